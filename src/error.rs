@@ -1,0 +1,237 @@
+//! The one error type: what kind of failure, what happened, where, and why.
+//!
+//! A message is lower case, has no full stop, names the file, field or note, and says the way out.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// What kind of failure this is. The kind alone decides the exit code and whether a retry can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The configuration is wrong; nothing was started.
+    Config,
+    /// The command line is wrong; nothing was started.
+    Usage,
+    /// The input (corpus, model, tokenizer) cannot be used as it is.
+    Input,
+    /// Something that was named does not exist.
+    NotFound,
+    /// Stored bytes are not what was written: truncated, altered, or of an unknown version.
+    Corrupt,
+    /// The format, family or store feature is not supported.
+    Unsupported,
+    /// Memory, disk or another resource does not suffice.
+    Resource,
+    /// Another writer won; the message says who.
+    Conflict,
+    /// A publish gate refused the snapshot.
+    GateRefused,
+    /// A passing fault: running again may succeed.
+    Transient,
+    /// The deadline was reached; the work done so far is kept and running again resumes it.
+    Deadline,
+    /// The user cancelled; the work done so far is kept and running again resumes it.
+    Cancelled,
+    /// A bug in this program.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The process exit code: an interface that schedulers rely on.
+    ///
+    /// 1 permanent, 2 usage or configuration, 3 gate refused, 75 run again, 130 cancelled.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Config | Self::Usage => 2,
+            Self::GateRefused => 3,
+            Self::Transient | Self::Deadline | Self::Conflict => 75,
+            Self::Cancelled => 130,
+            Self::Input
+            | Self::NotFound
+            | Self::Corrupt
+            | Self::Unsupported
+            | Self::Resource
+            | Self::Internal => 1,
+        }
+    }
+}
+
+/// A boxed foreign error.
+pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// The error of every fallible function of this crate.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    /// Innermost first.
+    context: Vec<Cow<'static, str>>,
+    source: Option<Source>,
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of `kind` with a message that names the thing and the way out.
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None }))
+    }
+
+    /// [`ErrorKind::Config`].
+    pub fn config(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Config, message)
+    }
+
+    /// [`ErrorKind::Input`].
+    pub fn input(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Input, message)
+    }
+
+    /// [`ErrorKind::Corrupt`].
+    pub fn corrupt(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Corrupt, message)
+    }
+
+    /// [`ErrorKind::NotFound`].
+    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::NotFound, message)
+    }
+
+    /// [`ErrorKind::Internal`].
+    pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// Adds the error that caused this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Says what was being done, outermost last added.
+    #[must_use]
+    pub fn context(mut self, context: impl Into<Cow<'static, str>>) -> Self {
+        self.0.context.push(context.into());
+        self
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The message alone, without context or source.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// True where running the same thing again may succeed.
+    pub fn is_retryable(&self) -> bool {
+        self.kind().exit_code() == 75
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for context in self.0.context.iter().rev() {
+            write!(f, "{context}: ")?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)?;
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Turns foreign errors into [`Error`] and adds context, lazily.
+pub trait ResultExt<T> {
+    /// Wraps a foreign error, or keeps ours, under `kind` with `message`.
+    ///
+    /// An [`Error`] passed through keeps its own kind and gains the message as context.
+    fn or_error<M: Into<Cow<'static, str>>>(
+        self,
+        kind: ErrorKind,
+        message: impl FnOnce() -> M,
+    ) -> Result<T>;
+
+    /// Says what was being done. A foreign error becomes [`ErrorKind::Internal`]: prefer
+    /// [`ResultExt::or_error`] for those.
+    fn context<M: Into<Cow<'static, str>>>(self, message: impl FnOnce() -> M) -> Result<T>;
+}
+
+impl<T, E: Into<Source>> ResultExt<T> for std::result::Result<T, E> {
+    fn or_error<M: Into<Cow<'static, str>>>(
+        self,
+        kind: ErrorKind,
+        message: impl FnOnce() -> M,
+    ) -> Result<T> {
+        self.map_err(|foreign| match foreign.into().downcast::<Error>() {
+            Ok(ours) => ours.context(message()),
+            Err(source) => Error::new(kind, message()).with_source(source),
+        })
+    }
+
+    fn context<M: Into<Cow<'static, str>>>(self, message: impl FnOnce() -> M) -> Result<T> {
+        self.or_error(ErrorKind::Internal, message)
+    }
+}
+
+/// Error kind that fits an [`std::io::Error`]: a full disk is a resource, a missing file is not found.
+pub fn kind_of_io(error: &std::io::Error) -> ErrorKind {
+    use std::io::ErrorKind as Io;
+    match error.kind() {
+        Io::NotFound => ErrorKind::NotFound,
+        Io::StorageFull | Io::QuotaExceeded | Io::OutOfMemory => ErrorKind::Resource,
+        Io::Interrupted | Io::TimedOut | Io::ConnectionReset | Io::ConnectionRefused => {
+            ErrorKind::Transient
+        }
+        Io::UnexpectedEof | Io::InvalidData => ErrorKind::Corrupt,
+        _ => ErrorKind::Input,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_reads_outermost_first_and_keeps_the_kind() {
+        let inner: Result<()> = Err(Error::corrupt("footer of part a.parquet is cut off"));
+        let outer = inner
+            .or_error(ErrorKind::Internal, || "reading shard 3")
+            .context(|| "encoding")
+            .unwrap_err();
+        assert_eq!(outer.kind(), ErrorKind::Corrupt);
+        assert_eq!(
+            outer.to_string(),
+            "encoding: reading shard 3: footer of part a.parquet is cut off"
+        );
+    }
+
+    #[test]
+    fn a_foreign_error_becomes_the_source() {
+        let io = std::io::Error::other("disk on fire");
+        let error = Err::<(), _>(io).or_error(ErrorKind::Transient, || "reading x").unwrap_err();
+        assert!(error.is_retryable());
+        assert!(format!("{error:?}").ends_with("reading x: disk on fire"));
+    }
+}

@@ -1,0 +1,130 @@
+//! What a run tells the outside while it works. Stages report events; only the CLI draws them.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// A stage of the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Read the corpus, write prepared shards, plan.
+    Prepare,
+    /// Encode texts that no part holds.
+    Encode,
+    /// Build and audit indexes.
+    Build,
+    /// Check gates and commit the manifest.
+    Publish,
+    /// Re-hash and re-encode what a snapshot names.
+    Verify,
+    /// Train the towers (stage 1 of the paper).
+    Train,
+    /// Distil the query tower (stage 2 of the paper).
+    Distill,
+    /// Judge retrieval.
+    Evaluate,
+}
+
+impl Stage {
+    /// Lower-case name, as in reports and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prepare => "prepare",
+            Self::Encode => "encode",
+            Self::Build => "build",
+            Self::Publish => "publish",
+            Self::Verify => "verify",
+            Self::Train => "train",
+            Self::Distill => "distill",
+            Self::Evaluate => "evaluate",
+        }
+    }
+}
+
+/// Something that happened. Carries counts and names, never note text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A stage begins; `total` units of `unit` ("notes", "texts", "shards", ...) are expected, 0 if unknown.
+    StageStarted {
+        /// Which stage.
+        stage: Stage,
+        /// Expected units, 0 if unknown.
+        total: u64,
+        /// What is counted.
+        unit: &'static str,
+    },
+    /// `done` units are finished so far; `tokens` so far where the stage counts tokens.
+    Progress {
+        /// Which stage.
+        stage: Stage,
+        /// Units finished since the stage began.
+        done: u64,
+        /// Tokens finished since the stage began, 0 where none are counted.
+        tokens: u64,
+    },
+    /// A stage ended; `summary` is one line for people.
+    StageFinished {
+        /// Which stage.
+        stage: Stage,
+        /// Wall time in seconds.
+        seconds: f64,
+        /// One line for people.
+        summary: String,
+    },
+    /// Something a person should know; work goes on.
+    Warning {
+        /// One line.
+        message: String,
+    },
+    /// A step worth a line in the log.
+    Info {
+        /// One line.
+        message: String,
+    },
+}
+
+/// Receives events; called from many threads, must be quick and must not fail.
+pub trait Reporter: Send + Sync {
+    /// Takes one event.
+    fn event(&self, event: Event);
+}
+
+/// Drops every event.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Reporter for Silent {
+    fn event(&self, _: Event) {}
+}
+
+/// Keeps every event: for tests and for the run report.
+#[derive(Debug, Default)]
+pub struct Recorder(Mutex<Vec<(Instant, Event)>>);
+
+impl Recorder {
+    /// What was reported so far, with its time.
+    pub fn events(&self) -> Vec<(Instant, Event)> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl Reporter for Recorder {
+    fn event(&self, event: Event) {
+        let mut events = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        events.push((Instant::now(), event));
+    }
+}
+
+/// Sends every event to several reporters.
+pub struct Tee(pub Vec<Arc<dyn Reporter>>);
+
+impl Reporter for Tee {
+    fn event(&self, event: Event) {
+        for reporter in &self.0 {
+            reporter.event(event.clone());
+        }
+    }
+}

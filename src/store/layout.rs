@@ -1,0 +1,130 @@
+//! Where everything lies under the root. No other module makes a path.
+//!
+//! ```text
+//! prepared/<run>/00017.parquet                      prepared text of a shard (gone after retention)
+//! prepared/<run>/00017.located.parquet              where already stored vectors of the shard lie
+//! embeddings/<space>/00017/<part>-<attempt>.parquet newly encoded vectors
+//! embeddings/<space>/00017/<part>.receipt.json      the attempt that counts
+//! indexes/<options>/00017/<index>-<attempt>.usearch|.f16, <index>.receipt.json
+//! indexes/<options>/00017/<ids>-<attempt>.ids.parquet, <ids>.ids.receipt.json
+//! indexes/<options>/calibration-<space>.json        the frozen i8 scale
+//! runs/<run>/plan.json, report.json, report.html
+//! snapshots/00000000000000000042.json               the manifest: put-if-absent is the one commit point
+//! ```
+
+use crate::types::SpaceId;
+
+/// Folder of the prepared files of one run.
+pub fn prepared_dir(run: &str) -> String {
+    format!("prepared/{run}")
+}
+
+/// Prepared notes of one shard.
+pub fn prepared(run: &str, shard: u32) -> String {
+    format!("prepared/{run}/{shard:05}.parquet")
+}
+
+/// Where the already stored vectors of one shard lie.
+pub fn located(run: &str, shard: u32) -> String {
+    format!("prepared/{run}/{shard:05}.located.parquet")
+}
+
+/// Folder of all embeddings of one space.
+pub fn embeddings_dir(space: &SpaceId) -> String {
+    format!("embeddings/{space}")
+}
+
+/// Folder of one shard's parts.
+pub fn parts_dir(space: &SpaceId, shard: u32) -> String {
+    format!("embeddings/{space}/{shard:05}")
+}
+
+/// One attempt's part file.
+pub fn part(space: &SpaceId, shard: u32, part: &str, attempt: &str) -> String {
+    format!("embeddings/{space}/{shard:05}/{part}-{attempt}.parquet")
+}
+
+/// The receipt that says which attempt of a part counts.
+pub fn part_receipt(space: &SpaceId, shard: u32, part: &str) -> String {
+    format!("embeddings/{space}/{shard:05}/{part}.receipt.json")
+}
+
+/// Ending of part receipts.
+pub const PART_RECEIPT_SUFFIX: &str = ".receipt.json";
+
+/// Folder of one shard's indexes under one set of index options.
+pub fn index_dir(options: &str, shard: u32) -> String {
+    format!("indexes/{options}/{shard:05}")
+}
+
+/// One attempt's file of an index; `extension` is `usearch` or `f16`.
+pub fn index_file(
+    options: &str,
+    shard: u32,
+    index: &str,
+    attempt: &str,
+    extension: &str,
+) -> String {
+    format!("indexes/{options}/{shard:05}/{index}-{attempt}.{extension}")
+}
+
+/// The receipt of an index.
+pub fn index_receipt(options: &str, shard: u32, index: &str) -> String {
+    format!("indexes/{options}/{shard:05}/{index}.receipt.json")
+}
+
+/// One attempt's ids file (key -> note, place of the vector, stored columns).
+pub fn ids_file(options: &str, shard: u32, ids: &str, attempt: &str) -> String {
+    format!("indexes/{options}/{shard:05}/{ids}-{attempt}.ids.parquet")
+}
+
+/// The receipt of an ids file.
+pub fn ids_receipt(options: &str, shard: u32, ids: &str) -> String {
+    format!("indexes/{options}/{shard:05}/{ids}.ids.receipt.json")
+}
+
+/// The frozen quantisation scale of a space under one set of index options.
+pub fn calibration(options: &str, space: &SpaceId) -> String {
+    format!("indexes/{options}/calibration-{space}.json")
+}
+
+/// Folder of one run.
+pub fn run_dir(run: &str) -> String {
+    format!("runs/{run}")
+}
+
+/// A file of one run: `plan.json`, `report.json`, `report.html`, `receipts/<task>.json`.
+pub fn run_file(run: &str, name: &str) -> String {
+    format!("runs/{run}/{name}")
+}
+
+/// Folder of all manifests.
+pub const SNAPSHOTS: &str = "snapshots";
+
+/// The manifest of snapshot `number`.
+pub fn manifest(number: u64) -> String {
+    format!("snapshots/{number:020}.json")
+}
+
+/// The snapshot number of a manifest's key; `None` for anything else.
+pub fn manifest_number(key: &str) -> Option<u64> {
+    let digits = key.strip_prefix("snapshots/")?.strip_suffix(".json")?;
+    if digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()) {
+        digits.parse().ok()
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifest_names_sort_and_parse_back() {
+        assert_eq!(manifest(42), "snapshots/00000000000000000042.json");
+        assert_eq!(manifest_number(&manifest(42)), Some(42));
+        assert_eq!(manifest_number("snapshots/42.json"), None);
+        assert!(manifest(9) < manifest(10));
+    }
+}

@@ -1,0 +1,13 @@
+//! Plain data that every layer shares: identities, hashes, vectors, cancellation.
+
+mod cancel;
+mod embeddings;
+mod hash;
+mod note;
+mod space;
+
+pub use cancel::Cancel;
+pub use embeddings::Embeddings;
+pub use hash::{Digest256, Hasher256, TextHash, hash_json};
+pub use note::{NoteId, NoteKey, shard_of};
+pub use space::{Arithmetic, ENCODER_REVISION, EmbeddingSpace, Pooling, SpaceId, VectorType};

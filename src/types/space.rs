@@ -1,0 +1,135 @@
+//! The embedding space: everything that decides what a vector means, and nothing else.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::types::{Digest256, hash_json};
+
+/// Bumped by hand whenever the encoder's arithmetic changes what a vector means.
+pub const ENCODER_REVISION: u32 = 1;
+
+/// How token states become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The state of the last token (of prompt suffix included).
+    LastToken,
+    /// The mean over all token states.
+    Mean,
+    /// An end-of-sequence token is appended and its state taken.
+    Eos,
+}
+
+/// The class of arithmetic that computed a vector: bits differ between classes, meaning hardly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Arithmetic {
+    /// 32-bit floats throughout.
+    F32,
+    /// bfloat16 matrix products.
+    Bf16,
+    /// 16-bit float matrix products.
+    F16,
+    /// 8-bit integer matrix products with per-block scales.
+    Int8,
+}
+
+/// The element type of stored embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VectorType {
+    /// 4 bytes an element (the default: every reader knows it).
+    #[default]
+    F32,
+    /// 2 bytes an element; some GPU Parquet readers cannot read it nested.
+    F16,
+}
+
+/// Everything that decides what a vector means (DESIGN, decision 1).
+///
+/// Two vectors may be compared only if their spaces are equal. The release of this program, the
+/// batch budget, the device and the SQL are provenance, not identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingSpace {
+    /// SHA-256 over the weight tensors' files.
+    pub weights: Digest256,
+    /// SHA-256 of the LoRA adapter merged at load, if any.
+    pub adapter: Option<Digest256>,
+    /// SHA-256 of the tokenizer's canonical definition.
+    pub tokenizer: Digest256,
+    /// Text put before every rendered note.
+    pub prompt_prefix: String,
+    /// Text put after every rendered note, never cut off.
+    pub prompt_suffix: String,
+    /// SHA-256 of the text template's source.
+    pub template: Digest256,
+    /// How token states become one vector.
+    pub pooling: Pooling,
+    /// Elements of one vector, after any Matryoshka cut.
+    pub dimensions: u32,
+    /// Whether vectors are scaled to unit length.
+    pub normalize: bool,
+    /// Longest sequence in tokens, prompt included; longer notes are cut (or chunked).
+    pub max_tokens: u32,
+    /// Class of arithmetic.
+    pub arithmetic: Arithmetic,
+    /// [`ENCODER_REVISION`] of the encoder.
+    pub encoder_revision: u32,
+}
+
+impl EmbeddingSpace {
+    /// The short name of this space: 16 hex digits of its canonical JSON's SHA-256.
+    pub fn id(&self) -> Result<SpaceId> {
+        Ok(SpaceId(hash_json(self)?.short()))
+    }
+}
+
+/// Names an [`EmbeddingSpace`] in paths: 16 hex digits.
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(transparent)]
+pub struct SpaceId(pub String);
+
+impl fmt::Display for SpaceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space() -> EmbeddingSpace {
+        EmbeddingSpace {
+            weights: Digest256::of(b"w"),
+            adapter: None,
+            tokenizer: Digest256::of(b"t"),
+            prompt_prefix: String::new(),
+            prompt_suffix: String::new(),
+            template: Digest256::of(b"{{ title }}"),
+            pooling: Pooling::Mean,
+            dimensions: 576,
+            normalize: true,
+            max_tokens: 512,
+            arithmetic: Arithmetic::F32,
+            encoder_revision: ENCODER_REVISION,
+        }
+    }
+
+    #[test]
+    fn every_field_counts() {
+        let base = space().id().unwrap();
+        assert_eq!(space().id().unwrap(), base);
+        let other = EmbeddingSpace { pooling: Pooling::Eos, ..space() };
+        assert_ne!(other.id().unwrap(), base);
+        let other = EmbeddingSpace { prompt_prefix: "a".into(), ..space() };
+        let another = EmbeddingSpace { prompt_suffix: "a".into(), ..space() };
+        assert_ne!(other.id().unwrap(), another.id().unwrap());
+    }
+}

@@ -1,0 +1,1 @@
+//! All integration tests: one binary, so that the dependencies are linked once.
