@@ -1,1 +1,5 @@
-//! (skeleton) stage
+//! Stages: typed options + envelope -> receipt.
+
+mod options;
+
+pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
