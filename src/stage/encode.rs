@@ -14,12 +14,12 @@ use tokio::sync::mpsc;
 
 use super::located;
 use super::plan::{EncodeTask, RunSpec};
-use super::prepare::length_bucket;
 use super::task::{TaskEnv, Worker, put_receipt, read_receipt};
 use crate::corpus::{PreparedReader, PreparedRow};
 use crate::embedding::{self, EncodedText, PartReceipt};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Stage};
+use crate::stage::LengthHistogram;
 use crate::store::{Root, layout};
 use crate::tower::{Encoder, Tokenized, TowerTokenizer, pack};
 use crate::types::{Cancel, Embeddings, TextHash};
@@ -319,7 +319,7 @@ async fn write_parts(
             receipt.texts += 1;
             receipt.tokens += u64::from(text.token_count);
             receipt.truncated += u64::from(text.truncated);
-            *receipt.lengths.entry(length_bucket(text.token_count)).or_default() += 1;
+            *receipt.lengths.entry(LengthHistogram::up_to(text.token_count)).or_default() += 1;
         }
         let part = embedding::write_part(
             root,

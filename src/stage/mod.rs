@@ -29,7 +29,12 @@ pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
     BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, Plan, RunSpec, ShardPlan,
 };
+pub use plan_summary::{PlanAmounts, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
 pub use publish::{PublishRequest, Published, publish};
+pub use report::{
+    Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, RunReport,
+    StageReport, ThroughputSample,
+};
 pub use task::{TaskEnv, TaskReceipt, Worker, execute};
 pub use verify::{SampleCheck, verify_sample};

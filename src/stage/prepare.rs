@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::index::IndexOptions;
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, Content, Manifest};
-use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
+use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions, LengthHistogram};
 use crate::store::{Root, layout};
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
 use crate::types::{Cancel, Digest256, Hasher256, NoteId, TextHash, shard_of};
@@ -409,7 +409,7 @@ async fn count_tokens(
         for (tokens, truncated) in counts {
             plan.tokens_to_encode += u64::from(tokens);
             plan.texts_truncated += u64::from(truncated);
-            *lengths.entry(length_bucket(tokens)).or_default() += 1;
+            *lengths.entry(LengthHistogram::up_to(tokens)).or_default() += 1;
             neighbours.push(tokens);
             if neighbours.len() == ORDINARY_BATCH {
                 flush(&mut neighbours);
@@ -419,11 +419,6 @@ async fn count_tokens(
     flush(&mut neighbours);
     plan.padding_avoided = padding;
     Ok(())
-}
-
-/// Upper end of a length's histogram bucket: powers of two from 16.
-pub(crate) fn length_bucket(tokens: u32) -> u32 {
-    tokens.max(16).next_power_of_two()
 }
 
 async fn lay_out_tasks(
