@@ -202,7 +202,8 @@ impl Entries {
     fn into_ids(self) -> Result<Ids> {
         let mut order: Vec<usize> = (0..self.rows.len()).collect();
         order.sort_unstable_by(|&a, &b| {
-            let ((a, b), (x, y)) = ((&self.rows[a].0, &self.rows[b].0), (self.rows[a].1, self.rows[b].1));
+            let ((a, b), (x, y)) =
+                ((&self.rows[a].0, &self.rows[b].0), (self.rows[a].1, self.rows[b].1));
             (a, x).cmp(&(b, y))
         });
         let mut keys = vec![0; self.rows.len()];
@@ -299,7 +300,9 @@ async fn index_of(
             )
         })
         .await
-        .map_err(|cause| Error::internal("the index build ended unexpectedly").with_source(cause))??
+        .map_err(|cause| {
+            Error::internal("the index build ended unexpectedly").with_source(cause)
+        })??
     };
     let index = upload(&env.root, options_id, number, &name, "usearch", &index_path).await?;
     let sidecar = upload(&env.root, options_id, number, &name, "f16", &sidecar_path).await?;

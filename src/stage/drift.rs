@@ -148,7 +148,9 @@ pub async fn self_test(plan: &Plan, worker: &mut Worker, env: &TaskEnv) -> Resul
     worker.give_back(encoder);
     let worst = outcome?;
     env.reporter.event(Event::Info {
-        message: format!("self-test: vectors do not depend on their batch (largest difference {worst:.1e})"),
+        message: format!(
+            "self-test: vectors do not depend on their batch (largest difference {worst:.1e})"
+        ),
     });
     Ok(())
 }

@@ -95,12 +95,14 @@ pub(crate) async fn execute(
     let (done_in, done_out) = mpsc::channel(1);
     let reading = read_windows(task, have, tower.tokenizer().clone(), env.clone(), windows_in);
     let budget = spec.encode.token_budget;
-    let job = EncodeJob { encoder, budget, dimensions: spec.space.dimensions as usize, env: env.clone() };
+    let job =
+        EncodeJob { encoder, budget, dimensions: spec.space.dimensions as usize, env: env.clone() };
     let encoding = tokio::task::spawn_blocking(move || job.run(windows_out, done_in));
     let writing = write_parts(&env.root, spec, shard, done_out, &mut receipt);
     let (read, encoded, written) = tokio::join!(reading, encoding, writing);
-    let (encoder, finished) = encoded
-        .map_err(|cause| Error::internal("the encoding thread ended unexpectedly").with_source(cause))?;
+    let (encoder, finished) = encoded.map_err(|cause| {
+        Error::internal("the encoding thread ended unexpectedly").with_source(cause)
+    })?;
     worker.give_back(encoder);
     // A failed write stops the encoder by closing its channel, and that stops the reader: say the first cause.
     written?;
@@ -142,7 +144,8 @@ async fn read_windows(
     env: TaskEnv,
     windows: mpsc::Sender<Vec<Pending>>,
 ) -> Result<Vec<Quarantined>> {
-    let options = &task.spec.encode;
+    let part_tokens = task.spec.encode.resolved_part_tokens();
+    let part_texts = task.spec.encode.part_texts as usize;
     let mut quarantined = Vec::new();
     let mut window = Vec::new();
     let mut tokens = 0;
@@ -157,16 +160,17 @@ async fn read_windows(
             .filter(|row| !row.deleted && have.insert(row.text_hash))
             .collect();
         let tokenizer = tokenizer.clone();
-        let tokenized: Vec<(PreparedRow, Result<Tokenized>)> = tokio::task::spawn_blocking(move || {
-            rows.into_par_iter()
-                .map(|row| {
-                    let tokens = tokenizer.tokenize(&row.text);
-                    (row, tokens)
-                })
-                .collect()
-        })
-        .await
-        .map_err(|cause| Error::internal("the tokenising thread ended").with_source(cause))?;
+        let tokenized: Vec<(PreparedRow, Result<Tokenized>)> =
+            tokio::task::spawn_blocking(move || {
+                rows.into_par_iter()
+                    .map(|row| {
+                        let tokens = tokenizer.tokenize(&row.text);
+                        (row, tokens)
+                    })
+                    .collect()
+            })
+            .await
+            .map_err(|cause| Error::internal("the tokenising thread ended").with_source(cause))?;
         for (row, result) in tokenized {
             match result {
                 Ok(encoding) => {
@@ -175,7 +179,7 @@ async fn read_windows(
                 }
                 Err(error) => quarantined.push(quarantine(&row, &error.to_string())),
             }
-            if tokens >= options.part_tokens || window.len() >= options.part_texts as usize {
+            if tokens >= part_tokens || window.len() >= part_texts {
                 tokens = 0;
                 if windows.send(std::mem::take(&mut window)).await.is_err() {
                     return Ok(quarantined);
@@ -215,8 +219,7 @@ impl EncodeJob {
         let cancel = self.env.cancel.clone();
         while let Some(window) = windows.blocking_recv() {
             let (encoded, outcome) = self.window(window, &cancel);
-            let writer_gone =
-                encoded.is_some_and(|encoded| done.blocking_send(encoded).is_err());
+            let writer_gone = encoded.is_some_and(|encoded| done.blocking_send(encoded).is_err());
             if let Err(error) = outcome {
                 return (self.encoder, Err(error));
             }
@@ -282,8 +285,12 @@ impl EncodeJob {
             });
         }
         let busy_seconds = started.elapsed().as_secs_f64();
-        let encoded = (!texts.is_empty() || !quarantined.is_empty())
-            .then_some(EncodedWindow { texts, vectors: matrix, quarantined, busy_seconds });
+        let encoded = (!texts.is_empty() || !quarantined.is_empty()).then_some(EncodedWindow {
+            texts,
+            vectors: matrix,
+            quarantined,
+            busy_seconds,
+        });
         (encoded, outcome)
     }
 

@@ -22,21 +22,17 @@ pub(crate) struct Measured<'a> {
 /// A person's decision to publish in spite of a gate: gate name and reason.
 pub type Override = (String, String);
 
-/// Every gate's name, in the order of the report.
-pub const GATES: [&str; 7] =
-    ["recall", "orphans", "empty", "count-change", "rejected", "quarantined", "drift"];
-
-/// Judges every gate. The order is that of [`GATES`].
+/// Judges every gate. In the order of [`GateOptions::NAMES`].
 pub(crate) fn judge(
     measured: &Measured<'_>,
     options: &GateOptions,
     overrides: &[Override],
 ) -> Result<Vec<GateOutcome>> {
     for (gate, reason) in overrides {
-        if !GATES.contains(&gate.as_str()) {
+        if !GateOptions::NAMES.contains(&gate.as_str()) {
             return Err(Error::new(
                 ErrorKind::Usage,
-                format!("there is no gate `{gate}`; gates are {}", GATES.join(", ")),
+                format!("there is no gate `{gate}`; gates are {}", GateOptions::NAMES.join(", ")),
             ));
         }
         if reason.trim().is_empty() {
@@ -49,17 +45,17 @@ pub(crate) fn judge(
     let outcomes = [
         recall(measured, options),
         orphans(measured),
-        empty(measured),
         count_change(measured, options),
         rejected(measured, options),
         quarantined(measured, options),
         drift(measured, options),
     ];
-    Ok(GATES
+    Ok(GateOptions::NAMES
         .into_iter()
         .zip(outcomes)
         .map(|(gate, (passed, detail))| {
-            let reason = overrides.iter().find(|(name, _)| name == gate).map(|(_, why)| why.clone());
+            let reason =
+                overrides.iter().find(|(name, _)| name == gate).map(|(_, why)| why.clone());
             GateOutcome {
                 gate: gate.to_owned(),
                 passed,
@@ -101,10 +97,10 @@ fn recall(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
         None => (true, "no vectors to measure".to_owned()),
         Some(recall) => (
             // The upper end: a small sample must not refuse by chance what may well be good enough.
-            recall.high >= options.min_recall,
+            recall.high >= options.recall_min,
             format!(
                 "recall@{} {:.3} [{:.3}, {:.3}] over {} queries, at least {:.3} required",
-                recall.k, recall.mean, recall.low, recall.high, recall.queries, options.min_recall
+                recall.k, recall.mean, recall.low, recall.high, recall.queries, options.recall_min
             ),
         ),
     }
@@ -115,23 +111,23 @@ fn orphans(measured: &Measured<'_>) -> Verdict {
     (orphans == 0, format!("{orphans} unreachable vectors, 0 required"))
 }
 
-fn empty(measured: &Measured<'_>) -> Verdict {
-    let notes = measured.content.notes;
-    (notes > 0, format!("{notes} notes, at least 1 required"))
-}
-
 fn count_change(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
+    let after = measured.content.notes;
+    let few = after < options.min_notes;
     let Some(parent) = measured.parent else {
-        return (true, "first snapshot".to_owned());
+        return (
+            !few,
+            format!("{after} notes in the first snapshot, at least {} required", options.min_notes),
+        );
     };
-    let (before, after) = (parent.notes, measured.content.notes);
+    let before = parent.notes;
     let drop = percent(before.saturating_sub(after), before);
     let growth = percent(after.saturating_sub(before), before);
     let mut detail = format!(
-        "{before} -> {after} notes, a drop of at most {}% allowed",
-        options.max_count_drop_percent
+        "{before} -> {after} notes, at least {} required, a drop of at most {}% allowed",
+        options.min_notes, options.max_count_drop_percent
     );
-    let mut passed = drop <= options.max_count_drop_percent;
+    let mut passed = !few && drop <= options.max_count_drop_percent;
     if let Some(limit) = options.max_count_growth_percent {
         passed &= before == 0 || growth <= limit;
         detail.push_str(&format!(", a growth of at most {limit}%"));
@@ -166,10 +162,10 @@ fn drift(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
     match measured.drift {
         None => (true, "no unchanged notes to re-encode".to_owned()),
         Some((cosine, compared)) => (
-            cosine >= options.min_drift_cosine,
+            cosine >= 1.0 - options.max_drift,
             format!(
                 "least cosine {cosine:.6} over {compared} unchanged notes, at least {} required",
-                options.min_drift_cosine
+                1.0 - options.max_drift
             ),
         ),
     }

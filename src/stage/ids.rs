@@ -9,9 +9,8 @@ use arrow::array::{
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{SchemaRef, UInt32Type, UInt64Type};
 use bytes::Bytes;
-use futures::TryStreamExt;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
@@ -98,19 +97,15 @@ impl Ids {
 
     /// Reads a whole ids file.
     pub async fn read(root: &Root, file: &FileRef) -> Result<Self> {
-        let damaged = || format!("reading ids file {} (run `scalingnote snapshot verify`)", file.path);
-        let (store, path) = root.object(&file.path);
-        let reader = ParquetObjectReader::new(store, path).with_file_size(file.size);
-        let stream = ParquetRecordBatchStreamBuilder::new(reader)
-            .await
+        let damaged =
+            || format!("reading ids file {} (run `scalingnote snapshot verify`)", file.path);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(root.get(&file.path).await?)
             .or_error(ErrorKind::Corrupt, damaged)?;
-        let schema = Arc::clone(stream.schema());
-        let batches: Vec<RecordBatch> = stream
+        let schema = Arc::clone(reader.schema());
+        let batches: Vec<RecordBatch> = reader
             .with_batch_size(8192)
             .build()
-            .or_error(ErrorKind::Corrupt, damaged)?
-            .try_collect()
-            .await
+            .and_then(|batches| batches.collect::<std::result::Result<_, _>>().map_err(Into::into))
             .or_error(ErrorKind::Corrupt, damaged)?;
         let batch = concat_batches(&schema, &batches).or_error(ErrorKind::Corrupt, damaged)?;
         Self::from_batch(&batch).or_error(ErrorKind::Corrupt, damaged)
@@ -126,9 +121,9 @@ impl Ids {
             }
         };
         let wrong = |name: &str| Error::corrupt(format!("column `{name}` has the wrong type"));
-        let keys = column(0, "key")?.as_primitive_opt::<UInt64Type>().ok_or_else(|| wrong("key"))?;
-        let notes =
-            column(1, "note_id")?.as_string_opt::<i32>().ok_or_else(|| wrong("note_id"))?;
+        let keys =
+            column(0, "key")?.as_primitive_opt::<UInt64Type>().ok_or_else(|| wrong("key"))?;
+        let notes = column(1, "note_id")?.as_string_opt::<i32>().ok_or_else(|| wrong("note_id"))?;
         let chunks =
             column(2, "chunk")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("chunk"))?;
         let hashes =

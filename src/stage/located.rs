@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, StringArray, UInt32Array,
+};
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::ArrowWriter;
@@ -35,7 +37,9 @@ pub(crate) async fn find_in_parts(
         return Ok(found);
     }
     let mut columns = stream::iter(parts)
-        .map(|part| async move { Ok::<_, Error>((part, embedding::read_text_hashes(root, part).await?)) })
+        .map(|part| async move {
+            Ok::<_, Error>((part, embedding::read_text_hashes(root, part).await?))
+        })
         .buffered(CONCURRENT_PARTS);
     while let Some((part, hashes)) = columns.try_next().await? {
         let name: Arc<str> = Arc::from(part.file.path.as_str());
@@ -59,8 +63,9 @@ pub(crate) async fn write(root: &Root, key: &str, places: &Places) -> Result<Fil
         Field::new("part", DataType::Utf8, false),
         Field::new("row", DataType::UInt32, false),
     ]));
-    let hashes = FixedSizeBinaryArray::try_from_iter(sorted.iter().map(|(hash, _)| hash.0.as_slice()))
-        .context(|| "text hashes of a located file")?;
+    let hashes =
+        FixedSizeBinaryArray::try_from_iter(sorted.iter().map(|(hash, _)| hash.0.as_slice()))
+            .context(|| "text hashes of a located file")?;
     let columns: Vec<ArrayRef> = vec![
         Arc::new(hashes),
         Arc::new(StringArray::from_iter_values(sorted.iter().map(|(_, place)| &*place.part))),

@@ -24,7 +24,7 @@ pub use build::BuildReceipt;
 pub use calibrate::CalibrateReceipt;
 pub use drift::{measure_drift, self_test};
 pub use encode::{EncodeReceipt, Quarantined};
-pub use gates::{GATES, Override};
+pub use gates::Override;
 pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
     BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, Plan, RunSpec, ShardPlan,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::corpus::{CorpusMode, PrepareOutcome, PreparedShard};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::IndexOptions;
-use crate::stage::{BuildOptions, EncodeOptions, GateOptions};
+use crate::stage::{EncodeOptions, GateOptions};
 use crate::store::{FileRef, Root, layout};
 use crate::tower::TowerOptions;
 use crate::types::{Digest256, EmbeddingSpace, Hasher256, SpaceId};
@@ -34,8 +34,6 @@ pub struct RunSpec {
     pub encode: EncodeOptions,
     /// Index options.
     pub index: IndexOptions,
-    /// Sharding and memory of builds.
-    pub build: BuildOptions,
     /// Stored columns, in order.
     pub stored_columns: Vec<String>,
     /// What absence of a note means.

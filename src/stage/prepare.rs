@@ -19,7 +19,6 @@ use crate::corpus::{
 };
 use crate::embedding;
 use crate::error::{Error, Result};
-use crate::index::IndexOptions;
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, Content, Manifest};
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions, LengthHistogram};
@@ -44,9 +43,7 @@ pub struct PlanRequest<'a> {
     pub chunking: Option<ChunkingOptions>,
     /// Batching and parts.
     pub encode: &'a EncodeOptions,
-    /// Index options.
-    pub index: &'a IndexOptions,
-    /// Sharding and memory.
+    /// Index options, sharding and memory.
     pub build: &'a BuildOptions,
     /// Gates.
     pub gates: &'a GateOptions,
@@ -86,7 +83,8 @@ impl Chunker for TokenChunker {
 /// Reads the corpus, compares it with the newest snapshot and with every stored part, and plans the tasks.
 pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let started = Instant::now();
-    let PlanRequest { corpus, root, reporter, cancel, .. } = &request;
+    let (corpus, root, reporter, cancel) =
+        (request.corpus, request.root, &request.reporter, &request.cancel);
     reporter.event(Event::StageStarted { stage: Stage::Prepare, total: 0, unit: "notes" });
     let parent = snapshot::newest(root).await?;
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
@@ -116,8 +114,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         template: spec_space.template,
         space: spec_space,
         encode: request.encode.clone(),
-        index: request.index.clone(),
-        build: *request.build,
+        index: request.build.index(),
         stored_columns: corpus.stored_columns.clone(),
         mode: corpus.mode,
         shard_count: prepared.shards.len() as u32,
@@ -309,9 +306,7 @@ async fn compare_one(
         places.extend(ids.rows.iter().map(|row| (row.text_hash, row.place.clone())));
     }
     let old_notes = parent_ids.as_ref().map(notes_of);
-    let old = |note: &NoteId| {
-        old_notes.as_ref().or(resharded).and_then(|notes| notes.get(note))
-    };
+    let old = |note: &NoteId| old_notes.as_ref().or(resharded).and_then(|notes| notes.get(note));
     let mut reader = PreparedReader::open(root, shard).await?;
     let mut needed = HashSet::new();
     let mut missing = Vec::new();
@@ -350,7 +345,8 @@ async fn compare_one(
     let old_total = match (&old_notes, resharded) {
         (Some(notes), _) => notes.len() as u64,
         (None, Some(notes)) => {
-            notes.keys().filter(|note| shard_of(note, spec.shard_count) == shard.shard).count() as u64
+            notes.keys().filter(|note| shard_of(note, spec.shard_count) == shard.shard).count()
+                as u64
         }
         (None, None) => 0,
     };
@@ -473,4 +469,3 @@ async fn lay_out_tasks(
         spec,
     })
 }
-

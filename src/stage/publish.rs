@@ -144,7 +144,9 @@ async fn assemble(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Re
         };
         for path in &old.parts {
             let part = old_parts.get(path.as_str()).ok_or_else(|| {
-                Error::corrupt(format!("the newest manifest names no part {path} of shard {number}"))
+                Error::corrupt(format!(
+                    "the newest manifest names no part {path} of shard {number}"
+                ))
             })?;
             parts.insert(path.clone(), (*part).clone());
         }
@@ -187,9 +189,8 @@ fn pooled_recall(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Opt
         .and_then(|value| serde_json::from_value(value.clone()).ok())
         .unwrap_or_default();
     let plan = request.plan;
-    by_shard.retain(|&number, _| {
-        plan.shards.get(number as usize).is_some_and(|shard| shard.unchanged)
-    });
+    by_shard
+        .retain(|&number, _| plan.shards.get(number as usize).is_some_and(|shard| shard.unchanged));
     for receipt in request.receipts {
         if let Some(report) = &receipt.report {
             by_shard.insert(receipt.shard.shard, report.recall);
@@ -233,7 +234,8 @@ fn provenance(
     let mut measured = BTreeMap::new();
     if let Some(recall) = recall {
         measured.insert("recall".to_owned(), value(serde_json::to_value(recall.pooled))?);
-        measured.insert("recall_by_shard".to_owned(), value(serde_json::to_value(&recall.by_shard))?);
+        measured
+            .insert("recall_by_shard".to_owned(), value(serde_json::to_value(&recall.by_shard))?);
     }
     let rejections: &Rejections = &plan.prepared.rejections;
     measured.insert("rejected".to_owned(), value(serde_json::to_value(&rejections.by_reason))?);

@@ -96,10 +96,16 @@ impl Worker {
 }
 
 /// Runs one envelope. Every driver (in-process, `scalingnote task`, Ballista) calls this and nothing else.
-pub async fn execute(envelope: &Envelope, worker: &mut Worker, env: &TaskEnv) -> Result<TaskReceipt> {
+pub async fn execute(
+    envelope: &Envelope,
+    worker: &mut Worker,
+    env: &TaskEnv,
+) -> Result<TaskReceipt> {
     let receipt = match envelope {
         Envelope::Encode(task) => encode::execute(task, worker, env).await.map(TaskReceipt::Encode),
-        Envelope::Calibrate(task) => calibrate::execute(task, env).await.map(TaskReceipt::Calibrate),
+        Envelope::Calibrate(task) => {
+            calibrate::execute(task, env).await.map(TaskReceipt::Calibrate)
+        }
         Envelope::Build(task) => build::execute(task, env).await.map(TaskReceipt::Build),
     };
     receipt.context(|| format!("task {}", envelope.id()))
@@ -131,4 +137,3 @@ pub(crate) async fn put_receipt<T: Serialize + DeserializeOwned>(
         }),
     }
 }
-
