@@ -1,5 +1,13 @@
 //! The document tower: a packed decoder LLM on candle, its tokenizer, and where both come from.
 
+mod cpu;
+mod decoder;
+mod pack;
+mod pool;
+mod rope;
+mod tensor;
+mod weights;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::observe::Reporter;
 use crate::types::{Arithmetic, Digest256, EmbeddingSpace, Embeddings, Pooling};
+
+pub use self::decoder::{Decoder, decoder_encoder};
+pub use self::pack::pack;
 
 /// Which tower, and how its vectors come about. Everything here is identity (it becomes an
 /// [`EmbeddingSpace`]), except where the files are found.
@@ -199,11 +210,4 @@ pub trait WeightSource: Send + Sync {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<candle_core::Tensor>;
     /// Whether such a tensor exists.
     fn contains(&self, name: &str) -> bool;
-}
-
-/// Groups sequences into batches of similar length whose token sum stays within `budget` (a longer single
-/// sequence gets a batch of its own). Deterministic: by length descending, then by position. Returns positions.
-pub fn pack(lengths: &[u32], budget: u32) -> Vec<Vec<usize>> {
-    let _ = (lengths, budget);
-    todo!("tower helper")
 }
