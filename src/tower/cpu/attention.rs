@@ -5,7 +5,7 @@
 //! alone, in a fixed order.
 
 use super::buffer::Buffer;
-use super::gemm::{rows, tile};
+use super::gemm::{SLACK, pack_tile, rows, tile};
 use super::simd::{Kernel, Simd};
 
 /// One sequence in the packed buffers.
@@ -78,26 +78,27 @@ impl Kernel for Attention<'_> {
         let width = heads.heads * dim;
         let group = heads.heads / heads.kv_heads;
         let panels = dim.div_ceil(panel);
-        scratch.queries.reserve(dim * panel);
+        scratch.queries.reserve(dim * panel + SLACK);
         for span in spans {
             assert!(kv.len() >= (span.start + span.len) * kv_width, "key rows");
             assert!(q.len() >= (span.query_start + span.queries) * width, "query rows");
             assert!(out.len() >= (span.query_start + span.queries) * width, "result rows");
             assert!(span.queries <= span.len, "no query without its key");
             let tiles = span.len.div_ceil(S::ROWS);
-            scratch.keys.reserve(tiles * S::ROWS * dim);
+            scratch.keys.reserve(tiles * S::ROWS * dim + SLACK);
             scratch.values.reserve(panels * span.len * panel);
             scratch.scores.reserve(tiles * S::ROWS * panel);
             let first_position = span.len - span.queries;
             for kv_head in 0..heads.kv_heads {
                 let at = kv_head * dim;
-                let rows = kv[span.start * kv_width..].chunks_exact(kv_width).take(span.len);
-                pack_heads::<S>(rows, at, at + heads.kv_heads * dim, dim, span.len, scratch);
+                let rows = &kv[span.start * kv_width..][..span.len * kv_width];
+                pack_heads::<S>(rows, kv_width, at, dim, span.len, scratch);
                 for head in kv_head * group..(kv_head + 1) * group {
                     for block in (0..span.queries).step_by(panel) {
                         let count = panel.min(span.queries - block);
                         let row = (span.query_start + block) * width + head * dim;
-                        pack_queries(&q[row..], width, count, dim, panel, &mut scratch.queries);
+                        let rows = &q[row..][..(count - 1) * width + dim];
+                        pack_tile::<S>(rows, width, dim, panel, panel, None, &mut scratch.queries);
                         // SAFETY: scratch has room for span.len keys (reserved above) and `out` for the rows
                         // of this block (asserted above).
                         unsafe {
@@ -114,37 +115,25 @@ impl Kernel for Attention<'_> {
 
 /// Keys into tiles `[tiles][dim][ROWS]`, values into panels `[panels][len][panel]`, zero-padded.
 #[inline(always)]
-fn pack_heads<'a, S: Simd>(
-    rows: impl Iterator<Item = &'a [f32]>,
-    key: usize,
-    value: usize,
+fn pack_heads<S: Simd>(
+    kv: &[f32],
+    stride: usize,
+    at: usize,
     dim: usize,
     len: usize,
     scratch: &mut Scratch,
 ) {
     let panel = 2 * S::LANES;
-    for (at, row) in rows.enumerate() {
-        let tile = &mut scratch.keys[at / S::ROWS * S::ROWS * dim + at % S::ROWS..];
-        for (to, x) in tile.iter_mut().step_by(S::ROWS).zip(&row[key..key + dim]) {
-            *to = *x;
-        }
-        for (p, part) in row[value..value + dim].chunks(panel).enumerate() {
-            let to = &mut scratch.values[(p * len + at) * panel..][..panel];
+    for (tile, rows) in kv.chunks(S::ROWS * stride).enumerate() {
+        let to = &mut scratch.keys[tile * S::ROWS * dim..];
+        pack_tile::<S>(&rows[at..], stride, dim, S::ROWS, S::ROWS, None, to);
+    }
+    let value = stride / 2 + at;
+    for (row, kv) in kv.chunks_exact(stride).enumerate() {
+        for (p, part) in kv[value..value + dim].chunks(panel).enumerate() {
+            let to = &mut scratch.values[(p * len + row) * panel..][..panel];
             to[..part.len()].copy_from_slice(part);
             to[part.len()..].fill(0.);
-        }
-    }
-}
-
-/// Queries into `[dim][panel]`, zero-padded.
-#[inline(always)]
-fn pack_queries(q: &[f32], stride: usize, count: usize, dim: usize, panel: usize, to: &mut Buffer) {
-    if count < panel {
-        to[..dim * panel].fill(0.);
-    }
-    for (lane, row) in q.chunks(stride).take(count).enumerate() {
-        for (to, x) in to[lane..].iter_mut().step_by(panel).zip(&row[..dim]) {
-            *to = *x;
         }
     }
 }

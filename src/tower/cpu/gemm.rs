@@ -27,6 +27,9 @@ pub(crate) use rows;
 /// Longest stretch of k worked off at once: a tile of rows this long fits the first-level cache.
 const K_BLOCK: usize = 768;
 
+/// Panels worked off together: a block of them fits the second-level cache, and the rows are read once for all.
+const PANELS: usize = 4;
+
 /// A weight matrix `[out, in]` as panels `[ceil(out / panel)][in][panel]`, zero-padded.
 pub(crate) struct Packed {
     data: Buffer,
@@ -99,28 +102,63 @@ impl Kernel for PackRows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { x, m, k, norm, to } = self;
-        to.data.reserve(m.div_ceil(S::ROWS) * S::ROWS * k);
-        for (tile, rows) in
-            to.data.chunks_exact_mut(S::ROWS * k).zip(x[..m * k].chunks(S::ROWS * k))
-        {
-            match norm {
-                None => {
-                    for (i, row) in rows.chunks_exact(k).enumerate() {
-                        for (to, x) in tile[i..].iter_mut().step_by(S::ROWS).zip(row) {
-                            *to = *x;
-                        }
+        let tiles = m.div_ceil(S::ROWS);
+        to.data.reserve(tiles * S::ROWS * k + SLACK);
+        for (tile, rows) in x[..m * k].chunks(S::ROWS * k).enumerate() {
+            let to = &mut to.data[tile * S::ROWS * k..];
+            pack_tile::<S>(rows, k, k, S::ROWS, S::ROWS, norm, to);
+        }
+    }
+}
+
+/// What [`pack_tile`] may write behind its tile.
+pub(crate) const SLACK: usize = 16;
+
+/// Rows (`stride` apart, `k` long, at most `rows`; missing ones are zero) to columns: element c of row i goes to
+/// `to[c * step + i]`. `to` has SLACK elements behind the tile, which are overwritten.
+#[inline(always)]
+pub(crate) fn pack_tile<S: Simd>(
+    x: &[f32],
+    stride: usize,
+    k: usize,
+    rows: usize,
+    step: usize,
+    norm: Option<(&[f32], f32)>,
+    to: &mut [f32],
+) {
+    let count = x.len().div_ceil(stride).min(rows);
+    assert!(to.len() >= k * step + SLACK && rows <= step && x.len() >= (count - 1) * stride + k);
+    let mut inverse = [1f32; 32];
+    if let Some((weight, eps)) = norm {
+        assert!(weight.len() >= k);
+        for (i, inverse) in inverse.iter_mut().enumerate().take(count) {
+            *inverse = inverse_rms::<S>(&x[i * stride..i * stride + k], eps);
+        }
+    }
+    let whole = k / S::LANES * S::LANES;
+    for first in (0..rows).step_by(S::LANES) {
+        let block = S::LANES.min(count.saturating_sub(first));
+        for column in (0..whole).step_by(S::LANES) {
+            // SAFETY: whole vectors of existing rows (asserted above); what a store writes beyond `rows` is
+            // overwritten by the next column or lies in the slack.
+            unsafe {
+                let mut v = [S::splat(0.); 16];
+                for (i, v) in v.iter_mut().enumerate().take(block) {
+                    *v = S::load(x.as_ptr().add((first + i) * stride + column));
+                    if let Some((weight, _)) = norm {
+                        *v = S::mul(*v, S::splat(inverse[first + i]));
+                        *v = S::mul(*v, S::load(weight.as_ptr().add(column)));
                     }
                 }
-                Some((weight, eps)) => {
-                    for (i, row) in rows.chunks_exact(k).enumerate() {
-                        let inverse = inverse_rms::<S>(row, eps);
-                        let to = tile[i..].iter_mut().step_by(S::ROWS);
-                        for ((to, x), w) in to.zip(row).zip(weight) {
-                            *to = *x * inverse * *w;
-                        }
-                    }
-                }
+                S::interleave(&v, to.as_mut_ptr().add(column * step + first), step);
             }
+        }
+    }
+    for column in whole..k {
+        for i in 0..rows {
+            let value = if i < count { x[i * stride + column] } else { 0. };
+            let weight = norm.map_or(1., |(weight, _)| weight[column]);
+            to[column * step + i] = value * inverse[i] * weight;
         }
     }
 }
@@ -189,41 +227,45 @@ impl Kernel for Gemm<'_> {
         assert!(a.data.len() >= m.div_ceil(S::ROWS) * S::ROWS * k, "rows of a packed product");
         let blocks = k.div_ceil(K_BLOCK);
         let block = k.div_ceil(blocks);
+        let padded = m.div_ceil(S::ROWS) * S::ROWS;
         if blocks > 1 {
-            partial.reserve(m.div_ceil(S::ROWS) * S::ROWS * panel);
+            partial.reserve(PANELS * padded * panel);
         }
         let width = if b.silu { S::LANES } else { panel };
-        for (p, weights) in b.data.chunks_exact(k * panel).enumerate() {
-            let column = p * width;
-            let target = Target { columns: width.min(n - column), stride: n, silu: b.silu, then };
+        for (group, weights) in b.data.chunks(PANELS * k * panel).enumerate() {
             for first in (0..k).step_by(block) {
                 let length = block.min(k - first);
                 let place = Place { start: first == 0, end: first + length == k };
                 for row in (0..m).step_by(S::ROWS) {
                     let count = S::ROWS.min(m - row);
-                    // SAFETY: the asserts above bound a, c and partial; weights is one whole panel.
-                    unsafe {
-                        let a = a.data.as_ptr().add(row * k + first * S::ROWS);
-                        let b = weights.as_ptr().add(first * panel);
-                        let c = c.as_mut_ptr().add(row * n + column);
-                        let partial = if blocks > 1 {
-                            partial.as_mut_ptr().add(row * panel)
-                        } else {
-                            std::ptr::null_mut()
-                        };
-                        rows!(S, count, M => {
-                            let mut sums = if place.start {
-                                [[S::splat(0.); 2]; M]
+                    for (p, weights) in weights.chunks_exact(k * panel).enumerate() {
+                        let column = (group * PANELS + p) * width;
+                        let columns = width.min(n - column);
+                        let target = Target { columns, stride: n, silu: b.silu, then };
+                        // SAFETY: the asserts above bound a, c and partial; weights is one whole panel.
+                        unsafe {
+                            let a = a.data.as_ptr().add(row * k + first * S::ROWS);
+                            let b = weights.as_ptr().add(first * panel);
+                            let c = c.as_mut_ptr().add(row * n + column);
+                            let partial = if blocks > 1 {
+                                partial.as_mut_ptr().add((p * padded + row) * panel)
                             } else {
-                                load_partial::<S, M>(partial)
+                                std::ptr::null_mut()
                             };
-                            tile::<S, M>(length, a, S::ROWS, b, panel, &mut sums);
-                            if place.end {
-                                finish::<S, M>(&sums, c, &target);
-                            } else {
-                                store_partial::<S, M>(&sums, partial);
-                            }
-                        });
+                            rows!(S, count, M => {
+                                let mut sums = if place.start {
+                                    [[S::splat(0.); 2]; M]
+                                } else {
+                                    load_partial::<S, M>(partial)
+                                };
+                                tile::<S, M>(length, a, S::ROWS, b, panel, &mut sums);
+                                if place.end {
+                                    finish::<S, M>(&sums, c, &target);
+                                } else {
+                                    store_partial::<S, M>(&sums, partial);
+                                }
+                            });
+                        }
                     }
                 }
             }

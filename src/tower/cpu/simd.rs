@@ -114,6 +114,10 @@ pub(crate) trait Simd: Copy {
     /// a * 2^n for a whole n within -126..=127.
     unsafe fn scale(a: Self::V, n: Self::V) -> Self::V;
 
+    /// Writes LANES vectors as columns: element `i` of `rows[j]` to `to[i * step + j]`, i ascending. Writes LANES
+    /// elements at every step, so what lies behind a narrower step must still be written, or be slack.
+    unsafe fn interleave(rows: &[Self::V; 16], to: *mut f32, step: usize);
+
     /// e^x within 2 units in the last place, for x held within -87.3..=88.3; NaN stays NaN.
     #[inline(always)]
     unsafe fn exp(x: Self::V) -> Self::V {
@@ -184,6 +188,41 @@ mod x86 {
                 _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
             scale(a: __m512, n: __m512) -> __m512 = _mm512_scalef_ps(a, n);
         }
+
+        #[inline(always)]
+        unsafe fn interleave(r: &[__m512; 16], to: *mut f32, step: usize) {
+            // SAFETY: as the trait demands.
+            unsafe {
+                let mut u = [_mm512_setzero_ps(); 16];
+                for i in [0, 4, 8, 12] {
+                    let (a, b) = (r[i], r[i + 1]);
+                    let (c, d) = (r[i + 2], r[i + 3]);
+                    let low = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+                    let high = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+                    let low2 = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+                    let high2 = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+                    u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low2));
+                    u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low2));
+                    u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2));
+                    u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2));
+                }
+                // 128-bit lane l of u[i + j] now holds column 4 l + j of rows i to i + 3.
+                let mut columns = [_mm512_setzero_ps(); 16];
+                for j in 0..4 {
+                    let even = _mm512_shuffle_f32x4::<0x88>(u[j], u[j + 4]);
+                    let odd = _mm512_shuffle_f32x4::<0xdd>(u[j], u[j + 4]);
+                    let even2 = _mm512_shuffle_f32x4::<0x88>(u[j + 8], u[j + 12]);
+                    let odd2 = _mm512_shuffle_f32x4::<0xdd>(u[j + 8], u[j + 12]);
+                    columns[j] = _mm512_shuffle_f32x4::<0x88>(even, even2);
+                    columns[j + 4] = _mm512_shuffle_f32x4::<0x88>(odd, odd2);
+                    columns[j + 8] = _mm512_shuffle_f32x4::<0xdd>(even, even2);
+                    columns[j + 12] = _mm512_shuffle_f32x4::<0xdd>(odd, odd2);
+                }
+                for (i, column) in columns.into_iter().enumerate() {
+                    _mm512_storeu_ps(to.add(i * step), column);
+                }
+            }
+        }
     }
 
     impl Simd for Avx2 {
@@ -207,6 +246,34 @@ mod x86 {
                 _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(bits)))
             };
         }
+
+        #[inline(always)]
+        unsafe fn interleave(r: &[__m256; 16], to: *mut f32, step: usize) {
+            // SAFETY: as the trait demands.
+            unsafe {
+                let mut u = [_mm256_setzero_ps(); 8];
+                for i in [0, 4] {
+                    let (a, b) = (r[i], r[i + 1]);
+                    let (c, d) = (r[i + 2], r[i + 3]);
+                    let low = _mm256_castps_pd(_mm256_unpacklo_ps(a, b));
+                    let high = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+                    let low2 = _mm256_castps_pd(_mm256_unpacklo_ps(c, d));
+                    let high2 = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+                    u[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, low2));
+                    u[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, low2));
+                    u[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high, high2));
+                    u[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high, high2));
+                }
+                for j in 0..4 {
+                    let column = _mm256_permute2f128_ps::<0x20>(u[j], u[j + 4]);
+                    _mm256_storeu_ps(to.add(j * step), column);
+                }
+                for j in 0..4 {
+                    let column = _mm256_permute2f128_ps::<0x31>(u[j], u[j + 4]);
+                    _mm256_storeu_ps(to.add((j + 4) * step), column);
+                }
+            }
+        }
     }
 }
 
@@ -228,7 +295,7 @@ macro_rules! lanes {
 
 impl Simd for Portable {
     const LANES: usize = 4;
-    const ROWS: usize = 6;
+    const ROWS: usize = 8;
     type V = [f32; 4];
     #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; 4] {
@@ -277,6 +344,14 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn scale(a: [f32; 4], n: [f32; 4]) -> [f32; 4] {
         lanes!(|i| a[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn interleave(rows: &[[f32; 4]; 16], to: *mut f32, step: usize) {
+        let [a, b, c, d, ..] = rows;
+        for i in 0..4 {
+            // SAFETY: as the trait demands.
+            unsafe { Self::store(to.add(i * step), [a[i], b[i], c[i], d[i]]) }
+        }
     }
 }
 
