@@ -6,7 +6,7 @@ mod pack;
 mod pool;
 mod rope;
 mod tensor;
-mod weights;
+mod layer_weights;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use candle_nn::rotary_emb::rope_thd;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::tower::pool::Want;
 use crate::tower::rope::Rope;
-use crate::tower::weights::Weights;
+use crate::tower::layer_weights::Weights;
 use crate::tower::{DecoderConfig, WeightSource};
 
 struct Layer {

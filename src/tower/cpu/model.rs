@@ -12,7 +12,7 @@ use super::simd::Isa;
 use crate::error::{Error, Result};
 use crate::tower::pool::{Want, mean};
 use crate::tower::rope::Rope;
-use crate::tower::weights::{LayerWeights, Weights};
+use crate::tower::layer_weights::{LayerWeights, Weights};
 use crate::tower::{DecoderConfig, WeightSource};
 
 /// All weights, shared by the threads.
