@@ -1,1 +1,2 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
+mod tower_parity;
