@@ -212,7 +212,13 @@ pub fn line_chart(label: &str, points: &[(f64, f64)]) -> String {
 }
 
 /// A value between 0 and 1 with its interval and the least that is required, on one axis.
-pub fn interval_chart(label: &str, low: f64, value: f64, high: f64, required: Option<f64>) -> String {
+pub fn interval_chart(
+    label: &str,
+    low: f64,
+    value: f64,
+    high: f64,
+    required: Option<f64>,
+) -> String {
     const TALL: f64 = 72.0;
     let mut out = open_svg(label, TALL);
     let values = [low, value, high];
@@ -227,11 +233,8 @@ pub fn interval_chart(label: &str, low: f64, value: f64, high: f64, required: Op
     );
     for step in 0..=5 {
         let v = start + (1.0 - start) * f64::from(step) / 5.0;
-        let _ = writeln!(
-            out,
-            "<text x=\"{:.1}\" y=\"62\" text-anchor=\"middle\">{v:.2}</text>",
-            x(v)
-        );
+        let _ =
+            writeln!(out, "<text x=\"{:.1}\" y=\"62\" text-anchor=\"middle\">{v:.2}</text>", x(v));
     }
     if values.iter().all(|v| v.is_finite()) {
         let _ = writeln!(
@@ -262,7 +265,10 @@ mod tests {
 
     #[test]
     fn nothing_gets_out_of_its_place() {
-        assert_eq!(escape("<b a='1' c=\"2\">&\u{0}"), "&lt;b a=&#39;1&#39; c=&quot;2&quot;&gt;&amp;\u{fffd}");
+        assert_eq!(
+            escape("<b a='1' c=\"2\">&\u{0}"),
+            "&lt;b a=&#39;1&#39; c=&quot;2&quot;&gt;&amp;\u{fffd}"
+        );
         let html = table(&[("<h>", false)], &[vec![Cell::Text("</td><script>".into())]]);
         assert!(!html.contains("<script>") && !html.contains("<h>"));
     }

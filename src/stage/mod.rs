@@ -10,6 +10,6 @@ pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan_summary::{PlanAmounts, PlanSummary, ShardPlan};
 pub use receipt::TaskReceipt;
 pub use report::{
-    Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, RunReport,
-    StageReport, ThroughputSample,
+    Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
+    RunReport, StageReport, ThroughputSample,
 };

@@ -107,8 +107,17 @@ pub struct PlanSummary {
 impl fmt::Display for PlanSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const HEADER: [&str; 11] = [
-            "shard", "new", "changed", "unchanged", "deleted", "texts", "tokens", "saved", "time",
-            "writes", "memory",
+            "shard",
+            "new",
+            "changed",
+            "unchanged",
+            "deleted",
+            "texts",
+            "tokens",
+            "saved",
+            "time",
+            "writes",
+            "memory",
         ];
         let row = |name: String, amounts: &PlanAmounts| {
             vec![

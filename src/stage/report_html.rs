@@ -1,7 +1,9 @@
 //! The run report as one self-contained HTML page: no script, no network, light and dark.
 
 use crate::observe::format;
-use crate::observe::html::{Cell, bar_chart, cards, escape, interval_chart, line_chart, page, table};
+use crate::observe::html::{
+    Cell, bar_chart, cards, escape, interval_chart, line_chart, page, table,
+};
 
 use super::report::{Amounts, Outcome, RunReport};
 
@@ -161,8 +163,12 @@ impl RunReport {
                 ]
             })
             .collect();
-        let header =
-            [("Gate", false), ("Verdict", false), ("Measured", false), ("Reason of override", false)];
+        let header = [
+            ("Gate", false),
+            ("Verdict", false),
+            ("Measured", false),
+            ("Reason of override", false),
+        ];
         body.push_str(&table(&header, &rows));
     }
 
