@@ -52,9 +52,22 @@ pub(super) struct Console {
     pub color: bool,
     /// Bars, if they are drawn: lines have to go around them.
     pub bars: Option<MultiProgress>,
+    /// Takes what would go to stderr.
+    #[cfg(test)]
+    pub captured: std::sync::Mutex<Vec<u8>>,
 }
 
 impl Console {
+    #[cfg(test)]
+    pub fn capturing(progress: ProgressMode) -> Self {
+        Self { progress, json_log: false, color: false, bars: None, captured: Default::default() }
+    }
+
+    #[cfg(test)]
+    pub fn captured(&self) -> String {
+        String::from_utf8(self.captured.lock().unwrap().clone()).unwrap()
+    }
+
     pub fn new(global: &Global) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let json_log = global.log_format == LogFormat::Json;
@@ -71,7 +84,14 @@ impl Console {
             Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
         };
         let bars = (progress == ProgressMode::Bars).then(MultiProgress::new);
-        Self { progress, json_log, color, bars }
+        Self {
+            progress,
+            json_log,
+            color,
+            bars,
+            #[cfg(test)]
+            captured: std::sync::Mutex::default(),
+        }
     }
 
     /// Writes a result to stdout. A reader that went away is not an error: the exit code still
@@ -105,6 +125,8 @@ impl Console {
 
     /// Writes bytes to stderr, around the bars.
     pub fn raw(&self, bytes: &[u8]) {
+        #[cfg(test)]
+        self.captured.lock().unwrap().extend_from_slice(bytes);
         let write = || {
             let _ = std::io::stderr().lock().write_all(bytes);
         };

@@ -12,7 +12,13 @@ use crate::store::Root;
 
 /// List, inspect, verify and manage published snapshots
 #[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  scalingnote snapshot list pipelines/quickstart.toml
+  scalingnote snapshot show s3://bucket/notes 41 --json | jq .content.notes"
+)]
 pub(crate) struct SnapshotArgs {
     #[command(subcommand)]
     command: SnapshotCommand,

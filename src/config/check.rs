@@ -91,6 +91,20 @@ impl<'a> Schema<'a> {
         }
     }
 
+    /// What fits, for people.
+    pub(super) fn wanted(self) -> String {
+        let names = self.types().into_iter().map(|name| match name {
+            "boolean" => "true or false",
+            "integer" => "an integer",
+            "number" => "a number",
+            "string" => "a string in quotes",
+            "array" => "an array",
+            "object" => "a table",
+            other => other,
+        });
+        names.collect::<Vec<_>>().join(" or ")
+    }
+
     /// The allowed names of an enum.
     fn names(self) -> Option<Vec<&'a str>> {
         if let Some(names) = self.at.get("enum").and_then(Json::as_array) {
@@ -105,6 +119,26 @@ impl<'a> Schema<'a> {
             }
         }
         Some(all)
+    }
+}
+
+/// Takes out every key that the schema does not know: they are reported, and must not keep the
+/// other values from being looked at.
+pub(super) fn prune(node: &mut Node, schema: Schema<'_>) {
+    match &mut node.value {
+        Value::Table(entries) => entries.retain_mut(|entry| {
+            let known = schema.property(&entry.key);
+            if let Some(inner) = known {
+                prune(&mut entry.node, inner);
+            }
+            known.is_some()
+        }),
+        Value::Array(items) => {
+            if let Some(inner) = schema.items() {
+                items.iter_mut().for_each(|item| prune(item, inner));
+            }
+        }
+        _ => {}
     }
 }
 
@@ -151,11 +185,13 @@ fn check_table(node: &Node, schema: Schema<'_>, path: &str, problems: &mut Probl
     let Value::Table(entries) = &node.value else { return };
     let dot = if path.is_empty() { "" } else { "." };
     let section = if path.is_empty() { "at the top".into() } else { format!("in [{path}]") };
+    let mut misspelt = Vec::new();
     for entry in entries {
         let at = format!("{path}{dot}{}", entry.key);
         match schema.property(&entry.key) {
             Some(inner) => check(&entry.node, inner, &at, problems),
             None => {
+                misspelt.extend(nearest(&entry.key, schema.keys()));
                 let message = secret::advice(&entry.key)
                     .unwrap_or_else(|| unknown(&entry.key, &section, path, schema));
                 problems.push(entry.key_origin.clone(), message);
@@ -164,7 +200,8 @@ fn check_table(node: &Node, schema: Schema<'_>, path: &str, problems: &mut Probl
     }
     let required = schema.at.get("required").and_then(Json::as_array);
     for key in required.into_iter().flatten().filter_map(Json::as_str) {
-        if !entries.iter().any(|entry| entry.key == key) {
+        // A misspelt key was reported where it stands.
+        if !entries.iter().any(|entry| entry.key == key) && !misspelt.contains(&key) {
             let is_section = schema.property(key).is_some_and(|inner| inner.types() == ["object"]);
             let message = if is_section && path.is_empty() {
                 format!("section [{key}] is missing")
@@ -210,19 +247,7 @@ fn check_scalar(
         Value::Datetime(_) | Value::Array(_) | Value::Table(_) => false,
     };
     if !fits {
-        let wanted: Vec<&str> = types
-            .iter()
-            .map(|name| match *name {
-                "boolean" => "true or false",
-                "integer" => "an integer",
-                "number" => "a number",
-                "string" => "a string in quotes",
-                "array" => "an array",
-                "object" => "a table",
-                other => other,
-            })
-            .collect();
-        let wanted = wanted.join(" or ");
+        let wanted = schema.wanted();
         problems
             .push(origin.clone(), format!("`{path}` must be {wanted}, not {}", value.type_name()));
         return;

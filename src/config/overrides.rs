@@ -89,9 +89,9 @@ fn value_of(text: &str, target: Schema<'_>, origin: &Origin) -> Result<Node, Str
             _ => Node { value: Value::String(text.to_owned()), origin: origin.clone() },
         });
     }
-    parsed.map_err(|message| {
-        let example = if target.is_array() { "; write an array as [\"a\", \"b\"]" } else { "" };
-        format!("the value is not TOML: {message}{example}")
+    parsed.map_err(|_| {
+        let example = if target.is_array() { ", e.g. [\"a\", \"b\"]" } else { "" };
+        format!("the value must be {}{example}", target.wanted())
     })
 }
 

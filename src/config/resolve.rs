@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::check::{Schema, check};
+use super::check::{Schema, check, prune};
 use super::document::{Node, Origin, Value, parse_file};
 use super::pipeline::{Pipeline, absolute};
 use super::problem::Problems;
@@ -29,7 +29,7 @@ pub struct Resolved {
 /// (`section.key=value`) over it, and checks everything.
 ///
 /// # Errors
-/// Config that lists every problem with its place; Config too where the file cannot be read.
+/// Config that lists every problem with its place; Usage where the file cannot be read.
 pub fn resolve(
     file: &Path,
     env: impl IntoIterator<Item = (String, String)>,
@@ -37,7 +37,8 @@ pub fn resolve(
 ) -> Result<Resolved> {
     let name = file.display().to_string();
     let text = read(file).map_err(|cause| {
-        Error::config(format!("pipeline file {name} cannot be read")).with_source(cause)
+        Error::new(ErrorKind::Usage, format!("pipeline file {name} cannot be read"))
+            .with_source(cause)
     })?;
     let absolute_file = std::path::absolute(file)
         .or_error(ErrorKind::Config, || format!("pipeline file {name} has no absolute path"))?;
@@ -81,12 +82,15 @@ pub fn resolve_text(
     overrides::apply_flags(&mut root, schema, set, &mut problems);
     check(&root, schema, "", &mut problems);
     secret::find(&root, "", &mut problems);
+    prune(&mut root, schema);
+    let parsed = serde_json::from_value::<Pipeline>(root.to_json());
+    if let Ok(pipeline) = &parsed {
+        validate::validate(pipeline, &root, &mut problems);
+    }
     problems.result()?;
     // The check has found what serde would find; this is the net below it.
-    let mut pipeline: Pipeline = serde_json::from_value(root.to_json())
+    let mut pipeline = parsed
         .or_error(ErrorKind::Config, || format!("{name} does not fit the pipeline format"))?;
-    validate::validate(&pipeline, &root, &mut problems);
-    problems.result()?;
     pipeline.base_dir = base_dir.to_path_buf();
     pipeline.publish.root = absolute(&pipeline.publish.root, base_dir);
     let mut origins = BTreeMap::new();

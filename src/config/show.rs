@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::{Map, Value as Json};
+
 use super::document::Origin;
 use super::resolve::Resolved;
 use crate::error::{ErrorKind, Result, ResultExt};
@@ -10,15 +12,16 @@ impl Resolved {
     /// TOML that reads back to the same pipeline; a comment names the origin of every value that
     /// the file does not hold.
     pub fn to_toml(&self) -> Result<String> {
-        let value = toml::Value::try_from(&self.pipeline)
+        // Through JSON, which keeps the order of the struct's fields.
+        let value = serde_json::to_value(&self.pipeline)
             .or_error(ErrorKind::Internal, || "writing the resolved configuration")?;
         let mut out = format!(
             "# {}, resolved; relative paths start at {}\n",
             self.file.display(),
             self.pipeline.base_dir.display()
         );
-        if let toml::Value::Table(table) = &value {
-            self.table(table, "", &mut out);
+        if let Json::Object(table) = &value {
+            self.table(table, "", &mut out)?;
         }
         Ok(out)
     }
@@ -40,11 +43,11 @@ impl Resolved {
         Ok(text)
     }
 
-    fn table(&self, table: &toml::Table, path: &str, out: &mut String) {
+    fn table(&self, table: &Map<String, Json>, path: &str, out: &mut String) -> Result<()> {
         let join = |key: &str| if path.is_empty() { key.into() } else { format!("{path}.{key}") };
         // Scalars first: after a [header] everything belongs to it.
         for (key, value) in table {
-            if is_section(value) {
+            if value.is_null() || is_section(value) {
                 continue;
             }
             let comment = match self.origins.get(&join(key)) {
@@ -52,33 +55,36 @@ impl Resolved {
                 Some(origin) => format!("  # {origin}"),
                 None => "  # default".to_owned(),
             };
+            let value = toml::Value::try_from(value)
+                .or_error(ErrorKind::Internal, || format!("writing {key} as TOML"))?;
             let _ = writeln!(out, "{key} = {value}{comment}");
         }
         for (key, value) in table {
             let inner = join(key);
             match value {
-                toml::Value::Table(section) => {
+                Json::Object(section) if section.values().any(|value| !value.is_null()) => {
                     let _ = writeln!(out, "\n[{inner}]");
-                    self.table(section, &inner, out);
+                    self.table(section, &inner, out)?;
                 }
-                toml::Value::Array(items) if is_section(value) => {
+                Json::Array(items) if is_section(value) => {
                     for (at, item) in items.iter().enumerate() {
                         let _ = writeln!(out, "\n[[{inner}]]");
-                        if let toml::Value::Table(section) = item {
-                            self.table(section, &format!("{inner}.{at}"), out);
+                        if let Json::Object(section) = item {
+                            self.table(section, &format!("{inner}.{at}"), out)?;
                         }
                     }
                 }
                 _ => {}
             }
         }
+        Ok(())
     }
 }
 
-fn is_section(value: &toml::Value) -> bool {
+fn is_section(value: &Json) -> bool {
     match value {
-        toml::Value::Table(_) => true,
-        toml::Value::Array(items) => items.iter().any(toml::Value::is_table),
+        Json::Object(_) => true,
+        Json::Array(items) => items.iter().any(Json::is_object),
         _ => false,
     }
 }

@@ -1,1 +1,5 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
+
+mod cli;
+mod config;
+mod report;

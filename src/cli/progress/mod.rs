@@ -125,3 +125,69 @@ impl View for Quiet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(mode: ProgressMode, events: impl Fn(&dyn Reporter)) -> String {
+        let console = Arc::new(Console::capturing(mode));
+        events(reporter(&console).as_ref());
+        console.captured()
+    }
+
+    fn a_stage(reporter: &dyn Reporter) {
+        let stage = Stage::Encode;
+        reporter.event(Event::StageStarted { stage, total: 5_000, unit: "texts" });
+        for done in 1..=4_999 {
+            reporter.event(Event::Progress { stage, done, tokens: done * 50 });
+        }
+        reporter.event(Event::Warning { message: "one text is long".into() });
+        reporter.event(Event::Info { message: "calibrated".into() });
+        reporter.event(Event::StageFinished { stage, seconds: 75.0, summary: "all".into() });
+    }
+
+    #[test]
+    fn lines_are_few_and_plain() {
+        let text = run(ProgressMode::Lines, a_stage);
+        assert_eq!(
+            text,
+            "encode: 5,000 texts to do\nwarning: one text is long\ncalibrated\nencode: all (1m 15s)\n"
+        );
+    }
+
+    #[test]
+    fn json_lines_parse_and_carry_the_pace() {
+        let text = run(ProgressMode::Json, |reporter| {
+            let stage = Stage::Encode;
+            reporter.event(Event::StageStarted { stage, total: 10, unit: "texts" });
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            reporter.event(Event::Progress { stage, done: 5, tokens: 500 });
+            // Within the pause: left out. The last one never is.
+            reporter.event(Event::Progress { stage, done: 6, tokens: 600 });
+            reporter.event(Event::Progress { stage, done: 10, tokens: 1_000 });
+            a_stage(reporter);
+        });
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of = |event: &str| -> Vec<&serde_json::Value> {
+            lines.iter().filter(|line| line["event"] == event).collect()
+        };
+        let progress = of("progress");
+        assert_eq!(progress[0]["done"], 5);
+        assert!(progress[0]["tokens_per_second"].as_f64().unwrap() > 0.0);
+        assert!(progress[0]["seconds_left"].as_f64().unwrap() > 0.0);
+        assert_eq!(progress[1]["done"], 10);
+        assert_eq!(progress[1]["seconds_left"], 0.0);
+        assert!(progress.len() < 5, "{}", progress.len());
+        assert_eq!(of("stage_started").len(), 2);
+        assert_eq!(of("stage_finished")[0]["stage"], "encode");
+        assert_eq!(of("warning")[0]["message"], "one text is long");
+        assert!(lines.iter().all(|line| line["time"].as_str().unwrap().ends_with('Z')));
+    }
+
+    #[test]
+    fn quiet_still_warns() {
+        assert_eq!(run(ProgressMode::None, a_stage), "warning: one text is long\n");
+    }
+}
