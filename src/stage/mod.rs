@@ -33,8 +33,8 @@ pub use plan_summary::{PlanAmounts, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
 pub use publish::{PublishRequest, Published, publish};
 pub use report::{
-    Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, RunReport,
-    StageReport, ThroughputSample,
+    Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
+    RunReport, StageReport, ThroughputSample,
 };
 pub use task::{TaskEnv, TaskReceipt, Worker, execute};
 pub use verify::{SampleCheck, verify_sample};
