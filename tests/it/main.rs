@@ -1,1 +1,4 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
+
+mod layers;
+mod readme;
