@@ -138,10 +138,14 @@ fn check_calls(scanned: &Scanned, module: &str, breach: &mut dyn FnMut(usize, St
             "unwrap" if is_method && text(at + 2) == ")" && !explained() => {
                 breach(line, "`.unwrap()` without a comment that says why it cannot fail".into());
             }
-            "expect" if is_method && tokens.get(at + 2).is_some_and(|arg| arg.is_text) => {
-                if text(at + 2).split_whitespace().count() < 2 && !explained() {
-                    breach(line, "`.expect()` must say why it cannot fail".to_owned());
-                }
+            "expect"
+                if is_method
+                    && tokens.get(at + 2).is_some_and(|reason| {
+                        reason.is_text && reason.text.split_whitespace().count() < 2
+                    })
+                    && !explained() =>
+            {
+                breach(line, "`.expect()` must say why it cannot fail".to_owned());
             }
             _ if PRINTING.contains(&name) && is_macro && module != "cli" => {
                 breach(line, format!("`{name}!`: only `cli` prints; report an event instead"));
@@ -266,8 +270,7 @@ fn sources_keep_the_architecture() {
 #[test]
 fn nothing_else_lies_at_the_top() {
     let files = project_files(&package());
-    let names: BTreeSet<&str> =
-        files.iter().filter_map(|file| file.split('/').next()).collect();
+    let names: BTreeSet<&str> = files.iter().filter_map(|file| file.split('/').next()).collect();
     assert!(names.contains("Cargo.toml"));
     assert_none(&check_top_level(names));
 }
@@ -307,7 +310,11 @@ mod checker {
     #[test]
     fn imports_go_down_only() {
         assert_lawful("index/build.rs", "use crate::{error::Result, types::{Cancel, hash}};");
-        assert_breach("index/build.rs", "use crate::stage::Plan;", "1: `index` imports up from `stage`");
+        assert_breach(
+            "index/build.rs",
+            "use crate::stage::Plan;",
+            "1: `index` imports up from `stage`",
+        );
         assert_breach("index/build.rs", "use crate::{error::Result,\n stage::Plan};", "2: `index`");
         assert_breach("types/note.rs", "fn f() -> crate::store::Root { x }", "up from `store`");
         assert_breach("error.rs", "use crate::types::NoteId;", "up from `types`");
@@ -340,12 +347,20 @@ mod checker {
         assert_lawful("index/mod.rs", "const A: &str = \"crate::cli \\\" todo!()\";");
         assert_lawful("index/mod.rs", "const A: &str = r#\"use clap::Parser; \" x.unwrap()\"#;");
         assert_lawful("index/mod.rs", "fn f<'a>(x: &'a str) -> char { '\"' } // \"");
-        assert_breach("index/mod.rs", "fn f<'a>() { let c = '\\''; crate::cli::main() }", "up from");
+        assert_breach(
+            "index/mod.rs",
+            "fn f<'a>() { let c = '\\''; crate::cli::main() }",
+            "up from",
+        );
     }
 
     #[test]
     fn fences_hold() {
-        assert_breach("index/mod.rs", "use candle_core::Tensor;", "`candle_core` may be named only");
+        assert_breach(
+            "index/mod.rs",
+            "use candle_core::Tensor;",
+            "`candle_core` may be named only",
+        );
         assert_breach("corpus/mod.rs", "fn f() { candle_nn::ops::x() }", "`candle_nn`");
         assert_lawful("tower/forward.rs", "use candle_core::Tensor;");
         assert_lawful("train/mod.rs", "use candle_nn::Optimizer;");
@@ -381,7 +396,10 @@ mod checker {
     #[test]
     fn unsafe_needs_safety() {
         assert_breach("index/a.rs", "fn f() { unsafe { g() } }", "SAFETY");
-        assert_lawful("index/a.rs", "fn f() {\n // SAFETY: g has no precondition.\n unsafe { g() }\n}");
+        assert_lawful(
+            "index/a.rs",
+            "fn f() {\n // SAFETY: g has no precondition.\n unsafe { g() }\n}",
+        );
         assert_breach("index/a.rs", "unsafe impl Send for A {}", "SAFETY");
     }
 

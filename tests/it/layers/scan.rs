@@ -242,10 +242,8 @@ fn paths(tokens: &[Token], file_module: &[String]) -> Vec<(usize, Vec<String>)> 
                 }
                 braces.push(inline);
             }
-            "}" => {
-                if braces.pop() == Some(true) {
-                    module.pop();
-                }
+            "}" if braces.pop() == Some(true) => {
+                module.pop();
             }
             "use" => {
                 let end = end_of_use(tokens, at + 1);
