@@ -10,6 +10,7 @@
 //! indexes/<options>/calibration-<space>.json        the frozen i8 scale
 //! runs/<run>/plan.json, report.json, report.html
 //! snapshots/00000000000000000042.json               the manifest: put-if-absent is the one commit point
+//! leases/<kind>-<id>.json                           who is at work right now (commit, gc); gone when done
 //! ```
 
 use crate::types::SpaceId;
@@ -96,6 +97,14 @@ pub fn run_dir(run: &str) -> String {
 /// A file of one run: `plan.json`, `report.json`, `report.html`, `receipts/<task>.json`.
 pub fn run_file(run: &str, name: &str) -> String {
     format!("runs/{run}/{name}")
+}
+
+/// Folder of leases.
+pub const LEASES: &str = "leases";
+
+/// A lease of `kind` (`commit`, `gc`) under a name of its own.
+pub fn lease(kind: &str, id: &str) -> String {
+    format!("leases/{kind}-{id}.json")
 }
 
 /// Folder of all manifests.
