@@ -1,12 +1,26 @@
 //! What a run tells the outside while it works. Stages report events; only the CLI draws them.
+//!
+//! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left),
+//! and how counts, bytes and durations are written for people ([`format`], [`html`]).
+
+pub mod format;
+pub mod html;
+mod rate;
+mod timeline;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use rate::Rate;
+pub use timeline::{Sample, StageTimes, Timeline};
 
 /// A stage of the pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Read the corpus, write prepared shards, plan.

@@ -163,30 +163,53 @@ async fn select(
         object.key.ends_with(".json")
             && owner(&object.key).is_some_and(|(kind, run)| kind == "runs" && run_lives(run))
     });
-    for (_, named) in read_names(root, &objects, plans).await? {
-        keep.extend(named);
+    keep.extend(read_names(root, plans).await?.into_iter().flat_map(|(_, named)| named));
+
+    let receipts = objects.values().filter(|object| layout::is_receipt(&object.key));
+    let receipts = read_names(root, receipts).await?;
+    let with_receipt: HashSet<&str> =
+        receipts.iter().flat_map(|(_, named)| named).map(String::as_str).collect();
+    let limit = |key: &str| match owner(key) {
+        // A space that no snapshot serves yet may be filling up over many nights.
+        Some(("space", space)) if !spaces.contains(space) && space_grows(space) => TimeDelta::MAX,
+        // An interrupted run may come back for what it finished.
+        Some(("space", _)) if layout::is_receipt(key) || with_receipt.contains(key) => runs,
+        _ if is_calibration(key) => runs,
+        _ => grace,
+    };
+    for (receipt, named) in &receipts {
+        if keep.contains(receipt) || younger(&objects[receipt], limit(receipt)) {
+            keep.extend(named.iter().cloned());
+        }
     }
 
-    // A receipt and the files it names go together or stay together.
-    let receipts = objects.values().filter(|object| is_receipt(&object.key));
-    let receipts = read_names(root, &objects, receipts).await?;
-    let mut doomed_receipts = Vec::new();
-    for (receipt, named) in receipts {
-        let object = &objects[&receipt];
-        let limit = match owner(&receipt) {
-            // A space that no snapshot serves yet may be filling up over many nights.
-            Some(("space", space)) if !spaces.contains(space) && space_grows(space) => {
-                TimeDelta::MAX
-            }
-            Some(("space", _)) => runs,
-            _ => grace,
+    let mut doomed: BTreeSet<&str> = BTreeSet::new();
+    for (key, object) in &objects {
+        let old = match key.split('/').next().unwrap_or_default() {
+            layout::LEASES => !younger(object, grace.max(TimeDelta::hours(1))),
+            "runs" | "prepared" => owner(key).is_some_and(|(_, run)| !run_lives(run)),
+            "embeddings" | "indexes" => !layout::is_receipt(key) && !younger(object, limit(key)),
+            _ => false,
         };
-        let unit = || std::iter::once(object).chain(named.iter().map(|name| &objects[name]));
-        if unit().any(|object| keep.contains(&object.key) || younger(object, limit)) {
-            keep.insert(receipt);
-            keep.extend(named);
-        } else {
-            doomed_receipts.push(object.clone());
+        if old && !keep.contains(key) {
+            doomed.insert(key);
+        }
+    }
+    // A receipt goes before the first file it names, and so does one whose file is gone already: whoever
+    // believed it would publish something that is not there.
+    loop {
+        let before = doomed.len();
+        for (receipt, named) in &receipts {
+            let dangling = || named.iter().any(|name| !objects.contains_key(name));
+            let old = !younger(&objects[receipt], limit(receipt));
+            if named.iter().any(|name| doomed.contains(name.as_str()))
+                || (old && (named.is_empty() || dangling()))
+            {
+                doomed.insert(receipt);
+            }
+        }
+        if doomed.len() == before {
+            break;
         }
     }
 
@@ -199,25 +222,15 @@ async fn select(
         kept_snapshots,
     };
     for (key, object) in &objects {
-        let old = match key.split('/').next().unwrap_or_default() {
-            layout::SNAPSHOTS => {
-                if layout::manifest_number(key).is_some_and(|n| !plan.kept_snapshots.contains(&n)) {
-                    plan.manifests.push(object.clone());
-                }
-                false
+        match layout::manifest_number(key) {
+            Some(number) if !plan.kept_snapshots.contains(&number) => {
+                plan.manifests.push(object.clone());
             }
-            layout::LEASES => !younger(object, grace.max(TimeDelta::hours(1))),
-            "runs" | "prepared" => owner(key).is_some_and(|(_, run)| !run_lives(run)),
-            "embeddings" => !is_receipt(key) && !younger(object, grace),
-            "indexes" if is_calibration(key) => !younger(object, runs),
-            "indexes" => !is_receipt(key) && !younger(object, grace),
-            _ => false,
-        };
-        if old && !keep.contains(key) {
-            plan.files.push(object.clone());
+            _ if !doomed.contains(key.as_str()) => {}
+            _ if layout::is_receipt(key) => plan.receipts.push(object.clone()),
+            _ => plan.files.push(object.clone()),
         }
     }
-    plan.receipts = doomed_receipts.into_iter().filter(|r| !keep.contains(&r.key)).collect();
     Ok(plan)
 }
 
@@ -264,63 +277,52 @@ fn owner(key: &str) -> Option<(&'static str, &str)> {
     }
 }
 
-fn is_receipt(key: &str) -> bool {
-    key.ends_with(layout::PART_RECEIPT_SUFFIX)
-        && (key.starts_with("embeddings/") || key.starts_with("indexes/"))
-}
-
 fn is_calibration(key: &str) -> bool {
     key.rsplit('/').next().is_some_and(|name| name.starts_with("calibration-"))
 }
 
-/// For each JSON object the existing keys that stand in it as strings, whatever its format.
+/// For each JSON object the keys of embeddings and indexes that stand in it as strings, whatever its format.
 async fn read_names<'a>(
     root: &Root,
-    objects: &BTreeMap<String, Listed>,
     files: impl Iterator<Item = &'a Listed>,
 ) -> Result<Vec<(String, Vec<String>)>> {
     let files: Vec<(String, u64)> = files.map(|file| (file.key.clone(), file.size)).collect();
     let read = futures::stream::iter(files.into_iter().map(|(key, size)| async move {
-        let mut named = Vec::new();
+        let mut named = BTreeSet::new();
         if size <= MAX_JSON {
             match root.get(&key).await {
                 Ok(bytes) => {
                     // A torn or foreign file names nothing; its age decides.
                     if let Ok(value) = serde_json::from_slice(&bytes) {
-                        collect_keys(&value, objects, &mut named);
+                        collect_keys(&value, &mut named);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        named.sort_unstable();
-        named.dedup();
-        named.retain(|name| *name != key);
-        Ok((key, named))
+        named.remove(&key);
+        Ok((key, named.into_iter().collect()))
     }));
     read.buffered(READERS).try_collect().await
 }
 
-fn collect_keys(
-    value: &serde_json::Value,
-    objects: &BTreeMap<String, Listed>,
-    named: &mut Vec<String>,
-) {
+fn collect_keys(value: &serde_json::Value, named: &mut BTreeSet<String>) {
     match value {
-        serde_json::Value::String(text)
-            if text.contains('/') && key::check(text).is_ok() && objects.contains_key(text) =>
-        {
-            named.push(text.clone());
+        serde_json::Value::String(text) if is_file_key(text) => {
+            named.insert(text.clone());
         }
-        serde_json::Value::Array(items) => {
-            items.iter().for_each(|item| collect_keys(item, objects, named));
-        }
-        serde_json::Value::Object(map) => {
-            map.values().for_each(|item| collect_keys(item, objects, named));
-        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_keys(item, named)),
+        serde_json::Value::Object(map) => map.values().for_each(|item| collect_keys(item, named)),
         _ => {}
     }
+}
+
+/// A key that the layout gives to files, not to folders: at least `top/space/shard/file`.
+fn is_file_key(text: &str) -> bool {
+    (text.starts_with("embeddings/") || text.starts_with("indexes/"))
+        && text.split('/').count() >= 4
+        && key::check(text).is_ok()
 }
 
 /// The keys that a manifest committed during the gc needs.

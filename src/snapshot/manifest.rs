@@ -1,6 +1,6 @@
 //! The manifest: the JSON that is the snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -96,6 +96,7 @@ impl Content {
         if self.shards.len() != self.shard_count as usize {
             return wrong(format!("has {} of {} shards", self.shards.len(), self.shard_count));
         }
+        let parts: BTreeSet<&str> = self.parts.iter().map(|part| part.path.as_str()).collect();
         let mut sums = (0u64, 0u64);
         for (at, shard) in self.shards.iter().enumerate() {
             if shard.shard as usize != at {
@@ -107,6 +108,13 @@ impl Content {
                 return wrong(format!(
                     "must have an index and a sidecar for shard {at} exactly where it has vectors"
                 ));
+            }
+            for part in &shard.parts {
+                if !parts.contains(part.as_str()) {
+                    return wrong(format!(
+                        "names a part of shard {at} that its list of parts lacks"
+                    ));
+                }
             }
             sums = (sums.0.saturating_add(shard.notes), sums.1.saturating_add(shard.vectors));
         }
@@ -165,6 +173,10 @@ pub struct ShardContent {
     pub vectors: u64,
     /// Unreachable vectors; always 0 in a published snapshot.
     pub orphans: u64,
+    /// Digest of the prepared notes and stored columns that it was made from; absent after a delta.
+    pub source: Option<Digest256>,
+    /// Keys of the parts that its vectors lie in, sorted.
+    pub parts: Vec<String>,
     /// The usearch file; absent in an empty shard.
     pub index: Option<FileRef>,
     /// The f16 sidecar; absent in an empty shard.

@@ -104,7 +104,7 @@ async fn delete_batch(root: &Root, batch: Vec<Listed>, lease: &Lease<'_>) -> Res
 fn kind(key: &str) -> u8 {
     match key {
         key if layout::manifest_number(key).is_some() => 0,
-        key if key.ends_with(layout::PART_RECEIPT_SUFFIX) => 1,
+        key if layout::is_receipt(key) => 1,
         _ => 2,
     }
 }

@@ -17,6 +17,7 @@ pub use error::kind_of_foreign;
 pub use open::StorageOptions;
 pub use parquet::ParquetObject;
 pub use staged::Swept;
+pub use transfer::hash_file;
 
 use std::fmt;
 use std::ops::Range;

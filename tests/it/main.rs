@@ -1,1 +1,8 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
+
+mod cli;
+mod config;
+mod layers;
+mod readme;
+mod report;
+mod tower_parity;
