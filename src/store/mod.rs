@@ -143,6 +143,22 @@ impl Root {
         todo!("store helper")
     }
 
+    /// Makes an object durable that another writer (a streaming `BufWriter`) finished: on local disk the
+    /// file and its folder are fsynced, on an object store there is nothing to do.
+    pub async fn sync(&self, key: &str) -> Result<()> {
+        let Some(path) = self.local_path(key) else { return Ok(()) };
+        let synced = tokio::task::spawn_blocking(move || {
+            std::fs::File::open(&path)?.sync_all()?;
+            path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
+        })
+        .await;
+        let io = |cause: std::io::Error| {
+            Error::new(crate::error::kind_of_io(&cause), format!("fsync of {key}"))
+                .with_source(cause)
+        };
+        synced.map_err(|e| Error::internal("fsync").with_source(e))?.map_err(io)
+    }
+
     /// A local file with exactly the bytes of `file`: the object itself where the root is local,
     /// else a download into `cache` that is reused while its size and hash fit.
     pub async fn fetch(&self, file: &FileRef, cache: &Path) -> Result<PathBuf> {
