@@ -82,6 +82,10 @@ pub struct ShardContent {
     pub vectors: u64,
     /// Unreachable vectors; always 0 in a published snapshot.
     pub orphans: u64,
+    /// Digest of the prepared notes and stored columns that it was made from; absent after a delta.
+    pub source: Option<Digest256>,
+    /// Keys of the parts that its vectors lie in, sorted.
+    pub parts: Vec<String>,
     /// The usearch file; absent in an empty shard.
     pub index: Option<FileRef>,
     /// The f16 sidecar; absent in an empty shard.
@@ -145,6 +149,11 @@ pub enum CommitOutcome {
     Committed(Box<Manifest>),
     /// Another publisher was first; its manifest.
     LostTo(Box<Manifest>),
+    /// The content was rolled back before and is blocked.
+    Blocked {
+        /// The newest snapshot, which carries the block.
+        by: u64,
+    },
 }
 
 /// The newest manifest, `None` in an empty root. Checks version and content hash.

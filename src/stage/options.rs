@@ -18,12 +18,12 @@ pub struct EncodeOptions {
     pub threads: usize,
     /// Tokens of one batch. A larger budget fills a GPU better and takes more memory.
     pub token_budget: u32,
-    /// Texts that are tokenised ahead and sorted by length together; bounds memory.
-    pub window_texts: u32,
-    /// A part is closed after about so many minutes of encoding: what a crash can lose.
-    pub part_minutes: f64,
-    /// A part is closed after exactly so many texts, instead of by `part_minutes`.
-    pub part_texts: Option<u32>,
+    /// Tokens of one part: texts are read, length-sorted, encoded and written in portions of so many tokens, so
+    /// this bounds memory and what a crash can lose. Default: 100,000 on processors (a few minutes of a small
+    /// LLM), 5,000,000 where a device is a GPU.
+    pub part_tokens: Option<u64>,
+    /// Texts of one part at most.
+    pub part_texts: u32,
     /// Element type of stored embeddings.
     pub vector_type: VectorType,
     /// Before a long job, check that a text's vector does not depend on its neighbours in a batch.
@@ -36,9 +36,8 @@ impl Default for EncodeOptions {
             devices: vec!["cpu".to_owned()],
             threads: 0,
             token_budget: 4096,
-            window_texts: 4096,
-            part_minutes: 3.0,
-            part_texts: None,
+            part_tokens: None,
+            part_texts: 65_536,
             vector_type: VectorType::F32,
             self_test: true,
         }
@@ -46,6 +45,12 @@ impl Default for EncodeOptions {
 }
 
 impl EncodeOptions {
+    /// [`EncodeOptions::part_tokens`], resolved by the devices.
+    pub fn resolved_part_tokens(&self) -> u64 {
+        let gpu = self.devices.iter().any(|device| device.starts_with("cuda"));
+        self.part_tokens.unwrap_or(if gpu { 5_000_000 } else { 100_000 })
+    }
+
     /// The workers, in order. `cpu` workers share the threads evenly.
     ///
     /// # Errors
@@ -133,7 +138,7 @@ impl BuildOptions {
 }
 
 /// Cuts long notes into overlapping windows; the best window of a note wins in search.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChunkingOptions {
     /// Text tokens of one window, at most `tower.max_tokens` less the prompt.
@@ -148,10 +153,9 @@ pub struct ChunkingOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GateOptions {
-    /// Gate `recall`: least mean recall@10 of the indexes as served, against exact search, 0 to 1.
+    /// Gate `recall`: recall@10 of the indexes as served, against exact search; the upper end of its 95%
+    /// interval must reach this, so that a small sample does not refuse by chance.
     pub recall_min: f64,
-    /// Queries sampled over all shards to measure recall; more make its interval narrower.
-    pub recall_queries: u32,
     /// Gate `count-change`: fewest notes a snapshot may have.
     pub min_notes: u64,
     /// Gate `count-change`: largest loss of notes against the parent snapshot, in percent.
@@ -166,27 +170,29 @@ pub struct GateOptions {
     /// Gate `drift`: largest cosine distance between the stored and the re-encoded vector of a
     /// sampled unchanged note.
     pub max_drift: f64,
+    /// Unchanged notes that are encoded again to measure drift; 0 switches the check off.
+    pub drift_sample: u32,
 }
 
 impl Default for GateOptions {
     fn default() -> Self {
         Self {
             recall_min: 0.95,
-            recall_queries: 200,
             min_notes: 1,
             max_count_drop_percent: 10.0,
             max_count_growth_percent: None,
             max_rejected_percent: 1.0,
             max_quarantined_percent: 0.1,
             max_drift: 0.001,
+            drift_sample: 16,
         }
     }
 }
 
 impl GateOptions {
     /// Every gate name that `--override` knows.
-    pub const NAMES: [&str; 7] =
-        ["recall", "orphans", "count-change", "rejected", "quarantined", "vectors", "drift"];
+    pub const NAMES: [&str; 6] =
+        ["recall", "orphans", "count-change", "rejected", "quarantined", "drift"];
 }
 
 #[cfg(test)]

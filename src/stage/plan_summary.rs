@@ -49,9 +49,9 @@ impl PlanAmounts {
 
     /// The sum of shards. `seconds` and `index_memory` are summed too: set them where shards run
     /// at the same time.
-    pub fn sum(shards: &[ShardPlan]) -> Self {
+    pub fn sum(shards: &[ShardSummary]) -> Self {
         let mut total = Self::default();
-        for ShardPlan { amounts, .. } in shards {
+        for ShardSummary { amounts, .. } in shards {
             total.notes_new += amounts.notes_new;
             total.notes_changed += amounts.notes_changed;
             total.notes_unchanged += amounts.notes_unchanged;
@@ -71,7 +71,7 @@ impl PlanAmounts {
 
 /// One shard of the plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ShardPlan {
+pub struct ShardSummary {
     /// Shard number.
     pub shard: u32,
     /// Its amounts.
@@ -97,7 +97,7 @@ pub struct PlanSummary {
     /// Number of envelopes; 0 means that nothing would be published.
     pub tasks: u64,
     /// Every shard, in order.
-    pub shards: Vec<ShardPlan>,
+    pub shards: Vec<ShardSummary>,
     /// All shards together.
     pub total: PlanAmounts,
     /// What a person should know before starting the run.
@@ -178,8 +178,8 @@ mod tests {
             ..PlanAmounts::default()
         };
         let shards = vec![
-            ShardPlan { shard: 0, amounts: amounts.with_waste() },
-            ShardPlan { shard: 1, amounts: amounts.with_waste() },
+            ShardSummary { shard: 0, amounts: amounts.with_waste() },
+            ShardSummary { shard: 1, amounts: amounts.with_waste() },
         ];
         PlanSummary {
             run: "r".into(),

@@ -190,7 +190,8 @@ impl LengthHistogram {
         }
     }
 
-    fn up_to(tokens: u32) -> u32 {
+    /// Upper end of the bucket that holds so many tokens.
+    pub fn up_to(tokens: u32) -> u32 {
         if tokens <= 128 {
             return tokens.max(16).next_power_of_two();
         }

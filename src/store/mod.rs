@@ -10,6 +10,8 @@ pub mod layout;
 mod open;
 mod transfer;
 
+pub use transfer::hash_file;
+
 pub use open::StorageOptions;
 
 use std::fmt;

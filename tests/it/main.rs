@@ -2,4 +2,7 @@
 
 mod cli;
 mod config;
+mod layers;
+mod readme;
 mod report;
+mod tower_parity;
