@@ -367,6 +367,6 @@ mod tests {
         ] {
             assert_eq!(problems(line), message);
         }
-        assert_eq!(problems("[gates]\nrecall_min = 1\n[encode]\npart_minutes = 2"), "");
+        assert_eq!(problems("[gates]\nrecall_min = 1\nmax_drift = 0.5"), "");
     }
 }

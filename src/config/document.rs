@@ -233,7 +233,7 @@ mod tests {
         let root = parse_file(text, &mut problems);
         assert!(problems.list.is_empty(), "{problems}");
         assert_eq!(root.origin_of("a"), Origin::File { line: 1, column: 5 });
-        assert_eq!(root.origin_of("t.\u{952e}.1.b"), Origin::File { line: 3, column: 15 });
+        assert_eq!(root.origin_of("t.\u{952e}.1.b"), Origin::File { line: 3, column: 16 });
         assert_eq!(root.origin_of("t.list.0.c"), Origin::File { line: 5, column: 5 });
         assert!(matches!(root.at("t.\u{952e}.1.b").unwrap().value, Value::Integer(16)));
         let near = root.origin_of("t.list.0.missing");
