@@ -71,6 +71,11 @@ impl Checkout {
         assert!(pipeline.contains(real), "quickstart.toml no longer names the model as expected");
         let fake = pipeline.replace(real, "model = \"fake:64\"");
         std::fs::write(dir.path().join("pipelines/quickstart.toml"), fake).expect("write");
+        std::fs::copy(
+            package().join("pipelines/daily.toml"),
+            dir.path().join("pipelines/daily.toml"),
+        )
+        .expect("the daily pipeline is copied");
         let checkout = Self { dir, edits: 0 };
         checkout.write_notes();
         checkout
@@ -233,6 +238,16 @@ fn parse_example(output: &str) -> Vec<(String, f64)> {
     hits.collect()
 }
 
+/// A note id of `search --json` in the tagged form of the stored files.
+#[track_caller]
+fn tagged(id: &Value) -> String {
+    match id {
+        Value::Number(number) => format!("i:{number}"),
+        Value::String(text) => text.clone(),
+        other => panic!("{other} is no note id"),
+    }
+}
+
 #[test]
 fn the_python_example_agrees_with_search() {
     let Some(python) = python() else { return };
@@ -267,8 +282,7 @@ fn the_python_example_agrees_with_search() {
             let expected: BTreeMap<String, f64> = hits
                 .iter()
                 .map(|hit| {
-                    let id = hit["note_id"].as_str().expect("hits name their note");
-                    (id.to_owned(), hit["score"].as_f64().expect("hits have a score"))
+                    (tagged(&hit["note_id"]), hit["score"].as_f64().expect("hits have a score"))
                 })
                 .collect();
             assert_eq!(expected.len(), 5);
