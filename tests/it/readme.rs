@@ -89,6 +89,21 @@ impl Checkout {
         self.path().join(".cache/quickstart-699")
     }
 
+    /// All manifests, oldest first.
+    fn snapshots(&self) -> Vec<Value> {
+        let Ok(entries) = std::fs::read_dir(self.root().join("snapshots")) else {
+            return Vec::new();
+        };
+        let mut paths: Vec<PathBuf> =
+            entries.map(|entry| entry.expect("readable entry").path()).collect();
+        paths.sort();
+        let read = |path: &PathBuf| std::fs::read(path).expect("a manifest is readable");
+        paths
+            .iter()
+            .map(|path| serde_json::from_slice(&read(path)).expect("a manifest is JSON"))
+            .collect()
+    }
+
     fn title(&self, note: usize) -> String {
         let kind = ["Injection", "Overflow", "Disclosure", "Race", "Confusion"][note % 5];
         let edited = if note < self.edits { " (revised)" } else { "" };
@@ -166,7 +181,11 @@ fn every_command_of_the_readme_runs_as_written() {
                     }
                     runs += 1;
                 }
-                checkout.ok(line);
+                let said = checkout.ok(line);
+                assert!(!said.trim().is_empty(), "`{line}` prints nothing");
+                if command == "run" {
+                    assert_eq!(checkout.snapshots().len(), runs, "`{line}` publishes one snapshot");
+                }
             }
             ["make", ref arguments @ ..] => {
                 let mut make = Command::new("make");
@@ -184,7 +203,13 @@ fn every_command_of_the_readme_runs_as_written() {
             _ => panic!("no test runs `{line}` of README.md"),
         }
     }
-    assert!(runs > 0, "README.md shows no `scalingnote run`");
+    assert_eq!(runs, 2, "README.md shows `scalingnote run` twice: the second sees a change");
+    // What the commands are there for happened: two days, and a way back to the first.
+    let content: Vec<Value> =
+        checkout.snapshots().iter().map(|manifest| manifest["content_hash"].clone()).collect();
+    assert_eq!(content.len(), 3, "the rollback is a snapshot of its own");
+    assert_ne!(content[0], content[1], "the edited note is in the second snapshot");
+    assert_eq!(content[0], content[2], "the rollback brings the first content back");
 }
 
 #[test]
