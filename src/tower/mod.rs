@@ -2,6 +2,7 @@
 
 mod adapter;
 mod config;
+mod cpu;
 mod cut;
 mod decoder;
 mod fake;
@@ -10,10 +11,15 @@ mod gguf;
 mod gguf_config;
 mod gguf_tokenizer;
 mod hub;
+mod layer_weights;
 mod options;
+mod pack;
+mod pool;
 mod resolve;
+mod rope;
 mod safetensors;
 mod source;
+mod tensor;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
@@ -24,6 +30,7 @@ use crate::types::Embeddings;
 
 pub use decoder::{Decoder, decoder_encoder};
 pub use options::{DeviceSpec, TowerOptions};
+pub use pack::pack;
 pub use resolve::Tower;
 pub use tokenizer::{Tokenized, TowerTokenizer};
 
@@ -75,11 +82,4 @@ pub trait WeightSource: Send + Sync {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<candle_core::Tensor>;
     /// Whether such a tensor exists.
     fn contains(&self, name: &str) -> bool;
-}
-
-/// Groups sequences into batches of similar length whose token sum stays within `budget` (a longer single
-/// sequence gets a batch of its own). Deterministic: by length descending, then by position. Returns positions.
-pub fn pack(lengths: &[u32], budget: u32) -> Vec<Vec<usize>> {
-    let _ = (lengths, budget);
-    todo!("tower helper")
 }

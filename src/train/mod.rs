@@ -9,6 +9,7 @@ mod attention;
 mod batch;
 mod checkpoint;
 mod decoder;
+mod entry;
 mod kernels;
 mod loss;
 mod ops;
@@ -19,6 +20,7 @@ mod step;
 mod trainer;
 
 pub use adapter::{LoraOptions, LoraTarget};
+pub use entry::{export, train};
 pub use options::{Method, OptimizerOptions, Order, QuerySide, TrainOptions, ValidationOptions};
 pub use report::{StepRecord, TrainReport, ValidationRecord};
 pub use trainer::{Side, Tokenize, TrainInput, export_checkpoint, train_decoder};

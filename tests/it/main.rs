@@ -1,3 +1,4 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
 mod evaluate;
+mod tower_parity;
