@@ -74,7 +74,8 @@ impl Resolved {
         device: DeviceSpec,
         f: impl FnOnce(&TrainInput<'_>) -> Result<T>,
     ) -> Result<T> {
-        let (Some(config), Some(weights)) = (self.document.config(), self.document.weights()) else {
+        let (Some(config), Some(weights)) = (self.document.config(), self.document.weights())
+        else {
             return Err(Error::config("tower.model must be a decoder LLM to be trained"));
         };
         let tokenize = |side: Side, text: &str| {

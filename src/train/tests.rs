@@ -136,7 +136,12 @@ fn gradients_equal_pytorch() {
     }
     let result =
         model.step(&example.queries, &example.documents, &example.contrast, 0.1, 4096).unwrap();
-    assert!((f64::from(result.loss) / golden.loss - 1.0).abs() < 1e-5, "{} {}", result.loss, golden.loss);
+    assert!(
+        (f64::from(result.loss) / golden.loss - 1.0).abs() < 1e-5,
+        "{} {}",
+        result.loss,
+        golden.loss
+    );
     assert_eq!(vars.len(), golden.grads.len());
     for ((name, _), grad) in vars.iter().zip(&result.grads) {
         let got = grad.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
