@@ -48,6 +48,14 @@ pub(crate) struct App {
     cancel: Cancel,
 }
 
+/// Pretty JSON with a final line feed.
+pub(crate) fn pretty<T: serde::Serialize>(value: &T) -> Result<String> {
+    let mut text = serde_json::to_string_pretty(value)
+        .or_error(ErrorKind::Internal, || "writing JSON")?;
+    text.push('\n');
+    Ok(text)
+}
+
 fn run_with(arguments: Vec<OsString>) -> ExitCode {
     let color = console::color_of(&arguments);
     let choice = match color {
