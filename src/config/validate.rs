@@ -163,13 +163,8 @@ fn encode(pipeline: &Pipeline, check: &mut Check<'_>) {
     }
     check.require(encode.threads <= 4096, "encode.threads", "must be at most 4096; 0 means all");
     check.require(encode.token_budget >= 1, "encode.token_budget", "must be at least 1");
-    check.require(encode.window_texts >= 1, "encode.window_texts", "must be at least 1");
-    check.require(
-        encode.part_minutes.is_finite() && encode.part_minutes > 0.0,
-        "encode.part_minutes",
-        "must be above 0",
-    );
-    check.require(encode.part_texts != Some(0), "encode.part_texts", "must be at least 1");
+    check.require(encode.part_tokens != Some(0), "encode.part_tokens", "must be at least 1");
+    check.require(encode.part_texts >= 1, "encode.part_texts", "must be at least 1");
 }
 
 fn index(pipeline: &Pipeline, check: &mut Check<'_>) {
@@ -233,7 +228,6 @@ fn gates(pipeline: &Pipeline, check: &mut Check<'_>) {
         "gates.recall_min",
         "must be 0 to 1 (0.95 means 95%)",
     );
-    check.require(gates.recall_queries >= 1, "gates.recall_queries", "must be at least 1");
     check.percent(gates.max_count_drop_percent, "gates.max_count_drop_percent");
     check.percent(gates.max_rejected_percent, "gates.max_rejected_percent");
     check.percent(gates.max_quarantined_percent, "gates.max_quarantined_percent");

@@ -142,3 +142,35 @@ impl Reporter for Tee {
         }
     }
 }
+
+/// Adds up progress. Tasks report what each step did; whoever runs several tasks of a stage side by side wraps
+/// its reporter in this one, which passes on the stage's totals.
+pub struct Summing {
+    to: Arc<dyn Reporter>,
+    totals: Mutex<std::collections::BTreeMap<Stage, (u64, u64)>>,
+}
+
+impl Summing {
+    /// Passes totals on to `to`.
+    pub fn new(to: Arc<dyn Reporter>) -> Self {
+        Self { to, totals: Mutex::default() }
+    }
+}
+
+impl Reporter for Summing {
+    fn event(&self, event: Event) {
+        let event = match event {
+            Event::Progress { stage, done, tokens } => {
+                let mut totals =
+                    self.totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let total = totals.entry(stage).or_default();
+                total.0 += done;
+                total.1 += tokens;
+                let (done, tokens) = *total;
+                Event::Progress { stage, done, tokens }
+            }
+            other => other,
+        };
+        self.to.event(event);
+    }
+}

@@ -15,7 +15,7 @@ use super::ids::{IdRow, Ids, Place, no_columns};
 use super::located::{self, Places};
 use super::plan::{BuildTask, RunSpec};
 use super::prepare::source_digest;
-use super::task::{TaskEnv, put_receipt, read_receipt};
+use super::task::{TaskEnv, not_finished, put_receipt, read_receipt};
 use crate::corpus::{CorpusMode, PreparedReader, PreparedRow};
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -104,6 +104,15 @@ pub(crate) async fn execute(task: &BuildTask, env: &TaskEnv) -> Result<BuildRece
     put_receipt(&env.root, &key, receipt).await
 }
 
+/// The receipt of a finished build task.
+///
+/// # Errors
+/// Transient, where the task is not finished.
+pub async fn receipt(task: &BuildTask, root: &Root) -> Result<BuildReceipt> {
+    let key = layout::build_receipt(&task.spec.index.id()?, task.shard.prepared.shard, &task.id);
+    read_receipt(root, &key).await?.ok_or_else(|| not_finished(&task.id))
+}
+
 async fn all_present(root: &Root, receipt: &BuildReceipt) -> Result<bool> {
     let shard = &receipt.shard;
     let files = [Some(&shard.ids), shard.index.as_ref(), shard.sidecar.as_ref()];
@@ -127,9 +136,8 @@ async fn encoded_places(task: &BuildTask, root: &Root) -> Result<Encoded> {
     let mut encoded = Encoded { places: Places::new(), parts: Vec::new(), quarantined: Vec::new() };
     if let Some(encode) = &task.encode {
         let key = layout::encode_receipt(&task.spec.space_id, task.shard.prepared.shard, encode);
-        let receipt: EncodeReceipt = read_receipt(root, &key).await?.ok_or_else(|| {
-            Error::new(ErrorKind::Transient, format!("{encode} has no receipt yet; run it first"))
-        })?;
+        let receipt: EncodeReceipt =
+            read_receipt(root, &key).await?.ok_or_else(|| not_finished(encode))?;
         for part in receipt.parts {
             let name: Arc<str> = Arc::from(part.file.path.as_str());
             for (row, hash) in

@@ -11,7 +11,7 @@ use crate::embedding;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Event;
 use crate::store::Root;
-use crate::tower::{Encoder, TowerTokenizer};
+use crate::tower::{Encoder, TowerTokenizer, pack};
 use crate::types::{Arithmetic, TextHash};
 
 /// A text whose vector is stored.
@@ -100,6 +100,40 @@ pub async fn measure_drift(
     }
     let compared = texts.len();
     Ok(Some((least_cosine(texts, &plan.spec, worker, env).await?, compared)))
+}
+
+/// Encodes texts in packed batches and drops the vectors; returns their tokens. For measuring speed.
+pub async fn encode_sample(
+    spec: &RunSpec,
+    texts: Vec<String>,
+    worker: &mut Worker,
+    env: &TaskEnv,
+) -> Result<u64> {
+    let tower = worker.tower(spec, env).await?;
+    let mut encoder = worker.take_encoder(&tower)?;
+    let tokenizer = tower.tokenizer().clone();
+    let (cancel, budget) = (env.cancel.clone(), spec.encode.token_budget);
+    let (encoder, outcome) = tokio::task::spawn_blocking(move || {
+        let mut encode = || -> Result<u64> {
+            let mut sequences = Vec::with_capacity(texts.len());
+            for text in &texts {
+                sequences.push(tokenizer.tokenize(text)?.ids);
+            }
+            let lengths: Vec<u32> = sequences.iter().map(|ids| ids.len() as u32).collect();
+            for batch in pack(&lengths, budget) {
+                cancel.check()?;
+                let batch: Vec<&[u32]> = batch.iter().map(|&at| sequences[at].as_slice()).collect();
+                encoder.encode(&batch)?;
+            }
+            Ok(lengths.iter().map(|&n| u64::from(n)).sum())
+        };
+        let outcome = encode();
+        (encoder, outcome)
+    })
+    .await
+    .map_err(|cause| Error::internal("measuring speed ended unexpectedly").with_source(cause))?;
+    worker.give_back(encoder);
+    outcome
 }
 
 pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {

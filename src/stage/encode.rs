@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::located;
 use super::plan::{EncodeTask, RunSpec};
-use super::task::{TaskEnv, Worker, put_receipt, read_receipt};
+use super::task::{TaskEnv, Worker, not_finished, put_receipt, read_receipt};
 use crate::corpus::{PreparedReader, PreparedRow};
 use crate::embedding::{self, EncodedText, PartReceipt};
 use crate::error::{Error, Result};
@@ -111,6 +111,16 @@ pub(crate) async fn execute(
     receipt.quarantined.sort_by(|a, b| a.note_id.cmp(&b.note_id));
     receipt.seconds = started.elapsed().as_secs_f64();
     put_receipt(&env.root, &key, receipt).await
+}
+
+/// The receipt of a finished encode task.
+///
+/// # Errors
+/// Transient, where the task is not finished.
+pub async fn receipt(task: &EncodeTask, root: &Root) -> Result<EncodeReceipt> {
+    let shard = task.shard.prepared.shard;
+    let key = layout::encode_receipt(&task.spec.space_id, shard, &task.id);
+    read_receipt(root, &key).await?.ok_or_else(|| not_finished(&task.id))
 }
 
 async fn all_present(root: &Root, parts: &[PartReceipt]) -> Result<bool> {

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, StringArray, UInt32Array,
-    UInt64Array,
+    ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
 };
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{SchemaRef, UInt32Type, UInt64Type};
@@ -61,7 +60,7 @@ impl Ids {
         let schema = ids_schema(self.stored.schema().fields());
         let hashes = self.rows.iter().map(|row| row.text_hash.0.as_slice());
         let hashes: ArrayRef = if self.rows.is_empty() {
-            Arc::new(FixedSizeBinaryArray::new(32, Vec::new().into(), None))
+            Arc::new(FixedSizeBinaryArray::new(32, Vec::<u8>::new().into(), None))
         } else {
             Arc::new(
                 FixedSizeBinaryArray::try_from_iter(hashes)

@@ -20,18 +20,19 @@ mod report_html;
 mod task;
 mod verify;
 
-pub use build::BuildReceipt;
+pub use build::{BuildReceipt, receipt as build_receipt};
 pub use calibrate::CalibrateReceipt;
-pub use drift::{measure_drift, self_test};
-pub use encode::{EncodeReceipt, Quarantined};
+pub use drift::{encode_sample, measure_drift, self_test};
+pub use encode::{EncodeReceipt, Quarantined, receipt as encode_receipt};
 pub use gates::Override;
 pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
     BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, Plan, RunSpec, ShardPlan,
+    absolute_tower,
 };
 pub use plan_summary::{PlanAmounts, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
-pub use publish::{PublishRequest, Published, publish};
+pub use publish::{PublishRequest, Published, host_name, publish};
 pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
     RunReport, StageReport, ThroughputSample,

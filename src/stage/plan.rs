@@ -259,7 +259,7 @@ pub(crate) fn build_task_id(
 
 /// Turns every path of the tower's options into an absolute one, so that an envelope works from any folder.
 /// Repository ids and `fake:` towers stay as they are.
-pub(crate) fn absolute_tower(options: &TowerOptions, base_dir: &std::path::Path) -> TowerOptions {
+pub fn absolute_tower(options: &TowerOptions, base_dir: &std::path::Path) -> TowerOptions {
     let absolute = |text: &String| {
         let path: PathBuf = base_dir.join(text);
         match path.canonicalize() {

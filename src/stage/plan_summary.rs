@@ -96,6 +96,12 @@ pub struct PlanSummary {
     pub tokens_per_second: Option<f64>,
     /// Number of envelopes; 0 means that nothing would be published.
     pub tasks: u64,
+    /// Ids of the encode tasks: they may run in any order, anywhere.
+    pub encode_tasks: Vec<String>,
+    /// Id of the calibration, which follows the encode tasks; absent where the scale is frozen already.
+    pub calibrate_task: Option<String>,
+    /// Ids of the build tasks, which follow the calibration: any order, anywhere.
+    pub build_tasks: Vec<String>,
     /// Every shard, in order.
     pub shards: Vec<ShardSummary>,
     /// All shards together.

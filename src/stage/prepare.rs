@@ -232,7 +232,9 @@ async fn compare_all(
             }
         }
         let mut digest = Hasher256::new();
-        still.iter().for_each(|hash| drop(digest.raw(hash.0)));
+        for hash in &still {
+            digest.raw(hash.0);
+        }
         plan.missing = digest.finish();
         plan.texts_to_encode = still.len() as u64;
         if !places.is_empty() && !plan.unchanged {

@@ -29,6 +29,8 @@ pub struct PublishRequest<'a> {
     pub overrides: &'a [Override],
     /// Where everything lies.
     pub root: &'a Root,
+    /// Gets every gate's verdict, also where one refuses.
+    pub judged: &'a mut Vec<GateOutcome>,
 }
 
 /// What publishing did.
@@ -38,8 +40,6 @@ pub struct Published {
     pub manifest: Manifest,
     /// False where the content is the newest snapshot's already.
     pub is_new: bool,
-    /// The gates as judged.
-    pub gates: Vec<GateOutcome>,
     /// Recall pooled over all shards.
     pub recall: Option<Recall>,
 }
@@ -50,7 +50,7 @@ pub struct Published {
 /// GateRefused where a gate failed and was not overridden; Conflict where another run published first, or the
 /// content was rolled back before.
 pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
-    let PublishRequest { plan, root, .. } = &request;
+    let (plan, root) = (request.plan, request.root);
     let newest = snapshot::newest(root).await?;
     // What was compared at planning is taken over only from that same parent.
     if newest.as_ref().map(|manifest| manifest.number) != plan.spec.parent {
@@ -74,23 +74,19 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
         drift: request.drift,
     };
     let outcomes = gates::judge(&measured, &plan.gates, request.overrides)?;
+    request.judged.clone_from(&outcomes);
     let pooled = recall.as_ref().map(|recall| recall.pooled);
     if let Some(manifest) = &newest
         && manifest.content_hash == hash_json(&content)?
     {
-        return Ok(Published {
-            manifest: manifest.clone(),
-            is_new: false,
-            gates: outcomes,
-            recall: pooled,
-        });
+        return Ok(Published { manifest: manifest.clone(), is_new: false, recall: pooled });
     }
     gates::refuse(&outcomes)?;
     let provenance = provenance(&plan.spec, plan, &outcomes, recall.as_ref())?;
     let blocked = newest.as_ref().map(|manifest| manifest.blocked.clone()).unwrap_or_default();
     match snapshot::commit(root, newest.as_ref(), content, blocked, provenance).await? {
         CommitOutcome::Committed(manifest) => {
-            Ok(Published { manifest: *manifest, is_new: true, gates: outcomes, recall: pooled })
+            Ok(Published { manifest: *manifest, is_new: true, recall: pooled })
         }
         CommitOutcome::LostTo(winner) => Err(overtaken(&winner)),
         CommitOutcome::Blocked { by } => Err(Error::new(
@@ -258,7 +254,7 @@ fn provenance(
 }
 
 /// This machine's name, for people.
-pub(crate) fn host_name() -> String {
+pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .or_else(|| std::env::var("HOSTNAME").ok())

@@ -262,6 +262,8 @@ pub struct RunReport {
     pub tasks_adopted: u64,
     /// Tasks that this run did.
     pub tasks_done: u64,
+    /// Share of the encode tasks' time in which their device was encoding, 0 to 1.
+    pub device_busy: Option<f64>,
     /// What a person should know.
     pub warnings: Vec<String>,
 }

@@ -36,7 +36,7 @@ pub enum TaskReceipt {
     /// Of a calibration.
     Calibrate(CalibrateReceipt),
     /// Of a build task.
-    Build(BuildReceipt),
+    Build(Box<BuildReceipt>),
 }
 
 /// A document tower on one device, loaded when the first text needs it and kept for the next task.
@@ -106,7 +106,9 @@ pub async fn execute(
         Envelope::Calibrate(task) => {
             calibrate::execute(task, env).await.map(TaskReceipt::Calibrate)
         }
-        Envelope::Build(task) => build::execute(task, env).await.map(TaskReceipt::Build),
+        Envelope::Build(task) => {
+            build::execute(task, env).await.map(|receipt| TaskReceipt::Build(Box::new(receipt)))
+        }
     };
     receipt.context(|| format!("task {}", envelope.id()))
 }
@@ -136,4 +138,9 @@ pub(crate) async fn put_receipt<T: Serialize + DeserializeOwned>(
             Error::new(ErrorKind::Transient, format!("receipt {key} vanished; run again"))
         }),
     }
+}
+
+/// A task that must be run before this step.
+pub(crate) fn not_finished(task: &str) -> Error {
+    Error::new(ErrorKind::Transient, format!("{task} has no receipt yet; run that task first"))
 }

@@ -12,6 +12,7 @@
 //! indexes/<options>/calibration-<space>.json        the frozen i8 scale
 //! runs/<run>/plan.json, report.json, report.html
 //! snapshots/00000000000000000042.json               the manifest: put-if-absent is the one commit point
+//! leases/<kind>-<id>.json                           who is at work right now (commit, gc); gone when done
 //! ```
 
 use crate::types::SpaceId;
@@ -64,6 +65,15 @@ pub fn build_receipt(options: &str, shard: u32, task: &str) -> String {
 /// Ending of part receipts.
 pub const PART_RECEIPT_SUFFIX: &str = ".receipt.json";
 
+/// Ending of task receipts.
+pub const TASK_RECEIPT_SUFFIX: &str = ".task.json";
+
+/// Whether `key` is a receipt: it names files that must not go before it.
+pub fn is_receipt(key: &str) -> bool {
+    (key.starts_with("embeddings/") || key.starts_with("indexes/"))
+        && (key.ends_with(PART_RECEIPT_SUFFIX) || key.ends_with(TASK_RECEIPT_SUFFIX))
+}
+
 /// Folder of one shard's indexes under one set of index options.
 pub fn index_dir(options: &str, shard: u32) -> String {
     format!("indexes/{options}/{shard:05}")
@@ -103,6 +113,14 @@ pub fn run_dir(run: &str) -> String {
 /// A file of one run: `plan.json`, `report.json`, `report.html`, `receipts/<task>.json`.
 pub fn run_file(run: &str, name: &str) -> String {
     format!("runs/{run}/{name}")
+}
+
+/// Folder of leases.
+pub const LEASES: &str = "leases";
+
+/// A lease of `kind` (`commit`, `gc`) under a name of its own.
+pub fn lease(kind: &str, id: &str) -> String {
+    format!("leases/{kind}-{id}.json")
 }
 
 /// Folder of all manifests.

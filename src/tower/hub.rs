@@ -41,8 +41,12 @@ pub(crate) struct Fetched {
 impl Hub {
     /// Reads the environment.
     pub(crate) fn from_env() -> Result<Self> {
-        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let cache = match (set("HF_HUB_CACHE"), set("HF_HOME"), std::env::home_dir()) {
+        Self::from_variables(|name| std::env::var(name).ok(), std::env::home_dir())
+    }
+
+    fn from_variables(get: impl Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Result<Self> {
+        let set = |name: &str| get(name).filter(|value| !value.is_empty());
+        let cache = match (set("HF_HUB_CACHE"), set("HF_HOME"), home) {
             (Some(cache), ..) => Cache::new(cache.into()),
             (None, Some(home), _) => Cache::new(PathBuf::from(home).join("hub")),
             (None, None, Some(home)) => Cache::new(home.join(".cache/huggingface/hub")),
@@ -352,3 +356,7 @@ fn explained(cause: ApiError, repo: &str, what: &str) -> Error {
     };
     Error::new(kind, message).with_source(cause)
 }
+
+#[cfg(test)]
+#[path = "hub_tests.rs"]
+pub(crate) mod tests;

@@ -2,8 +2,8 @@
 
 mod adapter;
 mod config;
-mod cut;
 mod cpu;
+mod cut;
 mod decoder;
 mod fake;
 mod files;
@@ -29,8 +29,8 @@ use crate::error::Result;
 use crate::types::Embeddings;
 
 pub use decoder::{Decoder, decoder_encoder};
-pub use pack::pack;
 pub use options::{DeviceSpec, TowerOptions};
+pub use pack::pack;
 pub use resolve::Tower;
 pub use tokenizer::{Tokenized, TowerTokenizer};
 

@@ -6,9 +6,9 @@ use candle_nn::ops::{rms_norm, silu};
 use candle_nn::rotary_emb::rope_thd;
 
 use crate::error::{ErrorKind, Result, ResultExt};
+use crate::tower::layer_weights::Weights;
 use crate::tower::pool::Want;
 use crate::tower::rope::Rope;
-use crate::tower::layer_weights::Weights;
 use crate::tower::{DecoderConfig, WeightSource};
 
 struct Layer {

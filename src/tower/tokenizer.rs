@@ -187,10 +187,16 @@ impl TowerTokenizer {
         let (window, overlap) = (window as usize, overlap as usize);
         let spans = self.inner.spans(text)?;
         let mut chunks: Vec<Range<usize>> = Vec::new();
-        let mut first = 0;
+        let (mut first, mut last_end) = (0, 0);
         while spans.len() - first > window {
             let end = self.inner.window_end(text, &spans, first, window)?;
+            if end <= last_end {
+                // The window gave way so far that it would add nothing: overlap less.
+                first = next_start(&spans, first, last_end, (last_end - first) / 2);
+                continue;
+            }
             chunks.push(start_of(&spans, first)..spans[end - 1].end);
+            last_end = end;
             first = next_start(&spans, first, end, overlap);
         }
         match chunks.last_mut() {

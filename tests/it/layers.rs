@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["types"],
     &["store", "observe", "schema"],
-    &["corpus", "tower", "embedding", "index", "snapshot"],
+    &["corpus", "tower", "embedding", "index", "snapshot", "dataset"],
     &["train", "evaluate", "search"],
     &["stage"],
     &["config"],
@@ -72,7 +72,10 @@ impl fmt::Display for Breach {
 
 /// All breaches in one source file; `file` is its path below `src/`, with `/`.
 fn check_source(file: &str, source: &str) -> Vec<Breach> {
-    let scanned = scan::scan(file, source);
+    check_scanned(file, source, &scan::scan(file, source))
+}
+
+fn check_scanned(file: &str, source: &str, scanned: &Scanned) -> Vec<Breach> {
     let mut breaches = Vec::new();
     let mut breach = |line: usize, what: String| {
         breaches.push(Breach { file: format!("src/{file}"), line, what });
@@ -105,9 +108,25 @@ fn check_source(file: &str, source: &str) -> Vec<Breach> {
             breach(*line, format!("`{module}` imports {way} from `{target}`"));
         }
     }
-    check_calls(&scanned, module, &mut breach);
+    check_calls(scanned, module, &mut breach);
     breaches.sort();
     breaches.dedup();
+    breaches
+}
+
+/// All breaches in `(file below src/, source)`. What `#[cfg(test)] mod name;` declares is test code too.
+fn check_sources(sources: &[(String, String)]) -> Vec<Breach> {
+    let mut scanned: Vec<Scanned> =
+        sources.iter().map(|(file, source)| scan::scan(file, source)).collect();
+    let test_modules: Vec<String> =
+        scanned.iter().flat_map(|scanned| scanned.test_modules.clone()).collect();
+    let mut breaches = Vec::new();
+    for ((file, source), scanned) in sources.iter().zip(&mut scanned) {
+        if test_modules.iter().any(|module| lies_in(file, module)) {
+            scanned.tokens.iter_mut().for_each(|token| token.in_test = true);
+        }
+        breaches.extend(check_scanned(file, source, scanned));
+    }
     breaches
 }
 
@@ -254,17 +273,15 @@ fn assert_none(breaches: &[Breach]) {
 #[test]
 fn sources_keep_the_architecture() {
     let root = package();
-    let mut breaches = Vec::new();
-    let mut sources = 0;
+    let mut sources = Vec::new();
     for file in project_files(&root) {
         if let Some(below) = file.strip_prefix("src/").filter(|below| below.ends_with(".rs")) {
             let source = std::fs::read_to_string(root.join(&file)).expect("source is UTF-8");
-            breaches.extend(check_source(below, &source));
-            sources += 1;
+            sources.push((below.to_owned(), source));
         }
     }
-    assert!(sources > 20, "found only {sources} source files below {}", root.display());
-    assert_none(&breaches);
+    assert!(sources.len() > 20, "only {} source files below {}", sources.len(), root.display());
+    assert_none(&check_sources(&sources));
 }
 
 #[test]
@@ -391,6 +408,20 @@ mod checker {
         assert_breach("types/a.rs", "#[cfg(test)]\nmod t { }\nfn f() { x.unwrap() }", "3: ");
         assert_breach("types/a.rs", "#[cfg(not(test))]\nmod t { fn f() { x.unwrap() } }", "2: ");
         assert_lawful("types/a.rs", "#[test]\nfn f() { x.unwrap() }");
+    }
+
+    #[test]
+    fn a_module_declared_for_tests_is_test_code() {
+        let sources = |declaration: &str| {
+            [
+                ("tower/mod.rs".to_owned(), declaration.to_owned()),
+                ("tower/testing.rs".to_owned(), "fn f() { x.unwrap() }".to_owned()),
+                ("tower/testing/deep.rs".to_owned(), "fn f() { x.unwrap() }".to_owned()),
+            ]
+        };
+        assert_eq!(check_sources(&sources("#[cfg(test)]\npub(crate) mod testing;")), []);
+        assert_eq!(check_sources(&sources("mod testing;")).len(), 2);
+        assert_eq!(check_sources(&sources("#[cfg(test)] mod other; mod testing;")).len(), 2);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod evaluate;
 mod layers;
 mod readme;
 mod report;

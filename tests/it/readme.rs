@@ -71,6 +71,11 @@ impl Checkout {
         assert!(pipeline.contains(real), "quickstart.toml no longer names the model as expected");
         let fake = pipeline.replace(real, "model = \"fake:64\"");
         std::fs::write(dir.path().join("pipelines/quickstart.toml"), fake).expect("write");
+        std::fs::copy(
+            package().join("pipelines/daily.toml"),
+            dir.path().join("pipelines/daily.toml"),
+        )
+        .expect("the daily pipeline is copied");
         let checkout = Self { dir, edits: 0 };
         checkout.write_notes();
         checkout
@@ -82,6 +87,21 @@ impl Checkout {
 
     fn root(&self) -> PathBuf {
         self.path().join(".cache/quickstart-699")
+    }
+
+    /// All manifests, oldest first.
+    fn snapshots(&self) -> Vec<Value> {
+        let Ok(entries) = std::fs::read_dir(self.root().join("snapshots")) else {
+            return Vec::new();
+        };
+        let mut paths: Vec<PathBuf> =
+            entries.map(|entry| entry.expect("readable entry").path()).collect();
+        paths.sort();
+        let read = |path: &PathBuf| std::fs::read(path).expect("a manifest is readable");
+        paths
+            .iter()
+            .map(|path| serde_json::from_slice(&read(path)).expect("a manifest is JSON"))
+            .collect()
     }
 
     fn title(&self, note: usize) -> String {
@@ -161,7 +181,11 @@ fn every_command_of_the_readme_runs_as_written() {
                     }
                     runs += 1;
                 }
-                checkout.ok(line);
+                let said = checkout.ok(line);
+                assert!(!said.trim().is_empty(), "`{line}` prints nothing");
+                if command == "run" {
+                    assert_eq!(checkout.snapshots().len(), runs, "`{line}` publishes one snapshot");
+                }
             }
             ["make", ref arguments @ ..] => {
                 let mut make = Command::new("make");
@@ -179,7 +203,13 @@ fn every_command_of_the_readme_runs_as_written() {
             _ => panic!("no test runs `{line}` of README.md"),
         }
     }
-    assert!(runs > 0, "README.md shows no `scalingnote run`");
+    assert_eq!(runs, 2, "README.md shows `scalingnote run` twice: the second sees a change");
+    // What the commands are there for happened: two days, and a way back to the first.
+    let content: Vec<Value> =
+        checkout.snapshots().iter().map(|manifest| manifest["content_hash"].clone()).collect();
+    assert_eq!(content.len(), 3, "the rollback is a snapshot of its own");
+    assert_ne!(content[0], content[1], "the edited note is in the second snapshot");
+    assert_eq!(content[0], content[2], "the rollback brings the first content back");
 }
 
 #[test]
@@ -233,6 +263,16 @@ fn parse_example(output: &str) -> Vec<(String, f64)> {
     hits.collect()
 }
 
+/// A note id of `search --json` in the tagged form of the stored files.
+#[track_caller]
+fn tagged(id: &Value) -> String {
+    match id {
+        Value::Number(number) => format!("i:{number}"),
+        Value::String(text) => text.clone(),
+        other => panic!("{other} is no note id"),
+    }
+}
+
 #[test]
 fn the_python_example_agrees_with_search() {
     let Some(python) = python() else { return };
@@ -267,8 +307,7 @@ fn the_python_example_agrees_with_search() {
             let expected: BTreeMap<String, f64> = hits
                 .iter()
                 .map(|hit| {
-                    let id = hit["note_id"].as_str().expect("hits name their note");
-                    (id.to_owned(), hit["score"].as_f64().expect("hits have a score"))
+                    (tagged(&hit["note_id"]), hit["score"].as_f64().expect("hits have a score"))
                 })
                 .collect();
             assert_eq!(expected.len(), 5);

@@ -10,9 +10,9 @@ use super::heads::PrepareHeads;
 use super::linear::{Activations, Linear};
 use super::simd::Isa;
 use crate::error::{Error, Result};
+use crate::tower::layer_weights::{LayerWeights, Weights};
 use crate::tower::pool::{Want, mean};
 use crate::tower::rope::Rope;
-use crate::tower::layer_weights::{LayerWeights, Weights};
 use crate::tower::{DecoderConfig, WeightSource};
 
 /// All weights, shared by the threads.

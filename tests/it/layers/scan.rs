@@ -20,6 +20,8 @@ pub struct Scanned {
     /// Every path with its line. A path into this crate starts with one element `crate::<module>`;
     /// any other starts with its root (a crate or a local name).
     pub paths: Vec<(usize, Vec<String>)>,
+    /// Modules in files of their own that exist only in tests, as paths below `src/` (`tower/testing`).
+    pub test_modules: Vec<String>,
 }
 
 impl Scanned {
@@ -40,7 +42,16 @@ impl Scanned {
 pub fn scan(file: &str, source: &str) -> Scanned {
     let mut scanned = lex(source);
     mark_tests(&mut scanned.tokens);
-    scanned.paths = paths(&scanned.tokens, &module_of(file));
+    let module = module_of(file);
+    scanned.paths = paths(&scanned.tokens, &module);
+    for at in 0..scanned.tokens.len().saturating_sub(2) {
+        let [word, name, end] = &scanned.tokens[at..at + 3] else { continue };
+        if word.in_test && word.text == "mod" && end.text == ";" {
+            let mut path = module.clone();
+            path.push(name.text.clone());
+            scanned.test_modules.push(path.join("/"));
+        }
+    }
     scanned
 }
 
