@@ -170,7 +170,12 @@ fn compare(diff: &Diff, notes: Option<&NoteDiff>) -> String {
     }
     let counts = |[a, b]: [u64; 2]| {
         let sign = if b >= a { "+" } else { "-" };
-        format!("{} -> {} ({sign}{})", format::count(a), format::count(b), format::count(a.abs_diff(b)))
+        format!(
+            "{} -> {} ({sign}{})",
+            format::count(a),
+            format::count(b),
+            format::count(a.abs_diff(b))
+        )
     };
     field("notes", counts(diff.notes));
     field("vectors", counts(diff.vectors));
@@ -207,7 +212,10 @@ fn compare(diff: &Diff, notes: Option<&NoteDiff>) -> String {
             ("changed", notes.changed, &notes.changed_ids),
         ] {
             let more = if count > ids.len() as u64 && !ids.is_empty() { ", ..." } else { "" };
-            field(name, format!("{}  {}{more}", format::count(count), ids.join(", ")).trim().to_owned());
+            field(
+                name,
+                format!("{}  {}{more}", format::count(count), ids.join(", ")).trim().to_owned(),
+            );
         }
     }
     out

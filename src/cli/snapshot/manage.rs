@@ -56,7 +56,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode>
     let root = root::open(&args.root)?.root;
     let provenance = Provenance {
         created_at: crate::cli::progress::now(),
-        host: crate::exec::host(),
+        host: crate::stage::host_name(),
         program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
         run: format!("rollback to {}: {}", args.number, args.reason.trim()),
         ..Provenance::default()
@@ -77,6 +77,11 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode>
                 "snapshot {} by {} on {} was published meanwhile; look at it, then roll back again",
                 other.number, other.provenance.run, other.provenance.host
             ),
+        )),
+        // `rollback` unblocks what it commits, so this cannot happen; it must not look like success.
+        CommitOutcome::Blocked { by } => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("the content of snapshot {} is blocked by snapshot {by}", args.number),
         )),
     }
 }
