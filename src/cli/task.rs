@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::App;
 use super::args::PipelineArgs;
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::Result;
 use crate::exec;
 
 /// Execute one task of a stored plan, for Airflow, Kubernetes and the like
@@ -38,9 +38,6 @@ pub(super) async fn execute(args: TaskArgs, app: &App) -> Result<ExitCode> {
     let context = super::run::context(&args.pipeline, app)?;
     let receipt = exec::execute_task(&context, &args.plan, &args.task).await?;
     app.console.close();
-    let mut json = serde_json::to_string_pretty(&receipt)
-        .or_error(ErrorKind::Internal, || "writing the receipt")?;
-    json.push('\n');
-    app.console.print(&json);
+    app.console.print(&super::pretty(&receipt)?);
     Ok(ExitCode::SUCCESS)
 }
