@@ -1,4 +1,6 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
+mod checkout;
+mod cron;
 mod layers;
 mod readme;
