@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 mod scan;
 
+use crate::checkout::package;
 use scan::{Scanned, Token};
 
 /// Modules by layer, lowest first. A module may import from lower layers only, never from its own.
@@ -224,12 +225,6 @@ fn check_top_level<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Breach> 
             Breach { file: name.to_owned(), line: 0, what }
         })
         .collect()
-}
-
-/// The package's folder: cargo and nextest set it at run time, so a test binary never judges another clone.
-fn package() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// Every file that git would commit, below `root`, with `/`; without git, every file outside hidden and

@@ -1,7 +1,9 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
+mod checkout;
 mod cli;
 mod config;
+mod cron;
 mod evaluate;
 mod layers;
 mod readme;
