@@ -3,6 +3,7 @@
 mod checkout;
 mod cli;
 mod config;
+mod corpus;
 mod cron;
 mod evaluate;
 mod layers;
