@@ -1,1 +1,3 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
+
+mod index;
