@@ -6,6 +6,7 @@ mod config;
 mod corpus;
 mod cron;
 mod evaluate;
+mod index;
 mod layers;
 mod readme;
 mod report;
