@@ -2,6 +2,7 @@
 
 mod checkout;
 mod cli;
+mod cli_run;
 mod config;
 mod corpus;
 mod cron;

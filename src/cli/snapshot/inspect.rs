@@ -74,7 +74,7 @@ pub(super) async fn list(args: &ListArgs, app: &App) -> Result<ExitCode> {
         rows.push(vec![
             number.to_string(),
             manifest.parent.map_or_else(|| "-".to_owned(), |parent| parent.to_string()),
-            manifest.provenance.created_at.clone(),
+            moment(&manifest.provenance.created_at),
             format::count(content.notes),
             format::count(content.vectors),
             content.shard_count.to_string(),
@@ -101,6 +101,14 @@ pub(super) async fn show(args: &ShowArgs, app: &App) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// RFC 3339 to the second; what does not parse stays as it is.
+fn moment(created_at: &str) -> String {
+    chrono::DateTime::parse_from_rfc3339(created_at).map_or_else(
+        |_| created_at.to_owned(),
+        |at| at.to_utc().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+    )
+}
+
 fn describe(manifest: &Manifest) -> String {
     let (content, provenance) = (&manifest.content, &manifest.provenance);
     let space = &content.space;
@@ -111,7 +119,7 @@ fn describe(manifest: &Manifest) -> String {
     field("snapshot", manifest.number.to_string());
     field("parent", manifest.parent.map_or_else(|| "none".to_owned(), |n| n.to_string()));
     field("content", manifest.content_hash.to_hex());
-    field("created", format!("{} on {}", provenance.created_at, provenance.host));
+    field("created", format!("{} on {}", moment(&provenance.created_at), provenance.host));
     field("by", format!("{} ({})", provenance.run, provenance.program));
     field("notes", format::count(content.notes));
     field("vectors", format!("{} x {}", format::count(content.vectors), space.dimensions));
