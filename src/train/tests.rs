@@ -304,6 +304,7 @@ async fn the_tower_with_the_exported_adapter_gives_the_trained_vectors() {
         model.adapters[0].export(&dir.path().join("adapter"), "tiny", false).unwrap();
         options.tower.model = dir.path().to_str().unwrap().into();
         options.tower.adapter = Some("adapter".into());
+        options.tower.max_tokens = 64;
         let reporter: Arc<dyn crate::observe::Reporter> = Arc::new(Silent);
         let tower =
             crate::tower::Tower::resolve(&options.tower, dir.path(), &reporter).await.unwrap();
