@@ -1,13 +1,39 @@
 //! Embedding Parquet: append-only parts of newly encoded vectors, and their receipts.
+//!
+//! | column | Arrow type | meaning |
+//! |---|---|---|
+//! | `text_hash` | `FixedSizeBinary(32)` | SHA-256 of the rendered text |
+//! | `note_id` | `Utf8` | type-tagged id of the note it was first needed for (`i:42`, `s:42`) |
+//! | `embedding` | `FixedSizeList<Float32 or Float16>` | the vector |
+//! | `token_count` | `UInt32` | tokens that went through the tower |
+//! | `truncated` | `Boolean` | whether the text was cut to fit |
+//!
+//! No column holds nulls. The file's key-value metadata says what the vectors mean (`scalingnote.*`, see
+//! the constants in [`metadata`]).
 
+pub mod metadata;
+mod object;
+mod read;
+mod write;
+
+use futures::{StreamExt, TryStreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
-use crate::store::{FileRef, Root};
-use crate::types::{EmbeddingSpace, Embeddings, NoteId, SpaceId, TextHash, VectorType};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::{FileRef, Root, layout};
+use crate::types::{NoteId, SpaceId, TextHash, VectorType};
 
-/// One encoded text; its vector stands in the same row of an [`Embeddings`].
+pub use read::{read_text_hashes, read_vectors};
+pub use write::{schema, write_part};
+
+/// Version of [`PartReceipt`] that this release writes and reads.
+pub const RECEIPT_VERSION: u32 = 1;
+
+/// Receipts read at the same time.
+const READS: usize = 16;
+
+/// One encoded text; its vector stands in the same row of an [`crate::types::Embeddings`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedText {
     /// Hash of the rendered text.
@@ -44,40 +70,69 @@ pub struct PartReceipt {
     pub dimensions: u32,
 }
 
-/// Writes one part and its receipt. If another attempt's receipt is there already, deletes nothing,
-/// leaves the own file to gc, and returns the receipt that counts.
-pub async fn write_part(
-    root: &Root,
-    space: &EmbeddingSpace,
-    shard: u32,
-    vector_type: VectorType,
-    texts: &[EncodedText],
-    vectors: &Embeddings,
-    provenance: &serde_json::Value,
-) -> Result<PartReceipt> {
-    let _ = (root, space, shard, vector_type, texts, vectors, provenance);
-    todo!("embedding helper")
+impl PartReceipt {
+    /// Key of this receipt.
+    fn key(&self) -> String {
+        layout::part_receipt(&self.space, self.shard, &self.part)
+    }
+
+    /// Reads the receipt at `key` and checks that it belongs there.
+    async fn read(root: &Root, space: &SpaceId, key: &str) -> Result<Self> {
+        let bytes = root.get(key).await?;
+        let parsed: serde_json::Value = serde_json::from_slice(&bytes)
+            .or_error(ErrorKind::Corrupt, || format!("reading the receipt {key}"))?;
+        match parsed.get("version").and_then(serde_json::Value::as_u64) {
+            Some(version) if version == u64::from(RECEIPT_VERSION) => {}
+            Some(version) => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!(
+                        "receipt {key} has version {version}, this release reads {RECEIPT_VERSION}: use the \
+                         release that wrote it, or another root"
+                    ),
+                ));
+            }
+            None => return Err(Error::corrupt(format!("receipt {key} has no version"))),
+        }
+        let receipt: Self = serde_json::from_value(parsed)
+            .or_error(ErrorKind::Corrupt, || format!("reading the receipt {key}"))?;
+        let folder = format!("{}/", layout::parts_dir(space, receipt.shard));
+        let belongs = receipt.space == *space
+            && receipt.key() == key
+            && receipt.file.path.starts_with(&folder)
+            && !receipt.file.path[folder.len()..].contains('/');
+        if belongs {
+            Ok(receipt)
+        } else {
+            Err(Error::corrupt(format!(
+                "receipt {key} names a space, shard, part or file that is not its own: it was moved or altered"
+            )))
+        }
+    }
 }
 
 /// All receipts of a space (every shard), sorted by key; with `shard`, of that shard only.
+/// Part files without a receipt are other attempts' leavings and are passed over.
+///
+/// # Errors
+/// Corrupt or Unsupported, naming the receipt, where one cannot be read.
 pub async fn list_parts(
     root: &Root,
     space: &SpaceId,
     shard: Option<u32>,
 ) -> Result<Vec<PartReceipt>> {
-    let _ = (root, space, shard);
-    todo!("embedding helper")
-}
-
-/// The `text_hash` column of a part, in row order, without reading vectors.
-pub async fn read_text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
-    let _ = (root, part);
-    todo!("embedding helper")
-}
-
-/// The vectors of the given rows (any order, repeats allowed) of a part file, in the order asked, as f32.
-/// Memory: the vectors asked for plus one row group.
-pub async fn read_vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
-    let _ = (root, part, rows);
-    todo!("embedding helper")
+    let folder = match shard {
+        Some(shard) => layout::parts_dir(space, shard),
+        None => layout::embeddings_dir(space),
+    };
+    let listed = root.list(&folder).await?;
+    let keys = listed
+        .into_iter()
+        .map(|object| object.key)
+        .filter(|key| key.ends_with(layout::PART_RECEIPT_SUFFIX));
+    futures::stream::iter(keys.collect::<Vec<_>>())
+        .map(|key| async move { PartReceipt::read(root, space, &key).await })
+        .buffered(READS)
+        .try_collect()
+        .await
 }

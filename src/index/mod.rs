@@ -1,12 +1,37 @@
 //! usearch indexes: calibrated quantisation, single-thread builds, reachability audit, rescoring sidecar.
+//!
+//! Vectors are compared by cosine: every vector is scaled to unit length before it is stored, so that
+//! the index, the sidecar and the queries agree whatever the tower's own normalisation is.
+//!
+//! | quantisation | stored element | metric in the file | a usearch distance `d` means |
+//! |---|---|---|---|
+//! | `f32`, `f16`, `bf16` | the unit vector | inner product | cosine = `1 - d` |
+//! | `i8` | [`Calibration::quantize`] | cosine | cosine = `1 - d` |
+//! | `b1` | sign bits, first dimension in the lowest bit | Hamming | cosine about `cos(pi * d / dimensions)` |
+//!
+//! Source of the graph: Malkov and Yashunin, HNSW, arXiv 1603.09320, as usearch 2.26 builds it.
 
-use std::path::Path;
+mod build;
+mod format;
+mod graph;
+mod quantize;
+mod recall;
+mod rows;
+mod shard;
+mod sidecar;
+mod update;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
-use crate::types::{Cancel, Embeddings};
+use crate::error::{Error, Result};
+
+pub use build::{build, estimate_memory};
+pub use graph::{Audit, audit};
+pub use quantize::{Calibration, calibrate};
+pub use recall::Recall;
+pub use shard::{Hit, ShardIndex};
+pub use update::{Delta, update};
 
 /// Element type inside the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -31,7 +56,7 @@ pub enum Quantization {
 pub struct IndexOptions {
     /// Element type inside the index.
     pub quantization: Quantization,
-    /// Links per node (HNSW M).
+    /// Links per node (HNSW M); twice as many in the base level.
     pub connectivity: usize,
     /// Candidates while building (efConstruction).
     pub expansion_add: usize,
@@ -48,7 +73,7 @@ impl Default for IndexOptions {
             connectivity: 16,
             expansion_add: 128,
             expansion_search: 64,
-            rescore: 4,
+            rescore: 8,
         }
     }
 }
@@ -58,18 +83,27 @@ impl IndexOptions {
     pub fn id(&self) -> Result<String> {
         Ok(crate::types::hash_json(self)?.short())
     }
-}
 
-/// The frozen i8 scale of one (space, options): `q = clamp(round(x * scale), -127, 127)`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    /// Multiplier from f32 to i8; 1.0 for other quantisations.
-    pub scale: f32,
-    /// Vectors it was fitted on.
-    pub sample: u64,
-    /// Share of elements clipped on that sample.
-    pub clipped: f64,
+    /// Refuses what usearch cannot build or no machine should try.
+    ///
+    /// # Errors
+    /// Config, naming the field and its range.
+    pub fn check(&self) -> Result<()> {
+        let ranges = [
+            ("connectivity", self.connectivity, 2, format::MAX_CONNECTIVITY),
+            ("expansion_add", self.expansion_add, 1, 65_536),
+            ("expansion_search", self.expansion_search, 1, 65_536),
+            ("rescore", self.rescore, 0, 1_024),
+        ];
+        for (name, value, low, high) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(Error::config(format!(
+                    "index.{name} is {value}; it must lie between {low} and {high}"
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a build made.
@@ -79,131 +113,10 @@ pub struct BuildReport {
     pub vectors: u64,
     /// Unreachable vectors found by the audit after repair; 0 in anything published.
     pub orphans: u64,
-    /// Unreachable vectors that the repair re-inserted.
+    /// Unreachable vectors that the repair linked in again.
     pub repaired: u64,
     /// recall@10 of the index as served (with rescoring) against exact search.
     pub recall: Recall,
     /// Share of i8 elements clipped; refit the scale when this grows.
     pub clipped: f64,
-}
-
-/// recall@k on a sample with a 95% interval (over queries).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Recall {
-    /// k.
-    pub k: u32,
-    /// Sampled queries.
-    pub queries: u32,
-    /// Mean recall.
-    pub mean: f64,
-    /// Lower end of the interval.
-    pub low: f64,
-    /// Upper end of the interval.
-    pub high: f64,
-}
-
-/// Fits the scale on a sample of vectors.
-pub fn calibrate(sample: &Embeddings, options: &IndexOptions) -> Result<Calibration> {
-    let _ = (sample, options);
-    todo!("index helper")
-}
-
-/// Estimated resident bytes while building an index of `vectors` x `dimensions`.
-pub fn estimate_memory(vectors: u64, dimensions: u32, options: &IndexOptions) -> u64 {
-    let _ = (vectors, dimensions, options);
-    todo!("index helper")
-}
-
-/// Builds, audits, repairs and measures one index, and writes `<index>` (usearch) and `<sidecar>` (f16).
-/// `keys` ascending, no repeats, `vectors` row by row beside them. One thread; same input, same bytes.
-///
-/// # Errors
-/// Input for a non-finite or (cosine) zero vector, naming its key; Cancelled; Corrupt if the saved file
-/// does not read back.
-#[allow(clippy::too_many_arguments)]
-pub fn build(
-    keys: &[u64],
-    vectors: &Embeddings,
-    options: &IndexOptions,
-    calibration: &Calibration,
-    index: &Path,
-    sidecar: &Path,
-    cancel: &Cancel,
-    progress: &dyn Fn(u64),
-) -> Result<BuildReport> {
-    let _ = (keys, vectors, options, calibration, index, sidecar, cancel, progress);
-    todo!("index helper")
-}
-
-/// Reachability of every node of a saved index: walks the level-0 graph breadth first from the entry point.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Audit {
-    /// Nodes stored.
-    pub nodes: u64,
-    /// Keys of nodes that no walk reaches.
-    pub orphans: Vec<u64>,
-}
-
-/// Audits a saved index file.
-pub fn audit(index: &Path) -> Result<Audit> {
-    let _ = index;
-    todo!("index helper")
-}
-
-/// A memory-mapped index shard with its sidecar.
-pub struct ShardIndex {}
-
-/// One search hit: key and cosine similarity (higher is better).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Hit {
-    /// The vector's key.
-    pub key: u64,
-    /// Cosine similarity; exact (f16 rounding) where rescored.
-    pub score: f32,
-}
-
-impl ShardIndex {
-    /// Maps both files; checks that they belong together (count, dimensions, options).
-    pub fn open(
-        index: &Path,
-        sidecar: &Path,
-        options: &IndexOptions,
-        calibration: &Calibration,
-    ) -> Result<Self> {
-        let _ = (index, sidecar, options, calibration);
-        todo!("index helper")
-    }
-
-    /// Vectors.
-    pub fn len(&self) -> usize {
-        todo!("index helper")
-    }
-
-    /// True without vectors.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The k best by the graph, rescored from the sidecar if the options say so; best first, ties by key.
-    pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
-        let _ = (query, k);
-        todo!("index helper")
-    }
-
-    /// The k best by exact scan of the sidecar; best first, ties by key.
-    pub fn search_exact(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
-        let _ = (query, k);
-        todo!("index helper")
-    }
-
-    /// Keys in ascending order.
-    pub fn keys(&self) -> &[u64] {
-        todo!("index helper")
-    }
-
-    /// The stored f16 vector of `key` as f32.
-    pub fn vector(&self, key: u64) -> Option<Vec<f32>> {
-        let _ = key;
-        todo!("index helper")
-    }
 }

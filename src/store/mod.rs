@@ -3,15 +3,31 @@
 //! Nothing is ever overwritten: [`Root::put_if_absent`] is the one way to decide a race, every other
 //! object gets an attempt-unique name. Keys are relative to the root, use `/`, and come from [`layout`].
 
+mod durable;
+mod error;
+pub mod key;
 pub mod layout;
+mod open;
+mod parquet;
+mod staged;
+mod transfer;
 
-use std::path::{Path, PathBuf};
+pub use durable::DurableLocal;
+pub use error::kind_of_foreign;
+pub use open::StorageOptions;
+pub use parquet::ParquetObject;
+pub use staged::Swept;
+pub use transfer::hash_file;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,26 +66,39 @@ pub struct Listed {
     pub modified: chrono::DateTime<chrono::Utc>,
 }
 
+/// Largest object that [`Root::get`] takes into memory: manifests, plans, receipts.
+const MAX_GET: u64 = 1 << 30;
+
 /// The root under which everything of one pipeline is stored.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Root {
     store: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
     uri: String,
     local: Option<PathBuf>,
+    /// The store again where it is one of ours on local disk.
+    durable: Option<Arc<DurableLocal>>,
+    read_only: bool,
+}
+
+/// Only the URI: a store's own form may hold credentials or whole objects.
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Root").field(&self.uri).finish()
+    }
 }
 
 impl Root {
-    /// Opens a `file://`, `memory://`, `s3://`, `gs://`, `az://` URI or a plain local path, which is
-    /// created if missing. Credentials come from the environment.
-    pub fn open(uri: &str) -> Result<Self> {
-        let _ = uri;
-        todo!("store helper")
-    }
-
     /// A root over any store: for tests and fault adapters. `local` as in [`Root::local_path`].
     pub fn from_store(store: Arc<dyn ObjectStore>, uri: &str, local: Option<PathBuf>) -> Self {
-        Self { store, prefix: ObjectPath::default(), uri: uri.to_owned(), local }
+        Self {
+            store,
+            prefix: ObjectPath::default(),
+            uri: uri.to_owned(),
+            local,
+            durable: None,
+            read_only: false,
+        }
     }
 
     /// A fresh in-memory root.
@@ -77,81 +106,77 @@ impl Root {
         Self::from_store(Arc::new(object_store::memory::InMemory::new()), "memory://", None)
     }
 
-    /// The URI as given, without credentials.
+    /// The URI as given (a local path as its `file://` form), without credentials.
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
+    /// True for `http(s)://`: such a root can be searched, not published to.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// The store and the full path of `key` in it, for readers that want an `ObjectStore`.
+    /// An illegal key names an object that cannot exist.
     pub fn object(&self, key: &str) -> (Arc<dyn ObjectStore>, ObjectPath) {
         (Arc::clone(&self.store), self.path(key))
     }
 
     fn path(&self, key: &str) -> ObjectPath {
-        key.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+        open::join(&self.prefix, key)
     }
 
     /// Where `key` lies on this machine, if the root is a local folder: for memory-mapping.
+    /// `None` for an illegal key too.
     pub fn local_path(&self, key: &str) -> Option<PathBuf> {
+        key::check(key).ok()?;
         self.local.as_ref().map(|root| root.join(key))
     }
 
-    /// All bytes of `key`.
+    /// The local folder of this root, if it is one.
+    pub fn local_folder(&self) -> Option<&std::path::Path> {
+        self.local.as_deref()
+    }
+
+    /// All bytes of `key`, which is a small object (a manifest, a receipt).
+    ///
+    /// # Errors
+    /// NotFound; Corrupt for an object above 1 GiB, which is none of those.
     pub async fn get(&self, key: &str) -> Result<Bytes> {
-        let reply = self.store.get(&self.path(key)).await.map_err(|e| self.error("get", key, e))?;
-        reply.bytes().await.map_err(|e| self.error("get", key, e))
+        key::check(key)?;
+        let failed = |cause: object_store::Error| self.error("get", key, &cause);
+        let reply = self.store.get(&self.path(key)).await.map_err(failed)?;
+        if reply.meta.size > MAX_GET {
+            return Err(Error::corrupt(format!(
+                "{key} in {} has {} bytes: too large for what it should be",
+                self.uri, reply.meta.size
+            )));
+        }
+        reply.bytes().await.map_err(failed)
+    }
+
+    /// The bytes `range` of `key`.
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        key::check(key)?;
+        let read = self.store.get_range(&self.path(key), range).await;
+        read.map_err(|e| self.error("get range", key, &e))
     }
 
     /// Size of `key`, or `None` where it does not exist.
     pub async fn size(&self, key: &str) -> Result<Option<u64>> {
+        key::check(key)?;
         match self.store.head(&self.path(key)).await {
             Ok(meta) => Ok(Some(meta.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(self.error("head", key, e)),
+            Err(e) => Err(self.error("head", key, &e)),
         }
     }
 
-    /// Creates `key` unless it exists; exactly one of many concurrent callers gets `Created`.
-    /// Durable (fsynced) on local disk when it returns. For small objects only.
-    pub async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome> {
-        let options = PutOptions::from(PutMode::Create);
-        match self.store.put_opts(&self.path(key), PutPayload::from_bytes(bytes), options).await {
-            Ok(_) => Ok(PutOutcome::Created),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(PutOutcome::AlreadyExists),
-            Err(e) => Err(self.error("put-if-absent", key, e)),
-        }
-    }
-
-    /// Streams a local file to `key` (an attempt-unique name) and returns its reference. Durable on
-    /// local disk when it returns.
-    pub async fn upload(&self, key: &str, file: &Path) -> Result<FileRef> {
-        let _ = (key, file);
-        todo!("store helper")
-    }
-
-    /// Stores bytes under `key` (an attempt-unique name) and returns their reference. Durable on
-    /// local disk when it returns.
-    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<FileRef> {
-        let _ = (key, bytes);
-        todo!("store helper")
-    }
-
-    /// Makes an object that another writer (a streaming `BufWriter`) finished durable, and returns
-    /// its reference; hashes it by reading it back.
-    pub async fn seal(&self, key: &str) -> Result<FileRef> {
-        let _ = key;
-        todo!("store helper")
-    }
-
-    /// A local file with exactly the bytes of `file`: the object itself where the root is local,
-    /// else a download into `cache` that is reused while its size and hash fit.
-    pub async fn fetch(&self, file: &FileRef, cache: &Path) -> Result<PathBuf> {
-        let _ = (file, cache);
-        todo!("store helper")
-    }
-
-    /// Every object whose key starts with the folder `prefix`, sorted by key.
+    /// Every object whose key starts with the folder `prefix` (empty: every object), sorted by key.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
+        if !prefix.is_empty() {
+            key::check(prefix)?;
+        }
         let full = self.path(prefix);
         let mut found: Vec<Listed> = self
             .store
@@ -163,17 +188,29 @@ impl Root {
             })
             .try_collect()
             .await
-            .map_err(|e| self.error("list", prefix, e))?;
+            .map_err(|e| self.error("list", prefix, &e))?;
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
 
     /// Deletes `key`; a missing object is fine.
     pub async fn delete(&self, key: &str) -> Result<()> {
+        self.check_write("delete", key)?;
         match self.store.delete(&self.path(key)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(self.error("delete", key, e)),
+            Err(e) => Err(self.error("delete", key, &e)),
         }
+    }
+
+    fn check_write(&self, operation: &str, key: &str) -> Result<()> {
+        key::check(key)?;
+        if self.read_only {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("cannot {operation} {key}: {} can only be read", self.uri),
+            ));
+        }
+        Ok(())
     }
 
     fn key_of(&self, location: &ObjectPath) -> String {
@@ -181,11 +218,7 @@ impl Root {
         full.strip_prefix(self.prefix.as_ref()).unwrap_or(full).trim_start_matches('/').to_owned()
     }
 
-    fn error(&self, operation: &str, key: &str, cause: object_store::Error) -> Error {
-        let kind = match &cause {
-            object_store::Error::NotFound { .. } => ErrorKind::NotFound,
-            _ => ErrorKind::Transient,
-        };
-        Error::new(kind, format!("{operation} {key} in {}", self.uri)).with_source(cause)
+    fn error(&self, operation: &str, key: &str, cause: &object_store::Error) -> Error {
+        error::from_store(operation, key, &self.uri, cause)
     }
 }

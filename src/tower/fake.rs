@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(bits, PINNED, "every machine must give these bytes");
     }
 
-    const PINNED: [u32; 3] = [1_025_736_902, 1_038_576_418, 3_187_906_378];
+    const PINNED: [u32; 3] = [1_017_182_062, 1_029_952_529, 3_179_383_983];
 
     #[test]
     fn pieces_cover_words_and_characters() {

@@ -380,3 +380,7 @@ fn dtype_of(code: u32) -> Result<GgmlDType> {
         }
     })
 }
+
+#[cfg(test)]
+#[path = "gguf_tests.rs"]
+mod tests;

@@ -54,6 +54,15 @@ impl Tower {
         base_dir: &Path,
         reporter: &Arc<dyn Reporter>,
     ) -> Result<Self> {
+        Self::resolve_with(options, base_dir, reporter, Hub::from_env).await
+    }
+
+    async fn resolve_with(
+        options: &TowerOptions,
+        base_dir: &Path,
+        reporter: &Arc<dyn Reporter>,
+        hub: impl FnOnce() -> Result<Hub>,
+    ) -> Result<Self> {
         let mut options = options.clone();
         let path = match parse(&options.model, base_dir)? {
             ModelSource::Fake(fake) => return Self::fake(options, fake),
@@ -63,8 +72,7 @@ impl Tower {
             }
             ModelSource::Hub { repo, file } => {
                 let revision = options.revision.as_deref();
-                let fetched =
-                    Hub::from_env()?.fetch(&repo, revision, file.as_deref(), reporter).await?;
+                let fetched = hub()?.fetch(&repo, revision, file.as_deref(), reporter).await?;
                 // Whoever reads these options later gets these very files.
                 options.revision = Some(fetched.commit);
                 options.model = match &file {
@@ -334,3 +342,7 @@ fn utf8(path: &Path) -> Result<String> {
         Error::config(format!("{} is not UTF-8 and cannot be written into a plan", path.display()))
     })
 }
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -73,3 +73,99 @@ pub(crate) fn byte_level(pattern: Option<&str>) -> Value {
             "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges},
     })
 }
+
+/// Qwen3's own `tokenizer.json`, or `None` with a line that says the check is skipped.
+pub(crate) fn qwen3_tokenizer() -> Option<PathBuf> {
+    let path = smollm2()?.with_file_name("qwen3-tokenizer.json");
+    if path.is_file() {
+        return Some(path);
+    }
+    eprintln!("skipped: qwen3-tokenizer.json is not beside SmolLM2");
+    None
+}
+
+/// Configuration of a decoder so small that a test can hold it, with everything uneven.
+pub(crate) fn tiny_config() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
+        "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 320, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "max_position_embeddings": 128, "hidden_act": "silu",
+        "eos_token_id": 0,
+    })
+}
+
+/// Names, shapes and seeded values of its tensors.
+pub(crate) fn tiny_tensors() -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    use rand::{Rng, SeedableRng};
+    let mut random = rand::rngs::StdRng::seed_from_u64(42);
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![320, 32]),
+        ("model.norm.weight".to_owned(), vec![32]),
+    ];
+    for layer in 0..2 {
+        for (name, shape) in [
+            ("input_layernorm", vec![32]),
+            ("post_attention_layernorm", vec![32]),
+            ("self_attn.q_proj", vec![32, 32]),
+            ("self_attn.k_proj", vec![16, 32]),
+            ("self_attn.v_proj", vec![16, 32]),
+            ("self_attn.o_proj", vec![32, 32]),
+            ("mlp.gate_proj", vec![64, 32]),
+            ("mlp.up_proj", vec![64, 32]),
+            ("mlp.down_proj", vec![32, 64]),
+        ] {
+            shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        }
+    }
+    let mut values = |shape: &[usize]| {
+        let norm = shape.len() == 1;
+        let count = shape.iter().product();
+        (0..count)
+            .map(|_| if norm { 1.0 } else { 0.0 } + random.random_range(-0.1f32..0.1))
+            .collect()
+    };
+    shapes.into_iter().map(|(name, shape)| (name, shape.clone(), values(&shape))).collect()
+}
+
+/// Writes f32 tensors as one safetensors file.
+pub(crate) fn write_safetensors(
+    path: &std::path::Path,
+    tensors: &[(String, Vec<usize>, Vec<f32>)],
+    metadata: Option<std::collections::HashMap<String, String>>,
+) {
+    let bytes: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(.., values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        let view = safetensors::tensor::TensorView::new(
+            safetensors::Dtype::F32,
+            shape.clone(),
+            bytes.as_slice(),
+        );
+        (name.clone(), view.unwrap())
+    });
+    safetensors::serialize_to_file(views, metadata, path).unwrap();
+}
+
+/// A model directory: configuration, tokenizer, weights in one file or in two shards with their index.
+pub(crate) fn write_tiny_model(folder: &std::path::Path, sharded: bool) {
+    let write = |name: &str, value: &Value| {
+        std::fs::write(folder.join(name), value.to_string()).unwrap();
+    };
+    write("config.json", &tiny_config());
+    write("tokenizer.json", &byte_level(None));
+    let tensors = tiny_tensors();
+    if !sharded {
+        return write_safetensors(&folder.join("model.safetensors"), &tensors, None);
+    }
+    let names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let (left, right) = tensors.split_at(tensors.len() / 2);
+    let mut map = serde_json::Map::new();
+    for (name, part) in names.iter().zip([left, right]) {
+        write_safetensors(&folder.join(name), part, None);
+        map.extend(part.iter().map(|(tensor, ..)| (tensor.clone(), Value::from(*name))));
+    }
+    write("model.safetensors.index.json", &json!({"metadata": {}, "weight_map": map}));
+}

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::tower::gguf::Gguf;
 use crate::tower::gguf_tokenizer::{self, QWEN2};
-use crate::tower::testing::{byte_level, smollm2};
+use crate::tower::testing::{byte_level, qwen3_tokenizer, smollm2};
 
 fn options(max_tokens: u32) -> TowerOptions {
     TowerOptions { max_tokens, ..TowerOptions::new("test", Pooling::Mean) }
@@ -120,7 +120,7 @@ fn smollm2_behaves_as_its_authors_tokenizer() {
     let eos = definition.eos;
     let tokenizer = tokenizer(definition, &options(512));
     let (engine, _) = engine(&tokenizer);
-    let tokens = |text: &str| encode(engine, text).unwrap().get_tokens().to_vec();
+    let tokens = |text: &str| engine.encode(text, false).unwrap().get_tokens().to_vec();
     // Digits stand alone, and the space before them too.
     assert_eq!(tokens("in 2024"), ["in", "Ġ", "2", "0", "2", "4"]);
     assert_eq!(tokens("Hello world"), ["Hello", "Ġworld"]);
@@ -267,4 +267,42 @@ fn chunks_overlap_and_end_before_words() {
         chunks.iter().map(|c| &text[c.clone()]).collect::<Vec<_>>(),
         ["first second", " third"]
     );
+}
+
+#[test]
+fn qwen3s_own_file_is_understood() {
+    let Some(path) = qwen3_tokenizer() else { return };
+    let tokenizer = tokenizer(Definition::read(&path).unwrap(), &options(64));
+    let text = "Notes in 中文 and English, 2024!\n\n  - isn't it? ";
+    assert_cuts_are_exact(&tokenizer, &text.repeat(3));
+    proptest!(ProptestConfig::with_cases(200), |(text in any_text())| {
+        assert_cuts_are_exact(&tokenizer, &text);
+    });
+    let (engine, _) = engine(&tokenizer);
+    let ids = encode(engine, text).unwrap().get_ids().to_vec();
+    assert_eq!(engine.decode(&ids, false).unwrap(), text);
+}
+
+#[test]
+fn cuts_are_exact_on_chinese_recipes() {
+    let shared = std::env::var_os("SCALINGNOTE_SHARED_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
+        std::path::PathBuf::from,
+    );
+    let notes = shared.join("howtocook-zh/corpus.jsonl");
+    let Ok(notes) = std::fs::read_to_string(&notes) else {
+        eprintln!("skipped: {} is not there", notes.display());
+        return;
+    };
+    let Some(definition) = smollm2_definition() else { return };
+    let tokenizer = tokenizer(definition, &options(512));
+    let mut cuts = 0;
+    for line in notes.lines().take(20) {
+        let note: Value = serde_json::from_str(line).unwrap();
+        let body = note["text"].as_str().unwrap();
+        let body = &body[..body.floor_char_boundary(3_000)];
+        assert_cuts_are_exact(&tokenizer, body);
+        cuts += usize::from(cut_after(body, 0).is_some());
+    }
+    assert!(cuts > 15, "{cuts}");
 }

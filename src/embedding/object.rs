@@ -1,0 +1,143 @@
+//! Parquet's async reader and writer over a [`Root`]: ranges of an object, and a writer that hashes as it goes.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::buffered::BufWriter;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::async_writer::AsyncFileWriter;
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use tokio::io::AsyncWriteExt;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{FileRef, Root};
+use crate::types::Hasher256;
+
+/// Reads ranges of one object whose size is known.
+#[derive(Clone)]
+pub(super) struct ObjectReader {
+    store: Arc<dyn ObjectStore>,
+    path: ObjectPath,
+    size: u64,
+}
+
+impl ObjectReader {
+    /// # Errors
+    /// NotFound where `key` does not exist.
+    pub async fn open(root: &Root, key: &str) -> Result<Self> {
+        let size = root.size(key).await?.ok_or_else(|| {
+            Error::not_found(format!(
+                "part file {key} is missing in {}; a receipt names it, so restore it or remove the receipt",
+                root.uri()
+            ))
+        })?;
+        let (store, path) = root.object(key);
+        Ok(Self { store, path, size })
+    }
+
+    fn check(&self, range: &Range<u64>) -> ParquetResult<()> {
+        if range.start <= range.end && range.end <= self.size {
+            Ok(())
+        } else {
+            Err(ParquetError::EOF(format!("bytes {range:?} of a file of {}", self.size)))
+        }
+    }
+}
+
+impl AsyncFileReader for ObjectReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        async move {
+            self.check(&range)?;
+            let found = self.store.get_range(&self.path, range).await;
+            found.map_err(|cause| ParquetError::External(Box::new(cause)))
+        }
+        .boxed()
+    }
+
+    fn get_byte_ranges(
+        &mut self,
+        ranges: Vec<Range<u64>>,
+    ) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        async move {
+            ranges.iter().try_for_each(|range| self.check(range))?;
+            let found = self.store.get_ranges(&self.path, &ranges).await;
+            found.map_err(|cause| ParquetError::External(Box::new(cause)))
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            // The offset index lets a selection of rows fetch only their pages.
+            let reader = ParquetMetaDataReader::new()
+                .with_column_index_policy(PageIndexPolicy::Skip)
+                .with_offset_index_policy(PageIndexPolicy::Optional);
+            Ok(Arc::new(reader.load_and_finish(self, size).await?))
+        }
+        .boxed()
+    }
+}
+
+/// Streams to one object and hashes what passes.
+pub(super) struct HashingWriter {
+    out: BufWriter,
+    hasher: Hasher256,
+    size: u64,
+}
+
+impl HashingWriter {
+    pub fn new(root: &Root, key: &str) -> Self {
+        let (store, path) = root.object(key);
+        Self { out: BufWriter::new(store, path), hasher: Hasher256::new(), size: 0 }
+    }
+
+    /// What was written, once it is complete.
+    pub fn file(self, key: &str) -> FileRef {
+        FileRef { path: key.to_owned(), size: self.size, sha256: self.hasher.finish() }
+    }
+}
+
+impl AsyncFileWriter for HashingWriter {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, ParquetResult<()>> {
+        async move {
+            self.hasher.raw(&bytes);
+            self.size += bytes.len() as u64;
+            self.out.put(bytes).await.map_err(|cause| ParquetError::External(Box::new(cause)))
+        }
+        .boxed()
+    }
+
+    fn complete(&mut self) -> BoxFuture<'_, ParquetResult<()>> {
+        async move {
+            self.out.shutdown().await.map_err(|cause| ParquetError::External(Box::new(cause)))
+        }
+        .boxed()
+    }
+}
+
+/// A Parquet error as ours: what the store said is a passing fault, anything else damage.
+pub(super) fn parquet_error(what: &str, key: &str, cause: ParquetError) -> Error {
+    let kind = match &cause {
+        ParquetError::External(inner) => match inner.downcast_ref::<object_store::Error>() {
+            Some(object_store::Error::NotFound { .. }) => ErrorKind::NotFound,
+            Some(_) => ErrorKind::Transient,
+            None => match inner.downcast_ref::<std::io::Error>() {
+                Some(io) => crate::error::kind_of_io(io),
+                None => ErrorKind::Corrupt,
+            },
+        },
+        _ => ErrorKind::Corrupt,
+    };
+    Error::new(kind, format!("{what} part file {key}")).with_source(cause)
+}

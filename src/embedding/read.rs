@@ -1,0 +1,176 @@
+//! Reading parts: text hashes without vectors, vectors of chosen rows.
+
+use arrow::array::{Array, AsArray, FixedSizeListArray, RecordBatch};
+use arrow::datatypes::{DataType, Float16Type, Float32Type};
+use futures::TryStreamExt;
+use half::slice::HalfFloatSliceExt;
+use parquet::arrow::arrow_reader::RowSelection;
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
+
+use super::object::{ObjectReader, parquet_error};
+use super::{PartReceipt, metadata};
+use crate::error::{Error, Result};
+use crate::store::Root;
+use crate::types::{Embeddings, TextHash};
+
+/// Rows decoded at once where the vectors are wanted.
+const BATCH_BYTES: usize = 4 << 20;
+
+type Builder = ParquetRecordBatchStreamBuilder<ObjectReader>;
+
+async fn open(root: &Root, key: &str) -> Result<Builder> {
+    let reader = ObjectReader::open(root, key).await?;
+    Builder::new(reader).await.map_err(|cause| parquet_error("opening", key, cause))
+}
+
+fn total_rows(builder: &Builder) -> Option<usize> {
+    usize::try_from(builder.metadata().file_metadata().num_rows()).ok()
+}
+
+fn altered(key: &str, what: impl std::fmt::Display) -> Error {
+    Error::corrupt(format!("part file {key} {what}: it was altered, encode it again"))
+}
+
+/// The `text_hash` column of a part, in row order, without reading vectors.
+///
+/// # Errors
+/// NotFound; Corrupt where the file is not the one its receipt speaks of.
+pub async fn read_text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
+    let key = part.file.path.as_str();
+    let builder = open(root, key).await?;
+    let stored = builder.metadata().file_metadata().key_value_metadata();
+    let space = stored
+        .and_then(|entries| entries.iter().find(|entry| entry.key == metadata::SPACE_ID))
+        .and_then(|entry| entry.value.as_deref());
+    if space != Some(part.space.0.as_str()) {
+        return Err(altered(key, format_args!("is of another space than {}", part.space)));
+    }
+    if total_rows(&builder) != usize::try_from(part.rows).ok() {
+        return Err(altered(key, format_args!("has not the {} rows of its receipt", part.rows)));
+    }
+    let stream = project(builder, key, "text_hash")?
+        .build()
+        .map_err(|cause| parquet_error("reading", key, cause))?;
+    let batches: Vec<RecordBatch> =
+        stream.try_collect().await.map_err(|cause| parquet_error("reading", key, cause))?;
+    let mut hashes = Vec::new();
+    for batch in &batches {
+        let column = batch.column(0).as_fixed_size_binary_opt();
+        let column = column
+            .filter(|column| column.value_length() == 32 && column.null_count() == 0)
+            .ok_or_else(|| altered(key, "has no text_hash column of 32 bytes"))?;
+        hashes.extend(
+            column
+                .iter()
+                .flatten()
+                .filter_map(|hash| hash.try_into().ok())
+                .map(|hash: [u8; 32]| crate::types::Digest256(hash)),
+        );
+    }
+    Ok(hashes)
+}
+
+fn project(builder: Builder, key: &str, column: &str) -> Result<Builder> {
+    let at = builder
+        .schema()
+        .index_of(column)
+        .map_err(|_| altered(key, format_args!("has no {column} column")))?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), [at]);
+    Ok(builder.with_projection(mask))
+}
+
+/// The vectors of the given rows (any order, repeats allowed) of a part file, in the order asked, as f32.
+/// Memory: the vectors asked for plus one row group.
+///
+/// # Errors
+/// NotFound; Corrupt where the file is damaged or has not so many rows.
+pub async fn read_vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
+    let builder = project(open(root, part).await?, part, "embedding")?;
+    let width = match builder.schema().field_with_name("embedding").map(|field| field.data_type()) {
+        Ok(DataType::FixedSizeList(_, width)) if *width > 0 => *width as usize,
+        _ => return Err(altered(part, "has no embedding column of fixed-size lists")),
+    };
+    let total = total_rows(&builder).ok_or_else(|| altered(part, "has a negative row count"))?;
+    // Where each wanted row goes, by row.
+    let mut wanted: Vec<(usize, usize)> =
+        rows.iter().enumerate().map(|(at, row)| (*row as usize, at)).collect();
+    wanted.sort_unstable();
+    if let Some((row, _)) = wanted.last().filter(|(row, _)| *row >= total) {
+        return Err(Error::corrupt(format!(
+            "row {row} was asked of part file {part}, which has {total}: whatever names it is of another part"
+        )));
+    }
+    let values = rows.len().checked_mul(width).ok_or_else(|| altered(part, "overflows"))?;
+    let mut out = vec![0f32; values];
+    if wanted.is_empty() {
+        return Ok(Embeddings::with_capacity(width, 0));
+    }
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for (row, _) in &wanted {
+        match runs.last_mut() {
+            Some(run) if run.end == *row => run.end += 1,
+            Some(run) if run.end == row + 1 => {}
+            _ => runs.push(*row..row + 1),
+        }
+    }
+    let selection = RowSelection::from_consecutive_ranges(runs.into_iter(), total);
+    let mut stream = builder
+        .with_row_selection(selection)
+        .with_batch_size((BATCH_BYTES / (4 * width)).clamp(1, 8_192))
+        .build()
+        .map_err(|cause| parquet_error("reading", part, cause))?;
+    let mut wanted = wanted.into_iter().peekable();
+    while let Some(batch) =
+        stream.try_next().await.map_err(|cause| parquet_error("reading", part, cause))?
+    {
+        let column = batch
+            .column(0)
+            .as_fixed_size_list_opt()
+            .filter(|list| list.null_count() == 0 && list.values().null_count() == 0)
+            .ok_or_else(|| altered(part, "has missing vectors"))?;
+        let batch = Floats::new(column, width)
+            .ok_or_else(|| altered(part, "has vectors of neither 32-bit nor 16-bit floats"))?;
+        for at in 0..column.len() {
+            let Some((row, _)) = wanted.peek().copied() else {
+                return Err(altered(part, "gives more rows than were asked"));
+            };
+            while let Some((_, to)) = wanted.next_if(|(next, _)| *next == row) {
+                batch.copy(at, &mut out[to * width..(to + 1) * width]);
+            }
+        }
+    }
+    if wanted.peek().is_some() {
+        return Err(altered(part, "ends before its last row"));
+    }
+    Embeddings::from_vec(width, out)
+}
+
+/// The elements of one batch.
+enum Floats<'a> {
+    F32(&'a [f32], usize),
+    F16(&'a [half::f16], usize),
+}
+
+impl<'a> Floats<'a> {
+    fn new(list: &'a FixedSizeListArray, width: usize) -> Option<Self> {
+        let values = list.values();
+        if list.value_length() as usize != width || values.len() < list.len() * width {
+            return None;
+        }
+        let start = list.value_offset(0) as usize;
+        if let Some(wide) = values.as_primitive_opt::<Float32Type>() {
+            return Some(Self::F32(&wide.values()[start..], width));
+        }
+        let halves = values.as_primitive_opt::<Float16Type>()?;
+        Some(Self::F16(&halves.values()[start..], width))
+    }
+
+    fn copy(&self, at: usize, to: &mut [f32]) {
+        match self {
+            Self::F32(values, width) => to.copy_from_slice(&values[at * width..(at + 1) * width]),
+            Self::F16(values, width) => {
+                values[at * width..(at + 1) * width].convert_to_f32_slice(to);
+            }
+        }
+    }
+}

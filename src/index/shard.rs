@@ -1,0 +1,251 @@
+//! A memory-mapped index shard: search by the graph, rescoring from the sidecar, exact search.
+
+use std::path::Path;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use super::format::{FREE_KEY, Layout};
+use super::quantize::{Calibration, Encoder, cosine_of};
+use super::rows::{best_first, unit};
+use super::sidecar::{Sidecar, map_file};
+use super::{IndexOptions, Quantization};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+/// One search hit: key and cosine similarity (higher is better).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hit {
+    /// The vector's key.
+    pub key: u64,
+    /// Cosine similarity; exact (f16 rounding) where rescored.
+    pub score: f32,
+}
+
+/// A memory-mapped index shard with its sidecar. Shared between threads by reference.
+pub struct ShardIndex {
+    /// `None` without vectors: usearch cannot search nothing.
+    graph: Option<usearch::Index>,
+    sidecar: Sidecar,
+    options: IndexOptions,
+    encoder: Encoder,
+    gate: Gate,
+}
+
+impl std::fmt::Debug for ShardIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardIndex")
+            .field("vectors", &self.len())
+            .field("dimensions", &self.dimensions())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// usearch's letter for the metric and number for the element type of a quantisation.
+pub(super) fn kinds(quantization: Quantization) -> (u8, u8) {
+    match quantization {
+        Quantization::F32 => (b'i', 11),
+        Quantization::F16 => (b'i', 12),
+        Quantization::Bf16 => (b'i', 4),
+        Quantization::I8 => (b'c', 23),
+        Quantization::B1 => (b'b', 1),
+    }
+}
+
+impl ShardIndex {
+    /// Maps both files; checks that they belong together (count, keys, dimensions, options) and that no
+    /// byte of the graph leads outside the file.
+    ///
+    /// # Errors
+    /// NotFound; Corrupt where a file is damaged or the two do not belong together.
+    pub fn open(
+        index: &Path,
+        sidecar: &Path,
+        options: &IndexOptions,
+        calibration: &Calibration,
+    ) -> Result<Self> {
+        options.check()?;
+        calibration.check(options)?;
+        let sidecar_path = sidecar;
+        let sidecar = Sidecar::open(sidecar)?;
+        let opening = || format!("opening {}", index.display());
+        check_pair(index, &sidecar, sidecar_path, options).context(opening)?;
+        let graph = if sidecar.len() == 0 {
+            None
+        } else {
+            let path = index.to_str().ok_or_else(|| {
+                Error::input("usearch opens paths in UTF-8 only; move the index").context(opening())
+            })?;
+            let view = usearch::Index::restore_view(path)
+                .and_then(|view| {
+                    view.reserve_capacity_and_threads(sidecar.len(), Gate::SEATS)?;
+                    Ok(view)
+                })
+                .map_err(|cause| {
+                    Error::corrupt(format!("usearch cannot map it: {cause}")).context(opening())
+                })?;
+            view.change_expansion_search(options.expansion_search);
+            Some(view)
+        };
+        Ok(Self {
+            graph,
+            sidecar,
+            options: options.clone(),
+            encoder: Encoder::new(options, calibration),
+            gate: Gate::default(),
+        })
+    }
+
+    /// Vectors.
+    pub fn len(&self) -> usize {
+        self.sidecar.len()
+    }
+
+    /// True without vectors.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Elements of a vector.
+    pub fn dimensions(&self) -> usize {
+        self.sidecar.dimensions()
+    }
+
+    /// The k best by the graph, rescored from the sidecar if the options say so; best first, ties by key.
+    ///
+    /// # Errors
+    /// Input for a query of other dimensions, non-finite or zero.
+    pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
+        let query = self.query(query)?;
+        let Some(graph) = self.graph.as_ref().filter(|_| k > 0) else { return Ok(Vec::new()) };
+        let count = k.saturating_mul(self.options.rescore.max(1)).min(self.len());
+        let found = {
+            let mut encoder = self.encoder.clone();
+            let code = encoder.encode(&query);
+            let _seat = self.gate.sit();
+            code.search(graph, count)
+        };
+        let (keys, distances) =
+            found.map_err(|cause| Error::new(ErrorKind::Resource, format!("usearch: {cause}")))?;
+        let mut hits = Vec::with_capacity(keys.len());
+        for (key, distance) in keys.into_iter().zip(distances) {
+            let score = if self.options.rescore == 0 {
+                cosine_of(self.options.quantization, distance, self.dimensions())
+            } else {
+                let row = self.sidecar.row_of(key).ok_or_else(|| {
+                    Error::corrupt(format!("key {key:016x} of the index has no row in the sidecar"))
+                })?;
+                self.sidecar.score(row, &query)
+            };
+            hits.push(Hit { key, score });
+        }
+        hits.sort_unstable_by(best_first);
+        hits.truncate(k);
+        Ok(hits)
+    }
+
+    /// The k best by exact scan of the sidecar; best first, ties by key.
+    ///
+    /// # Errors
+    /// As [`ShardIndex::search`].
+    pub fn search_exact(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
+        let query = self.query(query)?;
+        Ok(self.sidecar.search(&query, k))
+    }
+
+    /// Keys in ascending order.
+    pub fn keys(&self) -> &[u64] {
+        self.sidecar.keys()
+    }
+
+    /// The stored f16 vector of `key` as f32, of unit length up to rounding.
+    pub fn vector(&self, key: u64) -> Option<Vec<f32>> {
+        self.sidecar.row_of(key).map(|row| self.sidecar.row_f32(row))
+    }
+
+    pub(super) fn sidecar(&self) -> &Sidecar {
+        &self.sidecar
+    }
+
+    fn query(&self, query: &[f32]) -> Result<Vec<f32>> {
+        if query.len() != self.dimensions() {
+            return Err(Error::input(format!(
+                "the query has {} dimensions, the index {}; encode it with the snapshot's query tower",
+                query.len(),
+                self.dimensions()
+            )));
+        }
+        unit(query).map_err(|what| Error::input(format!("the query vector {what}")))
+    }
+}
+
+/// Checks the index file byte by byte and against its sidecar and the options.
+fn check_pair(
+    index: &Path,
+    sidecar: &Sidecar,
+    sidecar_path: &Path,
+    options: &IndexOptions,
+) -> Result<()> {
+    let bytes = map_file(index)?;
+    let layout = Layout::parse(&bytes)?;
+    let differs = |what: &str, here: String, there: String| {
+        Error::corrupt(format!(
+            "{what} {here} does not fit {there} of {}: the two files are not of one build",
+            sidecar_path.display()
+        ))
+    };
+    let live = layout.size - layout.deleted;
+    if live != sidecar.len() {
+        return Err(differs("vector count", live.to_string(), sidecar.len().to_string()));
+    }
+    if layout.dimensions != sidecar.dimensions() {
+        let (here, there) = (layout.dimensions.to_string(), sidecar.dimensions().to_string());
+        return Err(differs("dimensions", here, there));
+    }
+    if (layout.metric, layout.scalar) != kinds(options.quantization) {
+        return Err(Error::corrupt(format!(
+            "metric {:?} and scalar kind {} are not those of {:?}",
+            char::from(layout.metric),
+            layout.scalar,
+            options.quantization
+        )));
+    }
+    let mut keys: Vec<u64> = (0..layout.size)
+        .map(|slot| layout.key(&bytes, slot))
+        .filter(|key| *key != FREE_KEY)
+        .collect();
+    keys.sort_unstable();
+    if keys != sidecar.keys() {
+        return Err(differs("the set of keys", String::new(), "the keys".to_owned()));
+    }
+    Ok(())
+}
+
+/// usearch fails a search that finds no free thread context; here it waits for one.
+#[derive(Debug, Default)]
+struct Gate {
+    busy: Mutex<usize>,
+    left: Condvar,
+}
+
+struct Seat<'a>(&'a Gate);
+
+impl Gate {
+    /// Searches that may run at once in one shard.
+    const SEATS: usize = 64;
+
+    fn sit(&self) -> Seat<'_> {
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self
+            .left
+            .wait_while(busy, |busy| *busy >= Self::SEATS)
+            .unwrap_or_else(PoisonError::into_inner);
+        *busy += 1;
+        Seat(self)
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.left.notify_one();
+    }
+}

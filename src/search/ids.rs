@@ -1,0 +1,165 @@
+//! One shard's ids file: mapped at once, its note ids read at the first search, stored columns row by row.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{RecordBatch, StringArray};
+use arrow::compute::concat;
+use arrow::json::writer::{JsonArray, WriterBuilder};
+use bytes::Bytes;
+use memmap2::Mmap;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+};
+use parquet::file::metadata::PageIndexPolicy;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::schema;
+use crate::snapshot::ids::identity;
+
+/// Rows of one batch.
+const BATCH: usize = 8192;
+
+/// What a note shows beside its score.
+pub(super) type Stored = serde_json::Map<String, serde_json::Value>;
+
+/// A mapped ids file. The map stays valid when the file is deleted: a gc does not disturb a reader.
+pub(super) struct IdsFile {
+    shown: String,
+    bytes: Bytes,
+    metadata: ArrowReaderMetadata,
+    stored: ProjectionMask,
+    has_stored: bool,
+    notes: Mutex<Option<Arc<Notes>>>,
+}
+
+/// Note and chunk of every row, by row.
+pub(super) struct Notes {
+    pub ids: StringArray,
+    pub chunks: Vec<u32>,
+}
+
+impl IdsFile {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let shown = path.display().to_string();
+        let failed = |cause: std::io::Error| {
+            Error::new(kind_of_io(&cause), format!("cannot open {shown}")).with_source(cause)
+        };
+        let file = std::fs::File::open(path).map_err(failed)?;
+        // SAFETY: nothing that is stored is ever overwritten or cut short (every name is written once), so the
+        // bytes do not change while they are mapped.
+        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        let bytes = Bytes::from_owner(map);
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+        let damaged = || format!("{shown} is no ids file");
+        let metadata =
+            ArrowReaderMetadata::load(&bytes, options).or_error(ErrorKind::Corrupt, damaged)?;
+        let stored = schema::stored_fields(metadata.schema()).context(damaged)?;
+        let first = schema::IDS_COLUMNS.len();
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), first..first + stored.len());
+        Ok(Self {
+            bytes,
+            metadata,
+            stored: mask,
+            has_stored: !stored.is_empty(),
+            notes: Mutex::default(),
+            shown,
+        })
+    }
+
+    pub(super) fn rows(&self) -> u64 {
+        u64::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(0)
+    }
+
+    /// Note and chunk of every row; read once, after checking that the rows are those of `keys`.
+    pub(super) fn notes(&self, keys: &[u64]) -> Result<Arc<Notes>> {
+        let mut slot = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(notes) = slot.as_ref() {
+            return Ok(Arc::clone(notes));
+        }
+        let notes = self.read_notes(keys).context(|| format!("reading {}", self.shown))?;
+        Ok(Arc::clone(slot.insert(Arc::new(notes))))
+    }
+
+    fn read_notes(&self, keys: &[u64]) -> Result<Notes> {
+        let mask = ProjectionMask::roots(self.metadata.parquet_schema(), [0, 1, 2]);
+        let mut chunks = Vec::with_capacity(keys.len());
+        let mut ids = Vec::new();
+        for batch in self.batches(mask, None)? {
+            let (found, notes, chunk) = identity(&batch)?;
+            if keys.get(chunks.len()..chunks.len() + found.len()) != Some(found) {
+                return Err(Error::corrupt("its keys are not those of the index beside it"));
+            }
+            chunks.extend_from_slice(chunk);
+            ids.push(notes.clone());
+        }
+        if chunks.len() != keys.len() {
+            return Err(Error::corrupt("it has fewer rows than the index beside it"));
+        }
+        let parts: Vec<&dyn arrow::array::Array> = ids.iter().map(|part| part as _).collect();
+        let ids = match parts.is_empty() {
+            true => StringArray::from(Vec::<&str>::new()),
+            false => concat(&parts)
+                .or_error(ErrorKind::Resource, || "its note ids exceed 2 GiB in one shard")?
+                .as_any()
+                .downcast_ref::<StringArray>()
+                .cloned()
+                .ok_or_else(|| Error::internal("note ids are strings"))?,
+        };
+        Ok(Notes { ids, chunks })
+    }
+
+    /// The stored columns of the given rows, in the order asked. Reads the pages that hold them.
+    pub(super) fn stored(&self, rows: &[usize]) -> Result<Vec<Stored>> {
+        if !self.has_stored || rows.is_empty() {
+            return Ok(vec![Stored::new(); rows.len()]);
+        }
+        let mut order: Vec<usize> = rows.to_vec();
+        order.sort_unstable();
+        order.dedup();
+        let total = usize::try_from(self.rows()).unwrap_or(usize::MAX);
+        let ranges = order.iter().map(|&row| row..row + 1);
+        let selection = RowSelection::from_consecutive_ranges(ranges, total);
+        let reading = || format!("reading stored columns of {}", self.shown);
+        let mut found = Vec::with_capacity(order.len());
+        for batch in self.batches(self.stored.clone(), Some(selection)).context(reading)? {
+            found.extend(to_json(&batch).context(reading)?);
+        }
+        rows.iter()
+            .map(|row| order.binary_search(row).ok().and_then(|at| found.get(at)).cloned())
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::corrupt("a row is missing").context(reading()))
+    }
+
+    fn batches(
+        &self,
+        mask: ProjectionMask,
+        selection: Option<RowSelection>,
+    ) -> Result<Vec<RecordBatch>> {
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            self.bytes.clone(),
+            self.metadata.clone(),
+        )
+        .with_batch_size(BATCH)
+        .with_projection(mask);
+        if let Some(selection) = selection {
+            builder = builder.with_row_selection(selection);
+        }
+        let reader = builder.build().or_error(ErrorKind::Corrupt, || "opening its columns")?;
+        reader
+            .collect::<std::result::Result<_, _>>()
+            .or_error(ErrorKind::Corrupt, || "a column is damaged")
+    }
+}
+
+/// Every row as a JSON object, nulls included.
+fn to_json(batch: &RecordBatch) -> Result<Vec<Stored>> {
+    let mut writer =
+        WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(Vec::new());
+    let unsupported = || "a stored column has a type that JSON cannot show";
+    writer.write(batch).or_error(ErrorKind::Unsupported, unsupported)?;
+    writer.finish().or_error(ErrorKind::Unsupported, unsupported)?;
+    let text = writer.into_inner();
+    serde_json::from_slice(&text).or_error(ErrorKind::Internal, || "stored columns as JSON")
+}

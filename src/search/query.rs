@@ -1,0 +1,147 @@
+//! From query text to query vector, by a tower that the snapshot admits.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::Reporter;
+use crate::snapshot::{Manifest, QueryTower};
+use crate::tower::{DeviceSpec, Encoder, Tower, TowerOptions, TowerTokenizer};
+use crate::types::{Digest256, hash_json};
+
+/// What names a query tower in a manifest: SHA-256 over its embedding space with the empty template (a query is
+/// encoded as it is). Equal fingerprints, equal vectors.
+pub fn fingerprint(tower: &Tower) -> Result<Digest256> {
+    hash_json(&tower.space(Digest256::of(b"")))
+}
+
+/// A loaded query tower. Share it by reference; it encodes one query at a time.
+pub struct QueryEncoder {
+    tower: QueryTower,
+    tokenizer: TowerTokenizer,
+    encoder: Mutex<Box<dyn Encoder>>,
+    dimensions: usize,
+}
+
+impl std::fmt::Debug for QueryEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryEncoder").field("tower", &self.tower).finish_non_exhaustive()
+    }
+}
+
+impl QueryEncoder {
+    /// Loads the snapshot's query tower (its first; `distilled` before `document-tower` where it names both). `model`
+    /// overrides where the weights are found, not what they may be. Relative paths start from `base_dir`.
+    ///
+    /// # Errors
+    /// Input where the files found are not the tower that the snapshot names; whatever [`Tower::resolve`] says.
+    pub async fn load(
+        manifest: &Manifest,
+        model: Option<&str>,
+        base_dir: &Path,
+        device: &DeviceSpec,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<Self> {
+        let named = choose(manifest)?;
+        let mut options: TowerOptions = serde_json::from_value(named.options.clone())
+            .or_error(ErrorKind::Corrupt, || {
+                format!("the query tower of snapshot {} cannot be read", manifest.number)
+            })?;
+        if let Some(model) = model {
+            options.model = model.to_owned();
+            options.revision = None;
+        }
+        let tower = Tower::resolve(&options, base_dir, reporter).await.context(|| {
+            format!(
+                "loading the query tower of snapshot {} (name its files with --model where they moved)",
+                manifest.number
+            )
+        })?;
+        check(manifest, named, &tower)?;
+        let dimensions = tower.dimensions() as usize;
+        let tokenizer = tower.tokenizer().clone();
+        let device = device.clone();
+        let encoder = tokio::task::spawn_blocking(move || tower.load(&device))
+            .await
+            .or_error(ErrorKind::Internal, || "loading the query tower")??;
+        Ok(Self { tower: named.clone(), tokenizer, encoder: Mutex::new(encoder), dimensions })
+    }
+
+    /// The tower as the manifest names it.
+    pub fn tower(&self) -> &QueryTower {
+        &self.tower
+    }
+
+    /// The vector of a query. Blocks while the tower computes.
+    ///
+    /// # Errors
+    /// Input for a text without a single token, or one whose vector is not finite.
+    pub fn encode(&self, text: &str) -> Result<Vec<f32>> {
+        if text.trim().is_empty() {
+            return Err(Error::input("the query is empty"));
+        }
+        let tokens = self.tokenizer.tokenize(text)?;
+        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let vectors = encoder.encode(&[&tokens.ids])?;
+        if vectors.len() != 1 || vectors.dimensions() != self.dimensions {
+            return Err(Error::internal("the query tower gave no vector of its dimensions"));
+        }
+        let vector = vectors.row(0).to_vec();
+        if !vector.iter().all(|value| value.is_finite()) {
+            return Err(Error::input("the query's vector is not finite"));
+        }
+        Ok(vector)
+    }
+}
+
+fn choose(manifest: &Manifest) -> Result<&QueryTower> {
+    let towers = &manifest.content.query_towers;
+    let distilled = towers.iter().find(|tower| tower.kind == "distilled");
+    distilled.or_else(|| towers.first()).ok_or_else(|| {
+        Error::input(format!(
+            "snapshot {} admits no query tower: it can be searched by vector only",
+            manifest.number
+        ))
+    })
+}
+
+/// The files found must be the tower that was admitted: other weights would give vectors that mean nothing here.
+fn check(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> Result<()> {
+    let found = fingerprint(tower)?;
+    let dimensions = manifest.content.space.dimensions;
+    if found == named.fingerprint {
+        if tower.dimensions() == dimensions {
+            return Ok(());
+        }
+        return Err(Error::corrupt(format!(
+            "the query tower has {} dimensions, snapshot {} {dimensions}",
+            tower.dimensions(),
+            manifest.number
+        )));
+    }
+    let space = tower.space(manifest.content.space.template);
+    let mut differing = Vec::new();
+    if named.kind == "document-tower" {
+        let values = [&space, &manifest.content.space].map(serde_json::to_value);
+        if let [Ok(serde_json::Value::Object(found)), Ok(serde_json::Value::Object(expected))] =
+            &values
+        {
+            let differs =
+                |(name, value): &(&String, &serde_json::Value)| expected.get(*name) != Some(*value);
+            differing.extend(found.iter().filter(differs).map(|(name, _)| name.clone()));
+        }
+    }
+    let detail = match differing.is_empty() {
+        true => String::new(),
+        false => format!(" (against the document tower differ: {})", differing.join(", ")),
+    };
+    Err(Error::input(format!(
+        "{} is another tower than snapshot {} admits: its fingerprint is {} (weights {}), the snapshot names {}{detail}; \
+         queries encoded with it would find nothing sensible",
+        tower.options().model,
+        manifest.number,
+        found.short(),
+        space.weights.short(),
+        named.fingerprint.short(),
+    )))
+}

@@ -1,0 +1,198 @@
+//! Turns a store's error into ours: its kind, what was asked of which root, and what to check.
+
+use std::error::Error as StdError;
+
+use crate::error::{Error, ErrorKind, kind_of_io};
+
+/// Environment variables whose values must never be shown.
+const SECRETS: [&str; 9] = [
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCESS_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_CLIENT_SECRET",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "GOOGLE_BEARER_TOKEN",
+];
+
+/// `operation` on `key` of the root `uri` failed with `cause`.
+pub(super) fn from_store(
+    operation: &str,
+    key: &str,
+    uri: &str,
+    cause: &object_store::Error,
+) -> Error {
+    let kind = kind_of(cause);
+    let advice = advice(kind, cause, uri);
+    let place = if key.is_empty() { uri.to_owned() } else { format!("{key} in {uri}") };
+    Error::new(kind, format!("cannot {operation} {place}{advice}")).with_source(describe(cause))
+}
+
+/// The kind of an error of a library that reads through a store (Parquet, Arrow): the store's or the operating
+/// system's error inside decides; without one it is `otherwise`.
+pub fn kind_of_foreign(cause: &(dyn StdError + 'static), otherwise: ErrorKind) -> ErrorKind {
+    let mut link = Some(cause);
+    while let Some(error) = link {
+        if let Some(store) = error.downcast_ref::<object_store::Error>() {
+            return kind_of(store);
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return kind_of_io(io);
+        }
+        link = error.source();
+    }
+    otherwise
+}
+
+fn kind_of(cause: &object_store::Error) -> ErrorKind {
+    use object_store::Error as Store;
+    match cause {
+        Store::NotFound { .. } => ErrorKind::NotFound,
+        Store::AlreadyExists { .. } => ErrorKind::Conflict,
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => ErrorKind::Input,
+        Store::InvalidPath { .. } => ErrorKind::Corrupt,
+        Store::NotSupported { .. } | Store::NotImplemented { .. } => ErrorKind::Unsupported,
+        Store::UnknownConfigurationKey { .. } => ErrorKind::Config,
+        Store::JoinError { .. } => ErrorKind::Internal,
+        _ => kind_of_chain(cause),
+    }
+}
+
+/// Generic errors: by the operating system's error or the HTTP status inside.
+fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
+    let mut link: Option<&(dyn StdError + 'static)> = Some(cause);
+    while let Some(error) = link {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return kind_of_io(io);
+        }
+        link = error.source();
+    }
+    match status(&chain(cause)) {
+        Some(507) => ErrorKind::Resource,
+        Some(408 | 409 | 412 | 423 | 425 | 429 | 500..) | None => ErrorKind::Transient,
+        Some(_) => ErrorKind::Input,
+    }
+}
+
+/// The HTTP status named in an error's text: the store's own error type for it is private.
+fn status(text: &str) -> Option<u16> {
+    let (_, rest) = text.split_once("status code: ")?;
+    rest.get(..3)?.parse().ok()
+}
+
+fn advice(kind: ErrorKind, cause: &object_store::Error, uri: &str) -> String {
+    let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
+    let credentials = match scheme {
+        "s3" | "s3a" => {
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, the region, and the bucket's policy"
+        }
+        "gs" => "GOOGLE_APPLICATION_CREDENTIALS and the roles on the bucket",
+        "az" | "abfs" | "abfss" | "azure" | "adl" => {
+            "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or the managed identity, and its roles"
+        }
+        "http" | "https" => "that the server lets this client read",
+        _ => "the owner and mode of the folder",
+    };
+    match (kind, cause) {
+        (ErrorKind::Input, object_store::Error::Unauthenticated { .. }) => {
+            format!(": the credentials were not accepted; check {credentials}")
+        }
+        (ErrorKind::Input, _) => format!(": access was refused; check {credentials}"),
+        (ErrorKind::Resource, _) => {
+            ": the disk or quota is full; free space (`snapshot gc --dry-run` shows what can go) and run again".to_owned()
+        }
+        (ErrorKind::Transient, _) => ": a passing fault of the store; run again".to_owned(),
+        (ErrorKind::NotFound, _) => ": there is no such object".to_owned(),
+        (ErrorKind::Conflict, _) => ": the object exists already and is never overwritten".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// The whole cause as one line without secrets: an S3 or Azure answer is cut to its code and message.
+fn describe(cause: &object_store::Error) -> String {
+    let mut text = chain(cause);
+    if let Some(code) = between(&text, "<Code>", "</Code>") {
+        let message = between(&text, "<Message>", "</Message>").unwrap_or_default();
+        let status = status(&text).map(|status| format!("{status} ")).unwrap_or_default();
+        text = format!("{status}{code}: {message}");
+    }
+    text = text.replace(['\n', '\r'], " ");
+    for name in SECRETS {
+        if let Ok(value) = std::env::var(name)
+            && value.len() >= 4
+        {
+            text = text.replace(&value, "[secret]");
+        }
+    }
+    // A shared access signature travels in the query of a URL.
+    while let Some(signature) = between(&text, "sig=", "&").filter(|found| *found != "[secret]") {
+        text = text.replace(&format!("sig={signature}"), "sig=[secret]");
+    }
+    text.chars().take(600).collect()
+}
+
+fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(open)?;
+    let end = rest.find(close).or_else(|| rest.find(char::is_whitespace)).unwrap_or(rest.len());
+    Some(&rest[..end])
+}
+
+fn chain(cause: &object_store::Error) -> String {
+    let mut text = cause.to_string();
+    let mut link = cause.source();
+    while let Some(error) = link {
+        let next = error.to_string();
+        // Most of the store's errors already print their source.
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        link = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generic(text: &str) -> object_store::Error {
+        object_store::Error::Generic { store: "S3", source: text.to_owned().into() }
+    }
+
+    #[test]
+    fn kinds_follow_status_and_io() {
+        let non_2xx = |code| generic(&format!("Server returned non-2xx status code: {code}: "));
+        for (code, kind) in [
+            ("429 Too Many Requests", ErrorKind::Transient),
+            ("503 Slow Down", ErrorKind::Transient),
+            ("412 Precondition Failed", ErrorKind::Transient),
+            ("507 Insufficient Storage", ErrorKind::Resource),
+            ("400 Bad Request", ErrorKind::Input),
+        ] {
+            assert_eq!(kind_of(&non_2xx(code)), kind, "{code}");
+        }
+        assert_eq!(kind_of(&generic("connection reset")), ErrorKind::Transient);
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let full =
+            object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(full) };
+        let error = from_store("put", "runs/a/plan.json", "file:///data", &full);
+        assert_eq!(error.kind(), ErrorKind::Resource);
+        assert!(error.to_string().contains("runs/a/plan.json in file:///data"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_is_cut_to_code_and_message_and_signatures_go() {
+        let answer = generic(
+            "status code: 403 Forbidden: <Error><Code>SignatureDoesNotMatch</Code>\
+             <Message>not your key</Message><StringToSign>abc</StringToSign></Error>",
+        );
+        assert_eq!(describe(&answer), "403 SignatureDoesNotMatch: not your key");
+        let sas = describe(&generic("GET https://x/y?sp=r&sig=abc%3D&se=2030 failed"));
+        assert!(!sas.contains("abc%3D") && sas.contains("sig=[secret]"), "{sas}");
+        let last = describe(&generic("GET https://x/y?sig=abcdef failed"));
+        assert!(!last.contains("abcdef"), "{last}");
+    }
+}

@@ -1,0 +1,112 @@
+//! What a key may look like. Every key that reaches a store went through [`check`].
+
+use crate::error::{Error, Result};
+
+/// Longest key in bytes: under every store's limit, with room for the root's own prefix.
+pub const MAX_LENGTH: usize = 512;
+
+/// Accepts a `/`-separated relative key of plain segments, so that no key, whoever wrote it into a
+/// manifest or a receipt, leads out of its root or is spelled differently on disk and in a bucket.
+///
+/// # Errors
+/// Corrupt, for an empty, absolute or overlong key, a segment that is empty, `.` or `..`, or a
+/// character other than ASCII letters, digits and `-_.=+@`.
+pub fn check(key: &str) -> Result<()> {
+    let refuse = |why: &str| {
+        let shown: String = key.chars().take(80).collect();
+        Err(Error::corrupt(format!(
+            "{shown:?} is not a legal key ({why}); whatever names it was altered or not written by this program"
+        )))
+    };
+    if key.is_empty() {
+        return refuse("it is empty");
+    }
+    if key.len() > MAX_LENGTH {
+        return refuse("it is longer than 512 bytes");
+    }
+    if key.starts_with('/') {
+        return refuse("it is absolute");
+    }
+    for segment in key.split('/') {
+        match segment {
+            "" => return refuse("it has an empty segment"),
+            "." | ".." => return refuse("it leads out of the root"),
+            _ => {}
+        }
+        if !segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.=+@".contains(&b)) {
+            return refuse("only ASCII letters, digits and -_.=+@ may stand in it");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::store::layout;
+    use crate::types::SpaceId;
+
+    #[test]
+    fn hostile_keys_are_corrupt() {
+        for key in [
+            "",
+            "/etc/passwd",
+            "..",
+            "../../etc/passwd",
+            "snapshots/../../x",
+            "a//b",
+            "a/",
+            "a/./b",
+            "a\\..\\b",
+            "a b",
+            "a%2e%2e/b",
+            "part#1",
+            "caf\u{e9}",
+            "a\0b",
+            "C:/x",
+        ] {
+            assert_eq!(check(key).unwrap_err().kind(), ErrorKind::Corrupt, "{key:?}");
+        }
+        assert!(check(&"x".repeat(513)).is_err());
+        assert!(check("a..b/c...d").is_ok(), "dots inside a name are no way out");
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_layout_makes_is_legal(
+            name in "[0-9a-f]{16}", run in "[0-9a-zA-Z-]{1,40}", shard: u32, number: u64,
+        ) {
+            let space = SpaceId(name.clone());
+            for key in [
+                layout::prepared_dir(&run),
+                layout::prepared(&run, shard),
+                layout::located(&run, shard),
+                layout::embeddings_dir(&space),
+                layout::part(&space, shard, &name, &run),
+                layout::part_receipt(&space, shard, &name),
+                layout::index_file(&name, shard, &name, &run, "usearch"),
+                layout::index_receipt(&name, shard, &name),
+                layout::ids_file(&name, shard, &name),
+                layout::build_receipt(&name, shard, &name),
+                layout::calibration(&name, &space),
+                layout::run_file(&run, "plan.json"),
+                layout::manifest(number),
+            ] {
+                prop_assert!(check(&key).is_ok(), "{}", key);
+            }
+            prop_assert_eq!(layout::manifest_number(&layout::manifest(number)), Some(number));
+        }
+
+        #[test]
+        fn a_legal_key_never_leaves_its_root(key in "[a-z./\\\\%~ ]{0,24}") {
+            if check(&key).is_ok() {
+                let joined = std::path::Path::new("/root").join(&key);
+                prop_assert!(joined.starts_with("/root"));
+                prop_assert!(joined.components().all(|part| part != std::path::Component::ParentDir));
+            }
+        }
+    }
+}

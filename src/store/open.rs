@@ -1,0 +1,283 @@
+//! From a URI to a [`Root`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::durable::DurableLocal;
+use super::{Root, error};
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+
+/// How to reach an object store. Credentials are not here: they come from the environment
+/// (`AWS_*`, `AZURE_*`, `GOOGLE_*`), as the tools of each cloud read them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageOptions {
+    /// URL of an S3-, Azure- or GCS-compatible server, e.g. `http://localhost:9000`.
+    pub endpoint: Option<String>,
+    /// Region of an S3 bucket.
+    pub region: Option<String>,
+    /// S3: `true` addresses `endpoint/bucket/key`, `false` `bucket.endpoint/key`. Default: path style.
+    pub path_style: Option<bool>,
+    /// Allows an unencrypted `http://` endpoint. Default: only where `endpoint` itself starts with `http://`.
+    pub allow_http: Option<bool>,
+    /// Seconds after which one request without an answer has failed. Default: 30 (reads and writes are retried).
+    pub request_timeout_seconds: Option<u64>,
+    /// How often a failed request is repeated, with growing pauses. Default: 10.
+    pub max_retries: Option<u32>,
+}
+
+/// Stores behind `memory://name`, shared by this process.
+static NAMED_MEMORY: LazyLock<Mutex<BTreeMap<String, Arc<InMemory>>>> =
+    LazyLock::new(Mutex::default);
+
+impl Root {
+    /// Opens a root with default [`StorageOptions`]: see [`Root::open_with`].
+    pub fn open(uri: &str) -> Result<Self> {
+        Self::open_with(uri, &StorageOptions::default())
+    }
+
+    /// Opens `s3://bucket/prefix`, `gs://`, `az://container/prefix`, `http(s)://` (read only), `file://`, a plain
+    /// local path (created if missing), `memory://name` (one store per name and process) or `memory://` (a new one).
+    /// Nothing is asked of the network yet.
+    ///
+    /// # Errors
+    /// Config for a URI or option that makes no sense; Input or Resource where a local folder cannot be made.
+    pub fn open_with(uri: &str, options: &StorageOptions) -> Result<Self> {
+        let Some((scheme, rest)) = uri.split_once("://") else {
+            return local(Path::new(uri));
+        };
+        if scheme == "memory" {
+            return memory(rest, uri);
+        }
+        let url = parse(uri, rest)?;
+        if scheme == "file" {
+            let path = url.to_file_path().map_err(|()| {
+                Error::config(format!("{uri} is not an absolute file URI: write file:///path"))
+            })?;
+            return local(&path);
+        }
+        let (kind, prefix) = ObjectStoreScheme::parse(&url).map_err(|cause| {
+            Error::config(format!(
+                "{uri} cannot be opened; a root is file://, s3://, gs://, az://, http(s)://, memory:// or a path"
+            ))
+            .with_source(cause)
+        })?;
+        let store = cloud(&kind, &url, options)
+            .map_err(|cause| error::from_store("open", "", uri, &cause))
+            .map_err(|error| Error::config(format!("{error}; check the `storage` options")))?;
+        let mut root = Self::from_store(store, uri.trim_end_matches('/'), None);
+        root.prefix = prefix;
+        root.read_only = kind == ObjectStoreScheme::Http;
+        Ok(root)
+    }
+}
+
+fn parse(uri: &str, rest: &str) -> Result<Url> {
+    let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
+    // Neither is echoed: both are where people paste secrets.
+    if rest.split('/').next().is_some_and(|host| host.contains('@'))
+        && !matches!(scheme, "abfs" | "abfss")
+    {
+        return Err(Error::config(format!(
+            "a {scheme}:// root must not hold credentials; put them into the environment"
+        )));
+    }
+    if uri.contains(['?', '#']) {
+        return Err(Error::config(format!(
+            "a {scheme}:// root must not have a query or fragment; put signatures and tokens into the environment"
+        )));
+    }
+    Url::parse(uri).map_err(|cause| Error::config(format!("{uri} is not a URI")).with_source(cause))
+}
+
+fn memory(name: &str, uri: &str) -> Result<Root> {
+    let name = name.trim_matches('/');
+    if name.is_empty() {
+        return Ok(Root::in_memory());
+    }
+    let mut stores = NAMED_MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+    let store = Arc::clone(stores.entry(name.to_owned()).or_default());
+    Ok(Root::from_store(store, uri, None))
+}
+
+fn local(path: &Path) -> Result<Root> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::config("the root is empty; name a folder or a URI"));
+    }
+    let made = std::fs::create_dir_all(path).and_then(|()| path.canonicalize());
+    let folder: PathBuf = made.map_err(|cause| {
+        let kind = match kind_of_io(&cause) {
+            ErrorKind::Resource => ErrorKind::Resource,
+            _ => ErrorKind::Input,
+        };
+        let message =
+            format!("cannot make the root folder {}; check its owner and mode", path.display());
+        Error::new(kind, message).with_source(cause)
+    })?;
+    let uri = Url::from_directory_path(&folder)
+        .map_or_else(|()| folder.display().to_string(), |url| url.to_string());
+    let uri = uri.trim_end_matches('/').to_owned();
+    let store = DurableLocal::open(&folder)
+        .or_error(ErrorKind::Input, || format!("cannot open the root folder {}", path.display()))?;
+    let store = Arc::new(store);
+    let mut root = Root::from_store(Arc::clone(&store) as _, &uri, Some(folder));
+    root.durable = Some(store);
+    Ok(root)
+}
+
+fn cloud(
+    kind: &ObjectStoreScheme,
+    url: &Url,
+    options: &StorageOptions,
+) -> object_store::Result<Arc<dyn ObjectStore>> {
+    let retry = RetryConfig {
+        max_retries: options.max_retries.unwrap_or(10) as usize,
+        retry_timeout: Duration::from_secs(180),
+        ..RetryConfig::default()
+    };
+    let plain = options.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
+    let allow_http = options.allow_http.unwrap_or(plain);
+    let timeout = format!("{} seconds", options.request_timeout_seconds.unwrap_or(30));
+    let client = |key: ClientConfigKey| match key {
+        ClientConfigKey::Timeout => timeout.clone(),
+        _ => allow_http.to_string(),
+    };
+    let explicit_http = allow_http || options.allow_http.is_some();
+    Ok(match kind {
+        ObjectStoreScheme::AmazonS3 => {
+            use AmazonS3ConfigKey as Key;
+            let mut builder =
+                AmazonS3Builder::from_env().with_url(url.to_string()).with_retry(retry);
+            builder = builder.with_config(
+                Key::Client(ClientConfigKey::Timeout),
+                client(ClientConfigKey::Timeout),
+            );
+            if explicit_http {
+                builder = builder.with_config(
+                    Key::Client(ClientConfigKey::AllowHttp),
+                    client(ClientConfigKey::AllowHttp),
+                );
+            }
+            if let Some(endpoint) = &options.endpoint {
+                builder = builder.with_endpoint(endpoint);
+            }
+            if let Some(region) = &options.region {
+                builder = builder.with_region(region);
+            }
+            if let Some(path_style) = options.path_style {
+                builder = builder.with_virtual_hosted_style_request(!path_style);
+            }
+            Arc::new(builder.build()?)
+        }
+        ObjectStoreScheme::GoogleCloudStorage => {
+            use GoogleConfigKey as Key;
+            let mut builder =
+                GoogleCloudStorageBuilder::from_env().with_url(url.to_string()).with_retry(retry);
+            builder = builder.with_config(
+                Key::Client(ClientConfigKey::Timeout),
+                client(ClientConfigKey::Timeout),
+            );
+            if explicit_http {
+                builder = builder.with_config(
+                    Key::Client(ClientConfigKey::AllowHttp),
+                    client(ClientConfigKey::AllowHttp),
+                );
+            }
+            if let Some(endpoint) = &options.endpoint {
+                builder = builder.with_config(Key::BaseUrl, endpoint);
+            }
+            Arc::new(builder.build()?)
+        }
+        ObjectStoreScheme::MicrosoftAzure => {
+            use AzureConfigKey as Key;
+            let mut builder =
+                MicrosoftAzureBuilder::from_env().with_url(url.to_string()).with_retry(retry);
+            builder = builder.with_config(
+                Key::Client(ClientConfigKey::Timeout),
+                client(ClientConfigKey::Timeout),
+            );
+            if explicit_http {
+                builder = builder.with_config(
+                    Key::Client(ClientConfigKey::AllowHttp),
+                    client(ClientConfigKey::AllowHttp),
+                );
+            }
+            if let Some(endpoint) = &options.endpoint {
+                builder = builder.with_endpoint(endpoint.clone());
+            }
+            Arc::new(builder.build()?)
+        }
+        _ => {
+            let client = ClientOptions::new()
+                .with_allow_http(url.scheme() == "http")
+                .with_timeout(Duration::from_secs(options.request_timeout_seconds.unwrap_or(30)));
+            let base = &url[..url::Position::BeforePath];
+            Arc::new(
+                HttpBuilder::new()
+                    .with_url(base)
+                    .with_client_options(client)
+                    .with_retry(retry)
+                    .build()?,
+            )
+        }
+    })
+}
+
+/// The path of a key below a prefix. The key has been checked, so no character of it is escaped.
+pub(super) fn join(prefix: &ObjectPath, key: &str) -> ObjectPath {
+    key.split('/')
+        .filter(|part| !part.is_empty())
+        .fold(prefix.clone(), |path, part| path.join(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_open_offline_and_secrets_are_not_echoed() {
+        let options = StorageOptions {
+            endpoint: Some("http://localhost:9".into()),
+            region: Some("eu-west-1".into()),
+            path_style: Some(true),
+            ..StorageOptions::default()
+        };
+        let root = Root::open_with("s3://bucket/deep/prefix/", &options).unwrap();
+        assert_eq!(root.uri(), "s3://bucket/deep/prefix");
+        assert_eq!(root.object("snapshots/1").1.as_ref(), "deep/prefix/snapshots/1");
+        assert!(root.local_path("snapshots/1").is_none());
+        let http = Root::open("https://example.com/pub").unwrap();
+        assert!(http.is_read_only());
+
+        for uri in [
+            "s3://AKIA:verysecret@bucket/x",
+            "https://user:verysecret@host/x",
+            "https://host/c?sig=verysecret",
+            "az://container/x?sig=verysecret",
+        ] {
+            let error = Root::open(uri).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(!format!("{error:?}").contains("verysecret"), "{error:?}");
+        }
+        assert_eq!(Root::open("ftp://host/x").unwrap_err().kind(), ErrorKind::Config);
+        assert_eq!(Root::open("").unwrap_err().kind(), ErrorKind::Config);
+    }
+
+    #[test]
+    fn unknown_storage_options_are_refused() {
+        assert!(serde_json::from_str::<StorageOptions>(r#"{"regoin":"x"}"#).is_err());
+    }
+}
