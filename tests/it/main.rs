@@ -3,7 +3,13 @@
 mod cli;
 mod config;
 mod evaluate;
+mod faults;
 mod layers;
 mod readme;
 mod report;
+mod schemas;
+mod search;
+mod snapshot;
+mod store;
+mod support;
 mod tower_parity;
