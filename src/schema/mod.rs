@@ -67,7 +67,7 @@ pub fn embedding_schema(dimensions: u32, vector_type: VectorType) -> SchemaRef {
         VectorType::F32 => DataType::Float32,
         VectorType::F16 => DataType::Float16,
     };
-    let element = Arc::new(Field::new_list_field(element, false));
+    let element = Arc::new(Field::new("element", element, false));
     // A dimension is far below i32::MAX; Arrow's own limit for fixed-size lists.
     let length = i32::try_from(dimensions).unwrap_or(i32::MAX);
     Arc::new(Schema::new(vec![

@@ -95,23 +95,14 @@ impl Snapshot {
             .or_error(ErrorKind::Corrupt, || "its quantisation scale cannot be read")?;
         let shared = Arc::new((options, calibration));
         let dimensions = content.space.dimensions as usize;
-        let live = content
+        let opening: Vec<_> = content
             .shards
             .iter()
-            .filter_map(|shard| Some((shard, shard.index.as_ref()?, shard.sidecar.as_ref()?)));
-        let opening = live.map(|(shard, index, sidecar)| {
-            let shared = Arc::clone(&shared);
-            async move {
-                let paths = fetch(root, [index, sidecar, &shard.ids], cache).await?;
-                let shard = shard.clone();
-                tokio::task::spawn_blocking(move || {
-                    Shard::open(&shard, &paths, &shared.0, &shared.1, dimensions)
-                        .context(|| format!("shard {}", shard.shard))
-                })
-                .await
-                .or_error(ErrorKind::Internal, || "opening a shard")?
-            }
-        });
+            .filter_map(|shard| {
+                let files = [shard.index.as_ref()?, shard.sidecar.as_ref()?, &shard.ids];
+                Some(open_shard(root, shard, files, cache, Arc::clone(&shared), dimensions))
+            })
+            .collect();
         let shards = futures::stream::iter(opening).buffered(FETCHES).try_collect().await?;
         Ok(Self { manifest, shards })
     }
@@ -184,6 +175,24 @@ impl Snapshot {
         });
         Ok(found.collect())
     }
+}
+
+async fn open_shard(
+    root: &Root,
+    shard: &ShardContent,
+    files: [&FileRef; 3],
+    cache: &Path,
+    shared: Arc<(IndexOptions, Calibration)>,
+    dimensions: usize,
+) -> Result<Shard> {
+    let paths = fetch(root, files, cache).await?;
+    let shard = shard.clone();
+    tokio::task::spawn_blocking(move || {
+        Shard::open(&shard, &paths, &shared.0, &shared.1, dimensions)
+            .context(|| format!("shard {}", shard.shard))
+    })
+    .await
+    .or_error(ErrorKind::Internal, || "opening a shard")?
 }
 
 async fn fetch(root: &Root, files: [&FileRef; 3], cache: &Path) -> Result<[PathBuf; 3]> {

@@ -177,23 +177,26 @@ async fn confirm(root: &Root, manifest: Manifest) -> Result<CommitOutcome> {
 
 /// Every object exists with its size.
 async fn check_objects(root: &Root, files: impl Iterator<Item = &FileRef>) -> Result<()> {
-    let looked_up = futures::stream::iter(files.map(|file| async move {
-        match root.size(&file.path).await? {
-            Some(size) if size == file.size => Ok(()),
-            Some(size) => Err(Error::corrupt(format!(
-                "{} in {} has {size} bytes where {} were written; nothing was published",
-                file.path,
-                root.uri(),
-                file.size
-            ))),
-            None => Err(Error::not_found(format!(
-                "{} is missing in {}; nothing was published, run again to make it anew",
-                file.path,
-                root.uri()
-            ))),
-        }
-    }));
-    looked_up.buffer_unordered(LOOKUPS).try_collect().await
+    // A list of futures, not a closure held over an await: that would not be `Send`.
+    let lookups: Vec<_> = files.map(|file| look_up(root, file)).collect();
+    futures::stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await
+}
+
+async fn look_up(root: &Root, file: &FileRef) -> Result<()> {
+    match root.size(&file.path).await? {
+        Some(size) if size == file.size => Ok(()),
+        Some(size) => Err(Error::corrupt(format!(
+            "{} in {} has {size} bytes where {} were written; nothing was published",
+            file.path,
+            root.uri(),
+            file.size
+        ))),
+        None => Err(Error::not_found(format!(
+            "{} is missing in {}; nothing was published, run again to make it anew",
+            file.path,
+            root.uri()
+        ))),
+    }
 }
 
 /// The oldest retained snapshot that blocks this content, for the message.

@@ -186,7 +186,7 @@ async fn select(
     let mut doomed: BTreeSet<&str> = BTreeSet::new();
     for (key, object) in &objects {
         let old = match key.split('/').next().unwrap_or_default() {
-            layout::LEASES => !younger(object, grace.max(TimeDelta::hours(1))),
+            layout::LEASES => !younger(object, grace.max(TimeDelta::days(1))),
             "runs" | "prepared" => owner(key).is_some_and(|(_, run)| !run_lives(run)),
             "embeddings" | "indexes" => !layout::is_receipt(key) && !younger(object, limit(key)),
             _ => false,
@@ -286,25 +286,26 @@ async fn read_names<'a>(
     root: &Root,
     files: impl Iterator<Item = &'a Listed>,
 ) -> Result<Vec<(String, Vec<String>)>> {
-    let files: Vec<(String, u64)> = files.map(|file| (file.key.clone(), file.size)).collect();
-    let read = futures::stream::iter(files.into_iter().map(|(key, size)| async move {
-        let mut named = BTreeSet::new();
-        if size <= MAX_JSON {
-            match root.get(&key).await {
-                Ok(bytes) => {
-                    // A torn or foreign file names nothing; its age decides.
-                    if let Ok(value) = serde_json::from_slice(&bytes) {
-                        collect_keys(&value, &mut named);
-                    }
+    let reads: Vec<_> = files.map(|file| names_in(root, file.clone())).collect();
+    futures::stream::iter(reads).buffered(READERS).try_collect().await
+}
+
+async fn names_in(root: &Root, file: Listed) -> Result<(String, Vec<String>)> {
+    let mut named = BTreeSet::new();
+    if file.size <= MAX_JSON {
+        match root.get(&file.key).await {
+            Ok(bytes) => {
+                // A torn or foreign file names nothing; its age decides.
+                if let Ok(value) = serde_json::from_slice(&bytes) {
+                    collect_keys(&value, &mut named);
                 }
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
             }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        named.remove(&key);
-        Ok((key, named.into_iter().collect()))
-    }));
-    read.buffered(READERS).try_collect().await
+    }
+    named.remove(&file.key);
+    Ok((file.key, named.into_iter().collect()))
 }
 
 fn collect_keys(value: &serde_json::Value, named: &mut BTreeSet<String>) {

@@ -84,20 +84,24 @@ async fn take_when_quiet(root: &Root) -> Result<Lease<'_>> {
 async fn delete_batch(root: &Root, batch: Vec<Listed>, lease: &Lease<'_>) -> Result<Vec<Listed>> {
     let mut gone = Vec::with_capacity(batch.len());
     for run in batch.chunk_by(|a, b| kind(&a.key) == kind(&b.key)) {
-        let deleted = futures::stream::iter(run.iter().cloned().map(|object| async move {
-            // A batch that stands still must not delete beside a publish that thinks it dead.
-            if lease.age() > COMMIT_LIMIT {
-                return Err(Error::new(
-                    ErrorKind::Transient,
-                    "deleting takes longer than a gc lease lasts; run gc again",
-                ));
-            }
-            root.delete(&object.key).await?;
-            Ok(object)
-        }));
-        gone.extend(deleted.buffered(DELETERS).try_collect::<Vec<_>>().await?);
+        let deletes: Vec<_> =
+            run.iter().map(|object| delete_one(root, object.clone(), lease)).collect();
+        let deleted = futures::stream::iter(deletes).buffered(DELETERS);
+        gone.extend(deleted.try_collect::<Vec<_>>().await?);
     }
     Ok(gone)
+}
+
+async fn delete_one(root: &Root, object: Listed, lease: &Lease<'_>) -> Result<Listed> {
+    // A batch that stands still must not delete beside a publish that thinks it dead.
+    if lease.age() > COMMIT_LIMIT {
+        return Err(Error::new(
+            ErrorKind::Transient,
+            "deleting takes longer than a gc lease lasts; run gc again",
+        ));
+    }
+    root.delete(&object.key).await?;
+    Ok(object)
 }
 
 /// Manifests, then receipts, then the rest.

@@ -29,19 +29,22 @@ pub async fn verify_hashes(
     manifest: &Manifest,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Problem>> {
-    let checked = futures::stream::iter(manifest.content.files().map(|file| async move {
-        let problem = check(root, file).await?;
-        progress(file.size);
-        Ok::<_, crate::error::Error>(problem)
-    }));
-    let found: Vec<Option<Problem>> = checked.buffer_unordered(READERS).try_collect().await?;
+    let checks: Vec<_> = manifest.content.files().map(|file| check(root, file, progress)).collect();
+    let checks = futures::stream::iter(checks).buffer_unordered(READERS);
+    let found: Vec<Option<Problem>> = checks.try_collect().await?;
     let mut found: Vec<Problem> = found.into_iter().flatten().collect();
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
-async fn check(root: &Root, file: &FileRef) -> Result<Option<Problem>> {
-    let problem = match root.hash(&file.path).await {
+async fn check(
+    root: &Root,
+    file: &FileRef,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Option<Problem>> {
+    let hashed = root.hash(&file.path).await;
+    progress(file.size);
+    let problem = match hashed {
         Err(error) if error.kind() == ErrorKind::NotFound => "it is missing".to_owned(),
         Err(error) => return Err(error),
         Ok((_, size)) if size != file.size => {

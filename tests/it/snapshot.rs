@@ -1,0 +1,680 @@
+//! Commit, rollback, diff, verify and gc on real stores, with faults and beside each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use chrono::{TimeDelta, Utc};
+use object_store::memory::InMemory;
+use proptest::prelude::*;
+
+use scalingnote::error::{ErrorKind, Result};
+use scalingnote::snapshot::{
+    CommitOutcome, Content, Manifest, Protected, Retention, commit, content_hash, diff, diff_ids,
+    gc, newest, numbers, read, rollback, verify_hashes,
+};
+use scalingnote::store::{Root, layout};
+use scalingnote::types::{Digest256, NoteId, hash_json};
+
+use crate::faults::{Fault, Faulty};
+use crate::support::{self, notes, provenance, publish, store_content, unit_vectors};
+
+/// A content without vectors whose one file says `tag`: cheap, real, and different for every tag.
+async fn tiny(root: &Root, tag: &str) -> Result<Content> {
+    let mut content = support::store_content_without_files();
+    let bytes = Bytes::from(tag.to_owned());
+    let key = layout::ids_file(&content.index.options_id, 0, &Digest256::of(&bytes).short());
+    content.shards[0].ids = root.put(&key, bytes).await?;
+    Ok(content)
+}
+
+fn local() -> (tempfile::TempDir, Root) {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Root::open(folder.path().to_str().unwrap()).unwrap();
+    (folder, root)
+}
+
+fn lost(outcome: CommitOutcome) -> Manifest {
+    match outcome {
+        CommitOutcome::LostTo(winner) => *winner,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn numbers_follow_and_manifests_read_back() {
+    let (_folder, root) = local();
+    assert!(newest(&root).await.unwrap().is_none());
+    let none = read(&root, 1).await.unwrap_err();
+    assert!(none.to_string().contains("no snapshots"), "{none}");
+    let first = publish(&root, None, tiny(&root, "one").await.unwrap(), "a").await;
+    assert_eq!((first.number, first.parent), (1, None));
+    let second = publish(&root, Some(&first), tiny(&root, "two").await.unwrap(), "b").await;
+    assert_eq!((second.number, second.parent), (2, Some(1)));
+    assert_eq!(second.content_hash, content_hash(&second.content).unwrap());
+    assert_eq!(newest(&root).await.unwrap().unwrap(), second);
+    assert_eq!(read(&root, 1).await.unwrap(), first);
+    assert_eq!(numbers(&root).await.unwrap(), [1, 2]);
+    let missing = read(&root, 9).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    assert!(missing.to_string().contains("there are 1, 2"), "{missing}");
+    // Committing on an old parent loses to the newest.
+    let outcome =
+        commit(&root, Some(&first), tiny(&root, "x").await.unwrap(), vec![], provenance("c"));
+    assert_eq!(lost(outcome.await.unwrap()), second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_sixteen_publishers_one_wins_and_all_agree_on_who() {
+    let (_folder, disk) = local();
+    for root in [Root::in_memory(), disk] {
+        let parent = publish(&root, None, tiny(&root, "parent").await.unwrap(), "p").await;
+        let publishers = (0..16).map(|at| {
+            let (root, parent) = (root.clone(), parent.clone());
+            tokio::spawn(async move {
+                let content = tiny(&root, &format!("content {at}")).await.unwrap();
+                let run = provenance(&format!("run {at}"));
+                commit(&root, Some(&parent), content, vec![], run).await.unwrap()
+            })
+        });
+        let mut runs = BTreeSet::new();
+        let mut winners = 0;
+        for outcome in futures::future::join_all(publishers).await {
+            match outcome.unwrap() {
+                CommitOutcome::Committed(manifest) => {
+                    winners += 1;
+                    runs.insert(manifest.provenance.run.clone());
+                }
+                CommitOutcome::LostTo(winner) => {
+                    runs.insert(winner.provenance.run);
+                }
+                CommitOutcome::Blocked { by } => panic!("blocked by {by}"),
+            }
+        }
+        assert_eq!((winners, runs.len()), (1, 1));
+        assert_eq!(numbers(&root).await.unwrap(), [1, 2]);
+        assert!(root.list(layout::LEASES).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_published_that_is_not_there() {
+    let (_folder, root) = local();
+    let content = tiny(&root, "here").await.unwrap();
+    let mut missing = content.clone();
+    missing.shards[0].ids.path = layout::ids_file("0123456789abcdef", 0, "none");
+    let error = commit(&root, None, missing, vec![], provenance("r")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let mut truncated = content.clone();
+    truncated.shards[0].ids.size += 1;
+    let error = commit(&root, None, truncated, vec![], provenance("r")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let mut hostile = content.clone();
+    hostile.shards[0].ids.path = "../../etc/passwd".to_owned();
+    let error = commit(&root, None, hostile, vec![], provenance("r")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let mut miscounted = content;
+    miscounted.notes = 7;
+    let error = commit(&root, None, miscounted, vec![], provenance("r")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(numbers(&root).await.unwrap().is_empty());
+    assert!(root.list(layout::LEASES).await.unwrap().is_empty());
+}
+
+/// Writes a manifest's bytes as they are, past every check.
+async fn plant(root: &Root, number: u64, manifest: &serde_json::Value) {
+    root.put(&layout::manifest(number), manifest.to_string().into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn altered_manifests_are_refused_by_name() {
+    let source = Root::in_memory();
+    let good = publish(&source, None, tiny(&source, "good").await.unwrap(), "r").await;
+    let good = serde_json::to_value(&good).unwrap();
+    type Alter = fn(&mut serde_json::Value);
+    // The content's hash is made to fit again, so that only the named check can refuse.
+    let cases: [(&str, ErrorKind, bool, Alter); 8] = [
+        ("another number", ErrorKind::Corrupt, false, |m| m["number"] = 2.into()),
+        ("a newer format", ErrorKind::Unsupported, false, |m| m["version"] = 99.into()),
+        ("an unknown field", ErrorKind::Corrupt, false, |m| m["surprise"] = 1.into()),
+        ("altered content", ErrorKind::Corrupt, false, |m| {
+            m["content"]["stored_columns"] = serde_json::json!(["x"]);
+        }),
+        ("a hostile path", ErrorKind::Corrupt, true, |m| {
+            m["content"]["shards"][0]["ids"]["path"] = "../../etc/passwd".into();
+        }),
+        ("a miscount", ErrorKind::Corrupt, true, |m| m["content"]["notes"] = 5.into()),
+        ("another space", ErrorKind::Corrupt, true, |m| {
+            m["content"]["space"]["max_tokens"] = 7.into();
+        }),
+        ("a missing shard", ErrorKind::Corrupt, true, |m| m["content"]["shard_count"] = 9.into()),
+    ];
+    for (what, kind, rehash, alter) in cases {
+        let root = Root::in_memory();
+        let mut manifest = good.clone();
+        alter(&mut manifest);
+        if rehash {
+            manifest["content_hash"] =
+                serde_json::to_value(hash_json(&manifest["content"]).unwrap()).unwrap();
+        }
+        plant(&root, 1, &manifest).await;
+        let error = newest(&root).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{what}: {error:?}");
+        assert!(error.to_string().contains(&layout::manifest(1)), "{what}: {error}");
+    }
+    // Unaltered, the same bytes are fine.
+    let root = Root::in_memory();
+    plant(&root, 1, &good).await;
+    assert!(newest(&root).await.unwrap().is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever bytes a manifest is damaged to: an error, never a panic, never another content.
+    #[test]
+    fn a_damaged_manifest_never_passes(place: prop::sample::Index, value: u8, cut in 0usize..3) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let source = Root::in_memory();
+            let good = publish(&source, None, tiny(&source, "good").await.unwrap(), "r").await;
+            let mut bytes = source.get(&layout::manifest(1)).await.unwrap().to_vec();
+            let at = place.index(bytes.len());
+            if cut == 0 { bytes.truncate(at) } else { bytes[at] = value }
+            let root = Root::in_memory();
+            root.put(&layout::manifest(1), bytes.into()).await.unwrap();
+            if let Ok(read) = read(&root, 1).await {
+                prop_assert_eq!(read.content, good.content);
+            }
+            Ok(())
+        })?;
+    }
+
+    /// The hash names what readers parse, for every float.
+    #[test]
+    fn contents_hash_as_they_are_read(bits: u64, small: f32) {
+        let scale = f64::from_bits(bits);
+        prop_assume!(scale.is_finite());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let root = Root::in_memory();
+            let mut content = tiny(&root, "floats").await.unwrap();
+            content.index.calibration = serde_json::json!({"scale": small, "clipped": scale});
+            let hash = content_hash(&content).unwrap();
+            let manifest = publish(&root, None, content, "r").await;
+            prop_assert_eq!(hash, manifest.content_hash);
+            prop_assert_eq!(read(&root, 1).await.unwrap(), manifest.clone());
+            prop_assert_eq!(content_hash(&manifest.content).unwrap(), hash);
+            Ok(())
+        })?;
+    }
+}
+
+/// Fails the first put of a manifest in the given way.
+fn faulty_commit(inner: &Arc<InMemory>, fault: Fault) -> Root {
+    let mut left = 1;
+    Faulty::new(Arc::clone(inner) as _, move |operation, path| {
+        let hit = left > 0 && operation == "put" && layout::manifest_number(path).is_some();
+        left -= i32::from(hit);
+        hit.then_some(fault)
+    })
+    .root()
+}
+
+#[tokio::test]
+async fn a_lost_acknowledgement_is_a_commit_and_a_refusal_is_none() {
+    let inner = Arc::new(InMemory::new());
+    let root = faulty_commit(&inner, Fault::After);
+    let first = publish(&root, None, tiny(&root, "one").await.unwrap(), "a").await;
+    assert_eq!(newest(&root).await.unwrap().unwrap(), first);
+
+    let root = faulty_commit(&inner, Fault::Before);
+    let content = tiny(&root, "two").await.unwrap();
+    let failed = commit(&root, Some(&first), content.clone(), vec![], provenance("b")).await;
+    assert!(failed.unwrap_err().is_retryable());
+    assert_eq!(numbers(&root).await.unwrap(), [1]);
+    assert!(root.list(layout::LEASES).await.unwrap().is_empty());
+    let second = publish(&root, Some(&first), content.clone(), "b").await;
+
+    // A task that was killed after its commit is run again with the parent it knew.
+    let again =
+        commit(&root, Some(&first), content.clone(), vec![], provenance("b")).await.unwrap();
+    assert_eq!(again, CommitOutcome::Committed(Box::new(second.clone())));
+    // Another run with the same content lost all the same.
+    let other = commit(&root, Some(&first), content, vec![], provenance("z")).await.unwrap();
+    assert_eq!(lost(other), second);
+}
+
+#[tokio::test]
+async fn a_store_that_denies_an_object_publishes_nothing_and_gc_takes_nothing_for_it() {
+    let inner = Arc::new(InMemory::new());
+    let plain = Root::from_store(Arc::clone(&inner) as _, "memory://", None);
+    let first = publish(&plain, None, tiny(&plain, "one").await.unwrap(), "a").await;
+    let content = tiny(&plain, "two").await.unwrap();
+    let denied = content.shards[0].ids.path.clone();
+    let root = Faulty::new(Arc::clone(&inner) as _, move |operation, path| {
+        (operation == "get" && path == denied).then_some(Fault::NotFound)
+    })
+    .root();
+    let error = commit(&root, Some(&first), content, vec![], provenance("b")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(numbers(&plain).await.unwrap(), [1]);
+
+    // A gc that cannot read a retained manifest stops, whatever the reason.
+    let retained = layout::manifest(1);
+    let root = Faulty::new(Arc::clone(&inner) as _, move |operation, path| {
+        (operation == "get" && path == retained).then_some(Fault::NotFound)
+    })
+    .root();
+    let strict = Retention { snapshots: 1, grace_hours: 0, runs_days: 0 };
+    let before = keys(&plain).await;
+    let now = Utc::now() + TimeDelta::hours(1);
+    assert!(gc(&root, &strict, now, false, &Protected::default()).await.is_err());
+    assert_eq!(keys(&plain).await, before);
+}
+
+/// Many publishers on a store that fails often: every manifest has one author who knows it, none is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_faults_lose_nothing_and_duplicate_nothing() {
+    let mut faults_seen = 0;
+    for seed in 0..40u64 {
+        let inner = Arc::new(InMemory::new());
+        let publishers = (0..3u64).map(|who| {
+            let store = Faulty::random(Arc::clone(&inner) as _, 0.12, seed * 10 + who);
+            tokio::spawn(async move {
+                let root = store.root();
+                let mut errors = 0u64;
+                for day in 0..4 {
+                    let tag = format!("{who}/{day}");
+                    // Runs again until its content was the newest once, as cron does.
+                    while !try_publish(&root, &tag, &mut errors).await {
+                        assert!(errors < 10_000, "never gets through");
+                    }
+                }
+                errors
+            })
+        });
+        for done in futures::future::join_all(publishers).await {
+            faults_seen += done.unwrap();
+        }
+        let root = Root::from_store(inner as _, "memory://", None);
+        let all = numbers(&root).await.unwrap();
+        assert_eq!(all, (1..=12).collect::<Vec<u64>>(), "seed {seed}: one number a publish");
+        let mut runs = BTreeSet::new();
+        for number in all {
+            let manifest = read(&root, number).await.unwrap();
+            assert_eq!(manifest.parent, (number > 1).then(|| number - 1), "seed {seed}");
+            assert!(runs.insert(manifest.provenance.run.clone()), "seed {seed}: published twice");
+            assert!(verify_hashes(&root, &manifest, &|_| {}).await.unwrap().is_empty());
+        }
+    }
+    println!("40 schedules, {faults_seen} failed attempts");
+    assert!(faults_seen > 400, "the faults must be felt: {faults_seen}");
+}
+
+async fn try_publish(root: &Root, tag: &str, errors: &mut u64) -> bool {
+    let attempt = async {
+        let newest = newest(root).await?;
+        // An attempt whose acknowledgement was lost may lie further back by now.
+        for number in numbers(root).await? {
+            if read(root, number).await?.provenance.run == tag {
+                return Ok(true);
+            }
+        }
+        let content = tiny(root, tag).await?;
+        match commit(root, newest.as_ref(), content, vec![], provenance(tag)).await? {
+            CommitOutcome::Committed(_) => Ok(true),
+            _ => Ok(false),
+        }
+    };
+    match attempt.await {
+        Ok(done) => done,
+        Err(error) => {
+            let error: scalingnote::error::Error = error;
+            assert!(error.is_retryable(), "{error:?}");
+            *errors += 1;
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn rollback_blocks_what_it_undoes_until_it_is_chosen_again() {
+    let (_folder, root) = local();
+    let good = tiny(&root, "good").await.unwrap();
+    let bad = tiny(&root, "bad").await.unwrap();
+    let first = publish(&root, None, good.clone(), "day 1").await;
+    let second = publish(&root, Some(&first), bad.clone(), "day 2").await;
+    let rolled = match rollback(&root, 1, provenance("rollback to 1")).await.unwrap() {
+        CommitOutcome::Committed(manifest) => *manifest,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((rolled.number, rolled.parent), (3, Some(2)));
+    assert_eq!(rolled.content_hash, first.content_hash);
+    assert_eq!(rolled.blocked, [second.content_hash]);
+    // Tomorrow's run does not bring it back, and neither does the day after.
+    let outcome = commit(&root, Some(&rolled), bad.clone(), vec![], provenance("day 3")).await;
+    assert_eq!(outcome.unwrap(), CommitOutcome::Blocked { by: 3 });
+    let better = publish(&root, Some(&rolled), tiny(&root, "better").await.unwrap(), "day 4").await;
+    assert_eq!(better.blocked, [second.content_hash]);
+    let outcome = commit(&root, Some(&better), bad, vec![], provenance("day 5")).await;
+    assert_eq!(outcome.unwrap(), CommitOutcome::Blocked { by: 3 }, "the rollback is named");
+    // A person may choose it again.
+    let forward = rollback(&root, 2, provenance("rollback to 2")).await.unwrap();
+    let CommitOutcome::Committed(forward) = forward else { panic!("{forward:?}") };
+    assert_eq!(forward.content_hash, second.content_hash);
+    assert!(!forward.blocked.contains(&second.content_hash));
+    assert!(forward.blocked.contains(&better.content_hash));
+
+    let same = rollback(&root, 2, provenance("again")).await.unwrap_err();
+    assert_eq!(same.kind(), ErrorKind::Input);
+    assert_eq!(rollback(&root, 77, provenance("x")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    root.delete(&first.content.shards[0].ids.path).await.unwrap();
+    let gone = rollback(&root, 1, provenance("x")).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound, "objects are looked up before the commit");
+}
+
+#[tokio::test]
+async fn differences_are_counted_note_by_note() {
+    let (_folder, root) = local();
+    let mut corpus = notes(&unit_vectors(60, 8, 3));
+    let first = publish(&root, None, store_content(&root, &corpus, 4).await, "a").await;
+    let same = diff_ids(&root, &first, &first, 5).await.unwrap();
+    assert_eq!((same.added, same.removed, same.changed), (0, 0, 0));
+
+    corpus.retain(|chunk| chunk.note != NoteId::Int(7));
+    corpus[20].text = "edited".to_owned();
+    let edited = corpus[20].note.to_string();
+    let mut new = corpus[3].clone();
+    new.note = NoteId::Str("new".to_owned());
+    corpus.push(new);
+    let mut second_chunk = corpus[30].clone();
+    second_chunk.chunk = 1;
+    let grown = second_chunk.note.to_string();
+    corpus.push(second_chunk);
+
+    for shard_count in [4, 3] {
+        let content = store_content(&root, &corpus, shard_count).await;
+        let parent = newest(&root).await.unwrap().unwrap();
+        let second = publish(&root, Some(&parent), content, &shard_count.to_string()).await;
+        let changes = diff_ids(&root, &first, &second, 5).await.unwrap();
+        assert_eq!((changes.added, changes.removed, changes.changed), (1, 1, 2));
+        assert_eq!(changes.added_ids, ["s:new"]);
+        assert_eq!(changes.removed_ids, ["i:7"]);
+        let mut expected = vec![edited.clone(), grown.clone()];
+        expected.sort();
+        assert_eq!(changes.changed_ids, expected);
+        let manifests = diff(&first, &second);
+        assert_eq!((manifests.notes, manifests.vectors), ([60, 60], [60, 61]));
+        assert!(!manifests.ids_changed.is_empty() && manifests.space_changed.is_empty());
+        let none = diff_ids(&root, &first, &second, 0).await.unwrap();
+        assert!(none.changed_ids.is_empty() && none.changed == 2);
+    }
+}
+
+#[tokio::test]
+async fn verify_names_every_damaged_file() {
+    let (folder, root) = local();
+    let corpus = notes(&unit_vectors(20, 8, 4));
+    let manifest = publish(&root, None, store_content(&root, &corpus, 1).await, "a").await;
+    let seen = AtomicU64::new(0);
+    let count = |bytes| {
+        seen.fetch_add(bytes, Ordering::Relaxed);
+    };
+    assert!(verify_hashes(&root, &manifest, &count).await.unwrap().is_empty());
+    let total: u64 = manifest.content.files().map(|file| file.size).sum();
+    assert_eq!(seen.into_inner(), total);
+
+    let shard = &manifest.content.shards[0];
+    let path = |key: &str| folder.path().join(key);
+    let index = path(&shard.index.as_ref().unwrap().path);
+    let mut bytes = std::fs::read(&index).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&index, bytes).unwrap();
+    std::fs::write(path(&shard.sidecar.as_ref().unwrap().path), b"short").unwrap();
+    std::fs::remove_file(path(&shard.parts[0])).unwrap();
+    let problems = verify_hashes(&root, &manifest, &|_| {}).await.unwrap();
+    let text: Vec<String> = problems.iter().map(|p| format!("{} {}", p.path, p.problem)).collect();
+    assert_eq!(text.len(), 3, "{text:?}");
+    assert!(text.iter().any(|t| t.contains(".usearch it has SHA-256")), "{text:?}");
+    assert!(text.iter().any(|t| t.contains(".f16 it has 5 bytes")), "{text:?}");
+    assert!(text.iter().any(|t| t.contains(".parquet it is missing")), "{text:?}");
+}
+
+const DAY: i64 = 24;
+
+/// What lies in the root, and at which hour it was written: a store's clock cannot be set, so `now` moves instead.
+async fn gc_at(root: &Root, hours: i64, retention: &Retention, dry: bool) -> Vec<String> {
+    let now = Utc::now() + TimeDelta::hours(hours);
+    let report = gc(root, retention, now, dry, &Protected::default()).await.unwrap();
+    assert_eq!(report.dry_run, dry);
+    report.deleted
+}
+
+async fn keys(root: &Root) -> BTreeSet<String> {
+    root.list("").await.unwrap().into_iter().map(|object| object.key).collect()
+}
+
+/// Every manifest's files are there, and no receipt names a file that is not.
+async fn consistent(root: &Root) {
+    let there = keys(root).await;
+    for number in numbers(root).await.unwrap() {
+        for file in read(root, number).await.unwrap().content.files() {
+            assert!(there.contains(&file.path), "snapshot {number} misses {}", file.path);
+        }
+    }
+    for receipt in there.iter().filter(|key| layout::is_receipt(key)) {
+        let text = String::from_utf8(root.get(receipt).await.unwrap().to_vec()).unwrap();
+        for part in text.split('"').filter(|part| part.starts_with("embeddings/")) {
+            if part.ends_with(".parquet") {
+                assert!(there.contains(part), "{receipt} names {part}, which is gone");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn gc_keeps_what_is_retained_young_or_protected_and_nothing_else() {
+    let (folder, root) = local();
+    let mut parent: Option<Manifest> = None;
+    for day in 0..4u64 {
+        let corpus = notes(&unit_vectors(12, 8, 100 + day));
+        let content = store_content(&root, &corpus, 2).await;
+        parent = Some(publish(&root, parent.as_ref(), content, &format!("run-{day}")).await);
+        let plan = serde_json::json!({"parts": []});
+        let key = layout::run_file(&format!("run-{day}"), "plan.json");
+        root.put(&key, plan.to_string().into()).await.unwrap();
+        let prepared = layout::prepared(&format!("run-{day}"), 0);
+        root.put(&prepared, Bytes::from_static(b"text")).await.unwrap();
+    }
+    root.put("foreign/readme.txt", Bytes::from_static(b"not ours")).await.unwrap();
+    let torn = folder.path().join("runs/run-0/plan.json#99");
+    std::fs::write(torn, b"torn").unwrap();
+    let all = keys(&root).await;
+    let retention = Retention { snapshots: 2, grace_hours: 24, runs_days: 7 };
+
+    assert!(gc_at(&root, 1, &retention, false).await.is_empty(), "everything is young");
+    let dry = gc_at(&root, 2 * DAY, &retention, true).await;
+    assert_eq!(keys(&root).await, all, "a dry run deletes nothing");
+    assert_eq!(gc_at(&root, 2 * DAY, &retention, false).await, dry, "and says what would go");
+    // Manifests first, then receipts before what they name.
+    assert_eq!(dry[..2], [layout::manifest(1), layout::manifest(2)]);
+    assert_eq!(numbers(&root).await.unwrap(), [3, 4]);
+    consistent(&root).await;
+    let left = keys(&root).await;
+    assert!(dry.iter().any(|key| key.ends_with(".usearch")));
+    let parts = |keys: &BTreeSet<String>| keys.iter().filter(|k| k.starts_with("emb")).count();
+    assert_eq!(parts(&left), parts(&all), "embeddings may be wanted by a run that resumes");
+    assert!(left.contains("prepared/run-0/00000.parquet"));
+
+    let late = gc_at(&root, 8 * DAY, &retention, false).await;
+    assert!(late.iter().any(|key| key.starts_with("embeddings/")));
+    assert!(late.contains(&"prepared/run-0/00000.parquet".to_owned()));
+    assert!(late.contains(&"runs/run-0/plan.json".to_owned()));
+    consistent(&root).await;
+    let left = keys(&root).await;
+    assert!(left.contains("foreign/readme.txt"));
+    assert_eq!(left.iter().filter(|key| key.starts_with("indexes/")).count(), 2 * 2 * 4 + 1);
+    assert!(gc_at(&root, 9 * DAY, &retention, false).await.is_empty(), "nothing is left to do");
+    assert!(!folder.path().join("runs/run-0").exists(), "not even a torn write or its folder");
+    let newest = newest(&root).await.unwrap().unwrap();
+    assert!(verify_hashes(&root, &newest, &|_| {}).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn gc_respects_plans_leases_and_unreadable_manifests() {
+    let root = Root::in_memory();
+    let first = publish(&root, None, tiny(&root, "one").await.unwrap(), "a").await;
+    let second = publish(&root, Some(&first), tiny(&root, "two").await.unwrap(), "b").await;
+    let mine = tiny(&root, "wanted by a plan").await.unwrap().shards[0].ids.clone();
+    let other = tiny(&root, "wanted by nobody").await.unwrap().shards[0].ids.clone();
+    let leased = tiny(&root, "leased").await.unwrap().shards[0].ids.clone();
+    let plan = serde_json::json!({"tasks": [{"ids": {"path": mine.path}}]});
+    root.put("runs/now/plan.json", plan.to_string().into()).await.unwrap();
+    let retention = Retention { snapshots: 1, grace_hours: 0, runs_days: 7 };
+    let now = Utc::now() + TimeDelta::hours(DAY);
+    let protected = Protected {
+        snapshots: BTreeSet::from([first.number]),
+        runs: BTreeSet::new(),
+        keys: BTreeSet::from([leased.path.clone()]),
+    };
+    let report = gc(&root, &retention, now, false, &protected).await.unwrap();
+    assert_eq!(report.deleted, [other.path]);
+    assert_eq!(report.kept_snapshots, [1, 2]);
+
+    // Unsure is no reason to delete.
+    let bad = Root::in_memory();
+    let content = tiny(&bad, "orphan").await.unwrap();
+    bad.put(&layout::manifest(1), Bytes::from_static(b"{}")).await.unwrap();
+    let refused = gc(&bad, &retention, now, false, &Protected::default()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt);
+    assert!(bad.size(&content.shards[0].ids.path).await.unwrap().is_some());
+    assert_eq!(second.number, 2);
+}
+
+#[tokio::test]
+async fn a_snapshot_superseded_a_moment_ago_stays_for_its_readers() {
+    let root = Root::in_memory();
+    let mut parent = None;
+    for day in 0..3 {
+        let content = tiny(&root, &day.to_string()).await.unwrap();
+        parent = Some(publish(&root, parent.as_ref(), content, "r").await);
+    }
+    let strict = Retention { snapshots: 1, grace_hours: 24, runs_days: 1 };
+    assert!(gc_at(&root, DAY - 1, &strict, false).await.is_empty());
+    gc_at(&root, DAY + 1, &strict, false).await;
+    assert_eq!(numbers(&root).await.unwrap(), [3]);
+}
+
+/// A gc that dies at any of its deletes leaves a root that is consistent and that the next gc finishes.
+#[tokio::test]
+async fn a_gc_killed_anywhere_leaves_nothing_that_names_a_missing_file() {
+    let retention = Retention { snapshots: 1, grace_hours: 0, runs_days: 0 };
+    let now = Utc::now() + TimeDelta::minutes(30);
+    let mut finished = BTreeSet::new();
+    for stop_at in 0.. {
+        let inner = Arc::new(InMemory::new());
+        let plain = Root::from_store(Arc::clone(&inner) as _, "memory://", None);
+        let mut parent = None;
+        for day in 0..3u64 {
+            let corpus = notes(&unit_vectors(6, 4, day));
+            let content = store_content(&plain, &corpus, 2).await;
+            parent = Some(publish(&plain, parent.as_ref(), content, "r").await);
+        }
+        let mut deletes = 0;
+        let dying = Faulty::new(Arc::clone(&inner) as _, move |operation, path| {
+            let counts = operation == "delete" && !path.starts_with(layout::LEASES);
+            deletes += i32::from(counts);
+            (counts && deletes > stop_at).then_some(Fault::Before)
+        });
+        let outcome = gc(&dying.root(), &retention, now, false, &Protected::default()).await;
+        consistent(&plain).await;
+        let resumed = gc(&plain, &retention, now, false, &Protected::default()).await.unwrap();
+        consistent(&plain).await;
+        finished.insert(keys(&plain).await);
+        assert_eq!(numbers(&plain).await.unwrap(), [3]);
+        if outcome.is_ok() {
+            assert!(resumed.deleted.is_empty());
+            assert!(stop_at > 20, "there was something to delete: {stop_at}");
+            break;
+        }
+    }
+    assert_eq!(finished.len(), 1, "wherever it stopped, the end is the same");
+}
+
+/// Publishers that adopt old unreferenced objects beside a gc that deletes those: what is committed is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_gc_beside_publishes_never_deletes_what_is_committed() {
+    let root = Root::in_memory();
+    let retention = Retention { snapshots: 2, grace_hours: 0, runs_days: 0 };
+    let publishers = (0..3u64).map(|who| {
+        let root = root.clone();
+        tokio::spawn(async move {
+            let mut published = 0u64;
+            for day in 0..25 {
+                // Every tag comes back: its object may be there from an earlier day, long unreferenced.
+                let tag = format!("content {}", (day + who) % 5);
+                loop {
+                    let parent = newest(&root).await.unwrap();
+                    let content = tiny(&root, &tag).await.unwrap();
+                    tokio::task::yield_now().await;
+                    let run = provenance(&format!("{who}/{day}"));
+                    match commit(&root, parent.as_ref(), content, vec![], run).await {
+                        Ok(CommitOutcome::Committed(_)) => break,
+                        Ok(_) => {}
+                        // The gc was first: made anew, committed next time.
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+                published += 1;
+            }
+            published
+        })
+    });
+    let publishers: Vec<_> = publishers.collect();
+    let collector = tokio::spawn({
+        let root = root.clone();
+        async move {
+            let (mut rounds, mut deleted) = (0u64, 0);
+            while rounds < 400 {
+                let now = Utc::now() + TimeDelta::minutes(30);
+                let report = match gc(&root, &retention, now, false, &Protected::default()).await {
+                    Ok(report) => report,
+                    // A manifest went between the listing and the read: another round.
+                    Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                    Err(error) => panic!("{error:?}"),
+                };
+                deleted += report.deleted.len();
+                rounds += 1;
+                let current = newest(&root).await.unwrap();
+                for file in current.iter().flat_map(|manifest| manifest.content.files()) {
+                    let there = root.size(&file.path).await.unwrap().is_some();
+                    let replaced = newest(&root).await.unwrap().map(|m| m.number)
+                        != current.as_ref().map(|m| m.number);
+                    assert!(there || replaced, "{} is gone", file.path);
+                }
+                tokio::task::yield_now().await;
+            }
+            deleted
+        }
+    });
+    let mut published = 0;
+    for publisher in publishers {
+        published += publisher.await.unwrap();
+    }
+    let deleted = collector.await.unwrap();
+    assert_eq!(newest(&root).await.unwrap().unwrap().number, published);
+    assert!(deleted > 50, "the gc must have had work: {deleted}");
+    consistent(&root).await;
+}
+
+#[test]
+fn the_report_is_plain_json() {
+    let report = scalingnote::snapshot::GcReport::default();
+    let json: BTreeMap<String, serde_json::Value> =
+        serde_json::from_value(serde_json::to_value(&report).unwrap()).unwrap();
+    assert!(json.contains_key("deleted_bytes") && json.contains_key("dry_run"));
+}
