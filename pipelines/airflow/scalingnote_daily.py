@@ -1,4 +1,4 @@
-"""The daily re-index as an Airflow 3 DAG: plan -> encode (mapped) -> build (mapped) -> publish.
+"""The daily re-index as an Airflow 3 DAG: plan -> encode (mapped) -> calibrate -> build (mapped) -> publish.
 
 DRAFT: written against the command line, not yet run under Airflow.
 
@@ -70,7 +70,8 @@ def scalingnote_daily():
     @task(execution_timeout=datetime.timedelta(hours=2))
     def plan() -> dict:
         plan = json.loads(scalingnote("plan", PIPELINE, "--json"))
-        return {name: plan[name] for name in ("tasks", "plan_key", "encode_tasks", "build_tasks")}
+        kept = ("tasks", "plan_key", "encode_tasks", "calibrate_task", "build_tasks")
+        return {name: plan.get(name) for name in kept}
 
     @task.short_circuit
     def anything_to_do(plan: dict) -> bool:
@@ -86,7 +87,13 @@ def scalingnote_daily():
         for task_id in ids:
             scalingnote("task", PIPELINE, "--plan", plan["plan_key"], "--task", task_id)
 
-    # A day of deletions has nothing to encode, and mapping over nothing counts as skipped.
+    # A day of deletions has nothing to encode, and mapping over nothing counts as skipped: hence none_failed.
+    @task(pool="scalingnote_cpu", trigger_rule="none_failed", execution_timeout=datetime.timedelta(hours=1))
+    def calibrate(plan: dict) -> None:
+        """Freezes the scale of the quantised vectors; absent from the plan once it is frozen."""
+        if plan["calibrate_task"]:
+            scalingnote("task", PIPELINE, "--plan", plan["plan_key"], "--task", plan["calibrate_task"])
+
     @task(pool="scalingnote_cpu", trigger_rule="none_failed", execution_timeout=datetime.timedelta(hours=6))
     def build(plan: dict, ids: list[str]) -> None:
         for task_id in ids:
@@ -102,7 +109,7 @@ def scalingnote_daily():
     anything_to_do(planned) >> [encode_shares, build_shares]
     encoded = encode.partial(plan=planned).expand(ids=encode_shares)
     built = build.partial(plan=planned).expand(ids=build_shares)
-    encoded >> built >> publish(planned)
+    encoded >> calibrate(planned) >> built >> publish(planned)
 
 
 scalingnote_daily()
