@@ -93,6 +93,7 @@ pub(super) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
         only_plan: args.plan_only,
         overrides: args.overrides.pairs()?,
         no_publish: args.no_publish,
+        ..RunOptions::default()
     };
     let context = context(&args.pipeline, app)?;
     let report = exec::run(&context, &options).await?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
@@ -68,7 +68,6 @@ pub struct PrepareRequest<'a> {
 /// Config for a bad SQL, a missing column, a wrong type or a bad template; Input for unreadable files, more
 /// than `max_rejected` rejections, or inputs that changed while read.
 pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
-    let started = Instant::now();
     let options = request.options;
     request.cancel.check()?;
     let template = NoteTemplate::compile(&options.template)?;
@@ -81,11 +80,9 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     tables::check_unchanged(&files).await?;
     let outcome = outcome?;
     let notes: u64 = outcome.shards.iter().map(|shard| shard.notes).sum();
-    request.reporter.event(Event::StageFinished {
-        stage: Stage::Prepare,
-        seconds: started.elapsed().as_secs_f64(),
-        summary: format!(
-            "{notes} notes in {} shards from {} rows ({} duplicates, {} rejected)",
+    request.reporter.event(Event::Info {
+        message: format!(
+            "prepared {notes} notes in {} shards from {} rows ({} duplicates, {} rejected)",
             outcome.shards.len(),
             outcome.rows_read,
             outcome.duplicates,

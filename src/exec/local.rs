@@ -17,9 +17,6 @@ use crate::observe::{Event, Stage, Summing};
 use crate::stage::{self, BuildTask, EncodeTask, Envelope, Plan, TaskEnv, TaskReceipt, Worker};
 use crate::tower::Tower;
 
-/// Attempts of a task whose failure may pass, with growing pauses between them.
-const ATTEMPTS: u32 = 4;
-
 /// Share of the free memory that builds take where the configuration names no limit, in percent.
 const DEFAULT_MEMORY_SHARE: u64 = 80;
 
@@ -46,24 +43,31 @@ impl Workers {
         &mut self,
         plan: &Plan,
         pipeline: &Pipeline,
+        attempts: u32,
         env: &TaskEnv,
         receipts: &mut Receipts,
     ) -> Result<()> {
         let limit = Arc::new(memory_limit(plan, pipeline)?);
         let env = TaskEnv { reporter: Arc::new(Summing::new(env.reporter.clone())), ..env.clone() };
         if !plan.encode.is_empty() {
-            self.encode(plan, &env, receipts).await?;
+            self.encode(plan, attempts, &env, receipts).await?;
         }
         if let Some(task) = &plan.calibrate {
-            execute(&Envelope::Calibrate(task.clone()), self.first(), &env).await?;
+            execute(&Envelope::Calibrate(task.clone()), self.first(), attempts, &env).await?;
         }
         if !plan.build.is_empty() {
-            build(plan, &env, limit, receipts).await?;
+            build(plan, attempts, &env, limit, receipts).await?;
         }
         Ok(())
     }
 
-    async fn encode(&mut self, plan: &Plan, env: &TaskEnv, receipts: &mut Receipts) -> Result<()> {
+    async fn encode(
+        &mut self,
+        plan: &Plan,
+        attempts: u32,
+        env: &TaskEnv,
+        receipts: &mut Receipts,
+    ) -> Result<()> {
         let started = Instant::now();
         let texts = plan.encode.iter().map(|task| task.shard.texts_to_encode).sum();
         env.reporter.event(Event::StageStarted {
@@ -85,7 +89,7 @@ impl Workers {
                     if stop.load(Ordering::Acquire) {
                         break Ok(());
                     }
-                    match execute(&Envelope::Encode(task), &mut worker, &env).await {
+                    match execute(&Envelope::Encode(task), &mut worker, attempts, &env).await {
                         Ok(TaskReceipt::Encode(receipt)) => done.push(receipt),
                         Ok(_) => {}
                         Err(error) => {
@@ -120,11 +124,16 @@ fn ended_unexpectedly(cause: tokio::task::JoinError) -> Error {
 }
 
 /// One task, tried again where its failure may pass. Stopping is not a failure.
-async fn execute(envelope: &Envelope, worker: &mut Worker, env: &TaskEnv) -> Result<TaskReceipt> {
+async fn execute(
+    envelope: &Envelope,
+    worker: &mut Worker,
+    attempts: u32,
+    env: &TaskEnv,
+) -> Result<TaskReceipt> {
     let mut pause = Duration::from_secs(1);
     for attempt in 1.. {
         match stage::execute(envelope, worker, env).await {
-            Err(error) if error.kind() == ErrorKind::Transient && attempt < ATTEMPTS => {
+            Err(error) if error.kind() == ErrorKind::Transient && attempt < attempts => {
                 env.reporter.event(Event::Warning {
                     message: format!("{error}; attempt {} follows in {pause:?}", attempt + 1),
                 });
@@ -147,9 +156,7 @@ struct MemoryLimit {
 fn shard_memory_mib(task: &BuildTask) -> u32 {
     let dimensions = task.spec.space.dimensions;
     let vectors = task.shard.prepared.rows;
-    let bytes = index::estimate_memory(vectors, dimensions, &task.spec.index)
-        // The vectors as f32, while they are handed to the index.
-        + vectors * u64::from(dimensions) * 4;
+    let bytes = index::estimate_memory(vectors, dimensions, &task.spec.index);
     u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX).max(1)
 }
 
@@ -184,6 +191,7 @@ fn free_memory_mib() -> Option<u64> {
 
 async fn build(
     plan: &Plan,
+    attempts: u32,
     env: &TaskEnv,
     limit: Arc<MemoryLimit>,
     receipts: &mut Receipts,
@@ -208,7 +216,7 @@ async fn build(
             env.cancel.check()?;
             // A build encodes nothing: any device will do.
             let mut worker = Worker::new(crate::tower::DeviceSpec::Cpu { threads: 1 }, None);
-            execute(&Envelope::Build(task), &mut worker, &env).await
+            execute(&Envelope::Build(task), &mut worker, attempts, &env).await
         });
     }
     let mut outcome = Ok(());

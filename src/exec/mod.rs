@@ -37,7 +37,7 @@ pub struct RunContext {
 }
 
 /// What a run is asked to do.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunOptions {
     /// Stop after the plan is stored.
     pub only_plan: bool,
@@ -45,6 +45,14 @@ pub struct RunOptions {
     pub overrides: Vec<(String, String)>,
     /// Stop after the indexes are built.
     pub no_publish: bool,
+    /// Attempts of a task whose failure may pass, with growing pauses between them; at least 1.
+    pub attempts: u32,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self { only_plan: false, overrides: Vec::new(), no_publish: false, attempts: 4 }
+    }
 }
 
 /// What the tasks of a run wrote.
@@ -106,7 +114,11 @@ pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
             _ => Outcome::Unfinished,
         };
     }
-    let stored = report::store(&ctx.root, &report).await;
+    let stored = match report.outcome {
+        // The report is that of the run whose plan this is, once its tasks are done.
+        Outcome::Planned => Ok(()),
+        _ => report::store(&ctx.root, &report).await,
+    };
     match finished {
         Ok(()) => stored?,
         Err(error) if error.kind() == ErrorKind::GateRefused => {
@@ -142,7 +154,7 @@ async fn drive(
         stage::self_test(plan, workers.first(), &env).await?;
     }
     let mut receipts = Receipts::default();
-    let outcome = workers.run(plan, &ctx.pipeline, &env, &mut receipts).await;
+    let outcome = workers.run(plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
     report::executed(report, &receipts);
     outcome?;
     if options.no_publish {

@@ -9,10 +9,13 @@ use crate::stage::{
     Amounts, ConfigSummary, CorpusCounts, EncodeReceipt, LengthHistogram, NoteChanges, Outcome,
     Plan, Planned, RunReport, StageReport, ThroughputSample,
 };
-use crate::store::{Root, layout};
+use crate::store::{PutOutcome, Root, layout};
 
 /// Points of the throughput curve.
 const CURVE: usize = 60;
+
+/// Reports of one run, at most; later ones are not kept.
+const MOST_REPORTS: u32 = 100;
 
 /// Quarantined notes that the report names.
 const QUARANTINE_SAMPLES: usize = 20;
@@ -171,9 +174,15 @@ pub(super) async fn store(root: &Root, report: &RunReport) -> Result<()> {
     if root.is_read_only() {
         return Ok(());
     }
-    let json = layout::run_file(&report.run, "report.json");
-    root.put(&json, report.to_json()?.into()).await?;
-    let html = layout::run_file(&report.run, "report.html");
-    root.put(&html, report.to_html().into()).await?;
+    // Nothing is overwritten: a step that a scheduler repeats leaves a report of its own each time.
+    for attempt in 1..=MOST_REPORTS {
+        let name = if attempt == 1 { "report".to_owned() } else { format!("report-{attempt}") };
+        let json = layout::run_file(&report.run, &format!("{name}.json"));
+        if root.put_if_absent(&json, report.to_json()?.into()).await? == PutOutcome::Created {
+            let html = layout::run_file(&report.run, &format!("{name}.html"));
+            root.put_if_absent(&html, report.to_html().into()).await?;
+            return Ok(());
+        }
+    }
     Ok(())
 }

@@ -14,6 +14,9 @@ use crate::types::VectorType;
 /// Texts that the calibration encodes, at most; their time is not kept.
 const CALIBRATION_TEXTS: usize = 32;
 
+/// Bytes of a part's row beside its vector: text hash, note id, counts.
+const PART_ROW: u64 = 48;
+
 /// Tokens per second of this device on the first texts of the plan; `None` where nothing is to be encoded.
 pub(super) async fn calibrate_speed(
     plan: &Plan,
@@ -63,8 +66,14 @@ pub(super) fn summarise(
                     &plan.spec.index,
                 ),
             };
-            // Parquet rows, and for a shard that is built the index and its f16 sidecar.
-            let built = if shard.unchanged { 0 } else { shard.prepared.rows * dimensions * 2 };
+            let built = match shard.unchanged {
+                true => 0,
+                false => index::estimate_file_bytes(
+                    shard.prepared.rows,
+                    plan.spec.space.dimensions,
+                    &plan.spec.index,
+                ),
+            };
             let amounts = PlanAmounts {
                 notes_new: shard.notes.new,
                 notes_changed: shard.notes.changed,
@@ -74,7 +83,7 @@ pub(super) fn summarise(
                 tokens: shard.tokens_to_encode,
                 padded_tokens: shard.tokens_to_encode + shard.padding_avoided,
                 seconds: speed.map(|speed| shard.tokens_to_encode as f64 / speed / devices),
-                bytes: shard.texts_to_encode * dimensions * element + built + memory,
+                bytes: shard.texts_to_encode * (dimensions * element + PART_ROW) + built,
                 index_memory: memory,
                 ..PlanAmounts::default()
             };

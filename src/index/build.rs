@@ -25,7 +25,22 @@ const STEP: usize = 256;
 /// Estimated resident bytes while building an index of `vectors` x `dimensions`: the f32 input, the
 /// index with its key table, the table of duplicates, and a fixed part.
 pub fn estimate_memory(vectors: u64, dimensions: u32, options: &IndexOptions) -> u64 {
-    let dimensions = u64::from(dimensions);
+    // usearch: two pointers and two 16-byte slots of its key table; here: the table of duplicates.
+    let tables = 16 + 32 + 32;
+    let each = 4 * u64::from(dimensions) + tables;
+    vectors
+        .saturating_mul(each.saturating_add(bytes_per_vector(dimensions, options)))
+        .saturating_add(64 << 20)
+}
+
+/// Estimated bytes of the usearch file and its f16 sidecar.
+pub fn estimate_file_bytes(vectors: u64, dimensions: u32, options: &IndexOptions) -> u64 {
+    let sidecar = 8 + 2 * u64::from(dimensions);
+    vectors.saturating_mul(sidecar.saturating_add(bytes_per_vector(dimensions, options)))
+}
+
+/// One vector with its node of the graph, in the index and in its file.
+fn bytes_per_vector(dimensions: u32, options: &IndexOptions) -> u64 {
     let element_bits = match options.quantization {
         Quantization::F32 => 32,
         Quantization::F16 | Quantization::Bf16 => 16,
@@ -36,11 +51,7 @@ pub fn estimate_memory(vectors: u64, dimensions: u32, options: &IndexOptions) ->
     let links = connectivity.saturating_mul(4).saturating_add(4);
     // Base links, and links / (connectivity - 1) above them: levels are geometric.
     let node = 10 + links.saturating_mul(2) + links.div_ceil(connectivity - 1);
-    // usearch: two pointers and two 16-byte slots of its key table; here: the table of duplicates.
-    let tables = 16 + 32 + 32;
-    let vector = (dimensions * element_bits).div_ceil(8);
-    let each = (4 * dimensions + vector + tables).saturating_add(node);
-    vectors.saturating_mul(each).saturating_add(64 << 20)
+    (u64::from(dimensions) * element_bits).div_ceil(8).saturating_add(node)
 }
 
 /// Builds, audits, repairs and measures one index, and writes `<index>` (usearch) and `<sidecar>` (f16).

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-pub use build::{build, estimate_memory};
+pub use build::{build, estimate_file_bytes, estimate_memory};
 pub use graph::{Audit, audit};
 pub use quantize::{Calibration, calibrate};
 pub use recall::Recall;

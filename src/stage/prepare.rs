@@ -85,7 +85,6 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let started = Instant::now();
     let (corpus, root, reporter, cancel) =
         (request.corpus, request.root, &request.reporter, &request.cancel);
-    reporter.event(Event::StageStarted { stage: Stage::Prepare, total: 0, unit: "notes" });
     let parent = snapshot::newest(root).await?;
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
     let devices = request.encode.devices.len().max(1) as u32;

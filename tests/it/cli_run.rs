@@ -170,9 +170,10 @@ fn a_gate_refuses_with_3_and_an_override_is_recorded() {
 #[test]
 fn a_deadline_leaves_resumable_work() {
     let place = Place::new(400);
-    // About 25 tokens a note: two seconds of work in parts of a fifth of a second.
-    place.write_pipeline("fake:16?tokens_per_second=5000");
-    let late = place.run("run p.toml --deadline 1s --set encode.part_tokens=1000");
+    // Ten tokens or so a note: four seconds of work, in batches of a tenth of a second.
+    place.write_pipeline("fake:16?tokens_per_second=1000");
+    let late = place
+        .run("run p.toml --deadline 2s --set encode.part_tokens=100 --set encode.token_budget=100");
     assert_eq!(late.status.code(), Some(75), "{}", text(&late.stderr));
     assert!(text(&late.stderr).contains("run again to resume"));
     assert_eq!(place.manifests(), 0);

@@ -210,7 +210,7 @@ fn what_show_prints_reads_back_to_the_same_pipeline() {
     let shown = with(&text, &[], &["tower.max_tokens=7", "query.prompt_prefix=query: "]).unwrap();
     let toml = shown.to_toml().unwrap();
     assert!(toml.contains("max_tokens = 7  # --set tower.max_tokens\n"), "{toml}");
-    assert!(toml.contains("rescore = 4  # default\n"), "{toml}");
+    assert!(toml.contains("connectivity = 16  # default\n"), "{toml}");
     assert!(toml.contains("model = \"fake:8\"\n"), "{toml}");
     let again = with(&toml, &[], &[]).unwrap();
     assert_eq!(again.pipeline, shown.pipeline);
@@ -271,7 +271,9 @@ fn the_pipelines_that_people_copy_are_right() {
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "toml") {
+        let recipe =
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("train-"));
+        if path.extension().is_some_and(|ending| ending == "toml") && !recipe {
             resolve(&path, [], &[]).unwrap_or_else(|error| panic!("{error}"));
             seen += 1;
         }

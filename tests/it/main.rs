@@ -6,6 +6,7 @@ mod cli_run;
 mod config;
 mod corpus;
 mod cron;
+mod days;
 mod evaluate;
 mod faults;
 mod index;

@@ -179,6 +179,7 @@ mod tests {
             // Within the pause: left out. The last one never is.
             reporter.event(Event::Progress { stage, done: 6, tokens: 600 });
             reporter.event(Event::Progress { stage, done: 10, tokens: 1_000 });
+            reporter.event(Event::StageFinished { stage, seconds: 0.1, summary: "ten".into() });
             a_stage(reporter);
         });
         let lines: Vec<serde_json::Value> =
