@@ -97,8 +97,9 @@ docs: ## Build the library's documentation; warnings are errors.
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile release --no-deps
 
 .PHONY: bench-encode
-bench-encode: ## Measure the document tower: tokens/s (benches/README.md).
-	$(CARGO) bench --bench encode
+bench-encode: ## Measure the document tower beside PyTorch (benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
+	benches/encode.sh
 
 .PHONY: bench-index
 bench-index: ## Measure index building and recall (benches/README.md).

@@ -92,6 +92,7 @@ pub(crate) enum Command {
     Run(super::run::RunArgs),
     Plan(super::plan::PlanArgs),
     Task(super::task::TaskArgs),
+    Publish(super::publish::PublishArgs),
     Search(super::search::SearchArgs),
     Snapshot(super::snapshot::SnapshotArgs),
     Config(super::config::ConfigArgs),

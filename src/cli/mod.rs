@@ -11,6 +11,7 @@ mod failure;
 mod logging;
 mod plan;
 mod progress;
+mod publish;
 mod root;
 mod run;
 mod schema;
@@ -46,6 +47,14 @@ pub(crate) struct App {
     console: Arc<Console>,
     reporter: Arc<dyn Reporter>,
     cancel: Cancel,
+}
+
+/// Pretty JSON with a final line feed.
+pub(crate) fn pretty<T: serde::Serialize>(value: &T) -> Result<String> {
+    let mut text =
+        serde_json::to_string_pretty(value).or_error(ErrorKind::Internal, || "writing JSON")?;
+    text.push('\n');
+    Ok(text)
 }
 
 fn run_with(arguments: Vec<OsString>) -> ExitCode {
@@ -85,7 +94,10 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         _ => Cancel::new(),
     };
     // Only these look at `cancel`; the others write nothing that would have to be finished.
-    let cooperative = matches!(cli.command, Command::Run(_) | Command::Plan(_) | Command::Task(_));
+    let cooperative = matches!(
+        cli.command,
+        Command::Run(_) | Command::Plan(_) | Command::Task(_) | Command::Publish(_)
+    );
     signals::install(cancel.clone(), cooperative, Arc::clone(console))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -103,6 +115,7 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Run(args) => run::execute(args, app).await,
         Command::Plan(args) => plan::execute(args, app).await,
         Command::Task(args) => task::execute(args, app).await,
+        Command::Publish(args) => publish::execute(args, app).await,
         Command::Search(args) => search::execute(args, app).await,
         Command::Snapshot(args) => snapshot::execute(args, app).await,
         Command::Config(args) => config::execute(args, app),

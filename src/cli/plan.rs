@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::App;
 use super::args::PipelineArgs;
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::Result;
 use crate::exec;
 
 /// Say what a run would do and cost, and do nothing
@@ -36,10 +36,7 @@ pub(super) async fn execute(args: PlanArgs, app: &App) -> Result<ExitCode> {
     let summary = exec::plan(&context).await?;
     app.console.close();
     if args.json {
-        let mut json = serde_json::to_string_pretty(&summary)
-            .or_error(ErrorKind::Internal, || "writing the plan")?;
-        json.push('\n');
-        app.console.print(&json);
+        app.console.print(&super::pretty(&summary)?);
     } else {
         app.console.print(&summary.to_string());
     }

@@ -10,7 +10,6 @@ use crate::store::Root;
 /// An opened root, with the pipeline where the argument named one.
 pub(super) struct Opened {
     pub root: Root,
-    #[allow(dead_code)]
     pub pipeline: Option<Pipeline>,
 }
 

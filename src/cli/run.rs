@@ -35,13 +35,8 @@ pub(crate) struct RunArgs {
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
     #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
     pub deadline: Option<Duration>,
-    /// Publish although this gate refuses; repeatable, each with its own --reason.
-    #[arg(long = "override", value_name = "GATE", requires = "reason",
-          value_parser = PossibleValuesParser::new(GateOptions::NAMES))]
-    pub overrides: Vec<String>,
-    /// Why the gate may be overridden; recorded in the snapshot.
-    #[arg(long = "reason", value_name = "TEXT", requires = "overrides")]
-    pub reason: Vec<String>,
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
     /// Build everything, publish nothing.
     #[arg(long)]
     pub no_publish: bool,
@@ -53,8 +48,21 @@ pub(crate) struct RunArgs {
     pub json: bool,
 }
 
-impl RunArgs {
-    fn overrides(&self) -> Result<Vec<(String, String)>> {
+/// Gates that may refuse without stopping the publication.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct OverrideArgs {
+    /// Publish although this gate refuses; repeatable, each with its own --reason.
+    #[arg(long = "override", value_name = "GATE", requires = "reason",
+          value_parser = PossibleValuesParser::new(GateOptions::NAMES))]
+    pub overrides: Vec<String>,
+    /// Why the gate may be overridden; recorded in the snapshot.
+    #[arg(long = "reason", value_name = "TEXT", requires = "overrides")]
+    pub reason: Vec<String>,
+}
+
+impl OverrideArgs {
+    /// Each gate with its reason.
+    pub fn pairs(&self) -> Result<Vec<(String, String)>> {
         if self.overrides.len() != self.reason.len() {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -83,13 +91,23 @@ pub(super) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> 
 pub(super) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
     let options = RunOptions {
         only_plan: args.plan_only,
-        overrides: args.overrides()?,
+        overrides: args.overrides.pairs()?,
         no_publish: args.no_publish,
     };
     let context = context(&args.pipeline, app)?;
     let report = exec::run(&context, &options).await?;
+    finish(&report, &context, args.json, app)
+}
+
+/// Prints the report; the exit code follows from the outcome.
+pub(super) fn finish(
+    report: &RunReport,
+    context: &RunContext,
+    json: bool,
+    app: &App,
+) -> Result<ExitCode> {
     app.console.close();
-    app.console.print(&if args.json { report.to_json()? } else { summary(&report, &context) });
+    app.console.print(&if json { report.to_json()? } else { summary(report, context) });
     Ok(ExitCode::from(exit_code(report.outcome)))
 }
 

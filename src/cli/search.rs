@@ -1,11 +1,18 @@
 //! `scalingnote search`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::App;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::format;
+use crate::search::{Found, QueryEncoder, Snapshot};
+use crate::tower::DeviceSpec;
+use crate::types::NoteId;
 
 /// Search the newest snapshot for a text
 ///
@@ -39,11 +46,134 @@ pub(crate) struct SearchArgs {
     model: Option<String>,
 }
 
+/// One line of the answer.
+#[derive(Serialize)]
+struct Hit {
+    rank: usize,
+    score: f32,
+    /// The id as the corpus gave it: a number or a string.
+    note_id: Value,
+    /// Which window of a chunked note matched best.
+    chunk: u32,
+    /// Stored columns.
+    stored: Map<String, Value>,
+}
+
+/// The answer as JSON.
+#[derive(Serialize)]
+struct Answer {
+    snapshot: u64,
+    query_tower: String,
+    hits: Vec<Hit>,
+}
+
 pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
-    let _ = (&args.text, args.k, args.exact, args.json, args.snapshot, &args.model, app);
-    let _opened = super::root::open(&args.root)?;
-    Err(crate::error::Error::new(
-        crate::error::ErrorKind::Unsupported,
-        "search is not part of this build",
-    ))
+    if args.text.trim().is_empty() {
+        return Err(Error::new(ErrorKind::Usage, "the text to look for is empty"));
+    }
+    let opened = super::root::open(&args.root)?;
+    let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
+    let base_dir = opened.pipeline.as_ref().map_or(here, |pipeline| pipeline.base_dir.clone());
+    let snapshot = Snapshot::open(&opened.root, args.snapshot, &cache_dir()).await?;
+    let encoder = QueryEncoder::load(
+        snapshot.manifest(),
+        args.model.as_deref(),
+        &base_dir,
+        &DeviceSpec::Cpu { threads: 0 },
+        &app.reporter,
+    )
+    .await?;
+    let vector = encoder.encode(&args.text)?;
+    let found = snapshot.search_vector(&vector, args.k as usize, args.exact)?;
+    app.console.close();
+    let hits: Vec<Hit> =
+        found.into_iter().enumerate().map(|(at, found)| hit(at + 1, found)).collect();
+    if args.json {
+        let answer = Answer {
+            snapshot: snapshot.manifest().number,
+            query_tower: encoder.tower().fingerprint.to_hex(),
+            hits,
+        };
+        let json = serde_json::to_string_pretty(&answer).context(|| "writing the answer")?;
+        app.console.print(&format!("{json}\n"));
+    } else {
+        app.console.print(&table(&hits));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn hit(rank: usize, found: Found) -> Hit {
+    let note_id = match found.note_id {
+        NoteId::Int(id) => Value::from(id),
+        NoteId::Str(id) => Value::from(id),
+    };
+    Hit { rank, score: found.score, note_id, chunk: found.chunk, stored: found.stored }
+}
+
+/// Rank, score, id, then the stored columns; long values are cut.
+fn table(hits: &[Hit]) -> String {
+    if hits.is_empty() {
+        return "no notes: the snapshot is empty\n".to_owned();
+    }
+    let columns: Vec<&String> =
+        hits.first().map(|hit| hit.stored.keys().collect()).unwrap_or_default();
+    let mut header = vec!["rank", "score", "note_id"];
+    header.extend(columns.iter().map(|name| name.as_str()));
+    let mut right = vec![true, true, false];
+    right.resize(header.len(), false);
+    let rows: Vec<Vec<String>> = hits
+        .iter()
+        .map(|hit| {
+            let mut row =
+                vec![hit.rank.to_string(), format!("{:.4}", hit.score), cell(&hit.note_id)];
+            row.extend(
+                columns.iter().map(|name| hit.stored.get(*name).map(cell).unwrap_or_default()),
+            );
+            row
+        })
+        .collect();
+    format::table(&header, &right, &rows)
+}
+
+/// Longest value that a table shows, in characters.
+const CELL: usize = 80;
+
+fn cell(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(CELL) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+/// Where files of a remote root are kept between searches.
+pub(super) fn cache_dir() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .unwrap_or_else(std::env::temp_dir);
+    base.join("scalingnote").join("snapshots")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_shows_stored_columns_and_cuts_long_values() {
+        let stored = Map::from_iter([("title".to_owned(), Value::from("笔".repeat(100)))]);
+        let found = Found { note_id: NoteId::Int(89), chunk: 0, score: 0.5, stored };
+        let text = table(&[hit(1, found)]);
+        assert!(
+            text.contains("note_id") && text.contains("0.5000") && text.contains("89"),
+            "{text}"
+        );
+        assert!(text.contains(&format!("{}…", "笔".repeat(80))), "{text}");
+        assert!(table(&[]).contains("empty"));
+    }
 }

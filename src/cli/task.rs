@@ -7,23 +7,23 @@ use clap::Args;
 
 use super::App;
 use super::args::PipelineArgs;
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::Result;
 use crate::exec;
 
 /// Execute one task of a stored plan, for Airflow, Kubernetes and the like
 ///
-/// `run --plan-only` stores the plan. A task that is done already does nothing, so retries and
+/// `plan` and `run --plan-only` store the plan, `publish` is the last step. A task that is done already does nothing, so retries and
 /// doubled attempts are safe. Prints the receipt as JSON.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote run daily.toml --plan-only --json | jq -r .run
-  scalingnote task daily.toml --plan runs/20250101T000000Z-1a2b/plan.json --task encode-00017-3
+  scalingnote task daily.toml --plan 20250101T000000Z-1a2b3c4d --task encode-00017-b141f1cba5c376d4
   SCALINGNOTE_PIPELINE=/config/daily.toml scalingnote task --plan \"$PLAN\" --task \"$TASK\"")]
 pub(crate) struct TaskArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Key of the plan under the root: runs/<run id>/plan.json.
+    /// The plan: its run id, or its key under the root (runs/<run id>/plan.json).
     #[arg(long, value_name = "KEY")]
     pub plan: String,
     /// Id of the task in the plan.
@@ -38,9 +38,6 @@ pub(super) async fn execute(args: TaskArgs, app: &App) -> Result<ExitCode> {
     let context = super::run::context(&args.pipeline, app)?;
     let receipt = exec::execute_task(&context, &args.plan, &args.task).await?;
     app.console.close();
-    let mut json = serde_json::to_string_pretty(&receipt)
-        .or_error(ErrorKind::Internal, || "writing the receipt")?;
-    json.push('\n');
-    app.console.print(&json);
+    app.console.print(&super::pretty(&receipt)?);
     Ok(ExitCode::SUCCESS)
 }

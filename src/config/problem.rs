@@ -70,10 +70,18 @@ pub(super) fn nearest<'a>(
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
     let word = word.to_lowercase();
+    // `min_recall` is `recall_min` to a person.
+    let sorted = |name: &str| {
+        let mut words: Vec<&str> = name.split(['_', '-']).collect();
+        words.sort_unstable();
+        words.join("_")
+    };
+    let word_sorted = sorted(&word);
     let mut best: Option<(f64, &str)> = None;
     for candidate in candidates {
         let score = strsim::normalized_damerau_levenshtein(&word, candidate)
-            .max(strsim::jaro_winkler(&word, candidate) - 0.25);
+            .max(strsim::jaro_winkler(&word, candidate) - 0.25)
+            .max(strsim::normalized_damerau_levenshtein(&word_sorted, &sorted(candidate)) - 0.1);
         if score >= 0.6 && best.is_none_or(|(most, _)| score > most) {
             best = Some((score, candidate));
         }
@@ -102,6 +110,7 @@ mod tests {
         assert_eq!(nearest("maxtokens", keys), Some("max_tokens"));
         assert_eq!(nearest("Pooling", keys), Some("pooling"));
         assert_eq!(nearest("prompt_sufix", keys), Some("prompt_suffix"));
+        assert_eq!(nearest("tokens_max", keys), Some("max_tokens"));
         assert_eq!(nearest("zzz", keys), None);
     }
 

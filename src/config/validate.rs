@@ -131,7 +131,8 @@ fn tower(tower: &TowerOptions, section: &str, check: &mut Check<'_>) {
     );
     if let Some(dimensions) = tower.model.strip_prefix("fake:") {
         check.require(
-            dimensions.parse::<u32>().is_ok_and(|d| d > 0),
+            // `?tokens_per_second=<n>` may follow; the tower reads it.
+            dimensions.split('?').next().is_some_and(|d| d.parse::<u32>().is_ok_and(|d| d > 0)),
             &path("model"),
             "must be `fake:<dimensions>` with a number of at least 1",
         );

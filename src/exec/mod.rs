@@ -20,7 +20,7 @@ use crate::stage::{
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
-use crate::types::{Cancel, hash_json};
+use crate::types::Cancel;
 
 pub use run_id::new_run_id;
 
@@ -199,11 +199,10 @@ async fn query_towers(ctx: &RunContext) -> Result<Vec<QueryTower>> {
     let options = stage::absolute_tower(&ctx.pipeline.query_tower(), &ctx.pipeline.base_dir);
     let tower = Tower::resolve(&options, &ctx.pipeline.base_dir, &ctx.reporter).await?;
     let kind = if ctx.pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
-    // A query is encoded as it is: its template is the empty one.
-    let space = tower.space(crate::types::Digest256::of(b""));
+    let fingerprint = crate::search::fingerprint(&tower)?;
     let options = serde_json::to_value(&options)
         .map_err(|e| Error::internal("writing query tower options").with_source(e))?;
-    Ok(vec![QueryTower { fingerprint: hash_json(&space)?, kind: kind.to_owned(), options }])
+    Ok(vec![QueryTower { fingerprint, kind: kind.to_owned(), options }])
 }
 
 async fn discard_prepared(root: &Root, run: &str) -> Result<()> {

@@ -244,8 +244,8 @@ impl Fit {
         Self((0..units.len()).step_by(step).map(|query| (query, near(query))).collect())
     }
 
-    /// Mean squared error of i8 cosines after the best shift per query (a shift changes no ranking),
-    /// and the share of elements clipped.
+    /// How far the i8 cosines are from a straight line over the exact ones, summed over queries (a shift or
+    /// a factor changes no ranking), and the share of elements clipped.
     fn loss(&self, units: &Embeddings, calibration: &Calibration) -> (f64, f64) {
         let mut clipped = 0usize;
         let mut codes = Embeddings::with_capacity(units.dimensions(), units.len());
@@ -258,16 +258,34 @@ impl Fit {
         }
         let mut loss = 0f64;
         for (query, near) in &self.0 {
-            let errors: Vec<f64> = near
+            let pairs: Vec<(f64, f64)> = near
                 .iter()
                 .map(|(other, exact)| {
-                    f64::from(dot(codes.row(*query), codes.row(*other))) - f64::from(*exact)
+                    (f64::from(*exact), f64::from(dot(codes.row(*query), codes.row(*other))))
                 })
                 .collect();
-            let mean = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
-            loss += errors.iter().map(|e| (e - mean).powi(2)).sum::<f64>();
+            loss += unexplained(&pairs);
         }
         (loss, clipped as f64 / units.as_slice().len() as f64)
+    }
+}
+
+/// 1 - r^2 of a linear fit: 0 where the two agree but for a shift and a factor, 1 where nothing is kept.
+fn unexplained(pairs: &[(f64, f64)]) -> f64 {
+    let n = pairs.len().max(1) as f64;
+    let mean_x = pairs.iter().map(|(x, _)| x).sum::<f64>() / n;
+    let mean_y = pairs.iter().map(|(_, y)| y).sum::<f64>() / n;
+    let (mut xx, mut yy, mut xy) = (0f64, 0f64, 0f64);
+    for (x, y) in pairs {
+        let (x, y) = (x - mean_x, y - mean_y);
+        (xx, yy, xy) = (xx + x * x, yy + y * y, xy + x * y);
+    }
+    if xx <= 0.0 {
+        0.0
+    } else if yy <= 0.0 || xy <= 0.0 {
+        1.0
+    } else {
+        1.0 - xy * xy / (xx * yy)
     }
 }
 

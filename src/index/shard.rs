@@ -114,12 +114,16 @@ impl ShardIndex {
     /// # Errors
     /// Input for a query of other dimensions, non-finite or zero.
     pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
-        let query = self.query(query)?;
+        self.search_unit(&self.query(query)?, k, k)
+    }
+
+    /// The `keep` best of the candidates that a search for `k` looks at.
+    pub(super) fn search_unit(&self, query: &[f32], k: usize, keep: usize) -> Result<Vec<Hit>> {
         let Some(graph) = self.graph.as_ref().filter(|_| k > 0) else { return Ok(Vec::new()) };
-        let count = k.saturating_mul(self.options.rescore.max(1)).min(self.len());
+        let count = k.saturating_mul(self.options.rescore.max(1)).max(keep).min(self.len());
         let found = {
             let mut encoder = self.encoder.clone();
-            let code = encoder.encode(&query);
+            let code = encoder.encode(query);
             let _seat = self.gate.sit();
             code.search(graph, count)
         };
@@ -133,12 +137,12 @@ impl ShardIndex {
                 let row = self.sidecar.row_of(key).ok_or_else(|| {
                     Error::corrupt(format!("key {key:016x} of the index has no row in the sidecar"))
                 })?;
-                self.sidecar.score(row, &query)
+                self.sidecar.score(row, query)
             };
             hits.push(Hit { key, score });
         }
         hits.sort_unstable_by(best_first);
-        hits.truncate(k);
+        hits.truncate(keep);
         Ok(hits)
     }
 

@@ -84,7 +84,16 @@ pub(crate) fn digests(paths: &[PathBuf]) -> Result<Vec<Digest256>> {
 /// SHA-256 of one file. That of a big file is remembered in the user's cache folder, keyed by
 /// everything that changes when its bytes do.
 pub(crate) fn digest(path: &Path) -> Result<Digest256> {
-    let remembered = Remembered::of(path);
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| Some(std::env::home_dir()?.join(".cache")));
+    digest_with(path, cache.map(|cache| cache.join("scalingnote").join("digests")), CACHED_FROM)
+}
+
+fn digest_with(path: &Path, folder: Option<PathBuf>, cached_from: u64) -> Result<Digest256> {
+    let look = || Remembered::of(path, folder.as_deref()?, cached_from);
+    let remembered = look();
     if let Some((entry, at)) = &remembered
         && let Ok(bytes) = std::fs::read(at)
         && let Ok(found) = serde_json::from_slice::<Remembered>(&bytes)
@@ -96,7 +105,7 @@ pub(crate) fn digest(path: &Path) -> Result<Digest256> {
     // Hashing must not straddle a change, and a file touched just now may change within one tick
     // of its timestamp: neither is remembered.
     if let Some((mut entry, at)) = remembered
-        && Remembered::of(path).is_some_and(|(now, _)| now.stamp == entry.stamp)
+        && look().is_some_and(|(now, _)| now.stamp == entry.stamp)
         && entry.stamp.settled()
     {
         entry.digest = digest;
@@ -153,16 +162,10 @@ struct Remembered {
 
 impl Remembered {
     /// The entry for this file and where it is kept; `None` where the file is small, cannot be asked,
-    /// or there is no cache folder.
-    fn of(path: &Path) -> Option<(Self, PathBuf)> {
+    /// or the path has no real form.
+    fn of(path: &Path, folder: &Path, cached_from: u64) -> Option<(Self, PathBuf)> {
         let path = path.canonicalize().ok()?;
-        let metadata = std::fs::metadata(&path).ok().filter(|m| m.len() >= CACHED_FROM)?;
-        let folder = std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-            .or_else(|| Some(std::env::home_dir()?.join(".cache")))?
-            .join("scalingnote")
-            .join("digests");
+        let metadata = std::fs::metadata(&path).ok().filter(|m| m.len() >= cached_from)?;
         let name = Digest256::of(path.as_os_str().as_encoded_bytes()).short();
         let stamp = Stamp {
             path,
@@ -204,6 +207,24 @@ mod tests {
         assert_eq!(digests(&paths).unwrap(), [Digest256::of(b"b"), Digest256::of(b"a")]);
         let missing = digest(&folder.path().join("c")).unwrap_err();
         assert!(missing.to_string().contains("cannot read"));
+    }
+
+    #[test]
+    fn a_remembered_digest_holds_while_the_file_is_untouched() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, cache) = (folder.path().join("weights"), folder.path().join("cache"));
+        std::fs::write(&path, b"weights").unwrap();
+        let digest = || digest_with(&path, Some(cache.clone()), 1).unwrap();
+        // Written just now: hashed, and not remembered.
+        assert_eq!(digest(), Digest256::of(b"weights"));
+        assert!(!cache.exists());
+        let (mut entry, at) = Remembered::of(&path, &cache, 1).unwrap();
+        entry.digest = Digest256::of(b"as remembered");
+        entry.store(&at);
+        assert_eq!(digest(), Digest256::of(b"as remembered"));
+        std::fs::write(&path, b"WEIGHTS").unwrap();
+        assert_eq!(digest(), Digest256::of(b"WEIGHTS"), "same size, other bytes");
+        assert!(Remembered::of(&path, &cache, 8).is_none(), "small files are always hashed");
     }
 
     #[test]

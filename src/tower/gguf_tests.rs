@@ -263,10 +263,19 @@ fn smollm2_reads_as_candle_reads_it() {
         weights.tensor(name, shape).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let down = theirs("blk.29.ffn_down.weight");
-    assert_eq!(ours("model.layers.29.mlp.down_proj.weight", &[576, 1536]), flat(&down));
-    let embedding = theirs("token_embd.weight");
-    assert_eq!(ours("model.embed_tokens.weight", &[49_152, 576]), flat(&embedding));
+    let down = ours("model.layers.29.mlp.down_proj.weight", &[576, 1536]);
+    assert!(down == flat(&theirs("blk.29.ffn_down.weight")));
+    let embedding = ours("model.embed_tokens.weight", &[49_152, 576]);
+    assert!(embedding == flat(&theirs("token_embd.weight")));
+    // The Python package `gguf` gives these, and transformers' reverse permutation the last.
+    let row = |values: &[f32], row: usize, width: usize| values[row * width..][..width].to_vec();
+    assert_eq!(
+        row(&down, 575, 1536)[1532..],
+        [0.056_640_625, 0.203125, -0.089_843_75, 0.056_640_625]
+    );
+    assert_eq!(row(&embedding, 49_151, 576)[..3], [0.011_505_127, 0.005_752_563_5, 0.097_793_58]);
+    let q = ours("model.layers.3.self_attn.q_proj.weight", &[576, 576]);
+    assert_eq!(row(&q, 101, 576)[..3], [-0.313_293_46, 0.496_032_7, -0.178_405_76]);
     // Row p * 32 + j of a head is stored as row 2 j + p.
     let stored: Vec<Vec<f32>> = theirs("blk.3.attn_k.weight").to_vec2().unwrap();
     let k = ours("model.layers.3.self_attn.k_proj.weight", &[192, 576]);

@@ -1,7 +1,7 @@
 //! Models of a Hugging Face hub, through its cache: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`,
 //! `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to `huggingface_hub`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use crate::tower::safetensors::shard_names;
 
 /// A download that brings nothing for so long has failed.
 const STALLED: Duration = Duration::from_secs(120);
+/// Another process's download of one file is waited for so long.
+const LOCKED: Duration = Duration::from_secs(3600);
 /// Between two lines about one download.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
@@ -118,8 +120,10 @@ impl Hub {
         }
         let there: Vec<String> =
             info.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
-        let download = Download { repo: api.repo(named(&info.sha)), name: repo, reporter };
-        let folder = download.all(&there, file).await?;
+        let folder = self.home(repo).join("snapshots").join(&info.sha);
+        let repo_at = api.repo(named(&info.sha));
+        let download = Download { repo: repo_at, name: repo, folder: folder.clone(), reporter };
+        download.all(&there, file).await?;
         // Offline, this revision then leads to this commit.
         self.cache
             .repo(named(revision))
@@ -129,7 +133,6 @@ impl Hub {
     }
 
     fn api(&self) -> Result<Api> {
-        // `with_cache_dir` keeps the token that a login left in the cache.
         let mut builder = ApiBuilder::from_cache(self.cache.clone())
             .with_progress(false)
             .with_token(self.token.clone());
@@ -142,9 +145,13 @@ impl Hub {
         )
     }
 
+    fn home(&self, repo: &str) -> PathBuf {
+        self.cache.path().join(format!("models--{}", repo.replace('/', "--")))
+    }
+
     /// The revision as the cache has it, if all of its weight files are there.
     fn cached(&self, repo: &str, revision: &str, file: Option<&str>) -> Option<Fetched> {
-        let home = self.cache.path().join(format!("models--{}", repo.replace('/', "--")));
+        let home = self.home(repo);
         let commit = match std::fs::read_to_string(home.join("refs").join(revision)) {
             Ok(commit) => commit.trim().to_owned(),
             Err(_) => revision.to_owned(),
@@ -161,12 +168,14 @@ impl Hub {
 struct Download<'a> {
     repo: ApiRepo,
     name: &'a str,
+    /// The cache's folder of the commit.
+    folder: PathBuf,
     reporter: &'a Arc<dyn Reporter>,
 }
 
 impl Download<'_> {
-    /// Fetches what a model needs of the files that are there; their folder.
-    async fn all(&self, there: &[String], file: Option<&str>) -> Result<PathBuf> {
+    /// Fetches what a model needs of the files that are there.
+    async fn all(&self, there: &[String], file: Option<&str>) -> Result<()> {
         let has = |name: &str| there.iter().any(|file| file == name);
         let mut wanted: Vec<String> = Vec::new();
         if let Some(file) = file {
@@ -213,23 +222,49 @@ impl Download<'_> {
                 self.one(name).await?;
             }
         }
-        let mut folder = None;
         for name in &wanted {
-            folder = self.one(name).await?.parent().map(Path::to_owned);
+            self.one(name).await?;
         }
-        folder.ok_or_else(|| Error::internal("a download without a folder"))
+        Ok(())
     }
 
+    /// A file of the commit, fetched unless the cache has it. Waits where another process fetches it.
     async fn one(&self, file: &str) -> Result<PathBuf> {
+        let cached = self.folder.join(file);
+        let begun = Instant::now();
+        loop {
+            if cached.is_file() {
+                return Ok(cached);
+            }
+            match self.attempt(file).await? {
+                Some(path) => return Ok(path),
+                None if begun.elapsed() < LOCKED => {}
+                None => {
+                    return Err(Error::new(
+                        ErrorKind::Transient,
+                        format!(
+                            "another process has been downloading {file} of {} for long",
+                            self.name
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// `None` where another process holds the lock, after some seconds of waiting.
+    async fn attempt(&self, file: &str) -> Result<Option<PathBuf>> {
         let watch = Watch::new(file, self.reporter);
         let download = self.repo.download_with_progress(file, watch.clone());
         let mut download = std::pin::pin!(download);
         loop {
             let tick = tokio::time::sleep(Duration::from_secs(5));
             tokio::select! {
-                done = &mut download => {
-                    return done.map_err(|cause| explained(cause, self.name, file));
-                }
+                done = &mut download => return match done {
+                    Ok(path) => Ok(Some(path)),
+                    Err(ApiError::LockAcquisition(_)) => Ok(None),
+                    Err(cause) => Err(explained(cause, self.name, file)),
+                },
                 () = tick => if watch.idle() > STALLED {
                     return Err(Error::new(
                         ErrorKind::Transient,
@@ -333,7 +368,7 @@ fn explained(cause: ApiError, repo: &str, what: &str) -> Error {
         (Some(status), _) if status < 500 && status != 429 => {
             (ErrorKind::Input, format!("Hugging Face answered {status} for {repo} ({what})"))
         }
-        (_, ApiError::IoError(_) | ApiError::LockAcquisition(_)) => (
+        (_, ApiError::IoError(_)) => (
             ErrorKind::Resource,
             format!(
                 "cannot write {what} of {repo} into the model cache; check HF_HOME and its disk"

@@ -3,6 +3,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 
+use std::path::Path;
+
 use super::*;
 use crate::observe::Silent;
 use crate::tower::testing::write_tiny_model;

@@ -106,8 +106,9 @@ impl TowerTokenizer {
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         before.splice(0..0, definition.before.iter().copied());
         after.extend(&definition.after);
+        let eos = definition.eos.filter(|_| options.pooling == Pooling::Eos);
         let digest = hash_json(&serde_json::json!({
-            "definition": definition.json, "before": before, "after": after, "eos": definition.eos,
+            "definition": definition.json, "before": before, "after": after, "eos": eos,
         }))?;
         let piece =
             |text: &str| -> Result<Vec<u32>> { Ok(encode(&tokenizer, text)?.get_ids().to_vec()) };
@@ -116,7 +117,7 @@ impl TowerTokenizer {
         let mut tail = piece(&options.prompt_suffix)?;
         tail.extend(after);
         if options.pooling == Pooling::Eos {
-            let eos = definition.eos.ok_or_else(|| {
+            let eos = eos.ok_or_else(|| {
                 Error::config(
                     "pooling is `eos`, but neither the model nor its tokenizer names an end-of-sequence \
                      token; take `last-token` or `mean`",

@@ -282,3 +282,27 @@ fn qwen3s_own_file_is_understood() {
     let ids = encode(engine, text).unwrap().get_ids().to_vec();
     assert_eq!(engine.decode(&ids, false).unwrap(), text);
 }
+
+#[test]
+fn cuts_are_exact_on_chinese_recipes() {
+    let shared = std::env::var_os("SCALINGNOTE_SHARED_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
+        std::path::PathBuf::from,
+    );
+    let notes = shared.join("howtocook-zh/corpus.jsonl");
+    let Ok(notes) = std::fs::read_to_string(&notes) else {
+        eprintln!("skipped: {} is not there", notes.display());
+        return;
+    };
+    let Some(definition) = smollm2_definition() else { return };
+    let tokenizer = tokenizer(definition, &options(512));
+    let mut cuts = 0;
+    for line in notes.lines().take(20) {
+        let note: Value = serde_json::from_str(line).unwrap();
+        let body = note["text"].as_str().unwrap();
+        let body = &body[..body.floor_char_boundary(3_000)];
+        assert_cuts_are_exact(&tokenizer, body);
+        cuts += usize::from(cut_after(body, 0).is_some());
+    }
+    assert!(cuts > 15, "{cuts}");
+}

@@ -1,4 +1,4 @@
-//! Causal self-attention over packed sequences, rotary embedding included, with a backward pass.
+//! Self-attention over packed sequences, causal with rotary embedding or in both directions, with a backward pass.
 //!
 //! Tokens of all sequences lie one after the other, `[total, heads * head_dim]`; no padding is computed. The
 //! backward pass computes the probabilities again instead of keeping them.
@@ -23,9 +23,25 @@ pub(super) struct Pack {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    causal: bool,
 }
 
 impl Pack {
+    /// For an encoder: every token sees its whole sequence, positions are in the input already.
+    pub(super) fn bidirectional(heads: usize, head_dim: usize, lengths: Vec<usize>) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let angles = longest * (head_dim / 2);
+        Self {
+            lengths: Arc::new(lengths),
+            cos: Arc::new(vec![1.0; angles]),
+            sin: Arc::new(vec![0.0; angles]),
+            heads,
+            kv_heads: heads,
+            head_dim,
+            causal: false,
+        }
+    }
+
     pub(super) fn new(config: &DecoderConfig, lengths: Vec<usize>) -> Self {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let half = config.head_dim / 2;
@@ -53,6 +69,7 @@ impl Pack {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
+            causal: true,
         }
     }
 
@@ -92,14 +109,14 @@ impl Pack {
         }
     }
 
-    /// Causal probabilities `[length, length]` of rotated q and k.
+    /// Probabilities `[length, length]` of rotated q and k.
     fn probabilities(&self, q: &[f32], k: &[f32], length: usize, p: &mut [f32]) {
         let d = self.head_dim;
         let target = Target { data: &mut *p, stride: length, accumulate: false };
         let shape = (length, length, d);
         product(target, shape, self.scale(), View::rows(q, d), View::rows(k, d).t(), false);
         for (at, row) in p.chunks_exact_mut(length).enumerate() {
-            let (seen, hidden) = row.split_at_mut(at + 1);
+            let (seen, hidden) = row.split_at_mut(if self.causal { at + 1 } else { length });
             let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let mut sum = 0.0;
             for value in seen.iter_mut() {
@@ -254,11 +271,16 @@ impl Pack {
         let k = repeat(split(k, self.kv_heads, true)?)?;
         let v = repeat(split(v, self.kv_heads, false)?)?;
         let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * f64::from(self.scale()))?;
-        // Causality alone suffices: the copies that pad a sequence come after its tokens.
-        let mask: Vec<f32> = (0..longest * longest)
-            .map(|i| if i % longest > i / longest { f32::NEG_INFINITY } else { 0.0 })
-            .collect();
-        let mask = Tensor::from_vec(mask, (1, 1, longest, longest), device)?;
+        // The copies that pad a sequence come after its tokens, so causality hides them too.
+        let mut mask = Vec::with_capacity(sequences * longest * longest);
+        for &length in self.lengths.iter() {
+            for i in 0..longest * longest {
+                let (row, column) = (i / longest, i % longest);
+                let hidden = if self.causal { column > row } else { column >= length };
+                mask.push(if hidden { f32::NEG_INFINITY } else { 0.0 });
+            }
+        }
+        let mask = Tensor::from_vec(mask, (sequences, 1, longest, longest), device)?;
         let scores = scores.to_dtype(DType::F32)?.broadcast_add(&mask)?;
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let p = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?.to_dtype(v.dtype())?;
@@ -333,7 +355,12 @@ mod tests {
     fn fused_attention_equals_the_composed_one() {
         let config = tiny_config("llama");
         let lengths = vec![5, 1, 9, 3];
-        let pack = Pack::new(&config, lengths);
+        same(&config, Pack::new(&config, lengths.clone()));
+        let config = DecoderConfig { kv_heads: config.heads, ..config };
+        same(&config, Pack::bidirectional(config.heads, config.head_dim, lengths));
+    }
+
+    fn same(config: &DecoderConfig, pack: Pack) {
         let mut rng = SplitMix64::new(2);
         let mut random = |heads: usize| {
             let width = heads * config.head_dim;

@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 
+use serde_json::{Value, json};
+
 use super::adapter::{AdapterView, LoraTarget};
 use super::attention::{Pack, attention};
 use super::ops::{frozen_linear, lora_linear, rms_norm};
@@ -9,6 +11,8 @@ use super::tensor_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::{DecoderConfig, WeightSource};
 use crate::types::Pooling;
+
+const EMBEDDINGS: &str = "model.embed_tokens.weight";
 
 /// Weights of one layer.
 #[derive(Clone)]
@@ -35,17 +39,28 @@ pub(super) struct Decoder {
     device: Device,
 }
 
+/// Which weights become parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trainable {
+    /// None: an adapter is trained beside them.
+    None,
+    /// Those of the layers and the last norm.
+    Layers,
+    /// The embedding table too.
+    All,
+}
+
 /// A weight's name and its parameter.
 pub(super) type NamedVar = (String, Var);
 
 impl Decoder {
-    /// Loads every weight. With `trainable`, each becomes a parameter, returned by name.
+    /// Loads every weight; those that `trainable` names become parameters, returned by name.
     pub(super) fn load(
         config: &DecoderConfig,
         source: &dyn WeightSource,
         pooling: Pooling,
         dimensions: Option<u32>,
-        trainable: bool,
+        trainable: Trainable,
         dtype: DType,
         device: &Device,
     ) -> Result<(Self, Vec<NamedVar>)> {
@@ -55,8 +70,14 @@ impl Decoder {
                 format!("training of model family {:?} is not supported", config.family),
             ));
         }
-        if trainable && dtype != DType::F32 {
+        if trainable != Trainable::None && dtype != DType::F32 {
             return Err(Error::config("full fine-tuning computes in f32; choose arithmetic f32"));
+        }
+        if trainable != Trainable::None && config.rope_factors.is_some() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "a model with rope_scaling can be trained by LoRA, not in full",
+            ));
         }
         let mut vars = Vec::new();
         let mut tensor = |name: String, shape: &[usize]| -> Result<Tensor> {
@@ -66,7 +87,12 @@ impl Decoder {
                 .and_then(|t| t.to_dtype(dtype))
                 .and_then(|t| t.contiguous())
                 .map_err(tensor_error)?;
-            if !trainable {
+            let frozen = match trainable {
+                Trainable::None => true,
+                Trainable::Layers => name == EMBEDDINGS,
+                Trainable::All => false,
+            };
+            if frozen {
                 return Ok(loaded);
             }
             let var = Var::from_tensor(&loaded).map_err(tensor_error)?;
@@ -74,7 +100,7 @@ impl Decoder {
             Ok(var.as_tensor().clone())
         };
         let width = config.hidden_size;
-        let embeddings = tensor("model.embed_tokens.weight".into(), &[config.vocab_size, width])?;
+        let embeddings = tensor(EMBEDDINGS.into(), &[config.vocab_size, width])?;
         let mut layers = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
             let name = |part: &str| format!("model.layers.{layer}.{part}");
@@ -128,6 +154,43 @@ impl Decoder {
             device: device.clone(),
         };
         Ok((decoder, vars))
+    }
+
+    /// The tensors that are not parameters beside trained layers: the embedding table.
+    pub(super) fn frozen(&self) -> Vec<(String, Tensor)> {
+        match self.embeddings.is_variable() {
+            true => Vec::new(),
+            false => vec![(EMBEDDINGS.to_owned(), self.embeddings.clone())],
+        }
+    }
+
+    /// A `config.json` with which the tower, and Python's transformers, load exported weights.
+    pub(super) fn hugging_face_config(&self) -> Value {
+        let c = &self.config;
+        let name = match c.family.as_str() {
+            "qwen2" => "Qwen2Model",
+            "qwen3" => "Qwen3Model",
+            "mistral" => "MistralModel",
+            _ => "LlamaModel",
+        };
+        json!({
+            "architectures": [name],
+            "model_type": c.family,
+            "vocab_size": c.vocab_size,
+            "hidden_size": c.hidden_size,
+            "intermediate_size": c.intermediate_size,
+            "num_hidden_layers": c.layers,
+            "num_attention_heads": c.heads,
+            "num_key_value_heads": c.kv_heads,
+            "head_dim": c.head_dim,
+            "rms_norm_eps": c.rms_norm_eps,
+            "rope_theta": c.rope_theta,
+            "attention_bias": c.qkv_bias && c.family != "qwen2",
+            "max_position_embeddings": c.max_positions,
+            "hidden_act": "silu",
+            "tie_word_embeddings": true,
+            "torch_dtype": "float32",
+        })
     }
 
     /// The same weights, cut off from the graph: forward passes through it record nothing.
@@ -248,16 +311,19 @@ fn pool(states: &Tensor, pack: &Pack, pooling: Pooling) -> CandleResult<Tensor> 
                 .collect();
             states.index_select(&Tensor::new(last, device)?, 0)
         }
-        Pooling::Mean => {
-            let mut start = 0;
-            let mut means = Vec::with_capacity(pack.lengths.len());
-            for &length in pack.lengths.iter() {
-                means.push(Mean { start, length });
-                start += length;
-            }
-            mean_rows(states, means)
-        }
+        Pooling::Mean => mean_states(states, pack),
     }
+}
+
+/// Token states `[total, hidden]` to the mean of each sequence.
+pub(super) fn mean_states(states: &Tensor, pack: &Pack) -> CandleResult<Tensor> {
+    let mut start = 0;
+    let mut means = Vec::with_capacity(pack.lengths.len());
+    for &length in pack.lengths.iter() {
+        means.push(Mean { start, length });
+        start += length;
+    }
+    mean_rows(states, means)
 }
 
 #[derive(Clone, Copy)]

@@ -7,24 +7,34 @@
 mod adapter;
 mod attention;
 mod batch;
+mod bert;
 mod checkpoint;
 mod decoder;
+mod distill;
 mod entry;
 mod kernels;
+mod layer_norm;
 mod loss;
+mod mine;
 mod ops;
 mod optimizer;
 mod options;
 mod report;
 mod step;
+mod student;
 mod trainer;
 
 pub use adapter::{LoraOptions, LoraTarget};
+pub use distill::{DistillOptions, distill, teacher_vectors};
 pub use entry::{export, train};
+pub use mine::{Candidates, MineOptions, MineReport, exact_candidates, mine, write_pairs};
 pub use options::{Method, OptimizerOptions, Order, QuerySide, TrainOptions, ValidationOptions};
 pub use report::{StepRecord, TrainReport, ValidationRecord};
+pub use student::{Student, StudentOptions};
 pub use trainer::{Side, Tokenize, TrainInput, export_checkpoint, train_decoder};
 
+#[cfg(test)]
+mod distill_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

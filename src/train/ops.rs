@@ -395,6 +395,7 @@ mod tests {
 
     use super::*;
     use crate::dataset::SplitMix64;
+    use crate::train::layer_norm::layer_norm;
 
     fn random(rng: &mut SplitMix64, shape: (usize, usize)) -> Var {
         let data: Vec<f32> = (0..shape.0 * shape.1).map(|_| rng.normal() as f32).collect();
@@ -444,6 +445,16 @@ mod tests {
             },
         );
         same(&[&g, &u], || swiglu(&g, &u), || g.silu()? * u.as_tensor());
+        let bias = Var::from_tensor(&random(&mut rng, (1, 48)).flatten_all().unwrap()).unwrap();
+        same(
+            &[&x, &norm, &bias],
+            || layer_norm(&x, &norm, &bias, 1e-5),
+            || {
+                let x = x.broadcast_sub(&x.mean_keepdim(1)?)?;
+                let scale = (x.sqr()?.mean_keepdim(1)? + 1e-5)?.sqrt()?;
+                x.broadcast_div(&scale)?.broadcast_mul(&norm)?.broadcast_add(&bias)
+            },
+        );
         let frozen = w.as_detached_tensor();
         same(
             &[&x, &a, &b],

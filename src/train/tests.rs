@@ -257,3 +257,93 @@ fn training_learns_and_writes_what_peft_reads() {
     let page = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
     assert!(page.contains("polyline") && page.contains("60 of 60 steps"));
 }
+
+/// A folder with the tiny model as Hugging Face has it.
+fn folder(model: &Model, dir: &std::path::Path) {
+    let config = model.decoder.hugging_face_config();
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let config = tiny_config(config["model_type"].as_str().unwrap());
+    let (_, vars) = super::decoder::Decoder::load(
+        &config,
+        &RandomWeights,
+        Pooling::Mean,
+        None,
+        super::decoder::Trainable::All,
+        candle_core::DType::F32,
+        &candle_core::Device::Cpu,
+    )
+    .unwrap();
+    let tensors = vars.into_iter().map(|(name, var)| (name, var.into_inner())).collect();
+    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
+    let letters: serde_json::Map<_, _> =
+        (0..97u32).map(|id| (char::from_u32(id + 97).unwrap().to_string(), id.into())).collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": false},
+        "post_processor": null,
+        "decoder": null,
+        "model": {"type": "WordLevel", "vocab": letters, "unk_token": "a"},
+    });
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn the_tower_with_the_exported_adapter_gives_the_trained_vectors() {
+    for (family, pooling) in
+        [("llama", Pooling::LastToken), ("qwen2", Pooling::Mean), ("qwen3", Pooling::LastToken)]
+    {
+        let mut options = tiny_options();
+        options.tower.pooling = pooling;
+        let (model, _) = model(&tiny_config(family), &options);
+        let dir = tempfile::tempdir().unwrap();
+        folder(&model, dir.path());
+        model.adapters[0].export(&dir.path().join("adapter"), "tiny", false).unwrap();
+        options.tower.model = dir.path().to_str().unwrap().into();
+        options.tower.adapter = Some("adapter".into());
+        options.tower.max_tokens = 64;
+        let reporter: Arc<dyn crate::observe::Reporter> = Arc::new(Silent);
+        let tower =
+            crate::tower::Tower::resolve(&options.tower, dir.path(), &reporter).await.unwrap();
+        let example = example();
+        let expected = model.encode(1, &example.documents, 4096).unwrap().to_vec2::<f32>().unwrap();
+        let ids: Vec<&[u32]> = example.documents.iter().map(Vec::as_slice).collect();
+        let got = tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
+        for (row, expected) in got.rows().zip(&expected) {
+            let cosine: f32 = row.iter().zip(expected).map(|(a, b)| a * b).sum();
+            assert!(cosine > 0.99999, "{family}: {cosine}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn training_runs_from_options_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = tiny_options();
+    let (model, _) = model(&tiny_config("llama"), &options);
+    folder(&model, dir.path());
+    options.tower.model = ".".into();
+    options.query.prompt_prefix = "q".into();
+    let lines: String = tiny_pairs()
+        .pairs
+        .iter()
+        .map(|p| format!("{{\"query\":{:?},\"text\":\"xx{}\"}}\n", p.query, p.query))
+        .collect();
+    std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
+    options.pairs = vec![crate::dataset::PairSource::new("pairs.jsonl")];
+    options.steps = Some(3);
+    let reporter: Arc<dyn crate::observe::Reporter> = Arc::new(Silent);
+    let out = dir.path().join("out");
+    let cpu = DeviceSpec::Cpu { threads: 0 };
+    let cancel = Cancel::new();
+    let report = super::train(&options, dir.path(), &out, cpu, &reporter, &cancel).await.unwrap();
+    assert_eq!(report.steps.len(), 3);
+    let again = dir.path().join("again");
+    assert_eq!(super::export(&options, dir.path(), &out, &again, &reporter).await.unwrap(), 3);
+    let adapter =
+        |at: &std::path::Path| std::fs::read(at.join("adapter/adapter_model.safetensors")).unwrap();
+    assert_eq!(adapter(&out), adapter(&again));
+}

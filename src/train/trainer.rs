@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use super::adapter::Adapter;
 use super::batch::{Batch, Batches};
 use super::checkpoint::{self, State};
-use super::decoder::{Decoder, NamedVar};
+use super::decoder::{Decoder, NamedVar, Trainable};
 use super::loss::info_nce;
 use super::optimizer::AdamW;
 use super::options::{Method, TrainOptions};
@@ -17,7 +17,7 @@ use super::report::{StepRecord, TrainReport, ValidationRecord};
 use super::step::Model;
 use super::tensor_error;
 use crate::dataset::{PairSet, SplitMix64};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage};
 use crate::tower::{DecoderConfig, DeviceSpec, WeightSource};
 use crate::types::{Arithmetic, Cancel, Digest256};
@@ -49,7 +49,7 @@ pub struct TrainInput<'a> {
 }
 
 /// Trains, writing into `output`: `checkpoint.safetensors` now and then, and at the end `adapter/` (or `query-adapter/`
-/// and `document-adapter/`, or `model.safetensors` after full fine-tuning), `report.json` and `report.html`. A
+/// and `document-adapter/`, or `model/` after full fine-tuning), `report.json` and `report.html`. A
 /// checkpoint found there is resumed. Cancelling writes a checkpoint first.
 ///
 /// # Errors
@@ -207,13 +207,16 @@ pub(super) fn build(
             )));
         }
     };
-    let full = options.method == Method::Full;
+    let trainable = match options.method {
+        Method::Full => Trainable::All,
+        Method::Lora(_) => Trainable::None,
+    };
     let (decoder, mut vars) = Decoder::load(
         input.config,
         input.weights,
         options.tower.pooling,
         options.tower.dimensions,
-        full,
+        trainable,
         dtype,
         &device,
     )?;
@@ -313,8 +316,14 @@ fn export(model: &Model, optimizer: &AdamW, options: &TrainOptions, output: &Pat
             .iter()
             .map(|slot| (slot.name.clone(), slot.var.as_detached_tensor()))
             .collect();
-        candle_core::safetensors::save(&tensors, output.join("model.safetensors"))
+        let folder = output.join("model");
+        std::fs::create_dir_all(&folder).or_error(ErrorKind::Resource, || "creating model/")?;
+        candle_core::safetensors::save(&tensors, folder.join("model.safetensors"))
             .map_err(tensor_error)?;
+        let config = model.decoder.hugging_face_config();
+        let text = serde_json::to_string_pretty(&config).context(|| "config.json")?;
+        std::fs::write(folder.join("config.json"), text + "\n")
+            .or_error(ErrorKind::Resource, || "writing model/config.json")?;
     }
     Ok(())
 }

@@ -103,7 +103,8 @@ fn exit_codes_and_streams() {
 #[test]
 fn every_subcommand_teaches() {
     let folder = folder();
-    for command in ["run", "plan", "task", "search", "snapshot", "config", "schema", "completions"]
+    for command in
+        ["run", "plan", "task", "publish", "search", "snapshot", "config", "schema", "completions"]
     {
         let help = text(&run(folder.path(), &[command, "--help"]).stdout);
         assert!(help.contains("Examples:"), "{command} has no examples\n{help}");

@@ -264,3 +264,17 @@ fn a_file_that_cannot_be_read_is_a_usage_error() {
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     }
 }
+
+#[test]
+fn the_pipelines_that_people_copy_are_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            resolve(&path, [], &[]).unwrap_or_else(|error| panic!("{error}"));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 2, "quickstart and daily");
+}

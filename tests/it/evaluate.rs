@@ -3,10 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use std::sync::Arc;
+
 use scalingnote::dataset::{Qrels, RetrievalSet};
 use scalingnote::evaluate::{
-    BootstrapOptions, EvaluateOptions, Measures, Run, compare, evaluate_bm25, judge, markdown_table,
+    BootstrapOptions, EvaluateOptions, Measures, Run, TowerPair, compare, evaluate_bm25,
+    evaluate_towers, judge, markdown_table,
 };
+use scalingnote::observe::{Reporter, Silent};
+use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
+use scalingnote::types::Cancel;
 use serde::Deserialize;
 
 /// The folder of shared data sets, or `None` with a line that says so.
@@ -72,4 +78,33 @@ fn bm25_reaches_the_reference_figures() {
         .unwrap();
         assert!(rows[0].low < rows[0].difference && rows[0].difference < rows[0].high);
     }
+}
+
+/// A query whose text is a document's text finds that document first, whatever the tower.
+#[tokio::test]
+async fn towers_are_evaluated_end_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut corpus, mut queries, mut qrels) = (String::new(), String::new(), String::new());
+    for at in 0..30 {
+        corpus += &format!("{{\"_id\":\"d{at}\",\"text\":\"note number {at} is long\"}}\n");
+        queries += &format!("{{\"_id\":\"q{at}\",\"text\":\"note number {at} is long\"}}\n");
+        if at < 10 {
+            qrels += &format!("q{at}\td{at}\t1\n");
+        }
+    }
+    std::fs::write(dir.path().join("corpus.jsonl"), corpus).unwrap();
+    std::fs::write(dir.path().join("queries.jsonl"), queries).unwrap();
+    std::fs::write(dir.path().join("qrels.tsv"), qrels).unwrap();
+    let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+    let options: TowerOptions =
+        serde_json::from_str("{\"model\":\"fake:64\",\"pooling\":\"mean\"}").unwrap();
+    let tower = Tower::resolve(&options, dir.path(), &reporter).await.unwrap();
+    let eval = EvaluateOptions::new("tiny", dir.path());
+    let mut set = RetrievalSet::open(&eval.set).unwrap();
+    let towers =
+        TowerPair { query: &tower, document: &tower, device: DeviceSpec::Cpu { threads: 1 } };
+    let run = evaluate_towers(&mut set, "fake", &towers, &eval, &reporter, &Cancel::new()).unwrap();
+    assert_eq!((run.evaluation.queries, run.queries.len(), run.documents.len()), (10, 10, 30));
+    assert_eq!((run.evaluation.mean.ndcg_10, run.evaluation.mean.mrr_10), (1.0, 1.0));
+    assert!(run.evaluation.contrastive_entropy.unwrap() < 257f64.ln());
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 mod scan;
 
+use crate::checkout::package;
 use scan::{Scanned, Token};
 
 /// Modules by layer, lowest first. A module may import from lower layers only, never from its own.
@@ -141,6 +142,10 @@ fn check_calls(scanned: &Scanned, module: &str, breach: &mut dyn FnMut(usize, St
         let is_method = at > 0 && text(at - 1) == "." && is_call;
         let is_macro = text(at + 1) == "!" && text(at + 2) != "=";
         let explained = || scanned.has_comment_near(line, 1);
+        let says_why = |at: usize| {
+            let words = |token: &Token| token.text.split_whitespace().count();
+            tokens.get(at).is_some_and(|token| token.is_text && words(token) > 1)
+        };
         if name == "unsafe" && text(at + 1) != "fn" && !scanned.has_safety_near(line) {
             breach(line, "`unsafe` without a `// SAFETY:` line".to_owned());
         }
@@ -151,6 +156,8 @@ fn check_calls(scanned: &Scanned, module: &str, breach: &mut dyn FnMut(usize, St
             "todo" | "unimplemented" if is_macro => {
                 breach(line, format!("`{name}!`: nothing unfinished is shipped"));
             }
+            // `unreachable!("why")` says why, as `.expect("why")` does.
+            "unreachable" if is_macro && says_why(at + 3) => {}
             "panic" | "unreachable" if is_macro && !explained() => {
                 breach(line, format!("`{name}!` without a comment that says why it cannot happen"));
             }
@@ -159,9 +166,8 @@ fn check_calls(scanned: &Scanned, module: &str, breach: &mut dyn FnMut(usize, St
             }
             "expect"
                 if is_method
-                    && tokens.get(at + 2).is_some_and(|reason| {
-                        reason.is_text && reason.text.split_whitespace().count() < 2
-                    })
+                    && tokens.get(at + 2).is_some_and(|reason| reason.is_text)
+                    && !says_why(at + 2)
                     && !explained() =>
             {
                 breach(line, "`.expect()` must say why it cannot fail".to_owned());
@@ -224,12 +230,6 @@ fn check_top_level<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Breach> 
             Breach { file: name.to_owned(), line: 0, what }
         })
         .collect()
-}
-
-/// The package's folder: cargo and nextest set it at run time, so a test binary never judges another clone.
-fn package() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
 }
 
 /// Every file that git would commit, below `root`, with `/`; without git, every file outside hidden and
@@ -403,6 +403,8 @@ mod checker {
         assert_lawful("types/a.rs", "fn f() { x.expect(\"a digest has 32 bytes\"); }");
         assert_breach("types/a.rs", "fn f() { panic!(\"no\") }", "`panic!` without");
         assert_lawful("types/a.rs", "fn f() {\n// the match above is whole\nunreachable!()\n}");
+        assert_lawful("types/a.rs", "fn f() { unreachable!(\"the match above is whole\") }");
+        assert_breach("types/a.rs", "fn f() { unreachable!() }", "`unreachable!` without");
         assert_breach("types/a.rs", "// later\nfn f() { todo!() }", "`todo!`");
         assert_lawful("types/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests { fn g() { x.unwrap() } }");
         assert_breach("types/a.rs", "#[cfg(test)]\nmod t { }\nfn f() { x.unwrap() }", "3: ");
@@ -420,6 +422,8 @@ mod checker {
             ]
         };
         assert_eq!(check_sources(&sources("#[cfg(test)]\npub(crate) mod testing;")), []);
+        let elsewhere = "#[cfg(test)]\n#[path = \"testing.rs\"]\npub(crate) mod tests;";
+        assert_eq!(check_sources(&sources(elsewhere)), []);
         assert_eq!(check_sources(&sources("mod testing;")).len(), 2);
         assert_eq!(check_sources(&sources("#[cfg(test)] mod other; mod testing;")).len(), 2);
     }

@@ -1,9 +1,14 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
+mod checkout;
 mod cli;
+mod cli_run;
 mod config;
+mod corpus;
+mod cron;
 mod evaluate;
 mod faults;
+mod index;
 mod layers;
 mod readme;
 mod report;

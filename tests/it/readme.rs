@@ -2,19 +2,12 @@
 //! Makefile), and its Python example reads a real snapshot and must agree with `scalingnote search`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 
-/// Notes of the made-up catalogue: enough that a graph has something to skip.
-const NOTES: usize = 240;
-
-fn package() -> PathBuf {
-    std::env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
-}
+use crate::checkout::{Checkout, NOTES, package};
 
 fn readme() -> String {
     std::fs::read_to_string(package().join("README.md")).expect("README.md is readable")
@@ -51,115 +44,6 @@ fn commands(markdown: &str) -> Vec<String> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(str::to_owned)
         .collect()
-}
-
-/// A folder that looks like a checkout after `make index` fetched its parts, but with a made-up
-/// catalogue of the same columns and the fake tower: seconds instead of minutes.
-struct Checkout {
-    dir: tempfile::TempDir,
-    edits: usize,
-}
-
-impl Checkout {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().expect("temporary folder");
-        std::fs::create_dir_all(dir.path().join("pipelines")).expect("folder");
-        std::fs::create_dir_all(dir.path().join(".cache/notes")).expect("folder");
-        let pipeline = std::fs::read_to_string(package().join("pipelines/quickstart.toml"))
-            .expect("the quick start's pipeline is readable");
-        let real = "model = \"../.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf\"";
-        assert!(pipeline.contains(real), "quickstart.toml no longer names the model as expected");
-        let fake = pipeline.replace(real, "model = \"fake:64\"");
-        std::fs::write(dir.path().join("pipelines/quickstart.toml"), fake).expect("write");
-        std::fs::copy(
-            package().join("pipelines/daily.toml"),
-            dir.path().join("pipelines/daily.toml"),
-        )
-        .expect("the daily pipeline is copied");
-        let checkout = Self { dir, edits: 0 };
-        checkout.write_notes();
-        checkout
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn root(&self) -> PathBuf {
-        self.path().join(".cache/quickstart-699")
-    }
-
-    /// All manifests, oldest first.
-    fn snapshots(&self) -> Vec<Value> {
-        let Ok(entries) = std::fs::read_dir(self.root().join("snapshots")) else {
-            return Vec::new();
-        };
-        let mut paths: Vec<PathBuf> =
-            entries.map(|entry| entry.expect("readable entry").path()).collect();
-        paths.sort();
-        let read = |path: &PathBuf| std::fs::read(path).expect("a manifest is readable");
-        paths
-            .iter()
-            .map(|path| serde_json::from_slice(&read(path)).expect("a manifest is JSON"))
-            .collect()
-    }
-
-    fn title(&self, note: usize) -> String {
-        let kind = ["Injection", "Overflow", "Disclosure", "Race", "Confusion"][note % 5];
-        let edited = if note < self.edits { " (revised)" } else { "" };
-        format!("Weakness {note}: {kind} of \"part {}\"{edited}", note / 5)
-    }
-
-    /// Writes the catalogue; the first `edits` notes carry another title than at first.
-    fn write_notes(&self) {
-        let mut csv = String::from(
-            "CWE-ID,Name,Weakness Abstraction,Status,Description,Extended Description,\
-             Related Weaknesses,Weakness Ordinalities,Applicable Platforms,Background Details,\
-             Alternate Terms,Modes Of Introduction,Exploitation Factors,Likelihood of Exploit,\
-             Common Consequences,Detection Methods,Potential Mitigations,Observed Examples,\
-             Functional Areas,Affected Resources,Taxonomy Mappings,Related Attack Patterns,\
-             Notes,Unused\n",
-        );
-        for note in 0..NOTES {
-            let title = self.title(note).replace('"', "\"\"");
-            let body = format!("The product mishandles case {note}, and says so.");
-            writeln!(csv, "{note},\"{title}\",Base,Draft,\"{body}\"{}", ",".repeat(19))
-                .expect("writing to a string cannot fail");
-        }
-        std::fs::write(self.path().join(".cache/notes/cwe-699.csv"), csv).expect("write");
-    }
-
-    /// Changes one more note's text.
-    fn edit(&mut self) {
-        self.edits += 1;
-        self.write_notes();
-    }
-
-    /// Runs one command line in a shell, in this folder, with the program on the PATH.
-    fn shell(&self, line: &str) -> Output {
-        let program = Path::new(env!("CARGO_BIN_EXE_scalingnote"));
-        let mut path = vec![program.parent().expect("the program lies in a folder").to_owned()];
-        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-        Command::new("sh")
-            .args(["-c", line])
-            .current_dir(self.path())
-            .env("PATH", std::env::join_paths(path).expect("a PATH"))
-            .output()
-            .expect("sh runs")
-    }
-
-    #[track_caller]
-    fn ok(&self, line: &str) -> String {
-        let output = self.shell(line);
-        assert!(
-            output.status.success(),
-            "`{line}` ended with {}:\n{}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr),
-        );
-        String::from_utf8(output.stdout).expect("output is UTF-8")
-    }
 }
 
 #[test]

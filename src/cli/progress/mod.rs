@@ -39,6 +39,8 @@ struct Track {
     done: u64,
     tokens: u64,
     rate: Rate,
+    /// Starts without an end: a stage may report a part of its work as the same stage.
+    depth: u32,
 }
 
 impl Track {
@@ -75,6 +77,8 @@ impl Reporter for Tracker {
         let (tracks, view) = &mut *state;
         match event {
             Event::StageStarted { stage, total, unit } => {
+                let outer = tracks.remove(&stage);
+                let depth = outer.as_ref().map_or(1, |track| track.depth + 1);
                 let track = Track {
                     stage,
                     began: Instant::now(),
@@ -83,8 +87,11 @@ impl Reporter for Tracker {
                     done: 0,
                     tokens: 0,
                     rate: Rate::new(),
+                    depth,
                 };
-                view.started(&track);
+                if outer.is_none_or(|outer| (outer.total, outer.unit) != (total, unit)) {
+                    view.started(&track);
+                }
                 tracks.insert(stage, track);
             }
             Event::Progress { stage, done, tokens } => {
@@ -95,10 +102,16 @@ impl Reporter for Tracker {
                 track.rate.push(track.began.elapsed(), track.done, track.tokens);
                 view.progress(track);
             }
-            Event::StageFinished { stage, seconds, summary } => {
-                view.finished(stage, seconds, &summary);
-                tracks.remove(&stage);
-            }
+            Event::StageFinished { stage, seconds, summary } => match tracks.get_mut(&stage) {
+                Some(track) if track.depth > 1 => {
+                    track.depth -= 1;
+                    tracing::info!(stage = stage.name(), seconds, "{summary}");
+                }
+                _ => {
+                    tracks.remove(&stage);
+                    view.finished(stage, seconds, &summary);
+                }
+            },
             Event::Warning { message } => view.message(Level::Warning, &message),
             Event::Info { message } => view.message(Level::Plain, &message),
         }
@@ -184,6 +197,21 @@ mod tests {
         assert_eq!(of("stage_finished")[0]["stage"], "encode");
         assert_eq!(of("warning")[0]["message"], "one text is long");
         assert!(lines.iter().all(|line| line["time"].as_str().unwrap().ends_with('Z')));
+    }
+
+    #[test]
+    fn a_stage_within_itself_ends_once() {
+        let text = run(ProgressMode::Lines, |reporter| {
+            let stage = Stage::Prepare;
+            for total in [0, 0, 400] {
+                reporter.event(Event::StageStarted { stage, total, unit: "rows" });
+            }
+            for summary in ["read", "sorted", "400 notes"] {
+                let (seconds, summary) = (1.0, summary.to_owned());
+                reporter.event(Event::StageFinished { stage, seconds, summary });
+            }
+        });
+        assert_eq!(text, "prepare: started\nprepare: 400 rows to do\nprepare: 400 notes (1.0s)\n");
     }
 
     #[test]

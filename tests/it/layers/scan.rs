@@ -47,12 +47,32 @@ pub fn scan(file: &str, source: &str) -> Scanned {
     for at in 0..scanned.tokens.len().saturating_sub(2) {
         let [word, name, end] = &scanned.tokens[at..at + 3] else { continue };
         if word.in_test && word.text == "mod" && end.text == ";" {
-            let mut path = module.clone();
-            path.push(name.text.clone());
-            scanned.test_modules.push(path.join("/"));
+            scanned.test_modules.push(match path_attribute(&scanned.tokens[..at]) {
+                // Relative to the folder of the file that says so.
+                Some(path) => {
+                    let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+                    format!("{folder}/{}", path.trim_end_matches(".rs"))
+                }
+                None => [&module[..], std::slice::from_ref(&name.text)].concat().join("/"),
+            });
         }
     }
     scanned
+}
+
+/// The file that a `#[path = "..."]` right before a `mod` names.
+fn path_attribute(before: &[Token]) -> Option<&str> {
+    // `pub`, `pub(crate)` and `pub(in a::b)` may stand between.
+    let visible = before.iter().rposition(|token| token.text == "]")?;
+    match &before[..=visible] {
+        [.., open, path, equals, name, close]
+            if (open.text.as_str(), path.text.as_str()) == ("[", "path")
+                && (equals.text.as_str(), close.text.as_str()) == ("=", "]") =>
+        {
+            Some(&name.text)
+        }
+        _ => None,
+    }
 }
 
 /// `index/build.rs` is `[index, build]`, `index/mod.rs` is `[index]`, `lib.rs` is `[]`.

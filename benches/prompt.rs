@@ -1,0 +1,213 @@
+//! Chooses the raw tower's default prompt and pooling: nDCG@10 of each variant on a judged set.
+//!
+//! usage: prompt MODEL SET_DIR [--documents N] [--queries N] [--max-tokens N]
+//!
+//! SET_DIR is in BEIR layout (corpus.jsonl, queries.jsonl, qrels.tsv). Of N queries, the ones at odd places
+//! choose and the ones at even places confirm. The corpus is cut to N documents: all that are judged for those
+//! queries, then others in their order.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use scalingnote::observe::{Reporter, Silent};
+use scalingnote::tower::{Decoder, DeviceSpec, Tower, TowerOptions, pack};
+use scalingnote::types::{Arithmetic, Pooling};
+use serde_json::Value;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// What stands around every text, queries and documents alike.
+const PROMPTS: [(&str, &str); 5] = [
+    ("", ""),
+    ("This text: \"", "\" means in one word: \""),
+    ("This text: \"", "\" is about one topic, in one word: \""),
+    ("Text: ", "\nTopic of the text in one word:"),
+    ("<|im_start|>user\nSummarise in one word: ", "<|im_end|>\n<|im_start|>assistant\n"),
+];
+
+struct Set {
+    queries: Vec<String>,
+    documents: Vec<String>,
+    /// Per query: document -> grade.
+    judged: Vec<HashMap<usize, f64>>,
+}
+
+fn main() -> Result<(), Failure> {
+    let mut plain = Vec::new();
+    let (mut documents, mut queries, mut max_tokens) = (usize::MAX, usize::MAX, 256);
+    let mut given = std::env::args().skip(1);
+    while let Some(argument) = given.next() {
+        let mut number = || -> Result<usize, Failure> {
+            Ok(given.next().ok_or("a number is missing")?.parse()?)
+        };
+        match argument.as_str() {
+            "--documents" => documents = number()?,
+            "--queries" => queries = number()?,
+            "--max-tokens" => max_tokens = number()?,
+            "--bench" => {}
+            _ => plain.push(argument),
+        }
+    }
+    let [model, folder] = plain.as_slice() else {
+        return Err("usage: prompt MODEL SET_DIR [--documents N] [--queries N]".into());
+    };
+    let set = read(Path::new(folder), documents, queries)?;
+    println!(
+        "{} queries, {} documents, cut to {max_tokens} tokens; nDCG@10",
+        set.queries.len(),
+        set.documents.len()
+    );
+    println!("{:>8} {:>8}  {:10} prompt", "odd", "even", "pooling");
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+    let mut loaded: Option<Decoder> = None;
+    for (prefix, suffix) in PROMPTS {
+        let options = TowerOptions {
+            model: model.clone(),
+            revision: None,
+            tokenizer: None,
+            adapter: None,
+            pooling: Pooling::Mean,
+            prompt_prefix: prefix.into(),
+            prompt_suffix: suffix.into(),
+            dimensions: None,
+            normalize: false,
+            max_tokens: max_tokens as u32,
+            arithmetic: Arithmetic::F32,
+        };
+        let tower = runtime.block_on(Tower::resolve(&options, Path::new("."), &reporter))?;
+        let decoder = match &mut loaded {
+            Some(decoder) => decoder,
+            none => {
+                let (config, weights) =
+                    tower.config().zip(tower.weights()).ok_or("a real model is needed")?;
+                let cpu = DeviceSpec::Cpu { threads: 0 };
+                none.insert(Decoder::load(config, weights, &cpu, Arithmetic::F32, max_tokens)?)
+            }
+        };
+        let queries = states(decoder, &tower, &set.queries)?;
+        let documents = states(decoder, &tower, &set.documents)?;
+        for (at, pooling) in ["mean", "last-token"].into_iter().enumerate() {
+            let [odd, even] = ndcg(&set, &queries[at], &documents[at]);
+            println!("{odd:8.4} {even:8.4}  {pooling:10} {:?}", format!("{prefix}..{suffix}"));
+        }
+    }
+    Ok(())
+}
+
+fn lines(path: &Path) -> Result<Vec<Value>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+fn read(folder: &Path, documents: usize, queries: usize) -> Result<Set, Failure> {
+    let field = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let mut asked = lines(&folder.join("queries.jsonl"))?;
+    // Every so many, so that all sites are in.
+    let step = (asked.len() / queries.min(asked.len())).max(1);
+    asked = asked.into_iter().step_by(step).collect();
+    let ids: HashMap<String, usize> =
+        asked.iter().enumerate().map(|(at, query)| (field(query, "_id"), at)).collect();
+    let mut grades: Vec<(usize, String, f64)> = Vec::new();
+    for line in std::fs::read_to_string(folder.join("qrels.tsv"))?.lines().skip(1) {
+        let mut columns = line.split('\t');
+        let mut next = || columns.next().ok_or("qrels.tsv has three columns");
+        let (query, document, grade) = (next()?, next()?, next()?.parse()?);
+        if let Some(at) = ids.get(query) {
+            grades.push((*at, document.to_owned(), grade));
+        }
+    }
+    let needed: HashSet<&str> = grades.iter().map(|(_, document, _)| document.as_str()).collect();
+    let corpus = lines(&folder.join("corpus.jsonl"))?;
+    let (kept, rest): (Vec<_>, Vec<_>) =
+        corpus.into_iter().partition(|document| needed.contains(field(document, "_id").as_str()));
+    let room = documents.saturating_sub(kept.len());
+    let step = (rest.len() / room.clamp(1, rest.len().max(1))).max(1);
+    let kept: Vec<Value> =
+        kept.into_iter().chain(rest.into_iter().step_by(step).take(room)).collect();
+    let places: HashMap<String, usize> =
+        kept.iter().enumerate().map(|(at, document)| (field(document, "_id"), at)).collect();
+    let mut judged = vec![HashMap::new(); asked.len()];
+    for (query, document, grade) in &grades {
+        if let Some(at) = places.get(document) {
+            judged[*query].insert(*at, *grade);
+        }
+    }
+    let text = |value: &Value| {
+        let (title, text) = (field(value, "title"), field(value, "text"));
+        if title.is_empty() { text } else { format!("{title}\n{text}") }
+    };
+    Ok(Set {
+        queries: asked.iter().map(|query| field(query, "text")).collect(),
+        documents: kept.iter().map(text).collect(),
+        judged,
+    })
+}
+
+/// Unit vectors by mean and by last token, from one forward pass.
+fn states(
+    decoder: &mut Decoder,
+    tower: &Tower,
+    texts: &[String],
+) -> Result<[Vec<Vec<f32>>; 2], Failure> {
+    let mut sequences = Vec::new();
+    for text in texts {
+        sequences.push(tower.tokenizer().tokenize(text)?.ids);
+    }
+    let lengths: Vec<u32> = sequences.iter().map(|ids| ids.len() as u32).collect();
+    let mut vectors = [vec![Vec::new(); texts.len()], vec![Vec::new(); texts.len()]];
+    for batch in pack(&lengths, 8192) {
+        let ids: Vec<&[u32]> = batch.iter().map(|at| sequences[*at].as_slice()).collect();
+        let rows: Vec<Vec<f32>> = decoder.hidden(&ids)?.to_vec2()?;
+        let mut start = 0;
+        for at in batch {
+            let rows = &rows[start..start + sequences[at].len()];
+            start += rows.len();
+            let mut mean = vec![0f32; rows[0].len()];
+            for row in rows {
+                mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            for (to, mut vector) in [mean, rows[rows.len() - 1].clone()].into_iter().enumerate() {
+                let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+                vector.iter_mut().for_each(|x| *x /= norm);
+                vectors[to][at] = vector;
+            }
+        }
+    }
+    Ok(vectors)
+}
+
+/// Mean nDCG@10 (gain 2^grade - 1) over the queries at odd and at even places that have a relevant document.
+fn ndcg(set: &Set, queries: &[Vec<f32>], documents: &[Vec<f32>]) -> [f64; 2] {
+    let discounted = |grades: &[f64]| -> f64 {
+        grades
+            .iter()
+            .take(10)
+            .enumerate()
+            .map(|(rank, grade)| (grade.exp2() - 1.) / (rank as f64 + 2.).log2())
+            .sum()
+    };
+    let mut sums = [(0., 0usize); 2];
+    for (at, (query, judged)) in queries.iter().zip(&set.judged).enumerate() {
+        let mut ideal: Vec<f64> = judged.values().copied().collect();
+        ideal.sort_by(|a, b| b.total_cmp(a));
+        if ideal.first().is_none_or(|best| *best <= 0.) {
+            continue;
+        }
+        let dot = |document: &[f32]| document.iter().zip(query).map(|(a, b)| a * b).sum::<f32>();
+        let mut ranked: Vec<(f32, usize)> =
+            documents.iter().enumerate().map(|(at, document)| (dot(document), at)).collect();
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let found: Vec<f64> = ranked
+            .iter()
+            .take(10)
+            .map(|(_, document)| judged.get(document).copied().unwrap_or(0.))
+            .collect();
+        // Queries count from one, as people do: the first is odd.
+        let half = &mut sums[at % 2];
+        half.0 += discounted(&found) / discounted(&ideal);
+        half.1 += 1;
+    }
+    sums.map(|(sum, count)| sum / count.max(1) as f64)
+}

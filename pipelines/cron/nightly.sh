@@ -1,0 +1,78 @@
+#!/bin/sh
+# One night's run, for cron and for systemd: a log of its own, a time window, retries of passing faults,
+# and output only on failure (cron mails what a job prints).
+#
+#   nightly.sh PIPELINE LOG_DIR
+#
+# Environment: SCALINGNOTE (the program), WINDOW_MINUTES (default 240), PAUSE_SECONDS between
+# tries (default 300), KEEP_LOGS_DAYS (default 30).
+#
+# No lock file is needed: of two runs at once every task is done once, and one snapshot is published.
+set -u
+
+if [ $# -ne 2 ]; then
+    echo "usage: nightly.sh PIPELINE LOG_DIR" >&2
+    exit 2
+fi
+pipeline=$1
+logs=$2
+program=${SCALINGNOTE:-scalingnote}
+pause=${PAUSE_SECONDS:-300}
+window=$((${WINDOW_MINUTES:-240} * 60))
+grace=600 # seconds between the deadline, when a run stops by itself, and being killed
+
+mkdir -p "$logs" || exit 1
+log="$logs/$(date -u +%Y%m%dT%H%M%SZ).$$.log"
+find "$logs" -name '*.log' -mtime "+${KEEP_LOGS_DAYS:-30}" -exec rm -f {} +
+
+# Told to stop: the run is told once (a second signal would end it at once) and waited for.
+child=
+stopped=
+trap 'stopped=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
+
+# Waits for a command that a signal may reach through the trap; its exit code is in $code.
+follow() {
+    child=$!
+    wait "$child"
+    code=$?
+    while kill -0 "$child" 2>/dev/null; do
+        wait "$child"
+        code=$?
+    done
+    child=
+}
+
+start=$(date +%s)
+try=1
+while :; do
+    left=$((window - ($(date +%s) - start)))
+    echo "try $try, $left seconds left" >>"$log"
+    timeout --foreground --signal=TERM --kill-after=60 $((left + grace)) \
+        "$program" run "$pipeline" --deadline "${left}s" --progress lines >>"$log" 2>&1 &
+    follow
+    # 75: run again. That is also how a reached deadline ends: then no time is left, and tomorrow's run goes on.
+    [ $code -eq 75 ] && [ -z "$stopped" ] || break
+    left=$((window - ($(date +%s) - start)))
+    [ $left -gt "$pause" ] || break
+    sleep "$pause" &
+    follow
+    if [ -n "$stopped" ]; then
+        code=75
+        break
+    fi
+    try=$((try + 1))
+done
+[ $code -eq 0 ] && exit 0
+
+case $code in
+    2) meaning="wrong flag or configuration" ;;
+    3) meaning="a gate refused the snapshot; the last one stays published" ;;
+    75) meaning="not finished in its window; the next run goes on from here" ;;
+    130) meaning="told to stop; the next run goes on from here" ;;
+    124 | 137) meaning="killed: it did not stop at its deadline" ;;
+    *) meaning="failed" ;;
+esac
+echo "scalingnote run $pipeline: exit code $code, $meaning (try $try)"
+echo "log: $log; its last lines:"
+tail -n 40 "$log"
+exit $code

@@ -1,0 +1,40 @@
+//! `scalingnote publish`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::App;
+use super::args::PipelineArgs;
+use super::run::{OverrideArgs, context, finish};
+use crate::error::Result;
+use crate::exec::{self, RunOptions};
+
+/// Judge the gates and publish what the tasks of a stored plan built
+///
+/// The last step where a scheduler ran the tasks with `scalingnote task`; `run` does it by itself.
+/// Publishing the same plan again finds that nothing is to do.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote publish daily.toml --plan runs/20250101T000000Z-1a2b3c4d/plan.json
+  scalingnote publish daily.toml --plan 20250101T000000Z-1a2b3c4d --json | jq .outcome")]
+pub(crate) struct PublishArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// The plan: its run id, or its key under the root (runs/<run id>/plan.json).
+    #[arg(long, value_name = "KEY")]
+    plan: String,
+    #[command(flatten)]
+    overrides: OverrideArgs,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn execute(args: PublishArgs, app: &App) -> Result<ExitCode> {
+    let options = RunOptions { overrides: args.overrides.pairs()?, ..RunOptions::default() };
+    let context = context(&args.pipeline, app)?;
+    let report = exec::publish_plan(&context, &args.plan, &options).await?;
+    finish(&report, &context, args.json, app)
+}

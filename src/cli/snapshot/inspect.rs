@@ -1,0 +1,234 @@
+//! `snapshot list|show|diff`: reading only.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::named;
+use crate::cli::{App, pretty, root};
+use crate::error::Result;
+use crate::observe::format;
+use crate::snapshot::{self, Diff, Manifest, NoteDiff};
+
+/// All snapshots, newest last
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Root URI or path, or a pipeline file.
+    root: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One snapshot: the newest, or the one with this number
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// Root URI or path, or a pipeline file.
+    root: String,
+    /// Snapshot number.
+    number: Option<u64>,
+    /// Print the manifest itself.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What changed from one snapshot to another
+#[derive(Debug, Args)]
+pub(super) struct DiffArgs {
+    /// Root URI or path, or a pipeline file.
+    root: String,
+    /// The older snapshot.
+    from: u64,
+    /// The newer snapshot; by default the newest.
+    to: Option<u64>,
+    /// Compare note by note: reads the id files of the shards that differ.
+    #[arg(long)]
+    notes: bool,
+    /// Note ids shown of each sort with --notes.
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "notes")]
+    samples: usize,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn list(args: &ListArgs, app: &App) -> Result<ExitCode> {
+    let root = root::open(&args.root)?.root;
+    let mut rows = Vec::new();
+    let mut out = Vec::new();
+    for number in snapshot::numbers(&root).await? {
+        let manifest = snapshot::read(&root, number).await?;
+        let content = &manifest.content;
+        out.push(serde_json::json!({
+            "number": manifest.number,
+            "parent": manifest.parent,
+            "created_at": manifest.provenance.created_at,
+            "run": manifest.provenance.run,
+            "notes": content.notes,
+            "vectors": content.vectors,
+            "shards": content.shard_count,
+            "space": content.space_id,
+            "content_hash": manifest.content_hash,
+        }));
+        rows.push(vec![
+            number.to_string(),
+            manifest.parent.map_or_else(|| "-".to_owned(), |parent| parent.to_string()),
+            moment(&manifest.provenance.created_at),
+            format::count(content.notes),
+            format::count(content.vectors),
+            content.shard_count.to_string(),
+            content.space_id.to_string(),
+            manifest.provenance.run.clone(),
+        ]);
+    }
+    if args.json {
+        app.console.print(&pretty(&out)?);
+    } else if rows.is_empty() {
+        app.console.print(&format!("{} holds no snapshot yet\n", root.uri()));
+    } else {
+        let header = ["number", "parent", "created", "notes", "vectors", "shards", "space", "by"];
+        let right = [true, true, false, true, true, true, false, false];
+        app.console.print(&format::table(&header, &right, &rows));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn show(args: &ShowArgs, app: &App) -> Result<ExitCode> {
+    let root = root::open(&args.root)?.root;
+    let manifest = named(&root, args.number).await?;
+    app.console.print(&if args.json { pretty(&manifest)? } else { describe(&manifest) });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// RFC 3339 to the second; what does not parse stays as it is.
+fn moment(created_at: &str) -> String {
+    chrono::DateTime::parse_from_rfc3339(created_at).map_or_else(
+        |_| created_at.to_owned(),
+        |at| at.to_utc().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+    )
+}
+
+fn describe(manifest: &Manifest) -> String {
+    let (content, provenance) = (&manifest.content, &manifest.provenance);
+    let space = &content.space;
+    let mut out = String::new();
+    let mut field = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<12} {value}");
+    };
+    field("snapshot", manifest.number.to_string());
+    field("parent", manifest.parent.map_or_else(|| "none".to_owned(), |n| n.to_string()));
+    field("content", manifest.content_hash.to_hex());
+    field("created", format!("{} on {}", moment(&provenance.created_at), provenance.host));
+    field("by", format!("{} ({})", provenance.run, provenance.program));
+    field("notes", format::count(content.notes));
+    field("vectors", format!("{} x {}", format::count(content.vectors), space.dimensions));
+    field("space", format!("{} ({:?}, {:?})", content.space_id, space.pooling, space.arithmetic));
+    field("shards", content.shard_count.to_string());
+    let parts: u64 = content.parts.iter().map(|file| file.size).sum();
+    let all: u64 = content.files().map(|file| file.size).sum();
+    field("indexes", format::bytes(all.saturating_sub(parts)));
+    field(
+        "parts",
+        format!("{}, {}", format::count(content.parts.len() as u64), format::bytes(parts)),
+    );
+    for tower in &content.query_towers {
+        field("query tower", format!("{} {}", tower.kind, tower.fingerprint.short()));
+    }
+    for gate in &provenance.gates {
+        let verdict = match (&gate.overridden, gate.passed) {
+            (Some(reason), _) => format!("OVERRIDDEN ({reason})"),
+            (None, true) => "passed".to_owned(),
+            (None, false) => "REFUSED".to_owned(),
+        };
+        field("gate", format!("{} {verdict}: {}", gate.gate, gate.detail));
+    }
+    out
+}
+
+pub(super) async fn diff(args: &DiffArgs, app: &App) -> Result<ExitCode> {
+    let root = root::open(&args.root)?.root;
+    let from = snapshot::read(&root, args.from).await?;
+    let to = named(&root, args.to).await?;
+    let diff = snapshot::diff(&from, &to);
+    let notes = match args.notes {
+        true => Some(snapshot::diff_ids(&root, &from, &to, args.samples).await?),
+        false => None,
+    };
+    if args.json {
+        let mut json = serde_json::json!({ "snapshots": diff });
+        if let Some(notes) = &notes {
+            json["notes"] = serde_json::json!(notes);
+        }
+        app.console.print(&pretty(&json)?);
+    } else {
+        app.console.print(&compare(&diff, notes.as_ref()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn compare(diff: &Diff, notes: Option<&NoteDiff>) -> String {
+    let mut out = format!("snapshot {} -> {}\n", diff.from, diff.to);
+    let mut field = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<14} {value}");
+    };
+    if diff.same_content {
+        field("content", "the same".to_owned());
+        return out;
+    }
+    let counts = |[a, b]: [u64; 2]| {
+        let sign = if b >= a { "+" } else { "-" };
+        format!(
+            "{} -> {} ({sign}{})",
+            format::count(a),
+            format::count(b),
+            format::count(a.abs_diff(b))
+        )
+    };
+    field("notes", counts(diff.notes));
+    field("vectors", counts(diff.vectors));
+    field("bytes", format!("{} -> {}", format::bytes(diff.bytes[0]), format::bytes(diff.bytes[1])));
+    let [a, b] = diff.shard_counts;
+    if a != b {
+        field("shards", format!("{a} -> {b}: every index differs"));
+    } else {
+        field("indexes", format!("{} of {b} shards differ", diff.indexes_changed.len()));
+        field("ids", format!("{} of {b} shards differ", diff.ids_changed.len()));
+    }
+    let parts = |(count, bytes): (usize, u64)| {
+        format!("{} ({})", format::count(count as u64), format::bytes(bytes))
+    };
+    field("parts", format!("+{} -{}", parts(diff.parts_added), parts(diff.parts_removed)));
+    let lists = [
+        ("space", diff.space_changed.join(", ")),
+        ("index options", diff.index_options_changed.join(", ")),
+        ("new columns", diff.columns_added.join(", ")),
+        ("lost columns", diff.columns_removed.join(", ")),
+        ("new towers", shorts(&diff.towers_added)),
+        ("lost towers", shorts(&diff.towers_removed)),
+        ("scale", if diff.calibration_changed { "refitted".into() } else { String::new() }),
+    ];
+    for (name, value) in lists {
+        if !value.is_empty() {
+            field(name, value);
+        }
+    }
+    if let Some(notes) = notes {
+        for (name, count, ids) in [
+            ("added", notes.added, &notes.added_ids),
+            ("removed", notes.removed, &notes.removed_ids),
+            ("changed", notes.changed, &notes.changed_ids),
+        ] {
+            let more = if count > ids.len() as u64 && !ids.is_empty() { ", ..." } else { "" };
+            field(
+                name,
+                format!("{}  {}{more}", format::count(count), ids.join(", ")).trim().to_owned(),
+            );
+        }
+    }
+    out
+}
+
+fn shorts(digests: &[crate::types::Digest256]) -> String {
+    digests.iter().map(crate::types::Digest256::short).collect::<Vec<_>>().join(", ")
+}

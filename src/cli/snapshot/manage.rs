@@ -1,0 +1,120 @@
+//! `snapshot rollback|gc`: what changes a root.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::cli::{App, pretty, root};
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::format;
+use crate::snapshot::{self, CommitOutcome, GcReport, Protected, Provenance, Retention};
+
+/// Serve an older snapshot's content again, under a new number
+///
+/// Readers pick the new number up like any other. The content that is rolled back is blocked:
+/// tomorrow's run does not bring it back unless it differs.
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// Root URI or path, or a pipeline file.
+    root: String,
+    /// The snapshot whose content is to be served.
+    number: u64,
+    /// Why; recorded in the new snapshot.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// Delete what no retained snapshot, plan or run needs
+///
+/// Anything younger than the grace time is left alone, so readers and running jobs are safe.
+/// Without a pipeline file the default retention holds, unless flags say otherwise.
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    /// Root URI or path, or a pipeline file with its [retention].
+    root: String,
+    /// Say what would be deleted, and delete nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Newest snapshots to keep.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep: Option<u32>,
+    /// Leave alone what is younger than so many hours.
+    #[arg(long, value_name = "HOURS")]
+    grace_hours: Option<u32>,
+    /// Delete run folders, prepared text and unnamed embeddings older than so many days.
+    #[arg(long, value_name = "DAYS")]
+    runs_days: Option<u32>,
+    /// Print JSON with every deleted object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode> {
+    if args.reason.trim().is_empty() {
+        return Err(Error::new(ErrorKind::Usage, "the --reason is empty; say why"));
+    }
+    let root = root::open(&args.root)?.root;
+    let provenance = Provenance {
+        created_at: crate::cli::progress::now(),
+        host: crate::stage::host_name(),
+        program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
+        run: format!("rollback to {}: {}", args.number, args.reason.trim()),
+        ..Provenance::default()
+    };
+    match snapshot::rollback(&root, args.number, provenance).await? {
+        CommitOutcome::Committed(manifest) => {
+            app.console.print(&format!(
+                "snapshot {} serves the content of snapshot {}: {} notes\n",
+                manifest.number,
+                args.number,
+                format::count(manifest.content.notes)
+            ));
+            Ok(ExitCode::SUCCESS)
+        }
+        CommitOutcome::LostTo(other) => Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "snapshot {} by {} on {} was published meanwhile; look at it, then roll back again",
+                other.number, other.provenance.run, other.provenance.host
+            ),
+        )),
+        // `rollback` unblocks what it commits, so this cannot happen; it must not look like success.
+        CommitOutcome::Blocked { by } => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("the content of snapshot {} is blocked by snapshot {by}", args.number),
+        )),
+    }
+}
+
+pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<ExitCode> {
+    let opened = root::open(&args.root)?;
+    let base = opened.pipeline.map(|pipeline| pipeline.retention).unwrap_or_default();
+    let retention = Retention {
+        snapshots: args.keep.unwrap_or(base.snapshots),
+        grace_hours: args.grace_hours.unwrap_or(base.grace_hours),
+        runs_days: args.runs_days.unwrap_or(base.runs_days),
+    };
+    let now = snapshot::store_time(&opened.root).await?;
+    let protected = Protected::default();
+    let report = snapshot::gc(&opened.root, &retention, now, args.dry_run, &protected).await?;
+    app.console.print(&if args.json { pretty(&report)? } else { describe(&report) });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(report: &GcReport) -> String {
+    let numbers = |list: &[u64]| match list {
+        [] => "none".to_owned(),
+        [only] => only.to_string(),
+        [first, .., last] => format!("{} ({first} to {last})", list.len()),
+    };
+    let verb = if report.dry_run { "would delete" } else { "deleted" };
+    format!(
+        "kept     snapshots {}; {} objects, {}\n{verb} snapshots {}; {} objects, {}\n",
+        numbers(&report.kept_snapshots),
+        format::count(report.kept_objects),
+        format::bytes(report.kept_bytes),
+        numbers(&report.deleted_snapshots),
+        format::count(report.deleted.len() as u64 + report.torn_writes),
+        format::bytes(report.deleted_bytes),
+    )
+}

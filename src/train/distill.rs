@@ -1,0 +1,344 @@
+//! Stage 2: query-based knowledge distillation. Queries alone, no documents: the student learns to place a query
+//! where the frozen LLM query tower places it, so the document vectors stay as they are.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::{Result as CandleResult, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{self, State};
+use super::decoder::normalize;
+use super::optimizer::AdamW;
+use super::options::{OptimizerOptions, ValidationOptions};
+use super::report::{StepRecord, TrainReport, ValidationRecord};
+use super::student::{Student, StudentOptions};
+use super::tensor_error;
+use crate::dataset::SplitMix64;
+use crate::error::{Error, Result};
+use crate::observe::{Event, Reporter, Stage};
+use crate::tower::{DeviceSpec, Tower, pack};
+use crate::types::{Cancel, Embeddings, Hasher256, hash_json};
+
+/// Everything that decides a distillation, but the queries and the teacher's vectors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DistillOptions {
+    /// What learns.
+    pub student: StudentOptions,
+    /// Weight of the squared distance to the teacher's vector.
+    #[serde(default = "one")]
+    pub mse_weight: f64,
+    /// Weight of `1 - cosine` to the teacher's vector.
+    #[serde(default = "one")]
+    pub cosine_weight: f64,
+    /// Optimizer and schedule.
+    #[serde(default)]
+    pub optimizer: OptimizerOptions,
+    /// Queries of one step.
+    #[serde(default = "default_batch")]
+    pub batch: usize,
+    /// Steps; by default one epoch.
+    #[serde(default)]
+    pub steps: Option<u64>,
+    /// Queries held out to watch.
+    #[serde(default)]
+    pub validation: ValidationOptions,
+    /// Decides order, held-out queries and the initial projection.
+    #[serde(default)]
+    pub seed: u64,
+    /// Seconds between checkpoints.
+    #[serde(default = "default_checkpoint_seconds")]
+    pub checkpoint_seconds: u64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn default_batch() -> usize {
+    64
+}
+
+fn default_checkpoint_seconds() -> u64 {
+    300
+}
+
+impl DistillOptions {
+    fn validate(&self) -> Result<()> {
+        let fine = |w: f64| w.is_finite() && w >= 0.0;
+        if !fine(self.mse_weight)
+            || !fine(self.cosine_weight)
+            || self.mse_weight + self.cosine_weight == 0.0
+        {
+            return Err(Error::config(
+                "mse_weight and cosine_weight must not be negative, nor both 0",
+            ));
+        }
+        if self.batch == 0 || self.steps == Some(0) {
+            return Err(Error::config("batch and steps must be above 0"));
+        }
+        Ok(())
+    }
+}
+
+/// The teacher's vector of every text, in order.
+pub fn teacher_vectors(
+    tower: &Tower,
+    texts: &[String],
+    device: &DeviceSpec,
+    token_budget: u32,
+    cancel: &Cancel,
+) -> Result<Embeddings> {
+    let mut encoder = tower.load(device)?;
+    let ids = texts
+        .iter()
+        .map(|text| Ok(tower.tokenizer().tokenize(text)?.ids))
+        .collect::<Result<Vec<_>>>()?;
+    let lengths: Vec<u32> = ids.iter().map(|ids| ids.len() as u32).collect();
+    let dimensions = tower.dimensions() as usize;
+    let mut data = vec![0f32; ids.len() * dimensions];
+    for batch in pack(&lengths, token_budget) {
+        cancel.check()?;
+        let sequences: Vec<&[u32]> = batch.iter().map(|at| ids[*at].as_slice()).collect();
+        let vectors = encoder.encode(&sequences)?;
+        for (row, &at) in vectors.rows().zip(&batch) {
+            data[at * dimensions..(at + 1) * dimensions].copy_from_slice(row);
+        }
+    }
+    Embeddings::from_vec(dimensions, data)
+}
+
+/// Distils `teacher` (row i belongs to `texts[i]`) into a student, writing into `output`: `checkpoint.safetensors` now
+/// and then, at the end `student/`, `report.json` and `report.html`, where "own document first" stands for the mean
+/// cosine to the teacher. A checkpoint found there is resumed; cancelling writes one first.
+///
+/// # Errors
+/// As [`train_decoder`](super::train_decoder).
+pub async fn distill(
+    texts: &[String],
+    teacher: &Embeddings,
+    options: &DistillOptions,
+    base_dir: &Path,
+    output: &Path,
+    reporter: &Arc<dyn Reporter>,
+    cancel: &Cancel,
+) -> Result<TrainReport> {
+    options.validate()?;
+    if texts.len() != teacher.len() {
+        return Err(Error::input(format!(
+            "{} queries but {} teacher vectors",
+            texts.len(),
+            teacher.len()
+        )));
+    }
+    let (student, vars) =
+        Student::create(&options.student, base_dir, teacher.dimensions(), options.seed, reporter)
+            .await?;
+    let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
+    let mut hasher = Hasher256::new();
+    let same = DistillOptions { checkpoint_seconds: 0, ..options.clone() };
+    hasher.field(hash_json(&same)?.0);
+    for (text, row) in texts.iter().zip(teacher.rows()) {
+        let bytes: Vec<u8> = row.iter().flat_map(|v| v.to_le_bytes()).collect();
+        hasher.field(text).field(bytes);
+    }
+    let run = hasher.finish();
+    let mut optimizer =
+        AdamW::new(vars.clone(), options.optimizer.clone()).map_err(tensor_error)?;
+    let mut state =
+        checkpoint::load(output, run, &mut optimizer)?.unwrap_or_else(|| State::new(run));
+
+    let mut order: Vec<usize> = (0..texts.len()).collect();
+    SplitMix64::new(options.seed ^ 0x4845_4C44).shuffle(&mut order);
+    let held_out = order.split_off(order.len().saturating_sub(options.validation.pairs));
+    let per_epoch = (order.len() / options.batch) as u64;
+    if per_epoch == 0 {
+        return Err(Error::config(format!(
+            "{} queries (after {} held out) do not fill a batch of {}",
+            order.len(),
+            held_out.len(),
+            options.batch
+        )));
+    }
+    let planned = options.steps.unwrap_or(per_epoch);
+    let job = Job { student: &student, texts, teacher, options };
+    let started = Instant::now();
+    let total = planned * options.batch as u64;
+    reporter.event(Event::StageStarted { stage: Stage::Distill, total, unit: "queries" });
+    let mut saved = Instant::now();
+    let mut epoch = None;
+    let mut shuffled = Vec::new();
+    while state.step < planned {
+        if let Err(stop) = cancel.check() {
+            checkpoint::save(output, &state, &optimizer)?;
+            return Err(stop);
+        }
+        if options.validation.every > 0
+            && state.step.is_multiple_of(options.validation.every)
+            && state.validation.last().is_none_or(|v| v.step != state.step)
+        {
+            job.validate(&held_out, &mut state, reporter)?;
+        }
+        let (now, at) = (state.step / per_epoch, (state.step % per_epoch) as usize);
+        if epoch != Some(now) {
+            shuffled.clone_from(&order);
+            SplitMix64::new(options.seed.wrapping_add(now)).shuffle(&mut shuffled);
+            epoch = Some(now);
+        }
+        let start = Instant::now();
+        let batch = &shuffled[at * options.batch..(at + 1) * options.batch];
+        let (loss, cosine, tokens) = job.loss(batch)?;
+        let value = loss.to_scalar::<f32>().map_err(tensor_error)?;
+        let mut store = loss.backward().map_err(tensor_error)?;
+        let grads: Vec<Option<Tensor>> = vars.iter().map(|(_, var)| store.remove(var)).collect();
+        let learning_rate = optimizer.learning_rate(state.step, planned);
+        let norm = optimizer.step(&grads, planned).map_err(tensor_error)?;
+        if !(value.is_finite() && norm.is_finite()) {
+            return Err(Error::input(format!(
+                "the loss is no longer finite at step {}; lower optimizer.learning_rate and start from another output",
+                state.step
+            )));
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        state.steps.push(StepRecord {
+            step: state.step,
+            loss: value,
+            accuracy: cosine,
+            learning_rate,
+            gradient_norm: norm,
+            pairs: batch.len(),
+            tokens,
+            seconds,
+        });
+        state.step += 1;
+        state.seconds += seconds;
+        reporter.event(Event::Progress {
+            stage: Stage::Distill,
+            done: state.step * options.batch as u64,
+            tokens: state.steps.iter().map(|s| s.tokens as u64).sum(),
+        });
+        if saved.elapsed() >= Duration::from_secs(options.checkpoint_seconds) {
+            checkpoint::save(output, &state, &optimizer)?;
+            saved = Instant::now();
+        }
+    }
+    if state.validation.last().is_none_or(|v| v.step != state.step) {
+        job.validate(&held_out, &mut state, reporter)?;
+    }
+    checkpoint::save(output, &state, &optimizer)?;
+    student.export(&output.join("student"), &vars)?;
+    let per_second = |f: fn(&StepRecord) -> usize| {
+        state.steps.iter().map(f).sum::<usize>() as f64 / state.seconds.max(1e-9)
+    };
+    let report = TrainReport {
+        model: match &options.student {
+            StudentOptions::Bert { path, .. } => path.display().to_string(),
+            StudentOptions::Decoder { tower, .. } => tower.model.clone(),
+        },
+        training_pairs: order.len(),
+        parameters,
+        planned_steps: planned,
+        seconds: state.seconds,
+        pairs_per_second: per_second(|s| s.pairs),
+        tokens_per_second: per_second(|s| s.tokens),
+        steps: state.steps.clone(),
+        validation: state.validation.clone(),
+    };
+    report.write(output)?;
+    reporter.event(Event::StageFinished {
+        stage: Stage::Distill,
+        seconds: started.elapsed().as_secs_f64(),
+        summary: format!(
+            "{planned} steps, {:.1} queries/s, held out cosine {:.4}",
+            report.pairs_per_second,
+            state.validation.last().map_or(0.0, |v| v.accuracy)
+        ),
+    });
+    Ok(report)
+}
+
+struct Job<'a> {
+    student: &'a Student,
+    texts: &'a [String],
+    teacher: &'a Embeddings,
+    options: &'a DistillOptions,
+}
+
+impl Job<'_> {
+    /// Loss, mean cosine and tokens of the texts at these positions.
+    fn loss(&self, at: &[usize]) -> Result<(Tensor, f32, usize)> {
+        let ids = at
+            .iter()
+            .map(|at| self.student.tokenize(&self.texts[*at]))
+            .collect::<Result<Vec<_>>>()?;
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let tokens = ids.iter().map(|ids| ids.len()).sum();
+        let target: Vec<f32> = at.iter().flat_map(|at| self.teacher.row(*at)).copied().collect();
+        let shape = (at.len(), self.teacher.dimensions());
+        let student = self.student.forward(&ids)?;
+        let (mse, cosine) = (self.options.mse_weight, self.options.cosine_weight);
+        let compute = || -> CandleResult<(Tensor, f32)> {
+            let target = Tensor::from_vec(target, shape, student.device())?;
+            distillation_loss(&student, &target, mse, cosine)
+        };
+        let (loss, cosine) = compute().map_err(tensor_error)?;
+        Ok((loss, cosine, tokens))
+    }
+
+    fn validate(
+        &self,
+        held_out: &[usize],
+        state: &mut State,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<()> {
+        if held_out.is_empty() {
+            return Ok(());
+        }
+        let (mut loss, mut cosine) = (0.0, 0.0);
+        for chunk in held_out.chunks(self.options.batch) {
+            let (l, c, _) = self.loss(chunk)?;
+            let share = chunk.len() as f32 / held_out.len() as f32;
+            loss += l.to_scalar::<f32>().map_err(tensor_error)? * share;
+            cosine += c * share;
+        }
+        reporter.event(Event::Info {
+            message: format!("step {}: held out loss {loss:.4}, cosine {cosine:.4}", state.step),
+        });
+        state.validation.push(ValidationRecord { step: state.step, loss, accuracy: cosine });
+        Ok(())
+    }
+}
+
+/// `mse_weight * mean |s - t|^2 + cosine_weight * mean (1 - cos(s, t))`, and the mean cosine.
+fn distillation_loss(
+    student: &Tensor,
+    teacher: &Tensor,
+    mse_weight: f64,
+    cosine_weight: f64,
+) -> CandleResult<(Tensor, f32)> {
+    let square = (student - teacher)?.sqr()?.sum(1)?.mean(0)?;
+    let cosine = (normalize(student)? * normalize(teacher)?)?.sum(1)?.mean(0)?;
+    let value = cosine.to_scalar::<f32>()?;
+    let loss = ((square * mse_weight)? + ((1.0 - cosine)? * cosine_weight)?)?;
+    Ok((loss, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_loss_is_the_papers() {
+        let t = |v: Vec<f32>| Tensor::from_vec(v, (2, 2), &Device::Cpu).unwrap();
+        let (student, teacher) = (t(vec![2., 0., 0., 1.]), t(vec![1., 0., 1., 0.]));
+        let (loss, cosine) = distillation_loss(&student, &teacher, 2.0, 3.0).unwrap();
+        // Squared distances 1 and 2; cosines 1 and 0.
+        assert!((loss.to_scalar::<f32>().unwrap() - (2.0 * 1.5 + 3.0 * 0.5)).abs() < 1e-6);
+        assert!((cosine - 0.5).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,206 @@
+//! Hard negatives: documents that the tower ranks high for a query and that do not answer it.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+use std::path::Path;
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::kernels::dot;
+use crate::dataset::{PairSet, SplitMix64};
+use crate::error::{Error, Result, ResultExt, kind_of_io};
+use crate::types::Embeddings;
+
+/// How negatives are chosen among a query's neighbours.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MineOptions {
+    /// Ranks skipped from the top: the likeliest false negatives.
+    pub skip: usize,
+    /// Ranks looked at after them.
+    pub window: usize,
+    /// A document that scores above this share of the query's own document counts as a false negative.
+    pub margin: f32,
+    /// Negatives kept per pair, drawn from what is left.
+    pub keep: usize,
+    /// Decides the draw.
+    pub seed: u64,
+}
+
+impl Default for MineOptions {
+    fn default() -> Self {
+        Self { skip: 1, window: 50, margin: 0.95, keep: 4, seed: 0 }
+    }
+}
+
+/// What mining did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MineReport {
+    /// Pairs looked at.
+    pub pairs: u64,
+    /// Pairs that have at least one negative now.
+    pub with_negatives: u64,
+    /// Negatives kept in all.
+    pub negatives: u64,
+    /// Candidates refused by the margin.
+    pub refused_by_margin: u64,
+    /// Candidates refused because they answer the same query text.
+    pub refused_as_answers: u64,
+}
+
+/// The `k` nearest documents of a query vector, best first: an index, or [`exact_candidates`].
+pub type Candidates<'a> = dyn Fn(&[f32], usize) -> Result<Vec<(u32, f32)>> + Sync + 'a;
+
+/// Exact search over document vectors, for [`mine`].
+pub fn exact_candidates(
+    documents: &Embeddings,
+) -> impl Fn(&[f32], usize) -> Result<Vec<(u32, f32)>> + Sync + '_ {
+    move |query, k| {
+        let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        let mut all: Vec<(u32, f32)> =
+            documents.rows().enumerate().map(|(at, row)| (at as u32, dot(query, row))).collect();
+        if k > 0 && k < all.len() {
+            all.select_nth_unstable_by(k - 1, order);
+        }
+        all.truncate(k);
+        all.sort_unstable_by(order);
+        Ok(all)
+    }
+}
+
+/// Replaces the negatives of every pair. Row i of `queries` belongs to pair i, row j of `documents` to document j of
+/// the set; both of unit length, from the tower as trained so far.
+///
+/// # Errors
+/// Input, where rows and set do not fit; whatever `candidates` reports.
+pub fn mine(
+    set: &mut PairSet,
+    queries: &Embeddings,
+    documents: &Embeddings,
+    candidates: &Candidates<'_>,
+    options: &MineOptions,
+) -> Result<MineReport> {
+    if queries.len() != set.pairs.len() || documents.len() != set.documents.len() {
+        return Err(Error::input(format!(
+            "{} query and {} document vectors for {} pairs and {} documents",
+            queries.len(),
+            documents.len(),
+            set.pairs.len(),
+            set.documents.len()
+        )));
+    }
+    let mut answers: HashMap<&str, HashSet<u32>> = HashMap::new();
+    for pair in &set.pairs {
+        answers.entry(&pair.query).or_default().insert(pair.document);
+    }
+    let mined = set
+        .pairs
+        .par_iter()
+        .enumerate()
+        .map(|(at, pair)| {
+            let query = queries.row(at);
+            let limit = dot(query, documents.row(pair.document as usize)) * options.margin;
+            let mut found = candidates(query, options.skip + options.window)?;
+            let mut one = MineReport { pairs: 1, ..MineReport::default() };
+            let answers = answers.get(pair.query.as_str());
+            found.drain(..options.skip.min(found.len()));
+            found.retain(|(document, score)| {
+                let answer = answers.is_some_and(|all| all.contains(document));
+                let near = !answer && *score > limit;
+                one.refused_as_answers += u64::from(answer);
+                one.refused_by_margin += u64::from(near);
+                !answer && !near
+            });
+            SplitMix64::new(options.seed ^ (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+                .shuffle(&mut found);
+            found.truncate(options.keep);
+            one.negatives = found.len() as u64;
+            one.with_negatives = u64::from(!found.is_empty());
+            Ok((found.into_iter().map(|(document, _)| document).collect::<Vec<u32>>(), one))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut report = MineReport::default();
+    for (pair, (negatives, one)) in set.pairs.iter_mut().zip(mined) {
+        pair.negatives = negatives;
+        report.pairs += one.pairs;
+        report.with_negatives += one.with_negatives;
+        report.negatives += one.negatives;
+        report.refused_by_margin += one.refused_by_margin;
+        report.refused_as_answers += one.refused_as_answers;
+    }
+    Ok(report)
+}
+
+/// Writes pairs as JSON Lines, negatives included: a source for the next round of training.
+pub fn write_pairs(set: &PairSet, path: &Path) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+        for pair in &set.pairs {
+            let negatives: Vec<&str> =
+                pair.negatives.iter().map(|at| set.documents[*at as usize].as_str()).collect();
+            let line = json!({
+                "query": pair.query,
+                "text": set.documents[pair.document as usize],
+                "negatives": negatives,
+                "weight": pair.weight,
+            });
+            writeln!(file, "{line}")?;
+        }
+        file.flush()
+    };
+    write()
+        .map_err(|e| Error::new(kind_of_io(&e), "cannot be written").with_source(e))
+        .context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::{Pair, PairSource};
+
+    #[test]
+    fn neighbours_become_negatives_but_answers_and_near_duplicates_do_not() {
+        let mut set = PairSet::default();
+        // Documents on a quarter circle, 10 degrees apart; the query at 0 is answered by 0 and 2.
+        for at in 0..9 {
+            set.intern(format!("text {at}"));
+        }
+        for document in [0, 2] {
+            set.pairs.push(Pair {
+                query: "q".into(),
+                document,
+                negatives: vec![],
+                weight: 1.0,
+                source: 0,
+            });
+        }
+        let at = |degrees: f32| [degrees.to_radians().cos(), degrees.to_radians().sin()];
+        let documents =
+            Embeddings::from_vec(2, (0..9).flat_map(|i| at(10.0 * i as f32)).collect()).unwrap();
+        let queries = Embeddings::from_vec(2, [at(0.0), at(0.0)].concat()).unwrap();
+        let options = MineOptions { skip: 0, window: 6, margin: 0.95, keep: 9, seed: 1 };
+        let exact = exact_candidates(&documents);
+        let report = mine(&mut set, &queries, &documents, &exact, &options).unwrap();
+        // cos 10 = 0.985 lies above 0.95 of its own 1.0, cos 30 = 0.866 below.
+        let mut first = set.pairs[0].negatives.clone();
+        first.sort_unstable();
+        assert_eq!(first, [3, 4, 5]);
+        // For the second pair the own score is cos 20 = 0.940, so the limit is 0.893: again 3, 4, 5.
+        assert_eq!((report.negatives, report.refused_by_margin), (6, 2));
+        assert_eq!((report.refused_as_answers, report.with_negatives), (4, 2));
+
+        let dir = tempfile::tempdir().unwrap();
+        write_pairs(&set, &dir.path().join("mined.jsonl")).unwrap();
+        let again = PairSet::open(&[PairSource::new("mined.jsonl")], dir.path(), 0).unwrap();
+        let texts = |set: &PairSet| -> Vec<Vec<String>> {
+            let text = |n: &u32| set.documents[*n as usize].clone();
+            set.pairs.iter().map(|p| p.negatives.iter().map(text).collect()).collect()
+        };
+        assert_eq!(texts(&set), texts(&again));
+        let short = Embeddings::from_vec(2, vec![1.0, 0.0]).unwrap();
+        assert!(mine(&mut set, &short, &documents, &exact, &options).is_err());
+    }
+}

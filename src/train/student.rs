@@ -1,0 +1,238 @@
+//! The student of stage 2: a small encoder, or the LLM cut in depth, that learns the teacher's query vectors.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokenizers::{Tokenizer, TruncationParams};
+
+use super::bert::Bert;
+use super::decoder::{Decoder, NamedVar, Trainable, normalize};
+use super::tensor_error;
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::observe::Reporter;
+use crate::tower::{Tower, TowerOptions, TowerTokenizer};
+use crate::types::{Embeddings, Pooling};
+
+/// What the student starts from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum StudentOptions {
+    /// A BERT-family encoder, mean pooled, with a projection to the teacher's dimensions.
+    Bert {
+        /// Folder with `config.json`, `model.safetensors` and `tokenizer.json`.
+        path: PathBuf,
+        /// Layers kept, spread evenly over the encoder's; all by default.
+        #[serde(default)]
+        layers: Option<usize>,
+        /// Longest text in tokens, special tokens included.
+        #[serde(default = "default_max_tokens")]
+        max_tokens: usize,
+        /// Also train the embedding tables (most of the parameters of a small encoder).
+        #[serde(default)]
+        train_embeddings: bool,
+    },
+    /// The first layers of a decoder LLM of the teacher's width; all of their weights are trained.
+    Decoder {
+        /// The LLM, with the query side's prompt and pooling.
+        tower: TowerOptions,
+        /// Layers kept.
+        layers: usize,
+        /// Also train the embedding table.
+        #[serde(default)]
+        train_embeddings: bool,
+    },
+}
+
+fn default_max_tokens() -> usize {
+    64
+}
+
+enum Model {
+    Bert { bert: Box<Bert>, tokenizer: Box<Tokenizer>, source: PathBuf, max_tokens: usize },
+    Decoder { decoder: Box<Decoder>, tokenizer: TowerTokenizer },
+}
+
+/// A student: trained or about to be.
+pub struct Student {
+    model: Model,
+    dimensions: usize,
+}
+
+impl Student {
+    /// The student as it is before training, and its parameters.
+    pub(super) async fn create(
+        options: &StudentOptions,
+        base_dir: &Path,
+        dimensions: usize,
+        seed: u64,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<(Self, Vec<NamedVar>)> {
+        match options {
+            StudentOptions::Bert { path, layers, max_tokens, train_embeddings } => {
+                let source = base_dir.join(path);
+                let device = Device::Cpu;
+                let (bert, vars) =
+                    Bert::load(&source, *layers, dimensions, *train_embeddings, seed, &device)?;
+                Ok((Self::bert(bert, source, *max_tokens, dimensions)?, vars))
+            }
+            StudentOptions::Decoder { tower, layers, train_embeddings } => {
+                let resolved = Tower::resolve(tower, base_dir, reporter).await?;
+                let (Some(config), Some(weights)) = (resolved.config(), resolved.weights()) else {
+                    return Err(Error::config("student.tower.model must be a decoder LLM"));
+                };
+                if *layers == 0 || *layers > config.layers {
+                    return Err(Error::config(format!(
+                        "student.layers must be in 1..={}",
+                        config.layers
+                    )));
+                }
+                if resolved.dimensions() as usize != dimensions {
+                    return Err(Error::config(format!(
+                        "the student's tower has {} dimensions and the teacher {dimensions}",
+                        resolved.dimensions()
+                    )));
+                }
+                let mut config = config.clone();
+                config.layers = *layers;
+                let trainable = if *train_embeddings { Trainable::All } else { Trainable::Layers };
+                let (decoder, vars) = Decoder::load(
+                    &config,
+                    weights,
+                    tower.pooling,
+                    tower.dimensions,
+                    trainable,
+                    DType::F32,
+                    &Device::Cpu,
+                )?;
+                let tokenizer = resolved.tokenizer().clone();
+                let model = Model::Decoder { decoder: Box::new(decoder), tokenizer };
+                Ok((Self { model, dimensions }, vars))
+            }
+        }
+    }
+
+    /// Opens an encoder that [`distill`](super::distill) has exported.
+    ///
+    /// # Errors
+    /// NotFound, Input or Corrupt about the folder's files.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            Error::new(kind_of_io(&e), format!("cannot read {}", path.display())).with_source(e)
+        })?;
+        let config: Value = serde_json::from_str(&text)
+            .or_error(ErrorKind::Corrupt, || format!("{} is no JSON", path.display()))?;
+        let number = |key: &str| {
+            config["scalingnote"][key].as_u64().map(|n| n as usize).ok_or_else(|| {
+                Error::input(format!("{} does not describe a distilled student", path.display()))
+            })
+        };
+        let (dimensions, max_tokens) = (number("dimensions")?, number("max_tokens")?);
+        let (bert, _) = Bert::load(folder, None, dimensions, false, 0, &Device::Cpu)?;
+        Self::bert(bert, folder.to_owned(), max_tokens, dimensions)
+    }
+
+    fn bert(bert: Bert, source: PathBuf, max_tokens: usize, dimensions: usize) -> Result<Self> {
+        let path = source.join("tokenizer.json");
+        let mut tokenizer = Tokenizer::from_file(&path)
+            .map_err(|e| Error::input(format!("cannot read {}: {e}", path.display())))?;
+        if max_tokens < 3 || max_tokens > bert.config.max_position_embeddings {
+            return Err(Error::config(format!(
+                "student.max_tokens must be in 3..={}",
+                bert.config.max_position_embeddings
+            )));
+        }
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(Some(TruncationParams {
+                max_length: max_tokens,
+                ..TruncationParams::default()
+            }))
+            .map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+        let model = Model::Bert {
+            bert: Box::new(bert),
+            tokenizer: Box::new(tokenizer),
+            source,
+            max_tokens,
+        };
+        Ok(Self { model, dimensions })
+    }
+
+    /// Dimensions of its vectors: the teacher's.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    pub(super) fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
+        match &self.model {
+            Model::Decoder { tokenizer, .. } => Ok(tokenizer.tokenize(text)?.ids),
+            Model::Bert { tokenizer, max_tokens, .. } => {
+                // A query's tokens lie in its first characters; the rest need not be tokenised.
+                let end = text.char_indices().nth(max_tokens * 64).map_or(text.len(), |(at, _)| at);
+                let encoding = tokenizer
+                    .encode(&text[..end], true)
+                    .map_err(|e| Error::input(format!("the student's tokenizer failed: {e}")))?;
+                Ok(encoding.get_ids().to_vec())
+            }
+        }
+    }
+
+    /// Vectors `[texts, dimensions]`, differentiable; of unit length from a decoder, raw from an encoder.
+    pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
+        match &self.model {
+            Model::Bert { bert, .. } => bert.forward(sequences),
+            Model::Decoder { decoder, .. } => decoder.embed(sequences, None),
+        }
+    }
+
+    /// Unit vectors of texts, `[texts, dimensions]`.
+    pub fn encode(&self, texts: &[&str]) -> Result<Embeddings> {
+        let mut all = Embeddings::with_capacity(self.dimensions, texts.len());
+        for chunk in texts.chunks(32) {
+            let ids = chunk.iter().map(|text| self.tokenize(text)).collect::<Result<Vec<_>>>()?;
+            let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+            let raw = self.forward(&ids)?.detach();
+            let rows = normalize(&raw).and_then(|t| t.to_vec2::<f32>()).map_err(tensor_error)?;
+            for row in rows {
+                all.push(&row);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`.
+    pub(super) fn export(&self, folder: &Path, vars: &[NamedVar]) -> Result<()> {
+        let io = |e: std::io::Error| {
+            Error::new(kind_of_io(&e), format!("cannot write {}", folder.display())).with_source(e)
+        };
+        std::fs::create_dir_all(folder).map_err(io)?;
+        let trained = vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+        let (frozen, config) = match &self.model {
+            Model::Bert { bert, max_tokens, source, .. } => {
+                let tokenizer = source.join("tokenizer.json");
+                std::fs::copy(&tokenizer, folder.join("tokenizer.json")).map_err(io)?;
+                let mut config =
+                    serde_json::to_value(&bert.config).context(|| "the student's configuration")?;
+                config["model_type"] = "bert".into();
+                config["type_vocab_size"] = 2.into();
+                config["scalingnote"] = json!({
+                    "dimensions": self.dimensions,
+                    "pooling": Pooling::Mean,
+                    "max_tokens": max_tokens,
+                });
+                (bert.frozen(), config)
+            }
+            Model::Decoder { decoder, .. } => (decoder.frozen(), decoder.hugging_face_config()),
+        };
+        let tensors = trained.chain(frozen).collect();
+        candle_core::safetensors::save(&tensors, folder.join("model.safetensors"))
+            .map_err(tensor_error)
+            .context(|| format!("writing {}", folder.display()))?;
+        let text = serde_json::to_string_pretty(&config).context(|| "config.json")?;
+        std::fs::write(folder.join("config.json"), text + "\n").map_err(io)
+    }
+}

@@ -1,0 +1,135 @@
+//! Broken, changing and cancelled inputs.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use scalingnote::corpus::Chunker;
+use scalingnote::error::{ErrorKind, Result};
+use scalingnote::types::Cancel;
+
+use super::{Corpus, read};
+
+const SQL: &str = "SELECT id AS note_id, title FROM notes";
+
+#[track_caller]
+fn says(error: &scalingnote::error::Error, kind: ErrorKind, words: &[&str]) {
+    assert_eq!(error.kind(), kind, "{error:?}");
+    for word in words {
+        assert!(error.to_string().contains(word), "`{word}` is not in: {error}");
+    }
+    assert!(!format!("{error:?}").contains("SECRET"), "note text in: {error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_is_not_utf8_is_an_error_that_names_the_file() {
+    let mut csv = b"id,title\n1,SECRET\n2,SECRET ".to_vec();
+    csv.extend([0xff, 0xfe, b'\n']);
+    let error = Corpus::new("bad.csv", SQL).write("bad.csv", csv).fails().await;
+    says(&error, ErrorKind::Input, &["bad.csv", "UTF-8"]);
+    let mut json = b"{\"id\": 1, \"title\": \"SECRET ".to_vec();
+    json.extend([0xff, b'"', b'}', b'\n']);
+    let error = Corpus::new("bad.jsonl", SQL).write("bad.jsonl", json).fails().await;
+    says(&error, ErrorKind::Input, &["bad.jsonl", "UTF-8"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broken_files_are_named() {
+    let cases: [(&str, &[u8]); 7] = [
+        ("cut.jsonl", b"{\"id\": 1, \"title\": \"SECRET\n"),
+        ("ragged.csv", b"id,title\n1,SECRET\n2,SECRET,SECRET\n"),
+        ("not.parquet", b"SECRET SECRET SECRET"),
+        ("not.arrow", b"SECRET SECRET SECRET"),
+        ("not.avro", b"SECRET SECRET SECRET"),
+        ("not.csv.gz", b"SECRET SECRET SECRET"),
+        ("not.jsonl.zst", b"SECRET SECRET SECRET"),
+    ];
+    for (name, bytes) in cases {
+        let error = Corpus::new(name, SQL).write(name, bytes).fails().await;
+        says(&error, ErrorKind::Input, &[name]);
+    }
+    let error = Corpus::new("nowhere/*.csv", SQL).fails().await;
+    says(&error, ErrorKind::Input, &["nowhere/*.csv", "no file"]);
+    let error = Corpus::new("nowhere.csv", SQL).fails().await;
+    says(&error, ErrorKind::Input, &["nowhere.csv", "does not exist"]);
+    let mixed = Corpus::new("d", SQL).write("d/a.csv", "id,title\n").write("d/b.jsonl", "{}\n");
+    says(&mixed.fails().await, ErrorKind::Input, &["a.csv", "b.jsonl", "UNION ALL"]);
+    let order = Corpus::new("d", SQL)
+        .write("d/a.csv", "id,title\n1,x\n")
+        .write("d/b.csv", "title,id\nx,1\n");
+    says(&order.fails().await, ErrorKind::Input, &["a.csv", "b.csv", "columns"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn casts_that_fail_do_not_quote_the_note() {
+    let sql = "SELECT CAST(title AS BIGINT) AS note_id, title FROM notes";
+    let error = Corpus::new("n.csv", sql).write("n.csv", "id,title\n1,SECRET\n").fails().await;
+    says(&error, ErrorKind::Input, &["reading the corpus"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_fails_on_a_note_rejects_it() {
+    let mut corpus = Corpus::new("n.csv", "SELECT id AS note_id, title, likes FROM notes")
+        .write("n.csv", "id,title,likes\n1,SECRET,2\n2,SECRET,0\n3,SECRET,\n");
+    corpus.options.template = "{{ title }} {{ 10 // likes }}".into();
+    let error = corpus.fails().await;
+    says(&error, ErrorKind::Input, &["template failed in line 1", "note i:2"]);
+    corpus.options.max_rejected = 2;
+    let (outcome, rows) = corpus.rows().await;
+    assert_eq!((rows.len(), outcome.rejections.total()), (1, 2));
+}
+
+/// Does something to the outside when the first note is cut.
+struct Meddler(Box<dyn Fn() + Send + Sync>);
+
+impl Chunker for Meddler {
+    fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>> {
+        (self.0)();
+        Ok(std::iter::once(0..text.len()).collect())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_while_read_is_an_error() {
+    for gone in [false, true] {
+        let mut corpus = Corpus::new("n.csv", SQL).write("n.csv", "id,title\n1,one\n");
+        let path: PathBuf = corpus.dir.path().join("n.csv");
+        corpus.chunker = Some(Arc::new(Meddler(Box::new(move || {
+            if gone {
+                std::fs::remove_file(&path).unwrap();
+            } else {
+                std::fs::write(&path, "id,title\n1,two\n2,three\n").unwrap();
+            }
+        }))));
+        says(&corpus.fails().await, ErrorKind::Input, &["n.csv", "changed while it was read"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_stops_it() {
+    let rows: String = (0..50_000).map(|id| format!("{id},note\n")).collect();
+    let mut corpus = Corpus::new("n.csv", SQL).write("n.csv", format!("id,title\n{rows}"));
+    let cancel = Cancel::new();
+    let handle = cancel.clone();
+    corpus.cancel = cancel;
+    corpus.chunker = Some(Arc::new(Meddler(Box::new(move || handle.cancel()))));
+    assert_eq!(corpus.fails().await.kind(), ErrorKind::Cancelled);
+    assert_eq!(corpus.fails().await.kind(), ErrorKind::Cancelled, "at once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_prepared_files_are_found() {
+    let corpus = Corpus::new("n.csv", SQL).write("n.csv", "id,title\n1,one\n");
+    let shard = corpus.prepare().await.unwrap().shards.remove(0);
+    let (store, path) = corpus.root.object(&shard.file.path);
+    let bytes = corpus.root.get(&shard.file.path).await.unwrap();
+    let put = async |bytes: Bytes| {
+        store.put_opts(&path, bytes.into(), object_store::PutOptions::default()).await.unwrap();
+        read(&corpus.root, &shard).await.unwrap_err().kind()
+    };
+    assert_eq!(put(bytes.slice(..bytes.len() - 1)).await, ErrorKind::Corrupt);
+    assert_eq!(put(Bytes::from(vec![0; bytes.len()])).await, ErrorKind::Corrupt);
+    corpus.root.delete(&shard.file.path).await.unwrap();
+    assert_eq!(read(&corpus.root, &shard).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
