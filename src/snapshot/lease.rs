@@ -58,8 +58,13 @@ impl<'a> Lease<'a> {
         let text = serde_json::to_vec(&holder)
             .map_err(|cause| Error::internal("lease as JSON").with_source(cause))?;
         let taken = tokio::time::Instant::now();
-        root.put(&key, text.into()).await?;
-        Ok(Self { root, key, taken })
+        let lease = Self { root, key, taken };
+        if let Err(error) = root.put(&lease.key, text.into()).await {
+            // It may be there all the same, and would hold the other side up until it goes stale.
+            lease.release().await;
+            return Err(error);
+        }
+        Ok(lease)
     }
 
     /// Takes the lease away; one that cannot be deleted goes stale by itself.

@@ -255,3 +255,30 @@ pub struct VectorShape {
     /// Dimensions.
     pub dimensions: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+
+    /// What `canonical` relies on: print and parse settle within a few rounds.
+    #[test]
+    fn floats_settle_when_printed_and_parsed() {
+        let mut random = rand::rngs::StdRng::seed_from_u64(5);
+        let mut moved = 0;
+        for _ in 0..200_000 {
+            let mut value: f64 =
+                random.random_range(-1.0..1.0) * 10f64.powf(random.random_range(-20.0..20.0));
+            let mut rounds = 0;
+            loop {
+                let next: f64 =
+                    serde_json::from_str(&serde_json::to_string(&value).unwrap()).unwrap();
+                if next == value {
+                    break;
+                }
+                (value, rounds, moved) = (next, rounds + 1, moved + 1);
+                assert!(rounds < 8, "{value:e}");
+            }
+        }
+        assert!(moved > 0, "the parser keeps every float now: `canonical` can go");
+    }
+}

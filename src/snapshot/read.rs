@@ -26,7 +26,8 @@ pub async fn newest(root: &Root) -> Result<Option<Manifest>> {
 pub async fn read(root: &Root, number: u64) -> Result<Manifest> {
     match load(root, number).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let there = numbers(root).await.map(|numbers| ranges(&numbers)).unwrap_or_default();
+            let Ok(numbers) = numbers(root).await else { return Err(error) };
+            let there = ranges(&numbers);
             let there = if there.is_empty() { "no snapshots".to_owned() } else { there };
             Err(Error::not_found(format!(
                 "snapshot {number} does not exist in {}; there are {there}",
@@ -39,7 +40,19 @@ pub async fn read(root: &Root, number: u64) -> Result<Manifest> {
 
 /// All snapshot numbers, ascending.
 pub async fn numbers(root: &Root) -> Result<Vec<u64>> {
-    let listed = root.list(layout::SNAPSHOTS).await.context(|| "looking for snapshots")?;
+    let listed = match root.list(layout::SNAPSHOTS).await {
+        Err(error) if root.is_read_only() => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{} does not list its files, as most web servers; name the snapshot's number",
+                    root.uri()
+                ),
+            )
+            .with_source(error));
+        }
+        listed => listed.context(|| "looking for snapshots")?,
+    };
     Ok(listed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect())
 }
 

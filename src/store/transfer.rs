@@ -115,14 +115,30 @@ impl Root {
             size: bytes.len() as u64,
             sha256: Digest256::of(&bytes),
         };
-        match self.put_if_absent(key, bytes.clone()).await? {
-            PutOutcome::Created => Ok(file),
-            PutOutcome::AlreadyExists if self.get(key).await? == bytes => Ok(file),
-            PutOutcome::AlreadyExists => Err(Error::new(
-                ErrorKind::Conflict,
-                format!("{key} in {} exists with other bytes and is never overwritten", self.uri),
-            )),
+        // More than once only where a gc takes the old object away between the two looks at it.
+        for _ in 0..8 {
+            if self.put_if_absent(key, bytes.clone()).await? == PutOutcome::Created {
+                return Ok(file);
+            }
+            match self.get(key).await {
+                Ok(there) if there == bytes => return Ok(file),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    return Err(Error::new(
+                        ErrorKind::Conflict,
+                        format!(
+                            "{key} in {} exists with other bytes and is never overwritten",
+                            self.uri
+                        ),
+                    ));
+                }
+            }
         }
+        Err(Error::new(
+            ErrorKind::Transient,
+            format!("{key} in {} comes and goes while it is written; run again", self.uri),
+        ))
     }
 
     /// Creates `key` unless it exists; exactly one of many concurrent callers gets `Created`.

@@ -160,6 +160,38 @@ async fn another_store_is_downloaded_once_and_checked() {
     assert_eq!(again.search_vector(query, 5, false).unwrap(), first);
 }
 
+/// A plain web server over a root: files by GET, nothing else.
+async fn serve(folder: std::path::PathBuf) -> String {
+    let answer = move |uri: axum::http::Uri| {
+        let path = folder.join(uri.path().trim_start_matches('/'));
+        async move { std::fs::read(path).map_err(|_| axum::http::StatusCode::NOT_FOUND) }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().fallback(axum::routing::get(answer));
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn a_web_server_is_a_root_that_can_be_read() {
+    let (folder, disk) = local();
+    let corpus = notes(&unit_vectors(30, 8, 16));
+    publish(&disk, None, store_content(&disk, &corpus, 2).await, "run").await;
+    let root = Root::open(&serve(folder.path().to_owned()).await).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = Snapshot::open(&root, Some(1), cache.path()).await.unwrap();
+    let found = snapshot.search_vector(&corpus[9].vector, 3, false).unwrap();
+    assert_eq!(found[0].note_id, corpus[9].note);
+    let unlisted = Snapshot::open(&root, None, cache.path()).await.unwrap_err();
+    assert_eq!(unlisted.kind(), ErrorKind::Unsupported);
+    assert!(format!("{unlisted:?}").contains("number"), "{unlisted:?}");
+    let missing = Snapshot::open(&root, Some(2), cache.path()).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound, "{missing:?}");
+    let written = root.put("snapshots/x", "x".into()).await.unwrap_err();
+    assert_eq!(written.kind(), ErrorKind::Unsupported);
+}
+
 #[tokio::test]
 async fn an_open_snapshot_outlives_its_files() {
     let (_folder, root) = local();

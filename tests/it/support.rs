@@ -80,12 +80,12 @@ pub struct Chunk {
     pub vector: Vec<f32>,
 }
 
-/// One note per vector, with the text `text <id>`.
+/// One note per vector, with a text of its own wherever the vector is its own.
 pub fn notes(vectors: &Embeddings) -> Vec<Chunk> {
     let note = |(at, row): (usize, &[f32])| Chunk {
         note: NoteId::Int(at as i64),
         chunk: 0,
-        text: format!("text {at}"),
+        text: format!("text {at} of {}", row[0]),
         vector: row.to_vec(),
     };
     vectors.rows().enumerate().map(note).collect()
