@@ -84,8 +84,13 @@ test: check-tools python-packages ## Run every test that needs no service (cargo
 		set -x; $(CARGO) test --release --tests; \
 	fi
 
+.PHONY: test-airflow
+test-airflow: check-tools build ## Run the Airflow DAG under the real Airflow (installed into .cache/airflow).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	tests/python/airflow_daily.sh "$(BIN)" "$(abspath $(CACHE))"
+
 .PHONY: test-all
-test-all: test ## Run every suite there is, the slow ones too.
+test-all: test test-airflow ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

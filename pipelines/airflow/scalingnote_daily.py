@@ -1,11 +1,9 @@
 """The daily re-index as an Airflow 3 DAG: plan -> encode (mapped) -> calibrate -> build (mapped) -> publish.
 
-DRAFT: written against the command line, not yet run under Airflow.
-
 Every task is one call of the program, safe to repeat: a task that is done does nothing. Between tasks
 only ids travel (small JSON in XCom); data stays under the pipeline's root.
 
-Set up: the Airflow variables below, and a pool per kind of machine:
+Set up: SCALINGNOTE and SCALINGNOTE_PIPELINE in the workers' environment, and a pool for each kind of machine:
     airflow pools set scalingnote_gpu 4 "one slot a GPU"
     airflow pools set scalingnote_cpu 8 "index builds at a time"
 """
@@ -25,6 +23,7 @@ PIPELINE = os.environ.get("SCALINGNOTE_PIPELINE", "/opt/scalingnote/pipelines/da
 # Mapped task instances of one stage at most (Airflow's max_map_length is 1,024): more ids share one.
 MAX_MAPPED = 512
 
+RETRY_DELAY = datetime.timedelta(seconds=int(os.environ.get("SCALINGNOTE_RETRY_SECONDS", "120")))
 RUN_AGAIN = {75, 130}  # a passing fault, the deadline, another publisher; interrupted
 
 
@@ -60,7 +59,7 @@ def share(ids: list[str]) -> list[list[str]]:
     max_active_runs=1,
     default_args={
         "retries": 4,
-        "retry_delay": datetime.timedelta(minutes=2),
+        "retry_delay": RETRY_DELAY,
         "retry_exponential_backoff": True,
         "max_retry_delay": datetime.timedelta(minutes=30),
     },
