@@ -1,4 +1,50 @@
 //! Offline embedding and index-building pipeline with LLM document towers (ScalingNote, arXiv 2411.15766).
+//!
+//! This page is the architecture; the README says how to use the program.
+//!
+//! ```text
+//! note corpus --DataFusion--> shards --candle LLM tower, one per device--> embedding Parquet
+//!     --usearch--> quantised index shards --gates--> versioned snapshot --> serving picks it up
+//! ```
+//!
+//! # Layers
+//!
+//! Imports go down only, never sideways inside a layer; `tests/it/layers.rs` holds the code to this table and to the
+//! fences in its last column.
+//!
+//! | layer | modules | only here |
+//! |---|---|---|
+//! | L7 | [`cli`]: prints, parses flags, draws progress | clap, indicatif |
+//! | L6 | [`exec`]: runs tasks, in process or one envelope for a scheduler | |
+//! | L5 | [`config`]: composes the typed options of all stages | |
+//! | L4 | [`stage`]: typed options + envelope -> receipt | |
+//! | L3 | [`search`], [`train`], [`evaluate`] | |
+//! | L2 | [`corpus`], [`tower`], [`embedding`], [`index`], [`snapshot`], [`dataset`] | datafusion, candle, usearch |
+//! | L1 | [`store`], [`observe`], [`schema`] | |
+//! | L0 | [`error`], [`types`] | |
+//!
+//! # The one mechanism: plan once, execute envelopes
+//!
+//! [`stage::plan`] resolves the configuration, runs one DataFusion job that writes each shard's prepared notes, compares them
+//! with the newest snapshot and with every stored part, and lays out [`stage::Envelope`]s: encode tasks, one calibration,
+//! build tasks. An envelope is JSON; it holds no handle and no secret. Every driver gives envelopes to
+//! [`stage::execute`], and nothing else runs a task. A task stores its files under names that end in their own hash, then
+//! puts a receipt, if absent, at a path derived from what the task is. A task whose receipt exists does nothing. So resuming
+//! after any crash is running again, and retries are safe. [`stage::publish`] judges the gates and commits one manifest by
+//! put-if-absent: the only moment at which readers see anything.
+//!
+//! # What a vector is, and when it is made
+//!
+//! An [`types::EmbeddingSpace`] is everything that decides what a vector means. A vector is reused wherever (space, hash of
+//! the rendered text) is the same: under another note id, in another shard, after a crash, in a later run. Parts are never
+//! rewritten; a snapshot's ids files say which part and row each live vector lies in.
+//!
+//! # Where to read next
+//!
+//! - `store::layout` names every path under the root; `schemas/` are the published contracts.
+//! - [`stage`]: one file per step, in the order plan, encode, calibrate, build, gates, publish.
+//! - [`tower`]: weight files on one side, the packed decoder on the other, [`tower::DecoderConfig`] between them.
+//! - [`index`]: quantise, build, audit, repair, measure; `index::format` reads usearch's file without usearch.
 
 #![warn(missing_docs)]
 

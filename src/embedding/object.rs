@@ -6,19 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use object_store::buffered::BufWriter;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
-use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
-use tokio::io::AsyncWriteExt;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{FileRef, Root};
-use crate::types::Hasher256;
+use crate::store::Root;
 
 /// Reads ranges of one object whose size is known.
 #[derive(Clone)]
@@ -84,43 +80,6 @@ impl AsyncFileReader for ObjectReader {
                 .with_column_index_policy(PageIndexPolicy::Skip)
                 .with_offset_index_policy(PageIndexPolicy::Optional);
             Ok(Arc::new(reader.load_and_finish(self, size).await?))
-        }
-        .boxed()
-    }
-}
-
-/// Streams to one object and hashes what passes.
-pub(super) struct HashingWriter {
-    out: BufWriter,
-    hasher: Hasher256,
-    size: u64,
-}
-
-impl HashingWriter {
-    pub fn new(root: &Root, key: &str) -> Self {
-        let (store, path) = root.object(key);
-        Self { out: BufWriter::new(store, path), hasher: Hasher256::new(), size: 0 }
-    }
-
-    /// What was written, once it is complete.
-    pub fn file(self, key: &str) -> FileRef {
-        FileRef { path: key.to_owned(), size: self.size, sha256: self.hasher.finish() }
-    }
-}
-
-impl AsyncFileWriter for HashingWriter {
-    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, ParquetResult<()>> {
-        async move {
-            self.hasher.raw(&bytes);
-            self.size += bytes.len() as u64;
-            self.out.put(bytes).await.map_err(|cause| ParquetError::External(Box::new(cause)))
-        }
-        .boxed()
-    }
-
-    fn complete(&mut self) -> BoxFuture<'_, ParquetResult<()>> {
-        async move {
-            self.out.shutdown().await.map_err(|cause| ParquetError::External(Box::new(cause)))
         }
         .boxed()
     }

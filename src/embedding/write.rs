@@ -1,4 +1,4 @@
-//! Writing one part: Parquet streamed to an attempt-unique object, then the receipt.
+//! Writing one part: Parquet under a name of its own bytes, then the receipt.
 
 use std::sync::Arc;
 
@@ -8,12 +8,11 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use half::f16;
-use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use super::object::{HashingWriter, parquet_error};
 use super::{EncodedText, PartReceipt, RECEIPT_VERSION, metadata};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::{PutOutcome, Root, layout};
@@ -47,7 +46,7 @@ pub fn schema(dimensions: u32, vector_type: VectorType) -> Result<Schema> {
 }
 
 /// Writes one part and its receipt. If another attempt's receipt is there already, deletes nothing,
-/// leaves the own file to gc, and returns the receipt that counts.
+/// leaves the own file (if it differs) to gc, and returns the receipt that counts.
 ///
 /// # Errors
 /// Input for a value that f16 cannot hold; Corrupt where an existing receipt does not fit; what the
@@ -81,28 +80,17 @@ pub async fn write_part(
     if root.size(&receipt_key).await?.is_some() {
         return adopt(root, &space_id, &receipt_key, texts.len()).await;
     }
-    let key = layout::part(&space_id, shard, &part, &format!("{:016x}", rand::random::<u64>()));
-    let mut writer = HashingWriter::new(root, &key);
-    let schema: SchemaRef = Arc::new(schema(space.dimensions, vector_type)?);
-    let properties = properties(space, vector_type, provenance)?;
-    let failed = |cause| parquet_error("writing", &key, cause);
-    let mut parquet =
-        AsyncArrowWriter::try_new(writer, Arc::clone(&schema), Some(properties)).map_err(failed)?;
-    let step = (BATCH_BYTES / (4 * vectors.dimensions())).max(1);
-    for start in (0..texts.len()).step_by(step) {
-        let end = texts.len().min(start + step);
-        let batch = batch(&schema, vector_type, texts, vectors, start..end)?;
-        parquet.write(&batch).await.map_err(failed)?;
-    }
-    parquet.finish().await.map_err(failed)?;
-    writer = parquet.into_inner();
-    root.sync(&key).await?;
+    let spooled = spool(space, vector_type, texts, vectors, provenance)?;
+    // Named by its own bytes: attempts that wrote the same share the object, others cannot clash.
+    let hash = crate::store::hash_file(spooled.path())?;
+    let key = layout::part(&space_id, shard, &part, &hash.short());
+    let file = root.upload(&key, spooled.path()).await?;
     let receipt = PartReceipt {
         version: RECEIPT_VERSION,
         space: space_id,
         shard,
         part,
-        file: writer.file(&key),
+        file,
         rows: texts.len() as u64,
         tokens: texts.iter().map(|text| u64::from(text.token_count)).sum(),
         vector_type,
@@ -115,6 +103,32 @@ pub async fn write_part(
         PutOutcome::Created => Ok(receipt),
         PutOutcome::AlreadyExists => adopt(root, &receipt.space, &receipt_key, texts.len()).await,
     }
+}
+
+/// The part as a local file, so that its name can be its hash and the store gets it in one go.
+fn spool(
+    space: &EmbeddingSpace,
+    vector_type: VectorType,
+    texts: &[EncodedText],
+    vectors: &Embeddings,
+    provenance: &serde_json::Value,
+) -> Result<tempfile::NamedTempFile> {
+    let full = || "writing a part to the folder for temporary files (TMPDIR)";
+    let file = tempfile::NamedTempFile::new().or_error(ErrorKind::Resource, full)?;
+    let schema: SchemaRef = Arc::new(schema(space.dimensions, vector_type)?);
+    let properties = properties(space, vector_type, provenance)?;
+    let out = std::io::BufWriter::new(file.as_file());
+    let mut parquet = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties))
+        .or_error(ErrorKind::Resource, full)?;
+    let step = (BATCH_BYTES / (4 * vectors.dimensions())).max(1);
+    for start in (0..texts.len()).step_by(step) {
+        let end = texts.len().min(start + step);
+        let batch = batch(&schema, vector_type, texts, vectors, start..end)?;
+        parquet.write(&batch).or_error(ErrorKind::Resource, full)?;
+    }
+    let out = parquet.into_inner().or_error(ErrorKind::Resource, full)?;
+    out.into_inner().map_err(|failed| failed.into_error()).or_error(ErrorKind::Resource, full)?;
+    Ok(file)
 }
 
 /// The receipt that another attempt put first, once it fits and its file is there.

@@ -13,7 +13,6 @@ use crate::snapshot::{
     self, CommitOutcome, Content, GateOutcome, IndexContent, Manifest, Provenance, QueryTower,
 };
 use crate::store::{FileRef, Root};
-use crate::types::hash_json;
 
 /// What publishing needs beside the plan.
 pub struct PublishRequest<'a> {
@@ -77,7 +76,7 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
     request.judged.clone_from(&outcomes);
     let pooled = recall.as_ref().map(|recall| recall.pooled);
     if let Some(manifest) = &newest
-        && manifest.content_hash == hash_json(&content)?
+        && manifest.content_hash == snapshot::content_hash(&content)?
     {
         return Ok(Published { manifest: manifest.clone(), is_new: false, recall: pooled });
     }
