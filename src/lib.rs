@@ -11,12 +11,15 @@ pub mod schema;
 pub mod store;
 // L2
 pub mod corpus;
+pub mod dataset;
 pub mod embedding;
 pub mod index;
 pub mod snapshot;
 pub mod tower;
 // L3
+pub mod evaluate;
 pub mod search;
+pub mod train;
 // L4
 pub mod stage;
 // L5

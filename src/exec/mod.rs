@@ -1,1 +1,280 @@
-//! (skeleton) exec
+//! Drivers: they decide where and in which order envelopes run, never what a task does.
+//!
+//! [`run`] is the in-process driver (one worker a device); [`execute_task`] runs a single envelope for a scheduler
+//! that owns the order (Airflow, Kubernetes); [`publish_plan`] is that scheduler's last step.
+
+mod local;
+mod report;
+mod run_id;
+mod summary;
+
+use std::sync::Arc;
+
+use crate::config::Pipeline;
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
+use crate::snapshot::QueryTower;
+use crate::stage::{
+    self, BuildReceipt, EncodeReceipt, Outcome, Plan, PlanRequest, PlanSummary, Planned,
+    PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
+};
+use crate::store::{Root, layout};
+use crate::tower::Tower;
+use crate::types::{Cancel, hash_json};
+
+pub use run_id::new_run_id;
+
+/// What a run works with.
+pub struct RunContext {
+    /// The resolved pipeline.
+    pub pipeline: Pipeline,
+    /// Where everything is stored.
+    pub root: Root,
+    /// Progress.
+    pub reporter: Arc<dyn Reporter>,
+    /// Cancellation and deadline.
+    pub cancel: Cancel,
+}
+
+/// What a run is asked to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// Stop after the plan is stored.
+    pub only_plan: bool,
+    /// Gates that may fail, each with its reason.
+    pub overrides: Vec<(String, String)>,
+    /// Stop after the indexes are built.
+    pub no_publish: bool,
+}
+
+/// What the tasks of a run wrote.
+#[derive(Default)]
+pub(crate) struct Receipts {
+    pub encode: Vec<EncodeReceipt>,
+    pub build: Vec<BuildReceipt>,
+}
+
+impl RunContext {
+    fn env(&self, reporter: &Arc<dyn Reporter>) -> TaskEnv {
+        TaskEnv {
+            root: self.root.clone(),
+            reporter: Arc::clone(reporter),
+            cancel: self.cancel.clone(),
+        }
+    }
+
+    async fn plan(&self, run: &str, reporter: &Arc<dyn Reporter>) -> Result<(Planned, Tower)> {
+        let pipeline = &self.pipeline;
+        let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await?;
+        let planned = stage::plan(PlanRequest {
+            corpus: &pipeline.corpus,
+            base_dir: &pipeline.base_dir,
+            tower_options: &pipeline.tower,
+            tower: &tower,
+            chunking: pipeline.chunking,
+            encode: &pipeline.encode,
+            build: &pipeline.index,
+            gates: &pipeline.gates,
+            root: &self.root,
+            run,
+            reporter: Arc::clone(reporter),
+            cancel: self.cancel.clone(),
+        })
+        .await?;
+        Ok((planned, tower))
+    }
+}
+
+/// prepare -> encode -> build -> publish in this process. The report also lies under `runs/<run id>/`, whatever
+/// the outcome.
+///
+/// # Errors
+/// Whatever stopped the run; what was finished is kept. A refused gate and a lost race are outcomes of the
+/// report, not errors.
+pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
+    let run = new_run_id();
+    let timeline = Arc::new(Timeline::new());
+    let reporter: Arc<dyn Reporter> =
+        Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
+    let mut report = report::begin(ctx, &run);
+    let finished = drive(ctx, options, &run, &reporter, &mut report).await;
+    report::finish(&mut report, &timeline);
+    if let Err(error) = &finished {
+        report.warnings.push(error.to_string());
+        report.outcome = match error.kind() {
+            ErrorKind::GateRefused => Outcome::GateRefused,
+            _ => Outcome::Unfinished,
+        };
+    }
+    let stored = report::store(&ctx.root, &report).await;
+    match finished {
+        Ok(()) => stored?,
+        Err(error) if error.kind() == ErrorKind::GateRefused => {
+            ctx.reporter.event(Event::Warning { message: error.to_string() });
+        }
+        // The cause of the failure matters more than a report that could not be stored.
+        Err(error) => return Err(error),
+    }
+    Ok(report)
+}
+
+async fn drive(
+    ctx: &RunContext,
+    options: &RunOptions,
+    run: &str,
+    reporter: &Arc<dyn Reporter>,
+    report: &mut RunReport,
+) -> Result<()> {
+    let (planned, tower) = ctx.plan(run, reporter).await?;
+    report::planned(report, &planned);
+    let plan = &planned.plan;
+    if options.only_plan {
+        plan.store(&ctx.root).await?;
+        report.outcome = Outcome::Planned;
+        return Ok(());
+    }
+    if plan.tasks() > 0 {
+        plan.store(&ctx.root).await?;
+    }
+    let env = ctx.env(reporter);
+    let mut workers = local::Workers::new(&ctx.pipeline, Some(tower))?;
+    if ctx.pipeline.encode.self_test {
+        stage::self_test(plan, workers.first(), &env).await?;
+    }
+    let mut receipts = Receipts::default();
+    let outcome = workers.run(plan, &ctx.pipeline, &env, &mut receipts).await;
+    report::executed(report, &receipts);
+    outcome?;
+    if options.no_publish {
+        report.outcome = Outcome::NotPublished;
+        return Ok(());
+    }
+    let started = std::time::Instant::now();
+    reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
+    let drift = stage::measure_drift(plan, workers.first(), &env).await?;
+    let published = publish(ctx, plan, &receipts.build, drift, options, report).await?;
+    if !published.is_new && plan.tasks() == 0 {
+        // Nothing was done with the prepared text: it need not lie around until retention.
+        discard_prepared(&ctx.root, run).await?;
+    }
+    reporter.event(Event::StageFinished {
+        stage: Stage::Publish,
+        seconds: started.elapsed().as_secs_f64(),
+        summary: report.outcome.to_string(),
+    });
+    Ok(())
+}
+
+async fn publish(
+    ctx: &RunContext,
+    plan: &Plan,
+    receipts: &[BuildReceipt],
+    drift: Option<(f64, usize)>,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<Published> {
+    let result = stage::publish(PublishRequest {
+        plan,
+        receipts,
+        query_towers: query_towers(ctx).await?,
+        drift,
+        overrides: &options.overrides,
+        root: &ctx.root,
+        judged: &mut report.gates,
+    })
+    .await;
+    let published = result?;
+    report.recall = published.recall;
+    let snapshot = published.manifest.number;
+    report.outcome = match published.is_new {
+        true => Outcome::Published { snapshot },
+        false => Outcome::NothingToDo { snapshot: Some(snapshot) },
+    };
+    Ok(published)
+}
+
+/// The towers that may encode queries: the configured one, by the fingerprint of everything that decides its
+/// vectors.
+async fn query_towers(ctx: &RunContext) -> Result<Vec<QueryTower>> {
+    let options = stage::absolute_tower(&ctx.pipeline.query_tower(), &ctx.pipeline.base_dir);
+    let tower = Tower::resolve(&options, &ctx.pipeline.base_dir, &ctx.reporter).await?;
+    let kind = if ctx.pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
+    // A query is encoded as it is: its template is the empty one.
+    let space = tower.space(crate::types::Digest256::of(b""));
+    let options = serde_json::to_value(&options)
+        .map_err(|e| Error::internal("writing query tower options").with_source(e))?;
+    Ok(vec![QueryTower { fingerprint: hash_json(&space)?, kind: kind.to_owned(), options }])
+}
+
+async fn discard_prepared(root: &Root, run: &str) -> Result<()> {
+    for file in root.list(&layout::prepared_dir(run)).await? {
+        root.delete(&file.key).await?;
+    }
+    Ok(())
+}
+
+/// What a run would do: exact counts, and times from a short calibration on the first device. Nothing is encoded
+/// for keeps; the plan is stored so that its tasks can be executed elsewhere.
+pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
+    let run = new_run_id();
+    let (planned, tower) = ctx.plan(&run, &ctx.reporter).await?;
+    let mut workers = local::Workers::new(&ctx.pipeline, Some(tower))?;
+    let env = ctx.env(&ctx.reporter);
+    let speed = summary::calibrate_speed(&planned.plan, workers.first(), &env).await?;
+    planned.plan.store(&ctx.root).await?;
+    summary::summarise(&planned, &ctx.pipeline, speed)
+}
+
+/// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.
+///
+/// `plan_key` is the run id, or the plan's key (`runs/<run id>/plan.json`).
+pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Result<TaskReceipt> {
+    let plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
+    let envelope = plan.envelope(task)?;
+    let mut workers = local::Workers::new(&ctx.pipeline, None)?;
+    stage::execute(&envelope, workers.first(), &ctx.env(&ctx.reporter)).await
+}
+
+/// The last step of a scheduler that ran every task of a plan: judge the gates and commit.
+pub async fn publish_plan(
+    ctx: &RunContext,
+    plan_key: &str,
+    options: &RunOptions,
+) -> Result<RunReport> {
+    let run = run_of(plan_key);
+    let plan = Plan::load(&ctx.root, run).await?;
+    let timeline = Arc::new(Timeline::new());
+    let reporter: Arc<dyn Reporter> =
+        Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
+    let env = ctx.env(&reporter);
+    let mut report = report::begin(ctx, run);
+    report::planned_only(&mut report, &plan);
+    let mut worker = local::Workers::new(&ctx.pipeline, None)?;
+    let receipts = local::finished(&plan, &env).await?;
+    report::executed(&mut report, &receipts);
+    let drift = stage::measure_drift(&plan, worker.first(), &env).await?;
+    let outcome = publish(ctx, &plan, &receipts.build, drift, options, &mut report).await;
+    report::finish(&mut report, &timeline);
+    match outcome {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::GateRefused => {
+            report.warnings.push(error.to_string());
+            report.outcome = Outcome::GateRefused;
+            ctx.reporter.event(Event::Warning { message: error.to_string() });
+        }
+        Err(error) => return Err(error),
+    }
+    report::store(&ctx.root, &report).await?;
+    Ok(report)
+}
+
+/// A run id, whether given as such or as the key of its plan.
+fn run_of(plan_key: &str) -> &str {
+    let key = plan_key.strip_prefix("runs/").unwrap_or(plan_key);
+    key.strip_suffix("/plan.json").unwrap_or(key)
+}
+
+/// A worker bound to a device, for commands that encode outside a run (`snapshot verify`).
+pub fn worker(pipeline: &Pipeline) -> Result<Worker> {
+    Ok(local::Workers::new(pipeline, None)?.into_first())
+}

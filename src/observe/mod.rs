@@ -1,12 +1,26 @@
 //! What a run tells the outside while it works. Stages report events; only the CLI draws them.
+//!
+//! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left),
+//! and how counts, bytes and durations are written for people ([`format`], [`html`]).
+
+pub mod format;
+pub mod html;
+mod rate;
+mod timeline;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use rate::Rate;
+pub use timeline::{Sample, StageTimes, Timeline};
 
 /// A stage of the pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Read the corpus, write prepared shards, plan.
@@ -126,5 +140,37 @@ impl Reporter for Tee {
         for reporter in &self.0 {
             reporter.event(event.clone());
         }
+    }
+}
+
+/// Adds up progress. Tasks report what each step did; whoever runs several tasks of a stage side by side wraps
+/// its reporter in this one, which passes on the stage's totals.
+pub struct Summing {
+    to: Arc<dyn Reporter>,
+    totals: Mutex<std::collections::BTreeMap<Stage, (u64, u64)>>,
+}
+
+impl Summing {
+    /// Passes totals on to `to`.
+    pub fn new(to: Arc<dyn Reporter>) -> Self {
+        Self { to, totals: Mutex::default() }
+    }
+}
+
+impl Reporter for Summing {
+    fn event(&self, event: Event) {
+        let event = match event {
+            Event::Progress { stage, done, tokens } => {
+                let mut totals =
+                    self.totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let total = totals.entry(stage).or_default();
+                total.0 += done;
+                total.1 += tokens;
+                let (done, tokens) = *total;
+                Event::Progress { stage, done, tokens }
+            }
+            other => other,
+        };
+        self.to.event(event);
     }
 }

@@ -10,6 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -128,6 +129,11 @@ impl Folder {
         let staged = self.stage(path, payload).map_err(failed)?;
         let named = if create {
             let linked = std::fs::hard_link(&staged, path);
+            if linked.is_ok() {
+                // The time of creation is when the name appeared, not when the bytes were staged: ages and the
+                // order of manifests go by it. A file system that cannot do it keeps the earlier time.
+                let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+            }
             let _ = std::fs::remove_file(&staged); // gc takes what cannot be removed now
             linked
         } else {

@@ -30,6 +30,22 @@ pub(super) fn from_store(
     Error::new(kind, format!("cannot {operation} {place}{advice}")).with_source(describe(cause))
 }
 
+/// The kind of an error of a library that reads through a store (Parquet, Arrow): the store's or the operating
+/// system's error inside decides; without one it is `otherwise`.
+pub fn kind_of_foreign(cause: &(dyn StdError + 'static), otherwise: ErrorKind) -> ErrorKind {
+    let mut link = Some(cause);
+    while let Some(error) = link {
+        if let Some(store) = error.downcast_ref::<object_store::Error>() {
+            return kind_of(store);
+        }
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return kind_of_io(io);
+        }
+        link = error.source();
+    }
+    otherwise
+}
+
 fn kind_of(cause: &object_store::Error) -> ErrorKind {
     use object_store::Error as Store;
     match cause {

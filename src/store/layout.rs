@@ -3,13 +3,16 @@
 //! ```text
 //! prepared/<run>/00017.parquet                      prepared text of a shard (gone after retention)
 //! prepared/<run>/00017.located.parquet              where already stored vectors of the shard lie
-//! embeddings/<space>/00017/<part>-<attempt>.parquet newly encoded vectors
-//! embeddings/<space>/00017/<part>.receipt.json      the attempt that counts
-//! indexes/<options>/00017/<index>-<attempt>.usearch|.f16, <index>.receipt.json
-//! indexes/<options>/00017/<ids>-<attempt>.ids.parquet, <ids>.ids.receipt.json
+//! embeddings/<space>/00017/<part>-<hash>.parquet    newly encoded vectors
+//! embeddings/<space>/00017/<part>.receipt.json      the file of that part that counts
+//! embeddings/<space>/00017/<task>.task.json         receipt of an encode task
+//! indexes/<options>/00017/<index>-<hash>.usearch, .f16, <index>.receipt.json
+//! indexes/<options>/00017/<hash>.ids.parquet
+//! indexes/<options>/00017/<task>.task.json          receipt of a build task
 //! indexes/<options>/calibration-<space>.json        the frozen i8 scale
 //! runs/<run>/plan.json, report.json, report.html
 //! snapshots/00000000000000000042.json               the manifest: put-if-absent is the one commit point
+//! leases/<kind>-<id>.json                           who is at work right now (commit, gc); gone when done
 //! ```
 
 use crate::types::SpaceId;
@@ -39,9 +42,9 @@ pub fn parts_dir(space: &SpaceId, shard: u32) -> String {
     format!("embeddings/{space}/{shard:05}")
 }
 
-/// One attempt's part file.
-pub fn part(space: &SpaceId, shard: u32, part: &str, attempt: &str) -> String {
-    format!("embeddings/{space}/{shard:05}/{part}-{attempt}.parquet")
+/// A part file; `hash` is the start of its bytes' SHA-256, so attempts that differ cannot clash.
+pub fn part(space: &SpaceId, shard: u32, part: &str, hash: &str) -> String {
+    format!("embeddings/{space}/{shard:05}/{part}-{hash}.parquet")
 }
 
 /// The receipt that says which attempt of a part counts.
@@ -49,8 +52,27 @@ pub fn part_receipt(space: &SpaceId, shard: u32, part: &str) -> String {
     format!("embeddings/{space}/{shard:05}/{part}.receipt.json")
 }
 
+/// The receipt of an encode task: which parts hold its texts.
+pub fn encode_receipt(space: &SpaceId, shard: u32, task: &str) -> String {
+    format!("embeddings/{space}/{shard:05}/{task}.task.json")
+}
+
+/// The receipt of a build task: the finished shard.
+pub fn build_receipt(options: &str, shard: u32, task: &str) -> String {
+    format!("indexes/{options}/{shard:05}/{task}.task.json")
+}
+
 /// Ending of part receipts.
 pub const PART_RECEIPT_SUFFIX: &str = ".receipt.json";
+
+/// Ending of task receipts.
+pub const TASK_RECEIPT_SUFFIX: &str = ".task.json";
+
+/// Whether `key` is a receipt: it names files that must not go before it.
+pub fn is_receipt(key: &str) -> bool {
+    (key.starts_with("embeddings/") || key.starts_with("indexes/"))
+        && (key.ends_with(PART_RECEIPT_SUFFIX) || key.ends_with(TASK_RECEIPT_SUFFIX))
+}
 
 /// Folder of one shard's indexes under one set of index options.
 pub fn index_dir(options: &str, shard: u32) -> String {
@@ -73,14 +95,9 @@ pub fn index_receipt(options: &str, shard: u32, index: &str) -> String {
     format!("indexes/{options}/{shard:05}/{index}.receipt.json")
 }
 
-/// One attempt's ids file (key -> note, place of the vector, stored columns).
-pub fn ids_file(options: &str, shard: u32, ids: &str, attempt: &str) -> String {
-    format!("indexes/{options}/{shard:05}/{ids}-{attempt}.ids.parquet")
-}
-
-/// The receipt of an ids file.
-pub fn ids_receipt(options: &str, shard: u32, ids: &str) -> String {
-    format!("indexes/{options}/{shard:05}/{ids}.ids.receipt.json")
+/// An ids file (key -> note, place of the vector, stored columns), named by its own hash.
+pub fn ids_file(options: &str, shard: u32, ids: &str) -> String {
+    format!("indexes/{options}/{shard:05}/{ids}.ids.parquet")
 }
 
 /// The frozen quantisation scale of a space under one set of index options.
@@ -96,6 +113,14 @@ pub fn run_dir(run: &str) -> String {
 /// A file of one run: `plan.json`, `report.json`, `report.html`, `receipts/<task>.json`.
 pub fn run_file(run: &str, name: &str) -> String {
     format!("runs/{run}/{name}")
+}
+
+/// Folder of leases.
+pub const LEASES: &str = "leases";
+
+/// A lease of `kind` (`commit`, `gc`) under a name of its own.
+pub fn lease(kind: &str, id: &str) -> String {
+    format!("leases/{kind}-{id}.json")
 }
 
 /// Folder of all manifests.

@@ -8,9 +8,16 @@ mod error;
 pub mod key;
 pub mod layout;
 mod open;
+mod parquet;
+mod staged;
 mod transfer;
 
+pub use durable::DurableLocal;
+pub use error::kind_of_foreign;
 pub use open::StorageOptions;
+pub use parquet::ParquetObject;
+pub use staged::Swept;
+pub use transfer::hash_file;
 
 use std::fmt;
 use std::ops::Range;
@@ -24,7 +31,6 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::durable::DurableLocal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::Digest256;
 

@@ -251,21 +251,24 @@ impl Root {
 }
 
 fn is_intact(path: &Path, expected: &FileRef) -> bool {
-    let hash = || -> std::io::Result<Option<Digest256>> {
-        let mut file = std::fs::File::open(path)?;
-        if file.metadata()?.len() != expected.size {
-            return Ok(None);
-        }
-        let mut hasher = Hasher256::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(Some(hasher.finish())),
-                read => hasher.raw(&buffer[..read]),
-            };
-        }
-    };
-    matches!(hash(), Ok(Some(hash)) if hash == expected.sha256)
+    let size = std::fs::metadata(path).map(|metadata| metadata.len());
+    size.is_ok_and(|size| size == expected.size)
+        && hash_file(path).is_ok_and(|hash| hash == expected.sha256)
+}
+
+/// SHA-256 of a local file, read in pieces of 1 MiB.
+pub fn hash_file(path: &Path) -> Result<Digest256> {
+    let shown = path.display();
+    let failed = |cause| read_error(&shown.to_string(), cause);
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mut hasher = Hasher256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(hasher.finish()),
+            read => hasher.raw(&buffer[..read]),
+        };
+    }
 }
 
 fn read_error(path: &str, cause: std::io::Error) -> Error {

@@ -1,155 +1,38 @@
 //! The document tower: a packed decoder LLM on candle, its tokenizer, and where both come from.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+mod adapter;
+mod config;
+mod cpu;
+mod cut;
+mod decoder;
+mod fake;
+mod files;
+mod gguf;
+mod gguf_config;
+mod gguf_tokenizer;
+mod hub;
+mod layer_weights;
+mod options;
+mod pack;
+mod pool;
+mod resolve;
+mod rope;
+mod safetensors;
+mod source;
+mod tensor;
+#[cfg(test)]
+mod testing;
+mod tokenizer;
+mod weights;
 
 use crate::error::Result;
-use crate::observe::Reporter;
-use crate::types::{Arithmetic, Digest256, EmbeddingSpace, Embeddings, Pooling};
+use crate::types::Embeddings;
 
-/// Which tower, and how its vectors come about. Everything here is identity (it becomes an
-/// [`EmbeddingSpace`]), except where the files are found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TowerOptions {
-    /// A `.gguf` or `.safetensors` file, a directory (`config.json`, `tokenizer.json`, one or many
-    /// safetensors), a Hugging Face repo id (`org/name`), or `fake:<dimensions>` for tests.
-    pub model: String,
-    /// Git revision of a Hugging Face repo.
-    #[serde(default)]
-    pub revision: Option<String>,
-    /// A `tokenizer.json`; by default beside the weights or rebuilt from GGUF metadata.
-    #[serde(default)]
-    pub tokenizer: Option<String>,
-    /// LoRA adapter (PEFT directory or safetensors file), merged at load.
-    #[serde(default)]
-    pub adapter: Option<String>,
-    /// How token states become one vector.
-    pub pooling: Pooling,
-    /// Text before every note.
-    #[serde(default)]
-    pub prompt_prefix: String,
-    /// Text after every note; never cut off.
-    #[serde(default)]
-    pub prompt_suffix: String,
-    /// Matryoshka cut: keep the first so many dimensions. Default: all.
-    #[serde(default)]
-    pub dimensions: Option<u32>,
-    /// Scale vectors to unit length.
-    #[serde(default = "yes")]
-    pub normalize: bool,
-    /// Longest sequence in tokens, prompt included.
-    #[serde(default = "default_max_tokens")]
-    pub max_tokens: u32,
-    /// Class of arithmetic.
-    #[serde(default = "default_arithmetic")]
-    pub arithmetic: Arithmetic,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn default_max_tokens() -> u32 {
-    512
-}
-
-fn default_arithmetic() -> Arithmetic {
-    Arithmetic::F32
-}
-
-/// Where a worker computes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeviceSpec {
-    /// This machine's processor with so many threads (0: all).
-    Cpu {
-        /// Threads; 0 for all.
-        threads: usize,
-    },
-    /// A CUDA device by number (feature `cuda`).
-    Cuda(usize),
-}
-
-/// A tokenised text, prompt included.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tokenized {
-    /// Token ids.
-    pub ids: Vec<u32>,
-    /// Whether the text was cut to fit `max_tokens`.
-    pub truncated: bool,
-}
-
-/// Turns texts into token ids exactly as the tower wants them. Cheap to clone, one per thread.
-#[derive(Clone)]
-pub struct TowerTokenizer {}
-
-impl TowerTokenizer {
-    /// prefix + text + suffix (+ eos for [`Pooling::Eos`]), cut to `max_tokens` by dropping tokens from the
-    /// end of the text. Very long texts are cut safely before tokenising, with the same result.
-    pub fn tokenize(&self, text: &str) -> Result<Tokenized> {
-        let _ = text;
-        todo!("tower helper")
-    }
-
-    /// Byte ranges of windows of at most `window` text tokens that overlap by `overlap` tokens.
-    pub fn chunks(
-        &self,
-        text: &str,
-        window: u32,
-        overlap: u32,
-    ) -> Result<Vec<std::ops::Range<usize>>> {
-        let _ = (text, window, overlap);
-        todo!("tower helper")
-    }
-}
-
-/// A tower whose files are found, hashed and checked, and whose weights are not yet loaded.
-#[derive(Clone)]
-pub struct Tower {}
-
-impl Tower {
-    /// Finds (downloads, if a repo id) and hashes the files, opens the tokenizer, reads the model's
-    /// configuration. Relative paths start from `base_dir`.
-    pub async fn resolve(
-        options: &TowerOptions,
-        base_dir: &Path,
-        reporter: &Arc<dyn Reporter>,
-    ) -> Result<Self> {
-        let _ = (options, base_dir, reporter);
-        todo!("tower helper")
-    }
-
-    /// The embedding space of this tower with a template (by the hash of its source).
-    pub fn space(&self, template: Digest256) -> EmbeddingSpace {
-        let _ = template;
-        todo!("tower helper")
-    }
-
-    /// Dimensions of its vectors.
-    pub fn dimensions(&self) -> u32 {
-        todo!("tower helper")
-    }
-
-    /// The tokenizer.
-    pub fn tokenizer(&self) -> &TowerTokenizer {
-        todo!("tower helper")
-    }
-
-    /// Estimated bytes of one loaded encoder, activations of `token_budget` tokens included.
-    pub fn memory(&self, token_budget: usize) -> u64 {
-        let _ = token_budget;
-        todo!("tower helper")
-    }
-
-    /// Loads the weights onto a device.
-    pub fn load(&self, device: &DeviceSpec) -> Result<Box<dyn Encoder>> {
-        let _ = device;
-        todo!("tower helper")
-    }
-}
+pub use decoder::{Decoder, decoder_encoder};
+pub use options::{DeviceSpec, TowerOptions};
+pub use pack::pack;
+pub use resolve::Tower;
+pub use tokenizer::{Tokenized, TowerTokenizer};
 
 /// A loaded tower on one device. One per worker thread.
 pub trait Encoder: Send {
@@ -193,17 +76,10 @@ pub struct DecoderConfig {
 
 /// Gives weight tensors by their Hugging Face names (`model.layers.0.self_attn.q_proj.weight`, ...) as
 /// contiguous f32 on the CPU, rotary halves in Hugging Face (non-interleaved) order, adapter merged.
-/// Reads lazily from a memory map: nothing is held after the call.
+/// Reads lazily from the file: nothing is held after the call.
 pub trait WeightSource: Send + Sync {
     /// The tensor, checked against `shape`.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<candle_core::Tensor>;
     /// Whether such a tensor exists.
     fn contains(&self, name: &str) -> bool;
-}
-
-/// Groups sequences into batches of similar length whose token sum stays within `budget` (a longer single
-/// sequence gets a batch of its own). Deterministic: by length descending, then by position. Returns positions.
-pub fn pack(lengths: &[u32], budget: u32) -> Vec<Vec<usize>> {
-    let _ = (lengths, budget);
-    todo!("tower helper")
 }

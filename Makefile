@@ -1,0 +1,124 @@
+# ScalingNote's two commands are `make index` and `make test`; `make help` lists the rest.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+CARGO ?= cargo
+PYTHON ?= python3
+CACHE := .cache
+# Which notes `make index` reads: 699 (399 notes) or 1000 (938 notes).
+NOTES ?= 699
+QUICK_ROOT := $(CACHE)/quickstart-$(NOTES)
+# pipelines/quickstart.toml says 699; another view gets its own root, so that neither looks like a fall in count.
+ifneq ($(NOTES),699)
+QUICK_SET := --set corpus.tables.0.uri=../$(CACHE)/notes/cwe-$(NOTES).csv --set publish.root=../$(QUICK_ROOT)
+endif
+# Where the Python packages live that some tests read our files with.
+VENV ?= $(CACHE)/venv
+VENV_PYTHON := $(abspath $(VENV))/bin/python
+# cargo knows best where it builds (CARGO_TARGET_DIR, build.target-dir); asked only when needed.
+TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+BIN = $(TARGET_DIR)/release/scalingnote
+
+.PHONY: help
+help: ## Print this list.
+	@echo "usage: make TARGET"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+.PHONY: index
+index: check-tools ## Fresh machine to searchable snapshot: fetch, build, index, search (NOTES=1000 for more).
+	@$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes "$(NOTES)"
+	@echo "building the program (the first time: some 400 crates)"
+	$(CARGO) build --release
+	@bin="$(BIN)"; set -e; \
+	echo "$$bin run pipelines/quickstart.toml $(QUICK_SET)"; \
+	"$$bin" run pipelines/quickstart.toml $(QUICK_SET); \
+	for query in \
+		"user input is pasted into a database query" \
+		"memory is used after it has been released" \
+		"a password is written in the source code"; \
+	do \
+		echo; echo "search: $$query"; \
+		"$$bin" search "$(QUICK_ROOT)" "$$query" -k 3; \
+	done; \
+	echo; \
+	echo "These hits are weak: the tower is a chat LLM as it was released, not yet trained to embed."; \
+	echo "Training it (stage 1) is what makes an LLM a good document tower."; \
+	echo; \
+	echo "  snapshot   $(QUICK_ROOT)/snapshots/   (what serving reads)"; \
+	echo "  vectors    $(QUICK_ROOT)/embeddings/  (Parquet)"; \
+	echo "  indexes    $(QUICK_ROOT)/indexes/     (usearch files)"; \
+	echo "  report     $(QUICK_ROOT)/runs/        (report.html of each run)"; \
+	echo "  pipeline   pipelines/quickstart.toml"; \
+	echo "  program    $$bin"; \
+	echo; \
+	echo "search yourself:  $$bin search $(QUICK_ROOT) \"your words\""
+
+.PHONY: check-tools
+check-tools: ## Check that this machine has what the build and `make index` need.
+	@case "$(NOTES)" in 699|1000) ;; \
+		*) echo "error: NOTES=$(NOTES) is not known: use NOTES=699 (399 notes) or NOTES=1000 (938 notes)" >&2; exit 2;; esac
+	@command -v $(CARGO) >/dev/null || { echo "error: cargo is missing: install Rust 1.94 or newer with rustup (rust-lang.org)" >&2; exit 2; }
+	@version=$$($(CARGO) --version | awk '{ print $$2 }'); \
+	major=$${version%%.*}; rest=$${version#*.}; minor=$${rest%%.*}; \
+	if [ "$$major" -lt 1 ] || { [ "$$major" -eq 1 ] && [ "$$minor" -lt 94 ]; }; then \
+		echo "error: cargo $$version is too old: 1.94 or newer is needed (rustup update stable)" >&2; exit 2; fi
+	@for tool in "$${CC:-cc}" "$${CXX:-c++}"; do \
+		command -v $${tool%% *} >/dev/null || { \
+			echo "error: no C/C++ compiler: \`$$tool\` is missing (Debian, Ubuntu: apt install build-essential; macOS: xcode-select --install)" >&2; exit 2; }; done
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing: it fetches the model and the notes (Debian, Ubuntu: apt install python3 python3-pip)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 8))' || { echo "error: $(PYTHON) is older than 3.8" >&2; exit 2; }
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { echo "error: $(PYTHON) has no pip (Debian, Ubuntu: apt install python3-pip; elsewhere: $(PYTHON) -m ensurepip)" >&2; exit 2; }
+
+.PHONY: build
+build: ## Build the release program.
+	$(CARGO) build --release
+
+.PHONY: test
+test: export SCALINGNOTE_PYTHON = $(VENV_PYTHON)
+test: check-tools python-packages ## Run every test that needs no service (cargo-nextest where installed, else cargo test).
+	$(CARGO) test --release --doc
+	@if command -v cargo-nextest >/dev/null; then \
+		set -x; $(CARGO) nextest run --cargo-profile release; \
+	else \
+		set -x; $(CARGO) test --release --tests; \
+	fi
+
+.PHONY: test-all
+test-all: test ## Run every suite there is, the slow ones too.
+
+.PHONY: lint
+lint: ## Check formatting and run clippy; warnings are errors.
+	$(CARGO) fmt --check
+	$(CARGO) clippy --profile release --all-targets -- -D warnings
+
+.PHONY: docs
+docs: ## Build the library's documentation; warnings are errors.
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile release --no-deps
+
+.PHONY: bench-encode
+bench-encode: ## Measure the document tower: tokens/s (benches/README.md).
+	$(CARGO) bench --bench encode
+
+.PHONY: bench-index
+bench-index: ## Measure index building and recall (benches/README.md).
+	$(CARGO) bench --bench index
+
+# The copy of the list tells what is installed, so a new package reaches an old checkout. Without a network the
+# tests that need these packages say `skipped`; SCALINGNOTE_REQUIRE_PYTHON=1 makes that an error.
+.PHONY: python-packages
+python-packages: ## Install what the Python tests import into a virtual environment of their own.
+	@cmp -s tests/python/requirements.txt $(VENV)/requirements.txt && "$(VENV_PYTHON)" -c "" 2>/dev/null || { \
+		$(PYTHON) -m venv --clear $(VENV) && \
+		"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -r tests/python/requirements.txt && \
+		cp tests/python/requirements.txt $(VENV)/requirements.txt; } || { \
+		echo "warning: the Python packages of tests/python/requirements.txt could not be installed; tests that need them will be skipped" >&2; \
+		[ -z "$$SCALINGNOTE_REQUIRE_PYTHON" ]; }
+
+.PHONY: clean
+clean: ## Remove what was built here; the fetched model, the notes and the indexes in .cache stay.
+	$(CARGO) clean
+
+.PHONY: clean-cache
+clean-cache: ## Remove .cache: the fetched model, the notes, the quick start's indexes, the test packages.
+	rm -rf $(CACHE)

@@ -1,0 +1,30 @@
+//! `scalingnote completions`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use clap_complete::Shell;
+
+use super::App;
+use crate::error::{ErrorKind, Result, ResultExt};
+
+/// Print shell completions
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote completions bash > ~/.local/share/bash-completion/completions/scalingnote
+  scalingnote completions zsh > \"${fpath[1]}/_scalingnote\"
+  scalingnote completions fish > ~/.config/fish/completions/scalingnote.fish")]
+pub(crate) struct CompletionsArgs {
+    /// Which shell.
+    shell: Shell,
+}
+
+pub(super) fn execute(args: &CompletionsArgs, app: &App) -> Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::command(), "scalingnote", &mut script);
+    let script = String::from_utf8(script)
+        .or_error(ErrorKind::Internal, || "the completion script is not UTF-8")?;
+    app.console.print(&script);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,67 @@
+//! `scalingnote config check|show`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::App;
+use super::args::PipelineArgs;
+use crate::error::Result;
+
+/// Check a pipeline file, or show it with every default and override
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  scalingnote config check daily.toml
+  scalingnote config show daily.toml --set gates.recall_min=0.9
+  scalingnote config show daily.toml --json | jq .origins
+
+A value comes from the file, then SCALINGNOTE__SECTION__KEY in the environment
+(SCALINGNOTE__TOWER__MAX_TOKENS=256), then --set section.key=value: the later one wins.
+Items of an array are numbered: corpus.tables.0.uri. Relative paths start at the file's directory."
+)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Report every problem at once with its line; exit code 2 if there is one
+    Check {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+    },
+    /// Print the resolved configuration; comments name the origin of what is not in the file
+    Show {
+        #[command(flatten)]
+        pipeline: PipelineArgs,
+        /// Print JSON with the origin of every value.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
+    match args.command {
+        ConfigCommand::Check { pipeline } => {
+            let resolved = pipeline.resolve()?;
+            let config = &resolved.pipeline;
+            app.console.print(&format!(
+                "{} is fine: {} table{}, tower {}, root {}\n",
+                pipeline.pipeline.display(),
+                config.corpus.tables.len(),
+                if config.corpus.tables.len() == 1 { "" } else { "s" },
+                config.tower.model,
+                config.publish.root
+            ));
+        }
+        ConfigCommand::Show { pipeline, json } => {
+            let resolved = pipeline.resolve()?;
+            app.console.print(&if json { resolved.to_json()? } else { resolved.to_toml()? });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

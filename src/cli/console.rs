@@ -1,0 +1,159 @@
+//! Writing to the terminal: never panics on a closed pipe, never tears a progress bar.
+
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+
+use clap::ValueEnum;
+use indicatif::MultiProgress;
+
+use super::args::{Global, LogFormat, ProgressMode};
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// `--color` before the flags are parsed, so that usage errors obey it too.
+pub(super) fn color_of(arguments: &[OsString]) -> Color {
+    let mut words = arguments.iter().filter_map(|word| word.to_str());
+    while let Some(word) = words.next() {
+        let value = match word.strip_prefix("--color") {
+            Some("") => words.next(),
+            Some(rest) => rest.strip_prefix('='),
+            None if word == "--" => return Color::Auto,
+            None => continue,
+        };
+        if let Some(color) = value.and_then(|value| Color::from_str(value, false).ok()) {
+            return color;
+        }
+    }
+    Color::Auto
+}
+
+/// Weight of a line on stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Level {
+    Error,
+    Warning,
+    Note,
+    Plain,
+}
+
+/// stdout and stderr of this process.
+pub(super) struct Console {
+    pub progress: ProgressMode,
+    pub json_log: bool,
+    pub color: bool,
+    /// Bars, if they are drawn: lines have to go around them.
+    pub bars: Option<MultiProgress>,
+    /// Takes what would go to stderr.
+    #[cfg(test)]
+    pub captured: std::sync::Mutex<Vec<u8>>,
+}
+
+impl Console {
+    #[cfg(test)]
+    pub fn capturing(progress: ProgressMode) -> Self {
+        Self { progress, json_log: false, color: false, bars: None, captured: Default::default() }
+    }
+
+    #[cfg(test)]
+    pub fn captured(&self) -> String {
+        String::from_utf8(self.captured.lock().unwrap().clone()).unwrap()
+    }
+
+    pub fn new(global: &Global) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let json_log = global.log_format == LogFormat::Json;
+        let progress = match global.progress {
+            _ if global.quiet => ProgressMode::None,
+            ProgressMode::Auto if json_log => ProgressMode::Json,
+            ProgressMode::Auto | ProgressMode::Bars if terminal => ProgressMode::Bars,
+            ProgressMode::Auto | ProgressMode::Bars => ProgressMode::Lines,
+            other => other,
+        };
+        let color = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        };
+        let bars = (progress == ProgressMode::Bars).then(MultiProgress::new);
+        Self {
+            progress,
+            json_log,
+            color,
+            bars,
+            #[cfg(test)]
+            captured: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Writes a result to stdout. A reader that went away is not an error: the exit code still
+    /// says how the command ended.
+    pub fn print(&self, text: &str) {
+        let write = || {
+            let mut out = std::io::stdout().lock();
+            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        };
+        match &self.bars {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Writes one line (or several) to stderr.
+    pub fn line(&self, level: Level, text: &str) {
+        let (label, code) = match level {
+            Level::Error => ("error: ", "1;31"),
+            Level::Warning => ("warning: ", "1;33"),
+            Level::Note => ("note: ", "1;36"),
+            Level::Plain => ("", ""),
+        };
+        let line = if self.color && !label.is_empty() {
+            format!("\u{1b}[{code}m{label}\u{1b}[0m{text}\n")
+        } else {
+            format!("{label}{text}\n")
+        };
+        self.raw(line.as_bytes());
+    }
+
+    /// Writes bytes to stderr, around the bars.
+    pub fn raw(&self, bytes: &[u8]) {
+        #[cfg(test)]
+        self.captured.lock().unwrap().extend_from_slice(bytes);
+        let write = || {
+            let _ = std::io::stderr().lock().write_all(bytes);
+        };
+        match &self.bars {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Takes the bars off the screen.
+    pub fn close(&self) {
+        if let Some(bars) = &self.bars {
+            let _ = bars.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colour_is_known_before_parsing() {
+        let of = |words: &[&str]| color_of(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(of(&["x", "--color", "never", "run"]), Color::Never);
+        assert_eq!(of(&["x", "run", "--color=always"]), Color::Always);
+        assert_eq!(of(&["x", "--color"]), Color::Auto);
+        assert_eq!(of(&["x", "--", "--color=always"]), Color::Auto);
+    }
+}

@@ -1,0 +1,47 @@
+//! `scalingnote plan`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::App;
+use super::args::PipelineArgs;
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::exec;
+
+/// Say what a run would do and cost, and do nothing
+///
+/// Reads the corpus, compares it with the newest snapshot, counts exact tokens, and estimates time
+/// from a short calibration on the real device.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote plan pipelines/quickstart.toml
+  scalingnote plan daily.toml --json | jq .total.tokens
+  scalingnote plan daily.toml --set encode.devices='[\"cuda:0\", \"cuda:1\"]'
+
+Columns: notes new, changed, unchanged and deleted against the newest snapshot; texts to encode and
+their exact tokens; the share of padding that packing saves; estimated time; bytes to be written;
+memory while building the index.")]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub(super) async fn execute(args: PlanArgs, app: &App) -> Result<ExitCode> {
+    let context = super::run::context(&args.pipeline, app)?;
+    let summary = exec::plan(&context).await?;
+    app.console.close();
+    if args.json {
+        let mut json = serde_json::to_string_pretty(&summary)
+            .or_error(ErrorKind::Internal, || "writing the plan")?;
+        json.push('\n');
+        app.console.print(&json);
+    } else {
+        app.console.print(&summary.to_string());
+    }
+    Ok(ExitCode::SUCCESS)
+}

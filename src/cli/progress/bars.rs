@@ -1,0 +1,80 @@
+//! Bars on a terminal.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::super::console::{Console, Level};
+use super::{Track, View};
+use crate::observe::{Stage, format};
+
+pub(super) struct Bars {
+    console: Arc<Console>,
+    bars: HashMap<Stage, ProgressBar>,
+}
+
+impl Bars {
+    pub(super) fn new(console: Arc<Console>) -> Self {
+        Self { console, bars: HashMap::new() }
+    }
+}
+
+fn style(track: &Track) -> ProgressStyle {
+    let template = if track.total > 0 {
+        "{prefix:>9.bold} {bar:28.cyan} {human_pos}/{human_len} {msg}"
+    } else {
+        "{prefix:>9.bold} {spinner:.cyan} {human_pos} {msg}"
+    };
+    // The templates are constants that parse; the default style is the net below them.
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("\u{2588}\u{2593}\u{2591}")
+}
+
+impl View for Bars {
+    fn started(&mut self, track: &Track) {
+        let Some(multi) = &self.console.bars else { return };
+        let bar = multi.add(ProgressBar::new(track.total));
+        bar.set_style(style(track));
+        bar.set_prefix(track.stage.name());
+        bar.set_message(track.unit);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        if let Some(old) = self.bars.insert(track.stage, bar) {
+            old.finish_and_clear();
+        }
+    }
+
+    fn progress(&mut self, track: &Track) {
+        if let Some(bar) = self.bars.get(&track.stage) {
+            bar.set_position(track.done);
+            bar.set_message(format!("{}  {}", track.unit, track.pace()));
+        }
+    }
+
+    fn finished(&mut self, stage: Stage, seconds: f64, summary: &str) {
+        if let Some(bar) = self.bars.remove(&stage) {
+            bar.finish_and_clear();
+        }
+        let name = stage.name();
+        let time = format::seconds(seconds);
+        let bold = |text: String| {
+            if self.console.color { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text }
+        };
+        let line = format!("{} {summary} ({time})", bold(format!("{name:>9}")));
+        self.console.line(Level::Plain, &line);
+    }
+
+    fn message(&mut self, level: Level, text: &str) {
+        self.console.line(level, text);
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        for bar in self.bars.values() {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Draws the events of a run: bars, lines or JSON, on stderr.
+
+mod bars;
+mod json;
+mod lines;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::args::ProgressMode;
+use super::console::{Console, Level};
+use crate::observe::{Event, Rate, Reporter, Stage, format};
+
+/// The reporter for the mode that the console was made with.
+pub(super) fn reporter(console: &Arc<Console>) -> Arc<dyn Reporter> {
+    let view: Box<dyn View> = match console.progress {
+        ProgressMode::Bars => Box::new(bars::Bars::new(Arc::clone(console))),
+        ProgressMode::Lines | ProgressMode::Auto => {
+            Box::new(lines::Lines::new(Arc::clone(console)))
+        }
+        ProgressMode::Json => Box::new(json::Json::new(Arc::clone(console))),
+        ProgressMode::None => Box::new(Quiet(Arc::clone(console))),
+    };
+    Arc::new(Tracker { state: Mutex::new((HashMap::new(), view)) })
+}
+
+/// The time as log lines and JSON progress write it: RFC 3339, UTC, milliseconds.
+pub(super) fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+/// A stage as far as it got.
+struct Track {
+    stage: Stage,
+    began: Instant,
+    total: u64,
+    unit: &'static str,
+    done: u64,
+    tokens: u64,
+    rate: Rate,
+}
+
+impl Track {
+    /// `845 tok/s, 12s left`, as far as it is known.
+    fn pace(&self) -> String {
+        let mut parts = Vec::new();
+        match (self.rate.tokens_per_second(), self.rate.units_per_second()) {
+            (Some(speed), _) => parts.push(format!("{} tok/s", format::rate(speed))),
+            (None, Some(speed)) => parts.push(format!("{} {}/s", format::rate(speed), self.unit)),
+            (None, None) => {}
+        }
+        if let Some(left) = self.rate.seconds_left(self.total) {
+            parts.push(format!("{} left", format::seconds(left)));
+        }
+        parts.join(", ")
+    }
+}
+
+/// How events look.
+trait View: Send {
+    fn started(&mut self, track: &Track);
+    fn progress(&mut self, track: &Track);
+    fn finished(&mut self, stage: Stage, seconds: f64, summary: &str);
+    fn message(&mut self, level: Level, text: &str);
+}
+
+struct Tracker {
+    state: Mutex<(HashMap<Stage, Track>, Box<dyn View>)>,
+}
+
+impl Reporter for Tracker {
+    fn event(&self, event: Event) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tracks, view) = &mut *state;
+        match event {
+            Event::StageStarted { stage, total, unit } => {
+                let track = Track {
+                    stage,
+                    began: Instant::now(),
+                    total,
+                    unit,
+                    done: 0,
+                    tokens: 0,
+                    rate: Rate::new(),
+                };
+                view.started(&track);
+                tracks.insert(stage, track);
+            }
+            Event::Progress { stage, done, tokens } => {
+                let Some(track) = tracks.get_mut(&stage) else { return };
+                // A late event of a slower worker must not run the count backwards.
+                track.done = track.done.max(done);
+                track.tokens = track.tokens.max(tokens);
+                track.rate.push(track.began.elapsed(), track.done, track.tokens);
+                view.progress(track);
+            }
+            Event::StageFinished { stage, seconds, summary } => {
+                view.finished(stage, seconds, &summary);
+                tracks.remove(&stage);
+            }
+            Event::Warning { message } => view.message(Level::Warning, &message),
+            Event::Info { message } => view.message(Level::Plain, &message),
+        }
+    }
+}
+
+/// Warnings only.
+struct Quiet(Arc<Console>);
+
+impl View for Quiet {
+    fn started(&mut self, _: &Track) {}
+
+    fn progress(&mut self, _: &Track) {}
+
+    fn finished(&mut self, stage: Stage, seconds: f64, summary: &str) {
+        tracing::info!(stage = stage.name(), seconds, "{summary}");
+    }
+
+    fn message(&mut self, level: Level, text: &str) {
+        match level {
+            Level::Warning if self.0.json_log => tracing::warn!("{text}"),
+            Level::Warning => self.0.line(level, text),
+            _ => tracing::info!("{text}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(mode: ProgressMode, events: impl Fn(&dyn Reporter)) -> String {
+        let console = Arc::new(Console::capturing(mode));
+        events(reporter(&console).as_ref());
+        console.captured()
+    }
+
+    fn a_stage(reporter: &dyn Reporter) {
+        let stage = Stage::Encode;
+        reporter.event(Event::StageStarted { stage, total: 5_000, unit: "texts" });
+        for done in 1..=4_999 {
+            reporter.event(Event::Progress { stage, done, tokens: done * 50 });
+        }
+        reporter.event(Event::Warning { message: "one text is long".into() });
+        reporter.event(Event::Info { message: "calibrated".into() });
+        reporter.event(Event::StageFinished { stage, seconds: 75.0, summary: "all".into() });
+    }
+
+    #[test]
+    fn lines_are_few_and_plain() {
+        let text = run(ProgressMode::Lines, a_stage);
+        assert_eq!(
+            text,
+            "encode: 5,000 texts to do\nwarning: one text is long\ncalibrated\nencode: all (1m 15s)\n"
+        );
+    }
+
+    #[test]
+    fn json_lines_parse_and_carry_the_pace() {
+        let text = run(ProgressMode::Json, |reporter| {
+            let stage = Stage::Encode;
+            reporter.event(Event::StageStarted { stage, total: 10, unit: "texts" });
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            reporter.event(Event::Progress { stage, done: 5, tokens: 500 });
+            // Within the pause: left out. The last one never is.
+            reporter.event(Event::Progress { stage, done: 6, tokens: 600 });
+            reporter.event(Event::Progress { stage, done: 10, tokens: 1_000 });
+            a_stage(reporter);
+        });
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of = |event: &str| -> Vec<&serde_json::Value> {
+            lines.iter().filter(|line| line["event"] == event).collect()
+        };
+        let progress = of("progress");
+        assert_eq!(progress[0]["done"], 5);
+        assert!(progress[0]["tokens_per_second"].as_f64().unwrap() > 0.0);
+        assert!(progress[0]["seconds_left"].as_f64().unwrap() > 0.0);
+        assert_eq!(progress[1]["done"], 10);
+        assert_eq!(progress[1]["seconds_left"], 0.0);
+        assert!(progress.len() < 5, "{}", progress.len());
+        assert_eq!(of("stage_started").len(), 2);
+        assert_eq!(of("stage_finished")[0]["stage"], "encode");
+        assert_eq!(of("warning")[0]["message"], "one text is long");
+        assert!(lines.iter().all(|line| line["time"].as_str().unwrap().ends_with('Z')));
+    }
+
+    #[test]
+    fn quiet_still_warns() {
+        assert_eq!(run(ProgressMode::None, a_stage), "warning: one text is long\n");
+    }
+}

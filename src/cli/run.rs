@@ -1,0 +1,115 @@
+//! `scalingnote run`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use super::App;
+use super::args::PipelineArgs;
+use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{self, RunContext, RunOptions};
+use crate::stage::{GateOptions, Outcome, RunReport};
+use crate::store::Root;
+
+/// Run the whole pipeline: prepare, encode, build, publish
+///
+/// Only what changed is done: texts that were encoded before keep their vectors, finished tasks are
+/// skipped, and where nothing changed nothing is published (exit code 0). Interrupt it at any time:
+/// the same command resumes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote run pipelines/quickstart.toml
+  scalingnote run daily.toml --deadline 2h                  stop in time, resume tomorrow (exit 75)
+  scalingnote run daily.toml --set tower.max_tokens=256     change one value
+  SCALINGNOTE__PUBLISH__ROOT=s3://bucket/notes scalingnote run daily.toml
+  scalingnote run daily.toml --override count-change --reason \"old notes were purged\"
+  scalingnote run daily.toml --progress json 2> progress.jsonl
+
+The report of every run lies under the root: runs/<run id>/report.html and report.json.")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
+    #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
+    pub deadline: Option<Duration>,
+    /// Publish although this gate refuses; repeatable, each with its own --reason.
+    #[arg(long = "override", value_name = "GATE", requires = "reason",
+          value_parser = PossibleValuesParser::new(GateOptions::NAMES))]
+    pub overrides: Vec<String>,
+    /// Why the gate may be overridden; recorded in the snapshot.
+    #[arg(long = "reason", value_name = "TEXT", requires = "overrides")]
+    pub reason: Vec<String>,
+    /// Build everything, publish nothing.
+    #[arg(long)]
+    pub no_publish: bool,
+    /// Stop once the plan with its tasks is stored; `scalingnote task` executes them elsewhere.
+    #[arg(long)]
+    pub plan_only: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl RunArgs {
+    fn overrides(&self) -> Result<Vec<(String, String)>> {
+        if self.overrides.len() != self.reason.len() {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "{} --override but {} --reason; give each override its own reason",
+                    self.overrides.len(),
+                    self.reason.len()
+                ),
+            ));
+        }
+        if self.reason.iter().any(|reason| reason.trim().is_empty()) {
+            return Err(Error::new(ErrorKind::Usage, "a --reason is empty; say why"));
+        }
+        Ok(self.overrides.iter().cloned().zip(self.reason.iter().cloned()).collect())
+    }
+}
+
+/// Opens the root and puts together what `exec` needs.
+pub(super) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> {
+    let pipeline = pipeline.resolve()?.pipeline;
+    let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
+    let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
+    Ok(RunContext { pipeline, root, reporter, cancel })
+}
+
+pub(super) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
+    let options = RunOptions {
+        only_plan: args.plan_only,
+        overrides: args.overrides()?,
+        no_publish: args.no_publish,
+    };
+    let context = context(&args.pipeline, app)?;
+    let report = exec::run(&context, &options).await?;
+    app.console.close();
+    app.console.print(&if args.json { report.to_json()? } else { summary(&report, &context) });
+    Ok(ExitCode::from(exit_code(report.outcome)))
+}
+
+fn summary(report: &RunReport, context: &RunContext) -> String {
+    let file = crate::store::layout::run_file(&report.run, "report.html");
+    let place = context.root.local_path(&file).map_or_else(
+        || format!("{}/{file}", context.root.uri().trim_end_matches('/')),
+        |path| path.display().to_string(),
+    );
+    format!("{report}  report   {place}\n")
+}
+
+fn exit_code(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Published { .. }
+        | Outcome::NothingToDo { .. }
+        | Outcome::Planned
+        | Outcome::NotPublished => 0,
+        Outcome::GateRefused => ErrorKind::GateRefused.exit_code(),
+        Outcome::LostTo { .. } => ErrorKind::Conflict.exit_code(),
+        Outcome::Unfinished => 1,
+    }
+}

@@ -1,0 +1,372 @@
+//! Checks the tree against the JSON Schema of the types: unknown and missing keys, wrong types,
+//! wrong names. One walk finds all of them, each with its place.
+
+use serde_json::Value as Json;
+
+use super::document::{Node, Origin, Value};
+use super::problem::{Problems, nearest, one_of};
+use super::secret;
+
+/// A schema with what `$ref` resolves in.
+#[derive(Clone, Copy)]
+pub(super) struct Schema<'a> {
+    root: &'a Json,
+    at: &'a Json,
+}
+
+impl<'a> Schema<'a> {
+    pub(super) fn new(root: &'a Json) -> Self {
+        Self { root, at: root }.expand()
+    }
+
+    fn with(self, at: &'a Json) -> Self {
+        Self { root: self.root, at }.expand()
+    }
+
+    /// Follows `$ref` and takes the branch of an `Option` that is not null.
+    fn expand(mut self) -> Self {
+        // Depth is bounded: schemas of plain structs do not refer in circles.
+        for _ in 0..16 {
+            if let Some(reference) = self.at.get("$ref").and_then(Json::as_str) {
+                let pointer = reference.trim_start_matches('#');
+                match self.root.pointer(pointer) {
+                    Some(target) => self.at = target,
+                    None => return self,
+                }
+            } else if let Some(branches) = self.at.get("anyOf").and_then(Json::as_array) {
+                match branches.iter().find(|b| b.get("type") != Some(&Json::from("null"))) {
+                    Some(branch) => self.at = branch,
+                    None => return self,
+                }
+            } else {
+                return self;
+            }
+        }
+        self
+    }
+
+    fn property(self, key: &str) -> Option<Self> {
+        Some(self.with(self.at.get("properties")?.get(key)?))
+    }
+
+    fn keys(self) -> impl Iterator<Item = &'a str> {
+        let properties = self.at.get("properties").and_then(Json::as_object);
+        properties.into_iter().flat_map(|map| map.keys().map(String::as_str))
+    }
+
+    fn items(self) -> Option<Self> {
+        Some(self.with(self.at.get("items")?))
+    }
+
+    /// The schema at a path; numbers are array positions.
+    pub(super) fn descend(self, path: &[&str]) -> Result<Self, (usize, Option<&'a str>)> {
+        let mut schema = self;
+        for (depth, part) in path.iter().enumerate() {
+            let next = if part.parse::<usize>().is_ok() && schema.items().is_some() {
+                schema.items()
+            } else {
+                schema.property(part)
+            };
+            schema = next.ok_or_else(|| (depth, nearest(part, schema.keys())))?;
+        }
+        Ok(schema)
+    }
+
+    /// True where only a string fits: an override needs no quotes then.
+    pub(super) fn is_string(self) -> bool {
+        self.names().is_some() || self.types() == ["string"]
+    }
+
+    /// True where an array fits.
+    pub(super) fn is_array(self) -> bool {
+        self.types() == ["array"]
+    }
+
+    fn types(self) -> Vec<&'a str> {
+        let of = |value: &'a Json| value.as_str().filter(|name| *name != "null");
+        match self.at.get("type") {
+            Some(Json::Array(names)) => names.iter().filter_map(of).collect(),
+            Some(name) => of(name).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// What fits, for people.
+    pub(super) fn wanted(self) -> String {
+        let names = self.types().into_iter().map(|name| match name {
+            "boolean" => "true or false",
+            "integer" => "an integer",
+            "number" => "a number",
+            "string" => "a string in quotes",
+            "array" => "an array",
+            "object" => "a table",
+            other => other,
+        });
+        names.collect::<Vec<_>>().join(" or ")
+    }
+
+    /// The allowed names of an enum.
+    fn names(self) -> Option<Vec<&'a str>> {
+        if let Some(names) = self.at.get("enum").and_then(Json::as_array) {
+            return Some(names.iter().filter_map(Json::as_str).collect());
+        }
+        let mut all = Vec::new();
+        for branch in self.at.get("oneOf")?.as_array()? {
+            match (branch.get("const"), branch.get("enum")) {
+                (Some(name), _) => all.extend(name.as_str()),
+                (_, Some(names)) => all.extend(names.as_array()?.iter().filter_map(Json::as_str)),
+                _ => return None,
+            }
+        }
+        Some(all)
+    }
+}
+
+/// Takes out every key that the schema does not know: they are reported, and must not keep the
+/// other values from being looked at.
+pub(super) fn prune(node: &mut Node, schema: Schema<'_>) {
+    match &mut node.value {
+        Value::Table(entries) => entries.retain_mut(|entry| {
+            let known = schema.property(&entry.key);
+            if let Some(inner) = known {
+                prune(&mut entry.node, inner);
+            }
+            known.is_some()
+        }),
+        Value::Array(items) => {
+            if let Some(inner) = schema.items() {
+                items.iter_mut().for_each(|item| prune(item, inner));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Reports everything in `node` that does not fit `schema`.
+pub(super) fn check(node: &Node, schema: Schema<'_>, path: &str, problems: &mut Problems) {
+    if let Some(names) = schema.names() {
+        return check_name(node, &names, path, problems);
+    }
+    match &node.value {
+        Value::Table(_) if schema.types() == ["object"] => {
+            check_table(node, schema, path, problems);
+        }
+        Value::Array(items) if schema.is_array() => {
+            if let Some(item_schema) = schema.items() {
+                for (at, item) in items.iter().enumerate() {
+                    check(item, item_schema, &format!("{path}.{at}"), problems);
+                }
+            }
+        }
+        scalar => check_scalar(scalar, &node.origin, schema, path, problems),
+    }
+}
+
+fn check_name(node: &Node, names: &[&str], path: &str, problems: &mut Problems) {
+    let allowed = one_of(names.iter().copied());
+    match &node.value {
+        Value::String(name) if names.contains(&name.as_str()) => {}
+        Value::String(name) => {
+            let hint = nearest(name, names.iter().copied())
+                .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            problems.push(
+                node.origin.clone(),
+                format!("`{path}` must be {allowed}, not `{}`{hint}", shorten(name)),
+            );
+        }
+        other => problems.push(
+            node.origin.clone(),
+            format!("`{path}` must be {allowed} in quotes, not {}", other.type_name()),
+        ),
+    }
+}
+
+fn check_table(node: &Node, schema: Schema<'_>, path: &str, problems: &mut Problems) {
+    let Value::Table(entries) = &node.value else { return };
+    let dot = if path.is_empty() { "" } else { "." };
+    let section = if path.is_empty() { "at the top".into() } else { format!("in [{path}]") };
+    let mut misspelt = Vec::new();
+    for entry in entries {
+        let at = format!("{path}{dot}{}", entry.key);
+        match schema.property(&entry.key) {
+            Some(inner) => check(&entry.node, inner, &at, problems),
+            None => {
+                misspelt.extend(nearest(&entry.key, schema.keys()));
+                let message = secret::advice(&entry.key)
+                    .unwrap_or_else(|| unknown(&entry.key, &section, path, schema));
+                problems.push(entry.key_origin.clone(), message);
+            }
+        }
+    }
+    let required = schema.at.get("required").and_then(Json::as_array);
+    for key in required.into_iter().flatten().filter_map(Json::as_str) {
+        // A misspelt key was reported where it stands.
+        if !entries.iter().any(|entry| entry.key == key) && !misspelt.contains(&key) {
+            let is_section = schema.property(key).is_some_and(|inner| inner.types() == ["object"]);
+            let message = if is_section && path.is_empty() {
+                format!("section [{key}] is missing")
+            } else {
+                format!("key `{key}` is missing {section}")
+            };
+            problems.push(node.origin.clone(), message);
+        }
+    }
+}
+
+/// An unknown key: the nearest key here, or the section that has a key of that very name.
+fn unknown(key: &str, section: &str, path: &str, schema: Schema<'_>) -> String {
+    if let Some(near) = nearest(key, schema.keys()) {
+        return format!("unknown key `{key}` {section}; did you mean `{near}`?");
+    }
+    let root = Schema::new(schema.root);
+    let elsewhere = root.keys().find(|name| {
+        *name != path && root.property(name).is_some_and(|inner| inner.property(key).is_some())
+    });
+    match elsewhere {
+        Some(name) => format!("unknown key `{key}` {section}; it belongs in [{name}]"),
+        None => format!("unknown key `{key}` {section}; known are {}", one_of(schema.keys())),
+    }
+}
+
+fn check_scalar(
+    value: &Value,
+    origin: &Origin,
+    schema: Schema<'_>,
+    path: &str,
+    problems: &mut Problems,
+) {
+    let types = schema.types();
+    if types.is_empty() {
+        return;
+    }
+    let fits = match value {
+        Value::Bool(_) => types.contains(&"boolean"),
+        Value::Integer(_) => types.contains(&"integer") || types.contains(&"number"),
+        Value::Float(_) => types.contains(&"number"),
+        Value::String(_) => types.contains(&"string"),
+        Value::Datetime(_) | Value::Array(_) | Value::Table(_) => false,
+    };
+    if !fits {
+        let wanted = schema.wanted();
+        problems
+            .push(origin.clone(), format!("`{path}` must be {wanted}, not {}", value.type_name()));
+        return;
+    }
+    let format = schema.at.get("format").and_then(Json::as_str);
+    match value {
+        Value::Integer(number) => {
+            let least = schema.at.get("minimum").and_then(Json::as_i64).unwrap_or(i64::MIN);
+            let most = match format {
+                Some("uint32") => i64::from(u32::MAX),
+                _ => schema.at.get("maximum").and_then(Json::as_i64).unwrap_or(i64::MAX),
+            };
+            if *number < least || *number > most {
+                let range = if *number < least {
+                    format!("at least {least}")
+                } else {
+                    format!("at most {most}")
+                };
+                problems.push(origin.clone(), format!("`{path}` must be {range}, not {number}"));
+            }
+        }
+        Value::Float(number) if !number.is_finite() => {
+            problems.push(origin.clone(), format!("`{path}` must be a finite number"));
+        }
+        Value::String(text) => {
+            let most = schema.at.get("maxLength").and_then(Json::as_u64);
+            let least = schema.at.get("minLength").and_then(Json::as_u64);
+            let length = text.chars().count() as u64;
+            if most == Some(1) && least == Some(1) && length != 1 {
+                problems
+                    .push(origin.clone(), format!("`{path}` must be one character, not {length}"));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn shorten(text: &str) -> String {
+    let mut out: String = text.chars().take(40).collect();
+    if out.len() < text.len() {
+        out.push('\u{2026}');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::document::parse_file;
+    use super::super::pipeline::Pipeline;
+    use super::*;
+
+    fn problems(text: &str) -> String {
+        let schema = Pipeline::json_schema();
+        let mut problems = Problems::new("p.toml");
+        let node = parse_file(text, &mut problems);
+        check(&node, Schema::new(&schema), "", &mut problems);
+        problems.list.retain(|problem| !problem.message.contains("missing"));
+        problems.result().err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn every_type_that_serde_refuses_is_refused_with_its_place() {
+        for (line, message) in [
+            (
+                "[tower]\nmodel = 5",
+                "p.toml:2:9: `tower.model` must be a string in quotes, not an integer",
+            ),
+            (
+                "[tower]\npooling = \"men\"",
+                "p.toml:2:11: `tower.pooling` must be `last-token`, `mean` or `eos`, not `men`; did you mean `mean`?",
+            ),
+            (
+                "[tower]\nmax_tokens = -1",
+                "p.toml:2:14: `tower.max_tokens` must be at least 0, not -1",
+            ),
+            (
+                "[tower]\nmax_tokens = 4294967296",
+                "p.toml:2:14: `tower.max_tokens` must be at most 4294967295, not 4294967296",
+            ),
+            (
+                "[tower]\nnormalize = 1",
+                "p.toml:2:13: `tower.normalize` must be true or false, not an integer",
+            ),
+            (
+                "[tower]\ndimensions = 1.5",
+                "p.toml:2:14: `tower.dimensions` must be an integer, not a float",
+            ),
+            (
+                "[encode]\ndevices = \"cpu\"",
+                "p.toml:2:11: `encode.devices` must be an array, not a string",
+            ),
+            (
+                "[encode]\ndevices = [1]",
+                "p.toml:2:12: `encode.devices.0` must be a string in quotes, not an integer",
+            ),
+            (
+                "[gates]\nrecall_min = nan",
+                "p.toml:2:14: `gates.recall_min` must be a finite number",
+            ),
+            (
+                "[[corpus.tables]]\ndelimiter = \"||\"",
+                "p.toml:2:13: `corpus.tables.0.delimiter` must be one character, not 2",
+            ),
+            ("corpus = 3", "p.toml:1:10: `corpus` must be a table, not an integer"),
+            (
+                "[chunking]\nwindow = 5",
+                "p.toml:2:1: unknown key `window` in [chunking]; did you mean `window_tokens`?",
+            ),
+            (
+                "[corpus]\npooling = \"mean\"",
+                "p.toml:2:1: unknown key `pooling` in [corpus]; it belongs in [tower]",
+            ),
+            (
+                "[storage]\nsecret_access_key = \"x\"",
+                "p.toml:2:1: `secret_access_key` is a secret, which a configuration must not hold; remove it and set AWS_SECRET_ACCESS_KEY in the environment",
+            ),
+        ] {
+            assert_eq!(problems(line), message);
+        }
+        assert_eq!(problems("[gates]\nrecall_min = 1\nmax_drift = 0.5"), "");
+    }
+}

@@ -1,0 +1,136 @@
+//! Environment variables and `--set` flags laid over the file.
+
+use super::check::Schema;
+use super::document::{Entry, Node, Origin, Value, parse_value};
+use super::problem::{Problems, one_of};
+use super::secret;
+
+/// Variables that override the file start so: `SCALINGNOTE__TOWER__MAX_TOKENS=256`.
+pub const ENV_PREFIX: &str = "SCALINGNOTE__";
+
+/// Lays the variables with [`ENV_PREFIX`] over `root`, in the order of their names.
+pub(super) fn apply_env(
+    root: &mut Node,
+    schema: Schema<'_>,
+    env: impl IntoIterator<Item = (String, String)>,
+    problems: &mut Problems,
+) {
+    let mut variables: Vec<_> =
+        env.into_iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+    variables.sort();
+    for (name, value) in variables {
+        let path = name[ENV_PREFIX.len()..].to_lowercase().replace("__", ".");
+        apply(root, schema, &path, &value, Origin::Env(name), problems);
+    }
+}
+
+/// Lays `section.key=value` assignments over `root`; a later one wins.
+pub(super) fn apply_flags(
+    root: &mut Node,
+    schema: Schema<'_>,
+    assignments: &[String],
+    problems: &mut Problems,
+) {
+    for assignment in assignments {
+        match assignment.split_once('=') {
+            Some((path, value)) => {
+                let path = path.trim();
+                apply(root, schema, path, value.trim(), Origin::Flag(path.to_owned()), problems);
+            }
+            None => problems.push(
+                Origin::Flag(assignment.clone()),
+                "write `--set section.key=value`, e.g. `--set tower.max_tokens=256`",
+            ),
+        }
+    }
+}
+
+fn apply(
+    root: &mut Node,
+    schema: Schema<'_>,
+    path: &str,
+    text: &str,
+    origin: Origin,
+    problems: &mut Problems,
+) {
+    let parts: Vec<&str> = path.split('.').collect();
+    if let Some(advice) = parts.last().and_then(|key| secret::advice(key)) {
+        return problems.push(origin, advice);
+    }
+    let target = match schema.descend(&parts) {
+        Ok(target) => target,
+        Err((depth, near)) => {
+            let before = parts[..depth].join(".");
+            let part = parts[depth];
+            let place = if before.is_empty() { String::new() } else { format!(" in [{before}]") };
+            let hint = near.map_or_else(
+                || "; `scalingnote schema pipeline` lists every key".to_owned(),
+                |near| format!("; did you mean `{near}`?"),
+            );
+            return problems.push(origin, format!("unknown key `{part}`{place}{hint}"));
+        }
+    };
+    match value_of(text, target, &origin) {
+        Ok(node) => {
+            if let Err(message) = set(root, &parts, node, &origin) {
+                problems.push(origin, message);
+            }
+        }
+        Err(message) => problems.push(origin, message),
+    }
+}
+
+/// TOML, except that a string needs no quotes where only a string fits.
+fn value_of(text: &str, target: Schema<'_>, origin: &Origin) -> Result<Node, String> {
+    let parsed = parse_value(text, origin);
+    if target.is_string() {
+        return Ok(match parsed {
+            Ok(node) if matches!(node.value, Value::String(_)) => node,
+            _ => Node { value: Value::String(text.to_owned()), origin: origin.clone() },
+        });
+    }
+    parsed.map_err(|_| {
+        let example = if target.is_array() { ", e.g. [\"a\", \"b\"]" } else { "" };
+        format!("the value must be {}{example}", target.wanted())
+    })
+}
+
+fn set(root: &mut Node, parts: &[&str], value: Node, origin: &Origin) -> Result<(), String> {
+    let Some((last, parents)) = parts.split_last() else { return Ok(()) };
+    let mut node = root;
+    for part in parents {
+        node = child(node, part, origin)?;
+    }
+    *child(node, last, origin)? = value;
+    Ok(())
+}
+
+/// The child of a table (made if missing) or of an array (must exist).
+fn child<'a>(node: &'a mut Node, part: &str, origin: &Origin) -> Result<&'a mut Node, String> {
+    // A scalar where the schema wants a table was written in the file: the check reports it there.
+    if !matches!(node.value, Value::Table(_) | Value::Array(_)) {
+        *node = Node::empty_table(origin.clone());
+    }
+    match &mut node.value {
+        Value::Array(items) => {
+            let known: Vec<String> = (0..items.len()).map(|at| at.to_string()).collect();
+            let known = one_of(known.iter().map(String::as_str));
+            part.parse::<usize>()
+                .ok()
+                .and_then(|at| items.get_mut(at))
+                .ok_or_else(|| format!("there is no item `{part}` in this array; there is {known}"))
+        }
+        Value::Table(entries) => {
+            let at = entries.iter().position(|entry| entry.key == part).unwrap_or_else(|| {
+                entries.push(Entry {
+                    key: part.to_owned(),
+                    key_origin: origin.clone(),
+                    node: Node::empty_table(origin.clone()),
+                });
+                entries.len() - 1
+            });
+            Ok(&mut entries[at].node)
+        }
+        _ => Err("a value cannot be set below a scalar".to_owned()),
+    }
+}

@@ -1,0 +1,129 @@
+//! The typed configuration: one struct composed of every stage's options.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::corpus::CorpusOptions;
+use crate::snapshot::Retention;
+use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
+use crate::store::StorageOptions;
+use crate::tower::TowerOptions;
+
+/// The only `version` that this release reads.
+pub const CONFIG_VERSION: u32 = 1;
+
+/// A whole pipeline: notes in, published snapshot out. Made by [`crate::config::resolve`].
+///
+/// Relative paths start at the directory of the config file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// Version of this format: 1.
+    pub version: u32,
+    /// Where notes come from and how a note becomes text.
+    pub corpus: CorpusOptions,
+    /// The document tower.
+    pub tower: TowerOptions,
+    /// How texts are encoded.
+    #[serde(default)]
+    pub encode: EncodeOptions,
+    /// How indexes are built.
+    #[serde(default)]
+    pub index: BuildOptions,
+    /// Cuts long notes into windows; without this section a note is one text.
+    #[serde(default)]
+    pub chunking: Option<ChunkingOptions>,
+    /// What a snapshot must satisfy to be published.
+    #[serde(default)]
+    pub gates: GateOptions,
+    /// Where the snapshots go.
+    pub publish: PublishOptions,
+    /// How long snapshots and run files stay.
+    #[serde(default)]
+    pub retention: Retention,
+    /// How object stores are reached.
+    #[serde(default)]
+    pub storage: StorageOptions,
+    /// How queries are encoded.
+    #[serde(default)]
+    pub query: QueryOptions,
+    /// The directory that relative paths start from: that of the config file.
+    #[serde(skip)]
+    pub base_dir: PathBuf,
+}
+
+/// Where snapshots are published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishOptions {
+    /// Root under which everything is stored: a path, `file://`, `s3://bucket/prefix`, `gs://`, `az://`.
+    pub root: String,
+}
+
+/// How the snapshot's readers encode queries.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueryOptions {
+    /// Text before every query. Default: the tower's `prompt_prefix`.
+    pub prompt_prefix: Option<String>,
+    /// Text after every query. Default: the tower's `prompt_suffix`.
+    pub prompt_suffix: Option<String>,
+    /// A query tower of its own (a distilled one). Default: the document tower encodes queries.
+    pub tower: Option<TowerOptions>,
+}
+
+impl Pipeline {
+    /// The tower that encodes queries: the query tower if there is one, else the document tower
+    /// with the query's prompt.
+    pub fn query_tower(&self) -> TowerOptions {
+        let mut tower = self.query.tower.clone().unwrap_or_else(|| self.tower.clone());
+        if let Some(prefix) = &self.query.prompt_prefix {
+            tower.prompt_prefix.clone_from(prefix);
+        }
+        if let Some(suffix) = &self.query.prompt_suffix {
+            tower.prompt_suffix.clone_from(suffix);
+        }
+        tower
+    }
+
+    /// The JSON Schema of the config file.
+    pub fn json_schema() -> serde_json::Value {
+        let mut schema = schemars::schema_for!(Self);
+        schema.insert("title".to_owned(), "scalingnote pipeline".into());
+        schema.to_value()
+    }
+}
+
+/// A root or path as it is used: relative local paths start at `base`; URIs stay.
+pub(super) fn absolute(root: &str, base: &Path) -> String {
+    if root.contains("://") || root.is_empty() || Path::new(root).is_absolute() {
+        return root.to_owned();
+    }
+    let mut path = PathBuf::from(base);
+    for part in Path::new(root).components() {
+        match part {
+            std::path::Component::CurDir => {}
+            std::path::Component::ParentDir if path.file_name().is_some() => {
+                path.pop();
+            }
+            other => path.push(other),
+        }
+    }
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_roots_start_at_the_config_file() {
+        let base = Path::new("/etc/pipelines");
+        assert_eq!(absolute("../data/./root", base), "/etc/data/root");
+        assert_eq!(absolute("root", base), "/etc/pipelines/root");
+        assert_eq!(absolute("/srv/root", base), "/srv/root");
+        assert_eq!(absolute("s3://bucket/x", base), "s3://bucket/x");
+    }
+}

@@ -1,0 +1,121 @@
+//! What is wrong with a configuration, and where; all of it at once.
+
+use std::fmt;
+
+use super::document::Origin;
+use crate::error::{Error, Result};
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where the value came from.
+    pub origin: Origin,
+    /// What is wrong and the way out.
+    pub message: String,
+}
+
+/// Everything that is wrong with one configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    /// Name of the config file, as messages show it.
+    pub file: String,
+    /// In the order of finding.
+    pub list: Vec<Problem>,
+}
+
+impl Problems {
+    /// Without problems.
+    pub fn new(file: &str) -> Self {
+        Self { file: file.to_owned(), list: Vec::new() }
+    }
+
+    /// Adds one problem; the same one is not added twice.
+    pub fn push(&mut self, origin: Origin, message: impl Into<String>) {
+        let problem = Problem { origin, message: message.into() };
+        if !self.list.contains(&problem) {
+            self.list.push(problem);
+        }
+    }
+
+    /// Ok without problems, else one Config error that lists them in the order of the file.
+    ///
+    /// # Errors
+    /// Config.
+    pub fn result(&self) -> Result<()> {
+        if self.list.is_empty() {
+            return Ok(());
+        }
+        let mut sorted = self.clone();
+        sorted.list.sort_by_key(|problem| problem.origin.sort_key());
+        Err(Error::config(sorted.to_string()))
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [only] = self.list.as_slice() {
+            return write!(f, "{}: {}", only.origin.place(&self.file), only.message);
+        }
+        write!(f, "{} problems in the configuration", self.list.len())?;
+        for problem in &self.list {
+            write!(f, "\n  {}: {}", problem.origin.place(&self.file), problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+/// The candidate nearest to `word`, if any is near enough to be what was meant.
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let mut best: Option<(f64, &str)> = None;
+    for candidate in candidates {
+        let score = strsim::normalized_damerau_levenshtein(&word, candidate)
+            .max(strsim::jaro_winkler(&word, candidate) - 0.25);
+        if score >= 0.6 && best.is_none_or(|(most, _)| score > most) {
+            best = Some((score, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+/// `a`, `b` or `c`.
+pub(super) fn one_of<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    match names.as_slice() {
+        [] => "nothing".to_owned(),
+        [only] => only.clone(),
+        [head @ .., last] => format!("{} or {last}", head.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_found_and_far_ones_are_not() {
+        let keys = ["model", "pooling", "max_tokens", "prompt_prefix", "prompt_suffix"];
+        assert_eq!(nearest("modle", keys), Some("model"));
+        assert_eq!(nearest("maxtokens", keys), Some("max_tokens"));
+        assert_eq!(nearest("Pooling", keys), Some("pooling"));
+        assert_eq!(nearest("prompt_sufix", keys), Some("prompt_suffix"));
+        assert_eq!(nearest("zzz", keys), None);
+    }
+
+    #[test]
+    fn problems_are_listed_in_the_order_of_the_file() {
+        let mut problems = Problems::new("a.toml");
+        problems.push(Origin::Flag("tower.x".into()), "third");
+        problems.push(Origin::File { line: 9, column: 1 }, "second");
+        problems.push(Origin::File { line: 2, column: 5 }, "first");
+        problems.push(Origin::File { line: 2, column: 5 }, "first");
+        let text = problems.result().unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "3 problems in the configuration\n  a.toml:2:5: first\n  a.toml:9:1: second\n  --set tower.x: third"
+        );
+    }
+}

@@ -1,0 +1,133 @@
+//! File + environment + flags -> a checked [`Pipeline`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::check::{Schema, check, prune};
+use super::document::{Node, Origin, Value, parse_file};
+use super::pipeline::{Pipeline, absolute};
+use super::problem::Problems;
+use super::{overrides, secret, validate};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+/// Largest config file that is read: anything bigger is not one.
+const MAX_FILE: u64 = 4 << 20;
+
+/// A pipeline with the origin of every value that was set.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The checked configuration.
+    pub pipeline: Pipeline,
+    /// The config file as it was named.
+    pub file: PathBuf,
+    /// Origin of every scalar and array that somebody set, by dotted path. What is not in here
+    /// has its default.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+/// Reads `file`, lays the environment's `SCALINGNOTE__SECTION__KEY` and then `set`
+/// (`section.key=value`) over it, and checks everything.
+///
+/// # Errors
+/// Config that lists every problem with its place; Usage where the file cannot be read.
+pub fn resolve(
+    file: &Path,
+    env: impl IntoIterator<Item = (String, String)>,
+    set: &[String],
+) -> Result<Resolved> {
+    let name = file.display().to_string();
+    let text = read(file).map_err(|cause| {
+        Error::new(ErrorKind::Usage, format!("pipeline file {name} cannot be read"))
+            .with_source(cause)
+    })?;
+    let absolute_file = std::path::absolute(file)
+        .or_error(ErrorKind::Config, || format!("pipeline file {name} has no absolute path"))?;
+    let base_dir = absolute_file.parent().unwrap_or(Path::new("/"));
+    resolve_text(&text, &name, base_dir, env, set)
+}
+
+fn read(file: &Path) -> std::io::Result<String> {
+    use std::io::Read;
+    let other = |message: &str| std::io::Error::other(message.to_owned());
+    if file.is_dir() {
+        return Err(other("it is a directory; name the .toml file in it"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(other("it is larger than 4 MiB, which no pipeline file is"));
+    }
+    String::from_utf8(bytes).map_err(|_| other("it is not UTF-8 text"))
+}
+
+/// [`resolve`] for a text that was read already; `name` is how messages call it.
+///
+/// # Errors
+/// Config that lists every problem with its place.
+pub fn resolve_text(
+    text: &str,
+    name: &str,
+    base_dir: &Path,
+    env: impl IntoIterator<Item = (String, String)>,
+    set: &[String],
+) -> Result<Resolved> {
+    let mut problems = Problems::new(name);
+    let mut root = parse_file(text, &mut problems);
+    // What the parser could not read would only be reported again as missing.
+    problems.result()?;
+    let schema_json = Pipeline::json_schema();
+    let schema = Schema::new(&schema_json);
+    check_version(&root, &problems.file)?;
+    overrides::apply_env(&mut root, schema, env, &mut problems);
+    overrides::apply_flags(&mut root, schema, set, &mut problems);
+    check(&root, schema, "", &mut problems);
+    secret::find(&root, "", &mut problems);
+    prune(&mut root, schema);
+    let parsed = serde_json::from_value::<Pipeline>(root.to_json());
+    if let Ok(pipeline) = &parsed {
+        validate::validate(pipeline, &root, &mut problems);
+    }
+    problems.result()?;
+    // The check has found what serde would find; this is the net below it.
+    let mut pipeline = parsed
+        .or_error(ErrorKind::Config, || format!("{name} does not fit the pipeline format"))?;
+    pipeline.base_dir = base_dir.to_path_buf();
+    pipeline.publish.root = absolute(&pipeline.publish.root, base_dir);
+    let mut origins = BTreeMap::new();
+    collect(&root, String::new(), &mut origins);
+    Ok(Resolved { pipeline, file: PathBuf::from(name), origins })
+}
+
+/// A file of another version is refused on its own: its other keys mean nothing to this release.
+fn check_version(root: &Node, file: &str) -> Result<()> {
+    let Some(node) = root.at("version") else { return Ok(()) };
+    match node.value {
+        Value::Integer(version) if version != i64::from(super::CONFIG_VERSION) => {
+            Err(Error::config(format!(
+                "{}: version {version} is not supported; this release reads version {}",
+                node.origin.place(file),
+                super::CONFIG_VERSION
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn collect(node: &Node, path: String, origins: &mut BTreeMap<String, Origin>) {
+    let join = |part: &str| if path.is_empty() { part.into() } else { format!("{path}.{part}") };
+    match &node.value {
+        Value::Table(entries) => {
+            for entry in entries {
+                collect(&entry.node, join(&entry.key), origins);
+            }
+        }
+        Value::Array(items) if items.iter().any(|item| matches!(item.value, Value::Table(_))) => {
+            for (at, item) in items.iter().enumerate() {
+                collect(item, join(&at.to_string()), origins);
+            }
+        }
+        _ => {
+            origins.insert(path, node.origin.clone());
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Prints a resolved configuration with the origin of what is not in the file.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value as Json};
+
+use super::document::Origin;
+use super::resolve::Resolved;
+use crate::error::{ErrorKind, Result, ResultExt};
+
+impl Resolved {
+    /// TOML that reads back to the same pipeline; a comment names the origin of every value that
+    /// the file does not hold.
+    pub fn to_toml(&self) -> Result<String> {
+        // Through JSON, which keeps the order of the struct's fields.
+        let value = serde_json::to_value(&self.pipeline)
+            .or_error(ErrorKind::Internal, || "writing the resolved configuration")?;
+        let mut out = format!(
+            "# {}, resolved; relative paths start at {}\n",
+            self.file.display(),
+            self.pipeline.base_dir.display()
+        );
+        if let Json::Object(table) = &value {
+            self.table(table, "", &mut out)?;
+        }
+        Ok(out)
+    }
+
+    /// JSON: `pipeline`, `base_dir`, and `origins` by dotted path for every value that somebody set
+    /// (`line 12`, `environment variable X`, `--set KEY`); what is not in `origins` has its default.
+    pub fn to_json(&self) -> Result<String> {
+        let origins: serde_json::Map<String, serde_json::Value> =
+            self.origins.iter().map(|(path, o)| (path.clone(), o.to_string().into())).collect();
+        let json = serde_json::json!({
+            "file": self.file.display().to_string(),
+            "base_dir": self.pipeline.base_dir.display().to_string(),
+            "pipeline": self.pipeline,
+            "origins": origins,
+        });
+        let mut text = serde_json::to_string_pretty(&json)
+            .or_error(ErrorKind::Internal, || "writing the resolved configuration")?;
+        text.push('\n');
+        Ok(text)
+    }
+
+    fn table(&self, table: &Map<String, Json>, path: &str, out: &mut String) -> Result<()> {
+        let join = |key: &str| if path.is_empty() { key.into() } else { format!("{path}.{key}") };
+        // Scalars first: after a [header] everything belongs to it.
+        for (key, value) in table {
+            if value.is_null() || is_section(value) {
+                continue;
+            }
+            let comment = match self.origins.get(&join(key)) {
+                Some(Origin::File { .. }) => String::new(),
+                Some(origin) => format!("  # {origin}"),
+                None => "  # default".to_owned(),
+            };
+            let value = toml::Value::try_from(value)
+                .or_error(ErrorKind::Internal, || format!("writing {key} as TOML"))?;
+            let _ = writeln!(out, "{key} = {value}{comment}");
+        }
+        for (key, value) in table {
+            let inner = join(key);
+            match value {
+                Json::Object(section) if section.values().any(|value| !value.is_null()) => {
+                    let _ = writeln!(out, "\n[{inner}]");
+                    self.table(section, &inner, out)?;
+                }
+                Json::Array(items) if is_section(value) => {
+                    for (at, item) in items.iter().enumerate() {
+                        let _ = writeln!(out, "\n[[{inner}]]");
+                        if let Json::Object(section) = item {
+                            self.table(section, &format!("{inner}.{at}"), out)?;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_section(value: &Json) -> bool {
+    match value {
+        Json::Object(_) => true,
+        Json::Array(items) => items.iter().any(Json::is_object),
+        _ => false,
+    }
+}

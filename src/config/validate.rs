@@ -1,0 +1,283 @@
+//! What types cannot say: values that make no sense, alone or together.
+
+use std::collections::BTreeSet;
+
+use super::document::Node;
+use super::pipeline::Pipeline;
+use super::problem::Problems;
+use crate::tower::TowerOptions;
+
+/// Columns of stored files that a stored column must not shadow.
+const RESERVED: [&str; 8] =
+    ["note_id", "chunk", "text_hash", "text", "deleted", "key", "part", "row"];
+
+/// Reports every value of `pipeline` that makes no sense, at its place in `root`.
+pub(super) fn validate(pipeline: &Pipeline, root: &Node, problems: &mut Problems) {
+    let mut check = Check { root, problems };
+    corpus(pipeline, &mut check);
+    tower(&pipeline.tower, "tower", &mut check);
+    encode(pipeline, &mut check);
+    index(pipeline, &mut check);
+    chunking(pipeline, &mut check);
+    gates(pipeline, &mut check);
+    publish(pipeline, &mut check);
+    query(pipeline, &mut check);
+}
+
+struct Check<'a> {
+    root: &'a Node,
+    problems: &'a mut Problems,
+}
+
+impl Check<'_> {
+    fn bad(&mut self, path: &str, message: impl AsRef<str>) {
+        let message = format!("`{path}` {}", message.as_ref());
+        self.problems.push(self.root.origin_of(path), message);
+    }
+
+    fn require(&mut self, fine: bool, path: &str, message: impl AsRef<str>) {
+        if !fine {
+            self.bad(path, message);
+        }
+    }
+
+    fn percent(&mut self, value: f64, path: &str) {
+        self.require((0.0..=100.0).contains(&value), path, "must be a percentage of 0 to 100");
+    }
+}
+
+fn corpus(pipeline: &Pipeline, check: &mut Check<'_>) {
+    let corpus = &pipeline.corpus;
+    check.require(
+        !corpus.tables.is_empty(),
+        "corpus.tables",
+        "is empty; add [[corpus.tables]] with `name` and `uri`",
+    );
+    let mut names = BTreeSet::new();
+    for (at, table) in corpus.tables.iter().enumerate() {
+        let path = |key: &str| format!("corpus.tables.{at}.{key}");
+        let mut characters = table.name.chars();
+        let is_name = characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+            && characters.all(|c| c.is_ascii_alphanumeric() || c == '_');
+        check.require(
+            is_name,
+            &path("name"),
+            "must be letters, digits and `_`, as the SQL names it",
+        );
+        let fresh = names.insert(table.name.to_lowercase());
+        check.require(
+            fresh,
+            &path("name"),
+            format!("is `{}`, which another table is called too", table.name),
+        );
+        check.require(!table.uri.trim().is_empty(), &path("uri"), "is empty");
+        check.require(
+            table.delimiter.is_ascii() && !matches!(table.delimiter, '"' | '\n' | '\r'),
+            &path("delimiter"),
+            "must be an ASCII character other than quotes and line ends",
+        );
+    }
+    check.require(
+        !corpus.sql.trim().is_empty(),
+        "corpus.sql",
+        "is empty; select at least `note_id` and one text column",
+    );
+    template(&corpus.template, check);
+    let mut columns = BTreeSet::new();
+    for (at, column) in corpus.stored_columns.iter().enumerate() {
+        let path = format!("corpus.stored_columns.{at}");
+        check.require(!column.is_empty(), &path, "is empty");
+        check.require(
+            !RESERVED.contains(&column.as_str()),
+            &path,
+            format!("names `{column}`, which every stored file has already"),
+        );
+        check.require(columns.insert(column), &path, format!("names `{column}` a second time"));
+    }
+    check.require(
+        corpus.memory_limit_mib >= 64,
+        "corpus.memory_limit_mib",
+        "must be at least 64; below that DataFusion cannot even sort",
+    );
+}
+
+fn template(source: &str, check: &mut Check<'_>) {
+    if source.trim().is_empty() {
+        return check.bad("corpus.template", "is empty; e.g. \"{{ title }}\\n{{ body }}\"");
+    }
+    let mut environment = minijinja::Environment::new();
+    if let Err(error) = environment.add_template("template", source) {
+        let line = error.line().map_or_else(String::new, |line| format!(" in its line {line}"));
+        let detail = error.detail().unwrap_or("syntax error");
+        check.bad("corpus.template", format!("does not compile{line}: {detail}"));
+        return;
+    }
+    let reads_nothing = environment
+        .get_template("template")
+        .is_ok_and(|template| template.undeclared_variables(false).is_empty());
+    check.require(
+        !reads_nothing,
+        "corpus.template",
+        "names no column, so every note would have the same text; e.g. \"{{ title }}\\n{{ body }}\"",
+    );
+}
+
+fn tower(tower: &TowerOptions, section: &str, check: &mut Check<'_>) {
+    let path = |key: &str| format!("{section}.{key}");
+    check.require(
+        !tower.model.trim().is_empty(),
+        &path("model"),
+        "is empty; name a .gguf or .safetensors file, a directory or a Hugging Face repo",
+    );
+    if let Some(dimensions) = tower.model.strip_prefix("fake:") {
+        check.require(
+            dimensions.parse::<u32>().is_ok_and(|d| d > 0),
+            &path("model"),
+            "must be `fake:<dimensions>` with a number of at least 1",
+        );
+    }
+    check.require(
+        tower.dimensions != Some(0),
+        &path("dimensions"),
+        "must be at least 1; leave it out to keep all",
+    );
+    check.require(
+        tower.max_tokens >= 1,
+        &path("max_tokens"),
+        "must be at least 1, the prompt included",
+    );
+}
+
+fn encode(pipeline: &Pipeline, check: &mut Check<'_>) {
+    let encode = &pipeline.encode;
+    if let Err(error) = encode.devices() {
+        check.problems.push(check.root.origin_of("encode.devices"), error.message());
+    }
+    let mut cards = BTreeSet::new();
+    for (at, device) in encode.devices.iter().enumerate() {
+        check.require(
+            device == "cpu" || cards.insert(device),
+            &format!("encode.devices.{at}"),
+            format!("names `{device}` a second time; one worker fills a card"),
+        );
+    }
+    check.require(encode.threads <= 4096, "encode.threads", "must be at most 4096; 0 means all");
+    check.require(encode.token_budget >= 1, "encode.token_budget", "must be at least 1");
+    check.require(encode.part_tokens != Some(0), "encode.part_tokens", "must be at least 1");
+    check.require(encode.part_texts >= 1, "encode.part_texts", "must be at least 1");
+}
+
+fn index(pipeline: &Pipeline, check: &mut Check<'_>) {
+    let index = &pipeline.index;
+    check.require(
+        (2..=512).contains(&index.connectivity),
+        "index.connectivity",
+        "must be 2 to 512; 16 is usual",
+    );
+    check.require(
+        (1..=65_536).contains(&index.expansion_add),
+        "index.expansion_add",
+        "must be 1 to 65536; 128 is usual",
+    );
+    check.require(
+        (1..=65_536).contains(&index.expansion_search),
+        "index.expansion_search",
+        "must be 1 to 65536; 64 is usual",
+    );
+    check.require(
+        index.rescore <= 1000,
+        "index.rescore",
+        "must be at most 1000; 0 switches it off",
+    );
+    check.require(
+        index.shards.is_none_or(|shards| (1..=65_536).contains(&shards)),
+        "index.shards",
+        "must be 1 to 65536; leave it out for the default",
+    );
+    check.require(
+        index.memory_limit_mib.is_none_or(|limit| limit >= 64),
+        "index.memory_limit_mib",
+        "must be at least 64; leave it out for 80% of what is free",
+    );
+    if index.quantization == crate::index::Quantization::B1
+        && pipeline.tower.dimensions.is_some_and(|dimensions| dimensions % 8 != 0)
+    {
+        check.bad("index.quantization", "is `b1`, which needs `tower.dimensions` divisible by 8");
+    }
+}
+
+fn chunking(pipeline: &Pipeline, check: &mut Check<'_>) {
+    let Some(chunking) = &pipeline.chunking else { return };
+    check.require(chunking.window_tokens >= 1, "chunking.window_tokens", "must be at least 1");
+    check.require(
+        chunking.overlap_tokens < chunking.window_tokens.max(1),
+        "chunking.overlap_tokens",
+        format!("must be less than `chunking.window_tokens` ({})", chunking.window_tokens),
+    );
+    check.require(
+        chunking.window_tokens <= pipeline.tower.max_tokens,
+        "chunking.window_tokens",
+        format!("must be at most `tower.max_tokens` ({})", pipeline.tower.max_tokens),
+    );
+}
+
+fn gates(pipeline: &Pipeline, check: &mut Check<'_>) {
+    let gates = &pipeline.gates;
+    check.require(
+        (0.0..=1.0).contains(&gates.recall_min),
+        "gates.recall_min",
+        "must be 0 to 1 (0.95 means 95%)",
+    );
+    check.percent(gates.max_count_drop_percent, "gates.max_count_drop_percent");
+    check.percent(gates.max_rejected_percent, "gates.max_rejected_percent");
+    check.percent(gates.max_quarantined_percent, "gates.max_quarantined_percent");
+    check.require(
+        gates.max_count_growth_percent.is_none_or(|growth| growth.is_finite() && growth >= 0.0),
+        "gates.max_count_growth_percent",
+        "must be 0 or more",
+    );
+    check.require((0.0..=2.0).contains(&gates.max_drift), "gates.max_drift", "must be 0 to 2");
+}
+
+fn publish(pipeline: &Pipeline, check: &mut Check<'_>) {
+    let root = &pipeline.publish.root;
+    check.require(!root.trim().is_empty(), "publish.root", "is empty; name a path or a URI");
+    if let Some((scheme, _)) = root.split_once("://") {
+        const SCHEMES: [&str; 9] =
+            ["file", "memory", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss"];
+        check.require(
+            SCHEMES.contains(&scheme),
+            "publish.root",
+            format!("starts with `{scheme}://`; known are file, s3, gs, az and a plain path"),
+        );
+    }
+    if let Some(endpoint) = &pipeline.storage.endpoint {
+        let known = endpoint.starts_with("http://") || endpoint.starts_with("https://");
+        check.require(known, "storage.endpoint", "must start with `http://` or `https://`");
+        check.require(
+            !(endpoint.starts_with("http://") && pipeline.storage.allow_http == Some(false)),
+            "storage.allow_http",
+            "is false, but `storage.endpoint` is unencrypted",
+        );
+    }
+    check.require(
+        pipeline.retention.snapshots >= 1,
+        "retention.snapshots",
+        "must be at least 1, or gc would delete what readers have open",
+    );
+}
+
+fn query(pipeline: &Pipeline, check: &mut Check<'_>) {
+    let Some(query_tower) = &pipeline.query.tower else { return };
+    tower(query_tower, "query.tower", check);
+    for (key, set) in [
+        ("prompt_prefix", pipeline.query.prompt_prefix.is_some()),
+        ("prompt_suffix", pipeline.query.prompt_suffix.is_some()),
+    ] {
+        check.require(
+            !set,
+            &format!("query.{key}"),
+            format!("has no use beside [query.tower]; set `query.tower.{key}`"),
+        );
+    }
+}

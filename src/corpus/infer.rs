@@ -1,0 +1,235 @@
+//! Schemas of tables, from all their files and all their rows.
+
+use std::io::{BufReader, Read};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use bytes::{Buf, Bytes};
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+use object_store::{GetResultPayload, ObjectStoreExt};
+use tokio::sync::mpsc;
+
+use super::session::{error, redact};
+use super::tables::SourceFile;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Schema of self-describing files: Parquet, Arrow, Avro.
+pub(super) async fn own(
+    context: &SessionContext,
+    files: &[SourceFile],
+    format: &Arc<dyn FileFormat>,
+) -> Result<SchemaRef> {
+    let state = context.state();
+    let mut schemas = futures::stream::iter(files.iter().cloned())
+        .map(|file| {
+            let state = &state;
+            async move {
+                let metas = std::slice::from_ref(&file.meta);
+                let schema = format.infer_schema(state, &file.store, metas).await;
+                let doing = format!("reading {}", file.url);
+                schema.map_err(|e| error(e, &doing)).map(|schema| (file, schema))
+            }
+        })
+        .buffered(8);
+    let mut merged: Option<Schema> = None;
+    while let Some(next) = schemas.next().await {
+        let (file, schema) = next?;
+        // Metadata may differ from file to file and means nothing here.
+        let schema = Schema::new(schema.fields().clone());
+        merged = Some(merge(merged, schema, &file, false)?);
+    }
+    Ok(Arc::new(merged.unwrap_or_else(Schema::empty)))
+}
+
+/// Schema of JSON lines.
+pub(super) async fn json(
+    files: &[SourceFile],
+    compression: FileCompressionType,
+) -> Result<SchemaRef> {
+    let mut merged: Option<Schema> = None;
+    for file in files {
+        let schema = read(file, compression, |reader| {
+            let inferred = arrow::json::reader::infer_json_schema(
+                BufReader::with_capacity(1 << 20, reader),
+                None,
+            );
+            inferred.map(|(schema, _)| schema)
+        })
+        .await?;
+        // The order that JSON inference gives is that of a hash map.
+        let mut fields: Vec<FieldRef> = schema.fields().iter().cloned().collect();
+        fields.sort_by(|a, b| a.name().cmp(b.name()));
+        merged = Some(merge(merged, Schema::new(fields), file, false)?);
+    }
+    Ok(Arc::new(merged.unwrap_or_else(Schema::empty)))
+}
+
+/// Schema of CSV files. All must have the same columns in the same order, since CSV is read by position.
+pub(super) async fn csv(
+    files: &[SourceFile],
+    compression: FileCompressionType,
+    delimiter: u8,
+    has_header: bool,
+) -> Result<SchemaRef> {
+    let mut merged: Option<Schema> = None;
+    for file in files {
+        let schema = read(file, compression, move |reader| {
+            arrow::csv::reader::Format::default()
+                .with_header(has_header)
+                .with_delimiter(delimiter)
+                .infer_schema(reader, None)
+                .map(|(schema, _)| schema)
+        })
+        .await?;
+        let names = |s: &Schema| s.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
+        if let Some(first) = merged.as_ref().filter(|first| names(first) != names(&schema)) {
+            return Err(Error::input(format!(
+                "{} has the columns [{}], but {} has [{}]; make them two tables and UNION ALL them in corpus.sql",
+                file.url,
+                names(&schema).join(", "),
+                files[0].url,
+                names(first).join(", "),
+            )));
+        }
+        merged = Some(merge(merged, schema, file, true)?);
+    }
+    Ok(Arc::new(merged.unwrap_or_else(Schema::empty)))
+}
+
+fn merge(
+    merged: Option<Schema>,
+    next: Schema,
+    file: &SourceFile,
+    text_holds_all: bool,
+) -> Result<Schema> {
+    let Some(merged) = merged else { return Ok(next) };
+    let mut fields: Vec<FieldRef> = merged.fields().iter().cloned().collect();
+    for field in next.fields() {
+        let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
+            fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
+            continue;
+        };
+        let common = match common_type(known.data_type(), field.data_type()) {
+            Some(common) => common,
+            None if text_holds_all => DataType::Utf8,
+            None => {
+                return Err(Error::input(format!(
+                    "column `{}` is {} in {} but {} in earlier files of table `{}`; make them two tables and CAST in corpus.sql",
+                    field.name(),
+                    field.data_type(),
+                    file.url,
+                    known.data_type(),
+                    file.table,
+                )));
+            }
+        };
+        *known = Arc::new(Field::new(known.name(), common, true));
+    }
+    Ok(Schema::new(fields))
+}
+
+/// A type that holds the values of both.
+fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
+    match (a, b) {
+        _ if a == b => Some(a.clone()),
+        (DataType::Null, other) | (other, DataType::Null) => Some(other.clone()),
+        (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => {
+            Some(DataType::Float64)
+        }
+        (DataType::List(x), DataType::List(y)) => {
+            let item = common_type(x.data_type(), y.data_type())?;
+            Some(DataType::List(Arc::new(Field::new(x.name(), item, true))))
+        }
+        (DataType::Struct(x), DataType::Struct(y)) => {
+            let mut fields: Vec<FieldRef> = x.iter().cloned().collect();
+            for field in y {
+                match fields.iter_mut().find(|known| known.name() == field.name()) {
+                    None => fields.push(Arc::clone(field)),
+                    Some(known) => {
+                        let common = common_type(known.data_type(), field.data_type())?;
+                        *known = Arc::new(Field::new(known.name(), common, true));
+                    }
+                }
+            }
+            Some(DataType::Struct(Fields::from(fields)))
+        }
+        _ => None,
+    }
+}
+
+/// Runs a blocking reader over the decompressed bytes of a file, streaming.
+async fn read<F>(file: &SourceFile, compression: FileCompressionType, infer: F) -> Result<Schema>
+where
+    F: FnOnce(Box<dyn Read + Send>) -> std::result::Result<Schema, arrow::error::ArrowError>
+        + Send
+        + 'static,
+{
+    let failed = |text: String| Error::input(format!("reading {}: {}", file.url, redact(&text)));
+    let got = file.store.get(&file.meta.location).await.map_err(|e| {
+        Error::new(super::session::kind_of_store(&e), format!("{} cannot be read", file.url))
+            .with_source(e)
+    })?;
+    let (reader, feeder): (Box<dyn Read + Send>, _) = match got.payload {
+        GetResultPayload::File(file, _) => (Box::new(file), None),
+        GetResultPayload::Stream(mut stream) => {
+            let (sender, chunks) = mpsc::channel(4);
+            let feeder = tokio::spawn(async move {
+                while let Some(chunk) = stream.next().await {
+                    if sender.send(chunk).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            (Box::new(ChunkReader { chunks, rest: Bytes::new() }), Some(feeder))
+        }
+    };
+    let inferred = tokio::task::spawn_blocking(move || {
+        let reader = compression.convert_read(reader).map_err(|e| e.to_string())?;
+        infer(reader).map_err(|e| e.to_string())
+    })
+    .await;
+    if let Some(feeder) = feeder {
+        feeder.abort();
+    }
+    inferred
+        .map_err(|e| Error::new(ErrorKind::Internal, "inferring a schema").with_source(e))?
+        .map_err(failed)
+}
+
+/// A blocking reader over an object's stream.
+struct ChunkReader {
+    chunks: mpsc::Receiver<object_store::Result<Bytes>>,
+    rest: Bytes,
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.rest = chunk.map_err(std::io::Error::other)?,
+                None => return Ok(0),
+            }
+        }
+        let count = self.rest.len().min(out.len());
+        self.rest.copy_to_slice(&mut out[..count]);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_types() {
+        let int = DataType::Int64;
+        assert_eq!(common_type(&int, &DataType::Float64), Some(DataType::Float64));
+        assert_eq!(common_type(&int, &DataType::Null), Some(int.clone()));
+        assert_eq!(common_type(&int, &DataType::Utf8), None);
+        let strings = DataType::new_list(DataType::Utf8, true);
+        assert_eq!(common_type(&DataType::new_list(DataType::Null, true), &strings), Some(strings));
+    }
+}

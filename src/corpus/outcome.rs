@@ -1,0 +1,128 @@
+//! What `prepare` wrote, read and rejected.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Digest256, NoteId, TextHash};
+
+/// One prepared shard file. Rows are sorted by (note_id, chunk).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PreparedShard {
+    /// Shard number.
+    pub shard: u32,
+    /// The file.
+    pub file: crate::store::FileRef,
+    /// Live notes.
+    pub notes: u64,
+    /// Rows: chunks of live notes plus deletions.
+    pub rows: u64,
+    /// Rows that delete a note (delta mode only; in full mode deleted notes are left out).
+    pub deletions: u64,
+    /// Digest over the sorted (note_id, chunk, text_hash, deleted): what "changed" means (decision 5).
+    pub content: Digest256,
+    /// Digest over the stored columns in the same order.
+    pub columns: Digest256,
+}
+
+/// Why rows were rejected, with a few samples (ids and reasons, never text).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Rejections {
+    /// Count per reason, e.g. `no text`.
+    pub by_reason: BTreeMap<String, u64>,
+    /// Up to 20 samples in shard and note order, e.g. `note i:42: no text`.
+    pub samples: Vec<String>,
+}
+
+impl Rejections {
+    /// All rejected rows.
+    pub fn total(&self) -> u64 {
+        self.by_reason.values().sum()
+    }
+
+    /// Counts one rejected row; `note` is the tagged id, if the row has one.
+    pub(super) fn add(&mut self, reason: &str, note: Option<&dyn std::fmt::Display>) {
+        *self.by_reason.entry(reason.to_owned()).or_default() += 1;
+        if self.samples.len() < MAX_SAMPLES {
+            self.samples.push(match note {
+                Some(id) => format!("note {}: {reason}", shorten(&id.to_string())),
+                None => reason.to_owned(),
+            });
+        }
+    }
+
+    /// Adds what was rejected further on.
+    pub(super) fn merge(&mut self, later: Self) {
+        for (reason, count) in later.by_reason {
+            *self.by_reason.entry(reason).or_default() += count;
+        }
+        self.samples.extend(later.samples);
+        self.samples.truncate(MAX_SAMPLES);
+    }
+}
+
+const MAX_SAMPLES: usize = 20;
+
+/// An id of any length must not flood a message.
+fn shorten(id: &str) -> String {
+    const LIMIT: usize = 80;
+    match id.char_indices().nth(LIMIT) {
+        Some((end, _)) => format!("{}…", &id[..end]),
+        None => id.to_owned(),
+    }
+}
+
+/// An input file as it was when read; it must not change while read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InputFile {
+    /// Table that it belongs to.
+    pub table: String,
+    /// URI.
+    pub uri: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Entity tag, if the store gives one.
+    pub etag: Option<String>,
+    /// Last modification, RFC 3339.
+    pub modified: String,
+}
+
+/// What `prepare` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PrepareOutcome {
+    /// One entry per shard, all shards, in order (an empty shard has a file with no rows).
+    pub shards: Vec<PreparedShard>,
+    /// Rows the SQL returned.
+    pub rows_read: u64,
+    /// Rows dropped because a newer row has the same id.
+    pub duplicates: u64,
+    /// Rejected rows.
+    pub rejections: Rejections,
+    /// What was read.
+    pub inputs: Vec<InputFile>,
+}
+
+/// One row of a prepared shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedRow {
+    /// The note.
+    pub note_id: NoteId,
+    /// Chunk number, 0 first.
+    pub chunk: u32,
+    /// Hash of `text`.
+    pub text_hash: TextHash,
+    /// Rendered text of the chunk; empty for a deletion.
+    pub text: String,
+    /// Deletes the note (delta mode).
+    pub deleted: bool,
+}
+
+/// A batch of prepared rows.
+#[derive(Debug, Clone)]
+pub struct PreparedBatch {
+    /// The rows.
+    pub rows: Vec<PreparedRow>,
+    /// The stored columns of the same rows.
+    pub stored: arrow::record_batch::RecordBatch,
+}

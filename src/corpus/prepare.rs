@@ -1,0 +1,269 @@
+//! The one DataFusion job: from tables to prepared shards.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::context::SQLOptions;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::{DataFrame, SessionContext, col};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::contract::{Contract, SORT_COLUMNS};
+use super::dedupe::Deduper;
+use super::options::CorpusOptions;
+use super::outcome::{PrepareOutcome, PreparedShard, Rejections};
+use super::render::{Rendered, Renderer};
+use super::session::{error, session, sql_error};
+use super::tables::{self, SourceFile};
+use super::template::NoteTemplate;
+use super::writer::ShardWriter;
+use crate::error::{Error, Result};
+use crate::observe::{Event, Reporter, Stage};
+use crate::store::Root;
+use crate::types::Cancel;
+
+/// A corpus of fewer rows gets one shard, unless the count is given.
+pub const SMALL_CORPUS: u64 = 10_000;
+
+/// How often a waiting job looks whether it is cancelled.
+const CANCEL_POLL: Duration = Duration::from_millis(200);
+
+/// Cuts a long rendered text into windows; implemented by the tower's tokenizer.
+pub trait Chunker: Send + Sync {
+    /// Byte ranges of the chunks of `text`, in order, at least one. An Input error rejects the one note.
+    fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>>;
+}
+
+/// What `prepare` is asked to do.
+pub struct PrepareRequest<'a> {
+    /// The corpus.
+    pub options: &'a CorpusOptions,
+    /// Directory that relative table paths start from.
+    pub base_dir: &'a Path,
+    /// Number of shards; `None` decides from the row count: 1 below [`SMALL_CORPUS`], else `default_shards`.
+    pub shard_count: Option<u32>,
+    /// Shards of a corpus that is not tiny, where `shard_count` is `None`.
+    pub default_shards: u32,
+    /// Cuts long texts; `None` leaves one chunk a note.
+    pub chunker: Option<Arc<dyn Chunker>>,
+    /// Where the prepared files go.
+    pub root: &'a Root,
+    /// Names the folder of the prepared files ([`crate::store::layout::prepared`]).
+    pub run: &'a str,
+    /// Progress.
+    pub reporter: Arc<dyn Reporter>,
+    /// Cancellation.
+    pub cancel: Cancel,
+}
+
+/// Runs the one DataFusion job: read, check the contract, keep the newest of duplicates, render, chunk,
+/// hash, shard, write. Streams; spills to disk beyond the memory limit. Reports the stage `prepare` in rows.
+///
+/// # Errors
+/// Config for a bad SQL, a missing column, a wrong type or a bad template; Input for unreadable files, more
+/// than `max_rejected` rejections, or inputs that changed while read.
+pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
+    let started = Instant::now();
+    let options = request.options;
+    request.cancel.check()?;
+    let template = NoteTemplate::compile(&options.template)?;
+    let context = session(options.memory_limit_mib)?;
+    let files =
+        tables::register(&context, &options.tables, request.base_dir, request.reporter.as_ref())
+            .await?;
+    let outcome = run(&request, template, &context, &files).await;
+    // A file that changed explains any other error better than that error does.
+    tables::check_unchanged(&files).await?;
+    let outcome = outcome?;
+    let notes: u64 = outcome.shards.iter().map(|shard| shard.notes).sum();
+    request.reporter.event(Event::StageFinished {
+        stage: Stage::Prepare,
+        seconds: started.elapsed().as_secs_f64(),
+        summary: format!(
+            "{notes} notes in {} shards from {} rows ({} duplicates, {} rejected)",
+            outcome.shards.len(),
+            outcome.rows_read,
+            outcome.duplicates,
+            outcome.rejections.total()
+        ),
+    });
+    Ok(outcome)
+}
+
+async fn run(
+    request: &PrepareRequest<'_>,
+    template: NoteTemplate,
+    context: &SessionContext,
+    files: &[SourceFile],
+) -> Result<PrepareOutcome> {
+    let options = request.options;
+    // A query, and nothing that writes or changes settings.
+    let only_queries =
+        SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    let query = context.sql_with_options(&options.sql, only_queries).await.map_err(sql_error)?;
+    // The contract comes before the count: a wrong type must not cost a pass over the corpus.
+    Contract::check(query.schema(), options, &template, 1)?;
+    let (shard_count, total) = match request.shard_count {
+        Some(0) => return Err(Error::config("the number of shards must be at least 1")),
+        Some(count) => (count, 0),
+        None => {
+            let rows = count(query.clone(), &request.cancel).await?;
+            let count = if rows < SMALL_CORPUS { 1 } else { request.default_shards.max(1) };
+            (count, rows)
+        }
+    };
+    request.reporter.event(Event::StageStarted { stage: Stage::Prepare, total, unit: "rows" });
+    let mut contract = Contract::check(query.schema(), options, &template, shard_count)?;
+    let sorted = query
+        .select(std::mem::take(&mut contract.projection))
+        .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
+        .map_err(sql_error)?;
+    let task = Arc::new(sorted.task_ctx());
+    let plan = sorted.create_physical_plan().await.map_err(sql_error)?;
+    let stream = execute_stream(Arc::clone(&plan), task).map_err(|e| error(e, READING))?;
+
+    let contract = Arc::new(contract);
+    let deduper = Deduper::new(Arc::clone(&contract));
+    let chunker = request.chunker.clone();
+    let renderer = Arc::new(Renderer::new(contract, template, options.mode, chunker));
+    let writer = ShardWriter::new(
+        request.root.clone(),
+        request.run.to_owned(),
+        Arc::clone(&renderer.schema),
+        shard_count,
+    );
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let (sender, receiver) = mpsc::channel(workers);
+    let write =
+        tokio::spawn(write(receiver, writer, options.max_rejected, Arc::clone(&request.reporter)));
+    if let Err(error) = read(stream, deduper, renderer, sender, &request.cancel).await {
+        write.abort();
+        return Err(error);
+    }
+    let written =
+        write.await.map_err(|e| Error::internal("the prepare writer stopped").with_source(e))??;
+    report_spills(plan.as_ref(), request.reporter.as_ref());
+    if written.rejections.total() > options.max_rejected {
+        return Err(too_many(&written.rejections, options.max_rejected));
+    }
+    Ok(PrepareOutcome {
+        shards: written.shards,
+        rows_read: written.rows_read,
+        duplicates: written.duplicates,
+        rejections: written.rejections,
+        inputs: files.iter().map(SourceFile::input).collect(),
+    })
+}
+
+const READING: &str = "reading the corpus";
+
+async fn count(query: DataFrame, cancel: &Cancel) -> Result<u64> {
+    let mut count = std::pin::pin!(query.count());
+    loop {
+        tokio::select! {
+            rows = &mut count => return Ok(rows.map_err(|e| error(e, "counting the corpus"))? as u64),
+            () = tokio::time::sleep(CANCEL_POLL) => cancel.check()?,
+        }
+    }
+}
+
+type Rendering = JoinHandle<Result<Rendered>>;
+
+/// Pulls sorted batches, drops duplicates and starts the rendering of what is left. The channel's bound is
+/// the number of batches in flight.
+async fn read(
+    mut stream: SendableRecordBatchStream,
+    mut deduper: Deduper,
+    renderer: Arc<Renderer>,
+    sender: mpsc::Sender<Rendering>,
+    cancel: &Cancel,
+) -> Result<()> {
+    let mut ended = false;
+    while !ended {
+        cancel.check()?;
+        let next = tokio::select! {
+            next = stream.next() => next,
+            () = tokio::time::sleep(CANCEL_POLL) => continue,
+        };
+        let winners = match next {
+            Some(batch) => deduper.push(batch.map_err(|e| error(e, READING))?)?,
+            None => {
+                ended = true;
+                deduper.finish()
+            }
+        };
+        let renderer = Arc::clone(&renderer);
+        let rendering = tokio::task::spawn_blocking(move || renderer.render(winners));
+        if sender.send(rendering).await.is_err() {
+            // The writer has failed and says why.
+            break;
+        }
+    }
+    Ok(())
+}
+
+struct Written {
+    shards: Vec<PreparedShard>,
+    rejections: Rejections,
+    rows_read: u64,
+    duplicates: u64,
+}
+
+/// Writes rendered batches in order. Beyond `max_rejected` it writes nothing more but goes on counting.
+async fn write(
+    mut receiver: mpsc::Receiver<Rendering>,
+    mut writer: ShardWriter,
+    max_rejected: u64,
+    reporter: Arc<dyn Reporter>,
+) -> Result<Written> {
+    let (mut rows_read, mut duplicates) = (0, 0);
+    let mut rejections = Rejections::default();
+    while let Some(rendering) = receiver.recv().await {
+        let rendered =
+            rendering.await.map_err(|e| Error::internal("rendering notes").with_source(e))??;
+        rows_read += rendered.rows_read;
+        duplicates += rendered.duplicates;
+        rejections.merge(rendered.rejections);
+        if rejections.total() <= max_rejected {
+            for piece in rendered.pieces {
+                writer.push(piece).await?;
+            }
+        }
+        reporter.event(Event::Progress { stage: Stage::Prepare, done: rows_read, tokens: 0 });
+    }
+    let shards =
+        if rejections.total() > max_rejected { Vec::new() } else { writer.finish().await? };
+    Ok(Written { shards, rejections, rows_read, duplicates })
+}
+
+fn too_many(rejections: &Rejections, allowed: u64) -> Error {
+    let reasons: Vec<_> =
+        rejections.by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    Error::input(format!(
+        "{} rows were rejected, corpus.max_rejected allows {allowed}: {}; e.g. {}; filter them out in corpus.sql or raise corpus.max_rejected",
+        rejections.total(),
+        reasons.join(", "),
+        rejections.samples.join("; "),
+    ))
+}
+
+fn report_spills(plan: &dyn ExecutionPlan, reporter: &dyn Reporter) {
+    fn spilled(plan: &dyn ExecutionPlan) -> usize {
+        let own = plan.metrics().and_then(|metrics| metrics.spilled_bytes()).unwrap_or(0);
+        own + plan.children().into_iter().map(|child| spilled(child.as_ref())).sum::<usize>()
+    }
+    let bytes = spilled(plan);
+    if bytes > 0 {
+        reporter.event(Event::Info {
+            message: format!(
+                "the sort spilled {} MiB to disk; a larger corpus.memory_limit_mib is faster",
+                bytes.div_ceil(1 << 20)
+            ),
+        });
+    }
+}

@@ -1,0 +1,215 @@
+//! The DataFusion session: memory limit, spilling, and errors without note text.
+
+use std::sync::Arc;
+
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::error::{Error, ErrorKind, Result, kind_of_io};
+
+/// Rows a batch. Small, because a note may be long and a batch is the unit of memory.
+pub(super) const BATCH_ROWS: usize = 2048;
+
+const MIB: u64 = 1 << 20;
+/// Below this a sort cannot even merge its own spill files.
+const MIN_MEMORY_MIB: u64 = 16;
+/// Memory that one sort partition should at least have.
+const MIB_PER_PARTITION: u64 = 16;
+
+/// A session that spills to the temporary directory beyond `memory_limit_mib`.
+pub(super) fn session(memory_limit_mib: u64) -> Result<SessionContext> {
+    if memory_limit_mib < MIN_MEMORY_MIB {
+        return Err(Error::config(format!(
+            "corpus.memory_limit_mib = {memory_limit_mib} is too small to sort in: use at least {MIN_MEMORY_MIB}"
+        )));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let affordable = usize::try_from(memory_limit_mib / MIB_PER_PARTITION).unwrap_or(usize::MAX);
+    let partitions = cores.min(affordable).max(1);
+    let bytes = usize::try_from(memory_limit_mib.saturating_mul(MIB)).unwrap_or(usize::MAX);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(bytes)))
+        // The disk's own size is the limit: a corpus may well be larger than DataFusion's default.
+        .with_max_temp_directory_size(u64::MAX)
+        .build_arc()
+        .map_err(|e| error(e, "starting DataFusion"))?;
+    // Each partition keeps its reservation aside for the merge of its spill files.
+    let reservation = (bytes / partitions / 8).min(10 << 20);
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_batch_size(BATCH_ROWS)
+        .with_sort_spill_reservation_bytes(reservation)
+        .with_sort_in_place_threshold_bytes(reservation.min(1 << 20))
+        .with_information_schema(false);
+    // Plain strings: their memory is what the pool counts, a view keeps whole buffers alive.
+    config.options_mut().execution.parquet.schema_force_view_types = false;
+    Ok(SessionContext::new_with_config_rt(config, runtime))
+}
+
+/// Turns a DataFusion error into ours. Its text is kept, since it names columns, files and lines, but without
+/// quoted values: those may be note text.
+pub(super) fn error(error: DataFusionError, doing: &str) -> Error {
+    match ours(error) {
+        Ok(own) => own,
+        Err(foreign) => {
+            let root = foreign.find_root();
+            let kind = kind(root);
+            let text = redact(&root.strip_backtrace());
+            let advice = match kind {
+                ErrorKind::Resource => "; raise corpus.memory_limit_mib or free disk space",
+                _ => "",
+            };
+            Error::new(kind, format!("{doing}: {text}{advice}"))
+        }
+    }
+}
+
+/// An error while planning the user's SQL: all of it is the user's own text.
+pub(super) fn sql_error(error: DataFusionError) -> Error {
+    match ours(error) {
+        Ok(own) => own,
+        Err(foreign) => {
+            let root = foreign.find_root();
+            let kind = match kind(root) {
+                ErrorKind::Internal => ErrorKind::Config,
+                other => other,
+            };
+            Error::new(kind, format!("corpus.sql: {}", first_line(&root.strip_backtrace())))
+        }
+    }
+}
+
+fn ours(error: DataFusionError) -> std::result::Result<Error, DataFusionError> {
+    match error {
+        DataFusionError::External(source) => match source.downcast::<Error>() {
+            Ok(own) => Ok(*own),
+            Err(source) => Err(DataFusionError::External(source)),
+        },
+        DataFusionError::Context(text, inner) => {
+            ours(*inner).map_err(|inner| DataFusionError::Context(text, Box::new(inner)))
+        }
+        DataFusionError::Shared(shared) => match borrowed(&shared) {
+            // An error shared between partitions cannot be taken out: keep what it says.
+            Some(own) => Ok(Error::new(own.kind(), own.to_string())),
+            None => Err(DataFusionError::Shared(shared)),
+        },
+        other => Err(other),
+    }
+}
+
+fn borrowed(error: &DataFusionError) -> Option<&Error> {
+    match error {
+        DataFusionError::External(source) => source.downcast_ref::<Error>(),
+        DataFusionError::Context(_, inner) => borrowed(inner),
+        DataFusionError::Shared(inner) => borrowed(inner),
+        _ => None,
+    }
+}
+
+fn kind(root: &DataFusionError) -> ErrorKind {
+    match root {
+        DataFusionError::SQL(..)
+        | DataFusionError::Plan(_)
+        | DataFusionError::SchemaError(..)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::Diagnostic(..)
+        | DataFusionError::Configuration(_) => ErrorKind::Config,
+        DataFusionError::ResourcesExhausted(_) => ErrorKind::Resource,
+        DataFusionError::IoError(e) => match kind_of_io(e) {
+            ErrorKind::Corrupt => ErrorKind::Input,
+            other => other,
+        },
+        DataFusionError::ObjectStore(e) => kind_of_store(e),
+        DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) => ErrorKind::Internal,
+        _ => ErrorKind::Input,
+    }
+}
+
+/// Error kind of a failed read from a table's store.
+pub(super) fn kind_of_store(error: &object_store::Error) -> ErrorKind {
+    use object_store::Error as Store;
+    match error {
+        Store::NotFound { .. }
+        | Store::InvalidPath { .. }
+        | Store::PermissionDenied { .. }
+        | Store::Unauthenticated { .. }
+        | Store::NotSupported { .. } => ErrorKind::Input,
+        Store::UnknownConfigurationKey { .. } => ErrorKind::Config,
+        _ => ErrorKind::Transient,
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.split("\n\nbacktrace").next().unwrap_or(text).trim()
+}
+
+/// Cuts what readers quote of the data: `Row data: '…'`, `got {…}`, and everything in quotes that is not a plain name.
+pub(super) fn redact(text: &str) -> String {
+    let mut text = first_line(text);
+    for marker in [" Row data", ". Row", " got "] {
+        if let Some(at) = text.find(marker) {
+            text = &text[..at];
+        }
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find(['\'', '"']) {
+        let quote = &rest[open..=open];
+        out.push_str(&rest[..open]);
+        let tail = &rest[open + 1..];
+        let Some(close) = tail.find(quote) else {
+            out.push_str(quote);
+            out.push('…');
+            return out;
+        };
+        let inner = &tail[..close];
+        // After "field" and "column" comes a name of the schema, elsewhere a value.
+        let named = ["field ", "column ", "table ", "field: ", "function "];
+        let keep = named.iter().any(|n| out.ends_with(n));
+        out.push_str(quote);
+        out.push_str(if keep { inner } else { "…" });
+        out.push_str(quote);
+        rest = &tail[close + 1..];
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_do_not_reach_messages() {
+        assert_eq!(
+            redact(
+                "Parser error: Error while parsing value 'my secret' as type 'Int64' for column 3 at line 7. Row data: '[a,b]'"
+            ),
+            "Parser error: Error while parsing value '…' as type '…' for column 3 at line 7."
+        );
+        assert_eq!(
+            redact("Json error: whilst decoding field 'title': expected string got {\"a\": 1}"),
+            "Json error: whilst decoding field 'title': expected string"
+        );
+        assert_eq!(redact("Cannot cast string 'it"), "Cannot cast string '…");
+    }
+
+    #[test]
+    fn our_own_errors_come_back_whole() {
+        let own = Error::input("note_id 9 is too large");
+        let wrapped = DataFusionError::Context(
+            "sort".into(),
+            Box::new(DataFusionError::External(Box::new(own))),
+        );
+        let shared = DataFusionError::Shared(Arc::new(wrapped));
+        let back = error(shared, "reading");
+        assert_eq!((back.kind(), back.message()), (ErrorKind::Input, "note_id 9 is too large"));
+    }
+
+    #[test]
+    fn a_tiny_limit_is_refused() {
+        assert_eq!(session(1).err().map(|e| e.kind()), Some(ErrorKind::Config));
+    }
+}

@@ -1,0 +1,147 @@
+//! The text template: compiled once, rendered for every note.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use minijinja::value::Object;
+use minijinja::{AutoEscape, Environment, ErrorKind as Jinja, UndefinedBehavior, Value};
+
+use crate::error::{Error, ErrorKind, Result};
+
+const NAME: &str = "template";
+
+/// A compiled template and the columns that it reads.
+pub(super) struct NoteTemplate {
+    environment: Environment<'static>,
+    variables: BTreeSet<String>,
+}
+
+impl NoteTemplate {
+    /// Compiles the template. Config error naming the line where it is wrong.
+    pub(super) fn compile(source: &str) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_formatter(|out, state, value| {
+            if value.is_none() {
+                return Ok(());
+            }
+            minijinja::escape_formatter(out, state, value)
+        });
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(|e| Error::config(format!("corpus.template: {e}")))?;
+        let globals: BTreeSet<String> =
+            environment.globals().map(|(name, _)| name.to_owned()).collect();
+        let variables = environment
+            .get_template(NAME)
+            .map_err(|e| Error::config(format!("corpus.template: {e}")))?
+            .undeclared_variables(false)
+            .into_iter()
+            .filter(|name| !globals.contains(name))
+            .collect();
+        Ok(Self { environment, variables })
+    }
+
+    /// Names that the template reads from the row.
+    pub(super) fn variables(&self) -> &BTreeSet<String> {
+        &self.variables
+    }
+
+    /// Finds unknown filters, tests and functions before the corpus is read.
+    pub(super) fn try_out(&self, row: Value) -> Result<()> {
+        let Err(error) = self.run(row) else { return Ok(()) };
+        match error.kind() {
+            Jinja::UnknownFilter
+            | Jinja::UnknownTest
+            | Jinja::UnknownFunction
+            | Jinja::TemplateNotFound
+            | Jinja::SyntaxError => Err(Error::config(format!("corpus.template: {error}"))),
+            // Anything else may depend on the values, and these were made up.
+            _ => Ok(()),
+        }
+    }
+
+    /// The trimmed text of one row. The error says what and where, never the values.
+    pub(super) fn render(&self, row: Value) -> Result<String> {
+        let mut text = self.run(row).map_err(|e| {
+            let line = e.line().map_or_else(String::new, |line| format!(" in line {line}"));
+            Error::new(ErrorKind::Input, format!("template failed{line}: {}", e.kind()))
+        })?;
+        text.truncate(text.trim_end().len());
+        let start = text.len() - text.trim_start().len();
+        text.drain(..start);
+        Ok(text)
+    }
+
+    fn run(&self, row: Value) -> std::result::Result<String, minijinja::Error> {
+        self.environment.get_template(NAME)?.render(row)
+    }
+}
+
+/// The values of one row under their column names.
+#[derive(Debug)]
+pub(super) struct RowContext {
+    pub(super) names: Arc<[String]>,
+    pub(super) values: Vec<Value>,
+}
+
+impl Object for RowContext {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        // A handful of names: a scan beats a map.
+        let at = self.names.iter().position(|name| name == key)?;
+        self.values.get(at).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(values: &[(&str, Value)]) -> Value {
+        Value::from_object(RowContext {
+            names: values.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            values: values.iter().map(|(_, value)| value.clone()).collect(),
+        })
+    }
+
+    #[test]
+    fn nulls_print_nothing_and_html_stays() {
+        let template =
+            NoteTemplate::compile("{{ title }}{% if body %}: {{ body }}{% endif %}{{ extra }}\n\n")
+                .unwrap();
+        let names: Vec<_> = template.variables().iter().map(String::as_str).collect();
+        assert_eq!(names, ["body", "extra", "title"]);
+        let text = template
+            .render(row(&[
+                ("title", Value::from(" <b>")),
+                ("body", Value::from("")),
+                ("extra", Value::from(())),
+            ]))
+            .unwrap();
+        assert_eq!(text, "<b>");
+    }
+
+    #[test]
+    fn mistakes_are_found_before_the_run() {
+        let error = NoteTemplate::compile("{{ title").err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        let template = NoteTemplate::compile("{{ title | shout }}").unwrap();
+        let error = template.try_out(row(&[("title", Value::from("a"))])).unwrap_err();
+        assert!(error.to_string().contains("shout"), "{error}");
+        let template = NoteTemplate::compile("{% for i in range(2) %}{{ i }}{% endfor %}").unwrap();
+        assert!(template.variables().is_empty(), "{:?}", template.variables());
+    }
+
+    #[test]
+    fn failures_do_not_quote_values() {
+        let template = NoteTemplate::compile("{{ title + 1 }}").unwrap();
+        let error = template.render(row(&[("title", Value::from("secret"))])).unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+        assert!(error.to_string().contains("line 1"), "{error}");
+    }
+}

@@ -1,0 +1,277 @@
+//! Writes prepared shards one after the other: Parquet, hashed and digested on the way.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, UInt32Type};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::buffered::BufWriter;
+use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::async_writer::AsyncFileWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use tokio::io::AsyncWriteExt;
+
+use super::outcome::PreparedShard;
+use super::render::Piece;
+use super::values::ValueBytes;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::{FileRef, Root, layout};
+use crate::types::Hasher256;
+
+/// Names that prepared files, parts and `ids` files use themselves: no stored column may have one.
+pub const RESERVED_COLUMNS: [&str; 9] =
+    ["note_id", "chunk", "text_hash", "text", "deleted", "key", "part", "row", "embedding"];
+
+pub(super) const NOTE_ID: usize = 0;
+pub(super) const CHUNK: usize = 1;
+pub(super) const TEXT_HASH: usize = 2;
+pub(super) const TEXT: usize = 3;
+pub(super) const DELETED: usize = 4;
+/// The stored columns start here.
+pub(super) const STORED: usize = 5;
+
+/// Rows and bytes of text of one write: fixed, so that the file's bytes do not depend on how batches arrived.
+const WRITE_ROWS: usize = 4096;
+const WRITE_BYTES: usize = 8 << 20;
+/// A reader holds one row group of compressed bytes.
+const ROW_GROUP_BYTES: usize = 32 << 20;
+
+/// Columns of a prepared file: `note_id` utf8 (tagged), `chunk` uint32, `text_hash` fixed 32, `text` utf8,
+/// `deleted` bool, then the stored columns with their own types.
+pub fn prepared_schema(stored: &Fields) -> SchemaRef {
+    let own = [
+        Field::new("note_id", DataType::Utf8, false),
+        Field::new("chunk", DataType::UInt32, false),
+        Field::new("text_hash", DataType::FixedSizeBinary(32), false),
+        Field::new("text", DataType::Utf8, false),
+        Field::new("deleted", DataType::Boolean, false),
+    ];
+    let fields: Fields = own.into_iter().map(Arc::new).chain(stored.iter().cloned()).collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// Writes the shards of one run in order; one file is open at a time.
+pub(super) struct ShardWriter {
+    root: Root,
+    run: String,
+    schema: SchemaRef,
+    shard_count: u32,
+    open: Option<OpenShard>,
+    done: Vec<PreparedShard>,
+}
+
+impl ShardWriter {
+    pub(super) fn new(root: Root, run: String, schema: SchemaRef, shard_count: u32) -> Self {
+        Self { root, run, schema, shard_count, open: None, done: Vec::new() }
+    }
+
+    /// Writes rows; shards must come in order.
+    pub(super) async fn push(&mut self, piece: Piece) -> Result<()> {
+        self.close_until(piece.shard).await?;
+        let open = self.open_next()?;
+        if open.shard != piece.shard {
+            return Err(Error::internal("prepared rows arrived out of shard order"));
+        }
+        open.push(piece).await
+    }
+
+    /// Closes the last file, writes the empty ones, and returns all shards in order.
+    pub(super) async fn finish(mut self) -> Result<Vec<PreparedShard>> {
+        self.close_until(self.shard_count).await?;
+        Ok(self.done)
+    }
+
+    async fn close_until(&mut self, shard: u32) -> Result<()> {
+        while (self.done.len() as u64) < u64::from(shard) {
+            self.open_next()?;
+            if let Some(open) = self.open.take() {
+                self.done.push(open.close(&self.root).await?);
+            }
+        }
+        Ok(())
+    }
+
+    fn open_next(&mut self) -> Result<&mut OpenShard> {
+        let next = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let shard = u32::try_from(self.done.len())
+                    .map_err(|_| Error::internal("more shards than a u32 counts"))?;
+                OpenShard::new(&self.root, &self.run, shard, &self.schema)?
+            }
+        };
+        Ok(self.open.insert(next))
+    }
+}
+
+struct OpenShard {
+    shard: u32,
+    key: String,
+    writer: AsyncArrowWriter<HashingWriter>,
+    schema: SchemaRef,
+    pending: Vec<RecordBatch>,
+    pending_rows: usize,
+    pending_bytes: usize,
+    notes: u64,
+    rows: u64,
+    deletions: u64,
+    content: Hasher256,
+    columns: Hasher256,
+}
+
+impl OpenShard {
+    fn new(root: &Root, run: &str, shard: u32, schema: &SchemaRef) -> Result<Self> {
+        let key = layout::prepared(run, shard);
+        let (store, path) = root.object(&key);
+        let sink =
+            HashingWriter { sink: BufWriter::new(store, path), hash: Hasher256::new(), size: 0 };
+        let writer = AsyncArrowWriter::try_new(sink, Arc::clone(schema), Some(properties()))
+            .or_error(ErrorKind::Internal, || format!("opening {key}"))?;
+        let mut columns = Hasher256::new();
+        for field in schema.fields().iter().skip(STORED) {
+            columns.field(field.name()).field(field.data_type().to_string());
+        }
+        Ok(Self {
+            shard,
+            key,
+            writer,
+            schema: Arc::clone(schema),
+            pending: Vec::new(),
+            pending_rows: 0,
+            pending_bytes: 0,
+            notes: 0,
+            rows: 0,
+            deletions: 0,
+            content: Hasher256::new(),
+            columns,
+        })
+    }
+
+    async fn push(&mut self, piece: Piece) -> Result<()> {
+        self.notes += piece.notes;
+        self.deletions += piece.deletions;
+        self.rows += piece.rows.num_rows() as u64;
+        self.digest(&piece.rows)?;
+        let text = piece.rows.column(TEXT).as_string::<i32>();
+        let mut from = 0;
+        for row in 0..piece.rows.num_rows() {
+            self.pending_rows += 1;
+            self.pending_bytes += text.value_length(row) as usize;
+            if self.pending_rows >= WRITE_ROWS || self.pending_bytes >= WRITE_BYTES {
+                self.pending.push(piece.rows.slice(from, row + 1 - from));
+                from = row + 1;
+                self.write_pending().await?;
+            }
+        }
+        if from < piece.rows.num_rows() {
+            self.pending.push(piece.rows.slice(from, piece.rows.num_rows() - from));
+        }
+        Ok(())
+    }
+
+    fn digest(&mut self, rows: &RecordBatch) -> Result<()> {
+        let ids = rows.column(NOTE_ID).as_string::<i32>();
+        let chunks = rows.column(CHUNK).as_primitive::<UInt32Type>();
+        let hashes = rows.column(TEXT_HASH).as_fixed_size_binary();
+        let deleted = rows.column(DELETED).as_boolean();
+        let stored: Vec<ValueBytes> =
+            rows.columns()[STORED..].iter().map(ValueBytes::new).collect::<Result<_>>()?;
+        let mut spelled = Vec::new();
+        for row in 0..rows.num_rows() {
+            self.content
+                .field(ids.value(row))
+                .raw(chunks.value(row).to_le_bytes())
+                .raw(hashes.value(row))
+                .raw([u8::from(deleted.value(row))]);
+            if !stored.is_empty() {
+                spelled.clear();
+                stored.iter().for_each(|column| column.append(row, &mut spelled));
+                self.columns.field(&spelled);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_pending(&mut self) -> Result<()> {
+        let doing = || format!("writing {}", self.key);
+        let batch =
+            concat_batches(&self.schema, &self.pending).or_error(ErrorKind::Internal, doing)?;
+        self.pending.clear();
+        (self.pending_rows, self.pending_bytes) = (0, 0);
+        self.writer.write(&batch).await.map_err(|e| self.failed(e))?;
+        if self.writer.in_progress_size() >= ROW_GROUP_BYTES {
+            self.writer.flush().await.map_err(|e| self.failed(e))?;
+        }
+        Ok(())
+    }
+
+    async fn close(mut self, root: &Root) -> Result<PreparedShard> {
+        if self.pending_rows > 0 {
+            self.write_pending().await?;
+        }
+        self.writer.finish().await.map_err(|e| self.failed(e))?;
+        let sink = self.writer.into_inner();
+        root.sync(&self.key).await?;
+        Ok(PreparedShard {
+            shard: self.shard,
+            file: FileRef { path: self.key, size: sink.size, sha256: sink.hash.finish() },
+            notes: self.notes,
+            rows: self.rows,
+            deletions: self.deletions,
+            content: self.content.finish(),
+            columns: self.columns.finish(),
+        })
+    }
+
+    fn failed(&self, cause: parquet::errors::ParquetError) -> Error {
+        let full = format!("{cause:?}").contains("StorageFull");
+        let kind = if full { ErrorKind::Resource } else { ErrorKind::Transient };
+        Error::new(kind, format!("writing {}", self.key)).with_source(cause)
+    }
+}
+
+fn properties() -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_statistics_enabled(EnabledStatistics::None)
+        // Row groups are closed by bytes.
+        .set_max_row_group_row_count(None);
+    for unique in ["note_id", "text_hash", "text"] {
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(unique), false);
+    }
+    properties.build()
+}
+
+/// Hashes what it passes on, so that the file need not be read back.
+struct HashingWriter {
+    sink: BufWriter,
+    hash: Hasher256,
+    size: u64,
+}
+
+impl AsyncFileWriter for HashingWriter {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        async move {
+            self.hash.raw(&bytes);
+            self.size += bytes.len() as u64;
+            self.sink
+                .put(bytes)
+                .await
+                .map_err(|e| parquet::errors::ParquetError::External(e.into()))
+        }
+        .boxed()
+    }
+
+    fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
+        async move {
+            let done = self.sink.shutdown().await;
+            done.map_err(|e| parquet::errors::ParquetError::External(e.into()))
+        }
+        .boxed()
+    }
+}

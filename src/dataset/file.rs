@@ -1,0 +1,98 @@
+//! Line-wise reading of plain, gzip and xz files.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+
+/// A longer line is refused: it would be held in memory whole.
+const LONGEST_LINE: u64 = 64 << 20;
+
+/// Opens `path`, or `path` + `.xz` or `.gz` where the plain file is missing.
+pub(super) fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
+    let mut tried = vec![path.to_owned()];
+    for suffix in [".xz", ".gz"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        tried.push(name.into());
+    }
+    let Some(found) = tried.into_iter().find(|candidate| candidate.is_file()) else {
+        return Err(Error::not_found(format!(
+            "no file {} (nor with .xz or .gz added)",
+            path.display()
+        )));
+    };
+    let file = File::open(&found)
+        .map_err(|e| Error::new(kind_of_io(&e), "cannot be opened").with_source(e))
+        .context(|| found.display().to_string())?;
+    let reader: Box<dyn Read> = match found.extension().and_then(|e| e.to_str()) {
+        Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(BufReader::new(file))),
+        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+        _ => Box::new(file),
+    };
+    Ok((found, Box::new(BufReader::with_capacity(1 << 16, reader))))
+}
+
+/// Calls `each` with the number (from 1) and the text of every line that is not blank.
+pub(super) fn for_each_line(
+    path: &Path,
+    mut each: impl FnMut(usize, &str) -> Result<()>,
+) -> Result<()> {
+    let (path, mut reader) = open(path)?;
+    let at = |number: usize| format!("{}, line {number}", path.display());
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let read = reader
+            .by_ref()
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)
+            .map_err(|e| Error::new(kind_of_io(&e), "cannot be read").with_source(e))
+            .context(|| at(number))?;
+        if read == 0 {
+            break;
+        }
+        if read as u64 == LONGEST_LINE && line.last() != Some(&b'\n') {
+            return Err(Error::input("a line may have at most 64 MiB").context(at(number)));
+        }
+        let text = std::str::from_utf8(&line)
+            .or_error(ErrorKind::Input, || "not valid UTF-8")
+            .context(|| at(number))?
+            .trim_end_matches(['\n', '\r']);
+        if !text.trim().is_empty() {
+            each(number, text).context(|| at(number))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a JSON Lines file (plain, or with `.xz` or `.gz` added to its name) whole.
+///
+/// # Errors
+/// NotFound; Input, naming file and line, for what does not parse.
+pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let mut rows = Vec::new();
+    for_each_line(path, |_, line| {
+        rows.push(
+            serde_json::from_str(line)
+                .map_err(|e| Error::input(format!("not the expected JSON: {}", category(&e))))?,
+        );
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// What serde_json says, unless it would quote the text of a note.
+fn category(error: &serde_json::Error) -> String {
+    if error.is_data() {
+        let text = error.to_string();
+        if text.starts_with("missing field") || text.starts_with("unknown field") {
+            return text;
+        }
+        return format!("wrong type of a field at column {}", error.column());
+    }
+    format!("syntax error at column {}", error.column())
+}

@@ -1,0 +1,238 @@
+//! Training pairs: a query, the document that answers it, optional hard negatives, a weight.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::file::for_each_line;
+use super::rng::SplitMix64;
+use super::set::{RetrievalSet, RetrievalSetOptions};
+use crate::error::{Error, Result};
+
+/// Where training pairs come from: a folder in BEIR layout (every judgement above 0 is a pair), or a JSON Lines
+/// file of `{"query", "text", "title"?, "note_id"?, "negatives"?: [text], "weight"?}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PairSource {
+    /// Folder or file (`.xz` and `.gz` may be left off).
+    pub path: PathBuf,
+    /// File of the queries, for a folder.
+    #[serde(default = "queries_file")]
+    pub queries: String,
+    /// File of the judgements, for a folder.
+    #[serde(default = "qrels_file")]
+    pub qrels: String,
+    /// Take at most so many pairs, drawn with the seed of the run.
+    #[serde(default)]
+    pub limit: Option<usize>,
+    /// Weight of its pairs in the loss.
+    #[serde(default = "one")]
+    pub weight: f32,
+    /// Leave out pairs whose document id starts with one of these.
+    #[serde(default)]
+    pub exclude_id_prefix: Vec<String>,
+}
+
+fn queries_file() -> String {
+    "queries.jsonl".into()
+}
+
+fn qrels_file() -> String {
+    "qrels.tsv".into()
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+impl PairSource {
+    /// Every pair of a folder or file, at weight 1.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            queries: queries_file(),
+            qrels: qrels_file(),
+            limit: None,
+            weight: 1.0,
+            exclude_id_prefix: Vec::new(),
+        }
+    }
+}
+
+/// One training example; numbers index [`PairSet::documents`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pair {
+    /// The query.
+    pub query: String,
+    /// The document that answers it.
+    pub document: u32,
+    /// Documents that look alike and do not answer it.
+    pub negatives: Vec<u32>,
+    /// Weight in the loss.
+    pub weight: f32,
+    /// Which source it came from.
+    pub source: u32,
+}
+
+/// Pairs and the texts of their documents. Equal texts share one number, so a batch can tell false negatives.
+#[derive(Debug, Clone, Default)]
+pub struct PairSet {
+    /// Rendered texts.
+    pub documents: Vec<String>,
+    /// The pairs.
+    pub pairs: Vec<Pair>,
+    numbers: HashMap<String, u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    query: String,
+    text: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    #[expect(dead_code, reason = "named in the format; equal texts are what decides")]
+    note_id: serde_json::Value,
+    #[serde(default)]
+    negatives: Vec<String>,
+    weight: Option<f32>,
+}
+
+impl PairSet {
+    /// Reads every source. Relative paths start from `base_dir`; `seed` decides what a `limit` draws.
+    ///
+    /// # Errors
+    /// NotFound or Input, naming file and line; Input where nothing is left or a weight is not positive.
+    pub fn open(sources: &[PairSource], base_dir: &Path, seed: u64) -> Result<Self> {
+        let mut set = Self::default();
+        for (at, source) in sources.iter().enumerate() {
+            let start = set.pairs.len();
+            let path = base_dir.join(&source.path);
+            if !(source.weight.is_finite() && source.weight > 0.0) {
+                return Err(Error::config(format!(
+                    "weight of pairs {} must be above 0",
+                    path.display()
+                )));
+            }
+            if path.is_dir() {
+                set.read_folder(source, &path, at as u32)?;
+            } else {
+                set.read_lines(source, &path, at as u32)?;
+            }
+            if let Some(limit) = source.limit
+                && set.pairs.len() - start > limit
+            {
+                SplitMix64::new(seed ^ (at as u64 + 1)).shuffle(&mut set.pairs[start..]);
+                set.pairs.truncate(start + limit);
+            }
+            if set.pairs.len() == start {
+                return Err(Error::input(format!("{} holds no training pair", path.display())));
+            }
+        }
+        Ok(set)
+    }
+
+    /// Number of a text, new or known.
+    pub fn intern(&mut self, text: String) -> u32 {
+        if let Some(&number) = self.numbers.get(&text) {
+            return number;
+        }
+        let number = self.documents.len() as u32;
+        self.documents.push(text.clone());
+        self.numbers.insert(text, number);
+        number
+    }
+
+    fn read_folder(&mut self, source: &PairSource, path: &Path, at: u32) -> Result<()> {
+        let set = RetrievalSet::open(&RetrievalSetOptions {
+            path: path.to_owned(),
+            queries: source.queries.clone(),
+            qrels: source.qrels.clone(),
+        })?;
+        let positions = set.positions();
+        for query in &set.queries {
+            let Some(judged) = set.qrels.get(&query.id) else { continue };
+            for (id, _) in judged.iter().filter(|(_, grade)| **grade > 0) {
+                if source.exclude_id_prefix.iter().any(|prefix| id.starts_with(prefix.as_str())) {
+                    continue;
+                }
+                let text = set.documents[positions[id.as_str()]].render();
+                if text.is_empty() || query.text.trim().is_empty() {
+                    continue;
+                }
+                let document = self.intern(text);
+                self.pairs.push(Pair {
+                    query: query.text.clone(),
+                    document,
+                    negatives: Vec::new(),
+                    weight: source.weight,
+                    source: at,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_lines(&mut self, source: &PairSource, path: &Path, at: u32) -> Result<()> {
+        for_each_line(path, |_, line| {
+            let line: Line = serde_json::from_str(line).map_err(|e| {
+                Error::input(format!(
+                    "not {{\"query\", \"text\", ...}} as JSON (column {})",
+                    e.column()
+                ))
+            })?;
+            let weight = source.weight * line.weight.unwrap_or(1.0);
+            if !(weight.is_finite() && weight >= 0.0) {
+                return Err(Error::input("weight must not be negative"));
+            }
+            let render = |title: String, text: String| {
+                super::Document { id: String::new(), title, text }.render()
+            };
+            let document = self.intern(render(line.title, line.text));
+            let negatives = line.negatives.into_iter().map(|text| self.intern(text)).collect();
+            self.pairs.push(Pair { query: line.query, document, negatives, weight, source: at });
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_folders_share_document_numbers_by_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pairs.jsonl");
+        std::fs::write(
+            &file,
+            "{\"query\":\"a\",\"text\":\"same\",\"negatives\":[\"other\"],\"weight\":0.5}\n{\"query\":\"b\",\"text\":\"same\"}\n",
+        )
+        .unwrap();
+        let folder = dir.path().join("set");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(
+            folder.join("corpus.jsonl"),
+            "{\"_id\":\"en-1\",\"text\":\"same\"}\n{\"_id\":\"zh-1\",\"text\":\"x\"}\n",
+        )
+        .unwrap();
+        std::fs::write(folder.join("queries.jsonl"), "{\"_id\":\"q\",\"text\":\"c\"}\n").unwrap();
+        std::fs::write(folder.join("qrels.tsv"), "q\ten-1\t1\nq\tzh-1\t1\n").unwrap();
+        let mut from_folder = PairSource::new("set");
+        from_folder.exclude_id_prefix = vec!["zh-".into()];
+        let set =
+            PairSet::open(&[PairSource::new("pairs.jsonl"), from_folder], dir.path(), 1).unwrap();
+        assert_eq!(set.documents, ["same", "other"]);
+        assert_eq!(set.pairs.iter().map(|p| p.document).collect::<Vec<_>>(), [0, 0, 0]);
+        assert_eq!(set.pairs[0].negatives, [1]);
+        assert_eq!(set.pairs[0].weight, 0.5);
+        let mut limited = PairSource::new("pairs.jsonl");
+        limited.limit = Some(1);
+        let one = PairSet::open(std::slice::from_ref(&limited), dir.path(), 3).unwrap();
+        assert_eq!(one.pairs.len(), 1);
+        assert_eq!(PairSet::open(&[limited], dir.path(), 3).unwrap().pairs, one.pairs);
+    }
+}

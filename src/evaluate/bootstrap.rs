@@ -1,0 +1,145 @@
+//! Paired bootstrap: is one system better than another, or were the queries kind?
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::measures::Measures;
+use super::report::Evaluation;
+use crate::dataset::SplitMix64;
+use crate::error::{Error, Result};
+
+/// How the interval is taken.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BootstrapOptions {
+    /// Resamples of the queries.
+    pub samples: usize,
+    /// Probability mass inside the interval.
+    pub confidence: f64,
+    /// Decides which queries are drawn.
+    pub seed: u64,
+}
+
+impl Default for BootstrapOptions {
+    fn default() -> Self {
+        Self { samples: 10_000, confidence: 0.95, seed: 42 }
+    }
+}
+
+/// One measure of two systems over the same queries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Measure name, as [`Measures::named`] gives it.
+    pub measure: String,
+    /// Mean of the first system.
+    pub first: f64,
+    /// Mean of the second system.
+    pub second: f64,
+    /// `second - first`.
+    pub difference: f64,
+    /// Lower end of the percentile interval of the difference.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// Whether the interval leaves out 0.
+    pub significant: bool,
+}
+
+/// Compares two systems measure by measure by resampling queries with replacement, both systems on the same draw.
+///
+/// # Errors
+/// Input, where the two did not judge the same queries; Config, for options out of range.
+pub fn compare(
+    first: &Evaluation,
+    second: &Evaluation,
+    options: &BootstrapOptions,
+) -> Result<Vec<Comparison>> {
+    if options.samples == 0 || !(0.0..1.0).contains(&options.confidence) {
+        return Err(Error::config("bootstrap needs samples above 0 and a confidence in [0, 1)"));
+    }
+    let same = first.per_query.len() == second.per_query.len()
+        && first.per_query.iter().zip(&second.per_query).all(|(a, b)| a.query == b.query);
+    if !same || first.per_query.is_empty() {
+        return Err(Error::input(format!(
+            "{} and {} did not judge the same queries",
+            first.system, second.system
+        )));
+    }
+    let differences = |at: usize| -> Vec<f64> {
+        let value = |m: &Measures| m.named()[at].1;
+        let pairs = first.per_query.iter().zip(&second.per_query);
+        pairs.map(|(a, b)| value(&b.measures) - value(&a.measures)).collect()
+    };
+    let names = first.mean.named().map(|(name, _)| name);
+    let mut rows = Vec::new();
+    for (at, name) in names.into_iter().enumerate() {
+        let differences = differences(at);
+        // The same seed for every measure: the same draws of queries.
+        let mut rng = SplitMix64::new(options.seed);
+        let n = differences.len();
+        let mut means: Vec<f64> = (0..options.samples)
+            .map(|_| (0..n).map(|_| differences[rng.below(n)]).sum::<f64>() / n as f64)
+            .collect();
+        means.sort_unstable_by(f64::total_cmp);
+        let tail = (1.0 - options.confidence) / 2.0;
+        let quantile = |p: f64| means[((p * (means.len() - 1) as f64).round()) as usize];
+        let (low, high) = (quantile(tail), quantile(1.0 - tail));
+        rows.push(Comparison {
+            measure: name.to_owned(),
+            first: first.mean.named()[at].1,
+            second: second.mean.named()[at].1,
+            difference: differences.iter().sum::<f64>() / n as f64,
+            low,
+            high,
+            significant: low > 0.0 || high < 0.0,
+        });
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measures::QueryMeasures;
+    use super::*;
+
+    fn evaluation(values: &[f64]) -> Evaluation {
+        let per_query: Vec<QueryMeasures> = values
+            .iter()
+            .enumerate()
+            .map(|(at, v)| QueryMeasures {
+                query: format!("{at:03}"),
+                measures: Measures { ndcg_10: *v, ..Measures::default() },
+            })
+            .collect();
+        Evaluation {
+            set: "s".into(),
+            system: "x".into(),
+            queries: values.len(),
+            skipped: 0,
+            mean: Measures::mean(per_query.iter().map(|q| &q.measures)),
+            contrastive_entropy: None,
+            per_query,
+        }
+    }
+
+    #[test]
+    fn the_interval_has_the_width_theory_gives() {
+        let mut rng = SplitMix64::new(1);
+        let first: Vec<f64> = (0..400).map(|_| rng.unit()).collect();
+        let second: Vec<f64> = first.iter().map(|v| v + 0.02 + 0.1 * rng.normal()).collect();
+        let rows = compare(&evaluation(&first), &evaluation(&second), &BootstrapOptions::default())
+            .unwrap();
+        let row = &rows[0];
+        // Standard error 0.1 / sqrt(400) = 0.005; the interval is +- 1.96 of it.
+        assert!(((row.high - row.low) - 2.0 * 1.96 * 0.005).abs() < 0.002, "{row:?}");
+        assert!(row.low < row.difference && row.difference < row.high && row.significant);
+        let again =
+            compare(&evaluation(&first), &evaluation(&second), &BootstrapOptions::default())
+                .unwrap();
+        assert_eq!(rows, again);
+        let same = compare(&evaluation(&first), &evaluation(&first), &BootstrapOptions::default());
+        assert!(!same.unwrap()[0].significant);
+        let other = evaluation(&first[1..]);
+        assert!(compare(&evaluation(&first), &other, &BootstrapOptions::default()).is_err());
+    }
+}

@@ -1,0 +1,24 @@
+//! Judging retrieval: exact search over embeddings, the usual measures, BM25 for scale, and intervals.
+//!
+//! Measures and their ties follow `trec_eval`, so that figures can be set beside published ones.
+
+mod analyse;
+mod bm25;
+mod bootstrap;
+mod entropy;
+mod exact;
+mod measures;
+mod porter;
+mod report;
+mod towers;
+
+pub use analyse::analyse_english;
+pub use bm25::{Bm25, Bm25Options};
+pub use bootstrap::{BootstrapOptions, Comparison, compare};
+pub use entropy::{EntropyOptions, contrastive_entropy};
+pub use exact::exact_search;
+pub use measures::{Measures, QueryMeasures, Run, measure};
+pub use report::{Evaluation, judge, markdown_table};
+pub use towers::{
+    EvaluateOptions, TowerPair, TowerRun, evaluate_bm25, evaluate_embeddings, evaluate_towers,
+};

@@ -1,0 +1,256 @@
+//! The in-process driver: one worker a device takes encode tasks from a queue, then shards are built side by side
+//! within the memory limit.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::Receipts;
+use crate::config::Pipeline;
+use crate::error::{Error, ErrorKind, Result};
+use crate::index;
+use crate::observe::{Event, Stage, Summing};
+use crate::stage::{self, BuildTask, EncodeTask, Envelope, Plan, TaskEnv, TaskReceipt, Worker};
+use crate::tower::Tower;
+
+/// Attempts of a task whose failure may pass, with growing pauses between them.
+const ATTEMPTS: u32 = 4;
+
+/// Share of the free memory that builds take where the configuration names no limit, in percent.
+const DEFAULT_MEMORY_SHARE: u64 = 80;
+
+/// The workers of this process, one a device.
+pub(crate) struct Workers(Vec<Worker>);
+
+impl Workers {
+    pub fn new(pipeline: &Pipeline, tower: Option<Tower>) -> Result<Self> {
+        let devices = pipeline.encode.devices()?;
+        Ok(Self(devices.into_iter().map(|d| Worker::new(d, tower.clone())).collect()))
+    }
+
+    /// The first device's worker; there is at least one by configuration.
+    pub fn first(&mut self) -> &mut Worker {
+        &mut self.0[0]
+    }
+
+    pub fn into_first(mut self) -> Worker {
+        self.0.swap_remove(0)
+    }
+
+    /// Runs every task of the plan. `receipts` holds what was finished even where an error stops the rest.
+    pub async fn run(
+        &mut self,
+        plan: &Plan,
+        pipeline: &Pipeline,
+        env: &TaskEnv,
+        receipts: &mut Receipts,
+    ) -> Result<()> {
+        let limit = Arc::new(memory_limit(plan, pipeline)?);
+        let env = TaskEnv { reporter: Arc::new(Summing::new(env.reporter.clone())), ..env.clone() };
+        if !plan.encode.is_empty() {
+            self.encode(plan, &env, receipts).await?;
+        }
+        if let Some(task) = &plan.calibrate {
+            execute(&Envelope::Calibrate(task.clone()), self.first(), &env).await?;
+        }
+        if !plan.build.is_empty() {
+            build(plan, &env, limit, receipts).await?;
+        }
+        Ok(())
+    }
+
+    async fn encode(&mut self, plan: &Plan, env: &TaskEnv, receipts: &mut Receipts) -> Result<()> {
+        let started = Instant::now();
+        let texts = plan.encode.iter().map(|task| task.shard.texts_to_encode).sum();
+        env.reporter.event(Event::StageStarted {
+            stage: Stage::Encode,
+            total: texts,
+            unit: "texts",
+        });
+        let queue: Arc<Mutex<VecDeque<EncodeTask>>> =
+            Arc::new(Mutex::new(plan.encode.iter().cloned().collect()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut running = JoinSet::new();
+        for mut worker in std::mem::take(&mut self.0) {
+            let (queue, stop, env) = (Arc::clone(&queue), Arc::clone(&stop), env.clone());
+            running.spawn(async move {
+                let mut done = Vec::new();
+                let outcome = loop {
+                    let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(task) = next else { break Ok(()) };
+                    if stop.load(Ordering::Acquire) {
+                        break Ok(());
+                    }
+                    match execute(&Envelope::Encode(task), &mut worker, &env).await {
+                        Ok(TaskReceipt::Encode(receipt)) => done.push(receipt),
+                        Ok(_) => {}
+                        Err(error) => {
+                            stop.store(true, Ordering::Release);
+                            break Err(error);
+                        }
+                    }
+                };
+                (worker, done, outcome)
+            });
+        }
+        let mut outcome = Ok(());
+        while let Some(ended) = running.join_next().await {
+            let (worker, done, result) = ended.map_err(ended_unexpectedly)?;
+            self.0.push(worker);
+            receipts.encode.extend(done);
+            outcome = outcome.and(result);
+        }
+        let tokens: u64 = receipts.encode.iter().map(|receipt| receipt.tokens).sum();
+        let encoded: u64 = receipts.encode.iter().map(|receipt| receipt.texts).sum();
+        env.reporter.event(Event::StageFinished {
+            stage: Stage::Encode,
+            seconds: started.elapsed().as_secs_f64(),
+            summary: format!("{encoded} texts, {tokens} tokens"),
+        });
+        outcome
+    }
+}
+
+fn ended_unexpectedly(cause: tokio::task::JoinError) -> Error {
+    Error::internal("a worker ended unexpectedly").with_source(cause)
+}
+
+/// One task, tried again where its failure may pass. Stopping is not a failure.
+async fn execute(envelope: &Envelope, worker: &mut Worker, env: &TaskEnv) -> Result<TaskReceipt> {
+    let mut pause = Duration::from_secs(1);
+    for attempt in 1.. {
+        match stage::execute(envelope, worker, env).await {
+            Err(error) if error.kind() == ErrorKind::Transient && attempt < ATTEMPTS => {
+                env.reporter.event(Event::Warning {
+                    message: format!("{error}; attempt {} follows in {pause:?}", attempt + 1),
+                });
+                tokio::time::sleep(pause).await;
+                env.cancel.check()?;
+                pause *= 4;
+            }
+            outcome => return outcome,
+        }
+    }
+    Err(Error::internal("no attempt was made"))
+}
+
+/// Memory for builds in MiB.
+struct MemoryLimit {
+    mib: u32,
+    free: Semaphore,
+}
+
+fn shard_memory_mib(task: &BuildTask) -> u32 {
+    let dimensions = task.spec.space.dimensions;
+    let vectors = task.shard.prepared.rows;
+    let bytes = index::estimate_memory(vectors, dimensions, &task.spec.index)
+        // The vectors as f32, while they are handed to the index.
+        + vectors * u64::from(dimensions) * 4;
+    u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX).max(1)
+}
+
+/// Refuses a plan whose largest shard does not fit, before anything is encoded.
+fn memory_limit(plan: &Plan, pipeline: &Pipeline) -> Result<MemoryLimit> {
+    let mib = pipeline.index.memory_limit_mib.or_else(free_memory_mib).unwrap_or(4096);
+    let mib = u32::try_from(mib).unwrap_or(u32::MAX >> 4).min(u32::MAX >> 4);
+    for task in &plan.build {
+        let needed = shard_memory_mib(task);
+        if needed > mib {
+            return Err(Error::new(
+                ErrorKind::Resource,
+                format!(
+                    "building shard {} needs about {needed} MiB and {mib} MiB may be taken; set index.shards to \
+                     at least {}, or raise index.memory_limit_mib",
+                    task.shard.prepared.shard,
+                    plan.spec.shard_count.saturating_mul(needed.div_ceil(mib.max(1)))
+                ),
+            ));
+        }
+    }
+    Ok(MemoryLimit { mib, free: Semaphore::new(mib as usize) })
+}
+
+/// 80% of what Linux says is available; `None` elsewhere.
+fn free_memory_mib() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib / 1024 * DEFAULT_MEMORY_SHARE / 100)
+}
+
+async fn build(
+    plan: &Plan,
+    env: &TaskEnv,
+    limit: Arc<MemoryLimit>,
+    receipts: &mut Receipts,
+) -> Result<()> {
+    let started = Instant::now();
+    env.reporter.event(Event::StageStarted {
+        stage: Stage::Build,
+        total: plan.build.len() as u64,
+        unit: "shards",
+    });
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let side_by_side = Arc::new(Semaphore::new(threads));
+    let mut running = JoinSet::new();
+    for task in plan.build.iter().cloned() {
+        let (limit, side_by_side, env) =
+            (Arc::clone(&limit), Arc::clone(&side_by_side), env.clone());
+        running.spawn(async move {
+            let needed = shard_memory_mib(&task).min(limit.mib);
+            // Neither semaphore is ever closed.
+            let _thread = side_by_side.acquire().await.map_err(closed)?;
+            let _memory = limit.free.acquire_many(needed).await.map_err(closed)?;
+            env.cancel.check()?;
+            // A build encodes nothing: any device will do.
+            let mut worker = Worker::new(crate::tower::DeviceSpec::Cpu { threads: 1 }, None);
+            execute(&Envelope::Build(task), &mut worker, &env).await
+        });
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = running.join_next().await {
+        match ended.map_err(ended_unexpectedly)? {
+            Ok(TaskReceipt::Build(receipt)) => receipts.build.push(*receipt),
+            Ok(_) => {}
+            Err(error) if outcome.is_ok() => {
+                outcome = Err(error);
+                running.abort_all();
+            }
+            Err(_) => {}
+        }
+        if outcome.is_err() {
+            break;
+        }
+    }
+    receipts.build.sort_by_key(|receipt| receipt.shard.shard);
+    let vectors: u64 = receipts.build.iter().map(|receipt| receipt.shard.vectors).sum();
+    env.reporter.event(Event::StageFinished {
+        stage: Stage::Build,
+        seconds: started.elapsed().as_secs_f64(),
+        summary: format!("{} shards, {vectors} vectors", receipts.build.len()),
+    });
+    outcome
+}
+
+fn closed(_: tokio::sync::AcquireError) -> Error {
+    Error::internal("a semaphore was closed")
+}
+
+/// The receipts of a plan whose tasks other processes ran.
+///
+/// # Errors
+/// Transient, naming the first task that is not finished.
+pub(crate) async fn finished(plan: &Plan, env: &TaskEnv) -> Result<Receipts> {
+    let mut receipts = Receipts::default();
+    for task in &plan.encode {
+        receipts.encode.push(stage::encode_receipt(task, &env.root).await?);
+    }
+    for task in &plan.build {
+        receipts.build.push(stage::build_receipt(task, &env.root).await?);
+    }
+    Ok(receipts)
+}

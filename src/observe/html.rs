@@ -1,0 +1,296 @@
+//! Small pieces of a self-contained HTML page: escaping, tables and two inline SVG charts.
+//!
+//! Every function that takes text escapes it, so that no page can be broken by a note id or a message.
+
+use std::fmt::Write as _;
+
+/// Escapes text for element content and for attribute values in either quotes. Control characters
+/// that HTML does not allow become U+FFFD.
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\n' | '\t' => out.push(character),
+            c if c.is_control() => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A whole page with the style in its head: light and dark, no script, no network.
+pub fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
+         <meta name=\"color-scheme\" content=\"light dark\"/>\n\
+         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+        escape(title)
+    )
+}
+
+const STYLE: &str = "\
+:root{--ink:#1b1f24;--soft:#59636e;--line:#d1d9e0;--paper:#fff;--card:#f6f8fa;--bar:#2f6fb7;--good:#1a7f37;--bad:#cf222e;--warn:#9a6700}\n\
+@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--line:#3d444d;--paper:#0d1117;--card:#151b23;--bar:#58a6ff;--good:#3fb950;--bad:#f85149;--warn:#d29922}}\n\
+*{box-sizing:border-box}\n\
+body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}\n\
+main{max-width:960px;margin:0 auto;padding:24px 16px 64px}\n\
+h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 8px}\n\
+p{margin:4px 0}.soft{color:var(--soft)}\n\
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\n\
+.scroll{overflow-x:auto}\n\
+th,td{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}\n\
+th{font-weight:600;color:var(--soft)}.n{text-align:right}\n\
+.cards{display:flex;flex-wrap:wrap;gap:8px;margin:16px 0}\n\
+.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px 14px;min-width:130px}\n\
+.card b{display:block;font-size:19px;font-weight:600}.card span{color:var(--soft);font-size:13px}\n\
+.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}\n\
+svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:12px system-ui,sans-serif}\n\
+.bar{fill:var(--bar)}.curve{fill:none;stroke:var(--bar);stroke-width:2;stroke-linejoin:round}\n\
+.area{fill:var(--bar);opacity:.12}.grid{stroke:var(--line);stroke-width:1}\n\
+.mark{stroke:var(--bad);stroke-width:2;stroke-dasharray:4 3}.whisker{stroke:var(--ink);stroke-width:2}\n\
+code{font-family:ui-monospace,monospace;font-size:13px}\n";
+
+/// One cell of a [`table`].
+pub enum Cell {
+    /// Text, aligned left.
+    Text(String),
+    /// A number, aligned right.
+    Number(String),
+    /// Text in the colour of a verdict: `good`, `bad` or `warn`.
+    Verdict(&'static str, String),
+}
+
+/// A table; every cell and header is escaped. `header[c].1` aligns the header of column c right.
+pub fn table(header: &[(&str, bool)], rows: &[Vec<Cell>]) -> String {
+    let mut out = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
+    for (name, right) in header {
+        let class = if *right { " class=\"n\"" } else { "" };
+        let _ = write!(out, "<th{class}>{}</th>", escape(name));
+    }
+    out.push_str("</tr></thead>\n<tbody>\n");
+    for row in rows {
+        out.push_str("<tr>");
+        for cell in row {
+            let _ = match cell {
+                Cell::Text(text) => write!(out, "<td>{}</td>", escape(text)),
+                Cell::Number(text) => write!(out, "<td class=\"n\">{}</td>", escape(text)),
+                Cell::Verdict(class, text) => {
+                    write!(out, "<td class=\"{}\">{}</td>", escape(class), escape(text))
+                }
+            };
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</tbody>\n</table></div>\n");
+    out
+}
+
+/// A row of cards: (value, label).
+pub fn cards(cards: &[(String, &str)]) -> String {
+    let mut out = String::from("<div class=\"cards\">\n");
+    for (value, label) in cards {
+        let _ = writeln!(
+            out,
+            "<div class=\"card\"><b>{}</b><span>{}</span></div>",
+            escape(value),
+            escape(label)
+        );
+    }
+    out.push_str("</div>\n");
+    out
+}
+
+const WIDTH: f64 = 900.0;
+const HEIGHT: f64 = 240.0;
+const LEFT: f64 = 64.0;
+const BOTTOM: f64 = 28.0;
+const TOP: f64 = 20.0;
+
+fn open_svg(label: &str, height: f64) -> String {
+    format!(
+        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">\n",
+        escape(label)
+    )
+}
+
+/// Smallest of 1, 2, 5 times a power of ten that is at least `value`: the top of an axis.
+fn axis_top(value: f64) -> f64 {
+    if !value.is_finite() || value <= 0.0 {
+        return 1.0;
+    }
+    let power = 10f64.powf(value.log10().floor());
+    [1.0, 2.0, 5.0, 10.0].iter().map(|step| step * power).find(|&top| top >= value).unwrap_or(value)
+}
+
+fn grid(out: &mut String, top: f64, label: &dyn Fn(f64) -> String) {
+    let plot = HEIGHT - TOP - BOTTOM;
+    for step in 0..=4 {
+        let share = f64::from(step) / 4.0;
+        let y = TOP + plot * (1.0 - share);
+        let _ = writeln!(
+            out,
+            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            LEFT - 8.0,
+            y + 4.0,
+            escape(&label(top * share))
+        );
+    }
+}
+
+/// A histogram: (label below the bar, count, text of the tooltip).
+pub fn bar_chart(label: &str, bars: &[(String, u64, String)]) -> String {
+    let mut out = open_svg(label, HEIGHT);
+    let most = bars.iter().map(|bar| bar.1).max().unwrap_or(0);
+    let top = axis_top(most as f64);
+    grid(&mut out, top, &|value| super::format::count(value.round() as u64));
+    let plot = HEIGHT - TOP - BOTTOM;
+    let slot = (WIDTH - LEFT) / bars.len().max(1) as f64;
+    for (at, (name, value, tip)) in bars.iter().enumerate() {
+        let height = plot * *value as f64 / top;
+        let x = LEFT + slot * at as f64;
+        let _ = writeln!(
+            out,
+            "<rect class=\"bar\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" rx=\"2\">\
+             <title>{}</title></rect><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            x + slot * 0.1,
+            TOP + plot - height,
+            slot * 0.8,
+            escape(tip),
+            x + slot / 2.0,
+            HEIGHT - 8.0,
+            escape(name)
+        );
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+/// A curve over time: (seconds, value); points in order of time. Values that are not finite are left out.
+pub fn line_chart(label: &str, points: &[(f64, f64)]) -> String {
+    let points: Vec<(f64, f64)> =
+        points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+    let mut out = open_svg(label, HEIGHT);
+    let top = axis_top(points.iter().map(|point| point.1).fold(0.0, f64::max));
+    grid(&mut out, top, &|value| super::format::count(value.round() as u64));
+    let end = points.iter().map(|point| point.0).fold(0.0, f64::max).max(1e-9);
+    let plot = HEIGHT - TOP - BOTTOM;
+    let place = |(x, y): (f64, f64)| {
+        (LEFT + (WIDTH - LEFT) * (x / end), TOP + plot * (1.0 - (y / top).clamp(0.0, 1.0)))
+    };
+    if let (Some(first), Some(last)) = (points.first(), points.last()) {
+        let mut path = String::new();
+        for (at, point) in points.iter().enumerate() {
+            let (x, y) = place(*point);
+            let _ = write!(path, "{}{x:.1} {y:.1}", if at == 0 { "M" } else { " L" });
+        }
+        let base = TOP + plot;
+        let _ = writeln!(
+            out,
+            "<path class=\"area\" d=\"{path} L{:.1} {base:.1} L{:.1} {base:.1} Z\"/>\n<path class=\"curve\" d=\"{path}\"/>",
+            place(*last).0,
+            place(*first).0
+        );
+    }
+    for (share, anchor) in [(0.0, "start"), (0.5, "middle"), (1.0, "end")] {
+        let _ = writeln!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
+            LEFT + (WIDTH - LEFT) * share,
+            HEIGHT - 8.0,
+            super::format::seconds(end * share)
+        );
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+/// A value between 0 and 1 with its interval and the least that is required, on one axis.
+pub fn interval_chart(
+    label: &str,
+    low: f64,
+    value: f64,
+    high: f64,
+    required: Option<f64>,
+) -> String {
+    const TALL: f64 = 72.0;
+    let mut out = open_svg(label, TALL);
+    let values = [low, value, high];
+    let least = values.into_iter().chain(required).fold(1.0, f64::min).clamp(0.0, 1.0);
+    // Start at a round tenth below everything, so that 0.951 and 0.987 are told apart.
+    let start = ((least * 10.0).floor() / 10.0).min(0.9);
+    let x = |v: f64| 20.0 + (WIDTH - 40.0) * ((v.clamp(0.0, 1.0) - start) / (1.0 - start));
+    let _ = writeln!(
+        out,
+        "<line class=\"grid\" x1=\"20\" x2=\"{:.1}\" y1=\"30\" y2=\"30\"/>",
+        WIDTH - 20.0
+    );
+    for step in 0..=5 {
+        let v = start + (1.0 - start) * f64::from(step) / 5.0;
+        let _ =
+            writeln!(out, "<text x=\"{:.1}\" y=\"62\" text-anchor=\"middle\">{v:.2}</text>", x(v));
+    }
+    if values.iter().all(|v| v.is_finite()) {
+        let _ = writeln!(
+            out,
+            "<line class=\"whisker\" x1=\"{0:.1}\" x2=\"{1:.1}\" y1=\"30\" y2=\"30\"/>\
+             <line class=\"whisker\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"22\" y2=\"38\"/>\
+             <line class=\"whisker\" x1=\"{1:.1}\" x2=\"{1:.1}\" y1=\"22\" y2=\"38\"/>\
+             <circle class=\"bar\" cx=\"{2:.1}\" cy=\"30\" r=\"6\"><title>{value:.4}</title></circle>",
+            x(low),
+            x(high),
+            x(value)
+        );
+    }
+    if let Some(required) = required {
+        let _ = writeln!(
+            out,
+            "<line class=\"mark\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"12\" y2=\"46\"><title>required {required:.3}</title></line>",
+            x(required)
+        );
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_gets_out_of_its_place() {
+        assert_eq!(
+            escape("<b a='1' c=\"2\">&\u{0}"),
+            "&lt;b a=&#39;1&#39; c=&quot;2&quot;&gt;&amp;\u{fffd}"
+        );
+        let html = table(&[("<h>", false)], &[vec![Cell::Text("</td><script>".into())]]);
+        assert!(!html.contains("<script>") && !html.contains("<h>"));
+    }
+
+    #[test]
+    fn axes_end_on_round_numbers() {
+        assert_eq!(axis_top(0.0), 1.0);
+        assert_eq!(axis_top(37.0), 50.0);
+        assert_eq!(axis_top(1_001.0), 2_000.0);
+        assert_eq!(axis_top(f64::NAN), 1.0);
+    }
+
+    #[test]
+    fn charts_of_nothing_are_still_charts() {
+        for svg in [
+            bar_chart("x", &[]),
+            line_chart("x", &[]),
+            line_chart("x", &[(0.0, f64::NAN), (1.0, f64::INFINITY)]),
+            interval_chart("x", f64::NAN, 0.5, 1.0, None),
+        ] {
+            assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        }
+    }
+}

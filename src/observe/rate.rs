@@ -1,0 +1,107 @@
+//! Speed over the last half minute, and the time left that follows from it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How far back the speed looks: long enough to smooth batches, short enough to follow a change.
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// Speed of one stage from its progress events.
+#[derive(Debug, Clone, Default)]
+pub struct Rate {
+    /// (time since the stage began, units done, tokens done); the first is just outside the window.
+    points: VecDeque<(Duration, u64, u64)>,
+}
+
+impl Rate {
+    /// A stage that has just begun.
+    pub fn new() -> Self {
+        Self { points: VecDeque::from([(Duration::ZERO, 0, 0)]) }
+    }
+
+    /// Adds a progress event: `at` since the stage began, `done` units and `tokens` so far.
+    /// Events may come out of order from several workers; what would run backwards is dropped.
+    pub fn push(&mut self, at: Duration, done: u64, tokens: u64) {
+        if let Some(&(last, last_done, last_tokens)) = self.points.back() {
+            if at < last || done < last_done || tokens < last_tokens {
+                return;
+            }
+            // One point a tenth of a second is plenty and bounds the queue.
+            if at - last < Duration::from_millis(100) && self.points.len() > 1 {
+                self.points.pop_back();
+            }
+        }
+        self.points.push_back((at, done, tokens));
+        while self.points.len() > 2 && self.points[1].0 + WINDOW < at {
+            self.points.pop_front();
+        }
+    }
+
+    fn per_second(&self, pick: impl Fn(&(Duration, u64, u64)) -> u64) -> Option<f64> {
+        let (first, last) = (self.points.front()?, self.points.back()?);
+        let seconds = (last.0.saturating_sub(first.0)).as_secs_f64();
+        let gained = pick(last).saturating_sub(pick(first));
+        (seconds > 0.0 && gained > 0).then(|| gained as f64 / seconds)
+    }
+
+    /// Units per second; `None` before anything is done.
+    pub fn units_per_second(&self) -> Option<f64> {
+        self.per_second(|point| point.1)
+    }
+
+    /// Tokens per second; `None` where none are counted.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        self.per_second(|point| point.2)
+    }
+
+    /// Seconds until `total` units are done at this speed; `None` where either is unknown.
+    pub fn seconds_left(&self, total: u64) -> Option<f64> {
+        let done = self.points.back()?.1;
+        if total == 0 {
+            return None;
+        }
+        Some(total.saturating_sub(done) as f64 / self.units_per_second()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn follows_the_recent_speed() {
+        let mut rate = Rate::new();
+        assert_eq!(rate.seconds_left(10), None);
+        for second in 1..=60u64 {
+            rate.push(Duration::from_secs(second), second, second * 100);
+        }
+        let tokens = rate.tokens_per_second().unwrap();
+        assert!((tokens - 100.0).abs() < 1e-9, "{tokens}");
+        // Ten times slower from here on: the window forgets the fast minute.
+        for step in 1..=10u64 {
+            rate.push(Duration::from_secs(60 + step * 10), 60 + step, 6_000 + step * 100);
+        }
+        let left = rate.seconds_left(80).unwrap();
+        assert!((left - 100.0).abs() < 1.0, "{left}");
+    }
+
+    #[test]
+    fn stale_events_do_not_run_backwards() {
+        let mut rate = Rate::new();
+        rate.push(Duration::from_secs(2), 10, 0);
+        rate.push(Duration::from_secs(1), 5, 0);
+        rate.push(Duration::from_secs(4), 20, 0);
+        assert_eq!(rate.units_per_second(), Some(5.0));
+        assert_eq!(rate.tokens_per_second(), None);
+        assert_eq!(rate.seconds_left(0), None);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut rate = Rate::new();
+        for tick in 1..100_000u64 {
+            rate.push(Duration::from_millis(tick), tick, tick);
+        }
+        assert!(rate.points.len() < 400, "{}", rate.points.len());
+    }
+}

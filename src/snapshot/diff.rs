@@ -1,0 +1,220 @@
+//! What changed between two snapshots: from the manifests alone, and note by note from the ids files.
+
+use std::collections::{BTreeSet, HashMap};
+
+use arrow::array::AsArray;
+use futures::TryStreamExt;
+use serde::Serialize;
+
+use super::ids;
+use super::manifest::{Manifest, QueryTower, ShardContent};
+use crate::error::{Error, Result, ResultExt};
+use crate::store::{FileRef, Root};
+use crate::types::{Digest256, Hasher256};
+
+/// What two manifests say about their difference.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Diff {
+    /// Number of the first snapshot.
+    pub from: u64,
+    /// Number of the second.
+    pub to: u64,
+    /// Whether both serve the very same content.
+    pub same_content: bool,
+    /// Notes in the first and in the second.
+    pub notes: [u64; 2],
+    /// Vectors in the first and in the second.
+    pub vectors: [u64; 2],
+    /// Shard counts of both.
+    pub shard_counts: [u32; 2],
+    /// Shards whose index differs (every shard, where the counts differ).
+    pub indexes_changed: Vec<u32>,
+    /// Shards whose ids or stored columns differ.
+    pub ids_changed: Vec<u32>,
+    /// Fields of the embedding space that differ; none means the spaces are equal.
+    pub space_changed: Vec<String>,
+    /// Fields of the index options that differ.
+    pub index_options_changed: Vec<String>,
+    /// Whether the quantisation scale was refitted.
+    pub calibration_changed: bool,
+    /// Stored columns that are new.
+    pub columns_added: Vec<String>,
+    /// Stored columns that are gone.
+    pub columns_removed: Vec<String>,
+    /// Query towers (fingerprints) that were admitted.
+    pub towers_added: Vec<Digest256>,
+    /// Query towers that are no longer admitted.
+    pub towers_removed: Vec<Digest256>,
+    /// Embedding parts that are new, and their bytes.
+    pub parts_added: (usize, u64),
+    /// Embedding parts that are gone, and their bytes.
+    pub parts_removed: (usize, u64),
+    /// Bytes of all files of both.
+    pub bytes: [u64; 2],
+}
+
+/// Compares two manifests; reads nothing.
+pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
+    let (a, b) = (&from.content, &to.content);
+    let same_count = a.shard_count == b.shard_count;
+    let shards = |differs: &dyn Fn(&ShardContent, &ShardContent) -> bool| -> Vec<u32> {
+        if !same_count {
+            return (0..b.shard_count).collect();
+        }
+        let pairs = a.shards.iter().zip(&b.shards);
+        pairs.filter(|(a, b)| differs(a, b)).map(|(_, b)| b.shard).collect()
+    };
+    let hash = |file: &Option<FileRef>| file.as_ref().map(|file| file.sha256);
+    let towers = |from: &[QueryTower], to: &[QueryTower]| -> Vec<Digest256> {
+        let known: BTreeSet<_> = from.iter().map(|tower| tower.fingerprint).collect();
+        to.iter().map(|tower| tower.fingerprint).filter(|f| !known.contains(f)).collect()
+    };
+    let columns = |from: &[String], to: &[String]| -> Vec<String> {
+        to.iter().filter(|name| !from.contains(name)).cloned().collect()
+    };
+    let parts = |from: &[FileRef], to: &[FileRef]| -> (usize, u64) {
+        let known: BTreeSet<_> = from.iter().map(|part| &part.path).collect();
+        let new: Vec<_> = to.iter().filter(|part| !known.contains(&part.path)).collect();
+        (new.len(), new.iter().map(|part| part.size).sum())
+    };
+    Diff {
+        from: from.number,
+        to: to.number,
+        same_content: from.content_hash == to.content_hash,
+        notes: [a.notes, b.notes],
+        vectors: [a.vectors, b.vectors],
+        shard_counts: [a.shard_count, b.shard_count],
+        indexes_changed: shards(&|a, b| hash(&a.index) != hash(&b.index)),
+        ids_changed: shards(&|a, b| a.ids.sha256 != b.ids.sha256),
+        space_changed: changed_fields(
+            &serde_json::to_value(&a.space).unwrap_or_default(),
+            &serde_json::to_value(&b.space).unwrap_or_default(),
+        ),
+        index_options_changed: changed_fields(&a.index.options, &b.index.options),
+        calibration_changed: a.index.calibration != b.index.calibration,
+        columns_added: columns(&a.stored_columns, &b.stored_columns),
+        columns_removed: columns(&b.stored_columns, &a.stored_columns),
+        towers_added: towers(&a.query_towers, &b.query_towers),
+        towers_removed: towers(&b.query_towers, &a.query_towers),
+        parts_added: parts(&a.parts, &b.parts),
+        parts_removed: parts(&b.parts, &a.parts),
+        bytes: [a, b].map(|content| content.files().map(|file| file.size).sum()),
+    }
+}
+
+fn changed_fields(a: &serde_json::Value, b: &serde_json::Value) -> Vec<String> {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
+        return if a == b { Vec::new() } else { vec!["(all)".to_owned()] };
+    };
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    names.into_iter().filter(|name| a.get(*name) != b.get(*name)).cloned().collect()
+}
+
+/// Notes that differ between two snapshots, by id and text hashes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct NoteDiff {
+    /// Notes only in the second.
+    pub added: u64,
+    /// Notes only in the first.
+    pub removed: u64,
+    /// Notes in both with other text (or other chunks).
+    pub changed: u64,
+    /// Notes with the same text, in shards that were compared at all.
+    pub unchanged: u64,
+    /// Some added notes (tagged ids), in no particular order of the corpus.
+    pub added_ids: Vec<String>,
+    /// Some removed notes.
+    pub removed_ids: Vec<String>,
+    /// Some changed notes.
+    pub changed_ids: Vec<String>,
+}
+
+/// Compares the ids files of the shards that differ (of all, where the shard counts differ) and gives counts with up to
+/// `samples` note ids of each sort. Memory: the notes of one shard; of the corpus, where the shard counts differ.
+pub async fn diff_ids(
+    root: &Root,
+    from: &Manifest,
+    to: &Manifest,
+    samples: usize,
+) -> Result<NoteDiff> {
+    let mut result = NoteDiff::default();
+    let (a, b) = (&from.content, &to.content);
+    if a.shard_count == b.shard_count {
+        for (a, b) in a.shards.iter().zip(&b.shards) {
+            if a.ids.sha256 != b.ids.sha256 {
+                let old = notes(root, [&a.ids]).await?;
+                compare(old, notes(root, [&b.ids]).await?, samples, &mut result);
+            }
+        }
+    } else {
+        let old = notes(root, a.shards.iter().map(|shard| &shard.ids)).await?;
+        let new = notes(root, b.shards.iter().map(|shard| &shard.ids)).await?;
+        compare(old, new, samples, &mut result);
+    }
+    for ids in [&mut result.added_ids, &mut result.removed_ids, &mut result.changed_ids] {
+        ids.sort_unstable();
+    }
+    Ok(result)
+}
+
+/// Per note the sum of its chunks' digests, which does not depend on the order of rows.
+async fn notes<'a>(
+    root: &Root,
+    files: impl IntoIterator<Item = &'a FileRef>,
+) -> Result<HashMap<String, u128>> {
+    let mut found = HashMap::new();
+    for file in files {
+        let columns = ["key", "note_id", "chunk", "text_hash"];
+        let (_, mut batches) = ids::read(root, file, &columns).await?;
+        while let Some(batch) = batches.try_next().await? {
+            let (_, notes, chunks) =
+                ids::identity(&batch).context(|| format!("reading {}", file.path))?;
+            let hashes = ids::column(&batch, "text_hash")?
+                .as_fixed_size_binary_opt()
+                .ok_or_else(|| Error::corrupt(format!("text_hash of {} is no hash", file.path)))?;
+            for (row, chunk) in chunks.iter().enumerate() {
+                let mut hasher = Hasher256::new();
+                hasher.field(chunk.to_le_bytes()).field(hashes.value(row));
+                let digest = hasher.finish().0;
+                let mut low = [0; 16];
+                low.copy_from_slice(&digest[..16]);
+                let sum: &mut u128 = match found.get_mut(notes.value(row)) {
+                    Some(sum) => sum,
+                    None => found.entry(notes.value(row).to_owned()).or_default(),
+                };
+                *sum = sum.wrapping_add(u128::from_le_bytes(low));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn compare(
+    mut old: HashMap<String, u128>,
+    new: HashMap<String, u128>,
+    samples: usize,
+    result: &mut NoteDiff,
+) {
+    let keep = |ids: &mut Vec<String>, id: String| {
+        if ids.len() < samples {
+            ids.push(id);
+        }
+    };
+    for (id, text) in new {
+        match old.remove(&id) {
+            None => {
+                result.added += 1;
+                keep(&mut result.added_ids, id);
+            }
+            Some(before) if before != text => {
+                result.changed += 1;
+                keep(&mut result.changed_ids, id);
+            }
+            Some(_) => result.unchanged += 1,
+        }
+    }
+    for (id, _) in old {
+        result.removed += 1;
+        keep(&mut result.removed_ids, id);
+    }
+}

@@ -1,0 +1,332 @@
+//! What may go: everything that no retained manifest, no young run and no protection names, once it is old enough.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::{StreamExt, TryStreamExt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::manifest::{Content, Manifest};
+use super::read::read;
+use super::sweep;
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::store::{Listed, Root, key, layout};
+
+/// Receipts and plans read at the same time.
+const READERS: usize = 32;
+/// Receipts and plans above this size are not looked into: what they name is then protected by age alone.
+const MAX_JSON: u64 = 256 << 20;
+
+/// How many snapshots stay, and how young anything must be to be left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// Newest snapshots kept; at least the newest always is.
+    pub snapshots: u32,
+    /// Unreferenced objects younger than this many hours are left alone (readers, running attempts), and so is a
+    /// snapshot that was the newest until less than this many hours ago.
+    pub grace_hours: u32,
+    /// Run folders and prepared text older than this many days go, and so do embeddings that no retained snapshot
+    /// names: until then a run that was interrupted finds them.
+    pub runs_days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { snapshots: 7, grace_hours: 24, runs_days: 7 }
+    }
+}
+
+/// What else must stay, whatever its age: what running runs and readers hold leases on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Protected {
+    /// Snapshots that somebody reads.
+    pub snapshots: BTreeSet<u64>,
+    /// Runs that are going on.
+    pub runs: BTreeSet<String>,
+    /// Single objects.
+    pub keys: BTreeSet<String>,
+}
+
+/// What a gc kept and deleted (or would delete).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct GcReport {
+    /// True where nothing was deleted.
+    pub dry_run: bool,
+    /// Snapshots that stay.
+    pub kept_snapshots: Vec<u64>,
+    /// Snapshots that went.
+    pub deleted_snapshots: Vec<u64>,
+    /// Objects that stay, manifests included.
+    pub kept_objects: u64,
+    /// Their bytes.
+    pub kept_bytes: u64,
+    /// Keys of objects that went, manifests included, in order of deletion.
+    pub deleted: Vec<String>,
+    /// Their bytes, and those of torn writes on local disk.
+    pub deleted_bytes: u64,
+    /// Staged files of killed processes that went (local disk).
+    pub torn_writes: u64,
+}
+
+/// Deletes what nothing needs any more. Manifests go first, then receipts, then the files that they named, so a
+/// crash leaves nothing that names a missing file. Never touches what is not under this program's folders.
+///
+/// `now` is compared with the store's time stamps: pass [`super::store_time`] unless this machine's clock is right.
+///
+/// # Errors
+/// Any manifest that would be kept but cannot be read stops the gc before anything is deleted. Transient where a
+/// publish does not end.
+pub async fn gc(
+    root: &Root,
+    retention: &Retention,
+    now: DateTime<Utc>,
+    dry_run: bool,
+    protected: &Protected,
+) -> Result<GcReport> {
+    let plan = select(root, retention, now, protected).await.context(|| "collecting garbage")?;
+    let cutoff = now - TimeDelta::hours(i64::from(retention.grace_hours));
+    let mut report = GcReport {
+        dry_run,
+        kept_snapshots: plan.kept_snapshots.iter().copied().collect(),
+        ..GcReport::default()
+    };
+    let doomed = [plan.manifests, plan.receipts, plan.files];
+    let gone = match dry_run {
+        true => doomed.into_iter().flatten().collect(),
+        false => sweep::delete(root, doomed, plan.kept_snapshots).await?,
+    };
+    let torn = root.sweep_staged(cutoff, dry_run).await?;
+    report.torn_writes = torn.files;
+    report.deleted_bytes = torn.bytes;
+    for object in gone {
+        report.deleted_bytes += object.size;
+        report.deleted_snapshots.extend(layout::manifest_number(&object.key));
+        report.deleted.push(object.key);
+    }
+    report.kept_objects = plan.objects - report.deleted.len() as u64;
+    report.kept_bytes = plan.bytes + torn.bytes - report.deleted_bytes;
+    Ok(report)
+}
+
+/// What a gc would delete, in three steps whose order matters.
+struct Plan {
+    kept_snapshots: BTreeSet<u64>,
+    manifests: Vec<Listed>,
+    receipts: Vec<Listed>,
+    files: Vec<Listed>,
+    objects: u64,
+    bytes: u64,
+}
+
+async fn select(
+    root: &Root,
+    retention: &Retention,
+    now: DateTime<Utc>,
+    protected: &Protected,
+) -> Result<Plan> {
+    let grace = TimeDelta::hours(i64::from(retention.grace_hours));
+    let runs = TimeDelta::days(i64::from(retention.runs_days)).max(grace);
+    let objects: BTreeMap<String, Listed> =
+        root.list("").await?.into_iter().map(|object| (object.key.clone(), object)).collect();
+    let younger = |object: &Listed, than: TimeDelta| now - object.modified < than;
+
+    let kept_snapshots = retained(&objects, retention, protected, |object| younger(object, grace));
+    let mut keep: HashSet<String> = protected.keys.iter().cloned().collect();
+    let mut spaces = HashSet::new();
+    for &number in &kept_snapshots {
+        let manifest = read(root, number).await?;
+        spaces.insert(manifest.content.space_id.0.clone());
+        keep.extend(named_by(&manifest.content));
+    }
+
+    // A run is as young as its youngest object.
+    let mut youngest: HashMap<(&str, &str), &Listed> = HashMap::new();
+    for (key, object) in &objects {
+        if let Some(owner) = owner(key) {
+            let entry = youngest.entry(owner).or_insert(object);
+            if object.modified > entry.modified {
+                *entry = object;
+            }
+        }
+    }
+    let run_lives = |run: &str| {
+        protected.runs.contains(run)
+            || youngest.get(&("runs", run)).is_some_and(|object| younger(object, runs))
+    };
+    let space_grows =
+        |space: &str| youngest.get(&("space", space)).is_some_and(|object| younger(object, runs));
+
+    // Whatever a living run's plan and receipts name stays.
+    let plans = objects.values().filter(|object| {
+        object.key.ends_with(".json")
+            && owner(&object.key).is_some_and(|(kind, run)| kind == "runs" && run_lives(run))
+    });
+    keep.extend(read_names(root, plans).await?.into_iter().flat_map(|(_, named)| named));
+
+    let receipts = objects.values().filter(|object| layout::is_receipt(&object.key));
+    let receipts = read_names(root, receipts).await?;
+    let with_receipt: HashSet<&str> =
+        receipts.iter().flat_map(|(_, named)| named).map(String::as_str).collect();
+    let limit = |key: &str| match owner(key) {
+        // A space that no snapshot serves yet may be filling up over many nights.
+        Some(("space", space)) if !spaces.contains(space) && space_grows(space) => TimeDelta::MAX,
+        // An interrupted run may come back for what it finished.
+        Some(("space", _)) if layout::is_receipt(key) || with_receipt.contains(key) => runs,
+        _ if is_calibration(key) => runs,
+        _ => grace,
+    };
+    for (receipt, named) in &receipts {
+        if keep.contains(receipt) || younger(&objects[receipt], limit(receipt)) {
+            keep.extend(named.iter().cloned());
+        }
+    }
+
+    let mut doomed: BTreeSet<&str> = BTreeSet::new();
+    for (key, object) in &objects {
+        let old = match key.split('/').next().unwrap_or_default() {
+            layout::LEASES => !younger(object, grace.max(TimeDelta::hours(1))),
+            "runs" | "prepared" => owner(key).is_some_and(|(_, run)| !run_lives(run)),
+            "embeddings" | "indexes" => !layout::is_receipt(key) && !younger(object, limit(key)),
+            _ => false,
+        };
+        if old && !keep.contains(key) {
+            doomed.insert(key);
+        }
+    }
+    // A receipt goes before the first file it names, and so does one whose file is gone already: whoever
+    // believed it would publish something that is not there.
+    loop {
+        let before = doomed.len();
+        for (receipt, named) in &receipts {
+            let dangling = || named.iter().any(|name| !objects.contains_key(name));
+            let old = !younger(&objects[receipt], limit(receipt));
+            if named.iter().any(|name| doomed.contains(name.as_str()))
+                || (old && (named.is_empty() || dangling()))
+            {
+                doomed.insert(receipt);
+            }
+        }
+        if doomed.len() == before {
+            break;
+        }
+    }
+
+    let mut plan = Plan {
+        manifests: Vec::new(),
+        receipts: Vec::new(),
+        files: Vec::new(),
+        objects: objects.len() as u64,
+        bytes: objects.values().map(|object| object.size).sum(),
+        kept_snapshots,
+    };
+    for (key, object) in &objects {
+        match layout::manifest_number(key) {
+            Some(number) if !plan.kept_snapshots.contains(&number) => {
+                plan.manifests.push(object.clone());
+            }
+            _ if !doomed.contains(key.as_str()) => {}
+            _ if layout::is_receipt(key) => plan.receipts.push(object.clone()),
+            _ => plan.files.push(object.clone()),
+        }
+    }
+    Ok(plan)
+}
+
+/// Every key that a content needs, its frozen scale included.
+pub(super) fn named_by(content: &Content) -> impl Iterator<Item = String> + '_ {
+    let calibration = layout::calibration(&content.index.options_id, &content.space_id);
+    content.files().map(|file| file.path.clone()).chain([calibration])
+}
+
+/// The newest few, those that somebody protects, and those that were the newest until a moment ago: their readers
+/// may not have noticed yet.
+fn retained(
+    objects: &BTreeMap<String, Listed>,
+    retention: &Retention,
+    protected: &Protected,
+    young: impl Fn(&Listed) -> bool,
+) -> BTreeSet<u64> {
+    let manifests: Vec<(u64, &Listed)> = objects
+        .iter()
+        .filter_map(|(key, object)| Some((layout::manifest_number(key)?, object)))
+        .collect();
+    let newest = retention.snapshots.max(1) as usize;
+    let mut kept = BTreeSet::new();
+    for (at, (number, _)) in manifests.iter().enumerate() {
+        let superseded_by = manifests.get(at + 1).map(|(_, object)| *object);
+        if at + newest >= manifests.len()
+            || protected.snapshots.contains(number)
+            || superseded_by.is_none_or(&young)
+        {
+            kept.insert(*number);
+        }
+    }
+    kept
+}
+
+/// Whose age counts for a key: its run's or its space's.
+fn owner(key: &str) -> Option<(&'static str, &str)> {
+    let (top, rest) = key.split_once('/')?;
+    let name = rest.split('/').next()?;
+    match top {
+        "runs" | "prepared" => Some(("runs", name)),
+        "embeddings" => Some(("space", name)),
+        _ => None,
+    }
+}
+
+fn is_calibration(key: &str) -> bool {
+    key.rsplit('/').next().is_some_and(|name| name.starts_with("calibration-"))
+}
+
+/// For each JSON object the keys of embeddings and indexes that stand in it as strings, whatever its format.
+async fn read_names<'a>(
+    root: &Root,
+    files: impl Iterator<Item = &'a Listed>,
+) -> Result<Vec<(String, Vec<String>)>> {
+    let files: Vec<(String, u64)> = files.map(|file| (file.key.clone(), file.size)).collect();
+    let read = futures::stream::iter(files.into_iter().map(|(key, size)| async move {
+        let mut named = BTreeSet::new();
+        if size <= MAX_JSON {
+            match root.get(&key).await {
+                Ok(bytes) => {
+                    // A torn or foreign file names nothing; its age decides.
+                    if let Ok(value) = serde_json::from_slice(&bytes) {
+                        collect_keys(&value, &mut named);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        named.remove(&key);
+        Ok((key, named.into_iter().collect()))
+    }));
+    read.buffered(READERS).try_collect().await
+}
+
+fn collect_keys(value: &serde_json::Value, named: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::String(text) if is_file_key(text) => {
+            named.insert(text.clone());
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_keys(item, named)),
+        serde_json::Value::Object(map) => map.values().for_each(|item| collect_keys(item, named)),
+        _ => {}
+    }
+}
+
+/// A key that the layout gives to files, not to folders: at least `top/space/shard/file`.
+fn is_file_key(text: &str) -> bool {
+    (text.starts_with("embeddings/") || text.starts_with("indexes/"))
+        && text.split('/').count() >= 4
+        && key::check(text).is_ok()
+}
+
+/// The keys that a manifest committed during the gc needs.
+pub(super) async fn names_of(root: &Root, number: u64) -> Result<Vec<String>> {
+    let manifest: Manifest = read(root, number).await?;
+    Ok(named_by(&manifest.content).collect())
+}

@@ -1,0 +1,257 @@
+//! The manifest: the JSON that is the snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::store::{FileRef, key};
+use crate::types::{Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
+
+/// Version of the manifest format that this release writes.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// The JSON that is the snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format version ([`MANIFEST_VERSION`]).
+    pub version: u32,
+    /// This snapshot's number, from 1.
+    pub number: u64,
+    /// Number of the snapshot it was made from.
+    pub parent: Option<u64>,
+    /// SHA-256 of `content`: names what readers get.
+    pub content_hash: Digest256,
+    /// What readers get.
+    pub content: Content,
+    /// Content hashes that must not be published again (rolled back).
+    pub blocked: Vec<Digest256>,
+    /// How it came about; never decides what a reader gets.
+    pub provenance: Provenance,
+}
+
+/// The hashed part of a manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Content {
+    /// Name of the embedding space.
+    pub space_id: SpaceId,
+    /// What its vectors mean.
+    pub space: EmbeddingSpace,
+    /// Notes over all shards.
+    pub notes: u64,
+    /// Vectors over all shards (more than notes where long notes are chunked).
+    pub vectors: u64,
+    /// Number of shards of the pinned hash.
+    pub shard_count: u32,
+    /// Index options and frozen scale, as their own JSON (`index::IndexOptions`, `index::Calibration`).
+    pub index: IndexContent,
+    /// One entry per shard, in order.
+    pub shards: Vec<ShardContent>,
+    /// Every embedding part that a live vector lies in, sorted by path.
+    pub parts: Vec<FileRef>,
+    /// Names of the stored columns.
+    pub stored_columns: Vec<String>,
+    /// Towers that may encode queries for this space.
+    pub query_towers: Vec<QueryTower>,
+}
+
+/// How every shard's index was built. Kept as JSON so that this module does not depend on the index's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IndexContent {
+    /// 16 hex digits naming the options in paths.
+    pub options_id: String,
+    /// The options.
+    pub options: serde_json::Value,
+    /// The frozen quantisation scale.
+    pub calibration: serde_json::Value,
+}
+
+impl Content {
+    /// Every object that a reader of this content needs: per shard ids, index, sidecar; then the parts.
+    pub fn files(&self) -> impl Iterator<Item = &FileRef> {
+        self.shards
+            .iter()
+            .flat_map(|shard| [Some(&shard.ids), shard.index.as_ref(), shard.sidecar.as_ref()])
+            .flatten()
+            .chain(&self.parts)
+    }
+
+    /// Checks what can be checked without looking at a file: legal paths, one entry per shard in order, counts that
+    /// add up, a space under its own name.
+    ///
+    /// # Errors
+    /// Corrupt, naming the field.
+    pub fn validate(&self) -> Result<()> {
+        for file in self.files() {
+            key::check(&file.path)?;
+        }
+        let wrong = |what: String| Err(Error::corrupt(format!("the content {what}")));
+        if self.space.id()? != self.space_id {
+            return wrong(format!("says space_id {} but its space is another", self.space_id));
+        }
+        if self.shards.len() != self.shard_count as usize {
+            return wrong(format!("has {} of {} shards", self.shards.len(), self.shard_count));
+        }
+        let parts: BTreeSet<&str> = self.parts.iter().map(|part| part.path.as_str()).collect();
+        let mut sums = (0u64, 0u64);
+        for (at, shard) in self.shards.iter().enumerate() {
+            if shard.shard as usize != at {
+                return wrong(format!("has shard {} at place {at}", shard.shard));
+            }
+            if (shard.vectors > 0) != shard.index.is_some()
+                || shard.index.is_some() != shard.sidecar.is_some()
+            {
+                return wrong(format!(
+                    "must have an index and a sidecar for shard {at} exactly where it has vectors"
+                ));
+            }
+            for part in &shard.parts {
+                if !parts.contains(part.as_str()) {
+                    return wrong(format!(
+                        "names a part of shard {at} that its list of parts lacks"
+                    ));
+                }
+            }
+            sums = (sums.0.saturating_add(shard.notes), sums.1.saturating_add(shard.vectors));
+        }
+        if sums != (self.notes, self.vectors) {
+            return wrong(format!(
+                "counts {} notes and {} vectors, its shards {} and {}",
+                self.notes, self.vectors, sums.0, sums.1
+            ));
+        }
+        Ok(())
+    }
+
+    /// The content exactly as a reader will parse it. JSON text does not carry every float unchanged through this
+    /// parser (the last bit may move once), and the hash must be that of what is read.
+    pub fn canonical(&self) -> Result<Self> {
+        let parse = |content: &Self| -> Result<Self> {
+            let text = serde_json::to_vec(content).map_err(json_error)?;
+            serde_json::from_slice(&text).map_err(json_error)
+        };
+        let mut current = parse(self)?;
+        for _ in 0..16 {
+            let next = parse(&current)?;
+            if hash_json(&next)? == hash_json(&current)? {
+                return Ok(next);
+            }
+            current = next;
+        }
+        Err(Error::internal("the content has a number that JSON does not keep"))
+    }
+}
+
+fn json_error(cause: serde_json::Error) -> Error {
+    Error::internal("the content cannot be written as JSON").with_source(cause)
+}
+
+/// The hash that names a content, of its canonical form: compare this with [`Manifest::content_hash`] to see
+/// whether there is anything new to publish.
+pub fn content_hash(content: &Content) -> Result<Digest256> {
+    hash_json(&content.canonical()?)
+}
+
+/// JSON Schema of the manifest, as published in `schemas/manifest.schema.json`.
+pub fn json_schema() -> serde_json::Value {
+    schemars::schema_for!(Manifest).to_value()
+}
+
+/// One shard of a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShardContent {
+    /// Shard number.
+    pub shard: u32,
+    /// Notes.
+    pub notes: u64,
+    /// Vectors.
+    pub vectors: u64,
+    /// Unreachable vectors; always 0 in a published snapshot.
+    pub orphans: u64,
+    /// Digest of the prepared notes and stored columns that it was made from; absent after a delta.
+    pub source: Option<Digest256>,
+    /// Keys of the parts that its vectors lie in, sorted.
+    pub parts: Vec<String>,
+    /// The usearch file; absent in an empty shard.
+    pub index: Option<FileRef>,
+    /// The f16 sidecar; absent in an empty shard.
+    pub sidecar: Option<FileRef>,
+    /// The ids file: key -> note_id, chunk, text_hash, part, row, stored columns; sorted by key.
+    pub ids: FileRef,
+}
+
+/// A tower admitted to encode queries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryTower {
+    /// SHA-256 over everything that decides its vectors.
+    pub fingerprint: Digest256,
+    /// `document-tower` (the LLM itself) or `distilled`.
+    pub kind: String,
+    /// How to load it (`tower::TowerOptions` as JSON).
+    pub options: serde_json::Value,
+}
+
+/// How a snapshot came about.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    /// Host name.
+    pub host: String,
+    /// Release of this program.
+    pub program: String,
+    /// Run that published it, or the command (`rollback to 41`).
+    pub run: String,
+    /// SHA-256 of the SQL.
+    pub sql: Option<Digest256>,
+    /// Input files as they were when read.
+    pub inputs: Vec<serde_json::Value>,
+    /// Gates with their measured values.
+    pub gates: Vec<GateOutcome>,
+    /// Pooled recall and other measurements, by name.
+    pub measured: BTreeMap<String, serde_json::Value>,
+}
+
+/// One gate's verdict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GateOutcome {
+    /// Gate name: `recall`, `orphans`, `count-change`, `rejected`, `quarantined`, `vectors`, `drift`.
+    pub gate: String,
+    /// Whether it passed.
+    pub passed: bool,
+    /// What was measured and what is required, for people.
+    pub detail: String,
+    /// Reason of a human override, if it was overridden.
+    pub overridden: Option<String>,
+}
+
+/// What a commit found. Losing a race is a value, not an error.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CommitOutcome {
+    /// This snapshot is now the newest.
+    Committed(Box<Manifest>),
+    /// Another publisher was first; its manifest.
+    LostTo(Box<Manifest>),
+    /// The content was rolled back by snapshot `by` and must not come back unchanged.
+    Blocked {
+        /// The oldest retained snapshot that blocks it.
+        by: u64,
+    },
+}
+
+/// Element type and dimension of a snapshot's stored embeddings, for readers of Parquet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VectorShape {
+    /// Element type.
+    pub vector_type: VectorType,
+    /// Dimensions.
+    pub dimensions: u32,
+}

@@ -1,0 +1,122 @@
+//! Reading manifests: nothing is believed before version, number, hash and paths are checked.
+
+use super::manifest::{MANIFEST_VERSION, Manifest};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::{Root, layout};
+use crate::types::hash_json;
+
+/// The newest manifest, `None` in an empty root. Checked as in [`read`].
+pub async fn newest(root: &Root) -> Result<Option<Manifest>> {
+    // A gc may delete what was listed, but only where there is a newer one by now.
+    let mut attempts = 0;
+    loop {
+        let Some(number) = numbers(root).await?.pop() else { return Ok(None) };
+        match load(root, number).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && attempts < 3 => attempts += 1,
+            other => return other.map(Some),
+        }
+    }
+}
+
+/// The manifest with this number: of a known version, under its own number, with content that matches its hash
+/// and names only legal paths.
+///
+/// # Errors
+/// NotFound names the numbers there are; Corrupt; Unsupported for a newer format.
+pub async fn read(root: &Root, number: u64) -> Result<Manifest> {
+    match load(root, number).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let there = numbers(root).await.map(|numbers| ranges(&numbers)).unwrap_or_default();
+            let there = if there.is_empty() { "no snapshots".to_owned() } else { there };
+            Err(Error::not_found(format!(
+                "snapshot {number} does not exist in {}; there are {there}",
+                root.uri()
+            )))
+        }
+        other => other,
+    }
+}
+
+/// All snapshot numbers, ascending.
+pub async fn numbers(root: &Root) -> Result<Vec<u64>> {
+    let listed = root.list(layout::SNAPSHOTS).await.context(|| "looking for snapshots")?;
+    Ok(listed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect())
+}
+
+async fn load(root: &Root, number: u64) -> Result<Manifest> {
+    let key = layout::manifest(number);
+    let bytes = root.get(&key).await?;
+    parse(&bytes, number).context(|| format!("reading {key} in {}", root.uri()))
+}
+
+/// Parses and checks the bytes of manifest `number`.
+pub(super) fn parse(bytes: &[u8], number: u64) -> Result<Manifest> {
+    /// Read first, so that a newer format is told apart from a damaged one.
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let broken = |cause| Error::corrupt("the manifest is not valid").with_source(cause);
+    let versioned: Versioned = serde_json::from_slice(bytes).map_err(broken)?;
+    if versioned.version != MANIFEST_VERSION {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "the manifest has format version {}, this program reads {MANIFEST_VERSION}: use the release that wrote it",
+                versioned.version
+            ),
+        ));
+    }
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(broken)?;
+    if manifest.number != number {
+        return Err(Error::corrupt(format!(
+            "the manifest says number {}, its name {number}",
+            manifest.number
+        )));
+    }
+    let hash = hash_json(&manifest.content)?;
+    if hash != manifest.content_hash {
+        return Err(Error::corrupt(format!(
+            "the content has hash {}, the manifest says {}: it was altered",
+            hash.short(),
+            manifest.content_hash.short()
+        )));
+    }
+    manifest.content.validate()?;
+    Ok(manifest)
+}
+
+/// `1, 3..7, 9` for people.
+fn ranges(numbers: &[u64]) -> String {
+    let mut parts: Vec<(u64, u64)> = Vec::new();
+    for &number in numbers {
+        match parts.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => parts.push((number, number)),
+        }
+    }
+    let shown = parts.iter().map(|&(first, last)| match last - first {
+        0 => first.to_string(),
+        1 => format!("{first}, {last}"),
+        _ => format!("{first}..{last}"),
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_read_well() {
+        assert_eq!(ranges(&[1, 3, 4, 5, 7, 8]), "1, 3..5, 7, 8");
+        assert_eq!(ranges(&[]), "");
+    }
+
+    #[test]
+    fn garbage_and_newer_formats_are_told_apart() {
+        assert_eq!(parse(b"{\"version\":2}", 1).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(parse(b"{\"version\":1}", 1).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(parse(b"\xff\x00", 1).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

@@ -1,0 +1,33 @@
+//! Rollback: an older content under a new number.
+
+use super::commit::commit_exactly;
+use super::manifest::{CommitOutcome, Provenance};
+use super::read::{newest, numbers, read};
+use crate::error::{Error, Result};
+use crate::store::Root;
+
+/// Commits the content of snapshot `to` under a new number and blocks every newer content, so that tomorrow's run
+/// does not bring it back unless it differs. The chosen content itself is unblocked: a rollback may be undone.
+///
+/// # Errors
+/// NotFound where `to` or an object it names is gone; Input where it is what is served already.
+pub async fn rollback(root: &Root, to: u64, provenance: Provenance) -> Result<CommitOutcome> {
+    let target = read(root, to).await?;
+    let current = newest(root)
+        .await?
+        .ok_or_else(|| Error::not_found(format!("there is no snapshot in {}", root.uri())))?;
+    if current.content_hash == target.content_hash {
+        return Err(Error::input(format!(
+            "snapshot {} already serves the content of snapshot {to}; there is nothing to roll back",
+            current.number
+        )));
+    }
+    let mut blocked = current.blocked.clone();
+    for number in numbers(root).await? {
+        if number > to && number <= current.number {
+            blocked.push(read(root, number).await?.content_hash);
+        }
+    }
+    blocked.retain(|hash| *hash != target.content_hash);
+    commit_exactly(root, Some(&current), target.content, blocked, provenance).await
+}

@@ -1,0 +1,56 @@
+//! Re-hashing everything a snapshot names.
+
+use futures::{StreamExt, TryStreamExt};
+use serde::Serialize;
+
+use super::manifest::Manifest;
+use crate::error::{ErrorKind, Result};
+use crate::store::{FileRef, Root};
+
+/// Files hashed at the same time.
+const READERS: usize = 4;
+
+/// A file that is not what the manifest says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Its key.
+    pub path: String,
+    /// What is wrong, for people.
+    pub problem: String,
+}
+
+/// Reads every file of the snapshot and compares size and SHA-256; `progress` is called with the bytes of each
+/// file done. Returns what does not fit, sorted by path; empty means that every byte is as published.
+///
+/// # Errors
+/// Only where a file cannot be looked at (a failing store): that says nothing about its bytes.
+pub async fn verify_hashes(
+    root: &Root,
+    manifest: &Manifest,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Problem>> {
+    let checked = futures::stream::iter(manifest.content.files().map(|file| async move {
+        let problem = check(root, file).await?;
+        progress(file.size);
+        Ok::<_, crate::error::Error>(problem)
+    }));
+    let found: Vec<Option<Problem>> = checked.buffer_unordered(READERS).try_collect().await?;
+    let mut found: Vec<Problem> = found.into_iter().flatten().collect();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+async fn check(root: &Root, file: &FileRef) -> Result<Option<Problem>> {
+    let problem = match root.hash(&file.path).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => "it is missing".to_owned(),
+        Err(error) => return Err(error),
+        Ok((_, size)) if size != file.size => {
+            format!("it has {size} bytes where {} were published", file.size)
+        }
+        Ok((hash, _)) if hash != file.sha256 => {
+            format!("it has SHA-256 {} where {} was published", hash.short(), file.sha256.short())
+        }
+        Ok(_) => return Ok(None),
+    };
+    Ok(Some(Problem { path: file.path.clone(), problem }))
+}

@@ -1,0 +1,191 @@
+//! The ids file of a shard: key -> note, text, place of the vector, stored columns; rows sorted by key.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
+};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{SchemaRef, UInt32Type, UInt64Type};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::schema::ids_schema;
+use crate::store::{FileRef, Root};
+use crate::types::{Digest256, NoteId, TextHash};
+
+/// Where a vector lies: a part's key under the root and the row in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Part file.
+    pub part: Arc<str>,
+    /// Row in the part.
+    pub row: u32,
+}
+
+/// One row of an ids file without its stored columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IdRow {
+    pub key: u64,
+    pub note_id: NoteId,
+    pub chunk: u32,
+    pub text_hash: TextHash,
+    pub place: Place,
+}
+
+/// A whole ids file in memory.
+pub(crate) struct Ids {
+    pub rows: Vec<IdRow>,
+    /// Stored columns of the same rows.
+    pub stored: RecordBatch,
+}
+
+impl Ids {
+    /// Orders rows and stored columns by key.
+    pub fn sorted_by_key(self) -> Result<Self> {
+        let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
+        order.sort_unstable_by_key(|&at| self.rows[at as usize].key);
+        let stored = take_record_batch(&self.stored, &UInt32Array::from(order.clone()))
+            .context(|| "ordering stored columns by key")?;
+        let rows = order.into_iter().map(|at| self.rows[at as usize].clone()).collect();
+        Ok(Self { rows, stored })
+    }
+
+    /// The file's bytes: a pure function of the rows.
+    pub fn to_parquet(&self) -> Result<Bytes> {
+        let schema = ids_schema(self.stored.schema().fields());
+        let hashes = self.rows.iter().map(|row| row.text_hash.0.as_slice());
+        let hashes: ArrayRef = if self.rows.is_empty() {
+            Arc::new(FixedSizeBinaryArray::new(32, Vec::<u8>::new().into(), None))
+        } else {
+            Arc::new(
+                FixedSizeBinaryArray::try_from_iter(hashes)
+                    .context(|| "text hashes of an ids file")?,
+            )
+        };
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt64Array::from_iter_values(self.rows.iter().map(|row| row.key))),
+            Arc::new(StringArray::from_iter_values(
+                self.rows.iter().map(|row| row.note_id.to_string()),
+            )),
+            Arc::new(UInt32Array::from_iter_values(self.rows.iter().map(|row| row.chunk))),
+            hashes,
+            Arc::new(StringArray::from_iter_values(self.rows.iter().map(|row| &*row.place.part))),
+            Arc::new(UInt32Array::from_iter_values(self.rows.iter().map(|row| row.place.row))),
+        ];
+        columns.extend(self.stored.columns().iter().cloned());
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns)
+            .context(|| "putting an ids file together")?;
+        let level = ZstdLevel::try_new(3).context(|| "zstd level")?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(level))
+            .set_created_by("scalingnote".to_owned())
+            .set_max_row_group_row_count(Some(65_536))
+            .build();
+        let mut out = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut out, schema, Some(properties))
+            .context(|| "opening an ids file")?;
+        writer.write(&batch).context(|| "writing an ids file")?;
+        writer.close().context(|| "closing an ids file")?;
+        Ok(out.into())
+    }
+
+    /// Reads a whole ids file.
+    pub async fn read(root: &Root, file: &FileRef) -> Result<Self> {
+        let damaged =
+            || format!("reading ids file {} (run `scalingnote snapshot verify`)", file.path);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(root.get(&file.path).await?)
+            .or_error(ErrorKind::Corrupt, damaged)?;
+        let schema = Arc::clone(reader.schema());
+        let batches: Vec<RecordBatch> = reader
+            .with_batch_size(8192)
+            .build()
+            .and_then(|batches| batches.collect::<std::result::Result<_, _>>().map_err(Into::into))
+            .or_error(ErrorKind::Corrupt, damaged)?;
+        let batch = concat_batches(&schema, &batches).or_error(ErrorKind::Corrupt, damaged)?;
+        Self::from_batch(&batch).or_error(ErrorKind::Corrupt, damaged)
+    }
+
+    fn from_batch(batch: &RecordBatch) -> Result<Self> {
+        let column = |at: usize, name: &str| -> Result<&ArrayRef> {
+            let found = batch.schema_ref().fields().get(at).map(|field| field.name().as_str());
+            if found == Some(name) {
+                Ok(batch.column(at))
+            } else {
+                Err(Error::corrupt(format!("column {at} must be `{name}`")))
+            }
+        };
+        let wrong = |name: &str| Error::corrupt(format!("column `{name}` has the wrong type"));
+        let keys =
+            column(0, "key")?.as_primitive_opt::<UInt64Type>().ok_or_else(|| wrong("key"))?;
+        let notes = column(1, "note_id")?.as_string_opt::<i32>().ok_or_else(|| wrong("note_id"))?;
+        let chunks =
+            column(2, "chunk")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("chunk"))?;
+        let hashes =
+            column(3, "text_hash")?.as_fixed_size_binary_opt().ok_or_else(|| wrong("text_hash"))?;
+        let parts = column(4, "part")?.as_string_opt::<i32>().ok_or_else(|| wrong("part"))?;
+        let places =
+            column(5, "row")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("row"))?;
+        let mut known: std::collections::HashMap<&str, Arc<str>> = Default::default();
+        let mut rows = Vec::with_capacity(batch.num_rows());
+        for at in 0..batch.num_rows() {
+            let hash: [u8; 32] = hashes
+                .value(at)
+                .try_into()
+                .map_err(|_| Error::corrupt("column `text_hash` must hold 32 bytes a row"))?;
+            let part = parts.value(at);
+            let part = known.entry(part).or_insert_with(|| Arc::from(part));
+            rows.push(IdRow {
+                key: keys.value(at),
+                note_id: notes.value(at).parse()?,
+                chunk: chunks.value(at),
+                text_hash: Digest256(hash),
+                place: Place { part: Arc::clone(part), row: places.value(at) },
+            });
+        }
+        let stored: Vec<usize> = (6..batch.num_columns()).collect();
+        let stored = batch.project(&stored).context(|| "stored columns of an ids file")?;
+        Ok(Self { rows, stored })
+    }
+}
+
+/// An empty batch that still knows its row count: for notes without stored columns.
+pub(crate) fn no_columns(rows: usize) -> Result<RecordBatch> {
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
+    let schema: SchemaRef = Arc::new(arrow::datatypes::Schema::empty());
+    RecordBatch::try_new_with_options(schema, Vec::new(), &options)
+        .context(|| "making a batch without columns")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn written_ids_read_back_sorted() {
+        let root = Root::in_memory();
+        let note = |id: i64, key: u64| IdRow {
+            key,
+            note_id: NoteId::Int(id),
+            chunk: 0,
+            text_hash: Digest256::of(&id.to_le_bytes()),
+            place: Place { part: "embeddings/s/00000/p.parquet".into(), row: id as u32 },
+        };
+        let stored = RecordBatch::try_from_iter([(
+            "title",
+            Arc::new(StringArray::from(vec!["b", "a"])) as ArrayRef,
+        )])
+        .unwrap();
+        let ids = Ids { rows: vec![note(1, 9), note(2, 3)], stored }.sorted_by_key().unwrap();
+        let bytes = ids.to_parquet().unwrap();
+        assert_eq!(bytes, ids.to_parquet().unwrap(), "same rows, same bytes");
+        let file = root.put("a.parquet", bytes).await.unwrap();
+        let read = Ids::read(&root, &file).await.unwrap();
+        assert_eq!(read.rows, vec![note(2, 3), note(1, 9)]);
+        assert_eq!(read.stored.column(0).as_string::<i32>().value(0), "a");
+    }
+}

@@ -1,0 +1,276 @@
+//! The plan: everything a run will do, as JSON, before it does it. Envelopes hold no handle and no secret.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::corpus::{CorpusMode, PrepareOutcome, PreparedShard};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::index::IndexOptions;
+use crate::stage::{EncodeOptions, GateOptions};
+use crate::store::{FileRef, Root, layout};
+use crate::tower::TowerOptions;
+use crate::types::{Digest256, EmbeddingSpace, Hasher256, SpaceId};
+
+/// Version of the plan format that this release writes and reads.
+pub const PLAN_VERSION: u32 = 1;
+
+/// What all envelopes of one run share: identities and options, resolved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunSpec {
+    /// Run id, also the folder below `runs/` and `prepared/`.
+    pub run: String,
+    /// The tower, every path absolute.
+    pub tower: TowerOptions,
+    /// What its vectors mean.
+    pub space: EmbeddingSpace,
+    /// Name of the space.
+    pub space_id: SpaceId,
+    /// SHA-256 of the template's source.
+    pub template: Digest256,
+    /// Batching and parts.
+    pub encode: EncodeOptions,
+    /// Index options.
+    pub index: IndexOptions,
+    /// Stored columns, in order.
+    pub stored_columns: Vec<String>,
+    /// What absence of a note means.
+    pub mode: CorpusMode,
+    /// Number of shards.
+    pub shard_count: u32,
+    /// Number of the parent snapshot.
+    pub parent: Option<u64>,
+}
+
+/// What happens to one shard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShardPlan {
+    /// Its prepared notes.
+    pub prepared: PreparedShard,
+    /// Where vectors of its texts lie that are stored already (`located` file); absent if none is.
+    pub located: Option<FileRef>,
+    /// True where the parent's shard is taken over as it is: no task.
+    pub unchanged: bool,
+    /// Note counts against the parent.
+    pub notes: NoteChanges,
+    /// Distinct texts that no part holds.
+    pub texts_to_encode: u64,
+    /// Exact tokens of those texts, prompt included.
+    pub tokens_to_encode: u64,
+    /// Texts that will be cut to `max_tokens`.
+    pub texts_truncated: u64,
+    /// Tokens that padding every batch of 32 neighbours to its longest would have added.
+    pub padding_avoided: u64,
+    /// Digest over the missing text hashes, in order: identity of the encode task.
+    pub missing: Digest256,
+}
+
+/// Notes of one shard against the parent snapshot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoteChanges {
+    /// Not in the parent.
+    pub new: u64,
+    /// In the parent with another text.
+    pub changed: u64,
+    /// In the parent with the same text.
+    pub unchanged: u64,
+    /// In the parent only (or deleted by a delta).
+    pub deleted: u64,
+}
+
+impl std::ops::AddAssign for NoteChanges {
+    fn add_assign(&mut self, other: Self) {
+        self.new += other.new;
+        self.changed += other.changed;
+        self.unchanged += other.unchanged;
+        self.deleted += other.deleted;
+    }
+}
+
+/// A task as JSON: self-contained given a root; names inputs by reference with hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "task", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Envelope {
+    /// Encode the missing texts of one shard into parts.
+    Encode(EncodeTask),
+    /// Fit and freeze the quantisation scale, after all encode tasks.
+    Calibrate(CalibrateTask),
+    /// Build one shard's index and ids file, after the calibration.
+    Build(BuildTask),
+}
+
+/// Encode one shard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EncodeTask {
+    /// Task id, from its content.
+    pub id: String,
+    /// Shared identities and options.
+    pub spec: RunSpec,
+    /// The shard.
+    pub shard: ShardPlan,
+}
+
+/// Fit the quantisation scale.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrateTask {
+    /// Task id, from its content.
+    pub id: String,
+    /// Shared identities and options.
+    pub spec: RunSpec,
+}
+
+/// Build one shard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BuildTask {
+    /// Task id, from its content.
+    pub id: String,
+    /// Shared identities and options.
+    pub spec: RunSpec,
+    /// The shard.
+    pub shard: ShardPlan,
+    /// The encode task whose receipt this build reads; absent if nothing had to be encoded.
+    pub encode: Option<String>,
+    /// The parent's ids file of the shard, in delta mode.
+    pub parent_ids: Option<FileRef>,
+}
+
+impl Envelope {
+    /// The task's id: stage and shard for people, then 16 hex digits of its content.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Encode(task) => &task.id,
+            Self::Calibrate(task) => &task.id,
+            Self::Build(task) => &task.id,
+        }
+    }
+}
+
+/// The plan of one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`PLAN_VERSION`].
+    pub version: u32,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    /// Shared identities and options.
+    pub spec: RunSpec,
+    /// SHA-256 of the SQL: provenance only.
+    pub sql: Digest256,
+    /// What `prepare` read, dropped and rejected.
+    pub prepared: PrepareOutcome,
+    /// Gates to apply when publishing.
+    pub gates: GateOptions,
+    /// Every shard, in order.
+    pub shards: Vec<ShardPlan>,
+    /// Encode tasks: any order, any machine.
+    pub encode: Vec<EncodeTask>,
+    /// Then the calibration, where there is none yet.
+    pub calibrate: Option<CalibrateTask>,
+    /// Then build tasks: any order, any machine.
+    pub build: Vec<BuildTask>,
+}
+
+impl Plan {
+    /// Number of tasks; 0 means that nothing changed and nothing will be published.
+    pub fn tasks(&self) -> usize {
+        self.encode.len() + usize::from(self.calibrate.is_some()) + self.build.len()
+    }
+
+    /// Where the plan lies under the root.
+    pub fn key(run: &str) -> String {
+        layout::run_file(run, "plan.json")
+    }
+
+    /// The envelope with this id.
+    pub fn envelope(&self, id: &str) -> Result<Envelope> {
+        let encode = self.encode.iter().find(|task| task.id == id).cloned().map(Envelope::Encode);
+        let build = || self.build.iter().find(|task| task.id == id).cloned().map(Envelope::Build);
+        let calibrate =
+            || self.calibrate.iter().find(|task| task.id == id).cloned().map(Envelope::Calibrate);
+        encode.or_else(build).or_else(calibrate).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "plan of run {} has no task {id}; `scalingnote plan --json` lists the tasks",
+                    self.spec.run
+                ),
+            )
+        })
+    }
+
+    /// Writes the plan; it is never changed afterwards.
+    pub async fn store(&self, root: &Root) -> Result<FileRef> {
+        let json = serde_json::to_vec(self).context(|| "writing the plan as JSON")?;
+        root.put(&Self::key(&self.spec.run), json.into()).await
+    }
+
+    /// Reads the plan of a run.
+    pub async fn load(root: &Root, run: &str) -> Result<Self> {
+        let key = Self::key(run);
+        let bytes = root.get(&key).await?;
+        let plan: Self = serde_json::from_slice(&bytes).or_error(ErrorKind::Corrupt, || {
+            format!("{key} is no plan of this release; run `scalingnote plan` again")
+        })?;
+        if plan.version != PLAN_VERSION {
+            return Err(Error::corrupt(format!(
+                "{key} has plan version {}, this release reads {PLAN_VERSION}",
+                plan.version
+            )));
+        }
+        Ok(plan)
+    }
+}
+
+/// Identity of an encode task: same space, shard and missing texts, same task.
+pub(crate) fn encode_task_id(spec: &RunSpec, shard: &ShardPlan) -> String {
+    let mut hasher = Hasher256::new();
+    hasher.field(&spec.space_id.0).field(shard.prepared.shard.to_le_bytes()).field(shard.missing.0);
+    format!("encode-{:05}-{}", shard.prepared.shard, hasher.finish().short())
+}
+
+/// Identity of a build task: same space, options, prepared content and columns (and parent in delta mode).
+pub(crate) fn build_task_id(
+    spec: &RunSpec,
+    options_id: &str,
+    shard: &ShardPlan,
+    parent_ids: Option<&FileRef>,
+) -> String {
+    let mut hasher = Hasher256::new();
+    hasher
+        .field(&spec.space_id.0)
+        .field(options_id)
+        .field(shard.prepared.shard.to_le_bytes())
+        .field(shard.prepared.content.0)
+        .field(shard.prepared.columns.0)
+        .field(spec.stored_columns.join("\u{0}"));
+    if let Some(ids) = parent_ids {
+        hasher.field(ids.sha256.0);
+    }
+    format!("build-{:05}-{}", shard.prepared.shard, hasher.finish().short())
+}
+
+/// Turns every path of the tower's options into an absolute one, so that an envelope works from any folder.
+/// Repository ids and `fake:` towers stay as they are.
+pub fn absolute_tower(options: &TowerOptions, base_dir: &std::path::Path) -> TowerOptions {
+    let absolute = |text: &String| {
+        let path: PathBuf = base_dir.join(text);
+        match path.canonicalize() {
+            Ok(path) => path.to_string_lossy().into_owned(),
+            Err(_) => text.clone(),
+        }
+    };
+    TowerOptions {
+        model: absolute(&options.model),
+        tokenizer: options.tokenizer.as_ref().map(absolute),
+        adapter: options.adapter.as_ref().map(absolute),
+        ..options.clone()
+    }
+}

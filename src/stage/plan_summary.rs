@@ -1,0 +1,224 @@
+//! What `scalingnote plan` prints: what a run would do, before it does it.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::observe::format;
+
+/// Amounts of one shard or of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PlanAmounts {
+    /// Notes that the newest snapshot does not hold.
+    pub notes_new: u64,
+    /// Notes whose text differs from the newest snapshot's.
+    pub notes_changed: u64,
+    /// Notes whose text is the same.
+    pub notes_unchanged: u64,
+    /// Notes of the newest snapshot that go.
+    pub notes_deleted: u64,
+    /// Texts that no stored part holds and that would be encoded.
+    pub texts: u64,
+    /// Exact tokens of those texts, prompt included.
+    pub tokens: u64,
+    /// Tokens that batches of the same budget, in corpus order and padded to the longest, would cost.
+    pub padded_tokens: u64,
+    /// Share of `padded_tokens` that packing without padding saves, 0 to 1.
+    pub padding_waste_avoided: f64,
+    /// Estimated wall seconds on all devices; `None` without a calibration.
+    pub seconds: Option<f64>,
+    /// Bytes to be written: embeddings, indexes, ids, sidecars.
+    pub bytes: u64,
+    /// Memory while building the index, in bytes; for totals the largest sum that runs at once.
+    pub index_memory: u64,
+}
+
+impl PlanAmounts {
+    /// Sets `padding_waste_avoided` from the two token counts.
+    #[must_use]
+    pub fn with_waste(mut self) -> Self {
+        self.padding_waste_avoided = if self.padded_tokens == 0 {
+            0.0
+        } else {
+            1.0 - self.tokens.min(self.padded_tokens) as f64 / self.padded_tokens as f64
+        };
+        self
+    }
+
+    /// The sum of shards. `seconds` and `index_memory` are summed too: set them where shards run
+    /// at the same time.
+    pub fn sum(shards: &[ShardSummary]) -> Self {
+        let mut total = Self::default();
+        for ShardSummary { amounts, .. } in shards {
+            total.notes_new += amounts.notes_new;
+            total.notes_changed += amounts.notes_changed;
+            total.notes_unchanged += amounts.notes_unchanged;
+            total.notes_deleted += amounts.notes_deleted;
+            total.texts += amounts.texts;
+            total.tokens += amounts.tokens;
+            total.padded_tokens += amounts.padded_tokens;
+            total.bytes += amounts.bytes;
+            total.index_memory += amounts.index_memory;
+            if let Some(seconds) = amounts.seconds {
+                total.seconds = Some(total.seconds.unwrap_or(0.0) + seconds);
+            }
+        }
+        total.with_waste()
+    }
+}
+
+/// One shard of the plan.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ShardSummary {
+    /// Shard number.
+    pub shard: u32,
+    /// Its amounts.
+    #[serde(flatten)]
+    pub amounts: PlanAmounts,
+}
+
+/// What a run would do. [`fmt::Display`] is the table that `scalingnote plan` prints.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlanSummary {
+    /// Id of the run that the plan was made for.
+    pub run: String,
+    /// Where the plan is stored under the root, for `scalingnote task --plan`; `None` if it was not stored.
+    pub plan_key: Option<String>,
+    /// Newest snapshot, which the notes are compared with; `None` on a first run.
+    pub parent: Option<u64>,
+    /// Name of the embedding space.
+    pub space: String,
+    /// Workers that would encode.
+    pub devices: Vec<String>,
+    /// Tokens per second that the estimate rests on; `None` where nothing was calibrated.
+    pub tokens_per_second: Option<f64>,
+    /// Number of envelopes; 0 means that nothing would be published.
+    pub tasks: u64,
+    /// Ids of the encode tasks: they may run in any order, anywhere.
+    pub encode_tasks: Vec<String>,
+    /// Id of the calibration, which follows the encode tasks; absent where the scale is frozen already.
+    pub calibrate_task: Option<String>,
+    /// Ids of the build tasks, which follow the calibration: any order, anywhere.
+    pub build_tasks: Vec<String>,
+    /// Every shard, in order.
+    pub shards: Vec<ShardSummary>,
+    /// All shards together.
+    pub total: PlanAmounts,
+    /// What a person should know before starting the run.
+    pub warnings: Vec<String>,
+}
+
+impl fmt::Display for PlanSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const HEADER: [&str; 11] = [
+            "shard",
+            "new",
+            "changed",
+            "unchanged",
+            "deleted",
+            "texts",
+            "tokens",
+            "saved",
+            "time",
+            "writes",
+            "memory",
+        ];
+        let row = |name: String, amounts: &PlanAmounts| {
+            vec![
+                name,
+                format::count(amounts.notes_new),
+                format::count(amounts.notes_changed),
+                format::count(amounts.notes_unchanged),
+                format::count(amounts.notes_deleted),
+                format::count(amounts.texts),
+                format::count(amounts.tokens),
+                format::share(amounts.padding_waste_avoided),
+                amounts.seconds.map_or_else(|| "-".to_owned(), format::seconds),
+                format::bytes(amounts.bytes),
+                format::bytes(amounts.index_memory),
+            ]
+        };
+        let mut rows: Vec<_> =
+            self.shards.iter().map(|shard| row(shard.shard.to_string(), &shard.amounts)).collect();
+        rows.push(row("all".to_owned(), &self.total));
+        match self.parent {
+            Some(parent) => writeln!(f, "run {} against snapshot {parent}", self.run)?,
+            None => writeln!(f, "run {}, the first: there is no snapshot yet", self.run)?,
+        }
+        f.write_str(&format::table(&HEADER, &[true; 11], &rows))?;
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        if self.tasks == 0 {
+            return writeln!(f, "nothing to do: 0 tasks");
+        }
+        let tasks = format::count(self.tasks);
+        let plural = if self.tasks == 1 { "task" } else { "tasks" };
+        let devices = self.devices.join(", ");
+        match self.tokens_per_second {
+            Some(speed) => writeln!(
+                f,
+                "{tasks} {plural} on {devices}, calibrated at {} tokens/s",
+                format::rate(speed)
+            ),
+            None => writeln!(f, "{tasks} {plural} on {devices}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary() -> PlanSummary {
+        let amounts = PlanAmounts {
+            notes_new: 1_200,
+            texts: 1_200,
+            tokens: 90_000,
+            padded_tokens: 120_000,
+            seconds: Some(100.0),
+            bytes: 3 << 20,
+            index_memory: 5 << 20,
+            ..PlanAmounts::default()
+        };
+        let shards = vec![
+            ShardSummary { shard: 0, amounts: amounts.with_waste() },
+            ShardSummary { shard: 1, amounts: amounts.with_waste() },
+        ];
+        PlanSummary {
+            run: "r".into(),
+            tasks: 6,
+            devices: vec!["cpu".into()],
+            tokens_per_second: Some(1_800.4),
+            total: PlanAmounts::sum(&shards),
+            shards,
+            ..PlanSummary::default()
+        }
+    }
+
+    #[test]
+    fn totals_weigh_the_waste_by_tokens() {
+        let total = summary().total;
+        assert_eq!((total.notes_new, total.tokens, total.seconds), (2_400, 180_000, Some(200.0)));
+        assert!((total.padding_waste_avoided - 0.25).abs() < 1e-12);
+        assert_eq!(PlanAmounts::sum(&[]).padding_waste_avoided, 0.0);
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let text = summary().to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1].len(), lines[2].len());
+        assert_eq!(lines[2].len(), lines[4].len());
+        assert!(lines[4].contains("180,000") && lines[4].contains("25.0%"), "{text}");
+        assert!(text.ends_with("6 tasks on cpu, calibrated at 1,800 tokens/s\n"), "{text}");
+        let idle = PlanSummary { tasks: 0, ..summary() };
+        assert!(idle.to_string().ends_with("nothing to do: 0 tasks\n"));
+        let json = serde_json::to_value(&idle).unwrap();
+        assert_eq!(json["tasks"], 0);
+        assert_eq!(json["shards"][1]["tokens"], 90_000, "amounts lie beside the shard number");
+        assert_eq!(serde_json::from_value::<PlanSummary>(json).unwrap(), idle);
+    }
+}

@@ -1,0 +1,264 @@
+//! Stage `publish`: put the shards together, judge the gates, commit one manifest.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::build::BuildReceipt;
+use super::calibrate;
+use super::gates::{self, Measured, Override};
+use super::plan::{Plan, RunSpec};
+use crate::corpus::Rejections;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::index::Recall;
+use crate::snapshot::{
+    self, CommitOutcome, Content, GateOutcome, IndexContent, Manifest, Provenance, QueryTower,
+};
+use crate::store::{FileRef, Root};
+use crate::types::hash_json;
+
+/// What publishing needs beside the plan.
+pub struct PublishRequest<'a> {
+    /// The plan whose build tasks are all done.
+    pub plan: &'a Plan,
+    /// The receipts of its build tasks.
+    pub receipts: &'a [BuildReceipt],
+    /// Towers that may encode queries.
+    pub query_towers: Vec<QueryTower>,
+    /// Least cosine of re-encoded unchanged notes, and how many.
+    pub drift: Option<(f64, usize)>,
+    /// A person's decisions.
+    pub overrides: &'a [Override],
+    /// Where everything lies.
+    pub root: &'a Root,
+    /// Gets every gate's verdict, also where one refuses.
+    pub judged: &'a mut Vec<GateOutcome>,
+}
+
+/// What publishing did.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The newest manifest afterwards: the new one, or the old one where nothing changed.
+    pub manifest: Manifest,
+    /// False where the content is the newest snapshot's already.
+    pub is_new: bool,
+    /// Recall pooled over all shards.
+    pub recall: Option<Recall>,
+}
+
+/// Commits the snapshot of a finished plan.
+///
+/// # Errors
+/// GateRefused where a gate failed and was not overridden; Conflict where another run published first, or the
+/// content was rolled back before.
+pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
+    let (plan, root) = (request.plan, request.root);
+    let newest = snapshot::newest(root).await?;
+    // What was compared at planning is taken over only from that same parent.
+    if newest.as_ref().map(|manifest| manifest.number) != plan.spec.parent {
+        return Err(match newest {
+            Some(winner) => overtaken(&winner),
+            None => Error::corrupt(format!(
+                "snapshot {:?}, which the plan started from, is gone",
+                plan.spec.parent
+            )),
+        });
+    }
+    let content = assemble(&request, newest.as_ref()).await?;
+    let recall = pooled_recall(&request, newest.as_ref());
+    let measured = Measured {
+        content: &content,
+        parent: newest.as_ref().map(|manifest| &manifest.content),
+        recall: recall.as_ref().map(|recall| recall.pooled),
+        rows_read: plan.prepared.rows_read,
+        rejections: &plan.prepared.rejections,
+        quarantined: request.receipts.iter().map(|receipt| receipt.quarantined.len() as u64).sum(),
+        drift: request.drift,
+    };
+    let outcomes = gates::judge(&measured, &plan.gates, request.overrides)?;
+    request.judged.clone_from(&outcomes);
+    let pooled = recall.as_ref().map(|recall| recall.pooled);
+    if let Some(manifest) = &newest
+        && manifest.content_hash == hash_json(&content)?
+    {
+        return Ok(Published { manifest: manifest.clone(), is_new: false, recall: pooled });
+    }
+    gates::refuse(&outcomes)?;
+    let provenance = provenance(&plan.spec, plan, &outcomes, recall.as_ref())?;
+    let blocked = newest.as_ref().map(|manifest| manifest.blocked.clone()).unwrap_or_default();
+    match snapshot::commit(root, newest.as_ref(), content, blocked, provenance).await? {
+        CommitOutcome::Committed(manifest) => {
+            Ok(Published { manifest: *manifest, is_new: true, recall: pooled })
+        }
+        CommitOutcome::LostTo(winner) => Err(overtaken(&winner)),
+        CommitOutcome::Blocked { by } => Err(Error::new(
+            ErrorKind::GateRefused,
+            format!(
+                "this content was rolled back in snapshot {by} and stays blocked until the corpus or the \
+                 tower differs; the newest snapshot stays"
+            ),
+        )),
+    }
+}
+
+fn overtaken(winner: &Manifest) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!(
+            "snapshot {} was published by run {} on {} while this run worked; nothing is lost, run again to \
+             publish what still differs",
+            winner.number, winner.provenance.run, winner.provenance.host
+        ),
+    )
+}
+
+async fn assemble(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Result<Content> {
+    let plan = request.plan;
+    let spec = &plan.spec;
+    let mut built: HashMap<u32, &BuildReceipt> =
+        request.receipts.iter().map(|receipt| (receipt.shard.shard, receipt)).collect();
+    let mut shards = Vec::with_capacity(plan.shards.len());
+    let mut parts: BTreeMap<String, FileRef> = BTreeMap::new();
+    let old_parts: HashMap<&str, &FileRef> = parent
+        .iter()
+        .flat_map(|manifest| &manifest.content.parts)
+        .map(|part| (part.path.as_str(), part))
+        .collect();
+    for shard in &plan.shards {
+        let number = shard.prepared.shard;
+        if let Some(receipt) = built.remove(&number) {
+            parts.extend(receipt.parts.iter().map(|part| (part.path.clone(), part.clone())));
+            shards.push(receipt.shard.clone());
+            continue;
+        }
+        let old = parent
+            .filter(|_| shard.unchanged)
+            .and_then(|manifest| manifest.content.shards.get(number as usize));
+        let Some(old) = old else {
+            return Err(Error::new(
+                ErrorKind::Transient,
+                format!("shard {number} is not built yet; run its build task first"),
+            ));
+        };
+        for path in &old.parts {
+            let part = old_parts.get(path.as_str()).ok_or_else(|| {
+                Error::corrupt(format!(
+                    "the newest manifest names no part {path} of shard {number}"
+                ))
+            })?;
+            parts.insert(path.clone(), (*part).clone());
+        }
+        shards.push(old.clone());
+    }
+    let calibration = match shards.iter().any(|shard| shard.vectors > 0) {
+        true => calibrate::frozen(request.root, &spec.index, &spec.space_id).await?,
+        false => crate::index::Calibration { scale: 1.0, sample: 0, clipped: 0.0 },
+    };
+    let json = |what: &str, value: serde_json::Result<serde_json::Value>| {
+        value.context(|| format!("writing {what} into the manifest"))
+    };
+    Ok(Content {
+        space_id: spec.space_id.clone(),
+        space: spec.space.clone(),
+        notes: shards.iter().map(|shard| shard.notes).sum(),
+        vectors: shards.iter().map(|shard| shard.vectors).sum(),
+        shard_count: spec.shard_count,
+        index: IndexContent {
+            options_id: spec.index.id()?,
+            options: json("index options", serde_json::to_value(&spec.index))?,
+            calibration: json("the calibration", serde_json::to_value(&calibration))?,
+        },
+        shards,
+        parts: parts.into_values().collect(),
+        stored_columns: spec.stored_columns.clone(),
+        query_towers: request.query_towers.clone(),
+    })
+}
+
+/// Recall of every shard, and pooled with every query counting the same.
+struct RecallBooks {
+    pooled: Recall,
+    by_shard: BTreeMap<u32, Recall>,
+}
+
+fn pooled_recall(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Option<RecallBooks> {
+    let mut by_shard: BTreeMap<u32, Recall> = parent
+        .and_then(|manifest| manifest.provenance.measured.get("recall_by_shard"))
+        .and_then(|value| serde_json::from_value(value.clone()).ok())
+        .unwrap_or_default();
+    let plan = request.plan;
+    by_shard
+        .retain(|&number, _| plan.shards.get(number as usize).is_some_and(|shard| shard.unchanged));
+    for receipt in request.receipts {
+        if let Some(report) = &receipt.report {
+            by_shard.insert(receipt.shard.shard, report.recall);
+        }
+    }
+    let queries: u32 = by_shard.values().map(|recall| recall.queries).sum();
+    if queries == 0 {
+        return None;
+    }
+    let weighted = |value: fn(&Recall) -> f64| {
+        by_shard.values().map(|r| value(r) * f64::from(r.queries)).sum::<f64>() / f64::from(queries)
+    };
+    let mean = weighted(|recall| recall.mean);
+    // Shards are sampled independently: half-widths add up in squares, each with its share of the queries.
+    let half = |side: fn(&Recall) -> f64| {
+        by_shard
+            .values()
+            .map(|r| (side(r) * f64::from(r.queries) / f64::from(queries)).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let pooled = Recall {
+        k: by_shard.values().map(|recall| recall.k).max().unwrap_or(10),
+        queries,
+        mean,
+        low: mean - half(|recall| recall.mean - recall.low),
+        high: (mean + half(|recall| recall.high - recall.mean)).min(1.0),
+    };
+    Some(RecallBooks { pooled, by_shard })
+}
+
+fn provenance(
+    spec: &RunSpec,
+    plan: &Plan,
+    gates: &[GateOutcome],
+    recall: Option<&RecallBooks>,
+) -> Result<Provenance> {
+    let value = |value: serde_json::Result<serde_json::Value>| {
+        value.context(|| "writing provenance into the manifest")
+    };
+    let mut measured = BTreeMap::new();
+    if let Some(recall) = recall {
+        measured.insert("recall".to_owned(), value(serde_json::to_value(recall.pooled))?);
+        measured
+            .insert("recall_by_shard".to_owned(), value(serde_json::to_value(&recall.by_shard))?);
+    }
+    let rejections: &Rejections = &plan.prepared.rejections;
+    measured.insert("rejected".to_owned(), value(serde_json::to_value(&rejections.by_reason))?);
+    measured.insert("duplicates".to_owned(), plan.prepared.duplicates.into());
+    Ok(Provenance {
+        created_at: chrono::Utc::now().to_rfc3339(),
+        host: host_name(),
+        program: format!("scalingnote {}", env!("CARGO_PKG_VERSION")),
+        run: spec.run.clone(),
+        sql: Some(plan.sql),
+        inputs: plan
+            .prepared
+            .inputs
+            .iter()
+            .map(|input| value(serde_json::to_value(input)))
+            .collect::<Result<_>>()?,
+        gates: gates.to_vec(),
+        measured,
+    })
+}
+
+/// This machine's name, for people.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown".to_owned())
+}

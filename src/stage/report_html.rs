@@ -1,0 +1,237 @@
+//! The run report as one self-contained HTML page: no script, no network, light and dark.
+
+use crate::observe::format;
+use crate::observe::html::{
+    Cell, bar_chart, cards, escape, interval_chart, line_chart, page, table,
+};
+
+use super::report::{Amounts, Outcome, RunReport};
+
+impl RunReport {
+    /// The page of `runs/<run>/report.html`. Everything that came from outside is escaped.
+    pub fn to_html(&self) -> String {
+        let mut body = String::new();
+        self.head(&mut body);
+        self.plan_table(&mut body);
+        self.charts(&mut body);
+        self.gate_table(&mut body);
+        self.corpus_tables(&mut body);
+        self.config_table(&mut body);
+        page(&format!("Run {}", self.run), &body)
+    }
+
+    fn head(&self, body: &mut String) {
+        let class = match self.outcome {
+            Outcome::Published { .. } | Outcome::NothingToDo { .. } => "good",
+            Outcome::GateRefused | Outcome::Unfinished => "bad",
+            Outcome::LostTo { .. } | Outcome::Planned | Outcome::NotPublished => "warn",
+        };
+        body.push_str(&format!(
+            "<h1>Run {}</h1>\n<p class=\"{class}\">{}</p>\n<p class=\"soft\">{} to {}, {} on {}</p>\n",
+            escape(&self.run),
+            escape(&self.outcome.to_string()),
+            escape(&self.started_at),
+            escape(&self.finished_at),
+            escape(&self.program),
+            escape(&self.host)
+        ));
+        let speed = self.tokens_per_second().map_or_else(|| "-".to_owned(), format::rate);
+        body.push_str(&cards(&[
+            (format::count(self.corpus.notes), "notes"),
+            (format::count(self.corpus.notes_new + self.corpus.notes_changed), "new or changed"),
+            (speed, "tokens/s"),
+            (self.recall.map_or_else(|| "-".to_owned(), |r| format!("{:.3}", r.mean)), "recall@10"),
+            (format::bytes(self.bytes_written), "written"),
+            (format::seconds(self.seconds), "wall time"),
+        ]));
+        if !self.warnings.is_empty() {
+            body.push_str("<h2>Warnings</h2>\n<ul>\n");
+            for warning in &self.warnings {
+                body.push_str(&format!("<li class=\"warn\">{}</li>\n", escape(warning)));
+            }
+            body.push_str("</ul>\n");
+        }
+    }
+
+    fn plan_table(&self, body: &mut String) {
+        body.push_str("<h2>Planned and actual</h2>\n");
+        let mut rows = Vec::new();
+        for stage in &self.stages {
+            let numbers = |amounts: Option<&Amounts>| match amounts {
+                Some(a) => [
+                    format::count(a.texts),
+                    format::count(a.tokens),
+                    format::seconds(a.seconds),
+                    format::bytes(a.bytes),
+                ],
+                None => std::array::from_fn(|_| "-".to_owned()),
+            };
+            for (what, amounts) in
+                [("planned", stage.planned.as_ref()), ("actual", Some(&stage.actual))]
+            {
+                let mut row = vec![Cell::Text(stage.stage.name().into()), Cell::Text(what.into())];
+                row.extend(numbers(amounts).map(Cell::Number));
+                rows.push(row);
+            }
+        }
+        let header = [
+            ("Stage", false),
+            ("", false),
+            ("Texts", true),
+            ("Tokens", true),
+            ("Time", true),
+            ("Bytes", true),
+        ];
+        body.push_str(&table(&header, &rows));
+        body.push_str(&format!(
+            "<p class=\"soft\">{} parts written; {} tasks done, {} found done</p>\n",
+            format::count(self.parts_written),
+            format::count(self.tasks_done),
+            format::count(self.tasks_adopted)
+        ));
+    }
+
+    fn charts(&self, body: &mut String) {
+        body.push_str("<h2>Lengths of encoded texts, in tokens</h2>\n");
+        if self.lengths.is_empty() {
+            body.push_str("<p class=\"soft\">No text was encoded.</p>\n");
+        } else {
+            let mut from = 0u64;
+            let bars: Vec<_> = self
+                .lengths
+                .iter()
+                .map(|bucket| {
+                    let tip = format!(
+                        "{from} to {} tokens: {} texts",
+                        bucket.up_to,
+                        format::count(bucket.texts)
+                    );
+                    from = u64::from(bucket.up_to) + 1;
+                    (format!("\u{2264}{}", bucket.up_to), bucket.texts, tip)
+                })
+                .collect();
+            body.push_str(&bar_chart("Histogram of text lengths in tokens", &bars));
+        }
+        body.push_str("<h2>Throughput, in tokens/s</h2>\n");
+        if self.throughput.is_empty() {
+            body.push_str("<p class=\"soft\">Nothing was measured.</p>\n");
+        } else {
+            let points: Vec<_> =
+                self.throughput.iter().map(|s| (s.seconds, s.tokens_per_second)).collect();
+            body.push_str(&line_chart("Tokens per second over time", &points));
+        }
+        body.push_str("<h2>Recall</h2>\n");
+        match &self.recall {
+            Some(recall) => {
+                body.push_str(&format!(
+                    "<p>recall@{} {:.4}, 95% interval {:.4} to {:.4} over {} queries</p>\n",
+                    recall.k, recall.mean, recall.low, recall.high, recall.queries
+                ));
+                body.push_str(&interval_chart(
+                    "Recall with its 95% interval",
+                    recall.low,
+                    recall.mean,
+                    recall.high,
+                    self.recall_min,
+                ));
+            }
+            None => body.push_str("<p class=\"soft\">Nothing was measured.</p>\n"),
+        }
+    }
+
+    fn gate_table(&self, body: &mut String) {
+        body.push_str("<h2>Gates</h2>\n");
+        if self.gates.is_empty() {
+            body.push_str("<p class=\"soft\">No gate was asked.</p>\n");
+            return;
+        }
+        let rows: Vec<_> = self
+            .gates
+            .iter()
+            .map(|gate| {
+                let verdict = match (gate.passed, &gate.overridden) {
+                    (true, _) => Cell::Verdict("good", "passed".into()),
+                    (false, Some(_)) => Cell::Verdict("warn", "overridden".into()),
+                    (false, None) => Cell::Verdict("bad", "refused".into()),
+                };
+                let reason = gate.overridden.clone().unwrap_or_default();
+                vec![
+                    Cell::Text(gate.gate.clone()),
+                    verdict,
+                    Cell::Text(gate.detail.clone()),
+                    Cell::Text(reason),
+                ]
+            })
+            .collect();
+        let header = [
+            ("Gate", false),
+            ("Verdict", false),
+            ("Measured", false),
+            ("Reason of override", false),
+        ];
+        body.push_str(&table(&header, &rows));
+    }
+
+    fn corpus_tables(&self, body: &mut String) {
+        let corpus = &self.corpus;
+        body.push_str("<h2>Corpus</h2>\n");
+        let counts = [
+            ("rows read", corpus.rows_read),
+            ("duplicates dropped", corpus.duplicates),
+            ("rejected", corpus.rejections.total()),
+            ("notes", corpus.notes),
+            ("new", corpus.notes_new),
+            ("changed", corpus.notes_changed),
+            ("unchanged", corpus.notes_unchanged),
+            ("deleted", corpus.notes_deleted),
+            ("truncated", corpus.truncated),
+            ("quarantined", corpus.quarantined),
+        ];
+        let mut rows: Vec<_> = counts
+            .iter()
+            .map(|(name, count)| {
+                vec![Cell::Text((*name).into()), Cell::Number(format::count(*count))]
+            })
+            .collect();
+        for (reason, count) in &corpus.rejections.by_reason {
+            rows.push(vec![
+                Cell::Text(format!("rejected: {reason}")),
+                Cell::Number(format::count(*count)),
+            ]);
+        }
+        body.push_str(&table(&[("What", false), ("Count", true)], &rows));
+        let samples: Vec<_> = corpus
+            .rejections
+            .samples
+            .iter()
+            .chain(&corpus.quarantined_samples)
+            .map(|sample| vec![Cell::Text(sample.clone())])
+            .collect();
+        if !samples.is_empty() {
+            body.push_str("<h2>Samples of what was left out</h2>\n");
+            body.push_str(&table(&[("Note and reason", false)], &samples));
+        }
+    }
+
+    fn config_table(&self, body: &mut String) {
+        let config = &self.config;
+        body.push_str("<h2>Configuration</h2>\n");
+        let rows: Vec<_> = [
+            ("pipeline", config.pipeline.clone()),
+            ("root", config.root.clone()),
+            ("model", config.model.clone()),
+            ("embedding space", config.space.clone()),
+            ("pooling", config.pooling.clone()),
+            ("dimensions", config.dimensions.to_string()),
+            ("max tokens", config.max_tokens.to_string()),
+            ("arithmetic", config.arithmetic.clone()),
+            ("devices", config.devices.join(", ")),
+            ("quantization", config.quantization.clone()),
+            ("shards", config.shards.to_string()),
+        ]
+        .into_iter()
+        .map(|(name, value)| vec![Cell::Text(name.into()), Cell::Text(value)])
+        .collect();
+        body.push_str(&table(&[("Key", false), ("Value", false)], &rows));
+    }
+}

@@ -1,0 +1,146 @@
+//! One door for every driver: `execute` runs an envelope against what the worker has at hand.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::build::{self, BuildReceipt};
+use super::calibrate::{self, CalibrateReceipt};
+use super::encode::{self, EncodeReceipt};
+use super::plan::{Envelope, RunSpec};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::Reporter;
+use crate::store::{PutOutcome, Root};
+use crate::tower::{DeviceSpec, Encoder, Tower};
+use crate::types::Cancel;
+
+/// What a worker binds an envelope to.
+#[derive(Clone)]
+pub struct TaskEnv {
+    /// Where everything lies.
+    pub root: Root,
+    /// Progress.
+    pub reporter: Arc<dyn Reporter>,
+    /// Cancellation.
+    pub cancel: Cancel,
+}
+
+/// What a finished task wrote. Running a task whose receipt exists returns that receipt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "task", rename_all = "lowercase")]
+pub enum TaskReceipt {
+    /// Of an encode task.
+    Encode(EncodeReceipt),
+    /// Of a calibration.
+    Calibrate(CalibrateReceipt),
+    /// Of a build task.
+    Build(Box<BuildReceipt>),
+}
+
+/// A document tower on one device, loaded when the first text needs it and kept for the next task.
+pub struct Worker {
+    /// Where it computes.
+    pub device: DeviceSpec,
+    tower: Option<Tower>,
+    encoder: Option<Box<dyn Encoder>>,
+}
+
+impl Worker {
+    /// A worker on a device; `tower` saves resolving it again where the caller has it already.
+    pub fn new(device: DeviceSpec, tower: Option<Tower>) -> Self {
+        Self { device, tower, encoder: None }
+    }
+
+    /// The tower of an envelope, checked against the space that the envelope was planned for: weights that
+    /// changed under the same name are refused before a vector is made.
+    pub(crate) async fn tower(&mut self, spec: &RunSpec, env: &TaskEnv) -> Result<Tower> {
+        if let Some(tower) = &self.tower {
+            if tower.space(spec.template) == spec.space {
+                return Ok(tower.clone());
+            }
+            self.encoder = None;
+        }
+        let here = std::path::Path::new(".");
+        let tower = Tower::resolve(&spec.tower, here, &env.reporter).await?;
+        let found = tower.space(spec.template);
+        if found != spec.space {
+            return Err(Error::new(
+                ErrorKind::Input,
+                format!(
+                    "the tower {} now makes space {}, but run {} was planned for space {}: \
+                     the files changed under the same name; plan again",
+                    spec.tower.model,
+                    found.id()?,
+                    spec.run,
+                    spec.space_id
+                ),
+            ));
+        }
+        self.tower = Some(tower.clone());
+        Ok(tower)
+    }
+
+    /// The loaded encoder, taken out for the time of one job; give it back with [`Worker::give_back`].
+    pub(crate) fn take_encoder(&mut self, tower: &Tower) -> Result<Box<dyn Encoder>> {
+        match self.encoder.take() {
+            Some(encoder) => Ok(encoder),
+            None => tower.load(&self.device),
+        }
+    }
+
+    pub(crate) fn give_back(&mut self, encoder: Box<dyn Encoder>) {
+        self.encoder = Some(encoder);
+    }
+}
+
+/// Runs one envelope. Every driver (in-process, `scalingnote task`, Ballista) calls this and nothing else.
+pub async fn execute(
+    envelope: &Envelope,
+    worker: &mut Worker,
+    env: &TaskEnv,
+) -> Result<TaskReceipt> {
+    let receipt = match envelope {
+        Envelope::Encode(task) => encode::execute(task, worker, env).await.map(TaskReceipt::Encode),
+        Envelope::Calibrate(task) => {
+            calibrate::execute(task, env).await.map(TaskReceipt::Calibrate)
+        }
+        Envelope::Build(task) => {
+            build::execute(task, env).await.map(|receipt| TaskReceipt::Build(Box::new(receipt)))
+        }
+    };
+    receipt.context(|| format!("task {}", envelope.id()))
+}
+
+/// Reads a receipt; `None` where there is none.
+pub(crate) async fn read_receipt<T: DeserializeOwned>(root: &Root, key: &str) -> Result<Option<T>> {
+    let bytes = match root.get(key).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    serde_json::from_slice(&bytes).map(Some).or_error(ErrorKind::Corrupt, || {
+        format!("receipt {key} cannot be read; delete it to have the task run again")
+    })
+}
+
+/// Puts a receipt if absent and returns the one that counts: ours, or that of the attempt that was first.
+pub(crate) async fn put_receipt<T: Serialize + DeserializeOwned>(
+    root: &Root,
+    key: &str,
+    receipt: T,
+) -> Result<T> {
+    let json = serde_json::to_vec_pretty(&receipt).context(|| "writing a receipt as JSON")?;
+    match root.put_if_absent(key, json.into()).await? {
+        PutOutcome::Created => Ok(receipt),
+        PutOutcome::AlreadyExists => read_receipt(root, key).await?.ok_or_else(|| {
+            Error::new(ErrorKind::Transient, format!("receipt {key} vanished; run again"))
+        }),
+    }
+}
+
+/// A task that must be run before this step.
+pub(crate) fn not_finished(task: &str) -> Error {
+    Error::new(ErrorKind::Transient, format!("{task} has no receipt yet; run that task first"))
+}

@@ -1,0 +1,68 @@
+//! The second half of `snapshot verify`: a sample of the snapshot's notes is encoded again.
+
+use std::collections::HashMap;
+
+use super::drift::{self, StoredText};
+use super::ids::Ids;
+use super::located::Places;
+use super::plan::{Plan, RunSpec};
+use super::task::{TaskEnv, Worker};
+use crate::error::{ErrorKind, Result};
+use crate::snapshot::Manifest;
+
+/// What re-encoding a sample showed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SampleCheck {
+    /// So many notes were encoded again, with this least cosine to what is stored.
+    Compared {
+        /// Notes.
+        notes: usize,
+        /// Least cosine.
+        least_cosine: f64,
+    },
+    /// The prepared text of the run that published the snapshot is gone (retention); nothing to encode.
+    TextGone,
+}
+
+/// Encodes up to `limit` notes of the snapshot again and compares with the stored vectors.
+pub async fn verify_sample(
+    manifest: &Manifest,
+    limit: usize,
+    worker: &mut Worker,
+    env: &TaskEnv,
+) -> Result<SampleCheck> {
+    let plan = match Plan::load(&env.root, &manifest.provenance.run).await {
+        Ok(plan) => plan,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(SampleCheck::TextGone),
+        Err(error) => return Err(error),
+    };
+    let texts = match stored_texts(manifest, &plan, limit, env).await {
+        Ok(texts) => texts,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(SampleCheck::TextGone),
+        Err(error) => return Err(error),
+    };
+    let spec: &RunSpec = &plan.spec;
+    let notes = texts.len();
+    let least_cosine = drift::least_cosine(texts, spec, worker, env).await?;
+    Ok(SampleCheck::Compared { notes, least_cosine })
+}
+
+async fn stored_texts(
+    manifest: &Manifest,
+    plan: &Plan,
+    limit: usize,
+    env: &TaskEnv,
+) -> Result<Vec<StoredText>> {
+    let live: Vec<_> = manifest.content.shards.iter().filter(|shard| shard.vectors > 0).collect();
+    let per_shard = limit.div_ceil(live.len().max(1));
+    let mut texts = Vec::new();
+    for shard in live {
+        let Some(planned) = plan.shards.get(shard.shard as usize) else { continue };
+        let ids = Ids::read(&env.root, &shard.ids).await?;
+        let places: Places =
+            ids.rows.into_iter().map(|row| (row.text_hash, row.place)).collect::<HashMap<_, _>>();
+        texts.extend(drift::sample(&env.root, planned, &places, per_shard).await?);
+    }
+    texts.truncate(limit);
+    Ok(texts)
+}

@@ -1,0 +1,387 @@
+//! f32 matrix product with weights packed once, at load.
+//!
+//! Every element of the result is one chain of fused multiply-adds over k in ascending order, whatever the
+//! number of rows and wherever its row lies in the tile: a row's bits do not depend on its neighbours. That is
+//! what makes the tower batch-invariant to the last bit.
+
+use super::buffer::Buffer;
+use super::simd::{Isa, Kernel, Simd};
+
+/// Runs a body with the const `M` set to the number of rows, 1 to 14 but no more than the tile has.
+macro_rules! rows {
+    ($S:ty, $count:expr, $M:ident => $body:block) => {
+        rows!(@ $S, $count, $M, $body, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    };
+    (@ $S:ty, $count:expr, $M:ident, $body:block, $($m:literal)*) => {
+        match $count {
+            $($m if $m <= <$S>::ROWS => {
+                const $M: usize = $m;
+                $body
+            })*
+            _ => unreachable!("a tile has 1 to {} rows", <$S>::ROWS),
+        }
+    };
+}
+pub(crate) use rows;
+
+/// Longest stretch of k worked off at once: a tile of rows this long fits the first-level cache.
+const K_BLOCK: usize = 768;
+
+/// Panels worked off together: a block of them fits the second-level cache, and the rows are read once for all.
+const PANELS: usize = 4;
+
+/// A weight matrix `[out, in]` as panels `[ceil(out / panel)][in][panel]`, zero-padded.
+pub(crate) struct Packed {
+    data: Buffer,
+    /// Rows of the panel: the layer's input width.
+    pub(crate) k: usize,
+    /// Columns: the layer's output width.
+    pub(crate) n: usize,
+    panel: usize,
+    silu: bool,
+}
+
+impl Packed {
+    /// Packs row-major matrices `[n_i, k]` one below the other.
+    pub(crate) fn stack(isa: Isa, parts: &[&[f32]], k: usize) -> Self {
+        let n = parts.iter().map(|part| part.len() / k).sum::<usize>();
+        let panel = isa.panel();
+        let rows = parts.iter().flat_map(|part| part.chunks_exact(k));
+        Self::build(rows.enumerate(), k, n, n.div_ceil(panel), panel, false)
+    }
+
+    /// Packs gate and up `[n, k]` so that every panel holds a vector of gate columns and the same of up.
+    pub(crate) fn gate_up(isa: Isa, gate: &[f32], up: &[f32], k: usize) -> Self {
+        let (n, lanes) = (gate.len() / k, isa.lanes());
+        let place = |shift: usize| move |at: usize| at / lanes * 2 * lanes + shift + at % lanes;
+        let rows = gate.chunks_exact(k).enumerate().map(|(at, row)| (place(0)(at), row));
+        let ups = up.chunks_exact(k).enumerate().map(|(at, row)| (place(lanes)(at), row));
+        Self::build(rows.chain(ups), k, n, n.div_ceil(lanes), isa.panel(), true)
+    }
+
+    fn build<'a>(
+        rows: impl Iterator<Item = (usize, &'a [f32])>,
+        k: usize,
+        n: usize,
+        panels: usize,
+        panel: usize,
+        silu: bool,
+    ) -> Self {
+        let mut data = Buffer::zeros(panels * k * panel);
+        for (column, row) in rows {
+            let start = column / panel * k * panel + column % panel;
+            for (to, from) in data[start..].iter_mut().step_by(panel).zip(row) {
+                *to = *from;
+            }
+        }
+        Self { data, k, n, panel, silu }
+    }
+}
+
+/// Activations as tiles `[ceil(m / rows)][k][rows]`.
+pub(crate) struct Rows {
+    data: Buffer,
+}
+
+impl Rows {
+    pub(crate) fn new() -> Self {
+        Self { data: Buffer::zeros(0) }
+    }
+}
+
+/// Packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
+pub(crate) struct PackRows<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    pub(crate) norm: Option<(&'a [f32], f32)>,
+    pub(crate) to: &'a mut Rows,
+}
+
+impl Kernel for PackRows<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Self { x, m, k, norm, to } = self;
+        let tiles = m.div_ceil(S::ROWS);
+        to.data.reserve(tiles * S::ROWS * k + SLACK);
+        for (tile, rows) in x[..m * k].chunks(S::ROWS * k).enumerate() {
+            let to = &mut to.data[tile * S::ROWS * k..];
+            pack_tile::<S>(rows, k, k, S::ROWS, S::ROWS, norm, to);
+        }
+    }
+}
+
+/// What [`pack_tile`] may write behind its tile.
+pub(crate) const SLACK: usize = 16;
+
+/// Rows (`stride` apart, `k` long, at most `rows`; missing ones are zero) to columns: element c of row i goes to
+/// `to[c * step + i]`. `to` has SLACK elements behind the tile, which are overwritten.
+#[inline(always)]
+pub(crate) fn pack_tile<S: Simd>(
+    x: &[f32],
+    stride: usize,
+    k: usize,
+    rows: usize,
+    step: usize,
+    norm: Option<(&[f32], f32)>,
+    to: &mut [f32],
+) {
+    let count = x.len().div_ceil(stride).min(rows);
+    assert!(to.len() >= k * step + SLACK && rows <= step && x.len() >= (count - 1) * stride + k);
+    let mut inverse = [1f32; 32];
+    if let Some((weight, eps)) = norm {
+        assert!(weight.len() >= k);
+        for (i, inverse) in inverse.iter_mut().enumerate().take(count) {
+            *inverse = inverse_rms::<S>(&x[i * stride..i * stride + k], eps);
+        }
+    }
+    let whole = k / S::LANES * S::LANES;
+    for first in (0..rows).step_by(S::LANES) {
+        let block = S::LANES.min(count.saturating_sub(first));
+        for column in (0..whole).step_by(S::LANES) {
+            // SAFETY: whole vectors of existing rows (asserted above); what a store writes beyond `rows` is
+            // overwritten by the next column or lies in the slack.
+            unsafe {
+                let mut v = [S::splat(0.); 16];
+                for (i, v) in v.iter_mut().enumerate().take(block) {
+                    *v = S::load(x.as_ptr().add((first + i) * stride + column));
+                    if let Some((weight, _)) = norm {
+                        *v = S::mul(*v, S::splat(inverse[first + i]));
+                        *v = S::mul(*v, S::load(weight.as_ptr().add(column)));
+                    }
+                }
+                S::interleave(&v, to.as_mut_ptr().add(column * step + first), step);
+            }
+        }
+    }
+    for column in whole..k {
+        for i in 0..rows {
+            let value = if i < count { x[i * stride + column] } else { 0. };
+            let weight = norm.map_or(1., |(weight, _)| weight[column]);
+            to[column * step + i] = value * inverse[i] * weight;
+        }
+    }
+}
+
+/// 1 / sqrt(mean(x^2) + eps)
+#[inline(always)]
+pub(crate) fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
+    let mut lanes = [0f32; 16];
+    let whole = x.len() / S::LANES * S::LANES;
+    // SAFETY: whole vectors only, and LANES <= 16.
+    unsafe {
+        let mut sum = S::splat(0.);
+        for at in (0..whole).step_by(S::LANES) {
+            let v = S::load(x.as_ptr().add(at));
+            sum = S::fma(v, v, sum);
+        }
+        S::store(lanes.as_mut_ptr(), sum);
+    }
+    let sum: f32 = lanes.iter().sum::<f32>() + x[whole..].iter().map(|x| x * x).sum::<f32>();
+    1. / (sum / x.len() as f32 + eps).sqrt()
+}
+
+/// RMS-normalises rows in place.
+pub(crate) struct NormRows<'a> {
+    pub(crate) x: &'a mut [f32],
+    pub(crate) width: usize,
+    pub(crate) norm: (&'a [f32], f32),
+}
+
+impl Kernel for NormRows<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for row in self.x.chunks_exact_mut(self.width) {
+            let inverse = inverse_rms::<S>(row, self.norm.1);
+            row.iter_mut().zip(self.norm.0).for_each(|(x, w)| *x = *x * inverse * *w);
+        }
+    }
+}
+
+/// What becomes of a product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// c = a b
+    Store,
+    /// c = c + a b
+    Add,
+}
+
+/// c = a b for packed a and b; `c` is `[m, n]`. For [`Packed::gate_up`]: c = silu(a gate) * (a up).
+pub(crate) struct Gemm<'a> {
+    pub(crate) a: &'a Rows,
+    pub(crate) m: usize,
+    pub(crate) b: &'a Packed,
+    pub(crate) c: &'a mut [f32],
+    pub(crate) then: Then,
+    /// Partial sums between blocks of k.
+    pub(crate) partial: &'a mut Buffer,
+}
+
+impl Kernel for Gemm<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Self { a, m, b, c, then, partial } = self;
+        let (k, n, panel) = (b.k, b.n, b.panel);
+        assert!(panel == 2 * S::LANES && c.len() >= m * n, "shapes of a packed product");
+        assert!(a.data.len() >= m.div_ceil(S::ROWS) * S::ROWS * k, "rows of a packed product");
+        let blocks = k.div_ceil(K_BLOCK);
+        let block = k.div_ceil(blocks);
+        let padded = m.div_ceil(S::ROWS) * S::ROWS;
+        if blocks > 1 {
+            partial.reserve(PANELS * padded * panel);
+        }
+        let width = if b.silu { S::LANES } else { panel };
+        for (group, weights) in b.data.chunks(PANELS * k * panel).enumerate() {
+            for first in (0..k).step_by(block) {
+                let length = block.min(k - first);
+                let place = Place { start: first == 0, end: first + length == k };
+                for row in (0..m).step_by(S::ROWS) {
+                    let count = S::ROWS.min(m - row);
+                    for (p, weights) in weights.chunks_exact(k * panel).enumerate() {
+                        let column = (group * PANELS + p) * width;
+                        let columns = width.min(n - column);
+                        let target = Target { columns, stride: n, silu: b.silu, then };
+                        // SAFETY: the asserts above bound a, c and partial; weights is one whole panel.
+                        unsafe {
+                            let a = a.data.as_ptr().add(row * k + first * S::ROWS);
+                            let b = weights.as_ptr().add(first * panel);
+                            let c = c.as_mut_ptr().add(row * n + column);
+                            let partial = if blocks > 1 {
+                                partial.as_mut_ptr().add((p * padded + row) * panel)
+                            } else {
+                                std::ptr::null_mut()
+                            };
+                            rows!(S, count, M => {
+                                let mut sums = if place.start {
+                                    [[S::splat(0.); 2]; M]
+                                } else {
+                                    load_partial::<S, M>(partial)
+                                };
+                                tile::<S, M>(length, a, S::ROWS, b, panel, &mut sums);
+                                if place.end {
+                                    finish::<S, M>(&sums, c, &target);
+                                } else {
+                                    store_partial::<S, M>(&sums, partial);
+                                }
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Place {
+    start: bool,
+    end: bool,
+}
+
+struct Target {
+    columns: usize,
+    stride: usize,
+    silu: bool,
+    then: Then,
+}
+
+/// sums[i] += sum over p of a[p * a_step + i] * b[p * b_step ..][two vectors], p ascending.
+///
+/// # Safety
+/// a and b are valid for `k` steps; below `Isa::run`.
+#[inline(always)]
+pub(crate) unsafe fn tile<S: Simd, const M: usize>(
+    k: usize,
+    mut a: *const f32,
+    a_step: usize,
+    mut b: *const f32,
+    b_step: usize,
+    sums: &mut [[S::V; 2]; M],
+) {
+    let mut acc = *sums;
+    for _ in 0..k {
+        // SAFETY: the caller vouches for k steps.
+        unsafe {
+            let b0 = S::load(b);
+            let b1 = S::load(b.add(S::LANES));
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let x = S::splat(*a.add(i));
+                acc[0] = S::fma(x, b0, acc[0]);
+                acc[1] = S::fma(x, b1, acc[1]);
+            }
+            a = a.add(a_step);
+            b = b.add(b_step);
+        }
+    }
+    *sums = acc;
+}
+
+/// # Safety
+/// `from` holds M rows of two vectors.
+#[inline(always)]
+unsafe fn load_partial<S: Simd, const M: usize>(from: *const f32) -> [[S::V; 2]; M] {
+    // SAFETY: the caller vouches for the memory.
+    unsafe {
+        let mut sums = [[S::splat(0.); 2]; M];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = [S::load(from.add(2 * i * S::LANES)), S::load(from.add((2 * i + 1) * S::LANES))];
+        }
+        sums
+    }
+}
+
+/// # Safety
+/// `to` holds M rows of two vectors.
+#[inline(always)]
+unsafe fn store_partial<S: Simd, const M: usize>(sums: &[[S::V; 2]; M], to: *mut f32) {
+    for (i, sum) in sums.iter().enumerate() {
+        // SAFETY: the caller vouches for the memory.
+        unsafe {
+            S::store(to.add(2 * i * S::LANES), sum[0]);
+            S::store(to.add((2 * i + 1) * S::LANES), sum[1]);
+        }
+    }
+}
+
+/// # Safety
+/// `c` has M rows of `target.columns` elements, `target.stride` apart.
+#[inline(always)]
+unsafe fn finish<S: Simd, const M: usize>(sums: &[[S::V; 2]; M], c: *mut f32, target: &Target) {
+    for (i, sum) in sums.iter().enumerate() {
+        // SAFETY: the caller vouches for c; parts of vectors go through `edge`.
+        unsafe {
+            let c = c.add(i * target.stride);
+            if target.silu {
+                let gate = sum[0];
+                let minus = S::mul(gate, S::splat(-1.));
+                let value = S::mul(S::div(gate, S::add(S::splat(1.), S::exp(minus))), sum[1]);
+                put::<S>(value, c, target.columns, Then::Store);
+            } else {
+                put::<S>(sum[0], c, target.columns, target.then);
+                if target.columns > S::LANES {
+                    put::<S>(sum[1], c.add(S::LANES), target.columns - S::LANES, target.then);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `c` has min(columns, LANES) elements.
+#[inline(always)]
+unsafe fn put<S: Simd>(value: S::V, c: *mut f32, columns: usize, then: Then) {
+    // SAFETY: the caller vouches for c.
+    unsafe {
+        if columns >= S::LANES {
+            let value = if then == Then::Add { S::add(S::load(c), value) } else { value };
+            S::store(c, value);
+        } else {
+            let mut edge = [0f32; 16];
+            S::store(edge.as_mut_ptr(), value);
+            for (i, value) in edge[..columns].iter().enumerate() {
+                let c = &mut *c.add(i);
+                *c = if then == Then::Add { *c + *value } else { *value };
+            }
+        }
+    }
+}

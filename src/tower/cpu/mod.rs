@@ -1,0 +1,186 @@
+//! The decoder tower on this machine's processor.
+//!
+//! Threads are pinned to work, not to operations: a batch is cut into groups of whole sequences, and each
+//! thread takes one group through all layers in working memory that stays in its cache, without waiting for
+//! another. Weights are packed at load into the panels that the kernels read.
+
+mod attention;
+mod buffer;
+mod gemm;
+mod heads;
+mod linear;
+mod model;
+mod simd;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use self::model::{Model, Workspace};
+pub(crate) use self::simd::Isa;
+use crate::error::Result;
+use crate::tower::pack::balance;
+use crate::tower::pool::Want;
+use crate::tower::{DecoderConfig, WeightSource};
+
+/// Tokens that a thread takes through the layers at once: enough to use each weight often, few enough for
+/// the activations to stay in the second-level cache.
+const GROUP_TOKENS: usize = 384;
+
+/// A loaded decoder and the working memory of its threads.
+pub(crate) struct CpuDecoder {
+    model: Model,
+    workspaces: Vec<Workspace>,
+}
+
+impl CpuDecoder {
+    /// Reads and packs all weights, layers in parallel. `threads` 0: all of the machine.
+    pub(crate) fn load(
+        config: &DecoderConfig,
+        source: &dyn WeightSource,
+        threads: usize,
+        max_tokens: usize,
+        isa: Isa,
+    ) -> Result<Self> {
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let model = Model::load(config, source, threads, max_tokens, isa)?;
+        Ok(Self { model, workspaces: (0..threads).map(|_| Workspace::new()).collect() })
+    }
+
+    /// Final-norm states: of every token in order ([`Want::All`]), or one pooled row per sequence. A row's
+    /// bits depend on its own sequence only.
+    pub(crate) fn run(&mut self, sequences: &[&[u32]], want: Want) -> Vec<f32> {
+        let hidden = self.model.config.hidden_size;
+        // First row of the result that each sequence fills, and how many.
+        let mut starts = Vec::with_capacity(sequences.len());
+        let mut rows = 0;
+        for sequence in sequences {
+            starts.push(rows);
+            rows += if want == Want::All { sequence.len() } else { 1 };
+        }
+        let mut states = vec![0.; rows * hidden];
+        let groups = self.groups(sequences);
+        let next = AtomicUsize::new(0);
+        let shared = Mutex::new(states.as_mut_slice());
+        let model = &self.model;
+        let work = |workspace: &mut Workspace| {
+            while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let members: Vec<&[u32]> = group.iter().map(|at| sequences[*at]).collect();
+                let states = model.forward(workspace, &members, want);
+                // A poisoned lock means that another worker panicked, and its panic is what the caller sees.
+                let Ok(mut shared) = shared.lock() else { return };
+                let mut from = 0;
+                for at in group {
+                    let count = if want == Want::All { sequences[*at].len() } else { 1 } * hidden;
+                    let to = starts[*at] * hidden;
+                    shared[to..to + count].copy_from_slice(&states[from..from + count]);
+                    from += count;
+                }
+            }
+        };
+        let workers = self.workspaces.len().min(groups.len());
+        if let [workspace] = &mut self.workspaces[..workers] {
+            work(workspace);
+        } else {
+            std::thread::scope(|scope| {
+                for workspace in &mut self.workspaces[..workers] {
+                    scope.spawn(|| work(workspace));
+                }
+            });
+        }
+        states
+    }
+
+    /// Cuts a batch into groups of about equal cost, a multiple of the threads, of at most about
+    /// [`GROUP_TOKENS`] tokens each.
+    fn groups(&self, sequences: &[&[u32]]) -> Vec<Vec<usize>> {
+        let threads = self.workspaces.len();
+        let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
+        let count = threads * tokens.div_ceil(threads * GROUP_TOKENS).max(1);
+        let costs: Vec<u64> =
+            sequences.iter().map(|sequence| self.model.cost(sequence.len())).collect();
+        let mut groups = balance(&costs, count);
+        groups.retain(|group| !group.is_empty());
+        groups
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    /// Weights made from a hash of their name: the same on every call.
+    struct Hashed;
+
+    impl WeightSource for Hashed {
+        fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+            let mut state =
+                name.bytes().fold(1u64, |s, b| s.wrapping_mul(31).wrapping_add(b.into()));
+            let data: Vec<f32> = (0..shape.iter().product())
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let x = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+                    if name.ends_with("norm.weight") { 1. + x } else { x * 0.4 }
+                })
+                .collect();
+            Ok(Tensor::from_vec(data, shape, &Device::Cpu).unwrap())
+        }
+
+        fn contains(&self, _: &str) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_states() {
+        // Widths that divide by no panel, an input longer than one block of k, several groups.
+        let config = DecoderConfig {
+            family: "qwen3".into(),
+            vocab_size: 50,
+            hidden_size: 90,
+            intermediate_size: 801,
+            layers: 2,
+            heads: 6,
+            kv_heads: 3,
+            head_dim: 34,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.,
+            rope_factors: None,
+            qkv_bias: true,
+            qk_norm: true,
+            max_positions: 512,
+        };
+        let owned: Vec<Vec<u32>> = [1u32, 45, 130, 300, 16, 400]
+            .iter()
+            .map(|n| (0..*n).map(|i| (i * i + n) % 50).collect())
+            .collect();
+        let sequences: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
+        let tensors = crate::tower::tensor::TensorDecoder::load(
+            &config,
+            &Hashed,
+            Device::Cpu,
+            candle_core::DType::F32,
+            512,
+        )
+        .unwrap();
+        for want in [Want::All, Want::Mean, Want::Last] {
+            let expected: Vec<f32> =
+                tensors.run(&sequences, want).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            for isa in Isa::available() {
+                for threads in [1, 3] {
+                    let mut decoder =
+                        CpuDecoder::load(&config, &Hashed, threads, 512, isa).unwrap();
+                    let states = decoder.run(&sequences, want);
+                    assert_eq!(states.len(), expected.len());
+                    for (a, b) in states.iter().zip(&expected) {
+                        assert!((a - b).abs() < 2e-4, "{isa:?} {want:?}: {a} and {b}");
+                    }
+                }
+            }
+        }
+    }
+}

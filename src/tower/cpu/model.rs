@@ -1,0 +1,267 @@
+//! The layers: weights packed for the kernels, and one group of sequences taken through them.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::attention::{Attention, Heads, Scratch, Span};
+use super::buffer::Buffer;
+use super::gemm::{NormRows, Then};
+use super::heads::PrepareHeads;
+use super::linear::{Activations, Linear};
+use super::simd::Isa;
+use crate::error::{Error, Result};
+use crate::tower::layer_weights::{LayerWeights, Weights};
+use crate::tower::pool::{Want, mean};
+use crate::tower::rope::Rope;
+use crate::tower::{DecoderConfig, WeightSource};
+
+/// All weights, shared by the threads.
+pub(super) struct Model {
+    isa: Isa,
+    pub(super) config: DecoderConfig,
+    heads: Heads,
+    rope: Rope,
+    embedding: Vec<f32>,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+}
+
+struct Layer {
+    input_norm: Vec<f32>,
+    q: Linear,
+    kv: Linear,
+    q_bias: Option<Vec<f32>>,
+    kv_bias: Option<Vec<f32>>,
+    q_norm: Option<Vec<f32>>,
+    k_norm: Option<Vec<f32>>,
+    o: Linear,
+    post_norm: Vec<f32>,
+    gate_up: Linear,
+    down: Linear,
+}
+
+impl Layer {
+    fn pack(isa: Isa, config: &DecoderConfig, w: LayerWeights) -> Self {
+        let hidden = config.hidden_size;
+        Self {
+            q: Linear::stack(isa, &[&w.q], hidden),
+            kv: Linear::stack(isa, &[&w.k, &w.v], hidden),
+            o: Linear::stack(isa, &[&w.o], config.heads * config.head_dim),
+            gate_up: Linear::gate_up(isa, &w.gate, &w.up, hidden),
+            down: Linear::stack(isa, &[&w.down], config.intermediate_size),
+            input_norm: w.input_norm,
+            q_bias: w.q_bias,
+            kv_bias: w.kv_bias,
+            q_norm: w.q_norm,
+            k_norm: w.k_norm,
+            post_norm: w.post_norm,
+        }
+    }
+}
+
+/// Working memory of one thread; grows to the largest group it has seen.
+pub(super) struct Workspace {
+    activations: Activations,
+    scratch: Scratch,
+    x: Buffer,
+    q: Buffer,
+    kv: Buffer,
+    attended: Buffer,
+    middle: Buffer,
+    positions: Vec<u32>,
+    last: Vec<u32>,
+    spans: Vec<Span>,
+}
+
+impl Workspace {
+    pub(super) fn new() -> Self {
+        let empty = || Buffer::zeros(0);
+        Self {
+            activations: Activations::new(),
+            scratch: Scratch::new(),
+            x: empty(),
+            q: empty(),
+            kv: empty(),
+            attended: empty(),
+            middle: empty(),
+            positions: Vec::new(),
+            last: Vec::new(),
+            spans: Vec::new(),
+        }
+    }
+
+    fn reserve(&mut self, config: &DecoderConfig, m: usize) {
+        self.x.reserve(m * config.hidden_size);
+        self.q.reserve(m * config.heads * config.head_dim);
+        self.attended.reserve(m * config.heads * config.head_dim);
+        self.kv.reserve(m * 2 * config.kv_heads * config.head_dim);
+        self.middle.reserve(m * config.intermediate_size.max(config.hidden_size));
+    }
+}
+
+impl Model {
+    /// Reads and packs all weights, layers in parallel.
+    pub(super) fn load(
+        config: &DecoderConfig,
+        source: &dyn WeightSource,
+        threads: usize,
+        max_tokens: usize,
+        isa: Isa,
+    ) -> Result<Self> {
+        let weights = Weights { config, source };
+        let slots: Vec<Mutex<Option<Result<Layer>>>> =
+            (0..config.layers).map(|_| Mutex::new(None)).collect();
+        let next = AtomicUsize::new(0);
+        let embedding = std::thread::scope(|scope| {
+            for _ in 0..threads.min(config.layers) {
+                scope.spawn(|| {
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(slot) = slots.get(at) else { return };
+                        let layer = weights.layer(at).map(|w| Layer::pack(isa, config, w));
+                        if let Ok(mut slot) = slot.lock() {
+                            *slot = Some(layer);
+                        }
+                    }
+                });
+            }
+            weights.embedding()
+        })?;
+        let layers = slots
+            .into_iter()
+            .map(|slot| {
+                let layer = slot.into_inner().ok().flatten();
+                layer.unwrap_or_else(|| Err(Error::internal("a layer was not loaded")))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            isa,
+            config: config.clone(),
+            heads: Heads { heads: config.heads, kv_heads: config.kv_heads, dim: config.head_dim },
+            rope: Rope::new(config, max_tokens),
+            embedding,
+            layers,
+            norm: weights.norm()?,
+        })
+    }
+
+    /// Multiply-adds of a sequence in one layer.
+    pub(super) fn cost(&self, length: usize) -> u64 {
+        let c = &self.config;
+        let width = (c.heads + c.kv_heads) * c.head_dim;
+        let linear = c.hidden_size * (2 * width + 3 * c.intermediate_size);
+        (length * (linear + length * c.heads * c.head_dim)) as u64
+    }
+
+    /// Takes a group of sequences through all layers; the states come in the order of the sequences.
+    pub(super) fn forward<'w>(
+        &self,
+        w: &'w mut Workspace,
+        sequences: &[&[u32]],
+        want: Want,
+    ) -> &'w [f32] {
+        let hidden = self.config.hidden_size;
+        let m: usize = sequences.iter().map(|sequence| sequence.len()).sum();
+        w.reserve(&self.config, m);
+        w.spans.clear();
+        w.positions.clear();
+        w.last.clear();
+        let mut start = 0;
+        for sequence in sequences {
+            let len = sequence.len();
+            w.spans.push(Span { start, len, query_start: start, queries: len });
+            w.positions.extend(0..len as u32);
+            w.last.push(len as u32 - 1);
+            for (row, id) in w.x[start * hidden..].chunks_exact_mut(hidden).zip(*sequence) {
+                row.copy_from_slice(&self.embedding[*id as usize * hidden..][..hidden]);
+            }
+            start += len;
+        }
+        let mut rows = m;
+        for (at, layer) in self.layers.iter().enumerate() {
+            let last = want == Want::Last && at + 1 == self.layers.len();
+            self.attend(w, layer, m, last);
+            if last {
+                rows = sequences.len();
+            }
+            self.feed_forward(w, layer, rows);
+        }
+        let norm = (&self.norm[..], self.config.rms_norm_eps as f32);
+        self.isa.run(NormRows { x: &mut w.x[..rows * hidden], width: hidden, norm });
+        if want == Want::Mean {
+            let mut start = 0;
+            for (sequence, to) in sequences.iter().zip(w.middle.chunks_exact_mut(hidden)) {
+                let rows = &w.x[start * hidden..(start + sequence.len()) * hidden];
+                mean(rows, hidden, to);
+                start += sequence.len();
+            }
+            return &w.middle[..sequences.len() * hidden];
+        }
+        &w.x[..rows * hidden]
+    }
+
+    /// x += attention(norm(x)). Where only the `last` positions are wanted, x is cut down to them: keys and
+    /// values need all rows, queries do not.
+    fn attend(&self, w: &mut Workspace, layer: &Layer, m: usize, last: bool) {
+        let (isa, hidden, heads) = (self.isa, self.config.hidden_size, self.heads);
+        let (q_width, kv_width) = (heads.heads * heads.dim, 2 * heads.kv_heads * heads.dim);
+        let eps = self.config.rms_norm_eps as f32;
+        let norm = Some((&layer.input_norm[..], eps));
+        let a = &mut w.activations;
+        layer.kv.prepare(isa, &w.x, m, norm, a);
+        layer.kv.apply(isa, a, m, &mut w.kv, Then::Store);
+        let mut rows = m;
+        if last {
+            for (row, span) in w.spans.iter_mut().enumerate() {
+                let from = (span.start + span.len - 1) * hidden;
+                w.x.copy_within(from..from + hidden, row * hidden);
+                (span.query_start, span.queries) = (row, 1);
+            }
+            rows = w.spans.len();
+            layer.q.prepare(isa, &w.x, rows, norm, a);
+        }
+        layer.q.apply(isa, a, rows, &mut w.q, Then::Store);
+        isa.run(PrepareHeads {
+            x: &mut w.kv[..m * kv_width],
+            stride: kv_width,
+            heads: heads.kv_heads,
+            dim: heads.dim,
+            positions: &w.positions,
+            bias: layer.kv_bias.as_deref(),
+            norm: layer.k_norm.as_deref().map(|weight| (weight, eps)),
+            rope: &self.rope,
+            scale: 1.,
+        });
+        isa.run(PrepareHeads {
+            x: &mut w.q[..rows * q_width],
+            stride: q_width,
+            heads: heads.heads,
+            dim: heads.dim,
+            positions: if last { &w.last } else { &w.positions },
+            bias: layer.q_bias.as_deref(),
+            norm: layer.q_norm.as_deref().map(|weight| (weight, eps)),
+            rope: &self.rope,
+            scale: 1. / (heads.dim as f32).sqrt(),
+        });
+        isa.run(Attention {
+            q: &w.q,
+            kv: &w.kv,
+            out: &mut w.attended,
+            spans: &w.spans,
+            heads,
+            scratch: &mut w.scratch,
+        });
+        layer.o.prepare(isa, &w.attended, rows, None, a);
+        layer.o.apply(isa, a, rows, &mut w.x, Then::Add);
+    }
+
+    /// x += down(silu(gate(norm(x))) * up(norm(x)))
+    fn feed_forward(&self, w: &mut Workspace, layer: &Layer, rows: usize) {
+        let norm = Some((&layer.post_norm[..], self.config.rms_norm_eps as f32));
+        let (isa, a) = (self.isa, &mut w.activations);
+        layer.gate_up.prepare(isa, &w.x, rows, norm, a);
+        layer.gate_up.apply(isa, a, rows, &mut w.middle, Then::Store);
+        layer.down.prepare(isa, &w.middle, rows, None, a);
+        layer.down.apply(isa, a, rows, &mut w.x, Then::Add);
+    }
+}

@@ -1,0 +1,251 @@
+//! The packed decoder tower: configuration checked, weights on one device, sequences without padding.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::tower::cpu::{CpuDecoder, Isa};
+use crate::tower::pool::{Want, normalize};
+use crate::tower::tensor::TensorDecoder;
+use crate::tower::{DecoderConfig, DeviceSpec, Encoder, WeightSource};
+use crate::types::{Arithmetic, Embeddings, Pooling};
+
+/// A decoder LLM (Llama, Qwen2, Qwen3, Mistral without sliding window) loaded onto one device. Sequences run
+/// packed, `[total tokens, hidden]`, each attending causally to itself alone.
+pub struct Decoder {
+    config: DecoderConfig,
+    max_tokens: usize,
+    engine: Engine,
+}
+
+enum Engine {
+    Cpu(CpuDecoder),
+    Tensor(TensorDecoder),
+}
+
+impl Decoder {
+    /// Loads all weights. `max_tokens` is the longest sequence that will come.
+    ///
+    /// # Errors
+    /// Unsupported, for a family, arithmetic or device that is not there; input, for a configuration that
+    /// contradicts itself; whatever the weight source reports.
+    pub fn load(
+        config: &DecoderConfig,
+        weights: &dyn WeightSource,
+        device: &DeviceSpec,
+        arithmetic: Arithmetic,
+        max_tokens: usize,
+    ) -> Result<Self> {
+        check(config, max_tokens)?;
+        let engine = match device {
+            DeviceSpec::Cpu { threads } => match arithmetic {
+                Arithmetic::F32 => Engine::Cpu(CpuDecoder::load(
+                    config,
+                    weights,
+                    *threads,
+                    max_tokens,
+                    Isa::best(),
+                )?),
+                other => return Err(unsupported(other, "the processor", "f32")),
+            },
+            DeviceSpec::Cuda(number) => {
+                let dtype = match arithmetic {
+                    Arithmetic::F32 => DType::F32,
+                    Arithmetic::Bf16 => DType::BF16,
+                    Arithmetic::F16 => DType::F16,
+                    Arithmetic::Int8 => {
+                        return Err(unsupported(arithmetic, "a CUDA device", "f32, bf16 and f16"));
+                    }
+                };
+                let device = Device::new_cuda(*number).or_error(ErrorKind::Unsupported, || {
+                    format!(
+                        "cannot open CUDA device {number}: this program needs to be built with CUDA \
+                         and such a device must exist; use a cpu device instead"
+                    )
+                })?;
+                Engine::Tensor(TensorDecoder::load(config, weights, device, dtype, max_tokens)?)
+            }
+        };
+        Ok(Self { config: config.clone(), max_tokens, engine })
+    }
+
+    /// The same decoder on candle tensors of the processor: what other devices run, for tests on machines
+    /// that have none, and as a second opinion on the processor's own kernels.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load_on_tensors(
+        config: &DecoderConfig,
+        weights: &dyn WeightSource,
+        max_tokens: usize,
+    ) -> Result<Self> {
+        check(config, max_tokens)?;
+        let engine = TensorDecoder::load(config, weights, Device::Cpu, DType::F32, max_tokens)?;
+        Ok(Self { config: config.clone(), max_tokens, engine: Engine::Tensor(engine) })
+    }
+
+    /// Architecture.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// States after the final norm of every token, sequences one after another: `[total tokens, hidden]`, f32.
+    ///
+    /// # Errors
+    /// Input, for an empty or over-long sequence or an id outside the vocabulary; resource, where the device is
+    /// out of memory.
+    pub fn hidden(&mut self, sequences: &[&[u32]]) -> Result<Tensor> {
+        self.check_sequences(sequences)?;
+        match &mut self.engine {
+            Engine::Cpu(engine) => {
+                let states = engine.run(sequences, Want::All);
+                let rows = states.len() / self.config.hidden_size;
+                Tensor::from_vec(states, (rows, self.config.hidden_size), &Device::Cpu)
+                    .context(|| "wrapping hidden states")
+            }
+            Engine::Tensor(engine) => {
+                if sequences.is_empty() {
+                    return Tensor::zeros((0, self.config.hidden_size), DType::F32, &Device::Cpu)
+                        .context(|| "wrapping hidden states");
+                }
+                engine.run(sequences, Want::All)
+            }
+        }
+    }
+
+    /// One pooled state per sequence, row-major `[sequences, hidden]`.
+    pub(crate) fn pooled(&mut self, sequences: &[&[u32]], pooling: Pooling) -> Result<Vec<f32>> {
+        self.check_sequences(sequences)?;
+        if sequences.is_empty() {
+            return Ok(Vec::new());
+        }
+        match &mut self.engine {
+            Engine::Cpu(engine) => Ok(engine.run(sequences, pooling.into())),
+            Engine::Tensor(engine) => engine
+                .run(sequences, pooling.into())?
+                .flatten_all()
+                .and_then(|states| states.to_vec1())
+                .context(|| "copying vectors from the device"),
+        }
+    }
+
+    fn check_sequences(&self, sequences: &[&[u32]]) -> Result<()> {
+        for (at, sequence) in sequences.iter().enumerate() {
+            if sequence.is_empty() {
+                return Err(Error::input(format!("sequence {at} of the batch has no tokens")));
+            }
+            if sequence.len() > self.max_tokens {
+                return Err(Error::input(format!(
+                    "sequence {at} of the batch has {} tokens, the tower was loaded for at most {}; \
+                     raise max_tokens or cut the text",
+                    sequence.len(),
+                    self.max_tokens
+                )));
+            }
+            if let Some(id) = sequence.iter().find(|id| **id as usize >= self.config.vocab_size) {
+                return Err(Error::input(format!(
+                    "token id {id} is outside the vocabulary of {} tokens; tokenizer and weights \
+                     do not belong together",
+                    self.config.vocab_size
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unsupported(arithmetic: Arithmetic, device: &str, supported: &str) -> Error {
+    let name = match arithmetic {
+        Arithmetic::F32 => "f32",
+        Arithmetic::Bf16 => "bf16",
+        Arithmetic::F16 => "f16",
+        Arithmetic::Int8 => "int8",
+    };
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("arithmetic = \"{name}\" is not supported on {device}; it supports {supported}"),
+    )
+}
+
+fn check(config: &DecoderConfig, max_tokens: usize) -> Result<()> {
+    let c = config;
+    if !["llama", "mistral", "qwen2", "qwen3"].contains(&c.family.as_str()) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "model family `{}` is not supported; supported are llama, mistral, qwen2 and qwen3",
+                c.family
+            ),
+        ));
+    }
+    let wrong = |what: String| Err(Error::input(format!("model configuration: {what}")));
+    let sizes = [
+        ("vocab_size", c.vocab_size),
+        ("hidden_size", c.hidden_size),
+        ("intermediate_size", c.intermediate_size),
+        ("layers", c.layers),
+        ("heads", c.heads),
+        ("kv_heads", c.kv_heads),
+        ("head_dim", c.head_dim),
+    ];
+    if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+        return wrong(format!("{name} is 0"));
+    }
+    if !c.heads.is_multiple_of(c.kv_heads) {
+        return wrong(format!("{} heads cannot share {} key/value heads", c.heads, c.kv_heads));
+    }
+    if !c.head_dim.is_multiple_of(2) {
+        return wrong(format!("head_dim {} is odd, rotary positions need pairs", c.head_dim));
+    }
+    if let Some(factors) = &c.rope_factors
+        && factors.len() != c.head_dim / 2
+    {
+        return wrong(format!("{} rope factors for {} frequencies", factors.len(), c.head_dim / 2));
+    }
+    if max_tokens == 0 || max_tokens > c.max_positions {
+        return Err(Error::config(format!(
+            "max_tokens = {max_tokens} must lie within 1..={}, the positions the model was made for",
+            c.max_positions
+        )));
+    }
+    Ok(())
+}
+
+/// An encoder over a decoder: pools, cuts to `dimensions` (all where `None`) and normalises.
+pub fn decoder_encoder(
+    decoder: Decoder,
+    pooling: Pooling,
+    dimensions: Option<u32>,
+    normalize: bool,
+) -> Box<dyn Encoder> {
+    Box::new(DecoderEncoder { decoder, pooling, dimensions, normalize })
+}
+
+struct DecoderEncoder {
+    decoder: Decoder,
+    pooling: Pooling,
+    dimensions: Option<u32>,
+    normalize: bool,
+}
+
+impl Encoder for DecoderEncoder {
+    fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings> {
+        let hidden = self.decoder.config.hidden_size;
+        let dimensions = self.dimensions.map_or(hidden, |dimensions| dimensions as usize);
+        if dimensions == 0 || dimensions > hidden {
+            return Err(Error::config(format!(
+                "dimensions = {dimensions} must lie within 1..={hidden}, the tower's width"
+            )));
+        }
+        let pooled = self.decoder.pooled(sequences, self.pooling)?;
+        let mut rows = Embeddings::with_capacity(dimensions, sequences.len());
+        let mut row = vec![0.; dimensions];
+        for state in pooled.chunks_exact(hidden) {
+            row.copy_from_slice(&state[..dimensions]);
+            if self.normalize {
+                normalize(&mut row);
+            }
+            rows.push(&row);
+        }
+        Ok(rows)
+    }
+}

@@ -1,0 +1,89 @@
+//! What a tower is asked to be: options, device, and the identity they make.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Arithmetic, Pooling};
+
+/// Which tower, and how its vectors come about. Everything here is identity (it becomes an
+/// [`crate::types::EmbeddingSpace`]), except where the files are found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TowerOptions {
+    /// A `.gguf` or `.safetensors` file, a directory (`config.json`, `tokenizer.json`, one or many
+    /// safetensors), a Hugging Face repo id (`org/name`, or `org/name/file.gguf`; `hf:` before it
+    /// says so outright), or `fake:<dimensions>` for tests.
+    pub model: String,
+    /// Git revision of a Hugging Face repo.
+    #[serde(default)]
+    pub revision: Option<String>,
+    /// A `tokenizer.json`; by default beside the weights or rebuilt from GGUF metadata.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
+    /// LoRA adapter (PEFT directory or safetensors file), merged at load.
+    #[serde(default)]
+    pub adapter: Option<String>,
+    /// How token states become one vector.
+    pub pooling: Pooling,
+    /// Text before every note.
+    #[serde(default)]
+    pub prompt_prefix: String,
+    /// Text after every note; never cut off.
+    #[serde(default)]
+    pub prompt_suffix: String,
+    /// Matryoshka cut: keep the first so many dimensions. Default: all.
+    #[serde(default)]
+    pub dimensions: Option<u32>,
+    /// Scale vectors to unit length.
+    #[serde(default = "yes")]
+    pub normalize: bool,
+    /// Longest sequence in tokens, prompt included.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: u32,
+    /// Class of arithmetic.
+    #[serde(default = "default_arithmetic")]
+    pub arithmetic: Arithmetic,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_max_tokens() -> u32 {
+    512
+}
+
+fn default_arithmetic() -> Arithmetic {
+    Arithmetic::F32
+}
+
+impl TowerOptions {
+    /// A tower of `model` with `pooling` and every other option at its default.
+    pub fn new(model: impl Into<String>, pooling: Pooling) -> Self {
+        Self {
+            model: model.into(),
+            revision: None,
+            tokenizer: None,
+            adapter: None,
+            pooling,
+            prompt_prefix: String::new(),
+            prompt_suffix: String::new(),
+            dimensions: None,
+            normalize: yes(),
+            max_tokens: default_max_tokens(),
+            arithmetic: default_arithmetic(),
+        }
+    }
+}
+
+/// Where a worker computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// This machine's processor with so many threads (0: all).
+    Cpu {
+        /// Threads; 0 for all.
+        threads: usize,
+    },
+    /// A CUDA device by number (feature `cuda`).
+    Cuda(usize),
+}

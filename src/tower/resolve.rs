@@ -1,0 +1,348 @@
+//! A tower from its options: files found and hashed, tokenizer open, weights not yet loaded.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::Reporter;
+use crate::tower::adapter::Adapter;
+use crate::tower::config::{canonical, from_json, read_json};
+use crate::tower::decoder::{Decoder, decoder_encoder};
+use crate::tower::fake::{FakeEncoder, FakeTower};
+use crate::tower::files::digests;
+use crate::tower::gguf::Gguf;
+use crate::tower::hub::Hub;
+use crate::tower::safetensors::SafetensorsWeights;
+use crate::tower::source::{ModelFiles, ModelSource, absolute, files, parse};
+use crate::tower::tokenizer::{Definition, TowerTokenizer};
+use crate::tower::weights::GgufWeights;
+use crate::tower::{
+    DecoderConfig, DeviceSpec, Encoder, TowerOptions, WeightSource, gguf_config, gguf_tokenizer,
+};
+use crate::types::{Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, Hasher256, hash_json};
+
+/// A tower whose files are found, hashed and checked, and whose weights are not yet loaded. Cheap to
+/// clone.
+#[derive(Clone)]
+pub struct Tower {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: TowerOptions,
+    model: Model,
+    tokenizer: TowerTokenizer,
+    weights: Digest256,
+    adapter: Option<Digest256>,
+    dimensions: u32,
+}
+
+enum Model {
+    Fake(FakeTower),
+    Decoder { config: DecoderConfig, weights: Box<dyn WeightSource> },
+}
+
+impl Tower {
+    /// Finds (downloads, if a repo id) and hashes the files, opens the tokenizer, reads the model's
+    /// configuration. Relative paths start from `base_dir`.
+    ///
+    /// # Errors
+    /// NotFound, Input, Corrupt or Unsupported about the model's files; Config about the options;
+    /// Transient where a hub cannot be reached.
+    pub async fn resolve(
+        options: &TowerOptions,
+        base_dir: &Path,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<Self> {
+        Self::resolve_with(options, base_dir, reporter, Hub::from_env).await
+    }
+
+    async fn resolve_with(
+        options: &TowerOptions,
+        base_dir: &Path,
+        reporter: &Arc<dyn Reporter>,
+        hub: impl FnOnce() -> Result<Hub>,
+    ) -> Result<Self> {
+        let mut options = options.clone();
+        let path = match parse(&options.model, base_dir)? {
+            ModelSource::Fake(fake) => return Self::fake(options, fake),
+            ModelSource::Local(path) => {
+                options.model = utf8(&path)?;
+                path
+            }
+            ModelSource::Hub { repo, file } => {
+                let revision = options.revision.as_deref();
+                let fetched = hub()?.fetch(&repo, revision, file.as_deref(), reporter).await?;
+                // Whoever reads these options later gets these very files.
+                options.revision = Some(fetched.commit);
+                options.model = match &file {
+                    Some(file) => format!("hf:{repo}/{file}"),
+                    None => format!("hf:{repo}"),
+                };
+                match file {
+                    Some(file) => fetched.folder.join(file),
+                    None => fetched.folder,
+                }
+            }
+        };
+        for place in [&mut options.tokenizer, &mut options.adapter].into_iter().flatten() {
+            *place = utf8(&absolute(place, base_dir)?)?;
+        }
+        // Hashing gigabytes blocks.
+        tokio::task::spawn_blocking(move || Self::open(options, &path))
+            .await
+            .or_error(ErrorKind::Internal, || "opening the tower")?
+    }
+
+    fn fake(options: TowerOptions, fake: FakeTower) -> Result<Self> {
+        if options.adapter.is_some() || options.tokenizer.is_some() {
+            return Err(Error::config("a fake tower takes neither adapter nor tokenizer"));
+        }
+        let weights =
+            Digest256::of(format!("scalingnote fake tower 1: {}", fake.dimensions).as_bytes());
+        let dimensions = cut(options.dimensions, fake.dimensions)?;
+        let tokenizer = TowerTokenizer::fake(&options)?;
+        let model = Model::Fake(fake);
+        let inner = Inner { options, model, tokenizer, weights, adapter: None, dimensions };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn open(options: TowerOptions, path: &Path) -> Result<Self> {
+        let opened = match files(path)? {
+            ModelFiles::Gguf(path) => open_gguf(&path, &options)?,
+            ModelFiles::Safetensors { weights, folder } => {
+                open_safetensors(&weights, &folder, &options)?
+            }
+        };
+        let Opened { config, mut weights, digest, definition } = opened;
+        let limit = config.max_positions;
+        if options.max_tokens as usize > limit {
+            return Err(Error::config(format!(
+                "max_tokens is {}, but {} attends over {limit} positions at most",
+                options.max_tokens, options.model
+            )));
+        }
+        let mut adapter = None;
+        if let Some(path) = &options.adapter {
+            let opened = Adapter::open(Path::new(path))?;
+            adapter = Some(opened.digest());
+            weights = Box::new(opened.over(weights)?);
+        }
+        let dimensions = cut(options.dimensions, config.hidden_size as u32)?;
+        let tokenizer = TowerTokenizer::new(definition, &options, config.vocab_size)?;
+        let model = Model::Decoder { config, weights };
+        let inner = Inner { options, model, tokenizer, weights: digest, adapter, dimensions };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The options, with absolute paths and, for a repo, its commit: they lead to the same tower from
+    /// any directory.
+    pub fn options(&self) -> &TowerOptions {
+        &self.inner.options
+    }
+
+    /// The embedding space of this tower with a template (by the hash of its source).
+    pub fn space(&self, template: Digest256) -> EmbeddingSpace {
+        let options = &self.inner.options;
+        EmbeddingSpace {
+            weights: self.inner.weights,
+            adapter: self.inner.adapter,
+            tokenizer: self.inner.tokenizer.digest(),
+            prompt_prefix: options.prompt_prefix.clone(),
+            prompt_suffix: options.prompt_suffix.clone(),
+            template,
+            pooling: options.pooling,
+            dimensions: self.inner.dimensions,
+            normalize: options.normalize,
+            max_tokens: options.max_tokens,
+            arithmetic: options.arithmetic,
+            encoder_revision: ENCODER_REVISION,
+        }
+    }
+
+    /// SHA-256 of the weights. Of a GGUF file: its bytes (`sha256sum` prints the same). Of safetensors: the
+    /// digests of the files in order of their names, and what their `config.json` means to the decoder.
+    pub fn weights_digest(&self) -> Digest256 {
+        self.inner.weights
+    }
+
+    /// Dimensions of its vectors.
+    pub fn dimensions(&self) -> u32 {
+        self.inner.dimensions
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TowerTokenizer {
+        &self.inner.tokenizer
+    }
+
+    /// The model's architecture; `None` for a fake tower.
+    pub fn config(&self) -> Option<&DecoderConfig> {
+        match &self.inner.model {
+            Model::Fake(_) => None,
+            Model::Decoder { config, .. } => Some(config),
+        }
+    }
+
+    /// The model's weights, adapter merged; `None` for a fake tower.
+    pub fn weights(&self) -> Option<&dyn WeightSource> {
+        match &self.inner.model {
+            Model::Fake(_) => None,
+            Model::Decoder { weights, .. } => Some(weights.as_ref()),
+        }
+    }
+
+    /// Estimated bytes of one loaded encoder, activations of `token_budget` tokens included.
+    pub fn memory(&self, token_budget: usize) -> u64 {
+        let config = match &self.inner.model {
+            Model::Fake(fake) => return u64::from(fake.dimensions) * 16,
+            Model::Decoder { config, .. } => config,
+        };
+        let count = |n: usize| n as u64;
+        let (hidden, middle) = (count(config.hidden_size), count(config.intermediate_size));
+        let heads = count(config.heads * config.head_dim);
+        let kv_heads = count(config.kv_heads * config.head_dim);
+        let layer = 2 * hidden * heads + 2 * hidden * kv_heads + 3 * hidden * middle;
+        // Halves of a byte: int8 carries a scale every block.
+        let width = match self.inner.options.arithmetic {
+            Arithmetic::F32 => 8,
+            Arithmetic::Bf16 | Arithmetic::F16 => 4,
+            Arithmetic::Int8 => 3,
+        };
+        let products = count(config.layers) * layer * width / 2;
+        let embedding = count(config.vocab_size) * hidden * if width == 8 { 4 } else { 2 };
+        // Residual, normalised and output states; q, k, v and context; gate, up and their product.
+        let activations = 4 * (4 * hidden + 2 * heads + 2 * kv_heads + 3 * middle);
+        products + embedding + count(token_budget) * activations
+    }
+
+    /// Loads the weights onto a device.
+    pub fn load(&self, device: &DeviceSpec) -> Result<Box<dyn Encoder>> {
+        let options = &self.inner.options;
+        match &self.inner.model {
+            Model::Fake(fake) => {
+                let encoder = FakeEncoder::new(*fake, self.inner.dimensions, options.normalize);
+                Ok(Box::new(encoder))
+            }
+            Model::Decoder { config, weights } => {
+                let decoder = Decoder::load(
+                    config,
+                    weights.as_ref(),
+                    device,
+                    options.arithmetic,
+                    options.max_tokens as usize,
+                )
+                .context(|| format!("loading the tower {}", options.model))?;
+                Ok(decoder_encoder(decoder, options.pooling, options.dimensions, options.normalize))
+            }
+        }
+    }
+}
+
+struct Opened {
+    config: DecoderConfig,
+    weights: Box<dyn WeightSource>,
+    digest: Digest256,
+    definition: Definition,
+}
+
+fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
+    let gguf = Gguf::open(path)?;
+    let config = gguf_config::from_gguf(&gguf)?;
+    let definition = match &options.tokenizer {
+        None => gguf_tokenizer::from_gguf(&gguf)?,
+        Some(tokenizer) => {
+            // The file still knows which token ends a sequence.
+            let eos = gguf.integer("tokenizer.ggml.eos_token_id")?;
+            let mut definition = Definition::read(Path::new(tokenizer))?;
+            definition.eos = eos.and_then(|id| u32::try_from(id).ok());
+            definition
+        }
+    };
+    let digest = only(digests(&[path.to_owned()])?)?;
+    let weights = GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads);
+    Ok(Opened { config, weights: Box::new(weights), digest, definition })
+}
+
+fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) -> Result<Opened> {
+    let config_path = folder.join("config.json");
+    if !config_path.is_file() {
+        return Err(Error::not_found(format!(
+            "{} lacks config.json, which says what the weights are",
+            folder.display()
+        )));
+    }
+    let fields = read_json(&config_path)?;
+    let config = from_json(&fields).context(|| format!("{}", config_path.display()))?;
+    let tokenizer_path = match &options.tokenizer {
+        Some(path) => PathBuf::from(path),
+        None => folder.join("tokenizer.json"),
+    };
+    if !tokenizer_path.is_file() {
+        return Err(Error::not_found(format!(
+            "there is no tokenizer {}; name a tokenizer.json in `tokenizer`",
+            tokenizer_path.display()
+        )));
+    }
+    let mut definition = Definition::read(&tokenizer_path)?;
+    definition.eos = eos_of(&definition, &tokenizer_path, &fields)?;
+    let weights = SafetensorsWeights::open(paths)?;
+    let mut hasher = Hasher256::new();
+    hasher.field("scalingnote safetensors 1").field(hash_json(&canonical(&config))?.0);
+    for digest in digests(paths)? {
+        hasher.field(digest.0);
+    }
+    Ok(Opened { config, weights: Box::new(weights), digest: hasher.finish(), definition })
+}
+
+/// The end-of-sequence token: by name in `tokenizer_config.json`, else by id in `config.json`.
+fn eos_of(
+    definition: &Definition,
+    tokenizer: &Path,
+    config: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Option<u32>> {
+    let beside = tokenizer.with_file_name("tokenizer_config.json");
+    if beside.is_file() {
+        let fields = read_json(&beside)?;
+        let token = fields.get("eos_token");
+        let name = token.and_then(|token| token.as_str().or_else(|| token["content"].as_str()));
+        let id = name.and_then(|name| {
+            let added = definition.json["added_tokens"].as_array().into_iter().flatten();
+            let mut same = added.filter(|token| token["content"] == name);
+            let listed = same.next().and_then(|token| token["id"].as_u64());
+            listed.or_else(|| definition.json["model"]["vocab"].get(name)?.as_u64())
+        });
+        if let Some(id) = id {
+            return Ok(u32::try_from(id).ok());
+        }
+    }
+    let id = match config.get("eos_token_id") {
+        Some(serde_json::Value::Array(ids)) => ids.first(),
+        other => other,
+    };
+    Ok(id.and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok()))
+}
+
+fn cut(wanted: Option<u32>, whole: u32) -> Result<u32> {
+    match wanted {
+        None => Ok(whole),
+        Some(wanted) if (1..=whole).contains(&wanted) => Ok(wanted),
+        Some(wanted) => Err(Error::config(format!(
+            "dimensions is {wanted}, but the tower's vectors have between 1 and {whole}"
+        ))),
+    }
+}
+
+fn only(mut digests: Vec<Digest256>) -> Result<Digest256> {
+    digests.pop().ok_or_else(|| Error::internal("no digest for a file"))
+}
+
+fn utf8(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        Error::config(format!("{} is not UTF-8 and cannot be written into a plan", path.display()))
+    })
+}
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

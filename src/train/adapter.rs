@@ -1,0 +1,225 @@
+//! LoRA adapters: their parameters, and the files that PEFT users load.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, Var};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::tensor_error;
+use crate::dataset::SplitMix64;
+use crate::error::{Error, Result, ResultExt, kind_of_io};
+use crate::tower::DecoderConfig;
+
+/// A projection of every decoder layer.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are those of the weights")]
+pub enum LoraTarget {
+    QProj,
+    KProj,
+    VProj,
+    OProj,
+    GateProj,
+    UpProj,
+    DownProj,
+}
+
+impl LoraTarget {
+    /// All of them, in the order of the forward pass.
+    pub const ALL: [Self; 7] = [
+        Self::QProj,
+        Self::KProj,
+        Self::VProj,
+        Self::OProj,
+        Self::GateProj,
+        Self::UpProj,
+        Self::DownProj,
+    ];
+
+    /// Name inside a layer, as Hugging Face has it.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::QProj => "self_attn.q_proj",
+            Self::KProj => "self_attn.k_proj",
+            Self::VProj => "self_attn.v_proj",
+            Self::OProj => "self_attn.o_proj",
+            Self::GateProj => "mlp.gate_proj",
+            Self::UpProj => "mlp.up_proj",
+            Self::DownProj => "mlp.down_proj",
+        }
+    }
+
+    /// (out, in).
+    pub(super) fn shape(self, config: &DecoderConfig) -> (usize, usize) {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        match self {
+            Self::QProj => (q, width),
+            Self::KProj | Self::VProj => (kv, width),
+            Self::OProj => (width, q),
+            Self::GateProj | Self::UpProj => (inner, width),
+            Self::DownProj => (width, inner),
+        }
+    }
+}
+
+/// Low-rank adaptation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraOptions {
+    /// Rank of the update.
+    pub rank: usize,
+    /// The update is scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// Which projections are adapted.
+    pub targets: Vec<LoraTarget>,
+    /// Adapt layers from this one on; those below stay as they are and cost no backward pass.
+    pub first_layer: usize,
+    /// One adapter for queries and one for documents instead of one for both.
+    pub separate: bool,
+}
+
+impl Default for LoraOptions {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            targets: LoraTarget::ALL.to_vec(),
+            first_layer: 0,
+            separate: false,
+        }
+    }
+}
+
+impl LoraOptions {
+    pub(super) fn validate(&self) -> Result<()> {
+        if self.rank == 0 || self.targets.is_empty() {
+            return Err(Error::config("method.rank must be above 0 and method.targets not empty"));
+        }
+        if !(self.alpha.is_finite() && self.alpha > 0.0) {
+            return Err(Error::config("method.alpha must be above 0"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn scale(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+}
+
+/// The parameters of one adapter.
+pub(super) struct Adapter {
+    pub(super) options: LoraOptions,
+    /// A `[rank, in]` and B `[out, rank]` by layer and target.
+    pub(super) pairs: BTreeMap<(usize, LoraTarget), (Var, Var)>,
+}
+
+impl Adapter {
+    /// A uniform in ±1/sqrt(in) as PEFT has it, B zero: the tower starts as it was.
+    pub(super) fn new(
+        config: &DecoderConfig,
+        options: &LoraOptions,
+        rng: &mut SplitMix64,
+        device: &Device,
+    ) -> Result<Self> {
+        if options.first_layer >= config.layers {
+            return Err(Error::config(format!(
+                "method.first_layer must be below the {} layers of the model",
+                config.layers
+            )));
+        }
+        let mut pairs = BTreeMap::new();
+        for layer in options.first_layer..config.layers {
+            for &target in &options.targets {
+                let (out, input) = target.shape(config);
+                let bound = (input as f64).sqrt().recip();
+                let a: Vec<f32> = (0..options.rank * input)
+                    .map(|_| ((rng.unit() * 2.0 - 1.0) * bound) as f32)
+                    .collect();
+                let a = Var::from_vec(a, (options.rank, input), device).map_err(tensor_error)?;
+                let b =
+                    Var::zeros((out, options.rank), DType::F32, device).map_err(tensor_error)?;
+                pairs.insert((layer, target), (a, b));
+            }
+        }
+        Ok(Self { options: options.clone(), pairs })
+    }
+
+    /// Parameters under PEFT's names, in a fixed order.
+    pub(super) fn named(&self) -> Vec<(String, Var)> {
+        let mut named = Vec::with_capacity(self.pairs.len() * 2);
+        for ((layer, target), (a, b)) in &self.pairs {
+            let base = format!("base_model.model.model.layers.{layer}.{}", target.path());
+            named.push((format!("{base}.lora_A.weight"), a.clone()));
+            named.push((format!("{base}.lora_B.weight"), b.clone()));
+        }
+        named
+    }
+
+    /// What a forward pass uses. With `track`, gradients reach the parameters.
+    pub(super) fn view(&self, track: bool) -> AdapterView {
+        let tensor =
+            |var: &Var| if track { var.as_tensor().clone() } else { var.as_detached_tensor() };
+        AdapterView {
+            scale: self.options.scale(),
+            pairs: self.pairs.iter().map(|(at, (a, b))| (*at, (tensor(a), tensor(b)))).collect(),
+        }
+    }
+
+    /// Writes `adapter_model.safetensors` (f32, or f16 at half the size) and `adapter_config.json` into `directory`.
+    pub(super) fn export(&self, directory: &Path, base_model: &str, half: bool) -> Result<()> {
+        let io = |e: std::io::Error| {
+            Error::new(kind_of_io(&e), format!("cannot write {}", directory.display()))
+                .with_source(e)
+        };
+        std::fs::create_dir_all(directory).map_err(io)?;
+        let dtype = if half { DType::F16 } else { DType::F32 };
+        let mut tensors = std::collections::HashMap::new();
+        for (name, var) in self.named() {
+            let tensor = var.as_detached_tensor().to_device(&Device::Cpu).map_err(tensor_error)?;
+            tensors.insert(name, tensor.to_dtype(dtype).map_err(tensor_error)?);
+        }
+        candle_core::safetensors::save(&tensors, directory.join("adapter_model.safetensors"))
+            .map_err(tensor_error)
+            .context(|| format!("writing {}", directory.display()))?;
+        let modules: Vec<&str> = self
+            .options
+            .targets
+            .iter()
+            .filter_map(|target| target.path().rsplit('.').next())
+            .collect();
+        let layers: Vec<usize> = {
+            let mut layers: Vec<usize> = self.pairs.keys().map(|(layer, _)| *layer).collect();
+            layers.dedup();
+            layers
+        };
+        let config = json!({
+            "peft_type": "LORA",
+            "task_type": "FEATURE_EXTRACTION",
+            "base_model_name_or_path": base_model,
+            "r": self.options.rank,
+            "lora_alpha": self.options.alpha,
+            "lora_dropout": 0.0,
+            "target_modules": modules,
+            "layers_to_transform": if self.options.first_layer > 0 { json!(layers) } else { json!(null) },
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "use_rslora": false,
+            "use_dora": false,
+        });
+        let text = serde_json::to_string_pretty(&config).context(|| "adapter_config.json")?;
+        std::fs::write(directory.join("adapter_config.json"), text + "\n").map_err(io)
+    }
+}
+
+/// Tensors of an adapter for one forward pass.
+pub(super) struct AdapterView {
+    pub(super) scale: f64,
+    pub(super) pairs: BTreeMap<(usize, LoraTarget), (Tensor, Tensor)>,
+}

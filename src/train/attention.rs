@@ -1,0 +1,364 @@
+//! Causal self-attention over packed sequences, rotary embedding included, with a backward pass.
+//!
+//! Tokens of all sequences lie one after the other, `[total, heads * head_dim]`; no padding is computed. The
+//! backward pass computes the probabilities again instead of keeping them.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::kernels::{Target, View, product};
+use super::ops::{fused, values, with_values};
+use crate::tower::DecoderConfig;
+
+/// Where each sequence of a pack begins, and the rotary angles up to the longest.
+#[derive(Clone)]
+pub(super) struct Pack {
+    /// Lengths of the sequences, none of them 0.
+    pub(super) lengths: Arc<Vec<usize>>,
+    /// `[longest, head_dim / 2]`.
+    cos: Arc<Vec<f32>>,
+    sin: Arc<Vec<f32>>,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Pack {
+    pub(super) fn new(config: &DecoderConfig, lengths: Vec<usize>) -> Self {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let half = config.head_dim / 2;
+        let mut cos = Vec::with_capacity(longest * half);
+        let mut sin = Vec::with_capacity(longest * half);
+        // f32 throughout, as the reference implementations compute the angles.
+        let frequencies: Vec<f32> = (0..half)
+            .map(|i| {
+                let base = config.rope_theta as f32;
+                let plain = 1.0 / base.powf((2 * i) as f32 / config.head_dim as f32);
+                plain / config.rope_factors.as_ref().map_or(1.0, |factors| factors[i])
+            })
+            .collect();
+        for position in 0..longest {
+            for frequency in &frequencies {
+                let angle = position as f32 * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        Self {
+            lengths: Arc::new(lengths),
+            cos: Arc::new(cos),
+            sin: Arc::new(sin),
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        }
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    fn scale(&self) -> f32 {
+        (self.head_dim as f32).sqrt().recip()
+    }
+
+    /// Rotates one head of `length` positions from `source` (rows `stride` apart) into dense `target`.
+    fn rotate(&self, source: &[f32], stride: usize, length: usize, target: &mut [f32]) {
+        let (d, half) = (self.head_dim, self.head_dim / 2);
+        for at in 0..length {
+            let (x, y) = (&source[at * stride..at * stride + d], &mut target[at * d..(at + 1) * d]);
+            let angles = at * half..(at + 1) * half;
+            let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
+            for i in 0..half {
+                y[i] = x[i] * cos[i] - x[i + half] * sin[i];
+                y[i + half] = x[i + half] * cos[i] + x[i] * sin[i];
+            }
+        }
+    }
+
+    /// The transpose of [`Pack::rotate`], added to `target` (rows `stride` apart).
+    fn unrotate_add(&self, source: &[f32], length: usize, target: &mut [f32], stride: usize) {
+        let (d, half) = (self.head_dim, self.head_dim / 2);
+        for at in 0..length {
+            let (x, y) = (&source[at * d..(at + 1) * d], &mut target[at * stride..at * stride + d]);
+            let angles = at * half..(at + 1) * half;
+            let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
+            for i in 0..half {
+                y[i] += x[i] * cos[i] + x[i + half] * sin[i];
+                y[i + half] += x[i + half] * cos[i] - x[i] * sin[i];
+            }
+        }
+    }
+
+    /// Causal probabilities `[length, length]` of rotated q and k.
+    fn probabilities(&self, q: &[f32], k: &[f32], length: usize, p: &mut [f32]) {
+        let d = self.head_dim;
+        let target = Target { data: &mut *p, stride: length, accumulate: false };
+        let shape = (length, length, d);
+        product(target, shape, self.scale(), View::rows(q, d), View::rows(k, d).t(), false);
+        for (at, row) in p.chunks_exact_mut(length).enumerate() {
+            let (seen, hidden) = row.split_at_mut(at + 1);
+            let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut sum = 0.0;
+            for value in seen.iter_mut() {
+                *value = (*value - largest).exp();
+                sum += *value;
+            }
+            for value in seen {
+                *value /= sum;
+            }
+            hidden.fill(0.0);
+        }
+    }
+
+    /// Cuts a packed row-major buffer of `width` columns into its sequences.
+    fn cut<'a>(&self, mut data: &'a [f32], width: usize) -> Vec<&'a [f32]> {
+        let mut parts = Vec::with_capacity(self.lengths.len());
+        for length in self.lengths.iter() {
+            let (part, rest) = data.split_at(length * width);
+            parts.push(part);
+            data = rest;
+        }
+        parts
+    }
+
+    fn cut_mut<'a>(&self, mut data: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
+        let mut parts = Vec::with_capacity(self.lengths.len());
+        for length in self.lengths.iter() {
+            let (part, rest) = data.split_at_mut(length * width);
+            parts.push(part);
+            data = rest;
+        }
+        parts
+    }
+
+    fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+        let d = self.head_dim;
+        let (width, kv_width) = (self.heads * d, self.kv_heads * d);
+        let group = self.heads / self.kv_heads;
+        let mut out = vec![0f32; q.len()];
+        let inputs = self.cut(q, width).into_par_iter().zip(self.cut(k, kv_width));
+        let inputs = inputs.zip(self.cut(v, kv_width));
+        self.cut_mut(&mut out, width).into_par_iter().zip(inputs).for_each(|(out, ((q, k), v))| {
+            let length = out.len() / width;
+            let mut k_rot = vec![0f32; length * d];
+            let mut q_rot = vec![0f32; length * d];
+            let mut p = vec![0f32; length * length];
+            for head in 0..self.heads {
+                let kv = head / group * d;
+                if head % group == 0 {
+                    self.rotate(&k[kv..], kv_width, length, &mut k_rot);
+                }
+                self.rotate(&q[head * d..], width, length, &mut q_rot);
+                self.probabilities(&q_rot, &k_rot, length, &mut p);
+                let target =
+                    Target { data: &mut out[head * d..], stride: width, accumulate: false };
+                let v = View::rows(&v[kv..], kv_width);
+                product(target, (length, d, length), 1.0, View::rows(&p, length), v, false);
+            }
+        });
+        out
+    }
+
+    /// Gradients of q, k and v.
+    fn backward(&self, q: &[f32], k: &[f32], v: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
+        let d = self.head_dim;
+        let (width, kv_width) = (self.heads * d, self.kv_heads * d);
+        let group = self.heads / self.kv_heads;
+        let (mut dq, mut dk, mut dv) =
+            (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
+        let inputs = self.cut(q, width).into_par_iter().zip(self.cut(k, kv_width));
+        let inputs = inputs.zip(self.cut(v, kv_width)).zip(self.cut(g, width));
+        let outputs = self.cut_mut(&mut dq, width).into_par_iter();
+        let outputs = outputs.zip(self.cut_mut(&mut dk, kv_width));
+        let outputs = outputs.zip(self.cut_mut(&mut dv, kv_width));
+        outputs.zip(inputs).for_each(|(((dq, dk), dv), (((q, k), v), g))| {
+            let length = dq.len() / width;
+            let mut k_rot = vec![0f32; length * d];
+            let mut q_rot = vec![0f32; length * d];
+            let mut turned = vec![0f32; length * d];
+            let mut p = vec![0f32; length * length];
+            let mut ds = vec![0f32; length * length];
+            for head in 0..self.heads {
+                let kv = head / group * d;
+                if head % group == 0 {
+                    self.rotate(&k[kv..], kv_width, length, &mut k_rot);
+                }
+                self.rotate(&q[head * d..], width, length, &mut q_rot);
+                self.probabilities(&q_rot, &k_rot, length, &mut p);
+                let g = View::rows(&g[head * d..], width);
+                let target = Target { data: &mut dv[kv..], stride: kv_width, accumulate: true };
+                product(target, (length, d, length), 1.0, View::rows(&p, length).t(), g, false);
+                let target = Target { data: &mut ds, stride: length, accumulate: false };
+                let v = View::rows(&v[kv..], kv_width);
+                product(target, (length, length, d), 1.0, g, v.t(), false);
+                for (ds, p) in ds.chunks_exact_mut(length).zip(p.chunks_exact(length)) {
+                    let pull: f32 = super::kernels::dot(ds, p);
+                    for (ds, p) in ds.iter_mut().zip(p) {
+                        *ds = p * (*ds - pull);
+                    }
+                }
+                let ds = View::rows(&ds, length);
+                let target = Target { data: &mut turned, stride: d, accumulate: false };
+                let shape = (length, d, length);
+                product(target, shape, self.scale(), ds, View::rows(&k_rot, d), false);
+                self.unrotate_add(&turned, length, &mut dq[head * d..], width);
+                let target = Target { data: &mut turned, stride: d, accumulate: false };
+                product(target, shape, self.scale(), ds.t(), View::rows(&q_rot, d), false);
+                self.unrotate_add(&turned, length, &mut dk[kv..], kv_width);
+            }
+        });
+        [dq, dk, dv]
+    }
+
+    /// The same in candle operations, padded to the longest sequence: for other devices, and the reference in tests.
+    fn composed(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let device = q.device();
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        let sequences = self.lengths.len();
+        let (mut pad, mut unpad) = (Vec::new(), Vec::new());
+        let mut start = 0;
+        for (at, &length) in self.lengths.iter().enumerate() {
+            pad.extend((0..longest).map(|i| (start + i.min(length - 1)) as u32));
+            unpad.extend((0..length).map(|i| (at * longest + i) as u32));
+            start += length;
+        }
+        let pad = Tensor::from_vec(pad, sequences * longest, device)?;
+        let unpad = Tensor::from_vec(unpad, start, device)?;
+        let half = self.head_dim / 2;
+        let table =
+            |t: &[f32]| Tensor::from_slice(t, (1, 1, longest, half), device)?.to_dtype(q.dtype());
+        let (cos, sin) = (table(&self.cos)?, table(&self.sin)?);
+        let split = |x: &Tensor, heads: usize, turn: bool| -> Result<Tensor> {
+            let x = x.index_select(&pad, 0)?;
+            let x = x.reshape((sequences, longest, heads, self.head_dim))?;
+            let x = x.transpose(1, 2)?.contiguous()?;
+            if !turn {
+                return Ok(x);
+            }
+            let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
+            let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+            let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+            Tensor::cat(&[first, second], 3)
+        };
+        let repeat = |x: Tensor| -> Result<Tensor> {
+            let group = self.heads / self.kv_heads;
+            let x = x.unsqueeze(2)?;
+            x.broadcast_as((sequences, self.kv_heads, group, longest, self.head_dim))?
+                .contiguous()?
+                .reshape((sequences, self.heads, longest, self.head_dim))
+        };
+        let q = split(q, self.heads, true)?;
+        let k = repeat(split(k, self.kv_heads, true)?)?;
+        let v = repeat(split(v, self.kv_heads, false)?)?;
+        let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * f64::from(self.scale()))?;
+        // Causality alone suffices: the copies that pad a sequence come after its tokens.
+        let mask: Vec<f32> = (0..longest * longest)
+            .map(|i| if i % longest > i / longest { f32::NEG_INFINITY } else { 0.0 })
+            .collect();
+        let mask = Tensor::from_vec(mask, (1, 1, longest, longest), device)?;
+        let scores = scores.to_dtype(DType::F32)?.broadcast_add(&mask)?;
+        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let p = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?.to_dtype(v.dtype())?;
+        let out = p.matmul(&v)?.transpose(1, 2)?.contiguous()?;
+        out.reshape((sequences * longest, self.heads * self.head_dim))?.index_select(&unpad, 0)
+    }
+}
+
+struct Attention(Pack);
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "packed-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = self.0.forward(values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?);
+        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dq, dk, dv] = with_values(q, |q| {
+            with_values(k, |k| {
+                with_values(v, |v| with_values(grad, |g| Ok(self.0.backward(q, k, v, g))))
+            })
+        })?;
+        let device = q.device();
+        Ok((
+            Some(Tensor::from_vec(dq, q.shape(), device)?),
+            Some(Tensor::from_vec(dk, k.shape(), device)?),
+            Some(Tensor::from_vec(dv, v.shape(), device)?),
+        ))
+    }
+}
+
+/// Attention of `q` `[total, heads * head_dim]` on `k`, `v` `[total, kv_heads * head_dim]`, each sequence on its own.
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, pack: &Pack) -> Result<Tensor> {
+    if q.dim(0)? != pack.total() || pack.lengths.contains(&0) {
+        candle_core::bail!("{} tokens for sequences of {:?}", q.dim(0)?, pack.lengths);
+    }
+    if fused(q) {
+        let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+        return q.apply_op3(&k, &v, Attention(pack.clone()));
+    }
+    pack.composed(q, k, v)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::dataset::SplitMix64;
+    use crate::train::tests_support::tiny_config;
+
+    #[test]
+    fn fused_attention_equals_the_composed_one() {
+        let config = tiny_config("llama");
+        let lengths = vec![5, 1, 9, 3];
+        let pack = Pack::new(&config, lengths);
+        let mut rng = SplitMix64::new(2);
+        let mut random = |heads: usize| {
+            let width = heads * config.head_dim;
+            let data = (0..pack.total() * width).map(|_| rng.normal() as f32).collect::<Vec<_>>();
+            Var::from_vec(data, (pack.total(), width), &Device::Cpu).unwrap()
+        };
+        let (q, k, v, direction) = (
+            random(config.heads),
+            random(config.kv_heads),
+            random(config.kv_heads),
+            random(config.heads),
+        );
+        let run = |y: Tensor| {
+            let loss = (&y * direction.as_tensor()).unwrap().sum_all().unwrap();
+            (y, loss.backward().unwrap())
+        };
+        let (a, ga) = run(attention(&q, &k, &v, &pack).unwrap());
+        let (b, gb) = run(pack.composed(&q, &k, &v).unwrap());
+        let largest = |t: &Tensor| {
+            t.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
+        };
+        assert!(largest(&(&a - &b).unwrap()) < 1e-5);
+        for var in [&q, &k, &v] {
+            let (x, y) = (ga.get(var).unwrap(), gb.get(var).unwrap());
+            assert!(largest(&(x - y).unwrap()) < 2e-5 * largest(y).max(1.0));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Checkpoints: one safetensors file with parameters, moments and the state of the run, replaced atomically.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView, serialize};
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::AdamW;
+use super::report::{StepRecord, ValidationRecord};
+use super::tensor_error;
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::types::Digest256;
+
+const FILE: &str = "checkpoint.safetensors";
+const FORMAT: u32 = 1;
+
+/// State of a run beside its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) format: u32,
+    /// Of the options and the data.
+    pub(super) run: Digest256,
+    /// Steps taken.
+    pub(super) step: u64,
+    pub(super) seconds: f64,
+    pub(super) steps: Vec<StepRecord>,
+    pub(super) validation: Vec<ValidationRecord>,
+}
+
+impl State {
+    pub(super) fn new(run: Digest256) -> Self {
+        Self {
+            format: FORMAT,
+            run,
+            step: 0,
+            seconds: 0.0,
+            steps: Vec::new(),
+            validation: Vec::new(),
+        }
+    }
+}
+
+fn path(directory: &Path) -> PathBuf {
+    directory.join(FILE)
+}
+
+fn bytes(tensor: &Tensor) -> Result<(Vec<usize>, Vec<u8>)> {
+    let values = tensor
+        .to_device(&Device::Cpu)
+        .and_then(|t| t.flatten_all())
+        .and_then(|t| t.to_vec1::<f32>())
+        .map_err(tensor_error)?;
+    Ok((tensor.dims().to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+}
+
+/// Writes the checkpoint of `directory`; a crash leaves the old or the new one whole.
+pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
+    let io = |e: std::io::Error| {
+        Error::new(kind_of_io(&e), format!("cannot write {}", path(directory).display()))
+            .with_source(e)
+    };
+    let mut owned = Vec::new();
+    for slot in &optimizer.slots {
+        let parts =
+            [("value", slot.var.as_tensor()), ("first", &slot.first), ("second", &slot.second)];
+        for (part, tensor) in parts {
+            owned.push((format!("{part}.{}", slot.name), bytes(tensor)?));
+        }
+    }
+    let views = owned
+        .iter()
+        .map(|(name, (shape, data))| Ok((name, TensorView::new(Dtype::F32, shape.clone(), data)?)))
+        .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
+        .context(|| "checkpoint tensors")?;
+    let text = serde_json::to_string(state).context(|| "checkpoint state")?;
+    let metadata = HashMap::from([("state".to_owned(), text)]);
+    let data = serialize(views, Some(metadata)).context(|| "checkpoint")?;
+    fs::create_dir_all(directory).map_err(io)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(io)?;
+    file.write_all(&data).map_err(io)?;
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(path(directory)).map_err(|e| io(e.error))?;
+    fs::File::open(directory).and_then(|d| d.sync_all()).map_err(io)
+}
+
+/// Loads the checkpoint of `directory` into `optimizer`, if there is one.
+///
+/// # Errors
+/// Conflict, if it belongs to a run with other options or data; Corrupt, if it does not read.
+pub(super) fn load(
+    directory: &Path,
+    run: Digest256,
+    optimizer: &mut AdamW,
+) -> Result<Option<State>> {
+    let path = path(directory);
+    let data = match fs::read(&path) {
+        Ok(data) => data,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => {
+            return Err(Error::new(kind_of_io(&e), format!("cannot read {}", path.display()))
+                .with_source(e));
+        }
+    };
+    let corrupt = || format!("checkpoint {} is damaged; delete it to start again", path.display());
+    let (_, header) = SafeTensors::read_metadata(&data).or_error(ErrorKind::Corrupt, corrupt)?;
+    let text = header
+        .metadata()
+        .as_ref()
+        .and_then(|m| m.get("state"))
+        .ok_or_else(|| Error::corrupt(corrupt()))?;
+    let state: State = serde_json::from_str(text).or_error(ErrorKind::Corrupt, corrupt)?;
+    if state.format != FORMAT || state.run != run {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "{} belongs to a run with other options or data; choose another output or delete it",
+                path.display()
+            ),
+        ));
+    }
+    let tensors = SafeTensors::deserialize(&data).or_error(ErrorKind::Corrupt, corrupt)?;
+    for slot in &mut optimizer.slots {
+        let read = |part: &str| -> Result<Tensor> {
+            let view = tensors
+                .tensor(&format!("{part}.{}", slot.name))
+                .or_error(ErrorKind::Corrupt, corrupt)?;
+            if view.dtype() != Dtype::F32 || view.shape() != slot.var.dims() {
+                return Err(Error::corrupt(corrupt()));
+            }
+            let values: Vec<f32> = view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            Tensor::from_vec(values, slot.var.shape(), slot.var.device()).map_err(tensor_error)
+        };
+        let value = read("value")?;
+        (slot.first, slot.second) = (read("first")?, read("second")?);
+        slot.var.set(&value).map_err(tensor_error)?;
+    }
+    optimizer.steps = state.step;
+    Ok(Some(state))
+}

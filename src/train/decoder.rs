@@ -1,0 +1,285 @@
+//! The decoder LLM as training sees it: packed sequences in, pooled unit vectors out, differentiable.
+
+use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
+
+use super::adapter::{AdapterView, LoraTarget};
+use super::attention::{Pack, attention};
+use super::ops::{frozen_linear, lora_linear, rms_norm};
+use super::tensor_error;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tower::{DecoderConfig, WeightSource};
+use crate::types::Pooling;
+
+/// Weights of one layer.
+#[derive(Clone)]
+struct Layer {
+    input_norm: Tensor,
+    post_norm: Tensor,
+    /// In the order of [`LoraTarget::ALL`].
+    projections: [Tensor; 7],
+    /// q, k, v.
+    biases: Option<[Tensor; 3]>,
+    /// q, k.
+    head_norms: Option<[Tensor; 2]>,
+}
+
+/// All weights, and what becomes of the states.
+#[derive(Clone)]
+pub(super) struct Decoder {
+    pub(super) config: DecoderConfig,
+    pooling: Pooling,
+    dimensions: Option<usize>,
+    embeddings: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    device: Device,
+}
+
+/// A weight's name and its parameter.
+pub(super) type NamedVar = (String, Var);
+
+impl Decoder {
+    /// Loads every weight. With `trainable`, each becomes a parameter, returned by name.
+    pub(super) fn load(
+        config: &DecoderConfig,
+        source: &dyn WeightSource,
+        pooling: Pooling,
+        dimensions: Option<u32>,
+        trainable: bool,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<(Self, Vec<NamedVar>)> {
+        if !matches!(config.family.as_str(), "llama" | "qwen2" | "qwen3" | "mistral") {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("training of model family {:?} is not supported", config.family),
+            ));
+        }
+        if trainable && dtype != DType::F32 {
+            return Err(Error::config("full fine-tuning computes in f32; choose arithmetic f32"));
+        }
+        let mut vars = Vec::new();
+        let mut tensor = |name: String, shape: &[usize]| -> Result<Tensor> {
+            let loaded = source.tensor(&name, shape)?;
+            let loaded = loaded
+                .to_device(device)
+                .and_then(|t| t.to_dtype(dtype))
+                .and_then(|t| t.contiguous())
+                .map_err(tensor_error)?;
+            if !trainable {
+                return Ok(loaded);
+            }
+            let var = Var::from_tensor(&loaded).map_err(tensor_error)?;
+            vars.push((name, var.clone()));
+            Ok(var.as_tensor().clone())
+        };
+        let width = config.hidden_size;
+        let embeddings = tensor("model.embed_tokens.weight".into(), &[config.vocab_size, width])?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for layer in 0..config.layers {
+            let name = |part: &str| format!("model.layers.{layer}.{part}");
+            let mut projections = Vec::with_capacity(7);
+            for target in LoraTarget::ALL {
+                let (out, input) = target.shape(config);
+                projections
+                    .push(tensor(name(&format!("{}.weight", target.path())), &[out, input])?);
+            }
+            let projections = projections
+                .try_into()
+                .map_err(|_| Error::internal("seven projections make a layer"))?;
+            let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+            let biases = match config.qkv_bias {
+                true => Some([
+                    tensor(name("self_attn.q_proj.bias"), &[q])?,
+                    tensor(name("self_attn.k_proj.bias"), &[kv])?,
+                    tensor(name("self_attn.v_proj.bias"), &[kv])?,
+                ]),
+                false => None,
+            };
+            let head_norms = match config.qk_norm {
+                true => Some([
+                    tensor(name("self_attn.q_norm.weight"), &[config.head_dim])?,
+                    tensor(name("self_attn.k_norm.weight"), &[config.head_dim])?,
+                ]),
+                false => None,
+            };
+            layers.push(Layer {
+                input_norm: tensor(name("input_layernorm.weight"), &[width])?,
+                post_norm: tensor(name("post_attention_layernorm.weight"), &[width])?,
+                projections,
+                biases,
+                head_norms,
+            });
+        }
+        let norm = tensor("model.norm.weight".into(), &[width])?;
+        let dimensions = match dimensions {
+            Some(cut) if cut as usize > width || cut == 0 => {
+                return Err(Error::config(format!("tower.dimensions must be in 1..={width}")));
+            }
+            cut => cut.map(|cut| cut as usize).filter(|cut| *cut < width),
+        };
+        let decoder = Self {
+            config: config.clone(),
+            pooling,
+            dimensions,
+            embeddings,
+            layers,
+            norm,
+            device: device.clone(),
+        };
+        Ok((decoder, vars))
+    }
+
+    /// The same weights, cut off from the graph: forward passes through it record nothing.
+    pub(super) fn detached(&self) -> Self {
+        let mut copy = self.clone();
+        let cut = |t: &mut Tensor| *t = t.detach();
+        cut(&mut copy.embeddings);
+        cut(&mut copy.norm);
+        for layer in &mut copy.layers {
+            cut(&mut layer.input_norm);
+            cut(&mut layer.post_norm);
+            layer.projections.iter_mut().for_each(cut);
+            layer.biases.iter_mut().flatten().for_each(cut);
+            layer.head_norms.iter_mut().flatten().for_each(cut);
+        }
+        copy
+    }
+
+    /// Unit vectors `[sequences, dimensions]` in f32.
+    pub(super) fn embed(
+        &self,
+        sequences: &[&[u32]],
+        adapter: Option<&AdapterView>,
+    ) -> Result<Tensor> {
+        if let Some(id) =
+            sequences.iter().copied().flatten().find(|id| **id as usize >= self.config.vocab_size)
+        {
+            return Err(Error::input(format!("token {id} is outside the model's vocabulary")));
+        }
+        if sequences.iter().any(|s| s.is_empty()) {
+            return Err(Error::input("a text became no tokens; leave empty texts out"));
+        }
+        self.embed_checked(sequences, adapter).map_err(tensor_error)
+    }
+
+    fn embed_checked(
+        &self,
+        sequences: &[&[u32]],
+        adapter: Option<&AdapterView>,
+    ) -> CandleResult<Tensor> {
+        let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
+        let ids: Vec<u32> = sequences.concat();
+        let pack = Pack::new(&self.config, lengths);
+        let states = self.states(ids, &pack, adapter)?;
+        let pooled = pool(&states, &pack, self.pooling)?.to_dtype(DType::F32)?;
+        let pooled = match self.dimensions {
+            Some(cut) => pooled.narrow(1, 0, cut)?,
+            None => pooled,
+        };
+        normalize(&pooled)
+    }
+
+    /// Final states `[total, hidden]`, after the last norm.
+    fn states(
+        &self,
+        ids: Vec<u32>,
+        pack: &Pack,
+        adapter: Option<&AdapterView>,
+    ) -> CandleResult<Tensor> {
+        let epsilon = self.config.rms_norm_eps;
+        let ids = Tensor::new(ids, &self.device)?;
+        let mut x = self.embeddings.index_select(&ids, 0)?;
+        for (number, layer) in self.layers.iter().enumerate() {
+            let linear = |x: &Tensor, target: LoraTarget| {
+                let weight = &layer.projections[target as usize];
+                match adapter.and_then(|a| a.pairs.get(&(number, target)).map(|p| (a.scale, p))) {
+                    Some((scale, (a, b))) => lora_linear(x, weight, a, b, scale),
+                    None if weight.is_variable() => x.matmul(&weight.t()?),
+                    None => frozen_linear(x, weight),
+                }
+            };
+            let normal = rms_norm(&x, &layer.input_norm, epsilon)?;
+            let mut q = linear(&normal, LoraTarget::QProj)?;
+            let mut k = linear(&normal, LoraTarget::KProj)?;
+            let mut v = linear(&normal, LoraTarget::VProj)?;
+            if let Some([bq, bk, bv]) = &layer.biases {
+                q = q.broadcast_add(bq)?;
+                k = k.broadcast_add(bk)?;
+                v = v.broadcast_add(bv)?;
+            }
+            if let Some([nq, nk]) = &layer.head_norms {
+                q = head_norm(&q, nq, epsilon)?;
+                k = head_norm(&k, nk, epsilon)?;
+            }
+            let mixed = attention(&q, &k, &v, pack)?;
+            x = (x + linear(&mixed, LoraTarget::OProj)?)?;
+            let normal = rms_norm(&x, &layer.post_norm, epsilon)?;
+            let gate = linear(&normal, LoraTarget::GateProj)?;
+            let up = linear(&normal, LoraTarget::UpProj)?;
+            let inner = super::ops::swiglu(&gate, &up)?;
+            x = (x + linear(&inner, LoraTarget::DownProj)?)?;
+        }
+        rms_norm(&x, &self.norm, epsilon)
+    }
+}
+
+/// RMSNorm of every head on its own.
+fn head_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> CandleResult<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let head_dim = weight.elem_count();
+    rms_norm(&x.reshape((rows * width / head_dim, head_dim))?, weight, epsilon)?
+        .reshape((rows, width))
+}
+
+/// Token states `[total, hidden]` to one row per sequence.
+fn pool(states: &Tensor, pack: &Pack, pooling: Pooling) -> CandleResult<Tensor> {
+    let device = states.device();
+    match pooling {
+        Pooling::LastToken | Pooling::Eos => {
+            let mut end = 0u32;
+            let last: Vec<u32> = pack
+                .lengths
+                .iter()
+                .map(|length| {
+                    end += *length as u32;
+                    end - 1
+                })
+                .collect();
+            states.index_select(&Tensor::new(last, device)?, 0)
+        }
+        Pooling::Mean => {
+            let mut start = 0;
+            let mut means = Vec::with_capacity(pack.lengths.len());
+            for &length in pack.lengths.iter() {
+                means.push(Mean { start, length });
+                start += length;
+            }
+            mean_rows(states, means)
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Mean {
+    start: usize,
+    length: usize,
+}
+
+/// `M x` where row i of M averages the rows of sequence i; its backward pass is `M^T g`.
+fn mean_rows(states: &Tensor, means: Vec<Mean>) -> CandleResult<Tensor> {
+    let (total, _) = states.dims2()?;
+    let mut matrix = vec![0f32; means.len() * total];
+    for (row, mean) in matrix.chunks_exact_mut(total).zip(&means) {
+        row[mean.start..mean.start + mean.length].fill((mean.length as f32).recip());
+    }
+    let matrix = Tensor::from_vec(matrix, (means.len(), total), states.device())?;
+    // (M x)^T = x^T M^T: the frozen layer applied to x^T has the backward pass wanted.
+    frozen_linear(&states.t()?.contiguous()?, &matrix.to_dtype(states.dtype())?)?.t()?.contiguous()
+}
+
+/// Rows to unit length.
+pub(super) fn normalize(x: &Tensor) -> CandleResult<Tensor> {
+    let length = (x.sqr()?.sum_keepdim(1)? + 1e-24)?.sqrt()?;
+    x.broadcast_div(&length)
+}

@@ -1,0 +1,38 @@
+//! The two stages: train the towers from one LLM by contrast, then distil the query tower.
+//!
+//! Stage 1 ([`train`]) teaches the LLM to embed with InfoNCE over in-batch and hard negatives, by LoRA or in full,
+//! on candle's autograd. Sequences are packed without padding; the operations that would be slow or have no
+//! backward pass are our own (see `ops` and `attention`).
+
+mod adapter;
+mod attention;
+mod batch;
+mod checkpoint;
+mod decoder;
+mod entry;
+mod kernels;
+mod loss;
+mod ops;
+mod optimizer;
+mod options;
+mod report;
+mod step;
+mod trainer;
+
+pub use adapter::{LoraOptions, LoraTarget};
+pub use entry::{export, train};
+pub use options::{Method, OptimizerOptions, Order, QuerySide, TrainOptions, ValidationOptions};
+pub use report::{StepRecord, TrainReport, ValidationRecord};
+pub use trainer::{Side, Tokenize, TrainInput, export_checkpoint, train_decoder};
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_support;
+
+use crate::error::{Error, ErrorKind};
+
+/// Turns an error of the tensor library into ours.
+fn tensor_error(error: candle_core::Error) -> Error {
+    Error::new(ErrorKind::Internal, format!("tensor operation failed: {error}"))
+}

@@ -1,0 +1,198 @@
+//! Options of stage 1.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::adapter::LoraOptions;
+use crate::dataset::PairSource;
+use crate::error::{Error, Result};
+use crate::tower::TowerOptions;
+use crate::types::Digest256;
+
+/// Everything that decides a training run. With one machine type and thread count, equal options give equal losses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainOptions {
+    /// The tower to start from, with the document side's prompt; `max_tokens` is the training length of documents.
+    pub tower: TowerOptions,
+    /// The query side's prompt and length.
+    pub query: QuerySide,
+    /// Training pairs.
+    pub pairs: Vec<PairSource>,
+    /// Pairs held out to watch.
+    #[serde(default)]
+    pub validation: ValidationOptions,
+    /// What is trained.
+    pub method: Method,
+    /// Optimizer and schedule.
+    #[serde(default)]
+    pub optimizer: OptimizerOptions,
+    /// Pairs contrasted with each other in one step.
+    #[serde(default = "default_batch")]
+    pub batch_pairs: usize,
+    /// Hard negatives taken per pair, from those that the pairs carry.
+    #[serde(default)]
+    pub hard_negatives: usize,
+    /// Cosines are divided by it.
+    #[serde(default = "default_temperature")]
+    pub temperature: f64,
+    /// How pairs are drawn into batches.
+    #[serde(default)]
+    pub order: Order,
+    /// Steps; by default one epoch.
+    #[serde(default)]
+    pub steps: Option<u64>,
+    /// Tokens whose activations are held at once. A batch above it is embedded twice (gradient caching), so that the
+    /// contrastive batch does not depend on memory. SmolLM2-135M needs about 1.2 MB a token.
+    #[serde(default = "default_activation_tokens")]
+    pub activation_tokens: usize,
+    /// Decides initial adapters, order and draws.
+    #[serde(default)]
+    pub seed: u64,
+    /// Seconds between checkpoints.
+    #[serde(default = "default_checkpoint_seconds")]
+    pub checkpoint_seconds: u64,
+}
+
+fn default_batch() -> usize {
+    64
+}
+
+fn default_temperature() -> f64 {
+    0.05
+}
+
+fn default_activation_tokens() -> usize {
+    4096
+}
+
+fn default_checkpoint_seconds() -> u64 {
+    300
+}
+
+/// Prompt and length of the query side.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuerySide {
+    /// Text before every query.
+    #[serde(default)]
+    pub prompt_prefix: String,
+    /// Text after every query.
+    #[serde(default)]
+    pub prompt_suffix: String,
+    /// Longest query in tokens, prompt included.
+    #[serde(default = "default_query_tokens")]
+    pub max_tokens: u32,
+}
+
+fn default_query_tokens() -> u32 {
+    64
+}
+
+/// Pairs held out of training.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ValidationOptions {
+    /// How many; none of their documents is trained on as a positive.
+    pub pairs: usize,
+    /// Steps between looks.
+    pub every: u64,
+}
+
+impl Default for ValidationOptions {
+    fn default() -> Self {
+        Self { pairs: 128, every: 50 }
+    }
+}
+
+/// What is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Method {
+    /// Low-rank adapters beside frozen weights.
+    Lora(LoraOptions),
+    /// Every weight (shared by both sides), embeddings included.
+    Full,
+}
+
+/// How pairs are drawn into batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// All pairs shuffled together.
+    #[default]
+    Mixed,
+    /// Every batch from one source: its in-batch negatives are harder.
+    BySource,
+}
+
+/// AdamW with warm-up and cosine decay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerOptions {
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// Learning rate at the end, as a share of the highest.
+    pub final_share: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Keeps the division finite.
+    pub epsilon: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm.
+    pub clip_norm: f64,
+}
+
+impl Default for OptimizerOptions {
+    fn default() -> Self {
+        Self {
+            learning_rate: 5e-4,
+            warmup_steps: 20,
+            final_share: 0.05,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+        }
+    }
+}
+
+impl TrainOptions {
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// Config, naming the field.
+    pub fn validate(&self) -> Result<()> {
+        let positive = |value: f64, name: &str| match value.is_finite() && value > 0.0 {
+            true => Ok(()),
+            false => Err(Error::config(format!("{name} must be above 0"))),
+        };
+        positive(self.temperature, "temperature")?;
+        positive(self.optimizer.learning_rate, "optimizer.learning_rate")?;
+        positive(self.optimizer.clip_norm, "optimizer.clip_norm")?;
+        if self.batch_pairs < 2 {
+            return Err(Error::config("batch_pairs must be at least 2: a pair needs a negative"));
+        }
+        if self.activation_tokens == 0 || self.steps == Some(0) {
+            return Err(Error::config("activation_tokens and steps must be above 0"));
+        }
+        if let Method::Lora(lora) = &self.method {
+            lora.validate()?;
+        }
+        Ok(())
+    }
+
+    /// Names the run: options that change the losses beyond rounding.
+    pub(super) fn digest(&self) -> Result<Digest256> {
+        let mut same = self.clone();
+        same.checkpoint_seconds = 0;
+        same.activation_tokens = 0;
+        crate::types::hash_json(&same)
+    }
+}

@@ -1,0 +1,259 @@
+//! Stage 1 on a tiny model: gradients, gradient caching, resuming, learning.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use serde::Deserialize;
+
+use super::adapter::LoraOptions;
+use super::loss::Contrast;
+use super::options::{Method, TrainOptions};
+use super::step::Model;
+use super::tests_support::{RandomWeights, bytes, hashed, tiny_config, tiny_options, tiny_pairs};
+use super::trainer::{TrainInput, build, train_decoder};
+use super::{Side, TrainReport};
+use crate::dataset::{PairSet, SplitMix64};
+use crate::error::{ErrorKind, Result};
+use crate::observe::Silent;
+use crate::tower::{DecoderConfig, DeviceSpec};
+use crate::types::{Cancel, Pooling};
+
+fn input<'a>(config: &'a DecoderConfig, pairs: &'a PairSet) -> TrainInput<'a> {
+    TrainInput {
+        config,
+        weights: &RandomWeights,
+        pairs,
+        tokenize: &bytes,
+        device: DeviceSpec::Cpu { threads: 0 },
+    }
+}
+
+/// A model whose adapters are no longer zero, and its parameters.
+fn model(
+    config: &DecoderConfig,
+    options: &TrainOptions,
+) -> (Model, Vec<(String, candle_core::Var)>) {
+    let pairs = tiny_pairs();
+    let (model, vars) = build(&input(config, &pairs), options).unwrap();
+    for (name, var) in vars.iter().filter(|(name, _)| name.contains("lora_")) {
+        let data: Vec<f32> = (0..var.elem_count()).map(|i| 0.3 * hashed(name, i)).collect();
+        var.set(&Tensor::from_vec(data, var.shape(), var.device()).unwrap()).unwrap();
+    }
+    (model, vars)
+}
+
+struct Example {
+    queries: Vec<Vec<u32>>,
+    documents: Vec<Vec<u32>>,
+    contrast: Contrast,
+}
+
+fn example() -> Example {
+    let texts = |side, all: &[&str]| -> Vec<Vec<u32>> {
+        all.iter().map(|text| bytes(side, text).unwrap()).collect()
+    };
+    Example {
+        queries: texts(Side::Query, &["beer", "hops and malt", "x", "coffee beans"]),
+        documents: texts(
+            Side::Document,
+            &["a pint of ale", "malted barley", "y", "roasted arabica from far away", "tea"],
+        ),
+        contrast: Contrast {
+            positive: vec![0, 1, 2, 3],
+            masked: vec![vec![], vec![0], vec![], vec![]],
+            weights: vec![1.0, 2.0, 1.0, 0.5],
+            candidates: 5,
+        },
+    }
+}
+
+#[test]
+fn gradients_equal_finite_differences() {
+    for (family, pooling, full) in [
+        ("llama", Pooling::LastToken, false),
+        ("qwen2", Pooling::Mean, false),
+        ("qwen3", Pooling::LastToken, false),
+        ("qwen3", Pooling::Mean, true),
+    ] {
+        let config = tiny_config(family);
+        let mut options = tiny_options();
+        options.tower.pooling = pooling;
+        if full {
+            options.method = Method::Full;
+        }
+        let (model, vars) = model(&config, &options);
+        let example = example();
+        let run = || {
+            model.step(&example.queries, &example.documents, &example.contrast, 0.5, 4096).unwrap()
+        };
+        let grads = run().grads;
+        let mut rng = SplitMix64::new(3);
+        for ((name, var), grad) in vars.iter().zip(&grads) {
+            // Words that do not occur leave most of the embedding matrix without a gradient.
+            let grad = grad.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            // Along the gradient itself plus noise: a difference large enough for f32.
+            let norm = grad.iter().map(|g| g * g).sum::<f32>().sqrt();
+            let noise = norm / (grad.len() as f32).sqrt();
+            let direction: Vec<f32> =
+                grad.iter().map(|g| (g + noise * rng.normal() as f32) / norm).collect();
+            let expected: f64 =
+                grad.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+            let before = var.as_detached_tensor().copy().unwrap();
+            let direction = Tensor::from_vec(direction, var.shape(), var.device()).unwrap();
+            let loss_at = |step: f64| {
+                var.set(&(&before + (&direction * step).unwrap()).unwrap()).unwrap();
+                f64::from(run().loss)
+            };
+            // Fourth-order central differences.
+            let h = 0.02;
+            let slope = (8.0 * (loss_at(h) - loss_at(-h)) - (loss_at(2.0 * h) - loss_at(-2.0 * h)))
+                / (12.0 * h);
+            var.set(&before).unwrap();
+            assert!(
+                (slope - expected).abs() <= 5e-3 * expected.abs() + 2e-5,
+                "{family} {name}: {slope} by differences, {expected} by backward"
+            );
+        }
+    }
+}
+
+#[test]
+fn gradients_equal_pytorch() {
+    #[derive(Deserialize)]
+    struct Golden {
+        loss: f64,
+        embeddings: Vec<Vec<f32>>,
+        grads: std::collections::BTreeMap<String, Vec<f32>>,
+    }
+    let golden: Golden =
+        serde_json::from_str(include_str!("../../tests/it/golden/train.json")).unwrap();
+    let config = tiny_config("llama");
+    let (model, vars) = model(&config, &tiny_options());
+    let example = example();
+    let rows = model.encode(0, &example.queries, 4096).unwrap().to_vec2::<f32>().unwrap();
+    for (row, expected) in rows.iter().zip(&golden.embeddings) {
+        assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5));
+    }
+    let result =
+        model.step(&example.queries, &example.documents, &example.contrast, 0.1, 4096).unwrap();
+    assert!(
+        (f64::from(result.loss) / golden.loss - 1.0).abs() < 1e-5,
+        "{} {}",
+        result.loss,
+        golden.loss
+    );
+    assert_eq!(vars.len(), golden.grads.len());
+    for ((name, _), grad) in vars.iter().zip(&result.grads) {
+        let got = grad.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let expected = &golden.grads[name];
+        let norm = |all: &mut dyn Iterator<Item = f64>| all.map(|v| v * v).sum::<f64>().sqrt();
+        let error = norm(&mut got.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
+        let size = norm(&mut expected.iter().map(|v| f64::from(*v)));
+        assert!(got.len() == expected.len() && error <= 1e-4 * size, "{name}: {error} of {size}");
+    }
+}
+
+#[test]
+fn gradient_caching_changes_nothing() {
+    for separate in [false, true] {
+        let mut options = tiny_options();
+        options.method =
+            Method::Lora(LoraOptions { rank: 4, alpha: 8.0, separate, ..Default::default() });
+        let (model, _) = model(&tiny_config("llama"), &options);
+        let e = example();
+        let whole = model.step(&e.queries, &e.documents, &e.contrast, 0.1, 4096).unwrap();
+        let cached = model.step(&e.queries, &e.documents, &e.contrast, 0.1, 20).unwrap();
+        assert!((whole.loss - cached.loss).abs() < 1e-5);
+        for (a, b) in whole.grads.iter().zip(&cached.grads) {
+            let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
+            let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(norm((a - b).unwrap()) <= 1e-8 * norm(a.clone()), "gradients differ");
+        }
+    }
+}
+
+fn train(options: &TrainOptions, output: &std::path::Path, cancel: &Cancel) -> Result<TrainReport> {
+    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
+    train_decoder(
+        &input(&config, &pairs),
+        options,
+        output,
+        &(Arc::new(Silent) as Arc<dyn crate::observe::Reporter>),
+        cancel,
+    )
+}
+
+fn losses(report: &TrainReport) -> Vec<u32> {
+    report.steps.iter().map(|s| s.loss.to_bits()).collect()
+}
+
+#[test]
+fn resuming_gives_the_same_losses_bit_for_bit() {
+    /// Cancels after so many steps.
+    struct StopAfter(Cancel, u64);
+    impl crate::observe::Reporter for StopAfter {
+        fn event(&self, event: crate::observe::Event) {
+            if let crate::observe::Event::Progress { done, .. } = event
+                && done >= self.1
+            {
+                self.0.cancel();
+            }
+        }
+    }
+    let options = tiny_options();
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let whole = train(&options, one.path(), &Cancel::new()).unwrap();
+    let cancel = Cancel::new();
+    let stop: Arc<dyn crate::observe::Reporter> = Arc::new(StopAfter(cancel.clone(), 5 * 8));
+    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
+    let stopped =
+        train_decoder(&input(&config, &pairs), &options, two.path(), &stop, &cancel).unwrap_err();
+    assert_eq!(stopped.kind(), ErrorKind::Cancelled);
+    let resumed = train(&options, two.path(), &Cancel::new()).unwrap();
+    assert_eq!(losses(&whole), losses(&resumed));
+    assert_eq!(whole.validation, resumed.validation);
+    let adapter = |dir: &std::path::Path| {
+        std::fs::read(dir.join("adapter/adapter_model.safetensors")).unwrap()
+    };
+    assert_eq!(adapter(one.path()), adapter(two.path()));
+    // Another run does not continue this one, and a damaged checkpoint is named.
+    let mut other = options.clone();
+    other.seed += 1;
+    assert_eq!(train(&other, two.path(), &Cancel::new()).unwrap_err().kind(), ErrorKind::Conflict);
+    std::fs::write(two.path().join("checkpoint.safetensors"), b"short").unwrap();
+    assert_eq!(train(&options, two.path(), &Cancel::new()).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn training_learns_and_writes_what_peft_reads() {
+    let mut options = tiny_options();
+    options.steps = Some(60);
+    options.optimizer.learning_rate = 1e-2;
+    options.optimizer.warmup_steps = 5;
+    options.hard_negatives = 1;
+    let dir = tempfile::tempdir().unwrap();
+    let report = train(&options, dir.path(), &Cancel::new()).unwrap();
+    let mean = |steps: &[super::StepRecord]| {
+        steps.iter().map(|s| s.loss).sum::<f32>() / steps.len() as f32
+    };
+    let (start, end) = (mean(&report.steps[..6]), mean(&report.steps[54..]));
+    assert!(end < 0.6 * start, "{start} to {end}");
+    let first = report.validation.first().unwrap().loss;
+    let last = report.validation.last().unwrap().loss;
+    assert!(last < first, "held out {first} to {last}");
+    let config: serde_json::Value = serde_json::from_str(
+        &std::fs::read_to_string(dir.path().join("adapter/adapter_config.json")).unwrap(),
+    )
+    .unwrap();
+    assert_eq!((config["peft_type"].as_str(), config["r"].as_u64()), (Some("LORA"), Some(4)));
+    let tensors = candle_core::safetensors::load(
+        dir.path().join("adapter/adapter_model.safetensors"),
+        &candle_core::Device::Cpu,
+    )
+    .unwrap();
+    assert_eq!(tensors.len(), 2 * 7 * 2);
+    let name = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight";
+    assert_eq!(tensors[name].dims(), [4, 48]);
+    let page = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(page.contains("polyline") && page.contains("60 of 60 steps"));
+}

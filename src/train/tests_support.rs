@@ -1,0 +1,114 @@
+//! A tiny random model and pairs for unit tests.
+
+use candle_core::{Device, Tensor};
+
+use super::adapter::LoraOptions;
+use super::options::{Method, QuerySide, TrainOptions, ValidationOptions};
+use super::trainer::Side;
+use crate::dataset::{Pair, PairSet, SplitMix64};
+use crate::error::Result;
+use crate::tower::{DecoderConfig, TowerOptions, WeightSource};
+use crate::types::{Arithmetic, Pooling};
+
+pub(super) fn tiny_config(family: &str) -> DecoderConfig {
+    DecoderConfig {
+        family: family.into(),
+        vocab_size: 97,
+        hidden_size: 32,
+        intermediate_size: 48,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 8,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_factors: None,
+        qkv_bias: family == "qwen2",
+        qk_norm: family == "qwen3",
+        max_positions: 128,
+    }
+}
+
+/// Element `index` of the tensor `name`, in [-1, 1): a hash that numpy computes alike (tests/python/train_golden.py).
+pub(super) fn hashed(name: &str, index: usize) -> f32 {
+    let start =
+        name.bytes().fold(0x811C_9DC5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(16_777_619));
+    let mut x = (index as u32).wrapping_mul(2_654_435_761).wrapping_add(start);
+    for factor in [0x85EB_CA6Bu32, 0xC2B2_AE35] {
+        x = (x ^ (x >> 15)).wrapping_mul(factor);
+    }
+    x ^= x >> 16;
+    (f64::from(x) / 2f64.powi(31) - 1.0) as f32
+}
+
+/// Weights drawn from their names: the same on every call.
+pub(super) struct RandomWeights;
+
+impl WeightSource for RandomWeights {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let (offset, scale) = match name {
+            _ if name.contains("norm") => (1.0, 0.25),
+            _ if name.contains("embed") => (0.0, 1.0),
+            _ => (0.0, 0.25),
+        };
+        let count = shape.iter().product();
+        let data: Vec<f32> = (0..count).map(|i| offset + scale * hashed(name, i)).collect();
+        Ok(Tensor::from_vec(data, shape, &Device::Cpu).unwrap())
+    }
+
+    fn contains(&self, _: &str) -> bool {
+        true
+    }
+}
+
+pub(super) fn tiny_options() -> TrainOptions {
+    TrainOptions {
+        tower: TowerOptions {
+            model: "tiny".into(),
+            revision: None,
+            tokenizer: None,
+            adapter: None,
+            pooling: Pooling::LastToken,
+            prompt_prefix: String::new(),
+            prompt_suffix: String::new(),
+            dimensions: None,
+            normalize: true,
+            max_tokens: 16,
+            arithmetic: Arithmetic::F32,
+        },
+        query: QuerySide { max_tokens: 16, ..QuerySide::default() },
+        pairs: Vec::new(),
+        validation: ValidationOptions { pairs: 6, every: 4 },
+        method: Method::Lora(LoraOptions { rank: 4, alpha: 8.0, ..LoraOptions::default() }),
+        optimizer: Default::default(),
+        batch_pairs: 8,
+        hard_negatives: 0,
+        temperature: 0.1,
+        order: Default::default(),
+        steps: Some(12),
+        activation_tokens: 4096,
+        seed: 11,
+        checkpoint_seconds: 3600,
+    }
+}
+
+/// 60 pairs: a document holds the letters of its query and others.
+pub(super) fn tiny_pairs() -> PairSet {
+    let mut set = PairSet::default();
+    let mut rng = SplitMix64::new(77);
+    let mut word =
+        |n: usize| -> String { (0..n).map(|_| char::from(b'a' + rng.below(26) as u8)).collect() };
+    for _ in 0..60 {
+        let query = word(4);
+        let document = set.intern(format!("{}{query}{}", word(3), word(5)));
+        let negatives = vec![set.intern(word(9))];
+        set.pairs.push(Pair { query, document, negatives, weight: 1.0, source: 0 });
+    }
+    set
+}
+
+/// Bytes as token ids; queries begin with 1, documents with 2.
+pub(super) fn bytes(side: Side, text: &str) -> Result<Vec<u32>> {
+    let first = if side == Side::Query { 1 } else { 2 };
+    Ok(std::iter::once(first).chain(text.bytes().map(|b| u32::from(b) % 97)).collect())
+}

@@ -1,0 +1,320 @@
+//! The loop of stage 1.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device};
+
+use super::adapter::Adapter;
+use super::batch::{Batch, Batches};
+use super::checkpoint::{self, State};
+use super::decoder::{Decoder, NamedVar};
+use super::loss::info_nce;
+use super::optimizer::AdamW;
+use super::options::{Method, TrainOptions};
+use super::report::{StepRecord, TrainReport, ValidationRecord};
+use super::step::Model;
+use super::tensor_error;
+use crate::dataset::{PairSet, SplitMix64};
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::{Event, Reporter, Stage};
+use crate::tower::{DecoderConfig, DeviceSpec, WeightSource};
+use crate::types::{Arithmetic, Cancel, Digest256};
+
+/// Which tower a text is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The query tower.
+    Query,
+    /// The document tower.
+    Document,
+}
+
+/// Turns a text of a side into token ids, prompt included.
+pub type Tokenize<'a> = dyn Fn(Side, &str) -> Result<Vec<u32>> + Sync + 'a;
+
+/// The model and the data of a run.
+pub struct TrainInput<'a> {
+    /// Architecture.
+    pub config: &'a DecoderConfig,
+    /// Weights to start from.
+    pub weights: &'a dyn WeightSource,
+    /// The pairs.
+    pub pairs: &'a PairSet,
+    /// Tokenizer of both sides.
+    pub tokenize: &'a Tokenize<'a>,
+    /// Where to compute.
+    pub device: DeviceSpec,
+}
+
+/// Trains, writing into `output`: `checkpoint.safetensors` now and then, and at the end `adapter/` (or `query-adapter/`
+/// and `document-adapter/`, or `model.safetensors` after full fine-tuning), `report.json` and `report.html`. A
+/// checkpoint found there is resumed. Cancelling writes a checkpoint first.
+///
+/// # Errors
+/// Config or Input for what cannot work; Conflict where `output` holds another run; Cancelled or Deadline when
+/// stopped; Input where the loss is no longer finite.
+pub fn train_decoder(
+    input: &TrainInput<'_>,
+    options: &TrainOptions,
+    output: &Path,
+    reporter: &Arc<dyn Reporter>,
+    cancel: &Cancel,
+) -> Result<TrainReport> {
+    options.validate()?;
+    let started = Instant::now();
+    let mut batches = Batches::new(input.pairs, options)?;
+    let planned = options.steps.unwrap_or(batches.steps_per_epoch());
+    let (model, vars) = build(input, options)?;
+    let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
+    let mut optimizer = AdamW::new(vars, options.optimizer.clone()).map_err(tensor_error)?;
+    let run = run_digest(input.pairs, options)?;
+    let mut state =
+        checkpoint::load(output, run, &mut optimizer)?.unwrap_or_else(|| State::new(run));
+    if state.step > 0 {
+        reporter.event(Event::Info { message: format!("resuming after step {}", state.step) });
+    }
+    reporter.event(Event::StageStarted {
+        stage: Stage::Train,
+        total: planned * options.batch_pairs as u64,
+        unit: "pairs",
+    });
+    let held_out = batches.validation();
+    let mut saved = Instant::now();
+    while state.step < planned {
+        if let Err(stop) = cancel.check() {
+            checkpoint::save(output, &state, &optimizer)?;
+            return Err(stop);
+        }
+        if options.validation.every > 0
+            && state.step.is_multiple_of(options.validation.every)
+            && state.validation.last().is_none_or(|v| v.step != state.step)
+        {
+            validate(&model, input, options, &held_out, &mut state, reporter)?;
+        }
+        let start = Instant::now();
+        let batch = batches.batch(state.step);
+        let (queries, documents) = tokens(input, &batch)?;
+        let learning_rate = optimizer.learning_rate(state.step, planned);
+        let result = model.step(
+            &queries,
+            &documents,
+            &batch.contrast,
+            options.temperature,
+            options.activation_tokens,
+        )?;
+        let norm = optimizer.step(&result.grads, planned).map_err(tensor_error)?;
+        if !(result.loss.is_finite() && norm.is_finite()) {
+            return Err(Error::input(format!(
+                "the loss is no longer finite at step {}; lower optimizer.learning_rate and start from another output",
+                state.step
+            )));
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        state.steps.push(StepRecord {
+            step: state.step,
+            loss: result.loss,
+            accuracy: result.accuracy,
+            learning_rate,
+            gradient_norm: norm,
+            pairs: batch.pairs.len(),
+            tokens: result.tokens,
+            seconds,
+        });
+        state.step += 1;
+        state.seconds += seconds;
+        reporter.event(Event::Progress {
+            stage: Stage::Train,
+            done: state.step * options.batch_pairs as u64,
+            tokens: state.steps.iter().map(|s| s.tokens as u64).sum(),
+        });
+        if saved.elapsed() >= Duration::from_secs(options.checkpoint_seconds) {
+            checkpoint::save(output, &state, &optimizer)?;
+            report(&batches, options, planned, parameters, &state).write(output)?;
+            saved = Instant::now();
+        }
+    }
+    if state.validation.last().is_none_or(|v| v.step != state.step) {
+        validate(&model, input, options, &held_out, &mut state, reporter)?;
+    }
+    checkpoint::save(output, &state, &optimizer)?;
+    export(&model, &optimizer, options, output)?;
+    let report = report(&batches, options, planned, parameters, &state);
+    report.write(output)?;
+    reporter.event(Event::StageFinished {
+        stage: Stage::Train,
+        seconds: started.elapsed().as_secs_f64(),
+        summary: format!(
+            "{} steps, {:.2} pairs/s, last loss {:.4}",
+            report.steps.len(),
+            report.pairs_per_second,
+            report.steps.last().map_or(0.0, |s| s.loss)
+        ),
+    });
+    Ok(report)
+}
+
+/// Exports the adapter of a run's checkpoint as it stands, finished or not, into `target`.
+///
+/// # Errors
+/// NotFound without a checkpoint; as [`train_decoder`] otherwise.
+pub fn export_checkpoint(
+    input: &TrainInput<'_>,
+    options: &TrainOptions,
+    output: &Path,
+    target: &Path,
+) -> Result<u64> {
+    let (model, vars) = build(input, options)?;
+    let mut optimizer = AdamW::new(vars, options.optimizer.clone()).map_err(tensor_error)?;
+    let run = run_digest(input.pairs, options)?;
+    let state = checkpoint::load(output, run, &mut optimizer)?
+        .ok_or_else(|| Error::not_found(format!("no checkpoint in {}", output.display())))?;
+    export(&model, &optimizer, options, target)?;
+    Ok(state.step)
+}
+
+fn run_digest(pairs: &PairSet, options: &TrainOptions) -> Result<Digest256> {
+    let mut hasher = crate::types::Hasher256::new();
+    hasher.field(options.digest()?.0);
+    for pair in &pairs.pairs {
+        hasher.field(&pair.query).field(&pairs.documents[pair.document as usize]);
+    }
+    Ok(hasher.finish())
+}
+
+/// The device that a spec names.
+pub(super) fn open_device(spec: &DeviceSpec) -> Result<Device> {
+    match spec {
+        DeviceSpec::Cpu { .. } => Ok(Device::Cpu),
+        DeviceSpec::Cuda(ordinal) => Device::new_cuda(*ordinal).map_err(|e| {
+            Error::new(ErrorKind::Unsupported, format!("cannot use CUDA device {ordinal}: {e}"))
+        }),
+    }
+}
+
+pub(super) fn build(
+    input: &TrainInput<'_>,
+    options: &TrainOptions,
+) -> Result<(Model, Vec<NamedVar>)> {
+    let device = open_device(&input.device)?;
+    let dtype = match (options.tower.arithmetic, &input.device) {
+        (Arithmetic::F32, _) => DType::F32,
+        (Arithmetic::Bf16, DeviceSpec::Cuda(_)) => DType::BF16,
+        (other, _) => {
+            return Err(Error::config(format!(
+                "training computes in f32 (or bf16 on CUDA), not {other:?}; set tower.arithmetic"
+            )));
+        }
+    };
+    let full = options.method == Method::Full;
+    let (decoder, mut vars) = Decoder::load(
+        input.config,
+        input.weights,
+        options.tower.pooling,
+        options.tower.dimensions,
+        full,
+        dtype,
+        &device,
+    )?;
+    let mut adapters = Vec::new();
+    if let Method::Lora(lora) = &options.method {
+        let mut rng = SplitMix64::new(options.seed ^ 0x4C4F_5241);
+        for side in 0..if lora.separate { 2 } else { 1 } {
+            let adapter = Adapter::new(input.config, lora, &mut rng, &device)?;
+            let prefix = if side == 0 { "" } else { "document:" };
+            vars.extend(adapter.named().into_iter().map(|(n, v)| (format!("{prefix}{n}"), v)));
+            adapters.push(adapter);
+        }
+    }
+    let parameters = vars.iter().map(|(_, var)| var.clone()).collect();
+    Ok((Model::new(decoder, adapters, parameters), vars))
+}
+
+/// Token ids of several texts.
+type Sequences = Vec<Vec<u32>>;
+
+/// Token ids of a batch: queries, then documents.
+fn tokens(input: &TrainInput<'_>, batch: &Batch) -> Result<(Sequences, Sequences)> {
+    let queries = batch
+        .pairs
+        .iter()
+        .map(|at| (input.tokenize)(Side::Query, &input.pairs.pairs[*at as usize].query))
+        .collect::<Result<_>>()?;
+    let documents = batch
+        .documents
+        .iter()
+        .map(|at| (input.tokenize)(Side::Document, &input.pairs.documents[*at as usize]))
+        .collect::<Result<_>>()?;
+    Ok((queries, documents))
+}
+
+fn validate(
+    model: &Model,
+    input: &TrainInput<'_>,
+    options: &TrainOptions,
+    held_out: &Batch,
+    state: &mut State,
+    reporter: &Arc<dyn Reporter>,
+) -> Result<()> {
+    if held_out.pairs.is_empty() {
+        return Ok(());
+    }
+    let (queries, documents) = tokens(input, held_out)?;
+    let chunk = options.activation_tokens;
+    let queries = model.encode(0, &queries, chunk)?;
+    let documents = model.encode(1, &documents, chunk)?;
+    let (loss, accuracy) = info_nce(&queries, &documents, &held_out.contrast, options.temperature)
+        .map_err(tensor_error)?;
+    let loss = loss.to_scalar::<f32>().map_err(tensor_error)?;
+    reporter.event(Event::Info {
+        message: format!(
+            "step {}: held out loss {loss:.4}, own document first {accuracy:.3}",
+            state.step
+        ),
+    });
+    state.validation.push(ValidationRecord { step: state.step, loss, accuracy });
+    Ok(())
+}
+
+fn report(
+    batches: &Batches<'_>,
+    options: &TrainOptions,
+    planned: u64,
+    parameters: usize,
+    state: &State,
+) -> TrainReport {
+    let seconds = state.seconds.max(1e-9);
+    let sum = |f: fn(&StepRecord) -> usize| state.steps.iter().map(f).sum::<usize>() as f64;
+    TrainReport {
+        model: options.tower.model.clone(),
+        training_pairs: batches.training_pairs(),
+        parameters,
+        planned_steps: planned,
+        seconds: state.seconds,
+        pairs_per_second: sum(|s| s.pairs) / seconds,
+        tokens_per_second: sum(|s| s.tokens) / seconds,
+        steps: state.steps.clone(),
+        validation: state.validation.clone(),
+    }
+}
+
+fn export(model: &Model, optimizer: &AdamW, options: &TrainOptions, output: &Path) -> Result<()> {
+    let names: &[&str] = match model.adapters.len() {
+        2 => &["query-adapter", "document-adapter"],
+        _ => &["adapter"],
+    };
+    for (adapter, name) in model.adapters.iter().zip(names) {
+        adapter.export(&output.join(name), &options.tower.model, false)?;
+    }
+    if model.adapters.is_empty() {
+        let tensors = optimizer
+            .slots
+            .iter()
+            .map(|slot| (slot.name.clone(), slot.var.as_detached_tensor()))
+            .collect();
+        candle_core::safetensors::save(&tensors, output.join("model.safetensors"))
+            .map_err(tensor_error)?;
+    }
+    Ok(())
+}

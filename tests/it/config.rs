@@ -1,0 +1,266 @@
+//! The pipeline file: precedence, suggestions, secrets, and every problem at once.
+
+use std::path::Path;
+
+use scalingnote::config::{ENV_PREFIX, Origin, Pipeline, Resolved, resolve, resolve_text};
+use scalingnote::error::{ErrorKind, Result};
+use scalingnote::types::Pooling;
+
+const GOOD: &str = r#"version = 1
+
+[corpus]
+sql = "select id as note_id, title, body from notes"
+template = "{{ title }}\n{{ body }}"
+
+[[corpus.tables]]
+name = "notes"
+uri = "notes.csv"
+
+[tower]
+model = "fake:8"
+pooling = "mean"
+max_tokens = 100
+
+[publish]
+root = "out"
+"#;
+
+fn with(text: &str, env: &[(&str, &str)], set: &[&str]) -> Result<Resolved> {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let set: Vec<String> = set.iter().map(|&assignment| assignment.to_owned()).collect();
+    resolve_text(text, "p.toml", Path::new("/etc/notes"), env, &set)
+}
+
+fn refused(text: &str) -> String {
+    refused_with(text, &[], &[])
+}
+
+fn refused_with(text: &str, env: &[(&str, &str)], set: &[&str]) -> String {
+    let error = with(text, env, set).expect_err("must be refused");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    error.to_string()
+}
+
+#[test]
+fn a_short_file_gets_every_default() {
+    let pipeline = with(GOOD, &[], &[]).unwrap().pipeline;
+    assert_eq!(pipeline.tower.pooling, Pooling::Mean);
+    assert_eq!(pipeline.encode.devices, ["cpu"]);
+    assert_eq!(pipeline.gates.recall_min, 0.95);
+    assert_eq!(pipeline.publish.root, "/etc/notes/out");
+    assert_eq!(pipeline.base_dir, Path::new("/etc/notes"));
+    assert!(pipeline.chunking.is_none());
+    assert_eq!(pipeline.query_tower(), pipeline.tower);
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file() {
+    let env = [
+        ("SCALINGNOTE__TOWER__MAX_TOKENS", "200"),
+        ("SCALINGNOTE__TOWER__PROMPT_PREFIX", "passage: "),
+        ("SCALINGNOTE__CORPUS__TABLES__0__URI", "s3://bucket/notes"),
+        ("SCALINGNOTE_PIPELINE", "not ours"),
+        ("HOME", "/root"),
+    ];
+    let set = [
+        "tower.max_tokens=300",
+        "gates.recall_min = 0.5",
+        "encode.devices=[\"cuda:0\", \"cuda:1\"]",
+        "publish.root=s3://bucket/a=b",
+        "tower.prompt_suffix=\" quoted \"",
+        "chunking.window_tokens=64",
+        "tower.max_tokens=301",
+    ];
+    let resolved = with(GOOD, &env, &set).unwrap();
+    let pipeline = &resolved.pipeline;
+    assert_eq!(pipeline.tower.max_tokens, 301);
+    assert_eq!(pipeline.tower.prompt_prefix, "passage: ");
+    assert_eq!(pipeline.tower.prompt_suffix, " quoted ");
+    assert_eq!(pipeline.corpus.tables[0].uri, "s3://bucket/notes");
+    assert_eq!(pipeline.gates.recall_min, 0.5);
+    assert_eq!(pipeline.encode.devices, ["cuda:0", "cuda:1"]);
+    assert_eq!(pipeline.publish.root, "s3://bucket/a=b");
+    assert_eq!(pipeline.chunking.as_ref().map(|c| c.window_tokens), Some(64));
+
+    let origin = |path: &str| resolved.origins.get(path).cloned();
+    assert_eq!(origin("tower.max_tokens"), Some(Origin::Flag("tower.max_tokens".into())));
+    assert_eq!(
+        origin("tower.prompt_prefix"),
+        Some(Origin::Env("SCALINGNOTE__TOWER__PROMPT_PREFIX".into()))
+    );
+    assert_eq!(origin("tower.model"), Some(Origin::File { line: 12, column: 9 }));
+    assert_eq!(origin("index.rescore"), None, "a default has no origin");
+}
+
+#[test]
+fn unknown_keys_are_refused_wherever_they_stand() {
+    let text = GOOD.replace("max_tokens", "maxtokens");
+    assert_eq!(
+        refused(&text),
+        "p.toml:14:1: unknown key `maxtokens` in [tower]; did you mean `max_tokens`?"
+    );
+    let message =
+        refused_with(GOOD, &[("SCALINGNOTE__TOWER__MAX_TOKEN", "5")], &["gate.recall_min=1"]);
+    assert!(
+        message.contains(
+            "environment variable SCALINGNOTE__TOWER__MAX_TOKEN: unknown key `max_token` in [tower]; did you mean `max_tokens`?"
+        ),
+        "{message}"
+    );
+    assert!(message.contains("--set gate.recall_min: unknown key `gate`; did you mean `gates`?"));
+    assert!(
+        refused_with(GOOD, &[], &["tower.model.x=1"]).contains("unknown key `x` in [tower.model]")
+    );
+    assert!(refused_with(GOOD, &[], &["corpus.tables.7.uri=x"]).contains("there is `0`"));
+    assert!(refused_with(GOOD, &[], &["tower"]).contains("write `--set section.key=value`"));
+    assert!(refused_with(GOOD, &[], &["=1"]).contains("unknown key ``"));
+}
+
+#[test]
+fn every_problem_is_told_at_once_in_the_order_of_the_file() {
+    let text = GOOD
+        .replace("select id as note_id, title, body from notes", " ")
+        .replace("{{ body }}", "{% if %}")
+        .replace("name = \"notes\"", "name = \"my notes\"\nhas_heder = true")
+        .replace("max_tokens = 100", "max_tokens = 100\ndimensions = 0")
+        + "[chunking]\nwindow_tokens = 200\noverlap_tokens = 200\n[gates]\nrecall_min = 95\n";
+    let message = refused_with(&text, &[("SCALINGNOTE__RETENTION__SNAPSHOTS", "0")], &[]);
+    let expected = [
+        "9 problems in the configuration",
+        "  p.toml:4:7: `corpus.sql` is empty",
+        "  p.toml:5:12: `corpus.template` does not compile in its line 2",
+        "  p.toml:8:8: `corpus.tables.0.name` must be letters",
+        "  p.toml:9:1: unknown key `has_heder` in [corpus.tables.0]; did you mean `has_header`?",
+        "  p.toml:16:14: `tower.dimensions` must be at least 1",
+        "  p.toml:21:17: `chunking.window_tokens` must be at most `tower.max_tokens` (100)",
+        "  p.toml:22:18: `chunking.overlap_tokens` must be less than `chunking.window_tokens` (200)",
+        "  p.toml:24:14: `gates.recall_min` must be 0 to 1",
+        "  environment variable SCALINGNOTE__RETENTION__SNAPSHOTS: `retention.snapshots` must be",
+    ];
+    let lines: Vec<&str> = message.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{message}");
+    for (line, start) in lines.iter().zip(expected) {
+        assert!(line.starts_with(start), "{line}\nshould start with\n{start}");
+    }
+}
+
+#[test]
+fn values_that_make_no_sense_together_are_refused() {
+    let table = "[[corpus.tables]]\nname = \"notes\"\nuri = \"notes.csv\"\n";
+    for (text, message) in [
+        (
+            GOOD.replace("[tower]", &format!("{table}[tower]").replace("\"notes\"", "\"NOTES\"")),
+            "another table is called too",
+        ),
+        (GOOD.replace(table, ""), "key `tables` is missing in [corpus]"),
+        (GOOD.replace("{{ title }}\\n{{ body }}", "constant"), "names no column"),
+        (GOOD.replace("fake:8", "fake:x"), "`tower.model` must be `fake:<dimensions>`"),
+        (GOOD.replace("\"out\"", "\"ftp://x\""), "starts with `ftp://`"),
+        (GOOD.to_owned() + "[encode]\ndevices = [\"cuda:0\", \"cuda:0\"]", "a second time"),
+        (GOOD.to_owned() + "[encode]\ndevices = [\"gpu\"]", "neither `cpu` nor `cuda:<number>`"),
+        (GOOD.to_owned() + "[encode]\npart_tokens = 0", "`encode.part_tokens` must be at least 1"),
+        (GOOD.to_owned() + "[index]\nshards = 0", "`index.shards` must be 1 to 65536"),
+        (GOOD.to_owned() + "[index]\nconnectivity = 1", "`index.connectivity` must be 2 to 512"),
+        (
+            GOOD.to_owned()
+                + "[query]\nprompt_prefix = \"q\"\n[query.tower]\nmodel = \"fake:8\"\npooling = \"mean\"",
+            "set `query.tower.prompt_prefix`",
+        ),
+        (GOOD.to_owned() + "[storage]\nendpoint = \"minio:9000\"", "must start with `http://`"),
+        (
+            GOOD.replace("version = 1", "version = 2"),
+            "version 2 is not supported; this release reads version 1",
+        ),
+        (GOOD.replace("version = 1", ""), "key `version` is missing at the top"),
+        (GOOD.replace("[publish]\nroot = \"out\"\n", ""), "section [publish] is missing"),
+        (GOOD.replace("template =", "stored_columns = [\"chunk\"]\ntemplate ="), "names `chunk`"),
+    ] {
+        let found = refused(&text);
+        assert!(found.contains(message), "{found}\nshould contain\n{message}");
+    }
+    let not_toml = refused("version = \n[corpus\n");
+    assert!(not_toml.contains("p.toml:1:") && not_toml.contains("not TOML"), "{not_toml}");
+}
+
+#[test]
+fn secrets_are_refused_and_never_repeated() {
+    const SECRET: &str = "wJalrXUtnFEMIK7MDENG";
+    for (text, way_out) in [
+        (
+            GOOD.to_owned() + &format!("[storage]\nsecret_access_key = \"{SECRET}\""),
+            "AWS_SECRET_ACCESS_KEY",
+        ),
+        (GOOD.replace("[tower]", &format!("[tower]\ntoken = \"{SECRET}\"")), "HF_TOKEN"),
+        (format!("password = \"{SECRET}\"\n{GOOD}"), "environment"),
+        (GOOD.replace("\"out\"", &format!("\"s3://key:{SECRET}@bucket\"")), "environment"),
+        (GOOD.replace("notes.csv", &format!("https://host/x?sig={SECRET}")), "environment"),
+    ] {
+        let message = refused(&text);
+        assert!(message.contains(way_out), "{message}");
+        assert!(!message.contains(SECRET), "{message}");
+    }
+    let flag = format!("storage.secret_key={SECRET}");
+    let message = refused_with(GOOD, &[("SCALINGNOTE__STORAGE__PASSWORD", SECRET)], &[&flag]);
+    assert!(message.starts_with("2 problems") && !message.contains(SECRET), "{message}");
+}
+
+#[test]
+fn what_show_prints_reads_back_to_the_same_pipeline() {
+    let text = GOOD.replace("select id", "select\\n\\tid, '\\\"\\\\' as q, '\u{7b14}' as s");
+    let shown = with(&text, &[], &["tower.max_tokens=7", "query.prompt_prefix=query: "]).unwrap();
+    let toml = shown.to_toml().unwrap();
+    assert!(toml.contains("max_tokens = 7  # --set tower.max_tokens\n"), "{toml}");
+    assert!(toml.contains("rescore = 4  # default\n"), "{toml}");
+    assert!(toml.contains("model = \"fake:8\"\n"), "{toml}");
+    let again = with(&toml, &[], &[]).unwrap();
+    assert_eq!(again.pipeline, shown.pipeline);
+
+    let json: serde_json::Value = serde_json::from_str(&shown.to_json().unwrap()).unwrap();
+    assert_eq!(json["origins"]["tower.max_tokens"], "--set tower.max_tokens");
+    assert_eq!(json["origins"]["tower.model"], "line 12");
+    assert_eq!(json["pipeline"]["tower"]["max_tokens"], 7);
+}
+
+#[test]
+fn the_schema_knows_every_key_that_the_types_know() {
+    let schema = Pipeline::json_schema();
+    for section in [
+        "corpus",
+        "tower",
+        "encode",
+        "index",
+        "chunking",
+        "gates",
+        "publish",
+        "retention",
+        "storage",
+        "query",
+    ] {
+        assert!(schema["properties"].get(section).is_some(), "{section}");
+    }
+    // Every key of the resolved form can be overridden by its environment variable's name.
+    let json: serde_json::Value =
+        serde_json::from_str(&with(GOOD, &[], &[]).unwrap().to_json().unwrap()).unwrap();
+    for (section, keys) in json["pipeline"].as_object().unwrap() {
+        for (key, value) in keys.as_object().into_iter().flatten() {
+            if value.is_string() || value.is_number() || value.is_boolean() {
+                let name =
+                    format!("{ENV_PREFIX}{}__{}", section.to_uppercase(), key.to_uppercase());
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                with(GOOD, &[(&name, &text)], &[]).unwrap_or_else(|e| panic!("{name}={text}: {e}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_usage_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("b.toml");
+    std::fs::write(&binary, [0xff, 0xfe]).unwrap();
+    for path in [folder.path(), &folder.path().join("none.toml"), &binary] {
+        let error = resolve(path, [], &[]).unwrap_err();
+        assert_eq!((error.kind(), error.kind().exit_code()), (ErrorKind::Usage, 2));
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    }
+}
