@@ -10,6 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use half::f16;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
@@ -115,8 +116,12 @@ fn spool(
 ) -> Result<tempfile::NamedTempFile> {
     let full = || "writing a part to the folder for temporary files (TMPDIR)";
     let file = tempfile::NamedTempFile::new().or_error(ErrorKind::Resource, full)?;
-    let schema: SchemaRef = Arc::new(schema(space.dimensions, vector_type)?);
-    let properties = properties(space, vector_type, provenance)?;
+    let entries = metadata::entries(space, provenance)?;
+    // Also in the Arrow schema: pyarrow's tables show that one, other readers the file's own.
+    let shown = entries.iter().filter_map(|entry| Some((entry.key.clone(), entry.value.clone()?)));
+    let schema = schema(space.dimensions, vector_type)?.with_metadata(shown.collect());
+    let schema: SchemaRef = Arc::new(schema);
+    let properties = properties(space, vector_type, entries)?;
     let out = std::io::BufWriter::new(file.as_file());
     let mut parquet = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties))
         .or_error(ErrorKind::Resource, full)?;
@@ -159,14 +164,14 @@ fn part_id(space: &SpaceId, texts: &[EncodedText]) -> String {
 fn properties(
     space: &EmbeddingSpace,
     vector_type: VectorType,
-    provenance: &serde_json::Value,
+    entries: Vec<KeyValue>,
 ) -> Result<WriterProperties> {
     let row_bytes = 4 * space.dimensions.max(1) as usize;
     let zstd = ZstdLevel::try_new(1).or_error(ErrorKind::Internal, || "zstd level 1")?;
     let elements = ColumnPath::new(["embedding", "list", "element"].map(str::to_owned).to_vec());
     let builder = WriterProperties::builder()
         .set_created_by(concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_key_value_metadata(Some(metadata::entries(space, provenance)?))
+        .set_key_value_metadata(Some(entries))
         .set_compression(Compression::ZSTD(zstd))
         .set_dictionary_enabled(false)
         .set_max_row_group_row_count(Some((ROW_GROUP_BYTES / row_bytes).clamp(1, 1 << 16)))

@@ -7,6 +7,7 @@ mod config;
 mod corpus;
 mod cron;
 mod days;
+mod embedding;
 mod evaluate;
 mod faults;
 mod index;

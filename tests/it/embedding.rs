@@ -1,0 +1,310 @@
+//! Embedding parts: round trips, races, damage, and readers in other languages.
+
+use std::process::Command;
+
+use proptest::prelude::*;
+use scalingnote::embedding::{
+    EncodedText, PartReceipt, list_parts, read_text_hashes, read_vectors, write_part,
+};
+use scalingnote::error::ErrorKind;
+use scalingnote::index::{Calibration, IndexOptions, build};
+use scalingnote::store::{Root, layout};
+use scalingnote::types::{
+    Arithmetic, Cancel, Digest256, ENCODER_REVISION, EmbeddingSpace, Embeddings, NoteId, Pooling,
+    VectorType,
+};
+
+fn space(dimensions: u32) -> EmbeddingSpace {
+    EmbeddingSpace {
+        weights: Digest256::of(b"weights"),
+        adapter: None,
+        tokenizer: Digest256::of(b"tokenizer"),
+        prompt_prefix: "note: ".into(),
+        prompt_suffix: String::new(),
+        template: Digest256::of(b"{{ title }}"),
+        pooling: Pooling::LastToken,
+        dimensions,
+        normalize: true,
+        max_tokens: 512,
+        arithmetic: Arithmetic::F32,
+        encoder_revision: ENCODER_REVISION,
+    }
+}
+
+fn texts(from: usize, count: usize) -> Vec<EncodedText> {
+    (from..from + count)
+        .map(|at| EncodedText {
+            text_hash: Digest256::of(&at.to_le_bytes()),
+            note_id: if at % 2 == 0 {
+                NoteId::Int(at as i64)
+            } else {
+                NoteId::Str(format!("笔记-{at}"))
+            },
+            token_count: at as u32 % 300 + 1,
+            truncated: at % 7 == 0,
+        })
+        .collect()
+}
+
+/// Row `at` holds `at`, then a fraction that f16 holds exactly.
+fn vectors(from: usize, count: usize, dimensions: usize) -> Embeddings {
+    let data = (from..from + count).flat_map(|at| {
+        (0..dimensions).map(move |x| if x == 0 { at as f32 } else { (x % 16) as f32 / 16.0 - 0.5 })
+    });
+    Embeddings::from_vec(dimensions, data.collect()).unwrap()
+}
+
+async fn write(root: &Root, from: usize, count: usize, vector_type: VectorType) -> PartReceipt {
+    write_part(
+        root,
+        &space(48),
+        3,
+        vector_type,
+        &texts(from, count),
+        &vectors(from, count, 48),
+        &serde_json::json!({"release": "test"}),
+    )
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_part_reads_back_in_any_order() {
+    for vector_type in [VectorType::F32, VectorType::F16] {
+        let root = Root::in_memory();
+        let receipt = write(&root, 0, 2_000, vector_type).await;
+        assert_eq!((receipt.rows, receipt.shard, receipt.dimensions), (2_000, 3, 48));
+        let tokens: u64 = texts(0, 2_000).iter().map(|text| u64::from(text.token_count)).sum();
+        assert_eq!(receipt.tokens, tokens);
+        // Hashed on the way: the same as reading it back.
+        assert_eq!(root.seal(&receipt.file.path).await.unwrap(), receipt.file);
+        // Same input, same bytes, under another attempt's name.
+        let elsewhere = write(&Root::in_memory(), 0, 2_000, vector_type).await.file;
+        assert_eq!((elsewhere.sha256, elsewhere.size), (receipt.file.sha256, receipt.file.size));
+        assert_ne!(elsewhere.path, receipt.file.path);
+        let hashes = read_text_hashes(&root, &receipt).await.unwrap();
+        let expected: Vec<_> = texts(0, 2_000).iter().map(|text| text.text_hash).collect();
+        assert_eq!(hashes, expected);
+        let rows = [1_999, 0, 7, 7, 1_024, 8, 0];
+        let found = read_vectors(&root, &receipt.file.path, &rows).await.unwrap();
+        let all = vectors(0, 2_000, 48);
+        for (row, found) in rows.iter().zip(found.rows()) {
+            assert_eq!(found, all.row(*row as usize));
+        }
+        let none = read_vectors(&root, &receipt.file.path, &[]).await.unwrap();
+        assert_eq!((none.len(), none.dimensions()), (0, 48));
+        let error = read_vectors(&root, &receipt.file.path, &[2_000]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[tokio::test]
+async fn many_row_groups_read_back() {
+    let root = Root::in_memory();
+    // 3,000 rows of 12 KiB: three row groups.
+    let (count, dimensions) = (3_000, 3_072);
+    let all = vectors(0, count, dimensions);
+    let receipt = write_part(
+        &root,
+        &space(dimensions as u32),
+        0,
+        VectorType::F32,
+        &texts(0, count),
+        &all,
+        &serde_json::Value::Null,
+    )
+    .await
+    .unwrap();
+    let rows: Vec<u32> = (0..count as u32).rev().step_by(3).collect();
+    let found = read_vectors(&root, &receipt.file.path, &rows).await.unwrap();
+    assert!(rows.iter().zip(found.rows()).all(|(row, found)| found == all.row(*row as usize)));
+    assert_eq!(read_text_hashes(&root, &receipt).await.unwrap().len(), count);
+}
+
+#[tokio::test]
+async fn the_first_receipt_wins_and_orphans_are_passed_over() {
+    let root = Root::in_memory();
+    let racing = (0..8).map(|_| {
+        let root = root.clone();
+        tokio::spawn(async move { write(&root, 0, 10, VectorType::F32).await })
+    });
+    let receipts = futures::future::join_all(racing).await;
+    let first = receipts[0].as_ref().unwrap();
+    assert!(receipts.iter().all(|other| other.as_ref().unwrap() == first));
+    // Also after the race, and for another vector type: the part is there.
+    assert_eq!(&write(&root, 0, 10, VectorType::F16).await, first);
+    root.put(&layout::part(&first.space, 3, "feedfeedfeedfeed", "dead"), "torn".into())
+        .await
+        .unwrap();
+    let other = write(&root, 10, 5, VectorType::F32).await;
+    let listed = list_parts(&root, &first.space, Some(3)).await.unwrap();
+    assert_eq!(listed.len(), 2);
+    assert!(listed.contains(first) && listed.contains(&other));
+    assert!(listed.is_sorted_by(|a, b| a.part < b.part));
+    assert_eq!(list_parts(&root, &first.space, None).await.unwrap(), listed);
+    assert!(list_parts(&root, &first.space, Some(4)).await.unwrap().is_empty());
+    assert!(list_parts(&root, &space(7).id().unwrap(), None).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn receipts_that_lie_are_corrupt() {
+    let root = Root::in_memory();
+    let receipt = write(&root, 0, 10, VectorType::F32).await;
+    let forge = |part: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let mut json = serde_json::to_value(&receipt).unwrap();
+        json["part"] = part.into();
+        change(&mut json);
+        let key = layout::part_receipt(&receipt.space, 3, part);
+        let (root, space) = (root.clone(), receipt.space.clone());
+        async move {
+            root.put(&key, json.to_string().into()).await.unwrap();
+            let error = list_parts(&root, &space, None).await.unwrap_err();
+            root.delete(&key).await.unwrap();
+            assert!(error.to_string().contains(&key), "{error}");
+            error.kind()
+        }
+    };
+    let version = forge("aa", &|json| json["version"] = 9.into()).await;
+    assert_eq!(version, ErrorKind::Unsupported);
+    let changes: [fn(&mut serde_json::Value); 7] = [
+        |json| json["shard"] = 4.into(),
+        |json| json["space"] = "0000000000000000".into(),
+        |json| json["file"]["path"] = "../../etc/passwd".into(),
+        |json| {
+            json["file"]["path"] =
+                json["file"]["path"].as_str().unwrap().replace("/00003/", "/00003/../").into()
+        },
+        |json| json["unknown"] = 1.into(),
+        |json| json["version"] = serde_json::Value::Null,
+        |json| *json = "no object".into(),
+    ];
+    for change in changes {
+        assert_eq!(forge("aa", &change).await, ErrorKind::Corrupt);
+    }
+    // A receipt whose file is gone is not adopted.
+    root.delete(&receipt.file.path).await.unwrap();
+    let error = write_part(
+        &root,
+        &space(48),
+        3,
+        VectorType::F32,
+        &texts(0, 10),
+        &vectors(0, 10, 48),
+        &serde_json::Value::Null,
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let error = read_vectors(&root, &receipt.file.path, &[0]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn what_f16_cannot_hold_is_refused() {
+    let root = Root::in_memory();
+    let mut wide = Embeddings::with_capacity(48, 1);
+    wide.push(&[70_000.0; 48]);
+    let error = write_part(
+        &root,
+        &space(48),
+        0,
+        VectorType::F16,
+        &texts(0, 1),
+        &wide,
+        &serde_json::Value::Null,
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    assert!(list_parts(&root, &space(48).id().unwrap(), None).await.unwrap().is_empty());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_damaged_part_is_an_error_or_gives_rows(
+        cut in any::<prop::sample::Index>(),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8u8), 0..4),
+        truncate in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let root = Root::in_memory();
+            let receipt = write(&root, 0, 200, VectorType::F32).await;
+            let mut bytes = root.get(&receipt.file.path).await.unwrap().to_vec();
+            if truncate {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            for (at, bit) in flips {
+                if !bytes.is_empty() {
+                    // The last two KiB: footer and page index.
+                    let window = bytes.len().min(2_048);
+                    let at = bytes.len() - window + at.index(window);
+                    bytes[at] ^= 1 << bit;
+                }
+            }
+            let key = layout::part(&receipt.space, 3, &receipt.part, "damaged");
+            root.put(&key, bytes.into()).await.unwrap();
+            let mut receipt = receipt;
+            receipt.file.path.clone_from(&key);
+            let _ = read_text_hashes(&root, &receipt).await;
+            let found = read_vectors(&root, &key, &[0, 199, 5]).await;
+            assert!(found.map_or(true, |found| found.len() == 3));
+        });
+    }
+}
+
+/// Reads the files with pyarrow, DuckDB and Python's usearch: see `tests/python/read_part.py`.
+#[tokio::test]
+async fn python_reads_parts_and_indexes() {
+    let python = std::env::var("SCALINGNOTE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let imports = "import duckdb, numpy, pyarrow, usearch; from usearch.index import Index";
+    let found = Command::new(&python).args(["-c", imports]).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        println!(
+            "skipped: {python} has no duckdb, numpy, pyarrow and usearch (pip install them, or set \
+             SCALINGNOTE_PYTHON to an interpreter that has)"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = Root::open(&folder.path().join("root").display().to_string()).unwrap();
+    let mut arguments = Vec::new();
+    for vector_type in [VectorType::F32, VectorType::F16] {
+        let from = if vector_type == VectorType::F32 { 0 } else { 1_000 };
+        let receipt = write(&root, from, 500, vector_type).await;
+        arguments.push(root.local_path(&receipt.file.path).unwrap());
+    }
+    let (index, sidecar) = (folder.path().join("a.usearch"), folder.path().join("a.f16"));
+    let keys: Vec<u64> = (0..500u64).map(|key| key * 36_893_488_147_419_103 + 5).collect();
+    let mut rows = Embeddings::with_capacity(48, 500);
+    for at in 0..500u64 {
+        let mut row = vec![0.1; 48];
+        row[at as usize % 48] = 1.0;
+        row[(at as usize * 7 + 3) % 48] += at as f32 / 500.0;
+        rows.push(&row);
+    }
+    let calibration = Calibration { scale: 127.0, sample: 500, clipped: 0.0 };
+    build(
+        &keys,
+        &rows,
+        &IndexOptions::default(),
+        &calibration,
+        &index,
+        &sidecar,
+        &Cancel::new(),
+        &|_| {},
+    )
+    .unwrap();
+    let query = folder.path().join("query.json");
+    let json = serde_json::json!({"key": keys[77], "vector": rows.row(77), "scale": 127.0});
+    std::fs::write(&query, json.to_string()).unwrap();
+    arguments.extend([index, sidecar, query]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/read_part.py");
+    let output = Command::new(&python).arg(script).args(&arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{errors}");
+    println!("{said}");
+}
