@@ -107,8 +107,8 @@ bench-encode: ## Measure the document tower beside PyTorch (benches/README.md).
 	benches/encode.sh
 
 .PHONY: bench-index
-bench-index: ## Measure index building and recall (benches/README.md).
-	$(CARGO) bench --bench index
+bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (benches/README.md).
+	benches/index.sh
 
 # The copy of the list tells what is installed, so a new package reaches an old checkout. Without a network the
 # tests that need these packages say `skipped`; SCALINGNOTE_REQUIRE_PYTHON=1 makes that an error.
