@@ -34,7 +34,7 @@ index: check-tools ## Fresh machine to searchable snapshot: fetch, build, index,
 	echo "$$bin run pipelines/quickstart.toml $(QUICK_SET)"; \
 	"$$bin" run pipelines/quickstart.toml $(QUICK_SET); \
 	for query in \
-		"user input is pasted into a database query" \
+		"attacker runs SQL through a form field" \
 		"memory is used after it has been released" \
 		"a password is written in the source code"; \
 	do \
@@ -42,8 +42,8 @@ index: check-tools ## Fresh machine to searchable snapshot: fetch, build, index,
 		"$$bin" search "$(QUICK_ROOT)" "$$query" -k 3; \
 	done; \
 	echo; \
-	echo "These hits are weak: the tower is a chat LLM as it was released, not yet trained to embed."; \
-	echo "Training it (stage 1) is what makes an LLM a good document tower."; \
+	echo "The tower is a small chat LLM with an adapter that was trained for an hour on two cores: good enough to show,"; \
+	echo "not to ship. pipelines/quickstart/README.md has its scores."; \
 	echo; \
 	echo "  snapshot   $(QUICK_ROOT)/snapshots/   (what serving reads)"; \
 	echo "  vectors    $(QUICK_ROOT)/embeddings/  (Parquet)"; \
