@@ -12,14 +12,37 @@ use futures::StreamExt;
 use object_store::{GetResultPayload, ObjectStoreExt};
 use tokio::sync::mpsc;
 
-use super::session::{error, redact};
+use super::frames::OneFrame;
+use super::options::TableFormat;
+use super::session::{error, kind_of_store, redact};
 use super::tables::SourceFile;
 use crate::error::{Error, ErrorKind, Result};
+
+/// Refuses a file that does not begin as its format does. A reader that believes the first bytes of any
+/// file to be a length would ask for gigabytes.
+async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
+    let magics: &[&[u8]] = match kind {
+        TableFormat::Parquet => &[b"PAR1"],
+        // The file format, and the stream format.
+        TableFormat::Arrow => &[b"ARROW1", &[0xff; 4]],
+        TableFormat::Avro => &[b"Obj\x01"],
+        TableFormat::Jsonl | TableFormat::Csv => return Ok(()),
+    };
+    let wrong = || Error::input(format!("{} is no {kind:?} file", file.url));
+    if file.meta.size < 8 {
+        return Err(wrong());
+    }
+    let start = file.store.get_range(&file.meta.location, 0..8).await.map_err(|e| {
+        Error::new(kind_of_store(&e), format!("{} cannot be read", file.url)).with_source(e)
+    })?;
+    if magics.iter().any(|magic| start.starts_with(magic)) { Ok(()) } else { Err(wrong()) }
+}
 
 /// Schema of self-describing files: Parquet, Arrow, Avro.
 pub(super) async fn own(
     context: &SessionContext,
     files: &[SourceFile],
+    kind: TableFormat,
     format: &Arc<dyn FileFormat>,
 ) -> Result<SchemaRef> {
     let state = context.state();
@@ -27,10 +50,18 @@ pub(super) async fn own(
         .map(|file| {
             let state = &state;
             async move {
+                check_magic(&file, kind).await?;
                 let metas = std::slice::from_ref(&file.meta);
                 let schema = format.infer_schema(state, &file.store, metas).await;
                 let doing = format!("reading {}", file.url);
-                schema.map_err(|e| error(e, &doing)).map(|schema| (file, schema))
+                match schema.map_err(|e| error(e, &doing)) {
+                    Ok(schema) => Ok((file, schema)),
+                    // A file that its own reader does not understand is bad input, whoever is blamed.
+                    Err(e) if e.kind() == ErrorKind::Internal => {
+                        Err(Error::input(e.message().to_owned()))
+                    }
+                    Err(e) => Err(e),
+                }
             }
         })
         .buffered(8);
@@ -169,8 +200,7 @@ where
 {
     let failed = |text: String| Error::input(format!("reading {}: {}", file.url, redact(&text)));
     let got = file.store.get(&file.meta.location).await.map_err(|e| {
-        Error::new(super::session::kind_of_store(&e), format!("{} cannot be read", file.url))
-            .with_source(e)
+        Error::new(kind_of_store(&e), format!("{} cannot be read", file.url)).with_source(e)
     })?;
     let (reader, feeder): (Box<dyn Read + Send>, _) = match got.payload {
         GetResultPayload::File(file, _) => (Box::new(file), None),
@@ -187,6 +217,10 @@ where
         }
     };
     let inferred = tokio::task::spawn_blocking(move || {
+        let reader: Box<dyn Read + Send> = match compression {
+            FileCompressionType::ZSTD => Box::new(OneFrame::new(reader)),
+            _ => reader,
+        };
         let reader = compression.convert_read(reader).map_err(|e| e.to_string())?;
         infer(reader).map_err(|e| e.to_string())
     })

@@ -23,6 +23,7 @@
 
 mod contract;
 mod dedupe;
+mod frames;
 mod infer;
 mod options;
 mod outcome;

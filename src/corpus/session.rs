@@ -76,7 +76,7 @@ pub(super) fn sql_error(error: DataFusionError) -> Error {
                 ErrorKind::Internal => ErrorKind::Config,
                 other => other,
             };
-            Error::new(kind, format!("corpus.sql: {}", first_line(&root.strip_backtrace())))
+            Error::new(kind, format!("corpus.sql: {}", without_epilogue(&root.strip_backtrace())))
         }
     }
 }
@@ -141,13 +141,15 @@ pub(super) fn kind_of_store(error: &object_store::Error) -> ErrorKind {
     }
 }
 
-fn first_line(text: &str) -> &str {
-    text.split("\n\nbacktrace").next().unwrap_or(text).trim()
+fn without_epilogue(text: &str) -> &str {
+    let text = text.split("\n\nbacktrace").next().unwrap_or(text);
+    // DataFusion calls a bad file its own bug.
+    text.split("\nThis issue was likely").next().unwrap_or(text).trim()
 }
 
 /// Cuts what readers quote of the data: `Row data: '…'`, `got {…}`, and everything in quotes that is not a plain name.
 pub(super) fn redact(text: &str) -> String {
-    let mut text = first_line(text);
+    let mut text = without_epilogue(text);
     for marker in [" Row data", ". Row", " got "] {
         if let Some(at) = text.find(marker) {
             text = &text[..at];

@@ -438,7 +438,7 @@ async fn provider(
         TableFormat::Csv => {
             infer::csv(files, kind.compression, delimiter, table.has_header).await?
         }
-        _ => infer::own(context, files, &format).await?,
+        _ => infer::own(context, files, kind.format, &format).await?,
     };
     let urls = files
         .iter()

@@ -280,7 +280,7 @@ mod tests {
             let mut json = serde_json::json!({ "x": [value] });
             super::settle(&mut json);
             let settled = json["x"][0].as_f64().unwrap();
-            assert!(((settled - value) / value).abs() < 1e-10, "{value:e} became {settled:e}");
+            assert!(((settled - value) / value).abs() < 1e-6, "{value:e} became {settled:e}");
             let read: serde_json::Value = serde_json::from_str(&json.to_string()).unwrap();
             assert_eq!(read, json);
             let mut again = read.clone();

@@ -34,7 +34,10 @@ impl Checkout {
         let real = "model = \"../.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf\"";
         assert!(pipeline.contains(real), "quickstart.toml no longer names the model as expected");
         let adapter = "adapter = \"quickstart/adapter\"";
-        assert!(pipeline.contains(adapter), "quickstart.toml no longer names the adapter as expected");
+        assert!(
+            pipeline.contains(adapter),
+            "quickstart.toml no longer names the adapter as expected"
+        );
         let fake = pipeline.replace(real, "model = \"fake:64\"").replace(adapter, "");
         std::fs::write(dir.path().join("pipelines/quickstart.toml"), fake).expect("write");
         std::fs::copy(
