@@ -89,8 +89,15 @@ test-airflow: check-tools build ## Run the Airflow DAG under the real Airflow (i
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	tests/python/airflow_daily.sh "$(BIN)" "$(abspath $(CACHE))"
 
+# Both tests skip themselves where no root is given, so `make test` passes them by. One at a time: they share the servers.
+.PHONY: test-stores
+test-stores: check-tools ## Run the store's tests and whole runs on Azurite and an S3 server (installed into .cache/stores).
+	$(CARGO) test --release --test it --no-run
+	$(PYTHON) tests/python/stores.py $(CACHE) -- \
+		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
+
 .PHONY: test-all
-test-all: test test-airflow ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-stores ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

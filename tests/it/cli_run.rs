@@ -5,6 +5,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::support;
+
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -21,6 +23,10 @@ impl Place {
     }
 
     fn write_pipeline(&self, model: &str) {
+        self.write_pipeline_to(model, "root");
+    }
+
+    fn write_pipeline_to(&self, model: &str, root: &str) {
         let text = format!(
             r#"version = 1
 [corpus]
@@ -34,7 +40,7 @@ uri = "notes.jsonl"
 model = "{model}"
 pooling = "mean"
 [publish]
-root = "root"
+root = "{root}"
 "#
         );
         std::fs::write(self.path("p.toml"), text).unwrap();
@@ -280,6 +286,67 @@ fn verify_finds_what_was_altered_and_rollback_serves_the_old() {
     assert_eq!(bad.status.code(), Some(1));
     assert!(text(&bad.stdout).contains(index), "{}", text(&bad.stdout));
     assert!(text(&bad.stderr).contains("snapshot 3 is damaged: 1 of its files"));
+}
+
+/// A whole pipeline published to an object store, and read back from there alone.
+#[test]
+fn days_on_the_roots_of_the_environment() {
+    for uri in support::roots_of_the_environment() {
+        days_on(&format!("{uri}/days-{:016x}", rand::random::<u64>()));
+        println!("{uri}: whole runs work");
+    }
+}
+
+fn days_on(root: &str) {
+    let place = Place::new(200);
+    place.write_pipeline_to("fake:16", root);
+    let run = "run p.toml --json --set index.shards=2";
+    let first = place.json(0, run);
+    assert_eq!(first["outcome"]["snapshot"], 1, "{first}");
+    assert_eq!(encoded(&first), 200);
+    let again = place.json(0, run);
+    assert_eq!(again["outcome"]["result"], "nothing-to-do");
+    assert_eq!(encoded(&again), 0);
+
+    place
+        .write_notes(200, |at| format!("{} of note {at}", if at < 5 { "edited" } else { "words" }));
+    let all_changed = place.json(0, run);
+    assert_eq!((encoded(&all_changed), &all_changed["outcome"]["snapshot"]), (200, &2.into()));
+    assert_eq!(place.json(0, "snapshot list p.toml --json").as_array().unwrap().len(), 2);
+
+    // From the root alone: what is needed is fetched into the cache, once.
+    let search = || {
+        let mut command = place.command(&format!("search {root} note -k 3 --json"));
+        let output = command.env("XDG_CACHE_HOME", place.path("cache")).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let found = search();
+    assert_eq!(found["snapshot"], 2);
+    assert_eq!(found["hits"].as_array().unwrap().len(), 3);
+    let cached = || {
+        let folder = place.path("cache/scalingnote/snapshots");
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name(), entry.metadata().unwrap().modified().unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let fetched = cached();
+    assert!(fetched.len() >= 2, "{fetched:?}");
+    assert_eq!(search(), found);
+    assert_eq!(cached(), fetched, "a second search downloads nothing");
+
+    let verified = place.json(0, "snapshot verify p.toml --json");
+    assert_eq!(verified["problems"], serde_json::json!([]));
+    let gc = place.json(0, "snapshot gc p.toml --dry-run --keep 1 --grace-hours 0 --json");
+    assert_eq!(gc["dry_run"], true);
+    assert_eq!(place.json(0, "snapshot list p.toml --json").as_array().unwrap().len(), 2);
+    place.expect(0, "snapshot gc p.toml --keep 1 --grace-hours 0");
+    assert_eq!(place.json(0, "snapshot list p.toml --json").as_array().unwrap().len(), 1);
+    assert_eq!(search(), found);
 }
 
 /// Flips one bit in the middle; what is published is read-only to nobody but us.

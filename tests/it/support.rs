@@ -265,3 +265,16 @@ pub async fn publish(
         other => panic!("{other:?}"),
     }
 }
+
+/// The roots beside memory and local disk to test on: `SCALINGNOTE_TEST_ROOTS`, comma-separated URIs with credentials
+/// in the environment (`make test-stores` sets it).
+pub fn roots_of_the_environment() -> Vec<String> {
+    let Ok(uris) = std::env::var("SCALINGNOTE_TEST_ROOTS") else {
+        println!("skipped: SCALINGNOTE_TEST_ROOTS names no further roots");
+        return Vec::new();
+    };
+    let uris = uris.split(',').map(|uri| uri.trim().trim_end_matches('/'));
+    let uris: Vec<String> = uris.filter(|uri| !uri.is_empty()).map(str::to_owned).collect();
+    assert!(!uris.is_empty(), "SCALINGNOTE_TEST_ROOTS is set and names no root");
+    uris
+}
