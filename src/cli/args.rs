@@ -95,6 +95,8 @@ pub(crate) enum Command {
     Publish(super::publish::PublishArgs),
     Search(super::search::SearchArgs),
     Snapshot(super::snapshot::SnapshotArgs),
+    Train(super::train::TrainArgs),
+    Evaluate(super::evaluate::EvaluateArgs),
     Config(super::config::ConfigArgs),
     Schema(super::schema::SchemaArgs),
     Completions(super::completions::CompletionsArgs),

@@ -74,9 +74,9 @@ fn causes(error: &Error) -> Vec<String> {
 /// What a person can do about this kind of failure.
 fn hint(kind: ErrorKind) -> Option<&'static str> {
     match kind {
-        ErrorKind::Config => {
-            Some("`scalingnote schema pipeline` lists every key of a pipeline file")
-        }
+        ErrorKind::Config => Some(
+            "`scalingnote schema pipeline` lists every key of a pipeline file, `scalingnote schema train` of a recipe",
+        ),
         ErrorKind::Usage => Some("`--help` after the subcommand shows its flags with examples"),
         ErrorKind::GateRefused => Some(
             "nothing was published; mend the cause, or publish anyway with --override GATE --reason \"why\"",

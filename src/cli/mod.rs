@@ -6,12 +6,15 @@ mod args;
 mod completions;
 mod config;
 mod console;
+mod device;
 mod duration;
+mod evaluate;
 mod failure;
 mod logging;
 mod plan;
 mod progress;
 mod publish;
+mod recipe;
 mod root;
 mod run;
 mod schema;
@@ -19,6 +22,7 @@ mod search;
 mod signals;
 mod snapshot;
 mod task;
+mod train;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -91,12 +95,17 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
     let cancel = match &cli.command {
         Command::Run(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
         Command::Task(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
+        Command::Train(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
         _ => Cancel::new(),
     };
     // Only these look at `cancel`; the others write nothing that would have to be finished.
     let cooperative = matches!(
         cli.command,
-        Command::Run(_) | Command::Plan(_) | Command::Task(_) | Command::Publish(_)
+        Command::Run(_)
+            | Command::Plan(_)
+            | Command::Task(_)
+            | Command::Publish(_)
+            | Command::Train(_)
     );
     signals::install(cancel.clone(), cooperative, Arc::clone(console))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -118,6 +127,8 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Publish(args) => publish::execute(args, app).await,
         Command::Search(args) => search::execute(args, app).await,
         Command::Snapshot(args) => snapshot::execute(args, app).await,
+        Command::Train(args) => train::execute(args, app).await,
+        Command::Evaluate(args) => evaluate::execute(args, app).await,
         Command::Config(args) => config::execute(args, app),
         Command::Schema(args) => schema::execute(&args, app),
         Command::Completions(args) => completions::execute(&args, app),

@@ -10,6 +10,7 @@ use crate::config::Pipeline;
 use crate::error::{ErrorKind, Result, ResultExt, kind_of_io};
 use crate::snapshot::Manifest;
 use crate::stage::{PlanSummary, RunReport};
+use crate::train::TrainOptions;
 
 /// Print the JSON Schema of a file that scalingnote reads or writes
 #[derive(Debug, Args)]
@@ -34,6 +35,8 @@ pub(crate) struct SchemaArgs {
 pub(crate) enum SchemaName {
     /// The pipeline file.
     Pipeline,
+    /// The recipe of `train`.
+    Train,
     /// snapshots/<number>.json.
     Manifest,
     /// runs/<run>/report.json.
@@ -46,6 +49,11 @@ impl SchemaName {
     fn json(self) -> Result<String> {
         let value = match self {
             Self::Pipeline => Pipeline::json_schema(),
+            Self::Train => {
+                let mut schema = schemars::schema_for!(TrainOptions);
+                schema.insert("title".to_owned(), "scalingnote training recipe".into());
+                schema.to_value()
+            }
             Self::Manifest => schemars::schema_for!(Manifest).to_value(),
             Self::Report => schemars::schema_for!(RunReport).to_value(),
             Self::PlanSummary => schemars::schema_for!(PlanSummary).to_value(),

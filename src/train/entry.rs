@@ -25,17 +25,19 @@ pub async fn train(
     run.with(device, |input| train_decoder(input, options, output, reporter, cancel))
 }
 
-/// Exports the adapter of a run that is still going, or was stopped, into `target`; gives the steps it has taken.
+/// Exports the adapter of a run that is still going, or was stopped, into `target`, as f32 or (`half`) as f16; gives
+/// the steps it has taken.
 pub async fn export(
     options: &TrainOptions,
     base_dir: &Path,
     output: &Path,
     target: &Path,
+    half: bool,
+    device: DeviceSpec,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<u64> {
     let run = Resolved::new(options, base_dir, reporter).await?;
-    let device = DeviceSpec::Cpu { threads: 0 };
-    run.with(device, |input| export_checkpoint(input, options, output, target))
+    run.with(device, |input| export_checkpoint(input, options, output, target, half))
 }
 
 impl TrainOptions {

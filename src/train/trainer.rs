@@ -50,7 +50,7 @@ pub struct TrainInput<'a> {
 
 /// Trains, writing into `output`: `checkpoint.safetensors` now and then, and at the end `adapter/` (or `query-adapter/`
 /// and `document-adapter/`, or `model/` after full fine-tuning), `report.json` and `report.html`. A
-/// checkpoint found there is resumed. Cancelling writes a checkpoint first.
+/// checkpoint found there is resumed. Cancelling writes a checkpoint and the report so far first.
 ///
 /// # Errors
 /// Config or Input for what cannot work; Conflict where `output` holds another run; Cancelled or Deadline when
@@ -85,6 +85,7 @@ pub fn train_decoder(
     while state.step < planned {
         if let Err(stop) = cancel.check() {
             checkpoint::save(output, &state, &optimizer)?;
+            report(&batches, options, planned, parameters, &state).write(output)?;
             return Err(stop);
         }
         if options.validation.every > 0
@@ -139,7 +140,7 @@ pub fn train_decoder(
         validate(&model, input, options, &held_out, &mut state, reporter)?;
     }
     checkpoint::save(output, &state, &optimizer)?;
-    export(&model, &optimizer, options, output)?;
+    export(&model, &optimizer, options, output, false)?;
     let report = report(&batches, options, planned, parameters, &state);
     report.write(output)?;
     reporter.event(Event::StageFinished {
@@ -155,7 +156,8 @@ pub fn train_decoder(
     Ok(report)
 }
 
-/// Exports the adapter of a run's checkpoint as it stands, finished or not, into `target`.
+/// Exports the adapter (or model) of a run's checkpoint as it stands, finished or not, into `target`: as f32, or as
+/// f16 (`half`) at half the size.
 ///
 /// # Errors
 /// NotFound without a checkpoint; as [`train_decoder`] otherwise.
@@ -164,13 +166,14 @@ pub fn export_checkpoint(
     options: &TrainOptions,
     output: &Path,
     target: &Path,
+    half: bool,
 ) -> Result<u64> {
     let (model, vars) = build(input, options)?;
     let mut optimizer = AdamW::new(vars, options.optimizer.clone()).map_err(tensor_error)?;
     let run = run_digest(input.pairs, options)?;
     let state = checkpoint::load(output, run, &mut optimizer)?
         .ok_or_else(|| Error::not_found(format!("no checkpoint in {}", output.display())))?;
-    export(&model, &optimizer, options, target)?;
+    export(&model, &optimizer, options, target, half)?;
     Ok(state.step)
 }
 
@@ -302,20 +305,31 @@ fn report(
     }
 }
 
-fn export(model: &Model, optimizer: &AdamW, options: &TrainOptions, output: &Path) -> Result<()> {
+fn export(
+    model: &Model,
+    optimizer: &AdamW,
+    options: &TrainOptions,
+    output: &Path,
+    half: bool,
+) -> Result<()> {
     let names: &[&str] = match model.adapters.len() {
         2 => &["query-adapter", "document-adapter"],
         _ => &["adapter"],
     };
     for (adapter, name) in model.adapters.iter().zip(names) {
-        adapter.export(&output.join(name), &options.tower.model, false)?;
+        adapter.export(&output.join(name), &options.tower.model, half)?;
     }
     if model.adapters.is_empty() {
+        let dtype = if half { DType::F16 } else { DType::F32 };
         let tensors = optimizer
             .slots
             .iter()
-            .map(|slot| (slot.name.clone(), slot.var.as_detached_tensor()))
-            .collect();
+            .map(|slot| {
+                let tensor = slot.var.as_detached_tensor().to_dtype(dtype);
+                tensor.map(|tensor| (slot.name.clone(), tensor))
+            })
+            .collect::<candle_core::Result<std::collections::HashMap<_, _>>>()
+            .map_err(tensor_error)?;
         let folder = output.join("model");
         std::fs::create_dir_all(&folder).or_error(ErrorKind::Resource, || "creating model/")?;
         candle_core::safetensors::save(&tensors, folder.join("model.safetensors"))

@@ -103,9 +103,19 @@ fn exit_codes_and_streams() {
 #[test]
 fn every_subcommand_teaches() {
     let folder = folder();
-    for command in
-        ["run", "plan", "task", "publish", "search", "snapshot", "config", "schema", "completions"]
-    {
+    for command in [
+        "run",
+        "plan",
+        "task",
+        "publish",
+        "search",
+        "snapshot",
+        "train",
+        "evaluate",
+        "config",
+        "schema",
+        "completions",
+    ] {
         let help = text(&run(folder.path(), &[command, "--help"]).stdout);
         assert!(help.contains("Examples:"), "{command} has no examples\n{help}");
         let widest = help.lines().map(|line| line.chars().count()).max();

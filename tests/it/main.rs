@@ -3,6 +3,7 @@
 mod checkout;
 mod cli;
 mod cli_run;
+mod cli_train;
 mod config;
 mod corpus;
 mod cron;

@@ -1,0 +1,129 @@
+//! Recipe files (TOML): unknown keys are refused, every complaint names file, line and key.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+/// Largest recipe that is read: anything bigger is not one.
+const MAX_FILE: u64 = 4 << 20;
+
+/// The text of a recipe and the folder its relative paths start from.
+///
+/// # Errors
+/// Usage, naming the file.
+pub(super) fn read(file: &Path) -> Result<(String, PathBuf)> {
+    let failed = |cause: std::io::Error| {
+        Error::new(ErrorKind::Usage, format!("{} cannot be read", file.display()))
+            .with_source(cause)
+    };
+    let other = |message: &str| failed(std::io::Error::other(message.to_owned()));
+    if file.is_dir() {
+        return Err(other("it is a directory; name the .toml file in it"));
+    }
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).map_err(failed)?;
+    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(other("it is larger than 4 MiB, which no recipe is"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| other("it is not UTF-8 text"))?;
+    let absolute = std::path::absolute(file).map_err(failed)?;
+    Ok((text, absolute.parent().unwrap_or(Path::new("/")).to_path_buf()))
+}
+
+/// Reads TOML as `T`.
+///
+/// # Errors
+/// Config, as `file:line:column: what is wrong`.
+pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) -> Result<T> {
+    let wrong = |error: toml::de::Error| {
+        let place = error.span().map_or_else(String::new, |span| place(text, span.start));
+        Error::config(format!("{}{place}: {}", file.display(), error.message()))
+    };
+    let given: toml::Table = toml::from_str(text).map_err(wrong)?;
+    let options: T = toml::from_str(text).map_err(wrong)?;
+    // Serde lets unknown keys of a tagged choice (`kind = "full"`) pass; what it took, it also gives back.
+    let json = |error: serde_json::Error| {
+        Error::new(ErrorKind::Internal, "reading a recipe").with_source(error)
+    };
+    let given = serde_json::to_value(&given).map_err(json)?;
+    let taken = serde_json::to_value(&options).map_err(json)?;
+    match unknown(&given, &taken, "") {
+        None => Ok(options),
+        Some(key) => Err(Error::config(format!("{}: unknown key `{key}`", file.display()))),
+    }
+}
+
+/// A Config error of the library, with the file whose fields it names.
+pub(super) fn naming<T>(file: &Path, result: Result<T>) -> Result<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::Config => {
+            Err(error).context(|| file.display().to_string())
+        }
+        other => other,
+    }
+}
+
+/// `:line:column`, counted from 1.
+fn place(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(":{line}:{column}")
+}
+
+/// The first key of `given` that `taken` lacks, as a dotted path.
+fn unknown(given: &Value, taken: &Value, path: &str) -> Option<String> {
+    match (given, taken) {
+        (Value::Object(given), Value::Object(taken)) => given.iter().find_map(|(key, value)| {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            match taken.get(key) {
+                Some(taken) => unknown(value, taken, &path),
+                None => Some(path),
+            }
+        }),
+        (Value::Array(given), Value::Array(taken)) => given
+            .iter()
+            .zip(taken)
+            .enumerate()
+            .find_map(|(at, (given, taken))| unknown(given, taken, &format!("{path}.{at}"))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::TrainOptions;
+
+    const RECIPE: &str = "steps = 3\n[tower]\nmodel = \"x\"\npooling = \"mean\"\n[query]\n\
+        [method]\nkind = \"full\"\n[[pairs]]\npath = \"p\"\n";
+
+    fn error(text: &str) -> String {
+        let error = parse::<TrainOptions>(text, Path::new("r.toml")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        error.to_string()
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_wherever_they_stand() {
+        assert!(parse::<TrainOptions>(RECIPE, Path::new("r.toml")).is_ok());
+        for (good, bad, expected) in [
+            ("steps", "stepz", "r.toml:1:1: unknown field `stepz`"),
+            ("model =", "modle =", "r.toml:3:1: unknown field `modle`"),
+            ("path =", "paht =", "unknown field `paht`"),
+            ("\"full\"", "\"full\"\nrank = 4", "r.toml: unknown key `method.rank`"),
+            ("\"full\"", "\"lora\"\nrang = 4", "unknown field `rang`"),
+            ("steps = 3", "steps = x", "r.toml:1:"),
+            ("steps = 3", "steps = \"x\"", "r.toml:1:9: invalid type: string"),
+        ] {
+            let found = error(&RECIPE.replace(good, bad));
+            assert!(found.contains(expected), "{found}");
+        }
+    }
+}

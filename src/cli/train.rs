@@ -1,0 +1,168 @@
+//! `scalingnote train`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::App;
+use super::recipe;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::tower::DeviceSpec;
+use crate::train::{self, TrainOptions, TrainReport};
+
+/// The tensor library walks the graph of a step recursively, deeper than a thread's usual stack.
+const STACK: usize = 64 << 20;
+
+/// Train the towers: an LLM learns to embed, by contrast
+///
+/// Pairs of a query and the document that answers it pull together, all others of the batch push
+/// apart. Writes a checkpoint now and then, and at the end the adapter and report.html with the
+/// curves. Interrupt it at any time: the same command resumes where it stopped, to the same losses.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote train pipelines/train-quickstart.toml --out .cache/tower
+  scalingnote train recipe.toml --out t --deadline 45m        stop in time (exit 75); again to resume
+  scalingnote train recipe.toml --out try --steps 20          a short try, in a folder of its own
+  scalingnote train recipe.toml --out t --export a --f16      the adapter as it stands, at half the size
+  scalingnote evaluate recipe.toml sets/scifact --adapter t   how good is it?
+
+A recipe names the model ([tower], [query]), the pairs ([[pairs]]: folders in BEIR layout or JSON
+Lines of {\"query\", \"text\"}), what is trained ([method]: \"lora\" or \"full\") and how long.
+`scalingnote schema train` lists every key. The adapter is in PEFT's format: give its folder as
+tower.adapter in a pipeline file, or load it in Python.")]
+pub(crate) struct TrainArgs {
+    /// The recipe (TOML). Relative paths in it start at its own directory.
+    #[arg(value_name = "RECIPE")]
+    recipe: PathBuf,
+    /// Folder of the run: checkpoint.safetensors, adapter/, report.json, report.html. A checkpoint
+    /// in it is resumed. Default: .cache/train/<name of the recipe>.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Take so many steps instead of the recipe's. The learning rate follows the number of steps, so
+    /// another number is another run.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
+    #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
+    pub deadline: Option<Duration>,
+    /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
+    device: DeviceSpec,
+    /// Train nothing: write the adapter of the checkpoint, as it stands, into this folder.
+    #[arg(long, value_name = "DIR", conflicts_with = "deadline")]
+    export: Option<PathBuf>,
+    /// Export 16-bit floats: half the size.
+    #[arg(long, requires = "export")]
+    f16: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn execute(args: TrainArgs, app: &App) -> Result<ExitCode> {
+    let (text, base_dir) = recipe::read(&args.recipe)?;
+    let mut options: TrainOptions = recipe::parse(&text, &args.recipe)?;
+    options.steps = args.steps.or(options.steps);
+    recipe::naming(&args.recipe, options.validate())?;
+    let output = args.out.clone().unwrap_or_else(|| default_output(&args.recipe));
+    let (reporter, cancel, device) =
+        (app.reporter.clone(), app.cancel.clone(), args.device.clone());
+    let folder = output.clone();
+    if let Some(target) = args.export {
+        let (place, half) = (target.clone(), args.f16);
+        let work = async move || {
+            train::export(&options, &base_dir, &folder, &place, half, device, &reporter).await
+        };
+        let steps = named(&args.recipe, on_large_stack(work).await)?;
+        app.console.close();
+        let text = if args.json {
+            super::pretty(&serde_json::json!({ "steps": steps, "written": written(&target) }))?
+        } else {
+            format!("exported after {steps} steps\n{}", listing(&target))
+        };
+        app.console.print(&text);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let work =
+        async move || train::train(&options, &base_dir, &folder, device, &reporter, &cancel).await;
+    let report = named(&args.recipe, on_large_stack(work).await)?;
+    app.console.close();
+    app.console.print(&if args.json { super::pretty(&report)? } else { summary(&report, &output) });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `work` on a thread of its own with a large stack; the computation's threads are the global pool's.
+async fn on_large_stack<T, W>(work: W) -> Result<T>
+where
+    T: Send + 'static,
+    W: AsyncFnOnce() -> Result<T> + Send + 'static,
+{
+    let runtime = tokio::runtime::Handle::current();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("train".to_owned())
+        .stack_size(STACK)
+        .spawn(move || {
+            // Nobody listens any more only where the program is ending.
+            let _ = sender.send(runtime.block_on(work()));
+        })
+        .or_error(ErrorKind::Resource, || "starting the thread that trains")?;
+    receiver.await.or_error(ErrorKind::Internal, || "the thread that trains ended early")?
+}
+
+/// Errors as the command line means them: running again does not help against a folder of another run.
+fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            Err(Error::new(ErrorKind::Usage, error.to_string()))
+        }
+        other => recipe::naming(recipe, other),
+    }
+}
+
+fn default_output(recipe: &Path) -> PathBuf {
+    Path::new(".cache/train").join(recipe.file_stem().unwrap_or("recipe".as_ref()))
+}
+
+/// What a run or an export has written into its folder.
+fn written(folder: &Path) -> Vec<PathBuf> {
+    let names = ["adapter", "query-adapter", "document-adapter", "model", "report.html"];
+    names.iter().map(|name| folder.join(name)).filter(|path| path.exists()).collect()
+}
+
+fn listing(folder: &Path) -> String {
+    let mut text = String::new();
+    for path in written(folder) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let _ = writeln!(text, "  {name:<16} {}", path.display());
+    }
+    text
+}
+
+fn summary(report: &TrainReport, output: &Path) -> String {
+    let mut text = format!(
+        "trained {} of {} steps on {} pairs: {:.2} pairs/s, {:.0} tokens/s\n",
+        report.steps.len(),
+        report.planned_steps,
+        report.training_pairs,
+        report.pairs_per_second,
+        report.tokens_per_second
+    );
+    if let (Some(first), Some(last)) = (report.steps.first(), report.steps.last()) {
+        let _ = writeln!(text, "  batch loss       {:.4} -> {:.4}", first.loss, last.loss);
+    }
+    if let (Some(first), Some(last)) = (report.validation.first(), report.validation.last()) {
+        let _ = writeln!(text, "  held-out loss    {:.4} -> {:.4}", first.loss, last.loss);
+        let _ = writeln!(
+            text,
+            "  own doc. first   {:.1}% -> {:.1}% of held-out queries",
+            100.0 * first.accuracy,
+            100.0 * last.accuracy
+        );
+    }
+    text + &listing(output)
+}
