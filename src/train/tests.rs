@@ -342,7 +342,20 @@ async fn training_runs_from_options_alone() {
     let report = super::train(&options, dir.path(), &out, cpu, &reporter, &cancel).await.unwrap();
     assert_eq!(report.steps.len(), 3);
     let again = dir.path().join("again");
-    assert_eq!(super::export(&options, dir.path(), &out, &again, &reporter).await.unwrap(), 3);
+    assert_eq!(
+        super::export(
+            &options,
+            dir.path(),
+            &out,
+            &again,
+            false,
+            DeviceSpec::Cpu { threads: 0 },
+            &reporter
+        )
+        .await
+        .unwrap(),
+        3
+    );
     let adapter =
         |at: &std::path::Path| std::fs::read(at.join("adapter/adapter_model.safetensors")).unwrap();
     assert_eq!(adapter(&out), adapter(&again));
