@@ -1,7 +1,7 @@
 //! What a run tells the outside while it works. Stages report events; only the CLI draws them.
 //!
 //! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left),
-//! and how counts, bytes and durations are written for people ([`format`], [`html`]).
+//! and how counts, bytes and durations are written for people ([`mod@format`], [`html`]).
 
 pub mod format;
 pub mod html;

@@ -27,8 +27,8 @@ pub use encode::{EncodeReceipt, Quarantined, receipt as encode_receipt};
 pub use gates::Override;
 pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
-    BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, Plan, RunSpec, ShardPlan,
-    absolute_tower,
+    BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION, Plan, RunSpec,
+    ShardPlan, absolute_tower,
 };
 pub use plan_summary::{PlanAmounts, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
