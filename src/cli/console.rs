@@ -115,6 +115,11 @@ impl Console {
             Level::Note => ("note: ", "1;36"),
             Level::Plain => ("", ""),
         };
+        // A message may name a file or a note: neither may command the terminal.
+        let text: String = text
+            .chars()
+            .map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c })
+            .collect();
         let line = if self.color && !label.is_empty() {
             format!("\u{1b}[{code}m{label}\u{1b}[0m{text}\n")
         } else {

@@ -8,8 +8,7 @@ use clap::{Args, ValueEnum};
 use super::App;
 use crate::config::Pipeline;
 use crate::error::{ErrorKind, Result, ResultExt, kind_of_io};
-use crate::snapshot::Manifest;
-use crate::stage::{PlanSummary, RunReport};
+use crate::stage::{Plan, PlanSummary, RunReport};
 use crate::train::TrainOptions;
 
 /// Print the JSON Schema of a file that scalingnote reads or writes
@@ -43,6 +42,8 @@ pub(crate) enum SchemaName {
     Report,
     /// What `plan --json` prints.
     PlanSummary,
+    /// runs/<run>/plan.json: the tasks that `task` executes.
+    Plan,
 }
 
 impl SchemaName {
@@ -54,8 +55,9 @@ impl SchemaName {
                 schema.insert("title".to_owned(), "scalingnote training recipe".into());
                 schema.to_value()
             }
-            Self::Manifest => schemars::schema_for!(Manifest).to_value(),
+            Self::Manifest => crate::snapshot::json_schema(),
             Self::Report => schemars::schema_for!(RunReport).to_value(),
+            Self::Plan => schemars::schema_for!(Plan).to_value(),
             Self::PlanSummary => schemars::schema_for!(PlanSummary).to_value(),
         };
         let mut text = serde_json::to_string_pretty(&value)

@@ -35,7 +35,9 @@ pub(super) fn apply_flags(
         match assignment.split_once('=') {
             Some((path, value)) => {
                 let path = path.trim();
-                apply(root, schema, path, value.trim(), Origin::Flag(path.to_owned()), problems);
+                // A trailing space may be meant (`prompt_prefix=query: `); one after the `=` is style.
+                let value = value.trim_start();
+                apply(root, schema, path, value, Origin::Flag(path.to_owned()), problems);
             }
             None => problems.push(
                 Origin::Flag(assignment.clone()),
@@ -82,7 +84,7 @@ fn apply(
 
 /// TOML, except that a string needs no quotes where only a string fits.
 fn value_of(text: &str, target: Schema<'_>, origin: &Origin) -> Result<Node, String> {
-    let parsed = parse_value(text, origin);
+    let parsed = parse_value(text.trim(), origin);
     if target.is_string() {
         return Ok(match parsed {
             Ok(node) if matches!(node.value, Value::String(_)) => node,

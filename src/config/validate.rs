@@ -5,11 +5,8 @@ use std::collections::BTreeSet;
 use super::document::Node;
 use super::pipeline::Pipeline;
 use super::problem::Problems;
+use crate::corpus::RESERVED_COLUMNS;
 use crate::tower::TowerOptions;
-
-/// Columns of stored files that a stored column must not shadow.
-const RESERVED: [&str; 8] =
-    ["note_id", "chunk", "text_hash", "text", "deleted", "key", "part", "row"];
 
 /// Reports every value of `pipeline` that makes no sense, at its place in `root`.
 pub(super) fn validate(pipeline: &Pipeline, root: &Node, problems: &mut Problems) {
@@ -88,7 +85,7 @@ fn corpus(pipeline: &Pipeline, check: &mut Check<'_>) {
         let path = format!("corpus.stored_columns.{at}");
         check.require(!column.is_empty(), &path, "is empty");
         check.require(
-            !RESERVED.contains(&column.as_str()),
+            !RESERVED_COLUMNS.contains(&column.as_str()),
             &path,
             format!("names `{column}`, which every stored file has already"),
         );

@@ -55,19 +55,41 @@ pub fn rate(value: f64) -> String {
     if value.is_finite() && value > 0.0 { count(value.round() as u64) } else { "-".to_owned() }
 }
 
-/// Lays rows out in columns under a header. `right[c]` aligns column c to the right; widths count
-/// characters. No trailing spaces; every line ends with a line feed.
+/// Columns that a text takes on a terminal: 2 for wide characters (CJK, emoji), 0 for combining marks.
+pub fn width(text: &str) -> usize {
+    let wide = |c: u32| {
+        matches!(c, 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff
+            | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd)
+    };
+    let none =
+        |c: u32| matches!(c, 0x300..=0x36f | 0x200b..=0x200f | 0x202a..=0x202e | 0xfe00..=0xfe0f);
+    text.chars().map(u32::from).map(|c| if none(c) { 0 } else { 1 + usize::from(wide(c)) }).sum()
+}
+
+/// One line that a terminal cannot take for commands: control characters (escape sequences among
+/// them) and direction overrides become U+FFFD, white space becomes single spaces.
+pub fn printable(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let harmful =
+        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    line.chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Lays rows out in columns under a header. `right[c]` aligns column c to the right; widths are
+/// [`width`]s. Cells are made [`printable`]. No trailing spaces; every line ends with a line feed.
 pub fn table(header: &[&str], right: &[bool], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
+    let mut widths: Vec<usize> = header.iter().map(|cell| width(cell)).collect();
+    for row in &rows {
+        for (widest, cell) in widths.iter_mut().zip(row) {
+            *widest = (*widest).max(width(cell));
         }
     }
     let line = |cells: Vec<&str>| {
         let mut out = String::new();
-        for (at, (cell, width)) in cells.iter().zip(&widths).enumerate() {
-            let pad = " ".repeat(width.saturating_sub(cell.chars().count()));
+        for (at, (cell, widest)) in cells.iter().zip(&widths).enumerate() {
+            let pad = " ".repeat(widest.saturating_sub(width(cell)));
             if at > 0 {
                 out.push_str("  ");
             }
@@ -84,7 +106,7 @@ pub fn table(header: &[&str], right: &[bool], rows: &[Vec<String>]) -> String {
         out
     };
     let mut out = line(header.to_vec());
-    for row in rows {
+    for row in &rows {
         out.push_str(&line(row.iter().map(String::as_str).collect()));
     }
     out
@@ -124,5 +146,17 @@ mod tests {
         let rows = vec![vec!["a".into(), "1".into()], vec!["bbb".into(), "10".into()]];
         let text = table(&["id", "n"], &[false, true], &rows);
         assert_eq!(text, "id    n\na     1\nbbb  10\n");
+        let rows =
+            [["\u{7b14}\u{8bb0}", "x"], ["e\u{301}tat", "y"]].map(|r| r.map(String::from).to_vec());
+        let text = table(&["t", "k"], &[false, false], &rows);
+        assert_eq!(text, "t     k\n\u{7b14}\u{8bb0}  x\ne\u{301}tat  y\n");
+    }
+
+    #[test]
+    fn nothing_from_a_note_reaches_the_terminal_as_a_command() {
+        let text = printable("a\u{1b}[2J\nb\t\u{202e}c\u{9b}31m");
+        assert_eq!(text, "a\u{fffd}[2J b \u{fffd}c\u{fffd}31m");
+        let rows = vec![vec!["\u{1b}]0;title\u{7}".to_owned()]];
+        assert!(!table(&["x"], &[false], &rows).contains('\u{1b}'));
     }
 }

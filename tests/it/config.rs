@@ -207,11 +207,15 @@ fn secrets_are_refused_and_never_repeated() {
 #[test]
 fn what_show_prints_reads_back_to_the_same_pipeline() {
     let text = GOOD.replace("select id", "select\\n\\tid, '\\\"\\\\' as q, '\u{7b14}' as s");
-    let shown = with(&text, &[], &["tower.max_tokens=7", "query.prompt_prefix=query: "]).unwrap();
+    let shown = with(&text, &[], &["tower.max_tokens=7", "query.prompt_prefix= query: "]).unwrap();
     let toml = shown.to_toml().unwrap();
     assert!(toml.contains("max_tokens = 7  # --set tower.max_tokens\n"), "{toml}");
     assert!(toml.contains("connectivity = 16  # default\n"), "{toml}");
     assert!(toml.contains("model = \"fake:8\"\n"), "{toml}");
+    assert!(
+        toml.contains("prompt_prefix = \"query: \"  # --set"),
+        "only leading spaces go\n{toml}"
+    );
     let again = with(&toml, &[], &[]).unwrap();
     assert_eq!(again.pipeline, shown.pipeline);
 

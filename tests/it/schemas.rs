@@ -32,8 +32,16 @@ fn check(name: &str, generated: &str) {
 
 #[test]
 fn generated_contracts_are_committed() {
-    let manifest = serde_json::to_string_pretty(&scalingnote::snapshot::json_schema()).unwrap();
-    check("manifest.schema.json", &format!("{manifest}\n"));
+    for (name, schema) in [
+        ("manifest", scalingnote::snapshot::json_schema()),
+        ("pipeline", scalingnote::config::Pipeline::json_schema()),
+        ("plan", schemars::schema_for!(scalingnote::stage::Plan).to_value()),
+        ("plan-summary", schemars::schema_for!(scalingnote::stage::PlanSummary).to_value()),
+        ("report", schemars::schema_for!(scalingnote::stage::RunReport).to_value()),
+    ] {
+        let text = serde_json::to_string_pretty(&schema).unwrap();
+        check(&format!("{name}.schema.json"), &format!("{text}\n"));
+    }
     check("ids.arrow.txt", &ids_contract());
     check("embeddings.arrow.txt", &embedding_contract());
 }

@@ -28,7 +28,7 @@ def check_part(path: str, first: int, element: str) -> None:
     assert metadata["scalingnote.normalisation"] == "l2"
     assert json.loads(metadata["scalingnote.provenance"]) == {"release": "test"}
 
-    row = duckdb.sql(
+    row = duckdb.execute(
         f"select count(*), sum(embedding[1]), max(note_id), sum(token_count), count(*) filter (truncated)"
         f" from read_parquet('{path}')"
     ).fetchone()

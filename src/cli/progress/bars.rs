@@ -62,8 +62,8 @@ impl View for Bars {
         let bold = |text: String| {
             if self.console.color { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text }
         };
-        let line = format!("{} {summary} ({time})", bold(format!("{name:>9}")));
-        self.console.line(Level::Plain, &line);
+        let line = format!("{} {summary} ({time})\n", bold(format!("{name:>9}")));
+        self.console.raw(line.as_bytes());
     }
 
     fn message(&mut self, level: Level, text: &str) {
