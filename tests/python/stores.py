@@ -41,7 +41,9 @@ def install(cache):
     azurite = npm / "node_modules/azurite/dist/src/blob/main.js"
     if not shutil.which("node"):
         stop("node is missing: Azurite, the Azure emulator, needs Node.js 20 or newer")
-    if not azurite.exists():
+    # npm writes this file last: without it an install was cut off.
+    finished = npm / "node_modules/.package-lock.json"
+    if not (finished.exists() and azurite.exists()):
         if not shutil.which("npm"):
             stop("npm is missing: it installs Azurite, the Azure emulator (Debian, Ubuntu: apt install npm)")
         print(f"installing {AZURITE} into {npm}", flush=True)
