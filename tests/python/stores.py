@@ -122,8 +122,8 @@ def main():
         work = pathlib.Path(folder)
         try:
             blob, s3 = free_port(), free_port()
-            line = ["node", azurite, "--blobHost", "127.0.0.1", "--blobPort", str(blob), "--location", folder]
-            line += ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+            line = ["node", azurite, "--blobHost", "127.0.0.1", "--blobPort", str(blob)]
+            line += ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
             servers.append(start("Azurite", line, blob, work / "azurite.log"))
             line = [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(s3)]
             servers.append(start("moto", line, s3, work / "moto.log"))
@@ -140,7 +140,7 @@ def main():
                 "AWS_ENDPOINT": f"http://127.0.0.1:{s3}",
                 "AWS_ALLOW_HTTP": "true",
                 "AWS_ACCESS_KEY_ID": "test",
-                "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_SECRET_ACCESS_KEY": "of-an-emulator",
                 "AWS_REGION": "us-east-1",
                 # A proxy of the machine has no way to its loopback.
                 "NO_PROXY": "127.0.0.1,localhost",
