@@ -41,7 +41,9 @@ def install(cache):
     azurite = npm / "node_modules/azurite/dist/src/blob/main.js"
     if not shutil.which("node"):
         stop("node is missing: Azurite, the Azure emulator, needs Node.js 20 or newer")
-    if not azurite.exists():
+    # npm writes this file last: without it an install was cut off.
+    finished = npm / "node_modules/.package-lock.json"
+    if not (finished.exists() and azurite.exists()):
         if not shutil.which("npm"):
             stop("npm is missing: it installs Azurite, the Azure emulator (Debian, Ubuntu: apt install npm)")
         print(f"installing {AZURITE} into {npm}", flush=True)
@@ -120,8 +122,8 @@ def main():
         work = pathlib.Path(folder)
         try:
             blob, s3 = free_port(), free_port()
-            line = ["node", azurite, "--blobHost", "127.0.0.1", "--blobPort", str(blob), "--location", folder]
-            line += ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+            line = ["node", azurite, "--blobHost", "127.0.0.1", "--blobPort", str(blob)]
+            line += ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
             servers.append(start("Azurite", line, blob, work / "azurite.log"))
             line = [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(s3)]
             servers.append(start("moto", line, s3, work / "moto.log"))
@@ -138,7 +140,7 @@ def main():
                 "AWS_ENDPOINT": f"http://127.0.0.1:{s3}",
                 "AWS_ALLOW_HTTP": "true",
                 "AWS_ACCESS_KEY_ID": "test",
-                "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_SECRET_ACCESS_KEY": "of-an-emulator",
                 "AWS_REGION": "us-east-1",
                 # A proxy of the machine has no way to its loopback.
                 "NO_PROXY": "127.0.0.1,localhost",
