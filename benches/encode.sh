@@ -3,7 +3,7 @@
 #
 #   benches/encode.sh [MODEL.gguf]
 #
-# NOTES     texts per set (200)          BATCHES  PyTorch's batch sizes to try (4,16,64)
+# NOTES     texts per set (200)          BATCHES  PyTorch's batch sizes to try (2,4,16)
 # ROUNDS    turns of each (2)            PEERS    a Python environment, made where missing (.cache/peers)
 # CWE, STACKEXCHANGE  where the notes lie (.cache/notes/cwe-1000.csv, ../shared/data/...)
 set -eu
@@ -33,7 +33,7 @@ for round in $(seq "${ROUNDS:-2}"); do
     "$bench" "$model" "$work/texts.jsonl" "$work" > "$work/ours.$round.json"
     for dtype in float32 bfloat16; do
         "$python" benches/encode_peers.py torch "$model" "$work" --dtype $dtype \
-            --batch "${BATCHES:-4,16,64}" > "$work/$dtype.$round.json" 2> "$work/peer.log" ||
+            --batch "${BATCHES:-2,4,16}" > "$work/$dtype.$round.json" 2> "$work/peer.log" ||
             { cat "$work/peer.log" >&2; exit 1; }
     done
 done

@@ -1,10 +1,10 @@
 //! Chooses the raw tower's default prompt and pooling: nDCG@10 of each variant on a judged set.
 //!
-//! usage: prompt MODEL SET_DIR [--documents N] [--queries N] [--max-tokens N]
+//! usage: prompt MODEL SET_DIR [--documents N] [--queries N] [--max-tokens N] [--from N]
 //!
 //! SET_DIR is in BEIR layout (corpus.jsonl, queries.jsonl, qrels.tsv). Of N queries, the ones at odd places
 //! choose and the ones at even places confirm. The corpus is cut to N documents: all that are judged for those
-//! queries, then others in their order.
+//! queries, then others in their order. `--from` leaves out the first N prompts.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,12 +18,19 @@ use serde_json::Value;
 type Failure = Box<dyn std::error::Error>;
 
 /// What stands around every text, queries and documents alike.
-const PROMPTS: [(&str, &str); 5] = [
+const PROMPTS: &[(&str, &str)] = &[
     ("", ""),
     ("This text: \"", "\" means in one word: \""),
     ("This text: \"", "\" is about one topic, in one word: \""),
-    ("Text: ", "\nTopic of the text in one word:"),
     ("<|im_start|>user\nSummarise in one word: ", "<|im_end|>\n<|im_start|>assistant\n"),
+    ("Text: ", "\nTopic of the text in one word:"),
+    ("Text: ", "\nTopic of the text in one word: \""),
+    ("Text: ", "\nTopic of the text in a few words:"),
+    ("Text: ", "\nKeyword of the text:"),
+    ("Text: ", "\nWhat the text is about, in one word:"),
+    ("Note: ", "\nTopic of the note in one word:"),
+    ("", "\n\nTopic:"),
+    ("", "\n\nKeywords:"),
 ];
 
 struct Set {
@@ -36,6 +43,7 @@ struct Set {
 fn main() -> Result<(), Failure> {
     let mut plain = Vec::new();
     let (mut documents, mut queries, mut max_tokens) = (usize::MAX, usize::MAX, 256);
+    let mut first = 0;
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
         let mut number = || -> Result<usize, Failure> {
@@ -45,6 +53,7 @@ fn main() -> Result<(), Failure> {
             "--documents" => documents = number()?,
             "--queries" => queries = number()?,
             "--max-tokens" => max_tokens = number()?,
+            "--from" => first = number()?,
             "--bench" => {}
             _ => plain.push(argument),
         }
@@ -62,7 +71,7 @@ fn main() -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
     let mut loaded: Option<Decoder> = None;
-    for (prefix, suffix) in PROMPTS {
+    for (prefix, suffix) in PROMPTS.iter().skip(first).copied() {
         let options = TowerOptions {
             model: model.clone(),
             revision: None,
