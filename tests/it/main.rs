@@ -2,6 +2,7 @@
 
 mod checkout;
 mod cli;
+mod cli_distill;
 mod cli_run;
 mod cli_train;
 mod config;
