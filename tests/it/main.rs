@@ -1,5 +1,6 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
+mod backfill;
 mod checkout;
 mod cli;
 mod cli_distill;
