@@ -76,6 +76,7 @@ impl RunContext {
         let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await?;
         let planned = stage::plan(PlanRequest {
             corpus: &pipeline.corpus,
+            storage: &pipeline.storage,
             base_dir: &pipeline.base_dir,
             tower_options: &pipeline.tower,
             tower: &tower,
@@ -137,6 +138,7 @@ async fn drive(
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<()> {
+    crate::snapshot::check_store(&ctx.root).await?;
     let (planned, tower) = ctx.plan(run, reporter).await?;
     report::planned(report, &planned);
     let plan = &planned.plan;
