@@ -95,6 +95,7 @@ impl RunContext {
         let pipeline = &self.pipeline;
         PlanRequest {
             corpus: &pipeline.corpus,
+            storage: &pipeline.storage,
             base_dir: &pipeline.base_dir,
             tower_options: &pipeline.tower,
             tower,
@@ -156,6 +157,7 @@ async fn drive(
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<()> {
+    crate::snapshot::check_store(&ctx.root).await?;
     let (live, next) = match backfill::course(ctx, reporter).await? {
         Course::Plain => (None, None),
         Course::Fill(next) => (None, Some(next)),
