@@ -14,6 +14,7 @@ mod logging;
 mod plan;
 mod progress;
 mod publish;
+mod purge;
 mod recipe;
 mod root;
 mod run;
@@ -105,6 +106,7 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
             | Command::Plan(_)
             | Command::Task(_)
             | Command::Publish(_)
+            | Command::Purge(_)
             | Command::Train(_)
     );
     signals::install(cancel.clone(), cooperative, Arc::clone(console))?;
@@ -125,6 +127,7 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Plan(args) => plan::execute(args, app).await,
         Command::Task(args) => task::execute(args, app).await,
         Command::Publish(args) => publish::execute(args, app).await,
+        Command::Purge(args) => purge::execute(args, app).await,
         Command::Search(args) => search::execute(args, app).await,
         Command::Snapshot(args) => snapshot::execute(args, app).await,
         Command::Train(args) => train::execute(args, app).await,

@@ -15,7 +15,8 @@ use super::plan::{
     absolute_tower, build_task_id, encode_task_id,
 };
 use crate::corpus::{
-    self, Chunker, CorpusMode, CorpusOptions, PrepareRequest, PreparedReader, PreparedShard,
+    self, Chunker, CorpusMode, CorpusOptions, Exclude, PrepareRequest, PreparedReader,
+    PreparedShard,
 };
 use crate::embedding;
 use crate::error::{Error, Result};
@@ -100,12 +101,21 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
             let tokenizer = request.tower.tokenizer().clone();
             Arc::new(TokenChunker { tokenizer, options }) as Arc<dyn Chunker>
         }),
+        exclude: parent.as_ref().and_then(excluded_by),
         root,
         run: request.run,
         reporter: Arc::clone(reporter),
         cancel: cancel.clone(),
     })
     .await?;
+    if prepared.excluded > 0 {
+        let message = format!(
+            "the corpus still returns {} purged notes; they are left out: delete them at the source, or bring them \
+             back with `scalingnote purge --lift`",
+            prepared.excluded
+        );
+        reporter.event(Event::Warning { message });
+    }
     let spec = RunSpec {
         run: request.run.to_owned(),
         tower: absolute_tower(request.tower_options, request.base_dir),
@@ -138,6 +148,12 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         summary: format!("{notes} notes in {} shards, {texts} texts to encode", plan.shards.len()),
     });
     Ok(Planned { plan, parent, lengths, seconds })
+}
+
+/// Keeps out what the newest snapshot says was purged.
+fn excluded_by(parent: &Manifest) -> Option<Exclude> {
+    let purged = parent.purged.clone();
+    (!purged.is_empty()).then(|| Arc::new(move |note: &NoteId| purged.contains(note)) as Exclude)
 }
 
 /// A delta names only what changed, so whatever needs every note's text needs a full run.

@@ -13,6 +13,7 @@ mod evaluate;
 mod faults;
 mod index;
 mod layers;
+mod purge;
 mod readme;
 mod report;
 mod schemas;
