@@ -6,13 +6,15 @@ use super::advice;
 use crate::error::{Error, ErrorKind, kind_of_io};
 
 /// Environment variables whose values must never be shown.
-const SECRETS: [&str; 9] = [
+const SECRETS: [&str; 11] = [
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AZURE_STORAGE_KEY",
     "AZURE_STORAGE_ACCOUNT_KEY",
     "AZURE_STORAGE_ACCESS_KEY",
     "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_STORAGE_CLIENT_SECRET",
     "AZURE_CLIENT_SECRET",
     "GOOGLE_SERVICE_ACCOUNT_KEY",
     "GOOGLE_BEARER_TOKEN",
@@ -79,7 +81,7 @@ fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
 }
 
 /// S3 answers 409 to a conditional create beside another one that is not decided yet: neither won nor lost.
-pub(super) fn is_busy_conflict(cause: &object_store::Error) -> bool {
+pub(super) fn is_undecided(cause: &object_store::Error) -> bool {
     matches!(cause, object_store::Error::AlreadyExists { .. })
         && ["ConditionalRequestConflict", "OperationAborted"]
             .iter()
