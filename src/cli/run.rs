@@ -110,7 +110,7 @@ pub(super) fn finish(
 ) -> Result<ExitCode> {
     app.console.close();
     app.console.print(&if json { report.to_json()? } else { summary(report, context) });
-    Ok(ExitCode::from(exit_code(report.outcome)))
+    Ok(ExitCode::from(exit_code(report)))
 }
 
 fn summary(report: &RunReport, context: &RunContext) -> String {
@@ -122,8 +122,11 @@ fn summary(report: &RunReport, context: &RunContext) -> String {
     format!("{report}  report   {place}\n")
 }
 
-fn exit_code(outcome: Outcome) -> u8 {
-    match outcome {
+fn exit_code(report: &RunReport) -> u8 {
+    if report.is_refused() {
+        return ErrorKind::GateRefused.exit_code();
+    }
+    match report.outcome {
         Outcome::Published { .. }
         | Outcome::NothingToDo { .. }
         | Outcome::Planned

@@ -1,7 +1,9 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
+mod backfill;
 mod checkout;
 mod cli;
+mod cli_distill;
 mod cli_run;
 mod cli_train;
 mod cloud;
