@@ -34,6 +34,20 @@ pub(super) fn from_store(
     Error::new(kind, format!("cannot {operation} {place}{advice}")).with_source(describe(cause))
 }
 
+/// An object of the corpus could not be read. What is missing or refused is the input's fault, not the store's.
+pub fn unreadable(uri: &str, cause: &object_store::Error) -> Error {
+    let error = from_store("read", "", uri, cause);
+    match error.kind() {
+        ErrorKind::NotFound => {
+            Error::input(format!("{uri} does not exist")).with_source(describe(cause))
+        }
+        ErrorKind::Corrupt | ErrorKind::Unsupported => {
+            Error::input(error.message().to_owned()).with_source(describe(cause))
+        }
+        _ => error,
+    }
+}
+
 /// The kind of an error of a library that reads through a store (Parquet, Arrow): the store's or the operating
 /// system's error inside decides; without one it is `otherwise`.
 pub fn kind_of_foreign(cause: &(dyn StdError + 'static), otherwise: ErrorKind) -> ErrorKind {
