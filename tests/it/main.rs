@@ -19,6 +19,7 @@ mod full_disk;
 mod index;
 mod layers;
 mod proxy;
+mod purge;
 mod readme;
 mod report;
 mod schemas;
