@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 
+use object_store::client::HttpError;
+
 use super::advice;
 use crate::error::{Error, ErrorKind, kind_of_io};
 
@@ -82,6 +84,10 @@ fn kind_of(cause: &object_store::Error) -> ErrorKind {
 fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
     let mut link: Option<&(dyn StdError + 'static)> = Some(cause);
     while let Some(error) = link {
+        // An answer that breaks off is the connection's end of file, not a file's.
+        if error.is::<HttpError>() {
+            break;
+        }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             return kind_of_io(io);
         }
@@ -154,6 +160,8 @@ fn chain(cause: &object_store::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use object_store::client::HttpErrorKind;
+
     use super::*;
 
     fn generic(text: &str) -> object_store::Error {
@@ -173,6 +181,10 @@ mod tests {
             assert_eq!(kind_of(&non_2xx(code)), kind, "{code}");
         }
         assert_eq!(kind_of(&generic("connection reset")), ErrorKind::Transient);
+        let cut = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let cut = HttpError::new(HttpErrorKind::Unknown, cut);
+        let cut = object_store::Error::Generic { store: "S3", source: Box::new(cut) };
+        assert_eq!(kind_of(&cut), ErrorKind::Transient, "an answer that was cut off");
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let full =
             object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(full) };
