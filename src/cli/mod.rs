@@ -11,6 +11,7 @@ mod duration;
 mod evaluate;
 mod failure;
 mod logging;
+mod metrics;
 mod plan;
 mod progress;
 mod publish;

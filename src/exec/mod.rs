@@ -1,11 +1,13 @@
 //! Drivers: they decide where and in which order envelopes run, never what a task does.
 //!
-//! [`run`] is the in-process driver (one worker a device); [`execute_task`] runs a single envelope for a scheduler
-//! that owns the order (Airflow, Kubernetes); [`publish_plan`] is that scheduler's last step.
+//! [`run`] is the in-process driver (one worker a device). A scheduler that owns the order (Airflow, Kubernetes) calls
+//! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last.
 
 mod local;
+mod metrics;
 mod report;
 mod run_id;
+mod share;
 mod summary;
 
 use std::sync::Arc;
@@ -13,16 +15,18 @@ use std::sync::Arc;
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
-use crate::snapshot::QueryTower;
+use crate::snapshot::{self, QueryTower};
 use crate::stage::{
-    self, BuildReceipt, EncodeReceipt, Outcome, Plan, PlanRequest, PlanSummary, Planned,
-    PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
+    self, BuildReceipt, EncodeReceipt, NewestSnapshot, Outcome, Plan, PlanBrief, PlanRequest,
+    PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
 use crate::types::Cancel;
 
+pub use metrics::write_metrics;
 pub use run_id::new_run_id;
+pub use share::{Share, ShareDone, TaskStage, execute_share};
 
 /// What a run works with.
 pub struct RunContext {
@@ -100,13 +104,26 @@ impl RunContext {
 /// Whatever stopped the run; what was finished is kept. A refused gate and a lost race are outcomes of the
 /// report, not errors.
 pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
+    let mut report = RunReport::default();
+    run_into(ctx, options, &mut report).await.map(|()| report)
+}
+
+/// [`run`], for callers that want the report of a run that fails, too: `report` is replaced by what is known.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_into(
+    ctx: &RunContext,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<()> {
     let run = new_run_id();
     let timeline = Arc::new(Timeline::new());
     let reporter: Arc<dyn Reporter> =
         Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
-    let mut report = report::begin(ctx, &run);
-    let finished = drive(ctx, options, &run, &reporter, &mut report).await;
-    report::finish(&mut report, &timeline);
+    *report = report::begin(ctx, &run);
+    let finished = drive(ctx, options, &run, &reporter, report).await;
+    report::finish(report, &timeline);
     if let Err(error) = &finished {
         report.warnings.push(error.to_string());
         report.outcome = match error.kind() {
@@ -117,7 +134,7 @@ pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
     let stored = match report.outcome {
         // The report is that of the run whose plan this is, once its tasks are done.
         Outcome::Planned => Ok(()),
-        _ => report::store(&ctx.root, &report).await,
+        _ => report::store(&ctx.root, report).await,
     };
     match finished {
         Ok(()) => stored?,
@@ -127,7 +144,7 @@ pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
         // The cause of the failure matters more than a report that could not be stored.
         Err(error) => return Err(error),
     }
-    Ok(report)
+    Ok(())
 }
 
 async fn drive(
@@ -197,6 +214,7 @@ async fn publish(
     .await;
     let published = result?;
     report.recall = published.recall;
+    report.newest = Some(NewestSnapshot::of(&published.manifest));
     let snapshot = published.manifest.number;
     report.outcome = match published.is_new {
         true => Outcome::Published { snapshot },
@@ -236,6 +254,20 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
     summary::summarise(&planned, &ctx.pipeline, speed)
 }
 
+/// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
+/// A plan without tasks is not stored.
+pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
+    let run = new_run_id();
+    let (planned, _) = ctx.plan(&run, &ctx.reporter).await?;
+    let plan = &planned.plan;
+    if plan.tasks() > 0 {
+        plan.store(&ctx.root).await?;
+    } else {
+        discard_prepared(&ctx.root, &run).await?;
+    }
+    Ok(PlanBrief::of(plan))
+}
+
 /// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.
 ///
 /// `plan_key` is the run id, or the plan's key (`runs/<run id>/plan.json`).
@@ -246,26 +278,29 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     stage::execute(&envelope, workers.first(), &ctx.env(&ctx.reporter)).await
 }
 
-/// The last step of a scheduler that ran every task of a plan: judge the gates and commit.
+/// The last step of a scheduler that ran every task of a plan: judge the gates and commit. `report` is replaced by what
+/// is known, also where an error is returned.
 pub async fn publish_plan(
     ctx: &RunContext,
     plan_key: &str,
     options: &RunOptions,
-) -> Result<RunReport> {
+    report: &mut RunReport,
+) -> Result<()> {
     let run = run_of(plan_key);
     let plan = Plan::load(&ctx.root, run).await?;
     let timeline = Arc::new(Timeline::new());
     let reporter: Arc<dyn Reporter> =
         Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
     let env = ctx.env(&reporter);
-    let mut report = report::begin(ctx, run);
-    report::planned_only(&mut report, &plan);
+    *report = report::begin(ctx, run);
+    report::planned_only(report, &plan);
+    report.newest = snapshot::newest(&ctx.root).await?.as_ref().map(NewestSnapshot::of);
     let mut worker = local::Workers::new(&ctx.pipeline, None)?;
     let receipts = local::finished(&plan, &env).await?;
-    report::executed(&mut report, &receipts);
+    report::executed(report, &receipts);
     let drift = stage::measure_drift(&plan, worker.first(), &env).await?;
-    let outcome = publish(ctx, &plan, &receipts.build, drift, options, &mut report).await;
-    report::finish(&mut report, &timeline);
+    let outcome = publish(ctx, &plan, &receipts.build, drift, options, report).await;
+    report::finish(report, &timeline);
     match outcome {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::GateRefused => {
@@ -275,8 +310,7 @@ pub async fn publish_plan(
         }
         Err(error) => return Err(error),
     }
-    report::store(&ctx.root, &report).await?;
-    Ok(report)
+    report::store(&ctx.root, report).await
 }
 
 /// A run id, whether given as such or as the key of its plan.
