@@ -226,6 +226,7 @@ mod tests {
     fn a_failure_keeps_what_was_known_and_counts_up() {
         let good = RunReport {
             outcome: Outcome::Published { snapshot: 7 },
+            padding_avoided: 11,
             newest: Some(NewestSnapshot {
                 number: 7,
                 created_at: "2025-01-02T00:00:00Z".to_owned(),
@@ -239,6 +240,9 @@ mod tests {
         let failed = "scalingnote_failed_runs_in_a_row{pipeline=\"daily\"}";
         let number = "scalingnote_snapshot_number{pipeline=\"daily\"}";
         assert_eq!((value(&first, success), value(&first, failed)), (Some(1_000.0), Some(0.0)));
+
+        let avoided = "scalingnote_last_run_padding_avoided_tokens{pipeline=\"daily\"}";
+        assert_eq!(value(&first, avoided), Some(11.0));
 
         let lost = RunReport::default();
         let second = metrics("daily", &lost, 75, 2_000.0, &first);

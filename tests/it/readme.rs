@@ -62,7 +62,7 @@ fn every_command_of_the_readme_runs_as_written() {
         let publishes = matches!(words[..], ["scalingnote", "run" | "publish", ..])
             || words[0].ends_with("nightly.sh");
         let begins_a_day =
-            words.get(1) != Some(&"publish") && publishes || words.contains(&"--brief");
+            (publishes && words.get(1) != Some(&"publish")) || words.contains(&"--brief");
         if begins_a_day {
             if days > 0 {
                 checkout.edit();
