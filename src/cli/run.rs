@@ -88,6 +88,7 @@ pub(super) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> 
     let pipeline = pipeline.resolve()?.pipeline;
     let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
     let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
+    let root = root.with_cancel(cancel.clone());
     Ok(RunContext { pipeline, root, reporter, cancel })
 }
 
@@ -118,7 +119,7 @@ pub(super) fn finish(
 ) -> Result<u8> {
     app.console.close();
     app.console.print(&if json { report.to_json()? } else { summary(report, context) });
-    Ok(exit_code(report.outcome))
+    Ok(exit_code(report))
 }
 
 fn summary(report: &RunReport, context: &RunContext) -> String {
@@ -130,8 +131,11 @@ fn summary(report: &RunReport, context: &RunContext) -> String {
     format!("{report}  report   {place}\n")
 }
 
-fn exit_code(outcome: Outcome) -> u8 {
-    match outcome {
+fn exit_code(report: &RunReport) -> u8 {
+    if report.is_refused() {
+        return ErrorKind::GateRefused.exit_code();
+    }
+    match report.outcome {
         Outcome::Published { .. }
         | Outcome::NothingToDo { .. }
         | Outcome::Planned

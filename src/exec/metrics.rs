@@ -50,9 +50,8 @@ fn health(gauges: &mut Gauges, report: &RunReport, exit_code: u8, now: f64, earl
     let success = "scalingnote_last_success_timestamp_seconds";
     let help = "When a run last left the newest snapshot up to date, in seconds since 1970.";
     match report.outcome {
-        Outcome::Published { .. } | Outcome::NothingToDo { .. } if exit_code == DONE => {
-            gauges.add(success, help, now);
-        }
+        // Whatever failed after it, the snapshot is today's.
+        Outcome::Published { .. } | Outcome::NothingToDo { .. } => gauges.add(success, help, now),
         _ => gauges.keep(success, help, earlier),
     }
     let failures = "scalingnote_failed_runs_in_a_row";

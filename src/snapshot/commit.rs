@@ -7,7 +7,7 @@ use super::manifest::{CommitOutcome, Content, MANIFEST_VERSION, Manifest, Proven
 use super::read::{newest, numbers, parse, read};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::{FileRef, PutOutcome, Root, layout};
-use crate::types::{Digest256, hash_json};
+use crate::types::{Digest256, SpaceId, hash_json};
 
 /// Objects looked up at the same time.
 const LOOKUPS: usize = 32;
@@ -29,21 +29,25 @@ pub async fn commit(
 ) -> Result<CommitOutcome> {
     let inherited = parent.map(|parent| parent.blocked.clone()).unwrap_or_default();
     let blocked = inherited.into_iter().chain(blocked).collect();
-    commit_exactly(root, parent, content, blocked, provenance).await
+    let spaces = parent.map(|parent| parent.blocked_spaces.clone()).unwrap_or_default();
+    commit_exactly(root, parent, content, (blocked, spaces), provenance).await
 }
 
-/// [`commit`] with exactly these content hashes blocked.
+/// [`commit`] with exactly these content hashes and spaces blocked, less the content's own space.
 pub(super) async fn commit_exactly(
     root: &Root,
     parent: Option<&Manifest>,
     content: Content,
-    mut blocked: Vec<Digest256>,
+    (mut blocked, mut blocked_spaces): (Vec<Digest256>, Vec<SpaceId>),
     provenance: Provenance,
 ) -> Result<CommitOutcome> {
     content.validate().context(|| "committing")?;
     let content = content.canonical()?;
     blocked.sort_unstable();
     blocked.dedup();
+    blocked_spaces.retain(|space| *space != content.space_id);
+    blocked_spaces.sort_unstable();
+    blocked_spaces.dedup();
     let manifest = Manifest {
         version: MANIFEST_VERSION,
         number: parent.map_or(1, |parent| parent.number + 1),
@@ -51,6 +55,7 @@ pub(super) async fn commit_exactly(
         content_hash: hash_json(&content)?,
         content,
         blocked,
+        blocked_spaces,
         provenance,
     };
     let bytes = serde_json::to_vec_pretty(&manifest)
@@ -74,6 +79,7 @@ async fn under_lease(
     bytes: Vec<u8>,
     lease: &Lease<'_>,
 ) -> Result<CommitOutcome> {
+    lease.check_store().await?;
     lease.wait_for(Kind::Gc).await?;
     let current = newest(root).await?;
     let is_parent = match (&current, parent) {
