@@ -17,6 +17,7 @@ mod mine;
 mod plan;
 mod progress;
 mod publish;
+mod purge;
 mod recipe;
 mod root;
 mod run;
@@ -109,6 +110,7 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
             | Command::Plan(_)
             | Command::Task(_)
             | Command::Publish(_)
+            | Command::Purge(_)
             | Command::Train(_)
             | Command::Mine(_)
             | Command::Distill(_)
@@ -131,6 +133,7 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Plan(args) => plan::execute(args, app).await,
         Command::Task(args) => task::execute(args, app).await,
         Command::Publish(args) => publish::execute(args, app).await,
+        Command::Purge(args) => purge::execute(args, app).await,
         Command::Search(args) => search::execute(args, app).await,
         Command::Snapshot(args) => snapshot::execute(args, app).await,
         Command::Train(args) => train::execute(args, app).await,

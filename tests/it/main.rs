@@ -19,6 +19,7 @@ mod kubernetes;
 mod layers;
 mod metrics;
 mod proxy;
+mod purge;
 mod readme;
 mod report;
 mod schemas;
