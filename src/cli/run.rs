@@ -86,6 +86,7 @@ pub(super) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> 
     let pipeline = pipeline.resolve()?.pipeline;
     let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
     let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
+    let root = root.with_cancel(cancel.clone());
     Ok(RunContext { pipeline, root, reporter, cancel })
 }
 

@@ -24,7 +24,7 @@ use super::template::NoteTemplate;
 use super::writer::ShardWriter;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
-use crate::store::Root;
+use crate::store::{Root, StorageOptions};
 use crate::types::Cancel;
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
@@ -53,6 +53,8 @@ pub struct PrepareRequest<'a> {
     pub chunker: Option<Arc<dyn Chunker>>,
     /// Where the prepared files go.
     pub root: &'a Root,
+    /// How object stores are reached, unless the options say otherwise.
+    pub storage: &'a StorageOptions,
     /// Names the folder of the prepared files ([`crate::store::layout::prepared`]).
     pub run: &'a str,
     /// Progress.
@@ -72,9 +74,14 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     request.cancel.check()?;
     let template = NoteTemplate::compile(&options.template)?;
     let context = session(options.memory_limit_mib)?;
-    let files =
-        tables::register(&context, &options.tables, request.base_dir, request.reporter.as_ref())
-            .await?;
+    let files = tables::register(
+        &context,
+        &options.tables,
+        request.base_dir,
+        options.storage.as_ref().unwrap_or(request.storage),
+        request.reporter.as_ref(),
+    )
+    .await?;
     let outcome = run(&request, template, &context, &files).await;
     // A file that changed explains any other error better than that error does.
     tables::check_unchanged(&files).await?;

@@ -8,6 +8,7 @@ mod local;
 mod report;
 mod run_id;
 mod summary;
+mod texts;
 
 use std::sync::Arc;
 
@@ -22,10 +23,11 @@ use crate::stage::{
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
-use crate::types::Cancel;
+use crate::types::{Cancel, EmbeddingSpace};
 
 use backfill::Course;
 pub use run_id::new_run_id;
+pub use texts::encode_texts;
 
 /// What a run works with.
 pub struct RunContext {
@@ -77,6 +79,8 @@ impl RunContext {
     async fn plan(&self, run: &str, reporter: &Arc<dyn Reporter>) -> Result<(Planned, Tower)> {
         let pipeline = &self.pipeline;
         let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await?;
+        // A query tower that could not be admitted in the end is refused before the work.
+        query_towers(self).await?;
         let planned = stage::plan(self.plan_request(run, &tower, None, reporter)).await?;
         Ok((planned, tower))
     }
@@ -91,6 +95,7 @@ impl RunContext {
         let pipeline = &self.pipeline;
         PlanRequest {
             corpus: &pipeline.corpus,
+            storage: &pipeline.storage,
             base_dir: &pipeline.base_dir,
             tower_options: &pipeline.tower,
             tower,
@@ -152,6 +157,7 @@ async fn drive(
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<()> {
+    crate::snapshot::check_store(&ctx.root).await?;
     let (live, next) = match backfill::course(ctx, reporter).await? {
         Course::Plain => (None, None),
         Course::Fill(next) => (None, Some(next)),
@@ -265,10 +271,38 @@ async fn query_towers(ctx: &RunContext) -> Result<Vec<QueryTower>> {
     let options = stage::absolute_tower(&ctx.pipeline.query_tower(), &ctx.pipeline.base_dir);
     let tower = Tower::resolve(&options, &ctx.pipeline.base_dir, &ctx.reporter).await?;
     let kind = if ctx.pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
-    let fingerprint = crate::search::fingerprint(&tower)?;
+    if let Some(teacher) = tower.teacher() {
+        let document = Tower::resolve(&ctx.pipeline.tower, &ctx.pipeline.base_dir, &ctx.reporter);
+        check_teacher(teacher, &document.await?.space(teacher.template))?;
+    }
+    let fingerprint = tower.fingerprint()?;
     let options = serde_json::to_value(&options)
         .map_err(|e| Error::internal("writing query tower options").with_source(e))?;
     Ok(vec![QueryTower { fingerprint, kind: kind.to_owned(), options }])
+}
+
+/// A distilled query tower gives the vectors of the tower it was distilled from: those of this document tower, or
+/// nothing that can be compared. Prompts and lengths of queries are the teacher's own affair.
+fn check_teacher(teacher: &EmbeddingSpace, document: &EmbeddingSpace) -> Result<()> {
+    let differing: Vec<&str> = [
+        ("weights", teacher.weights != document.weights),
+        ("adapter", teacher.adapter != document.adapter),
+        ("tokenizer", teacher.tokenizer != document.tokenizer),
+        ("pooling", teacher.pooling != document.pooling),
+        ("dimensions", teacher.dimensions != document.dimensions),
+        ("normalize", teacher.normalize != document.normalize),
+        ("encoder_revision", teacher.encoder_revision != document.encoder_revision),
+    ]
+    .into_iter()
+    .filter_map(|(name, differs)| differs.then_some(name))
+    .collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "query.tower was distilled from another tower than this pipeline's (other {}); distil it again from this one",
+        differing.join(", ")
+    )))
 }
 
 async fn discard_prepared(root: &Root, run: &str) -> Result<()> {

@@ -79,6 +79,7 @@ async fn under_lease(
     bytes: Vec<u8>,
     lease: &Lease<'_>,
 ) -> Result<CommitOutcome> {
+    lease.check_store().await?;
     lease.wait_for(Kind::Gc).await?;
     let current = newest(root).await?;
     let is_parent = match (&current, parent) {

@@ -19,6 +19,7 @@ mod publish;
 mod report;
 mod report_html;
 mod task;
+mod texts;
 mod verify;
 
 pub use backfill::{
@@ -42,4 +43,5 @@ pub use report::{
     RunReport, StageReport, ThroughputSample,
 };
 pub use task::{TaskEnv, TaskReceipt, Worker, execute};
+pub use texts::vectors_of;
 pub use verify::{SampleCheck, verify_sample};

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, Content, Manifest};
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions, LengthHistogram};
-use crate::store::{Root, layout};
+use crate::store::{Root, StorageOptions, layout};
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
 use crate::types::{Cancel, Digest256, Hasher256, NoteId, TextHash, shard_of};
 
@@ -34,6 +34,8 @@ const ORDINARY_BATCH: usize = 32;
 pub struct PlanRequest<'a> {
     /// The corpus.
     pub corpus: &'a CorpusOptions,
+    /// How object stores are reached.
+    pub storage: &'a StorageOptions,
     /// Folder that relative paths start from.
     pub base_dir: &'a Path,
     /// The tower as configured.
@@ -106,6 +108,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
             Arc::new(TokenChunker { tokenizer, options }) as Arc<dyn Chunker>
         }),
         root,
+        storage: request.storage,
         run: request.run,
         reporter: Arc::clone(reporter),
         cancel: cancel.clone(),

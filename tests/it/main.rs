@@ -3,8 +3,10 @@
 mod backfill;
 mod checkout;
 mod cli;
+mod cli_distill;
 mod cli_run;
 mod cli_train;
+mod cloud;
 mod config;
 mod corpus;
 mod cron;
@@ -14,6 +16,7 @@ mod evaluate;
 mod faults;
 mod index;
 mod layers;
+mod proxy;
 mod readme;
 mod report;
 mod schemas;
