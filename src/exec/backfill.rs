@@ -348,5 +348,5 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
     };
     let plan = stage::backfill_tonight(planned, &day.spec.run, limit);
     plan.store(&next.ctx.root).await?;
-    Ok(Some(BackfillSummary::of(&plan, speed)))
+    Ok(Some(BackfillSummary::of(&plan, speed, limit.is_some())))
 }
