@@ -93,6 +93,7 @@ pub(crate) enum Command {
     Plan(super::plan::PlanArgs),
     Task(super::task::TaskArgs),
     Publish(super::publish::PublishArgs),
+    Purge(super::purge::PurgeArgs),
     Search(super::search::SearchArgs),
     Snapshot(super::snapshot::SnapshotArgs),
     Train(super::train::TrainArgs),

@@ -16,6 +16,7 @@ mod mine;
 mod plan;
 mod progress;
 mod publish;
+mod purge;
 mod recipe;
 mod root;
 mod run;
@@ -108,6 +109,7 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
             | Command::Plan(_)
             | Command::Task(_)
             | Command::Publish(_)
+            | Command::Purge(_)
             | Command::Train(_)
             | Command::Mine(_)
             | Command::Distill(_)
@@ -130,6 +132,7 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Plan(args) => plan::execute(args, app).await,
         Command::Task(args) => task::execute(args, app).await,
         Command::Publish(args) => publish::execute(args, app).await,
+        Command::Purge(args) => purge::execute(args, app).await,
         Command::Search(args) => search::execute(args, app).await,
         Command::Snapshot(args) => snapshot::execute(args, app).await,
         Command::Train(args) => train::execute(args, app).await,

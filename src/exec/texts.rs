@@ -104,6 +104,7 @@ fn pipeline(
         template: "{{ body }}".to_owned(),
         stored_columns: Vec::new(),
         max_rejected: 0,
+        storage: None,
         memory_limit_mib: 2048,
     };
     Ok(Pipeline {
@@ -112,6 +113,7 @@ fn pipeline(
         tower: tower.clone(),
         encode: encode.clone(),
         index: BuildOptions::default(),
+        next: None,
         chunking: None,
         gates: GateOptions::default(),
         publish: PublishOptions { root: utf8(folder)? },

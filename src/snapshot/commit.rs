@@ -4,6 +4,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::lease::{COMMIT_LIMIT, Kind, Lease};
 use super::manifest::{CommitOutcome, Content, MANIFEST_VERSION, Manifest, Provenance};
+use super::purged::Purged;
 use super::read::{newest, numbers, parse, read};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::{FileRef, PutOutcome, Root, layout};
@@ -13,7 +14,7 @@ use crate::types::{Digest256, SpaceId, hash_json};
 const LOOKUPS: usize = 32;
 
 /// Re-checks that every object exists with its size, then puts manifest `parent + 1` if absent, and only if
-/// `parent` is still the newest. What the parent blocks stays blocked, `blocked` is added.
+/// `parent` is still the newest. What the parent blocks stays blocked, `blocked` is added; what was purged stays so.
 ///
 /// A put whose acknowledgement was lost, and an earlier attempt of the same run, count as committed.
 ///
@@ -29,18 +30,37 @@ pub async fn commit(
 ) -> Result<CommitOutcome> {
     let inherited = parent.map(|parent| parent.blocked.clone()).unwrap_or_default();
     let blocked = inherited.into_iter().chain(blocked).collect();
-    let spaces = parent.map(|parent| parent.blocked_spaces.clone()).unwrap_or_default();
-    commit_exactly(root, parent, content, (blocked, spaces), provenance).await
+    let marks = Marks { blocked, ..Marks::of(parent) };
+    commit_exactly(root, parent, content, marks, provenance).await
 }
 
-/// [`commit`] with exactly these content hashes and spaces blocked, less the content's own space.
+/// What a manifest says beside its content and where it came from.
+pub(super) struct Marks {
+    pub blocked: Vec<Digest256>,
+    pub blocked_spaces: Vec<SpaceId>,
+    pub purged: Purged,
+}
+
+impl Marks {
+    /// Those of the parent.
+    pub fn of(parent: Option<&Manifest>) -> Self {
+        Self {
+            blocked: parent.map(|parent| parent.blocked.clone()).unwrap_or_default(),
+            blocked_spaces: parent.map(|parent| parent.blocked_spaces.clone()).unwrap_or_default(),
+            purged: parent.map(|parent| parent.purged.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+/// [`commit`] with exactly these marks.
 pub(super) async fn commit_exactly(
     root: &Root,
     parent: Option<&Manifest>,
     content: Content,
-    (mut blocked, mut blocked_spaces): (Vec<Digest256>, Vec<SpaceId>),
+    marks: Marks,
     provenance: Provenance,
 ) -> Result<CommitOutcome> {
+    let Marks { mut blocked, mut blocked_spaces, purged } = marks;
     content.validate().context(|| "committing")?;
     let content = content.canonical()?;
     blocked.sort_unstable();
@@ -56,6 +76,7 @@ pub(super) async fn commit_exactly(
         content,
         blocked,
         blocked_spaces,
+        purged,
         provenance,
     };
     let bytes = serde_json::to_vec_pretty(&manifest)

@@ -114,6 +114,7 @@ pub(super) fn parse(bytes: &[u8], number: u64) -> Result<Manifest> {
         )));
     }
     manifest.content.validate()?;
+    manifest.purged.validate()?;
     Ok(manifest)
 }
 

@@ -1,6 +1,6 @@
 //! Rollback: an older content under a new number.
 
-use super::commit::commit_exactly;
+use super::commit::{Marks, commit_exactly};
 use super::manifest::{CommitOutcome, Provenance};
 use super::read::{newest, numbers, read};
 use crate::error::{Error, Result};
@@ -33,5 +33,6 @@ pub async fn rollback(root: &Root, to: u64, provenance: Provenance) -> Result<Co
         }
     }
     blocked.retain(|hash| *hash != target.content_hash);
-    commit_exactly(root, Some(&current), target.content, (blocked, spaces), provenance).await
+    let marks = Marks { blocked, blocked_spaces: spaces, ..Marks::of(Some(&current)) };
+    commit_exactly(root, Some(&current), target.content, marks, provenance).await
 }

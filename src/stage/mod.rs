@@ -16,6 +16,7 @@ mod plan;
 mod plan_summary;
 mod prepare;
 mod publish;
+mod purge;
 mod report;
 mod report_html;
 mod task;
@@ -38,6 +39,7 @@ pub use plan::{
 pub use plan_summary::{PlanAmounts, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
 pub use publish::{PublishRequest, Published, host_name, publish};
+pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
 pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
     RunReport, StageReport, ThroughputSample,

@@ -15,8 +15,8 @@ use super::plan::{
     absolute_tower, build_task_id, encode_task_id,
 };
 use crate::corpus::{
-    self, Chunker, CorpusMode, CorpusOptions, PrepareOutcome, PrepareRequest, PreparedReader,
-    PreparedShard,
+    self, Chunker, CorpusMode, CorpusOptions, Exclude, PrepareOutcome, PrepareRequest,
+    PreparedReader, PreparedShard,
 };
 use crate::embedding;
 use crate::error::{Error, Result};
@@ -107,6 +107,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
             let tokenizer = request.tower.tokenizer().clone();
             Arc::new(TokenChunker { tokenizer, options }) as Arc<dyn Chunker>
         }),
+        exclude: parent.as_ref().and_then(excluded_by),
         root,
         storage: request.storage,
         run: request.run,
@@ -117,6 +118,14 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         Some(prepared) => prepared.clone(),
         None => corpus::prepare(prepare).await?,
     };
+    if prepared.excluded > 0 {
+        let message = format!(
+            "the corpus still returns {} purged notes; they are left out: delete them at the source, or bring them \
+             back with `scalingnote purge --lift`",
+            prepared.excluded
+        );
+        reporter.event(Event::Warning { message });
+    }
     let spec = RunSpec {
         run: request.run.to_owned(),
         tower: absolute_tower(request.tower_options, request.base_dir),
@@ -150,6 +159,12 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         summary: format!("{notes} notes in {} shards, {texts} texts to encode", plan.shards.len()),
     });
     Ok(Planned { plan, parent, texts: distinct, lengths, seconds })
+}
+
+/// Keeps out what the newest snapshot says was purged.
+fn excluded_by(parent: &Manifest) -> Option<Exclude> {
+    let purged = parent.purged.clone();
+    (!purged.is_empty()).then(|| Arc::new(move |note: &NoteId| purged.contains(note)) as Exclude)
 }
 
 /// A delta names only what changed, so whatever needs every note's text needs a full run.

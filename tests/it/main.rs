@@ -17,6 +17,7 @@ mod faults;
 mod index;
 mod layers;
 mod proxy;
+mod purge;
 mod readme;
 mod report;
 mod schemas;
