@@ -23,7 +23,8 @@ Examples:
 
 Columns: notes new, changed, unchanged and deleted against the newest snapshot; texts to encode and
 their exact tokens; the share of padding that packing saves; estimated time; bytes to be written;
-memory while building the index.")]
+memory while building the index. With [next], how far the tower is that is to take over; its plan
+is stored beside the day's.")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,

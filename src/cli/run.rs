@@ -23,7 +23,8 @@ use crate::store::Root;
 #[command(after_help = "\
 Examples:
   scalingnote run pipelines/quickstart.toml
-  scalingnote run daily.toml --deadline 2h                  stop in time, resume tomorrow (exit 75)
+  scalingnote run daily.toml --deadline 2h                  stop in time, resume tomorrow (exit 75;
+                                                            0 where only [next] is unfinished)
   scalingnote run daily.toml --set tower.max_tokens=256     change one value
   SCALINGNOTE__PUBLISH__ROOT=s3://bucket/notes scalingnote run daily.toml
   scalingnote run daily.toml --override count-change --reason \"old notes were purged\"

@@ -584,6 +584,28 @@ fn a_budget_that_cannot_work_is_refused() {
     assert!(corpus.pipeline("fake:16", NEXT, &["next.minutes_per_run=240"]).is_ok());
 }
 
+/// The commented `[next]` of the files that people copy is right once it is uncommented.
+#[test]
+fn the_documented_keys_are_right() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+    for (name, keys) in [("daily.toml", 6), ("quickstart.toml", 6)] {
+        let text = std::fs::read_to_string(folder.join(name)).unwrap();
+        let mut uncommented = 0;
+        let mut lines: Vec<&str> = text.lines().collect();
+        let start = lines.iter().position(|line| *line == "# [next]").expect("a [next] section");
+        for line in &mut lines[start..] {
+            let Some(rest) = line.strip_prefix('#') else { break };
+            *line = rest.trim_start();
+            uncommented += usize::from(line.contains(" = "));
+        }
+        assert_eq!(uncommented, keys, "{name}");
+        let resolved = resolve_text(&lines.join("\n"), name, &folder, [], &[]).unwrap();
+        let next = resolved.pipeline.next.expect("a next tower");
+        assert!(next.tokens_per_run.is_some());
+        assert_ne!(resolved.pipeline.tower.model, next.tower.model);
+    }
+}
+
 /// Every call of the store may fail; a run is repeated until it gets through. Days and the switch come out as
 /// without faults.
 #[tokio::test(flavor = "multi_thread")]
