@@ -96,8 +96,12 @@ test-stores: check-tools ## Run the store's tests and whole runs on Azurite and 
 	$(PYTHON) tests/python/stores.py $(CACHE) -- \
 		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
 
+.PHONY: test-serve
+test-serve: check-tools ## Search under load for some minutes while 300 snapshots are published and collected.
+	SCALINGNOTE_SERVE_PUBLISHES=300 $(CARGO) test --release --test it publishing_beside_queries -- --nocapture
+
 .PHONY: test-all
-test-all: test test-airflow test-stores ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-stores test-serve ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

@@ -94,6 +94,7 @@ pub(crate) enum Command {
     Task(super::task::TaskArgs),
     Publish(super::publish::PublishArgs),
     Search(super::search::SearchArgs),
+    Serve(super::serve::ServeArgs),
     Snapshot(super::snapshot::SnapshotArgs),
     Train(super::train::TrainArgs),
     Evaluate(super::evaluate::EvaluateArgs),

@@ -27,6 +27,6 @@ pub use manifest::{
     CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
     QueryTower, ShardContent, VectorShape, content_hash, json_schema,
 };
-pub use read::{newest, numbers, read};
+pub use read::{newer, newest, numbers, read};
 pub use rollback::rollback;
 pub use verify::{Problem, verify_hashes};

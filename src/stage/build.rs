@@ -19,11 +19,11 @@ use super::task::{TaskEnv, not_finished, put_receipt, read_receipt};
 use crate::corpus::{CorpusMode, PreparedReader, PreparedRow};
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::index::{self, BuildReport, Calibration};
+use crate::index::{self, BuildReport, Calibration, ShardIndex};
 use crate::observe::{Event, Stage};
 use crate::snapshot::ShardContent;
 use crate::store::{FileRef, Root, layout};
-use crate::types::{Digest256, Embeddings, Hasher256, NoteId, NoteKey, TextHash};
+use crate::types::{Canary, Digest256, Embeddings, Hasher256, NoteId, NoteKey, TextHash};
 
 /// What a build task made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +50,9 @@ struct IndexReceipt {
     index: FileRef,
     sidecar: FileRef,
     report: BuildReport,
+    /// None in a receipt of an earlier release.
+    #[serde(default)]
+    canaries: Vec<Canary>,
 }
 
 /// Runs the task, or returns the receipt of the attempt that finished it.
@@ -91,6 +94,7 @@ pub(crate) async fn execute(task: &BuildTask, env: &TaskEnv) -> Result<BuildRece
         index: built.as_ref().map(|built| built.index.clone()),
         sidecar: built.as_ref().map(|built| built.sidecar.clone()),
         ids: write_ids(&env.root, &options_id, number, &ids).await?,
+        canaries: built.as_ref().map(|built| built.canaries.clone()).unwrap_or_default(),
     };
     let receipt = BuildReceipt {
         id: task.id.clone(),
@@ -291,12 +295,12 @@ async fn index_of(
         .or_error(ErrorKind::Resource, || "making a folder for the index build (set TMPDIR)")?;
     let (index_path, sidecar_path) = (folder.path().join("index"), folder.path().join("sidecar"));
     let keys: Vec<u64> = ids.rows.iter().map(|row| row.key).collect();
-    let report = {
+    let (report, canaries) = {
         let (options, calibration) = (task.spec.index.clone(), calibration.clone());
         let (index_path, sidecar_path) = (index_path.clone(), sidecar_path.clone());
         let cancel = env.cancel.clone();
         tokio::task::spawn_blocking(move || {
-            index::build(
+            let report = index::build(
                 &keys,
                 &vectors,
                 &options,
@@ -305,7 +309,10 @@ async fn index_of(
                 &sidecar_path,
                 &cancel,
                 &|_| {},
-            )
+            )?;
+            // As a reader will open it: what it must find there is what is found here.
+            let built = ShardIndex::open(&index_path, &sidecar_path, &options, &calibration)?;
+            Ok::<_, Error>((report, index::record_canaries(&built)?))
         })
         .await
         .map_err(|cause| {
@@ -314,7 +321,7 @@ async fn index_of(
     };
     let index = upload(&env.root, options_id, number, &name, "usearch", &index_path).await?;
     let sidecar = upload(&env.root, options_id, number, &name, "f16", &sidecar_path).await?;
-    put_receipt(&env.root, &key, IndexReceipt { index, sidecar, report }).await
+    put_receipt(&env.root, &key, IndexReceipt { index, sidecar, report, canaries }).await
 }
 
 /// Stores a finished local file under a name that ends in its own hash: two attempts that made the same bytes

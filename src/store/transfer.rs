@@ -204,8 +204,7 @@ impl Root {
                 None => Err(Error::not_found(format!("{} is missing in {}", file.path, self.uri))),
             };
         }
-        let name = file.path.rsplit('/').next().unwrap_or("object");
-        let target = cache.join(format!("{}-{name}", file.sha256.short()));
+        let target = cache.join(file.cached_name());
         let shown = target.display().to_string();
         let (expected, reused) = (file.clone(), target.clone());
         let fits = blocking(move || Ok(is_intact(&reused, &expected))).await.unwrap_or(false);
@@ -263,6 +262,14 @@ impl Root {
             "{} in {} has {size} bytes where {} were recorded",
             file.path, self.uri, file.size
         ))
+    }
+}
+
+impl FileRef {
+    /// Its name in a cache that [`Root::fetch`] fills.
+    pub fn cached_name(&self) -> String {
+        let name = self.path.rsplit('/').next().unwrap_or("object");
+        format!("{}-{name}", self.sha256.short())
     }
 }
 
