@@ -112,7 +112,9 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<ExitCode> {
             tokio::time::sleep(TICK).await;
         }
     };
-    server.run(stop).await?;
+    let served = server.run(stop).await;
+    watcher.close().await;
+    served?;
     Ok(ExitCode::SUCCESS)
 }
 

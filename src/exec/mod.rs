@@ -3,17 +3,19 @@
 //! [`run`] is the in-process driver (one worker a device); [`execute_task`] runs a single envelope for a scheduler
 //! that owns the order (Airflow, Kubernetes); [`publish_plan`] is that scheduler's last step.
 
+mod lease;
 mod local;
 mod report;
 mod run_id;
 mod summary;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
-use crate::snapshot::QueryTower;
+use crate::snapshot::{QueryTower, RunLease};
 use crate::stage::{
     self, BuildReceipt, EncodeReceipt, Outcome, Plan, PlanRequest, PlanSummary, Planned,
     PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
@@ -25,6 +27,7 @@ use crate::types::Cancel;
 pub use run_id::new_run_id;
 
 /// What a run works with.
+#[derive(Clone)]
 pub struct RunContext {
     /// The resolved pipeline.
     pub pipeline: Pipeline,
@@ -47,11 +50,19 @@ pub struct RunOptions {
     pub no_publish: bool,
     /// Attempts of a task whose failure may pass, with growing pauses between them; at least 1.
     pub attempts: u32,
+    /// How long to wait for another run of the same root to end.
+    pub wait: Duration,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { only_plan: false, overrides: Vec::new(), no_publish: false, attempts: 4 }
+        Self {
+            only_plan: false,
+            overrides: Vec::new(),
+            no_publish: false,
+            attempts: 4,
+            wait: Duration::ZERO,
+        }
     }
 }
 
@@ -97,15 +108,33 @@ impl RunContext {
 /// the outcome.
 ///
 /// # Errors
-/// Whatever stopped the run; what was finished is kept. A refused gate and a lost race are outcomes of the
-/// report, not errors.
+/// Busy where another run of the root is going on. Else whatever stopped the run; what was finished is kept. A refused
+/// gate and a lost race are outcomes of the report, not errors.
 pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
     let run = new_run_id();
+    // A plan is for other processes to execute: nobody has to be alone for it.
+    if options.only_plan {
+        return leased(ctx, options, &run, None).await;
+    }
+    let lease = lease::take(ctx, &run, options.wait).await?;
+    let alive = lease::Heart::start(lease, ctx.cancel.child());
+    let ctx = RunContext { cancel: alive.cancel.clone(), ..ctx.clone() };
+    let outcome = leased(&ctx, options, &run, Some(&alive.lease)).await;
+    alive.stop().await;
+    outcome
+}
+
+async fn leased(
+    ctx: &RunContext,
+    options: &RunOptions,
+    run: &str,
+    lease: Option<&RunLease>,
+) -> Result<RunReport> {
     let timeline = Arc::new(Timeline::new());
     let reporter: Arc<dyn Reporter> =
         Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
-    let mut report = report::begin(ctx, &run);
-    let finished = drive(ctx, options, &run, &reporter, &mut report).await;
+    let mut report = report::begin(ctx, run);
+    let finished = drive(ctx, options, run, lease, &reporter, &mut report).await;
     report::finish(&mut report, &timeline);
     if let Err(error) = &finished {
         report.warnings.push(error.to_string());
@@ -134,6 +163,7 @@ async fn drive(
     ctx: &RunContext,
     options: &RunOptions,
     run: &str,
+    lease: Option<&RunLease>,
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<()> {
@@ -164,6 +194,9 @@ async fn drive(
     let started = std::time::Instant::now();
     reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
     let drift = stage::measure_drift(plan, workers.first(), &env).await?;
+    if let Some(lease) = lease {
+        lease.check().await?;
+    }
     let published = publish(ctx, plan, &receipts.build, drift, options, report).await?;
     if !published.is_new && plan.tasks() == 0 {
         // Nothing was done with the prepared text: it need not lie around until retention.

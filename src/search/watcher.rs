@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! every few seconds: a greater number?          no -> nothing
-//!   fetch (hashed), open, note ids, canary queries, query tower   fails -> told, the open one stays, tried again later
+//!   lease, fetch (hashed), open, note ids, canary queries, query tower   fails -> told, the open one stays, tried again later
 //!   swap one pointer                            readers of the old one keep it until they let go
 //! ```
+//!
+//! The lease keeps gc away while files are fetched, and for as long as files of a local root are mapped where they lie (on
+//! a network file system they must not go). A root that cannot be written to does without.
 //!
 //! A rollback is a greater number with older content, so it is followed like any other snapshot.
 
@@ -13,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use super::cache::Cache;
+use super::lease::{KeptLease, Leases};
 use super::opened::{Files, Snapshot};
 use super::query::QueryEncoder;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -67,6 +71,7 @@ pub struct Serving {
     pub snapshot: Snapshot,
     /// Its query tower; absent where the watcher loads none or the snapshot admits none.
     pub encoder: Option<Arc<QueryEncoder>>,
+    _lease: Option<KeptLease>,
 }
 
 /// What a watcher has seen.
@@ -112,6 +117,7 @@ struct Inner {
     broken: tokio::sync::Mutex<Option<Broken>>,
     status: Mutex<WatchStatus>,
     open: Mutex<Vec<Weak<Serving>>>,
+    leases: Leases,
 }
 
 #[derive(Debug)]
@@ -139,6 +145,7 @@ impl SnapshotWatcher {
             broken: tokio::sync::Mutex::default(),
             status: Mutex::default(),
             open: Mutex::default(),
+            leases: Leases::default(),
         };
         Ok(Self { inner: Arc::new(inner), looking: None })
     }
@@ -172,6 +179,17 @@ impl SnapshotWatcher {
     /// The snapshot in service. Take it once a query.
     pub fn current(&self) -> Option<Arc<Serving>> {
         self.inner.current()
+    }
+
+    /// Stops looking, lets the snapshot in service go and gives its lease back.
+    pub async fn close(&self) {
+        if let Some(looking) = &self.looking {
+            looking.abort();
+        }
+        // A look that is going on ends first, so that it puts nothing into service any more.
+        let _looking = self.inner.broken.lock().await;
+        drop(self.inner.current.write().unwrap_or_else(PoisonError::into_inner).take());
+        self.inner.leases.settle().await;
     }
 
     /// What was seen so far.
@@ -261,6 +279,7 @@ impl Inner {
         files: &mut Vec<FileRef>,
     ) -> Result<Serving> {
         let opening = || format!("opening snapshot {number} in {}", self.root.uri());
+        let lease = self.leases.take(&self.root, number).await?;
         let manifest = snapshot::read(&self.root, number).await?;
         files.extend(manifest.content.files().cloned());
         let cache = self.cache.as_ref().map_or(self.options.cache.as_path(), Cache::folder);
@@ -278,7 +297,8 @@ impl Inner {
             .context(opening)?;
         tracing::debug!(snapshot = number, canaries = asked, "canaries answered as recorded");
         let encoder = self.encoder(&snapshot, before).await?;
-        Ok(Serving { snapshot, encoder })
+        let lease = lease.filter(|_| self.root.local_folder().is_some());
+        Ok(Serving { snapshot, encoder, _lease: lease })
     }
 
     async fn encoder(

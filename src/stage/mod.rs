@@ -32,7 +32,7 @@ pub use plan::{
 };
 pub use plan_summary::{PlanAmounts, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
-pub use publish::{PublishRequest, Published, host_name, publish};
+pub use publish::{PublishRequest, Published, publish};
 pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
     RunReport, StageReport, ThroughputSample,

@@ -3,6 +3,7 @@
 //! Nothing is ever overwritten: [`Root::put_if_absent`] is the one way to decide a race, every other
 //! object gets an attempt-unique name. Keys are relative to the root, use `/`, and come from [`layout`].
 
+pub mod border;
 mod durable;
 mod error;
 pub mod key;
@@ -12,6 +13,7 @@ mod parquet;
 mod staged;
 mod transfer;
 
+pub use border::Border;
 pub use durable::DurableLocal;
 pub use error::kind_of_foreign;
 pub use open::StorageOptions;
@@ -79,6 +81,8 @@ pub struct Root {
     /// The store again where it is one of ours on local disk.
     durable: Option<Arc<DurableLocal>>,
     read_only: bool,
+    /// Largest object sent as one put, and the least size of an upload's parts.
+    upload_part: u64,
 }
 
 /// Only the URI: a store's own form may hold credentials or whole objects.
@@ -98,7 +102,15 @@ impl Root {
             local,
             durable: None,
             read_only: false,
+            upload_part: transfer::PART,
         }
+    }
+
+    /// Uploads go in parts of at least so many bytes; 8 MiB unless set. Stores want 5 MiB or more.
+    #[must_use]
+    pub fn with_upload_part(mut self, bytes: u64) -> Self {
+        self.upload_part = bytes.max(1);
+        self
     }
 
     /// A fresh in-memory root.
@@ -197,8 +209,20 @@ impl Root {
     pub async fn delete(&self, key: &str) -> Result<()> {
         self.check_write("delete", key)?;
         match self.store.delete(&self.path(key)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {
+                if let Some(border) = Border::deleted(key) {
+                    border.pass();
+                }
+                Ok(())
+            }
             Err(e) => Err(self.error("delete", key, &e)),
+        }
+    }
+
+    /// `key` is stored: a step border.
+    fn written(&self, key: &str) {
+        if let Some(border) = Border::written(key) {
+            border.pass();
         }
     }
 

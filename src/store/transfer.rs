@@ -13,8 +13,8 @@ use super::{FileRef, PutOutcome, Root};
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::types::{Digest256, Hasher256};
 
-/// Smallest part of a multipart upload, and the largest object sent as one put.
-const PART: u64 = 8 << 20;
+/// Smallest part of a multipart upload, and the largest object sent as one put, unless a root says otherwise.
+pub(super) const PART: u64 = 8 << 20;
 /// Stores allow 10,000 parts.
 const MAX_PARTS: u64 = 9_000;
 /// Parts in flight: bounds memory to `IN_FLIGHT + 1` parts.
@@ -38,7 +38,7 @@ impl Root {
             }
         });
         let (mut opened, size) = opened.await.map_err(|cause| read_error(&shown, cause))?;
-        if size <= PART {
+        if size <= self.upload_part {
             let bytes = blocking(move || {
                 let mut bytes = Vec::with_capacity(size as usize);
                 opened.read_to_end(&mut bytes)?;
@@ -59,6 +59,7 @@ impl Root {
             }
         };
         upload.complete().await.map_err(failed)?;
+        self.written(key);
         Ok(FileRef { path: key.to_owned(), size: length, sha256: hash })
     }
 
@@ -70,7 +71,10 @@ impl Root {
         mut file: std::fs::File,
         size: u64,
     ) -> Result<(Digest256, u64)> {
-        let part = PART.max(size.div_ceil(MAX_PARTS).next_multiple_of(1 << 20));
+        let part = match size.div_ceil(MAX_PARTS) {
+            least if least <= self.upload_part => self.upload_part,
+            least => least.next_multiple_of(1 << 20),
+        };
         let mut hasher = Hasher256::new();
         let mut length = 0;
         let mut parts = FuturesUnordered::new();
@@ -150,7 +154,10 @@ impl Root {
         self.check_write("put-if-absent", key)?;
         let payload = PutPayload::from_bytes(bytes);
         match self.store.put_opts(&self.path(key), payload, PutMode::Create.into()).await {
-            Ok(_) => Ok(PutOutcome::Created),
+            Ok(_) => {
+                self.written(key);
+                Ok(PutOutcome::Created)
+            }
             Err(object_store::Error::AlreadyExists { .. }) => Ok(PutOutcome::AlreadyExists),
             Err(e) => Err(self.error("put-if-absent", key, &e)),
         }
@@ -167,12 +174,11 @@ impl Root {
     /// Fsyncs an object and its folders where the root is a local folder; a cloud store has nothing to do.
     pub async fn sync(&self, key: &str) -> Result<()> {
         super::key::check(key)?;
-        match &self.durable {
-            Some(local) => {
-                local.sync(&self.path(key)).await.map_err(|e| self.error("sync", key, &e))
-            }
-            None => Ok(()),
+        if let Some(local) = &self.durable {
+            local.sync(&self.path(key)).await.map_err(|e| self.error("sync", key, &e))?;
         }
+        self.written(key);
+        Ok(())
     }
 
     /// SHA-256 and size of an object, read as a stream.

@@ -1,7 +1,7 @@
 //! Cooperative cancellation: Ctrl-C and `--deadline` in one handle that loops ask between steps.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Cancel {
     cancelled: Arc<AtomicBool>,
     deadline: Option<Instant>,
+    stopped: Arc<OnceLock<(ErrorKind, String)>>,
 }
 
 impl Cancel {
@@ -21,7 +22,18 @@ impl Cancel {
 
     /// Also stops once `limit` has passed from now.
     pub fn with_deadline(limit: Duration) -> Self {
-        Self { cancelled: Arc::default(), deadline: Instant::now().checked_add(limit) }
+        Self { deadline: Instant::now().checked_add(limit), ..Self::default() }
+    }
+
+    /// A handle that stops with this one and can be stopped on its own.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { stopped: Arc::default(), ..self.clone() }
+    }
+
+    /// Stops everything that holds a clone with this error; the first one counts.
+    pub fn stop(&self, kind: ErrorKind, message: String) {
+        let _earlier = self.stopped.set((kind, message));
     }
 
     /// Asks everything that holds a clone to stop.
@@ -31,7 +43,9 @@ impl Cancel {
 
     /// True once cancelled or past the deadline.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire) || self.past_deadline()
+        self.cancelled.load(Ordering::Acquire)
+            || self.past_deadline()
+            || self.stopped.get().is_some()
     }
 
     /// Time left until the deadline, if there is one.
@@ -43,8 +57,11 @@ impl Cancel {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Errors of kind Cancelled or Deadline once it is time to stop.
+    /// Errors of kind Cancelled or Deadline, or as [`Cancel::stop`] said, once it is time to stop.
     pub fn check(&self) -> Result<()> {
+        if let Some((kind, message)) = self.stopped.get() {
+            return Err(Error::new(*kind, message.clone()));
+        }
         if self.cancelled.load(Ordering::Acquire) {
             return Err(Error::new(
                 ErrorKind::Cancelled,
@@ -72,6 +89,15 @@ mod tests {
         assert!(clone.check().is_ok());
         cancel.cancel();
         assert_eq!(clone.check().unwrap_err().kind(), ErrorKind::Cancelled);
+        let parent = Cancel::new();
+        let child = parent.child();
+        child.stop(ErrorKind::Conflict, "taken over".to_owned());
+        assert!(child.clone().is_cancelled());
+        assert_eq!(child.check().unwrap_err().kind(), ErrorKind::Conflict);
+        assert!(parent.check().is_ok());
+        let other = parent.child();
+        parent.cancel();
+        assert_eq!(other.check().unwrap_err().kind(), ErrorKind::Cancelled);
         let late = Cancel::with_deadline(Duration::ZERO);
         assert_eq!(late.check().unwrap_err().kind(), ErrorKind::Deadline);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use scalingnote::error::ErrorKind;
 use scalingnote::search::{SnapshotWatcher, WatchOptions};
 use scalingnote::snapshot::{Content, Manifest, rollback};
-use scalingnote::store::{FileRef, Root};
+use scalingnote::store::{FileRef, Root, layout};
 use scalingnote::types::HexKey;
 
 use crate::support::{Chunk, notes, provenance, publish, store_content, unit_vectors};
@@ -74,6 +74,25 @@ async fn newer_snapshots_and_rollbacks_are_followed() {
     assert_eq!(now.snapshot.manifest().number, 3);
     assert_eq!(now.snapshot.manifest().content_hash, first.content_hash);
     assert_eq!((watcher.status().swaps, watcher.status().failures), (3, 0));
+
+    // What is open has a lease; what was let go has none.
+    let leases = async || {
+        let listed = root.list("leases").await.unwrap();
+        listed
+            .into_iter()
+            .filter_map(|lease| layout::reader_lease_snapshot(&lease.key))
+            .collect::<Vec<_>>()
+    };
+    for _ in 0..500 {
+        if leases().await == [3] {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(leases().await, [3]);
+    drop(now);
+    watcher.close().await;
+    assert!(leases().await.is_empty() && watcher.current().is_none());
 }
 
 /// Every way in which a newer snapshot can be broken; the one before stays in service.
