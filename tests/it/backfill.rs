@@ -22,7 +22,7 @@ use scalingnote::stage::{BackfillState, Outcome, RunReport};
 use scalingnote::store::Root;
 use scalingnote::types::{Cancel, SpaceId};
 
-use crate::faults::Faulty;
+use crate::faults::{Faulty, Tally};
 
 /// Tokens of a night: about 32 of the texts below.
 const NIGHT: u64 = 160;
@@ -455,9 +455,9 @@ async fn scheduled(ctx: &RunContext, stop_after: Option<usize>) -> (RunReport, O
         exec::execute_task(ctx, key, task).await.unwrap();
     }
     if plan.tasks > 0 {
-        day = exec::publish_plan(ctx, key, &options).await.unwrap();
+        day = crate::days::publish_plan(ctx, key, &options).await.unwrap();
         // A scheduler that lost the acknowledgement asks again.
-        let again = exec::publish_plan(ctx, key, &options).await.unwrap();
+        let again = crate::days::publish_plan(ctx, key, &options).await.unwrap();
         assert!(again.outcome.is_nothing(), "{:?}", again.outcome);
     }
     let Some(night) = plan.backfill else { return (day, None) };
@@ -465,16 +465,16 @@ async fn scheduled(ctx: &RunContext, stop_after: Option<usize>) -> (RunReport, O
     let tasks = night.encode_tasks.iter().chain(&night.calibrate_task).chain(&night.build_tasks);
     for (at, task) in tasks.enumerate() {
         if stop_after == Some(at) {
-            let unfinished = exec::publish_plan(ctx, key, &options).await.unwrap_err();
+            let unfinished = crate::days::publish_plan(ctx, key, &options).await.unwrap_err();
             assert_eq!(unfinished.kind(), ErrorKind::Transient);
             return (day, None);
         }
         exec::execute_task(ctx, key, task).await.unwrap();
         exec::execute_task(ctx, key, task).await.unwrap();
     }
-    let report = exec::publish_plan(ctx, key, &options).await.unwrap();
+    let report = crate::days::publish_plan(ctx, key, &options).await.unwrap();
     assert_eq!(report.has_switched(), night.switches);
-    let again = exec::publish_plan(ctx, key, &options).await.unwrap();
+    let again = crate::days::publish_plan(ctx, key, &options).await.unwrap();
     assert_eq!(again.has_switched(), night.switches, "asking again changes nothing");
     (day, Some(report))
 }
@@ -622,7 +622,8 @@ async fn faults_neither_lose_nor_hurry_the_switch() {
             let switched = loop {
                 attempts += 1;
                 let share = 0.03 / f64::from(1 + attempts / 8);
-                let faulty = Faulty::random(store.clone(), share, random.random()).root();
+                let faulty =
+                    Faulty::random(store.clone(), share, random.random(), Tally::default()).root();
                 let outcome = corpus.run(&faulty, NEXT, &[]).await;
                 if let Some(newest) = snapshot::newest(&clear).await.unwrap() {
                     let problems = snapshot::verify_hashes(&clear, &newest, &|_| {}).await.unwrap();
