@@ -257,7 +257,7 @@ async fn a_store_that_denies_an_object_publishes_nothing_and_gc_takes_nothing_fo
     })
     .root();
     let error = commit(&root, Some(&first), content, vec![], provenance("b")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     assert_eq!(numbers(&plain).await.unwrap(), [1]);
 
     // A gc that cannot read a retained manifest stops, whatever the reason.
