@@ -12,6 +12,7 @@ mod duration;
 mod evaluate;
 mod failure;
 mod logging;
+mod metrics;
 mod mine;
 mod plan;
 mod progress;

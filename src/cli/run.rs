@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 
 use super::App;
 use super::args::PipelineArgs;
+use super::metrics::MetricsArgs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, RunContext, RunOptions};
 use crate::stage::{GateOptions, Outcome, RunReport};
@@ -38,6 +39,8 @@ pub(crate) struct RunArgs {
     pub deadline: Option<Duration>,
     #[command(flatten)]
     pub overrides: OverrideArgs,
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
     /// Build everything, publish nothing.
     #[arg(long)]
     pub no_publish: bool,
@@ -91,6 +94,12 @@ pub(super) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> 
 }
 
 pub(super) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
+    let mut report = RunReport::default();
+    let outcome = attempt(&args, app, &mut report).await;
+    args.metrics.record(&args.pipeline, &report, outcome, app)
+}
+
+async fn attempt(args: &RunArgs, app: &App, report: &mut RunReport) -> Result<u8> {
     let options = RunOptions {
         only_plan: args.plan_only,
         overrides: args.overrides.pairs()?,
@@ -98,8 +107,8 @@ pub(super) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
         ..RunOptions::default()
     };
     let context = context(&args.pipeline, app)?;
-    let report = exec::run(&context, &options).await?;
-    finish(&report, &context, args.json, app)
+    exec::run_into(&context, &options, report).await?;
+    finish(report, &context, args.json, app)
 }
 
 /// Prints the report; the exit code follows from the outcome.
@@ -108,10 +117,10 @@ pub(super) fn finish(
     context: &RunContext,
     json: bool,
     app: &App,
-) -> Result<ExitCode> {
+) -> Result<u8> {
     app.console.close();
     app.console.print(&if json { report.to_json()? } else { summary(report, context) });
-    Ok(ExitCode::from(exit_code(report)))
+    Ok(exit_code(report))
 }
 
 fn summary(report: &RunReport, context: &RunContext) -> String {

@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
 use crate::snapshot::{self, Manifest};
 use crate::stage::{
-    self, BackfillReport, BackfillState, BackfillSummary, Outcome, Plan, Planned, RunReport,
-    TaskEnv,
+    self, BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, Plan, Planned,
+    RunReport, TaskEnv,
 };
 use crate::store::Root;
 use crate::tower::Tower;
@@ -287,6 +287,7 @@ async fn switch(
     let snapshot = published.manifest.number;
     backfill.recall = published.recall;
     backfill.state = BackfillState::Switched { snapshot };
+    report.newest = Some(NewestSnapshot::of(&published.manifest));
     report.outcome = Outcome::Published { snapshot };
     ctx.reporter.event(Event::Info { message: format!("next {backfill}") });
     Ok(())

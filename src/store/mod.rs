@@ -13,6 +13,7 @@ pub mod layout;
 mod listen;
 mod open;
 mod parquet;
+mod ranges;
 mod repeat;
 mod staged;
 mod transfer;
@@ -20,7 +21,7 @@ mod upload;
 mod web;
 
 pub use durable::DurableLocal;
-pub use error::kind_of_foreign;
+pub use error::{kind_of_foreign, unreadable};
 pub use open::{StorageOptions, open_store};
 pub use parquet::ParquetObject;
 pub use repeat::Repeats;
