@@ -108,8 +108,12 @@ test-alerts: ## Check metrics of real runs and test the alert rules with promtoo
 	@command -v promtool >/dev/null || { echo "error: promtool is missing (Debian, Ubuntu: apt install prometheus)" >&2; exit 2; }
 	$(CARGO) test --release --test it metrics::
 
+.PHONY: test-serve
+test-serve: check-tools ## Search under load for some minutes while 300 snapshots are published and collected.
+	SCALINGNOTE_SERVE_PUBLISHES=300 $(CARGO) test --release --test it publishing_beside_queries -- --nocapture
+
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

@@ -4,8 +4,10 @@
 //! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last.
 
 mod backfill;
+mod lease;
 mod local;
 mod metrics;
+mod purge;
 mod report;
 mod run_id;
 mod share;
@@ -13,12 +15,13 @@ mod summary;
 mod texts;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
-use crate::snapshot::{self, GateOutcome, QueryTower};
+use crate::snapshot::{self, GateOutcome, QueryTower, RunLease};
 use crate::stage::{
     self, BuildReceipt, EncodeReceipt, NewestSnapshot, Outcome, Plan, PlanBrief, PlanRequest,
     PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
@@ -29,11 +32,13 @@ use crate::types::{Cancel, EmbeddingSpace};
 
 use backfill::Course;
 pub use metrics::write_metrics;
+pub use purge::purge;
 pub use run_id::new_run_id;
 pub use share::{Share, ShareDone, TaskStage, execute_share};
 pub use texts::encode_texts;
 
 /// What a run works with.
+#[derive(Clone)]
 pub struct RunContext {
     /// The resolved pipeline.
     pub pipeline: Pipeline,
@@ -56,11 +61,19 @@ pub struct RunOptions {
     pub no_publish: bool,
     /// Attempts of a task whose failure may pass, with growing pauses between them; at least 1.
     pub attempts: u32,
+    /// How long to wait for another run of the same root to end.
+    pub wait: Duration,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { only_plan: false, overrides: Vec::new(), no_publish: false, attempts: 4 }
+        Self {
+            only_plan: false,
+            overrides: Vec::new(),
+            no_publish: false,
+            attempts: 4,
+            wait: Duration::ZERO,
+        }
     }
 }
 
@@ -120,8 +133,8 @@ impl RunContext {
 /// the outcome.
 ///
 /// # Errors
-/// Whatever stopped the run; what was finished is kept. A refused gate and a lost race are outcomes of the
-/// report, not errors.
+/// Busy where another run of the root is going on. Else whatever stopped the run; what was finished is kept. A refused
+/// gate and a lost race are outcomes of the report, not errors.
 pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
     let mut report = RunReport::default();
     run_into(ctx, options, &mut report).await.map(|()| report)
@@ -137,11 +150,30 @@ pub async fn run_into(
     report: &mut RunReport,
 ) -> Result<()> {
     let run = new_run_id();
+    // A plan is for other processes to execute: nobody has to be alone for it.
+    if options.only_plan {
+        return leased(ctx, options, &run, None, report).await;
+    }
+    let lease = lease::take(ctx, &run, options.wait).await?;
+    let alive = lease::Heart::start(lease, ctx.cancel.child());
+    let ctx = RunContext { cancel: alive.cancel.clone(), ..ctx.clone() };
+    let outcome = leased(&ctx, options, &run, Some(&alive.lease), report).await;
+    alive.stop().await;
+    outcome
+}
+
+async fn leased(
+    ctx: &RunContext,
+    options: &RunOptions,
+    run: &str,
+    lease: Option<&RunLease>,
+    report: &mut RunReport,
+) -> Result<()> {
     let timeline = Arc::new(Timeline::new());
     let reporter: Arc<dyn Reporter> =
         Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
-    *report = report::begin(ctx, &run);
-    let finished = drive(ctx, options, &run, &reporter, report).await;
+    *report = report::begin(ctx, run);
+    let finished = drive(ctx, options, run, lease, &reporter, report).await;
     report::finish(report, &timeline);
     if let Err(error) = &finished {
         report.warnings.push(error.to_string());
@@ -171,6 +203,7 @@ async fn drive(
     ctx: &RunContext,
     options: &RunOptions,
     run: &str,
+    lease: Option<&RunLease>,
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<()> {
@@ -185,7 +218,7 @@ async fn drive(
         }
     };
     let ctx = live.as_deref().unwrap_or(ctx);
-    let plan = day(ctx, options, run, reporter, report).await?;
+    let plan = day(ctx, options, run, lease, reporter, report).await?;
     match next {
         Some(next) if !options.no_publish => {
             backfill::night(&next, &plan, options, report).await?;
@@ -204,6 +237,7 @@ async fn day(
     ctx: &RunContext,
     options: &RunOptions,
     run: &str,
+    lease: Option<&RunLease>,
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<Plan> {
@@ -234,6 +268,9 @@ async fn day(
     let started = std::time::Instant::now();
     reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
     let drift = stage::measure_drift(&plan, workers.first(), &env).await?;
+    if let Some(lease) = lease {
+        lease.check().await?;
+    }
     publish(ctx, &plan, &receipts.build, drift, options, report).await?;
     reporter.event(Event::StageFinished {
         stage: Stage::Publish,

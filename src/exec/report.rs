@@ -26,7 +26,7 @@ pub(super) fn begin(ctx: &RunContext, run: &str) -> RunReport {
         version: crate::stage::REPORT_VERSION,
         run: run.to_owned(),
         program: format!("scalingnote {}", env!("CARGO_PKG_VERSION")),
-        host: crate::stage::host_name(),
+        host: crate::snapshot::host_name(),
         started_at: chrono::Utc::now().to_rfc3339(),
         outcome: Outcome::Unfinished,
         config: ConfigSummary {

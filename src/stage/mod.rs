@@ -39,7 +39,7 @@ pub use plan::{
 };
 pub use plan_summary::{PlanAmounts, PlanBrief, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
-pub use publish::{PublishRequest, Published, host_name, publish};
+pub use publish::{PublishRequest, Published, publish};
 pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
 pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, NewestSnapshot, Outcome,

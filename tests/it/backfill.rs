@@ -22,7 +22,7 @@ use scalingnote::stage::{BackfillState, Outcome, RunReport};
 use scalingnote::store::Root;
 use scalingnote::types::{Cancel, SpaceId};
 
-use crate::faults::Faulty;
+use crate::faults::{Faulty, Tally};
 
 /// Tokens of a night: about 32 of the texts below.
 const NIGHT: u64 = 160;
@@ -445,8 +445,7 @@ async fn a_next_tower_that_cannot_be_opened_does_not_stop_the_day() {
 }
 
 async fn publish_plan(ctx: &RunContext, plan: &str) -> Result<RunReport> {
-    let mut report = RunReport::default();
-    exec::publish_plan(ctx, plan, &RunOptions::default(), &mut report).await.map(|()| report)
+    crate::days::publish_plan(ctx, plan, &RunOptions::default()).await
 }
 
 /// The steps of a scheduler: plan, the day's tasks, publish; then the night's tasks, publish.
@@ -661,7 +660,8 @@ async fn faults_neither_lose_nor_hurry_the_switch() {
             let switched = loop {
                 attempts += 1;
                 let share = 0.03 / f64::from(1 + attempts / 8);
-                let faulty = Faulty::random(store.clone(), share, random.random()).root();
+                let faulty =
+                    Faulty::random(store.clone(), share, random.random(), Tally::default()).root();
                 let outcome = corpus.run(&faulty, NEXT, &[]).await;
                 if let Some(newest) = snapshot::newest(&clear).await.unwrap() {
                     let problems = snapshot::verify_hashes(&clear, &newest, &|_| {}).await.unwrap();
