@@ -393,19 +393,16 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
 }
 
 /// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
-/// A plan without tasks is not stored. The tower of `[next]` is back-filled by [`run`] alone.
+/// A plan without tasks is not stored. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
 pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let run = new_run_id();
     let warn = |message| ctx.reporter.event(Event::Warning { message });
-    let live = match backfill::course(ctx, &ctx.reporter).await? {
-        Course::Plain => None,
-        Course::Fill(_) => {
-            warn("[next.tower] is not in this plan; `scalingnote run` back-fills it".to_owned());
-            None
-        }
+    let (live, next) = match backfill::course(ctx, &ctx.reporter).await? {
+        Course::Plain => (None, None),
+        Course::Fill(next) => (None, Some(next)),
         Course::Live { ctx, notice } => {
             warn(notice);
-            Some(ctx)
+            (Some(ctx), None)
         }
     };
     let ctx = live.as_deref().unwrap_or(ctx);
@@ -413,10 +410,15 @@ pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let plan = &planned.plan;
     if plan.tasks() > 0 {
         plan.store(&ctx.root).await?;
-    } else {
+    }
+    let mut brief = PlanBrief::of(plan);
+    if let Some(next) = next {
+        brief.backfill = backfill::brief(&next, plan).await?.map(Box::new);
+    }
+    if plan.tasks() == 0 && brief.backfill.is_none() {
         discard_prepared(&ctx.root, &run).await?;
     }
-    Ok(PlanBrief::of(plan))
+    Ok(brief)
 }
 
 /// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.

@@ -21,6 +21,7 @@ mod report;
 mod report_html;
 mod task;
 mod texts;
+mod tokens;
 mod verify;
 
 pub use backfill::{
