@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use scalingnote::observe::{Reporter, Silent};
 use scalingnote::tower::{DeviceSpec, Tower, TowerOptions, pack};
-use scalingnote::types::{Arithmetic, Pooling};
+use scalingnote::types::Pooling;
 use serde_json::{Value, json};
 
 type Failure = Box<dyn std::error::Error>;
@@ -75,17 +75,10 @@ fn main() -> Result<(), Failure> {
         return Err("usage: encode MODEL TEXTS.jsonl OUT_DIR".into());
     };
     let options = TowerOptions {
-        model: model.clone(),
-        revision: None,
-        tokenizer: None,
-        adapter: None,
-        pooling: Pooling::Mean,
-        prompt_prefix: String::new(),
-        prompt_suffix: String::new(),
-        dimensions: None,
         normalize: false,
         max_tokens: arguments.max_tokens,
-        arithmetic: serde_json::from_value::<Arithmetic>(json!(arguments.arithmetic))?,
+        arithmetic: serde_json::from_value(json!(arguments.arithmetic))?,
+        ..TowerOptions::new(model.clone(), Pooling::Mean)
     };
     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

@@ -39,6 +39,9 @@
 //! the rendered text) is the same: under another note id, in another shard, after a crash, in a later run. Parts are never
 //! rewritten; a snapshot's ids files say which part and row each live vector lies in.
 //!
+//! A new tower is filled beside the old one: a night's back-fill is an ordinary plan of the next space, cut to a budget
+//! ([`stage::Backfill`]); the plan that has nothing left to cut also builds, and publishing it is the switch.
+//!
 //! # Where to read next
 //!
 //! - `store::layout` names every path under the root; `schemas/` are the published contracts.

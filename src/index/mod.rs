@@ -14,6 +14,7 @@
 mod build;
 mod format;
 mod graph;
+mod keys;
 mod quantize;
 mod recall;
 mod rows;
@@ -28,6 +29,7 @@ use crate::error::{Error, Result};
 
 pub use build::{build, estimate_file_bytes, estimate_memory};
 pub use graph::{Audit, audit};
+pub use keys::{StoredKeys, sidecar_keys, stored_keys};
 pub use quantize::{Calibration, calibrate};
 pub use recall::Recall;
 pub use shard::{Hit, ShardIndex};

@@ -50,6 +50,13 @@ impl Checkout {
         checkout
     }
 
+    /// Copies a file of the package to the same place here.
+    pub fn install(&self, file: &str) {
+        let target = self.path().join(file);
+        std::fs::create_dir_all(target.parent().expect("a file lies in a folder")).expect("folder");
+        std::fs::copy(package().join(file), target).expect("copy");
+    }
+
     /// Its folder.
     pub fn path(&self) -> &Path {
         self.dir.path()

@@ -21,14 +21,14 @@ use scalingnote::types::Cancel;
 use crate::faults::Faulty;
 
 /// A corpus that changes from day to day.
-struct Corpus {
+pub struct Corpus {
     folder: tempfile::TempDir,
     /// id -> (body, likes)
-    notes: BTreeMap<i64, (String, i64)>,
+    pub notes: BTreeMap<i64, (String, i64)>,
 }
 
 impl Corpus {
-    fn new(notes: i64) -> Self {
+    pub fn new(notes: i64) -> Self {
         let notes = (0..notes).map(|id| (id, (format!("note {id} about topic {}", id % 7), 0)));
         Self { folder: tempfile::tempdir().unwrap(), notes: notes.collect() }
     }
@@ -69,13 +69,13 @@ root = "memory://unused"
         resolve_text(text, "days.toml", self.folder.path(), [], &set).unwrap().pipeline
     }
 
-    async fn run(&self, root: &Root, set: &[&str]) -> Result<RunReport> {
+    pub async fn run(&self, root: &Root, set: &[&str]) -> Result<RunReport> {
         self.write(|_| serde_json::Value::Bool(false));
         run(self.pipeline(set), root).await
     }
 
     /// Adds, edits, likes and deletes a few notes.
-    fn live_a_day(&mut self, random: &mut StdRng) {
+    pub fn live_a_day(&mut self, random: &mut StdRng) {
         for _ in 0..random.random_range(0..6) {
             let ids: Vec<i64> = self.notes.keys().copied().collect();
             let id = ids[random.random_range(0..ids.len())];
@@ -108,7 +108,7 @@ fn encoded(report: &RunReport) -> u64 {
 }
 
 /// What a reader sees: every note's text hash and stored column, and the bytes of every index and sidecar.
-async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
+pub async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
     let mut seen = BTreeMap::new();
     for shard in &manifest.content.shards {
         for (kind, file) in [("index", &shard.index), ("sidecar", &shard.sidecar)] {

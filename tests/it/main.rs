@@ -1,9 +1,13 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
+mod backfill;
 mod checkout;
 mod cli;
+mod cli_distill;
 mod cli_run;
 mod cli_train;
+mod cloud;
+mod cloud_days;
 mod config;
 mod corpus;
 mod cron;
@@ -11,13 +15,20 @@ mod days;
 mod embedding;
 mod evaluate;
 mod faults;
+mod full_disk;
 mod index;
+mod kubernetes;
 mod layers;
+mod metrics;
+mod proxy;
+mod purge;
 mod readme;
 mod report;
 mod schemas;
 mod search;
 mod snapshot;
 mod store;
+mod streaming;
 mod support;
 mod tower_parity;
+mod web;

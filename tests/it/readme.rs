@@ -53,23 +53,35 @@ fn every_command_of_the_readme_runs_as_written() {
     let packages = std::fs::read_to_string(package().join("tests/python/requirements.txt"))
         .expect("the list of Python packages is readable");
     let mut checkout = Checkout::new();
-    let mut runs = 0;
+    checkout.install("pipelines/cron/nightly.sh");
+    let mut days = 0;
+    let mut plan_key = String::new();
     for line in &lines {
         let words: Vec<&str> = line.split_whitespace().collect();
+        // Every later day sees one more changed note.
+        let publishes = matches!(words[..], ["scalingnote", "run" | "publish", ..])
+            || words[0].ends_with("nightly.sh");
+        let begins_a_day =
+            (publishes && words.get(1) != Some(&"publish")) || words.contains(&"--brief");
+        if begins_a_day {
+            if days > 0 {
+                checkout.edit();
+            }
+            days += 1;
+        }
+        let before = checkout.snapshots().len();
         match words[..] {
-            ["scalingnote", command, ..] => {
-                // Every later run sees one more changed note, as a day would bring it.
-                if command == "run" {
-                    if runs > 0 {
-                        checkout.edit();
-                    }
-                    runs += 1;
-                }
-                let said = checkout.ok(line);
+            ["scalingnote", ..] => {
+                let said = checkout.ok(&format!("PLAN_KEY={plan_key}; {line}"));
                 assert!(!said.trim().is_empty(), "`{line}` prints nothing");
-                if command == "run" {
-                    assert_eq!(checkout.snapshots().len(), runs, "`{line}` publishes one snapshot");
+                if words.contains(&"--brief") {
+                    let plan: Value = serde_json::from_str(&said).expect("a plan in brief is JSON");
+                    assert_eq!(plan["encode_tasks"], 1, "the edited note is to be encoded");
+                    plan_key = plan["plan_key"].as_str().expect("a key").to_owned();
                 }
+            }
+            ["pipelines/cron/nightly.sh", ..] => {
+                assert_eq!(checkout.ok(line), "", "a good night is silent");
             }
             ["make", ref arguments @ ..] => {
                 let mut make = Command::new("make");
@@ -86,14 +98,24 @@ fn every_command_of_the_readme_runs_as_written() {
             ["git", "clone", ..] | ["cd", ..] => {}
             _ => panic!("no test runs `{line}` of README.md"),
         }
+        let published = checkout.snapshots().len() - before;
+        if publishes {
+            assert_eq!(published, 1, "`{line}` publishes one snapshot");
+        }
     }
-    assert_eq!(runs, 2, "README.md shows `scalingnote run` twice: the second sees a change");
-    // What the commands are there for happened: two days, and a way back to the first.
+    // What the commands are there for happened: two days, a way back to the first, and three ways to run a day.
+    assert_eq!(days, 5);
     let content: Vec<Value> =
         checkout.snapshots().iter().map(|manifest| manifest["content_hash"].clone()).collect();
-    assert_eq!(content.len(), 3, "the rollback is a snapshot of its own");
+    assert_eq!(content.len(), 6, "the rollback is a snapshot of its own");
     assert_ne!(content[0], content[1], "the edited note is in the second snapshot");
     assert_eq!(content[0], content[2], "the rollback brings the first content back");
+    let metrics = std::fs::read_to_string(checkout.path().join("scalingnote.prom"));
+    let metrics = metrics.expect("README.md shows how metrics are written");
+    assert!(
+        metrics.contains("scalingnote_snapshot_number{pipeline=\"quickstart\"} 6\n"),
+        "{metrics}"
+    );
 }
 
 #[test]
