@@ -96,8 +96,20 @@ test-stores: check-tools ## Run the store's tests and whole runs on Azurite and 
 	$(PYTHON) tests/python/stores.py $(CACHE) -- \
 		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
 
+# A failure prints the seed; SCALINGNOTE_FAULT_SEED=SEED make test-faults FAULT_SCHEDULES=1 repeats it.
+FAULT_SCHEDULES ?= 2000
+KILL_SCHEDULES ?= 40
+MODEL_SCHEDULES ?= 24
+.PHONY: test-faults
+test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some with the real tower, and KILL_SCHEDULES of kill -9.
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	SCALINGNOTE_FAULT_SCHEDULES=$(FAULT_SCHEDULES) SCALINGNOTE_KILL_SCHEDULES=$(KILL_SCHEDULES) \
+	SCALINGNOTE_FAULT_MODEL_SCHEDULES=$(MODEL_SCHEDULES) \
+	SCALINGNOTE_FAULT_MODEL="$(abspath $(CACHE))/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
+		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
+
 .PHONY: test-all
-test-all: test test-airflow test-stores ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-stores test-faults ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

@@ -6,8 +6,8 @@ use super::{Receipts, RunContext};
 use crate::error::Result;
 use crate::observe::{Stage, Timeline};
 use crate::stage::{
-    Amounts, ConfigSummary, CorpusCounts, EncodeReceipt, LengthHistogram, NoteChanges, Outcome,
-    Plan, Planned, RunReport, StageReport, ThroughputSample,
+    Amounts, ConfigSummary, CorpusCounts, EncodeReceipt, Kept, LengthHistogram, NoteChanges,
+    Outcome, Plan, Planned, RunReport, StageReport, ThroughputSample,
 };
 use crate::store::{PutOutcome, Root, layout};
 
@@ -150,6 +150,17 @@ pub(super) fn executed(report: &mut RunReport, receipts: &Receipts) {
     let busy: f64 = receipts.encode.iter().map(|receipt| receipt.busy_seconds).sum();
     let wall: f64 = receipts.encode.iter().map(|receipt| receipt.seconds).sum();
     report.device_busy = (wall > 0.0).then(|| (busy / wall).min(1.0));
+}
+
+/// What a run that did not get through has stored all the same: tasks without a receipt have finished parts.
+pub(super) fn interrupted(report: &mut RunReport, kept: &Kept) {
+    set_actual(report, Stage::Encode, |amounts| {
+        amounts.texts = kept.texts();
+        amounts.tokens = kept.tokens();
+        amounts.bytes = kept.bytes();
+    });
+    report.parts_written = kept.parts();
+    report.bytes_written = report.bytes_written.max(kept.bytes());
 }
 
 /// Adds times, the throughput curve and warnings.

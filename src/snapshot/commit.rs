@@ -31,7 +31,16 @@ pub async fn commit(
 ) -> Result<CommitOutcome> {
     let inherited = parent.map(|parent| parent.blocked.clone()).unwrap_or_default();
     let blocked = inherited.into_iter().chain(blocked).collect();
-    commit_exactly(root, parent, content, blocked, provenance).await
+    commit_exactly(root, parent, content, blocked, provenance, Missing::IsMadeAnew).await
+}
+
+/// Whether running the same command again would make a missing object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// A run's own work.
+    IsMadeAnew,
+    /// Older content.
+    IsLost,
 }
 
 /// [`commit`] with exactly these content hashes blocked.
@@ -41,6 +50,7 @@ pub(super) async fn commit_exactly(
     content: Content,
     mut blocked: Vec<Digest256>,
     provenance: Provenance,
+    missing: Missing,
 ) -> Result<CommitOutcome> {
     content.validate().context(|| "committing")?;
     let content = content.canonical()?;
@@ -64,7 +74,7 @@ pub(super) async fn commit_exactly(
         return Ok(CommitOutcome::Blocked { by: blocking_number(root, &manifest).await? });
     }
     let lease = Lease::take(root, Kind::Commit).await.context(|| "committing")?;
-    let outcome = under_lease(root, parent, manifest, bytes, &lease).await;
+    let outcome = under_lease(root, parent, manifest, bytes, missing, &lease).await;
     lease.release().await;
     outcome
 }
@@ -74,6 +84,7 @@ async fn under_lease(
     parent: Option<&Manifest>,
     manifest: Manifest,
     bytes: Vec<u8>,
+    missing: Missing,
     lease: &Lease<'_>,
 ) -> Result<CommitOutcome> {
     lease.wait_for_gc().await?;
@@ -94,7 +105,7 @@ async fn under_lease(
             )),
         };
     }
-    check_objects(root, manifest.content.files(), parent).await?;
+    check_objects(root, manifest.content.files(), parent, missing).await?;
     if lease.age() > COMMIT_LIMIT {
         return Err(Error::new(
             ErrorKind::Transient,
@@ -182,6 +193,7 @@ async fn check_objects(
     root: &Root,
     files: impl Iterator<Item = &FileRef>,
     parent: Option<&Manifest>,
+    missing: Missing,
 ) -> Result<()> {
     let old: HashSet<&str> = parent
         .iter()
@@ -189,13 +201,17 @@ async fn check_objects(
         .map(|file| file.path.as_str())
         .collect();
     // A list of futures, not a closure held over an await: that would not be `Send`.
-    let lookups: Vec<_> =
-        files.map(|file| look_up(root, file, old.contains(file.path.as_str()))).collect();
+    let lookups: Vec<_> = files
+        .map(|file| {
+            // No run makes anew what the parent names too.
+            let lost = missing == Missing::IsLost || old.contains(file.path.as_str());
+            look_up(root, file, lost)
+        })
+        .collect();
     futures::stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await
 }
 
-/// `published`: the parent names it too, so no run would make it anew.
-async fn look_up(root: &Root, file: &FileRef, published: bool) -> Result<()> {
+async fn look_up(root: &Root, file: &FileRef, lost: bool) -> Result<()> {
     match root.size(&file.path).await? {
         Some(size) if size == file.size => Ok(()),
         Some(size) => Err(Error::corrupt(format!(
@@ -204,8 +220,8 @@ async fn look_up(root: &Root, file: &FileRef, published: bool) -> Result<()> {
             root.uri(),
             file.size
         ))),
-        None if published => Err(Error::not_found(format!(
-            "{} is missing in {}, and the newest snapshot names it: restore it, or roll back to a snapshot that \
+        None if lost => Err(Error::not_found(format!(
+            "{} is missing in {}, and a published snapshot names it: restore it, or roll back to a snapshot that \
              `snapshot verify` finds whole; nothing was published",
             file.path,
             root.uri()

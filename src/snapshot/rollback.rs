@@ -1,6 +1,6 @@
 //! Rollback: an older content under a new number.
 
-use super::commit::commit_exactly;
+use super::commit::{Missing, commit_exactly};
 use super::manifest::{CommitOutcome, Provenance};
 use super::read::{newest, numbers, read};
 use crate::error::{Error, Result};
@@ -29,5 +29,6 @@ pub async fn rollback(root: &Root, to: u64, provenance: Provenance) -> Result<Co
         }
     }
     blocked.retain(|hash| *hash != target.content_hash);
-    commit_exactly(root, Some(&current), target.content, blocked, provenance).await
+    let (content, lost) = (target.content, Missing::IsLost);
+    commit_exactly(root, Some(&current), content, blocked, provenance, lost).await
 }

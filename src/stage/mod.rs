@@ -37,5 +37,5 @@ pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
     RunReport, StageReport, ThroughputSample,
 };
-pub use task::{TaskEnv, TaskReceipt, Worker, execute};
+pub use task::{Kept, TaskEnv, TaskReceipt, Worker, execute};
 pub use verify::{SampleCheck, verify_sample};

@@ -20,6 +20,7 @@ mod report;
 mod schedules;
 mod schemas;
 mod search;
+mod skewed;
 mod snapshot;
 mod store;
 mod support;
