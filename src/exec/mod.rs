@@ -90,6 +90,7 @@ impl RunContext {
             root: self.root.clone(),
             reporter: Arc::clone(reporter),
             cancel: self.cancel.clone(),
+            kept: Arc::default(),
         }
     }
 
@@ -260,6 +261,9 @@ async fn day(
     let mut receipts = Receipts::default();
     let outcome = workers.run(&plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
     report::executed(report, &receipts);
+    if outcome.is_err() {
+        report::interrupted(report, &env.kept);
+    }
     outcome?;
     if options.no_publish {
         report.outcome = Outcome::NotPublished;

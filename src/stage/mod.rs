@@ -45,6 +45,6 @@ pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, NewestSnapshot, Outcome,
     REPORT_VERSION, RunReport, StageReport, ThroughputSample,
 };
-pub use task::{TaskEnv, TaskReceipt, Worker, execute};
+pub use task::{Kept, TaskEnv, TaskReceipt, Worker, execute};
 pub use texts::vectors_of;
 pub use verify::{SampleCheck, verify_sample};

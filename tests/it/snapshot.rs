@@ -21,7 +21,7 @@ use crate::faults::{Fault, Faulty, Tally};
 use crate::support::{self, notes, provenance, publish, store_content, unit_vectors};
 
 /// A content without vectors whose one file says `tag`: cheap, real, and different for every tag.
-async fn tiny(root: &Root, tag: &str) -> Result<Content> {
+pub async fn tiny(root: &Root, tag: &str) -> Result<Content> {
     let mut content = support::store_content_without_files();
     let bytes = Bytes::from(tag.to_owned());
     let key = layout::ids_file(&content.index.options_id, 0, &Digest256::of(&bytes).short());
