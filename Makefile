@@ -112,8 +112,20 @@ test-alerts: ## Check metrics of real runs and test the alert rules with promtoo
 test-serve: check-tools ## Search under load for some minutes while 300 snapshots are published and collected.
 	SCALINGNOTE_SERVE_PUBLISHES=300 $(CARGO) test --release --test it publishing_beside_queries -- --nocapture
 
+# A failure prints the seed; SCALINGNOTE_FAULT_SEED=SEED make test-faults FAULT_SCHEDULES=1 repeats it.
+FAULT_SCHEDULES ?= 2000
+KILL_SCHEDULES ?= 40
+MODEL_SCHEDULES ?= 24
+.PHONY: test-faults
+test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some with the real tower, and KILL_SCHEDULES of kill -9.
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	SCALINGNOTE_FAULT_SCHEDULES=$(FAULT_SCHEDULES) SCALINGNOTE_KILL_SCHEDULES=$(KILL_SCHEDULES) \
+	SCALINGNOTE_FAULT_MODEL_SCHEDULES=$(MODEL_SCHEDULES) \
+	SCALINGNOTE_FAULT_MODEL="$(abspath $(CACHE))/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
+		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
+
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

@@ -90,6 +90,7 @@ impl RunContext {
             root: self.root.clone(),
             reporter: Arc::clone(reporter),
             cancel: self.cancel.clone(),
+            kept: Arc::default(),
         }
     }
 
@@ -260,6 +261,9 @@ async fn day(
     let mut receipts = Receipts::default();
     let outcome = workers.run(&plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
     report::executed(report, &receipts);
+    if outcome.is_err() {
+        report::interrupted(report, &env.kept);
+    }
     outcome?;
     if options.no_publish {
         report.outcome = Outcome::NotPublished;
@@ -393,19 +397,16 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
 }
 
 /// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
-/// A plan without tasks is not stored. The tower of `[next]` is back-filled by [`run`] alone.
+/// A plan without tasks is not stored. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
 pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let run = new_run_id();
     let warn = |message| ctx.reporter.event(Event::Warning { message });
-    let live = match backfill::course(ctx, &ctx.reporter).await? {
-        Course::Plain => None,
-        Course::Fill(_) => {
-            warn("[next.tower] is not in this plan; `scalingnote run` back-fills it".to_owned());
-            None
-        }
+    let (live, next) = match backfill::course(ctx, &ctx.reporter).await? {
+        Course::Plain => (None, None),
+        Course::Fill(next) => (None, Some(next)),
         Course::Live { ctx, notice } => {
             warn(notice);
-            Some(ctx)
+            (Some(ctx), None)
         }
     };
     let ctx = live.as_deref().unwrap_or(ctx);
@@ -413,10 +414,15 @@ pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let plan = &planned.plan;
     if plan.tasks() > 0 {
         plan.store(&ctx.root).await?;
-    } else {
+    }
+    let mut brief = PlanBrief::of(plan);
+    if let Some(next) = next {
+        brief.backfill = backfill::brief(&next, plan).await?.map(Box::new);
+    }
+    if plan.tasks() == 0 && brief.backfill.is_none() {
         discard_prepared(&ctx.root, &run).await?;
     }
-    Ok(PlanBrief::of(plan))
+    Ok(brief)
 }
 
 /// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.

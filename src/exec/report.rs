@@ -6,7 +6,7 @@ use super::{Receipts, RunContext};
 use crate::error::Result;
 use crate::observe::{Stage, Timeline};
 use crate::stage::{
-    Amounts, ConfigSummary, CorpusCounts, EncodeReceipt, LengthHistogram, NewestSnapshot,
+    Amounts, ConfigSummary, CorpusCounts, EncodeReceipt, Kept, LengthHistogram, NewestSnapshot,
     NoteChanges, Outcome, Plan, Planned, RunReport, StageReport, ThroughputSample,
 };
 use crate::store::{PutOutcome, Root, layout};
@@ -155,6 +155,17 @@ pub(super) fn executed(report: &mut RunReport, receipts: &Receipts) {
     let wall: f64 = receipts.encode.iter().map(|receipt| receipt.seconds).sum();
     report.device_busy_seconds = busy;
     report.device_busy = (wall > 0.0).then(|| (busy / wall).min(1.0));
+}
+
+/// What a run that did not get through has stored all the same: tasks without a receipt have finished parts.
+pub(super) fn interrupted(report: &mut RunReport, kept: &Kept) {
+    set_actual(report, Stage::Encode, |amounts| {
+        amounts.texts = kept.texts();
+        amounts.tokens = kept.tokens();
+        amounts.bytes = kept.bytes();
+    });
+    report.parts_written = kept.parts();
+    report.bytes_written = report.bytes_written.max(kept.bytes());
 }
 
 /// Adds times, the throughput curve and warnings.

@@ -101,7 +101,7 @@ pub(crate) async fn execute(
     let job =
         EncodeJob { encoder, budget, dimensions: spec.space.dimensions as usize, env: env.clone() };
     let encoding = tokio::task::spawn_blocking(move || job.run(windows_out, done_in));
-    let writing = write_parts(&env.root, spec, shard, done_out, &mut receipt);
+    let writing = write_parts(env, spec, shard, done_out, &mut receipt);
     let (read, encoded, written) = tokio::join!(reading, encoding, writing);
     let (encoder, finished) = encoded.map_err(|cause| {
         Error::internal("the encoding thread ended unexpectedly").with_source(cause)
@@ -339,7 +339,7 @@ fn is_usable(vector: &[f32]) -> bool {
 
 /// Writes every window as a part and keeps the books.
 async fn write_parts(
-    root: &Root,
+    env: &TaskEnv,
     spec: &RunSpec,
     shard: u32,
     mut windows: mpsc::Receiver<EncodedWindow>,
@@ -358,7 +358,7 @@ async fn write_parts(
             *receipt.lengths.entry(LengthHistogram::up_to(text.token_count)).or_default() += 1;
         }
         let part = embedding::write_part(
-            root,
+            &env.root,
             &spec.space,
             shard,
             spec.encode.vector_type,
@@ -367,6 +367,7 @@ async fn write_parts(
             &serde_json::json!({ "model": spec.tower.model }),
         )
         .await?;
+        env.kept.add(part.rows, part.tokens, part.file.size);
         receipt.bytes += part.file.size;
         receipt.parts.push(part);
     }

@@ -21,6 +21,7 @@ mod report;
 mod report_html;
 mod task;
 mod texts;
+mod tokens;
 mod verify;
 
 pub use backfill::{
@@ -44,6 +45,6 @@ pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, NewestSnapshot, Outcome,
     REPORT_VERSION, RunReport, StageReport, ThroughputSample,
 };
-pub use task::{TaskEnv, TaskReceipt, Worker, execute};
+pub use task::{Kept, TaskEnv, TaskReceipt, Worker, execute};
 pub use texts::vectors_of;
 pub use verify::{SampleCheck, verify_sample};

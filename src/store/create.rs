@@ -83,7 +83,12 @@ impl Root {
                 }
                 Err(cause) if error::is_undecided(&cause) => self.undecided(key, &cause),
                 Err(object_store::Error::AlreadyExists { .. }) if !in_doubt => {
-                    return Ok(PutOutcome::AlreadyExists);
+                    // One look more at a cloud store: the caller goes on to read what is said to be there.
+                    let there = self.repeats == Repeats::NONE || self.size(key).await?.is_some();
+                    if there {
+                        return Ok(PutOutcome::AlreadyExists);
+                    }
+                    self.comes_and_goes(key)
                 }
                 Err(object_store::Error::AlreadyExists { .. }) => match self.get(key).await {
                     Ok(there) if there == bytes => return Ok(PutOutcome::Created),

@@ -123,6 +123,8 @@ pub async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<St
         }
     }
     let opened = Snapshot::open(root, Some(manifest.number), cache).await.unwrap();
+    let canaries = opened.check_canaries().unwrap();
+    assert!(canaries > 0 || manifest.content.vectors == 0, "every index has canaries");
     let mut probe = vec![0.1f32; manifest.content.space.dimensions as usize];
     probe[3] = 0.7;
     for found in opened.search_vector(&probe, manifest.content.vectors as usize, true).unwrap() {

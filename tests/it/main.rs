@@ -32,6 +32,7 @@ mod schemas;
 mod search;
 mod search_where;
 mod serve;
+mod skewed;
 mod snapshot;
 mod store;
 mod streaming;
