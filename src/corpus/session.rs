@@ -161,17 +161,18 @@ pub(super) fn redact(text: &str) -> String {
         let quote = &rest[open..=open];
         out.push_str(&rest[..open]);
         let tail = &rest[open + 1..];
-        let Some(close) = tail.find(quote) else {
+        // After "field" and "column" comes a name of the schema, elsewhere a value. A value may hold quotes itself, so
+        // it is taken to end at the last one.
+        let named = ["field ", "column ", "table ", "field: ", "function "];
+        let keep = named.iter().any(|n| out.ends_with(n));
+        let close = if keep { tail.find(quote) } else { tail.rfind(quote) };
+        let Some(close) = close else {
             out.push_str(quote);
             out.push('…');
             return out;
         };
-        let inner = &tail[..close];
-        // After "field" and "column" comes a name of the schema, elsewhere a value.
-        let named = ["field ", "column ", "table ", "field: ", "function "];
-        let keep = named.iter().any(|n| out.ends_with(n));
         out.push_str(quote);
-        out.push_str(if keep { inner } else { "…" });
+        out.push_str(if keep { &tail[..close] } else { "…" });
         out.push_str(quote);
         rest = &tail[close + 1..];
     }
@@ -189,13 +190,17 @@ mod tests {
             redact(
                 "Parser error: Error while parsing value 'my secret' as type 'Int64' for column 3 at line 7. Row data: '[a,b]'"
             ),
-            "Parser error: Error while parsing value '…' as type '…' for column 3 at line 7."
+            "Parser error: Error while parsing value '…' for column 3 at line 7."
         );
         assert_eq!(
             redact("Json error: whilst decoding field 'title': expected string got {\"a\": 1}"),
             "Json error: whilst decoding field 'title': expected string"
         );
         assert_eq!(redact("Cannot cast string 'it"), "Cannot cast string '…");
+        assert_eq!(
+            redact("Cannot cast string 'it's my 'secret' and 'more'' to value of Int64 type"),
+            "Cannot cast string '…' to value of Int64 type"
+        );
     }
 
     #[test]

@@ -11,8 +11,10 @@ mod days;
 mod embedding;
 mod evaluate;
 mod faults;
+mod hostile;
 mod index;
 mod layers;
+mod privacy;
 mod purge;
 mod readme;
 mod report;
@@ -22,3 +24,7 @@ mod snapshot;
 mod store;
 mod support;
 mod tower_parity;
+
+/// Every test binary of its own allocator would do; this one tells how much a damaged file makes the program ask for.
+#[global_allocator]
+static WATCH: hostile::targets::Watch = hostile::targets::Watch;
