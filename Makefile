@@ -96,8 +96,19 @@ test-stores: check-tools ## Run the store's tests and whole runs on Azurite and 
 	$(PYTHON) tests/python/stores.py $(CACHE) -- \
 		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
 
+# Damaged files, thoroughly: thousands of each kind.
+.PHONY: test-hostile
+test-hostile: check-tools ## Read thousands of damaged files of every kind in processes with little memory.
+	SCALINGNOTE_MUTATIONS=2000 $(CARGO) test --release --test it hostile:: -- --nocapture
+
+# How long each of the targets is fuzzed.
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: check-tools ## Fuzz every reader of foreign bytes with coverage feedback (SECONDS=60 for each target).
+	tests/fuzz/run.sh $(SECONDS) $(abspath $(CACHE)) $(CARGO)
+
 .PHONY: test-all
-test-all: test test-airflow test-stores ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-stores test-hostile fuzz ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

@@ -25,6 +25,7 @@ mod contract;
 mod dedupe;
 mod frames;
 mod infer;
+mod ipc;
 mod options;
 mod outcome;
 mod prepare;

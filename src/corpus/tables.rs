@@ -24,6 +24,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use super::infer;
+use super::ipc;
 use super::options::{TableFormat, TableOptions};
 use super::outcome::InputFile;
 use super::session::{error, kind_of_store};
@@ -102,6 +103,10 @@ pub(super) async fn register(
         let doing = || format!("table `{}`", table.name);
         let files = find(table, base_dir, &mut stores, context).await.context(doing)?;
         let (files, kind) = one_kind(table, files, reporter).context(doing)?;
+        if kind.format == TableFormat::Arrow {
+            let checks = futures::stream::iter(&files).map(ipc::check).buffered(REQUESTS);
+            checks.try_collect::<()>().await.context(doing)?;
+        }
         let provider = provider(context, table, &files, kind).await.context(doing)?;
         context
             .register_table(TableReference::bare(table.name.as_str()), Arc::new(provider))

@@ -14,7 +14,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::PageIndexPolicy;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io, shielded};
 use crate::schema;
 use crate::snapshot::ids::identity;
 
@@ -53,8 +53,11 @@ impl IdsFile {
         let bytes = Bytes::from_owner(map);
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let damaged = || format!("{shown} is no ids file");
-        let metadata =
-            ArrowReaderMetadata::load(&bytes, options).or_error(ErrorKind::Corrupt, damaged)?;
+        let metadata = shielded(
+            ErrorKind::Corrupt,
+            || shown.clone(),
+            || ArrowReaderMetadata::load(&bytes, options).or_error(ErrorKind::Corrupt, damaged),
+        )?;
         let stored = schema::stored_fields(metadata.schema()).context(damaged)?;
         let first = schema::IDS_COLUMNS.len();
         let mask = ProjectionMask::roots(metadata.parquet_schema(), first..first + stored.len());
@@ -146,10 +149,13 @@ impl IdsFile {
         if let Some(selection) = selection {
             builder = builder.with_row_selection(selection);
         }
-        let reader = builder.build().or_error(ErrorKind::Corrupt, || "opening its columns")?;
-        reader
-            .collect::<std::result::Result<_, _>>()
-            .or_error(ErrorKind::Corrupt, || "a column is damaged")
+        let reading = || {
+            let reader = builder.build().or_error(ErrorKind::Corrupt, || "opening its columns")?;
+            reader
+                .collect::<std::result::Result<_, _>>()
+                .or_error(ErrorKind::Corrupt, || "a column is damaged")
+        };
+        shielded(ErrorKind::Corrupt, || self.shown.clone(), reading)
     }
 }
 

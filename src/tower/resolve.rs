@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::observe::Reporter;
 use crate::tower::adapter::Adapter;
 use crate::tower::config::{canonical, from_json, read_json};
@@ -129,7 +129,13 @@ impl Tower {
             weights = Box::new(opened.over(weights)?);
         }
         let dimensions = cut(options.dimensions, config.hidden_size as u32)?;
-        let tokenizer = TowerTokenizer::new(definition, &options, config.vocab_size)?;
+        let named = || match (&options.tokenizer, path.is_dir()) {
+            (Some(tokenizer), _) => tokenizer.clone(),
+            (None, true) => path.join("tokenizer.json").display().to_string(),
+            (None, false) => format!("the tokenizer of {}", path.display()),
+        };
+        let reading = || TowerTokenizer::new(definition, &options, config.vocab_size);
+        let tokenizer = shielded(ErrorKind::Input, named, reading).context(named)?;
         let model = Model::Decoder { config, weights };
         let inner = Inner { options, model, tokenizer, weights: digest, adapter, dimensions };
         Ok(Self { inner: Arc::new(inner) })

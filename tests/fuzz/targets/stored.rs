@@ -168,7 +168,7 @@ root = "root"
 
     /// Loads the plan and executes every task of it, adopting nothing.
     async fn plan(&self, data: &[u8]) -> Result<()> {
-        let root = self.in_memory(data, |key| layout::is_receipt(key)).await;
+        let root = self.in_memory(data, layout::is_receipt).await;
         let plan = Plan::load(&root, &self.plan.spec.run).await?;
         let env = TaskEnv { root: root.clone(), reporter: Arc::new(Silent), cancel: Cancel::new() };
         let mut worker = Worker::new(DeviceSpec::Cpu { threads: 1 }, None);

@@ -1,0 +1,69 @@
+//! Looks over an Arrow IPC file before DataFusion reads it: its reader takes every length in it at its word.
+//!
+//! Format: <https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format>.
+
+use arrow::ipc::{Block, root_as_footer};
+use object_store::ObjectStoreExt;
+
+use super::session::kind_of_store;
+use super::tables::SourceFile;
+use crate::error::{Error, Result};
+
+const MAGIC: &[u8; 6] = b"ARROW1";
+/// Length and magic number at the end.
+const TAIL: u64 = 10;
+
+/// Checks that every block the footer names lies in the file, and so does every message in it.
+///
+/// # Errors
+/// Input, naming the file, where it is no Arrow file or cut off.
+pub(super) async fn check(file: &SourceFile) -> Result<()> {
+    let size = file.meta.size;
+    let wrong = |what: &str| {
+        Error::input(format!("{} is no whole Arrow IPC file: {what}; write it again", file.url))
+    };
+    if size < 8 + TAIL {
+        return Err(wrong("it is too short"));
+    }
+    let start = read(file, 0..8).await?;
+    let end = read(file, size - TAIL..size).await?;
+    if !start.starts_with(MAGIC) || !end.ends_with(MAGIC) {
+        return Err(wrong("it does not begin and end with `ARROW1`"));
+    }
+    let footer = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
+    let at = (size - TAIL)
+        .checked_sub(footer)
+        .filter(|at| *at >= 8)
+        .ok_or_else(|| wrong("its footer is longer than the file"))?;
+    let footer = read(file, at..size - TAIL).await?;
+    let footer = root_as_footer(&footer).map_err(|_| wrong("its footer is damaged"))?;
+    let dictionaries = footer.dictionaries().into_iter().flatten();
+    let blocks: Vec<Block> =
+        dictionaries.chain(footer.recordBatches().into_iter().flatten()).copied().collect();
+    for block in blocks {
+        let lies_in = || {
+            let (start, head) = (block.offset(), block.metaDataLength());
+            let start = u64::try_from(start).ok().filter(|start| *start >= 8)?;
+            let head = u64::try_from(head).ok().filter(|head| *head >= 8)?;
+            let body = u64::try_from(block.bodyLength()).ok()?;
+            let end = start.checked_add(head)?.checked_add(body)?;
+            (end <= at).then_some((start, head))
+        };
+        let (start, head) = lies_in().ok_or_else(|| wrong("a block lies outside of it"))?;
+        let prefix = read(file, start..start + 8).await?;
+        let (first, second) = prefix.split_at(4);
+        let le = |four: &[u8]| u64::from(u32::from_le_bytes([four[0], four[1], four[2], four[3]]));
+        // Since Arrow 0.15 the length stands after four bytes of ones.
+        let length = if le(first) == 0xffff_ffff { le(second) + 8 } else { le(first) + 4 };
+        if length > head {
+            return Err(wrong("a message is longer than its block"));
+        }
+    }
+    Ok(())
+}
+
+async fn read(file: &SourceFile, range: std::ops::Range<u64>) -> Result<bytes::Bytes> {
+    file.store.get_range(&file.meta.location, range).await.map_err(|cause| {
+        Error::new(kind_of_store(&cause), format!("{} cannot be read", file.url)).with_source(cause)
+    })
+}
