@@ -5,6 +5,7 @@
 
 #![no_main]
 
+#[expect(dead_code, unused_imports, reason = "the mutation tests use the rest")]
 mod targets;
 
 use std::cell::RefCell;
@@ -39,7 +40,8 @@ pub extern "C" fn initialize(_: *const i32, _: *const *const *const u8) -> i32 {
 
 // SAFETY: the name is the one that libfuzzer-sys looks for, and it is defined once.
 #[unsafe(no_mangle)]
-pub fn rust_fuzzer_test_input(input: &[u8]) -> i32 {
+#[expect(improper_ctypes_definitions, reason = "both sides are Rust, as libfuzzer-sys has it")]
+pub extern "C" fn rust_fuzzer_test_input(input: &[u8]) -> i32 {
     thread_local! {
         static TARGET: RefCell<Option<Box<dyn Target>>> = const { RefCell::new(None) };
     }
