@@ -2,7 +2,12 @@
 //!
 //! Format: <https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format>.
 
-use arrow::ipc::{Block, root_as_footer};
+use std::sync::Arc;
+
+use arrow::buffer::Buffer;
+use arrow::ipc::convert::fb_to_schema;
+use arrow::ipc::reader::FileDecoder;
+use arrow::ipc::{Block, Footer, root_as_footer};
 use object_store::ObjectStoreExt;
 
 use super::session::kind_of_store;
@@ -27,6 +32,11 @@ pub(super) async fn check(file: &SourceFile) -> Result<()> {
     }
     let start = read(file, 0..8).await?;
     let end = read(file, size - TAIL..size).await?;
+    let first = read(file, 8..16).await?;
+    let first = u32::from_le_bytes([first[4], first[5], first[6], first[7]]);
+    if u64::from(first) > size {
+        return Err(wrong("its first message is longer than the file"));
+    }
     if !start.starts_with(MAGIC) || !end.ends_with(MAGIC) {
         return Err(wrong("it does not begin and end with `ARROW1`"));
     }
@@ -37,10 +47,9 @@ pub(super) async fn check(file: &SourceFile) -> Result<()> {
         .ok_or_else(|| wrong("its footer is longer than the file"))?;
     let footer = read(file, at..size - TAIL).await?;
     let footer = root_as_footer(&footer).map_err(|_| wrong("its footer is damaged"))?;
-    let dictionaries = footer.dictionaries().into_iter().flatten();
-    let blocks: Vec<Block> =
-        dictionaries.chain(footer.recordBatches().into_iter().flatten()).copied().collect();
-    for block in blocks {
+    let dictionaries: Vec<Block> = footer.dictionaries().into_iter().flatten().copied().collect();
+    let batches = footer.recordBatches().ok_or_else(|| wrong("its footer names no batches"))?;
+    for block in dictionaries.iter().chain(batches) {
         let lies_in = || {
             let (start, head) = (block.offset(), block.metaDataLength());
             let start = u64::try_from(start).ok().filter(|start| *start >= 8)?;
@@ -58,6 +67,27 @@ pub(super) async fn check(file: &SourceFile) -> Result<()> {
         if length > head {
             return Err(wrong("a message is longer than its block"));
         }
+    }
+    // Where the file cannot be opened as one, DataFusion tries it as a stream and takes `ARROW1` for a length.
+    open_as_file(file, &footer, &dictionaries).await.map_err(|_| wrong("its footer is damaged"))
+}
+
+/// What a reader of files does first: the schema, then every dictionary.
+async fn open_as_file(
+    file: &SourceFile,
+    footer: &Footer<'_>,
+    dictionaries: &[Block],
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let schema = footer.schema().ok_or("no schema")?;
+    if !schema.endianness().equals_to_target_endianness() {
+        return Err("the other byte order".into());
+    }
+    let mut decoder = FileDecoder::new(Arc::new(fb_to_schema(schema)), footer.version());
+    for block in dictionaries {
+        let start = u64::try_from(block.offset())?;
+        let size = u64::try_from(block.metaDataLength())? + u64::try_from(block.bodyLength())?;
+        let bytes = read(file, start..start + size).await?;
+        decoder.read_dictionary(block, &Buffer::from(bytes))?;
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 //! asking. Each kind is read by a child process with little address space, so an abort is seen too.
 //!
 //! `SCALINGNOTE_MUTATIONS` says how many damaged copies of each kind are read (40), `SCALINGNOTE_MUTATION_SEED` which
-//! are the first (0), `SCALINGNOTE_MUTATION_KINDS` which kinds (comma-separated).
+//! are the first (0), `SCALINGNOTE_MUTATION_KINDS` which kinds (comma-separated). `SCALINGNOTE_HOSTILE_COPY` names a file that
+//! the last damaged copy stays in.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -70,6 +71,19 @@ fn damaged_files_are_clear_errors() {
     assert!(failures.is_empty(), "{}", failures.join("\n---\n"));
 }
 
+/// What was found once, and must stay mended: `tests/fuzz/found/<kind>@<what>`.
+fn found(kind: &str) -> Vec<PathBuf> {
+    let folder = crate::checkout::package().join("tests/fuzz/found");
+    let of_kind = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.split_once('@').is_some_and(|(of, _)| of == kind)
+    };
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(of_kind).collect();
+    files.sort();
+    files
+}
+
 /// The child's side; without its environment it is no test.
 #[test]
 fn child() {
@@ -77,16 +91,25 @@ fn child() {
     let last = PathBuf::from(std::env::var_os("SCALINGNOTE_HOSTILE_LAST").unwrap());
     let (count, first) =
         (setting("SCALINGNOTE_MUTATIONS", 40), setting("SCALINGNOTE_MUTATION_SEED", 0));
+    let copy = std::env::var_os("SCALINGNOTE_HOSTILE_COPY").map(PathBuf::from);
     let mut target = target(&kind);
     let seeds = target.seeds();
     for seed in &seeds {
         assert!(fuzz_one(target.as_mut(), seed), "{kind}: a valid file is refused");
     }
     limit_memory();
+    for found in found(&kind) {
+        std::fs::write(&last, found.to_str().unwrap()).unwrap();
+        fuzz_one(target.as_mut(), &std::fs::read(&found).unwrap());
+    }
     let mut taken = 0;
     for number in first..first + count {
+        let data = mutated(&seeds, number);
         std::fs::write(&last, number.to_string()).unwrap();
-        taken += u64::from(fuzz_one(target.as_mut(), &mutated(&seeds, number)));
+        if let Some(copy) = &copy {
+            std::fs::write(copy, &data).unwrap();
+        }
+        taken += u64::from(fuzz_one(target.as_mut(), &data));
     }
     println!("{kind}: {count} damaged copies from seed {first}, {taken} of them still readable");
 }
