@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Search(super::search::SearchArgs),
     Snapshot(super::snapshot::SnapshotArgs),
     Train(super::train::TrainArgs),
+    Mine(super::mine::MineArgs),
+    Distill(super::distill::DistillArgs),
     Evaluate(super::evaluate::EvaluateArgs),
     Config(super::config::ConfigArgs),
     Schema(super::schema::SchemaArgs),

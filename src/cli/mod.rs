@@ -7,10 +7,12 @@ mod completions;
 mod config;
 mod console;
 mod device;
+mod distill;
 mod duration;
 mod evaluate;
 mod failure;
 mod logging;
+mod mine;
 mod plan;
 mod progress;
 mod publish;
@@ -97,6 +99,7 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         Command::Run(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
         Command::Task(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
         Command::Train(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
+        Command::Distill(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
         _ => Cancel::new(),
     };
     // Only these look at `cancel`; the others write nothing that would have to be finished.
@@ -108,6 +111,8 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
             | Command::Publish(_)
             | Command::Purge(_)
             | Command::Train(_)
+            | Command::Mine(_)
+            | Command::Distill(_)
     );
     signals::install(cancel.clone(), cooperative, Arc::clone(console))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -131,6 +136,8 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Search(args) => search::execute(args, app).await,
         Command::Snapshot(args) => snapshot::execute(args, app).await,
         Command::Train(args) => train::execute(args, app).await,
+        Command::Mine(args) => mine::execute(args, app).await,
+        Command::Distill(args) => distill::execute(args, app).await,
         Command::Evaluate(args) => evaluate::execute(args, app).await,
         Command::Config(args) => config::execute(args, app),
         Command::Schema(args) => schema::execute(&args, app),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 use arrow::ipc::convert::fb_to_schema;
 use arrow::ipc::reader::FileDecoder;
-use arrow::ipc::{Block, Footer, root_as_footer};
+use arrow::ipc::{Block, Footer, root_as_footer, root_as_message};
 use object_store::ObjectStoreExt;
 
 use super::session::kind_of_store;
@@ -15,14 +15,62 @@ use super::tables::SourceFile;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 6] = b"ARROW1";
+/// What stands before the length of a message.
+const ONES: u64 = 0xffff_ffff;
 /// Length and magic number at the end.
 const TAIL: u64 = 10;
 
-/// Checks that every block the footer names lies in the file, and so does every message in it.
+/// Checks that whatever a file or a stream of messages claims lies in the file.
 ///
 /// # Errors
-/// Input, naming the file, where it is no Arrow file or cut off.
+/// Input, naming the file, where it is damaged or cut off.
 pub(super) async fn check(file: &SourceFile) -> Result<()> {
+    match read(file, 0..6).await?.starts_with(MAGIC) {
+        true => check_file(file).await,
+        false => check_stream(file).await,
+    }
+}
+
+/// A stream: messages one after the other, each with its length, its head and its body.
+async fn check_stream(file: &SourceFile) -> Result<()> {
+    let size = file.meta.size;
+    let wrong = || {
+        Error::input(format!("{} is no whole stream of Arrow messages; write it again", file.url))
+    };
+    let mut at = 0;
+    while at < size {
+        if size - at < 8 {
+            return Err(wrong());
+        }
+        let prefix = read(file, at..at + 8).await?;
+        let length = match le(&prefix[..4]) {
+            ONES => le(&prefix[4..]),
+            // Before Arrow 0.15 there were no ones; nobody writes that any more.
+            _ => return Err(wrong()),
+        };
+        if length == 0 {
+            return Ok(());
+        }
+        let head = at + 8..at + 8 + length;
+        if head.end > size {
+            return Err(wrong());
+        }
+        let message = read(file, head.clone()).await?;
+        let body = root_as_message(&message).ok().and_then(|m| u64::try_from(m.bodyLength()).ok());
+        at = body
+            .and_then(|body| head.end.checked_add(body))
+            .filter(|end| *end <= size)
+            .ok_or_else(wrong)?;
+    }
+    Ok(())
+}
+
+fn le(four: &[u8]) -> u64 {
+    u64::from(u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+}
+
+/// A file: every block that the footer names lies in it, and so does every message.
+async fn check_file(file: &SourceFile) -> Result<()> {
     let size = file.meta.size;
     let wrong = |what: &str| {
         Error::input(format!("{} is no whole Arrow IPC file: {what}; write it again", file.url))
@@ -61,9 +109,8 @@ pub(super) async fn check(file: &SourceFile) -> Result<()> {
         let (start, head) = lies_in().ok_or_else(|| wrong("a block lies outside of it"))?;
         let prefix = read(file, start..start + 8).await?;
         let (first, second) = prefix.split_at(4);
-        let le = |four: &[u8]| u64::from(u32::from_le_bytes([four[0], four[1], four[2], four[3]]));
         // Since Arrow 0.15 the length stands after four bytes of ones.
-        let length = if le(first) == 0xffff_ffff { le(second) + 8 } else { le(first) + 4 };
+        let length = if le(first) == ONES { le(second) + 8 } else { le(first) + 4 };
         if length > head {
             return Err(wrong("a message is longer than its block"));
         }

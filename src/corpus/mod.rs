@@ -21,6 +21,7 @@
 //! - **Schema.** CSV and JSON lines are read twice: types come from all rows, so that a field that first appears in row
 //!   5,000 is not lost. A CSV id column of digits is an integer: leading zeros need Parquet or a letter.
 
+mod avro;
 mod contract;
 mod dedupe;
 mod frames;

@@ -24,7 +24,7 @@ use super::template::NoteTemplate;
 use super::writer::ShardWriter;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::{Event, Reporter, Stage};
-use crate::store::Root;
+use crate::store::{Root, StorageOptions};
 use crate::types::{Cancel, NoteId};
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
@@ -58,6 +58,8 @@ pub struct PrepareRequest<'a> {
     pub exclude: Option<Exclude>,
     /// Where the prepared files go.
     pub root: &'a Root,
+    /// How object stores are reached, unless the options say otherwise.
+    pub storage: &'a StorageOptions,
     /// Names the folder of the prepared files ([`crate::store::layout::prepared`]).
     pub run: &'a str,
     /// Progress.
@@ -78,8 +80,13 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let template = NoteTemplate::compile(&options.template)?;
     let context = session(options.memory_limit_mib)?;
     let uris: Vec<&str> = options.tables.iter().map(|table| table.uri.as_str()).collect();
-    let tables =
-        tables::register(&context, &options.tables, request.base_dir, request.reporter.as_ref());
+    let tables = tables::register(
+        &context,
+        &options.tables,
+        request.base_dir,
+        options.storage.as_ref().unwrap_or(request.storage),
+        request.reporter.as_ref(),
+    );
     let what = || format!("a file of the corpus ({})", uris.join(", "));
     let files = shielded_async(ErrorKind::Input, what, tables).await?;
     let running = run(&request, template, &context, &files);

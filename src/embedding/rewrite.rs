@@ -175,6 +175,7 @@ mod tests {
             normalize: true,
             max_tokens: 32,
             arithmetic: Arithmetic::F32,
+            layers: None,
             encoder_revision: ENCODER_REVISION,
         }
     }

@@ -8,7 +8,7 @@ use super::purged::Purged;
 use super::read::{newest, numbers, parse, read};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::{FileRef, PutOutcome, Root, layout};
-use crate::types::{Digest256, hash_json};
+use crate::types::{Digest256, SpaceId, hash_json};
 
 /// Objects looked up at the same time.
 const LOOKUPS: usize = 32;
@@ -37,6 +37,7 @@ pub async fn commit(
 /// What a manifest says beside its content and where it came from.
 pub(super) struct Marks {
     pub blocked: Vec<Digest256>,
+    pub blocked_spaces: Vec<SpaceId>,
     pub purged: Purged,
 }
 
@@ -45,6 +46,7 @@ impl Marks {
     pub fn of(parent: Option<&Manifest>) -> Self {
         Self {
             blocked: parent.map(|parent| parent.blocked.clone()).unwrap_or_default(),
+            blocked_spaces: parent.map(|parent| parent.blocked_spaces.clone()).unwrap_or_default(),
             purged: parent.map(|parent| parent.purged.clone()).unwrap_or_default(),
         }
     }
@@ -58,11 +60,14 @@ pub(super) async fn commit_exactly(
     marks: Marks,
     provenance: Provenance,
 ) -> Result<CommitOutcome> {
-    let Marks { mut blocked, purged } = marks;
+    let Marks { mut blocked, mut blocked_spaces, purged } = marks;
     content.validate().context(|| "committing")?;
     let content = content.canonical()?;
     blocked.sort_unstable();
     blocked.dedup();
+    blocked_spaces.retain(|space| *space != content.space_id);
+    blocked_spaces.sort_unstable();
+    blocked_spaces.dedup();
     let manifest = Manifest {
         version: MANIFEST_VERSION,
         number: parent.map_or(1, |parent| parent.number + 1),
@@ -70,6 +75,7 @@ pub(super) async fn commit_exactly(
         content_hash: hash_json(&content)?,
         content,
         blocked,
+        blocked_spaces,
         purged,
         provenance,
     };
@@ -94,6 +100,7 @@ async fn under_lease(
     bytes: Vec<u8>,
     lease: &Lease<'_>,
 ) -> Result<CommitOutcome> {
+    lease.check_store().await?;
     lease.wait_for(Kind::Gc).await?;
     let current = newest(root).await?;
     let is_parent = match (&current, parent) {

@@ -29,6 +29,9 @@ pub struct Manifest {
     pub content: Content,
     /// Content hashes that must not be published again (rolled back).
     pub blocked: Vec<Digest256>,
+    /// Embedding spaces that were rolled back: no back-fill may switch to them by itself. Publishing one lifts its block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked_spaces: Vec<SpaceId>,
     /// Notes that were purged: no run indexes them again until somebody lifts that.
     #[serde(default, skip_serializing_if = "Purged::is_empty")]
     pub purged: Purged,

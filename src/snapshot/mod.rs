@@ -24,7 +24,7 @@ mod verify;
 pub use commit::commit;
 pub use diff::{Diff, NoteDiff, diff, diff_ids};
 pub use gc::{GcReport, Protected, Retention, gc};
-pub use lease::store_time;
+pub use lease::{check_store, store_time};
 pub use manifest::{
     CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
     QueryTower, ShardContent, VectorShape, content_hash, json_schema,

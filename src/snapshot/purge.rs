@@ -24,7 +24,14 @@ pub async fn commit_purged(
     let hash = content_hash(&content)?;
     let mut blocked = parent.blocked.clone();
     blocked.retain(|other| *other != hash);
-    commit_exactly(root, Some(parent), content, Marks { blocked, purged }, provenance).await
+    commit_exactly(
+        root,
+        Some(parent),
+        content,
+        Marks { blocked, purged, ..Marks::of(Some(parent)) },
+        provenance,
+    )
+    .await
 }
 
 /// Deletes manifests, then receipts, then files, now, whoever reads them: under the lease that holds publishers off,

@@ -3,6 +3,7 @@
 //! [`plan`] reads the corpus and decides everything; [`execute`] runs one [`Envelope`] of it on any worker;
 //! [`publish`] commits the result. Drivers differ only in where they call [`execute`].
 
+mod backfill;
 mod build;
 mod calibrate;
 mod drift;
@@ -19,8 +20,12 @@ mod purge;
 mod report;
 mod report_html;
 mod task;
+mod texts;
 mod verify;
 
+pub use backfill::{
+    Backfill, BackfillReport, BackfillState, BackfillSummary, tonight as backfill_tonight,
+};
 pub use build::{BuildReceipt, receipt as build_receipt};
 pub use calibrate::CalibrateReceipt;
 pub use drift::{encode_sample, measure_drift, self_test};
@@ -40,4 +45,5 @@ pub use report::{
     RunReport, StageReport, ThroughputSample,
 };
 pub use task::{TaskEnv, TaskReceipt, Worker, execute};
+pub use texts::vectors_of;
 pub use verify::{SampleCheck, verify_sample};

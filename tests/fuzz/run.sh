@@ -5,7 +5,7 @@ set -eu
 seconds=$1 cache=$2 cargo=$3
 here=$(cd "$(dirname "$0")" && pwd)
 export RUSTC_WORKSPACE_WRAPPER="$here/rustc.sh"
-built=$($cargo test --release --features fuzz --test fuzz --no-run --message-format=json |
+built=$($cargo build --release --features fuzz --example fuzz --message-format=json |
 	sed -n 's/.*"name":"fuzz".*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 unset RUSTC_WORKSPACE_WRAPPER
 [ -x "$built" ] || { echo "error: cargo named no fuzz binary" >&2; exit 1; }

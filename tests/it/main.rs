@@ -1,9 +1,12 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
+mod backfill;
 mod checkout;
 mod cli;
+mod cli_distill;
 mod cli_run;
 mod cli_train;
+mod cloud;
 mod config;
 mod corpus;
 mod cron;
@@ -15,6 +18,7 @@ mod hostile;
 mod index;
 mod layers;
 mod privacy;
+mod proxy;
 mod purge;
 mod readme;
 mod report;

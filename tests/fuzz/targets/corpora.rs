@@ -11,7 +11,7 @@ use scalingnote::corpus::{CorpusMode, CorpusOptions, PrepareRequest, TableOption
 use scalingnote::dataset::{PairSet, PairSource, RetrievalSet, RetrievalSetOptions};
 use scalingnote::error::Result;
 use scalingnote::observe::Silent;
-use scalingnote::store::Root;
+use scalingnote::store::{Root, StorageOptions};
 use scalingnote::types::Cancel;
 
 use super::{CANARY, Target, block_on};
@@ -59,6 +59,7 @@ impl Table {
             stored_columns: vec!["score".into()],
             max_rejected: 10,
             memory_limit_mib: 256,
+            storage: None,
         };
         Self { kind: kind.to_owned(), folder: tempfile::tempdir().unwrap(), options }
     }
@@ -97,6 +98,7 @@ impl Target for Table {
             default_shards: 2,
             chunker: None,
             exclude: None,
+            storage: &StorageOptions::default(),
             root: &root,
             run: "fuzz",
             reporter: Arc::new(Silent),
