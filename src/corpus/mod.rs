@@ -24,6 +24,7 @@
 mod avro;
 mod contract;
 mod dedupe;
+mod filter;
 mod frames;
 mod infer;
 mod ipc;
@@ -38,6 +39,7 @@ mod template;
 mod values;
 mod writer;
 
+pub use filter::RowFilter;
 pub use options::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
 pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections,

@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
 use crate::snapshot::{self, Manifest};
 use crate::stage::{
-    self, BackfillReport, BackfillState, BackfillSummary, Outcome, Plan, Planned, RunReport,
-    TaskEnv,
+    self, BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, Plan, Planned,
+    RunReport, TaskEnv,
 };
 use crate::store::Root;
 use crate::tower::Tower;
@@ -173,27 +173,27 @@ pub(super) async fn night(
         Arc::clone(&timeline) as Arc<dyn Reporter>,
     ]));
     let outcome = fill(next, day, options, &reporter, &timeline, report).await;
-    if report.outcome != Outcome::Planned && !report.has_switched() {
-        // Tomorrow's plan starts from what is stored by then.
-        discard_prepared(&next.ctx.root, &run_of_night(&day.spec.run)).await?;
-    }
     report.warnings.extend(timeline.warnings());
     if let Some(backfill) = &mut report.backfill {
         backfill.seconds = started.elapsed().as_secs_f64();
     }
     match outcome {
-        Err(error) if error.kind() == ErrorKind::Deadline => Ok(()),
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::Deadline => {}
         Err(error) if error.kind() == ErrorKind::GateRefused => {
             refused(&error, &next.ctx, report);
-            Ok(())
         }
-        other => other.context(|| {
-            format!(
-                "{}; back-filling [next.tower] {}",
-                report.outcome, next.ctx.pipeline.tower.model
-            )
-        }),
+        Err(error) => {
+            let model = &next.ctx.pipeline.tower.model;
+            return Err(error)
+                .context(|| format!("{}; back-filling [next.tower] {model}", report.outcome));
+        }
     }
+    if report.outcome != Outcome::Planned && !report.has_switched() {
+        // Tomorrow's plan starts from what is stored by then.
+        discard_prepared(&next.ctx.root, &run_of_night(&day.spec.run)).await?;
+    }
+    Ok(())
 }
 
 /// The day's snapshot stays; the report says why the switch did not come.
@@ -287,6 +287,7 @@ async fn switch(
     let snapshot = published.manifest.number;
     backfill.recall = published.recall;
     backfill.state = BackfillState::Switched { snapshot };
+    report.newest = Some(NewestSnapshot::of(&published.manifest));
     report.outcome = Outcome::Published { snapshot };
     ctx.reporter.event(Event::Info { message: format!("next {backfill}") });
     Ok(())
@@ -348,5 +349,5 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
     };
     let plan = stage::backfill_tonight(planned, &day.spec.run, limit);
     plan.store(&next.ctx.root).await?;
-    Ok(Some(BackfillSummary::of(&plan, speed)))
+    Ok(Some(BackfillSummary::of(&plan, speed, limit.is_some())))
 }

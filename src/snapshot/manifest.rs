@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::purged::Purged;
 use crate::error::{Error, Result};
 use crate::store::{FileRef, key};
-use crate::types::{Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
+use crate::types::{Canary, Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
 
 /// Version of the manifest format that this release writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -200,6 +200,10 @@ pub struct ShardContent {
     pub sidecar: Option<FileRef>,
     /// The ids file: key -> note_id, chunk, text_hash, part, row, stored columns; sorted by key.
     pub ids: FileRef,
+    /// Queries with the hits that the index gave when it was built: a reader asks them again before it serves. None
+    /// in a shard that an earlier release built.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<Canary>,
 }
 
 /// A tower admitted to encode queries.

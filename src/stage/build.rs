@@ -19,11 +19,13 @@ use super::task::{TaskEnv, not_finished, put_receipt, read_receipt};
 use crate::corpus::{CorpusMode, PreparedReader, PreparedRow};
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::index::{self, BuildReport, Calibration, IndexOptions};
+use crate::index::{self, BuildReport, Calibration, IndexOptions, ShardIndex};
 use crate::observe::{Event, Stage};
 use crate::snapshot::ShardContent;
 use crate::store::{FileRef, Root, layout};
-use crate::types::{Cancel, Digest256, Embeddings, Hasher256, NoteId, NoteKey, SpaceId, TextHash};
+use crate::types::{
+    Canary, Cancel, Digest256, Embeddings, Hasher256, NoteId, NoteKey, SpaceId, TextHash,
+};
 
 /// What a build task made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,6 +52,9 @@ pub(crate) struct IndexReceipt {
     pub index: FileRef,
     pub sidecar: FileRef,
     pub report: BuildReport,
+    /// None in a receipt of an earlier release.
+    #[serde(default)]
+    pub canaries: Vec<Canary>,
 }
 
 /// Runs the task, or returns the receipt of the attempt that finished it.
@@ -91,6 +96,7 @@ pub(crate) async fn execute(task: &BuildTask, env: &TaskEnv) -> Result<BuildRece
         index: built.as_ref().map(|built| built.index.clone()),
         sidecar: built.as_ref().map(|built| built.sidecar.clone()),
         ids: write_ids(&env.root, &options_id, number, &ids).await?,
+        canaries: built.as_ref().map(|built| built.canaries.clone()).unwrap_or_default(),
     };
     let receipt = BuildReceipt {
         id: task.id.clone(),
@@ -325,12 +331,12 @@ pub(crate) async fn build_index(
         .or_error(ErrorKind::Resource, || "making a folder for the index build (set TMPDIR)")?;
     let (index_path, sidecar_path) = (folder.path().join("index"), folder.path().join("sidecar"));
     let keys: Vec<u64> = ids.rows.iter().map(|row| row.key).collect();
-    let report = {
+    let (report, canaries) = {
         let (options, calibration) = (job.options.clone(), job.calibration.clone());
         let (index_path, sidecar_path) = (index_path.clone(), sidecar_path.clone());
         let cancel = cancel.clone();
         tokio::task::spawn_blocking(move || {
-            index::build(
+            let report = index::build(
                 &keys,
                 &vectors,
                 &options,
@@ -339,7 +345,10 @@ pub(crate) async fn build_index(
                 &sidecar_path,
                 &cancel,
                 &|_| {},
-            )
+            )?;
+            // As a reader will open it: what it must find there is what is found here.
+            let built = ShardIndex::open(&index_path, &sidecar_path, &options, &calibration)?;
+            Ok::<_, Error>((report, index::record_canaries(&built)?))
         })
         .await
         .map_err(|cause| {
@@ -350,7 +359,7 @@ pub(crate) async fn build_index(
     let index = upload(root, job.options_id, job.shard, &name, "usearch", &index_path).await?;
     let sidecar = upload(root, job.options_id, job.shard, &name, "f16", &sidecar_path).await?;
     let key = layout::index_receipt(job.options_id, job.shard, &name);
-    put_receipt(root, &key, IndexReceipt { index, sidecar, report }).await
+    put_receipt(root, &key, IndexReceipt { index, sidecar, report, canaries }).await
 }
 
 /// Stores a finished local file under a name that ends in its own hash: two attempts that made the same bytes

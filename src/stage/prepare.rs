@@ -118,7 +118,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         Some(prepared) => prepared.clone(),
         None => corpus::prepare(prepare).await?,
     };
-    if prepared.excluded > 0 {
+    if prepared.excluded > 0 && request.prepared.is_none() {
         let message = format!(
             "the corpus still returns {} purged notes; they are left out: delete them at the source, or bring them \
              back with `scalingnote purge --lift`",

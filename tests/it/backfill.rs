@@ -22,7 +22,7 @@ use scalingnote::stage::{BackfillState, Outcome, RunReport};
 use scalingnote::store::Root;
 use scalingnote::types::{Cancel, SpaceId};
 
-use crate::faults::Faulty;
+use crate::faults::{Faulty, Tally};
 
 /// Tokens of a night: about 32 of the texts below.
 const NIGHT: u64 = 160;
@@ -455,9 +455,9 @@ async fn scheduled(ctx: &RunContext, stop_after: Option<usize>) -> (RunReport, O
         exec::execute_task(ctx, key, task).await.unwrap();
     }
     if plan.tasks > 0 {
-        day = exec::publish_plan(ctx, key, &options).await.unwrap();
+        day = crate::days::publish_plan(ctx, key, &options).await.unwrap();
         // A scheduler that lost the acknowledgement asks again.
-        let again = exec::publish_plan(ctx, key, &options).await.unwrap();
+        let again = crate::days::publish_plan(ctx, key, &options).await.unwrap();
         assert!(again.outcome.is_nothing(), "{:?}", again.outcome);
     }
     let Some(night) = plan.backfill else { return (day, None) };
@@ -465,16 +465,16 @@ async fn scheduled(ctx: &RunContext, stop_after: Option<usize>) -> (RunReport, O
     let tasks = night.encode_tasks.iter().chain(&night.calibrate_task).chain(&night.build_tasks);
     for (at, task) in tasks.enumerate() {
         if stop_after == Some(at) {
-            let unfinished = exec::publish_plan(ctx, key, &options).await.unwrap_err();
+            let unfinished = crate::days::publish_plan(ctx, key, &options).await.unwrap_err();
             assert_eq!(unfinished.kind(), ErrorKind::Transient);
             return (day, None);
         }
         exec::execute_task(ctx, key, task).await.unwrap();
         exec::execute_task(ctx, key, task).await.unwrap();
     }
-    let report = exec::publish_plan(ctx, key, &options).await.unwrap();
+    let report = crate::days::publish_plan(ctx, key, &options).await.unwrap();
     assert_eq!(report.has_switched(), night.switches);
-    let again = exec::publish_plan(ctx, key, &options).await.unwrap();
+    let again = crate::days::publish_plan(ctx, key, &options).await.unwrap();
     assert_eq!(again.has_switched(), night.switches, "asking again changes nothing");
     (day, Some(report))
 }
@@ -584,6 +584,28 @@ fn a_budget_that_cannot_work_is_refused() {
     assert!(corpus.pipeline("fake:16", NEXT, &["next.minutes_per_run=240"]).is_ok());
 }
 
+/// The commented `[next]` of the files that people copy is right once it is uncommented.
+#[test]
+fn the_documented_keys_are_right() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+    for (name, keys) in [("daily.toml", 6), ("quickstart.toml", 6)] {
+        let text = std::fs::read_to_string(folder.join(name)).unwrap();
+        let mut uncommented = 0;
+        let mut lines: Vec<&str> = text.lines().collect();
+        let start = lines.iter().position(|line| *line == "# [next]").expect("a [next] section");
+        for line in &mut lines[start..] {
+            let Some(rest) = line.strip_prefix('#') else { break };
+            *line = rest.trim_start();
+            uncommented += usize::from(line.contains(" = "));
+        }
+        assert_eq!(uncommented, keys, "{name}");
+        let resolved = resolve_text(&lines.join("\n"), name, &folder, [], &[]).unwrap();
+        let next = resolved.pipeline.next.expect("a next tower");
+        assert!(next.tokens_per_run.is_some());
+        assert_ne!(resolved.pipeline.tower.model, next.tower.model);
+    }
+}
+
 /// Every call of the store may fail; a run is repeated until it gets through. Days and the switch come out as
 /// without faults.
 #[tokio::test(flavor = "multi_thread")]
@@ -600,7 +622,8 @@ async fn faults_neither_lose_nor_hurry_the_switch() {
             let switched = loop {
                 attempts += 1;
                 let share = 0.03 / f64::from(1 + attempts / 8);
-                let faulty = Faulty::random(store.clone(), share, random.random()).root();
+                let faulty =
+                    Faulty::random(store.clone(), share, random.random(), Tally::default()).root();
                 let outcome = corpus.run(&faulty, NEXT, &[]).await;
                 if let Some(newest) = snapshot::newest(&clear).await.unwrap() {
                     let problems = snapshot::verify_hashes(&clear, &newest, &|_| {}).await.unwrap();

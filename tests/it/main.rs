@@ -7,6 +7,7 @@ mod cli_distill;
 mod cli_run;
 mod cli_train;
 mod cloud;
+mod cloud_days;
 mod config;
 mod corpus;
 mod cron;
@@ -14,21 +15,33 @@ mod days;
 mod embedding;
 mod evaluate;
 mod faults;
+mod full_disk;
 mod hostile;
+mod http;
 mod index;
+mod kills;
+mod kubernetes;
 mod layers;
+mod leases;
+mod metrics;
 mod privacy;
 mod proxy;
 mod purge;
 mod readme;
 mod report;
+mod schedules;
 mod schemas;
 mod search;
+mod search_where;
+mod serve;
 mod snapshot;
 mod store;
+mod streaming;
 mod support;
 mod tower_parity;
 
-/// Every test binary of its own allocator would do; this one tells how much a damaged file makes the program ask for.
 #[global_allocator]
+/// Every test binary of its own allocator would do; this one tells how much a damaged file makes the program ask for.
+mod watcher;
+mod web;
 static WATCH: hostile::targets::Watch = hostile::targets::Watch;
