@@ -98,6 +98,17 @@ test-stores: check-tools ## Run the store's tests and whole runs in bad weather 
 	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
 		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
 
+# Damaged files, thoroughly: thousands of each kind.
+.PHONY: test-hostile
+test-hostile: check-tools ## Read thousands of damaged files of every kind in processes with little memory.
+	SCALINGNOTE_MUTATIONS=2000 $(CARGO) test --release --test it hostile:: -- --nocapture
+
+# How long each of the targets is fuzzed.
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: check-tools ## Fuzz every reader of foreign bytes with coverage feedback (SECONDS=60 for each target).
+	tests/fuzz/run.sh $(SECONDS) $(abspath $(CACHE)) $(CARGO)
+
 .PHONY: test-kubernetes
 test-kubernetes: ## Validate the Kubernetes manifests and lint the Containerfile (tools installed into .cache/kubernetes).
 	$(PYTHON) tests/python/kubernetes_manifests.py $(CACHE)
@@ -125,7 +136,7 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
 
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile fuzz ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

@@ -21,11 +21,13 @@
 //! - **Schema.** CSV and JSON lines are read twice: types come from all rows, so that a field that first appears in row
 //!   5,000 is not lost. A CSV id column of digits is an integer: leading zeros need Parquet or a letter.
 
+mod avro;
 mod contract;
 mod dedupe;
 mod filter;
 mod frames;
 mod infer;
+mod ipc;
 mod options;
 mod outcome;
 mod prepare;

@@ -22,7 +22,7 @@ use super::session::{error, session, sql_error};
 use super::tables::{self, SourceFile};
 use super::template::NoteTemplate;
 use super::writer::ShardWriter;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::{Event, Reporter, Stage};
 use crate::store::{Root, StorageOptions};
 use crate::types::{Cancel, NoteId};
@@ -79,18 +79,31 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     request.cancel.check()?;
     let template = NoteTemplate::compile(&options.template)?;
     let context = session(options.memory_limit_mib)?;
-    let files = tables::register(
+    let uris: Vec<&str> = options.tables.iter().map(|table| table.uri.as_str()).collect();
+    let tables = tables::register(
         &context,
         &options.tables,
         request.base_dir,
         options.storage.as_ref().unwrap_or(request.storage),
         request.reporter.as_ref(),
-    )
-    .await?;
-    let outcome = run(&request, template, &context, &files).await;
+    );
+    let what = || format!("a file of the corpus ({})", uris.join(", "));
+    let files = shielded_async(ErrorKind::Input, what, tables).await?;
+    let running = run(&request, template, &context, &files);
+    let outcome = shielded_async(ErrorKind::Input, what, running).await;
     // A file that changed explains any other error better than that error does.
     tables::check_unchanged(&files).await?;
-    let outcome = outcome?;
+    let outcome = outcome.map_err(|error| match error.kind() {
+        // The reader says what is wrong, not always where.
+        ErrorKind::Input | ErrorKind::Corrupt => {
+            let shown = error.to_string();
+            match files.iter().any(|file| shown.contains(file.url.as_str())) {
+                true => error,
+                false => error.context(format!("corpus of {}", uris.join(", "))),
+            }
+        }
+        _ => error,
+    })?;
     let notes: u64 = outcome.shards.iter().map(|shard| shard.notes).sum();
     request.reporter.event(Event::Info {
         message: format!(

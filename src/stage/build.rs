@@ -383,7 +383,7 @@ async fn gather_vectors(root: &Root, ids: &Ids, dimensions: usize) -> Result<Emb
     for (at, row) in ids.rows.iter().enumerate() {
         by_part.entry(Arc::clone(&row.place.part)).or_default().push(at);
     }
-    let mut data = vec![0.0; ids.rows.len() * dimensions];
+    let mut data = Vec::new();
     for (part, rows) in by_part {
         let wanted: Vec<u32> = rows.iter().map(|&at| ids.rows[at].place.row).collect();
         let vectors = embedding::read_vectors(root, &part, &wanted).await?;
@@ -393,6 +393,8 @@ async fn gather_vectors(root: &Root, ids: &Ids, dimensions: usize) -> Result<Emb
                 vectors.dimensions()
             )));
         }
+        // Only now is it known that a part is so wide: the number alone allocates nothing.
+        data.resize(ids.rows.len() * dimensions, 0.0);
         for (&at, vector) in rows.iter().zip(vectors.rows()) {
             data[at * dimensions..(at + 1) * dimensions].copy_from_slice(vector);
         }

@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::schema::ids_schema;
 use crate::store::{FileRef, Root};
 use crate::types::{Digest256, NoteId, TextHash};
@@ -100,9 +100,19 @@ impl Ids {
 
     /// Reads a whole ids file.
     pub async fn read(root: &Root, file: &FileRef) -> Result<Self> {
+        let bytes = root.get(&file.path).await?;
         let damaged =
             || format!("reading ids file {} (run `scalingnote snapshot verify`)", file.path);
-        let reader = ParquetRecordBatchReaderBuilder::try_new(root.get(&file.path).await?)
+        shielded(
+            ErrorKind::Corrupt,
+            || format!("ids file {}", file.path),
+            || Self::from_parquet(bytes).or_error(ErrorKind::Corrupt, damaged),
+        )
+    }
+
+    fn from_parquet(bytes: Bytes) -> Result<Self> {
+        let damaged = || "it is no ids file";
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
             .or_error(ErrorKind::Corrupt, damaged)?;
         let schema = Arc::clone(reader.schema());
         let batches: Vec<RecordBatch> = reader

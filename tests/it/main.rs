@@ -16,6 +16,7 @@ mod embedding;
 mod evaluate;
 mod faults;
 mod full_disk;
+mod hostile;
 mod http;
 mod index;
 mod kills;
@@ -23,6 +24,7 @@ mod kubernetes;
 mod layers;
 mod leases;
 mod metrics;
+mod privacy;
 mod proxy;
 mod purge;
 mod readme;
@@ -38,5 +40,9 @@ mod store;
 mod streaming;
 mod support;
 mod tower_parity;
+
+#[global_allocator]
+/// Every test binary of its own allocator would do; this one tells how much a damaged file makes the program ask for.
 mod watcher;
 mod web;
+static WATCH: hostile::targets::Watch = hostile::targets::Watch;

@@ -120,7 +120,8 @@ async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String
 async fn traces(root: &Root, id: i64, text: &str) -> Vec<String> {
     let note = NoteId::Int(id);
     let hash = Digest256::of(text.as_bytes()).to_hex();
-    let key = NoteKey::derive(&note, 0, 0).0.to_le_bytes();
+    let key = NoteKey::derive(&note, 0, 0).0;
+    let (key, spelled) = (key.to_le_bytes(), format!("{key:016x}"));
     let mut found = Vec::new();
     for object in root.list("").await.unwrap() {
         let bytes = root.get(&object.key).await.unwrap();
@@ -144,7 +145,7 @@ async fn traces(root: &Root, id: i64, text: &str) -> Vec<String> {
         if has(&key) {
             hit("key");
         }
-        for word in [format!("\"{note}\""), hash.clone(), text.to_owned()] {
+        for word in [format!("\"{note}\""), hash.clone(), text.to_owned(), spelled.clone()] {
             if has(word.as_bytes()) {
                 hit(&word);
             }
