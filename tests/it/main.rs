@@ -40,9 +40,9 @@ mod store;
 mod streaming;
 mod support;
 mod tower_parity;
-
-#[global_allocator]
-/// Every test binary of its own allocator would do; this one tells how much a damaged file makes the program ask for.
 mod watcher;
 mod web;
+
+/// It tells how much memory a damaged file makes the program ask for.
+#[global_allocator]
 static WATCH: hostile::targets::Watch = hostile::targets::Watch;
