@@ -1,4 +1,4 @@
-//! An opened snapshot: mapped shards, fan-out, merge.
+//! An opened snapshot: mapped segments of all shards, fan-out, merge.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use rayon::prelude::*;
 
 use super::ids::{IdsFile, Notes, Stored};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::index::{Calibration, IndexOptions, ShardIndex};
-use crate::snapshot::{Manifest, ShardContent, newest, read};
-use crate::store::{FileRef, Root};
+use crate::index::{Calibration, IndexOptions, RowSet, ShardIndex};
+use crate::snapshot::{Manifest, Segment, ShardContent, newest, read, removed};
+use crate::store::Root;
 use crate::types::NoteId;
 
-/// Shards fetched at the same time.
+/// Segments fetched at the same time.
 const FETCHES: usize = 4;
 
 /// One note found.
@@ -35,12 +35,16 @@ pub struct Found {
 /// Everything is mapped when it opens: a later publish, rollback or gc does not change or disturb it.
 pub struct Snapshot {
     manifest: Manifest,
-    shards: Vec<Shard>,
+    /// Of all shards.
+    segments: Vec<Opened>,
 }
 
-struct Shard {
+/// One segment of a shard.
+struct Opened {
     index: ShardIndex,
     ids: IdsFile,
+    /// Rows that were not removed since.
+    live: RowSet,
     /// Whether a note may have several vectors here.
     chunked: bool,
 }
@@ -48,7 +52,7 @@ struct Shard {
 /// A hit before its stored columns are read.
 struct Candidate {
     score: f32,
-    shard: usize,
+    segment: usize,
     row: usize,
     note_id: NoteId,
     chunk: u32,
@@ -59,7 +63,7 @@ impl std::fmt::Debug for Snapshot {
         f.debug_struct("Snapshot")
             .field("number", &self.manifest.number)
             .field("notes", &self.manifest.content.notes)
-            .field("shards", &self.shards.len())
+            .field("segments", &self.segments.len())
             .finish_non_exhaustive()
     }
 }
@@ -98,13 +102,15 @@ impl Snapshot {
         let opening: Vec<_> = content
             .shards
             .iter()
-            .filter_map(|shard| {
-                let files = [shard.index.as_ref()?, shard.sidecar.as_ref()?, &shard.ids];
-                Some(open_shard(root, shard, files, cache, Arc::clone(&shared), dimensions))
+            .flat_map(|shard| {
+                let segments = shard.segments();
+                segments.into_iter().map(|segment| {
+                    open_segment(root, shard, segment, cache, Arc::clone(&shared), dimensions)
+                })
             })
             .collect();
-        let shards = futures::stream::iter(opening).buffered(FETCHES).try_collect().await?;
-        Ok(Self { manifest, shards })
+        let segments = futures::stream::iter(opening).buffered(FETCHES).try_collect().await?;
+        Ok(Self { manifest, segments })
     }
 
     /// The manifest it was opened from.
@@ -123,16 +129,19 @@ impl Snapshot {
         if k == 0 {
             return Ok(Vec::new());
         }
-        let per_shard: Vec<Vec<Candidate>> = self
-            .shards
+        let per_segment: Vec<Vec<Candidate>> = self
+            .segments
             .par_iter()
             .enumerate()
-            .map(|(at, shard)| shard.search(at, query, k, exact))
+            .map(|(at, segment)| segment.search(at, query, k, exact))
             .collect::<Result<_>>()?;
-        let mut best: Vec<Candidate> = per_shard.into_iter().flatten().collect();
+        let mut best: Vec<Candidate> = per_segment.into_iter().flatten().collect();
         best.sort_unstable_by(|a, b| {
             b.score.total_cmp(&a.score).then_with(|| a.note_id.cmp(&b.note_id))
         });
+        // The chunks of one note may lie in several segments of its shard.
+        let mut seen = HashSet::new();
+        best.retain(|candidate| seen.insert(candidate.note_id.clone()));
         best.truncate(k);
         self.with_stored(best)
     }
@@ -151,18 +160,18 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Reads the stored columns, one pass per shard.
+    /// Reads the stored columns, one pass per segment.
     fn with_stored(&self, best: Vec<Candidate>) -> Result<Vec<Found>> {
         let mut stored: Vec<Option<Stored>> = vec![None; best.len()];
-        let shards: HashSet<usize> = best.iter().map(|candidate| candidate.shard).collect();
-        for shard in shards {
+        let segments: HashSet<usize> = best.iter().map(|candidate| candidate.segment).collect();
+        for segment in segments {
             let (places, rows): (Vec<usize>, Vec<usize>) = best
                 .iter()
                 .enumerate()
-                .filter(|(_, candidate)| candidate.shard == shard)
+                .filter(|(_, candidate)| candidate.segment == segment)
                 .map(|(place, candidate)| (place, candidate.row))
                 .unzip();
-            let found = self.shards[shard].ids.stored(&rows)?;
+            let found = self.segments[segment].ids.stored(&rows)?;
             for (place, columns) in places.into_iter().zip(found) {
                 stored[place] = Some(columns);
             }
@@ -177,47 +186,46 @@ impl Snapshot {
     }
 }
 
-async fn open_shard(
+async fn open_segment(
     root: &Root,
     shard: &ShardContent,
-    files: [&FileRef; 3],
+    segment: Segment,
     cache: &Path,
     shared: Arc<(IndexOptions, Calibration)>,
     dimensions: usize,
-) -> Result<Shard> {
-    let paths = fetch(root, files, cache).await?;
-    let shard = shard.clone();
+) -> Result<Opened> {
+    let paths = futures::try_join!(
+        root.fetch(&segment.index, cache),
+        root.fetch(&segment.sidecar, cache),
+        root.fetch(&segment.ids, cache)
+    )?;
+    let removed = removed::read(root, segment.removed.as_ref()).await?;
+    let (number, chunked) = (shard.shard, shard.vectors > shard.notes);
     tokio::task::spawn_blocking(move || {
-        Shard::open(&shard, &paths, &shared.0, &shared.1, dimensions)
-            .context(|| format!("shard {}", shard.shard))
+        Opened::open(&segment, &paths.into(), &removed, &shared, dimensions, chunked)
+            .context(|| format!("shard {number}"))
     })
     .await
     .or_error(ErrorKind::Internal, || "opening a shard")?
 }
 
-async fn fetch(root: &Root, files: [&FileRef; 3], cache: &Path) -> Result<[PathBuf; 3]> {
-    let [a, b, c] = files;
-    let paths =
-        futures::try_join!(root.fetch(a, cache), root.fetch(b, cache), root.fetch(c, cache))?;
-    Ok(paths.into())
-}
-
-impl Shard {
+impl Opened {
     fn open(
-        shard: &ShardContent,
+        segment: &Segment,
         [index, sidecar, ids]: &[PathBuf; 3],
-        options: &IndexOptions,
-        calibration: &Calibration,
+        removed: &[u64],
+        (options, calibration): &(IndexOptions, Calibration),
         dimensions: usize,
+        chunked: bool,
     ) -> Result<Self> {
         let index = ShardIndex::open(index, sidecar, options, calibration)?;
         let ids = IdsFile::open(ids)?;
-        if index.len() as u64 != shard.vectors || ids.rows() != shard.vectors {
+        if index.len() as u64 != segment.vectors || ids.rows() != segment.vectors {
             return Err(Error::corrupt(format!(
                 "its index has {} vectors, its ids file {}, the manifest says {}",
                 index.len(),
                 ids.rows(),
-                shard.vectors
+                segment.vectors
             )));
         }
         if !index.is_empty() && index.dimensions() != dimensions {
@@ -226,20 +234,21 @@ impl Shard {
                 index.dimensions()
             )));
         }
-        Ok(Self { index, ids, chunked: shard.vectors > shard.notes })
+        let live = RowSet::without(index.keys(), removed)?;
+        Ok(Self { index, ids, live, chunked })
     }
 
-    /// The `k` best notes of this shard, each by its best chunk. Asks for more vectors until so many notes are found.
+    /// The `k` best notes of this segment, each by its best chunk. Asks for more vectors until so many notes are found.
     fn search(&self, at: usize, query: &[f32], k: usize, exact: bool) -> Result<Vec<Candidate>> {
         let notes = self.ids.notes(self.index.keys())?;
         let mut wanted = if self.chunked { k.saturating_mul(4) } else { k };
         loop {
-            wanted = wanted.min(self.index.len());
+            wanted = wanted.min(self.live.len());
             let hits = match exact {
-                true => self.index.search_exact(query, wanted)?,
-                false => self.index.search(query, wanted)?,
+                true => self.index.search_exact_among(query, wanted, &self.live)?,
+                false => self.index.search_among(query, wanted, &self.live)?,
             };
-            let exhausted = wanted == self.index.len() || hits.len() < wanted;
+            let exhausted = wanted == self.live.len() || hits.len() < wanted;
             let mut seen = HashSet::new();
             let mut best = Vec::with_capacity(k);
             for hit in hits {
@@ -258,7 +267,7 @@ impl Shard {
     }
 }
 
-fn candidate(notes: &Notes, shard: usize, row: usize, score: f32) -> Result<Candidate> {
+fn candidate(notes: &Notes, segment: usize, row: usize, score: f32) -> Result<Candidate> {
     let note_id: NoteId = notes.ids.value(row).parse()?;
-    Ok(Candidate { score, shard, row, note_id, chunk: notes.chunks[row] })
+    Ok(Candidate { score, segment, row, note_id, chunk: notes.chunks[row] })
 }

@@ -15,6 +15,7 @@ pub mod ids;
 mod lease;
 mod manifest;
 mod read;
+pub mod removed;
 mod rollback;
 mod sweep;
 mod verify;
@@ -25,7 +26,7 @@ pub use gc::{GcReport, Protected, Retention, gc};
 pub use lease::store_time;
 pub use manifest::{
     CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
-    QueryTower, ShardContent, VectorShape, content_hash, json_schema,
+    QueryTower, Removed, Segment, ShardContent, VectorShape, content_hash, json_schema,
 };
 pub use read::{newest, numbers, read};
 pub use rollback::rollback;
