@@ -25,7 +25,7 @@ use super::writer::ShardWriter;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::store::Root;
-use crate::types::Cancel;
+use crate::types::{Cancel, TextHash};
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
 pub const SMALL_CORPUS: u64 = 10_000;
@@ -51,6 +51,9 @@ pub struct PrepareRequest<'a> {
     pub default_shards: u32,
     /// Cuts long texts; `None` leaves one chunk a note.
     pub chunker: Option<Arc<dyn Chunker>>,
+    /// Says which texts may be left out of the files, by hash: their rows are written with an empty text. `None` keeps
+    /// every text.
+    pub known: Option<Arc<dyn Fn(&TextHash) -> bool + Send + Sync>>,
     /// Where the prepared files go.
     pub root: &'a Root,
     /// Names the folder of the prepared files ([`crate::store::layout::prepared`]).
@@ -127,7 +130,8 @@ async fn run(
     let contract = Arc::new(contract);
     let deduper = Deduper::new(Arc::clone(&contract));
     let chunker = request.chunker.clone();
-    let renderer = Arc::new(Renderer::new(contract, template, options.mode, chunker));
+    let known = request.known.clone();
+    let renderer = Arc::new(Renderer::new(contract, template, options.mode, chunker, known));
     let writer = ShardWriter::new(
         request.root.clone(),
         request.run.to_owned(),

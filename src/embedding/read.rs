@@ -16,9 +16,9 @@ use crate::types::{Embeddings, TextHash};
 /// Rows decoded at once where the vectors are wanted.
 const BATCH_BYTES: usize = 4 << 20;
 
-type Builder = ParquetRecordBatchStreamBuilder<ObjectReader>;
+pub(super) type Builder = ParquetRecordBatchStreamBuilder<ObjectReader>;
 
-async fn open(root: &Root, key: &str) -> Result<Builder> {
+pub(super) async fn open(root: &Root, key: &str) -> Result<Builder> {
     let reader = ObjectReader::open(root, key).await?;
     Builder::new(reader).await.map_err(|cause| parquet_error("opening", key, cause))
 }
@@ -27,7 +27,7 @@ fn total_rows(builder: &Builder) -> Option<usize> {
     usize::try_from(builder.metadata().file_metadata().num_rows()).ok()
 }
 
-fn altered(key: &str, what: impl std::fmt::Display) -> Error {
+pub(super) fn altered(key: &str, what: impl std::fmt::Display) -> Error {
     Error::corrupt(format!("part file {key} {what}: it was altered, encode it again"))
 }
 
@@ -70,6 +70,28 @@ pub async fn read_text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<Tex
     Ok(hashes)
 }
 
+/// The rows (ascending) as the least number of runs.
+fn runs(rows: impl Iterator<Item = usize>, total: usize) -> RowSelection {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for row in rows {
+        match runs.last_mut() {
+            Some(run) if run.end == row => run.end += 1,
+            Some(run) if run.end == row + 1 => {}
+            _ => runs.push(row..row + 1),
+        }
+    }
+    RowSelection::from_consecutive_ranges(runs.into_iter(), total)
+}
+
+/// A selection of rows (ascending, no repeats) that the file must have.
+pub(super) fn select(builder: &Builder, key: &str, rows: &[u32]) -> Result<RowSelection> {
+    let total = total_rows(builder).ok_or_else(|| altered(key, "has a negative row count"))?;
+    if let Some(row) = rows.last().filter(|row| **row as usize >= total) {
+        return Err(altered(key, format_args!("has {total} rows, row {row} was asked")));
+    }
+    Ok(runs(rows.iter().map(|row| *row as usize), total))
+}
+
 fn project(builder: Builder, key: &str, column: &str) -> Result<Builder> {
     let at = builder
         .schema()
@@ -105,15 +127,7 @@ pub async fn read_vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embed
     if wanted.is_empty() {
         return Ok(Embeddings::with_capacity(width, 0));
     }
-    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
-    for (row, _) in &wanted {
-        match runs.last_mut() {
-            Some(run) if run.end == *row => run.end += 1,
-            Some(run) if run.end == row + 1 => {}
-            _ => runs.push(*row..row + 1),
-        }
-    }
-    let selection = RowSelection::from_consecutive_ranges(runs.into_iter(), total);
+    let selection = runs(wanted.iter().map(|(row, _)| *row), total);
     let mut stream = builder
         .with_row_selection(selection)
         .with_batch_size((BATCH_BYTES / (4 * width)).clamp(1, 8_192))

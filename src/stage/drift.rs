@@ -31,7 +31,10 @@ pub(crate) async fn sample(
     let mut reader = PreparedReader::open(root, &shard.prepared).await?;
     while let Some(batch) = reader.next().await? {
         for row in batch.rows {
-            let Some(place) = places.get(&row.text_hash) else { continue };
+            // A text that was left out cannot be encoded again; the smallest hashes are kept.
+            let Some(place) = places.get(&row.text_hash).filter(|_| !row.text.is_empty()) else {
+                continue;
+            };
             smallest.insert(row.text_hash, StoredText { text: row.text, place: place.clone() });
             if smallest.len() > limit {
                 smallest.pop_last();

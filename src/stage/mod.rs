@@ -5,10 +5,13 @@
 
 mod build;
 mod calibrate;
+mod compare;
 mod drift;
 mod encode;
+mod entries;
 mod gates;
 mod ids;
+mod live;
 mod located;
 mod options;
 mod plan;
@@ -17,18 +20,20 @@ mod prepare;
 mod publish;
 mod report;
 mod report_html;
+mod segments;
 mod task;
 mod verify;
 
-pub use build::{BuildReceipt, receipt as build_receipt};
+pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibrate::CalibrateReceipt;
 pub use drift::{encode_sample, measure_drift, self_test};
 pub use encode::{EncodeReceipt, Quarantined, receipt as encode_receipt};
 pub use gates::Override;
+pub use live::PartsSummary;
 pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
-    BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION, Plan, RunSpec,
-    ShardPlan, absolute_tower,
+    BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION, ParentIndex,
+    ParentShard, Plan, RunSpec, ShardPlan, absolute_tower,
 };
 pub use plan_summary::{PlanAmounts, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
