@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
 use crate::snapshot::QueryTower;
 use crate::stage::{
-    self, BuildReceipt, EncodeReceipt, Outcome, Plan, PlanRequest, PlanSummary, Planned,
+    self, BuildReceipt, EncodeReceipt, Envelope, Outcome, Plan, PlanRequest, PlanSummary, Planned,
     PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
 };
 use crate::store::{Root, layout};
@@ -153,6 +153,9 @@ async fn drive(
     if ctx.pipeline.encode.self_test {
         stage::self_test(plan, workers.first(), &env).await?;
     }
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), &env).await?;
+    let overridden = options.overrides.iter().any(|(gate, _)| gate == "drift");
+    stage::refuse_drift(drift, &plan.gates, overridden)?;
     let mut receipts = Receipts::default();
     let outcome = workers.run(plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
     report::executed(report, &receipts);
@@ -163,7 +166,6 @@ async fn drive(
     }
     let started = std::time::Instant::now();
     reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
-    let drift = stage::measure_drift(plan, workers.first(), &env).await?;
     let published = publish(ctx, plan, &receipts.build, drift, options, report).await?;
     if !published.is_new && plan.tasks() == 0 {
         // Nothing was done with the prepared text: it need not lie around until retention.
@@ -243,7 +245,13 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     let plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
     let envelope = plan.envelope(task)?;
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    stage::execute(&envelope, workers.first(), &ctx.env(&ctx.reporter)).await
+    let env = ctx.env(&ctx.reporter);
+    if let Envelope::Encode(task) = &envelope {
+        let tasks = std::slice::from_ref(task);
+        let drift = stage::measure_drift(&plan.gates, tasks, workers.first(), &env).await?;
+        stage::refuse_drift(drift, &plan.gates, false)?;
+    }
+    stage::execute(&envelope, workers.first(), &env).await
 }
 
 /// The last step of a scheduler that ran every task of a plan: judge the gates and commit.
@@ -263,7 +271,7 @@ pub async fn publish_plan(
     let mut worker = local::Workers::new(&ctx.pipeline, None)?;
     let receipts = local::finished(&plan, &env).await?;
     report::executed(&mut report, &receipts);
-    let drift = stage::measure_drift(&plan, worker.first(), &env).await?;
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, worker.first(), &env).await?;
     let outcome = publish(ctx, &plan, &receipts.build, drift, options, &mut report).await;
     report::finish(&mut report, &timeline);
     match outcome {

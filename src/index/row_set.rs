@@ -32,7 +32,9 @@ impl RowSet {
         bits.append_n(keys.len(), true);
         for key in removed {
             let row = keys.binary_search(key).map_err(|_| {
-                Error::corrupt(format!("key {key:016x} is removed from a segment that never held it"))
+                Error::corrupt(format!(
+                    "key {key:016x} is removed from a segment that never held it"
+                ))
             })?;
             bits.set_bit(row, false);
         }

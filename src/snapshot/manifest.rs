@@ -267,14 +267,13 @@ impl ShardContent {
     /// Every file of the shard but its parts.
     pub fn files(&self) -> impl Iterator<Item = &FileRef> {
         let base = [Some(&self.ids), self.index.as_ref(), self.sidecar.as_ref()];
-        base.into_iter()
-            .flatten()
-            .chain(self.removed.iter().map(|removed| &removed.file))
-            .chain(self.deltas.iter().flat_map(|delta| {
+        base.into_iter().flatten().chain(self.removed.iter().map(|removed| &removed.file)).chain(
+            self.deltas.iter().flat_map(|delta| {
                 [&delta.ids, &delta.index, &delta.sidecar]
                     .into_iter()
                     .chain(delta.removed.iter().map(|removed| &removed.file))
-            }))
+            }),
+        )
     }
 }
 

@@ -51,7 +51,9 @@ pub fn from_parquet(bytes: Bytes, removed: &Removed) -> Result<Vec<u64>> {
         keys.extend_from_slice(column.values());
     }
     if keys.len() as u64 != removed.vectors || !keys.is_sorted_by(|a, b| a < b) {
-        return Err(Error::corrupt("its keys are not those that the manifest counts").context(damaged()));
+        return Err(
+            Error::corrupt("its keys are not those that the manifest counts").context(damaged())
+        );
     }
     Ok(keys)
 }
@@ -77,11 +79,8 @@ mod tests {
         let keys = [3, 9, u64::MAX - 1];
         let bytes = to_parquet(&keys).unwrap();
         assert_eq!(bytes, to_parquet(&keys).unwrap());
-        let file = FileRef {
-            path: "r".into(),
-            size: bytes.len() as u64,
-            sha256: Digest256::of(&bytes),
-        };
+        let file =
+            FileRef { path: "r".into(), size: bytes.len() as u64, sha256: Digest256::of(&bytes) };
         let removed = Removed { vectors: 3, file };
         assert_eq!(from_parquet(bytes.clone(), &removed).unwrap(), keys);
         assert!(from_parquet(bytes.slice(1..), &removed).is_err());

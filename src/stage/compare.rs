@@ -208,16 +208,9 @@ pub(super) async fn compare_all(
     let mut live = LiveRows::default();
     for shard in prepared {
         cancel.check()?;
-        let (plan, missing) = compare_one(
-            root,
-            spec,
-            shard,
-            comparison,
-            resharded.as_ref(),
-            &mut live,
-            reporter,
-        )
-        .await?;
+        let (plan, missing) =
+            compare_one(root, spec, shard, comparison, resharded.as_ref(), &mut live, reporter)
+                .await?;
         if !parts.is_empty() {
             wanted.extend(missing.iter().copied());
         }
@@ -327,7 +320,10 @@ async fn parent_ids(
         Ok(ids) => Ok(Some(ids)),
         Err(error) if is_damage(&error) && spec.mode == CorpusMode::Full => {
             reporter.event(Event::Warning {
-                message: format!("shard {} is made anew, its parent cannot be read: {error}", old.shard),
+                message: format!(
+                    "shard {} is made anew, its parent cannot be read: {error}",
+                    old.shard
+                ),
             });
             Ok(None)
         }

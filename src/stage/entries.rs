@@ -76,11 +76,7 @@ impl Encoded {
         self.parts.insert(part.file.path.clone(), part.file);
     }
 
-    fn place_of(
-        &self,
-        row: &PreparedRow,
-        refused: &HashSet<TextHash>,
-    ) -> Result<Option<Place>> {
+    fn place_of(&self, row: &PreparedRow, refused: &HashSet<TextHash>) -> Result<Option<Place>> {
         match self.places.get(&row.text_hash) {
             Some(place) => Ok(Some(place.clone())),
             None if refused.contains(&row.text_hash) => Ok(None),
@@ -92,7 +88,12 @@ impl Encoded {
     }
 
     /// The files of the parts that `ids` needs, by path.
-    pub async fn part_refs(&mut self, root: &Root, task: &BuildTask, ids: &Ids) -> Result<Vec<FileRef>> {
+    pub async fn part_refs(
+        &mut self,
+        root: &Root,
+        task: &BuildTask,
+        ids: &Ids,
+    ) -> Result<Vec<FileRef>> {
         let used: BTreeSet<Arc<str>> =
             ids.rows.iter().map(|row| Arc::clone(&row.place.part)).collect();
         let all_known = used.iter().all(|part| self.parts.contains_key(&**part));
@@ -111,7 +112,12 @@ impl Encoded {
 
     /// Moves the rows that lie in a part of the plan's list into new parts of this shard; nothing is encoded. Returns the
     /// vectors and bytes copied.
-    pub async fn compact(&mut self, root: &Root, task: &BuildTask, ids: &mut Ids) -> Result<(u64, u64)> {
+    pub async fn compact(
+        &mut self,
+        root: &Root,
+        task: &BuildTask,
+        ids: &mut Ids,
+    ) -> Result<(u64, u64)> {
         let sparse: HashSet<String> =
             task.shard.parent.iter().flat_map(|p| &p.compact).cloned().collect();
         // One place for each text, whatever notes share it.
@@ -178,7 +184,12 @@ pub(super) async fn target(
             }
             if let Some(place) = encoded.place_of(&row, &refused)? {
                 keep.push(at as u32);
-                rows.push(Entry { note: row.note_id, chunk: row.chunk, text: row.text_hash, place });
+                rows.push(Entry {
+                    note: row.note_id,
+                    chunk: row.chunk,
+                    text: row.text_hash,
+                    place,
+                });
             }
         }
         batches.push(take_rows(&batch.stored, keep)?);

@@ -26,7 +26,7 @@ mod verify;
 
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibrate::CalibrateReceipt;
-pub use drift::{encode_sample, measure_drift, self_test};
+pub use drift::{encode_sample, measure_drift, refuse_drift, self_test};
 pub use encode::{EncodeReceipt, Quarantined, receipt as encode_receipt};
 pub use gates::Override;
 pub use live::PartsSummary;
@@ -40,7 +40,7 @@ pub use prepare::{PlanRequest, Planned, plan};
 pub use publish::{PublishRequest, Published, host_name, publish};
 pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
-    RunReport, StageReport, ThroughputSample,
+    Reuse, RunReport, StageReport, ThroughputSample, Written,
 };
 pub use task::{TaskEnv, TaskReceipt, Worker, execute};
 pub use verify::{SampleCheck, verify_sample};

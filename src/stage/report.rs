@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::live::PartsSummary;
 use crate::corpus::Rejections;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::Recall;
@@ -218,6 +219,43 @@ impl LengthHistogram {
     }
 }
 
+/// Distinct texts by where their vectors came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Reuse {
+    /// Encoded by this run.
+    pub encoded: u64,
+    /// The parent snapshot's shard has them.
+    pub from_parent: u64,
+    /// They lie in parts of other shards, other days or runs that did not finish.
+    pub from_elsewhere: u64,
+}
+
+/// Bytes written under the root, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Written {
+    /// Prepared notes and lists of where vectors lie; gone after retention.
+    pub prepared: u64,
+    /// Newly encoded vectors.
+    pub parts: u64,
+    /// Vectors copied by compaction.
+    pub compacted: u64,
+    /// usearch files.
+    pub indexes: u64,
+    /// f16 sidecars.
+    pub sidecars: u64,
+    /// ids files and lists of removed keys.
+    pub ids: u64,
+}
+
+impl Written {
+    /// All kinds together.
+    pub fn total(&self) -> u64 {
+        self.prepared + self.parts + self.compacted + self.indexes + self.sidecars + self.ids
+    }
+}
+
 /// What `runs/<run>/report.json` holds; `report.html` shows the same.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -256,8 +294,18 @@ pub struct RunReport {
     pub gates: Vec<GateOutcome>,
     /// Embedding parts written.
     pub parts_written: u64,
-    /// Bytes written under the root.
+    /// Bytes written under the root, by kind; plans, receipts and this report are not counted.
+    pub written: Written,
+    /// Bytes written under the root: the sum of `written`.
     pub bytes_written: u64,
+    /// Where vectors came from.
+    pub reuse: Reuse,
+    /// Vectors that were inserted into an index.
+    pub vectors_inserted: u64,
+    /// Shards whose index was built as one.
+    pub shards_rebuilt: u64,
+    /// Parts that vectors were taken from, and how much of them is live.
+    pub parts: PartsSummary,
     /// Tasks whose receipt was there already.
     pub tasks_adopted: u64,
     /// Tasks that this run did.
@@ -339,6 +387,16 @@ impl fmt::Display for RunReport {
                 Some(speed) => writeln!(f, " ({} tokens/s)", format::rate(speed))?,
                 None => writeln!(f)?,
             }
+        }
+        let reused = self.reuse.from_parent + self.reuse.from_elsewhere;
+        if reused > 0 {
+            writeln!(
+                f,
+                "  reused   {} vectors; {} inserted, {} shards rebuilt",
+                format::count(reused),
+                format::count(self.vectors_inserted),
+                format::count(self.shards_rebuilt)
+            )?;
         }
         if let Some(recall) = &self.recall {
             writeln!(

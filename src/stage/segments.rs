@@ -274,14 +274,16 @@ impl Shard<'_> {
             .iter()
             .zip(&there)
             .all(|(row, at)| old.rows[*row as usize] == target.rows[*at as usize])
-            && take_rows(&old.stored, here)?.columns() == take_rows(&target.stored, there)?.columns();
+            && take_rows(&old.stored, here)?.columns()
+                == take_rows(&target.stored, there)?.columns();
         if same {
             return Ok(Some(kept.held.segment.ids.clone()));
         }
         let (wanted, own) = (target.rows.len(), old.rows.len());
         let both = [target.stored.clone(), old.stored.clone()];
         let both = concat_stored(&target.stored.schema(), &both, wanted + own)?;
-        let picked = kept.rows.iter().enumerate().map(|(row, at)| at.unwrap_or(wanted + row) as u32);
+        let picked =
+            kept.rows.iter().enumerate().map(|(row, at)| at.unwrap_or(wanted + row) as u32);
         let rows = kept.rows.iter().zip(&old.rows).map(|(at, old)| match at {
             Some(at) => target.rows[*at].clone(),
             None => old.clone(),
@@ -314,10 +316,8 @@ impl Shard<'_> {
         let mut files = Vec::with_capacity(segments.len());
         for segment in segments {
             let root = &self.env.root;
-            files.push(futures::try_join!(
-                root.fetch(&segment.index, folder.path()),
-                root.fetch(&segment.sidecar, folder.path())
-            )?);
+            let index = root.fetch(&segment.index, folder.path()).await?;
+            files.push((index, root.fetch(&segment.sidecar, folder.path()).await?));
         }
         let (options, calibration) = (self.task.spec.index.clone(), self.calibration.clone());
         let cancel = self.env.cancel.clone();
@@ -360,7 +360,8 @@ impl Shard<'_> {
         let dimensions = task.spec.space.dimensions as usize;
         let vectors = gather_vectors(&env.root, rows, dimensions).await?;
         let folder = working_folder()?;
-        let (index_path, sidecar_path) = (folder.path().join("index"), folder.path().join("sidecar"));
+        let (index_path, sidecar_path) =
+            (folder.path().join("index"), folder.path().join("sidecar"));
         let keys: Vec<u64> = rows.iter().map(|row| row.key).collect();
         let report = {
             let (options, calibration) = (task.spec.index.clone(), self.calibration.clone());

@@ -66,6 +66,7 @@ impl Corpus {
             shard_count: self.shards,
             default_shards: 4,
             chunker: self.chunker.clone(),
+            known: None,
             root: &self.root,
             run: "test",
             reporter,

@@ -21,19 +21,19 @@ use scalingnote::types::Cancel;
 use crate::faults::Faulty;
 
 /// A corpus that changes from day to day.
-struct Corpus {
-    folder: tempfile::TempDir,
+pub struct Corpus {
+    pub folder: tempfile::TempDir,
     /// id -> (body, likes)
-    notes: BTreeMap<i64, (String, i64)>,
+    pub notes: BTreeMap<i64, (String, i64)>,
 }
 
 impl Corpus {
-    fn new(notes: i64) -> Self {
+    pub fn new(notes: i64) -> Self {
         let notes = (0..notes).map(|id| (id, (format!("note {id} about topic {}", id % 7), 0)));
         Self { folder: tempfile::tempdir().unwrap(), notes: notes.collect() }
     }
 
-    fn write(&self, extra: impl Fn(i64) -> serde_json::Value) {
+    pub fn write(&self, extra: impl Fn(i64) -> serde_json::Value) {
         let mut lines = String::new();
         for (id, (body, likes)) in &self.notes {
             let mut row = serde_json::json!({ "id": id, "body": body, "likes": likes });
@@ -43,7 +43,7 @@ impl Corpus {
         std::fs::write(self.folder.path().join("notes.jsonl"), lines).unwrap();
     }
 
-    fn pipeline(&self, set: &[&str]) -> Pipeline {
+    pub fn pipeline(&self, set: &[&str]) -> Pipeline {
         let text = r#"version = 1
 [corpus]
 sql = "select id as note_id, body, likes, deleted from notes"
@@ -69,7 +69,7 @@ root = "memory://unused"
         resolve_text(text, "days.toml", self.folder.path(), [], &set).unwrap().pipeline
     }
 
-    async fn run(&self, root: &Root, set: &[&str]) -> Result<RunReport> {
+    pub async fn run(&self, root: &Root, set: &[&str]) -> Result<RunReport> {
         self.write(|_| serde_json::Value::Bool(false));
         run(self.pipeline(set), root).await
     }
@@ -93,7 +93,7 @@ root = "memory://unused"
     }
 }
 
-async fn run(pipeline: Pipeline, root: &Root) -> Result<RunReport> {
+pub async fn run(pipeline: Pipeline, root: &Root) -> Result<RunReport> {
     let ctx = RunContext {
         pipeline,
         root: root.clone(),
@@ -103,26 +103,40 @@ async fn run(pipeline: Pipeline, root: &Root) -> Result<RunReport> {
     exec::run(&ctx, &RunOptions { attempts: 1, ..RunOptions::default() }).await
 }
 
-fn encoded(report: &RunReport) -> u64 {
+pub fn encoded(report: &RunReport) -> u64 {
     report.stages.iter().find(|stage| stage.stage == Stage::Encode).unwrap().actual.texts
 }
 
-/// What a reader sees: every note's text hash and stored column, and the bytes of every index and sidecar.
-async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
+/// What a reader sees: every note's text hash and stored column, and the bytes of the index and sidecar of every segment
+/// with the keys removed from it.
+pub async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
     let mut seen = BTreeMap::new();
     for shard in &manifest.content.shards {
-        for (kind, file) in [("index", &shard.index), ("sidecar", &shard.sidecar)] {
-            let hash = file.as_ref().map(|file| file.sha256.to_hex()).unwrap_or_default();
-            seen.insert(format!("{kind} {}", shard.shard), hash);
+        for (at, segment) in shard.segments().iter().enumerate() {
+            let removed = segment.removed.as_ref().map(|removed| &removed.file);
+            let files = [Some(&segment.index), Some(&segment.sidecar), removed];
+            for (kind, file) in ["index", "sidecar", "removed"].into_iter().zip(files) {
+                let hash = file.map(|file| file.sha256.to_hex()).unwrap_or_default();
+                seen.insert(format!("{kind} {} {at}", shard.shard), hash);
+            }
         }
     }
     let opened = Snapshot::open(root, Some(manifest.number), cache).await.unwrap();
+    seen.extend(found(&opened));
+    seen
+}
+
+/// Every note that an exact search finds, with its score and stored columns.
+pub fn found(opened: &Snapshot) -> BTreeMap<String, String> {
     let mut probe = [0.1f32; 16];
     probe[3] = 0.7;
-    for found in opened.search_vector(&probe, manifest.content.vectors as usize, true).unwrap() {
-        seen.insert(found.note_id.to_string(), format!("{} {:?}", found.score, found.stored));
-    }
-    seen
+    let all = opened.manifest().content.vectors as usize;
+    let found = opened.search_vector(&probe, all, true).unwrap();
+    assert_eq!(found.len() as u64, opened.manifest().content.notes);
+    found
+        .into_iter()
+        .map(|found| (found.note_id.to_string(), format!("{} {:?}", found.score, found.stored)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ mod readme;
 mod report;
 mod schemas;
 mod search;
+mod segments;
 mod snapshot;
 mod store;
 mod support;

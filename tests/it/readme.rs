@@ -164,11 +164,17 @@ fn the_python_example_agrees_with_search() {
     let examples = blocks(&readme, "python");
     let example = examples.first().expect("README.md has a Python example");
     for (shards, quantization) in [(1, "i8"), (3, "i8"), (2, "f32"), (2, "f16")] {
-        let checkout = Checkout::new();
-        checkout.ok(&format!(
+        let mut checkout = Checkout::new();
+        let line = format!(
             "scalingnote run pipelines/quickstart.toml --set index.shards={shards} \
              --set index.quantization={quantization}"
-        ));
+        );
+        checkout.ok(&line);
+        // A second day, so that a base has removed keys and a delta beside it.
+        checkout.edit();
+        checkout.ok(&line);
+        let newest = checkout.snapshots().pop().expect("a snapshot");
+        assert!(newest["content"]["shards"].to_string().contains("\"deltas\""), "{newest}");
         let script = checkout.path().join("similar.py");
         std::fs::write(&script, example).expect("write");
         let root = checkout.root();

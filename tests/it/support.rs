@@ -116,6 +116,8 @@ pub fn store_content_without_files() -> Content {
             index: None,
             sidecar: None,
             ids: FileRef { path: String::new(), size: 0, sha256: Digest256::of(b"") },
+            removed: None,
+            deltas: Vec::new(),
         }],
         parts: Vec::new(),
         stored_columns: Vec::new(),
@@ -178,6 +180,8 @@ async fn store_shard(
         index: None,
         sidecar: None,
         ids: FileRef { path: String::new(), size: 0, sha256: Digest256::of(b"") },
+        removed: None,
+        deltas: Vec::new(),
     };
     let mut part = None;
     if !rows.is_empty() {
