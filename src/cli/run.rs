@@ -85,6 +85,7 @@ pub(super) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> 
     let pipeline = pipeline.resolve()?.pipeline;
     let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
     let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
+    let root = root.with_cancel(cancel.clone());
     Ok(RunContext { pipeline, root, reporter, cancel })
 }
 
@@ -109,7 +110,7 @@ pub(super) fn finish(
 ) -> Result<ExitCode> {
     app.console.close();
     app.console.print(&if json { report.to_json()? } else { summary(report, context) });
-    Ok(ExitCode::from(exit_code(report.outcome)))
+    Ok(ExitCode::from(exit_code(report)))
 }
 
 fn summary(report: &RunReport, context: &RunContext) -> String {
@@ -121,8 +122,11 @@ fn summary(report: &RunReport, context: &RunContext) -> String {
     format!("{report}  report   {place}\n")
 }
 
-fn exit_code(outcome: Outcome) -> u8 {
-    match outcome {
+fn exit_code(report: &RunReport) -> u8 {
+    if report.is_refused() {
+        return ErrorKind::GateRefused.exit_code();
+    }
+    match report.outcome {
         Outcome::Published { .. }
         | Outcome::NothingToDo { .. }
         | Outcome::Planned

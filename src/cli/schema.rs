@@ -9,7 +9,7 @@ use super::App;
 use crate::config::Pipeline;
 use crate::error::{ErrorKind, Result, ResultExt, kind_of_io};
 use crate::stage::{Plan, PlanSummary, RunReport};
-use crate::train::TrainOptions;
+use crate::train::{DistillOptions, TrainOptions};
 
 /// Print the JSON Schema of a file that scalingnote reads or writes
 #[derive(Debug, Args)]
@@ -36,6 +36,8 @@ pub(crate) enum SchemaName {
     Pipeline,
     /// The recipe of `train`.
     Train,
+    /// The recipe of `distill`.
+    Distill,
     /// snapshots/<number>.json.
     Manifest,
     /// runs/<run>/report.json.
@@ -53,6 +55,11 @@ impl SchemaName {
             Self::Train => {
                 let mut schema = schemars::schema_for!(TrainOptions);
                 schema.insert("title".to_owned(), "scalingnote training recipe".into());
+                schema.to_value()
+            }
+            Self::Distill => {
+                let mut schema = schemars::schema_for!(DistillOptions);
+                schema.insert("title".to_owned(), "scalingnote distillation recipe".into());
                 schema.to_value()
             }
             Self::Manifest => crate::snapshot::json_schema(),

@@ -24,8 +24,8 @@ use super::template::NoteTemplate;
 use super::writer::ShardWriter;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
-use crate::store::Root;
-use crate::types::{Cancel, TextHash};
+use crate::store::{Root, StorageOptions};
+use crate::types::{Cancel, NoteId, TextHash};
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
 pub const SMALL_CORPUS: u64 = 10_000;
@@ -38,6 +38,9 @@ pub trait Chunker: Send + Sync {
     /// Byte ranges of the chunks of `text`, in order, at least one. An Input error rejects the one note.
     fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>>;
 }
+
+/// Says which notes are left out as if the query had not returned them.
+pub type Exclude = Arc<dyn Fn(&NoteId) -> bool + Send + Sync>;
 
 /// What `prepare` is asked to do.
 pub struct PrepareRequest<'a> {
@@ -54,8 +57,12 @@ pub struct PrepareRequest<'a> {
     /// Says which texts may be left out of the files, by hash: their rows are written with an empty text. `None` keeps
     /// every text.
     pub known: Option<Arc<dyn Fn(&TextHash) -> bool + Send + Sync>>,
+    /// Notes that must not be prepared at all (purged ones).
+    pub exclude: Option<Exclude>,
     /// Where the prepared files go.
     pub root: &'a Root,
+    /// How object stores are reached, unless the options say otherwise.
+    pub storage: &'a StorageOptions,
     /// Names the folder of the prepared files ([`crate::store::layout::prepared`]).
     pub run: &'a str,
     /// Progress.
@@ -75,9 +82,14 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     request.cancel.check()?;
     let template = NoteTemplate::compile(&options.template)?;
     let context = session(options.memory_limit_mib)?;
-    let files =
-        tables::register(&context, &options.tables, request.base_dir, request.reporter.as_ref())
-            .await?;
+    let files = tables::register(
+        &context,
+        &options.tables,
+        request.base_dir,
+        options.storage.as_ref().unwrap_or(request.storage),
+        request.reporter.as_ref(),
+    )
+    .await?;
     let outcome = run(&request, template, &context, &files).await;
     // A file that changed explains any other error better than that error does.
     tables::check_unchanged(&files).await?;
@@ -131,7 +143,9 @@ async fn run(
     let deduper = Deduper::new(Arc::clone(&contract));
     let chunker = request.chunker.clone();
     let known = request.known.clone();
-    let renderer = Arc::new(Renderer::new(contract, template, options.mode, chunker, known));
+    let exclude = request.exclude.clone();
+    let renderer =
+        Arc::new(Renderer::new(contract, template, options.mode, chunker, known, exclude));
     let writer = ShardWriter::new(
         request.root.clone(),
         request.run.to_owned(),
@@ -156,6 +170,7 @@ async fn run(
         shards: written.shards,
         rows_read: written.rows_read,
         duplicates: written.duplicates,
+        excluded: written.excluded,
         rejections: written.rejections,
         inputs: files.iter().map(SourceFile::input).collect(),
     })
@@ -213,6 +228,7 @@ struct Written {
     rejections: Rejections,
     rows_read: u64,
     duplicates: u64,
+    excluded: u64,
 }
 
 /// Writes rendered batches in order. Beyond `max_rejected` it writes nothing more but goes on counting.
@@ -222,13 +238,14 @@ async fn write(
     max_rejected: u64,
     reporter: Arc<dyn Reporter>,
 ) -> Result<Written> {
-    let (mut rows_read, mut duplicates) = (0, 0);
+    let (mut rows_read, mut duplicates, mut excluded) = (0, 0, 0);
     let mut rejections = Rejections::default();
     while let Some(rendering) = receiver.recv().await {
         let rendered =
             rendering.await.map_err(|e| Error::internal("rendering notes").with_source(e))??;
         rows_read += rendered.rows_read;
         duplicates += rendered.duplicates;
+        excluded += rendered.excluded;
         rejections.merge(rendered.rejections);
         if rejections.total() <= max_rejected {
             for piece in rendered.pieces {
@@ -239,7 +256,7 @@ async fn write(
     }
     let shards =
         if rejections.total() > max_rejected { Vec::new() } else { writer.finish().await? };
-    Ok(Written { shards, rejections, rows_read, duplicates })
+    Ok(Written { shards, rejections, rows_read, duplicates, excluded })
 }
 
 fn too_many(rejections: &Rejections, allowed: u64) -> Error {

@@ -15,6 +15,7 @@ mod copy;
 pub mod metadata;
 mod object;
 mod read;
+mod rewrite;
 mod write;
 
 use futures::{StreamExt, TryStreamExt};
@@ -27,6 +28,7 @@ use crate::types::{NoteId, SpaceId, TextHash, VectorType};
 
 pub use copy::copy_rows;
 pub use read::{read_text_hashes, read_vectors};
+pub use rewrite::{Fate, Rewritten, rewrite_part};
 pub use write::{schema, write_part};
 
 /// Version of [`PartReceipt`] that this release writes and reads.
@@ -79,7 +81,10 @@ impl PartReceipt {
     }
 
     /// Reads the receipt at `key` and checks that it belongs there.
-    async fn read(root: &Root, space: &SpaceId, key: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// NotFound; Corrupt or Unsupported, naming the receipt.
+    pub async fn read(root: &Root, space: &SpaceId, key: &str) -> Result<Self> {
         let bytes = root.get(key).await?;
         let parsed: serde_json::Value = serde_json::from_slice(&bytes)
             .or_error(ErrorKind::Corrupt, || format!("reading the receipt {key}"))?;

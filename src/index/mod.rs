@@ -18,6 +18,7 @@
 mod build;
 mod format;
 mod graph;
+mod keys;
 mod quantize;
 mod recall;
 mod row_set;
@@ -32,6 +33,7 @@ use crate::error::{Error, Result};
 
 pub use build::{build, estimate_file_bytes, estimate_memory};
 pub use graph::{Audit, audit};
+pub use keys::{StoredKeys, sidecar_keys, stored_keys};
 pub use quantize::{Calibration, calibrate};
 pub use recall::{Recall, measure};
 pub use row_set::RowSet;

@@ -10,4 +10,4 @@ mod opened;
 mod query;
 
 pub use opened::{Found, Snapshot};
-pub use query::{QueryEncoder, fingerprint};
+pub use query::QueryEncoder;

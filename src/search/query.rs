@@ -7,13 +7,6 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::snapshot::{Manifest, QueryTower};
 use crate::tower::{DeviceSpec, Encoder, Tower, TowerOptions, TowerTokenizer};
-use crate::types::{Digest256, hash_json};
-
-/// What names a query tower in a manifest: SHA-256 over its embedding space with the empty template (a query is
-/// encoded as it is). Equal fingerprints, equal vectors.
-pub fn fingerprint(tower: &Tower) -> Result<Digest256> {
-    hash_json(&tower.space(Digest256::of(b"")))
-}
 
 /// A loaded query tower. Share it by reference; it encodes one query at a time.
 pub struct QueryEncoder {
@@ -107,7 +100,7 @@ fn choose(manifest: &Manifest) -> Result<&QueryTower> {
 
 /// The files found must be the tower that was admitted: other weights would give vectors that mean nothing here.
 fn check(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> Result<()> {
-    let found = fingerprint(tower)?;
+    let found = tower.fingerprint()?;
     let dimensions = manifest.content.space.dimensions;
     if found == named.fingerprint {
         if tower.dimensions() == dimensions {

@@ -47,6 +47,9 @@ pub struct Protected {
     pub runs: BTreeSet<String>,
     /// Single objects.
     pub keys: BTreeSet<String>,
+    /// Embeddings of every space that no retained snapshot serves: a back-fill may be configured but pause for longer
+    /// than run folders stay.
+    pub growing: bool,
 }
 
 /// What a gc kept and deleted (or would delete).
@@ -155,8 +158,10 @@ async fn select(
         protected.runs.contains(run)
             || youngest.get(&("runs", run)).is_some_and(|object| younger(object, runs))
     };
-    let space_grows =
-        |space: &str| youngest.get(&("space", space)).is_some_and(|object| younger(object, runs));
+    let space_grows = |space: &str| {
+        protected.growing
+            || youngest.get(&("space", space)).is_some_and(|object| younger(object, runs))
+    };
 
     // Whatever a living run's plan and receipts name stays.
     let plans = objects.values().filter(|object| {

@@ -14,6 +14,8 @@ mod gc;
 pub mod ids;
 mod lease;
 mod manifest;
+mod purge;
+mod purged;
 mod read;
 pub mod removed;
 mod rollback;
@@ -23,11 +25,13 @@ mod verify;
 pub use commit::commit;
 pub use diff::{Diff, NoteDiff, diff, diff_ids};
 pub use gc::{GcReport, Protected, Retention, gc};
-pub use lease::store_time;
+pub use lease::{check_store, store_time};
 pub use manifest::{
     CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
     QueryTower, Removed, Segment, ShardContent, VectorShape, content_hash, json_schema,
 };
+pub use purge::{commit_purged, delete_now};
+pub use purged::Purged;
 pub use read::{newest, numbers, read};
 pub use rollback::rollback;
 pub use verify::{Problem, verify_hashes};

@@ -40,19 +40,37 @@ pub async fn read(root: &Root, number: u64) -> Result<Manifest> {
 
 /// All snapshot numbers, ascending.
 pub async fn numbers(root: &Root) -> Result<Vec<u64>> {
-    let listed = match root.list(layout::SNAPSHOTS).await {
-        Err(error) if root.is_read_only() => {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "{} does not list its files, as most web servers; name the snapshot's number",
-                    root.uri()
-                ),
-            )
-            .with_source(error));
+    if root.is_read_only() {
+        return numbers_on_the_web(root).await;
+    }
+    let listed = root.list(layout::SNAPSHOTS).await.context(|| "looking for snapshots")?;
+    Ok(listed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect())
+}
+
+/// A web server lists by an index page or by WebDAV; most do neither unless told to.
+async fn numbers_on_the_web(root: &Root) -> Result<Vec<u64>> {
+    match root.index_page(layout::SNAPSHOTS).await {
+        Ok(Some(page)) => {
+            let numbers = layout::manifest_numbers_in(&page);
+            if !numbers.is_empty() {
+                return Ok(numbers);
+            }
         }
-        listed => listed.context(|| "looking for snapshots")?,
-    };
+        Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error),
+        Ok(None) | Err(_) => {}
+    }
+    let listed = root.list(layout::SNAPSHOTS).await.map_err(|error| {
+        Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{} does not list its snapshots, neither by an index page of {}/ nor by WebDAV; name the \
+                 snapshot's number (for a search: --snapshot N) or let the server list (nginx: autoindex on)",
+                root.uri(),
+                layout::SNAPSHOTS
+            ),
+        )
+        .with_source(error)
+    })?;
     Ok(listed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect())
 }
 
@@ -96,6 +114,7 @@ pub(super) fn parse(bytes: &[u8], number: u64) -> Result<Manifest> {
         )));
     }
     manifest.content.validate()?;
+    manifest.purged.validate()?;
     Ok(manifest)
 }
 

@@ -180,6 +180,14 @@ pub(super) struct Compared {
     pub missing: HashSet<TextHash>,
 }
 
+impl Compared {
+    /// Distinct texts, stored and missing.
+    pub fn texts(&self) -> u64 {
+        let plan = &self.plan;
+        plan.texts_from_parent + plan.texts_from_elsewhere + plan.texts_to_encode
+    }
+}
+
 /// Compares every shard, looks for missing texts in all parts, and chooses the parts to compact.
 pub(super) async fn compare_all(
     root: &Root,

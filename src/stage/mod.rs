@@ -3,6 +3,7 @@
 //! [`plan`] reads the corpus and decides everything; [`execute`] runs one [`Envelope`] of it on any worker;
 //! [`publish`] commits the result. Drivers differ only in where they call [`execute`].
 
+mod backfill;
 mod build;
 mod calibrate;
 mod compare;
@@ -11,6 +12,7 @@ mod encode;
 mod entries;
 mod gates;
 mod ids;
+mod index_job;
 mod live;
 mod located;
 mod options;
@@ -18,12 +20,17 @@ mod plan;
 mod plan_summary;
 mod prepare;
 mod publish;
+mod purge;
 mod report;
 mod report_html;
 mod segments;
 mod task;
+mod texts;
 mod verify;
 
+pub use backfill::{
+    Backfill, BackfillReport, BackfillState, BackfillSummary, tonight as backfill_tonight,
+};
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibrate::CalibrateReceipt;
 pub use drift::{encode_sample, measure_drift, refuse_drift, self_test};
@@ -38,9 +45,11 @@ pub use plan::{
 pub use plan_summary::{PlanAmounts, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
 pub use publish::{PublishRequest, Published, host_name, publish};
+pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
 pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
     Reuse, RunReport, StageReport, ThroughputSample, Written,
 };
 pub use task::{TaskEnv, TaskReceipt, Worker, execute};
+pub use texts::vectors_of;
 pub use verify::{SampleCheck, verify_sample};

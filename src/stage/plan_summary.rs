@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backfill::BackfillSummary;
 use crate::observe::format;
 
 /// Amounts of one shard or of all.
@@ -106,6 +107,9 @@ pub struct PlanSummary {
     pub shards: Vec<ShardSummary>,
     /// All shards together.
     pub total: PlanAmounts,
+    /// The plan of the tower that is to take over, where one is configured; its tasks follow the publication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<BackfillSummary>,
     /// What a person should know before starting the run.
     pub warnings: Vec<String>,
 }
@@ -150,6 +154,9 @@ impl fmt::Display for PlanSummary {
         f.write_str(&format::table(&HEADER, &[true; 11], &rows))?;
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
+        }
+        if let Some(backfill) = &self.backfill {
+            backfill.fmt(f)?;
         }
         if self.tasks == 0 {
             return writeln!(f, "nothing to do: 0 tasks");

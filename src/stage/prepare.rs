@@ -8,20 +8,22 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::compare::{Comparison, compare_all, known_texts, refuse_impossible_delta};
+use super::compare::{Compared, Comparison, compare_all, known_texts, refuse_impossible_delta};
 use super::live::PartsSummary;
 use super::plan::{
     BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, absolute_tower,
     build_task_id, encode_task_id,
 };
-use crate::corpus::{self, Chunker, CorpusOptions, PrepareRequest, PreparedReader};
+use crate::corpus::{
+    self, Chunker, CorpusOptions, Exclude, PrepareOutcome, PrepareRequest, PreparedReader,
+};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, Manifest};
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions, LengthHistogram};
-use crate::store::{Root, layout};
+use crate::store::{Root, StorageOptions, layout};
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
-use crate::types::{Cancel, Digest256, TextHash};
+use crate::types::{Cancel, Digest256, NoteId, TextHash};
 
 /// Neighbours in one padded batch of the ordinary way, to which `padding_avoided` compares.
 const ORDINARY_BATCH: usize = 32;
@@ -30,6 +32,8 @@ const ORDINARY_BATCH: usize = 32;
 pub struct PlanRequest<'a> {
     /// The corpus.
     pub corpus: &'a CorpusOptions,
+    /// How object stores are reached.
+    pub storage: &'a StorageOptions,
     /// Folder that relative paths start from.
     pub base_dir: &'a Path,
     /// The tower as configured.
@@ -44,6 +48,11 @@ pub struct PlanRequest<'a> {
     pub build: &'a BuildOptions,
     /// Gates.
     pub gates: &'a GateOptions,
+    /// The prepared notes, where another plan of the same day has them already: same SQL, template and chunks.
+    pub prepared: Option<&'a PrepareOutcome>,
+    /// Whether the prepared files keep every text, for a tower of another space that will read them too. Else those
+    /// whose vectors the parent has are left out.
+    pub keep_texts: bool,
     /// Where everything lies.
     pub root: &'a Root,
     /// Id of this run.
@@ -60,6 +69,8 @@ pub struct Planned {
     pub plan: Plan,
     /// The parent snapshot.
     pub parent: Option<Manifest>,
+    /// Distinct texts of the shards that are not taken over as they are.
+    pub texts: u64,
     /// Token counts of the texts to encode: bucket's upper end -> texts.
     pub lengths: BTreeMap<u32, u64>,
     /// Wall time in seconds.
@@ -85,9 +96,12 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let parent = snapshot::newest(root).await?;
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
     let space_id = spec_space.id()?;
-    let known = known_texts(root, parent.as_ref(), &space_id).await?;
+    let known = match request.keep_texts {
+        true => None,
+        false => known_texts(root, parent.as_ref(), &space_id).await?,
+    };
     let devices = request.encode.devices.len().max(1) as u32;
-    let prepared = corpus::prepare(PrepareRequest {
+    let prepare = PrepareRequest {
         options: corpus,
         base_dir: request.base_dir,
         shard_count: request
@@ -100,12 +114,25 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
             Arc::new(TokenChunker { tokenizer, options }) as Arc<dyn Chunker>
         }),
         known,
+        exclude: parent.as_ref().and_then(excluded_by),
         root,
+        storage: request.storage,
         run: request.run,
         reporter: Arc::clone(reporter),
         cancel: cancel.clone(),
-    })
-    .await?;
+    };
+    let prepared = match request.prepared {
+        Some(prepared) => prepared.clone(),
+        None => corpus::prepare(prepare).await?,
+    };
+    if prepared.excluded > 0 {
+        let message = format!(
+            "the corpus still returns {} purged notes; they are left out: delete them at the source, or bring them \
+             back with `scalingnote purge --lift`",
+            prepared.excluded
+        );
+        reporter.event(Event::Warning { message });
+    }
     let spec = RunSpec {
         run: request.run.to_owned(),
         tower: absolute_tower(request.tower_options, request.base_dir),
@@ -130,6 +157,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         cancel.check()?;
         count_tokens(root, &mut shard.plan, &shard.missing, request.tower, &mut lengths).await?;
     }
+    let distinct = shards.iter().filter(|shard| !shard.plan.unchanged).map(Compared::texts).sum();
     let shards: Vec<ShardPlan> = shards.into_iter().map(|shard| shard.plan).collect();
     let plan = lay_out_tasks(&request, spec, prepared, shards, parts).await?;
     let seconds = started.elapsed().as_secs_f64();
@@ -140,7 +168,13 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         seconds,
         summary: format!("{notes} notes in {} shards, {texts} texts to encode", plan.shards.len()),
     });
-    Ok(Planned { plan, parent, lengths, seconds })
+    Ok(Planned { plan, parent, texts: distinct, lengths, seconds })
+}
+
+/// Keeps out what the newest snapshot says was purged.
+fn excluded_by(parent: &Manifest) -> Option<Exclude> {
+    let purged = parent.purged.clone();
+    (!purged.is_empty()).then(|| Arc::new(move |note: &NoteId| purged.contains(note)) as Exclude)
 }
 
 /// Tokenises what will be encoded: exact counts, the length histogram, and the padding that packing avoids.
@@ -203,7 +237,7 @@ async fn count_tokens(
 async fn lay_out_tasks(
     request: &PlanRequest<'_>,
     spec: RunSpec,
-    prepared: corpus::PrepareOutcome,
+    prepared: PrepareOutcome,
     shards: Vec<ShardPlan>,
     parts: PartsSummary,
 ) -> Result<Plan> {
@@ -215,6 +249,7 @@ async fn lay_out_tasks(
             id: encode_task_id(&spec, shard),
             spec: spec.clone(),
             shard: shard.clone(),
+            token_limit: None,
         })
         .collect();
     let build: Vec<BuildTask> = shards
@@ -245,6 +280,7 @@ async fn lay_out_tasks(
         encode,
         calibrate,
         build,
+        backfill: None,
         spec,
     })
 }

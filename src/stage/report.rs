@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backfill::{BackfillReport, BackfillState};
 use super::live::PartsSummary;
 use crate::corpus::Rejections;
 use crate::error::{ErrorKind, Result, ResultExt};
@@ -292,6 +293,9 @@ pub struct RunReport {
     pub recall_min: Option<f64>,
     /// Every gate's verdict.
     pub gates: Vec<GateOutcome>,
+    /// The tower that is to take over, where one is configured. `stages` and `gates` are the day's, not its.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<BackfillReport>,
     /// Embedding parts written.
     pub parts_written: u64,
     /// Bytes written under the root, by kind; plans, receipts and this report are not counted.
@@ -325,10 +329,29 @@ impl RunReport {
         Ok(json)
     }
 
+    /// Whether a gate refused what this run wanted to publish: the day's snapshot, or the switch after it.
+    pub fn is_refused(&self) -> bool {
+        let state = self.backfill.as_ref().map(|backfill| backfill.state);
+        self.outcome == Outcome::GateRefused || state == Some(BackfillState::Refused)
+    }
+
+    /// Whether this run published the tower that was to take over.
+    pub fn has_switched(&self) -> bool {
+        let state = self.backfill.as_ref().map(|backfill| backfill.state);
+        matches!(state, Some(BackfillState::Switched { .. }))
+    }
+
     /// Tokens per second over the whole of `encode`.
     pub fn tokens_per_second(&self) -> Option<f64> {
         let encode = self.stages.iter().find(|stage| stage.stage == Stage::Encode)?.actual;
         (encode.tokens > 0 && encode.seconds > 0.0).then(|| encode.tokens as f64 / encode.seconds)
+    }
+}
+
+impl Outcome {
+    /// Whether the newest snapshot was found to be up to date.
+    pub fn is_nothing(self) -> bool {
+        matches!(self, Self::NothingToDo { .. })
     }
 }
 
@@ -405,9 +428,17 @@ impl fmt::Display for RunReport {
                 recall.mean, recall.k, recall.low, recall.high, recall.queries
             )?;
         }
-        for gate in self.gates.iter().filter(|gate| !gate.passed) {
-            let mark = if gate.overridden.is_some() { "overridden" } else { "REFUSED" };
-            writeln!(f, "  gate     {} {mark}: {}", gate.gate, gate.detail)?;
+        let failed = |gates: &[GateOutcome], f: &mut fmt::Formatter<'_>| {
+            for gate in gates.iter().filter(|gate| !gate.passed) {
+                let mark = if gate.overridden.is_some() { "overridden" } else { "REFUSED" };
+                writeln!(f, "  gate     {} {mark}: {}", gate.gate, gate.detail)?;
+            }
+            Ok(())
+        };
+        failed(&self.gates, f)?;
+        if let Some(backfill) = &self.backfill {
+            writeln!(f, "  next     {backfill}")?;
+            failed(&backfill.gates, f)?;
         }
         writeln!(
             f,

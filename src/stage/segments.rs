@@ -17,22 +17,16 @@
 //! has follows from its parent's segments and its notes alone. So a task that is tried again, on whatever machine,
 //! makes the same segments, and a history of corpora makes the same snapshots whatever failed in between.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
-
 use super::ids::{Held, IdRow, Ids, concat_stored, take_rows};
+use super::index_job::{IndexJob, IndexReceipt, working_folder};
 use super::plan::{BuildTask, ParentIndex};
-use super::task::{TaskEnv, put_receipt, read_receipt};
-use crate::embedding;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use super::task::TaskEnv;
+use crate::error::{Error, ErrorKind, Result};
 use crate::index::{self, BuildReport, Calibration, Recall, RowSet, ShardIndex};
 use crate::observe::Event;
 use crate::snapshot::{Removed, Segment, removed};
-use crate::store::{FileRef, Root, layout};
-use crate::types::{Digest256, Embeddings, Hasher256};
+use crate::store::{FileRef, layout};
+use crate::types::Digest256;
 
 /// The index of a shard, ready to be named in a manifest.
 pub(super) struct Indexed {
@@ -153,22 +147,14 @@ struct Shard<'a> {
     options_id: String,
 }
 
-/// The files of one segment's index, with what was measured while building it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IndexReceipt {
-    index: FileRef,
-    sidecar: FileRef,
-    report: BuildReport,
-}
-
 impl Shard<'_> {
     fn number(&self) -> u32 {
         self.task.shard.prepared.shard
     }
 
     async fn rebuild(&self, target: &Ids) -> Result<Indexed> {
-        let (built, inserted) = self.build(&target.rows).await?;
+        let built = self.build(&target.rows).await?;
+        let inserted = target.rows.len() as u64;
         let segment = Segment {
             vectors: target.rows.len() as u64,
             index: built.index,
@@ -202,14 +188,14 @@ impl Shard<'_> {
             live.push(keys);
             segments.push(Segment { ids, removed, ..kept.held.segment });
         }
-        let (mut inserted, mut made) = (0, None);
+        let mut made = None;
+        let inserted = fresh.len() as u64;
         if !fresh.is_empty() {
             let ids = Ids {
                 rows: fresh.iter().map(|&at| target.rows[at].clone()).collect(),
                 stored: take_rows(&target.stored, fresh.iter().map(|&at| at as u32).collect())?,
             };
-            let (built, count) = self.build(&ids.rows).await?;
-            inserted = count;
+            let built = self.build(&ids.rows).await?;
             live.push(Vec::new());
             segments.push(Segment {
                 vectors: fresh.len() as u64,
@@ -342,102 +328,22 @@ impl Shard<'_> {
         measured
     }
 
-    /// One segment of `rows` (ascending by key): adopted if an earlier attempt built it, else built. Also returns the
-    /// vectors inserted by whoever built it.
-    async fn build(&self, rows: &[IdRow]) -> Result<(IndexReceipt, u64)> {
-        let (task, env, number) = (self.task, self.env, self.number());
-        let name = self.name(rows);
-        let key = layout::index_receipt(&self.options_id, number, &name);
-        let inserted = rows.len() as u64;
-        if let Some(receipt) = read_receipt::<IndexReceipt>(&env.root, &key).await? {
-            let whole = env.root.size(&receipt.index.path).await? == Some(receipt.index.size)
-                && env.root.size(&receipt.sidecar.path).await? == Some(receipt.sidecar.size);
-            if whole {
-                return Ok((receipt, inserted));
-            }
-            env.root.delete(&key).await?;
-        }
-        let dimensions = task.spec.space.dimensions as usize;
-        let vectors = gather_vectors(&env.root, rows, dimensions).await?;
-        let folder = working_folder()?;
-        let (index_path, sidecar_path) =
-            (folder.path().join("index"), folder.path().join("sidecar"));
-        let keys: Vec<u64> = rows.iter().map(|row| row.key).collect();
-        let report = {
-            let (options, calibration) = (task.spec.index.clone(), self.calibration.clone());
-            let (index, sidecar) = (index_path.clone(), sidecar_path.clone());
-            let cancel = env.cancel.clone();
-            tokio::task::spawn_blocking(move || {
-                index::build(
-                    &keys,
-                    &vectors,
-                    &options,
-                    &calibration,
-                    &index,
-                    &sidecar,
-                    &cancel,
-                    &|_| {},
-                )
-            })
-            .await
-            .map_err(|cause| {
-                Error::internal("the index build ended unexpectedly").with_source(cause)
-            })??
+    /// One segment of `rows` (ascending by key): adopted if an earlier attempt built it, else built.
+    async fn build(&self, rows: &[IdRow]) -> Result<IndexReceipt> {
+        let (spec, env) = (&self.task.spec, self.env);
+        let job = IndexJob {
+            space: &spec.space_id,
+            dimensions: spec.space.dimensions as usize,
+            options: &spec.index,
+            options_id: &self.options_id,
+            calibration: self.calibration,
+            shard: self.number(),
         };
-        let index = self.upload(&name, "usearch", &index_path).await?;
-        let sidecar = self.upload(&name, "f16", &sidecar_path).await?;
-        let receipt = IndexReceipt { index, sidecar, report };
-        Ok((put_receipt(&env.root, &key, receipt).await?, inserted))
-    }
-
-    fn name(&self, rows: &[IdRow]) -> String {
-        let mut hasher = Hasher256::new();
-        hasher
-            .field(&self.task.spec.space_id.0)
-            .field(&self.options_id)
-            .field(self.calibration.scale.to_le_bytes());
-        for row in rows {
-            hasher.raw(row.key.to_le_bytes()).raw(row.text_hash.0);
-        }
-        hasher.finish().short()
-    }
-
-    /// Stores a finished local file under a name that ends in its own hash: two attempts that made the same bytes
-    /// share the object, two that did not cannot clash.
-    async fn upload(&self, name: &str, extension: &str, file: &Path) -> Result<FileRef> {
-        let digest = crate::store::hash_file(file)?;
-        let key =
-            layout::index_file(&self.options_id, self.number(), name, &digest.short(), extension);
-        self.env.root.upload(&key, file).await
-    }
-}
-
-fn working_folder() -> Result<tempfile::TempDir> {
-    tempfile::tempdir()
-        .or_error(ErrorKind::Resource, || "making a folder for the index build (set TMPDIR)")
-}
-
-/// Vectors in the order of the rows, read part by part.
-async fn gather_vectors(root: &Root, rows: &[IdRow], dimensions: usize) -> Result<Embeddings> {
-    let mut by_part: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
-    for (at, row) in rows.iter().enumerate() {
-        by_part.entry(Arc::clone(&row.place.part)).or_default().push(at);
-    }
-    let mut data = vec![0.0; rows.len() * dimensions];
-    for (part, places) in by_part {
-        let wanted: Vec<u32> = places.iter().map(|&at| rows[at].place.row).collect();
-        let vectors = embedding::read_vectors(root, &part, &wanted).await?;
-        if vectors.dimensions() != dimensions {
-            return Err(Error::corrupt(format!(
-                "part {part} holds {} dimensions, the space has {dimensions}",
-                vectors.dimensions()
-            )));
-        }
-        for (&at, vector) in places.iter().zip(vectors.rows()) {
-            data[at * dimensions..(at + 1) * dimensions].copy_from_slice(vector);
+        match job.adopt(&env.root, rows).await? {
+            Some(receipt) => Ok(receipt),
+            None => job.build(&env.root, rows, &env.cancel).await,
         }
     }
-    Embeddings::from_vec(dimensions, data)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 
+use super::advice;
 use crate::error::{Error, ErrorKind, kind_of_io};
 
 /// Environment variables whose values must never be shown.
@@ -24,8 +25,9 @@ pub(super) fn from_store(
     uri: &str,
     cause: &object_store::Error,
 ) -> Error {
+    let text = chain(cause);
     let kind = kind_of(cause);
-    let advice = advice(kind, cause, uri);
+    let (kind, advice) = advice::advice(kind, status(&text), &text, uri);
     let place = if key.is_empty() { uri.to_owned() } else { format!("{key} in {uri}") };
     Error::new(kind, format!("cannot {operation} {place}{advice}")).with_source(describe(cause))
 }
@@ -76,42 +78,22 @@ fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
     }
 }
 
+/// S3 answers 409 to a conditional create beside another one that is not decided yet: neither won nor lost.
+pub(super) fn is_busy_conflict(cause: &object_store::Error) -> bool {
+    matches!(cause, object_store::Error::AlreadyExists { .. })
+        && ["ConditionalRequestConflict", "OperationAborted"]
+            .iter()
+            .any(|code| chain(cause).contains(code))
+}
+
 /// The HTTP status named in an error's text: the store's own error type for it is private.
 fn status(text: &str) -> Option<u16> {
     let (_, rest) = text.split_once("status code: ")?;
     rest.get(..3)?.parse().ok()
 }
 
-fn advice(kind: ErrorKind, cause: &object_store::Error, uri: &str) -> String {
-    let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
-    let credentials = match scheme {
-        "s3" | "s3a" => {
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, the region, and the bucket's policy"
-        }
-        "gs" => "GOOGLE_APPLICATION_CREDENTIALS and the roles on the bucket",
-        "az" | "abfs" | "abfss" | "azure" | "adl" => {
-            "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or the managed identity, and its roles"
-        }
-        "http" | "https" => "that the server lets this client read",
-        _ => "the owner and mode of the folder",
-    };
-    match (kind, cause) {
-        (ErrorKind::Input, object_store::Error::Unauthenticated { .. }) => {
-            format!(": the credentials were not accepted; check {credentials}")
-        }
-        (ErrorKind::Input, _) => format!(": access was refused; check {credentials}"),
-        (ErrorKind::Resource, _) => {
-            ": the disk or quota is full; free space (`snapshot gc --dry-run` shows what can go) and run again".to_owned()
-        }
-        (ErrorKind::Transient, _) => ": a passing fault of the store; run again".to_owned(),
-        (ErrorKind::NotFound, _) => ": there is no such object".to_owned(),
-        (ErrorKind::Conflict, _) => ": the object exists already and is never overwritten".to_owned(),
-        _ => String::new(),
-    }
-}
-
 /// The whole cause as one line without secrets: an S3 or Azure answer is cut to its code and message.
-fn describe(cause: &object_store::Error) -> String {
+pub(super) fn describe(cause: &object_store::Error) -> String {
     let mut text = chain(cause);
     if let Some(code) = between(&text, "<Code>", "</Code>") {
         let message = between(&text, "<Message>", "</Message>").unwrap_or_default();

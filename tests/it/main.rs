@@ -1,9 +1,12 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
+mod backfill;
 mod checkout;
 mod cli;
+mod cli_distill;
 mod cli_run;
 mod cli_train;
+mod cloud;
 mod config;
 mod corpus;
 mod cron;
@@ -13,6 +16,8 @@ mod evaluate;
 mod faults;
 mod index;
 mod layers;
+mod proxy;
+mod purge;
 mod readme;
 mod report;
 mod schemas;

@@ -7,7 +7,7 @@ use chrono::{TimeDelta, Utc};
 
 use scalingnote::error::ErrorKind;
 use scalingnote::observe::{Reporter, Silent};
-use scalingnote::search::{Found, QueryEncoder, Snapshot, fingerprint};
+use scalingnote::search::{Found, QueryEncoder, Snapshot};
 use scalingnote::snapshot::{Manifest, Protected, QueryTower, Retention, gc};
 use scalingnote::store::{FileRef, Root};
 use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
@@ -291,7 +291,7 @@ async fn admitting(model: &str) -> Manifest {
     content.space = tower.space(Digest256::of(b"{{ body }}"));
     content.space_id = content.space.id().unwrap();
     content.query_towers = vec![QueryTower {
-        fingerprint: fingerprint(&tower).unwrap(),
+        fingerprint: tower.fingerprint().unwrap(),
         kind: "document-tower".to_owned(),
         options: serde_json::to_value(&options).unwrap(),
     }];

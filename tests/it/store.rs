@@ -22,7 +22,7 @@ use crate::faults::{Fault, Faulty};
 use crate::support;
 
 /// Bytes that repeat nowhere near.
-fn noise(length: usize) -> Vec<u8> {
+pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {

@@ -36,6 +36,7 @@ pub fn space(dimensions: u32) -> EmbeddingSpace {
         normalize: true,
         max_tokens: 128,
         arithmetic: Arithmetic::F32,
+        layers: None,
         encoder_revision: ENCODER_REVISION,
     }
 }
