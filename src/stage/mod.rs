@@ -4,6 +4,7 @@
 //! [`publish`] commits the result. Drivers differ only in where they call [`execute`].
 
 mod backfill;
+mod books;
 mod build;
 mod calibrate;
 mod compare;
@@ -31,6 +32,7 @@ mod verify;
 pub use backfill::{
     Backfill, BackfillReport, BackfillState, BackfillSummary, tonight as backfill_tonight,
 };
+pub use books::{Reuse, Written};
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibrate::CalibrateReceipt;
 pub use drift::{encode_sample, measure_drift, refuse_drift, self_test};
@@ -48,7 +50,7 @@ pub use publish::{PublishRequest, Published, host_name, publish};
 pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
 pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
-    Reuse, RunReport, StageReport, ThroughputSample, Written,
+    RunReport, StageReport, ThroughputSample,
 };
 pub use task::{TaskEnv, TaskReceipt, Worker, execute};
 pub use texts::vectors_of;
