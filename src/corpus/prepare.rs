@@ -42,6 +42,9 @@ pub trait Chunker: Send + Sync {
 /// Says which notes are left out as if the query had not returned them.
 pub type Exclude = Arc<dyn Fn(&NoteId) -> bool + Send + Sync>;
 
+/// Says of a text, by its hash, whether its vector is stored, so that nobody needs to read it.
+pub type KnownText = Arc<dyn Fn(&TextHash) -> bool + Send + Sync>;
+
 /// What `prepare` is asked to do.
 pub struct PrepareRequest<'a> {
     /// The corpus.
@@ -56,7 +59,7 @@ pub struct PrepareRequest<'a> {
     pub chunker: Option<Arc<dyn Chunker>>,
     /// Says which texts may be left out of the files, by hash: their rows are written with an empty text. `None` keeps
     /// every text.
-    pub known: Option<Arc<dyn Fn(&TextHash) -> bool + Send + Sync>>,
+    pub known: Option<KnownText>,
     /// Notes that must not be prepared at all (purged ones).
     pub exclude: Option<Exclude>,
     /// Where the prepared files go.

@@ -14,7 +14,7 @@ use super::contract::{Contract, SHARD, ValueSource};
 use super::dedupe::{Ids, Winners, is_true};
 use super::options::CorpusMode;
 use super::outcome::Rejections;
-use super::prepare::{Chunker, Exclude};
+use super::prepare::{Chunker, Exclude, KnownText};
 use super::template::{NoteTemplate, RowContext};
 use super::values::template_value;
 use super::writer::prepared_schema;
@@ -50,7 +50,7 @@ pub(super) struct Renderer {
     pub(super) mode: CorpusMode,
     pub(super) chunker: Option<Arc<dyn Chunker>>,
     /// Texts to leave out, by hash.
-    known: Option<Arc<dyn Fn(&TextHash) -> bool + Send + Sync>>,
+    known: Option<KnownText>,
     pub(super) exclude: Option<Exclude>,
     pub(super) schema: SchemaRef,
 }
@@ -61,7 +61,7 @@ impl Renderer {
         template: NoteTemplate,
         mode: CorpusMode,
         chunker: Option<Arc<dyn Chunker>>,
-        known: Option<Arc<dyn Fn(&TextHash) -> bool + Send + Sync>>,
+        known: Option<KnownText>,
         exclude: Option<Exclude>,
     ) -> Self {
         let schema = prepared_schema(&contract.stored);

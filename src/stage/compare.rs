@@ -14,7 +14,7 @@ use super::located::{self, Places};
 use super::plan::{NoteChanges, ParentIndex, ParentShard, RunSpec, ShardPlan};
 use super::publish::recall_by_shard;
 use super::segments::is_damage;
-use crate::corpus::{CorpusMode, PreparedReader, PreparedShard};
+use crate::corpus::{CorpusMode, KnownText, PreparedReader, PreparedShard};
 use crate::embedding;
 use crate::error::{Error, Result};
 use crate::index::{Calibration, Recall};
@@ -26,9 +26,6 @@ use crate::types::{Cancel, Digest256, Hasher256, NoteId, SpaceId, TextHash, shar
 /// Corpora of so many texts keep them all in their prepared files; of larger ones about so many texts are kept beside
 /// those that changed, for the checks that encode a sample again.
 const KEPT_TEXTS: usize = 2048;
-
-/// Says whether the text with this hash may be left out of a prepared file.
-pub(super) type KnownText = Arc<dyn Fn(&TextHash) -> bool + Send + Sync>;
 
 /// The texts whose vectors the parent has in the space `space`: nobody will need to read them, except a sample.
 ///

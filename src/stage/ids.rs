@@ -78,11 +78,6 @@ impl Held {
     pub fn is_live(&self, row: &IdRow) -> bool {
         self.removed.binary_search(&row.key).is_err()
     }
-
-    /// The rows that still count.
-    pub fn live(&self) -> impl Iterator<Item = &IdRow> {
-        self.ids.rows.iter().filter(|row| self.is_live(row))
-    }
 }
 
 impl Ids {

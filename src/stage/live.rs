@@ -85,8 +85,8 @@ mod tests {
         let mut live = LiveRows::default();
         let place = |part: &str, row| Place { part: part.into(), row };
         // The same row twice is one row: two notes may share a text.
-        [0, 64, 64].map(|row| live.add(&place("thin", row)));
-        [1, 2].map(|row| live.add(&place("half", row)));
+        [0, 64, 64].into_iter().for_each(|row| live.add(&place("thin", row)));
+        [1, 2].into_iter().for_each(|row| live.add(&place("half", row)));
         live.add(&place("unknown", 3));
         let (sparse, summary) = live.sparse(&[part("thin", 65), part("half", 4), part("dead", 9)]);
         assert_eq!(sparse, ["thin"]);

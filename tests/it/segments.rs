@@ -6,9 +6,10 @@ use chrono::{TimeDelta, Utc};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use scalingnote::corpus::PreparedReader;
 use scalingnote::search::Snapshot;
 use scalingnote::snapshot::{self, Manifest, Protected, Retention};
-use scalingnote::stage::{Outcome, RunReport};
+use scalingnote::stage::{Outcome, Plan, RunReport};
 use scalingnote::store::Root;
 
 use crate::days::{Corpus, encoded, found};
@@ -167,7 +168,7 @@ async fn parts_of_which_few_rows_are_live_are_compacted_without_encoding() {
     let report = corpus.run(&root, &[]).await.unwrap();
     assert_eq!(encoded(&report), 120);
     assert_eq!(report.parts.live_rows, 80);
-    assert!(report.parts.compacted >= 10 && report.written.compacted > 0, "{:?}", report.parts);
+    assert!(report.parts.compacted >= 5 && report.written.compacted > 0, "{:?}", report.parts);
     let second = newest(&root).await;
     let old: BTreeSet<_> = first.content.parts.iter().map(|part| &part.path).collect();
     let left = second.content.parts.iter().filter(|part| old.contains(&part.path)).count();
@@ -191,12 +192,17 @@ async fn texts_whose_vectors_are_stored_stay_out_of_the_prepared_files() {
     edit(&mut corpus, 0..60, 2);
     let day = corpus.run(&root, &set).await.unwrap();
     assert_eq!((encoded(&day), day.vectors_inserted), (60, 60));
-    assert!(
-        day.written.prepared * 10 < full.written.prepared * 9,
-        "{:?} {:?}",
-        day.written,
-        full.written
-    );
+    assert!(day.written.prepared < full.written.prepared, "{:?} {:?}", day.written, full.written);
+    let (mut left_out, mut changed) = (0, 0);
+    for shard in Plan::load(&root, &day.run).await.unwrap().shards {
+        let mut reader = PreparedReader::open(&root, &shard.prepared).await.unwrap();
+        while let Some(batch) = reader.next().await.unwrap() {
+            left_out += batch.rows.iter().filter(|row| row.text.is_empty()).count();
+            changed += batch.rows.iter().filter(|row| row.text.starts_with("day 2")).count();
+        }
+    }
+    // Of the 2,048 kept texts some may be among the 60 that changed.
+    assert!((3_892..=3_952).contains(&left_out) && changed == 60, "{left_out} {changed}");
     assert!(day.written.indexes * 20 < full.written.indexes);
     assert_serves(&root, &corpus, &set).await;
     // Nothing needs the texts that were left out: not another shard count, not another split of the notes.
