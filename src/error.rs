@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Resource,
     /// Another writer won; the message says who.
     Conflict,
+    /// Another run of the same root is going on; the message says which.
+    Busy,
     /// A publish gate refused the snapshot.
     GateRefused,
     /// A passing fault: running again may succeed.
@@ -45,7 +47,7 @@ impl ErrorKind {
         match self {
             Self::Config | Self::Usage => 2,
             Self::GateRefused => 3,
-            Self::Transient | Self::Deadline | Self::Conflict => 75,
+            Self::Transient | Self::Deadline | Self::Conflict | Self::Busy => 75,
             Self::Cancelled => 130,
             Self::Input
             | Self::NotFound
@@ -200,7 +202,9 @@ pub fn kind_of_io(error: &std::io::Error) -> ErrorKind {
     use std::io::ErrorKind as Io;
     match error.kind() {
         Io::NotFound => ErrorKind::NotFound,
-        Io::StorageFull | Io::QuotaExceeded | Io::OutOfMemory => ErrorKind::Resource,
+        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory => {
+            ErrorKind::Resource
+        }
         Io::Interrupted | Io::TimedOut | Io::ConnectionReset | Io::ConnectionRefused => {
             ErrorKind::Transient
         }

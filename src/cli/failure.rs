@@ -82,6 +82,9 @@ fn hint(kind: ErrorKind) -> Option<&'static str> {
             "nothing was published; mend the cause, or publish anyway with --override GATE --reason \"why\"",
         ),
         ErrorKind::Transient => Some("run the same command again; what was finished is kept"),
+        ErrorKind::Busy => Some(
+            "`--wait 30m` waits for it to end; a run that was killed elsewhere is taken over after five minutes",
+        ),
         ErrorKind::Conflict => Some("run the same command again; it starts from the new snapshot"),
         ErrorKind::Internal => Some(
             "this is a bug in scalingnote, not in what you did; please report the lines above with the command",

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{App, pretty, root};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::exec;
 use crate::observe::format;
 use crate::stage::{self, PurgeReport, PurgeRequest};
 use crate::types::NoteId;
@@ -65,7 +66,7 @@ pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<ExitCode> {
         });
         return Ok(ExitCode::SUCCESS);
     }
-    let report = stage::purge(PurgeRequest {
+    let report = exec::purge(PurgeRequest {
         root: &root,
         notes: &notes,
         dry_run: args.dry_run,

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::App;
 use crate::config::Pipeline;
 use crate::error::{ErrorKind, Result, ResultExt, kind_of_io};
-use crate::stage::{Plan, PlanSummary, RunReport};
+use crate::stage::{Plan, PlanBrief, PlanSummary, RunReport};
 use crate::train::{DistillOptions, TrainOptions};
 
 /// Print the JSON Schema of a file that scalingnote reads or writes
@@ -44,6 +44,8 @@ pub(crate) enum SchemaName {
     Report,
     /// What `plan --json` prints.
     PlanSummary,
+    /// What `plan --brief` prints.
+    PlanBrief,
     /// runs/<run>/plan.json: the tasks that `task` executes.
     Plan,
 }
@@ -66,6 +68,7 @@ impl SchemaName {
             Self::Report => schemars::schema_for!(RunReport).to_value(),
             Self::Plan => schemars::schema_for!(Plan).to_value(),
             Self::PlanSummary => schemars::schema_for!(PlanSummary).to_value(),
+            Self::PlanBrief => schemars::schema_for!(PlanBrief).to_value(),
         };
         let mut text = serde_json::to_string_pretty(&value)
             .or_error(ErrorKind::Internal, || "writing a schema")?;

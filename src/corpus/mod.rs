@@ -23,6 +23,7 @@
 
 mod contract;
 mod dedupe;
+mod filter;
 mod frames;
 mod infer;
 mod options;
@@ -36,6 +37,7 @@ mod template;
 mod values;
 mod writer;
 
+pub use filter::RowFilter;
 pub use options::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
 pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections,

@@ -26,10 +26,10 @@ use url::Url;
 use super::infer;
 use super::options::{TableFormat, TableOptions};
 use super::outcome::InputFile;
-use super::session::{error, kind_of_store};
+use super::session::error;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::observe::{Event, Reporter};
-use crate::store::{StorageOptions, open_store};
+use crate::store::{StorageOptions, open_store, unreadable};
 
 /// How many requests to a store run at once.
 const REQUESTS: usize = 16;
@@ -354,14 +354,22 @@ async fn remote_files(
         .map_err(|e| Error::config(format!("{url} is no URI")).with_source(e))?;
     let full = ObjectPath::from_url_path(url.path())
         .map_err(|e| Error::config(format!("{url}")).with_source(e))?;
+    let web = matches!(url.scheme(), "http" | "https");
     let pattern = full.as_ref().contains(GLOB).then(|| glob::Pattern::new(full.as_ref()));
     let mut metas = Vec::new();
     if pattern.is_none() && !url.path().ends_with('/') {
         match store.head(&full).await {
             Ok(meta) => metas.push(meta),
-            Err(object_store::Error::NotFound { .. }) => {}
+            // A web server has no folders that a name without `/` could mean.
+            Err(object_store::Error::NotFound { .. }) if !web => {}
             Err(e) => return Err(store_error(&url, e)),
         }
+    }
+    if metas.is_empty() && web {
+        return Err(Error::config(format!(
+            "{} is no single file; a web server does not list its files: make each one a table and UNION ALL them",
+            table.uri
+        )));
     }
     if metas.is_empty() {
         let pattern = pattern
@@ -400,7 +408,7 @@ async fn remote_files(
 }
 
 fn store_error(url: &Url, cause: object_store::Error) -> Error {
-    Error::new(kind_of_store(&cause), format!("{url} cannot be read")).with_source(cause)
+    unreadable(url.as_str(), &cause)
 }
 
 async fn provider(

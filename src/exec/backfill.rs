@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
 use crate::snapshot::{self, Manifest};
 use crate::stage::{
-    self, BackfillReport, BackfillState, BackfillSummary, Outcome, Plan, Planned, RunReport,
-    TaskEnv,
+    self, BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, Plan, PlanBrief,
+    Planned, RunReport, TaskEnv,
 };
 use crate::store::Root;
 use crate::tower::Tower;
@@ -146,6 +146,12 @@ impl Next {
         stage::plan(self.ctx.plan_request(&run, tower, prepared, reporter)).await.map(Some)
     }
 
+    fn opened(&self) -> Result<&Tower> {
+        self.tower.as_ref().map_err(|error| {
+            Error::new(error.kind(), format!("[next.tower] cannot be opened: {error}"))
+        })
+    }
+
     fn idle(&self) -> BackfillReport {
         BackfillReport {
             model: self.ctx.pipeline.tower.model.clone(),
@@ -173,27 +179,27 @@ pub(super) async fn night(
         Arc::clone(&timeline) as Arc<dyn Reporter>,
     ]));
     let outcome = fill(next, day, options, &reporter, &timeline, report).await;
-    if report.outcome != Outcome::Planned && !report.has_switched() {
-        // Tomorrow's plan starts from what is stored by then.
-        discard_prepared(&next.ctx.root, &run_of_night(&day.spec.run)).await?;
-    }
     report.warnings.extend(timeline.warnings());
     if let Some(backfill) = &mut report.backfill {
         backfill.seconds = started.elapsed().as_secs_f64();
     }
     match outcome {
-        Err(error) if error.kind() == ErrorKind::Deadline => Ok(()),
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::Deadline => {}
         Err(error) if error.kind() == ErrorKind::GateRefused => {
             refused(&error, &next.ctx, report);
-            Ok(())
         }
-        other => other.context(|| {
-            format!(
-                "{}; back-filling [next.tower] {}",
-                report.outcome, next.ctx.pipeline.tower.model
-            )
-        }),
+        Err(error) => {
+            let model = &next.ctx.pipeline.tower.model;
+            return Err(error)
+                .context(|| format!("{}; back-filling [next.tower] {model}", report.outcome));
+        }
     }
+    if report.outcome != Outcome::Planned && !report.has_switched() {
+        // Tomorrow's plan starts from what is stored by then.
+        discard_prepared(&next.ctx.root, &run_of_night(&day.spec.run)).await?;
+    }
+    Ok(())
 }
 
 /// The day's snapshot stays; the report says why the switch did not come.
@@ -223,9 +229,7 @@ async fn fill(
         report.backfill = Some(idle);
         return Ok(());
     }
-    let tower = next.tower.as_ref().map_err(|error| {
-        Error::new(error.kind(), format!("[next.tower] cannot be opened: {error}"))
-    })?;
+    let tower = next.opened()?;
     let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(()) };
     let plan = stage::backfill_tonight(planned, &day.spec.run, next.options.tokens_per_run);
     let Some(backfill) = plan.backfill.clone() else { return Ok(()) };
@@ -290,6 +294,7 @@ async fn switch(
     let snapshot = published.manifest.number;
     backfill.recall = published.recall;
     backfill.state = BackfillState::Switched { snapshot };
+    report.newest = Some(NewestSnapshot::of(&published.manifest));
     report.outcome = Outcome::Published { snapshot };
     ctx.reporter.event(Event::Info { message: format!("next {backfill}") });
     Ok(())
@@ -326,15 +331,34 @@ pub(super) fn say_refused(error: &Error, ctx: &RunContext, report: &mut RunRepor
     report.outcome = Outcome::GateRefused;
 }
 
+/// The night's plan for a scheduler, stored beside the day's. A tower that cannot be opened must not stop the day.
+pub(super) async fn brief(next: &Next, day: &Plan) -> Result<Option<PlanBrief>> {
+    let reporter = &next.ctx.reporter;
+    let warn = |message| reporter.event(Event::Warning { message });
+    if next.rolled_back {
+        warn(next.idle().to_string());
+        return Ok(None);
+    }
+    let tower = match next.opened() {
+        Ok(tower) => tower,
+        Err(error) => {
+            warn(error.to_string());
+            return Ok(None);
+        }
+    };
+    let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(None) };
+    let plan = stage::backfill_tonight(planned, &day.spec.run, next.options.tokens_per_run);
+    plan.store(&next.ctx.root).await?;
+    Ok(Some(PlanBrief::of(&plan)))
+}
+
 /// The back-fill's part of `scalingnote plan`: its plan is stored beside the day's. The share of a night in minutes
 /// follows from a short calibration.
 pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<BackfillSummary>> {
     if next.rolled_back {
         return Ok(Some(BackfillSummary { progress: next.idle(), ..BackfillSummary::default() }));
     }
-    let tower = next.tower.as_ref().map_err(|error| {
-        Error::new(error.kind(), format!("[next.tower] cannot be opened: {error}"))
-    })?;
+    let tower = next.opened()?;
     let reporter = &next.ctx.reporter;
     let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(None) };
     let mut workers = local::Workers::new(&next.ctx.pipeline, Some(tower.clone()))?;
@@ -351,5 +375,5 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
     };
     let plan = stage::backfill_tonight(planned, &day.spec.run, limit);
     plan.store(&next.ctx.root).await?;
-    Ok(Some(BackfillSummary::of(&plan, speed)))
+    Ok(Some(BackfillSummary::of(&plan, speed, limit.is_some())))
 }

@@ -1,35 +1,45 @@
 //! Drivers: they decide where and in which order envelopes run, never what a task does.
 //!
-//! [`run`] is the in-process driver (one worker a device); [`execute_task`] runs a single envelope for a scheduler
-//! that owns the order (Airflow, Kubernetes); [`publish_plan`] is that scheduler's last step.
+//! [`run`] is the in-process driver (one worker a device). A scheduler that owns the order (Airflow, Kubernetes) calls
+//! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last.
 
 mod backfill;
+mod lease;
 mod local;
+mod metrics;
+mod purge;
 mod report;
 mod run_id;
+mod share;
 mod summary;
 mod texts;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
-use crate::snapshot::{GateOutcome, QueryTower};
+use crate::snapshot::{self, GateOutcome, QueryTower, RunLease};
 use crate::stage::{
-    self, BuildReceipt, EncodeReceipt, Envelope, Outcome, Plan, PlanRequest, PlanSummary, Planned,
-    PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
+    self, BuildReceipt, EncodeReceipt, Envelope, NewestSnapshot, Outcome, Plan, PlanBrief,
+    PlanRequest, PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt,
+    Worker,
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
 use crate::types::{Cancel, EmbeddingSpace};
 
 use backfill::Course;
+pub use metrics::write_metrics;
+pub use purge::purge;
 pub use run_id::new_run_id;
+pub use share::{Share, ShareDone, TaskStage, execute_share};
 pub use texts::encode_texts;
 
 /// What a run works with.
+#[derive(Clone)]
 pub struct RunContext {
     /// The resolved pipeline.
     pub pipeline: Pipeline,
@@ -52,11 +62,19 @@ pub struct RunOptions {
     pub no_publish: bool,
     /// Attempts of a task whose failure may pass, with growing pauses between them; at least 1.
     pub attempts: u32,
+    /// How long to wait for another run of the same root to end.
+    pub wait: Duration,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { only_plan: false, overrides: Vec::new(), no_publish: false, attempts: 4 }
+        Self {
+            only_plan: false,
+            overrides: Vec::new(),
+            no_publish: false,
+            attempts: 4,
+            wait: Duration::ZERO,
+        }
     }
 }
 
@@ -117,16 +135,48 @@ impl RunContext {
 /// the outcome.
 ///
 /// # Errors
-/// Whatever stopped the run; what was finished is kept. A refused gate and a lost race are outcomes of the
-/// report, not errors.
+/// Busy where another run of the root is going on. Else whatever stopped the run; what was finished is kept. A refused
+/// gate and a lost race are outcomes of the report, not errors.
 pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
+    let mut report = RunReport::default();
+    run_into(ctx, options, &mut report).await.map(|()| report)
+}
+
+/// [`run`], for callers that want the report of a run that fails, too: `report` is replaced by what is known.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_into(
+    ctx: &RunContext,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<()> {
     let run = new_run_id();
+    // A plan is for other processes to execute: nobody has to be alone for it.
+    if options.only_plan {
+        return leased(ctx, options, &run, None, report).await;
+    }
+    let lease = lease::take(ctx, &run, options.wait).await?;
+    let alive = lease::Heart::start(lease, ctx.cancel.child());
+    let ctx = RunContext { cancel: alive.cancel.clone(), ..ctx.clone() };
+    let outcome = leased(&ctx, options, &run, Some(&alive.lease), report).await;
+    alive.stop().await;
+    outcome
+}
+
+async fn leased(
+    ctx: &RunContext,
+    options: &RunOptions,
+    run: &str,
+    lease: Option<&RunLease>,
+    report: &mut RunReport,
+) -> Result<()> {
     let timeline = Arc::new(Timeline::new());
     let reporter: Arc<dyn Reporter> =
         Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
-    let mut report = report::begin(ctx, &run);
-    let finished = drive(ctx, options, &run, &reporter, &mut report).await;
-    report::finish(&mut report, &timeline);
+    *report = report::begin(ctx, run);
+    let finished = drive(ctx, options, run, lease, &reporter, report).await;
+    report::finish(report, &timeline);
     if let Err(error) = &finished {
         report.warnings.push(error.to_string());
         // What was published before the error stands.
@@ -137,7 +187,7 @@ pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
     let stored = match report.outcome {
         // The report is that of the run whose plan this is, once its tasks are done.
         Outcome::Planned => Ok(()),
-        _ => report::store(&ctx.root, &report).await,
+        _ => report::store(&ctx.root, report).await,
     };
     match finished {
         Ok(()) => stored?,
@@ -147,7 +197,7 @@ pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
         // The cause of the failure matters more than a report that could not be stored.
         Err(error) => return Err(error),
     }
-    Ok(report)
+    Ok(())
 }
 
 /// The day, and the night after it where a tower is to take over.
@@ -155,6 +205,7 @@ async fn drive(
     ctx: &RunContext,
     options: &RunOptions,
     run: &str,
+    lease: Option<&RunLease>,
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<()> {
@@ -169,7 +220,7 @@ async fn drive(
         }
     };
     let ctx = live.as_deref().unwrap_or(ctx);
-    let plan = day(ctx, options, run, reporter, report).await?;
+    let plan = day(ctx, options, run, lease, reporter, report).await?;
     match next {
         Some(next) if !options.no_publish => {
             backfill::night(&next, &plan, options, report).await?;
@@ -188,6 +239,7 @@ async fn day(
     ctx: &RunContext,
     options: &RunOptions,
     run: &str,
+    lease: Option<&RunLease>,
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<Plan> {
@@ -220,6 +272,9 @@ async fn day(
     }
     let started = std::time::Instant::now();
     reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
+    if let Some(lease) = lease {
+        lease.check().await?;
+    }
     publish(ctx, &plan, &receipts.build, drift, options, report).await?;
     reporter.event(Event::StageFinished {
         stage: Stage::Publish,
@@ -240,6 +295,7 @@ async fn publish(
     let gates = &mut report.gates;
     let published = publish_content(ctx, plan, receipts, drift, options, gates).await?;
     report.recall = published.recall;
+    report.newest = Some(NewestSnapshot::of(&published.manifest));
     let snapshot = published.manifest.number;
     report.outcome = match published.is_new {
         true => Outcome::Published { snapshot },
@@ -340,6 +396,35 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
     Ok(summary)
 }
 
+/// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
+/// A plan without tasks is not stored. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
+pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
+    let run = new_run_id();
+    let warn = |message| ctx.reporter.event(Event::Warning { message });
+    let (live, next) = match backfill::course(ctx, &ctx.reporter).await? {
+        Course::Plain => (None, None),
+        Course::Fill(next) => (None, Some(next)),
+        Course::Live { ctx, notice } => {
+            warn(notice);
+            (Some(ctx), None)
+        }
+    };
+    let ctx = live.as_deref().unwrap_or(ctx);
+    let (planned, _) = ctx.plan(&run, &ctx.reporter).await?;
+    let plan = &planned.plan;
+    if plan.tasks() > 0 {
+        plan.store(&ctx.root).await?;
+    }
+    let mut brief = PlanBrief::of(plan);
+    if let Some(next) = next {
+        brief.backfill = backfill::brief(&next, plan).await?.map(Box::new);
+    }
+    if plan.tasks() == 0 && brief.backfill.is_none() {
+        discard_prepared(&ctx.root, &run).await?;
+    }
+    Ok(brief)
+}
+
 /// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.
 ///
 /// `plan_key` is the run id, or the plan's key (`runs/<run id>/plan.json`).
@@ -356,12 +441,14 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     stage::execute(&envelope, workers.first(), &env).await
 }
 
-/// The last step of a scheduler that ran every task of a plan: judge the gates and commit.
+/// The last step of a scheduler that ran every task of a plan: judge the gates and commit. `report` is replaced by what
+/// is known, also where an error is returned.
 pub async fn publish_plan(
     ctx: &RunContext,
     plan_key: &str,
     options: &RunOptions,
-) -> Result<RunReport> {
+    report: &mut RunReport,
+) -> Result<()> {
     let run = run_of(plan_key);
     let plan = Plan::load(&ctx.root, run).await?;
     let next = backfill::context_of(ctx, &plan);
@@ -370,17 +457,18 @@ pub async fn publish_plan(
     let reporter: Arc<dyn Reporter> =
         Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
     let env = ctx.env(&reporter);
-    let mut report = report::begin(ctx, run);
-    report::planned_only(&mut report, &plan);
+    *report = report::begin(ctx, run);
+    report::planned_only(report, &plan);
+    report.newest = snapshot::newest(&ctx.root).await?.as_ref().map(NewestSnapshot::of);
     let outcome = match &plan.backfill {
-        Some(_) => backfill::publish_plan(ctx, &plan, options, &env, &mut report).await,
-        None => publish_day(ctx, &plan, options, &env, &mut report).await,
+        Some(_) => backfill::publish_plan(ctx, &plan, options, &env, report).await,
+        None => publish_day(ctx, &plan, options, &env, report).await,
     };
-    report::finish(&mut report, &timeline);
+    report::finish(report, &timeline);
     match outcome {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::GateRefused && plan.backfill.is_some() => {
-            backfill::say_refused(&error, ctx, &mut report);
+            backfill::say_refused(&error, ctx, report);
         }
         Err(error) if error.kind() == ErrorKind::GateRefused => {
             report.warnings.push(error.to_string());
@@ -389,8 +477,7 @@ pub async fn publish_plan(
         }
         Err(error) => return Err(error),
     }
-    report::store(&ctx.root, &report).await?;
-    Ok(report)
+    report::store(&ctx.root, report).await
 }
 
 async fn publish_day(

@@ -6,8 +6,9 @@ use super::{Receipts, RunContext};
 use crate::error::Result;
 use crate::observe::{Stage, Timeline};
 use crate::stage::{
-    Amounts, BuildWork, ConfigSummary, CorpusCounts, EncodeReceipt, LengthHistogram, NoteChanges,
-    Outcome, Plan, Planned, Reuse, RunReport, StageReport, ThroughputSample, Written,
+    Amounts, BuildWork, ConfigSummary, CorpusCounts, EncodeReceipt, LengthHistogram,
+    NewestSnapshot, NoteChanges, Outcome, Plan, Planned, Reuse, RunReport, StageReport,
+    ThroughputSample, Written,
 };
 use crate::store::{PutOutcome, Root, layout};
 
@@ -26,7 +27,7 @@ pub(super) fn begin(ctx: &RunContext, run: &str) -> RunReport {
         version: crate::stage::REPORT_VERSION,
         run: run.to_owned(),
         program: format!("scalingnote {}", env!("CARGO_PKG_VERSION")),
-        host: crate::stage::host_name(),
+        host: crate::snapshot::host_name(),
         started_at: chrono::Utc::now().to_rfc3339(),
         outcome: Outcome::Unfinished,
         config: ConfigSummary {
@@ -55,6 +56,7 @@ fn name<T: serde::Serialize>(value: &T) -> String {
 
 pub(super) fn planned(report: &mut RunReport, planned: &Planned) {
     planned_only(report, &planned.plan);
+    report.newest = planned.parent.as_ref().map(NewestSnapshot::of);
     let mut histogram = LengthHistogram::new();
     planned.lengths.iter().for_each(|(&length, &texts)| histogram.add(length, texts));
     report.lengths = histogram.buckets();
@@ -91,8 +93,11 @@ pub(super) fn planned_only(report: &mut RunReport, plan: &Plan) {
         shard.prepared.file.size + shard.located.as_ref().map_or(0, |located| located.size)
     });
     report.bytes_written = report.written.total();
+    let corpus_texts: u64 = sum(|shard| shard.prepared.rows - shard.prepared.deletions);
     let vector = u64::from(plan.spec.space.dimensions) * 4;
     let texts: u64 = sum(|shard| shard.texts_to_encode);
+    report.texts_reused = corpus_texts.saturating_sub(texts);
+    report.padding_avoided = sum(|shard| shard.padding_avoided);
     report.stages = vec![
         stage(Stage::Prepare, None),
         stage(
@@ -163,6 +168,7 @@ pub(super) fn executed(report: &mut RunReport, receipts: &Receipts) {
     }
     let busy: f64 = receipts.encode.iter().map(|receipt| receipt.busy_seconds).sum();
     let wall: f64 = receipts.encode.iter().map(|receipt| receipt.seconds).sum();
+    report.device_busy_seconds = busy;
     report.device_busy = (wall > 0.0).then(|| (busy / wall).min(1.0));
 }
 

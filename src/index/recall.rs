@@ -117,7 +117,7 @@ pub fn measure(segments: &[(&ShardIndex, &RowSet)], cancel: &Cancel) -> Result<R
 }
 
 /// SplitMix64 (Steele et al. 2014): the same sequence on every machine and in every release.
-fn mix(x: u64) -> u64 {
+pub(super) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

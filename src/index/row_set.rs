@@ -41,6 +41,11 @@ impl RowSet {
         Ok(Self::new(bits.finish()))
     }
 
+    /// The rows in both sets, which are over the same rows.
+    pub fn and(&self, other: &Self) -> Self {
+        Self::new(&self.bits & &other.bits)
+    }
+
     /// Rows of the shard, in the set or not.
     pub fn rows(&self) -> usize {
         self.bits.len()
@@ -95,6 +100,10 @@ mod tests {
         let live = RowSet::without(&keys, &[5]).unwrap();
         assert_eq!((live.len(), live.contains(1)), (2, false));
         assert!(RowSet::without(&keys, &[]).unwrap().is_full());
+        assert_eq!(
+            live.and(&RowSet::without(&keys, &[3]).unwrap()).iter().collect::<Vec<_>>(),
+            [2]
+        );
         assert!(RowSet::without(&keys, &[4]).is_err());
     }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::purged::Purged;
 use crate::error::{Error, Result};
 use crate::store::{FileRef, key};
-use crate::types::{Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
+use crate::types::{Canary, Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
 
 /// Version of the manifest format that this release writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -214,6 +214,10 @@ pub struct ShardContent {
     /// Segments that came after the base, oldest first. A search asks every segment and merges.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deltas: Vec<Segment>,
+    /// Queries with the hits that the base index gave when it was built, whatever was removed since: a reader asks them again before it serves. None
+    /// in a shard that an earlier release built.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<Canary>,
 }
 
 /// One immutable index of a shard with what belongs to it. `removed` may be replaced by a longer one from snapshot to
@@ -232,6 +236,9 @@ pub struct Segment {
     /// Vectors that no longer count; absent where all do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<Removed>,
+    /// Queries with the hits that the index gave when it was built, whatever was removed since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<Canary>,
 }
 
 /// Vectors of a segment that were deleted, or replaced by a later segment.
@@ -265,6 +272,7 @@ impl ShardContent {
                 sidecar: sidecar.clone(),
                 ids: self.ids.clone(),
                 removed: self.removed.clone(),
+                canaries: self.canaries.clone(),
             },
             _ => return Vec::new(),
         };

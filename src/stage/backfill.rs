@@ -219,6 +219,8 @@ pub struct BackfillSummary {
     pub plan_key: Option<String>,
     /// Tokens per second of the first device with this tower; `None` where nothing was calibrated.
     pub tokens_per_second: Option<f64>,
+    /// Estimated wall seconds on all devices until nothing is missing; `None` without a calibration.
+    pub seconds_left: Option<f64>,
     /// Tokens that this night's tasks encode.
     pub tokens_tonight: u64,
     /// Number of envelopes of this night.
@@ -234,8 +236,8 @@ pub struct BackfillSummary {
 }
 
 impl BackfillSummary {
-    /// Of a stored plan.
-    pub fn of(plan: &Plan, speed: Option<f64>) -> Self {
+    /// Of a stored plan; nights count only where a night has a budget.
+    pub fn of(plan: &Plan, speed: Option<f64>, limited: bool) -> Self {
         let mut summary = Self {
             progress: BackfillReport::planned(plan),
             run: plan.spec.run.clone(),
@@ -251,7 +253,9 @@ impl BackfillSummary {
             summary.tokens_tonight = backfill.tokens_tonight;
             summary.switches = backfill.switches;
             let (missing, pace) = (backfill.tokens_missing, backfill.tokens_tonight);
-            summary.progress.nights_left = (pace > 0).then(|| missing.div_ceil(pace));
+            summary.progress.nights_left = (limited && pace > 0).then(|| missing.div_ceil(pace));
+            let devices = plan.spec.encode.devices.len().max(1) as f64;
+            summary.seconds_left = speed.map(|speed| missing as f64 / speed / devices);
         }
         summary
     }
@@ -264,9 +268,13 @@ impl fmt::Display for BackfillSummary {
         if progress.state != BackfillState::Growing {
             return Ok(());
         }
-        let speed = self
-            .tokens_per_second
-            .map_or_else(String::new, |speed| format!(" at {} tokens/s", format::rate(speed)));
+        let speed = match (self.tokens_per_second, self.seconds_left) {
+            (Some(speed), Some(left)) => {
+                let (speed, left) = (format::rate(speed), format::seconds(left));
+                format!(", {left} for all at {speed} tokens/s a device")
+            }
+            _ => String::new(),
+        };
         writeln!(
             f,
             "next night: {} of {} missing tokens in {} tasks{speed}{}",

@@ -162,6 +162,7 @@ async fn shard_content(
         index: base.as_ref().map(|base| base.index.clone()),
         sidecar: base.as_ref().map(|base| base.sidecar.clone()),
         ids,
+        canaries: base.as_ref().map(|base| base.canaries.clone()).unwrap_or_default(),
         removed: base.and_then(|base| base.removed),
         deltas: segments.collect(),
     })

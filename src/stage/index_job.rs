@@ -10,9 +10,9 @@ use super::ids::IdRow;
 use super::task::{put_receipt, read_receipt};
 use crate::embedding;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::index::{self, BuildReport, Calibration, IndexOptions};
+use crate::index::{self, BuildReport, Calibration, IndexOptions, ShardIndex};
 use crate::store::{FileRef, Root, layout};
-use crate::types::{Cancel, Embeddings, Hasher256, SpaceId};
+use crate::types::{Canary, Cancel, Embeddings, Hasher256, SpaceId};
 
 /// The files of one index, with what was measured while building it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub(crate) struct IndexReceipt {
     pub index: FileRef,
     pub sidecar: FileRef,
     pub report: BuildReport,
+    /// None in a receipt of an earlier release.
+    #[serde(default)]
+    pub canaries: Vec<Canary>,
 }
 
 /// What decides an index beside its rows.
@@ -78,12 +81,12 @@ impl IndexJob<'_> {
         let (index_path, sidecar_path) =
             (folder.path().join("index"), folder.path().join("sidecar"));
         let keys: Vec<u64> = rows.iter().map(|row| row.key).collect();
-        let report = {
+        let (report, canaries) = {
             let (options, calibration) = (self.options.clone(), self.calibration.clone());
             let (index, sidecar) = (index_path.clone(), sidecar_path.clone());
             let cancel = cancel.clone();
             tokio::task::spawn_blocking(move || {
-                index::build(
+                let report = index::build(
                     &keys,
                     &vectors,
                     &options,
@@ -92,7 +95,9 @@ impl IndexJob<'_> {
                     &sidecar,
                     &cancel,
                     &|_| {},
-                )
+                )?;
+                let built = ShardIndex::open(&index, &sidecar, &options, &calibration)?;
+                Ok::<_, Error>((report, index::record_canaries(&built)?))
             })
             .await
             .map_err(|cause| {
@@ -102,7 +107,8 @@ impl IndexJob<'_> {
         let name = self.name(rows);
         let index = self.upload(root, &name, "usearch", &index_path).await?;
         let sidecar = self.upload(root, &name, "f16", &sidecar_path).await?;
-        put_receipt(root, &self.receipt(rows), IndexReceipt { index, sidecar, report }).await
+        let receipt = IndexReceipt { index, sidecar, report, canaries };
+        put_receipt(root, &self.receipt(rows), receipt).await
     }
 
     /// Stores a finished local file under a name that ends in its own hash: two attempts that made the same bytes

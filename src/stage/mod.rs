@@ -27,6 +27,7 @@ mod report_html;
 mod segments;
 mod task;
 mod texts;
+mod tokens;
 mod verify;
 
 pub use backfill::{
@@ -44,13 +45,13 @@ pub use plan::{
     BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION, ParentIndex,
     ParentShard, Plan, RunSpec, ShardPlan, absolute_tower,
 };
-pub use plan_summary::{PlanAmounts, PlanSummary, ShardSummary};
+pub use plan_summary::{PlanAmounts, PlanBrief, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
-pub use publish::{PublishRequest, Published, host_name, publish};
+pub use publish::{PublishRequest, Published, publish};
 pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
 pub use report::{
-    Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, Outcome, REPORT_VERSION,
-    RunReport, StageReport, ThroughputSample,
+    Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, NewestSnapshot, Outcome,
+    REPORT_VERSION, RunReport, StageReport, ThroughputSample,
 };
 pub use task::{TaskEnv, TaskReceipt, Worker, execute};
 pub use texts::vectors_of;

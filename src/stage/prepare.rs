@@ -6,27 +6,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
-
 use super::compare::{Compared, Comparison, compare_all, known_texts, refuse_impossible_delta};
 use super::live::PartsSummary;
 use super::plan::{
     BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, absolute_tower,
     build_task_id, encode_task_id,
 };
+use super::tokens::count_tokens;
 use crate::corpus::{
     self, Chunker, CorpusOptions, Exclude, PrepareOutcome, PrepareRequest, PreparedReader,
 };
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, Manifest};
-use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions, LengthHistogram};
+use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 use crate::store::{Root, StorageOptions, layout};
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
 use crate::types::{Cancel, Digest256, NoteId, TextHash};
-
-/// Neighbours in one padded batch of the ordinary way, to which `padding_avoided` compares.
-const ORDINARY_BATCH: usize = 32;
 
 /// What planning needs.
 pub struct PlanRequest<'a> {
@@ -125,7 +121,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         Some(prepared) => prepared.clone(),
         None => corpus::prepare(prepare).await?,
     };
-    if prepared.excluded > 0 {
+    if prepared.excluded > 0 && request.prepared.is_none() {
         let message = format!(
             "the corpus still returns {} purged notes; they are left out: delete them at the source, or bring them \
              back with `scalingnote purge --lift`",
@@ -175,63 +171,6 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
 fn excluded_by(parent: &Manifest) -> Option<Exclude> {
     let purged = parent.purged.clone();
     (!purged.is_empty()).then(|| Arc::new(move |note: &NoteId| purged.contains(note)) as Exclude)
-}
-
-/// Tokenises what will be encoded: exact counts, the length histogram, and the padding that packing avoids.
-async fn count_tokens(
-    root: &Root,
-    plan: &mut ShardPlan,
-    missing: &HashSet<TextHash>,
-    tower: &Tower,
-    lengths: &mut BTreeMap<u32, u64>,
-) -> Result<()> {
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let mut reader = PreparedReader::open(root, &plan.prepared).await?;
-    let mut counted = HashSet::new();
-    let mut neighbours: Vec<u32> = Vec::with_capacity(ORDINARY_BATCH);
-    let mut padding = 0;
-    let mut flush = |neighbours: &mut Vec<u32>| {
-        let longest = u64::from(neighbours.iter().copied().max().unwrap_or(0));
-        let real: u64 = neighbours.iter().map(|&n| u64::from(n)).sum();
-        padding += longest * neighbours.len() as u64 - real;
-        neighbours.clear();
-    };
-    while let Some(batch) = reader.next().await? {
-        let texts: Vec<String> = batch
-            .rows
-            .into_iter()
-            .filter(|row| !row.deleted && missing.contains(&row.text_hash))
-            .filter(|row| counted.insert(row.text_hash))
-            .map(|row| row.text)
-            .collect();
-        let tokenizer = tower.tokenizer().clone();
-        // A text that cannot be tokenised is counted as 0 here and quarantined by `encode`.
-        let counts: Vec<(u32, bool)> = tokio::task::spawn_blocking(move || {
-            texts
-                .par_iter()
-                .map(|text| match tokenizer.tokenize(text) {
-                    Ok(tokens) => (tokens.ids.len() as u32, tokens.truncated),
-                    Err(_) => (0, false),
-                })
-                .collect()
-        })
-        .await
-        .map_err(|cause| Error::internal("tokenising failed").with_source(cause))?;
-        for (tokens, truncated) in counts {
-            plan.tokens_to_encode += u64::from(tokens);
-            plan.texts_truncated += u64::from(truncated);
-            *lengths.entry(LengthHistogram::up_to(tokens)).or_default() += 1;
-            neighbours.push(tokens);
-            if neighbours.len() == ORDINARY_BATCH {
-                flush(&mut neighbours);
-            }
-        }
-    }
-    flush(&mut neighbours);
-    plan.padding_avoided = padding;
-    Ok(())
 }
 
 async fn lay_out_tasks(

@@ -252,7 +252,7 @@ fn provenance(
     measured.insert("duplicates".to_owned(), plan.prepared.duplicates.into());
     Ok(Provenance {
         created_at: chrono::Utc::now().to_rfc3339(),
-        host: host_name(),
+        host: snapshot::host_name(),
         program: format!("scalingnote {}", env!("CARGO_PKG_VERSION")),
         run: spec.run.clone(),
         sql: Some(plan.sql),
@@ -265,14 +265,4 @@ fn provenance(
         gates: gates.to_vec(),
         measured,
     })
-}
-
-/// This machine's name, for people.
-pub fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
 }

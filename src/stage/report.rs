@@ -12,7 +12,7 @@ use crate::corpus::Rejections;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::Recall;
 use crate::observe::{Sample, Stage, format};
-use crate::snapshot::GateOutcome;
+use crate::snapshot::{GateOutcome, Manifest};
 
 /// Version of the report format that this release writes.
 pub const REPORT_VERSION: u32 = 1;
@@ -45,6 +45,31 @@ pub enum Outcome {
         /// The snapshot of the other.
         snapshot: u64,
     },
+}
+
+/// The newest snapshot when a run ended, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NewestSnapshot {
+    /// Its number.
+    pub number: u64,
+    /// When it was committed: RFC 3339, UTC.
+    pub created_at: String,
+    /// Its notes.
+    pub notes: u64,
+    /// Its vectors.
+    pub vectors: u64,
+}
+
+impl NewestSnapshot {
+    /// Of a manifest.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            number: manifest.number,
+            created_at: manifest.provenance.created_at.clone(),
+            notes: manifest.content.notes,
+            vectors: manifest.content.vectors,
+        }
+    }
 }
 
 /// What was configured, as far as a reader of the report wants to know.
@@ -241,6 +266,8 @@ pub struct RunReport {
     pub seconds: f64,
     /// How it ended.
     pub outcome: Outcome,
+    /// The newest snapshot at the end; `None` where there is none or it was not found out.
+    pub newest: Option<NewestSnapshot>,
     /// What was configured.
     pub config: ConfigSummary,
     /// Notes and rows.
@@ -260,6 +287,10 @@ pub struct RunReport {
     /// The tower that is to take over, where one is configured. `stages` and `gates` are the day's, not its.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backfill: Option<BackfillReport>,
+    /// Texts of the corpus whose vectors were stored already.
+    pub texts_reused: u64,
+    /// Padding in tokens that the planned texts would have had in batches of 32 neighbours.
+    pub padding_avoided: u64,
     /// Embedding parts written.
     pub parts_written: u64,
     /// Bytes written under the root, by kind; plans, receipts and this report are not counted.
@@ -278,6 +309,8 @@ pub struct RunReport {
     pub tasks_adopted: u64,
     /// Tasks that this run did.
     pub tasks_done: u64,
+    /// Time that devices spent encoding, in seconds, summed over devices.
+    pub device_busy_seconds: f64,
     /// Share of the encode tasks' time in which their device was encoding, 0 to 1.
     pub device_busy: Option<f64>,
     /// What a person should know.

@@ -158,7 +158,8 @@ impl RunReport {
         let class = match backfill.state {
             BackfillState::Switched { .. } => "good",
             BackfillState::Growing => "soft",
-            BackfillState::Refused | BackfillState::RolledBack => "bad",
+            BackfillState::RolledBack => "warn",
+            BackfillState::Refused => "bad",
         };
         body.push_str(&format!(
             "<h2>Next tower</h2>\n<p class=\"{class}\">{}</p>\n",

@@ -161,6 +161,7 @@ impl Shard<'_> {
             sidecar: built.sidecar,
             ids: target.write(&self.env.root, &self.options_id, self.number()).await?,
             removed: None,
+            canaries: built.canaries,
         };
         Ok(Indexed { segments: vec![segment], report: Some(built.report), inserted, rebuilt: true })
     }
@@ -203,6 +204,7 @@ impl Shard<'_> {
                 sidecar: built.sidecar,
                 ids: ids.write(&self.env.root, &self.options_id, self.number()).await?,
                 removed: None,
+                canaries: built.canaries,
             });
             made = Some(built.report);
         }

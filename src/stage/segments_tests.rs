@@ -27,6 +27,7 @@ fn held(rows: Vec<(u64, u64)>, removed: &[u64]) -> Held {
         sidecar: file.clone(),
         ids: file,
         removed: None,
+        canaries: Vec::new(),
     };
     Held { segment, ids: ids(rows), removed: removed.to_vec() }
 }

@@ -15,6 +15,7 @@ use url::Url;
 
 use super::StorageOptions;
 use super::listen::Listening;
+use super::ranges::WithRanges;
 use super::repeat::Repeats;
 use super::web::Web;
 
@@ -106,9 +107,9 @@ pub(super) fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions
                 .with_url(&url[..url::Position::BeforePath])
                 .with_client_options(client);
             Cloud {
-                store: Arc::new(
+                store: Arc::new(WithRanges(Arc::new(
                     server.clone().with_retry(many).with_http_connector(waiting).build()?,
-                ),
+                ))),
                 creator: Arc::new(server.with_retry(one).with_http_connector(hearing).build()?),
                 web: Some(web),
             }

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use object_store::{PutMode, PutOptions, PutPayload};
 
 use super::listen::Heard;
-use super::{FileRef, PutOutcome, Root, error};
+use super::upload::Source;
+use super::{FileRef, PutOutcome, Repeats, Root, error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::Digest256;
 
@@ -15,11 +16,15 @@ impl Root {
     /// # Errors
     /// Conflict where `key` holds other bytes: nothing is ever overwritten.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<FileRef> {
+        self.check_write("put", key)?;
         let file = FileRef {
             path: key.to_owned(),
             size: bytes.len() as u64,
             sha256: Digest256::of(&bytes),
         };
+        if file.size > self.upload_part && self.repeats != Repeats::NONE {
+            return self.put_large(file, bytes).await;
+        }
         // More than once only where a gc takes the old object away between the two looks at it.
         for _ in 0..8 {
             if self.put_if_absent(key, bytes.clone()).await? == PutOutcome::Created {
@@ -29,18 +34,26 @@ impl Root {
                 Ok(there) if there == bytes => return Ok(file),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
-                Ok(_) => {
-                    return Err(Error::new(
-                        ErrorKind::Conflict,
-                        format!(
-                            "{key} in {} exists with other bytes and is never overwritten",
-                            self.uri
-                        ),
-                    ));
-                }
+                Ok(_) => return Err(self.other_bytes(key)),
             }
         }
         Err(self.comes_and_goes(key))
+    }
+
+    /// [`Root::put`] of more than one request can carry. Not decided by a race: the name is the attempt's own.
+    async fn put_large(&self, file: FileRef, bytes: Bytes) -> Result<FileRef> {
+        match self.size(&file.path).await? {
+            None => self.in_parts(&file.path, &Source::Memory(bytes)).await,
+            Some(_) if self.hash(&file.path).await? == (file.sha256, file.size) => Ok(file),
+            Some(_) => Err(self.other_bytes(&file.path)),
+        }
+    }
+
+    fn other_bytes(&self, key: &str) -> Error {
+        Error::new(
+            ErrorKind::Conflict,
+            format!("{key} in {} exists with other bytes and is never overwritten", self.uri),
+        )
     }
 
     /// Creates `key` unless it exists; exactly one of many concurrent callers gets `Created`.
@@ -64,10 +77,18 @@ impl Root {
             let options = PutOptions { mode: PutMode::Create, extensions, ..PutOptions::default() };
             let payload = PutPayload::from_bytes(bytes.clone());
             let failed = match self.creator.put_opts(&path, payload, options).await {
-                Ok(_) => return Ok(PutOutcome::Created),
-                Err(cause) if error::is_busy_conflict(&cause) => self.error("create", key, &cause),
+                Ok(_) => {
+                    self.written(key);
+                    return Ok(PutOutcome::Created);
+                }
+                Err(cause) if error::is_undecided(&cause) => self.undecided(key, &cause),
                 Err(object_store::Error::AlreadyExists { .. }) if !in_doubt => {
-                    return Ok(PutOutcome::AlreadyExists);
+                    // One look more at a cloud store: the caller goes on to read what is said to be there.
+                    let there = self.repeats == Repeats::NONE || self.size(key).await?.is_some();
+                    if there {
+                        return Ok(PutOutcome::AlreadyExists);
+                    }
+                    self.comes_and_goes(key)
                 }
                 Err(object_store::Error::AlreadyExists { .. }) => match self.get(key).await {
                     Ok(there) if there == bytes => return Ok(PutOutcome::Created),
@@ -122,6 +143,14 @@ impl Root {
             Some(cause) => error.with_source(error::describe(cause)),
             None => error,
         }
+    }
+
+    fn undecided(&self, key: &str, cause: &object_store::Error) -> Error {
+        Error::new(
+            ErrorKind::Transient,
+            format!("{} has not decided who creates {key}; run again", self.uri),
+        )
+        .with_source(error::describe(cause))
     }
 
     fn comes_and_goes(&self, key: &str) -> Error {

@@ -2,17 +2,21 @@
 
 use std::error::Error as StdError;
 
+use object_store::client::HttpError;
+
 use super::advice;
 use crate::error::{Error, ErrorKind, kind_of_io};
 
 /// Environment variables whose values must never be shown.
-const SECRETS: [&str; 9] = [
+const SECRETS: [&str; 11] = [
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AZURE_STORAGE_KEY",
     "AZURE_STORAGE_ACCOUNT_KEY",
     "AZURE_STORAGE_ACCESS_KEY",
     "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_STORAGE_CLIENT_SECRET",
     "AZURE_CLIENT_SECRET",
     "GOOGLE_SERVICE_ACCOUNT_KEY",
     "GOOGLE_BEARER_TOKEN",
@@ -32,6 +36,20 @@ pub(super) fn from_store(
     Error::new(kind, format!("cannot {operation} {place}{advice}")).with_source(describe(cause))
 }
 
+/// An object of the corpus could not be read. What is missing or refused is the input's fault, not the store's.
+pub fn unreadable(uri: &str, cause: &object_store::Error) -> Error {
+    let error = from_store("read", "", uri, cause);
+    match error.kind() {
+        ErrorKind::NotFound => {
+            Error::input(format!("{uri} does not exist")).with_source(describe(cause))
+        }
+        ErrorKind::Corrupt | ErrorKind::Unsupported => {
+            Error::input(error.message().to_owned()).with_source(describe(cause))
+        }
+        _ => error,
+    }
+}
+
 /// The kind of an error of a library that reads through a store (Parquet, Arrow): the store's or the operating
 /// system's error inside decides; without one it is `otherwise`.
 pub fn kind_of_foreign(cause: &(dyn StdError + 'static), otherwise: ErrorKind) -> ErrorKind {
@@ -41,7 +59,9 @@ pub fn kind_of_foreign(cause: &(dyn StdError + 'static), otherwise: ErrorKind) -
             return kind_of(store);
         }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return kind_of_io(io);
+            // A buffered writer hides the store's error in one of the operating system's.
+            let hidden = io.get_ref().and_then(|inner| inner.downcast_ref::<object_store::Error>());
+            return hidden.map_or_else(|| kind_of_io(io), kind_of);
         }
         link = error.source();
     }
@@ -66,6 +86,10 @@ fn kind_of(cause: &object_store::Error) -> ErrorKind {
 fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
     let mut link: Option<&(dyn StdError + 'static)> = Some(cause);
     while let Some(error) = link {
+        // An answer that breaks off is the connection's end of file, not a file's.
+        if error.is::<HttpError>() {
+            break;
+        }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             return kind_of_io(io);
         }
@@ -79,7 +103,7 @@ fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
 }
 
 /// S3 answers 409 to a conditional create beside another one that is not decided yet: neither won nor lost.
-pub(super) fn is_busy_conflict(cause: &object_store::Error) -> bool {
+pub(super) fn is_undecided(cause: &object_store::Error) -> bool {
     matches!(cause, object_store::Error::AlreadyExists { .. })
         && ["ConditionalRequestConflict", "OperationAborted"]
             .iter()
@@ -138,6 +162,8 @@ fn chain(cause: &object_store::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use object_store::client::HttpErrorKind;
+
     use super::*;
 
     fn generic(text: &str) -> object_store::Error {
@@ -157,6 +183,10 @@ mod tests {
             assert_eq!(kind_of(&non_2xx(code)), kind, "{code}");
         }
         assert_eq!(kind_of(&generic("connection reset")), ErrorKind::Transient);
+        let cut = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let cut = HttpError::new(HttpErrorKind::Unknown, cut);
+        let cut = object_store::Error::Generic { store: "S3", source: Box::new(cut) };
+        assert_eq!(kind_of(&cut), ErrorKind::Transient, "an answer that was cut off");
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let full =
             object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(full) };

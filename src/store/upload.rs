@@ -3,11 +3,12 @@
 use std::io::Read;
 use std::path::Path;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 
-use super::transfer::{PIECE, blocking, read_error};
+use super::transfer::{blocking, read_error};
 use super::{FileRef, Root};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Digest256, Hasher256};
@@ -30,11 +31,11 @@ impl Root {
     pub async fn upload(&self, key: &str, file: &Path) -> Result<FileRef> {
         self.check_write("upload", key)?;
         let shown = file.display().to_string();
-        let path = file.to_owned();
+        let (path, largest) = (file.to_owned(), self.upload_part);
         let small = blocking(move || {
             let mut opened = std::fs::File::open(path)?;
             let size = opened.metadata()?.len();
-            if size > PIECE {
+            if size > largest {
                 return Ok(None);
             }
             let mut bytes = Vec::with_capacity(size as usize);
@@ -44,27 +45,25 @@ impl Root {
         if let Some(bytes) = small.await.map_err(|cause| read_error(&shown, cause))? {
             return self.put(key, bytes.into()).await;
         }
+        self.in_parts(key, &Source::File(file)).await
+    }
+
+    /// Stores what is too large for one request, in parts; starts again where that fails in passing.
+    pub(super) async fn in_parts(&self, key: &str, source: &Source<'_>) -> Result<FileRef> {
         let mut attempts = self.attempts();
         loop {
-            match self.upload_parts(key, file, &shown).await {
+            match self.in_parts_once(key, source).await {
                 Ok(file) => return Ok(file),
                 Err(error) => attempts.again(None, error).await?,
             }
         }
     }
 
-    async fn upload_parts(&self, key: &str, file: &Path, shown: &str) -> Result<FileRef> {
-        let path = file.to_owned();
-        let opened = blocking(move || {
-            let opened = std::fs::File::open(path)?;
-            let size = opened.metadata()?.len();
-            Ok((opened, size))
-        });
-        let (opened, size) = opened.await.map_err(|cause| read_error(shown, cause))?;
+    async fn in_parts_once(&self, key: &str, source: &Source<'_>) -> Result<FileRef> {
+        let reader = source.open().await?;
         let failed = |cause: object_store::Error| self.error("upload", key, &cause);
         let mut upload = self.store.put_multipart(&self.path(key)).await.map_err(failed)?;
-        let sent = self.send_parts(key, shown, &mut *upload, opened, size).await;
-        let (sha256, size) = match sent {
+        let (sha256, size) = match self.send_parts(key, source, &mut *upload, reader).await {
             Ok(sent) => sent,
             Err(error) => {
                 let _ = upload.abort().await; // the first error is the one to tell
@@ -73,7 +72,10 @@ impl Root {
         };
         let file = FileRef { path: key.to_owned(), size, sha256 };
         match upload.complete().await.map_err(failed) {
-            Ok(_) => Ok(file),
+            Ok(_) => {
+                self.written(key);
+                Ok(file)
+            }
             // The acknowledgement may have been lost. Nobody else writes this name, and it appears as a whole.
             Err(_) if self.local.is_none() && self.size(key).await? == Some(size) => Ok(file),
             Err(error) => {
@@ -90,29 +92,31 @@ impl Root {
     async fn send_parts(
         &self,
         key: &str,
-        shown: &str,
+        source: &Source<'_>,
         upload: &mut dyn MultipartUpload,
-        mut file: std::fs::File,
-        size: u64,
+        mut reader: Reader,
     ) -> Result<(Digest256, u64)> {
-        let part = PIECE.max(size.div_ceil(MAX_PARTS).next_multiple_of(1 << 20));
+        let size = reader.size;
+        let part = match size.div_ceil(MAX_PARTS) {
+            least if least <= self.upload_part => self.upload_part,
+            least => least.next_multiple_of(1 << 20),
+        };
         let mut hasher = Hasher256::new();
         let mut length = 0;
         let mut parts = FuturesUnordered::new();
         loop {
             let read = blocking(move || {
-                let mut bytes = Vec::with_capacity(part as usize);
-                (&mut file).take(part).read_to_end(&mut bytes)?;
+                let bytes = reader.next(part)?;
                 hasher.raw(&bytes);
-                Ok((file, hasher, bytes))
+                Ok((reader, hasher, bytes))
             });
-            let bytes: Vec<u8>;
-            (file, hasher, bytes) = read.await.map_err(|cause| read_error(shown, cause))?;
+            let bytes: Bytes;
+            (reader, hasher, bytes) = read.await.map_err(|cause| source.failed(cause))?;
             if bytes.is_empty() {
                 break;
             }
             length += bytes.len() as u64;
-            parts.push(upload.put_part(PutPayload::from(bytes)));
+            parts.push(upload.put_part(PutPayload::from_bytes(bytes)));
             while parts.len() >= IN_FLIGHT {
                 let sent = parts.next().await.unwrap_or(Ok(()));
                 sent.map_err(|cause| self.error("upload", key, &cause))?;
@@ -123,9 +127,70 @@ impl Root {
         }
         if length != size {
             return Err(Error::input(format!(
-                "{shown} changed from {size} to {length} bytes while it was uploaded"
+                "{} changed from {size} to {length} bytes while it was uploaded",
+                source.shown()
             )));
         }
         Ok((hasher.finish(), length))
+    }
+}
+
+/// Where the bytes of an upload come from; it can be read again from its start.
+pub(super) enum Source<'a> {
+    File(&'a Path),
+    Memory(Bytes),
+}
+
+impl Source<'_> {
+    async fn open(&self) -> Result<Reader> {
+        match self {
+            Self::Memory(bytes) => {
+                Ok(Reader { size: bytes.len() as u64, from: Origin::Memory(bytes.clone()) })
+            }
+            Self::File(path) => {
+                let path = path.to_path_buf();
+                let opened = blocking(move || {
+                    let file = std::fs::File::open(path)?;
+                    let size = file.metadata()?.len();
+                    Ok(Reader { size, from: Origin::File(file) })
+                });
+                opened.await.map_err(|cause| self.failed(cause))
+            }
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Memory(_) => "memory".to_owned(),
+        }
+    }
+
+    fn failed(&self, cause: std::io::Error) -> Error {
+        read_error(&self.shown(), cause)
+    }
+}
+
+struct Reader {
+    size: u64,
+    from: Origin,
+}
+
+enum Origin {
+    File(std::fs::File),
+    Memory(Bytes),
+}
+
+impl Reader {
+    /// At most `length` more bytes; none at the end.
+    fn next(&mut self, length: u64) -> std::io::Result<Bytes> {
+        match &mut self.from {
+            Origin::Memory(rest) => Ok(rest.split_to(rest.len().min(length as usize))),
+            Origin::File(file) => {
+                let mut bytes = Vec::with_capacity(length as usize);
+                file.by_ref().take(length).read_to_end(&mut bytes)?;
+                Ok(bytes.into())
+            }
+        }
     }
 }

@@ -116,7 +116,7 @@ fn a_distilled_query_tower_is_admitted_by_its_teachers_snapshot_alone() {
     .unwrap();
     expect(path, 0, "run llm.toml");
     let report = json_of(path, "run student.toml --json");
-    assert_eq!(report["outcome"], json!({"published": {"snapshot": 2}}), "{report}");
+    assert_eq!(report["outcome"], json!({"result": "published", "snapshot": 2}), "{report}");
     let shown = json_of(path, "snapshot show root --json");
     assert_eq!(shown["content"]["query_towers"][0]["kind"], "distilled");
     let found = json_of(path, "search student.toml hello -k 3 --json");

@@ -16,8 +16,8 @@ use crate::support;
 
 /// A root of the environment and the way to it.
 #[derive(Clone)]
-struct Server {
-    uri: String,
+pub struct Server {
+    pub uri: String,
     /// What the real server listens on.
     upstream: String,
     /// What follows the address in an endpoint.
@@ -25,7 +25,7 @@ struct Server {
 }
 
 /// The roots of the environment, whose servers are named there too.
-fn servers() -> Vec<Server> {
+pub fn servers() -> Vec<Server> {
     let server = |uri: String| {
         let (variable, path) = match uri.starts_with("az://") {
             true => {
@@ -55,12 +55,12 @@ impl Server {
     }
 
     /// The root without faults.
-    fn clear(&self) -> Root {
+    pub fn clear(&self) -> Root {
         Root::open(&self.uri).unwrap()
     }
 
     /// A proxy by `rule` and the root behind it.
-    async fn broken(
+    pub async fn broken(
         &self,
         rule: impl FnMut(&Request) -> Option<Fault> + Send + 'static,
     ) -> (Proxy, Root) {
@@ -111,10 +111,11 @@ async fn a_create_knows_whether_it_won_on_roots_of_the_environment() {
         let (_proxy, root) = server.broken(once(|r| r.conditional, busy)).await;
         let outcome = root.put_if_absent("won/409", Bytes::from_static(b"mine")).await.unwrap();
         assert_eq!(outcome, PutOutcome::Created, "{}", server.uri);
-        // What is told of an object that is not there is believed of nothing: the put of bytes looks.
+        // A store that says so of an object that is not there is not believed.
         let lie = Fault::status("412 Precondition Failed");
         let (_proxy, root) = server.broken(once(|r| r.conditional, lie)).await;
-        assert_eq!(root.put("won/412", Bytes::from_static(b"mine")).await.unwrap().size, 4);
+        let outcome = root.put_if_absent("won/412", Bytes::from_static(b"mine")).await.unwrap();
+        assert_eq!(outcome, PutOutcome::Created, "{}", server.uri);
         assert_eq!(clear.get("won/412").await.unwrap(), "mine");
     }
 }
@@ -267,9 +268,11 @@ async fn a_store_without_conditional_create_is_refused_on_roots_of_the_environme
             let answer = Fault::s3("501 Not Implemented", "NotImplemented", "If-None-Match");
             r.conditional.then_some(answer)
         };
-        let (_overwriting, first) = server.broken(overwrites).await;
-        let (_refusing, second) = server.broken(unknown).await;
-        for root in [first, second] {
+        let (_refusing, root) = server.broken(unknown).await;
+        let (_overwriting, other) = server.broken(overwrites).await;
+        // Azure signs the header: a server that knows the signature knows it.
+        let roots = if server.is_s3() { vec![root, other] } else { vec![root] };
+        for root in roots {
             let error = snapshot::check_store(&root).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
             let text = error.to_string();

@@ -108,6 +108,7 @@ async fn purge_with(root: &Root, ids: &[i64], dry_run: bool) -> Result<PurgeRepo
 /// What a reader gets: every note with its score for a fixed query and its stored columns.
 async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
     let opened = Snapshot::open(root, Some(manifest.number), cache).await.unwrap();
+    opened.check_canaries().unwrap();
     let mut probe = [0.1f32; 16];
     probe[3] = 0.7;
     let all = opened.search_vector(&probe, manifest.content.vectors as usize, true).unwrap();

@@ -358,7 +358,7 @@ async fn shared_texts(
 fn provenance(parent: &Manifest, run: String) -> Provenance {
     Provenance {
         created_at: chrono::Utc::now().to_rfc3339(),
-        host: super::host_name(),
+        host: snapshot::host_name(),
         program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
         run,
         gates: Vec::new(),

@@ -137,6 +137,7 @@ async fn shard(
         || [&old.index, &old.sidecar].into_iter().flatten().any(|file| doomed.contains(&file.path));
     if ids.rows.is_empty() {
         (new.index, new.sidecar, new.orphans) = (None, None, 0);
+        new.canaries.clear();
         return Ok((new, None));
     }
     if ids.rows.len() == rows && !index_doomed {
@@ -168,6 +169,7 @@ async fn shard(
         )));
     }
     (new.index, new.sidecar, new.orphans) = (Some(built.index), Some(built.sidecar), 0);
+    new.canaries = built.canaries;
     Ok((new, Some(built.report)))
 }
 
