@@ -33,6 +33,7 @@ mod schedules;
 mod schemas;
 mod search;
 mod search_where;
+mod segments;
 mod serve;
 mod skewed;
 mod snapshot;
