@@ -15,6 +15,8 @@ QUICK_SET := --set corpus.tables.0.uri=../$(CACHE)/notes/cwe-$(NOTES).csv --set 
 endif
 # Where the Python packages live that some tests read our files with.
 VENV ?= $(CACHE)/venv
+# Where the servers of `make test-stores` live.
+STORES ?= $(CACHE)/stores
 VENV_PYTHON := $(abspath $(VENV))/bin/python
 # cargo knows best where it builds (CARGO_TARGET_DIR, build.target-dir); asked only when needed.
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
@@ -89,11 +91,11 @@ test-airflow: check-tools build ## Run the Airflow DAG under the real Airflow (i
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	tests/python/airflow_daily.sh "$(BIN)" "$(abspath $(CACHE))"
 
-# Both tests skip themselves where no root is given, so `make test` passes them by. One at a time: they share the servers.
+# These tests skip themselves where no root is given, so `make test` passes them by. One at a time: they share the servers.
 .PHONY: test-stores
-test-stores: check-tools ## Run the store's tests and whole runs on Azurite and an S3 server (installed into .cache/stores).
+test-stores: check-tools ## Run the store's tests and whole runs in bad weather on Azurite and an S3 server (installed into .cache/stores).
 	$(CARGO) test --release --test it --no-run
-	$(PYTHON) tests/python/stores.py $(CACHE) -- \
+	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
 		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
 
 # A failure prints the seed; SCALINGNOTE_FAULT_SEED=SEED make test-faults FAULT_SCHEDULES=1 repeats it.
@@ -108,8 +110,22 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 	SCALINGNOTE_FAULT_MODEL="$(abspath $(CACHE))/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
 
+.PHONY: test-kubernetes
+test-kubernetes: ## Validate the Kubernetes manifests and lint the Containerfile (tools installed into .cache/kubernetes).
+	$(PYTHON) tests/python/kubernetes_manifests.py $(CACHE)
+
+.PHONY: test-alerts
+test-alerts: export SCALINGNOTE_REQUIRE_PROMTOOL = 1
+test-alerts: ## Check metrics of real runs and test the alert rules with promtool.
+	@command -v promtool >/dev/null || { echo "error: promtool is missing (Debian, Ubuntu: apt install prometheus)" >&2; exit 2; }
+	$(CARGO) test --release --test it metrics::
+
+.PHONY: test-serve
+test-serve: check-tools ## Search under load for some minutes while 300 snapshots are published and collected.
+	SCALINGNOTE_SERVE_PUBLISHES=300 $(CARGO) test --release --test it publishing_beside_queries -- --nocapture
+
 .PHONY: test-all
-test-all: test test-airflow test-stores test-faults ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

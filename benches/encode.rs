@@ -76,6 +76,7 @@ fn main() -> Result<(), Failure> {
         normalize: false,
         max_tokens: arguments.max_tokens,
         arithmetic: Arithmetic::F32,
+        layers: None,
     };
     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

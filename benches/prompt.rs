@@ -84,6 +84,7 @@ fn main() -> Result<(), Failure> {
             normalize: false,
             max_tokens: max_tokens as u32,
             arithmetic: Arithmetic::F32,
+            layers: None,
         };
         let tower = runtime.block_on(Tower::resolve(&options, Path::new("."), &reporter))?;
         let decoder = match &mut loaded {

@@ -202,7 +202,9 @@ pub fn kind_of_io(error: &std::io::Error) -> ErrorKind {
     use std::io::ErrorKind as Io;
     match error.kind() {
         Io::NotFound => ErrorKind::NotFound,
-        Io::StorageFull | Io::QuotaExceeded | Io::OutOfMemory => ErrorKind::Resource,
+        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory => {
+            ErrorKind::Resource
+        }
         Io::Interrupted | Io::TimedOut | Io::ConnectionReset | Io::ConnectionRefused => {
             ErrorKind::Transient
         }

@@ -15,7 +15,7 @@
 //! | layer | modules | only here |
 //! |---|---|---|
 //! | L7 | [`cli`]: prints, parses flags, draws progress | clap, indicatif |
-//! | L6 | [`exec`]: runs tasks, in process or one envelope for a scheduler | |
+//! | L6 | [`exec`]: runs tasks, in process or one envelope for a scheduler; [`serve`]: the reference service | |
 //! | L5 | [`config`]: composes the typed options of all stages | |
 //! | L4 | [`stage`]: typed options + envelope -> receipt | |
 //! | L3 | [`search`], [`train`], [`evaluate`] | |
@@ -38,6 +38,9 @@
 //! An [`types::EmbeddingSpace`] is everything that decides what a vector means. A vector is reused wherever (space, hash of
 //! the rendered text) is the same: under another note id, in another shard, after a crash, in a later run. Parts are never
 //! rewritten; a snapshot's ids files say which part and row each live vector lies in.
+//!
+//! A new tower is filled beside the old one: a night's back-fill is an ordinary plan of the next space, cut to a budget
+//! ([`stage::Backfill`]); the plan that has nothing left to cut also builds, and publishing it is the switch.
 //!
 //! # Where to read next
 //!
@@ -72,5 +75,6 @@ pub mod stage;
 pub mod config;
 // L6
 pub mod exec;
+pub mod serve;
 // L7
 pub mod cli;

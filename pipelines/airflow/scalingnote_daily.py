@@ -1,9 +1,16 @@
 """The daily re-index as an Airflow 3 DAG: plan -> encode (mapped) -> calibrate -> build (mapped) -> publish.
 
-Every task is one call of the program, safe to repeat: a task that is done does nothing. Between tasks
-only ids travel (small JSON in XCom); data stays under the pipeline's root.
+Every step is one call of the program, safe to repeat: a task that is done does nothing. Between steps only the
+plan's key and a few numbers travel (XCom); plan and data stay under the pipeline's root. A mapped step does an
+equal share of its stage's tasks, so that a worker loads the model once, however many tasks there are.
 
-Set up: SCALINGNOTE and SCALINGNOTE_PIPELINE in the workers' environment, and a pool for each kind of machine:
+Set up, in the environment of scheduler and workers:
+    SCALINGNOTE_PIPELINE      the pipeline file, as the steps see it
+    SCALINGNOTE               the program (default: scalingnote on the PATH)
+    SCALINGNOTE_SHARES        mapped instances of a stage, at most (default 64)
+    SCALINGNOTE_POD           pipelines/kubernetes/tasks-job.yaml: every step is then a pod of that template
+                              (pip install apache-airflow-providers-cncf-kubernetes); without it, a process
+and a pool for each kind of machine:
     airflow pools set scalingnote_gpu 4 "one slot a GPU"
     airflow pools set scalingnote_cpu 8 "index builds at a time"
 """
@@ -15,41 +22,125 @@ import json
 import os
 import subprocess
 
-from airflow.sdk import dag, task
+from airflow.sdk import BaseOperator, dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 PROGRAM = os.environ.get("SCALINGNOTE", "scalingnote")
 PIPELINE = os.environ.get("SCALINGNOTE_PIPELINE", "/opt/scalingnote/pipelines/daily.toml")
-# Mapped task instances of one stage at most (Airflow's max_map_length is 1,024): more ids share one.
-MAX_MAPPED = 512
-
+SHARES = int(os.environ.get("SCALINGNOTE_SHARES", "64"))
+POD = os.environ.get("SCALINGNOTE_POD")
 RETRY_DELAY = datetime.timedelta(seconds=int(os.environ.get("SCALINGNOTE_RETRY_SECONDS", "120")))
-RUN_AGAIN = {75, 130}  # a passing fault, the deadline, another publisher; interrupted
+
+PLAN_KEY = "{{ ti.xcom_pull(task_ids='plan')['plan_key'] }}"
+REFUSED = 3
 
 
-def scalingnote(*arguments: str) -> str:
-    """Runs the program; its progress goes to the task's log, its result is returned.
-
-    Exit codes: 75 and 130 are retried by Airflow; 3 (a gate refused), 2 and 1 are not, since the same
-    call would fail the same way. A process killed by a signal (an evicted worker) is retried.
-    """
-    command = [PROGRAM, *arguments, "--progress", "lines"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    code = done.returncode
-    if code == 0:
-        return done.stdout
-    message = f"`{' '.join(command)}` ended with exit code {code}"
-    if code in RUN_AGAIN or code < 0 or code > 128:
-        raise AirflowException(message)
-    if code == 3:
-        message += ": a gate refused the snapshot; the last one stays published"
-    raise AirflowFailException(message)
+def failure(code: int, what: str) -> AirflowException:
+    """What an exit code means to Airflow. 1, 2 and 3 (a gate refused) would come again: no retry. Everything else
+    passes: 75 (a fault, the deadline, another run), 130 (interrupted), a signal (an evicted worker)."""
+    if code == REFUSED:
+        what += ": a gate refused the snapshot, the last one stays published"
+    return (AirflowFailException if code in (1, 2, REFUSED) else AirflowException)(f"{what} (exit code {code})")
 
 
-def share(ids: list[str]) -> list[list[str]]:
-    """The ids in at most MAX_MAPPED lists of about the same length."""
-    lists = min(len(ids), MAX_MAPPED)
-    return [ids[start::lists] for start in range(lists)]
+def with_share(arguments: list[str], share: str | None) -> list[str]:
+    return [*arguments, "--share", share] if share else list(arguments)
+
+
+class ProcessStep(BaseOperator):
+    """One call of the program on the worker; its progress is the task's log, its JSON the result where one is wanted."""
+
+    template_fields = ("arguments", "share")
+
+    def __init__(self, *, arguments: list[str], share: str | None = None, gpu: bool = False, **options):
+        super().__init__(**options)
+        self.arguments, self.share = arguments, share
+        self.process: subprocess.Popen | None = None
+
+    def execute(self, context):
+        command = [PROGRAM, *with_share(self.arguments, self.share), "--progress", "lines"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as self.process:
+            try:
+                said = self.process.stdout.read()
+                code = self.process.wait()
+            except BaseException:  # Airflow's time limit comes as one: the program must not outlive its task
+                self.process.kill()
+                raise
+        if code != 0:
+            raise failure(code, f"`{' '.join(command)}` failed")
+        if self.do_xcom_push:
+            return json.loads(said)
+        print(said)
+        return None
+
+    def on_kill(self):
+        if self.process:
+            self.process.terminate()
+
+
+def pod_step():
+    """A step as a pod. The class is made only where the Kubernetes provider is needed."""
+    import yaml
+    from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+
+    with open(POD, encoding="utf-8") as file:
+        template = json.dumps(yaml.safe_load(file)["spec"]["template"])
+
+    class PodStep(KubernetesPodOperator):
+        """One call of the program in a pod of the Job's template; GPUs only where the step needs one."""
+
+        template_fields = (*KubernetesPodOperator.template_fields, "share")
+
+        def __init__(self, *, arguments: list[str], share: str | None = None, gpu: bool = False, **options):
+            pod = {"apiVersion": "v1", "kind": "Pod", **json.loads(template)}
+            (container,) = pod["spec"]["containers"]
+            container["args"] = []  # those of the Job
+            if not gpu:
+                for amounts in container["resources"].values():
+                    amounts.pop("nvidia.com/gpu", None)
+            if options.get("do_xcom_push"):  # the result is read from this file
+                options["cmds"] = ["/bin/sh", "-c", 'exec scalingnote "$@" >/airflow/xcom/return.json', "scalingnote"]
+            super().__init__(
+                arguments=arguments,
+                pod_template_dict=pod,
+                base_container_name=container["name"],
+                xcom_sidecar_container_security_context=container["securityContext"],
+                log_pod_spec_on_failure=False,
+                **options,
+            )
+            self.share = share
+
+        def execute(self, context):
+            self.arguments = with_share(self.arguments, self.share)
+            return super().execute(context)
+
+        def cleanup(self, pod, remote_pod, xcom_result=None, context=None):
+            try:
+                super().cleanup(pod, remote_pod, xcom_result, context)
+            except AirflowException as failed:
+                statuses = (remote_pod.status and remote_pod.status.container_statuses) or []
+                ended = [s.state.terminated for s in statuses if s.name == self.base_container_name and s.state]
+                if ended and ended[0]:
+                    raise failure(ended[0].exit_code, str(failed)) from failed
+                raise  # it never ran: evicted, or its image could not be pulled
+
+    return PodStep
+
+
+Step = pod_step() if POD else ProcessStep
+
+
+def step(task_id: str, *arguments: str, gpu: bool = False, hours: int = 1, result: bool = False, **options) -> dict:
+    """What both kinds of step are made from."""
+    return {
+        "task_id": task_id,
+        "arguments": list(arguments),
+        "gpu": gpu,
+        "pool": "scalingnote_gpu" if gpu else "scalingnote_cpu",
+        "do_xcom_push": result,
+        "execution_timeout": datetime.timedelta(hours=hours),
+        **options,
+    }
 
 
 @dag(
@@ -66,11 +157,10 @@ def share(ids: list[str]) -> list[list[str]]:
     tags=["scalingnote"],
 )
 def scalingnote_daily():
-    @task(execution_timeout=datetime.timedelta(hours=2))
-    def plan() -> dict:
-        plan = json.loads(scalingnote("plan", PIPELINE, "--json"))
-        kept = ("tasks", "plan_key", "encode_tasks", "calibrate_task", "build_tasks")
-        return {name: plan.get(name) for name in kept}
+    def tasks_of(stage: str, **options) -> dict:
+        arguments = ("task", PIPELINE, "--plan", PLAN_KEY, "--stage", stage)
+        # A day of deletions has nothing to encode, and mapping over nothing counts as skipped: hence none_failed.
+        return step(stage, *arguments, trigger_rule="none_failed", **options)
 
     @task.short_circuit
     def anything_to_do(plan: dict) -> bool:
@@ -78,37 +168,22 @@ def scalingnote_daily():
         return plan["tasks"] > 0
 
     @task
-    def shares(plan: dict, stage: str) -> list[list[str]]:
-        return share(plan[f"{stage}_tasks"])
+    def shares(plan: dict, stage: str) -> list[str]:
+        count = min(plan[f"{stage}_tasks"], SHARES)
+        return [f"{index}/{count}" for index in range(count)]
 
-    @task(pool="scalingnote_gpu", execution_timeout=datetime.timedelta(hours=6))
-    def encode(plan: dict, ids: list[str]) -> None:
-        for task_id in ids:
-            scalingnote("task", PIPELINE, "--plan", plan["plan_key"], "--task", task_id)
-
-    # A day of deletions has nothing to encode, and mapping over nothing counts as skipped: hence none_failed.
-    @task(pool="scalingnote_cpu", trigger_rule="none_failed", execution_timeout=datetime.timedelta(hours=1))
-    def calibrate(plan: dict) -> None:
-        """Freezes the scale of the quantised vectors; absent from the plan once it is frozen."""
-        if plan["calibrate_task"]:
-            scalingnote("task", PIPELINE, "--plan", plan["plan_key"], "--task", plan["calibrate_task"])
-
-    @task(pool="scalingnote_cpu", trigger_rule="none_failed", execution_timeout=datetime.timedelta(hours=6))
-    def build(plan: dict, ids: list[str]) -> None:
-        for task_id in ids:
-            scalingnote("task", PIPELINE, "--plan", plan["plan_key"], "--task", task_id)
-
-    @task(trigger_rule="none_failed", execution_timeout=datetime.timedelta(hours=2))
-    def publish(plan: dict) -> None:
-        print(scalingnote("publish", PIPELINE, "--plan", plan["plan_key"]))
-
-    planned = plan()
-    encode_shares = shares.override(task_id="encode_shares")(planned, "encode")
-    build_shares = shares.override(task_id="build_shares")(planned, "build")
-    anything_to_do(planned) >> [encode_shares, build_shares]
-    encoded = encode.partial(plan=planned).expand(ids=encode_shares)
-    built = build.partial(plan=planned).expand(ids=build_shares)
-    encoded >> calibrate(planned) >> built >> publish(planned)
+    plan = Step(**step("plan", "plan", PIPELINE, "--brief", hours=2, result=True))
+    encode_shares = shares.override(task_id="encode_shares")(plan.output, "encode")
+    build_shares = shares.override(task_id="build_shares")(plan.output, "build")
+    anything_to_do(plan.output) >> [encode_shares, build_shares]
+    encode = Step.partial(**tasks_of("encode", gpu=True, hours=6)).expand(share=encode_shares)
+    calibrate = Step(**tasks_of("calibrate"))  # does nothing where the scale is frozen already
+    build = Step.partial(**tasks_of("build", hours=6)).expand(share=build_shares)
+    # Publishing encodes a sample of unchanged notes again, to see that the tower is what it was: it needs a device.
+    publish = Step(
+        **step("publish", "publish", PIPELINE, "--plan", PLAN_KEY, gpu=True, hours=2, trigger_rule="none_failed")
+    )
+    encode >> calibrate >> build >> publish
 
 
 scalingnote_daily()

@@ -1,13 +1,18 @@
 #!/bin/sh
 # One night's run, for cron and for systemd: a log of its own, a time window, retries of passing faults,
-# and output only on failure (cron mails what a job prints).
+# and output only when a person is needed (cron mails what a job prints).
 #
 #   nightly.sh PIPELINE LOG_DIR
 #
 # Environment: SCALINGNOTE (the program), WINDOW_MINUTES (default 240), PAUSE_SECONDS between
-# tries (default 300), KEEP_LOGS_DAYS (default 30).
+# tries (default 300), TELL_AFTER (default 2), KEEP_LOGS_DAYS (default 30), and whatever the program reads
+# (SCALINGNOTE_METRICS_FILE, credentials).
 #
-# No lock file is needed: of two runs at once every task is done once, and one snapshot is published.
+# A failure (1), a wrong pipeline (2), a refused gate (3) and a killed run are told at once. A night that was only
+# not finished (75, or told to stop) is told when it is the TELL_AFTER-th in a row, for the next run goes on where
+# it stopped; until then this script ends with 0 and prints nothing.
+#
+# No lock file is needed: while another run is alive, a run ends with 75 and is tried again in its window.
 set -u
 
 if [ $# -ne 2 ]; then
@@ -62,7 +67,20 @@ while :; do
     fi
     try=$((try + 1))
 done
-[ $code -eq 0 ] && exit 0
+unfinished="$logs/unfinished" # how many nights in a row
+if [ $code -eq 0 ]; then
+    rm -f "$unfinished"
+    exit 0
+fi
+nights=
+if [ $code -eq 75 ] || [ $code -eq 130 ]; then
+    nights=$(($(cat "$unfinished" 2>/dev/null || echo 0) + 1))
+    echo "$nights" >"$unfinished"
+    if [ "$nights" -lt "${TELL_AFTER:-2}" ]; then
+        echo "exit code $code, not finished; told from night ${TELL_AFTER:-2} in a row" >>"$log"
+        exit 0
+    fi
+fi
 
 case $code in
     2) meaning="wrong flag or configuration" ;;
@@ -72,7 +90,7 @@ case $code in
     124 | 137) meaning="killed: it did not stop at its deadline" ;;
     *) meaning="failed" ;;
 esac
-echo "scalingnote run $pipeline: exit code $code, $meaning (try $try)"
+echo "scalingnote run $pipeline: exit code $code, $meaning (try $try${nights:+, night $nights in a row})"
 echo "log: $log; its last lines:"
 tail -n 40 "$log"
 exit $code

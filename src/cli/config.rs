@@ -57,6 +57,12 @@ pub(super) fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
                 config.tower.model,
                 config.publish.root
             ));
+            if let Some(next) = &config.next {
+                app.console.print(&format!(
+                    "next tower {}: runs encode for it what their budget leaves; `scalingnote plan` shows how far it is\n",
+                    next.tower.model
+                ));
+            }
         }
         ConfigCommand::Show { pipeline, json } => {
             let resolved = pipeline.resolve()?;

@@ -7,18 +7,23 @@ mod completions;
 mod config;
 mod console;
 mod device;
+mod distill;
 mod duration;
 mod evaluate;
 mod failure;
 mod logging;
+mod metrics;
+mod mine;
 mod plan;
 mod progress;
 mod publish;
+mod purge;
 mod recipe;
 mod root;
 mod run;
 mod schema;
 mod search;
+mod serve;
 mod signals;
 mod snapshot;
 mod task;
@@ -96,18 +101,28 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         Command::Run(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
         Command::Task(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
         Command::Train(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
+        Command::Distill(args) => args.deadline.map_or_else(Cancel::new, Cancel::with_deadline),
         _ => Cancel::new(),
     };
     // Only these look at `cancel`; the others write nothing that would have to be finished.
-    let cooperative = matches!(
-        cli.command,
+    let stopping = match cli.command {
         Command::Run(_)
-            | Command::Plan(_)
-            | Command::Task(_)
-            | Command::Publish(_)
-            | Command::Train(_)
-    );
-    signals::install(cancel.clone(), cooperative, Arc::clone(console))?;
+        | Command::Plan(_)
+        | Command::Task(_)
+        | Command::Publish(_)
+        | Command::Purge(_)
+        | Command::Train(_)
+        | Command::Mine(_)
+        | Command::Distill(_) => Some(
+            "stopping after the batch at hand; what is finished is kept, and the next run resumes \
+             (once more to stop at once)",
+        ),
+        Command::Serve(_) => {
+            Some("stopping once every request in flight is answered (once more to stop at once)")
+        }
+        _ => None,
+    };
+    signals::install(cancel.clone(), stopping, Arc::clone(console))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -125,9 +140,13 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Plan(args) => plan::execute(args, app).await,
         Command::Task(args) => task::execute(args, app).await,
         Command::Publish(args) => publish::execute(args, app).await,
+        Command::Purge(args) => purge::execute(args, app).await,
         Command::Search(args) => search::execute(args, app).await,
+        Command::Serve(args) => serve::execute(args, app).await,
         Command::Snapshot(args) => snapshot::execute(args, app).await,
         Command::Train(args) => train::execute(args, app).await,
+        Command::Mine(args) => mine::execute(args, app).await,
+        Command::Distill(args) => distill::execute(args, app).await,
         Command::Evaluate(args) => evaluate::execute(args, app).await,
         Command::Config(args) => config::execute(args, app),
         Command::Schema(args) => schema::execute(&args, app),

@@ -18,21 +18,33 @@ use crate::exec;
 Examples:
   scalingnote plan pipelines/quickstart.toml
   scalingnote plan daily.toml --json | jq .total.tokens
+  scalingnote plan daily.toml --brief | jq -r .plan_key
   scalingnote plan daily.toml --set encode.devices='[\"cuda:0\", \"cuda:1\"]'
 
 Columns: notes new, changed, unchanged and deleted against the newest snapshot; texts to encode and
 their exact tokens; the share of padding that packing saves; estimated time; bytes to be written;
-memory while building the index.")]
+memory while building the index. With [next], how far the tower is that is to take over; its plan
+is stored beside the day's.")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Print only what a scheduler has to know, as JSON: the plan's key and the number of tasks of each
+    /// stage. Needs no device, and stays small for any number of tasks.
+    #[arg(long, conflicts_with = "json")]
+    pub brief: bool,
 }
 
 pub(super) async fn execute(args: PlanArgs, app: &App) -> Result<ExitCode> {
     let context = super::run::context(&args.pipeline, app)?;
+    if args.brief {
+        let brief = exec::plan_brief(&context).await?;
+        app.console.close();
+        app.console.print(&super::pretty(&brief)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let summary = exec::plan(&context).await?;
     app.console.close();
     if args.json {

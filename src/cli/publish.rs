@@ -6,9 +6,11 @@ use clap::Args;
 
 use super::App;
 use super::args::PipelineArgs;
+use super::metrics::MetricsArgs;
 use super::run::{OverrideArgs, context, finish};
 use crate::error::Result;
 use crate::exec::{self, RunOptions};
+use crate::stage::RunReport;
 
 /// Judge the gates and publish what the tasks of a stored plan built
 ///
@@ -27,14 +29,22 @@ pub(crate) struct PublishArgs {
     plan: String,
     #[command(flatten)]
     overrides: OverrideArgs,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn execute(args: PublishArgs, app: &App) -> Result<ExitCode> {
+    let mut report = RunReport::default();
+    let outcome = attempt(&args, app, &mut report).await;
+    args.metrics.record(&args.pipeline, &report, outcome, app)
+}
+
+async fn attempt(args: &PublishArgs, app: &App, report: &mut RunReport) -> Result<u8> {
     let options = RunOptions { overrides: args.overrides.pairs()?, ..RunOptions::default() };
     let context = context(&args.pipeline, app)?;
-    let report = exec::publish_plan(&context, &args.plan, &options).await?;
-    finish(&report, &context, args.json, app)
+    exec::publish_plan(&context, &args.plan, &options, report).await?;
+    finish(report, &context, args.json, app)
 }

@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 
 use super::App;
 use super::args::PipelineArgs;
+use super::metrics::MetricsArgs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, RunContext, RunOptions};
 use crate::stage::{GateOptions, Outcome, RunReport};
@@ -22,7 +23,8 @@ use crate::store::Root;
 #[command(after_help = "\
 Examples:
   scalingnote run pipelines/quickstart.toml
-  scalingnote run daily.toml --deadline 2h                  stop in time, resume tomorrow (exit 75)
+  scalingnote run daily.toml --deadline 2h                  stop in time, resume tomorrow (exit 75;
+                                                            0 where only [next] is unfinished)
   scalingnote run daily.toml --set tower.max_tokens=256     change one value
   SCALINGNOTE__PUBLISH__ROOT=s3://bucket/notes scalingnote run daily.toml
   scalingnote run daily.toml --override count-change --reason \"old notes were purged\"
@@ -40,6 +42,8 @@ pub(crate) struct RunArgs {
     pub wait: Duration,
     #[command(flatten)]
     pub overrides: OverrideArgs,
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
     /// Build everything, publish nothing.
     #[arg(long)]
     pub no_publish: bool,
@@ -88,10 +92,17 @@ pub(super) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> 
     let pipeline = pipeline.resolve()?.pipeline;
     let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
     let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
+    let root = root.with_cancel(cancel.clone());
     Ok(RunContext { pipeline, root, reporter, cancel })
 }
 
 pub(super) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
+    let mut report = RunReport::default();
+    let outcome = attempt(&args, app, &mut report).await;
+    args.metrics.record(&args.pipeline, &report, outcome, app)
+}
+
+async fn attempt(args: &RunArgs, app: &App, report: &mut RunReport) -> Result<u8> {
     let options = RunOptions {
         only_plan: args.plan_only,
         overrides: args.overrides.pairs()?,
@@ -100,8 +111,8 @@ pub(super) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
         ..RunOptions::default()
     };
     let context = context(&args.pipeline, app)?;
-    let report = exec::run(&context, &options).await?;
-    finish(&report, &context, args.json, app)
+    exec::run_into(&context, &options, report).await?;
+    finish(report, &context, args.json, app)
 }
 
 /// Prints the report; the exit code follows from the outcome.
@@ -110,10 +121,10 @@ pub(super) fn finish(
     context: &RunContext,
     json: bool,
     app: &App,
-) -> Result<ExitCode> {
+) -> Result<u8> {
     app.console.close();
     app.console.print(&if json { report.to_json()? } else { summary(report, context) });
-    Ok(ExitCode::from(exit_code(report.outcome)))
+    Ok(exit_code(report))
 }
 
 fn summary(report: &RunReport, context: &RunContext) -> String {
@@ -125,8 +136,11 @@ fn summary(report: &RunReport, context: &RunContext) -> String {
     format!("{report}  report   {place}\n")
 }
 
-fn exit_code(outcome: Outcome) -> u8 {
-    match outcome {
+fn exit_code(report: &RunReport) -> u8 {
+    if report.is_refused() {
+        return ErrorKind::GateRefused.exit_code();
+    }
+    match report.outcome {
         Outcome::Published { .. }
         | Outcome::NothingToDo { .. }
         | Outcome::Planned

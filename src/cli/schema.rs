@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 use super::App;
 use crate::config::Pipeline;
 use crate::error::{ErrorKind, Result, ResultExt, kind_of_io};
-use crate::stage::{Plan, PlanSummary, RunReport};
-use crate::train::TrainOptions;
+use crate::stage::{Plan, PlanBrief, PlanSummary, RunReport};
+use crate::train::{DistillOptions, TrainOptions};
 
 /// Print the JSON Schema of a file that scalingnote reads or writes
 #[derive(Debug, Args)]
@@ -36,12 +36,16 @@ pub(crate) enum SchemaName {
     Pipeline,
     /// The recipe of `train`.
     Train,
+    /// The recipe of `distill`.
+    Distill,
     /// snapshots/<number>.json.
     Manifest,
     /// runs/<run>/report.json.
     Report,
     /// What `plan --json` prints.
     PlanSummary,
+    /// What `plan --brief` prints.
+    PlanBrief,
     /// runs/<run>/plan.json: the tasks that `task` executes.
     Plan,
 }
@@ -55,10 +59,16 @@ impl SchemaName {
                 schema.insert("title".to_owned(), "scalingnote training recipe".into());
                 schema.to_value()
             }
+            Self::Distill => {
+                let mut schema = schemars::schema_for!(DistillOptions);
+                schema.insert("title".to_owned(), "scalingnote distillation recipe".into());
+                schema.to_value()
+            }
             Self::Manifest => crate::snapshot::json_schema(),
             Self::Report => schemars::schema_for!(RunReport).to_value(),
             Self::Plan => schemars::schema_for!(Plan).to_value(),
             Self::PlanSummary => schemars::schema_for!(PlanSummary).to_value(),
+            Self::PlanBrief => schemars::schema_for!(PlanBrief).to_value(),
         };
         let mut text = serde_json::to_string_pretty(&value)
             .or_error(ErrorKind::Internal, || "writing a schema")?;

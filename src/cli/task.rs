@@ -4,20 +4,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::App;
 use super::args::PipelineArgs;
 use crate::error::Result;
-use crate::exec;
+use crate::exec::{self, RunOptions, Share, TaskStage};
 
-/// Execute one task of a stored plan, for Airflow, Kubernetes and the like
+/// Execute tasks of a stored plan, for Airflow, Kubernetes and the like
 ///
-/// `plan` and `run --plan-only` store the plan, `publish` is the last step. A task that is done already does nothing, so retries and
-/// doubled attempts are safe. Prints the receipt as JSON.
+/// `plan` and `run --plan-only` store the plan; the stages encode, calibrate and build follow each
+/// other; `publish` is the last step. A task that is done already does nothing, so retries and doubled
+/// attempts are safe. Prints the receipt of one task, or the sum of a share, as JSON.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  scalingnote run daily.toml --plan-only --json | jq -r .run
+  scalingnote plan daily.toml --brief | jq -r .plan_key
+  scalingnote task daily.toml --plan \"$PLAN\" --stage encode --share 0/8    the first of 8 equal jobs
+  scalingnote task daily.toml --plan \"$PLAN\" --stage calibrate
   scalingnote task daily.toml --plan 20250101T000000Z-1a2b3c4d --task encode-00017-b141f1cba5c376d4
   SCALINGNOTE_PIPELINE=/config/daily.toml scalingnote task --plan \"$PLAN\" --task \"$TASK\"")]
 pub(crate) struct TaskArgs {
@@ -27,8 +31,15 @@ pub(crate) struct TaskArgs {
     #[arg(long, value_name = "KEY")]
     pub plan: String,
     /// Id of the task in the plan.
-    #[arg(long, value_name = "ID")]
-    pub task: String,
+    #[arg(long, value_name = "ID", conflicts_with = "share")]
+    pub task: Option<String>,
+    /// All tasks of this stage, or its --share.
+    #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(TaskStage::NAMES),
+          conflicts_with = "task", required_unless_present = "task")]
+    pub stage: Option<String>,
+    /// Every COUNT-th task of the stage, from INDEX (0 to COUNT - 1).
+    #[arg(long, value_name = "INDEX/COUNT", requires = "stage")]
+    pub share: Option<Share>,
     /// Stop cleanly after this time (90s, 45m, 2h); running again resumes.
     #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
     pub deadline: Option<Duration>,
@@ -36,8 +47,18 @@ pub(crate) struct TaskArgs {
 
 pub(super) async fn execute(args: TaskArgs, app: &App) -> Result<ExitCode> {
     let context = super::run::context(&args.pipeline, app)?;
-    let receipt = exec::execute_task(&context, &args.plan, &args.task).await?;
+    let text = match (&args.task, &args.stage) {
+        (Some(task), _) => super::pretty(&exec::execute_task(&context, &args.plan, task).await?)?,
+        (None, stage) => {
+            // The parser demands one of the two.
+            let stage: TaskStage = stage.as_deref().unwrap_or_default().parse()?;
+            let share = args.share.unwrap_or(Share::ALL);
+            let attempts = RunOptions::default().attempts;
+            let done = exec::execute_share(&context, &args.plan, stage, share, attempts).await?;
+            super::pretty(&done)?
+        }
+    };
     app.console.close();
-    app.console.print(&super::pretty(&receipt)?);
+    app.console.print(&text);
     Ok(ExitCode::SUCCESS)
 }

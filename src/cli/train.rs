@@ -96,7 +96,7 @@ pub(super) async fn execute(args: TrainArgs, app: &App) -> Result<ExitCode> {
 }
 
 /// Runs `work` on a thread of its own with a large stack; the computation's threads are the global pool's.
-async fn on_large_stack<T, W>(work: W) -> Result<T>
+pub(super) async fn on_large_stack<T, W>(work: W) -> Result<T>
 where
     T: Send + 'static,
     W: AsyncFnOnce() -> Result<T> + Send + 'static,
@@ -115,7 +115,7 @@ where
 }
 
 /// Errors as the command line means them: running again does not help against a folder of another run.
-fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {
+pub(super) fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {
     match result {
         Err(error) if error.kind() == ErrorKind::Conflict => {
             Err(Error::new(ErrorKind::Usage, error.to_string()))
@@ -124,17 +124,17 @@ fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {
     }
 }
 
-fn default_output(recipe: &Path) -> PathBuf {
+pub(super) fn default_output(recipe: &Path) -> PathBuf {
     Path::new(".cache/train").join(recipe.file_stem().unwrap_or("recipe".as_ref()))
 }
 
 /// What a run or an export has written into its folder.
 fn written(folder: &Path) -> Vec<PathBuf> {
-    let names = ["adapter", "query-adapter", "document-adapter", "model", "report.html"];
+    let names = ["adapter", "query-adapter", "document-adapter", "model", "student", "report.html"];
     names.iter().map(|name| folder.join(name)).filter(|path| path.exists()).collect()
 }
 
-fn listing(folder: &Path) -> String {
+pub(super) fn listing(folder: &Path) -> String {
     let mut text = String::new();
     for path in written(folder) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();

@@ -5,6 +5,7 @@
 
 mod check;
 mod document;
+mod next;
 mod overrides;
 mod pipeline;
 mod problem;
@@ -14,6 +15,7 @@ mod show;
 mod validate;
 
 pub use document::Origin;
+pub use next::NextOptions;
 pub use overrides::ENV_PREFIX;
 pub use pipeline::{CONFIG_VERSION, Pipeline, PublishOptions, QueryOptions};
 pub use problem::{Problem, Problems};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::next::NextOptions;
 use crate::corpus::CorpusOptions;
 use crate::snapshot::Retention;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
@@ -26,6 +27,9 @@ pub struct Pipeline {
     pub corpus: CorpusOptions,
     /// The document tower.
     pub tower: TowerOptions,
+    /// The tower that is to take over; its vectors are made over many runs while `[tower]` goes on publishing.
+    #[serde(default)]
+    pub next: Option<NextOptions>,
     /// How texts are encoded.
     #[serde(default)]
     pub encode: EncodeOptions,

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use super::document::Node;
 use super::pipeline::Pipeline;
 use super::problem::Problems;
-use crate::corpus::RESERVED_COLUMNS;
+use crate::config::QueryOptions;
+use crate::corpus::{CorpusMode, RESERVED_COLUMNS};
+use crate::stage::ChunkingOptions;
 use crate::tower::TowerOptions;
 
 /// Reports every value of `pipeline` that makes no sense, at its place in `root`.
@@ -15,10 +17,13 @@ pub(super) fn validate(pipeline: &Pipeline, root: &Node, problems: &mut Problems
     tower(&pipeline.tower, "tower", &mut check);
     encode(pipeline, &mut check);
     index(pipeline, &mut check);
-    chunking(pipeline, &mut check);
+    if let Some(options) = &pipeline.chunking {
+        chunking(options, "chunking", &pipeline.tower, "tower", &mut check);
+    }
     gates(pipeline, &mut check);
     publish(pipeline, &mut check);
-    query(pipeline, &mut check);
+    query(&pipeline.query, "query", &mut check);
+    next(pipeline, &mut check);
 }
 
 struct Check<'a> {
@@ -79,7 +84,7 @@ fn corpus(pipeline: &Pipeline, check: &mut Check<'_>) {
         "corpus.sql",
         "is empty; select at least `note_id` and one text column",
     );
-    template(&corpus.template, check);
+    template(&corpus.template, "corpus.template", check);
     let mut columns = BTreeSet::new();
     for (at, column) in corpus.stored_columns.iter().enumerate() {
         let path = format!("corpus.stored_columns.{at}");
@@ -98,15 +103,15 @@ fn corpus(pipeline: &Pipeline, check: &mut Check<'_>) {
     );
 }
 
-fn template(source: &str, check: &mut Check<'_>) {
+fn template(source: &str, path: &str, check: &mut Check<'_>) {
     if source.trim().is_empty() {
-        return check.bad("corpus.template", "is empty; e.g. \"{{ title }}\\n{{ body }}\"");
+        return check.bad(path, "is empty; e.g. \"{{ title }}\\n{{ body }}\"");
     }
     let mut environment = minijinja::Environment::new();
     if let Err(error) = environment.add_template("template", source) {
         let line = error.line().map_or_else(String::new, |line| format!(" in its line {line}"));
         let detail = error.detail().unwrap_or("syntax error");
-        check.bad("corpus.template", format!("does not compile{line}: {detail}"));
+        check.bad(path, format!("does not compile{line}: {detail}"));
         return;
     }
     let reads_nothing = environment
@@ -114,7 +119,7 @@ fn template(source: &str, check: &mut Check<'_>) {
         .is_ok_and(|template| template.undeclared_variables(false).is_empty());
     check.require(
         !reads_nothing,
-        "corpus.template",
+        path,
         "names no column, so every note would have the same text; e.g. \"{{ title }}\\n{{ body }}\"",
     );
 }
@@ -204,18 +209,25 @@ fn index(pipeline: &Pipeline, check: &mut Check<'_>) {
     }
 }
 
-fn chunking(pipeline: &Pipeline, check: &mut Check<'_>) {
-    let Some(chunking) = &pipeline.chunking else { return };
-    check.require(chunking.window_tokens >= 1, "chunking.window_tokens", "must be at least 1");
+/// `chunking` at `path` for the tower at `tower_path`.
+fn chunking(
+    chunking: &ChunkingOptions,
+    path: &str,
+    tower: &TowerOptions,
+    tower_path: &str,
+    check: &mut Check<'_>,
+) {
+    let (window, overlap) = (format!("{path}.window_tokens"), format!("{path}.overlap_tokens"));
+    check.require(chunking.window_tokens >= 1, &window, "must be at least 1");
     check.require(
         chunking.overlap_tokens < chunking.window_tokens.max(1),
-        "chunking.overlap_tokens",
-        format!("must be less than `chunking.window_tokens` ({})", chunking.window_tokens),
+        &overlap,
+        format!("must be less than `{window}` ({})", chunking.window_tokens),
     );
     check.require(
-        chunking.window_tokens <= pipeline.tower.max_tokens,
-        "chunking.window_tokens",
-        format!("must be at most `tower.max_tokens` ({})", pipeline.tower.max_tokens),
+        chunking.window_tokens <= tower.max_tokens,
+        &window,
+        format!("must be at most `{tower_path}.max_tokens` ({})", tower.max_tokens),
     );
 }
 
@@ -265,17 +277,53 @@ fn publish(pipeline: &Pipeline, check: &mut Check<'_>) {
     );
 }
 
-fn query(pipeline: &Pipeline, check: &mut Check<'_>) {
-    let Some(query_tower) = &pipeline.query.tower else { return };
-    tower(query_tower, "query.tower", check);
+fn query(query: &QueryOptions, path: &str, check: &mut Check<'_>) {
+    let Some(query_tower) = &query.tower else { return };
+    tower(query_tower, &format!("{path}.tower"), check);
     for (key, set) in [
-        ("prompt_prefix", pipeline.query.prompt_prefix.is_some()),
-        ("prompt_suffix", pipeline.query.prompt_suffix.is_some()),
+        ("prompt_prefix", query.prompt_prefix.is_some()),
+        ("prompt_suffix", query.prompt_suffix.is_some()),
     ] {
         check.require(
             !set,
-            &format!("query.{key}"),
-            format!("has no use beside [query.tower]; set `query.tower.{key}`"),
+            &format!("{path}.{key}"),
+            format!("has no use beside [{path}.tower]; set `{path}.tower.{key}`"),
         );
     }
+}
+
+fn next(pipeline: &Pipeline, check: &mut Check<'_>) {
+    let (Some(next), Some(after)) = (&pipeline.next, pipeline.after_next()) else { return };
+    tower(&next.tower, "next.tower", check);
+    if let Some(source) = &next.template {
+        template(source, "next.template", check);
+    }
+    if let Some(options) = &after.chunking {
+        let path = if next.chunking.is_some() { "next.chunking" } else { "chunking" };
+        chunking(options, path, &next.tower, "next.tower", check);
+    }
+    query(&next.query, "next.query", check);
+    check.require(
+        pipeline.corpus.mode == CorpusMode::Full,
+        "next",
+        "needs `corpus.mode = \"full\"`: a delta does not hold the notes that are to be encoded again",
+    );
+    // One text may be as long as that: with less, a run might encode nothing.
+    let least = u64::from(next.tower.max_tokens);
+    check.require(
+        next.tokens_per_run.is_none_or(|tokens| tokens >= least),
+        "next.tokens_per_run",
+        format!("must be at least `next.tower.max_tokens` ({least}); leave it out for no limit"),
+    );
+    check.require(
+        next.minutes_per_run != Some(0),
+        "next.minutes_per_run",
+        "must be at least 1; leave it out to use the time until the deadline",
+    );
+    check.require(
+        pipeline.index.quantization != crate::index::Quantization::B1
+            || next.tower.dimensions.is_none_or(|dimensions| dimensions % 8 == 0),
+        "next.tower.dimensions",
+        "must be divisible by 8 with `index.quantization` = `b1`",
+    );
 }

@@ -409,6 +409,7 @@ mod tests {
             stored_columns: stored.iter().map(|s| (*s).to_owned()).collect(),
             max_rejected: 0,
             memory_limit_mib: 64,
+            storage: None,
         };
         Contract::check(&schema, &options, &NoteTemplate::compile(template)?, 4)
     }

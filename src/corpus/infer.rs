@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 
 use super::frames::OneFrame;
 use super::options::TableFormat;
-use super::session::{error, kind_of_store, redact};
+use super::session::{error, redact};
 use super::tables::SourceFile;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::unreadable;
 
 /// Refuses a file that does not begin as its format does. A reader that believes the first bytes of any
 /// file to be a length would ask for gigabytes.
@@ -32,9 +33,11 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
     if file.meta.size < 8 {
         return Err(wrong());
     }
-    let start = file.store.get_range(&file.meta.location, 0..8).await.map_err(|e| {
-        Error::new(kind_of_store(&e), format!("{} cannot be read", file.url)).with_source(e)
-    })?;
+    let start = file
+        .store
+        .get_range(&file.meta.location, 0..8)
+        .await
+        .map_err(|e| unreadable(file.url.as_str(), &e))?;
     if magics.iter().any(|magic| start.starts_with(magic)) { Ok(()) } else { Err(wrong()) }
 }
 
@@ -199,9 +202,8 @@ where
         + 'static,
 {
     let failed = |text: String| Error::input(format!("reading {}: {}", file.url, redact(&text)));
-    let got = file.store.get(&file.meta.location).await.map_err(|e| {
-        Error::new(kind_of_store(&e), format!("{} cannot be read", file.url)).with_source(e)
-    })?;
+    let got =
+        file.store.get(&file.meta.location).await.map_err(|e| unreadable(file.url.as_str(), &e))?;
     let (reader, feeder): (Box<dyn Read + Send>, _) = match got.payload {
         GetResultPayload::File(file, _) => (Box::new(file), None),
         GetResultPayload::Stream(mut stream) => {

@@ -23,6 +23,7 @@
 
 mod contract;
 mod dedupe;
+mod filter;
 mod frames;
 mod infer;
 mod options;
@@ -36,10 +37,11 @@ mod template;
 mod values;
 mod writer;
 
+pub use filter::RowFilter;
 pub use options::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
 pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections,
 };
-pub use prepare::{Chunker, PrepareRequest, SMALL_CORPUS, prepare};
+pub use prepare::{Chunker, Exclude, PrepareRequest, SMALL_CORPUS, prepare};
 pub use reader::PreparedReader;
 pub use writer::{RESERVED_COLUMNS, prepared_schema};

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::store::StorageOptions;
+
 /// What absence of a note means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +80,9 @@ pub struct CorpusOptions {
     /// How many rows may be rejected (null id, no text, invalid UTF-8) before the run stops.
     #[serde(default)]
     pub max_rejected: u64,
+    /// How the tables' object stores are reached, where that is not as the pipeline's `storage` says.
+    #[serde(default)]
+    pub storage: Option<StorageOptions>,
     /// Memory that DataFusion may use before it spills, in MiB.
     #[serde(default = "default_memory")]
     pub memory_limit_mib: u64,

@@ -97,6 +97,9 @@ pub struct PrepareOutcome {
     pub rows_read: u64,
     /// Rows dropped because a newer row has the same id.
     pub duplicates: u64,
+    /// Notes left out because they were purged.
+    #[serde(default)]
+    pub excluded: u64,
     /// Rejected rows.
     pub rejections: Rejections,
     /// What was read.

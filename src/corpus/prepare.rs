@@ -24,8 +24,8 @@ use super::template::NoteTemplate;
 use super::writer::ShardWriter;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
-use crate::store::Root;
-use crate::types::Cancel;
+use crate::store::{Root, StorageOptions};
+use crate::types::{Cancel, NoteId};
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
 pub const SMALL_CORPUS: u64 = 10_000;
@@ -39,6 +39,9 @@ pub trait Chunker: Send + Sync {
     fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>>;
 }
 
+/// Says which notes are left out as if the query had not returned them.
+pub type Exclude = Arc<dyn Fn(&NoteId) -> bool + Send + Sync>;
+
 /// What `prepare` is asked to do.
 pub struct PrepareRequest<'a> {
     /// The corpus.
@@ -51,8 +54,12 @@ pub struct PrepareRequest<'a> {
     pub default_shards: u32,
     /// Cuts long texts; `None` leaves one chunk a note.
     pub chunker: Option<Arc<dyn Chunker>>,
+    /// Notes that must not be prepared at all (purged ones).
+    pub exclude: Option<Exclude>,
     /// Where the prepared files go.
     pub root: &'a Root,
+    /// How object stores are reached, unless the options say otherwise.
+    pub storage: &'a StorageOptions,
     /// Names the folder of the prepared files ([`crate::store::layout::prepared`]).
     pub run: &'a str,
     /// Progress.
@@ -72,9 +79,14 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     request.cancel.check()?;
     let template = NoteTemplate::compile(&options.template)?;
     let context = session(options.memory_limit_mib)?;
-    let files =
-        tables::register(&context, &options.tables, request.base_dir, request.reporter.as_ref())
-            .await?;
+    let files = tables::register(
+        &context,
+        &options.tables,
+        request.base_dir,
+        options.storage.as_ref().unwrap_or(request.storage),
+        request.reporter.as_ref(),
+    )
+    .await?;
     let outcome = run(&request, template, &context, &files).await;
     // A file that changed explains any other error better than that error does.
     tables::check_unchanged(&files).await?;
@@ -127,7 +139,8 @@ async fn run(
     let contract = Arc::new(contract);
     let deduper = Deduper::new(Arc::clone(&contract));
     let chunker = request.chunker.clone();
-    let renderer = Arc::new(Renderer::new(contract, template, options.mode, chunker));
+    let renderer =
+        Arc::new(Renderer::new(contract, template, options.mode, chunker, request.exclude.clone()));
     let writer = ShardWriter::new(
         request.root.clone(),
         request.run.to_owned(),
@@ -152,6 +165,7 @@ async fn run(
         shards: written.shards,
         rows_read: written.rows_read,
         duplicates: written.duplicates,
+        excluded: written.excluded,
         rejections: written.rejections,
         inputs: files.iter().map(SourceFile::input).collect(),
     })
@@ -209,6 +223,7 @@ struct Written {
     rejections: Rejections,
     rows_read: u64,
     duplicates: u64,
+    excluded: u64,
 }
 
 /// Writes rendered batches in order. Beyond `max_rejected` it writes nothing more but goes on counting.
@@ -218,13 +233,14 @@ async fn write(
     max_rejected: u64,
     reporter: Arc<dyn Reporter>,
 ) -> Result<Written> {
-    let (mut rows_read, mut duplicates) = (0, 0);
+    let (mut rows_read, mut duplicates, mut excluded) = (0, 0, 0);
     let mut rejections = Rejections::default();
     while let Some(rendering) = receiver.recv().await {
         let rendered =
             rendering.await.map_err(|e| Error::internal("rendering notes").with_source(e))??;
         rows_read += rendered.rows_read;
         duplicates += rendered.duplicates;
+        excluded += rendered.excluded;
         rejections.merge(rendered.rejections);
         if rejections.total() <= max_rejected {
             for piece in rendered.pieces {
@@ -235,7 +251,7 @@ async fn write(
     }
     let shards =
         if rejections.total() > max_rejected { Vec::new() } else { writer.finish().await? };
-    Ok(Written { shards, rejections, rows_read, duplicates })
+    Ok(Written { shards, rejections, rows_read, duplicates, excluded })
 }
 
 fn too_many(rejections: &Rejections, allowed: u64) -> Error {

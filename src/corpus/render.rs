@@ -14,7 +14,7 @@ use super::contract::{Contract, SHARD, ValueSource};
 use super::dedupe::{Ids, Winners, is_true};
 use super::options::CorpusMode;
 use super::outcome::Rejections;
-use super::prepare::Chunker;
+use super::prepare::{Chunker, Exclude};
 use super::template::{NoteTemplate, RowContext};
 use super::values::template_value;
 use super::writer::prepared_schema;
@@ -40,6 +40,7 @@ pub(super) struct Rendered {
     pub(super) rejections: Rejections,
     pub(super) rows_read: u64,
     pub(super) duplicates: u64,
+    pub(super) excluded: u64,
 }
 
 /// Everything that rendering needs, shared by all threads.
@@ -48,6 +49,7 @@ pub(super) struct Renderer {
     pub(super) template: NoteTemplate,
     pub(super) mode: CorpusMode,
     pub(super) chunker: Option<Arc<dyn Chunker>>,
+    pub(super) exclude: Option<Exclude>,
     pub(super) schema: SchemaRef,
 }
 
@@ -57,9 +59,10 @@ impl Renderer {
         template: NoteTemplate,
         mode: CorpusMode,
         chunker: Option<Arc<dyn Chunker>>,
+        exclude: Option<Exclude>,
     ) -> Self {
         let schema = prepared_schema(&contract.stored);
-        Self { contract, template, mode, chunker, schema }
+        Self { contract, template, mode, chunker, exclude, schema }
     }
 
     pub(super) fn render(&self, winners: Winners) -> Result<Rendered> {
@@ -68,6 +71,7 @@ impl Renderer {
             rows_read: winners.rows_read,
             duplicates: winners.duplicates,
             pieces: Vec::new(),
+            excluded: 0,
         };
         for batch in &winners.batches {
             self.batch(batch, &mut out)?;
@@ -88,6 +92,10 @@ impl Renderer {
             let Some(note) = ids.get(row) else {
                 return Err(Error::internal("a row without an id passed the check"));
             };
+            if self.exclude.as_ref().is_some_and(|excluded| excluded(&note)) {
+                out.excluded += 1;
+                continue;
+            }
             let deleted =
                 self.contract.deleted.is_some_and(|place| is_true(batch.column(place), row));
             match (deleted, self.mode) {

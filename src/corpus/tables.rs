@@ -26,9 +26,10 @@ use url::Url;
 use super::infer;
 use super::options::{TableFormat, TableOptions};
 use super::outcome::InputFile;
-use super::session::{error, kind_of_store};
+use super::session::error;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::observe::{Event, Reporter};
+use crate::store::{StorageOptions, open_store, unreadable};
 
 /// How many requests to a store run at once.
 const REQUESTS: usize = 16;
@@ -87,9 +88,10 @@ pub(super) async fn register(
     context: &SessionContext,
     tables: &[TableOptions],
     base_dir: &Path,
+    storage: &StorageOptions,
     reporter: &dyn Reporter,
 ) -> Result<Vec<SourceFile>> {
-    let mut stores = Stores::default();
+    let mut stores = Stores { storage, open: BTreeMap::new() };
     let mut names = BTreeSet::new();
     let mut all = Vec::new();
     for table in tables {
@@ -208,38 +210,34 @@ fn one_kind(
 }
 
 /// The stores seen so far, by scheme and host.
-#[derive(Default)]
-struct Stores(BTreeMap<String, Arc<dyn ObjectStore>>);
+struct Stores<'a> {
+    storage: &'a StorageOptions,
+    open: BTreeMap<String, Arc<dyn ObjectStore>>,
+}
 
-impl Stores {
+impl Stores<'_> {
     fn local(&mut self) -> Arc<dyn ObjectStore> {
-        let store = self.0.entry("file://".to_owned());
+        let store = self.open.entry("file://".to_owned());
         Arc::clone(store.or_insert_with(|| Arc::new(LocalFileSystem::new())))
     }
 
-    /// The store of a URI, registered with DataFusion. Credentials and endpoints come from the
-    /// `AWS_*`, `GOOGLE_*` and `AZURE_*` variables.
+    /// The store of a URI, registered with DataFusion.
     fn remote(&mut self, url: &Url, context: &SessionContext) -> Result<Arc<dyn ObjectStore>> {
         let base = url[..url::Position::BeforePath].to_owned();
-        if let Some(store) = self.0.get(&base) {
+        if let Some(store) = self.open.get(&base) {
             return Ok(Arc::clone(store));
         }
-        let settings = std::env::vars_os()
-            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(key, _)| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|p| key.starts_with(p)));
-        let (store, path) = object_store::parse_url_opts(url, settings)
-            .map_err(|e| Error::config(format!("{url} cannot be opened")).with_source(e))?;
+        let (store, path) = open_store(url, self.storage)?;
         if ObjectPath::from_url_path(url.path()).ok().as_ref() != Some(&path) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("{url}: write the bucket as the host, e.g. s3://bucket/path"),
             ));
         }
-        let store: Arc<dyn ObjectStore> = Arc::from(store);
         let registered = Url::parse(&base)
             .map_err(|e| Error::config(format!("{url} is no URI")).with_source(e))?;
         context.register_object_store(&registered, Arc::clone(&store));
-        self.0.insert(base, Arc::clone(&store));
+        self.open.insert(base, Arc::clone(&store));
         Ok(store)
     }
 }
@@ -247,7 +245,7 @@ impl Stores {
 async fn find(
     table: &TableOptions,
     base_dir: &Path,
-    stores: &mut Stores,
+    stores: &mut Stores<'_>,
     context: &SessionContext,
 ) -> Result<Vec<SourceFile>> {
     let mut files = match table.uri.split_once("://") {
@@ -344,7 +342,7 @@ fn hidden(name: &str) -> bool {
 
 async fn remote_files(
     table: &TableOptions,
-    stores: &mut Stores,
+    stores: &mut Stores<'_>,
     context: &SessionContext,
 ) -> Result<Vec<SourceFile>> {
     // `?` of a glob would start a query string.
@@ -356,14 +354,22 @@ async fn remote_files(
         .map_err(|e| Error::config(format!("{url} is no URI")).with_source(e))?;
     let full = ObjectPath::from_url_path(url.path())
         .map_err(|e| Error::config(format!("{url}")).with_source(e))?;
+    let web = matches!(url.scheme(), "http" | "https");
     let pattern = full.as_ref().contains(GLOB).then(|| glob::Pattern::new(full.as_ref()));
     let mut metas = Vec::new();
     if pattern.is_none() && !url.path().ends_with('/') {
         match store.head(&full).await {
             Ok(meta) => metas.push(meta),
-            Err(object_store::Error::NotFound { .. }) => {}
+            // A web server has no folders that a name without `/` could mean.
+            Err(object_store::Error::NotFound { .. }) if !web => {}
             Err(e) => return Err(store_error(&url, e)),
         }
+    }
+    if metas.is_empty() && web {
+        return Err(Error::config(format!(
+            "{} is no single file; a web server does not list its files: make each one a table and UNION ALL them",
+            table.uri
+        )));
     }
     if metas.is_empty() {
         let pattern = pattern
@@ -402,7 +408,7 @@ async fn remote_files(
 }
 
 fn store_error(url: &Url, cause: object_store::Error) -> Error {
-    Error::new(kind_of_store(&cause), format!("{url} cannot be read")).with_source(cause)
+    unreadable(url.as_str(), &cause)
 }
 
 async fn provider(

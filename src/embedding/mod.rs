@@ -14,6 +14,7 @@
 pub mod metadata;
 mod object;
 mod read;
+mod rewrite;
 mod write;
 
 use futures::{StreamExt, TryStreamExt};
@@ -25,6 +26,7 @@ use crate::store::{FileRef, Root, layout};
 use crate::types::{NoteId, SpaceId, TextHash, VectorType};
 
 pub use read::{read_text_hashes, read_vectors};
+pub use rewrite::{Fate, Rewritten, rewrite_part};
 pub use write::{schema, write_part};
 
 /// Version of [`PartReceipt`] that this release writes and reads.
@@ -77,7 +79,10 @@ impl PartReceipt {
     }
 
     /// Reads the receipt at `key` and checks that it belongs there.
-    async fn read(root: &Root, space: &SpaceId, key: &str) -> Result<Self> {
+    ///
+    /// # Errors
+    /// NotFound; Corrupt or Unsupported, naming the receipt.
+    pub async fn read(root: &Root, space: &SpaceId, key: &str) -> Result<Self> {
         let bytes = root.get(key).await?;
         let parsed: serde_json::Value = serde_json::from_slice(&bytes)
             .or_error(ErrorKind::Corrupt, || format!("reading the receipt {key}"))?;

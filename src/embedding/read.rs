@@ -16,9 +16,9 @@ use crate::types::{Embeddings, TextHash};
 /// Rows decoded at once where the vectors are wanted.
 const BATCH_BYTES: usize = 4 << 20;
 
-type Builder = ParquetRecordBatchStreamBuilder<ObjectReader>;
+pub(super) type Builder = ParquetRecordBatchStreamBuilder<ObjectReader>;
 
-async fn open(root: &Root, key: &str) -> Result<Builder> {
+pub(super) async fn open(root: &Root, key: &str) -> Result<Builder> {
     let reader = ObjectReader::open(root, key).await?;
     Builder::new(reader).await.map_err(|cause| parquet_error("opening", key, cause))
 }
@@ -27,7 +27,7 @@ fn total_rows(builder: &Builder) -> Option<usize> {
     usize::try_from(builder.metadata().file_metadata().num_rows()).ok()
 }
 
-fn altered(key: &str, what: impl std::fmt::Display) -> Error {
+pub(super) fn altered(key: &str, what: impl std::fmt::Display) -> Error {
     Error::corrupt(format!("part file {key} {what}: it was altered, encode it again"))
 }
 

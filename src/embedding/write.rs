@@ -16,8 +16,8 @@ use parquet::schema::types::ColumnPath;
 
 use super::{EncodedText, PartReceipt, RECEIPT_VERSION, metadata};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::store::{PutOutcome, Root, layout};
-use crate::types::{EmbeddingSpace, Embeddings, Hasher256, SpaceId, VectorType};
+use crate::store::{FileRef, PutOutcome, Root, layout};
+use crate::types::{Digest256, EmbeddingSpace, Embeddings, Hasher256, SpaceId, VectorType};
 
 /// Bytes of vectors in one row group: what a reader of a few rows holds beside them.
 const ROW_GROUP_BYTES: usize = 16 << 20;
@@ -82,27 +82,45 @@ pub async fn write_part(
         return adopt(root, &space_id, &receipt_key, texts.len()).await;
     }
     let spooled = spool(space, vector_type, texts, vectors, provenance)?;
-    // Named by its own bytes: attempts that wrote the same share the object, others cannot clash.
-    let hash = crate::store::hash_file(spooled.path())?;
-    let key = layout::part(&space_id, shard, &part, &hash.short());
-    let file = root.upload(&key, spooled.path()).await?;
     let receipt = PartReceipt {
         version: RECEIPT_VERSION,
         space: space_id,
         shard,
         part,
-        file,
+        // Filled in when the file is stored.
+        file: FileRef { path: String::new(), size: 0, sha256: Digest256([0; 32]) },
         rows: texts.len() as u64,
         tokens: texts.iter().map(|text| u64::from(text.token_count)).sum(),
         vector_type,
         dimensions: space.dimensions,
     };
+    store(root, Finished { receipt, file: spooled }).await
+}
+
+/// A part that is whole on local disk, with its receipt but for the stored file.
+pub(super) struct Finished {
+    pub receipt: PartReceipt,
+    pub file: tempfile::NamedTempFile,
+}
+
+/// Uploads a finished part, then puts its receipt; returns the receipt that counts.
+pub(super) async fn store(root: &Root, finished: Finished) -> Result<PartReceipt> {
+    let Finished { mut receipt, file } = finished;
+    let rows = usize::try_from(receipt.rows).unwrap_or(usize::MAX);
+    let receipt_key = receipt.key();
+    if root.size(&receipt_key).await?.is_some() {
+        return adopt(root, &receipt.space, &receipt_key, rows).await;
+    }
+    // Named by its own bytes: attempts that wrote the same share the object, others cannot clash.
+    let hash = crate::store::hash_file(file.path())?;
+    let key = layout::part(&receipt.space, receipt.shard, &receipt.part, &hash.short());
+    receipt.file = root.upload(&key, file.path()).await?;
     let json = serde_json::to_vec_pretty(&receipt).map_err(|cause| {
         Error::internal("a receipt cannot be written as JSON").with_source(cause)
     })?;
     match root.put_if_absent(&receipt_key, json.into()).await? {
         PutOutcome::Created => Ok(receipt),
-        PutOutcome::AlreadyExists => adopt(root, &receipt.space, &receipt_key, texts.len()).await,
+        PutOutcome::AlreadyExists => adopt(root, &receipt.space, &receipt_key, rows).await,
     }
 }
 
@@ -121,7 +139,7 @@ fn spool(
     let shown = entries.iter().filter_map(|entry| Some((entry.key.clone(), entry.value.clone()?)));
     let schema = schema(space.dimensions, vector_type)?.with_metadata(shown.collect());
     let schema: SchemaRef = Arc::new(schema);
-    let properties = properties(space, vector_type, entries)?;
+    let properties = properties(space.dimensions, vector_type, entries)?;
     let out = std::io::BufWriter::new(file.as_file());
     let mut parquet = ArrowWriter::try_new(out, Arc::clone(&schema), Some(properties))
         .or_error(ErrorKind::Resource, full)?;
@@ -161,12 +179,12 @@ fn part_id(space: &SpaceId, texts: &[EncodedText]) -> String {
     hasher.finish().short()
 }
 
-fn properties(
-    space: &EmbeddingSpace,
+pub(super) fn properties(
+    dimensions: u32,
     vector_type: VectorType,
     entries: Vec<KeyValue>,
 ) -> Result<WriterProperties> {
-    let row_bytes = 4 * space.dimensions.max(1) as usize;
+    let row_bytes = 4 * dimensions.max(1) as usize;
     let zstd = ZstdLevel::try_new(1).or_error(ErrorKind::Internal, || "zstd level 1")?;
     let elements = ColumnPath::new(["embedding", "list", "element"].map(str::to_owned).to_vec());
     let builder = WriterProperties::builder()

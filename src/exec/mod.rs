@@ -1,30 +1,41 @@
 //! Drivers: they decide where and in which order envelopes run, never what a task does.
 //!
-//! [`run`] is the in-process driver (one worker a device); [`execute_task`] runs a single envelope for a scheduler
-//! that owns the order (Airflow, Kubernetes); [`publish_plan`] is that scheduler's last step.
+//! [`run`] is the in-process driver (one worker a device). A scheduler that owns the order (Airflow, Kubernetes) calls
+//! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last.
 
+mod backfill;
 mod lease;
 mod local;
+mod metrics;
+mod purge;
 mod report;
 mod run_id;
+mod share;
 mod summary;
+mod texts;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Pipeline;
+use crate::corpus::PrepareOutcome;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
-use crate::snapshot::{QueryTower, RunLease};
+use crate::snapshot::{self, GateOutcome, QueryTower, RunLease};
 use crate::stage::{
-    self, BuildReceipt, EncodeReceipt, Outcome, Plan, PlanRequest, PlanSummary, Planned,
-    PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
+    self, BuildReceipt, EncodeReceipt, NewestSnapshot, Outcome, Plan, PlanBrief, PlanRequest,
+    PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
-use crate::types::Cancel;
+use crate::types::{Cancel, EmbeddingSpace};
 
+use backfill::Course;
+pub use metrics::write_metrics;
+pub use purge::purge;
 pub use run_id::new_run_id;
+pub use share::{Share, ShareDone, TaskStage, execute_share};
+pub use texts::encode_texts;
 
 /// What a run works with.
 #[derive(Clone)]
@@ -86,22 +97,36 @@ impl RunContext {
     async fn plan(&self, run: &str, reporter: &Arc<dyn Reporter>) -> Result<(Planned, Tower)> {
         let pipeline = &self.pipeline;
         let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await?;
-        let planned = stage::plan(PlanRequest {
+        // A query tower that could not be admitted in the end is refused before the work.
+        query_towers(self).await?;
+        let planned = stage::plan(self.plan_request(run, &tower, None, reporter)).await?;
+        Ok((planned, tower))
+    }
+
+    fn plan_request<'a>(
+        &'a self,
+        run: &'a str,
+        tower: &'a Tower,
+        prepared: Option<&'a PrepareOutcome>,
+        reporter: &Arc<dyn Reporter>,
+    ) -> PlanRequest<'a> {
+        let pipeline = &self.pipeline;
+        PlanRequest {
             corpus: &pipeline.corpus,
+            storage: &pipeline.storage,
             base_dir: &pipeline.base_dir,
             tower_options: &pipeline.tower,
-            tower: &tower,
+            tower,
             chunking: pipeline.chunking,
             encode: &pipeline.encode,
             build: &pipeline.index,
             gates: &pipeline.gates,
+            prepared,
             root: &self.root,
             run,
             reporter: Arc::clone(reporter),
             cancel: self.cancel.clone(),
-        })
-        .await?;
-        Ok((planned, tower))
+        }
     }
 }
 
@@ -112,15 +137,28 @@ impl RunContext {
 /// Busy where another run of the root is going on. Else whatever stopped the run; what was finished is kept. A refused
 /// gate and a lost race are outcomes of the report, not errors.
 pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
+    let mut report = RunReport::default();
+    run_into(ctx, options, &mut report).await.map(|()| report)
+}
+
+/// [`run`], for callers that want the report of a run that fails, too: `report` is replaced by what is known.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_into(
+    ctx: &RunContext,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<()> {
     let run = new_run_id();
     // A plan is for other processes to execute: nobody has to be alone for it.
     if options.only_plan {
-        return leased(ctx, options, &run, None).await;
+        return leased(ctx, options, &run, None, report).await;
     }
     let lease = lease::take(ctx, &run, options.wait).await?;
     let alive = lease::Heart::start(lease, ctx.cancel.child());
     let ctx = RunContext { cancel: alive.cancel.clone(), ..ctx.clone() };
-    let outcome = leased(&ctx, options, &run, Some(&alive.lease)).await;
+    let outcome = leased(&ctx, options, &run, Some(&alive.lease), report).await;
     alive.stop().await;
     outcome
 }
@@ -130,24 +168,25 @@ async fn leased(
     options: &RunOptions,
     run: &str,
     lease: Option<&RunLease>,
-) -> Result<RunReport> {
+    report: &mut RunReport,
+) -> Result<()> {
     let timeline = Arc::new(Timeline::new());
     let reporter: Arc<dyn Reporter> =
         Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
-    let mut report = report::begin(ctx, run);
-    let finished = drive(ctx, options, run, lease, &reporter, &mut report).await;
-    report::finish(&mut report, &timeline);
+    *report = report::begin(ctx, run);
+    let finished = drive(ctx, options, run, lease, &reporter, report).await;
+    report::finish(report, &timeline);
     if let Err(error) = &finished {
         report.warnings.push(error.to_string());
-        report.outcome = match error.kind() {
-            ErrorKind::GateRefused => Outcome::GateRefused,
-            _ => Outcome::Unfinished,
-        };
+        // What was published before the error stands.
+        if error.kind() == ErrorKind::GateRefused {
+            report.outcome = Outcome::GateRefused;
+        }
     }
     let stored = match report.outcome {
         // The report is that of the run whose plan this is, once its tasks are done.
         Outcome::Planned => Ok(()),
-        _ => report::store(&ctx.root, &report).await,
+        _ => report::store(&ctx.root, report).await,
     };
     match finished {
         Ok(()) => stored?,
@@ -157,9 +196,10 @@ async fn leased(
         // The cause of the failure matters more than a report that could not be stored.
         Err(error) => return Err(error),
     }
-    Ok(report)
+    Ok(())
 }
 
+/// The day, and the night after it where a tower is to take over.
 async fn drive(
     ctx: &RunContext,
     options: &RunOptions,
@@ -168,13 +208,47 @@ async fn drive(
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<()> {
+    crate::snapshot::check_store(&ctx.root).await?;
+    let (live, next) = match backfill::course(ctx, reporter).await? {
+        Course::Plain => (None, None),
+        Course::Fill(next) => (None, Some(next)),
+        Course::Live { ctx: live, notice } => {
+            report.config = report::begin(&live, run).config;
+            reporter.event(Event::Warning { message: notice });
+            (Some(live), None)
+        }
+    };
+    let ctx = live.as_deref().unwrap_or(ctx);
+    let plan = day(ctx, options, run, lease, reporter, report).await?;
+    match next {
+        Some(next) if !options.no_publish => {
+            backfill::night(&next, &plan, options, report).await?;
+        }
+        _ => {}
+    }
+    if plan.tasks() == 0 && report.outcome.is_nothing() {
+        // Nothing was done with the prepared text that is of use later: it need not lie around until retention.
+        discard_prepared(&ctx.root, run).await?;
+    }
+    Ok(())
+}
+
+/// prepare -> encode -> build -> publish with the tower of the context.
+async fn day(
+    ctx: &RunContext,
+    options: &RunOptions,
+    run: &str,
+    lease: Option<&RunLease>,
+    reporter: &Arc<dyn Reporter>,
+    report: &mut RunReport,
+) -> Result<Plan> {
     let (planned, tower) = ctx.plan(run, reporter).await?;
     report::planned(report, &planned);
-    let plan = &planned.plan;
+    let plan = planned.plan;
     if options.only_plan {
         plan.store(&ctx.root).await?;
         report.outcome = Outcome::Planned;
-        return Ok(());
+        return Ok(plan);
     }
     if plan.tasks() > 0 {
         plan.store(&ctx.root).await?;
@@ -182,10 +256,10 @@ async fn drive(
     let env = ctx.env(reporter);
     let mut workers = local::Workers::new(&ctx.pipeline, Some(tower))?;
     if ctx.pipeline.encode.self_test {
-        stage::self_test(plan, workers.first(), &env).await?;
+        stage::self_test(&plan, workers.first(), &env).await?;
     }
     let mut receipts = Receipts::default();
-    let outcome = workers.run(plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
+    let outcome = workers.run(&plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
     report::executed(report, &receipts);
     if outcome.is_err() {
         report::interrupted(report, &env.kept);
@@ -193,25 +267,21 @@ async fn drive(
     outcome?;
     if options.no_publish {
         report.outcome = Outcome::NotPublished;
-        return Ok(());
+        return Ok(plan);
     }
     let started = std::time::Instant::now();
     reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
-    let drift = stage::measure_drift(plan, workers.first(), &env).await?;
+    let drift = stage::measure_drift(&plan, workers.first(), &env).await?;
     if let Some(lease) = lease {
         lease.check().await?;
     }
-    let published = publish(ctx, plan, &receipts.build, drift, options, report).await?;
-    if !published.is_new && plan.tasks() == 0 {
-        // Nothing was done with the prepared text: it need not lie around until retention.
-        discard_prepared(&ctx.root, run).await?;
-    }
+    publish(ctx, &plan, &receipts.build, drift, options, report).await?;
     reporter.event(Event::StageFinished {
         stage: Stage::Publish,
         seconds: started.elapsed().as_secs_f64(),
         summary: report.outcome.to_string(),
     });
-    Ok(())
+    Ok(plan)
 }
 
 async fn publish(
@@ -221,25 +291,37 @@ async fn publish(
     drift: Option<(f64, usize)>,
     options: &RunOptions,
     report: &mut RunReport,
+) -> Result<()> {
+    let gates = &mut report.gates;
+    let published = publish_content(ctx, plan, receipts, drift, options, gates).await?;
+    report.recall = published.recall;
+    report.newest = Some(NewestSnapshot::of(&published.manifest));
+    let snapshot = published.manifest.number;
+    report.outcome = match published.is_new {
+        true => Outcome::Published { snapshot },
+        false => Outcome::NothingToDo { snapshot: Some(snapshot) },
+    };
+    Ok(())
+}
+
+async fn publish_content(
+    ctx: &RunContext,
+    plan: &Plan,
+    receipts: &[BuildReceipt],
+    drift: Option<(f64, usize)>,
+    options: &RunOptions,
+    judged: &mut Vec<GateOutcome>,
 ) -> Result<Published> {
-    let result = stage::publish(PublishRequest {
+    stage::publish(PublishRequest {
         plan,
         receipts,
         query_towers: query_towers(ctx).await?,
         drift,
         overrides: &options.overrides,
         root: &ctx.root,
-        judged: &mut report.gates,
+        judged,
     })
-    .await;
-    let published = result?;
-    report.recall = published.recall;
-    let snapshot = published.manifest.number;
-    report.outcome = match published.is_new {
-        true => Outcome::Published { snapshot },
-        false => Outcome::NothingToDo { snapshot: Some(snapshot) },
-    };
-    Ok(published)
+    .await
 }
 
 /// The towers that may encode queries: the configured one, by the fingerprint of everything that decides its
@@ -248,10 +330,38 @@ async fn query_towers(ctx: &RunContext) -> Result<Vec<QueryTower>> {
     let options = stage::absolute_tower(&ctx.pipeline.query_tower(), &ctx.pipeline.base_dir);
     let tower = Tower::resolve(&options, &ctx.pipeline.base_dir, &ctx.reporter).await?;
     let kind = if ctx.pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
-    let fingerprint = crate::search::fingerprint(&tower)?;
+    if let Some(teacher) = tower.teacher() {
+        let document = Tower::resolve(&ctx.pipeline.tower, &ctx.pipeline.base_dir, &ctx.reporter);
+        check_teacher(teacher, &document.await?.space(teacher.template))?;
+    }
+    let fingerprint = tower.fingerprint()?;
     let options = serde_json::to_value(&options)
         .map_err(|e| Error::internal("writing query tower options").with_source(e))?;
     Ok(vec![QueryTower { fingerprint, kind: kind.to_owned(), options }])
+}
+
+/// A distilled query tower gives the vectors of the tower it was distilled from: those of this document tower, or
+/// nothing that can be compared. Prompts and lengths of queries are the teacher's own affair.
+fn check_teacher(teacher: &EmbeddingSpace, document: &EmbeddingSpace) -> Result<()> {
+    let differing: Vec<&str> = [
+        ("weights", teacher.weights != document.weights),
+        ("adapter", teacher.adapter != document.adapter),
+        ("tokenizer", teacher.tokenizer != document.tokenizer),
+        ("pooling", teacher.pooling != document.pooling),
+        ("dimensions", teacher.dimensions != document.dimensions),
+        ("normalize", teacher.normalize != document.normalize),
+        ("encoder_revision", teacher.encoder_revision != document.encoder_revision),
+    ]
+    .into_iter()
+    .filter_map(|(name, differs)| differs.then_some(name))
+    .collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "query.tower was distilled from another tower than this pipeline's (other {}); distil it again from this one",
+        differing.join(", ")
+    )))
 }
 
 async fn discard_prepared(root: &Root, run: &str) -> Result<()> {
@@ -265,12 +375,52 @@ async fn discard_prepared(root: &Root, run: &str) -> Result<()> {
 /// for keeps; the plan is stored so that its tasks can be executed elsewhere.
 pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
     let run = new_run_id();
+    let (live, next) = match backfill::course(ctx, &ctx.reporter).await? {
+        Course::Plain => (None, None),
+        Course::Fill(next) => (None, Some(next)),
+        Course::Live { ctx, notice } => (Some((ctx, notice)), None),
+    };
+    let ctx = live.as_ref().map_or(ctx, |(live, _)| live);
     let (planned, tower) = ctx.plan(&run, &ctx.reporter).await?;
     let mut workers = local::Workers::new(&ctx.pipeline, Some(tower))?;
     let env = ctx.env(&ctx.reporter);
     let speed = summary::calibrate_speed(&planned.plan, workers.first(), &env).await?;
     planned.plan.store(&ctx.root).await?;
-    summary::summarise(&planned, &ctx.pipeline, speed)
+    // One loaded tower at a time.
+    drop(workers);
+    let mut summary = summary::summarise(&planned, &ctx.pipeline, speed)?;
+    summary.warnings.extend(live.as_ref().map(|(_, notice)| notice.clone()));
+    if let Some(next) = next {
+        summary.backfill = backfill::summarise(&next, &planned.plan).await?;
+    }
+    Ok(summary)
+}
+
+/// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
+/// A plan without tasks is not stored. The tower of `[next]` is back-filled by [`run`] alone.
+pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
+    let run = new_run_id();
+    let warn = |message| ctx.reporter.event(Event::Warning { message });
+    let live = match backfill::course(ctx, &ctx.reporter).await? {
+        Course::Plain => None,
+        Course::Fill(_) => {
+            warn("[next.tower] is not in this plan; `scalingnote run` back-fills it".to_owned());
+            None
+        }
+        Course::Live { ctx, notice } => {
+            warn(notice);
+            Some(ctx)
+        }
+    };
+    let ctx = live.as_deref().unwrap_or(ctx);
+    let (planned, _) = ctx.plan(&run, &ctx.reporter).await?;
+    let plan = &planned.plan;
+    if plan.tasks() > 0 {
+        plan.store(&ctx.root).await?;
+    } else {
+        discard_prepared(&ctx.root, &run).await?;
+    }
+    Ok(PlanBrief::of(plan))
 }
 
 /// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.
@@ -283,28 +433,35 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     stage::execute(&envelope, workers.first(), &ctx.env(&ctx.reporter)).await
 }
 
-/// The last step of a scheduler that ran every task of a plan: judge the gates and commit.
+/// The last step of a scheduler that ran every task of a plan: judge the gates and commit. `report` is replaced by what
+/// is known, also where an error is returned.
 pub async fn publish_plan(
     ctx: &RunContext,
     plan_key: &str,
     options: &RunOptions,
-) -> Result<RunReport> {
+    report: &mut RunReport,
+) -> Result<()> {
     let run = run_of(plan_key);
     let plan = Plan::load(&ctx.root, run).await?;
+    let next = backfill::context_of(ctx, &plan);
+    let ctx = next.as_ref().unwrap_or(ctx);
     let timeline = Arc::new(Timeline::new());
     let reporter: Arc<dyn Reporter> =
         Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
     let env = ctx.env(&reporter);
-    let mut report = report::begin(ctx, run);
-    report::planned_only(&mut report, &plan);
-    let mut worker = local::Workers::new(&ctx.pipeline, None)?;
-    let receipts = local::finished(&plan, &env).await?;
-    report::executed(&mut report, &receipts);
-    let drift = stage::measure_drift(&plan, worker.first(), &env).await?;
-    let outcome = publish(ctx, &plan, &receipts.build, drift, options, &mut report).await;
-    report::finish(&mut report, &timeline);
+    *report = report::begin(ctx, run);
+    report::planned_only(report, &plan);
+    report.newest = snapshot::newest(&ctx.root).await?.as_ref().map(NewestSnapshot::of);
+    let outcome = match &plan.backfill {
+        Some(_) => backfill::publish_plan(ctx, &plan, options, &env, report).await,
+        None => publish_day(ctx, &plan, options, &env, report).await,
+    };
+    report::finish(report, &timeline);
     match outcome {
-        Ok(_) => {}
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::GateRefused && plan.backfill.is_some() => {
+            backfill::say_refused(&error, ctx, report);
+        }
         Err(error) if error.kind() == ErrorKind::GateRefused => {
             report.warnings.push(error.to_string());
             report.outcome = Outcome::GateRefused;
@@ -312,8 +469,21 @@ pub async fn publish_plan(
         }
         Err(error) => return Err(error),
     }
-    report::store(&ctx.root, &report).await?;
-    Ok(report)
+    report::store(&ctx.root, report).await
+}
+
+async fn publish_day(
+    ctx: &RunContext,
+    plan: &Plan,
+    options: &RunOptions,
+    env: &TaskEnv,
+    report: &mut RunReport,
+) -> Result<()> {
+    let receipts = local::finished(plan, env).await?;
+    report::executed(report, &receipts);
+    let mut workers = local::Workers::new(&ctx.pipeline, None)?;
+    let drift = stage::measure_drift(plan, workers.first(), env).await?;
+    publish(ctx, plan, &receipts.build, drift, options, report).await
 }
 
 /// A run id, whether given as such or as the key of its plan.

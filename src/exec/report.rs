@@ -6,8 +6,8 @@ use super::{Receipts, RunContext};
 use crate::error::Result;
 use crate::observe::{Stage, Timeline};
 use crate::stage::{
-    Amounts, ConfigSummary, CorpusCounts, EncodeReceipt, Kept, LengthHistogram, NoteChanges,
-    Outcome, Plan, Planned, RunReport, StageReport, ThroughputSample,
+    Amounts, ConfigSummary, CorpusCounts, EncodeReceipt, Kept, LengthHistogram, NewestSnapshot,
+    NoteChanges, Outcome, Plan, Planned, RunReport, StageReport, ThroughputSample,
 };
 use crate::store::{PutOutcome, Root, layout};
 
@@ -55,6 +55,7 @@ fn name<T: serde::Serialize>(value: &T) -> String {
 
 pub(super) fn planned(report: &mut RunReport, planned: &Planned) {
     planned_only(report, &planned.plan);
+    report.newest = planned.parent.as_ref().map(NewestSnapshot::of);
     let mut histogram = LengthHistogram::new();
     planned.lengths.iter().for_each(|(&length, &texts)| histogram.add(length, texts));
     report.lengths = histogram.buckets();
@@ -81,8 +82,11 @@ pub(super) fn planned_only(report: &mut RunReport, plan: &Plan) {
         truncated: sum(|shard| shard.texts_truncated),
         ..CorpusCounts::default()
     };
+    let corpus_texts: u64 = sum(|shard| shard.prepared.rows - shard.prepared.deletions);
     let vector = u64::from(plan.spec.space.dimensions) * 4;
     let texts: u64 = sum(|shard| shard.texts_to_encode);
+    report.texts_reused = corpus_texts.saturating_sub(texts);
+    report.padding_avoided = sum(|shard| shard.padding_avoided);
     report.stages = vec![
         stage(Stage::Prepare, None),
         stage(
@@ -149,6 +153,7 @@ pub(super) fn executed(report: &mut RunReport, receipts: &Receipts) {
     }
     let busy: f64 = receipts.encode.iter().map(|receipt| receipt.busy_seconds).sum();
     let wall: f64 = receipts.encode.iter().map(|receipt| receipt.seconds).sum();
+    report.device_busy_seconds = busy;
     report.device_busy = (wall > 0.0).then(|| (busy / wall).min(1.0));
 }
 

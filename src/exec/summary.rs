@@ -115,6 +115,7 @@ pub(super) fn summarise(
         build_tasks: plan.build.iter().map(|task| task.id.clone()).collect(),
         total: PlanAmounts::sum(&shards),
         shards,
+        backfill: None,
         warnings,
     })
 }

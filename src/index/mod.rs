@@ -12,10 +12,13 @@
 //! Source of the graph: Malkov and Yashunin, HNSW, arXiv 1603.09320, as usearch 2.26 builds it.
 
 mod build;
+mod canary;
 mod format;
 mod graph;
+mod keys;
 mod quantize;
 mod recall;
+mod row_set;
 mod rows;
 mod shard;
 mod sidecar;
@@ -27,9 +30,12 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use build::{build, estimate_file_bytes, estimate_memory};
+pub use canary::{check_canaries, record_canaries};
 pub use graph::{Audit, audit};
+pub use keys::{StoredKeys, sidecar_keys, stored_keys};
 pub use quantize::{Calibration, calibrate};
 pub use recall::Recall;
+pub use row_set::RowSet;
 pub use shard::{Hit, ShardIndex};
 pub use update::{Delta, update};
 

@@ -91,7 +91,7 @@ pub(super) fn measure(shard: &ShardIndex, cancel: &Cancel) -> Result<Recall> {
     for (query, floor) in queries.iter().zip(floors) {
         let own = shard.keys()[query.row];
         // Room for its own vector, but no more candidates than a search for k would see.
-        let found = shard.search_unit(&query.unit, k, k + 1)?;
+        let found = shard.search_unit(&query.unit, k, k + 1, None)?;
         let hits = found.iter().filter(|hit| hit.key != own).take(k);
         let exact = |hit: &Hit| {
             shard.sidecar().row_of(hit.key).map(|row| shard.sidecar().score(row, &query.unit))
@@ -103,7 +103,7 @@ pub(super) fn measure(shard: &ShardIndex, cancel: &Cancel) -> Result<Recall> {
 }
 
 /// SplitMix64 (Steele et al. 2014): the same sequence on every machine and in every release.
-fn mix(x: u64) -> u64 {
+pub(super) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,10 +1,12 @@
 //! What a run tells the outside while it works. Stages report events; only the CLI draws them.
 //!
 //! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left),
-//! and how counts, bytes and durations are written for people ([`mod@format`], [`html`]).
+//! and how counts, bytes and durations are written for people ([`mod@format`], [`html`])
+//! and for Prometheus ([`prometheus`]).
 
 pub mod format;
 pub mod html;
+pub mod prometheus;
 mod rate;
 mod timeline;
 

@@ -4,18 +4,22 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use futures::{StreamExt, TryStreamExt};
 use rayon::prelude::*;
 
 use super::ids::{IdsFile, Notes, Stored};
+use crate::corpus::RowFilter;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::index::{Calibration, IndexOptions, ShardIndex};
-use crate::snapshot::{Manifest, ShardContent, newest, read};
+use crate::index::{Calibration, IndexOptions, RowSet, ShardIndex, check_canaries};
+use crate::snapshot::{Content, Manifest, ShardContent, newest, read};
 use crate::store::{FileRef, Root};
-use crate::types::NoteId;
+use crate::types::{Digest256, NoteId, NoteKey};
 
 /// Shards fetched at the same time.
 const FETCHES: usize = 4;
+/// Keys that collide are probed further; nobody has seen a second probe.
+const PROBES: u32 = 8;
 
 /// One note found.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,10 +39,12 @@ pub struct Found {
 /// Everything is mapped when it opens: a later publish, rollback or gc does not change or disturb it.
 pub struct Snapshot {
     manifest: Manifest,
-    shards: Vec<Shard>,
+    /// The shards with vectors. Two snapshots share a shard whose files are the same.
+    shards: Vec<Arc<Shard>>,
 }
 
 struct Shard {
+    content: ShardContent,
     index: ShardIndex,
     ids: IdsFile,
     /// Whether a note may have several vectors here.
@@ -88,6 +94,16 @@ impl Snapshot {
     }
 
     async fn of_manifest(root: &Root, manifest: Manifest, cache: &Path) -> Result<Self> {
+        Self::open_beside(root, manifest, &Files { cache, hash_local: false }, None).await
+    }
+
+    /// Opens the snapshot of a manifest; shards that are open in `before` with the same files are taken over.
+    pub(super) async fn open_beside(
+        root: &Root,
+        manifest: Manifest,
+        files: &Files<'_>,
+        before: Option<&Snapshot>,
+    ) -> Result<Self> {
         let content = &manifest.content;
         let options: IndexOptions = serde_json::from_value(content.index.options.clone())
             .or_error(ErrorKind::Corrupt, || "its index options cannot be read")?;
@@ -98,13 +114,60 @@ impl Snapshot {
         let opening: Vec<_> = content
             .shards
             .iter()
-            .filter_map(|shard| {
-                let files = [shard.index.as_ref()?, shard.sidecar.as_ref()?, &shard.ids];
-                Some(open_shard(root, shard, files, cache, Arc::clone(&shared), dimensions))
+            .filter(|shard| shard.vectors > 0)
+            .map(|shard| {
+                let open = before.and_then(|before| before.shard_like(content, shard));
+                open_shard(root, shard, files, open, Arc::clone(&shared), dimensions)
             })
             .collect();
         let shards = futures::stream::iter(opening).buffered(FETCHES).try_collect().await?;
         Ok(Self { manifest, shards })
+    }
+
+    /// An open shard that would answer every query as `shard` of `content`.
+    fn shard_like(&self, content: &Content, shard: &ShardContent) -> Option<Arc<Shard>> {
+        let own = &self.manifest.content;
+        let same_space = own.space_id == content.space_id && own.index == content.index;
+        let found = self.shards.iter().find(|open| same_space && open.content == *shard);
+        found.cloned()
+    }
+
+    /// Asks every shard the canary queries that were recorded when it was built, and reads its note ids. Returns how many
+    /// were asked: none of shards that an earlier release built. Runs on rayon's threads.
+    ///
+    /// # Errors
+    /// Corrupt where a shard answers otherwise, or its files do not belong together.
+    pub fn check_canaries(&self) -> Result<usize> {
+        let check = |shard: &Arc<Shard>| {
+            let number = shard.content.shard;
+            shard.check().context(|| format!("shard {number} of snapshot {}", self.manifest.number))
+        };
+        self.shards.par_iter().map(check).sum()
+    }
+
+    /// The notes that pass a condition on stored columns (`lang = 'en' AND like_count > 10`), for
+    /// [`Snapshot::search_among`].
+    ///
+    /// # Errors
+    /// As [`RowFilter::compile`] and [`RowFilter::evaluate`].
+    pub fn passing(&self, condition: &str) -> Result<Passing> {
+        let mut compiled: Vec<(Schema, Arc<RowFilter>)> = Vec::new();
+        let mut filters = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            let schema = shard.ids.stored_schema()?;
+            let known = compiled.iter().find(|(other, _)| *other == schema);
+            filters.push(match known {
+                Some((_, filter)) => Arc::clone(filter),
+                None => {
+                    let filter = Arc::new(RowFilter::compile(condition, &schema)?);
+                    compiled.push((schema, Arc::clone(&filter)));
+                    filter
+                }
+            });
+        }
+        let rows = self.shards.par_iter().zip(filters);
+        let rows = rows.map(|(shard, filter)| shard.ids.passing(&filter)).collect::<Result<_>>()?;
+        Ok(Passing { content: self.manifest.content_hash, rows })
     }
 
     /// The manifest it was opened from.
@@ -118,6 +181,33 @@ impl Snapshot {
     /// # Errors
     /// Input for a query of other dimensions, non-finite or zero.
     pub fn search_vector(&self, query: &[f32], k: usize, exact: bool) -> Result<Vec<Found>> {
+        self.search(query, k, exact, None)
+    }
+
+    /// As [`Snapshot::search_vector`], among the notes that pass.
+    ///
+    /// # Errors
+    /// As there; Internal where `passing` is another content's.
+    pub fn search_among(
+        &self,
+        query: &[f32],
+        k: usize,
+        exact: bool,
+        passing: &Passing,
+    ) -> Result<Vec<Found>> {
+        if passing.content != self.manifest.content_hash {
+            return Err(Error::internal("the filter was evaluated on another snapshot"));
+        }
+        self.search(query, k, exact, Some(passing))
+    }
+
+    fn search(
+        &self,
+        query: &[f32],
+        k: usize,
+        exact: bool,
+        passing: Option<&Passing>,
+    ) -> Result<Vec<Found>> {
         self.check(query)?;
         let k = k.min(usize::try_from(self.manifest.content.notes).unwrap_or(usize::MAX));
         if k == 0 {
@@ -127,7 +217,10 @@ impl Snapshot {
             .shards
             .par_iter()
             .enumerate()
-            .map(|(at, shard)| shard.search(at, query, k, exact))
+            .map(|(at, shard)| {
+                let rows = passing.and_then(|passing| passing.rows.get(at));
+                shard.search(at, query, k, exact, rows)
+            })
             .collect::<Result<_>>()?;
         let mut best: Vec<Candidate> = per_shard.into_iter().flatten().collect();
         best.sort_unstable_by(|a, b| {
@@ -180,31 +273,82 @@ impl Snapshot {
 async fn open_shard(
     root: &Root,
     shard: &ShardContent,
-    files: [&FileRef; 3],
-    cache: &Path,
+    files: &Files<'_>,
+    open: Option<Arc<Shard>>,
     shared: Arc<(IndexOptions, Calibration)>,
     dimensions: usize,
-) -> Result<Shard> {
-    let paths = fetch(root, files, cache).await?;
-    let shard = shard.clone();
+) -> Result<Arc<Shard>> {
+    if let Some(open) = open {
+        return Ok(open);
+    }
+    let (Some(index), Some(sidecar)) = (&shard.index, &shard.sidecar) else {
+        return Err(Error::corrupt(format!("shard {} has vectors and no index", shard.shard)));
+    };
+    let paths = futures::try_join!(
+        files.fetch(root, index),
+        files.fetch(root, sidecar),
+        files.fetch(root, &shard.ids)
+    )?;
+    let (shard, paths) = (shard.clone(), <[PathBuf; 3]>::from(paths));
     tokio::task::spawn_blocking(move || {
-        Shard::open(&shard, &paths, &shared.0, &shared.1, dimensions)
-            .context(|| format!("shard {}", shard.shard))
+        let number = shard.shard;
+        Shard::open(shard, &paths, &shared.0, &shared.1, dimensions)
+            .map(Arc::new)
+            .context(|| format!("shard {number}"))
     })
     .await
     .or_error(ErrorKind::Internal, || "opening a shard")?
 }
 
-async fn fetch(root: &Root, files: [&FileRef; 3], cache: &Path) -> Result<[PathBuf; 3]> {
-    let [a, b, c] = files;
-    let paths =
-        futures::try_join!(root.fetch(a, cache), root.fetch(b, cache), root.fetch(c, cache))?;
-    Ok(paths.into())
+/// Where files come from.
+pub(super) struct Files<'a> {
+    /// Downloads go here; they are always hashed.
+    pub cache: &'a Path,
+    /// Whether files of a local root, which are mapped where they lie, are hashed too.
+    pub hash_local: bool,
+}
+
+impl Files<'_> {
+    async fn fetch(&self, root: &Root, file: &FileRef) -> Result<PathBuf> {
+        let path = root.fetch(file, self.cache).await?;
+        if self.hash_local && root.local_folder().is_some() {
+            let (hash, size) = root.hash(&file.path).await?;
+            if (hash, size) != (file.sha256, file.size) {
+                return Err(Error::corrupt(format!(
+                    "{} in {} does not have the SHA-256 {} that was published",
+                    file.path,
+                    root.uri(),
+                    file.sha256.short()
+                )));
+            }
+        }
+        Ok(path)
+    }
+}
+
+/// The notes of one snapshot's content that pass a condition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Passing {
+    content: Digest256,
+    /// By open shard.
+    rows: Vec<RowSet>,
+}
+
+impl Passing {
+    /// Vectors that pass: at least as many as notes.
+    pub fn vectors(&self) -> usize {
+        self.rows.iter().map(RowSet::len).sum()
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.rows.iter().map(RowSet::bytes).sum()
+    }
 }
 
 impl Shard {
     fn open(
-        shard: &ShardContent,
+        content: ShardContent,
         [index, sidecar, ids]: &[PathBuf; 3],
         options: &IndexOptions,
         calibration: &Calibration,
@@ -212,12 +356,12 @@ impl Shard {
     ) -> Result<Self> {
         let index = ShardIndex::open(index, sidecar, options, calibration)?;
         let ids = IdsFile::open(ids)?;
-        if index.len() as u64 != shard.vectors || ids.rows() != shard.vectors {
+        if index.len() as u64 != content.vectors || ids.rows() != content.vectors {
             return Err(Error::corrupt(format!(
                 "its index has {} vectors, its ids file {}, the manifest says {}",
                 index.len(),
                 ids.rows(),
-                shard.vectors
+                content.vectors
             )));
         }
         if !index.is_empty() && index.dimensions() != dimensions {
@@ -226,20 +370,49 @@ impl Shard {
                 index.dimensions()
             )));
         }
-        Ok(Self { index, ids, chunked: shard.vectors > shard.notes })
+        let chunked = content.vectors > content.notes;
+        Ok(Self { index, ids, chunked, content })
+    }
+
+    /// Asks the recorded canaries; the notes behind their keys must be those that make these keys.
+    fn check(&self) -> Result<usize> {
+        let notes = self.ids.notes(self.index.keys())?;
+        let canaries = &self.content.canaries;
+        check_canaries(&self.index, canaries)?;
+        for key in canaries.iter().flat_map(|canary| &canary.hits).map(|hit| hit.key) {
+            let Ok(row) = self.index.keys().binary_search(&key.0) else { continue };
+            let note: NoteId = notes.ids.value(row).parse()?;
+            let makes = |probe| NoteKey::derive(&note, notes.chunks[row], probe).0 == key.0;
+            if !(0..PROBES).any(makes) {
+                return Err(Error::corrupt(format!(
+                    "its ids file says that key {key} is note {note}, which has another key"
+                )));
+            }
+        }
+        Ok(canaries.len())
     }
 
     /// The `k` best notes of this shard, each by its best chunk. Asks for more vectors until so many notes are found.
-    fn search(&self, at: usize, query: &[f32], k: usize, exact: bool) -> Result<Vec<Candidate>> {
+    fn search(
+        &self,
+        at: usize,
+        query: &[f32],
+        k: usize,
+        exact: bool,
+        rows: Option<&RowSet>,
+    ) -> Result<Vec<Candidate>> {
         let notes = self.ids.notes(self.index.keys())?;
+        let most = rows.map_or(self.index.len(), RowSet::len);
         let mut wanted = if self.chunked { k.saturating_mul(4) } else { k };
         loop {
-            wanted = wanted.min(self.index.len());
-            let hits = match exact {
-                true => self.index.search_exact(query, wanted)?,
-                false => self.index.search(query, wanted)?,
+            wanted = wanted.min(most);
+            let hits = match (exact, rows) {
+                (true, None) => self.index.search_exact(query, wanted)?,
+                (false, None) => self.index.search(query, wanted)?,
+                (true, Some(rows)) => self.index.search_exact_among(query, wanted, rows)?,
+                (false, Some(rows)) => self.index.search_among(query, wanted, rows)?,
             };
-            let exhausted = wanted == self.index.len() || hits.len() < wanted;
+            let exhausted = wanted == most || hits.len() < wanted;
             let mut seen = HashSet::new();
             let mut best = Vec::with_capacity(k);
             for hit in hits {

@@ -7,13 +7,6 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::snapshot::{Manifest, QueryTower};
 use crate::tower::{DeviceSpec, Encoder, Tower, TowerOptions, TowerTokenizer};
-use crate::types::{Digest256, hash_json};
-
-/// What names a query tower in a manifest: SHA-256 over its embedding space with the empty template (a query is
-/// encoded as it is). Equal fingerprints, equal vectors.
-pub fn fingerprint(tower: &Tower) -> Result<Digest256> {
-    hash_json(&tower.space(Digest256::of(b"")))
-}
 
 /// A loaded query tower. Share it by reference; it encodes one query at a time.
 pub struct QueryEncoder {
@@ -67,6 +60,12 @@ impl QueryEncoder {
         Ok(Self { tower: named.clone(), tokenizer, encoder: Mutex::new(encoder), dimensions })
     }
 
+    /// Whether a manifest asks for this very tower, so that it need not be loaded again.
+    pub fn serves(&self, manifest: &Manifest) -> bool {
+        choose(manifest).is_ok_and(|named| named.fingerprint == self.tower.fingerprint)
+            && manifest.content.space.dimensions as usize == self.dimensions
+    }
+
     /// The tower as the manifest names it.
     pub fn tower(&self) -> &QueryTower {
         &self.tower
@@ -107,7 +106,7 @@ fn choose(manifest: &Manifest) -> Result<&QueryTower> {
 
 /// The files found must be the tower that was admitted: other weights would give vectors that mean nothing here.
 fn check(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> Result<()> {
-    let found = fingerprint(tower)?;
+    let found = tower.fingerprint()?;
     let dimensions = manifest.content.space.dimensions;
     if found == named.fingerprint {
         if tower.dimensions() == dimensions {

@@ -6,16 +6,17 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::lease::{COMMIT_LIMIT, Kind, Lease};
 use super::manifest::{CommitOutcome, Content, MANIFEST_VERSION, Manifest, Provenance};
+use super::purged::Purged;
 use super::read::{newest, numbers, parse, read};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::{FileRef, PutOutcome, Root, layout};
-use crate::types::{Digest256, hash_json};
+use crate::types::{Digest256, SpaceId, hash_json};
 
 /// Objects looked up at the same time.
 const LOOKUPS: usize = 32;
 
 /// Re-checks that every object exists with its size, then puts manifest `parent + 1` if absent, and only if
-/// `parent` is still the newest. What the parent blocks stays blocked, `blocked` is added.
+/// `parent` is still the newest. What the parent blocks stays blocked, `blocked` is added; what was purged stays so.
 ///
 /// A put whose acknowledgement was lost, and an earlier attempt of the same run, count as committed.
 ///
@@ -31,7 +32,8 @@ pub async fn commit(
 ) -> Result<CommitOutcome> {
     let inherited = parent.map(|parent| parent.blocked.clone()).unwrap_or_default();
     let blocked = inherited.into_iter().chain(blocked).collect();
-    commit_exactly(root, parent, content, blocked, provenance, Missing::IsMadeAnew).await
+    let marks = Marks { blocked, ..Marks::of(parent) };
+    commit_exactly(root, parent, content, marks, provenance, Missing::IsMadeAnew).await
 }
 
 /// Whether running the same command again would make a missing object.
@@ -43,19 +45,41 @@ pub(super) enum Missing {
     IsLost,
 }
 
-/// [`commit`] with exactly these content hashes blocked.
+/// What a manifest says beside its content and where it came from.
+pub(super) struct Marks {
+    pub blocked: Vec<Digest256>,
+    pub blocked_spaces: Vec<SpaceId>,
+    pub purged: Purged,
+}
+
+impl Marks {
+    /// Those of the parent.
+    pub fn of(parent: Option<&Manifest>) -> Self {
+        Self {
+            blocked: parent.map(|parent| parent.blocked.clone()).unwrap_or_default(),
+            blocked_spaces: parent.map(|parent| parent.blocked_spaces.clone()).unwrap_or_default(),
+            purged: parent.map(|parent| parent.purged.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+/// [`commit`] with exactly these marks.
 pub(super) async fn commit_exactly(
     root: &Root,
     parent: Option<&Manifest>,
     content: Content,
-    mut blocked: Vec<Digest256>,
+    marks: Marks,
     provenance: Provenance,
     missing: Missing,
 ) -> Result<CommitOutcome> {
+    let Marks { mut blocked, mut blocked_spaces, purged } = marks;
     content.validate().context(|| "committing")?;
     let content = content.canonical()?;
     blocked.sort_unstable();
     blocked.dedup();
+    blocked_spaces.retain(|space| *space != content.space_id);
+    blocked_spaces.sort_unstable();
+    blocked_spaces.dedup();
     let manifest = Manifest {
         version: MANIFEST_VERSION,
         number: parent.map_or(1, |parent| parent.number + 1),
@@ -63,6 +87,8 @@ pub(super) async fn commit_exactly(
         content_hash: hash_json(&content)?,
         content,
         blocked,
+        blocked_spaces,
+        purged,
         provenance,
     };
     let bytes = serde_json::to_vec_pretty(&manifest)
@@ -87,6 +113,7 @@ async fn under_lease(
     missing: Missing,
     lease: &Lease<'_>,
 ) -> Result<CommitOutcome> {
+    lease.check_store().await?;
     lease.wait_for_gc().await?;
     let current = newest(root).await?;
     let is_parent = match (&current, parent) {

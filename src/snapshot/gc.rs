@@ -47,6 +47,9 @@ pub struct Protected {
     pub runs: BTreeSet<String>,
     /// Single objects.
     pub keys: BTreeSet<String>,
+    /// Embeddings of every space that no retained snapshot serves: a back-fill may be configured but pause for longer
+    /// than run folders stay.
+    pub growing: bool,
 }
 
 /// What a gc kept and deleted (or would delete).
@@ -101,7 +104,8 @@ pub async fn gc(
     let gone = match dry_run {
         true => doomed.into_iter().flatten().collect(),
         false => {
-            let swept = sweep::delete(root, doomed, plan.kept_snapshots).await?;
+            let swept =
+                sweep::delete(root, doomed, plan.kept_snapshots, sweep::Heed::Everyone).await?;
             report.held_back += swept.held_back;
             swept.gone
         }
@@ -175,8 +179,10 @@ async fn select(
         live_runs.contains(run)
             || youngest.get(&("runs", run)).is_some_and(|object| younger(object, runs))
     };
-    let space_grows =
-        |space: &str| youngest.get(&("space", space)).is_some_and(|object| younger(object, runs));
+    let space_grows = |space: &str| {
+        protected.growing
+            || youngest.get(&("space", space)).is_some_and(|object| younger(object, runs))
+    };
 
     // Whatever a living run's plan and receipts name stays.
     let plans = objects.values().filter(|object| {

@@ -184,6 +184,11 @@ impl<'a> Lease<'a> {
         self.others().await?.held(self.root, kind).await
     }
 
+    /// As [`check_store`], with this lease as the name that is taken.
+    pub(super) async fn check_store(&self) -> Result<()> {
+        self.root.require_conditional_create(&self.key).await
+    }
+
     /// How long ago it was taken.
     pub(super) fn age(&self) -> Duration {
         self.taken.elapsed()
@@ -193,6 +198,20 @@ impl<'a> Lease<'a> {
     pub(super) async fn wait_for_gc(&self) -> Result<()> {
         wait_for_gc(self.root, &self.key, self.taken).await
     }
+}
+
+/// Checks that the store can hold snapshots, before a run works for one: of two creates of one name the second fails.
+///
+/// # Errors
+/// Unsupported, with advice; Transient where the store fails.
+pub async fn check_store(root: &Root) -> Result<()> {
+    if root.creates_conditionally() {
+        return Ok(());
+    }
+    let lease = Lease::take(root, Kind::Probe).await?;
+    let checked = lease.check_store().await;
+    lease.release().await;
+    checked
 }
 
 /// The time as the store tells it, for ages of its objects: writes and removes a small object.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::purged::Purged;
 use crate::error::{Error, Result};
 use crate::store::{FileRef, key};
-use crate::types::{Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
+use crate::types::{Canary, Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
 
 /// Version of the manifest format that this release writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -28,6 +29,12 @@ pub struct Manifest {
     pub content: Content,
     /// Content hashes that must not be published again (rolled back).
     pub blocked: Vec<Digest256>,
+    /// Embedding spaces that were rolled back: no back-fill may switch to them by itself. Publishing one lifts its block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked_spaces: Vec<SpaceId>,
+    /// Notes that were purged: no run indexes them again until somebody lifts that.
+    #[serde(default, skip_serializing_if = "Purged::is_empty")]
+    pub purged: Purged,
     /// How it came about; never decides what a reader gets.
     pub provenance: Provenance,
 }
@@ -193,6 +200,10 @@ pub struct ShardContent {
     pub sidecar: Option<FileRef>,
     /// The ids file: key -> note_id, chunk, text_hash, part, row, stored columns; sorted by key.
     pub ids: FileRef,
+    /// Queries with the hits that the index gave when it was built: a reader asks them again before it serves. None
+    /// in a shard that an earlier release built.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<Canary>,
 }
 
 /// A tower admitted to encode queries.

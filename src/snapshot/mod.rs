@@ -17,6 +17,8 @@ mod holder;
 pub mod ids;
 mod lease;
 mod manifest;
+mod purge;
+mod purged;
 mod read;
 mod reader;
 mod rollback;
@@ -28,12 +30,14 @@ pub use commit::commit;
 pub use diff::{Diff, NoteDiff, diff, diff_ids};
 pub use gc::{GcReport, Protected, Retention, gc};
 pub use holder::{Holder, host_name};
-pub use lease::store_time;
+pub use lease::{check_store, store_time};
 pub use manifest::{
     CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
     QueryTower, ShardContent, VectorShape, content_hash, json_schema,
 };
-pub use read::{newest, numbers, read};
+pub use purge::{commit_purged, delete_now};
+pub use purged::Purged;
+pub use read::{newer, newest, numbers, read};
 pub use reader::ReaderLease;
 pub use rollback::rollback;
 pub use run_lease::{RunLease, Taken};

@@ -18,6 +18,37 @@ pub async fn newest(root: &Root) -> Result<Option<Manifest>> {
     }
 }
 
+/// Numbers looked for beyond the last known one where a root does not list: a gc may have taken those between.
+const AHEAD: u64 = 16;
+
+/// The greatest number, if it is above `known`. A web server that does not list its files is asked for the numbers
+/// after `known` one by one.
+///
+/// # Errors
+/// Unsupported for such a server where nothing is known.
+pub async fn newer(root: &Root, known: Option<u64>) -> Result<Option<u64>> {
+    let listed = match (numbers(root).await, known) {
+        (Err(error), Some(known)) if error.kind() == ErrorKind::Unsupported => {
+            let mut newest = known;
+            while let Some(number) = next_there(root, newest).await? {
+                newest = number;
+            }
+            Some(newest)
+        }
+        (numbers, _) => numbers?.pop(),
+    };
+    Ok(listed.filter(|number| known.is_none_or(|known| *number > known)))
+}
+
+async fn next_there(root: &Root, after: u64) -> Result<Option<u64>> {
+    for number in after + 1..=after + AHEAD {
+        if root.size(&layout::manifest(number)).await?.is_some() {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
 /// The manifest with this number: of a known version, under its own number, with content that matches its hash
 /// and names only legal paths.
 ///
@@ -40,19 +71,37 @@ pub async fn read(root: &Root, number: u64) -> Result<Manifest> {
 
 /// All snapshot numbers, ascending.
 pub async fn numbers(root: &Root) -> Result<Vec<u64>> {
-    let listed = match root.list(layout::SNAPSHOTS).await {
-        Err(error) if root.is_read_only() => {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "{} does not list its files, as most web servers; name the snapshot's number",
-                    root.uri()
-                ),
-            )
-            .with_source(error));
+    if root.is_read_only() {
+        return numbers_on_the_web(root).await;
+    }
+    let listed = root.list(layout::SNAPSHOTS).await.context(|| "looking for snapshots")?;
+    Ok(listed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect())
+}
+
+/// A web server lists by an index page or by WebDAV; most do neither unless told to.
+async fn numbers_on_the_web(root: &Root) -> Result<Vec<u64>> {
+    match root.index_page(layout::SNAPSHOTS).await {
+        Ok(Some(page)) => {
+            let numbers = layout::manifest_numbers_in(&page);
+            if !numbers.is_empty() {
+                return Ok(numbers);
+            }
         }
-        listed => listed.context(|| "looking for snapshots")?,
-    };
+        Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error),
+        Ok(None) | Err(_) => {}
+    }
+    let listed = root.list(layout::SNAPSHOTS).await.map_err(|error| {
+        Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{} does not list its snapshots, neither by an index page of {}/ nor by WebDAV; name the \
+                 snapshot's number (for a search: --snapshot N) or let the server list (nginx: autoindex on)",
+                root.uri(),
+                layout::SNAPSHOTS
+            ),
+        )
+        .with_source(error)
+    })?;
     Ok(listed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect())
 }
 
@@ -96,6 +145,7 @@ pub(super) fn parse(bytes: &[u8], number: u64) -> Result<Manifest> {
         )));
     }
     manifest.content.validate()?;
+    manifest.purged.validate()?;
     Ok(manifest)
 }
 

@@ -1,13 +1,14 @@
 //! Rollback: an older content under a new number.
 
-use super::commit::{Missing, commit_exactly};
+use super::commit::{Marks, Missing, commit_exactly};
 use super::manifest::{CommitOutcome, Provenance};
 use super::read::{newest, numbers, read};
 use crate::error::{Error, Result};
 use crate::store::Root;
 
 /// Commits the content of snapshot `to` under a new number and blocks every newer content, so that tomorrow's run
-/// does not bring it back unless it differs. The chosen content itself is unblocked: a rollback may be undone.
+/// does not bring it back unless it differs. The chosen content itself is unblocked: a rollback may be undone. Where
+/// the newer content is of another embedding space, no back-fill switches to that space again.
 ///
 /// # Errors
 /// NotFound where `to` or an object it names is gone; Input where it is what is served already.
@@ -23,12 +24,15 @@ pub async fn rollback(root: &Root, to: u64, provenance: Provenance) -> Result<Co
         )));
     }
     let mut blocked = current.blocked.clone();
+    let mut spaces = current.blocked_spaces.clone();
     for number in numbers(root).await? {
         if number > to && number <= current.number {
-            blocked.push(read(root, number).await?.content_hash);
+            let newer = read(root, number).await?;
+            blocked.push(newer.content_hash);
+            spaces.push(newer.content.space_id);
         }
     }
     blocked.retain(|hash| *hash != target.content_hash);
-    let (content, lost) = (target.content, Missing::IsLost);
-    commit_exactly(root, Some(&current), content, blocked, provenance, lost).await
+    let marks = Marks { blocked, blocked_spaces: spaces, ..Marks::of(Some(&current)) };
+    commit_exactly(root, Some(&current), target.content, marks, provenance, Missing::IsLost).await
 }

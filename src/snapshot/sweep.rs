@@ -18,6 +18,15 @@ const DELETERS: usize = 16;
 /// How long a batch waits for a publish.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
+/// Whose leases keep an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heed {
+    /// Those of readers and of runs, too.
+    Everyone,
+    /// Of nobody but publishers: what is purged goes, whoever reads it.
+    CommitsAlone,
+}
+
 /// What [`delete`] did.
 pub(super) struct Sweep {
     pub gone: Vec<Listed>,
@@ -46,6 +55,7 @@ pub(super) async fn delete(
     root: &Root,
     steps: [Vec<Listed>; 3],
     mut known: BTreeSet<u64>,
+    heed: Heed,
 ) -> Result<Sweep> {
     let mut doomed: VecDeque<Listed> = steps.into_iter().flatten().collect();
     let mut going: BTreeSet<u64> =
@@ -56,9 +66,11 @@ pub(super) async fn delete(
         let lease = take_when_quiet(root).await?;
         let swept = async {
             let leases = lease.others().await?;
-            for number in leases.read_snapshots() {
-                if going.remove(&number) {
-                    needed.insert(layout::manifest(number));
+            if heed == Heed::Everyone {
+                for number in leases.read_snapshots() {
+                    if going.remove(&number) {
+                        needed.insert(layout::manifest(number));
+                    }
                 }
             }
             for number in numbers(root).await? {
@@ -66,7 +78,7 @@ pub(super) async fn delete(
                     needed.extend(names_of(root, number).await?);
                 }
             }
-            if leases.any_run() {
+            if heed == Heed::Everyone && leases.any_run() {
                 let before = doomed.len();
                 doomed.retain(|object| !is_reusable(&object.key));
                 sweep.held_back += (before - doomed.len()) as u64;

@@ -19,11 +19,13 @@ use super::task::{TaskEnv, not_finished, put_receipt, read_receipt};
 use crate::corpus::{CorpusMode, PreparedReader, PreparedRow};
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::index::{self, BuildReport, Calibration};
+use crate::index::{self, BuildReport, Calibration, IndexOptions, ShardIndex};
 use crate::observe::{Event, Stage};
 use crate::snapshot::ShardContent;
 use crate::store::{FileRef, Root, layout};
-use crate::types::{Digest256, Embeddings, Hasher256, NoteId, NoteKey, TextHash};
+use crate::types::{
+    Canary, Cancel, Digest256, Embeddings, Hasher256, NoteId, NoteKey, SpaceId, TextHash,
+};
 
 /// What a build task made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,10 +48,13 @@ pub struct BuildReceipt {
 /// The files of one index, with what was measured while building it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct IndexReceipt {
-    index: FileRef,
-    sidecar: FileRef,
-    report: BuildReport,
+pub(crate) struct IndexReceipt {
+    pub index: FileRef,
+    pub sidecar: FileRef,
+    pub report: BuildReport,
+    /// None in a receipt of an earlier release.
+    #[serde(default)]
+    pub canaries: Vec<Canary>,
 }
 
 /// Runs the task, or returns the receipt of the attempt that finished it.
@@ -91,6 +96,7 @@ pub(crate) async fn execute(task: &BuildTask, env: &TaskEnv) -> Result<BuildRece
         index: built.as_ref().map(|built| built.index.clone()),
         sidecar: built.as_ref().map(|built| built.sidecar.clone()),
         ids: write_ids(&env.root, &options_id, number, &ids).await?,
+        canaries: built.as_ref().map(|built| built.canaries.clone()).unwrap_or_default(),
     };
     let receipt = BuildReceipt {
         id: task.id.clone(),
@@ -262,6 +268,29 @@ fn rows_of(batch: &RecordBatch, keep: Vec<u32>) -> Result<RecordBatch> {
     take_record_batch(batch, &UInt32Array::from(keep)).context(|| "selecting stored columns")
 }
 
+/// What decides an index beside its rows.
+pub(crate) struct IndexJob<'a> {
+    pub space: &'a SpaceId,
+    pub dimensions: usize,
+    pub options: &'a IndexOptions,
+    pub options_id: &'a str,
+    pub calibration: &'a Calibration,
+    pub shard: u32,
+}
+
+impl IndexJob<'_> {
+    /// Names the index of these rows: same keys and texts, same name.
+    pub fn name(&self, ids: &Ids) -> String {
+        let mut hasher = Hasher256::new();
+        hasher.field(&self.space.0).field(self.options_id);
+        hasher.field(self.calibration.scale.to_le_bytes());
+        for row in &ids.rows {
+            hasher.raw(row.key.to_le_bytes()).raw(row.text_hash.0);
+        }
+        hasher.finish().short()
+    }
+}
+
 /// The index of these keys and texts: adopted if an earlier run built it, else built.
 async fn index_of(
     task: &BuildTask,
@@ -270,14 +299,15 @@ async fn index_of(
     ids: &Ids,
     calibration: &Calibration,
 ) -> Result<IndexReceipt> {
-    let number = task.shard.prepared.shard;
-    let mut hasher = Hasher256::new();
-    hasher.field(&task.spec.space_id.0).field(options_id).field(calibration.scale.to_le_bytes());
-    for row in &ids.rows {
-        hasher.raw(row.key.to_le_bytes()).raw(row.text_hash.0);
-    }
-    let name = hasher.finish().short();
-    let key = layout::index_receipt(options_id, number, &name);
+    let job = IndexJob {
+        space: &task.spec.space_id,
+        dimensions: task.spec.space.dimensions as usize,
+        options: &task.spec.index,
+        options_id,
+        calibration,
+        shard: task.shard.prepared.shard,
+    };
+    let key = layout::index_receipt(options_id, job.shard, &job.name(ids));
     if let Some(receipt) = read_receipt::<IndexReceipt>(&env.root, &key).await? {
         let whole = env.root.size(&receipt.index.path).await? == Some(receipt.index.size)
             && env.root.size(&receipt.sidecar.path).await? == Some(receipt.sidecar.size);
@@ -286,17 +316,27 @@ async fn index_of(
         }
         env.root.delete(&key).await?;
     }
-    let vectors = gather_vectors(&env.root, ids, task.spec.space.dimensions as usize).await?;
+    build_index(&env.root, &job, ids, &env.cancel).await
+}
+
+/// Builds the index of these rows from their vectors, stores it and puts its receipt.
+pub(crate) async fn build_index(
+    root: &Root,
+    job: &IndexJob<'_>,
+    ids: &Ids,
+    cancel: &Cancel,
+) -> Result<IndexReceipt> {
+    let vectors = gather_vectors(root, ids, job.dimensions).await?;
     let folder = tempfile::tempdir()
         .or_error(ErrorKind::Resource, || "making a folder for the index build (set TMPDIR)")?;
     let (index_path, sidecar_path) = (folder.path().join("index"), folder.path().join("sidecar"));
     let keys: Vec<u64> = ids.rows.iter().map(|row| row.key).collect();
-    let report = {
-        let (options, calibration) = (task.spec.index.clone(), calibration.clone());
+    let (report, canaries) = {
+        let (options, calibration) = (job.options.clone(), job.calibration.clone());
         let (index_path, sidecar_path) = (index_path.clone(), sidecar_path.clone());
-        let cancel = env.cancel.clone();
+        let cancel = cancel.clone();
         tokio::task::spawn_blocking(move || {
-            index::build(
+            let report = index::build(
                 &keys,
                 &vectors,
                 &options,
@@ -305,16 +345,21 @@ async fn index_of(
                 &sidecar_path,
                 &cancel,
                 &|_| {},
-            )
+            )?;
+            // As a reader will open it: what it must find there is what is found here.
+            let built = ShardIndex::open(&index_path, &sidecar_path, &options, &calibration)?;
+            Ok::<_, Error>((report, index::record_canaries(&built)?))
         })
         .await
         .map_err(|cause| {
             Error::internal("the index build ended unexpectedly").with_source(cause)
         })??
     };
-    let index = upload(&env.root, options_id, number, &name, "usearch", &index_path).await?;
-    let sidecar = upload(&env.root, options_id, number, &name, "f16", &sidecar_path).await?;
-    put_receipt(&env.root, &key, IndexReceipt { index, sidecar, report }).await
+    let name = job.name(ids);
+    let index = upload(root, job.options_id, job.shard, &name, "usearch", &index_path).await?;
+    let sidecar = upload(root, job.options_id, job.shard, &name, "f16", &sidecar_path).await?;
+    let key = layout::index_receipt(job.options_id, job.shard, &name);
+    put_receipt(root, &key, IndexReceipt { index, sidecar, report, canaries }).await
 }
 
 /// Stores a finished local file under a name that ends in its own hash: two attempts that made the same bytes
@@ -378,7 +423,12 @@ async fn part_refs(
     Ok(refs)
 }
 
-async fn write_ids(root: &Root, options_id: &str, shard: u32, ids: &Ids) -> Result<FileRef> {
+pub(crate) async fn write_ids(
+    root: &Root,
+    options_id: &str,
+    shard: u32,
+    ids: &Ids,
+) -> Result<FileRef> {
     let bytes: Bytes = ids.to_parquet()?;
     let name = Digest256::of(&bytes).short();
     let key = layout::ids_file(options_id, shard, &name);

@@ -81,6 +81,8 @@ pub(crate) async fn execute(
     let started = Instant::now();
     let located = located::read(&env.root, task.shard.located.as_ref()).await?;
     let mut have: HashSet<TextHash> = located.into_keys().collect();
+    // A share counts from what was stored when it was planned, so that a second attempt ends at the same text.
+    let planned = task.token_limit.map(|limit| (limit, have.clone()));
     let mut receipt = EncodeReceipt { id: task.id.clone(), ..EncodeReceipt::default() };
     for part in embedding::list_parts(&env.root, &spec.space_id, Some(shard)).await? {
         let before = have.len();
@@ -93,7 +95,8 @@ pub(crate) async fn execute(
     let encoder = worker.take_encoder(&tower)?;
     let (windows_in, windows_out) = mpsc::channel(1);
     let (done_in, done_out) = mpsc::channel(1);
-    let reading = read_windows(task, have, tower.tokenizer().clone(), env.clone(), windows_in);
+    let reading =
+        read_windows(task, have, planned, tower.tokenizer().clone(), env.clone(), windows_in);
     let budget = spec.encode.token_budget;
     let job =
         EncodeJob { encoder, budget, dimensions: spec.space.dimensions as usize, env: env.clone() };
@@ -147,9 +150,12 @@ struct EncodedWindow {
 }
 
 /// Reads and tokenises; sends windows of at most `part_tokens` tokens. Returns what could not be tokenised.
+/// With a share (its tokens, and what was stored when it was planned) it stops before the first text that no longer
+/// fits.
 async fn read_windows(
     task: &EncodeTask,
-    mut have: HashSet<TextHash>,
+    have: HashSet<TextHash>,
+    share: Option<(u64, HashSet<TextHash>)>,
     tokenizer: TowerTokenizer,
     env: TaskEnv,
     windows: mpsc::Sender<Vec<Pending>>,
@@ -159,15 +165,20 @@ async fn read_windows(
     let mut quarantined = Vec::new();
     let mut window = Vec::new();
     let mut tokens = 0;
+    // Texts of the share that an earlier attempt stored count, but are not encoded again.
+    let (mut left, mut seen, stored) = match share {
+        Some((limit, planned)) => (limit, planned, have),
+        None => (u64::MAX, have, HashSet::new()),
+    };
     let mut reader = PreparedReader::open(&env.root, &task.shard.prepared).await?;
-    while let Some(batch) = reader.next().await? {
+    'reading: while let Some(batch) = reader.next().await? {
         if env.cancel.is_cancelled() {
             break;
         }
         let rows: Vec<PreparedRow> = batch
             .rows
             .into_iter()
-            .filter(|row| !row.deleted && have.insert(row.text_hash))
+            .filter(|row| !row.deleted && seen.insert(row.text_hash))
             .collect();
         let tokenizer = tokenizer.clone();
         let tokenized: Vec<(PreparedRow, Result<Tokenized>)> =
@@ -184,7 +195,15 @@ async fn read_windows(
         for (row, result) in tokenized {
             match result {
                 Ok(encoding) => {
-                    tokens += encoding.ids.len() as u64;
+                    let length = encoding.ids.len() as u64;
+                    if length > left {
+                        break 'reading;
+                    }
+                    left -= length;
+                    if stored.contains(&row.text_hash) {
+                        continue;
+                    }
+                    tokens += length;
                     window.push(Pending { row, tokens: encoding });
                 }
                 Err(error) => quarantined.push(quarantine(&row, &error.to_string())),

@@ -49,8 +49,12 @@ impl Ids {
     pub fn sorted_by_key(self) -> Result<Self> {
         let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
         order.sort_unstable_by_key(|&at| self.rows[at as usize].key);
-        let stored = take_record_batch(&self.stored, &UInt32Array::from(order.clone()))
-            .context(|| "ordering stored columns by key")?;
+        // Taking rows of a batch without columns would lose their number.
+        let stored = match self.stored.num_columns() {
+            0 => no_columns(self.rows.len())?,
+            _ => take_record_batch(&self.stored, &UInt32Array::from(order.clone()))
+                .context(|| "ordering stored columns by key")?,
+        };
         let rows = order.into_iter().map(|at| self.rows[at as usize].clone()).collect();
         Ok(Self { rows, stored })
     }

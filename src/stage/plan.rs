@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backfill::Backfill;
 use crate::corpus::{CorpusMode, PrepareOutcome, PreparedShard};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::IndexOptions;
@@ -113,6 +114,10 @@ pub struct EncodeTask {
     pub spec: RunSpec,
     /// The shard.
     pub shard: ShardPlan,
+    /// Stops after so many tokens of the missing texts, in the order of the prepared file: a night's share of a
+    /// back-fill. The shard's counts are then those of the share, its texts estimated. Absent: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_limit: Option<u64>,
 }
 
 /// Fit the quantisation scale.
@@ -176,6 +181,9 @@ pub struct Plan {
     pub calibrate: Option<CalibrateTask>,
     /// Then build tasks: any order, any machine.
     pub build: Vec<BuildTask>,
+    /// Present where this is a night's back-fill of the tower that is to take over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<Backfill>,
 }
 
 impl Plan {

@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backfill::BackfillSummary;
+use super::plan::Plan;
 use crate::observe::format;
 
 /// Amounts of one shard or of all.
@@ -106,8 +108,51 @@ pub struct PlanSummary {
     pub shards: Vec<ShardSummary>,
     /// All shards together.
     pub total: PlanAmounts,
+    /// The plan of the tower that is to take over, where one is configured; its tasks follow the publication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<BackfillSummary>,
     /// What a person should know before starting the run.
     pub warnings: Vec<String>,
+}
+
+/// What a scheduler has to know of a plan: as small for a million tasks as for one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlanBrief {
+    /// Id of the run that the plan was made for.
+    pub run: String,
+    /// Where the plan is stored under the root, for `scalingnote task --plan`; `None` where it has no tasks.
+    pub plan_key: Option<String>,
+    /// Newest snapshot, which the notes are compared with; `None` on a first run.
+    pub parent: Option<u64>,
+    /// Number of tasks of all stages; 0 means that nothing changed.
+    pub tasks: u64,
+    /// Number of encode tasks.
+    pub encode_tasks: u64,
+    /// 1 where the scale of quantised vectors is yet to be frozen, else 0.
+    pub calibrate_tasks: u64,
+    /// Number of build tasks.
+    pub build_tasks: u64,
+    /// Texts to encode.
+    pub texts: u64,
+    /// Their exact tokens, prompt included.
+    pub tokens: u64,
+}
+
+impl PlanBrief {
+    /// Of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        Self {
+            run: plan.spec.run.clone(),
+            plan_key: (plan.tasks() > 0).then(|| Plan::key(&plan.spec.run)),
+            parent: plan.spec.parent,
+            tasks: plan.tasks() as u64,
+            encode_tasks: plan.encode.len() as u64,
+            calibrate_tasks: u64::from(plan.calibrate.is_some()),
+            build_tasks: plan.build.len() as u64,
+            texts: plan.shards.iter().map(|shard| shard.texts_to_encode).sum(),
+            tokens: plan.shards.iter().map(|shard| shard.tokens_to_encode).sum(),
+        }
+    }
 }
 
 impl fmt::Display for PlanSummary {
@@ -150,6 +195,9 @@ impl fmt::Display for PlanSummary {
         f.write_str(&format::table(&HEADER, &[true; 11], &rows))?;
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
+        }
+        if let Some(backfill) = &self.backfill {
+            backfill.fmt(f)?;
         }
         if self.tasks == 0 {
             return writeln!(f, "nothing to do: 0 tasks");

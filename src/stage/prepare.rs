@@ -15,14 +15,15 @@ use super::plan::{
     absolute_tower, build_task_id, encode_task_id,
 };
 use crate::corpus::{
-    self, Chunker, CorpusMode, CorpusOptions, PrepareRequest, PreparedReader, PreparedShard,
+    self, Chunker, CorpusMode, CorpusOptions, Exclude, PrepareOutcome, PrepareRequest,
+    PreparedReader, PreparedShard,
 };
 use crate::embedding;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, Content, Manifest};
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions, LengthHistogram};
-use crate::store::{Root, layout};
+use crate::store::{Root, StorageOptions, layout};
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
 use crate::types::{Cancel, Digest256, Hasher256, NoteId, TextHash, shard_of};
 
@@ -33,6 +34,8 @@ const ORDINARY_BATCH: usize = 32;
 pub struct PlanRequest<'a> {
     /// The corpus.
     pub corpus: &'a CorpusOptions,
+    /// How object stores are reached.
+    pub storage: &'a StorageOptions,
     /// Folder that relative paths start from.
     pub base_dir: &'a Path,
     /// The tower as configured.
@@ -47,6 +50,8 @@ pub struct PlanRequest<'a> {
     pub build: &'a BuildOptions,
     /// Gates.
     pub gates: &'a GateOptions,
+    /// The prepared notes, where another plan of the same day has them already: same SQL, template and chunks.
+    pub prepared: Option<&'a PrepareOutcome>,
     /// Where everything lies.
     pub root: &'a Root,
     /// Id of this run.
@@ -63,6 +68,8 @@ pub struct Planned {
     pub plan: Plan,
     /// The parent snapshot.
     pub parent: Option<Manifest>,
+    /// Distinct texts of the shards that are not taken over as they are.
+    pub texts: u64,
     /// Token counts of the texts to encode: bucket's upper end -> texts.
     pub lengths: BTreeMap<u32, u64>,
     /// Wall time in seconds.
@@ -88,7 +95,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let parent = snapshot::newest(root).await?;
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
     let devices = request.encode.devices.len().max(1) as u32;
-    let prepared = corpus::prepare(PrepareRequest {
+    let prepare = PrepareRequest {
         options: corpus,
         base_dir: request.base_dir,
         shard_count: request
@@ -100,12 +107,25 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
             let tokenizer = request.tower.tokenizer().clone();
             Arc::new(TokenChunker { tokenizer, options }) as Arc<dyn Chunker>
         }),
+        exclude: parent.as_ref().and_then(excluded_by),
         root,
+        storage: request.storage,
         run: request.run,
         reporter: Arc::clone(reporter),
         cancel: cancel.clone(),
-    })
-    .await?;
+    };
+    let prepared = match request.prepared {
+        Some(prepared) => prepared.clone(),
+        None => corpus::prepare(prepare).await?,
+    };
+    if prepared.excluded > 0 && request.prepared.is_none() {
+        let message = format!(
+            "the corpus still returns {} purged notes; they are left out: delete them at the source, or bring them \
+             back with `scalingnote purge --lift`",
+            prepared.excluded
+        );
+        reporter.event(Event::Warning { message });
+    }
     let spec = RunSpec {
         run: request.run.to_owned(),
         tower: absolute_tower(request.tower_options, request.base_dir),
@@ -127,6 +147,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         cancel.check()?;
         count_tokens(root, &mut shard.plan, &shard.missing, request.tower, &mut lengths).await?;
     }
+    let distinct = shards.iter().map(|shard| shard.texts).sum();
     let shards: Vec<ShardPlan> = shards.into_iter().map(|shard| shard.plan).collect();
     let plan = lay_out_tasks(&request, spec, prepared, shards, parent.as_ref()).await?;
     let seconds = started.elapsed().as_secs_f64();
@@ -137,7 +158,13 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         seconds,
         summary: format!("{notes} notes in {} shards, {texts} texts to encode", plan.shards.len()),
     });
-    Ok(Planned { plan, parent, lengths, seconds })
+    Ok(Planned { plan, parent, texts: distinct, lengths, seconds })
+}
+
+/// Keeps out what the newest snapshot says was purged.
+fn excluded_by(parent: &Manifest) -> Option<Exclude> {
+    let purged = parent.purged.clone();
+    (!purged.is_empty()).then(|| Arc::new(move |note: &NoteId| purged.contains(note)) as Exclude)
 }
 
 /// A delta names only what changed, so whatever needs every note's text needs a full run.
@@ -192,6 +219,8 @@ pub(crate) fn source_digest(prepared: &PreparedShard) -> Digest256 {
 
 struct Compared {
     plan: ShardPlan,
+    /// Distinct texts, stored and missing.
+    texts: u64,
     missing: HashSet<TextHash>,
 }
 
@@ -240,7 +269,8 @@ async fn compare_all(
             let key = layout::located(&spec.run, plan.prepared.shard);
             plan.located = Some(located::write(root, &key, &places).await?);
         }
-        compared.push(Compared { plan, missing: still.into_iter().collect() });
+        let texts = (places.len() + still.len()) as u64;
+        compared.push(Compared { plan, texts, missing: still.into_iter().collect() });
     }
     Ok(compared)
 }
@@ -421,7 +451,7 @@ async fn count_tokens(
 async fn lay_out_tasks(
     request: &PlanRequest<'_>,
     spec: RunSpec,
-    prepared: corpus::PrepareOutcome,
+    prepared: PrepareOutcome,
     shards: Vec<ShardPlan>,
     parent: Option<&Manifest>,
 ) -> Result<Plan> {
@@ -433,6 +463,7 @@ async fn lay_out_tasks(
             id: encode_task_id(&spec, shard),
             spec: spec.clone(),
             shard: shard.clone(),
+            token_limit: None,
         })
         .collect();
     let build: Vec<BuildTask> = shards
@@ -467,6 +498,7 @@ async fn lay_out_tasks(
         encode,
         calibrate,
         build,
+        backfill: None,
         spec,
     })
 }

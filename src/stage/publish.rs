@@ -52,8 +52,14 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
     let (plan, root) = (request.plan, request.root);
     let newest = snapshot::newest(root).await?;
     // What was compared at planning is taken over only from that same parent.
-    if newest.as_ref().map(|manifest| manifest.number) != plan.spec.parent {
+    if newest.as_ref().map(|manifest| manifest.number) != plan.spec.parent
+        && !newest.as_ref().is_some_and(|manifest| is_of_same_day(plan, manifest))
+    {
         return Err(match newest {
+            // An earlier attempt of this very step got through.
+            Some(winner) if winner.provenance.run == plan.spec.run => {
+                return Ok(Published { manifest: winner, is_new: false, recall: None });
+            }
             Some(winner) => overtaken(&winner),
             None => Error::corrupt(format!(
                 "snapshot {:?}, which the plan started from, is gone",
@@ -96,6 +102,12 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
             ),
         )),
     }
+}
+
+/// A back-fill takes nothing over from its parent, and the day it was planned with may be published before it.
+fn is_of_same_day(plan: &Plan, newest: &Manifest) -> bool {
+    let of = plan.backfill.as_ref().map(|backfill| backfill.of.as_str());
+    of == Some(newest.provenance.run.as_str()) && newest.parent == plan.spec.parent
 }
 
 fn overtaken(winner: &Manifest) -> Error {

@@ -5,11 +5,12 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backfill::{BackfillReport, BackfillState};
 use crate::corpus::Rejections;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::Recall;
 use crate::observe::{Sample, Stage, format};
-use crate::snapshot::GateOutcome;
+use crate::snapshot::{GateOutcome, Manifest};
 
 /// Version of the report format that this release writes.
 pub const REPORT_VERSION: u32 = 1;
@@ -42,6 +43,31 @@ pub enum Outcome {
         /// The snapshot of the other.
         snapshot: u64,
     },
+}
+
+/// The newest snapshot when a run ended, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NewestSnapshot {
+    /// Its number.
+    pub number: u64,
+    /// When it was committed: RFC 3339, UTC.
+    pub created_at: String,
+    /// Its notes.
+    pub notes: u64,
+    /// Its vectors.
+    pub vectors: u64,
+}
+
+impl NewestSnapshot {
+    /// Of a manifest.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            number: manifest.number,
+            created_at: manifest.provenance.created_at.clone(),
+            notes: manifest.content.notes,
+            vectors: manifest.content.vectors,
+        }
+    }
 }
 
 /// What was configured, as far as a reader of the report wants to know.
@@ -238,6 +264,8 @@ pub struct RunReport {
     pub seconds: f64,
     /// How it ended.
     pub outcome: Outcome,
+    /// The newest snapshot at the end; `None` where there is none or it was not found out.
+    pub newest: Option<NewestSnapshot>,
     /// What was configured.
     pub config: ConfigSummary,
     /// Notes and rows.
@@ -254,6 +282,13 @@ pub struct RunReport {
     pub recall_min: Option<f64>,
     /// Every gate's verdict.
     pub gates: Vec<GateOutcome>,
+    /// The tower that is to take over, where one is configured. `stages` and `gates` are the day's, not its.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<BackfillReport>,
+    /// Texts of the corpus whose vectors were stored already.
+    pub texts_reused: u64,
+    /// Padding in tokens that the planned texts would have had in batches of 32 neighbours.
+    pub padding_avoided: u64,
     /// Embedding parts written.
     pub parts_written: u64,
     /// Bytes written under the root.
@@ -262,6 +297,8 @@ pub struct RunReport {
     pub tasks_adopted: u64,
     /// Tasks that this run did.
     pub tasks_done: u64,
+    /// Time that devices spent encoding, in seconds, summed over devices.
+    pub device_busy_seconds: f64,
     /// Share of the encode tasks' time in which their device was encoding, 0 to 1.
     pub device_busy: Option<f64>,
     /// What a person should know.
@@ -277,10 +314,29 @@ impl RunReport {
         Ok(json)
     }
 
+    /// Whether a gate refused what this run wanted to publish: the day's snapshot, or the switch after it.
+    pub fn is_refused(&self) -> bool {
+        let state = self.backfill.as_ref().map(|backfill| backfill.state);
+        self.outcome == Outcome::GateRefused || state == Some(BackfillState::Refused)
+    }
+
+    /// Whether this run published the tower that was to take over.
+    pub fn has_switched(&self) -> bool {
+        let state = self.backfill.as_ref().map(|backfill| backfill.state);
+        matches!(state, Some(BackfillState::Switched { .. }))
+    }
+
     /// Tokens per second over the whole of `encode`.
     pub fn tokens_per_second(&self) -> Option<f64> {
         let encode = self.stages.iter().find(|stage| stage.stage == Stage::Encode)?.actual;
         (encode.tokens > 0 && encode.seconds > 0.0).then(|| encode.tokens as f64 / encode.seconds)
+    }
+}
+
+impl Outcome {
+    /// Whether the newest snapshot was found to be up to date.
+    pub fn is_nothing(self) -> bool {
+        matches!(self, Self::NothingToDo { .. })
     }
 }
 
@@ -347,9 +403,17 @@ impl fmt::Display for RunReport {
                 recall.mean, recall.k, recall.low, recall.high, recall.queries
             )?;
         }
-        for gate in self.gates.iter().filter(|gate| !gate.passed) {
-            let mark = if gate.overridden.is_some() { "overridden" } else { "REFUSED" };
-            writeln!(f, "  gate     {} {mark}: {}", gate.gate, gate.detail)?;
+        let failed = |gates: &[GateOutcome], f: &mut fmt::Formatter<'_>| {
+            for gate in gates.iter().filter(|gate| !gate.passed) {
+                let mark = if gate.overridden.is_some() { "overridden" } else { "REFUSED" };
+                writeln!(f, "  gate     {} {mark}: {}", gate.gate, gate.detail)?;
+            }
+            Ok(())
+        };
+        failed(&self.gates, f)?;
+        if let Some(backfill) = &self.backfill {
+            writeln!(f, "  next     {backfill}")?;
+            failed(&backfill.gates, f)?;
         }
         writeln!(
             f,

@@ -5,7 +5,9 @@ use crate::observe::html::{
     Cell, bar_chart, cards, escape, interval_chart, line_chart, page, table,
 };
 
+use super::backfill::BackfillState;
 use super::report::{Amounts, Outcome, RunReport};
+use crate::snapshot::GateOutcome;
 
 impl RunReport {
     /// The page of `runs/<run>/report.html`. Everything that came from outside is escaped.
@@ -15,6 +17,7 @@ impl RunReport {
         self.plan_table(&mut body);
         self.charts(&mut body);
         self.gate_table(&mut body);
+        self.backfill(&mut body);
         self.corpus_tables(&mut body);
         self.config_table(&mut body);
         page(&format!("Run {}", self.run), &body)
@@ -145,31 +148,40 @@ impl RunReport {
             body.push_str("<p class=\"soft\">No gate was asked.</p>\n");
             return;
         }
-        let rows: Vec<_> = self
-            .gates
-            .iter()
-            .map(|gate| {
-                let verdict = match (gate.passed, &gate.overridden) {
-                    (true, _) => Cell::Verdict("good", "passed".into()),
-                    (false, Some(_)) => Cell::Verdict("warn", "overridden".into()),
-                    (false, None) => Cell::Verdict("bad", "refused".into()),
-                };
-                let reason = gate.overridden.clone().unwrap_or_default();
-                vec![
-                    Cell::Text(gate.gate.clone()),
-                    verdict,
-                    Cell::Text(gate.detail.clone()),
-                    Cell::Text(reason),
-                ]
-            })
-            .collect();
-        let header = [
-            ("Gate", false),
-            ("Verdict", false),
-            ("Measured", false),
-            ("Reason of override", false),
+        gates(&self.gates, body);
+    }
+
+    /// The tower that is to take over.
+    fn backfill(&self, body: &mut String) {
+        let Some(backfill) = &self.backfill else { return };
+        let class = match backfill.state {
+            BackfillState::Switched { .. } => "good",
+            BackfillState::Growing => "soft",
+            BackfillState::RolledBack => "warn",
+            BackfillState::Refused => "bad",
+        };
+        body.push_str(&format!(
+            "<h2>Next tower</h2>\n<p class=\"{class}\">{}</p>\n",
+            escape(&backfill.to_string())
+        ));
+        if let Some(refusal) = &backfill.refusal {
+            body.push_str(&format!("<p class=\"bad\">{}</p>\n", escape(refusal)));
+        }
+        let counts = [
+            ("texts", format::count(backfill.texts)),
+            ("texts stored", format::count(backfill.texts_stored)),
+            ("tokens missing", format::count(backfill.tokens_missing)),
+            ("tokens encoded by this run", format::count(backfill.tokens_encoded)),
+            ("time", format::seconds(backfill.seconds)),
         ];
-        body.push_str(&table(&header, &rows));
+        let rows: Vec<_> = counts
+            .into_iter()
+            .map(|(name, value)| vec![Cell::Text(name.into()), Cell::Number(value)])
+            .collect();
+        body.push_str(&table(&[("What", false), ("Amount", true)], &rows));
+        if !backfill.gates.is_empty() {
+            gates(&backfill.gates, body);
+        }
     }
 
     fn corpus_tables(&self, body: &mut String) {
@@ -234,4 +246,27 @@ impl RunReport {
         .collect();
         body.push_str(&table(&[("Key", false), ("Value", false)], &rows));
     }
+}
+
+fn gates(gates: &[GateOutcome], body: &mut String) {
+    let rows: Vec<_> = gates
+        .iter()
+        .map(|gate| {
+            let verdict = match (gate.passed, &gate.overridden) {
+                (true, _) => Cell::Verdict("good", "passed".into()),
+                (false, Some(_)) => Cell::Verdict("warn", "overridden".into()),
+                (false, None) => Cell::Verdict("bad", "refused".into()),
+            };
+            let reason = gate.overridden.clone().unwrap_or_default();
+            vec![
+                Cell::Text(gate.gate.clone()),
+                verdict,
+                Cell::Text(gate.detail.clone()),
+                Cell::Text(reason),
+            ]
+        })
+        .collect();
+    let header =
+        [("Gate", false), ("Verdict", false), ("Measured", false), ("Reason of override", false)];
+    body.push_str(&table(&header, &rows));
 }

@@ -31,6 +31,10 @@ pub async fn verify_sample(
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<SampleCheck> {
+    if crate::store::key::check(&Plan::key(&manifest.provenance.run)).is_err() {
+        // A rollback or a purge published it, not a run.
+        return Ok(SampleCheck::TextGone);
+    }
     let plan = match Plan::load(&env.root, &manifest.provenance.run).await {
         Ok(plan) => plan,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(SampleCheck::TextGone),

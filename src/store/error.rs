@@ -2,16 +2,21 @@
 
 use std::error::Error as StdError;
 
+use object_store::client::HttpError;
+
+use super::advice;
 use crate::error::{Error, ErrorKind, kind_of_io};
 
 /// Environment variables whose values must never be shown.
-const SECRETS: [&str; 9] = [
+const SECRETS: [&str; 11] = [
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
     "AZURE_STORAGE_KEY",
     "AZURE_STORAGE_ACCOUNT_KEY",
     "AZURE_STORAGE_ACCESS_KEY",
     "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_STORAGE_CLIENT_SECRET",
     "AZURE_CLIENT_SECRET",
     "GOOGLE_SERVICE_ACCOUNT_KEY",
     "GOOGLE_BEARER_TOKEN",
@@ -24,10 +29,25 @@ pub(super) fn from_store(
     uri: &str,
     cause: &object_store::Error,
 ) -> Error {
+    let text = chain(cause);
     let kind = kind_of(cause);
-    let advice = advice(kind, cause, uri);
+    let (kind, advice) = advice::advice(kind, status(&text), &text, uri);
     let place = if key.is_empty() { uri.to_owned() } else { format!("{key} in {uri}") };
     Error::new(kind, format!("cannot {operation} {place}{advice}")).with_source(describe(cause))
+}
+
+/// An object of the corpus could not be read. What is missing or refused is the input's fault, not the store's.
+pub fn unreadable(uri: &str, cause: &object_store::Error) -> Error {
+    let error = from_store("read", "", uri, cause);
+    match error.kind() {
+        ErrorKind::NotFound => {
+            Error::input(format!("{uri} does not exist")).with_source(describe(cause))
+        }
+        ErrorKind::Corrupt | ErrorKind::Unsupported => {
+            Error::input(error.message().to_owned()).with_source(describe(cause))
+        }
+        _ => error,
+    }
 }
 
 /// The kind of an error of a library that reads through a store (Parquet, Arrow): the store's or the operating
@@ -64,6 +84,10 @@ fn kind_of(cause: &object_store::Error) -> ErrorKind {
 fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
     let mut link: Option<&(dyn StdError + 'static)> = Some(cause);
     while let Some(error) = link {
+        // An answer that breaks off is the connection's end of file, not a file's.
+        if error.is::<HttpError>() {
+            break;
+        }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             return kind_of_io(io);
         }
@@ -76,42 +100,22 @@ fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
     }
 }
 
+/// S3 answers 409 to a conditional create beside another one that is not decided yet: neither won nor lost.
+pub(super) fn is_undecided(cause: &object_store::Error) -> bool {
+    matches!(cause, object_store::Error::AlreadyExists { .. })
+        && ["ConditionalRequestConflict", "OperationAborted"]
+            .iter()
+            .any(|code| chain(cause).contains(code))
+}
+
 /// The HTTP status named in an error's text: the store's own error type for it is private.
 fn status(text: &str) -> Option<u16> {
     let (_, rest) = text.split_once("status code: ")?;
     rest.get(..3)?.parse().ok()
 }
 
-fn advice(kind: ErrorKind, cause: &object_store::Error, uri: &str) -> String {
-    let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
-    let credentials = match scheme {
-        "s3" | "s3a" => {
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, the region, and the bucket's policy"
-        }
-        "gs" => "GOOGLE_APPLICATION_CREDENTIALS and the roles on the bucket",
-        "az" | "abfs" | "abfss" | "azure" | "adl" => {
-            "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY or the managed identity, and its roles"
-        }
-        "http" | "https" => "that the server lets this client read",
-        _ => "the owner and mode of the folder",
-    };
-    match (kind, cause) {
-        (ErrorKind::Input, object_store::Error::Unauthenticated { .. }) => {
-            format!(": the credentials were not accepted; check {credentials}")
-        }
-        (ErrorKind::Input, _) => format!(": access was refused; check {credentials}"),
-        (ErrorKind::Resource, _) => {
-            ": the disk or quota is full; free space (`snapshot gc --dry-run` shows what can go) and run again".to_owned()
-        }
-        (ErrorKind::Transient, _) => ": a passing fault of the store; run again".to_owned(),
-        (ErrorKind::NotFound, _) => ": there is no such object".to_owned(),
-        (ErrorKind::Conflict, _) => ": the object exists already and is never overwritten".to_owned(),
-        _ => String::new(),
-    }
-}
-
 /// The whole cause as one line without secrets: an S3 or Azure answer is cut to its code and message.
-fn describe(cause: &object_store::Error) -> String {
+pub(super) fn describe(cause: &object_store::Error) -> String {
     let mut text = chain(cause);
     if let Some(code) = between(&text, "<Code>", "</Code>") {
         let message = between(&text, "<Message>", "</Message>").unwrap_or_default();
@@ -156,6 +160,8 @@ fn chain(cause: &object_store::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use object_store::client::HttpErrorKind;
+
     use super::*;
 
     fn generic(text: &str) -> object_store::Error {
@@ -175,6 +181,10 @@ mod tests {
             assert_eq!(kind_of(&non_2xx(code)), kind, "{code}");
         }
         assert_eq!(kind_of(&generic("connection reset")), ErrorKind::Transient);
+        let cut = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let cut = HttpError::new(HttpErrorKind::Unknown, cut);
+        let cut = object_store::Error::Generic { store: "S3", source: Box::new(cut) };
+        assert_eq!(kind_of(&cut), ErrorKind::Transient, "an answer that was cut off");
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let full =
             object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(full) };

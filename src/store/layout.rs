@@ -174,6 +174,20 @@ pub fn manifest_number(key: &str) -> Option<u64> {
     }
 }
 
+/// Every snapshot number that a text names by its manifest's file name, ascending: for index pages.
+pub fn manifest_numbers_in(page: &str) -> Vec<u64> {
+    let before = page.match_indices(".json").map(|(at, _)| &page[..at]);
+    let mut numbers: Vec<u64> = before
+        .filter_map(|text| {
+            let digits = text.len() - text.bytes().rev().take_while(u8::is_ascii_digit).count();
+            manifest_number(&format!("snapshots/{}.json", &text[digits..]))
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +198,14 @@ mod tests {
         assert_eq!(manifest_number(&manifest(42)), Some(42));
         assert_eq!(manifest_number("snapshots/42.json"), None);
         assert!(manifest(9) < manifest(10));
+    }
+
+    #[test]
+    fn an_index_page_names_manifests() {
+        let page = r#"<a href="../">../</a><a href="00000000000000000012.json">00000000000000000012.json</a>
+            <a href="/x/snapshots/00000000000000000003.json">3</a> 1.json 000000000000000000042.json"#;
+        assert_eq!(manifest_numbers_in(page), [3, 12]);
+        assert!(manifest_numbers_in("<html>é.json</html>").is_empty());
     }
 
     #[test]

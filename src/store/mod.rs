@@ -3,21 +3,30 @@
 //! Nothing is ever overwritten: [`Root::put_if_absent`] is the one way to decide a race, every other
 //! object gets an attempt-unique name. Keys are relative to the root, use `/`, and come from [`layout`].
 
+mod advice;
 pub mod border;
+mod cloud;
+mod create;
 mod durable;
 mod error;
 pub mod key;
 pub mod layout;
+mod listen;
 mod open;
 mod parquet;
+mod ranges;
+mod repeat;
 mod staged;
 mod transfer;
+mod upload;
+mod web;
 
 pub use border::Border;
 pub use durable::DurableLocal;
-pub use error::kind_of_foreign;
-pub use open::StorageOptions;
+pub use error::{kind_of_foreign, unreadable};
+pub use open::{StorageOptions, open_store};
 pub use parquet::ParquetObject;
+pub use repeat::Repeats;
 pub use staged::Swept;
 pub use transfer::hash_file;
 
@@ -32,9 +41,10 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::Digest256;
+use crate::types::{Cancel, Digest256};
 
 /// What a put-if-absent found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,12 +85,19 @@ const MAX_GET: u64 = 1 << 30;
 #[derive(Clone)]
 pub struct Root {
     store: Arc<dyn ObjectStore>,
+    /// The store again as a client that never repeats by itself: see [`Root::put_if_absent`].
+    creator: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
     uri: String,
     local: Option<PathBuf>,
     /// The store again where it is one of ours on local disk.
     durable: Option<Arc<DurableLocal>>,
-    read_only: bool,
+    /// The server where the root is read by plain HTTP.
+    web: Option<web::Web>,
+    repeats: Repeats,
+    cancel: Option<Cancel>,
+    /// Set once the store was seen to create conditionally.
+    proven: Arc<OnceCell<()>>,
     /// Largest object sent as one put, and the least size of an upload's parts.
     upload_part: u64,
 }
@@ -96,14 +113,32 @@ impl Root {
     /// A root over any store: for tests and fault adapters. `local` as in [`Root::local_path`].
     pub fn from_store(store: Arc<dyn ObjectStore>, uri: &str, local: Option<PathBuf>) -> Self {
         Self {
+            creator: Arc::clone(&store),
             store,
             prefix: ObjectPath::default(),
             uri: uri.to_owned(),
             local,
             durable: None,
-            read_only: false,
-            upload_part: transfer::PART,
+            web: None,
+            upload_part: transfer::PIECE,
+            repeats: Repeats::NONE,
+            cancel: None,
+            proven: Arc::new(OnceCell::new_with(Some(()))),
         }
+    }
+
+    /// The same root, which waits for no further attempt once `cancel` says stop. What is under way goes on.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+
+    /// The same root with another way to repeat what failed in passing.
+    #[must_use]
+    pub fn with_repeats(mut self, repeats: Repeats) -> Self {
+        self.repeats = repeats;
+        self
     }
 
     /// Uploads go in parts of at least so many bytes; 8 MiB unless set. Stores want 5 MiB or more.
@@ -125,7 +160,7 @@ impl Root {
 
     /// True for `http(s)://`: such a root can be searched, not published to.
     pub fn is_read_only(&self) -> bool {
-        self.read_only
+        self.web.is_some()
     }
 
     /// The store and the full path of `key` in it, for readers that want an `ObjectStore`.
@@ -156,31 +191,37 @@ impl Root {
     /// NotFound; Corrupt for an object above 1 GiB, which is none of those.
     pub async fn get(&self, key: &str) -> Result<Bytes> {
         key::check(key)?;
-        let failed = |cause: object_store::Error| self.error("get", key, &cause);
-        let reply = self.store.get(&self.path(key)).await.map_err(failed)?;
-        if reply.meta.size > MAX_GET {
-            return Err(Error::corrupt(format!(
-                "{key} in {} has {} bytes: too large for what it should be",
-                self.uri, reply.meta.size
-            )));
-        }
-        reply.bytes().await.map_err(failed)
+        let path = self.path(key);
+        let read = || async {
+            let reply = self.store.get(&path).await?;
+            match reply.meta.size {
+                size if size > MAX_GET => Ok(Err(size)),
+                _ => reply.bytes().await.map(Ok),
+            }
+        };
+        self.repeated("get", key, read).await?.map_err(|size| {
+            Error::corrupt(format!(
+                "{key} in {} has {size} bytes: too large for what it should be",
+                self.uri
+            ))
+        })
     }
 
     /// The bytes `range` of `key`.
     pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         key::check(key)?;
-        let read = self.store.get_range(&self.path(key), range).await;
-        read.map_err(|e| self.error("get range", key, &e))
+        let path = self.path(key);
+        self.repeated("get a range of", key, || self.store.get_range(&path, range.clone())).await
     }
 
     /// Size of `key`, or `None` where it does not exist.
     pub async fn size(&self, key: &str) -> Result<Option<u64>> {
         key::check(key)?;
-        match self.store.head(&self.path(key)).await {
+        let path = self.path(key);
+        match self.repeated("look up", key, || self.store.head(&path)).await {
             Ok(meta) => Ok(Some(meta.size)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(e) => Err(self.error("head", key, &e)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -190,17 +231,17 @@ impl Root {
             key::check(prefix)?;
         }
         let full = self.path(prefix);
-        let mut found: Vec<Listed> = self
-            .store
-            .list(Some(&full))
-            .map_ok(|meta| Listed {
+        // A web server that does not list says so at once: no use in asking again.
+        let store = if self.is_read_only() { &self.creator } else { &self.store };
+        let listing = || async {
+            let listed = store.list(Some(&full)).map_ok(|meta| Listed {
                 key: self.key_of(&meta.location),
                 size: meta.size,
                 modified: meta.last_modified,
-            })
-            .try_collect()
-            .await
-            .map_err(|e| self.error("list", prefix, &e))?;
+            });
+            listed.try_collect::<Vec<_>>().await
+        };
+        let mut found = self.repeated("list", prefix, listing).await?;
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
     }
@@ -208,14 +249,15 @@ impl Root {
     /// Deletes `key`; a missing object is fine.
     pub async fn delete(&self, key: &str) -> Result<()> {
         self.check_write("delete", key)?;
-        match self.store.delete(&self.path(key)).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => {
+        let path = self.path(key);
+        match self.repeated("delete", key, || self.store.delete(&path)).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => {
                 if let Some(border) = Border::deleted(key) {
                     border.pass();
                 }
                 Ok(())
             }
-            Err(e) => Err(self.error("delete", key, &e)),
         }
     }
 
@@ -228,7 +270,7 @@ impl Root {
 
     fn check_write(&self, operation: &str, key: &str) -> Result<()> {
         key::check(key)?;
-        if self.read_only {
+        if self.is_read_only() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("cannot {operation} {key}: {} can only be read", self.uri),

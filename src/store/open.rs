@@ -3,21 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::http::HttpBuilder;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
-use object_store::{ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreScheme};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::durable::DurableLocal;
-use super::{Root, error};
+use super::{Root, cloud, error};
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 
 /// How to reach an object store. Credentials are not here: they come from the environment
@@ -25,7 +20,8 @@ use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageOptions {
-    /// URL of an S3-, Azure- or GCS-compatible server, e.g. `http://localhost:9000`.
+    /// URL of an S3-, Azure- or GCS-compatible server, e.g. `http://localhost:9000`; for Azure with the account
+    /// in its path where the server wants it there.
     pub endpoint: Option<String>,
     /// Region of an S3 bucket.
     pub region: Option<String>,
@@ -33,9 +29,11 @@ pub struct StorageOptions {
     pub path_style: Option<bool>,
     /// Allows an unencrypted `http://` endpoint. Default: only where `endpoint` itself starts with `http://`.
     pub allow_http: Option<bool>,
-    /// Seconds after which one request without an answer has failed. Default: 30 (reads and writes are retried).
+    /// Seconds that one request may take, its body included. Default: 30. No request carries more than 8 MiB,
+    /// so that this also suits a slow line; a web server that gives no ranges gets twenty times as long.
     pub request_timeout_seconds: Option<u64>,
-    /// How often a failed request is repeated, with growing pauses. Default: 10.
+    /// How often a request that failed in passing is repeated, with growing pauses, or as long as the store asks for
+    /// (`Retry-After`); three minutes in all. Default: 10.
     pub max_retries: Option<u32>,
 }
 
@@ -69,20 +67,41 @@ impl Root {
             })?;
             return local(&path);
         }
-        let (kind, prefix) = ObjectStoreScheme::parse(&url).map_err(|cause| {
-            Error::config(format!(
-                "{uri} cannot be opened; a root is file://, s3://, gs://, az://, http(s)://, memory:// or a path"
-            ))
-            .with_source(cause)
-        })?;
-        let store = cloud(&kind, &url, options)
-            .map_err(|cause| error::from_store("open", "", uri, &cause))
-            .map_err(|error| Error::config(format!("{error}; check the `storage` options")))?;
-        let mut root = Self::from_store(store, uri.trim_end_matches('/'), None);
+        let (cloud, prefix) = open_cloud(&url, options)?;
+        let mut root = Self::from_store(cloud.store, uri.trim_end_matches('/'), None);
+        root.creator = cloud.creator;
+        root.web = cloud.web;
         root.prefix = prefix;
-        root.read_only = kind == ObjectStoreScheme::Http;
+        root.repeats = cloud::repeats(options);
+        root.proven = Arc::default();
         Ok(root)
     }
+}
+
+/// The store of an `s3://`, `gs://`, `az://` or `http(s)://` URL, and what of the URL is a path in it: for readers
+/// of objects that are not under a root. Nothing is asked of the network.
+///
+/// # Errors
+/// Config for a URL or option that makes no sense.
+pub fn open_store(
+    url: &Url,
+    options: &StorageOptions,
+) -> Result<(Arc<dyn ObjectStore>, ObjectPath)> {
+    let (cloud, path) = open_cloud(url, options)?;
+    Ok((cloud.store, path))
+}
+
+fn open_cloud(url: &Url, options: &StorageOptions) -> Result<(cloud::Cloud, ObjectPath)> {
+    let (kind, path) = ObjectStoreScheme::parse(url).map_err(|cause| {
+        Error::config(format!(
+            "{url} cannot be opened; known are file://, s3://, gs://, az://, http(s)://, memory:// and a path"
+        ))
+        .with_source(cause)
+    })?;
+    let cloud = cloud::open(&kind, url, options)
+        .map_err(|cause| error::from_store("open", "", url.as_str(), &cause))
+        .map_err(|error| Error::config(format!("{error}; check the `storage` options")))?;
+    Ok((cloud, path))
 }
 
 fn parse(uri: &str, rest: &str) -> Result<Url> {
@@ -136,104 +155,6 @@ fn local(path: &Path) -> Result<Root> {
     let mut root = Root::from_store(Arc::clone(&store) as _, &uri, Some(folder));
     root.durable = Some(store);
     Ok(root)
-}
-
-fn cloud(
-    kind: &ObjectStoreScheme,
-    url: &Url,
-    options: &StorageOptions,
-) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let retry = RetryConfig {
-        max_retries: options.max_retries.unwrap_or(10) as usize,
-        retry_timeout: Duration::from_secs(180),
-        ..RetryConfig::default()
-    };
-    let plain = options.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
-    let allow_http = options.allow_http.unwrap_or(plain);
-    let timeout = format!("{} seconds", options.request_timeout_seconds.unwrap_or(30));
-    let client = |key: ClientConfigKey| match key {
-        ClientConfigKey::Timeout => timeout.clone(),
-        _ => allow_http.to_string(),
-    };
-    let explicit_http = allow_http || options.allow_http.is_some();
-    Ok(match kind {
-        ObjectStoreScheme::AmazonS3 => {
-            use AmazonS3ConfigKey as Key;
-            let mut builder =
-                AmazonS3Builder::from_env().with_url(url.to_string()).with_retry(retry);
-            builder = builder.with_config(
-                Key::Client(ClientConfigKey::Timeout),
-                client(ClientConfigKey::Timeout),
-            );
-            if explicit_http {
-                builder = builder.with_config(
-                    Key::Client(ClientConfigKey::AllowHttp),
-                    client(ClientConfigKey::AllowHttp),
-                );
-            }
-            if let Some(endpoint) = &options.endpoint {
-                builder = builder.with_endpoint(endpoint);
-            }
-            if let Some(region) = &options.region {
-                builder = builder.with_region(region);
-            }
-            if let Some(path_style) = options.path_style {
-                builder = builder.with_virtual_hosted_style_request(!path_style);
-            }
-            Arc::new(builder.build()?)
-        }
-        ObjectStoreScheme::GoogleCloudStorage => {
-            use GoogleConfigKey as Key;
-            let mut builder =
-                GoogleCloudStorageBuilder::from_env().with_url(url.to_string()).with_retry(retry);
-            builder = builder.with_config(
-                Key::Client(ClientConfigKey::Timeout),
-                client(ClientConfigKey::Timeout),
-            );
-            if explicit_http {
-                builder = builder.with_config(
-                    Key::Client(ClientConfigKey::AllowHttp),
-                    client(ClientConfigKey::AllowHttp),
-                );
-            }
-            if let Some(endpoint) = &options.endpoint {
-                builder = builder.with_config(Key::BaseUrl, endpoint);
-            }
-            Arc::new(builder.build()?)
-        }
-        ObjectStoreScheme::MicrosoftAzure => {
-            use AzureConfigKey as Key;
-            let mut builder =
-                MicrosoftAzureBuilder::from_env().with_url(url.to_string()).with_retry(retry);
-            builder = builder.with_config(
-                Key::Client(ClientConfigKey::Timeout),
-                client(ClientConfigKey::Timeout),
-            );
-            if explicit_http {
-                builder = builder.with_config(
-                    Key::Client(ClientConfigKey::AllowHttp),
-                    client(ClientConfigKey::AllowHttp),
-                );
-            }
-            if let Some(endpoint) = &options.endpoint {
-                builder = builder.with_endpoint(endpoint.clone());
-            }
-            Arc::new(builder.build()?)
-        }
-        _ => {
-            let client = ClientOptions::new()
-                .with_allow_http(url.scheme() == "http")
-                .with_timeout(Duration::from_secs(options.request_timeout_seconds.unwrap_or(30)));
-            let base = &url[..url::Position::BeforePath];
-            Arc::new(
-                HttpBuilder::new()
-                    .with_url(base)
-                    .with_client_options(client)
-                    .with_retry(retry)
-                    .build()?,
-            )
-        }
-    })
 }
 
 /// The path of a key below a prefix. The key has been checked, so no character of it is escaped.

@@ -1,168 +1,25 @@
-//! Moving whole files in bounded memory, hashing as they go.
+//! Hashing and fetching whole files in bounded memory.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use futures::stream::FuturesUnordered;
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use object_store::ObjectStoreExt;
 use tokio::io::AsyncWriteExt;
 
-use super::{FileRef, PutOutcome, Root};
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use super::{FileRef, Root};
+use crate::error::{Error, Result, ResultExt, kind_of_io};
 use crate::types::{Digest256, Hasher256};
 
-/// Smallest part of a multipart upload, and the largest object sent as one put, unless a root says otherwise.
-pub(super) const PART: u64 = 8 << 20;
-/// Stores allow 10,000 parts.
-const MAX_PARTS: u64 = 9_000;
-/// Parts in flight: bounds memory to `IN_FLIGHT + 1` parts.
+/// What one request carries: the largest object sent as one put, the smallest part of a multipart upload, the bytes
+/// of one read. A request has a time limit, so a file must not depend on one request.
+pub(super) const PIECE: u64 = 8 << 20;
+/// Pieces read at the same time: bounds memory.
 const IN_FLIGHT: usize = 4;
 
 impl Root {
-    /// Streams a local file to `key` (an attempt-unique name) and returns its reference. Durable on
-    /// local disk when it returns. Holds at most five parts (of 8 MiB for files under 70 GiB) in memory.
-    ///
-    /// # Errors
-    /// NotFound or Input for the local file; Conflict where `key` holds other bytes; what the store says.
-    pub async fn upload(&self, key: &str, file: &Path) -> Result<FileRef> {
-        self.check_write("upload", key)?;
-        let shown = file.display().to_string();
-        let opened = blocking({
-            let file = file.to_owned();
-            move || {
-                let opened = std::fs::File::open(file)?;
-                let size = opened.metadata()?.len();
-                Ok((opened, size))
-            }
-        });
-        let (mut opened, size) = opened.await.map_err(|cause| read_error(&shown, cause))?;
-        if size <= self.upload_part {
-            let bytes = blocking(move || {
-                let mut bytes = Vec::with_capacity(size as usize);
-                opened.read_to_end(&mut bytes)?;
-                Ok(bytes)
-            });
-            let bytes = bytes.await.map_err(|cause| read_error(&shown, cause))?;
-            return self.put(key, bytes.into()).await;
-        }
-
-        let failed = |cause: object_store::Error| self.error("upload", key, &cause);
-        let mut upload = self.store.put_multipart(&self.path(key)).await.map_err(failed)?;
-        let sent = self.send_parts(key, &shown, &mut *upload, opened, size).await;
-        let (hash, length) = match sent {
-            Ok(sent) => sent,
-            Err(error) => {
-                let _ = upload.abort().await; // the first error is the one to tell
-                return Err(error);
-            }
-        };
-        upload.complete().await.map_err(failed)?;
-        self.written(key);
-        Ok(FileRef { path: key.to_owned(), size: length, sha256: hash })
-    }
-
-    async fn send_parts(
-        &self,
-        key: &str,
-        shown: &str,
-        upload: &mut dyn MultipartUpload,
-        mut file: std::fs::File,
-        size: u64,
-    ) -> Result<(Digest256, u64)> {
-        let part = match size.div_ceil(MAX_PARTS) {
-            least if least <= self.upload_part => self.upload_part,
-            least => least.next_multiple_of(1 << 20),
-        };
-        let mut hasher = Hasher256::new();
-        let mut length = 0;
-        let mut parts = FuturesUnordered::new();
-        loop {
-            let read = blocking(move || {
-                let mut bytes = Vec::with_capacity(part as usize);
-                (&mut file).take(part).read_to_end(&mut bytes)?;
-                hasher.raw(&bytes);
-                Ok((file, hasher, bytes))
-            });
-            let bytes: Vec<u8>;
-            (file, hasher, bytes) = read.await.map_err(|cause| read_error(shown, cause))?;
-            if bytes.is_empty() {
-                break;
-            }
-            length += bytes.len() as u64;
-            parts.push(upload.put_part(PutPayload::from(bytes)));
-            while parts.len() >= IN_FLIGHT {
-                let sent = parts.next().await.unwrap_or(Ok(()));
-                sent.map_err(|cause| self.error("upload", key, &cause))?;
-            }
-        }
-        while let Some(sent) = parts.next().await {
-            sent.map_err(|cause| self.error("upload", key, &cause))?;
-        }
-        if length != size {
-            return Err(Error::input(format!(
-                "{shown} changed from {size} to {length} bytes while it was uploaded"
-            )));
-        }
-        Ok((hasher.finish(), length))
-    }
-
-    /// Stores bytes under `key` (an attempt-unique name) and returns their reference. Durable on
-    /// local disk when it returns. Repeating it with the same bytes is fine.
-    ///
-    /// # Errors
-    /// Conflict where `key` holds other bytes: nothing is ever overwritten.
-    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<FileRef> {
-        let file = FileRef {
-            path: key.to_owned(),
-            size: bytes.len() as u64,
-            sha256: Digest256::of(&bytes),
-        };
-        // More than once only where a gc takes the old object away between the two looks at it.
-        for _ in 0..8 {
-            if self.put_if_absent(key, bytes.clone()).await? == PutOutcome::Created {
-                return Ok(file);
-            }
-            match self.get(key).await {
-                Ok(there) if there == bytes => return Ok(file),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-                Ok(_) => {
-                    return Err(Error::new(
-                        ErrorKind::Conflict,
-                        format!(
-                            "{key} in {} exists with other bytes and is never overwritten",
-                            self.uri
-                        ),
-                    ));
-                }
-            }
-        }
-        Err(Error::new(
-            ErrorKind::Transient,
-            format!("{key} in {} comes and goes while it is written; run again", self.uri),
-        ))
-    }
-
-    /// Creates `key` unless it exists; exactly one of many concurrent callers gets `Created`.
-    /// Durable (fsynced) on local disk when it returns. For small objects only.
-    ///
-    /// An error does not mean that nothing was created: the acknowledgement may have been lost.
-    /// `AlreadyExists` may then be about one's own bytes: compare before calling it a loss.
-    pub async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome> {
-        self.check_write("put-if-absent", key)?;
-        let payload = PutPayload::from_bytes(bytes);
-        match self.store.put_opts(&self.path(key), payload, PutMode::Create.into()).await {
-            Ok(_) => {
-                self.written(key);
-                Ok(PutOutcome::Created)
-            }
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(PutOutcome::AlreadyExists),
-            Err(e) => Err(self.error("put-if-absent", key, &e)),
-        }
-    }
-
     /// Makes an object that another writer (a streaming `BufWriter`) finished durable, and returns
     /// its reference; hashes it by reading it back.
     pub async fn seal(&self, key: &str) -> Result<FileRef> {
@@ -183,16 +40,34 @@ impl Root {
 
     /// SHA-256 and size of an object, read as a stream.
     pub async fn hash(&self, key: &str) -> Result<(Digest256, u64)> {
-        super::key::check(key)?;
-        let failed = |cause: object_store::Error| self.error("read", key, &cause);
-        let reply = self.store.get(&self.path(key)).await.map_err(failed)?;
-        let mut stream = reply.into_stream();
-        let (mut hasher, mut size) = (Hasher256::new(), 0);
-        while let Some(piece) = stream.try_next().await.map_err(failed)? {
+        let size = self.size(key).await?.ok_or_else(|| self.missing(key))?;
+        let mut pieces = self.pieces(key, size);
+        let (mut hasher, mut length) = (Hasher256::new(), 0);
+        while let Some(piece) = pieces.try_next().await? {
             hasher.raw(&piece);
-            size += piece.len() as u64;
+            length += piece.len() as u64;
         }
-        Ok((hasher.finish(), size))
+        Ok((hasher.finish(), length))
+    }
+
+    /// The bytes of an object of `size` bytes in order, at most four pieces of 8 MiB of them in memory.
+    fn pieces<'a>(&'a self, key: &'a str, size: u64) -> BoxStream<'a, Result<Bytes>> {
+        // Disk and memory give one stream; so do web servers, which need not know ranges.
+        if self.repeats == super::Repeats::NONE || self.is_read_only() {
+            let failed = |cause: object_store::Error| self.error("read", key, &cause);
+            let reply = async move {
+                let reply = self.store.get(&self.path(key)).await.map_err(failed)?;
+                Ok::<_, Error>(reply.into_stream().map_err(failed))
+            };
+            return futures::stream::once(reply).try_flatten().boxed();
+        }
+        let pieces = (0..size.div_ceil(PIECE))
+            .map(move |at| self.get_range(key, at * PIECE..size.min((at + 1) * PIECE)));
+        futures::stream::iter(pieces).buffered(IN_FLIGHT).boxed()
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        Error::not_found(format!("{key} is missing in {}", self.uri))
     }
 
     /// A local file with the bytes of `file`. A local root returns the object itself after a look at its size
@@ -207,11 +82,10 @@ impl Root {
             return match self.size(&file.path).await? {
                 Some(size) if size == file.size => Ok(path),
                 Some(size) => Err(self.wrong_size(file, size)),
-                None => Err(Error::not_found(format!("{} is missing in {}", file.path, self.uri))),
+                None => Err(self.missing(&file.path)),
             };
         }
-        let name = file.path.rsplit('/').next().unwrap_or("object");
-        let target = cache.join(format!("{}-{name}", file.sha256.short()));
+        let target = cache.join(file.cached_name());
         let shown = target.display().to_string();
         let (expected, reused) = (file.clone(), target.clone());
         let fits = blocking(move || Ok(is_intact(&reused, &expected))).await.unwrap_or(false);
@@ -231,15 +105,15 @@ impl Root {
         };
         std::fs::create_dir_all(cache).map_err(in_cache)?;
         let staged = tempfile::NamedTempFile::new_in(cache).map_err(in_cache)?;
-        let failed = |cause: object_store::Error| self.error("read", &file.path, &cause);
-        let reply = self.store.get(&self.path(&file.path)).await.map_err(failed)?;
-        if reply.meta.size != file.size {
-            return Err(self.wrong_size(file, reply.meta.size));
+        match self.size(&file.path).await? {
+            Some(size) if size == file.size => {}
+            Some(size) => return Err(self.wrong_size(file, size)),
+            None => return Err(self.missing(&file.path)),
         }
         let mut out = tokio::fs::File::from_std(staged.reopen().map_err(in_cache)?);
         let (mut hasher, mut size) = (Hasher256::new(), 0);
-        let mut stream = reply.into_stream();
-        while let Some(piece) = stream.try_next().await.map_err(failed)? {
+        let mut pieces = self.pieces(&file.path, file.size);
+        while let Some(piece) = pieces.try_next().await? {
             hasher.raw(&piece);
             size += piece.len() as u64;
             if size > file.size {
@@ -272,6 +146,14 @@ impl Root {
     }
 }
 
+impl FileRef {
+    /// Its name in a cache that [`Root::fetch`] fills.
+    pub fn cached_name(&self) -> String {
+        let name = self.path.rsplit('/').next().unwrap_or("object");
+        format!("{}-{name}", self.sha256.short())
+    }
+}
+
 fn is_intact(path: &Path, expected: &FileRef) -> bool {
     let size = std::fs::metadata(path).map(|metadata| metadata.len());
     size.is_ok_and(|size| size == expected.size)
@@ -293,11 +175,11 @@ pub fn hash_file(path: &Path) -> Result<Digest256> {
     }
 }
 
-fn read_error(path: &str, cause: std::io::Error) -> Error {
+pub(super) fn read_error(path: &str, cause: std::io::Error) -> Error {
     Error::new(kind_of_io(&cause), format!("cannot read {path}")).with_source(cause)
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(std::io::Error::other(e)))

@@ -1,6 +1,7 @@
 //! The document tower: a packed decoder LLM on candle, its tokenizer, and where both come from.
 
 mod adapter;
+mod bert;
 mod config;
 mod cpu;
 mod cut;

@@ -43,6 +43,9 @@ pub struct TowerOptions {
     /// Class of arithmetic.
     #[serde(default = "default_arithmetic")]
     pub arithmetic: Arithmetic,
+    /// Keep only the first so many layers of the LLM: a smaller, faster tower to be trained. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<u32>,
 }
 
 fn yes() -> bool {
@@ -72,6 +75,7 @@ impl TowerOptions {
             normalize: yes(),
             max_tokens: default_max_tokens(),
             arithmetic: default_arithmetic(),
+            layers: None,
         }
     }
 }

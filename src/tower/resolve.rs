@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::tower::adapter::Adapter;
+use crate::tower::bert::{BertConfig, BertEncoder};
 use crate::tower::config::{canonical, from_json, read_json};
 use crate::tower::decoder::{Decoder, decoder_encoder};
 use crate::tower::fake::{FakeEncoder, FakeTower};
@@ -19,7 +20,9 @@ use crate::tower::weights::GgufWeights;
 use crate::tower::{
     DecoderConfig, DeviceSpec, Encoder, TowerOptions, WeightSource, gguf_config, gguf_tokenizer,
 };
-use crate::types::{Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, Hasher256, hash_json};
+use crate::types::{
+    Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, Hasher256, Pooling, hash_json,
+};
 
 /// A tower whose files are found, hashed and checked, and whose weights are not yet loaded. Cheap to
 /// clone.
@@ -35,11 +38,70 @@ struct Inner {
     weights: Digest256,
     adapter: Option<Digest256>,
     dimensions: u32,
+    teacher: Option<EmbeddingSpace>,
 }
 
 enum Model {
     Fake(FakeTower),
     Decoder { config: DecoderConfig, weights: Box<dyn WeightSource> },
+    Bert { config: BertConfig, weights: SafetensorsWeights },
+}
+
+impl Model {
+    fn max_positions(&self) -> usize {
+        match self {
+            Self::Fake(_) => usize::MAX,
+            Self::Decoder { config, .. } => config.max_positions,
+            Self::Bert { config, .. } => config.max_positions(),
+        }
+    }
+
+    fn vocab_size(&self) -> usize {
+        match self {
+            Self::Fake(_) => usize::MAX,
+            Self::Decoder { config, .. } => config.vocab_size,
+            Self::Bert { config, .. } => config.vocab_size(),
+        }
+    }
+
+    /// Dimensions of its vectors before any cut.
+    fn width(&self) -> u32 {
+        match self {
+            Self::Fake(fake) => fake.dimensions,
+            Self::Decoder { config, .. } => config.hidden_size as u32,
+            Self::Bert { config, .. } => config.dimensions() as u32,
+        }
+    }
+
+    /// Cuts a decoder to its first layers.
+    fn keep_layers(&mut self, wanted: Option<u32>) -> Result<()> {
+        let (Self::Decoder { config, .. }, Some(wanted)) = (self, wanted) else { return Ok(()) };
+        if !(1..=config.layers).contains(&(wanted as usize)) {
+            return Err(Error::config(format!(
+                "layers is {wanted}, but the model has {}",
+                config.layers
+            )));
+        }
+        config.layers = wanted as usize;
+        Ok(())
+    }
+
+    /// Refuses options that mean something to decoders only.
+    fn check(&self, options: &TowerOptions) -> Result<()> {
+        let Self::Bert { .. } = self else { return Ok(()) };
+        let wrong = if options.pooling != Pooling::Mean {
+            "needs pooling = \"mean\""
+        } else if options.adapter.is_some() {
+            "takes no adapter"
+        } else if options.arithmetic != Arithmetic::F32 {
+            "computes in f32 only"
+        } else if options.layers.is_some() {
+            "is not cut; leave `layers` out"
+        } else {
+            return Ok(());
+        };
+        Err(Error::config(format!("{} is a BERT encoder, which {wrong}", options.model)))
+    }
 }
 
 impl Tower {
@@ -103,7 +165,8 @@ impl Tower {
         let dimensions = cut(options.dimensions, fake.dimensions)?;
         let tokenizer = TowerTokenizer::fake(&options)?;
         let model = Model::Fake(fake);
-        let inner = Inner { options, model, tokenizer, weights, adapter: None, dimensions };
+        let inner =
+            Inner { options, model, tokenizer, weights, adapter: None, dimensions, teacher: None };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -114,8 +177,10 @@ impl Tower {
                 open_safetensors(&weights, &folder, &options)?
             }
         };
-        let Opened { config, mut weights, digest, definition } = opened;
-        let limit = config.max_positions;
+        let Opened { mut model, digest, definition, teacher } = opened;
+        model.check(&options)?;
+        model.keep_layers(options.layers)?;
+        let limit = model.max_positions();
         if options.max_tokens as usize > limit {
             return Err(Error::config(format!(
                 "max_tokens is {}, but {} attends over {limit} positions at most",
@@ -126,12 +191,17 @@ impl Tower {
         if let Some(path) = &options.adapter {
             let opened = Adapter::open(Path::new(path))?;
             adapter = Some(opened.digest());
-            weights = Box::new(opened.over(weights)?);
+            model = match model {
+                Model::Decoder { config, weights } => {
+                    Model::Decoder { config, weights: Box::new(opened.over(weights)?) }
+                }
+                other => other,
+            };
         }
-        let dimensions = cut(options.dimensions, config.hidden_size as u32)?;
-        let tokenizer = TowerTokenizer::new(definition, &options, config.vocab_size)?;
-        let model = Model::Decoder { config, weights };
-        let inner = Inner { options, model, tokenizer, weights: digest, adapter, dimensions };
+        let dimensions = cut(options.dimensions, model.width())?;
+        let tokenizer = TowerTokenizer::new(definition, &options, model.vocab_size())?;
+        let weights = digest;
+        let inner = Inner { options, model, tokenizer, weights, adapter, dimensions, teacher };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -156,6 +226,7 @@ impl Tower {
             normalize: options.normalize,
             max_tokens: options.max_tokens,
             arithmetic: options.arithmetic,
+            layers: options.layers,
             encoder_revision: ENCODER_REVISION,
         }
     }
@@ -176,19 +247,30 @@ impl Tower {
         &self.inner.tokenizer
     }
 
-    /// The model's architecture; `None` for a fake tower.
+    /// What names this tower as a query tower: SHA-256 over its embedding space with the empty template (a query is
+    /// encoded as it is). Equal fingerprints, equal vectors.
+    pub fn fingerprint(&self) -> Result<Digest256> {
+        hash_json(&self.space(Digest256::of(b"")))
+    }
+
+    /// Space of the query tower that this one was distilled from; `None` where it was not.
+    pub fn teacher(&self) -> Option<&EmbeddingSpace> {
+        self.inner.teacher.as_ref()
+    }
+
+    /// The decoder's architecture; `None` for an encoder and for a fake tower.
     pub fn config(&self) -> Option<&DecoderConfig> {
         match &self.inner.model {
-            Model::Fake(_) => None,
             Model::Decoder { config, .. } => Some(config),
+            Model::Bert { .. } | Model::Fake(_) => None,
         }
     }
 
-    /// The model's weights, adapter merged; `None` for a fake tower.
+    /// The decoder's weights, adapter merged; `None` for an encoder and for a fake tower.
     pub fn weights(&self) -> Option<&dyn WeightSource> {
         match &self.inner.model {
-            Model::Fake(_) => None,
             Model::Decoder { weights, .. } => Some(weights.as_ref()),
+            Model::Bert { .. } | Model::Fake(_) => None,
         }
     }
 
@@ -196,6 +278,7 @@ impl Tower {
     pub fn memory(&self, token_budget: usize) -> u64 {
         let config = match &self.inner.model {
             Model::Fake(fake) => return u64::from(fake.dimensions) * 16,
+            Model::Bert { config, .. } => return config.memory(token_budget),
             Model::Decoder { config, .. } => config,
         };
         let count = |n: usize| n as u64;
@@ -224,6 +307,18 @@ impl Tower {
                 let encoder = FakeEncoder::new(*fake, self.inner.dimensions, options.normalize);
                 Ok(Box::new(encoder))
             }
+            Model::Bert { config, weights } => {
+                if let DeviceSpec::Cuda(_) = device {
+                    return Err(Error::new(
+                        ErrorKind::Unsupported,
+                        format!("{} is a BERT encoder, which runs on the processor", options.model),
+                    ));
+                }
+                let dimensions = self.inner.dimensions as usize;
+                let encoder = BertEncoder::load(config, weights, dimensions, options.normalize)
+                    .context(|| format!("loading the tower {}", options.model))?;
+                Ok(Box::new(encoder))
+            }
             Model::Decoder { config, weights } => {
                 let decoder = Decoder::load(
                     config,
@@ -240,10 +335,10 @@ impl Tower {
 }
 
 struct Opened {
-    config: DecoderConfig,
-    weights: Box<dyn WeightSource>,
+    model: Model,
     digest: Digest256,
     definition: Definition,
+    teacher: Option<EmbeddingSpace>,
 }
 
 fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
@@ -261,7 +356,8 @@ fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
     };
     let digest = only(digests(&[path.to_owned()])?)?;
     let weights = GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads);
-    Ok(Opened { config, weights: Box::new(weights), digest, definition })
+    let model = Model::Decoder { config, weights: Box::new(weights) };
+    Ok(Opened { model, digest, definition, teacher: None })
 }
 
 fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) -> Result<Opened> {
@@ -273,7 +369,28 @@ fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) ->
         )));
     }
     let fields = read_json(&config_path)?;
-    let config = from_json(&fields).context(|| format!("{}", config_path.display()))?;
+    let named = || format!("{}", config_path.display());
+    let weights = SafetensorsWeights::open(paths)?;
+    let (kind, identity, model) = if BertConfig::is(&fields) {
+        let config = BertConfig::new(&fields, &weights).context(named)?;
+        ("scalingnote bert 1", hash_json(&config.canonical())?, Model::Bert { config, weights })
+    } else {
+        let config = from_json(&fields).context(named)?;
+        let identity = hash_json(&canonical(&config))?;
+        (
+            "scalingnote safetensors 1",
+            identity,
+            Model::Decoder { config, weights: Box::new(weights) },
+        )
+    };
+    let teacher = match fields.get("scalingnote").and_then(|ours| ours.get("teacher")) {
+        None | Some(serde_json::Value::Null) => None,
+        Some(space) => Some(
+            serde_json::from_value(space.clone())
+                .or_error(ErrorKind::Input, || "scalingnote.teacher is no embedding space")
+                .context(named)?,
+        ),
+    };
     let tokenizer_path = match &options.tokenizer {
         Some(path) => PathBuf::from(path),
         None => folder.join("tokenizer.json"),
@@ -284,15 +401,20 @@ fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) ->
             tokenizer_path.display()
         )));
     }
-    let mut definition = Definition::read(&tokenizer_path)?;
-    definition.eos = eos_of(&definition, &tokenizer_path, &fields)?;
-    let weights = SafetensorsWeights::open(paths)?;
+    // A student cut from an LLM in a GGUF file reads as that file says.
+    let definition = if tokenizer_path.extension().is_some_and(|end| end == "gguf") {
+        gguf_tokenizer::from_gguf(&Gguf::open(&tokenizer_path)?)?
+    } else {
+        let mut definition = Definition::read(&tokenizer_path)?;
+        definition.eos = eos_of(&definition, &tokenizer_path, &fields)?;
+        definition
+    };
     let mut hasher = Hasher256::new();
-    hasher.field("scalingnote safetensors 1").field(hash_json(&canonical(&config))?.0);
+    hasher.field(kind).field(identity.0);
     for digest in digests(paths)? {
         hasher.field(digest.0);
     }
-    Ok(Opened { config, weights: Box::new(weights), digest: hasher.finish(), definition })
+    Ok(Opened { model, digest: hasher.finish(), definition, teacher })
 }
 
 /// The end-of-sequence token: by name in `tokenizer_config.json`, else by id in `config.json`.

@@ -184,6 +184,11 @@ impl SafetensorsWeights {
         Ok(Self { files, place })
     }
 
+    /// Shape of a tensor, if there is such a one.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.files[*self.place.get(name)?].shape(name)
+    }
+
     /// Checkpoints saved from the bare model lack the `model.` prefix.
     fn find(&self, name: &str) -> Option<(&SafetensorsFile, String)> {
         let bare = name.strip_prefix("model.").unwrap_or(name);

@@ -150,6 +150,52 @@ impl Adapter {
         Ok(Self { options: options.clone(), pairs })
     }
 
+    /// Takes over the values of an adapter in PEFT's format, to train it further.
+    ///
+    /// # Errors
+    /// Input where it was trained with another rank, scale, targets or model.
+    pub(super) fn start_from(&self, folder: &Path) -> Result<()> {
+        let file = folder.join("adapter_model.safetensors");
+        let named = || file.display().to_string();
+        let wrong = |what: &str| {
+            Error::input(format!(
+                "{} {what}; train with the options it was made with",
+                file.display()
+            ))
+        };
+        let config = std::fs::read(folder.join("adapter_config.json")).map_err(|cause| {
+            Error::new(
+                kind_of_io(&cause),
+                format!("{} has no adapter_config.json", folder.display()),
+            )
+            .with_source(cause)
+        })?;
+        let config: serde_json::Value = serde_json::from_slice(&config).context(named)?;
+        if config["r"] != json!(self.options.rank)
+            || config["lora_alpha"].as_f64() != Some(self.options.alpha)
+        {
+            return Err(wrong("has another rank or alpha"));
+        }
+        let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu)
+            .map_err(tensor_error)
+            .context(named)?;
+        for (name, var) in self.named() {
+            let tensor = tensors.remove(&name).filter(|tensor| tensor.dims() == var.dims());
+            let tensor =
+                tensor.ok_or_else(|| wrong(&format!("has no tensor {name} of this shape")))?;
+            tensor
+                .to_dtype(DType::F32)
+                .and_then(|tensor| tensor.to_device(var.device()))
+                .and_then(|tensor| var.set(&tensor))
+                .map_err(tensor_error)
+                .context(named)?;
+        }
+        match tensors.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(wrong(&format!("also has {name}"))),
+        }
+    }
+
     /// Parameters under PEFT's names, in a fixed order.
     pub(super) fn named(&self) -> Vec<(String, Var)> {
         let mut named = Vec::with_capacity(self.pairs.len() * 2);

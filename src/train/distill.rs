@@ -16,16 +16,20 @@ use super::options::{OptimizerOptions, ValidationOptions};
 use super::report::{StepRecord, TrainReport, ValidationRecord};
 use super::student::{Student, StudentOptions};
 use super::tensor_error;
-use crate::dataset::SplitMix64;
+use crate::dataset::{PairSource, SplitMix64};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
-use crate::tower::{DeviceSpec, Tower, pack};
-use crate::types::{Cancel, Embeddings, Hasher256, hash_json};
+use crate::tower::TowerOptions;
+use crate::types::{Cancel, EmbeddingSpace, Embeddings, Hasher256, hash_json};
 
-/// Everything that decides a distillation, but the queries and the teacher's vectors.
+/// Everything that decides a distillation. With one machine type and thread count, equal options give equal losses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DistillOptions {
+    /// The frozen LLM query tower, with its adapter and the query's prompt.
+    pub teacher: TowerOptions,
+    /// Where the queries come from; their documents are not looked at.
+    pub pairs: Vec<PairSource>,
     /// What learns.
     pub student: StudentOptions,
     /// Weight of the squared distance to the teacher's vector.
@@ -67,7 +71,11 @@ fn default_checkpoint_seconds() -> u64 {
 }
 
 impl DistillOptions {
-    fn validate(&self) -> Result<()> {
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// Config, naming the field.
+    pub fn validate(&self) -> Result<()> {
         let fine = |w: f64| w.is_finite() && w >= 0.0;
         if !fine(self.mse_weight)
             || !fine(self.cosine_weight)
@@ -84,34 +92,17 @@ impl DistillOptions {
     }
 }
 
-/// The teacher's vector of every text, in order.
-pub fn teacher_vectors(
-    tower: &Tower,
-    texts: &[String],
-    device: &DeviceSpec,
-    token_budget: u32,
-    cancel: &Cancel,
-) -> Result<Embeddings> {
-    let mut encoder = tower.load(device)?;
-    let ids = texts
-        .iter()
-        .map(|text| Ok(tower.tokenizer().tokenize(text)?.ids))
-        .collect::<Result<Vec<_>>>()?;
-    let lengths: Vec<u32> = ids.iter().map(|ids| ids.len() as u32).collect();
-    let dimensions = tower.dimensions() as usize;
-    let mut data = vec![0f32; ids.len() * dimensions];
-    for batch in pack(&lengths, token_budget) {
-        cancel.check()?;
-        let sequences: Vec<&[u32]> = batch.iter().map(|at| ids[*at].as_slice()).collect();
-        let vectors = encoder.encode(&sequences)?;
-        for (row, &at) in vectors.rows().zip(&batch) {
-            data[at * dimensions..(at + 1) * dimensions].copy_from_slice(row);
-        }
-    }
-    Embeddings::from_vec(dimensions, data)
+/// What is learnt: where the frozen query tower places every query.
+#[derive(Debug)]
+pub struct Teacher<'a> {
+    /// `[queries, dimensions]`, of unit length.
+    pub vectors: &'a Embeddings,
+    /// The query tower's space, with the empty template: the student carries it, so that no other document tower's
+    /// snapshot admits it.
+    pub space: &'a EmbeddingSpace,
 }
 
-/// Distils `teacher` (row i belongs to `texts[i]`) into a student, writing into `output`: `checkpoint.safetensors` now
+/// Distils `teacher` (its row i belongs to `texts[i]`) into a student, writing into `output`: `checkpoint.safetensors` now
 /// and then, at the end `student/`, `report.json` and `report.html`, where "own document first" stands for the mean
 /// cosine to the teacher. A checkpoint found there is resumed; cancelling writes one first.
 ///
@@ -119,7 +110,7 @@ pub fn teacher_vectors(
 /// As [`train_decoder`](super::train_decoder).
 pub async fn distill(
     texts: &[String],
-    teacher: &Embeddings,
+    teacher: &Teacher<'_>,
     options: &DistillOptions,
     base_dir: &Path,
     output: &Path,
@@ -127,6 +118,7 @@ pub async fn distill(
     cancel: &Cancel,
 ) -> Result<TrainReport> {
     options.validate()?;
+    let (teacher, space) = (teacher.vectors, teacher.space);
     if texts.len() != teacher.len() {
         return Err(Error::input(format!(
             "{} queries but {} teacher vectors",
@@ -229,7 +221,7 @@ pub async fn distill(
         job.validate(&held_out, &mut state, reporter)?;
     }
     checkpoint::save(output, &state, &optimizer)?;
-    student.export(&output.join("student"), &vars)?;
+    student.export(&output.join("student"), &vars, space)?;
     let per_second = |f: fn(&StepRecord) -> usize| {
         state.steps.iter().map(f).sum::<usize>() as f64 / state.seconds.max(1e-9)
     };

@@ -11,11 +11,12 @@ use candle_transformers::models::bert::{BertModel, Config};
 use super::bert::Bert;
 use super::options::{OptimizerOptions, ValidationOptions};
 use super::tests_support::hashed;
-use super::{DistillOptions, Student, StudentOptions, distill};
+use super::{DistillOptions, StudentOptions, Teacher, distill};
 use crate::dataset::SplitMix64;
 use crate::error::ErrorKind;
 use crate::observe::{Reporter, Silent};
-use crate::types::{Cancel, Embeddings};
+use crate::tower::{DeviceSpec, Tower, TowerOptions};
+use crate::types::{Cancel, EmbeddingSpace, Embeddings, Pooling};
 
 const WIDTH: usize = 32;
 
@@ -117,6 +118,11 @@ fn teacher(texts: &[String]) -> Embeddings {
     all
 }
 
+async fn space(tower: &TowerOptions, reporter: &Arc<dyn Reporter>) -> EmbeddingSpace {
+    let tower = Tower::resolve(tower, Path::new("."), reporter).await.unwrap();
+    tower.space(crate::types::Digest256::of(b""))
+}
+
 #[tokio::test]
 async fn a_student_learns_resumes_and_can_be_opened() {
     let dir = tempfile::tempdir().unwrap();
@@ -124,6 +130,8 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     let texts = texts();
     let teacher = teacher(&texts);
     let options = DistillOptions {
+        teacher: TowerOptions::new("fake:6", Pooling::LastToken),
+        pairs: Vec::new(),
         student: StudentOptions::Bert {
             path: ".".into(),
             layers: Some(2),
@@ -141,8 +149,10 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     };
     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-    let run = async |output: &Path, cancel: &Cancel, teacher: &Embeddings| {
-        distill(&texts, teacher, &options, dir.path(), output, &reporter, cancel).await
+    let space = space(&options.teacher, &reporter).await;
+    let run = async |output: &Path, cancel: &Cancel, vectors: &Embeddings| {
+        let teacher = Teacher { vectors, space: &space };
+        distill(&texts, &teacher, &options, dir.path(), output, &reporter, cancel).await
     };
     let whole = run(&one, &Cancel::new(), &teacher).await.unwrap();
     let (first, last) = (&whole.validation[0], whole.validation.last().unwrap());
@@ -154,9 +164,16 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     let resumed = run(&two, &Cancel::new(), &teacher).await.unwrap();
     assert_eq!(whole.validation, resumed.validation);
 
-    let student = Student::open(&one.join("student")).unwrap();
-    let few: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let vectors = student.encode(&few).unwrap();
+    // What was exported is a query tower like any other.
+    let student = one.join("student").to_str().unwrap().to_owned();
+    let student = TowerOptions { max_tokens: 20, ..TowerOptions::new(student, Pooling::Mean) };
+    let tower = Tower::resolve(&student, dir.path(), &reporter).await.unwrap();
+    assert_eq!(tower.teacher(), Some(&space));
+    let ids: Vec<Vec<u32>> =
+        texts.iter().map(|text| tower.tokenizer().tokenize(text).unwrap().ids).collect();
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap();
+    let vectors = encoder.encode(&ids).unwrap();
     let cosine: f32 = vectors
         .rows()
         .zip(teacher.rows())

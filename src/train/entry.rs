@@ -1,9 +1,9 @@
 //! Stage 1 from options to files: towers resolved, pairs read, the loop run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::options::TrainOptions;
+use super::options::{Method, TrainOptions};
 use super::report::TrainReport;
 use super::trainer::{Side, TrainInput, export_checkpoint, train_decoder};
 use crate::dataset::PairSet;
@@ -56,6 +56,8 @@ struct Resolved {
     query: Tower,
     document: Tower,
     pairs: PairSet,
+    /// The adapter to train further.
+    adapter: Option<PathBuf>,
 }
 
 impl Resolved {
@@ -66,9 +68,16 @@ impl Resolved {
     ) -> Result<Self> {
         options.validate()?;
         let pairs = PairSet::open(&options.pairs, base_dir, options.seed)?;
-        let document = Tower::resolve(&options.tower, base_dir, reporter).await?;
-        let query = Tower::resolve(&options.query_tower(), base_dir, reporter).await?;
-        Ok(Self { query, document, pairs })
+        let (mut document, mut query) = (options.tower.clone(), options.query_tower());
+        let mut adapter = None;
+        // Low-rank training goes on where the adapter stands; full training starts from the merged weights.
+        if let Method::Lora(_) = options.method {
+            adapter = document.adapter.take().map(|folder| base_dir.join(folder));
+            query.adapter = None;
+        }
+        let document = Tower::resolve(&document, base_dir, reporter).await?;
+        let query = Tower::resolve(&query, base_dir, reporter).await?;
+        Ok(Self { query, document, pairs, adapter })
     }
 
     fn with<T>(
@@ -87,6 +96,7 @@ impl Resolved {
             };
             Ok(tower.tokenizer().tokenize(text)?.ids)
         };
-        f(&TrainInput { config, weights, pairs: &self.pairs, tokenize: &tokenize, device })
+        let (pairs, adapter) = (&self.pairs, self.adapter.as_deref());
+        f(&TrainInput { config, weights, pairs, tokenize: &tokenize, adapter, device })
     }
 }

@@ -51,25 +51,8 @@ pub struct MineReport {
     pub refused_as_answers: u64,
 }
 
-/// The `k` nearest documents of a query vector, best first: an index, or [`exact_candidates`].
+/// The `k` nearest documents of a query vector, best first; see [`super::Neighbours`].
 pub type Candidates<'a> = dyn Fn(&[f32], usize) -> Result<Vec<(u32, f32)>> + Sync + 'a;
-
-/// Exact search over document vectors, for [`mine`].
-pub fn exact_candidates(
-    documents: &Embeddings,
-) -> impl Fn(&[f32], usize) -> Result<Vec<(u32, f32)>> + Sync + '_ {
-    move |query, k| {
-        let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        let mut all: Vec<(u32, f32)> =
-            documents.rows().enumerate().map(|(at, row)| (at as u32, dot(query, row))).collect();
-        if k > 0 && k < all.len() {
-            all.select_nth_unstable_by(k - 1, order);
-        }
-        all.truncate(k);
-        all.sort_unstable_by(order);
-        Ok(all)
-    }
-}
 
 /// Replaces the negatives of every pair. Row i of `queries` belongs to pair i, row j of `documents` to document j of
 /// the set; both of unit length, from the tower as trained so far.
@@ -134,11 +117,11 @@ pub fn mine(
     Ok(report)
 }
 
-/// Writes pairs as JSON Lines, negatives included: a source for the next round of training.
-pub fn write_pairs(set: &PairSet, path: &Path) -> Result<()> {
+/// Writes the pairs of one source as JSON Lines, negatives included: a source for the next round of training.
+pub fn write_pairs(set: &PairSet, source: u32, path: &Path) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-        for pair in &set.pairs {
+        for pair in set.pairs.iter().filter(|pair| pair.source == source) {
             let negatives: Vec<&str> =
                 pair.negatives.iter().map(|at| set.documents[*at as usize].as_str()).collect();
             let line = json!({
@@ -158,8 +141,10 @@ pub fn write_pairs(set: &PairSet, path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Neighbours;
     use super::*;
     use crate::dataset::{Pair, PairSource};
+    use crate::types::Cancel;
 
     #[test]
     fn neighbours_become_negatives_but_answers_and_near_duplicates_do_not() {
@@ -182,7 +167,8 @@ mod tests {
             Embeddings::from_vec(2, (0..9).flat_map(|i| at(10.0 * i as f32)).collect()).unwrap();
         let queries = Embeddings::from_vec(2, [at(0.0), at(0.0)].concat()).unwrap();
         let options = MineOptions { skip: 0, window: 6, margin: 0.95, keep: 9, seed: 1 };
-        let exact = exact_candidates(&documents);
+        let neighbours = Neighbours::build(&documents, &Cancel::new()).unwrap();
+        let exact = neighbours.candidates();
         let report = mine(&mut set, &queries, &documents, &exact, &options).unwrap();
         // cos 10 = 0.985 lies above 0.95 of its own 1.0, cos 30 = 0.866 below.
         let mut first = set.pairs[0].negatives.clone();
@@ -193,7 +179,7 @@ mod tests {
         assert_eq!((report.refused_as_answers, report.with_negatives), (4, 2));
 
         let dir = tempfile::tempdir().unwrap();
-        write_pairs(&set, &dir.path().join("mined.jsonl")).unwrap();
+        write_pairs(&set, 0, &dir.path().join("mined.jsonl")).unwrap();
         let again = PairSet::open(&[PairSource::new("mined.jsonl")], dir.path(), 0).unwrap();
         let texts = |set: &PairSet| -> Vec<Vec<String>> {
             let text = |n: &u32| set.documents[*n as usize].clone();

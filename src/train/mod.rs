@@ -16,6 +16,7 @@ mod kernels;
 mod layer_norm;
 mod loss;
 mod mine;
+mod neighbours;
 mod ops;
 mod optimizer;
 mod options;
@@ -25,12 +26,13 @@ mod student;
 mod trainer;
 
 pub use adapter::{LoraOptions, LoraTarget};
-pub use distill::{DistillOptions, distill, teacher_vectors};
+pub use distill::{DistillOptions, Teacher, distill};
 pub use entry::{export, train};
-pub use mine::{Candidates, MineOptions, MineReport, exact_candidates, mine, write_pairs};
+pub use mine::{Candidates, MineOptions, MineReport, mine, write_pairs};
+pub use neighbours::Neighbours;
 pub use options::{Method, OptimizerOptions, Order, QuerySide, TrainOptions, ValidationOptions};
 pub use report::{StepRecord, TrainReport, ValidationRecord};
-pub use student::{Student, StudentOptions};
+pub use student::StudentOptions;
 pub use trainer::{Side, Tokenize, TrainInput, export_checkpoint, train_decoder};
 
 #[cfg(test)]

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::bert::Bert;
-use super::decoder::{Decoder, NamedVar, Trainable, normalize};
+use super::decoder::{Decoder, NamedVar, Trainable};
 use super::tensor_error;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, Result, ResultExt, kind_of_io};
 use crate::observe::Reporter;
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
-use crate::types::{Embeddings, Pooling};
+use crate::types::EmbeddingSpace;
 
 /// What the student starts from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -57,9 +57,8 @@ enum Model {
 }
 
 /// A student: trained or about to be.
-pub struct Student {
+pub(super) struct Student {
     model: Model,
-    dimensions: usize,
 }
 
 impl Student {
@@ -77,7 +76,7 @@ impl Student {
                 let device = Device::Cpu;
                 let (bert, vars) =
                     Bert::load(&source, *layers, dimensions, *train_embeddings, seed, &device)?;
-                Ok((Self::bert(bert, source, *max_tokens, dimensions)?, vars))
+                Ok((Self::bert(bert, source, *max_tokens)?, vars))
             }
             StudentOptions::Decoder { tower, layers, train_embeddings } => {
                 let resolved = Tower::resolve(tower, base_dir, reporter).await?;
@@ -110,33 +109,12 @@ impl Student {
                 )?;
                 let tokenizer = resolved.tokenizer().clone();
                 let model = Model::Decoder { decoder: Box::new(decoder), tokenizer };
-                Ok((Self { model, dimensions }, vars))
+                Ok((Self { model }, vars))
             }
         }
     }
 
-    /// Opens an encoder that [`distill`](super::distill) has exported.
-    ///
-    /// # Errors
-    /// NotFound, Input or Corrupt about the folder's files.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::new(kind_of_io(&e), format!("cannot read {}", path.display())).with_source(e)
-        })?;
-        let config: Value = serde_json::from_str(&text)
-            .or_error(ErrorKind::Corrupt, || format!("{} is no JSON", path.display()))?;
-        let number = |key: &str| {
-            config["scalingnote"][key].as_u64().map(|n| n as usize).ok_or_else(|| {
-                Error::input(format!("{} does not describe a distilled student", path.display()))
-            })
-        };
-        let (dimensions, max_tokens) = (number("dimensions")?, number("max_tokens")?);
-        let (bert, _) = Bert::load(folder, None, dimensions, false, 0, &Device::Cpu)?;
-        Self::bert(bert, folder.to_owned(), max_tokens, dimensions)
-    }
-
-    fn bert(bert: Bert, source: PathBuf, max_tokens: usize, dimensions: usize) -> Result<Self> {
+    fn bert(bert: Bert, source: PathBuf, max_tokens: usize) -> Result<Self> {
         let path = source.join("tokenizer.json");
         let mut tokenizer = Tokenizer::from_file(&path)
             .map_err(|e| Error::input(format!("cannot read {}: {e}", path.display())))?;
@@ -159,12 +137,7 @@ impl Student {
             source,
             max_tokens,
         };
-        Ok(Self { model, dimensions })
-    }
-
-    /// Dimensions of its vectors: the teacher's.
-    pub fn dimensions(&self) -> usize {
-        self.dimensions
+        Ok(Self { model })
     }
 
     pub(super) fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
@@ -189,45 +162,32 @@ impl Student {
         }
     }
 
-    /// Unit vectors of texts, `[texts, dimensions]`.
-    pub fn encode(&self, texts: &[&str]) -> Result<Embeddings> {
-        let mut all = Embeddings::with_capacity(self.dimensions, texts.len());
-        for chunk in texts.chunks(32) {
-            let ids = chunk.iter().map(|text| self.tokenize(text)).collect::<Result<Vec<_>>>()?;
-            let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-            let raw = self.forward(&ids)?.detach();
-            let rows = normalize(&raw).and_then(|t| t.to_vec2::<f32>()).map_err(tensor_error)?;
-            for row in rows {
-                all.push(&row);
-            }
-        }
-        Ok(all)
-    }
-
-    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`.
-    pub(super) fn export(&self, folder: &Path, vars: &[NamedVar]) -> Result<()> {
+    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`: a tower's model.
+    pub(super) fn export(
+        &self,
+        folder: &Path,
+        vars: &[NamedVar],
+        teacher: &EmbeddingSpace,
+    ) -> Result<()> {
         let io = |e: std::io::Error| {
             Error::new(kind_of_io(&e), format!("cannot write {}", folder.display())).with_source(e)
         };
         std::fs::create_dir_all(folder).map_err(io)?;
         let trained = vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
-        let (frozen, config) = match &self.model {
-            Model::Bert { bert, max_tokens, source, .. } => {
+        let (frozen, mut config) = match &self.model {
+            Model::Bert { bert, source, .. } => {
                 let tokenizer = source.join("tokenizer.json");
                 std::fs::copy(&tokenizer, folder.join("tokenizer.json")).map_err(io)?;
                 let mut config =
                     serde_json::to_value(&bert.config).context(|| "the student's configuration")?;
                 config["model_type"] = "bert".into();
                 config["type_vocab_size"] = 2.into();
-                config["scalingnote"] = json!({
-                    "dimensions": self.dimensions,
-                    "pooling": Pooling::Mean,
-                    "max_tokens": max_tokens,
-                });
+                config["architectures"] = json!(["BertModel"]);
                 (bert.frozen(), config)
             }
             Model::Decoder { decoder, .. } => (decoder.frozen(), decoder.hugging_face_config()),
         };
+        config["scalingnote"] = json!({ "teacher": teacher });
         let tensors = trained.chain(frozen).collect();
         candle_core::safetensors::save(&tensors, folder.join("model.safetensors"))
             .map_err(tensor_error)

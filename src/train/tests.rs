@@ -24,6 +24,7 @@ fn input<'a>(config: &'a DecoderConfig, pairs: &'a PairSet) -> TrainInput<'a> {
         weights: &RandomWeights,
         pairs,
         tokenize: &bytes,
+        adapter: None,
         device: DeviceSpec::Cpu { threads: 0 },
     }
 }

@@ -75,6 +75,7 @@ pub(super) fn tiny_options() -> TrainOptions {
             normalize: true,
             max_tokens: 16,
             arithmetic: Arithmetic::F32,
+            layers: None,
         },
         query: QuerySide { max_tokens: 16, ..QuerySide::default() },
         pairs: Vec::new(),

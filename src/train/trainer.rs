@@ -44,6 +44,8 @@ pub struct TrainInput<'a> {
     pub pairs: &'a PairSet,
     /// Tokenizer of both sides.
     pub tokenize: &'a Tokenize<'a>,
+    /// A LoRA adapter (PEFT folder) to train further; `weights` are without it.
+    pub adapter: Option<&'a Path>,
     /// Where to compute.
     pub device: DeviceSpec,
 }
@@ -228,6 +230,9 @@ pub(super) fn build(
         let mut rng = SplitMix64::new(options.seed ^ 0x4C4F_5241);
         for side in 0..if lora.separate { 2 } else { 1 } {
             let adapter = Adapter::new(input.config, lora, &mut rng, &device)?;
+            if let Some(folder) = input.adapter {
+                adapter.start_from(folder)?;
+            }
             let prefix = if side == 0 { "" } else { "document:" };
             vars.extend(adapter.named().into_iter().map(|(n, v)| (format!("{prefix}{n}"), v)));
             adapters.push(adapter);

@@ -36,6 +36,17 @@ impl Cancel {
         let _earlier = self.stopped.set((kind, message));
     }
 
+    /// A clone that also stops once `limit` has passed from now.
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        let own = Instant::now().checked_add(limit);
+        let deadline = match (self.deadline, own) {
+            (Some(ours), Some(own)) => Some(ours.min(own)),
+            (ours, own) => ours.or(own),
+        };
+        Self { deadline, ..self.clone() }
+    }
+
     /// Asks everything that holds a clone to stop.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
@@ -89,6 +100,12 @@ mod tests {
         assert!(clone.check().is_ok());
         cancel.cancel();
         assert_eq!(clone.check().unwrap_err().kind(), ErrorKind::Cancelled);
+        let part = Cancel::new();
+        assert_eq!(part.within(Duration::ZERO).check().unwrap_err().kind(), ErrorKind::Deadline);
+        assert!(part.check().is_ok(), "the whole goes on");
+        let hour = part.within(Duration::from_secs(3600));
+        part.cancel();
+        assert_eq!(hour.check().unwrap_err().kind(), ErrorKind::Cancelled);
         let parent = Cancel::new();
         let child = parent.child();
         child.stop(ErrorKind::Conflict, "taken over".to_owned());
@@ -99,6 +116,10 @@ mod tests {
         parent.cancel();
         assert_eq!(other.check().unwrap_err().kind(), ErrorKind::Cancelled);
         let late = Cancel::with_deadline(Duration::ZERO);
+        assert!(
+            late.within(Duration::from_secs(3600)).is_cancelled(),
+            "never longer than the whole"
+        );
         assert_eq!(late.check().unwrap_err().kind(), ErrorKind::Deadline);
     }
 }

@@ -77,6 +77,9 @@ pub struct EmbeddingSpace {
     pub max_tokens: u32,
     /// Class of arithmetic.
     pub arithmetic: Arithmetic,
+    /// Layers kept of the model; absent for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<u32>,
     /// [`ENCODER_REVISION`] of the encoder.
     pub encoder_revision: u32,
 }
@@ -118,6 +121,7 @@ mod tests {
             normalize: true,
             max_tokens: 512,
             arithmetic: Arithmetic::F32,
+            layers: None,
             encoder_revision: ENCODER_REVISION,
         }
     }

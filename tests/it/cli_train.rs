@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-const RECIPE: &str = r#"batch_pairs = 6
+pub const RECIPE: &str = r#"batch_pairs = 6
 temperature = 0.1
 steps = 6
 seed = 3
@@ -31,7 +31,7 @@ warmup_steps = 1
 path = "pairs.jsonl"
 "#;
 
-fn run(folder: &Path, line: &str) -> Output {
+pub fn run(folder: &Path, line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SCALINGNOTE") {
@@ -44,7 +44,7 @@ fn run(folder: &Path, line: &str) -> Output {
 
 /// Runs a command that must end with `code`; gives stdout and stderr.
 #[track_caller]
-fn expect(folder: &Path, code: i32, line: &str) -> (String, String) {
+pub fn expect(folder: &Path, code: i32, line: &str) -> (String, String) {
     let output = run(folder, line);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
     let (stdout, stderr) = (text(output.stdout), text(output.stderr));
@@ -53,7 +53,7 @@ fn expect(folder: &Path, code: i32, line: &str) -> (String, String) {
 }
 
 #[track_caller]
-fn json_of(folder: &Path, line: &str) -> Value {
+pub fn json_of(folder: &Path, line: &str) -> Value {
     serde_json::from_str(&expect(folder, 0, line).0).expect("stdout is JSON")
 }
 
@@ -137,7 +137,7 @@ fn write_model(folder: &Path) {
 }
 
 /// A folder with the recipe, the model, 30 pairs, and a set of 12 queries and 20 documents.
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     write_model(&path.join("model"));

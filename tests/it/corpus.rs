@@ -15,7 +15,7 @@ use scalingnote::corpus::{
 };
 use scalingnote::error::Result;
 use scalingnote::observe::{Recorder, Reporter};
-use scalingnote::store::Root;
+use scalingnote::store::{Root, StorageOptions};
 use scalingnote::types::{Cancel, Digest256, NoteId, shard_of};
 
 /// A corpus in a folder of its own.
@@ -42,6 +42,7 @@ impl Corpus {
                 stored_columns: vec![],
                 max_rejected: 0,
                 memory_limit_mib: 256,
+                storage: None,
             },
             shards: Some(1),
             chunker: None,
@@ -66,7 +67,9 @@ impl Corpus {
             shard_count: self.shards,
             default_shards: 4,
             chunker: self.chunker.clone(),
+            exclude: None,
             root: &self.root,
+            storage: &StorageOptions::default(),
             run: "test",
             reporter,
             cancel: self.cancel.clone(),

@@ -40,6 +40,12 @@ max_count_drop_percent = 60.0
 root = "memory://unused"
 "#;
 
+/// The last step of a scheduler, with its report.
+pub async fn publish_plan(ctx: &RunContext, plan: &str, options: &RunOptions) -> Result<RunReport> {
+    let mut report = RunReport::default();
+    exec::publish_plan(ctx, plan, options, &mut report).await.map(|()| report)
+}
+
 /// A corpus that changes from day to day.
 pub struct Corpus {
     pub folder: tempfile::TempDir,
@@ -107,7 +113,7 @@ pub fn encoded(report: &RunReport) -> u64 {
     report.stages.iter().find(|stage| stage.stage == Stage::Encode).unwrap().actual.texts
 }
 
-/// What a reader sees: the score and the stored columns of every note, and the hash of every index and sidecar.
+/// What a reader sees: every note's text hash and stored column, and the bytes of every index and sidecar.
 pub async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
     let mut seen = BTreeMap::new();
     for shard in &manifest.content.shards {
@@ -220,7 +226,7 @@ async fn four_planned_runs_at_once_publish_once_and_lose_nothing() {
             for task in encode.chain(tasks.calibrate.iter().map(|task| &task.id)).chain(build) {
                 exec::execute_task(&ctx, &plan, task).await?;
             }
-            exec::publish_plan(&ctx, &plan, &RunOptions::default()).await
+            publish_plan(&ctx, &plan, &RunOptions::default()).await
         }
     });
     let mut published = 0;

@@ -27,6 +27,7 @@ fn space(dimensions: u32) -> EmbeddingSpace {
         normalize: true,
         max_tokens: 512,
         arithmetic: Arithmetic::F32,
+        layers: None,
         encoder_revision: ENCODER_REVISION,
     }
 }

@@ -42,6 +42,7 @@ pub enum Fault {
     /// It takes some milliseconds.
     Slow,
     /// It waits until [`Faulty::let_go`].
+    #[allow(dead_code, reason = "for tests of what happens beside a call that waits")]
     Hold,
 }
 
@@ -114,6 +115,7 @@ impl Faulty {
     }
 
     /// Ends the wait of every [`Fault::Hold`], now and later.
+    #[allow(dead_code, reason = "for tests of what happens beside a call that waits")]
     pub fn let_go(&self) {
         self.gate.add_permits(1_000_000);
     }

@@ -113,7 +113,7 @@ async fn schedule(setting: &Setting, seed: u64) {
         loop {
             attempts += 1;
             // Ever fewer faults, so that every schedule ends.
-            let share = 0.06 / f64::from(1 + attempts / 8);
+            let share = 0.04 / f64::from(1 + attempts / 8);
             let (store, tally) = (Arc::clone(&store), Arc::clone(&setting.tally));
             let faulty = Faulty::random(store, share, random.random(), tally);
             let faulty = if on_disk { faulty.on_disk(folder.path()) } else { faulty };
@@ -177,7 +177,7 @@ fn run_schedules(setting: &Setting, first: u64, count: u64) {
                         println!("seed {seed} failed; SCALINGNOTE_FAULT_SEED={seed} repeats it");
                         std::panic::resume_unwind(failed);
                     }
-                    if (seed + 1 - first) % 100 == 0 {
+                    if (seed + 1 - first).is_multiple_of(100) {
                         println!("{} of {count} schedules begun", seed + 1 - first);
                     }
                 }

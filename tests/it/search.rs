@@ -7,7 +7,7 @@ use chrono::{TimeDelta, Utc};
 
 use scalingnote::error::ErrorKind;
 use scalingnote::observe::{Reporter, Silent};
-use scalingnote::search::{Found, QueryEncoder, Snapshot, fingerprint};
+use scalingnote::search::{Found, QueryEncoder, Snapshot};
 use scalingnote::snapshot::{Manifest, Protected, QueryTower, Retention, gc};
 use scalingnote::store::{FileRef, Root};
 use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
@@ -161,7 +161,7 @@ async fn another_store_is_downloaded_once_and_checked() {
 }
 
 /// A plain web server over a root: files by GET, nothing else.
-async fn serve(folder: std::path::PathBuf) -> String {
+pub async fn serve(folder: std::path::PathBuf) -> String {
     let answer = move |uri: axum::http::Uri| {
         let path = folder.join(uri.path().trim_start_matches('/'));
         async move { std::fs::read(path).map_err(|_| axum::http::StatusCode::NOT_FOUND) }
@@ -291,7 +291,7 @@ async fn admitting(model: &str) -> Manifest {
     content.space = tower.space(Digest256::of(b"{{ body }}"));
     content.space_id = content.space.id().unwrap();
     content.query_towers = vec![QueryTower {
-        fingerprint: fingerprint(&tower).unwrap(),
+        fingerprint: tower.fingerprint().unwrap(),
         kind: "document-tower".to_owned(),
         options: serde_json::to_value(&options).unwrap(),
     }];

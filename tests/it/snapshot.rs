@@ -539,6 +539,7 @@ async fn gc_respects_plans_leases_and_unreadable_manifests() {
         snapshots: BTreeSet::from([first.number]),
         runs: BTreeSet::new(),
         keys: BTreeSet::from([leased.path.clone()]),
+        ..Protected::default()
     };
     let report = gc(&root, &retention, now, false, &protected).await.unwrap();
     assert_eq!(report.deleted, [other.path]);

@@ -22,7 +22,7 @@ use crate::faults::{Fault, Faulty};
 use crate::support;
 
 /// Bytes that repeat nowhere near.
-fn noise(length: usize) -> Vec<u8> {
+pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -93,6 +93,14 @@ async fn multipart(root: &Root) {
     assert_eq!(root.hash("big/uploaded.bin").await.unwrap(), (file.sha256, file.size));
     let range = root.get_range("big/uploaded.bin", (8 << 20) - 3..(8 << 20) + 3).await.unwrap();
     assert_eq!(range, bytes[(8 << 20) - 3..(8 << 20) + 3]);
+
+    // Bytes that are too many for one request are put in parts, and are still never overwritten.
+    let put = root.put("big/put.bin", bytes.clone().into()).await.unwrap();
+    assert_eq!((put.size, put.sha256), (file.size, file.sha256));
+    assert_eq!(root.put("big/put.bin", bytes.clone().into()).await.unwrap(), put);
+    let other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+    let refused = root.put("big/put.bin", other.into()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
 
     // As the Parquet writers do it.
     let (store, place) = root.object("big/streamed.bin");
@@ -238,7 +246,7 @@ async fn roots_of_the_environment_conform() {
     }
 }
 
-fn walk(folder: &Path) -> Vec<String> {
+pub fn walk(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -480,6 +480,7 @@ async fn smollm2_matches_pytorch() {
         normalize: false,
         max_tokens: 512,
         arithmetic: Arithmetic::F32,
+        layers: None,
     };
     let reporter: std::sync::Arc<dyn scalingnote::observe::Reporter> =
         std::sync::Arc::new(scalingnote::observe::Silent);

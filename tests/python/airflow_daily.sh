@@ -1,18 +1,23 @@
 #!/bin/sh
-# The Airflow DAG under the real Airflow: two days on the quick start's notes (fake tower, two shards).
-# Day 1: one task is killed once, is tried again, and snapshot 1 is published. Day 2: nothing changed,
-# everything after the plan is skipped.
+# The Airflow DAG under the real Airflow, on the quick start's notes (fake tower, two shards):
+#   day 1  one task is killed, one passing fault (75): both tried again, snapshot 1 is published
+#   day 2  nothing changed: everything after the plan is skipped
+#   day 3  a gate refuses (3): the run fails, and nothing is tried again
+#   then   a plan of more than 1,000 tasks: what travels through XCom stays small
+#   pods   the same DAG as pods: imported, rendered, its pods and its exit codes checked
 #
-#   airflow_daily.sh PROGRAM CACHE     (`make test-airflow`)
+#   airflow_daily.sh PROGRAM CACHE     (`make test-airflow`; AIRFLOW_VENV: an environment to use instead)
 set -eu
 cd "$(dirname "$0")/../.."
 program=$1
 cache=$2
-venv=$cache/airflow
-if ! "$venv/bin/python" -c 'import airflow' 2>/dev/null; then
+venv=${AIRFLOW_VENV:-$cache/airflow}
+packages='apache-airflow==3.* apache-airflow-providers-cncf-kubernetes'
+if ! "$venv/bin/python" -c 'import airflow, airflow.providers.cncf.kubernetes' 2>/dev/null; then
     echo "installing Airflow into $venv"
     python3 -m venv --clear "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check 'apache-airflow==3.*'
+    # shellcheck disable=SC2086
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check $packages
 fi
 
 work=$(mktemp -d)
@@ -20,45 +25,86 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/pipelines" "$work/.cache/notes" "$work/dags"
 cp "$cache/notes/cwe-699.csv" "$work/.cache/notes/"
 cp pipelines/airflow/scalingnote_daily.py "$work/dags/"
-sed 's|^model = .*|model = "fake:64"|; s|^\[index\]$|[index]\nshards = 2|' pipelines/quickstart.toml >"$work/pipelines/p.toml"
-# The first task that is started is killed, as an evicted worker would be.
-cat >"$work/program" <<EOF
+sed 's|^model = .*|model = "fake:64"|; /^adapter = /d; s|^\[index\]$|[index]\nshards = 2|' \
+    pipelines/quickstart.toml >"$work/pipelines/p.toml"
+sed 's|^shards = 2$|shards = 800|; s|quickstart-699|many|' "$work/pipelines/p.toml" >"$work/pipelines/many.toml"
+# The first task that is started is killed, as an evicted worker would be; the second meets a passing fault.
+cat >"$work/program" <<PROGRAM
 #!/bin/sh
 echo "\$1" >>"$work/calls"
-[ "\$1" != task ] || [ -e "$work/killed" ] || { touch "$work/killed"; kill -9 \$\$; }
+if [ "\$1" = task ]; then
+    mkdir "$work/killed" 2>/dev/null && kill -9 \$\$
+    mkdir "$work/faulted" 2>/dev/null && exit 75
+fi
 exec "$program" "\$@"
-EOF
+PROGRAM
 chmod +x "$work/program"
 
 export SCALINGNOTE="$work/program"
 export SCALINGNOTE_PIPELINE="$work/pipelines/p.toml"
+export SCALINGNOTE_SHARES=4
 export SCALINGNOTE_RETRY_SECONDS=1
 export AIRFLOW_HOME="$work/airflow"
 export AIRFLOW__CORE__DAGS_FOLDER="$work/dags"
 export AIRFLOW__CORE__LOAD_EXAMPLES=False
 export AIRFLOW__LOGGING__LOGGING_LEVEL=WARNING
 airflow="$venv/bin/airflow"
-"$airflow" db migrate >"$work/log" 2>&1
+passed=0
+
+fail() {
+    tail -n 60 "$work/log"
+    echo "FAILED: $*"
+    exit 1
+}
+
+"$airflow" version
+"$airflow" db migrate >"$work/log" 2>&1 || fail "airflow db migrate"
 "$airflow" pools set scalingnote_gpu 2 "one slot a GPU" >>"$work/log" 2>&1
 "$airflow" pools set scalingnote_cpu 2 "index builds at a time" >>"$work/log" 2>&1
+"$airflow" dags list-import-errors >"$work/errors" 2>>"$work/log"
+grep -q "No data found" "$work/errors" || fail "the DAG does not import: $(cat "$work/errors")"
 
+# day DATE, how it ends, which calls of the program it makes
 day() {
     : >"$work/calls"
-    if ! "$airflow" dags test scalingnote_daily "$1" >>"$work/log" 2>&1; then
-        tail -n 60 "$work/log"
-        exit 1
-    fi
+    ended=success
+    "$airflow" dags test scalingnote_daily "$1" >>"$work/log" 2>&1 || ended=failed
     calls=$(sort "$work/calls" | uniq -c | awk '{ printf "%s%s %s", sep, $1, $2; sep = ", " }')
-    if [ "$calls" != "$2" ]; then
-        echo "$1: the program was called: $calls; expected: $2"
-        tail -n 60 "$work/log"
-        exit 1
-    fi
-    echo "$1: $calls"
+    [ "$ended, $calls" = "$2, $3" ] || fail "$1 ended with $ended, calls: $calls; expected: $2, $3"
+    echo "$1: $ended, calls: $calls"
+    passed=$((passed + 1))
 }
-# Two encode tasks, one of them twice, the calibration, two builds.
-day 2026-01-01 "1 plan, 1 publish, 6 task"
-day 2026-01-02 "1 plan"
+
+# Two shares of encode, the calibration, two of build; the killed and the faulted one twice.
+day 2026-01-01 success "1 plan, 1 publish, 7 task"
+day 2026-01-02 success "1 plan"
 published=$(ls "$work/.cache/quickstart-699/snapshots")
-[ "$published" = 00000000000000000001.json ] || { echo "published: $published"; exit 1; }
-echo "2 passed, 0 failed"
+[ "$published" = 00000000000000000001.json ] || fail "published: $published"
+
+export SCALINGNOTE__GATES__MIN_NOTES=1000000 SCALINGNOTE__TOWER__MAX_TOKENS=64
+day 2026-01-03 failed "1 plan, 1 publish, 5 task"
+unset SCALINGNOTE__GATES__MIN_NOTES SCALINGNOTE__TOWER__MAX_TOKENS
+published=$(ls "$work/.cache/quickstart-699/snapshots")
+[ "$published" = 00000000000000000001.json ] || fail "published in spite of a gate: $published"
+
+SCALINGNOTE_PIPELINE="$work/pipelines/many.toml" day 2026-01-04 success "1 plan, 1 publish, 9 task"
+"$venv/bin/python" - "$work" <<'PYTHON' || fail "XCom"
+import glob, json, sqlite3, sys
+work = sys.argv[1]
+(plan,) = (json.load(open(name)) for name in glob.glob(f"{work}/.cache/many/runs/*/plan.json"))
+tasks = len(plan["encode"]) + len(plan["build"]) + (plan["calibrate"] is not None)
+assert tasks > 1000, f"only {tasks} tasks"
+rows = sqlite3.connect(f"{work}/airflow/airflow.db").execute(
+    "select run_id, task_id, length(cast(value as blob)) from xcom").fetchall()
+many = [size for run, _, size in rows if "2026-01-04" in run]
+assert many, f"no XCom of that day in {rows}"
+largest = max(many)
+print(f"XCom of a plan of {tasks} tasks: {len(many)} values, the largest {largest} bytes, {sum(many)} in all")
+assert largest < 1024 and sum(many) < 4096, "XCom grows with the plan"
+PYTHON
+passed=$((passed + 1))
+
+SCALINGNOTE_POD="$PWD/pipelines/kubernetes/tasks-job.yaml" \
+    "$venv/bin/python" tests/python/airflow_pods.py "$work/dags/scalingnote_daily.py" 2>>"$work/log" || fail "the DAG of pods"
+passed=$((passed + 1))
+echo "$passed passed, 0 failed"

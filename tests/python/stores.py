@@ -1,15 +1,16 @@
 """The store's tests against real servers: Azurite for az://, moto for s3://, on free loopback ports.
 
-    stores.py CACHE -- COMMAND...     (`make test-stores`)
+    stores.py FOLDER -- COMMAND...     (`make test-stores`)
 
-Installs both servers into CACHE/stores (once), starts them on an empty folder, makes a container and a bucket, and runs
-COMMAND with SCALINGNOTE_TEST_ROOTS and the credentials in its environment. Ends with COMMAND's exit code. Both servers
-end with this program, also where it is killed.
+Installs both servers into FOLDER (once; an install that was cut off is made anew), starts them on an empty folder, makes
+a container and a bucket, and runs COMMAND with SCALINGNOTE_TEST_ROOTS and the credentials in its environment. Ends with
+COMMAND's exit code. Both servers end with this program, also where it is killed.
 """
 
 import base64
 import ctypes
 import email.utils
+import fcntl
 import hashlib
 import hmac
 import http.client
@@ -35,32 +36,45 @@ def stop(message):
     sys.exit(2)
 
 
-def install(cache):
+def install(folder):
     """Paths of Azurite's script and of a Python that has moto."""
-    npm = cache / "npm"
-    azurite = npm / "node_modules/azurite/dist/src/blob/main.js"
     if not shutil.which("node"):
         stop("node is missing: Azurite, the Azure emulator, needs Node.js 20 or newer")
-    # npm writes this file last: without it an install was cut off.
-    finished = npm / "node_modules/.package-lock.json"
-    if not (finished.exists() and azurite.exists()):
-        if not shutil.which("npm"):
-            stop("npm is missing: it installs Azurite, the Azure emulator (Debian, Ubuntu: apt install npm)")
-        print(f"installing {AZURITE} into {npm}", flush=True)
-        npm.mkdir(parents=True, exist_ok=True)
-        (npm / "package.json").write_text('{"private": true}\n')
-        quiet = ["--no-audit", "--no-fund", "--loglevel=error"]
-        installed = subprocess.run(["npm", "install", "--prefix", str(npm), *quiet, AZURITE])
-        if installed.returncode != 0 or not azurite.exists():
-            stop(f"{AZURITE} could not be installed from the npm registry; see above")
-    python = cache / "venv/bin/python"
-    if subprocess.run([python, "-c", "import moto.server"], capture_output=True).returncode if python.exists() else True:
-        print(f"installing {MOTO} into {cache / 'venv'}", flush=True)
-        made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(cache / "venv")])
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", MOTO]
-        if made.returncode != 0 or subprocess.run(pip).returncode != 0:
-            stop(f"{MOTO} could not be installed from PyPI; see above")
-    return azurite, python
+    if not shutil.which("npm"):
+        stop("npm is missing: it installs Azurite, the Azure emulator (Debian, Ubuntu: apt install npm)")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two runs at once: the second finds it installed
+        npm, venv = folder / "azurite", folder / "moto"
+        once(npm, AZURITE, lambda: install_azurite(npm))
+        once(venv, MOTO, lambda: install_moto(venv))
+    return npm / "node_modules/azurite/dist/src/blob/main.js", venv / "bin/python"
+
+
+def once(folder, package, make):
+    """`installed` is written last: without it an install was cut off, with another package in it it is an old one."""
+    mark = folder / "installed"
+    if mark.exists() and mark.read_text() == package:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    print(f"installing {package} into {folder}", flush=True)
+    make()
+    mark.write_text(package)
+
+
+def install_azurite(folder):
+    (folder / "package.json").write_text('{"private": true}\n')
+    quiet = ["--no-audit", "--no-fund", "--loglevel=error"]
+    if subprocess.run(["npm", "install", "--prefix", str(folder), *quiet, AZURITE]).returncode != 0:
+        stop(f"{AZURITE} could not be installed from the npm registry; see above")
+
+
+def install_moto(folder):
+    made = subprocess.run([sys.executable, "-m", "venv", str(folder)])
+    pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", MOTO]
+    if made.returncode != 0 or subprocess.run(pip).returncode != 0:
+        stop(f"{MOTO} could not be installed from PyPI; see above")
 
 
 def free_port():
@@ -111,9 +125,8 @@ def make_container(port, name):
 
 def main():
     if len(sys.argv) < 4 or sys.argv[2] != "--":
-        stop("usage: stores.py CACHE -- COMMAND...")
-    cache = pathlib.Path(sys.argv[1]).absolute() / "stores"
-    azurite, python = install(cache)
+        stop("usage: stores.py FOLDER -- COMMAND...")
+    azurite, python = install(pathlib.Path(sys.argv[1]).absolute())
     # An end by signal runs the `finally` below.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

@@ -12,7 +12,8 @@ use crate::snapshot::{self, CommitOutcome, GcReport, Protected, Provenance, Rete
 /// Serve an older snapshot's content again, under a new number
 ///
 /// Readers pick the new number up like any other. The content that is rolled back is blocked:
-/// tomorrow's run does not bring it back unless it differs.
+/// tomorrow's run does not bring it back unless it differs, and [next] does not switch again to a
+/// tower that was rolled back.
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
     /// Root URI or path, or a pipeline file.
@@ -27,7 +28,8 @@ pub(super) struct RollbackArgs {
 /// Delete what no retained snapshot, plan or run needs
 ///
 /// Anything younger than the grace time is left alone, so readers and running jobs are safe.
-/// Without a pipeline file the default retention holds, unless flags say otherwise.
+/// Without a pipeline file the default retention holds, unless flags say otherwise. While a pipeline
+/// file has [next], embeddings of spaces that no snapshot serves yet stay however old they are.
 #[derive(Debug, Args)]
 pub(super) struct GcArgs {
     /// Root URI or path, or a pipeline file with its [retention].
@@ -88,6 +90,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode>
 
 pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<ExitCode> {
     let opened = root::open(&args.root)?;
+    let growing = opened.pipeline.as_ref().is_some_and(|pipeline| pipeline.next.is_some());
     let base = opened.pipeline.map(|pipeline| pipeline.retention).unwrap_or_default();
     let retention = Retention {
         snapshots: args.keep.unwrap_or(base.snapshots),
@@ -95,7 +98,7 @@ pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<ExitCode> {
         runs_days: args.runs_days.unwrap_or(base.runs_days),
     };
     let now = snapshot::store_time(&opened.root).await?;
-    let protected = Protected::default();
+    let protected = Protected { growing, ..Protected::default() };
     let report = snapshot::gc(&opened.root, &retention, now, args.dry_run, &protected).await?;
     app.console.print(&if args.json { pretty(&report)? } else { describe(&report) });
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,121 @@
+//! `scalingnote distill`.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::App;
+use super::recipe;
+use super::train::{default_output, listing, named, on_large_stack};
+use crate::dataset::PairSet;
+use crate::error::Result;
+use crate::exec;
+use crate::stage::EncodeOptions;
+use crate::tower::Tower;
+use crate::train::{self, DistillOptions, Teacher, TrainReport};
+use crate::types::Digest256;
+
+/// Distil the query tower into a small model
+///
+/// Queries alone teach: the small model learns to place a query where the frozen LLM query tower
+/// places it (squared distance and cosine), so no document is encoded again. The teacher's vectors
+/// are encoded once, by the pipeline's own encode stage, and kept as Parquet in the run's folder.
+/// Interrupt it at any time: the same command resumes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote distill pipelines/distill-quickstart.toml --out .cache/student
+  scalingnote distill recipe.toml --out s --deadline 45m   stop in time (exit 75); again to resume
+
+Then name it in the pipeline file; the next run publishes a snapshot that admits it, and encodes nothing:
+  [query.tower]
+  model = \"s/student\"
+  pooling = \"mean\"
+  max_tokens = 64
+
+A recipe names the teacher ([teacher]: the LLM with its adapter and the query's prompt), the queries
+([[pairs]], as for train) and what learns ([student]). `scalingnote schema distill` lists every key.")]
+pub(crate) struct DistillArgs {
+    /// The recipe (TOML). Relative paths in it start at its own directory.
+    #[arg(value_name = "RECIPE")]
+    recipe: PathBuf,
+    /// Folder of the run: teacher/, checkpoint.safetensors, student/, report.json, report.html. A checkpoint
+    /// in it is resumed. Default: .cache/train/<name of the recipe>.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Take so many steps instead of the recipe's.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
+    #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
+    pub deadline: Option<Duration>,
+    /// Where the teacher computes: cpu, or cuda:<number> (built with the feature cuda).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
+    let (text, base_dir) = recipe::read(&args.recipe)?;
+    let mut options: DistillOptions = recipe::parse(&text, &args.recipe)?;
+    options.steps = args.steps.or(options.steps);
+    recipe::naming(&args.recipe, options.validate())?;
+    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
+    recipe::naming(&args.recipe, encode.devices())?;
+    let output = args.out.clone().unwrap_or_else(|| default_output(&args.recipe));
+    let tower = Tower::resolve(&options.teacher, &base_dir, &app.reporter).await;
+    let space = recipe::naming(&args.recipe, tower)?.space(Digest256::of(b""));
+    let queries = queries(&options, &base_dir)?;
+    let borrowed: Vec<&str> = queries.iter().map(String::as_str).collect();
+    let vectors = exec::encode_texts(
+        &options.teacher,
+        &base_dir,
+        &borrowed,
+        &encode,
+        &output.join("teacher"),
+        &app.reporter,
+        &app.cancel,
+    )
+    .await?;
+    let (reporter, cancel, folder) = (app.reporter.clone(), app.cancel.clone(), output.clone());
+    let work = async move || {
+        let teacher = Teacher { vectors: &vectors, space: &space };
+        train::distill(&queries, &teacher, &options, &base_dir, &folder, &reporter, &cancel).await
+    };
+    let report = named(&args.recipe, on_large_stack(work).await)?;
+    app.console.close();
+    app.console.print(&if args.json { super::pretty(&report)? } else { summary(&report, &output) });
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every query once, in the order of the pairs.
+fn queries(options: &DistillOptions, base_dir: &Path) -> Result<Vec<String>> {
+    let pairs = PairSet::open(&options.pairs, base_dir, options.seed)?;
+    let mut seen = HashSet::new();
+    let trimmed = pairs.pairs.into_iter().map(|pair| pair.query.trim().to_owned());
+    Ok(trimmed.filter(|query| !query.is_empty() && seen.insert(query.clone())).collect())
+}
+
+fn summary(report: &TrainReport, output: &Path) -> String {
+    let mut text = format!(
+        "distilled {} of {} steps on {} queries: {:.1} queries/s\n",
+        report.steps.len(),
+        report.planned_steps,
+        report.training_pairs,
+        report.pairs_per_second,
+    );
+    if let (Some(first), Some(last)) = (report.validation.first(), report.validation.last()) {
+        let _ = writeln!(
+            text,
+            "  held-out cosine  {:.4} -> {:.4} to the teacher",
+            first.accuracy, last.accuracy
+        );
+    }
+    text + &listing(output)
+}

@@ -1,0 +1,47 @@
+//! `--metrics-file`: the metrics of a run for Prometheus.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::App;
+use super::args::PipelineArgs;
+use crate::error::Result;
+use crate::exec;
+use crate::observe::Event;
+use crate::stage::RunReport;
+
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct MetricsArgs {
+    /// Write metrics for Prometheus' textfile collector when the run ends, also where it fails. A file
+    /// belongs to one pipeline, whose name (that of its file) labels every sample.
+    #[arg(long, value_name = "FILE", env = "SCALINGNOTE_METRICS_FILE")]
+    pub metrics_file: Option<PathBuf>,
+}
+
+impl MetricsArgs {
+    /// Writes what is known of a run that ends with `outcome`, and passes its exit code on. A file that cannot be
+    /// written is a warning: a finished run must not fail for it.
+    pub fn record(
+        &self,
+        pipeline: &PipelineArgs,
+        report: &RunReport,
+        outcome: Result<u8>,
+        app: &App,
+    ) -> Result<ExitCode> {
+        if let Some(file) = &self.metrics_file {
+            let code = match &outcome {
+                Ok(code) => *code,
+                Err(error) => error.kind().exit_code(),
+            };
+            let name = pipeline.pipeline.file_stem().unwrap_or_default().to_string_lossy();
+            if let Err(error) = exec::write_metrics(file, &name, report, code) {
+                let cause = std::error::Error::source(&error)
+                    .map_or_else(String::new, |cause| format!(": {cause}"));
+                app.reporter.event(Event::Warning { message: format!("{error}{cause}") });
+            }
+        }
+        outcome.map(ExitCode::from)
+    }
+}

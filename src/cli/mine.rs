@@ -1,0 +1,139 @@
+//! `scalingnote mine`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::App;
+use super::recipe;
+use crate::dataset::PairSet;
+use crate::error::{Error, Result, kind_of_io};
+use crate::exec;
+use crate::stage::EncodeOptions;
+use crate::tower::TowerOptions;
+use crate::train::{MineOptions, MineReport, Neighbours, TrainOptions, mine, write_pairs};
+
+/// Mine hard negatives for the next round of training
+///
+/// Encodes the recipe's queries and documents with the tower as trained so far, searches our own
+/// index, and gives every pair some documents that rank high for its query and do not answer it.
+/// Documents that score nearly as high as the answer are left out: they are likely answers too.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote train recipe.toml --out round1
+  scalingnote mine recipe.toml --adapter round1/adapter --out mined
+  scalingnote train round2.toml --out round2       its [[pairs]] name mined/*.jsonl, tower.adapter round1/adapter
+
+One file is written for each of the recipe's [[pairs]], in its order. Vectors are kept as Parquet in
+--out and used again where the tower is the same.")]
+pub(crate) struct MineArgs {
+    /// The training recipe (TOML).
+    #[arg(value_name = "RECIPE")]
+    recipe: PathBuf,
+    /// Folder for the pairs and the vectors.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The adapter as trained so far (PEFT folder). Default: the recipe's.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Ranks skipped from the top: the likeliest false negatives.
+    #[arg(long, value_name = "N", default_value_t = MineOptions::default().skip)]
+    skip: usize,
+    /// Ranks looked at after them.
+    #[arg(long, value_name = "N", default_value_t = MineOptions::default().window)]
+    window: usize,
+    /// A document that scores above this share of the answer's score counts as a false negative.
+    #[arg(long, value_name = "SHARE", default_value_t = MineOptions::default().margin)]
+    margin: f32,
+    /// Negatives kept per pair.
+    #[arg(long, value_name = "N", default_value_t = MineOptions::default().keep)]
+    keep: usize,
+    /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    report: MineReport,
+    files: Vec<PathBuf>,
+}
+
+pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
+    let (text, base_dir) = recipe::read(&args.recipe)?;
+    let options: TrainOptions = recipe::parse(&text, &args.recipe)?;
+    recipe::naming(&args.recipe, options.validate())?;
+    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
+    recipe::naming(&args.recipe, encode.devices())?;
+    let mut set = PairSet::open(&options.pairs, &base_dir, options.seed)?;
+    let with_adapter = |mut tower: TowerOptions| -> Result<TowerOptions> {
+        if let Some(adapter) = &args.adapter {
+            tower.adapter = Some(absolute(adapter)?);
+        }
+        Ok(tower)
+    };
+    let vectors = async |tower: TowerOptions, texts: &[&str]| {
+        let tower = with_adapter(tower)?;
+        let vectors = args.out.join("vectors");
+        exec::encode_texts(&tower, &base_dir, texts, &encode, &vectors, &app.reporter, &app.cancel)
+            .await
+    };
+    let texts: Vec<&str> = set.documents.iter().map(String::as_str).collect();
+    let documents = vectors(options.tower.clone(), &texts).await?;
+    let texts: Vec<&str> = set.pairs.iter().map(|pair| pair.query.as_str()).collect();
+    let queries = vectors(options.query_tower(), &texts).await?;
+    let mining = MineOptions {
+        skip: args.skip,
+        window: args.window,
+        margin: args.margin,
+        keep: args.keep,
+        seed: options.seed,
+    };
+    let report = tokio::task::block_in_place(|| {
+        let neighbours = Neighbours::build(&documents, &app.cancel)?;
+        mine(&mut set, &queries, &documents, &neighbours.candidates(), &mining)
+    })?;
+    let mut files = Vec::new();
+    for (at, source) in options.pairs.iter().enumerate() {
+        let name = source.path.file_name().unwrap_or("pairs".as_ref()).to_string_lossy();
+        let stem = name.split('.').next().unwrap_or("pairs");
+        let path = args.out.join(format!("{at}-{stem}.jsonl"));
+        write_pairs(&set, at as u32, &path)?;
+        files.push(path);
+    }
+    app.console.close();
+    let answer = Answer { report, files };
+    app.console.print(&if args.json { super::pretty(&answer)? } else { summary(&answer) });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn absolute(path: &Path) -> Result<String> {
+    let absolute = std::path::absolute(path).map_err(|cause| {
+        Error::new(kind_of_io(&cause), format!("--adapter {} is no path", path.display()))
+            .with_source(cause)
+    })?;
+    Ok(absolute.to_string_lossy().into_owned())
+}
+
+fn summary(answer: &Answer) -> String {
+    let report = &answer.report;
+    let mut text = format!(
+        "{} of {} pairs have negatives, {} in all; {} candidates were refused as likely answers, {} as answers\n",
+        report.with_negatives,
+        report.pairs,
+        report.negatives,
+        report.refused_by_margin,
+        report.refused_as_answers
+    );
+    for file in &answer.files {
+        text += &format!("  {}\n", file.display());
+    }
+    text
+}

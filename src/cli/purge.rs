@@ -1,0 +1,190 @@
+//! `scalingnote purge`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{App, pretty, root};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::exec;
+use crate::observe::format;
+use crate::stage::{self, PurgeReport, PurgeRequest};
+use crate::types::NoteId;
+
+/// Remove notes from everything that is stored, and prove it
+///
+/// Their text, vectors, index entries and stored columns leave the root: a snapshot without them is
+/// published, and what held them (older snapshots too) is deleted at once, without a grace time.
+/// Then every object that is left is looked into. Exit code 1 if anything of the notes is found.
+///
+/// The notes get a tombstone: later runs leave them out even while the corpus returns them. Stop
+/// running pipelines of this root first. An interrupted purge is finished by the same command.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote purge daily.toml --note-id i:42 --dry-run
+  scalingnote purge s3://bucket/notes --note-id i:42 --note-id s:a7 --json > proof.json
+  scalingnote purge daily.toml --from erased.txt
+  scalingnote purge daily.toml --note-id i:42 --lift
+
+A note id carries its type: i:42 is the integer 42, s:42 the string. A file has one id a line.")]
+pub(crate) struct PurgeArgs {
+    /// Root URI or path, or a pipeline file.
+    root: String,
+    /// A note that must go; repeatable.
+    #[arg(long = "note-id", value_name = "ID")]
+    note_ids: Vec<String>,
+    /// A file of note ids, one a line.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// Say what would be deleted, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Let these purged notes come back with the next run.
+    #[arg(long, conflicts_with = "dry_run")]
+    lift: bool,
+    /// Print the report as JSON, with every deleted object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<ExitCode> {
+    let notes = notes(&args)?;
+    let root = root::open(&args.root)?.root;
+    if args.lift {
+        let lifted = stage::lift(&root, &notes).await?;
+        app.console.print(&if args.json {
+            pretty(&serde_json::json!({ "snapshot": lifted }))?
+        } else {
+            match lifted {
+                Some(number) => format!(
+                    "snapshot {number} lets them come back: the next run indexes them where the corpus has them\n"
+                ),
+                None => "none of these notes was purged; nothing to lift\n".to_owned(),
+            }
+        });
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = exec::purge(PurgeRequest {
+        root: &root,
+        notes: &notes,
+        dry_run: args.dry_run,
+        reporter: app.reporter.clone(),
+        cancel: app.cancel.clone(),
+    })
+    .await?;
+    app.console.close();
+    app.console.print(&if args.json { pretty(&report)? } else { describe(&report) });
+    match report.left.first() {
+        None => Ok(ExitCode::SUCCESS),
+        Some(first) => Err(Error::corrupt(format!(
+            "{} objects of {} hold something of the notes still, the first is {} ({}); stop what writes to the root and \
+             purge again",
+            report.left.len(),
+            root.uri(),
+            first.key,
+            first.what
+        ))),
+    }
+}
+
+fn notes(args: &PurgeArgs) -> Result<Vec<NoteId>> {
+    let mut ids = args.note_ids.clone();
+    if let Some(file) = &args.from {
+        let text = std::fs::read_to_string(file)
+            .or_error(ErrorKind::Usage, || format!("reading the note ids in {}", file.display()))?;
+        ids.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
+    }
+    if ids.is_empty() {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            "no note is named; give --note-id i:42, or --from a file with one id a line",
+        ));
+    }
+    let mut notes = Vec::with_capacity(ids.len());
+    for id in ids {
+        let trimmed = id.trim_end_matches('\r');
+        let note: NoteId = trimmed.parse().or_error(ErrorKind::Usage, || {
+            format!("`{trimmed}` is no note id: i:42 is the integer 42, s:42 the string")
+        })?;
+        // `i:007` would be looked for under another name than it is stored.
+        if note.to_string() != trimmed {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("`{trimmed}` is not how that note id is stored; write `{note}`"),
+            ));
+        }
+        notes.push(note);
+    }
+    notes.sort();
+    notes.dedup();
+    Ok(notes)
+}
+
+fn describe(report: &PurgeReport) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    let (notes, objects) =
+        (format::count(report.notes), format::count(report.deleted.len() as u64));
+    let bytes = format::bytes(report.deleted_bytes);
+    let snapshots = match &report.dropped_snapshots[..] {
+        [] => "no snapshot".to_owned(),
+        list => {
+            let list: Vec<String> = list.iter().map(u64::to_string).collect();
+            format!("snapshots {}", list.join(", "))
+        }
+    };
+    for note in &report.unknown {
+        line(format!(
+            "note {note}: nothing of it is stored here; check the id and its type (i: or s:)"
+        ));
+    }
+    for shared in &report.shared {
+        line(format!(
+            "note {}: note {} has the very same text, so that text's vector stays, under that note",
+            shared.note, shared.also
+        ));
+    }
+    if report.dry_run {
+        line(format!(
+            "would purge {notes} notes and delete {snapshots}; {objects} objects, {bytes}"
+        ));
+        report.deleted.iter().for_each(|key| line(format!("  {key}")));
+        return out;
+    }
+    match report.snapshot {
+        Some(number) => line(format!("purged {notes} notes; snapshot {number} is without them")),
+        None => line(format!("purged {notes} notes; no snapshot had to be published")),
+    }
+    line(format!("deleted {snapshots}; {objects} objects, {bytes}"));
+    line(format!(
+        "copied {} parts, built {} indexes",
+        format::count(report.parts_rewritten),
+        format::count(report.indexes_rebuilt)
+    ));
+    let scanned = &report.scanned;
+    line(format!(
+        "looked into all {} objects: {} rows of {} Parquet files, {} keys of {} index files, {} other files",
+        format::count(scanned.objects),
+        format::count(scanned.rows),
+        format::count(scanned.parquet_files),
+        format::count(scanned.keys),
+        format::count(scanned.index_files),
+        format::count(scanned.text_files)
+    ));
+    if report.left.is_empty() {
+        line("nothing of the notes is left".to_owned());
+        line("what this cannot reach:".to_owned());
+        line("  readers hold the old snapshot until their next poll; restart those that must not, and empty their caches".to_owned());
+        line("  the source: delete the notes there too; until then a tombstone keeps them out of every run".to_owned());
+        line("  old versions of a versioned bucket, and backups".to_owned());
+    }
+    for left in &report.left {
+        line(format!("LEFT {}: {}", left.key, left.what));
+    }
+    out
+}

@@ -1,0 +1,248 @@
+//! A part without some of its rows: for notes that must be forgotten. Vectors are copied, not computed.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::UInt32Type;
+use futures::TryStreamExt;
+use parquet::arrow::ArrowWriter;
+
+use super::object::parquet_error;
+use super::read::{altered, open};
+use super::write::{Finished, properties, store};
+use super::{PartReceipt, RECEIPT_VERSION};
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::store::{FileRef, Root};
+use crate::types::{Digest256, Hasher256, NoteId, TextHash};
+
+/// What becomes of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays as it is.
+    Keep,
+    /// It goes.
+    Drop,
+    /// It stays, and from now on says that it was encoded for this note.
+    For(NoteId),
+}
+
+/// What a rewrite made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rewritten {
+    /// The new part; `None` where no row stayed.
+    pub part: Option<PartReceipt>,
+    /// New row of each old row; `None` where it went.
+    pub rows: Vec<Option<u32>>,
+}
+
+/// Writes a copy of `old` whose rows had the fate that `fate` decides from (tagged note id, text hash), and its
+/// receipt. `old` itself stays where it is. Doing it again finds what was done. Memory: a batch of rows.
+///
+/// # Errors
+/// NotFound; Corrupt where the part is not what its receipt says.
+pub async fn rewrite_part(
+    root: &Root,
+    old: &PartReceipt,
+    fate: &(dyn Fn(&str, &TextHash) -> Fate + Sync),
+) -> Result<Rewritten> {
+    let key = old.file.path.as_str();
+    let builder = open(root, key).await?;
+    let schema = Arc::clone(builder.schema());
+    let entries = builder.metadata().file_metadata().key_value_metadata().cloned();
+    // The writer adds the Arrow schema by itself.
+    let entries = entries.unwrap_or_default().into_iter().filter(|e| e.key != "ARROW:schema");
+    let full = || "writing a part to the folder for temporary files (TMPDIR)";
+    let spooled = tempfile::NamedTempFile::new().or_error(ErrorKind::Resource, full)?;
+    let out = std::io::BufWriter::new(spooled.as_file());
+    let properties = properties(old.dimensions, old.vector_type, entries.collect())?;
+    let mut writer =
+        ArrowWriter::try_new(out, schema, Some(properties)).or_error(ErrorKind::Resource, full)?;
+    let mut stream =
+        builder.with_batch_size(1024).build().map_err(|e| parquet_error("reading", key, e))?;
+    let (mut rows, mut kept, mut tokens) = (Vec::new(), 0u32, 0u64);
+    let mut identity = Hasher256::new();
+    identity.field(&old.space.0).field("rewritten").field(old.file.sha256.0);
+    while let Some(batch) = stream.try_next().await.map_err(|e| parquet_error("reading", key, e))? {
+        let (batch, keep) =
+            decide(&batch, fate).ok_or_else(|| altered(key, "has not the columns of a part"))?;
+        for stays in keep.values().iter() {
+            rows.push(stays.then_some(kept));
+            kept += u32::from(stays);
+        }
+        let batch = filter_record_batch(&batch, &keep).context(|| "leaving rows out of a part")?;
+        let columns =
+            Columns::of(&batch).ok_or_else(|| altered(key, "has not the columns of a part"))?;
+        for row in 0..batch.num_rows() {
+            identity.field(columns.notes.value(row)).raw(columns.hashes.value(row));
+            tokens += u64::from(columns.tokens.value(row));
+        }
+        writer.write(&batch).or_error(ErrorKind::Resource, full)?;
+    }
+    if rows.len() as u64 != old.rows {
+        return Err(altered(key, format_args!("has not the {} rows of its receipt", old.rows)));
+    }
+    let out = writer.into_inner().or_error(ErrorKind::Resource, full)?;
+    out.into_inner().map_err(|failed| failed.into_error()).or_error(ErrorKind::Resource, full)?;
+    if kept == 0 {
+        return Ok(Rewritten { part: None, rows });
+    }
+    let receipt = PartReceipt {
+        version: RECEIPT_VERSION,
+        space: old.space.clone(),
+        shard: old.shard,
+        part: identity.finish().short(),
+        // Filled in when the file is stored.
+        file: FileRef { path: String::new(), size: 0, sha256: Digest256([0; 32]) },
+        rows: u64::from(kept),
+        tokens,
+        vector_type: old.vector_type,
+        dimensions: old.dimensions,
+    };
+    let part = store(root, Finished { receipt, file: spooled }).await?;
+    Ok(Rewritten { part: Some(part), rows })
+}
+
+struct Columns<'a> {
+    hashes: &'a arrow::array::FixedSizeBinaryArray,
+    notes: &'a StringArray,
+    tokens: &'a arrow::array::UInt32Array,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a RecordBatch) -> Option<Self> {
+        let hashes = batch.column_by_name("text_hash")?.as_fixed_size_binary_opt()?;
+        let notes = batch.column_by_name("note_id")?.as_string_opt::<i32>()?;
+        let tokens = batch.column_by_name("token_count")?.as_primitive_opt::<UInt32Type>()?;
+        let whole = hashes.value_length() == 32
+            && hashes.null_count() + notes.null_count() + tokens.null_count() == 0;
+        whole.then_some(Self { hashes, notes, tokens })
+    }
+}
+
+/// The batch with its note ids changed, and which of its rows stay.
+fn decide(
+    batch: &RecordBatch,
+    fate: &(dyn Fn(&str, &TextHash) -> Fate + Sync),
+) -> Option<(RecordBatch, BooleanArray)> {
+    let columns = Columns::of(batch)?;
+    let mut keep = Vec::with_capacity(batch.num_rows());
+    let mut notes: Vec<String> = Vec::with_capacity(batch.num_rows());
+    for row in 0..batch.num_rows() {
+        let hash = Digest256(columns.hashes.value(row).try_into().ok()?);
+        let note = columns.notes.value(row);
+        let fate = fate(note, &hash);
+        keep.push(fate != Fate::Drop);
+        notes.push(match fate {
+            Fate::For(other) => other.to_string(),
+            _ => note.to_owned(),
+        });
+    }
+    let at = batch.schema().index_of("note_id").ok()?;
+    let mut all = batch.columns().to_vec();
+    all[at] = Arc::new(StringArray::from(notes));
+    let changed = RecordBatch::try_new(batch.schema(), all).ok()?;
+    Some((changed, BooleanArray::from(keep)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedding::{EncodedText, list_parts, read_text_hashes, read_vectors, write_part};
+    use crate::types::{
+        Arithmetic, ENCODER_REVISION, EmbeddingSpace, Embeddings, Pooling, VectorType,
+    };
+
+    fn space() -> EmbeddingSpace {
+        EmbeddingSpace {
+            weights: Digest256::of(b"w"),
+            adapter: None,
+            tokenizer: Digest256::of(b"t"),
+            prompt_prefix: String::new(),
+            prompt_suffix: String::new(),
+            template: Digest256::of(b"{{ body }}"),
+            pooling: Pooling::Mean,
+            dimensions: 4,
+            normalize: true,
+            max_tokens: 32,
+            arithmetic: Arithmetic::F32,
+            layers: None,
+            encoder_revision: ENCODER_REVISION,
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_go_vectors_stay_and_doing_it_again_changes_nothing() {
+        let root = Root::in_memory();
+        let texts: Vec<EncodedText> = (0..3000i64)
+            .map(|id| EncodedText {
+                text_hash: Digest256::of(&id.to_le_bytes()),
+                note_id: NoteId::Int(id),
+                token_count: 2,
+                truncated: id % 2 == 0,
+            })
+            .collect();
+        let mut vectors = Embeddings::with_capacity(4, texts.len());
+        (0..texts.len()).for_each(|at| vectors.push(&[at as f32, 1.0, 2.0, 3.0]));
+        let (space, no) = (space(), serde_json::json!({}));
+        for vector_type in [VectorType::F32, VectorType::F16] {
+            let texts = match vector_type {
+                VectorType::F32 => &texts[..],
+                VectorType::F16 => &texts[1..2048],
+            };
+            let mut some = Embeddings::with_capacity(4, texts.len());
+            texts.iter().for_each(|text| match text.note_id {
+                NoteId::Int(id) => some.push(vectors.row(id as usize)),
+                NoteId::Str(_) => unreachable!(),
+            });
+            let old = write_part(&root, &space, 3, vector_type, texts, &some, &no).await.unwrap();
+            let fate = |note: &str, _: &TextHash| match note {
+                "i:7" | "i:1500" => Fate::Drop,
+                "i:8" => Fate::For(NoteId::Str("other".into())),
+                _ => Fate::Keep,
+            };
+            let new = rewrite_part(&root, &old, &fate).await.unwrap();
+            let part = new.part.clone().unwrap();
+            assert_eq!(part.rows, old.rows - 2);
+            assert_eq!(part.tokens, old.tokens - 4);
+            assert_eq!(new, rewrite_part(&root, &old, &fate).await.unwrap());
+            let hashes = read_text_hashes(&root, &part).await.unwrap();
+            let first = usize::from(vector_type == VectorType::F16);
+            for (row, to) in new.rows.iter().enumerate() {
+                let id = row + first;
+                let Some(to) = to else {
+                    assert!(id == 7 || id == 1500, "{id}");
+                    continue;
+                };
+                assert_eq!(hashes[*to as usize], texts[row].text_hash);
+            }
+            let last = read_vectors(&root, &part.file.path, &[part.rows as u32 - 1]).await.unwrap();
+            assert_eq!(last.row(0), some.row(some.len() - 1));
+            assert!(list_parts(&root, &old.space, Some(3)).await.unwrap().contains(&part));
+            let bytes = root.get(&part.file.path).await.unwrap();
+            let has = |word: &[u8]| bytes.windows(word.len()).any(|at| at == word);
+            assert!(has(b"scalingnote.embedding_space") && !has(b"i:1500"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_of_nothing_but_the_note_is_not_replaced() {
+        let root = Root::in_memory();
+        let text = EncodedText {
+            text_hash: Digest256::of(b"x"),
+            note_id: NoteId::Int(1),
+            token_count: 1,
+            truncated: false,
+        };
+        let vectors = Embeddings::from_vec(4, vec![1.0; 4]).unwrap();
+        let no = serde_json::json!({});
+        let old =
+            write_part(&root, &space(), 0, VectorType::F32, &[text], &vectors, &no).await.unwrap();
+        let gone = rewrite_part(&root, &old, &|_, _| Fate::Drop).await.unwrap();
+        assert_eq!(gone, Rewritten { part: None, rows: vec![None] });
+        // The same text for another note: another part, although its texts are the same.
+        let other = |_: &str, _: &TextHash| Fate::For(NoteId::Int(2));
+        let renamed = rewrite_part(&root, &old, &other).await.unwrap().part.unwrap();
+        assert_ne!((&renamed.part, &renamed.file.path), (&old.part, &old.file.path));
+    }
+}

@@ -1,0 +1,353 @@
+//! The tower that is to take over: which tower a run publishes with, what a night encodes for the next one, and the
+//! switch.
+//!
+//! ```text
+//! [tower] is the newest snapshot's:   the day with [tower] -> a night's share for [next.tower] -> all there? switch
+//! [next.tower] is:                    the day with [next.tower]; [tower] is idle
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Receipts, RunContext, RunOptions, discard_prepared, local, publish_content, summary};
+use crate::config::NextOptions;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
+use crate::snapshot::{self, Manifest};
+use crate::stage::{
+    self, BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, Plan, Planned,
+    RunReport, TaskEnv,
+};
+use crate::store::Root;
+use crate::tower::Tower;
+use crate::types::{Digest256, SpaceId};
+
+/// The tower that is to take over.
+pub(super) struct Next {
+    /// With the pipeline as it will be.
+    ctx: RunContext,
+    options: NextOptions,
+    /// Why it cannot be opened does not concern the day.
+    tower: Result<Tower>,
+    rolled_back: bool,
+}
+
+/// What a run works for.
+pub(super) enum Course {
+    /// The configured tower.
+    Plain,
+    /// The configured tower first, then this one.
+    Fill(Box<Next>),
+    /// The next tower, which has taken over; what to tell a person.
+    Live { ctx: Box<RunContext>, notice: String },
+}
+
+/// The id of the back-fill that belongs to a run.
+fn run_of_night(day: &str) -> String {
+    format!("{day}-next")
+}
+
+fn with_pipeline(ctx: &RunContext, pipeline: crate::config::Pipeline) -> RunContext {
+    RunContext {
+        pipeline,
+        root: ctx.root.clone(),
+        reporter: Arc::clone(&ctx.reporter),
+        cancel: ctx.cancel.clone(),
+    }
+}
+
+fn space_of(tower: &Tower, template: &str) -> Result<SpaceId> {
+    tower.space(Digest256::of(template.as_bytes())).id()
+}
+
+/// Decides by the newest snapshot's embedding space.
+///
+/// # Errors
+/// Those of opening the next tower only where it may be the one that publishes.
+pub(super) async fn course(ctx: &RunContext, reporter: &Arc<dyn Reporter>) -> Result<Course> {
+    let (Some(options), Some(pipeline)) = (&ctx.pipeline.next, ctx.pipeline.after_next()) else {
+        return Ok(Course::Plain);
+    };
+    let newest = snapshot::newest(&ctx.root).await?;
+    let served = newest.as_ref().map(|manifest| &manifest.content.space_id);
+    let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await;
+    let space = match &tower {
+        Ok(tower) => Some(space_of(tower, &pipeline.corpus.template)?),
+        Err(_) => None,
+    };
+    if let (Some(manifest), true) = (&newest, space.is_some() && served == space.as_ref()) {
+        let since = live_since(&ctx.root, manifest).await?;
+        let notice = format!(
+            "[next.tower] is live since snapshot {since}: move it to [tower] and remove [next]; \
+             nothing will be encoded again"
+        );
+        return Ok(Course::Live { ctx: Box::new(with_pipeline(ctx, pipeline)), notice });
+    }
+    let tower = match (tower, served) {
+        (Err(error), Some(served)) => {
+            let now = &ctx.pipeline;
+            let today = Tower::resolve(&now.tower, &now.base_dir, reporter).await?;
+            if space_of(&today, &now.corpus.template)? != *served {
+                return Err(error).context(|| "opening [next.tower], which may be live");
+            }
+            Err(error)
+        }
+        (tower, _) => tower,
+    };
+    let blocked = newest.as_ref().map(|manifest| &manifest.blocked_spaces);
+    let rolled_back = blocked.zip(space.as_ref()).is_some_and(|(list, own)| list.contains(own));
+    let ctx = with_pipeline(ctx, pipeline);
+    Ok(Course::Fill(Box::new(Next { ctx, options: options.clone(), tower, rolled_back })))
+}
+
+/// The oldest retained snapshot from which on every one is of the newest one's space.
+async fn live_since(root: &Root, newest: &Manifest) -> Result<u64> {
+    let mut since = newest.number;
+    for number in snapshot::numbers(root).await?.into_iter().rev().skip(1) {
+        match snapshot::read(root, number).await {
+            Ok(older) if older.content.space_id == newest.content.space_id => since = number,
+            Ok(_) => break,
+            Err(error) if error.kind() == ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(since)
+}
+
+/// The context whose tower a stored plan was made with: that of `[next]` for a back-fill, and for the days after
+/// the switch.
+pub(super) fn context_of(ctx: &RunContext, plan: &Plan) -> Option<RunContext> {
+    let pipeline = ctx.pipeline.after_next()?;
+    let tower = stage::absolute_tower(&pipeline.tower, &pipeline.base_dir);
+    let template = Digest256::of(pipeline.corpus.template.as_bytes());
+    let is_next = tower == plan.spec.tower && template == plan.spec.template;
+    (plan.backfill.is_some() || is_next).then(|| with_pipeline(ctx, pipeline))
+}
+
+impl Next {
+    /// The next space against the corpus of the day: what it still needs. `None` where there is nothing to fill.
+    async fn plan(
+        &self,
+        tower: &Tower,
+        day: &Plan,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<Option<Planned>> {
+        if space_of(tower, &self.ctx.pipeline.corpus.template)? == day.spec.space_id {
+            reporter.event(Event::Warning {
+                message: "[next.tower] is the same as [tower]: remove [next]".to_owned(),
+            });
+            return Ok(None);
+        }
+        let chunks = self.ctx.pipeline.chunking.is_some() || self.options.chunking.is_some();
+        let same_text =
+            Digest256::of(self.ctx.pipeline.corpus.template.as_bytes()) == day.spec.template;
+        let prepared = (same_text && !chunks).then_some(&day.prepared);
+        let run = run_of_night(&day.spec.run);
+        stage::plan(self.ctx.plan_request(&run, tower, prepared, reporter)).await.map(Some)
+    }
+
+    fn idle(&self) -> BackfillReport {
+        BackfillReport {
+            model: self.ctx.pipeline.tower.model.clone(),
+            state: BackfillState::RolledBack,
+            ..BackfillReport::default()
+        }
+    }
+}
+
+/// The night after a day whose snapshot is published: encodes as much as the budget allows, and switches once
+/// everything is there. Reaching the deadline is the normal end of a night.
+///
+/// # Errors
+/// What stopped it, other than a deadline or a gate; the day's snapshot stands.
+pub(super) async fn night(
+    next: &Next,
+    day: &Plan,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<()> {
+    let started = Instant::now();
+    let timeline = Arc::new(Timeline::new());
+    let reporter: Arc<dyn Reporter> = Arc::new(Tee(vec![
+        Arc::clone(&next.ctx.reporter),
+        Arc::clone(&timeline) as Arc<dyn Reporter>,
+    ]));
+    let outcome = fill(next, day, options, &reporter, &timeline, report).await;
+    report.warnings.extend(timeline.warnings());
+    if let Some(backfill) = &mut report.backfill {
+        backfill.seconds = started.elapsed().as_secs_f64();
+    }
+    match outcome {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::Deadline => {}
+        Err(error) if error.kind() == ErrorKind::GateRefused => {
+            refused(&error, &next.ctx, report);
+        }
+        Err(error) => {
+            let model = &next.ctx.pipeline.tower.model;
+            return Err(error)
+                .context(|| format!("{}; back-filling [next.tower] {model}", report.outcome));
+        }
+    }
+    if report.outcome != Outcome::Planned && !report.has_switched() {
+        // Tomorrow's plan starts from what is stored by then.
+        discard_prepared(&next.ctx.root, &run_of_night(&day.spec.run)).await?;
+    }
+    Ok(())
+}
+
+/// The day's snapshot stays; the report says why the switch did not come.
+fn refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
+    let message = format!(
+        "{}; the switch to [next.tower] {} was refused: {error}",
+        report.outcome, ctx.pipeline.tower.model
+    );
+    ctx.reporter.event(Event::Warning { message: message.clone() });
+    report.warnings.push(message);
+    let backfill = report.backfill.get_or_insert_default();
+    backfill.state = BackfillState::Refused;
+    backfill.refusal = Some(error.to_string());
+}
+
+async fn fill(
+    next: &Next,
+    day: &Plan,
+    options: &RunOptions,
+    reporter: &Arc<dyn Reporter>,
+    timeline: &Timeline,
+    report: &mut RunReport,
+) -> Result<()> {
+    if next.rolled_back {
+        let idle = next.idle();
+        reporter.event(Event::Warning { message: idle.to_string() });
+        report.backfill = Some(idle);
+        return Ok(());
+    }
+    let tower = next.tower.as_ref().map_err(|error| {
+        Error::new(error.kind(), format!("[next.tower] cannot be opened: {error}"))
+    })?;
+    let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(()) };
+    let plan = stage::backfill_tonight(planned, &day.spec.run, next.options.tokens_per_run);
+    let Some(backfill) = plan.backfill.clone() else { return Ok(()) };
+    plan.store(&next.ctx.root).await?;
+    let progress = report.backfill.insert(BackfillReport::planned(&plan));
+    if options.only_plan {
+        return Ok(());
+    }
+    reporter.event(Event::Info { message: format!("next {progress}") });
+
+    let env = next.ctx.env(reporter);
+    let minutes = next.options.minutes_per_run.map(|minutes| u64::from(minutes) * 60);
+    let cancel = match minutes {
+        Some(seconds) => env.cancel.within(Duration::from_secs(seconds)),
+        None => env.cancel.clone(),
+    };
+    let night = TaskEnv { cancel, ..env.clone() };
+    let mut workers = local::Workers::new(&next.ctx.pipeline, Some(tower.clone()))?;
+    let mut receipts = Receipts::default();
+    let encode = Plan { calibrate: None, build: Vec::new(), ..plan.clone() };
+    let encoded = async {
+        if next.ctx.pipeline.encode.self_test {
+            stage::self_test(&encode, workers.first(), &night).await?;
+        }
+        let (pipeline, attempts) = (&next.ctx.pipeline, options.attempts);
+        workers.run(&encode, pipeline, attempts, &night, &mut receipts).await
+    }
+    .await;
+    let (texts, tokens) = timeline.stage(Stage::Encode).map_or((0, 0), |s| (s.done, s.tokens));
+    let pace = match (&encoded, next.options.tokens_per_run) {
+        (Ok(()), Some(budget)) => budget,
+        _ => tokens,
+    };
+    progress.encoded(texts, tokens, pace);
+    encoded?;
+    if !backfill.switches {
+        return Ok(());
+    }
+    let build = Plan { encode: Vec::new(), ..plan.clone() };
+    workers.run(&build, &next.ctx.pipeline, options.attempts, &env, &mut receipts).await?;
+    let drift = stage::measure_drift(&plan, workers.first(), &env).await?;
+    switch(&next.ctx, &plan, &receipts, drift, options, report).await
+}
+
+/// Judges and publishes the complete next space.
+async fn switch(
+    ctx: &RunContext,
+    plan: &Plan,
+    receipts: &Receipts,
+    drift: Option<(f64, usize)>,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<()> {
+    let mut gates = Vec::new();
+    let published = publish_content(ctx, plan, &receipts.build, drift, options, &mut gates).await;
+    let backfill = report.backfill.get_or_insert_default();
+    backfill.gates = gates;
+    let published = published?;
+    let snapshot = published.manifest.number;
+    backfill.recall = published.recall;
+    backfill.state = BackfillState::Switched { snapshot };
+    report.newest = Some(NewestSnapshot::of(&published.manifest));
+    report.outcome = Outcome::Published { snapshot };
+    ctx.reporter.event(Event::Info { message: format!("next {backfill}") });
+    Ok(())
+}
+
+/// The last step of a scheduler for the back-fill of a day: the switch where the plan can switch, else nothing.
+pub(super) async fn publish_plan(
+    ctx: &RunContext,
+    plan: &Plan,
+    options: &RunOptions,
+    env: &TaskEnv,
+    report: &mut RunReport,
+) -> Result<()> {
+    let receipts = local::finished(plan, env).await?;
+    super::report::executed(report, &receipts);
+    let mut progress = BackfillReport::planned(plan);
+    let total = |value: fn(&stage::EncodeReceipt) -> u64| receipts.encode.iter().map(value).sum();
+    let tokens: u64 = total(|receipt| receipt.tokens);
+    progress.encoded(total(|receipt| receipt.texts), tokens, tokens);
+    report.backfill = Some(progress);
+    let newest = snapshot::newest(&ctx.root).await?;
+    report.outcome = Outcome::NothingToDo { snapshot: newest.map(|manifest| manifest.number) };
+    if !plan.backfill.as_ref().is_some_and(|backfill| backfill.switches) {
+        return Ok(());
+    }
+    let mut workers = local::Workers::new(&ctx.pipeline, None)?;
+    let drift = stage::measure_drift(plan, workers.first(), env).await?;
+    switch(ctx, plan, &receipts, drift, options, report).await
+}
+
+/// Says in a report that a gate refused the switch.
+pub(super) fn say_refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
+    refused(error, ctx, report);
+    report.outcome = Outcome::GateRefused;
+}
+
+/// The back-fill's part of `scalingnote plan`: its plan is stored beside the day's. The share of a night in minutes
+/// follows from a short calibration.
+pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<BackfillSummary>> {
+    if next.rolled_back {
+        return Ok(Some(BackfillSummary { progress: next.idle(), ..BackfillSummary::default() }));
+    }
+    let tower = next.tower.as_ref().map_err(|error| {
+        Error::new(error.kind(), format!("[next.tower] cannot be opened: {error}"))
+    })?;
+    let reporter = &next.ctx.reporter;
+    let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(None) };
+    let mut workers = local::Workers::new(&next.ctx.pipeline, Some(tower.clone()))?;
+    let env = next.ctx.env(reporter);
+    let speed = summary::calibrate_speed(&planned.plan, workers.first(), &env).await?;
+    let devices = next.ctx.pipeline.encode.devices.len() as f64;
+    let in_time = next.options.minutes_per_run.zip(speed).map(|(minutes, speed)| {
+        let tokens = (f64::from(minutes) * 60.0 * speed * devices) as u64;
+        tokens.max(u64::from(next.options.tower.max_tokens))
+    });
+    let limit = match (next.options.tokens_per_run, in_time) {
+        (Some(tokens), Some(in_time)) => Some(tokens.min(in_time)),
+        (tokens, in_time) => tokens.or(in_time),
+    };
+    let plan = stage::backfill_tonight(planned, &day.spec.run, limit);
+    plan.store(&next.ctx.root).await?;
+    Ok(Some(BackfillSummary::of(&plan, speed, limit.is_some())))
+}

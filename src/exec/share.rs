@@ -1,0 +1,164 @@
+//! A share of a stage: every n-th task of a stored plan, for schedulers that run one stage as n equal jobs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use super::{Receipts, RunContext, local, run_of};
+use crate::error::{Error, ErrorKind, Result};
+use crate::stage::Plan;
+
+/// A stage whose tasks a scheduler runs. They follow each other in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskStage {
+    /// Encode texts.
+    Encode,
+    /// Freeze the scale of quantised vectors: one task, or none where it is frozen.
+    Calibrate,
+    /// Build indexes.
+    Build,
+}
+
+impl TaskStage {
+    /// The names of all, in order.
+    pub const NAMES: [&'static str; 3] = ["encode", "calibrate", "build"];
+}
+
+impl FromStr for TaskStage {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "encode" => Ok(Self::Encode),
+            "calibrate" => Ok(Self::Calibrate),
+            "build" => Ok(Self::Build),
+            _ => Err(Error::new(
+                ErrorKind::Usage,
+                format!("no stage `{name}`; stages of tasks are {}", Self::NAMES.join(", ")),
+            )),
+        }
+    }
+}
+
+/// Share `index` of `of`: the tasks at `index`, `index + of`, `index + 2 of`, ... Written `index/of`, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    index: u32,
+    of: u32,
+}
+
+impl Share {
+    /// Every task.
+    pub const ALL: Self = Self { index: 0, of: 1 };
+
+    fn of<T: Clone>(self, tasks: &[T]) -> Vec<T> {
+        tasks.iter().skip(self.index as usize).step_by(self.of as usize).cloned().collect()
+    }
+}
+
+impl FromStr for Share {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = text.split_once('/').and_then(|(index, of)| {
+            Some(Self { index: index.parse().ok()?, of: of.parse().ok()? })
+        });
+        parsed.filter(|share| share.index < share.of).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "`{text}` is no share; write INDEX/COUNT, the index from 0, e.g. 0/8 to 7/8"
+                ),
+            )
+        })
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
+    }
+}
+
+/// What a share came to; its receipts lie under the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShareDone {
+    /// The run whose plan it is of.
+    pub run: String,
+    /// The stage.
+    pub stage: TaskStage,
+    /// `index/of`.
+    pub share: String,
+    /// Tasks of the share, those that were done before included.
+    pub tasks: u64,
+    /// Texts that were encoded for its tasks, or vectors of the indexes that were built.
+    pub texts: u64,
+    /// Tokens that were encoded for its tasks.
+    pub tokens: u64,
+}
+
+/// Executes one share of a stage of a stored plan on every configured device. The model is loaded once; a task that
+/// is done does nothing; a share beyond the number of tasks is empty. Passing faults are tried again, `attempts`
+/// times in all.
+///
+/// `plan_key` is the run id, or the plan's key (`runs/<run id>/plan.json`).
+///
+/// # Errors
+/// Transient, where the stage before is not finished; else whatever stopped a task.
+pub async fn execute_share(
+    ctx: &RunContext,
+    plan_key: &str,
+    stage: TaskStage,
+    share: Share,
+    attempts: u32,
+) -> Result<ShareDone> {
+    let mut plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
+    let calibrations: Vec<_> = plan.calibrate.take().into_iter().collect();
+    let (encode, build) = (std::mem::take(&mut plan.encode), std::mem::take(&mut plan.build));
+    match stage {
+        TaskStage::Encode => plan.encode = share.of(&encode),
+        TaskStage::Calibrate => plan.calibrate = share.of(&calibrations).pop(),
+        TaskStage::Build => plan.build = share.of(&build),
+    }
+    let mut receipts = Receipts::default();
+    let mut workers = local::Workers::new(&ctx.pipeline, None)?;
+    workers.run(&plan, &ctx.pipeline, attempts, &ctx.env(&ctx.reporter), &mut receipts).await?;
+    Ok(ShareDone {
+        run: plan.spec.run.clone(),
+        stage,
+        share: share.to_string(),
+        tasks: plan.tasks() as u64,
+        texts: receipts.encode.iter().map(|receipt| receipt.texts).sum::<u64>()
+            + receipts.build.iter().map(|receipt| receipt.shard.vectors).sum::<u64>(),
+        tokens: receipts.encode.iter().map(|receipt| receipt.tokens).sum(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_a_partition() {
+        let tasks: Vec<u32> = (0..10).collect();
+        for of in [1, 3, 10, 17] {
+            let mut all: Vec<u32> = Vec::new();
+            for index in 0..of {
+                let share: Share = format!("{index}/{of}").parse().unwrap();
+                assert_eq!(share.to_string(), format!("{index}/{of}"));
+                all.extend(share.of(&tasks));
+            }
+            all.sort_unstable();
+            assert_eq!(all, tasks, "{of} shares");
+        }
+        for wrong in ["", "1", "1/", "/1", "1/1", "2/1", "0/0", "-1/2", "a/b", "1/2/3"] {
+            assert!(wrong.parse::<Share>().is_err(), "{wrong}");
+        }
+        for name in TaskStage::NAMES {
+            let stage: TaskStage = name.parse().unwrap();
+            assert_eq!(serde_json::to_value(stage).unwrap(), name);
+        }
+    }
+}

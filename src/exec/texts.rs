@@ -1,0 +1,139 @@
+//! Texts that are no corpus of notes (queries to distil from, documents to mine in), encoded by the same stage.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Receipts, RunContext, RunOptions, local};
+use crate::config::{Pipeline, PublishOptions};
+use crate::corpus::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
+use crate::error::{Error, ErrorKind, Result, kind_of_io};
+use crate::observe::Reporter;
+use crate::stage::{self, BuildOptions, EncodeOptions, GateOptions};
+use crate::store::{Root, StorageOptions};
+use crate::tower::{Tower, TowerOptions};
+use crate::types::{Cancel, Digest256, Embeddings, TextHash};
+
+/// Encodes texts with `tower` and gives their vectors in order: `[texts, dimensions]`.
+///
+/// `folder` becomes a root of its own: the vectors lie in it as embedding Parquet, and a text that an earlier call
+/// encoded in the same space is not encoded again. Texts are trimmed, as a note's rendered text is.
+///
+/// # Errors
+/// As [`super::run`]; Input for a text that is empty or cannot be encoded.
+pub async fn encode_texts(
+    tower: &TowerOptions,
+    base_dir: &Path,
+    texts: &[&str],
+    encode: &EncodeOptions,
+    folder: &Path,
+    reporter: &Arc<dyn Reporter>,
+    cancel: &Cancel,
+) -> Result<Embeddings> {
+    let folder = std::path::absolute(folder).map_err(|cause| cannot_write(folder, cause))?;
+    std::fs::create_dir_all(&folder).map_err(|cause| cannot_write(&folder, cause))?;
+    let table = write_table(texts, &folder)?;
+    let pipeline = pipeline(tower, base_dir, encode, &folder, &table)?;
+    let resolved = Tower::resolve(tower, base_dir, reporter).await?;
+    let dimensions = resolved.dimensions() as usize;
+    let ctx = RunContext {
+        root: Root::open(&pipeline.publish.root)?,
+        pipeline,
+        reporter: Arc::clone(reporter),
+        cancel: cancel.clone(),
+    };
+    let run = super::new_run_id();
+    let (mut planned, _) = ctx.plan(&run, reporter).await?;
+    // Vectors are all that is wanted.
+    planned.plan.calibrate = None;
+    planned.plan.build.clear();
+    let plan = planned.plan;
+    let mut receipts = Receipts::default();
+    local::Workers::new(&ctx.pipeline, Some(resolved))?
+        .run(
+            &plan,
+            &ctx.pipeline,
+            RunOptions::default().attempts,
+            &ctx.env(reporter),
+            &mut receipts,
+        )
+        .await?;
+    let hashes: Vec<TextHash> =
+        texts.iter().map(|text| Digest256::of(text.trim().as_bytes())).collect();
+    let vectors = stage::vectors_of(&ctx.root, &plan.spec.space_id, dimensions, &hashes).await?;
+    super::discard_prepared(&ctx.root, &run).await?;
+    Ok(vectors)
+}
+
+/// The texts as a table, named by its own content.
+fn write_table(texts: &[&str], folder: &Path) -> Result<String> {
+    if let Some(at) = texts.iter().position(|text| text.trim().is_empty()) {
+        return Err(Error::input(format!("text {} of {} is empty", at + 1, texts.len())));
+    }
+    let distinct: BTreeSet<&str> = texts.iter().map(|text| text.trim()).collect();
+    let mut lines = Vec::new();
+    for (id, body) in distinct.iter().enumerate() {
+        let line = json!({ "note_id": id, "body": body });
+        writeln!(lines, "{line}").map_err(|cause| cannot_write(folder, cause))?;
+    }
+    let table = folder.join(format!("texts-{}.jsonl", Digest256::of(&lines).short()));
+    std::fs::write(&table, lines).map_err(|cause| cannot_write(&table, cause))?;
+    utf8(&table)
+}
+
+fn pipeline(
+    tower: &TowerOptions,
+    base_dir: &Path,
+    encode: &EncodeOptions,
+    folder: &Path,
+    table: &str,
+) -> Result<Pipeline> {
+    let corpus = CorpusOptions {
+        tables: vec![TableOptions {
+            name: "texts".to_owned(),
+            uri: table.to_owned(),
+            format: Some(TableFormat::Jsonl),
+            has_header: true,
+            delimiter: ',',
+        }],
+        sql: "SELECT note_id, body FROM texts".to_owned(),
+        mode: CorpusMode::Full,
+        template: "{{ body }}".to_owned(),
+        stored_columns: Vec::new(),
+        max_rejected: 0,
+        storage: None,
+        memory_limit_mib: 2048,
+    };
+    Ok(Pipeline {
+        version: crate::config::CONFIG_VERSION,
+        corpus,
+        tower: tower.clone(),
+        encode: encode.clone(),
+        index: BuildOptions::default(),
+        next: None,
+        chunking: None,
+        gates: GateOptions::default(),
+        publish: PublishOptions { root: utf8(folder)? },
+        retention: Default::default(),
+        storage: StorageOptions::default(),
+        query: Default::default(),
+        base_dir: base_dir.to_owned(),
+    })
+}
+
+fn utf8(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        Error::new(
+            ErrorKind::Usage,
+            format!("{} is not Unicode; choose another folder", path.display()),
+        )
+    })
+}
+
+fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
+    Error::new(kind_of_io(&cause), format!("{} cannot be written", path.display()))
+        .with_source(cause)
+}

@@ -1,0 +1,82 @@
+//! Which rows of a shard a search may return.
+
+use arrow::buffer::BooleanBuffer;
+
+/// A set of the rows of one shard: row `r` is that of the `r`-th key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowSet {
+    bits: BooleanBuffer,
+    count: usize,
+}
+
+/// How many distances a walk over the graph costs for each candidate it must collect when every row passes,
+/// measured against the distances of a scan: see benches/README.md.
+const WALK: usize = 4;
+
+impl RowSet {
+    /// The rows whose bit is set.
+    pub fn new(bits: BooleanBuffer) -> Self {
+        let count = bits.count_set_bits();
+        Self { bits, count }
+    }
+
+    /// Rows of the shard, in the set or not.
+    pub fn rows(&self) -> usize {
+        self.bits.len()
+    }
+
+    /// Rows in the set.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// True for a set without rows.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether `row` is in the set; false beyond the shard's rows.
+    pub fn contains(&self, row: usize) -> bool {
+        row < self.bits.len() && self.bits.value(row)
+    }
+
+    /// The rows in the set, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.bits.set_indices()
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.bits.len().div_ceil(8)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.count == self.bits.len()
+    }
+
+    /// Whether comparing with every row of the set costs less than a walk that collects `candidates` of them.
+    ///
+    /// A walk meets `rows / count` times as many rows as it collects, so it costs about `WALK * candidates * rows / count`
+    /// distances; the scan costs `count`.
+    pub(super) fn is_worth_scanning(&self, candidates: usize) -> bool {
+        let scan = self.count as u128 * self.count as u128;
+        scan <= WALK as u128 * candidates as u128 * self.bits.len() as u128
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_in_and_out_of_the_set() {
+        let set = RowSet::new(BooleanBuffer::collect_bool(100, |row| row % 7 == 0));
+        assert_eq!((set.rows(), set.len(), set.bytes()), (100, 15, 13));
+        assert!(set.contains(98) && !set.contains(99) && !set.contains(105));
+        assert_eq!(set.iter().collect::<Vec<_>>().len(), 15);
+        assert!(set.iter().all(|row| row % 7 == 0));
+        assert!(!set.is_full() && set.is_worth_scanning(64));
+        let large = RowSet::new(BooleanBuffer::new_set(1_000_000));
+        assert!(large.is_full() && !large.is_worth_scanning(80));
+    }
+}

@@ -1,0 +1,50 @@
+//! What a purge needs of snapshots: a commit that also changes the tombstones, and deleting without a grace time.
+
+use std::collections::BTreeSet;
+
+use super::commit::{Marks, Missing, commit_exactly};
+use super::manifest::{CommitOutcome, Content, Manifest, Provenance, content_hash};
+use super::purged::Purged;
+use super::sweep::{self, Heed};
+use crate::error::{Result, ResultExt};
+use crate::store::{Listed, Root};
+
+/// Commits `content` on top of `parent` with exactly these tombstones. A purge is decided by a person, so a content
+/// that was rolled back before does not stop it.
+///
+/// # Errors
+/// As [`super::commit`].
+pub async fn commit_purged(
+    root: &Root,
+    parent: &Manifest,
+    content: Content,
+    purged: Purged,
+    provenance: Provenance,
+) -> Result<CommitOutcome> {
+    let hash = content_hash(&content)?;
+    let mut blocked = parent.blocked.clone();
+    blocked.retain(|other| *other != hash);
+    commit_exactly(
+        root,
+        Some(parent),
+        content,
+        Marks { blocked, purged, ..Marks::of(Some(parent)) },
+        provenance,
+        Missing::IsLost,
+    )
+    .await
+}
+
+/// Deletes manifests, then receipts, then files, now, whoever reads them: under the lease that holds publishers off,
+/// and leaving alone what a snapshot committed meanwhile names. `kept` are the snapshots that stay. Returns what went.
+///
+/// # Errors
+/// Transient where a publish does not end; run again.
+pub async fn delete_now(
+    root: &Root,
+    doomed: [Vec<Listed>; 3],
+    kept: BTreeSet<u64>,
+) -> Result<Vec<Listed>> {
+    let swept = sweep::delete(root, doomed, kept, Heed::CommitsAlone).await;
+    Ok(swept.context(|| "purging")?.gone)
+}

@@ -1,0 +1,189 @@
+//! Which objects must go: those that hold something of the notes, and those that would name what is gone.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::scan::{Holds, Scanned, look};
+use super::target::Target;
+use crate::error::{ErrorKind, Result};
+use crate::snapshot::{self, Manifest};
+use crate::store::{Listed, Root, layout};
+use crate::types::shard_of;
+
+/// JSON above this size is looked into for words, but not for the files it names.
+const MAX_JSON: u64 = 256 << 20;
+
+/// What must go.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    /// Keys, manifests included.
+    pub doomed: BTreeSet<String>,
+    /// Numbers of the manifests among them.
+    pub manifests: BTreeSet<u64>,
+    /// What was found, where something was.
+    pub why: BTreeMap<String, String>,
+    /// Files that hold a note's id or key, and not only its text.
+    named: HashSet<String>,
+}
+
+impl Holders {
+    /// In which round a file goes. Parts are judged by what ids files and prepared files say of whose the texts
+    /// are, so these are the last.
+    pub fn when(&self, key: &str) -> u8 {
+        match (self.named.contains(key), key.starts_with("embeddings/")) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => 2,
+        }
+    }
+
+    fn doom(&mut self, key: &str, why: &str) -> bool {
+        self.why.entry(key.to_owned()).or_insert_with(|| why.to_owned());
+        self.doomed.insert(key.to_owned())
+    }
+}
+
+/// Looks into every object; `progress` is called with how many are done and may stop it.
+///
+/// # Errors
+/// What the store says; Corrupt where the newest snapshot needs an object that cannot be read.
+pub(super) async fn classify(
+    root: &Root,
+    objects: &[Listed],
+    newest: Option<&Manifest>,
+    target: &Target,
+    scanned: &mut Scanned,
+    progress: &(dyn Fn(u64) -> Result<()> + Sync),
+) -> Result<Holders> {
+    let needed: HashSet<&str> = newest
+        .iter()
+        .flat_map(|newest| newest.content.files())
+        .map(|file| file.path.as_str())
+        .collect();
+    let mut holders = Holders::default();
+    for (at, object) in objects.iter().enumerate() {
+        progress(at as u64)?;
+        let key = object.key.as_str();
+        if key.starts_with(layout::LEASES) {
+            // Who is at work right now; comes and goes.
+            continue;
+        }
+        let holds = match look(root, object, target, scanned).await {
+            Ok(holds) => holds,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) if error.is_retryable() || needed.contains(key) => {
+                return Err(error.context(format!("looking into {key}")));
+            }
+            // Damaged, foreign or torn: what nobody can read, nobody can vouch for, and nothing needs it.
+            Err(_) => {
+                holders.doom(key, "cannot be read, so that nobody can say what it holds");
+                continue;
+            }
+        };
+        let why = match holds {
+            Holds::Nothing => continue,
+            Holds::Unlabelled if !may_hold(newest, key, target) => continue,
+            Holds::Unlabelled => "vectors of removed notes without a key",
+            Holds::Text => "a text of the notes, or its vector",
+            Holds::Note => "the id or key of a note",
+        };
+        if holds == Holds::Note {
+            holders.named.insert(key.to_owned());
+        }
+        holders.doom(key, why);
+    }
+    close(root, objects, &mut holders).await?;
+    for number in snapshot::numbers(root).await? {
+        let manifest = match snapshot::read(root, number).await {
+            Ok(manifest) => manifest,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let key = layout::manifest(number);
+        if manifest.content.files().any(|file| holders.doomed.contains(&file.path)) {
+            holders.doom(&key, "names a file that holds something of the notes");
+        }
+        if holders.doomed.contains(&key) {
+            holders.manifests.insert(number);
+        }
+    }
+    Ok(holders)
+}
+
+/// Whether an index with unlabelled vectors may hold one of the notes': not, where it is the newest snapshot's of
+/// a shard that none of them belongs to.
+fn may_hold(newest: Option<&Manifest>, key: &str, target: &Target) -> bool {
+    let Some(content) = newest.map(|newest| &newest.content) else { return true };
+    let shard = content
+        .shards
+        .iter()
+        .find(|shard| shard.index.as_ref().is_some_and(|index| index.path == key));
+    shard.is_none_or(|shard| {
+        target.notes.iter().any(|note| {
+            note.parse().is_ok_and(|note| shard_of(&note, content.shard_count) == shard.shard)
+        })
+    })
+}
+
+/// Adds receipts and plans that name what is doomed, and the prepared text of runs whose plan is.
+async fn close(root: &Root, objects: &[Listed], holders: &mut Holders) -> Result<()> {
+    let mut names: Vec<(&str, BTreeSet<String>)> = Vec::new();
+    for object in objects {
+        let key = object.key.as_str();
+        let listed =
+            layout::is_receipt(key) || (key.starts_with("runs/") && key.ends_with(".json"));
+        if !listed || object.size > MAX_JSON {
+            continue;
+        }
+        let bytes = match root.get(key).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let mut named = BTreeSet::new();
+        if let Ok(json) = serde_json::from_slice(&bytes) {
+            strings(&json, &mut named);
+        }
+        names.push((key, named));
+    }
+    loop {
+        let mut changed = false;
+        for (key, named) in &names {
+            if !holders.doomed.contains(*key)
+                && named.iter().any(|name| holders.doomed.contains(name))
+            {
+                changed |= holders.doom(key, "names a file that holds something of the notes");
+            }
+        }
+        // A plan and its prepared files are of no use without each other.
+        let runs: BTreeSet<String> = holders
+            .doomed
+            .iter()
+            .filter_map(|key| {
+                let run = key.strip_prefix("prepared/").and_then(|rest| rest.split('/').next());
+                let plan = || key.strip_prefix("runs/")?.strip_suffix("/plan.json");
+                run.or_else(plan).map(str::to_owned)
+            })
+            .collect();
+        for object in objects {
+            let of_run = |run: &String| {
+                object.key.starts_with(&format!("{}/", layout::prepared_dir(run)))
+                    || object.key == layout::run_file(run, "plan.json")
+            };
+            if runs.iter().any(of_run) && !holders.doomed.contains(&object.key) {
+                changed |= holders.doom(&object.key, "belongs to a run that prepared such a note");
+            }
+        }
+        if !changed {
+            return Ok(());
+        }
+    }
+}
+
+fn strings(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::String(text) => drop(found.insert(text.clone())),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| strings(item, found)),
+        serde_json::Value::Object(map) => map.values().for_each(|item| strings(item, found)),
+        _ => {}
+    }
+}

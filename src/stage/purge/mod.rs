@@ -1,0 +1,395 @@
+//! Purging notes: their text, vectors and index entries leave everything that is stored, and that is proven.
+//!
+//! ```text
+//! look into every object -> copy the parts, build the indexes, write the ids files without the notes
+//!     -> commit a snapshot of those, with tombstones -> delete what held the notes -> look into every object again
+//! ```
+//!
+//! Every step leaves the root whole, and each is a function of what is stored: after a crash the same purge goes on
+//! where it stopped. What knows which texts were the notes' is deleted last.
+
+mod classify;
+mod replace;
+mod scan;
+mod target;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::TimeDelta;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::{Event, Reporter, Stage};
+use crate::snapshot::{self, CommitOutcome, Content, Manifest, Provenance};
+use crate::store::{Listed, Root};
+use crate::types::{Cancel, NoteId, TextHash};
+
+use classify::{Holders, classify};
+pub use scan::Scanned;
+use target::Target;
+
+/// Half-written files younger than this may belong to a process that still writes them.
+const STAGED_MINUTES: i64 = 5;
+
+/// What a purge is asked to do.
+pub struct PurgeRequest<'a> {
+    /// Where everything lies.
+    pub root: &'a Root,
+    /// The notes that must go.
+    pub notes: &'a [NoteId],
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Progress.
+    pub reporter: Arc<dyn Reporter>,
+    /// Cancellation: looked at until the commit, not after.
+    pub cancel: Cancel,
+}
+
+/// What a purge did and how it knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PurgeReport {
+    /// True where nothing was changed.
+    pub dry_run: bool,
+    /// Notes asked for.
+    pub notes: u64,
+    /// Of those, the ones of which nothing was stored (tagged ids); they get a tombstone like the others.
+    pub unknown: Vec<String>,
+    /// Vectors that stay, because another note has the very same text.
+    pub shared: Vec<SharedText>,
+    /// The snapshot that was committed; absent where none had to be.
+    pub snapshot: Option<u64>,
+    /// Snapshots that held the notes and went.
+    pub dropped_snapshots: Vec<u64>,
+    /// Parts that were copied without the notes' rows.
+    pub parts_rewritten: u64,
+    /// Indexes that were built anew.
+    pub indexes_rebuilt: u64,
+    /// Keys of everything that was deleted, in order.
+    pub deleted: Vec<String>,
+    /// Their bytes, and those of half-written files on local disk.
+    pub deleted_bytes: u64,
+    /// What was looked at in the end, to prove it.
+    pub scanned: Scanned,
+    /// What holds something of the notes still, with what it is. Empty is the proof.
+    pub left: Vec<Left>,
+}
+
+/// A text of a purged note that another note has too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SharedText {
+    /// The purged note.
+    pub note: String,
+    /// A note that stays and has the same text.
+    pub also: String,
+}
+
+/// An object that holds something of a purged note.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Left {
+    /// Its key.
+    pub key: String,
+    /// What was found.
+    pub what: String,
+}
+
+/// Removes notes from everything under the root, commits a snapshot without them and deletes what held them: no grace
+/// time, no lease of a reader counts. Tombstones keep later runs from indexing them again. Runs must not be going on.
+///
+/// A report with anything in `left` is a failure that the caller must tell. Memory: the largest shard.
+///
+/// # Errors
+/// Corrupt where something that the newest snapshot needs cannot be read; Conflict where another publisher was first
+/// (run again); Transient where the store fails (run again).
+pub async fn purge(request: PurgeRequest<'_>) -> Result<PurgeReport> {
+    let mut purge = Purge::begin(&request).await.context(|| "purging")?;
+    if request.dry_run {
+        return Ok(purge.report);
+    }
+    purge.replace_and_commit().await.context(|| "purging")?;
+    purge.delete().await?;
+    purge.prove().await.context(|| "proving that the notes are gone")?;
+    Ok(purge.report)
+}
+
+/// Takes tombstones away: the next run indexes the notes again where the corpus has them. Returns the snapshot
+/// committed for it; `None` where none of the notes had a tombstone.
+///
+/// # Errors
+/// NotFound in an empty root; as [`purge`].
+pub async fn lift(root: &Root, notes: &[NoteId]) -> Result<Option<u64>> {
+    let newest = snapshot::newest(root).await?;
+    let newest =
+        newest.ok_or_else(|| Error::not_found(format!("{} holds no snapshot", root.uri())))?;
+    let purged = newest.purged.without(notes);
+    if purged == newest.purged {
+        return Ok(None);
+    }
+    let provenance = provenance(&newest, format!("lifted the purge of {} notes", notes.len()));
+    let content = newest.content.clone();
+    let outcome = snapshot::commit_purged(root, &newest, content, purged, provenance).await?;
+    Ok(Some(committed(outcome)?.number))
+}
+
+struct Purge<'a> {
+    request: &'a PurgeRequest<'a>,
+    objects: Vec<Listed>,
+    newest: Option<Manifest>,
+    target: Target,
+    shared: HashMap<TextHash, NoteId>,
+    holders: Holders,
+    /// Snapshots that stay.
+    kept: BTreeSet<u64>,
+    report: PurgeReport,
+}
+
+impl<'a> Purge<'a> {
+    /// Finds everything that holds something of the notes.
+    async fn begin(request: &'a PurgeRequest<'a>) -> Result<Self> {
+        let root = request.root;
+        let newest = snapshot::newest(root).await?;
+        let objects = root.list("").await?;
+        let mut target = Target::new(request.notes);
+        let mut texts = HashMap::new();
+        for object in &objects {
+            request.cancel.check()?;
+            match scan::texts(root, object, &target, &mut texts).await {
+                // What cannot be read is judged below, by whether anything needs it.
+                Err(error) if !error.is_retryable() => {}
+                outcome => outcome?,
+            }
+        }
+        let shared = match &newest {
+            Some(newest) => shared_texts(root, &newest.content, &target, &texts).await?,
+            None => HashMap::new(),
+        };
+        let gone: HashSet<TextHash> =
+            texts.keys().filter(|hash| !shared.contains_key(*hash)).copied().collect();
+        target.set_hashes(gone);
+        let mut scanned = Scanned::default();
+        let holders =
+            look_at_all(request, &objects, newest.as_ref(), &target, &mut scanned).await?;
+
+        let seen: HashSet<&String> = texts.values().collect();
+        let unknown = request.notes.iter().filter(|note| {
+            let tombstone = newest.as_ref().is_some_and(|newest| newest.purged.contains(note));
+            !tombstone && !seen.contains(&note.to_string())
+        });
+        let mut shared_list: Vec<SharedText> = shared
+            .iter()
+            .filter_map(|(hash, also)| {
+                Some(SharedText { note: texts.get(hash)?.clone(), also: also.to_string() })
+            })
+            .collect();
+        shared_list.sort_by(|a, b| (&a.note, &a.also).cmp(&(&b.note, &b.also)));
+        let doomed = |object: &&Listed| holders.doomed.contains(&object.key);
+        let report = PurgeReport {
+            dry_run: request.dry_run,
+            notes: request.notes.len() as u64,
+            unknown: unknown.map(NoteId::to_string).collect(),
+            shared: shared_list,
+            dropped_snapshots: holders.manifests.iter().copied().collect(),
+            deleted: holders.doomed.iter().cloned().collect(),
+            deleted_bytes: objects.iter().filter(doomed).map(|object| object.size).sum(),
+            scanned,
+            ..PurgeReport::default()
+        };
+        let kept = snapshot::numbers(root).await?.into_iter();
+        let kept = kept.filter(|number| !holders.manifests.contains(number)).collect();
+        Ok(Self { request, objects, newest, target, shared, holders, kept, report })
+    }
+
+    /// Writes everything anew that the newest snapshot needs and that is doomed, and commits.
+    async fn replace_and_commit(&mut self) -> Result<()> {
+        let (root, cancel) = (self.request.root, &self.request.cancel);
+        let doomed = &self.holders.doomed;
+        let parts =
+            replace::parts(root, &self.objects, doomed, &self.target, &self.shared, cancel).await?;
+        self.report.parts_rewritten =
+            parts.values().filter(|rewritten| rewritten.part.is_some()).count() as u64;
+        let Some(newest) = &self.newest else { return Ok(()) };
+        let purged = newest.purged.with(self.request.notes);
+        let dirty = self.holders.manifests.contains(&newest.number);
+        if !dirty && purged == newest.purged {
+            return Ok(());
+        }
+        let mut provenance = provenance(newest, format!("purge of {} notes", purged_now(self)));
+        let content = match dirty {
+            false => newest.content.clone(),
+            true => {
+                let replaced =
+                    replace::content(root, newest, doomed, &parts, &self.target, cancel).await?;
+                self.report.indexes_rebuilt = replaced.reports.len() as u64;
+                measured(&mut provenance, &replaced)?;
+                replaced.content
+            }
+        };
+        cancel.check()?;
+        let outcome = snapshot::commit_purged(root, newest, content, purged, provenance).await?;
+        let number = committed(outcome)?.number;
+        self.report.snapshot = Some(number);
+        self.kept.insert(number);
+        Ok(())
+    }
+
+    /// Deletes what held the notes; last what tells which texts were theirs, so that a crash loses no knowledge.
+    async fn delete(&mut self) -> Result<()> {
+        let root = self.request.root;
+        let mut manifests = Vec::new();
+        let mut receipts = Vec::new();
+        let mut last: BTreeMap<u8, Vec<Listed>> = BTreeMap::new();
+        for object in &self.objects {
+            if !self.holders.doomed.contains(&object.key) {
+                continue;
+            }
+            let key = object.key.as_str();
+            if crate::store::layout::manifest_number(key).is_some() {
+                manifests.push(object.clone());
+            } else if crate::store::layout::is_receipt(key) {
+                receipts.push(object.clone());
+            } else {
+                last.entry(self.holders.when(key)).or_default().push(object.clone());
+            }
+        }
+        let mut gone = Vec::new();
+        let first = last.remove(&0).unwrap_or_default();
+        let steps = [manifests, receipts, first];
+        gone.extend(snapshot::delete_now(root, steps, self.kept.clone()).await?);
+        for files in last.into_values() {
+            let steps = [Vec::new(), Vec::new(), files];
+            gone.extend(snapshot::delete_now(root, steps, self.kept.clone()).await?);
+        }
+        let before = snapshot::store_time(root).await? - TimeDelta::minutes(STAGED_MINUTES);
+        let torn = root.sweep_staged(before, false).await?;
+        self.report.deleted_bytes = gone.iter().map(|object| object.size).sum::<u64>() + torn.bytes;
+        self.report.deleted = gone.into_iter().map(|object| object.key).collect();
+        Ok(())
+    }
+
+    /// Looks into every object there is now.
+    async fn prove(&mut self) -> Result<()> {
+        let root = self.request.root;
+        let newest = snapshot::newest(root).await?;
+        let objects = root.list("").await?;
+        let mut scanned = Scanned::default();
+        let holders =
+            look_at_all(self.request, &objects, newest.as_ref(), &self.target, &mut scanned)
+                .await?;
+        self.report.scanned = scanned;
+        let left = holders.doomed.iter().map(|key| Left {
+            key: key.clone(),
+            what: holders.why.get(key).cloned().unwrap_or_else(|| "names such a file".to_owned()),
+        });
+        self.report.left = left.collect();
+        let everything = snapshot::store_time(root).await? + TimeDelta::days(1);
+        let torn = root.sweep_staged(everything, true).await?;
+        if torn.files > 0 {
+            self.report.left.push(Left {
+                key: root.uri().to_owned(),
+                what: format!(
+                    "{} half-written files, younger than {STAGED_MINUTES} minutes: stop what writes them, then purge again",
+                    torn.files
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn purged_now(purge: &Purge<'_>) -> usize {
+    purge.request.notes.iter().collect::<HashSet<_>>().len()
+}
+
+/// Classifies all objects, with progress.
+async fn look_at_all(
+    request: &PurgeRequest<'_>,
+    objects: &[Listed],
+    newest: Option<&Manifest>,
+    target: &Target,
+    scanned: &mut Scanned,
+) -> Result<Holders> {
+    let started = Instant::now();
+    let total = objects.len() as u64;
+    let reporter = &request.reporter;
+    reporter.event(Event::StageStarted { stage: Stage::Verify, total, unit: "objects" });
+    let holders = classify(request.root, objects, newest, target, scanned, &|done| {
+        reporter.event(Event::Progress { stage: Stage::Verify, done, tokens: 0 });
+        request.cancel.check()
+    })
+    .await?;
+    reporter.event(Event::StageFinished {
+        stage: Stage::Verify,
+        seconds: started.elapsed().as_secs_f64(),
+        summary: format!("{total} objects looked into"),
+    });
+    Ok(holders)
+}
+
+/// Which of `texts` a note of the newest snapshot that stays has too, and one such note.
+async fn shared_texts(
+    root: &Root,
+    content: &Content,
+    target: &Target,
+    texts: &HashMap<TextHash, String>,
+) -> Result<HashMap<TextHash, NoteId>> {
+    let mut shared: HashMap<TextHash, NoteId> = HashMap::new();
+    if texts.is_empty() {
+        return Ok(shared);
+    }
+    for shard in &content.shards {
+        let ids = super::ids::Ids::read(root, &shard.ids).await?;
+        for row in ids.rows {
+            if texts.contains_key(&row.text_hash)
+                && !target.notes.contains(&row.note_id.to_string())
+            {
+                let entry = shared.entry(row.text_hash).or_insert_with(|| row.note_id.clone());
+                if row.note_id < *entry {
+                    *entry = row.note_id;
+                }
+            }
+        }
+    }
+    Ok(shared)
+}
+
+/// What the new manifest says of itself: what its parent said of the corpus, and that it is a purge.
+fn provenance(parent: &Manifest, run: String) -> Provenance {
+    Provenance {
+        created_at: chrono::Utc::now().to_rfc3339(),
+        host: snapshot::host_name(),
+        program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
+        run,
+        gates: Vec::new(),
+        ..parent.provenance.clone()
+    }
+}
+
+/// The recall of the indexes that were built takes the place of that of the old ones.
+fn measured(provenance: &mut Provenance, replaced: &replace::Replaced) -> Result<()> {
+    if let Some(by_shard) = provenance.measured.get_mut("recall_by_shard") {
+        for (shard, report) in &replaced.reports {
+            by_shard[shard.to_string()] =
+                serde_json::to_value(report.recall).context(|| "writing the recall")?;
+        }
+    }
+    Ok(())
+}
+
+fn committed(outcome: CommitOutcome) -> Result<Manifest> {
+    match outcome {
+        CommitOutcome::Committed(manifest) => Ok(*manifest),
+        CommitOutcome::LostTo(winner) => Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "snapshot {} was published by {} meanwhile; nothing was deleted, stop runs and purge again",
+                winner.number, winner.provenance.run
+            ),
+        )),
+        CommitOutcome::Blocked { by } => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("snapshot {by} blocks the content without the notes"),
+        )),
+    }
+}

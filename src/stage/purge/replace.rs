@@ -1,0 +1,205 @@
+//! The newest snapshot again, without the notes: parts copied, indexes built anew, ids files rewritten.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use arrow::array::UInt32Array;
+use arrow::compute::take_record_batch;
+
+use super::target::Target;
+use crate::embedding::{self, Fate, PartReceipt, Rewritten};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::index::{BuildReport, Calibration, IndexOptions};
+use crate::snapshot::{Content, Manifest, ShardContent};
+use crate::stage::build::{IndexJob, build_index, write_ids};
+use crate::stage::ids::{Ids, Place, no_columns};
+use crate::store::{FileRef, Listed, Root, layout};
+use crate::types::{Cancel, NoteId, TextHash};
+
+/// Parts that were copied: old key -> what came of it.
+pub(super) type Parts = BTreeMap<String, Rewritten>;
+
+/// Copies every part among `doomed` that has a receipt, so that no other note has to be encoded again. `shared` are
+/// texts that a note which stays has as well: their vectors stay, under its name.
+pub(super) async fn parts(
+    root: &Root,
+    objects: &[Listed],
+    doomed: &BTreeSet<String>,
+    target: &Target,
+    shared: &HashMap<TextHash, NoteId>,
+    cancel: &Cancel,
+) -> Result<Parts> {
+    let fate = |note: &str, hash: &TextHash| {
+        if target.hashes.contains(hash) {
+            Fate::Drop
+        } else if !target.notes.contains(note) {
+            Fate::Keep
+        } else {
+            shared.get(hash).map_or(Fate::Drop, |other| Fate::For(other.clone()))
+        }
+    };
+    let mut parts = Parts::new();
+    for receipt in objects {
+        let key = receipt.key.as_str();
+        let space = key.strip_prefix("embeddings/").and_then(|rest| rest.split('/').next());
+        let Some(space) = space.filter(|_| key.ends_with(layout::PART_RECEIPT_SUFFIX)) else {
+            continue;
+        };
+        cancel.check()?;
+        let space = crate::types::SpaceId(space.to_owned());
+        let receipt = match PartReceipt::read(root, &space, key).await {
+            Ok(receipt) => receipt,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if doomed.contains(&receipt.file.path) {
+            let rewritten = embedding::rewrite_part(root, &receipt, &fate).await?;
+            parts.insert(receipt.file.path, rewritten);
+        }
+    }
+    Ok(parts)
+}
+
+/// A content without the notes, and what was measured on the indexes that were built for it.
+pub(super) struct Replaced {
+    pub content: Content,
+    pub reports: BTreeMap<u32, BuildReport>,
+}
+
+/// The content of `newest` without anything that is doomed.
+pub(super) async fn content(
+    root: &Root,
+    newest: &Manifest,
+    doomed: &BTreeSet<String>,
+    parts: &Parts,
+    target: &Target,
+    cancel: &Cancel,
+) -> Result<Replaced> {
+    let old = &newest.content;
+    let mut replaced = Replaced { content: old.clone(), reports: BTreeMap::new() };
+    let mut files: BTreeMap<String, FileRef> =
+        old.parts.iter().map(|part| (part.path.clone(), part.clone())).collect();
+    for part in parts.values().filter_map(|rewritten| rewritten.part.as_ref()) {
+        files.insert(part.file.path.clone(), part.file.clone());
+    }
+    for at in 0..replaced.content.shards.len() {
+        cancel.check()?;
+        let shard = &old.shards[at];
+        let named = [Some(&shard.ids), shard.index.as_ref(), shard.sidecar.as_ref()];
+        let touched = named.into_iter().flatten().any(|file| doomed.contains(&file.path))
+            || shard.parts.iter().any(|part| doomed.contains(part));
+        if touched {
+            let (new, report) =
+                self::shard(root, old, shard, doomed, parts, target, cancel).await?;
+            replaced.reports.extend(report.map(|report| (new.shard, report)));
+            replaced.content.shards[at] = new;
+        }
+    }
+    let content = &mut replaced.content;
+    let used: BTreeSet<&String> = content.shards.iter().flat_map(|shard| &shard.parts).collect();
+    content.parts = used
+        .into_iter()
+        .map(|part| {
+            files.get(part).cloned().ok_or_else(|| {
+                Error::corrupt(format!("the newest manifest does not list its part {part}"))
+            })
+        })
+        .collect::<Result<_>>()?;
+    content.notes = content.shards.iter().map(|shard| shard.notes).sum();
+    content.vectors = content.shards.iter().map(|shard| shard.vectors).sum();
+    Ok(replaced)
+}
+
+async fn shard(
+    root: &Root,
+    content: &Content,
+    old: &ShardContent,
+    doomed: &BTreeSet<String>,
+    parts: &Parts,
+    target: &Target,
+    cancel: &Cancel,
+) -> Result<(ShardContent, Option<BuildReport>)> {
+    let before = Ids::read(root, &old.ids).await?;
+    let rows = before.rows.len();
+    let ids = without(before, parts, target)?;
+    let mut new = old.clone();
+    let options_id = &content.index.options_id;
+    let notes: HashSet<&NoteId> = ids.rows.iter().map(|row| &row.note_id).collect();
+    let used: BTreeSet<&str> = ids.rows.iter().map(|row| &*row.place.part).collect();
+    new.notes = notes.len() as u64;
+    new.vectors = ids.rows.len() as u64;
+    new.parts = used.into_iter().map(str::to_owned).collect();
+    new.ids = write_ids(root, options_id, old.shard, &ids).await?;
+    if ids.rows.len() != rows {
+        // What it was made from is not known any more: the next full run compares note by note.
+        new.source = None;
+    }
+    let index_doomed =
+        [&old.index, &old.sidecar].into_iter().flatten().any(|file| doomed.contains(&file.path));
+    if ids.rows.is_empty() {
+        (new.index, new.sidecar, new.orphans) = (None, None, 0);
+        return Ok((new, None));
+    }
+    if ids.rows.len() == rows && !index_doomed {
+        return Ok((new, None));
+    }
+    let unreadable = |what: &'static str| move || what;
+    let options: IndexOptions = serde_json::from_value(content.index.options.clone())
+        .or_error(ErrorKind::Corrupt, unreadable("the manifest's index options"))?;
+    let calibration: Calibration = serde_json::from_value(content.index.calibration.clone())
+        .or_error(ErrorKind::Corrupt, unreadable("the manifest's quantisation scale"))?;
+    let job = IndexJob {
+        space: &content.space_id,
+        dimensions: content.space.dimensions as usize,
+        options: &options,
+        options_id,
+        calibration: &calibration,
+        shard: old.shard,
+    };
+    let mut built = build_index(root, &job, &ids, cancel).await?;
+    if doomed.contains(&built.index.path) || doomed.contains(&built.sidecar.path) {
+        // An index of just these notes that was made from one with the purged notes and may hold their vectors.
+        let receipt = layout::index_receipt(options_id, old.shard, &job.name(&ids));
+        root.delete(&receipt).await?;
+        built = build_index(root, &job, &ids, cancel).await?;
+    }
+    if built.report.orphans > 0 {
+        return Err(Error::internal(format!(
+            "shard {} has {} unreachable vectors after it was built without the notes",
+            old.shard, built.report.orphans
+        )));
+    }
+    (new.index, new.sidecar, new.orphans) = (Some(built.index), Some(built.sidecar), 0);
+    Ok((new, Some(built.report)))
+}
+
+/// The rows of every other note, each with the place where its vector lies now.
+fn without(ids: Ids, parts: &Parts, target: &Target) -> Result<Ids> {
+    let mut names: HashMap<&str, Arc<str>> = HashMap::new();
+    let mut keep: Vec<u32> = Vec::with_capacity(ids.rows.len());
+    let mut rows = Vec::with_capacity(ids.rows.len());
+    for (at, mut row) in ids.rows.into_iter().enumerate() {
+        if target.notes.contains(&row.note_id.to_string()) {
+            continue;
+        }
+        if let Some((old, moved)) = parts.get_key_value(&*row.place.part) {
+            let to = moved.rows.get(row.place.row as usize).copied().flatten();
+            let (Some(part), Some(to)) = (&moved.part, to) else {
+                return Err(Error::corrupt(format!(
+                    "row {} of {old} belongs to note {}, which stays, but went: its text hash differs from the part's",
+                    row.place.row, row.note_id
+                )));
+            };
+            let name = names.entry(old).or_insert_with(|| Arc::from(part.file.path.as_str()));
+            row.place = Place { part: Arc::clone(name), row: to };
+        }
+        keep.push(at as u32);
+        rows.push(row);
+    }
+    let stored = match ids.stored.num_columns() {
+        0 => no_columns(rows.len())?,
+        _ => take_record_batch(&ids.stored, &UInt32Array::from(keep))
+            .context(|| "leaving rows out of an ids file")?,
+    };
+    Ok(Ids { rows, stored })
+}

@@ -1,0 +1,217 @@
+//! Looking into every stored object, whatever it is, for traces of the notes.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::UInt64Type;
+use futures::TryStreamExt;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+
+use super::target::Target;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::index;
+use crate::store::{Listed, ParquetObject, Root, kind_of_foreign};
+use crate::types::{Digest256, TextHash};
+
+/// Bytes of a text file looked at together.
+const WINDOW: u64 = 4 << 20;
+/// Rows decoded together.
+const BATCH: usize = 8192;
+
+/// What was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Scanned {
+    /// Objects, all of them.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Parquet files, by their `note_id`, `text_hash` and `key` columns.
+    pub parquet_files: u64,
+    /// Rows of those.
+    pub rows: u64,
+    /// usearch files and f16 sidecars, by their keys.
+    pub index_files: u64,
+    /// Keys in those.
+    pub keys: u64,
+    /// Everything else (JSON, pages), by ids and text hashes as words.
+    pub text_files: u64,
+}
+
+/// What an object holds of the notes. In order of weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Holds {
+    /// Nothing.
+    Nothing,
+    /// Nothing that could be seen, but vectors that say not whose they are.
+    Unlabelled,
+    /// A hash of their text, or a vector under it.
+    Text,
+    /// Their id or key.
+    Note,
+}
+
+/// Looks into one object.
+///
+/// # Errors
+/// NotFound where it went meanwhile; Corrupt where it cannot be read.
+pub(super) async fn look(
+    root: &Root,
+    object: &Listed,
+    target: &Target,
+    scanned: &mut Scanned,
+) -> Result<Holds> {
+    let holds = match extension(&object.key) {
+        "parquet" => {
+            scanned.parquet_files += 1;
+            let mut holds = Holds::Nothing;
+            visit(root, object, &mut |row| {
+                scanned.rows += 1;
+                let note = row.note.is_some_and(|note| target.notes.contains(note))
+                    || row.key.is_some_and(|key| target.keys.contains(&key));
+                let text = row.hash.is_some_and(|hash| target.hashes.contains(&hash));
+                let found = match (note, text) {
+                    (true, _) => Holds::Note,
+                    (_, true) => Holds::Text,
+                    _ => Holds::Nothing,
+                };
+                holds = holds.max(found);
+            })
+            .await?;
+            holds
+        }
+        "usearch" => {
+            let (path, _folder) = local(root, object).await?;
+            let stored = index::stored_keys(&path)?;
+            scanned.index_files += 1;
+            scanned.keys += stored.keys.len() as u64;
+            match stored.keys.iter().any(|key| target.keys.contains(key)) {
+                true => Holds::Note,
+                false if stored.unlabelled > 0 => Holds::Unlabelled,
+                false => Holds::Nothing,
+            }
+        }
+        "f16" => {
+            let (path, _folder) = local(root, object).await?;
+            let keys = index::sidecar_keys(&path)?;
+            scanned.index_files += 1;
+            scanned.keys += keys.len() as u64;
+            match keys.iter().any(|key| target.keys.contains(key)) {
+                true => Holds::Note,
+                false => Holds::Nothing,
+            }
+        }
+        _ => {
+            scanned.text_files += 1;
+            match text(root, object, target).await? {
+                true => Holds::Note,
+                false => Holds::Nothing,
+            }
+        }
+    };
+    scanned.objects += 1;
+    scanned.bytes += object.size;
+    Ok(holds)
+}
+
+fn extension(key: &str) -> &str {
+    key.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map_or("", |(_, end)| end)
+}
+
+/// A row as far as it can tell whose it is.
+pub(super) struct Row<'a> {
+    pub note: Option<&'a str>,
+    pub hash: Option<TextHash>,
+    pub key: Option<u64>,
+}
+
+/// Which texts the target's notes have or had, by a Parquet file that names both; with the note that has it.
+pub(super) async fn texts(
+    root: &Root,
+    object: &Listed,
+    target: &Target,
+    found: &mut HashMap<TextHash, String>,
+) -> Result<()> {
+    if extension(&object.key) != "parquet" {
+        return Ok(());
+    }
+    visit(root, object, &mut |row| {
+        if let (Some(note), Some(hash)) = (row.note, row.hash)
+            && target.notes.contains(note)
+        {
+            found.entry(hash).or_insert_with(|| note.to_owned());
+        }
+    })
+    .await
+}
+
+/// Every row of a Parquet file of ours, by the columns that say whose it is.
+pub(super) async fn visit(
+    root: &Root,
+    object: &Listed,
+    each: &mut (dyn FnMut(Row<'_>) + Send),
+) -> Result<()> {
+    let failed = |cause: parquet::errors::ParquetError| {
+        let kind = kind_of_foreign(&cause, ErrorKind::Corrupt);
+        Error::new(kind, format!("cannot read {}", object.key)).with_source(cause)
+    };
+    let file = ParquetObject::new(root, &object.key, object.size);
+    let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(failed)?;
+    let named = ["note_id", "text_hash", "key"].into_iter();
+    let roots: Vec<usize> = named.filter_map(|name| builder.schema().index_of(name).ok()).collect();
+    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+    let mut stream =
+        builder.with_projection(mask).with_batch_size(BATCH).build().map_err(failed)?;
+    while let Some(batch) = stream.try_next().await.map_err(failed)? {
+        let notes = batch.column_by_name("note_id").and_then(|c| c.as_string_opt::<i32>());
+        let hashes = batch.column_by_name("text_hash").and_then(|c| c.as_fixed_size_binary_opt());
+        let keys = batch.column_by_name("key").and_then(|c| c.as_primitive_opt::<UInt64Type>());
+        for at in 0..batch.num_rows() {
+            let hash = hashes.filter(|column| column.is_valid(at));
+            each(Row {
+                note: notes.filter(|column| column.is_valid(at)).map(|column| column.value(at)),
+                hash: hash.and_then(|column| column.value(at).try_into().ok()).map(Digest256),
+                key: keys.filter(|column| column.is_valid(at)).map(|column| column.value(at)),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Looks for words in a file of any size, a window at a time.
+async fn text(root: &Root, object: &Listed, target: &Target) -> Result<bool> {
+    let overlap = target.overlap() as u64;
+    let mut from = 0;
+    while from < object.size {
+        let to = object.size.min(from + WINDOW + overlap);
+        if target.stands_in(&root.get_range(&object.key, from..to).await?) {
+            return Ok(true);
+        }
+        from += WINDOW;
+    }
+    Ok(false)
+}
+
+/// The object as a local file: itself, or a copy that goes with the folder.
+async fn local(root: &Root, object: &Listed) -> Result<(PathBuf, Option<tempfile::TempDir>)> {
+    if let Some(path) = root.local_path(&object.key) {
+        return Ok((path, None));
+    }
+    let full = || format!("copying {} to the folder for temporary files (TMPDIR)", object.key);
+    let folder = tempfile::tempdir().or_error(ErrorKind::Resource, full)?;
+    let path = folder.path().join("object");
+    let mut out = tokio::fs::File::create(&path).await.or_error(ErrorKind::Resource, full)?;
+    let mut from = 0;
+    while from < object.size {
+        let to = object.size.min(from + WINDOW);
+        let bytes = root.get_range(&object.key, from..to).await?;
+        out.write_all(&bytes).await.or_error(ErrorKind::Resource, full)?;
+        from = to;
+    }
+    out.flush().await.or_error(ErrorKind::Resource, full)?;
+    Ok((path, Some(folder)))
+}

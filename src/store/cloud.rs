@@ -1,0 +1,158 @@
+//! The clients of S3, Azure, Google Cloud Storage and plain HTTP, from a URL, the options and the environment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::HttpConnector;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::http::HttpBuilder;
+use object_store::{
+    ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreScheme, Result, RetryConfig,
+};
+use url::Url;
+
+use super::StorageOptions;
+use super::listen::Listening;
+use super::ranges::WithRanges;
+use super::repeat::Repeats;
+use super::web::Web;
+
+/// How much longer one request to a web server may take than one to an object store: a file may come in one answer.
+const WHOLE_FILE: u32 = 20;
+
+/// A store as a root needs it.
+pub(super) struct Cloud {
+    /// Repeats by itself.
+    pub store: Arc<dyn ObjectStore>,
+    /// Makes one attempt and hides nothing of it: for conditional creates.
+    pub creator: Arc<dyn ObjectStore>,
+    /// Where the store is a plain web server.
+    pub web: Option<Web>,
+}
+
+/// Settings that all clients share.
+struct Settings<'a> {
+    options: &'a StorageOptions,
+    timeout: Duration,
+    allow_http: Option<bool>,
+}
+
+impl Settings<'_> {
+    fn client(&self) -> Vec<(ClientConfigKey, String)> {
+        let mut settings =
+            vec![(ClientConfigKey::Timeout, format!("{} seconds", self.timeout.as_secs()))];
+        if let Some(allow) = self.allow_http {
+            settings.push((ClientConfigKey::AllowHttp, allow.to_string()));
+        }
+        settings
+    }
+}
+
+/// How often and how long a root with these options repeats.
+pub(super) fn repeats(options: &StorageOptions) -> Repeats {
+    let attempts = options.max_retries.map_or(Repeats::CLOUD.attempts, |n| n.saturating_add(1));
+    Repeats { attempts, ..Repeats::CLOUD }
+}
+
+/// Opens the store of `url`. Nothing is asked of the network.
+pub(super) fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Result<Cloud> {
+    let plain = options.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
+    let timeout = Duration::from_secs(options.request_timeout_seconds.unwrap_or(30));
+    let allow_http = options.allow_http.or(plain.then_some(true));
+    let settings = Settings { options, timeout, allow_http };
+    let repeats = repeats(options);
+    let many = RetryConfig {
+        max_retries: repeats.attempts as usize - 1,
+        retry_timeout: repeats.total,
+        ..RetryConfig::default()
+    };
+    let one = RetryConfig { max_retries: 0, ..many.clone() };
+    let (waiting, hearing) = (Listening { waits: true }, Listening { waits: false });
+    Ok(match kind {
+        ObjectStoreScheme::AmazonS3 => Cloud {
+            store: Arc::new(
+                s3(url, &settings).with_retry(many).with_http_connector(waiting).build()?,
+            ),
+            creator: Arc::new(
+                s3(url, &settings).with_retry(one).with_http_connector(hearing).build()?,
+            ),
+            web: None,
+        },
+        ObjectStoreScheme::MicrosoftAzure => Cloud {
+            store: Arc::new(
+                azure(url, &settings).with_retry(many).with_http_connector(waiting).build()?,
+            ),
+            creator: Arc::new(
+                azure(url, &settings).with_retry(one).with_http_connector(hearing).build()?,
+            ),
+            web: None,
+        },
+        ObjectStoreScheme::GoogleCloudStorage => Cloud {
+            store: Arc::new(
+                gcs(url, &settings).with_retry(many).with_http_connector(waiting).build()?,
+            ),
+            creator: Arc::new(
+                gcs(url, &settings).with_retry(one).with_http_connector(hearing).build()?,
+            ),
+            web: None,
+        },
+        _ => {
+            let client = ClientOptions::new()
+                .with_allow_http(url.scheme() == "http")
+                .with_timeout(timeout * WHOLE_FILE);
+            let web = Web::new(waiting.connect(&client)?, url);
+            let server = HttpBuilder::new()
+                .with_url(&url[..url::Position::BeforePath])
+                .with_client_options(client);
+            Cloud {
+                store: Arc::new(WithRanges(Arc::new(
+                    server.clone().with_retry(many).with_http_connector(waiting).build()?,
+                ))),
+                creator: Arc::new(server.with_retry(one).with_http_connector(hearing).build()?),
+                web: Some(web),
+            }
+        }
+    })
+}
+
+fn s3(url: &Url, settings: &Settings<'_>) -> AmazonS3Builder {
+    let mut builder = AmazonS3Builder::from_env().with_url(url.to_string());
+    for (key, value) in settings.client() {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+    }
+    if let Some(endpoint) = &settings.options.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let Some(region) = &settings.options.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(path_style) = settings.options.path_style {
+        builder = builder.with_virtual_hosted_style_request(!path_style);
+    }
+    builder
+}
+
+fn azure(url: &Url, settings: &Settings<'_>) -> MicrosoftAzureBuilder {
+    let mut builder = MicrosoftAzureBuilder::from_env().with_url(url.to_string());
+    for (key, value) in settings.client() {
+        builder = builder.with_config(AzureConfigKey::Client(key), value);
+    }
+    if let Some(endpoint) = &settings.options.endpoint {
+        // An emulator of the environment would win over the endpoint.
+        builder = builder.with_endpoint(endpoint.clone()).with_use_emulator(false);
+    }
+    builder
+}
+
+fn gcs(url: &Url, settings: &Settings<'_>) -> GoogleCloudStorageBuilder {
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url.to_string());
+    for (key, value) in settings.client() {
+        builder = builder.with_config(GoogleConfigKey::Client(key), value);
+    }
+    if let Some(endpoint) = &settings.options.endpoint {
+        builder = builder.with_config(GoogleConfigKey::BaseUrl, endpoint);
+    }
+    builder
+}

@@ -1,0 +1,67 @@
+//! What a plain web server can tell of its files: the index page of a folder, where it makes one.
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::client::{HttpClient, HttpRequest, HttpRequestBody};
+use url::Url;
+
+use super::Root;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Longest index page that is read.
+const MAX_PAGE: usize = 16 << 20;
+
+/// A web server and the URL of the root on it.
+#[derive(Debug, Clone)]
+pub(super) struct Web {
+    client: HttpClient,
+    url: String,
+}
+
+impl Web {
+    pub fn new(client: HttpClient, url: &Url) -> Self {
+        Self { client, url: url.as_str().trim_end_matches('/').to_owned() }
+    }
+}
+
+impl Root {
+    /// The text of the index page that a web server shows for `folder`, as Apache, nginx (`autoindex on`) and
+    /// `python3 -m http.server` make one; `None` for any other root.
+    ///
+    /// # Errors
+    /// Unsupported where the server shows none; Transient where it cannot be reached.
+    pub async fn index_page(&self, folder: &str) -> Result<Option<String>> {
+        super::key::check(folder)?;
+        let Some(web) = &self.web else { return Ok(None) };
+        let url = format!("{}/{folder}/", web.url);
+        let none = |why: String| {
+            Error::new(ErrorKind::Unsupported, format!("{url} shows no list of its files ({why})"))
+        };
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.uri_mut() = url.parse().map_err(|_| Error::config(format!("{url} is no URL")))?;
+        let failed = |cause| {
+            Error::new(ErrorKind::Transient, format!("cannot read {url}; run again"))
+                .with_source(cause)
+        };
+        let answer = web.client.execute(request).await.map_err(failed)?;
+        let status = answer.status();
+        if !status.is_success() {
+            return Err(match status.as_u16() {
+                429 | 500.. => {
+                    Error::new(ErrorKind::Transient, format!("{url} answers {status}; run again"))
+                }
+                _ => none(format!("it answers {status}")),
+            });
+        }
+        let mut page = Vec::new();
+        let mut pieces = answer.into_body().bytes_stream();
+        while let Some(piece) = pieces.try_next().await.map_err(failed)? {
+            let piece: Bytes = piece;
+            if page.len() + piece.len() > MAX_PAGE {
+                return Err(none("the page is longer than 16 MiB".to_owned()));
+            }
+            page.extend_from_slice(&piece);
+        }
+        Ok(Some(String::from_utf8_lossy(&page).into_owned()))
+    }
+}

