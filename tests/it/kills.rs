@@ -221,9 +221,8 @@ fn kill_a_run(place: &Place, border: Border, nth: u32, expected: &View) {
     let after = place.files();
     untouched(&left, &after, &at);
     assert_eq!(&place.newest(&at).unwrap().1, expected, "{at}");
-    // Half a lease, under a name that nothing lists, stays for gc.
-    let leases = after.keys().filter(|key| key.starts_with("leases/run-") && !key.contains('#'));
-    assert_eq!(leases.count(), 0, "{at}: the lease is released");
+    let held = |key: &String| key.starts_with("leases/run-") && !key.contains('#');
+    assert!(!after.keys().any(held), "{at}: the lease is released");
 }
 
 /// Texts that no part held before the day.
@@ -326,7 +325,9 @@ fn a_gc_killed_at_any_step_border_takes_nothing_that_is_named() {
     let finish = |place: &Place, at: &str| {
         let output = place.command(line).output().unwrap();
         assert!(output.status.success(), "{at}: {}", String::from_utf8_lossy(&output.stderr));
-        place.files().into_keys().collect::<BTreeSet<String>>()
+        // The lease of a dead gc goes a day later.
+        let keys = place.files().into_keys().filter(|key| !key.starts_with("leases/"));
+        keys.collect::<BTreeSet<String>>()
     };
     let whole = place.copy();
     let expected = finish(&whole, "not killed");
