@@ -6,6 +6,7 @@
 mod backfill;
 mod build;
 mod calibrate;
+mod chunker;
 mod drift;
 mod encode;
 mod gates;

@@ -1,13 +1,13 @@
 //! Stage `prepare`: one DataFusion job over the corpus, then the comparison with what is stored, then the plan.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
 
+use super::chunker::token_chunker;
 use super::ids::Ids;
 use super::located::{self, Places};
 use super::plan::{
@@ -15,8 +15,8 @@ use super::plan::{
     absolute_tower, build_task_id, encode_task_id,
 };
 use crate::corpus::{
-    self, Chunker, CorpusMode, CorpusOptions, Exclude, PrepareOutcome, PrepareRequest,
-    PreparedReader, PreparedShard,
+    self, CorpusMode, CorpusOptions, Exclude, PrepareOutcome, PrepareRequest, PreparedReader,
+    PreparedShard,
 };
 use crate::embedding;
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, Content, Manifest};
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions, LengthHistogram};
 use crate::store::{Root, StorageOptions, layout};
-use crate::tower::{Tower, TowerOptions, TowerTokenizer};
+use crate::tower::{Tower, TowerOptions};
 use crate::types::{Cancel, Digest256, Hasher256, NoteId, TextHash, shard_of};
 
 /// Neighbours in one padded batch of the ordinary way, to which `padding_avoided` compares.
@@ -76,17 +76,6 @@ pub struct Planned {
     pub seconds: f64,
 }
 
-struct TokenChunker {
-    tokenizer: TowerTokenizer,
-    options: ChunkingOptions,
-}
-
-impl Chunker for TokenChunker {
-    fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>> {
-        self.tokenizer.chunks(text, self.options.window_tokens, self.options.overlap_tokens)
-    }
-}
-
 /// Reads the corpus, compares it with the newest snapshot and with every stored part, and plans the tasks.
 pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let started = Instant::now();
@@ -105,7 +94,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         default_shards: 4 * devices,
         chunker: request.chunking.map(|options| {
             let tokenizer = request.tower.tokenizer().clone();
-            Arc::new(TokenChunker { tokenizer, options }) as Arc<dyn Chunker>
+            token_chunker(tokenizer, options)
         }),
         exclude: parent.as_ref().and_then(excluded_by),
         root,
