@@ -1,11 +1,15 @@
 //! Measures the document tower on real texts: `benches/encode.sh` runs it beside its peers.
 //!
-//! usage: encode MODEL TEXTS.jsonl OUT_DIR [--threads N] [--budget N] [--max-tokens N] [--repeats N]
+//! usage: encode MODEL TEXTS.jsonl OUT_DIR [--arithmetic f32|bf16|int8] [--threads N] [--budget N]
+//!               [--max-tokens N] [--repeats N]
 //!        encode --ceiling [--threads N]
 //!
 //! TEXTS.jsonl has lines {"set": .., "text": ..}. For each set, OUT_DIR gets `<set>.ids.json` (token ids, what
-//! the peers encode too) and `<set>.f32` (our vectors, row-major, mean-pooled, not normalised), and standard
-//! output one JSON object.
+//! the peers encode too) and `<set>.ours-<arithmetic>.f32` (our vectors, row-major, mean-pooled, not normalised),
+//! and standard output one JSON object.
+
+#[path = "ceiling.rs"]
+mod ceiling;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +17,7 @@ use std::time::Instant;
 
 use scalingnote::observe::{Reporter, Silent};
 use scalingnote::tower::{DeviceSpec, Tower, TowerOptions, pack};
-use scalingnote::types::{Arithmetic, Pooling};
+use scalingnote::types::Pooling;
 use serde_json::{Value, json};
 
 type Failure = Box<dyn std::error::Error>;
@@ -24,6 +28,7 @@ struct Arguments {
     budget: u32,
     max_tokens: u32,
     repeats: usize,
+    arithmetic: String,
     ceiling: bool,
 }
 
@@ -34,10 +39,15 @@ fn arguments() -> Result<Arguments, Failure> {
         budget: 8192,
         max_tokens: 512,
         repeats: 2,
+        arithmetic: "f32".to_owned(),
         ceiling: false,
     };
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
+        if argument == "--arithmetic" {
+            found.arithmetic = given.next().ok_or("a name is missing")?;
+            continue;
+        }
         let mut number = || -> Result<usize, Failure> {
             Ok(given.next().ok_or("a number is missing")?.parse()?)
         };
@@ -58,25 +68,17 @@ fn arguments() -> Result<Arguments, Failure> {
 fn main() -> Result<(), Failure> {
     let arguments = arguments()?;
     if arguments.ceiling {
-        println!("{}", json!({"f32_gemm_flops": ceiling(arguments.threads)}));
+        println!("{}", ceiling::measure(arguments.threads));
         return Ok(());
     }
     let [model, texts, out] = arguments.plain.as_slice() else {
         return Err("usage: encode MODEL TEXTS.jsonl OUT_DIR".into());
     };
     let options = TowerOptions {
-        model: model.clone(),
-        revision: None,
-        tokenizer: None,
-        adapter: None,
-        pooling: Pooling::Mean,
-        prompt_prefix: String::new(),
-        prompt_suffix: String::new(),
-        dimensions: None,
         normalize: false,
         max_tokens: arguments.max_tokens,
-        arithmetic: Arithmetic::F32,
-        layers: None,
+        arithmetic: serde_json::from_value(json!(arguments.arithmetic))?,
+        ..TowerOptions::new(model.clone(), Pooling::Mean)
     };
     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
@@ -87,6 +89,7 @@ fn main() -> Result<(), Failure> {
     let begun = Instant::now();
     let mut encoder = tower.load(&DeviceSpec::Cpu { threads: arguments.threads })?;
     let load_s = begun.elapsed().as_secs_f64();
+    let (loaded, load_peak) = (resident("VmRSS:"), resident("VmHWM:"));
 
     let mut sets: Vec<(String, Vec<Vec<u32>>)> = Vec::new();
     let mut tokenize_s = 0.;
@@ -123,71 +126,25 @@ fn main() -> Result<(), Failure> {
         let out = PathBuf::from(out);
         std::fs::write(out.join(format!("{name}.ids.json")), serde_json::to_vec(sequences)?)?;
         let bytes: Vec<u8> = vectors.iter().flat_map(|x| x.to_le_bytes()).collect();
-        std::fs::write(out.join(format!("{name}.f32")), bytes)?;
+        let file = format!("{name}.ours-{}.f32", arguments.arithmetic);
+        std::fs::write(out.join(file), bytes)?;
         results.push(json!({
             "set": name, "texts": sequences.len(), "tokens": tokens, "seconds": best,
-            "tokens_per_s": f64::from(tokens) / best,
+            "tokens_per_s": f64::from(tokens) / best, "batch": arguments.budget,
         }));
     }
     let report = json!({
-        "threads": arguments.threads, "load_s": load_s, "tokenize_s": tokenize_s,
-        "linear_parameters": linear, "peak_rss_bytes": peak_rss(), "sets": results,
+        "threads": arguments.threads, "arithmetic": arguments.arithmetic, "load_s": load_s,
+        "loaded_rss_bytes": loaded, "load_peak_rss_bytes": load_peak, "tokenize_s": tokenize_s,
+        "linear_parameters": linear, "peak_rss_bytes": resident("VmHWM:"), "sets": results,
     });
     println!("{report}");
     Ok(())
 }
 
-/// The highest resident size of this process so far.
-fn peak_rss() -> Option<u64> {
+/// The resident size of this process: now (`VmRSS:`) or at its highest (`VmHWM:`).
+fn resident(which: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let line = status.lines().find(|line| line.starts_with(which))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-}
-
-/// Floating point operations per second of large f32 products by the `gemm` crate: one product on all
-/// threads, and one product on each; the better counts.
-fn ceiling(threads: usize) -> f64 {
-    const N: usize = 1536;
-    let product = |parallelism| {
-        let data = || (0..N * N).map(|i| (i % 1000) as f32 * 1e-3 - 0.5).collect::<Vec<f32>>();
-        let (a, b, mut c) = (data(), data(), vec![0f32; N * N]);
-        let n = N as isize;
-        let mut best = f64::MAX;
-        for _ in 0..12 {
-            let begun = Instant::now();
-            // SAFETY: three N x N matrices, rows N elements apart.
-            unsafe {
-                gemm::gemm(
-                    N,
-                    N,
-                    N,
-                    c.as_mut_ptr(),
-                    1,
-                    n,
-                    false,
-                    a.as_ptr(),
-                    1,
-                    n,
-                    b.as_ptr(),
-                    1,
-                    n,
-                    0f32,
-                    1f32,
-                    false,
-                    false,
-                    false,
-                    parallelism,
-                );
-            }
-            best = best.min(begun.elapsed().as_secs_f64());
-        }
-        2. * (N * N * N) as f64 / best
-    };
-    let together = product(gemm::Parallelism::Rayon(threads));
-    let apart: f64 = std::thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..threads).map(|_| scope.spawn(|| product(gemm::Parallelism::None))).collect();
-        workers.into_iter().map(|worker| worker.join().unwrap_or(0.)).sum()
-    });
-    together.max(apart)
 }

@@ -1,14 +1,21 @@
 #!/usr/bin/env python3
-"""The peers of encode.rs: writes the texts, runs PyTorch transformers on the same token ids, prints the table.
+"""The peers of encode.rs: writes the texts, runs other programs on the same token ids, prints the table.
 
-    encode_peers.py texts  --notes N --cwe FILE.csv --stackexchange FILE.jsonl OUT.jsonl
-    encode_peers.py torch  MODEL.gguf DIR --dtype float32|bfloat16 --batch 8,32 [--threads N]
-    encode_peers.py table  DIR
+    encode_peers.py texts   --notes N --cwe FILE.csv --stackexchange FILE.jsonl OUT.jsonl
+    encode_peers.py convert MODEL.gguf DIR            # DIR/model.Q8_0.gguf and the Hugging Face folder DIR/hf
+    encode_peers.py ceiling [--threads N]
+    encode_peers.py torch   DIR --dtype float32|bfloat16 --batch 4,16 [--threads N]
+    encode_peers.py st      DIR --dtype float32|bfloat16 --batch 4,16 [--threads N]
+    encode_peers.py llama   DIR --batch 512,2048 [--threads N]
+    encode_peers.py table   DIR
+
+Every runner reads DIR/<set>.ids.json, writes its vectors to DIR/<set>.<runner>.f32 and prints one JSON object.
 """
 
 import argparse
 import csv
 import json
+import os
 import pathlib
 import resource
 import time
@@ -29,27 +36,113 @@ def texts(args):
                 out.write(json.dumps({"set": "stackexchange", "text": text}) + "\n")
 
 
-def torch_run(args):
+def convert(args):
+    """The same weights for everybody: as Hugging Face files (f32), and every matrix as Q8_0 blocks."""
+    import gguf
+    import numpy
     import torch
-    from transformers import AutoModelForCausalLM
+    from gguf.quants import dequantize, quantize
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    path = pathlib.Path(args.model)
-    dtype = getattr(torch, args.dtype)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    model = model.model.eval()
+    path, folder = pathlib.Path(args.model), pathlib.Path(args.dir)
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    model.model.save_pretrained(folder / "hf")
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer.save_pretrained(folder / "hf")
+
+    reader = gguf.GGUFReader(path)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(folder / "model.Q8_0.gguf", architecture)
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), field.types[0], element)
+    for tensor in reader.tensors:
+        values = dequantize(tensor.data, tensor.tensor_type).astype(numpy.float32)
+        if values.ndim == 1:
+            writer.add_tensor(tensor.name, values)
+        else:
+            blocks = quantize(values, gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(tensor.name, blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def threads(args):
+    return args.threads or os.cpu_count()
+
+
+def ceiling(args):
+    """Large products by PyTorch: operations a second, the best of several sizes and many runs."""
+    import torch
+
+    torch.set_num_threads(threads(args))
+    found = {}
+    for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.int8)):
+        for n in (1024, 2048):
+            if name == "int8":
+                a, b = (torch.randint(-100, 100, (n, n), dtype=dtype) for _ in range(2))
+                product = lambda: torch._int_mm(a, b)
+            else:
+                a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
+                product = lambda: a @ b
+            best = float("inf")
+            for _ in range(12):
+                begun = time.perf_counter()
+                product()
+                best = min(best, time.perf_counter() - begun)
+            found[name] = max(found.get(name, 0), 2 * n**3 / best)
+    print(json.dumps({"torch": torch.__version__, "gemm": found}))
+
+
+def measure(args, runner, prepare):
+    """Runs `prepare(size)(name, sequences)` on every set at every batch size and writes the fastest one's vectors."""
+    import numpy
+
     folder = pathlib.Path(args.dir)
     results = []
     for ids_path in sorted(folder.glob("*.ids.json")):
         name = ids_path.name.removesuffix(".ids.json")
         sequences = json.loads(ids_path.read_text())
-        order = sorted(range(len(sequences)), key=lambda at: -len(sequences[at]))
         tokens = sum(map(len, sequences))
-        tried = {}
+        tried, best = {}, None
         for size in map(int, args.batch.split(",")):
-            vectors = torch.zeros(len(sequences), model.config.hidden_size)
+            run = prepare(size)
             begun = time.perf_counter()
+            vectors = run(name, sequences)
+            # A runner that also checks something says what of it counts.
+            tried[size] = tokens / getattr(run, "seconds", time.perf_counter() - begun)
+            if tried[size] == max(tried.values()):
+                best = vectors
+        numpy.asarray(best, dtype="<f4").tofile(folder / f"{name}.{runner}.f32")
+        size = max(tried, key=tried.get)
+        results.append(
+            {"set": name, "texts": len(sequences), "tokens": tokens, "tokens_per_s": tried[size],
+             "batch": size, "by_batch": tried}
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"runner": runner, "peak_rss_bytes": peak, "sets": results}))
+
+
+def short(dtype):
+    return {"float32": "f32", "bfloat16": "bf16"}[dtype]
+
+
+def torch_run(args):
+    import torch
+    from transformers import AutoModel
+
+    torch.set_num_threads(threads(args))
+    folder = pathlib.Path(args.dir)
+    model = AutoModel.from_pretrained(folder / "hf", dtype=getattr(torch, args.dtype)).eval()
+
+    def prepare(size):
+        def run(_, sequences):
+            order = sorted(range(len(sequences)), key=lambda at: -len(sequences[at]))
+            vectors = torch.zeros(len(sequences), model.config.hidden_size)
             with torch.inference_mode():
                 for start in range(0, len(order), size):
                     batch = order[start : start + size]
@@ -63,54 +156,149 @@ def torch_run(args):
                     states = model(ids, use_cache=False, **padded).last_hidden_state.float()
                     weight = mask.unsqueeze(-1).float()
                     vectors[batch] = (states * weight).sum(1) / weight.sum(1)
-            tried[size] = tokens / (time.perf_counter() - begun)
-        ours = torch.frombuffer(bytearray((folder / f"{name}.f32").read_bytes()), dtype=torch.float32)
-        cosine = torch.cosine_similarity(ours.view(vectors.shape), vectors)
-        best = max(tried, key=tried.get)
-        results.append(
-            {
-                "set": name,
-                "texts": len(sequences),
-                "tokens": tokens,
-                "tokens_per_s": tried[best],
-                "batch": best,
-                "by_batch": tried,
-                "cosine_min": cosine.min().item(),
-                "cosine_mean": cosine.mean().item(),
-            }
+            return vectors.numpy()
+
+        return run
+
+    measure(args, f"torch-{short(args.dtype)}", prepare)
+
+
+def st_run(args):
+    import torch
+    from sentence_transformers import SentenceTransformer, models
+
+    torch.set_num_threads(threads(args))
+    folder = pathlib.Path(args.dir)
+    kwargs = {"dtype": getattr(torch, args.dtype)}
+    word = models.Transformer(str(folder / "hf"), max_seq_length=512, model_args=kwargs)
+    word.tokenizer.pad_token = word.tokenizer.eos_token
+    word.tokenizer.padding_side = "right"
+    pooling = models.Pooling(word.get_word_embedding_dimension(), pooling_mode="mean")
+    model = SentenceTransformer(modules=[word, pooling], device="cpu")
+    notes = {}
+    for line in open(folder / "texts.jsonl"):
+        line = json.loads(line)
+        notes.setdefault(line["set"], []).append(line["text"])
+
+    def prepare(size):
+        def run(name, sequences):
+            ids = word.tokenizer(notes[name], truncation=True, max_length=512)["input_ids"]
+            if list(map(len, ids)) != list(map(len, sequences)):
+                raise SystemExit("sentence-transformers cuts these texts into other tokens")
+            begun = time.perf_counter()
+            vectors = model.encode(notes[name], batch_size=size, convert_to_numpy=True)
+            run.seconds = time.perf_counter() - begun
+            return vectors
+
+        return run
+
+    measure(args, f"st-{short(args.dtype)}", prepare)
+
+
+def llama_run(args):
+    import llama_cpp
+    import numpy
+    from llama_cpp import Llama
+
+    folder = pathlib.Path(args.dir)
+
+    def prepare(size):
+        llama = Llama(
+            model_path=str(folder / "model.Q8_0.gguf"), embedding=True, verbose=False,
+            pooling_type=llama_cpp.LLAMA_POOLING_TYPE_MEAN, n_ctx=size, n_batch=size, n_ubatch=size,
+            n_threads=threads(args), n_threads_batch=threads(args),
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"torch": torch.__version__, "peak_rss_bytes": peak, "sets": results}))
+        width = llama.n_embd()
+
+        def run(_, sequences):
+            vectors = numpy.zeros((len(sequences), width), dtype=numpy.float32)
+            batch, members = llama._batch, []
+
+            def flush():
+                llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama._ctx.ctx), True)
+                llama._ctx.decode(batch)
+                for seq, at in enumerate(members):
+                    state = llama_cpp.llama_get_embeddings_seq(llama._ctx.ctx, seq)
+                    vectors[at] = state[:width]
+                batch.reset()
+                members.clear()
+
+            for at in sorted(range(len(sequences)), key=lambda at: -len(sequences[at])):
+                full = batch.n_tokens() + len(sequences[at]) > size
+                if members and (full or len(members) == llama.context_params.n_seq_max):
+                    flush()
+                batch.add_sequence(sequences[at], len(members), True)
+                members.append(at)
+            flush()
+            return vectors
+
+        return run
+
+    measure(args, "llama-q8_0", prepare)
+
+
+NAMES = {
+    "ours-f32": "ours f32",
+    "ours-bf16": "ours bf16",
+    "ours-int8": "ours int8",
+    "torch-f32": "PyTorch f32",
+    "torch-bf16": "PyTorch bf16",
+    "st-f32": "sentence-tr. f32",
+    "st-bf16": "sentence-tr. bf16",
+    "llama-q8_0": "llama.cpp Q8_0",
+}
 
 
 def table(args):
+    import numpy
+
     folder = pathlib.Path(args.dir)
-    read = lambda name: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}.*.json"))]
-    ours, ceilings = read("ours"), read("ceiling")
-    peers = {"PyTorch f32": read("float32"), "PyTorch bf16": read("bfloat16")}
-    ceiling = max(c["f32_gemm_flops"] for c in ceilings)
-    bound = ceiling / (2 * ours[0]["linear_parameters"])
-    best = lambda runs, at: max((run["sets"][at] for run in runs), key=lambda s: s["tokens_per_s"])
-    gib = lambda runs: f"{max(run['peak_rss_bytes'] for run in runs) / 2**20:,.0f} MiB"
-    print(f"threads {ours[0]['threads']}, f32 GEMM ceiling {ceiling / 1e9:,.0f} GFLOP/s = {bound:,.0f} tokens/s")
-    print(f"load {min(o['load_s'] for o in ours):.2f} s, tokenising {min(o['tokenize_s'] for o in ours):.3f} s for all sets")
-    names = {entry["set"]: at for at, entry in enumerate(ours[0]["sets"])}
-    for name, at in names.items():
-        mine = best(ours, at)
-        print(f"\n{name}: {mine['texts']} texts, {mine['tokens']:,} tokens (of them counted: real ones, no padding)")
-        print(f"{'':16}{'tokens/s':>10}{'ours is':>10}{'share':>8}{'batch':>7}{'cosine min':>12}{'mean':>10}{'peak RSS':>12}")
-        rate = mine["tokens_per_s"]
-        print(f"{'ours f32':16}{rate:10,.0f}{'':10}{rate / bound:8.2f}{'':7}{'':12}{'':10}{gib(ours):>12}")
-        for peer, runs in peers.items():
-            if not runs:
-                continue
-            where = {entry["set"]: i for i, entry in enumerate(runs[0]["sets"])}[name]
-            them = best(runs, where)
-            print(
-                f"{peer:16}{them['tokens_per_s']:10,.0f}{rate / them['tokens_per_s']:9.2f}x"
-                f"{them['tokens_per_s'] / bound:8.2f}{them['batch']:7}{them['cosine_min']:12.6f}"
-                f"{them['cosine_mean']:10.6f}{gib(runs):>12}"
-            )
+    read = lambda name: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}.[0-9]*.json"))]
+    runs = {name: found for name in NAMES if (found := read(name))}
+    machine, torch = read("ceiling"), read("ceiling-torch")
+    first = runs["ours-f32"][0]
+    most = lambda found, pick: max((pick(one) for one in found), default=0)
+    # The best product that anybody made here; where nobody did, three quarters of what registers allow.
+    tops = {
+        kind: max(most(torch, lambda c: c["gemm"].get(kind, 0)), most(machine, lambda c: c["f32_gemm_flops"] if kind == "f32" else 0))
+        for kind in ("f32", "bf16", "int8")
+    }
+    peaks = {kind: most(machine, lambda c: c["registers"].get(kind, 0)) for kind in tops}
+    bound = {kind: top / (2 * first["linear_parameters"]) for kind, top in tops.items()}
+    print(f"threads {first['threads']}; operations/s in G: " + "; ".join(
+        f"{kind} {tops[kind] / 1e9:,.0f} as a large product ({bound[kind]:,.0f} tokens/s), "
+        f"{peaks[kind] / 1e9:,.0f} in registers" for kind in tops))
+    print(f"memory is read at {most(machine, lambda c: c['read_bytes_per_s']) / 1e9:.1f} GB/s")
+    for name in ("ours-f32", "ours-bf16", "ours-int8"):
+        for one in runs.get(name, [])[:1]:
+            load = min(run["load_s"] for run in runs[name])
+            print(f"{NAMES[name]}: loaded in {load:.2f} s, then {one['loaded_rss_bytes'] / 2**20:,.0f} MiB resident "
+                  f"(at most {one['load_peak_rss_bytes'] / 2**20:,.0f} while loading)")
+    lines = []
+    for mine in first["sets"]:
+        name = mine["set"]
+        vectors = lambda runner: numpy.fromfile(folder / f"{name}.{runner}.f32", dtype="<f4").reshape(mine["texts"], -1).astype("f8")
+        exact = vectors("ours-f32")
+        rates = {}
+        print(f"\n{name}: {mine['texts']} texts, {mine['tokens']:,} tokens (real ones: padding does not count)")
+        print(f"{'':18}{'tokens/s':>10}{'to f32':>8}{'share':>8}{'batch':>7}{'cosine min':>12}{'mean':>10}{'peak RSS':>12}")
+        for runner, found in runs.items():
+            sets = [entry for run in found for entry in run["sets"] if entry["set"] == name]
+            best = max(sets, key=lambda entry: entry["tokens_per_s"])
+            rates[runner] = best["tokens_per_s"]
+            kind = "int8" if runner.endswith(("int8", "q8_0")) else runner.rsplit("-")[-1]
+            share = f"{rates[runner] / bound[kind]:8.2f}" if bound[kind] else f"{'':8}"
+            them = vectors(runner)
+            cosine = (exact * them).sum(1) / numpy.sqrt((exact**2).sum(1) * (them**2).sum(1))
+            rss = f"{max(run['peak_rss_bytes'] for run in found) / 2**20:,.0f} MiB"
+            print(f"{NAMES[runner]:18}{rates[runner]:10,.0f}{rates[runner] / rates['ours-f32']:7.2f}x{share}"
+                  f"{best['batch']:7}{cosine.min():12.6f}{cosine.mean():10.6f}{rss:>12}")
+        for ours in ("ours-f32", "ours-bf16", "ours-int8"):
+            if ours in rates:
+                ratios = ", ".join(
+                    f"{rates[ours] / rate:.2f}x {NAMES[peer]}" for peer, rate in rates.items() if not peer.startswith("ours"))
+                lines.append(f"{name}: {NAMES[ours]} is {ratios}")
+    print("\n" + "\n".join(lines))
 
 
 def main():
@@ -122,13 +310,20 @@ def main():
     command.add_argument("--stackexchange")
     command.add_argument("out")
     command.set_defaults(run=texts)
-    command = commands.add_parser("torch")
+    command = commands.add_parser("convert")
     command.add_argument("model")
     command.add_argument("dir")
-    command.add_argument("--dtype", default="float32")
-    command.add_argument("--batch", default="8,32")
+    command.set_defaults(run=convert)
+    command = commands.add_parser("ceiling")
     command.add_argument("--threads", type=int)
-    command.set_defaults(run=torch_run)
+    command.set_defaults(run=ceiling)
+    for name, run in (("torch", torch_run), ("st", st_run), ("llama", llama_run)):
+        command = commands.add_parser(name)
+        command.add_argument("dir")
+        command.add_argument("--dtype", default="float32")
+        command.add_argument("--batch", default="4,16")
+        command.add_argument("--threads", type=int)
+        command.set_defaults(run=run)
     command = commands.add_parser("table")
     command.add_argument("dir")
     command.set_defaults(run=table)

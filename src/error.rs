@@ -5,6 +5,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
+mod shield;
+
+pub use shield::{broken, shielded, shielded_async};
+
 /// What kind of failure this is. The kind alone decides the exit code and whether a retry can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

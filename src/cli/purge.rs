@@ -18,8 +18,8 @@ use crate::types::NoteId;
 /// published, and what held them (older snapshots too) is deleted at once, without a grace time.
 /// Then every object that is left is looked into. Exit code 1 if anything of the notes is found.
 ///
-/// The notes get a tombstone: later runs leave them out even while the corpus returns them. Stop
-/// running pipelines of this root first. An interrupted purge is finished by the same command.
+/// The notes get a tombstone: later runs leave them out even while the corpus returns them. While a
+/// run of this root is going on it refuses. An interrupted purge is finished by the same command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -23,8 +23,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
 use crate::snapshot::{self, GateOutcome, QueryTower, RunLease};
 use crate::stage::{
-    self, BuildReceipt, EncodeReceipt, NewestSnapshot, Outcome, Plan, PlanBrief, PlanRequest,
-    PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
+    self, BuildReceipt, EncodeReceipt, Envelope, NewestSnapshot, Outcome, Plan, PlanBrief,
+    PlanRequest, PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt,
+    Worker,
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
@@ -90,6 +91,7 @@ impl RunContext {
             root: self.root.clone(),
             reporter: Arc::clone(reporter),
             cancel: self.cancel.clone(),
+            kept: Arc::default(),
         }
     }
 
@@ -121,6 +123,7 @@ impl RunContext {
             build: &pipeline.index,
             gates: &pipeline.gates,
             prepared,
+            keep_texts: pipeline.next.is_some(),
             root: &self.root,
             run,
             reporter: Arc::clone(reporter),
@@ -257,9 +260,15 @@ async fn day(
     if ctx.pipeline.encode.self_test {
         stage::self_test(&plan, workers.first(), &env).await?;
     }
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), &env).await?;
+    let overridden = options.overrides.iter().any(|(gate, _)| gate == "drift");
+    stage::refuse_drift(drift, &plan.gates, overridden)?;
     let mut receipts = Receipts::default();
     let outcome = workers.run(&plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
     report::executed(report, &receipts);
+    if outcome.is_err() {
+        report::interrupted(report, &env.kept);
+    }
     outcome?;
     if options.no_publish {
         report.outcome = Outcome::NotPublished;
@@ -267,7 +276,6 @@ async fn day(
     }
     let started = std::time::Instant::now();
     reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
-    let drift = stage::measure_drift(&plan, workers.first(), &env).await?;
     if let Some(lease) = lease {
         lease.check().await?;
     }
@@ -393,19 +401,16 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
 }
 
 /// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
-/// A plan without tasks is not stored. The tower of `[next]` is back-filled by [`run`] alone.
+/// A plan without tasks is not stored. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
 pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let run = new_run_id();
     let warn = |message| ctx.reporter.event(Event::Warning { message });
-    let live = match backfill::course(ctx, &ctx.reporter).await? {
-        Course::Plain => None,
-        Course::Fill(_) => {
-            warn("[next.tower] is not in this plan; `scalingnote run` back-fills it".to_owned());
-            None
-        }
+    let (live, next) = match backfill::course(ctx, &ctx.reporter).await? {
+        Course::Plain => (None, None),
+        Course::Fill(next) => (None, Some(next)),
         Course::Live { ctx, notice } => {
             warn(notice);
-            Some(ctx)
+            (Some(ctx), None)
         }
     };
     let ctx = live.as_deref().unwrap_or(ctx);
@@ -413,10 +418,15 @@ pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let plan = &planned.plan;
     if plan.tasks() > 0 {
         plan.store(&ctx.root).await?;
-    } else {
+    }
+    let mut brief = PlanBrief::of(plan);
+    if let Some(next) = next {
+        brief.backfill = backfill::brief(&next, plan).await?.map(Box::new);
+    }
+    if plan.tasks() == 0 && brief.backfill.is_none() {
         discard_prepared(&ctx.root, &run).await?;
     }
-    Ok(PlanBrief::of(plan))
+    Ok(brief)
 }
 
 /// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.
@@ -426,7 +436,13 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     let plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
     let envelope = plan.envelope(task)?;
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    stage::execute(&envelope, workers.first(), &ctx.env(&ctx.reporter)).await
+    let env = ctx.env(&ctx.reporter);
+    if let Envelope::Encode(task) = &envelope {
+        let tasks = std::slice::from_ref(task);
+        let drift = stage::measure_drift(&plan.gates, tasks, workers.first(), &env).await?;
+        stage::refuse_drift(drift, &plan.gates, false)?;
+    }
+    stage::execute(&envelope, workers.first(), &env).await
 }
 
 /// The last step of a scheduler that ran every task of a plan: judge the gates and commit. `report` is replaced by what
@@ -478,7 +494,7 @@ async fn publish_day(
     let receipts = local::finished(plan, env).await?;
     report::executed(report, &receipts);
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    let drift = stage::measure_drift(plan, workers.first(), env).await?;
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), env).await?;
     publish(ctx, plan, &receipts.build, drift, options, report).await
 }
 

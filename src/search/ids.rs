@@ -1,4 +1,4 @@
-//! One shard's ids file: mapped at once, its note ids read at the first search, stored columns row by row.
+//! One segment's ids file: mapped at once, its note ids read at the first search, stored columns row by row.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::metadata::PageIndexPolicy;
 
 use crate::corpus::RowFilter;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io, shielded};
 use crate::index::RowSet;
 use crate::schema;
 use crate::snapshot::ids::identity;
@@ -57,8 +57,11 @@ impl IdsFile {
         let bytes = Bytes::from_owner(map);
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let damaged = || format!("{shown} is no ids file");
-        let metadata =
-            ArrowReaderMetadata::load(&bytes, options).or_error(ErrorKind::Corrupt, damaged)?;
+        let metadata = shielded(
+            ErrorKind::Corrupt,
+            || shown.clone(),
+            || ArrowReaderMetadata::load(&bytes, options).or_error(ErrorKind::Corrupt, damaged),
+        )?;
         let stored = schema::stored_fields(metadata.schema()).context(damaged)?;
         let first = schema::IDS_COLUMNS.len();
         let mask = ProjectionMask::roots(metadata.parquet_schema(), first..first + stored.len());
@@ -143,6 +146,10 @@ impl IdsFile {
 
     /// The rows that pass. Reads the filter's columns, a batch at a time.
     pub(super) fn passing(&self, filter: &RowFilter) -> Result<RowSet> {
+        shielded(ErrorKind::Corrupt, || self.shown.clone(), || self.filtered(filter))
+    }
+
+    fn filtered(&self, filter: &RowFilter) -> Result<RowSet> {
         let reading = || format!("filtering {}", self.shown);
         let fields = self.metadata.schema().fields();
         let wanted = filter.columns().fields();
@@ -163,9 +170,12 @@ impl IdsFile {
         mask: ProjectionMask,
         selection: Option<RowSelection>,
     ) -> Result<Vec<RecordBatch>> {
-        self.reader(mask, selection)?
-            .collect::<std::result::Result<_, _>>()
-            .or_error(ErrorKind::Corrupt, || "a column is damaged")
+        let reading = || {
+            self.reader(mask, selection)?
+                .collect::<std::result::Result<_, _>>()
+                .or_error(ErrorKind::Corrupt, || "a column is damaged")
+        };
+        shielded(ErrorKind::Corrupt, || self.shown.clone(), reading)
     }
 
     fn reader(

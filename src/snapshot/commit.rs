@@ -41,6 +41,8 @@ pub(super) struct Marks {
     pub blocked: Vec<Digest256>,
     pub blocked_spaces: Vec<SpaceId>,
     pub purged: Purged,
+    /// Every file of the content was published before: no run makes a missing one anew.
+    pub restored: bool,
 }
 
 impl Marks {
@@ -50,6 +52,7 @@ impl Marks {
             blocked: parent.map(|parent| parent.blocked.clone()).unwrap_or_default(),
             blocked_spaces: parent.map(|parent| parent.blocked_spaces.clone()).unwrap_or_default(),
             purged: parent.map(|parent| parent.purged.clone()).unwrap_or_default(),
+            restored: false,
         }
     }
 }
@@ -62,7 +65,7 @@ pub(super) async fn commit_exactly(
     marks: Marks,
     provenance: Provenance,
 ) -> Result<CommitOutcome> {
-    let Marks { mut blocked, mut blocked_spaces, purged } = marks;
+    let Marks { mut blocked, mut blocked_spaces, purged, restored } = marks;
     content.validate().context(|| "committing")?;
     let content = content.canonical()?;
     blocked.sort_unstable();
@@ -90,7 +93,7 @@ pub(super) async fn commit_exactly(
         return Ok(CommitOutcome::Blocked { by: blocking_number(root, &manifest).await? });
     }
     let lease = Lease::take(root, Kind::Commit).await.context(|| "committing")?;
-    let outcome = under_lease(root, parent, manifest, bytes, &lease).await;
+    let outcome = under_lease(root, parent, manifest, bytes, restored, &lease).await;
     lease.release().await;
     outcome
 }
@@ -100,6 +103,7 @@ async fn under_lease(
     parent: Option<&Manifest>,
     manifest: Manifest,
     bytes: Vec<u8>,
+    restored: bool,
     lease: &Lease<'_>,
 ) -> Result<CommitOutcome> {
     lease.check_store().await?;
@@ -121,7 +125,7 @@ async fn under_lease(
             )),
         };
     }
-    check_objects(root, manifest.content.files(), parent).await?;
+    check_objects(root, manifest.content.files(), parent, restored).await?;
     if lease.age() > COMMIT_LIMIT {
         return Err(Error::new(
             ErrorKind::Transient,
@@ -209,6 +213,7 @@ async fn check_objects(
     root: &Root,
     files: impl Iterator<Item = &FileRef>,
     parent: Option<&Manifest>,
+    restored: bool,
 ) -> Result<()> {
     let old: HashSet<&str> = parent
         .iter()
@@ -216,12 +221,13 @@ async fn check_objects(
         .map(|file| file.path.as_str())
         .collect();
     // A list of futures, not a closure held over an await: that would not be `Send`.
-    let lookups: Vec<_> =
-        files.map(|file| look_up(root, file, old.contains(file.path.as_str()))).collect();
+    let lookups: Vec<_> = files
+        .map(|file| look_up(root, file, restored || old.contains(file.path.as_str())))
+        .collect();
     futures::stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await
 }
 
-/// `published`: the parent names it too, so no run would make it anew.
+/// `published`: an earlier snapshot names it too, so no run would make it anew.
 async fn look_up(root: &Root, file: &FileRef, published: bool) -> Result<()> {
     match root.size(&file.path).await? {
         Some(size) if size == file.size => Ok(()),
@@ -232,7 +238,7 @@ async fn look_up(root: &Root, file: &FileRef, published: bool) -> Result<()> {
             file.size
         ))),
         None if published => Err(Error::not_found(format!(
-            "{} is missing in {}, and the newest snapshot names it: restore it, or roll back to a snapshot that \
+            "{} is missing in {}, and an earlier snapshot names it: restore it, or roll back to a snapshot that \
              `snapshot verify` finds whole; nothing was published",
             file.path,
             root.uri()

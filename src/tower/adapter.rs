@@ -144,6 +144,14 @@ impl WeightSource for Merged {
     fn contains(&self, name: &str) -> bool {
         self.base.contains(name)
     }
+
+    fn q8_0(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Vec<u8>>> {
+        let stem = name.strip_suffix(".weight");
+        if stem.is_some_and(|stem| self.adapter.pairs.contains_key(&module_of(stem))) {
+            return Ok(None);
+        }
+        self.base.q8_0(name, shape)
+    }
 }
 
 fn weight_of(module: &str) -> String {

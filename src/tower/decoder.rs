@@ -37,23 +37,25 @@ impl Decoder {
     ) -> Result<Self> {
         check(config, max_tokens)?;
         let engine = match device {
-            DeviceSpec::Cpu { threads } => match arithmetic {
-                Arithmetic::F32 => Engine::Cpu(CpuDecoder::load(
-                    config,
-                    weights,
-                    *threads,
-                    max_tokens,
-                    Isa::best(),
-                )?),
-                other => return Err(unsupported(other, "the processor", "f32")),
-            },
+            DeviceSpec::Cpu { threads } => Engine::Cpu(CpuDecoder::load(
+                config,
+                weights,
+                *threads,
+                max_tokens,
+                Isa::best(),
+                arithmetic,
+            )?),
             DeviceSpec::Cuda(number) => {
                 let dtype = match arithmetic {
                     Arithmetic::F32 => DType::F32,
                     Arithmetic::Bf16 => DType::BF16,
                     Arithmetic::F16 => DType::F16,
                     Arithmetic::Int8 => {
-                        return Err(unsupported(arithmetic, "a CUDA device", "f32, bf16 and f16"));
+                        return Err(Error::new(
+                            ErrorKind::Unsupported,
+                            "arithmetic = \"int8\" is not supported on a CUDA device; it supports \
+                             f32, bf16 and f16",
+                        ));
                     }
                 };
                 let device = Device::new_cuda(*number).or_error(ErrorKind::Unsupported, || {
@@ -151,19 +153,6 @@ impl Decoder {
         }
         Ok(())
     }
-}
-
-fn unsupported(arithmetic: Arithmetic, device: &str, supported: &str) -> Error {
-    let name = match arithmetic {
-        Arithmetic::F32 => "f32",
-        Arithmetic::Bf16 => "bf16",
-        Arithmetic::F16 => "f16",
-        Arithmetic::Int8 => "int8",
-    };
-    Error::new(
-        ErrorKind::Unsupported,
-        format!("arithmetic = \"{name}\" is not supported on {device}; it supports {supported}"),
-    )
 }
 
 fn check(config: &DecoderConfig, max_tokens: usize) -> Result<()> {

@@ -130,6 +130,25 @@ fn a_files_tensors_are_the_checkpoints() {
 }
 
 #[test]
+fn blocks_are_handed_on_as_they_are() {
+    let load = |dtype| {
+        let gguf = open_bytes(&tiny_gguf(dtype, &[])).unwrap();
+        let config = gguf_config::from_gguf(&gguf).unwrap();
+        GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads)
+    };
+    let weights = load(GgmlDType::Q8_0);
+    for (name, shape, values) in tiny_tensors() {
+        let [rows, width] = shape[..] else { continue };
+        let blocks = weights.q8_0(&name, &[rows, width]).unwrap().unwrap();
+        let whole = Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap();
+        let expected = QTensor::quantize(&whole, GgmlDType::Q8_0).unwrap();
+        assert_eq!(blocks, *expected.data().unwrap(), "{name}");
+        assert!(weights.q8_0(&name, &[rows + 1, width]).is_err());
+        assert!(load(GgmlDType::Q4_0).q8_0(&name, &[rows, width]).unwrap().is_none());
+    }
+}
+
+#[test]
 fn its_tokenizer_is_rebuilt() {
     let gguf = open_bytes(&tiny_gguf(GgmlDType::F32, &[])).unwrap();
     let definition = gguf_tokenizer::from_gguf(&gguf).unwrap();

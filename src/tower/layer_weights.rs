@@ -1,6 +1,8 @@
 //! The decoder's weight tensors by name and shape.
 
-use crate::error::{ErrorKind, Result, ResultExt};
+use candle_core::Storage;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::{DecoderConfig, WeightSource};
 
 /// Reads tensors of a model as plain vectors.
@@ -9,72 +11,88 @@ pub(crate) struct Weights<'a> {
     pub(crate) source: &'a dyn WeightSource,
 }
 
-/// The tensors of one layer, in Hugging Face layout `[out, in]`.
-pub(crate) struct LayerWeights {
+/// The tensors of one layer, in Hugging Face layout `[out, in]`; its matrices as `M`.
+pub(crate) struct LayerWeights<M> {
     pub(crate) input_norm: Vec<f32>,
-    pub(crate) q: Vec<f32>,
-    pub(crate) k: Vec<f32>,
-    pub(crate) v: Vec<f32>,
+    pub(crate) q: M,
+    pub(crate) k: M,
+    pub(crate) v: M,
     pub(crate) q_bias: Option<Vec<f32>>,
     pub(crate) kv_bias: Option<Vec<f32>>,
     pub(crate) q_norm: Option<Vec<f32>>,
     pub(crate) k_norm: Option<Vec<f32>>,
-    pub(crate) o: Vec<f32>,
+    pub(crate) o: M,
     pub(crate) post_norm: Vec<f32>,
-    pub(crate) gate: Vec<f32>,
-    pub(crate) up: Vec<f32>,
-    pub(crate) down: Vec<f32>,
+    pub(crate) gate: M,
+    pub(crate) up: M,
+    pub(crate) down: M,
 }
 
 impl Weights<'_> {
-    fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let tensor = self.source.tensor(name, shape)?;
-        tensor
+    /// A tensor as a plain vector.
+    pub(crate) fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.source
+            .tensor(name, shape)?
             .flatten_all()
             .and_then(|tensor| tensor.to_vec1::<f32>())
             .or_error(ErrorKind::Input, || format!("reading weight tensor `{name}`"))
     }
 
-    /// `[vocab_size, hidden_size]`.
-    pub(crate) fn embedding(&self) -> Result<Vec<f32>> {
-        self.get("model.embed_tokens.weight", &[self.config.vocab_size, self.config.hidden_size])
+    /// `[vocab_size, hidden_size]`, each element made into `T`.
+    pub(crate) fn embedding<T>(&self, from: impl Fn(f32) -> T) -> Result<Vec<T>> {
+        let name = "model.embed_tokens.weight";
+        let tensor =
+            self.source.tensor(name, &[self.config.vocab_size, self.config.hidden_size])?;
+        let failed = || format!("reading weight tensor `{name}`");
+        let (storage, layout) = tensor.storage_and_layout();
+        // Straight out of the tensor: it may be most of a small model's memory, and two copies would show.
+        match (&*storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(storage), Some((start, end))) => {
+                let elements = storage.as_slice::<f32>().or_error(ErrorKind::Input, failed)?;
+                Ok(elements[start..end].iter().map(|x| from(*x)).collect())
+            }
+            _ => Err(Error::internal(failed())),
+        }
     }
 
     /// Weight of the norm after the last layer.
     pub(crate) fn norm(&self) -> Result<Vec<f32>> {
-        self.get("model.norm.weight", &[self.config.hidden_size])
+        self.floats("model.norm.weight", &[self.config.hidden_size])
     }
 
-    /// Layer `at`.
-    pub(crate) fn layer(&self, at: usize) -> Result<LayerWeights> {
+    /// Layer `at`; `matrix` reads its matrices by name and shape.
+    pub(crate) fn layer<M>(
+        &self,
+        at: usize,
+        matrix: impl Fn(&str, [usize; 2]) -> Result<M>,
+    ) -> Result<LayerWeights<M>> {
         let c = self.config;
         let (hidden, middle) = (c.hidden_size, c.intermediate_size);
         let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let get =
-            |name: &str, shape: &[usize]| self.get(&format!("model.layers.{at}.{name}"), shape);
-        let bias = |name: &str, width: usize| get(&format!("self_attn.{name}_proj.bias"), &[width]);
+        let full = |name: &str| format!("model.layers.{at}.{name}");
+        let get = |name: &str, width: usize| self.floats(&full(name), &[width]);
+        let matrix = |name: &str, shape| matrix(&full(name), shape);
+        let bias = |name: &str, width: usize| get(&format!("self_attn.{name}_proj.bias"), width);
         let head_norm = |name: &str| {
-            c.qk_norm
-                .then(|| get(&format!("self_attn.{name}_norm.weight"), &[c.head_dim]))
-                .transpose()
+            c.qk_norm.then(|| get(&format!("self_attn.{name}_norm.weight"), c.head_dim)).transpose()
         };
         Ok(LayerWeights {
-            input_norm: get("input_layernorm.weight", &[hidden])?,
-            q: get("self_attn.q_proj.weight", &[q, hidden])?,
-            k: get("self_attn.k_proj.weight", &[kv, hidden])?,
-            v: get("self_attn.v_proj.weight", &[kv, hidden])?,
+            input_norm: get("input_layernorm.weight", hidden)?,
+            q: matrix("self_attn.q_proj.weight", [q, hidden])?,
+            k: matrix("self_attn.k_proj.weight", [kv, hidden])?,
+            v: matrix("self_attn.v_proj.weight", [kv, hidden])?,
             q_bias: c.qkv_bias.then(|| bias("q", q)).transpose()?,
             kv_bias: c
                 .qkv_bias
-                .then(|| Ok::<_, crate::error::Error>([bias("k", kv)?, bias("v", kv)?].concat()))
+                .then(|| Ok::<_, Error>([bias("k", kv)?, bias("v", kv)?].concat()))
                 .transpose()?,
             q_norm: head_norm("q")?,
             k_norm: head_norm("k")?,
-            o: get("self_attn.o_proj.weight", &[hidden, q])?,
-            post_norm: get("post_attention_layernorm.weight", &[hidden])?,
-            gate: get("mlp.gate_proj.weight", &[middle, hidden])?,
-            up: get("mlp.up_proj.weight", &[middle, hidden])?,
-            down: get("mlp.down_proj.weight", &[hidden, middle])?,
+            o: matrix("self_attn.o_proj.weight", [hidden, q])?,
+            post_norm: get("post_attention_layernorm.weight", hidden)?,
+            gate: matrix("mlp.gate_proj.weight", [middle, hidden])?,
+            up: matrix("mlp.up_proj.weight", [middle, hidden])?,
+            down: matrix("mlp.down_proj.weight", [hidden, middle])?,
         })
     }
 }

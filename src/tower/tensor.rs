@@ -74,7 +74,7 @@ impl TensorDecoder {
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let mut layers = Vec::with_capacity(config.layers);
         for at in 0..config.layers {
-            let w = weights.layer(at)?;
+            let w = weights.layer(at, |name, shape| weights.floats(name, &shape))?;
             let bias = w.q_bias.zip(w.kv_bias).map(|(q, kv)| [q, kv].concat());
             let head_norm = |w: Option<Vec<f32>>| w.map(|w| put(w, &[config.head_dim])).transpose();
             layers.push(Layer {
@@ -90,7 +90,7 @@ impl TensorDecoder {
             });
         }
         Ok(Self {
-            embedding: put(weights.embedding()?, &[config.vocab_size, hidden])?,
+            embedding: put(weights.embedding(|x| x)?, &[config.vocab_size, hidden])?,
             norm: put(weights.norm()?, &[hidden])?,
             rope: Rope::new(config, max_tokens),
             config: config.clone(),

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
-use crate::tower::gguf::Gguf;
+use crate::tower::gguf::{Gguf, TensorEntry};
 
 /// The error for a tensor whose shape is not the one the model's configuration implies.
 pub(crate) fn wrong_shape(name: &str, found: &[usize], wanted: &[usize]) -> Error {
@@ -65,18 +65,35 @@ impl GgufWeights {
     }
 }
 
-impl WeightSource for GgufWeights {
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+impl GgufWeights {
+    /// Where a tensor lies, and its name in the file.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(&TensorEntry, String)> {
         let stored = gguf_name(name).ok_or_else(|| missing(name))?;
         let entry = self.gguf.tensors.get(&stored).ok_or_else(|| missing(name))?;
         if entry.shape != shape {
             return Err(wrong_shape(name, &entry.shape, shape));
         }
+        Ok((entry, stored))
+    }
+
+    /// The number of heads whose rows have to be put in order.
+    fn interleaved_heads(&self, name: &str) -> Option<usize> {
+        let (heads, kv_heads) = self.interleaved?;
+        if name.contains(".self_attn.q_proj.") {
+            Some(heads)
+        } else {
+            name.contains(".self_attn.k_proj.").then_some(kv_heads)
+        }
+    }
+}
+
+impl WeightSource for GgufWeights {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let (_, stored) = self.find(name, shape)?;
         let tensor = Self::raw(&self.gguf, &stored)?;
-        match self.interleaved {
-            Some((heads, _)) if name.contains(".self_attn.q_proj.") => unpermute(&tensor, heads),
-            Some((_, heads)) if name.contains(".self_attn.k_proj.") => unpermute(&tensor, heads),
-            _ => Ok(tensor),
+        match self.interleaved_heads(name) {
+            Some(heads) => unpermute(&tensor, heads),
+            None => Ok(tensor),
         }
         .or_error(ErrorKind::Corrupt, || format!("reordering the rotary rows of {name}"))
     }
@@ -84,6 +101,33 @@ impl WeightSource for GgufWeights {
     fn contains(&self, name: &str) -> bool {
         gguf_name(name).is_some_and(|stored| self.gguf.tensors.contains_key(&stored))
     }
+
+    fn q8_0(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Vec<u8>>> {
+        let (entry, _) = self.find(name, shape)?;
+        if entry.dtype != GgmlDType::Q8_0 {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; entry.bytes];
+        self.gguf.file.read_at(entry.start, &mut bytes)?;
+        Ok(Some(match self.interleaved_heads(name) {
+            Some(heads) => unpermute_rows(&bytes, shape[0], heads),
+            None => bytes,
+        }))
+    }
+}
+
+/// As [`unpermute`], on the bytes of `rows` rows.
+fn unpermute_rows(bytes: &[u8], rows: usize, heads: usize) -> Vec<u8> {
+    let (row, half) = (bytes.len() / rows, rows / heads / 2);
+    let mut restored = Vec::with_capacity(bytes.len());
+    for head in bytes.chunks_exact(2 * half * row) {
+        for part in 0..2 {
+            for at in 0..half {
+                restored.extend_from_slice(&head[(2 * at + part) * row..][..row]);
+            }
+        }
+    }
+    restored
 }
 
 /// `[heads * head_dim, ...]`: row 2j + p of a head goes to row p * head_dim / 2 + j.
@@ -157,6 +201,11 @@ mod tests {
             .and_then(|t| t.transpose(1, 2)?.contiguous()?.reshape((rows, width)))
             .unwrap();
         let restored = unpermute(&stored, heads).unwrap();
+        let bytes = |t: &Tensor| -> Vec<u8> {
+            let values: Vec<f32> = t.flatten_all().unwrap().to_vec1().unwrap();
+            values.iter().flat_map(|x| x.to_le_bytes()).collect()
+        };
+        assert_eq!(unpermute_rows(&bytes(&stored), rows, heads), bytes(&original));
         assert_eq!(restored.to_vec2::<f32>().unwrap(), original.to_vec2::<f32>().unwrap());
         assert_ne!(stored.to_vec2::<f32>().unwrap(), original.to_vec2::<f32>().unwrap());
     }

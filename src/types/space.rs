@@ -135,5 +135,11 @@ mod tests {
         let other = EmbeddingSpace { prompt_prefix: "a".into(), ..space() };
         let another = EmbeddingSpace { prompt_suffix: "a".into(), ..space() };
         assert_ne!(other.id().unwrap(), another.id().unwrap());
+        let classes = [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::F16, Arithmetic::Int8];
+        let mut ids: Vec<_> =
+            classes.map(|arithmetic| EmbeddingSpace { arithmetic, ..space() }.id().unwrap()).into();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), classes.len());
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -73,6 +74,8 @@ pub struct Faulty {
     /// Where the objects lie, if on local disk.
     folder: Option<PathBuf>,
     gate: Arc<Semaphore>,
+    /// Calls that wait at the gate, or have waited.
+    held: Arc<AtomicU64>,
 }
 
 impl Faulty {
@@ -81,7 +84,8 @@ impl Faulty {
         plan: impl FnMut(&str, &str) -> Option<Fault> + Send + 'static,
     ) -> Self {
         let gate = Arc::new(Semaphore::new(0));
-        Self { inner, plan: Arc::new(Mutex::new(Box::new(plan))), folder: None, gate }
+        let plan: Arc<Mutex<Box<Plan>>> = Arc::new(Mutex::new(Box::new(plan)));
+        Self { inner, plan, folder: None, gate, held: Arc::default() }
     }
 
     /// Every call fails with probability `share`. What happens to a call follows from the seed, the operation, the
@@ -116,6 +120,11 @@ impl Faulty {
         self.gate.add_permits(1_000_000);
     }
 
+    /// Whether a call waits, or has waited, at [`Fault::Hold`].
+    pub fn is_holding(&self) -> bool {
+        self.held.load(Ordering::Acquire) > 0
+    }
+
     /// A root over it that shares nothing but the objects with other roots. Uploads are cut into parts of 4 KiB.
     pub fn root(self) -> Root {
         Root::from_store(Arc::new(self), "memory://faulty", None).with_upload_part(4 << 10)
@@ -130,6 +139,7 @@ impl Faulty {
                 None
             }
             Some(Fault::Hold) => {
+                self.held.fetch_add(1, Ordering::Release);
                 self.gate.acquire().await.expect("the gate is never closed").forget();
                 None
             }

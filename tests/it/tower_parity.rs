@@ -409,10 +409,8 @@ fn what_cannot_work_is_refused_with_a_reason() {
         let error = Decoder::load(config, &weights, device, arithmetic, max_tokens).err().unwrap();
         (error.kind(), error.to_string())
     };
-    for arithmetic in [Arithmetic::Bf16, Arithmetic::F16] {
-        let (kind, text) = refuse(&good, &cpu, arithmetic, 64);
-        assert!(kind == ErrorKind::Unsupported && text.contains("f32"), "{text}");
-    }
+    let (kind, text) = refuse(&good, &cpu, Arithmetic::F16, 64);
+    assert!(kind == ErrorKind::Unsupported && text.contains("int8"), "{text}");
     let odd = DecoderConfig { family: "gpt2".into(), ..good.clone() };
     let (kind, text) = refuse(&odd, &cpu, Arithmetic::F32, 64);
     assert!(kind == ErrorKind::Unsupported && text.contains("gpt2") && text.contains("qwen3"));
@@ -463,52 +461,72 @@ struct Case {
     last: Vec<f32>,
 }
 
+async fn resolve(
+    path: &std::path::Path,
+    pooling: Pooling,
+    arithmetic: Arithmetic,
+) -> scalingnote::tower::Tower {
+    let options = scalingnote::tower::TowerOptions {
+        normalize: false,
+        arithmetic,
+        ..scalingnote::tower::TowerOptions::new(path.to_str().unwrap(), pooling)
+    };
+    let reporter: std::sync::Arc<dyn scalingnote::observe::Reporter> =
+        std::sync::Arc::new(scalingnote::observe::Silent);
+    scalingnote::tower::Tower::resolve(&options, std::path::Path::new("."), &reporter)
+        .await
+        .unwrap()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[tokio::test]
+async fn smollm2_in_bf16_and_int8_stays_near_pytorch() {
+    let Some(path) = smollm2() else { return };
+    let golden: Golden = serde_json::from_str(include_str!("../golden/smollm2.json")).unwrap();
+    let ids: Vec<&[u32]> = golden.cases.iter().map(|case| case.ids.as_slice()).collect();
+    for (arithmetic, least, mean) in
+        [(Arithmetic::Bf16, 0.9999, 0.99998), (Arithmetic::Int8, 0.995, 0.999)]
+    {
+        let tower = resolve(&path, Pooling::Mean, arithmetic).await;
+        let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 0 }).unwrap();
+        let packed = encoder.encode(&ids).unwrap();
+        let cosines: Vec<f64> =
+            packed.rows().zip(&golden.cases).map(|(row, case)| cosine(row, &case.mean)).collect();
+        println!("{arithmetic:?}: {cosines:.6?}");
+        assert!(cosines.iter().all(|cosine| *cosine >= least), "{arithmetic:?}: {cosines:?}");
+        assert!(cosines.iter().sum::<f64>() / cosines.len() as f64 >= mean, "{arithmetic:?}");
+        for at in [0, 4, 11] {
+            let alone = encoder.encode(&[ids[at]]).unwrap();
+            assert_eq!(alone.row(0), packed.row(at), "{arithmetic:?}: text {at} alone");
+        }
+    }
+}
+
 #[tokio::test]
 async fn smollm2_matches_pytorch() {
     let Some(path) = smollm2() else { return };
     let golden: Golden = serde_json::from_str(include_str!("../golden/smollm2.json")).unwrap();
     assert_eq!(golden.cases.len(), 12);
-    let options = |pooling| scalingnote::tower::TowerOptions {
-        model: path.to_str().unwrap().into(),
-        revision: None,
-        tokenizer: None,
-        adapter: None,
-        pooling,
-        prompt_prefix: String::new(),
-        prompt_suffix: String::new(),
-        dimensions: None,
-        normalize: false,
-        max_tokens: 512,
-        arithmetic: Arithmetic::F32,
-        layers: None,
-    };
-    let reporter: std::sync::Arc<dyn scalingnote::observe::Reporter> =
-        std::sync::Arc::new(scalingnote::observe::Silent);
-    let resolve = |pooling| {
-        let (options, reporter) = (options(pooling), reporter.clone());
-        async move {
-            let here = std::path::Path::new(".");
-            scalingnote::tower::Tower::resolve(&options, here, &reporter).await.unwrap()
-        }
-    };
-    let tower = resolve(Pooling::Mean).await;
+    let tower = resolve(&path, Pooling::Mean, Arithmetic::F32).await;
     for case in &golden.cases {
         let ours = tower.tokenizer().tokenize(&case.text).unwrap();
         assert_eq!(ours.ids, case.ids, "tokens of {:?}", case.text);
     }
     let ids: Vec<&[u32]> = golden.cases.iter().map(|case| case.ids.as_slice()).collect();
-    let last = resolve(Pooling::LastToken).await;
+    let last = resolve(&path, Pooling::LastToken, Arithmetic::F32).await;
     for (tower, pooling) in [(tower, "mean"), (last, "last")] {
         let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 0 }).unwrap();
         let packed = encoder.encode(&ids).unwrap();
         for (at, case) in golden.cases.iter().enumerate() {
             let theirs = if pooling == "mean" { &case.mean } else { &case.last };
             let ours = packed.row(at);
-            let dot = |a: &[f32], b: &[f32]| -> f64 {
-                a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-            };
-            let norms = (dot(ours, ours) * dot(theirs, theirs)).sqrt();
-            let cosine = dot(ours, theirs) / norms;
+            let cosine = cosine(ours, theirs);
             let difference =
                 ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             println!("{pooling} of {} tokens: cosine {cosine:.9}, {difference:e}", ids[at].len());

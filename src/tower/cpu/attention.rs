@@ -5,7 +5,8 @@
 //! alone, in a fixed order.
 
 use super::buffer::Buffer;
-use super::gemm::{SLACK, pack_tile, rows, tile};
+use super::gemm::{SLACK, pack_tile, tile};
+use super::panels::rows;
 use super::simd::{Kernel, Simd};
 
 /// One sequence in the packed buffers.

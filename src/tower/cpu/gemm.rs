@@ -5,76 +5,30 @@
 //! what makes the tower batch-invariant to the last bit.
 
 use super::buffer::Buffer;
-use super::simd::{Isa, Kernel, Simd};
-
-/// Runs a body with the const `M` set to the number of rows, 1 to 14 but no more than the tile has.
-macro_rules! rows {
-    ($S:ty, $count:expr, $M:ident => $body:block) => {
-        rows!(@ $S, $count, $M, $body, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
-    };
-    (@ $S:ty, $count:expr, $M:ident, $body:block, $($m:literal)*) => {
-        match $count {
-            $($m if $m <= <$S>::ROWS => {
-                const $M: usize = $m;
-                $body
-            })*
-            _ => unreachable!("a tile has 1 to {} rows", <$S>::ROWS),
-        }
-    };
-}
-pub(crate) use rows;
+use super::panels::{Layout, PANELS, Then, finish, rows};
+use super::simd::{Kernel, Simd};
 
 /// Longest stretch of k worked off at once: a tile of rows this long fits the first-level cache.
 const K_BLOCK: usize = 768;
 
-/// Panels worked off together: a block of them fits the second-level cache, and the rows are read once for all.
-const PANELS: usize = 4;
-
-/// A weight matrix `[out, in]` as panels `[ceil(out / panel)][in][panel]`, zero-padded.
+/// Weights as panels `[panels][k][panel]`, zero-padded.
 pub(crate) struct Packed {
     data: Buffer,
-    /// Rows of the panel: the layer's input width.
-    pub(crate) k: usize,
-    /// Columns: the layer's output width.
-    pub(crate) n: usize,
-    panel: usize,
-    silu: bool,
+    pub(crate) layout: Layout,
 }
 
 impl Packed {
     /// Packs row-major matrices `[n_i, k]` one below the other.
-    pub(crate) fn stack(isa: Isa, parts: &[&[f32]], k: usize) -> Self {
-        let n = parts.iter().map(|part| part.len() / k).sum::<usize>();
-        let panel = isa.panel();
-        let rows = parts.iter().flat_map(|part| part.chunks_exact(k));
-        Self::build(rows.enumerate(), k, n, n.div_ceil(panel), panel, false)
-    }
-
-    /// Packs gate and up `[n, k]` so that every panel holds a vector of gate columns and the same of up.
-    pub(crate) fn gate_up(isa: Isa, gate: &[f32], up: &[f32], k: usize) -> Self {
-        let (n, lanes) = (gate.len() / k, isa.lanes());
-        let place = |shift: usize| move |at: usize| at / lanes * 2 * lanes + shift + at % lanes;
-        let rows = gate.chunks_exact(k).enumerate().map(|(at, row)| (place(0)(at), row));
-        let ups = up.chunks_exact(k).enumerate().map(|(at, row)| (place(lanes)(at), row));
-        Self::build(rows.chain(ups), k, n, n.div_ceil(lanes), isa.panel(), true)
-    }
-
-    fn build<'a>(
-        rows: impl Iterator<Item = (usize, &'a [f32])>,
-        k: usize,
-        n: usize,
-        panels: usize,
-        panel: usize,
-        silu: bool,
-    ) -> Self {
-        let mut data = Buffer::zeros(panels * k * panel);
-        for (column, row) in rows {
-            let start = column / panel * k * panel + column % panel;
-            for (to, from) in data[start..].iter_mut().step_by(panel).zip(row) {
+    pub(crate) fn new(layout: Layout, parts: &[&[f32]]) -> Self {
+        let (k, panel) = (layout.k, layout.panel());
+        let mut data = Buffer::zeros(layout.panels() * k * panel);
+        for (at, row) in parts.iter().flat_map(|part| part.chunks_exact(k)).enumerate() {
+            let (p, column) = layout.place(at);
+            for (to, from) in data[p * k * panel + column..].iter_mut().step_by(panel).zip(row) {
                 *to = *from;
             }
         }
-        Self { data, k, n, panel, silu }
+        Self { data, layout }
     }
 }
 
@@ -198,16 +152,7 @@ impl Kernel for NormRows<'_> {
     }
 }
 
-/// What becomes of a product.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// c = a b
-    Store,
-    /// c = c + a b
-    Add,
-}
-
-/// c = a b for packed a and b; `c` is `[m, n]`. For [`Packed::gate_up`]: c = silu(a gate) * (a up).
+/// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
 pub(crate) struct Gemm<'a> {
     pub(crate) a: &'a Rows,
     pub(crate) m: usize,
@@ -222,7 +167,7 @@ impl Kernel for Gemm<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { a, m, b, c, then, partial } = self;
-        let (k, n, panel) = (b.k, b.n, b.panel);
+        let (k, n, panel) = (b.layout.k, b.layout.n, b.layout.panel());
         assert!(panel == 2 * S::LANES && c.len() >= m * n, "shapes of a packed product");
         assert!(a.data.len() >= m.div_ceil(S::ROWS) * S::ROWS * k, "rows of a packed product");
         let blocks = k.div_ceil(K_BLOCK);
@@ -231,7 +176,6 @@ impl Kernel for Gemm<'_> {
         if blocks > 1 {
             partial.reserve(PANELS * padded * panel);
         }
-        let width = if b.silu { S::LANES } else { panel };
         for (group, weights) in b.data.chunks(PANELS * k * panel).enumerate() {
             for first in (0..k).step_by(block) {
                 let length = block.min(k - first);
@@ -239,14 +183,12 @@ impl Kernel for Gemm<'_> {
                 for row in (0..m).step_by(S::ROWS) {
                     let count = S::ROWS.min(m - row);
                     for (p, weights) in weights.chunks_exact(k * panel).enumerate() {
-                        let column = (group * PANELS + p) * width;
-                        let columns = width.min(n - column);
-                        let target = Target { columns, stride: n, silu: b.silu, then };
+                        let target = b.layout.target(group * PANELS + p, then);
                         // SAFETY: the asserts above bound a, c and partial; weights is one whole panel.
                         unsafe {
                             let a = a.data.as_ptr().add(row * k + first * S::ROWS);
                             let b = weights.as_ptr().add(first * panel);
-                            let c = c.as_mut_ptr().add(row * n + column);
+                            let c = c.as_mut_ptr().add(row * n + target.column);
                             let partial = if blocks > 1 {
                                 partial.as_mut_ptr().add((p * padded + row) * panel)
                             } else {
@@ -276,13 +218,6 @@ impl Kernel for Gemm<'_> {
 struct Place {
     start: bool,
     end: bool,
-}
-
-struct Target {
-    columns: usize,
-    stride: usize,
-    silu: bool,
-    then: Then,
 }
 
 /// sums[i] += sum over p of a[p * a_step + i] * b[p * b_step ..][two vectors], p ascending.
@@ -339,49 +274,6 @@ unsafe fn store_partial<S: Simd, const M: usize>(sums: &[[S::V; 2]; M], to: *mut
         unsafe {
             S::store(to.add(2 * i * S::LANES), sum[0]);
             S::store(to.add((2 * i + 1) * S::LANES), sum[1]);
-        }
-    }
-}
-
-/// # Safety
-/// `c` has M rows of `target.columns` elements, `target.stride` apart.
-#[inline(always)]
-unsafe fn finish<S: Simd, const M: usize>(sums: &[[S::V; 2]; M], c: *mut f32, target: &Target) {
-    for (i, sum) in sums.iter().enumerate() {
-        // SAFETY: the caller vouches for c; parts of vectors go through `edge`.
-        unsafe {
-            let c = c.add(i * target.stride);
-            if target.silu {
-                let gate = sum[0];
-                let minus = S::mul(gate, S::splat(-1.));
-                let value = S::mul(S::div(gate, S::add(S::splat(1.), S::exp(minus))), sum[1]);
-                put::<S>(value, c, target.columns, Then::Store);
-            } else {
-                put::<S>(sum[0], c, target.columns, target.then);
-                if target.columns > S::LANES {
-                    put::<S>(sum[1], c.add(S::LANES), target.columns - S::LANES, target.then);
-                }
-            }
-        }
-    }
-}
-
-/// # Safety
-/// `c` has min(columns, LANES) elements.
-#[inline(always)]
-unsafe fn put<S: Simd>(value: S::V, c: *mut f32, columns: usize, then: Then) {
-    // SAFETY: the caller vouches for c.
-    unsafe {
-        if columns >= S::LANES {
-            let value = if then == Then::Add { S::add(S::load(c), value) } else { value };
-            S::store(c, value);
-        } else {
-            let mut edge = [0f32; 16];
-            S::store(edge.as_mut_ptr(), value);
-            for (i, value) in edge[..columns].iter().enumerate() {
-                let c = &mut *c.add(i);
-                *c = if then == Then::Add { *c + *value } else { *value };
-            }
         }
     }
 }

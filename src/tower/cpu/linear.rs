@@ -1,36 +1,126 @@
 //! A linear layer of the CPU tower: packed weights of one arithmetic class, and the activations they take.
 
+use super::bf16::{Bf16Gemm, Bf16Rows, Bf16Weights, RoundRows};
+use super::blocks::Blocks;
 use super::buffer::Buffer;
-use super::gemm::{Gemm, PackRows, Packed, Rows, Then};
+use super::gemm::{Gemm, PackRows, Packed, Rows};
+use super::int8::{Int8Gemm, Int8Rows, Int8Weights, QuantizeRows};
+use super::panels::{Layout, Then};
 use super::simd::Isa;
+use super::words::Words;
+use crate::error::Result;
+use crate::tower::layer_weights::Weights;
+use crate::types::Arithmetic;
+
+/// How weights are kept and multiplied on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    F32(Isa),
+    Bf16(Words),
+    Int8(Words),
+}
+
+impl Format {
+    /// The best there is within an instruction set; `None` for classes that the processor does not compute in.
+    pub(crate) fn best(arithmetic: Arithmetic, isa: Isa) -> Option<Self> {
+        match arithmetic {
+            Arithmetic::F32 => Some(Self::F32(isa)),
+            Arithmetic::Bf16 => Words::bf16(isa).first().copied().map(Self::Bf16),
+            Arithmetic::Int8 => Words::int8(isa).first().copied().map(Self::Int8),
+            Arithmetic::F16 => None,
+        }
+    }
+
+    fn lanes(self) -> usize {
+        match self {
+            Self::F32(isa) => isa.lanes(),
+            Self::Bf16(words) | Self::Int8(words) => words.lanes(),
+        }
+    }
+
+    /// Reads a weight matrix.
+    pub(crate) fn read(self, from: &Weights<'_>, name: &str, shape: [usize; 2]) -> Result<Matrix> {
+        if !matches!(self, Self::Int8(_)) {
+            return Ok(Matrix::Floats(from.floats(name, &shape)?));
+        }
+        // Blocks that the file has are taken as they are; anything else is quantised.
+        Ok(Matrix::Blocks(match from.source.q8_0(name, &shape)? {
+            Some(bytes) => Blocks::stored(&bytes)?,
+            None => Blocks::quantize(&from.floats(name, &shape)?, shape[1]),
+        }))
+    }
+}
+
+/// A weight matrix `[n, k]` as read.
+pub(crate) enum Matrix {
+    Floats(Vec<f32>),
+    Blocks(Blocks),
+}
+
+impl Matrix {
+    fn floats(&self) -> &[f32] {
+        match self {
+            Self::Floats(floats) => floats,
+            Self::Blocks(_) => &[],
+        }
+    }
+
+    fn blocks(&self) -> Option<&Blocks> {
+        match self {
+            Self::Floats(_) => None,
+            Self::Blocks(blocks) => Some(blocks),
+        }
+    }
+}
 
 /// Weights of one layer (or of several that share their input), packed for this machine.
 pub(crate) enum Linear {
     /// 32-bit floats.
     F32(Packed),
+    /// bf16, activations rounded to it.
+    Bf16(Bf16Weights),
+    /// Blocks of 8-bit integers, activations quantised as they come.
+    Int8(Int8Weights),
 }
 
 /// Packed activations and partial sums, reused by all layers of a worker.
 pub(crate) struct Activations {
     rows: Rows,
     partial: Buffer,
+    bf16: Bf16Rows,
+    int8: Int8Rows,
 }
 
 impl Activations {
     pub(crate) fn new() -> Self {
-        Self { rows: Rows::new(), partial: Buffer::zeros(0) }
+        Self {
+            rows: Rows::new(),
+            partial: Buffer::zeros(0),
+            bf16: Bf16Rows::new(),
+            int8: Int8Rows::new(),
+        }
     }
 }
 
 impl Linear {
-    /// Matrices `[n_i, k]` that share their input, one below the other.
-    pub(crate) fn stack(isa: Isa, parts: &[&[f32]], k: usize) -> Self {
-        Self::F32(Packed::stack(isa, parts, k))
+    /// Matrices that share their input, `n` rows in all, one below the other.
+    pub(crate) fn stack(format: Format, parts: &[&Matrix], n: usize, k: usize) -> Self {
+        Self::pack(format, parts, Layout { k, n, lanes: format.lanes(), silu: false })
     }
 
-    /// Gate and up projection, whose product is `silu(gate) * up`.
-    pub(crate) fn gate_up(isa: Isa, gate: &[f32], up: &[f32], k: usize) -> Self {
-        Self::F32(Packed::gate_up(isa, gate, up, k))
+    /// Gate and up projection, `n` rows each, whose product is `silu(gate) * up`.
+    pub(crate) fn gate_up(format: Format, gate: &Matrix, up: &Matrix, n: usize, k: usize) -> Self {
+        Self::pack(format, &[gate, up], Layout { k, n, lanes: format.lanes(), silu: true })
+    }
+
+    fn pack(format: Format, parts: &[&Matrix], layout: Layout) -> Self {
+        let floats: Vec<&[f32]> = parts.iter().map(|part| part.floats()).collect();
+        let blocks: Vec<&Blocks> = parts.iter().filter_map(|part| part.blocks()).collect();
+        match format {
+            Format::F32(_) => Self::F32(Packed::new(layout, &floats)),
+            Format::Bf16(words) => Self::Bf16(Bf16Weights::new(words, layout, &floats)),
+            Format::Int8(words) => Self::Int8(Int8Weights::new(words, layout, &blocks)),
+        }
     }
 
     /// Takes `m` rows of input, RMS-normalised first where `norm` gives weight and epsilon.
@@ -43,8 +133,12 @@ impl Linear {
         to: &mut Activations,
     ) {
         match self {
-            Self::F32(weights) => {
-                isa.run(PackRows { x, m, k: weights.k, norm, to: &mut to.rows });
+            Self::F32(b) => isa.run(PackRows { x, m, k: b.layout.k, norm, to: &mut to.rows }),
+            Self::Bf16(b) => {
+                b.words.run(RoundRows { x, m, k: b.layout.k, norm, to: &mut to.bf16 });
+            }
+            Self::Int8(b) => {
+                b.words.run(QuantizeRows { x, m, k: b.layout.k, norm, to: &mut to.int8 });
             }
         }
     }
@@ -62,6 +156,8 @@ impl Linear {
             Self::F32(b) => {
                 isa.run(Gemm { a: &from.rows, m, b, c, then, partial: &mut from.partial });
             }
+            Self::Bf16(b) => b.words.run(Bf16Gemm { a: &from.bf16, m, b, c, then }),
+            Self::Int8(b) => b.words.run(Int8Gemm { a: &from.int8, m, b, c, then }),
         }
     }
 }

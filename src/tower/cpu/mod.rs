@@ -5,22 +5,30 @@
 //! another. Weights are packed at load into the panels that the kernels read.
 
 mod attention;
+mod bf16;
+mod blocks;
 mod buffer;
 mod gemm;
 mod heads;
+mod int8;
 mod linear;
 mod model;
+mod panels;
 mod simd;
+mod vocabulary;
+mod words;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use self::linear::Format;
 use self::model::{Model, Workspace};
 pub(crate) use self::simd::Isa;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::tower::pack::balance;
 use crate::tower::pool::Want;
 use crate::tower::{DecoderConfig, WeightSource};
+use crate::types::Arithmetic;
 
 /// Tokens that a thread takes through the layers at once: enough to use each weight often, few enough for
 /// the activations to stay in the second-level cache.
@@ -34,18 +42,28 @@ pub(crate) struct CpuDecoder {
 
 impl CpuDecoder {
     /// Reads and packs all weights, layers in parallel. `threads` 0: all of the machine.
+    ///
+    /// # Errors
+    /// Unsupported for f16; whatever the source reports.
     pub(crate) fn load(
         config: &DecoderConfig,
         source: &dyn WeightSource,
         threads: usize,
         max_tokens: usize,
         isa: Isa,
+        arithmetic: Arithmetic,
     ) -> Result<Self> {
+        let format = Format::best(arithmetic, isa).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "arithmetic = \"f16\" is not supported on the processor; it supports f32, bf16 and int8",
+            )
+        })?;
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let model = Model::load(config, source, threads, max_tokens, isa)?;
+        let model = Model::load(config, source, threads, max_tokens, (isa, format))?;
         Ok(Self { model, workspaces: (0..threads).map(|_| Workspace::new()).collect() })
     }
 
@@ -135,10 +153,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_instruction_set_gives_the_same_states() {
-        // Widths that divide by no panel, an input longer than one block of k, several groups.
-        let config = DecoderConfig {
+    // Widths that divide by no panel and no block, an input longer than one block of k.
+    fn config() -> DecoderConfig {
+        DecoderConfig {
             family: "qwen3".into(),
             vocab_size: 50,
             hidden_size: 90,
@@ -153,11 +170,18 @@ mod tests {
             qkv_bias: true,
             qk_norm: true,
             max_positions: 512,
-        };
-        let owned: Vec<Vec<u32>> = [1u32, 45, 130, 300, 16, 400]
-            .iter()
-            .map(|n| (0..*n).map(|i| (i * i + n) % 50).collect())
-            .collect();
+        }
+    }
+
+    /// Several groups of sequences.
+    fn sequences() -> Vec<Vec<u32>> {
+        let lengths = [1u32, 45, 130, 300, 16, 400];
+        lengths.iter().map(|n| (0..*n).map(|i| (i * i + n) % 50).collect()).collect()
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_states() {
+        let (config, owned) = (config(), sequences());
         let sequences: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
         let tensors = crate::tower::tensor::TensorDecoder::load(
             &config,
@@ -173,7 +197,8 @@ mod tests {
             for isa in Isa::available() {
                 for threads in [1, 3] {
                     let mut decoder =
-                        CpuDecoder::load(&config, &Hashed, threads, 512, isa).unwrap();
+                        CpuDecoder::load(&config, &Hashed, threads, 512, isa, Arithmetic::F32)
+                            .unwrap();
                     let states = decoder.run(&sequences, want);
                     assert_eq!(states.len(), expected.len());
                     for (a, b) in states.iter().zip(&expected) {
@@ -182,5 +207,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn narrow_arithmetic_stays_near_f32_and_invariant_of_the_batch() {
+        let (config, owned) = (config(), sequences());
+        let sequences: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
+        let load = |isa, arithmetic, threads| {
+            CpuDecoder::load(&config, &Hashed, threads, 512, isa, arithmetic).unwrap()
+        };
+        let cosine = |a: &[f32], b: &[f32]| {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+        };
+        let exact = load(Isa::best(), Arithmetic::F32, 1).run(&sequences, Want::Mean);
+        for (arithmetic, least) in [(Arithmetic::Bf16, 0.9999), (Arithmetic::Int8, 0.999)] {
+            for isa in Isa::available() {
+                let mut decoder = load(isa, arithmetic, 3);
+                let packed = decoder.run(&sequences, Want::Mean);
+                for (at, row) in packed.chunks_exact(config.hidden_size).enumerate() {
+                    let exact = &exact[at * config.hidden_size..][..config.hidden_size];
+                    let cosine = cosine(row, exact);
+                    assert!(cosine >= least, "{arithmetic:?} {isa:?} sequence {at}: {cosine}");
+                    assert_eq!(decoder.run(&[sequences[at]], Want::Mean), row, "alone and packed");
+                }
+            }
+        }
+        let refused = CpuDecoder::load(&config, &Hashed, 1, 512, Isa::best(), Arithmetic::F16);
+        assert_eq!(refused.err().unwrap().kind(), ErrorKind::Unsupported);
     }
 }

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::attention::{Attention, Heads, Scratch, Span};
 use super::buffer::Buffer;
-use super::gemm::{NormRows, Then};
+use super::gemm::NormRows;
 use super::heads::PrepareHeads;
-use super::linear::{Activations, Linear};
+use super::linear::{Activations, Format, Linear, Matrix};
+use super::panels::Then;
 use super::simd::Isa;
+use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::tower::layer_weights::{LayerWeights, Weights};
 use crate::tower::pool::{Want, mean};
@@ -21,7 +23,7 @@ pub(super) struct Model {
     pub(super) config: DecoderConfig,
     heads: Heads,
     rope: Rope,
-    embedding: Vec<f32>,
+    vocabulary: Vocabulary,
     layers: Vec<Layer>,
     norm: Vec<f32>,
 }
@@ -41,14 +43,15 @@ struct Layer {
 }
 
 impl Layer {
-    fn pack(isa: Isa, config: &DecoderConfig, w: LayerWeights) -> Self {
-        let hidden = config.hidden_size;
+    fn pack(format: Format, config: &DecoderConfig, w: LayerWeights<Matrix>) -> Self {
+        let (hidden, middle) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         Self {
-            q: Linear::stack(isa, &[&w.q], hidden),
-            kv: Linear::stack(isa, &[&w.k, &w.v], hidden),
-            o: Linear::stack(isa, &[&w.o], config.heads * config.head_dim),
-            gate_up: Linear::gate_up(isa, &w.gate, &w.up, hidden),
-            down: Linear::stack(isa, &[&w.down], config.intermediate_size),
+            q: Linear::stack(format, &[&w.q], q, hidden),
+            kv: Linear::stack(format, &[&w.k, &w.v], 2 * kv, hidden),
+            o: Linear::stack(format, &[&w.o], hidden, q),
+            gate_up: Linear::gate_up(format, &w.gate, &w.up, middle, hidden),
+            down: Linear::stack(format, &[&w.down], hidden, middle),
             input_norm: w.input_norm,
             q_bias: w.q_bias,
             kv_bias: w.kv_bias,
@@ -106,26 +109,28 @@ impl Model {
         source: &dyn WeightSource,
         threads: usize,
         max_tokens: usize,
-        isa: Isa,
+        (isa, format): (Isa, Format),
     ) -> Result<Self> {
         let weights = Weights { config, source };
         let slots: Vec<Mutex<Option<Result<Layer>>>> =
             (0..config.layers).map(|_| Mutex::new(None)).collect();
         let next = AtomicUsize::new(0);
-        let embedding = std::thread::scope(|scope| {
+        let vocabulary = std::thread::scope(|scope| {
             for _ in 0..threads.min(config.layers) {
                 scope.spawn(|| {
                     loop {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(slot) = slots.get(at) else { return };
-                        let layer = weights.layer(at).map(|w| Layer::pack(isa, config, w));
+                        let layer = weights
+                            .layer(at, |name, shape| format.read(&weights, name, shape))
+                            .map(|w| Layer::pack(format, config, w));
                         if let Ok(mut slot) = slot.lock() {
                             *slot = Some(layer);
                         }
                     }
                 });
             }
-            weights.embedding()
+            Vocabulary::read(&weights, format)
         })?;
         let layers = slots
             .into_iter()
@@ -139,7 +144,7 @@ impl Model {
             config: config.clone(),
             heads: Heads { heads: config.heads, kv_heads: config.kv_heads, dim: config.head_dim },
             rope: Rope::new(config, max_tokens),
-            embedding,
+            vocabulary,
             layers,
             norm: weights.norm()?,
         })
@@ -173,7 +178,7 @@ impl Model {
             w.positions.extend(0..len as u32);
             w.last.push(len as u32 - 1);
             for (row, id) in w.x[start * hidden..].chunks_exact_mut(hidden).zip(*sequence) {
-                row.copy_from_slice(&self.embedding[*id as usize * hidden..][..hidden]);
+                self.vocabulary.copy(*id, row);
             }
             start += len;
         }

@@ -38,11 +38,6 @@ impl Isa {
         Self::available().first().copied().unwrap_or(Self::Portable)
     }
 
-    /// Columns of one weight panel.
-    pub(crate) fn panel(self) -> usize {
-        2 * self.lanes()
-    }
-
     /// Elements of one vector.
     pub(crate) fn lanes(self) -> usize {
         match self {

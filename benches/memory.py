@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""Resident memory over one whole run of many short notes with a tiny tower: does anything grow with the corpus?
+
+    memory.py PROGRAM [--notes 1000000] [--shards 16] [--model fake:64] [--every 0.5] [--keep DIR]
+
+Writes the notes, runs the pipeline, and prints the program's anonymous resident memory (what it allocated; mapped
+files and the page cache are left out) by stage: at its start, at its end and at its highest, then a curve.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+
+PIPELINE = """
+version = 1
+[corpus]
+sql = "SELECT note_id, title FROM notes"
+template = "{{{{ title }}}}"
+stored_columns = ["title"]
+memory_limit_mib = {limit}
+[[corpus.tables]]
+name = "notes"
+uri = "notes.csv"
+[tower]
+model = "{model}"
+pooling = "mean"
+[encode]
+devices = ["cpu"]
+[index]
+shards = {shards}
+# Random words make a poor index whatever the effort; this bench is not about it.
+connectivity = 8
+expansion_add = 16
+[gates]
+recall_min = 0.0
+[publish]
+root = "root"
+"""
+
+
+def write_notes(path, count):
+    """Distinct texts of 4 to 12 words; the same on every call."""
+    rng = random.Random(7)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(5000)]
+    with open(path, "w") as out:
+        out.write("note_id,title\n")
+        for at in range(count):
+            out.write(f"{at},{' '.join(rng.choices(words, k=rng.randint(4, 12)))} {at}\n")
+
+
+def resident(pid):
+    """Anonymous and all resident bytes."""
+    fields = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status") if line.startswith(("RssAnon", "VmRSS")))
+    return tuple(int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "VmRSS"))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("program")
+    parser.add_argument("--notes", type=int, default=1_000_000)
+    parser.add_argument("--shards", type=int, default=16)
+    parser.add_argument("--model", default="fake:64")
+    parser.add_argument("--memory-limit-mib", type=int, default=256)
+    parser.add_argument("--every", type=float, default=0.25)
+    parser.add_argument("--keep", help="work here and leave everything behind")
+    args = parser.parse_args()
+    folder = pathlib.Path(args.keep or tempfile.mkdtemp(prefix="scalingnote-memory-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        write_notes(folder / "notes.csv", args.notes)
+        model = args.model if args.model.startswith("fake:") else str(pathlib.Path(args.model).resolve())
+        text = PIPELINE.format(model=model, shards=args.shards, limit=args.memory_limit_mib)
+        (folder / "pipeline.toml").write_text(text)
+        run(args, folder)
+    finally:
+        if not args.keep:
+            shutil.rmtree(folder)
+
+
+def run(args, folder):
+    begun = time.perf_counter()
+    program = subprocess.Popen(
+        [args.program, "run", str(folder / "pipeline.toml"), "--progress", "json"],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )
+    stage, tail = ["start"], []
+
+    def follow():
+        for line in program.stderr:
+            tail[:] = tail[-20:] + [line]
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if event.get("event") in ("stage_started", "stage_finished"):
+                stage[0] = event["stage"] + ("" if event["event"] == "stage_started" else " done")
+
+    threading.Thread(target=follow, daemon=True).start()
+    samples = []
+    while program.poll() is None:
+        try:
+            samples.append((time.perf_counter() - begun, stage[0], *resident(program.pid)))
+        except (OSError, KeyError):
+            break
+        time.sleep(args.every)
+    if program.wait() != 0:
+        raise SystemExit("the run failed:\n" + "".join(tail))
+    mib = 2**20
+    print(f"{args.notes:,} notes, {args.shards} shards, {args.model}: {time.perf_counter() - begun:.0f} s")
+    print(f"{'stage':16}{'seconds':>9}{'first':>9}{'last':>9}{'highest':>9}  MiB allocated and resident")
+    for name in dict.fromkeys(sample[1] for sample in samples):
+        part = [sample for sample in samples if sample[1] == name]
+        seconds = part[-1][0] - part[0][0]
+        print(f"{name:16}{seconds:9.1f}{part[0][2] / mib:9.0f}{part[-1][2] / mib:9.0f}{max(s[2] for s in part) / mib:9.0f}")
+    print(f"highest with mapped files: {max(sample[3] for sample in samples) / mib:.0f} MiB")
+    top = max(sample[2] for sample in samples)
+    for at in range(0, len(samples), max(1, len(samples) // 40)):
+        seconds, name, anonymous, _ = samples[at]
+        print(f"{seconds:7.1f} s {anonymous / mib:7.0f} MiB {'#' * round(50 * anonymous / top):50} {name}")
+
+
+if __name__ == "__main__":
+    main()

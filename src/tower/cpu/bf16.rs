@@ -1,0 +1,234 @@
+//! Matrix product of bf16 weights and activations, added up in f32.
+//!
+//! As in f32, an element of the result is one chain of multiply-adds over k, here by pairs in ascending order.
+
+use half::bf16;
+
+use super::buffer::Buffer;
+use super::gemm::{SLACK, pack_tile};
+use super::panels::{Layout, Then, finish, rows, together};
+use super::simd::Simd;
+use super::words::{Word, WordKernel, Words};
+
+/// Weights as panels `[panels][ceil(k / 2)][panel]` of words.
+pub(crate) struct Bf16Weights {
+    data: Buffer,
+    pub(crate) layout: Layout,
+    pub(crate) words: Words,
+}
+
+impl Bf16Weights {
+    /// Rounds and packs row-major matrices `[n_i, k]` one below the other.
+    pub(crate) fn new(words: Words, layout: Layout, parts: &[&[f32]]) -> Self {
+        let (pairs, panel) = (layout.k.div_ceil(2), layout.panel());
+        let mut data = Buffer::zeros(layout.panels() * pairs * panel);
+        for (at, row) in parts.iter().flat_map(|part| part.chunks_exact(layout.k)).enumerate() {
+            let (p, column) = layout.place(at);
+            let to = data[p * pairs * panel + column..].iter_mut().step_by(panel);
+            for (to, pair) in to.zip(row.chunks(2)) {
+                *to = f32::from_bits(word(pair[0], pair.get(1).copied().unwrap_or(0.)));
+            }
+        }
+        Self { data, layout, words }
+    }
+}
+
+/// The bits of an f32 rounded to the nearest bf16, ties to even, in the upper half; NaN stays NaN.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let up = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    if bits & 0x7fff_ffff > 0x7f80_0000 { u32::from(bf16::NAN.to_bits()) << 16 } else { up }
+}
+
+/// Two neighbours along k in one word.
+#[inline(always)]
+fn word(first: f32, second: f32) -> u32 {
+    rounded(first) >> 16 | rounded(second) & 0xffff_0000
+}
+
+/// Activations as tiles `[tiles][ceil(k / 2)][rows]` of words.
+pub(crate) struct Bf16Rows {
+    data: Buffer,
+    tile: Buffer,
+}
+
+impl Bf16Rows {
+    pub(crate) fn new() -> Self {
+        Self { data: Buffer::zeros(0), tile: Buffer::zeros(0) }
+    }
+}
+
+/// Rounds and packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
+pub(crate) struct RoundRows<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) m: usize,
+    pub(crate) k: usize,
+    pub(crate) norm: Option<(&'a [f32], f32)>,
+    pub(crate) to: &'a mut Bf16Rows,
+}
+
+impl WordKernel for RoundRows<'_> {
+    #[inline(always)]
+    fn run<W: Word>(self) {
+        let Self { x, m, k, norm, to } = self;
+        let (pairs, step, lanes) = (k.div_ceil(2), W::ROWS, W::S::LANES);
+        assert!(step <= lanes && lanes <= SLACK);
+        to.data.reserve(m.div_ceil(step) * pairs * step + SLACK);
+        to.tile.reserve(2 * pairs * step + SLACK);
+        for (tile, rows) in x[..m * k].chunks(step * k).enumerate() {
+            pack_tile::<W::S>(rows, k, k, step, step, norm, &mut to.tile);
+            // The pair of an odd last column, and what packing left behind it.
+            to.tile[k * step..2 * pairs * step].fill(0.);
+            let words = &mut to.data[tile * pairs * step..];
+            for pair in 0..pairs {
+                // Whole vectors: what goes beyond the rows is overwritten by the next pair, or slack.
+                let first = &to.tile[2 * pair * step..][..lanes];
+                let second = &to.tile[(2 * pair + 1) * step..][..lanes];
+                let words = &mut words[pair * step..][..lanes];
+                for ((to, first), second) in words.iter_mut().zip(first).zip(second) {
+                    *to = f32::from_bits(word(*first, *second));
+                }
+            }
+        }
+    }
+}
+
+/// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
+pub(crate) struct Bf16Gemm<'a> {
+    pub(crate) a: &'a Bf16Rows,
+    pub(crate) m: usize,
+    pub(crate) b: &'a Bf16Weights,
+    pub(crate) c: &'a mut [f32],
+    pub(crate) then: Then,
+}
+
+impl WordKernel for Bf16Gemm<'_> {
+    #[inline(always)]
+    fn run<W: Word>(self) {
+        let Self { a, m, b, c, then } = self;
+        let layout = &b.layout;
+        let (pairs, panel) = (layout.k.div_ceil(2), layout.panel());
+        let (panel_len, tile_len) = (pairs * panel, pairs * W::ROWS);
+        assert!(panel == 2 * W::S::LANES && c.len() >= m * layout.n, "shapes of a packed product");
+        assert!(a.data.len() >= m.div_ceil(W::ROWS) * tile_len, "rows of a packed product");
+        let together = together(panel_len);
+        for (group, weights) in b.data.chunks(together * panel_len).enumerate() {
+            for row in (0..m).step_by(W::ROWS) {
+                let count = W::ROWS.min(m - row);
+                for (p, weights) in weights.chunks_exact(panel_len).enumerate() {
+                    let target = layout.target(group * together + p, then);
+                    // SAFETY: the asserts above bound a and c; weights is one whole panel.
+                    unsafe {
+                        let a = a.data.as_ptr().add(row / W::ROWS * tile_len);
+                        let c = c.as_mut_ptr().add(row * layout.n + target.column);
+                        rows!(W, count, M => {
+                            let sums = tile::<W, M>(pairs, a.cast(), weights.as_ptr().cast());
+                            finish::<W::S, M>(&sums, c, &target);
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// M rows of a tile times one panel.
+///
+/// # Safety
+/// a and b are packed for `pairs`; below [`Words::run`].
+#[inline(always)]
+unsafe fn tile<W: Word, const M: usize>(
+    pairs: usize,
+    mut a: *const u32,
+    mut b: *const u32,
+) -> [[<W::S as Simd>::V; 2]; M] {
+    let lanes = W::S::LANES;
+    // SAFETY: the caller vouches for the pairs.
+    unsafe {
+        let mut sums = [[W::sum(0); 2]; M];
+        for _ in 0..pairs {
+            let w0 = W::load(b);
+            let w1 = W::load(b.add(lanes));
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let x = W::splat(*a.add(i));
+                sum[0] = W::dot(sum[0], w0, x);
+                sum[1] = W::dot(sum[1], w1, x);
+            }
+            a = a.add(W::ROWS);
+            b = b.add(2 * lanes);
+        }
+        sums.map(|sum| sum.map(|sum| W::float(sum)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::simd::Isa;
+    use super::*;
+
+    #[test]
+    fn rounding_is_that_of_the_half_crate() {
+        let mut state = 3u64;
+        let mut values: Vec<f32> = (0..100_000)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                f32::from_bits((state >> 32) as u32)
+            })
+            .collect();
+        values.extend([0., -0., 1., f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE]);
+        values.push(f32::from_bits(0x3f80_8000));
+        values.push(f32::from_bits(0x3f81_8000));
+        for x in values {
+            let ours = bf16::from_bits((rounded(x) >> 16) as u16);
+            let theirs = bf16::from_f32(x);
+            assert!(
+                ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()),
+                "{x}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn products_of_rounded_numbers(
+            m in 1usize..30, n in 1usize..50, k in 1usize..90, seed in any::<u64>(), silu in any::<bool>(),
+        ) {
+            let mut state = seed;
+            let mut value = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.
+            };
+            let weights: Vec<f32> = (0..n * k).map(|_| value()).collect();
+            let up: Vec<f32> = (0..n * k).map(|_| value()).collect();
+            let x: Vec<f32> = (0..m * k).map(|_| value()).collect();
+            let round = |x: f32| f64::from(bf16::from_f32(x).to_f32());
+            let exact = |weights: &[f32], row: usize, column: usize| -> f64 {
+                let pairs = x[row * k..][..k].iter().zip(&weights[column * k..][..k]);
+                pairs.map(|(x, w)| round(*x) * round(*w)).sum()
+            };
+            for words in Words::bf16(Isa::best()) {
+                let layout = Layout { k, n, lanes: words.lanes(), silu };
+                let parts: &[&[f32]] = if silu { &[&weights, &up] } else { &[&weights] };
+                let b = Bf16Weights::new(words, layout, parts);
+                let mut a = Bf16Rows::new();
+                let mut c = vec![0f32; m * n];
+                // A longer product before: its leftovers must not show.
+                words.run(RoundRows { x: &vec![9.; 40 * 95], m: 40, k: 95, norm: None, to: &mut a });
+                words.run(RoundRows { x: &x, m, k, norm: None, to: &mut a });
+                words.run(Bf16Gemm { a: &a, m, b: &b, c: &mut c, then: Then::Store });
+                for (at, c) in c.iter().enumerate() {
+                    let product = exact(&weights, at / n, at % n);
+                    let expected = if silu {
+                        product / (1. + (-product).exp()) * exact(&up, at / n, at % n)
+                    } else {
+                        product
+                    };
+                    prop_assert!((f64::from(*c) - expected).abs() < 2e-5, "{:?}: {} and {}", words, c, expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The embeddings of tokens, as wide as the arithmetic needs them.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::linear::Format;
+use crate::error::Result;
+use crate::tower::layer_weights::Weights;
+
+/// `[vocab_size, hidden_size]`
+pub(super) enum Vocabulary {
+    F32(Vec<f32>),
+    /// What a bf16 tower has.
+    Bf16(Vec<bf16>),
+    /// Beside 8-bit weights: finer than they are, half of f32's size.
+    F16(Vec<f16>),
+}
+
+impl Vocabulary {
+    pub(super) fn read(weights: &Weights<'_>, format: Format) -> Result<Self> {
+        Ok(match format {
+            Format::F32(_) => Self::F32(weights.embedding(|x| x)?),
+            Format::Bf16(_) => Self::Bf16(weights.embedding(bf16::from_f32)?),
+            Format::Int8(_) => Self::F16(weights.embedding(f16::from_f32)?),
+        })
+    }
+
+    /// The embedding of a token, `row` being as long as one.
+    pub(super) fn copy(&self, id: u32, row: &mut [f32]) {
+        let start = id as usize * row.len();
+        match self {
+            Self::F32(all) => row.copy_from_slice(&all[start..][..row.len()]),
+            Self::Bf16(all) => all[start..][..row.len()].convert_to_f32_slice(row),
+            Self::F16(all) => all[start..][..row.len()].convert_to_f32_slice(row),
+        }
+    }
+}
