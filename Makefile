@@ -156,6 +156,10 @@ bench-encode: ## Measure the document tower beside PyTorch (benches/README.md).
 bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (benches/README.md).
 	benches/index.sh
 
+.PHONY: bench-daily
+bench-daily: build ## Measure a day on which 1% of 100,000 notes changed beside a full run (benches/README.md).
+	$(PYTHON) benches/daily.py $(BIN)
+
 # The copy of the list tells what is installed, so a new package reaches an old checkout. Without a network the
 # tests that need these packages say `skipped`; SCALINGNOTE_REQUIRE_PYTHON=1 makes that an error.
 .PHONY: python-packages

@@ -44,6 +44,6 @@ pub use options::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
 pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections,
 };
-pub use prepare::{Chunker, Exclude, PrepareRequest, SMALL_CORPUS, prepare};
+pub use prepare::{Chunker, Exclude, KnownText, PrepareRequest, SMALL_CORPUS, prepare};
 pub use reader::PreparedReader;
 pub use writer::{RESERVED_COLUMNS, prepared_schema};

@@ -25,7 +25,7 @@ use super::writer::ShardWriter;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::{Event, Reporter, Stage};
 use crate::store::{Root, StorageOptions};
-use crate::types::{Cancel, NoteId};
+use crate::types::{Cancel, NoteId, TextHash};
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
 pub const SMALL_CORPUS: u64 = 10_000;
@@ -42,6 +42,9 @@ pub trait Chunker: Send + Sync {
 /// Says which notes are left out as if the query had not returned them.
 pub type Exclude = Arc<dyn Fn(&NoteId) -> bool + Send + Sync>;
 
+/// Says of a text, by its hash, whether its vector is stored, so that nobody needs to read it.
+pub type KnownText = Arc<dyn Fn(&TextHash) -> bool + Send + Sync>;
+
 /// What `prepare` is asked to do.
 pub struct PrepareRequest<'a> {
     /// The corpus.
@@ -54,6 +57,9 @@ pub struct PrepareRequest<'a> {
     pub default_shards: u32,
     /// Cuts long texts; `None` leaves one chunk a note.
     pub chunker: Option<Arc<dyn Chunker>>,
+    /// Says which texts may be left out of the files, by hash: their rows are written with an empty text. `None` keeps
+    /// every text.
+    pub known: Option<KnownText>,
     /// Notes that must not be prepared at all (purged ones).
     pub exclude: Option<Exclude>,
     /// Where the prepared files go.
@@ -152,8 +158,10 @@ async fn run(
     let contract = Arc::new(contract);
     let deduper = Deduper::new(Arc::clone(&contract));
     let chunker = request.chunker.clone();
+    let known = request.known.clone();
+    let exclude = request.exclude.clone();
     let renderer =
-        Arc::new(Renderer::new(contract, template, options.mode, chunker, request.exclude.clone()));
+        Arc::new(Renderer::new(contract, template, options.mode, chunker, known, exclude));
     let writer = ShardWriter::new(
         request.root.clone(),
         request.run.to_owned(),

@@ -129,7 +129,7 @@ fn kind(root: &DataFusionError) -> ErrorKind {
 }
 
 /// Error kind of a failed read from a table's store.
-fn kind_of_store(error: &object_store::Error) -> ErrorKind {
+pub(super) fn kind_of_store(error: &object_store::Error) -> ErrorKind {
     use object_store::Error as Store;
     match error {
         Store::NotFound { .. }

@@ -77,6 +77,28 @@ async fn text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
     Ok(hashes)
 }
 
+/// The rows (ascending) as the least number of runs.
+fn runs(rows: impl Iterator<Item = usize>, total: usize) -> RowSelection {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for row in rows {
+        match runs.last_mut() {
+            Some(run) if run.end == row => run.end += 1,
+            Some(run) if run.end == row + 1 => {}
+            _ => runs.push(row..row + 1),
+        }
+    }
+    RowSelection::from_consecutive_ranges(runs.into_iter(), total)
+}
+
+/// A selection of rows (ascending, no repeats) that the file must have.
+pub(super) fn select(builder: &Builder, key: &str, rows: &[u32]) -> Result<RowSelection> {
+    let total = total_rows(builder).ok_or_else(|| altered(key, "has a negative row count"))?;
+    if let Some(row) = rows.last().filter(|row| **row as usize >= total) {
+        return Err(altered(key, format_args!("has {total} rows, row {row} was asked")));
+    }
+    Ok(runs(rows.iter().map(|row| *row as usize), total))
+}
+
 fn project(builder: Builder, key: &str, column: &str) -> Result<Builder> {
     let at = builder
         .schema()
@@ -117,15 +139,7 @@ async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
     if wanted.is_empty() {
         return Ok(Embeddings::with_capacity(width, 0));
     }
-    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
-    for (row, _) in &wanted {
-        match runs.last_mut() {
-            Some(run) if run.end == *row => run.end += 1,
-            Some(run) if run.end == row + 1 => {}
-            _ => runs.push(*row..row + 1),
-        }
-    }
-    let selection = RowSelection::from_consecutive_ranges(runs.into_iter(), total);
+    let selection = runs(wanted.iter().map(|(row, _)| *row), total);
     let mut stream = builder
         .with_row_selection(selection)
         .with_batch_size((BATCH_BYTES / (4 * width)).clamp(1, 8_192))

@@ -249,11 +249,15 @@ async fn fill(
     let night = TaskEnv { cancel, ..env.clone() };
     let mut workers = local::Workers::new(&next.ctx.pipeline, Some(tower.clone()))?;
     let mut receipts = Receipts::default();
+    let mut drift = None;
     let encode = Plan { calibrate: None, build: Vec::new(), ..plan.clone() };
     let encoded = async {
         if next.ctx.pipeline.encode.self_test {
             stage::self_test(&encode, workers.first(), &night).await?;
         }
+        drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), &night).await?;
+        let overridden = options.overrides.iter().any(|(gate, _)| gate == "drift");
+        stage::refuse_drift(drift, &plan.gates, overridden)?;
         let (pipeline, attempts) = (&next.ctx.pipeline, options.attempts);
         workers.run(&encode, pipeline, attempts, &night, &mut receipts).await
     }
@@ -270,7 +274,6 @@ async fn fill(
     }
     let build = Plan { encode: Vec::new(), ..plan.clone() };
     workers.run(&build, &next.ctx.pipeline, options.attempts, &env, &mut receipts).await?;
-    let drift = stage::measure_drift(&plan, workers.first(), &env).await?;
     switch(&next.ctx, &plan, &receipts, drift, options, report).await
 }
 
@@ -318,7 +321,7 @@ pub(super) async fn publish_plan(
         return Ok(());
     }
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    let drift = stage::measure_drift(plan, workers.first(), env).await?;
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), env).await?;
     switch(ctx, plan, &receipts, drift, options, report).await
 }
 

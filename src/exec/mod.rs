@@ -23,8 +23,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
 use crate::snapshot::{self, GateOutcome, QueryTower, RunLease};
 use crate::stage::{
-    self, BuildReceipt, EncodeReceipt, NewestSnapshot, Outcome, Plan, PlanBrief, PlanRequest,
-    PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
+    self, BuildReceipt, EncodeReceipt, Envelope, NewestSnapshot, Outcome, Plan, PlanBrief,
+    PlanRequest, PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt,
+    Worker,
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
@@ -122,6 +123,7 @@ impl RunContext {
             build: &pipeline.index,
             gates: &pipeline.gates,
             prepared,
+            keep_texts: pipeline.next.is_some(),
             root: &self.root,
             run,
             reporter: Arc::clone(reporter),
@@ -258,6 +260,9 @@ async fn day(
     if ctx.pipeline.encode.self_test {
         stage::self_test(&plan, workers.first(), &env).await?;
     }
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), &env).await?;
+    let overridden = options.overrides.iter().any(|(gate, _)| gate == "drift");
+    stage::refuse_drift(drift, &plan.gates, overridden)?;
     let mut receipts = Receipts::default();
     let outcome = workers.run(&plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
     report::executed(report, &receipts);
@@ -271,7 +276,6 @@ async fn day(
     }
     let started = std::time::Instant::now();
     reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
-    let drift = stage::measure_drift(&plan, workers.first(), &env).await?;
     if let Some(lease) = lease {
         lease.check().await?;
     }
@@ -432,7 +436,13 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     let plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
     let envelope = plan.envelope(task)?;
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    stage::execute(&envelope, workers.first(), &ctx.env(&ctx.reporter)).await
+    let env = ctx.env(&ctx.reporter);
+    if let Envelope::Encode(task) = &envelope {
+        let tasks = std::slice::from_ref(task);
+        let drift = stage::measure_drift(&plan.gates, tasks, workers.first(), &env).await?;
+        stage::refuse_drift(drift, &plan.gates, false)?;
+    }
+    stage::execute(&envelope, workers.first(), &env).await
 }
 
 /// The last step of a scheduler that ran every task of a plan: judge the gates and commit. `report` is replaced by what
@@ -484,7 +494,7 @@ async fn publish_day(
     let receipts = local::finished(plan, env).await?;
     report::executed(report, &receipts);
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    let drift = stage::measure_drift(plan, workers.first(), env).await?;
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), env).await?;
     publish(ctx, plan, &receipts.build, drift, options, report).await
 }
 

@@ -1,6 +1,9 @@
 //! Which rows of a shard a search may return.
 
+use arrow::array::BooleanBufferBuilder;
 use arrow::buffer::BooleanBuffer;
+
+use crate::error::{Error, Result};
 
 /// A set of the rows of one shard: row `r` is that of the `r`-th key.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +21,29 @@ impl RowSet {
     pub fn new(bits: BooleanBuffer) -> Self {
         let count = bits.count_set_bits();
         Self { bits, count }
+    }
+
+    /// Every row but those of `removed`, of a segment with these `keys` (ascending).
+    ///
+    /// # Errors
+    /// Corrupt for a removed key that the segment does not hold.
+    pub fn without(keys: &[u64], removed: &[u64]) -> Result<Self> {
+        let mut bits = BooleanBufferBuilder::new(keys.len());
+        bits.append_n(keys.len(), true);
+        for key in removed {
+            let row = keys.binary_search(key).map_err(|_| {
+                Error::corrupt(format!(
+                    "key {key:016x} is removed from a segment that never held it"
+                ))
+            })?;
+            bits.set_bit(row, false);
+        }
+        Ok(Self::new(bits.finish()))
+    }
+
+    /// The rows in both sets, which are over the same rows.
+    pub fn and(&self, other: &Self) -> Self {
+        Self::new(&self.bits & &other.bits)
     }
 
     /// Rows of the shard, in the set or not.
@@ -67,6 +93,19 @@ impl RowSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn removed_keys_leave_the_set() {
+        let keys = [3, 5, 9];
+        let live = RowSet::without(&keys, &[5]).unwrap();
+        assert_eq!((live.len(), live.contains(1)), (2, false));
+        assert!(RowSet::without(&keys, &[]).unwrap().is_full());
+        assert_eq!(
+            live.and(&RowSet::without(&keys, &[3]).unwrap()).iter().collect::<Vec<_>>(),
+            [2]
+        );
+        assert!(RowSet::without(&keys, &[4]).is_err());
+    }
 
     #[test]
     fn rows_in_and_out_of_the_set() {

@@ -124,13 +124,26 @@ impl ShardIndex {
     /// # Errors
     /// As [`ShardIndex::search`]; Internal for the rows of another index.
     pub fn search_among(&self, query: &[f32], k: usize, rows: &RowSet) -> Result<Vec<Hit>> {
-        let candidates = k.saturating_mul(self.options.rescore.max(1));
-        let candidates = candidates.max(self.options.expansion_search);
-        if rows.is_worth_scanning(candidates) {
-            return self.search_exact_among(query, k, rows);
-        }
         self.check_rows(rows)?;
-        self.search_unit(&self.query(query)?, k, k, Some(rows).filter(|rows| !rows.is_full()))
+        self.search_unit_among(&self.query(query)?, k, k, rows)
+    }
+
+    /// The `keep` best of the candidates among `rows` that a search for `k` looks at.
+    pub(super) fn search_unit_among(
+        &self,
+        query: &[f32],
+        k: usize,
+        keep: usize,
+        rows: &RowSet,
+    ) -> Result<Vec<Hit>> {
+        if rows.is_full() {
+            return self.search_unit(query, k, keep, None);
+        }
+        let candidates = k.saturating_mul(self.options.rescore.max(1));
+        if rows.is_worth_scanning(candidates.max(self.options.expansion_search)) {
+            return Ok(self.sidecar.search(query, keep, rows.iter()));
+        }
+        self.search_unit(query, k, keep, Some(rows))
     }
 
     /// The `keep` best of the candidates that a search for `k` looks at.

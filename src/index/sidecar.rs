@@ -88,8 +88,7 @@ impl SidecarWriter {
         pushed
     }
 
-    /// Appends the vector of the next key, already in f16.
-    pub fn push_halves(&mut self, row: &[f16]) -> Result<()> {
+    fn push_halves(&mut self, row: &[f16]) -> Result<()> {
         if row.len() != self.dimensions || self.left == 0 {
             return Err(Error::internal("a sidecar row too many or of the wrong length"));
         }

@@ -1,4 +1,4 @@
-//! One shard's ids file: mapped at once, its note ids read at the first search, stored columns row by row.
+//! One segment's ids file: mapped at once, its note ids read at the first search, stored columns row by row.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! An opened snapshot: mapped shards, fan-out, merge.
+//! An opened snapshot: mapped segments of all shards, fan-out, merge.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use super::ids::{IdsFile, Notes, Stored};
 use crate::corpus::RowFilter;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::{Calibration, IndexOptions, RowSet, ShardIndex, check_canaries};
-use crate::snapshot::{Content, Manifest, ShardContent, newest, read};
+use crate::snapshot::{Content, Manifest, Segment, newest, read, removed};
 use crate::store::{FileRef, Root};
 use crate::types::{Digest256, NoteId, NoteKey};
 
-/// Shards fetched at the same time.
+/// Segments fetched at the same time.
 const FETCHES: usize = 4;
 /// Keys that collide are probed further; nobody has seen a second probe.
 const PROBES: u32 = 8;
@@ -39,14 +39,19 @@ pub struct Found {
 /// Everything is mapped when it opens: a later publish, rollback or gc does not change or disturb it.
 pub struct Snapshot {
     manifest: Manifest,
-    /// The shards with vectors. Two snapshots share a shard whose files are the same.
-    shards: Vec<Arc<Shard>>,
+    /// The segments of all shards. Two snapshots share a segment whose files are the same.
+    segments: Vec<Arc<Opened>>,
 }
 
-struct Shard {
-    content: ShardContent,
+/// One segment of a shard.
+struct Opened {
+    /// Number of its shard.
+    shard: u32,
+    content: Segment,
     index: ShardIndex,
     ids: IdsFile,
+    /// Rows that were not removed since.
+    live: RowSet,
     /// Whether a note may have several vectors here.
     chunked: bool,
 }
@@ -54,7 +59,7 @@ struct Shard {
 /// A hit before its stored columns are read.
 struct Candidate {
     score: f32,
-    shard: usize,
+    segment: usize,
     row: usize,
     note_id: NoteId,
     chunk: u32,
@@ -65,7 +70,7 @@ impl std::fmt::Debug for Snapshot {
         f.debug_struct("Snapshot")
             .field("number", &self.manifest.number)
             .field("notes", &self.manifest.content.notes)
-            .field("shards", &self.shards.len())
+            .field("segments", &self.segments.len())
             .finish_non_exhaustive()
     }
 }
@@ -97,7 +102,7 @@ impl Snapshot {
         Self::open_beside(root, manifest, &Files { cache, hash_local: false }, None).await
     }
 
-    /// Opens the snapshot of a manifest; shards that are open in `before` with the same files are taken over.
+    /// Opens the snapshot of a manifest; segments that are open in `before` with the same files are taken over.
     pub(super) async fn open_beside(
         root: &Root,
         manifest: Manifest,
@@ -111,38 +116,59 @@ impl Snapshot {
             .or_error(ErrorKind::Corrupt, || "its quantisation scale cannot be read")?;
         let shared = Arc::new((options, calibration));
         let dimensions = content.space.dimensions as usize;
-        let opening: Vec<_> = content
-            .shards
-            .iter()
-            .filter(|shard| shard.vectors > 0)
-            .map(|shard| {
-                let open = before.and_then(|before| before.shard_like(content, shard));
-                open_shard(root, shard, files, open, Arc::clone(&shared), dimensions)
-            })
-            .collect();
-        let shards = futures::stream::iter(opening).buffered(FETCHES).try_collect().await?;
-        Ok(Self { manifest, shards })
+        let mut opening = Vec::new();
+        for shard in content.shards.iter().filter(|shard| shard.vectors > 0) {
+            let segments = shard.segments();
+            if segments.is_empty() {
+                return Err(Error::corrupt(format!(
+                    "shard {} has vectors and no index",
+                    shard.shard
+                )));
+            }
+            for segment in segments {
+                let wanted =
+                    Wanted { shard: shard.shard, chunked: shard.vectors > shard.notes, segment };
+                let open = before.and_then(|before| before.segment_like(content, &wanted));
+                opening.push(open_segment(
+                    root,
+                    wanted,
+                    files,
+                    open,
+                    Arc::clone(&shared),
+                    dimensions,
+                ));
+            }
+        }
+        let segments = futures::stream::iter(opening).buffered(FETCHES).try_collect().await?;
+        Ok(Self { manifest, segments })
     }
 
-    /// An open shard that would answer every query as `shard` of `content`.
-    fn shard_like(&self, content: &Content, shard: &ShardContent) -> Option<Arc<Shard>> {
+    /// An open segment that would answer every query as `wanted` of `content`.
+    fn segment_like(&self, content: &Content, wanted: &Wanted) -> Option<Arc<Opened>> {
         let own = &self.manifest.content;
         let same_space = own.space_id == content.space_id && own.index == content.index;
-        let found = self.shards.iter().find(|open| same_space && open.content == *shard);
+        let found = self.segments.iter().find(|open| {
+            same_space
+                && open.shard == wanted.shard
+                && open.chunked == wanted.chunked
+                && open.content == wanted.segment
+        });
         found.cloned()
     }
 
-    /// Asks every shard the canary queries that were recorded when it was built, and reads its note ids. Returns how many
-    /// were asked: none of shards that an earlier release built. Runs on rayon's threads.
+    /// Asks every segment the canary queries that were recorded when it was built, and reads its note ids. Returns how
+    /// many were asked: none of indexes that an earlier release built. Runs on rayon's threads.
     ///
     /// # Errors
-    /// Corrupt where a shard answers otherwise, or its files do not belong together.
+    /// Corrupt where a segment answers otherwise, or its files do not belong together.
     pub fn check_canaries(&self) -> Result<usize> {
-        let check = |shard: &Arc<Shard>| {
-            let number = shard.content.shard;
-            shard.check().context(|| format!("shard {number} of snapshot {}", self.manifest.number))
+        let check = |segment: &Arc<Opened>| {
+            let number = segment.shard;
+            segment
+                .check()
+                .context(|| format!("shard {number} of snapshot {}", self.manifest.number))
         };
-        self.shards.par_iter().map(check).sum()
+        self.segments.par_iter().map(check).sum()
     }
 
     /// The notes that pass a condition on stored columns (`lang = 'en' AND like_count > 10`), for
@@ -152,9 +178,9 @@ impl Snapshot {
     /// As [`RowFilter::compile`] and [`RowFilter::evaluate`].
     pub fn passing(&self, condition: &str) -> Result<Passing> {
         let mut compiled: Vec<(Schema, Arc<RowFilter>)> = Vec::new();
-        let mut filters = Vec::with_capacity(self.shards.len());
-        for shard in &self.shards {
-            let schema = shard.ids.stored_schema()?;
+        let mut filters = Vec::with_capacity(self.segments.len());
+        for segment in &self.segments {
+            let schema = segment.ids.stored_schema()?;
             let known = compiled.iter().find(|(other, _)| *other == schema);
             filters.push(match known {
                 Some((_, filter)) => Arc::clone(filter),
@@ -165,8 +191,10 @@ impl Snapshot {
                 }
             });
         }
-        let rows = self.shards.par_iter().zip(filters);
-        let rows = rows.map(|(shard, filter)| shard.ids.passing(&filter)).collect::<Result<_>>()?;
+        let rows = self.segments.par_iter().zip(filters);
+        let rows = rows
+            .map(|(segment, filter)| Ok(segment.ids.passing(&filter)?.and(&segment.live)))
+            .collect::<Result<_>>()?;
         Ok(Passing { content: self.manifest.content_hash, rows })
     }
 
@@ -213,19 +241,22 @@ impl Snapshot {
         if k == 0 {
             return Ok(Vec::new());
         }
-        let per_shard: Vec<Vec<Candidate>> = self
-            .shards
+        let per_segment: Vec<Vec<Candidate>> = self
+            .segments
             .par_iter()
             .enumerate()
-            .map(|(at, shard)| {
+            .map(|(at, segment)| {
                 let rows = passing.and_then(|passing| passing.rows.get(at));
-                shard.search(at, query, k, exact, rows)
+                segment.search(at, query, k, exact, rows.unwrap_or(&segment.live))
             })
             .collect::<Result<_>>()?;
-        let mut best: Vec<Candidate> = per_shard.into_iter().flatten().collect();
+        let mut best: Vec<Candidate> = per_segment.into_iter().flatten().collect();
         best.sort_unstable_by(|a, b| {
             b.score.total_cmp(&a.score).then_with(|| a.note_id.cmp(&b.note_id))
         });
+        // The chunks of one note may lie in several segments of its shard.
+        let mut seen = HashSet::new();
+        best.retain(|candidate| seen.insert(candidate.note_id.clone()));
         best.truncate(k);
         self.with_stored(best)
     }
@@ -244,18 +275,18 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Reads the stored columns, one pass per shard.
+    /// Reads the stored columns, one pass per segment.
     fn with_stored(&self, best: Vec<Candidate>) -> Result<Vec<Found>> {
         let mut stored: Vec<Option<Stored>> = vec![None; best.len()];
-        let shards: HashSet<usize> = best.iter().map(|candidate| candidate.shard).collect();
-        for shard in shards {
+        let segments: HashSet<usize> = best.iter().map(|candidate| candidate.segment).collect();
+        for segment in segments {
             let (places, rows): (Vec<usize>, Vec<usize>) = best
                 .iter()
                 .enumerate()
-                .filter(|(_, candidate)| candidate.shard == shard)
+                .filter(|(_, candidate)| candidate.segment == segment)
                 .map(|(place, candidate)| (place, candidate.row))
                 .unzip();
-            let found = self.shards[shard].ids.stored(&rows)?;
+            let found = self.segments[segment].ids.stored(&rows)?;
             for (place, columns) in places.into_iter().zip(found) {
                 stored[place] = Some(columns);
             }
@@ -270,29 +301,36 @@ impl Snapshot {
     }
 }
 
-async fn open_shard(
+/// A segment to open.
+struct Wanted {
+    shard: u32,
+    chunked: bool,
+    segment: Segment,
+}
+
+async fn open_segment(
     root: &Root,
-    shard: &ShardContent,
+    wanted: Wanted,
     files: &Files<'_>,
-    open: Option<Arc<Shard>>,
+    open: Option<Arc<Opened>>,
     shared: Arc<(IndexOptions, Calibration)>,
     dimensions: usize,
-) -> Result<Arc<Shard>> {
+) -> Result<Arc<Opened>> {
     if let Some(open) = open {
         return Ok(open);
     }
-    let (Some(index), Some(sidecar)) = (&shard.index, &shard.sidecar) else {
-        return Err(Error::corrupt(format!("shard {} has vectors and no index", shard.shard)));
-    };
+    let segment = &wanted.segment;
     let paths = futures::try_join!(
-        files.fetch(root, index),
-        files.fetch(root, sidecar),
-        files.fetch(root, &shard.ids)
+        files.fetch(root, &segment.index),
+        files.fetch(root, &segment.sidecar),
+        files.fetch(root, &segment.ids)
     )?;
-    let (shard, paths) = (shard.clone(), <[PathBuf; 3]>::from(paths));
+    // Small, and always hashed.
+    let removed = removed::read(root, segment.removed.as_ref()).await?;
+    let paths = <[PathBuf; 3]>::from(paths);
     tokio::task::spawn_blocking(move || {
-        let number = shard.shard;
-        Shard::open(shard, &paths, &shared.0, &shared.1, dimensions)
+        let number = wanted.shard;
+        Opened::open(wanted, &paths, &removed, &shared, dimensions)
             .map(Arc::new)
             .context(|| format!("shard {number}"))
     })
@@ -330,7 +368,7 @@ impl Files<'_> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Passing {
     content: Digest256,
-    /// By open shard.
+    /// By open segment.
     rows: Vec<RowSet>,
 }
 
@@ -346,14 +384,15 @@ impl Passing {
     }
 }
 
-impl Shard {
+impl Opened {
     fn open(
-        content: ShardContent,
+        wanted: Wanted,
         [index, sidecar, ids]: &[PathBuf; 3],
-        options: &IndexOptions,
-        calibration: &Calibration,
+        removed: &[u64],
+        (options, calibration): &(IndexOptions, Calibration),
         dimensions: usize,
     ) -> Result<Self> {
+        let Wanted { shard, chunked, segment: content } = wanted;
         let index = ShardIndex::open(index, sidecar, options, calibration)?;
         let ids = IdsFile::open(ids)?;
         if index.len() as u64 != content.vectors || ids.rows() != content.vectors {
@@ -370,8 +409,8 @@ impl Shard {
                 index.dimensions()
             )));
         }
-        let chunked = content.vectors > content.notes;
-        Ok(Self { index, ids, chunked, content })
+        let live = RowSet::without(index.keys(), removed)?;
+        Ok(Self { shard, content, index, ids, live, chunked })
     }
 
     /// Asks the recorded canaries; the notes behind their keys must be those that make these keys.
@@ -392,25 +431,23 @@ impl Shard {
         Ok(canaries.len())
     }
 
-    /// The `k` best notes of this shard, each by its best chunk. Asks for more vectors until so many notes are found.
+    /// The `k` best notes of this segment, each by its best chunk. Asks for more vectors until so many notes are found.
     fn search(
         &self,
         at: usize,
         query: &[f32],
         k: usize,
         exact: bool,
-        rows: Option<&RowSet>,
+        rows: &RowSet,
     ) -> Result<Vec<Candidate>> {
         let notes = self.ids.notes(self.index.keys())?;
-        let most = rows.map_or(self.index.len(), RowSet::len);
+        let most = rows.len();
         let mut wanted = if self.chunked { k.saturating_mul(4) } else { k };
         loop {
             wanted = wanted.min(most);
-            let hits = match (exact, rows) {
-                (true, None) => self.index.search_exact(query, wanted)?,
-                (false, None) => self.index.search(query, wanted)?,
-                (true, Some(rows)) => self.index.search_exact_among(query, wanted, rows)?,
-                (false, Some(rows)) => self.index.search_among(query, wanted, rows)?,
+            let hits = match exact {
+                true => self.index.search_exact_among(query, wanted, rows)?,
+                false => self.index.search_among(query, wanted, rows)?,
             };
             let exhausted = wanted == most || hits.len() < wanted;
             let mut seen = HashSet::new();
@@ -431,7 +468,7 @@ impl Shard {
     }
 }
 
-fn candidate(notes: &Notes, shard: usize, row: usize, score: f32) -> Result<Candidate> {
+fn candidate(notes: &Notes, segment: usize, row: usize, score: f32) -> Result<Candidate> {
     let note_id: NoteId = notes.ids.value(row).parse()?;
-    Ok(Candidate { score, shard, row, note_id, chunk: notes.chunks[row] })
+    Ok(Candidate { score, segment, row, note_id, chunk: notes.chunks[row] })
 }

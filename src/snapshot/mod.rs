@@ -21,6 +21,7 @@ mod purge;
 mod purged;
 mod read;
 mod reader;
+pub mod removed;
 mod rollback;
 mod run_lease;
 mod sweep;
@@ -33,7 +34,7 @@ pub use holder::{Holder, host_name};
 pub use lease::{check_store, store_time};
 pub use manifest::{
     CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
-    QueryTower, ShardContent, VectorShape, content_hash, json_schema,
+    QueryTower, Removed, Segment, ShardContent, VectorShape, content_hash, json_schema,
 };
 pub use purge::{commit_purged, delete_now};
 pub use purged::Purged;

@@ -190,11 +190,14 @@ struct RecallBooks {
     by_shard: BTreeMap<u32, Recall>,
 }
 
+/// Recall of each shard as a manifest remembers it.
+pub(super) fn recall_by_shard(manifest: &Manifest) -> BTreeMap<u32, Recall> {
+    let measured = manifest.provenance.measured.get("recall_by_shard");
+    measured.and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default()
+}
+
 fn pooled_recall(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Option<RecallBooks> {
-    let mut by_shard: BTreeMap<u32, Recall> = parent
-        .and_then(|manifest| manifest.provenance.measured.get("recall_by_shard"))
-        .and_then(|value| serde_json::from_value(value.clone()).ok())
-        .unwrap_or_default();
+    let mut by_shard = parent.map(recall_by_shard).unwrap_or_default();
     let plan = request.plan;
     by_shard
         .retain(|&number, _| plan.shards.get(number as usize).is_some_and(|shard| shard.unchanged));

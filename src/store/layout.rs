@@ -8,6 +8,7 @@
 //! embeddings/<space>/00017/<task>.task.json         receipt of an encode task
 //! indexes/<options>/00017/<index>-<hash>.usearch, .f16, <index>.receipt.json
 //! indexes/<options>/00017/<hash>.ids.parquet
+//! indexes/<options>/00017/<hash>.removed.parquet    keys of an index that no longer count
 //! indexes/<options>/00017/<task>.task.json          receipt of a build task
 //! indexes/<options>/calibration-<space>.json        the frozen i8 scale
 //! runs/<run>/plan.json, report.json, report.html
@@ -101,6 +102,11 @@ pub fn index_receipt(options: &str, shard: u32, index: &str) -> String {
 /// An ids file (key -> note, place of the vector, stored columns), named by its own hash.
 pub fn ids_file(options: &str, shard: u32, ids: &str) -> String {
     format!("indexes/{options}/{shard:05}/{ids}.ids.parquet")
+}
+
+/// A file of the keys of an index that no longer count, named by its own hash.
+pub fn removed_file(options: &str, shard: u32, removed: &str) -> String {
+    format!("indexes/{options}/{shard:05}/{removed}.removed.parquet")
 }
 
 /// The frozen quantisation scale of a space under one set of index options.

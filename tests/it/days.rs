@@ -113,24 +113,39 @@ pub fn encoded(report: &RunReport) -> u64 {
     report.stages.iter().find(|stage| stage.stage == Stage::Encode).unwrap().actual.texts
 }
 
-/// What a reader sees: every note's text hash and stored column, and the bytes of every index and sidecar.
+/// What a reader sees: every note's text hash and stored column, and the bytes of the index and sidecar of every segment
+/// with the keys removed from it.
 pub async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
     let mut seen = BTreeMap::new();
     for shard in &manifest.content.shards {
-        for (kind, file) in [("index", &shard.index), ("sidecar", &shard.sidecar)] {
-            let hash = file.as_ref().map(|file| file.sha256.to_hex()).unwrap_or_default();
-            seen.insert(format!("{kind} {}", shard.shard), hash);
+        for (at, segment) in shard.segments().iter().enumerate() {
+            let removed = segment.removed.as_ref().map(|removed| &removed.file);
+            let files = [Some(&segment.index), Some(&segment.sidecar), removed];
+            for (kind, file) in ["index", "sidecar", "removed"].into_iter().zip(files) {
+                let hash = file.map(|file| file.sha256.to_hex()).unwrap_or_default();
+                seen.insert(format!("{kind} {} {at}", shard.shard), hash);
+            }
         }
     }
     let opened = Snapshot::open(root, Some(manifest.number), cache).await.unwrap();
     let canaries = opened.check_canaries().unwrap();
     assert!(canaries > 0 || manifest.content.vectors == 0, "every index has canaries");
-    let mut probe = vec![0.1f32; manifest.content.space.dimensions as usize];
-    probe[3] = 0.7;
-    for found in opened.search_vector(&probe, manifest.content.vectors as usize, true).unwrap() {
-        seen.insert(found.note_id.to_string(), format!("{} {:?}", found.score, found.stored));
-    }
+    seen.extend(found(&opened));
     seen
+}
+
+/// Every note that an exact search finds, with its score and stored columns.
+pub fn found(opened: &Snapshot) -> BTreeMap<String, String> {
+    let dimensions = opened.manifest().content.space.dimensions as usize;
+    let mut probe = vec![0.1f32; dimensions];
+    probe[3] = 0.7;
+    let all = opened.manifest().content.vectors as usize;
+    let found = opened.search_vector(&probe, all, true).unwrap();
+    assert_eq!(found.len() as u64, opened.manifest().content.notes);
+    found
+        .into_iter()
+        .map(|found| (found.note_id.to_string(), format!("{} {:?}", found.score, found.stored)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,7 @@ mod schedules;
 mod schemas;
 mod search;
 mod search_where;
+mod segments;
 mod serve;
 mod skewed;
 mod snapshot;
@@ -40,9 +41,9 @@ mod store;
 mod streaming;
 mod support;
 mod tower_parity;
-
-#[global_allocator]
-/// Every test binary of its own allocator would do; this one tells how much a damaged file makes the program ask for.
 mod watcher;
 mod web;
+
+/// It tells how much memory a damaged file makes the program ask for.
+#[global_allocator]
 static WATCH: hostile::targets::Watch = hostile::targets::Watch;

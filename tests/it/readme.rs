@@ -324,6 +324,13 @@ fn the_python_example_agrees_with_search() {
             example.similar("i:17").0 == 2
         });
         assert!(swapped, "snapshot 2 takes over");
+        // Its base has a removed key, and the edited note lies in a delta.
+        let newest = checkout.snapshots().pop().expect("a snapshot");
+        assert!(newest["content"]["shards"].to_string().contains("\"deltas\""), "{newest}");
+        let (_, found) = example.similar("i:0");
+        assert_eq!(found[0].0, "i:0");
+        let ids: std::collections::BTreeSet<_> = found.iter().map(|(id, _)| id).collect();
+        assert_eq!(ids.len(), 5, "no note comes twice: {found:?}");
     }
 }
 

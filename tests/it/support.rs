@@ -116,6 +116,8 @@ pub fn store_content_without_files() -> Content {
             index: None,
             sidecar: None,
             ids: FileRef { path: String::new(), size: 0, sha256: Digest256::of(b"") },
+            removed: None,
+            deltas: Vec::new(),
             canaries: Vec::new(),
         }],
         parts: Vec::new(),
@@ -198,6 +200,8 @@ async fn store_shard(
         index: None,
         sidecar: None,
         ids: FileRef { path: String::new(), size: 0, sha256: Digest256::of(b"") },
+        removed: None,
+        deltas: Vec::new(),
         canaries: Vec::new(),
     };
     let mut part = None;

@@ -339,7 +339,7 @@ async fn shared_texts(
         return Ok(shared);
     }
     for shard in &content.shards {
-        let ids = super::ids::Ids::read(root, &shard.ids).await?;
+        let ids = super::ids::Ids::of_shard(root, shard).await?;
         for row in ids.rows {
             if texts.contains_key(&row.text_hash)
                 && !target.notes.contains(&row.note_id.to_string())

@@ -98,6 +98,7 @@ impl Target for Table {
             default_shards: 2,
             chunker: None,
             exclude: None,
+            known: None,
             storage: &StorageOptions::default(),
             root: &root,
             run: "fuzz",
