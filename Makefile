@@ -98,6 +98,17 @@ test-stores: check-tools ## Run the store's tests and whole runs in bad weather 
 	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
 		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
 
+# Damaged files, thoroughly: thousands of each kind.
+.PHONY: test-hostile
+test-hostile: check-tools ## Read thousands of damaged files of every kind in processes with little memory.
+	SCALINGNOTE_MUTATIONS=2000 $(CARGO) test --release --test it hostile:: -- --nocapture
+
+# How long each of the targets is fuzzed.
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: check-tools ## Fuzz every reader of foreign bytes with coverage feedback (SECONDS=60 for each target).
+	tests/fuzz/run.sh $(SECONDS) $(abspath $(CACHE)) $(CARGO)
+
 .PHONY: test-kubernetes
 test-kubernetes: ## Validate the Kubernetes manifests and lint the Containerfile (tools installed into .cache/kubernetes).
 	$(PYTHON) tests/python/kubernetes_manifests.py $(CACHE)
@@ -108,8 +119,24 @@ test-alerts: ## Check metrics of real runs and test the alert rules with promtoo
 	@command -v promtool >/dev/null || { echo "error: promtool is missing (Debian, Ubuntu: apt install prometheus)" >&2; exit 2; }
 	$(CARGO) test --release --test it metrics::
 
+.PHONY: test-serve
+test-serve: check-tools ## Search under load for some minutes while 300 snapshots are published and collected.
+	SCALINGNOTE_SERVE_PUBLISHES=300 $(CARGO) test --release --test it publishing_beside_queries -- --nocapture
+
+# A failure prints the seed; SCALINGNOTE_FAULT_SEED=SEED make test-faults FAULT_SCHEDULES=1 repeats it.
+FAULT_SCHEDULES ?= 2000
+KILL_SCHEDULES ?= 40
+MODEL_SCHEDULES ?= 24
+.PHONY: test-faults
+test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some with the real tower, and KILL_SCHEDULES of kill -9.
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	SCALINGNOTE_FAULT_SCHEDULES=$(FAULT_SCHEDULES) SCALINGNOTE_KILL_SCHEDULES=$(KILL_SCHEDULES) \
+	SCALINGNOTE_FAULT_MODEL_SCHEDULES=$(MODEL_SCHEDULES) \
+	SCALINGNOTE_FAULT_MODEL="$(abspath $(CACHE))/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
+		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
+
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile fuzz ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.
@@ -132,6 +159,10 @@ bench-memory: build ## Follow the memory of one run over a million short notes (
 .PHONY: bench-index
 bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (benches/README.md).
 	benches/index.sh
+
+.PHONY: bench-daily
+bench-daily: build ## Measure a day on which 1% of 100,000 notes changed beside a full run (benches/README.md).
+	$(PYTHON) benches/daily.py $(BIN)
 
 # The copy of the list tells what is installed, so a new package reaches an old checkout. Without a network the
 # tests that need these packages say `skipped`; SCALINGNOTE_REQUIRE_PYTHON=1 makes that an error.

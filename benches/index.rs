@@ -1,18 +1,21 @@
 //! Measures index building and search on real vectors: `benches/index.sh` runs it beside its peers.
 //!
-//! usage: index FOLDER [--rows N] [--shards]
+//! usage: index FOLDER [--rows N] [--shards | --filter]
 //!
 //! FOLDER holds `base.fvecs`, `query.fvecs`, `groundtruth.ivecs` (texmex layout). Standard output gets one
 //! JSON object per index: {"system", "type", "build" (vectors/s), "raw" (vectors/s of usearch's insertions
 //! alone), "bytes", "open" (ms), "curve": [[ef, recall@10, queries/s], ...]}. One thread, connectivity 16,
 //! expansion 128 while building. Seconds are the processor's (equal to the clock's for one thread on an idle
 //! machine, and still fair on a busy one); `--shards` measures instead, by the clock, two halves one after the
-//! other and on two threads.
+//! other and on two threads; `--filter` measures searches among a share of the rows: as served, and by scan.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use scalingnote::index::{Calibration, IndexOptions, Quantization, ShardIndex, build, calibrate};
+use arrow::buffer::BooleanBuffer;
+use scalingnote::index::{
+    Calibration, IndexOptions, Quantization, RowSet, ShardIndex, build, calibrate,
+};
 use scalingnote::types::{Cancel, Embeddings};
 use serde_json::{Value, json};
 
@@ -31,12 +34,13 @@ struct Data {
 
 fn main() -> Result<(), Failure> {
     let mut plain = Vec::new();
-    let (mut rows, mut shards) = (usize::MAX, false);
+    let (mut rows, mut shards, mut filter) = (usize::MAX, false, false);
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
         match argument.as_str() {
             "--rows" => rows = given.next().ok_or("a number is missing")?.parse()?,
             "--shards" => shards = true,
+            "--filter" => filter = true,
             // What cargo itself adds.
             "--bench" => {}
             _ => plain.push(argument),
@@ -54,6 +58,9 @@ fn main() -> Result<(), Failure> {
     if shards {
         println!("{}", two_shards(&data)?);
         return Ok(());
+    }
+    if filter {
+        return filtered(&data);
     }
     for (name, quantization) in
         [("i8", Quantization::I8), ("f16", Quantization::F16), ("f32", Quantization::F32)]
@@ -193,6 +200,56 @@ fn point(data: &Data, shard: &ShardIndex, expansion: usize) -> Result<Value, Fai
         }
     }
     Ok(json!([expansion, hits as f64 / wanted as f64, data.queries.len() as f64 / best]))
+}
+
+/// Searches among every n-th row: microseconds a query as served and by scan, and the recall of the first.
+fn filtered(data: &Data) -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let options = IndexOptions::default();
+    let calibration = calibrate(&data.base, &options)?;
+    let rows = data.base.len();
+    built(data, 0..rows, &options, &calibration, folder.path(), "i8")?;
+    let (index, sidecar) = (folder.path().join("i8.usearch"), folder.path().join("i8.f16"));
+    let shard = ShardIndex::open(&index, &sidecar, &options, &calibration)?;
+    for percent in [1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 95, 100] {
+        // Which rows pass has nothing to do with where they lie.
+        let passes = |row: usize| mix(row as u64 ^ 0x5eed) % 100 < percent;
+        let set = RowSet::new(BooleanBuffer::collect_bool(rows, passes));
+        let (mut served, mut scanned) = (f64::INFINITY, f64::INFINITY);
+        let (mut hits, mut wanted) = (0, 0);
+        for _ in 0..3 {
+            let begun = cpu_seconds();
+            let found: Vec<_> = data
+                .queries
+                .rows()
+                .map(|query| shard.search_among(query, 10, &set))
+                .collect::<Result<_, _>>()?;
+            served = served.min(cpu_seconds() - begun);
+            let begun = cpu_seconds();
+            let exact: Vec<_> = data
+                .queries
+                .rows()
+                .map(|query| shard.search_exact_among(query, 10, &set))
+                .collect::<Result<_, _>>()?;
+            scanned = scanned.min(cpu_seconds() - begun);
+            for (found, exact) in found.iter().zip(&exact) {
+                hits += exact.iter().filter(|hit| found.iter().any(|f| f.key == hit.key)).count();
+                wanted += exact.len();
+            }
+        }
+        let each = 1e6 / data.queries.len() as f64;
+        println!(
+            "{}",
+            json!({
+                "percent": percent,
+                "rows": set.len(),
+                "served_us": served * each,
+                "scan_us": scanned * each,
+                "recall": hits as f64 / f64::from(wanted as u32),
+            })
+        );
+    }
+    Ok(())
 }
 
 /// usearch alone: the same codes, inserted in the same order, nothing written or checked.

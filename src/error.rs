@@ -5,6 +5,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
+mod shield;
+
+pub use shield::{broken, shielded, shielded_async};
+
 /// What kind of failure this is. The kind alone decides the exit code and whether a retry can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -25,6 +29,8 @@ pub enum ErrorKind {
     Resource,
     /// Another writer won; the message says who.
     Conflict,
+    /// Another run of the same root is going on; the message says which.
+    Busy,
     /// A publish gate refused the snapshot.
     GateRefused,
     /// A passing fault: running again may succeed.
@@ -45,7 +51,7 @@ impl ErrorKind {
         match self {
             Self::Config | Self::Usage => 2,
             Self::GateRefused => 3,
-            Self::Transient | Self::Deadline | Self::Conflict => 75,
+            Self::Transient | Self::Deadline | Self::Conflict | Self::Busy => 75,
             Self::Cancelled => 130,
             Self::Input
             | Self::NotFound

@@ -15,7 +15,7 @@
 //! | layer | modules | only here |
 //! |---|---|---|
 //! | L7 | [`cli`]: prints, parses flags, draws progress | clap, indicatif |
-//! | L6 | [`exec`]: runs tasks, in process or one envelope for a scheduler | |
+//! | L6 | [`exec`]: runs tasks, in process or one envelope for a scheduler; [`serve`]: the reference service | |
 //! | L5 | [`config`]: composes the typed options of all stages | |
 //! | L4 | [`stage`]: typed options + envelope -> receipt | |
 //! | L3 | [`search`], [`train`], [`evaluate`] | |
@@ -75,5 +75,6 @@ pub mod stage;
 pub mod config;
 // L6
 pub mod exec;
+pub mod serve;
 // L7
 pub mod cli;

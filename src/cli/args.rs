@@ -95,6 +95,7 @@ pub(crate) enum Command {
     Publish(super::publish::PublishArgs),
     Purge(super::purge::PurgeArgs),
     Search(super::search::SearchArgs),
+    Serve(super::serve::ServeArgs),
     Snapshot(super::snapshot::SnapshotArgs),
     Train(super::train::TrainArgs),
     Mine(super::mine::MineArgs),

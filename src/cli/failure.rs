@@ -1,37 +1,56 @@
 //! How a failure is told: `error:`, `caused by:`, a hint, and the exit code.
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use super::console::{Console, Level};
 use crate::error::{Error, ErrorKind};
+
+/// Where the last panic happened and, if that is not put together from values, what it said. A library's panic over
+/// a damaged file becomes an error at its border, so the hook itself prints nothing.
+static LAST_PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+fn last_panic() -> Option<String> {
+    LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// Runs the program so that a panic ends as a clear internal error with exit code 1, without a
 /// backtrace.
 pub(super) fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        use std::io::Write;
-        let message = info
-            .payload()
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| info.payload().downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned());
         let place = info.location().map_or_else(String::new, |at| format!(" at {at}"));
+        let fixed = info.payload().downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = match (fixed, info.payload().downcast_ref::<String>()) {
+            (Some(text), _) => text,
+            // Such words may quote a note.
+            (None, Some(text)) if std::env::var_os("RUST_BACKTRACE").is_some() => text.clone(),
+            _ => "its words may quote the data and are shown with RUST_BACKTRACE=1".to_owned(),
+        };
+        tracing::debug!(%place, "a panic");
+        *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(format!("internal error{place}: {said}"));
+    }));
+    catch_unwind(AssertUnwindSafe(program)).unwrap_or_else(|_| {
         // `eprintln!` would panic again where stderr is closed.
         let _ = writeln!(
             std::io::stderr(),
-            "error: internal error{place}: {message}\nhint: {}",
+            "error: {}\nhint: {}",
+            last_panic().unwrap_or_else(|| "internal error".to_owned()),
             hint(ErrorKind::Internal).unwrap_or_default()
         );
-    }));
-    catch_unwind(AssertUnwindSafe(program)).unwrap_or_else(|_| ExitCode::from(1))
+        ExitCode::from(1)
+    })
 }
 
 /// Prints an error and returns its exit code.
 pub(super) fn report(error: &Error, console: &Console) -> ExitCode {
     let code = error.kind().exit_code();
-    let causes = causes(error);
+    let mut causes = causes(error);
+    if error.kind() == ErrorKind::Internal {
+        causes.extend(last_panic());
+    }
     if console.json_log {
         let line = serde_json::json!({
             "timestamp": super::progress::now(),
@@ -61,7 +80,12 @@ fn causes(error: &Error) -> Vec<String> {
     let mut above = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        let text = cause.to_string().trim().replace('\n', "\n    ");
+        let text = cause.to_string();
+        // A task that panicked repeats the panic's words, which may quote a note.
+        let text = match text.split_once(" panicked with message ") {
+            Some((task, _)) => format!("{task} panicked"),
+            None => text.trim().replace('\n', "\n    "),
+        };
         if !text.is_empty() && !above.contains(&text) {
             above.clone_from(&text);
             causes.push(text);
@@ -82,6 +106,9 @@ fn hint(kind: ErrorKind) -> Option<&'static str> {
             "nothing was published; mend the cause, or publish anyway with --override GATE --reason \"why\"",
         ),
         ErrorKind::Transient => Some("run the same command again; what was finished is kept"),
+        ErrorKind::Busy => Some(
+            "`--wait 30m` waits for it to end; a run that was killed elsewhere is taken over after five minutes",
+        ),
         ErrorKind::Conflict => Some("run the same command again; it starts from the new snapshot"),
         ErrorKind::Internal => Some(
             "this is a bug in scalingnote, not in what you did; please report the lines above with the command",

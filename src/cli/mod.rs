@@ -24,6 +24,7 @@ mod root;
 mod run;
 mod schema;
 mod search;
+mod serve;
 mod signals;
 mod snapshot;
 mod task;
@@ -105,21 +106,27 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         _ => Cancel::new(),
     };
     // Only these look at `cancel`; the others write nothing that would have to be finished.
-    let cooperative = matches!(
-        cli.command,
+    let stopping = match cli.command {
         Command::Run(_)
-            | Command::Plan(_)
-            | Command::Task(_)
-            | Command::Publish(_)
-            | Command::Purge(_)
-            | Command::Train(_)
-            | Command::Mine(_)
-            | Command::Distill(_)
-    );
+        | Command::Plan(_)
+        | Command::Task(_)
+        | Command::Publish(_)
+        | Command::Purge(_)
+        | Command::Train(_)
+        | Command::Mine(_)
+        | Command::Distill(_) => Some(
+            "stopping after the batch at hand; what is finished is kept, and the next run resumes \
+             (once more to stop at once)",
+        ),
+        Command::Serve(_) => {
+            Some("stopping once every request in flight is answered (once more to stop at once)")
+        }
+        _ => None,
+    };
     if !matches!(cli.command, Command::Train(_) | Command::Distill(_)) {
         memory::give_back_large_blocks();
     }
-    signals::install(cancel.clone(), cooperative, Arc::clone(console))?;
+    signals::install(cancel.clone(), stopping, Arc::clone(console))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -139,6 +146,7 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Publish(args) => publish::execute(args, app).await,
         Command::Purge(args) => purge::execute(args, app).await,
         Command::Search(args) => search::execute(args, app).await,
+        Command::Serve(args) => serve::execute(args, app).await,
         Command::Snapshot(args) => snapshot::execute(args, app).await,
         Command::Train(args) => train::execute(args, app).await,
         Command::Mine(args) => mine::execute(args, app).await,

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{App, pretty, root};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::exec;
 use crate::observe::format;
 use crate::stage::{self, PurgeReport, PurgeRequest};
 use crate::types::NoteId;
@@ -17,8 +18,8 @@ use crate::types::NoteId;
 /// published, and what held them (older snapshots too) is deleted at once, without a grace time.
 /// Then every object that is left is looked into. Exit code 1 if anything of the notes is found.
 ///
-/// The notes get a tombstone: later runs leave them out even while the corpus returns them. Stop
-/// running pipelines of this root first. An interrupted purge is finished by the same command.
+/// The notes get a tombstone: later runs leave them out even while the corpus returns them. While a
+/// run of this root is going on it refuses. An interrupted purge is finished by the same command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -65,7 +66,7 @@ pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<ExitCode> {
         });
         return Ok(ExitCode::SUCCESS);
     }
-    let report = stage::purge(PurgeRequest {
+    let report = exec::purge(PurgeRequest {
         root: &root,
         notes: &notes,
         dry_run: args.dry_run,

@@ -37,6 +37,9 @@ pub(crate) struct RunArgs {
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
     #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
     pub deadline: Option<Duration>,
+    /// Wait so long for another run of the same root to end (30m, 2h); without it such a run ends this one with 75.
+    #[arg(long, value_name = "TIME", value_parser = super::duration::parse, default_value = "0s")]
+    pub wait: Duration,
     #[command(flatten)]
     pub overrides: OverrideArgs,
     #[command(flatten)]
@@ -104,6 +107,7 @@ async fn attempt(args: &RunArgs, app: &App, report: &mut RunReport) -> Result<u8
         only_plan: args.plan_only,
         overrides: args.overrides.pairs()?,
         no_publish: args.no_publish,
+        wait: args.wait,
         ..RunOptions::default()
     };
     let context = context(&args.pipeline, app)?;

@@ -4,15 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::App;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::format;
-use crate::search::{Found, QueryEncoder, Snapshot};
+use crate::search::{Answer, Hit, QueryEncoder, Snapshot};
 use crate::tower::DeviceSpec;
-use crate::types::NoteId;
 
 /// Search the newest snapshot for a text
 ///
@@ -23,7 +21,8 @@ use crate::types::NoteId;
 Examples:
   scalingnote search pipelines/quickstart.toml \"sql injection\" -k 3
   scalingnote search /data/notes-root \"how to bake bread\" --json | jq -r '.hits[].note_id'
-  scalingnote search s3://bucket/notes \"tax return\" --snapshot 41 --exact")]
+  scalingnote search s3://bucket/notes \"tax return\" --snapshot 41 --exact
+  scalingnote search /data/notes-root \"tax return\" --where \"lang = 'en' AND like_count > 10\"")]
 pub(crate) struct SearchArgs {
     /// Root URI or path, or a pipeline file.
     root: String,
@@ -35,6 +34,9 @@ pub(crate) struct SearchArgs {
     /// Compare with every vector instead of walking the index.
     #[arg(long)]
     exact: bool,
+    /// Only notes whose stored columns fulfil this SQL condition, e.g. "lang = 'en' AND like_count > 10".
+    #[arg(long = "where", value_name = "CONDITION")]
+    condition: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -46,27 +48,6 @@ pub(crate) struct SearchArgs {
     model: Option<String>,
 }
 
-/// One line of the answer.
-#[derive(Serialize)]
-struct Hit {
-    rank: usize,
-    score: f32,
-    /// The id as the corpus gave it: a number or a string.
-    note_id: Value,
-    /// Which window of a chunked note matched best.
-    chunk: u32,
-    /// Stored columns.
-    stored: Map<String, Value>,
-}
-
-/// The answer as JSON.
-#[derive(Serialize)]
-struct Answer {
-    snapshot: u64,
-    query_tower: String,
-    hits: Vec<Hit>,
-}
-
 pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
     if args.text.trim().is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the text to look for is empty"));
@@ -75,6 +56,9 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
     let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
     let base_dir = opened.pipeline.as_ref().map_or(here, |pipeline| pipeline.base_dir.clone());
     let snapshot = Snapshot::open(&opened.root, args.snapshot, &cache_dir()).await?;
+    // Before the tower is loaded: a wrong condition should not cost that wait.
+    let passing = args.condition.as_deref().map(|condition| snapshot.passing(condition));
+    let passing = passing.transpose()?;
     let encoder = QueryEncoder::load(
         snapshot.manifest(),
         args.model.as_deref(),
@@ -84,36 +68,29 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
     )
     .await?;
     let vector = encoder.encode(&args.text)?;
-    let found = snapshot.search_vector(&vector, args.k as usize, args.exact)?;
+    let found = match &passing {
+        None => snapshot.search_vector(&vector, args.k as usize, args.exact)?,
+        Some(passing) => snapshot.search_among(&vector, args.k as usize, args.exact, passing)?,
+    };
     app.console.close();
-    let hits: Vec<Hit> =
-        found.into_iter().enumerate().map(|(at, found)| hit(at + 1, found)).collect();
+    let hits = Hit::ranked(found);
     if args.json {
         let answer = Answer {
             snapshot: snapshot.manifest().number,
-            query_tower: encoder.tower().fingerprint.to_hex(),
+            query_tower: Some(encoder.tower().fingerprint.to_hex()),
             hits,
         };
-        let json = serde_json::to_string_pretty(&answer).context(|| "writing the answer")?;
-        app.console.print(&format!("{json}\n"));
+        app.console.print(&super::pretty(&answer)?);
     } else {
         app.console.print(&table(&hits));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn hit(rank: usize, found: Found) -> Hit {
-    let note_id = match found.note_id {
-        NoteId::Int(id) => Value::from(id),
-        NoteId::Str(id) => Value::from(id),
-    };
-    Hit { rank, score: found.score, note_id, chunk: found.chunk, stored: found.stored }
-}
-
 /// Rank, score, id, then the stored columns; long values are cut.
 fn table(hits: &[Hit]) -> String {
     if hits.is_empty() {
-        return "no notes: the snapshot is empty\n".to_owned();
+        return "no notes: the snapshot is empty, or none fulfils the condition\n".to_owned();
     }
     let columns: Vec<&String> =
         hits.first().map(|hit| hit.stored.keys().collect()).unwrap_or_default();
@@ -162,13 +139,17 @@ pub(super) fn cache_dir() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
+    use crate::search::Found;
+    use crate::types::NoteId;
 
     #[test]
     fn a_table_shows_stored_columns_and_cuts_long_values() {
         let stored = Map::from_iter([("title".to_owned(), Value::from("笔".repeat(100)))]);
         let found = Found { note_id: NoteId::Int(89), chunk: 0, score: 0.5, stored };
-        let text = table(&[hit(1, found)]);
+        let text = table(&Hit::ranked(vec![found]));
         assert!(
             text.contains("note_id") && text.contains("0.5000") && text.contains("89"),
             "{text}"

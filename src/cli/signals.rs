@@ -8,25 +8,24 @@ use crate::types::Cancel;
 
 /// Listens on a thread of its own, so that busy workers cannot starve it.
 ///
-/// With `cooperative` the first signal cancels and the second exits with 130; without, the first
-/// signal exits.
-pub(super) fn install(cancel: Cancel, cooperative: bool, console: Arc<Console>) -> Result<()> {
+/// With a message the first signal prints it and cancels, the second exits with 130; without, the first signal
+/// exits.
+pub(super) fn install(
+    cancel: Cancel,
+    stopping: Option<&'static str>,
+    console: Arc<Console>,
+) -> Result<()> {
     let listener = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let Ok(runtime) = runtime else { return };
         runtime.block_on(async move {
-            let mut asked = !cooperative;
+            let mut stopping = stopping;
             while wait().await {
-                if asked {
+                let Some(message) = stopping.take() else {
                     console.close();
                     std::process::exit(i32::from(ErrorKind::Cancelled.exit_code()));
-                }
-                asked = true;
-                console.line(
-                    Level::Note,
-                    "stopping after the batch at hand; what is finished is kept, and the next run resumes \
-                     (once more to stop at once)",
-                );
+                };
+                console.line(Level::Note, message);
                 cancel.cancel();
             }
         });

@@ -198,6 +198,11 @@ fn index(pipeline: &Pipeline, check: &mut Check<'_>) {
         "must be 1 to 65536; leave it out for the default",
     );
     check.require(
+        (0.0..=100.0).contains(&index.rebuild_churn_percent),
+        "index.rebuild_churn_percent",
+        "must lie between 0 (every changed shard is rebuilt) and 100",
+    );
+    check.require(
         index.memory_limit_mib.is_none_or(|limit| limit >= 64),
         "index.memory_limit_mib",
         "must be at least 64; leave it out for 80% of what is free",

@@ -12,7 +12,9 @@ use futures::StreamExt;
 use object_store::{GetResultPayload, ObjectStoreExt};
 use tokio::sync::mpsc;
 
+use super::avro;
 use super::frames::OneFrame;
+use super::ipc;
 use super::options::TableFormat;
 use super::session::{error, redact};
 use super::tables::SourceFile;
@@ -54,6 +56,14 @@ pub(super) async fn own(
             let state = &state;
             async move {
                 check_magic(&file, kind).await?;
+                match kind {
+                    TableFormat::Arrow => ipc::check(&file).await?,
+                    TableFormat::Avro => {
+                        let plain = FileCompressionType::UNCOMPRESSED;
+                        read(&file, plain, |file| avro::walk(BufReader::new(file))).await?;
+                    }
+                    _ => {}
+                }
                 let metas = std::slice::from_ref(&file.meta);
                 let schema = format.infer_schema(state, &file.store, metas).await;
                 let doing = format!("reading {}", file.url);
@@ -195,11 +205,11 @@ fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
 }
 
 /// Runs a blocking reader over the decompressed bytes of a file, streaming.
-async fn read<F>(file: &SourceFile, compression: FileCompressionType, infer: F) -> Result<Schema>
+async fn read<T, E, F>(file: &SourceFile, compression: FileCompressionType, infer: F) -> Result<T>
 where
-    F: FnOnce(Box<dyn Read + Send>) -> std::result::Result<Schema, arrow::error::ArrowError>
-        + Send
-        + 'static,
+    T: Send + 'static,
+    E: ToString,
+    F: FnOnce(Box<dyn Read + Send>) -> std::result::Result<T, E> + Send + 'static,
 {
     let failed = |text: String| Error::input(format!("reading {}: {}", file.url, redact(&text)));
     let got =

@@ -21,10 +21,13 @@
 //! - **Schema.** CSV and JSON lines are read twice: types come from all rows, so that a field that first appears in row
 //!   5,000 is not lost. A CSV id column of digits is an integer: leading zeros need Parquet or a letter.
 
+mod avro;
 mod contract;
 mod dedupe;
+mod filter;
 mod frames;
 mod infer;
+mod ipc;
 mod options;
 mod outcome;
 mod prepare;
@@ -36,10 +39,11 @@ mod template;
 mod values;
 mod writer;
 
+pub use filter::RowFilter;
 pub use options::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
 pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections,
 };
-pub use prepare::{Chunker, Exclude, PrepareRequest, SMALL_CORPUS, prepare};
+pub use prepare::{Chunker, Exclude, KnownText, PrepareRequest, SMALL_CORPUS, prepare};
 pub use reader::PreparedReader;
 pub use writer::{RESERVED_COLUMNS, prepared_schema};

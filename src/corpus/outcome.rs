@@ -113,9 +113,9 @@ pub struct PreparedRow {
     pub note_id: NoteId,
     /// Chunk number, 0 first.
     pub chunk: u32,
-    /// Hash of `text`.
+    /// Hash of the rendered text.
     pub text_hash: TextHash,
-    /// Rendered text of the chunk; empty for a deletion.
+    /// Rendered text of the chunk; empty for a deletion, and where it was left out because its vector is stored.
     pub text: String,
     /// Deletes the note (delta mode).
     pub deleted: bool,

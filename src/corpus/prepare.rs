@@ -22,10 +22,10 @@ use super::session::{error, session, sql_error};
 use super::tables::{self, SourceFile};
 use super::template::NoteTemplate;
 use super::writer::ShardWriter;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::{Event, Reporter, Stage};
 use crate::store::{Root, StorageOptions};
-use crate::types::{Cancel, NoteId};
+use crate::types::{Cancel, NoteId, TextHash};
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
 pub const SMALL_CORPUS: u64 = 10_000;
@@ -42,6 +42,9 @@ pub trait Chunker: Send + Sync {
 /// Says which notes are left out as if the query had not returned them.
 pub type Exclude = Arc<dyn Fn(&NoteId) -> bool + Send + Sync>;
 
+/// Says of a text, by its hash, whether its vector is stored, so that nobody needs to read it.
+pub type KnownText = Arc<dyn Fn(&TextHash) -> bool + Send + Sync>;
+
 /// What `prepare` is asked to do.
 pub struct PrepareRequest<'a> {
     /// The corpus.
@@ -54,6 +57,9 @@ pub struct PrepareRequest<'a> {
     pub default_shards: u32,
     /// Cuts long texts; `None` leaves one chunk a note.
     pub chunker: Option<Arc<dyn Chunker>>,
+    /// Says which texts may be left out of the files, by hash: their rows are written with an empty text. `None` keeps
+    /// every text.
+    pub known: Option<KnownText>,
     /// Notes that must not be prepared at all (purged ones).
     pub exclude: Option<Exclude>,
     /// Where the prepared files go.
@@ -79,18 +85,31 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     request.cancel.check()?;
     let template = NoteTemplate::compile(&options.template)?;
     let context = session(options.memory_limit_mib)?;
-    let files = tables::register(
+    let uris: Vec<&str> = options.tables.iter().map(|table| table.uri.as_str()).collect();
+    let tables = tables::register(
         &context,
         &options.tables,
         request.base_dir,
         options.storage.as_ref().unwrap_or(request.storage),
         request.reporter.as_ref(),
-    )
-    .await?;
-    let outcome = run(&request, template, &context, &files).await;
+    );
+    let what = || format!("a file of the corpus ({})", uris.join(", "));
+    let files = shielded_async(ErrorKind::Input, what, tables).await?;
+    let running = run(&request, template, &context, &files);
+    let outcome = shielded_async(ErrorKind::Input, what, running).await;
     // A file that changed explains any other error better than that error does.
     tables::check_unchanged(&files).await?;
-    let outcome = outcome?;
+    let outcome = outcome.map_err(|error| match error.kind() {
+        // The reader says what is wrong, not always where.
+        ErrorKind::Input | ErrorKind::Corrupt => {
+            let shown = error.to_string();
+            match files.iter().any(|file| shown.contains(file.url.as_str())) {
+                true => error,
+                false => error.context(format!("corpus of {}", uris.join(", "))),
+            }
+        }
+        _ => error,
+    })?;
     let notes: u64 = outcome.shards.iter().map(|shard| shard.notes).sum();
     request.reporter.event(Event::Info {
         message: format!(
@@ -139,8 +158,10 @@ async fn run(
     let contract = Arc::new(contract);
     let deduper = Deduper::new(Arc::clone(&contract));
     let chunker = request.chunker.clone();
+    let known = request.known.clone();
+    let exclude = request.exclude.clone();
     let renderer =
-        Arc::new(Renderer::new(contract, template, options.mode, chunker, request.exclude.clone()));
+        Arc::new(Renderer::new(contract, template, options.mode, chunker, known, exclude));
     let writer = ShardWriter::new(
         request.root.clone(),
         request.run.to_owned(),

@@ -1,25 +1,16 @@
 //! Streams a prepared shard file.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, UInt32Type};
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use futures::StreamExt;
 use parquet::arrow::ParquetRecordBatchStreamBuilder;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
+use parquet::arrow::async_reader::ParquetRecordBatchStream;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::outcome::{PreparedBatch, PreparedRow, PreparedShard};
 use super::writer::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH, prepared_schema};
-use crate::error::{Error, ErrorKind, Result};
-use crate::store::Root;
+use crate::error::{Error, ErrorKind, Result, shielded_async};
+use crate::store::{ParquetObject, Root, kind_of_foreign};
 use crate::types::Digest256;
 
 const BATCH_ROWS: usize = 1024;
@@ -27,7 +18,7 @@ const BATCH_ROWS: usize = 1024;
 /// Streams a prepared shard file in order, batch by batch, in memory bounded by one batch.
 pub struct PreparedReader {
     key: String,
-    stream: ParquetRecordBatchStream<StoredFile>,
+    stream: ParquetRecordBatchStream<ParquetObject>,
     stored: SchemaRef,
     expected: u64,
     seen: u64,
@@ -54,10 +45,11 @@ impl PreparedReader {
                 )));
             }
         }
-        let (store, path) = root.object(&key);
-        let object = StoredFile { store, path, size: shard.file.size };
-        let builder =
-            ParquetRecordBatchStreamBuilder::new(object).await.map_err(|e| failed(&key, e))?;
+        let object = ParquetObject::new(root, &key, shard.file.size);
+        let opening = async {
+            ParquetRecordBatchStreamBuilder::new(object).await.map_err(|e| failed(&key, e))
+        };
+        let builder = shielded_async(ErrorKind::Corrupt, || key.clone(), opening).await?;
         let schema = builder.schema();
         let stored = schema.fields().iter().skip(STORED).cloned().collect();
         let names = |s: &SchemaRef| -> Vec<_> {
@@ -75,7 +67,11 @@ impl PreparedReader {
 
     /// The next batch of rows together with its stored columns; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<PreparedBatch>> {
-        let Some(batch) = self.stream.next().await else {
+        let key = &self.key;
+        let stream = &mut self.stream;
+        let next = async { stream.next().await.transpose().map_err(|e| failed(key, e)) };
+        let next = shielded_async(ErrorKind::Corrupt, || key.clone(), next).await?;
+        let Some(batch) = next else {
             if self.seen != self.expected {
                 return Err(Error::corrupt(format!(
                     "{} holds {} rows, {} were written",
@@ -84,7 +80,6 @@ impl PreparedReader {
             }
             return Ok(None);
         };
-        let batch = batch.map_err(|e| failed(&self.key, e))?;
         self.seen += batch.num_rows() as u64;
         let rows = rows(&batch)?;
         let columns = batch.columns()[STORED..].to_vec();
@@ -120,46 +115,6 @@ fn rows(batch: &RecordBatch) -> Result<Vec<PreparedRow>> {
 }
 
 fn failed(key: &str, cause: ParquetError) -> Error {
-    let kind = match cause {
-        // The store failed, not the file.
-        ParquetError::External(_) => ErrorKind::Transient,
-        _ => ErrorKind::Corrupt,
-    };
+    let kind = kind_of_foreign(&cause, ErrorKind::Corrupt);
     Error::new(kind, format!("reading prepared file {key}")).with_source(cause)
-}
-
-/// The ranges of a stored Parquet file.
-struct StoredFile {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    size: u64,
-}
-
-fn external(cause: object_store::Error) -> ParquetError {
-    ParquetError::External(Box::new(cause))
-}
-
-impl AsyncFileReader for StoredFile {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        async move { self.store.get_range(&self.path, range).await.map_err(external) }.boxed()
-    }
-
-    fn get_byte_ranges(
-        &mut self,
-        ranges: Vec<Range<u64>>,
-    ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        async move { self.store.get_ranges(&self.path, &ranges).await.map_err(external) }.boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        _: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
-        let size = self.size;
-        async move {
-            let metadata = ParquetMetaDataReader::new().with_prefetch_hint(Some(64 << 10));
-            Ok(Arc::new(metadata.load_and_finish(self, size).await?))
-        }
-        .boxed()
-    }
 }

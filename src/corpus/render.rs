@@ -14,12 +14,12 @@ use super::contract::{Contract, SHARD, ValueSource};
 use super::dedupe::{Ids, Winners, is_true};
 use super::options::CorpusMode;
 use super::outcome::Rejections;
-use super::prepare::{Chunker, Exclude};
+use super::prepare::{Chunker, Exclude, KnownText};
 use super::template::{NoteTemplate, RowContext};
 use super::values::template_value;
 use super::writer::prepared_schema;
 use crate::error::{Error, ErrorKind, Result};
-use crate::types::{Digest256, NoteId};
+use crate::types::{Digest256, NoteId, TextHash};
 
 /// A piece is closed at this many bytes of text, far from the 2 GiB that an Arrow string column can hold.
 const PIECE_BYTES: usize = 8 << 20;
@@ -49,6 +49,8 @@ pub(super) struct Renderer {
     pub(super) template: NoteTemplate,
     pub(super) mode: CorpusMode,
     pub(super) chunker: Option<Arc<dyn Chunker>>,
+    /// Texts to leave out, by hash.
+    known: Option<KnownText>,
     pub(super) exclude: Option<Exclude>,
     pub(super) schema: SchemaRef,
 }
@@ -59,10 +61,11 @@ impl Renderer {
         template: NoteTemplate,
         mode: CorpusMode,
         chunker: Option<Arc<dyn Chunker>>,
+        known: Option<KnownText>,
         exclude: Option<Exclude>,
     ) -> Self {
         let schema = prepared_schema(&contract.stored);
-        Self { contract, template, mode, chunker, exclude, schema }
+        Self { contract, template, mode, chunker, known, exclude, schema }
     }
 
     pub(super) fn render(&self, winners: Winners) -> Result<Rendered> {
@@ -102,7 +105,7 @@ impl Renderer {
                 (true, CorpusMode::Full) => {}
                 (true, CorpusMode::Delta) => {
                     piece.deletions += 1;
-                    piece.push(None, &note.to_string(), 0, "");
+                    self.push(&mut piece, None, &note.to_string(), 0, "");
                 }
                 (false, _) => self.note(batch, row, &note, &mut piece, &mut out.rejections)?,
             }
@@ -132,7 +135,7 @@ impl Renderer {
         };
         let tagged = note.to_string();
         match &self.chunker {
-            None => piece.push(Some(row), &tagged, 0, &text),
+            None => self.push(piece, Some(row), &tagged, 0, &text),
             Some(chunker) => {
                 let chunks = match chunker.chunks(&text) {
                     Ok(chunks) => chunks,
@@ -150,12 +153,25 @@ impl Renderer {
                     let text = text.get(range).ok_or_else(|| {
                         Error::internal("the chunker returned a range outside of its text")
                     })?;
-                    piece.push(Some(row), &tagged, chunk, text);
+                    self.push(piece, Some(row), &tagged, chunk, text);
                 }
             }
         }
         piece.notes += 1;
         Ok(())
+    }
+
+    fn push(
+        &self,
+        piece: &mut PieceBuilder,
+        source: Option<usize>,
+        note_id: &str,
+        chunk: u32,
+        text: &str,
+    ) {
+        let hash = Digest256::of(text.as_bytes());
+        let kept = self.known.as_ref().is_none_or(|known| !known(&hash));
+        piece.push(source, note_id, chunk, hash, if kept { text } else { "" });
     }
 
     fn context(&self, batch: &RecordBatch, row: usize) -> Value {
@@ -237,12 +253,19 @@ impl PieceBuilder {
         }
     }
 
-    fn push(&mut self, source: Option<usize>, note_id: &str, chunk: u32, text: &str) {
+    fn push(
+        &mut self,
+        source: Option<usize>,
+        note_id: &str,
+        chunk: u32,
+        hash: TextHash,
+        text: &str,
+    ) {
         self.text_bytes += text.len() + note_id.len();
         self.note_id.append_value(note_id);
         self.chunk.append_value(chunk);
         // expect: 32 bytes are what the builder was made for.
-        self.text_hash.append_value(Digest256::of(text.as_bytes()).0).expect("32 bytes");
+        self.text_hash.append_value(hash.0).expect("32 bytes");
         self.text.append_value(text);
         self.deleted.append_value(source.is_none());
         self.source.append_option(source.map(|row| row as u32));

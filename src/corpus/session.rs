@@ -76,7 +76,8 @@ pub(super) fn sql_error(error: DataFusionError) -> Error {
                 ErrorKind::Internal => ErrorKind::Config,
                 other => other,
             };
-            Error::new(kind, format!("corpus.sql: {}", without_epilogue(&root.strip_backtrace())))
+            let text = root.strip_backtrace();
+            Error::new(kind, format!("corpus.sql: {}", only_names(without_epilogue(&text))))
         }
     }
 }
@@ -128,7 +129,7 @@ fn kind(root: &DataFusionError) -> ErrorKind {
 }
 
 /// Error kind of a failed read from a table's store.
-fn kind_of_store(error: &object_store::Error) -> ErrorKind {
+pub(super) fn kind_of_store(error: &object_store::Error) -> ErrorKind {
     use object_store::Error as Store;
     match error {
         Store::NotFound { .. }
@@ -141,6 +142,18 @@ fn kind_of_store(error: &object_store::Error) -> ErrorKind {
     }
 }
 
+/// Leaves out of a list of columns what is no plain name: the header of a table without one is its first note.
+fn only_names(text: &str) -> String {
+    let Some((said, fields)) = text.split_once("Valid fields are ") else { return text.to_owned() };
+    let plain = |name: &&str| {
+        name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.\"".contains(&b))
+    };
+    let names: Vec<&str> =
+        fields.trim_end_matches('.').split(", ").map(str::trim).filter(plain).collect();
+    let said = said.split(" Did you mean").next().unwrap_or(said).trim_end();
+    format!("{said} Valid fields are {}.", names.join(", "))
+}
+
 fn without_epilogue(text: &str) -> &str {
     let text = text.split("\n\nbacktrace").next().unwrap_or(text);
     // DataFusion calls a bad file its own bug.
@@ -149,7 +162,8 @@ fn without_epilogue(text: &str) -> &str {
 
 /// Cuts what readers quote of the data: `Row data: '…'`, `got {…}`, and everything in quotes that is not a plain name.
 pub(super) fn redact(text: &str) -> String {
-    let mut text = without_epilogue(text);
+    // What goes on for several lines is a value, or a parser's picture of one.
+    let mut text = without_epilogue(text).lines().next().unwrap_or_default();
     for marker in [" Row data", ". Row", " got "] {
         if let Some(at) = text.find(marker) {
             text = &text[..at];
@@ -161,17 +175,18 @@ pub(super) fn redact(text: &str) -> String {
         let quote = &rest[open..=open];
         out.push_str(&rest[..open]);
         let tail = &rest[open + 1..];
-        let Some(close) = tail.find(quote) else {
+        // After "field" and "column" comes a name of the schema, elsewhere a value. A value may hold quotes itself, so
+        // it is taken to end at the last one.
+        let named = ["field ", "column ", "table ", "field: ", "function "];
+        let keep = named.iter().any(|n| out.ends_with(n));
+        let close = if keep { tail.find(quote) } else { tail.rfind(quote) };
+        let Some(close) = close else {
             out.push_str(quote);
             out.push('…');
             return out;
         };
-        let inner = &tail[..close];
-        // After "field" and "column" comes a name of the schema, elsewhere a value.
-        let named = ["field ", "column ", "table ", "field: ", "function "];
-        let keep = named.iter().any(|n| out.ends_with(n));
         out.push_str(quote);
-        out.push_str(if keep { inner } else { "…" });
+        out.push_str(if keep { &tail[..close] } else { "…" });
         out.push_str(quote);
         rest = &tail[close + 1..];
     }
@@ -189,13 +204,17 @@ mod tests {
             redact(
                 "Parser error: Error while parsing value 'my secret' as type 'Int64' for column 3 at line 7. Row data: '[a,b]'"
             ),
-            "Parser error: Error while parsing value '…' as type '…' for column 3 at line 7."
+            "Parser error: Error while parsing value '…' for column 3 at line 7."
         );
         assert_eq!(
             redact("Json error: whilst decoding field 'title': expected string got {\"a\": 1}"),
             "Json error: whilst decoding field 'title': expected string"
         );
         assert_eq!(redact("Cannot cast string 'it"), "Cannot cast string '…");
+        assert_eq!(
+            redact("Cannot cast string 'it's my 'secret' and 'more'' to value of Int64 type"),
+            "Cannot cast string '…' to value of Int64 type"
+        );
     }
 
     #[test]

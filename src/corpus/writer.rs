@@ -12,6 +12,7 @@ use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use tokio::io::AsyncWriteExt;
@@ -20,7 +21,7 @@ use super::outcome::PreparedShard;
 use super::render::Piece;
 use super::values::ValueBytes;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::store::{FileRef, Root, layout};
+use crate::store::{FileRef, Root, kind_of_foreign, layout};
 use crate::types::Hasher256;
 
 /// Names that prepared files, parts and `ids` files use themselves: no stored column may have one.
@@ -228,10 +229,16 @@ impl OpenShard {
         })
     }
 
-    fn failed(&self, cause: parquet::errors::ParquetError) -> Error {
-        let full = format!("{cause:?}").contains("StorageFull");
-        let kind = if full { ErrorKind::Resource } else { ErrorKind::Transient };
-        Error::new(kind, format!("writing {}", self.key)).with_source(cause)
+    fn failed(&self, cause: ParquetError) -> Error {
+        let kind = match &cause {
+            ParquetError::External(inner) => kind_of_foreign(inner.as_ref(), ErrorKind::Transient),
+            _ => ErrorKind::Transient,
+        };
+        let advice = match kind {
+            ErrorKind::Resource => ": the disk or quota is full; free space and run again",
+            _ => "",
+        };
+        Error::new(kind, format!("writing {}{advice}", self.key)).with_source(cause)
     }
 }
 
@@ -259,10 +266,7 @@ impl AsyncFileWriter for HashingWriter {
         async move {
             self.hash.raw(&bytes);
             self.size += bytes.len() as u64;
-            self.sink
-                .put(bytes)
-                .await
-                .map_err(|e| parquet::errors::ParquetError::External(e.into()))
+            self.sink.put(bytes).await.map_err(|e| ParquetError::External(e.into()))
         }
         .boxed()
     }
@@ -270,7 +274,7 @@ impl AsyncFileWriter for HashingWriter {
     fn complete(&mut self) -> BoxFuture<'_, parquet::errors::Result<()>> {
         async move {
             let done = self.sink.shutdown().await;
-            done.map_err(|e| parquet::errors::ParquetError::External(e.into()))
+            done.map_err(|e| ParquetError::External(e.into()))
         }
         .boxed()
     }

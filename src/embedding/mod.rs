@@ -11,6 +11,7 @@
 //! No column holds nulls. The file's key-value metadata says what the vectors mean (`scalingnote.*`, see
 //! the constants in [`metadata`]).
 
+mod copy;
 pub mod metadata;
 mod object;
 mod read;
@@ -25,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::{FileRef, Root, layout};
 use crate::types::{NoteId, SpaceId, TextHash, VectorType};
 
+pub use copy::copy_rows;
 pub use read::{read_text_hashes, read_vectors};
 pub use rewrite::{Fate, Rewritten, rewrite_part};
 pub use write::{schema, write_part};

@@ -14,7 +14,7 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Root;
+use crate::store::{Root, kind_of_foreign};
 
 /// Reads ranges of one object whose size is known.
 #[derive(Clone)]
@@ -88,14 +88,7 @@ impl AsyncFileReader for ObjectReader {
 /// A Parquet error as ours: what the store said is a passing fault, anything else damage.
 pub(super) fn parquet_error(what: &str, key: &str, cause: ParquetError) -> Error {
     let kind = match &cause {
-        ParquetError::External(inner) => match inner.downcast_ref::<object_store::Error>() {
-            Some(object_store::Error::NotFound { .. }) => ErrorKind::NotFound,
-            Some(_) => ErrorKind::Transient,
-            None => match inner.downcast_ref::<std::io::Error>() {
-                Some(io) => crate::error::kind_of_io(io),
-                None => ErrorKind::Corrupt,
-            },
-        },
+        ParquetError::External(inner) => kind_of_foreign(inner.as_ref(), ErrorKind::Corrupt),
         _ => ErrorKind::Corrupt,
     };
     Error::new(kind, format!("{what} part file {key}")).with_source(cause)

@@ -9,7 +9,7 @@ use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 
 use super::object::{ObjectReader, parquet_error};
 use super::{PartReceipt, metadata};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::store::Root;
 use crate::types::{Embeddings, TextHash};
 
@@ -20,7 +20,9 @@ pub(super) type Builder = ParquetRecordBatchStreamBuilder<ObjectReader>;
 
 pub(super) async fn open(root: &Root, key: &str) -> Result<Builder> {
     let reader = ObjectReader::open(root, key).await?;
-    Builder::new(reader).await.map_err(|cause| parquet_error("opening", key, cause))
+    let opening =
+        async { Builder::new(reader).await.map_err(|cause| parquet_error("opening", key, cause)) };
+    shielded_async(ErrorKind::Corrupt, || format!("part file {key}"), opening).await
 }
 
 fn total_rows(builder: &Builder) -> Option<usize> {
@@ -36,6 +38,11 @@ pub(super) fn altered(key: &str, what: impl std::fmt::Display) -> Error {
 /// # Errors
 /// NotFound; Corrupt where the file is not the one its receipt speaks of.
 pub async fn read_text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
+    let what = || format!("part file {}", part.file.path);
+    shielded_async(ErrorKind::Corrupt, what, text_hashes(root, part)).await
+}
+
+async fn text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
     let key = part.file.path.as_str();
     let builder = open(root, key).await?;
     let stored = builder.metadata().file_metadata().key_value_metadata();
@@ -70,6 +77,28 @@ pub async fn read_text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<Tex
     Ok(hashes)
 }
 
+/// The rows (ascending) as the least number of runs.
+fn runs(rows: impl Iterator<Item = usize>, total: usize) -> RowSelection {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for row in rows {
+        match runs.last_mut() {
+            Some(run) if run.end == row => run.end += 1,
+            Some(run) if run.end == row + 1 => {}
+            _ => runs.push(row..row + 1),
+        }
+    }
+    RowSelection::from_consecutive_ranges(runs.into_iter(), total)
+}
+
+/// A selection of rows (ascending, no repeats) that the file must have.
+pub(super) fn select(builder: &Builder, key: &str, rows: &[u32]) -> Result<RowSelection> {
+    let total = total_rows(builder).ok_or_else(|| altered(key, "has a negative row count"))?;
+    if let Some(row) = rows.last().filter(|row| **row as usize >= total) {
+        return Err(altered(key, format_args!("has {total} rows, row {row} was asked")));
+    }
+    Ok(runs(rows.iter().map(|row| *row as usize), total))
+}
+
 fn project(builder: Builder, key: &str, column: &str) -> Result<Builder> {
     let at = builder
         .schema()
@@ -85,6 +114,11 @@ fn project(builder: Builder, key: &str, column: &str) -> Result<Builder> {
 /// # Errors
 /// NotFound; Corrupt where the file is damaged or has not so many rows.
 pub async fn read_vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
+    let what = || format!("part file {part}");
+    shielded_async(ErrorKind::Corrupt, what, vectors(root, part, rows)).await
+}
+
+async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
     let builder = project(open(root, part).await?, part, "embedding")?;
     let width = match builder.schema().field_with_name("embedding").map(|field| field.data_type()) {
         Ok(DataType::FixedSizeList(_, width)) if *width > 0 => *width as usize,
@@ -105,15 +139,7 @@ pub async fn read_vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embed
     if wanted.is_empty() {
         return Ok(Embeddings::with_capacity(width, 0));
     }
-    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
-    for (row, _) in &wanted {
-        match runs.last_mut() {
-            Some(run) if run.end == *row => run.end += 1,
-            Some(run) if run.end == row + 1 => {}
-            _ => runs.push(*row..row + 1),
-        }
-    }
-    let selection = RowSelection::from_consecutive_ranges(runs.into_iter(), total);
+    let selection = runs(wanted.iter().map(|(row, _)| *row), total);
     let mut stream = builder
         .with_row_selection(selection)
         .with_batch_size((BATCH_BYTES / (4 * width)).clamp(1, 8_192))

@@ -12,7 +12,7 @@ use super::object::parquet_error;
 use super::read::{altered, open};
 use super::write::{Finished, properties, store};
 use super::{PartReceipt, RECEIPT_VERSION};
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{ErrorKind, Result, ResultExt, shielded_async};
 use crate::store::{FileRef, Root};
 use crate::types::{Digest256, Hasher256, NoteId, TextHash};
 
@@ -42,6 +42,15 @@ pub struct Rewritten {
 /// # Errors
 /// NotFound; Corrupt where the part is not what its receipt says.
 pub async fn rewrite_part(
+    root: &Root,
+    old: &PartReceipt,
+    fate: &(dyn Fn(&str, &TextHash) -> Fate + Sync),
+) -> Result<Rewritten> {
+    let what = || format!("part file {}", old.file.path);
+    shielded_async(ErrorKind::Corrupt, what, rewrite(root, old, fate)).await
+}
+
+async fn rewrite(
     root: &Root,
     old: &PartReceipt,
     fate: &(dyn Fn(&str, &TextHash) -> Fate + Sync),

@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
 use crate::snapshot::{self, Manifest};
 use crate::stage::{
-    self, BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, Plan, Planned,
-    RunReport, TaskEnv,
+    self, BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, Plan, PlanBrief,
+    Planned, RunReport, TaskEnv,
 };
 use crate::store::Root;
 use crate::tower::Tower;
@@ -146,6 +146,12 @@ impl Next {
         stage::plan(self.ctx.plan_request(&run, tower, prepared, reporter)).await.map(Some)
     }
 
+    fn opened(&self) -> Result<&Tower> {
+        self.tower.as_ref().map_err(|error| {
+            Error::new(error.kind(), format!("[next.tower] cannot be opened: {error}"))
+        })
+    }
+
     fn idle(&self) -> BackfillReport {
         BackfillReport {
             model: self.ctx.pipeline.tower.model.clone(),
@@ -223,9 +229,7 @@ async fn fill(
         report.backfill = Some(idle);
         return Ok(());
     }
-    let tower = next.tower.as_ref().map_err(|error| {
-        Error::new(error.kind(), format!("[next.tower] cannot be opened: {error}"))
-    })?;
+    let tower = next.opened()?;
     let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(()) };
     let plan = stage::backfill_tonight(planned, &day.spec.run, next.options.tokens_per_run);
     let Some(backfill) = plan.backfill.clone() else { return Ok(()) };
@@ -245,11 +249,15 @@ async fn fill(
     let night = TaskEnv { cancel, ..env.clone() };
     let mut workers = local::Workers::new(&next.ctx.pipeline, Some(tower.clone()))?;
     let mut receipts = Receipts::default();
+    let mut drift = None;
     let encode = Plan { calibrate: None, build: Vec::new(), ..plan.clone() };
     let encoded = async {
         if next.ctx.pipeline.encode.self_test {
             stage::self_test(&encode, workers.first(), &night).await?;
         }
+        drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), &night).await?;
+        let overridden = options.overrides.iter().any(|(gate, _)| gate == "drift");
+        stage::refuse_drift(drift, &plan.gates, overridden)?;
         let (pipeline, attempts) = (&next.ctx.pipeline, options.attempts);
         workers.run(&encode, pipeline, attempts, &night, &mut receipts).await
     }
@@ -266,7 +274,6 @@ async fn fill(
     }
     let build = Plan { encode: Vec::new(), ..plan.clone() };
     workers.run(&build, &next.ctx.pipeline, options.attempts, &env, &mut receipts).await?;
-    let drift = stage::measure_drift(&plan, workers.first(), &env).await?;
     switch(&next.ctx, &plan, &receipts, drift, options, report).await
 }
 
@@ -314,7 +321,7 @@ pub(super) async fn publish_plan(
         return Ok(());
     }
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    let drift = stage::measure_drift(plan, workers.first(), env).await?;
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), env).await?;
     switch(ctx, plan, &receipts, drift, options, report).await
 }
 
@@ -324,15 +331,34 @@ pub(super) fn say_refused(error: &Error, ctx: &RunContext, report: &mut RunRepor
     report.outcome = Outcome::GateRefused;
 }
 
+/// The night's plan for a scheduler, stored beside the day's. A tower that cannot be opened must not stop the day.
+pub(super) async fn brief(next: &Next, day: &Plan) -> Result<Option<PlanBrief>> {
+    let reporter = &next.ctx.reporter;
+    let warn = |message| reporter.event(Event::Warning { message });
+    if next.rolled_back {
+        warn(next.idle().to_string());
+        return Ok(None);
+    }
+    let tower = match next.opened() {
+        Ok(tower) => tower,
+        Err(error) => {
+            warn(error.to_string());
+            return Ok(None);
+        }
+    };
+    let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(None) };
+    let plan = stage::backfill_tonight(planned, &day.spec.run, next.options.tokens_per_run);
+    plan.store(&next.ctx.root).await?;
+    Ok(Some(PlanBrief::of(&plan)))
+}
+
 /// The back-fill's part of `scalingnote plan`: its plan is stored beside the day's. The share of a night in minutes
 /// follows from a short calibration.
 pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<BackfillSummary>> {
     if next.rolled_back {
         return Ok(Some(BackfillSummary { progress: next.idle(), ..BackfillSummary::default() }));
     }
-    let tower = next.tower.as_ref().map_err(|error| {
-        Error::new(error.kind(), format!("[next.tower] cannot be opened: {error}"))
-    })?;
+    let tower = next.opened()?;
     let reporter = &next.ctx.reporter;
     let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(None) };
     let mut workers = local::Workers::new(&next.ctx.pipeline, Some(tower.clone()))?;

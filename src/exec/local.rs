@@ -108,12 +108,15 @@ impl Workers {
             receipts.encode.extend(done);
             outcome = outcome.and(result);
         }
-        let tokens: u64 = receipts.encode.iter().map(|receipt| receipt.tokens).sum();
-        let encoded: u64 = receipts.encode.iter().map(|receipt| receipt.texts).sum();
+        let kept = &env.kept;
+        let mut summary = format!("{} texts, {} tokens", kept.texts(), kept.tokens());
+        if outcome.is_err() {
+            summary = format!("stopped; {summary} kept in {} parts", kept.parts());
+        }
         env.reporter.event(Event::StageFinished {
             stage: Stage::Encode,
             seconds: started.elapsed().as_secs_f64(),
-            summary: format!("{encoded} texts, {tokens} tokens"),
+            summary,
         });
         outcome
     }

@@ -4,8 +4,10 @@
 //! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last.
 
 mod backfill;
+mod lease;
 mod local;
 mod metrics;
+mod purge;
 mod report;
 mod run_id;
 mod share;
@@ -13,15 +15,17 @@ mod summary;
 mod texts;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
-use crate::snapshot::{self, GateOutcome, QueryTower};
+use crate::snapshot::{self, GateOutcome, QueryTower, RunLease};
 use crate::stage::{
-    self, BuildReceipt, EncodeReceipt, NewestSnapshot, Outcome, Plan, PlanBrief, PlanRequest,
-    PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt, Worker,
+    self, BuildReceipt, EncodeReceipt, Envelope, NewestSnapshot, Outcome, Plan, PlanBrief,
+    PlanRequest, PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt,
+    Worker,
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
@@ -29,11 +33,13 @@ use crate::types::{Cancel, EmbeddingSpace};
 
 use backfill::Course;
 pub use metrics::write_metrics;
+pub use purge::purge;
 pub use run_id::new_run_id;
 pub use share::{Share, ShareDone, TaskStage, execute_share};
 pub use texts::encode_texts;
 
 /// What a run works with.
+#[derive(Clone)]
 pub struct RunContext {
     /// The resolved pipeline.
     pub pipeline: Pipeline,
@@ -56,11 +62,19 @@ pub struct RunOptions {
     pub no_publish: bool,
     /// Attempts of a task whose failure may pass, with growing pauses between them; at least 1.
     pub attempts: u32,
+    /// How long to wait for another run of the same root to end.
+    pub wait: Duration,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { only_plan: false, overrides: Vec::new(), no_publish: false, attempts: 4 }
+        Self {
+            only_plan: false,
+            overrides: Vec::new(),
+            no_publish: false,
+            attempts: 4,
+            wait: Duration::ZERO,
+        }
     }
 }
 
@@ -77,6 +91,7 @@ impl RunContext {
             root: self.root.clone(),
             reporter: Arc::clone(reporter),
             cancel: self.cancel.clone(),
+            kept: Arc::default(),
         }
     }
 
@@ -108,6 +123,7 @@ impl RunContext {
             build: &pipeline.index,
             gates: &pipeline.gates,
             prepared,
+            keep_texts: pipeline.next.is_some(),
             root: &self.root,
             run,
             reporter: Arc::clone(reporter),
@@ -120,8 +136,8 @@ impl RunContext {
 /// the outcome.
 ///
 /// # Errors
-/// Whatever stopped the run; what was finished is kept. A refused gate and a lost race are outcomes of the
-/// report, not errors.
+/// Busy where another run of the root is going on. Else whatever stopped the run; what was finished is kept. A refused
+/// gate and a lost race are outcomes of the report, not errors.
 pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
     let mut report = RunReport::default();
     run_into(ctx, options, &mut report).await.map(|()| report)
@@ -137,11 +153,30 @@ pub async fn run_into(
     report: &mut RunReport,
 ) -> Result<()> {
     let run = new_run_id();
+    // A plan is for other processes to execute: nobody has to be alone for it.
+    if options.only_plan {
+        return leased(ctx, options, &run, None, report).await;
+    }
+    let lease = lease::take(ctx, &run, options.wait).await?;
+    let alive = lease::Heart::start(lease, ctx.cancel.child());
+    let ctx = RunContext { cancel: alive.cancel.clone(), ..ctx.clone() };
+    let outcome = leased(&ctx, options, &run, Some(&alive.lease), report).await;
+    alive.stop().await;
+    outcome
+}
+
+async fn leased(
+    ctx: &RunContext,
+    options: &RunOptions,
+    run: &str,
+    lease: Option<&RunLease>,
+    report: &mut RunReport,
+) -> Result<()> {
     let timeline = Arc::new(Timeline::new());
     let reporter: Arc<dyn Reporter> =
         Arc::new(Tee(vec![Arc::clone(&ctx.reporter), Arc::clone(&timeline) as Arc<dyn Reporter>]));
-    *report = report::begin(ctx, &run);
-    let finished = drive(ctx, options, &run, &reporter, report).await;
+    *report = report::begin(ctx, run);
+    let finished = drive(ctx, options, run, lease, &reporter, report).await;
     report::finish(report, &timeline);
     if let Err(error) = &finished {
         report.warnings.push(error.to_string());
@@ -171,6 +206,7 @@ async fn drive(
     ctx: &RunContext,
     options: &RunOptions,
     run: &str,
+    lease: Option<&RunLease>,
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<()> {
@@ -185,7 +221,7 @@ async fn drive(
         }
     };
     let ctx = live.as_deref().unwrap_or(ctx);
-    let plan = day(ctx, options, run, reporter, report).await?;
+    let plan = day(ctx, options, run, lease, reporter, report).await?;
     match next {
         Some(next) if !options.no_publish => {
             backfill::night(&next, &plan, options, report).await?;
@@ -204,6 +240,7 @@ async fn day(
     ctx: &RunContext,
     options: &RunOptions,
     run: &str,
+    lease: Option<&RunLease>,
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<Plan> {
@@ -223,9 +260,15 @@ async fn day(
     if ctx.pipeline.encode.self_test {
         stage::self_test(&plan, workers.first(), &env).await?;
     }
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), &env).await?;
+    let overridden = options.overrides.iter().any(|(gate, _)| gate == "drift");
+    stage::refuse_drift(drift, &plan.gates, overridden)?;
     let mut receipts = Receipts::default();
     let outcome = workers.run(&plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
     report::executed(report, &receipts);
+    if outcome.is_err() {
+        report::interrupted(report, &env.kept);
+    }
     outcome?;
     if options.no_publish {
         report.outcome = Outcome::NotPublished;
@@ -233,7 +276,9 @@ async fn day(
     }
     let started = std::time::Instant::now();
     reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
-    let drift = stage::measure_drift(&plan, workers.first(), &env).await?;
+    if let Some(lease) = lease {
+        lease.check().await?;
+    }
     publish(ctx, &plan, &receipts.build, drift, options, report).await?;
     reporter.event(Event::StageFinished {
         stage: Stage::Publish,
@@ -356,19 +401,16 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
 }
 
 /// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
-/// A plan without tasks is not stored. The tower of `[next]` is back-filled by [`run`] alone.
+/// A plan without tasks is not stored. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
 pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let run = new_run_id();
     let warn = |message| ctx.reporter.event(Event::Warning { message });
-    let live = match backfill::course(ctx, &ctx.reporter).await? {
-        Course::Plain => None,
-        Course::Fill(_) => {
-            warn("[next.tower] is not in this plan; `scalingnote run` back-fills it".to_owned());
-            None
-        }
+    let (live, next) = match backfill::course(ctx, &ctx.reporter).await? {
+        Course::Plain => (None, None),
+        Course::Fill(next) => (None, Some(next)),
         Course::Live { ctx, notice } => {
             warn(notice);
-            Some(ctx)
+            (Some(ctx), None)
         }
     };
     let ctx = live.as_deref().unwrap_or(ctx);
@@ -376,10 +418,15 @@ pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let plan = &planned.plan;
     if plan.tasks() > 0 {
         plan.store(&ctx.root).await?;
-    } else {
+    }
+    let mut brief = PlanBrief::of(plan);
+    if let Some(next) = next {
+        brief.backfill = backfill::brief(&next, plan).await?.map(Box::new);
+    }
+    if plan.tasks() == 0 && brief.backfill.is_none() {
         discard_prepared(&ctx.root, &run).await?;
     }
-    Ok(PlanBrief::of(plan))
+    Ok(brief)
 }
 
 /// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.
@@ -389,7 +436,13 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     let plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
     let envelope = plan.envelope(task)?;
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    stage::execute(&envelope, workers.first(), &ctx.env(&ctx.reporter)).await
+    let env = ctx.env(&ctx.reporter);
+    if let Envelope::Encode(task) = &envelope {
+        let tasks = std::slice::from_ref(task);
+        let drift = stage::measure_drift(&plan.gates, tasks, workers.first(), &env).await?;
+        stage::refuse_drift(drift, &plan.gates, false)?;
+    }
+    stage::execute(&envelope, workers.first(), &env).await
 }
 
 /// The last step of a scheduler that ran every task of a plan: judge the gates and commit. `report` is replaced by what
@@ -441,7 +494,7 @@ async fn publish_day(
     let receipts = local::finished(plan, env).await?;
     report::executed(report, &receipts);
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    let drift = stage::measure_drift(plan, workers.first(), env).await?;
+    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), env).await?;
     publish(ctx, plan, &receipts.build, drift, options, report).await
 }
 

@@ -6,8 +6,9 @@ use super::{Receipts, RunContext};
 use crate::error::Result;
 use crate::observe::{Stage, Timeline};
 use crate::stage::{
-    Amounts, ConfigSummary, CorpusCounts, EncodeReceipt, LengthHistogram, NewestSnapshot,
-    NoteChanges, Outcome, Plan, Planned, RunReport, StageReport, ThroughputSample,
+    Amounts, BuildWork, ConfigSummary, CorpusCounts, EncodeReceipt, Kept, LengthHistogram,
+    NewestSnapshot, NoteChanges, Outcome, Plan, Planned, Reuse, RunReport, StageReport,
+    ThroughputSample, Written,
 };
 use crate::store::{PutOutcome, Root, layout};
 
@@ -26,7 +27,7 @@ pub(super) fn begin(ctx: &RunContext, run: &str) -> RunReport {
         version: crate::stage::REPORT_VERSION,
         run: run.to_owned(),
         program: format!("scalingnote {}", env!("CARGO_PKG_VERSION")),
-        host: crate::stage::host_name(),
+        host: crate::snapshot::host_name(),
         started_at: chrono::Utc::now().to_rfc3339(),
         outcome: Outcome::Unfinished,
         config: ConfigSummary {
@@ -82,6 +83,16 @@ pub(super) fn planned_only(report: &mut RunReport, plan: &Plan) {
         truncated: sum(|shard| shard.texts_truncated),
         ..CorpusCounts::default()
     };
+    report.reuse = Reuse {
+        encoded: 0,
+        from_parent: sum(|shard| shard.texts_from_parent),
+        from_elsewhere: sum(|shard| shard.texts_from_elsewhere),
+    };
+    report.parts = plan.parts;
+    report.written.prepared = sum(|shard| {
+        shard.prepared.file.size + shard.located.as_ref().map_or(0, |located| located.size)
+    });
+    report.bytes_written = report.written.total();
     let corpus_texts: u64 = sum(|shard| shard.prepared.rows - shard.prepared.deletions);
     let vector = u64::from(plan.spec.space.dimensions) * 4;
     let texts: u64 = sum(|shard| shard.texts_to_encode);
@@ -120,18 +131,23 @@ pub(super) fn executed(report: &mut RunReport, receipts: &Receipts) {
         amounts.tokens = total(|receipt| receipt.tokens);
         amounts.bytes = total(|receipt| receipt.bytes);
     });
-    let index_bytes: u64 = receipts
-        .build
-        .iter()
-        .flat_map(|receipt| {
-            let shard = &receipt.shard;
-            [Some(&shard.ids), shard.index.as_ref(), shard.sidecar.as_ref()].into_iter().flatten()
-        })
-        .map(|file| file.size)
-        .sum();
+    let mut work = BuildWork::default();
+    receipts.build.iter().for_each(|receipt| work += receipt.work);
+    report.vectors_inserted = work.inserted;
+    report.shards_rebuilt = work.rebuilt;
+    report.reuse.encoded = total(|receipt| receipt.texts);
+    report.written = Written {
+        prepared: report.written.prepared,
+        parts: total(|receipt| receipt.bytes),
+        compacted: work.copied_bytes,
+        indexes: work.index_bytes,
+        sidecars: work.sidecar_bytes,
+        ids: work.ids_bytes,
+    };
+    report.bytes_written = report.written.total();
     set_actual(report, Stage::Build, |amounts| {
         amounts.texts = receipts.build.iter().map(|receipt| receipt.shard.vectors).sum();
-        amounts.bytes = index_bytes;
+        amounts.bytes = work.index_bytes + work.sidecar_bytes + work.ids_bytes + work.copied_bytes;
     });
     let quarantined: Vec<_> =
         receipts.encode.iter().flat_map(|receipt| &receipt.quarantined).collect();
@@ -142,7 +158,6 @@ pub(super) fn executed(report: &mut RunReport, receipts: &Receipts) {
         .map(|note| format!("{}: {}", note.note_id, note.reason))
         .collect();
     report.parts_written = total(|receipt| receipt.parts.len() as u64);
-    report.bytes_written = total(|receipt| receipt.bytes) + index_bytes;
     report.tasks_done = (receipts.encode.len() + receipts.build.len()) as u64;
     if report.lengths.is_empty() {
         let mut histogram = LengthHistogram::new();
@@ -155,6 +170,17 @@ pub(super) fn executed(report: &mut RunReport, receipts: &Receipts) {
     let wall: f64 = receipts.encode.iter().map(|receipt| receipt.seconds).sum();
     report.device_busy_seconds = busy;
     report.device_busy = (wall > 0.0).then(|| (busy / wall).min(1.0));
+}
+
+/// What a run that did not get through has stored all the same: tasks without a receipt have finished parts.
+pub(super) fn interrupted(report: &mut RunReport, kept: &Kept) {
+    set_actual(report, Stage::Encode, |amounts| {
+        amounts.texts = kept.texts();
+        amounts.tokens = kept.tokens();
+        amounts.bytes = kept.bytes();
+    });
+    report.parts_written = kept.parts();
+    report.bytes_written = report.bytes_written.max(kept.bytes());
 }
 
 /// Adds times, the throughput curve and warnings.

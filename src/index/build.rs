@@ -12,6 +12,7 @@ use usearch::{MetricKind, ScalarKind};
 use super::format::{FREE_KEY, Layout};
 use super::graph::{Duplicate, audit, repair, splice};
 use super::quantize::{Calibration, Encoder};
+use super::row_set::RowSet;
 use super::rows::unit;
 use super::shard::ShardIndex;
 use super::sidecar::{SidecarWriter, map_file, write_error};
@@ -111,21 +112,21 @@ pub fn build(
     progress(keys.len() as u64);
     let elements = vectors.as_slice().len().max(1) as f64;
     let clipped = encoder.clipped as f64 / elements;
-    files.finish(graph, |_, _| Ok(duplicates), options, calibration, clipped, cancel)
+    files.finish(graph, &duplicates, options, calibration, clipped, cancel)
 }
 
-pub(super) fn encoders(options: &IndexOptions, calibration: &Calibration) -> (Encoder, Encoder) {
+fn encoders(options: &IndexOptions, calibration: &Calibration) -> (Encoder, Encoder) {
     let encoder = Encoder::new(options, calibration);
     (encoder.clone(), encoder)
 }
 
-pub(super) fn bad_vector(key: u64, what: &str) -> Error {
+fn bad_vector(key: u64, what: &str) -> Error {
     Error::input(format!(
         "the vector of key {key:016x} {what}; leave its note out or encode it again"
     ))
 }
 
-pub(super) fn insert_error(key: u64, cause: &str) -> Error {
+fn insert_error(key: u64, cause: &str) -> Error {
     Error::new(
         ErrorKind::Resource,
         format!("usearch cannot insert key {key:016x}: {cause}; use more shards or more memory"),
@@ -133,7 +134,7 @@ pub(super) fn insert_error(key: u64, cause: &str) -> Error {
 }
 
 /// Checks that keys ascend without repeats or usearch's mark of removal, one per row.
-pub(super) fn check_rows(keys: &[u64], vectors: &Embeddings) -> Result<()> {
+fn check_rows(keys: &[u64], vectors: &Embeddings) -> Result<()> {
     if keys.len() != vectors.len() {
         return Err(Error::internal(format!("{} keys for {} vectors", keys.len(), vectors.len())));
     }
@@ -184,7 +185,7 @@ fn new_graph(dimensions: usize, options: &IndexOptions) -> Result<usearch::Index
 }
 
 /// Room for `vectors`, for one thread.
-pub(super) fn reserve(graph: &usearch::Index, vectors: usize) -> Result<()> {
+fn reserve(graph: &usearch::Index, vectors: usize) -> Result<()> {
     graph.reserve_capacity_and_threads(vectors.max(1), 1).map_err(|cause| {
         Error::new(
             ErrorKind::Resource,
@@ -195,7 +196,7 @@ pub(super) fn reserve(graph: &usearch::Index, vectors: usize) -> Result<()> {
 
 /// Finds the first vector with the same code.
 #[derive(Default)]
-pub(super) struct Firsts(HashMap<u64, u32>);
+struct Firsts(HashMap<u64, u32>);
 
 impl Firsts {
     /// The slot of the first vector with the code `bytes`; if there is none, `slot` becomes that.
@@ -221,7 +222,7 @@ impl Firsts {
 }
 
 /// The two files under temporary names beside their final ones; removed again unless they are finished.
-pub(super) struct Staged {
+struct Staged {
     /// What usearch saves.
     graph: PathBuf,
     /// The index in the making.
@@ -250,7 +251,7 @@ impl Staged {
     pub fn finish(
         self,
         graph: usearch::Index,
-        duplicates: impl FnOnce(&Layout, &[u8]) -> Result<Vec<Duplicate>>,
+        duplicates: &[Duplicate],
         options: &IndexOptions,
         calibration: &Calibration,
         clipped: f64,
@@ -264,7 +265,8 @@ impl Staged {
         let repaired = self.repair()?;
         let audited = audit(&self.index)?;
         let shard = ShardIndex::open(&self.index, &self.sidecar, options, calibration)?;
-        let recall = recall::measure(&shard, cancel)?;
+        let every = RowSet::without(shard.keys(), &[])?;
+        let recall = recall::measure(&[(&shard, &every)], cancel)?;
         let report = BuildReport {
             vectors: shard.len() as u64,
             orphans: audited.orphans.len() as u64,
@@ -303,22 +305,18 @@ impl Staged {
         }
     }
 
-    fn add_duplicates(
-        &self,
-        duplicates: impl FnOnce(&Layout, &[u8]) -> Result<Vec<Duplicate>>,
-    ) -> Result<()> {
-        let bytes = map_file(&self.graph)?;
-        let layout =
-            Layout::parse(&bytes).context(|| format!("reading {} back", self.graph.display()))?;
-        let duplicates = duplicates(&layout, &bytes)?;
+    fn add_duplicates(&self, duplicates: &[Duplicate]) -> Result<()> {
         if duplicates.is_empty() {
             return std::fs::rename(&self.graph, &self.index)
                 .map_err(|cause| write_error(&self.index, cause));
         }
+        let bytes = map_file(&self.graph)?;
+        let layout =
+            Layout::parse(&bytes).context(|| format!("reading {} back", self.graph.display()))?;
         let failed = |cause| write_error(&self.index, cause);
         let file = File::create(&self.index).map_err(failed)?;
         let mut out = BufWriter::with_capacity(1 << 18, file);
-        splice(&layout, &bytes, &duplicates, &mut out).map_err(failed)?;
+        splice(&layout, &bytes, duplicates, &mut out).map_err(failed)?;
         out.flush().map_err(failed)?;
         drop(bytes);
         std::fs::remove_file(&self.graph).map_err(failed)

@@ -11,7 +11,7 @@ use crate::error::{Result, ResultExt};
 pub struct StoredKeys {
     /// Keys of its vectors, by slot.
     pub keys: Vec<u64>,
-    /// Vectors without a key: removed by [`super::update`], still in the file.
+    /// Vectors without a key: removed in place, still in the file. No index that this program builds has any.
     pub unlabelled: usize,
 }
 

@@ -9,18 +9,23 @@
 //! | `i8` | [`Calibration::quantize`] | cosine | cosine = `1 - d` |
 //! | `b1` | sign bits, first dimension in the lowest bit | Hamming | cosine about `cos(pi * d / dimensions)` |
 //!
+//! A shard is a list of segments: a base index and small delta indexes of what came later, each immutable, with a
+//! [`RowSet`] of the rows that still count (`stage::segments` says when which is written). Every function here takes
+//! one segment, except [`measure`], which takes them together as they serve.
+//!
 //! Source of the graph: Malkov and Yashunin, HNSW, arXiv 1603.09320, as usearch 2.26 builds it.
 
 mod build;
+mod canary;
 mod format;
 mod graph;
 mod keys;
 mod quantize;
 mod recall;
+mod row_set;
 mod rows;
 mod shard;
 mod sidecar;
-mod update;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,12 +33,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use build::{build, estimate_file_bytes, estimate_memory};
+pub use canary::{check_canaries, record_canaries};
 pub use graph::{Audit, audit};
 pub use keys::{StoredKeys, sidecar_keys, stored_keys};
 pub use quantize::{Calibration, calibrate};
-pub use recall::Recall;
+pub use recall::{Recall, measure};
+pub use row_set::RowSet;
 pub use shard::{Hit, ShardIndex};
-pub use update::{Delta, update};
 
 /// Element type inside the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

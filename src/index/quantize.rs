@@ -152,6 +152,22 @@ impl Code {
         };
         found.map(|found| (found.keys, found.distances)).map_err(|cause| cause.to_string())
     }
+
+    /// As [`Code::search`], among the keys that pass. The walk also leads through those that do not.
+    pub fn search_among(
+        &self,
+        index: &usearch::Index,
+        count: usize,
+        passes: impl Fn(u64) -> bool,
+    ) -> Result<(Vec<u64>, Vec<f32>), String> {
+        let found = match self {
+            Self::F32(x) | Self::Bf16(_, x) => index.filtered_search(x, count, passes),
+            Self::F16(x) => index.filtered_search(halves(x), count, passes),
+            Self::I8(x) => index.filtered_search(x, count, passes),
+            Self::B1(x) => index.filtered_search(b1x8::from_u8s(x), count, passes),
+        };
+        found.map(|found| (found.keys, found.distances)).map_err(|cause| cause.to_string())
+    }
 }
 
 fn halves(x: &[f16]) -> &[usearch::f16] {

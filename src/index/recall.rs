@@ -10,7 +10,8 @@ use half::slice::HalfFloatSliceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rows::{Best, unit};
+use super::row_set::RowSet;
+use super::rows::{Best, best_first, unit};
 use super::shard::{Hit, ShardIndex};
 use crate::error::Result;
 use crate::types::Cancel;
@@ -73,27 +74,40 @@ fn wilson(p: f64, n: f64) -> (f64, f64) {
     ((centre - half).max(0.0).min(p), (centre + half).min(1.0).max(p))
 }
 
+/// Where a live row lies: segment and row in it.
+type Place = (usize, usize);
+
 /// One sampled query: the row it was made of and its unit vector.
 struct Query {
-    row: usize,
+    row: Place,
     unit: Vec<f32>,
 }
 
-/// Measures `shard` as it serves: with its own ef and rescoring.
-pub(super) fn measure(shard: &ShardIndex, cancel: &Cancel) -> Result<Recall> {
-    let k = K.min(shard.len().saturating_sub(1));
+/// Measures the segments of one shard as they serve together: with their own ef and rescoring, among the rows of
+/// each that count, against an exact scan of all of these.
+///
+/// # Errors
+/// Cancelled; what a search says.
+pub fn measure(segments: &[(&ShardIndex, &RowSet)], cancel: &Cancel) -> Result<Recall> {
+    let live: usize = segments.iter().map(|(_, rows)| rows.len()).sum();
+    let k = K.min(live.saturating_sub(1));
     if k == 0 {
-        return Ok(Recall::of(K, &vec![1.0; shard.len()]));
+        return Ok(Recall::of(K, &vec![1.0; live]));
     }
-    let queries = sample(shard);
-    let floors = exact_floors(shard, &queries, k, cancel)?;
+    let queries = sample(segments);
+    let floors = exact_floors(segments, &queries, k, cancel)?;
     let mut recalls = Vec::with_capacity(queries.len());
     for (query, floor) in queries.iter().zip(floors) {
-        let own = shard.keys()[query.row];
+        let own = segments[query.row.0].0.keys()[query.row.1];
         // Room for its own vector, but no more candidates than a search for k would see.
-        let found = shard.search_unit(&query.unit, k, k + 1)?;
-        let hits = found.iter().filter(|hit| hit.key != own).take(k);
-        let exact = |hit: &Hit| {
+        let mut found: Vec<(Hit, &ShardIndex)> = Vec::new();
+        for (shard, rows) in segments {
+            let hits = shard.search_unit_among(&query.unit, k, k + 1, rows)?;
+            found.extend(hits.into_iter().map(|hit| (hit, *shard)));
+        }
+        found.sort_unstable_by(|(a, _), (b, _)| best_first(a, b));
+        let hits = found.iter().filter(|(hit, _)| hit.key != own).take(k);
+        let exact = |(hit, shard): &(Hit, &ShardIndex)| {
             shard.sidecar().row_of(hit.key).map(|row| shard.sidecar().score(row, &query.unit))
         };
         let good = hits.filter_map(exact).filter(|score| *score >= floor - TIE).count();
@@ -103,7 +117,7 @@ pub(super) fn measure(shard: &ShardIndex, cancel: &Cancel) -> Result<Recall> {
 }
 
 /// SplitMix64 (Steele et al. 2014): the same sequence on every machine and in every release.
-fn mix(x: u64) -> u64 {
+pub(super) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -111,20 +125,27 @@ fn mix(x: u64) -> u64 {
 }
 
 /// The vectors whose mixed keys are smallest: another note more or less changes hardly any query.
-fn sample(shard: &ShardIndex) -> Vec<Query> {
-    let mut rows: Vec<(u64, usize)> =
-        shard.keys().iter().enumerate().map(|(row, key)| (mix(*key), row)).collect();
+fn sample(segments: &[(&ShardIndex, &RowSet)]) -> Vec<Query> {
+    let places: Vec<Place> = segments
+        .iter()
+        .enumerate()
+        .flat_map(|(segment, (_, live))| live.iter().map(move |row| (segment, row)))
+        .collect();
+    let vector = |(segment, row): Place| segments[segment].0.sidecar().row_f32(row);
+    let mut rows: Vec<(u64, Place)> = places
+        .iter()
+        .map(|&(segment, row)| (mix(segments[segment].0.keys()[row]), (segment, row)))
+        .collect();
     let count = QUERIES.min(rows.len());
     if count < rows.len() {
         rows.select_nth_unstable(count);
         rows.truncate(count);
     }
     rows.sort_unstable();
-    let sidecar = shard.sidecar();
-    let other = |salt: u64| sidecar.row_f32((mix(salt) % sidecar.len() as u64) as usize);
+    let other = |salt: u64| vector(places[(mix(salt) % places.len() as u64) as usize]);
     rows.into_iter()
         .map(|(mixed, row)| {
-            let x = sidecar.row_f32(row);
+            let x = vector(row);
             let (y, z) = (other(mixed ^ 1), other(mixed ^ 2));
             let moved: Vec<f32> =
                 x.iter().zip(y.iter().zip(&z)).map(|(x, (y, z))| x + SHIFT * (y - z)).collect();
@@ -134,37 +155,41 @@ fn sample(shard: &ShardIndex) -> Vec<Query> {
         .collect()
 }
 
-/// Per query the k-th best exact cosine among all rows but its own.
+/// Per query the k-th best exact cosine among all live rows but its own.
 fn exact_floors(
-    shard: &ShardIndex,
+    segments: &[(&ShardIndex, &RowSet)],
     queries: &[Query],
     k: usize,
     cancel: &Cancel,
 ) -> Result<Vec<f32>> {
-    let sidecar = shard.sidecar();
-    let dimensions = sidecar.dimensions();
+    let dimensions = queries.first().map_or(0, |query| query.unit.len());
     let flat: Vec<f32> = queries.iter().flat_map(|query| query.unit.iter().copied()).collect();
     let mut best: Vec<(f32, Best)> =
         queries.iter().map(|_| (f32::NEG_INFINITY, Best::new(k))).collect();
     let mut wide = vec![0f32; BLOCK * dimensions];
     let mut scores = vec![0f32; BLOCK * queries.len()];
-    for start in (0..sidecar.len()).step_by(BLOCK) {
-        cancel.check()?;
-        let rows = BLOCK.min(sidecar.len() - start);
-        let wide = &mut wide[..rows * dimensions];
-        for at in 0..rows {
-            sidecar
-                .row(start + at)
-                .convert_to_f32_slice(&mut wide[at * dimensions..(at + 1) * dimensions]);
-        }
-        scores_of_block(&flat, wide, dimensions, &mut scores[..rows * queries.len()]);
-        for (query, (floor, best)) in best.iter_mut().enumerate() {
+    for (segment, (shard, live)) in segments.iter().enumerate() {
+        let sidecar = shard.sidecar();
+        for start in (0..sidecar.len()).step_by(BLOCK) {
+            cancel.check()?;
+            let rows = BLOCK.min(sidecar.len() - start);
+            let wide = &mut wide[..rows * dimensions];
             for at in 0..rows {
-                let score = scores[query * rows + at];
-                if score > *floor && start + at != queries[query].row {
-                    best.push(Hit { key: (start + at) as u64, score });
-                    if let Some(worst) = best.floor() {
-                        *floor = worst;
+                sidecar
+                    .row(start + at)
+                    .convert_to_f32_slice(&mut wide[at * dimensions..(at + 1) * dimensions]);
+            }
+            scores_of_block(&flat, wide, dimensions, &mut scores[..rows * queries.len()]);
+            for (query, (floor, best)) in best.iter_mut().enumerate() {
+                for at in 0..rows {
+                    let (score, row) = (scores[query * rows + at], start + at);
+                    if score > *floor && live.contains(row) && (segment, row) != queries[query].row
+                    {
+                        // Only the score counts: any number in place of the key will do.
+                        best.push(Hit { key: row as u64, score });
+                        if let Some(worst) = best.floor() {
+                            *floor = worst;
+                        }
                     }
                 }
             }

@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::format::{FREE_KEY, Layout};
 use super::quantize::{Calibration, Encoder, cosine_of};
+use super::row_set::RowSet;
 use super::rows::{best_first, unit};
 use super::sidecar::{Sidecar, map_file};
 use super::{IndexOptions, Quantization};
@@ -114,18 +115,57 @@ impl ShardIndex {
     /// # Errors
     /// Input for a query of other dimensions, non-finite or zero.
     pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
-        self.search_unit(&self.query(query)?, k, k)
+        self.search_unit(&self.query(query)?, k, k, None)
+    }
+
+    /// As [`ShardIndex::search`], among `rows` only. Where few rows are left it is [`ShardIndex::search_exact_among`]:
+    /// faster there, and every row counts.
+    ///
+    /// # Errors
+    /// As [`ShardIndex::search`]; Internal for the rows of another index.
+    pub fn search_among(&self, query: &[f32], k: usize, rows: &RowSet) -> Result<Vec<Hit>> {
+        self.check_rows(rows)?;
+        self.search_unit_among(&self.query(query)?, k, k, rows)
+    }
+
+    /// The `keep` best of the candidates among `rows` that a search for `k` looks at.
+    pub(super) fn search_unit_among(
+        &self,
+        query: &[f32],
+        k: usize,
+        keep: usize,
+        rows: &RowSet,
+    ) -> Result<Vec<Hit>> {
+        if rows.is_full() {
+            return self.search_unit(query, k, keep, None);
+        }
+        let candidates = k.saturating_mul(self.options.rescore.max(1));
+        if rows.is_worth_scanning(candidates.max(self.options.expansion_search)) {
+            return Ok(self.sidecar.search(query, keep, rows.iter()));
+        }
+        self.search_unit(query, k, keep, Some(rows))
     }
 
     /// The `keep` best of the candidates that a search for `k` looks at.
-    pub(super) fn search_unit(&self, query: &[f32], k: usize, keep: usize) -> Result<Vec<Hit>> {
+    pub(super) fn search_unit(
+        &self,
+        query: &[f32],
+        k: usize,
+        keep: usize,
+        rows: Option<&RowSet>,
+    ) -> Result<Vec<Hit>> {
         let Some(graph) = self.graph.as_ref().filter(|_| k > 0) else { return Ok(Vec::new()) };
         let count = k.saturating_mul(self.options.rescore.max(1)).max(keep).min(self.len());
         let found = {
             let mut encoder = self.encoder.clone();
             let code = encoder.encode(query);
             let _seat = self.gate.sit();
-            code.search(graph, count)
+            match rows {
+                None => code.search(graph, count),
+                Some(rows) => code.search_among(graph, count, |key| {
+                    self.sidecar.row_of(key).is_some_and(|row| rows.contains(row))
+                }),
+            }
         };
         let (keys, distances) =
             found.map_err(|cause| Error::new(ErrorKind::Resource, format!("usearch: {cause}")))?;
@@ -152,7 +192,28 @@ impl ShardIndex {
     /// As [`ShardIndex::search`].
     pub fn search_exact(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
         let query = self.query(query)?;
-        Ok(self.sidecar.search(&query, k))
+        Ok(self.sidecar.search(&query, k, 0..self.len()))
+    }
+
+    /// As [`ShardIndex::search_exact`], among `rows` only.
+    ///
+    /// # Errors
+    /// As [`ShardIndex::search_among`].
+    pub fn search_exact_among(&self, query: &[f32], k: usize, rows: &RowSet) -> Result<Vec<Hit>> {
+        self.check_rows(rows)?;
+        let query = self.query(query)?;
+        Ok(self.sidecar.search(&query, k, rows.iter()))
+    }
+
+    fn check_rows(&self, rows: &RowSet) -> Result<()> {
+        if rows.rows() != self.len() {
+            return Err(Error::internal(format!(
+                "a set over {} rows cannot choose among {} vectors",
+                rows.rows(),
+                self.len()
+            )));
+        }
+        Ok(())
     }
 
     /// Keys in ascending order.

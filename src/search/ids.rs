@@ -1,20 +1,24 @@
-//! One shard's ids file: mapped at once, its note ids read at the first search, stored columns row by row.
+//! One segment's ids file: mapped at once, its note ids read at the first search, stored columns row by row.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{RecordBatch, StringArray};
+use arrow::array::{BooleanBufferBuilder, RecordBatch, StringArray};
 use arrow::compute::concat;
+use arrow::datatypes::Schema;
 use arrow::json::writer::{JsonArray, WriterBuilder};
 use bytes::Bytes;
 use memmap2::Mmap;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder, RowSelection,
 };
 use parquet::file::metadata::PageIndexPolicy;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::corpus::RowFilter;
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io, shielded};
+use crate::index::RowSet;
 use crate::schema;
 use crate::snapshot::ids::identity;
 
@@ -53,8 +57,11 @@ impl IdsFile {
         let bytes = Bytes::from_owner(map);
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let damaged = || format!("{shown} is no ids file");
-        let metadata =
-            ArrowReaderMetadata::load(&bytes, options).or_error(ErrorKind::Corrupt, damaged)?;
+        let metadata = shielded(
+            ErrorKind::Corrupt,
+            || shown.clone(),
+            || ArrowReaderMetadata::load(&bytes, options).or_error(ErrorKind::Corrupt, damaged),
+        )?;
         let stored = schema::stored_fields(metadata.schema()).context(damaged)?;
         let first = schema::IDS_COLUMNS.len();
         let mask = ProjectionMask::roots(metadata.parquet_schema(), first..first + stored.len());
@@ -132,11 +139,50 @@ impl IdsFile {
             .ok_or_else(|| Error::corrupt("a row is missing").context(reading()))
     }
 
+    /// The stored columns' names and types.
+    pub(super) fn stored_schema(&self) -> Result<Schema> {
+        Ok(Schema::new(schema::stored_fields(self.metadata.schema())?))
+    }
+
+    /// The rows that pass. Reads the filter's columns, a batch at a time.
+    pub(super) fn passing(&self, filter: &RowFilter) -> Result<RowSet> {
+        shielded(ErrorKind::Corrupt, || self.shown.clone(), || self.filtered(filter))
+    }
+
+    fn filtered(&self, filter: &RowFilter) -> Result<RowSet> {
+        let reading = || format!("filtering {}", self.shown);
+        let fields = self.metadata.schema().fields();
+        let wanted = filter.columns().fields();
+        let roots = (schema::IDS_COLUMNS.len()..fields.len())
+            .filter(|&at| wanted.iter().any(|column| column.name() == fields[at].name()));
+        let mask = ProjectionMask::roots(self.metadata.parquet_schema(), roots);
+        let mut bits = BooleanBufferBuilder::new(usize::try_from(self.rows()).unwrap_or(0));
+        for batch in self.reader(mask, None).context(reading)? {
+            let batch =
+                batch.or_error(ErrorKind::Corrupt, || "a column is damaged").context(reading)?;
+            bits.append_buffer(filter.evaluate(&batch)?.values());
+        }
+        Ok(RowSet::new(bits.finish()))
+    }
+
     fn batches(
         &self,
         mask: ProjectionMask,
         selection: Option<RowSelection>,
     ) -> Result<Vec<RecordBatch>> {
+        let reading = || {
+            self.reader(mask, selection)?
+                .collect::<std::result::Result<_, _>>()
+                .or_error(ErrorKind::Corrupt, || "a column is damaged")
+        };
+        shielded(ErrorKind::Corrupt, || self.shown.clone(), reading)
+    }
+
+    fn reader(
+        &self,
+        mask: ProjectionMask,
+        selection: Option<RowSelection>,
+    ) -> Result<ParquetRecordBatchReader> {
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
             self.bytes.clone(),
             self.metadata.clone(),
@@ -146,10 +192,7 @@ impl IdsFile {
         if let Some(selection) = selection {
             builder = builder.with_row_selection(selection);
         }
-        let reader = builder.build().or_error(ErrorKind::Corrupt, || "opening its columns")?;
-        reader
-            .collect::<std::result::Result<_, _>>()
-            .or_error(ErrorKind::Corrupt, || "a column is damaged")
+        builder.build().or_error(ErrorKind::Corrupt, || "opening its columns")
     }
 }
 

@@ -3,11 +3,18 @@
 //! ```text
 //! manifest -> per shard: usearch file + f16 sidecar (mapped), ids file (mapped, read when asked)
 //! query text -> tower named in the manifest, fingerprint checked -> every shard -> best chunk per note -> k best
+//! watcher: newer number? -> lease -> fetch, hash -> open -> note ids, canary queries -> query tower -> swap
 //! ```
 
+mod answer;
+mod cache;
 mod ids;
+mod lease;
 mod opened;
 mod query;
+mod watcher;
 
-pub use opened::{Found, Snapshot};
+pub use answer::{Answer, Hit};
+pub use opened::{Found, Passing, Snapshot};
 pub use query::QueryEncoder;
+pub use watcher::{Serving, SnapshotWatcher, TowerChoice, WatchFailure, WatchOptions, WatchStatus};

@@ -1,21 +1,25 @@
-//! An opened snapshot: mapped shards, fan-out, merge.
+//! An opened snapshot: mapped segments of all shards, fan-out, merge.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use futures::{StreamExt, TryStreamExt};
 use rayon::prelude::*;
 
 use super::ids::{IdsFile, Notes, Stored};
+use crate::corpus::RowFilter;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::index::{Calibration, IndexOptions, ShardIndex};
-use crate::snapshot::{Manifest, ShardContent, newest, read};
+use crate::index::{Calibration, IndexOptions, RowSet, ShardIndex, check_canaries};
+use crate::snapshot::{Content, Manifest, Segment, newest, read, removed};
 use crate::store::{FileRef, Root};
-use crate::types::NoteId;
+use crate::types::{Digest256, NoteId, NoteKey};
 
-/// Shards fetched at the same time.
+/// Segments fetched at the same time.
 const FETCHES: usize = 4;
+/// Keys that collide are probed further; nobody has seen a second probe.
+const PROBES: u32 = 8;
 
 /// One note found.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,12 +39,19 @@ pub struct Found {
 /// Everything is mapped when it opens: a later publish, rollback or gc does not change or disturb it.
 pub struct Snapshot {
     manifest: Manifest,
-    shards: Vec<Shard>,
+    /// The segments of all shards. Two snapshots share a segment whose files are the same.
+    segments: Vec<Arc<Opened>>,
 }
 
-struct Shard {
+/// One segment of a shard.
+struct Opened {
+    /// Number of its shard.
+    shard: u32,
+    content: Segment,
     index: ShardIndex,
     ids: IdsFile,
+    /// Rows that were not removed since.
+    live: RowSet,
     /// Whether a note may have several vectors here.
     chunked: bool,
 }
@@ -48,7 +59,7 @@ struct Shard {
 /// A hit before its stored columns are read.
 struct Candidate {
     score: f32,
-    shard: usize,
+    segment: usize,
     row: usize,
     note_id: NoteId,
     chunk: u32,
@@ -59,7 +70,7 @@ impl std::fmt::Debug for Snapshot {
         f.debug_struct("Snapshot")
             .field("number", &self.manifest.number)
             .field("notes", &self.manifest.content.notes)
-            .field("shards", &self.shards.len())
+            .field("segments", &self.segments.len())
             .finish_non_exhaustive()
     }
 }
@@ -88,6 +99,16 @@ impl Snapshot {
     }
 
     async fn of_manifest(root: &Root, manifest: Manifest, cache: &Path) -> Result<Self> {
+        Self::open_beside(root, manifest, &Files { cache, hash_local: false }, None).await
+    }
+
+    /// Opens the snapshot of a manifest; segments that are open in `before` with the same files are taken over.
+    pub(super) async fn open_beside(
+        root: &Root,
+        manifest: Manifest,
+        files: &Files<'_>,
+        before: Option<&Snapshot>,
+    ) -> Result<Self> {
         let content = &manifest.content;
         let options: IndexOptions = serde_json::from_value(content.index.options.clone())
             .or_error(ErrorKind::Corrupt, || "its index options cannot be read")?;
@@ -95,16 +116,86 @@ impl Snapshot {
             .or_error(ErrorKind::Corrupt, || "its quantisation scale cannot be read")?;
         let shared = Arc::new((options, calibration));
         let dimensions = content.space.dimensions as usize;
-        let opening: Vec<_> = content
-            .shards
-            .iter()
-            .filter_map(|shard| {
-                let files = [shard.index.as_ref()?, shard.sidecar.as_ref()?, &shard.ids];
-                Some(open_shard(root, shard, files, cache, Arc::clone(&shared), dimensions))
-            })
-            .collect();
-        let shards = futures::stream::iter(opening).buffered(FETCHES).try_collect().await?;
-        Ok(Self { manifest, shards })
+        let mut opening = Vec::new();
+        for shard in content.shards.iter().filter(|shard| shard.vectors > 0) {
+            let segments = shard.segments();
+            if segments.is_empty() {
+                return Err(Error::corrupt(format!(
+                    "shard {} has vectors and no index",
+                    shard.shard
+                )));
+            }
+            for segment in segments {
+                let wanted =
+                    Wanted { shard: shard.shard, chunked: shard.vectors > shard.notes, segment };
+                let open = before.and_then(|before| before.segment_like(content, &wanted));
+                opening.push(open_segment(
+                    root,
+                    wanted,
+                    files,
+                    open,
+                    Arc::clone(&shared),
+                    dimensions,
+                ));
+            }
+        }
+        let segments = futures::stream::iter(opening).buffered(FETCHES).try_collect().await?;
+        Ok(Self { manifest, segments })
+    }
+
+    /// An open segment that would answer every query as `wanted` of `content`.
+    fn segment_like(&self, content: &Content, wanted: &Wanted) -> Option<Arc<Opened>> {
+        let own = &self.manifest.content;
+        let same_space = own.space_id == content.space_id && own.index == content.index;
+        let found = self.segments.iter().find(|open| {
+            same_space
+                && open.shard == wanted.shard
+                && open.chunked == wanted.chunked
+                && open.content == wanted.segment
+        });
+        found.cloned()
+    }
+
+    /// Asks every segment the canary queries that were recorded when it was built, and reads its note ids. Returns how
+    /// many were asked: none of indexes that an earlier release built. Runs on rayon's threads.
+    ///
+    /// # Errors
+    /// Corrupt where a segment answers otherwise, or its files do not belong together.
+    pub fn check_canaries(&self) -> Result<usize> {
+        let check = |segment: &Arc<Opened>| {
+            let number = segment.shard;
+            segment
+                .check()
+                .context(|| format!("shard {number} of snapshot {}", self.manifest.number))
+        };
+        self.segments.par_iter().map(check).sum()
+    }
+
+    /// The notes that pass a condition on stored columns (`lang = 'en' AND like_count > 10`), for
+    /// [`Snapshot::search_among`].
+    ///
+    /// # Errors
+    /// As [`RowFilter::compile`] and [`RowFilter::evaluate`].
+    pub fn passing(&self, condition: &str) -> Result<Passing> {
+        let mut compiled: Vec<(Schema, Arc<RowFilter>)> = Vec::new();
+        let mut filters = Vec::with_capacity(self.segments.len());
+        for segment in &self.segments {
+            let schema = segment.ids.stored_schema()?;
+            let known = compiled.iter().find(|(other, _)| *other == schema);
+            filters.push(match known {
+                Some((_, filter)) => Arc::clone(filter),
+                None => {
+                    let filter = Arc::new(RowFilter::compile(condition, &schema)?);
+                    compiled.push((schema, Arc::clone(&filter)));
+                    filter
+                }
+            });
+        }
+        let rows = self.segments.par_iter().zip(filters);
+        let rows = rows
+            .map(|(segment, filter)| Ok(segment.ids.passing(&filter)?.and(&segment.live)))
+            .collect::<Result<_>>()?;
+        Ok(Passing { content: self.manifest.content_hash, rows })
     }
 
     /// The manifest it was opened from.
@@ -118,21 +209,54 @@ impl Snapshot {
     /// # Errors
     /// Input for a query of other dimensions, non-finite or zero.
     pub fn search_vector(&self, query: &[f32], k: usize, exact: bool) -> Result<Vec<Found>> {
+        self.search(query, k, exact, None)
+    }
+
+    /// As [`Snapshot::search_vector`], among the notes that pass.
+    ///
+    /// # Errors
+    /// As there; Internal where `passing` is another content's.
+    pub fn search_among(
+        &self,
+        query: &[f32],
+        k: usize,
+        exact: bool,
+        passing: &Passing,
+    ) -> Result<Vec<Found>> {
+        if passing.content != self.manifest.content_hash {
+            return Err(Error::internal("the filter was evaluated on another snapshot"));
+        }
+        self.search(query, k, exact, Some(passing))
+    }
+
+    fn search(
+        &self,
+        query: &[f32],
+        k: usize,
+        exact: bool,
+        passing: Option<&Passing>,
+    ) -> Result<Vec<Found>> {
         self.check(query)?;
         let k = k.min(usize::try_from(self.manifest.content.notes).unwrap_or(usize::MAX));
         if k == 0 {
             return Ok(Vec::new());
         }
-        let per_shard: Vec<Vec<Candidate>> = self
-            .shards
+        let per_segment: Vec<Vec<Candidate>> = self
+            .segments
             .par_iter()
             .enumerate()
-            .map(|(at, shard)| shard.search(at, query, k, exact))
+            .map(|(at, segment)| {
+                let rows = passing.and_then(|passing| passing.rows.get(at));
+                segment.search(at, query, k, exact, rows.unwrap_or(&segment.live))
+            })
             .collect::<Result<_>>()?;
-        let mut best: Vec<Candidate> = per_shard.into_iter().flatten().collect();
+        let mut best: Vec<Candidate> = per_segment.into_iter().flatten().collect();
         best.sort_unstable_by(|a, b| {
             b.score.total_cmp(&a.score).then_with(|| a.note_id.cmp(&b.note_id))
         });
+        // The chunks of one note may lie in several segments of its shard.
+        let mut seen = HashSet::new();
+        best.retain(|candidate| seen.insert(candidate.note_id.clone()));
         best.truncate(k);
         self.with_stored(best)
     }
@@ -151,18 +275,18 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Reads the stored columns, one pass per shard.
+    /// Reads the stored columns, one pass per segment.
     fn with_stored(&self, best: Vec<Candidate>) -> Result<Vec<Found>> {
         let mut stored: Vec<Option<Stored>> = vec![None; best.len()];
-        let shards: HashSet<usize> = best.iter().map(|candidate| candidate.shard).collect();
-        for shard in shards {
+        let segments: HashSet<usize> = best.iter().map(|candidate| candidate.segment).collect();
+        for segment in segments {
             let (places, rows): (Vec<usize>, Vec<usize>) = best
                 .iter()
                 .enumerate()
-                .filter(|(_, candidate)| candidate.shard == shard)
+                .filter(|(_, candidate)| candidate.segment == segment)
                 .map(|(place, candidate)| (place, candidate.row))
                 .unzip();
-            let found = self.shards[shard].ids.stored(&rows)?;
+            let found = self.segments[segment].ids.stored(&rows)?;
             for (place, columns) in places.into_iter().zip(found) {
                 stored[place] = Some(columns);
             }
@@ -177,47 +301,106 @@ impl Snapshot {
     }
 }
 
-async fn open_shard(
+/// A segment to open.
+struct Wanted {
+    shard: u32,
+    chunked: bool,
+    segment: Segment,
+}
+
+async fn open_segment(
     root: &Root,
-    shard: &ShardContent,
-    files: [&FileRef; 3],
-    cache: &Path,
+    wanted: Wanted,
+    files: &Files<'_>,
+    open: Option<Arc<Opened>>,
     shared: Arc<(IndexOptions, Calibration)>,
     dimensions: usize,
-) -> Result<Shard> {
-    let paths = fetch(root, files, cache).await?;
-    let shard = shard.clone();
+) -> Result<Arc<Opened>> {
+    if let Some(open) = open {
+        return Ok(open);
+    }
+    let segment = &wanted.segment;
+    let paths = futures::try_join!(
+        files.fetch(root, &segment.index),
+        files.fetch(root, &segment.sidecar),
+        files.fetch(root, &segment.ids)
+    )?;
+    // Small, and always hashed.
+    let removed = removed::read(root, segment.removed.as_ref()).await?;
+    let paths = <[PathBuf; 3]>::from(paths);
     tokio::task::spawn_blocking(move || {
-        Shard::open(&shard, &paths, &shared.0, &shared.1, dimensions)
-            .context(|| format!("shard {}", shard.shard))
+        let number = wanted.shard;
+        Opened::open(wanted, &paths, &removed, &shared, dimensions)
+            .map(Arc::new)
+            .context(|| format!("shard {number}"))
     })
     .await
     .or_error(ErrorKind::Internal, || "opening a shard")?
 }
 
-async fn fetch(root: &Root, files: [&FileRef; 3], cache: &Path) -> Result<[PathBuf; 3]> {
-    let [a, b, c] = files;
-    let paths =
-        futures::try_join!(root.fetch(a, cache), root.fetch(b, cache), root.fetch(c, cache))?;
-    Ok(paths.into())
+/// Where files come from.
+pub(super) struct Files<'a> {
+    /// Downloads go here; they are always hashed.
+    pub cache: &'a Path,
+    /// Whether files of a local root, which are mapped where they lie, are hashed too.
+    pub hash_local: bool,
 }
 
-impl Shard {
+impl Files<'_> {
+    async fn fetch(&self, root: &Root, file: &FileRef) -> Result<PathBuf> {
+        let path = root.fetch(file, self.cache).await?;
+        if self.hash_local && root.local_folder().is_some() {
+            let (hash, size) = root.hash(&file.path).await?;
+            if (hash, size) != (file.sha256, file.size) {
+                return Err(Error::corrupt(format!(
+                    "{} in {} does not have the SHA-256 {} that was published",
+                    file.path,
+                    root.uri(),
+                    file.sha256.short()
+                )));
+            }
+        }
+        Ok(path)
+    }
+}
+
+/// The notes of one snapshot's content that pass a condition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Passing {
+    content: Digest256,
+    /// By open segment.
+    rows: Vec<RowSet>,
+}
+
+impl Passing {
+    /// Vectors that pass: at least as many as notes.
+    pub fn vectors(&self) -> usize {
+        self.rows.iter().map(RowSet::len).sum()
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.rows.iter().map(RowSet::bytes).sum()
+    }
+}
+
+impl Opened {
     fn open(
-        shard: &ShardContent,
+        wanted: Wanted,
         [index, sidecar, ids]: &[PathBuf; 3],
-        options: &IndexOptions,
-        calibration: &Calibration,
+        removed: &[u64],
+        (options, calibration): &(IndexOptions, Calibration),
         dimensions: usize,
     ) -> Result<Self> {
+        let Wanted { shard, chunked, segment: content } = wanted;
         let index = ShardIndex::open(index, sidecar, options, calibration)?;
         let ids = IdsFile::open(ids)?;
-        if index.len() as u64 != shard.vectors || ids.rows() != shard.vectors {
+        if index.len() as u64 != content.vectors || ids.rows() != content.vectors {
             return Err(Error::corrupt(format!(
                 "its index has {} vectors, its ids file {}, the manifest says {}",
                 index.len(),
                 ids.rows(),
-                shard.vectors
+                content.vectors
             )));
         }
         if !index.is_empty() && index.dimensions() != dimensions {
@@ -226,20 +409,47 @@ impl Shard {
                 index.dimensions()
             )));
         }
-        Ok(Self { index, ids, chunked: shard.vectors > shard.notes })
+        let live = RowSet::without(index.keys(), removed)?;
+        Ok(Self { shard, content, index, ids, live, chunked })
     }
 
-    /// The `k` best notes of this shard, each by its best chunk. Asks for more vectors until so many notes are found.
-    fn search(&self, at: usize, query: &[f32], k: usize, exact: bool) -> Result<Vec<Candidate>> {
+    /// Asks the recorded canaries; the notes behind their keys must be those that make these keys.
+    fn check(&self) -> Result<usize> {
         let notes = self.ids.notes(self.index.keys())?;
+        let canaries = &self.content.canaries;
+        check_canaries(&self.index, canaries)?;
+        for key in canaries.iter().flat_map(|canary| &canary.hits).map(|hit| hit.key) {
+            let Ok(row) = self.index.keys().binary_search(&key.0) else { continue };
+            let note: NoteId = notes.ids.value(row).parse()?;
+            let makes = |probe| NoteKey::derive(&note, notes.chunks[row], probe).0 == key.0;
+            if !(0..PROBES).any(makes) {
+                return Err(Error::corrupt(format!(
+                    "its ids file says that key {key} is note {note}, which has another key"
+                )));
+            }
+        }
+        Ok(canaries.len())
+    }
+
+    /// The `k` best notes of this segment, each by its best chunk. Asks for more vectors until so many notes are found.
+    fn search(
+        &self,
+        at: usize,
+        query: &[f32],
+        k: usize,
+        exact: bool,
+        rows: &RowSet,
+    ) -> Result<Vec<Candidate>> {
+        let notes = self.ids.notes(self.index.keys())?;
+        let most = rows.len();
         let mut wanted = if self.chunked { k.saturating_mul(4) } else { k };
         loop {
-            wanted = wanted.min(self.index.len());
+            wanted = wanted.min(most);
             let hits = match exact {
-                true => self.index.search_exact(query, wanted)?,
-                false => self.index.search(query, wanted)?,
+                true => self.index.search_exact_among(query, wanted, rows)?,
+                false => self.index.search_among(query, wanted, rows)?,
             };
-            let exhausted = wanted == self.index.len() || hits.len() < wanted;
+            let exhausted = wanted == most || hits.len() < wanted;
             let mut seen = HashSet::new();
             let mut best = Vec::with_capacity(k);
             for hit in hits {
@@ -258,7 +468,7 @@ impl Shard {
     }
 }
 
-fn candidate(notes: &Notes, shard: usize, row: usize, score: f32) -> Result<Candidate> {
+fn candidate(notes: &Notes, segment: usize, row: usize, score: f32) -> Result<Candidate> {
     let note_id: NoteId = notes.ids.value(row).parse()?;
-    Ok(Candidate { score, shard, row, note_id, chunk: notes.chunks[row] })
+    Ok(Candidate { score, segment, row, note_id, chunk: notes.chunks[row] })
 }

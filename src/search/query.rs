@@ -60,6 +60,12 @@ impl QueryEncoder {
         Ok(Self { tower: named.clone(), tokenizer, encoder: Mutex::new(encoder), dimensions })
     }
 
+    /// Whether a manifest asks for this very tower, so that it need not be loaded again.
+    pub fn serves(&self, manifest: &Manifest) -> bool {
+        choose(manifest).is_ok_and(|named| named.fingerprint == self.tower.fingerprint)
+            && manifest.content.space.dimensions as usize == self.dimensions
+    }
+
     /// The tower as the manifest names it.
     pub fn tower(&self) -> &QueryTower {
         &self.tower

@@ -1,5 +1,7 @@
 //! The one commit point: put-if-absent of the next manifest.
 
+use std::collections::HashSet;
+
 use futures::{StreamExt, TryStreamExt};
 
 use super::lease::{COMMIT_LIMIT, Kind, Lease};
@@ -19,8 +21,8 @@ const LOOKUPS: usize = 32;
 /// A put whose acknowledgement was lost, and an earlier attempt of the same run, count as committed.
 ///
 /// # Errors
-/// Corrupt or NotFound for an object that is not as named; Transient where the store fails (run again: the
-/// outcome is then known) or a gc does not end.
+/// Corrupt or NotFound for an object that is not as named; Transient where a new one is gone (a gc was first: it is
+/// made anew), the store fails (run again: the outcome is then known) or a gc does not end.
 pub async fn commit(
     root: &Root,
     parent: Option<&Manifest>,
@@ -39,6 +41,8 @@ pub(super) struct Marks {
     pub blocked: Vec<Digest256>,
     pub blocked_spaces: Vec<SpaceId>,
     pub purged: Purged,
+    /// Every file of the content was published before: no run makes a missing one anew.
+    pub restored: bool,
 }
 
 impl Marks {
@@ -48,6 +52,7 @@ impl Marks {
             blocked: parent.map(|parent| parent.blocked.clone()).unwrap_or_default(),
             blocked_spaces: parent.map(|parent| parent.blocked_spaces.clone()).unwrap_or_default(),
             purged: parent.map(|parent| parent.purged.clone()).unwrap_or_default(),
+            restored: false,
         }
     }
 }
@@ -60,7 +65,7 @@ pub(super) async fn commit_exactly(
     marks: Marks,
     provenance: Provenance,
 ) -> Result<CommitOutcome> {
-    let Marks { mut blocked, mut blocked_spaces, purged } = marks;
+    let Marks { mut blocked, mut blocked_spaces, purged, restored } = marks;
     content.validate().context(|| "committing")?;
     let content = content.canonical()?;
     blocked.sort_unstable();
@@ -88,7 +93,7 @@ pub(super) async fn commit_exactly(
         return Ok(CommitOutcome::Blocked { by: blocking_number(root, &manifest).await? });
     }
     let lease = Lease::take(root, Kind::Commit).await.context(|| "committing")?;
-    let outcome = under_lease(root, parent, manifest, bytes, &lease).await;
+    let outcome = under_lease(root, parent, manifest, bytes, restored, &lease).await;
     lease.release().await;
     outcome
 }
@@ -98,10 +103,11 @@ async fn under_lease(
     parent: Option<&Manifest>,
     manifest: Manifest,
     bytes: Vec<u8>,
+    restored: bool,
     lease: &Lease<'_>,
 ) -> Result<CommitOutcome> {
     lease.check_store().await?;
-    lease.wait_for(Kind::Gc).await?;
+    lease.wait_for_gc().await?;
     let current = newest(root).await?;
     let is_parent = match (&current, parent) {
         (None, None) => true,
@@ -119,7 +125,7 @@ async fn under_lease(
             )),
         };
     }
-    check_objects(root, manifest.content.files()).await?;
+    check_objects(root, manifest.content.files(), parent, restored).await?;
     if lease.age() > COMMIT_LIMIT {
         return Err(Error::new(
             ErrorKind::Transient,
@@ -203,13 +209,26 @@ async fn confirm(root: &Root, manifest: Manifest) -> Result<CommitOutcome> {
 }
 
 /// Every object exists with its size.
-async fn check_objects(root: &Root, files: impl Iterator<Item = &FileRef>) -> Result<()> {
+async fn check_objects(
+    root: &Root,
+    files: impl Iterator<Item = &FileRef>,
+    parent: Option<&Manifest>,
+    restored: bool,
+) -> Result<()> {
+    let old: HashSet<&str> = parent
+        .iter()
+        .flat_map(|parent| parent.content.files())
+        .map(|file| file.path.as_str())
+        .collect();
     // A list of futures, not a closure held over an await: that would not be `Send`.
-    let lookups: Vec<_> = files.map(|file| look_up(root, file)).collect();
+    let lookups: Vec<_> = files
+        .map(|file| look_up(root, file, restored || old.contains(file.path.as_str())))
+        .collect();
     futures::stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await
 }
 
-async fn look_up(root: &Root, file: &FileRef) -> Result<()> {
+/// `published`: an earlier snapshot names it too, so no run would make it anew.
+async fn look_up(root: &Root, file: &FileRef, published: bool) -> Result<()> {
     match root.size(&file.path).await? {
         Some(size) if size == file.size => Ok(()),
         Some(size) => Err(Error::corrupt(format!(
@@ -218,11 +237,20 @@ async fn look_up(root: &Root, file: &FileRef) -> Result<()> {
             root.uri(),
             file.size
         ))),
-        None => Err(Error::not_found(format!(
-            "{} is missing in {}; nothing was published, run again to make it anew",
+        None if published => Err(Error::not_found(format!(
+            "{} is missing in {}, and an earlier snapshot names it: restore it, or roll back to a snapshot that \
+             `snapshot verify` finds whole; nothing was published",
             file.path,
             root.uri()
         ))),
+        None => Err(Error::new(
+            ErrorKind::Transient,
+            format!(
+                "{} is missing in {}; nothing was published, run again to make it anew",
+                file.path,
+                root.uri()
+            ),
+        )),
     }
 }
 

@@ -6,8 +6,8 @@ use arrow::array::AsArray;
 use futures::TryStreamExt;
 use serde::Serialize;
 
-use super::ids;
-use super::manifest::{Manifest, QueryTower, ShardContent};
+use super::manifest::{Manifest, QueryTower, Segment, ShardContent};
+use super::{ids, removed};
 use crate::error::{Error, Result, ResultExt};
 use crate::store::{FileRef, Root};
 use crate::types::{Digest256, Hasher256};
@@ -64,7 +64,11 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
         let pairs = a.shards.iter().zip(&b.shards);
         pairs.filter(|(a, b)| differs(a, b)).map(|(_, b)| b.shard).collect()
     };
-    let hash = |file: &Option<FileRef>| file.as_ref().map(|file| file.sha256);
+    // Everything that decides which vectors count, and everything that decides what is known about them.
+    let indexes = |shard: &ShardContent| -> Vec<(Digest256, Option<Digest256>)> {
+        let removed = |s: &Segment| s.removed.as_ref().map(|removed| removed.file.sha256);
+        shard.segments().iter().map(|s| (s.index.sha256, removed(s))).collect()
+    };
     let towers = |from: &[QueryTower], to: &[QueryTower]| -> Vec<Digest256> {
         let known: BTreeSet<_> = from.iter().map(|tower| tower.fingerprint).collect();
         to.iter().map(|tower| tower.fingerprint).filter(|f| !known.contains(f)).collect()
@@ -84,8 +88,8 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
         notes: [a.notes, b.notes],
         vectors: [a.vectors, b.vectors],
         shard_counts: [a.shard_count, b.shard_count],
-        indexes_changed: shards(&|a, b| hash(&a.index) != hash(&b.index)),
-        ids_changed: shards(&|a, b| a.ids.sha256 != b.ids.sha256),
+        indexes_changed: shards(&|a, b| indexes(a) != indexes(b)),
+        ids_changed: shards(&|a, b| ids_of(a) != ids_of(b)),
         space_changed: changed_fields(
             &serde_json::to_value(&a.space).unwrap_or_default(),
             &serde_json::to_value(&b.space).unwrap_or_default(),
@@ -100,6 +104,15 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
         parts_removed: parts(&b.parts, &a.parts),
         bytes: [a, b].map(|content| content.files().map(|file| file.size).sum()),
     }
+}
+
+/// What names the rows of a shard: its ids files and the keys removed from them.
+fn ids_of(shard: &ShardContent) -> Vec<(Digest256, Option<Digest256>)> {
+    if shard.index.is_none() {
+        return vec![(shard.ids.sha256, None)];
+    }
+    let removed = |s: &Segment| s.removed.as_ref().map(|removed| removed.file.sha256);
+    shard.segments().iter().map(|s| (s.ids.sha256, removed(s))).collect()
 }
 
 fn changed_fields(a: &serde_json::Value, b: &serde_json::Value) -> Vec<String> {
@@ -141,14 +154,14 @@ pub async fn diff_ids(
     let (a, b) = (&from.content, &to.content);
     if a.shard_count == b.shard_count {
         for (a, b) in a.shards.iter().zip(&b.shards) {
-            if a.ids.sha256 != b.ids.sha256 {
-                let old = notes(root, [&a.ids]).await?;
-                compare(old, notes(root, [&b.ids]).await?, samples, &mut result);
+            if ids_of(a) != ids_of(b) {
+                let old = notes(root, [a]).await?;
+                compare(old, notes(root, [b]).await?, samples, &mut result);
             }
         }
     } else {
-        let old = notes(root, a.shards.iter().map(|shard| &shard.ids)).await?;
-        let new = notes(root, b.shards.iter().map(|shard| &shard.ids)).await?;
+        let old = notes(root, &a.shards).await?;
+        let new = notes(root, &b.shards).await?;
         compare(old, new, samples, &mut result);
     }
     for ids in [&mut result.added_ids, &mut result.removed_ids, &mut result.changed_ids] {
@@ -160,19 +173,24 @@ pub async fn diff_ids(
 /// Per note the sum of its chunks' digests, which does not depend on the order of rows.
 async fn notes<'a>(
     root: &Root,
-    files: impl IntoIterator<Item = &'a FileRef>,
+    shards: impl IntoIterator<Item = &'a ShardContent>,
 ) -> Result<HashMap<String, u128>> {
     let mut found = HashMap::new();
-    for file in files {
+    for segment in shards.into_iter().flat_map(ShardContent::segments) {
+        let removed = removed::read(root, segment.removed.as_ref()).await?;
+        let file = &segment.ids;
         let columns = ["key", "note_id", "chunk", "text_hash"];
         let (_, mut batches) = ids::read(root, file, &columns).await?;
         while let Some(batch) = batches.try_next().await? {
-            let (_, notes, chunks) =
+            let (keys, notes, chunks) =
                 ids::identity(&batch).context(|| format!("reading {}", file.path))?;
             let hashes = ids::column(&batch, "text_hash")?
                 .as_fixed_size_binary_opt()
                 .ok_or_else(|| Error::corrupt(format!("text_hash of {} is no hash", file.path)))?;
             for (row, chunk) in chunks.iter().enumerate() {
+                if removed.binary_search(&keys[row]).is_ok() {
+                    continue;
+                }
                 let mut hasher = Hasher256::new();
                 hasher.field(chunk.to_le_bytes()).field(hashes.value(row));
                 let digest = hasher.finish().0;

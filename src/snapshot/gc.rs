@@ -7,9 +7,9 @@ use futures::{StreamExt, TryStreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::lease::Leases;
 use super::manifest::{Content, Manifest};
-use super::read::read;
-use super::sweep;
+use super::{run_lease, sweep};
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::store::{Listed, Root, key, layout};
 
@@ -38,7 +38,7 @@ impl Default for Retention {
     }
 }
 
-/// What else must stay, whatever its age: what running runs and readers hold leases on.
+/// What else must stay, whatever its age. Leases of runs and readers are honoured without being named here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Protected {
     /// Snapshots that somebody reads.
@@ -71,6 +71,8 @@ pub struct GcReport {
     pub deleted_bytes: u64,
     /// Staged files of killed processes that went (local disk).
     pub torn_writes: u64,
+    /// Embeddings and indexes that stay for now because a run is going on, which may be about to use them again.
+    pub held_back: u64,
 }
 
 /// Deletes what nothing needs any more. Manifests go first, then receipts, then the files that they named, so a
@@ -95,10 +97,18 @@ pub async fn gc(
         kept_snapshots: plan.kept_snapshots.iter().copied().collect(),
         ..GcReport::default()
     };
-    let doomed = [plan.manifests, plan.receipts, plan.files];
+    let mut doomed = [plan.manifests, plan.receipts, plan.files];
+    if plan.run_lives {
+        report.held_back = sweep::hold_back(doomed.iter_mut());
+    }
     let gone = match dry_run {
         true => doomed.into_iter().flatten().collect(),
-        false => sweep::delete(root, doomed, plan.kept_snapshots).await?,
+        false => {
+            let swept =
+                sweep::delete(root, doomed, plan.kept_snapshots, sweep::Heed::Everyone).await?;
+            report.held_back += swept.held_back;
+            swept.gone
+        }
     };
     let torn = root.sweep_staged(cutoff, dry_run).await?;
     report.torn_writes = torn.files;
@@ -121,6 +131,7 @@ struct Plan {
     files: Vec<Listed>,
     objects: u64,
     bytes: u64,
+    run_lives: bool,
 }
 
 async fn select(
@@ -135,11 +146,21 @@ async fn select(
         root.list("").await?.into_iter().map(|object| (object.key.clone(), object)).collect();
     let younger = |object: &Listed, than: TimeDelta| now - object.modified < than;
 
-    let kept_snapshots = retained(&objects, retention, protected, |object| younger(object, grace));
+    let leases = objects.values().filter(|object| object.key.starts_with("leases/"));
+    let leases = Leases { listed: leases.cloned().collect(), now };
+    let read: BTreeSet<u64> =
+        protected.snapshots.union(&leases.read_snapshots()).copied().collect();
+    let kept_snapshots = retained(&objects, retention, &read, |object| younger(object, grace));
+    let mut live_runs = protected.runs.clone();
+    for key in leases.runs() {
+        if let Some(run) = run_lease::living_run(root, key, &leases).await? {
+            live_runs.insert(run);
+        }
+    }
     let mut keep: HashSet<String> = protected.keys.iter().cloned().collect();
     let mut spaces = HashSet::new();
     for &number in &kept_snapshots {
-        let manifest = read(root, number).await?;
+        let manifest = super::read::read(root, number).await?;
         spaces.insert(manifest.content.space_id.0.clone());
         keep.extend(named_by(&manifest.content));
     }
@@ -155,7 +176,7 @@ async fn select(
         }
     }
     let run_lives = |run: &str| {
-        protected.runs.contains(run)
+        live_runs.contains(run)
             || youngest.get(&("runs", run)).is_some_and(|object| younger(object, runs))
     };
     let space_grows = |space: &str| {
@@ -224,6 +245,7 @@ async fn select(
         files: Vec::new(),
         objects: objects.len() as u64,
         bytes: objects.values().map(|object| object.size).sum(),
+        run_lives: leases.any_run(),
         kept_snapshots,
     };
     for (key, object) in &objects {
@@ -250,7 +272,7 @@ pub(super) fn named_by(content: &Content) -> impl Iterator<Item = String> + '_ {
 fn retained(
     objects: &BTreeMap<String, Listed>,
     retention: &Retention,
-    protected: &Protected,
+    read: &BTreeSet<u64>,
     young: impl Fn(&Listed) -> bool,
 ) -> BTreeSet<u64> {
     let manifests: Vec<(u64, &Listed)> = objects
@@ -262,7 +284,7 @@ fn retained(
     for (at, (number, _)) in manifests.iter().enumerate() {
         let superseded_by = manifests.get(at + 1).map(|(_, object)| *object);
         if at + newest >= manifests.len()
-            || protected.snapshots.contains(number)
+            || read.contains(number)
             || superseded_by.is_none_or(&young)
         {
             kept.insert(*number);
@@ -333,6 +355,6 @@ fn is_file_key(text: &str) -> bool {
 
 /// The keys that a manifest committed during the gc needs.
 pub(super) async fn names_of(root: &Root, number: u64) -> Result<Vec<String>> {
-    let manifest: Manifest = read(root, number).await?;
+    let manifest: Manifest = super::read::read(root, number).await?;
     Ok(named_by(&manifest.content).collect())
 }

@@ -1,12 +1,14 @@
 //! Reading ids files by column, a batch at a time.
 
+use std::panic::AssertUnwindSafe;
+
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, UInt32Type, UInt64Type};
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, StreamExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, broken, shielded_async};
 use crate::schema;
 use crate::store::{FileRef, ParquetObject, Root, kind_of_foreign};
 
@@ -19,10 +21,11 @@ pub async fn open(
     file: &FileRef,
 ) -> Result<ParquetRecordBatchStreamBuilder<ParquetObject>> {
     let reader = ParquetObject::new(root, &file.path, file.size);
-    let builder = ParquetRecordBatchStreamBuilder::new(reader)
-        .await
-        .map_err(|cause| failed(file, cause))?
-        .with_batch_size(BATCH);
+    let opening = async {
+        ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|cause| failed(file, cause))
+    };
+    let what = || format!("the ids file {}", file.path);
+    let builder = shielded_async(ErrorKind::Corrupt, what, opening).await?.with_batch_size(BATCH);
     schema::stored_fields(builder.schema()).context(|| format!("reading {}", file.path))?;
     Ok(builder)
 }
@@ -38,7 +41,11 @@ pub async fn read(
     let stream = builder.with_projection(mask).build().map_err(|cause| failed(file, cause))?;
     let schema = std::sync::Arc::clone(stream.schema());
     let named = file.clone();
-    Ok((schema, stream.map_err(move |cause| failed(&named, cause))))
+    let batches = AssertUnwindSafe(stream).catch_unwind().map(move |batch| match batch {
+        Ok(batch) => batch.map_err(|cause| failed(&named, cause)),
+        Err(_) => Err(broken(ErrorKind::Corrupt, format!("the ids file {}", named.path))),
+    });
+    Ok((schema, batches))
 }
 
 fn failed(file: &FileRef, cause: parquet::errors::ParquetError) -> Error {

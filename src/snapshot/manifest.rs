@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::purged::Purged;
 use crate::error::{Error, Result};
 use crate::store::{FileRef, key};
-use crate::types::{Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
+use crate::types::{Canary, Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
 
 /// Version of the manifest format that this release writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -78,13 +78,9 @@ pub struct IndexContent {
 }
 
 impl Content {
-    /// Every object that a reader of this content needs: per shard ids, index, sidecar; then the parts.
+    /// Every object that a reader of this content needs: the files of every shard, then the parts.
     pub fn files(&self) -> impl Iterator<Item = &FileRef> {
-        self.shards
-            .iter()
-            .flat_map(|shard| [Some(&shard.ids), shard.index.as_ref(), shard.sidecar.as_ref()])
-            .flatten()
-            .chain(&self.parts)
+        self.shards.iter().flat_map(ShardContent::files).chain(&self.parts)
     }
 
     /// Checks what can be checked without looking at a file: legal paths, one entry per shard in order, counts that
@@ -114,6 +110,18 @@ impl Content {
             {
                 return wrong(format!(
                     "must have an index and a sidecar for shard {at} exactly where it has vectors"
+                ));
+            }
+            if shard.index.is_none() && (shard.removed.is_some() || !shard.deltas.is_empty()) {
+                return wrong(format!("has deltas without a base index in shard {at}"));
+            }
+            let gone = |removed: &Option<Removed>| removed.as_ref().map_or(0, |gone| gone.vectors);
+            let deltas: u64 = shard.deltas.iter().fold(0, |sum, d| sum.saturating_add(d.vectors));
+            let short = |delta: &Segment| gone(&delta.removed) > delta.vectors;
+            if shard.base_vectors().is_none() || shard.deltas.iter().any(short) {
+                return wrong(format!(
+                    "counts {} vectors in shard {at}, of which {deltas} in deltas: they do not add up",
+                    shard.vectors
                 ));
             }
             for part in &shard.parts {
@@ -194,12 +202,94 @@ pub struct ShardContent {
     pub source: Option<Digest256>,
     /// Keys of the parts that its vectors lie in, sorted.
     pub parts: Vec<String>,
-    /// The usearch file; absent in an empty shard.
+    /// The usearch file of the base segment; absent in an empty shard.
     pub index: Option<FileRef>,
-    /// The f16 sidecar; absent in an empty shard.
+    /// The f16 sidecar of the base segment; absent in an empty shard.
     pub sidecar: Option<FileRef>,
-    /// The ids file: key -> note_id, chunk, text_hash, part, row, stored columns; sorted by key.
+    /// The ids file of the base segment: key -> note_id, chunk, text_hash, part, row, stored columns; sorted by key.
     pub ids: FileRef,
+    /// Vectors of the base segment that no longer count; absent where all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Removed>,
+    /// Segments that came after the base, oldest first. A search asks every segment and merges.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<Segment>,
+    /// Queries with the hits that the base index gave when it was built, whatever was removed since: a reader asks them again before it serves. None
+    /// in a shard that an earlier release built.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<Canary>,
+}
+
+/// One immutable index of a shard with what belongs to it. `removed` may be replaced by a longer one from snapshot to
+/// snapshot, `ids` by one with other stored columns; index and sidecar stay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Vectors in the index, those that no longer count included.
+    pub vectors: u64,
+    /// The usearch file.
+    pub index: FileRef,
+    /// The f16 sidecar.
+    pub sidecar: FileRef,
+    /// The ids file, one row for every vector of the index.
+    pub ids: FileRef,
+    /// Vectors that no longer count; absent where all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Removed>,
+    /// Queries with the hits that the index gave when it was built, whatever was removed since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub canaries: Vec<Canary>,
+}
+
+/// Vectors of a segment that were deleted, or replaced by a later segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Removed {
+    /// How many.
+    pub vectors: u64,
+    /// Parquet with one column, `key` (uint64, ascending).
+    pub file: FileRef,
+}
+
+impl ShardContent {
+    /// Vectors in the base index, removed ones included; `None` where the counts contradict each other.
+    pub fn base_vectors(&self) -> Option<u64> {
+        let gone = |removed: &Option<Removed>| removed.as_ref().map_or(0, |gone| gone.vectors);
+        let mut live = self.vectors;
+        for delta in &self.deltas {
+            live = live.checked_sub(delta.vectors.checked_sub(gone(&delta.removed))?)?;
+        }
+        live.checked_add(gone(&self.removed))
+    }
+
+    /// The base and then the deltas, oldest first; none in an empty shard. A note's vector lies in exactly one of them
+    /// where it is not removed.
+    pub fn segments(&self) -> Vec<Segment> {
+        let base = match (&self.index, &self.sidecar, self.base_vectors()) {
+            (Some(index), Some(sidecar), Some(vectors)) => Segment {
+                vectors,
+                index: index.clone(),
+                sidecar: sidecar.clone(),
+                ids: self.ids.clone(),
+                removed: self.removed.clone(),
+                canaries: self.canaries.clone(),
+            },
+            _ => return Vec::new(),
+        };
+        std::iter::once(base).chain(self.deltas.iter().cloned()).collect()
+    }
+
+    /// Every file of the shard but its parts.
+    pub fn files(&self) -> impl Iterator<Item = &FileRef> {
+        let base = [Some(&self.ids), self.index.as_ref(), self.sidecar.as_ref()];
+        base.into_iter().flatten().chain(self.removed.iter().map(|removed| &removed.file)).chain(
+            self.deltas.iter().flat_map(|delta| {
+                [&delta.ids, &delta.index, &delta.sidecar]
+                    .into_iter()
+                    .chain(delta.removed.iter().map(|removed| &removed.file))
+            }),
+        )
+    }
 }
 
 /// A tower admitted to encode queries.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::commit::{Marks, commit_exactly};
 use super::manifest::{CommitOutcome, Content, Manifest, Provenance, content_hash};
 use super::purged::Purged;
-use super::sweep;
+use super::sweep::{self, Heed};
 use crate::error::{Result, ResultExt};
 use crate::store::{Listed, Root};
 
@@ -44,5 +44,6 @@ pub async fn delete_now(
     doomed: [Vec<Listed>; 3],
     kept: BTreeSet<u64>,
 ) -> Result<Vec<Listed>> {
-    sweep::delete(root, doomed, kept).await.context(|| "purging")
+    let swept = sweep::delete(root, doomed, kept, Heed::CommitsAlone).await;
+    Ok(swept.context(|| "purging")?.gone)
 }

@@ -18,6 +18,37 @@ pub async fn newest(root: &Root) -> Result<Option<Manifest>> {
     }
 }
 
+/// Numbers looked for beyond the last known one where a root does not list: a gc may have taken those between.
+const AHEAD: u64 = 16;
+
+/// The greatest number, if it is above `known`. A web server that does not list its files is asked for the numbers
+/// after `known` one by one.
+///
+/// # Errors
+/// Unsupported for such a server where nothing is known.
+pub async fn newer(root: &Root, known: Option<u64>) -> Result<Option<u64>> {
+    let listed = match (numbers(root).await, known) {
+        (Err(error), Some(known)) if error.kind() == ErrorKind::Unsupported => {
+            let mut newest = known;
+            while let Some(number) = next_there(root, newest).await? {
+                newest = number;
+            }
+            Some(newest)
+        }
+        (numbers, _) => numbers?.pop(),
+    };
+    Ok(listed.filter(|number| known.is_none_or(|known| *number > known)))
+}
+
+async fn next_there(root: &Root, after: u64) -> Result<Option<u64>> {
+    for number in after + 1..=after + AHEAD {
+        if root.size(&layout::manifest(number)).await?.is_some() {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
 /// The manifest with this number: of a known version, under its own number, with content that matches its hash
 /// and names only legal paths.
 ///

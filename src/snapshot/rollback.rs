@@ -33,6 +33,7 @@ pub async fn rollback(root: &Root, to: u64, provenance: Provenance) -> Result<Co
         }
     }
     blocked.retain(|hash| *hash != target.content_hash);
-    let marks = Marks { blocked, blocked_spaces: spaces, ..Marks::of(Some(&current)) };
+    let marks =
+        Marks { blocked, blocked_spaces: spaces, restored: true, ..Marks::of(Some(&current)) };
     commit_exactly(root, Some(&current), target.content, marks, provenance).await
 }

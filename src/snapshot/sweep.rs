@@ -18,25 +18,70 @@ const DELETERS: usize = 16;
 /// How long a batch waits for a publish.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
-/// Deletes the steps in order and returns what went. `known` are the snapshots whose objects are not among them;
-/// what a snapshot committed meanwhile names is left alone, with everything that comes after a receipt of it.
+/// Whose leases keep an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heed {
+    /// Those of readers and of runs, too.
+    Everyone,
+    /// Of nobody but publishers: what is purged goes, whoever reads it.
+    CommitsAlone,
+}
+
+/// What [`delete`] did.
+pub(super) struct Sweep {
+    pub gone: Vec<Listed>,
+    /// Objects that stay for a run that started meanwhile.
+    pub held_back: u64,
+}
+
+/// Takes embeddings and indexes off the lists and counts them: a run is going on that may use any of them again.
+pub(super) fn hold_back<'a>(doomed: impl Iterator<Item = &'a mut Vec<Listed>>) -> u64 {
+    let mut held_back = 0;
+    for list in doomed {
+        let before = list.len();
+        list.retain(|object| !is_reusable(&object.key));
+        held_back += (before - list.len()) as u64;
+    }
+    held_back
+}
+
+fn is_reusable(key: &str) -> bool {
+    key.starts_with("embeddings/") || key.starts_with("indexes/")
+}
+
+/// Deletes the steps in order. `known` are the snapshots whose objects are not among them; what a snapshot committed
+/// meanwhile names is left alone, and so is what a reader or a run that came meanwhile has a lease for.
 pub(super) async fn delete(
     root: &Root,
     steps: [Vec<Listed>; 3],
     mut known: BTreeSet<u64>,
-) -> Result<Vec<Listed>> {
+    heed: Heed,
+) -> Result<Sweep> {
     let mut doomed: VecDeque<Listed> = steps.into_iter().flatten().collect();
-    let going: BTreeSet<u64> =
+    let mut going: BTreeSet<u64> =
         doomed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect();
-    let mut gone = Vec::new();
+    let mut sweep = Sweep { gone: Vec::new(), held_back: 0 };
     let mut needed: HashSet<String> = HashSet::new();
     while !doomed.is_empty() {
         let lease = take_when_quiet(root).await?;
         let swept = async {
+            let leases = lease.others().await?;
+            if heed == Heed::Everyone {
+                for number in leases.read_snapshots() {
+                    if going.remove(&number) {
+                        needed.insert(layout::manifest(number));
+                    }
+                }
+            }
             for number in numbers(root).await? {
                 if !going.contains(&number) && known.insert(number) {
                     needed.extend(names_of(root, number).await?);
                 }
+            }
+            if heed == Heed::Everyone && leases.any_run() {
+                let before = doomed.len();
+                doomed.retain(|object| !is_reusable(&object.key));
+                sweep.held_back += (before - doomed.len()) as u64;
             }
             let mut batch = Vec::new();
             while batch.len() < BATCH
@@ -50,9 +95,9 @@ pub(super) async fn delete(
         };
         let swept = swept.await;
         lease.release().await;
-        gone.extend(swept?);
+        sweep.gone.extend(swept?);
     }
-    Ok(gone)
+    Ok(sweep)
 }
 
 /// A gc lease that no commit lease stands beside.
@@ -61,7 +106,7 @@ async fn take_when_quiet(root: &Root) -> Result<Lease<'_>> {
     let mut pause = Duration::from_millis(20);
     loop {
         let lease = Lease::take(root, Kind::Gc).await.context(|| "collecting garbage")?;
-        match lease.held(Kind::Commit).await {
+        match lease.stands_beside(Kind::Commit).await {
             Ok(false) => return Ok(lease),
             Ok(true) => lease.release().await,
             Err(error) => {

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::ids::Place;
+use super::ids::{Ids, Place};
 use super::located::{self, Places};
-use super::plan::{Plan, RunSpec, ShardPlan};
+use super::plan::{EncodeTask, Plan, RunSpec, ShardPlan};
+use super::segments::is_damage;
 use super::task::{TaskEnv, Worker};
 use crate::corpus::PreparedReader;
 use crate::embedding;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Event;
+use crate::stage::GateOptions;
 use crate::store::Root;
 use crate::tower::{Encoder, TowerTokenizer, pack};
 use crate::types::{Arithmetic, TextHash};
@@ -31,7 +33,10 @@ pub(crate) async fn sample(
     let mut reader = PreparedReader::open(root, &shard.prepared).await?;
     while let Some(batch) = reader.next().await? {
         for row in batch.rows {
-            let Some(place) = places.get(&row.text_hash) else { continue };
+            // A text that was left out cannot be encoded again; the smallest hashes are kept.
+            let Some(place) = places.get(&row.text_hash).filter(|_| !row.text.is_empty()) else {
+                continue;
+            };
             smallest.insert(row.text_hash, StoredText { text: row.text, place: place.clone() });
             if smallest.len() > limit {
                 smallest.pop_last();
@@ -78,28 +83,67 @@ pub(crate) async fn least_cosine(
     least
 }
 
-/// The drift gate's measurement: unchanged notes of the shards that this run encodes anything for.
+/// The drift gate's measurement, of unchanged notes of the shards that `tasks` encode anything for: the least cosine of
+/// fresh to stored vectors and how many were compared. To be taken before anything is encoded: vectors of a changed
+/// tower must not get into the parts of the space, where later runs would take them from.
 pub async fn measure_drift(
-    plan: &Plan,
+    gates: &GateOptions,
+    tasks: &[EncodeTask],
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<Option<(f64, usize)>> {
-    let limit = plan.gates.drift_sample as usize;
-    let shards: Vec<&ShardPlan> = plan.encode.iter().map(|task| &task.shard).collect();
-    if limit == 0 || shards.is_empty() || plan.spec.parent.is_none() {
-        return Ok(None);
-    }
+    let limit = gates.drift_sample as usize;
+    let Some(first) = tasks.first().filter(|_| limit > 0) else { return Ok(None) };
     let mut texts = Vec::new();
-    for shard in &shards {
-        let places = located::read(&env.root, shard.located.as_ref()).await?;
-        texts.extend(sample(&env.root, shard, &places, limit.div_ceil(shards.len())).await?);
+    for task in tasks {
+        if texts.len() >= limit {
+            break;
+        }
+        let mut places = located::read(&env.root, task.shard.located.as_ref()).await?;
+        if let Some(parent) = &task.shard.parent {
+            match Ids::of_shard(&env.root, &parent.shard).await {
+                Ok(ids) => {
+                    places.extend(ids.rows.into_iter().map(|row| (row.text_hash, row.place)));
+                }
+                // The build says so and goes on without the parent.
+                Err(error) if is_damage(&error) => continue,
+                Err(error) => return Err(error),
+            }
+        }
+        texts.extend(sample(&env.root, &task.shard, &places, limit.div_ceil(tasks.len())).await?);
     }
     texts.truncate(limit);
     if texts.is_empty() {
         return Ok(None);
     }
     let compared = texts.len();
-    Ok(Some((least_cosine(texts, &plan.spec, worker, env).await?, compared)))
+    Ok(Some((least_cosine(texts, &first.spec, worker, env).await?, compared)))
+}
+
+/// Refuses to encode with a tower that changed under its name, unless a person decided otherwise.
+///
+/// # Errors
+/// GateRefused.
+pub fn refuse_drift(
+    drift: Option<(f64, usize)>,
+    gates: &GateOptions,
+    overridden: bool,
+) -> Result<()> {
+    match drift {
+        Some((cosine, compared)) if cosine < 1.0 - gates.max_drift && !overridden => {
+            Err(Error::new(
+                ErrorKind::GateRefused,
+                format!(
+                    "drift: the tower changed under the same name: {compared} unchanged notes encoded again have a \
+                     least cosine of {cosine:.6} to their stored vectors, at least {} is required; nothing was encoded. \
+                     Restore the tower, its libraries or its device, encode everything into a new root, or go on \
+                     with --override drift --reason TEXT",
+                    1.0 - gates.max_drift
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Encodes texts in packed batches and drops the vectors; returns their tokens. For measuring speed.

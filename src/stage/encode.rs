@@ -12,8 +12,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::ids::Ids;
 use super::located;
 use super::plan::{EncodeTask, RunSpec};
+use super::segments::is_damage;
 use super::task::{TaskEnv, Worker, not_finished, put_receipt, read_receipt};
 use crate::corpus::{PreparedReader, PreparedRow};
 use crate::embedding::{self, EncodedText, PartReceipt};
@@ -81,6 +83,14 @@ pub(crate) async fn execute(
     let started = Instant::now();
     let located = located::read(&env.root, task.shard.located.as_ref()).await?;
     let mut have: HashSet<TextHash> = located.into_keys().collect();
+    if let Some(parent) = &task.shard.parent {
+        match Ids::of_shard(&env.root, &parent.shard).await {
+            Ok(ids) => have.extend(ids.rows.iter().map(|row| row.text_hash)),
+            // The parts below know the texts too; the build says what is wrong with the parent.
+            Err(error) if is_damage(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
     // A share counts from what was stored when it was planned, so that a second attempt ends at the same text.
     let planned = task.token_limit.map(|limit| (limit, have.clone()));
     let mut receipt = EncodeReceipt { id: task.id.clone(), ..EncodeReceipt::default() };
@@ -101,7 +111,7 @@ pub(crate) async fn execute(
     let job =
         EncodeJob { encoder, budget, dimensions: spec.space.dimensions as usize, env: env.clone() };
     let encoding = tokio::task::spawn_blocking(move || job.run(windows_out, done_in));
-    let writing = write_parts(&env.root, spec, shard, done_out, &mut receipt);
+    let writing = write_parts(env, spec, shard, done_out, &mut receipt);
     let (read, encoded, written) = tokio::join!(reading, encoding, writing);
     let (encoder, finished) = encoded.map_err(|cause| {
         Error::internal("the encoding thread ended unexpectedly").with_source(cause)
@@ -178,7 +188,7 @@ async fn read_windows(
         let rows: Vec<PreparedRow> = batch
             .rows
             .into_iter()
-            .filter(|row| !row.deleted && seen.insert(row.text_hash))
+            .filter(|row| !row.deleted && !row.text.is_empty() && seen.insert(row.text_hash))
             .collect();
         let tokenizer = tokenizer.clone();
         let tokenized: Vec<(PreparedRow, Result<Tokenized>)> =
@@ -339,7 +349,7 @@ fn is_usable(vector: &[f32]) -> bool {
 
 /// Writes every window as a part and keeps the books.
 async fn write_parts(
-    root: &Root,
+    env: &TaskEnv,
     spec: &RunSpec,
     shard: u32,
     mut windows: mpsc::Receiver<EncodedWindow>,
@@ -358,7 +368,7 @@ async fn write_parts(
             *receipt.lengths.entry(LengthHistogram::up_to(text.token_count)).or_default() += 1;
         }
         let part = embedding::write_part(
-            root,
+            &env.root,
             &spec.space,
             shard,
             spec.encode.vector_type,
@@ -367,6 +377,7 @@ async fn write_parts(
             &serde_json::json!({ "model": spec.tower.model }),
         )
         .await?;
+        env.kept.add(part.rows, part.tokens, part.file.size);
         receipt.bytes += part.file.size;
         receipt.parts.push(part);
     }

@@ -1,4 +1,4 @@
-//! The ids file of a shard: key -> note, text, place of the vector, stored columns; rows sorted by key.
+//! Ids files: key -> note, text, place of the vector, stored columns; rows sorted by key.
 
 use std::sync::Arc;
 
@@ -13,9 +13,10 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::schema::ids_schema;
-use crate::store::{FileRef, Root};
+use crate::snapshot::{Segment, ShardContent, removed};
+use crate::store::{FileRef, Root, layout};
 use crate::types::{Digest256, NoteId, TextHash};
 
 /// Where a vector lies: a part's key under the root and the row in it.
@@ -44,17 +45,72 @@ pub(crate) struct Ids {
     pub stored: RecordBatch,
 }
 
+/// A segment of a stored shard with its rows.
+pub(crate) struct Held {
+    pub segment: Segment,
+    /// Every row, the removed ones included.
+    pub ids: Ids,
+    /// Keys that no longer count, ascending.
+    pub removed: Vec<u64>,
+}
+
+impl Held {
+    /// The segments of a shard, base first; none in an empty shard.
+    pub async fn read(root: &Root, shard: &ShardContent) -> Result<Vec<Self>> {
+        let mut held = Vec::new();
+        for segment in shard.segments() {
+            let ids = Ids::read(root, &segment.ids).await?;
+            if ids.rows.len() as u64 != segment.vectors {
+                return Err(Error::corrupt(format!(
+                    "ids file {} has {} rows, the manifest says {}",
+                    segment.ids.path,
+                    ids.rows.len(),
+                    segment.vectors
+                )));
+            }
+            let removed = removed::read(root, segment.removed.as_ref()).await?;
+            held.push(Self { segment, ids, removed });
+        }
+        Ok(held)
+    }
+
+    /// Whether a row still counts.
+    pub fn is_live(&self, row: &IdRow) -> bool {
+        self.removed.binary_search(&row.key).is_err()
+    }
+}
+
 impl Ids {
+    /// What counts in a stored shard: the live rows of all its segments, by key.
+    pub async fn of_shard(root: &Root, shard: &ShardContent) -> Result<Self> {
+        let held = Held::read(root, shard).await?;
+        Self::of_segments(&held, root, shard).await
+    }
+
+    /// As [`Ids::of_shard`], of segments that were read already.
+    pub async fn of_segments(held: &[Held], root: &Root, shard: &ShardContent) -> Result<Self> {
+        let Some(first) = held.first() else {
+            // The file has no rows but knows the stored columns.
+            return Self::read(root, &shard.ids).await;
+        };
+        let schema = first.ids.stored.schema();
+        let (mut rows, mut batches) = (Vec::new(), Vec::new());
+        for segment in held {
+            let live = segment.ids.rows.iter().map(|row| segment.is_live(row));
+            let keep: Vec<u32> =
+                live.enumerate().filter(|(_, live)| *live).map(|(at, _)| at as u32).collect();
+            rows.extend(keep.iter().map(|&at| segment.ids.rows[at as usize].clone()));
+            batches.push(take_rows(&segment.ids.stored, keep)?);
+        }
+        let stored = concat_stored(&schema, &batches, rows.len())?;
+        Self { rows, stored }.sorted_by_key()
+    }
+
     /// Orders rows and stored columns by key.
     pub fn sorted_by_key(self) -> Result<Self> {
         let mut order: Vec<u32> = (0..self.rows.len() as u32).collect();
         order.sort_unstable_by_key(|&at| self.rows[at as usize].key);
-        // Taking rows of a batch without columns would lose their number.
-        let stored = match self.stored.num_columns() {
-            0 => no_columns(self.rows.len())?,
-            _ => take_record_batch(&self.stored, &UInt32Array::from(order.clone()))
-                .context(|| "ordering stored columns by key")?,
-        };
+        let stored = take_rows(&self.stored, order.clone())?;
         let rows = order.into_iter().map(|at| self.rows[at as usize].clone()).collect();
         Ok(Self { rows, stored })
     }
@@ -98,11 +154,28 @@ impl Ids {
         Ok(out.into())
     }
 
+    /// Stores the rows as a file that its own hash names.
+    pub async fn write(&self, root: &Root, options_id: &str, shard: u32) -> Result<FileRef> {
+        let bytes = self.to_parquet()?;
+        let name = Digest256::of(&bytes).short();
+        root.put(&layout::ids_file(options_id, shard, &name), bytes).await
+    }
+
     /// Reads a whole ids file.
     pub async fn read(root: &Root, file: &FileRef) -> Result<Self> {
+        let bytes = root.get(&file.path).await?;
         let damaged =
             || format!("reading ids file {} (run `scalingnote snapshot verify`)", file.path);
-        let reader = ParquetRecordBatchReaderBuilder::try_new(root.get(&file.path).await?)
+        shielded(
+            ErrorKind::Corrupt,
+            || format!("ids file {}", file.path),
+            || Self::from_parquet(bytes).or_error(ErrorKind::Corrupt, damaged),
+        )
+    }
+
+    fn from_parquet(bytes: Bytes) -> Result<Self> {
+        let damaged = || "it is no ids file";
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
             .or_error(ErrorKind::Corrupt, damaged)?;
         let schema = Arc::clone(reader.schema());
         let batches: Vec<RecordBatch> = reader
@@ -155,6 +228,29 @@ impl Ids {
         let stored = batch.project(&stored).context(|| "stored columns of an ids file")?;
         Ok(Self { rows, stored })
     }
+}
+
+/// The given rows of a batch, which may have no columns.
+pub(crate) fn take_rows(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
+    if batch.num_columns() == 0 {
+        return no_columns(rows.len());
+    }
+    take_record_batch(batch, &UInt32Array::from(rows)).context(|| "selecting stored columns")
+}
+
+/// Batches of stored columns as one of `rows` rows.
+pub(crate) fn concat_stored(
+    schema: &SchemaRef,
+    batches: &[RecordBatch],
+    rows: usize,
+) -> Result<RecordBatch> {
+    if schema.fields().is_empty() {
+        return no_columns(rows);
+    }
+    concat_batches(schema, batches).or_error(
+        ErrorKind::Input,
+        || "stored columns changed their types since the parent snapshot; run once with corpus.mode = \"full\"",
+    )
 }
 
 /// An empty batch that still knows its row count: for notes without stored columns.

@@ -36,9 +36,10 @@ pub(crate) async fn find_in_parts(
     if wanted.is_empty() {
         return Ok(found);
     }
-    let mut columns = stream::iter(parts)
+    let mut columns = stream::iter(parts.to_vec())
         .map(|part| async move {
-            Ok::<_, Error>((part, embedding::read_text_hashes(root, part).await?))
+            let hashes = embedding::read_text_hashes(root, &part).await?;
+            Ok::<_, Error>((part, hashes))
         })
         .buffered(CONCURRENT_PARTS);
     while let Some((part, hashes)) = columns.try_next().await? {

@@ -4,12 +4,17 @@
 //! [`publish`] commits the result. Drivers differ only in where they call [`execute`].
 
 mod backfill;
+mod books;
 mod build;
 mod calibrate;
+mod compare;
 mod drift;
 mod encode;
+mod entries;
 mod gates;
 mod ids;
+mod index_job;
+mod live;
 mod located;
 mod options;
 mod plan;
@@ -19,31 +24,35 @@ mod publish;
 mod purge;
 mod report;
 mod report_html;
+mod segments;
 mod task;
 mod texts;
+mod tokens;
 mod verify;
 
 pub use backfill::{
     Backfill, BackfillReport, BackfillState, BackfillSummary, tonight as backfill_tonight,
 };
-pub use build::{BuildReceipt, receipt as build_receipt};
+pub use books::{Reuse, Written};
+pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibrate::CalibrateReceipt;
-pub use drift::{encode_sample, measure_drift, self_test};
+pub use drift::{encode_sample, measure_drift, refuse_drift, self_test};
 pub use encode::{EncodeReceipt, Quarantined, receipt as encode_receipt};
 pub use gates::Override;
+pub use live::PartsSummary;
 pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
-    BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION, Plan, RunSpec,
-    ShardPlan, absolute_tower,
+    BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION, ParentIndex,
+    ParentShard, Plan, RunSpec, ShardPlan, absolute_tower,
 };
 pub use plan_summary::{PlanAmounts, PlanBrief, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
-pub use publish::{PublishRequest, Published, host_name, publish};
+pub use publish::{PublishRequest, Published, publish};
 pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
 pub use report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, NewestSnapshot, Outcome,
     REPORT_VERSION, RunReport, StageReport, ThroughputSample,
 };
-pub use task::{TaskEnv, TaskReceipt, Worker, execute};
+pub use task::{Kept, TaskEnv, TaskReceipt, Worker, execute};
 pub use texts::vectors_of;
 pub use verify::{SampleCheck, verify_sample};

@@ -104,6 +104,10 @@ pub struct BuildOptions {
     /// Number of shards. Default: 1 for a tiny corpus, else at least 4 per device. Changing it
     /// rebuilds every index; vectors are kept.
     pub shards: Option<u32>,
+    /// A changed shard gets a small index of what came beside its base index. It is rebuilt as one where the vectors
+    /// gone from the base, or those outside it, exceed this share of the base, in percent; 0 rebuilds every
+    /// changed shard. Changing it rebuilds nothing by itself.
+    pub rebuild_churn_percent: f64,
     /// Memory that all builds together may take, in MiB. Default: 80% of what is free.
     pub memory_limit_mib: Option<u64>,
 }
@@ -119,6 +123,7 @@ impl Default for BuildOptions {
             expansion_search,
             rescore,
             shards: None,
+            rebuild_churn_percent: 20.0,
             memory_limit_mib: None,
         }
     }

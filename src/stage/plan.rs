@@ -6,16 +6,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backfill::Backfill;
+use super::live::PartsSummary;
 use crate::corpus::{CorpusMode, PrepareOutcome, PreparedShard};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::index::IndexOptions;
+use crate::index::{IndexOptions, Recall};
+use crate::snapshot::ShardContent;
 use crate::stage::{EncodeOptions, GateOptions};
 use crate::store::{FileRef, Root, layout};
 use crate::tower::TowerOptions;
-use crate::types::{Digest256, EmbeddingSpace, Hasher256, SpaceId};
+use crate::types::{Digest256, EmbeddingSpace, Hasher256, SpaceId, hash_json};
 
 /// Version of the plan format that this release writes and reads.
-pub const PLAN_VERSION: u32 = 1;
+pub const PLAN_VERSION: u32 = 2;
 
 /// What all envelopes of one run share: identities and options, resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +37,9 @@ pub struct RunSpec {
     pub encode: EncodeOptions,
     /// Index options.
     pub index: IndexOptions,
+    /// Share of a base index, in percent, that may have changed before the shard is rebuilt as one; no part of the
+    /// options' identity.
+    pub rebuild_churn_percent: f64,
     /// Stored columns, in order.
     pub stored_columns: Vec<String>,
     /// What absence of a note means.
@@ -51,12 +56,19 @@ pub struct RunSpec {
 pub struct ShardPlan {
     /// Its prepared notes.
     pub prepared: PreparedShard,
-    /// Where vectors of its texts lie that are stored already (`located` file); absent if none is.
+    /// The parent snapshot's shard where it has the same notes' hash bucket and space: where most vectors lie, and what
+    /// the new index may build upon.
+    pub parent: Option<ParentShard>,
+    /// Where vectors of its texts lie that are stored already but not in `parent` (`located` file); absent if none is.
     pub located: Option<FileRef>,
     /// True where the parent's shard is taken over as it is: no task.
     pub unchanged: bool,
     /// Note counts against the parent.
     pub notes: NoteChanges,
+    /// Distinct texts whose vectors the parent's shard has.
+    pub texts_from_parent: u64,
+    /// Distinct texts whose vectors lie in parts of other shards, other days or runs that did not finish.
+    pub texts_from_elsewhere: u64,
     /// Distinct texts that no part holds.
     pub texts_to_encode: u64,
     /// Exact tokens of those texts, prompt included.
@@ -67,6 +79,30 @@ pub struct ShardPlan {
     pub padding_avoided: u64,
     /// Digest over the missing text hashes, in order: identity of the encode task.
     pub missing: Digest256,
+}
+
+/// A shard of the parent snapshot, as far as the new one may take it over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParentShard {
+    /// The shard as the parent's manifest names it.
+    pub shard: ShardContent,
+    /// The parts that its vectors lie in.
+    pub parts: Vec<FileRef>,
+    /// Those of `parts`, by key, of which so few rows are live that the live ones move to new parts.
+    pub compact: Vec<String>,
+    /// Absent where its index cannot be built upon: other options, columns or scale.
+    pub index: Option<ParentIndex>,
+}
+
+/// What an updated index must reach.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParentIndex {
+    /// Recall of the parent's shard, if it is known.
+    pub recall: Option<Recall>,
+    /// Least recall that the gate asks for.
+    pub recall_min: f64,
 }
 
 /// Notes of one shard against the parent snapshot.
@@ -142,8 +178,6 @@ pub struct BuildTask {
     pub shard: ShardPlan,
     /// The encode task whose receipt this build reads; absent if nothing had to be encoded.
     pub encode: Option<String>,
-    /// The parent's ids file of the shard, in delta mode.
-    pub parent_ids: Option<FileRef>,
 }
 
 impl Envelope {
@@ -175,6 +209,8 @@ pub struct Plan {
     pub gates: GateOptions,
     /// Every shard, in order.
     pub shards: Vec<ShardPlan>,
+    /// The parts that the shards take vectors from.
+    pub parts: PartsSummary,
     /// Encode tasks: any order, any machine.
     pub encode: Vec<EncodeTask>,
     /// Then the calibration, where there is none yet.
@@ -224,16 +260,21 @@ impl Plan {
     pub async fn load(root: &Root, run: &str) -> Result<Self> {
         let key = Self::key(run);
         let bytes = root.get(&key).await?;
-        let plan: Self = serde_json::from_slice(&bytes).or_error(ErrorKind::Corrupt, || {
-            format!("{key} is no plan of this release; run `scalingnote plan` again")
-        })?;
-        if plan.version != PLAN_VERSION {
-            return Err(Error::corrupt(format!(
-                "{key} has plan version {}, this release reads {PLAN_VERSION}",
-                plan.version
-            )));
+        let damaged = || format!("{key} is no plan; run `scalingnote plan` again");
+        let json: serde_json::Value =
+            serde_json::from_slice(&bytes).or_error(ErrorKind::Corrupt, damaged)?;
+        let version = json.get("version").and_then(serde_json::Value::as_u64);
+        if version.is_some_and(|version| version != u64::from(PLAN_VERSION)) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{key} is a plan of another release: it has version {}, this release reads {PLAN_VERSION}; \
+                     run `scalingnote plan` again",
+                    version.unwrap_or(0)
+                ),
+            ));
         }
-        Ok(plan)
+        serde_json::from_value(json).or_error(ErrorKind::Corrupt, damaged)
     }
 }
 
@@ -244,13 +285,9 @@ pub(crate) fn encode_task_id(spec: &RunSpec, shard: &ShardPlan) -> String {
     format!("encode-{:05}-{}", shard.prepared.shard, hasher.finish().short())
 }
 
-/// Identity of a build task: same space, options, prepared content and columns (and parent in delta mode).
-pub(crate) fn build_task_id(
-    spec: &RunSpec,
-    options_id: &str,
-    shard: &ShardPlan,
-    parent_ids: Option<&FileRef>,
-) -> String {
+/// Identity of a build task: same space, options, prepared content and columns, and the same parent, since the index
+/// builds upon that.
+pub(crate) fn build_task_id(spec: &RunSpec, options_id: &str, shard: &ShardPlan) -> Result<String> {
     let mut hasher = Hasher256::new();
     hasher
         .field(&spec.space_id.0)
@@ -259,10 +296,10 @@ pub(crate) fn build_task_id(
         .field(shard.prepared.content.0)
         .field(shard.prepared.columns.0)
         .field(spec.stored_columns.join("\u{0}"));
-    if let Some(ids) = parent_ids {
-        hasher.field(ids.sha256.0);
+    if let Some(parent) = &shard.parent {
+        hasher.field(hash_json(&(&parent.shard, &parent.compact, parent.index.is_some()))?.0);
     }
-    format!("build-{:05}-{}", shard.prepared.shard, hasher.finish().short())
+    Ok(format!("build-{:05}-{}", shard.prepared.shard, hasher.finish().short()))
 }
 
 /// Turns every path of the tower's options into an absolute one, so that an envelope works from any folder.

@@ -136,6 +136,10 @@ pub struct PlanBrief {
     pub texts: u64,
     /// Their exact tokens, prompt included.
     pub tokens: u64,
+    /// The night's plan of the tower that is to take over, where one is configured and anything is to be done: its
+    /// tasks and its publication follow this plan's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<Box<PlanBrief>>,
 }
 
 impl PlanBrief {
@@ -149,8 +153,9 @@ impl PlanBrief {
             encode_tasks: plan.encode.len() as u64,
             calibrate_tasks: u64::from(plan.calibrate.is_some()),
             build_tasks: plan.build.len() as u64,
-            texts: plan.shards.iter().map(|shard| shard.texts_to_encode).sum(),
-            tokens: plan.shards.iter().map(|shard| shard.tokens_to_encode).sum(),
+            texts: plan.encode.iter().map(|task| task.shard.texts_to_encode).sum(),
+            tokens: plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum(),
+            backfill: None,
         }
     }
 }

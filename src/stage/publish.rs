@@ -190,11 +190,14 @@ struct RecallBooks {
     by_shard: BTreeMap<u32, Recall>,
 }
 
+/// Recall of each shard as a manifest remembers it.
+pub(super) fn recall_by_shard(manifest: &Manifest) -> BTreeMap<u32, Recall> {
+    let measured = manifest.provenance.measured.get("recall_by_shard");
+    measured.and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default()
+}
+
 fn pooled_recall(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Option<RecallBooks> {
-    let mut by_shard: BTreeMap<u32, Recall> = parent
-        .and_then(|manifest| manifest.provenance.measured.get("recall_by_shard"))
-        .and_then(|value| serde_json::from_value(value.clone()).ok())
-        .unwrap_or_default();
+    let mut by_shard = parent.map(recall_by_shard).unwrap_or_default();
     let plan = request.plan;
     by_shard
         .retain(|&number, _| plan.shards.get(number as usize).is_some_and(|shard| shard.unchanged));
@@ -249,7 +252,7 @@ fn provenance(
     measured.insert("duplicates".to_owned(), plan.prepared.duplicates.into());
     Ok(Provenance {
         created_at: chrono::Utc::now().to_rfc3339(),
-        host: host_name(),
+        host: snapshot::host_name(),
         program: format!("scalingnote {}", env!("CARGO_PKG_VERSION")),
         run: spec.run.clone(),
         sql: Some(plan.sql),
@@ -262,14 +265,4 @@ fn provenance(
         gates: gates.to_vec(),
         measured,
     })
-}
-
-/// This machine's name, for people.
-pub fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
 }

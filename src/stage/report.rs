@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backfill::{BackfillReport, BackfillState};
+use super::books::{Reuse, Written};
+use super::live::PartsSummary;
 use crate::corpus::Rejections;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::Recall;
@@ -291,8 +293,18 @@ pub struct RunReport {
     pub padding_avoided: u64,
     /// Embedding parts written.
     pub parts_written: u64,
-    /// Bytes written under the root.
+    /// Bytes written under the root, by kind; plans, receipts and this report are not counted.
+    pub written: Written,
+    /// Bytes written under the root: the sum of `written`.
     pub bytes_written: u64,
+    /// Where vectors came from.
+    pub reuse: Reuse,
+    /// Vectors that were inserted into an index.
+    pub vectors_inserted: u64,
+    /// Shards whose index was built as one.
+    pub shards_rebuilt: u64,
+    /// Parts that vectors were taken from, and how much of them is live.
+    pub parts: PartsSummary,
     /// Tasks whose receipt was there already.
     pub tasks_adopted: u64,
     /// Tasks that this run did.
@@ -395,6 +407,16 @@ impl fmt::Display for RunReport {
                 Some(speed) => writeln!(f, " ({} tokens/s)", format::rate(speed))?,
                 None => writeln!(f)?,
             }
+        }
+        let reused = self.reuse.from_parent + self.reuse.from_elsewhere;
+        if reused > 0 {
+            writeln!(
+                f,
+                "  reused   {} vectors; {} inserted, {} shards rebuilt",
+                format::count(reused),
+                format::count(self.vectors_inserted),
+                format::count(self.shards_rebuilt)
+            )?;
         }
         if let Some(recall) = &self.recall {
             writeln!(

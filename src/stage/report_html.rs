@@ -18,6 +18,7 @@ impl RunReport {
         self.charts(&mut body);
         self.gate_table(&mut body);
         self.backfill(&mut body);
+        self.reuse_tables(&mut body);
         self.corpus_tables(&mut body);
         self.config_table(&mut body);
         page(&format!("Run {}", self.run), &body)
@@ -182,6 +183,59 @@ impl RunReport {
         if !backfill.gates.is_empty() {
             gates(&backfill.gates, body);
         }
+    }
+
+    /// What was taken over and what was written.
+    fn reuse_tables(&self, body: &mut String) {
+        let reuse = &self.reuse;
+        let all = reuse.encoded + reuse.from_parent + reuse.from_elsewhere;
+        let share = |part: u64, whole: u64| match whole {
+            0 => "-".to_owned(),
+            _ => format!("{:.1}%", 100.0 * part as f64 / whole as f64),
+        };
+        body.push_str("<h2>Reuse</h2>\n");
+        let rows: Vec<_> = [
+            ("texts encoded", reuse.encoded, share(reuse.encoded, all)),
+            (
+                "vectors taken from the parent snapshot",
+                reuse.from_parent,
+                share(reuse.from_parent, all),
+            ),
+            ("vectors found elsewhere", reuse.from_elsewhere, share(reuse.from_elsewhere, all)),
+            (
+                "vectors inserted into an index",
+                self.vectors_inserted,
+                share(self.vectors_inserted, all),
+            ),
+            ("shards rebuilt as one", self.shards_rebuilt, String::new()),
+            ("rows in the parts taken from", self.parts.rows, String::new()),
+            ("of these live", self.parts.live_rows, share(self.parts.live_rows, self.parts.rows)),
+            (
+                "parts compacted",
+                self.parts.compacted,
+                share(self.parts.compacted, self.parts.parts),
+            ),
+        ]
+        .into_iter()
+        .map(|(name, count, share)| {
+            vec![Cell::Text(name.into()), Cell::Number(format::count(count)), Cell::Number(share)]
+        })
+        .collect();
+        body.push_str(&table(&[("What", false), ("Count", true), ("Share", true)], &rows));
+        body.push_str("<h2>Bytes written</h2>\n");
+        let written = &self.written;
+        let rows: Vec<_> = [
+            ("prepared notes", written.prepared),
+            ("encoded vectors", written.parts),
+            ("compacted vectors", written.compacted),
+            ("indexes", written.indexes),
+            ("sidecars", written.sidecars),
+            ("ids", written.ids),
+        ]
+        .into_iter()
+        .map(|(name, bytes)| vec![Cell::Text(name.into()), Cell::Number(format::bytes(bytes))])
+        .collect();
+        body.push_str(&table(&[("Kind", false), ("Bytes", true)], &rows));
     }
 
     fn corpus_tables(&self, body: &mut String) {

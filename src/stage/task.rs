@@ -1,6 +1,7 @@
 //! One door for every driver: `execute` runs an envelope against what the worker has at hand.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -25,6 +26,46 @@ pub struct TaskEnv {
     pub reporter: Arc<dyn Reporter>,
     /// Cancellation.
     pub cancel: Cancel,
+    /// What encode tasks have stored for good so far, whether or not they come to their end.
+    pub kept: Arc<Kept>,
+}
+
+/// Parts that are stored with their receipts: the next run does not encode their texts again.
+#[derive(Debug, Default)]
+pub struct Kept {
+    parts: AtomicU64,
+    texts: AtomicU64,
+    tokens: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Kept {
+    pub(super) fn add(&self, texts: u64, tokens: u64, bytes: u64) {
+        self.parts.fetch_add(1, Ordering::Relaxed);
+        self.texts.fetch_add(texts, Ordering::Relaxed);
+        self.tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Number of parts.
+    pub fn parts(&self) -> u64 {
+        self.parts.load(Ordering::Relaxed)
+    }
+
+    /// Their texts.
+    pub fn texts(&self) -> u64 {
+        self.texts.load(Ordering::Relaxed)
+    }
+
+    /// Their tokens, prompt included.
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// What a finished task wrote. Running a task whose receipt exists returns that receipt.

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use object_store::{PutMode, PutOptions, PutPayload};
 
 use super::listen::Heard;
-use super::transfer::PIECE;
 use super::upload::Source;
 use super::{FileRef, PutOutcome, Repeats, Root, error};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,7 +22,7 @@ impl Root {
             size: bytes.len() as u64,
             sha256: Digest256::of(&bytes),
         };
-        if file.size > PIECE && self.repeats != Repeats::NONE {
+        if file.size > self.upload_part && self.repeats != Repeats::NONE {
             return self.put_large(file, bytes).await;
         }
         // More than once only where a gc takes the old object away between the two looks at it.
@@ -78,10 +77,18 @@ impl Root {
             let options = PutOptions { mode: PutMode::Create, extensions, ..PutOptions::default() };
             let payload = PutPayload::from_bytes(bytes.clone());
             let failed = match self.creator.put_opts(&path, payload, options).await {
-                Ok(_) => return Ok(PutOutcome::Created),
+                Ok(_) => {
+                    self.written(key);
+                    return Ok(PutOutcome::Created);
+                }
                 Err(cause) if error::is_undecided(&cause) => self.undecided(key, &cause),
                 Err(object_store::Error::AlreadyExists { .. }) if !in_doubt => {
-                    return Ok(PutOutcome::AlreadyExists);
+                    // One look more at a cloud store: the caller goes on to read what is said to be there.
+                    let there = self.repeats == Repeats::NONE || self.size(key).await?.is_some();
+                    if there {
+                        return Ok(PutOutcome::AlreadyExists);
+                    }
+                    self.comes_and_goes(key)
                 }
                 Err(object_store::Error::AlreadyExists { .. }) => match self.get(key).await {
                     Ok(there) if there == bytes => return Ok(PutOutcome::Created),

@@ -22,6 +22,8 @@ use object_store::{
     Result, UploadPart,
 };
 
+use super::Border;
+
 /// See the module's docs. Keys have passed [`super::key::check`].
 pub struct DurableLocal {
     inner: LocalFileSystem,
@@ -111,10 +113,16 @@ impl Folder {
             }
             other => other?,
         };
-        let written = payload
-            .iter()
-            .try_for_each(|piece| file.write_all(piece))
-            .and_then(|()| file.sync_all());
+        let write = |file: &mut File| {
+            for piece in payload.iter() {
+                let (first, rest) = piece.split_at(piece.len() / 2);
+                file.write_all(first)?;
+                Border::Torn.pass();
+                file.write_all(rest)?;
+            }
+            file.sync_all()
+        };
+        let written = write(&mut file);
         match written {
             Ok(()) => Ok(staged),
             Err(error) => {

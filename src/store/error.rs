@@ -59,7 +59,9 @@ pub fn kind_of_foreign(cause: &(dyn StdError + 'static), otherwise: ErrorKind) -
             return kind_of(store);
         }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return kind_of_io(io);
+            // A buffered writer hides the store's error in one of the operating system's.
+            let hidden = io.get_ref().and_then(|inner| inner.downcast_ref::<object_store::Error>());
+            return hidden.map_or_else(|| kind_of_io(io), kind_of);
         }
         link = error.source();
     }

@@ -8,11 +8,15 @@
 //! embeddings/<space>/00017/<task>.task.json         receipt of an encode task
 //! indexes/<options>/00017/<index>-<hash>.usearch, .f16, <index>.receipt.json
 //! indexes/<options>/00017/<hash>.ids.parquet
+//! indexes/<options>/00017/<hash>.removed.parquet    keys of an index that no longer count
 //! indexes/<options>/00017/<task>.task.json          receipt of a build task
 //! indexes/<options>/calibration-<space>.json        the frozen i8 scale
 //! runs/<run>/plan.json, report.json, report.html
 //! snapshots/00000000000000000042.json               the manifest: put-if-absent is the one commit point
-//! leases/<kind>-<id>.json                           who is at work right now (commit, gc); gone when done
+//! leases/run-00000000000000000007.json              the run that is going on: put-if-absent, the highest number counts
+//! leases/beat-<run>-00000000000000000012.json       its heartbeat
+//! leases/reader-<snapshot>-<id>-<n>.json            a reader that asks gc to keep its snapshot
+//! leases/<kind>-<id>.json                           a commit or a gc batch, for a moment; gone when done, as all leases
 //! ```
 
 use crate::types::SpaceId;
@@ -100,6 +104,11 @@ pub fn ids_file(options: &str, shard: u32, ids: &str) -> String {
     format!("indexes/{options}/{shard:05}/{ids}.ids.parquet")
 }
 
+/// A file of the keys of an index that no longer count, named by its own hash.
+pub fn removed_file(options: &str, shard: u32, removed: &str) -> String {
+    format!("indexes/{options}/{shard:05}/{removed}.removed.parquet")
+}
+
 /// The frozen quantisation scale of a space under one set of index options.
 pub fn calibration(options: &str, space: &SpaceId) -> String {
     format!("indexes/{options}/calibration-{space}.json")
@@ -121,6 +130,36 @@ pub const LEASES: &str = "leases";
 /// A lease of `kind` (`commit`, `gc`) under a name of its own.
 pub fn lease(kind: &str, id: &str) -> String {
     format!("leases/{kind}-{id}.json")
+}
+
+/// The lease of the `number`th run. A run that takes over from a dead one takes the next number.
+pub fn run_lease(number: u64) -> String {
+    format!("leases/run-{number:020}.json")
+}
+
+/// The number of a run's lease; `None` for anything else.
+pub fn run_lease_number(key: &str) -> Option<u64> {
+    key.strip_prefix("leases/run-")?.strip_suffix(".json")?.parse().ok()
+}
+
+/// What the heartbeats of `run` begin with.
+pub fn beats(run: &str) -> String {
+    format!("leases/beat-{run}-")
+}
+
+/// The `number`th heartbeat of `run`.
+pub fn beat(run: &str, number: u64) -> String {
+    format!("leases/beat-{run}-{number:020}.json")
+}
+
+/// The lease of a reader of snapshot `snapshot`; each renewal takes the next `number`.
+pub fn reader_lease(snapshot: u64, id: &str, number: u64) -> String {
+    format!("leases/reader-{snapshot:020}-{id}-{number:010}.json")
+}
+
+/// The snapshot of a reader's lease; `None` for anything else.
+pub fn reader_lease_snapshot(key: &str) -> Option<u64> {
+    key.strip_prefix("leases/reader-")?.get(..20)?.parse().ok()
 }
 
 /// Folder of all manifests.
@@ -173,5 +212,15 @@ mod tests {
             <a href="/x/snapshots/00000000000000000003.json">3</a> 1.json 000000000000000000042.json"#;
         assert_eq!(manifest_numbers_in(page), [3, 12]);
         assert!(manifest_numbers_in("<html>é.json</html>").is_empty());
+    }
+
+    #[test]
+    fn leases_parse_back() {
+        assert_eq!(run_lease_number(&run_lease(7)), Some(7));
+        assert_eq!(run_lease_number(&beat("20260101T000000Z-aaaaaaaa", 7)), None);
+        assert!(beat("r", 7).starts_with(&beats("r")));
+        assert_eq!(reader_lease_snapshot(&reader_lease(42, "0f", 1)), Some(42));
+        assert_eq!(reader_lease_snapshot(&run_lease(7)), None);
+        assert_eq!(reader_lease_snapshot("leases/reader-\u{e9}"), None);
     }
 }

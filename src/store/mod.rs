@@ -4,6 +4,7 @@
 //! object gets an attempt-unique name. Keys are relative to the root, use `/`, and come from [`layout`].
 
 mod advice;
+pub mod border;
 mod cloud;
 mod create;
 mod durable;
@@ -20,6 +21,7 @@ mod transfer;
 mod upload;
 mod web;
 
+pub use border::Border;
 pub use durable::DurableLocal;
 pub use error::{kind_of_foreign, unreadable};
 pub use open::{StorageOptions, open_store};
@@ -96,6 +98,8 @@ pub struct Root {
     cancel: Option<Cancel>,
     /// Set once the store was seen to create conditionally.
     proven: Arc<OnceCell<()>>,
+    /// Largest object sent as one put, and the least size of an upload's parts.
+    upload_part: u64,
 }
 
 /// Only the URI: a store's own form may hold credentials or whole objects.
@@ -116,6 +120,7 @@ impl Root {
             local,
             durable: None,
             web: None,
+            upload_part: transfer::PIECE,
             repeats: Repeats::NONE,
             cancel: None,
             proven: Arc::new(OnceCell::new_with(Some(()))),
@@ -133,6 +138,13 @@ impl Root {
     #[must_use]
     pub fn with_repeats(mut self, repeats: Repeats) -> Self {
         self.repeats = repeats;
+        self
+    }
+
+    /// Uploads go in parts of at least so many bytes; 8 MiB unless set. Stores want 5 MiB or more.
+    #[must_use]
+    pub fn with_upload_part(mut self, bytes: u64) -> Self {
+        self.upload_part = bytes.max(1);
         self
     }
 
@@ -239,8 +251,20 @@ impl Root {
         self.check_write("delete", key)?;
         let path = self.path(key);
         match self.repeated("delete", key, || self.store.delete(&path)).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            other => other,
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => {
+                if let Some(border) = Border::deleted(key) {
+                    border.pass();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// `key` is stored: a step border.
+    fn written(&self, key: &str) {
+        if let Some(border) = Border::written(key) {
+            border.pass();
         }
     }
 

@@ -31,12 +31,11 @@ impl Root {
     /// Fsyncs an object and its folders where the root is a local folder; a cloud store has nothing to do.
     pub async fn sync(&self, key: &str) -> Result<()> {
         super::key::check(key)?;
-        match &self.durable {
-            Some(local) => {
-                local.sync(&self.path(key)).await.map_err(|e| self.error("sync", key, &e))
-            }
-            None => Ok(()),
+        if let Some(local) = &self.durable {
+            local.sync(&self.path(key)).await.map_err(|e| self.error("sync", key, &e))?;
         }
+        self.written(key);
+        Ok(())
     }
 
     /// SHA-256 and size of an object, read as a stream.
@@ -86,8 +85,7 @@ impl Root {
                 None => Err(self.missing(&file.path)),
             };
         }
-        let name = file.path.rsplit('/').next().unwrap_or("object");
-        let target = cache.join(format!("{}-{name}", file.sha256.short()));
+        let target = cache.join(file.cached_name());
         let shown = target.display().to_string();
         let (expected, reused) = (file.clone(), target.clone());
         let fits = blocking(move || Ok(is_intact(&reused, &expected))).await.unwrap_or(false);
@@ -145,6 +143,14 @@ impl Root {
             "{} in {} has {size} bytes where {} were recorded",
             file.path, self.uri, file.size
         ))
+    }
+}
+
+impl FileRef {
+    /// Its name in a cache that [`Root::fetch`] fills.
+    pub fn cached_name(&self) -> String {
+        let name = self.path.rsplit('/').next().unwrap_or("object");
+        format!("{}-{name}", self.sha256.short())
     }
 }
 

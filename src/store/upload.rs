@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 
-use super::transfer::{PIECE, blocking, read_error};
+use super::transfer::{blocking, read_error};
 use super::{FileRef, Root};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Digest256, Hasher256};
@@ -31,11 +31,11 @@ impl Root {
     pub async fn upload(&self, key: &str, file: &Path) -> Result<FileRef> {
         self.check_write("upload", key)?;
         let shown = file.display().to_string();
-        let path = file.to_owned();
+        let (path, largest) = (file.to_owned(), self.upload_part);
         let small = blocking(move || {
             let mut opened = std::fs::File::open(path)?;
             let size = opened.metadata()?.len();
-            if size > PIECE {
+            if size > largest {
                 return Ok(None);
             }
             let mut bytes = Vec::with_capacity(size as usize);
@@ -72,7 +72,10 @@ impl Root {
         };
         let file = FileRef { path: key.to_owned(), size, sha256 };
         match upload.complete().await.map_err(failed) {
-            Ok(_) => Ok(file),
+            Ok(_) => {
+                self.written(key);
+                Ok(file)
+            }
             // The acknowledgement may have been lost. Nobody else writes this name, and it appears as a whole.
             Err(_) if self.local.is_none() && self.size(key).await? == Some(size) => Ok(file),
             Err(error) => {
@@ -94,7 +97,10 @@ impl Root {
         mut reader: Reader,
     ) -> Result<(Digest256, u64)> {
         let size = reader.size;
-        let part = PIECE.max(size.div_ceil(MAX_PARTS).next_multiple_of(1 << 20));
+        let part = match size.div_ceil(MAX_PARTS) {
+            least if least <= self.upload_part => self.upload_part,
+            least => least.next_multiple_of(1 << 20),
+        };
         let mut hasher = Hasher256::new();
         let mut length = 0;
         let mut parts = FuturesUnordered::new();

@@ -2,7 +2,7 @@
 //! every machine. Texts that share words get similar vectors, so retrieval can be tested without a model.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::tower::Encoder;
@@ -15,12 +15,15 @@ pub(crate) const EOS: u32 = u32::MAX;
 /// Characters of the longest piece.
 const PIECE: usize = 12;
 
-/// What `fake:<dimensions>[?tokens_per_second=<n>]` asks for.
+/// What `fake:<dimensions>[?tokens_per_second=<n>][&tilt=<x>]` asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct FakeTower {
     pub(crate) dimensions: u32,
     /// Encoding is slowed down to this rate; never part of the identity.
     pub(crate) tokens_per_second: Option<f64>,
+    /// Turns every vector: this much of it is added to the next element. Never part of the identity: it stands for a
+    /// tower that changed under its name (another library, driver or device), which the drift check must see.
+    pub(crate) tilt: f32,
 }
 
 impl FakeTower {
@@ -28,21 +31,28 @@ impl FakeTower {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let wrong = || {
             Error::config(format!(
-                "model `fake:{text}` must read `fake:<dimensions>` or \
-                 `fake:<dimensions>?tokens_per_second=<number>`"
+                "model `fake:{text}` must read `fake:<dimensions>`, or go on with \
+                 `?tokens_per_second=<number>` or `?tilt=<number>`, joined by `&`"
             ))
         };
-        let (dimensions, query) =
-            text.split_once('?').map_or((text, None), |(left, right)| (left, Some(right)));
+        let (dimensions, query) = text.split_once('?').unwrap_or((text, ""));
         let dimensions = dimensions.parse().ok().filter(|n| (1..=65_536).contains(n));
-        let tokens_per_second = match query {
-            None => None,
-            Some(query) => {
-                let rate = query.strip_prefix("tokens_per_second=").and_then(|n| n.parse().ok());
-                Some(rate.filter(|n: &f64| n.is_finite() && *n > 0.0).ok_or_else(wrong)?)
+        let dimensions = dimensions.ok_or_else(wrong)?;
+        let mut fake = Self { dimensions, tokens_per_second: None, tilt: 0.0 };
+        for (name, value) in query
+            .split('&')
+            .filter(|part| !part.is_empty())
+            .map(|part| part.split_once('=').unwrap_or((part, "")))
+        {
+            let number = value.parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0);
+            let number = number.ok_or_else(wrong)?;
+            match name {
+                "tokens_per_second" => fake.tokens_per_second = Some(number),
+                "tilt" => fake.tilt = number as f32,
+                _ => return Err(wrong()),
             }
-        };
-        Ok(Self { dimensions: dimensions.ok_or_else(wrong)?, tokens_per_second })
+        }
+        Ok(fake)
     }
 }
 
@@ -104,6 +114,7 @@ impl FakeEncoder {
 
 impl Encoder for FakeEncoder {
     fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings> {
+        let started = Instant::now();
         let mut rows = Embeddings::with_capacity(self.dimensions, sequences.len());
         let mut row = vec![0f32; self.dimensions];
         let mut sums = vec![0i64; self.dimensions];
@@ -129,11 +140,18 @@ impl Encoder for FakeEncoder {
             for (value, sum) in row.iter_mut().zip(&sums) {
                 *value = (*sum as f64 / scale) as f32;
             }
+            if self.tower.tilt > 0.0 {
+                for at in 1..row.len() {
+                    row[at] += self.tower.tilt * row[at - 1];
+                }
+            }
             rows.push(&row);
         }
         if let Some(rate) = self.tower.tokens_per_second {
             let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
-            std::thread::sleep(Duration::from_secs_f64(tokens as f64 / rate));
+            // Its own arithmetic is part of the time.
+            let paced = Duration::from_secs_f64(tokens as f64 / rate);
+            std::thread::sleep(paced.saturating_sub(started.elapsed()));
         }
         Ok(rows)
     }
@@ -187,7 +205,10 @@ mod tests {
     fn options_are_checked() {
         let tower = FakeTower::parse("8?tokens_per_second=500").unwrap();
         assert_eq!((tower.dimensions, tower.tokens_per_second), (8, Some(500.0)));
-        for wrong in ["", "0", "8?x=1", "8?tokens_per_second=0", "8?tokens_per_second=nan"] {
+        assert_eq!(FakeTower::parse("8?tilt=0.5&tokens_per_second=2").unwrap().tilt, 0.5);
+        for wrong in
+            ["", "0", "8?x=1", "8?tilt=-1", "8?tokens_per_second=0", "8?tokens_per_second=nan"]
+        {
             assert!(FakeTower::parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::observe::Reporter;
 use crate::tower::adapter::Adapter;
 use crate::tower::bert::{BertConfig, BertEncoder};
@@ -199,7 +199,13 @@ impl Tower {
             };
         }
         let dimensions = cut(options.dimensions, model.width())?;
-        let tokenizer = TowerTokenizer::new(definition, &options, model.vocab_size())?;
+        let named = || match (&options.tokenizer, path.is_dir()) {
+            (Some(tokenizer), _) => tokenizer.clone(),
+            (None, true) => path.join("tokenizer.json").display().to_string(),
+            (None, false) => format!("the tokenizer of {}", path.display()),
+        };
+        let reading = || TowerTokenizer::new(definition, &options, model.vocab_size());
+        let tokenizer = shielded(ErrorKind::Input, named, reading).context(named)?;
         let weights = digest;
         let inner = Inner { options, model, tokenizer, weights, adapter, dimensions, teacher };
         Ok(Self { inner: Arc::new(inner) })

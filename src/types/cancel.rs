@@ -1,7 +1,7 @@
 //! Cooperative cancellation: Ctrl-C and `--deadline` in one handle that loops ask between steps.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Cancel {
     cancelled: Arc<AtomicBool>,
     deadline: Option<Instant>,
+    stopped: Arc<OnceLock<(ErrorKind, String)>>,
 }
 
 impl Cancel {
@@ -21,7 +22,18 @@ impl Cancel {
 
     /// Also stops once `limit` has passed from now.
     pub fn with_deadline(limit: Duration) -> Self {
-        Self { cancelled: Arc::default(), deadline: Instant::now().checked_add(limit) }
+        Self { deadline: Instant::now().checked_add(limit), ..Self::default() }
+    }
+
+    /// A handle that stops with this one and can be stopped on its own.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { stopped: Arc::default(), ..self.clone() }
+    }
+
+    /// Stops everything that holds a clone with this error; the first one counts.
+    pub fn stop(&self, kind: ErrorKind, message: String) {
+        let _earlier = self.stopped.set((kind, message));
     }
 
     /// A clone that also stops once `limit` has passed from now.
@@ -32,7 +44,7 @@ impl Cancel {
             (Some(ours), Some(own)) => Some(ours.min(own)),
             (ours, own) => ours.or(own),
         };
-        Self { cancelled: Arc::clone(&self.cancelled), deadline }
+        Self { deadline, ..self.clone() }
     }
 
     /// Asks everything that holds a clone to stop.
@@ -42,7 +54,9 @@ impl Cancel {
 
     /// True once cancelled or past the deadline.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire) || self.past_deadline()
+        self.cancelled.load(Ordering::Acquire)
+            || self.past_deadline()
+            || self.stopped.get().is_some()
     }
 
     /// Time left until the deadline, if there is one.
@@ -54,8 +68,11 @@ impl Cancel {
         self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Errors of kind Cancelled or Deadline once it is time to stop.
+    /// Errors of kind Cancelled or Deadline, or as [`Cancel::stop`] said, once it is time to stop.
     pub fn check(&self) -> Result<()> {
+        if let Some((kind, message)) = self.stopped.get() {
+            return Err(Error::new(*kind, message.clone()));
+        }
         if self.cancelled.load(Ordering::Acquire) {
             return Err(Error::new(
                 ErrorKind::Cancelled,
@@ -89,6 +106,15 @@ mod tests {
         let hour = part.within(Duration::from_secs(3600));
         part.cancel();
         assert_eq!(hour.check().unwrap_err().kind(), ErrorKind::Cancelled);
+        let parent = Cancel::new();
+        let child = parent.child();
+        child.stop(ErrorKind::Conflict, "taken over".to_owned());
+        assert!(child.clone().is_cancelled());
+        assert_eq!(child.check().unwrap_err().kind(), ErrorKind::Conflict);
+        assert!(parent.check().is_ok());
+        let other = parent.child();
+        parent.cancel();
+        assert_eq!(other.check().unwrap_err().kind(), ErrorKind::Cancelled);
         let late = Cancel::with_deadline(Duration::ZERO);
         assert!(
             late.within(Duration::from_secs(3600)).is_cancelled(),

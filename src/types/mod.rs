@@ -1,11 +1,13 @@
 //! Plain data that every layer shares: identities, hashes, vectors, cancellation.
 
+mod canary;
 mod cancel;
 mod embeddings;
 mod hash;
 mod note;
 mod space;
 
+pub use canary::{Canary, CanaryHit, HexKey};
 pub use cancel::Cancel;
 pub use embeddings::Embeddings;
 pub use hash::{Digest256, Hasher256, TextHash, hash_json};

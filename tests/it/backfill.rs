@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use scalingnote::config::{Pipeline, resolve_text};
 use scalingnote::embedding::list_parts;
 use scalingnote::error::{ErrorKind, Result};
-use scalingnote::exec::{self, RunContext, RunOptions};
+use scalingnote::exec::{self, RunContext, RunOptions, TaskStage};
 use scalingnote::observe::{Event, Reporter, Silent, Stage};
 use scalingnote::search::Snapshot;
 use scalingnote::snapshot::{self, Manifest, Protected, Provenance, Retention};
@@ -22,7 +22,7 @@ use scalingnote::stage::{BackfillState, Outcome, RunReport};
 use scalingnote::store::Root;
 use scalingnote::types::{Cancel, SpaceId};
 
-use crate::faults::Faulty;
+use crate::faults::{Faulty, Tally};
 
 /// Tokens of a night: about 32 of the texts below.
 const NIGHT: u64 = 160;
@@ -444,10 +444,13 @@ async fn a_next_tower_that_cannot_be_opened_does_not_stop_the_day() {
     assert_eq!(newest(&root).await.number, number);
 }
 
+async fn publish_plan(ctx: &RunContext, plan: &str) -> Result<RunReport> {
+    crate::days::publish_plan(ctx, plan, &RunOptions::default()).await
+}
+
 /// The steps of a scheduler: plan, the day's tasks, publish; then the night's tasks, publish.
 async fn scheduled(ctx: &RunContext, stop_after: Option<usize>) -> (RunReport, Option<RunReport>) {
     let plan = exec::plan(ctx).await.unwrap();
-    let options = RunOptions::default();
     let mut day = RunReport::default();
     let key = plan.plan_key.as_ref().unwrap();
     let calibrate = plan.calibrate_task.iter();
@@ -455,9 +458,9 @@ async fn scheduled(ctx: &RunContext, stop_after: Option<usize>) -> (RunReport, O
         exec::execute_task(ctx, key, task).await.unwrap();
     }
     if plan.tasks > 0 {
-        day = exec::publish_plan(ctx, key, &options).await.unwrap();
+        day = publish_plan(ctx, key).await.unwrap();
         // A scheduler that lost the acknowledgement asks again.
-        let again = exec::publish_plan(ctx, key, &options).await.unwrap();
+        let again = publish_plan(ctx, key).await.unwrap();
         assert!(again.outcome.is_nothing(), "{:?}", again.outcome);
     }
     let Some(night) = plan.backfill else { return (day, None) };
@@ -465,16 +468,16 @@ async fn scheduled(ctx: &RunContext, stop_after: Option<usize>) -> (RunReport, O
     let tasks = night.encode_tasks.iter().chain(&night.calibrate_task).chain(&night.build_tasks);
     for (at, task) in tasks.enumerate() {
         if stop_after == Some(at) {
-            let unfinished = exec::publish_plan(ctx, key, &options).await.unwrap_err();
+            let unfinished = publish_plan(ctx, key).await.unwrap_err();
             assert_eq!(unfinished.kind(), ErrorKind::Transient);
             return (day, None);
         }
         exec::execute_task(ctx, key, task).await.unwrap();
         exec::execute_task(ctx, key, task).await.unwrap();
     }
-    let report = exec::publish_plan(ctx, key, &options).await.unwrap();
+    let report = publish_plan(ctx, key).await.unwrap();
     assert_eq!(report.has_switched(), night.switches);
-    let again = exec::publish_plan(ctx, key, &options).await.unwrap();
+    let again = publish_plan(ctx, key).await.unwrap();
     assert_eq!(again.has_switched(), night.switches, "asking again changes nothing");
     (day, Some(report))
 }
@@ -521,6 +524,41 @@ async fn a_scheduler_runs_the_nights_tasks_after_the_day() {
     let after = newest(&root).await;
     assert_eq!(after.content.query_towers, manifest.content.query_towers);
     assert_eq!(seen(&root, &after).await, from_scratch(&corpus, "fake:8").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shares_of_stages_run_a_night_like_a_day() {
+    let root = Root::in_memory();
+    let mut corpus = Corpus::new(60);
+    let (_, new) = spaces(&corpus).await;
+    for night in 0..6 {
+        let ctx = corpus.context(&root, NEXT, &[]);
+        let day = exec::plan_brief(&ctx).await.unwrap();
+        let night_plan = day.backfill.as_deref().expect("a night").clone();
+        assert!(night_plan.tokens <= NIGHT, "{night_plan:?}");
+        let before = stored(&root, &new).await.1;
+        let mut switched = false;
+        for plan in [&day, &night_plan].into_iter().filter(|plan| plan.tasks > 0) {
+            let key = plan.plan_key.as_ref().unwrap();
+            for stage in TaskStage::NAMES {
+                for share in ["0/2", "1/2"] {
+                    let (stage, share) = (stage.parse().unwrap(), share.parse().unwrap());
+                    exec::execute_share(&ctx, key, stage, share, 1).await.unwrap();
+                }
+            }
+            switched |= publish_plan(&ctx, key).await.unwrap().has_switched();
+        }
+        assert!(stored(&root, &new).await.1 <= before + NIGHT);
+        if switched {
+            assert!(night >= 1, "{night}");
+            assert_eq!(newest(&root).await.content.space_id, new);
+            let live = exec::plan_brief(&corpus.context(&root, NEXT, &[])).await.unwrap();
+            assert_eq!((live.tasks, live.backfill), (0, None));
+            return;
+        }
+        corpus.live_a_day(&mut StdRng::seed_from_u64(night));
+    }
+    panic!("three nights are enough");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -622,7 +660,8 @@ async fn faults_neither_lose_nor_hurry_the_switch() {
             let switched = loop {
                 attempts += 1;
                 let share = 0.03 / f64::from(1 + attempts / 8);
-                let faulty = Faulty::random(store.clone(), share, random.random()).root();
+                let faulty =
+                    Faulty::random(store.clone(), share, random.random(), Tally::default()).root();
                 let outcome = corpus.run(&faulty, NEXT, &[]).await;
                 if let Some(newest) = snapshot::newest(&clear).await.unwrap() {
                     let problems = snapshot::verify_hashes(&clear, &newest, &|_| {}).await.unwrap();

@@ -116,15 +116,20 @@ impl Checkout {
 
     /// Runs one command line in a shell, in this folder, with the program on the PATH.
     pub fn shell(&self, line: &str) -> Output {
+        self.command(line).output().expect("sh runs")
+    }
+
+    /// What [`Checkout::shell`] runs, to be started otherwise.
+    pub fn command(&self, line: &str) -> Command {
         let program = Path::new(env!("CARGO_BIN_EXE_scalingnote"));
         let mut path = vec![program.parent().expect("the program lies in a folder").to_owned()];
         path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
-        Command::new("sh")
+        let mut command = Command::new("sh");
+        command
             .args(["-c", line])
             .current_dir(self.path())
-            .env("PATH", std::env::join_paths(path).expect("a PATH"))
-            .output()
-            .expect("sh runs")
+            .env("PATH", std::env::join_paths(path).expect("a PATH"));
+        command
     }
 
     /// [`Checkout::shell`] that must succeed; its standard output.

@@ -67,6 +67,7 @@ impl Corpus {
             shard_count: self.shards,
             default_shards: 4,
             chunker: self.chunker.clone(),
+            known: None,
             exclude: None,
             root: &self.root,
             storage: &StorageOptions::default(),

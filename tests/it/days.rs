@@ -1,12 +1,11 @@
-//! Days in the life of a corpus: what is encoded, what is kept, and that no fault is ever visible to a reader.
+//! Days in the life of a corpus: what is encoded and what is kept.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use object_store::memory::InMemory;
+use rand::Rng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 
 use scalingnote::config::{Pipeline, resolve_text};
 use scalingnote::error::{ErrorKind, Result};
@@ -14,37 +13,12 @@ use scalingnote::exec::{self, RunContext, RunOptions};
 use scalingnote::observe::{Silent, Stage};
 use scalingnote::search::Snapshot;
 use scalingnote::snapshot::{self, Manifest};
-use scalingnote::stage::{Outcome, RunReport};
+use scalingnote::stage::{self, Outcome, RunReport};
 use scalingnote::store::Root;
 use scalingnote::types::Cancel;
 
-use crate::faults::Faulty;
-
-/// A corpus that changes from day to day.
-pub struct Corpus {
-    folder: tempfile::TempDir,
-    /// id -> (body, likes)
-    pub notes: BTreeMap<i64, (String, i64)>,
-}
-
-impl Corpus {
-    pub fn new(notes: i64) -> Self {
-        let notes = (0..notes).map(|id| (id, (format!("note {id} about topic {}", id % 7), 0)));
-        Self { folder: tempfile::tempdir().unwrap(), notes: notes.collect() }
-    }
-
-    fn write(&self, extra: impl Fn(i64) -> serde_json::Value) {
-        let mut lines = String::new();
-        for (id, (body, likes)) in &self.notes {
-            let mut row = serde_json::json!({ "id": id, "body": body, "likes": likes });
-            row["deleted"] = extra(*id);
-            lines.push_str(&format!("{row}\n"));
-        }
-        std::fs::write(self.folder.path().join("notes.jsonl"), lines).unwrap();
-    }
-
-    fn pipeline(&self, set: &[&str]) -> Pipeline {
-        let text = r#"version = 1
+/// Two shards, parts of at most 16 texts.
+pub const PIPELINE: &str = r#"version = 1
 [corpus]
 sql = "select id as note_id, body, likes, deleted from notes"
 template = "{{ body }}"
@@ -65,8 +39,40 @@ max_count_drop_percent = 60.0
 [publish]
 root = "memory://unused"
 "#;
+
+/// The last step of a scheduler, with its report.
+pub async fn publish_plan(ctx: &RunContext, plan: &str, options: &RunOptions) -> Result<RunReport> {
+    let mut report = RunReport::default();
+    exec::publish_plan(ctx, plan, options, &mut report).await.map(|()| report)
+}
+
+/// A corpus that changes from day to day.
+pub struct Corpus {
+    pub folder: tempfile::TempDir,
+    /// id -> (body, likes)
+    pub notes: BTreeMap<i64, (String, i64)>,
+}
+
+impl Corpus {
+    pub fn new(notes: i64) -> Self {
+        let notes = (0..notes).map(|id| (id, (format!("note {id} about topic {}", id % 7), 0)));
+        Self { folder: tempfile::tempdir().unwrap(), notes: notes.collect() }
+    }
+
+    /// Writes `notes.jsonl`; `extra` is each note's `deleted`.
+    pub fn write(&self, extra: impl Fn(i64) -> serde_json::Value) {
+        let mut lines = String::new();
+        for (id, (body, likes)) in &self.notes {
+            let mut row = serde_json::json!({ "id": id, "body": body, "likes": likes });
+            row["deleted"] = extra(*id);
+            lines.push_str(&format!("{row}\n"));
+        }
+        std::fs::write(self.folder.path().join("notes.jsonl"), lines).unwrap();
+    }
+
+    pub fn pipeline(&self, set: &[&str]) -> Pipeline {
         let set: Vec<String> = set.iter().map(|&s| s.to_owned()).collect();
-        resolve_text(text, "days.toml", self.folder.path(), [], &set).unwrap().pipeline
+        resolve_text(PIPELINE, "days.toml", self.folder.path(), [], &set).unwrap().pipeline
     }
 
     pub async fn run(&self, root: &Root, set: &[&str]) -> Result<RunReport> {
@@ -93,36 +99,53 @@ root = "memory://unused"
     }
 }
 
-async fn run(pipeline: Pipeline, root: &Root) -> Result<RunReport> {
-    let ctx = RunContext {
-        pipeline,
-        root: root.clone(),
-        reporter: Arc::new(Silent),
-        cancel: Cancel::new(),
-    };
+pub async fn run(pipeline: Pipeline, root: &Root) -> Result<RunReport> {
+    let ctx = context(pipeline, root);
     exec::run(&ctx, &RunOptions { attempts: 1, ..RunOptions::default() }).await
 }
 
-fn encoded(report: &RunReport) -> u64 {
+pub fn context(pipeline: Pipeline, root: &Root) -> RunContext {
+    let (root, reporter) = (root.clone(), Arc::new(Silent));
+    RunContext { pipeline, root, reporter, cancel: Cancel::new() }
+}
+
+pub fn encoded(report: &RunReport) -> u64 {
     report.stages.iter().find(|stage| stage.stage == Stage::Encode).unwrap().actual.texts
 }
 
-/// What a reader sees: every note's text hash and stored column, and the bytes of every index and sidecar.
+/// What a reader sees: every note's text hash and stored column, and the bytes of the index and sidecar of every segment
+/// with the keys removed from it.
 pub async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
     let mut seen = BTreeMap::new();
     for shard in &manifest.content.shards {
-        for (kind, file) in [("index", &shard.index), ("sidecar", &shard.sidecar)] {
-            let hash = file.as_ref().map(|file| file.sha256.to_hex()).unwrap_or_default();
-            seen.insert(format!("{kind} {}", shard.shard), hash);
+        for (at, segment) in shard.segments().iter().enumerate() {
+            let removed = segment.removed.as_ref().map(|removed| &removed.file);
+            let files = [Some(&segment.index), Some(&segment.sidecar), removed];
+            for (kind, file) in ["index", "sidecar", "removed"].into_iter().zip(files) {
+                let hash = file.map(|file| file.sha256.to_hex()).unwrap_or_default();
+                seen.insert(format!("{kind} {} {at}", shard.shard), hash);
+            }
         }
     }
     let opened = Snapshot::open(root, Some(manifest.number), cache).await.unwrap();
-    let mut probe = [0.1f32; 16];
-    probe[3] = 0.7;
-    for found in opened.search_vector(&probe, manifest.content.vectors as usize, true).unwrap() {
-        seen.insert(found.note_id.to_string(), format!("{} {:?}", found.score, found.stored));
-    }
+    let canaries = opened.check_canaries().unwrap();
+    assert!(canaries > 0 || manifest.content.vectors == 0, "every index has canaries");
+    seen.extend(found(&opened));
     seen
+}
+
+/// Every note that an exact search finds, with its score and stored columns.
+pub fn found(opened: &Snapshot) -> BTreeMap<String, String> {
+    let dimensions = opened.manifest().content.space.dimensions as usize;
+    let mut probe = vec![0.1f32; dimensions];
+    probe[3] = 0.7;
+    let all = opened.manifest().content.vectors as usize;
+    let found = opened.search_vector(&probe, all, true).unwrap();
+    assert_eq!(found.len() as u64, opened.manifest().content.notes);
+    found
+        .into_iter()
+        .map(|found| (found.note_id.to_string(), format!("{} {:?}", found.score, found.stored)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,14 +227,24 @@ async fn a_delta_upserts_and_deletes() {
     assert_eq!(refused.kind(), ErrorKind::Config);
 }
 
+/// The schedulers' way, where no lease keeps runs apart: the conditional commit alone decides.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_runs_at_once_publish_once_and_lose_nothing() {
+async fn four_planned_runs_at_once_publish_once_and_lose_nothing() {
     let root = Root::in_memory();
     let corpus = Corpus::new(80);
     corpus.write(|_| false.into());
     let runs = (0..4).map(|_| {
-        let (pipeline, root) = (corpus.pipeline(&[]), root.clone());
-        async move { run(pipeline, &root).await }
+        let ctx = context(corpus.pipeline(&[]), &root);
+        async move {
+            let plan = exec::plan(&ctx).await?.run;
+            let tasks = stage::Plan::load(&ctx.root, &plan).await?;
+            let encode = tasks.encode.iter().map(|task| &task.id);
+            let build = tasks.build.iter().map(|task| &task.id);
+            for task in encode.chain(tasks.calibrate.iter().map(|task| &task.id)).chain(build) {
+                exec::execute_task(&ctx, &plan, task).await?;
+            }
+            publish_plan(&ctx, &plan, &RunOptions::default()).await
+        }
     });
     let mut published = 0;
     for outcome in futures::future::join_all(runs).await {
@@ -226,79 +259,4 @@ async fn two_runs_at_once_publish_once_and_lose_nothing() {
     assert_eq!(snapshot::numbers(&root).await.unwrap(), [1]);
     let again = corpus.run(&root, &[]).await.unwrap();
     assert_eq!(again.outcome, Outcome::NothingToDo { snapshot: Some(1) });
-}
-
-/// One schedule: some days, every call of the store may fail, the run is repeated until it gets through. After every
-/// attempt the newest snapshot must be whole, and in the end equal to what a run without faults publishes.
-async fn schedule(seed: u64) -> (u32, u32) {
-    let mut random = StdRng::seed_from_u64(seed);
-    let store = Arc::new(InMemory::new());
-    let clear = Root::from_store(store.clone(), "memory://days", None);
-    let reference = Root::in_memory();
-    let cache = tempfile::tempdir().unwrap();
-    let mut corpus = Corpus::new(40);
-    let (mut attempts, mut failures) = (0, 0);
-    let mut published: BTreeMap<u64, Manifest> = BTreeMap::new();
-    for day in 0..3 {
-        corpus.live_a_day(&mut random);
-        corpus.run(&reference, &[]).await.unwrap();
-        loop {
-            attempts += 1;
-            // Ever fewer faults, so that every schedule ends.
-            let share = 0.05 / f64::from(1 + attempts / 8);
-            let faulty = Faulty::random(store.clone(), share, random.random()).root();
-            let outcome = corpus.run(&faulty, &[]).await;
-            // Whatever happened, a reader sees whole snapshots and the old ones as they were.
-            if let Some(newest) = snapshot::newest(&clear).await.unwrap() {
-                let problems = snapshot::verify_hashes(&clear, &newest, &|_| {}).await.unwrap();
-                assert!(problems.is_empty(), "seed {seed}, day {day}: {problems:?}");
-                published.entry(newest.number).or_insert(newest);
-            }
-            for (number, manifest) in &published {
-                let now = snapshot::read(&clear, *number).await.unwrap();
-                assert_eq!(now, *manifest, "seed {seed}, day {day}: snapshot {number} changed");
-            }
-            match outcome {
-                Ok(report) => {
-                    assert_ne!(
-                        report.outcome,
-                        Outcome::GateRefused,
-                        "seed {seed}: {:?}",
-                        report.gates
-                    );
-                    break;
-                }
-                Err(error) => {
-                    failures += 1;
-                    assert!(error.is_retryable(), "seed {seed}, day {day}: {error:?}");
-                }
-            }
-        }
-        let ours = snapshot::newest(&clear).await.unwrap().unwrap();
-        let expected = snapshot::newest(&reference).await.unwrap().unwrap();
-        assert_eq!(
-            seen(&clear, &ours, cache.path()).await,
-            seen(&reference, &expected, cache.path()).await,
-            "seed {seed}, day {day}"
-        );
-    }
-    (attempts, failures)
-}
-
-/// Runs `SCALINGNOTE_FAULT_SCHEDULES` seeded schedules (20 by default) from `SCALINGNOTE_FAULT_SEED` (0).
-#[tokio::test(flavor = "multi_thread")]
-async fn random_faults_are_never_visible() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let first = number("SCALINGNOTE_FAULT_SEED", 0);
-    let count = number("SCALINGNOTE_FAULT_SCHEDULES", 20);
-    let (mut attempts, mut failures) = (0, 0);
-    for seed in first..first + count {
-        let (tried, failed) = schedule(seed).await;
-        attempts += tried;
-        failures += failed;
-    }
-    println!("{count} schedules from seed {first}: {attempts} runs, {failures} stopped by a fault");
-    assert!(failures > 0, "the faults must have bitten");
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use scalingnote::error::ErrorKind;
 use scalingnote::index::{
-    BuildReport, Calibration, Delta, IndexOptions, Quantization, ShardIndex, audit, build,
-    calibrate, estimate_memory, update,
+    BuildReport, Calibration, IndexOptions, Quantization, RowSet, ShardIndex, audit, build,
+    calibrate, estimate_memory, measure,
 };
 use scalingnote::types::{Cancel, Embeddings};
 
@@ -343,92 +343,61 @@ fn many_threads_search_one_shard() {
     });
 }
 
+/// Two segments with removed rows serve like one index of what is left, and are measured like one.
 #[test]
-fn an_update_is_deterministic_and_searches_like_a_rebuild() {
+fn segments_serve_together_like_one_index() {
     let vectors = clustered(3_000, 32, 3);
     let all = keys(3_000);
-    // Two thirds at first; then one in fifty goes, the rest comes, among it copies of what stays.
-    let parts = |pick: &dyn Fn(usize) -> bool| {
-        let mut picked = Embeddings::with_capacity(32, 0);
-        let rows: Vec<usize> = (0..all.len()).filter(|at| pick(*at)).collect();
-        rows.iter().for_each(|at| {
-            let row = if at % 100 == 0 { 3 } else { *at };
-            picked.push(vectors.row(row));
-        });
-        (rows.iter().map(|at| all[*at]).collect::<Vec<u64>>(), picked)
+    let pick = |which: &dyn Fn(usize) -> bool| {
+        let rows: Vec<usize> = (0..all.len()).filter(|at| which(*at)).collect();
+        let mut picked = Embeddings::with_capacity(32, rows.len());
+        rows.iter().for_each(|at| picked.push(vectors.row(*at)));
+        (rows.into_iter().map(|at| all[at]).collect::<Vec<u64>>(), picked)
     };
-    let (old_keys, old) = parts(&|at| at % 3 != 0);
-    let (removed, _) = parts(&|at| at % 3 != 0 && at % 50 == 1);
-    let (added, added_vectors) = parts(&|at| at % 3 == 0);
-    let (new_keys, new) = parts(&|at| at % 3 == 0 || at % 50 != 1);
-    let parent = built(&old_keys, &old, IndexOptions::default());
-    let before = std::fs::read(parent.index()).unwrap();
-    let child = |name: &str| {
-        let (index, sidecar) =
-            (parent.folder.path().join(format!("{name}.usearch")), parent.folder.path().join(name));
-        let delta = Delta { removed: &removed, added: &added, vectors: &added_vectors };
-        let cancel = Cancel::new();
-        let report = update(
-            &parent.index(),
-            &parent.sidecar(),
-            &delta,
-            &parent.options,
-            &parent.calibration,
-            &index,
-            &sidecar,
-            &cancel,
-            &|_| {},
-        )
-        .unwrap();
-        (report, index, sidecar)
-    };
-    let (report, index, sidecar) = child("one");
-    let (_, again, _) = child("two");
-    assert!(std::fs::read(&index).unwrap() == std::fs::read(again).unwrap());
-    assert!(before == std::fs::read(parent.index()).unwrap());
-    let rebuilt = built(&new_keys, &new, IndexOptions::default());
-    // The sidecar does not depend on the way.
-    assert!(std::fs::read(&sidecar).unwrap() == std::fs::read(rebuilt.sidecar()).unwrap());
-    let shard = ShardIndex::open(&index, &sidecar, &parent.options, &parent.calibration).unwrap();
-    let found = recall(&shard, &clustered(100, 32, 4));
-    println!("updated {found}, {report:?}");
-    assert!(found > 0.97 && report.orphans == 0, "{found} {report:?}");
-    assert_eq!(report.vectors, new_keys.len() as u64);
-    // Removed keys are gone, and only those.
-    assert_eq!(shard.keys(), new_keys);
-    let gone = shard.search(vectors.row(1), 10).unwrap();
-    assert!(gone.iter().all(|hit| !removed.contains(&hit.key)));
-}
-
-#[test]
-fn an_update_may_only_remove() {
-    let vectors = clustered(400, 16, 3);
-    let keys = keys(400);
-    let parent = built(&keys, &vectors, IndexOptions::default());
-    let (index, sidecar) =
-        (parent.folder.path().join("b.usearch"), parent.folder.path().join("b.f16"));
-    let none = Embeddings::with_capacity(16, 0);
-    let delta = Delta { removed: &keys[10..20], added: &[], vectors: &none };
-    let run = |delta: &Delta<'_>| {
-        update(
-            &parent.index(),
-            &parent.sidecar(),
-            delta,
-            &parent.options,
-            &parent.calibration,
-            &index,
-            &sidecar,
-            &Cancel::new(),
-            &|_| {},
-        )
-    };
-    let report = run(&delta).unwrap();
-    assert_eq!((report.vectors, report.orphans), (390, 0));
-    assert_eq!(audit(&index).unwrap().nodes, 400);
-    let shard = ShardIndex::open(&index, &sidecar, &parent.options, &parent.calibration).unwrap();
-    assert_eq!(shard.len(), 390);
-    let strange = Delta { removed: &[7], ..delta };
-    assert_eq!(run(&strange).unwrap_err().kind(), ErrorKind::Input);
+    // One in fifty of the base is removed; a tenth of it again comes in a delta, some of it under removed keys.
+    let gone = |at: usize| at % 50 == 7;
+    let late = |at: usize| at % 10 == 7;
+    let (base_keys, base) = pick(&|at| !late(at) || gone(at));
+    let (removed, _) = pick(&gone);
+    let (delta_keys, delta) = pick(&late);
+    let one = built(&all, &vectors, IndexOptions::default());
+    let whole = one.open();
+    let segments = [
+        built(&base_keys, &base, IndexOptions::default()),
+        built(&delta_keys, &delta, IndexOptions::default()),
+    ];
+    let opened: Vec<ShardIndex> = segments
+        .iter()
+        .map(|made| {
+            let (index, sidecar) = (made.index(), made.sidecar());
+            // One scale for all, as a space has.
+            ShardIndex::open(&index, &sidecar, &made.options, &made.calibration).unwrap()
+        })
+        .collect();
+    let live = [
+        RowSet::without(opened[0].keys(), &removed).unwrap(),
+        RowSet::without(opened[1].keys(), &[]).unwrap(),
+    ];
+    assert_eq!(live.iter().map(RowSet::len).sum::<usize>(), all.len());
+    let query = vectors.row(57);
+    let mut exact: Vec<_> = opened
+        .iter()
+        .zip(&live)
+        .flat_map(|(shard, live)| shard.search_exact_among(query, 20, live).unwrap())
+        .collect();
+    exact.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.key.cmp(&b.key)));
+    exact.truncate(20);
+    assert_eq!(exact, whole.search_exact(query, 20).unwrap());
+    let hits = opened[0].search_among(query, 50, &live[0]).unwrap();
+    assert!(hits.len() == 50 && hits.iter().all(|hit| !removed.contains(&hit.key)));
+    let cancel = Cancel::new();
+    let together = measure(&[(&opened[0], &live[0]), (&opened[1], &live[1])], &cancel).unwrap();
+    println!("together {together:?}, one index {:?}", one.report.recall);
+    assert_eq!(together.queries, one.report.recall.queries);
+    assert!(together.mean >= one.report.recall.mean - 0.02, "{together:?}");
+    let every = RowSet::without(whole.keys(), &[]).unwrap();
+    assert_eq!(measure(&[(&whole, &every)], &cancel).unwrap(), one.report.recall);
+    assert_eq!(RowSet::without(&all, &[7]).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
 #[test]

@@ -16,19 +16,34 @@ mod embedding;
 mod evaluate;
 mod faults;
 mod full_disk;
+mod hostile;
+mod http;
 mod index;
+mod kills;
 mod kubernetes;
 mod layers;
+mod leases;
 mod metrics;
+mod privacy;
 mod proxy;
 mod purge;
 mod readme;
 mod report;
+mod schedules;
 mod schemas;
 mod search;
+mod search_where;
+mod segments;
+mod serve;
+mod skewed;
 mod snapshot;
 mod store;
 mod streaming;
 mod support;
 mod tower_parity;
+mod watcher;
 mod web;
+
+/// It tells how much memory a damaged file makes the program ask for.
+#[global_allocator]
+static WATCH: hostile::targets::Watch = hostile::targets::Watch;

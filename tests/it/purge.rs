@@ -108,6 +108,7 @@ async fn purge_with(root: &Root, ids: &[i64], dry_run: bool) -> Result<PurgeRepo
 /// What a reader gets: every note with its score for a fixed query and its stored columns.
 async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
     let opened = Snapshot::open(root, Some(manifest.number), cache).await.unwrap();
+    opened.check_canaries().unwrap();
     let mut probe = [0.1f32; 16];
     probe[3] = 0.7;
     let all = opened.search_vector(&probe, manifest.content.vectors as usize, true).unwrap();
@@ -119,7 +120,8 @@ async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String
 async fn traces(root: &Root, id: i64, text: &str) -> Vec<String> {
     let note = NoteId::Int(id);
     let hash = Digest256::of(text.as_bytes()).to_hex();
-    let key = NoteKey::derive(&note, 0, 0).0.to_le_bytes();
+    let key = NoteKey::derive(&note, 0, 0).0;
+    let (key, spelled) = (key.to_le_bytes(), format!("{key:016x}"));
     let mut found = Vec::new();
     for object in root.list("").await.unwrap() {
         let bytes = root.get(&object.key).await.unwrap();
@@ -143,7 +145,7 @@ async fn traces(root: &Root, id: i64, text: &str) -> Vec<String> {
         if has(&key) {
             hit("key");
         }
-        for word in [format!("\"{note}\""), hash.clone(), text.to_owned()] {
+        for word in [format!("\"{note}\""), hash.clone(), text.to_owned(), spelled.clone()] {
             if has(word.as_bytes()) {
                 hit(&word);
             }

@@ -2,8 +2,9 @@
 //! Makefile), and its Python example reads a real snapshot and must agree with `scalingnote search`.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
@@ -56,6 +57,7 @@ fn every_command_of_the_readme_runs_as_written() {
     checkout.install("pipelines/cron/nightly.sh");
     let mut days = 0;
     let mut plan_key = String::new();
+    let mut server = None;
     for line in &lines {
         let words: Vec<&str> = line.split_whitespace().collect();
         // Every later day sees one more changed note.
@@ -71,6 +73,12 @@ fn every_command_of_the_readme_runs_as_written() {
         }
         let before = checkout.snapshots().len();
         match words[..] {
+            // It answers the `curl` lines after it, and ends with the test.
+            ["scalingnote", "serve", ..] => server = Some(Served::start(&checkout, line)),
+            ["curl", ..] => {
+                let server = server.as_ref().expect("`scalingnote serve` stands above `curl`");
+                server.answers(&checkout, line);
+            }
             ["scalingnote", ..] => {
                 let said = checkout.ok(&format!("PLAN_KEY={plan_key}; {line}"));
                 assert!(!said.trim().is_empty(), "`{line}` prints nothing");
@@ -103,6 +111,7 @@ fn every_command_of_the_readme_runs_as_written() {
             assert_eq!(published, 1, "`{line}` publishes one snapshot");
         }
     }
+    server.expect("README.md shows how to serve").stop();
     // What the commands are there for happened: two days, a way back to the first, and three ways to run a day.
     assert_eq!(days, 5);
     let content: Vec<Value> =
@@ -116,6 +125,55 @@ fn every_command_of_the_readme_runs_as_written() {
         metrics.contains("scalingnote_snapshot_number{pipeline=\"quickstart\"} 6\n"),
         "{metrics}"
     );
+}
+
+/// `scalingnote serve` as the README starts it, on a free port.
+struct Served {
+    process: Child,
+    address: String,
+}
+
+/// The address that the README serves on.
+const ADDRESS: &str = "127.0.0.1:8080";
+
+impl Served {
+    fn start(checkout: &Checkout, line: &str) -> Self {
+        assert!(line.contains(ADDRESS), "`{line}` must serve on {ADDRESS}");
+        let line = line.replace(ADDRESS, "127.0.0.1:0");
+        let mut command = checkout.command(&format!("exec {line}"));
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("sh runs");
+        let mut said = String::new();
+        let out = process.stdout.take().expect("its output is piped");
+        BufReader::new(out).read_line(&mut said).expect("its output is text");
+        let address = said.trim().split("http://").nth(1).unwrap_or_else(|| panic!("{said:?}"));
+        Self { address: address.to_owned(), process }
+    }
+
+    /// Runs a `curl` line of the README where there is a curl.
+    fn answers(&self, checkout: &Checkout, line: &str) {
+        if !checkout.shell("command -v curl").status.success() {
+            println!("skipped: no curl for `{line}`");
+            return;
+        }
+        let line = line.replace(ADDRESS, &self.address).replace("curl ", "curl --fail ");
+        assert!(line.contains(&self.address), "`{line}` must ask {ADDRESS}");
+        let said = checkout.ok(&line);
+        let hits = || serde_json::from_str::<Value>(&said).ok()?["hits"].as_array().map(Vec::len);
+        assert!(!line.contains("/search") || hits() > Some(0), "`{line}` finds nothing: {said}");
+    }
+
+    fn stop(mut self) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        assert!(self.process.wait().expect("it is our child").success(), "SIGTERM is no failure");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It has ended already unless the test failed.
+        let _ = self.process.kill();
+    }
 }
 
 #[test]
@@ -159,14 +217,45 @@ fn run_python(python: &Path, script: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("output is UTF-8")
 }
 
-/// `(note id, score)` by rank, from the lines `score<TAB>note id<TAB>title` of the example.
-fn parse_example(output: &str) -> Vec<(String, f64)> {
-    let hits = output.lines().map(|line| {
-        let mut fields = line.split('\t');
-        let score = fields.next().and_then(|text| text.parse().ok()).expect("a score");
-        (fields.next().expect("a note id").to_owned(), score)
-    });
-    hits.collect()
+/// The README's example, kept running: it reads note ids and prints the notes like each.
+struct Example {
+    process: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Example {
+    fn start(python: &Path, script: &Path, root: &Path) -> Self {
+        let mut command = Command::new(python);
+        command.arg(script).arg(root).arg("0.05").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("Python runs");
+        let out = BufReader::new(process.stdout.take().expect("its output is piped"));
+        Self { process, out }
+    }
+
+    /// Snapshot number, and `(note id, score)` by rank, from five lines `number<TAB>score<TAB>note id<TAB>title`.
+    fn similar(&mut self, note: &str) -> (u64, Vec<(String, f64)>) {
+        let input = self.process.stdin.as_mut().expect("its input is piped");
+        writeln!(input, "{note}").expect("the example reads");
+        let mut numbers = Vec::new();
+        let mut hits = Vec::new();
+        for _ in 0..5 {
+            let mut line = String::new();
+            self.out.read_line(&mut line).expect("output is UTF-8");
+            let fields: Vec<&str> = line.trim_end().split('\t').collect();
+            assert!(fields.len() == 4, "the example prints {line:?}");
+            numbers.push(fields[0].parse().expect("a snapshot number"));
+            hits.push((fields[2].to_owned(), fields[1].parse().expect("a score")));
+        }
+        assert!(numbers.iter().all(|number| *number == numbers[0]), "an answer is of one snapshot");
+        (numbers[0], hits)
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// A note id of `search --json` in the tagged form of the stored files.
@@ -186,14 +275,14 @@ fn the_python_example_agrees_with_search() {
     let examples = blocks(&readme, "python");
     let example = examples.first().expect("README.md has a Python example");
     for (shards, quantization) in [(1, "i8"), (3, "i8"), (2, "f32"), (2, "f16")] {
-        let checkout = Checkout::new();
+        let mut checkout = Checkout::new();
         checkout.ok(&format!(
             "scalingnote run pipelines/quickstart.toml --set index.shards={shards} \
              --set index.quantization={quantization}"
         ));
         let script = checkout.path().join("similar.py");
         std::fs::write(&script, example).expect("write");
-        let root = checkout.root();
+        let mut example = Example::start(&python, &script, &checkout.root());
         for note in [0, 17, 239] {
             // The text that was encoded for this note: the same text makes the same vector, so that
             // "notes like this note" and "search for this text" are one question.
@@ -205,10 +294,8 @@ fn the_python_example_agrees_with_search() {
             let line = "scalingnote search .cache/quickstart-699 \"$(cat text)\" -k 5 --json";
             let hits: Value = serde_json::from_str(&checkout.ok(line)).expect("search prints JSON");
             let hits = hits["hits"].as_array().or_else(|| hits.as_array()).expect("a list of hits");
-            let found =
-                run_python(&python, &script, &[&root.to_string_lossy(), &format!("i:{note}")]);
-            let found = parse_example(&found);
-            assert_eq!(found.len(), 5, "the example prints five hits");
+            let (number, found) = example.similar(&format!("i:{note}"));
+            assert_eq!(number, 1);
             assert_eq!(found[0].0, format!("i:{note}"), "a note is its own nearest");
             let expected: BTreeMap<String, f64> = hits
                 .iter()
@@ -226,6 +313,24 @@ fn the_python_example_agrees_with_search() {
                 }
             }
         }
+        // A newer snapshot takes over while the example runs.
+        let line = "scalingnote run pipelines/quickstart.toml";
+        checkout.edit();
+        checkout.ok(&format!(
+            "{line} --set index.shards={shards} --set index.quantization={quantization}"
+        ));
+        let swapped = (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            example.similar("i:17").0 == 2
+        });
+        assert!(swapped, "snapshot 2 takes over");
+        // Its base has a removed key, and the edited note lies in a delta.
+        let newest = checkout.snapshots().pop().expect("a snapshot");
+        assert!(newest["content"]["shards"].to_string().contains("\"deltas\""), "{newest}");
+        let (_, found) = example.similar("i:0");
+        assert_eq!(found[0].0, "i:0");
+        let ids: std::collections::BTreeSet<_> = found.iter().map(|(id, _)| id).collect();
+        assert_eq!(ids.len(), 5, "no note comes twice: {found:?}");
     }
 }
 

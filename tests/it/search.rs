@@ -161,7 +161,7 @@ async fn another_store_is_downloaded_once_and_checked() {
 }
 
 /// A plain web server over a root: files by GET, nothing else.
-async fn serve(folder: std::path::PathBuf) -> String {
+pub async fn serve(folder: std::path::PathBuf) -> String {
     let answer = move |uri: axum::http::Uri| {
         let path = folder.join(uri.path().trim_start_matches('/'));
         async move { std::fs::read(path).map_err(|_| axum::http::StatusCode::NOT_FOUND) }

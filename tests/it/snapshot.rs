@@ -17,11 +17,11 @@ use scalingnote::snapshot::{
 use scalingnote::store::{Root, layout};
 use scalingnote::types::{Digest256, NoteId, hash_json};
 
-use crate::faults::{Fault, Faulty};
+use crate::faults::{Fault, Faulty, Tally};
 use crate::support::{self, notes, provenance, publish, store_content, unit_vectors};
 
 /// A content without vectors whose one file says `tag`: cheap, real, and different for every tag.
-async fn tiny(root: &Root, tag: &str) -> Result<Content> {
+pub async fn tiny(root: &Root, tag: &str) -> Result<Content> {
     let mut content = support::store_content_without_files();
     let bytes = Bytes::from(tag.to_owned());
     let key = layout::ids_file(&content.index.options_id, 0, &Digest256::of(&bytes).short());
@@ -105,7 +105,7 @@ async fn nothing_is_published_that_is_not_there() {
     let mut missing = content.clone();
     missing.shards[0].ids.path = layout::ids_file("0123456789abcdef", 0, "none");
     let error = commit(&root, None, missing, vec![], provenance("r")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.kind(), ErrorKind::Transient, "a run makes it anew");
     let mut truncated = content.clone();
     truncated.shards[0].ids.size += 1;
     let error = commit(&root, None, truncated, vec![], provenance("r")).await.unwrap_err();
@@ -257,7 +257,7 @@ async fn a_store_that_denies_an_object_publishes_nothing_and_gc_takes_nothing_fo
     })
     .root();
     let error = commit(&root, Some(&first), content, vec![], provenance("b")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.kind(), ErrorKind::Transient);
     assert_eq!(numbers(&plain).await.unwrap(), [1]);
 
     // A gc that cannot read a retained manifest stops, whatever the reason.
@@ -280,7 +280,8 @@ async fn random_faults_lose_nothing_and_duplicate_nothing() {
     for seed in 0..40u64 {
         let inner = Arc::new(InMemory::new());
         let publishers = (0..3u64).map(|who| {
-            let store = Faulty::random(Arc::clone(&inner) as _, 0.12, seed * 10 + who);
+            let store =
+                Faulty::random(Arc::clone(&inner) as _, 0.12, seed * 10 + who, Tally::default());
             tokio::spawn(async move {
                 let root = store.root();
                 let mut errors = 0u64;
@@ -625,7 +626,7 @@ async fn a_gc_beside_publishes_never_deletes_what_is_committed() {
                         Ok(CommitOutcome::Committed(_)) => break,
                         Ok(_) => {}
                         // The gc was first: made anew, committed next time.
-                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        Err(error) if error.kind() == ErrorKind::Transient => {}
                         Err(error) => panic!("{error:?}"),
                     }
                 }

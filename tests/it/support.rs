@@ -6,13 +6,12 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, FixedSizeBinaryArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
 };
-use arrow::datatypes::{DataType, Field, Fields};
 use parquet::arrow::ArrowWriter;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use scalingnote::embedding::{EncodedText, write_part};
-use scalingnote::index::{self, Calibration, IndexOptions};
+use scalingnote::index::{self, Calibration, IndexOptions, ShardIndex};
 use scalingnote::schema::ids_schema;
 use scalingnote::snapshot::{
     CommitOutcome, Content, IndexContent, Manifest, Provenance, ShardContent, commit,
@@ -117,6 +116,9 @@ pub fn store_content_without_files() -> Content {
             index: None,
             sidecar: None,
             ids: FileRef { path: String::new(), size: 0, sha256: Digest256::of(b"") },
+            removed: None,
+            deltas: Vec::new(),
+            canaries: Vec::new(),
         }],
         parts: Vec::new(),
         stored_columns: Vec::new(),
@@ -126,6 +128,19 @@ pub fn store_content_without_files() -> Content {
 
 /// Writes parts, indexes and ids files of a corpus as the stages do, and returns the content that names them.
 pub async fn store_content(root: &Root, corpus: &[Chunk], shard_count: u32) -> Content {
+    store_content_with(root, corpus, shard_count, &titles).await
+}
+
+/// Stored columns of some rows.
+pub type Stored<'a> = &'a (dyn Fn(&[&Chunk]) -> RecordBatch + Sync);
+
+/// [`store_content`] with stored columns of one's own.
+pub async fn store_content_with(
+    root: &Root,
+    corpus: &[Chunk],
+    shard_count: u32,
+    stored_columns: Stored<'_>,
+) -> Content {
     let dimensions = corpus.first().map_or(4, |chunk| chunk.vector.len());
     let space = space(dimensions as u32);
     let space_id = space.id().unwrap();
@@ -139,7 +154,7 @@ pub async fn store_content(root: &Root, corpus: &[Chunk], shard_count: u32) -> C
         let mut rows: Vec<&Chunk> =
             corpus.iter().filter(|chunk| shard_of(&chunk.note, shard_count) == shard).collect();
         rows.sort_by_key(|row| NoteKey::derive(&row.note, row.chunk, 0));
-        let stored = store_shard(root, &space, &options_id, shard, &rows).await;
+        let stored = store_shard(root, &space, &options_id, shard, &rows, stored_columns).await;
         parts.extend(stored.1);
         shards.push(stored.0);
     }
@@ -157,7 +172,12 @@ pub async fn store_content(root: &Root, corpus: &[Chunk], shard_count: u32) -> C
         },
         shards,
         parts,
-        stored_columns: vec!["title".to_owned()],
+        stored_columns: stored_columns(&[])
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.name().clone())
+            .collect(),
         query_towers: Vec::new(),
     }
 }
@@ -168,6 +188,7 @@ async fn store_shard(
     options_id: &str,
     shard: u32,
     rows: &[&Chunk],
+    stored_columns: Stored<'_>,
 ) -> (ShardContent, Option<FileRef>) {
     let mut content = ShardContent {
         shard,
@@ -179,6 +200,9 @@ async fn store_shard(
         index: None,
         sidecar: None,
         ids: FileRef { path: String::new(), size: 0, sha256: Digest256::of(b"") },
+        removed: None,
+        deltas: Vec::new(),
+        canaries: Vec::new(),
     };
     let mut part = None;
     if !rows.is_empty() {
@@ -200,6 +224,9 @@ async fn store_shard(
         let keys: Vec<u64> =
             rows.iter().map(|row| NoteKey::derive(&row.note, row.chunk, 0).0).collect();
         let (index, sidecar) = build_index(folder.path(), &keys, &vectors);
+        let opened =
+            ShardIndex::open(&index, &sidecar, &IndexOptions::default(), &calibration()).unwrap();
+        content.canaries = index::record_canaries(&opened).unwrap();
         let hash = scalingnote::store::hash_file(&sidecar).unwrap().short();
         let key = |extension| layout::index_file(options_id, shard, &hash, &hash, extension);
         content.index = Some(root.upload(&key("usearch"), &index).await.unwrap());
@@ -210,28 +237,32 @@ async fn store_shard(
         content.parts = vec![receipt.file.path.clone()];
         part = Some(receipt.file);
     }
-    let bytes = ids_file(rows, part.as_ref().map_or("", |part| &part.path));
+    let bytes = ids_file(rows, part.as_ref().map_or("", |part| &part.path), stored_columns(rows));
     let name = Digest256::of(&bytes).short();
     let key = layout::ids_file(options_id, shard, &name);
     content.ids = root.put(&key, bytes.into()).await.unwrap();
     (content, part)
 }
 
-/// An ids file with the stored column `title`, null for every third note.
-fn ids_file(rows: &[&Chunk], part: &str) -> Vec<u8> {
-    let stored = Fields::from(vec![Field::new("title", DataType::Utf8, true)]);
-    let schema = ids_schema(&stored);
+/// The stored column `title`, null for every third note.
+fn titles(rows: &[&Chunk]) -> RecordBatch {
+    let title = |row: &&Chunk| match row.note {
+        NoteId::Int(id) if id % 3 == 0 => None,
+        _ => Some(format!("title of {}", row.note)),
+    };
+    let column: ArrayRef = Arc::new(StringArray::from_iter(rows.iter().map(title)));
+    RecordBatch::try_from_iter_with_nullable([("title", column, true)]).unwrap()
+}
+
+fn ids_file(rows: &[&Chunk], part: &str, stored: RecordBatch) -> Vec<u8> {
+    let schema = ids_schema(stored.schema().fields());
     let hashes: Vec<Digest256> =
         rows.iter().map(|row| Digest256::of(row.text.as_bytes())).collect();
     let hashes = FixedSizeBinaryArray::try_from_sparse_iter_with_size(
         hashes.iter().map(|hash| Some(hash.0.as_slice())),
         32,
     );
-    let title = |row: &&Chunk| match row.note {
-        NoteId::Int(id) if id % 3 == 0 => None,
-        _ => Some(format!("title of {}", row.note)),
-    };
-    let columns: Vec<ArrayRef> = vec![
+    let mut columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values(
             rows.iter().map(|row| NoteKey::derive(&row.note, row.chunk, 0).0),
         )),
@@ -240,8 +271,8 @@ fn ids_file(rows: &[&Chunk], part: &str) -> Vec<u8> {
         Arc::new(hashes.unwrap()),
         Arc::new(StringArray::from_iter_values(rows.iter().map(|_| part))),
         Arc::new(UInt32Array::from_iter_values(0..rows.len() as u32)),
-        Arc::new(StringArray::from_iter(rows.iter().map(title))),
     ];
+    columns.extend(stored.columns().iter().cloned());
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns).unwrap();
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, schema, None).unwrap();

@@ -58,7 +58,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode>
     let root = root::open(&args.root)?.root;
     let provenance = Provenance {
         created_at: crate::cli::progress::now(),
-        host: crate::stage::host_name(),
+        host: snapshot::host_name(),
         program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
         run: format!("rollback to {}: {}", args.number, args.reason.trim()),
         ..Provenance::default()
@@ -111,8 +111,15 @@ fn describe(report: &GcReport) -> String {
         [first, .., last] => format!("{} ({first} to {last})", list.len()),
     };
     let verb = if report.dry_run { "would delete" } else { "deleted" };
+    let held_back = match report.held_back {
+        0 => String::new(),
+        objects => format!(
+            "waiting  {} objects stay until the run that is going on has ended\n",
+            format::count(objects)
+        ),
+    };
     format!(
-        "kept     snapshots {}; {} objects, {}\n{verb} snapshots {}; {} objects, {}\n",
+        "kept     snapshots {}; {} objects, {}\n{verb} snapshots {}; {} objects, {}\n{held_back}",
         numbers(&report.kept_snapshots),
         format::count(report.kept_objects),
         format::bytes(report.kept_bytes),

@@ -1,4 +1,4 @@
-//! `snapshot verify`: every byte, and a sample encoded again.
+//! `snapshot verify`: every byte, the canary queries, and a sample encoded again.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +8,9 @@ use clap::Args;
 
 use super::named;
 use crate::cli::{App, pretty, root};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Stage, format};
+use crate::search::Snapshot;
 use crate::snapshot::{Manifest, Problem, verify_hashes};
 use crate::stage::{SampleCheck, TaskEnv, Worker, verify_sample};
 use crate::store::Root;
@@ -18,10 +19,10 @@ use crate::tower::DeviceSpec;
 /// Least cosine between a stored and a re-encoded vector: arithmetic classes differ by less.
 const LEAST_COSINE: f64 = 0.999;
 
-/// Re-hash every file of a snapshot, and encode a sample of its notes again
+/// Re-hash every file of a snapshot, ask its canary queries, and encode a sample of its notes again
 ///
-/// Exit code 1 if a file is missing or altered, or if a re-encoded note does not match its stored
-/// vector.
+/// Exit code 1 if a file is missing or altered, if a canary query is answered otherwise than when the index was
+/// built, or if a re-encoded note does not match its stored vector.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// Root URI or path, or a pipeline file.
@@ -43,7 +44,11 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<ExitCode> {
     let opened = root::open(&args.root)?;
     let manifest = named(&opened.root, args.number).await?;
     let problems = hashes(&opened.root, &manifest, app).await?;
-    // A sample read from altered files would only say the same again, less clearly.
+    // Answers from altered files would only say the same again, less clearly.
+    let canaries = match problems.is_empty() {
+        true => canaries(&opened.root, &manifest).await?,
+        false => 0,
+    };
     let sample = match args.sample {
         0 => None,
         _ if !problems.is_empty() => None,
@@ -53,13 +58,14 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<ExitCode> {
                 root: opened.root.clone(),
                 reporter: app.reporter.clone(),
                 cancel: app.cancel.clone(),
+                kept: Default::default(),
             };
             let mut worker = Worker::new(device, None);
             Some(verify_sample(&manifest, limit, &mut worker, &env).await?)
         }
     };
     app.console.close();
-    print(args, app, &manifest, &problems, sample.as_ref())?;
+    print(args, app, &manifest, &problems, canaries, sample.as_ref())?;
     let number = manifest.number;
     if let Some(first) = problems.first() {
         return Err(Error::corrupt(format!(
@@ -96,6 +102,18 @@ async fn hashes(root: &Root, manifest: &Manifest, app: &App) -> Result<Vec<Probl
     Ok(problems)
 }
 
+/// How many canaries were asked; none where the snapshot is older than they are.
+async fn canaries(root: &Root, manifest: &Manifest) -> Result<usize> {
+    if manifest.content.shards.iter().all(|shard| shard.canaries.is_empty()) {
+        return Ok(0);
+    }
+    let cache = crate::cli::search::cache_dir();
+    let opened = Snapshot::open(root, Some(manifest.number), &cache).await?;
+    tokio::task::spawn_blocking(move || opened.check_canaries())
+        .await
+        .or_error(ErrorKind::Internal, || "asking the canaries")?
+}
+
 fn device(args: &VerifyArgs, pipeline: Option<&crate::config::Pipeline>) -> Result<DeviceSpec> {
     let mut encode = pipeline.map(|pipeline| pipeline.encode.clone()).unwrap_or_default();
     if let Some(device) = &args.device {
@@ -112,6 +130,7 @@ fn print(
     app: &App,
     manifest: &Manifest,
     problems: &[Problem],
+    canaries: usize,
     sample: Option<&SampleCheck>,
 ) -> Result<()> {
     let files = manifest.content.files().count();
@@ -127,6 +146,7 @@ fn print(
             "snapshot": manifest.number,
             "files": files,
             "problems": problems,
+            "canaries": canaries,
             "sample": sample,
         });
         app.console.print(&pretty(&json)?);
@@ -136,6 +156,11 @@ fn print(
     out.push_str(if problems.is_empty() { ", every byte as published\n" } else { "\n" });
     for problem in problems {
         out.push_str(&format!("  {}: {}\n", problem.path, problem.problem));
+    }
+    if canaries > 0 {
+        out.push_str(&format!(
+            "  {canaries} canary queries answered as when the index was built\n"
+        ));
     }
     match sample {
         Some(SampleCheck::Compared { notes, least_cosine }) => out.push_str(&format!(

@@ -113,10 +113,7 @@ pub(super) async fn classify(
 /// a shard that none of them belongs to.
 fn may_hold(newest: Option<&Manifest>, key: &str, target: &Target) -> bool {
     let Some(content) = newest.map(|newest| &newest.content) else { return true };
-    let shard = content
-        .shards
-        .iter()
-        .find(|shard| shard.index.as_ref().is_some_and(|index| index.path == key));
+    let shard = content.shards.iter().find(|shard| shard.files().any(|file| file.path == key));
     shard.is_none_or(|shard| {
         target.notes.iter().any(|note| {
             note.parse().is_ok_and(|note| shard_of(&note, content.shard_count) == shard.shard)

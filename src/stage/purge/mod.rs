@@ -339,7 +339,7 @@ async fn shared_texts(
         return Ok(shared);
     }
     for shard in &content.shards {
-        let ids = super::ids::Ids::read(root, &shard.ids).await?;
+        let ids = super::ids::Ids::of_shard(root, shard).await?;
         for row in ids.rows {
             if texts.contains_key(&row.text_hash)
                 && !target.notes.contains(&row.note_id.to_string())
@@ -358,7 +358,7 @@ async fn shared_texts(
 fn provenance(parent: &Manifest, run: String) -> Provenance {
     Provenance {
         created_at: chrono::Utc::now().to_rfc3339(),
-        host: super::host_name(),
+        host: snapshot::host_name(),
         program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
         run,
         gates: Vec::new(),

@@ -3,16 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::UInt32Array;
-use arrow::compute::take_record_batch;
-
 use super::target::Target;
 use crate::embedding::{self, Fate, PartReceipt, Rewritten};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::{BuildReport, Calibration, IndexOptions};
 use crate::snapshot::{Content, Manifest, ShardContent};
-use crate::stage::build::{IndexJob, build_index, write_ids};
-use crate::stage::ids::{Ids, Place, no_columns};
+use crate::stage::ids::{Ids, Place, take_rows};
+use crate::stage::index_job::IndexJob;
 use crate::store::{FileRef, Listed, Root, layout};
 use crate::types::{Cancel, NoteId, TextHash};
 
@@ -85,8 +82,7 @@ pub(super) async fn content(
     for at in 0..replaced.content.shards.len() {
         cancel.check()?;
         let shard = &old.shards[at];
-        let named = [Some(&shard.ids), shard.index.as_ref(), shard.sidecar.as_ref()];
-        let touched = named.into_iter().flatten().any(|file| doomed.contains(&file.path))
+        let touched = shard.files().any(|file| doomed.contains(&file.path))
             || shard.parts.iter().any(|part| doomed.contains(part));
         if touched {
             let (new, report) =
@@ -119,7 +115,7 @@ async fn shard(
     target: &Target,
     cancel: &Cancel,
 ) -> Result<(ShardContent, Option<BuildReport>)> {
-    let before = Ids::read(root, &old.ids).await?;
+    let before = Ids::of_shard(root, old).await?;
     let rows = before.rows.len();
     let ids = without(before, parts, target)?;
     let mut new = old.clone();
@@ -129,15 +125,19 @@ async fn shard(
     new.notes = notes.len() as u64;
     new.vectors = ids.rows.len() as u64;
     new.parts = used.into_iter().map(str::to_owned).collect();
-    new.ids = write_ids(root, options_id, old.shard, &ids).await?;
+    new.ids = ids.write(root, options_id, old.shard).await?;
+    // One base of what counts: a removed row may be a purged note's.
+    (new.removed, new.deltas) = (None, Vec::new());
     if ids.rows.len() != rows {
         // What it was made from is not known any more: the next full run compares note by note.
         new.source = None;
     }
-    let index_doomed =
-        [&old.index, &old.sidecar].into_iter().flatten().any(|file| doomed.contains(&file.path));
+    let index_doomed = !old.deltas.is_empty()
+        || old.removed.is_some()
+        || [&old.index, &old.sidecar].into_iter().flatten().any(|file| doomed.contains(&file.path));
     if ids.rows.is_empty() {
         (new.index, new.sidecar, new.orphans) = (None, None, 0);
+        new.canaries.clear();
         return Ok((new, None));
     }
     if ids.rows.len() == rows && !index_doomed {
@@ -156,12 +156,11 @@ async fn shard(
         calibration: &calibration,
         shard: old.shard,
     };
-    let mut built = build_index(root, &job, &ids, cancel).await?;
+    let mut built = job.build(root, &ids.rows, cancel).await?;
     if doomed.contains(&built.index.path) || doomed.contains(&built.sidecar.path) {
         // An index of just these notes that was made from one with the purged notes and may hold their vectors.
-        let receipt = layout::index_receipt(options_id, old.shard, &job.name(&ids));
-        root.delete(&receipt).await?;
-        built = build_index(root, &job, &ids, cancel).await?;
+        root.delete(&job.receipt(&ids.rows)).await?;
+        built = job.build(root, &ids.rows, cancel).await?;
     }
     if built.report.orphans > 0 {
         return Err(Error::internal(format!(
@@ -170,6 +169,7 @@ async fn shard(
         )));
     }
     (new.index, new.sidecar, new.orphans) = (Some(built.index), Some(built.sidecar), 0);
+    new.canaries = built.canaries;
     Ok((new, Some(built.report)))
 }
 
@@ -196,10 +196,6 @@ fn without(ids: Ids, parts: &Parts, target: &Target) -> Result<Ids> {
         keep.push(at as u32);
         rows.push(row);
     }
-    let stored = match ids.stored.num_columns() {
-        0 => no_columns(rows.len())?,
-        _ => take_record_batch(&ids.stored, &UInt32Array::from(keep))
-            .context(|| "leaving rows out of an ids file")?,
-    };
+    let stored = take_rows(&ids.stored, keep)?;
     Ok(Ids { rows, stored })
 }

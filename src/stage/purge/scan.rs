@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
 use super::target::Target;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, shielded_async};
 use crate::index;
 use crate::store::{Listed, ParquetObject, Root, kind_of_foreign};
 use crate::types::{Digest256, TextHash};
@@ -155,6 +155,10 @@ pub(super) async fn visit(
     object: &Listed,
     each: &mut (dyn FnMut(Row<'_>) + Send),
 ) -> Result<()> {
+    shielded_async(ErrorKind::Corrupt, || object.key.clone(), rows(root, object, each)).await
+}
+
+async fn rows(root: &Root, object: &Listed, each: &mut (dyn FnMut(Row<'_>) + Send)) -> Result<()> {
     let failed = |cause: parquet::errors::ParquetError| {
         let kind = kind_of_foreign(&cause, ErrorKind::Corrupt);
         Error::new(kind, format!("cannot read {}", object.key)).with_source(cause)

@@ -8,6 +8,8 @@ use crate::types::{NoteId, NoteKey, TextHash};
 const CHUNKS: u32 = 1024;
 /// Collisions of keys that are looked for: the first already happens once in 2^64 pairs.
 const PROBES: u32 = 2;
+/// Hex digits of a key in JSON.
+const KEY_DIGITS: usize = 16;
 /// Rejection samples show so many characters of an id.
 const SHOWN: usize = 80;
 
@@ -64,12 +66,23 @@ impl Target {
 
     /// Bytes of the longest word: how far two windows over a file must overlap, a neighbour on either side included.
     pub fn overlap(&self) -> usize {
-        self.words.iter().map(|word| word.bytes.len()).max().unwrap_or(0) + 2
+        self.words.iter().map(|word| word.bytes.len()).max().unwrap_or(0).max(KEY_DIGITS) + 2
+    }
+
+    /// Whether one of the keys stands in it, as canaries spell them.
+    fn has_key(&self, text: &[u8]) -> bool {
+        text.split(|byte| !byte.is_ascii_hexdigit()).any(|digits| {
+            digits.len() == KEY_DIGITS
+                && std::str::from_utf8(digits)
+                    .ok()
+                    .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+                    .is_some_and(|key| self.keys.contains(&key))
+        })
     }
 
     /// Whether a piece of a text file names one of the notes or texts.
     pub fn stands_in(&self, text: &[u8]) -> bool {
-        self.words.iter().any(|word| word.stands_in(text))
+        self.words.iter().any(|word| word.stands_in(text)) || self.has_key(text)
     }
 }
 
@@ -130,7 +143,10 @@ mod tests {
     fn hashes_and_keys_are_looked_for() {
         let note = NoteId::Int(1);
         let mut target = Target::new([&note]);
-        assert!(target.keys.contains(&NoteKey::derive(&note, 7, 0).0));
+        let key = NoteKey::derive(&note, 7, 0).0;
+        assert!(target.keys.contains(&key));
+        assert!(target.stands_in(format!("{{\"key\":\"{key:016x}\"}}").as_bytes()));
+        assert!(!target.stands_in(format!("a{key:016x}").as_bytes()));
         let hash = Digest256::of(b"text");
         assert!(!target.stands_in(hash.to_hex().as_bytes()));
         target.set_hashes(HashSet::from([hash]));

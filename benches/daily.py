@@ -1,0 +1,192 @@
+"""Measures a daily run: a full run over a generated corpus, a day on which 1% of the notes changed, a day without a change.
+
+    python3 benches/daily.py PROGRAM [--notes 100000] [--dimensions 1024] [--tokens-per-second 50000] [--shards 8] [--days 1]
+    python3 benches/daily.py PROGRAM --pipeline FILE.toml --corpus NOTES.csv --column NAME --change 4
+
+The fake tower is paced at the given rate, which stands for a GPU; everything else is real. Bytes are those of all files that
+appeared under the root, plans, receipts and reports included. With --pipeline the real tower of that file encodes the notes of
+the CSV, and --change of them get another text in NAME. Prints a table in Markdown; needs nothing but Python.
+"""
+
+import argparse
+import csv
+import json
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+KINDS = {".usearch": "indexes", ".f16": "sidecars", ".ids.parquet": "ids", ".removed.parquet": "ids"}
+
+
+def kind_of(path):
+    if path.startswith("prepared/"):
+        return "prepared"
+    for ending, kind in KINDS.items():
+        if path.endswith(ending):
+            return kind
+    if path.startswith("embeddings/") and path.endswith(".parquet"):
+        return "parts"
+    return "plans, receipts, reports"
+
+
+def files(root):
+    found = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = pathlib.Path(folder, name)
+            found[str(path.relative_to(root))] = path.stat().st_size
+    return found
+
+
+def run(program, pipeline, root, extra=()):
+    before = files(root)
+    started = time.monotonic()
+    usage = os.times()
+    command = [program, "run", str(pipeline), "--set", f"publish.root={root}", *extra]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wall = time.monotonic() - started
+    after = os.times()
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}")
+    new = {path: size for path, size in files(root).items() if path not in before}
+    kinds = {}
+    for path, size in new.items():
+        kinds[kind_of(path)] = kinds.get(kind_of(path), 0) + size
+    reports = [path for path in new if path.startswith("runs/") and path.endswith("report.json")]
+    report = json.loads(pathlib.Path(root, reports[0]).read_text())
+    cpu = after.children_user + after.children_system - usage.children_user - usage.children_system
+    stages = {stage["stage"]: stage["actual"]["seconds"] for stage in report["stages"]}
+    return {"wall": wall, "cpu": cpu, "bytes": sum(new.values()), "kinds": kinds, "report": report, "stages": stages}
+
+
+def note(rng, words, topics):
+    """Some 130 tokens: words of two topics and common ones, in no order."""
+    one, two = rng.randrange(topics), rng.randrange(topics)
+    chosen = []
+    for _ in range(130):
+        of = rng.random()
+        topic = one if of < 0.45 else two if of < 0.6 else None
+        rank = int(rng.paretovariate(0.9)) % 400
+        chosen.append(words[(topic * 389 + rank) % len(words)] if topic is not None else words[rank * 7 % len(words)])
+    return " ".join(chosen)
+
+
+def generated(folder, args):
+    rng = random.Random(11)
+    letters = "bcdfghklmnprstvz"
+    words = ["".join(rng.choice(letters) + rng.choice("aeiou") for _ in range(rng.randint(1, 4))) for _ in range(40_000)]
+    notes = [note(rng, words, 2_000) for _ in range(args.notes)]
+    path = folder / "notes.jsonl"
+
+    def write():
+        with path.open("w") as out:
+            for number, body in enumerate(notes):
+                out.write(json.dumps({"id": number, "body": body, "likes": number % 97}) + "\n")
+
+    def change():
+        for number in rng.sample(range(args.notes), max(args.notes // 100, 1)):
+            notes[number] = note(rng, words, 2_000)
+        write()
+
+    write()
+    pipeline = folder / "pipeline.toml"
+    pipeline.write_text(f"""version = 1
+[corpus]
+sql = "select id as note_id, body, likes from notes"
+template = "{{{{ body }}}}"
+stored_columns = ["likes"]
+[[corpus.tables]]
+name = "notes"
+uri = "notes.jsonl"
+[tower]
+model = "fake:{args.dimensions}?tokens_per_second={args.tokens_per_second}"
+pooling = "mean"
+max_tokens = 512
+[encode]
+part_tokens = 2000000
+token_budget = 16384
+[index]
+shards = {args.shards}
+[gates]
+recall_min = {args.recall_min}
+[publish]
+root = "{folder / 'root'}"
+""")
+    return pipeline, change, max(args.notes // 100, 1)
+
+
+def given(folder, args):
+    """A copy of the corpus file, some of whose notes change."""
+    source = pathlib.Path(args.corpus)
+    with source.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rng = random.Random(11)
+
+    def change():
+        for row in rng.sample(rows, args.change):
+            row[args.column] += " Revised."
+        with source.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+
+    return pathlib.Path(args.pipeline), change, args.change
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program")
+    parser.add_argument("--notes", type=int, default=100_000)
+    parser.add_argument("--dimensions", type=int, default=1024)
+    parser.add_argument("--tokens-per-second", type=int, default=50_000)
+    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--recall-min", type=float, default=0.9)
+    parser.add_argument("--days", type=int, default=1)
+    parser.add_argument("--pipeline")
+    parser.add_argument("--corpus")
+    parser.add_argument("--column", default="Name")
+    parser.add_argument("--change", type=int, default=4)
+    args = parser.parse_args()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="scalingnote-daily-"))
+    try:
+        program = str(pathlib.Path(args.program).resolve())
+        pipeline, change, changed = (given if args.pipeline else generated)(folder, args)
+        root = folder / "root"
+        root.mkdir()
+        results = [("full run", run(program, pipeline, root))]
+        for day in range(args.days):
+            change()
+            results.append((f"{changed} notes changed", run(program, pipeline, root)))
+        results.append(("nothing changed", run(program, pipeline, root)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    full = results[0][1]
+    tokens = next(s["actual"]["tokens"] for s in full["report"]["stages"] if s["stage"] == "encode")
+    print(f"{full['report']['corpus']['notes']} notes, {tokens} tokens, {full['report']['config']['dimensions']} dimensions, "
+          f"{full['report']['config']['shards']} shards\n")
+    print("| | texts encoded | vectors inserted | bytes written | of full | wall s | of full | CPU s | recall@10 |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, result in results:
+        report = result["report"]
+        encoded = next(s["actual"]["texts"] for s in report["stages"] if s["stage"] == "encode")
+        recall = f"{report['recall']['mean']:.4f}" if report.get("recall") else "-"
+        print(f"| {name} | {encoded:,} | {report['vectors_inserted']:,} | {result['bytes']:,} | "
+              f"{100 * result['bytes'] / full['bytes']:.2f}% | {result['wall']:.1f} | {100 * result['wall'] / full['wall']:.1f}% | "
+              f"{result['cpu']:.1f} | {recall} |")
+    kinds = list(full["kinds"])
+    print("\n| bytes by kind | " + " | ".join(kinds) + " |\n|---|" + "---|" * len(kinds))
+    for name, result in results:
+        print(f"| {name} | " + " | ".join(f"{result['kinds'].get(kind, 0):,}" for kind in kinds) + " |")
+    stages = list(full["stages"])
+    print("\n| seconds by stage | " + " | ".join(stages) + " |\n|---|" + "---|" * len(stages))
+    for name, result in results:
+        print(f"| {name} | " + " | ".join(f"{result['stages'].get(stage, 0):.2f}" for stage in stages) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+//! `scalingnote serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::App;
+use super::console::Level;
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::search::{SnapshotWatcher, TowerChoice, WatchOptions};
+use crate::serve::{Limits, Server};
+use crate::tower::DeviceSpec;
+
+/// How often a request to stop is looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Answer searches over HTTP from the newest snapshot
+///
+/// A newer snapshot, or a rollback, is fetched, verified, asked its canary queries, and then takes over between two
+/// requests. One that fails is reported, and the one in service stays. SIGTERM lets requests in flight finish.
+///
+/// POST /search {"text": "...", "k": 10, "exact": false, "where": "lang = 'en'"}, or "vector" in the place of "text";
+/// GET /search?text=...&k=10; GET /healthz; GET /metrics (Prometheus).
+///
+/// There is no authentication and no TLS: keep it on a loopback address or put a proxy in front.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote serve pipelines/quickstart.toml
+  scalingnote serve s3://bucket/notes --bind 0.0.0.0:8080 --cache /var/cache/notes --poll 30s
+  curl -s 127.0.0.1:8080/search -d '{\"text\": \"tax return\", \"k\": 3}' | jq .hits")]
+pub(crate) struct ServeArgs {
+    /// Root URI or path, or a pipeline file.
+    root: String,
+    /// Address and port; port 0 takes a free one and prints it.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    bind: SocketAddr,
+    /// The query tower's files, where they do not lie where the snapshot says.
+    #[arg(long, value_name = "PATH", conflicts_with = "vectors_only")]
+    model: Option<String>,
+    /// Where the query tower computes: cpu or cuda:<number>.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
+    device: DeviceSpec,
+    /// Load no query tower: queries come as vectors.
+    #[arg(long)]
+    vectors_only: bool,
+    /// Time between two looks for a newer snapshot (5s, 2m).
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::duration::parse)]
+    poll: Duration,
+    /// Where files of a remote root are kept; by default the user's cache folder.
+    #[arg(long, value_name = "PATH")]
+    cache: Option<PathBuf>,
+    /// The first snapshot to open, for a web server that does not list its files.
+    #[arg(long, value_name = "N")]
+    snapshot: Option<u64>,
+    /// Largest k that a request may ask for.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_k: u32,
+    /// Searches at once; more are refused with 503. By default four for each core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    max_searches: Option<u32>,
+    /// Largest request body in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(64..=1 << 30))]
+    max_body: u32,
+    /// Longest time for one request.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::duration::parse)]
+    timeout: Duration,
+}
+
+pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<ExitCode> {
+    let opened = super::root::open(&args.root)?;
+    let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
+    let base_dir = opened.pipeline.as_ref().map_or(here, |pipeline| pipeline.base_dir.clone());
+    let tower = (!args.vectors_only).then(|| TowerChoice {
+        model: args.model.clone(),
+        base_dir,
+        device: args.device.clone(),
+        reporter: Arc::clone(&app.reporter),
+    });
+    let options = WatchOptions {
+        every: args.poll.max(Duration::from_millis(100)),
+        cache: args.cache.clone().unwrap_or_else(super::search::cache_dir),
+        tower,
+        first: args.snapshot,
+    };
+    let uri = opened.root.uri().to_owned();
+    let mut watcher = SnapshotWatcher::new(opened.root, options)?;
+    first_look(&watcher, &uri, app).await?;
+    watcher.start();
+    let watcher = Arc::new(watcher);
+    let server = Server::bind(args.bind, Arc::clone(&watcher), limits(&args)).await?;
+    app.console.close();
+    let address = server.address();
+    if !address.ip().is_loopback() {
+        app.console.line(
+            Level::Warning,
+            &format!("{address} can be reached from elsewhere, and there is neither authentication nor TLS"),
+        );
+    }
+    let what = match watcher.status().number {
+        Some(number) => format!("snapshot {number} of {uri}"),
+        None => uri,
+    };
+    app.console.print(&format!("serving {what} on http://{address}\n"));
+    let cancel = app.cancel.clone();
+    let stop = async move {
+        while !cancel.is_cancelled() {
+            tokio::time::sleep(TICK).await;
+        }
+    };
+    let served = server.run(stop).await;
+    watcher.close().await;
+    served?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A root without a snapshot, and a store that fails for now, are worth waiting for; anything else is told at once.
+async fn first_look(watcher: &SnapshotWatcher, uri: &str, app: &App) -> Result<()> {
+    let problem = match watcher.look().await {
+        Ok(true) => return Ok(()),
+        Ok(false) => format!("there is no snapshot in {uri} yet; waiting for one"),
+        Err(error) if error.is_retryable() => format!("{error}; trying again"),
+        Err(error) => return Err(error),
+    };
+    app.console.line(Level::Warning, &problem);
+    Ok(())
+}
+
+fn limits(args: &ServeArgs) -> Limits {
+    let default = Limits::default();
+    Limits {
+        body: args.max_body as usize,
+        k: args.max_k as usize,
+        searches: args.max_searches.map_or(default.searches, |searches| searches as usize),
+        timeout: args.timeout.max(Duration::from_secs(1)),
+        // Nothing in flight can take longer than its own limit.
+        drain: args.timeout + Duration::from_secs(1),
+        ..default
+    }
+}

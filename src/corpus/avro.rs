@@ -1,0 +1,322 @@
+//! Walks through an Avro container before DataFusion reads it: its reader turns for ever where a block holds more
+//! than the rows it claims.
+//!
+//! Format: <https://avro.apache.org/docs/1.12.0/specification/#object-container-files>.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use serde_json::Value;
+
+/// Longest header entry and block that are believed; writers make blocks of kilobytes.
+const MAX_BLOCK: u64 = 1 << 30;
+/// Deepest nesting of a value.
+const MAX_DEPTH: u32 = 64;
+
+/// Why a file is no whole container.
+type Broken = &'static str;
+
+const CUT: Broken = "it is cut off";
+
+/// Checks the framing of every block, and for blocks that are plain or deflated that they hold just the rows they claim.
+/// Other codecs carry their own checks of the bytes.
+pub(super) fn walk(mut reader: impl Read) -> Result<(), Broken> {
+    if bytes(&mut reader, 4)? != b"Obj\x01" {
+        return Err("it does not begin as an Avro container");
+    }
+    let header = header(&mut reader)?;
+    let sync = bytes(&mut reader, 16)?;
+    let schema = header.get("avro.schema").ok_or("it has no schema")?;
+    let schema: Value = serde_json::from_slice(schema).map_err(|_| "its schema is no JSON")?;
+    let mut types = Types::default();
+    let root = types.parse(&schema, "", 0);
+    let codec = header.get("avro.codec").map_or(&b"null"[..], Vec::as_slice);
+    while let Some(first) = byte(&mut reader)? {
+        let count = length(rest_of_long(first, &mut reader)?)?;
+        let size = length(long(&mut reader)?)?;
+        let mut data = bytes(&mut reader, size)?;
+        if bytes(&mut reader, 16)? != sync {
+            return Err("a block does not end with the file's marker");
+        }
+        match codec {
+            b"null" => {}
+            b"deflate" => {
+                let mut plain = Vec::new();
+                let inflater = flate2::read::DeflateDecoder::new(data.as_slice());
+                let read = inflater.take(MAX_BLOCK + 1).read_to_end(&mut plain);
+                if read.is_err() || plain.len() as u64 > MAX_BLOCK {
+                    return Err("a block cannot be inflated");
+                }
+                data = plain;
+            }
+            _ => continue,
+        }
+        // A type that this release does not know is for the reader to refuse.
+        let Some(root) = root else { continue };
+        let mut rows = data.as_slice();
+        for _ in 0..count {
+            let before = rows.len();
+            types.skip(root, &mut rows, 0)?;
+            if rows.len() == before {
+                // Rows without a byte: all of them are.
+                break;
+            }
+        }
+        if !rows.is_empty() {
+            return Err("a block holds more than the rows it claims");
+        }
+    }
+    Ok(())
+}
+
+fn header(reader: &mut impl Read) -> Result<HashMap<String, Vec<u8>>, Broken> {
+    let mut header = HashMap::new();
+    loop {
+        let count = long(reader)?;
+        if count == 0 {
+            return Ok(header);
+        }
+        if count < 0 {
+            long(reader)?;
+        }
+        for _ in 0..count.unsigned_abs() {
+            let key = length(long(reader)?)?;
+            let key = bytes(reader, key)?;
+            let value = length(long(reader)?)?;
+            let value = bytes(reader, value)?;
+            header.insert(String::from_utf8(key).map_err(|_| "its header is damaged")?, value);
+        }
+    }
+}
+
+fn byte(reader: &mut impl Read) -> Result<Option<u8>, Broken> {
+    let mut one = [0];
+    match reader.read(&mut one) {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(one[0])),
+        Err(_) => Err("it cannot be read"),
+    }
+}
+
+/// So many bytes; grows with what is there, not with what is claimed.
+fn bytes(reader: &mut impl Read, count: u64) -> Result<Vec<u8>, Broken> {
+    let mut out = Vec::new();
+    let read = reader.take(count).read_to_end(&mut out).map_err(|_| "it cannot be read")?;
+    if read as u64 == count { Ok(out) } else { Err(CUT) }
+}
+
+fn length(value: i64) -> Result<u64, Broken> {
+    u64::try_from(value).ok().filter(|n| *n <= MAX_BLOCK).ok_or("it claims an absurd length")
+}
+
+fn long(reader: &mut impl Read) -> Result<i64, Broken> {
+    let first = byte(reader)?.ok_or(CUT)?;
+    rest_of_long(first, reader)
+}
+
+/// A zigzag number whose first byte was read already.
+fn rest_of_long(first: u8, reader: &mut impl Read) -> Result<i64, Broken> {
+    let (mut value, mut shift, mut last) = (u64::from(first & 0x7f), 7, first);
+    while last & 0x80 != 0 {
+        last = byte(reader)?.ok_or(CUT)?;
+        if shift > 63 {
+            return Err("a number has more than 64 bits");
+        }
+        value |= u64::from(last & 0x7f) << shift;
+        shift += 7;
+    }
+    Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+}
+
+/// A type as far as its length goes; children by their place in [`Types`].
+enum Type {
+    Fixed(u64),
+    Varint,
+    Bytes,
+    Array(usize),
+    Map(usize),
+    Union(Vec<usize>),
+    Record(Vec<usize>),
+}
+
+#[derive(Default)]
+struct Types {
+    all: Vec<Type>,
+    names: HashMap<String, usize>,
+}
+
+impl Types {
+    fn push(&mut self, of: Type) -> usize {
+        self.all.push(of);
+        self.all.len() - 1
+    }
+
+    /// The place of a schema's type; `None` for one that is not known.
+    fn parse(&mut self, schema: &Value, space: &str, depth: u32) -> Option<usize> {
+        if depth > MAX_DEPTH {
+            return None;
+        }
+        let (name, fields) = match schema {
+            Value::String(name) => (name.as_str(), None),
+            Value::Array(branches) => {
+                let branches: Option<Vec<usize>> =
+                    branches.iter().map(|branch| self.parse(branch, space, depth + 1)).collect();
+                return Some(self.push(Type::Union(branches?)));
+            }
+            Value::Object(fields) => match fields.get("type")? {
+                Value::String(name) => (name.as_str(), Some(fields)),
+                nested => return self.parse(nested, space, depth + 1),
+            },
+            _ => return None,
+        };
+        let plain = match name {
+            "null" => Type::Fixed(0),
+            "boolean" => Type::Fixed(1),
+            "int" | "long" => Type::Varint,
+            "float" => Type::Fixed(4),
+            "double" => Type::Fixed(8),
+            "bytes" | "string" => Type::Bytes,
+            "array" => Type::Array(self.parse(fields?.get("items")?, space, depth + 1)?),
+            "map" => Type::Map(self.parse(fields?.get("values")?, space, depth + 1)?),
+            "record" | "enum" | "fixed" => return self.named(name, fields?, space, depth),
+            other => {
+                let full = format!("{space}.{other}");
+                return self.names.get(other).or_else(|| self.names.get(&full)).copied();
+            }
+        };
+        Some(self.push(plain))
+    }
+
+    fn named(
+        &mut self,
+        kind: &str,
+        fields: &serde_json::Map<String, Value>,
+        space: &str,
+        depth: u32,
+    ) -> Option<usize> {
+        let name = fields.get("name")?.as_str()?;
+        let space = match (name.rsplit_once('.'), fields.get("namespace")) {
+            (Some((space, _)), _) => space,
+            (None, Some(space)) => space.as_str()?,
+            (None, None) => space,
+        };
+        let at = self.push(match kind {
+            "enum" => Type::Varint,
+            "fixed" => Type::Fixed(fields.get("size")?.as_u64()?),
+            _ => Type::Record(Vec::new()),
+        });
+        let short = name.rsplit('.').next().unwrap_or(name);
+        for name in [short.to_owned(), format!("{space}.{short}")] {
+            self.names.insert(name, at);
+        }
+        if kind == "record" {
+            let mut children = Vec::new();
+            for field in fields.get("fields")?.as_array()? {
+                children.push(self.parse(field.get("type")?, space, depth + 1)?);
+            }
+            self.all[at] = Type::Record(children);
+        }
+        Some(at)
+    }
+
+    /// Moves `data` behind one value.
+    fn skip(&self, at: usize, data: &mut &[u8], depth: u32) -> Result<(), Broken> {
+        if depth > MAX_DEPTH {
+            return Err("a value is nested too deeply");
+        }
+        match &self.all[at] {
+            Type::Fixed(size) => take(data, *size),
+            Type::Varint => long(data).map(drop),
+            Type::Bytes => text(data),
+            Type::Array(of) => items(data, &|data| self.skip(*of, data, depth + 1)),
+            Type::Map(of) => items(data, &|data| {
+                text(data)?;
+                self.skip(*of, data, depth + 1)
+            }),
+            Type::Union(branches) => {
+                let branch = usize::try_from(long(data)?).ok().and_then(|at| branches.get(at));
+                self.skip(*branch.ok_or("a value is of no branch of its union")?, data, depth + 1)
+            }
+            Type::Record(fields) => {
+                fields.iter().try_for_each(|field| self.skip(*field, data, depth + 1))
+            }
+        }
+    }
+}
+
+/// Moves `data` behind the blocks of an array or map.
+fn items(data: &mut &[u8], each: &dyn Fn(&mut &[u8]) -> Result<(), Broken>) -> Result<(), Broken> {
+    loop {
+        let count = long(data)?;
+        if count == 0 {
+            return Ok(());
+        }
+        if count < 0 {
+            // Its size in bytes follows.
+            long(data)?;
+        }
+        for _ in 0..count.unsigned_abs() {
+            let before = data.len();
+            each(data)?;
+            if data.len() == before {
+                break;
+            }
+        }
+    }
+}
+
+fn text(data: &mut &[u8]) -> Result<(), Broken> {
+    let size = length(long(data)?)?;
+    take(data, size)
+}
+
+fn take(data: &mut &[u8], size: u64) -> Result<(), Broken> {
+    let size = usize::try_from(size).ok().filter(|size| *size <= data.len());
+    *data = &data[size.ok_or("a row goes beyond its block")?..];
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(count: u8, rows: &[u8], size: u8) -> Vec<u8> {
+        let schema = r#"{"type":"record","name":"r","fields":[{"name":"a","type":["null","long"]},
+            {"name":"t","type":{"type":"array","items":"string"}},{"name":"next","type":["null","r"]}]}"#;
+        let mut out = b"Obj\x01\x02\x16avro.schema".to_vec();
+        let length = schema.len() as u32 * 2;
+        out.extend([(length & 0x7f) as u8 | 0x80, (length >> 7) as u8]);
+        out.extend(schema.as_bytes());
+        out.push(0);
+        out.extend([7; 16]);
+        out.extend([count * 2, size * 2]);
+        out.extend(rows);
+        out.extend([7; 16]);
+        out
+    }
+
+    /// `a` = 3, `t` = ["x", "y"], `next` = a row with nothing in it.
+    const ROW: [u8; 12] = [2, 6, 4, 2, b'x', 2, b'y', 0, 2, 0, 0, 0];
+
+    #[test]
+    fn a_whole_container_is_walked_to_its_end() {
+        walk(container(1, &ROW, 12).as_slice()).unwrap();
+        walk(container(2, &[ROW, ROW].concat(), 24).as_slice()).unwrap();
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let fewer = container(1, &[ROW, ROW].concat(), 24);
+        assert_eq!(walk(fewer.as_slice()), Err("a block holds more than the rows it claims"));
+        let more = container(3, &[ROW, ROW].concat(), 24);
+        assert!(walk(more.as_slice()).is_err());
+        let whole = container(1, &ROW, 12);
+        for to in 0..whole.len() - 1 {
+            // What ends with its header is an empty container.
+            let header = whole.len() - 12 - 2 - 16;
+            assert_eq!(walk(&whole[..to]).is_ok(), to == header, "{to}");
+        }
+        let absurd = [b"Obj\x01\x02".as_slice(), &[0xff; 9], &[1]].concat();
+        assert!(walk(absurd.as_slice()).is_err());
+    }
+}

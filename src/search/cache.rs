@@ -1,0 +1,99 @@
+//! A watcher's own cache folder: locked while it runs, kept for its next start, cleared of what nobody has open.
+
+use std::collections::HashSet;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::store::FileRef;
+use crate::types::Digest256;
+
+/// Watchers of one root on one machine that have a cache each.
+const WATCHERS: usize = 64;
+
+/// A folder that no other process writes to or clears.
+#[derive(Debug)]
+pub(super) struct Cache {
+    folder: PathBuf,
+    /// Locked as long as it is open; the system lets go when the process ends, however it ends.
+    _lock: File,
+}
+
+impl Cache {
+    /// The first free folder for this root below `base`.
+    ///
+    /// # Errors
+    /// Input or Resource where the folder cannot be written.
+    pub fn claim(base: &Path, root_uri: &str) -> Result<Self> {
+        let failed = |cause: std::io::Error| {
+            Error::new(kind_of_io(&cause), format!("cannot use the cache {}", base.display()))
+                .with_source(cause)
+        };
+        std::fs::create_dir_all(base).map_err(failed)?;
+        let name = Digest256::of(root_uri.as_bytes()).short();
+        for number in 0..WATCHERS {
+            let folder = base.join(format!("watch-{name}-{number}"));
+            let lock = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(folder.with_extension("lock"))
+                .map_err(failed)?;
+            match lock.try_lock() {
+                Ok(()) => {
+                    std::fs::create_dir_all(&folder).map_err(failed)?;
+                    return Ok(Self { folder, _lock: lock });
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Resource,
+            format!("{WATCHERS} watchers of {root_uri} use {} already", base.display()),
+        ))
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Removes every file but those of `keep`. Not while something downloads into it.
+    pub fn trim<'a>(&self, keep: impl Iterator<Item = &'a FileRef>) -> Result<usize> {
+        let keep: HashSet<String> = keep.map(FileRef::cached_name).collect();
+        let mut removed = 0;
+        let clearing = || format!("clearing the cache {}", self.folder.display());
+        for entry in std::fs::read_dir(&self.folder).or_error(ErrorKind::Resource, clearing)? {
+            let entry = entry.or_error(ErrorKind::Resource, clearing)?;
+            let kept = entry.file_name().to_str().is_some_and(|name| keep.contains(name));
+            if !kept {
+                // One that cannot go now goes next time.
+                removed += usize::from(std::fs::remove_file(entry.path()).is_ok());
+            }
+        }
+        Ok(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watchers_do_not_share_and_restarts_come_back() {
+        let base = tempfile::tempdir().unwrap();
+        let first = Cache::claim(base.path(), "s3://a/b").unwrap();
+        let second = Cache::claim(base.path(), "s3://a/b").unwrap();
+        assert_ne!(first.folder(), second.folder());
+        let folder = first.folder().to_owned();
+        let file =
+            FileRef { path: "indexes/o/00000/x.f16".into(), size: 1, sha256: Digest256::of(b"x") };
+        std::fs::write(folder.join(file.cached_name()), b"x").unwrap();
+        std::fs::write(folder.join("left behind"), b"y").unwrap();
+        drop(first);
+        let again = Cache::claim(base.path(), "s3://a/b").unwrap();
+        assert_eq!(again.folder(), folder);
+        assert_eq!(again.trim([&file].into_iter()).unwrap(), 1);
+        assert!(folder.join(file.cached_name()).exists());
+    }
+}

@@ -1,0 +1,359 @@
+//! Following the newest snapshot while serving: a newer one is taken over only when it has proved itself.
+//!
+//! ```text
+//! every few seconds: a greater number?          no -> nothing
+//!   lease, fetch (hashed), open, note ids, canary queries, query tower   fails -> told, the open one stays, tried again later
+//!   swap one pointer                            readers of the old one keep it until they let go
+//! ```
+//!
+//! The lease keeps gc away while files are fetched, and for as long as files of a local root are mapped where they lie (on
+//! a network file system they must not go). A root that cannot be written to does without.
+//!
+//! A rollback is a greater number with older content, so it is followed like any other snapshot.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use super::cache::Cache;
+use super::lease::{KeptLease, Leases};
+use super::opened::{Files, Snapshot};
+use super::query::QueryEncoder;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::Reporter;
+use crate::snapshot;
+use crate::store::{FileRef, Root};
+use crate::tower::DeviceSpec;
+
+/// Longest pause before a broken snapshot is looked at again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// How a watcher works.
+#[derive(Debug, Clone)]
+pub struct WatchOptions {
+    /// Time between two looks for a newer number.
+    pub every: Duration,
+    /// Folder for downloads; each watcher of a root has a folder of its own in it. Not used with a local root.
+    pub cache: PathBuf,
+    /// The query tower to load with each snapshot; `None` where queries come as vectors.
+    pub tower: Option<TowerChoice>,
+    /// The first number to open, where a root does not list its files; otherwise the newest there is.
+    pub first: Option<u64>,
+}
+
+/// How the query tower that a snapshot names is loaded.
+#[derive(Clone)]
+pub struct TowerChoice {
+    /// Where the tower's files lie, if not where the snapshot says.
+    pub model: Option<String>,
+    /// Relative paths start here.
+    pub base_dir: PathBuf,
+    /// Where it computes.
+    pub device: DeviceSpec,
+    /// Hears about downloads.
+    pub reporter: Arc<dyn Reporter>,
+}
+
+impl std::fmt::Debug for TowerChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TowerChoice")
+            .field("model", &self.model)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A snapshot in service, with the tower that its queries are encoded with. Hold it for one query: the two belong
+/// together, and it stays open as long as anyone holds it.
+#[derive(Debug)]
+pub struct Serving {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// Its query tower; absent where the watcher loads none or the snapshot admits none.
+    pub encoder: Option<Arc<QueryEncoder>>,
+    _lease: Option<KeptLease>,
+}
+
+/// What a watcher has seen.
+#[derive(Debug, Clone, Default)]
+pub struct WatchStatus {
+    /// Snapshot in service.
+    pub number: Option<u64>,
+    /// Snapshots that someone still holds, the one in service included.
+    pub open: usize,
+    /// Snapshots put into service so far.
+    pub swaps: u64,
+    /// Looks that failed, and newer snapshots that were not taken over.
+    pub failures: u64,
+    /// The last failure, until a look succeeds.
+    pub failure: Option<WatchFailure>,
+    /// When a look last succeeded.
+    pub looked: Option<Instant>,
+}
+
+/// Why the newest snapshot is not in service.
+#[derive(Debug, Clone)]
+pub struct WatchFailure {
+    /// Its number; absent where not even that could be found out.
+    pub snapshot: Option<u64>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Keeps the newest whole snapshot open. Dropping it stops looking; what readers hold stays open.
+#[derive(Debug)]
+pub struct SnapshotWatcher {
+    inner: Arc<Inner>,
+    looking: Option<tokio::task::JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: Root,
+    options: WatchOptions,
+    cache: Option<Cache>,
+    current: RwLock<Option<Arc<Serving>>>,
+    /// One look at a time; what is known of the newest snapshot where it could not be taken over.
+    broken: tokio::sync::Mutex<Option<Broken>>,
+    status: Mutex<WatchStatus>,
+    open: Mutex<Vec<Weak<Serving>>>,
+    leases: Leases,
+}
+
+#[derive(Debug)]
+struct Broken {
+    number: u64,
+    pause: Duration,
+    again: Instant,
+}
+
+impl SnapshotWatcher {
+    /// A watcher that has not looked yet and does so only when told ([`SnapshotWatcher::look`]).
+    ///
+    /// # Errors
+    /// Input or Resource where the cache cannot be written.
+    pub fn new(root: Root, options: WatchOptions) -> Result<Self> {
+        let cache = match root.local_folder() {
+            Some(_) => None,
+            None => Some(Cache::claim(&options.cache, root.uri())?),
+        };
+        let inner = Inner {
+            root,
+            options,
+            cache,
+            current: RwLock::default(),
+            broken: tokio::sync::Mutex::default(),
+            status: Mutex::default(),
+            open: Mutex::default(),
+            leases: Leases::default(),
+        };
+        Ok(Self { inner: Arc::new(inner), looking: None })
+    }
+
+    /// Starts looking on its own, the first time after one pause. Needs a tokio runtime.
+    pub fn start(&mut self) {
+        let inner = Arc::clone(&self.inner);
+        let look = async move {
+            loop {
+                // Many servers started at once should not ask at once for ever.
+                let spread = 0.9 + 0.2 * rand::random::<f64>();
+                tokio::time::sleep(inner.options.every.mul_f64(spread)).await;
+                // Told already, and counted.
+                let _ = inner.look().await;
+            }
+        };
+        if let Some(before) = self.looking.replace(tokio::spawn(look)) {
+            before.abort();
+        }
+    }
+
+    /// Looks now; true where a newer snapshot went into service.
+    ///
+    /// # Errors
+    /// What kept the newest snapshot out of service; the one before stays. A snapshot that failed a moment ago is tried
+    /// again after a pause that grows to ten minutes, without an error in between.
+    pub async fn look(&self) -> Result<bool> {
+        self.inner.look().await
+    }
+
+    /// The snapshot in service. Take it once a query.
+    pub fn current(&self) -> Option<Arc<Serving>> {
+        self.inner.current()
+    }
+
+    /// Stops looking, lets the snapshot in service go and gives its lease back.
+    pub async fn close(&self) {
+        if let Some(looking) = &self.looking {
+            looking.abort();
+        }
+        // A look that is going on ends first, so that it puts nothing into service any more.
+        let _looking = self.inner.broken.lock().await;
+        drop(self.inner.current.write().unwrap_or_else(PoisonError::into_inner).take());
+        self.inner.leases.settle().await;
+    }
+
+    /// What was seen so far.
+    pub fn status(&self) -> WatchStatus {
+        let mut status = self.inner.lock_status().clone();
+        status.open = self.inner.still_open().len();
+        status
+    }
+}
+
+impl Drop for SnapshotWatcher {
+    fn drop(&mut self) {
+        if let Some(looking) = &self.looking {
+            looking.abort();
+        }
+    }
+}
+
+impl Inner {
+    fn current(&self) -> Option<Arc<Serving>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn lock_status(&self) -> std::sync::MutexGuard<'_, WatchStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything that someone holds.
+    fn still_open(&self) -> Vec<Arc<Serving>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|weak| weak.strong_count() > 0);
+        open.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    async fn look(&self) -> Result<bool> {
+        let mut broken = self.broken.lock().await;
+        let current = self.current();
+        let known = current.as_ref().map(|serving| serving.snapshot.manifest().number);
+        let least = known.or(self.options.first.map(|first| first.saturating_sub(1)));
+        let number = match snapshot::newer(&self.root, least).await {
+            Ok(number) => number,
+            Err(error) => return Err(self.failed(None, error)),
+        };
+        let Some(number) = number else {
+            *broken = None;
+            self.succeeded(None);
+            self.trim(None);
+            return Ok(false);
+        };
+        let before = broken.take_if(|broken| broken.number == number);
+        if let Some(waiting) = before.as_ref().filter(|broken| Instant::now() < broken.again) {
+            tracing::debug!(snapshot = number, again = ?waiting.again, "still broken, as far as known");
+            *broken = before;
+            return Ok(false);
+        }
+        let mut files = Vec::new();
+        match self.open(number, current.as_deref(), &mut files).await {
+            Ok(serving) => {
+                let serving = Arc::new(serving);
+                let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+                open.push(Arc::downgrade(&serving));
+                drop(open);
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(serving);
+                drop(current);
+                *broken = None;
+                self.succeeded(Some(number));
+                tracing::info!(snapshot = number, before = ?known, "snapshot in service");
+                self.trim(None);
+                Ok(true)
+            }
+            Err(error) => {
+                let pause = before.map_or(self.options.every, |before| before.pause * 2);
+                let pause = pause.min(LONGEST_PAUSE.max(self.options.every));
+                // What was fetched of it is used at the next attempt.
+                self.trim(Some(&files));
+                *broken = Some(Broken { number, pause, again: Instant::now() + pause });
+                Err(self.failed(Some(number), error))
+            }
+        }
+    }
+
+    /// Opens and tries a snapshot beside the one in service.
+    async fn open(
+        &self,
+        number: u64,
+        before: Option<&Serving>,
+        files: &mut Vec<FileRef>,
+    ) -> Result<Serving> {
+        let opening = || format!("opening snapshot {number} in {}", self.root.uri());
+        let lease = self.leases.take(&self.root, number).await?;
+        let manifest = snapshot::read(&self.root, number).await?;
+        files.extend(manifest.content.files().cloned());
+        let cache = self.cache.as_ref().map_or(self.options.cache.as_path(), Cache::folder);
+        let from = Files { cache, hash_local: true };
+        let opened =
+            Snapshot::open_beside(&self.root, manifest, &from, before.map(|open| &open.snapshot));
+        let opened = opened.await.context(opening)?;
+        let checked = tokio::task::spawn_blocking(move || {
+            let asked = opened.check_canaries()?;
+            Ok::<_, Error>((opened, asked))
+        });
+        let (snapshot, asked) = checked
+            .await
+            .or_error(ErrorKind::Internal, || "asking the canaries")?
+            .context(opening)?;
+        tracing::debug!(snapshot = number, canaries = asked, "canaries answered as recorded");
+        let encoder = self.encoder(&snapshot, before).await?;
+        let lease = lease.filter(|_| self.root.local_folder().is_some());
+        Ok(Serving { snapshot, encoder, _lease: lease })
+    }
+
+    async fn encoder(
+        &self,
+        snapshot: &Snapshot,
+        before: Option<&Serving>,
+    ) -> Result<Option<Arc<QueryEncoder>>> {
+        let manifest = snapshot.manifest();
+        let Some(choice) = &self.options.tower else { return Ok(None) };
+        if manifest.content.query_towers.is_empty() {
+            return Ok(None);
+        }
+        let loaded = before.and_then(|before| before.encoder.as_ref());
+        if let Some(encoder) = loaded.filter(|encoder| encoder.serves(manifest)) {
+            return Ok(Some(Arc::clone(encoder)));
+        }
+        let TowerChoice { model, base_dir, device, reporter } = choice;
+        let loading = QueryEncoder::load(manifest, model.as_deref(), base_dir, device, reporter);
+        Ok(Some(Arc::new(loading.await?)))
+    }
+
+    fn succeeded(&self, number: Option<u64>) {
+        let mut status = self.lock_status();
+        status.looked = Some(Instant::now());
+        status.failure = None;
+        if number.is_some() {
+            status.number = number;
+            status.swaps += 1;
+        }
+    }
+
+    fn failed(&self, snapshot: Option<u64>, error: Error) -> Error {
+        let mut status = self.lock_status();
+        let stays = status.number;
+        match (snapshot, stays) {
+            (Some(number), Some(stays)) => tracing::error!(
+                snapshot = number, stays, %error, "the newest snapshot is not taken over; the one in service stays"
+            ),
+            (Some(number), None) => {
+                tracing::error!(snapshot = number, %error, "the newest snapshot cannot be opened")
+            }
+            (None, _) => tracing::warn!(%error, "looking for a newer snapshot failed"),
+        }
+        status.failures += 1;
+        status.failure = Some(WatchFailure { snapshot, message: error.to_string() });
+        error
+    }
+
+    /// Clears the cache of what neither an open snapshot nor the one being fetched needs.
+    fn trim(&self, fetched: Option<&[FileRef]>) {
+        let Some(cache) = &self.cache else { return };
+        let open = self.still_open();
+        let used = open.iter().flat_map(|serving| serving.snapshot.manifest().content.files());
+        if let Err(error) = cache.trim(used.chain(fetched.unwrap_or_default())) {
+            tracing::warn!(%error, "the cache could not be cleared");
+        }
+    }
+}

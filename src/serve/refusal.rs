@@ -1,0 +1,102 @@
+//! Answers that are not hits: a status code and JSON that says what to change.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::metrics::Outcome;
+use crate::error::{Error, ErrorKind};
+
+/// Why a request is not answered with hits.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    message: String,
+    /// Seconds after which trying again makes sense.
+    retry: Option<u32>,
+    /// The snapshot that was asked, if it came to that.
+    snapshot: Option<u64>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), retry: None, snapshot: None }
+    }
+
+    pub fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "there are /search, /healthz and /metrics")
+    }
+
+    pub fn wrong_method() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "use GET, or POST for /search")
+    }
+
+    pub fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub fn too_large(limit: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the request has more than {limit} bytes"))
+    }
+
+    pub fn busy() -> Self {
+        let message = "as many searches as allowed are going on; try again in a moment";
+        Self { retry: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    pub fn no_snapshot() -> Self {
+        let message = "no snapshot is in service yet";
+        Self { retry: Some(5), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    pub fn timeout(seconds: f64) -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!(
+                "the search took longer than {seconds} s; ask for fewer notes, or without `exact`"
+            ),
+        )
+    }
+
+    /// An error of searching snapshot `number`.
+    pub fn of(error: &Error, number: u64) -> Self {
+        let status = match error.kind() {
+            ErrorKind::Input | ErrorKind::Config | ErrorKind::Usage => StatusCode::BAD_REQUEST,
+            ErrorKind::Resource | ErrorKind::Transient => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let retry = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(1);
+        Self { retry, snapshot: Some(number), ..Self::new(status, error.to_string()) }
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        match self.status {
+            StatusCode::PAYLOAD_TOO_LARGE => Outcome::TooLarge,
+            StatusCode::GATEWAY_TIMEOUT => Outcome::Timeout,
+            StatusCode::SERVICE_UNAVAILABLE if self.retry == Some(5) => Outcome::NoSnapshot,
+            StatusCode::SERVICE_UNAVAILABLE => Outcome::Busy,
+            status if status.is_client_error() => Outcome::BadRequest,
+            _ => Outcome::Failed,
+        }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let reason = self.status.canonical_reason().unwrap_or("error").to_lowercase();
+        let body = json!({
+            "error": { "status": self.status.as_u16(), "reason": reason, "message": self.message },
+            "snapshot": self.snapshot,
+        });
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}

@@ -1,0 +1,164 @@
+//! What `/search` is asked: JSON in the body of a POST, or the query part of a GET.
+
+use axum::body::Body;
+use axum::extract::Query;
+use axum::http::{Method, Request, header};
+use serde::Deserialize;
+
+use super::Limits;
+use super::refusal::Refusal;
+
+/// One search.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SearchRequest {
+    pub query: SearchQuery,
+    pub k: usize,
+    pub exact: bool,
+    pub condition: Option<String>,
+}
+
+/// What to look for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum SearchQuery {
+    Text(String),
+    Vector(Vec<f32>),
+}
+
+const DEFAULT_K: usize = 10;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Posted {
+    text: Option<String>,
+    vector: Option<Vec<f32>>,
+    k: Option<usize>,
+    #[serde(default)]
+    exact: bool,
+    #[serde(rename = "where")]
+    condition: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    text: Option<String>,
+    /// Numbers with commas between them.
+    vector: Option<String>,
+    k: Option<usize>,
+    #[serde(default)]
+    exact: bool,
+    #[serde(rename = "where")]
+    condition: Option<String>,
+}
+
+impl SearchRequest {
+    /// Reads a request, up to the limit of its body.
+    pub async fn read(request: Request<Body>, limits: &Limits) -> Result<Self, Refusal> {
+        if request.method() == Method::POST {
+            let body = body(request, limits.body).await?;
+            let posted: Posted = serde_json::from_slice(&body).map_err(|error| {
+                Refusal::bad(format!(
+                    "the body must be JSON such as {{\"text\": \"...\", \"k\": 10}}: {error}"
+                ))
+            })?;
+            return Self::new(posted, limits);
+        }
+        if request.uri().query().is_some_and(|query| query.len() > limits.body) {
+            return Err(Refusal::too_large(limits.body));
+        }
+        let Query(asked): Query<Asked> =
+            Query::try_from_uri(request.uri()).map_err(|error| Refusal::bad(error.body_text()))?;
+        let vector = asked.vector.map(|text| numbers(&text)).transpose()?;
+        let Asked { text, k, exact, condition, .. } = asked;
+        Self::new(Posted { text, vector, k, exact, condition }, limits)
+    }
+
+    fn new(posted: Posted, limits: &Limits) -> Result<Self, Refusal> {
+        let query = match (posted.text, posted.vector) {
+            (Some(text), None) => SearchQuery::Text(text),
+            (None, Some(vector)) => SearchQuery::Vector(vector),
+            _ => return Err(Refusal::bad("give either `text` or `vector`")),
+        };
+        let k = posted.k.unwrap_or(DEFAULT_K.min(limits.k));
+        if !(1..=limits.k).contains(&k) {
+            return Err(Refusal::bad(format!(
+                "`k` is {k}; it must lie between 1 and {}",
+                limits.k
+            )));
+        }
+        Ok(Self { query, k, exact: posted.exact, condition: posted.condition })
+    }
+}
+
+fn numbers(text: &str) -> Result<Vec<f32>, Refusal> {
+    let numbers = text.split(',').map(|number| number.trim().parse::<f32>());
+    let numbers: Result<_, _> = numbers.collect();
+    numbers.map_err(|_| Refusal::bad("`vector` must be numbers with commas between them"))
+}
+
+async fn body(request: Request<Body>, limit: usize) -> Result<axum::body::Bytes, Refusal> {
+    let announced = request.headers().get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(Refusal::too_large(limit));
+    }
+    // One byte more than allowed tells a body that is too large from one that broke off.
+    match axum::body::to_bytes(request.into_body(), limit).await {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.to_string().contains("length limit") => Err(Refusal::too_large(limit)),
+        Err(_) => Err(Refusal::bad("the body broke off")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(request: axum::http::request::Builder, body: &str) -> Result<SearchRequest, u16> {
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let limits = Limits { body: 100, k: 50, ..Limits::default() };
+        SearchRequest::read(request, &limits).await.map_err(|refusal| refusal.status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn both_forms_ask_the_same() {
+        let expected = SearchRequest {
+            query: SearchQuery::Text("a b&c".to_owned()),
+            k: 3,
+            exact: true,
+            condition: Some("lang = 'en'".to_owned()),
+        };
+        let body = r#"{"text": "a b&c", "k": 3, "exact": true, "where": "lang = 'en'"}"#;
+        assert_eq!(read(Request::post("/search"), body).await.unwrap(), expected);
+        let uri = "/search?text=a+b%26c&k=3&exact=true&where=lang%20%3D%20%27en%27";
+        assert_eq!(read(Request::get(uri), "").await.unwrap(), expected);
+        let vector = SearchQuery::Vector(vec![0.5, -1.0]);
+        let found = read(Request::get("/search?vector=0.5,%20-1"), "").await.unwrap();
+        assert_eq!((found.query, found.k), (vector.clone(), 10));
+        let found = read(Request::post("/search"), r#"{"vector": [0.5, -1]}"#).await.unwrap();
+        assert_eq!(found.query, vector);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_meant_is_refused() {
+        for body in [
+            "",
+            "[]",
+            "{}",
+            r#"{"text": "a", "vector": [1]}"#,
+            r#"{"text": "a", "k": 0}"#,
+            r#"{"text": "a", "k": 51}"#,
+            r#"{"text": "a", "k": -1}"#,
+            r#"{"text": "a", "limit": 3}"#,
+        ] {
+            assert_eq!(read(Request::post("/search"), body).await.unwrap_err(), 400, "{body}");
+        }
+        for uri in ["/search", "/search?vector=1,x", "/search?text=a&kk=3", "/search?text=a&k=x"] {
+            assert_eq!(read(Request::get(uri), "").await.unwrap_err(), 400, "{uri}");
+        }
+        let long = format!(r#"{{"text": "{}"}}"#, "a".repeat(100));
+        assert_eq!(read(Request::post("/search"), &long).await.unwrap_err(), 413);
+        let uri = format!("/search?text={}", "a".repeat(100));
+        assert_eq!(read(Request::get(uri), "").await.unwrap_err(), 413);
+    }
+}

@@ -1,0 +1,229 @@
+//! The lease of a run: one run of a root at a time, told to the second at once, taken over when the first is dead.
+//!
+//! Mutual exclusion saves work; it is not what keeps a root right. Only the conditional commit does that, so a
+//! run that stood still, lost its lease and does not know it yet cannot do harm.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::holder::{HeldHere, Holder};
+use super::lease::{Leases, content, holder, remove, store_time, wait_for_gc};
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{PutOutcome, Root, layout};
+
+/// Tries where other runs come and go while this one takes its lease.
+const TRIES: u32 = 8;
+
+/// The lease that a run holds; a process that dies leaves it to go stale.
+#[derive(Debug)]
+pub struct RunLease {
+    root: Root,
+    run: String,
+    number: u64,
+    beats: AtomicU64,
+    _held: HeldHere,
+}
+
+/// What [`RunLease::take`] found.
+#[derive(Debug)]
+pub enum Taken {
+    /// The lease is ours.
+    Ours(RunLease),
+    /// Another run is alive.
+    Busy(Holder),
+}
+
+impl Taken {
+    /// The lease, or the error that says who holds it.
+    pub fn or_busy(self, root: &Root) -> Result<RunLease> {
+        match self {
+            Self::Ours(lease) => Ok(lease),
+            Self::Busy(holder) => Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "run {} of {} is going on: process {} on {} since {}",
+                    holder.run,
+                    root.uri(),
+                    holder.process,
+                    holder.host,
+                    holder.taken_at
+                ),
+            )),
+        }
+    }
+}
+
+impl RunLease {
+    /// How often to call [`RunLease::beat`]; ten missed ones make a lease stale.
+    pub const BEAT_EVERY: Duration = Duration::from_secs(30);
+
+    /// Takes the lease for `run` unless another run is alive: its process on this machine is, or elsewhere it
+    /// gave a sign of life in the last five minutes by the store's clock. Returns once no gc batch is under way.
+    ///
+    /// # Errors
+    /// What the store says; the lease is then not held.
+    pub async fn take(root: &Root, run: &str) -> Result<Taken> {
+        for _ in 0..TRIES {
+            let listed = root.list(layout::LEASES).await?;
+            let newest =
+                listed.iter().filter_map(|lease| layout::run_lease_number(&lease.key)).max();
+            if let Some(number) = newest {
+                match living(root, &layout::run_lease(number)).await? {
+                    Some(holder) => return Ok(Taken::Busy(holder)),
+                    None => tracing::info!(number, "taking over from a run that is dead"),
+                }
+            }
+            let number = newest.map_or(1, |number| number + 1);
+            if let Some(lease) = Self::put(root, run, number).await? {
+                return lease.settle().await;
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Transient,
+            format!("leases of {} come and go while a run wants to start; run again", root.uri()),
+        ))
+    }
+
+    /// `None` where another run took this number first.
+    async fn put(root: &Root, run: &str, number: u64) -> Result<Option<Self>> {
+        let lease = Self {
+            root: root.clone(),
+            run: run.to_owned(),
+            number,
+            beats: AtomicU64::new(0),
+            _held: HeldHere::new(run),
+        };
+        let outcome = root.put_if_absent(&lease.key(), content("run", run)?.into()).await;
+        if matches!(outcome, Ok(PutOutcome::Created)) {
+            return Ok(Some(lease));
+        }
+        // The acknowledgement may have been lost, here or where the client tried again by itself.
+        match holder(root, &lease.key()).await {
+            Ok(Some(there)) if there.run == run => Ok(Some(lease)),
+            Ok(_) => outcome.map(|_| None),
+            Err(unknown) => {
+                // If it is ours, nobody must wait for it.
+                if outcome.is_err() {
+                    lease.release().await;
+                }
+                outcome.and(Err(unknown))
+            }
+        }
+    }
+
+    /// The lease is in the store. Two runs that both found none, one of them by an old listing, may hold different
+    /// numbers: the one that sees the other withdraws. Leases of the dead go.
+    async fn settle(self) -> Result<Taken> {
+        let settled = async {
+            let taken = Instant::now();
+            let others = Leases::see(&self.root, &self.key(), taken).await?;
+            for key in others.runs().filter(|key| *key != self.key()) {
+                if let Some(holder) = living(&self.root, key).await? {
+                    return Ok(Some(holder));
+                }
+                remove(&self.root, key).await;
+            }
+            let beats = others.listed.iter().filter(|lease| lease.key.starts_with("leases/beat-"));
+            for dead in beats.filter(|lease| others.now - lease.modified > super::lease::STALE) {
+                remove(&self.root, &dead.key).await;
+            }
+            wait_for_gc(&self.root, &self.key(), taken).await.map(|()| None)
+        };
+        match settled.await {
+            Ok(None) => Ok(Taken::Ours(self)),
+            Ok(Some(holder)) => {
+                self.release().await;
+                Ok(Taken::Busy(holder))
+            }
+            Err(error) => {
+                self.release().await;
+                Err(error)
+            }
+        }
+    }
+
+    fn key(&self) -> String {
+        layout::run_lease(self.number)
+    }
+
+    /// Says that the run is alive.
+    ///
+    /// # Errors
+    /// As [`RunLease::check`].
+    pub async fn beat(&self) -> Result<()> {
+        self.check().await?;
+        let number = self.beats.fetch_add(1, Ordering::AcqRel) + 1;
+        self.root.put(&layout::beat(&self.run, number), content("beat", &self.run)?.into()).await?;
+        if number > 1 {
+            remove(&self.root, &layout::beat(&self.run, number - 1)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether the lease is still this run's.
+    ///
+    /// # Errors
+    /// Conflict where another run took over, or the lease was removed; what the store says.
+    pub async fn check(&self) -> Result<()> {
+        let listed = self.root.list(layout::LEASES).await?;
+        let newest = listed.iter().filter_map(|lease| layout::run_lease_number(&lease.key)).max();
+        if newest == Some(self.number) && self.is_in_it().await? {
+            return Ok(());
+        }
+        let winner = match newest.filter(|number| *number != self.number) {
+            Some(number) => holder(&self.root, &layout::run_lease(number)).await?,
+            None => None,
+        };
+        let winner = winner.map_or_else(
+            || "its lease was taken away".to_owned(),
+            |winner| format!("run {} on {} took over", winner.run, winner.host),
+        );
+        Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "run {} stood still for so long that {winner}; what was finished is kept",
+                self.run
+            ),
+        ))
+    }
+
+    async fn is_in_it(&self) -> Result<bool> {
+        Ok(holder(&self.root, &self.key()).await?.is_some_and(|holder| holder.run == self.run))
+    }
+
+    /// Lets the next run start.
+    pub async fn release(self) {
+        // Its number may be another's by now; where the store does not say, the lease goes stale by itself.
+        if self.is_in_it().await.unwrap_or(false) {
+            remove(&self.root, &self.key()).await;
+        }
+        if self.beats.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let beats = layout::beats(&self.run);
+        for lease in self.root.list(layout::LEASES).await.unwrap_or_default() {
+            if lease.key.starts_with(&beats) {
+                remove(&self.root, &lease.key).await;
+            }
+        }
+    }
+}
+
+/// The holder of a run's lease, if it is alive.
+async fn living(root: &Root, key: &str) -> Result<Option<Holder>> {
+    let Some(holder) = holder(root, key).await? else { return Ok(None) };
+    if holder.is_dead() {
+        return Ok(None);
+    }
+    let now = store_time(root).await?;
+    let leases = Leases { listed: root.list(layout::LEASES).await?, now };
+    Ok(leases.run_beats(key, &holder.run).then_some(holder))
+}
+
+/// The run that holds the lease `key`, if it shows a sign of life: for gc, which deletes nothing on a guess.
+pub(super) async fn living_run(root: &Root, key: &str, leases: &Leases) -> Result<Option<String>> {
+    let Some(holder) = holder(root, key).await? else { return Ok(None) };
+    Ok(leases.run_beats(key, &holder.run).then_some(holder.run))
+}

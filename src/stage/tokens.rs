@@ -1,0 +1,73 @@
+//! Exact token counts of what a plan will encode.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rayon::prelude::*;
+
+use super::plan::ShardPlan;
+use crate::corpus::PreparedReader;
+use crate::error::{Error, Result};
+use crate::stage::LengthHistogram;
+use crate::store::Root;
+use crate::tower::Tower;
+use crate::types::TextHash;
+
+/// Neighbours in one padded batch of the ordinary way, to which `padding_avoided` compares.
+const ORDINARY_BATCH: usize = 32;
+
+/// Tokenises what will be encoded: exact counts, the length histogram, and the padding that packing avoids.
+pub(super) async fn count_tokens(
+    root: &Root,
+    plan: &mut ShardPlan,
+    missing: &HashSet<TextHash>,
+    tower: &Tower,
+    lengths: &mut BTreeMap<u32, u64>,
+) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut reader = PreparedReader::open(root, &plan.prepared).await?;
+    let mut counted = HashSet::new();
+    let mut neighbours: Vec<u32> = Vec::with_capacity(ORDINARY_BATCH);
+    let mut padding = 0;
+    let mut flush = |neighbours: &mut Vec<u32>| {
+        let longest = u64::from(neighbours.iter().copied().max().unwrap_or(0));
+        let real: u64 = neighbours.iter().map(|&n| u64::from(n)).sum();
+        padding += longest * neighbours.len() as u64 - real;
+        neighbours.clear();
+    };
+    while let Some(batch) = reader.next().await? {
+        let texts: Vec<String> = batch
+            .rows
+            .into_iter()
+            .filter(|row| !row.deleted && missing.contains(&row.text_hash))
+            .filter(|row| counted.insert(row.text_hash))
+            .map(|row| row.text)
+            .collect();
+        let tokenizer = tower.tokenizer().clone();
+        // A text that cannot be tokenised is counted as 0 here and quarantined by `encode`.
+        let counts: Vec<(u32, bool)> = tokio::task::spawn_blocking(move || {
+            texts
+                .par_iter()
+                .map(|text| match tokenizer.tokenize(text) {
+                    Ok(tokens) => (tokens.ids.len() as u32, tokens.truncated),
+                    Err(_) => (0, false),
+                })
+                .collect()
+        })
+        .await
+        .map_err(|cause| Error::internal("tokenising failed").with_source(cause))?;
+        for (tokens, truncated) in counts {
+            plan.tokens_to_encode += u64::from(tokens);
+            plan.texts_truncated += u64::from(truncated);
+            *lengths.entry(LengthHistogram::up_to(tokens)).or_default() += 1;
+            neighbours.push(tokens);
+            if neighbours.len() == ORDINARY_BATCH {
+                flush(&mut neighbours);
+            }
+        }
+    }
+    flush(&mut neighbours);
+    plan.padding_avoided = padding;
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! Step borders: after every kind of write that a run or a gc makes, it may be killed.
+//!
+//! The store itself passes them, by the kind of the key, so no write is without one. The README's crash table is made
+//! from [`Border::ALL`], and `tests/it/kills.rs` kills the real program at each. `SCALINGNOTE_FAIL_AT=part:2` ends the
+//! process, as `kill -9` would, right after the second part was stored; without that variable nothing happens.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::layout;
+
+/// The environment variable that names where to die: `name` or `name:nth`.
+pub const FAIL_AT: &str = "SCALINGNOTE_FAIL_AT";
+
+macro_rules! borders {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal: $what:literal, $left:literal, $next:literal;)*) => {
+        /// What was written (or deleted) last.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(missing_docs, reason = "each says what it is in `what`")]
+        pub enum Border { $($variant,)* }
+
+        impl Border {
+            /// Every border, in the order in which a run and then a gc passes them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Its name in `SCALINGNOTE_FAIL_AT`.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What happened last, for people.
+            pub fn what(self) -> &'static str {
+                match self { $(Self::$variant => $what,)* }
+            }
+
+            /// What a kill leaves behind.
+            pub fn left(self) -> &'static str {
+                match self { $(Self::$variant => $left,)* }
+            }
+
+            /// What happens next time.
+            pub fn next(self) -> &'static str {
+                match self { $(Self::$variant => $next,)* }
+            }
+        }
+    };
+}
+
+borders! {
+    RunLease = "run-lease": "the run took its lease",
+        "the lease",
+        "takes over: at once on the same machine, elsewhere when no heartbeat came for five minutes";
+    Torn = "torn": "half a file is written",
+        "half a file under a name that nothing lists (local disk; a bucket shows nothing)",
+        "writes the file; `snapshot gc` removes the half";
+    Prepared = "prepared": "a shard's notes were prepared",
+        "prepared text without a plan",
+        "prepares under a run id of its own";
+    Located = "located": "stored vectors were located",
+        "prepared text without a plan",
+        "prepares under a run id of its own";
+    Plan = "plan": "the plan was stored",
+        "a plan without results",
+        "plans anew";
+    Part = "part": "a part was stored",
+        "vectors without a receipt: nothing believes in them",
+        "encodes these texts again, and everything after them";
+    PartReceipt = "part-receipt": "a part got its receipt",
+        "a finished part",
+        "encodes only what no finished part holds";
+    EncodeReceipt = "encode-receipt": "a shard is encoded",
+        "all vectors of the shard",
+        "encodes nothing of this shard";
+    Calibration = "calibration": "the i8 scale was fitted",
+        "the scale, frozen",
+        "encodes nothing, builds with this scale";
+    Index = "index": "an index was stored",
+        "an index without a receipt",
+        "builds it again: the same bytes under the same name";
+    Sidecar = "sidecar": "its f16 vectors were stored",
+        "an index and its vectors without a receipt",
+        "builds both again: the same bytes under the same names";
+    IndexReceipt = "index-receipt": "the index got its receipt",
+        "a finished index",
+        "takes the index as it is";
+    Ids = "ids": "a shard's ids were stored",
+        "an ids file without a receipt",
+        "takes the index, writes the same ids file again";
+    BuildReceipt = "build-receipt": "a shard is built",
+        "a finished shard",
+        "plans the day anew and takes over every finished shard";
+    CommitLease = "commit-lease": "publishing began",
+        "finished shards, a commit lease",
+        "publishes; a gc waits until the lease is stale";
+    Manifest = "manifest": "the snapshot was published",
+        "the new snapshot, whole; a commit lease",
+        "finds nothing to do";
+    CommitLeaseGone = "commit-lease-gone": "publishing ended",
+        "the new snapshot; no report",
+        "finds nothing to do";
+    ReportJson = "report-json": "the report was stored",
+        "the new snapshot, its report as JSON",
+        "finds nothing to do";
+    ReportHtml = "report-html": "the report's page was stored",
+        "the new snapshot, its report",
+        "finds nothing to do";
+    RunLeaseGone = "run-lease-gone": "the lease was released",
+        "the new snapshot, its report",
+        "finds nothing to do";
+    PreparedGone = "prepared-gone": "a day without changes is tidied up",
+        "prepared text of some shards",
+        "finds nothing to do";
+    GcLease = "gc-lease": "a gc batch began",
+        "a gc lease",
+        "waits for a minute on the same machine, elsewhere ends with 75 until the lease is 15 minutes old";
+    ManifestGone = "manifest-gone": "gc deleted an old snapshot",
+        "files that no snapshot names",
+        "is not affected; the next gc goes on";
+    ReceiptGone = "receipt-gone": "gc deleted a receipt",
+        "files that no receipt names",
+        "makes them again if it needs them; the next gc goes on";
+    FileGone = "file-gone": "gc deleted a file",
+        "fewer files that nothing names",
+        "is not affected; the next gc goes on";
+    GcLeaseGone = "gc-lease-gone": "a gc batch ended",
+        "nothing unfinished",
+        "is not affected; the next gc goes on";
+}
+
+impl Border {
+    /// The border after `key` was written; `None` for leases of which nothing depends on one write (heartbeats, readers).
+    pub fn written(key: &str) -> Option<Self> {
+        let (top, name) = (key.split('/').next()?, key.rsplit('/').next()?);
+        let ends = |ending: &str| name.ends_with(ending);
+        Some(match top {
+            "prepared" if ends(".located.parquet") => Self::Located,
+            "prepared" => Self::Prepared,
+            "runs" if name == "plan.json" => Self::Plan,
+            "runs" if ends(".json") => Self::ReportJson,
+            "runs" => Self::ReportHtml,
+            "embeddings" if ends(layout::PART_RECEIPT_SUFFIX) => Self::PartReceipt,
+            "embeddings" if ends(layout::TASK_RECEIPT_SUFFIX) => Self::EncodeReceipt,
+            "embeddings" => Self::Part,
+            "indexes" if name.starts_with("calibration-") => Self::Calibration,
+            "indexes" if ends(".usearch") => Self::Index,
+            "indexes" if ends(".f16") => Self::Sidecar,
+            "indexes" if ends(layout::PART_RECEIPT_SUFFIX) => Self::IndexReceipt,
+            "indexes" if ends(layout::TASK_RECEIPT_SUFFIX) => Self::BuildReceipt,
+            "indexes" => Self::Ids,
+            layout::SNAPSHOTS => Self::Manifest,
+            layout::LEASES if name.starts_with("run-") => Self::RunLease,
+            layout::LEASES if name.starts_with("commit-") => Self::CommitLease,
+            layout::LEASES if name.starts_with("gc-") => Self::GcLease,
+            _ => return None,
+        })
+    }
+
+    /// The border after `key` was deleted.
+    pub fn deleted(key: &str) -> Option<Self> {
+        Some(match Self::written(key)? {
+            Self::RunLease => Self::RunLeaseGone,
+            Self::CommitLease => Self::CommitLeaseGone,
+            Self::GcLease => Self::GcLeaseGone,
+            Self::Manifest => Self::ManifestGone,
+            Self::Prepared | Self::Located => Self::PreparedGone,
+            _ if layout::is_receipt(key) => Self::ReceiptGone,
+            _ => Self::FileGone,
+        })
+    }
+
+    /// Ends the process here if `SCALINGNOTE_FAIL_AT` says so.
+    pub(super) fn pass(self) {
+        if let Some((border, left)) = armed()
+            && *border == self
+            && left.fetch_sub(1, Ordering::AcqRel) == 1
+        {
+            die();
+        }
+    }
+}
+
+fn armed() -> Option<&'static (Border, AtomicU32)> {
+    static ARMED: OnceLock<Option<(Border, AtomicU32)>> = OnceLock::new();
+    ARMED.get_or_init(|| parse(&std::env::var(FAIL_AT).ok()?)).as_ref()
+}
+
+fn parse(text: &str) -> Option<(Border, AtomicU32)> {
+    let (name, nth) = text.split_once(':').unwrap_or((text, "1"));
+    let border = Border::ALL.iter().find(|border| border.name() == name)?;
+    Some((*border, AtomicU32::new(nth.parse().ok()?)))
+}
+
+/// No destructor runs, no buffer is flushed, no thread goes on.
+fn die() -> ! {
+    #[cfg(unix)]
+    // SAFETY: raise takes a number and touches no memory of this program.
+    unsafe {
+        libc::raise(libc::SIGKILL);
+    }
+    std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_parse() {
+        for border in Border::ALL {
+            let (found, nth) = parse(&format!("{}:3", border.name())).unwrap();
+            assert_eq!((found, nth.into_inner()), (*border, 3));
+            assert_eq!(parse(border.name()).unwrap().1.into_inner(), 1);
+        }
+        assert!(parse("nowhere").is_none() && parse("part:x").is_none());
+    }
+
+    #[test]
+    fn every_border_but_the_torn_write_is_that_of_a_key() {
+        let space = crate::types::SpaceId("0123456789abcdef".to_owned());
+        let keys = [
+            layout::prepared("r", 0),
+            layout::located("r", 0),
+            layout::run_file("r", "plan.json"),
+            layout::run_file("r", "report-2.json"),
+            layout::run_file("r", "report.html"),
+            layout::part(&space, 0, "p", "h"),
+            layout::part_receipt(&space, 0, "p"),
+            layout::encode_receipt(&space, 0, "t"),
+            layout::calibration("o", &space),
+            layout::index_file("o", 0, "i", "h", "usearch"),
+            layout::index_file("o", 0, "i", "h", "f16"),
+            layout::index_receipt("o", 0, "i"),
+            layout::ids_file("o", 0, "i"),
+            layout::build_receipt("o", 0, "t"),
+            layout::manifest(1),
+            layout::run_lease(1),
+            layout::lease("commit", "x"),
+            layout::lease("gc", "x"),
+        ];
+        let mut found: Vec<Border> = keys.iter().filter_map(|key| Border::written(key)).collect();
+        assert_eq!(found.len(), keys.len());
+        found.extend(keys.iter().filter_map(|key| Border::deleted(key)));
+        found.push(Border::Torn);
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found, Border::ALL);
+        assert_eq!(Border::written(&layout::beat("r", 1)), None);
+    }
+}

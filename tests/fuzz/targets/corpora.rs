@@ -1,0 +1,237 @@
+//! Tables of a corpus in every format, pipeline files, training pairs and retrieval sets.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow::datatypes::Int64Type;
+use parquet::arrow::ArrowWriter;
+
+use scalingnote::corpus::{CorpusMode, CorpusOptions, PrepareRequest, TableOptions, prepare};
+use scalingnote::dataset::{PairSet, PairSource, RetrievalSet, RetrievalSetOptions};
+use scalingnote::error::Result;
+use scalingnote::observe::Silent;
+use scalingnote::store::{Root, StorageOptions};
+use scalingnote::types::Cancel;
+
+use super::{CANARY, Target, block_on};
+
+/// A corpus of one table.
+pub struct Table {
+    kind: String,
+    folder: tempfile::TempDir,
+    options: CorpusOptions,
+}
+
+const ROWS: i64 = 40;
+
+fn batch() -> RecordBatch {
+    let ids = Int64Array::from_iter_values(0..ROWS);
+    let texts = (0..ROWS).map(|id| format!("{CANARY} {id} {}", "words ".repeat(id as usize)));
+    let scores = Int64Array::from_iter((0..ROWS).map(|id| (id % 3 > 0).then_some(id * 1000)));
+    let topics = (0..ROWS).map(|id| Some((0..id % 4).map(Some).collect::<Vec<_>>()));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(ids)),
+        ("text", Arc::new(StringArray::from_iter_values(texts))),
+        ("score", Arc::new(scores)),
+        ("list", Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(topics))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+fn flat() -> RecordBatch {
+    batch().project(&[0, 1, 2]).unwrap()
+}
+
+impl Table {
+    pub fn new(kind: &str) -> Self {
+        let options = CorpusOptions {
+            tables: vec![TableOptions {
+                name: "notes".into(),
+                uri: format!("notes.{kind}"),
+                format: None,
+                has_header: true,
+                delimiter: ',',
+            }],
+            sql: "select id as note_id, text as body, score from notes".into(),
+            mode: CorpusMode::Full,
+            template: "{{ body }}".into(),
+            stored_columns: vec!["score".into()],
+            max_rejected: 10,
+            memory_limit_mib: 256,
+            storage: None,
+        };
+        Self { kind: kind.to_owned(), folder: tempfile::tempdir().unwrap(), options }
+    }
+}
+
+impl Target for Table {
+    fn seeds(&self) -> Vec<Vec<u8>> {
+        match self.kind.as_str() {
+            "parquet" => vec![parquet(&batch()), parquet(&flat())],
+            "arrow" => vec![ipc(&batch()), ipc(&flat())],
+            "avro" => vec![avro(&flat())],
+            "csv" => {
+                let mut out = Vec::new();
+                arrow::csv::Writer::new(&mut out).write(&flat()).unwrap();
+                vec![out]
+            }
+            _ => {
+                let mut out = Vec::new();
+                let mut writer = arrow::json::LineDelimitedWriter::new(&mut out);
+                writer.write(&batch()).unwrap();
+                writer.finish().unwrap();
+                drop(writer);
+                vec![out]
+            }
+        }
+    }
+
+    fn read(&mut self, data: &[u8]) -> Result<()> {
+        let file = self.folder.path().join(format!("notes.{}", self.kind));
+        std::fs::write(file, data).unwrap();
+        let root = Root::in_memory();
+        let request = PrepareRequest {
+            options: &self.options,
+            base_dir: self.folder.path(),
+            shard_count: Some(2),
+            default_shards: 2,
+            chunker: None,
+            exclude: None,
+            known: None,
+            storage: &StorageOptions::default(),
+            root: &root,
+            run: "fuzz",
+            reporter: Arc::new(Silent),
+            cancel: Cancel::new(),
+        };
+        block_on(prepare(request)).map(drop)
+    }
+
+    fn names(&self) -> Vec<String> {
+        // Rejected rows are named by their notes.
+        vec![format!("notes.{}", self.kind), "rows were rejected".to_owned()]
+    }
+}
+
+fn parquet(batch: &RecordBatch) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut out, batch.schema(), None).unwrap();
+    writer.write(batch).unwrap();
+    writer.close().unwrap();
+    out
+}
+
+fn ipc(batch: &RecordBatch) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
+    writer.write(batch).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    out
+}
+
+/// An Avro container by the book: `id` and `score` optional longs, `text` an optional string.
+fn avro(batch: &RecordBatch) -> Vec<u8> {
+    fn long(value: i64, out: &mut Vec<u8>) {
+        let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
+        while zigzag > 0x7f {
+            out.push(zigzag as u8 | 0x80);
+            zigzag >>= 7;
+        }
+        out.push(zigzag as u8);
+    }
+    fn bytes(value: &[u8], out: &mut Vec<u8>) {
+        long(value.len() as i64, out);
+        out.extend(value);
+    }
+    let field = |name: &str, of: &str| serde_json::json!({"name": name, "type": ["null", of]});
+    let fields = [field("id", "long"), field("text", "string"), field("score", "long")];
+    let schema = serde_json::json!({"type": "record", "name": "note", "fields": fields});
+    let mut out = b"Obj\x01".to_vec();
+    long(2, &mut out);
+    for (key, value) in [("avro.schema", schema.to_string()), ("avro.codec", "null".to_owned())] {
+        bytes(key.as_bytes(), &mut out);
+        bytes(value.as_bytes(), &mut out);
+    }
+    long(0, &mut out);
+    let sync = [7; 16];
+    out.extend(sync);
+    let mut block = Vec::new();
+    use arrow::array::AsArray;
+    for row in 0..batch.num_rows() {
+        for column in batch.columns() {
+            long(i64::from(column.is_valid(row)), &mut block);
+            match column.as_primitive_opt::<Int64Type>() {
+                _ if column.is_null(row) => {}
+                Some(longs) => long(longs.value(row), &mut block),
+                None => bytes(column.as_string::<i32>().value(row).as_bytes(), &mut block),
+            }
+        }
+    }
+    long(batch.num_rows() as i64, &mut out);
+    bytes(&block, &mut out);
+    out.extend(sync);
+    out
+}
+
+/// One file that is read as it is.
+pub struct File {
+    kind: String,
+    folder: tempfile::TempDir,
+}
+
+impl File {
+    pub fn new(kind: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("corpus.jsonl", "{\"_id\":\"1\",\"title\":\"t\",\"text\":\"x\"}\n");
+        write("queries.jsonl", "{\"_id\":\"q\",\"text\":\"y\"}\n");
+        write("qrels.tsv", "query-id\tcorpus-id\tscore\nq\t1\t1\n");
+        Self { kind: kind.to_owned(), folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(match self.kind.as_str() {
+            "pipeline" => "pipeline.toml",
+            "pairs" => "pairs.jsonl",
+            _ => "qrels.tsv",
+        })
+    }
+}
+
+impl Target for File {
+    fn seeds(&self) -> Vec<Vec<u8>> {
+        let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        match self.kind.as_str() {
+            "pipeline" => ["quickstart.toml", "daily.toml"]
+                .iter()
+                .map(|name| std::fs::read(package.join("pipelines").join(name)).unwrap())
+                .collect(),
+            "pairs" => {
+                let pair = |at: u32| {
+                    let negatives = [format!("{CANARY} {at}"), "other".into()];
+                    serde_json::json!({"query": format!("q {at}"), "text": format!("{CANARY} of {at}"),
+                        "title": "t", "negatives": negatives, "weight": 0.5})
+                };
+                vec![(0..20).map(|at| format!("{}\n", pair(at))).collect::<String>().into()]
+            }
+            _ => vec![b"query-id\tcorpus-id\tscore\nq\t1\t1\n".to_vec()],
+        }
+    }
+
+    fn read(&mut self, data: &[u8]) -> Result<()> {
+        let path = self.path();
+        std::fs::write(&path, data).unwrap();
+        match self.kind.as_str() {
+            "pipeline" => scalingnote::config::resolve(&path, [], &[]).map(drop),
+            "pairs" => PairSet::open(&[PairSource::new(&path)], self.folder.path(), 1).map(drop),
+            _ => RetrievalSet::open(&RetrievalSetOptions::new(self.folder.path())).map(drop),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.path().file_name().unwrap().to_string_lossy().into_owned()]
+    }
+}

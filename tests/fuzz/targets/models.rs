@@ -1,0 +1,254 @@
+//! Model files: weights, configuration, tokenizer, adapter, each damaged in a model that is whole otherwise.
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use candle_core::{Device, Tensor};
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use scalingnote::error::Result;
+use scalingnote::observe::{Reporter, Silent};
+use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
+use scalingnote::types::Pooling;
+
+use super::{Target, block_on};
+
+/// A tiny Llama in a folder of its own, one file of which is damaged.
+pub struct Model {
+    file: &'static str,
+    folder: tempfile::TempDir,
+    options: TowerOptions,
+}
+
+impl Model {
+    pub fn new(kind: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        };
+        write_model(folder.path(), None);
+        write("adapter/adapter_config.json", adapter_config().to_string().as_bytes());
+        write("adapter/adapter_model.safetensors", &safetensors(&adapter_tensors()));
+        let (file, model) = match kind {
+            "gguf" => ("model.gguf", "model.gguf"),
+            "safetensors" => ("model.safetensors", "."),
+            "model-config" => ("config.json", "."),
+            "tokenizer" => ("tokenizer.json", "."),
+            "adapter" => ("adapter/adapter_model.safetensors", "."),
+            _ => ("adapter/adapter_config.json", "."),
+        };
+        let mut options = TowerOptions::new(model, Pooling::Mean);
+        options.max_tokens = 32;
+        options.adapter = file.starts_with("adapter").then(|| "adapter".to_owned());
+        Self { file, folder, options }
+    }
+
+    fn valid(&self) -> Vec<u8> {
+        match self.file {
+            "model.gguf" => gguf(GgmlDType::F32),
+            file => std::fs::read(self.folder.path().join(file)).unwrap(),
+        }
+    }
+}
+
+impl Target for Model {
+    fn seeds(&self) -> Vec<Vec<u8>> {
+        match self.file {
+            "model.gguf" => [GgmlDType::F32, GgmlDType::Q8_0, GgmlDType::Q4_1].map(gguf).into(),
+            _ => vec![self.valid()],
+        }
+    }
+
+    fn read(&mut self, data: &[u8]) -> Result<()> {
+        std::fs::write(self.folder.path().join(self.file), data).unwrap();
+        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+        let tower = block_on(Tower::resolve(&self.options, self.folder.path(), &reporter))?;
+        let tokens = tower.tokenizer().tokenize("one short note, and no more")?;
+        let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 1 })?;
+        encoder.encode(&[&tokens.ids]).map(drop)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let name = Path::new(self.file).file_name().unwrap().to_string_lossy().into_owned();
+        // Weights that are whole and do not fit the configuration are named by the model's folder.
+        vec![name, self.folder.path().to_string_lossy().into_owned()]
+    }
+}
+
+/// Writes a tiny Llama; every text with the character `broken` gets a vector that is not a number.
+pub fn write_model(folder: &Path, broken: Option<char>) {
+    let mut tensors = tensors();
+    if let Some(row) = broken.map(|character| character as usize + 1) {
+        tensors[0].2[row * 32..(row + 1) * 32].fill(f32::NAN);
+    }
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
+    write("config.json", config().to_string().as_bytes());
+    write("tokenizer.json", tokenizer().to_string().as_bytes());
+    write("model.safetensors", &safetensors(&tensors));
+}
+
+fn config() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
+        "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 320, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "max_position_embeddings": 128, "hidden_act": "silu",
+        "eos_token_id": 0,
+    })
+}
+
+/// Byte-level BPE: `<eos>` is 0, a byte is itself plus 1, one merge.
+fn tokenizer() -> Value {
+    let mut vocab = serde_json::Map::new();
+    vocab.insert("<eos>".into(), 0.into());
+    for (byte, shown) in byte_names() {
+        vocab.insert(shown.to_string(), (u32::from(byte) + 1).into());
+    }
+    vocab.insert("on".into(), 257.into());
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [{"id": 0, "content": "<eos>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true}],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
+            "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": ["o n"]},
+    })
+}
+
+/// The printable stand-ins for bytes that byte-level BPE uses.
+fn byte_names() -> Vec<(u8, char)> {
+    let mut next = 0x100;
+    (0..=255u8)
+        .map(|byte| match byte {
+            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => (byte, char::from(byte)),
+            _ => {
+                next += 1;
+                (byte, char::from_u32(next - 1).unwrap())
+            }
+        })
+        .collect()
+}
+
+type Named = (String, Vec<usize>, Vec<f32>);
+
+fn tensors() -> Vec<Named> {
+    let mut random = rand::rngs::StdRng::seed_from_u64(42);
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![320, 32]),
+        ("model.norm.weight".to_owned(), vec![32]),
+    ];
+    for layer in 0..2 {
+        for (name, shape) in [
+            ("input_layernorm", vec![32]),
+            ("post_attention_layernorm", vec![32]),
+            ("self_attn.q_proj", vec![32, 32]),
+            ("self_attn.k_proj", vec![16, 32]),
+            ("self_attn.v_proj", vec![16, 32]),
+            ("self_attn.o_proj", vec![32, 32]),
+            ("mlp.gate_proj", vec![64, 32]),
+            ("mlp.up_proj", vec![64, 32]),
+            ("mlp.down_proj", vec![32, 64]),
+        ] {
+            shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
+        }
+    }
+    let mut values = |shape: &[usize]| -> Vec<f32> {
+        (0..shape.iter().product()).map(|_| random.random_range(-0.1..0.1)).collect()
+    };
+    shapes.into_iter().map(|(name, shape)| (name, shape.clone(), values(&shape))).collect()
+}
+
+fn adapter_tensors() -> Vec<Named> {
+    let name = |end: &str| format!("base_model.model.model.layers.0.self_attn.q_proj.{end}.weight");
+    vec![
+        (name("lora_A"), vec![4, 32], vec![0.01; 4 * 32]),
+        (name("lora_B"), vec![32, 4], vec![0.02; 4 * 32]),
+    ]
+}
+
+fn adapter_config() -> Value {
+    json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": false, "bias": "none",
+        "target_modules": ["q_proj"], "rank_pattern": {}, "alpha_pattern": {}})
+}
+
+fn safetensors(tensors: &[Named]) -> Vec<u8> {
+    use safetensors::tensor::{Dtype, TensorView, serialize};
+    let bytes: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(.., values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    serialize(views, None::<HashMap<String, String>>).unwrap()
+}
+
+/// The same model as llama.cpp's converter would store it, tokenizer included.
+fn gguf(dtype: GgmlDType) -> Vec<u8> {
+    let tensors: Vec<(String, QTensor)> = tensors()
+        .into_iter()
+        .map(|(name, shape, values)| {
+            let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap();
+            let dtype = if shape.len() == 1 { GgmlDType::F32 } else { dtype };
+            (in_gguf(&name), QTensor::quantize(&tensor, dtype).unwrap())
+        })
+        .collect();
+    let number = gguf_file::Value::U32;
+    let text = |s: &str| gguf_file::Value::String(s.to_owned());
+    let mut tokens: Vec<String> = (0..320).map(|id| format!("<unused{id}>")).collect();
+    tokens[0] = "<eos>".to_owned();
+    tokens[257] = "on".to_owned();
+    for (byte, shown) in byte_names() {
+        tokens[usize::from(byte) + 1] = shown.to_string();
+    }
+    let tokens = tokens.iter().map(|token| text(token)).collect();
+    let kinds = (0..320).map(|id| gguf_file::Value::I32(if id == 0 { 3 } else { 1 })).collect();
+    let metadata = [
+        ("general.architecture", text("llama")),
+        ("llama.block_count", number(2)),
+        ("llama.context_length", number(128)),
+        ("llama.embedding_length", number(32)),
+        ("llama.feed_forward_length", number(64)),
+        ("llama.attention.head_count", number(4)),
+        ("llama.attention.head_count_kv", number(2)),
+        ("llama.attention.layer_norm_rms_epsilon", gguf_file::Value::F32(1e-5)),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("gpt-2")),
+        ("tokenizer.ggml.eos_token_id", number(0)),
+        ("tokenizer.ggml.tokens", gguf_file::Value::Array(tokens)),
+        ("tokenizer.ggml.token_type", gguf_file::Value::Array(kinds)),
+        ("tokenizer.ggml.merges", gguf_file::Value::Array(vec![text("o n")])),
+    ];
+    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut out = Cursor::new(Vec::new());
+    gguf_file::write(&mut out, &metadata, &tensors).unwrap();
+    out.into_inner()
+}
+
+fn in_gguf(name: &str) -> String {
+    let pairs = [
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("model.layers", "blk"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.o_proj", "attn_output"),
+        ("self_attn.", "attn_"),
+        ("mlp.", "ffn_"),
+        ("_proj", ""),
+    ];
+    pairs.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+}
