@@ -136,7 +136,7 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
 
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile fuzz ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile ## Run every suite there is, the slow ones too.
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.

@@ -8,6 +8,7 @@ mod lease;
 mod local;
 mod metrics;
 mod purge;
+mod query_towers;
 mod report;
 mod run_id;
 mod share;
@@ -19,9 +20,9 @@ use std::time::Duration;
 
 use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
-use crate::snapshot::{self, GateOutcome, QueryTower, RunLease};
+use crate::snapshot::{self, GateOutcome, RunLease};
 use crate::stage::{
     self, BuildReceipt, EncodeReceipt, Envelope, NewestSnapshot, Outcome, Plan, PlanBrief,
     PlanRequest, PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt,
@@ -29,11 +30,12 @@ use crate::stage::{
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
-use crate::types::{Cancel, EmbeddingSpace};
+use crate::types::Cancel;
 
 use backfill::Course;
 pub use metrics::write_metrics;
 pub use purge::purge;
+use query_towers::query_towers;
 pub use run_id::new_run_id;
 pub use share::{Share, ShareDone, TaskStage, execute_share};
 pub use texts::encode_texts;
@@ -191,7 +193,14 @@ async fn leased(
         _ => report::store(&ctx.root, report).await,
     };
     match finished {
-        Ok(()) => stored?,
+        Ok(()) => stored.context(|| match report.outcome {
+            Outcome::Published { snapshot } => {
+                format!(
+                    "snapshot {snapshot} is published, but the run's report could not be stored"
+                )
+            }
+            _ => "the run's report could not be stored".to_owned(),
+        })?,
         Err(error) if error.kind() == ErrorKind::GateRefused => {
             ctx.reporter.event(Event::Warning { message: error.to_string() });
         }
@@ -326,46 +335,6 @@ async fn publish_content(
         judged,
     })
     .await
-}
-
-/// The towers that may encode queries: the configured one, by the fingerprint of everything that decides its
-/// vectors.
-async fn query_towers(ctx: &RunContext) -> Result<Vec<QueryTower>> {
-    let options = stage::absolute_tower(&ctx.pipeline.query_tower(), &ctx.pipeline.base_dir);
-    let tower = Tower::resolve(&options, &ctx.pipeline.base_dir, &ctx.reporter).await?;
-    let kind = if ctx.pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
-    if let Some(teacher) = tower.teacher() {
-        let document = Tower::resolve(&ctx.pipeline.tower, &ctx.pipeline.base_dir, &ctx.reporter);
-        check_teacher(teacher, &document.await?.space(teacher.template))?;
-    }
-    let fingerprint = tower.fingerprint()?;
-    let options = serde_json::to_value(&options)
-        .map_err(|e| Error::internal("writing query tower options").with_source(e))?;
-    Ok(vec![QueryTower { fingerprint, kind: kind.to_owned(), options }])
-}
-
-/// A distilled query tower gives the vectors of the tower it was distilled from: those of this document tower, or
-/// nothing that can be compared. Prompts and lengths of queries are the teacher's own affair.
-fn check_teacher(teacher: &EmbeddingSpace, document: &EmbeddingSpace) -> Result<()> {
-    let differing: Vec<&str> = [
-        ("weights", teacher.weights != document.weights),
-        ("adapter", teacher.adapter != document.adapter),
-        ("tokenizer", teacher.tokenizer != document.tokenizer),
-        ("pooling", teacher.pooling != document.pooling),
-        ("dimensions", teacher.dimensions != document.dimensions),
-        ("normalize", teacher.normalize != document.normalize),
-        ("encoder_revision", teacher.encoder_revision != document.encoder_revision),
-    ]
-    .into_iter()
-    .filter_map(|(name, differs)| differs.then_some(name))
-    .collect();
-    if differing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::config(format!(
-        "query.tower was distilled from another tower than this pipeline's (other {}); distil it again from this one",
-        differing.join(", ")
-    )))
 }
 
 async fn discard_prepared(root: &Root, run: &str) -> Result<()> {

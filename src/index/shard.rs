@@ -140,7 +140,8 @@ impl ShardIndex {
             return self.search_unit(query, k, keep, None);
         }
         let candidates = k.saturating_mul(self.options.rescore.max(1));
-        if rows.is_worth_scanning(candidates.max(self.options.expansion_search)) {
+        if rows.is_worth_scanning(candidates.max(self.options.expansion_search), self.dimensions())
+        {
             return Ok(self.sidecar.search(query, keep, rows.iter()));
         }
         self.search_unit(query, k, keep, Some(rows))

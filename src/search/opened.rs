@@ -39,8 +39,8 @@ pub struct Found {
 /// Everything is mapped when it opens: a later publish, rollback or gc does not change or disturb it.
 pub struct Snapshot {
     manifest: Manifest,
-    /// The segments of all shards. Two snapshots share a segment whose files are the same.
-    segments: Vec<Arc<Opened>>,
+    /// The segments of all shards.
+    segments: Vec<Opened>,
 }
 
 /// One segment of a shard.
@@ -48,8 +48,10 @@ struct Opened {
     /// Number of its shard.
     shard: u32,
     content: Segment,
-    index: ShardIndex,
-    ids: IdsFile,
+    /// Two snapshots share it where its files are the same, and so the ids: from day to day more rows are removed from a
+    /// base and stored columns change, the index stays.
+    index: Arc<ShardIndex>,
+    ids: Arc<IdsFile>,
     /// Rows that were not removed since.
     live: RowSet,
     /// Whether a note may have several vectors here.
@@ -102,7 +104,7 @@ impl Snapshot {
         Self::open_beside(root, manifest, &Files { cache, hash_local: false }, None).await
     }
 
-    /// Opens the snapshot of a manifest; segments that are open in `before` with the same files are taken over.
+    /// Opens the snapshot of a manifest; files that are open in `before` are taken over.
     pub(super) async fn open_beside(
         root: &Root,
         manifest: Manifest,
@@ -128,12 +130,12 @@ impl Snapshot {
             for segment in segments {
                 let wanted =
                     Wanted { shard: shard.shard, chunked: shard.vectors > shard.notes, segment };
-                let open = before.and_then(|before| before.segment_like(content, &wanted));
+                let open = before.map(|before| before.files_like(content, &wanted.segment));
                 opening.push(open_segment(
                     root,
                     wanted,
                     files,
-                    open,
+                    open.unwrap_or_default(),
                     Arc::clone(&shared),
                     dimensions,
                 ));
@@ -143,17 +145,22 @@ impl Snapshot {
         Ok(Self { manifest, segments })
     }
 
-    /// An open segment that would answer every query as `wanted` of `content`.
-    fn segment_like(&self, content: &Content, wanted: &Wanted) -> Option<Arc<Opened>> {
+    /// What is open of the files of `segment` of `content`.
+    fn files_like(&self, content: &Content, segment: &Segment) -> OpenFiles {
         let own = &self.manifest.content;
-        let same_space = own.space_id == content.space_id && own.index == content.index;
-        let found = self.segments.iter().find(|open| {
-            same_space
-                && open.shard == wanted.shard
-                && open.chunked == wanted.chunked
-                && open.content == wanted.segment
-        });
-        found.cloned()
+        if own.space_id != content.space_id || own.index != content.index {
+            return OpenFiles::default();
+        }
+        let same_index = |open: &&Opened| {
+            open.content.index == segment.index && open.content.sidecar == segment.sidecar
+        };
+        let index = self.segments.iter().find(same_index);
+        // Which keys an ids file belongs to was checked against this index alone.
+        let ids = index.filter(|open| open.content.ids == segment.ids);
+        OpenFiles {
+            index: index.map(|open| Arc::clone(&open.index)),
+            ids: ids.map(|open| Arc::clone(&open.ids)),
+        }
     }
 
     /// Asks every segment the canary queries that were recorded when it was built, and reads its note ids. Returns how
@@ -162,7 +169,7 @@ impl Snapshot {
     /// # Errors
     /// Corrupt where a segment answers otherwise, or its files do not belong together.
     pub fn check_canaries(&self) -> Result<usize> {
-        let check = |segment: &Arc<Opened>| {
+        let check = |segment: &Opened| {
             let number = segment.shard;
             segment
                 .check()
@@ -308,34 +315,58 @@ struct Wanted {
     segment: Segment,
 }
 
+/// Files of a segment that are open already.
+#[derive(Default)]
+struct OpenFiles {
+    index: Option<Arc<ShardIndex>>,
+    ids: Option<Arc<IdsFile>>,
+}
+
 async fn open_segment(
     root: &Root,
     wanted: Wanted,
     files: &Files<'_>,
-    open: Option<Arc<Opened>>,
+    open: OpenFiles,
     shared: Arc<(IndexOptions, Calibration)>,
     dimensions: usize,
-) -> Result<Arc<Opened>> {
-    if let Some(open) = open {
-        return Ok(open);
-    }
+) -> Result<Opened> {
     let segment = &wanted.segment;
-    let paths = futures::try_join!(
-        files.fetch(root, &segment.index),
-        files.fetch(root, &segment.sidecar),
-        files.fetch(root, &segment.ids)
-    )?;
-    // Small, and always hashed.
-    let removed = removed::read(root, segment.removed.as_ref()).await?;
-    let paths = <[PathBuf; 3]>::from(paths);
-    tokio::task::spawn_blocking(move || {
-        let number = wanted.shard;
-        Opened::open(wanted, &paths, &removed, &shared, dimensions)
-            .map(Arc::new)
-            .context(|| format!("shard {number}"))
-    })
-    .await
-    .or_error(ErrorKind::Internal, || "opening a shard")?
+    let index = async {
+        match open.index.is_some() {
+            true => Ok(None),
+            false => {
+                let [index, sidecar] = [&segment.index, &segment.sidecar];
+                futures::try_join!(files.fetch(root, index), files.fetch(root, sidecar)).map(Some)
+            }
+        }
+    };
+    let ids = async {
+        match open.ids.is_some() {
+            true => Ok(None),
+            false => files.fetch(root, &segment.ids).await.map(Some),
+        }
+    };
+    // Removed keys are few, and always hashed.
+    let removed = removed::read(root, segment.removed.as_ref());
+    let (index_paths, ids_path, removed) = futures::try_join!(index, ids, removed)?;
+    let opening = move || {
+        let index = match (open.index, index_paths) {
+            (Some(open), _) => open,
+            (None, Some((index, sidecar))) => {
+                Arc::new(ShardIndex::open(&index, &sidecar, &shared.0, &shared.1)?)
+            }
+            (None, None) => return Err(Error::internal("an index that was not fetched")),
+        };
+        let ids = match (open.ids, ids_path) {
+            (Some(open), _) => open,
+            (None, Some(ids)) => Arc::new(IdsFile::open(&ids)?),
+            (None, None) => return Err(Error::internal("an ids file that was not fetched")),
+        };
+        Opened::of(wanted, index, ids, &removed, dimensions)
+    };
+    tokio::task::spawn_blocking(opening)
+        .await
+        .or_error(ErrorKind::Internal, || "opening a shard")?
 }
 
 /// Where files come from.
@@ -385,29 +416,29 @@ impl Passing {
 }
 
 impl Opened {
-    fn open(
+    /// Puts a segment together; its files must belong together.
+    fn of(
         wanted: Wanted,
-        [index, sidecar, ids]: &[PathBuf; 3],
+        index: Arc<ShardIndex>,
+        ids: Arc<IdsFile>,
         removed: &[u64],
-        (options, calibration): &(IndexOptions, Calibration),
         dimensions: usize,
     ) -> Result<Self> {
         let Wanted { shard, chunked, segment: content } = wanted;
-        let index = ShardIndex::open(index, sidecar, options, calibration)?;
-        let ids = IdsFile::open(ids)?;
+        let wrong = |what: String| Err(Error::corrupt(what).context(format!("shard {shard}")));
         if index.len() as u64 != content.vectors || ids.rows() != content.vectors {
-            return Err(Error::corrupt(format!(
+            return wrong(format!(
                 "its index has {} vectors, its ids file {}, the manifest says {}",
                 index.len(),
                 ids.rows(),
                 content.vectors
-            )));
+            ));
         }
         if !index.is_empty() && index.dimensions() != dimensions {
-            return Err(Error::corrupt(format!(
+            return wrong(format!(
                 "its index has {} dimensions, the embedding space {dimensions}",
                 index.dimensions()
-            )));
+            ));
         }
         let live = RowSet::without(index.keys(), removed)?;
         Ok(Self { shard, content, index, ids, live, chunked })

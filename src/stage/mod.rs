@@ -14,6 +14,7 @@ mod entries;
 mod gates;
 mod ids;
 mod index_job;
+mod lengths;
 mod live;
 mod located;
 mod options;
@@ -39,6 +40,7 @@ pub use calibrate::CalibrateReceipt;
 pub use drift::{encode_sample, measure_drift, refuse_drift, self_test};
 pub use encode::{EncodeReceipt, Quarantined, receipt as encode_receipt};
 pub use gates::Override;
+pub use lengths::{LengthBucket, LengthHistogram};
 pub use live::PartsSummary;
 pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
@@ -50,8 +52,8 @@ pub use prepare::{PlanRequest, Planned, plan};
 pub use publish::{PublishRequest, Published, publish};
 pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
 pub use report::{
-    Amounts, ConfigSummary, CorpusCounts, LengthBucket, LengthHistogram, NewestSnapshot, Outcome,
-    REPORT_VERSION, RunReport, StageReport, ThroughputSample,
+    Amounts, ConfigSummary, CorpusCounts, NewestSnapshot, Outcome, REPORT_VERSION, RunReport,
+    StageReport, ThroughputSample,
 };
 pub use task::{Kept, TaskEnv, TaskReceipt, Worker, execute};
 pub use texts::vectors_of;

@@ -221,7 +221,8 @@ fn kill_a_run(place: &Place, border: Border, nth: u32, expected: &View) {
     let after = place.files();
     untouched(&left, &after, &at);
     assert_eq!(&place.newest(&at).unwrap().1, expected, "{at}");
-    assert!(!after.keys().any(|key| key.starts_with("leases/run-")), "{at}: the lease is released");
+    let held = |key: &String| key.starts_with("leases/run-") && !key.contains('#');
+    assert!(!after.keys().any(held), "{at}: the lease is released");
 }
 
 /// Texts that no part held before the day.
@@ -278,6 +279,11 @@ fn day_two(corpus: &mut Corpus) {
         corpus.notes.insert(id, (format!("fresh note {id}"), 1));
     }
     (20..23).for_each(|id| drop(corpus.notes.remove(&id)));
+    // Texts that are stored already, some of them in the other shard.
+    for id in 200..210 {
+        let body = corpus.notes[&(id - 170)].0.clone();
+        corpus.notes.insert(id, (body, 0));
+    }
 }
 
 #[test]
@@ -319,7 +325,9 @@ fn a_gc_killed_at_any_step_border_takes_nothing_that_is_named() {
     let finish = |place: &Place, at: &str| {
         let output = place.command(line).output().unwrap();
         assert!(output.status.success(), "{at}: {}", String::from_utf8_lossy(&output.stderr));
-        place.files().into_keys().collect::<BTreeSet<String>>()
+        // The lease of a dead gc goes a day later.
+        let keys = place.files().into_keys().filter(|key| !key.starts_with("leases/"));
+        keys.collect::<BTreeSet<String>>()
     };
     let whole = place.copy();
     let expected = finish(&whole, "not killed");
@@ -340,7 +348,9 @@ fn a_gc_killed_at_any_step_border_takes_nothing_that_is_named() {
         place.age_leases();
         let report = place.copy().run(&at);
         assert_eq!(report["outcome"]["result"], "nothing-to-do", "{at}");
-        assert_eq!(finish(&place, &at), expected, "{at}");
+        let left = finish(&place, &at);
+        let differing: Vec<_> = left.symmetric_difference(&expected).collect();
+        assert!(differing.is_empty(), "{at}: {differing:?}");
         assert_eq!(place.newest(&at).as_ref(), Some(&view), "{at}");
     });
 }

@@ -413,5 +413,5 @@ async fn a_gc_beside_publishes_and_readers_deletes_nothing_that_is_named() {
     println!(
         "60 publishes, {reads} reads under a lease, {missed} came too late, {deleted} deleted"
     );
-    assert!(reads > 20 && deleted > 50, "{reads} reads, {deleted} deleted");
+    assert!(reads > 20 && deleted > 10, "{reads} reads, {deleted} deleted");
 }

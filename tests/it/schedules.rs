@@ -113,7 +113,7 @@ async fn schedule(setting: &Setting, seed: u64) {
         loop {
             attempts += 1;
             // Ever fewer faults, so that every schedule ends.
-            let share = 0.06 / f64::from(1 + attempts / 8);
+            let share = 0.04 / f64::from(1 + attempts / 8);
             let (store, tally) = (Arc::clone(&store), Arc::clone(&setting.tally));
             let faulty = Faulty::random(store, share, random.random(), tally);
             let faulty = if on_disk { faulty.on_disk(folder.path()) } else { faulty };
