@@ -148,9 +148,13 @@ docs: ## Build the library's documentation; warnings are errors.
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile release --no-deps
 
 .PHONY: bench-encode
-bench-encode: ## Measure the document tower beside PyTorch (benches/README.md).
+bench-encode: ## Measure the document tower beside PyTorch, sentence-transformers and llama.cpp (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
 	benches/encode.sh
+
+.PHONY: bench-memory
+bench-memory: build ## Follow the memory of one run over a million short notes (benches/README.md).
+	$(PYTHON) benches/memory.py "$(BIN)"
 
 .PHONY: bench-index
 bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (benches/README.md).

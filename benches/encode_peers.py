@@ -48,6 +48,8 @@ def convert(args):
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     model.model.save_pretrained(folder / "hf")
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    # With a template sentence-transformers would encode every text as a chat.
+    tokenizer.chat_template = None
     tokenizer.save_pretrained(folder / "hf")
 
     reader = gguf.GGUFReader(path)
@@ -170,10 +172,10 @@ def st_run(args):
     torch.set_num_threads(threads(args))
     folder = pathlib.Path(args.dir)
     kwargs = {"dtype": getattr(torch, args.dtype)}
-    word = models.Transformer(str(folder / "hf"), max_seq_length=512, model_args=kwargs)
+    word = models.Transformer(str(folder / "hf"), max_seq_length=512, model_kwargs=kwargs)
     word.tokenizer.pad_token = word.tokenizer.eos_token
     word.tokenizer.padding_side = "right"
-    pooling = models.Pooling(word.get_word_embedding_dimension(), pooling_mode="mean")
+    pooling = models.Pooling(word.auto_model.config.hidden_size, pooling_mode="mean")
     model = SentenceTransformer(modules=[word, pooling], device="cpu")
     notes = {}
     for line in open(folder / "texts.jsonl"):
@@ -182,8 +184,8 @@ def st_run(args):
 
     def prepare(size):
         def run(name, sequences):
-            ids = word.tokenizer(notes[name], truncation=True, max_length=512)["input_ids"]
-            if list(map(len, ids)) != list(map(len, sequences)):
+            features = getattr(model, "preprocess", model.tokenize)(notes[name])
+            if features["attention_mask"].sum(1).tolist() != list(map(len, sequences)):
                 raise SystemExit("sentence-transformers cuts these texts into other tokens")
             begun = time.perf_counter()
             vectors = model.encode(notes[name], batch_size=size, convert_to_numpy=True)

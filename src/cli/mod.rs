@@ -12,6 +12,7 @@ mod duration;
 mod evaluate;
 mod failure;
 mod logging;
+mod memory;
 mod metrics;
 mod mine;
 mod plan;
@@ -122,6 +123,9 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         }
         _ => None,
     };
+    if !matches!(cli.command, Command::Train(_) | Command::Distill(_)) {
+        memory::give_back_large_blocks();
+    }
     signals::install(cancel.clone(), stopping, Arc::clone(console))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -40,7 +40,8 @@ pub struct TowerOptions {
     /// Longest sequence in tokens, prompt included.
     #[serde(default = "default_max_tokens")]
     pub max_tokens: u32,
-    /// Class of arithmetic.
+    /// Class of arithmetic: f32, bf16 or int8 on the processor, f32, bf16 or f16 on CUDA. int8 keeps weights as
+    /// Q8_0 blocks (those of a Q8_0 file as they are) and quantises activations by blocks of 32 as they come.
     #[serde(default = "default_arithmetic")]
     pub arithmetic: Arithmetic,
     /// Keep only the first so many layers of the LLM: a smaller, faster tower to be trained. Default: all.
