@@ -8,6 +8,7 @@
 
 mod answer;
 mod cache;
+mod fetch;
 mod ids;
 mod lease;
 mod opened;

@@ -1,19 +1,20 @@
 //! An opened snapshot: mapped segments of all shards, fan-out, merge.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use futures::{StreamExt, TryStreamExt};
 use rayon::prelude::*;
 
+use super::fetch::Files;
 use super::ids::{IdsFile, Notes, Stored};
 use crate::corpus::RowFilter;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::{Calibration, IndexOptions, RowSet, ShardIndex, check_canaries};
 use crate::snapshot::{Content, Manifest, Segment, newest, read, removed};
-use crate::store::{FileRef, Root};
+use crate::store::Root;
 use crate::types::{Digest256, NoteId, NoteKey};
 
 /// Segments fetched at the same time.
@@ -367,32 +368,6 @@ async fn open_segment(
     tokio::task::spawn_blocking(opening)
         .await
         .or_error(ErrorKind::Internal, || "opening a shard")?
-}
-
-/// Where files come from.
-pub(super) struct Files<'a> {
-    /// Downloads go here; they are always hashed.
-    pub cache: &'a Path,
-    /// Whether files of a local root, which are mapped where they lie, are hashed too.
-    pub hash_local: bool,
-}
-
-impl Files<'_> {
-    async fn fetch(&self, root: &Root, file: &FileRef) -> Result<PathBuf> {
-        let path = root.fetch(file, self.cache).await?;
-        if self.hash_local && root.local_folder().is_some() {
-            let (hash, size) = root.hash(&file.path).await?;
-            if (hash, size) != (file.sha256, file.size) {
-                return Err(Error::corrupt(format!(
-                    "{} in {} does not have the SHA-256 {} that was published",
-                    file.path,
-                    root.uri(),
-                    file.sha256.short()
-                )));
-            }
-        }
-        Ok(path)
-    }
 }
 
 /// The notes of one snapshot's content that pass a condition.

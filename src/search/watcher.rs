@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use super::cache::Cache;
+use super::fetch::Files;
 use super::lease::{KeptLease, Leases};
-use super::opened::{Files, Snapshot};
+use super::opened::Snapshot;
 use super::query::QueryEncoder;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
