@@ -105,8 +105,11 @@ fn notes(args: &PurgeArgs) -> Result<Vec<NoteId>> {
     let mut notes = Vec::with_capacity(ids.len());
     for id in ids {
         let trimmed = id.trim_end_matches('\r');
-        let note: NoteId = trimmed.parse().or_error(ErrorKind::Usage, || {
-            format!("`{trimmed}` is no note id: i:42 is the integer 42, s:42 the string")
+        let note: NoteId = trimmed.parse().map_err(|_: Error| {
+            Error::new(
+                ErrorKind::Usage,
+                format!("`{trimmed}` is no note id: i:42 is the integer 42, s:42 the string"),
+            )
         })?;
         // `i:007` would be looked for under another name than it is stored.
         if note.to_string() != trimmed {
