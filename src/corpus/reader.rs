@@ -9,7 +9,7 @@ use parquet::errors::ParquetError;
 
 use super::outcome::{PreparedBatch, PreparedRow, PreparedShard};
 use super::writer::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH, prepared_schema};
-use crate::error::{Error, ErrorKind, Result, shielded_async};
+use crate::error::{Error, ErrorKind, Result, ResultExt, shielded_async};
 use crate::store::{ParquetObject, Root, kind_of_foreign};
 use crate::types::Digest256;
 
@@ -81,7 +81,7 @@ impl PreparedReader {
             return Ok(None);
         };
         self.seen += batch.num_rows() as u64;
-        let rows = rows(&batch)?;
+        let rows = rows(&batch).context(|| format!("reading prepared file {}", self.key))?;
         let columns = batch.columns()[STORED..].to_vec();
         let options =
             arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
