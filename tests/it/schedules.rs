@@ -73,11 +73,15 @@ impl View {
         let files = |key: &str| key.starts_with("index ") || key.starts_with("sidecar ");
         let notes = |view: &Self| -> BTreeMap<String, (f64, String)> {
             let rows = view.0.iter().filter(|(key, _)| !files(key));
-            let split = |text: &String| {
+            let split = |key: &str, text: &String| {
+                // Which keys were removed from a segment does not depend on how texts were batched.
+                if key.starts_with("removed ") {
+                    return (0.0, text.clone());
+                }
                 let (score, stored) = text.split_once(' ').expect("score and columns");
                 (score.parse().expect("a score"), stored.to_owned())
             };
-            rows.map(|(key, text)| (key.clone(), split(text))).collect()
+            rows.map(|(key, text)| (key.clone(), split(key, text))).collect()
         };
         let (ours, theirs) = (notes(self), notes(other));
         ours.len() == theirs.len()
