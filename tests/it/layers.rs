@@ -207,7 +207,7 @@ fn check_text(file: &str, text: &str) -> Vec<Breach> {
     let mut breaches = Vec::new();
     for (at, line) in text.lines().enumerate() {
         for path in machine_paths() {
-            // `../work/` and `x/work/` are relative, `//work/` is a URI: none names this machine.
+            // What stands behind a letter, a dot or a slash is relative or a URI: it names no machine.
             let absolute = line.match_indices(&path).any(|(start, _)| {
                 !line[..start].ends_with(|c: char| c.is_alphanumeric() || "._-/}>~".contains(c))
             });
