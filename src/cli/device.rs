@@ -11,6 +11,11 @@ pub(super) fn parse(text: &str) -> Result<DeviceSpec, String> {
     number.map(DeviceSpec::Cuda).ok_or_else(|| "write cpu or cuda:<number>, e.g. cuda:0".to_owned())
 }
 
+/// A device by its name, as [`crate::stage::EncodeOptions::devices`] has it.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    parse(text).map(|_| text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

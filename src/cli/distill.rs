@@ -54,7 +54,7 @@ pub(crate) struct DistillArgs {
     #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
     pub deadline: Option<Duration>,
     /// Where the teacher computes: cpu, or cuda:<number> (built with the feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
     /// Print the report as JSON.
     #[arg(long)]
@@ -67,7 +67,6 @@ pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
     options.steps = args.steps.or(options.steps);
     recipe::naming(&args.recipe, options.validate())?;
     let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
-    recipe::naming(&args.recipe, encode.devices())?;
     let output = args.out.clone().unwrap_or_else(|| default_output(&args.recipe));
     let tower = Tower::resolve(&options.teacher, &base_dir, &app.reporter).await;
     let space = recipe::naming(&args.recipe, tower)?.space(Digest256::of(b""));

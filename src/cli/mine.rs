@@ -52,7 +52,7 @@ pub(crate) struct MineArgs {
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().keep)]
     keep: usize,
     /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
     /// Print JSON.
     #[arg(long)]
@@ -71,7 +71,6 @@ pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
     let options: TrainOptions = recipe::parse(&text, &args.recipe)?;
     recipe::naming(&args.recipe, options.validate())?;
     let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
-    recipe::naming(&args.recipe, encode.devices())?;
     let mut set = PairSet::open(&options.pairs, &base_dir, options.seed)?;
     let with_adapter = |mut tower: TowerOptions| -> Result<TowerOptions> {
         if let Some(adapter) = &args.adapter {

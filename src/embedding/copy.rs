@@ -10,7 +10,7 @@ use parquet::arrow::ProjectionMask;
 use super::object::parquet_error;
 use super::read::{altered, open, read_vectors, select};
 use super::{EncodedText, PartReceipt, write_part};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::store::Root;
 use crate::types::{Digest256, EmbeddingSpace, Embeddings, VectorType};
 
@@ -81,7 +81,7 @@ async fn read_texts(
                 hashes.value(row).try_into().map_err(|_| altered(part, "has short hashes"))?;
             texts.push(EncodedText {
                 text_hash: Digest256(hash),
-                note_id: notes.value(row).parse()?,
+                note_id: notes.value(row).parse().context(|| format!("part file {part}"))?,
                 token_count: tokens.value(row),
                 truncated: truncated.value(row),
             });

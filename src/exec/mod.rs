@@ -100,8 +100,10 @@ impl RunContext {
     async fn plan(&self, run: &str, reporter: &Arc<dyn Reporter>) -> Result<(Planned, Tower)> {
         let pipeline = &self.pipeline;
         let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await?;
-        // A query tower that could not be admitted in the end is refused before the work.
-        query_towers(self).await?;
+        // A query tower of its own that could not be admitted in the end is refused before the work.
+        if pipeline.query.tower.is_some() {
+            query_towers(self).await?;
+        }
         let planned = stage::plan(self.plan_request(run, &tower, None, reporter)).await?;
         Ok((planned, tower))
     }

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result, kind_of_io};
 use crate::observe::Reporter;
 use crate::stage::{self, BuildOptions, EncodeOptions, GateOptions};
 use crate::store::{Root, StorageOptions};
-use crate::tower::{Tower, TowerOptions};
+use crate::tower::TowerOptions;
 use crate::types::{Cancel, Digest256, Embeddings, TextHash};
 
 /// Encodes texts with `tower` and gives their vectors in order: `[texts, dimensions]`.
@@ -37,8 +37,6 @@ pub async fn encode_texts(
     std::fs::create_dir_all(&folder).map_err(|cause| cannot_write(&folder, cause))?;
     let table = write_table(texts, &folder)?;
     let pipeline = pipeline(tower, base_dir, encode, &folder, &table)?;
-    let resolved = Tower::resolve(tower, base_dir, reporter).await?;
-    let dimensions = resolved.dimensions() as usize;
     let ctx = RunContext {
         root: Root::open(&pipeline.publish.root)?,
         pipeline,
@@ -46,13 +44,14 @@ pub async fn encode_texts(
         cancel: cancel.clone(),
     };
     let run = super::new_run_id();
-    let (mut planned, _) = ctx.plan(&run, reporter).await?;
+    let (mut planned, tower) = ctx.plan(&run, reporter).await?;
+    let dimensions = tower.dimensions() as usize;
     // Vectors are all that is wanted.
     planned.plan.calibrate = None;
     planned.plan.build.clear();
     let plan = planned.plan;
     let mut receipts = Receipts::default();
-    local::Workers::new(&ctx.pipeline, Some(resolved))?
+    local::Workers::new(&ctx.pipeline, Some(tower))?
         .run(
             &plan,
             &ctx.pipeline,
