@@ -95,7 +95,14 @@ fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
         }
         link = error.source();
     }
-    match status(&chain(cause)) {
+    let text = chain(cause);
+    // Read beyond its end, an object is shorter than its reader was told: no attempt makes it longer. The store's own
+    // error type for it is private.
+    if text.contains("Wanted range starting at") {
+        return ErrorKind::Corrupt;
+    }
+    match status(&text) {
+        Some(416) => ErrorKind::Corrupt,
         Some(507) => ErrorKind::Resource,
         Some(408 | 409 | 412 | 423 | 425 | 429 | 500..) | None => ErrorKind::Transient,
         Some(_) => ErrorKind::Input,
@@ -177,6 +184,7 @@ mod tests {
             ("429 Too Many Requests", ErrorKind::Transient),
             ("503 Slow Down", ErrorKind::Transient),
             ("412 Precondition Failed", ErrorKind::Transient),
+            ("416 Range Not Satisfiable", ErrorKind::Corrupt),
             ("507 Insufficient Storage", ErrorKind::Resource),
             ("400 Bad Request", ErrorKind::Input),
         ] {
@@ -193,6 +201,21 @@ mod tests {
         let error = from_store("put", "runs/a/plan.json", "file:///data", &full);
         assert_eq!(error.kind(), ErrorKind::Resource);
         assert!(error.to_string().contains("runs/a/plan.json in file:///data"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_too_short_is_no_passing_fault() {
+        use object_store::{ObjectStore, ObjectStoreExt};
+        let folder = tempfile::tempdir().unwrap();
+        let local = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+        let stores: [Box<dyn ObjectStore>; 2] =
+            [Box::new(object_store::memory::InMemory::new()), Box::new(local)];
+        for store in stores {
+            let key = object_store::path::Path::from("empty");
+            store.put(&key, bytes::Bytes::new().into()).await.unwrap();
+            let cause = store.get_range(&key, 0..8).await.unwrap_err();
+            assert_eq!(kind_of(&cause), ErrorKind::Corrupt, "{cause:?}");
+        }
     }
 
     #[test]

@@ -75,7 +75,13 @@ struct Inner {
 }
 
 enum Engine {
-    Model { tokenizer: Box<Tokenizer>, cuttable: bool, vocab_size: usize },
+    Model {
+        tokenizer: Box<Tokenizer>,
+        cuttable: bool,
+        vocab_size: usize,
+        /// Where it comes from, for errors.
+        named: String,
+    },
     Fake,
 }
 
@@ -112,6 +118,7 @@ impl TowerTokenizer {
         }))?;
         let piece =
             |text: &str| -> Result<Vec<u32>> { Ok(encode(&tokenizer, text)?.get_ids().to_vec()) };
+        let named = options.tokenizer.as_ref().unwrap_or(&options.model).clone();
         let mut head = before;
         head.extend(piece(&options.prompt_prefix)?);
         let mut tail = piece(&options.prompt_suffix)?;
@@ -128,12 +135,12 @@ impl TowerTokenizer {
             }
         }
         if let Some(id) = head.iter().chain(&tail).find(|id| **id as usize >= vocab_size) {
-            return Err(beyond(*id, vocab_size));
+            return Err(beyond(*id, vocab_size, &named));
         }
         let room = room(options, head.len() + tail.len())?;
         tokenizer.set_encode_special_tokens(true);
         let cuttable = safe_to_cut(&definition.json);
-        let engine = Engine::Model { tokenizer: Box::new(tokenizer), cuttable, vocab_size };
+        let engine = Engine::Model { tokenizer: Box::new(tokenizer), cuttable, vocab_size, named };
         Ok(Self { inner: Arc::new(Inner { engine, head, tail, room, digest }) })
     }
 
@@ -247,10 +254,10 @@ fn room(options: &TowerOptions, overhead: usize) -> Result<usize> {
     }
 }
 
-fn beyond(id: u32, vocab_size: usize) -> Error {
+fn beyond(id: u32, vocab_size: usize, named: &str) -> Error {
     Error::input(format!(
-        "token {id} lies beyond the model's {vocab_size} embeddings: the tokenizer does not belong to \
-         the model"
+        "token {id} lies beyond the model's {vocab_size} embeddings: the tokenizer of {named} does not \
+         belong to the model"
     ))
 }
 
@@ -278,8 +285,8 @@ fn added_by_post_processor(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)
 impl Inner {
     /// The first `limit` tokens of the text, and whether there are more.
     fn body(&self, text: &str, limit: usize) -> Result<(Vec<u32>, bool)> {
-        let (mut ids, vocab_size) = match &self.engine {
-            Engine::Model { tokenizer, cuttable, vocab_size } => {
+        let (mut ids, limits) = match &self.engine {
+            Engine::Model { tokenizer, cuttable, vocab_size, named } => {
                 let mut bytes = limit.saturating_mul(BYTES_PER_TOKEN).max(LEAST_CUT);
                 loop {
                     let cut =
@@ -289,21 +296,23 @@ impl Inner {
                     match cut {
                         // Not yet known to be longer than the limit: look further.
                         Some(at) if ids.len() <= limit => bytes = at.saturating_mul(2),
-                        _ => break (ids, *vocab_size),
+                        _ => break (ids, Some((*vocab_size, named))),
                     }
                 }
             }
             Engine::Fake => {
                 let pieces = fake::pieces(text).take(limit.saturating_add(1));
-                (pieces.map(|piece| fake::id(&text[piece])).collect(), usize::MAX)
+                (pieces.map(|piece| fake::id(&text[piece])).collect(), None)
             }
         };
         let truncated = ids.len() > limit;
         ids.truncate(limit);
-        match ids.iter().find(|id| **id as usize >= vocab_size) {
-            Some(id) => Err(beyond(*id, vocab_size)),
-            None => Ok((ids, truncated)),
+        if let Some((vocab_size, named)) = limits
+            && let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size)
+        {
+            return Err(beyond(*id, vocab_size, named));
         }
+        Ok((ids, truncated))
     }
 
     /// Byte range of every token of the text, on character boundaries. Tokens of one character share
