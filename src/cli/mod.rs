@@ -15,6 +15,7 @@ mod logging;
 mod memory;
 mod metrics;
 mod mine;
+mod pair_file;
 mod plan;
 mod progress;
 mod publish;
@@ -29,6 +30,7 @@ mod signals;
 mod snapshot;
 mod task;
 mod train;
+mod trained;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -114,7 +116,8 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         | Command::Purge(_)
         | Command::Train(_)
         | Command::Mine(_)
-        | Command::Distill(_) => Some(
+        | Command::Distill(_)
+        | Command::Evaluate(_) => Some(
             "stopping after the batch at hand; what is finished is kept, and the next run resumes \
              (once more to stop at once)",
         ),

@@ -24,6 +24,7 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
+mod trained;
 mod weights;
 
 use crate::error::Result;
@@ -34,6 +35,7 @@ pub use options::{DeviceSpec, TowerOptions};
 pub use pack::pack;
 pub use resolve::Tower;
 pub use tokenizer::{Tokenized, TowerTokenizer};
+pub use trained::Exported;
 
 /// A loaded tower on one device. One per worker thread.
 pub trait Encoder: Send {

@@ -193,6 +193,14 @@ impl Decoder {
         })
     }
 
+    /// The same weights as far as the first `layers` layers; the tensors are shared.
+    pub(super) fn first_layers(&self, layers: usize) -> Self {
+        let mut copy = self.clone();
+        copy.layers.truncate(layers);
+        copy.config.layers = copy.layers.len();
+        copy
+    }
+
     /// The same weights, cut off from the graph: forward passes through it record nothing.
     pub(super) fn detached(&self) -> Self {
         let mut copy = self.clone();
