@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::App;
-use super::recipe;
+use super::pack::{self, PackArgs};
 use super::train::{default_output, listing, named, on_large_stack};
+use super::{App, recipe};
 use crate::dataset::PairSet;
 use crate::error::Result;
 use crate::exec;
@@ -30,6 +30,7 @@ use crate::types::Digest256;
 Examples:
   scalingnote distill pipelines/distill-quickstart.toml --out .cache/student
   scalingnote distill recipe.toml --out s --deadline 45m   stop in time (exit 75); again to resume
+  scalingnote distill recipe.toml --out s --export small --bits 6 --tokens 20000   pack it to be shipped
 
 Then name it in the pipeline file; the next run publishes a snapshot that admits it, and encodes nothing:
   [query.tower]
@@ -56,6 +57,12 @@ pub(crate) struct DistillArgs {
     /// Where the teacher computes: cpu, or cuda:<number> (built with the feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
+    /// Train nothing: pack the encoder that the run in --out has trained into this folder, with few bits a weight and
+    /// without its tokenizer, which it names by SHA-256; `tokenizer` in [query.tower] says where that lies.
+    #[arg(long, value_name = "DIR", conflicts_with = "deadline")]
+    export: Option<PathBuf>,
+    #[command(flatten)]
+    pack: PackArgs,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -66,8 +73,12 @@ pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
     let mut options: DistillOptions = recipe::parse(&text, &args.recipe)?;
     options.steps = args.steps.or(options.steps);
     recipe::naming(&args.recipe, options.validate())?;
-    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
     let output = args.out.clone().unwrap_or_else(|| default_output(&args.recipe));
+    if let Some(target) = &args.export {
+        let places = (output.as_path(), target.as_path());
+        return pack::execute(&args.pack, &options, &base_dir, places, args.json, app).await;
+    }
+    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
     let tower = Tower::resolve(&options.teacher, &base_dir, &app.reporter).await;
     let space = recipe::naming(&args.recipe, tower)?.space(Digest256::of(b""));
     let queries = queries(&options, &base_dir)?;

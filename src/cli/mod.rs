@@ -15,6 +15,7 @@ mod logging;
 mod memory;
 mod metrics;
 mod mine;
+mod pack;
 mod pair_file;
 mod plan;
 mod progress;

@@ -16,7 +16,7 @@ use crate::tower::hub::Hub;
 use crate::tower::safetensors::SafetensorsWeights;
 use crate::tower::source::{ModelFiles, ModelSource, absolute, files, parse};
 use crate::tower::tokenizer::{Definition, TowerTokenizer};
-use crate::tower::trained::teacher_of;
+use crate::tower::trained::{check_tokenizer, teacher_of};
 use crate::tower::weights::GgufWeights;
 use crate::tower::{
     DecoderConfig, DeviceSpec, Encoder, TowerOptions, WeightSource, gguf_config, gguf_tokenizer,
@@ -396,12 +396,7 @@ fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) ->
         Some(path) => PathBuf::from(path),
         None => folder.join("tokenizer.json"),
     };
-    if !tokenizer_path.is_file() {
-        return Err(Error::not_found(format!(
-            "there is no tokenizer {}; name a tokenizer.json in `tokenizer`",
-            tokenizer_path.display()
-        )));
-    }
+    check_tokenizer(fields.get("scalingnote"), &tokenizer_path)?;
     // A student cut from an LLM in a GGUF file reads as that file says.
     let definition = if tokenizer_path.extension().is_some_and(|end| end == "gguf") {
         gguf_tokenizer::from_gguf(&Gguf::open(&tokenizer_path)?)?

@@ -21,6 +21,7 @@ mod neighbours;
 mod ops;
 mod optimizer;
 mod options;
+mod pack;
 mod report;
 mod step;
 mod student;
@@ -34,6 +35,7 @@ pub use neighbours::Neighbours;
 pub use options::{
     FullOptions, Method, OptimizerOptions, Order, QuerySide, TrainOptions, ValidationOptions,
 };
+pub use pack::{PackOptions, Vocabulary, pack_student};
 pub use report::{StepRecord, TrainReport, ValidationRecord};
 pub use student::StudentOptions;
 pub use trainer::{Side, Tokenize, TrainInput, export_checkpoint, train_decoder};

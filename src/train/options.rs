@@ -134,7 +134,7 @@ pub enum Method {
 #[serde(deny_unknown_fields)]
 pub struct FullOptions {
     /// Train the embedding table too; it is a large part of a small LLM, and most of its rows are rarely met.
-    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    #[serde(default = "yes")]
     pub embeddings: bool,
 }
 
@@ -146,10 +146,6 @@ impl Default for FullOptions {
 
 fn yes() -> bool {
     true
-}
-
-fn is_yes(value: &bool) -> bool {
-    *value
 }
 
 /// How pairs are drawn into batches.

@@ -51,6 +51,16 @@ fn default_max_tokens() -> usize {
     64
 }
 
+impl StudentOptions {
+    /// Longest text in tokens.
+    pub fn max_tokens(&self) -> u32 {
+        match self {
+            Self::Bert { max_tokens, .. } => u32::try_from(*max_tokens).unwrap_or(u32::MAX),
+            Self::Decoder { tower, .. } => tower.max_tokens,
+        }
+    }
+}
+
 enum Model {
     Bert { bert: Box<Bert>, tokenizer: Box<Tokenizer>, source: PathBuf, max_tokens: usize },
     Decoder { decoder: Box<Decoder>, tokenizer: TowerTokenizer },

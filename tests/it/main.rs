@@ -2,7 +2,9 @@
 
 mod backfill;
 mod checkout;
+mod claims;
 mod cli;
+mod cli_apart;
 mod cli_distill;
 mod cli_run;
 mod cli_train;
