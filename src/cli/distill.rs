@@ -11,7 +11,6 @@ use clap::Args;
 use super::pack::{self, PackArgs};
 use super::train::{default_output, listing, named, on_large_stack};
 use super::{App, recipe};
-use crate::dataset::PairSet;
 use crate::error::Result;
 use crate::exec;
 use crate::stage::EncodeOptions;
@@ -81,7 +80,7 @@ pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
     let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
     let tower = Tower::resolve(&options.teacher, &base_dir, &app.reporter).await;
     let space = recipe::naming(&args.recipe, tower)?.space(Digest256::of(b""));
-    let queries = queries(&options, &base_dir)?;
+    let queries = queries(&options, &base_dir, app).await?;
     let borrowed: Vec<&str> = queries.iter().map(String::as_str).collect();
     let vectors = exec::encode_texts(
         &options.teacher,
@@ -105,8 +104,9 @@ pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
 }
 
 /// Every query once, in the order of the pairs.
-fn queries(options: &DistillOptions, base_dir: &Path) -> Result<Vec<String>> {
-    let pairs = PairSet::open(&options.pairs, base_dir, options.seed)?;
+async fn queries(options: &DistillOptions, base_dir: &Path, app: &App) -> Result<Vec<String>> {
+    let (reporter, cancel) = (&app.reporter, &app.cancel);
+    let pairs = train::open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
     let mut seen = HashSet::new();
     let trimmed = pairs.pairs.into_iter().map(|pair| pair.query.trim().to_owned());
     Ok(trimmed.filter(|query| !query.is_empty() && seen.insert(query.clone())).collect())

@@ -8,12 +8,13 @@ use serde::Serialize;
 
 use super::App;
 use super::{recipe, trained};
-use crate::dataset::PairSet;
 use crate::error::Result;
 use crate::exec;
 use crate::stage::EncodeOptions;
 use crate::tower::TowerOptions;
-use crate::train::{MineOptions, MineReport, Neighbours, TrainOptions, mine, write_pairs};
+use crate::train::{
+    MineOptions, MineReport, Neighbours, TrainOptions, mine, open_pairs, write_pairs,
+};
 
 /// Mine hard negatives for the next round of training
 ///
@@ -71,7 +72,8 @@ pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
     let options: TrainOptions = recipe::parse(&text, &args.recipe)?;
     recipe::naming(&args.recipe, options.validate())?;
     let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
-    let mut set = PairSet::open(&options.pairs, &base_dir, options.seed)?;
+    let (reporter, cancel) = (&app.reporter, &app.cancel);
+    let mut set = open_pairs(&options.pairs, &base_dir, options.seed, reporter, cancel).await?;
     let (mut query, mut document) = (options.query_tower(), options.tower.clone());
     if let Some(path) = &args.adapter {
         trained::put(path, &base_dir, &mut query, &mut document)?;

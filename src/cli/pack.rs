@@ -10,7 +10,7 @@ use super::App;
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{Error, Result};
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
-use crate::train::{DistillOptions, PackOptions, Vocabulary, pack_student};
+use crate::train::{DistillOptions, PackOptions, Vocabulary, open_pairs, pack_student};
 use crate::types::{Embeddings, Pooling};
 
 /// Queries whose vectors before and after packing are compared.
@@ -72,7 +72,8 @@ pub(super) async fn execute(
         )));
     }
     let whole = resolve(&source, &tokenizer, options, app).await?;
-    let pairs = PairSet::open(&options.pairs, base_dir, options.seed)?;
+    let pairs =
+        open_pairs(&options.pairs, base_dir, options.seed, &app.reporter, &app.cancel).await?;
     let mut kept = None;
     if let Some(tokens) = args.tokens {
         let vocabulary = Vocabulary::read(&tokenizer)?;

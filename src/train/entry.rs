@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::options::{Method, QuerySide, TrainOptions};
+use super::pairs::open_pairs;
 use super::report::TrainReport;
 use super::trainer::{Side, TrainInput, export_checkpoint, train_decoder};
 use crate::dataset::PairSet;
@@ -21,7 +22,7 @@ pub async fn train(
     reporter: &Arc<dyn Reporter>,
     cancel: &Cancel,
 ) -> Result<TrainReport> {
-    let run = Resolved::new(options, base_dir, reporter).await?;
+    let run = Resolved::new(options, base_dir, reporter, cancel).await?;
     run.with(device, |input| train_decoder(input, options, output, reporter, cancel))
 }
 
@@ -36,7 +37,7 @@ pub async fn export(
     device: DeviceSpec,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<u64> {
-    let run = Resolved::new(options, base_dir, reporter).await?;
+    let run = Resolved::new(options, base_dir, reporter, &Cancel::new()).await?;
     run.with(device, |input| export_checkpoint(input, options, output, target, half))
 }
 
@@ -71,9 +72,10 @@ impl Resolved {
         options: &TrainOptions,
         base_dir: &Path,
         reporter: &Arc<dyn Reporter>,
+        cancel: &Cancel,
     ) -> Result<Self> {
         options.validate()?;
-        let pairs = PairSet::open(&options.pairs, base_dir, options.seed)?;
+        let pairs = open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
         let (mut document, mut query) = (options.tower.clone(), options.query_tower());
         // Low-rank training goes on where the adapter stands; full training starts from the merged weights.
         let further = |method: &Method, tower: &mut TowerOptions| match method {

@@ -22,6 +22,7 @@ mod ops;
 mod optimizer;
 mod options;
 mod pack;
+mod pairs;
 mod report;
 mod step;
 mod student;
@@ -36,6 +37,7 @@ pub use options::{
     FullOptions, Method, OptimizerOptions, Order, QuerySide, TrainOptions, ValidationOptions,
 };
 pub use pack::{PackOptions, Vocabulary, pack_student};
+pub use pairs::open_pairs;
 pub use report::{StepRecord, TrainReport, ValidationRecord};
 pub use student::StudentOptions;
 pub use trainer::{Side, Tokenize, TrainInput, export_checkpoint, train_decoder};

@@ -145,20 +145,23 @@ pub fn pack_student(
             }
         };
         let table = TABLES.contains(&name.as_str());
-        let rows_kept = keep.filter(|_| table);
-        if let Some((keep, _)) = rows_kept
-            && keep.len() != rows
-        {
+        // A table may have more rows than the tokenizer has tokens; nobody asks for those.
+        let rows_kept = keep.filter(|_| table).map(|(keep, row)| {
+            let mut keep = keep.to_vec();
+            keep.resize(rows.max(keep.len()), false);
+            (keep, row)
+        });
+        if rows_kept.as_ref().is_some_and(|(keep, _)| keep.len() > rows) {
             return Err(Error::input(format!(
-                "the tokenizer has {} tokens and the table {rows} rows",
-                keep.len()
+                "the tokenizer has more tokens than the table has {rows} rows"
             )));
         }
         let bits = if table { options.table_bits } else { options.bits };
-        let missing = rows_kept.map(|(_, row)| row);
+        let missing = rows_kept.as_ref().map(|(_, row)| *row);
         let description = Packed { shape: [rows, width], bits, group: options.group, missing };
-        let parts =
-            description.pack(&values, rows_kept.map(|(keep, _)| keep)).context(|| name.clone())?;
+        let parts = description
+            .pack(&values, rows_kept.as_ref().map(|(keep, _)| keep.as_slice()))
+            .context(|| name.clone())?;
         let count = parts.scales.len() / description.groups();
         stored.insert(name.clone(), (Dtype::U8, vec![count, description.row_bytes()], parts.bits));
         let scales = parts.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();

@@ -11,7 +11,7 @@ use crate::checkout::package;
 use crate::cli_train::folder;
 
 /// A BERT of one layer with seeded weights and a tokenizer of letters.
-fn write_encoder(folder: &Path) {
+pub fn write_encoder(folder: &Path) {
     std::fs::create_dir_all(folder).unwrap();
     let write = |name: &str, value: Value| {
         std::fs::write(folder.join(name), value.to_string()).unwrap();
