@@ -72,6 +72,8 @@ def options():
     parser.add_argument("--distill-steps", type=int, default=2000)
     parser.add_argument("--small-layers", type=int, default=4)
     parser.add_argument("--arithmetic", default="f32", help="of LLM towers when they are judged: f32, bf16, int8")
+    parser.add_argument("--train-arithmetic", default="f32", help="of LoRA trainings, where the trainer knows another")
+    parser.add_argument("--stage1", type=pathlib.Path, help="a finished stage-1 adapter (PEFT folder), instead of training one")
     parser.add_argument("--depths", default="6,15,30", help="layers, for claim 3")
     parser.add_argument("--amounts", default="2000,4000,8000", help="training pairs, for claim 3")
     parser.add_argument("--scale-sets", default="stackexchange-mini", help="sets that claim 3 is judged on")
@@ -143,11 +145,15 @@ class Bench:
             text = text.replace(f"batch_pairs = {BATCH_OF_RECIPE}", f"batch_pairs = {given.batch}")
             held = min(96, max(2, pairs // 10))
             text = text.replace("pairs = 96\n", f"pairs = {held}\n")
+            if given.train_arithmetic != "f32" and 'kind = "full"' not in text:
+                text = text.replace("[tower]\n", f'[tower]\narithmetic = "{given.train_arithmetic}"\n')
         elif name.startswith("distill-"):
             text = re.sub(r"(?m)^steps = \d+", f"steps = {given.distill_steps}", text)
             text = re.sub(r"(?m)^batch = \d+", f"batch = {min(64, given.batch * 2)}", text)
         elif given.arithmetic != "f32":
             text = text.replace('pooling = "last-token"', f'pooling = "last-token"\narithmetic = "{given.arithmetic}"')
+        if given.stage1:
+            text = text.replace(f"{self.out}/stage1/adapter", str(given.stage1.resolve()))
         if depth:
             text = text.replace("[tower]\n", f"[tower]\nlayers = {depth}\n")
         path = self.recipes / f"{target or name}.toml"
@@ -171,6 +177,8 @@ class Bench:
         return folder
 
     def trained(self, name):
+        if name == "stage1" and self.given.stage1:
+            return self.given.stage1
         if name.startswith("distill-"):
             self.trained("stage1")
             return self.train(name, self.recipe(name))
@@ -183,7 +191,7 @@ class Bench:
         text = recipe.read_text(encoding="utf-8")
         parts = [text]
         for path in re.findall(r'"(/[^"]+)"', text):
-            if pathlib.Path(path).is_relative_to(self.out):
+            if pathlib.Path(path).is_relative_to(self.out) or self.given.stage1 and path == str(self.given.stage1.resolve()):
                 files = sorted(pathlib.Path(path).glob("*.safetensors"))
                 parts += [digest(file.read_bytes()) for file in files]
         parts += [digest(file.read_bytes()) for file in before]
@@ -244,8 +252,9 @@ class Bench:
                 name = f"scale-{depth}-{pairs}"
                 folder = self.train(name, self.recipe("train-stage1", name, depth, pairs))
                 tower = self.recipe("stage1", f"{name}-tower", depth)
-                text = tower.read_text().replace(f"{self.out}/stage1/adapter", f"{folder}/adapter")
-                tower.write_text(text)
+                stage1 = self.given.stage1.resolve() if self.given.stage1 else self.out / "stage1/adapter"
+                text = tower.read_text(encoding="utf-8").replace(str(stage1), f"{folder}/adapter")
+                tower.write_text(text, encoding="utf-8")
                 report = json.loads((folder / "report.json").read_text())
                 seen = sum(step["pairs"] for step in report["steps"])
                 sets = {}
