@@ -29,6 +29,7 @@ mod weights;
 use crate::error::Result;
 use crate::types::Embeddings;
 
+pub(crate) use cpu::{FrozenMatrix, Isa, Kernel, LowRank, Simd};
 pub use decoder::{Decoder, decoder_encoder};
 pub use options::{DeviceSpec, TowerOptions};
 pub use pack::pack;

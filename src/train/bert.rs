@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::attention::{Pack, attention};
 use super::decoder::{NamedVar, mean_states};
 use super::layer_norm::layer_norm;
-use super::ops::frozen_linear;
+use super::ops::{Weight, frozen_linear};
 use super::tensor_error;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
@@ -223,7 +223,7 @@ impl Bert {
         let norm = |x: &Tensor, (w, b): &Pair| layer_norm(x, w, b, epsilon);
         let linear = |x: &Tensor, (w, b): &Pair| match w.is_variable() {
             true => x.matmul(&w.t()?)?.broadcast_add(b),
-            false => frozen_linear(x, w)?.broadcast_add(b),
+            false => frozen_linear(x, &Weight::Tensor(w.clone()))?.broadcast_add(b),
         };
         let mut x = norm(&x, &self.norm)?;
         for layer in &self.layers {

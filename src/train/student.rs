@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::bert::Bert;
-use super::decoder::{Decoder, NamedVar, Trainable};
+use super::decoder::{Decoder, NamedVar, Precision, Trainable};
 use super::tensor_error;
 use crate::error::{Error, Result, ResultExt, kind_of_io};
 use crate::observe::Reporter;
@@ -104,7 +104,7 @@ impl Student {
                     tower.pooling,
                     tower.dimensions,
                     trainable,
-                    DType::F32,
+                    Precision::F32,
                     &Device::Cpu,
                 )?;
                 let tokenizer = resolved.tokenizer().clone();

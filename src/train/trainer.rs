@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use super::adapter::Adapter;
 use super::batch::{Batch, Batches};
 use super::checkpoint::{self, State};
-use super::decoder::{Decoder, NamedVar, Trainable};
+use super::decoder::{Decoder, NamedVar, Precision, Trainable};
 use super::loss::info_nce;
 use super::optimizer::AdamW;
 use super::options::{Method, TrainOptions};
@@ -203,12 +203,13 @@ pub(super) fn build(
     options: &TrainOptions,
 ) -> Result<(Model, Vec<NamedVar>)> {
     let device = open_device(&input.device)?;
-    let dtype = match (options.tower.arithmetic, &input.device) {
-        (Arithmetic::F32, _) => DType::F32,
-        (Arithmetic::Bf16, DeviceSpec::Cuda(_)) => DType::BF16,
+    let precision = match (options.tower.arithmetic, &input.device) {
+        (Arithmetic::F32, _) => Precision::F32,
+        (Arithmetic::Bf16, DeviceSpec::Cuda(_)) => Precision { dtype: DType::BF16, packed: false },
+        (Arithmetic::Bf16, DeviceSpec::Cpu { .. }) => Precision { dtype: DType::F32, packed: true },
         (other, _) => {
             return Err(Error::config(format!(
-                "training computes in f32 (or bf16 on CUDA), not {other:?}; set tower.arithmetic"
+                "training computes in f32 or bf16, not {other:?}; set tower.arithmetic"
             )));
         }
     };
@@ -222,7 +223,7 @@ pub(super) fn build(
         options.tower.pooling,
         options.tower.dimensions,
         trainable,
-        dtype,
+        precision,
         &device,
     )?;
     let mut adapters = Vec::new();
