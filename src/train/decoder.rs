@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::adapter::{AdapterView, LoraTarget};
 use super::attention::{Pack, attention};
-use super::ops::{Weight, frozen_linear, lora_linear, rms_norm};
+use super::ops::{Weight, frozen_linear, lora_linear, rms_norm, trained_linear};
 use super::tensor_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::{DecoderConfig, WeightSource};
@@ -36,6 +36,8 @@ pub(super) struct Decoder {
     embeddings: Tensor,
     layers: Vec<Layer>,
     norm: Tensor,
+    /// Products are of numbers rounded to bf16 (see [`Precision`]).
+    packed: bool,
     device: Device,
 }
 
@@ -55,7 +57,7 @@ pub(super) enum Trainable {
 pub(super) struct Precision {
     /// Of weights and states.
     pub(super) dtype: DType,
-    /// Keep frozen projections rounded to bf16 for the processor's kernels; the rest stays in `dtype`, which is f32.
+    /// Multiply numbers rounded to bf16 by the processor's kernels; everything else stays in `dtype`, which is f32.
     pub(super) packed: bool,
 }
 
@@ -85,7 +87,7 @@ impl Decoder {
                 format!("training of model family {:?} is not supported", config.family),
             ));
         }
-        if trainable != Trainable::None && precision != Precision::F32 {
+        if trainable != Trainable::None && dtype != DType::F32 {
             return Err(Error::config("full fine-tuning computes in f32; choose arithmetic f32"));
         }
         if trainable != Trainable::None && config.rope_factors.is_some() {
@@ -123,7 +125,7 @@ impl Decoder {
             for target in LoraTarget::ALL {
                 let (out, input) = target.shape(config);
                 let weight = tensor(name(&format!("{}.weight", target.path())), &[out, input])?;
-                let narrow = match packed {
+                let narrow = match packed && !weight.is_variable() {
                     true => Weight::pack(&weight).map_err(tensor_error)?,
                     false => None,
                 };
@@ -170,6 +172,7 @@ impl Decoder {
             embeddings,
             layers,
             norm,
+            packed,
             device: device.clone(),
         };
         Ok((decoder, vars))
@@ -210,6 +213,14 @@ impl Decoder {
             "tie_word_embeddings": true,
             "torch_dtype": "float32",
         })
+    }
+
+    /// The same weights as far as the first `layers` layers; the tensors are shared.
+    pub(super) fn first_layers(&self, layers: usize) -> Self {
+        let mut copy = self.clone();
+        copy.layers.truncate(layers);
+        copy.config.layers = copy.layers.len();
+        copy
     }
 
     /// The same weights, cut off from the graph: forward passes through it record nothing.
@@ -278,7 +289,9 @@ impl Decoder {
                 match adapter.and_then(|a| a.pairs.get(&(number, target)).map(|p| (a.scale, p))) {
                     Some((scale, (a, b))) => lora_linear(x, weight, a, b, scale),
                     None => match weight {
-                        Weight::Tensor(tensor) if weight.is_variable() => x.matmul(&tensor.t()?),
+                        Weight::Tensor(tensor) if weight.is_variable() => {
+                            trained_linear(x, tensor, self.packed)
+                        }
                         _ => frozen_linear(x, weight),
                     },
                 }

@@ -11,7 +11,7 @@ use candle_core::{
 use rayon::prelude::*;
 
 use super::kernels::{Target, View, dot, product};
-use crate::tower::{FrozenMatrix, Isa, Kernel, LowRank, Simd};
+use crate::tower::{FrozenMatrix, Isa, Kernel, LowRank, Simd, rounded_product, transposed};
 
 /// Rows handled by one task of the thread pool.
 const ROWS_PER_TASK: usize = 64;
@@ -190,6 +190,71 @@ impl CustomOp1 for FrozenLinear {
 /// `x W^T` for `x` `[rows, in]` and a frozen `weight` `[out, in]`.
 pub(super) fn frozen_linear(x: &Tensor, weight: &Weight) -> Result<Tensor> {
     x.contiguous()?.apply_op1(FrozenLinear { weight: weight.clone() })
+}
+
+// ---- trained linear layer ------------------------------------------------------------------------------------
+
+/// `x W^T` where W is a parameter and products are of numbers rounded to bf16.
+struct RoundedLinear;
+
+impl CustomOp2 for RoundedLinear {
+    fn name(&self) -> &'static str {
+        "rounded-linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, input) = x_layout.shape().dims2()?;
+        let (out, width) = weight_layout.shape().dims2()?;
+        if width != input {
+            bail!("input of width {input} for a weight of shape [{out}, {width}]");
+        }
+        let mut y = vec![0f32; rows * out];
+        rounded(values(x, x_layout)?, values(weight, weight_layout)?, input, &mut y)?;
+        Ok((CpuStorage::F32(y), (rows, out).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let ((rows, input), out) = (x.dims2()?, weight.dim(0)?);
+        let mut dx = vec![0f32; rows * input];
+        let mut dw = vec![0f32; out * input];
+        with_all([grad, x, weight], |[g, x, w]| {
+            rounded(g, &transposed(w, out, input), out, &mut dx)?;
+            rounded(&transposed(g, rows, out), &transposed(x, rows, input), rows, &mut dw)
+        })?;
+        Ok((
+            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
+            Some(Tensor::from_vec(dw, weight.shape(), x.device())?),
+        ))
+    }
+}
+
+/// `c = a b^T`
+fn rounded(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> Result<()> {
+    match rounded_product(a, b, k, c) {
+        Some(()) => Ok(()),
+        None => bail!("this machine has no kernel for bf16"),
+    }
+}
+
+/// `x W^T` for `x` `[rows, in]` and a parameter `weight` `[out, in]`; `round`: its products are of numbers rounded to
+/// bf16, sums, parameter and gradients stay f32 (on the CPU).
+pub(super) fn trained_linear(x: &Tensor, weight: &Tensor, round: bool) -> Result<Tensor> {
+    if round && fused(x) {
+        return x.contiguous()?.apply_op2(&weight.contiguous()?, RoundedLinear);
+    }
+    x.matmul(&weight.t()?)
 }
 
 // ---- LoRA linear layer ---------------------------------------------------------------------------------------
@@ -589,6 +654,26 @@ mod tests {
             },
         );
         same(&[&x], || frozen_linear(&x, &frozen), || x.matmul(&exact.t()?));
+    }
+
+    #[test]
+    fn rounded_products_are_near_the_exact_ones() {
+        let mut rng = SplitMix64::new(6);
+        let (x, w) = (random(&mut rng, (130, 48)), random(&mut rng, (40, 48)));
+        let run = |round: bool| {
+            let y = trained_linear(&x, &w, round).unwrap();
+            let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            (y, [&x, &w].map(|var| grads.get(var).unwrap().clone()))
+        };
+        let ((y, grads), (exact_y, exact_grads)) = (run(true), run(false));
+        close(&y, &exact_y, 2e-2);
+        for (grad, exact) in grads.iter().zip(&exact_grads) {
+            close(grad, exact, 2e-2);
+        }
+        assert!(
+            y.sub(&exact_y).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
+                > 0.0
+        );
     }
 
     #[test]

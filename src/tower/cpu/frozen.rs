@@ -1,4 +1,5 @@
-//! A weight matrix that training multiplies from both sides but never changes: rounded to bf16 and packed once.
+//! Products of training with numbers rounded to bf16 and sums in f32: of a weight matrix that never changes, packed once, and
+//! of any two matrices.
 
 use std::cell::RefCell;
 
@@ -39,14 +40,30 @@ thread_local! {
 }
 
 /// Row-major `[columns, rows]` of a row-major `[rows, columns]`.
-fn transposed(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+pub(crate) fn transposed(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    /// A square of this side stays in the first-level cache, read and written.
+    const SIDE: usize = 32;
     let mut to = vec![0f32; matrix.len()];
-    for (at, row) in matrix.chunks_exact(columns).enumerate() {
-        for (to, value) in to[at..].iter_mut().step_by(rows).zip(row) {
-            *to = *value;
+    for row in (0..rows).step_by(SIDE) {
+        for column in (0..columns).step_by(SIDE) {
+            for c in column..columns.min(column + SIDE) {
+                for r in row..rows.min(row + SIDE) {
+                    to[c * rows + r] = matrix[r * columns + c];
+                }
+            }
         }
     }
     to
+}
+
+/// `c = a b^T` for row-major `a` `[m, k]` and `b` `[n, k]`. `None`, and nothing written, where this machine has no
+/// kernel for it.
+pub(crate) fn rounded_product(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> Option<()> {
+    let isa = Isa::best();
+    let format = Format::best(Arithmetic::Bf16, isa)?;
+    let n = b.len() / k;
+    products(isa, &pack(format, b.to_vec(), n, k), None, (a, k), (c, n), &mut []);
+    Some(())
 }
 
 impl FrozenMatrix {
@@ -72,7 +89,8 @@ impl FrozenMatrix {
             rank: l.rank,
             scale: l.scale,
         });
-        self.product(&self.forward, low_rank.as_ref(), (x, self.input), (y, self.out), &mut []);
+        let (x, y) = ((x, self.input), (y, self.out));
+        products(self.isa, &self.forward, low_rank.as_ref(), x, y, &mut []);
     }
 
     /// `dx = g W + dlow A` with `dlow = scale g B`, for `g` `[rows, out]`; `dlow` is `[rows, rank]`.
@@ -89,54 +107,54 @@ impl FrozenMatrix {
             rank: l.rank,
             scale: l.scale,
         });
-        self.product(&self.backward, low_rank.as_ref(), (g, self.out), (dx, self.input), dlow);
+        let (g, dx) = ((g, self.out), (dx, self.input));
+        products(self.isa, &self.backward, low_rank.as_ref(), g, dx, dlow);
     }
 
     /// `low = x A^T` for `a` `[rank, in]`: `[rows, rank]`.
     pub(crate) fn project(&self, x: &[f32], a: &[f32], rank: usize, low: &mut [f32]) {
         let a = pack(self.format, a.to_vec(), rank, self.input);
-        self.product(&a, None, (x, self.input), (low, rank), &mut []);
-    }
-
-    /// A row's bits do not depend on the tasks.
-    fn product(
-        &self,
-        linear: &Linear,
-        update: Option<&Update>,
-        (x, k): (&[f32], usize),
-        (y, n): (&mut [f32], usize),
-        low: &mut [f32],
-    ) {
-        assert!(x.len() / k == y.len() / n, "rows of a product");
-        let rank = update.map_or(0, |update| update.rank);
-        assert!(low.is_empty() || low.len() == x.len() / k * rank, "rows of a low-rank update");
-        let tasks = y.par_chunks_mut(ROWS_PER_TASK * n).zip(x.par_chunks(ROWS_PER_TASK * k));
-        let multiply = |y: &mut [f32], x: &[f32], low: Option<&mut [f32]>| {
-            ACTIVATIONS.with_borrow_mut(|packed| {
-                let rows = x.len() / k;
-                linear.prepare(self.isa, x, rows, None, packed);
-                linear.apply(self.isa, packed, rows, y, Then::Store);
-                let Some(update) = update else { return };
-                let mut own = Vec::new();
-                let low = low.unwrap_or_else(|| {
-                    own.resize(rows * rank, 0.);
-                    &mut own
-                });
-                update.first.apply(self.isa, packed, rows, low, Then::Store);
-                low.iter_mut().for_each(|value| *value *= update.scale);
-                update.second.prepare(self.isa, low, rows, None, packed);
-                update.second.apply(self.isa, packed, rows, y, Then::Add);
-            });
-        };
-        if low.is_empty() {
-            tasks.for_each(|(y, x)| multiply(y, x, None));
-        } else {
-            let low = low.par_chunks_mut(ROWS_PER_TASK * rank);
-            tasks.zip(low).for_each(|((y, x), low)| multiply(y, x, Some(low)));
-        }
+        products(self.isa, &a, None, (x, self.input), (low, rank), &mut []);
     }
 }
 
+/// A row's bits do not depend on the tasks.
+fn products(
+    isa: Isa,
+    linear: &Linear,
+    update: Option<&Update>,
+    (x, k): (&[f32], usize),
+    (y, n): (&mut [f32], usize),
+    low: &mut [f32],
+) {
+    assert!(x.len() / k == y.len() / n, "rows of a product");
+    let rank = update.map_or(0, |update| update.rank);
+    assert!(low.is_empty() || low.len() == x.len() / k * rank, "rows of a low-rank update");
+    let tasks = y.par_chunks_mut(ROWS_PER_TASK * n).zip(x.par_chunks(ROWS_PER_TASK * k));
+    let multiply = |y: &mut [f32], x: &[f32], low: Option<&mut [f32]>| {
+        ACTIVATIONS.with_borrow_mut(|packed| {
+            let rows = x.len() / k;
+            linear.prepare(isa, x, rows, None, packed);
+            linear.apply(isa, packed, rows, y, Then::Store);
+            let Some(update) = update else { return };
+            let mut own = Vec::new();
+            let low = low.unwrap_or_else(|| {
+                own.resize(rows * rank, 0.);
+                &mut own
+            });
+            update.first.apply(isa, packed, rows, low, Then::Store);
+            low.iter_mut().for_each(|value| *value *= update.scale);
+            update.second.prepare(isa, low, rows, None, packed);
+            update.second.apply(isa, packed, rows, y, Then::Add);
+        });
+    };
+    if low.is_empty() {
+        tasks.for_each(|(y, x)| multiply(y, x, None));
+    } else {
+        let low = low.par_chunks_mut(ROWS_PER_TASK * rank);
+        tasks.zip(low).for_each(|((y, x), low)| multiply(y, x, Some(low)));
+    }
+}
 /// Both factors of a low-rank update.
 struct Update {
     first: Linear,
@@ -177,6 +195,24 @@ mod tests {
                     (0..out).map(|o| round(g[row * out + o]) * round(w[o * input + i])).sum();
                 assert!((dx[row * input + i] - exact).abs() < 1e-4);
             }
+        }
+    }
+
+    #[test]
+    fn any_two_matrices() {
+        let (m, n, k) = (70, 41, 53);
+        let value = |i: usize| ((i * 7919 % 2003) as f32 - 1001.) / 1500.;
+        let a: Vec<f32> = (0..m * k).map(value).collect();
+        let b: Vec<f32> = (0..n * k).map(|i| value(i + 3)).collect();
+        let mut c = vec![0f32; m * n];
+        rounded_product(&a, &b, k, &mut c).unwrap();
+        let mut turned = vec![0f32; n * m];
+        rounded_product(&b, &a, k, &mut turned).unwrap();
+        assert_eq!(transposed(&turned, n, m), c);
+        for (at, c) in c.iter().enumerate() {
+            let rows = (&a[at / n * k..][..k], &b[at % n * k..][..k]);
+            let exact: f32 = rows.0.iter().zip(rows.1).map(|(a, b)| a * b).sum();
+            assert!((c - exact).abs() < 0.06, "{c} and {exact}");
         }
     }
 

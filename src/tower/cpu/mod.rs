@@ -24,7 +24,7 @@ mod words;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub(crate) use self::frozen::{FrozenMatrix, LowRank};
+pub(crate) use self::frozen::{FrozenMatrix, LowRank, rounded_product, transposed};
 use self::linear::Format;
 use self::model::{Model, Workspace};
 pub(crate) use self::simd::{Isa, Kernel, Simd};
