@@ -127,8 +127,9 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         }
         _ => None,
     };
-    if !matches!(cli.command, Command::Train(_) | Command::Distill(_)) {
-        memory::give_back_large_blocks();
+    match cli.command {
+        Command::Train(_) | Command::Distill(_) => memory::keep_large_blocks(),
+        _ => memory::give_back_large_blocks(),
     }
     signals::install(cancel.clone(), stopping, Arc::clone(console))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -31,6 +31,7 @@ mod weights;
 use crate::error::Result;
 use crate::types::Embeddings;
 
+pub(crate) use cpu::{FrozenMatrix, Isa, Kernel, LowRank, Simd, rounded_product, transposed};
 pub use decoder::{Decoder, decoder_encoder};
 pub use options::{DeviceSpec, TowerOptions};
 pub use pack::pack;

@@ -292,7 +292,7 @@ pub(super) fn folder(model: &Model, dir: &std::path::Path) {
         Pooling::Mean,
         None,
         super::decoder::Trainable::All,
-        candle_core::DType::F32,
+        super::decoder::Precision::F32,
         &candle_core::Device::Cpu,
     )
     .unwrap();

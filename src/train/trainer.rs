@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use super::adapter::Adapter;
 use super::batch::{Batch, Batches};
 use super::checkpoint::{self, State};
-use super::decoder::{Decoder, NamedVar, Trainable};
+use super::decoder::{Decoder, NamedVar, Precision, Trainable};
 use super::export::export;
 use super::loss::info_nce;
 use super::optimizer::AdamW;
@@ -213,12 +213,13 @@ pub(super) fn build(
     options: &TrainOptions,
 ) -> Result<(Model, Vec<NamedVar>)> {
     let device = open_device(&input.device)?;
-    let dtype = match (options.tower.arithmetic, &input.device) {
-        (Arithmetic::F32, _) => DType::F32,
-        (Arithmetic::Bf16, DeviceSpec::Cuda(_)) => DType::BF16,
+    let precision = match (options.tower.arithmetic, &input.device) {
+        (Arithmetic::F32, _) => Precision::F32,
+        (Arithmetic::Bf16, DeviceSpec::Cuda(_)) => Precision { dtype: DType::BF16, packed: false },
+        (Arithmetic::Bf16, DeviceSpec::Cpu { .. }) => Precision { dtype: DType::F32, packed: true },
         (other, _) => {
             return Err(Error::config(format!(
-                "training computes in f32 (or bf16 on CUDA), not {other:?}; set tower.arithmetic"
+                "training computes in f32 or bf16, not {other:?}; set tower.arithmetic"
             )));
         }
     };
@@ -229,7 +230,15 @@ pub(super) fn build(
             Method::Lora(_) => Trainable::None,
         };
         let tower = &options.tower;
-        Decoder::load(config, weights, tower.pooling, tower.dimensions, trainable, dtype, &device)
+        Decoder::load(
+            config,
+            weights,
+            tower.pooling,
+            tower.dimensions,
+            trainable,
+            precision,
+            &device,
+        )
     };
     let mut rng = SplitMix64::new(options.seed ^ 0x4C4F_5241);
     let mut adapt = |decoder: Decoder, method: &Method, from: Option<&Path>, cut: bool| {
