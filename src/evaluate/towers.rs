@@ -152,18 +152,23 @@ pub fn evaluate_towers(
     queries.retain(|query| qrels.contains_key(&query.id));
     let started = Instant::now();
     let total = (set.queries.len() + set.documents.len()) as u64;
-    reporter.event(Event::StageStarted { stage: Stage::Evaluate, total, unit: "texts" });
-    let mut progress = Progress { reporter, done: 0, tokens: 0 };
     let texts: Vec<String> = set.documents.iter().map(|d| d.render()).collect();
+    let documents = Tokens::of(towers.document, texts.iter().map(String::as_str))?;
+    let queries = Tokens::of(towers.query, set.queries.iter().map(|query| query.text.as_str()))?;
+    reporter.event(Event::StageStarted {
+        stage: Stage::Evaluate,
+        total,
+        unit: "texts",
+        tokens: documents.total() + queries.total(),
+    });
+    let mut progress = Progress { reporter, done: 0, tokens: 0 };
     let documents = {
         let mut encoder = towers.document.load(&towers.device)?;
-        let texts = texts.iter().map(String::as_str);
-        encode(towers.document, encoder.as_mut(), texts, options, &mut progress, cancel)?
+        encode(towers.document, encoder.as_mut(), &documents, options, &mut progress, cancel)?
     };
     let documents_per_second = documents.len() as f64 / started.elapsed().as_secs_f64().max(1e-9);
     let mut encoder = towers.query.load(&towers.device)?;
-    let texts = set.queries.iter().map(|query| query.text.as_str());
-    let queries = encode(towers.query, encoder.as_mut(), texts, options, &mut progress, cancel)?;
+    let queries = encode(towers.query, encoder.as_mut(), &queries, options, &mut progress, cancel)?;
     let mut times = Vec::new();
     for query in set.queries.iter().take(50) {
         let start = Instant::now();
@@ -193,18 +198,27 @@ struct Progress<'a> {
     tokens: u64,
 }
 
-fn encode<'a>(
+/// Texts as a tower takes them, in their order.
+struct Tokens(Vec<Vec<u32>>);
+
+impl Tokens {
+    fn of<'a>(tower: &Tower, texts: impl Iterator<Item = &'a str>) -> Result<Self> {
+        texts.map(|text| Ok(tower.tokenizer().tokenize(text)?.ids)).collect::<Result<_>>().map(Self)
+    }
+
+    fn total(&self) -> u64 {
+        self.0.iter().map(|ids| ids.len() as u64).sum()
+    }
+}
+
+fn encode(
     tower: &Tower,
     encoder: &mut dyn Encoder,
-    texts: impl Iterator<Item = &'a str>,
+    Tokens(ids): &Tokens,
     options: &EvaluateOptions,
     progress: &mut Progress<'_>,
     cancel: &Cancel,
 ) -> Result<Embeddings> {
-    let mut ids = Vec::new();
-    for text in texts {
-        ids.push(tower.tokenizer().tokenize(text)?.ids);
-    }
     let lengths: Vec<u32> = ids.iter().map(|ids| ids.len() as u32).collect();
     let dimensions = tower.dimensions() as usize;
     let mut data = vec![0f32; ids.len() * dimensions];
