@@ -74,6 +74,7 @@ impl Workers {
             stage: Stage::Encode,
             total: texts,
             unit: "texts",
+            tokens: plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum(),
         });
         let queue: Arc<Mutex<VecDeque<EncodeTask>>> =
             Arc::new(Mutex::new(plan.encode.iter().cloned().collect()));
@@ -204,6 +205,7 @@ async fn build(
         stage: Stage::Build,
         total: plan.build.len() as u64,
         unit: "shards",
+        tokens: 0,
     });
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let side_by_side = Arc::new(Semaphore::new(threads));
