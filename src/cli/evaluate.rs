@@ -55,7 +55,7 @@ pub(crate) struct EvaluateArgs {
     /// Write every query's measures into this file (tab-separated).
     #[arg(long, value_name = "FILE")]
     per_query: Option<PathBuf>,
-    /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
+    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
     device: DeviceSpec,
     /// Print JSON, every query included.

@@ -19,7 +19,7 @@ use super::tensor_error;
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage};
-use crate::tower::{DecoderConfig, DeviceSpec, WeightSource};
+use crate::tower::{DecoderConfig, DeviceSpec, WeightSource, open_cuda};
 use crate::types::{Arithmetic, Cancel, Digest256};
 
 /// Which tower a text is for.
@@ -192,9 +192,7 @@ fn run_digest(pairs: &PairSet, options: &TrainOptions) -> Result<Digest256> {
 pub(super) fn open_device(spec: &DeviceSpec) -> Result<Device> {
     match spec {
         DeviceSpec::Cpu { .. } => Ok(Device::Cpu),
-        DeviceSpec::Cuda(ordinal) => Device::new_cuda(*ordinal).map_err(|e| {
-            Error::new(ErrorKind::Unsupported, format!("cannot use CUDA device {ordinal}: {e}"))
-        }),
+        DeviceSpec::Cuda(number) => open_cuda(*number),
     }
 }
 
