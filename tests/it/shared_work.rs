@@ -72,7 +72,7 @@ fn encode_seconds(report: &RunReport) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_shard_keeps_every_worker_busy_and_its_bytes_do_not_tell() {
     let corpus = Corpus::new(300);
-    let paced = r#"tower.model="fake:16?tokens_per_second=1000""#;
+    let paced = r#"tower.model="fake:16?tokens_per_second=500""#;
     let (alone, together) = (Root::in_memory(), Root::in_memory());
     let one = with(&[paced, r#"encode.devices=["cpu:1"]"#]);
     let first = run(&corpus, &alone, &one, Cancel::new()).await.0.unwrap();
