@@ -181,6 +181,15 @@ bench-memory: build ## Follow the memory of one run over a million short notes (
 bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (benches/README.md).
 	benches/index.sh
 
+# What the paper claims, on public data: hours on two cores. CLAIMS passes options on: CLAIMS="--only 1 --train-pairs 4800".
+PAIRS ?= $(CACHE)/pairs
+SETS ?= $(CACHE)/sets
+CLAIMS ?=
+.PHONY: bench-claims
+bench-claims: build ## Train and judge what the paper claims; goes on where it was stopped (PAIRS=dir SETS=dir CLAIMS="options").
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699 --minilm
+	$(PYTHON) benches/claims.py "$(BIN)" --pairs "$(PAIRS)" --sets "$(SETS)" --models $(CACHE)/models --out $(CACHE)/claims $(CLAIMS)
+
 .PHONY: bench-daily
 bench-daily: build ## Measure a day on which 1% of 100,000 notes changed beside a full run (benches/README.md).
 	$(PYTHON) benches/daily.py $(BIN)

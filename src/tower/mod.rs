@@ -15,6 +15,7 @@ mod hub;
 mod layer_weights;
 mod options;
 mod pack;
+mod packed;
 mod pool;
 mod resolve;
 mod rope;
@@ -24,16 +25,20 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
+mod trained;
 mod weights;
 
 use crate::error::Result;
 use crate::types::Embeddings;
 
+pub(crate) use cpu::{FrozenMatrix, Isa, Kernel, LowRank, Simd, rounded_product, transposed};
 pub use decoder::{Decoder, decoder_encoder, open_cuda};
 pub use options::{DeviceSpec, TowerOptions};
 pub use pack::pack;
+pub use packed::{KEY as PACKED_KEY, Packed, Parts};
 pub use resolve::Tower;
 pub use tokenizer::{Tokenized, TowerTokenizer};
+pub use trained::Exported;
 
 /// A loaded tower on one device. One per worker thread.
 pub trait Encoder: Send {

@@ -9,8 +9,8 @@ use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape
 use rayon::prelude::*;
 
 use super::kernels::{Target, View, product};
-use super::ops::{fused, values, with_values};
-use crate::tower::DecoderConfig;
+use super::ops::{exp, fused, values, with_values};
+use crate::tower::{DecoderConfig, Isa, Kernel, Simd};
 
 /// Where each sequence of a pack begins, and the rotary angles up to the longest.
 #[derive(Clone)]
@@ -118,19 +118,7 @@ impl Pack {
         let target = Target { data: &mut *p, stride: length, accumulate: false };
         let shape = (length, length, d);
         product(target, shape, self.scale(), View::rows(q, d), View::rows(k, d).t(), false);
-        for (at, row) in p.chunks_exact_mut(length).enumerate() {
-            let (seen, hidden) = row.split_at_mut(if self.causal { at + 1 } else { length });
-            let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut sum = 0.0;
-            for value in seen.iter_mut() {
-                *value = (*value - largest).exp();
-                sum += *value;
-            }
-            for value in seen {
-                *value /= sum;
-            }
-            hidden.fill(0.0);
-        }
+        Isa::best().run(SoftmaxRows { p, length, causal: self.causal });
     }
 
     /// Cuts a packed row-major buffer of `width` columns into its sequences.
@@ -323,6 +311,31 @@ struct Padding {
     sin: Tensor,
     /// `[1, 1, longest, longest]` where causal, else `[sequences, 1, 1, longest]`; f32.
     mask: Tensor,
+}
+
+/// Softmax of every row of `[length, length]` scores, over the row's own and earlier columns where `causal`.
+struct SoftmaxRows<'a> {
+    p: &'a mut [f32],
+    length: usize,
+    causal: bool,
+}
+
+impl Kernel for SoftmaxRows<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (at, row) in self.p.chunks_exact_mut(self.length).enumerate() {
+            let (seen, hidden) = row.split_at_mut(if self.causal { at + 1 } else { self.length });
+            let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            for value in seen.iter_mut() {
+                *value = exp(*value - largest);
+            }
+            let share = seen.iter().sum::<f32>().recip();
+            for value in seen {
+                *value *= share;
+            }
+            hidden.fill(0.0);
+        }
+    }
 }
 
 struct Attention(Pack);

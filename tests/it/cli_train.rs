@@ -69,7 +69,7 @@ fn write_model(folder: &Path) {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
             "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 257, "rms_norm_eps": 1e-5,
-            "rope_theta": 10000.0, "max_position_embeddings": 64, "hidden_act": "silu",
+            "rope_theta": 10000.0, "max_position_embeddings": 512, "hidden_act": "silu",
             "eos_token_id": 0,
         }),
     );
@@ -285,7 +285,7 @@ fn wrong_files_and_flags_are_told() {
     for (line, code, message) in [
         ("train key.toml", 2, "key.toml:2:1: unknown field `temprature`"),
         ("train nested.toml", 2, "unknown field `rang`"),
-        ("train full.toml", 2, "full.toml: unknown key `method.alpha`"),
+        ("train full.toml", 2, "unknown field `rank`"),
         ("train value.toml", 2, "value.toml: batch_pairs must be at least 2"),
         ("train syntax.toml", 2, "syntax.toml:4:"),
         ("train none.toml", 2, "none.toml cannot be read"),

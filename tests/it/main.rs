@@ -2,8 +2,12 @@
 
 mod backfill;
 mod checkout;
+mod claims;
 mod cli;
+mod cli_apart;
 mod cli_distill;
+mod cli_pack;
+mod cli_pairs;
 mod cli_run;
 mod cli_train;
 mod cloud;
