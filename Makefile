@@ -138,6 +138,21 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 .PHONY: test-all
 test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile ## Run every suite there is, the slow ones too.
 
+# `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).
+FEATURES ?= cuda
+CUDA = FEATURES=$(FEATURES) CANDLE_FLASH_ATTN_BUILD_DIR="$(abspath $(CACHE))/cuda-kernels" \
+	$(PYTHON) tests/python/cuda_toolkit.py $(CACHE)/cuda --
+.PHONY: cuda-check
+cuda-check: check-tools ## Build the program with feature cuda, no GPU needed; without an nvcc, NVIDIA's is fetched into .cache/cuda.
+	@mkdir -p $(CACHE)/cuda-kernels
+	$(CUDA) $(CARGO) build --release --features $(FEATURES)
+	$(CUDA) $(BIN) --version
+
+.PHONY: cuda-check-flash
+cuda-check-flash: FEATURES = flash-attn
+cuda-check-flash: check-tools ## Compile the library with feature flash-attn, its kernels left empty.
+	EMPTY_KERNELS=1 $(CUDA) $(CARGO) build --release --lib --features flash-attn
+
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.
 	$(CARGO) fmt --check
@@ -151,6 +166,12 @@ docs: ## Build the library's documentation; warnings are errors.
 bench-encode: ## Measure the document tower beside PyTorch, sentence-transformers and llama.cpp (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
 	benches/encode.sh
+
+.PHONY: bench-gpu
+bench-gpu: check-tools ## Measure the document tower on a GPU beside PyTorch and sentence-transformers (benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
+	@mkdir -p $(CACHE)/cuda-kernels
+	$(CUDA) benches/gpu.sh
 
 .PHONY: bench-memory
 bench-memory: build ## Follow the memory of one run over a million short notes (benches/README.md).

@@ -1,5 +1,5 @@
-//! The in-process driver: one worker a device takes encode tasks from a queue, then shards are built side by side
-//! within the memory limit.
+//! The in-process driver: one worker a device takes encode tasks from a queue, and batches of the others' tasks when
+//! the queue is empty; then shards are built side by side within the memory limit.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,9 @@ use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index;
 use crate::observe::{Event, Stage, Summing};
-use crate::stage::{self, BuildTask, EncodeTask, Envelope, Plan, TaskEnv, TaskReceipt, Worker};
+use crate::stage::{
+    self, BuildTask, EncodeTask, Envelope, Plan, SharedWork, TaskEnv, TaskReceipt, Worker,
+};
 use crate::tower::Tower;
 
 /// Share of the free memory that builds take where the configuration names no limit, in percent.
@@ -79,12 +81,15 @@ impl Workers {
         let queue: Arc<Mutex<VecDeque<EncodeTask>>> =
             Arc::new(Mutex::new(plan.encode.iter().cloned().collect()));
         let stop = Arc::new(AtomicBool::new(false));
+        let shared = Arc::new(SharedWork::default());
+        let env = &TaskEnv { shared: Arc::clone(&shared), ..env.clone() };
         let mut running = JoinSet::new();
         for mut worker in std::mem::take(&mut self.0) {
             let (queue, stop, env) = (Arc::clone(&queue), Arc::clone(&stop), env.clone());
+            let owner = shared.own();
             running.spawn(async move {
                 let mut done = Vec::new();
-                let outcome = loop {
+                let mut outcome = loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(task) = next else { break Ok(()) };
                     if stop.load(Ordering::Acquire) {
@@ -99,6 +104,12 @@ impl Workers {
                         }
                     }
                 };
+                drop(owner);
+                while outcome.is_ok()
+                    && let Some(task) = env.shared.wanted(worker.is_loaded()).await
+                {
+                    outcome = stage::help(&task, &mut worker, &env).await;
+                }
                 (worker, done, outcome)
             });
         }

@@ -94,6 +94,7 @@ impl RunContext {
             reporter: Arc::clone(reporter),
             cancel: self.cancel.clone(),
             kept: Arc::default(),
+            shared: Arc::default(),
         }
     }
 
