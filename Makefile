@@ -162,6 +162,8 @@ lint: ## Check formatting and run clippy; warnings are errors.
 docs: ## Build the library's documentation; warnings are errors.
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile release --no-deps
 
+# Where the retrieval sets of the benches below lie (BEIR layout); without them the benches say `skipped`.
+DATA ?= ../shared/data
 .PHONY: bench-encode
 bench-encode: ## Measure the document tower beside PyTorch, sentence-transformers and llama.cpp (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
@@ -178,8 +180,13 @@ bench-memory: build ## Follow the memory of one run over a million short notes (
 	$(PYTHON) benches/memory.py "$(BIN)"
 
 .PHONY: bench-index
-bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (benches/README.md).
-	benches/index.sh
+bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (DATA=DIR, benches/README.md).
+	DATA="$(DATA)" benches/index.sh
+
+.PHONY: bench-e2e
+bench-e2e: build ## Measure whole runs over real texts: stages, overlap, and the same with 1% changed (DATA=DIR, benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	$(PYTHON) benches/e2e.py $(BIN) --data $(DATA) --svg benches/e2e.svg
 
 # What the paper claims, on public data: hours on two cores. CLAIMS passes options on: CLAIMS="--only 1 --train-pairs 4800".
 PAIRS ?= $(CACHE)/pairs
