@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. One file per subcommand.
 
 mod args;
+mod cluster;
 mod completions;
 mod config;
 mod console;
@@ -121,6 +122,9 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         Command::Serve(_) => {
             Some("stopping once every request in flight is answered (once more to stop at once)")
         }
+        Command::Cluster(_) => Some(
+            "stopping after the batch at hand; the rest is left to others (once more to stop at once)",
+        ),
         _ => None,
     };
     if !matches!(cli.command, Command::Train(_) | Command::Distill(_)) {
@@ -151,6 +155,7 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Train(args) => train::execute(args, app).await,
         Command::Mine(args) => mine::execute(args, app).await,
         Command::Distill(args) => distill::execute(args, app).await,
+        Command::Cluster(args) => cluster::execute(args, app).await,
         Command::Evaluate(args) => evaluate::execute(args, app).await,
         Command::Config(args) => config::execute(args, app),
         Command::Schema(args) => schema::execute(&args, app),

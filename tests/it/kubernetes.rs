@@ -88,6 +88,37 @@ fn the_indexed_jobs_pods_do_every_task_once() {
     assert_eq!((idle["tasks"].as_u64(), &idle["plan_key"]), (Some(0), &serde_json::Value::Null));
 }
 
+/// Scheduler, two executors and the driver, each as its manifest starts it.
+#[cfg(feature = "cluster")]
+#[test]
+fn the_clusters_containers_publish() {
+    use std::process::Stdio;
+
+    let checkout = Checkout::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = free.local_addr().expect("an address").port().to_string();
+    drop(free);
+    let line = |name: &str| {
+        let text = manifest(name);
+        let text = text.split("\n---\n").next().expect("a document");
+        let line = command(text, &[]).replace("cuda:0", "cpu").replace("50050", &port);
+        line.replace("scalingnote-scheduler:", "127.0.0.1:").replace("0.0.0.0", "127.0.0.1")
+    };
+    let start = |name: &str| {
+        let mut command = checkout.command(&format!("exec {}", line(name)));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh runs")
+    };
+    let executors = "cluster-executors.yaml";
+    let mut pods = [start("cluster-scheduler.yaml"), start(executors), start(executors)];
+    let ran = checkout.shell(&format!("{} --patience 30s", line("cluster-driver.yaml")));
+    for pod in &mut pods {
+        pod.kill().expect("it runs");
+        pod.wait().expect("it ends");
+    }
+    assert!(ran.status.success(), "{}", said(&ran));
+    assert_eq!(checkout.snapshots().len(), 1);
+}
+
 #[test]
 fn a_stage_out_of_order_is_to_be_run_again() {
     let checkout = Checkout::new();

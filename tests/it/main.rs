@@ -8,6 +8,8 @@ mod cli_run;
 mod cli_train;
 mod cloud;
 mod cloud_days;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod config;
 mod corpus;
 mod cron;
