@@ -174,6 +174,16 @@ bench-index: ## Measure index building and recall beside usearch, hnswlib and fa
 bench-daily: build ## Measure a day on which 1% of 100,000 notes changed beside a full run (benches/README.md).
 	$(PYTHON) benches/daily.py $(BIN)
 
+.PHONY: bench-scale
+bench-scale: build ## Measure planning and metadata, and simulate 100 million notes on 100 GPUs (benches/README.md).
+	$(PYTHON) benches/scale.py $(BIN)
+
+.PHONY: bench-cluster
+bench-cluster: ## Measure the way over a Ballista cluster beside one process (benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	$(CARGO) build --release --features cluster
+	$(PYTHON) benches/cluster.py $(BIN) $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
+
 # The copy of the list tells what is installed, so a new package reaches an old checkout. Without a network the
 # tests that need these packages say `skipped`; SCALINGNOTE_REQUIRE_PYTHON=1 makes that an error.
 .PHONY: python-packages

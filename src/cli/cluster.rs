@@ -63,12 +63,16 @@ struct ExecutorArgs {
     /// Where it computes: cpu or cuda:<number>.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
+    /// Processor threads of a cpu device; 0 takes all, which suits one executor on a machine.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
 }
 
 #[cfg(feature = "cluster")]
 pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
     use crate::error::{Error, ErrorKind};
     use crate::exec::{ExecutorOptions, Scheduler, SchedulerOptions, run_executor};
+    use crate::tower::DeviceSpec;
 
     match args.command {
         ClusterCommand::Scheduler(args) => {
@@ -84,6 +88,10 @@ pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
         ClusterCommand::Executor(args) => {
             let device = super::device::parse(&args.device)
                 .map_err(|message| Error::new(ErrorKind::Usage, message))?;
+            let device = match device {
+                DeviceSpec::Cpu { .. } => DeviceSpec::Cpu { threads: args.threads },
+                other => other,
+            };
             let options =
                 ExecutorOptions { scheduler: args.scheduler, device, device_name: args.device };
             run_executor(options, app.reporter.clone(), app.cancel.clone()).await?;
@@ -96,7 +104,7 @@ pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
 pub(super) async fn execute(args: ClusterArgs, _: &App) -> Result<ExitCode> {
     match args.command {
         ClusterCommand::Scheduler(SchedulerArgs { bind: _, closed_network: _, lost_after: _ })
-        | ClusterCommand::Executor(ExecutorArgs { scheduler: _, device: _ }) => {
+        | ClusterCommand::Executor(ExecutorArgs { scheduler: _, device: _, threads: _ }) => {
             Err(crate::exec::not_built())
         }
     }

@@ -123,7 +123,7 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
             Some("stopping once every request in flight is answered (once more to stop at once)")
         }
         Command::Cluster(_) => Some(
-            "stopping after the batch at hand; the rest is left to others (once more to stop at once)",
+            "stopping; a work at hand ends after its batch, and others do the rest (once more to stop at once)",
         ),
         _ => None,
     };

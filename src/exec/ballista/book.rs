@@ -67,8 +67,13 @@ const KINDS: [ErrorKind; 14] = [
 
 impl Failure {
     pub fn new(task: &str, error: &Error) -> Self {
-        let (kind, at) = (format!("{:?}", error.kind()), now());
-        Self { task: task.to_owned(), at, kind, message: error.to_string() }
+        let mut message = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            message.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        Self { task: task.to_owned(), at: now(), kind: format!("{:?}", error.kind()), message }
     }
 
     pub fn error(&self, executor: &str) -> Error {

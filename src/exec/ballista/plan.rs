@@ -143,7 +143,7 @@ impl ExecutionPlan for WorkExec {
             Ok(column.iter().flatten().map(str::to_owned).collect::<Vec<_>>())
         });
         let done = works
-            .map_ok(|batch| stream::iter(batch.into_iter().map(Ok)))
+            .map_ok(|batch| stream::iter(batch.into_iter().map(Ok::<_, DataFusionError>)))
             .try_flatten()
             .and_then(move |json: String| {
                 let (station, order) = (Arc::clone(&station), Arc::clone(&order));
