@@ -36,7 +36,8 @@ PIPELINE = """version = 1
 sql = "SELECT note_id, title FROM notes"
 template = "{{{{ title }}}}"
 stored_columns = ["title"]
-memory_limit_mib = 512
+# Small, so that what grows with the corpus is not hidden behind what the sort may take.
+memory_limit_mib = 64
 [[corpus.tables]]
 name = "notes"
 uri = "notes.csv"

@@ -62,10 +62,7 @@ impl fmt::Display for SchedulerAddress {
     }
 }
 
-/// What is said where a cluster is asked of a program that was built without it.
-///
-/// # Errors
-/// Usage, always.
+/// What is said where a cluster is asked of a program that was built without it: Usage.
 #[cfg(not(feature = "cluster"))]
 pub fn not_built() -> Error {
     Error::new(

@@ -164,6 +164,20 @@ fn the_manifests_agree() {
         assert!(one.len() > 2, "{from} {to}");
         assert_eq!(one, other, "from {from} to {to}");
     }
+    // The driver of a cluster is the same night without GPUs.
+    for (from, to) in [
+        ("schedule:", "template:"),
+        ("restartPolicy:", "containers:"),
+        ("envFrom:", "resources:"),
+        ("volumeMounts:", "volumes:"),
+    ] {
+        let one = part("cronjob.yaml", from, to);
+        assert_eq!(one, part("cluster-driver.yaml", from, to), "from {from} to {to}");
+    }
+    let executors = "cluster-executors.yaml";
+    for (from, to) in [("envFrom:", "volumeMounts:"), ("securityContext:", "containers:")] {
+        assert_eq!(part("tasks-job.yaml", from, to), part(executors, from, to), "from {from}");
+    }
     assert_eq!(
         value(&manifest("cronjob.yaml"), "image"),
         value(&manifest("tasks-job.yaml"), "image")

@@ -24,7 +24,6 @@ const MOST_WARNINGS: usize = 100;
 /// What an executor is, for all works.
 pub(super) struct Station {
     name: String,
-    device: DeviceSpec,
     device_name: String,
     /// The loaded tower; whoever holds it is at work.
     worker: tokio::sync::Mutex<Worker>,
@@ -52,8 +51,7 @@ impl Station {
     ) -> Self {
         Self {
             name,
-            worker: tokio::sync::Mutex::new(Worker::new(device.clone(), None)),
-            device,
+            worker: tokio::sync::Mutex::new(Worker::new(device, None)),
             device_name,
             root: Mutex::default(),
             ledger: Mutex::default(),
@@ -296,6 +294,8 @@ impl Ledger {
         state.0.task = None;
         match error {
             None => state.0.finished += 1,
+            // Somebody stops this executor: that is no failure of the work.
+            Some(error) if error.kind() == ErrorKind::Cancelled => {}
             Some(error) => state.0.failure = Some(Failure::new(task, error)),
         }
     }
