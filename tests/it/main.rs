@@ -12,6 +12,8 @@ mod cli_run;
 mod cli_train;
 mod cloud;
 mod cloud_days;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod config;
 mod corpus;
 mod cron;
@@ -46,8 +48,8 @@ mod spawned;
 mod store;
 mod streaming;
 mod support;
-mod tower_golden;
 mod tower_device;
+mod tower_golden;
 mod tower_parity;
 mod watcher;
 mod web;
