@@ -29,7 +29,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 RECIPES = HERE / "claims"
 MODEL = "../../.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 MINILM = "../../.cache/models/minilm"
-PAIRS_OF_RECIPE = 19200
+PAIRS_OF_RECIPE = 7200
 BATCH_OF_RECIPE = 48
 
 # name -> (title, what it needs trained)
@@ -67,7 +67,7 @@ def options():
     parser.add_argument("--only", default="1,2,3", help="which claims (default 1,2,3)")
     parser.add_argument("--threads", type=int, default=0, help="processors used; 0 for all")
     parser.add_argument("--deadline", default="", help="stop cleanly after this time (45m, 2h): exit 75")
-    parser.add_argument("--train-pairs", type=int, default=PAIRS_OF_RECIPE, help=f"pairs of each training (default {PAIRS_OF_RECIPE}), one epoch")
+    parser.add_argument("--train-pairs", type=int, default=PAIRS_OF_RECIPE, help=f"pairs that each training sees (default {PAIRS_OF_RECIPE})")
     parser.add_argument("--batch", type=int, default=BATCH_OF_RECIPE, help=f"pairs of one step (default {BATCH_OF_RECIPE})")
     parser.add_argument("--distill-steps", type=int, default=2000)
     parser.add_argument("--small-layers", type=int, default=4)
@@ -145,11 +145,15 @@ class Bench:
             text = text.replace(f"batch_pairs = {BATCH_OF_RECIPE}", f"batch_pairs = {given.batch}")
             held = min(96, max(2, pairs // 10))
             text = text.replace("pairs = 96\n", f"pairs = {held}\n")
-            if given.train_arithmetic != "f32" and 'kind = "full"' not in text:
+            if given.train_arithmetic != "f32":
                 text = text.replace("[tower]\n", f'[tower]\narithmetic = "{given.train_arithmetic}"\n')
         elif name.startswith("distill-"):
             text = re.sub(r"(?m)^steps = \d+", f"steps = {given.distill_steps}", text)
             text = re.sub(r"(?m)^batch = \d+", f"batch = {min(64, given.batch * 2)}", text)
+            # The teacher is of the space that is judged; how the student is trained is another matter.
+            text = text.replace("[teacher]\n", f'[teacher]\narithmetic = "{given.arithmetic}"\n')
+            student = "[student.tower]\n" if "[student.tower]" in text else "[student]\n"
+            text = text.replace(student, f'{student}arithmetic = "{given.train_arithmetic}"\n')
             text = text.replace("pairs = 256\n", f"pairs = {min(256, given.batch * 6)}\n")
         elif given.arithmetic != "f32":
             text = text.replace('pooling = "last-token"', f'pooling = "last-token"\narithmetic = "{given.arithmetic}"')
@@ -157,6 +161,7 @@ class Bench:
             text = text.replace(f"{self.out}/stage1/adapter", str(given.stage1.resolve()))
         if depth:
             text = text.replace("[tower]\n", f"[tower]\nlayers = {depth}\n")
+            text = re.sub(r"(# Layers below .*\n)?first_layer = \d+\n", "", text)
         path = self.recipes / f"{target or name}.toml"
         path.write_text(text, encoding="utf-8")
         return path
