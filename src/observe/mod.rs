@@ -1,9 +1,10 @@
 //! What a run tells the outside while it works. Stages report events; only the CLI draws them.
 //!
-//! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left),
+//! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left), [`ExecutorProgress`],
 //! and how counts, bytes and durations are written for people ([`mod@format`], [`html`])
 //! and for Prometheus ([`prometheus`]).
 
+mod executors;
 pub mod format;
 pub mod html;
 pub mod prometheus;
@@ -16,6 +17,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use executors::ExecutorProgress;
 pub use rate::Rate;
 pub use timeline::{Sample, StageTimes, Timeline};
 
@@ -83,6 +85,11 @@ pub enum Event {
         done: u64,
         /// Tokens finished since the stage began, 0 where none are counted.
         tokens: u64,
+    },
+    /// What every executor of a cluster has done for the run so far.
+    Executors {
+        /// By name.
+        executors: Vec<ExecutorProgress>,
     },
     /// A stage ended; `summary` is one line for people.
     StageFinished {

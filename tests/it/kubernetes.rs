@@ -114,6 +114,37 @@ fn the_same_job_runs_the_night_of_a_next_tower() {
     assert_eq!(checkout.snapshots().len(), 2);
 }
 
+/// Scheduler, two executors and the driver, each as its manifest starts it.
+#[cfg(feature = "cluster")]
+#[test]
+fn the_clusters_containers_publish() {
+    use std::process::Stdio;
+
+    let checkout = Checkout::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = free.local_addr().expect("an address").port().to_string();
+    drop(free);
+    let line = |name: &str| {
+        let text = manifest(name);
+        let text = text.split("\n---\n").next().expect("a document");
+        let line = command(text, &[]).replace("cuda:0", "cpu").replace("50050", &port);
+        line.replace("scalingnote-scheduler:", "127.0.0.1:").replace("0.0.0.0", "127.0.0.1")
+    };
+    let start = |name: &str| {
+        let mut command = checkout.command(&format!("exec {}", line(name)));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh runs")
+    };
+    let executors = "cluster-executors.yaml";
+    let mut pods = [start("cluster-scheduler.yaml"), start(executors), start(executors)];
+    let ran = checkout.shell(&format!("{} --patience 30s", line("cluster-driver.yaml")));
+    for pod in &mut pods {
+        pod.kill().expect("it runs");
+        pod.wait().expect("it ends");
+    }
+    assert!(ran.status.success(), "{}", said(&ran));
+    assert_eq!(checkout.snapshots().len(), 1);
+}
+
 #[test]
 fn a_stage_out_of_order_is_to_be_run_again() {
     let checkout = Checkout::new();
@@ -158,6 +189,20 @@ fn the_manifests_agree() {
         let (one, other) = (part("cronjob.yaml", from, to), part("tasks-job.yaml", from, to));
         assert!(one.len() > 2, "{from} {to}");
         assert_eq!(one, other, "from {from} to {to}");
+    }
+    // The driver of a cluster is the same night without GPUs.
+    for (from, to) in [
+        ("schedule:", "template:"),
+        ("restartPolicy:", "containers:"),
+        ("envFrom:", "resources:"),
+        ("volumeMounts:", "volumes:"),
+    ] {
+        let one = part("cronjob.yaml", from, to);
+        assert_eq!(one, part("cluster-driver.yaml", from, to), "from {from} to {to}");
+    }
+    let executors = "cluster-executors.yaml";
+    for (from, to) in [("envFrom:", "volumeMounts:"), ("securityContext:", "containers:")] {
+        assert_eq!(part("tasks-job.yaml", from, to), part(executors, from, to), "from {from}");
     }
     assert_eq!(
         value(&manifest("cronjob.yaml"), "image"),

@@ -13,7 +13,7 @@ use scalingnote::tower::{Decoder, DecoderConfig, DeviceSpec, WeightSource, decod
 use scalingnote::types::{Arithmetic, Embeddings, Pooling};
 
 /// Random weights under Hugging Face names.
-struct Random(HashMap<String, Tensor>);
+pub struct Random(HashMap<String, Tensor>);
 
 impl WeightSource for Random {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
@@ -29,7 +29,7 @@ impl WeightSource for Random {
 
 /// The vocabulary is as large as the hidden size, so that `lm_head` can be the identity and the logits of a
 /// model that gives nothing else are its states.
-fn config(family: &str) -> DecoderConfig {
+pub fn config(family: &str) -> DecoderConfig {
     let base = DecoderConfig {
         family: family.into(),
         vocab_size: 96,
@@ -54,7 +54,7 @@ fn config(family: &str) -> DecoderConfig {
     }
 }
 
-fn random(config: &DecoderConfig, seed: u64) -> Random {
+pub fn random(config: &DecoderConfig, seed: u64) -> Random {
     let mut rng = StdRng::seed_from_u64(seed);
     let c = config;
     let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
@@ -236,13 +236,13 @@ fn llama3_factors(config: &DecoderConfig) -> Vec<f32> {
         .collect()
 }
 
-fn sequences(config: &DecoderConfig, lengths: &[usize], seed: u64) -> Vec<Vec<u32>> {
+pub fn sequences(config: &DecoderConfig, lengths: &[usize], seed: u64) -> Vec<Vec<u32>> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut ids = |n| (0..n).map(|_| rng.random_range(0..config.vocab_size as u32)).collect();
     lengths.iter().map(|n| ids(*n)).collect()
 }
 
-fn slices(sequences: &[Vec<u32>]) -> Vec<&[u32]> {
+pub fn slices(sequences: &[Vec<u32>]) -> Vec<&[u32]> {
     sequences.iter().map(Vec::as_slice).collect()
 }
 
@@ -269,7 +269,10 @@ fn parity(config: &DecoderConfig) {
     let expected = Tensor::cat(&expected, 0).unwrap();
     for (name, mut decoder) in [
         ("cpu kernels", load(config, &weights, 2)),
-        ("candle tensors", Decoder::load_on_tensors(config, &weights, 256).unwrap()),
+        (
+            "candle tensors",
+            Decoder::load_on_tensors(config, &weights, Arithmetic::F32, 256).unwrap(),
+        ),
     ] {
         let ours = decoder.hidden(&slices(&sequences)).unwrap();
         let (cosine, difference) = compare(&ours, &expected);
@@ -326,7 +329,7 @@ fn pooling_is_the_mean_and_the_last_row_of_the_states() {
             [(Pooling::Mean, &means), (Pooling::LastToken, &lasts), (Pooling::Eos, &lasts)]
         {
             let decoder = if tensors {
-                Decoder::load_on_tensors(&config, &weights, 256).unwrap()
+                Decoder::load_on_tensors(&config, &weights, Arithmetic::F32, 256).unwrap()
             } else {
                 load(&config, &weights, 2)
             };

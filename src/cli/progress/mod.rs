@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::args::ProgressMode;
 use super::console::{Console, Level};
-use crate::observe::{Event, Rate, Reporter, Stage, format};
+use crate::observe::{Event, ExecutorProgress, Rate, Reporter, Stage, format};
 
 /// The reporter for the mode that the console was made with.
 pub(super) fn reporter(console: &Arc<Console>) -> Arc<dyn Reporter> {
@@ -69,6 +69,7 @@ impl Track {
 trait View: Send {
     fn started(&mut self, track: &Track);
     fn progress(&mut self, track: &Track);
+    fn executors(&mut self, executors: &[ExecutorProgress]);
     fn finished(&mut self, stage: Stage, seconds: f64, summary: &str);
     fn message(&mut self, level: Level, text: &str);
 }
@@ -119,6 +120,7 @@ impl Reporter for Tracker {
                     view.finished(stage, seconds, &summary);
                 }
             },
+            Event::Executors { executors } => view.executors(&executors),
             Event::Warning { message } => view.message(Level::Warning, &message),
             Event::Info { message } => view.message(Level::Plain, &message),
         }
@@ -132,6 +134,8 @@ impl View for Quiet {
     fn started(&mut self, _: &Track) {}
 
     fn progress(&mut self, _: &Track) {}
+
+    fn executors(&mut self, _: &[ExecutorProgress]) {}
 
     fn finished(&mut self, stage: Stage, seconds: f64, summary: &str) {
         tracing::info!(stage = stage.name(), seconds, "{summary}");
