@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 
 use scalingnote::config::{Pipeline, resolve_text};
 use scalingnote::embedding::list_parts;
-use scalingnote::error::{ErrorKind, Result};
+use scalingnote::error::Result;
 use scalingnote::exec::{self, RunContext, RunOptions};
 use scalingnote::observe::{Event, Reporter, Silent, Stage};
 use scalingnote::search::Snapshot;

@@ -58,7 +58,7 @@ impl Driver {
     pub async fn plan(&self, ctx: &RunContext, reporter: &Arc<dyn Reporter>) -> Result<Planned> {
         let started = Instant::now();
         let stage = Stage::Prepare;
-        reporter.event(Event::StageStarted { stage, total: 0, unit: "rows" });
+        reporter.event(Event::StageStarted { stage, total: 0, unit: "rows", tokens: 0 });
         let work = Work::Prepare {
             pipeline: Box::new(ctx.pipeline.clone()),
             base_dir: ctx.pipeline.base_dir.clone(),
@@ -149,7 +149,14 @@ impl Driver {
         env: &TaskEnv,
     ) -> Result<()> {
         let started = Instant::now();
-        env.reporter.event(Event::StageStarted { stage, total, unit });
+        let tokens = envelopes
+            .iter()
+            .map(|envelope| match envelope {
+                Envelope::Encode(task) => task.shard.tokens_to_encode,
+                _ => 0,
+            })
+            .sum();
+        env.reporter.event(Event::StageStarted { stage, total, unit, tokens });
         let works: Vec<Work> = envelopes.into_iter().map(task_work).collect();
         let before = {
             let shelf = self.shelf.lock().await;

@@ -1,18 +1,21 @@
 //! What gc takes and what it leaves, killed anywhere and beside publishers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
+use object_store::memory::InMemory;
 
 use scalingnote::error::ErrorKind;
 use scalingnote::snapshot::{
-    CommitOutcome, Protected, Retention, commit, gc, newest, numbers, read,
+    CommitOutcome, Manifest, Protected, Retention, commit, gc, newest, numbers, read, verify_hashes,
 };
 use scalingnote::store::{Root, layout};
 
 use super::{keys, local, tiny};
-use crate::support::{provenance, publish};
+use crate::faults::{Fault, Faulty};
+use crate::support::{notes, provenance, publish, store_content, unit_vectors};
 
 const DAY: i64 = 24;
 
