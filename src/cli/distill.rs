@@ -53,7 +53,7 @@ pub(crate) struct DistillArgs {
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
     #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
     pub deadline: Option<Duration>,
-    /// Where the teacher computes: cpu, or cuda:<number> (built with the feature cuda).
+    /// Where the teacher computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
     /// Train nothing: pack the encoder that the run in --out has trained into this folder, with few bits a weight and

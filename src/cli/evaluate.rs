@@ -79,7 +79,7 @@ pub(crate) struct EvaluateArgs {
     /// Write the ranked lists into this file (TREC run format).
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
-    /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
+    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
     /// Print JSON, every query included.

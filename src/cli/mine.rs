@@ -52,7 +52,7 @@ pub(crate) struct MineArgs {
     /// Negatives kept per pair.
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().keep)]
     keep: usize,
-    /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
+    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
     /// Print JSON.

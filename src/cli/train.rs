@@ -50,7 +50,7 @@ pub(crate) struct TrainArgs {
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
     #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
     pub deadline: Option<Duration>,
-    /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
+    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
     device: DeviceSpec,
     /// Train nothing: write the adapter of the checkpoint, as it stands, into this folder.

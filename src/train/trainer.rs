@@ -18,9 +18,9 @@ use super::report::{StepRecord, TrainReport, ValidationRecord};
 use super::step::{Model, Side as Tracked};
 use super::tensor_error;
 use crate::dataset::{PairSet, SplitMix64};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
-use crate::tower::{DecoderConfig, DeviceSpec, Tower, WeightSource};
+use crate::tower::{DecoderConfig, DeviceSpec, Tower, WeightSource, open_cuda};
 use crate::types::{Arithmetic, Cancel, Digest256};
 
 /// Which tower a text is for.
@@ -91,6 +91,7 @@ pub fn train_decoder(
         stage: Stage::Train,
         total: planned * options.batch_pairs as u64,
         unit: "pairs",
+        tokens: 0,
     });
     let held_out = batches.validation();
     let mut saved = Instant::now();
@@ -202,9 +203,7 @@ fn run_digest(pairs: &PairSet, options: &TrainOptions) -> Result<Digest256> {
 pub(super) fn open_device(spec: &DeviceSpec) -> Result<Device> {
     match spec {
         DeviceSpec::Cpu { .. } => Ok(Device::Cpu),
-        DeviceSpec::Cuda(ordinal) => Device::new_cuda(*ordinal).map_err(|e| {
-            Error::new(ErrorKind::Unsupported, format!("cannot use CUDA device {ordinal}: {e}"))
-        }),
+        DeviceSpec::Cuda(number) => open_cuda(*number),
     }
 }
 
