@@ -29,7 +29,7 @@ use crate::types::Digest256;
 Examples:
   scalingnote distill pipelines/distill-quickstart.toml --out .cache/student
   scalingnote distill recipe.toml --out s --deadline 45m   stop in time (exit 75); again to resume
-  scalingnote distill recipe.toml --out s --export small --bits 6 --tokens 20000   pack it to be shipped
+  scalingnote distill recipe.toml --out s --export small --tokens 16000   pack it to be shipped
 
 Then name it in the pipeline file; the next run publishes a snapshot that admits it, and encodes nothing:
   [query.tower]

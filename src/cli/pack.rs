@@ -24,7 +24,7 @@ pub(crate) struct PackArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(2..=8))]
     bits: u32,
     /// Bits of a weight in the table of token embeddings.
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "export")]
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "export")]
     #[arg(value_parser = clap::value_parser!(u32).range(2..=8))]
     table_bits: u32,
     /// Keep only the N tokens that are most frequent in the recipe's pairs; others read as unknown. Default: all.

@@ -31,7 +31,7 @@ pub struct PackOptions {
 
 impl Default for PackOptions {
     fn default() -> Self {
-        Self { bits: 8, table_bits: 4, group: 64, tokenizer_from: None }
+        Self { bits: 8, table_bits: 5, group: 64, tokenizer_from: None }
     }
 }
 
