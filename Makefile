@@ -98,6 +98,16 @@ test-stores: check-tools ## Run the store's tests and whole runs in bad weather 
 	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
 		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
 
+# A build of its own: Ballista needs more of DataFusion.
+.PHONY: test-cluster
+test-cluster: check-tools ## Run pipelines on a Ballista cluster of processes that are killed, on disk and on an S3 server.
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	$(CARGO) test --release --features cluster --lib exec::
+	$(CARGO) test --release --features cluster --test it --no-run
+	SCALINGNOTE_CLUSTER_MODEL="$(abspath $(CACHE))/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
+	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
+		$(CARGO) test --release --features cluster --test it cluster:: -- --nocapture --test-threads=2
+
 # Damaged files, thoroughly: thousands of each kind.
 .PHONY: test-hostile
 test-hostile: check-tools ## Read thousands of damaged files of every kind in processes with little memory.
@@ -136,7 +146,22 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
 
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile test-cluster ## Run every suite there is, the slow ones too.
+
+# `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).
+FEATURES ?= cuda
+CUDA = FEATURES=$(FEATURES) CANDLE_FLASH_ATTN_BUILD_DIR="$(abspath $(CACHE))/cuda-kernels" \
+	$(PYTHON) tests/python/cuda_toolkit.py $(CACHE)/cuda --
+.PHONY: cuda-check
+cuda-check: check-tools ## Build the program with feature cuda, no GPU needed; without an nvcc, NVIDIA's is fetched into .cache/cuda.
+	@mkdir -p $(CACHE)/cuda-kernels
+	$(CUDA) $(CARGO) build --release --features $(FEATURES)
+	$(CUDA) $(BIN) --version
+
+.PHONY: cuda-check-flash
+cuda-check-flash: FEATURES = flash-attn
+cuda-check-flash: check-tools ## Compile the library with feature flash-attn, its kernels left empty.
+	EMPTY_KERNELS=1 $(CUDA) $(CARGO) build --release --lib --features flash-attn
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.
@@ -154,6 +179,12 @@ bench-encode: ## Measure the document tower beside PyTorch, sentence-transformer
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
 	benches/encode.sh
 
+.PHONY: bench-gpu
+bench-gpu: check-tools ## Measure the document tower on a GPU beside PyTorch and sentence-transformers (benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
+	@mkdir -p $(CACHE)/cuda-kernels
+	$(CUDA) benches/gpu.sh
+
 .PHONY: bench-memory
 bench-memory: build ## Follow the memory of one run over a million short notes (benches/README.md).
 	$(PYTHON) benches/memory.py "$(BIN)"
@@ -167,9 +198,28 @@ bench-e2e: build ## Measure whole runs over real texts: stages, overlap, and the
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	$(PYTHON) benches/e2e.py $(BIN) --data $(DATA) --svg benches/e2e.svg
 
+# What the paper claims, on public data: hours on two cores. CLAIMS passes options on: CLAIMS="--only 1 --train-pairs 4800".
+PAIRS ?= $(CACHE)/pairs
+SETS ?= $(CACHE)/sets
+CLAIMS ?=
+.PHONY: bench-claims
+bench-claims: build ## Train and judge what the paper claims; goes on where it was stopped (PAIRS=dir SETS=dir CLAIMS="options").
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699 --minilm
+	$(PYTHON) benches/claims.py "$(BIN)" --pairs "$(PAIRS)" --sets "$(SETS)" --models $(CACHE)/models --out $(CACHE)/claims $(CLAIMS)
+
 .PHONY: bench-daily
 bench-daily: build ## Measure a day on which 1% of 100,000 notes changed beside a full run (benches/README.md).
 	$(PYTHON) benches/daily.py $(BIN)
+
+.PHONY: bench-scale
+bench-scale: build ## Measure planning and metadata, and simulate 100 million notes on 100 GPUs (benches/README.md).
+	$(PYTHON) benches/scale.py $(BIN)
+
+.PHONY: bench-cluster
+bench-cluster: ## Measure the way over a Ballista cluster beside one process (benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	$(CARGO) build --release --features cluster
+	$(PYTHON) benches/cluster.py $(BIN) $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # The copy of the list tells what is installed, so a new package reaches an old checkout. Without a network the
 # tests that need these packages say `skipped`; SCALINGNOTE_REQUIRE_PYTHON=1 makes that an error.

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. One file per subcommand.
 
 mod args;
+mod cluster;
 mod completions;
 mod config;
 mod console;
@@ -15,6 +16,8 @@ mod logging;
 mod memory;
 mod metrics;
 mod mine;
+mod pack;
+mod pair_file;
 mod plan;
 mod progress;
 mod publish;
@@ -29,6 +32,7 @@ mod signals;
 mod snapshot;
 mod task;
 mod train;
+mod trained;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -114,17 +118,22 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         | Command::Purge(_)
         | Command::Train(_)
         | Command::Mine(_)
-        | Command::Distill(_) => Some(
+        | Command::Distill(_)
+        | Command::Evaluate(_) => Some(
             "stopping after the batch at hand; what is finished is kept, and the next run resumes \
              (once more to stop at once)",
         ),
         Command::Serve(_) => {
             Some("stopping once every request in flight is answered (once more to stop at once)")
         }
+        Command::Cluster(_) => Some(
+            "stopping; a work at hand ends after its batch, and others do the rest (once more to stop at once)",
+        ),
         _ => None,
     };
-    if !matches!(cli.command, Command::Train(_) | Command::Distill(_)) {
-        memory::give_back_large_blocks();
+    match cli.command {
+        Command::Train(_) | Command::Distill(_) => memory::keep_large_blocks(),
+        _ => memory::give_back_large_blocks(),
     }
     signals::install(cancel.clone(), stopping, Arc::clone(console))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -151,6 +160,7 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Train(args) => train::execute(args, app).await,
         Command::Mine(args) => mine::execute(args, app).await,
         Command::Distill(args) => distill::execute(args, app).await,
+        Command::Cluster(args) => cluster::execute(args, app).await,
         Command::Evaluate(args) => evaluate::execute(args, app).await,
         Command::Config(args) => config::execute(args, app),
         Command::Schema(args) => schema::execute(&args, app),
