@@ -125,7 +125,7 @@ fn recall(shard: &ShardIndex, queries: &Embeddings) -> f64 {
     hits as f64 / (10 * queries.len()) as f64
 }
 
-/// Without rescoring at least 0.89, with it better than f32's 0.905 (benches/README.md), rows in no order.
+/// Without rescoring at least 0.89, with it better than f16's 0.908 (benches/README.md), rows in no order.
 #[test]
 fn calibrated_i8_keeps_its_recall_on_glove() {
     let Some(folder) = glove() else { return };
@@ -163,7 +163,7 @@ fn calibrated_i8_keeps_its_recall_on_glove() {
         made.report.recall, made.calibration
     );
     assert!(plain >= 0.89, "{plain}");
-    assert!(rescored > 0.905, "{rescored}");
+    assert!(rescored > 0.91, "{rescored}");
     assert_eq!((made.report.orphans, made.report.vectors), (0, 80_000));
     // The sampled figure speaks for held-out queries.
     let sampled = made.report.recall;
