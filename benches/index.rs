@@ -1,20 +1,22 @@
 //! Measures index building and search on real vectors: `benches/index.sh` runs it beside its peers.
 //!
-//! usage: index FOLDER [--rows N] [--shards | --filter]
+//! usage: index FOLDER [--rows N] [--shards | --filter | --orders]
 //!
 //! FOLDER holds `base.fvecs`, `query.fvecs`, `groundtruth.ivecs` (texmex layout). Standard output gets one
 //! JSON object per index: {"system", "type", "build" (vectors/s), "raw" (vectors/s of usearch's insertions
-//! alone), "bytes", "open" (ms), "curve": [[ef, recall@10, queries/s], ...]}. One thread, connectivity 16,
-//! expansion 128 while building. Seconds are the processor's (equal to the clock's for one thread on an idle
-//! machine, and still fair on a busy one); `--shards` measures instead, by the clock, two halves one after the
-//! other and on two threads; `--filter` measures searches among a share of the rows: as served, and by scan.
+//! alone, in the same order), "bytes", "sidecar" (bytes), "heap" (bytes allocated by opening), "open" (ms),
+//! "curve": [[ef, recall@10, queries/s], ...]}. One thread, connectivity 16, expansion 128 while building; `lean` is
+//! 15 and 160. Rows come in the order of hashed keys, as in a shard. Seconds are the processor's (equal to the clock's
+//! for one thread on an idle machine, and still fair on a busy one); `--shards` measures instead, by the clock, two
+//! halves one after the other and on two threads; `--filter` measures searches among a share of the rows: as served, and
+//! by scan; `--orders` builds with usearch alone in the order of keys and in that of [`insertion_order`].
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use arrow::buffer::BooleanBuffer;
 use scalingnote::index::{
-    Calibration, IndexOptions, Quantization, RowSet, ShardIndex, build, calibrate,
+    Calibration, IndexOptions, Quantization, RowSet, ShardIndex, build, calibrate, insertion_order,
 };
 use scalingnote::types::{Cancel, Embeddings};
 use serde_json::{Value, json};
@@ -23,6 +25,9 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Candidates while searching, along the curve.
 const EXPANSIONS: [usize; 7] = [16, 32, 64, 80, 128, 192, 256];
+
+/// Searches of all queries at each of them; the best counts.
+const TURNS: usize = 5;
 
 struct Data {
     keys: Vec<u64>,
@@ -34,13 +39,14 @@ struct Data {
 
 fn main() -> Result<(), Failure> {
     let mut plain = Vec::new();
-    let (mut rows, mut shards, mut filter) = (usize::MAX, false, false);
+    let (mut rows, mut shards, mut filter, mut orders) = (usize::MAX, false, false, false);
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
         match argument.as_str() {
             "--rows" => rows = given.next().ok_or("a number is missing")?.parse()?,
             "--shards" => shards = true,
             "--filter" => filter = true,
+            "--orders" => orders = true,
             // What cargo itself adds.
             "--bench" => {}
             _ => plain.push(argument),
@@ -62,14 +68,31 @@ fn main() -> Result<(), Failure> {
     if filter {
         return filtered(&data);
     }
-    for (name, quantization) in
-        [("i8", Quantization::I8), ("f16", Quantization::F16), ("f32", Quantization::F32)]
-    {
-        let options = IndexOptions { quantization, ..IndexOptions::default() };
-        for line in measure(name, &data, &options)? {
-            println!("{line}");
+    if orders {
+        return by_order(&data);
+    }
+    let plain = |quantization| IndexOptions { quantization, ..IndexOptions::default() };
+    let lean = IndexOptions { connectivity: 15, expansion_add: 160, ..plain(Quantization::I8) };
+    let all = [
+        ("i8", plain(Quantization::I8)),
+        ("i8 lean", lean),
+        ("f16", plain(Quantization::F16)),
+        ("f32", plain(Quantization::F32)),
+    ];
+    let folder = tempfile::tempdir()?;
+    let mut lines = Vec::new();
+    for (name, options) in all {
+        lines.extend(measure(name, &data, &options, folder.path())?);
+    }
+    // All in turns: what else the machine does then hits all alike.
+    for _ in 0..TURNS {
+        for at in 0..EXPANSIONS.len() {
+            for line in &mut lines {
+                line.turn(&data, at)?;
+            }
         }
     }
+    lines.into_iter().for_each(|line| println!("{}", line.finish()));
     Ok(())
 }
 
@@ -80,6 +103,14 @@ fn cpu_seconds() -> f64 {
     let failed = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
     assert_eq!(failed, 0, "the processor clock exists on every system that this bench runs on");
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Bytes that this process has allocated and that are resident; 0 where Linux does not tell.
+fn allocated() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok());
+    kib.unwrap_or(0u64) * 1024
 }
 
 /// SplitMix64: keys like the hashes that the pipeline uses.
@@ -106,15 +137,18 @@ fn fvecs(path: &Path, most: usize) -> Result<Embeddings, Failure> {
 fn load(folder: &Path, rows: usize) -> Result<Data, Failure> {
     let base = fvecs(&folder.join("base.fvecs"), rows)?;
     let queries = fvecs(&folder.join("query.fvecs"), usize::MAX)?;
-    let mut keys: Vec<u64> = (0..base.len() as u64).map(mix).collect();
-    keys.sort_unstable();
+    let mut order: Vec<usize> = (0..base.len()).collect();
+    order.sort_unstable_by_key(|row| mix(*row as u64));
+    let keys = order.iter().map(|row| mix(*row as u64)).collect();
+    let sorted = order.iter().flat_map(|row| base.row(*row).iter().copied()).collect();
+    let sorted = Embeddings::from_vec(base.dimensions(), sorted)?;
     let (width, truth) = texmex(&folder.join("groundtruth.ivecs"), usize::MAX)?;
     let truth = truth.chunks_exact(width).map(|row| {
         let rows = row[..10].iter().map(|row| i32::from_le_bytes(*row) as usize);
-        rows.filter_map(|row| keys.get(row).copied()).collect()
+        rows.filter(|row| *row < base.len()).map(|row| mix(row as u64)).collect()
     });
     let truth = truth.collect();
-    Ok(Data { keys, base, queries, truth })
+    Ok(Data { keys, base: sorted, queries, truth })
 }
 
 fn built(
@@ -146,60 +180,105 @@ fn built(
     Ok(cpu_seconds() - begun)
 }
 
-fn measure(name: &str, data: &Data, options: &IndexOptions) -> Result<Vec<Value>, Failure> {
-    let folder = tempfile::tempdir()?;
+/// One line of the output: what was built, opened once for every point of its curve.
+struct Line {
+    said: Value,
+    shards: Vec<ShardIndex>,
+    curve: Vec<Option<Point>>,
+}
+
+impl Line {
+    fn turn(&mut self, data: &Data, at: usize) -> Result<(), Failure> {
+        let shard = &self.shards[at];
+        let search = |query| Ok(shard.search(query, 10)?.iter().map(|hit| hit.key).collect());
+        let queries = || data.queries.rows().map(search).collect();
+        self.curve[at] = Some(Point::measure(data, queries, self.curve[at])?);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Value {
+        let points = EXPANSIONS.into_iter().zip(&self.curve);
+        let points = points.filter_map(|(ef, point)| point.map(|point| point.said(ef)));
+        self.said["curve"] = points.collect();
+        self.said
+    }
+}
+
+fn measure(
+    name: &str,
+    data: &Data,
+    options: &IndexOptions,
+    folder: &Path,
+) -> Result<Vec<Line>, Failure> {
     let calibration = calibrate(&data.base, options)?;
-    let raw = raw_seconds(data, options)?;
-    let seconds = built(data, 0..data.base.len(), options, &calibration, folder.path(), name)?;
+    let raw = match name {
+        "i8" => Some(raw(data, options, &near(data)?)?.1),
+        _ => None,
+    };
+    let seconds = built(data, 0..data.base.len(), options, &calibration, folder, name)?;
     let (index, sidecar) =
-        (folder.path().join(format!("{name}.usearch")), folder.path().join(format!("{name}.f16")));
+        (folder.join(format!("{name}.usearch")), folder.join(format!("{name}.f16")));
     let mut lines = Vec::new();
     // f16 and f32 have nothing that rescoring could win back.
-    for rescored in [false, true].into_iter().filter(|rescored| !rescored || name == "i8") {
-        let mut curve = Vec::new();
-        let mut open = f64::INFINITY;
+    let rescored = |rescored: &bool| !rescored || options.quantization == Quantization::I8;
+    for rescored in [false, true].into_iter().filter(rescored) {
+        let mut shards = Vec::new();
+        let (mut open, mut heap) = (f64::INFINITY, 0);
         for expansion in EXPANSIONS {
             let rescore = if rescored { expansion.div_ceil(10) } else { 0 };
             let options = IndexOptions { expansion_search: expansion, rescore, ..options.clone() };
-            let begun = cpu_seconds();
-            let shard = ShardIndex::open(&index, &sidecar, &options, &calibration)?;
+            let (begun, before) = (cpu_seconds(), allocated());
+            shards.push(ShardIndex::open(&index, &sidecar, &options, &calibration)?);
             open = open.min(cpu_seconds() - begun);
-            curve.push(point(data, &shard, expansion)?);
+            // A later one may take over what the build gave back.
+            heap = heap.max(allocated().saturating_sub(before));
         }
-        let bytes = std::fs::metadata(&index)?.len();
-        let beside = if rescored { std::fs::metadata(&sidecar)?.len() } else { 0 };
-        lines.push(json!({
+        let said = json!({
             "system": "scalingnote",
             "type": if rescored { format!("{name}+rescore") } else { name.to_owned() },
             "build": data.base.len() as f64 / seconds,
-            "raw": data.base.len() as f64 / raw,
-            "bytes": bytes,
-            "sidecar": beside,
+            "raw": raw.map(|seconds| data.base.len() as f64 / seconds),
+            "bytes": std::fs::metadata(&index)?.len(),
+            "sidecar": if rescored { std::fs::metadata(&sidecar)?.len() } else { 0 },
+            "heap": heap,
             "open": open * 1e3,
-            "curve": curve,
-        }));
+        });
+        lines.push(Line { said, shards, curve: vec![None; EXPANSIONS.len()] });
     }
     Ok(lines)
 }
 
-/// Recall and queries per second, best of three rounds.
-fn point(data: &Data, shard: &ShardIndex, expansion: usize) -> Result<Value, Failure> {
-    let (mut hits, mut wanted, mut best) = (0, 0, f64::INFINITY);
-    for round in 0..3 {
+/// One point of a curve.
+#[derive(Clone, Copy)]
+struct Point {
+    recall: f64,
+    queries_per_second: f64,
+}
+
+impl Point {
+    /// Searches all queries; the better of this time and of those before.
+    fn measure(
+        data: &Data,
+        search: impl Fn() -> Result<Vec<Vec<u64>>, Failure>,
+        before: Option<Self>,
+    ) -> Result<Self, Failure> {
         let begun = cpu_seconds();
-        let mut found = Vec::with_capacity(data.queries.len());
-        for query in data.queries.rows() {
-            found.push(shard.search(query, 10)?);
-        }
-        best = best.min(cpu_seconds() - begun);
-        if round == 0 {
-            for (found, truth) in found.iter().zip(&data.truth) {
-                hits += found.iter().filter(|hit| truth.contains(&hit.key)).count();
-                wanted += truth.len();
-            }
-        }
+        let found = search()?;
+        let rate = data.queries.len() as f64 / (cpu_seconds() - begun);
+        let hits = found
+            .iter()
+            .zip(&data.truth)
+            .map(|(found, truth)| found.iter().filter(|key| truth.contains(key)).count());
+        let wanted: usize = data.truth.iter().map(Vec::len).sum();
+        Ok(Self {
+            recall: hits.sum::<usize>() as f64 / wanted as f64,
+            queries_per_second: before.map_or(rate, |before| before.queries_per_second.max(rate)),
+        })
     }
-    Ok(json!([expansion, hits as f64 / wanted as f64, data.queries.len() as f64 / best]))
+
+    fn said(self, expansion: usize) -> Value {
+        json!([expansion, self.recall, self.queries_per_second])
+    }
 }
 
 /// Searches among every n-th row: microseconds a query as served and by scan, and the recall of the first.
@@ -252,36 +331,68 @@ fn filtered(data: &Data) -> Result<(), Failure> {
     Ok(())
 }
 
-/// usearch alone: the same codes, inserted in the same order, nothing written or checked.
-fn raw_seconds(data: &Data, options: &IndexOptions) -> Result<f64, Failure> {
-    use usearch::{MetricKind, ScalarKind};
-    let (metric, quantization) = match options.quantization {
-        Quantization::I8 => (MetricKind::Cos, ScalarKind::I8),
-        Quantization::F16 => (MetricKind::IP, ScalarKind::F16),
-        _ => (MetricKind::IP, ScalarKind::F32),
-    };
+/// Rows in the order in which a shard inserts them.
+fn near(data: &Data) -> Result<Vec<u32>, Failure> {
+    Ok(insertion_order(&data.base, &Cancel::new())?)
+}
+
+/// usearch alone: i8 codes inserted in the given order, nothing written or checked. The index and the seconds.
+fn raw(
+    data: &Data,
+    options: &IndexOptions,
+    order: &[u32],
+) -> Result<(usearch::Index, f64), Failure> {
     let index = usearch::Index::new(&usearch::IndexOptions {
         dimensions: data.base.dimensions(),
-        metric,
-        quantization,
+        metric: usearch::MetricKind::Cos,
+        quantization: usearch::ScalarKind::I8,
         connectivity: options.connectivity,
         expansion_add: options.expansion_add,
         expansion_search: options.expansion_search,
         multi: false,
     })?;
     index.reserve_capacity_and_threads(data.base.len(), 1)?;
-    let full = Calibration { scale: 127.0, sample: 0, clipped: 0.0 };
-    let mut code = Vec::new();
+    let codes: Vec<Vec<i8>> = data.base.rows().map(full_range).collect();
     let begun = cpu_seconds();
-    for (key, row) in data.keys.iter().zip(data.base.rows()) {
-        if options.quantization == Quantization::I8 {
-            full.quantize(row, &mut code);
-            index.add(*key, &code)?;
-        } else {
-            index.add(*key, row)?;
-        }
+    for &row in order {
+        index.add(data.keys[row as usize], &codes[row as usize])?;
     }
-    Ok(cpu_seconds() - begun)
+    Ok((index, cpu_seconds() - begun))
+}
+
+/// i8 with all 127 levels and nothing clipped.
+fn full_range(row: &[f32]) -> Vec<i8> {
+    let mut code = Vec::new();
+    Calibration { scale: 127.0, sample: 0, clipped: 0.0 }.quantize(row, &mut code);
+    code
+}
+
+/// What the order of insertion does to a graph.
+fn by_order(data: &Data) -> Result<(), Failure> {
+    let options = IndexOptions::default();
+    let codes: Vec<Vec<i8>> = data.queries.rows().map(full_range).collect();
+    for (name, order) in [("key", (0..data.base.len() as u32).collect()), ("near", near(data)?)] {
+        let (index, seconds) = raw(data, &options, &order)?;
+        let mut curve = Vec::new();
+        for expansion in EXPANSIONS {
+            index.change_expansion_search(expansion);
+            let search = |code: &Vec<i8>| Ok(index.search(code, 10)?.keys);
+            let mut best = None;
+            for _ in 0..TURNS {
+                best = Some(Point::measure(data, || codes.iter().map(search).collect(), best)?);
+            }
+            curve.extend(best.map(|point| point.said(expansion)));
+        }
+        println!(
+            "{}",
+            json!({
+                "order": name,
+                "build": data.base.len() as f64 / seconds,
+                "curve": curve,
+            })
+        );
+    }
+    Ok(())
 }
 
 fn two_shards(data: &Data) -> Result<Value, Failure> {

@@ -20,8 +20,10 @@ mod canary;
 mod format;
 mod graph;
 mod keys;
+mod order;
 mod quantize;
 mod recall;
+mod rescore;
 mod row_set;
 mod rows;
 mod shard;
@@ -36,6 +38,7 @@ pub use build::{build, estimate_file_bytes, estimate_memory};
 pub use canary::{check_canaries, record_canaries};
 pub use graph::{Audit, audit};
 pub use keys::{StoredKeys, sidecar_keys, stored_keys};
+pub use order::insertion_order;
 pub use quantize::{Calibration, calibrate};
 pub use recall::{Recall, measure};
 pub use row_set::RowSet;
@@ -70,7 +73,7 @@ pub struct IndexOptions {
     pub expansion_add: usize,
     /// Candidates while searching (ef).
     pub expansion_search: usize,
-    /// Candidates per asked result that the f16 sidecar rescores; 0 switches rescoring off.
+    /// Candidates per asked result that the f16 sidecar rescores at most; 0 switches rescoring off.
     pub rescore: usize,
 }
 

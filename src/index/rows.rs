@@ -68,9 +68,13 @@ fn dot_f16_avx2(row: &[f16], query: &[f32]) -> f32 {
     const STEP: usize = 32;
     let mut sums = [_mm256_setzero_ps(); 4];
     let (row_chunks, query_chunks) = (row.chunks_exact(STEP), query.chunks_exact(STEP));
-    let tail = row_chunks.remainder().iter().zip(query_chunks.remainder());
-    let rest: f32 = tail.map(|(x, y)| x.to_f32() * y).sum();
-    for (x, y) in row_chunks.zip(query_chunks) {
+    // The rest goes through the same lanes, filled up with zeros.
+    let (mut row_rest, mut query_rest) = ([f16::ZERO; STEP], [0f32; STEP]);
+    let (row_tail, query_tail) = (row_chunks.remainder(), query_chunks.remainder());
+    row_rest[..row_tail.len()].copy_from_slice(row_tail);
+    query_rest[..query_tail.len()].copy_from_slice(query_tail);
+    let rest = (!row_tail.is_empty()).then_some((&row_rest[..], &query_rest[..]));
+    for (x, y) in row_chunks.zip(query_chunks).chain(rest) {
         for (lane, sum) in sums.iter_mut().enumerate() {
             // SAFETY: both chunks hold 32 elements and `lane` is below 4, so 8 more lie ahead of each pointer.
             let (halves, floats) = unsafe {
@@ -84,7 +88,7 @@ fn dot_f16_avx2(row: &[f16], query: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
     // SAFETY: `lanes` holds the eight floats of the register.
     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), total) };
-    lanes.iter().sum::<f32>() + rest
+    lanes.iter().sum::<f32>()
 }
 
 /// Best first: higher score, then lower key.

@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::format::{FREE_KEY, Layout};
 use super::quantize::{Calibration, Encoder, cosine_of};
+use super::rescore::rescore;
 use super::row_set::RowSet;
 use super::rows::{best_first, unit};
 use super::sidecar::{Sidecar, map_file};
@@ -170,21 +171,24 @@ impl ShardIndex {
         };
         let (keys, distances) =
             found.map_err(|cause| Error::new(ErrorKind::Resource, format!("usearch: {cause}")))?;
-        let mut hits = Vec::with_capacity(keys.len());
-        for (key, distance) in keys.into_iter().zip(distances) {
-            let score = if self.options.rescore == 0 {
-                cosine_of(self.options.quantization, distance, self.dimensions())
-            } else {
-                let row = self.sidecar.row_of(key).ok_or_else(|| {
-                    Error::corrupt(format!("key {key:016x} of the index has no row in the sidecar"))
-                })?;
-                self.sidecar.score(row, query)
-            };
-            hits.push(Hit { key, score });
+        let quantization = self.options.quantization;
+        let candidates = keys
+            .into_iter()
+            .zip(distances)
+            .map(|(key, distance)| (key, cosine_of(quantization, distance, self.dimensions())));
+        if self.options.rescore == 0 {
+            let mut hits: Vec<Hit> = candidates.map(|(key, score)| Hit { key, score }).collect();
+            hits.sort_unstable_by(best_first);
+            hits.truncate(keep);
+            return Ok(hits);
         }
-        hits.sort_unstable_by(best_first);
-        hits.truncate(keep);
-        Ok(hits)
+        // One bit an element says the less the farther a candidate is, so there the rest is always looked at.
+        rescore(candidates, keep, quantization != Quantization::B1, |key| {
+            let row = self.sidecar.row_of(key).ok_or_else(|| {
+                Error::corrupt(format!("key {key:016x} of the index has no row in the sidecar"))
+            })?;
+            Ok(self.sidecar.score(row, query))
+        })
     }
 
     /// The k best by exact scan of the sidecar; best first, ties by key.

@@ -95,7 +95,7 @@ pub struct BuildOptions {
     pub expansion_add: usize,
     /// Candidates while searching (ef).
     pub expansion_search: usize,
-    /// Candidates per asked result that the f16 sidecar rescores; 0 switches rescoring off.
+    /// Candidates per asked result that the f16 sidecar rescores at most; 0 switches rescoring off.
     pub rescore: usize,
     /// Number of shards. Default: 1 for a tiny corpus, else at least 4 per device. Changing it
     /// rebuilds every index; vectors are kept.
