@@ -98,6 +98,16 @@ test-stores: check-tools ## Run the store's tests and whole runs in bad weather 
 	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
 		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
 
+# A build of its own: Ballista needs more of DataFusion.
+.PHONY: test-cluster
+test-cluster: check-tools ## Run pipelines on a Ballista cluster of processes that are killed, on disk and on an S3 server.
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	$(CARGO) test --release --features cluster --lib exec::
+	$(CARGO) test --release --features cluster --test it --no-run
+	SCALINGNOTE_CLUSTER_MODEL="$(abspath $(CACHE))/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
+	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
+		$(CARGO) test --release --features cluster --test it cluster:: -- --nocapture --test-threads=2
+
 # Damaged files, thoroughly: thousands of each kind.
 .PHONY: test-hostile
 test-hostile: check-tools ## Read thousands of damaged files of every kind in processes with little memory.
@@ -136,7 +146,7 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
 
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile test-cluster ## Run every suite there is, the slow ones too.
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).
 FEATURES ?= cuda
@@ -162,6 +172,8 @@ lint: ## Check formatting and run clippy; warnings are errors.
 docs: ## Build the library's documentation; warnings are errors.
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile release --no-deps
 
+# Where the retrieval sets of the benches below lie (BEIR layout); without them the benches say `skipped`.
+DATA ?= ../shared/data
 .PHONY: bench-encode
 bench-encode: ## Measure the document tower beside PyTorch, sentence-transformers and llama.cpp (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
@@ -178,8 +190,13 @@ bench-memory: build ## Follow the memory of one run over a million short notes (
 	$(PYTHON) benches/memory.py "$(BIN)"
 
 .PHONY: bench-index
-bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (benches/README.md).
-	benches/index.sh
+bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (DATA=DIR, benches/README.md).
+	DATA="$(DATA)" benches/index.sh
+
+.PHONY: bench-e2e
+bench-e2e: build ## Measure whole runs over real texts: stages, overlap, and the same with 1% changed (DATA=DIR, benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	$(PYTHON) benches/e2e.py $(BIN) --data $(DATA) --svg benches/e2e.svg
 
 # What the paper claims, on public data: hours on two cores. CLAIMS passes options on: CLAIMS="--only 1 --train-pairs 4800".
 PAIRS ?= $(CACHE)/pairs
@@ -193,6 +210,16 @@ bench-claims: build ## Train and judge what the paper claims; goes on where it w
 .PHONY: bench-daily
 bench-daily: build ## Measure a day on which 1% of 100,000 notes changed beside a full run (benches/README.md).
 	$(PYTHON) benches/daily.py $(BIN)
+
+.PHONY: bench-scale
+bench-scale: build ## Measure planning and metadata, and simulate 100 million notes on 100 GPUs (benches/README.md).
+	$(PYTHON) benches/scale.py $(BIN)
+
+.PHONY: bench-cluster
+bench-cluster: ## Measure the way over a Ballista cluster beside one process (benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	$(CARGO) build --release --features cluster
+	$(PYTHON) benches/cluster.py $(BIN) $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 # The copy of the list tells what is installed, so a new package reaches an old checkout. Without a network the
 # tests that need these packages say `skipped`; SCALINGNOTE_REQUIRE_PYTHON=1 makes that an error.

@@ -150,6 +150,7 @@ class Bench:
         elif name.startswith("distill-"):
             text = re.sub(r"(?m)^steps = \d+", f"steps = {given.distill_steps}", text)
             text = re.sub(r"(?m)^batch = \d+", f"batch = {min(64, given.batch * 2)}", text)
+            text = text.replace("pairs = 256\n", f"pairs = {min(256, given.batch * 6)}\n")
         elif given.arithmetic != "f32":
             text = text.replace('pooling = "last-token"', f'pooling = "last-token"\narithmetic = "{given.arithmetic}"')
         if given.stage1:

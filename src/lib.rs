@@ -15,7 +15,7 @@
 //! | layer | modules | only here |
 //! |---|---|---|
 //! | L7 | [`cli`]: prints, parses flags, draws progress | clap, indicatif |
-//! | L6 | [`exec`]: runs tasks, in process or one envelope for a scheduler; [`serve`]: the reference service | |
+//! | L6 | [`exec`]: runs tasks, in process, one envelope for a scheduler, or on a Ballista cluster (feature `cluster`); [`serve`]: the reference service | |
 //! | L5 | [`config`]: composes the typed options of all stages | |
 //! | L4 | [`stage`]: typed options + envelope -> receipt | |
 //! | L3 | [`search`], [`train`], [`evaluate`] | |

@@ -100,6 +100,7 @@ pub(crate) enum Command {
     Train(super::train::TrainArgs),
     Mine(super::mine::MineArgs),
     Distill(super::distill::DistillArgs),
+    Cluster(super::cluster::ClusterArgs),
     Evaluate(super::evaluate::EvaluateArgs),
     Config(super::config::ConfigArgs),
     Schema(super::schema::SchemaArgs),

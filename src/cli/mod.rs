@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. One file per subcommand.
 
 mod args;
+mod cluster;
 mod completions;
 mod config;
 mod console;
@@ -125,6 +126,9 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         Command::Serve(_) => {
             Some("stopping once every request in flight is answered (once more to stop at once)")
         }
+        Command::Cluster(_) => Some(
+            "stopping; a work at hand ends after its batch, and others do the rest (once more to stop at once)",
+        ),
         _ => None,
     };
     match cli.command {
@@ -156,6 +160,7 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Train(args) => train::execute(args, app).await,
         Command::Mine(args) => mine::execute(args, app).await,
         Command::Distill(args) => distill::execute(args, app).await,
+        Command::Cluster(args) => cluster::execute(args, app).await,
         Command::Evaluate(args) => evaluate::execute(args, app).await,
         Command::Config(args) => config::execute(args, app),
         Command::Schema(args) => schema::execute(&args, app),

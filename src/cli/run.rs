@@ -10,7 +10,7 @@ use super::App;
 use super::args::PipelineArgs;
 use super::metrics::MetricsArgs;
 use crate::error::{Error, ErrorKind, Result};
-use crate::exec::{self, RunContext, RunOptions};
+use crate::exec::{self, ClusterOptions, RunContext, RunOptions, SchedulerAddress};
 use crate::stage::{GateOptions, Outcome, RunReport};
 use crate::store::Root;
 
@@ -29,6 +29,7 @@ Examples:
   SCALINGNOTE__PUBLISH__ROOT=s3://bucket/notes scalingnote run daily.toml
   scalingnote run daily.toml --override count-change --reason \"old notes were purged\"
   scalingnote run daily.toml --progress json 2> progress.jsonl
+  scalingnote run daily.toml --cluster df://10.0.0.1:50050  have a cluster do it (scalingnote cluster --help)
 
 The report of every run lies under the root: runs/<run id>/report.html and report.json.")]
 pub(crate) struct RunArgs {
@@ -50,6 +51,12 @@ pub(crate) struct RunArgs {
     /// Stop once the plan with its tasks is stored; `scalingnote task` executes them elsewhere.
     #[arg(long)]
     pub plan_only: bool,
+    /// Have the executors of this cluster do the work; this process plans nothing, judges and publishes.
+    #[arg(long, value_name = "df://HOST:PORT", conflicts_with = "plan_only")]
+    pub cluster: Option<SchedulerAddress>,
+    /// How long all executors may be silent before their work is handed out again; four times in vain end with 75.
+    #[arg(long, value_name = "TIME", requires = "cluster", value_parser = super::duration::parse)]
+    pub patience: Option<Duration>,
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -108,6 +115,10 @@ async fn attempt(args: &RunArgs, app: &App, report: &mut RunReport) -> Result<u8
         overrides: args.overrides.pairs()?,
         no_publish: args.no_publish,
         wait: args.wait,
+        cluster: args.cluster.clone().map(|scheduler| ClusterOptions {
+            scheduler,
+            patience: args.patience.unwrap_or(ClusterOptions::PATIENCE),
+        }),
         ..RunOptions::default()
     };
     let context = context(&args.pipeline, app)?;

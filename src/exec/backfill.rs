@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::fleet::Fleet;
 use super::{Receipts, RunContext, RunOptions, discard_prepared, local, publish_content, summary};
 use crate::config::NextOptions;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -247,19 +248,15 @@ async fn fill(
         None => env.cancel.clone(),
     };
     let night = TaskEnv { cancel, ..env.clone() };
-    let mut workers = local::Workers::new(&next.ctx.pipeline, Some(tower.clone()))?;
+    let mut fleet = Fleet::for_plan(&next.ctx, options, &report.run, tower.clone())?;
     let mut receipts = Receipts::default();
     let mut drift = None;
     let encode = Plan { calibrate: None, build: Vec::new(), ..plan.clone() };
     let encoded = async {
-        if next.ctx.pipeline.encode.self_test {
-            stage::self_test(&encode, workers.first(), &night).await?;
-        }
-        drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), &night).await?;
+        drift = fleet.check(&encode, next.ctx.pipeline.encode.self_test, &night).await?;
         let overridden = options.overrides.iter().any(|(gate, _)| gate == "drift");
         stage::refuse_drift(drift, &plan.gates, overridden)?;
-        let (pipeline, attempts) = (&next.ctx.pipeline, options.attempts);
-        workers.run(&encode, pipeline, attempts, &night, &mut receipts).await
+        fleet.run(&encode, &next.ctx, options.attempts, &night, &mut receipts).await
     }
     .await;
     let (texts, tokens) = timeline.stage(Stage::Encode).map_or((0, 0), |s| (s.done, s.tokens));
@@ -273,7 +270,7 @@ async fn fill(
         return Ok(());
     }
     let build = Plan { encode: Vec::new(), ..plan.clone() };
-    workers.run(&build, &next.ctx.pipeline, options.attempts, &env, &mut receipts).await?;
+    fleet.run(&build, &next.ctx, options.attempts, &env, &mut receipts).await?;
     switch(&next.ctx, &plan, &receipts, drift, options, report).await
 }
 

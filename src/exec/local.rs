@@ -6,21 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::Receipts;
+use super::{Receipts, memory};
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
-use crate::index;
 use crate::observe::{Event, Stage, Summing};
-use crate::stage::{
-    self, BuildTask, EncodeTask, Envelope, Plan, SharedWork, TaskEnv, TaskReceipt, Worker,
-};
+use crate::stage::{self, EncodeTask, Envelope, Plan, SharedWork, TaskEnv, TaskReceipt, Worker};
 use crate::tower::Tower;
 
-/// Share of the free memory that builds take where the configuration names no limit, in percent.
-const DEFAULT_MEMORY_SHARE: u64 = 80;
+/// Receipts read at the same time.
+const READERS: usize = 16;
 
 /// The workers of this process, one a device.
 pub(crate) struct Workers(Vec<Worker>);
@@ -76,6 +74,7 @@ impl Workers {
             stage: Stage::Encode,
             total: texts,
             unit: "texts",
+            tokens: plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum(),
         });
         let queue: Arc<Mutex<VecDeque<EncodeTask>>> =
             Arc::new(Mutex::new(plan.encode.iter().cloned().collect()));
@@ -167,40 +166,11 @@ struct MemoryLimit {
     free: Semaphore,
 }
 
-fn shard_memory_mib(task: &BuildTask) -> u32 {
-    let dimensions = task.spec.space.dimensions;
-    let vectors = task.shard.prepared.rows;
-    let bytes = index::estimate_memory(vectors, dimensions, &task.spec.index);
-    u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX).max(1)
-}
-
 /// Refuses a plan whose largest shard does not fit, before anything is encoded.
 fn memory_limit(plan: &Plan, pipeline: &Pipeline) -> Result<MemoryLimit> {
-    let mib = pipeline.index.memory_limit_mib.or_else(free_memory_mib).unwrap_or(4096);
-    let mib = u32::try_from(mib).unwrap_or(u32::MAX >> 4).min(u32::MAX >> 4);
-    for task in &plan.build {
-        let needed = shard_memory_mib(task);
-        if needed > mib {
-            return Err(Error::new(
-                ErrorKind::Resource,
-                format!(
-                    "building shard {} needs about {needed} MiB and {mib} MiB may be taken; set index.shards to \
-                     at least {}, or raise index.memory_limit_mib",
-                    task.shard.prepared.shard,
-                    plan.spec.shard_count.saturating_mul(needed.div_ceil(mib.max(1)))
-                ),
-            ));
-        }
-    }
+    let mib = memory::limit_mib(pipeline.index.memory_limit_mib);
+    plan.build.iter().try_for_each(|task| memory::refuse_too_large(task, mib))?;
     Ok(MemoryLimit { mib, free: Semaphore::new(mib as usize) })
-}
-
-/// 80% of what Linux says is available; `None` elsewhere.
-fn free_memory_mib() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024 * DEFAULT_MEMORY_SHARE / 100)
 }
 
 async fn build(
@@ -215,6 +185,7 @@ async fn build(
         stage: Stage::Build,
         total: plan.build.len() as u64,
         unit: "shards",
+        tokens: 0,
     });
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let side_by_side = Arc::new(Semaphore::new(threads));
@@ -223,7 +194,7 @@ async fn build(
         let (limit, side_by_side, env) =
             (Arc::clone(&limit), Arc::clone(&side_by_side), env.clone());
         running.spawn(async move {
-            let needed = shard_memory_mib(&task).min(limit.mib);
+            let needed = memory::needed_mib(&task).min(limit.mib);
             // Neither semaphore is ever closed.
             let _thread = side_by_side.acquire().await.map_err(closed)?;
             let _memory = limit.free.acquire_many(needed).await.map_err(closed)?;
@@ -267,12 +238,11 @@ fn closed(_: tokio::sync::AcquireError) -> Error {
 /// # Errors
 /// Transient, naming the first task that is not finished.
 pub(crate) async fn finished(plan: &Plan, env: &TaskEnv) -> Result<Receipts> {
-    let mut receipts = Receipts::default();
-    for task in &plan.encode {
-        receipts.encode.push(stage::encode_receipt(task, &env.root).await?);
-    }
-    for task in &plan.build {
-        receipts.build.push(stage::build_receipt(task, &env.root).await?);
-    }
-    Ok(receipts)
+    let root = &env.root;
+    let encode = plan.encode.iter().map(|task| stage::encode_receipt(task, root));
+    let build = plan.build.iter().map(|task| stage::build_receipt(task, root));
+    Ok(Receipts {
+        encode: stream::iter(encode).buffered(READERS).try_collect().await?,
+        build: stream::iter(build).buffered(READERS).try_collect().await?,
+    })
 }

@@ -1,11 +1,17 @@
 //! Drivers: they decide where and in which order envelopes run, never what a task does.
 //!
-//! [`run`] is the in-process driver (one worker a device). A scheduler that owns the order (Airflow, Kubernetes) calls
+//! [`run`] is the driver: one worker for each device of this process, or the executors of a cluster
+//! ([`RunOptions::cluster`]). A scheduler that owns the order (Airflow, Kubernetes) calls
 //! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last.
 
 mod backfill;
+#[cfg(feature = "cluster")]
+mod ballista;
+mod cluster;
+mod fleet;
 mod lease;
 mod local;
+mod memory;
 mod metrics;
 mod purge;
 mod query_towers;
@@ -32,7 +38,13 @@ use crate::store::{Root, layout};
 use crate::tower::Tower;
 use crate::types::Cancel;
 
+#[cfg(feature = "cluster")]
+pub use self::ballista::{ExecutorOptions, Scheduler, SchedulerOptions, run_executor};
 use backfill::Course;
+#[cfg(not(feature = "cluster"))]
+pub use cluster::not_built;
+pub use cluster::{ClusterOptions, SchedulerAddress};
+use fleet::Fleet;
 pub use metrics::write_metrics;
 pub use purge::purge;
 use query_towers::query_towers;
@@ -66,6 +78,8 @@ pub struct RunOptions {
     pub attempts: u32,
     /// How long to wait for another run of the same root to end.
     pub wait: Duration,
+    /// Where tasks are executed instead of in this process; a plan that is only made is made here.
+    pub cluster: Option<ClusterOptions>,
 }
 
 impl Default for RunOptions {
@@ -76,6 +90,7 @@ impl Default for RunOptions {
             no_publish: false,
             attempts: 4,
             wait: Duration::ZERO,
+            cluster: None,
         }
     }
 }
@@ -157,6 +172,10 @@ pub async fn run_into(
     options: &RunOptions,
     report: &mut RunReport,
 ) -> Result<()> {
+    #[cfg(not(feature = "cluster"))]
+    if options.cluster.is_some() {
+        return Err(not_built());
+    }
     let run = new_run_id();
     // A plan is for other processes to execute: nobody has to be alone for it.
     if options.only_plan {
@@ -242,7 +261,7 @@ async fn drive(
     }
     if plan.tasks() == 0 && report.outcome.is_nothing() {
         // Nothing was done with the prepared text that is of use later: it need not lie around until retention.
-        discard_prepared(&ctx.root, run).await?;
+        discard_prepared(&ctx.root, &plan.spec.run).await?;
     }
     Ok(())
 }
@@ -256,27 +275,25 @@ async fn day(
     reporter: &Arc<dyn Reporter>,
     report: &mut RunReport,
 ) -> Result<Plan> {
-    let (planned, tower) = ctx.plan(run, reporter).await?;
+    if options.only_plan {
+        let (planned, _) = ctx.plan(run, reporter).await?;
+        report::planned(report, &planned);
+        planned.plan.store(&ctx.root).await?;
+        report.outcome = Outcome::Planned;
+        return Ok(planned.plan);
+    }
+    let (planned, mut fleet) = Fleet::plan(ctx, options, run, reporter).await?;
     report::planned(report, &planned);
     let plan = planned.plan;
-    if options.only_plan {
-        plan.store(&ctx.root).await?;
-        report.outcome = Outcome::Planned;
-        return Ok(plan);
-    }
     if plan.tasks() > 0 {
-        plan.store(&ctx.root).await?;
+        fleet.store(&plan, ctx).await?;
     }
     let env = ctx.env(reporter);
-    let mut workers = local::Workers::new(&ctx.pipeline, Some(tower))?;
-    if ctx.pipeline.encode.self_test {
-        stage::self_test(&plan, workers.first(), &env).await?;
-    }
-    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), &env).await?;
+    let drift = fleet.check(&plan, ctx.pipeline.encode.self_test, &env).await?;
     let overridden = options.overrides.iter().any(|(gate, _)| gate == "drift");
     stage::refuse_drift(drift, &plan.gates, overridden)?;
     let mut receipts = Receipts::default();
-    let outcome = workers.run(&plan, &ctx.pipeline, options.attempts, &env, &mut receipts).await;
+    let outcome = fleet.run(&plan, ctx, options.attempts, &env, &mut receipts).await;
     report::executed(report, &receipts);
     if outcome.is_err() {
         report::interrupted(report, &env.kept);
@@ -287,7 +304,8 @@ async fn day(
         return Ok(plan);
     }
     let started = std::time::Instant::now();
-    reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
+    let (stage, unit) = (Stage::Publish, "snapshots");
+    reporter.event(Event::StageStarted { stage, total: 0, unit, tokens: 0 });
     if let Some(lease) = lease {
         lease.check().await?;
     }

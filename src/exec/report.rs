@@ -191,6 +191,7 @@ pub(super) fn finish(report: &mut RunReport, timeline: &Arc<Timeline>) {
             report.throughput = ThroughputSample::from_progress(&times.samples, CURVE);
         }
     }
+    report.executors = timeline.executors();
     report.warnings.extend(timeline.warnings());
     let now = chrono::Utc::now();
     if let Ok(started) = chrono::DateTime::parse_from_rfc3339(&report.started_at) {

@@ -1,9 +1,10 @@
 //! What a run tells the outside while it works. Stages report events; only the CLI draws them.
 //!
-//! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left),
+//! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left), [`ExecutorProgress`],
 //! and how counts, bytes and durations are written for people ([`mod@format`], [`html`])
 //! and for Prometheus ([`prometheus`]).
 
+mod executors;
 pub mod format;
 pub mod html;
 pub mod prometheus;
@@ -16,6 +17,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use executors::ExecutorProgress;
 pub use rate::Rate;
 pub use timeline::{Sample, StageTimes, Timeline};
 
@@ -63,7 +65,8 @@ impl Stage {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// A stage begins; `total` units of `unit` ("notes", "texts", "shards", ...) are expected, 0 if unknown.
+    /// A stage begins; `total` units of `unit` ("notes", "texts", "shards", ...) are expected, 0 if unknown,
+    /// and `tokens` tokens of them, 0 if unknown or if units cost the same however many they have.
     StageStarted {
         /// Which stage.
         stage: Stage,
@@ -71,6 +74,8 @@ pub enum Event {
         total: u64,
         /// What is counted.
         unit: &'static str,
+        /// Expected tokens, 0 if unknown: where they are known the time left goes by them.
+        tokens: u64,
     },
     /// `done` units are finished so far; `tokens` so far where the stage counts tokens.
     Progress {
@@ -80,6 +85,11 @@ pub enum Event {
         done: u64,
         /// Tokens finished since the stage began, 0 where none are counted.
         tokens: u64,
+    },
+    /// What every executor of a cluster has done for the run so far.
+    Executors {
+        /// By name.
+        executors: Vec<ExecutorProgress>,
     },
     /// A stage ended; `summary` is one line for people.
     StageFinished {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Reporter, Stage};
+use super::{Event, ExecutorProgress, Reporter, Stage};
 
 /// Samples kept per stage; beyond that every second one goes, so memory is bounded for any run.
 const MAX_SAMPLES: usize = 512;
@@ -51,6 +51,7 @@ struct Track {
 #[derive(Default)]
 struct Inner {
     tracks: Vec<Track>,
+    executors: Vec<ExecutorProgress>,
     warnings: Vec<String>,
     dropped_warnings: usize,
 }
@@ -84,6 +85,11 @@ impl Timeline {
     /// One stage, if it began.
     pub fn stage(&self, stage: Stage) -> Option<StageTimes> {
         self.stages().into_iter().find(|times| times.stage == stage)
+    }
+
+    /// The executors of a cluster as they were reported last.
+    pub fn executors(&self) -> Vec<ExecutorProgress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).executors.clone()
     }
 
     /// The warnings so far, at most 200 and a line that counts the rest.
@@ -167,6 +173,7 @@ impl Reporter for Timeline {
                     inner.dropped_warnings += 1;
                 }
             }
+            Event::Executors { executors } => inner.executors = executors,
             Event::Info { .. } => {}
         }
     }
@@ -179,7 +186,8 @@ mod tests {
     #[test]
     fn keeps_totals_and_bounds_samples() {
         let timeline = Timeline::new();
-        timeline.event(Event::StageStarted { stage: Stage::Encode, total: 9, unit: "texts" });
+        let (total, unit, tokens) = (9, "texts", 90);
+        timeline.event(Event::StageStarted { stage: Stage::Encode, total, unit, tokens });
         {
             // Straight into the track: real time would make this test slow.
             let mut inner = timeline.0.lock().unwrap();

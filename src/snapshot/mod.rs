@@ -41,5 +41,5 @@ pub use purged::Purged;
 pub use read::{newer, newest, numbers, read};
 pub use reader::ReaderLease;
 pub use rollback::rollback;
-pub use run_lease::{RunLease, Taken};
+pub use run_lease::{RunLease, Taken, is_current_run};
 pub use verify::{Problem, verify_hashes};

@@ -211,6 +211,18 @@ impl RunLease {
     }
 }
 
+/// Whether `run` holds the lease of its root: it did not end, and no other run took over from it. For those who work for a
+/// run on other machines and cannot see it.
+///
+/// # Errors
+/// What the store says.
+pub async fn is_current_run(root: &Root, run: &str) -> Result<bool> {
+    let listed = root.list(layout::LEASES).await?;
+    let newest = listed.iter().filter_map(|lease| layout::run_lease_number(&lease.key)).max();
+    let Some(number) = newest else { return Ok(false) };
+    Ok(holder(root, &layout::run_lease(number)).await?.is_some_and(|holder| holder.run == run))
+}
+
 /// The holder of a run's lease, if it is alive.
 async fn living(root: &Root, key: &str) -> Result<Option<Holder>> {
     let Some(holder) = holder(root, key).await? else { return Ok(None) };

@@ -12,7 +12,7 @@ use super::live::PartsSummary;
 use crate::corpus::Rejections;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::Recall;
-use crate::observe::{Sample, Stage, format};
+use crate::observe::{ExecutorProgress, Sample, Stage, format};
 use crate::snapshot::{GateOutcome, Manifest};
 
 /// Version of the report format that this release writes.
@@ -255,6 +255,9 @@ pub struct RunReport {
     pub device_busy_seconds: f64,
     /// Share of the encode tasks' time in which their device was encoding, 0 to 1.
     pub device_busy: Option<f64>,
+    /// What each executor of a cluster did; absent where this process did everything.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub executors: Vec<ExecutorProgress>,
     /// What a person should know.
     pub warnings: Vec<String>,
 }
@@ -349,6 +352,9 @@ impl fmt::Display for RunReport {
                 Some(speed) => writeln!(f, " ({} tokens/s)", format::rate(speed))?,
                 None => writeln!(f)?,
             }
+        }
+        for executor in &self.executors {
+            writeln!(f, "  executor {executor}")?;
         }
         let reused = self.reuse.from_parent + self.reuse.from_elsewhere;
         if reused > 0 {

@@ -15,6 +15,7 @@ impl RunReport {
         let mut body = String::new();
         self.head(&mut body);
         self.plan_table(&mut body);
+        self.executor_table(&mut body);
         self.charts(&mut body);
         self.gate_table(&mut body);
         self.backfill(&mut body);
@@ -93,6 +94,41 @@ impl RunReport {
             format::count(self.tasks_done),
             format::count(self.tasks_adopted)
         ));
+    }
+
+    fn executor_table(&self, body: &mut String) {
+        if self.executors.is_empty() {
+            return;
+        }
+        body.push_str("<h2>Executors</h2>\n");
+        let speed = |speed: Option<f64>| speed.map_or_else(|| "-".to_owned(), format::rate);
+        let rows: Vec<Vec<Cell>> = self
+            .executors
+            .iter()
+            .map(|executor| {
+                vec![
+                    Cell::Text(executor.executor.clone()),
+                    Cell::Text(executor.device.clone()),
+                    Cell::Number(speed(executor.tokens_per_second)),
+                    Cell::Number(format::seconds(executor.busy_seconds)),
+                    Cell::Number(format::count(executor.tasks)),
+                    Cell::Number(format::count(executor.retries)),
+                    Cell::Number(format::count(executor.tokens)),
+                    Cell::Text(if executor.straggler { "straggler".into() } else { String::new() }),
+                ]
+            })
+            .collect();
+        let header = [
+            ("Executor", false),
+            ("Device", false),
+            ("Tokens/s", true),
+            ("Busy", true),
+            ("Tasks", true),
+            ("Retries", true),
+            ("Tokens", true),
+            ("", false),
+        ];
+        body.push_str(&table(&header, &rows));
     }
 
     fn charts(&self, body: &mut String) {

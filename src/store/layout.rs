@@ -12,6 +12,8 @@
 //! indexes/<options>/00017/<task>.task.json          receipt of a build task
 //! indexes/<options>/calibration-<space>.json        the frozen i8 scale
 //! runs/<run>/plan.json, report.json, report.html
+//! runs/<run>/prepared.json, checked.json            receipts of the steps that a cluster does before the tasks
+//! runs/<run>/executors/<executor>@<n>.book          what an executor of a cluster did so far: the highest number counts
 //! snapshots/00000000000000000042.json               the manifest: put-if-absent is the one commit point
 //! leases/run-00000000000000000007.json              the run that is going on: put-if-absent, the highest number counts
 //! leases/beat-<run>-00000000000000000012.json       its heartbeat
@@ -124,6 +126,33 @@ pub fn run_file(run: &str, name: &str) -> String {
     format!("runs/{run}/{name}")
 }
 
+/// The receipt of a cluster's preparation of a run: which attempt's plan counts.
+pub fn prepared_receipt(run: &str) -> String {
+    run_file(run, "prepared.json")
+}
+
+/// The receipt of the check before anything is encoded on a cluster.
+pub fn checked_receipt(run: &str) -> String {
+    run_file(run, "checked.json")
+}
+
+/// Folder of the books of the executors that worked for a run.
+pub fn books(run: &str) -> String {
+    format!("runs/{run}/executors")
+}
+
+/// The `number`th state of an executor's book. It is not called `.json`: gc reads those of a run, and books come and go.
+pub fn book(run: &str, executor: &str, number: u64) -> String {
+    format!("runs/{run}/executors/{executor}@{number:010}.book")
+}
+
+/// The executor and the number of a book; `None` for anything else.
+pub fn book_of(key: &str) -> Option<(&str, u64)> {
+    let (_, name) = key.rsplit_once("/executors/")?;
+    let (executor, number) = name.strip_suffix(".book")?.rsplit_once('@')?;
+    Some((executor, number.parse().ok()?))
+}
+
 /// Folder of leases.
 pub const LEASES: &str = "leases";
 
@@ -212,6 +241,15 @@ mod tests {
             <a href="/x/snapshots/00000000000000000003.json">3</a> 1.json 000000000000000000042.json"#;
         assert_eq!(manifest_numbers_in(page), [3, 12]);
         assert!(manifest_numbers_in("<html>é.json</html>").is_empty());
+    }
+
+    #[test]
+    fn books_parse_back() {
+        assert_eq!(book_of(&book("r", "node-1-0a", 7)), Some(("node-1-0a", 7)));
+        assert_eq!(book_of(&run_file("r", "plan.json")), None);
+        assert!(
+            book("r", "a", 9) < book("r", "a", 10) && book("r", "a", 1).starts_with(&books("r"))
+        );
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Vocabulary {
     }
 }
 
-/// Packs the student in `source` (what [`super::distill`] wrote) into `target`: `model.safetensors` and `config.json`, which
+/// Packs the student in `source` (what [`distill`](fn@super::distill) wrote) into `target`: `model.safetensors` and `config.json`, which
 /// names the tokenizer by its SHA-256; the tokenizer is not copied. `keep` says which rows of the table stay, and the number
 /// of the row that the others read as. Gives the bytes written.
 ///

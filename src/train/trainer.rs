@@ -91,6 +91,7 @@ pub fn train_decoder(
         stage: Stage::Train,
         total: planned * options.batch_pairs as u64,
         unit: "pairs",
+        tokens: 0,
     });
     let held_out = batches.validation();
     let mut saved = Instant::now();

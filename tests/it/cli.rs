@@ -113,6 +113,7 @@ fn every_subcommand_teaches() {
         "search",
         "snapshot",
         "train",
+        "cluster",
         "evaluate",
         "config",
         "schema",
@@ -123,6 +124,25 @@ fn every_subcommand_teaches() {
         let widest = help.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(110), "{command}: a line of {widest:?} characters");
     }
+}
+
+/// Most users never pay for clusters; who asks for one is told how to get it.
+#[cfg(not(feature = "cluster"))]
+#[test]
+fn without_the_feature_clusters_are_explained() {
+    let folder = folder();
+    for line in [
+        "cluster scheduler",
+        "cluster executor --scheduler 127.0.0.1:50050",
+        "run p.toml --cluster df://127.0.0.1:50050",
+    ] {
+        let output = run(folder.path(), &line.split(' ').collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(2), "{line}");
+        assert!(text(&output.stderr).contains("--features cluster"), "{line}");
+    }
+    let wrong = run(folder.path(), &["run", "p.toml", "--cluster", "http://127.0.0.1"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("HOST:PORT"), "{}", text(&wrong.stderr));
 }
 
 #[test]

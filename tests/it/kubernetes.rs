@@ -88,6 +88,63 @@ fn the_indexed_jobs_pods_do_every_task_once() {
     assert_eq!((idle["tasks"].as_u64(), &idle["plan_key"]), (Some(0), &serde_json::Value::Null));
 }
 
+/// As the manifest's comment says: the same Job with the night's plan, after the day is published.
+#[test]
+fn the_same_job_runs_the_night_of_a_next_tower() {
+    let checkout = Checkout::new();
+    let set = "export SCALINGNOTE__INDEX__SHARDS=3 SCALINGNOTE__NEXT__TOWER__MODEL=fake:32 \
+               SCALINGNOTE__NEXT__TOWER__POOLING=mean; ";
+    let plan = checkout.ok(&format!("{set}scalingnote plan pipelines/quickstart.toml --brief"));
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    for (key, dimensions) in [(&plan["plan_key"], 64), (&plan["backfill"]["plan_key"], 32)] {
+        let key = key.as_str().expect("a key");
+        let job = manifest("tasks-job.yaml").replace("PLAN_KEY", key);
+        let pods: u64 = value(&job, "completions").parse().expect("a number");
+        for stage in ["encode", "calibrate", "build"] {
+            for index in 0..pods {
+                let job = job.replace("STAGE", stage);
+                let line = command(&job, &[("JOB_COMPLETION_INDEX", &index.to_string())]);
+                checkout.ok(&format!("{set}{line}"));
+            }
+        }
+        checkout.ok(&format!("{set}scalingnote publish pipelines/quickstart.toml --plan {key}"));
+        let newest = checkout.snapshots().pop().expect("a snapshot");
+        assert_eq!(newest["content"]["space"]["dimensions"], dimensions);
+    }
+    assert_eq!(checkout.snapshots().len(), 2);
+}
+
+/// Scheduler, two executors and the driver, each as its manifest starts it.
+#[cfg(feature = "cluster")]
+#[test]
+fn the_clusters_containers_publish() {
+    use std::process::Stdio;
+
+    let checkout = Checkout::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = free.local_addr().expect("an address").port().to_string();
+    drop(free);
+    let line = |name: &str| {
+        let text = manifest(name);
+        let text = text.split("\n---\n").next().expect("a document");
+        let line = command(text, &[]).replace("cuda:0", "cpu").replace("50050", &port);
+        line.replace("scalingnote-scheduler:", "127.0.0.1:").replace("0.0.0.0", "127.0.0.1")
+    };
+    let start = |name: &str| {
+        let mut command = checkout.command(&format!("exec {}", line(name)));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh runs")
+    };
+    let executors = "cluster-executors.yaml";
+    let mut pods = [start("cluster-scheduler.yaml"), start(executors), start(executors)];
+    let ran = checkout.shell(&format!("{} --patience 30s", line("cluster-driver.yaml")));
+    for pod in &mut pods {
+        pod.kill().expect("it runs");
+        pod.wait().expect("it ends");
+    }
+    assert!(ran.status.success(), "{}", said(&ran));
+    assert_eq!(checkout.snapshots().len(), 1);
+}
+
 #[test]
 fn a_stage_out_of_order_is_to_be_run_again() {
     let checkout = Checkout::new();
@@ -132,6 +189,20 @@ fn the_manifests_agree() {
         let (one, other) = (part("cronjob.yaml", from, to), part("tasks-job.yaml", from, to));
         assert!(one.len() > 2, "{from} {to}");
         assert_eq!(one, other, "from {from} to {to}");
+    }
+    // The driver of a cluster is the same night without GPUs.
+    for (from, to) in [
+        ("schedule:", "template:"),
+        ("restartPolicy:", "containers:"),
+        ("envFrom:", "resources:"),
+        ("volumeMounts:", "volumes:"),
+    ] {
+        let one = part("cronjob.yaml", from, to);
+        assert_eq!(one, part("cluster-driver.yaml", from, to), "from {from} to {to}");
+    }
+    let executors = "cluster-executors.yaml";
+    for (from, to) in [("envFrom:", "volumeMounts:"), ("securityContext:", "containers:")] {
+        assert_eq!(part("tasks-job.yaml", from, to), part(executors, from, to), "from {from}");
     }
     assert_eq!(
         value(&manifest("cronjob.yaml"), "image"),

@@ -37,8 +37,27 @@ fn blocks(markdown: &str, language: &str) -> Vec<String> {
     found
 }
 
+const CLUSTER_SECTION: &str = "## When one machine is not enough\n";
+
+/// The README's section on clusters, which only a program with that feature can run: tests/it/cluster/readme.rs does.
+#[cfg(feature = "cluster")]
+pub fn cluster_section() -> String {
+    let readme = readme();
+    let (_, rest) =
+        readme.split_once(CLUSTER_SECTION).expect("README.md has a section on clusters");
+    rest.split("\n## ").next().unwrap_or_default().to_owned()
+}
+
+/// Everything but that section.
+fn without_cluster_section(readme: &str) -> String {
+    let (before, rest) =
+        readme.split_once(CLUSTER_SECTION).expect("README.md has a section on clusters");
+    let after = rest.split_once("\n## ").map_or("", |(_, after)| after);
+    format!("{before}\n## {after}")
+}
+
 /// The command lines of the README's `sh` blocks, comments and continuation lines resolved.
-fn commands(markdown: &str) -> Vec<String> {
+pub fn commands(markdown: &str) -> Vec<String> {
     let text = blocks(markdown, "sh").concat().replace("\\\n", " ");
     text.lines()
         .map(|line| line.split(" # ").next().unwrap_or(line).trim())
@@ -49,7 +68,7 @@ fn commands(markdown: &str) -> Vec<String> {
 
 #[test]
 fn every_command_of_the_readme_runs_as_written() {
-    let lines = commands(&readme());
+    let lines = commands(&without_cluster_section(&readme()));
     assert!(lines.len() > 10, "README.md shows only {} commands", lines.len());
     let packages = std::fs::read_to_string(package().join("tests/python/requirements.txt"))
         .expect("the list of Python packages is readable");

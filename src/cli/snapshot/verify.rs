@@ -89,7 +89,7 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<ExitCode> {
 async fn hashes(root: &Root, manifest: &Manifest, app: &App) -> Result<Vec<Problem>> {
     let (stage, began, done) = (Stage::Verify, Instant::now(), AtomicU64::new(0));
     let total: u64 = manifest.content.files().map(|file| file.size).sum();
-    app.reporter.event(Event::StageStarted { stage, total, unit: "bytes" });
+    app.reporter.event(Event::StageStarted { stage, total, unit: "bytes", tokens: 0 });
     let problems = verify_hashes(root, manifest, &|bytes| {
         let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         app.reporter.event(Event::Progress { stage, done, tokens: 0 });

@@ -1,0 +1,111 @@
+//! `scalingnote cluster`.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::App;
+use crate::error::Result;
+use crate::exec::SchedulerAddress;
+
+/// Start the parts of a cluster that runs are executed on
+///
+/// One scheduler, and one executor for each device; then `run --cluster` on any machine that reaches the scheduler and
+/// the root. The pipeline file, the plan, the tasks and what they write are the same as without a cluster. Executors ask
+/// the scheduler for work and listen on nothing. Both work until SIGTERM (exit 0).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote cluster scheduler
+  scalingnote cluster executor --scheduler 127.0.0.1:50050 --device cpu
+  scalingnote run daily.toml --cluster df://127.0.0.1:50050
+
+Built with `cargo build --release --features cluster`.")]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    Scheduler(SchedulerArgs),
+    Executor(ExecutorArgs),
+}
+
+/// Hand out works to executors
+///
+/// It keeps its queues in memory: started anew, it is empty, and whoever runs a pipeline submits again what is missing.
+/// There is no TLS and no authentication.
+#[derive(Debug, Args)]
+struct SchedulerArgs {
+    /// Address and port; port 0 takes a free one and prints it.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50050")]
+    bind: SocketAddr,
+    /// I know that only the machines of the cluster can reach --bind.
+    #[arg(long)]
+    closed_network: bool,
+    /// Take an executor for lost that has not asked for work for so long; at least 10s.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::duration::parse)]
+    lost_after: Duration,
+}
+
+/// Do works on one device
+///
+/// Start one for each device. It needs what tasks need: the tower's files at the same place as everywhere, the corpus, and
+/// credentials of the stores in its environment.
+#[derive(Debug, Args)]
+struct ExecutorArgs {
+    /// The scheduler.
+    #[arg(long, value_name = "HOST:PORT", env = "SCALINGNOTE_SCHEDULER")]
+    scheduler: SchedulerAddress,
+    /// Where it computes: cpu or cuda:<number>.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
+    device: String,
+    /// Processor threads of a cpu device; 0 takes all, which suits one executor on a machine.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+#[cfg(feature = "cluster")]
+pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
+    use crate::error::{Error, ErrorKind};
+    use crate::exec::{ExecutorOptions, Scheduler, SchedulerOptions, run_executor};
+    use crate::tower::DeviceSpec;
+
+    match args.command {
+        ClusterCommand::Scheduler(args) => {
+            let options = SchedulerOptions {
+                bind: args.bind,
+                closed_network: args.closed_network,
+                lost_after: args.lost_after,
+            };
+            let scheduler = Scheduler::bind(&options).await?;
+            app.console.print(&format!("scheduling on df://{}\n", scheduler.address()));
+            scheduler.run(app.cancel.clone()).await?;
+        }
+        ClusterCommand::Executor(args) => {
+            let device = super::device::parse(&args.device)
+                .map_err(|message| Error::new(ErrorKind::Usage, message))?;
+            let device = match device {
+                DeviceSpec::Cpu { .. } => DeviceSpec::Cpu { threads: args.threads },
+                other => other,
+            };
+            let options =
+                ExecutorOptions { scheduler: args.scheduler, device, device_name: args.device };
+            run_executor(options, app.reporter.clone(), app.cancel.clone()).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(not(feature = "cluster"))]
+pub(super) async fn execute(args: ClusterArgs, _: &App) -> Result<ExitCode> {
+    match args.command {
+        ClusterCommand::Scheduler(SchedulerArgs { bind: _, closed_network: _, lost_after: _ })
+        | ClusterCommand::Executor(ExecutorArgs { scheduler: _, device: _, threads: _ }) => {
+            Err(crate::exec::not_built())
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Books: what each executor has done for a run so far, kept under the root, where the driver looks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::ExecutorProgress;
+use crate::store::{Root, layout};
+
+/// One executor's book for one run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Book {
+    pub executor: String,
+    pub device: String,
+    /// Every work that it began, in order.
+    pub began: Vec<Began>,
+    /// Works that it finished.
+    pub finished: u64,
+    /// The work at hand.
+    pub task: Option<String>,
+    pub texts: u64,
+    pub tokens: u64,
+    pub busy_seconds: f64,
+    /// Seconds in which it had a task of `encode`.
+    pub encode_seconds: f64,
+    /// What the driver should tell people.
+    pub warnings: Vec<String>,
+    /// What ended a work with an error, the last one.
+    pub failure: Option<Failure>,
+}
+
+/// The begin of a work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Began {
+    pub task: String,
+    /// Milliseconds since 1970 by the executor's clock.
+    pub at: i64,
+}
+
+/// Why a work failed; the driver ends with the same kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Failure {
+    pub task: String,
+    pub at: i64,
+    pub kind: String,
+    pub message: String,
+}
+
+/// The kinds that a work may fail with, by name.
+const KINDS: [ErrorKind; 14] = [
+    ErrorKind::Config,
+    ErrorKind::Usage,
+    ErrorKind::Input,
+    ErrorKind::NotFound,
+    ErrorKind::Corrupt,
+    ErrorKind::Unsupported,
+    ErrorKind::Resource,
+    ErrorKind::Conflict,
+    ErrorKind::Busy,
+    ErrorKind::GateRefused,
+    ErrorKind::Transient,
+    ErrorKind::Deadline,
+    ErrorKind::Cancelled,
+    ErrorKind::Internal,
+];
+
+impl Failure {
+    pub fn new(task: &str, error: &Error) -> Self {
+        let mut message = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            message.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        Self { task: task.to_owned(), at: now(), kind: format!("{:?}", error.kind()), message }
+    }
+
+    pub fn error(&self, executor: &str) -> Error {
+        let kind = KINDS.into_iter().find(|kind| format!("{kind:?}") == self.kind);
+        let kind = kind.unwrap_or(ErrorKind::Internal);
+        Error::new(kind, self.message.clone()).context(format!("executor {executor}"))
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
+
+/// All books of a run as they were seen last.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    books: BTreeMap<String, (u64, Book)>,
+    /// Warnings of each that were passed on.
+    told: BTreeMap<String, usize>,
+}
+
+impl Shelf {
+    /// Reads what is new. True where anything was.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn look(&mut self, root: &Root, run: &str) -> Result<bool> {
+        let mut newest: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+        let listed = root.list(&layout::books(run)).await?;
+        for object in &listed {
+            let Some((executor, number)) = layout::book_of(&object.key) else { continue };
+            let entry = newest.entry(executor).or_insert((number, &object.key));
+            *entry = (*entry).max((number, &object.key));
+        }
+        let mut any = false;
+        for (executor, (number, key)) in newest {
+            if self.books.get(executor).is_some_and(|(seen, _)| *seen >= number) {
+                continue;
+            }
+            let bytes = match root.get(key).await {
+                Ok(bytes) => bytes,
+                // Its successor is there by now.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let book = serde_json::from_slice(&bytes)
+                .or_error(ErrorKind::Corrupt, || format!("book {key} cannot be read"))?;
+            self.books.insert(executor.to_owned(), (number, book));
+            any = true;
+        }
+        Ok(any)
+    }
+
+    fn books(&self) -> impl Iterator<Item = &Book> {
+        self.books.values().map(|(_, book)| book)
+    }
+
+    /// Texts and tokens that all executors have encoded.
+    pub fn encoded(&self) -> (u64, u64) {
+        self.books()
+            .fold((0, 0), |(texts, tokens), book| (texts + book.texts, tokens + book.tokens))
+    }
+
+    /// Works that all executors have finished.
+    pub fn finished(&self) -> u64 {
+        self.books().map(|book| book.finished).sum()
+    }
+
+    /// The failures that stand in the books, to tell later ones from.
+    pub fn failures(&self) -> BTreeSet<(String, i64)> {
+        let failure = |book: &Book| Some((book.executor.clone(), book.failure.as_ref()?.at));
+        self.books().filter_map(failure).collect()
+    }
+
+    /// The error that a work failed with last, but for those in `known`. Clocks of executors may differ.
+    pub fn failure(&self, known: &BTreeSet<(String, i64)>) -> Option<Error> {
+        let failures = self.books().filter_map(|book| Some((book, book.failure.as_ref()?)));
+        let new = failures
+            .filter(|(book, failure)| !known.contains(&(book.executor.clone(), failure.at)));
+        // A passing fault that was got over is not what ended a job.
+        let last = new.max_by_key(|(_, failure)| {
+            (failure.kind != format!("{:?}", ErrorKind::Transient), failure.at)
+        });
+        last.map(|(book, failure)| failure.error(&book.executor))
+    }
+
+    /// Warnings that were not given out before.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        let mut fresh = Vec::new();
+        for (executor, (_, book)) in &self.books {
+            let told = self.told.entry(executor.clone()).or_default();
+            fresh.extend(book.warnings.iter().skip(*told).cloned());
+            *told = book.warnings.len();
+        }
+        fresh
+    }
+
+    /// For people: by name, stragglers marked.
+    pub fn progress(&self) -> Vec<ExecutorProgress> {
+        let mut begins: Vec<(&Began, &str)> = self
+            .books()
+            .flat_map(|book| book.began.iter().map(|began| (began, book.executor.as_str())))
+            .collect();
+        begins.sort_by_key(|(began, _)| began.at);
+        let mut seen = BTreeSet::new();
+        let mut retries: BTreeMap<&str, u64> = BTreeMap::new();
+        for (began, executor) in begins {
+            if !seen.insert(began.task.as_str()) {
+                *retries.entry(executor).or_default() += 1;
+            }
+        }
+        let mut executors: Vec<ExecutorProgress> = self
+            .books()
+            .map(|book| ExecutorProgress {
+                executor: book.executor.clone(),
+                device: book.device.clone(),
+                tasks: book.finished,
+                retries: retries.get(book.executor.as_str()).copied().unwrap_or(0),
+                texts: book.texts,
+                tokens: book.tokens,
+                busy_seconds: book.busy_seconds,
+                tokens_per_second: (book.tokens > 0 && book.encode_seconds > 0.0)
+                    .then(|| book.tokens as f64 / book.encode_seconds),
+                task: book.task.clone(),
+                straggler: false,
+            })
+            .collect();
+        ExecutorProgress::mark_stragglers(&mut executors);
+        executors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn book(executor: &str, began: &[(&str, i64)]) -> Book {
+        let began = began.iter().map(|&(task, at)| Began { task: task.to_owned(), at }).collect();
+        Book { executor: executor.to_owned(), began, ..Book::default() }
+    }
+
+    async fn put(root: &Root, number: u64, book: &Book) {
+        let key = layout::book("r", &book.executor, number);
+        root.put(&key, serde_json::to_vec(book).unwrap().into()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_newest_state_counts_and_a_second_begin_is_a_retry() {
+        let root = Root::in_memory();
+        let mut shelf = Shelf::default();
+        assert!(!shelf.look(&root, "r").await.unwrap());
+        let warned = Book { warnings: vec!["late".to_owned()], ..book("a", &[("t1", 10)]) };
+        put(&root, 1, &warned).await;
+        shelf.look(&root, "r").await.unwrap();
+        assert_eq!((shelf.take_warnings().len(), shelf.take_warnings().len()), (1, 0));
+        put(&root, 2, &Book { tokens: 50, encode_seconds: 2.0, ..book("a", &[("t1", 10)]) }).await;
+        put(&root, 1, &Book { finished: 1, ..book("b", &[("t2", 11), ("t1", 30)]) }).await;
+        assert!(shelf.look(&root, "r").await.unwrap());
+        assert!(!shelf.look(&root, "r").await.unwrap(), "nothing is new");
+        let progress = shelf.progress();
+        assert_eq!(progress.iter().map(|e| e.retries).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!((progress[0].tokens_per_second, progress[1].tasks), (Some(25.0), 1));
+        assert_eq!(shelf.encoded(), (0, 50));
+    }
+
+    #[tokio::test]
+    async fn a_failure_comes_back_with_its_kind() {
+        let root = Root::in_memory();
+        let mut shelf = Shelf::default();
+        let failure = |kind: ErrorKind, at| {
+            let failure = Failure::new("t", &Error::new(kind, "disk is full"));
+            Some(Failure { at, ..failure })
+        };
+        put(&root, 1, &Book { failure: failure(ErrorKind::Resource, 10), ..book("a", &[]) }).await;
+        put(&root, 1, &Book { failure: failure(ErrorKind::Transient, 20), ..book("b", &[]) }).await;
+        shelf.look(&root, "r").await.unwrap();
+        let error = shelf.failure(&BTreeSet::new()).unwrap();
+        assert_eq!(error.kind(), ErrorKind::Resource, "what can be got over does not hide it");
+        assert_eq!(error.to_string(), "executor a: disk is full");
+        let known = BTreeSet::from([("a".to_owned(), 10)]);
+        assert_eq!(shelf.failure(&known).unwrap().kind(), ErrorKind::Transient);
+        assert!(shelf.failure(&shelf.failures()).is_none());
+        for kind in KINDS {
+            assert_eq!(failure(kind, 0).unwrap().error("a").kind(), kind);
+        }
+    }
+}

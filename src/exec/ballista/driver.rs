@@ -1,0 +1,314 @@
+//! The driver: cuts a run into works, has them done, and reads what came of it from the root.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, stream};
+use serde::de::DeserializeOwned;
+
+use super::book::Shelf;
+use super::job::{self, End};
+use super::work::{CheckedReceipt, Order, PreparedReceipt, Work};
+use super::{MAX_WORKS, plan};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::exec::{ClusterOptions, Receipts, RunContext};
+use crate::observe::{Event, Reporter, Stage};
+use crate::snapshot;
+use crate::stage::{self, Envelope, Plan, Planned, TaskEnv};
+use crate::store::{Root, layout};
+use crate::types::Cancel;
+
+/// How often the books are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a job that nobody works on is submitted, at most.
+const SUBMISSIONS: u32 = 4;
+
+/// Pause before a job is submitted again.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// Receipts read at the same time.
+const READERS: usize = 16;
+
+/// Has the works of one run done.
+pub(in crate::exec) struct Driver {
+    cluster: ClusterOptions,
+    order: Order,
+    shelf: tokio::sync::Mutex<Shelf>,
+}
+
+impl Driver {
+    /// For the run that holds the lease of the root.
+    pub fn new(ctx: &RunContext, cluster: &ClusterOptions, run: &str) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            order: Order {
+                run: run.to_owned(),
+                root: ctx.root.uri().to_owned(),
+                storage: ctx.pipeline.storage.clone(),
+            },
+            shelf: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Has the corpus read and planned by one executor.
+    ///
+    /// # Errors
+    /// What stopped it there; Transient where nobody does it.
+    pub async fn plan(&self, ctx: &RunContext, reporter: &Arc<dyn Reporter>) -> Result<Planned> {
+        let started = Instant::now();
+        let stage = Stage::Prepare;
+        reporter.event(Event::StageStarted { stage, total: 0, unit: "rows" });
+        let work = Work::Prepare {
+            pipeline: Box::new(ctx.pipeline.clone()),
+            base_dir: ctx.pipeline.base_dir.clone(),
+        };
+        let (root, run) = (&ctx.root, &self.order.run);
+        let watch = Watch { reporter, cancel: &ctx.cancel, root, stage: None };
+        self.execute("prepare", &[work], &watch).await?;
+        let receipt: PreparedReceipt = receipt(root, &layout::prepared_receipt(run)).await?;
+        let plan = Plan::load(root, &receipt.plan).await?;
+        let parent = match plan.spec.parent {
+            Some(number) => Some(snapshot::read(root, number).await?),
+            None => None,
+        };
+        let notes: u64 = plan.shards.iter().map(|shard| shard.prepared.notes).sum();
+        let texts: u64 = plan.shards.iter().map(|shard| shard.texts_to_encode).sum();
+        let seconds = started.elapsed().as_secs_f64();
+        reporter.event(Event::StageFinished {
+            stage,
+            seconds,
+            summary: format!(
+                "{notes} notes in {} shards, {texts} texts to encode",
+                plan.shards.len()
+            ),
+        });
+        Ok(Planned { plan, parent, texts: receipt.texts, lengths: receipt.lengths, seconds })
+    }
+
+    /// Has one executor check a stored plan: the least cosine to stored vectors and how many were compared.
+    ///
+    /// # Errors
+    /// A failed self-test; what stopped it.
+    pub async fn check(
+        &self,
+        plan: &Plan,
+        self_test: bool,
+        env: &TaskEnv,
+    ) -> Result<Option<(f64, usize)>> {
+        // There is nothing to check a tower for that will encode nothing.
+        if plan.encode.is_empty() {
+            return Ok(None);
+        }
+        let work = Work::Check { plan: plan.spec.run.clone(), self_test };
+        self.execute("check", &[work], &Watch::of(env, None)).await?;
+        let key = layout::checked_receipt(&plan.spec.run);
+        Ok(receipt::<CheckedReceipt>(&env.root, &key).await?.drift)
+    }
+
+    /// Has every task of a plan executed, stage after stage. `receipts` holds what was finished even where an error
+    /// stops the rest.
+    ///
+    /// # Errors
+    /// What stopped a task; Transient where nobody works.
+    pub async fn run(&self, plan: &Plan, env: &TaskEnv, receipts: &mut Receipts) -> Result<()> {
+        if !plan.encode.is_empty() {
+            let mut tasks: Vec<_> = plan.encode.iter().collect();
+            // The longest first, so that the end is not one executor at a long task.
+            tasks.sort_by_key(|task| std::cmp::Reverse(task.shard.tokens_to_encode));
+            let works: Vec<_> = tasks.into_iter().cloned().map(Envelope::Encode).collect();
+            let total = plan.encode.iter().map(|task| task.shard.texts_to_encode).sum();
+            let outcome = self.stage(Stage::Encode, works, total, "texts", env).await;
+            let found = stream::iter(&plan.encode)
+                .map(|task| stage::encode_receipt(task, &env.root))
+                .buffered(READERS);
+            keep(&mut receipts.encode, found.collect().await, outcome)?;
+        }
+        if let Some(task) = &plan.calibrate {
+            let work = task_work(Envelope::Calibrate(task.clone()));
+            self.execute("calibrate", &[work], &Watch::of(env, None)).await?;
+        }
+        if !plan.build.is_empty() {
+            let works: Vec<_> = plan.build.iter().cloned().map(Envelope::Build).collect();
+            let total = works.len() as u64;
+            let outcome = self.stage(Stage::Build, works, total, "shards", env).await;
+            let found = stream::iter(&plan.build)
+                .map(|task| stage::build_receipt(task, &env.root))
+                .buffered(READERS);
+            keep(&mut receipts.build, found.collect().await, outcome)?;
+        }
+        Ok(())
+    }
+
+    async fn stage(
+        &self,
+        stage: Stage,
+        envelopes: Vec<Envelope>,
+        total: u64,
+        unit: &'static str,
+        env: &TaskEnv,
+    ) -> Result<()> {
+        let started = Instant::now();
+        env.reporter.event(Event::StageStarted { stage, total, unit });
+        let works: Vec<Work> = envelopes.into_iter().map(task_work).collect();
+        let before = {
+            let shelf = self.shelf.lock().await;
+            (shelf.encoded(), shelf.finished())
+        };
+        let mut outcome = Ok(());
+        for works in works.chunks(MAX_WORKS) {
+            let watch = Watch::of(env, Some((stage, before.0, before.1)));
+            outcome = self.execute(stage.name(), works, &watch).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        let shelf = self.shelf.lock().await;
+        let (texts, tokens) = shelf.encoded();
+        let (texts, tokens) = (texts - before.0.0, tokens - before.0.1);
+        let mut summary = match stage {
+            Stage::Encode => format!("{texts} texts, {tokens} tokens"),
+            _ => format!("{total} {unit}"),
+        };
+        if outcome.is_err() {
+            summary = format!("stopped; {summary}");
+        }
+        let executors = shelf.progress().len();
+        env.reporter.event(Event::StageFinished {
+            stage,
+            seconds: started.elapsed().as_secs_f64(),
+            summary: format!("{summary} on {executors} executors"),
+        });
+        outcome
+    }
+
+    /// Has works done, in any order, however often the job has to be submitted.
+    async fn execute(&self, what: &str, works: &[Work], watch: &Watch<'_>) -> Result<()> {
+        let name = format!("{}-{what}", self.order.run);
+        for submission in 1.. {
+            watch.cancel.check()?;
+            let known = self.shelf.lock().await.failures();
+            let mut look = Look { driver: self, watch, seen: Instant::now(), next: Instant::now() };
+            let plan = plan::job(&self.order, works)?;
+            let end =
+                job::run(&self.cluster.scheduler, &name, plan, async || look.once().await).await?;
+            look.now().await?;
+            let lost = match end {
+                End::Done => return Ok(()),
+                End::Failed(said) => {
+                    let failure = self.shelf.lock().await.failure(&known);
+                    return Err(failure.unwrap_or_else(|| {
+                        Error::internal(format!("job {what} failed on the cluster: {said}"))
+                    }));
+                }
+                End::Lost(why) => why,
+            };
+            if submission >= SUBMISSIONS {
+                return Err(Error::new(
+                    ErrorKind::Transient,
+                    format!(
+                        "job {what} was submitted {submission} times in vain: {lost}; what was finished is kept"
+                    ),
+                ));
+            }
+            let message = format!("{lost}; submitting job {what} again");
+            watch.reporter.event(Event::Warning { message });
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(Error::internal("no job was submitted"))
+    }
+}
+
+fn task_work(envelope: Envelope) -> Work {
+    Work::Task { envelope: Box::new(envelope) }
+}
+
+/// Keeps the receipts that are there: all of them must be where all went well.
+fn keep<T>(into: &mut Vec<T>, found: Vec<Result<T>>, outcome: Result<()>) -> Result<()> {
+    for receipt in found {
+        match receipt {
+            Ok(receipt) => into.push(receipt),
+            Err(missing) if outcome.is_ok() => return Err(missing),
+            Err(_) => {}
+        }
+    }
+    outcome
+}
+
+async fn receipt<T: DeserializeOwned>(root: &Root, key: &str) -> Result<T> {
+    let bytes = root.get(key).await.context(|| "the work is done, but has no receipt")?;
+    serde_json::from_slice(&bytes)
+        .or_error(ErrorKind::Corrupt, || format!("receipt {key} cannot be read; run again"))
+}
+
+/// What is looked for while a job runs.
+struct Watch<'a> {
+    reporter: &'a Arc<dyn Reporter>,
+    cancel: &'a Cancel,
+    root: &'a Root,
+    /// The stage whose progress is shown, and what had been encoded and finished before it.
+    stage: Option<(Stage, (u64, u64), u64)>,
+}
+
+impl<'a> Watch<'a> {
+    fn of(env: &'a TaskEnv, stage: Option<(Stage, (u64, u64), u64)>) -> Self {
+        Self { reporter: &env.reporter, cancel: &env.cancel, root: &env.root, stage }
+    }
+}
+
+/// Looks at the books now and then.
+struct Look<'a> {
+    driver: &'a Driver,
+    watch: &'a Watch<'a>,
+    /// When an executor last gave a sign of life.
+    seen: Instant,
+    next: Instant,
+}
+
+impl Look<'_> {
+    async fn once(&mut self) -> Result<Option<String>> {
+        self.watch.cancel.check()?;
+        if Instant::now() < self.next {
+            return Ok(None);
+        }
+        self.next = Instant::now() + LOOK_EVERY;
+        match self.now().await {
+            Ok(()) => {}
+            // The next look may succeed, and executors have their own way to the root.
+            Err(error) if error.kind() == ErrorKind::Transient => {
+                tracing::warn!(%error, "the books of the executors could not be read");
+            }
+            Err(error) => return Err(error),
+        }
+        let patience = self.driver.cluster.patience;
+        let silent = self.seen.elapsed() > patience;
+        Ok(silent.then(|| format!("no executor gave a sign of life for {} s", patience.as_secs())))
+    }
+
+    async fn now(&mut self) -> Result<()> {
+        let mut shelf = self.driver.shelf.lock().await;
+        if !shelf.look(self.watch.root, &self.driver.order.run).await? {
+            return Ok(());
+        }
+        self.seen = Instant::now();
+        for message in shelf.take_warnings() {
+            self.watch.reporter.event(Event::Warning { message });
+        }
+        let ((texts, tokens), finished) = (shelf.encoded(), shelf.finished());
+        match self.watch.stage {
+            Some((Stage::Encode, before, _)) => self.watch.reporter.event(Event::Progress {
+                stage: Stage::Encode,
+                done: texts.saturating_sub(before.0),
+                tokens: tokens.saturating_sub(before.1),
+            }),
+            Some((stage, _, before)) => self.watch.reporter.event(Event::Progress {
+                stage,
+                done: finished.saturating_sub(before),
+                tokens: 0,
+            }),
+            None => {}
+        }
+        self.watch.reporter.event(Event::Executors { executors: shelf.progress() });
+        Ok(())
+    }
+}

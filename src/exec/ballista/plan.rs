@@ -1,0 +1,281 @@
+//! The one operator that is ours, and how it travels.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use ballista_core::serde::BallistaPhysicalExtensionCodec;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
+    PlanProperties,
+};
+use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::station::Station;
+use super::work::{Order, Work};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+
+/// What our bytes begin with. No message of Ballista's does: the first byte would open a group, which it has none of.
+const TAG: &[u8] = b"scalingnote 1\n";
+
+/// Pause before a passing fault is told, since Ballista tries again at once.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Does the work that stands in each row of its input, and yields a row when it is done: the work's id and the executor.
+#[derive(Debug)]
+pub(super) struct WorkExec {
+    order: Arc<Order>,
+    input: Arc<dyn ExecutionPlan>,
+    /// Absent in the driver and in the scheduler, which pass plans on.
+    station: Option<Arc<Station>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl WorkExec {
+    fn new(
+        order: Arc<Order>,
+        input: Arc<dyn ExecutionPlan>,
+        station: Option<Arc<Station>>,
+    ) -> Self {
+        let partitions = input.output_partitioning().partition_count();
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(done_schema()),
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self { order, input, station, properties: Arc::new(properties) }
+    }
+}
+
+/// The plan of a job: one work a partition, no exchange.
+pub(super) fn job(order: &Order, works: &[Work]) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = work_schema();
+    let mut partitions = Vec::with_capacity(works.len());
+    for work in works {
+        let json = serde_json::to_string(work).context(|| "writing a work as JSON")?;
+        let column: ArrayRef = Arc::new(StringArray::from(vec![json]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column])
+            .context(|| "putting a work into a batch")?;
+        partitions.push(vec![batch]);
+    }
+    let scan = MemorySourceConfig::try_new_exec(&partitions, schema, None)
+        .context(|| "making the scan of works")?;
+    Ok(Arc::new(WorkExec::new(Arc::new(order.clone()), scan, None)))
+}
+
+fn work_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("work", DataType::Utf8, false)]))
+}
+
+fn done_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("task", DataType::Utf8, false),
+        Field::new("executor", DataType::Utf8, false),
+    ]))
+}
+
+impl DisplayAs for WorkExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkExec: run={}", self.order.run)
+    }
+}
+
+impl ExecutionPlan for WorkExec {
+    fn name(&self) -> &str {
+        "WorkExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
+    ) -> DataFusionResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let (Some(input), true) = (children.pop(), children.is_empty()) else {
+            return Err(DataFusionError::Internal("WorkExec has one child".to_owned()));
+        };
+        Ok(Arc::new(Self::new(Arc::clone(&self.order), input, self.station.clone())))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> DataFusionResult<SendableRecordBatchStream> {
+        let Some(station) = self.station.clone() else {
+            return Err(DataFusionError::Internal("only executors do works".to_owned()));
+        };
+        let order = Arc::clone(&self.order);
+        let works = self.input.execute(partition, context)?.and_then(|batch| async move {
+            let column = batch.column_by_name("work").and_then(|c| c.as_string_opt::<i32>());
+            let column = column.ok_or_else(|| {
+                DataFusionError::Internal("a batch of works has no column `work`".to_owned())
+            })?;
+            Ok(column.iter().flatten().map(str::to_owned).collect::<Vec<_>>())
+        });
+        let done = works
+            .map_ok(|batch| stream::iter(batch.into_iter().map(Ok::<_, DataFusionError>)))
+            .try_flatten()
+            .and_then(move |json: String| {
+                let (station, order) = (Arc::clone(&station), Arc::clone(&order));
+                async move { one(&station, &order, &json).await }
+            });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(done_schema(), done.boxed())))
+    }
+}
+
+/// Does one work; the row that says so.
+async fn one(station: &Arc<Station>, order: &Order, json: &str) -> DataFusionResult<RecordBatch> {
+    let work: Work = serde_json::from_str(json)
+        .map_err(|e| DataFusionError::Execution(format!("a work of another release: {e}")))?;
+    let id = work.id().to_owned();
+    if let Err(error) = station.run(order, work).await {
+        if passes(&error) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        return Err(foreign(&error));
+    }
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec![id])),
+        Arc::new(StringArray::from(vec![station.name()])),
+    ];
+    Ok(RecordBatch::try_new(done_schema(), columns)?)
+}
+
+/// Whether another attempt may succeed. An executor that is stopped leaves its work to another one.
+fn passes(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Transient | ErrorKind::Cancelled)
+}
+
+/// Ballista tries a task again after an I/O error only; any other fails the job.
+fn foreign(error: &Error) -> DataFusionError {
+    let text = error.to_string();
+    match passes(error) {
+        true => DataFusionError::IoError(std::io::Error::other(text)),
+        false => DataFusionError::Execution(text),
+    }
+}
+
+/// Ballista's codec with our operator in it. Executors give theirs a station.
+#[derive(Debug, Default)]
+pub(super) struct Codec {
+    pub station: Option<Arc<Station>>,
+    ballista: BallistaPhysicalExtensionCodec,
+}
+
+impl Codec {
+    pub fn of(station: Arc<Station>) -> Self {
+        Self { station: Some(station), ..Self::default() }
+    }
+}
+
+impl PhysicalExtensionCodec for Codec {
+    fn try_decode(
+        &self,
+        bytes: &[u8],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        context: &TaskContext,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let Some(ours) = bytes.strip_prefix(TAG) else {
+            return self.ballista.try_decode(bytes, inputs, context, converter);
+        };
+        let order: Order = serde_json::from_slice(ours)
+            .map_err(|e| DataFusionError::Execution(format!("a plan of another release: {e}")))?;
+        let [input] = inputs else {
+            return Err(DataFusionError::Internal("WorkExec has one child".to_owned()));
+        };
+        let station = self.station.clone();
+        Ok(Arc::new(WorkExec::new(Arc::new(order), Arc::clone(input), station)))
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        bytes: &mut Vec<u8>,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> DataFusionResult<()> {
+        let any: &dyn Any = node.as_ref();
+        let Some(exec) = any.downcast_ref::<WorkExec>() else {
+            return self.ballista.try_encode(node, bytes, converter);
+        };
+        bytes.extend_from_slice(TAG);
+        serde_json::to_writer(bytes, exec.order.as_ref())
+            .map_err(|e| DataFusionError::Internal(format!("writing an order as JSON: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion_proto::physical_plan::AsExecutionPlan;
+    use datafusion_proto::protobuf::PhysicalPlanNode;
+
+    use super::*;
+    use crate::store::StorageOptions;
+
+    #[test]
+    fn a_job_has_one_partition_a_work_and_survives_the_wire() {
+        let order = Order {
+            run: "r".to_owned(),
+            root: "s3://bucket/notes".to_owned(),
+            storage: StorageOptions::default(),
+        };
+        let check = |plan: &str| Work::Check { plan: plan.to_owned(), self_test: false };
+        let plan = job(&order, &[check("a"), check("b"), check("c")]).unwrap();
+        let codec = Codec::default();
+        let node = PhysicalPlanNode::try_from_physical_plan(plan, &codec).unwrap();
+        let mut bytes = Vec::new();
+        node.try_encode(&mut bytes).unwrap();
+        let node = PhysicalPlanNode::try_decode(&bytes).unwrap();
+        let back = node.try_into_physical_plan(&TaskContext::default(), &codec).unwrap();
+        assert_eq!(back.output_partitioning().partition_count(), 3);
+        let any: &dyn Any = back.as_ref();
+        let exec = any.downcast_ref::<WorkExec>().unwrap();
+        assert_eq!(*exec.order, order);
+        let refused = back.execute(0, Arc::new(TaskContext::default()));
+        assert!(refused.is_err(), "without a station nothing is done");
+    }
+
+    #[test]
+    fn only_passing_faults_are_tried_again() {
+        for (kind, again) in [
+            (ErrorKind::Transient, true),
+            (ErrorKind::Cancelled, true),
+            (ErrorKind::Conflict, false),
+            (ErrorKind::Corrupt, false),
+            (ErrorKind::Internal, false),
+        ] {
+            let error = foreign(&Error::new(kind, "x"));
+            assert_eq!(matches!(error, DataFusionError::IoError(_)), again, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! An executor's side of a work: one device, one work at a time, a book for each run.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::super::{RunContext, fleet, memory};
+use super::book::{Began, Book, Failure, now};
+use super::work::{CheckedReceipt, Order, PreparedReceipt, Work};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::{Event, Reporter, Stage};
+use crate::snapshot;
+use crate::stage::{self, Envelope, Plan, TaskEnv, Worker};
+use crate::store::{PutOutcome, Root, layout};
+use crate::tower::DeviceSpec;
+use crate::types::Cancel;
+
+/// How often an executor at work writes its book and looks whether its run is still going on.
+const BEAT_EVERY: Duration = Duration::from_secs(3);
+
+/// Warnings that a book keeps.
+const MOST_WARNINGS: usize = 100;
+
+/// What an executor is, for all works.
+pub(super) struct Station {
+    name: String,
+    device_name: String,
+    /// The loaded tower; whoever holds it is at work.
+    worker: tokio::sync::Mutex<Worker>,
+    root: Mutex<Option<(Order, Root)>>,
+    ledger: Mutex<Option<Arc<Ledger>>>,
+    reporter: Arc<dyn Reporter>,
+    cancel: Cancel,
+    runtime: tokio::runtime::Handle,
+}
+
+impl std::fmt::Debug for Station {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Station").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Station {
+    /// Works run on the runtime of the caller, whatever the cluster does with its own.
+    pub fn new(
+        name: String,
+        device: DeviceSpec,
+        device_name: String,
+        reporter: Arc<dyn Reporter>,
+        cancel: Cancel,
+    ) -> Self {
+        Self {
+            name,
+            worker: tokio::sync::Mutex::new(Worker::new(device, None)),
+            device_name,
+            root: Mutex::default(),
+            ledger: Mutex::default(),
+            reporter,
+            cancel,
+            runtime: tokio::runtime::Handle::current(),
+        }
+    }
+
+    /// Its name in the cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until no work is at hand.
+    pub async fn idle(&self) {
+        drop(self.worker.lock().await);
+    }
+
+    /// Does a work to its end, even where nobody waits for it any more.
+    ///
+    /// # Errors
+    /// What stopped the work.
+    pub async fn run(self: &Arc<Self>, order: &Order, work: Work) -> Result<()> {
+        let (station, order) = (Arc::clone(self), order.clone());
+        // On a thread of its own: planning is no `Send` future.
+        let doing = self.runtime.spawn_blocking(move || {
+            let runtime = station.runtime.clone();
+            runtime.block_on(async move { station.work(&order, work).await })
+        });
+        doing
+            .await
+            .map_err(|cause| Error::internal("a work ended unexpectedly").with_source(cause))?
+    }
+
+    async fn work(&self, order: &Order, work: Work) -> Result<()> {
+        let mut worker = self.worker.lock().await;
+        self.cancel.check()?;
+        let cancel = self.cancel.child();
+        let root = self.root(order)?.with_cancel(cancel.clone());
+        let ledger = self.ledger(order, &root);
+        current(&root, &order.run).await?;
+        ledger.begin(work.id());
+        ledger.write(&root).await?;
+        let beating = Beating(self.runtime.spawn(beat(
+            Arc::clone(&ledger),
+            root.clone(),
+            order.run.clone(),
+            cancel.clone(),
+        )));
+        let reporter: Arc<dyn Reporter> =
+            Arc::new(Counting { ledger: Arc::clone(&ledger), console: Arc::clone(&self.reporter) });
+        let env = TaskEnv { root: root.clone(), reporter, cancel, kept: Arc::default() };
+        let outcome = self.execute(order, &work, &mut worker, &env).await;
+        beating.stop().await;
+        ledger.end(work.id(), outcome.as_ref().err());
+        let written = ledger.write(&root.with_cancel(Cancel::new())).await;
+        let id = work.id();
+        match &outcome {
+            Ok(()) => self.say(format!("{id} is done")),
+            Err(error) => self.reporter.event(Event::Warning { message: format!("{id}: {error}") }),
+        }
+        outcome.and(written)
+    }
+
+    fn say(&self, message: String) {
+        self.reporter.event(Event::Info { message });
+    }
+
+    async fn execute(
+        &self,
+        order: &Order,
+        work: &Work,
+        worker: &mut Worker,
+        env: &TaskEnv,
+    ) -> Result<()> {
+        match work {
+            Work::Prepare { pipeline, base_dir } => {
+                let mut pipeline = pipeline.as_ref().clone();
+                pipeline.base_dir.clone_from(base_dir);
+                prepare(&order.run, pipeline, env).await
+            }
+            Work::Check { plan, self_test } => {
+                let key = layout::checked_receipt(plan);
+                if env.root.size(&key).await?.is_some() {
+                    return Ok(());
+                }
+                let plan = Plan::load(&env.root, plan).await?;
+                let drift = fleet::check(&plan, *self_test, worker, env).await?;
+                put_once(&env.root, &key, &CheckedReceipt { drift }).await
+            }
+            Work::Task { envelope } => {
+                if let Envelope::Build(task) = envelope.as_ref() {
+                    memory::refuse_too_large(task, memory::limit_mib(None))?;
+                }
+                stage::execute(envelope, worker, env).await.map(drop)
+            }
+        }
+    }
+
+    /// The root of an order, opened once.
+    fn root(&self, order: &Order) -> Result<Root> {
+        let mut opened = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, root)) = &*opened
+            && (&of.root, &of.storage) == (&order.root, &order.storage)
+        {
+            return Ok(root.clone());
+        }
+        let root = Root::open_with(&order.root, &order.storage)?;
+        *opened = Some((order.clone(), root.clone()));
+        Ok(root)
+    }
+
+    /// The book of a run; a new run begins a new one.
+    fn ledger(&self, order: &Order, root: &Root) -> Arc<Ledger> {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*ledger {
+            Some(own) if own.run == order.run && own.root == root.uri() => Arc::clone(own),
+            _ => {
+                let new = Arc::new(Ledger::new(self, order, root));
+                *ledger = Some(Arc::clone(&new));
+                new
+            }
+        }
+    }
+}
+
+/// Plans under a run id of this attempt's own. The first attempt to put the receipt counts.
+async fn prepare(run: &str, pipeline: crate::config::Pipeline, env: &TaskEnv) -> Result<()> {
+    let key = layout::prepared_receipt(run);
+    if env.root.size(&key).await?.is_some() {
+        return Ok(());
+    }
+    let ctx = RunContext {
+        pipeline,
+        root: env.root.clone(),
+        reporter: Arc::clone(&env.reporter),
+        cancel: env.cancel.clone(),
+    };
+    let attempt = format!("{run}-{:08x}", rand::random::<u32>());
+    let (planned, _) = ctx.plan(&attempt, &env.reporter).await?;
+    planned.plan.store(&env.root).await?;
+    let receipt = PreparedReceipt {
+        plan: attempt,
+        texts: planned.texts,
+        lengths: planned.lengths,
+        seconds: planned.seconds,
+    };
+    put_once(&env.root, &key, &receipt).await
+}
+
+async fn put_once<T: serde::Serialize>(root: &Root, key: &str, receipt: &T) -> Result<()> {
+    let json = serde_json::to_vec_pretty(receipt).context(|| "writing a receipt as JSON")?;
+    match root.put_if_absent(key, json.into()).await? {
+        PutOutcome::Created | PutOutcome::AlreadyExists => Ok(()),
+    }
+}
+
+/// Refuses to work for a run that is over: its driver died and another run took over, or it ended.
+async fn current(root: &Root, run: &str) -> Result<()> {
+    if snapshot::is_current_run(root, run).await? {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict, over(run)))
+}
+
+fn over(run: &str) -> String {
+    format!("run {run} is over; what was finished is kept")
+}
+
+/// Ends with its owner.
+struct Beating(tokio::task::JoinHandle<()>);
+
+impl Beating {
+    /// Nothing of it goes on afterwards.
+    async fn stop(mut self) {
+        self.0.abort();
+        let _aborted = (&mut self.0).await;
+    }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn beat(ledger: Arc<Ledger>, root: Root, run: String, cancel: Cancel) {
+    loop {
+        tokio::time::sleep(BEAT_EVERY).await;
+        match current(&root, &run).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                cancel.stop(ErrorKind::Conflict, over(&run));
+                return;
+            }
+            Ok(()) => {
+                if let Err(error) = ledger.write(&root).await {
+                    tracing::warn!(%error, "the book of this executor could not be stored");
+                }
+            }
+            // The store may answer the next time; if not, the work will meet that by itself.
+            Err(error) => tracing::warn!(%error, "whether the run is still going on is unknown"),
+        }
+    }
+}
+
+/// An executor's book while it is written.
+struct Ledger {
+    run: String,
+    root: String,
+    number: AtomicU64,
+    state: Mutex<(Book, Option<(Instant, bool)>)>,
+}
+
+impl Ledger {
+    fn new(station: &Station, order: &Order, root: &Root) -> Self {
+        let book = Book {
+            executor: station.name.clone(),
+            device: station.device_name.clone(),
+            ..Book::default()
+        };
+        Self {
+            run: order.run.clone(),
+            root: root.uri().to_owned(),
+            number: AtomicU64::new(0),
+            state: Mutex::new((book, None)),
+        }
+    }
+
+    fn begin(&self, task: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0.began.push(Began { task: task.to_owned(), at: now() });
+        state.0.task = Some(task.to_owned());
+        state.1 = Some((Instant::now(), task.starts_with("encode-")));
+    }
+
+    fn end(&self, task: &str, error: Option<&Error>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = (Self::until_now(&state), None);
+        state.0.task = None;
+        match error {
+            None => state.0.finished += 1,
+            // Somebody stops this executor: that is no failure of the work.
+            Some(error) if error.kind() == ErrorKind::Cancelled => {}
+            Some(error) => state.0.failure = Some(Failure::new(task, error)),
+        }
+    }
+
+    /// The book with the time of the work at hand.
+    fn until_now(state: &(Book, Option<(Instant, bool)>)) -> Book {
+        let mut book = state.0.clone();
+        if let Some((since, encodes)) = state.1 {
+            let seconds = since.elapsed().as_secs_f64();
+            book.busy_seconds += seconds;
+            book.encode_seconds += if encodes { seconds } else { 0.0 };
+        }
+        book
+    }
+
+    async fn write(&self, root: &Root) -> Result<()> {
+        let book = Self::until_now(&self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        let json = serde_json::to_vec(&book).context(|| "writing a book as JSON")?;
+        let number = self.number.fetch_add(1, Ordering::AcqRel) + 1;
+        root.put(&layout::book(&self.run, &book.executor, number), json.into()).await?;
+        if number > 1 {
+            root.delete(&layout::book(&self.run, &book.executor, number - 1)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts what the work at hand does, keeps its warnings for the driver, and shows people of this machine the rest.
+struct Counting {
+    ledger: Arc<Ledger>,
+    console: Arc<dyn Reporter>,
+}
+
+impl Counting {
+    fn book(&self, change: impl FnOnce(&mut Book)) {
+        change(&mut self.ledger.state.lock().unwrap_or_else(PoisonError::into_inner).0);
+    }
+}
+
+impl Reporter for Counting {
+    fn event(&self, event: Event) {
+        match event {
+            Event::Progress { stage: Stage::Encode, done, tokens } => self.book(|book| {
+                book.texts += done;
+                book.tokens += tokens;
+            }),
+            Event::Warning { ref message } => {
+                self.book(|book| {
+                    if book.warnings.len() < MOST_WARNINGS {
+                        book.warnings.push(message.clone());
+                    }
+                });
+                self.console.event(event);
+            }
+            Event::Info { .. } => self.console.event(event),
+            Event::Progress { .. }
+            | Event::StageStarted { .. }
+            | Event::StageFinished { .. }
+            | Event::Executors { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What an executor is asked to do, as JSON, and the receipts of what is no task of a plan.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Pipeline;
+use crate::stage::Envelope;
+use crate::store::StorageOptions;
+
+/// What all works of a job share: where they work, and for which run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Order {
+    /// The run that holds the lease of the root.
+    pub run: String,
+    /// The root.
+    pub root: String,
+    /// How it is reached. Credentials are the executor's own.
+    pub storage: StorageOptions,
+}
+
+/// One work. It holds no handle and no secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "work", rename_all = "lowercase")]
+pub(super) enum Work {
+    /// Read the corpus, plan, store the plan.
+    Prepare {
+        pipeline: Box<Pipeline>,
+        /// Where relative paths start; the same on every machine.
+        base_dir: PathBuf,
+    },
+    /// Self-test and drift, before anything is encoded.
+    Check {
+        /// The run of the stored plan.
+        plan: String,
+        self_test: bool,
+    },
+    /// A task of a plan.
+    Task { envelope: Box<Envelope> },
+}
+
+impl Work {
+    /// Name of the work, the task's id where it is one.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Prepare { .. } => "prepare",
+            Self::Check { .. } => "check",
+            Self::Task { envelope } => envelope.id(),
+        }
+    }
+}
+
+/// Which attempt of `prepare` counts, and what is no part of its plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct PreparedReceipt {
+    /// The run id of the plan: every attempt has its own, so that no attempt can write into another's files.
+    pub plan: String,
+    pub texts: u64,
+    pub lengths: BTreeMap<u32, u64>,
+    pub seconds: f64,
+}
+
+/// What the check found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct CheckedReceipt {
+    /// Least cosine and how many notes were compared.
+    pub drift: Option<(f64, usize)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipeline_survives_the_way_to_an_executor() {
+        let text = "version = 1\n[corpus]\nsql = 'SELECT 1'\ntemplate = '{{ body }}'\n\
+                    [[corpus.tables]]\nname = 'notes'\nuri = 'notes.jsonl'\n\
+                    [tower]\nmodel = 'fake:8'\npooling = 'mean'\n[publish]\nroot = 'root'\n";
+        let resolved =
+            crate::config::resolve_text(text, "p.toml", "/pipelines".as_ref(), [], &[]).unwrap();
+        let work = Work::Prepare {
+            base_dir: resolved.pipeline.base_dir.clone(),
+            pipeline: Box::new(resolved.pipeline),
+        };
+        let json = serde_json::to_string(&work).unwrap();
+        let Work::Prepare { mut pipeline, base_dir } = serde_json::from_str(&json).unwrap() else {
+            panic!("{json}");
+        };
+        pipeline.base_dir.clone_from(&base_dir);
+        assert_eq!(Work::Prepare { pipeline, base_dir }, work);
+    }
+}

@@ -1,0 +1,109 @@
+//! Where the tasks of a run are executed: on the devices of this process, or on a cluster. The plan, the tasks and what
+//! they write are the same.
+
+use std::sync::Arc;
+
+use super::{Receipts, RunContext, RunOptions, local};
+use crate::error::Result;
+use crate::observe::Reporter;
+use crate::stage::{self, Plan, Planned, TaskEnv};
+use crate::tower::Tower;
+
+/// Whoever executes tasks.
+pub(super) enum Fleet {
+    /// This process.
+    Local(local::Workers),
+    /// The executors of a Ballista cluster.
+    #[cfg(feature = "cluster")]
+    Cluster(super::ballista::Driver),
+}
+
+impl Fleet {
+    /// Prepares and plans `run`, whose lease this process holds.
+    pub async fn plan(
+        ctx: &RunContext,
+        options: &RunOptions,
+        run: &str,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<(Planned, Self)> {
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = &options.cluster {
+            let driver = super::ballista::Driver::new(ctx, cluster, run);
+            let planned = driver.plan(ctx, reporter).await?;
+            return Ok((planned, Self::Cluster(driver)));
+        }
+        let (planned, tower) = ctx.plan(run, reporter).await?;
+        let fleet = Self::for_plan(ctx, options, run, tower)?;
+        Ok((planned, fleet))
+    }
+
+    /// For a plan that was made and stored by this process; `run` is the run whose lease this process holds.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(unused_variables, reason = "only clusters are told")
+    )]
+    pub fn for_plan(
+        ctx: &RunContext,
+        options: &RunOptions,
+        run: &str,
+        tower: Tower,
+    ) -> Result<Self> {
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = &options.cluster {
+            return Ok(Self::Cluster(super::ballista::Driver::new(ctx, cluster, run)));
+        }
+        Ok(Self::Local(local::Workers::new(&ctx.pipeline, Some(tower))?))
+    }
+
+    /// Stores a plan that [`Fleet::plan`] made, where it is not stored yet.
+    pub async fn store(&self, plan: &Plan, ctx: &RunContext) -> Result<()> {
+        match self {
+            Self::Local(_) => plan.store(&ctx.root).await.map(drop),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => Ok(()),
+        }
+    }
+
+    /// The self-test, where it is asked for, and the drift of the tower, before anything is encoded.
+    pub async fn check(
+        &mut self,
+        plan: &Plan,
+        self_test: bool,
+        env: &TaskEnv,
+    ) -> Result<Option<(f64, usize)>> {
+        match self {
+            Self::Local(workers) => check(plan, self_test, workers.first(), env).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(driver) => driver.check(plan, self_test, env).await,
+        }
+    }
+
+    /// Runs every task of the plan. `receipts` holds what was finished even where an error stops the rest.
+    pub async fn run(
+        &mut self,
+        plan: &Plan,
+        ctx: &RunContext,
+        attempts: u32,
+        env: &TaskEnv,
+        receipts: &mut Receipts,
+    ) -> Result<()> {
+        match self {
+            Self::Local(workers) => workers.run(plan, &ctx.pipeline, attempts, env, receipts).await,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(driver) => driver.run(plan, env, receipts).await,
+        }
+    }
+}
+
+/// What [`Fleet::check`] does on one device.
+pub(super) async fn check(
+    plan: &Plan,
+    self_test: bool,
+    worker: &mut stage::Worker,
+    env: &TaskEnv,
+) -> Result<Option<(f64, usize)>> {
+    if self_test {
+        stage::self_test(plan, worker, env).await?;
+    }
+    stage::measure_drift(&plan.gates, &plan.encode, worker, env).await
+}
