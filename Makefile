@@ -148,6 +148,21 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 .PHONY: test-all
 test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile test-cluster ## Run every suite there is, the slow ones too.
 
+# `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).
+FEATURES ?= cuda
+CUDA = FEATURES=$(FEATURES) CANDLE_FLASH_ATTN_BUILD_DIR="$(abspath $(CACHE))/cuda-kernels" \
+	$(PYTHON) tests/python/cuda_toolkit.py $(CACHE)/cuda --
+.PHONY: cuda-check
+cuda-check: check-tools ## Build the program with feature cuda, no GPU needed; without an nvcc, NVIDIA's is fetched into .cache/cuda.
+	@mkdir -p $(CACHE)/cuda-kernels
+	$(CUDA) $(CARGO) build --release --features $(FEATURES)
+	$(CUDA) $(BIN) --version
+
+.PHONY: cuda-check-flash
+cuda-check-flash: FEATURES = flash-attn
+cuda-check-flash: check-tools ## Compile the library with feature flash-attn, its kernels left empty.
+	EMPTY_KERNELS=1 $(CUDA) $(CARGO) build --release --lib --features flash-attn
+
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.
 	$(CARGO) fmt --check
@@ -157,18 +172,40 @@ lint: ## Check formatting and run clippy; warnings are errors.
 docs: ## Build the library's documentation; warnings are errors.
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile release --no-deps
 
+# Where the retrieval sets of the benches below lie (BEIR layout); without them the benches say `skipped`.
+DATA ?= ../shared/data
 .PHONY: bench-encode
 bench-encode: ## Measure the document tower beside PyTorch, sentence-transformers and llama.cpp (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
 	benches/encode.sh
+
+.PHONY: bench-gpu
+bench-gpu: check-tools ## Measure the document tower on a GPU beside PyTorch and sentence-transformers (benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
+	@mkdir -p $(CACHE)/cuda-kernels
+	$(CUDA) benches/gpu.sh
 
 .PHONY: bench-memory
 bench-memory: build ## Follow the memory of one run over a million short notes (benches/README.md).
 	$(PYTHON) benches/memory.py "$(BIN)"
 
 .PHONY: bench-index
-bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (benches/README.md).
-	benches/index.sh
+bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (DATA=DIR, benches/README.md).
+	DATA="$(DATA)" benches/index.sh
+
+.PHONY: bench-e2e
+bench-e2e: build ## Measure whole runs over real texts: stages, overlap, and the same with 1% changed (DATA=DIR, benches/README.md).
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	$(PYTHON) benches/e2e.py $(BIN) --data $(DATA) --svg benches/e2e.svg
+
+# What the paper claims, on public data: hours on two cores. CLAIMS passes options on: CLAIMS="--only 1 --train-pairs 4800".
+PAIRS ?= $(CACHE)/pairs
+SETS ?= $(CACHE)/sets
+CLAIMS ?=
+.PHONY: bench-claims
+bench-claims: build ## Train and judge what the paper claims; goes on where it was stopped (PAIRS=dir SETS=dir CLAIMS="options").
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699 --minilm
+	$(PYTHON) benches/claims.py "$(BIN)" --pairs "$(PAIRS)" --sets "$(SETS)" --models $(CACHE)/models --out $(CACHE)/claims $(CLAIMS)
 
 .PHONY: bench-daily
 bench-daily: build ## Measure a day on which 1% of 100,000 notes changed beside a full run (benches/README.md).

@@ -11,57 +11,12 @@ the CSV, and --change of them get another text in NAME. Prints a table in Markdo
 import argparse
 import csv
 import json
-import os
 import pathlib
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 
-KINDS = {".usearch": "indexes", ".f16": "sidecars", ".ids.parquet": "ids", ".removed.parquet": "ids"}
-
-
-def kind_of(path):
-    if path.startswith("prepared/"):
-        return "prepared"
-    for ending, kind in KINDS.items():
-        if path.endswith(ending):
-            return kind
-    if path.startswith("embeddings/") and path.endswith(".parquet"):
-        return "parts"
-    return "plans, receipts, reports"
-
-
-def files(root):
-    found = {}
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = pathlib.Path(folder, name)
-            found[str(path.relative_to(root))] = path.stat().st_size
-    return found
-
-
-def run(program, pipeline, root, extra=()):
-    before = files(root)
-    started = time.monotonic()
-    usage = os.times()
-    command = [program, "run", str(pipeline), "--set", f"publish.root={root}", *extra]
-    done = subprocess.run(command, capture_output=True, text=True)
-    wall = time.monotonic() - started
-    after = os.times()
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}")
-    new = {path: size for path, size in files(root).items() if path not in before}
-    kinds = {}
-    for path, size in new.items():
-        kinds[kind_of(path)] = kinds.get(kind_of(path), 0) + size
-    reports = [path for path in new if path.startswith("runs/") and path.endswith("report.json")]
-    report = json.loads(pathlib.Path(root, reports[0]).read_text())
-    cpu = after.children_user + after.children_system - usage.children_user - usage.children_system
-    stages = {stage["stage"]: stage["actual"]["seconds"] for stage in report["stages"]}
-    return {"wall": wall, "cpu": cpu, "bytes": sum(new.values()), "kinds": kinds, "report": report, "stages": stages}
+import runs
 
 
 def note(rng, words, topics):
@@ -94,29 +49,13 @@ def generated(folder, args):
         write()
 
     write()
-    pipeline = folder / "pipeline.toml"
-    pipeline.write_text(f"""version = 1
-[corpus]
-sql = "select id as note_id, body, likes from notes"
-template = "{{{{ body }}}}"
-stored_columns = ["likes"]
-[[corpus.tables]]
-name = "notes"
-uri = "notes.jsonl"
-[tower]
-model = "fake:{args.dimensions}?tokens_per_second={args.tokens_per_second}"
-pooling = "mean"
-max_tokens = 512
-[encode]
-part_tokens = 2000000
-token_budget = 16384
-[index]
-shards = {args.shards}
-[gates]
-recall_min = {args.recall_min}
-[publish]
-root = "{folder / 'root'}"
-""")
+    pipeline = runs.write_pipeline(
+        folder,
+        sql="select id as note_id, body, likes from notes", template="{{ body }}", stored=["likes"], notes=path,
+        tower=runs.paced_tower(args.dimensions, args.tokens_per_second),
+        encode={"part_tokens": 2_000_000, "token_budget": 16_384},
+        index={"shards": args.shards}, recall_min=args.recall_min,
+    )
     return pipeline, change, max(args.notes // 100, 1)
 
 
@@ -158,15 +97,16 @@ def main():
         pipeline, change, changed = (given if args.pipeline else generated)(folder, args)
         root = folder / "root"
         root.mkdir()
-        results = [("full run", run(program, pipeline, root))]
+        results = [("full run", runs.run(program, pipeline, root))]
         for day in range(args.days):
             change()
-            results.append((f"{changed} notes changed", run(program, pipeline, root)))
-        results.append(("nothing changed", run(program, pipeline, root)))
+            results.append((f"{changed} notes changed", runs.run(program, pipeline, root)))
+        results.append(("nothing changed", runs.run(program, pipeline, root)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     full = results[0][1]
     tokens = next(s["actual"]["tokens"] for s in full["report"]["stages"] if s["stage"] == "encode")
+    print(runs.provenance() + "\n")
     print(f"{full['report']['corpus']['notes']} notes, {tokens} tokens, {full['report']['config']['dimensions']} dimensions, "
           f"{full['report']['config']['shards']} shards\n")
     print("| | texts encoded | vectors inserted | bytes written | of full | wall s | of full | CPU s | recall@10 |")

@@ -1,31 +1,51 @@
 #!/bin/sh
-# One table: our index shards beside usearch, hnswlib and faiss at equal parameters, one thread each, in turns.
+# Our index shards beside usearch, hnswlib and faiss at equal parameters, one thread each, in turns: a table per set.
 #
-#   benches/index.sh [FOLDER with base.fvecs, query.fvecs, groundtruth.ivecs]
+#   benches/index.sh [FOLDER with base.fvecs, query.fvecs, groundtruth.ivecs]...
 #
-# ROUNDS   turns of each (2); the best counts    PEERS   a Python environment, made where missing (.cache/peers-index)
+# Without FOLDER: GloVe in DATA, and embeddings of the texts in DATA (benches/embeddings.py; kept in .cache).
+# DATA     retrieval sets and GloVe (../shared/data)    ROUNDS   turns of each (3); medians count
+# CORE     the core that all are pinned to (0)          PEERS    a Python environment, made where missing (.cache/peers-index)
+# SHARDS   1 measures two shards on two cores, too, which needs a quiet machine
 set -eu
 cd "$(dirname "$0")/.."
-folder=${1:-../shared/data/glove-100d-80k}
+data=${DATA:-../shared/data}
 peers=${PEERS:-.cache/peers-index}
 python=$peers/bin/python
-if [ ! -d "$folder" ]; then
-    echo "skipped: no $folder"
+if [ $# = 0 ] && [ ! -d "$data/glove-100d-80k" ]; then
+    echo "skipped: no $data/glove-100d-80k"
     exit 0
 fi
-if ! "$python" -c 'import usearch, hnswlib, faiss, numpy' 2>/dev/null; then
+if ! "$python" -c 'import usearch, hnswlib, faiss, numpy, pyarrow' 2>/dev/null; then
     echo "installing the peers into $peers" >&2
     python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet 'usearch==2.26.*' hnswlib faiss-cpu numpy
+    "$peers/bin/pip" install --quiet 'usearch==2.26.*' hnswlib faiss-cpu numpy pyarrow
 fi
-cargo build --quiet --release --bench index
+cargo build --quiet --release --bench index --bin scalingnote
 bench=$(cargo build --quiet --release --bench index --message-format json |
     sed -n 's/.*"executable":"\([^"]*index-[^"]*\)".*/\1/p')
+if [ $# = 0 ]; then
+    program=$(cargo build --quiet --release --bin scalingnote --message-format json |
+        sed -n 's/.*"executable":"\([^"]*scalingnote\)".*/\1/p')
+    "$python" benches/embeddings.py "$program" --data "$data" --cache .cache
+    set -- "$data/glove-100d-80k" .cache/embeddings-384d-100k
+fi
+pin=
+if command -v taskset >/dev/null; then
+    pin="taskset -c ${CORE:-0}"
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-for round in $(seq "${ROUNDS:-2}"); do
-    "$bench" "$folder" > "$work/ours.$round"
-    "$python" benches/index_peers.py measure "$folder" > "$work/peers.$round"
+for folder in "$@"; do
+    name=$(basename "$folder")
+    for round in $(seq "${ROUNDS:-3}"); do
+        $pin "$bench" "$folder" > "$work/$name.ours.$round"
+        $pin "$python" benches/index_peers.py measure "$folder" > "$work/$name.peers.$round"
+    done
+    echo "## $name"
+    "$python" benches/index_peers.py table "$work/$name".ours.* "$work/$name".peers.*
+    $pin "$bench" "$folder" --orders
+    if [ "${SHARDS:-0}" = 1 ]; then
+        "$bench" "$folder" --shards 2> "$work/shards.log"
+    fi
 done
-"$python" benches/index_peers.py table "$work"/ours.* "$work"/peers.*
-"$bench" "$folder" --shards 2> "$work/shards.log"

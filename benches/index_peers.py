@@ -1,17 +1,21 @@
 """Peers of `benches/index.rs`, and the table of both.
 
-usage: index_peers.py measure FOLDER [--rows N]   one JSON object per peer, as index.rs prints them
-       index_peers.py table FILE...               the best of several rounds, with ratios
+usage: index_peers.py measure FOLDER [--rows N] [--order hash|file]   one JSON object per peer, as index.rs prints them
+       index_peers.py table FILE...                                   medians over several rounds, with ratios
 
-One thread each, connectivity 16, expansion 128 while building. Peers answer all queries in one call of
-their batch interface, which spares them Python's cost per query. Seconds are the processor's, as in index.rs.
+One thread each, connectivity 16, expansion 128 while building. Rows are inserted in the order of hashed keys, as
+index.rs reads them, or in that of the file. Peers answer all queries in one call of their batch interface, which
+spares them Python's cost per query. Seconds are the processor's, as in index.rs.
 """
 
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
+
+import runs
 
 EXPANSIONS = [16, 32, 64, 80, 128, 192, 256]
 THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
@@ -38,7 +42,18 @@ def curve(search, set_expansion, truth):
     return points
 
 
-def measure(folder, rows):
+def hashed(rows):
+    """Row numbers in the order of their SplitMix64 hashes."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        x = (np.arange(rows, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.argsort(x ^ (x >> np.uint64(31)), kind="stable")
+
+
+def measure(folder, rows, order):
     import faiss
     import hnswlib
     import numpy as np
@@ -47,7 +62,8 @@ def measure(folder, rows):
     base = texmex(os.path.join(folder, "base.fvecs"), "<f4")[:rows]
     queries = texmex(os.path.join(folder, "query.fvecs"), "<f4")
     truth = texmex(os.path.join(folder, "groundtruth.ivecs"), "<i4")[:, :10]
-    keys = np.arange(len(base), dtype=np.uint64)
+    keys = hashed(len(base)) if order == "hash" else np.arange(len(base))
+    base, keys = np.ascontiguousarray(base[keys]), keys.astype(np.uint64)
     width = base.shape[1]
 
     def report(system, kind, seconds, save, search, set_expansion):
@@ -85,7 +101,7 @@ def measure(folder, rows):
     graph.add(base)
     seconds = time.process_time() - begun
     report("faiss", "f32", seconds, lambda path: faiss.write_index(graph, path),
-           lambda: graph.search(queries, 10)[1],
+           lambda: keys[graph.search(queries, 10)[1]],
            lambda expansion: setattr(graph.hnsw, "efSearch", expansion))
 
 
@@ -99,38 +115,68 @@ def rate_at(points, recall):
     return best if best or points[0][1] < recall else points[0][2]
 
 
+def median(values, form):
+    """The median with the least and the greatest; `-` where a round has none."""
+    if not values or None in values:
+        return "-"
+    middle = form(statistics.median(values))
+    return middle if len(values) == 1 else f"{middle} ({form(min(values))}-{form(max(values))})"
+
+
+def least_ratio(ours, theirs, from_recall=0.0):
+    """The least of our queries/s to theirs at equal recall, over the points of both curves, and that recall."""
+    points = {point[1] for point in ours + theirs if point[1] >= from_recall}
+    ratios = [(rate_at(ours, recall) or 0, rate_at(theirs, recall), recall) for recall in points]
+    ratios = [(mine / other, recall) for mine, other, recall in ratios if other and mine]
+    return min(ratios, default=(float("nan"), float("nan")))
+
+
+def middle_curve(lines):
+    """One curve of the medians of several rounds: recall does not vary, queries/s do."""
+    return [[point[0], point[1], statistics.median(line["curve"][at][2] for line in lines)]
+            for at, point in enumerate(lines[0]["curve"])]
+
+
 def table(files):
-    best = {}
+    rounds = {}
     for name in files:
         with open(name) as lines:
             for line in map(json.loads, lines):
-                key = (line["system"], line["type"])
-                kept = best.setdefault(key, line)
-                for field in ["build", "raw"]:
-                    if line.get(field, 0) > kept.get(field, 0):
-                        kept[field] = line[field]
-                kept["open"] = min(kept.get("open", 1e9), line.get("open", 1e9))
-                for at, point in enumerate(line["curve"]):
-                    if point[2] > kept["curve"][at][2]:
-                        kept["curve"][at] = point
-    ours = best.get(("scalingnote", "i8+rescore"))
-    print("| index | vectors/s | ratio | recall@10 ef 64 | queries/s ef 64 | queries/s at recall 0.92 | at 0.97 | MB | open ms |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for (system, kind), line in best.items():
-        at_64 = next(point for point in line["curve"] if point[0] == 64)
-        rates = [rate_at(line["curve"], recall) for recall in (0.92, 0.97)]
-        rates = ["-" if rate is None else f"{rate:,.0f}" for rate in rates]
-        ratio = f"{ours['build'] / line['build']:.2f}x" if ours else "-"
-        size = line["bytes"] / 1e6
-        size = f"{size:.1f} + {line['sidecar'] / 1e6:.1f}" if line["sidecar"] else f"{size:.1f}"
-        opened = f"{line['open']:.1f}" if line["open"] < 1e9 else "-"
-        print(f"| {system} {kind} | {line['build']:,.0f} | {ratio} | {at_64[1]:.4f} | {at_64[2]:,.0f} |"
-              f" {rates[0]} | {rates[1]} | {size} | {opened} |")
-    print("\nratio: vectors/s of scalingnote i8 (quantised, saved, audited, recall measured) to this row's.")
-    for (system, kind), line in best.items():
-        if line.get("raw"):
-            print(f"{system} {kind}: usearch's insertions alone {line['raw']:,.0f} vectors/s, everything"
-                  f" {line['build']:,.0f}: overhead {line['raw'] / line['build'] - 1:.1%}")
+                rounds.setdefault((line["system"], line["type"]), []).append(line)
+    count, tenth, share = "{:,.0f}".format, "{:.1f}".format, "{:.2f}x".format
+    ours = rounds.get(("scalingnote", "i8+rescore"), [])
+    turns = max(len(lines) for lines in rounds.values())
+    print(runs.provenance(f"ROUNDS={turns} benches/index.sh") + "\n")
+    print("| index | vectors/s | ratio | recall@10 ef 64 | queries/s ef 64 | queries/s at recall 0.92 | at 0.97 | "
+          "MB | of f32 | open ms |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    full = next((lines[0]["bytes"] for (_, kind), lines in rounds.items() if kind == "f32"), None)
+    for (system, kind), lines in rounds.items():
+        at_64 = [next(point for point in line["curve"] if point[0] == 64) for line in lines]
+        rates = [[rate_at(line["curve"], recall) for line in lines] for recall in (0.92, 0.97)]
+        ratios = [mine["build"] / line["build"] for mine, line in zip(ours, lines)]
+        size = f"{lines[0]['bytes'] / 1e6:.1f}"
+        size += f" + {lines[0]['sidecar'] / 1e6:.1f}" if lines[0]["sidecar"] else ""
+        cells = [f"{system} {kind}", median([line["build"] for line in lines], count), median(ratios, share),
+                 f"{at_64[0][1]:.4f}", median([point[2] for point in at_64], count),
+                 *(median(rate, count) for rate in rates), size,
+                 f"{lines[0]['bytes'] / full:.1%}" if full else "-",
+                 median([line["open"] for line in lines if "open" in line], tenth)]
+        print("| " + " | ".join(cells) + " |")
+    print("\nMedians of the rounds, least and greatest in brackets. ratio: vectors/s of scalingnote i8 (quantised, saved, "
+          "audited, recall measured) to this row's, round by round.")
+    for (system, kind), lines in rounds.items():
+        if all(line.get("raw") for line in lines):
+            overhead = median([line["raw"] / line["build"] - 1 for line in lines], "{:.1%}".format)
+            print(f"{system} {kind}: overhead over usearch's insertions alone, in the same order: {overhead}")
+        if all(line.get("heap") for line in lines):
+            heap = statistics.median(line["heap"] for line in lines)
+            print(f"{system} {kind}: opening allocates {heap / 1e6:.1f} MB beside the mapped file")
+    for (system, kind), lines in rounds.items():
+        if ours and kind in ("f32", "f16"):
+            ratio, recall = least_ratio(middle_curve(ours), middle_curve(lines))
+            print(f"scalingnote i8+rescore to {system} {kind}: at least {ratio:.2f}x the queries/s at equal recall "
+                  f"(there {recall:.4f})")
 
 
 if __name__ == "__main__":
@@ -141,4 +187,5 @@ if __name__ == "__main__":
         for variable in THREADS:
             os.environ[variable] = "1"
         rows = int(arguments[arguments.index("--rows") + 1]) if "--rows" in arguments else None
-        measure(arguments[0], rows)
+        order = arguments[arguments.index("--order") + 1] if "--order" in arguments else "hash"
+        measure(arguments[0], rows, order)

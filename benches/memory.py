@@ -8,14 +8,13 @@ files and the page cache are left out) by stage: at its start, at its end and at
 """
 
 import argparse
-import json
 import pathlib
 import random
 import shutil
-import subprocess
 import tempfile
-import threading
 import time
+
+import runs
 
 PIPELINE = """
 version = 1
@@ -84,35 +83,18 @@ def main():
 
 
 def run(args, folder):
-    begun = time.perf_counter()
-    program = subprocess.Popen(
-        [args.program, "run", str(folder / "pipeline.toml"), "--progress", "json"],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-    )
-    stage, tail = ["start"], []
-
-    def follow():
-        for line in program.stderr:
-            tail[:] = tail[-20:] + [line]
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if event.get("event") in ("stage_started", "stage_finished"):
-                stage[0] = event["stage"] + ("" if event["event"] == "stage_started" else " done")
-
-    threading.Thread(target=follow, daemon=True).start()
+    program = runs.Program([args.program, "run", str(folder / "pipeline.toml")])
     samples = []
-    while program.poll() is None:
+    while program.process.poll() is None:
         try:
-            samples.append((time.perf_counter() - begun, stage[0], *resident(program.pid)))
+            samples.append((time.monotonic() - program.begun, program.stage, *resident(program.process.pid)))
         except (OSError, KeyError):
             break
         time.sleep(args.every)
-    if program.wait() != 0:
-        raise SystemExit("the run failed:\n" + "".join(tail))
+    wall = program.wait()
     mib = 2**20
-    print(f"{args.notes:,} notes, {args.shards} shards, {args.model}: {time.perf_counter() - begun:.0f} s")
+    print(runs.provenance())
+    print(f"{args.notes:,} notes, {args.shards} shards, {args.model}: {wall:.0f} s")
     print(f"{'stage':16}{'seconds':>9}{'first':>9}{'last':>9}{'highest':>9}  MiB allocated and resident")
     for name in dict.fromkeys(sample[1] for sample in samples):
         part = [sample for sample in samples if sample[1] == name]

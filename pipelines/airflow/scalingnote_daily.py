@@ -1,5 +1,9 @@
 """The daily re-index as an Airflow 3 DAG: plan -> encode (mapped) -> calibrate -> build (mapped) -> publish.
 
+Where the pipeline has [next], a tower that is to take over, the same steps follow once more for the night's share of
+it (group `night`): nothing is published by them until the night that completes the tower. Give it
+`next.tokens_per_run`: here no deadline ends a night.
+
 Every step is one call of the program, safe to repeat: a task that is done does nothing. Between steps only the
 plan's key and a few numbers travel (XCom); plan and data stay under the pipeline's root. A mapped step does an
 equal share of its stage's tasks, so that a worker loads the model once, however many tasks there are.
@@ -22,7 +26,7 @@ import json
 import os
 import subprocess
 
-from airflow.sdk import BaseOperator, dag, task
+from airflow.sdk import BaseOperator, TaskGroup, dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 PROGRAM = os.environ.get("SCALINGNOTE", "scalingnote")
@@ -31,7 +35,11 @@ SHARES = int(os.environ.get("SCALINGNOTE_SHARES", "64"))
 POD = os.environ.get("SCALINGNOTE_POD")
 RETRY_DELAY = datetime.timedelta(seconds=int(os.environ.get("SCALINGNOTE_RETRY_SECONDS", "120")))
 
-PLAN_KEY = "{{ ti.xcom_pull(task_ids='plan')['plan_key'] }}"
+# The plan of each group: the night's is a part of what `plan --brief` says.
+PLAN_KEYS = {
+    "day": "{{ ti.xcom_pull(task_ids='plan')['plan_key'] }}",
+    "night": "{{ ti.xcom_pull(task_ids='plan')['backfill']['plan_key'] }}",
+}
 REFUSED = 3
 
 
@@ -39,7 +47,7 @@ def failure(code: int, what: str) -> AirflowException:
     """What an exit code means to Airflow. 1, 2 and 3 (a gate refused) would come again: no retry. Everything else
     passes: 75 (a fault, the deadline, another run), 130 (interrupted), a signal (an evicted worker)."""
     if code == REFUSED:
-        what += ": a gate refused the snapshot, the last one stays published"
+        what += ": a gate refused the snapshot, or the switch to the next tower; the last snapshot stays published"
     return (AirflowFailException if code in (1, 2, REFUSED) else AirflowException)(f"{what} (exit code {code})")
 
 
@@ -130,10 +138,9 @@ def pod_step():
 Step = pod_step() if POD else ProcessStep
 
 
-def step(task_id: str, *arguments: str, gpu: bool = False, hours: int = 1, result: bool = False, **options) -> dict:
+def step(*arguments: str, gpu: bool = False, hours: int = 1, result: bool = False, **options) -> dict:
     """What both kinds of step are made from."""
     return {
-        "task_id": task_id,
         "arguments": list(arguments),
         "gpu": gpu,
         "pool": "scalingnote_gpu" if gpu else "scalingnote_cpu",
@@ -141,6 +148,11 @@ def step(task_id: str, *arguments: str, gpu: bool = False, hours: int = 1, resul
         "execution_timeout": datetime.timedelta(hours=hours),
         **options,
     }
+
+
+def plan_of(plan: dict, group: str) -> dict | None:
+    """The plan of a group; `None` where no tower is to take over."""
+    return plan if group == "day" else plan.get("backfill")
 
 
 @dag(
@@ -157,33 +169,47 @@ def step(task_id: str, *arguments: str, gpu: bool = False, hours: int = 1, resul
     tags=["scalingnote"],
 )
 def scalingnote_daily():
-    def tasks_of(stage: str, **options) -> dict:
-        arguments = ("task", PIPELINE, "--plan", PLAN_KEY, "--stage", stage)
-        # A day of deletions has nothing to encode, and mapping over nothing counts as skipped: hence none_failed.
-        return step(stage, *arguments, trigger_rule="none_failed", **options)
-
-    @task.short_circuit
-    def anything_to_do(plan: dict) -> bool:
-        """Nothing changed: everything downstream is skipped and the newest snapshot stays."""
-        return plan["tasks"] > 0
+    # Skips the steps of its own group only: the night may have work on a day without changes.
+    @task.short_circuit(ignore_downstream_trigger_rules=False, trigger_rule="none_failed")
+    def anything_to_do(plan: dict, group: str) -> bool:
+        """Nothing changed, or no tower is to take over: the steps are skipped and the newest snapshot stays."""
+        part = plan_of(plan, group)
+        return part is not None and part["tasks"] > 0
 
     @task
-    def shares(plan: dict, stage: str) -> list[str]:
-        count = min(plan[f"{stage}_tasks"], SHARES)
+    def shares(plan: dict, group: str, stage: str) -> list[str]:
+        count = min(plan_of(plan, group)[f"{stage}_tasks"], SHARES)
         return [f"{index}/{count}" for index in range(count)]
 
-    plan = Step(**step("plan", "plan", PIPELINE, "--brief", hours=2, result=True))
-    encode_shares = shares.override(task_id="encode_shares")(plan.output, "encode")
-    build_shares = shares.override(task_id="build_shares")(plan.output, "build")
-    anything_to_do(plan.output) >> [encode_shares, build_shares]
-    encode = Step.partial(**tasks_of("encode", gpu=True, hours=6)).expand(share=encode_shares)
-    calibrate = Step(**tasks_of("calibrate"))  # does nothing where the scale is frozen already
-    build = Step.partial(**tasks_of("build", hours=6)).expand(share=build_shares)
-    # Publishing encodes a sample of unchanged notes again, to see that the tower is what it was: it needs a device.
-    publish = Step(
-        **step("publish", "publish", PIPELINE, "--plan", PLAN_KEY, gpu=True, hours=2, trigger_rule="none_failed")
-    )
-    encode >> calibrate >> build >> publish
+    def steps(plan: Step, group: str) -> tuple:
+        """The steps of one group: its first and its last."""
+
+        def step_of(command: str, *arguments: str, **options) -> dict:
+            # A day of deletions has nothing to encode, and mapping over nothing counts as skipped: hence none_failed.
+            arguments = (command, PIPELINE, "--plan", PLAN_KEYS[group], *arguments)
+            return step(*arguments, trigger_rule="none_failed", **options)
+
+        def tasks_of(stage: str, **options) -> dict:
+            return step_of("task", "--stage", stage, task_id=stage, **options)
+
+        with TaskGroup(group):
+            begin = anything_to_do(plan.output, group)
+            encode_shares = shares.override(task_id="encode_shares")(plan.output, group, "encode")
+            build_shares = shares.override(task_id="build_shares")(plan.output, group, "build")
+            encode = Step.partial(**tasks_of("encode", gpu=True, hours=6)).expand(share=encode_shares)
+            calibrate = Step(**tasks_of("calibrate"))  # does nothing where the scale is frozen already
+            build = Step.partial(**tasks_of("build", hours=6)).expand(share=build_shares)
+            # Publishing encodes a sample of unchanged notes again, to see that the tower is what it was: a device.
+            publish = Step(**step_of("publish", task_id="publish", gpu=True, hours=2))
+        begin >> [encode_shares, build_shares, encode, calibrate, build, publish]
+        encode >> calibrate >> build >> publish
+        return begin, publish
+
+    plan = Step(**step("plan", PIPELINE, "--brief", task_id="plan", hours=2, result=True))
+    _, published = steps(plan, "day")
+    evening, _ = steps(plan, "night")
+    # As in `scalingnote run`: the night comes after the day, and not at all where the day failed.
+    published >> evening
 
 
 scalingnote_daily()

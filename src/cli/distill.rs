@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::App;
-use super::recipe;
+use super::pack::{self, PackArgs};
 use super::train::{default_output, listing, named, on_large_stack};
-use crate::dataset::PairSet;
+use super::{App, recipe};
 use crate::error::Result;
 use crate::exec;
 use crate::stage::EncodeOptions;
@@ -30,6 +29,7 @@ use crate::types::Digest256;
 Examples:
   scalingnote distill pipelines/distill-quickstart.toml --out .cache/student
   scalingnote distill recipe.toml --out s --deadline 45m   stop in time (exit 75); again to resume
+  scalingnote distill recipe.toml --out s --export small --bits 6 --tokens 20000   pack it to be shipped
 
 Then name it in the pipeline file; the next run publishes a snapshot that admits it, and encodes nothing:
   [query.tower]
@@ -53,9 +53,15 @@ pub(crate) struct DistillArgs {
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
     #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
     pub deadline: Option<Duration>,
-    /// Where the teacher computes: cpu, or cuda:<number> (built with the feature cuda).
+    /// Where the teacher computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
+    /// Train nothing: pack the encoder that the run in --out has trained into this folder, with few bits a weight and
+    /// without its tokenizer, which it names by SHA-256; `tokenizer` in [query.tower] says where that lies.
+    #[arg(long, value_name = "DIR", conflicts_with = "deadline")]
+    export: Option<PathBuf>,
+    #[command(flatten)]
+    pack: PackArgs,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -66,11 +72,15 @@ pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
     let mut options: DistillOptions = recipe::parse(&text, &args.recipe)?;
     options.steps = args.steps.or(options.steps);
     recipe::naming(&args.recipe, options.validate())?;
-    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
     let output = args.out.clone().unwrap_or_else(|| default_output(&args.recipe));
+    if let Some(target) = &args.export {
+        let places = (output.as_path(), target.as_path());
+        return pack::execute(&args.pack, &options, &base_dir, places, args.json, app).await;
+    }
+    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
     let tower = Tower::resolve(&options.teacher, &base_dir, &app.reporter).await;
     let space = recipe::naming(&args.recipe, tower)?.space(Digest256::of(b""));
-    let queries = queries(&options, &base_dir)?;
+    let queries = queries(&options, &base_dir, app).await?;
     let borrowed: Vec<&str> = queries.iter().map(String::as_str).collect();
     let vectors = exec::encode_texts(
         &options.teacher,
@@ -94,8 +104,9 @@ pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
 }
 
 /// Every query once, in the order of the pairs.
-fn queries(options: &DistillOptions, base_dir: &Path) -> Result<Vec<String>> {
-    let pairs = PairSet::open(&options.pairs, base_dir, options.seed)?;
+async fn queries(options: &DistillOptions, base_dir: &Path, app: &App) -> Result<Vec<String>> {
+    let (reporter, cancel) = (&app.reporter, &app.cancel);
+    let pairs = train::open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
     let mut seen = HashSet::new();
     let trimmed = pairs.pairs.into_iter().map(|pair| pair.query.trim().to_owned());
     Ok(trimmed.filter(|query| !query.is_empty() && seen.insert(query.clone())).collect())

@@ -7,22 +7,24 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::App;
-use super::args::SetArgs;
-use super::recipe;
+use super::pair_file::{self, Named};
+use super::{App, recipe};
 use crate::dataset::RetrievalSet;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::evaluate::{
-    BootstrapOptions, Comparison, EvaluateOptions, Evaluation, TowerPair, compare, evaluate_bm25,
-    evaluate_towers, markdown_table,
+    BootstrapOptions, Comparison, EvaluateOptions, Evaluation, Latency, compare, evaluate_bm25,
+    evaluate_embeddings, evaluate_indexed, markdown_table, query_latency, trec_run,
 };
-use crate::tower::{DeviceSpec, Tower, TowerOptions};
-use crate::train::{QuerySide, TrainOptions};
+use crate::exec;
+use crate::stage::EncodeOptions;
+use crate::tower::{Tower, TowerOptions};
+use crate::types::Embeddings;
 
-/// Judge a tower on a retrieval set
+/// Judge towers on a retrieval set
 ///
 /// Encodes the documents and the judged queries of a set, searches exactly, and prints nDCG@10,
-/// MRR@10 and recall beside those of BM25, with a paired bootstrap interval of the difference.
+/// MRR@10, recall and contrastive entropy beside BM25's, with a paired bootstrap interval of the
+/// difference. Vectors kept in --vectors are used again wherever the tower is the same.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -30,9 +32,10 @@ Examples:
   scalingnote evaluate recipe.toml sets/scifact --adapter t    what `train --out t` has written
   scalingnote evaluate raw.toml sets/scifact --json > raw.json
   scalingnote evaluate trained.toml sets/scifact --compare raw.json --per-query queries.tsv
+  scalingnote evaluate student.toml sets/scifact --vectors v --index --latency
 
-TOWER is a pipeline file, a training recipe, or a file with [tower] and, where queries are read
-otherwise, [query] (prompt_prefix, prompt_suffix, max_tokens):
+TOWER is a pipeline file, a training recipe, or a file with [tower] and, where queries are encoded
+otherwise, [query] (prompt_prefix, prompt_suffix, max_tokens) or [query.tower]:
   [tower]
   model = \"SmolLM2-135M-Instruct.Q4_1.gguf\"
   pooling = \"last-token\"
@@ -40,53 +43,61 @@ otherwise, [query] (prompt_prefix, prompt_suffix, max_tokens):
 SET is a folder in BEIR layout: corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
 qrels.tsv (query, document, grade), each plain, .gz or .xz. Ties and measures are trec_eval's.")]
 pub(crate) struct EvaluateArgs {
-    /// Names the tower: a pipeline, a training recipe, or a tower file (TOML).
+    /// Names the towers: a pipeline, a training recipe, or a tower file (TOML).
     #[arg(value_name = "TOWER")]
     tower: PathBuf,
     /// The retrieval set: a folder in BEIR layout.
     #[arg(value_name = "SET")]
     set: PathBuf,
-    /// Use this LoRA adapter instead of the file's: a PEFT folder, or what `train --out` wrote.
+    /// Use what was trained instead of the file's: a LoRA adapter's folder, or what `train --out` wrote.
     #[arg(long, value_name = "PATH")]
     adapter: Option<PathBuf>,
-    /// Compare with an earlier `evaluate --json` on the same set.
+    /// Name of the system in tables. Default: the file's.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// File of the queries in SET.
+    #[arg(long, value_name = "FILE", default_value = "queries.jsonl")]
+    queries: String,
+    /// File of the judgements in SET.
+    #[arg(long, value_name = "FILE", default_value = "qrels.tsv")]
+    qrels: String,
+    /// Keep vectors as Parquet in this folder, by embedding space, and use those that lie there.
+    #[arg(long, value_name = "DIR")]
+    vectors: Option<PathBuf>,
+    /// Also judge what our own index finds.
+    #[arg(long)]
+    index: bool,
+    /// Also time single queries on one thread: the query tower and, where it is another, the document tower.
+    #[arg(long)]
+    latency: bool,
+    /// Compare with an earlier `evaluate --json` on the same set (may be repeated).
     #[arg(long, value_name = "FILE")]
-    compare: Option<PathBuf>,
+    compare: Vec<PathBuf>,
     /// Write every query's measures into this file (tab-separated).
     #[arg(long, value_name = "FILE")]
     per_query: Option<PathBuf>,
-    /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
-    device: DeviceSpec,
+    /// Write the ranked lists into this file (TREC run format).
+    #[arg(long, value_name = "FILE")]
+    run: Option<PathBuf>,
+    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
+    device: String,
     /// Print JSON, every query included.
     #[arg(long)]
     json: bool,
 }
 
-/// The towers that a file names.
-struct Named {
-    query: TowerOptions,
-    document: TowerOptions,
-    base_dir: PathBuf,
-}
-
-/// A file that names a tower and nothing else.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TowerFile {
-    tower: TowerOptions,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    query: Option<QuerySide>,
-}
-
 /// What `--json` prints and `--compare` reads.
 #[derive(Serialize, Deserialize)]
 struct Answer {
-    /// The tower, then BM25.
+    /// The towers searched exactly, then through the index if asked for, then BM25.
     rows: Vec<Evaluation>,
-    documents_per_second: f64,
-    /// Median of one query encoded alone.
-    query_milliseconds: f64,
+    /// Share of the exact 10 nearest that the index finds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index_recall_10: Option<f64>,
+    /// The query tower, then the document tower.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    latency: Vec<Latency>,
     comparisons: Vec<Versus>,
 }
 
@@ -99,22 +110,12 @@ struct Versus {
 }
 
 pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
-    let named = named(&args)?;
-    let other = args.compare.as_deref().map(earlier).transpose()?;
-    let options = EvaluateOptions::new(stem(&args.set, Path::file_name), &args.set);
-    if !args.set.is_dir() {
-        return Err(Error::not_found(format!(
-            "there is no folder {}; name one with corpus.jsonl, queries.jsonl and qrels.tsv",
-            args.set.display()
-        )));
-    }
-    let mut set = RetrievalSet::open(&options.set).context(|| args.set.display().to_string())?;
-    if !set.qrels.values().any(|judged| judged.values().any(|grade| *grade > 0)) {
-        return Err(Error::input(format!(
-            "{} judges no document as relevant: nothing can be measured",
-            args.set.display()
-        )));
-    }
+    let named = pair_file::read(&args.tower, args.adapter.as_deref())?;
+    let others = args.compare.iter().map(|file| earlier(file)).collect::<Result<Vec<_>>>()?;
+    let mut options = EvaluateOptions::new(stem(&args.set, Path::file_name), &args.set);
+    options.set.queries.clone_from(&args.queries);
+    options.set.qrels.clone_from(&args.qrels);
+    let set = open(&args.set, &options)?;
     let resolve = async |tower: &TowerOptions| {
         recipe::naming(&args.tower, Tower::resolve(tower, &named.base_dir, &app.reporter).await)
     };
@@ -131,77 +132,116 @@ pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
             document.dimensions()
         )));
     }
-    let system = stem(&args.tower, Path::file_stem);
-    let towers = TowerPair { query: &query, document: &document, device: args.device.clone() };
-    let (run, bm25) = tokio::task::block_in_place(|| {
-        let run =
-            evaluate_towers(&mut set, &system, &towers, &options, &app.reporter, &app.cancel)?;
-        Ok::<_, Error>((run, evaluate_bm25(&set, &options)))
+    recipe::naming(&args.tower, document.admits(&query))?;
+    let texts: Vec<String> = set.documents.iter().map(|document| document.render()).collect();
+    let borrowed = texts.iter().map(String::as_str).collect::<Vec<_>>();
+    let documents = vectors(&named.document, &named, &borrowed, &args, app).await?;
+    let texts = set.queries.iter().map(|query| query.text.as_str()).collect::<Vec<_>>();
+    let queries = vectors(&named.query, &named, &texts, &args, app).await?;
+    let system = args.name.clone().unwrap_or_else(|| stem(&args.tower, Path::file_stem));
+    let answer = tokio::task::block_in_place(|| -> Result<Answer> {
+        let (tower, run) = evaluate_embeddings(&set, &system, &queries, &documents, &options)?;
+        if let Some(file) = &args.run {
+            write(file, &trec_run(&run, &system))?;
+        }
+        let bm25 = evaluate_bm25(&set, &options);
+        let mut comparisons = vec![versus(&bm25, &tower)?];
+        for other in &others {
+            comparisons.push(versus(other, &tower)?);
+        }
+        let (mut rows, mut index_recall_10) = (vec![tower], None);
+        if args.index {
+            let (name, pair) = (format!("{system} (index)"), (&queries, &documents));
+            let (index, cancel) = (&named.index, &app.cancel);
+            let (row, recall) = evaluate_indexed(&set, &name, pair, index, &options, cancel)?;
+            rows.push(row);
+            index_recall_10 = Some(recall);
+        }
+        rows.push(bm25);
+        let latency = match args.latency {
+            true => latency(&set, &query, &document, app)?,
+            false => Vec::new(),
+        };
+        Ok(Answer { rows, index_recall_10, latency, comparisons })
     })?;
-    let tower = run.evaluation;
-    let mut comparisons = vec![versus(&bm25, &tower)?];
-    if let Some(other) = &other {
-        comparisons.push(versus(other, &tower)?);
-    }
-    let answer = Answer {
-        rows: vec![tower, bm25],
-        documents_per_second: run.documents_per_second,
-        query_milliseconds: 1e3 * run.query_seconds,
-        comparisons,
-    };
     if let Some(file) = &args.per_query {
-        std::fs::write(file, per_query(&answer.rows)).map_err(|cause| {
-            Error::new(kind_of_io(&cause), format!("{} cannot be written", file.display()))
-                .with_source(cause)
-        })?;
+        write(file, &per_query(&answer.rows))?;
     }
     app.console.close();
-    app.console.print(&if args.json {
-        super::pretty(&answer)?
-    } else {
-        table(&answer, other.as_ref())
-    });
+    app.console.print(&if args.json { super::pretty(&answer)? } else { table(&answer, &others) });
     Ok(ExitCode::SUCCESS)
 }
 
-fn named(args: &EvaluateArgs) -> Result<Named> {
-    let (text, base_dir) = recipe::read(&args.tower)?;
-    // What the file is, its sections say; what is wrong with it, the reader of that kind of file.
-    let keys = toml::from_str::<toml::Table>(&text).unwrap_or_default();
-    let mut named = if keys.contains_key("corpus") || keys.contains_key("publish") {
-        let pipeline = super::args::resolve(&args.tower, &SetArgs::default())?.pipeline;
-        Named { query: pipeline.query_tower(), document: pipeline.tower, base_dir }
-    } else if keys.contains_key("pairs") || keys.contains_key("method") {
-        let recipe: TrainOptions = recipe::parse(&text, &args.tower)?;
-        Named { query: recipe.query_tower(), document: recipe.tower, base_dir }
-    } else {
-        let file: TowerFile = recipe::parse(&text, &args.tower)?;
-        let query = match &file.query {
-            None => file.tower.clone(),
-            Some(side) => TowerOptions {
-                prompt_prefix: side.prompt_prefix.clone(),
-                prompt_suffix: side.prompt_suffix.clone(),
-                max_tokens: side.max_tokens,
-                ..file.tower.clone()
-            },
-        };
-        Named { query, document: file.tower, base_dir }
-    };
-    if let Some(path) = &args.adapter {
-        named.query.adapter = Some(adapter(path, "query-adapter")?);
-        named.document.adapter = Some(adapter(path, "document-adapter")?);
+/// The set, with only those queries that are judged.
+fn open(folder: &Path, options: &EvaluateOptions) -> Result<RetrievalSet> {
+    if !folder.is_dir() {
+        return Err(Error::not_found(format!(
+            "there is no folder {}; name one with corpus.jsonl, queries.jsonl and qrels.tsv",
+            folder.display()
+        )));
     }
-    Ok(named)
+    let mut set = RetrievalSet::open(&options.set).context(|| folder.display().to_string())?;
+    if !set.qrels.values().any(|judged| judged.values().any(|grade| *grade > 0)) {
+        return Err(Error::input(format!(
+            "{} judges no document as relevant: nothing can be measured",
+            folder.display()
+        )));
+    }
+    let RetrievalSet { queries, qrels, .. } = &mut set;
+    queries.retain(|query| qrels.contains_key(&query.id));
+    Ok(set)
 }
 
-/// The adapter of one side: in its own folder, in the run's `adapter`, or the path itself.
-fn adapter(path: &Path, side: &str) -> Result<String> {
-    let inside = [side, "adapter"].map(|name| path.join(name));
-    let found = inside.iter().find(|folder| folder.is_dir()).map_or(path, PathBuf::as_path);
-    let absolute = std::path::absolute(found)
-        .or_error(ErrorKind::Usage, || format!("--adapter {} is no path", path.display()))?;
-    absolute.into_os_string().into_string().map_err(|_| {
-        Error::new(ErrorKind::Usage, format!("--adapter {} is not Unicode", path.display()))
+/// Vectors of texts by the pipeline's own encode stage; an empty text has the zero vector, which nothing is near to.
+async fn vectors(
+    tower: &TowerOptions,
+    named: &Named,
+    texts: &[&str],
+    args: &EvaluateArgs,
+    app: &App,
+) -> Result<Embeddings> {
+    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
+    let temporary = match args.vectors {
+        Some(_) => None,
+        None => Some(tempfile::tempdir().or_error(
+            ErrorKind::Resource,
+            || "making a folder for the vectors (set TMPDIR, or name one with --vectors)",
+        )?),
+    };
+    let folder = temporary.as_ref().map_or(args.vectors.as_deref(), |folder| Some(folder.path()));
+    let folder = folder.unwrap_or(Path::new("."));
+    let kept: Vec<usize> = (0..texts.len()).filter(|at| !texts[*at].trim().is_empty()).collect();
+    let full: Vec<&str> = kept.iter().map(|at| texts[*at]).collect();
+    let (reporter, cancel) = (&app.reporter, &app.cancel);
+    let base = &named.base_dir;
+    let found = exec::encode_texts(tower, base, &full, &encode, folder, reporter, cancel).await?;
+    if kept.len() == texts.len() {
+        return Ok(found);
+    }
+    let dimensions = found.dimensions();
+    let mut data = vec![0.0; texts.len() * dimensions];
+    for (row, at) in found.rows().zip(kept) {
+        data[at * dimensions..(at + 1) * dimensions].copy_from_slice(row);
+    }
+    Embeddings::from_vec(dimensions, data)
+}
+
+/// Up to 200 queries through the query tower and, where that is another, through the document tower.
+fn latency(set: &RetrievalSet, query: &Tower, document: &Tower, app: &App) -> Result<Vec<Latency>> {
+    let mut towers = vec![("query tower", query)];
+    let same = query.weights_digest() == document.weights_digest();
+    if !(same && query.options().layers == document.options().layers) {
+        towers.push(("document tower", document));
+    }
+    let texts = set.queries.iter().map(|query| query.text.trim());
+    let texts: Vec<&str> = texts.filter(|text| !text.is_empty()).take(200).collect();
+    query_latency(&towers, &texts, &app.cancel)
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    std::fs::write(file, text).map_err(|cause| {
+        Error::new(kind_of_io(&cause), format!("{} cannot be written", file.display()))
+            .with_source(cause)
     })
 }
 
@@ -247,14 +287,19 @@ fn per_query(rows: &[Evaluation]) -> String {
     text
 }
 
-fn table(answer: &Answer, other: Option<&Evaluation>) -> String {
-    let rows: Vec<&Evaluation> = answer.rows.iter().chain(other).collect();
+fn table(answer: &Answer, others: &[Evaluation]) -> String {
+    let rows: Vec<&Evaluation> = answer.rows.iter().chain(others).collect();
     let mut text = markdown_table(&rows);
-    let _ = writeln!(
-        text,
-        "\n{:.1} documents/s; {:.1} ms a query",
-        answer.documents_per_second, answer.query_milliseconds
-    );
+    if let Some(recall) = answer.index_recall_10 {
+        let _ = writeln!(text, "\nthe index finds {:.2}% of the exact 10 nearest", 100.0 * recall);
+    }
+    for row in &answer.latency {
+        let _ = writeln!(
+            text,
+            "\n{}: {:.2} ms a query (median), {:.2} ms (95th percentile); {} queries of {:.1} tokens, one thread",
+            row.tower, row.median_ms, row.p95_ms, row.queries, row.mean_tokens
+        );
+    }
     for versus in &answer.comparisons {
         let _ = writeln!(text, "\n{} against {} (95% interval):", versus.second, versus.first);
         for row in &versus.measures {

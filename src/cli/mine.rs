@@ -1,19 +1,20 @@
 //! `scalingnote mine`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::App;
-use super::recipe;
-use crate::dataset::PairSet;
-use crate::error::{Error, Result, kind_of_io};
+use super::{recipe, trained};
+use crate::error::Result;
 use crate::exec;
 use crate::stage::EncodeOptions;
 use crate::tower::TowerOptions;
-use crate::train::{MineOptions, MineReport, Neighbours, TrainOptions, mine, write_pairs};
+use crate::train::{
+    MineOptions, MineReport, Neighbours, TrainOptions, mine, open_pairs, write_pairs,
+};
 
 /// Mine hard negatives for the next round of training
 ///
@@ -24,7 +25,7 @@ use crate::train::{MineOptions, MineReport, Neighbours, TrainOptions, mine, writ
 #[command(after_help = "\
 Examples:
   scalingnote train recipe.toml --out round1
-  scalingnote mine recipe.toml --adapter round1/adapter --out mined
+  scalingnote mine recipe.toml --adapter round1 --out mined
   scalingnote train round2.toml --out round2       its [[pairs]] name mined/*.jsonl, tower.adapter round1/adapter
 
 One file is written for each of the recipe's [[pairs]], in its order. Vectors are kept as Parquet in
@@ -36,7 +37,7 @@ pub(crate) struct MineArgs {
     /// Folder for the pairs and the vectors.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The adapter as trained so far (PEFT folder). Default: the recipe's.
+    /// What was trained so far: a LoRA adapter's folder, or what `train --out` wrote. Default: the recipe's adapter.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// Ranks skipped from the top: the likeliest false negatives.
@@ -51,7 +52,7 @@ pub(crate) struct MineArgs {
     /// Negatives kept per pair.
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().keep)]
     keep: usize,
-    /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
+    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
     /// Print JSON.
@@ -71,23 +72,21 @@ pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
     let options: TrainOptions = recipe::parse(&text, &args.recipe)?;
     recipe::naming(&args.recipe, options.validate())?;
     let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
-    let mut set = PairSet::open(&options.pairs, &base_dir, options.seed)?;
-    let with_adapter = |mut tower: TowerOptions| -> Result<TowerOptions> {
-        if let Some(adapter) = &args.adapter {
-            tower.adapter = Some(absolute(adapter)?);
-        }
-        Ok(tower)
-    };
+    let (reporter, cancel) = (&app.reporter, &app.cancel);
+    let mut set = open_pairs(&options.pairs, &base_dir, options.seed, reporter, cancel).await?;
+    let (mut query, mut document) = (options.query_tower(), options.tower.clone());
+    if let Some(path) = &args.adapter {
+        trained::put(path, &base_dir, &mut query, &mut document)?;
+    }
     let vectors = async |tower: TowerOptions, texts: &[&str]| {
-        let tower = with_adapter(tower)?;
         let vectors = args.out.join("vectors");
         exec::encode_texts(&tower, &base_dir, texts, &encode, &vectors, &app.reporter, &app.cancel)
             .await
     };
     let texts: Vec<&str> = set.documents.iter().map(String::as_str).collect();
-    let documents = vectors(options.tower.clone(), &texts).await?;
+    let documents = vectors(document, &texts).await?;
     let texts: Vec<&str> = set.pairs.iter().map(|pair| pair.query.as_str()).collect();
-    let queries = vectors(options.query_tower(), &texts).await?;
+    let queries = vectors(query, &texts).await?;
     let mining = MineOptions {
         skip: args.skip,
         window: args.window,
@@ -111,14 +110,6 @@ pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
     let answer = Answer { report, files };
     app.console.print(&if args.json { super::pretty(&answer)? } else { summary(&answer) });
     Ok(ExitCode::SUCCESS)
-}
-
-fn absolute(path: &Path) -> Result<String> {
-    let absolute = std::path::absolute(path).map_err(|cause| {
-        Error::new(kind_of_io(&cause), format!("--adapter {} is no path", path.display()))
-            .with_source(cause)
-    })?;
-    Ok(absolute.to_string_lossy().into_owned())
 }
 
 fn summary(answer: &Answer) -> String {

@@ -16,6 +16,8 @@ mod logging;
 mod memory;
 mod metrics;
 mod mine;
+mod pack;
+mod pair_file;
 mod plan;
 mod progress;
 mod publish;
@@ -30,6 +32,7 @@ mod signals;
 mod snapshot;
 mod task;
 mod train;
+mod trained;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -115,7 +118,8 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         | Command::Purge(_)
         | Command::Train(_)
         | Command::Mine(_)
-        | Command::Distill(_) => Some(
+        | Command::Distill(_)
+        | Command::Evaluate(_) => Some(
             "stopping after the batch at hand; what is finished is kept, and the next run resumes \
              (once more to stop at once)",
         ),
@@ -127,8 +131,9 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         ),
         _ => None,
     };
-    if !matches!(cli.command, Command::Train(_) | Command::Distill(_)) {
-        memory::give_back_large_blocks();
+    match cli.command {
+        Command::Train(_) | Command::Distill(_) => memory::keep_large_blocks(),
+        _ => memory::give_back_large_blocks(),
     }
     signals::install(cancel.clone(), stopping, Arc::clone(console))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

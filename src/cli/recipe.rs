@@ -117,7 +117,7 @@ mod tests {
             ("steps", "stepz", "r.toml:1:1: unknown field `stepz`"),
             ("model =", "modle =", "r.toml:3:1: unknown field `modle`"),
             ("path =", "paht =", "unknown field `paht`"),
-            ("\"full\"", "\"full\"\nrank = 4", "r.toml: unknown key `method.rank`"),
+            ("\"full\"", "\"full\"\nrank = 4", "unknown field `rank`"),
             ("\"full\"", "\"lora\"\nrang = 4", "unknown field `rang`"),
             ("steps = 3", "steps = x", "r.toml:1:"),
             ("steps = 3", "steps = \"x\"", "r.toml:1:9: invalid type: string"),

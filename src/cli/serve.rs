@@ -42,7 +42,7 @@ pub(crate) struct ServeArgs {
     /// The query tower's files, where they do not lie where the snapshot says.
     #[arg(long, value_name = "PATH", conflicts_with = "vectors_only")]
     model: Option<String>,
-    /// Where the query tower computes: cpu or cuda:<number>.
+    /// Where the query tower computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
     device: DeviceSpec,
     /// Load no query tower: queries come as vectors.

@@ -32,14 +32,15 @@ Examples:
 
 A recipe names the model ([tower], [query]), the pairs ([[pairs]]: folders in BEIR layout or JSON
 Lines of {\"query\", \"text\"}), what is trained ([method]: \"lora\" or \"full\") and how long.
-`scalingnote schema train` lists every key. The adapter is in PEFT's format: give its folder as
+[query] layers = 4 gives the query side the LLM's first 4 layers, with parameters of its own: both
+sides are trained together, end to end. `scalingnote schema train` lists every key. The adapter is in PEFT's format: give its folder as
 tower.adapter in a pipeline file, or load it in Python.")]
 pub(crate) struct TrainArgs {
     /// The recipe (TOML). Relative paths in it start at its own directory.
     #[arg(value_name = "RECIPE")]
     recipe: PathBuf,
-    /// Folder of the run: checkpoint.safetensors, adapter/, report.json, report.html. A checkpoint
-    /// in it is resumed. Default: .cache/train/<name of the recipe>.
+    /// Folder of the run: checkpoint.safetensors, adapter/ or model/, query-adapter/ or query-model/, report.json,
+    /// report.html. A checkpoint in it is resumed. Default: .cache/train/<name of the recipe>.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Take so many steps instead of the recipe's. The learning rate follows the number of steps, so
@@ -49,7 +50,7 @@ pub(crate) struct TrainArgs {
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
     #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
     pub deadline: Option<Duration>,
-    /// Where to compute: cpu, or cuda:<number> (built with the feature cuda).
+    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
     device: DeviceSpec,
     /// Train nothing: write the adapter of the checkpoint, as it stands, into this folder.
@@ -130,7 +131,7 @@ pub(super) fn default_output(recipe: &Path) -> PathBuf {
 
 /// What a run or an export has written into its folder.
 fn written(folder: &Path) -> Vec<PathBuf> {
-    let names = ["adapter", "query-adapter", "document-adapter", "model", "student", "report.html"];
+    let names = ["adapter", "query-adapter", "model", "query-model", "student", "report.html"];
     names.iter().map(|name| folder.join(name)).filter(|path| path.exists()).collect()
 }
 

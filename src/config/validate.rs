@@ -159,7 +159,7 @@ fn encode(pipeline: &Pipeline, check: &mut Check<'_>) {
     let mut cards = BTreeSet::new();
     for (at, device) in encode.devices.iter().enumerate() {
         check.require(
-            device == "cpu" || cards.insert(device),
+            !device.starts_with("cuda:") || cards.insert(device),
             &format!("encode.devices.{at}"),
             format!("names `{device}` a second time; one worker fills a card"),
         );

@@ -30,6 +30,7 @@ mod infer;
 mod ipc;
 mod options;
 mod outcome;
+mod pairs;
 mod prepare;
 mod reader;
 mod render;
@@ -44,6 +45,7 @@ pub use options::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
 pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections,
 };
+pub use pairs::{PairRow, read_pairs};
 pub use prepare::{Chunker, Exclude, KnownText, PrepareRequest, SMALL_CORPUS, prepare};
 pub use reader::PreparedReader;
 pub use writer::{RESERVED_COLUMNS, prepared_schema};

@@ -145,7 +145,8 @@ async fn run(
             (count, rows)
         }
     };
-    request.reporter.event(Event::StageStarted { stage: Stage::Prepare, total, unit: "rows" });
+    let stage = Stage::Prepare;
+    request.reporter.event(Event::StageStarted { stage, total, unit: "rows", tokens: 0 });
     let mut contract = Contract::check(query.schema(), options, &template, shard_count)?;
     let sorted = query
         .select(std::mem::take(&mut contract.projection))

@@ -9,6 +9,6 @@ mod rng;
 mod set;
 
 pub use file::read_jsonl;
-pub use pairs::{Pair, PairSet, PairSource};
+pub use pairs::{Pair, PairRecord, PairSet, PairSource};
 pub use rng::SplitMix64;
 pub use set::{Document, Qrels, Query, RetrievalSet, RetrievalSetOptions};

@@ -9,15 +9,19 @@ use serde::{Deserialize, Serialize};
 use super::file::for_each_line;
 use super::rng::SplitMix64;
 use super::set::{RetrievalSet, RetrievalSetOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 
-/// Where training pairs come from: a folder in BEIR layout (every judgement above 0 is a pair), or a JSON Lines
-/// file of `{"query", "text", "title"?, "note_id"?, "negatives"?: [text], "weight"?}`.
+/// Where training pairs come from: a folder in BEIR layout (every judgement above 0 is a pair), a JSON Lines file of
+/// `{"query", "text", "title"?, "note_id"?, "negatives"?: [text], "weight"?}`, or a table of such columns (Parquet, or with
+/// `sql` anything that a corpus table can be).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairSource {
-    /// Folder or file (`.xz` and `.gz` may be left off).
+    /// Folder or file (`.xz` and `.gz` may be left off); of a table a file, folder, glob or object-store URI.
     pub path: PathBuf,
+    /// SQL over the table `pairs` that gives the columns `query` and `text`, and `title`, `negatives` and `weight` if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql: Option<String>,
     /// File of the queries, for a folder.
     #[serde(default = "queries_file")]
     pub queries: String,
@@ -52,6 +56,7 @@ impl PairSource {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
+            sql: None,
             queries: queries_file(),
             qrels: qrels_file(),
             limit: None,
@@ -59,6 +64,27 @@ impl PairSource {
             exclude_id_prefix: Vec::new(),
         }
     }
+
+    /// Whether it is read as a table: it names SQL, or Parquet.
+    pub fn is_table(&self) -> bool {
+        let parquet = self.path.extension().is_some_and(|ending| ending == "parquet");
+        self.sql.is_some() || parquet
+    }
+}
+
+/// A pair as a table gives it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PairRecord {
+    /// The query.
+    pub query: String,
+    /// Title of the document; may be empty.
+    pub title: String,
+    /// Text of the document.
+    pub text: String,
+    /// Texts that look alike and do not answer it.
+    pub negatives: Vec<String>,
+    /// Weight in the loss.
+    pub weight: Option<f32>,
 }
 
 /// One training example; numbers index [`PairSet::documents`].
@@ -102,11 +128,25 @@ struct Line {
 }
 
 impl PairSet {
-    /// Reads every source. Relative paths start from `base_dir`; `seed` decides what a `limit` draws.
+    /// Reads sources that are folders or lines. Relative paths start from `base_dir`; `seed` decides what a `limit` draws.
     ///
     /// # Errors
-    /// NotFound or Input, naming file and line; Input where nothing is left or a weight is not positive.
+    /// NotFound or Input, naming file and line; Input where nothing is left or a weight is not positive; Config for a
+    /// table.
     pub fn open(sources: &[PairSource], base_dir: &Path, seed: u64) -> Result<Self> {
+        Self::open_with(sources, base_dir, seed, HashMap::new())
+    }
+
+    /// The same with the rows of those sources that are tables, by their number.
+    ///
+    /// # Errors
+    /// As [`PairSet::open`]; Config for a table whose rows are not there.
+    pub fn open_with(
+        sources: &[PairSource],
+        base_dir: &Path,
+        seed: u64,
+        mut tables: HashMap<usize, Vec<PairRecord>>,
+    ) -> Result<Self> {
         let mut set = Self::default();
         for (at, source) in sources.iter().enumerate() {
             let start = set.pairs.len();
@@ -117,7 +157,18 @@ impl PairSet {
                     path.display()
                 )));
             }
-            if path.is_dir() {
+            if source.is_table() {
+                let rows = tables.remove(&at).ok_or_else(|| {
+                    Error::config(format!(
+                        "pairs {} are a table, which is not read here",
+                        path.display()
+                    ))
+                })?;
+                for row in rows {
+                    set.add(row, source.weight, at as u32)
+                        .context(|| format!("pairs {}", path.display()))?;
+                }
+            } else if path.is_dir() {
                 set.read_folder(source, &path, at as u32)?;
             } else {
                 set.read_lines(source, &path, at as u32)?;
@@ -184,18 +235,23 @@ impl PairSet {
                     e.column()
                 ))
             })?;
-            let weight = source.weight * line.weight.unwrap_or(1.0);
-            if !(weight.is_finite() && weight >= 0.0) {
-                return Err(Error::input("weight must not be negative"));
-            }
-            let render = |title: String, text: String| {
-                super::Document { id: String::new(), title, text }.render()
-            };
-            let document = self.intern(render(line.title, line.text));
-            let negatives = line.negatives.into_iter().map(|text| self.intern(text)).collect();
-            self.pairs.push(Pair { query: line.query, document, negatives, weight, source: at });
-            Ok(())
+            let Line { query, text, title, negatives, weight, .. } = line;
+            self.add(PairRecord { query, title, text, negatives, weight }, source.weight, at)
         })
+    }
+
+    fn add(&mut self, row: PairRecord, weight: f32, source: u32) -> Result<()> {
+        let weight = weight * row.weight.unwrap_or(1.0);
+        if !(weight.is_finite() && weight >= 0.0) {
+            return Err(Error::input("weight must not be negative"));
+        }
+        let render = |title: String, text: String| {
+            super::Document { id: String::new(), title, text }.render()
+        };
+        let document = self.intern(render(row.title, row.text));
+        let negatives = row.negatives.into_iter().map(|text| self.intern(text)).collect();
+        self.pairs.push(Pair { query: row.query, document, negatives, weight, source });
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@
 //! No column holds nulls. The file's key-value metadata says what the vectors mean (`scalingnote.*`, see
 //! the constants in [`metadata`]).
 
+mod columns;
 mod copy;
 pub mod metadata;
 mod object;

@@ -8,7 +8,7 @@ use parquet::arrow::arrow_reader::RowSelection;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 
 use super::object::{ObjectReader, parquet_error};
-use super::{PartReceipt, metadata};
+use super::{PartReceipt, columns, metadata};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::store::Root;
 use crate::types::{Embeddings, TextHash};
@@ -62,17 +62,9 @@ async fn text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
         stream.try_collect().await.map_err(|cause| parquet_error("reading", key, cause))?;
     let mut hashes = Vec::new();
     for batch in &batches {
-        let column = batch.column(0).as_fixed_size_binary_opt();
-        let column = column
-            .filter(|column| column.value_length() == 32 && column.null_count() == 0)
+        let column = columns::hashes(batch)
             .ok_or_else(|| altered(key, "has no text_hash column of 32 bytes"))?;
-        hashes.extend(
-            column
-                .iter()
-                .flatten()
-                .filter_map(|hash| hash.try_into().ok())
-                .map(|hash: [u8; 32]| crate::types::Digest256(hash)),
-        );
+        hashes.extend((0..column.len()).map(|row| columns::hash_at(column, row)));
     }
     Ok(hashes)
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::array::{BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::UInt32Type;
 use futures::TryStreamExt;
 use parquet::arrow::ArrowWriter;
 
+use super::columns::TextColumns;
 use super::object::parquet_error;
 use super::read::{altered, open};
 use super::write::{Finished, properties, store};
@@ -73,18 +73,16 @@ async fn rewrite(
     let mut identity = Hasher256::new();
     identity.field(&old.space.0).field("rewritten").field(old.file.sha256.0);
     while let Some(batch) = stream.try_next().await.map_err(|e| parquet_error("reading", key, e))? {
-        let (batch, keep) =
-            decide(&batch, fate).ok_or_else(|| altered(key, "has not the columns of a part"))?;
+        let (batch, keep) = decide(&batch, key, fate)?;
         for stays in keep.values().iter() {
             rows.push(stays.then_some(kept));
             kept += u32::from(stays);
         }
         let batch = filter_record_batch(&batch, &keep).context(|| "leaving rows out of a part")?;
-        let columns =
-            Columns::of(&batch).ok_or_else(|| altered(key, "has not the columns of a part"))?;
-        for row in 0..batch.num_rows() {
-            identity.field(columns.notes.value(row)).raw(columns.hashes.value(row));
-            tokens += u64::from(columns.tokens.value(row));
+        let columns = TextColumns::of(&batch, key)?;
+        for row in 0..columns.len() {
+            identity.field(columns.note(row)).raw(columns.hash(row).0);
+            tokens += u64::from(columns.tokens(row));
         }
         writer.write(&batch).or_error(ErrorKind::Resource, full)?;
     }
@@ -112,46 +110,32 @@ async fn rewrite(
     Ok(Rewritten { part: Some(part), rows })
 }
 
-struct Columns<'a> {
-    hashes: &'a arrow::array::FixedSizeBinaryArray,
-    notes: &'a StringArray,
-    tokens: &'a arrow::array::UInt32Array,
-}
-
-impl<'a> Columns<'a> {
-    fn of(batch: &'a RecordBatch) -> Option<Self> {
-        let hashes = batch.column_by_name("text_hash")?.as_fixed_size_binary_opt()?;
-        let notes = batch.column_by_name("note_id")?.as_string_opt::<i32>()?;
-        let tokens = batch.column_by_name("token_count")?.as_primitive_opt::<UInt32Type>()?;
-        let whole = hashes.value_length() == 32
-            && hashes.null_count() + notes.null_count() + tokens.null_count() == 0;
-        whole.then_some(Self { hashes, notes, tokens })
-    }
-}
-
 /// The batch with its note ids changed, and which of its rows stay.
 fn decide(
     batch: &RecordBatch,
+    key: &str,
     fate: &(dyn Fn(&str, &TextHash) -> Fate + Sync),
-) -> Option<(RecordBatch, BooleanArray)> {
-    let columns = Columns::of(batch)?;
-    let mut keep = Vec::with_capacity(batch.num_rows());
-    let mut notes: Vec<String> = Vec::with_capacity(batch.num_rows());
-    for row in 0..batch.num_rows() {
-        let hash = Digest256(columns.hashes.value(row).try_into().ok()?);
-        let note = columns.notes.value(row);
-        let fate = fate(note, &hash);
+) -> Result<(RecordBatch, BooleanArray)> {
+    let columns = TextColumns::of(batch, key)?;
+    let mut keep = Vec::with_capacity(columns.len());
+    let mut notes: Vec<String> = Vec::with_capacity(columns.len());
+    for row in 0..columns.len() {
+        let note = columns.note(row);
+        let fate = fate(note, &columns.hash(row));
         keep.push(fate != Fate::Drop);
         notes.push(match fate {
             Fate::For(other) => other.to_string(),
             _ => note.to_owned(),
         });
     }
-    let at = batch.schema().index_of("note_id").ok()?;
     let mut all = batch.columns().to_vec();
-    all[at] = Arc::new(StringArray::from(notes));
-    let changed = RecordBatch::try_new(batch.schema(), all).ok()?;
-    Some((changed, BooleanArray::from(keep)))
+    let renamed = batch.schema().index_of("note_id").and_then(|at| {
+        all[at] = Arc::new(StringArray::from(notes));
+        RecordBatch::try_new(batch.schema(), all)
+    });
+    let renamed =
+        renamed.or_error(ErrorKind::Corrupt, || format!("changing note ids of part file {key}"))?;
+    Ok((renamed, BooleanArray::from(keep)))
 }
 
 #[cfg(test)]

@@ -7,18 +7,22 @@ mod bm25;
 mod bootstrap;
 mod entropy;
 mod exact;
+mod indexed;
+mod latency;
 mod measures;
 mod porter;
 mod report;
 mod towers;
+mod trec;
 
 pub use analyse::analyse_english;
 pub use bm25::{Bm25, Bm25Options};
 pub use bootstrap::{BootstrapOptions, Comparison, compare};
 pub use entropy::{EntropyOptions, contrastive_entropy};
 pub use exact::exact_search;
+pub use indexed::evaluate_indexed;
+pub use latency::{Latency, query_latency};
 pub use measures::{Measures, QueryMeasures, Run, measure};
 pub use report::{Evaluation, judge, markdown_table};
-pub use towers::{
-    EvaluateOptions, TowerPair, TowerRun, evaluate_bm25, evaluate_embeddings, evaluate_towers,
-};
+pub use towers::{EvaluateOptions, evaluate_bm25, evaluate_embeddings};
+pub use trec::trec_run;

@@ -1,5 +1,5 @@
-//! The in-process driver: one worker a device takes encode tasks from a queue, then shards are built side by side
-//! within the memory limit.
+//! The in-process driver: one worker a device takes encode tasks from a queue, and batches of the others' tasks when
+//! the queue is empty; then shards are built side by side within the memory limit.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use super::{Receipts, memory};
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Stage, Summing};
-use crate::stage::{self, EncodeTask, Envelope, Plan, TaskEnv, TaskReceipt, Worker};
+use crate::stage::{self, EncodeTask, Envelope, Plan, SharedWork, TaskEnv, TaskReceipt, Worker};
 use crate::tower::Tower;
 
 /// Receipts read at the same time.
@@ -74,16 +74,20 @@ impl Workers {
             stage: Stage::Encode,
             total: texts,
             unit: "texts",
+            tokens: plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum(),
         });
         let queue: Arc<Mutex<VecDeque<EncodeTask>>> =
             Arc::new(Mutex::new(plan.encode.iter().cloned().collect()));
         let stop = Arc::new(AtomicBool::new(false));
+        let shared = Arc::new(SharedWork::default());
+        let env = &TaskEnv { shared: Arc::clone(&shared), ..env.clone() };
         let mut running = JoinSet::new();
         for mut worker in std::mem::take(&mut self.0) {
             let (queue, stop, env) = (Arc::clone(&queue), Arc::clone(&stop), env.clone());
+            let owner = shared.own();
             running.spawn(async move {
                 let mut done = Vec::new();
-                let outcome = loop {
+                let mut outcome = loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(task) = next else { break Ok(()) };
                     if stop.load(Ordering::Acquire) {
@@ -98,6 +102,12 @@ impl Workers {
                         }
                     }
                 };
+                drop(owner);
+                while outcome.is_ok()
+                    && let Some(task) = env.shared.wanted(worker.is_loaded()).await
+                {
+                    outcome = stage::help(&task, &mut worker, &env).await;
+                }
                 (worker, done, outcome)
             });
         }
@@ -175,6 +185,7 @@ async fn build(
         stage: Stage::Build,
         total: plan.build.len() as u64,
         unit: "shards",
+        tokens: 0,
     });
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let side_by_side = Arc::new(Semaphore::new(threads));

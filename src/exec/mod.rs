@@ -109,6 +109,7 @@ impl RunContext {
             reporter: Arc::clone(reporter),
             cancel: self.cancel.clone(),
             kept: Arc::default(),
+            shared: Arc::default(),
         }
     }
 
@@ -303,7 +304,8 @@ async fn day(
         return Ok(plan);
     }
     let started = std::time::Instant::now();
-    reporter.event(Event::StageStarted { stage: Stage::Publish, total: 0, unit: "snapshots" });
+    let (stage, unit) = (Stage::Publish, "snapshots");
+    reporter.event(Event::StageStarted { stage, total: 0, unit, tokens: 0 });
     if let Some(lease) = lease {
         lease.check().await?;
     }

@@ -65,7 +65,8 @@ impl Stage {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// A stage begins; `total` units of `unit` ("notes", "texts", "shards", ...) are expected, 0 if unknown.
+    /// A stage begins; `total` units of `unit` ("notes", "texts", "shards", ...) are expected, 0 if unknown,
+    /// and `tokens` tokens of them, 0 if unknown or if units cost the same however many they have.
     StageStarted {
         /// Which stage.
         stage: Stage,
@@ -73,6 +74,8 @@ pub enum Event {
         total: u64,
         /// What is counted.
         unit: &'static str,
+        /// Expected tokens, 0 if unknown: where they are known the time left goes by them.
+        tokens: u64,
     },
     /// `done` units are finished so far; `tokens` so far where the stage counts tokens.
     Progress {

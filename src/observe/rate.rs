@@ -54,13 +54,16 @@ impl Rate {
         self.per_second(|point| point.2)
     }
 
-    /// Seconds until `total` units are done at this speed; `None` where either is unknown.
-    pub fn seconds_left(&self, total: u64) -> Option<f64> {
-        let done = self.points.back()?.1;
-        if total == 0 {
-            return None;
-        }
-        Some(total.saturating_sub(done) as f64 / self.units_per_second()?)
+    /// Seconds until `total` units are done at this speed; `None` where either is unknown. Where `total_tokens` is known
+    /// (above 0) the tokens decide, not the units: long texts are encoded first and cost more.
+    pub fn seconds_left(&self, total: u64, total_tokens: u64) -> Option<f64> {
+        let &(_, done, tokens) = self.points.back()?;
+        let (left, speed) = match (total, total_tokens) {
+            (0, 0) => return None,
+            (total, 0) => (total.saturating_sub(done), self.units_per_second()),
+            (_, total) => (total.saturating_sub(tokens), self.tokens_per_second()),
+        };
+        Some(left as f64 / speed?)
     }
 }
 
@@ -71,7 +74,7 @@ mod tests {
     #[test]
     fn follows_the_recent_speed() {
         let mut rate = Rate::new();
-        assert_eq!(rate.seconds_left(10), None);
+        assert_eq!(rate.seconds_left(10, 0), None);
         for second in 1..=60u64 {
             rate.push(Duration::from_secs(second), second, second * 100);
         }
@@ -81,8 +84,26 @@ mod tests {
         for step in 1..=10u64 {
             rate.push(Duration::from_secs(60 + step * 10), 60 + step, 6_000 + step * 100);
         }
-        let left = rate.seconds_left(80).unwrap();
+        let left = rate.seconds_left(80, 0).unwrap();
         assert!((left - 100.0).abs() < 1.0, "{left}");
+    }
+
+    /// 10 texts of 1,000 tokens, then 90 of 100: the work of 19 seconds at 1,000 tokens/s.
+    #[test]
+    fn long_texts_that_go_first_do_not_raise_the_time_left() {
+        let mut rate = Rate::new();
+        let (mut texts, mut tokens) = (0, 0);
+        for second in 1..=19u64 {
+            texts += if second <= 10 { 1 } else { 10 };
+            tokens += 1_000;
+            rate.push(Duration::from_secs(second), texts, tokens);
+            let left = rate.seconds_left(100, 19_000).unwrap();
+            assert!((left - (19 - second) as f64).abs() < 1e-9, "{left} after {second}");
+            if second == 10 {
+                assert_eq!(rate.seconds_left(100, 0), Some(90.0), "by texts it is far too long");
+            }
+        }
+        assert_eq!(rate.seconds_left(0, 19_000), Some(0.0), "units need not be known");
     }
 
     #[test]
@@ -93,7 +114,7 @@ mod tests {
         rate.push(Duration::from_secs(4), 20, 0);
         assert_eq!(rate.units_per_second(), Some(5.0));
         assert_eq!(rate.tokens_per_second(), None);
-        assert_eq!(rate.seconds_left(0), None);
+        assert_eq!(rate.seconds_left(0, 0), None);
     }
 
     #[test]

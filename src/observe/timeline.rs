@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn keeps_totals_and_bounds_samples() {
         let timeline = Timeline::new();
-        timeline.event(Event::StageStarted { stage: Stage::Encode, total: 9, unit: "texts" });
+        let (total, unit, tokens) = (9, "texts", 90);
+        timeline.event(Event::StageStarted { stage: Stage::Encode, total, unit, tokens });
         {
             // Straight into the track: real time would make this test slow.
             let mut inner = timeline.0.lock().unwrap();

@@ -54,7 +54,7 @@ pub(crate) async fn least_cosine(
     env: &TaskEnv,
 ) -> Result<f64> {
     let tower = worker.tower(spec, env).await?;
-    let mut encoder = worker.take_encoder(&tower)?;
+    let mut loaded = worker.take_loaded(&tower)?;
     let mut stored = Vec::with_capacity(texts.len());
     for text in &texts {
         let vector =
@@ -63,23 +63,23 @@ pub(crate) async fn least_cosine(
     }
     let tokenizer = tower.tokenizer().clone();
     let cancel = env.cancel.clone();
-    let (encoder, least) = tokio::task::spawn_blocking(move || {
+    let (loaded, least) = tokio::task::spawn_blocking(move || {
         let mut least = 1.0f64;
         let mut measure = || -> Result<()> {
             for (text, stored) in texts.iter().zip(&stored) {
                 cancel.check()?;
                 let tokens = tokenizer.tokenize(&text.text)?;
-                let fresh = encoder.encode(&[&tokens.ids])?;
+                let fresh = loaded.encoder.encode(&[&tokens.ids])?;
                 least = least.min(cosine(fresh.row(0), stored));
             }
             Ok(())
         };
         let outcome = measure();
-        (encoder, outcome.map(|()| least))
+        (loaded, outcome.map(|()| least))
     })
     .await
     .map_err(|cause| Error::internal("re-encoding ended unexpectedly").with_source(cause))?;
-    worker.give_back(encoder);
+    worker.give_back(loaded);
     least
 }
 
@@ -154,10 +154,10 @@ pub async fn encode_sample(
     env: &TaskEnv,
 ) -> Result<u64> {
     let tower = worker.tower(spec, env).await?;
-    let mut encoder = worker.take_encoder(&tower)?;
+    let mut loaded = worker.take_loaded(&tower)?;
     let tokenizer = tower.tokenizer().clone();
     let (cancel, budget) = (env.cancel.clone(), spec.encode.token_budget);
-    let (encoder, outcome) = tokio::task::spawn_blocking(move || {
+    let (loaded, outcome) = tokio::task::spawn_blocking(move || {
         let mut encode = || -> Result<u64> {
             let mut sequences = Vec::with_capacity(texts.len());
             for text in &texts {
@@ -167,16 +167,16 @@ pub async fn encode_sample(
             for batch in pack(&lengths, budget) {
                 cancel.check()?;
                 let batch: Vec<&[u32]> = batch.iter().map(|&at| sequences[at].as_slice()).collect();
-                encoder.encode(&batch)?;
+                loaded.encoder.encode(&batch)?;
             }
             Ok(lengths.iter().map(|&n| u64::from(n)).sum())
         };
         let outcome = encode();
-        (encoder, outcome)
+        (loaded, outcome)
     })
     .await
     .map_err(|cause| Error::internal("measuring speed ended unexpectedly").with_source(cause))?;
-    worker.give_back(encoder);
+    worker.give_back(loaded);
     outcome
 }
 
@@ -215,16 +215,16 @@ pub async fn self_test(plan: &Plan, worker: &mut Worker, env: &TaskEnv) -> Resul
         return Ok(());
     }
     let tower = worker.tower(&plan.spec, env).await?;
-    let mut encoder = worker.take_encoder(&tower)?;
+    let mut loaded = worker.take_loaded(&tower)?;
     let tokenizer = tower.tokenizer().clone();
     let arithmetic = plan.spec.space.arithmetic;
-    let (encoder, outcome) = tokio::task::spawn_blocking(move || {
-        let outcome = invariance(encoder.as_mut(), &tokenizer, arithmetic);
-        (encoder, outcome)
+    let (loaded, outcome) = tokio::task::spawn_blocking(move || {
+        let outcome = invariance(loaded.encoder.as_mut(), &tokenizer, arithmetic);
+        (loaded, outcome)
     })
     .await
     .map_err(|cause| Error::internal("the self-test ended unexpectedly").with_source(cause))?;
-    worker.give_back(encoder);
+    worker.give_back(loaded);
     let worst = outcome?;
     env.reporter.event(Event::Info {
         message: format!(

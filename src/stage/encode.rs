@@ -1,30 +1,32 @@
 //! Stage `encode`: the missing texts of one shard become parts.
 //!
-//! Three steps overlap: the next window is read and tokenised while this one is encoded and the last one is
-//! written. A window is one part, so memory is bounded by two windows whatever the corpus, and a crash loses
-//! at most one window's work; a cancelled run writes even the unfinished window's vectors.
+//! Three steps overlap: the next window is read and tokenised while this one is encoded, by this worker and by those
+//! that have nothing else to do, and the last one is written. A window is one part, so memory is bounded by a few
+//! windows whatever the corpus, and a crash loses little work; a cancelled run writes even the unfinished windows'
+//! vectors.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
+use super::device::work;
 use super::ids::Ids;
 use super::located;
 use super::plan::{EncodeTask, RunSpec};
 use super::segments::is_damage;
 use super::task::{TaskEnv, Worker, not_finished, put_receipt, read_receipt};
+use super::windows::{Pending, Windows};
 use crate::corpus::{PreparedReader, PreparedRow};
-use crate::embedding::{self, EncodedText, PartReceipt};
+use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, Result};
-use crate::observe::{Event, Stage};
 use crate::stage::LengthHistogram;
 use crate::store::{Root, layout};
-use crate::tower::{Encoder, Tokenized, TowerTokenizer, pack};
-use crate::types::{Cancel, Embeddings, TextHash};
+use crate::tower::{Tokenized, TowerTokenizer};
+use crate::types::TextHash;
 
 /// A note that could not be encoded alone; the run goes on without it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -102,24 +104,35 @@ pub(crate) async fn execute(
         }
     }
     let tower = worker.tower(spec, env).await?;
-    let encoder = worker.take_encoder(&tower)?;
-    let (windows_in, windows_out) = mpsc::channel(1);
-    let (done_in, done_out) = mpsc::channel(1);
-    let reading =
-        read_windows(task, have, planned, tower.tokenizer().clone(), env.clone(), windows_in);
-    let budget = spec.encode.token_budget;
-    let job =
-        EncodeJob { encoder, budget, dimensions: spec.space.dimensions as usize, env: env.clone() };
-    let encoding = tokio::task::spawn_blocking(move || job.run(windows_out, done_in));
-    let writing = write_parts(env, spec, shard, done_out, &mut receipt);
+    let mut loaded = worker.take_loaded(&tower)?;
+    let (windows, _offered) = Windows::new(spec, &env.shared);
+    let reading = async {
+        let read =
+            read_windows(task, have, planned, tower.tokenizer().clone(), env, &windows).await;
+        windows.finish_reading();
+        read
+    };
+    let (job, job_env) = (Arc::clone(&windows), env.clone());
+    let encoding = tokio::task::spawn_blocking(move || {
+        work(&job, &mut loaded, &job_env, true);
+        loaded
+    });
+    let writing = async {
+        let written = write_parts(env, spec, shard, &windows, &mut receipt).await;
+        if written.is_err() {
+            windows.stop();
+        }
+        written
+    };
     let (read, encoded, written) = tokio::join!(reading, encoding, writing);
-    let (encoder, finished) = encoded.map_err(|cause| {
+    let loaded = encoded.map_err(|cause| {
         Error::internal("the encoding thread ended unexpectedly").with_source(cause)
     })?;
-    worker.give_back(encoder);
-    // A failed write stops the encoder by closing its channel, and that stops the reader: say the first cause.
+    worker.give_back(loaded);
+    // A failed write stops the encoder, and that stops the reader: say the first cause.
     written?;
-    finished?;
+    windows.failure()?;
+    env.cancel.check()?;
     receipt.quarantined.extend(read?);
     receipt.quarantined.sort_by(|a, b| a.note_id.cmp(&b.note_id));
     receipt.seconds = started.elapsed().as_secs_f64();
@@ -145,21 +158,7 @@ async fn all_present(root: &Root, parts: &[PartReceipt]) -> Result<bool> {
     Ok(true)
 }
 
-/// A text waiting to be encoded.
-struct Pending {
-    row: PreparedRow,
-    tokens: Tokenized,
-}
-
-/// One window, encoded: row i of `vectors` belongs to `texts[i]`.
-struct EncodedWindow {
-    texts: Vec<EncodedText>,
-    vectors: Embeddings,
-    quarantined: Vec<Quarantined>,
-    busy_seconds: f64,
-}
-
-/// Reads and tokenises; sends windows of at most `part_tokens` tokens. Returns what could not be tokenised.
+/// Reads and tokenises; opens windows of at most `part_tokens` tokens. Returns what could not be tokenised.
 /// With a share (its tokens, and what was stored when it was planned) it stops before the first text that no longer
 /// fits.
 async fn read_windows(
@@ -167,8 +166,8 @@ async fn read_windows(
     have: HashSet<TextHash>,
     share: Option<(u64, HashSet<TextHash>)>,
     tokenizer: TowerTokenizer,
-    env: TaskEnv,
-    windows: mpsc::Sender<Vec<Pending>>,
+    env: &TaskEnv,
+    windows: &Windows,
 ) -> Result<Vec<Quarantined>> {
     let part_tokens = task.spec.encode.resolved_part_tokens();
     let part_texts = task.spec.encode.part_texts as usize;
@@ -220,19 +219,19 @@ async fn read_windows(
             }
             if tokens >= part_tokens || window.len() >= part_texts {
                 tokens = 0;
-                if windows.send(std::mem::take(&mut window)).await.is_err() {
+                if !windows.open(std::mem::take(&mut window)).await {
                     return Ok(quarantined);
                 }
             }
         }
     }
     if !window.is_empty() {
-        let _closed = windows.send(window).await;
+        windows.open(window).await;
     }
     Ok(quarantined)
 }
 
-fn quarantine(row: &PreparedRow, reason: &str) -> Quarantined {
+pub(super) fn quarantine(row: &PreparedRow, reason: &str) -> Quarantined {
     Quarantined {
         note_id: row.note_id.to_string(),
         text_hash: row.text_hash,
@@ -240,122 +239,15 @@ fn quarantine(row: &PreparedRow, reason: &str) -> Quarantined {
     }
 }
 
-/// The device's side of the pipeline.
-struct EncodeJob {
-    encoder: Box<dyn Encoder>,
-    budget: u32,
-    dimensions: usize,
-    env: TaskEnv,
-}
-
-impl EncodeJob {
-    /// Encodes windows until the reader is done, the writer is gone, or it is time to stop. Gives the encoder back.
-    fn run(
-        mut self,
-        mut windows: mpsc::Receiver<Vec<Pending>>,
-        done: mpsc::Sender<EncodedWindow>,
-    ) -> (Box<dyn Encoder>, Result<()>) {
-        let cancel = self.env.cancel.clone();
-        while let Some(window) = windows.blocking_recv() {
-            let (encoded, outcome) = self.window(window, &cancel);
-            let writer_gone = encoded.is_some_and(|encoded| done.blocking_send(encoded).is_err());
-            if let Err(error) = outcome {
-                return (self.encoder, Err(error));
-            }
-            if writer_gone {
-                break;
-            }
-        }
-        (self.encoder, cancel.check())
-    }
-
-    /// One window, length-sorted and packed. Stopped midway, it returns what is encoded so far.
-    fn window(
-        &mut self,
-        window: Vec<Pending>,
-        cancel: &Cancel,
-    ) -> (Option<EncodedWindow>, Result<()>) {
-        let started = Instant::now();
-        let lengths: Vec<u32> = window.iter().map(|text| text.tokens.ids.len() as u32).collect();
-        let mut vectors: Vec<Option<Vec<f32>>> = vec![None; window.len()];
-        let mut quarantined = Vec::new();
-        let mut outcome = Ok(());
-        for batch in pack(&lengths, self.budget) {
-            outcome = cancel.check();
-            if outcome.is_err() {
-                break;
-            }
-            let sequences: Vec<&[u32]> =
-                batch.iter().map(|&at| window[at].tokens.ids.as_slice()).collect();
-            let encoded = match self.encoder.encode(&sequences) {
-                Ok(encoded) => encoded,
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
-            };
-            for (row, &at) in encoded.rows().zip(&batch) {
-                if is_usable(row) {
-                    vectors[at] = Some(row.to_vec());
-                    continue;
-                }
-                match self.alone(&window[at]) {
-                    Ok(row) => vectors[at] = Some(row),
-                    Err(reason) => quarantined.push(quarantine(&window[at].row, &reason)),
-                }
-            }
-            let tokens: u64 = batch.iter().map(|&at| u64::from(lengths[at])).sum();
-            self.env.reporter.event(Event::Progress {
-                stage: Stage::Encode,
-                done: batch.len() as u64,
-                tokens,
-            });
-        }
-        let mut texts = Vec::with_capacity(window.len());
-        let mut matrix = Embeddings::with_capacity(self.dimensions, window.len());
-        for (text, vector) in window.into_iter().zip(vectors) {
-            let Some(vector) = vector else { continue };
-            matrix.push(&vector);
-            texts.push(EncodedText {
-                text_hash: text.row.text_hash,
-                note_id: text.row.note_id,
-                token_count: text.tokens.ids.len() as u32,
-                truncated: text.tokens.truncated,
-            });
-        }
-        let busy_seconds = started.elapsed().as_secs_f64();
-        let encoded = (!texts.is_empty() || !quarantined.is_empty()).then_some(EncodedWindow {
-            texts,
-            vectors: matrix,
-            quarantined,
-            busy_seconds,
-        });
-        (encoded, outcome)
-    }
-
-    /// A second try without neighbours, before a note is given up.
-    fn alone(&mut self, text: &Pending) -> Result<Vec<f32>, String> {
-        let encoded =
-            self.encoder.encode(&[&text.tokens.ids]).map_err(|error| error.to_string())?;
-        let row = encoded.row(0);
-        if is_usable(row) { Ok(row.to_vec()) } else { Err("non-finite or zero vector".to_owned()) }
-    }
-}
-
-/// A vector that an index can hold: finite and not zero.
-fn is_usable(vector: &[f32]) -> bool {
-    vector.iter().all(|x| x.is_finite()) && vector.iter().any(|&x| x != 0.0)
-}
-
 /// Writes every window as a part and keeps the books.
 async fn write_parts(
     env: &TaskEnv,
     spec: &RunSpec,
     shard: u32,
-    mut windows: mpsc::Receiver<EncodedWindow>,
+    windows: &Windows,
     receipt: &mut EncodeReceipt,
 ) -> Result<()> {
-    while let Some(window) = windows.recv().await {
+    while let Some(window) = windows.close_next().await {
         receipt.quarantined.extend(window.quarantined);
         receipt.busy_seconds += window.busy_seconds;
         if window.texts.is_empty() {

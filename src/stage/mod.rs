@@ -8,6 +8,7 @@ mod books;
 mod build;
 mod calibrate;
 mod compare;
+mod device;
 mod drift;
 mod encode;
 mod entries;
@@ -30,6 +31,7 @@ mod task;
 mod texts;
 mod tokens;
 mod verify;
+mod windows;
 
 pub use backfill::{
     Backfill, BackfillReport, BackfillState, BackfillSummary, tonight as backfill_tonight,
@@ -37,6 +39,7 @@ pub use backfill::{
 pub use books::{Reuse, Written};
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibrate::CalibrateReceipt;
+pub use device::help;
 pub use drift::{encode_sample, measure_drift, refuse_drift, self_test};
 pub use encode::{EncodeReceipt, Quarantined, receipt as encode_receipt};
 pub use gates::Override;
@@ -58,3 +61,4 @@ pub use report::{
 pub use task::{Kept, TaskEnv, TaskReceipt, Worker, execute};
 pub use texts::vectors_of;
 pub use verify::{SampleCheck, verify_sample};
+pub use windows::{Owner, SharedWork, Windows};

@@ -12,9 +12,9 @@ use crate::types::VectorType;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EncodeOptions {
-    /// One worker per entry: `cpu`, `cuda:0`, `cuda:1`, ...
+    /// One worker per entry: `cpu`, `cpu:4` (four threads), `cuda:0`, `cuda:1`, ... All take batches of the same texts.
     pub devices: Vec<String>,
-    /// Processor threads, shared by all `cpu` workers; 0 for all of them.
+    /// Processor threads, shared by the `cpu` workers that do not say how many; 0 for all of them.
     pub threads: usize,
     /// Tokens of one batch. A larger budget fills a GPU better and takes more memory.
     pub token_budget: u32,
@@ -54,7 +54,7 @@ impl EncodeOptions {
     /// The workers, in order. `cpu` workers share the threads evenly.
     ///
     /// # Errors
-    /// Config for an empty list or an entry that is neither `cpu` nor `cuda:<number>`.
+    /// Config for an empty list or an entry that is neither `cpu`, `cpu:<threads>` nor `cuda:<number>`.
     pub fn devices(&self) -> Result<Vec<DeviceSpec>> {
         if self.devices.is_empty() {
             return Err(Error::config(
@@ -76,15 +76,11 @@ impl EncodeOptions {
 }
 
 fn parse_device(device: &str, threads: usize) -> Result<DeviceSpec> {
-    if device == "cpu" {
-        return Ok(DeviceSpec::Cpu { threads });
+    match device.parse() {
+        Ok(DeviceSpec::Cpu { threads: 0 }) => Ok(DeviceSpec::Cpu { threads }),
+        Ok(own) => Ok(own),
+        Err(error) => Err(Error::config(format!("encode.devices: {}", error.message()))),
     }
-    let number = device.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-    number.map(DeviceSpec::Cuda).ok_or_else(|| {
-        Error::config(format!(
-            "encode.devices names `{device}`, which is neither `cpu` nor `cuda:<number>`"
-        ))
-    })
 }
 
 /// How indexes are built: [`IndexOptions`], the number of shards and the memory they may take.
@@ -214,9 +210,11 @@ mod tests {
         let two = of(&["cpu", "cuda:1", "cpu"], 9).unwrap();
         assert_eq!(two[0], DeviceSpec::Cpu { threads: 4 });
         assert_eq!(two[1], DeviceSpec::Cuda(1));
-        for wrong in ["gpu", "cuda", "cuda:", "cuda:-1", "CPU", ""] {
-            assert!(of(&[wrong], 0).is_err(), "{wrong}");
-        }
+        let own = of(&["cpu:1", "cpu:1", "cpu"], 3).unwrap();
+        let threads = |threads| DeviceSpec::Cpu { threads };
+        assert_eq!(own, [threads(1), threads(1), threads(3)]);
+        let wrong = of(&["cpu", "gpu"], 0).unwrap_err().to_string();
+        assert!(wrong.contains("encode.devices") && wrong.contains("`gpu`"), "{wrong}");
         assert!(of(&[], 0).is_err());
     }
 

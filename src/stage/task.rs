@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::build::{self, BuildReceipt};
 use super::calibrate::{self, CalibrateReceipt};
+use super::device::Loaded;
 use super::encode::{self, EncodeReceipt};
 use super::plan::{Envelope, RunSpec};
+use super::windows::SharedWork;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::store::{PutOutcome, Root};
-use crate::tower::{DeviceSpec, Encoder, Tower};
+use crate::tower::{DeviceSpec, Tower};
 use crate::types::Cancel;
 
 /// What a worker binds an envelope to.
@@ -28,6 +30,8 @@ pub struct TaskEnv {
     pub cancel: Cancel,
     /// What encode tasks have stored for good so far, whether or not they come to their end.
     pub kept: Arc<Kept>,
+    /// The encode tasks at work, whose batches idle workers take.
+    pub shared: Arc<SharedWork>,
 }
 
 /// Parts that are stored with their receipts: the next run does not encode their texts again.
@@ -85,13 +89,13 @@ pub struct Worker {
     /// Where it computes.
     pub device: DeviceSpec,
     tower: Option<Tower>,
-    encoder: Option<Box<dyn Encoder>>,
+    loaded: Option<Loaded>,
 }
 
 impl Worker {
     /// A worker on a device; `tower` saves resolving it again where the caller has it already.
     pub fn new(device: DeviceSpec, tower: Option<Tower>) -> Self {
-        Self { device, tower, encoder: None }
+        Self { device, tower, loaded: None }
     }
 
     /// The tower of an envelope, checked against the space that the envelope was planned for: weights that
@@ -101,7 +105,7 @@ impl Worker {
             if tower.space(spec.template) == spec.space {
                 return Ok(tower.clone());
             }
-            self.encoder = None;
+            self.loaded = None;
         }
         let here = std::path::Path::new(".");
         let tower = Tower::resolve(&spec.tower, here, &env.reporter).await?;
@@ -123,16 +127,21 @@ impl Worker {
         Ok(tower)
     }
 
+    /// Whether it has its tower at hand.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.is_some()
+    }
+
     /// The loaded encoder, taken out for the time of one job; give it back with [`Worker::give_back`].
-    pub(crate) fn take_encoder(&mut self, tower: &Tower) -> Result<Box<dyn Encoder>> {
-        match self.encoder.take() {
-            Some(encoder) => Ok(encoder),
-            None => tower.load(&self.device),
+    pub(crate) fn take_loaded(&mut self, tower: &Tower) -> Result<Loaded> {
+        match self.loaded.take() {
+            Some(loaded) => Ok(loaded),
+            None => Ok(Loaded { encoder: tower.load(&self.device)?, limit: None }),
         }
     }
 
-    pub(crate) fn give_back(&mut self, encoder: Box<dyn Encoder>) {
-        self.encoder = Some(encoder);
+    pub(crate) fn give_back(&mut self, loaded: Loaded) {
+        self.loaded = Some(loaded);
     }
 }
 

@@ -11,7 +11,8 @@ use crate::tower::WeightSource;
 use crate::tower::config::{read_json, unsupported};
 use crate::tower::files::digest;
 use crate::tower::safetensors::SafetensorsFile;
-use crate::types::{Digest256, Hasher256, hash_json};
+use crate::tower::trained::teacher_of;
+use crate::types::{Digest256, EmbeddingSpace, Hasher256, hash_json};
 
 /// An opened adapter: its pairs by the module they change.
 pub(crate) struct Adapter {
@@ -97,6 +98,14 @@ impl Adapter {
     /// SHA-256 over the adapter's file and what decides its scale.
     pub(crate) fn digest(&self) -> Digest256 {
         self.digest
+    }
+
+    /// Space of the document tower that it was trained with as a query tower of its own.
+    pub(crate) fn teacher(&self) -> Result<Option<EmbeddingSpace>> {
+        let Some(text) = self.file.metadata.get("scalingnote") else { return Ok(None) };
+        let named = || format!("metadata `scalingnote` of LoRA adapter {}", self.path.display());
+        let ours: Value = serde_json::from_str(text).or_error(ErrorKind::Input, named)?;
+        teacher_of(&ours).context(named)
     }
 
     /// Puts the adapter over `base`.

@@ -5,8 +5,8 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::cpu::{CpuDecoder, Isa};
 use crate::tower::pool::{Want, normalize};
-use crate::tower::tensor::TensorDecoder;
-use crate::tower::{DecoderConfig, DeviceSpec, Encoder, WeightSource};
+use crate::tower::tensor::{Landing, TensorDecoder};
+use crate::tower::{DecoderConfig, DeviceSpec, Encoder, Running, Started, WeightSource};
 use crate::types::{Arithmetic, Embeddings, Pooling};
 
 /// A decoder LLM (Llama, Qwen2, Qwen3, Mistral without sliding window) loaded onto one device. Sequences run
@@ -46,24 +46,8 @@ impl Decoder {
                 arithmetic,
             )?),
             DeviceSpec::Cuda(number) => {
-                let dtype = match arithmetic {
-                    Arithmetic::F32 => DType::F32,
-                    Arithmetic::Bf16 => DType::BF16,
-                    Arithmetic::F16 => DType::F16,
-                    Arithmetic::Int8 => {
-                        return Err(Error::new(
-                            ErrorKind::Unsupported,
-                            "arithmetic = \"int8\" is not supported on a CUDA device; it supports \
-                             f32, bf16 and f16",
-                        ));
-                    }
-                };
-                let device = Device::new_cuda(*number).or_error(ErrorKind::Unsupported, || {
-                    format!(
-                        "cannot open CUDA device {number}: this program needs to be built with CUDA \
-                         and such a device must exist; use a cpu device instead"
-                    )
-                })?;
+                let dtype = element(arithmetic)?;
+                let device = open_cuda(*number)?;
                 Engine::Tensor(TensorDecoder::load(config, weights, device, dtype, max_tokens)?)
             }
         };
@@ -71,17 +55,19 @@ impl Decoder {
     }
 
     /// The same decoder on candle tensors of the processor: what other devices run, for tests on machines
-    /// that have none, and as a second opinion on the processor's own kernels.
+    /// that have none, and as a second opinion on the processor's own kernels. There f32 and f16 work.
     ///
     /// # Errors
     /// As [`Decoder::load`].
     pub fn load_on_tensors(
         config: &DecoderConfig,
         weights: &dyn WeightSource,
+        arithmetic: Arithmetic,
         max_tokens: usize,
     ) -> Result<Self> {
         check(config, max_tokens)?;
-        let engine = TensorDecoder::load(config, weights, Device::Cpu, DType::F32, max_tokens)?;
+        let dtype = element(arithmetic)?;
+        let engine = TensorDecoder::load(config, weights, Device::Cpu, dtype, max_tokens)?;
         Ok(Self { config: config.clone(), max_tokens, engine: Engine::Tensor(engine) })
     }
 
@@ -114,19 +100,15 @@ impl Decoder {
         }
     }
 
-    /// One pooled state per sequence, row-major `[sequences, hidden]`.
-    pub(crate) fn pooled(&mut self, sequences: &[&[u32]], pooling: Pooling) -> Result<Vec<f32>> {
+    /// Hands a batch over: one pooled state per sequence will come, row-major `[sequences, hidden]`.
+    fn start(&mut self, sequences: &[&[u32]], pooling: Pooling) -> Result<States> {
         self.check_sequences(sequences)?;
         if sequences.is_empty() {
-            return Ok(Vec::new());
+            return Ok(States::Here(Vec::new()));
         }
         match &mut self.engine {
-            Engine::Cpu(engine) => Ok(engine.run(sequences, pooling.into())),
-            Engine::Tensor(engine) => engine
-                .run(sequences, pooling.into())?
-                .flatten_all()
-                .and_then(|states| states.to_vec1())
-                .context(|| "copying vectors from the device"),
+            Engine::Cpu(engine) => Ok(States::Here(engine.run(sequences, pooling.into()))),
+            Engine::Tensor(engine) => engine.start(sequences, pooling.into()).map(States::Landing),
         }
     }
 
@@ -152,6 +134,40 @@ impl Decoder {
             }
         }
         Ok(())
+    }
+}
+
+/// Opens a CUDA device, with a stream of its own: the other kind differs from thread to thread, and tasks do change
+/// threads.
+///
+/// # Errors
+/// Unsupported, where there is none or the program was built without feature `cuda`.
+pub fn open_cuda(number: usize) -> Result<Device> {
+    Device::new_cuda_with_stream(number).or_error(ErrorKind::Unsupported, || {
+        let why = match cfg!(feature = "cuda") {
+            true => "such a device must exist and its driver must know the CUDA of this program",
+            false => "this program was built without feature `cuda`",
+        };
+        format!("cannot open CUDA device {number}: {why}; use a cpu device instead")
+    })
+}
+
+/// Pooled states of a batch.
+enum States {
+    Here(Vec<f32>),
+    Landing(Landing),
+}
+
+/// The elements that candle's tensors have for a class of arithmetic.
+fn element(arithmetic: Arithmetic) -> Result<DType> {
+    match arithmetic {
+        Arithmetic::F32 => Ok(DType::F32),
+        Arithmetic::Bf16 => Ok(DType::BF16),
+        Arithmetic::F16 => Ok(DType::F16),
+        Arithmetic::Int8 => Err(Error::new(
+            ErrorKind::Unsupported,
+            "arithmetic = \"int8\" is not supported on a CUDA device; it supports f32, bf16 and f16",
+        )),
     }
 }
 
@@ -206,35 +222,72 @@ pub fn decoder_encoder(
     dimensions: Option<u32>,
     normalize: bool,
 ) -> Box<dyn Encoder> {
-    Box::new(DecoderEncoder { decoder, pooling, dimensions, normalize })
+    let hidden = decoder.config.hidden_size;
+    let dimensions = dimensions.map_or(hidden, |dimensions| dimensions as usize);
+    Box::new(DecoderEncoder { decoder, pooling, shape: Shape { hidden, dimensions, normalize } })
 }
 
 struct DecoderEncoder {
     decoder: Decoder,
     pooling: Pooling,
-    dimensions: Option<u32>,
+    shape: Shape,
+}
+
+/// How a pooled state becomes a vector.
+#[derive(Clone, Copy)]
+struct Shape {
+    hidden: usize,
+    dimensions: usize,
     normalize: bool,
 }
 
-impl Encoder for DecoderEncoder {
-    fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings> {
-        let hidden = self.decoder.config.hidden_size;
-        let dimensions = self.dimensions.map_or(hidden, |dimensions| dimensions as usize);
-        if dimensions == 0 || dimensions > hidden {
-            return Err(Error::config(format!(
-                "dimensions = {dimensions} must lie within 1..={hidden}, the tower's width"
-            )));
-        }
-        let pooled = self.decoder.pooled(sequences, self.pooling)?;
-        let mut rows = Embeddings::with_capacity(dimensions, sequences.len());
-        let mut row = vec![0.; dimensions];
-        for state in pooled.chunks_exact(hidden) {
-            row.copy_from_slice(&state[..dimensions]);
+impl Shape {
+    fn vectors(self, states: &[f32]) -> Embeddings {
+        let mut rows = Embeddings::with_capacity(self.dimensions, states.len() / self.hidden);
+        let mut row = vec![0.; self.dimensions];
+        for state in states.chunks_exact(self.hidden) {
+            row.copy_from_slice(&state[..self.dimensions]);
             if self.normalize {
                 normalize(&mut row);
             }
             rows.push(&row);
         }
-        Ok(rows)
+        rows
+    }
+}
+
+/// A batch that a device computes.
+struct OnDevice {
+    landing: Landing,
+    shape: Shape,
+}
+
+impl Running for OnDevice {
+    fn finish(self: Box<Self>) -> Result<Embeddings> {
+        Ok(self.shape.vectors(&self.landing.wait()?))
+    }
+}
+
+impl Encoder for DecoderEncoder {
+    fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings> {
+        match self.start(sequences)? {
+            Started::Done(vectors) => Ok(vectors),
+            Started::Running(batch) => batch.finish(),
+        }
+    }
+
+    fn start(&mut self, sequences: &[&[u32]]) -> Result<Started> {
+        let Shape { hidden, dimensions, .. } = self.shape;
+        if dimensions == 0 || dimensions > hidden {
+            return Err(Error::config(format!(
+                "dimensions = {dimensions} must lie within 1..={hidden}, the tower's width"
+            )));
+        }
+        Ok(match self.decoder.start(sequences, self.pooling)? {
+            States::Here(states) => Started::Done(self.shape.vectors(&states)),
+            States::Landing(landing) => {
+                Started::Running(Box::new(OnDevice { landing, shape: self.shape }))
+            }
+        })
     }
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::tower::Encoder;
 use crate::types::Embeddings;
 
@@ -15,7 +15,7 @@ pub(crate) const EOS: u32 = u32::MAX;
 /// Characters of the longest piece.
 const PIECE: usize = 12;
 
-/// What `fake:<dimensions>[?tokens_per_second=<n>][&tilt=<x>]` asks for.
+/// What `fake:<dimensions>[?tokens_per_second=<n>][&tilt=<x>][&memory_tokens=<n>]` asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct FakeTower {
     pub(crate) dimensions: u32,
@@ -24,6 +24,8 @@ pub(crate) struct FakeTower {
     /// Turns every vector: this much of it is added to the next element. Never part of the identity: it stands for a
     /// tower that changed under its name (another library, driver or device), which the drift check must see.
     pub(crate) tilt: f32,
+    /// Batches above so many tokens fail as on a device that is out of memory; never part of the identity.
+    pub(crate) memory_tokens: Option<usize>,
 }
 
 impl FakeTower {
@@ -32,13 +34,13 @@ impl FakeTower {
         let wrong = || {
             Error::config(format!(
                 "model `fake:{text}` must read `fake:<dimensions>`, or go on with \
-                 `?tokens_per_second=<number>` or `?tilt=<number>`, joined by `&`"
+                 `?tokens_per_second=<number>`, `?tilt=<number>` or `?memory_tokens=<number>`, joined by `&`"
             ))
         };
         let (dimensions, query) = text.split_once('?').unwrap_or((text, ""));
         let dimensions = dimensions.parse().ok().filter(|n| (1..=65_536).contains(n));
         let dimensions = dimensions.ok_or_else(wrong)?;
-        let mut fake = Self { dimensions, tokens_per_second: None, tilt: 0.0 };
+        let mut fake = Self { dimensions, tokens_per_second: None, tilt: 0.0, memory_tokens: None };
         for (name, value) in query
             .split('&')
             .filter(|part| !part.is_empty())
@@ -49,6 +51,7 @@ impl FakeTower {
             match name {
                 "tokens_per_second" => fake.tokens_per_second = Some(number),
                 "tilt" => fake.tilt = number as f32,
+                "memory_tokens" => fake.memory_tokens = Some(number as usize),
                 _ => return Err(wrong()),
             }
         }
@@ -115,6 +118,13 @@ impl FakeEncoder {
 impl Encoder for FakeEncoder {
     fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings> {
         let started = Instant::now();
+        let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
+        if self.tower.memory_tokens.is_some_and(|most| tokens > most) {
+            return Err(Error::new(
+                ErrorKind::Resource,
+                format!("the device is out of memory: a batch of {tokens} tokens does not fit"),
+            ));
+        }
         let mut rows = Embeddings::with_capacity(self.dimensions, sequences.len());
         let mut row = vec![0f32; self.dimensions];
         let mut sums = vec![0i64; self.dimensions];
@@ -148,7 +158,6 @@ impl Encoder for FakeEncoder {
             rows.push(&row);
         }
         if let Some(rate) = self.tower.tokens_per_second {
-            let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
             // Its own arithmetic is part of the time.
             let paced = Duration::from_secs_f64(tokens as f64 / rate);
             std::thread::sleep(paced.saturating_sub(started.elapsed()));

@@ -15,6 +15,7 @@ mod hub;
 mod layer_weights;
 mod options;
 mod pack;
+mod packed;
 mod pool;
 mod resolve;
 mod rope;
@@ -24,22 +25,53 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
+mod trained;
 mod weights;
 
 use crate::error::Result;
 use crate::types::Embeddings;
 
-pub use decoder::{Decoder, decoder_encoder};
+pub(crate) use cpu::{FrozenMatrix, Isa, Kernel, LowRank, Simd, rounded_product, transposed};
+pub use decoder::{Decoder, decoder_encoder, open_cuda};
 pub use options::{DeviceSpec, TowerOptions};
 pub use pack::pack;
+pub use packed::{KEY as PACKED_KEY, Packed, Parts};
 pub use resolve::Tower;
 pub use tokenizer::{Tokenized, TowerTokenizer};
+pub use trained::Exported;
 
 /// A loaded tower on one device. One per worker thread.
 pub trait Encoder: Send {
     /// Encodes sequences packed without padding; row i belongs to sequence i. Pooled, cut to the Matryoshka
     /// dimensions and normalised. The result of a sequence does not depend on its neighbours.
     fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings>;
+
+    /// Hands a batch over and comes back while a device still computes it, where there is one: the next batch may be
+    /// started before this one's vectors are asked for, so that the device never waits. By default it is encoded here
+    /// and now.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`]; Resource, where the device's memory does not hold the batch: a smaller one may fit.
+    fn start(&mut self, sequences: &[&[u32]]) -> Result<Started> {
+        self.encode(sequences).map(Started::Done)
+    }
+}
+
+/// A batch that was handed over.
+pub enum Started {
+    /// Its vectors are there.
+    Done(Embeddings),
+    /// A device computes it.
+    Running(Box<dyn Running>),
+}
+
+/// A batch on a device.
+pub trait Running {
+    /// Waits for its vectors, and for no batch that was started after it.
+    ///
+    /// # Errors
+    /// As [`Encoder::start`].
+    fn finish(self: Box<Self>) -> Result<Embeddings>;
 }
 
 /// Architecture of a decoder LLM, whatever file it came from.

@@ -1,8 +1,11 @@
 //! What a tower is asked to be: options, device, and the identity they make.
 
+use std::str::FromStr;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::types::{Arithmetic, Pooling};
 
 /// Which tower, and how its vectors come about. Everything here is identity (it becomes an
@@ -91,4 +94,38 @@ pub enum DeviceSpec {
     },
     /// A CUDA device by number (feature `cuda`).
     Cuda(usize),
+}
+
+impl FromStr for DeviceSpec {
+    type Err = Error;
+
+    /// `cpu` (all threads), `cpu:<threads>` or `cuda:<number>`.
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "cpu" {
+            return Ok(Self::Cpu { threads: 0 });
+        }
+        let number = |prefix| text.strip_prefix(prefix)?.parse::<usize>().ok();
+        let threads = number("cpu:").filter(|threads| (1..=4096).contains(threads));
+        let cpu = threads.map(|threads| Self::Cpu { threads });
+        cpu.or_else(|| number("cuda:").map(Self::Cuda)).ok_or_else(|| {
+            Error::config(format!(
+                "`{text}` is neither `cpu`, `cpu:<threads>` nor `cuda:<number>`, e.g. cuda:0"
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_parse_or_say_how() {
+        assert_eq!("cpu".parse::<DeviceSpec>().unwrap(), DeviceSpec::Cpu { threads: 0 });
+        assert_eq!("cpu:4".parse::<DeviceSpec>().unwrap(), DeviceSpec::Cpu { threads: 4 });
+        assert_eq!("cuda:3".parse::<DeviceSpec>().unwrap(), DeviceSpec::Cuda(3));
+        for wrong in ["", "gpu", "cuda", "cuda:", "cuda:-1", "CPU", "cpu:", "cpu:0", "cpu:x"] {
+            assert!(wrong.parse::<DeviceSpec>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::tower::hub::Hub;
 use crate::tower::safetensors::SafetensorsWeights;
 use crate::tower::source::{ModelFiles, ModelSource, absolute, files, parse};
 use crate::tower::tokenizer::{Definition, TowerTokenizer};
+use crate::tower::trained::{check_tokenizer, teacher_of};
 use crate::tower::weights::GgufWeights;
 use crate::tower::{
     DecoderConfig, DeviceSpec, Encoder, TowerOptions, WeightSource, gguf_config, gguf_tokenizer,
@@ -23,6 +24,9 @@ use crate::tower::{
 use crate::types::{
     Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, Hasher256, Pooling, hash_json,
 };
+
+/// Begins the digest of a decoder's safetensors.
+pub(super) const DECODER: &str = "scalingnote safetensors 1";
 
 /// A tower whose files are found, hashed and checked, and whose weights are not yet loaded. Cheap to
 /// clone.
@@ -177,7 +181,7 @@ impl Tower {
                 open_safetensors(&weights, &folder, &options)?
             }
         };
-        let Opened { mut model, digest, definition, teacher } = opened;
+        let Opened { mut model, digest, definition, mut teacher } = opened;
         model.check(&options)?;
         model.keep_layers(options.layers)?;
         let limit = model.max_positions();
@@ -191,6 +195,7 @@ impl Tower {
         if let Some(path) = &options.adapter {
             let opened = Adapter::open(Path::new(path))?;
             adapter = Some(opened.digest());
+            teacher = opened.teacher()?.or(teacher);
             model = match model {
                 Model::Decoder { config, weights } => {
                     Model::Decoder { config, weights: Box::new(opened.over(weights)?) }
@@ -259,7 +264,8 @@ impl Tower {
         hash_json(&self.space(Digest256::of(b"")))
     }
 
-    /// Space of the query tower that this one was distilled from; `None` where it was not.
+    /// Space of the query tower that this one was distilled from, or of the document tower that it was trained
+    /// with; `None` where neither is so.
     pub fn teacher(&self) -> Option<&EmbeddingSpace> {
         self.inner.teacher.as_ref()
     }
@@ -383,30 +389,14 @@ fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) ->
     } else {
         let config = from_json(&fields).context(named)?;
         let identity = hash_json(&canonical(&config))?;
-        (
-            "scalingnote safetensors 1",
-            identity,
-            Model::Decoder { config, weights: Box::new(weights) },
-        )
+        (DECODER, identity, Model::Decoder { config, weights: Box::new(weights) })
     };
-    let teacher = match fields.get("scalingnote").and_then(|ours| ours.get("teacher")) {
-        None | Some(serde_json::Value::Null) => None,
-        Some(space) => Some(
-            serde_json::from_value(space.clone())
-                .or_error(ErrorKind::Input, || "scalingnote.teacher is no embedding space")
-                .context(named)?,
-        ),
-    };
+    let teacher = fields.get("scalingnote").map(teacher_of).transpose().context(named)?.flatten();
     let tokenizer_path = match &options.tokenizer {
         Some(path) => PathBuf::from(path),
         None => folder.join("tokenizer.json"),
     };
-    if !tokenizer_path.is_file() {
-        return Err(Error::not_found(format!(
-            "there is no tokenizer {}; name a tokenizer.json in `tokenizer`",
-            tokenizer_path.display()
-        )));
-    }
+    check_tokenizer(fields.get("scalingnote"), &tokenizer_path)?;
     // A student cut from an LLM in a GGUF file reads as that file says.
     let definition = if tokenizer_path.extension().is_some_and(|end| end == "gguf") {
         gguf_tokenizer::from_gguf(&Gguf::open(&tokenizer_path)?)?
@@ -415,12 +405,18 @@ fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) ->
         definition.eos = eos_of(&definition, &tokenizer_path, &fields)?;
         definition
     };
+    let digest = digest_of(kind, identity, paths)?;
+    Ok(Opened { model, digest, definition, teacher })
+}
+
+/// The digest of safetensors files that `config.json` (`identity`) gives a meaning.
+pub(super) fn digest_of(kind: &str, identity: Digest256, paths: &[PathBuf]) -> Result<Digest256> {
     let mut hasher = Hasher256::new();
     hasher.field(kind).field(identity.0);
     for digest in digests(paths)? {
         hasher.field(digest.0);
     }
-    Ok(Opened { model, digest: hasher.finish(), definition, teacher })
+    Ok(hasher.finish())
 }
 
 /// The end-of-sequence token: by name in `tokenizer_config.json`, else by id in `config.json`.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
 use crate::tower::files::{ReadAt, open, read_small};
+use crate::tower::packed::{Packed, Parts, described};
 use crate::tower::weights::{missing, wrong_shape};
 
 /// What the reference implementation allows too.
@@ -32,6 +33,8 @@ pub(crate) struct SafetensorsFile {
     file: ReadAt,
     data: u64,
     entries: BTreeMap<String, Entry>,
+    /// Matrices of few bits.
+    packed: BTreeMap<String, Packed>,
     /// The writer's own strings (`__metadata__`).
     pub(crate) metadata: BTreeMap<String, String>,
 }
@@ -95,7 +98,8 @@ impl SafetensorsFile {
             }
             entries.insert(name, entry);
         }
-        Ok(Self { path: path.to_owned(), file, data, entries, metadata })
+        let packed = described(&metadata)?;
+        Ok(Self { path: path.to_owned(), file, data, entries, packed, metadata })
     }
 
     /// Names of its tensors, sorted.
@@ -105,11 +109,43 @@ impl SafetensorsFile {
 
     /// Shape of a tensor, `None` if there is none.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        if let Some(packed) = self.packed.get(name) {
+            return Some(&packed.shape);
+        }
         self.entries.get(name).map(|entry| entry.shape.as_slice())
     }
 
     /// A tensor as f32.
     pub(crate) fn read(&self, name: &str) -> Result<Tensor> {
+        if let Some(packed) = self.packed.get(name) {
+            let named = || format!("tensor {name} of {}", self.path.display());
+            let values = packed.unpack(&self.parts(name, packed)?).context(named)?;
+            return Tensor::from_vec(values, packed.shape.as_slice(), &Device::Cpu)
+                .or_error(ErrorKind::Corrupt, named);
+        }
+        self.read_plain(name)
+    }
+
+    fn parts(&self, name: &str, packed: &Packed) -> Result<Parts> {
+        let bytes = |name: &str| -> Result<Vec<u8>> {
+            let entry = self.entries.get(name).filter(|entry| entry.dtype == "U8");
+            let (start, end) = entry.ok_or_else(|| missing(name))?.data_offsets;
+            let mut bytes = vec![0; (end - start) as usize];
+            self.file.read_at(self.data + start, &mut bytes)?;
+            Ok(bytes)
+        };
+        let scales = self.read_plain(&format!("{name}.scales"))?;
+        let scales = scales.flatten_all().and_then(|scales| scales.to_vec1::<f32>());
+        let scales = scales.or_error(ErrorKind::Corrupt, || format!("scales of {name}"))?;
+        let kept = match packed.missing {
+            None => Vec::new(),
+            Some(_) => bytes(&format!("{name}.kept"))?,
+        };
+        let scales = scales.into_iter().map(half::f16::from_f32).collect();
+        Ok(Parts { bits: bytes(name)?, scales, kept })
+    }
+
+    fn read_plain(&self, name: &str) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| missing(name))?;
         let width = width_of(&entry.dtype).ok_or_else(|| {
             Error::new(

@@ -1,6 +1,6 @@
 //! LoRA adapters: their parameters, and the files that PEFT users load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::export::save_tensors;
 use super::tensor_error;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, Result, ResultExt, kind_of_io};
@@ -115,6 +116,8 @@ impl LoraOptions {
 /// The parameters of one adapter.
 pub(super) struct Adapter {
     pub(super) options: LoraOptions,
+    /// Layers of the tower that it was made for.
+    layers: usize,
     /// A `[rank, in]` and B `[out, rank]` by layer and target.
     pub(super) pairs: BTreeMap<(usize, LoraTarget), (Var, Var)>,
 }
@@ -147,14 +150,15 @@ impl Adapter {
                 pairs.insert((layer, target), (a, b));
             }
         }
-        Ok(Self { options: options.clone(), pairs })
+        Ok(Self { options: options.clone(), layers: config.layers, pairs })
     }
 
-    /// Takes over the values of an adapter in PEFT's format, to train it further.
+    /// Takes over the values of an adapter in PEFT's format, to train it further; those of layers that this tower was
+    /// cut off from are passed over (`cut`).
     ///
     /// # Errors
     /// Input where it was trained with another rank, scale, targets or model.
-    pub(super) fn start_from(&self, folder: &Path) -> Result<()> {
+    pub(super) fn start_from(&self, folder: &Path, cut: bool) -> Result<()> {
         let file = folder.join("adapter_model.safetensors");
         let named = || file.display().to_string();
         let wrong = |what: &str| {
@@ -190,7 +194,8 @@ impl Adapter {
                 .map_err(tensor_error)
                 .context(named)?;
         }
-        match tensors.keys().next() {
+        let beyond = |name: &str| layer_of(name).is_some_and(|layer| layer >= self.layers);
+        match tensors.keys().find(|name| !(cut && beyond(name))) {
             None => Ok(()),
             Some(name) => Err(wrong(&format!("also has {name}"))),
         }
@@ -218,21 +223,24 @@ impl Adapter {
     }
 
     /// Writes `adapter_model.safetensors` (f32, or f16 at half the size) and `adapter_config.json` into `directory`.
-    pub(super) fn export(&self, directory: &Path, base_model: &str, half: bool) -> Result<()> {
+    /// `cut` says that the tower has fewer layers than the model. `ours` goes into the file's metadata, which PEFT
+    /// passes over.
+    pub(super) fn export(
+        &self,
+        directory: &Path,
+        base_model: &str,
+        half: bool,
+        cut: bool,
+        ours: Option<HashMap<String, String>>,
+    ) -> Result<()> {
         let io = |e: std::io::Error| {
             Error::new(kind_of_io(&e), format!("cannot write {}", directory.display()))
                 .with_source(e)
         };
         std::fs::create_dir_all(directory).map_err(io)?;
-        let dtype = if half { DType::F16 } else { DType::F32 };
-        let mut tensors = std::collections::HashMap::new();
-        for (name, var) in self.named() {
-            let tensor = var.as_detached_tensor().to_device(&Device::Cpu).map_err(tensor_error)?;
-            tensors.insert(name, tensor.to_dtype(dtype).map_err(tensor_error)?);
-        }
-        candle_core::safetensors::save(&tensors, directory.join("adapter_model.safetensors"))
-            .map_err(tensor_error)
-            .context(|| format!("writing {}", directory.display()))?;
+        let tensors: Vec<(String, Tensor)> =
+            self.named().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+        save_tensors(&directory.join("adapter_model.safetensors"), &tensors, half, ours)?;
         let modules: Vec<&str> = self
             .options
             .targets
@@ -252,7 +260,7 @@ impl Adapter {
             "lora_alpha": self.options.alpha,
             "lora_dropout": 0.0,
             "target_modules": modules,
-            "layers_to_transform": if self.options.first_layer > 0 { json!(layers) } else { json!(null) },
+            "layers_to_transform": if cut || self.options.first_layer > 0 { json!(layers) } else { json!(null) },
             "bias": "none",
             "fan_in_fan_out": false,
             "inference_mode": true,
@@ -262,6 +270,11 @@ impl Adapter {
         let text = serde_json::to_string_pretty(&config).context(|| "adapter_config.json")?;
         std::fs::write(directory.join("adapter_config.json"), text + "\n").map_err(io)
     }
+}
+
+/// The layer whose parameter has this name.
+fn layer_of(name: &str) -> Option<usize> {
+    name.split_once(".layers.")?.1.split('.').next()?.parse().ok()
 }
 
 /// Tensors of an adapter for one forward pass.

@@ -3,14 +3,14 @@
 //! Tokens of all sequences lie one after the other, `[total, heads * head_dim]`; no padding is computed. The
 //! backward pass computes the probabilities again instead of keeping them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::kernels::{Target, View, product};
-use super::ops::{fused, values, with_values};
-use crate::tower::DecoderConfig;
+use super::ops::{exp, fused, values, with_values};
+use crate::tower::{DecoderConfig, Isa, Kernel, Simd};
 
 /// Where each sequence of a pack begins, and the rotary angles up to the longest.
 #[derive(Clone)]
@@ -24,6 +24,7 @@ pub(super) struct Pack {
     kv_heads: usize,
     head_dim: usize,
     causal: bool,
+    padding: Arc<OnceLock<Padding>>,
 }
 
 impl Pack {
@@ -39,6 +40,7 @@ impl Pack {
             kv_heads: heads,
             head_dim,
             causal: false,
+            padding: Arc::default(),
         }
     }
 
@@ -70,6 +72,7 @@ impl Pack {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             causal: true,
+            padding: Arc::default(),
         }
     }
 
@@ -115,19 +118,7 @@ impl Pack {
         let target = Target { data: &mut *p, stride: length, accumulate: false };
         let shape = (length, length, d);
         product(target, shape, self.scale(), View::rows(q, d), View::rows(k, d).t(), false);
-        for (at, row) in p.chunks_exact_mut(length).enumerate() {
-            let (seen, hidden) = row.split_at_mut(if self.causal { at + 1 } else { length });
-            let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut sum = 0.0;
-            for value in seen.iter_mut() {
-                *value = (*value - largest).exp();
-                sum += *value;
-            }
-            for value in seen {
-                *value /= sum;
-            }
-            hidden.fill(0.0);
-        }
+        Isa::best().run(SoftmaxRows { p, length, causal: self.causal });
     }
 
     /// Cuts a packed row-major buffer of `width` columns into its sequences.
@@ -230,9 +221,14 @@ impl Pack {
         [dq, dk, dv]
     }
 
-    /// The same in candle operations, padded to the longest sequence: for other devices, and the reference in tests.
-    fn composed(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let device = q.device();
+    /// What [`Pack::composed`] needs beside q, k and v, made for the first layer and kept for the others.
+    fn padding(&self, device: &Device, dtype: DType) -> Result<Padding> {
+        if let Some(made) = self.padding.get()
+            && made.cos.dtype() == dtype
+            && made.cos.device().same_device(device)
+        {
+            return Ok(made.clone());
+        }
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         let sequences = self.lengths.len();
         let (mut pad, mut unpad) = (Vec::new(), Vec::new());
@@ -242,12 +238,37 @@ impl Pack {
             unpad.extend((0..length).map(|i| (at * longest + i) as u32));
             start += length;
         }
-        let pad = Tensor::from_vec(pad, sequences * longest, device)?;
-        let unpad = Tensor::from_vec(unpad, start, device)?;
+        let table = |t: &[f32]| {
+            Tensor::from_slice(t, (1, 1, longest, self.head_dim / 2), device)?.to_dtype(dtype)
+        };
+        // The copies that pad a sequence come after its tokens, so causality hides them too.
+        let at = Tensor::arange(0, longest as u32, device)?;
+        let hidden = if self.causal {
+            at.reshape((1, 1, 1, longest))?.broadcast_gt(&at.reshape((1, 1, longest, 1))?)?
+        } else {
+            let lengths: Vec<u32> = self.lengths.iter().map(|length| *length as u32).collect();
+            let lengths = Tensor::from_vec(lengths, (sequences, 1, 1, 1), device)?;
+            at.reshape((1, 1, 1, longest))?.broadcast_ge(&lengths)?
+        };
+        let never = Tensor::full(f32::NEG_INFINITY, hidden.shape(), device)?;
+        let mask = hidden.where_cond(&never, &never.zeros_like()?)?;
+        let made = Padding {
+            pad: Tensor::from_vec(pad, sequences * longest, device)?,
+            unpad: Tensor::from_vec(unpad, start, device)?,
+            cos: table(&self.cos)?,
+            sin: table(&self.sin)?,
+            mask,
+        };
+        let _earlier = self.padding.set(made.clone());
+        Ok(made)
+    }
+
+    /// The same in candle operations, padded to the longest sequence: for other devices, and the reference in tests.
+    fn composed(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        let sequences = self.lengths.len();
         let half = self.head_dim / 2;
-        let table =
-            |t: &[f32]| Tensor::from_slice(t, (1, 1, longest, half), device)?.to_dtype(q.dtype());
-        let (cos, sin) = (table(&self.cos)?, table(&self.sin)?);
+        let Padding { pad, unpad, cos, sin, mask } = self.padding(q.device(), q.dtype())?;
         let split = |x: &Tensor, heads: usize, turn: bool| -> Result<Tensor> {
             let x = x.index_select(&pad, 0)?;
             let x = x.reshape((sequences, longest, heads, self.head_dim))?;
@@ -271,21 +292,49 @@ impl Pack {
         let k = repeat(split(k, self.kv_heads, true)?)?;
         let v = repeat(split(v, self.kv_heads, false)?)?;
         let scores = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * f64::from(self.scale()))?;
-        // The copies that pad a sequence come after its tokens, so causality hides them too.
-        let mut mask = Vec::with_capacity(sequences * longest * longest);
-        for &length in self.lengths.iter() {
-            for i in 0..longest * longest {
-                let (row, column) = (i / longest, i % longest);
-                let hidden = if self.causal { column > row } else { column >= length };
-                mask.push(if hidden { f32::NEG_INFINITY } else { 0.0 });
-            }
-        }
-        let mask = Tensor::from_vec(mask, (sequences, 1, longest, longest), device)?;
         let scores = scores.to_dtype(DType::F32)?.broadcast_add(&mask)?;
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let p = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?.to_dtype(v.dtype())?;
         let out = p.matmul(&v)?.transpose(1, 2)?.contiguous()?;
         out.reshape((sequences * longest, self.heads * self.head_dim))?.index_select(&unpad, 0)
+    }
+}
+
+/// A pack's tables on a device.
+#[derive(Clone)]
+struct Padding {
+    /// Packed rows that fill `[sequences, longest]`, and the way back.
+    pad: Tensor,
+    unpad: Tensor,
+    /// `[1, 1, longest, head_dim / 2]`.
+    cos: Tensor,
+    sin: Tensor,
+    /// `[1, 1, longest, longest]` where causal, else `[sequences, 1, 1, longest]`; f32.
+    mask: Tensor,
+}
+
+/// Softmax of every row of `[length, length]` scores, over the row's own and earlier columns where `causal`.
+struct SoftmaxRows<'a> {
+    p: &'a mut [f32],
+    length: usize,
+    causal: bool,
+}
+
+impl Kernel for SoftmaxRows<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (at, row) in self.p.chunks_exact_mut(self.length).enumerate() {
+            let (seen, hidden) = row.split_at_mut(if self.causal { at + 1 } else { self.length });
+            let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            for value in seen.iter_mut() {
+                *value = exp(*value - largest);
+            }
+            let share = seen.iter().sum::<f32>().recip();
+            for value in seen {
+                *value *= share;
+            }
+            hidden.fill(0.0);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::attention::{Pack, attention};
 use super::decoder::{NamedVar, mean_states};
 use super::layer_norm::layer_norm;
-use super::ops::frozen_linear;
+use super::ops::{Weight, frozen_linear, trained_linear};
 use super::tensor_error;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
@@ -60,6 +60,8 @@ pub(super) struct Bert {
     layers: Vec<Layer>,
     /// `[dimensions, hidden]`.
     projection: Tensor,
+    /// Products are of numbers rounded to bf16.
+    round: bool,
     device: Device,
 }
 
@@ -71,13 +73,15 @@ pub(super) fn kept_layers(depth: usize, keep: usize) -> Vec<usize> {
 impl Bert {
     /// Loads `config.json` and `model.safetensors` of a folder. Keeps `keep` layers; trains everything but the
     /// embedding tables, whose tensors are frozen unless `train_embeddings`. The projection is loaded where the file
-    /// has `projection.weight` of the right shape, else drawn with `seed`.
+    /// has `projection.weight` of the right shape, else drawn with `seed`. `round`: the layers multiply numbers rounded to
+    /// bf16.
     pub(super) fn load(
         folder: &Path,
         keep: Option<usize>,
         dimensions: usize,
         train_embeddings: bool,
         seed: u64,
+        round: bool,
         device: &Device,
     ) -> Result<(Self, Vec<NamedVar>)> {
         let path = folder.join("config.json");
@@ -177,7 +181,9 @@ impl Bert {
             var.as_tensor().clone()
         };
         let device = device.clone();
-        Ok((Self { config, words, positions, types, norm, layers, projection, device }, vars))
+        let model =
+            Self { config, words, positions, types, norm, layers, projection, round, device };
+        Ok((model, vars))
     }
 
     /// The tensors that are not trained, by name: an export needs them too.
@@ -222,8 +228,8 @@ impl Bert {
         let x = x.broadcast_add(&self.types.narrow(0, 0, 1)?)?;
         let norm = |x: &Tensor, (w, b): &Pair| layer_norm(x, w, b, epsilon);
         let linear = |x: &Tensor, (w, b): &Pair| match w.is_variable() {
-            true => x.matmul(&w.t()?)?.broadcast_add(b),
-            false => frozen_linear(x, w)?.broadcast_add(b),
+            true => trained_linear(x, w, self.round)?.broadcast_add(b),
+            false => frozen_linear(x, &Weight::Tensor(w.clone()))?.broadcast_add(b),
         };
         let mut x = norm(&x, &self.norm)?;
         for layer in &self.layers {
@@ -233,7 +239,7 @@ impl Bert {
             let inner = linear(&x, &layer.up)?.gelu_erf()?;
             x = norm(&(x + linear(&inner, &layer.down)?)?, &layer.norm)?;
         }
-        mean_states(&x, &pack)?.matmul(&self.projection.t()?)
+        trained_linear(&mean_states(&x, &pack)?, &self.projection, false)
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::adapter::{AdapterView, LoraTarget};
 use super::attention::{Pack, attention};
-use super::ops::{frozen_linear, lora_linear, rms_norm};
+use super::ops::{Weight, frozen_linear, lora_linear, rms_norm, trained_linear};
 use super::tensor_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::{DecoderConfig, WeightSource};
@@ -20,7 +20,7 @@ struct Layer {
     input_norm: Tensor,
     post_norm: Tensor,
     /// In the order of [`LoraTarget::ALL`].
-    projections: [Tensor; 7],
+    projections: [Weight; 7],
     /// q, k, v.
     biases: Option<[Tensor; 3]>,
     /// q, k.
@@ -36,6 +36,8 @@ pub(super) struct Decoder {
     embeddings: Tensor,
     layers: Vec<Layer>,
     norm: Tensor,
+    /// Products are of numbers rounded to bf16 (see [`Precision`]).
+    packed: bool,
     device: Device,
 }
 
@@ -50,6 +52,20 @@ pub(super) enum Trainable {
     All,
 }
 
+/// In what numbers a decoder computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Precision {
+    /// Of weights and states.
+    pub(super) dtype: DType,
+    /// Multiply numbers rounded to bf16 by the processor's kernels; everything else stays in `dtype`, which is f32.
+    pub(super) packed: bool,
+}
+
+impl Precision {
+    /// Everything in f32.
+    pub(super) const F32: Self = Self { dtype: DType::F32, packed: false };
+}
+
 /// A weight's name and its parameter.
 pub(super) type NamedVar = (String, Var);
 
@@ -61,9 +77,10 @@ impl Decoder {
         pooling: Pooling,
         dimensions: Option<u32>,
         trainable: Trainable,
-        dtype: DType,
+        precision: Precision,
         device: &Device,
     ) -> Result<(Self, Vec<NamedVar>)> {
+        let Precision { dtype, packed } = precision;
         if !matches!(config.family.as_str(), "llama" | "qwen2" | "qwen3" | "mistral") {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -107,12 +124,16 @@ impl Decoder {
             let mut projections = Vec::with_capacity(7);
             for target in LoraTarget::ALL {
                 let (out, input) = target.shape(config);
-                projections
-                    .push(tensor(name(&format!("{}.weight", target.path())), &[out, input])?);
+                let weight = tensor(name(&format!("{}.weight", target.path())), &[out, input])?;
+                let narrow = match packed && !weight.is_variable() {
+                    true => Weight::pack(&weight).map_err(tensor_error)?,
+                    false => None,
+                };
+                projections.push(narrow.unwrap_or(Weight::Tensor(weight)));
             }
             let projections = projections
                 .try_into()
-                .map_err(|_| Error::internal("seven projections make a layer"))?;
+                .map_err(|_: Vec<Weight>| Error::internal("seven projections make a layer"))?;
             let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
             let biases = match config.qkv_bias {
                 true => Some([
@@ -151,6 +172,7 @@ impl Decoder {
             embeddings,
             layers,
             norm,
+            packed,
             device: device.clone(),
         };
         Ok((decoder, vars))
@@ -193,6 +215,14 @@ impl Decoder {
         })
     }
 
+    /// The same weights as far as the first `layers` layers; the tensors are shared.
+    pub(super) fn first_layers(&self, layers: usize) -> Self {
+        let mut copy = self.clone();
+        copy.layers.truncate(layers);
+        copy.config.layers = copy.layers.len();
+        copy
+    }
+
     /// The same weights, cut off from the graph: forward passes through it record nothing.
     pub(super) fn detached(&self) -> Self {
         let mut copy = self.clone();
@@ -202,7 +232,7 @@ impl Decoder {
         for layer in &mut copy.layers {
             cut(&mut layer.input_norm);
             cut(&mut layer.post_norm);
-            layer.projections.iter_mut().for_each(cut);
+            layer.projections.iter_mut().for_each(|weight| *weight = weight.detach());
             layer.biases.iter_mut().flatten().for_each(cut);
             layer.head_norms.iter_mut().flatten().for_each(cut);
         }
@@ -258,8 +288,12 @@ impl Decoder {
                 let weight = &layer.projections[target as usize];
                 match adapter.and_then(|a| a.pairs.get(&(number, target)).map(|p| (a.scale, p))) {
                     Some((scale, (a, b))) => lora_linear(x, weight, a, b, scale),
-                    None if weight.is_variable() => x.matmul(&weight.t()?),
-                    None => frozen_linear(x, weight),
+                    None => match weight {
+                        Weight::Tensor(tensor) if weight.is_variable() => {
+                            trained_linear(x, tensor, self.packed)
+                        }
+                        _ => frozen_linear(x, weight),
+                    },
                 }
             };
             let normal = rms_norm(&x, &layer.input_norm, epsilon)?;
@@ -341,7 +375,8 @@ fn mean_rows(states: &Tensor, means: Vec<Mean>) -> CandleResult<Tensor> {
     }
     let matrix = Tensor::from_vec(matrix, (means.len(), total), states.device())?;
     // (M x)^T = x^T M^T: the frozen layer applied to x^T has the backward pass wanted.
-    frozen_linear(&states.t()?.contiguous()?, &matrix.to_dtype(states.dtype())?)?.t()?.contiguous()
+    let matrix = Weight::Tensor(matrix.to_dtype(states.dtype())?);
+    frozen_linear(&states.t()?.contiguous()?, &matrix)?.t()?.contiguous()
 }
 
 /// Rows to unit length.

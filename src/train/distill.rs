@@ -159,7 +159,8 @@ pub async fn distill(
     let job = Job { student: &student, texts, teacher, options };
     let started = Instant::now();
     let total = planned * options.batch as u64;
-    reporter.event(Event::StageStarted { stage: Stage::Distill, total, unit: "queries" });
+    let (stage, unit) = (Stage::Distill, "queries");
+    reporter.event(Event::StageStarted { stage, total, unit, tokens: 0 });
     let mut saved = Instant::now();
     let mut epoch = None;
     let mut shuffled = Vec::new();

@@ -76,7 +76,7 @@ fn tiny_bert(dir: &Path) {
 fn the_encoder_equals_candle_transformers() {
     let dir = tempfile::tempdir().unwrap();
     tiny_bert(dir.path());
-    let (bert, _) = Bert::load(dir.path(), None, 16, false, 1, &Device::Cpu).unwrap();
+    let (bert, _) = Bert::load(dir.path(), None, 16, false, 1, false, &Device::Cpu).unwrap();
     let sequences: [&[u32]; 3] = [&[3, 9, 4], &[7], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]];
     let got = bert.forward(&sequences).unwrap().to_vec2::<f32>().unwrap();
     let text = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
@@ -86,7 +86,7 @@ fn the_encoder_equals_candle_transformers() {
     let reference =
         BertModel::load(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu), &config)
             .unwrap();
-    let (_, vars) = Bert::load(dir.path(), None, 16, false, 1, &Device::Cpu).unwrap();
+    let (_, vars) = Bert::load(dir.path(), None, 16, false, 1, false, &Device::Cpu).unwrap();
     let projection = &vars.iter().find(|(name, _)| name == "projection.weight").unwrap().1;
     for (sequence, got) in sequences.iter().zip(&got) {
         let ids = Tensor::new(*sequence, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
@@ -136,6 +136,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
             path: ".".into(),
             layers: Some(2),
             max_tokens: 20,
+            arithmetic: crate::types::Arithmetic::F32,
             train_embeddings: true,
         },
         mse_weight: 1.0,

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::options::{Method, TrainOptions};
+use super::options::{Method, QuerySide, TrainOptions};
+use super::pairs::open_pairs;
 use super::report::TrainReport;
 use super::trainer::{Side, TrainInput, export_checkpoint, train_decoder};
 use crate::dataset::PairSet;
@@ -21,7 +22,7 @@ pub async fn train(
     reporter: &Arc<dyn Reporter>,
     cancel: &Cancel,
 ) -> Result<TrainReport> {
-    let run = Resolved::new(options, base_dir, reporter).await?;
+    let run = Resolved::new(options, base_dir, reporter, cancel).await?;
     run.with(device, |input| train_decoder(input, options, output, reporter, cancel))
 }
 
@@ -36,17 +37,22 @@ pub async fn export(
     device: DeviceSpec,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<u64> {
-    let run = Resolved::new(options, base_dir, reporter).await?;
+    let run = Resolved::new(options, base_dir, reporter, &Cancel::new()).await?;
     run.with(device, |input| export_checkpoint(input, options, output, target, half))
 }
 
 impl TrainOptions {
-    /// The query side's tower: the document side's with the query prompt and length.
+    /// The query side's tower as it is before training: the document side's with the query's prompt, length, layers
+    /// and adapter.
     pub fn query_tower(&self) -> TowerOptions {
+        let QuerySide { prompt_prefix, prompt_suffix, max_tokens, layers, adapter, .. } =
+            self.query.clone();
         TowerOptions {
-            prompt_prefix: self.query.prompt_prefix.clone(),
-            prompt_suffix: self.query.prompt_suffix.clone(),
-            max_tokens: self.query.max_tokens,
+            prompt_prefix,
+            prompt_suffix,
+            max_tokens,
+            layers: layers.or(self.tower.layers),
+            adapter: adapter.or_else(|| self.tower.adapter.clone()),
             ..self.tower.clone()
         }
     }
@@ -56,8 +62,9 @@ struct Resolved {
     query: Tower,
     document: Tower,
     pairs: PairSet,
-    /// The adapter to train further.
+    /// The adapters to train further.
     adapter: Option<PathBuf>,
+    query_adapter: Option<PathBuf>,
 }
 
 impl Resolved {
@@ -65,19 +72,21 @@ impl Resolved {
         options: &TrainOptions,
         base_dir: &Path,
         reporter: &Arc<dyn Reporter>,
+        cancel: &Cancel,
     ) -> Result<Self> {
         options.validate()?;
-        let pairs = PairSet::open(&options.pairs, base_dir, options.seed)?;
+        let pairs = open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
         let (mut document, mut query) = (options.tower.clone(), options.query_tower());
-        let mut adapter = None;
         // Low-rank training goes on where the adapter stands; full training starts from the merged weights.
-        if let Method::Lora(_) = options.method {
-            adapter = document.adapter.take().map(|folder| base_dir.join(folder));
-            query.adapter = None;
-        }
+        let further = |method: &Method, tower: &mut TowerOptions| match method {
+            Method::Lora(_) => tower.adapter.take().map(|folder| base_dir.join(folder)),
+            Method::Full(_) => None,
+        };
+        let adapter = further(&options.method, &mut document);
+        let query_adapter = further(options.query_method(), &mut query);
         let document = Tower::resolve(&document, base_dir, reporter).await?;
         let query = Tower::resolve(&query, base_dir, reporter).await?;
-        Ok(Self { query, document, pairs, adapter })
+        Ok(Self { query, document, pairs, adapter, query_adapter })
     }
 
     fn with<T>(
@@ -85,7 +94,8 @@ impl Resolved {
         device: DeviceSpec,
         f: impl FnOnce(&TrainInput<'_>) -> Result<T>,
     ) -> Result<T> {
-        let (Some(config), Some(weights)) = (self.document.config(), self.document.weights())
+        let (Some(config), Some(weights), Some(query_weights)) =
+            (self.document.config(), self.document.weights(), self.query.weights())
         else {
             return Err(Error::config("tower.model must be a decoder LLM to be trained"));
         };
@@ -96,7 +106,16 @@ impl Resolved {
             };
             Ok(tower.tokenizer().tokenize(text)?.ids)
         };
-        let (pairs, adapter) = (&self.pairs, self.adapter.as_deref());
-        f(&TrainInput { config, weights, pairs, tokenize: &tokenize, adapter, device })
+        f(&TrainInput {
+            config,
+            weights,
+            query_weights,
+            pairs: &self.pairs,
+            tokenize: &tokenize,
+            adapter: self.adapter.as_deref(),
+            query_adapter: self.query_adapter.as_deref(),
+            document: Some(&self.document),
+            device,
+        })
     }
 }

@@ -12,6 +12,7 @@ mod checkpoint;
 mod decoder;
 mod distill;
 mod entry;
+mod export;
 mod kernels;
 mod layer_norm;
 mod loss;
@@ -20,6 +21,8 @@ mod neighbours;
 mod ops;
 mod optimizer;
 mod options;
+mod pack;
+mod pairs;
 mod report;
 mod step;
 mod student;
@@ -30,11 +33,17 @@ pub use distill::{DistillOptions, Teacher, distill};
 pub use entry::{export, train};
 pub use mine::{Candidates, MineOptions, MineReport, mine, write_pairs};
 pub use neighbours::Neighbours;
-pub use options::{Method, OptimizerOptions, Order, QuerySide, TrainOptions, ValidationOptions};
+pub use options::{
+    FullOptions, Method, OptimizerOptions, Order, QuerySide, TrainOptions, ValidationOptions,
+};
+pub use pack::{PackOptions, Vocabulary, pack_student};
+pub use pairs::open_pairs;
 pub use report::{StepRecord, TrainReport, ValidationRecord};
 pub use student::StudentOptions;
 pub use trainer::{Side, Tokenize, TrainInput, export_checkpoint, train_decoder};
 
+#[cfg(test)]
+mod apart_tests;
 #[cfg(test)]
 mod distill_tests;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Differentiable building blocks with a backward pass of their own: on the CPU in f32 they are fused, elsewhere
 //! they are composed of candle operations. Custom operations of candle-nn have no backward pass, hence these.
 
+use std::sync::Arc;
+
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape,
@@ -9,6 +11,7 @@ use candle_core::{
 use rayon::prelude::*;
 
 use super::kernels::{Target, View, dot, product};
+use crate::tower::{FrozenMatrix, Isa, Kernel, LowRank, Simd, rounded_product, transposed};
 
 /// Rows handled by one task of the thread pool.
 const ROWS_PER_TASK: usize = 64;
@@ -36,18 +39,105 @@ pub(super) fn with_values<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T
     }
 }
 
+/// [`with_values`] of several tensors.
+pub(super) fn with_all<T, const N: usize>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> Result<T>,
+) -> Result<T> {
+    let tensors = tensors.into_iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
+    let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        let Storage::Cpu(storage) = &**storage else {
+            bail!("a fused operation needs tensors on the CPU");
+        };
+        *slice = values(storage, layout)?;
+    }
+    f(slices)
+}
+
 // ---- frozen linear layer -------------------------------------------------------------------------------------
+
+/// The weight `[out, in]` of a linear layer.
+#[derive(Clone)]
+pub(super) enum Weight {
+    /// As the model computes; perhaps a parameter.
+    Tensor(Tensor),
+    /// No parameter, rounded to bf16 for the processor's kernels; everything around the products stays f32.
+    Packed(Arc<FrozenMatrix>),
+}
+
+impl Weight {
+    /// Rounds an f32 weight on the CPU. `None` where this machine has no kernel for it.
+    pub(super) fn pack(weight: &Tensor) -> Result<Option<Self>> {
+        let (out, input) = weight.dims2()?;
+        with_values(weight, |values| {
+            Ok(FrozenMatrix::new(values, out, input).map(|packed| Self::Packed(Arc::new(packed))))
+        })
+    }
+
+    /// Whether it is a parameter.
+    pub(super) fn is_variable(&self) -> bool {
+        matches!(self, Self::Tensor(tensor) if tensor.is_variable())
+    }
+
+    /// The same, cut off from the graph.
+    pub(super) fn detach(&self) -> Self {
+        match self {
+            Self::Tensor(tensor) => Self::Tensor(tensor.detach()),
+            Self::Packed(_) => self.clone(),
+        }
+    }
+
+    /// (out, in).
+    fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Tensor(tensor) => tensor.dims2(),
+            Self::Packed(packed) => Ok(packed.shape()),
+        }
+    }
+
+    /// `y = x W^T` on the CPU, for `x` `[rows, in]`.
+    fn forward(&self, x: &[f32], rows: usize, y: &mut [f32]) -> Result<()> {
+        let (out, input) = self.shape()?;
+        match self {
+            Self::Packed(packed) => packed.forward(x, None, y),
+            Self::Tensor(weight) => with_values(weight, |weight| {
+                let target = Target { data: y, stride: out, accumulate: false };
+                let weight = View::rows(weight, input).t();
+                product(target, (rows, out, input), 1.0, View::rows(x, input), weight, true);
+                Ok(())
+            })?,
+        }
+        Ok(())
+    }
+
+    /// `dx = g W` on the CPU, for `g` `[rows, out]`.
+    fn backward(&self, g: &[f32], rows: usize, dx: &mut [f32]) -> Result<()> {
+        let (out, input) = self.shape()?;
+        match self {
+            Self::Packed(packed) => packed.backward(g, None, dx, &mut []),
+            Self::Tensor(weight) => with_values(weight, |weight| {
+                let target = Target { data: dx, stride: input, accumulate: false };
+                let weight = View::rows(weight, input);
+                product(target, (rows, input, out), 1.0, View::rows(g, out), weight, true);
+                Ok(())
+            })?,
+        }
+        Ok(())
+    }
+}
 
 /// `x W^T` where W is no parameter: backward gives the gradient of x alone, and candle's product would also
 /// compute the gradient of W.
 struct FrozenLinear {
-    /// `[out, in]`.
-    weight: Tensor,
+    weight: Weight,
 }
 
 impl FrozenLinear {
+    /// Rows of x, and its layer's (out, in).
     fn dims(&self, layout: &Layout) -> Result<(usize, usize, usize)> {
-        let (out, input) = self.weight.dims2()?;
+        let (out, input) = self.weight.shape()?;
         let (rows, width) = layout.shape().dims2()?;
         if width != input {
             bail!("input of width {width} for a weight of shape [{out}, {input}]");
@@ -63,7 +153,13 @@ impl CustomOp1 for FrozenLinear {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, out, input) = self.dims(layout)?;
-        let transposed = self.weight.t()?;
+        if matches!(x, CpuStorage::F32(_)) {
+            let mut y = vec![0f32; rows * out];
+            self.weight.forward(values(x, layout)?, rows, &mut y)?;
+            return Ok((CpuStorage::F32(y), (rows, out).into()));
+        }
+        let Weight::Tensor(weight) = &self.weight else { bail!("packed weights take f32") };
+        let transposed = weight.t()?;
         let (weight, weight_layout) = transposed.storage_and_layout();
         let Storage::Cpu(weight) = &*weight else { bail!("weight is on another device") };
         let y = x.matmul(weight, (1, rows, out, input), layout, weight_layout)?;
@@ -72,28 +168,100 @@ impl CustomOp1 for FrozenLinear {
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let (rows, out, input) = self.dims(layout)?;
-        let transposed = self.weight.t()?;
+        let Weight::Tensor(weight) = &self.weight else { bail!("packed weights are the CPU's") };
+        let transposed = weight.t()?;
         let (weight, weight_layout) = transposed.storage_and_layout();
         let Storage::Cuda(weight) = &*weight else { bail!("weight is on another device") };
         let y = x.matmul(weight, (1, rows, out, input), layout, weight_layout)?;
         Ok((y, (rows, out).into()))
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(grad.contiguous()?.matmul(&self.weight)?))
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        if !fused(x) {
+            let Weight::Tensor(weight) = &self.weight else { bail!("packed weights take f32") };
+            return Ok(Some(grad.contiguous()?.matmul(weight)?));
+        }
+        let mut dx = vec![0f32; x.elem_count()];
+        with_values(grad, |g| self.weight.backward(g, x.dim(0)?, &mut dx))?;
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }
 
 /// `x W^T` for `x` `[rows, in]` and a frozen `weight` `[out, in]`.
-pub(super) fn frozen_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+pub(super) fn frozen_linear(x: &Tensor, weight: &Weight) -> Result<Tensor> {
     x.contiguous()?.apply_op1(FrozenLinear { weight: weight.clone() })
+}
+
+// ---- trained linear layer ------------------------------------------------------------------------------------
+
+/// `x W^T` where W is a parameter and products are of numbers rounded to bf16.
+struct RoundedLinear;
+
+impl CustomOp2 for RoundedLinear {
+    fn name(&self) -> &'static str {
+        "rounded-linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, input) = x_layout.shape().dims2()?;
+        let (out, width) = weight_layout.shape().dims2()?;
+        if width != input {
+            bail!("input of width {input} for a weight of shape [{out}, {width}]");
+        }
+        let mut y = vec![0f32; rows * out];
+        rounded(values(x, x_layout)?, values(weight, weight_layout)?, input, &mut y)?;
+        Ok((CpuStorage::F32(y), (rows, out).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let ((rows, input), out) = (x.dims2()?, weight.dim(0)?);
+        let mut dx = vec![0f32; rows * input];
+        let mut dw = vec![0f32; out * input];
+        with_all([grad, x, weight], |[g, x, w]| {
+            rounded(g, &transposed(w, out, input), out, &mut dx)?;
+            rounded(&transposed(g, rows, out), &transposed(x, rows, input), rows, &mut dw)
+        })?;
+        Ok((
+            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
+            Some(Tensor::from_vec(dw, weight.shape(), x.device())?),
+        ))
+    }
+}
+
+/// `c = a b^T`
+fn rounded(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> Result<()> {
+    match rounded_product(a, b, k, c) {
+        Some(()) => Ok(()),
+        None => bail!("this machine has no kernel for bf16"),
+    }
+}
+
+/// `x W^T` for `x` `[rows, in]` and a parameter `weight` `[out, in]`; `round`: its products are of numbers rounded to
+/// bf16, sums, parameter and gradients stay f32 (on the CPU).
+pub(super) fn trained_linear(x: &Tensor, weight: &Tensor, round: bool) -> Result<Tensor> {
+    if round && fused(x) {
+        return x.contiguous()?.apply_op2(&weight.contiguous()?, RoundedLinear);
+    }
+    x.matmul(&weight.t()?)
 }
 
 // ---- LoRA linear layer ---------------------------------------------------------------------------------------
 
 /// `x W^T + scale (x A^T) B^T` with W frozen, in one pass over the output.
 struct LoraLinear {
-    weight: Tensor,
+    weight: Weight,
     scale: f32,
 }
 
@@ -116,13 +284,12 @@ impl CustomOp3 for LoraLinear {
         let rank = a_layout.shape().dims2()?.0;
         let out = b_layout.shape().dims2()?.0;
         let mut y = vec![0f32; rows * out];
+        if let Weight::Packed(weight) = &self.weight {
+            weight.forward(x, Some(LowRank { a, b, rank, scale: self.scale }), &mut y);
+            return Ok((CpuStorage::F32(y), (rows, out).into()));
+        }
+        self.weight.forward(x, rows, &mut y)?;
         let mut low = vec![0f32; rows * rank];
-        with_values(&self.weight, |weight| {
-            let target = Target { data: &mut y, stride: out, accumulate: false };
-            let shape = (rows, out, input);
-            product(target, shape, 1.0, View::rows(x, input), View::rows(weight, input).t(), true);
-            Ok(())
-        })?;
         let target = Target { data: &mut low, stride: rank, accumulate: false };
         let shape = (rows, rank, input);
         product(target, shape, 1.0, View::rows(x, input), View::rows(a, input).t(), true);
@@ -147,34 +314,27 @@ impl CustomOp3 for LoraLinear {
         let mut db = vec![0f32; out * rank];
         let mut low = vec![0f32; rows * rank];
         let mut dlow = vec![0f32; rows * rank];
-        with_values(grad, |g| {
-            let g = View::rows(g, out);
-            with_values(&self.weight, |weight| {
-                let target = Target { data: &mut dx, stride: input, accumulate: false };
-                product(target, (rows, input, out), 1.0, g, View::rows(weight, input), true);
-                Ok(())
-            })?;
-            with_values(b, |b| {
+        with_all([grad, x, a, b], |[g, x, a, b]| {
+            let (g_view, x_view) = (View::rows(g, out), View::rows(x, input));
+            if let Weight::Packed(weight) = &self.weight {
+                let low_rank = LowRank { a, b, rank, scale: self.scale };
+                weight.backward(g, Some(low_rank), &mut dx, &mut dlow);
+                weight.project(x, a, rank, &mut low);
+            } else {
+                self.weight.backward(g, rows, &mut dx)?;
+                let (a, b) = (View::rows(a, input), View::rows(b, rank));
                 let target = Target { data: &mut dlow, stride: rank, accumulate: false };
-                product(target, (rows, rank, out), self.scale, g, View::rows(b, rank), true);
-                Ok(())
-            })?;
-            with_values(x, |x| {
-                let x = View::rows(x, input);
-                with_values(a, |a| {
-                    let a = View::rows(a, input);
-                    let target = Target { data: &mut low, stride: rank, accumulate: false };
-                    product(target, (rows, rank, input), 1.0, x, a.t(), true);
-                    let target = Target { data: &mut dx, stride: input, accumulate: true };
-                    product(target, (rows, input, rank), 1.0, View::rows(&dlow, rank), a, true);
-                    Ok(())
-                })?;
-                let target = Target { data: &mut da, stride: input, accumulate: false };
-                product(target, (rank, input, rows), 1.0, View::rows(&dlow, rank).t(), x, true);
-                Ok(())
-            })?;
+                product(target, (rows, rank, out), self.scale, g_view, b, true);
+                let target = Target { data: &mut low, stride: rank, accumulate: false };
+                product(target, (rows, rank, input), 1.0, x_view, a.t(), true);
+                let target = Target { data: &mut dx, stride: input, accumulate: true };
+                product(target, (rows, input, rank), 1.0, View::rows(&dlow, rank), a, true);
+            }
+            let target = Target { data: &mut da, stride: input, accumulate: false };
+            product(target, (rank, input, rows), 1.0, View::rows(&dlow, rank).t(), x_view, true);
             let target = Target { data: &mut db, stride: rank, accumulate: false };
-            product(target, (out, rank, rows), self.scale, g.t(), View::rows(&low, rank), true);
+            let low = View::rows(&low, rank);
+            product(target, (out, rank, rows), self.scale, g_view.t(), low, true);
             Ok(())
         })?;
         let device = x.device();
@@ -189,7 +349,7 @@ impl CustomOp3 for LoraLinear {
 /// `x W^T + scale (x A^T) B^T` for `x` `[rows, in]`, frozen `weight` `[out, in]`, `a` `[rank, in]`, `b` `[out, rank]`.
 pub(super) fn lora_linear(
     x: &Tensor,
-    weight: &Tensor,
+    weight: &Weight,
     a: &Tensor,
     b: &Tensor,
     scale: f64,
@@ -301,12 +461,14 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tens
 
 struct SwiGlu;
 
+#[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
 /// e^x within 2 ulp by a polynomial that becomes vector code; `f32::exp` is a call per element.
-fn exp(x: f32) -> f32 {
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
     // ln 2 in two parts, so that the remainder keeps its bits.
@@ -319,6 +481,44 @@ fn exp(x: f32) -> f32 {
     let p = p * r + 0.5;
     let value = p * r * r + r + 1.0;
     value * f32::from_bits(((n as i32 + 127) << 23) as u32)
+}
+
+/// `y = silu(gate) * up`, as vector code of this machine.
+struct SwiGluForward<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Kernel for SwiGluForward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for ((y, g), u) in self.y.iter_mut().zip(self.gate).zip(self.up) {
+            *y = g * sigmoid(*g) * u;
+        }
+    }
+}
+
+/// The gradients of gate and up.
+struct SwiGluBackward<'a> {
+    gate: &'a [f32],
+    up: &'a [f32],
+    grad: &'a [f32],
+    dgate: &'a mut [f32],
+    dup: &'a mut [f32],
+}
+
+impl Kernel for SwiGluBackward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let outputs = self.dgate.iter_mut().zip(self.dup);
+        let inputs = self.gate.iter().zip(self.up).zip(self.grad);
+        for ((dg, du), ((g, u), d)) in outputs.zip(inputs) {
+            let s = sigmoid(*g);
+            *du = d * g * s;
+            *dg = d * u * s * (1.0 + g * (1.0 - s));
+        }
+    }
 }
 
 impl CustomOp2 for SwiGlu {
@@ -338,9 +538,7 @@ impl CustomOp2 for SwiGlu {
         const BLOCK: usize = 1 << 15;
         let blocks = y.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK));
         blocks.zip(up.par_chunks(BLOCK)).for_each(|((y, gate), up)| {
-            for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-                *y = g * sigmoid(*g) * u;
-            }
+            Isa::best().run(SwiGluForward { gate, up, y });
         });
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
@@ -354,25 +552,15 @@ impl CustomOp2 for SwiGlu {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let mut dgate = vec![0f32; gate.elem_count()];
         let mut dup = vec![0f32; gate.elem_count()];
-        with_values(grad, |grad| {
-            with_values(gate, |gate| {
-                with_values(up, |up| {
-                    const BLOCK: usize = 1 << 15;
-                    let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
-                    let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
-                    let blocks = outputs.zip(inputs).zip(grad.par_chunks(BLOCK));
-                    blocks.for_each(|(((dgate, dup), (gate, up)), grad)| {
-                        let outputs = dgate.iter_mut().zip(dup);
-                        let inputs = gate.iter().zip(up).zip(grad);
-                        for ((dg, du), ((g, u), d)) in outputs.zip(inputs) {
-                            let s = sigmoid(*g);
-                            *du = d * g * s;
-                            *dg = d * u * s * (1.0 + g * (1.0 - s));
-                        }
-                    });
-                    Ok(())
-                })
-            })
+        with_all([grad, gate, up], |[grad, gate, up]| {
+            const BLOCK: usize = 1 << 15;
+            let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
+            let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
+            let blocks = outputs.zip(inputs).zip(grad.par_chunks(BLOCK));
+            blocks.for_each(|(((dgate, dup), (gate, up)), grad)| {
+                Isa::best().run(SwiGluBackward { gate, up, grad, dgate, dup });
+            });
+            Ok(())
         })?;
         Ok((
             Some(Tensor::from_vec(dgate, gate.shape(), gate.device())?),
@@ -455,16 +643,58 @@ mod tests {
                 x.broadcast_div(&scale)?.broadcast_mul(&norm)?.broadcast_add(&bias)
             },
         );
-        let frozen = w.as_detached_tensor();
+        let frozen = Weight::Tensor(w.as_detached_tensor());
+        let exact = w.as_detached_tensor();
         same(
             &[&x, &a, &b],
             || lora_linear(&x, &frozen, &a, &b, 0.5),
             || {
                 let delta = (x.matmul(&a.t()?)?.matmul(&b.t()?)? * 0.5)?;
-                x.matmul(&frozen.t()?)? + delta
+                x.matmul(&exact.t()?)? + delta
             },
         );
-        same(&[&x], || frozen_linear(&x, &frozen), || x.matmul(&frozen.t()?));
+        same(&[&x], || frozen_linear(&x, &frozen), || x.matmul(&exact.t()?));
+    }
+
+    #[test]
+    fn rounded_products_are_near_the_exact_ones() {
+        let mut rng = SplitMix64::new(6);
+        let (x, w) = (random(&mut rng, (130, 48)), random(&mut rng, (40, 48)));
+        let run = |round: bool| {
+            let y = trained_linear(&x, &w, round).unwrap();
+            let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            (y, [&x, &w].map(|var| grads.get(var).unwrap().clone()))
+        };
+        let ((y, grads), (exact_y, exact_grads)) = (run(true), run(false));
+        close(&y, &exact_y, 2e-2);
+        for (grad, exact) in grads.iter().zip(&exact_grads) {
+            close(grad, exact, 2e-2);
+        }
+        assert!(
+            y.sub(&exact_y).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
+                > 0.0
+        );
+    }
+
+    #[test]
+    fn packed_weights_are_near_the_exact_ones() {
+        let mut rng = SplitMix64::new(5);
+        let x = random(&mut rng, (300, 48));
+        let (w, a, b) =
+            (random(&mut rng, (40, 48)), random(&mut rng, (4, 48)), random(&mut rng, (40, 4)));
+        let exact = Weight::Tensor(w.as_detached_tensor());
+        let packed = Weight::pack(&w).unwrap().unwrap();
+        let run = |weight: &Weight| {
+            let y = lora_linear(&x, weight, &a, &b, 0.5).unwrap();
+            let y = (y + frozen_linear(&x, weight).unwrap()).unwrap();
+            let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+            (y, [&x, &a, &b].map(|var| grads.get(var).unwrap().clone()))
+        };
+        let ((y, grads), (exact_y, exact_grads)) = (run(&packed), run(&exact));
+        close(&y, &exact_y, 2e-2);
+        for (grad, exact) in grads.iter().zip(&exact_grads) {
+            close(grad, exact, 2e-2);
+        }
     }
 
     #[test]

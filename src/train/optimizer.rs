@@ -16,6 +16,8 @@ pub(super) struct AdamW {
 pub(super) struct Slot {
     pub(super) name: String,
     pub(super) var: Var,
+    /// Its learning rate as a share of the schedule's.
+    pub(super) share: f64,
     pub(super) first: Tensor,
     pub(super) second: Tensor,
 }
@@ -26,7 +28,7 @@ impl AdamW {
             .into_iter()
             .map(|(name, var)| {
                 let zeros = var.as_detached_tensor().zeros_like()?;
-                Ok(Slot { name, first: zeros.clone(), second: zeros, var })
+                Ok(Slot { name, share: 1.0, first: zeros.clone(), second: zeros, var })
             })
             .collect::<Result<_>>()?;
         Ok(Self { options, slots, steps: 0 })
@@ -61,6 +63,7 @@ impl AdamW {
         let (c1, c2) = (1.0 - b1.powf(self.steps as f64), 1.0 - b2.powf(self.steps as f64));
         for (slot, grad) in self.slots.iter_mut().zip(grads) {
             let Some(grad) = grad else { continue };
+            let rate = rate * slot.share;
             let grad = (grad * clip)?;
             slot.first = ((&slot.first * b1)? + (&grad * (1.0 - b1))?)?;
             slot.second = ((&slot.second * b2)? + (grad.sqr()? * (1.0 - b2))?)?;

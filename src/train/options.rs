@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adapter::LoraOptions;
 use crate::dataset::PairSource;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::tower::TowerOptions;
 use crate::types::Digest256;
 
@@ -83,6 +83,20 @@ pub struct QuerySide {
     /// Longest query in tokens, prompt included.
     #[serde(default = "default_query_tokens")]
     pub max_tokens: u32,
+    /// Keep only the first so many layers of the LLM on the query side: a small query tower, with parameters of its
+    /// own, that is trained jointly with the document tower. Default: the document tower's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layers: Option<u32>,
+    /// What is trained on the query side; naming it gives the query side parameters of its own. Default: `method`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    /// Highest learning rate of the query side's own parameters. Default: the optimizer's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// LoRA adapter that the query side starts from; naming it gives the query side parameters of its own. Default:
+    /// the tower's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
 }
 
 fn default_query_tokens() -> u32 {
@@ -111,8 +125,27 @@ impl Default for ValidationOptions {
 pub enum Method {
     /// Low-rank adapters beside frozen weights.
     Lora(LoraOptions),
-    /// Every weight (shared by both sides), embeddings included.
-    Full,
+    /// The weights themselves.
+    Full(FullOptions),
+}
+
+/// Training of the weights themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FullOptions {
+    /// Train the embedding table too; it is a large part of a small LLM, and most of its rows are rarely met.
+    #[serde(default = "yes")]
+    pub embeddings: bool,
+}
+
+impl Default for FullOptions {
+    fn default() -> Self {
+        Self { embeddings: true }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// How pairs are drawn into batches.
@@ -185,7 +218,30 @@ impl TrainOptions {
         if let Method::Lora(lora) = &self.method {
             lora.validate()?;
         }
+        if let Method::Lora(lora) = self.query_method() {
+            lora.validate().context(|| "query")?;
+        }
+        if let Some(rate) = self.query.learning_rate {
+            positive(rate, "query.learning_rate")?;
+            if !self.separate() {
+                return Err(Error::config(
+                    "query.learning_rate needs a query side with parameters of its own; set query.layers or query.method",
+                ));
+            }
+        }
         Ok(())
+    }
+
+    /// Whether the query side has parameters of its own.
+    pub fn separate(&self) -> bool {
+        let QuerySide { layers, method, adapter, .. } = &self.query;
+        let asked = matches!(&self.method, Method::Lora(lora) if lora.separate);
+        asked || layers.is_some() || method.is_some() || adapter.is_some()
+    }
+
+    /// What is trained on the query side.
+    pub(super) fn query_method(&self) -> &Method {
+        self.query.method.as_ref().unwrap_or(&self.method)
     }
 
     /// Names the run: options that change the losses beyond rounding.

@@ -9,11 +9,30 @@ use super::loss::{Contrast, info_nce};
 use super::tensor_error;
 use crate::error::Result;
 
-/// The towers in training: one decoder; no adapter (full fine-tuning), one for both sides, or one a side.
-pub(super) struct Model {
+/// One tower in training: a decoder and, where only that is trained, the adapter over it.
+pub(super) struct Side {
     pub(super) decoder: Decoder,
     frozen: Decoder,
-    pub(super) adapters: Vec<Adapter>,
+    pub(super) adapter: Option<Adapter>,
+}
+
+impl Side {
+    pub(super) fn new(decoder: Decoder, adapter: Option<Adapter>) -> Self {
+        let frozen = decoder.detached();
+        Self { decoder, frozen, adapter }
+    }
+
+    fn embed(&self, sequences: &[&[u32]], track: bool) -> Result<Tensor> {
+        let view = self.adapter.as_ref().map(|adapter| adapter.view(track));
+        let decoder = if track { &self.decoder } else { &self.frozen };
+        decoder.embed(sequences, view.as_ref())
+    }
+}
+
+/// The towers in training: one for documents and, where queries have parameters of their own, one for those.
+pub(super) struct Model {
+    pub(super) document: Side,
+    pub(super) query: Option<Side>,
     vars: Vec<Var>,
 }
 
@@ -27,20 +46,20 @@ pub(super) struct StepResult {
 }
 
 impl Model {
-    pub(super) fn new(decoder: Decoder, adapters: Vec<Adapter>, vars: Vec<Var>) -> Self {
-        let frozen = decoder.detached();
-        Self { decoder, frozen, adapters, vars }
+    pub(super) fn new(document: Side, query: Option<Side>, vars: Vec<Var>) -> Self {
+        Self { document, query, vars }
     }
 
-    /// Number of the adapter that a side (0 query, 1 document) uses.
-    fn adapter_of(&self, side: usize) -> usize {
-        side.min(self.adapters.len().saturating_sub(1))
+    /// Number of the tower that a side (0 query, 1 document) uses: 1 for documents and for both.
+    fn tower_of(&self, side: usize) -> usize {
+        if self.query.is_some() { side } else { 1 }
     }
 
-    fn embed(&self, sequences: &[&[u32]], adapter: usize, track: bool) -> Result<Tensor> {
-        let view = self.adapters.get(adapter).map(|a| a.view(track));
-        let decoder = if track { &self.decoder } else { &self.frozen };
-        decoder.embed(sequences, view.as_ref())
+    fn embed(&self, sequences: &[&[u32]], tower: usize, track: bool) -> Result<Tensor> {
+        match (&self.query, tower) {
+            (Some(query), 0) => query.embed(sequences, track),
+            _ => self.document.embed(sequences, track),
+        }
     }
 
     /// Embeds sequences of one side without a graph, `[sequences, dimensions]`.
@@ -51,7 +70,7 @@ impl Model {
         chunk_tokens: usize,
     ) -> Result<Tensor> {
         let items: Vec<(usize, &[u32])> =
-            sequences.iter().map(|s| (self.adapter_of(side), s.as_slice())).collect();
+            sequences.iter().map(|s| (self.tower_of(side), s.as_slice())).collect();
         let mut parts = Vec::new();
         for chunk in chunks(&items, chunk_tokens) {
             let sequences: Vec<&[u32]> = chunk.iter().map(|(_, s)| *s).collect();
@@ -70,7 +89,7 @@ impl Model {
         activation_tokens: usize,
     ) -> Result<StepResult> {
         let side = |side: usize, all: &[Vec<u32>]| -> Vec<(usize, Vec<u32>)> {
-            all.iter().map(|s| (self.adapter_of(side), s.clone())).collect()
+            all.iter().map(|s| (self.tower_of(side), s.clone())).collect()
         };
         let owned = [side(0, queries), side(1, documents)].concat();
         let items: Vec<(usize, &[u32])> = owned.iter().map(|(a, s)| (*a, s.as_slice())).collect();
@@ -134,12 +153,12 @@ impl Model {
     }
 }
 
-/// Runs of consecutive sequences that share an adapter and hold at most `tokens` tokens (one at least).
+/// Runs of consecutive sequences of one tower that hold at most `tokens` tokens (one at least).
 fn chunks<'a, 'b>(items: &'a [(usize, &'b [u32])], tokens: usize) -> Vec<&'a [(usize, &'b [u32])]> {
     let mut chunks = Vec::new();
     let (mut start, mut sum) = (0, 0);
-    for (at, (adapter, sequence)) in items.iter().enumerate() {
-        if at > start && (items[start].0 != *adapter || sum + sequence.len() > tokens) {
+    for (at, (tower, sequence)) in items.iter().enumerate() {
+        if at > start && (items[start].0 != *tower || sum + sequence.len() > tokens) {
             chunks.push(&items[start..at]);
             (start, sum) = (at, 0);
         }

@@ -3,19 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::bert::Bert;
-use super::decoder::{Decoder, NamedVar, Trainable};
+use super::decoder::{Decoder, NamedVar, Precision, Trainable};
 use super::tensor_error;
 use crate::error::{Error, Result, ResultExt, kind_of_io};
 use crate::observe::Reporter;
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
-use crate::types::EmbeddingSpace;
+use crate::types::{Arithmetic, EmbeddingSpace};
 
 /// What the student starts from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,10 +34,13 @@ pub enum StudentOptions {
         /// Also train the embedding tables (most of the parameters of a small encoder).
         #[serde(default)]
         train_embeddings: bool,
+        /// Arithmetic of the training: f32, or bf16, whose products are of rounded numbers (faster).
+        #[serde(default = "default_arithmetic")]
+        arithmetic: Arithmetic,
     },
     /// The first layers of a decoder LLM of the teacher's width; all of their weights are trained.
     Decoder {
-        /// The LLM, with the query side's prompt and pooling.
+        /// The LLM, with the query side's prompt and pooling; its `arithmetic` is that of the training, f32 or bf16.
         tower: TowerOptions,
         /// Layers kept.
         layers: usize,
@@ -47,8 +50,33 @@ pub enum StudentOptions {
     },
 }
 
+fn default_arithmetic() -> Arithmetic {
+    Arithmetic::F32
+}
+
+/// How a student is trained on the processor.
+fn precision(arithmetic: Arithmetic) -> Result<Precision> {
+    match arithmetic {
+        Arithmetic::F32 => Ok(Precision::F32),
+        Arithmetic::Bf16 => Ok(Precision { packed: true, ..Precision::F32 }),
+        other => Err(Error::config(format!(
+            "a student is trained in f32 or bf16, not {other:?}; set its arithmetic"
+        ))),
+    }
+}
+
 fn default_max_tokens() -> usize {
     64
+}
+
+impl StudentOptions {
+    /// Longest text in tokens.
+    pub fn max_tokens(&self) -> u32 {
+        match self {
+            Self::Bert { max_tokens, .. } => u32::try_from(*max_tokens).unwrap_or(u32::MAX),
+            Self::Decoder { tower, .. } => tower.max_tokens,
+        }
+    }
 }
 
 enum Model {
@@ -71,11 +99,18 @@ impl Student {
         reporter: &Arc<dyn Reporter>,
     ) -> Result<(Self, Vec<NamedVar>)> {
         match options {
-            StudentOptions::Bert { path, layers, max_tokens, train_embeddings } => {
+            StudentOptions::Bert { path, layers, max_tokens, train_embeddings, arithmetic } => {
                 let source = base_dir.join(path);
-                let device = Device::Cpu;
-                let (bert, vars) =
-                    Bert::load(&source, *layers, dimensions, *train_embeddings, seed, &device)?;
+                let (round, device) = (precision(*arithmetic)?.packed, Device::Cpu);
+                let (bert, vars) = Bert::load(
+                    &source,
+                    *layers,
+                    dimensions,
+                    *train_embeddings,
+                    seed,
+                    round,
+                    &device,
+                )?;
                 Ok((Self::bert(bert, source, *max_tokens)?, vars))
             }
             StudentOptions::Decoder { tower, layers, train_embeddings } => {
@@ -104,7 +139,7 @@ impl Student {
                     tower.pooling,
                     tower.dimensions,
                     trainable,
-                    DType::F32,
+                    precision(tower.arithmetic)?,
                     &Device::Cpu,
                 )?;
                 let tokenizer = resolved.tokenizer().clone();

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::adapter::LoraOptions;
 use super::loss::Contrast;
-use super::options::{Method, TrainOptions};
+use super::options::{FullOptions, Method, TrainOptions};
 use super::step::Model;
 use super::tests_support::{RandomWeights, bytes, hashed, tiny_config, tiny_options, tiny_pairs};
 use super::trainer::{TrainInput, build, train_decoder};
@@ -18,19 +18,22 @@ use crate::observe::Silent;
 use crate::tower::{DecoderConfig, DeviceSpec};
 use crate::types::{Cancel, Pooling};
 
-fn input<'a>(config: &'a DecoderConfig, pairs: &'a PairSet) -> TrainInput<'a> {
+pub(super) fn input<'a>(config: &'a DecoderConfig, pairs: &'a PairSet) -> TrainInput<'a> {
     TrainInput {
         config,
         weights: &RandomWeights,
+        query_weights: &RandomWeights,
         pairs,
         tokenize: &bytes,
         adapter: None,
+        query_adapter: None,
+        document: None,
         device: DeviceSpec::Cpu { threads: 0 },
     }
 }
 
 /// A model whose adapters are no longer zero, and its parameters.
-fn model(
+pub(super) fn model(
     config: &DecoderConfig,
     options: &TrainOptions,
 ) -> (Model, Vec<(String, candle_core::Var)>) {
@@ -43,13 +46,13 @@ fn model(
     (model, vars)
 }
 
-struct Example {
-    queries: Vec<Vec<u32>>,
-    documents: Vec<Vec<u32>>,
+pub(super) struct Example {
+    pub(super) queries: Vec<Vec<u32>>,
+    pub(super) documents: Vec<Vec<u32>>,
     contrast: Contrast,
 }
 
-fn example() -> Example {
+pub(super) fn example() -> Example {
     let texts = |side, all: &[&str]| -> Vec<Vec<u32>> {
         all.iter().map(|text| bytes(side, text).unwrap()).collect()
     };
@@ -68,6 +71,43 @@ fn example() -> Example {
     }
 }
 
+/// Compares every gradient of a step with the slope of its loss.
+pub(super) fn check_gradients(config: &DecoderConfig, options: &TrainOptions) {
+    let (model, vars) = model(config, options);
+    let example = example();
+    let run =
+        || model.step(&example.queries, &example.documents, &example.contrast, 0.5, 4096).unwrap();
+    let grads = run().grads;
+    let mut rng = SplitMix64::new(3);
+    for ((name, var), grad) in vars.iter().zip(&grads) {
+        // Words that do not occur leave most of the embedding matrix without a gradient.
+        let grad = grad.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        // Along the gradient itself plus noise: a difference large enough for f32.
+        let norm = grad.iter().map(|g| g * g).sum::<f32>().sqrt();
+        let noise = norm / (grad.len() as f32).sqrt();
+        let direction: Vec<f32> =
+            grad.iter().map(|g| (g + noise * rng.normal() as f32) / norm).collect();
+        let expected: f64 =
+            grad.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
+        let before = var.as_detached_tensor().copy().unwrap();
+        let direction = Tensor::from_vec(direction, var.shape(), var.device()).unwrap();
+        let loss_at = |step: f64| {
+            var.set(&(&before + (&direction * step).unwrap()).unwrap()).unwrap();
+            f64::from(run().loss)
+        };
+        // Fourth-order central differences.
+        let h = 0.02;
+        let slope = (8.0 * (loss_at(h) - loss_at(-h)) - (loss_at(2.0 * h) - loss_at(-2.0 * h)))
+            / (12.0 * h);
+        var.set(&before).unwrap();
+        assert!(
+            (slope - expected).abs() <= 5e-3 * expected.abs() + 2e-5,
+            "{} {name}: {slope} by differences, {expected} by backward",
+            config.family
+        );
+    }
+}
+
 #[test]
 fn gradients_equal_finite_differences() {
     for (family, pooling, full) in [
@@ -76,45 +116,12 @@ fn gradients_equal_finite_differences() {
         ("qwen3", Pooling::LastToken, false),
         ("qwen3", Pooling::Mean, true),
     ] {
-        let config = tiny_config(family);
         let mut options = tiny_options();
         options.tower.pooling = pooling;
         if full {
-            options.method = Method::Full;
+            options.method = Method::Full(FullOptions::default());
         }
-        let (model, vars) = model(&config, &options);
-        let example = example();
-        let run = || {
-            model.step(&example.queries, &example.documents, &example.contrast, 0.5, 4096).unwrap()
-        };
-        let grads = run().grads;
-        let mut rng = SplitMix64::new(3);
-        for ((name, var), grad) in vars.iter().zip(&grads) {
-            // Words that do not occur leave most of the embedding matrix without a gradient.
-            let grad = grad.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            // Along the gradient itself plus noise: a difference large enough for f32.
-            let norm = grad.iter().map(|g| g * g).sum::<f32>().sqrt();
-            let noise = norm / (grad.len() as f32).sqrt();
-            let direction: Vec<f32> =
-                grad.iter().map(|g| (g + noise * rng.normal() as f32) / norm).collect();
-            let expected: f64 =
-                grad.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
-            let before = var.as_detached_tensor().copy().unwrap();
-            let direction = Tensor::from_vec(direction, var.shape(), var.device()).unwrap();
-            let loss_at = |step: f64| {
-                var.set(&(&before + (&direction * step).unwrap()).unwrap()).unwrap();
-                f64::from(run().loss)
-            };
-            // Fourth-order central differences.
-            let h = 0.02;
-            let slope = (8.0 * (loss_at(h) - loss_at(-h)) - (loss_at(2.0 * h) - loss_at(-2.0 * h)))
-                / (12.0 * h);
-            var.set(&before).unwrap();
-            assert!(
-                (slope - expected).abs() <= 5e-3 * expected.abs() + 2e-5,
-                "{family} {name}: {slope} by differences, {expected} by backward"
-            );
-        }
+        check_gradients(&tiny_config(family), &options);
     }
 }
 
@@ -154,26 +161,35 @@ fn gradients_equal_pytorch() {
     }
 }
 
+/// A batch embedded twice in chunks has the gradients of one whose graph is kept.
+pub(super) fn check_caching(options: &TrainOptions) {
+    let (model, _) = model(&tiny_config("llama"), options);
+    let e = example();
+    let whole = model.step(&e.queries, &e.documents, &e.contrast, 0.1, 4096).unwrap();
+    let cached = model.step(&e.queries, &e.documents, &e.contrast, 0.1, 20).unwrap();
+    assert!((whole.loss - cached.loss).abs() < 1e-5);
+    for (a, b) in whole.grads.iter().zip(&cached.grads) {
+        let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
+        let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(norm((a - b).unwrap()) <= 1e-8 * norm(a.clone()), "gradients differ");
+    }
+}
+
 #[test]
 fn gradient_caching_changes_nothing() {
     for separate in [false, true] {
         let mut options = tiny_options();
         options.method =
             Method::Lora(LoraOptions { rank: 4, alpha: 8.0, separate, ..Default::default() });
-        let (model, _) = model(&tiny_config("llama"), &options);
-        let e = example();
-        let whole = model.step(&e.queries, &e.documents, &e.contrast, 0.1, 4096).unwrap();
-        let cached = model.step(&e.queries, &e.documents, &e.contrast, 0.1, 20).unwrap();
-        assert!((whole.loss - cached.loss).abs() < 1e-5);
-        for (a, b) in whole.grads.iter().zip(&cached.grads) {
-            let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
-            let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(norm((a - b).unwrap()) <= 1e-8 * norm(a.clone()), "gradients differ");
-        }
+        check_caching(&options);
     }
 }
 
-fn train(options: &TrainOptions, output: &std::path::Path, cancel: &Cancel) -> Result<TrainReport> {
+pub(super) fn train(
+    options: &TrainOptions,
+    output: &std::path::Path,
+    cancel: &Cancel,
+) -> Result<TrainReport> {
     let (config, pairs) = (tiny_config("llama"), tiny_pairs());
     train_decoder(
         &input(&config, &pairs),
@@ -188,8 +204,8 @@ fn losses(report: &TrainReport) -> Vec<u32> {
     report.steps.iter().map(|s| s.loss.to_bits()).collect()
 }
 
-#[test]
-fn resuming_gives_the_same_losses_bit_for_bit() {
+/// Runs `options` whole in one folder and stopped and resumed in another: equal losses. Gives the folders.
+pub(super) fn check_resuming(options: &TrainOptions) -> (tempfile::TempDir, tempfile::TempDir) {
     /// Cancels after so many steps.
     struct StopAfter(Cancel, u64);
     impl crate::observe::Reporter for StopAfter {
@@ -201,18 +217,24 @@ fn resuming_gives_the_same_losses_bit_for_bit() {
             }
         }
     }
-    let options = tiny_options();
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let whole = train(&options, one.path(), &Cancel::new()).unwrap();
+    let whole = train(options, one.path(), &Cancel::new()).unwrap();
     let cancel = Cancel::new();
     let stop: Arc<dyn crate::observe::Reporter> = Arc::new(StopAfter(cancel.clone(), 5 * 8));
     let (config, pairs) = (tiny_config("llama"), tiny_pairs());
     let stopped =
-        train_decoder(&input(&config, &pairs), &options, two.path(), &stop, &cancel).unwrap_err();
+        train_decoder(&input(&config, &pairs), options, two.path(), &stop, &cancel).unwrap_err();
     assert_eq!(stopped.kind(), ErrorKind::Cancelled);
-    let resumed = train(&options, two.path(), &Cancel::new()).unwrap();
+    let resumed = train(options, two.path(), &Cancel::new()).unwrap();
     assert_eq!(losses(&whole), losses(&resumed));
     assert_eq!(whole.validation, resumed.validation);
+    (one, two)
+}
+
+#[test]
+fn resuming_gives_the_same_losses_bit_for_bit() {
+    let options = tiny_options();
+    let (one, two) = check_resuming(&options);
     let adapter = |dir: &std::path::Path| {
         std::fs::read(dir.join("adapter/adapter_model.safetensors")).unwrap()
     };
@@ -260,8 +282,8 @@ fn training_learns_and_writes_what_peft_reads() {
 }
 
 /// A folder with the tiny model as Hugging Face has it.
-fn folder(model: &Model, dir: &std::path::Path) {
-    let config = model.decoder.hugging_face_config();
+pub(super) fn folder(model: &Model, dir: &std::path::Path) {
+    let config = model.document.decoder.hugging_face_config();
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let config = tiny_config(config["model_type"].as_str().unwrap());
     let (_, vars) = super::decoder::Decoder::load(
@@ -270,7 +292,7 @@ fn folder(model: &Model, dir: &std::path::Path) {
         Pooling::Mean,
         None,
         super::decoder::Trainable::All,
-        candle_core::DType::F32,
+        super::decoder::Precision::F32,
         &candle_core::Device::Cpu,
     )
     .unwrap();
@@ -302,7 +324,8 @@ async fn the_tower_with_the_exported_adapter_gives_the_trained_vectors() {
         let (model, _) = model(&tiny_config(family), &options);
         let dir = tempfile::tempdir().unwrap();
         folder(&model, dir.path());
-        model.adapters[0].export(&dir.path().join("adapter"), "tiny", false).unwrap();
+        let adapter = model.document.adapter.as_ref().unwrap();
+        adapter.export(&dir.path().join("adapter"), "tiny", false, false, None).unwrap();
         options.tower.model = dir.path().to_str().unwrap().into();
         options.tower.adapter = Some("adapter".into());
         options.tower.max_tokens = 64;

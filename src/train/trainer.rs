@@ -9,17 +9,18 @@ use candle_core::{DType, Device};
 use super::adapter::Adapter;
 use super::batch::{Batch, Batches};
 use super::checkpoint::{self, State};
-use super::decoder::{Decoder, NamedVar, Trainable};
+use super::decoder::{Decoder, NamedVar, Precision, Trainable};
+use super::export::export;
 use super::loss::info_nce;
 use super::optimizer::AdamW;
 use super::options::{Method, TrainOptions};
 use super::report::{StepRecord, TrainReport, ValidationRecord};
-use super::step::Model;
+use super::step::{Model, Side as Tracked};
 use super::tensor_error;
 use crate::dataset::{PairSet, SplitMix64};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
-use crate::tower::{DecoderConfig, DeviceSpec, WeightSource};
+use crate::tower::{DecoderConfig, DeviceSpec, Tower, WeightSource, open_cuda};
 use crate::types::{Arithmetic, Cancel, Digest256};
 
 /// Which tower a text is for.
@@ -31,6 +32,9 @@ pub enum Side {
     Document,
 }
 
+/// Begins the names of the query side's own parameters.
+pub(super) const QUERY: &str = "query:";
+
 /// Turns a text of a side into token ids, prompt included.
 pub type Tokenize<'a> = dyn Fn(Side, &str) -> Result<Vec<u32>> + Sync + 'a;
 
@@ -40,19 +44,25 @@ pub struct TrainInput<'a> {
     pub config: &'a DecoderConfig,
     /// Weights to start from.
     pub weights: &'a dyn WeightSource,
+    /// Weights that a query side of its own starts from.
+    pub query_weights: &'a dyn WeightSource,
     /// The pairs.
     pub pairs: &'a PairSet,
     /// Tokenizer of both sides.
     pub tokenize: &'a Tokenize<'a>,
     /// A LoRA adapter (PEFT folder) to train further; `weights` are without it.
     pub adapter: Option<&'a Path>,
+    /// The same for a query side of its own.
+    pub query_adapter: Option<&'a Path>,
+    /// The document tower: its space, with what is trained here, goes with a query side of its own.
+    pub document: Option<&'a Tower>,
     /// Where to compute.
     pub device: DeviceSpec,
 }
 
-/// Trains, writing into `output`: `checkpoint.safetensors` now and then, and at the end `adapter/` (or `query-adapter/`
-/// and `document-adapter/`, or `model/` after full fine-tuning), `report.json` and `report.html`. A
-/// checkpoint found there is resumed. Cancelling writes a checkpoint and the report so far first.
+/// Trains, writing into `output`: `checkpoint.safetensors` now and then, and at the end `adapter/` (`model/` where weights were
+/// trained), beside it `query-adapter/` (`query-model/`) where the query side has parameters of its own, `report.json`
+/// and `report.html`. A checkpoint found there is resumed. Cancelling writes a checkpoint and the report so far first.
 ///
 /// # Errors
 /// Config or Input for what cannot work; Conflict where `output` holds another run; Cancelled or Deadline when
@@ -70,7 +80,7 @@ pub fn train_decoder(
     let planned = options.steps.unwrap_or(batches.steps_per_epoch());
     let (model, vars) = build(input, options)?;
     let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
-    let mut optimizer = AdamW::new(vars, options.optimizer.clone()).map_err(tensor_error)?;
+    let mut optimizer = optimizer(vars, options)?;
     let run = run_digest(input.pairs, options)?;
     let mut state =
         checkpoint::load(output, run, &mut optimizer)?.unwrap_or_else(|| State::new(run));
@@ -81,6 +91,7 @@ pub fn train_decoder(
         stage: Stage::Train,
         total: planned * options.batch_pairs as u64,
         unit: "pairs",
+        tokens: 0,
     });
     let held_out = batches.validation();
     let mut saved = Instant::now();
@@ -142,7 +153,7 @@ pub fn train_decoder(
         validate(&model, input, options, &held_out, &mut state, reporter)?;
     }
     checkpoint::save(output, &state, &optimizer)?;
-    export(&model, &optimizer, options, output, false)?;
+    export(&model, &optimizer, options, input.document, output, false)?;
     let report = report(&batches, options, planned, parameters, &state);
     report.write(output)?;
     reporter.event(Event::StageFinished {
@@ -171,11 +182,11 @@ pub fn export_checkpoint(
     half: bool,
 ) -> Result<u64> {
     let (model, vars) = build(input, options)?;
-    let mut optimizer = AdamW::new(vars, options.optimizer.clone()).map_err(tensor_error)?;
+    let mut optimizer = optimizer(vars, options)?;
     let run = run_digest(input.pairs, options)?;
     let state = checkpoint::load(output, run, &mut optimizer)?
         .ok_or_else(|| Error::not_found(format!("no checkpoint in {}", output.display())))?;
-    export(&model, &optimizer, options, target, half)?;
+    export(&model, &optimizer, options, input.document, target, half)?;
     Ok(state.step)
 }
 
@@ -192,9 +203,7 @@ fn run_digest(pairs: &PairSet, options: &TrainOptions) -> Result<Digest256> {
 pub(super) fn open_device(spec: &DeviceSpec) -> Result<Device> {
     match spec {
         DeviceSpec::Cpu { .. } => Ok(Device::Cpu),
-        DeviceSpec::Cuda(ordinal) => Device::new_cuda(*ordinal).map_err(|e| {
-            Error::new(ErrorKind::Unsupported, format!("cannot use CUDA device {ordinal}: {e}"))
-        }),
+        DeviceSpec::Cuda(number) => open_cuda(*number),
     }
 }
 
@@ -203,43 +212,85 @@ pub(super) fn build(
     options: &TrainOptions,
 ) -> Result<(Model, Vec<NamedVar>)> {
     let device = open_device(&input.device)?;
-    let dtype = match (options.tower.arithmetic, &input.device) {
-        (Arithmetic::F32, _) => DType::F32,
-        (Arithmetic::Bf16, DeviceSpec::Cuda(_)) => DType::BF16,
+    let precision = match (options.tower.arithmetic, &input.device) {
+        (Arithmetic::F32, _) => Precision::F32,
+        (Arithmetic::Bf16, DeviceSpec::Cuda(_)) => Precision { dtype: DType::BF16, packed: false },
+        (Arithmetic::Bf16, DeviceSpec::Cpu { .. }) => Precision { dtype: DType::F32, packed: true },
         (other, _) => {
             return Err(Error::config(format!(
-                "training computes in f32 (or bf16 on CUDA), not {other:?}; set tower.arithmetic"
+                "training computes in f32 or bf16, not {other:?}; set tower.arithmetic"
             )));
         }
     };
-    let trainable = match options.method {
-        Method::Full => Trainable::All,
-        Method::Lora(_) => Trainable::None,
+    let load = |config: &DecoderConfig, weights: &dyn WeightSource, method: &Method| {
+        let trainable = match method {
+            Method::Full(full) if full.embeddings => Trainable::All,
+            Method::Full(_) => Trainable::Layers,
+            Method::Lora(_) => Trainable::None,
+        };
+        let tower = &options.tower;
+        Decoder::load(
+            config,
+            weights,
+            tower.pooling,
+            tower.dimensions,
+            trainable,
+            precision,
+            &device,
+        )
     };
-    let (decoder, mut vars) = Decoder::load(
-        input.config,
-        input.weights,
-        options.tower.pooling,
-        options.tower.dimensions,
-        trainable,
-        dtype,
-        &device,
-    )?;
-    let mut adapters = Vec::new();
-    if let Method::Lora(lora) = &options.method {
-        let mut rng = SplitMix64::new(options.seed ^ 0x4C4F_5241);
-        for side in 0..if lora.separate { 2 } else { 1 } {
-            let adapter = Adapter::new(input.config, lora, &mut rng, &device)?;
-            if let Some(folder) = input.adapter {
-                adapter.start_from(folder)?;
-            }
-            let prefix = if side == 0 { "" } else { "document:" };
-            vars.extend(adapter.named().into_iter().map(|(n, v)| (format!("{prefix}{n}"), v)));
-            adapters.push(adapter);
+    let mut rng = SplitMix64::new(options.seed ^ 0x4C4F_5241);
+    let mut adapt = |decoder: Decoder, method: &Method, from: Option<&Path>, cut: bool| {
+        let Method::Lora(lora) = method else {
+            return Ok((Tracked::new(decoder, None), Vec::new()));
+        };
+        let adapter = Adapter::new(&decoder.config, lora, &mut rng, &device)?;
+        if let Some(folder) = from {
+            adapter.start_from(folder, cut)?;
         }
+        let named = adapter.named();
+        Ok::<_, Error>((Tracked::new(decoder, Some(adapter)), named))
+    };
+    let (decoder, mut vars) = load(input.config, input.weights, &options.method)?;
+    let (document, named) = adapt(decoder, &options.method, input.adapter, false)?;
+    vars.extend(named);
+    let mut query = None;
+    if options.separate() {
+        let layers = options.query.layers.map_or(input.config.layers, |layers| layers as usize);
+        if !(1..=input.config.layers).contains(&layers) {
+            return Err(Error::config(format!(
+                "query.layers is {layers}, but the document tower has {}",
+                input.config.layers
+            )));
+        }
+        let method = options.query_method();
+        let (decoder, own) = match (&options.method, method) {
+            // Frozen weights serve both sides.
+            (Method::Lora(_), Method::Lora(_)) => (document.decoder.first_layers(layers), vec![]),
+            _ => {
+                let config = DecoderConfig { layers, ..input.config.clone() };
+                load(&config, input.query_weights, method)?
+            }
+        };
+        let cut = layers < input.config.layers;
+        let (side, named) = adapt(decoder, method, input.query_adapter, cut)?;
+        let renamed = own.into_iter().chain(named);
+        vars.extend(renamed.map(|(name, var)| (format!("{QUERY}{name}"), var)));
+        query = Some(side);
     }
     let parameters = vars.iter().map(|(_, var)| var.clone()).collect();
-    Ok((Model::new(decoder, adapters, parameters), vars))
+    Ok((Model::new(document, query, parameters), vars))
+}
+
+/// The optimizer, with the query side's own learning rate.
+fn optimizer(vars: Vec<NamedVar>, options: &TrainOptions) -> Result<AdamW> {
+    let mut optimizer = AdamW::new(vars, options.optimizer.clone()).map_err(tensor_error)?;
+    if let Some(rate) = options.query.learning_rate {
+        for slot in optimizer.slots.iter_mut().filter(|slot| slot.name.starts_with(QUERY)) {
+            slot.share = rate / options.optimizer.learning_rate;
+        }
+    }
+    Ok(optimizer)
 }
 
 /// Token ids of several texts.
@@ -308,41 +359,4 @@ fn report(
         steps: state.steps.clone(),
         validation: state.validation.clone(),
     }
-}
-
-fn export(
-    model: &Model,
-    optimizer: &AdamW,
-    options: &TrainOptions,
-    output: &Path,
-    half: bool,
-) -> Result<()> {
-    let names: &[&str] = match model.adapters.len() {
-        2 => &["query-adapter", "document-adapter"],
-        _ => &["adapter"],
-    };
-    for (adapter, name) in model.adapters.iter().zip(names) {
-        adapter.export(&output.join(name), &options.tower.model, half)?;
-    }
-    if model.adapters.is_empty() {
-        let dtype = if half { DType::F16 } else { DType::F32 };
-        let tensors = optimizer
-            .slots
-            .iter()
-            .map(|slot| {
-                let tensor = slot.var.as_detached_tensor().to_dtype(dtype);
-                tensor.map(|tensor| (slot.name.clone(), tensor))
-            })
-            .collect::<candle_core::Result<std::collections::HashMap<_, _>>>()
-            .map_err(tensor_error)?;
-        let folder = output.join("model");
-        std::fs::create_dir_all(&folder).or_error(ErrorKind::Resource, || "creating model/")?;
-        candle_core::safetensors::save(&tensors, folder.join("model.safetensors"))
-            .map_err(tensor_error)?;
-        let config = model.decoder.hugging_face_config();
-        let text = serde_json::to_string_pretty(&config).context(|| "config.json")?;
-        std::fs::write(folder.join("config.json"), text + "\n")
-            .or_error(ErrorKind::Resource, || "writing model/config.json")?;
-    }
-    Ok(())
 }

@@ -130,7 +130,7 @@ fn a_distilled_query_tower_is_admitted_by_its_teachers_snapshot_alone() {
     std::fs::write(path.join("other.toml"), other).unwrap();
     let (_, stderr) = expect(path, 2, "run other.toml");
     assert!(
-        stderr.contains("distilled from another tower") && stderr.contains("adapter"),
+        stderr.contains("distilled from another tower") && stderr.contains("(other adapter)"),
         "{stderr}"
     );
     assert!(!path.join("other/embeddings").exists());

@@ -157,7 +157,10 @@ fn values_that_make_no_sense_together_are_refused() {
         (GOOD.replace("fake:8", "fake:x"), "`tower.model` must be `fake:<dimensions>`"),
         (GOOD.replace("\"out\"", "\"ftp://x\""), "starts with `ftp://`"),
         (GOOD.to_owned() + "[encode]\ndevices = [\"cuda:0\", \"cuda:0\"]", "a second time"),
-        (GOOD.to_owned() + "[encode]\ndevices = [\"gpu\"]", "neither `cpu` nor `cuda:<number>`"),
+        (
+            GOOD.to_owned() + "[encode]\ndevices = [\"gpu\"]",
+            "neither `cpu`, `cpu:<threads>` nor `cuda:<number>`",
+        ),
         (GOOD.to_owned() + "[encode]\npart_tokens = 0", "`encode.part_tokens` must be at least 1"),
         (GOOD.to_owned() + "[index]\nshards = 0", "`index.shards` must be 1 to 65536"),
         (GOOD.to_owned() + "[index]\nconnectivity = 1", "`index.connectivity` must be 2 to 512"),

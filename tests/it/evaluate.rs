@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use scalingnote::dataset::{Qrels, RetrievalSet};
 use scalingnote::evaluate::{
-    BootstrapOptions, EvaluateOptions, Measures, Run, TowerPair, compare, evaluate_bm25,
-    evaluate_towers, judge, markdown_table,
+    BootstrapOptions, EvaluateOptions, Measures, Run, compare, evaluate_bm25, evaluate_embeddings,
+    judge, markdown_table,
 };
 use scalingnote::observe::{Reporter, Silent};
 use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
-use scalingnote::types::Cancel;
 use serde::Deserialize;
 
 /// The folder of shared data sets, or `None` with a line that says so.
@@ -82,13 +81,13 @@ fn bm25_reaches_the_reference_figures() {
 
 /// A query whose text is a document's text finds that document first, whatever the tower.
 #[tokio::test]
-async fn towers_are_evaluated_end_to_end() {
+async fn vectors_of_a_tower_are_judged() {
     let dir = tempfile::tempdir().unwrap();
     let (mut corpus, mut queries, mut qrels) = (String::new(), String::new(), String::new());
     for at in 0..30 {
         corpus += &format!("{{\"_id\":\"d{at}\",\"text\":\"note number {at} is long\"}}\n");
-        queries += &format!("{{\"_id\":\"q{at}\",\"text\":\"note number {at} is long\"}}\n");
         if at < 10 {
+            queries += &format!("{{\"_id\":\"q{at}\",\"text\":\"note number {at} is long\"}}\n");
             qrels += &format!("q{at}\td{at}\t1\n");
         }
     }
@@ -100,11 +99,19 @@ async fn towers_are_evaluated_end_to_end() {
         serde_json::from_str("{\"model\":\"fake:64\",\"pooling\":\"mean\"}").unwrap();
     let tower = Tower::resolve(&options, dir.path(), &reporter).await.unwrap();
     let eval = EvaluateOptions::new("tiny", dir.path());
-    let mut set = RetrievalSet::open(&eval.set).unwrap();
-    let towers =
-        TowerPair { query: &tower, document: &tower, device: DeviceSpec::Cpu { threads: 1 } };
-    let run = evaluate_towers(&mut set, "fake", &towers, &eval, &reporter, &Cancel::new()).unwrap();
-    assert_eq!((run.evaluation.queries, run.queries.len(), run.documents.len()), (10, 10, 30));
-    assert_eq!((run.evaluation.mean.ndcg_10, run.evaluation.mean.mrr_10), (1.0, 1.0));
-    assert!(run.evaluation.contrastive_entropy.unwrap() < 257f64.ln());
+    let set = RetrievalSet::open(&eval.set).unwrap();
+    let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap();
+    let mut encode = |texts: Vec<String>| {
+        let ids: Vec<Vec<u32>> =
+            texts.iter().map(|text| tower.tokenizer().tokenize(text).unwrap().ids).collect();
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        encoder.encode(&ids).unwrap()
+    };
+    let documents = encode(set.documents.iter().map(|document| document.render()).collect());
+    let queries = encode(set.queries.iter().map(|query| query.text.clone()).collect());
+    let (evaluation, run) = evaluate_embeddings(&set, "fake", &queries, &documents, &eval).unwrap();
+    assert_eq!((evaluation.queries, run.len(), run["q3"].len()), (10, 10, 30));
+    assert_eq!((evaluation.mean.ndcg_10, evaluation.mean.mrr_10), (1.0, 1.0));
+    assert!(evaluation.contrastive_entropy.unwrap() < 257f64.ln());
+    assert!(evaluate_embeddings(&set, "fake", &documents, &queries, &eval).is_err());
 }

@@ -88,6 +88,32 @@ fn the_indexed_jobs_pods_do_every_task_once() {
     assert_eq!((idle["tasks"].as_u64(), &idle["plan_key"]), (Some(0), &serde_json::Value::Null));
 }
 
+/// As the manifest's comment says: the same Job with the night's plan, after the day is published.
+#[test]
+fn the_same_job_runs_the_night_of_a_next_tower() {
+    let checkout = Checkout::new();
+    let set = "export SCALINGNOTE__INDEX__SHARDS=3 SCALINGNOTE__NEXT__TOWER__MODEL=fake:32 \
+               SCALINGNOTE__NEXT__TOWER__POOLING=mean; ";
+    let plan = checkout.ok(&format!("{set}scalingnote plan pipelines/quickstart.toml --brief"));
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    for (key, dimensions) in [(&plan["plan_key"], 64), (&plan["backfill"]["plan_key"], 32)] {
+        let key = key.as_str().expect("a key");
+        let job = manifest("tasks-job.yaml").replace("PLAN_KEY", key);
+        let pods: u64 = value(&job, "completions").parse().expect("a number");
+        for stage in ["encode", "calibrate", "build"] {
+            for index in 0..pods {
+                let job = job.replace("STAGE", stage);
+                let line = command(&job, &[("JOB_COMPLETION_INDEX", &index.to_string())]);
+                checkout.ok(&format!("{set}{line}"));
+            }
+        }
+        checkout.ok(&format!("{set}scalingnote publish pipelines/quickstart.toml --plan {key}"));
+        let newest = checkout.snapshots().pop().expect("a snapshot");
+        assert_eq!(newest["content"]["space"]["dimensions"], dimensions);
+    }
+    assert_eq!(checkout.snapshots().len(), 2);
+}
+
 /// Scheduler, two executors and the driver, each as its manifest starts it.
 #[cfg(feature = "cluster")]
 #[test]

@@ -2,8 +2,12 @@
 
 mod backfill;
 mod checkout;
+mod claims;
 mod cli;
+mod cli_apart;
 mod cli_distill;
+mod cli_pack;
+mod cli_pairs;
 mod cli_run;
 mod cli_train;
 mod cloud;
@@ -37,11 +41,15 @@ mod search;
 mod search_where;
 mod segments;
 mod serve;
+mod shared_work;
 mod skewed;
 mod snapshot;
+mod spawned;
 mod store;
 mod streaming;
 mod support;
+mod tower_device;
+mod tower_golden;
 mod tower_parity;
 mod watcher;
 mod web;

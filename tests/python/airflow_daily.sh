@@ -4,6 +4,8 @@
 #   day 2  nothing changed: everything after the plan is skipped
 #   day 3  a gate refuses (3): the run fails, and nothing is tried again
 #   then   a plan of more than 1,000 tasks: what travels through XCom stays small
+#   nights a tower is to take over: the first night encodes its share behind the day's snapshot; on the second the day has
+#          nothing to do, and a gate refuses the switch; the third switches; on the fourth nothing is left
 #   pods   the same DAG as pods: imported, rendered, its pods and its exit codes checked
 #
 #   airflow_daily.sh PROGRAM CACHE     (`make test-airflow`; AIRFLOW_VENV: an environment to use instead)
@@ -28,6 +30,10 @@ cp pipelines/airflow/scalingnote_daily.py "$work/dags/"
 sed 's|^model = .*|model = "fake:64"|; /^adapter = /d; s|^\[index\]$|[index]\nshards = 2|' \
     pipelines/quickstart.toml >"$work/pipelines/p.toml"
 sed 's|^shards = 2$|shards = 800|; s|quickstart-699|many|' "$work/pipelines/p.toml" >"$work/pipelines/many.toml"
+{
+    sed 's|quickstart-699|nights|' "$work/pipelines/p.toml"
+    printf '[next]\ntokens_per_run = TOKENS\n[next.tower]\nmodel = "fake:32"\npooling = "mean"\nmax_tokens = 512\n'
+} >"$work/pipelines/nights.toml"
 # The first task that is started is killed, as an evicted worker would be; the second meets a passing fault.
 cat >"$work/program" <<PROGRAM
 #!/bin/sh
@@ -104,6 +110,29 @@ print(f"XCom of a plan of {tasks} tasks: {len(many)} values, the largest {larges
 assert largest < 1024 and sum(many) < 4096, "XCom grows with the plan"
 PYTHON
 passed=$((passed + 1))
+
+# Two nights are enough: one for more than half of the tokens, one for the rest.
+export SCALINGNOTE_PIPELINE="$work/pipelines/nights.toml"
+sed -i 's|TOKENS|1000000000|' "$SCALINGNOTE_PIPELINE"
+tokens=$("$program" plan "$SCALINGNOTE_PIPELINE" --set publish.root=memory://plan --brief 2>>"$work/log" |
+    "$venv/bin/python" -c 'import json, sys; print(json.load(sys.stdin)["backfill"]["tokens"] * 3 // 5)')
+sed -i "s|1000000000|$tokens|" "$SCALINGNOTE_PIPELINE"
+space() { # the dimensions of snapshot $1, and how many there are
+    "$venv/bin/python" - "$work/.cache/nights/snapshots" "$1" <<'PYTHON'
+import json, pathlib, sys
+snapshots = sorted(pathlib.Path(sys.argv[1]).glob("*.json"))
+print(json.loads(snapshots[int(sys.argv[2]) - 1].read_text())["content"]["space"]["dimensions"], len(snapshots))
+PYTHON
+}
+day 2026-01-05 success "1 plan, 2 publish, 8 task"
+[ "$(space 1)" = "64 1" ] || fail "after the first night: $(space 1)"
+export SCALINGNOTE__GATES__MIN_NOTES=1000000
+day 2026-01-06 failed "1 plan, 1 publish, 4 task"
+unset SCALINGNOTE__GATES__MIN_NOTES
+[ "$(space 1)" = "64 1" ] || fail "switched in spite of a gate: $(space 1)"
+day 2026-01-07 success "1 plan, 1 publish, 3 task"
+[ "$(space 2)" = "32 2" ] || fail "after the switch: $(space 2)"
+day 2026-01-08 success "1 plan"
 
 SCALINGNOTE_POD="$PWD/pipelines/kubernetes/tasks-job.yaml" \
     "$venv/bin/python" tests/python/airflow_pods.py "$work/dags/scalingnote_daily.py" 2>>"$work/log" || fail "the DAG of pods"

@@ -26,10 +26,14 @@ spec.loader.exec_module(module)
 module.PIPELINE = "/config/pipeline.toml"
 dag = module.scalingnote_daily()
 
-steps = {"plan", "anything_to_do", "encode_shares", "build_shares", "encode", "calibrate", "build", "publish"}
+of_group = {"anything_to_do", "encode_shares", "build_shares", "encode", "calibrate", "build", "publish"}
+steps = {"plan"} | {f"{group}.{name}" for group in ("day", "night") for name in of_group}
 assert set(dag.task_ids) == steps, dag.task_ids
-assert dag.task_dict["encode"].is_mapped and dag.task_dict["build"].is_mapped
-assert dag.task_dict["encode"].pool == "scalingnote_gpu" and dag.task_dict["build"].pool == "scalingnote_cpu"
+for group in ("day", "night"):
+    encode, build = dag.task_dict[f"{group}.encode"], dag.task_dict[f"{group}.build"]
+    assert encode.is_mapped and build.is_mapped
+    assert encode.pool == "scalingnote_gpu" and build.pool == "scalingnote_cpu"
+assert dag.task_dict["night.anything_to_do"].upstream_task_ids == {"plan", "day.publish"}
 
 
 def operator(task_id, share=None):
@@ -43,7 +47,8 @@ def operator(task_id, share=None):
 def pod_of(task_id, share=None):
     """The pod that a step would start, its templates rendered for a plan."""
     step = operator(task_id, share)
-    ti = SimpleNamespace(xcom_pull=lambda task_ids: {"plan_key": f"runs/{task_ids}-1/plan.json"})
+    plan = {"plan_key": "runs/1/plan.json", "backfill": {"plan_key": "runs/1-next/plan.json"}}
+    ti = SimpleNamespace(xcom_pull=lambda task_ids: {"plan": plan}[task_ids])
     step.render_template_fields({"ti": ti})
     step.arguments = module.with_share(step.arguments, step.share)
     return step.build_pod_request_obj()
@@ -51,10 +56,14 @@ def pod_of(task_id, share=None):
 
 for task_id, share, arguments, gpu in [
     ("plan", None, "plan /config/pipeline.toml --brief", False),
-    ("encode", "1/4", "task /config/pipeline.toml --plan runs/plan-1/plan.json --stage encode --share 1/4", True),
-    ("calibrate", None, "task /config/pipeline.toml --plan runs/plan-1/plan.json --stage calibrate", False),
-    ("build", "0/2", "task /config/pipeline.toml --plan runs/plan-1/plan.json --stage build --share 0/2", False),
-    ("publish", None, "publish /config/pipeline.toml --plan runs/plan-1/plan.json", True),
+    ("day.encode", "1/4", "task /config/pipeline.toml --plan runs/1/plan.json --stage encode --share 1/4", True),
+    ("day.calibrate", None, "task /config/pipeline.toml --plan runs/1/plan.json --stage calibrate", False),
+    ("day.build", "0/2", "task /config/pipeline.toml --plan runs/1/plan.json --stage build --share 0/2", False),
+    ("day.publish", None, "publish /config/pipeline.toml --plan runs/1/plan.json", True),
+    ("night.encode", "0/3", "task /config/pipeline.toml --plan runs/1-next/plan.json --stage encode --share 0/3", True),
+    ("night.calibrate", None, "task /config/pipeline.toml --plan runs/1-next/plan.json --stage calibrate", False),
+    ("night.build", "1/2", "task /config/pipeline.toml --plan runs/1-next/plan.json --stage build --share 1/2", False),
+    ("night.publish", None, "publish /config/pipeline.toml --plan runs/1-next/plan.json", True),
 ]:
     pod = pod_of(task_id, share)
     container = pod.spec.containers[0]
@@ -82,7 +91,7 @@ for task_id, share, arguments, gpu in [
 
 def ends_with(code):
     """How Airflow takes a pod whose container ended with `code`."""
-    step = operator("calibrate")
+    step = operator("day.calibrate")
     step.is_istio_enabled = lambda _: False
     step.process_pod_deletion = lambda *_, **__: True
     step.patch_already_checked = lambda *_, **__: None

@@ -36,6 +36,7 @@ impl View for Json {
             "stage": track.stage,
             "total": track.total,
             "unit": track.unit,
+            "tokens": track.total_tokens,
         }));
     }
 
@@ -55,7 +56,7 @@ impl View for Json {
             "tokens": track.tokens,
             "seconds": track.began.elapsed().as_secs_f64(),
             "tokens_per_second": track.rate.tokens_per_second(),
-            "seconds_left": track.rate.seconds_left(track.total),
+            "seconds_left": track.seconds_left(),
         }));
     }
 

@@ -35,6 +35,8 @@ struct Track {
     stage: Stage,
     began: Instant,
     total: u64,
+    /// Expected tokens; 0 if unknown.
+    total_tokens: u64,
     unit: &'static str,
     done: u64,
     tokens: u64,
@@ -44,6 +46,10 @@ struct Track {
 }
 
 impl Track {
+    fn seconds_left(&self) -> Option<f64> {
+        self.rate.seconds_left(self.total, self.total_tokens)
+    }
+
     /// `845 tok/s, 12s left`, as far as it is known.
     fn pace(&self) -> String {
         let mut parts = Vec::new();
@@ -52,7 +58,7 @@ impl Track {
             (None, Some(speed)) => parts.push(format!("{} {}/s", format::rate(speed), self.unit)),
             (None, None) => {}
         }
-        if let Some(left) = self.rate.seconds_left(self.total) {
+        if let Some(left) = self.seconds_left() {
             parts.push(format!("{} left", format::seconds(left)));
         }
         parts.join(", ")
@@ -77,13 +83,14 @@ impl Reporter for Tracker {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (tracks, view) = &mut *state;
         match event {
-            Event::StageStarted { stage, total, unit } => {
+            Event::StageStarted { stage, total, unit, tokens: total_tokens } => {
                 let outer = tracks.remove(&stage);
                 let depth = outer.as_ref().map_or(1, |track| track.depth + 1);
                 let track = Track {
                     stage,
                     began: Instant::now(),
                     total,
+                    total_tokens,
                     unit,
                     done: 0,
                     tokens: 0,
@@ -155,7 +162,8 @@ mod tests {
 
     fn a_stage(reporter: &dyn Reporter) {
         let stage = Stage::Encode;
-        reporter.event(Event::StageStarted { stage, total: 5_000, unit: "texts" });
+        let (total, unit, tokens) = (5_000, "texts", 250_000);
+        reporter.event(Event::StageStarted { stage, total, unit, tokens });
         for done in 1..=4_999 {
             reporter.event(Event::Progress { stage, done, tokens: done * 50 });
         }
@@ -177,7 +185,8 @@ mod tests {
     fn json_lines_parse_and_carry_the_pace() {
         let text = run(ProgressMode::Json, |reporter| {
             let stage = Stage::Encode;
-            reporter.event(Event::StageStarted { stage, total: 10, unit: "texts" });
+            let (total, unit, tokens) = (10, "texts", 1_000);
+            reporter.event(Event::StageStarted { stage, total, unit, tokens });
             std::thread::sleep(std::time::Duration::from_millis(20));
             reporter.event(Event::Progress { stage, done: 5, tokens: 500 });
             // Within the pause: left out. The last one never is.
@@ -191,6 +200,7 @@ mod tests {
         let of = |event: &str| -> Vec<&serde_json::Value> {
             lines.iter().filter(|line| line["event"] == event).collect()
         };
+        assert_eq!(of("stage_started")[0]["tokens"], 1_000);
         let progress = of("progress");
         assert_eq!(progress[0]["done"], 5);
         assert!(progress[0]["tokens_per_second"].as_f64().unwrap() > 0.0);
@@ -209,7 +219,7 @@ mod tests {
         let text = run(ProgressMode::Lines, |reporter| {
             let stage = Stage::Prepare;
             for total in [0, 0, 400] {
-                reporter.event(Event::StageStarted { stage, total, unit: "rows" });
+                reporter.event(Event::StageStarted { stage, total, unit: "rows", tokens: 0 });
             }
             for summary in ["read", "sorted", "400 notes"] {
                 let (seconds, summary) = (1.0, summary.to_owned());

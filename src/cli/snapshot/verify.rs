@@ -32,7 +32,7 @@ pub(super) struct VerifyArgs {
     /// Notes to encode again; 0 checks the bytes only.
     #[arg(long, value_name = "N", default_value_t = 16)]
     sample: usize,
-    /// Where to encode: cpu or cuda:<number>; by default the pipeline's first device, or cpu.
+    /// Where to encode: cpu, cpu:<threads> or cuda:<number>; by default the pipeline's first device, or cpu.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
     /// Print JSON.
@@ -59,6 +59,7 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<ExitCode> {
                 reporter: app.reporter.clone(),
                 cancel: app.cancel.clone(),
                 kept: Default::default(),
+                shared: Default::default(),
             };
             let mut worker = Worker::new(device, None);
             Some(verify_sample(&manifest, limit, &mut worker, &env).await?)
@@ -88,7 +89,7 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<ExitCode> {
 async fn hashes(root: &Root, manifest: &Manifest, app: &App) -> Result<Vec<Problem>> {
     let (stage, began, done) = (Stage::Verify, Instant::now(), AtomicU64::new(0));
     let total: u64 = manifest.content.files().map(|file| file.size).sum();
-    app.reporter.event(Event::StageStarted { stage, total, unit: "bytes" });
+    app.reporter.event(Event::StageStarted { stage, total, unit: "bytes", tokens: 0 });
     let problems = verify_hashes(root, manifest, &|bytes| {
         let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         app.reporter.event(Event::Progress { stage, done, tokens: 0 });

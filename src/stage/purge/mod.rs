@@ -313,7 +313,8 @@ async fn look_at_all(
     let started = Instant::now();
     let total = objects.len() as u64;
     let reporter = &request.reporter;
-    reporter.event(Event::StageStarted { stage: Stage::Verify, total, unit: "objects" });
+    let (stage, unit) = (Stage::Verify, "objects");
+    reporter.event(Event::StageStarted { stage, total, unit, tokens: 0 });
     let holders = classify(request.root, objects, newest, target, scanned, &|done| {
         reporter.event(Event::Progress { stage: Stage::Verify, done, tokens: 0 });
         request.cancel.check()

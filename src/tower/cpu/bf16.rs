@@ -20,17 +20,22 @@ pub(crate) struct Bf16Weights {
 impl Bf16Weights {
     /// Rounds and packs row-major matrices `[n_i, k]` one below the other.
     pub(crate) fn new(words: Words, layout: Layout, parts: &[&[f32]]) -> Self {
-        let (pairs, panel) = (layout.k.div_ceil(2), layout.panel());
-        let mut data = Buffer::zeros(layout.panels() * pairs * panel);
-        for (at, row) in parts.iter().flat_map(|part| part.chunks_exact(layout.k)).enumerate() {
-            let (p, column) = layout.place(at);
-            let to = data[p * pairs * panel + column..].iter_mut().step_by(panel);
-            for (to, pair) in to.zip(row.chunks(2)) {
-                *to = f32::from_bits(word(pair[0], pair.get(1).copied().unwrap_or(0.)));
-            }
-        }
-        Self { data, layout, words }
+        Self { data: pack_words(&layout, layout.k.div_ceil(2), parts), layout, words }
     }
+}
+
+/// Rounds row-major matrices `[n_i, k]` one below the other to panels `[panels][pairs][panel]` of words, zeros behind k.
+pub(super) fn pack_words(layout: &Layout, pairs: usize, parts: &[&[f32]]) -> Buffer {
+    let panel = layout.panel();
+    let mut data = Buffer::zeros(layout.panels() * pairs * panel);
+    for (at, row) in parts.iter().flat_map(|part| part.chunks_exact(layout.k)).enumerate() {
+        let (p, column) = layout.place(at);
+        let to = data[p * pairs * panel + column..].iter_mut().step_by(panel);
+        for (to, pair) in to.zip(row.chunks(2)) {
+            *to = f32::from_bits(word(pair[0], pair.get(1).copied().unwrap_or(0.)));
+        }
+    }
+    data
 }
 
 /// The bits of an f32 rounded to the nearest bf16, ties to even, in the upper half; NaN stays NaN.

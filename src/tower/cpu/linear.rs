@@ -1,5 +1,7 @@
 //! A linear layer of the CPU tower: packed weights of one arithmetic class, and the activations they take.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::{self, AmxRows, AmxWeights};
 use super::bf16::{Bf16Gemm, Bf16Rows, Bf16Weights, RoundRows};
 use super::blocks::Blocks;
 use super::buffer::Buffer;
@@ -16,6 +18,9 @@ use crate::types::Arithmetic;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     F32(Isa),
+    /// By the processor's matrix unit.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     Bf16(Words),
     Int8(Words),
 }
@@ -23,17 +28,32 @@ pub(crate) enum Format {
 impl Format {
     /// The best there is within an instruction set; `None` for classes that the processor does not compute in.
     pub(crate) fn best(arithmetic: Arithmetic, isa: Isa) -> Option<Self> {
+        Self::available(arithmetic, isa).first().copied()
+    }
+
+    /// All there are within an instruction set, best first.
+    pub(crate) fn available(arithmetic: Arithmetic, isa: Isa) -> Vec<Self> {
         match arithmetic {
-            Arithmetic::F32 => Some(Self::F32(isa)),
-            Arithmetic::Bf16 => Words::bf16(isa).first().copied().map(Self::Bf16),
-            Arithmetic::Int8 => Words::int8(isa).first().copied().map(Self::Int8),
-            Arithmetic::F16 => None,
+            Arithmetic::F32 => vec![Self::F32(isa)],
+            Arithmetic::Bf16 => {
+                let mut found: Vec<Self> = Vec::new();
+                #[cfg(target_arch = "x86_64")]
+                if isa == Isa::Avx512 && amx::available() {
+                    found.push(Self::Amx);
+                }
+                found.extend(Words::bf16(isa).into_iter().map(Self::Bf16));
+                found
+            }
+            Arithmetic::Int8 => Words::int8(isa).into_iter().map(Self::Int8).collect(),
+            Arithmetic::F16 => Vec::new(),
         }
     }
 
     fn lanes(self) -> usize {
         match self {
             Self::F32(isa) => isa.lanes(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Isa::Avx512.lanes(),
             Self::Bf16(words) | Self::Int8(words) => words.lanes(),
         }
     }
@@ -77,6 +97,9 @@ impl Matrix {
 pub(crate) enum Linear {
     /// 32-bit floats.
     F32(Packed),
+    /// bf16 in tiles of the matrix unit, activations rounded to it.
+    #[cfg(target_arch = "x86_64")]
+    Amx(AmxWeights),
     /// bf16, activations rounded to it.
     Bf16(Bf16Weights),
     /// Blocks of 8-bit integers, activations quantised as they come.
@@ -87,6 +110,8 @@ pub(crate) enum Linear {
 pub(crate) struct Activations {
     rows: Rows,
     partial: Buffer,
+    #[cfg(target_arch = "x86_64")]
+    amx: AmxRows,
     bf16: Bf16Rows,
     int8: Int8Rows,
 }
@@ -96,6 +121,8 @@ impl Activations {
         Self {
             rows: Rows::new(),
             partial: Buffer::zeros(0),
+            #[cfg(target_arch = "x86_64")]
+            amx: AmxRows::new(),
             bf16: Bf16Rows::new(),
             int8: Int8Rows::new(),
         }
@@ -118,6 +145,8 @@ impl Linear {
         let blocks: Vec<&Blocks> = parts.iter().filter_map(|part| part.blocks()).collect();
         match format {
             Format::F32(_) => Self::F32(Packed::new(layout, &floats)),
+            #[cfg(target_arch = "x86_64")]
+            Format::Amx => Self::Amx(AmxWeights::new(layout, &floats)),
             Format::Bf16(words) => Self::Bf16(Bf16Weights::new(words, layout, &floats)),
             Format::Int8(words) => Self::Int8(Int8Weights::new(words, layout, &blocks)),
         }
@@ -134,6 +163,8 @@ impl Linear {
     ) {
         match self {
             Self::F32(b) => isa.run(PackRows { x, m, k: b.layout.k, norm, to: &mut to.rows }),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(b) => to.amx.prepare(x, m, b.layout.k, norm),
             Self::Bf16(b) => {
                 b.words.run(RoundRows { x, m, k: b.layout.k, norm, to: &mut to.bf16 });
             }
@@ -156,6 +187,8 @@ impl Linear {
             Self::F32(b) => {
                 isa.run(Gemm { a: &from.rows, m, b, c, then, partial: &mut from.partial });
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(b) => amx::multiply(&from.amx, m, b, c, then),
             Self::Bf16(b) => b.words.run(Bf16Gemm { a: &from.bf16, m, b, c, then }),
             Self::Int8(b) => b.words.run(Int8Gemm { a: &from.int8, m, b, c, then }),
         }

@@ -4,10 +4,13 @@
 //! thread takes one group through all layers in working memory that stays in its cache, without waiting for
 //! another. Weights are packed at load into the panels that the kernels read.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod bf16;
 mod blocks;
 mod buffer;
+mod frozen;
 mod gemm;
 mod heads;
 mod int8;
@@ -21,9 +24,10 @@ mod words;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub(crate) use self::frozen::{FrozenMatrix, LowRank, rounded_product, transposed};
 use self::linear::Format;
 use self::model::{Model, Workspace};
-pub(crate) use self::simd::Isa;
+pub(crate) use self::simd::{Isa, Kernel, Simd};
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::pack::balance;
 use crate::tower::pool::Want;
@@ -59,6 +63,18 @@ impl CpuDecoder {
                 "arithmetic = \"f16\" is not supported on the processor; it supports f32, bf16 and int8",
             )
         })?;
+        Self::load_as(config, source, threads, max_tokens, isa, format)
+    }
+
+    /// [`CpuDecoder::load`] with weights in a given format.
+    fn load_as(
+        config: &DecoderConfig,
+        source: &dyn WeightSource,
+        threads: usize,
+        max_tokens: usize,
+        isa: Isa,
+        format: Format,
+    ) -> Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -213,22 +229,26 @@ mod tests {
     fn narrow_arithmetic_stays_near_f32_and_invariant_of_the_batch() {
         let (config, owned) = (config(), sequences());
         let sequences: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
-        let load = |isa, arithmetic, threads| {
-            CpuDecoder::load(&config, &Hashed, threads, 512, isa, arithmetic).unwrap()
+        let load = |isa, format, threads| {
+            CpuDecoder::load_as(&config, &Hashed, threads, 512, isa, format).unwrap()
         };
         let cosine = |a: &[f32], b: &[f32]| {
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
             dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
         };
-        let exact = load(Isa::best(), Arithmetic::F32, 1).run(&sequences, Want::Mean);
+        let exact = load(Isa::best(), Format::F32(Isa::best()), 1).run(&sequences, Want::Mean);
         for (arithmetic, least) in [(Arithmetic::Bf16, 0.9999), (Arithmetic::Int8, 0.999)] {
-            for isa in Isa::available() {
-                let mut decoder = load(isa, arithmetic, 3);
+            let formats = Isa::available().into_iter().flat_map(|isa| {
+                let formats = Format::available(arithmetic, isa).into_iter();
+                formats.map(move |format| (isa, format))
+            });
+            for (isa, format) in formats {
+                let mut decoder = load(isa, format, 3);
                 let packed = decoder.run(&sequences, Want::Mean);
                 for (at, row) in packed.chunks_exact(config.hidden_size).enumerate() {
                     let exact = &exact[at * config.hidden_size..][..config.hidden_size];
                     let cosine = cosine(row, exact);
-                    assert!(cosine >= least, "{arithmetic:?} {isa:?} sequence {at}: {cosine}");
+                    assert!(cosine >= least, "{format:?} {isa:?} sequence {at}: {cosine}");
                     assert_eq!(decoder.run(&[sequences[at]], Want::Mean), row, "alone and packed");
                 }
             }

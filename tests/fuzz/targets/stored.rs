@@ -175,6 +175,7 @@ root = "root"
             reporter: Arc::new(Silent),
             cancel: Cancel::new(),
             kept: Arc::default(),
+            shared: Arc::default(),
         };
         let mut worker = Worker::new(DeviceSpec::Cpu { threads: 1 }, None);
         let encode = plan.encode.iter().map(|task| &task.id);
@@ -195,6 +196,7 @@ root = "root"
             reporter: Arc::new(Silent),
             cancel: Cancel::new(),
             kept: Arc::default(),
+            shared: Arc::default(),
         };
         let mut worker = Worker::new(DeviceSpec::Cpu { threads: 1 }, None);
         for task in &self.plan.encode {

@@ -1,0 +1,85 @@
+#!/bin/sh
+# Our document tower on a GPU beside transformers (SDPA) and sentence-transformers on the same token ids: parity with the
+# processor's f32 vectors, tokens/s, and the share of what a large product reaches there.
+#
+#   benches/gpu.sh                       the whole table on cuda:0
+#   SMOKE=1 benches/gpu.sh               the same steps on the processor with a tiny shape: does the bench work?
+#
+# DEVICE    cuda:0                       SHAPES    smollm2 qwen3-0.6b qwen3-4b qwen3-8b
+# COUNT     sequences of each set        FEATURES  flash-attn; `cuda` alone leaves the fused kernels out
+# MODEL     SmolLM2's GGUF               NOTES     texts for parity (60)
+# PEERS     a Python environment, made where missing (.cache/peers); PEERS= runs none
+# BENCH     a built `gpu` bench (default: build it); PROGRAM a built scalingnote for the run at the end
+set -eu
+cd "$(dirname "$0")/.."
+if [ "${SMOKE:-}" = 1 ]; then
+    device=${DEVICE:-tensors} shapes=${SHAPES:-tiny} count=${COUNT:-64} features=${FEATURES:-} arithmetic=${ARITHMETIC:-f32}
+    budgets=${BUDGETS:-1024,4096} batches=${BATCHES:-4,16} torch_device=cpu dtype=float32
+else
+    device=${DEVICE:-cuda:0} shapes=${SHAPES:-smollm2 qwen3-0.6b qwen3-4b qwen3-8b} count=${COUNT:-4096}
+    features=${FEATURES:-flash-attn} arithmetic=${ARITHMETIC:-bf16} budgets=${BUDGETS:-16384,32768,65536,131072}
+    batches=${BATCHES:-16,64,256} torch_device=$device dtype=bfloat16
+fi
+model=${MODEL:-.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf}
+peers=${PEERS-.cache/peers}
+python=$peers/bin/python
+if [ -n "$peers" ] && ! "$python" -c 'import torch, transformers, sentence_transformers' 2>/dev/null; then
+    echo "installing the peers into $peers" >&2
+    python3 -m venv "$peers"
+    "$peers/bin/pip" install --quiet torch transformers gguf accelerate sentence-transformers
+fi
+bench=${BENCH:-}
+if [ -z "$bench" ]; then
+    cargo build --quiet --release --features "$features" --bench gpu
+    bench=$(cargo build --quiet --release --features "$features" --bench gpu --message-format json |
+        sed -n 's/.*"executable":"\([^"]*gpu-[^"]*\)".*/\1/p')
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+peer() { # output, then a command of gpu_peers.py
+    out=$1
+    shift
+    "$python" benches/gpu_peers.py "$@" > "$out" 2> "$work/peer.log" || { cat "$work/peer.log" >&2; exit 1; }
+}
+if [ -f "$model" ] && [ -f .cache/notes/cwe-1000.csv ]; then
+    python3 benches/encode_peers.py texts --notes "${NOTES:-60}" --cwe .cache/notes/cwe-1000.csv "$work/texts.jsonl"
+    "$bench" parity "$work" --device "$device" --model "$model" --texts "$work/texts.jsonl" > "$work/smollm2.parity.json"
+else
+    echo "skipped: parity needs $model and .cache/notes/cwe-1000.csv (pipelines/fetch_quickstart.py --notes 1000)" >&2
+fi
+if [ -n "$peers" ]; then
+    peer "$work/ceiling.json" ceiling --device "$torch_device" --dtype $dtype
+fi
+for shape in $shapes; do
+    mkdir "$work/$shape"
+    what="--shape $shape"
+    if [ "$shape" = smollm2 ]; then what="--model $model"; fi
+    "$bench" speed "$work/$shape" $what --device "$device" --arithmetic "$arithmetic" --budgets "$budgets" --count "$count" \
+        > "$work/$shape/ours.json"
+    if [ -n "$peers" ]; then
+        for one in transformers st; do
+            peer "$work/$shape/$one.json" $one "$work/$shape" --shape "$shape" --device "$torch_device" --dtype $dtype --batch "$batches"
+        done
+    else
+        cat "$work/$shape/ours.json"
+    fi
+done
+if [ -n "$peers" ]; then "$python" benches/gpu_peers.py table "$work"; else cat "$work"/*.parity.json; fi
+# A whole run: how much of the encode stage was the device busy?
+if [ -f "$model" ] && [ -f .cache/notes/cwe-1000.csv ] && [ "$torch_device" = "$device" ]; then
+    program=${PROGRAM:-}
+    if [ -z "$program" ]; then
+        cargo build --quiet --release --features "$features" --bin scalingnote
+        program=$(cargo build --quiet --release --features "$features" --bin scalingnote --message-format json |
+            sed -n 's/.*"executable":"\([^"]*\/scalingnote\)".*/\1/p')
+    fi
+    "$program" run pipelines/quickstart.toml --set publish.root="$work/root" --set "encode.devices=[\"$device\"]" \
+        --set tower.arithmetic="$arithmetic" --set encode.token_budget=65536 \
+        --set corpus.tables.0.uri=../.cache/notes/cwe-1000.csv > "$work/run.log"
+    python3 - "$work/root" <<'EOF'
+import json, pathlib, sys
+(report,) = (json.loads(path.read_text()) for path in pathlib.Path(sys.argv[1]).glob("runs/*/report.json"))
+stage = next(stage for stage in report["stages"] if stage["stage"] == "encode")
+print(f"a run of {stage['actual']['texts']} notes: the device was busy for {report['device_busy_seconds']:.1f} s of {stage['actual']['seconds']:.1f} s of encoding")
+EOF
+fi

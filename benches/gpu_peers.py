@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""The peers of gpu.rs on the same device: transformers (SDPA) and sentence-transformers, on the same token ids.
+
+    gpu_peers.py ceiling --device cuda:0 --dtype bfloat16
+    gpu_peers.py transformers DIR --shape NAME --device D --dtype T --batch 16,64,256
+    gpu_peers.py st           DIR --shape NAME --device D --dtype T --batch 16,64,256
+    gpu_peers.py table DIR
+
+NAME is a shape of gpu.rs (random weights) or `smollm2` (that shape; what the weights are does not change the speed).
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+#         hidden, intermediate, layers, heads, kv heads, head width, vocabulary
+SHAPES = {
+    "smollm2": (576, 1536, 30, 9, 3, 64, 49152),
+    "qwen3-0.6b": (1024, 3072, 28, 16, 8, 128, 151936),
+    "qwen3-4b": (2560, 9728, 36, 32, 8, 128, 151936),
+    "qwen3-8b": (4096, 12288, 36, 32, 8, 128, 151936),
+    "tiny": (64, 160, 2, 4, 2, 16, 1000),
+}
+
+
+def model_of(args):
+    import torch
+    from transformers import AutoModel, LlamaConfig, Qwen3Config
+
+    hidden, middle, layers, heads, kv_heads, width, vocabulary = SHAPES[args.shape]
+    kind = LlamaConfig if args.shape == "smollm2" else Qwen3Config
+    config = kind(
+        hidden_size=hidden, intermediate_size=middle, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, head_dim=width, vocab_size=vocabulary, max_position_embeddings=512,
+        pad_token_id=0, attn_implementation="sdpa", use_cache=False,
+    )
+    with torch.device(args.device):
+        torch.set_default_dtype(getattr(torch, args.dtype))
+        model = AutoModel.from_config(config).eval()
+        torch.set_default_dtype(torch.float32)
+    return model
+
+
+def wait(device):
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def pad(sequences):
+    import torch
+
+    longest = max(map(len, sequences))
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    mask = torch.zeros(len(sequences), longest, dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def measure(args, name, prepare):
+    """The best of the batch sizes; what is out of memory is no rate."""
+    import torch
+
+    sets = []
+    for path in sorted(pathlib.Path(args.dir).glob("*.ids.json")):
+        sequences = json.loads(path.read_text())
+        tokens, tried = sum(map(len, sequences)), {}
+        for size in map(int, args.batch.split(",")):
+            run = prepare(size)
+            try:
+                run(sequences[: 2 * size])
+                wait(args.device)
+                begun = time.perf_counter()
+                run(sequences)
+                wait(args.device)
+                tried[size] = tokens / (time.perf_counter() - begun)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+        best = max(tried, key=tried.get)
+        sets.append({"set": path.name.removesuffix(".ids.json"), "tokens": tokens, "tokens_per_s": tried[best],
+                     "batch": best, "by_batch": tried})
+    print(json.dumps({"runner": name, "torch": torch.__version__, "sets": sets}))
+
+
+def transformers_run(args):
+    import torch
+
+    model = model_of(args)
+
+    def prepare(size):
+        @torch.inference_mode()
+        def run(sequences):
+            order = sorted(range(len(sequences)), key=lambda at: -len(sequences[at]))
+            found = []
+            for start in range(0, len(order), size):
+                batch = pad([sequences[at] for at in order[start : start + size]])
+                full = bool(batch["attention_mask"].all())
+                batch = {key: value.to(args.device, non_blocking=True) for key, value in batch.items()}
+                given = {"input_ids": batch["input_ids"]} if full else batch
+                states = model(**given).last_hidden_state.float()
+                weight = batch["attention_mask"].unsqueeze(-1).float()
+                found.append((states * weight).sum(1) / weight.sum(1))
+            return torch.cat(found).cpu()
+
+        return run
+
+    measure(args, "transformers SDPA", prepare)
+
+
+def st_run(args):
+    """Its own loop, sorting and pooling; a text is a line of token ids, so that its tokenizer costs it nothing."""
+    import torch
+    from sentence_transformers import SentenceTransformer, models
+
+    model = model_of(args)
+
+    class Ids(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def tokenize(self, texts, **_):
+            return pad([list(map(int, text.split())) for text in texts])
+
+        preprocess = tokenize
+
+        def forward(self, features, **_):
+            given = {key: features[key] for key in ("input_ids", "attention_mask")}
+            features["token_embeddings"] = self.model(**given).last_hidden_state
+            return features
+
+    pooling = models.Pooling(model.config.hidden_size, pooling_mode="mean")
+    st = SentenceTransformer(modules=[Ids(), pooling], device=args.device)
+
+    def prepare(size):
+        def run(sequences):
+            texts = [" ".join(map(str, sequence)) for sequence in sequences]
+            return st.encode(texts, batch_size=size, convert_to_numpy=True)
+
+        return run
+
+    measure(args, "sentence-transformers", prepare)
+
+
+def ceiling(args):
+    """Large products: operations a second, the best of several sizes."""
+    import torch
+
+    best = 0
+    for n in (1024, 2048) if args.device == "cpu" else (4096, 8192, 16384):
+        a, b = (torch.randn(n, n, device=args.device).to(getattr(torch, args.dtype)) for _ in range(2))
+        for _ in range(3):
+            a @ b
+        wait(args.device)
+        begun = time.perf_counter()
+        for _ in range(10):
+            a @ b
+        wait(args.device)
+        best = max(best, 10 * 2 * n**3 / (time.perf_counter() - begun))
+    name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "the processor"
+    print(json.dumps({"device": name, "torch": torch.__version__, "dtype": args.dtype, "flops": best}))
+
+
+def table(args):
+    folder = pathlib.Path(args.dir)
+    top = json.loads((folder / "ceiling.json").read_text())
+    print(f"{top['device']}, PyTorch {top['torch']}: {top['flops'] / 1e12:.2f} T operations/s in {top['dtype']} as a large product")
+    for path in sorted(folder.glob("*.parity.json")):
+        found = json.loads(path.read_text())
+        print(f"parity with f32 on the processor, {found['texts']} texts on {found['device']}:")
+        for name, one in found["to_cpu_f32"].items():
+            print(f"  {name:5}" + (f"skipped: {one['skipped']}" if "skipped" in one else
+                  f"cosine at least {one['cosine_min']:.6f}, mean {one['cosine_mean']:.6f}"))
+    lines = []
+    for shape in SHAPES:
+        runs = [json.loads(path.read_text()) for path in sorted((folder / shape).glob("*.json")) if ".ids." not in path.name]
+        ours = next((run for run in runs if run["runner"] == "ours"), None)
+        if ours is None:
+            continue
+        bound = top["flops"] / (2 * ours["linear_parameters"])
+        print(f"\n{shape}, {ours['arithmetic']} on {ours['device']}{', flash-attn' if ours['flash_attn'] else ''}: loaded in "
+              f"{ours['load_s']:.1f} s; the ceiling is {bound:,.0f} tokens/s")
+        for mine in ours["sets"]:
+            print(f"  {mine['set']}: {mine['texts']} texts, {mine['tokens']:,} tokens")
+            for run in [ours] + [run for run in runs if run is not ours]:
+                one = next(one for one in run["sets"] if one["set"] == mine["set"])
+                print(f"    {run['runner']:22}{one['tokens_per_s']:14,.0f} tokens/s {one['tokens_per_s'] / bound:6.2f} of the ceiling"
+                      f"   batch {one['batch']}")
+                if run is not ours:
+                    lines.append(f"{shape} {mine['set']}: ours is {mine['tokens_per_s'] / one['tokens_per_s']:.2f}x {run['runner']}")
+    print("\n" + "\n".join(lines))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for name, run in (("ceiling", ceiling), ("transformers", transformers_run), ("st", st_run), ("table", table)):
+        command = commands.add_parser(name)
+        if name != "ceiling":
+            command.add_argument("dir")
+        command.add_argument("--device", default="cuda:0")
+        command.add_argument("--dtype", default="bfloat16")
+        command.add_argument("--shape", choices=SHAPES)
+        command.add_argument("--batch", default="16,64,256")
+        command.set_defaults(run=run)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

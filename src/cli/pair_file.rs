@@ -1,0 +1,90 @@
+//! The query tower and the document tower that a file names.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::args::SetArgs;
+use super::{recipe, trained};
+use crate::error::{Error, Result};
+use crate::index::IndexOptions;
+use crate::tower::TowerOptions;
+use crate::train::TrainOptions;
+
+/// The towers that a file names, and the index that it would build.
+pub(super) struct Named {
+    pub(super) query: TowerOptions,
+    pub(super) document: TowerOptions,
+    pub(super) index: IndexOptions,
+    pub(super) base_dir: PathBuf,
+}
+
+/// A file that names towers and nothing else.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TowerFile {
+    tower: TowerOptions,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    query: Option<QueryKeys>,
+}
+
+/// How queries are encoded: with a tower of their own, or the document tower with another prompt and length.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueryKeys {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tower: Option<TowerOptions>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prompt_prefix: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prompt_suffix: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_tokens: Option<u32>,
+}
+
+impl TowerFile {
+    fn query_tower(&self) -> Result<TowerOptions> {
+        let mut tower = self.tower.clone();
+        let Some(query) = &self.query else { return Ok(tower) };
+        if let Some(own) = &query.tower {
+            let beside = query.prompt_prefix.is_some() || query.prompt_suffix.is_some();
+            if beside || query.max_tokens.is_some() {
+                return Err(Error::config(
+                    "[query] has a tower of its own; set prompt and max_tokens in [query.tower]",
+                ));
+            }
+            return Ok(own.clone());
+        }
+        // As in a pipeline file: what is not named is the document tower's.
+        tower.prompt_prefix = query.prompt_prefix.clone().unwrap_or(tower.prompt_prefix);
+        tower.prompt_suffix = query.prompt_suffix.clone().unwrap_or(tower.prompt_suffix);
+        tower.max_tokens = query.max_tokens.unwrap_or(tower.max_tokens);
+        Ok(tower)
+    }
+}
+
+/// Reads a pipeline file, a training recipe or a tower file, and puts what was trained (`path`) into its towers.
+///
+/// # Errors
+/// As the reader of that kind of file.
+pub(super) fn read(file: &Path, path: Option<&Path>) -> Result<Named> {
+    let (text, base_dir) = recipe::read(file)?;
+    // What the file is, its sections say; what is wrong with it, the reader of that kind of file.
+    let keys = toml::from_str::<toml::Table>(&text).unwrap_or_default();
+    let mut index = IndexOptions::default();
+    let (mut query, mut document) = if keys.contains_key("corpus") || keys.contains_key("publish") {
+        let pipeline = super::args::resolve(file, &SetArgs::default())?.pipeline;
+        index = pipeline.index.index();
+        (pipeline.query_tower(), pipeline.tower)
+    } else if keys.contains_key("pairs") || keys.contains_key("method") {
+        let recipe: TrainOptions = recipe::parse(&text, file)?;
+        (recipe.query_tower(), recipe.tower)
+    } else {
+        let towers: TowerFile = recipe::parse(&text, file)?;
+        (recipe::naming(file, towers.query_tower())?, towers.tower)
+    };
+    if let Some(path) = path {
+        trained::put(path, &base_dir, &mut query, &mut document)?;
+    }
+    Ok(Named { query, document, index, base_dir })
+}

@@ -1,0 +1,326 @@
+//! Causal attention over packed sequences on a device, without a mask over the whole batch.
+//!
+//! With feature `flash-attn` f16 and bf16 on a GPU take the fused varlen kernel. Elsewhere sequences of about equal
+//! length form a group, and a group is one batch of products, padded to its longest member; nothing else is padded.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::ops::softmax_last_dim;
+
+use super::transfer::words;
+use crate::tower::DecoderConfig;
+
+/// Scores of one group at most: what attention takes beside the activations, 256 MiB in bf16.
+const GROUP_SCORES: usize = 1 << 27;
+/// Lengths of groups are multiples of this, the width that matrix units like.
+const GRAIN: usize = 8;
+/// Up to this length a group holds any shorter sequence: padding is cheaper than another launch.
+const SHORT: usize = 32;
+
+/// Attention of one decoder on one device.
+pub(super) struct Attention {
+    device: Device,
+    dtype: DType,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    /// `[n, n]`, 0 where a key is seen and -inf where it comes later; made when first needed and grown.
+    mask: Mutex<Option<Tensor>>,
+}
+
+/// Sequences that are computed together, each padded to `length`.
+struct Group {
+    length: usize,
+    rows: Vec<usize>,
+    /// Where all members lie, if that is one after the other without a gap: no copy is needed.
+    whole: Option<usize>,
+    /// Rows of the packed batch that fill `[rows, length]`.
+    pad: Range<usize>,
+    /// Real lengths.
+    lengths: Range<usize>,
+}
+
+/// A batch's plan on the host: ranges of what is uploaded.
+pub(super) struct Staged {
+    groups: Vec<Group>,
+    /// From the groups' rows one after the other back to packed rows; `None` where they are in order.
+    unpad: Option<Range<usize>>,
+    /// Groups' sequences one after the other back to the batch's order.
+    order: Range<usize>,
+    /// Cumulative lengths, for the fused kernel.
+    #[cfg_attr(
+        not(feature = "flash-attn"),
+        allow(dead_code, reason = "only that kernel reads it")
+    )]
+    ends: Range<usize>,
+    #[cfg_attr(
+        not(feature = "flash-attn"),
+        allow(dead_code, reason = "only that kernel reads it")
+    )]
+    longest: usize,
+}
+
+/// The plan on the device.
+pub(super) struct Groups {
+    staged: Staged,
+    words: Tensor,
+    mask: Option<Tensor>,
+}
+
+impl Attention {
+    pub(super) fn new(config: &DecoderConfig, device: &Device, dtype: DType) -> Self {
+        Self {
+            device: device.clone(),
+            dtype,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            mask: Mutex::new(None),
+        }
+    }
+
+    /// Whether the fused kernel takes these heads.
+    fn fused(&self) -> bool {
+        cfg!(feature = "flash-attn")
+            && self.device.is_cuda()
+            && matches!(self.dtype, DType::F16 | DType::BF16)
+            && self.head_dim.is_multiple_of(8)
+            && self.head_dim <= 256
+    }
+
+    /// Groups the sequences and puts what the device needs behind `staged`. `mean` says that states will be averaged,
+    /// which goes by groups too.
+    pub(super) fn stage(&self, lengths: &[usize], mean: bool, staged: &mut Vec<u32>) -> Staged {
+        let mut starts = Vec::with_capacity(lengths.len());
+        let mut total = 0;
+        for length in lengths {
+            starts.push(total);
+            total += length;
+        }
+        let ends = std::iter::once(0).chain(starts.iter().zip(lengths).map(|(at, n)| at + n));
+        let ends = words(staged, ends.map(|end| end as u32));
+        let members = match self.fused() && !mean {
+            true => Vec::new(),
+            false => group(lengths, GROUP_SCORES / self.heads),
+        };
+        let mut unpad = vec![0u32; total];
+        let mut order = vec![0u32; lengths.len()];
+        let (mut base, mut number, mut in_order) = (0, 0, true);
+        let mut groups = Vec::with_capacity(members.len());
+        for (length, rows) in members {
+            let consecutive = rows.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+            let full = rows.iter().all(|row| lengths[*row] == length);
+            let whole = (consecutive && full).then(|| starts[rows[0]]);
+            in_order &= whole == Some(base);
+            let pad = rows.iter().flat_map(|row| {
+                // A sequence's last token stands in for what is missing: it comes later than all real ones.
+                let (start, last) = (starts[*row], lengths[*row] - 1);
+                (0..length).map(move |i| (start + i.min(last)) as u32)
+            });
+            let pad = if whole.is_some() { 0..0 } else { words(staged, pad) };
+            for row in &rows {
+                for i in 0..lengths[*row] {
+                    unpad[starts[*row] + i] = (base + i) as u32;
+                }
+                base += length;
+                order[*row] = number;
+                number += 1;
+            }
+            let lengths = words(staged, rows.iter().map(|row| lengths[*row] as u32));
+            groups.push(Group { length, rows, whole, pad, lengths });
+        }
+        let unpad = (!in_order).then(|| words(staged, unpad.into_iter()));
+        let order = words(staged, order.into_iter());
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        Staged { groups, unpad, order, ends, longest }
+    }
+
+    /// The plan with what was uploaded of it.
+    pub(super) fn groups(&self, staged: Staged, words: &Tensor) -> candle_core::Result<Groups> {
+        let mask = match self.fused() {
+            true => None,
+            false => {
+                let needed = staged.groups.iter().map(|group| group.length).max().unwrap_or(0);
+                Some(self.mask(needed)?)
+            }
+        };
+        Ok(Groups { staged, words: words.clone(), mask })
+    }
+
+    fn mask(&self, length: usize) -> candle_core::Result<Tensor> {
+        let mut kept = self.mask.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mask) = &*kept
+            && mask.dim(0)? >= length
+        {
+            return Ok(mask.clone());
+        }
+        let at = Tensor::arange(0, length as u32, &self.device)?;
+        let later = at.unsqueeze(0)?.broadcast_gt(&at.unsqueeze(1)?)?;
+        let hidden = Tensor::full(f32::NEG_INFINITY, (length, length), &self.device)?;
+        let seen = Tensor::zeros((length, length), DType::F32, &self.device)?;
+        let mask = later.where_cond(&hidden, &seen)?.to_dtype(self.dtype)?;
+        *kept = Some(mask.clone());
+        Ok(mask)
+    }
+
+    /// `q` `[total, heads, head_dim]` on `k`, `v` `[total, kv_heads, head_dim]`: `[total, heads, head_dim]`.
+    pub(super) fn attend(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        groups: &Groups,
+    ) -> candle_core::Result<Tensor> {
+        let scale = (self.head_dim as f64).sqrt().recip();
+        #[cfg(feature = "flash-attn")]
+        if self.fused() {
+            let (ends, longest) = (groups.part(&groups.staged.ends)?, groups.staged.longest);
+            let scale = scale as f32;
+            return candle_flash_attn::flash_attn_varlen(
+                q, k, v, &ends, &ends, longest, longest, scale, true,
+            );
+        }
+        // On q it costs least, and keeps f16 scores in range.
+        let q = (q * scale)?;
+        let mut attended = Vec::with_capacity(groups.staged.groups.len());
+        for group in &groups.staged.groups {
+            attended.push(self.attend_group(&q, k, v, groups, group)?);
+        }
+        let attended = match attended.as_slice() {
+            [one] => one.clone(),
+            _ => Tensor::cat(&attended, 0)?,
+        };
+        match &groups.staged.unpad {
+            Some(unpad) => attended.index_select(&groups.part(unpad)?, 0),
+            None => Ok(attended),
+        }
+    }
+
+    /// `[rows * length, heads, head_dim]`.
+    fn attend_group(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        groups: &Groups,
+        group: &Group,
+    ) -> candle_core::Result<Tensor> {
+        let (n, length, d, kv) = (group.rows.len(), group.length, self.head_dim, self.kv_heads);
+        // Query heads that share a key/value head: more rows of the same product.
+        let shared = self.heads / kv;
+        let q = groups.gather(group, q)?.reshape((n, length, kv, shared, d))?;
+        let q = q.permute((0, 2, 3, 1, 4))?.contiguous()?.reshape((n * kv, shared * length, d))?;
+        let by_head = |x: &Tensor| {
+            let x = groups.gather(group, x)?.reshape((n, length, kv, d))?;
+            x.transpose(1, 2)?.contiguous()?.reshape((n * kv, length, d))
+        };
+        let (k, v) = (by_head(k)?, by_head(v)?);
+        let scores = q.matmul(&k.t()?)?.reshape((n * kv * shared, length, length))?;
+        let scores = match &groups.mask {
+            Some(mask) => {
+                let mask = mask.narrow(0, 0, length)?.narrow(1, 0, length)?;
+                scores.broadcast_add(&mask)?
+            }
+            None => scores,
+        };
+        let probabilities =
+            softmax_last_dim(&scores)?.reshape((n * kv, shared * length, length))?;
+        let mixed = probabilities.matmul(&v)?.reshape((n, kv, shared, length, d))?;
+        mixed.permute((0, 3, 1, 2, 4))?.contiguous()?.reshape((n * length, self.heads, d))
+    }
+}
+
+impl Groups {
+    fn part(&self, range: &Range<usize>) -> candle_core::Result<Tensor> {
+        self.words.narrow(0, range.start, range.len())
+    }
+
+    /// A group's rows of a packed tensor, padded: `[rows * length, ...]`.
+    fn gather(&self, group: &Group, x: &Tensor) -> candle_core::Result<Tensor> {
+        match group.whole {
+            Some(start) => x.narrow(0, start, group.rows.len() * group.length),
+            None => x.index_select(&self.part(&group.pad)?, 0),
+        }
+    }
+
+    /// Mean state of every sequence: `[total, width]` in f32 to `[sequences, width]`.
+    pub(super) fn mean(&self, states: &Tensor) -> candle_core::Result<Tensor> {
+        let width = states.dim(1)?;
+        let mut means = Vec::with_capacity(self.staged.groups.len());
+        for group in &self.staged.groups {
+            let (n, length) = (group.rows.len(), group.length);
+            let states = self.gather(group, states)?.reshape((n, length, width))?;
+            let lengths = self.part(&group.lengths)?.unsqueeze(1)?;
+            let at = Tensor::arange(0, length as u32, states.device())?.unsqueeze(0)?;
+            let real = at.broadcast_lt(&lengths)?.to_dtype(DType::F32)?;
+            let weights = real.broadcast_div(&lengths.to_dtype(DType::F32)?)?;
+            means.push(weights.unsqueeze(1)?.matmul(&states)?.squeeze(1)?);
+        }
+        Tensor::cat(&means, 0)?.index_select(&self.part(&self.staged.order)?, 0)
+    }
+}
+
+/// Groups sequences so that each wastes at most about a quarter on padding and has at most `scores` scores a head.
+/// Returns lengths and members, every sequence once, longest first.
+fn group(lengths: &[usize], scores: usize) -> Vec<(usize, Vec<usize>)> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|at| (std::cmp::Reverse(lengths[*at]), *at));
+    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+    for at in order {
+        let length = lengths[at].next_multiple_of(GRAIN);
+        match groups.last_mut() {
+            Some((longest, rows))
+                if (*longest <= SHORT || length * 4 >= *longest * 3)
+                    && (rows.len() + 1) * *longest * *longest <= scores =>
+            {
+                rows.push(at);
+            }
+            _ => groups.push((length, vec![at])),
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn equal_lengths_need_no_copy() {
+        let config = crate::tower::config::from_json(
+            crate::tower::testing::tiny_config().as_object().unwrap(),
+        )
+        .unwrap();
+        let attention = Attention::new(&config, &Device::Cpu, DType::F32);
+        let mut words = Vec::new();
+        let staged = attention.stage(&[16, 16, 16], false, &mut words);
+        assert!(staged.unpad.is_none() && staged.groups[0].whole == Some(0));
+        let staged = attention.stage(&[16, 9, 16], false, &mut words);
+        assert!(staged.unpad.is_some() && staged.groups[0].whole.is_none());
+        assert_eq!(words[staged.ends], [0, 16, 25, 41]);
+    }
+
+    proptest! {
+        #[test]
+        fn groups_hold_every_sequence_once_and_little_padding(
+            lengths in prop::collection::vec(1usize..600, 1..120), scores in 1usize..2_000_000,
+        ) {
+            let groups = group(&lengths, scores);
+            let mut seen = Vec::new();
+            for (length, rows) in &groups {
+                prop_assert!(rows.len() == 1 || rows.len() * length * length <= scores);
+                for row in rows {
+                    let own = lengths[*row];
+                    prop_assert!(own <= *length);
+                    prop_assert!(*length <= SHORT || own.next_multiple_of(GRAIN) * 4 >= *length * 3);
+                }
+                seen.extend(rows);
+            }
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
+        }
+    }
+}

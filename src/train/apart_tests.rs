@@ -1,0 +1,242 @@
+//! A query tower with parameters of its own, trained jointly with the document tower.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::adapter::LoraOptions;
+use super::options::{FullOptions, Method, TrainOptions};
+use super::tests::{
+    check_caching, check_gradients, check_resuming, example, folder, input, model, train,
+};
+use super::tests_support::{tiny_config, tiny_options, tiny_pairs};
+use super::trainer::build;
+use crate::dataset::PairSource;
+use crate::error::ErrorKind;
+use crate::observe::{Reporter, Silent};
+use crate::tower::{DeviceSpec, Tower, TowerOptions};
+use crate::types::{Cancel, Embeddings, Pooling};
+
+/// One layer on the query side; its weights are trained, the document side by LoRA.
+fn cut_in_full() -> TrainOptions {
+    let mut options = tiny_options();
+    options.query.layers = Some(1);
+    options.query.method = Some(Method::Full(FullOptions { embeddings: false }));
+    options.query.learning_rate = Some(1e-3);
+    options
+}
+
+/// The same, by LoRA on both sides.
+fn cut_by_lora() -> TrainOptions {
+    let mut options = tiny_options();
+    options.query.layers = Some(1);
+    options
+}
+
+#[test]
+fn gradients_of_both_sides_are_right() {
+    for (family, options) in [("llama", cut_by_lora()), ("qwen3", cut_in_full())] {
+        check_gradients(&tiny_config(family), &options);
+    }
+    check_caching(&cut_by_lora());
+    check_caching(&cut_in_full());
+}
+
+#[test]
+fn the_query_side_has_the_first_layers_and_parameters_of_its_own() {
+    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
+    let count = |options: &TrainOptions| {
+        let (_, vars) = build(&input(&config, &pairs), options).unwrap();
+        let query = vars.iter().filter(|(name, _)| name.starts_with("query:")).count();
+        (query, vars.len() - query)
+    };
+    // Seven projections a layer, A and B; nine tensors a layer and the last norm.
+    assert_eq!(count(&tiny_options()), (0, 2 * 7 * 2));
+    assert_eq!(count(&cut_by_lora()), (7 * 2, 2 * 7 * 2));
+    assert_eq!(count(&cut_in_full()), (9 + 1, 2 * 7 * 2));
+    let mut both = cut_in_full();
+    both.method = both.query.method.clone().unwrap();
+    assert_eq!(count(&both), (9 + 1, 2 * 9 + 1));
+    let mut options = cut_by_lora();
+    options.query.layers = Some(3);
+    let error = build(&input(&config, &pairs), &options).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(
+        error.to_string().contains("query.layers is 3, but the document tower has 2"),
+        "{error}"
+    );
+    let mut options = tiny_options();
+    options.query.learning_rate = Some(1e-3);
+    assert!(options.validate().unwrap_err().to_string().contains("parameters of its own"));
+    options.query.learning_rate = None;
+    options.query.method = Some(Method::Lora(LoraOptions { rank: 0, ..LoraOptions::default() }));
+    assert_eq!(options.validate().unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[test]
+fn both_sides_learn_and_a_run_resumes_bit_for_bit() {
+    let (one, two) = check_resuming(&cut_in_full());
+    let read =
+        |folder: &tempfile::TempDir, name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    for name in ["adapter/adapter_model.safetensors", "query-model/model.safetensors"] {
+        assert_eq!(read(&one, name), read(&two, name), "{name}");
+    }
+    for mut options in [cut_in_full(), cut_by_lora()] {
+        options.steps = Some(60);
+        options.optimizer.learning_rate = 1e-2;
+        options.optimizer.warmup_steps = 5;
+        let dir = tempfile::tempdir().unwrap();
+        let report = train(&options, dir.path(), &Cancel::new()).unwrap();
+        let (first, last) = (report.validation.first().unwrap(), report.validation.last().unwrap());
+        assert!(last.loss < 0.8 * first.loss, "held out {} to {}", first.loss, last.loss);
+    }
+}
+
+#[test]
+fn the_query_sides_learning_rate_is_its_own() {
+    // One step: every parameter with a gradient moves by the learning rate (AdamW's first step).
+    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
+    let mut options = cut_in_full();
+    options.steps = Some(1);
+    options.validation.pairs = 0;
+    options.optimizer.warmup_steps = 0;
+    options.optimizer.learning_rate = 1e-2;
+    let dir = tempfile::tempdir().unwrap();
+    train(&options, dir.path(), &Cancel::new()).unwrap();
+    let saved = candle_core::safetensors::load(
+        dir.path().join("query-model/model.safetensors"),
+        &candle_core::Device::Cpu,
+    )
+    .unwrap();
+    let (_, vars) = build(&input(&config, &pairs), &options).unwrap();
+    let name = "model.layers.0.mlp.down_proj.weight";
+    let (_, before) = vars.iter().find(|(own, _)| *own == format!("query:{name}")).unwrap();
+    let moved = (&saved[name] - before.as_detached_tensor()).unwrap().abs().unwrap();
+    let largest = moved.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+    assert!((largest / 1e-3 - 1.0).abs() < 0.01, "{largest}");
+}
+
+async fn encode(tower: &Tower, sequences: &[Vec<u32>]) -> Embeddings {
+    let ids: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap()
+}
+
+async fn resolve(options: &TowerOptions, dir: &Path) -> Tower {
+    let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+    Tower::resolve(options, dir, &reporter).await.unwrap()
+}
+
+fn alike(got: &Embeddings, expected: &candle_core::Tensor) {
+    for (row, expected) in got.rows().zip(expected.to_vec2::<f32>().unwrap()) {
+        let cosine: f32 = row.iter().zip(&expected).map(|(a, b)| a * b).sum();
+        assert!(cosine > 0.9999, "{cosine}");
+    }
+}
+
+/// What `train` leaves is loaded as two towers that give the trained vectors; the query tower carries the space of the
+/// document tower, and another document tower does not admit it.
+#[tokio::test]
+async fn the_exported_pair_is_the_trained_pair() {
+    for (case, mut options) in [("lora", cut_by_lora()), ("full", cut_in_full())] {
+        let dir = tempfile::tempdir().unwrap();
+        let (tiny, _) = model(&tiny_config("llama"), &tiny_options());
+        folder(&tiny, dir.path());
+        let lines: String = tiny_pairs()
+            .pairs
+            .iter()
+            .map(|p| format!("{{\"query\":{:?},\"text\":\"xx{}\"}}\n", p.query, p.query))
+            .collect();
+        std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
+        options.tower.model = ".".into();
+        options.tower.pooling = Pooling::Mean;
+        options.tower.max_tokens = 64;
+        options.pairs = vec![PairSource::new("pairs.jsonl")];
+        options.steps = Some(4);
+        options.optimizer.learning_rate = 1e-2;
+        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+        let (out, cpu) = (dir.path().join("out"), DeviceSpec::Cpu { threads: 0 });
+        let cancel = Cancel::new();
+        super::train(&options, dir.path(), &out, cpu, &reporter, &cancel).await.unwrap();
+
+        let mut document = options.tower.clone();
+        document.adapter = Some("out/adapter".into());
+        let mut query = options.query_tower();
+        assert_eq!(query.layers, Some(1));
+        match case {
+            "lora" => query.adapter = Some("out/query-adapter".into()),
+            _ => {
+                query.tokenizer = Some("tokenizer.json".into());
+                query.model = "out/query-model".into();
+                query.layers = None;
+            }
+        }
+        query.max_tokens = 64;
+        let (query, document) =
+            (resolve(&query, dir.path()).await, resolve(&document, dir.path()).await);
+        document.admits(&query).unwrap();
+        document.admits(&document).unwrap();
+        let base = resolve(&options.tower, dir.path()).await;
+        let error = base.admits(&query).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains("(other adapter)"), "{error}");
+
+        // The state of the run, loaded into the model that was trained.
+        let (config, weights) = (tiny_config("llama"), super::tests_support::RandomWeights);
+        let pairs = tiny_pairs();
+        let mut trained = input(&config, &pairs);
+        (trained.weights, trained.query_weights) = (&weights, &weights);
+        let (model, vars) = build(&trained, &options).unwrap();
+        let saved = candle_core::safetensors::load(
+            out.join("checkpoint.safetensors"),
+            &candle_core::Device::Cpu,
+        )
+        .unwrap();
+        for (name, var) in &vars {
+            var.set(&saved[&format!("value.{name}")]).unwrap();
+        }
+        let e = example();
+        alike(&encode(&query, &e.queries).await, &model.encode(0, &e.queries, 4096).unwrap());
+        alike(
+            &encode(&document, &e.documents).await,
+            &model.encode(1, &e.documents, 4096).unwrap(),
+        );
+        let shared = model.encode(1, &e.queries, 4096).unwrap();
+        let apart = encode(&query, &e.queries).await;
+        let first: f32 =
+            apart.row(0).iter().zip(&shared.to_vec2::<f32>().unwrap()[0]).map(|(a, b)| a * b).sum();
+        assert!(first < 0.999, "one layer and two give different vectors");
+
+        // Another round goes on from both; at half precision the pair belongs together too.
+        let small = dir.path().join("small");
+        let cpu = DeviceSpec::Cpu { threads: 0 };
+        super::export(&options, dir.path(), &out, &small, true, cpu, &reporter).await.unwrap();
+        if case == "lora" {
+            let mut half = options.query_tower();
+            (half.adapter, half.max_tokens) = (Some("small/query-adapter".into()), 64);
+            let half = resolve(&half, dir.path()).await;
+            assert!(document.admits(&half).is_err());
+            let mut fitting = options.tower.clone();
+            fitting.adapter = Some("small/adapter".into());
+            resolve(&fitting, dir.path()).await.admits(&half).unwrap();
+
+            let mut second = options.clone();
+            second.tower.adapter = Some("out/adapter".into());
+            second.query.adapter = Some("out/query-adapter".into());
+            second.steps = Some(1);
+            second.validation.every = 1;
+            let again = dir.path().join("again");
+            let cpu = DeviceSpec::Cpu { threads: 0 };
+            let report =
+                super::train(&second, dir.path(), &again, cpu, &reporter, &cancel).await.unwrap();
+            let first = std::fs::read_to_string(out.join("report.json")).unwrap();
+            let first: super::TrainReport = serde_json::from_str(&first).unwrap();
+            let (end, start) = (first.validation.last().unwrap(), &report.validation[0]);
+            assert!((end.loss - start.loss).abs() < 1e-5, "{} {}", end.loss, start.loss);
+            // The whole adapter's first layer starts a cut query side.
+            second.query.adapter = None;
+            second.steps = Some(2);
+            let third = dir.path().join("third");
+            let cpu = DeviceSpec::Cpu { threads: 0 };
+            super::train(&second, dir.path(), &third, cpu, &reporter, &cancel).await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What a run leaves behind: adapters that PEFT loads, weights that transformers loads, and on the query side the
+//! embedding space it was trained for.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize};
+use serde_json::json;
+
+use super::optimizer::AdamW;
+use super::options::TrainOptions;
+use super::step::{Model, Side};
+use super::tensor_error;
+use super::trainer::QUERY;
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::tower::{Exported, Tower};
+use crate::types::EmbeddingSpace;
+
+/// Writes `adapter/` or `model/` and, where the query side has parameters of its own, `query-adapter/` or `query-model/`
+/// into `output`. The query side carries the space of the document tower as exported here, so that no other document
+/// tower's snapshot admits it; without `document` (in tests of the loop alone) it carries none.
+pub(super) fn export(
+    model: &Model,
+    optimizer: &AdamW,
+    options: &TrainOptions,
+    document: Option<&Tower>,
+    output: &Path,
+    half: bool,
+) -> Result<()> {
+    let cut = options.tower.layers.is_some();
+    let base = &options.tower.model;
+    let own = |name: &&str| !name.starts_with(QUERY);
+    let names = optimizer.slots.iter().map(|slot| slot.name.as_str());
+    let exported = match &model.document.adapter {
+        Some(adapter) => {
+            let folder = output.join("adapter");
+            adapter.export(&folder, base, half, cut, None)?;
+            Exported::Adapter(folder)
+        }
+        None => {
+            let folder = output.join("model");
+            let names: Vec<&str> = names.clone().filter(own).collect();
+            write_model(&model.document, optimizer, &names, &folder, half, None)?;
+            Exported::Model(folder)
+        }
+    };
+    let Some(query) = &model.query else { return Ok(()) };
+    let space = document.map(|tower| tower.space_with(&exported)).transpose()?;
+    match &query.adapter {
+        Some(adapter) => {
+            let ours = space.map(|space| json!({ "teacher": space }).to_string());
+            let ours = ours.map(|text| HashMap::from([("scalingnote".to_owned(), text)]));
+            let cut = cut || options.query.layers.is_some();
+            adapter.export(&output.join("query-adapter"), base, half, cut, ours)
+        }
+        None => {
+            let names: Vec<&str> = names.filter(|name| !own(name)).collect();
+            let folder = output.join("query-model");
+            write_model(query, optimizer, &names, &folder, half, space.as_ref())
+        }
+    }
+}
+
+/// Writes `model.safetensors` and `config.json` of one side: the parameters of these names, and what was not trained.
+fn write_model(
+    side: &Side,
+    optimizer: &AdamW,
+    names: &[&str],
+    folder: &Path,
+    half: bool,
+    teacher: Option<&EmbeddingSpace>,
+) -> Result<()> {
+    let io = |e: std::io::Error| {
+        Error::new(kind_of_io(&e), format!("cannot write {}", folder.display())).with_source(e)
+    };
+    std::fs::create_dir_all(folder).map_err(io)?;
+    let slots = optimizer.slots.iter().filter(|slot| names.contains(&slot.name.as_str()));
+    let mut tensors: Vec<(String, Tensor)> = slots
+        .map(|slot| {
+            let name = slot.name.strip_prefix(QUERY).unwrap_or(&slot.name);
+            (name.to_owned(), slot.var.as_detached_tensor())
+        })
+        .collect();
+    tensors.extend(side.decoder.frozen());
+    save_tensors(&folder.join("model.safetensors"), &tensors, half, None)?;
+    let mut config = side.decoder.hugging_face_config();
+    if half {
+        config["torch_dtype"] = "float16".into();
+    }
+    if let Some(teacher) = teacher {
+        config["scalingnote"] = json!({ "teacher": teacher });
+    }
+    let text = serde_json::to_string_pretty(&config).context(|| "config.json")?;
+    std::fs::write(folder.join("config.json"), text + "\n").map_err(io)
+}
+
+/// Writes tensors as f32, or as f16 (`half`), with `metadata` in the header.
+pub(super) fn save_tensors(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    half: bool,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<()> {
+    let named = || format!("writing {}", path.display());
+    let mut owned = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let flat = tensor
+            .to_device(&Device::Cpu)
+            .and_then(|t| t.to_dtype(DType::F32))
+            .and_then(|t| t.flatten_all())
+            .and_then(|t| t.to_vec1::<f32>())
+            .map_err(tensor_error)
+            .context(named)?;
+        let bytes: Vec<u8> = match half {
+            true => flat.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            false => flat.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        owned.push((name, tensor.dims().to_vec(), bytes));
+    }
+    let dtype = if half { Dtype::F16 } else { Dtype::F32 };
+    let views = owned
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.clone(), bytes)?)))
+        .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
+        .or_error(ErrorKind::Internal, named)?;
+    let data = serialize(views, metadata).or_error(ErrorKind::Internal, named)?;
+    std::fs::write(path, data).map_err(|e| Error::new(kind_of_io(&e), named()).with_source(e))
+}

@@ -1,0 +1,46 @@
+//! Training pairs from wherever they lie: folders and lines by their own reader, tables by the corpus's.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::corpus::{PairRow, TableOptions, read_pairs};
+use crate::dataset::{PairRecord, PairSet, PairSource};
+use crate::error::{Error, Result};
+use crate::observe::Reporter;
+use crate::types::Cancel;
+
+/// Reads every source. Relative paths start from `base_dir`; `seed` decides what a `limit` draws.
+///
+/// # Errors
+/// As [`PairSet::open`] and [`read_pairs`].
+pub async fn open_pairs(
+    sources: &[PairSource],
+    base_dir: &Path,
+    seed: u64,
+    reporter: &Arc<dyn Reporter>,
+    cancel: &Cancel,
+) -> Result<PairSet> {
+    let mut tables = HashMap::new();
+    for (at, source) in sources.iter().enumerate().filter(|(_, source)| source.is_table()) {
+        let uri = source.path.to_str().ok_or_else(|| {
+            Error::config(format!("pairs.path {} is not Unicode", source.path.display()))
+        })?;
+        let table = TableOptions {
+            name: "pairs".to_owned(),
+            uri: uri.to_owned(),
+            format: None,
+            has_header: true,
+            delimiter: ',',
+        };
+        let sql = source.sql.as_deref().unwrap_or("SELECT * FROM pairs");
+        let rows = read_pairs(&table, sql, base_dir, reporter, cancel).await?;
+        tables.insert(at, rows.into_iter().map(record).collect());
+    }
+    PairSet::open_with(sources, base_dir, seed, tables)
+}
+
+fn record(row: PairRow) -> PairRecord {
+    let PairRow { query, title, text, negatives, weight } = row;
+    PairRecord { query, title, text, negatives, weight }
+}
