@@ -41,7 +41,7 @@ pub use tokenizer::{Tokenized, TowerTokenizer};
 pub use trained::Exported;
 
 /// A loaded tower on one device. One per worker thread.
-pub trait Encoder: Send {
+pub trait Encoder: Send + Sync {
     /// Encodes sequences packed without padding; row i belongs to sequence i. Pooled, cut to the Matryoshka
     /// dimensions and normalised. The result of a sequence does not depend on its neighbours.
     fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings>;

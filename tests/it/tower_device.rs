@@ -1,6 +1,6 @@
 //! The decoder as a GPU runs it, on the processor: the same packed pass over candle tensors.
 
-use scalingnote::tower::{Decoder, DeviceSpec, Encoder, Started, decoder_encoder};
+use scalingnote::tower::{Decoder, DeviceSpec, Started, decoder_encoder};
 use scalingnote::types::{Arithmetic, Embeddings, Pooling};
 
 use crate::tower_parity::{Random, config, random, sequences, slices};

@@ -118,7 +118,9 @@ impl Driver {
             tasks.sort_by_key(|task| std::cmp::Reverse(task.shard.tokens_to_encode));
             let works: Vec<_> = tasks.into_iter().cloned().map(Envelope::Encode).collect();
             let total = plan.encode.iter().map(|task| task.shard.texts_to_encode).sum();
-            let outcome = self.stage(Stage::Encode, works, total, "texts", env).await;
+            let tokens = plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum();
+            let all = (total, "texts", tokens);
+            let outcome = self.stage(Stage::Encode, works, all, env).await;
             let found = stream::iter(&plan.encode)
                 .map(|task| stage::encode_receipt(task, &env.root))
                 .buffered(READERS);
@@ -131,7 +133,7 @@ impl Driver {
         if !plan.build.is_empty() {
             let works: Vec<_> = plan.build.iter().cloned().map(Envelope::Build).collect();
             let total = works.len() as u64;
-            let outcome = self.stage(Stage::Build, works, total, "shards", env).await;
+            let outcome = self.stage(Stage::Build, works, (total, "shards", 0), env).await;
             let found = stream::iter(&plan.build)
                 .map(|task| stage::build_receipt(task, &env.root))
                 .buffered(READERS);
@@ -144,18 +146,10 @@ impl Driver {
         &self,
         stage: Stage,
         envelopes: Vec<Envelope>,
-        total: u64,
-        unit: &'static str,
+        (total, unit, tokens): (u64, &'static str, u64),
         env: &TaskEnv,
     ) -> Result<()> {
         let started = Instant::now();
-        let tokens = envelopes
-            .iter()
-            .map(|envelope| match envelope {
-                Envelope::Encode(task) => task.shard.tokens_to_encode,
-                _ => 0,
-            })
-            .sum();
         env.reporter.event(Event::StageStarted { stage, total, unit, tokens });
         let works: Vec<Work> = envelopes.into_iter().map(task_work).collect();
         let before = {

@@ -104,8 +104,14 @@ impl Station {
         )));
         let reporter: Arc<dyn Reporter> =
             Arc::new(Counting { ledger: Arc::clone(&ledger), console: Arc::clone(&self.reporter) });
-        let (kept, shared) = (Arc::default(), Arc::default());
-        let env = TaskEnv { root: root.clone(), reporter, cancel, kept, shared };
+        let env = TaskEnv {
+            root: root.clone(),
+            reporter,
+            cancel,
+            kept: Arc::default(),
+            // One device has nobody to share with.
+            shared: Arc::default(),
+        };
         let outcome = self.execute(order, &work, &mut worker, &env).await;
         beating.stop().await;
         ledger.end(work.id(), outcome.as_ref().err());
