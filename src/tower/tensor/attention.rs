@@ -309,7 +309,7 @@ mod tests {
             lengths in prop::collection::vec(1usize..600, 1..120), scores in 1usize..2_000_000,
         ) {
             let groups = group(&lengths, scores);
-            let mut seen = Vec::new();
+            let mut seen: Vec<usize> = Vec::new();
             for (length, rows) in &groups {
                 prop_assert!(rows.len() == 1 || rows.len() * length * length <= scores);
                 for row in rows {
