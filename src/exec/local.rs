@@ -239,8 +239,9 @@ fn closed(_: tokio::sync::AcquireError) -> Error {
 /// Transient, naming the first task that is not finished.
 pub(crate) async fn finished(plan: &Plan, env: &TaskEnv) -> Result<Receipts> {
     let root = &env.root;
-    let encode = plan.encode.iter().map(|task| stage::encode_receipt(task, root));
-    let build = plan.build.iter().map(|task| stage::build_receipt(task, root));
+    // Collected first: a closure over borrowed tasks, held while waiting, would keep this future from being spawned.
+    let encode: Vec<_> = plan.encode.iter().map(|task| stage::encode_receipt(task, root)).collect();
+    let build: Vec<_> = plan.build.iter().map(|task| stage::build_receipt(task, root)).collect();
     Ok(Receipts {
         encode: stream::iter(encode).buffered(READERS).try_collect().await?,
         build: stream::iter(build).buffered(READERS).try_collect().await?,
