@@ -161,7 +161,6 @@ class Bench:
             text = text.replace(f"{self.out}/stage1/adapter", str(given.stage1.resolve()))
         if depth:
             text = text.replace("[tower]\n", f"[tower]\nlayers = {depth}\n")
-            text = re.sub(r"(# Layers below .*\n)?first_layer = \d+\n", "", text)
         path = self.recipes / f"{target or name}.toml"
         path.write_text(text, encoding="utf-8")
         return path

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::attention::{Pack, attention};
 use super::decoder::{NamedVar, mean_states};
 use super::layer_norm::layer_norm;
-use super::ops::{Weight, frozen_linear, trained_linear};
+use super::linear::{Weight, frozen_linear, trained_linear};
 use super::tensor_error;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::adapter::{AdapterView, LoraTarget};
 use super::attention::{Pack, attention};
-use super::ops::{Weight, frozen_linear, lora_linear, rms_norm, trained_linear};
+use super::linear::{Weight, frozen_linear, lora_linear, trained_linear};
+use super::ops::rms_norm;
 use super::tensor_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::{DecoderConfig, WeightSource};

@@ -15,6 +15,7 @@ mod entry;
 mod export;
 mod kernels;
 mod layer_norm;
+mod linear;
 mod loss;
 mod mine;
 mod neighbours;

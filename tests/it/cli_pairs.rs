@@ -60,7 +60,7 @@ fn pairs_come_from_parquet_and_from_sql() {
             "path = \"pairs.jsonl\"\nsql = \"SELECT query FROM pairs\"\n",
             "no column `text`",
         ),
-        ("write", "path = \"pairs.jsonl\"\nsql = \"DROP TABLE pairs\"\n", "DROP"),
+        ("write", "path = \"pairs.jsonl\"\nsql = \"DROP TABLE pairs\"\n", "DDL not supported"),
     ] {
         let recipe = RECIPE.replace("path = \"pairs.jsonl\"\n", pairs);
         std::fs::write(path.join("wrong.toml"), recipe).unwrap();

@@ -285,7 +285,7 @@ fn wrong_files_and_flags_are_told() {
     for (line, code, message) in [
         ("train key.toml", 2, "key.toml:2:1: unknown field `temprature`"),
         ("train nested.toml", 2, "unknown field `rang`"),
-        ("train full.toml", 2, "unknown field `rank`"),
+        ("train full.toml", 2, "unknown field `alpha`"),
         ("train value.toml", 2, "value.toml: batch_pairs must be at least 2"),
         ("train syntax.toml", 2, "syntax.toml:4:"),
         ("train none.toml", 2, "none.toml cannot be read"),

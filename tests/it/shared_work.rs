@@ -105,7 +105,11 @@ async fn out_of_memory_halves_the_batches_and_the_run_goes_on() {
     let little = r#"tower.model="fake:16?memory_tokens=12""#;
     let (report, warnings) = run(&corpus, &small, &with(&[little]), Cancel::new()).await;
     assert_eq!(encoded(&report.unwrap()), 200);
-    assert_eq!(parts(&plenty).await, parts(&small).await);
+    // A part names its model, and this one says how much memory it has: the same parts of the same texts, other bytes.
+    let names = |parts: BTreeMap<String, String>| -> Vec<String> {
+        parts.into_keys().map(|key| key.split('-').next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(parts(&plenty).await), names(parts(&small).await));
     assert_eq!(vectors(&plenty).await, vectors(&small).await);
     // 40 tokens, 20, 10: each of the two workers finds that out once, not once a batch.
     let halved: Vec<&String> = warnings.iter().filter(|w| w.contains("out of memory")).collect();
