@@ -6,7 +6,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __cpuid, __cpuid_count, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mul_ps,
+    __cpuid, __cpuid_count, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mul_ps,
     _mm512_set1_ps, _mm512_setzero_si512, _mm512_storeu_si512,
 };
 use std::sync::OnceLock;
@@ -126,7 +126,8 @@ fn pack_rows(x: &[f32], k: usize, norm: Option<(&[f32], f32)>, to: &mut Buffer) 
                     let weights = _mm512_loadu_ps(weights.add(TILE));
                     high = _mm512_mul_ps(_mm512_mul_ps(high, scale), weights);
                 }
-                let words = std::mem::transmute::<_, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                let words =
+                    std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
                 _mm512_storeu_si512(to.as_mut_ptr().cast(), words);
             }
         }
