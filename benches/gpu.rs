@@ -179,7 +179,7 @@ fn encode(
                 None => None,
             },
         };
-        for (batch, rows) in done {
+        if let Some((batch, rows)) = done {
             batch.iter().zip(rows.rows()).for_each(|(at, row)| vectors[*at] = row.to_vec());
         }
     }

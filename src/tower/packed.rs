@@ -279,7 +279,8 @@ mod tests {
         let keep: Vec<bool> = (0..16).map(|row| row < 4).collect();
         let good = packed.pack(&wave(16 * 8), Some(&keep)).unwrap();
         packed.unpack(&good).unwrap();
-        let damage: [&dyn Fn(&mut Packed, &mut Parts); 8] = [
+        type Damage<'a> = &'a dyn Fn(&mut Packed, &mut Parts);
+        let damage: [Damage<'_>; 8] = [
             &|_, parts| parts.bits.truncate(3),
             &|_, parts| parts.scales.truncate(3),
             &|_, parts| parts.kept.truncate(1),
