@@ -1,4 +1,4 @@
-//! Building one index: encode, insert near vectors after each other, save, splice, repair, measure.
+//! Building one index: encode, insert in key order, save, splice, repair, measure.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -11,7 +11,6 @@ use usearch::{MetricKind, ScalarKind};
 
 use super::format::{FREE_KEY, Layout};
 use super::graph::{Duplicate, audit, repair, splice};
-use super::order::insertion_order;
 use super::quantize::{Calibration, Encoder};
 use super::row_set::RowSet;
 use super::rows::unit;
@@ -27,8 +26,8 @@ const STEP: usize = 256;
 /// Estimated resident bytes while building an index of `vectors` x `dimensions`: the f32 input, the
 /// index with its key table, the table of duplicates, and a fixed part.
 pub fn estimate_memory(vectors: u64, dimensions: u32, options: &IndexOptions) -> u64 {
-    // usearch: two pointers and two 16-byte slots of its key table; here: the table of duplicates and the order.
-    let tables = 16 + 32 + 32 + 12;
+    // usearch: two pointers and two 16-byte slots of its key table; here: the table of duplicates.
+    let tables = 16 + 32 + 32;
     let each = 4 * u64::from(dimensions) + tables;
     vectors
         .saturating_mul(each.saturating_add(bytes_per_vector(dimensions, options)))
@@ -57,8 +56,7 @@ fn bytes_per_vector(dimensions: u32, options: &IndexOptions) -> u64 {
 }
 
 /// Builds, audits, repairs and measures one index, and writes `<index>` (usearch) and `<sidecar>` (f16).
-/// `keys` ascending, no repeats, `vectors` row by row beside them. One thread, in [`insertion_order`]; same input,
-/// same bytes.
+/// `keys` ascending, no repeats, `vectors` row by row beside them. One thread; same input, same bytes.
 ///
 /// Both files appear under their names only when they are whole. Vectors that are equal once quantised
 /// are inserted once and the copies linked in afterwards: see the `graph` module for why.
@@ -82,41 +80,35 @@ pub fn build(
     check_rows(keys, vectors)?;
     let files = Staged::new(index, sidecar);
     let mut writer = SidecarWriter::create(&files.sidecar, vectors.dimensions(), keys)?;
-    for (at, (key, row)) in keys.iter().zip(vectors.rows()).enumerate() {
-        if at % STEP == 0 {
-            cancel.check()?;
-        }
-        writer.push(&unit_of(*key, row)?)?;
-    }
-    writer.finish()?;
-    let order = insertion_order(vectors, cancel)?;
     let graph = new_graph(vectors.dimensions(), options)?;
     reserve(&graph, keys.len())?;
     let (mut encoder, mut earlier) = encoders(options, calibration);
     let mut firsts = Firsts::default();
-    let mut rows_of_slots: Vec<u32> = Vec::with_capacity(keys.len());
+    let mut rows_of_slots = Vec::with_capacity(keys.len());
     let mut duplicates = Vec::new();
-    for (at, &row) in order.iter().enumerate() {
+    for (at, (key, row)) in keys.iter().zip(vectors.rows()).enumerate() {
         if at % STEP == 0 {
             cancel.check()?;
             progress(at as u64);
         }
-        let key = keys[row as usize];
-        let code = encoder.encode(&unit_of(key, vectors.row(row as usize))?);
+        let row = unit(row).map_err(|what| bad_vector(*key, what))?;
+        writer.push(&row)?;
+        let code = encoder.encode(&row);
         let slot = rows_of_slots.len() as u32;
         let first = firsts.first(code.bytes(), slot, |slot| {
-            let row = rows_of_slots[slot as usize] as usize;
+            let row: usize = rows_of_slots[slot as usize];
             // The row was of use before, so it still is.
             unit(vectors.row(row)).is_ok_and(|row| earlier.encode(&row).bytes() == code.bytes())
         });
         match first {
-            Some(of) => duplicates.push(Duplicate { key, of }),
+            Some(of) => duplicates.push(Duplicate { key: *key, of }),
             None => {
-                code.add_to(&graph, key).map_err(|cause| insert_error(key, &cause))?;
-                rows_of_slots.push(row);
+                code.add_to(&graph, *key).map_err(|cause| insert_error(*key, &cause))?;
+                rows_of_slots.push(at);
             }
         }
     }
+    writer.finish()?;
     progress(keys.len() as u64);
     let elements = vectors.as_slice().len().max(1) as f64;
     let clipped = encoder.clipped as f64 / elements;
@@ -128,12 +120,10 @@ fn encoders(options: &IndexOptions, calibration: &Calibration) -> (Encoder, Enco
     (encoder.clone(), encoder)
 }
 
-fn unit_of(key: u64, row: &[f32]) -> Result<Vec<f32>> {
-    unit(row).map_err(|what| {
-        Error::input(format!(
-            "the vector of key {key:016x} {what}; leave its note out or encode it again"
-        ))
-    })
+fn bad_vector(key: u64, what: &str) -> Error {
+    Error::input(format!(
+        "the vector of key {key:016x} {what}; leave its note out or encode it again"
+    ))
 }
 
 fn insert_error(key: u64, cause: &str) -> Error {
@@ -368,7 +358,7 @@ mod tests {
             estimate_memory(vectors, dimensions, &options)
         };
         let base = of(1_000_000, 100, Quantization::I8);
-        // 400 bytes of input, 100 of codes, 151 of links, 92 of tables.
+        // 400 bytes of input, 100 of codes, 151 of links, 80 of tables.
         assert!((700 << 20..800 << 20).contains(&base), "{base}");
         assert!(of(1_000_000, 100, Quantization::F32) > base);
         assert!(of(1_000_000, 100, Quantization::B1) < base);

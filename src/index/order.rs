@@ -1,4 +1,5 @@
-//! The order in which vectors are inserted: near ones one after the other.
+//! An order in which vectors could be inserted: near ones one after the other. Measured by `bench-index`'s `--orders`; building
+//! goes in key order, because this one cost recall (benches/README.md).
 //!
 //! Keys are hashes, so in key order every insertion walks another part of the graph, and near vectors lie far apart in
 //! the file. Here the rows are halved again and again along the line between two means, like a k-d tree that turns its
