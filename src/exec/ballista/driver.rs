@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 use serde::de::DeserializeOwned;
 
 use super::book::Shelf;
-use super::job::{self, End};
+use super::job::{self, End, Watching};
 use super::work::{CheckedReceipt, Order, PreparedReceipt, Work};
 use super::{MAX_WORKS, plan};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -121,10 +121,8 @@ impl Driver {
             let tokens = plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum();
             let all = (total, "texts", tokens);
             let outcome = self.stage(Stage::Encode, works, all, env).await;
-            let found = stream::iter(&plan.encode)
-                .map(|task| stage::encode_receipt(task, &env.root))
-                .buffered(READERS);
-            keep(&mut receipts.encode, found.collect().await, outcome)?;
+            let reads = plan.encode.iter().map(|task| stage::encode_receipt(task, &env.root));
+            keep(&mut receipts.encode, all_of(reads.collect()).await, outcome)?;
         }
         if let Some(task) = &plan.calibrate {
             let work = task_work(Envelope::Calibrate(task.clone()));
@@ -134,10 +132,8 @@ impl Driver {
             let works: Vec<_> = plan.build.iter().cloned().map(Envelope::Build).collect();
             let total = works.len() as u64;
             let outcome = self.stage(Stage::Build, works, (total, "shards", 0), env).await;
-            let found = stream::iter(&plan.build)
-                .map(|task| stage::build_receipt(task, &env.root))
-                .buffered(READERS);
-            keep(&mut receipts.build, found.collect().await, outcome)?;
+            let reads = plan.build.iter().map(|task| stage::build_receipt(task, &env.root));
+            keep(&mut receipts.build, all_of(reads.collect()).await, outcome)?;
         }
         Ok(())
     }
@@ -191,8 +187,7 @@ impl Driver {
             let known = self.shelf.lock().await.failures();
             let mut look = Look { driver: self, watch, seen: Instant::now(), next: Instant::now() };
             let plan = plan::job(&self.order, works)?;
-            let end =
-                job::run(&self.cluster.scheduler, &name, plan, async || look.once().await).await?;
+            let end = job::run(&self.cluster.scheduler, &name, plan, &mut look).await?;
             look.now().await?;
             let lost = match end {
                 End::Done => return Ok(()),
@@ -222,6 +217,12 @@ impl Driver {
 
 fn task_work(envelope: Envelope) -> Work {
     Work::Task { envelope: Box::new(envelope) }
+}
+
+/// Waits for reads, some at a time; their results in the same order.
+// They come as a list: a stream that makes them while it is polled would not be `Send`.
+async fn all_of<T>(reads: Vec<impl Future<Output = T>>) -> Vec<T> {
+    stream::iter(reads).buffered(READERS).collect().await
 }
 
 /// Keeps the receipts that are there: all of them must be where all went well.
@@ -266,8 +267,8 @@ struct Look<'a> {
     next: Instant,
 }
 
-impl Look<'_> {
-    async fn once(&mut self) -> Result<Option<String>> {
+impl Watching for Look<'_> {
+    async fn look(&mut self) -> Result<Option<String>> {
         self.watch.cancel.check()?;
         if Instant::now() < self.next {
             return Ok(None);
@@ -285,7 +286,9 @@ impl Look<'_> {
         let silent = self.seen.elapsed() > patience;
         Ok(silent.then(|| format!("no executor gave a sign of life for {} s", patience.as_secs())))
     }
+}
 
+impl Look<'_> {
     async fn now(&mut self) -> Result<()> {
         let mut shelf = self.driver.shelf.lock().await;
         if !shelf.look(self.watch.root, &self.driver.order.run).await? {

@@ -43,13 +43,19 @@ pub(super) enum End {
     Lost(String),
 }
 
-/// Runs a job to its end. `watch` is called now and then: an error cancels the job and is returned, `Some` gives the job
-/// up as lost.
+/// Who looks after a job while it runs.
+pub(super) trait Watching {
+    /// Called now and then: an error cancels the job and is returned, `Some` gives the job up as lost.
+    // A closure would do, but nothing can yet promise that what an `AsyncFnMut` returns is `Send`.
+    fn look(&mut self) -> impl Future<Output = Result<Option<String>>> + Send;
+}
+
+/// Runs a job to its end.
 pub(super) async fn run(
     scheduler: &SchedulerAddress,
     name: &str,
     plan: Arc<dyn ExecutionPlan>,
-    mut watch: impl AsyncFnMut() -> Result<Option<String>>,
+    watch: &mut impl Watching,
 ) -> Result<End> {
     let node = PhysicalPlanNode::try_from_physical_plan(plan, &Codec::default())
         .or_error(ErrorKind::Internal, || "encoding the plan of a job")?;
@@ -112,7 +118,7 @@ pub(super) async fn run(
         } else if heard.elapsed() > SILENT {
             return Ok(no_answer(&"it is gone, or was started anew and forgot the job"));
         }
-        let end = match watch().await {
+        let end = match watch.look().await {
             Ok(None) => None,
             Ok(Some(lost)) => Some(Ok(End::Lost(lost))),
             Err(error) => Some(Err(error)),
