@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the way over a cluster costs: the same notes encoded in one process with two workers, and by one and two executors.
 
-    cluster.py PROGRAM MODEL [--notes 2000] [--words 20] [--rounds 3]
+    cluster.py PROGRAM MODEL [--notes 2000] [--words 10] [--rounds 3]
 
 PROGRAM is built with `--features cluster`, MODEL is a real tower. Two workers and two executors have a core each; one executor
 has both. Every round runs each way once, in turn, on an empty root. Prints the seconds of encoding and of the whole run, the
@@ -29,6 +29,7 @@ uri = "notes.csv"
 model = "{model}"
 pooling = "mean"
 max_tokens = 128
+arithmetic = "bf16"
 [encode]
 devices = ["cpu", "cpu"]
 [index]
@@ -84,7 +85,7 @@ def main():
     parser.add_argument("program")
     parser.add_argument("model")
     parser.add_argument("--notes", type=int, default=2000)
-    parser.add_argument("--words", type=int, default=20)
+    parser.add_argument("--words", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     program = str(pathlib.Path(args.program).resolve())
