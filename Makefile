@@ -147,6 +147,7 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 
 .PHONY: test-all
 test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile test-cluster ## Run every suite there is, the slow ones too.
+	$(MAKE) fuzz SECONDS=10
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).
 FEATURES ?= cuda

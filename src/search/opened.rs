@@ -403,15 +403,18 @@ impl Opened {
         let wrong = |what: String| Err(Error::corrupt(what).context(format!("shard {shard}")));
         if index.len() as u64 != content.vectors || ids.rows() != content.vectors {
             return wrong(format!(
-                "its index has {} vectors, its ids file {}, the manifest says {}",
+                "index {} has {} vectors, ids file {} {}, the manifest says {}",
+                content.index.path,
                 index.len(),
+                content.ids.path,
                 ids.rows(),
                 content.vectors
             ));
         }
         if !index.is_empty() && index.dimensions() != dimensions {
             return wrong(format!(
-                "its index has {} dimensions, the embedding space {dimensions}",
+                "index {} has {} dimensions, the embedding space {dimensions}",
+                content.index.path,
                 index.dimensions()
             ));
         }
@@ -430,7 +433,8 @@ impl Opened {
             let makes = |probe| NoteKey::derive(&note, notes.chunks[row], probe).0 == key.0;
             if !(0..PROBES).any(makes) {
                 return Err(Error::corrupt(format!(
-                    "its ids file says that key {key} is note {note}, which has another key"
+                    "ids file {} says that key {key} is note {note}, which has another key",
+                    self.content.ids.path
                 )));
             }
         }
