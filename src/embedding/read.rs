@@ -126,6 +126,13 @@ async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
             "row {row} was asked of part file {part}, which has {total}: whatever names it is of another part"
         )));
     }
+    // The width stands in a note of the writer's that nothing else holds to it: it must not decide how much memory is taken.
+    if !holds(&builder, "embedding", total, width) {
+        return Err(altered(
+            part,
+            format_args!("does not hold {total} vectors of {width} numbers"),
+        ));
+    }
     let values = rows.len().checked_mul(width).ok_or_else(|| altered(part, "overflows"))?;
     let mut out = vec![0f32; values];
     if wanted.is_empty() {
@@ -161,6 +168,21 @@ async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
         return Err(altered(part, "ends before its last row"));
     }
     Embeddings::from_vec(width, out)
+}
+
+/// Whether the chunks of a column of lists hold so many numbers, of two bytes or more each: our parts are written plainly.
+fn holds(builder: &Builder, column: &str, rows: usize, width: usize) -> bool {
+    let (mut values, mut bytes) = (0i128, 0i128);
+    for group in builder.metadata().row_groups() {
+        for chunk in group.columns() {
+            if chunk.column_path().parts().first().is_some_and(|first| first == column) {
+                values += i128::from(chunk.num_values());
+                bytes += i128::from(chunk.uncompressed_size());
+            }
+        }
+    }
+    let wanted = rows as i128 * width as i128;
+    values == wanted && bytes >= 2 * wanted
 }
 
 /// The elements of one batch.
