@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::attention::{Pack, attention};
 use super::decoder::{NamedVar, mean_states};
 use super::layer_norm::layer_norm;
+use super::least_squares::LeastSquares;
 use super::linear::{Weight, frozen_linear, trained_linear};
 use super::tensor_error;
 use crate::dataset::SplitMix64;
@@ -59,7 +60,9 @@ pub(super) struct Bert {
     norm: Pair,
     layers: Vec<Layer>,
     /// `[dimensions, hidden]`.
-    projection: Tensor,
+    projection: Var,
+    /// The projection was drawn, not loaded: nothing is known about it yet.
+    drawn: bool,
     /// Products are of numbers rounded to bf16.
     round: bool,
     device: Device,
@@ -73,7 +76,7 @@ pub(super) fn kept_layers(depth: usize, keep: usize) -> Vec<usize> {
 impl Bert {
     /// Loads `config.json` and `model.safetensors` of a folder. Keeps `keep` layers; trains everything but the
     /// embedding tables, whose tensors are frozen unless `train_embeddings`. The projection is loaded where the file
-    /// has `projection.weight` of the right shape, else drawn with `seed`. `round`: the layers multiply numbers rounded to
+    /// has `projection.weight` of the right shape, else drawn with `seed` (see [`Bert::fit_projection`]). `round`: the layers multiply numbers rounded to
     /// bf16.
     pub(super) fn load(
         folder: &Path,
@@ -169,20 +172,36 @@ impl Bert {
         config.num_hidden_layers = keep;
         let name = "projection.weight";
         let shape = [dimensions, width];
-        let projection = if file.get(name).is_some_and(|t| t.dims() == shape) {
-            tensor(name, name, &shape, true)?
-        } else {
-            let mut rng = SplitMix64::new(seed ^ 0x5052_4F4A);
-            let scale = (width as f64).sqrt().recip();
-            let data: Vec<f32> =
-                (0..dimensions * width).map(|_| (rng.normal() * scale) as f32).collect();
-            let var = Var::from_vec(data, (dimensions, width), device).map_err(tensor_error)?;
-            vars.push((name.to_owned(), var.clone()));
-            var.as_tensor().clone()
+        let loaded = file.get(name).filter(|t| t.dims() == shape);
+        let drawn = loaded.is_none();
+        let projection = match loaded {
+            Some(loaded) => loaded
+                .to_dtype(DType::F32)
+                .and_then(|t| t.to_device(device))
+                .and_then(|t| Var::from_tensor(&t)),
+            None => {
+                let mut rng = SplitMix64::new(seed ^ 0x5052_4F4A);
+                let scale = (width as f64).sqrt().recip();
+                let data: Vec<f32> =
+                    (0..dimensions * width).map(|_| (rng.normal() * scale) as f32).collect();
+                Var::from_vec(data, (dimensions, width), device)
+            }
         };
+        let projection = projection.map_err(tensor_error)?;
+        vars.push((name.to_owned(), projection.clone()));
         let device = device.clone();
-        let model =
-            Self { config, words, positions, types, norm, layers, projection, round, device };
+        let model = Self {
+            config,
+            words,
+            positions,
+            types,
+            norm,
+            layers,
+            projection,
+            drawn,
+            round,
+            device,
+        };
         Ok((model, vars))
     }
 
@@ -197,8 +216,49 @@ impl Bert {
             .collect()
     }
 
+    /// Puts the projection where it maps the means of these texts closest to `targets` (`[texts, dimensions]`, row by
+    /// row), unless it was loaded. `batch` texts are embedded at a time.
+    pub(super) fn fit_projection(
+        &mut self,
+        sequences: &[Vec<u32>],
+        targets: &[f32],
+        batch: usize,
+    ) -> Result<()> {
+        if !self.drawn || sequences.is_empty() {
+            return Ok(());
+        }
+        let (width, dimensions) = (self.config.hidden_size, targets.len() / sequences.len());
+        let mut fit = LeastSquares::new(width, dimensions);
+        let batches = sequences.chunks(batch).zip(targets.chunks(batch * dimensions));
+        for (sequences, targets) in batches {
+            let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+            let means = self.means(&sequences)?;
+            let sums = || -> CandleResult<[Vec<f32>; 2]> {
+                let (x, y) = (
+                    means.detach(),
+                    Tensor::from_slice(targets, (sequences.len(), dimensions), &self.device)?,
+                );
+                let turned = x.t()?.contiguous()?;
+                Ok([
+                    turned.matmul(&x)?.flatten_all()?.to_vec1()?,
+                    turned.matmul(&y)?.flatten_all()?.to_vec1()?,
+                ])
+            };
+            let [gram, moment] = sums().map_err(tensor_error)?;
+            fit.add(&gram, &moment);
+        }
+        let weight = Tensor::from_vec(fit.weight()?, (dimensions, width), &self.device);
+        weight.and_then(|weight| self.projection.set(&weight)).map_err(tensor_error)
+    }
+
     /// Projected means `[sequences, dimensions]`, not normalised.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
+        let means = self.means(sequences)?;
+        trained_linear(&means, self.projection.as_tensor(), false).map_err(tensor_error)
+    }
+
+    /// Means of the last states `[sequences, hidden]`.
+    fn means(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         let longest = self.config.max_position_embeddings;
         for sequence in sequences {
             if sequence.is_empty() || sequence.len() > longest {
@@ -212,10 +272,10 @@ impl Bert {
                 )));
             }
         }
-        self.forward_checked(sequences).map_err(tensor_error)
+        self.means_checked(sequences).map_err(tensor_error)
     }
 
-    fn forward_checked(&self, sequences: &[&[u32]]) -> CandleResult<Tensor> {
+    fn means_checked(&self, sequences: &[&[u32]]) -> CandleResult<Tensor> {
         let epsilon = self.config.layer_norm_eps;
         let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
         let positions: Vec<u32> = lengths.iter().flat_map(|l| 0..*l as u32).collect();
@@ -239,7 +299,7 @@ impl Bert {
             let inner = linear(&x, &layer.up)?.gelu_erf()?;
             x = norm(&(x + linear(&inner, &layer.down)?)?, &layer.norm)?;
         }
-        trained_linear(&mean_states(&x, &pack)?, &self.projection, false)
+        mean_states(&x, &pack)
     }
 }
 

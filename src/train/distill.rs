@@ -126,7 +126,7 @@ pub async fn distill(
             teacher.len()
         )));
     }
-    let (student, vars) =
+    let (mut student, vars) =
         Student::create(&options.student, base_dir, teacher.dimensions(), options.seed, reporter)
             .await?;
     let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
@@ -140,8 +140,7 @@ pub async fn distill(
     let run = hasher.finish();
     let mut optimizer =
         AdamW::new(vars.clone(), options.optimizer.clone()).map_err(tensor_error)?;
-    let mut state =
-        checkpoint::load(output, run, &mut optimizer)?.unwrap_or_else(|| State::new(run));
+    let resumed = checkpoint::load(output, run, &mut optimizer)?;
 
     let mut order: Vec<usize> = (0..texts.len()).collect();
     SplitMix64::new(options.seed ^ 0x4845_4C44).shuffle(&mut order);
@@ -156,6 +155,16 @@ pub async fn distill(
         )));
     }
     let planned = options.steps.unwrap_or(per_epoch);
+    let mut state = match resumed {
+        Some(state) => state,
+        None => {
+            let first = &order[..order.len().min(options.student.fit_queries())];
+            let queries: Vec<&str> = first.iter().map(|at| texts[*at].as_str()).collect();
+            let targets: Vec<f32> = first.iter().flat_map(|at| teacher.row(*at)).copied().collect();
+            student.fit_projection(&queries, &targets, options.batch)?;
+            State::new(run)
+        }
+    };
     let job = Job { student: &student, texts, teacher, options };
     let started = Instant::now();
     let total = planned * options.batch as u64;

@@ -138,6 +138,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
             max_tokens: 20,
             arithmetic: crate::types::Arithmetic::F32,
             train_embeddings: true,
+            fit_queries: 0,
         },
         mse_weight: 1.0,
         cosine_weight: 1.0,
@@ -158,6 +159,18 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     let whole = run(&one, &Cancel::new(), &teacher).await.unwrap();
     let (first, last) = (&whole.validation[0], whole.validation.last().unwrap());
     assert!(last.accuracy > 0.9 && first.accuracy < 0.5, "{first:?} {last:?}");
+
+    // A projection that is fitted first is well on its way before the first step, on queries that it was not fitted to.
+    let mut fitted = DistillOptions { steps: Some(1), ..options.clone() };
+    if let StudentOptions::Bert { fit_queries, .. } = &mut fitted.student {
+        *fit_queries = 100;
+    }
+    let vectors = Teacher { vectors: &teacher, space: &space };
+    let output = dir.path().join("fitted");
+    let never = Cancel::new();
+    let report = distill(&texts, &vectors, &fitted, dir.path(), &output, &reporter, &never).await;
+    let fitted = report.unwrap().validation[0].accuracy;
+    assert!(fitted > 0.7, "{fitted} at step 0, {} without", first.accuracy);
 
     let cancelled = Cancel::new();
     cancelled.cancel();

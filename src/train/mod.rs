@@ -15,6 +15,7 @@ mod entry;
 mod export;
 mod kernels;
 mod layer_norm;
+mod least_squares;
 mod linear;
 mod loss;
 mod mine;

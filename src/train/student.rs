@@ -34,6 +34,9 @@ pub enum StudentOptions {
         /// Also train the embedding tables (most of the parameters of a small encoder).
         #[serde(default)]
         train_embeddings: bool,
+        /// Queries that the projection is fitted to by least squares before the first step; 0 starts it at random.
+        #[serde(default = "default_fit_queries")]
+        fit_queries: usize,
         /// Arithmetic of the training: f32, or bf16, whose products are of rounded numbers (faster).
         #[serde(default = "default_arithmetic")]
         arithmetic: Arithmetic,
@@ -48,6 +51,10 @@ pub enum StudentOptions {
         #[serde(default)]
         train_embeddings: bool,
     },
+}
+
+fn default_fit_queries() -> usize {
+    16_384
 }
 
 fn default_arithmetic() -> Arithmetic {
@@ -70,6 +77,14 @@ fn default_max_tokens() -> usize {
 }
 
 impl StudentOptions {
+    /// Queries that a projection is fitted to before the first step.
+    pub(super) fn fit_queries(&self) -> usize {
+        match self {
+            Self::Bert { fit_queries, .. } => *fit_queries,
+            Self::Decoder { .. } => 0,
+        }
+    }
+
     /// Longest text in tokens.
     pub fn max_tokens(&self) -> u32 {
         match self {
@@ -99,7 +114,9 @@ impl Student {
         reporter: &Arc<dyn Reporter>,
     ) -> Result<(Self, Vec<NamedVar>)> {
         match options {
-            StudentOptions::Bert { path, layers, max_tokens, train_embeddings, arithmetic } => {
+            StudentOptions::Bert {
+                path, layers, max_tokens, train_embeddings, arithmetic, ..
+            } => {
                 let source = base_dir.join(path);
                 let (round, device) = (precision(*arithmetic)?.packed, Device::Cpu);
                 let (bert, vars) = Bert::load(
@@ -186,6 +203,22 @@ impl Student {
                     .map_err(|e| Error::input(format!("the student's tokenizer failed: {e}")))?;
                 Ok(encoding.get_ids().to_vec())
             }
+        }
+    }
+
+    /// Before the first step: an encoder's projection is put where it maps the texts closest to the teacher's vectors
+    /// `targets`, `[texts, dimensions]`.
+    pub(super) fn fit_projection(
+        &mut self,
+        texts: &[&str],
+        targets: &[f32],
+        batch: usize,
+    ) -> Result<()> {
+        let sequences: Vec<Vec<u32>> =
+            texts.iter().map(|text| self.tokenize(text)).collect::<Result<_>>()?;
+        match &mut self.model {
+            Model::Bert { bert, .. } => bert.fit_projection(&sequences, targets, batch),
+            Model::Decoder { .. } => Ok(()),
         }
     }
 

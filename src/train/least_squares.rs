@@ -1,0 +1,131 @@
+//! Where a student's projection starts: the least-squares map from its states to the teacher's vectors.
+
+use crate::error::{Error, Result};
+
+/// Ridge, as a share of the mean squared state: enough that directions which the texts do not show stay small.
+const RIDGE: f64 = 1e-3;
+
+/// Sums over texts, of which the best linear map follows.
+pub(super) struct LeastSquares {
+    inputs: usize,
+    outputs: usize,
+    /// `[inputs, inputs]`, sum of x xᵀ.
+    gram: Vec<f64>,
+    /// `[inputs, outputs]`, sum of x yᵀ.
+    moment: Vec<f64>,
+}
+
+impl LeastSquares {
+    /// For maps of `inputs` numbers to `outputs`.
+    pub(super) fn new(inputs: usize, outputs: usize) -> Self {
+        let (gram, moment) = (vec![0.0; inputs * inputs], vec![0.0; inputs * outputs]);
+        Self { inputs, outputs, gram, moment }
+    }
+
+    /// Adds the sums of a batch: `gram` `[inputs, inputs]` and `moment` `[inputs, outputs]`.
+    pub(super) fn add(&mut self, gram: &[f32], moment: &[f32]) {
+        let add = |into: &mut [f64], from: &[f32]| {
+            into.iter_mut().zip(from).for_each(|(into, from)| *into += f64::from(*from));
+        };
+        add(&mut self.gram, gram);
+        add(&mut self.moment, moment);
+    }
+
+    /// `[outputs, inputs]`: the weight of the linear layer with the least squared error, and a small ridge.
+    ///
+    /// # Errors
+    /// Input where the states are not finite or all zero.
+    pub(super) fn weight(mut self) -> Result<Vec<f32>> {
+        let (n, m) = (self.inputs, self.outputs);
+        let trace: f64 = (0..n).map(|at| self.gram[at * n + at]).sum();
+        (0..n).for_each(|at| self.gram[at * n + at] += RIDGE * trace / n as f64);
+        cholesky(&mut self.gram, n)?;
+        let (l, x) = (&self.gram, &mut self.moment);
+        // L z = moment, then Lᵀ weightᵀ = z; row operations, so that the inner loops run along memory.
+        for row in 0..n {
+            for other in 0..row {
+                subtract(x, m, row, other, l[row * n + other]);
+            }
+            x[row * m..(row + 1) * m].iter_mut().for_each(|v| *v /= l[row * n + row]);
+        }
+        for row in (0..n).rev() {
+            for other in row + 1..n {
+                subtract(x, m, row, other, l[other * n + row]);
+            }
+            x[row * m..(row + 1) * m].iter_mut().for_each(|v| *v /= l[row * n + row]);
+        }
+        Ok((0..m)
+            .flat_map(|to| (0..n).map(move |from| (from, to)))
+            .map(|(from, to)| x[from * m + to] as f32)
+            .collect())
+    }
+}
+
+/// Row `row` less `factor` times row `other`, of rows of `width`.
+fn subtract(rows: &mut [f64], width: usize, row: usize, other: usize, factor: f64) {
+    let (low, high) = rows.split_at_mut(row.max(other) * width);
+    let (small, large) = (row.min(other) * width, &mut high[..width]);
+    let small = &mut low[small..small + width];
+    let (into, from) = if row < other { (small, large) } else { (large, small) };
+    into.iter_mut().zip(from).for_each(|(into, from)| *into -= factor * *from);
+}
+
+/// The lower triangle of a symmetric positive matrix `[n, n]` becomes its Cholesky factor.
+fn cholesky(a: &mut [f64], n: usize) -> Result<()> {
+    for row in 0..n {
+        for column in 0..=row {
+            let (left, right) =
+                (&a[row * n..row * n + column], &a[column * n..column * n + column]);
+            let sum: f64 = left.iter().zip(right).map(|(x, y)| x * y).sum();
+            let rest = a[row * n + column] - sum;
+            if row > column {
+                a[row * n + column] = rest / a[column * n + column];
+            } else if rest > 0.0 && rest.is_finite() {
+                a[row * n + row] = rest.sqrt();
+            } else {
+                return Err(Error::input(
+                    "the student's states say nothing about its texts: are its weights all zero, or not finite?",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::SplitMix64;
+
+    #[test]
+    fn a_linear_map_is_found_again() {
+        let (inputs, outputs, texts) = (7, 5, 400);
+        let mut rng = SplitMix64::new(11);
+        let mut draw = |count: usize| (0..count).map(|_| rng.normal() as f32).collect::<Vec<_>>();
+        let (map, states) = (draw(outputs * inputs), draw(texts * inputs));
+        let mut fit = LeastSquares::new(inputs, outputs);
+        for x in states.chunks(inputs) {
+            let y: Vec<f32> =
+                map.chunks(inputs).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum()).collect();
+            let outer = |a: &[f32], b: &[f32]| {
+                a.iter().flat_map(|a| b.iter().map(move |b| a * b)).collect::<Vec<_>>()
+            };
+            fit.add(&outer(x, x), &outer(x, &y));
+        }
+        let found = fit.weight().unwrap();
+        let worst = found.iter().zip(&map).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 0.01, "off by {worst}");
+    }
+
+    #[test]
+    fn what_the_texts_do_not_show_stays_zero() {
+        let mut fit = LeastSquares::new(2, 1);
+        fit.add(&[1.0, 0.0, 0.0, 0.0], &[3.0, 0.0]);
+        let found = fit.weight().unwrap();
+        assert!((found[0] - 3.0).abs() < 0.01 && found[1].abs() < 1e-9, "{found:?}");
+        assert!(LeastSquares::new(2, 1).weight().is_err());
+        let mut broken = LeastSquares::new(1, 1);
+        broken.add(&[f32::NAN], &[1.0]);
+        assert!(broken.weight().is_err());
+    }
+}
