@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
@@ -180,8 +181,9 @@ async fn a_gc_killed_anywhere_leaves_nothing_that_names_a_missing_file() {
 async fn a_gc_beside_publishes_never_deletes_what_is_committed() {
     let root = Root::in_memory();
     let retention = Retention { snapshots: 2, grace_hours: 0, runs_days: 0 };
+    let publishing = Arc::new(AtomicU64::new(3));
     let publishers = (0..3u64).map(|who| {
-        let root = root.clone();
+        let (root, publishing) = (root.clone(), Arc::clone(&publishing));
         tokio::spawn(async move {
             let mut published = 0u64;
             for day in 0..25 {
@@ -202,6 +204,7 @@ async fn a_gc_beside_publishes_never_deletes_what_is_committed() {
                 }
                 published += 1;
             }
+            publishing.fetch_sub(1, Ordering::SeqCst);
             published
         })
     });
@@ -209,8 +212,10 @@ async fn a_gc_beside_publishes_never_deletes_what_is_committed() {
     let collector = tokio::spawn({
         let root = root.clone();
         async move {
-            let (mut rounds, mut deleted) = (0u64, 0);
-            while rounds < 400 {
+            let (mut rounds, mut deleted, mut last) = (0u64, 0, false);
+            // On a busy machine 400 rounds may be over before anything is published: the last one comes after it all.
+            while !(last && rounds >= 400) {
+                let over = publishing.load(Ordering::SeqCst) == 0;
                 let now = Utc::now() + TimeDelta::minutes(30);
                 let report = match gc(&root, &retention, now, false, &Protected::default()).await {
                     Ok(report) => report,
@@ -219,7 +224,7 @@ async fn a_gc_beside_publishes_never_deletes_what_is_committed() {
                     Err(error) => panic!("{error:?}"),
                 };
                 deleted += report.deleted.len();
-                rounds += 1;
+                (rounds, last) = (rounds + 1, over);
                 let current = newest(&root).await.unwrap();
                 for file in current.iter().flat_map(|manifest| manifest.content.files()) {
                     let there = root.size(&file.path).await.unwrap().is_some();
