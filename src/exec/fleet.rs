@@ -15,7 +15,7 @@ pub(super) enum Fleet {
     Local(local::Workers),
     /// The executors of a Ballista cluster.
     #[cfg(feature = "cluster")]
-    Cluster(super::ballista::Driver),
+    Cluster(Box<super::ballista::Driver>),
 }
 
 impl Fleet {
@@ -30,7 +30,7 @@ impl Fleet {
         if let Some(cluster) = &options.cluster {
             let driver = super::ballista::Driver::new(ctx, cluster, run);
             let planned = driver.plan(ctx, reporter).await?;
-            return Ok((planned, Self::Cluster(driver)));
+            return Ok((planned, Self::Cluster(Box::new(driver))));
         }
         let (planned, tower) = ctx.plan(run, reporter).await?;
         let fleet = Self::for_plan(ctx, options, run, tower)?;
@@ -50,7 +50,7 @@ impl Fleet {
     ) -> Result<Self> {
         #[cfg(feature = "cluster")]
         if let Some(cluster) = &options.cluster {
-            return Ok(Self::Cluster(super::ballista::Driver::new(ctx, cluster, run)));
+            return Ok(Self::Cluster(Box::new(super::ballista::Driver::new(ctx, cluster, run))));
         }
         Ok(Self::Local(local::Workers::new(&ctx.pipeline, Some(tower))?))
     }
