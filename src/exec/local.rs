@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -239,11 +239,16 @@ fn closed(_: tokio::sync::AcquireError) -> Error {
 /// Transient, naming the first task that is not finished.
 pub(crate) async fn finished(plan: &Plan, env: &TaskEnv) -> Result<Receipts> {
     let root = &env.root;
-    // Collected first: a closure over borrowed tasks, held while waiting, would keep this future from being spawned.
-    let encode: Vec<_> = plan.encode.iter().map(|task| stage::encode_receipt(task, root)).collect();
-    let build: Vec<_> = plan.build.iter().map(|task| stage::build_receipt(task, root)).collect();
+    let encode = plan.encode.iter().map(|task| stage::encode_receipt(task, root)).collect();
+    let build = plan.build.iter().map(|task| stage::build_receipt(task, root)).collect();
     Ok(Receipts {
-        encode: stream::iter(encode).buffered(READERS).try_collect().await?,
-        build: stream::iter(build).buffered(READERS).try_collect().await?,
+        encode: all_of(encode).await.into_iter().collect::<Result<_>>()?,
+        build: all_of(build).await.into_iter().collect::<Result<_>>()?,
     })
+}
+
+/// Waits for reads of receipts, some at a time; their results in the same order.
+// They come as a list: a stream that made them while it is polled would keep the future from being spawned.
+pub(super) async fn all_of<T>(reads: Vec<impl Future<Output = T>>) -> Vec<T> {
+    stream::iter(reads).buffered(READERS).collect().await
 }

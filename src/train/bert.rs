@@ -13,6 +13,7 @@ use super::linear::{Weight, frozen_linear, trained_linear};
 use super::tensor_error;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::types::Cancel;
 
 /// What of a BERT `config.json` decides the arithmetic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,8 +77,8 @@ pub(super) fn kept_layers(depth: usize, keep: usize) -> Vec<usize> {
 impl Bert {
     /// Loads `config.json` and `model.safetensors` of a folder. Keeps `keep` layers; trains everything but the
     /// embedding tables, whose tensors are frozen unless `train_embeddings`. The projection is loaded where the file
-    /// has `projection.weight` of the right shape, else drawn with `seed` (see [`Bert::fit_projection`]). `round`: the layers multiply numbers rounded to
-    /// bf16.
+    /// has `projection.weight` of the right shape, else drawn with `seed`, until [`Bert::fit_projection`]. `round`: the
+    /// layers multiply numbers rounded to bf16.
     pub(super) fn load(
         folder: &Path,
         keep: Option<usize>,
@@ -111,6 +112,9 @@ impl Bert {
         let weights = folder.join("model.safetensors");
         let file = candle_core::safetensors::load(&weights, &Device::Cpu)
             .map_err(|e| Error::input(format!("cannot read {}: {e}", weights.display())))?;
+        let as_f32 = |found: &Tensor| {
+            found.to_dtype(DType::F32).and_then(|t| t.to_device(device)).map_err(tensor_error)
+        };
         let mut vars = Vec::new();
         let mut tensor =
             |source: &str, target: &str, shape: &[usize], train: bool| -> Result<Tensor> {
@@ -124,10 +128,7 @@ impl Bert {
                             weights.display()
                         ))
                     })?;
-                let found = found
-                    .to_dtype(DType::F32)
-                    .and_then(|t| t.to_device(device))
-                    .map_err(tensor_error)?;
+                let found = as_f32(found)?;
                 if !train {
                     return Ok(found);
                 }
@@ -175,10 +176,7 @@ impl Bert {
         let loaded = file.get(name).filter(|t| t.dims() == shape);
         let drawn = loaded.is_none();
         let projection = match loaded {
-            Some(loaded) => loaded
-                .to_dtype(DType::F32)
-                .and_then(|t| t.to_device(device))
-                .and_then(|t| Var::from_tensor(&t)),
+            Some(loaded) => Var::from_tensor(&as_f32(loaded)?),
             None => {
                 let mut rng = SplitMix64::new(seed ^ 0x5052_4F4A);
                 let scale = (width as f64).sqrt().recip();
@@ -217,12 +215,13 @@ impl Bert {
     }
 
     /// Puts the projection where it maps the means of these texts closest to `targets` (`[texts, dimensions]`, row by
-    /// row), unless it was loaded. `batch` texts are embedded at a time.
+    /// row), unless it was loaded. `batch` texts are embedded at a time; between two of them it can be cancelled.
     pub(super) fn fit_projection(
         &mut self,
         sequences: &[Vec<u32>],
         targets: &[f32],
         batch: usize,
+        cancel: &Cancel,
     ) -> Result<()> {
         if !self.drawn || sequences.is_empty() {
             return Ok(());
@@ -231,6 +230,7 @@ impl Bert {
         let mut fit = LeastSquares::new(width, dimensions);
         let batches = sequences.chunks(batch).zip(targets.chunks(batch * dimensions));
         for (sequences, targets) in batches {
+            cancel.check()?;
             let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
             let means = self.means(&sequences)?;
             let sums = || -> CandleResult<[Vec<f32>; 2]> {

@@ -161,7 +161,7 @@ pub async fn distill(
             let first = &order[..order.len().min(options.student.fit_queries())];
             let queries: Vec<&str> = first.iter().map(|at| texts[*at].as_str()).collect();
             let targets: Vec<f32> = first.iter().flat_map(|at| teacher.row(*at)).copied().collect();
-            student.fit_projection(&queries, &targets, options.batch)?;
+            student.fit_projection(&queries, &targets, options.batch, cancel)?;
             State::new(run)
         }
     };

@@ -167,13 +167,16 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     }
     let vectors = Teacher { vectors: &teacher, space: &space };
     let output = dir.path().join("fitted");
-    let never = Cancel::new();
-    let report = distill(&texts, &vectors, &fitted, dir.path(), &output, &reporter, &never).await;
-    let fitted = report.unwrap().validation[0].accuracy;
-    assert!(fitted > 0.7, "{fitted} at step 0, {} without", first.accuracy);
-
+    let fit = async |cancel: &Cancel| {
+        distill(&texts, &vectors, &fitted, dir.path(), &output, &reporter, cancel).await
+    };
     let cancelled = Cancel::new();
     cancelled.cancel();
+    assert_eq!(fit(&cancelled).await.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert!(!output.join("checkpoint.safetensors").exists(), "half a fit is none");
+    let at_once = fit(&Cancel::new()).await.unwrap().validation[0].accuracy;
+    assert!(at_once > 0.7, "{at_once} at step 0, {} without", first.accuracy);
+
     assert_eq!(run(&two, &cancelled, &teacher).await.unwrap_err().kind(), ErrorKind::Cancelled);
     let resumed = run(&two, &Cancel::new(), &teacher).await.unwrap();
     assert_eq!(whole.validation, resumed.validation);

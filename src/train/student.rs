@@ -15,7 +15,7 @@ use super::tensor_error;
 use crate::error::{Error, Result, ResultExt, kind_of_io};
 use crate::observe::Reporter;
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
-use crate::types::{Arithmetic, EmbeddingSpace};
+use crate::types::{Arithmetic, Cancel, EmbeddingSpace};
 
 /// What the student starts from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -213,11 +213,12 @@ impl Student {
         texts: &[&str],
         targets: &[f32],
         batch: usize,
+        cancel: &Cancel,
     ) -> Result<()> {
         let sequences: Vec<Vec<u32>> =
             texts.iter().map(|text| self.tokenize(text)).collect::<Result<_>>()?;
         match &mut self.model {
-            Model::Bert { bert, .. } => bert.fit_projection(&sequences, targets, batch),
+            Model::Bert { bert, .. } => bert.fit_projection(&sequences, targets, batch, cancel),
             Model::Decoder { .. } => Ok(()),
         }
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, stream};
 use serde::de::DeserializeOwned;
 
 use super::book::Shelf;
@@ -11,6 +10,7 @@ use super::job::{self, End, Watching};
 use super::work::{CheckedReceipt, Order, PreparedReceipt, Work};
 use super::{MAX_WORKS, plan};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::exec::local::all_of;
 use crate::exec::{ClusterOptions, Receipts, RunContext};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot;
@@ -26,9 +26,6 @@ const SUBMISSIONS: u32 = 4;
 
 /// Pause before a job is submitted again.
 const PAUSE: Duration = Duration::from_secs(3);
-
-/// Receipts read at the same time.
-const READERS: usize = 16;
 
 /// Has the works of one run done.
 pub(in crate::exec) struct Driver {
@@ -217,12 +214,6 @@ impl Driver {
 
 fn task_work(envelope: Envelope) -> Work {
     Work::Task { envelope: Box::new(envelope) }
-}
-
-/// Waits for reads, some at a time; their results in the same order.
-// They come as a list: a stream that makes them while it is polled would not be `Send`.
-async fn all_of<T>(reads: Vec<impl Future<Output = T>>) -> Vec<T> {
-    stream::iter(reads).buffered(READERS).collect().await
 }
 
 /// Keeps the receipts that are there: all of them must be where all went well.
