@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attention::{Pack, attention};
 use super::decoder::{NamedVar, mean_states};
+use super::gelu::biased_gelu;
 use super::layer_norm::layer_norm;
 use super::least_squares::LeastSquares;
 use super::linear::{Weight, frozen_linear, trained_linear};
@@ -254,7 +255,7 @@ impl Bert {
     /// Projected means `[sequences, dimensions]`, not normalised.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         let means = self.means(sequences)?;
-        trained_linear(&means, self.projection.as_tensor(), false).map_err(tensor_error)
+        trained_linear(&means, self.projection.as_tensor(), None, false).map_err(tensor_error)
     }
 
     /// Means of the last states `[sequences, hidden]`.
@@ -287,16 +288,21 @@ impl Bert {
         let x = (x + self.positions.index_select(&positions, 0)?)?;
         let x = x.broadcast_add(&self.types.narrow(0, 0, 1)?)?;
         let norm = |x: &Tensor, (w, b): &Pair| layer_norm(x, w, b, epsilon);
-        let linear = |x: &Tensor, (w, b): &Pair| match w.is_variable() {
-            true => trained_linear(x, w, self.round)?.broadcast_add(b),
-            false => frozen_linear(x, &Weight::Tensor(w.clone()))?.broadcast_add(b),
+        let product = |x: &Tensor, w: &Tensor, b: Option<&Tensor>| match w.is_variable() {
+            true => trained_linear(x, w, b, self.round),
+            false => {
+                let y = frozen_linear(x, &Weight::Tensor(w.clone()))?;
+                b.map_or(Ok(y.clone()), |b| y.broadcast_add(b))
+            }
         };
+        let linear = |x: &Tensor, (w, b): &Pair| product(x, w, Some(b));
         let mut x = norm(&x, &self.norm)?;
         for layer in &self.layers {
             let (q, k) = (linear(&x, &layer.query)?, linear(&x, &layer.key)?);
             let mixed = attention(&q, &k, &linear(&x, &layer.value)?, &pack)?;
             x = norm(&(x + linear(&mixed, &layer.output)?)?, &layer.output_norm)?;
-            let inner = linear(&x, &layer.up)?.gelu_erf()?;
+            let (w, b) = &layer.up;
+            let inner = biased_gelu(&product(&x, w, None)?, b)?;
             x = norm(&(x + linear(&inner, &layer.down)?)?, &layer.norm)?;
         }
         mean_states(&x, &pack)

@@ -291,7 +291,7 @@ impl Decoder {
                     Some((scale, (a, b))) => lora_linear(x, weight, a, b, scale),
                     None => match weight {
                         Weight::Tensor(tensor) if weight.is_variable() => {
-                            trained_linear(x, tensor, self.packed)
+                            trained_linear(x, tensor, None, self.packed)
                         }
                         _ => frozen_linear(x, weight),
                     },

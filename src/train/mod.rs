@@ -13,6 +13,7 @@ mod decoder;
 mod distill;
 mod entry;
 mod export;
+mod gelu;
 mod kernels;
 mod layer_norm;
 mod least_squares;

@@ -270,6 +270,7 @@ mod tests {
 
     use super::*;
     use crate::dataset::SplitMix64;
+    use crate::train::gelu::biased_gelu;
     use crate::train::layer_norm::layer_norm;
     use crate::train::linear::{Weight, frozen_linear, lora_linear, trained_linear};
 
@@ -331,6 +332,7 @@ mod tests {
                 x.broadcast_div(&scale)?.broadcast_mul(&norm)?.broadcast_add(&bias)
             },
         );
+        same(&[&x, &bias], || biased_gelu(&x, &bias), || x.broadcast_add(&bias)?.gelu_erf());
         let frozen = Weight::Tensor(w.as_detached_tensor());
         let exact = w.as_detached_tensor();
         same(
@@ -349,7 +351,7 @@ mod tests {
         let mut rng = SplitMix64::new(6);
         let (x, w) = (random(&mut rng, (130, 48)), random(&mut rng, (40, 48)));
         let run = |round: bool| {
-            let y = trained_linear(&x, &w, round).unwrap();
+            let y = trained_linear(&x, &w, None, round).unwrap();
             let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             (y, [&x, &w].map(|var| grads.get(var).unwrap().clone()))
         };

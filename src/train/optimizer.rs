@@ -1,8 +1,15 @@
 //! AdamW with clipping, warm-up and cosine decay; its state can be saved.
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
+use rayon::prelude::*;
 
+use super::kernels::dot;
+use super::ops::{fused, values, with_values};
 use super::options::OptimizerOptions;
+use crate::tower::{Isa, Kernel, Simd};
+
+/// Numbers handled by one task of the thread pool.
+const BLOCK: usize = 1 << 15;
 
 /// Parameters with their two moments.
 pub(super) struct AdamW {
@@ -27,8 +34,9 @@ impl AdamW {
         let slots = vars
             .into_iter()
             .map(|(name, var)| {
-                let zeros = var.as_detached_tensor().zeros_like()?;
-                Ok(Slot { name, share: 1.0, first: zeros.clone(), second: zeros, var })
+                // Two tensors, not one twice: they are changed in place.
+                let zeros = || var.as_detached_tensor().zeros_like();
+                Ok(Slot { name, share: 1.0, first: zeros()?, second: zeros()?, var })
             })
             .collect::<Result<_>>()?;
         Ok(Self { options, slots, steps: 0 })
@@ -50,7 +58,7 @@ impl AdamW {
     pub(super) fn step(&mut self, grads: &[Option<Tensor>], total: u64) -> Result<f64> {
         let mut square = 0f64;
         for grad in grads.iter().flatten() {
-            square += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            square += squared_norm(grad)?;
         }
         let norm = square.sqrt();
         if !norm.is_finite() {
@@ -64,15 +72,175 @@ impl AdamW {
         for (slot, grad) in self.slots.iter_mut().zip(grads) {
             let Some(grad) = grad else { continue };
             let rate = rate * slot.share;
+            let kept = 1.0 - rate * self.options.weight_decay;
+            let epsilon = self.options.epsilon;
+            if fused(grad) && fused(&slot.first) {
+                let grad = grad.contiguous()?;
+                let first = Moment { keep: b1 as f32, add: ((1.0 - b1) * clip) as f32 };
+                slot.first.inplace_op2(&grad, &first)?;
+                let second = SquaredMoment(Moment {
+                    keep: b2 as f32,
+                    add: ((1.0 - b2) * clip * clip) as f32,
+                });
+                slot.second.inplace_op2(&grad, &second)?;
+                let update = Update {
+                    kept: kept as f32,
+                    rate: (rate / c1) as f32,
+                    second: (1.0 / c2) as f32,
+                    epsilon: epsilon as f32,
+                };
+                slot.var.as_tensor().inplace_op3(&slot.first, &slot.second, &update)?;
+                continue;
+            }
             let grad = (grad * clip)?;
             slot.first = ((&slot.first * b1)? + (&grad * (1.0 - b1))?)?;
             slot.second = ((&slot.second * b2)? + (grad.sqr()? * (1.0 - b2))?)?;
-            let scale = ((&slot.second / c2)?.sqrt()? + self.options.epsilon)?;
+            let scale = ((&slot.second / c2)?.sqrt()? + epsilon)?;
             let update = ((&slot.first / c1)? / scale)?;
-            let kept = (slot.var.as_detached_tensor() * (1.0 - rate * self.options.weight_decay))?;
-            slot.var.set(&(kept - (update * rate)?)?)?;
+            slot.var.set(&((slot.var.as_detached_tensor() * kept)? - (update * rate)?)?)?;
         }
         Ok(norm)
+    }
+}
+
+/// Sum of the squares. Blocks are added up in order, so the threads do not decide the result.
+fn squared_norm(grad: &Tensor) -> Result<f64> {
+    if !fused(grad) {
+        return Ok(f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?));
+    }
+    with_values(grad, |grad| {
+        let blocks: Vec<f32> = grad.par_chunks(BLOCK).map(|block| dot(block, block)).collect();
+        Ok(blocks.into_iter().map(f64::from).sum())
+    })
+}
+
+// ---- in place on the CPU: composed of tensor operations the step takes longer than the backward pass -------------------
+
+/// The numbers of a contiguous tensor that is changed in place.
+fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(data), Some((start, end))) => Ok(&mut data[start..end]),
+        _ => bail!("a step in place needs contiguous f32"),
+    }
+}
+
+/// `m = keep m + add g`
+#[derive(Clone, Copy)]
+struct Moment {
+    keep: f32,
+    add: f32,
+}
+
+/// `v = keep v + add g^2`
+struct SquaredMoment(Moment);
+
+struct MomentBlock<'a, const SQUARED: bool> {
+    moment: &'a mut [f32],
+    grad: &'a [f32],
+    by: Moment,
+}
+
+impl<const SQUARED: bool> Kernel for MomentBlock<'_, SQUARED> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Moment { keep, add } = self.by;
+        for (m, g) in self.moment.iter_mut().zip(self.grad) {
+            let g = if SQUARED { g * g } else { *g };
+            *m = keep * *m + add * g;
+        }
+    }
+}
+
+fn decay<const SQUARED: bool>(
+    by: Moment,
+    (moment, moment_layout): (&mut CpuStorage, &Layout),
+    (grad, grad_layout): (&CpuStorage, &Layout),
+) -> Result<()> {
+    let (moment, grad) = (values_mut(moment, moment_layout)?, values(grad, grad_layout)?);
+    moment.par_chunks_mut(BLOCK).zip(grad.par_chunks(BLOCK)).for_each(|(moment, grad)| {
+        Isa::best().run(MomentBlock::<SQUARED> { moment, grad, by });
+    });
+    Ok(())
+}
+
+impl InplaceOp2 for Moment {
+    fn name(&self) -> &'static str {
+        "adam-moment"
+    }
+
+    fn cpu_fwd(
+        &self,
+        m: &mut CpuStorage,
+        m_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> Result<()> {
+        decay::<false>(*self, (m, m_layout), (grad, grad_layout))
+    }
+}
+
+impl InplaceOp2 for SquaredMoment {
+    fn name(&self) -> &'static str {
+        "adam-squared-moment"
+    }
+
+    fn cpu_fwd(
+        &self,
+        v: &mut CpuStorage,
+        v_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> Result<()> {
+        decay::<true>(self.0, (v, v_layout), (grad, grad_layout))
+    }
+}
+
+/// `p = kept p - rate m / (sqrt(second v) + epsilon)`
+#[derive(Clone, Copy)]
+struct Update {
+    kept: f32,
+    rate: f32,
+    second: f32,
+    epsilon: f32,
+}
+
+struct UpdateBlock<'a> {
+    value: &'a mut [f32],
+    moments: (&'a [f32], &'a [f32]),
+    by: Update,
+}
+
+impl Kernel for UpdateBlock<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Update { kept, rate, second, epsilon } = self.by;
+        for ((p, m), v) in self.value.iter_mut().zip(self.moments.0).zip(self.moments.1) {
+            *p = kept * *p - rate * m / ((second * v).sqrt() + epsilon);
+        }
+    }
+}
+
+impl InplaceOp3 for Update {
+    fn name(&self) -> &'static str {
+        "adam-update"
+    }
+
+    fn cpu_fwd(
+        &self,
+        value: &mut CpuStorage,
+        layout: &Layout,
+        first: &CpuStorage,
+        first_layout: &Layout,
+        second: &CpuStorage,
+        second_layout: &Layout,
+    ) -> Result<()> {
+        let value = values_mut(value, layout)?;
+        let (m, v) = (values(first, first_layout)?, values(second, second_layout)?);
+        let moments = m.par_chunks(BLOCK).zip(v.par_chunks(BLOCK));
+        value.par_chunks_mut(BLOCK).zip(moments).for_each(|(value, moments)| {
+            Isa::best().run(UpdateBlock { value, moments, by: *self });
+        });
+        Ok(())
     }
 }
 
