@@ -31,7 +31,9 @@ mod weights;
 use crate::error::Result;
 use crate::types::Embeddings;
 
-pub(crate) use cpu::{FrozenMatrix, Isa, Kernel, LowRank, Simd, rounded_product, transposed};
+pub(crate) use cpu::{
+    FrozenMatrix, Isa, Kernel, LowRank, Simd, rounded_product, rounded_product_of_rows, transposed,
+};
 pub use decoder::{Decoder, decoder_encoder, open_cuda};
 pub use options::{DeviceSpec, TowerOptions};
 pub use pack::pack;

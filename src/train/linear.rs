@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::gelu::add_columns;
 use super::kernels::{Target, View, product};
 use super::ops::{fused, values, with_all, with_values};
-use crate::tower::{FrozenMatrix, LowRank, rounded_product, transposed};
+use crate::tower::{FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed};
 
 // ---- frozen linear layer -------------------------------------------------------------------------------------
 
@@ -174,7 +174,8 @@ impl CustomOp3 for RoundedLinear {
             bail!("input of width {input} for a weight of shape [{out}, {width}]");
         }
         let mut y = vec![0f32; rows * out];
-        rounded(values(x, x_layout)?, values(weight, weight_layout)?, input, &mut y)?;
+        let (x, weight) = (values(x, x_layout)?, values(weight, weight_layout)?);
+        known(rounded_product(x, weight, input, &mut y))?;
         let bias = values(bias, bias_layout)?;
         if !bias.is_empty() {
             y.par_chunks_mut(out).for_each(|y| {
@@ -199,11 +200,11 @@ impl CustomOp3 for RoundedLinear {
         let mut dw = vec![0f32; out * input];
         let mut db = vec![0f32; bias.elem_count()];
         with_all([grad, x, weight], |[g, x, w]| {
-            rounded(g, &transposed(w, out, input), out, &mut dx)?;
+            known(rounded_product_of_rows(g, w, out, &mut dx))?;
             if !db.is_empty() {
                 add_columns(g, &mut db);
             }
-            rounded(&transposed(g, rows, out), &transposed(x, rows, input), rows, &mut dw)
+            known(rounded_product_of_rows(&transposed(g, rows, out), x, rows, &mut dw))
         })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
@@ -213,9 +214,8 @@ impl CustomOp3 for RoundedLinear {
     }
 }
 
-/// `c = a b^T`
-fn rounded(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> Result<()> {
-    match rounded_product(a, b, k, c) {
+fn known(done: Option<()>) -> Result<()> {
+    match done {
         Some(()) => Ok(()),
         None => bail!("this machine has no kernel for bf16"),
     }

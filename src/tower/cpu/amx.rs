@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 use std::sync::OnceLock;
 
-use super::bf16::pack_words;
+use super::bf16::{pack_turned, pack_words};
 use super::buffer::Buffer;
 use super::gemm::inverse_rms;
 use super::panels::{Layout, Then, finish, together};
@@ -71,6 +71,13 @@ impl AmxWeights {
         assert!(layout.lanes == TILE, "a panel is two tiles wide");
         let pairs = layout.k.div_ceil(STEP) * TILE;
         Self { data: pack_words(&layout, pairs, parts), layout }
+    }
+
+    /// The same of one matrix given as its transpose, `[k, n]`.
+    pub(crate) fn turned(layout: Layout, matrix: &[f32]) -> Self {
+        assert!(layout.lanes == TILE, "a panel is two tiles wide");
+        let pairs = layout.k.div_ceil(STEP) * TILE;
+        Self { data: pack_turned(&layout, pairs, matrix), layout }
     }
 }
 

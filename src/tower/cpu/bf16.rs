@@ -7,7 +7,7 @@ use half::bf16;
 use super::buffer::Buffer;
 use super::gemm::{SLACK, pack_tile};
 use super::panels::{Layout, Then, finish, rows, together};
-use super::simd::Simd;
+use super::simd::{Isa, Kernel, Simd};
 use super::words::{Word, WordKernel, Words};
 
 /// Weights as panels `[panels][ceil(k / 2)][panel]` of words.
@@ -21,6 +21,11 @@ impl Bf16Weights {
     /// Rounds and packs row-major matrices `[n_i, k]` one below the other.
     pub(crate) fn new(words: Words, layout: Layout, parts: &[&[f32]]) -> Self {
         Self { data: pack_words(&layout, layout.k.div_ceil(2), parts), layout, words }
+    }
+
+    /// The same of one matrix given as its transpose, `[k, n]`.
+    pub(crate) fn turned(words: Words, layout: Layout, matrix: &[f32]) -> Self {
+        Self { data: pack_turned(&layout, layout.k.div_ceil(2), matrix), layout, words }
     }
 }
 
@@ -36,6 +41,40 @@ pub(super) fn pack_words(layout: &Layout, pairs: usize, parts: &[&[f32]]) -> Buf
         }
     }
     data
+}
+
+/// [`pack_words`] of one matrix given as its transpose, row-major `[k, n]`: neighbours along k lie in two rows, so whole
+/// vectors are rounded at once.
+pub(super) fn pack_turned(layout: &Layout, pairs: usize, matrix: &[f32]) -> Buffer {
+    assert!(!layout.silu && matrix.len() == layout.k * layout.n, "one matrix [k, n]");
+    let mut data = Buffer::zeros(layout.panels() * pairs * layout.panel());
+    Isa::best().run(PackTurned { layout, pairs, matrix, to: &mut data });
+    data
+}
+
+struct PackTurned<'a> {
+    layout: &'a Layout,
+    pairs: usize,
+    matrix: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Kernel for PackTurned<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let (panel, n) = (self.layout.panel(), self.layout.n);
+        let none = vec![0f32; n];
+        for (pair, rows) in self.matrix.chunks(2 * n).enumerate() {
+            let (first, second) = rows.split_at(n);
+            let second = if second.is_empty() { &none[..] } else { second };
+            for (p, (first, second)) in first.chunks(panel).zip(second.chunks(panel)).enumerate() {
+                let to = &mut self.to[(p * self.pairs + pair) * panel..][..first.len()];
+                for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
+                    *to = f32::from_bits(word(*first, *second));
+                }
+            }
+        }
+    }
 }
 
 /// The bits of an f32 rounded to the nearest bf16, ties to even, in the upper half; NaN stays NaN.

@@ -66,13 +66,22 @@ pub(crate) fn rounded_product(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> 
     Some(())
 }
 
+/// `c = a b` for row-major `a` `[m, k]` and `b` `[k, n]`, otherwise as [`rounded_product`].
+pub(crate) fn rounded_product_of_rows(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> Option<()> {
+    let isa = Isa::best();
+    let format = Format::best(Arithmetic::Bf16, isa)?;
+    let n = b.len() / k;
+    products(isa, &Linear::turned(format, b, n, k), None, (a, k), (c, n), &mut []);
+    Some(())
+}
+
 impl FrozenMatrix {
     /// Packs a row-major `weight` `[out, input]` for the best instructions of this machine.
     pub(crate) fn new(weight: &[f32], out: usize, input: usize) -> Option<Self> {
         let isa = Isa::best();
         let format = Format::best(Arithmetic::Bf16, isa)?;
         let forward = pack(format, weight.to_vec(), out, input);
-        let backward = pack(format, transposed(weight, out, input), input, out);
+        let backward = Linear::turned(format, weight, input, out);
         Some(Self { isa, format, forward, backward, out, input })
     }
 
@@ -102,8 +111,8 @@ impl FrozenMatrix {
         dlow: &mut [f32],
     ) {
         let low_rank = low_rank.map(|l| Update {
-            first: pack(self.format, transposed(l.b, self.out, l.rank), l.rank, self.out),
-            second: pack(self.format, transposed(l.a, l.rank, self.input), self.input, l.rank),
+            first: Linear::turned(self.format, l.b, l.rank, self.out),
+            second: Linear::turned(self.format, l.a, self.input, l.rank),
             rank: l.rank,
             scale: l.scale,
         });
@@ -209,6 +218,9 @@ mod tests {
         let mut turned = vec![0f32; n * m];
         rounded_product(&b, &a, k, &mut turned).unwrap();
         assert_eq!(transposed(&turned, n, m), c);
+        let mut of_rows = vec![0f32; m * n];
+        rounded_product_of_rows(&a, &transposed(&b, n, k), k, &mut of_rows).unwrap();
+        assert_eq!(of_rows, c);
         for (at, c) in c.iter().enumerate() {
             let rows = (&a[at / n * k..][..k], &b[at % n * k..][..k]);
             let exact: f32 = rows.0.iter().zip(rows.1).map(|(a, b)| a * b).sum();

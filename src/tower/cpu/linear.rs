@@ -5,6 +5,7 @@ use super::amx::{self, AmxRows, AmxWeights};
 use super::bf16::{Bf16Gemm, Bf16Rows, Bf16Weights, RoundRows};
 use super::blocks::Blocks;
 use super::buffer::Buffer;
+use super::frozen::transposed;
 use super::gemm::{Gemm, PackRows, Packed, Rows};
 use super::int8::{Int8Gemm, Int8Rows, Int8Weights, QuantizeRows};
 use super::panels::{Layout, Then};
@@ -133,6 +134,21 @@ impl Linear {
     /// Matrices that share their input, `n` rows in all, one below the other.
     pub(crate) fn stack(format: Format, parts: &[&Matrix], n: usize, k: usize) -> Self {
         Self::pack(format, parts, Layout { k, n, lanes: format.lanes(), silu: false })
+    }
+
+    /// One matrix given as its transpose, `[k, n]`.
+    pub(crate) fn turned(format: Format, matrix: &[f32], n: usize, k: usize) -> Self {
+        let layout = Layout { k, n, lanes: format.lanes(), silu: false };
+        match format {
+            #[cfg(target_arch = "x86_64")]
+            Format::Amx => Self::Amx(AmxWeights::turned(layout, matrix)),
+            Format::Bf16(words) => Self::Bf16(Bf16Weights::turned(words, layout, matrix)),
+            Format::F32(_) => Self::F32(Packed::new(layout, &[&transposed(matrix, k, n)])),
+            Format::Int8(words) => {
+                let blocks = Blocks::quantize(&transposed(matrix, k, n), k);
+                Self::Int8(Int8Weights::new(words, layout, &[&blocks]))
+            }
+        }
     }
 
     /// Gate and up projection, `n` rows each, whose product is `silu(gate) * up`.

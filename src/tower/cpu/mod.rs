@@ -24,7 +24,9 @@ mod words;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub(crate) use self::frozen::{FrozenMatrix, LowRank, rounded_product, transposed};
+pub(crate) use self::frozen::{
+    FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed,
+};
 use self::linear::Format;
 use self::model::{Model, Workspace};
 pub(crate) use self::simd::{Isa, Kernel, Simd};
