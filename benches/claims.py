@@ -19,6 +19,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -141,7 +142,10 @@ class Bench:
             pairs = pairs or given.train_pairs
             limit = lambda found: f"limit = {max(1, round(int(found[1]) * pairs / PAIRS_OF_RECIPE))}"
             text = re.sub(r"limit = (\d+)", limit, text)
-            text = re.sub(r"(?m)^steps = \d+", f"steps = {max(1, pairs // given.batch)}", text)
+            steps = max(1, pairs // given.batch)
+            text = re.sub(r"(?m)^steps = \d+", f"steps = {steps}", text)
+            # A short training must not be all warm-up.
+            text = re.sub(r"(?m)^warmup_steps = (\d+)", lambda found: f"warmup_steps = {min(int(found[1]), steps // 5)}", text)
             text = text.replace(f"batch_pairs = {BATCH_OF_RECIPE}", f"batch_pairs = {given.batch}")
             held = min(96, max(2, pairs // 10))
             text = text.replace("pairs = 96\n", f"pairs = {held}\n")
@@ -175,6 +179,11 @@ class Bench:
         if done.is_file() and done.read_text() == stamp:
             return folder
         command = "distill" if recipe.name.startswith("distill-") else "train"
+        if command == "distill" and not (folder / "teacher").is_dir():
+            # Every student has the same teacher and queries: what it encoded for another one is looked up, not encoded again.
+            for other in sorted(self.out.glob("distill-*/finished")):
+                shutil.copytree(other.parent / "teacher", folder / "teacher")
+                break
         left = self.left()
         extra = ["--deadline", f"{int(left)}s"] if left else []
         self.call(command, recipe, "--out", folder, *extra)

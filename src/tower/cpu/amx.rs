@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use super::bf16::{pack_turned, pack_words};
 use super::buffer::Buffer;
 use super::gemm::inverse_rms;
-use super::panels::{Layout, Then, finish, together};
+use super::panels::{Layout, Then, finish};
 use super::simd::{Avx512, Simd};
 
 /// Rows of a tile register, and words (two bf16) of one of its rows.
@@ -175,9 +175,13 @@ const CONFIGURATION: Configuration = {
     Configuration(bytes)
 };
 
-/// Sums of 32 rows and 32 columns.
+/// Panels whose sums are kept until all are there: then the result is written in long runs. Written panel by panel, 128 bytes
+/// in each of 32 rows, it costs as much time as the products.
+const TOGETHER: usize = 8;
+
+/// Sums of 32 rows and 32 columns, for several panels.
 #[repr(C, align(64))]
-struct Sums([f32; ROWS * ROWS]);
+struct Sums([[f32; ROWS * ROWS]; TOGETHER]);
 
 /// # Safety
 /// `a` holds `m` rows packed for b's k, `c` has `m` rows of b's n; [`available`].
@@ -186,28 +190,30 @@ unsafe fn products(a: &[f32], m: usize, b: &AmxWeights, c: &mut [f32], then: The
     let layout = &b.layout;
     let steps = layout.k.div_ceil(STEP);
     let panel_len = steps * 2 * WORDS;
-    let together = together(panel_len);
-    let mut sums = Sums([0.; ROWS * ROWS]);
-    // SAFETY: the unit is there; the registers are this function's until it releases them. `sums` has 32 rows of 32,
-    // every tile of a and b lies inside its buffer, and c has `count` rows from `row` on.
+    let mut sums = Sums([[0.; ROWS * ROWS]; TOGETHER]);
+    // SAFETY: the unit is there; the registers are this function's until it releases them. `sums` has 32 rows of 32 for
+    // each panel, every tile of a and b lies inside its buffer, and c has `count` rows from `row` on.
     unsafe {
         asm!("ldtilecfg [{}]", in(reg) &CONFIGURATION, options(nostack, preserves_flags));
-        for (group, weights) in b.data.chunks(together * panel_len).enumerate() {
+        for (group, weights) in b.data.chunks(TOGETHER * panel_len).enumerate() {
             for row in (0..m).step_by(ROWS) {
                 let count = ROWS.min(m - row);
                 let a = a.as_ptr().add(row / ROWS * panel_len);
-                for (p, weights) in weights.chunks_exact(panel_len).enumerate() {
-                    let target = layout.target(group * together + p, then);
+                let panels = weights.chunks_exact(panel_len).zip(&mut sums.0);
+                for (weights, sums) in panels {
                     if count > TILE {
-                        two_by_two(steps, a, weights.as_ptr(), sums.0.as_mut_ptr());
+                        two_by_two(steps, a, weights.as_ptr(), sums.as_mut_ptr());
                     } else {
-                        one_by_two(steps, a, weights.as_ptr(), sums.0.as_mut_ptr());
+                        one_by_two(steps, a, weights.as_ptr(), sums.as_mut_ptr());
                     }
-                    for i in 0..count {
-                        let sums = sums.0.as_ptr().add(i * ROWS);
+                }
+                for i in 0..count {
+                    let c = c.as_mut_ptr().add((row + i) * layout.n);
+                    for (p, sums) in sums.0[..weights.len() / panel_len].iter().enumerate() {
+                        let target = layout.target(group * TOGETHER + p, then);
+                        let sums = sums.as_ptr().add(i * ROWS);
                         let sums = [[Avx512::load(sums), Avx512::load(sums.add(TILE))]];
-                        let c = c.as_mut_ptr().add((row + i) * layout.n + target.column);
-                        finish::<Avx512, 1>(&sums, c, &target);
+                        finish::<Avx512, 1>(&sums, c.add(target.column), &target);
                     }
                 }
             }

@@ -50,6 +50,16 @@ impl Format {
         }
     }
 
+    /// Tokens that a thread takes through the layers at once: enough to use each weight often, few enough for the
+    /// activations to stay near the second-level cache. The matrix unit is through with a weight sooner.
+    pub(crate) fn group_tokens(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => 768,
+            _ => 384,
+        }
+    }
+
     fn lanes(self) -> usize {
         match self {
             Self::F32(isa) => isa.lanes(),

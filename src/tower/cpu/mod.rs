@@ -36,13 +36,11 @@ use crate::tower::pool::Want;
 use crate::tower::{DecoderConfig, WeightSource};
 use crate::types::Arithmetic;
 
-/// Tokens that a thread takes through the layers at once: enough to use each weight often, few enough for
-/// the activations to stay in the second-level cache.
-const GROUP_TOKENS: usize = 384;
-
 /// A loaded decoder and the working memory of its threads.
 pub(crate) struct CpuDecoder {
     model: Model,
+    /// Tokens that a thread takes through the layers at once.
+    group_tokens: usize,
     workspaces: Vec<Workspace>,
 }
 
@@ -82,7 +80,8 @@ impl CpuDecoder {
             threads => threads,
         };
         let model = Model::load(config, source, threads, max_tokens, (isa, format))?;
-        Ok(Self { model, workspaces: (0..threads).map(|_| Workspace::new()).collect() })
+        let workspaces = (0..threads).map(|_| Workspace::new()).collect();
+        Ok(Self { model, group_tokens: format.group_tokens(), workspaces })
     }
 
     /// Final-norm states: of every token in order ([`Want::All`]), or one pooled row per sequence. A row's
@@ -130,11 +129,11 @@ impl CpuDecoder {
     }
 
     /// Cuts a batch into groups of about equal cost, a multiple of the threads, of at most about
-    /// [`GROUP_TOKENS`] tokens each.
+    /// [`Format::group_tokens`] each.
     fn groups(&self, sequences: &[&[u32]]) -> Vec<Vec<usize>> {
         let threads = self.workspaces.len();
         let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
-        let count = threads * tokens.div_ceil(threads * GROUP_TOKENS).max(1);
+        let count = threads * tokens.div_ceil(threads * self.group_tokens).max(1);
         let costs: Vec<u64> =
             sequences.iter().map(|sequence| self.model.cost(sequence.len())).collect();
         let mut groups = balance(&costs, count);
