@@ -13,9 +13,6 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::DeviceSpec;
 use crate::train::{self, TrainOptions, TrainReport};
 
-/// The tensor library walks the graph of a step recursively, deeper than a thread's usual stack.
-const STACK: usize = 64 << 20;
-
 /// Train the towers: an LLM learns to embed, by contrast
 ///
 /// Pairs of a query and the document that answers it pull together, all others of the batch push
@@ -50,9 +47,10 @@ pub(crate) struct TrainArgs {
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
     #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
     pub deadline: Option<Duration>,
-    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda). Given several times, the
+    /// devices share every batch: each embeds a part, and the loss contrasts a query with the documents of all.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
-    device: DeviceSpec,
+    device: Vec<DeviceSpec>,
     /// Train nothing: write the adapter of the checkpoint, as it stands, into this folder.
     #[arg(long, value_name = "DIR", conflicts_with = "deadline")]
     export: Option<PathBuf>,
@@ -70,13 +68,13 @@ pub(super) async fn execute(args: TrainArgs, app: &App) -> Result<ExitCode> {
     options.steps = args.steps.or(options.steps);
     recipe::naming(&args.recipe, options.validate())?;
     let output = args.out.clone().unwrap_or_else(|| default_output(&args.recipe));
-    let (reporter, cancel, device) =
+    let (reporter, cancel, devices) =
         (app.reporter.clone(), app.cancel.clone(), args.device.clone());
     let folder = output.clone();
     if let Some(target) = args.export {
         let (place, half) = (target.clone(), args.f16);
         let work = async move || {
-            train::export(&options, &base_dir, &folder, &place, half, device, &reporter).await
+            train::export(&options, &base_dir, &folder, &place, half, devices, &reporter).await
         };
         let steps = named(&args.recipe, on_large_stack(work).await)?;
         app.console.close();
@@ -89,7 +87,7 @@ pub(super) async fn execute(args: TrainArgs, app: &App) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let work =
-        async move || train::train(&options, &base_dir, &folder, device, &reporter, &cancel).await;
+        async move || train::train(&options, &base_dir, &folder, devices, &reporter, &cancel).await;
     let report = named(&args.recipe, on_large_stack(work).await)?;
     app.console.close();
     app.console.print(&if args.json { super::pretty(&report)? } else { summary(&report, &output) });
@@ -106,7 +104,7 @@ where
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("train".to_owned())
-        .stack_size(STACK)
+        .stack_size(train::STACK)
         .spawn(move || {
             // Nobody listens any more only where the program is ending.
             let _ = sender.send(runtime.block_on(work()));

@@ -7,7 +7,7 @@ use super::adapter::LoraOptions;
 use super::options::{FullOptions, Method, TrainOptions};
 use super::report::StepRecord;
 use super::tests::{
-    check_caching, check_gradients, check_resuming, example, folder, input, model, train,
+    CPU, check_caching, check_gradients, check_resuming, example, folder, input, model, train,
 };
 use super::tests_support::{tiny_config, tiny_options, tiny_pairs};
 use super::trainer::build;
@@ -46,7 +46,7 @@ fn gradients_of_both_sides_are_right() {
 fn the_query_side_has_the_first_layers_and_parameters_of_its_own() {
     let (config, pairs) = (tiny_config("llama"), tiny_pairs());
     let count = |options: &TrainOptions| {
-        let (_, vars) = build(&input(&config, &pairs), options).unwrap();
+        let (_, vars) = build(&input(&config, &pairs), options, &CPU).unwrap();
         let query = vars.iter().filter(|(name, _)| name.starts_with("query:")).count();
         (query, vars.len() - query)
     };
@@ -59,7 +59,7 @@ fn the_query_side_has_the_first_layers_and_parameters_of_its_own() {
     assert_eq!(count(&both), (9 + 1, 2 * 9 + 1));
     let mut options = cut_by_lora();
     options.query.layers = Some(3);
-    let error = build(&input(&config, &pairs), &options).err().unwrap();
+    let error = build(&input(&config, &pairs), &options, &CPU).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(
         error.to_string().contains("query.layers is 3, but the document tower has 2"),
@@ -113,7 +113,7 @@ fn the_query_sides_learning_rate_is_its_own() {
         &candle_core::Device::Cpu,
     )
     .unwrap();
-    let (_, vars) = build(&input(&config, &pairs), &options).unwrap();
+    let (_, vars) = build(&input(&config, &pairs), &options, &CPU).unwrap();
     let name = "model.layers.0.mlp.down_proj.weight";
     let (_, before) = vars.iter().find(|(own, _)| *own == format!("query:{name}")).unwrap();
     let moved = (&saved[name] - before.as_detached_tensor()).unwrap().abs().unwrap();
@@ -159,7 +159,7 @@ async fn the_exported_pair_is_the_trained_pair() {
         options.steps = Some(4);
         options.optimizer.learning_rate = 1e-2;
         let reporter: Arc<dyn Reporter> = Arc::new(Silent);
-        let (out, cpu) = (dir.path().join("out"), DeviceSpec::Cpu { threads: 0 });
+        let (out, cpu) = (dir.path().join("out"), vec![CPU]);
         let cancel = Cancel::new();
         super::train(&options, dir.path(), &out, cpu, &reporter, &cancel).await.unwrap();
 
@@ -190,7 +190,7 @@ async fn the_exported_pair_is_the_trained_pair() {
         let pairs = tiny_pairs();
         let mut trained = input(&config, &pairs);
         (trained.weights, trained.query_weights) = (&weights, &weights);
-        let (model, vars) = build(&trained, &options).unwrap();
+        let (model, vars) = build(&trained, &options, &CPU).unwrap();
         let saved = candle_core::safetensors::load(
             out.join("checkpoint.safetensors"),
             &candle_core::Device::Cpu,
@@ -213,7 +213,7 @@ async fn the_exported_pair_is_the_trained_pair() {
 
         // Another round goes on from both; at half precision the pair belongs together too.
         let small = dir.path().join("small");
-        let cpu = DeviceSpec::Cpu { threads: 0 };
+        let cpu = vec![CPU];
         super::export(&options, dir.path(), &out, &small, true, cpu, &reporter).await.unwrap();
         if case == "lora" {
             let mut half = options.query_tower();
@@ -230,7 +230,7 @@ async fn the_exported_pair_is_the_trained_pair() {
             second.steps = Some(1);
             second.validation.every = 1;
             let again = dir.path().join("again");
-            let cpu = DeviceSpec::Cpu { threads: 0 };
+            let cpu = vec![CPU];
             let report =
                 super::train(&second, dir.path(), &again, cpu, &reporter, &cancel).await.unwrap();
             let first = std::fs::read_to_string(out.join("report.json")).unwrap();
@@ -241,7 +241,7 @@ async fn the_exported_pair_is_the_trained_pair() {
             second.query.adapter = None;
             second.steps = Some(2);
             let third = dir.path().join("third");
-            let cpu = DeviceSpec::Cpu { threads: 0 };
+            let cpu = vec![CPU];
             super::train(&second, dir.path(), &third, cpu, &reporter, &cancel).await.unwrap();
         }
     }

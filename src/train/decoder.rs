@@ -216,6 +216,11 @@ impl Decoder {
         })
     }
 
+    /// Where it computes.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The same weights as far as the first `layers` layers; the tensors are shared.
     pub(super) fn first_layers(&self, layers: usize) -> Self {
         let mut copy = self.clone();

@@ -18,12 +18,12 @@ pub async fn train(
     options: &TrainOptions,
     base_dir: &Path,
     output: &Path,
-    device: DeviceSpec,
+    devices: Vec<DeviceSpec>,
     reporter: &Arc<dyn Reporter>,
     cancel: &Cancel,
 ) -> Result<TrainReport> {
     let run = Resolved::new(options, base_dir, reporter, cancel).await?;
-    run.with(device, |input| train_decoder(input, options, output, reporter, cancel))
+    run.with(devices, |input| train_decoder(input, options, output, reporter, cancel))
 }
 
 /// Exports the adapter of a run that is still going, or was stopped, into `target`, as f32 or (`half`) as f16; gives
@@ -34,11 +34,11 @@ pub async fn export(
     output: &Path,
     target: &Path,
     half: bool,
-    device: DeviceSpec,
+    devices: Vec<DeviceSpec>,
     reporter: &Arc<dyn Reporter>,
 ) -> Result<u64> {
     let run = Resolved::new(options, base_dir, reporter, &Cancel::new()).await?;
-    run.with(device, |input| export_checkpoint(input, options, output, target, half))
+    run.with(devices, |input| export_checkpoint(input, options, output, target, half))
 }
 
 impl TrainOptions {
@@ -91,7 +91,7 @@ impl Resolved {
 
     fn with<T>(
         &self,
-        device: DeviceSpec,
+        devices: Vec<DeviceSpec>,
         f: impl FnOnce(&TrainInput<'_>) -> Result<T>,
     ) -> Result<T> {
         let (Some(config), Some(weights), Some(query_weights)) =
@@ -115,7 +115,7 @@ impl Resolved {
             adapter: self.adapter.as_deref(),
             query_adapter: self.query_adapter.as_deref(),
             document: Some(&self.document),
-            device,
+            devices,
         })
     }
 }

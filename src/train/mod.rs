@@ -56,6 +56,9 @@ mod tests_support;
 
 use crate::error::{Error, ErrorKind};
 
+/// Bytes of stack of a thread that trains: the tensor library walks a graph by recursion.
+pub const STACK: usize = 64 << 20;
+
 /// Turns an error of the tensor library into ours.
 fn tensor_error(error: candle_core::Error) -> Error {
     Error::new(ErrorKind::Internal, format!("tensor operation failed: {error}"))

@@ -1,13 +1,14 @@
 //! One contrastive step with gradient caching: the batch is embedded in chunks that fit in memory, the loss is
-//! taken over all of it, and its gradient is carried back through each chunk (Gao et al. 2021).
+//! taken over all of it, and its gradient is carried back through each chunk (Gao et al. 2021). Several devices share a
+//! batch in the same way: a chunk is embedded wherever there is room.
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
 use super::adapter::Adapter;
 use super::decoder::Decoder;
 use super::loss::{Contrast, info_nce};
-use super::tensor_error;
-use crate::error::Result;
+use super::{STACK, tensor_error};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// One tower in training: a decoder and, where only that is trained, the adapter over it.
 pub(super) struct Side {
@@ -69,7 +70,7 @@ impl Model {
         sequences: &[Vec<u32>],
         chunk_tokens: usize,
     ) -> Result<Tensor> {
-        let items: Vec<(usize, &[u32])> =
+        let items: Vec<Item<'_>> =
             sequences.iter().map(|s| (self.tower_of(side), s.as_slice())).collect();
         let mut parts = Vec::new();
         for chunk in chunks(&items, chunk_tokens) {
@@ -79,50 +80,37 @@ impl Model {
         Tensor::cat(&parts, 0).map_err(tensor_error)
     }
 
-    /// Loss and gradients of a batch.
-    pub(super) fn step(
+    /// Where it computes.
+    fn device(&self) -> &Device {
+        self.document.decoder.device()
+    }
+
+    /// Embeds this replica's share of a batch. What fits at once keeps its graph; otherwise each chunk is embedded again
+    /// when its gradient is known.
+    fn embed_share<'a>(
         &self,
-        queries: &[Vec<u32>],
-        documents: &[Vec<u32>],
-        contrast: &Contrast,
-        temperature: f64,
+        items: &'a [Item<'a>],
         activation_tokens: usize,
-    ) -> Result<StepResult> {
-        let side = |side: usize, all: &[Vec<u32>]| -> Vec<(usize, Vec<u32>)> {
-            all.iter().map(|s| (self.tower_of(side), s.clone())).collect()
-        };
-        let owned = [side(0, queries), side(1, documents)].concat();
-        let items: Vec<(usize, &[u32])> = owned.iter().map(|(a, s)| (*a, s.as_slice())).collect();
-        let tokens = items.iter().map(|(_, s)| s.len()).sum();
-        let chunks = chunks(&items, activation_tokens);
-        // What fits at once keeps its graph; otherwise each chunk is embedded again when its gradient is known.
-        let keep = tokens <= activation_tokens;
-        let mut parts = Vec::with_capacity(chunks.len());
-        for chunk in &chunks {
+    ) -> Result<Share<'a>> {
+        let keep = items.iter().map(|(_, s)| s.len()).sum::<usize>() <= activation_tokens;
+        let chunks = chunks(items, activation_tokens);
+        let embed = |chunk: &&[Item<'_>]| {
             let sequences: Vec<&[u32]> = chunk.iter().map(|(_, s)| *s).collect();
-            parts.push(self.embed(&sequences, chunk[0].0, keep)?);
-        }
-        let detached: Vec<Tensor> = parts.iter().map(Tensor::detach).collect();
-        let all = Tensor::cat(&detached, 0)
-            .and_then(|all| Var::from_tensor(&all))
-            .map_err(tensor_error)?;
-        let split = || {
-            let q = all.narrow(0, 0, queries.len())?;
-            let d = all.narrow(0, queries.len(), documents.len())?;
-            info_nce(&q, &d, contrast, temperature)
+            self.embed(&sequences, chunk[0].0, keep)
         };
-        let (loss, accuracy) = split().map_err(tensor_error)?;
-        let value = loss.to_scalar::<f32>().map_err(tensor_error)?;
-        let mut store = loss.backward().map_err(tensor_error)?;
-        let upstream = store
-            .remove(&all)
-            .ok_or_else(|| crate::error::Error::internal("the loss does not reach the vectors"))?;
+        let parts: Vec<Tensor> = chunks.iter().map(embed).collect::<Result<_>>()?;
+        let detached = parts.iter().map(Tensor::detach).collect();
+        Ok(Share { chunks, detached, graphs: if keep { parts } else { Vec::new() } })
+    }
+
+    /// The share's part of the gradients, given the gradient of its vectors, `[rows, dimensions]`.
+    fn backward_share(&self, share: Share<'_>, upstream: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let upstream = upstream.to_device(self.device()).map_err(tensor_error)?;
         let mut grads: Vec<Option<Tensor>> = vec![None; self.vars.len()];
         let mut start = 0;
-        let mut parts = parts.into_iter();
-        for chunk in &chunks {
-            let part = parts.next().filter(|_| keep);
-            let part = match part {
+        let mut graphs = share.graphs.into_iter();
+        for chunk in &share.chunks {
+            let part = match graphs.next() {
                 Some(part) => part,
                 None => {
                     let sequences: Vec<&[u32]> = chunk.iter().map(|(_, s)| *s).collect();
@@ -130,31 +118,163 @@ impl Model {
                 }
             };
             let rows = chunk.len();
-            let back = || {
+            let mut back = || {
                 let upstream = upstream.narrow(0, start, rows)?.detach();
                 let surrogate = (&part * upstream)?.sum_all()?;
                 let mut store = surrogate.backward()?;
                 for (sum, var) in grads.iter_mut().zip(&self.vars) {
-                    if let Some(grad) = store.remove(var) {
-                        let grad = grad.detach();
-                        *sum = Some(match sum.take() {
-                            Some(sum) => (sum + grad)?,
-                            None => grad,
-                        });
-                    }
+                    add(sum, store.remove(var).map(|grad| grad.detach()))?;
                 }
                 Ok(())
             };
-            let mut back = back;
             back().map_err(tensor_error)?;
             start += rows;
         }
-        Ok(StepResult { loss: value, accuracy, grads, tokens })
+        Ok(grads)
     }
 }
 
+/// Tower, and token ids of one of its texts.
+type Item<'a> = (usize, &'a [u32]);
+
+/// One replica's share of a batch, embedded.
+struct Share<'a> {
+    chunks: Vec<&'a [Item<'a>]>,
+    /// Vectors of each chunk.
+    detached: Vec<Tensor>,
+    /// The same with their graphs, or nothing.
+    graphs: Vec<Tensor>,
+}
+
+/// `sum += grad`
+fn add(sum: &mut Option<Tensor>, grad: Option<Tensor>) -> candle_core::Result<()> {
+    let Some(grad) = grad else { return Ok(()) };
+    *sum = Some(match sum.take() {
+        Some(sum) => (sum + grad)?,
+        None => grad,
+    });
+    Ok(())
+}
+
+/// Loss and gradients of a batch. Every replica embeds a share of it; their vectors are gathered, the loss contrasts each
+/// query with the documents of all, and the gradients, summed, lie where the first replica computes (the paper's
+/// cross-device contrastive learning).
+pub(super) fn step(
+    replicas: &[Model],
+    queries: &[Vec<u32>],
+    documents: &[Vec<u32>],
+    contrast: &Contrast,
+    temperature: f64,
+    activation_tokens: usize,
+) -> Result<StepResult> {
+    let first = first(replicas)?;
+    let queried = queries.iter().map(|s| (first.tower_of(0), s.as_slice()));
+    let answered = documents.iter().map(|s| (first.tower_of(1), s.as_slice()));
+    let items: Vec<Item<'_>> = queried.chain(answered).collect();
+    let tokens = items.iter().map(|(_, s)| s.len()).sum();
+    let embedded = on_each(replicas.iter().zip(shares(&items, replicas.len())), |model, items| {
+        model.embed_share(items, activation_tokens)
+    })?;
+    let gather = || {
+        let vectors = embedded.iter().flat_map(|share| &share.detached);
+        let vectors: Vec<Tensor> = vectors
+            .map(|part| part.to_device(first.device()))
+            .collect::<candle_core::Result<_>>()?;
+        let all = Var::from_tensor(&Tensor::cat(&vectors, 0)?)?;
+        let q = all.narrow(0, 0, queries.len())?;
+        let d = all.narrow(0, queries.len(), documents.len())?;
+        let (loss, accuracy) = info_nce(&q, &d, contrast, temperature)?;
+        Ok((loss.to_scalar::<f32>()?, accuracy, loss.backward()?.remove(&all)))
+    };
+    let (loss, accuracy, upstream) = gather().map_err(tensor_error)?;
+    let upstream =
+        upstream.ok_or_else(|| Error::internal("the loss does not reach the vectors"))?;
+    let mut start = 0;
+    let mut work = Vec::with_capacity(embedded.len());
+    for share in embedded {
+        let rows = share.chunks.iter().map(|chunk| chunk.len()).sum();
+        let part = upstream.narrow(0, start, rows).map_err(tensor_error)?;
+        work.push((share, part));
+        start += rows;
+    }
+    let shares = on_each(replicas.iter().zip(work), |model, (share, upstream)| {
+        model.backward_share(share, &upstream)
+    })?;
+    let mut grads: Vec<Option<Tensor>> = vec![None; first.vars.len()];
+    for share in shares {
+        for (sum, grad) in grads.iter_mut().zip(share) {
+            let grad = grad.map(|grad| grad.to_device(first.device())).transpose();
+            grad.and_then(|grad| add(sum, grad)).map_err(tensor_error)?;
+        }
+    }
+    Ok(StepResult { loss, accuracy, grads, tokens })
+}
+
+/// Gives every replica the parameters of the first.
+pub(super) fn broadcast(replicas: &[Model]) -> Result<()> {
+    let first = first(replicas)?;
+    for other in &replicas[1..] {
+        for (from, to) in first.vars.iter().zip(&other.vars) {
+            let value = from.as_detached_tensor().to_device(to.device());
+            value.and_then(|value| to.set(&value)).map_err(tensor_error)?;
+        }
+    }
+    Ok(())
+}
+
+fn first(replicas: &[Model]) -> Result<&Model> {
+    replicas.first().ok_or_else(|| Error::config("training needs a device"))
+}
+
+/// Does a replica's part of the work on each: alone on the caller's thread, several at once on a thread each.
+fn on_each<'m, W: Send, T: Send>(
+    work: impl Iterator<Item = (&'m Model, W)>,
+    f: impl Fn(&'m Model, W) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let work: Vec<(&Model, W)> = work.collect();
+    if work.len() == 1 {
+        return work.into_iter().map(|(model, item)| f(model, item)).collect();
+    }
+    std::thread::scope(|scope| {
+        let mut threads = Vec::with_capacity(work.len());
+        for (model, item) in work {
+            let f = &f;
+            let thread = std::thread::Builder::new().name("train".to_owned()).stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, move || f(model, item));
+            threads.push(thread.or_error(ErrorKind::Resource, || "starting a thread that trains")?);
+        }
+        let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<T>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(ended).collect()
+    })
+}
+
+/// Cuts items into `count` runs of about equally many tokens, in order; some may be empty.
+fn shares<'a>(items: &'a [Item<'a>], count: usize) -> Vec<&'a [Item<'a>]> {
+    let total: usize = items.iter().map(|(_, s)| s.len()).sum();
+    let (mut rest, mut seen) = (items, 0);
+    let mut shares = Vec::with_capacity(count);
+    for share in 1..=count {
+        let end = total * share / count;
+        let take = rest
+            .iter()
+            .take_while(|(_, s)| {
+                seen += s.len();
+                share == count || seen <= end
+            })
+            .count();
+        // The item that went beyond the end was counted and belongs to the next.
+        seen = items[..items.len() - rest.len() + take].iter().map(|(_, s)| s.len()).sum();
+        let (own, others) = rest.split_at(take);
+        shares.push(own);
+        rest = others;
+    }
+    shares
+}
+
 /// Runs of consecutive sequences of one tower that hold at most `tokens` tokens (one at least).
-fn chunks<'a, 'b>(items: &'a [(usize, &'b [u32])], tokens: usize) -> Vec<&'a [(usize, &'b [u32])]> {
+fn chunks<'a>(items: &'a [Item<'a>], tokens: usize) -> Vec<&'a [Item<'a>]> {
     let mut chunks = Vec::new();
     let (mut start, mut sum) = (0, 0);
     for (at, (tower, sequence)) in items.iter().enumerate() {

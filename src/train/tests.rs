@@ -1,5 +1,6 @@
 //! Stage 1 on a tiny model: gradients, gradient caching, resuming, learning.
 
+use std::slice;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -8,7 +9,7 @@ use serde::Deserialize;
 use super::adapter::LoraOptions;
 use super::loss::Contrast;
 use super::options::{FullOptions, Method, TrainOptions};
-use super::step::Model;
+use super::step::{Model, step};
 use super::tests_support::{RandomWeights, bytes, hashed, tiny_config, tiny_options, tiny_pairs};
 use super::trainer::{TrainInput, build, train_decoder};
 use super::{Side, TrainReport};
@@ -17,6 +18,8 @@ use crate::error::{ErrorKind, Result};
 use crate::observe::Silent;
 use crate::tower::{DecoderConfig, DeviceSpec};
 use crate::types::{Cancel, Pooling};
+
+pub(super) const CPU: DeviceSpec = DeviceSpec::Cpu { threads: 0 };
 
 pub(super) fn input<'a>(config: &'a DecoderConfig, pairs: &'a PairSet) -> TrainInput<'a> {
     TrainInput {
@@ -28,7 +31,7 @@ pub(super) fn input<'a>(config: &'a DecoderConfig, pairs: &'a PairSet) -> TrainI
         adapter: None,
         query_adapter: None,
         document: None,
-        device: DeviceSpec::Cpu { threads: 0 },
+        devices: vec![CPU],
     }
 }
 
@@ -38,7 +41,7 @@ pub(super) fn model(
     options: &TrainOptions,
 ) -> (Model, Vec<(String, candle_core::Var)>) {
     let pairs = tiny_pairs();
-    let (model, vars) = build(&input(config, &pairs), options).unwrap();
+    let (model, vars) = build(&input(config, &pairs), options, &CPU).unwrap();
     for (name, var) in vars.iter().filter(|(name, _)| name.contains("lora_")) {
         let data: Vec<f32> = (0..var.elem_count()).map(|i| 0.3 * hashed(name, i)).collect();
         var.set(&Tensor::from_vec(data, var.shape(), var.device()).unwrap()).unwrap();
@@ -75,8 +78,17 @@ pub(super) fn example() -> Example {
 pub(super) fn check_gradients(config: &DecoderConfig, options: &TrainOptions) {
     let (model, vars) = model(config, options);
     let example = example();
-    let run =
-        || model.step(&example.queries, &example.documents, &example.contrast, 0.5, 4096).unwrap();
+    let run = || {
+        step(
+            slice::from_ref(&model),
+            &example.queries,
+            &example.documents,
+            &example.contrast,
+            0.5,
+            4096,
+        )
+        .unwrap()
+    };
     let grads = run().grads;
     let mut rng = SplitMix64::new(3);
     for ((name, var), grad) in vars.iter().zip(&grads) {
@@ -142,8 +154,15 @@ fn gradients_equal_pytorch() {
     for (row, expected) in rows.iter().zip(&golden.embeddings) {
         assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5));
     }
-    let result =
-        model.step(&example.queries, &example.documents, &example.contrast, 0.1, 4096).unwrap();
+    let result = step(
+        slice::from_ref(&model),
+        &example.queries,
+        &example.documents,
+        &example.contrast,
+        0.1,
+        4096,
+    )
+    .unwrap();
     assert!(
         (f64::from(result.loss) / golden.loss - 1.0).abs() < 1e-5,
         "{} {}",
@@ -165,14 +184,62 @@ fn gradients_equal_pytorch() {
 pub(super) fn check_caching(options: &TrainOptions) {
     let (model, _) = model(&tiny_config("llama"), options);
     let e = example();
-    let whole = model.step(&e.queries, &e.documents, &e.contrast, 0.1, 4096).unwrap();
-    let cached = model.step(&e.queries, &e.documents, &e.contrast, 0.1, 20).unwrap();
+    let whole =
+        step(slice::from_ref(&model), &e.queries, &e.documents, &e.contrast, 0.1, 4096).unwrap();
+    let cached =
+        step(slice::from_ref(&model), &e.queries, &e.documents, &e.contrast, 0.1, 20).unwrap();
     assert!((whole.loss - cached.loss).abs() < 1e-5);
     for (a, b) in whole.grads.iter().zip(&cached.grads) {
         let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
         let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(norm((a - b).unwrap()) <= 1e-8 * norm(a.clone()), "gradients differ");
     }
+}
+
+/// Three replicas that share a batch have the loss and the gradients of one that has it alone, with and without room for
+/// the graphs; a replica may be left without a text.
+#[test]
+fn replicas_that_share_a_batch_are_one() {
+    let mut apart = tiny_options();
+    apart.query.layers = Some(1);
+    for options in [tiny_options(), apart] {
+        let config = tiny_config("llama");
+        let replicas: Vec<Model> = (0..12).map(|_| model(&config, &options).0).collect();
+        let e = example();
+        let step = |replicas: &[Model], room: usize| {
+            step(replicas, &e.queries, &e.documents, &e.contrast, 0.1, room).unwrap()
+        };
+        let alone = step(&replicas[..1], 4096);
+        for (count, room) in [(2, 4096), (3, 20), (12, 4096)] {
+            let shared = step(&replicas[..count], room);
+            assert!((alone.loss - shared.loss).abs() < 1e-5 && alone.tokens == shared.tokens);
+            for (a, b) in alone.grads.iter().zip(&shared.grads) {
+                let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
+                let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>();
+                assert!(norm((a - b).unwrap()).unwrap() <= 1e-8 * norm(a.clone()).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_on_several_devices_is_that_on_one() {
+    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
+    let reporter = Arc::new(Silent) as Arc<dyn crate::observe::Reporter>;
+    let run = |output: &std::path::Path, devices: Vec<DeviceSpec>| {
+        let input = TrainInput { devices, ..input(&config, &pairs) };
+        train_decoder(&input, &tiny_options(), output, &reporter, &Cancel::new())
+    };
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let alone = run(one.path(), vec![CPU]).unwrap();
+    let shared = run(two.path(), vec![CPU, CPU]).unwrap();
+    for (a, b) in alone.steps.iter().zip(&shared.steps) {
+        assert!((a.loss - b.loss).abs() < 1e-4, "step {}: {} and {}", a.step, a.loss, b.loss);
+    }
+    assert!(alone.steps[0].loss != alone.steps[11].loss);
+    let mixed = run(two.path(), vec![CPU, DeviceSpec::Cuda(0)]).unwrap_err();
+    assert!(mixed.to_string().contains("not on both"), "{mixed}");
+    assert_eq!(run(two.path(), vec![]).unwrap_err().kind(), ErrorKind::Config);
 }
 
 #[test]
@@ -361,23 +428,15 @@ async fn training_runs_from_options_alone() {
     options.steps = Some(3);
     let reporter: Arc<dyn crate::observe::Reporter> = Arc::new(Silent);
     let out = dir.path().join("out");
-    let cpu = DeviceSpec::Cpu { threads: 0 };
+    let cpu = vec![CPU];
     let cancel = Cancel::new();
     let report = super::train(&options, dir.path(), &out, cpu, &reporter, &cancel).await.unwrap();
     assert_eq!(report.steps.len(), 3);
     let again = dir.path().join("again");
     assert_eq!(
-        super::export(
-            &options,
-            dir.path(),
-            &out,
-            &again,
-            false,
-            DeviceSpec::Cpu { threads: 0 },
-            &reporter
-        )
-        .await
-        .unwrap(),
+        super::export(&options, dir.path(), &out, &again, false, vec![CPU], &reporter)
+            .await
+            .unwrap(),
         3
     );
     let adapter =

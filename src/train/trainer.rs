@@ -15,7 +15,7 @@ use super::loss::info_nce;
 use super::optimizer::AdamW;
 use super::options::{Method, TrainOptions};
 use super::report::{StepRecord, TrainReport, ValidationRecord};
-use super::step::{Model, Side as Tracked};
+use super::step::{Model, Side as Tracked, broadcast, step};
 use super::tensor_error;
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{Error, Result};
@@ -56,8 +56,8 @@ pub struct TrainInput<'a> {
     pub query_adapter: Option<&'a Path>,
     /// The document tower: its space, with what is trained here, goes with a query side of its own.
     pub document: Option<&'a Tower>,
-    /// Where to compute.
-    pub device: DeviceSpec,
+    /// Where to compute: one device, or several that share every batch. Parameters and optimizer live on the first.
+    pub devices: Vec<DeviceSpec>,
 }
 
 /// Trains, writing into `output`: `checkpoint.safetensors` now and then, and at the end `adapter/` (`model/` where weights were
@@ -78,12 +78,14 @@ pub fn train_decoder(
     let started = Instant::now();
     let mut batches = Batches::new(input.pairs, options)?;
     let planned = options.steps.unwrap_or(batches.steps_per_epoch());
-    let (model, vars) = build(input, options)?;
+    let (replicas, vars) = build_all(input, options)?;
+    let model = &replicas[0];
     let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
     let mut optimizer = optimizer(vars, options)?;
     let run = run_digest(input.pairs, options)?;
     let mut state =
         checkpoint::load(output, run, &mut optimizer)?.unwrap_or_else(|| State::new(run));
+    broadcast(&replicas)?;
     if state.step > 0 {
         reporter.event(Event::Info { message: format!("resuming after step {}", state.step) });
     }
@@ -105,13 +107,14 @@ pub fn train_decoder(
             && state.step.is_multiple_of(options.validation.every)
             && state.validation.last().is_none_or(|v| v.step != state.step)
         {
-            validate(&model, input, options, &held_out, &mut state, reporter)?;
+            validate(model, input, options, &held_out, &mut state, reporter)?;
         }
         let start = Instant::now();
         let batch = batches.batch(state.step);
         let (queries, documents) = tokens(input, &batch)?;
         let learning_rate = optimizer.learning_rate(state.step, planned);
-        let result = model.step(
+        let result = step(
+            &replicas,
             &queries,
             &documents,
             &batch.contrast,
@@ -119,6 +122,7 @@ pub fn train_decoder(
             options.activation_tokens,
         )?;
         let norm = optimizer.step(&result.grads, planned).map_err(tensor_error)?;
+        broadcast(&replicas)?;
         if !(result.loss.is_finite() && norm.is_finite()) {
             return Err(Error::input(format!(
                 "the loss is no longer finite at step {}; lower optimizer.learning_rate and start from another output",
@@ -150,10 +154,10 @@ pub fn train_decoder(
         }
     }
     if state.validation.last().is_none_or(|v| v.step != state.step) {
-        validate(&model, input, options, &held_out, &mut state, reporter)?;
+        validate(model, input, options, &held_out, &mut state, reporter)?;
     }
     checkpoint::save(output, &state, &optimizer)?;
-    export(&model, &optimizer, options, input.document, output, false)?;
+    export(model, &optimizer, options, input.document, output, false)?;
     let report = report(&batches, options, planned, parameters, &state);
     report.write(output)?;
     reporter.event(Event::StageFinished {
@@ -181,7 +185,7 @@ pub fn export_checkpoint(
     target: &Path,
     half: bool,
 ) -> Result<u64> {
-    let (model, vars) = build(input, options)?;
+    let (model, vars) = build(input, options, first_device(input)?)?;
     let mut optimizer = optimizer(vars, options)?;
     let run = run_digest(input.pairs, options)?;
     let state = checkpoint::load(output, run, &mut optimizer)?
@@ -207,12 +211,43 @@ pub(super) fn open_device(spec: &DeviceSpec) -> Result<Device> {
     }
 }
 
+fn first_device<'a>(input: &'a TrainInput<'_>) -> Result<&'a DeviceSpec> {
+    input.devices.first().ok_or_else(|| Error::config("training needs a device"))
+}
+
+/// The same model on every device, and the parameters of the first.
+pub(super) fn build_all(
+    input: &TrainInput<'_>,
+    options: &TrainOptions,
+) -> Result<(Vec<Model>, Vec<NamedVar>)> {
+    let (first, vars) = build(input, options, first_device(input)?)?;
+    let mut replicas = vec![first];
+    for (at, device) in input.devices.iter().enumerate().skip(1) {
+        let before = &input.devices[..at];
+        // Equal options give equal losses on one type of machine; a mixture would be a type of its own.
+        let alike = before.iter().all(|other| {
+            matches!(other, DeviceSpec::Cuda(_)) == matches!(device, DeviceSpec::Cuda(_))
+        });
+        if !alike {
+            return Err(Error::config("training computes on processors or on GPUs, not on both"));
+        }
+        if let DeviceSpec::Cuda(number) = device
+            && before.contains(device)
+        {
+            return Err(Error::config(format!("device cuda:{number} is given twice")));
+        }
+        replicas.push(build(input, options, device)?.0);
+    }
+    Ok((replicas, vars))
+}
+
 pub(super) fn build(
     input: &TrainInput<'_>,
     options: &TrainOptions,
+    spec: &DeviceSpec,
 ) -> Result<(Model, Vec<NamedVar>)> {
-    let device = open_device(&input.device)?;
-    let precision = match (options.tower.arithmetic, &input.device) {
+    let device = open_device(spec)?;
+    let precision = match (options.tower.arithmetic, spec) {
         (Arithmetic::F32, _) => Precision::F32,
         (Arithmetic::Bf16, DeviceSpec::Cuda(_)) => Precision { dtype: DType::BF16, packed: false },
         (Arithmetic::Bf16, DeviceSpec::Cpu { .. }) => Precision { dtype: DType::F32, packed: true },
