@@ -8,6 +8,7 @@
 # LLAMA=1   build llama-cpp-python into PEERS too (a C++ compiler, about 10 minutes); it is run where it is there
 # CWE, STACKEXCHANGE  where the notes lie (.cache/notes/cwe-1000.csv, ../shared/data/...)
 # BENCH     a built `encode` bench (default: build it)
+# THREADS   of everyone (all processors); pin them with taskset
 set -eu
 cd "$(dirname "$0")/.."
 model=${1:-.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf}
@@ -27,6 +28,7 @@ if [ "${LLAMA:-}" = 1 ] && ! llama; then
     echo "building llama-cpp-python into $peers" >&2
     CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" "$peers/bin/pip" install --quiet --no-binary llama-cpp-python llama-cpp-python
 fi
+threads=${THREADS:-$(nproc)}
 bench=${BENCH:-}
 if [ -z "$bench" ]; then
     cargo build --quiet --release --bench encode
@@ -47,18 +49,18 @@ done
 "$python" benches/encode_peers.py "$@" "$work/texts.jsonl"
 peer convert.log convert "$model" "$work"
 for round in $(seq "${ROUNDS:-3}"); do
-    "$bench" --ceiling > "$work/ceiling.$round.json"
-    peer "ceiling-torch.$round.json" ceiling
+    "$bench" --ceiling --threads "$threads" > "$work/ceiling.$round.json"
+    peer "ceiling-torch.$round.json" ceiling --threads "$threads"
     # int8 takes the Q8_0 blocks that llama.cpp takes.
-    "$bench" "$model" "$work/texts.jsonl" "$work" > "$work/ours-f32.$round.json"
+    "$bench" "$model" "$work/texts.jsonl" "$work" --threads "$threads" > "$work/ours-f32.$round.json"
     for dtype in float32 bfloat16; do
-        peer "torch-$(short $dtype).$round.json" torch "$work" --dtype $dtype --batch "$batches"
+        peer "torch-$(short $dtype).$round.json" torch "$work" --dtype $dtype --batch "$batches" --threads "$threads"
     done
-    "$bench" "$model" "$work/texts.jsonl" "$work" --arithmetic bf16 > "$work/ours-bf16.$round.json"
+    "$bench" "$model" "$work/texts.jsonl" "$work" --arithmetic bf16 --threads "$threads" > "$work/ours-bf16.$round.json"
     for dtype in float32 bfloat16; do
-        peer "st-$(short $dtype).$round.json" st "$work" --dtype $dtype --batch "$batches"
+        peer "st-$(short $dtype).$round.json" st "$work" --dtype $dtype --batch "$batches" --threads "$threads"
     done
-    "$bench" "$work/model.Q8_0.gguf" "$work/texts.jsonl" "$work" --arithmetic int8 > "$work/ours-int8.$round.json"
-    if llama; then peer "llama-q8_0.$round.json" llama "$work" --batch 512,2048; fi
+    "$bench" "$work/model.Q8_0.gguf" "$work/texts.jsonl" "$work" --arithmetic int8 --threads "$threads" > "$work/ours-int8.$round.json"
+    if llama; then peer "llama-q8_0.$round.json" llama "$work" --batch 512,2048 --threads "$threads"; fi
 done
 "$python" benches/encode_peers.py table "$work"
