@@ -3,10 +3,9 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::ops::{exp, fused, values, with_all};
+use super::kernels::add_columns;
+use super::ops::{ROWS_PER_TASK, exp, fused, values, with_all};
 use crate::tower::{Isa, Kernel, Simd};
-
-const ROWS_PER_TASK: usize = 64;
 
 /// The normal distribution up to x, and its density there, both within 2e-7: Abramowitz and Stegun 7.1.26.
 #[inline(always)]
@@ -61,15 +60,6 @@ impl Kernel for Backward<'_> {
                 let (up_to, density) = normal(x);
                 *dx = g * (up_to + x * density);
             }
-        }
-    }
-}
-
-/// Sums of the columns of rows as wide as `sums`; row by row, so the threads do not decide the result.
-pub(super) fn add_columns(rows: &[f32], sums: &mut [f32]) {
-    for row in rows.chunks_exact(sums.len()) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += value;
         }
     }
 }

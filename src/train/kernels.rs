@@ -79,6 +79,15 @@ pub(super) fn product(
     }
 }
 
+/// Sums of the columns of rows as wide as `sums`; row by row, so the threads do not decide the result.
+pub(super) fn add_columns(rows: &[f32], sums: &mut [f32]) {
+    for row in rows.chunks_exact(sums.len()) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += value;
+        }
+    }
+}
+
 /// Sum with sixteen running parts: vector code with a fixed order.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;

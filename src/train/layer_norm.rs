@@ -4,9 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::kernels::dot;
-use super::ops::{fused, values, with_values};
-
-const ROWS_PER_TASK: usize = 64;
+use super::ops::{ROWS_PER_TASK, fused, values, with_values};
 
 struct LayerNorm {
     epsilon: f32,

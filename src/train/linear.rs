@@ -8,8 +8,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use super::gelu::add_columns;
-use super::kernels::{Target, View, product};
+use super::kernels::{Target, View, add_columns, product};
 use super::ops::{fused, values, with_all, with_values};
 use crate::tower::{FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed};
 

@@ -8,7 +8,7 @@ use super::kernels::dot;
 use crate::tower::{Isa, Kernel, Simd};
 
 /// Rows handled by one task of the thread pool.
-const ROWS_PER_TASK: usize = 64;
+pub(super) const ROWS_PER_TASK: usize = 64;
 
 /// Whether the fused kernels apply.
 pub(super) fn fused(x: &Tensor) -> bool {
