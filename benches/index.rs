@@ -9,17 +9,22 @@
 //! 15 and 160. Rows come in the order of hashed keys, as in a shard. Seconds are the processor's (equal to the clock's
 //! for one thread on an idle machine, and still fair on a busy one); `--shards` measures instead, by the clock, two
 //! halves one after the other and on two threads; `--filter` measures searches among a share of the rows: as served, and
-//! by scan; `--orders` builds with usearch alone in the order of keys and in that of [`insertion_order`].
+//! by scan; `--orders` builds with usearch alone in the order of keys and in that of `order.rs`.
+
+#[path = "order.rs"]
+mod order;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use arrow::buffer::BooleanBuffer;
 use scalingnote::index::{
-    Calibration, IndexOptions, Quantization, RowSet, ShardIndex, build, calibrate, insertion_order,
+    Calibration, IndexOptions, Quantization, RowSet, ShardIndex, build, calibrate,
 };
 use scalingnote::types::{Cancel, Embeddings};
 use serde_json::{Value, json};
+
+use self::order::insertion_order;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -212,7 +217,7 @@ fn measure(
 ) -> Result<Vec<Line>, Failure> {
     let calibration = calibrate(&data.base, options)?;
     let raw = match name {
-        "i8" => Some(raw(data, options, &near(data)?)?.1),
+        "i8" => Some(raw(data, options, &by_key(data))?.1),
         _ => None,
     };
     let seconds = built(data, 0..data.base.len(), options, &calibration, folder, name)?;
@@ -332,8 +337,8 @@ fn filtered(data: &Data) -> Result<(), Failure> {
 }
 
 /// Rows in the order in which a shard inserts them.
-fn near(data: &Data) -> Result<Vec<u32>, Failure> {
-    Ok(insertion_order(&data.base, &Cancel::new())?)
+fn by_key(data: &Data) -> Vec<u32> {
+    (0..data.base.len() as u32).collect()
 }
 
 /// usearch alone: i8 codes inserted in the given order, nothing written or checked. The index and the seconds.
@@ -371,7 +376,7 @@ fn full_range(row: &[f32]) -> Vec<i8> {
 fn by_order(data: &Data) -> Result<(), Failure> {
     let options = IndexOptions::default();
     let codes: Vec<Vec<i8>> = data.queries.rows().map(full_range).collect();
-    for (name, order) in [("key", (0..data.base.len() as u32).collect()), ("near", near(data)?)] {
+    for (name, order) in [("key", by_key(data)), ("near", insertion_order(&data.base))] {
         let (index, seconds) = raw(data, &options, &order)?;
         let mut curve = Vec::new();
         for expansion in EXPANSIONS {
