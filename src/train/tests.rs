@@ -239,6 +239,8 @@ fn a_run_on_several_devices_is_that_on_one() {
     assert!(alone.steps[0].loss != alone.steps[11].loss);
     let mixed = run(two.path(), vec![CPU, DeviceSpec::Cuda(0)]).unwrap_err();
     assert!(mixed.to_string().contains("not on both"), "{mixed}");
+    let twice = run(two.path(), vec![DeviceSpec::Cuda(1), DeviceSpec::Cuda(1)]).unwrap_err();
+    assert!(twice.to_string().contains("cuda:1 is given twice"), "{twice}");
     assert_eq!(run(two.path(), vec![]).unwrap_err().kind(), ErrorKind::Config);
 }
 

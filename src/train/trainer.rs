@@ -215,27 +215,32 @@ fn first_device<'a>(input: &'a TrainInput<'_>) -> Result<&'a DeviceSpec> {
     input.devices.first().ok_or_else(|| Error::config("training needs a device"))
 }
 
-/// The same model on every device, and the parameters of the first.
-pub(super) fn build_all(
-    input: &TrainInput<'_>,
-    options: &TrainOptions,
-) -> Result<(Vec<Model>, Vec<NamedVar>)> {
-    let (first, vars) = build(input, options, first_device(input)?)?;
-    let mut replicas = vec![first];
-    for (at, device) in input.devices.iter().enumerate().skip(1) {
-        let before = &input.devices[..at];
-        // Equal options give equal losses on one type of machine; a mixture would be a type of its own.
-        let alike = before.iter().all(|other| {
-            matches!(other, DeviceSpec::Cuda(_)) == matches!(device, DeviceSpec::Cuda(_))
-        });
-        if !alike {
-            return Err(Error::config("training computes on processors or on GPUs, not on both"));
-        }
+/// Refuses devices that cannot share a batch.
+fn check_devices(devices: &[DeviceSpec]) -> Result<()> {
+    let is_gpu = |device: &DeviceSpec| matches!(device, DeviceSpec::Cuda(_));
+    // Equal options give equal losses on one type of machine; a mixture would be a type of its own.
+    if devices.iter().any(is_gpu) && !devices.iter().all(is_gpu) {
+        return Err(Error::config("training computes on processors or on GPUs, not on both"));
+    }
+    for (at, device) in devices.iter().enumerate() {
         if let DeviceSpec::Cuda(number) = device
-            && before.contains(device)
+            && devices[..at].contains(device)
         {
             return Err(Error::config(format!("device cuda:{number} is given twice")));
         }
+    }
+    Ok(())
+}
+
+/// The same model on every device, and the parameters of the first.
+fn build_all(
+    input: &TrainInput<'_>,
+    options: &TrainOptions,
+) -> Result<(Vec<Model>, Vec<NamedVar>)> {
+    check_devices(&input.devices)?;
+    let (first, vars) = build(input, options, first_device(input)?)?;
+    let mut replicas = vec![first];
+    for device in &input.devices[1..] {
         replicas.push(build(input, options, device)?.0);
     }
     Ok((replicas, vars))

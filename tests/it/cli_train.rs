@@ -200,6 +200,12 @@ fn a_tower_is_trained_exported_and_judged() {
     let halves = std::fs::read(path.join("halves/report.json")).unwrap();
     assert_eq!(losses(&serde_json::from_slice(&halves).unwrap()), whole);
 
+    // Devices that share every batch learn what one learns.
+    let shared =
+        losses(&json_of(path, "train recipe.toml --out two --device cpu:1 --device cpu:1 --json"));
+    assert_eq!(shared.len(), whole.len());
+    assert!(shared.iter().zip(&whole).all(|(a, b)| (a - b).abs() < 1e-3), "{shared:?} {whole:?}");
+
     // Other options are another run.
     let (_, stderr) = expect(path, 2, "train recipe.toml --out whole --steps 7");
     assert!(stderr.contains("a run with other options or data"), "{stderr}");
@@ -295,6 +301,7 @@ fn wrong_files_and_flags_are_told() {
         ("train recipe.toml --steps 0", 2, "0 is not in 1.."),
         ("train recipe.toml --f16", 2, "--export"),
         ("train recipe.toml --device gpu", 2, "`cpu:<threads>` nor `cuda:<number>`"),
+        ("train recipe.toml --device cpu --device cuda:0", 2, "not on both"),
         ("distill recipe.toml --device gpu", 2, "`cpu:<threads>` nor `cuda:<number>`"),
         ("mine recipe.toml --out m --device gpu", 2, "`cpu:<threads>` nor `cuda:<number>`"),
         ("distill recipe.toml", 2, "unknown field `batch_pairs`"),
