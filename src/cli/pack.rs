@@ -132,11 +132,13 @@ async fn resolve(
     Tower::resolve(&tower, Path::new("/"), &app.reporter).await
 }
 
-/// How often every token occurs in the pairs' queries and documents.
+/// How often every token occurs in the pairs' queries and documents; queries that are there for distillation alone have an
+/// empty one.
 fn count(tower: &Tower, pairs: &PairSet, app: &App) -> Result<Vec<u64>> {
     let mut counts = Vec::new();
     let queries = pairs.pairs.iter().map(|pair| pair.query.as_str());
-    for (at, text) in queries.chain(pairs.documents.iter().map(String::as_str)).enumerate() {
+    let texts = queries.chain(pairs.documents.iter().map(String::as_str));
+    for (at, text) in texts.filter(|text| !text.trim().is_empty()).enumerate() {
         if at.is_multiple_of(1000) {
             app.cancel.check()?;
         }

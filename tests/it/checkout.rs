@@ -39,6 +39,10 @@ impl Checkout {
             "quickstart.toml no longer names the adapter as expected"
         );
         let fake = pipeline.replace(real, "model = \"fake:64\"").replace(adapter, "");
+        // A student belongs to its teacher; the fake tower encodes its own queries.
+        let (before, student) = fake.split_once("\n[query.tower]\n").expect("it has a query tower");
+        let (_, after) = student.split_once("\n[encode]\n").expect("[encode] follows");
+        let fake = format!("{before}\n[encode]\n{after}");
         std::fs::write(dir.path().join("pipelines/quickstart.toml"), fake).expect("write");
         std::fs::copy(
             package().join("pipelines/daily.toml"),
