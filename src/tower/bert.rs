@@ -1,24 +1,21 @@
 //! A BERT-family encoder: what a distilled query tower is, and what ready-made small embedders are.
 //!
-//! The layers are candle-transformers'. Texts of equal length run together, so there is no padding and no mask, and
-//! a text's vector hardly depends on its neighbours.
+//! Its configuration is candle-transformers'; its layers are our kernels, because a query of a dozen tokens is over before a
+//! product has packed its weights.
 
-use std::collections::{BTreeMap, HashMap};
-
-use candle_core::{DType, Device, Result as CandleResult, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{BertModel, Config};
+use candle_transformers::models::bert::{Config, HiddenAct};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::tower::cpu::{Activation, CpuEncoder, EncoderShape, Isa};
 use crate::tower::pool::normalize;
 use crate::tower::safetensors::SafetensorsWeights;
 use crate::tower::{Encoder, WeightSource};
-use crate::types::Embeddings;
+use crate::types::{Arithmetic, Embeddings};
 
 /// Name of the matrix `[dimensions, hidden]` that a distilled student ends in.
 const PROJECTION: &str = "projection.weight";
-/// Tokens of one pass through the layers.
+/// Tokens that all threads together have in the layers, at most.
 const PASS_TOKENS: usize = 4096;
 
 /// Architecture of an encoder.
@@ -115,94 +112,70 @@ impl BertConfig {
             tokens.min(PASS_TOKENS) * (8 * model.hidden_size + 2 * model.intermediate_size);
         4 * (weights + activations) as u64
     }
-
-    /// Every tensor and its shape. Checked before anything is read.
-    fn tensors(&self) -> BTreeMap<String, Vec<usize>> {
-        let Config { hidden_size: width, intermediate_size: inner, .. } = self.model;
-        let mut all = BTreeMap::new();
-        for (table, rows) in [
-            ("word", self.model.vocab_size),
-            ("position", self.model.max_position_embeddings),
-            ("token_type", self.model.type_vocab_size),
-        ] {
-            all.insert(format!("embeddings.{table}_embeddings.weight"), vec![rows, width]);
-        }
-        let mut pair = |name: String, shape: Vec<usize>| {
-            all.insert(format!("{name}.bias"), shape[..1].to_vec());
-            all.insert(format!("{name}.weight"), shape);
-        };
-        pair("embeddings.LayerNorm".to_owned(), vec![width]);
-        for layer in 0..self.model.num_hidden_layers {
-            for (part, shape) in [
-                ("attention.self.query", vec![width, width]),
-                ("attention.self.key", vec![width, width]),
-                ("attention.self.value", vec![width, width]),
-                ("attention.output.dense", vec![width, width]),
-                ("attention.output.LayerNorm", vec![width]),
-                ("intermediate.dense", vec![inner, width]),
-                ("output.dense", vec![width, inner]),
-                ("output.LayerNorm", vec![width]),
-            ] {
-                pair(format!("encoder.layer.{layer}.{part}"), shape);
-            }
-        }
-        if let Some(rows) = self.projected {
-            all.insert(PROJECTION.to_owned(), vec![rows, width]);
-        }
-        all
-    }
 }
 
 /// A loaded encoder on the processor.
 pub(crate) struct BertEncoder {
-    model: BertModel,
-    /// `[dimensions, hidden]`.
-    projection: Option<Tensor>,
+    model: CpuEncoder,
+    /// Elements of a vector before and after the cut.
+    whole: usize,
     dimensions: usize,
     normalize: bool,
     max_positions: usize,
+    vocabulary: usize,
 }
 
 impl BertEncoder {
-    /// Loads the weights. Vectors keep their first `dimensions` elements.
+    /// Loads the weights. Vectors keep their first `dimensions` elements; `threads` 0: all of the machine.
     ///
     /// # Errors
-    /// Input where a tensor is missing or of another shape.
+    /// Input where a tensor is missing or of another shape; Unsupported for f16.
     pub(crate) fn load(
         config: &BertConfig,
         weights: &SafetensorsWeights,
         dimensions: usize,
         normalize: bool,
+        threads: usize,
+        arithmetic: Arithmetic,
     ) -> Result<Self> {
-        let mut tensors = HashMap::new();
-        for (name, shape) in config.tensors() {
-            let stored = format!("bert.{name}");
-            let stored = if weights.contains(&stored) { &stored } else { &name };
-            let tensor = weights.tensor(stored, &shape)?;
-            tensors.insert(name, tensor);
-        }
-        let projection = tensors.remove(PROJECTION);
-        let builder = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        let model = BertModel::load(builder, &config.model).context(|| "loading the encoder")?;
-        Ok(Self { model, projection, dimensions, normalize, max_positions: config.max_positions() })
-    }
-
-    /// Projected means of sequences of one length, `[sequences, dimensions before the cut]`.
-    fn forward(&self, ids: &[u32], length: usize) -> CandleResult<Vec<Vec<f32>>> {
-        let ids = Tensor::from_slice(ids, (ids.len() / length, length), &Device::Cpu)?;
-        let states = self.model.forward(&ids, &ids.zeros_like()?, None)?;
-        let means = states.mean(1)?;
-        match &self.projection {
-            None => means.to_vec2(),
-            Some(projection) => means.matmul(&projection.t()?)?.to_vec2(),
-        }
+        let stored = |name: &str| {
+            let prefixed = format!("bert.{name}");
+            if weights.contains(&prefixed) { prefixed } else { name.to_owned() }
+        };
+        let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
+            let tensor = weights.tensor(&stored(name), shape)?;
+            let values = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>());
+            values.or_error(ErrorKind::Input, || format!("reading weight tensor `{name}`"))
+        };
+        let model = &config.model;
+        let shape = EncoderShape {
+            hidden: model.hidden_size,
+            inner: model.intermediate_size,
+            heads: model.num_attention_heads,
+            layers: model.num_hidden_layers,
+            epsilon: model.layer_norm_eps as f32,
+            activation: match model.hidden_act {
+                HiddenAct::Gelu => Activation::Gelu,
+                HiddenAct::GeluApproximate => Activation::GeluTanh,
+                HiddenAct::Relu => Activation::Relu,
+            },
+            projected: config.projected,
+        };
+        let tables = (model.vocab_size, model.max_position_embeddings, model.type_vocab_size);
+        Ok(Self {
+            model: CpuEncoder::load(shape, tables, &read, threads, Isa::best(), arithmetic)?,
+            whole: config.dimensions(),
+            dimensions,
+            normalize,
+            max_positions: config.max_positions(),
+            vocabulary: config.vocab_size(),
+        })
     }
 }
 
 impl Encoder for BertEncoder {
     fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings> {
-        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (at, sequence) in sequences.iter().enumerate() {
+        for sequence in sequences {
             if sequence.is_empty() || sequence.len() > self.max_positions {
                 return Err(Error::input(format!(
                     "a text of {} tokens, where the encoder takes 1 to {}",
@@ -210,20 +183,20 @@ impl Encoder for BertEncoder {
                     self.max_positions
                 )));
             }
-            by_length.entry(sequence.len()).or_default().push(at);
+            if let Some(id) = sequence.iter().find(|id| **id as usize >= self.vocabulary) {
+                return Err(Error::input(format!(
+                    "token {id}, where the encoder knows {}",
+                    self.vocabulary
+                )));
+            }
         }
-        let mut data = vec![0f32; sequences.len() * self.dimensions];
-        for (length, members) in by_length {
-            for pass in members.chunks((PASS_TOKENS / length).max(1)) {
-                let ids: Vec<u32> = pass.iter().flat_map(|at| sequences[*at]).copied().collect();
-                let rows = self.forward(&ids, length).context(|| "encoding with the encoder")?;
-                for (at, row) in pass.iter().zip(rows) {
-                    let to = &mut data[at * self.dimensions..(at + 1) * self.dimensions];
-                    to.copy_from_slice(&row[..self.dimensions]);
-                    if self.normalize {
-                        normalize(to);
-                    }
-                }
+        let rows = self.model.run(sequences);
+        let mut data = Vec::with_capacity(sequences.len() * self.dimensions);
+        for row in rows.chunks_exact(self.whole) {
+            let start = data.len();
+            data.extend_from_slice(&row[..self.dimensions]);
+            if self.normalize {
+                normalize(&mut data[start..]);
             }
         }
         Embeddings::from_vec(self.dimensions, data)

@@ -2,6 +2,8 @@
 
 mod adapter;
 mod bert;
+#[cfg(test)]
+mod bert_tests;
 mod config;
 mod cpu;
 mod cut;
@@ -32,7 +34,8 @@ use crate::error::Result;
 use crate::types::Embeddings;
 
 pub(crate) use cpu::{
-    FrozenMatrix, Isa, Kernel, LowRank, Simd, rounded_product, rounded_product_of_rows, transposed,
+    FrozenMatrix, Isa, Kernel, LowRank, Simd, exp, normal, rounded_product,
+    rounded_product_of_rows, transposed,
 };
 pub use decoder::{Decoder, decoder_encoder, open_cuda};
 pub use options::{DeviceSpec, TowerOptions};

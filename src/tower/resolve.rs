@@ -97,8 +97,8 @@ impl Model {
             "needs pooling = \"mean\""
         } else if options.adapter.is_some() {
             "takes no adapter"
-        } else if options.arithmetic != Arithmetic::F32 {
-            "computes in f32 only"
+        } else if options.arithmetic == Arithmetic::F16 {
+            "computes in f32, bf16 or int8"
         } else if options.layers.is_some() {
             "is not cut; leave `layers` out"
         } else {
@@ -320,15 +320,21 @@ impl Tower {
                 Ok(Box::new(encoder))
             }
             Model::Bert { config, weights } => {
-                if let DeviceSpec::Cuda(_) = device {
+                let DeviceSpec::Cpu { threads } = device else {
                     return Err(Error::new(
                         ErrorKind::Unsupported,
                         format!("{} is a BERT encoder, which runs on the processor", options.model),
                     ));
-                }
-                let dimensions = self.inner.dimensions as usize;
-                let encoder = BertEncoder::load(config, weights, dimensions, options.normalize)
-                    .context(|| format!("loading the tower {}", options.model))?;
+                };
+                let encoder = BertEncoder::load(
+                    config,
+                    weights,
+                    self.inner.dimensions as usize,
+                    options.normalize,
+                    *threads,
+                    options.arithmetic,
+                )
+                .context(|| format!("loading the tower {}", options.model))?;
                 Ok(Box::new(encoder))
             }
             Model::Decoder { config, weights } => {

@@ -9,8 +9,8 @@ use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape
 use rayon::prelude::*;
 
 use super::kernels::{Target, View, product};
-use super::ops::{exp, fused, values, with_values};
-use crate::tower::{DecoderConfig, Isa, Kernel, Simd};
+use super::ops::{fused, values, with_values};
+use crate::tower::{DecoderConfig, Isa, Kernel, Simd, exp};
 
 /// Where each sequence of a pack begins, and the rotary angles up to the longest.
 #[derive(Clone)]

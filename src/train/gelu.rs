@@ -4,22 +4,8 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::kernels::add_columns;
-use super::ops::{ROWS_PER_TASK, exp, fused, values, with_all};
-use crate::tower::{Isa, Kernel, Simd};
-
-/// The normal distribution up to x, and its density there, both within 2e-7: Abramowitz and Stegun 7.1.26.
-#[inline(always)]
-fn normal(x: f32) -> (f32, f32) {
-    let bell = exp(-0.5 * x * x);
-    let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
-    let p = 1.061_405_4 * t - 1.453_152;
-    let p = p * t + 1.421_413_7;
-    let p = p * t - 0.284_496_74;
-    let p = p * t + 0.254_829_6;
-    let beyond = 0.5 * p * t * bell;
-    let up_to = if x < 0.0 { beyond } else { 1.0 - beyond };
-    (up_to, bell * 0.398_942_3)
-}
+use super::ops::{ROWS_PER_TASK, fused, values, with_all};
+use crate::tower::{Isa, Kernel, Simd, normal};
 
 /// `y = gelu(x + bias)` for rows of the bias's width.
 struct Forward<'a> {
@@ -118,25 +104,4 @@ pub(super) fn biased_gelu(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
         return x.contiguous()?.apply_op2(&bias.contiguous()?, BiasedGelu);
     }
     x.broadcast_add(bias)?.gelu_erf()
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::{Device, Tensor};
-
-    use super::normal;
-
-    #[test]
-    fn the_normal_distribution_is_accurate() {
-        for at in -1200..1200 {
-            let x = at as f32 * 0.01;
-            let (up_to, density) = normal(x);
-            let wide = f64::from(x);
-            let error = Tensor::new(wide / std::f64::consts::SQRT_2, &Device::Cpu).unwrap();
-            let exact = 0.5 * (1.0 + error.erf().unwrap().to_scalar::<f64>().unwrap());
-            assert!((f64::from(up_to) - exact).abs() < 3e-7, "{x}: {up_to} {exact}");
-            let exact = (-0.5 * wide * wide).exp() / (2.0 * std::f64::consts::PI).sqrt();
-            assert!((f64::from(density) - exact).abs() < 3e-7, "{x}: {density} {exact}");
-        }
-    }
 }

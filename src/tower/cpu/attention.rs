@@ -1,4 +1,4 @@
-//! Causal attention over packed sequences, one sequence and key/value head at a time.
+//! Attention over packed sequences, causal or in both directions, one sequence and key/value head at a time.
 //!
 //! Scores are kept transposed, `[keys][queries]`, with one vector lane per query: maximum, exponential and sum
 //! then go down the keys without any sideways step, and each query's result is a function of its own sequence
@@ -45,7 +45,7 @@ impl Scratch {
     }
 }
 
-/// `out[query] = softmax(q k^T, causal) v`. `q` is `[queries, heads * dim]`, already scaled; `kv` is
+/// `out[query] = softmax(q k^T) v`. `q` is `[queries, heads * dim]`, already scaled; `kv` is
 /// `[rows, 2 * kv_heads * dim]`, keys first; `out` is like `q`.
 pub(crate) struct Attention<'a> {
     pub(crate) q: &'a [f32],
@@ -53,6 +53,8 @@ pub(crate) struct Attention<'a> {
     pub(crate) out: &'a mut [f32],
     pub(crate) spans: &'a [Span],
     pub(crate) heads: Heads,
+    /// Whether a query sees only the keys up to its own position.
+    pub(crate) causal: bool,
     pub(crate) scratch: &'a mut Scratch,
 }
 
@@ -73,7 +75,7 @@ const fn half(values: [f32; 2]) -> [f32; 64] {
 impl Kernel for Attention<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { q, kv, out, spans, heads, scratch } = self;
+        let Self { q, kv, out, spans, heads, causal, scratch } = self;
         let panel = 2 * S::LANES;
         let (dim, kv_width) = (heads.dim, 2 * heads.kv_heads * heads.dim);
         let width = heads.heads * dim;
@@ -104,7 +106,8 @@ impl Kernel for Attention<'_> {
                         // of this block (asserted above).
                         unsafe {
                             let out = out.as_mut_ptr().add(row);
-                            let first = first_position + block;
+                            // From the last position on every key is seen.
+                            let first = if causal { first_position + block } else { span.len - 1 };
                             attend::<S>(first, count, span.len, dim, scratch, out, width);
                         }
                     }

@@ -69,6 +69,14 @@ impl Format {
         }
     }
 
+    /// A weight matrix `[n, k]` from its numbers.
+    pub(crate) fn matrix(self, floats: Vec<f32>, k: usize) -> Matrix {
+        match self {
+            Self::Int8(_) => Matrix::Blocks(Blocks::quantize(&floats, k)),
+            _ => Matrix::Floats(floats),
+        }
+    }
+
     /// Reads a weight matrix.
     pub(crate) fn read(self, from: &Weights<'_>, name: &str, shape: [usize; 2]) -> Result<Matrix> {
         if !matches!(self, Self::Int8(_)) {

@@ -10,6 +10,8 @@ mod attention;
 mod bf16;
 mod blocks;
 mod buffer;
+mod elementary;
+mod encoder;
 mod frozen;
 mod gemm;
 mod heads;
@@ -24,6 +26,8 @@ mod words;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub(crate) use self::elementary::{exp, normal};
+pub(crate) use self::encoder::{Activation, CpuEncoder, EncoderShape};
 pub(crate) use self::frozen::{
     FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed,
 };

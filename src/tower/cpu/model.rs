@@ -254,6 +254,7 @@ impl Model {
             out: &mut w.attended,
             spans: &w.spans,
             heads,
+            causal: true,
             scratch: &mut w.scratch,
         });
         layer.o.prepare(isa, &w.attended, rows, None, a);

@@ -1,0 +1,62 @@
+//! Functions of one number that become vector code inside a [`Kernel`](super::Kernel); the standard library's are a call each.
+
+/// e^x within 2 ulp.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    let x = x.clamp(-87.0, 88.0);
+    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    // ln 2 in two parts, so that the remainder keeps its bits.
+    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 0.5;
+    let value = p * r * r + r + 1.0;
+    value * f32::from_bits(((n as i32 + 127) << 23) as u32)
+}
+
+/// The normal distribution up to x, and its density there, both within 2e-7: Abramowitz and Stegun 7.1.26.
+#[inline(always)]
+pub(crate) fn normal(x: f32) -> (f32, f32) {
+    let bell = exp(-0.5 * x * x);
+    let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
+    let p = 1.061_405_4 * t - 1.453_152;
+    let p = p * t + 1.421_413_7;
+    let p = p * t - 0.284_496_74;
+    let p = p * t + 0.254_829_6;
+    let beyond = 0.5 * p * t * bell;
+    let up_to = if x < 0.0 { beyond } else { 1.0 - beyond };
+    (up_to, bell * 0.398_942_3)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn exp_is_accurate() {
+        for at in -8600..8700 {
+            let x = at as f32 * 0.01;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 4e-7, "{x}");
+        }
+    }
+
+    #[test]
+    fn the_normal_distribution_is_accurate() {
+        for at in -1200..1200 {
+            let x = at as f32 * 0.01;
+            let (up_to, density) = normal(x);
+            let wide = f64::from(x);
+            let error = Tensor::new(wide / std::f64::consts::SQRT_2, &Device::Cpu).unwrap();
+            let exact = 0.5 * (1.0 + error.erf().unwrap().to_scalar::<f64>().unwrap());
+            assert!((f64::from(up_to) - exact).abs() < 3e-7, "{x}: {up_to} {exact}");
+            let exact = (-0.5 * wide * wide).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            assert!((f64::from(density) - exact).abs() < 3e-7, "{x}: {density} {exact}");
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! A BERT-family encoder on this machine's processor: weights packed at load into the panels that the kernels read, a group
+//! of whole sequences taken through all layers by each thread.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::attention::{Attention, Heads, Scratch, Span};
+use super::buffer::Buffer;
+use super::elementary::{exp, normal};
+use super::linear::{Activations, Format, Linear, Matrix};
+use super::panels::Then;
+use super::simd::{Isa, Kernel, Simd};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tower::pack::balance;
+use crate::types::Arithmetic;
+
+/// The function between the two products of a layer's second half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// `x` times the normal distribution up to `x`.
+    Gelu,
+    /// The same by a hyperbolic tangent.
+    GeluTanh,
+    Relu,
+}
+
+/// Sizes of an encoder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EncoderShape {
+    pub(crate) hidden: usize,
+    pub(crate) inner: usize,
+    pub(crate) heads: usize,
+    pub(crate) layers: usize,
+    pub(crate) epsilon: f32,
+    pub(crate) activation: Activation,
+    /// Rows of the projection that follows the mean, if there is one.
+    pub(crate) projected: Option<usize>,
+}
+
+/// Reads a tensor by its name and shape, row-major.
+pub(crate) type Read<'a> = dyn Fn(&str, &[usize]) -> Result<Vec<f32>> + 'a;
+
+/// Weight and bias of a norm.
+type Norm = (Vec<f32>, Vec<f32>);
+
+struct Layer {
+    q: Linear,
+    kv: Linear,
+    o: Linear,
+    up: Linear,
+    down: Linear,
+    q_bias: Vec<f32>,
+    kv_bias: Vec<f32>,
+    o_bias: Vec<f32>,
+    up_bias: Vec<f32>,
+    down_bias: Vec<f32>,
+    attention_norm: Norm,
+    output_norm: Norm,
+}
+
+/// A loaded encoder and the working memory of its threads.
+pub(crate) struct CpuEncoder {
+    model: Model,
+    group_tokens: usize,
+    workspaces: Vec<Workspace>,
+}
+
+struct Model {
+    isa: Isa,
+    shape: EncoderShape,
+    /// `[vocabulary, hidden]`
+    words: Vec<f32>,
+    /// `[positions, hidden]`, that of the only token type added.
+    positions: Vec<f32>,
+    norm: Norm,
+    layers: Vec<Layer>,
+    projection: Option<Linear>,
+}
+
+struct Workspace {
+    activations: Activations,
+    scratch: Scratch,
+    x: Buffer,
+    q: Buffer,
+    kv: Buffer,
+    attended: Buffer,
+    inner: Buffer,
+    spans: Vec<Span>,
+}
+
+impl CpuEncoder {
+    /// Reads and packs all weights. `threads` 0: all of the machine.
+    ///
+    /// # Errors
+    /// Unsupported for f16; whatever `read` reports.
+    pub(crate) fn load(
+        shape: EncoderShape,
+        (vocabulary, positions, types): (usize, usize, usize),
+        read: &Read<'_>,
+        threads: usize,
+        isa: Isa,
+        arithmetic: Arithmetic,
+    ) -> Result<Self> {
+        let format = Format::best(arithmetic, isa).ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "an encoder computes in f32, bf16 or int8")
+        })?;
+        let threads = match threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let empty = || Buffer::zeros(0);
+        let workspace = || Workspace {
+            activations: Activations::new(),
+            scratch: Scratch::new(),
+            x: empty(),
+            q: empty(),
+            kv: empty(),
+            attended: empty(),
+            inner: empty(),
+            spans: Vec::new(),
+        };
+        Ok(Self {
+            model: Model::load(shape, (vocabulary, positions, types), read, isa, format)?,
+            group_tokens: format.group_tokens(),
+            workspaces: (0..threads).map(|_| workspace()).collect(),
+        })
+    }
+
+    /// Projected means, `[sequences, dimensions]`, not normalised. Ids and lengths lie within the tables. A row's bits
+    /// depend on its own sequence only.
+    pub(crate) fn run(&mut self, sequences: &[&[u32]]) -> Vec<f32> {
+        let dimensions = self.model.dimensions();
+        let threads = self.workspaces.len();
+        let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
+        let count = threads * tokens.div_ceil(threads * self.group_tokens).max(1);
+        let costs: Vec<u64> = sequences.iter().map(|s| self.model.cost(s.len())).collect();
+        let mut groups = balance(&costs, count);
+        groups.retain(|group| !group.is_empty());
+        let mut rows = vec![0f32; sequences.len() * dimensions];
+        let next = AtomicUsize::new(0);
+        let shared = Mutex::new(rows.as_mut_slice());
+        let (model, groups) = (&self.model, &groups);
+        let work = |workspace: &mut Workspace| {
+            while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let members: Vec<&[u32]> = group.iter().map(|at| sequences[*at]).collect();
+                let vectors = model.forward(workspace, &members);
+                // A poisoned lock means that another worker panicked, and its panic is what the caller sees.
+                let Ok(mut shared) = shared.lock() else { return };
+                for (at, vector) in group.iter().zip(vectors.chunks_exact(dimensions)) {
+                    shared[at * dimensions..(at + 1) * dimensions].copy_from_slice(vector);
+                }
+            }
+        };
+        let workers = threads.min(groups.len());
+        if let [workspace] = &mut self.workspaces[..workers] {
+            work(workspace);
+        } else {
+            std::thread::scope(|scope| {
+                for workspace in &mut self.workspaces[..workers] {
+                    scope.spawn(|| work(workspace));
+                }
+            });
+        }
+        rows
+    }
+}
+
+impl Model {
+    fn load(
+        shape: EncoderShape,
+        (vocabulary, positions, types): (usize, usize, usize),
+        read: &Read<'_>,
+        isa: Isa,
+        format: Format,
+    ) -> Result<Self> {
+        let EncoderShape { hidden, inner, .. } = shape;
+        let norm = |name: &str| -> Result<Norm> {
+            Ok((
+                read(&format!("{name}.weight"), &[hidden])?,
+                read(&format!("{name}.bias"), &[hidden])?,
+            ))
+        };
+        let types = read("embeddings.token_type_embeddings.weight", &[types, hidden])?;
+        let mut table = read("embeddings.position_embeddings.weight", &[positions, hidden])?;
+        for row in table.chunks_exact_mut(hidden) {
+            row.iter_mut().zip(&types).for_each(|(x, t)| *x += t);
+        }
+        let mut layers = Vec::with_capacity(shape.layers);
+        for at in 0..shape.layers {
+            let name = |part: &str| format!("encoder.layer.{at}.{part}");
+            let weight = |part: &str, n: usize, k: usize| -> Result<Matrix> {
+                let floats = read(&format!("{}.weight", name(part)), &[n, k])?;
+                Ok(format.matrix(floats, k))
+            };
+            let bias = |part: &str, n: usize| read(&format!("{}.bias", name(part)), &[n]);
+            let square = |part: &str| weight(&format!("attention.self.{part}"), hidden, hidden);
+            let kv_bias =
+                [bias("attention.self.key", hidden)?, bias("attention.self.value", hidden)?];
+            let o = weight("attention.output.dense", hidden, hidden)?;
+            let up = weight("intermediate.dense", inner, hidden)?;
+            let down = weight("output.dense", hidden, inner)?;
+            let (k, v) = (square("key")?, square("value")?);
+            layers.push(Layer {
+                q: Linear::stack(format, &[&square("query")?], hidden, hidden),
+                kv: Linear::stack(format, &[&k, &v], 2 * hidden, hidden),
+                o: Linear::stack(format, &[&o], hidden, hidden),
+                up: Linear::stack(format, &[&up], inner, hidden),
+                down: Linear::stack(format, &[&down], hidden, inner),
+                q_bias: bias("attention.self.query", hidden)?,
+                kv_bias: kv_bias.concat(),
+                o_bias: bias("attention.output.dense", hidden)?,
+                up_bias: bias("intermediate.dense", inner)?,
+                down_bias: bias("output.dense", hidden)?,
+                attention_norm: norm(&name("attention.output.LayerNorm"))?,
+                output_norm: norm(&name("output.LayerNorm"))?,
+            });
+        }
+        let projection = match shape.projected {
+            None => None,
+            Some(rows) => {
+                let matrix = format.matrix(read("projection.weight", &[rows, hidden])?, hidden);
+                Some(Linear::stack(format, &[&matrix], rows, hidden))
+            }
+        };
+        Ok(Self {
+            isa,
+            shape,
+            words: read("embeddings.word_embeddings.weight", &[vocabulary, hidden])?,
+            positions: table,
+            norm: norm("embeddings.LayerNorm")?,
+            layers,
+            projection,
+        })
+    }
+
+    fn dimensions(&self) -> usize {
+        self.shape.projected.unwrap_or(self.shape.hidden)
+    }
+
+    /// Multiply-adds of a sequence in one layer.
+    fn cost(&self, length: usize) -> u64 {
+        let EncoderShape { hidden, inner, .. } = self.shape;
+        (length * (4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden)) as u64
+    }
+
+    fn forward(&self, w: &mut Workspace, sequences: &[&[u32]]) -> Vec<f32> {
+        let EncoderShape { hidden, inner, heads, epsilon, activation, .. } = self.shape;
+        let isa = self.isa;
+        let m: usize = sequences.iter().map(|sequence| sequence.len()).sum();
+        for buffer in [&mut w.x, &mut w.q, &mut w.attended] {
+            buffer.reserve(m * hidden);
+        }
+        w.kv.reserve(m * 2 * hidden);
+        w.inner.reserve(m * inner);
+        w.spans.clear();
+        let mut start = 0;
+        for sequence in sequences {
+            let len = sequence.len();
+            w.spans.push(Span { start, len, query_start: start, queries: len });
+            let rows = w.x[start * hidden..(start + len) * hidden].chunks_exact_mut(hidden);
+            let positions = self.positions.chunks_exact(hidden);
+            for ((row, id), position) in rows.zip(*sequence).zip(positions) {
+                let word = &self.words[*id as usize * hidden..][..hidden];
+                for ((x, word), position) in row.iter_mut().zip(word).zip(position) {
+                    *x = word + position;
+                }
+            }
+            start += len;
+        }
+        let nothing = vec![0f32; hidden];
+        let x = &mut w.x[..m * hidden];
+        isa.run(NormRows { x, bias: &nothing, norm: &self.norm, epsilon });
+        let heads = Heads { heads, kv_heads: heads, dim: hidden / heads };
+        let scale = (heads.dim as f32).sqrt().recip();
+        let a = &mut w.activations;
+        for layer in &self.layers {
+            layer.q.prepare(isa, &w.x, m, None, a);
+            layer.q.apply(isa, a, m, &mut w.q, Then::Store);
+            layer.kv.apply(isa, a, m, &mut w.kv, Then::Store);
+            isa.run(AddBias { x: &mut w.q[..m * hidden], bias: &layer.q_bias, scale });
+            isa.run(AddBias { x: &mut w.kv[..m * 2 * hidden], bias: &layer.kv_bias, scale: 1.0 });
+            isa.run(Attention {
+                q: &w.q,
+                kv: &w.kv,
+                out: &mut w.attended,
+                spans: &w.spans,
+                heads,
+                causal: false,
+                scratch: &mut w.scratch,
+            });
+            layer.o.prepare(isa, &w.attended, m, None, a);
+            layer.o.apply(isa, a, m, &mut w.x, Then::Add);
+            let (bias, norm) = (&layer.o_bias[..], &layer.attention_norm);
+            isa.run(NormRows { x: &mut w.x[..m * hidden], bias, norm, epsilon });
+            layer.up.prepare(isa, &w.x, m, None, a);
+            layer.up.apply(isa, a, m, &mut w.inner, Then::Store);
+            let x = &mut w.inner[..m * inner];
+            isa.run(Activate { x, bias: &layer.up_bias, activation });
+            layer.down.prepare(isa, &w.inner, m, None, a);
+            layer.down.apply(isa, a, m, &mut w.x, Then::Add);
+            let (bias, norm) = (&layer.down_bias[..], &layer.output_norm);
+            isa.run(NormRows { x: &mut w.x[..m * hidden], bias, norm, epsilon });
+        }
+        let mut means = vec![0f32; sequences.len() * hidden];
+        for (span, mean) in w.spans.iter().zip(means.chunks_exact_mut(hidden)) {
+            let rows = &w.x[span.start * hidden..(span.start + span.len) * hidden];
+            for row in rows.chunks_exact(hidden) {
+                mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            mean.iter_mut().for_each(|sum| *sum /= span.len as f32);
+        }
+        let Some(projection) = &self.projection else { return means };
+        let mut vectors = vec![0f32; sequences.len() * self.dimensions()];
+        projection.prepare(isa, &means, sequences.len(), None, a);
+        projection.apply(isa, a, sequences.len(), &mut vectors, Then::Store);
+        vectors
+    }
+}
+
+/// `x = scale (x + bias)`, row by row.
+struct AddBias<'a> {
+    x: &'a mut [f32],
+    bias: &'a [f32],
+    scale: f32,
+}
+
+impl Kernel for AddBias<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for row in self.x.chunks_exact_mut(self.bias.len()) {
+            for (x, b) in row.iter_mut().zip(self.bias) {
+                *x = (*x + b) * self.scale;
+            }
+        }
+    }
+}
+
+/// `x = activation(x + bias)`, row by row.
+struct Activate<'a> {
+    x: &'a mut [f32],
+    bias: &'a [f32],
+    activation: Activation,
+}
+
+impl Kernel for Activate<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Self { x, bias, activation } = self;
+        match activation {
+            Activation::Gelu => each(x, bias, |x| x * normal(x).0),
+            // x times the logistic function of twice the tangent's argument.
+            Activation::GeluTanh => {
+                each(x, bias, |x| x / (1.0 + exp(-1.595_769 * (x + 0.044_715 * x * x * x))))
+            }
+            Activation::Relu => each(x, bias, |x| x.max(0.0)),
+        }
+    }
+}
+
+#[inline(always)]
+fn each(x: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
+    for row in x.chunks_exact_mut(bias.len()) {
+        for (x, b) in row.iter_mut().zip(bias) {
+            *x = f(*x + b);
+        }
+    }
+}
+
+/// `x = norm(x + bias)`, row by row: mean 0 and variance 1, times the weight, plus the norm's bias.
+struct NormRows<'a> {
+    x: &'a mut [f32],
+    bias: &'a [f32],
+    norm: &'a Norm,
+    epsilon: f32,
+}
+
+impl Kernel for NormRows<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let width = self.bias.len();
+        for row in self.x.chunks_exact_mut(width) {
+            row.iter_mut().zip(self.bias).for_each(|(x, b)| *x += b);
+            let mean = sum(row, |x| x) / width as f32;
+            let variance = sum(row, |x| (x - mean) * (x - mean)) / width as f32;
+            let scale = (variance + self.epsilon).sqrt().recip();
+            for ((x, w), b) in row.iter_mut().zip(&self.norm.0).zip(&self.norm.1) {
+                *x = (*x - mean) * scale * w + b;
+            }
+        }
+    }
+}
+
+/// Sum with sixteen running parts: vector code with a fixed order.
+#[inline(always)]
+fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0f32; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().map(|x| f(*x)).sum();
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += f(*x);
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
