@@ -72,7 +72,7 @@ def options():
     parser.add_argument("--batch", type=int, default=BATCH_OF_RECIPE, help=f"pairs of one step (default {BATCH_OF_RECIPE})")
     parser.add_argument("--distill-steps", type=int, default=2000)
     parser.add_argument("--small-layers", type=int, default=4)
-    parser.add_argument("--arithmetic", default="f32", help="of LLM towers when they are judged: f32, bf16, int8")
+    parser.add_argument("--arithmetic", default="f32", help="of towers when they are judged: f32, bf16, int8")
     parser.add_argument("--train-arithmetic", default="f32", help="of LoRA trainings, where the trainer knows another")
     parser.add_argument("--stage1", type=pathlib.Path, help="a finished stage-1 adapter (PEFT folder), instead of training one")
     parser.add_argument("--depths", default="6,15,30", help="layers, for claim 3")
@@ -160,7 +160,7 @@ class Bench:
             text = text.replace(student, f'{student}arithmetic = "{given.train_arithmetic}"\n')
             text = text.replace("pairs = 256\n", f"pairs = {min(256, given.batch * 6)}\n")
         elif given.arithmetic != "f32":
-            text = text.replace('pooling = "last-token"', f'pooling = "last-token"\narithmetic = "{given.arithmetic}"')
+            text = re.sub(r'(?m)^(pooling = ".*")$', rf'\1\narithmetic = "{given.arithmetic}"', text)
         if given.stage1:
             text = text.replace(f"{self.out}/stage1/adapter", str(given.stage1.resolve()))
         if depth:
@@ -420,7 +420,7 @@ def header(bench):
         "# What the paper claims, measured",
         "",
         f"Written by `benches/claims.py` ({time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}, {processor}, {len(os.sched_getaffinity(0))} processors). "
-        f"{sizes}; LLM towers judged in {given.arithmetic}. Intervals: paired bootstrap over queries, 95%. entropy: contrastive entropy in nats, lower is better.",
+        f"{sizes}; towers judged in {given.arithmetic}. Intervals: paired bootstrap over queries, 95%. entropy: contrastive entropy in nats, lower is better.",
         "",
     ]
 
