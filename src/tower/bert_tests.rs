@@ -7,7 +7,6 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use serde_json::json;
 
-use crate::dataset::SplitMix64;
 use crate::tower::cpu::{Activation, CpuEncoder, EncoderShape, Isa};
 use crate::types::Arithmetic;
 
@@ -28,11 +27,17 @@ const SHAPE: EncoderShape = EncoderShape {
 
 /// Every tensor: (shape, values).
 fn weights() -> HashMap<String, (Vec<usize>, Vec<f32>)> {
-    let mut rng = SplitMix64::new(8);
+    // About normal: the sum of twelve numbers of a linear congruential generator.
+    let mut state = 8u64;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    let mut normal = || (0..12).map(|_| uniform()).sum::<f32>();
     let mut all = HashMap::new();
     let mut add = |name: String, shape: &[usize], around: f32, scale: f32| {
         let count = shape.iter().product();
-        let data = (0..count).map(|_| around + scale * rng.normal() as f32).collect();
+        let data = (0..count).map(|_| around + scale * normal()).collect();
         all.insert(name, (shape.to_vec(), data));
     };
     let (h, inner) = (SHAPE.hidden, SHAPE.inner);
