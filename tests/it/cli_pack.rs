@@ -53,6 +53,13 @@ fn a_packed_student_answers_like_the_student() {
     assert!(size("four") < size("eight"));
     assert!(!path.join("four/tokenizer.json").exists());
 
+    // Queries that are there for distillation alone have no document to count tokens of.
+    std::fs::write(path.join("queries.jsonl"), "{\"query\": \"alone\", \"text\": \"\"}\n").unwrap();
+    let more = format!("{DISTILL}[[pairs]]\npath = \"queries.jsonl\"\n");
+    std::fs::write(path.join("more.toml"), more).unwrap();
+    let counted = json_of(path, "distill more.toml --out run --export more --tokens 29 --json");
+    assert_eq!(counted["queries"], 31);
+
     // It is a query tower like the student, and as particular about the document tower.
     let pair = |model: &str, tokenizer: &str| {
         format!(
