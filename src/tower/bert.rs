@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::cpu::{Activation, CpuEncoder, EncoderShape, Isa};
+use crate::tower::layer_weights::floats;
 use crate::tower::pool::normalize;
 use crate::tower::safetensors::SafetensorsWeights;
 use crate::tower::{Encoder, WeightSource};
@@ -142,11 +143,7 @@ impl BertEncoder {
             let prefixed = format!("bert.{name}");
             if weights.contains(&prefixed) { prefixed } else { name.to_owned() }
         };
-        let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
-            let tensor = weights.tensor(&stored(name), shape)?;
-            let values = tensor.flatten_all().and_then(|tensor| tensor.to_vec1::<f32>());
-            values.or_error(ErrorKind::Input, || format!("reading weight tensor `{name}`"))
-        };
+        let read = |name: &str, shape: &[usize]| floats(weights, &stored(name), shape);
         let model = &config.model;
         let shape = EncoderShape {
             hidden: model.hidden_size,

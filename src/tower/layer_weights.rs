@@ -28,14 +28,19 @@ pub(crate) struct LayerWeights<M> {
     pub(crate) down: M,
 }
 
+/// A tensor of a model as a plain vector.
+pub(crate) fn floats(source: &dyn WeightSource, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    source
+        .tensor(name, shape)?
+        .flatten_all()
+        .and_then(|tensor| tensor.to_vec1::<f32>())
+        .or_error(ErrorKind::Input, || format!("reading weight tensor `{name}`"))
+}
+
 impl Weights<'_> {
     /// A tensor as a plain vector.
     pub(crate) fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.source
-            .tensor(name, shape)?
-            .flatten_all()
-            .and_then(|tensor| tensor.to_vec1::<f32>())
-            .or_error(ErrorKind::Input, || format!("reading weight tensor `{name}`"))
+        floats(self.source, name, shape)
     }
 
     /// `[vocab_size, hidden_size]`, each element made into `T`.

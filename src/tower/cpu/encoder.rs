@@ -1,17 +1,15 @@
 //! A BERT-family encoder on this machine's processor: weights packed at load into the panels that the kernels read, a group
 //! of whole sequences taken through all layers by each thread.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::attention::{Attention, Heads, Scratch, Span};
 use super::buffer::Buffer;
 use super::elementary::{exp, normal};
+use super::groups::{Batch, threads};
 use super::linear::{Activations, Format, Linear, Matrix};
 use super::panels::Then;
 use super::simd::{Isa, Kernel, Simd};
-use crate::error::{Error, ErrorKind, Result};
-use crate::tower::pack::balance;
+use crate::error::Result;
+use crate::tower::pool::mean;
 use crate::types::Arithmetic;
 
 /// The function between the two products of a layer's second half.
@@ -85,11 +83,13 @@ struct Workspace {
     kv: Buffer,
     attended: Buffer,
     inner: Buffer,
+    means: Vec<f32>,
+    vectors: Vec<f32>,
     spans: Vec<Span>,
 }
 
 impl CpuEncoder {
-    /// Reads and packs all weights. `threads` 0: all of the machine.
+    /// Reads and packs all weights for the `wanted` threads, 0: all of the machine.
     ///
     /// # Errors
     /// Unsupported for f16; whatever `read` reports.
@@ -97,17 +97,11 @@ impl CpuEncoder {
         shape: EncoderShape,
         (vocabulary, positions, types): (usize, usize, usize),
         read: &Read<'_>,
-        threads: usize,
+        wanted: usize,
         isa: Isa,
         arithmetic: Arithmetic,
     ) -> Result<Self> {
-        let format = Format::best(arithmetic, isa).ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "an encoder computes in f32, bf16 or int8")
-        })?;
-        let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
+        let format = Format::of(arithmetic, isa)?;
         let empty = || Buffer::zeros(0);
         let workspace = || Workspace {
             activations: Activations::new(),
@@ -117,51 +111,29 @@ impl CpuEncoder {
             kv: empty(),
             attended: empty(),
             inner: empty(),
+            means: Vec::new(),
+            vectors: Vec::new(),
             spans: Vec::new(),
         };
         Ok(Self {
             model: Model::load(shape, (vocabulary, positions, types), read, isa, format)?,
             group_tokens: format.group_tokens(),
-            workspaces: (0..threads).map(|_| workspace()).collect(),
+            workspaces: (0..threads(wanted)).map(|_| workspace()).collect(),
         })
     }
 
     /// Projected means, `[sequences, dimensions]`, not normalised. Ids and lengths lie within the tables. A row's bits
     /// depend on its own sequence only.
     pub(crate) fn run(&mut self, sequences: &[&[u32]]) -> Vec<f32> {
-        let dimensions = self.model.dimensions();
-        let threads = self.workspaces.len();
-        let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
-        let count = threads * tokens.div_ceil(threads * self.group_tokens).max(1);
-        let costs: Vec<u64> = sequences.iter().map(|s| self.model.cost(s.len())).collect();
-        let mut groups = balance(&costs, count);
-        groups.retain(|group| !group.is_empty());
-        let mut rows = vec![0f32; sequences.len() * dimensions];
-        let next = AtomicUsize::new(0);
-        let shared = Mutex::new(rows.as_mut_slice());
-        let (model, groups) = (&self.model, &groups);
-        let work = |workspace: &mut Workspace| {
-            while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let members: Vec<&[u32]> = group.iter().map(|at| sequences[*at]).collect();
-                let vectors = model.forward(workspace, &members);
-                // A poisoned lock means that another worker panicked, and its panic is what the caller sees.
-                let Ok(mut shared) = shared.lock() else { return };
-                for (at, vector) in group.iter().zip(vectors.chunks_exact(dimensions)) {
-                    shared[at * dimensions..(at + 1) * dimensions].copy_from_slice(vector);
-                }
-            }
-        };
-        let workers = threads.min(groups.len());
-        if let [workspace] = &mut self.workspaces[..workers] {
-            work(workspace);
-        } else {
-            std::thread::scope(|scope| {
-                for workspace in &mut self.workspaces[..workers] {
-                    scope.spawn(|| work(workspace));
-                }
-            });
-        }
-        rows
+        let model = &self.model;
+        let width = model.dimensions();
+        let batch = Batch { sequences, group_tokens: self.group_tokens, width };
+        batch.run(
+            &mut self.workspaces,
+            |length| model.cost(length),
+            |_| 1,
+            |workspace, members| model.forward(workspace, members),
+        )
     }
 }
 
@@ -243,7 +215,7 @@ impl Model {
         (length * (4 * hidden * hidden + 2 * hidden * inner + 2 * length * hidden)) as u64
     }
 
-    fn forward(&self, w: &mut Workspace, sequences: &[&[u32]]) -> Vec<f32> {
+    fn forward<'w>(&self, w: &'w mut Workspace, sequences: &[&[u32]]) -> &'w [f32] {
         let EncoderShape { hidden, inner, heads, epsilon, activation, .. } = self.shape;
         let isa = self.isa;
         let m: usize = sequences.iter().map(|sequence| sequence.len()).sum();
@@ -301,19 +273,15 @@ impl Model {
             let (bias, norm) = (&layer.down_bias[..], &layer.output_norm);
             isa.run(NormRows { x: &mut w.x[..m * hidden], bias, norm, epsilon });
         }
-        let mut means = vec![0f32; sequences.len() * hidden];
-        for (span, mean) in w.spans.iter().zip(means.chunks_exact_mut(hidden)) {
-            let rows = &w.x[span.start * hidden..(span.start + span.len) * hidden];
-            for row in rows.chunks_exact(hidden) {
-                mean.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-            }
-            mean.iter_mut().for_each(|sum| *sum /= span.len as f32);
+        w.means.resize(sequences.len() * hidden, 0.);
+        for (span, to) in w.spans.iter().zip(w.means.chunks_exact_mut(hidden)) {
+            mean(&w.x[span.start * hidden..(span.start + span.len) * hidden], hidden, to);
         }
-        let Some(projection) = &self.projection else { return means };
-        let mut vectors = vec![0f32; sequences.len() * self.dimensions()];
-        projection.prepare(isa, &means, sequences.len(), None, a);
-        projection.apply(isa, a, sequences.len(), &mut vectors, Then::Store);
-        vectors
+        let Some(projection) = &self.projection else { return &w.means };
+        w.vectors.resize(sequences.len() * self.dimensions(), 0.);
+        projection.prepare(isa, &w.means, sequences.len(), None, a);
+        projection.apply(isa, a, sequences.len(), &mut w.vectors, Then::Store);
+        &w.vectors
     }
 }
 
@@ -327,11 +295,7 @@ struct AddBias<'a> {
 impl Kernel for AddBias<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        for row in self.x.chunks_exact_mut(self.bias.len()) {
-            for (x, b) in row.iter_mut().zip(self.bias) {
-                *x = (*x + b) * self.scale;
-            }
-        }
+        each(self.x, self.bias, |x| x * self.scale);
     }
 }
 

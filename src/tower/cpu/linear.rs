@@ -11,7 +11,7 @@ use super::int8::{Int8Gemm, Int8Rows, Int8Weights, QuantizeRows};
 use super::panels::{Layout, Then};
 use super::simd::Isa;
 use super::words::Words;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::tower::layer_weights::Weights;
 use crate::types::Arithmetic;
 
@@ -30,6 +30,19 @@ impl Format {
     /// The best there is within an instruction set; `None` for classes that the processor does not compute in.
     pub(crate) fn best(arithmetic: Arithmetic, isa: Isa) -> Option<Self> {
         Self::available(arithmetic, isa).first().copied()
+    }
+
+    /// The best there is for an arithmetic class.
+    ///
+    /// # Errors
+    /// Unsupported for f16.
+    pub(crate) fn of(arithmetic: Arithmetic, isa: Isa) -> Result<Self> {
+        Self::best(arithmetic, isa).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "arithmetic = \"f16\" is not supported on the processor; it supports f32, bf16 and int8",
+            )
+        })
     }
 
     /// All there are within an instruction set, best first.

@@ -14,6 +14,7 @@ mod elementary;
 mod encoder;
 mod frozen;
 mod gemm;
+mod groups;
 mod heads;
 mod int8;
 mod linear;
@@ -23,19 +24,16 @@ mod simd;
 mod vocabulary;
 mod words;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 pub(crate) use self::elementary::{exp, normal};
 pub(crate) use self::encoder::{Activation, CpuEncoder, EncoderShape};
 pub(crate) use self::frozen::{
     FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed,
 };
+use self::groups::Batch;
 use self::linear::Format;
 use self::model::{Model, Workspace};
 pub(crate) use self::simd::{Isa, Kernel, Simd};
-use crate::error::{Error, ErrorKind, Result};
-use crate::tower::pack::balance;
+use crate::error::Result;
 use crate::tower::pool::Want;
 use crate::tower::{DecoderConfig, WeightSource};
 use crate::types::Arithmetic;
@@ -61,12 +59,7 @@ impl CpuDecoder {
         isa: Isa,
         arithmetic: Arithmetic,
     ) -> Result<Self> {
-        let format = Format::best(arithmetic, isa).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unsupported,
-                "arithmetic = \"f16\" is not supported on the processor; it supports f32, bf16 and int8",
-            )
-        })?;
+        let format = Format::of(arithmetic, isa)?;
         Self::load_as(config, source, threads, max_tokens, isa, format)
     }
 
@@ -79,10 +72,7 @@ impl CpuDecoder {
         isa: Isa,
         format: Format,
     ) -> Result<Self> {
-        let threads = match threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
+        let threads = groups::threads(threads);
         let model = Model::load(config, source, threads, max_tokens, (isa, format))?;
         let workspaces = (0..threads).map(|_| Workspace::new()).collect();
         Ok(Self { model, group_tokens: format.group_tokens(), workspaces })
@@ -91,58 +81,15 @@ impl CpuDecoder {
     /// Final-norm states: of every token in order ([`Want::All`]), or one pooled row per sequence. A row's
     /// bits depend on its own sequence only.
     pub(crate) fn run(&mut self, sequences: &[&[u32]], want: Want) -> Vec<f32> {
-        let hidden = self.model.config.hidden_size;
-        // First row of the result that each sequence fills, and how many.
-        let mut starts = Vec::with_capacity(sequences.len());
-        let mut rows = 0;
-        for sequence in sequences {
-            starts.push(rows);
-            rows += if want == Want::All { sequence.len() } else { 1 };
-        }
-        let mut states = vec![0.; rows * hidden];
-        let groups = self.groups(sequences);
-        let next = AtomicUsize::new(0);
-        let shared = Mutex::new(states.as_mut_slice());
         let model = &self.model;
-        let work = |workspace: &mut Workspace| {
-            while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let members: Vec<&[u32]> = group.iter().map(|at| sequences[*at]).collect();
-                let states = model.forward(workspace, &members, want);
-                // A poisoned lock means that another worker panicked, and its panic is what the caller sees.
-                let Ok(mut shared) = shared.lock() else { return };
-                let mut from = 0;
-                for at in group {
-                    let count = if want == Want::All { sequences[*at].len() } else { 1 } * hidden;
-                    let to = starts[*at] * hidden;
-                    shared[to..to + count].copy_from_slice(&states[from..from + count]);
-                    from += count;
-                }
-            }
-        };
-        let workers = self.workspaces.len().min(groups.len());
-        if let [workspace] = &mut self.workspaces[..workers] {
-            work(workspace);
-        } else {
-            std::thread::scope(|scope| {
-                for workspace in &mut self.workspaces[..workers] {
-                    scope.spawn(|| work(workspace));
-                }
-            });
-        }
-        states
-    }
-
-    /// Cuts a batch into groups of about equal cost, a multiple of the threads, of at most about
-    /// [`Format::group_tokens`] each.
-    fn groups(&self, sequences: &[&[u32]]) -> Vec<Vec<usize>> {
-        let threads = self.workspaces.len();
-        let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
-        let count = threads * tokens.div_ceil(threads * self.group_tokens).max(1);
-        let costs: Vec<u64> =
-            sequences.iter().map(|sequence| self.model.cost(sequence.len())).collect();
-        let mut groups = balance(&costs, count);
-        groups.retain(|group| !group.is_empty());
-        groups
+        let width = model.config.hidden_size;
+        let batch = Batch { sequences, group_tokens: self.group_tokens, width };
+        batch.run(
+            &mut self.workspaces,
+            |length| model.cost(length),
+            |sequence| if want == Want::All { sequence.len() } else { 1 },
+            |workspace, members| model.forward(workspace, members, want),
+        )
     }
 }
 
@@ -151,6 +98,7 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
+    use crate::error::ErrorKind;
 
     /// Weights made from a hash of their name: the same on every call.
     struct Hashed;
