@@ -35,7 +35,7 @@ use crate::types::Embeddings;
 
 pub(crate) use cpu::{
     FrozenMatrix, Isa, Kernel, LowRank, Simd, exp, normal, rounded_product,
-    rounded_product_of_rows, transposed,
+    rounded_product_of_rows, transposed, turn,
 };
 pub use decoder::{Decoder, decoder_encoder, open_cuda};
 pub use options::{DeviceSpec, TowerOptions};

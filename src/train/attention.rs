@@ -3,14 +3,15 @@
 //! Tokens of all sequences lie one after the other, `[total, heads * head_dim]`; no padding is computed. The
 //! backward pass computes the probabilities again instead of keeping them.
 
+use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::kernels::{Target, View, product};
-use super::ops::{fused, values, with_values};
-use crate::tower::{DecoderConfig, Isa, Kernel, Simd, exp};
+use super::heads::Head;
+use super::ops::{fused, values, with_all};
+use crate::tower::DecoderConfig;
 
 /// Where each sequence of a pack begins, and the rotary angles up to the longest.
 #[derive(Clone)]
@@ -84,11 +85,15 @@ impl Pack {
         (self.head_dim as f32).sqrt().recip()
     }
 
-    /// Rotates one head of `length` positions from `source` (rows `stride` apart) into dense `target`.
-    fn rotate(&self, source: &[f32], stride: usize, length: usize, target: &mut [f32]) {
+    /// Copies one head of a sequence from `source` (rows `stride` apart) into rows `depth` apart, rotated by its positions.
+    fn rotate(&self, source: &[f32], stride: usize, target: &mut [f32], depth: usize) {
         let (d, half) = (self.head_dim, self.head_dim / 2);
-        for at in 0..length {
-            let (x, y) = (&source[at * stride..at * stride + d], &mut target[at * d..(at + 1) * d]);
+        for (at, (x, y)) in source.chunks(stride).zip(target.chunks_exact_mut(depth)).enumerate() {
+            if !self.causal {
+                // An encoder's positions are in its input.
+                y[..d].copy_from_slice(&x[..d]);
+                continue;
+            }
             let angles = at * half..(at + 1) * half;
             let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
             for i in 0..half {
@@ -98,27 +103,21 @@ impl Pack {
         }
     }
 
-    /// The transpose of [`Pack::rotate`], added to `target` (rows `stride` apart).
-    fn unrotate_add(&self, source: &[f32], length: usize, target: &mut [f32], stride: usize) {
+    /// The transpose of [`Pack::rotate`].
+    fn unrotate(&self, source: &[f32], depth: usize, target: &mut [f32], stride: usize) {
         let (d, half) = (self.head_dim, self.head_dim / 2);
-        for at in 0..length {
-            let (x, y) = (&source[at * d..(at + 1) * d], &mut target[at * stride..at * stride + d]);
+        for (at, (x, y)) in source.chunks_exact(depth).zip(target.chunks_mut(stride)).enumerate() {
+            if !self.causal {
+                y[..d].copy_from_slice(&x[..d]);
+                continue;
+            }
             let angles = at * half..(at + 1) * half;
             let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
             for i in 0..half {
-                y[i] += x[i] * cos[i] + x[i + half] * sin[i];
-                y[i + half] += x[i + half] * cos[i] - x[i] * sin[i];
+                y[i] = x[i] * cos[i] + x[i + half] * sin[i];
+                y[i + half] = x[i + half] * cos[i] - x[i] * sin[i];
             }
         }
-    }
-
-    /// Probabilities `[length, length]` of rotated q and k.
-    fn probabilities(&self, q: &[f32], k: &[f32], length: usize, p: &mut [f32]) {
-        let d = self.head_dim;
-        let target = Target { data: &mut *p, stride: length, accumulate: false };
-        let shape = (length, length, d);
-        product(target, shape, self.scale(), View::rows(q, d), View::rows(k, d).t(), false);
-        Isa::best().run(SoftmaxRows { p, length, causal: self.causal });
     }
 
     /// Cuts a packed row-major buffer of `width` columns into its sequences.
@@ -142,83 +141,64 @@ impl Pack {
         parts
     }
 
-    fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+    /// Attention of packed rows: `q` and `out` are `[total, heads * head_dim]`, `k` and `v` `[total, kv_heads * head_dim]`.
+    pub(super) fn forward(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         let d = self.head_dim;
         let (width, kv_width) = (self.heads * d, self.kv_heads * d);
         let group = self.heads / self.kv_heads;
-        let mut out = vec![0f32; q.len()];
         let inputs = self.cut(q, width).into_par_iter().zip(self.cut(k, kv_width));
         let inputs = inputs.zip(self.cut(v, kv_width));
-        self.cut_mut(&mut out, width).into_par_iter().zip(inputs).for_each(|(out, ((q, k), v))| {
-            let length = out.len() / width;
-            let mut k_rot = vec![0f32; length * d];
-            let mut q_rot = vec![0f32; length * d];
-            let mut p = vec![0f32; length * length];
-            for head in 0..self.heads {
-                let kv = head / group * d;
-                if head % group == 0 {
-                    self.rotate(&k[kv..], kv_width, length, &mut k_rot);
+        self.cut_mut(out, width).into_par_iter().zip(inputs).for_each(|(out, ((q, k), v))| {
+            HEAD.with_borrow_mut(|head| {
+                head.resize(out.len() / width, d);
+                let depth = head.depth();
+                for at in 0..self.heads {
+                    let kv = at / group * d;
+                    if at % group == 0 {
+                        self.rotate(&k[kv..], kv_width, &mut head.k, depth);
+                        copy(&v[kv..], kv_width, &mut head.v, depth, d);
+                    }
+                    self.rotate(&q[at * d..], width, &mut head.q, depth);
+                    head.forward(self.scale(), self.causal);
+                    copy(&head.out, depth, &mut out[at * d..], width, d);
                 }
-                self.rotate(&q[head * d..], width, length, &mut q_rot);
-                self.probabilities(&q_rot, &k_rot, length, &mut p);
-                let target =
-                    Target { data: &mut out[head * d..], stride: width, accumulate: false };
-                let v = View::rows(&v[kv..], kv_width);
-                product(target, (length, d, length), 1.0, View::rows(&p, length), v, false);
-            }
+            });
         });
-        out
     }
 
-    /// Gradients of q, k and v.
-    fn backward(&self, q: &[f32], k: &[f32], v: &[f32], g: &[f32]) -> [Vec<f32>; 3] {
+    /// Gradients of q, k and v, each shaped as what it is the gradient of, from the gradient `g` of the output.
+    pub(super) fn backward(&self, [q, k, v, g]: [&[f32]; 4], [dq, dk, dv]: [&mut [f32]; 3]) {
         let d = self.head_dim;
         let (width, kv_width) = (self.heads * d, self.kv_heads * d);
         let group = self.heads / self.kv_heads;
-        let (mut dq, mut dk, mut dv) =
-            (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
         let inputs = self.cut(q, width).into_par_iter().zip(self.cut(k, kv_width));
         let inputs = inputs.zip(self.cut(v, kv_width)).zip(self.cut(g, width));
-        let outputs = self.cut_mut(&mut dq, width).into_par_iter();
-        let outputs = outputs.zip(self.cut_mut(&mut dk, kv_width));
-        let outputs = outputs.zip(self.cut_mut(&mut dv, kv_width));
+        let outputs = self.cut_mut(dq, width).into_par_iter();
+        let outputs = outputs.zip(self.cut_mut(dk, kv_width));
+        let outputs = outputs.zip(self.cut_mut(dv, kv_width));
         outputs.zip(inputs).for_each(|(((dq, dk), dv), (((q, k), v), g))| {
-            let length = dq.len() / width;
-            let mut k_rot = vec![0f32; length * d];
-            let mut q_rot = vec![0f32; length * d];
-            let mut turned = vec![0f32; length * d];
-            let mut p = vec![0f32; length * length];
-            let mut ds = vec![0f32; length * length];
-            for head in 0..self.heads {
-                let kv = head / group * d;
-                if head % group == 0 {
-                    self.rotate(&k[kv..], kv_width, length, &mut k_rot);
-                }
-                self.rotate(&q[head * d..], width, length, &mut q_rot);
-                self.probabilities(&q_rot, &k_rot, length, &mut p);
-                let g = View::rows(&g[head * d..], width);
-                let target = Target { data: &mut dv[kv..], stride: kv_width, accumulate: true };
-                product(target, (length, d, length), 1.0, View::rows(&p, length).t(), g, false);
-                let target = Target { data: &mut ds, stride: length, accumulate: false };
-                let v = View::rows(&v[kv..], kv_width);
-                product(target, (length, length, d), 1.0, g, v.t(), false);
-                for (ds, p) in ds.chunks_exact_mut(length).zip(p.chunks_exact(length)) {
-                    let pull: f32 = super::kernels::dot(ds, p);
-                    for (ds, p) in ds.iter_mut().zip(p) {
-                        *ds = p * (*ds - pull);
+            HEAD.with_borrow_mut(|head| {
+                head.resize(dq.len() / width, d);
+                let depth = head.depth();
+                for at in 0..self.heads {
+                    let kv = at / group * d;
+                    if at % group == 0 {
+                        self.rotate(&k[kv..], kv_width, &mut head.k, depth);
+                        copy(&v[kv..], kv_width, &mut head.v, depth, d);
+                        head.dk.fill(0.0);
+                        head.dv.fill(0.0);
+                    }
+                    self.rotate(&q[at * d..], width, &mut head.q, depth);
+                    copy(&g[at * d..], width, &mut head.out, depth, d);
+                    head.backward(self.scale(), self.causal);
+                    self.unrotate(&head.dq, depth, &mut dq[at * d..], width);
+                    if at % group == group - 1 {
+                        self.unrotate(&head.dk, depth, &mut dk[kv..], kv_width);
+                        copy(&head.dv, depth, &mut dv[kv..], kv_width, d);
                     }
                 }
-                let ds = View::rows(&ds, length);
-                let target = Target { data: &mut turned, stride: d, accumulate: false };
-                let shape = (length, d, length);
-                product(target, shape, self.scale(), ds, View::rows(&k_rot, d), false);
-                self.unrotate_add(&turned, length, &mut dq[head * d..], width);
-                let target = Target { data: &mut turned, stride: d, accumulate: false };
-                product(target, shape, self.scale(), ds.t(), View::rows(&q_rot, d), false);
-                self.unrotate_add(&turned, length, &mut dk[kv..], kv_width);
-            }
+            });
         });
-        [dq, dk, dv]
     }
 
     /// What [`Pack::composed`] needs beside q, k and v, made for the first layer and kept for the others.
@@ -313,28 +293,15 @@ struct Padding {
     mask: Tensor,
 }
 
-/// Softmax of every row of `[length, length]` scores, over the row's own and earlier columns where `causal`.
-struct SoftmaxRows<'a> {
-    p: &'a mut [f32],
-    length: usize,
-    causal: bool,
+thread_local! {
+    /// Buffers of the head at work.
+    static HEAD: RefCell<Head> = RefCell::default();
 }
 
-impl Kernel for SoftmaxRows<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        for (at, row) in self.p.chunks_exact_mut(self.length).enumerate() {
-            let (seen, hidden) = row.split_at_mut(if self.causal { at + 1 } else { self.length });
-            let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            for value in seen.iter_mut() {
-                *value = exp(*value - largest);
-            }
-            let share = seen.iter().sum::<f32>().recip();
-            for value in seen {
-                *value *= share;
-            }
-            hidden.fill(0.0);
-        }
+/// Copies the first `count` elements of rows `from_row` apart to rows `to_row` apart.
+fn copy(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize, count: usize) {
+    for (from, to) in from.chunks(from_row).zip(to.chunks_mut(to_row)) {
+        to[..count].copy_from_slice(&from[..count]);
     }
 }
 
@@ -354,7 +321,9 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = self.0.forward(values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?);
+        let mut out = vec![0f32; q_layout.shape().elem_count()];
+        let (q, k, v) = (values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?);
+        self.0.forward(q, k, v, &mut out);
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
 
@@ -366,10 +335,10 @@ impl CustomOp3 for Attention {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dq, dk, dv] = with_values(q, |q| {
-            with_values(k, |k| {
-                with_values(v, |v| with_values(grad, |g| Ok(self.0.backward(q, k, v, g))))
-            })
+        let [mut dq, mut dk, mut dv] = [q, k, v].map(|like| vec![0f32; like.elem_count()]);
+        with_all([q, k, v, grad], |inputs| {
+            self.0.backward(inputs, [&mut dq, &mut dk, &mut dv]);
+            Ok(())
         })?;
         let device = q.device();
         Ok((

@@ -1,16 +1,21 @@
 //! A BERT-family encoder as a differentiable student: packed texts in, projected means out.
 
+use std::ops::Range;
 use std::path::Path;
 
-use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
+use candle_core::{DType, Device, Result as CandleResult, Tensor, Var, bail};
 use serde::{Deserialize, Serialize};
 
-use super::attention::{Pack, attention};
-use super::decoder::{NamedVar, mean_states};
-use super::gelu::biased_gelu;
-use super::layer_norm::layer_norm;
+use super::attention::Pack;
+use super::decoder::NamedVar;
+use super::encoder::{
+    self, Encoder, Gradients, LayerGradients, MATRICES, Tape, groups, mean_rows, spread_rows,
+};
+use super::kernels::add_to;
+use super::layer_norm::Norm;
 use super::least_squares::LeastSquares;
-use super::linear::{Weight, frozen_linear, trained_linear};
+use super::linear::{Weight, trained_linear};
+use super::ops::{with_all, with_values};
 use super::tensor_error;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
@@ -43,14 +48,10 @@ fn default_activation() -> String {
 type Pair = (Tensor, Tensor);
 
 struct Layer {
-    query: Pair,
-    key: Pair,
-    value: Pair,
-    output: Pair,
-    output_norm: Pair,
-    up: Pair,
-    down: Pair,
-    norm: Pair,
+    /// Query, key, value, output, up, down.
+    linear: [Pair; MATRICES],
+    /// Behind the attention and behind the rest.
+    norms: [Pair; 2],
 }
 
 /// The encoder and its projection to the teacher's dimensions.
@@ -160,15 +161,15 @@ impl Bert {
                 let full = |layer: usize| format!("encoder.layer.{layer}.{name}");
                 pair(full(from), full(to), shape)
             };
+            let [query, key, value] = ["query", "key", "value"]
+                .map(|name| part(&format!("attention.self.{name}"), &[width, width]));
+            let output = part("attention.output.dense", &[width, width])?;
+            let attended = part("attention.output.LayerNorm", &[width])?;
+            let up = part("intermediate.dense", &[inner, width])?;
+            let down = part("output.dense", &[width, inner])?;
             layers.push(Layer {
-                query: part("attention.self.query", &[width, width])?,
-                key: part("attention.self.key", &[width, width])?,
-                value: part("attention.self.value", &[width, width])?,
-                output: part("attention.output.dense", &[width, width])?,
-                output_norm: part("attention.output.LayerNorm", &[width])?,
-                up: part("intermediate.dense", &[inner, width])?,
-                down: part("output.dense", &[width, inner])?,
-                norm: part("output.LayerNorm", &[width])?,
+                linear: [query?, key?, value?, output, up, down],
+                norms: [attended, part("output.LayerNorm", &[width])?],
             });
         }
         config.num_hidden_layers = keep;
@@ -233,10 +234,9 @@ impl Bert {
         for (sequences, targets) in batches {
             cancel.check()?;
             let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-            let means = self.means(&sequences)?;
             let sums = || -> CandleResult<[Vec<f32>; 2]> {
                 let (x, y) = (
-                    means.detach(),
+                    self.means(&sequences)?,
                     Tensor::from_slice(targets, (sequences.len(), dimensions), &self.device)?,
                 );
                 let turned = x.t()?.contiguous()?;
@@ -254,12 +254,59 @@ impl Bert {
 
     /// Projected means `[sequences, dimensions]`, not normalised.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
-        let means = self.means(sequences)?;
-        trained_linear(&means, self.projection.as_tensor(), None, false).map_err(tensor_error)
+        self.check(sequences)?;
+        let project = || trained_linear(&self.means(sequences)?, &self.projection, None, false);
+        project().map_err(tensor_error)
     }
 
-    /// Means of the last states `[sequences, hidden]`.
-    fn means(&self, sequences: &[&[u32]]) -> Result<Tensor> {
+    /// The gradients of all parameters, in the order in which [`Bert::load`] gave them. `loss` makes a scalar of the
+    /// projected means of some of the sequences; the gradients are those of the sum of all its results.
+    pub(super) fn gradients(
+        &self,
+        sequences: &[&[u32]],
+        loss: &mut (dyn FnMut(&Tensor, Range<usize>) -> CandleResult<Tensor> + Send),
+    ) -> Result<Vec<Tensor>> {
+        self.check(sequences)?;
+        let mut all = || -> CandleResult<Vec<Tensor>> {
+            let encoder = self.encoder()?;
+            let (mut tape, mut sums) = (Tape::default(), encoder.gradients());
+            let mut tables = Tables::new(self);
+            let mut projection: Option<Tensor> = None;
+            let mut last = Vec::new();
+            for range in groups(sequences) {
+                let group = &sequences[range.clone()];
+                let pack = self.pack(group);
+                self.embed(group, &mut tape.embedded)?;
+                let states = encoder.forward(&pack, &mut tape)?;
+                let means = mean_rows(states, &pack, self.config.hidden_size);
+                let shape = (group.len(), self.config.hidden_size);
+                let means = Var::from_vec(means, shape, &self.device)?;
+                let projected = trained_linear(&means, &self.projection, None, false)?;
+                let mut store = loss(&projected, range)?.backward()?;
+                let (Some(dmeans), Some(own)) =
+                    (store.remove(&means), store.remove(&self.projection))
+                else {
+                    bail!("the loss does not depend on the vectors");
+                };
+                projection = Some(match projection {
+                    Some(sum) => (sum + own)?,
+                    None => own,
+                });
+                with_values(&dmeans, |dmeans| {
+                    spread_rows(dmeans, &pack, self.config.hidden_size, &mut last);
+                    Ok(())
+                })?;
+                let dembedded = encoder.backward(&pack, &mut tape, &last, &mut sums)?;
+                tables.add(group, dembedded);
+            }
+            let Some(projection) = projection else { bail!("no sequences") };
+            self.in_order(tables, sums, projection)
+        };
+        // Inside the pool: the hundreds of small parallel loops of a step then need not wake it each.
+        rayon::scope(|_| all()).map_err(tensor_error)
+    }
+
+    fn check(&self, sequences: &[&[u32]]) -> Result<()> {
         let longest = self.config.max_position_embeddings;
         for sequence in sequences {
             if sequence.is_empty() || sequence.len() > longest {
@@ -273,39 +320,148 @@ impl Bert {
                 )));
             }
         }
-        self.means_checked(sequences).map_err(tensor_error)
+        Ok(())
     }
 
-    fn means_checked(&self, sequences: &[&[u32]]) -> CandleResult<Tensor> {
-        let epsilon = self.config.layer_norm_eps;
-        let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
-        let positions: Vec<u32> = lengths.iter().flat_map(|l| 0..*l as u32).collect();
+    fn pack(&self, sequences: &[&[u32]]) -> Pack {
         let heads = self.config.num_attention_heads;
-        let pack = Pack::bidirectional(heads, self.config.hidden_size / heads, lengths);
-        let ids = Tensor::new(sequences.concat(), &self.device)?;
-        let positions = Tensor::new(positions, &self.device)?;
-        let x = self.words.index_select(&ids, 0)?;
-        let x = (x + self.positions.index_select(&positions, 0)?)?;
-        let x = x.broadcast_add(&self.types.narrow(0, 0, 1)?)?;
-        let norm = |x: &Tensor, (w, b): &Pair| layer_norm(x, w, b, epsilon);
-        let product = |x: &Tensor, w: &Tensor, b: Option<&Tensor>| match w.is_variable() {
-            true => trained_linear(x, w, b, self.round),
-            false => {
-                let y = frozen_linear(x, &Weight::Tensor(w.clone()))?;
-                b.map_or(Ok(y.clone()), |b| y.broadcast_add(b))
-            }
+        let lengths = sequences.iter().map(|s| s.len()).collect();
+        Pack::bidirectional(heads, self.config.hidden_size / heads, lengths)
+    }
+
+    /// The layers with the parameters that they have now.
+    fn encoder(&self) -> CandleResult<Encoder> {
+        let numbers = |tensor: &Tensor| with_values(tensor, |values| Ok(values.to_vec()));
+        let norm = |(weight, bias): &Pair| -> CandleResult<Norm> {
+            Ok(Norm { weight: numbers(weight)?, bias: numbers(bias)? })
         };
-        let linear = |x: &Tensor, (w, b): &Pair| product(x, w, Some(b));
-        let mut x = norm(&x, &self.norm)?;
-        for layer in &self.layers {
-            let (q, k) = (linear(&x, &layer.query)?, linear(&x, &layer.key)?);
-            let mixed = attention(&q, &k, &linear(&x, &layer.value)?, &pack)?;
-            x = norm(&(x + linear(&mixed, &layer.output)?)?, &layer.output_norm)?;
-            let (w, b) = &layer.up;
-            let inner = biased_gelu(&product(&x, w, None)?, b)?;
-            x = norm(&(x + linear(&inner, &layer.down)?)?, &layer.norm)?;
+        let weight = |(weight, _): &Pair| -> CandleResult<Weight> {
+            let packed = if self.round { Weight::pack(weight)? } else { None };
+            Ok(packed.unwrap_or_else(|| Weight::Tensor(weight.clone())))
+        };
+        let layer = |layer: &Layer| -> CandleResult<encoder::Layer> {
+            Ok(encoder::Layer {
+                weights: all(layer.linear.each_ref().map(weight))?,
+                biases: all(layer.linear.each_ref().map(|(_, bias)| numbers(bias)))?,
+                norms: all(layer.norms.each_ref().map(norm))?,
+            })
+        };
+        Ok(Encoder {
+            width: self.config.hidden_size,
+            inner: self.config.intermediate_size,
+            epsilon: self.config.layer_norm_eps as f32,
+            norm: norm(&self.norm)?,
+            layers: self.layers.iter().map(layer).collect::<CandleResult<_>>()?,
+        })
+    }
+
+    /// The sums of the embeddings of all tokens, `[tokens, hidden]`.
+    fn embed(&self, sequences: &[&[u32]], to: &mut Vec<f32>) -> CandleResult<()> {
+        let width = self.config.hidden_size;
+        with_all([&self.words, &self.positions, &self.types], |[words, positions, types]| {
+            to.clear();
+            for sequence in sequences {
+                for (id, position) in sequence.iter().zip(positions.chunks_exact(width)) {
+                    let start = to.len();
+                    to.extend_from_slice(&words[*id as usize * width..][..width]);
+                    add_to(&mut to[start..], position);
+                    add_to(&mut to[start..], types);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Means of the last states `[sequences, hidden]`.
+    fn means(&self, sequences: &[&[u32]]) -> CandleResult<Tensor> {
+        let width = self.config.hidden_size;
+        let (encoder, mut tape, mut means) = (self.encoder()?, Tape::default(), Vec::new());
+        for range in groups(sequences) {
+            let group = &sequences[range];
+            let pack = self.pack(group);
+            self.embed(group, &mut tape.embedded)?;
+            means.extend(mean_rows(encoder.forward(&pack, &mut tape)?, &pack, width));
         }
-        mean_states(&x, &pack)
+        Tensor::from_vec(means, (sequences.len(), width), &self.device)
+    }
+
+    /// Gradients in the order of the parameters.
+    fn in_order(
+        &self,
+        tables: Tables,
+        sums: Gradients,
+        projection: Tensor,
+    ) -> CandleResult<Vec<Tensor>> {
+        let vector =
+            |values: Vec<f32>| Tensor::from_vec(values.clone(), values.len(), &self.device);
+        let mut all = tables.finish(self)?;
+        let norm = |all: &mut Vec<Tensor>, norm: Norm| -> CandleResult<()> {
+            all.extend([vector(norm.weight)?, vector(norm.bias)?]);
+            Ok(())
+        };
+        norm(&mut all, sums.norm)?;
+        for (layer, grads) in self.layers.iter().zip(sums.layers) {
+            let LayerGradients { weights, biases, norms } = grads;
+            let [attended, last] = norms;
+            let mut attended = Some(attended);
+            let matrices = layer.linear.iter().zip(weights.into_iter().zip(biases));
+            for (at, ((weight, _), (dweight, dbias))) in matrices.enumerate() {
+                all.push(Tensor::from_vec(dweight, weight.shape(), &self.device)?);
+                all.push(vector(dbias)?);
+                // Behind the attention's output, as in the file.
+                if at == encoder::OUTPUT
+                    && let Some(attended) = attended.take()
+                {
+                    norm(&mut all, attended)?;
+                }
+            }
+            norm(&mut all, last)?;
+        }
+        all.push(projection);
+        Ok(all)
+    }
+}
+
+/// The results of an array, or the first error.
+fn all<T, const N: usize>(results: [CandleResult<T>; N]) -> CandleResult<[T; N]> {
+    let values = results.into_iter().collect::<CandleResult<Vec<T>>>()?;
+    values.try_into().map_err(|_| candle_core::Error::Msg("as many as there were".into()))
+}
+
+/// Gradients of the embedding tables, where they are trained.
+struct Tables {
+    width: usize,
+    /// Words, positions, types.
+    tables: Option<[Vec<f32>; 3]>,
+}
+
+impl Tables {
+    fn new(bert: &Bert) -> Self {
+        let tables = [&bert.words, &bert.positions, &bert.types];
+        let tables = tables.map(|table| vec![0.0; table.elem_count()]);
+        let trained = bert.words.is_variable();
+        Self { width: bert.config.hidden_size, tables: trained.then_some(tables) }
+    }
+
+    /// Adds the gradient of the sums of the embeddings of these sequences.
+    fn add(&mut self, sequences: &[&[u32]], gradient: &[f32]) {
+        let Some([words, positions, types]) = &mut self.tables else { return };
+        let width = self.width;
+        let mut rows = gradient.chunks_exact(width);
+        for sequence in sequences {
+            let places = positions.chunks_exact_mut(width);
+            for ((id, place), row) in sequence.iter().zip(places).zip(&mut rows) {
+                add_to(&mut words[*id as usize * width..][..width], row);
+                add_to(place, row);
+                add_to(&mut types[..width], row);
+            }
+        }
+    }
+
+    fn finish(self, bert: &Bert) -> CandleResult<Vec<Tensor>> {
+        let tables = self.tables.into_iter().flatten();
+        let like = [&bert.words, &bert.positions, &bert.types];
+        tables.zip(like).map(|(t, like)| Tensor::from_vec(t, like.shape(), &bert.device)).collect()
     }
 }
 

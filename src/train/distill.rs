@@ -1,6 +1,7 @@
 //! Stage 2: query-based knowledge distillation. Queries alone, no documents: the student learns to place a query
 //! where the frozen LLM query tower places it, so the document vectors stay as they are.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{self, State};
-use super::decoder::normalize;
+use super::decoder::{NamedVar, normalize};
 use super::optimizer::AdamW;
 use super::options::{OptimizerOptions, ValidationOptions};
 use super::report::{StepRecord, TrainReport, ValidationRecord};
@@ -192,10 +193,7 @@ pub async fn distill(
         }
         let start = Instant::now();
         let batch = &shuffled[at * options.batch..(at + 1) * options.batch];
-        let (loss, cosine, tokens) = job.loss(batch)?;
-        let value = loss.to_scalar::<f32>().map_err(tensor_error)?;
-        let mut store = loss.backward().map_err(tensor_error)?;
-        let grads: Vec<Option<Tensor>> = vars.iter().map(|(_, var)| store.remove(var)).collect();
+        let (value, cosine, tokens, grads) = job.gradients(batch, &vars)?;
         let learning_rate = optimizer.learning_rate(state.step, planned);
         let norm = optimizer.step(&grads, planned).map_err(tensor_error)?;
         if !(value.is_finite() && norm.is_finite()) {
@@ -270,24 +268,37 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Loss, mean cosine and tokens of the texts at these positions.
-    fn loss(&self, at: &[usize]) -> Result<(Tensor, f32, usize)> {
-        let ids = at
-            .iter()
-            .map(|at| self.student.tokenize(&self.texts[*at]))
-            .collect::<Result<Vec<_>>>()?;
-        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let tokens = ids.iter().map(|ids| ids.len()).sum();
+    /// The tokens of the texts at these positions.
+    fn tokenize(&self, at: &[usize]) -> Result<Vec<Vec<u32>>> {
+        at.iter().map(|at| self.student.tokenize(&self.texts[*at])).collect()
+    }
+
+    /// Loss and mean cosine of vectors of the texts at these positions.
+    fn loss(&self, vectors: &Tensor, at: &[usize]) -> CandleResult<(Tensor, f32)> {
         let target: Vec<f32> = at.iter().flat_map(|at| self.teacher.row(*at)).copied().collect();
-        let shape = (at.len(), self.teacher.dimensions());
-        let student = self.student.forward(&ids)?;
-        let (mse, cosine) = (self.options.mse_weight, self.options.cosine_weight);
-        let compute = || -> CandleResult<(Tensor, f32)> {
-            let target = Tensor::from_vec(target, shape, student.device())?;
-            distillation_loss(&student, &target, mse, cosine)
+        let target = Tensor::from_vec(target, vectors.shape(), vectors.device())?;
+        distillation_loss(vectors, &target, self.options.mse_weight, self.options.cosine_weight)
+    }
+
+    /// Loss, mean cosine, tokens and the gradients of `vars` of the texts at these positions.
+    fn gradients(
+        &self,
+        at: &[usize],
+        vars: &[NamedVar],
+    ) -> Result<(f32, f32, usize, Vec<Option<Tensor>>)> {
+        let ids = self.tokenize(at)?;
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let (mut value, mut mean) = (0.0, 0.0);
+        let mut part = |vectors: &Tensor, range: Range<usize>| {
+            let share = range.len() as f64 / at.len() as f64;
+            let (loss, cosine) = self.loss(vectors, &at[range])?;
+            let loss = (loss * share)?;
+            value += loss.to_scalar::<f32>()?;
+            mean += cosine * share as f32;
+            Ok(loss)
         };
-        let (loss, cosine) = compute().map_err(tensor_error)?;
-        Ok((loss, cosine, tokens))
+        let grads = self.student.gradients(&ids, vars, &mut part)?;
+        Ok((value, mean, ids.iter().map(|ids| ids.len()).sum(), grads))
     }
 
     fn validate(
@@ -301,9 +312,14 @@ impl Job<'_> {
         }
         let (mut loss, mut cosine) = (0.0, 0.0);
         for chunk in held_out.chunks(self.options.batch) {
-            let (l, c, _) = self.loss(chunk)?;
+            let ids = self.tokenize(chunk)?;
+            let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+            let vectors = self.student.forward(&ids)?;
+            let judged = self.loss(&vectors, chunk);
+            let judged = judged.and_then(|(loss, cosine)| Ok((loss.to_scalar::<f32>()?, cosine)));
+            let (l, c) = judged.map_err(tensor_error)?;
             let share = chunk.len() as f32 / held_out.len() as f32;
-            loss += l.to_scalar::<f32>().map_err(tensor_error)? * share;
+            loss += l * share;
             cosine += c * share;
         }
         reporter.event(Event::Info {

@@ -21,7 +21,7 @@ use crate::types::{Cancel, EmbeddingSpace, Embeddings, Pooling};
 const WIDTH: usize = 32;
 
 /// A BERT of 3 layers in `dir`, with random weights and a letter tokenizer.
-fn tiny_bert(dir: &Path) {
+pub(super) fn tiny_bert(dir: &Path) {
     let config = serde_json::json!({
         "vocab_size": 40, "hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 4,
         "intermediate_size": 48, "max_position_embeddings": 24, "layer_norm_eps": 1e-12,
@@ -138,6 +138,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
             max_tokens: 20,
             arithmetic: crate::types::Arithmetic::F32,
             train_embeddings: true,
+            keep_case: false,
             fit_queries: 0,
         },
         mse_weight: 1.0,

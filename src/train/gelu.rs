@@ -1,11 +1,34 @@
-//! GELU of a sum with a bias, with a backward pass, fused on the CPU.
+//! GELU of a sum with a bias, by the error function, on slices, with its way back.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::kernels::add_columns;
-use super::ops::{ROWS_PER_TASK, fused, values, with_all};
+use super::kernels::add_to;
+use super::ops::ROWS_PER_TASK;
 use crate::tower::{Isa, Kernel, Simd, normal};
+
+/// `y = gelu(x + bias)` for rows of the bias's width.
+pub(super) fn forward(x: &[f32], bias: &[f32], y: &mut [f32]) {
+    let block = bias.len() * ROWS_PER_TASK;
+    y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
+        Isa::best().run(Forward { x, bias, y });
+    });
+}
+
+/// The gradient of `x + bias`, in place of that of the result, and its columns added to `dbias`; the order of that sum does not
+/// depend on the threads.
+pub(super) fn backward(x: &[f32], bias: &[f32], grad: &mut [f32], dbias: &mut [f32]) {
+    let block = bias.len() * ROWS_PER_TASK;
+    let parts: Vec<Vec<f32>> = grad
+        .par_chunks_mut(block)
+        .zip(x.par_chunks(block))
+        .map(|(grad, x)| {
+            let mut columns = vec![0.0; bias.len()];
+            Isa::best().run(Backward { x, bias, grad, columns: &mut columns });
+            columns
+        })
+        .collect();
+    parts.iter().for_each(|columns| add_to(dbias, columns));
+}
 
 /// `y = gelu(x + bias)` for rows of the bias's width.
 struct Forward<'a> {
@@ -31,77 +54,24 @@ impl Kernel for Forward<'_> {
 struct Backward<'a> {
     x: &'a [f32],
     bias: &'a [f32],
-    grad: &'a [f32],
-    dx: &'a mut [f32],
+    /// The gradient of y on the way in, of the sum on the way out.
+    grad: &'a mut [f32],
+    /// Its columns' sums.
+    columns: &'a mut [f32],
 }
 
 impl Kernel for Backward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let width = self.bias.len();
-        let inputs = self.x.chunks_exact(width).zip(self.grad.chunks_exact(width));
-        for (dx, (x, grad)) in self.dx.chunks_exact_mut(width).zip(inputs) {
-            for ((dx, g), (x, b)) in dx.iter_mut().zip(grad).zip(x.iter().zip(self.bias)) {
+        for (grad, x) in self.grad.chunks_exact_mut(width).zip(self.x.chunks_exact(width)) {
+            let own = grad.iter_mut().zip(self.columns.iter_mut());
+            for ((g, column), (x, b)) in own.zip(x.iter().zip(self.bias)) {
                 let x = x + b;
                 let (up_to, density) = normal(x);
-                *dx = g * (up_to + x * density);
+                *g *= up_to + x * density;
+                *column += *g;
             }
         }
     }
-}
-
-struct BiasedGelu;
-
-impl CustomOp2 for BiasedGelu {
-    fn name(&self) -> &'static str {
-        "biased-gelu"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, bias) = (values(x, layout)?, values(bias, bias_layout)?);
-        let mut y = vec![0f32; x.len()];
-        let block = bias.len() * ROWS_PER_TASK;
-        y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
-            Isa::best().run(Forward { x, bias, y });
-        });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let mut dx = vec![0f32; x.elem_count()];
-        let mut db = vec![0f32; bias.elem_count()];
-        with_all([grad, x, bias], |[grad, x, bias]| {
-            let block = bias.len() * ROWS_PER_TASK;
-            let inputs = x.par_chunks(block).zip(grad.par_chunks(block));
-            dx.par_chunks_mut(block).zip(inputs).for_each(|(dx, (x, grad))| {
-                Isa::best().run(Backward { x, bias, grad, dx });
-            });
-            add_columns(&dx, &mut db);
-            Ok(())
-        })?;
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(db, bias.shape(), bias.device())?),
-        ))
-    }
-}
-
-/// `gelu(x + bias)`, by the error function, for `x` `[rows, width]` and `bias` `[width]`.
-pub(super) fn biased_gelu(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    if fused(x) {
-        return x.contiguous()?.apply_op2(&bias.contiguous()?, BiasedGelu);
-    }
-    x.broadcast_add(bias)?.gelu_erf()
 }

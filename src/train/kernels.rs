@@ -82,15 +82,37 @@ pub(super) fn product(
 /// Sums of the columns of rows as wide as `sums`; row by row, so the threads do not decide the result.
 pub(super) fn add_columns(rows: &[f32], sums: &mut [f32]) {
     for row in rows.chunks_exact(sums.len()) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += value;
-        }
+        add_to(sums, row);
     }
 }
 
+/// `to += values`, as far as both go.
+#[inline(always)]
+pub(super) fn add_to(to: &mut [f32], values: &[f32]) {
+    for (to, value) in to.iter_mut().zip(values) {
+        *to += value;
+    }
+}
+
+const LANES: usize = 16;
+
 /// Sum with sixteen running parts: vector code with a fixed order.
+#[inline(always)]
+pub(super) fn sum(values: &[f32]) -> f32 {
+    let mut sums = [0f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let tail: f32 = chunks.remainder().iter().sum();
+    for values in chunks {
+        for lane in 0..LANES {
+            sums[lane] += values[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + tail
+}
+
+/// [`sum`] of the products of two rows.
+#[inline(always)]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
     let mut sums = [0f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();

@@ -1,110 +1,148 @@
-//! LayerNorm with a backward pass, fused on the CPU.
+//! LayerNorm of sums, on slices, with its way back.
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::kernels::dot;
-use super::ops::{ROWS_PER_TASK, fused, values, with_values};
+use super::kernels::{add_to, dot, sum};
+use super::ops::ROWS_PER_TASK;
+use crate::tower::{Isa, Kernel, Simd};
 
-struct LayerNorm {
-    epsilon: f32,
+/// Parameters of a LayerNorm, or their gradients.
+#[derive(Debug, Clone)]
+pub(super) struct Norm {
+    pub(super) weight: Vec<f32>,
+    pub(super) bias: Vec<f32>,
 }
 
-impl LayerNorm {
-    /// Mean and reciprocal deviation of a row.
-    fn moments(&self, x: &[f32]) -> (f32, f32) {
-        let width = x.len() as f32;
-        let mean = x.iter().sum::<f32>() / width;
-        let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / width;
-        (mean, (variance + self.epsilon).sqrt().recip())
-    }
-}
-
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
+impl Norm {
+    pub(super) fn zeros(width: usize) -> Self {
+        Self { weight: vec![0.0; width], bias: vec![0.0; width] }
     }
 
-    fn cpu_fwd(
+    /// `sums += bias + residual`, and `y` their normalised rows times the weight plus the bias. Rows are as wide as the
+    /// parameters; `bias` and `residual` may be empty.
+    pub(super) fn forward(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = values(x, x_layout)?;
-        let (weight, bias) = (values(weight, weight_layout)?, values(bias, bias_layout)?);
-        let width = weight.len();
-        let mut y = vec![0f32; x.len()];
-        let block = width * ROWS_PER_TASK;
-        y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let (mean, scale) = self.moments(x);
-                for ((y, x), (w, b)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
-                    *y = (x - mean) * scale * w + b;
-                }
-            }
+        sums: &mut [f32],
+        bias: &[f32],
+        residual: &[f32],
+        epsilon: f32,
+        y: &mut [f32],
+    ) {
+        let block = self.weight.len() * ROWS_PER_TASK;
+        let blocks = sums.par_chunks_mut(block).zip(y.par_chunks_mut(block)).enumerate();
+        blocks.for_each(|(at, (sums, y))| {
+            let residual = residual.get(at * block..).unwrap_or(&[]);
+            Isa::best().run(Forward { norm: self, sums, bias, residual, epsilon, y });
         });
-        Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
-    fn bwd(
+    /// The gradient `dx` of the sums from `g`, that of the normalised rows; adds the parameters' own to `grads` and, unless it
+    /// is empty, the columns of `dx` to `dbias`. The order of the sums over rows does not depend on the threads.
+    pub(super) fn backward(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let width = weight.elem_count();
-        let mut dx = vec![0f32; x.elem_count()];
-        let (mut dw, mut db) = (vec![0f32; width], vec![0f32; width]);
-        with_values(grad, |g| {
-            with_values(x, |x| {
-                with_values(weight, |weight| {
-                    let mut normal = vec![0f32; width];
-                    // Row by row: the sums over rows must not depend on the threads.
-                    let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
-                    for ((dx, x), g) in rows.zip(g.chunks_exact(width)) {
-                        let (mean, scale) = self.moments(x);
-                        for (i, x) in x.iter().enumerate() {
-                            normal[i] = (x - mean) * scale;
-                            dw[i] += g[i] * normal[i];
-                            db[i] += g[i];
-                            dx[i] = g[i] * weight[i];
-                        }
-                        let pull = dot(dx, &normal) / width as f32;
-                        let shift = dx.iter().sum::<f32>() / width as f32;
-                        for (dx, normal) in dx.iter_mut().zip(&normal) {
-                            *dx = scale * (*dx - shift - normal * pull);
-                        }
-                    }
-                    Ok(())
-                })
+        (sums, g): (&[f32], &[f32]),
+        epsilon: f32,
+        dx: &mut [f32],
+        grads: &mut Self,
+        dbias: &mut [f32],
+    ) {
+        let width = self.weight.len();
+        let block = width * ROWS_PER_TASK;
+        let blocks = dx.par_chunks_mut(block).zip(sums.par_chunks(block)).zip(g.par_chunks(block));
+        let parts: Vec<[Vec<f32>; 3]> = blocks
+            .map(|((dx, sums), g)| {
+                let mut columns = [(); 3].map(|()| vec![0.0; width]);
+                let columns_mut = &mut columns;
+                Isa::best().run(Backward {
+                    norm: self,
+                    sums,
+                    g,
+                    epsilon,
+                    dx,
+                    columns: columns_mut,
+                });
+                columns
             })
-        })?;
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(dw, weight.shape(), x.device())?),
-            Some(Tensor::from_vec(db, bias.shape(), x.device())?),
-        ))
+            .collect();
+        for [weight, bias, columns] in &parts {
+            add_to(&mut grads.weight, weight);
+            add_to(&mut grads.bias, bias);
+            add_to(dbias, columns);
+        }
     }
 }
 
-/// Normalises the last dimension of `x` to mean 0 and variance 1, times `weight`, plus `bias`.
-pub(super) fn layer_norm(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    epsilon: f64,
-) -> Result<Tensor> {
-    if fused(x) {
-        let op = LayerNorm { epsilon: epsilon as f32 };
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op);
+/// Mean and reciprocal deviation of a row.
+#[inline(always)]
+fn moments(x: &[f32], centred: &mut [f32], epsilon: f32) -> f32 {
+    let width = x.len() as f32;
+    let mean = sum(x) / width;
+    for (to, x) in centred.iter_mut().zip(x) {
+        *to = x - mean;
     }
-    let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + epsilon)?.sqrt()?;
-    x.broadcast_div(&scale)?.broadcast_mul(weight)?.broadcast_add(bias)
+    (dot(centred, centred) / width + epsilon).sqrt().recip()
+}
+
+struct Forward<'a> {
+    norm: &'a Norm,
+    sums: &'a mut [f32],
+    bias: &'a [f32],
+    residual: &'a [f32],
+    epsilon: f32,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let Norm { weight, bias } = self.norm;
+        let width = weight.len();
+        let rows = self.sums.chunks_exact_mut(width).zip(self.y.chunks_exact_mut(width));
+        for (at, (sums, y)) in rows.enumerate() {
+            add_to(sums, self.bias);
+            add_to(sums, self.residual.get(at * width..).unwrap_or(&[]));
+            let scale = moments(sums, y, self.epsilon);
+            for (y, (w, b)) in y.iter_mut().zip(weight.iter().zip(bias)) {
+                *y = *y * scale * w + b;
+            }
+        }
+    }
+}
+
+struct Backward<'a> {
+    norm: &'a Norm,
+    sums: &'a [f32],
+    g: &'a [f32],
+    epsilon: f32,
+    dx: &'a mut [f32],
+    /// Sums over the rows: of the weight's gradient, of the bias's and of `dx`.
+    columns: &'a mut [Vec<f32>; 3],
+}
+
+impl Kernel for Backward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let weight = &self.norm.weight[..];
+        let width = weight.len();
+        let mut normal = vec![0.0; width];
+        let [dweight, dbias, columns] = self.columns;
+        let rows = self.dx.chunks_exact_mut(width).zip(self.sums.chunks_exact(width));
+        for ((dx, sums), g) in rows.zip(self.g.chunks_exact(width)) {
+            let scale = moments(sums, &mut normal, self.epsilon);
+            let own = dweight.iter_mut().zip(dbias.iter_mut()).zip(dx.iter_mut());
+            let given = normal.iter_mut().zip(g).zip(weight);
+            for (((dw, db), dx), ((normal, g), w)) in own.zip(given) {
+                *normal *= scale;
+                *dw += g * *normal;
+                *db += g;
+                *dx = g * w;
+            }
+            let pull = dot(dx, &normal) / width as f32;
+            let shift = sum(dx) / width as f32;
+            for ((dx, normal), column) in dx.iter_mut().zip(&normal).zip(columns.iter_mut()) {
+                *dx = scale * (*dx - shift - normal * pull);
+                *column += *dx;
+            }
+        }
+    }
 }

@@ -46,7 +46,7 @@ impl Weight {
     }
 
     /// (out, in).
-    fn shape(&self) -> Result<(usize, usize)> {
+    pub(super) fn shape(&self) -> Result<(usize, usize)> {
         match self {
             Self::Tensor(tensor) => tensor.dims2(),
             Self::Packed(packed) => Ok(packed.shape()),
@@ -54,7 +54,7 @@ impl Weight {
     }
 
     /// `y = x W^T` on the CPU, for `x` `[rows, in]`.
-    fn forward(&self, x: &[f32], rows: usize, y: &mut [f32]) -> Result<()> {
+    pub(super) fn forward(&self, x: &[f32], rows: usize, y: &mut [f32]) -> Result<()> {
         let (out, input) = self.shape()?;
         match self {
             Self::Packed(packed) => packed.forward(x, None, y),
@@ -68,17 +68,34 @@ impl Weight {
         Ok(())
     }
 
-    /// `dx = g W` on the CPU, for `g` `[rows, out]`.
-    fn backward(&self, g: &[f32], rows: usize, dx: &mut [f32]) -> Result<()> {
+    /// `dx = g W`, or `+=` where it is to `add`, on the CPU, for `g` `[rows, out]`.
+    pub(super) fn backward(&self, g: &[f32], rows: usize, dx: &mut [f32], add: bool) -> Result<()> {
         let (out, input) = self.shape()?;
         match self {
+            Self::Packed(packed) if add => packed.backward_add(g, dx),
             Self::Packed(packed) => packed.backward(g, None, dx, &mut []),
             Self::Tensor(weight) => with_values(weight, |weight| {
-                let target = Target { data: dx, stride: input, accumulate: false };
+                let target = Target { data: dx, stride: input, accumulate: add };
                 let weight = View::rows(weight, input);
                 product(target, (rows, input, out), 1.0, View::rows(g, out), weight, true);
                 Ok(())
             })?,
+        }
+        Ok(())
+    }
+
+    /// `dw += g^T x` on the CPU, for `g` `[rows, out]` and `x` `[rows, in]`, in the arithmetic of the other products.
+    pub(super) fn gradient(&self, g: &[f32], x: &[f32], rows: usize, dw: &mut [f32]) -> Result<()> {
+        let (out, input) = self.shape()?;
+        match self {
+            Self::Packed(_) => {
+                known(rounded_product_of_rows(&transposed(g, rows, out), x, rows, dw, true))?;
+            }
+            Self::Tensor(_) => {
+                let target = Target { data: dw, stride: input, accumulate: true };
+                let (g, x) = (View::rows(g, out).t(), View::rows(x, input));
+                product(target, (out, input, rows), 1.0, g, x, true);
+            }
         }
         Ok(())
     }
@@ -138,7 +155,7 @@ impl CustomOp1 for FrozenLinear {
             return Ok(Some(grad.contiguous()?.matmul(weight)?));
         }
         let mut dx = vec![0f32; x.elem_count()];
-        with_values(grad, |g| self.weight.backward(g, x.dim(0)?, &mut dx))?;
+        with_values(grad, |g| self.weight.backward(g, x.dim(0)?, &mut dx, false))?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }
@@ -199,11 +216,11 @@ impl CustomOp3 for RoundedLinear {
         let mut dw = vec![0f32; out * input];
         let mut db = vec![0f32; bias.elem_count()];
         with_all([grad, x, weight], |[g, x, w]| {
-            known(rounded_product_of_rows(g, w, out, &mut dx))?;
+            known(rounded_product_of_rows(g, w, out, &mut dx, false))?;
             if !db.is_empty() {
                 add_columns(g, &mut db);
             }
-            known(rounded_product_of_rows(&transposed(g, rows, out), x, rows, &mut dw))
+            known(rounded_product_of_rows(&transposed(g, rows, out), x, rows, &mut dw, false))
         })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
@@ -303,7 +320,7 @@ impl CustomOp3 for LoraLinear {
                 weight.backward(g, Some(low_rank), &mut dx, &mut dlow);
                 weight.project(x, a, rank, &mut low);
             } else {
-                self.weight.backward(g, rows, &mut dx)?;
+                self.weight.backward(g, rows, &mut dx, false)?;
                 let (a, b) = (View::rows(a, input), View::rows(b, rank));
                 let target = Target { data: &mut dlow, stride: rank, accumulate: false };
                 product(target, (rows, rank, out), self.scale, g_view, b, true);

@@ -8,12 +8,15 @@ mod adapter;
 mod attention;
 mod batch;
 mod bert;
+mod case;
 mod checkpoint;
 mod decoder;
 mod distill;
+mod encoder;
 mod entry;
 mod export;
 mod gelu;
+mod heads;
 mod kernels;
 mod layer_norm;
 mod least_squares;
@@ -49,6 +52,8 @@ pub use trainer::{Side, Tokenize, TrainInput, export_checkpoint, train_decoder};
 mod apart_tests;
 #[cfg(test)]
 mod distill_tests;
+#[cfg(test)]
+mod encoder_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

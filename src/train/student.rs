@@ -1,15 +1,17 @@
 //! The student of stage 2: a small encoder, or the LLM cut in depth, that learns the teacher's query vectors.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Result as CandleResult, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::bert::Bert;
+use super::case::keep_case;
 use super::decoder::{Decoder, NamedVar, Precision, Trainable};
 use super::tensor_error;
 use crate::error::{Error, Result, ResultExt, kind_of_io};
@@ -34,6 +36,10 @@ pub enum StudentOptions {
         /// Also train the embedding tables (most of the parameters of a small encoder).
         #[serde(default)]
         train_embeddings: bool,
+        /// Show an encoder that folds capitals where they were: its tokenizer puts a mark before them. Wants
+        /// `train_embeddings`, for what the marks mean has to be learnt.
+        #[serde(default)]
+        keep_case: bool,
         /// Queries that the projection is fitted to by least squares before the first step; 0 starts it at random.
         #[serde(default = "default_fit_queries")]
         fit_queries: usize,
@@ -95,7 +101,7 @@ impl StudentOptions {
 }
 
 enum Model {
-    Bert { bert: Box<Bert>, tokenizer: Box<Tokenizer>, source: PathBuf, max_tokens: usize },
+    Bert { bert: Box<Bert>, tokenizer: Box<Tokenizer>, definition: String, max_tokens: usize },
     Decoder { decoder: Box<Decoder>, tokenizer: TowerTokenizer },
 }
 
@@ -115,8 +121,17 @@ impl Student {
     ) -> Result<(Self, Vec<NamedVar>)> {
         match options {
             StudentOptions::Bert {
-                path, layers, max_tokens, train_embeddings, arithmetic, ..
+                path,
+                layers,
+                max_tokens,
+                train_embeddings,
+                keep_case: keep,
+                arithmetic,
+                ..
             } => {
+                if *keep && !train_embeddings {
+                    return Err(Error::config("student.keep_case needs student.train_embeddings"));
+                }
                 let source = base_dir.join(path);
                 let (round, device) = (precision(*arithmetic)?.packed, Device::Cpu);
                 let (bert, vars) = Bert::load(
@@ -128,7 +143,15 @@ impl Student {
                     round,
                     &device,
                 )?;
-                Ok((Self::bert(bert, source, *max_tokens)?, vars))
+                let path = source.join("tokenizer.json");
+                let named = || path.display().to_string();
+                let mut definition = std::fs::read_to_string(&path).map_err(|e| {
+                    Error::new(kind_of_io(&e), format!("cannot read {}", named())).with_source(e)
+                })?;
+                if *keep {
+                    definition = keep_case(&definition).context(named)?;
+                }
+                Ok((Self::bert(bert, definition, *max_tokens).context(named)?, vars))
             }
             StudentOptions::Decoder { tower, layers, train_embeddings } => {
                 let resolved = Tower::resolve(tower, base_dir, reporter).await?;
@@ -166,10 +189,9 @@ impl Student {
         }
     }
 
-    fn bert(bert: Bert, source: PathBuf, max_tokens: usize) -> Result<Self> {
-        let path = source.join("tokenizer.json");
-        let mut tokenizer = Tokenizer::from_file(&path)
-            .map_err(|e| Error::input(format!("cannot read {}: {e}", path.display())))?;
+    fn bert(bert: Bert, definition: String, max_tokens: usize) -> Result<Self> {
+        let unusable = |e| Error::input(format!("no tokenizer: {e}"));
+        let mut tokenizer = Tokenizer::from_bytes(definition.as_bytes()).map_err(unusable)?;
         if max_tokens < 3 || max_tokens > bert.config.max_position_embeddings {
             return Err(Error::config(format!(
                 "student.max_tokens must be in 3..={}",
@@ -182,11 +204,11 @@ impl Student {
                 max_length: max_tokens,
                 ..TruncationParams::default()
             }))
-            .map_err(|e| Error::input(format!("{}: {e}", path.display())))?;
+            .map_err(unusable)?;
         let model = Model::Bert {
             bert: Box::new(bert),
             tokenizer: Box::new(tokenizer),
-            source,
+            definition,
             max_tokens,
         };
         Ok(Self { model })
@@ -223,7 +245,28 @@ impl Student {
         }
     }
 
-    /// Vectors `[texts, dimensions]`, differentiable; of unit length from a decoder, raw from an encoder.
+    /// The gradients of `vars`, which [`Student::create`] gave, in their order. `loss` makes a scalar of the vectors of some of
+    /// the texts (as [`Student::forward`] gives them); the gradients are those of the sum of all its results.
+    pub(super) fn gradients(
+        &self,
+        sequences: &[&[u32]],
+        vars: &[NamedVar],
+        loss: &mut (dyn FnMut(&Tensor, Range<usize>) -> CandleResult<Tensor> + Send),
+    ) -> Result<Vec<Option<Tensor>>> {
+        match &self.model {
+            Model::Bert { bert, .. } => {
+                Ok(bert.gradients(sequences, loss)?.into_iter().map(Some).collect())
+            }
+            Model::Decoder { decoder, .. } => {
+                let vectors = decoder.embed(sequences, None)?;
+                let store = loss(&vectors, 0..sequences.len()).and_then(|loss| loss.backward());
+                let mut store = store.map_err(tensor_error)?;
+                Ok(vars.iter().map(|(_, var)| store.remove(var)).collect())
+            }
+        }
+    }
+
+    /// Vectors `[texts, dimensions]`; of unit length from a decoder, raw from an encoder.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         match &self.model {
             Model::Bert { bert, .. } => bert.forward(sequences),
@@ -244,9 +287,8 @@ impl Student {
         std::fs::create_dir_all(folder).map_err(io)?;
         let trained = vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
         let (frozen, mut config) = match &self.model {
-            Model::Bert { bert, source, .. } => {
-                let tokenizer = source.join("tokenizer.json");
-                std::fs::copy(&tokenizer, folder.join("tokenizer.json")).map_err(io)?;
+            Model::Bert { bert, definition, .. } => {
+                std::fs::write(folder.join("tokenizer.json"), definition).map_err(io)?;
                 let mut config =
                     serde_json::to_value(&bert.config).context(|| "the student's configuration")?;
                 config["model_type"] = "bert".into();

@@ -3,8 +3,12 @@
 /// e^x within 2 ulp.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
+    /// 1.5 * 2^23: a number this large has no room for a fraction, so a sum with it is rounded to a whole number, which then
+    /// stands in its lowest bits. Converting to an integer instead keeps compilers from making vector code.
+    const WHOLE: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let shifted = x * std::f32::consts::LOG2_E + WHOLE;
+    let n = shifted - WHOLE;
     // ln 2 in two parts, so that the remainder keeps its bits.
     let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
     let p = 1.987_569_1e-4;
@@ -14,7 +18,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let value = p * r * r + r + 1.0;
-    value * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    value * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()))
 }
 
 /// The normal distribution up to x, and its density there, both within 2e-7: Abramowitz and Stegun 7.1.26.
@@ -36,6 +40,13 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
+
+    #[test]
+    fn exp_has_no_numbers_for_what_is_none() {
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(f32::INFINITY) > 1e38);
+        assert_eq!(exp(0.0), 1.0);
+    }
 
     #[test]
     fn exp_is_accurate() {

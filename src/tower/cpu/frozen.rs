@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::linear::{Activations, Format, Linear, Matrix};
 use super::panels::Then;
-use super::simd::Isa;
+use super::simd::{Isa, Kernel, Simd};
 use crate::types::Arithmetic;
 
 /// Rows that one task of the thread pool multiplies.
@@ -41,19 +41,53 @@ thread_local! {
 
 /// Row-major `[columns, rows]` of a row-major `[rows, columns]`.
 pub(crate) fn transposed(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    /// A square of this side stays in the first-level cache, read and written.
-    const SIDE: usize = 32;
+    assert!(matrix.len() == rows * columns, "a matrix [{rows}, {columns}]");
     let mut to = vec![0f32; matrix.len()];
-    for row in (0..rows).step_by(SIDE) {
-        for column in (0..columns).step_by(SIDE) {
-            for c in column..columns.min(column + SIDE) {
-                for r in row..rows.min(row + SIDE) {
-                    to[c * rows + r] = matrix[r * columns + c];
+    Isa::best().run(Transpose { matrix, rows, columns, to: &mut to });
+    to
+}
+
+struct Transpose<'a> {
+    matrix: &'a [f32],
+    rows: usize,
+    columns: usize,
+    to: &'a mut [f32],
+}
+
+impl Kernel for Transpose<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        turn::<S>(self.matrix, self.columns, self.to, self.rows);
+    }
+}
+
+/// Element (i, j) of `matrix`, whose rows are `columns` long, to (j, i) of `to`, whose rows are `stride` long: at least as many
+/// as `matrix` has rows. Behind those may stand zeros, as far as there is room for the last vector.
+#[inline(always)]
+pub(crate) fn turn<S: Simd>(matrix: &[f32], columns: usize, to: &mut [f32], stride: usize) {
+    let rows = matrix.len() / columns;
+    assert!(rows <= stride && columns * stride <= to.len(), "room for a turned matrix");
+    for row in (0..rows).step_by(S::LANES) {
+        let count = S::LANES.min(rows - row);
+        let room = stride - row >= S::LANES;
+        let whole = if room { columns - columns % S::LANES } else { 0 };
+        for column in (0..whole).step_by(S::LANES) {
+            // SAFETY: below `Isa::run`; `count` rows from `row` and LANES columns from `column` lie inside the matrix, and the
+            // square that they become inside `to`, whose rows have room for LANES elements from `row`.
+            unsafe {
+                let mut square = [S::splat(0.0); 16];
+                for (at, line) in square.iter_mut().enumerate().take(count) {
+                    *line = S::load(matrix.as_ptr().add((row + at) * columns + column));
                 }
+                S::interleave(&square, to.as_mut_ptr().add(column * stride + row), stride);
+            }
+        }
+        for row in row..row + count {
+            for column in whole..columns {
+                to[column * stride + row] = matrix[row * columns + column];
             }
         }
     }
-    to
 }
 
 /// `c = a b^T` for row-major `a` `[m, k]` and `b` `[n, k]`. `None`, and nothing written, where this machine has no
@@ -62,17 +96,28 @@ pub(crate) fn rounded_product(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> 
     let isa = Isa::best();
     let format = Format::best(Arithmetic::Bf16, isa)?;
     let n = b.len() / k;
-    products(isa, &pack(format, b.to_vec(), n, k), None, (a, k), (c, n), &mut []);
+    let b = pack(format, b.to_vec(), n, k);
+    products(isa, &b, None, (a, k), (c, n), Then::Store, &mut []);
     Some(())
 }
 
-/// `c = a b` for row-major `a` `[m, k]` and `b` `[k, n]`, otherwise as [`rounded_product`].
-pub(crate) fn rounded_product_of_rows(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> Option<()> {
+/// `c = a b`, or `+=` where it is to `add`, for row-major `a` `[m, k]` and `b` `[k, n]`, otherwise as [`rounded_product`].
+pub(crate) fn rounded_product_of_rows(
+    a: &[f32],
+    b: &[f32],
+    k: usize,
+    c: &mut [f32],
+    add: bool,
+) -> Option<()> {
     let isa = Isa::best();
     let format = Format::best(Arithmetic::Bf16, isa)?;
     let n = b.len() / k;
-    products(isa, &Linear::turned(format, b, n, k), None, (a, k), (c, n), &mut []);
+    products(isa, &Linear::turned(format, b, n, k), None, (a, k), (c, n), then(add), &mut []);
     Some(())
+}
+
+fn then(add: bool) -> Then {
+    if add { Then::Add } else { Then::Store }
 }
 
 impl FrozenMatrix {
@@ -99,7 +144,7 @@ impl FrozenMatrix {
             scale: l.scale,
         });
         let (x, y) = ((x, self.input), (y, self.out));
-        products(self.isa, &self.forward, low_rank.as_ref(), x, y, &mut []);
+        products(self.isa, &self.forward, low_rank.as_ref(), x, y, Then::Store, &mut []);
     }
 
     /// `dx = g W + dlow A` with `dlow = scale g B`, for `g` `[rows, out]`; `dlow` is `[rows, rank]`.
@@ -117,13 +162,26 @@ impl FrozenMatrix {
             scale: l.scale,
         });
         let (g, dx) = ((g, self.out), (dx, self.input));
-        products(self.isa, &self.backward, low_rank.as_ref(), g, dx, dlow);
+        products(self.isa, &self.backward, low_rank.as_ref(), g, dx, Then::Store, dlow);
+    }
+
+    /// `dx += g W`.
+    pub(crate) fn backward_add(&self, g: &[f32], dx: &mut [f32]) {
+        products(
+            self.isa,
+            &self.backward,
+            None,
+            (g, self.out),
+            (dx, self.input),
+            Then::Add,
+            &mut [],
+        );
     }
 
     /// `low = x A^T` for `a` `[rank, in]`: `[rows, rank]`.
     pub(crate) fn project(&self, x: &[f32], a: &[f32], rank: usize, low: &mut [f32]) {
         let a = pack(self.format, a.to_vec(), rank, self.input);
-        products(self.isa, &a, None, (x, self.input), (low, rank), &mut []);
+        products(self.isa, &a, None, (x, self.input), (low, rank), Then::Store, &mut []);
     }
 }
 
@@ -134,6 +192,7 @@ fn products(
     update: Option<&Update>,
     (x, k): (&[f32], usize),
     (y, n): (&mut [f32], usize),
+    then: Then,
     low: &mut [f32],
 ) {
     assert!(x.len() / k == y.len() / n, "rows of a product");
@@ -144,7 +203,7 @@ fn products(
         ACTIVATIONS.with_borrow_mut(|packed| {
             let rows = x.len() / k;
             linear.prepare(isa, x, rows, None, packed);
-            linear.apply(isa, packed, rows, y, Then::Store);
+            linear.apply(isa, packed, rows, y, then);
             let Some(update) = update else { return };
             let mut own = Vec::new();
             let low = low.unwrap_or_else(|| {
@@ -193,6 +252,9 @@ mod tests {
         let (mut y, mut dx) = (vec![0f32; rows * out], vec![0f32; rows * input]);
         matrix.forward(&x, None, &mut y);
         matrix.backward(&g, None, &mut dx, &mut []);
+        let mut twice = dx.clone();
+        matrix.backward_add(&g, &mut twice);
+        assert!(twice.iter().zip(&dx).all(|(twice, once)| *twice == 2.0 * once));
         for row in 0..rows {
             for o in 0..out {
                 let exact: f32 =
@@ -203,6 +265,17 @@ mod tests {
                 let exact: f32 =
                     (0..out).map(|o| round(g[row * out + o]) * round(w[o * input + i])).sum();
                 assert!((dx[row * input + i] - exact).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn a_turned_matrix_has_its_columns_as_rows() {
+        for (rows, columns) in [(1, 1), (16, 32), (37, 50), (3, 70), (70, 3)] {
+            let matrix: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+            let turned = transposed(&matrix, rows, columns);
+            for (at, value) in turned.iter().enumerate() {
+                assert_eq!(*value, matrix[at % rows * columns + at / rows]);
             }
         }
     }
@@ -219,8 +292,11 @@ mod tests {
         rounded_product(&b, &a, k, &mut turned).unwrap();
         assert_eq!(transposed(&turned, n, m), c);
         let mut of_rows = vec![0f32; m * n];
-        rounded_product_of_rows(&a, &transposed(&b, n, k), k, &mut of_rows).unwrap();
+        let b_rows = transposed(&b, n, k);
+        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, false).unwrap();
         assert_eq!(of_rows, c);
+        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, true).unwrap();
+        assert!(of_rows.iter().zip(&c).all(|(twice, once)| *twice == 2.0 * once));
         for (at, c) in c.iter().enumerate() {
             let rows = (&a[at / n * k..][..k], &b[at % n * k..][..k]);
             let exact: f32 = rows.0.iter().zip(rows.1).map(|(a, b)| a * b).sum();

@@ -27,7 +27,7 @@ mod words;
 pub(crate) use self::elementary::{exp, normal};
 pub(crate) use self::encoder::{Activation, CpuEncoder, EncoderShape};
 pub(crate) use self::frozen::{
-    FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed,
+    FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed, turn,
 };
 use self::groups::Batch;
 use self::linear::Format;

@@ -1,0 +1,113 @@
+//! The encoder's own way forward and back against the same layers composed of candle's operations.
+
+use std::collections::HashMap;
+
+use candle_core::{D, Device, Result as CandleResult, Tensor, Var};
+
+use super::attention::{Pack, attention};
+use super::bert::Bert;
+use super::distill_tests::tiny_bert;
+use crate::dataset::SplitMix64;
+
+/// Projected means by candle's graph.
+fn composed(vars: &HashMap<String, Var>, bert: &Bert, texts: &[&[u32]]) -> CandleResult<Tensor> {
+    let config = &bert.config;
+    let get = |name: &str| vars[name].as_tensor();
+    let linear = |x: &Tensor, name: &str| {
+        let weight = get(&format!("{name}.weight")).t()?;
+        x.matmul(&weight)?.broadcast_add(get(&format!("{name}.bias")))
+    };
+    let norm = |x: &Tensor, name: &str| {
+        let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let scale = (x.sqr()?.mean_keepdim(D::Minus1)? + config.layer_norm_eps)?.sqrt()?;
+        let x = x.broadcast_div(&scale)?.broadcast_mul(get(&format!("{name}.weight")))?;
+        x.broadcast_add(get(&format!("{name}.bias")))
+    };
+    let table = |name: &str| get(&format!("embeddings.{name}_embeddings.weight"));
+    let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+    let positions: Vec<u32> = lengths.iter().flat_map(|length| 0..*length as u32).collect();
+    let x = table("word").index_select(&Tensor::new(texts.concat(), &Device::Cpu)?, 0)?;
+    let positions = Tensor::new(positions, &Device::Cpu)?;
+    let x = (x + table("position").index_select(&positions, 0)?)?;
+    let x = x.broadcast_add(&table("token_type").narrow(0, 0, 1)?)?;
+    let mut x = norm(&x, "embeddings.LayerNorm")?;
+    let heads = config.num_attention_heads;
+    let pack = Pack::bidirectional(heads, config.hidden_size / heads, lengths.clone());
+    for layer in 0..config.num_hidden_layers {
+        let name = |part: &str| format!("encoder.layer.{layer}.{part}");
+        let [q, k, v] = ["query", "key", "value"]
+            .map(|part| linear(&x, &name(&format!("attention.self.{part}"))));
+        let mixed = attention(&q?, &k?, &v?, &pack)?;
+        let attended = (&x + linear(&mixed, &name("attention.output.dense"))?)?;
+        let between = norm(&attended, &name("attention.output.LayerNorm"))?;
+        let inner = linear(&between, &name("intermediate.dense"))?.gelu_erf()?;
+        let sums = (&between + linear(&inner, &name("output.dense"))?)?;
+        x = norm(&sums, &name("output.LayerNorm"))?;
+    }
+    let mut start = 0;
+    let means = lengths.iter().map(|length| {
+        start += length;
+        x.narrow(0, start - length, *length)?.mean_keepdim(0)
+    });
+    let means = Tensor::cat(&means.collect::<CandleResult<Vec<_>>>()?, 0)?;
+    means.matmul(&get("projection.weight").t()?)
+}
+
+fn apart(ours: &Tensor, theirs: &Tensor) -> f64 {
+    let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+    f64::from(norm((ours - theirs).unwrap()) / norm(theirs.clone()).max(1e-12)).sqrt()
+}
+
+#[test]
+fn vectors_and_gradients_are_those_of_the_composed_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny_bert(dir.path());
+    let dimensions = 6;
+    for (round, trains_tables, limit) in
+        [(false, true, 2e-5), (false, false, 2e-5), (true, true, 3e-2)]
+    {
+        let (bert, vars) =
+            Bert::load(dir.path(), None, dimensions, trains_tables, 3, round, &Device::Cpu)
+                .unwrap();
+        let mut rng = SplitMix64::new(8);
+        // More tokens than one group has, one text as short as possible.
+        let longest = bert.config.max_position_embeddings;
+        let ids: Vec<Vec<u32>> = (0..1600 / longest + 3)
+            .map(|at| {
+                let length = if at == 1 { 1 } else { longest - at % 5 };
+                (0..length).map(|_| rng.below(bert.config.vocab_size) as u32).collect()
+            })
+            .collect();
+        let texts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let direction: Vec<f32> =
+            (0..texts.len() * dimensions).map(|_| rng.normal() as f32).collect();
+        let direction =
+            Tensor::from_vec(direction, (texts.len(), dimensions), &Device::Cpu).unwrap();
+
+        let mut by_name: HashMap<String, Var> = vars.iter().cloned().collect();
+        for (name, table) in bert.frozen() {
+            by_name.insert(name, Var::from_tensor(&table).unwrap());
+        }
+        let theirs = composed(&by_name, &bert, &texts).unwrap();
+        let ours = bert.forward(&texts).unwrap();
+        assert!(apart(&ours, &theirs) < limit, "vectors {}", apart(&ours, &theirs));
+
+        let store = (&theirs * &direction).unwrap().sum_all().unwrap().backward().unwrap();
+        let mut ranges = Vec::new();
+        let mut loss = |vectors: &Tensor, range: std::ops::Range<usize>| {
+            ranges.push(range.clone());
+            (vectors * direction.narrow(0, range.start, range.len())?)?.sum_all()
+        };
+        let grads = bert.gradients(&texts, &mut loss).unwrap();
+        assert!(ranges.len() > 1 && ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert_eq!(grads.len(), vars.len());
+        for ((name, var), ours) in vars.iter().zip(&grads) {
+            assert_eq!(ours.shape(), var.shape(), "{name}");
+            // What the keys have in common changes no probability.
+            let nothing = name.ends_with("key.bias");
+            let theirs = store.get(var).unwrap();
+            let apart = if nothing { 0.0 } else { apart(ours, theirs) };
+            assert!(apart < limit, "{name}: {apart}, rounded: {round}");
+        }
+    }
+}
