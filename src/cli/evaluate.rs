@@ -12,8 +12,8 @@ use super::{App, recipe};
 use crate::dataset::RetrievalSet;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::evaluate::{
-    BootstrapOptions, Comparison, EvaluateOptions, Evaluation, Latency, compare, evaluate_bm25,
-    evaluate_embeddings, evaluate_indexed, markdown_table, query_latency, trec_run,
+    BootstrapOptions, Comparison, EntropyOptions, EvaluateOptions, Evaluation, Latency, compare,
+    evaluate_bm25, evaluate_embeddings, evaluate_indexed, markdown_table, query_latency, trec_run,
 };
 use crate::exec;
 use crate::stage::EncodeOptions;
@@ -70,6 +70,9 @@ pub(crate) struct EvaluateArgs {
     /// Also time single queries on one thread: the query tower and, where it is another, the document tower.
     #[arg(long)]
     latency: bool,
+    /// Temperature of the contrastive entropy; that of the training, where a law is to be fitted.
+    #[arg(long, value_name = "T", default_value_t = EntropyOptions::default().temperature, value_parser = positive)]
+    entropy_temperature: f64,
     /// Compare with an earlier `evaluate --json` on the same set (may be repeated).
     #[arg(long, value_name = "FILE")]
     compare: Vec<PathBuf>,
@@ -85,6 +88,11 @@ pub(crate) struct EvaluateArgs {
     /// Print JSON, every query included.
     #[arg(long)]
     json: bool,
+}
+
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| "it must be a number above 0".to_owned())
 }
 
 /// What `--json` prints and `--compare` reads.
@@ -113,6 +121,7 @@ pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
     let named = pair_file::read(&args.tower, args.adapter.as_deref())?;
     let others = args.compare.iter().map(|file| earlier(file)).collect::<Result<Vec<_>>>()?;
     let mut options = EvaluateOptions::new(stem(&args.set, Path::file_name), &args.set);
+    options.entropy.temperature = args.entropy_temperature;
     options.set.queries.clone_from(&args.queries);
     options.set.qrels.clone_from(&args.qrels);
     let set = open(&args.set, &options)?;

@@ -42,8 +42,10 @@ pub use options::{DeviceSpec, TowerOptions};
 pub use pack::pack;
 pub use packed::{KEY as PACKED_KEY, Packed, Parts};
 pub use resolve::Tower;
+pub(crate) use safetensors::SafetensorsFile;
 pub use tokenizer::{Tokenized, TowerTokenizer};
 pub use trained::Exported;
+pub(crate) use trained::check_tokenizer;
 
 /// A loaded tower on one device. One per worker thread.
 pub trait Encoder: Send + Sync {

@@ -149,8 +149,9 @@ impl Pack {
         let inputs = self.cut(q, width).into_par_iter().zip(self.cut(k, kv_width));
         let inputs = inputs.zip(self.cut(v, kv_width));
         self.cut_mut(out, width).into_par_iter().zip(inputs).for_each(|(out, ((q, k), v))| {
-            HEAD.with_borrow_mut(|head| {
-                head.resize(out.len() / width, d);
+            let length = out.len() / width;
+            with_head(length, |head| {
+                head.resize(length, d, false);
                 let depth = head.depth();
                 for at in 0..self.heads {
                     let kv = at / group * d;
@@ -177,8 +178,9 @@ impl Pack {
         let outputs = outputs.zip(self.cut_mut(dk, kv_width));
         let outputs = outputs.zip(self.cut_mut(dv, kv_width));
         outputs.zip(inputs).for_each(|(((dq, dk), dv), (((q, k), v), g))| {
-            HEAD.with_borrow_mut(|head| {
-                head.resize(dq.len() / width, d);
+            let length = dq.len() / width;
+            with_head(length, |head| {
+                head.resize(length, d, true);
                 let depth = head.depth();
                 for at in 0..self.heads {
                     let kv = at / group * d;
@@ -298,6 +300,16 @@ thread_local! {
     static HEAD: RefCell<Head> = RefCell::default();
 }
 
+/// Calls `work` with buffers for a head; a thread keeps them, but for long sequences, whose scores would take memory for good.
+fn with_head(length: usize, work: impl FnOnce(&mut Head)) {
+    const KEPT: usize = 512;
+    if length <= KEPT {
+        HEAD.with_borrow_mut(work);
+    } else {
+        work(&mut Head::default());
+    }
+}
+
 /// Copies the first `count` elements of rows `from_row` apart to rows `to_row` apart.
 fn copy(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize, count: usize) {
     for (from, to) in from.chunks(from_row).zip(to.chunks_mut(to_row)) {
@@ -371,8 +383,15 @@ mod tests {
 
     #[test]
     fn fused_attention_equals_the_composed_one() {
-        let config = tiny_config("llama");
-        let lengths = vec![5, 1, 9, 3];
+        // A head is half a vector wide, or one and a part.
+        for head_dim in [8, 20] {
+            check(DecoderConfig { head_dim, ..tiny_config("llama") });
+        }
+    }
+
+    fn check(config: DecoderConfig) {
+        // One vector, exactly one, and more.
+        let lengths = vec![5, 1, 9, 16, 3, 17, 37];
         same(&config, Pack::new(&config, lengths.clone()));
         let config = DecoderConfig { kv_heads: config.heads, ..config };
         same(&config, Pack::bidirectional(config.heads, config.head_dim, lengths));

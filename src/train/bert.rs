@@ -1,16 +1,18 @@
 //! A BERT-family encoder as a differentiable student: packed texts in, projected means out.
 
-use std::ops::Range;
+mod gradients;
+
+pub(super) use gradients::{Learnt, PartLoss};
+
 use std::path::Path;
 
-use candle_core::{DType, Device, Result as CandleResult, Tensor, Var, bail};
+use candle_core::{Device, Result as CandleResult, Tensor, Var};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::attention::Pack;
 use super::decoder::NamedVar;
-use super::encoder::{
-    self, Encoder, Gradients, LayerGradients, MATRICES, Tape, groups, mean_rows, spread_rows,
-};
+use super::encoder::{self, Encoder, MATRICES, Tape, groups, mean_rows};
 use super::kernels::add_to;
 use super::layer_norm::Norm;
 use super::least_squares::LeastSquares;
@@ -19,6 +21,7 @@ use super::ops::{with_all, with_values};
 use super::tensor_error;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::tower::SafetensorsFile;
 use crate::types::Cancel;
 
 /// What of a BERT `config.json` decides the arithmetic.
@@ -34,6 +37,9 @@ pub(super) struct BertConfig {
     pub(super) layer_norm_eps: f64,
     #[serde(default = "default_activation")]
     pub(super) hidden_act: String,
+    /// What we wrote about a student.
+    #[serde(default, skip_serializing)]
+    pub(super) scalingnote: Option<Value>,
 }
 
 fn default_epsilon() -> f64 {
@@ -77,7 +83,7 @@ pub(super) fn kept_layers(depth: usize, keep: usize) -> Vec<usize> {
 }
 
 impl Bert {
-    /// Loads `config.json` and `model.safetensors` of a folder. Keeps `keep` layers; trains everything but the
+    /// Loads `config.json` and `model.safetensors` of a folder, packed ones too. Keeps `keep` layers; trains everything but the
     /// embedding tables, whose tensors are frozen unless `train_embeddings`. The projection is loaded where the file
     /// has `projection.weight` of the right shape, else drawn with `seed`, until [`Bert::fit_projection`]. `round`: the
     /// layers multiply numbers rounded to bf16.
@@ -111,26 +117,22 @@ impl Bert {
         if keep == 0 || keep > depth {
             return Err(Error::config(format!("student.layers must be in 1..={depth}")));
         }
-        let weights = folder.join("model.safetensors");
-        let file = candle_core::safetensors::load(&weights, &Device::Cpu)
-            .map_err(|e| Error::input(format!("cannot read {}: {e}", weights.display())))?;
-        let as_f32 = |found: &Tensor| {
-            found.to_dtype(DType::F32).and_then(|t| t.to_device(device)).map_err(tensor_error)
+        let file = SafetensorsFile::open(&folder.join("model.safetensors"))?;
+        let read = |name: &str| -> Result<Tensor> {
+            file.read(name)?.to_device(device).map_err(tensor_error)
         };
         let mut vars = Vec::new();
         let mut tensor =
             |source: &str, target: &str, shape: &[usize], train: bool| -> Result<Tensor> {
-                let found = file
-                    .get(source)
-                    .or_else(|| file.get(&format!("bert.{source}")))
-                    .filter(|t| t.dims() == shape)
-                    .ok_or_else(|| {
-                        Error::input(format!(
-                            "{} has no tensor {source} of shape {shape:?}",
-                            weights.display()
-                        ))
-                    })?;
-                let found = as_f32(found)?;
+                let names = [source.to_owned(), format!("bert.{source}")];
+                let name = names.iter().find(|name| file.shape(name) == Some(shape));
+                let name = name.ok_or_else(|| {
+                    Error::input(format!(
+                        "{}/model.safetensors has no tensor {source} of shape {shape:?}",
+                        folder.display()
+                    ))
+                })?;
+                let found = read(name)?;
                 if !train {
                     return Ok(found);
                 }
@@ -175,11 +177,10 @@ impl Bert {
         config.num_hidden_layers = keep;
         let name = "projection.weight";
         let shape = [dimensions, width];
-        let loaded = file.get(name).filter(|t| t.dims() == shape);
-        let drawn = loaded.is_none();
-        let projection = match loaded {
-            Some(loaded) => Var::from_tensor(&as_f32(loaded)?),
-            None => {
+        let drawn = file.shape(name) != Some(&shape);
+        let projection = match drawn {
+            false => Var::from_tensor(&read(name)?),
+            true => {
                 let mut rng = SplitMix64::new(seed ^ 0x5052_4F4A);
                 let scale = (width as f64).sqrt().recip();
                 let data: Vec<f32> =
@@ -228,6 +229,7 @@ impl Bert {
         if !self.drawn || sequences.is_empty() {
             return Ok(());
         }
+        self.check(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         let (width, dimensions) = (self.config.hidden_size, targets.len() / sequences.len());
         let mut fit = LeastSquares::new(width, dimensions);
         let batches = sequences.chunks(batch).zip(targets.chunks(batch * dimensions));
@@ -255,55 +257,8 @@ impl Bert {
     /// Projected means `[sequences, dimensions]`, not normalised.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         self.check(sequences)?;
-        let project = || trained_linear(&self.means(sequences)?, &self.projection, None, false);
+        let project = || trained_linear(&self.means(sequences)?, &self.projection, false);
         project().map_err(tensor_error)
-    }
-
-    /// The gradients of all parameters, in the order in which [`Bert::load`] gave them. `loss` makes a scalar of the
-    /// projected means of some of the sequences; the gradients are those of the sum of all its results.
-    pub(super) fn gradients(
-        &self,
-        sequences: &[&[u32]],
-        loss: &mut (dyn FnMut(&Tensor, Range<usize>) -> CandleResult<Tensor> + Send),
-    ) -> Result<Vec<Tensor>> {
-        self.check(sequences)?;
-        let mut all = || -> CandleResult<Vec<Tensor>> {
-            let encoder = self.encoder()?;
-            let (mut tape, mut sums) = (Tape::default(), encoder.gradients());
-            let mut tables = Tables::new(self);
-            let mut projection: Option<Tensor> = None;
-            let mut last = Vec::new();
-            for range in groups(sequences) {
-                let group = &sequences[range.clone()];
-                let pack = self.pack(group);
-                self.embed(group, &mut tape.embedded)?;
-                let states = encoder.forward(&pack, &mut tape)?;
-                let means = mean_rows(states, &pack, self.config.hidden_size);
-                let shape = (group.len(), self.config.hidden_size);
-                let means = Var::from_vec(means, shape, &self.device)?;
-                let projected = trained_linear(&means, &self.projection, None, false)?;
-                let mut store = loss(&projected, range)?.backward()?;
-                let (Some(dmeans), Some(own)) =
-                    (store.remove(&means), store.remove(&self.projection))
-                else {
-                    bail!("the loss does not depend on the vectors");
-                };
-                projection = Some(match projection {
-                    Some(sum) => (sum + own)?,
-                    None => own,
-                });
-                with_values(&dmeans, |dmeans| {
-                    spread_rows(dmeans, &pack, self.config.hidden_size, &mut last);
-                    Ok(())
-                })?;
-                let dembedded = encoder.backward(&pack, &mut tape, &last, &mut sums)?;
-                tables.add(group, dembedded);
-            }
-            let Some(projection) = projection else { bail!("no sequences") };
-            self.in_order(tables, sums, projection)
-        };
-        // Inside the pool: the hundreds of small parallel loops of a step then need not wake it each.
-        rayon::scope(|_| all()).map_err(tensor_error)
     }
 
     fn check(&self, sequences: &[&[u32]]) -> Result<()> {
@@ -376,7 +331,7 @@ impl Bert {
     fn means(&self, sequences: &[&[u32]]) -> CandleResult<Tensor> {
         let width = self.config.hidden_size;
         let (encoder, mut tape, mut means) = (self.encoder()?, Tape::default(), Vec::new());
-        for range in groups(sequences) {
+        for range in groups(sequences, 1) {
             let group = &sequences[range];
             let pack = self.pack(group);
             self.embed(group, &mut tape.embedded)?;
@@ -384,85 +339,12 @@ impl Bert {
         }
         Tensor::from_vec(means, (sequences.len(), width), &self.device)
     }
-
-    /// Gradients in the order of the parameters.
-    fn in_order(
-        &self,
-        tables: Tables,
-        sums: Gradients,
-        projection: Tensor,
-    ) -> CandleResult<Vec<Tensor>> {
-        let vector =
-            |values: Vec<f32>| Tensor::from_vec(values.clone(), values.len(), &self.device);
-        let mut all = tables.finish(self)?;
-        let norm = |all: &mut Vec<Tensor>, norm: Norm| -> CandleResult<()> {
-            all.extend([vector(norm.weight)?, vector(norm.bias)?]);
-            Ok(())
-        };
-        norm(&mut all, sums.norm)?;
-        for (layer, grads) in self.layers.iter().zip(sums.layers) {
-            let LayerGradients { weights, biases, norms } = grads;
-            let [attended, last] = norms;
-            let mut attended = Some(attended);
-            let matrices = layer.linear.iter().zip(weights.into_iter().zip(biases));
-            for (at, ((weight, _), (dweight, dbias))) in matrices.enumerate() {
-                all.push(Tensor::from_vec(dweight, weight.shape(), &self.device)?);
-                all.push(vector(dbias)?);
-                // Behind the attention's output, as in the file.
-                if at == encoder::OUTPUT
-                    && let Some(attended) = attended.take()
-                {
-                    norm(&mut all, attended)?;
-                }
-            }
-            norm(&mut all, last)?;
-        }
-        all.push(projection);
-        Ok(all)
-    }
 }
 
 /// The results of an array, or the first error.
 fn all<T, const N: usize>(results: [CandleResult<T>; N]) -> CandleResult<[T; N]> {
     let values = results.into_iter().collect::<CandleResult<Vec<T>>>()?;
     values.try_into().map_err(|_| candle_core::Error::Msg("as many as there were".into()))
-}
-
-/// Gradients of the embedding tables, where they are trained.
-struct Tables {
-    width: usize,
-    /// Words, positions, types.
-    tables: Option<[Vec<f32>; 3]>,
-}
-
-impl Tables {
-    fn new(bert: &Bert) -> Self {
-        let tables = [&bert.words, &bert.positions, &bert.types];
-        let tables = tables.map(|table| vec![0.0; table.elem_count()]);
-        let trained = bert.words.is_variable();
-        Self { width: bert.config.hidden_size, tables: trained.then_some(tables) }
-    }
-
-    /// Adds the gradient of the sums of the embeddings of these sequences.
-    fn add(&mut self, sequences: &[&[u32]], gradient: &[f32]) {
-        let Some([words, positions, types]) = &mut self.tables else { return };
-        let width = self.width;
-        let mut rows = gradient.chunks_exact(width);
-        for sequence in sequences {
-            let places = positions.chunks_exact_mut(width);
-            for ((id, place), row) in sequence.iter().zip(places).zip(&mut rows) {
-                add_to(&mut words[*id as usize * width..][..width], row);
-                add_to(place, row);
-                add_to(&mut types[..width], row);
-            }
-        }
-    }
-
-    fn finish(self, bert: &Bert) -> CandleResult<Vec<Tensor>> {
-        let tables = self.tables.into_iter().flatten();
-        let like = [&bert.words, &bert.positions, &bert.types];
-        tables.zip(like).map(|(t, like)| Tensor::from_vec(t, like.shape(), &bert.device)).collect()
-    }
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// Stands before a capital that no capital follows: `Debian` is read as `† debian`.
+/// Stands before a capital alone, which follows no other and is followed by none: `Debian` is read as `† debian`.
 const ONE: char = '†';
-/// Stands before the first of several: `iSCSI` is read as `i ‡ scsi`.
+/// Stands before the first of several: `iSCSI` is read as `i ‡ scsi`, `XMLHttp` as `‡ xmlhttp`.
 const SEVERAL: char = '‡';
 const KEY: &str = "\"normalizer\":";
 
@@ -47,16 +47,17 @@ pub(super) fn keep_case(definition: &str) -> Result<String> {
 
 /// Where the normaliser's value lies in the text.
 fn normalizer(definition: &str, whole: &Value) -> Result<(usize, usize)> {
-    let missing = || Error::input("the definition names no normalizer");
-    let start = definition.find(KEY).ok_or_else(missing)? + KEY.len();
-    let start = start + definition[start..].len() - definition[start..].trim_start().len();
-    let mut values = serde_json::Deserializer::from_str(&definition[start..]).into_iter::<Value>();
-    match values.next() {
-        Some(Ok(value)) if value == whole["normalizer"] => {
-            Ok((start, start + values.byte_offset()))
+    // A vocabulary may have a token of that name.
+    for (at, _) in definition.match_indices(KEY) {
+        let rest = definition[at + KEY.len()..].trim_start();
+        let start = definition.len() - rest.len();
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
+        if values.next().is_some_and(|value| value.is_ok_and(|value| value == whole["normalizer"]))
+        {
+            return Ok((start, start + values.byte_offset()));
         }
-        _ => Err(missing()),
     }
+    Err(Error::input(format!("the definition has no field {KEY}")))
 }
 
 /// One rule a capital and mark, each followed by a comma: a rule writes a fixed text, and one that matches no character at all
@@ -84,7 +85,21 @@ mod tests {
     use super::*;
 
     fn definition(lowercase: bool, mark: &str) -> String {
-        let words = ["[UNK]", "†", mark, "i", "a", "can", "bus", "scsi", "disk", "##s", "é"];
+        let words = [
+            "[UNK]",
+            "†",
+            mark,
+            "i",
+            "a",
+            "can",
+            "bus",
+            "scsi",
+            "disk",
+            "##s",
+            "é",
+            "canbus",
+            "normalizer",
+        ];
         let vocabulary: serde_json::Map<String, Value> =
             words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
         let value = serde_json::json!({
@@ -112,6 +127,7 @@ mod tests {
             ("iSCSI disks", "i ‡ scsi disk ##s"),
             ("A iScsi", "† a i † scsi"),
             ("CANs", "‡ can ##s"),
+            ("CANBus", "‡ canbus"),
             ("É é", "é é"),
             ("", ""),
         ] {

@@ -296,7 +296,7 @@ impl Decoder {
                     Some((scale, (a, b))) => lora_linear(x, weight, a, b, scale),
                     None => match weight {
                         Weight::Tensor(tensor) if weight.is_variable() => {
-                            trained_linear(x, tensor, None, self.packed)
+                            trained_linear(x, tensor, self.packed)
                         }
                         _ => frozen_linear(x, weight),
                     },
@@ -356,14 +356,14 @@ fn pool(states: &Tensor, pack: &Pack, pooling: Pooling) -> CandleResult<Tensor> 
 }
 
 /// Token states `[total, hidden]` to the mean of each sequence.
-pub(super) fn mean_states(states: &Tensor, pack: &Pack) -> CandleResult<Tensor> {
+fn mean_states(states: &Tensor, pack: &Pack) -> CandleResult<Tensor> {
     let mut start = 0;
     let mut means = Vec::with_capacity(pack.lengths.len());
     for &length in pack.lengths.iter() {
         means.push(Mean { start, length });
         start += length;
     }
-    mean_rows(states, means)
+    averaged(states, means)
 }
 
 #[derive(Clone, Copy)]
@@ -373,7 +373,7 @@ struct Mean {
 }
 
 /// `M x` where row i of M averages the rows of sequence i; its backward pass is `M^T g`.
-fn mean_rows(states: &Tensor, means: Vec<Mean>) -> CandleResult<Tensor> {
+fn averaged(states: &Tensor, means: Vec<Mean>) -> CandleResult<Tensor> {
     let (total, _) = states.dims2()?;
     let mut matrix = vec![0f32; means.len() * total];
     for (row, mean) in matrix.chunks_exact_mut(total).zip(&means) {

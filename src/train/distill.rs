@@ -10,6 +10,7 @@ use candle_core::{Result as CandleResult, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bert::Learnt;
 use super::checkpoint::{self, State};
 use super::decoder::{NamedVar, normalize};
 use super::optimizer::AdamW;
@@ -89,8 +90,23 @@ impl DistillOptions {
         if self.batch == 0 || self.steps == Some(0) {
             return Err(Error::config("batch and steps must be above 0"));
         }
-        Ok(())
+        self.student.validate()
     }
+}
+
+/// Opens the student for a teacher of `dimensions` and lets go of it: what is wrong with it is better known before the teacher
+/// encodes for an hour.
+///
+/// # Errors
+/// As [`distill`], about the student.
+pub async fn check_student(
+    options: &DistillOptions,
+    base_dir: &Path,
+    dimensions: usize,
+    reporter: &Arc<dyn Reporter>,
+) -> Result<()> {
+    Student::create(&options.student, base_dir, dimensions, options.seed, reporter).await?;
+    Ok(())
 }
 
 /// What is learnt: where the frozen query tower places every query.
@@ -193,10 +209,10 @@ pub async fn distill(
         }
         let start = Instant::now();
         let batch = &shuffled[at * options.batch..(at + 1) * options.batch];
-        let (value, cosine, tokens, grads) = job.gradients(batch, &vars)?;
+        let (learnt, tokens) = job.learn(batch, &vars)?;
         let learning_rate = optimizer.learning_rate(state.step, planned);
-        let norm = optimizer.step(&grads, planned).map_err(tensor_error)?;
-        if !(value.is_finite() && norm.is_finite()) {
+        let norm = optimizer.step(&learnt.gradients, planned).map_err(tensor_error)?;
+        if !(learnt.loss.is_finite() && norm.is_finite()) {
             return Err(Error::input(format!(
                 "the loss is no longer finite at step {}; lower optimizer.learning_rate and start from another output",
                 state.step
@@ -205,8 +221,8 @@ pub async fn distill(
         let seconds = start.elapsed().as_secs_f64();
         state.steps.push(StepRecord {
             step: state.step,
-            loss: value,
-            accuracy: cosine,
+            loss: learnt.loss,
+            accuracy: learnt.measure,
             learning_rate,
             gradient_norm: norm,
             pairs: batch.len(),
@@ -280,25 +296,17 @@ impl Job<'_> {
         distillation_loss(vectors, &target, self.options.mse_weight, self.options.cosine_weight)
     }
 
-    /// Loss, mean cosine, tokens and the gradients of `vars` of the texts at these positions.
-    fn gradients(
-        &self,
-        at: &[usize],
-        vars: &[NamedVar],
-    ) -> Result<(f32, f32, usize, Vec<Option<Tensor>>)> {
+    /// Gradients, loss and mean cosine of the texts at these positions, and their tokens.
+    fn learn(&self, at: &[usize], vars: &[NamedVar]) -> Result<(Learnt, usize)> {
         let ids = self.tokenize(at)?;
         let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let (mut value, mut mean) = (0.0, 0.0);
-        let mut part = |vectors: &Tensor, range: Range<usize>| {
+        let part = |vectors: &Tensor, range: Range<usize>| {
             let share = range.len() as f64 / at.len() as f64;
             let (loss, cosine) = self.loss(vectors, &at[range])?;
-            let loss = (loss * share)?;
-            value += loss.to_scalar::<f32>()?;
-            mean += cosine * share as f32;
-            Ok(loss)
+            Ok(((loss * share)?, cosine * share as f32))
         };
-        let grads = self.student.gradients(&ids, vars, &mut part)?;
-        Ok((value, mean, ids.iter().map(|ids| ids.len()).sum(), grads))
+        let learnt = self.student.gradients(&ids, vars, &part)?;
+        Ok((learnt, ids.iter().map(|ids| ids.len()).sum()))
     }
 
     fn validate(

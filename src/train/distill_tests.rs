@@ -134,6 +134,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
         pairs: Vec::new(),
         student: StudentOptions::Bert {
             path: ".".into(),
+            tokenizer: None,
             layers: Some(2),
             max_tokens: 20,
             arithmetic: crate::types::Arithmetic::F32,

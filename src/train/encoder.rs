@@ -60,6 +60,23 @@ pub(super) struct Gradients {
     pub(super) layers: Vec<LayerGradients>,
 }
 
+impl Gradients {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.norm.add(&other.norm);
+        for (own, other) in self.layers.iter_mut().zip(&other.layers) {
+            for (own, other) in own.weights.iter_mut().zip(&other.weights) {
+                add_to(own, other);
+            }
+            for (own, other) in own.biases.iter_mut().zip(&other.biases) {
+                add_to(own, other);
+            }
+            for (own, other) in own.norms.iter_mut().zip(&other.norms) {
+                own.add(other);
+            }
+        }
+    }
+}
+
 /// What the way back needs of a layer; all `[tokens, hidden]` but for the last two, `[tokens, inner]`.
 #[derive(Default)]
 struct LayerTape {
@@ -90,18 +107,19 @@ pub(super) struct Tape {
 
 impl Encoder {
     /// Zeros for every parameter.
-    pub(super) fn gradients(&self) -> Gradients {
-        let zeros = |layer: &Layer| LayerGradients {
-            weights: layer.weights.each_ref().map(|weight| {
-                // A weight's shape is known: it was packed from a matrix.
-                let (out, input) = weight.shape().unwrap_or_default();
-                vec![0.0; out * input]
-            }),
-            biases: layer.biases.each_ref().map(|bias| vec![0.0; bias.len()]),
-            norms: [(); 2].map(|()| Norm::zeros(self.width)),
+    pub(super) fn gradients(&self) -> Result<Gradients> {
+        let zeros = |layer: &Layer| {
+            let mut weights = [const { Vec::new() }; MATRICES];
+            for (zeros, weight) in weights.iter_mut().zip(&layer.weights) {
+                let (out, input) = weight.shape()?;
+                *zeros = vec![0.0; out * input];
+            }
+            let biases = layer.biases.each_ref().map(|bias| vec![0.0; bias.len()]);
+            let norms = [(); 2].map(|()| Norm::zeros(self.width));
+            Ok(LayerGradients { weights, biases, norms })
         };
-        let layers = self.layers.iter().map(zeros).collect();
-        Gradients { norm: Norm::zeros(self.width), layers }
+        let layers = self.layers.iter().map(zeros).collect::<Result<_>>()?;
+        Ok(Gradients { norm: Norm::zeros(self.width), layers })
     }
 
     /// The last states `[tokens, hidden]` of what is embedded in `tape`.
@@ -200,19 +218,21 @@ fn add_bias(rows: &mut [f32], bias: &[f32]) {
     }
 }
 
-/// Neighbouring sequences of at most [`GROUP_TOKENS`] tokens, or one.
-pub(super) fn groups(sequences: &[&[u32]]) -> Vec<Range<usize>> {
+/// Neighbouring sequences of about [`GROUP_TOKENS`] tokens at most, or one; as many groups, or nearly, for each thread.
+pub(super) fn groups(sequences: &[&[u32]], threads: usize) -> Vec<Range<usize>> {
+    let total: usize = sequences.iter().map(|sequence| sequence.len()).sum();
+    let each = total.div_ceil(GROUP_TOKENS * threads);
+    let most = total.div_ceil((each * threads).max(1));
     let mut groups: Vec<Range<usize>> = Vec::new();
     let mut tokens = 0;
     for (at, sequence) in sequences.iter().enumerate() {
-        tokens += sequence.len();
+        // A group ends with the sequence that reaches its share.
+        let full = tokens >= most * groups.len();
         match groups.last_mut() {
-            Some(group) if tokens <= GROUP_TOKENS => group.end = at + 1,
-            _ => {
-                groups.push(at..at + 1);
-                tokens = sequence.len();
-            }
+            Some(group) if !full => group.end = at + 1,
+            _ => groups.push(at..at + 1),
         }
+        tokens += sequence.len();
     }
     groups
 }

@@ -7,6 +7,7 @@ use candle_core::{D, Device, Result as CandleResult, Tensor, Var};
 use super::attention::{Pack, attention};
 use super::bert::Bert;
 use super::distill_tests::tiny_bert;
+use super::encoder::groups;
 use crate::dataset::SplitMix64;
 
 /// Projected means by candle's graph.
@@ -93,15 +94,23 @@ fn vectors_and_gradients_are_those_of_the_composed_layers() {
         assert!(apart(&ours, &theirs) < limit, "vectors {}", apart(&ours, &theirs));
 
         let store = (&theirs * &direction).unwrap().sum_all().unwrap().backward().unwrap();
-        let mut ranges = Vec::new();
-        let mut loss = |vectors: &Tensor, range: std::ops::Range<usize>| {
-            ranges.push(range.clone());
-            (vectors * direction.narrow(0, range.start, range.len())?)?.sum_all()
+        let ranges = std::sync::Mutex::new(Vec::new());
+        let loss = |vectors: &Tensor, range: std::ops::Range<usize>| {
+            ranges.lock().unwrap().push(range.clone());
+            let loss = (vectors * direction.narrow(0, range.start, range.len())?)?.sum_all()?;
+            Ok((loss, range.len() as f32))
         };
-        let grads = bert.gradients(&texts, &mut loss).unwrap();
+        let learnt = bert.gradients(&texts, &loss).unwrap();
+        let mut ranges = ranges.into_inner().unwrap();
+        ranges.sort_by_key(|range| range.start);
         assert!(ranges.len() > 1 && ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert_eq!((ranges[0].start, learnt.measure), (0, texts.len() as f32));
+        let exact = (&theirs * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!((learnt.loss - exact).abs() < limit as f32 * 10.0 * exact.abs().max(1.0));
+        let grads = learnt.gradients;
         assert_eq!(grads.len(), vars.len());
         for ((name, var), ours) in vars.iter().zip(&grads) {
+            let ours = ours.as_ref().unwrap();
             assert_eq!(ours.shape(), var.shape(), "{name}");
             // What the keys have in common changes no probability.
             let nothing = name.ends_with("key.bias");
@@ -110,4 +119,24 @@ fn vectors_and_gradients_are_those_of_the_composed_layers() {
             assert!(apart < limit, "{name}: {apart}, rounded: {round}");
         }
     }
+}
+
+#[test]
+fn threads_get_groups_alike() {
+    let lengths = [13usize, 7, 20, 64, 3];
+    let ids: Vec<Vec<u32>> = (0..256).map(|at| vec![0; lengths[at % lengths.len()]]).collect();
+    let texts: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    for threads in [1, 2, 3, 16] {
+        let groups = groups(&texts, threads);
+        assert!(groups.len().is_multiple_of(threads), "{} for {threads}", groups.len());
+        assert!(groups.iter().all(|group| !group.is_empty()));
+        assert_eq!(groups.iter().map(|group| group.len()).sum::<usize>(), texts.len());
+        let tokens = |group: &std::ops::Range<usize>| -> usize {
+            texts[group.clone()].iter().map(|text| text.len()).sum()
+        };
+        let (least, most) = (groups.iter().map(tokens).min(), groups.iter().map(tokens).max());
+        assert!(most.unwrap() - least.unwrap() <= 2 * 64 && most.unwrap() < 768 + 64);
+    }
+    assert_eq!(groups(&texts[..1], 4).len(), 1);
+    assert!(groups(&[], 2).is_empty());
 }

@@ -1,5 +1,5 @@
-//! One head's attention in training: a few dozen rows, where calling a product made for large matrices costs more than the
-//! product.
+//! One head's attention in training: its matrices have a few dozen rows, or a few hundred, where calling a product made for large
+//! ones costs more than the product.
 //!
 //! Everything is dense and padded with zeros to whole vectors: `[length, depth]` for q, k, v and their gradients, with
 //! `depth` from [`padded`]; scores are `[length, padded(length)]`.
@@ -35,26 +35,22 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Room for sequences of `length` and heads of `head_dim`, all zeros.
-    pub(super) fn resize(&mut self, length: usize, head_dim: usize) {
+    /// Room for a sequence of `length` and heads of `head_dim`, all zeros; for the way `back` what that needs, too.
+    pub(super) fn resize(&mut self, length: usize, head_dim: usize, back: bool) {
         (self.length, self.depth, self.wide) = (length, padded(head_dim), padded(length));
-        let rows = [
-            &mut self.q,
-            &mut self.k,
-            &mut self.v,
-            &mut self.out,
-            &mut self.dq,
-            &mut self.dk,
-            &mut self.dv,
-        ];
-        for buffer in rows {
-            buffer.clear();
-            buffer.resize(length * self.depth, 0.0);
-        }
+        let (rows, square) = (length * self.depth, length * self.wide);
+        let back = |size: usize| if back { size } else { 0 };
         for (buffer, size) in [
+            (&mut self.q, rows),
+            (&mut self.k, rows),
+            (&mut self.v, rows),
+            (&mut self.out, rows),
+            (&mut self.dq, back(rows)),
+            (&mut self.dk, back(rows)),
+            (&mut self.dv, back(rows)),
             (&mut self.turned, self.depth * self.wide),
-            (&mut self.p, length * self.wide),
-            (&mut self.ds, length * self.wide),
+            (&mut self.p, square),
+            (&mut self.ds, back(square)),
         ] {
             buffer.clear();
             buffer.resize(size, 0.0);

@@ -18,6 +18,12 @@ impl Norm {
         Self { weight: vec![0.0; width], bias: vec![0.0; width] }
     }
 
+    /// Adds another's numbers.
+    pub(super) fn add(&mut self, other: &Self) {
+        add_to(&mut self.weight, &other.weight);
+        add_to(&mut self.bias, &other.bias);
+    }
+
     /// `sums += bias + residual`, and `y` their normalised rows times the weight plus the bias. Rows are as wide as the
     /// parameters; `bias` and `residual` may be empty.
     pub(super) fn forward(
@@ -72,7 +78,7 @@ impl Norm {
     }
 }
 
-/// Mean and reciprocal deviation of a row.
+/// The row less its mean, into `centred`, and the reciprocal of its deviation.
 #[inline(always)]
 fn moments(x: &[f32], centred: &mut [f32], epsilon: f32) -> f32 {
     let width = x.len() as f32;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage,
+    Tensor, bail,
 };
-use rayon::prelude::*;
 
-use super::kernels::{Target, View, add_columns, product};
+use super::kernels::{Target, View, product};
 use super::ops::{fused, values, with_all, with_values};
 use crate::tower::{FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed};
 
@@ -19,7 +19,7 @@ use crate::tower::{FrozenMatrix, LowRank, rounded_product, rounded_product_of_ro
 pub(super) enum Weight {
     /// As the model computes; perhaps a parameter.
     Tensor(Tensor),
-    /// No parameter, rounded to bf16 for the processor's kernels; everything around the products stays f32.
+    /// As it was when it was packed, rounded to bf16 for the processor's kernels; everything around the products stays f32.
     Packed(Arc<FrozenMatrix>),
 }
 
@@ -167,10 +167,10 @@ pub(super) fn frozen_linear(x: &Tensor, weight: &Weight) -> Result<Tensor> {
 
 // ---- trained linear layer ------------------------------------------------------------------------------------
 
-/// `x W^T + b` where W and b are parameters and products are of numbers rounded to bf16. A bias of no numbers is none.
+/// `x W^T` where W is a parameter and products are of numbers rounded to bf16.
 struct RoundedLinear;
 
-impl CustomOp3 for RoundedLinear {
+impl CustomOp2 for RoundedLinear {
     fn name(&self) -> &'static str {
         "rounded-linear"
     }
@@ -181,8 +181,6 @@ impl CustomOp3 for RoundedLinear {
         x_layout: &Layout,
         weight: &CpuStorage,
         weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, input) = x_layout.shape().dims2()?;
         let (out, width) = weight_layout.shape().dims2()?;
@@ -192,14 +190,6 @@ impl CustomOp3 for RoundedLinear {
         let mut y = vec![0f32; rows * out];
         let (x, weight) = (values(x, x_layout)?, values(weight, weight_layout)?);
         known(rounded_product(x, weight, input, &mut y))?;
-        let bias = values(bias, bias_layout)?;
-        if !bias.is_empty() {
-            y.par_chunks_mut(out).for_each(|y| {
-                for (y, b) in y.iter_mut().zip(bias) {
-                    *y += b;
-                }
-            });
-        }
         Ok((CpuStorage::F32(y), (rows, out).into()))
     }
 
@@ -207,25 +197,19 @@ impl CustomOp3 for RoundedLinear {
         &self,
         x: &Tensor,
         weight: &Tensor,
-        bias: &Tensor,
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ((rows, input), out) = (x.dims2()?, weight.dim(0)?);
         let mut dx = vec![0f32; rows * input];
         let mut dw = vec![0f32; out * input];
-        let mut db = vec![0f32; bias.elem_count()];
         with_all([grad, x, weight], |[g, x, w]| {
             known(rounded_product_of_rows(g, w, out, &mut dx, false))?;
-            if !db.is_empty() {
-                add_columns(g, &mut db);
-            }
             known(rounded_product_of_rows(&transposed(g, rows, out), x, rows, &mut dw, false))
         })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
             Some(Tensor::from_vec(dw, weight.shape(), x.device())?),
-            Some(Tensor::from_vec(db, bias.shape(), x.device())?),
         ))
     }
 }
@@ -237,23 +221,13 @@ fn known(done: Option<()>) -> Result<()> {
     }
 }
 
-/// `x W^T`, plus `bias` `[out]` if any, for `x` `[rows, in]` and a parameter `weight` `[out, in]`; `round`: its products
-/// are of numbers rounded to bf16, sums, parameters and gradients stay f32 (on the CPU).
-pub(super) fn trained_linear(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    round: bool,
-) -> Result<Tensor> {
+/// `x W^T` for `x` `[rows, in]` and a parameter `weight` `[out, in]`; `round`: its products are of numbers rounded to bf16,
+/// sums, parameters and gradients stay f32 (on the CPU).
+pub(super) fn trained_linear(x: &Tensor, weight: &Tensor, round: bool) -> Result<Tensor> {
     if round && fused(x) {
-        let bias = match bias {
-            Some(bias) => bias.contiguous()?,
-            None => Tensor::zeros(0, x.dtype(), x.device())?,
-        };
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias, RoundedLinear);
+        return x.contiguous()?.apply_op2(&weight.contiguous()?, RoundedLinear);
     }
-    let y = x.matmul(&weight.t()?)?;
-    bias.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
+    x.matmul(&weight.t()?)
 }
 
 // ---- LoRA linear layer ---------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ mod student;
 mod trainer;
 
 pub use adapter::{LoraOptions, LoraTarget};
-pub use distill::{DistillOptions, Teacher, distill};
+pub use distill::{DistillOptions, Teacher, check_student, distill};
 pub use entry::{export, train};
 pub use mine::{Candidates, MineOptions, MineReport, mine, write_pairs};
 pub use neighbours::Neighbours;

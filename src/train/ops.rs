@@ -321,7 +321,7 @@ mod tests {
         let mut rng = SplitMix64::new(6);
         let (x, w) = (random(&mut rng, (130, 48)), random(&mut rng, (40, 48)));
         let run = |round: bool| {
-            let y = trained_linear(&x, &w, None, round).unwrap();
+            let y = trained_linear(&x, &w, round).unwrap();
             let grads = y.sqr().unwrap().sum_all().unwrap().backward().unwrap();
             (y, [&x, &w].map(|var| grads.get(var).unwrap().clone()))
         };

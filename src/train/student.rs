@@ -1,6 +1,5 @@
 //! The student of stage 2: a small encoder, or the LLM cut in depth, that learns the teacher's query vectors.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokenizers::{Tokenizer, TruncationParams};
 
-use super::bert::Bert;
+use super::bert::{Bert, Learnt, PartLoss};
 use super::case::keep_case;
 use super::decoder::{Decoder, NamedVar, Precision, Trainable};
 use super::tensor_error;
 use crate::error::{Error, Result, ResultExt, kind_of_io};
 use crate::observe::Reporter;
-use crate::tower::{Tower, TowerOptions, TowerTokenizer};
+use crate::tower::{Tower, TowerOptions, TowerTokenizer, check_tokenizer};
 use crate::types::{Arithmetic, Cancel, EmbeddingSpace};
 
 /// What the student starts from.
@@ -25,8 +24,12 @@ use crate::types::{Arithmetic, Cancel, EmbeddingSpace};
 pub enum StudentOptions {
     /// A BERT-family encoder, mean pooled, with a projection to the teacher's dimensions.
     Bert {
-        /// Folder with `config.json`, `model.safetensors` and `tokenizer.json`.
+        /// Folder with `config.json`, `model.safetensors` and `tokenizer.json`: any encoder, or a student that is to learn more,
+        /// packed or not.
         path: PathBuf,
+        /// Its tokenizer, where that lies elsewhere: a packed student has none beside it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tokenizer: Option<PathBuf>,
         /// Layers kept, spread evenly over the encoder's; all by default.
         #[serde(default)]
         layers: Option<usize>,
@@ -83,6 +86,16 @@ fn default_max_tokens() -> usize {
 }
 
 impl StudentOptions {
+    /// Refuses what cannot work, whatever lies in the files.
+    pub(super) fn validate(&self) -> Result<()> {
+        match self {
+            Self::Bert { keep_case: true, train_embeddings: false, .. } => {
+                Err(Error::config("student.keep_case needs student.train_embeddings = true"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Queries that a projection is fitted to before the first step.
     pub(super) fn fit_queries(&self) -> usize {
         match self {
@@ -122,6 +135,7 @@ impl Student {
         match options {
             StudentOptions::Bert {
                 path,
+                tokenizer,
                 layers,
                 max_tokens,
                 train_embeddings,
@@ -129,9 +143,6 @@ impl Student {
                 arithmetic,
                 ..
             } => {
-                if *keep && !train_embeddings {
-                    return Err(Error::config("student.keep_case needs student.train_embeddings"));
-                }
                 let source = base_dir.join(path);
                 let (round, device) = (precision(*arithmetic)?.packed, Device::Cpu);
                 let (bert, vars) = Bert::load(
@@ -143,7 +154,11 @@ impl Student {
                     round,
                     &device,
                 )?;
-                let path = source.join("tokenizer.json");
+                let path = match tokenizer {
+                    Some(path) => base_dir.join(path),
+                    None => source.join("tokenizer.json"),
+                };
+                check_tokenizer(bert.config.scalingnote.as_ref(), &path)?;
                 let named = || path.display().to_string();
                 let mut definition = std::fs::read_to_string(&path).map_err(|e| {
                     Error::new(kind_of_io(&e), format!("cannot read {}", named())).with_source(e)
@@ -245,23 +260,25 @@ impl Student {
         }
     }
 
-    /// The gradients of `vars`, which [`Student::create`] gave, in their order. `loss` makes a scalar of the vectors of some of
-    /// the texts (as [`Student::forward`] gives them); the gradients are those of the sum of all its results.
+    /// The gradients of `vars`, which [`Student::create`] gave, in their order, with the sums of what `loss` gives: it is called for
+    /// the vectors of some of the texts at a time, as [`Student::forward`] gives them, and the gradients are those of the sum.
     pub(super) fn gradients(
         &self,
         sequences: &[&[u32]],
         vars: &[NamedVar],
-        loss: &mut (dyn FnMut(&Tensor, Range<usize>) -> CandleResult<Tensor> + Send),
-    ) -> Result<Vec<Option<Tensor>>> {
+        loss: &PartLoss<'_>,
+    ) -> Result<Learnt> {
         match &self.model {
-            Model::Bert { bert, .. } => {
-                Ok(bert.gradients(sequences, loss)?.into_iter().map(Some).collect())
-            }
+            Model::Bert { bert, .. } => bert.gradients(sequences, loss),
             Model::Decoder { decoder, .. } => {
                 let vectors = decoder.embed(sequences, None)?;
-                let store = loss(&vectors, 0..sequences.len()).and_then(|loss| loss.backward());
-                let mut store = store.map_err(tensor_error)?;
-                Ok(vars.iter().map(|(_, var)| store.remove(var)).collect())
+                let learn = || -> CandleResult<Learnt> {
+                    let (loss, measure) = loss(&vectors, 0..sequences.len())?;
+                    let mut store = loss.backward()?;
+                    let gradients = vars.iter().map(|(_, var)| store.remove(var)).collect();
+                    Ok(Learnt { gradients, loss: loss.to_scalar()?, measure })
+                };
+                learn().map_err(tensor_error)
             }
         }
     }

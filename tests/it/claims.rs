@@ -110,7 +110,7 @@ fn python(script: &str, path: &Path, line: &str) -> Output {
     command.args(line.split_whitespace()).output().expect("Python runs")
 }
 
-const SIZES: &str = "--pairs pairs --sets . --set-names set --scale-sets set --models models --model model --train-pairs 40 \
+const SIZES: &str = "--pairs pairs --sets . --set-names set --scale-sets held-out,set --models models --model model --train-pairs 40 \
     --batch 4 --distill-steps 6 --small-layers 1 --depths 1,2 --amounts 24,48 --threads 1";
 
 #[test]
@@ -139,6 +139,7 @@ fn every_claim_gets_its_table() {
         "reached",
         "R² ",
         "![contrastive entropy over size and data on set](scaling-set.svg)",
+        "| held-out: layers |",
     ] {
         assert!(report.contains(piece), "{piece}\n{report}");
     }
@@ -153,6 +154,18 @@ fn every_claim_gets_its_table() {
     assert!(table[0].contains('[') && table[0].contains("0."), "{}", table[0]);
     let figure = std::fs::read_to_string(path.join("out/scaling-set.svg")).unwrap();
     assert_eq!(figure.matches("<circle").count(), 2 * 4, "{figure}");
+    // What claim 3 is judged on was not trained on.
+    let lines = |name: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(path.join("out").join(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let held_out = lines("held-out/corpus.jsonl");
+    let trained: Vec<Value> = ["debian", "tldr", "medquad"]
+        .iter()
+        .flat_map(|name| lines(&format!("scale-pairs/{name}.jsonl")))
+        .collect();
+    assert_eq!((held_out.len(), trained.len()), (6, 54));
+    assert!(held_out.iter().all(|held| trained.iter().all(|pair| pair["text"] != held["text"])));
     // The second run finds everything done.
     let again = python("claims.py", path, &line);
     let said = String::from_utf8_lossy(&again.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! Products of training with numbers rounded to bf16 and sums in f32: of a weight matrix that never changes, packed once, and
+//! Products of training with numbers rounded to bf16 and sums in f32: of a weight matrix that is packed for many of them, and
 //! of any two matrices.
 
 use std::cell::RefCell;
