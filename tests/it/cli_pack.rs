@@ -1,5 +1,11 @@
 //! A student packed to be shipped: small, near to what it was, and particular about its tokenizer.
 
+use std::process::Command;
+
+use scalingnote::train::DistillOptions;
+use serde_json::{Value, json};
+
+use crate::checkout::package;
 use crate::claims::write_encoder;
 use crate::cli_train::{expect, folder, json_of};
 
@@ -60,6 +66,30 @@ fn a_packed_student_answers_like_the_student() {
     let counted = json_of(path, "distill more.toml --out run --export more --tokens 29 --json");
     assert_eq!(counted["queries"], 31);
 
+    // It goes on learning from where it was.
+    let adapt = DISTILL
+        .replace("path = \"encoder\"", "path = \"eight\"\ntokenizer = \"encoder/tokenizer.json\"");
+    std::fs::write(path.join("adapt.toml"), &adapt).unwrap();
+    expect(path, 0, "distill adapt.toml --out adapted");
+    let accuracies = |run: &str| -> Vec<f64> {
+        let text = std::fs::read_to_string(path.join(run).join("report.json")).unwrap();
+        let report: Value = serde_json::from_str(&text).unwrap();
+        let values = report["validation"].as_array().unwrap();
+        values.iter().map(|v| v["accuracy"].as_f64().unwrap()).collect()
+    };
+    let (before, after) = (accuracies("run"), accuracies("adapted"));
+    assert!((after[0] - before[2]).abs() < 0.01 && after[0] > before[0], "{before:?} {after:?}");
+    assert!(path.join("adapted/student/tokenizer.json").exists());
+    let wrong = adapt.replace("encoder/tokenizer.json", "wrong.json");
+    std::fs::write(path.join("wrong.toml"), wrong).unwrap();
+    let tokenizer = std::fs::read_to_string(path.join("encoder/tokenizer.json")).unwrap();
+    std::fs::write(path.join("wrong.json"), tokenizer + "\n").unwrap();
+    let (_, stderr) = expect(path, 1, "distill wrong.toml --out wrong");
+    assert!(
+        stderr.contains("is not the tokenizer that these weights were trained with"),
+        "{stderr}"
+    );
+
     // It is a query tower like the student, and as particular about the document tower.
     let pair = |model: &str, tokenizer: &str| {
         format!(
@@ -97,4 +127,74 @@ fn a_packed_student_answers_like_the_student() {
     std::fs::write(path.join("pair.toml"), cut).unwrap();
     let (_, stderr) = expect(path, 2, "evaluate pair.toml set");
     assert!(stderr.contains("(other layers)"), "{stderr}");
+}
+
+/// An encoder that folds capitals sees them by marks in its tokenizer, which the quick start's script writes alike.
+#[test]
+fn a_student_that_keeps_case_has_marks_in_its_tokenizer() {
+    let folder = folder();
+    let path = folder.path();
+    write_encoder(&path.join("encoder"));
+    let file = path.join("encoder/tokenizer.json");
+    let mut tokenizer: Value =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    std::fs::write(
+        path.join("cased.toml"),
+        DISTILL.replace("path = \"encoder\"", "path = \"encoder\"\nkeep_case = true"),
+    )
+    .unwrap();
+    let (_, stderr) = expect(path, 1, "distill cased.toml --out cased");
+    assert!(stderr.contains("keep_case") && stderr.contains("tokenizer.json"), "{stderr}");
+
+    tokenizer["normalizer"] = json!({
+        "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+        "strip_accents": null, "lowercase": true,
+    });
+    tokenizer["model"]["vocab"]["†"] = 30.into();
+    tokenizer["model"]["vocab"]["‡"] = 31.into();
+    std::fs::write(&file, serde_json::to_string_pretty(&tokenizer).unwrap()).unwrap();
+    expect(path, 0, "distill cased.toml --out cased");
+    let ours = std::fs::read_to_string(path.join("cased/student/tokenizer.json")).unwrap();
+    let script = "import sys; sys.path.insert(0, sys.argv[1]); import fetch_quickstart; \
+        fetch_quickstart.keep_case(open(sys.argv[2], 'rb'), sys.stdout.buffer)";
+    let written = Command::new("python3")
+        .args(["-B", "-c", script])
+        .arg(package().join("pipelines"))
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(written.stdout).unwrap(), ours);
+}
+
+/// What `fetch_quickstart.py` writes, what the quick start names and what its student was trained with are one tokenizer.
+#[test]
+fn the_quick_starts_student_knows_the_tokenizer_that_is_fetched() {
+    let read =
+        |name: &str| std::fs::read_to_string(package().join("pipelines").join(name)).unwrap();
+    let pipeline: toml::Value = toml::from_str(&read("quickstart.toml")).unwrap();
+    let tokenizer = pipeline["query"]["tower"]["tokenizer"].as_str().unwrap();
+    let tokenizer = tokenizer.strip_prefix("../.cache/").unwrap();
+    let sums = read("quickstart.sha256");
+    let (sum, _) = sums
+        .lines()
+        .filter_map(|line| line.split_once("  "))
+        .find(|(_, name)| *name == tokenizer)
+        .expect("the list has the tokenizer's sum");
+    let config: Value = serde_json::from_str(&read("quickstart/student/config.json")).unwrap();
+    assert_eq!(config["scalingnote"]["tokenizer"]["sha256"], sum);
+
+    // The recipes that make it and adapt it fit the pipeline that uses it.
+    for name in ["distill-quickstart.toml", "adapt-student.toml"] {
+        let recipe: toml::Value = toml::from_str(&read(name)).unwrap();
+        let options: DistillOptions = toml::from_str(&read(name)).unwrap();
+        options.validate().unwrap();
+        for key in ["model", "adapter", "pooling", "prompt_prefix", "prompt_suffix", "arithmetic"] {
+            assert_eq!(recipe["teacher"][key], pipeline["tower"][key], "{name}: {key}");
+        }
+        assert_eq!(recipe["student"]["max_tokens"], pipeline["query"]["tower"]["max_tokens"]);
+        if name == "adapt-student.toml" {
+            assert_eq!(recipe["student"]["path"], pipeline["query"]["tower"]["model"]);
+            assert_eq!(recipe["student"]["tokenizer"], pipeline["query"]["tower"]["tokenizer"]);
+        }
+    }
 }
