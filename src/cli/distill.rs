@@ -28,7 +28,7 @@ use crate::types::Digest256;
 #[command(after_help = "\
 Examples:
   scalingnote distill pipelines/distill-quickstart.toml --out .cache/student
-  scalingnote distill pipelines/adapt-student.toml --out s         teach the quick start's student your notes
+  scalingnote distill pipelines/distill-notes.toml --out s         teach the quick start's student your notes
   scalingnote distill recipe.toml --out s --deadline 45m   stop in time (exit 75); again to resume
   scalingnote distill recipe.toml --out s --export small --tokens 16000   pack it to be shipped
 

@@ -66,9 +66,11 @@ fn a_packed_student_answers_like_the_student() {
     let counted = json_of(path, "distill more.toml --out run --export more --tokens 29 --json");
     assert_eq!(counted["queries"], 31);
 
-    // It goes on learning from where it was.
-    let adapt = DISTILL
-        .replace("path = \"encoder\"", "path = \"eight\"\ntokenizer = \"encoder/tokenizer.json\"");
+    // It goes on learning from where it was: with a projection of its own, not fitted, it would know nothing.
+    let adapt = DISTILL.replace(
+        "path = \"encoder\"",
+        "path = \"eight\"\ntokenizer = \"encoder/tokenizer.json\"\nfit_queries = 0",
+    );
     std::fs::write(path.join("adapt.toml"), &adapt).unwrap();
     expect(path, 0, "distill adapt.toml --out adapted");
     let accuracies = |run: &str| -> Vec<f64> {
@@ -78,7 +80,7 @@ fn a_packed_student_answers_like_the_student() {
         values.iter().map(|v| v["accuracy"].as_f64().unwrap()).collect()
     };
     let (before, after) = (accuracies("run"), accuracies("adapted"));
-    assert!((after[0] - before[2]).abs() < 0.01 && after[0] > before[0], "{before:?} {after:?}");
+    assert!((after[0] - before[2]).abs() < 0.005, "{before:?} {after:?}");
     assert!(path.join("adapted/student/tokenizer.json").exists());
     let wrong = adapt.replace("encoder/tokenizer.json", "wrong.json");
     std::fs::write(path.join("wrong.toml"), wrong).unwrap();
@@ -184,7 +186,7 @@ fn the_quick_starts_student_knows_the_tokenizer_that_is_fetched() {
     assert_eq!(config["scalingnote"]["tokenizer"]["sha256"], sum);
 
     // The recipes that make it and adapt it fit the pipeline that uses it.
-    for name in ["distill-quickstart.toml", "adapt-student.toml"] {
+    for name in ["distill-quickstart.toml", "distill-notes.toml"] {
         let recipe: toml::Value = toml::from_str(&read(name)).unwrap();
         let options: DistillOptions = toml::from_str(&read(name)).unwrap();
         options.validate().unwrap();
@@ -192,7 +194,7 @@ fn the_quick_starts_student_knows_the_tokenizer_that_is_fetched() {
             assert_eq!(recipe["teacher"][key], pipeline["tower"][key], "{name}: {key}");
         }
         assert_eq!(recipe["student"]["max_tokens"], pipeline["query"]["tower"]["max_tokens"]);
-        if name == "adapt-student.toml" {
+        if name == "distill-notes.toml" {
             assert_eq!(recipe["student"]["path"], pipeline["query"]["tower"]["model"]);
             assert_eq!(recipe["student"]["tokenizer"], pipeline["query"]["tower"]["tokenizer"]);
         }
