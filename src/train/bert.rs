@@ -232,13 +232,14 @@ impl Bert {
         self.check(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         let (width, dimensions) = (self.config.hidden_size, targets.len() / sequences.len());
         let mut fit = LeastSquares::new(width, dimensions);
+        let encoder = self.encoder().map_err(tensor_error)?;
         let batches = sequences.chunks(batch).zip(targets.chunks(batch * dimensions));
         for (sequences, targets) in batches {
             cancel.check()?;
             let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
             let sums = || -> CandleResult<[Vec<f32>; 2]> {
                 let (x, y) = (
-                    self.means(&sequences)?,
+                    self.means(&encoder, &sequences)?,
                     Tensor::from_slice(targets, (sequences.len(), dimensions), &self.device)?,
                 );
                 let turned = x.t()?.contiguous()?;
@@ -257,7 +258,8 @@ impl Bert {
     /// Projected means `[sequences, dimensions]`, not normalised.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         self.check(sequences)?;
-        let project = || trained_linear(&self.means(sequences)?, &self.projection, false);
+        let project =
+            || trained_linear(&self.means(&self.encoder()?, sequences)?, &self.projection, false);
         project().map_err(tensor_error)
     }
 
@@ -328,9 +330,9 @@ impl Bert {
     }
 
     /// Means of the last states `[sequences, hidden]`.
-    fn means(&self, sequences: &[&[u32]]) -> CandleResult<Tensor> {
+    fn means(&self, encoder: &Encoder, sequences: &[&[u32]]) -> CandleResult<Tensor> {
         let width = self.config.hidden_size;
-        let (encoder, mut tape, mut means) = (self.encoder()?, Tape::default(), Vec::new());
+        let (mut tape, mut means) = (Tape::default(), Vec::new());
         for range in groups(sequences, 1) {
             let group = &sequences[range];
             let pack = self.pack(group);
