@@ -1,10 +1,11 @@
 """Trains, judges and tabulates what the paper claims, with the recipes in benches/claims/.
 
-    python3 benches/claims.py PROGRAM --pairs PAIRS_DIR --sets SETS_DIR [--only 1,2,3] [--out .cache/claims] [--deadline 2h]
+    python3 benches/claims.py PROGRAM --pairs PAIRS_DIR --sets SETS_DIR [--only 1,2,3,4] [--out .cache/claims] [--deadline 2h]
 
 1  the LLM after stage 1, the LLM as released, the LLM cut to 4 layers and trained alike
 2  two stages (LLM documents, a distilled query tower), end to end (both trained together), small and small; latency
 3  the scaling law: depth x data, contrastive entropy of held-out pairs fitted to a power law
+4  hard negatives: a further round for a tower of claim 3, with documents mined for it and without them
 
 PAIRS_DIR holds debian-pairs, tldr-pairs and medquad-pairs, SETS_DIR holds scifact and stackexchange-mini, all in BEIR layout.
 Nothing that is judged is trained on. Everything is kept under --out and what is finished is not done again: interrupt it, or
@@ -17,15 +18,14 @@ import hashlib
 import json
 import os
 import pathlib
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import time
 
-import claims_fit
 import claims_pairs
+from claims_report import CLAIMS, SYSTEMS, TEMPERATURE, claim_1, claim_2, claim_3, claim_4, header
 
 HERE = pathlib.Path(__file__).resolve().parent
 RECIPES = HERE / "claims"
@@ -35,27 +35,8 @@ PAIRS_OF_RECIPE = 7200
 BATCH_OF_RECIPE = 48
 # Of the training pairs: what claim 3 is judged on.
 HELD_OUT = "held-out"
-# The recipes'. A tower is as sure as its training's temperature made it; judged at a lower one it is sure of its errors, too.
-TEMPERATURE = ("--entropy-temperature", "0.05")
-
-# name -> (title, what it needs trained)
-SYSTEMS = {
-    "raw": ("LLM as released", []),
-    "minilm": ("MiniLM-L6 as released", []),
-    "small": ("small LLM, trained alike", ["small"]),
-    "stage1": ("LLM after stage 1", ["stage1"]),
-    "small-full": ("small/small", ["small-full"]),
-    "end-to-end": ("end to end", ["end-to-end"]),
-    "two-stage-small": ("two stages, small LLM asks", ["stage1", "distill-small"]),
-    "two-stage-minilm": ("two stages, MiniLM asks", ["stage1", "distill-minilm"]),
-}
-CLAIMS = {
-    1: ["raw", "small", "stage1", "minilm"],
-    2: ["stage1", "two-stage-small", "two-stage-minilm", "end-to-end", "small-full", "minilm"],
-}
-MEASURES = [("ndcg_10", "nDCG@10"), ("mrr_10", "MRR@10"), ("recall_10", "R@10"), ("recall_100", "R@100"), ("recall_1000", "R@1000")]
-
-
+# Of each source, what negatives are mined among.
+MINED_AMONG = 2000
 class Stopped(Exception):
     """The time is over; the same command goes on."""
 
@@ -70,7 +51,7 @@ def options():
     parser.add_argument("--model", type=pathlib.Path, help="another LLM: a GGUF file or a folder")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / ".cache/claims")
     parser.add_argument("--report", type=pathlib.Path, help="default: OUT/claims.md; the figure lies beside it")
-    parser.add_argument("--only", default="1,2,3", help="which claims (default 1,2,3)")
+    parser.add_argument("--only", default="1,2,3,4", help="which claims (default 1,2,3,4)")
     parser.add_argument("--threads", type=int, default=0, help="processors used; 0 for all")
     parser.add_argument("--deadline", default="", help="stop cleanly after this time (45m, 2h): exit 75")
     parser.add_argument("--train-pairs", type=int, default=PAIRS_OF_RECIPE, help=f"pairs that each training sees (default {PAIRS_OF_RECIPE})")
@@ -82,6 +63,8 @@ def options():
     parser.add_argument("--stage1", type=pathlib.Path, help="a finished stage-1 adapter (PEFT folder), instead of training one")
     parser.add_argument("--depths", default="3,6,12", help="layers, for claim 3")
     parser.add_argument("--amounts", default="2000,4000,8000", help="training pairs, for claim 3")
+    parser.add_argument("--mined-start", default="6-4000", help="depth and pairs of the tower that negatives are mined for, for claim 4")
+    parser.add_argument("--mined-pairs", type=int, default=1968, help="pairs of claim 4's further round")
     parser.add_argument("--scale-sets", default=HELD_OUT, help=f"sets that claim 3 is judged on; {HELD_OUT}: of the training pairs")
     parser.add_argument("--layer-parameters", type=int, default=3_540_096, help="parameters of one layer (default: SmolLM2-135M's)")
     return parser.parse_args()
@@ -276,9 +259,7 @@ class Bench:
             for pairs in map(int, self.given.amounts.split(",")):
                 name = f"scale-{depth}-{pairs}"
                 folder = self.train(name, self.recipe("train-scale", name, depth, pairs))
-                tower = self.recipe("scale", f"{name}-tower")
-                text = tower.read_text(encoding="utf-8").replace(f"{self.out}/scale/model", f"{folder}/model")
-                tower.write_text(text, encoding="utf-8")
+                tower = self.tower_of(folder)
                 report = json.loads((folder / "report.json").read_text())
                 seen = sum(step["pairs"] for step in report["steps"])
                 sets = {}
@@ -290,150 +271,49 @@ class Bench:
         return cells, beside
 
 
+    def tower_of(self, folder):
+        """The towers' file of a cut model that was trained whole."""
+        tower = self.recipe("scale", f"{folder.name}-tower")
+        text = tower.read_text(encoding="utf-8").replace(f"{self.out}/scale/model", f"{folder}/model")
+        tower.write_text(text, encoding="utf-8")
+        return tower
+
+    # --- Hard negatives ---------------------------------------------------------------------------------------
+
+    def mined(self):
+        """[(title, seconds of training, evaluation)]: the tower before, after a round without negatives, after one with them."""
+        held_out = claims_pairs.split(self.given.pairs.resolve(), self.out)
+        depth, pairs = map(int, self.given.mined_start.split("-"))
+        name = f"scale-{depth}-{pairs}"
+        start = self.train(name, self.recipe("train-scale", name, depth, pairs))
+        # What is mined among: some pairs of every source, of which `train` then draws its batches.
+        among = self.recipe("train-scale", "mine", depth, pairs)
+        text = re.sub(r"limit = \d+", f"limit = {MINED_AMONG}", among.read_text(encoding="utf-8"))
+        among.write_text(text, encoding="utf-8")
+        folder, stamp = self.out / "mined", digest(text.encode() + (start / "finished").read_bytes())
+        done = folder / "finished"
+        if not (done.is_file() and done.read_text() == stamp):
+            self.left()
+            self.call("mine", among, "--adapter", start, "--out", folder, "--keep", 2)
+            done.write_text(stamp)
+        towers = [("before", start)]
+        for title, negatives in (("without hard negatives", 0), ("with two hard negatives a pair", 2)):
+            recipe = self.recipe("train-mined", f"train-mined-{negatives}", pairs=self.given.mined_pairs)
+            text = recipe.read_text(encoding="utf-8").replace("hard_negatives = 2", f"hard_negatives = {negatives}")
+            recipe.write_text(text.replace(f"{self.out}/mined-start", str(start)), encoding="utf-8")
+            towers.append((title, self.train(f"mined-{negatives}", recipe)))
+        found, before = [], []
+        for title, folder in towers:
+            tower = self.tower_of(folder)
+            path = self.evaluate(f"round-{folder.name}", title, tower, held_out, before, "vectors", *TEMPERATURE)
+            report = json.loads((folder / "report.json").read_text())
+            found.append((title, report["seconds"], json.loads(path.read_text())))
+            before = [*before, path]
+        return found
+
+
 def digest(data):
     return hashlib.sha256(data).hexdigest()
-
-
-# --- The report ---------------------------------------------------------------------------------------------------
-
-
-def row_of(answer, title, system):
-    values = " | ".join(f"{answer['mean'][key]:.4f}" for key, _ in MEASURES)
-    entropy = answer.get("contrastive_entropy")
-    return f"| {title} | {values} | {'' if entropy is None else f'{entropy:.4f}'} | {system} |"
-
-
-def against(answer, title):
-    """The interval of nDCG@10 against the system of this title, as text."""
-    for versus in answer["comparisons"]:
-        if versus["first"] == title or versus["first"].startswith(title + " ("):
-            row = versus["measures"][0]
-            sure = "" if row["significant"] else ", may be chance"
-            return f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]{sure}"
-    return ""
-
-
-def table(judged, names, set_name, reference):
-    """All rows of a set; the last column is nDCG@10 less the reference's, with its 95% interval."""
-    title = SYSTEMS[reference][0]
-    lines = [f"| {set_name} | " + " | ".join(label for _, label in MEASURES) + f" | entropy | nDCG@10 against {title} |"]
-    lines.append("|---|" + "--:|" * (len(MEASURES) + 2))
-    for name in names:
-        answer = judged[name][set_name]
-        interval = against(answer, title)
-        if not interval and name != reference:
-            # The reference came later in the order: turn its interval round.
-            interval = turned(judged[reference][set_name], SYSTEMS[name][0])
-        lines.append(row_of(answer["rows"][0], SYSTEMS[name][0], interval))
-    bm25 = judged[reference][set_name]["rows"][-1]
-    lines.append(row_of(bm25, "BM25", turned(judged[reference][set_name], "BM25")))
-    return "\n".join(lines)
-
-
-def turned(answer, title):
-    for versus in answer["comparisons"]:
-        if versus["first"] == title or versus["first"].startswith(title + " ("):
-            row = versus["measures"][0]
-            sure = "" if row["significant"] else ", may be chance"
-            return f"{-row['difference']:+.4f} [{-row['high']:+.4f}, {-row['low']:+.4f}]{sure}"
-    return ""
-
-
-def ndcg(judged, name, set_name):
-    return judged[name][set_name]["rows"][0]["mean"]["ndcg_10"]
-
-
-def goal(text, reached):
-    return f"- {'reached' if reached else '**not reached**'}: {text}"
-
-
-def claim_1(bench, judged):
-    lines = ["## 1. Does stage 1 make a retriever of the LLM, and does size help?", ""]
-    for set_name in bench.sets:
-        lines += [table(judged, CLAIMS[1], set_name, "raw"), ""]
-        raw, trained = ndcg(judged, "raw", set_name), ndcg(judged, "stage1", set_name)
-        lines.append(goal(f"stage 1 at least doubles the released LLM on {set_name}: {raw:.4f} to {trained:.4f}", trained >= 2 * raw))
-        bm25 = judged["stage1"][set_name]["rows"][-1]["mean"]["ndcg_10"]
-        lines.append(goal(f"stage 1 passes BM25 on {set_name}: {bm25:.4f}, {trained:.4f}", trained > bm25))
-        lines.append(f"- stage 1 less the small LLM trained alike: {against(judged['stage1'][set_name], SYSTEMS['small'][0])}")
-        index = judged["stage1"][set_name]
-        lines.append(f"- through the index: nDCG@10 {index['rows'][1]['mean']['ndcg_10']:.4f}; it finds {100 * index['index_recall_10']:.2f}% of the exact 10 nearest")
-        lines.append("")
-    return lines
-
-
-def claim_2(bench, judged):
-    lines = ["## 2. Two stages, end to end, or small and small?", ""]
-    times = {name: bench.latency(name) for name in CLAIMS[2]}
-    lines += ["| query tower of | median ms | 95% ms | tokens a query | LLM in the same run, median ms | its share |", "|---|--:|--:|--:|--:|--:|"]
-    for name in CLAIMS[2]:
-        own, other = times[name][0], times[name][-1]
-        llm = f"{other['median_ms']:.2f} | {own['median_ms'] / other['median_ms']:.3f}" if len(times[name]) > 1 else " | "
-        lines.append(f"| {SYSTEMS[name][0]} | {own['median_ms']:.2f} | {own['p95_ms']:.2f} | {own['mean_tokens']:.1f} | {llm} |")
-    lines += ["", f"One thread, one query at a time, {times['stage1'][0]['queries']} queries of {bench.sets[-1]}; towers of one row take turns.", ""]
-    for set_name in bench.sets:
-        lines += [table(judged, CLAIMS[2], set_name, "stage1"), ""]
-        whole = ndcg(judged, "stage1", set_name)
-        for name in ("two-stage-small", "two-stage-minilm"):
-            kept = ndcg(judged, name, set_name) / whole if whole else 0.0
-            title = SYSTEMS[name][0]
-            lines.append(goal(f"{title}: keeps 95% of the LLM query tower's nDCG@10 on {set_name}: {100 * kept:.1f}%", kept >= 0.95))
-        end = SYSTEMS["end-to-end"][0]
-        difference = ndcg(judged, "two-stage-small", set_name) - ndcg(judged, "end-to-end", set_name)
-        interval = against(judged["two-stage-small"][set_name], end)
-        lines.append(goal(f"the distilled small LLM beats the end-to-end one of equal size on {set_name}: {interval}", difference > 0))
-        lines.append("")
-    for name in ("two-stage-small", "two-stage-minilm"):
-        share = times[name][0]["median_ms"] / times[name][-1]["median_ms"]
-        lines.append(goal(f"{SYSTEMS[name][0]}: a query takes at most 1/8 of the LLM's time: 1/{1 / share:.1f}", share <= 1 / 8))
-    return lines + [""]
-
-
-def claim_3(bench, cells, beside, report):
-    lines = ["## 3. The scaling law", ""]
-    parameters = bench.given.layer_parameters
-    for set_name in bench.given.scale_sets.split(","):
-        points = [(depth * parameters, pairs, sets[set_name]["rows"][0]["contrastive_entropy"]) for depth, pairs, sets in cells]
-        lines += [f"| {set_name}: layers | pairs | contrastive entropy | power law | residual | nDCG@10 |", "|--:|--:|--:|--:|--:|--:|"]
-        law = claims_fit.fit(points)
-        for (depth, pairs, sets), (n, d, loss) in zip(cells, points):
-            said = claims_fit.predict(law, n, d)
-            lines.append(f"| {depth} | {pairs} | {loss:.4f} | {said:.4f} | {loss - said:+.4f} | {sets[set_name]['rows'][0]['mean']['ndcg_10']:.4f} |")
-        rows = beside[set_name]["rows"]
-        for title, answer in ((SYSTEMS["minilm"][0], rows[0]), ("BM25", rows[-1])):
-            entropy = answer.get("contrastive_entropy")
-            lines.append(f"| {title} | | {'' if entropy is None else f'{entropy:.4f}'} | | | {answer['mean']['ndcg_10']:.4f} |")
-        floor = claims_fit.fit(points, floor=True)
-        lines += [
-            "",
-            f"{set_name}: entropy = {law['C']:.3g} N^-{law['a']:.4f} D^-{law['b']:.4f} (N parameters of the layers, D pairs; at a temperature of {TEMPERATURE[1]}), "
-            f"R² {law['r2']:.4f} over {len(points)} points; with a floor of {floor['delta']:.4f} the exponents are {floor['a']:.4f} and "
-            f"{floor['b']:.4f}, R² {floor['r2']:.4f}. Chance is ln 257 = 5.5491.",
-            "",
-        ]
-        path = report.with_name(f"scaling-{set_name}.svg")
-        path.write_text(claims_fit.figure(points, law), encoding="utf-8")
-        lines += [f"![contrastive entropy over size and data on {set_name}]({path.name})", ""]
-    return lines
-
-
-def header(bench):
-    given = bench.given
-    commit = subprocess.run(["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    processor = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
-    except OSError:
-        pass
-    sizes = f"{given.train_pairs} pairs in batches of {given.batch}, {given.distill_steps} steps of distillation, small = {given.small_layers} layers"
-    return [
-        "# What the paper claims, measured",
-        "",
-        f"Written by `benches/claims.py` ({time.strftime('%Y-%m-%d')}, commit {commit or 'unknown'}, {processor}, {len(os.sched_getaffinity(0))} processors). "
-        f"{sizes}; towers judged in {given.arithmetic}. Intervals: paired bootstrap over queries, 95%. entropy: contrastive entropy in nats, lower is better.",
-        "",
-    ]
 
 
 def main():
@@ -450,6 +330,8 @@ def main():
         lines += claim_2(bench, judged)
     if 3 in wanted:
         lines += claim_3(bench, *bench.scaling(), report)
+    if 4 in wanted:
+        lines += claim_4(bench.mined())
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"written: {report}")

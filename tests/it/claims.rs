@@ -111,7 +111,7 @@ fn python(script: &str, path: &Path, line: &str) -> Output {
 }
 
 const SIZES: &str = "--pairs pairs --sets . --set-names set --scale-sets held-out,set --models models --model model --train-pairs 40 \
-    --batch 4 --distill-steps 6 --small-layers 1 --depths 1,2 --amounts 24,48 --threads 1";
+    --batch 4 --distill-steps 6 --small-layers 1 --depths 1,2 --amounts 24,48 --mined-start 1-48 --mined-pairs 24 --threads 1";
 
 #[test]
 fn every_claim_gets_its_table() {
@@ -140,6 +140,9 @@ fn every_claim_gets_its_table() {
         "R² ",
         "![contrastive entropy over size and data on set](scaling-set.svg)",
         "| held-out: layers |",
+        "## 4. ",
+        "| without hard negatives |",
+        "| with two hard negatives a pair |",
     ] {
         assert!(report.contains(piece), "{piece}\n{report}");
     }
@@ -166,6 +169,15 @@ fn every_claim_gets_its_table() {
         .collect();
     assert_eq!((held_out.len(), trained.len()), (6, 54));
     assert!(held_out.iter().all(|held| trained.iter().all(|pair| pair["text"] != held["text"])));
+    // The two further rounds differ in what was mined, and in nothing else.
+    let mined = lines("mined/0-debian.jsonl");
+    assert!(mined.iter().any(|pair| !pair["negatives"].as_array().unwrap().is_empty()));
+    let recipe = |negatives: usize| {
+        let name = format!("out/recipes/train-mined-{negatives}.toml");
+        std::fs::read_to_string(path.join(name)).unwrap()
+    };
+    assert_ne!(recipe(2), recipe(0));
+    assert_eq!(recipe(2).replace("hard_negatives = 2", "hard_negatives = 0"), recipe(0));
     // The second run finds everything done.
     let again = python("claims.py", path, &line);
     let said = String::from_utf8_lossy(&again.stdout).into_owned();

@@ -91,7 +91,7 @@ fn word(first: f32, second: f32) -> u32 {
     rounded(first) >> 16 | rounded(second) & 0xffff_0000
 }
 
-/// Activations as tiles `[tiles][ceil(k / 2)][rows]` of words.
+/// Activations as tiles `[tiles][ceil(k / 2)][SPREAD][rows]` of words.
 pub(crate) struct Bf16Rows {
     data: Buffer,
     tile: Buffer,
@@ -118,20 +118,24 @@ impl WordKernel for RoundRows<'_> {
         let Self { x, m, k, norm, to } = self;
         let (pairs, step, lanes) = (k.div_ceil(2), W::ROWS, W::S::LANES);
         assert!(step <= lanes && lanes <= SLACK);
-        to.data.reserve(m.div_ceil(step) * pairs * step + SLACK);
+        let spread = W::SPREAD * step;
+        to.data.reserve(m.div_ceil(step) * pairs * spread + SLACK);
         to.tile.reserve(2 * pairs * step + SLACK);
         for (tile, rows) in x[..m * k].chunks(step * k).enumerate() {
             pack_tile::<W::S>(rows, k, k, step, step, norm, &mut to.tile);
             // The pair of an odd last column, and what packing left behind it.
             to.tile[k * step..2 * pairs * step].fill(0.);
-            let words = &mut to.data[tile * pairs * step..];
+            let words = &mut to.data[tile * pairs * spread..];
             for pair in 0..pairs {
                 // Whole vectors: what goes beyond the rows is overwritten by the next pair, or slack.
                 let first = &to.tile[2 * pair * step..][..lanes];
                 let second = &to.tile[(2 * pair + 1) * step..][..lanes];
-                let words = &mut words[pair * step..][..lanes];
-                for ((to, first), second) in words.iter_mut().zip(first).zip(second) {
-                    *to = f32::from_bits(word(*first, *second));
+                for part in 0..W::SPREAD {
+                    let words = &mut words[pair * spread + part * step..][..lanes];
+                    for ((to, first), second) in words.iter_mut().zip(first).zip(second) {
+                        // SAFETY: below `Words::run`.
+                        *to = f32::from_bits(unsafe { W::spread(word(*first, *second)) }[part]);
+                    }
                 }
             }
         }
@@ -153,7 +157,7 @@ impl WordKernel for Bf16Gemm<'_> {
         let Self { a, m, b, c, then } = self;
         let layout = &b.layout;
         let (pairs, panel) = (layout.k.div_ceil(2), layout.panel());
-        let (panel_len, tile_len) = (pairs * panel, pairs * W::ROWS);
+        let (panel_len, tile_len) = (pairs * panel, pairs * W::SPREAD * W::ROWS);
         assert!(panel == 2 * W::S::LANES && c.len() >= m * layout.n, "shapes of a packed product");
         assert!(a.data.len() >= m.div_ceil(W::ROWS) * tile_len, "rows of a packed product");
         let together = together(panel_len);
@@ -195,11 +199,11 @@ unsafe fn tile<W: Word, const M: usize>(
             let w0 = W::load(b);
             let w1 = W::load(b.add(lanes));
             for (i, sum) in sums.iter_mut().enumerate() {
-                let x = W::splat(*a.add(i));
+                let x = W::splat(a.add(i), W::ROWS);
                 sum[0] = W::dot(sum[0], w0, x);
                 sum[1] = W::dot(sum[1], w1, x);
             }
-            a = a.add(W::ROWS);
+            a = a.add(W::SPREAD * W::ROWS);
             b = b.add(2 * lanes);
         }
         sums.map(|sum| sum.map(|sum| W::float(sum)))

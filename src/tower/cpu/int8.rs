@@ -46,7 +46,7 @@ impl Int8Weights {
     }
 }
 
-/// Activations as tiles `[tiles][blocks]`, each block `[rows][WORDS]` words, `[rows]` sums to start from (which
+/// Activations as tiles `[tiles][blocks]`, each block `[rows][SPREAD][WORDS]` words, `[rows]` sums to start from (which
 /// take back what the weights were raised by) and `[rows]` scales.
 pub(crate) struct Int8Rows {
     data: Buffer,
@@ -71,7 +71,8 @@ impl WordKernel for QuantizeRows<'_> {
     #[inline(always)]
     fn run<W: Word>(self) {
         let Self { x, m, k, norm, to } = self;
-        let block_len = (WORDS + 2) * W::ROWS;
+        let spread = WORDS * W::SPREAD;
+        let block_len = (spread + 2) * W::ROWS;
         let tile_len = k.div_ceil(BLOCK) * block_len;
         to.data.reserve(m.div_ceil(W::ROWS) * tile_len);
         for (tile, rows) in x[..m * k].chunks(W::ROWS * k).enumerate() {
@@ -87,12 +88,17 @@ impl WordKernel for QuantizeRows<'_> {
                     // SAFETY: below `Words::run`.
                     let block = unsafe { W::quantize(&block) };
                     let words = block.quants.as_chunks::<4>().0;
-                    for (to, quants) in to[i * WORDS..(i + 1) * WORDS].iter_mut().zip(words) {
-                        *to = f32::from_ne_bytes(quants.map(|quant| quant as u8));
+                    for part in 0..W::SPREAD {
+                        let to = &mut to[i * spread + part * WORDS..][..WORDS];
+                        for (to, quants) in to.iter_mut().zip(words) {
+                            let word = u32::from_ne_bytes(quants.map(|quant| quant as u8));
+                            // SAFETY: below `Words::run`.
+                            *to = f32::from_bits(unsafe { W::spread(word) }[part]);
+                        }
                     }
                     let start = -i32::from(W::OFFSET) * block.sum;
-                    to[WORDS * W::ROWS + i] = f32::from_bits(start as u32);
-                    to[(WORDS + 1) * W::ROWS + i] = block.scale;
+                    to[spread * W::ROWS + i] = f32::from_bits(start as u32);
+                    to[(spread + 1) * W::ROWS + i] = block.scale;
                 }
             }
         }
@@ -129,7 +135,7 @@ impl WordKernel for Int8Gemm<'_> {
         let layout = &b.layout;
         let (blocks, panel) = (layout.k.div_ceil(BLOCK), layout.panel());
         let panel_len = blocks * (WORDS + 1) * panel;
-        let tile_len = blocks * (WORDS + 2) * W::ROWS;
+        let tile_len = blocks * (WORDS * W::SPREAD + 2) * W::ROWS;
         assert!(panel == 2 * W::S::LANES && c.len() >= m * layout.n, "shapes of a packed product");
         assert!(a.data.len() >= m.div_ceil(W::ROWS) * tile_len, "rows of a packed product");
         let together = together(panel_len);
@@ -163,12 +169,12 @@ unsafe fn tile<W: Word, const M: usize>(
     mut a: *const f32,
     mut b: *const f32,
 ) -> [[<W::S as Simd>::V; 2]; M] {
-    let lanes = W::S::LANES;
+    let (lanes, spread) = (W::S::LANES, WORDS * W::SPREAD);
     // SAFETY: the caller vouches for the blocks.
     unsafe {
         let mut sums = [[W::S::splat(0.); 2]; M];
         for _ in 0..blocks {
-            let starts = a.add(WORDS * W::ROWS);
+            let starts = a.add(spread * W::ROWS);
             let mut exact = [[W::sum(0); 2]; M];
             for (i, exact) in exact.iter_mut().enumerate() {
                 *exact = [W::sum((*starts.add(i)).to_bits() as i32); 2];
@@ -178,7 +184,7 @@ unsafe fn tile<W: Word, const M: usize>(
                 let w0 = W::load(weights);
                 let w1 = W::load(weights.add(lanes));
                 for (i, exact) in exact.iter_mut().enumerate() {
-                    let x = W::splat((*a.add(i * WORDS + word)).to_bits());
+                    let x = W::splat(a.add(i * spread + word).cast(), WORDS);
                     exact[0] = W::dot(exact[0], w0, x);
                     exact[1] = W::dot(exact[1], w1, x);
                 }
@@ -190,7 +196,7 @@ unsafe fn tile<W: Word, const M: usize>(
                 sum[0] = W::S::fma(W::float(exact[0]), W::S::mul(scale, s0), sum[0]);
                 sum[1] = W::S::fma(W::float(exact[1]), W::S::mul(scale, s1), sum[1]);
             }
-            a = a.add((WORDS + 2) * W::ROWS);
+            a = a.add((spread + 2) * W::ROWS);
             b = b.add((WORDS + 1) * 2 * lanes);
         }
         sums
