@@ -15,6 +15,7 @@ table a claim into --report; needs nothing but Python.
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -288,7 +289,12 @@ class Bench:
         start = self.train(name, self.recipe("train-scale", name, depth, pairs))
         # What is mined among: some pairs of every source, of which `train` then draws its batches.
         among = self.recipe("train-scale", "mine", depth, pairs)
-        text = re.sub(r"limit = \d+", f"limit = {MINED_AMONG}", among.read_text(encoding="utf-8"))
+        some = self.out / "mined-pairs"
+        some.mkdir(exist_ok=True)
+        for source in sorted((self.out / "scale-pairs").glob("*.jsonl")):
+            with open(source, encoding="utf-8") as lines:
+                (some / source.name).write_text("".join(itertools.islice(lines, MINED_AMONG)), encoding="utf-8")
+        text = among.read_text(encoding="utf-8").replace(f"{self.out}/scale-pairs", str(some))
         among.write_text(text, encoding="utf-8")
         folder, stamp = self.out / "mined", digest(text.encode() + (start / "finished").read_bytes())
         done = folder / "finished"

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::App;
 use super::args::PipelineArgs;
@@ -25,7 +26,7 @@ pub(crate) struct PublishArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
     /// The plan: its run id, or its key under the root (runs/<run id>/plan.json).
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     plan: String,
     #[command(flatten)]
     overrides: OverrideArgs,

@@ -54,14 +54,25 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
     }
     let opened = super::root::open(&args.root)?;
     let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
-    let base_dir = opened.pipeline.as_ref().map_or(here, |pipeline| pipeline.base_dir.clone());
+    let base_dir =
+        opened.pipeline.as_ref().map_or_else(|| here.clone(), |pipeline| pipeline.base_dir.clone());
     let snapshot = Snapshot::open(&opened.root, args.snapshot, &cache_dir()).await?;
     // Before the tower is loaded: a wrong condition should not cost that wait.
     let passing = args.condition.as_deref().map(|condition| snapshot.passing(condition));
-    let passing = passing.transpose()?;
+    let passing = passing.transpose().map_err(|error| match error.kind() {
+        ErrorKind::Input | ErrorKind::Config => {
+            Error::new(ErrorKind::Usage, "--where cannot be used").with_source(error)
+        }
+        _ => error,
+    })?;
+    // A path in a flag starts where the command was given, as others do; a pipeline's starts at the file.
+    let model = args.model.map(|model| match here.join(&model) {
+        path if path.exists() => path.to_string_lossy().into_owned(),
+        _ => model,
+    });
     let encoder = QueryEncoder::load(
         snapshot.manifest(),
-        args.model.as_deref(),
+        model.as_deref(),
         &base_dir,
         &DeviceSpec::Cpu { threads: 0 },
         &app.reporter,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 
 use super::App;
 use super::args::PipelineArgs;
@@ -28,7 +28,7 @@ pub(crate) struct TaskArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// The plan: its run id, or its key under the root (runs/<run id>/plan.json).
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = NonEmptyStringValueParser::new())]
     pub plan: String,
     /// Id of the task in the plan.
     #[arg(long, value_name = "ID", conflicts_with = "share")]

@@ -80,6 +80,7 @@ pub fn resolve_text(
     check_version(&root, &problems.file)?;
     overrides::apply_env(&mut root, schema, env, &mut problems);
     overrides::apply_flags(&mut root, schema, set, &mut problems);
+    check_version(&root, &problems.file)?;
     check(&root, schema, "", &mut problems);
     secret::find(&root, "", &mut problems);
     prune(&mut root, schema);

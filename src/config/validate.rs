@@ -6,7 +6,7 @@ use super::document::Node;
 use super::pipeline::Pipeline;
 use super::problem::Problems;
 use crate::config::QueryOptions;
-use crate::corpus::{CorpusMode, RESERVED_COLUMNS};
+use crate::corpus::{CorpusMode, RESERVED_COLUMNS, check_sql};
 use crate::stage::ChunkingOptions;
 use crate::tower::TowerOptions;
 
@@ -22,6 +22,11 @@ pub(super) fn validate(pipeline: &Pipeline, root: &Node, problems: &mut Problems
     }
     gates(pipeline, &mut check);
     publish(pipeline, &mut check);
+    check.require(
+        pipeline.storage.request_timeout_seconds != Some(0),
+        "storage.request_timeout_seconds",
+        "must be above 0",
+    );
     query(&pipeline.query, "query", &mut check);
     next(pipeline, &mut check);
 }
@@ -79,11 +84,16 @@ fn corpus(pipeline: &Pipeline, check: &mut Check<'_>) {
             "must be an ASCII character other than quotes and line ends",
         );
     }
-    check.require(
-        !corpus.sql.trim().is_empty(),
-        "corpus.sql",
-        "is empty; select at least `note_id` and one text column",
-    );
+    match check_sql(&corpus.sql) {
+        _ if corpus.sql.trim().is_empty() => {
+            check.bad("corpus.sql", "is empty; select at least `note_id` and one text column");
+        }
+        Err(error) => {
+            let why = error.message().trim_start_matches("corpus.sql: ");
+            check.bad("corpus.sql", format!("cannot be parsed: {why}"));
+        }
+        Ok(()) => {}
+    }
     template(&corpus.template, "corpus.template", check);
     let mut columns = BTreeSet::new();
     for (at, column) in corpus.stored_columns.iter().enumerate() {

@@ -15,7 +15,7 @@ use minijinja::Value;
 
 use super::options::CorpusOptions;
 use super::template::{NoteTemplate, RowContext};
-use super::values::{list_of_strings, normal_type};
+use super::values::{list_of_strings, normal_type, note_id_type};
 use super::writer::RESERVED_COLUMNS;
 use crate::error::{Error, Result};
 use crate::types::{NoteId, shard_of};
@@ -270,6 +270,11 @@ impl<'a> Output<'a> {
 
     fn wrong_type(&self, name: &str, accepted: &str, sql_type: &str) -> Error {
         let found = self.find(name).map_or_else(String::new, |(_, t)| t.to_string());
+        if found == DataType::Null.to_string() {
+            return Error::input(format!(
+                "column `{name}` of corpus.sql holds no value in any row; is a file of corpus.tables empty?"
+            ));
+        }
         Error::config(format!(
             "column `{name}` of corpus.sql has type {found}; accepted is {accepted}; convert it: CAST({name} AS {sql_type}) AS {name}"
         ))
@@ -305,17 +310,6 @@ fn is_time(found: &DataType) -> bool {
                 DataType::Utf8 | DataType::Date32 | DataType::Date64 | DataType::Timestamp(..)
             )
     })
-}
-
-/// The stored type of a note id: `Int64` or `Utf8`.
-fn note_id_type(found: &DataType) -> Option<DataType> {
-    match found {
-        DataType::Null => None,
-        DataType::Dictionary(_, values) => note_id_type(values),
-        t if t.is_integer() => Some(DataType::Int64),
-        t if normal_type(t) == Some(DataType::Utf8) => Some(DataType::Utf8),
-        _ => None,
-    }
 }
 
 /// SQL function: the shard of a note id; 0 for a null, an error for an integer that is no i64.

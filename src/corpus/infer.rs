@@ -1,6 +1,6 @@
 //! Schemas of tables, from all their files and all their rows.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
@@ -96,11 +96,12 @@ pub(super) async fn json(
     let mut merged: Option<Schema> = None;
     for file in files {
         let schema = read(file, compression, |reader| {
-            let inferred = arrow::json::reader::infer_json_schema(
-                BufReader::with_capacity(1 << 20, reader),
-                None,
-            );
-            inferred.map(|(schema, _)| schema)
+            let reader = BufReader::with_capacity(1 << 20, reader);
+            let mut lines = Lines { reader, taken: 0 };
+            let inferred = arrow::json::reader::infer_json_schema(&mut lines, None);
+            inferred
+                .map(|(schema, _)| schema)
+                .map_err(|cause| in_line(&cause.to_string(), lines.taken))
         })
         .await?;
         // The order that JSON inference gives is that of a hash map.
@@ -108,7 +109,51 @@ pub(super) async fn json(
         fields.sort_by(|a, b| a.name().cmp(b.name()));
         merged = Some(merge(merged, Schema::new(fields), file, false)?);
     }
-    Ok(Arc::new(merged.unwrap_or_else(Schema::empty)))
+    match (merged, files.first()) {
+        (Some(schema), Some(first)) if schema.fields().is_empty() => Err(Error::input(format!(
+            "table `{}` holds no rows, and so no columns: {} is empty",
+            first.table, first.url
+        ))),
+        (merged, _) => Ok(Arc::new(merged.unwrap_or_else(Schema::empty))),
+    }
+}
+
+/// What the parser said of a line, with the line's number in the file.
+fn in_line(said: &str, line: u64) -> String {
+    match said.split_once(" at line 1 column ") {
+        Some((said, column)) => format!("{said} at line {line} column {column}"),
+        None => said.to_owned(),
+    }
+}
+
+/// Counts the lines that are taken out of a reader: the parser of JSON lines takes one at a time and calls each line 1.
+struct Lines<R> {
+    reader: R,
+    taken: u64,
+}
+
+impl<R: BufRead> Read for Lines<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let mut rest = self.fill_buf()?;
+        let count = rest.read(out)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl<R: BufRead> BufRead for Lines<R> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        self.reader.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        // What is consumed lies in the buffer still.
+        if let Ok(bytes) = self.reader.fill_buf() {
+            let ends = bytes.iter().take(count).filter(|byte| **byte == b'\n').count();
+            self.taken += ends as u64;
+        }
+        self.reader.consume(count);
+    }
 }
 
 /// Schema of CSV files. All must have the same columns in the same order, since CSV is read by position.
@@ -268,6 +313,19 @@ impl Read for ChunkReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn broken_lines_have_their_number() {
+        for (text, line) in [("{\"a\": 1}\n\n{\"a\": 2}\n{\"a\": \n", 4), ("{\"a\"", 0)] {
+            // Less than a line at a time.
+            let mut lines =
+                Lines { reader: BufReader::with_capacity(3, text.as_bytes()), taken: 0 };
+            let failed = arrow::json::reader::infer_json_schema(&mut lines, None).unwrap_err();
+            assert_eq!(lines.taken, line, "{failed}");
+            let said = in_line(&failed.to_string(), lines.taken);
+            assert!(said.contains(&format!(" at line {line} column ")), "{said}");
+        }
+    }
 
     #[test]
     fn common_types() {

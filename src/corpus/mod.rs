@@ -48,4 +48,5 @@ pub use outcome::{
 pub use pairs::{PairRow, read_pairs};
 pub use prepare::{Chunker, Exclude, KnownText, PrepareRequest, SMALL_CORPUS, prepare};
 pub use reader::PreparedReader;
+pub use session::check_sql;
 pub use writer::{RESERVED_COLUMNS, prepared_schema};

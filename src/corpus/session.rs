@@ -6,6 +6,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::DFParser;
 
 use crate::error::{Error, ErrorKind, Result, kind_of_io};
 
@@ -63,6 +64,17 @@ pub(super) fn error(error: DataFusionError, doing: &str) -> Error {
             };
             Error::new(kind, format!("{doing}: {text}{advice}"))
         }
+    }
+}
+
+/// Whether a text is one SQL statement, as far as that can be told without its tables.
+///
+/// # Errors
+/// Config, with the place in the text.
+pub fn check_sql(sql: &str) -> Result<()> {
+    match DFParser::parse_sql(sql).map_err(sql_error)?.len() {
+        1 => Ok(()),
+        count => Err(Error::config(format!("corpus.sql: {count} statements, where one is meant"))),
     }
 }
 
@@ -151,6 +163,11 @@ fn only_names(text: &str) -> String {
     let names: Vec<&str> =
         fields.trim_end_matches('.').split(", ").map(str::trim).filter(plain).collect();
     let said = said.split(" Did you mean").next().unwrap_or(said).trim_end();
+    if names.is_empty() {
+        return format!(
+            "{said} No column has a plain name: is the table empty, or of another format, delimiter or has_header?"
+        );
+    }
     format!("{said} Valid fields are {}.", names.join(", "))
 }
 

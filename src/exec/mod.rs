@@ -30,9 +30,8 @@ use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
 use crate::snapshot::{self, GateOutcome, RunLease};
 use crate::stage::{
-    self, BuildReceipt, EncodeReceipt, Envelope, NewestSnapshot, Outcome, Plan, PlanBrief,
-    PlanRequest, PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, TaskReceipt,
-    Worker,
+    self, BuildReceipt, EncodeReceipt, NewestSnapshot, Outcome, Plan, PlanBrief, PlanRequest,
+    PlanSummary, Planned, PublishRequest, Published, RunReport, TaskEnv, Worker,
 };
 use crate::store::{Root, layout};
 use crate::tower::Tower;
@@ -49,7 +48,7 @@ pub use metrics::write_metrics;
 pub use purge::purge;
 use query_towers::query_towers;
 pub use run_id::new_run_id;
-pub use share::{Share, ShareDone, TaskStage, execute_share};
+pub use share::{Share, ShareDone, TaskStage, execute_share, execute_task};
 pub use texts::encode_texts;
 
 /// What a run works with.
@@ -285,6 +284,9 @@ async fn day(
     let (planned, mut fleet) = Fleet::plan(ctx, options, run, reporter).await?;
     report::planned(report, &planned);
     let plan = planned.plan;
+    if let Some(message) = summary::truncated(&plan) {
+        reporter.event(Event::Warning { message });
+    }
     if plan.tasks() > 0 {
         fleet.store(&plan, ctx).await?;
     }
@@ -417,22 +419,6 @@ pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
         discard_prepared(&ctx.root, &run).await?;
     }
     Ok(brief)
-}
-
-/// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.
-///
-/// `plan_key` is the run id, or the plan's key (`runs/<run id>/plan.json`).
-pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Result<TaskReceipt> {
-    let plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
-    let envelope = plan.envelope(task)?;
-    let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    let env = ctx.env(&ctx.reporter);
-    if let Envelope::Encode(task) = &envelope {
-        let tasks = std::slice::from_ref(task);
-        let drift = stage::measure_drift(&plan.gates, tasks, workers.first(), &env).await?;
-        stage::refuse_drift(drift, &plan.gates, false)?;
-    }
-    stage::execute(&envelope, workers.first(), &env).await
 }
 
 /// The last step of a scheduler that ran every task of a plan: judge the gates and commit. `report` is replaced by what

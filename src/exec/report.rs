@@ -168,7 +168,8 @@ pub(super) fn executed(report: &mut RunReport, receipts: &Receipts) {
     }
     let busy: f64 = receipts.encode.iter().map(|receipt| receipt.busy_seconds).sum();
     let wall: f64 = receipts.encode.iter().map(|receipt| receipt.seconds).sum();
-    report.device_busy_seconds = busy;
+    // A sum of no floats is -0.
+    report.device_busy_seconds = busy + 0.0;
     report.device_busy = (wall > 0.0).then(|| (busy / wall).min(1.0));
 }
 

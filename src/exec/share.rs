@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Receipts, RunContext, local, run_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::stage::Plan;
+use crate::stage::{self, EncodeTask, Envelope, Plan, TaskReceipt};
 
 /// A stage whose tasks a scheduler runs. They follow each other in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -119,7 +119,12 @@ pub async fn execute_share(
     let (encode, build) = (std::mem::take(&mut plan.encode), std::mem::take(&mut plan.build));
     match stage {
         TaskStage::Encode => plan.encode = share.of(&encode),
-        TaskStage::Calibrate => plan.calibrate = share.of(&calibrations).pop(),
+        TaskStage::Calibrate => {
+            plan.calibrate = share.of(&calibrations).pop();
+            if plan.calibrate.is_some() {
+                all_encoded(ctx, &plan, &encode).await?;
+            }
+        }
         TaskStage::Build => plan.build = share.of(&build),
     }
     let mut receipts = Receipts::default();
@@ -134,6 +139,34 @@ pub async fn execute_share(
             + receipts.build.iter().map(|receipt| receipt.shard.vectors).sum::<u64>(),
         tokens: receipts.encode.iter().map(|receipt| receipt.tokens).sum(),
     })
+}
+
+/// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.
+///
+/// `plan_key` is the run id, or the plan's key (`runs/<run id>/plan.json`).
+pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Result<TaskReceipt> {
+    let plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
+    let envelope = plan.envelope(task)?;
+    if matches!(envelope, Envelope::Calibrate(_)) {
+        all_encoded(ctx, &plan, &plan.encode).await?;
+    }
+    let mut workers = local::Workers::new(&ctx.pipeline, None)?;
+    let env = ctx.env(&ctx.reporter);
+    if let Envelope::Encode(task) = &envelope {
+        let tasks = std::slice::from_ref(task);
+        let drift = stage::measure_drift(&plan.gates, tasks, workers.first(), &env).await?;
+        stage::refuse_drift(drift, &plan.gates, false)?;
+    }
+    stage::execute(&envelope, workers.first(), &env).await
+}
+
+/// Refuses to fit a scale, which is frozen for good, before all that it is fitted on is there. A next tower's is fitted on
+/// what its budget has left it so far.
+async fn all_encoded(ctx: &RunContext, plan: &Plan, tasks: &[EncodeTask]) -> Result<()> {
+    for task in tasks.iter().filter(|_| plan.backfill.is_none()) {
+        stage::encode_receipt(task, &ctx.root).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

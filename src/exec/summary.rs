@@ -95,13 +95,7 @@ pub(super) fn summarise(
     if rejected > 0 {
         warnings.push(format!("{rejected} of {} rows were rejected", plan.prepared.rows_read));
     }
-    let truncated: u64 = plan.shards.iter().map(|shard| shard.texts_truncated).sum();
-    if truncated > 0 {
-        warnings.push(format!(
-            "{truncated} texts are longer than tower.max_tokens = {} and will be cut; [chunking] keeps them whole",
-            plan.spec.tower.max_tokens
-        ));
-    }
+    warnings.extend(truncated(plan));
     Ok(PlanSummary {
         run: plan.spec.run.clone(),
         plan_key: Some(Plan::key(&plan.spec.run)),
@@ -117,5 +111,16 @@ pub(super) fn summarise(
         shards,
         backfill: None,
         warnings,
+    })
+}
+
+/// A warning where texts are cut.
+pub(super) fn truncated(plan: &Plan) -> Option<String> {
+    let truncated: u64 = plan.shards.iter().map(|shard| shard.texts_truncated).sum();
+    (truncated > 0).then(|| {
+        format!(
+            "{truncated} texts are longer than tower.max_tokens = {} and will be cut; [chunking] keeps them whole",
+            plan.spec.tower.max_tokens
+        )
     })
 }

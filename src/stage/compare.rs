@@ -97,6 +97,55 @@ pub(super) fn refuse_impossible_delta(spec: &RunSpec, parent: Option<&Manifest>)
     )))
 }
 
+/// Refuses a corpus whose ids are of another type than the newest snapshot's: every note would be another note, and no
+/// gate counts that, because as many come as go.
+pub(super) async fn refuse_other_ids(
+    root: &Root,
+    prepared: &[PreparedShard],
+    parent: Option<&Manifest>,
+) -> Result<()> {
+    let Some(parent) = parent else { return Ok(()) };
+    let Some(shard) = prepared.iter().find(|shard| shard.rows > 0) else { return Ok(()) };
+    let first = PreparedReader::open(root, shard).await?.next().await?;
+    let Some(now) = first.and_then(|batch| batch.rows.into_iter().next()) else { return Ok(()) };
+    let before = match first_id(root, parent).await {
+        Ok(Some(before)) => before,
+        Ok(None) => return Ok(()),
+        // What is damaged is made anew.
+        Err(error) if is_damage(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let (was, is) = (before.type_name(), now.note_id.type_name());
+    if was == is {
+        return Ok(());
+    }
+    let wanted = if matches!(before, NoteId::Int(_)) { "BIGINT" } else { "VARCHAR" };
+    Err(Error::input(format!(
+        "note_id is {is}, but it was {was} in snapshot {}: every note would become another note. Where the data has changed \
+         by mistake, mend it; else return CAST(note_id AS {wanted}) in corpus.sql. Ids that are really meant to be {is} \
+         from now on need a publish.root of their own",
+        parent.number
+    )))
+}
+
+/// The id of some note of a snapshot.
+async fn first_id(root: &Root, parent: &Manifest) -> Result<Option<NoteId>> {
+    for segment in parent.content.shards.iter().flat_map(ShardContent::segments) {
+        let (_, mut batches) = snapshot::ids::read(root, &segment.ids, &["note_id"]).await?;
+        while let Some(batch) = batches.try_next().await? {
+            let wrong =
+                || Error::corrupt(format!("the columns of {} are damaged", segment.ids.path));
+            let notes = snapshot::ids::column(&batch, "note_id")?
+                .as_string_opt::<i32>()
+                .ok_or_else(wrong)?;
+            if let Some(note) = notes.iter().flatten().next() {
+                return note.parse().map(Some);
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// What of the parent may be taken over.
 pub(super) struct Comparison<'a> {
     parent: Option<&'a Manifest>,

@@ -117,6 +117,9 @@ pub async fn measure_drift(
         return Ok(None);
     }
     let compared = texts.len();
+    let message =
+        format!("comparing {compared} stored vectors with fresh ones before anything is encoded");
+    env.reporter.event(Event::Info { message });
     Ok(Some((least_cosine(texts, &first.spec, worker, env).await?, compared)))
 }
 

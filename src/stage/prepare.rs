@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::compare::{Compared, Comparison, compare_all, known_texts, refuse_impossible_delta};
+use super::compare::{
+    Compared, Comparison, compare_all, known_texts, refuse_impossible_delta, refuse_other_ids,
+};
 use super::live::PartsSummary;
 use super::plan::{
     BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, absolute_tower,
@@ -142,6 +144,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         parent: parent.as_ref().map(|parent| parent.number),
     };
     refuse_impossible_delta(&spec, parent.as_ref())?;
+    refuse_other_ids(root, &prepared.shards, parent.as_ref()).await?;
     let recall_min = request.gates.recall_min;
     let comparison = Comparison::new(root, &spec, parent.as_ref(), recall_min).await?;
     let (mut shards, parts) =

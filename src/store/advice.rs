@@ -90,7 +90,7 @@ pub(super) fn advice(
         }
         ErrorKind::Input => format!(": access was refused; {}", credentials(scheme)),
         ErrorKind::Resource => {
-            ": the disk or quota is full; free space (`snapshot gc --dry-run` shows what can go) and run again".to_owned()
+            ": the disk or quota is full; free a little space, let `snapshot gc` free the rest (--dry-run shows what), and run again".to_owned()
         }
         ErrorKind::Transient => ": a passing fault of the store; run again".to_owned(),
         ErrorKind::NotFound => ": there is no such object".to_owned(),

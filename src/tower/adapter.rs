@@ -36,6 +36,19 @@ impl Adapter {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let tensors =
             if path.is_dir() { path.join("adapter_model.safetensors") } else { path.to_owned() };
+        if !tensors.exists() {
+            let below = path.join("adapter").join("adapter_model.safetensors");
+            let hint = match below.exists() {
+                true => {
+                    format!("; name the folder `adapter` in it: {}", path.join("adapter").display())
+                }
+                false => String::new(),
+            };
+            let missing = tensors.display();
+            return Err(Error::not_found(format!(
+                "tower.adapter: there is no file {missing}{hint}"
+            )));
+        }
         let file = SafetensorsFile::open(&tensors)?;
         let config = configuration(&tensors, &file)?;
         let adapter = Self::build(path, file, &config, digest(&tensors)?);

@@ -99,6 +99,21 @@ fn write_and_open(path: &Path, metadata: HashMap<String, String>) -> Result<Dige
 }
 
 #[test]
+fn an_adapter_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = Adapter::open(&folder.path().join("none")).err().unwrap().to_string();
+    assert!(
+        said.contains("tower.adapter") && said.contains("none") && !said.contains("; "),
+        "{said}"
+    );
+    // What `train --export` wrote has the adapter in a folder of its own.
+    std::fs::create_dir(folder.path().join("adapter")).unwrap();
+    write(&folder.path().join("adapter"), &pair("model.layers.0.mlp.up_proj"), &config());
+    let said = Adapter::open(folder.path()).err().unwrap().to_string();
+    assert!(said.contains("; name the folder `adapter` in it"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_merged_is_listed() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |tensors: &[_], config: &Value| {

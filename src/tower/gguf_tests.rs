@@ -178,6 +178,28 @@ fn its_tokenizer_is_rebuilt() {
 }
 
 #[test]
+fn another_models_tokenizer_is_refused() {
+    let gguf = open_bytes(&tiny_gguf(GgmlDType::F32, &[])).unwrap();
+    let mut definition = gguf_tokenizer::from_gguf(&gguf).unwrap();
+    gguf_tokenizer::check_same(&gguf, &definition).unwrap();
+    let vocabulary = definition.json["model"]["vocab"].as_object_mut().unwrap();
+    // Some tokens were renamed, as fine-tunings do with unused ones.
+    let names: Vec<String> = vocabulary.keys().cloned().collect();
+    for name in &names[..names.len() / 4] {
+        let id = vocabulary.remove(name).unwrap();
+        vocabulary.insert(format!("new {name}"), id);
+    }
+    gguf_tokenizer::check_same(&gguf, &definition).unwrap();
+    let vocabulary = definition.json["model"]["vocab"].as_object_mut().unwrap();
+    let shifted = |(name, id): (&String, &serde_json::Value)| {
+        (name.clone(), serde_json::Value::from(id.as_u64().unwrap() + 1))
+    };
+    *vocabulary = vocabulary.iter().map(shifted).collect();
+    let error = gguf_tokenizer::check_same(&gguf, &definition).unwrap_err();
+    assert!(error.to_string().contains("another model's: 320 of its 320 tokens"), "{error}");
+}
+
+#[test]
 fn what_the_decoder_cannot_compute_is_refused() {
     let text = |s: &str| gguf_file::Value::String(s.to_owned());
     for (key, value, kind) in [

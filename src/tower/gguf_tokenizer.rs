@@ -24,6 +24,30 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Definition> {
     read(gguf).context(|| format!("the tokenizer inside {}", gguf.path.display()))
 }
 
+/// Refuses another model's tokenizer: ids would mean other tokens, and no vector would mean anything. A vocabulary may have
+/// been extended or patched, so half of it has to agree.
+///
+/// # Errors
+/// Input, with how many differ.
+pub(crate) fn check_same(gguf: &Gguf, definition: &Definition) -> Result<()> {
+    let (Some(Value::Strings(tokens)), Some(vocabulary)) =
+        (gguf.metadata.get("tokenizer.ggml.tokens"), definition.json["model"]["vocab"].as_object())
+    else {
+        return Ok(());
+    };
+    let at = |id: &Json| id.as_u64().and_then(|id| tokens.get(usize::try_from(id).ok()?));
+    let others = vocabulary.iter().filter(|(token, id)| at(id) != Some(*token)).count();
+    if 2 * others <= vocabulary.len() {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "the tokenizer is another model's: {others} of its {} tokens are not those of {}; leave `tokenizer` out to use \
+         the one that the GGUF file carries",
+        vocabulary.len(),
+        gguf.path.display(),
+    )))
+}
+
 fn read(gguf: &Gguf) -> Result<Definition> {
     let way_out = "give the model's tokenizer.json in `tokenizer`";
     match gguf.string("tokenizer.ggml.model")? {

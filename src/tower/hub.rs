@@ -384,8 +384,8 @@ fn explained(cause: ApiError, repo: &str, what: &str) -> Error {
         _ => (
             ErrorKind::Transient,
             format!(
-                "Hugging Face cannot be reached for {repo} ({what}); try again, or fetch the model yourself \
-                 and name its directory"
+                "Hugging Face cannot be reached for {repo} ({what}), and no file or directory has that name; try again, \
+                 or fetch the model yourself and name its directory"
             ),
         ),
     };

@@ -368,6 +368,7 @@ fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
             // The file still knows which token ends a sequence.
             let eos = gguf.integer("tokenizer.ggml.eos_token_id")?;
             let mut definition = Definition::read(Path::new(tokenizer))?;
+            gguf_tokenizer::check_same(&gguf, &definition)?;
             definition.eos = eos.and_then(|id| u32::try_from(id).ok());
             definition
         }

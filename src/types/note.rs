@@ -18,6 +18,27 @@ pub enum NoteId {
     Str(String),
 }
 
+impl NoteId {
+    /// The id that reads the same and is of the other type: `15` and `"15"`. `None` for a string that is no integer as
+    /// this program writes it.
+    pub fn of_other_type(&self) -> Option<Self> {
+        match self {
+            Self::Int(id) => Some(Self::Str(id.to_string())),
+            Self::Str(id) => {
+                id.parse().ok().filter(|number: &i64| number.to_string() == *id).map(Self::Int)
+            }
+        }
+    }
+
+    /// What its type is called in messages.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Self::Int(_) => "an integer",
+            Self::Str(_) => "a string",
+        }
+    }
+}
+
 impl fmt::Display for NoteId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -209,7 +209,7 @@ fn secrets_are_refused_and_never_repeated() {
 
 #[test]
 fn what_show_prints_reads_back_to_the_same_pipeline() {
-    let text = GOOD.replace("select id", "select\\n\\tid, '\\\"\\\\' as q, '\u{7b14}' as s");
+    let text = GOOD.replace("select id", "select\\n\\t'\\\"\\\\' as q, '\u{7b14}' as s, id");
     let shown = with(&text, &[], &["tower.max_tokens=7", "query.prompt_prefix= query: "]).unwrap();
     let toml = shown.to_toml().unwrap();
     assert!(toml.contains("max_tokens = 7  # --set tower.max_tokens\n"), "{toml}");

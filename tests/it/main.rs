@@ -6,6 +6,7 @@ mod claims;
 mod cli;
 mod cli_apart;
 mod cli_distill;
+mod cli_inputs;
 mod cli_pack;
 mod cli_pairs;
 mod cli_run;

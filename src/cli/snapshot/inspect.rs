@@ -109,6 +109,14 @@ fn moment(created_at: &str) -> String {
     )
 }
 
+/// A choice as it is written in a pipeline file.
+fn word(choice: &impl serde::Serialize) -> String {
+    match serde_json::to_value(choice) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
 fn describe(manifest: &Manifest) -> String {
     let (content, provenance) = (&manifest.content, &manifest.provenance);
     let space = &content.space;
@@ -123,7 +131,8 @@ fn describe(manifest: &Manifest) -> String {
     field("by", format!("{} ({})", provenance.run, provenance.program));
     field("notes", format::count(content.notes));
     field("vectors", format!("{} x {}", format::count(content.vectors), space.dimensions));
-    field("space", format!("{} ({:?}, {:?})", content.space_id, space.pooling, space.arithmetic));
+    let (pooling, arithmetic) = (word(&space.pooling), word(&space.arithmetic));
+    field("space", format!("{} ({pooling}, {arithmetic})", content.space_id));
     field("shards", content.shard_count.to_string());
     let parts: u64 = content.parts.iter().map(|file| file.size).sum();
     let all: u64 = content.files().map(|file| file.size).sum();
