@@ -326,6 +326,8 @@ def main():
     given = options()
     bench = Bench(given)
     wanted = sorted({int(number) for number in given.only.split(",")})
+    if 3 in wanted and min(len(set(given.depths.split(","))), len(set(given.amounts.split(",")))) < 2:
+        sys.exit("error: claim 3 fits a law, for which --depths and --amounts need two values each, e.g. 3,6 and 1000,2000")
     report = (given.report or bench.out / "claims.md").resolve()
     lines = header(bench)
     names = {name for claim in wanted for name in CLAIMS.get(claim, [])}

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::config::nearest;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// Largest recipe that is read: anything bigger is not one.
@@ -43,7 +44,7 @@ pub(super) fn read(file: &Path) -> Result<(String, PathBuf)> {
 pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) -> Result<T> {
     let wrong = |error: toml::de::Error| {
         let place = error.span().map_or_else(String::new, |span| place(text, span.start));
-        Error::config(format!("{}{place}: {}", file.display(), error.message()))
+        Error::config(format!("{}{place}: {}", file.display(), near(error.message())))
     };
     let given: toml::Table = toml::from_str(text).map_err(wrong)?;
     let options: T = toml::from_str(text).map_err(wrong)?;
@@ -56,6 +57,18 @@ pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) ->
     match unknown(&given, &taken, "") {
         None => Ok(options),
         Some(key) => Err(Error::config(format!("{}: unknown key `{key}`", file.display()))),
+    }
+}
+
+/// What serde says of an unknown key, with the nearest of those that it lists, if one is near, instead of all.
+fn near(message: &str) -> String {
+    let listed = message
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split_once("`, expected "))
+        .map(|(key, names)| (key, names.split('`').skip(1).step_by(2)));
+    match listed.and_then(|(key, names)| Some((key, nearest(key, names)?))) {
+        Some((key, near)) => format!("unknown field `{key}`; did you mean `{near}`?"),
+        None => message.to_owned(),
     }
 }
 
@@ -114,9 +127,9 @@ mod tests {
     fn unknown_keys_are_refused_wherever_they_stand() {
         assert!(parse::<TrainOptions>(RECIPE, Path::new("r.toml")).is_ok());
         for (good, bad, expected) in [
-            ("steps", "stepz", "r.toml:1:1: unknown field `stepz`"),
+            ("steps", "stepz", "r.toml:1:1: unknown field `stepz`; did you mean `steps`?"),
             ("model =", "modle =", "r.toml:3:1: unknown field `modle`"),
-            ("path =", "paht =", "unknown field `paht`"),
+            ("path =", "paht =", "unknown field `paht`; did you mean `path`?"),
             ("\"full\"", "\"full\"\nrank = 4", "unknown field `rank`"),
             ("\"full\"", "\"lora\"\nrang = 4", "unknown field `rang`"),
             ("steps = 3", "steps = x", "r.toml:1:"),

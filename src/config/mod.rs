@@ -18,5 +18,6 @@ pub use document::Origin;
 pub use next::NextOptions;
 pub use overrides::ENV_PREFIX;
 pub use pipeline::{CONFIG_VERSION, Pipeline, PublishOptions, QueryOptions};
+pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
 pub use resolve::{Resolved, resolve, resolve_text};

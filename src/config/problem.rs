@@ -65,7 +65,7 @@ impl fmt::Display for Problems {
 }
 
 /// The candidate nearest to `word`, if any is near enough to be what was meant.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

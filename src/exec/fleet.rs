@@ -7,7 +7,7 @@ use super::{Receipts, RunContext, RunOptions, local};
 use crate::error::Result;
 use crate::observe::Reporter;
 use crate::stage::{self, Plan, Planned, TaskEnv};
-use crate::tower::Tower;
+use crate::tower::{DeviceSpec, Tower, open_cuda};
 
 /// Whoever executes tasks.
 pub(super) enum Fleet {
@@ -31,6 +31,14 @@ impl Fleet {
             let driver = super::ballista::Driver::new(ctx, cluster, run);
             let planned = driver.plan(ctx, reporter).await?;
             return Ok((planned, Self::Cluster(Box::new(driver))));
+        }
+        // Before the corpus is read. A fake tower computes nowhere.
+        for device in ctx.pipeline.encode.devices()? {
+            if let DeviceSpec::Cuda(number) = device
+                && !ctx.pipeline.tower.model.starts_with("fake:")
+            {
+                open_cuda(number)?;
+            }
         }
         let (planned, tower) = ctx.plan(run, reporter).await?;
         let fleet = Self::for_plan(ctx, options, run, tower)?;

@@ -156,6 +156,13 @@ fn wrong_words_on_the_command_line_are_usage() {
     let place = Place::new("notes.csv", "id,title\n1,a\n2,b\n");
     place.expect(0, "run p.toml");
     place.says(2, "search p.toml a --where titel='a'", &["--where", "titel"]);
+    // Before the tower's files are looked for, and before the corpus is read.
+    #[cfg(not(feature = "cuda"))]
+    {
+        std::fs::write(place.path().join("m.gguf"), "no model").unwrap();
+        let line = "run p.toml --set tower.model=m.gguf --set encode.devices=[\"cuda:0\"]";
+        place.says(1, line, &["built without feature `cuda`", "use a cpu device instead"]);
+    }
     let empty = place.run(&["publish", "p.toml", "--plan", ""]);
     assert_eq!(empty.status.code(), Some(2));
     place.says(0, "snapshot show root", &["(mean, f32)"]);
