@@ -38,6 +38,8 @@ BATCH_OF_RECIPE = 48
 HELD_OUT = "held-out"
 # Of each source, what negatives are mined among.
 MINED_AMONG = 2000
+
+
 class Stopped(Exception):
     """The time is over; the same command goes on."""
 
@@ -162,10 +164,10 @@ class Bench:
 
     # --- Training ---------------------------------------------------------------------------------------------
 
-    def train(self, name, recipe):
-        """Trains (or distils) into OUT/name, unless that is finished."""
+    def train(self, name, recipe, *hangs_on):
+        """Trains (or distils) into OUT/name, unless that is finished; `hangs_on`: of what the recipe only names."""
         folder = self.out / name
-        stamp = digest(recipe.read_bytes())
+        stamp = digest(recipe.read_bytes() + "".join(hangs_on).encode())
         done = folder / "finished"
         if done.is_file() and done.read_text() == stamp:
             return folder
@@ -296,7 +298,8 @@ class Bench:
                 (some / source.name).write_text("".join(itertools.islice(lines, MINED_AMONG)), encoding="utf-8")
         text = among.read_text(encoding="utf-8").replace(f"{self.out}/scale-pairs", str(some))
         among.write_text(text, encoding="utf-8")
-        folder, stamp = self.out / "mined", digest(text.encode() + (start / "finished").read_bytes())
+        held = b"".join(file.read_bytes() for file in sorted(some.glob("*.jsonl")))
+        folder, stamp = self.out / "mined", digest(text.encode() + (start / "finished").read_bytes() + held)
         done = folder / "finished"
         if not (done.is_file() and done.read_text() == stamp):
             self.left()
@@ -307,7 +310,7 @@ class Bench:
             recipe = self.recipe("train-mined", f"train-mined-{negatives}", pairs=self.given.mined_pairs)
             text = recipe.read_text(encoding="utf-8").replace("hard_negatives = 2", f"hard_negatives = {negatives}")
             recipe.write_text(text.replace(f"{self.out}/mined-start", str(start)), encoding="utf-8")
-            towers.append((title, self.train(f"mined-{negatives}", recipe)))
+            towers.append((title, self.train(f"mined-{negatives}", recipe, stamp)))
         found, before = [], []
         for title, folder in towers:
             tower = self.tower_of(folder)

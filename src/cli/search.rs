@@ -1,9 +1,10 @@
 //! `scalingnote search`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::Value;
 
 use super::App;
@@ -44,7 +45,7 @@ pub(crate) struct SearchArgs {
     #[arg(long, value_name = "N")]
     snapshot: Option<u64>,
     /// The tower's files, where they do not lie where the snapshot says.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new())]
     model: Option<String>,
 }
 
@@ -54,8 +55,8 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
     }
     let opened = super::root::open(&args.root)?;
     let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
-    let base_dir =
-        opened.pipeline.as_ref().map_or_else(|| here.clone(), |pipeline| pipeline.base_dir.clone());
+    let model = args.model.map(|model| from_here(model, &here));
+    let base_dir = opened.pipeline.as_ref().map_or(here, |pipeline| pipeline.base_dir.clone());
     let snapshot = Snapshot::open(&opened.root, args.snapshot, &cache_dir()).await?;
     // Before the tower is loaded: a wrong condition should not cost that wait.
     let passing = args.condition.as_deref().map(|condition| snapshot.passing(condition));
@@ -65,11 +66,6 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
         }
         _ => error,
     })?;
-    // A path in a flag starts where the command was given, as others do; a pipeline's starts at the file.
-    let model = args.model.map(|model| match here.join(&model) {
-        path if path.exists() => path.to_string_lossy().into_owned(),
-        _ => model,
-    });
     let encoder = QueryEncoder::load(
         snapshot.manifest(),
         model.as_deref(),
@@ -136,6 +132,14 @@ fn cell(value: &Value) -> String {
     match line.char_indices().nth(CELL) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
+    }
+}
+
+/// A model of a flag: a path starts where the command was given, as in other flags; a pipeline's starts at its file.
+pub(super) fn from_here(model: String, here: &Path) -> String {
+    match here.join(&model) {
+        path if path.exists() => path.to_string_lossy().into_owned(),
+        _ => model,
     }
 }
 

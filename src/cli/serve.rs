@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::App;
 use super::console::Level;
@@ -40,7 +41,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     bind: SocketAddr,
     /// The query tower's files, where they do not lie where the snapshot says.
-    #[arg(long, value_name = "PATH", conflicts_with = "vectors_only")]
+    #[arg(long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new(), conflicts_with = "vectors_only")]
     model: Option<String>,
     /// Where the query tower computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
@@ -74,9 +75,10 @@ pub(crate) struct ServeArgs {
 pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<ExitCode> {
     let opened = super::root::open(&args.root)?;
     let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
+    let model = args.model.clone().map(|model| super::search::from_here(model, &here));
     let base_dir = opened.pipeline.as_ref().map_or(here, |pipeline| pipeline.base_dir.clone());
     let tower = (!args.vectors_only).then(|| TowerChoice {
-        model: args.model.clone(),
+        model,
         base_dir,
         device: args.device.clone(),
         reporter: Arc::clone(&app.reporter),

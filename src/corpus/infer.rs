@@ -97,11 +97,11 @@ pub(super) async fn json(
     for file in files {
         let schema = read(file, compression, |reader| {
             let reader = BufReader::with_capacity(1 << 20, reader);
-            let mut lines = Lines { reader, taken: 0 };
+            let mut lines = Lines::new(reader);
             let inferred = arrow::json::reader::infer_json_schema(&mut lines, None);
             inferred
                 .map(|(schema, _)| schema)
-                .map_err(|cause| in_line(&cause.to_string(), lines.taken))
+                .map_err(|cause| in_line(&cause.to_string(), lines.last()))
         })
         .await?;
         // The order that JSON inference gives is that of a hash map.
@@ -129,7 +129,20 @@ fn in_line(said: &str, line: u64) -> String {
 /// Counts the lines that are taken out of a reader: the parser of JSON lines takes one at a time and calls each line 1.
 struct Lines<R> {
     reader: R,
-    taken: u64,
+    ended: u64,
+    /// Whether something of the next line was taken: the last one may have no end.
+    begun: bool,
+}
+
+impl<R> Lines<R> {
+    fn new(reader: R) -> Self {
+        Self { reader, ended: 0, begun: false }
+    }
+
+    /// The number of the line that was taken last, counted from 1.
+    fn last(&self) -> u64 {
+        self.ended + u64::from(self.begun)
+    }
 }
 
 impl<R: BufRead> Read for Lines<R> {
@@ -149,8 +162,9 @@ impl<R: BufRead> BufRead for Lines<R> {
     fn consume(&mut self, count: usize) {
         // What is consumed lies in the buffer still.
         if let Ok(bytes) = self.reader.fill_buf() {
-            let ends = bytes.iter().take(count).filter(|byte| **byte == b'\n').count();
-            self.taken += ends as u64;
+            let taken = &bytes[..count.min(bytes.len())];
+            self.ended += taken.iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.begun = taken.last().map_or(self.begun, |byte| *byte != b'\n');
         }
         self.reader.consume(count);
     }
@@ -316,13 +330,13 @@ mod tests {
 
     #[test]
     fn broken_lines_have_their_number() {
-        for (text, line) in [("{\"a\": 1}\n\n{\"a\": 2}\n{\"a\": \n", 4), ("{\"a\"", 0)] {
+        for (text, line) in [("{\"a\": 1}\n\n{\"a\": 2}\n{\"a\": \n", 4), ("{\"a\"", 1)] {
             // Less than a line at a time.
             let mut lines =
                 Lines { reader: BufReader::with_capacity(3, text.as_bytes()), taken: 0 };
             let failed = arrow::json::reader::infer_json_schema(&mut lines, None).unwrap_err();
-            assert_eq!(lines.taken, line, "{failed}");
-            let said = in_line(&failed.to_string(), lines.taken);
+            assert_eq!(lines.last(), line, "{failed}");
+            let said = in_line(&failed.to_string(), lines.last());
             assert!(said.contains(&format!(" at line {line} column ")), "{said}");
         }
     }

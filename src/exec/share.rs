@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Receipts, RunContext, local, run_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stage::{self, EncodeTask, Envelope, Plan, TaskReceipt};
+use crate::store::layout;
 
 /// A stage whose tasks a scheduler runs. They follow each other in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -163,10 +164,12 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
 /// Refuses to fit a scale, which is frozen for good, before all that it is fitted on is there. A next tower's is fitted on
 /// what its budget has left it so far.
 async fn all_encoded(ctx: &RunContext, plan: &Plan, tasks: &[EncodeTask]) -> Result<()> {
-    for task in tasks.iter().filter(|_| plan.backfill.is_none()) {
-        stage::encode_receipt(task, &ctx.root).await?;
+    let key = layout::calibration(&plan.spec.index.id()?, &plan.spec.space_id);
+    if plan.backfill.is_some() || ctx.root.size(&key).await?.is_some() {
+        return Ok(());
     }
-    Ok(())
+    let reads = tasks.iter().map(|task| stage::encode_receipt(task, &ctx.root)).collect();
+    local::all_of(reads).await.into_iter().collect::<Result<Vec<_>>>().map(drop)
 }
 
 #[cfg(test)]

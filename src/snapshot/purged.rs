@@ -30,8 +30,12 @@ impl Purged {
     /// Whether this note was purged and not lifted since: under this id, or under the same digits of the other type. A
     /// CSV's ids turn from integers to strings with one that is none, and that must bring nobody's note back.
     pub fn contains(&self, note: &NoteId) -> bool {
-        let listed = |note: &NoteId| self.notes.binary_search(&self.digest(note)).is_ok();
-        !self.is_empty() && (listed(note) || note.of_other_type().is_some_and(|note| listed(&note)))
+        self.lists(note) || note.of_other_type().is_some_and(|note| self.lists(&note))
+    }
+
+    /// Whether this very id was purged and not lifted since.
+    pub fn lists(&self, note: &NoteId) -> bool {
+        !self.is_empty() && self.notes.binary_search(&self.digest(note)).is_ok()
     }
 
     /// Adds notes; draws the salt with the first.
@@ -48,10 +52,16 @@ impl Purged {
         if changed.is_empty() { Self::default() } else { changed }
     }
 
-    /// Takes notes out: they may come back.
+    /// Takes notes out, under either type: they may come back.
     #[must_use]
     pub fn without<'a>(&self, notes: impl IntoIterator<Item = &'a NoteId>) -> Self {
-        let lifted: HashSet<Digest256> = notes.into_iter().map(|note| self.digest(note)).collect();
+        let lifted: HashSet<Digest256> = notes
+            .into_iter()
+            .flat_map(|note| {
+                [Some(self.digest(note)), note.of_other_type().map(|n| self.digest(&n))]
+            })
+            .flatten()
+            .collect();
         let mut changed = self.clone();
         changed.notes.retain(|digest| !lifted.contains(digest));
         if changed.is_empty() { Self::default() } else { changed }
@@ -89,6 +99,7 @@ mod tests {
         two.validate().unwrap();
         let digits = |id: &str| NoteId::Str(id.into());
         assert!(two.contains(&digits("42")) && !two.contains(&digits("042")));
+        assert!(!two.lists(&digits("42")) && !two.without([&digits("42")]).contains(&a));
         assert!(none.with([&digits("7")]).contains(&c));
         let one = two.without([&a, &c]);
         assert!(!one.contains(&a) && one.contains(&b) && one.salt == two.salt);

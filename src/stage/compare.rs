@@ -108,13 +108,7 @@ pub(super) async fn refuse_other_ids(
     let Some(shard) = prepared.iter().find(|shard| shard.rows > 0) else { return Ok(()) };
     let first = PreparedReader::open(root, shard).await?.next().await?;
     let Some(now) = first.and_then(|batch| batch.rows.into_iter().next()) else { return Ok(()) };
-    let before = match first_id(root, parent).await {
-        Ok(Some(before)) => before,
-        Ok(None) => return Ok(()),
-        // What is damaged is made anew.
-        Err(error) if is_damage(&error) => return Ok(()),
-        Err(error) => return Err(error),
-    };
+    let Some(before) = first_id(root, parent).await? else { return Ok(()) };
     let (was, is) = (before.type_name(), now.note_id.type_name());
     if was == is {
         return Ok(());
@@ -128,19 +122,24 @@ pub(super) async fn refuse_other_ids(
     )))
 }
 
-/// The id of some note of a snapshot.
+/// The id of some note of a snapshot; what is damaged, and will be made anew, is passed over.
 async fn first_id(root: &Root, parent: &Manifest) -> Result<Option<NoteId>> {
     for segment in parent.content.shards.iter().flat_map(ShardContent::segments) {
-        let (_, mut batches) = snapshot::ids::read(root, &segment.ids, &["note_id"]).await?;
-        while let Some(batch) = batches.try_next().await? {
-            let wrong =
-                || Error::corrupt(format!("the columns of {} are damaged", segment.ids.path));
-            let notes = snapshot::ids::column(&batch, "note_id")?
-                .as_string_opt::<i32>()
-                .ok_or_else(wrong)?;
-            if let Some(note) = notes.iter().flatten().next() {
-                return note.parse().map(Some);
-            }
+        match first_id_of(root, &segment).await {
+            Ok(None) => {}
+            Err(error) if is_damage(&error) => {}
+            found => return found,
+        }
+    }
+    Ok(None)
+}
+
+async fn first_id_of(root: &Root, segment: &snapshot::Segment) -> Result<Option<NoteId>> {
+    let (_, mut batches) = snapshot::ids::read(root, &segment.ids, &["note_id"]).await?;
+    while let Some(batch) = batches.try_next().await? {
+        let notes = snapshot::ids::column(&batch, "note_id")?.as_string_opt::<i32>();
+        if let Some(note) = notes.into_iter().flatten().flatten().next() {
+            return note.parse().map(Some);
         }
     }
     Ok(None)

@@ -45,9 +45,7 @@ impl Adapter {
                 false => String::new(),
             };
             let missing = tensors.display();
-            return Err(Error::not_found(format!(
-                "tower.adapter: there is no file {missing}{hint}"
-            )));
+            return Err(Error::not_found(format!("the LoRA adapter has no file {missing}{hint}")));
         }
         let file = SafetensorsFile::open(&tensors)?;
         let config = configuration(&tensors, &file)?;

@@ -103,7 +103,7 @@ fn an_adapter_that_is_not_there_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let said = Adapter::open(&folder.path().join("none")).err().unwrap().to_string();
     assert!(
-        said.contains("tower.adapter") && said.contains("none") && !said.contains("; "),
+        said.contains("LoRA adapter") && said.contains("none") && !said.contains("; "),
         "{said}"
     );
     // What `train --export` wrote has the adapter in a folder of its own.

@@ -41,8 +41,8 @@ pub(crate) fn check_same(gguf: &Gguf, definition: &Definition) -> Result<()> {
         return Ok(());
     }
     Err(Error::input(format!(
-        "the tokenizer is another model's: {others} of its {} tokens are not those of {}; leave `tokenizer` out to use \
-         the one that the GGUF file carries",
+        "the tokenizer is another model's: {others} of its {} tokens are not those of {}; name this model's own \
+         tokenizer.json in `tokenizer`, or leave it out to use what the GGUF file carries",
         vocabulary.len(),
         gguf.path.display(),
     )))

@@ -174,7 +174,7 @@ impl<'a> Purge<'a> {
 
         let seen: HashSet<&String> = texts.values().collect();
         let unknown = request.notes.iter().filter(|note| {
-            let tombstone = newest.as_ref().is_some_and(|newest| newest.purged.contains(note));
+            let tombstone = newest.as_ref().is_some_and(|newest| newest.purged.lists(note));
             !tombstone && !seen.contains(&note.to_string())
         });
         let mut shared_list: Vec<SharedText> = shared

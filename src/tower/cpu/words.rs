@@ -65,7 +65,7 @@ pub(crate) enum Words {
     /// 8-bit: vpdpbusd, 8 lanes.
     #[cfg(target_arch = "x86_64")]
     Int8AvxVnni,
-    /// 8-bit: vpmaddubsw and vpmaddwd, 8 lanes.
+    /// 8-bit, opened to 16: vpmaddwd, 8 lanes.
     #[cfg(target_arch = "x86_64")]
     Int8Avx2,
     /// 8-bit, 4 lanes, in plain Rust.
@@ -73,7 +73,7 @@ pub(crate) enum Words {
     /// bf16: vdpbf16ps, 16 lanes.
     #[cfg(target_arch = "x86_64")]
     Bf16Avx512,
-    /// bf16 widened to f32 in registers, 16 lanes.
+    /// bf16, opened to f32, 16 lanes.
     #[cfg(target_arch = "x86_64")]
     Bf16WideAvx512,
     /// The same with 8 lanes.
