@@ -332,8 +332,7 @@ mod tests {
     fn broken_lines_have_their_number() {
         for (text, line) in [("{\"a\": 1}\n\n{\"a\": 2}\n{\"a\": \n", 4), ("{\"a\"", 1)] {
             // Less than a line at a time.
-            let mut lines =
-                Lines { reader: BufReader::with_capacity(3, text.as_bytes()), taken: 0 };
+            let mut lines = Lines::new(BufReader::with_capacity(3, text.as_bytes()));
             let failed = arrow::json::reader::infer_json_schema(&mut lines, None).unwrap_err();
             assert_eq!(lines.last(), line, "{failed}");
             let said = in_line(&failed.to_string(), lines.last());
