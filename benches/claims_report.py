@@ -36,13 +36,14 @@ def row_of(answer, title, system):
     return f"| {title} | {values} | {'' if entropy is None else f'{entropy:.4f}'} | {system} |"
 
 
-def against(answer, title):
-    """The interval of nDCG@10 against the system of this title, as text."""
+def against(answer, title, sign=1):
+    """The interval of nDCG@10 against the system of this title, as text; with a sign of -1 that system's against this one."""
     for versus in answer["comparisons"]:
         if versus["first"] == title or versus["first"].startswith(title + " ("):
             row = versus["measures"][0]
+            low, high = sorted((sign * row["low"], sign * row["high"]))
             sure = "" if row["significant"] else ", may be chance"
-            return f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]{sure}"
+            return f"{sign * row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{sure}"
     return ""
 
 
@@ -56,20 +57,11 @@ def table(judged, names, set_name, reference):
         interval = against(answer, title)
         if not interval and name != reference:
             # The reference came later in the order: turn its interval round.
-            interval = turned(judged[reference][set_name], SYSTEMS[name][0])
+            interval = against(judged[reference][set_name], SYSTEMS[name][0], -1)
         lines.append(row_of(answer["rows"][0], SYSTEMS[name][0], interval))
     bm25 = judged[reference][set_name]["rows"][-1]
-    lines.append(row_of(bm25, "BM25", turned(judged[reference][set_name], "BM25")))
+    lines.append(row_of(bm25, "BM25", against(judged[reference][set_name], "BM25", -1)))
     return "\n".join(lines)
-
-
-def turned(answer, title):
-    for versus in answer["comparisons"]:
-        if versus["first"] == title or versus["first"].startswith(title + " ("):
-            row = versus["measures"][0]
-            sure = "" if row["significant"] else ", may be chance"
-            return f"{-row['difference']:+.4f} [{-row['high']:+.4f}, {-row['low']:+.4f}]{sure}"
-    return ""
 
 
 def ndcg(judged, name, set_name):
