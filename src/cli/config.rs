@@ -6,7 +6,9 @@ use clap::{Args, Subcommand};
 
 use super::App;
 use super::args::PipelineArgs;
+use crate::config::Pipeline;
 use crate::error::Result;
+use crate::observe::Event;
 
 /// Check a pipeline file, or show it with every default and override
 #[derive(Debug, Args)]
@@ -63,6 +65,9 @@ pub(super) fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
                     next.tower.model
                 ));
             }
+            for missing in missing_files(config) {
+                app.reporter.event(Event::Warning { message: missing });
+            }
         }
         ConfigCommand::Show { pipeline, json } => {
             let resolved = pipeline.resolve()?;
@@ -70,4 +75,21 @@ pub(super) fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a run could not find here. The file may be right all the same: it need not be checked where it runs.
+fn missing_files(config: &Pipeline) -> Vec<String> {
+    let named = [
+        ("[tower]", Some(&config.tower)),
+        ("[query.tower]", config.query.tower.as_ref()),
+        ("[next.tower]", config.next.as_ref().map(|next| &next.tower)),
+    ];
+    let towers = named.into_iter().filter_map(|(key, tower)| Some((key, tower?)));
+    let checked = towers.map(|(key, tower)| (key, tower.check_files(&config.base_dir)));
+    checked
+        .filter_map(|(key, checked)| {
+            let error = checked.err()?;
+            Some(format!("{key}: {}; a run on this machine would fail", error.message()))
+        })
+        .collect()
 }

@@ -1,11 +1,13 @@
 //! What a tower is asked to be: options, device, and the identity they make.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
+use crate::tower::source::{absolute, parse};
 use crate::types::{Arithmetic, Pooling};
 
 /// Which tower, and how its vectors come about. Everything here is identity (it becomes an
@@ -81,6 +83,23 @@ impl TowerOptions {
             arithmetic: default_arithmetic(),
             layers: None,
         }
+    }
+
+    /// Whether the local files that it names are on this machine, without opening one. What lies on a hub is not asked for.
+    ///
+    /// # Errors
+    /// NotFound, naming the file; Config where it is no path at all.
+    pub fn check_files(&self, base_dir: &Path) -> Result<()> {
+        parse(&self.model, base_dir)?;
+        for (key, place) in [("adapter", &self.adapter), ("tokenizer", &self.tokenizer)] {
+            let Some(place) = place else { continue };
+            let path = absolute(place, base_dir).context(|| key)?;
+            if !path.exists() {
+                let path = path.display();
+                return Err(Error::not_found(format!("{key} {place:?}: nothing lies at {path}")));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,6 +7,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::program::PROGRAM;
+
 /// Notes of the made-up catalogue: enough that a graph has something to skip.
 pub const NOTES: usize = 240;
 
@@ -125,7 +127,7 @@ impl Checkout {
 
     /// What [`Checkout::shell`] runs, to be started otherwise.
     pub fn command(&self, line: &str) -> Command {
-        let program = Path::new(env!("CARGO_BIN_EXE_scalingnote"));
+        let program = Path::new(PROGRAM);
         let mut path = vec![program.parent().expect("the program lies in a folder").to_owned()];
         path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         let mut command = Command::new("sh");

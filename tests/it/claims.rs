@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::checkout::package;
 use crate::cli_train::folder;
+use crate::program::PROGRAM;
 
 /// A BERT of one layer with seeded weights and a tokenizer of letters.
 pub fn write_encoder(folder: &Path) {
@@ -106,7 +107,7 @@ fn python(script: &str, path: &Path, line: &str) -> Output {
     let python = std::env::var_os("SCALINGNOTE_PYTHON").unwrap_or("python3".into());
     let mut command = Command::new(python);
     command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(path);
-    command.arg(package().join("benches").join(script)).arg(env!("CARGO_BIN_EXE_scalingnote"));
+    command.arg(package().join("benches").join(script)).arg(PROGRAM);
     command.args(line.split_whitespace()).output().expect("Python runs")
 }
 

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::program::program;
+
 const PIPELINE: &str = r#"version = 1
 [corpus]
 sql = "select id as note_id, title from notes"
@@ -19,19 +21,8 @@ pooling = "mean"
 root = "out"
 "#;
 
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SCALINGNOTE") || name == "NO_COLOR" {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    command
-}
-
 fn run(folder: &Path, arguments: &[&str]) -> Output {
-    program().current_dir(folder).args(arguments).output().expect("the program starts")
+    program(folder).args(arguments).output().expect("the program starts")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -102,6 +93,27 @@ fn exit_codes_and_streams() {
     assert!(!folder.path().join("out").exists(), "nothing of this writes");
 }
 
+/// A file may be checked where it does not run, so what is missing here is a warning.
+#[test]
+fn a_check_names_what_a_run_here_would_miss() {
+    let folder = folder();
+    std::fs::write(folder.path().join("there"), "").unwrap();
+    for (set, missing) in [
+        ("tower.model=./gone.gguf", Some("[tower]: model \"./gone.gguf\"")),
+        ("tower.adapter=gone", Some("[tower]: adapter \"gone\"")),
+        ("tower.tokenizer=there", None),
+        ("tower.model=hf:no/such", None),
+    ] {
+        let output = run(folder.path(), &["config", "check", "p.toml", "--set", set]);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{set}\n{stdout}\n{stderr}");
+        match missing {
+            Some(missing) => assert!(stderr.contains(missing), "{set}\n{stderr}"),
+            None => assert!(stderr.is_empty(), "{set}\n{stderr}"),
+        }
+    }
+}
+
 #[test]
 fn every_subcommand_teaches() {
     let folder = folder();
@@ -148,8 +160,7 @@ fn without_the_feature_clusters_are_explained() {
 #[test]
 fn the_environment_names_the_pipeline_and_overrides_it() {
     let folder = folder();
-    let output = program()
-        .current_dir(folder.path())
+    let output = program(folder.path())
         .args(["config", "show", "--json"])
         .env("SCALINGNOTE_PIPELINE", "p.toml")
         .env("SCALINGNOTE__TOWER__MAX_TOKENS", "33")
@@ -227,8 +238,7 @@ fn schemas_are_json_and_can_be_written_all_at_once() {
 #[test]
 fn a_reader_that_goes_away_is_no_crash() {
     let folder = folder();
-    let mut child = program()
-        .current_dir(folder.path())
+    let mut child = program(folder.path())
         .args(["completions", "zsh"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -246,13 +256,7 @@ fn a_reader_that_goes_away_is_no_crash() {
 fn waiting(folder: &Path, arguments: &[&str]) -> std::process::Child {
     let fifo = folder.join("fifo.toml");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    program()
-        .current_dir(folder)
-        .args(arguments)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    program(folder).args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[cfg(unix)]

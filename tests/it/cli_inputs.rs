@@ -1,9 +1,11 @@
 //! What goes wrong with inputs from one day to the next, as an operator meets it: the exit code, and what the message names.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use serde_json::Value;
+
+use crate::program::program;
 
 const PIPELINE: &str = r#"version = 1
 [corpus]
@@ -39,13 +41,7 @@ impl Place {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SCALINGNOTE") {
-                command.env_remove(name);
-            }
-        }
-        command.current_dir(self.path()).args(arguments).stdin(Stdio::null()).output().unwrap()
+        program(self.path()).args(arguments).output().unwrap()
     }
 
     /// Runs words that must end with `code`; gives what was printed on both streams.

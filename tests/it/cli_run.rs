@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::program::program;
 use crate::support;
 
 struct Place(tempfile::TempDir);
@@ -57,13 +58,8 @@ root = "{root}"
     }
 
     fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
-        command.current_dir(self.0.path()).args(line.split_whitespace()).stdin(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SCALINGNOTE") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = program(self.0.path());
+        command.args(line.split_whitespace());
         command
     }
 

@@ -1,10 +1,12 @@
 //! `train` and `evaluate` through the program: a tiny random LLM learns, stops, resumes, is exported and judged.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+
+use crate::program::program;
 
 pub const RECIPE: &str = r#"batch_pairs = 6
 temperature = 0.1
@@ -32,14 +34,7 @@ path = "pairs.jsonl"
 "#;
 
 pub fn run(folder: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SCALINGNOTE") {
-            command.env_remove(name);
-        }
-    }
-    command.current_dir(folder).args(line.split_whitespace()).stdin(Stdio::null());
-    command.output().expect("the program starts")
+    program(folder).args(line.split_whitespace()).output().expect("the program starts")
 }
 
 /// Runs a command that must end with `code`; gives stdout and stderr.

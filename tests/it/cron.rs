@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::checkout::{Checkout, package};
+use crate::program::PROGRAM;
 
 /// Runs `nightly.sh` with a stand-in for the program: what is tested is how its exit codes are handled,
 /// and some (a killed process, a fault that passes) the program gives only under outside force.
@@ -151,7 +152,7 @@ fn here(text: &str, checkout: &Checkout) -> String {
         .replace("/var/log/scalingnote", &format!("{place}/logs"))
         .replace("/var/lib/prometheus/node-exporter", &format!("{place}/metrics"))
         .replace("/var/cache/scalingnote", &format!("{place}/cache"))
-        .replace("/usr/local/bin/scalingnote", env!("CARGO_BIN_EXE_scalingnote"))
+        .replace("/usr/local/bin/scalingnote", PROGRAM)
         .replace("daily.toml", "quickstart.toml")
 }
 

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use scalingnote::snapshot;
 use scalingnote::store::Root;
 
 use crate::days::seen;
+use crate::program::program;
 use crate::store::walk;
 
 /// Set in the process that has the disk to itself.
@@ -78,12 +79,10 @@ impl Place {
     }
 
     fn run(&self, root: &Path) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_scalingnote"))
-            .current_dir(self.folder.path())
+        program(self.folder.path())
             .args(["run", "p.toml", "--set"])
             .arg(format!("publish.root={}", root.display()))
             .env("TMPDIR", self.folder.path())
-            .stdin(Stdio::null())
             .output()
             .unwrap()
     }

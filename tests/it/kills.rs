@@ -17,6 +17,7 @@ use scalingnote::store::{Border, Root, border, hash_file, layout};
 
 use crate::checkout::package;
 use crate::days::{Corpus, PIPELINE, seen};
+use crate::program::program;
 
 const SIGKILL: i32 = 9;
 
@@ -60,12 +61,8 @@ impl Place {
 
     fn command(&self, line: &str) -> Command {
         self.corpus.write(|_| false.into());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
-        command
-            .current_dir(self.corpus.folder.path())
-            .args(line.split_whitespace())
-            .stdin(Stdio::null())
-            .env_remove(border::FAIL_AT);
+        let mut command = program(self.corpus.folder.path());
+        command.args(line.split_whitespace());
         command
     }
 

@@ -32,6 +32,7 @@ mod layers;
 mod leases;
 mod metrics;
 mod privacy;
+mod program;
 mod proxy;
 mod purge;
 mod readme;

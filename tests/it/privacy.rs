@@ -2,9 +2,9 @@
 //! most talkative logging, and no word of it may come out.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use crate::hostile::targets::{CANARY, write_model};
+use crate::program::program;
 
 /// A text that tries to break out of quotes and lines.
 fn text(at: usize) -> String {
@@ -65,14 +65,9 @@ impl Place {
     }
 
     fn run(&mut self, line: &str) -> Option<i32> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
-        command.current_dir(self.folder.path()).args(line.split_whitespace()).stdin(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SCALINGNOTE") {
-                command.env_remove(name);
-            }
-        }
-        let output = command.env("SCALINGNOTE_LOG", "trace").output().unwrap();
+        let mut command = program(self.folder.path());
+        command.args(line.split_whitespace()).env("SCALINGNOTE_LOG", "trace");
+        let output = command.output().unwrap();
         for stream in [output.stdout, output.stderr] {
             self.said.push((line.to_owned(), String::from_utf8_lossy(&stream).into_owned()));
         }

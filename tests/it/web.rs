@@ -11,6 +11,7 @@ use scalingnote::snapshot;
 use scalingnote::store::Root;
 
 use crate::checkout::Checkout;
+use crate::program::program;
 use crate::proxy::{Fault, Proxy};
 
 /// Ends with its value.
@@ -48,9 +49,7 @@ impl WebServer {
 }
 
 fn scalingnote(folder: &Path, line: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
-    command.current_dir(folder).args(line).env("XDG_CACHE_HOME", folder).stdin(Stdio::null());
-    command.output().unwrap()
+    program(folder).args(line).env("XDG_CACHE_HOME", folder).output().unwrap()
 }
 
 fn expect(folder: &Path, line: &[&str]) -> String {

@@ -14,6 +14,7 @@ use scalingnote::store::Root;
 
 use super::{Corpus, NEXT, from_scratch, newest, seen, state};
 use crate::faults::{Faulty, Tally};
+use crate::program::program;
 
 /// Every call of the store may fail; a run is repeated until it gets through. Days and the switch come out as
 /// without faults.
@@ -71,13 +72,8 @@ impl Program<'_> {
         self.0.write();
         let pipeline = self.0.text("fake:16", next).replace("memory://unused", "root");
         std::fs::write(self.0.folder.path().join("p.toml"), pipeline).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
-        command.current_dir(self.0.folder.path()).args(arguments).stdin(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SCALINGNOTE") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = program(self.0.folder.path());
+        command.args(arguments);
         command
     }
 

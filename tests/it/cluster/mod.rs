@@ -16,6 +16,7 @@ use scalingnote::snapshot::{self, Manifest};
 use scalingnote::store::{Root, hash_file};
 
 use crate::days::{Corpus, PIPELINE, seen};
+use crate::program::{PROGRAM, program};
 use crate::support;
 use processes::{Cluster, End, LOST_AFTER, finish, until};
 
@@ -72,8 +73,7 @@ impl Place {
 
     /// The same corpus, run in one process without disturbance.
     fn undisturbed(&self) -> (Manifest, BTreeMap<String, String>) {
-        let output = Command::new(env!("CARGO_BIN_EXE_scalingnote"))
-            .current_dir(self.folder())
+        let output = program(self.folder())
             .args(["run", "p.toml", "--quiet", "--set", "publish.root=undisturbed"])
             .output()
             .unwrap();
@@ -347,7 +347,7 @@ fn errors_of_executors_come_back_with_their_exit_codes() {
 #[test]
 fn a_scheduler_listens_elsewhere_only_where_a_person_says_so() {
     let scheduler = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
+        let mut command = Command::new(PROGRAM);
         command.args(["cluster", "scheduler"]).args(arguments);
         command
     };
@@ -377,8 +377,7 @@ fn a_real_tower_gives_the_same_vectors() {
     let cluster = Cluster::start(2);
     let own = cluster.run(place.folder(), &["--set", &tower], 5 * MINUTE);
     assert_eq!(own.status.code(), Some(0), "{}", cluster.said());
-    let alone = Command::new(env!("CARGO_BIN_EXE_scalingnote"))
-        .current_dir(place.folder())
+    let alone = program(place.folder())
         .args(["run", "p.toml", "--quiet", "--set", &tower, "--set", "publish.root=alone"])
         .status();
     assert!(alone.unwrap().success());

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::program::PROGRAM;
+
 /// An executor that is silent for so long is lost: the least that the scheduler takes.
 pub const LOST_AFTER: Duration = Duration::from_secs(10);
 
@@ -20,7 +22,7 @@ pub struct Cluster {
 
 fn program(logs: &Path, log: &str, arguments: &[&str]) -> Command {
     let file = std::fs::File::create(logs.join(log)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_scalingnote"));
+    let mut command = Command::new(PROGRAM);
     command.args(arguments).stdin(Stdio::null()).stderr(file);
     command
 }
