@@ -8,6 +8,7 @@ use super::App;
 use super::args::PipelineArgs;
 use crate::config::Pipeline;
 use crate::error::Result;
+use crate::exec;
 use crate::observe::Event;
 
 /// Check a pipeline file, or show it with every default and override
@@ -46,11 +47,12 @@ enum ConfigCommand {
     },
 }
 
-pub(super) fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
     match args.command {
         ConfigCommand::Check { pipeline } => {
             let resolved = pipeline.resolve()?;
             let config = &resolved.pipeline;
+            check_towers(config, app).await?;
             app.console.print(&format!(
                 "{} is fine: {} table{}, tower {}, root {}\n",
                 pipeline.pipeline.display(),
@@ -65,9 +67,6 @@ pub(super) fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
                     next.tower.model
                 ));
             }
-            for missing in missing_files(config) {
-                app.reporter.event(Event::Warning { message: missing });
-            }
         }
         ConfigCommand::Show { pipeline, json } => {
             let resolved = pipeline.resolve()?;
@@ -77,19 +76,28 @@ pub(super) fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a run could not find here. The file may be right all the same: it need not be checked where it runs.
-fn missing_files(config: &Pipeline) -> Vec<String> {
+/// Warns of files that a run could not find here: a pipeline file need not be checked where it runs. What is here must fit together,
+/// as a run would have it.
+async fn check_towers(config: &Pipeline, app: &App) -> Result<()> {
     let named = [
         ("[tower]", Some(&config.tower)),
         ("[query.tower]", config.query.tower.as_ref()),
         ("[next.tower]", config.next.as_ref().map(|next| &next.tower)),
     ];
-    let towers = named.into_iter().filter_map(|(key, tower)| Some((key, tower?)));
-    let checked = towers.map(|(key, tower)| (key, tower.check_files(&config.base_dir)));
-    checked
-        .filter_map(|(key, checked)| {
-            let error = checked.err()?;
-            Some(format!("{key}: {}; a run on this machine would fail", error.message()))
-        })
-        .collect()
+    let mut all_here = true;
+    for (key, tower) in named.into_iter().filter_map(|(key, tower)| Some((key, tower?))) {
+        match tower.check_files(&config.base_dir) {
+            Ok(here) => all_here &= here,
+            Err(error) => {
+                all_here = false;
+                let message =
+                    format!("{key}: {}; a run on this machine would fail", error.message());
+                app.reporter.event(Event::Warning { message });
+            }
+        }
+    }
+    if all_here && config.query.tower.is_some() {
+        exec::check_query_tower(config, &app.reporter).await?;
+    }
+    Ok(())
 }

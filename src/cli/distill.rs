@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::pack::{self, PackArgs};
-use super::train::{default_output, listing, named, on_large_stack};
+use super::train::{listing, named, on_large_stack, output};
 use super::{App, recipe};
 use crate::error::Result;
 use crate::exec;
@@ -71,10 +71,11 @@ pub(crate) struct DistillArgs {
 
 pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
     let (text, base_dir) = recipe::read(&args.recipe)?;
+    recipe::refuse_other(&text, &args.recipe, &["tower", "method"], "train")?;
     let mut options: DistillOptions = recipe::parse(&text, &args.recipe)?;
     options.steps = args.steps.or(options.steps);
     recipe::naming(&args.recipe, options.validate())?;
-    let output = args.out.clone().unwrap_or_else(|| default_output(&args.recipe));
+    let output = output(args.out.clone(), &args.recipe)?;
     if let Some(target) = &args.export {
         let places = (output.as_path(), target.as_path());
         return pack::execute(&args.pack, &options, &base_dir, places, args.json, app).await;

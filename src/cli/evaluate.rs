@@ -142,6 +142,14 @@ pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
         )));
     }
     recipe::naming(&args.tower, document.admits(&query))?;
+    // What is wrong with the other files is said before hours of encoding, not after.
+    for file in args.per_query.iter().chain(&args.run) {
+        check_place(file)?;
+    }
+    let bm25 = evaluate_bm25(&set, &options);
+    for other in &others {
+        versus(other, &bm25)?;
+    }
     let texts: Vec<String> = set.documents.iter().map(|document| document.render()).collect();
     let borrowed = texts.iter().map(String::as_str).collect::<Vec<_>>();
     let documents = vectors(&named.document, &named, &borrowed, &args, app).await?;
@@ -153,7 +161,6 @@ pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
         if let Some(file) = &args.run {
             write(file, &trec_run(&run, &system))?;
         }
-        let bm25 = evaluate_bm25(&set, &options);
         let mut comparisons = vec![versus(&bm25, &tower)?];
         for other in &others {
             comparisons.push(versus(other, &tower)?);
@@ -189,7 +196,7 @@ fn open(folder: &Path, options: &EvaluateOptions) -> Result<RetrievalSet> {
             folder.display()
         )));
     }
-    let mut set = RetrievalSet::open(&options.set).context(|| folder.display().to_string())?;
+    let mut set = RetrievalSet::open(&options.set)?;
     if !set.qrels.values().any(|judged| judged.values().any(|grade| *grade > 0)) {
         return Err(Error::input(format!(
             "{} judges no document as relevant: nothing can be measured",
@@ -245,6 +252,18 @@ fn latency(set: &RetrievalSet, query: &Tower, document: &Tower, app: &App) -> Re
     let texts = set.queries.iter().map(|query| query.text.trim());
     let texts: Vec<&str> = texts.filter(|text| !text.is_empty()).take(200).collect();
     query_latency(&towers, &texts, &app.cancel)
+}
+
+/// Refuses a file that cannot be written because of where it is to lie.
+fn check_place(file: &Path) -> Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if file.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!("{} cannot be written: name a file in a folder that is there", file.display()),
+        ));
+    }
+    Ok(())
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {

@@ -99,7 +99,8 @@ fn causes(error: &Error) -> Vec<String> {
 fn hint(kind: ErrorKind) -> Option<&'static str> {
     match kind {
         ErrorKind::Config => Some(
-            "`scalingnote schema pipeline` lists every key of a pipeline file, `scalingnote schema train` of a recipe",
+            "`scalingnote schema pipeline` lists every key of a pipeline file, `scalingnote schema train` and \
+             `scalingnote schema distill` those of recipes",
         ),
         ErrorKind::Usage => Some("`--help` after the subcommand shows its flags with examples"),
         ErrorKind::GateRefused => Some(

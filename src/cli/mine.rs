@@ -13,7 +13,7 @@ use crate::exec;
 use crate::stage::EncodeOptions;
 use crate::tower::TowerOptions;
 use crate::train::{
-    MineOptions, MineReport, Neighbours, TrainOptions, mine, open_pairs, write_pairs,
+    MineOptions, MineReport, Neighbours, TrainOptions, keep_answered, mine, open_pairs, write_pairs,
 };
 
 /// Mine hard negatives for the next round of training
@@ -69,11 +69,21 @@ struct Answer {
 
 pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
     let (text, base_dir) = recipe::read(&args.recipe)?;
+    recipe::refuse_other(&text, &args.recipe, &["teacher", "student"], "distill")?;
     let options: TrainOptions = recipe::parse(&text, &args.recipe)?;
     recipe::naming(&args.recipe, options.validate())?;
+    let mining = MineOptions {
+        skip: args.skip,
+        window: args.window,
+        margin: args.margin,
+        keep: args.keep,
+        seed: options.seed,
+    };
+    mining.validate()?;
     let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
     let (reporter, cancel) = (&app.reporter, &app.cancel);
     let mut set = open_pairs(&options.pairs, &base_dir, options.seed, reporter, cancel).await?;
+    keep_answered(&mut set, reporter)?;
     let (mut query, mut document) = (options.query_tower(), options.tower.clone());
     if let Some(path) = &args.adapter {
         trained::put(path, &base_dir, &mut query, &mut document)?;
@@ -87,13 +97,6 @@ pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
     let documents = vectors(document, &texts).await?;
     let texts: Vec<&str> = set.pairs.iter().map(|pair| pair.query.as_str()).collect();
     let queries = vectors(query, &texts).await?;
-    let mining = MineOptions {
-        skip: args.skip,
-        window: args.window,
-        margin: args.margin,
-        keep: args.keep,
-        seed: options.seed,
-    };
     let report = tokio::task::block_in_place(|| {
         let neighbours = Neighbours::build(&documents, &app.cancel)?;
         mine(&mut set, &queries, &documents, &neighbours.candidates(), &mining)
@@ -122,6 +125,10 @@ fn summary(answer: &Answer) -> String {
         report.refused_by_margin,
         report.refused_as_answers
     );
+    if report.with_negatives == 0 && report.refused_by_margin > 0 {
+        text += "  all that ranks high scores nearly as the answers do: the tower tells little apart yet; train it further, or \
+                 raise --margin\n";
+    }
     for file in &answer.files {
         text += &format!("  {}\n", file.display());
     }

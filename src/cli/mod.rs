@@ -162,7 +162,7 @@ async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Distill(args) => distill::execute(args, app).await,
         Command::Cluster(args) => cluster::execute(args, app).await,
         Command::Evaluate(args) => evaluate::execute(args, app).await,
-        Command::Config(args) => config::execute(args, app),
+        Command::Config(args) => config::execute(args, app).await,
         Command::Schema(args) => schema::execute(&args, app),
         Command::Completions(args) => completions::execute(&args, app),
     }

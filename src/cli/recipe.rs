@@ -56,7 +56,25 @@ pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) ->
     let taken = serde_json::to_value(&options).map_err(json)?;
     match unknown(&given, &taken, "") {
         None => Ok(options),
-        Some(key) => Err(Error::config(format!("{}: unknown key `{key}`", file.display()))),
+        Some((key, near)) => {
+            let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            Err(Error::config(format!("{}: unknown key `{key}`{near}", file.display())))
+        }
+    }
+}
+
+/// Refuses a recipe that has one of these sections: it is meant for another command.
+///
+/// # Errors
+/// Config, naming the command.
+pub(super) fn refuse_other(text: &str, file: &Path, keys: &[&str], command: &str) -> Result<()> {
+    let given: toml::Table = toml::from_str(text).unwrap_or_default();
+    match keys.iter().find(|key| given.contains_key(**key)) {
+        None => Ok(()),
+        Some(key) => Err(Error::config(format!(
+            "{} has [{key}]: it is a recipe for `scalingnote {command}`",
+            file.display()
+        ))),
     }
 }
 
@@ -90,14 +108,16 @@ fn place(text: &str, at: usize) -> String {
     format!(":{line}:{column}")
 }
 
-/// The first key of `given` that `taken` lacks, as a dotted path.
-fn unknown(given: &Value, taken: &Value, path: &str) -> Option<String> {
+/// The first key of `given` that `taken` lacks, as a dotted path, and the nearest key that stands there.
+fn unknown(given: &Value, taken: &Value, path: &str) -> Option<(String, Option<String>)> {
     match (given, taken) {
-        (Value::Object(given), Value::Object(taken)) => given.iter().find_map(|(key, value)| {
+        (Value::Object(given), Value::Object(all)) => given.iter().find_map(|(key, value)| {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            match taken.get(key) {
+            match all.get(key) {
                 Some(taken) => unknown(value, taken, &path),
-                None => Some(path),
+                None => {
+                    Some((path, nearest(key, all.keys().map(String::as_str)).map(str::to_owned)))
+                }
             }
         }),
         (Value::Array(given), Value::Array(taken)) => given
@@ -132,6 +152,11 @@ mod tests {
             ("path =", "paht =", "unknown field `paht`; did you mean `path`?"),
             ("\"full\"", "\"full\"\nrank = 4", "unknown field `rank`"),
             ("\"full\"", "\"lora\"\nrang = 4", "unknown field `rang`"),
+            (
+                "[query]",
+                "[query]\n[query.method]\nkind = \"lora\"\nrang = 4",
+                "unknown field `rang`",
+            ),
             ("steps = 3", "steps = x", "r.toml:1:"),
             ("steps = 3", "steps = \"x\"", "r.toml:1:9: invalid type: string"),
         ] {

@@ -64,10 +64,11 @@ pub(crate) struct TrainArgs {
 
 pub(super) async fn execute(args: TrainArgs, app: &App) -> Result<ExitCode> {
     let (text, base_dir) = recipe::read(&args.recipe)?;
+    recipe::refuse_other(&text, &args.recipe, &["teacher", "student"], "distill")?;
     let mut options: TrainOptions = recipe::parse(&text, &args.recipe)?;
     options.steps = args.steps.or(options.steps);
     recipe::naming(&args.recipe, options.validate())?;
-    let output = args.out.clone().unwrap_or_else(|| default_output(&args.recipe));
+    let output = output(args.out.clone(), &args.recipe)?;
     let (reporter, cancel, devices) =
         (app.reporter.clone(), app.cancel.clone(), args.device.clone());
     let folder = output.clone();
@@ -123,8 +124,15 @@ pub(super) fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {
     }
 }
 
-pub(super) fn default_output(recipe: &Path) -> PathBuf {
-    Path::new(".cache/train").join(recipe.file_stem().unwrap_or("recipe".as_ref()))
+/// The folder of the run: the one named, or one of the recipe's name.
+pub(super) fn output(named: Option<PathBuf>, recipe: &Path) -> Result<PathBuf> {
+    let stem = recipe.file_stem().unwrap_or("recipe".as_ref());
+    let folder = named.unwrap_or_else(|| Path::new(".cache/train").join(stem));
+    if folder.exists() && !folder.is_dir() {
+        let message = format!("{} is a file; --out names a folder", folder.display());
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    Ok(folder)
 }
 
 /// What a run or an export has written into its folder.

@@ -111,6 +111,12 @@ fn rows_of(batch: &RecordBatch, rows: &mut Vec<PairRow>) -> Result<()> {
     let (query, text) = (needed("query")?, needed("text")?);
     let title = column("title", &DataType::Utf8)?;
     let weight = column("weight", &DataType::Float32)?;
+    // A text that is no number casts to null, which would mean 1.
+    if let (Some(cast), Some(given)) = (&weight, batch.column_by_name("weight"))
+        && cast.null_count() > given.null_count()
+    {
+        return Err(Error::input("column `weight` of the pairs holds a text that is no number"));
+    }
     let list = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
     let negatives = column("negatives", &list)?;
     for at in 0..batch.num_rows() {

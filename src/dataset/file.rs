@@ -62,6 +62,8 @@ pub(super) fn for_each_line(
             .or_error(ErrorKind::Input, || "not valid UTF-8")
             .context(|| at(number))?
             .trim_end_matches(['\n', '\r']);
+        // Editors of one maker begin a file with a byte order mark.
+        let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { text };
         if !text.trim().is_empty() {
             each(number, text).context(|| at(number))?;
         }

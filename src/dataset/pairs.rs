@@ -157,6 +157,12 @@ impl PairSet {
                     path.display()
                 )));
             }
+            if source.limit == Some(0) {
+                return Err(Error::config(format!(
+                    "limit of pairs {} must be above 0",
+                    path.display()
+                )));
+            }
             if source.is_table() {
                 let rows = tables.remove(&at).ok_or_else(|| {
                     Error::config(format!(
@@ -229,12 +235,8 @@ impl PairSet {
 
     fn read_lines(&mut self, source: &PairSource, path: &Path, at: u32) -> Result<()> {
         for_each_line(path, |_, line| {
-            let line: Line = serde_json::from_str(line).map_err(|e| {
-                Error::input(format!(
-                    "not {{\"query\", \"text\", ...}} as JSON (column {})",
-                    e.column()
-                ))
-            })?;
+            let line: Line =
+                serde_json::from_str(line).map_err(|cause| wrong_line(path, &cause))?;
             let Line { query, text, title, negatives, weight, .. } = line;
             self.add(PairRecord { query, title, text, negatives, weight }, source.weight, at)
         })
@@ -243,7 +245,7 @@ impl PairSet {
     fn add(&mut self, row: PairRecord, weight: f32, source: u32) -> Result<()> {
         let weight = weight * row.weight.unwrap_or(1.0);
         if !(weight.is_finite() && weight >= 0.0) {
-            return Err(Error::input("weight must not be negative"));
+            return Err(Error::input("weight must be a number, and not negative"));
         }
         let render = |title: String, text: String| {
             super::Document { id: String::new(), title, text }.render()
@@ -253,6 +255,27 @@ impl PairSet {
         self.pairs.push(Pair { query: row.query, document, negatives, weight, source });
         Ok(())
     }
+}
+
+/// Why a line is no pair, without quoting it: it may be somebody's note.
+fn wrong_line(path: &Path, cause: &serde_json::Error) -> Error {
+    let column = cause.column();
+    if !cause.is_data() {
+        let hint = match path.extension().and_then(|ending| ending.to_str()) {
+            Some("jsonl" | "json" | "xz" | "gz") => "",
+            _ => "; a table of another format needs `sql`: SELECT a AS query, b AS text FROM pairs",
+        };
+        return Error::input(format!("not JSON (column {column}){hint}"));
+    }
+    // Serde names fields and types here, and quotes values of a wrong type only.
+    let text = cause.to_string();
+    let said = ["unknown field", "missing field", "duplicate field"]
+        .iter()
+        .find(|start| text.starts_with(**start))
+        .map_or("a value of a wrong type", |_| text.split(" at line").next().unwrap_or(&text));
+    Error::input(format!(
+        "no pair (column {column}): {said}; it reads {{\"query\": text, \"text\": text, \"title\"?, \"negatives\"?: [text], \"weight\"?: number}}"
+    ))
 }
 
 #[cfg(test)]

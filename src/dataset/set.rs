@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::file::{for_each_line, read_jsonl};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 
 /// A document of the corpus.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -107,13 +107,17 @@ impl RetrievalSet {
     /// # Errors
     /// NotFound for a missing file; Input, naming file and line or id, otherwise.
     pub fn open(options: &RetrievalSetOptions) -> Result<Self> {
+        Self::read(options).context(|| options.path.display().to_string())
+    }
+
+    fn read(options: &RetrievalSetOptions) -> Result<Self> {
         let set = Self {
             documents: read_jsonl(&options.path.join("corpus.jsonl"))?,
             queries: read_jsonl(&options.path.join(&options.queries))?,
             qrels: read_qrels(&options.path.join(&options.qrels))?,
         };
-        let documents = unique(set.documents.iter().map(|d| d.id.as_str()), "document")?;
-        let queries = unique(set.queries.iter().map(|q| q.id.as_str()), "query")?;
+        let documents = unique(set.documents.iter().map(|d| d.id.as_str()), "corpus.jsonl")?;
+        let queries = unique(set.queries.iter().map(|q| q.id.as_str()), &options.queries)?;
         for (query, judged) in &set.qrels {
             if !queries.contains(query.as_str()) {
                 return Err(Error::input(format!(
@@ -137,11 +141,11 @@ impl RetrievalSet {
     }
 }
 
-fn unique<'a>(ids: impl Iterator<Item = &'a str>, what: &str) -> Result<HashSet<&'a str>> {
+fn unique<'a>(ids: impl Iterator<Item = &'a str>, file: &str) -> Result<HashSet<&'a str>> {
     let mut seen = HashSet::new();
     for id in ids {
         if !seen.insert(id) {
-            return Err(Error::input(format!("{what} id {id:?} occurs twice")));
+            return Err(Error::input(format!("{file} has the id {id:?} twice")));
         }
     }
     Ok(seen)

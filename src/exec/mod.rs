@@ -46,7 +46,8 @@ pub use cluster::{ClusterOptions, SchedulerAddress};
 use fleet::Fleet;
 pub use metrics::write_metrics;
 pub use purge::purge;
-use query_towers::query_towers;
+pub use query_towers::check_query_tower;
+use query_towers::{probe_query_tower, query_towers};
 pub use run_id::new_run_id;
 pub use share::{Share, ShareDone, TaskStage, execute_share, execute_task};
 pub use texts::encode_texts;
@@ -116,9 +117,7 @@ impl RunContext {
         let pipeline = &self.pipeline;
         let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await?;
         // A query tower of its own that could not be admitted in the end is refused before the work.
-        if pipeline.query.tower.is_some() {
-            query_towers(self).await?;
-        }
+        probe_query_tower(self).await?;
         let planned = stage::plan(self.plan_request(run, &tower, None, reporter)).await?;
         Ok((planned, tower))
     }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, ResultExt};
-use crate::tower::source::{absolute, parse};
+use crate::tower::source::{ModelSource, absolute, parse};
 use crate::types::{Arithmetic, Pooling};
 
 /// Which tower, and how its vectors come about. Everything here is identity (it becomes an
@@ -85,12 +85,13 @@ impl TowerOptions {
         }
     }
 
-    /// Whether the local files that it names are on this machine, without opening one. What lies on a hub is not asked for.
+    /// Looks, without opening one, whether the files that it names are on this machine; false where they lie on a hub, which is not
+    /// asked.
     ///
     /// # Errors
     /// NotFound, naming the file; Config where it is no path at all.
-    pub fn check_files(&self, base_dir: &Path) -> Result<()> {
-        parse(&self.model, base_dir)?;
+    pub fn check_files(&self, base_dir: &Path) -> Result<bool> {
+        let local = !matches!(parse(&self.model, base_dir)?, ModelSource::Hub { .. });
         for (key, place) in [("adapter", &self.adapter), ("tokenizer", &self.tokenizer)] {
             let Some(place) = place else { continue };
             let path = absolute(place, base_dir).context(|| key)?;
@@ -99,7 +100,7 @@ impl TowerOptions {
                 return Err(Error::not_found(format!("{key} {place:?}: nothing lies at {path}")));
             }
         }
-        Ok(())
+        Ok(local)
     }
 }
 

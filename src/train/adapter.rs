@@ -136,6 +136,12 @@ impl Adapter {
                 config.layers
             )));
         }
+        if options.rank > config.hidden_size {
+            return Err(Error::config(format!(
+                "method.rank is {}, above the model's {} dimensions; no matrix of it has so many",
+                options.rank, config.hidden_size
+            )));
+        }
         let mut pairs = BTreeMap::new();
         for layer in options.first_layer..config.layers {
             for &target in &options.targets {

@@ -70,7 +70,32 @@ impl<'a> Batches<'a> {
                 batches.batch
             )));
         }
+        if batches.negatives > 0 && batches.with_negatives(1) == 0 {
+            return Err(Error::config(format!(
+                "hard_negatives is {}, but no pair has any; mine them first (`scalingnote mine`, if need be with a larger \
+                 --margin) or set it to 0",
+                batches.negatives
+            )));
+        }
         Ok(batches)
+    }
+
+    /// Training pairs that have at least so many hard negatives.
+    fn with_negatives(&self, count: usize) -> usize {
+        let enough = |at: &&u32| self.set.pairs[**at as usize].negatives.len() >= count;
+        self.training.iter().filter(enough).count()
+    }
+
+    /// What to say where pairs have fewer hard negatives than are to be taken.
+    pub(super) fn fewer_negatives(&self) -> Option<String> {
+        let (all, enough) = (self.training.len(), self.with_negatives(self.negatives));
+        (enough < all).then(|| {
+            format!(
+                "{} of {all} training pairs have fewer than {} hard negatives; they are trained with what they have",
+                all - enough,
+                self.negatives
+            )
+        })
     }
 
     /// Pairs that are trained on.

@@ -10,14 +10,16 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
+use super::decoder::NamedVar;
 use super::optimizer::AdamW;
 use super::report::{StepRecord, ValidationRecord};
 use super::tensor_error;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
-use crate::types::Digest256;
+use crate::types::{Digest256, Hasher256};
 
 const FILE: &str = "checkpoint.safetensors";
-const FORMAT: u32 = 1;
+/// 2: names the digest of its tensors.
+const FORMAT: u32 = 2;
 
 /// State of a run beside its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub(super) struct State {
     pub(super) format: u32,
     /// Of the options and the data.
     pub(super) run: Digest256,
+    /// Of the tensors, as [`save`] found them.
+    #[serde(default)]
+    pub(super) tensors: Option<Digest256>,
     /// Steps taken.
     pub(super) step: u64,
     pub(super) seconds: f64,
@@ -37,6 +42,7 @@ impl State {
         Self {
             format: FORMAT,
             run,
+            tensors: None,
             step: 0,
             seconds: 0.0,
             steps: Vec::new(),
@@ -58,7 +64,27 @@ fn bytes(tensor: &Tensor) -> Result<(Vec<usize>, Vec<u8>)> {
     Ok((tensor.dims().to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
 }
 
+/// Adds to what names a run the parameters that it starts from.
+pub(super) fn starts_from(hasher: &mut Hasher256, vars: &[NamedVar]) -> Result<()> {
+    for (name, var) in vars {
+        hasher.field(name).field(bytes(var.as_tensor())?.1);
+    }
+    Ok(())
+}
+
+/// Of the data of tensors, in order.
+fn digest<'a>(tensors: impl Iterator<Item = &'a [u8]>) -> Digest256 {
+    let mut hasher = Hasher256::new();
+    for data in tensors {
+        hasher.field(data);
+    }
+    hasher.finish()
+}
+
 /// Writes the checkpoint of `directory`; a crash leaves the old or the new one whole.
+///
+/// # Errors
+/// Input where a parameter is no longer finite: what lies there stays. About writing otherwise.
 pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
     let io = |e: std::io::Error| {
         Error::new(kind_of_io(&e), format!("cannot write {}", path(directory).display()))
@@ -69,7 +95,15 @@ pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result
         let parts =
             [("value", slot.var.as_tensor()), ("first", &slot.first), ("second", &slot.second)];
         for (part, tensor) in parts {
-            owned.push((format!("{part}.{}", slot.name), bytes(tensor)?));
+            let (shape, data) = bytes(tensor)?;
+            let finite = |b: &[u8; 4]| f32::from_le_bytes(*b).is_finite();
+            if !data.as_chunks().0.iter().all(finite) {
+                return Err(Error::input(format!(
+                    "{} is no longer finite after {} steps; lower optimizer.learning_rate and start from another output",
+                    slot.name, state.step
+                )));
+            }
+            owned.push((format!("{part}.{}", slot.name), (shape, data)));
         }
     }
     let views = owned
@@ -77,7 +111,9 @@ pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result
         .map(|(name, (shape, data))| Ok((name, TensorView::new(Dtype::F32, shape.clone(), data)?)))
         .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
         .context(|| "checkpoint tensors")?;
-    let text = serde_json::to_string(state).context(|| "checkpoint state")?;
+    let tensors = Some(digest(owned.iter().map(|(_, (_, data))| data.as_slice())));
+    let state = State { tensors, ..state.clone() };
+    let text = serde_json::to_string(&state).context(|| "checkpoint state")?;
     let metadata = HashMap::from([("state".to_owned(), text)]);
     let data = serialize(views, Some(metadata)).context(|| "checkpoint")?;
     fs::create_dir_all(directory).map_err(io)?;
@@ -118,17 +154,20 @@ pub(super) fn load(
         return Err(Error::new(
             ErrorKind::Conflict,
             format!(
-                "{} belongs to a run with other options or data; choose another output or delete it",
+                "{} belongs to a run with another recipe, other pairs, or another model or adapter to start from (or to \
+                 another version of this program); choose another output or delete it",
                 path.display()
             ),
         ));
     }
     let tensors = SafeTensors::deserialize(&data).or_error(ErrorKind::Corrupt, corrupt)?;
+    let mut seen = Hasher256::new();
     for slot in &mut optimizer.slots {
-        let read = |part: &str| -> Result<Tensor> {
+        let mut read = |part: &str| -> Result<Tensor> {
             let view = tensors
                 .tensor(&format!("{part}.{}", slot.name))
                 .or_error(ErrorKind::Corrupt, corrupt)?;
+            seen.field(view.data());
             if view.dtype() != Dtype::F32 || view.shape() != slot.var.dims() {
                 return Err(Error::corrupt(corrupt()));
             }
@@ -142,6 +181,9 @@ pub(super) fn load(
         let value = read("value")?;
         (slot.first, slot.second) = (read("first")?, read("second")?);
         slot.var.set(&value).map_err(tensor_error)?;
+    }
+    if state.tensors != Some(seen.finish()) {
+        return Err(Error::corrupt(corrupt()));
     }
     optimizer.steps = state.step;
     Ok(Some(state))

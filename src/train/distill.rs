@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{Result as CandleResult, Tensor};
+use candle_core::{D, Device, Result as CandleResult, Tensor};
+use candle_nn::ops::log_softmax;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use super::bert::Learnt;
 use super::checkpoint::{self, State};
 use super::decoder::{NamedVar, normalize};
 use super::optimizer::AdamW;
-use super::options::{OptimizerOptions, ValidationOptions};
+use super::options::{OptimizerOptions, ValidationOptions, temperature};
 use super::report::{StepRecord, TrainReport, ValidationRecord};
 use super::student::{Student, StudentOptions};
 use super::tensor_error;
@@ -40,6 +41,13 @@ pub struct DistillOptions {
     /// Weight of `1 - cosine` to the teacher's vector.
     #[serde(default = "one")]
     pub cosine_weight: f64,
+    /// Weight of how far the student's scores are from the teacher's: both score the teacher's vectors of the whole batch,
+    /// and the student's distribution over them is to be the teacher's (Kullback-Leibler divergence). Not in the paper.
+    #[serde(default)]
+    pub score_weight: f64,
+    /// Cosines are divided by it before they become distributions.
+    #[serde(default = "default_score_temperature")]
+    pub score_temperature: f64,
     /// Optimizer and schedule.
     #[serde(default)]
     pub optimizer: OptimizerOptions,
@@ -64,6 +72,10 @@ fn one() -> f64 {
     1.0
 }
 
+fn default_score_temperature() -> f64 {
+    0.05
+}
+
 fn default_batch() -> usize {
     64
 }
@@ -78,15 +90,15 @@ impl DistillOptions {
     /// # Errors
     /// Config, naming the field.
     pub fn validate(&self) -> Result<()> {
-        let fine = |w: f64| w.is_finite() && w >= 0.0;
-        if !fine(self.mse_weight)
-            || !fine(self.cosine_weight)
-            || self.mse_weight + self.cosine_weight == 0.0
-        {
+        let weights = [self.mse_weight, self.cosine_weight, self.score_weight];
+        let fine = weights.iter().all(|w| w.is_finite() && *w >= 0.0);
+        if !fine || weights.iter().sum::<f64>() == 0.0 {
             return Err(Error::config(
-                "mse_weight and cosine_weight must not be negative, nor both 0",
+                "mse_weight, cosine_weight and score_weight must not be negative, nor all 0",
             ));
         }
+        temperature(self.score_temperature, "score_temperature")?;
+        self.optimizer.validate()?;
         if self.batch == 0 || self.steps == Some(0) {
             return Err(Error::config("batch and steps must be above 0"));
         }
@@ -154,6 +166,7 @@ pub async fn distill(
         let bytes: Vec<u8> = row.iter().flat_map(|v| v.to_le_bytes()).collect();
         hasher.field(text).field(bytes);
     }
+    checkpoint::starts_from(&mut hasher, &vars)?;
     let run = hasher.finish();
     let mut optimizer =
         AdamW::new(vars.clone(), options.optimizer.clone()).map_err(tensor_error)?;
@@ -289,20 +302,37 @@ impl Job<'_> {
         at.iter().map(|at| self.student.tokenize(&self.texts[*at])).collect()
     }
 
-    /// Loss and mean cosine of vectors of the texts at these positions.
-    fn loss(&self, vectors: &Tensor, at: &[usize]) -> CandleResult<(Tensor, f32)> {
-        let target: Vec<f32> = at.iter().flat_map(|at| self.teacher.row(*at)).copied().collect();
-        let target = Tensor::from_vec(target, vectors.shape(), vectors.device())?;
-        distillation_loss(vectors, &target, self.options.mse_weight, self.options.cosine_weight)
+    /// The teacher's vectors `[texts, dimensions]` of the texts at these positions.
+    fn targets(&self, at: &[usize]) -> CandleResult<Tensor> {
+        let rows: Vec<f32> = at.iter().flat_map(|at| self.teacher.row(*at)).copied().collect();
+        Tensor::from_vec(rows, (at.len(), self.teacher.dimensions()), &Device::Cpu)
+    }
+
+    /// Loss and mean cosine of `vectors` of some of a batch's texts: those whose targets are these rows of `targets`.
+    fn loss(
+        &self,
+        vectors: &Tensor,
+        targets: &Tensor,
+        rows: Range<usize>,
+    ) -> CandleResult<(Tensor, f32)> {
+        let DistillOptions { mse_weight, cosine_weight, score_weight, .. } = self.options;
+        let own = targets.narrow(0, rows.start, rows.len())?;
+        let (mut loss, cosine) = distillation_loss(vectors, &own, *mse_weight, *cosine_weight)?;
+        if *score_weight > 0.0 {
+            let scores = score_loss(vectors, &own, targets, self.options.score_temperature)?;
+            loss = (loss + (scores * *score_weight)?)?;
+        }
+        Ok((loss, cosine))
     }
 
     /// Gradients, loss and mean cosine of the texts at these positions, and their tokens.
     fn learn(&self, at: &[usize], vars: &[NamedVar]) -> Result<(Learnt, usize)> {
         let ids = self.tokenize(at)?;
         let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let targets = self.targets(at).map_err(tensor_error)?;
         let part = |vectors: &Tensor, range: Range<usize>| {
             let share = range.len() as f64 / at.len() as f64;
-            let (loss, cosine) = self.loss(vectors, &at[range])?;
+            let (loss, cosine) = self.loss(vectors, &targets, range)?;
             Ok(((loss * share)?, cosine * share as f32))
         };
         let learnt = self.student.gradients(&ids, vars, &part)?;
@@ -323,7 +353,9 @@ impl Job<'_> {
             let ids = self.tokenize(chunk)?;
             let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
             let vectors = self.student.forward(&ids)?;
-            let judged = self.loss(&vectors, chunk);
+            let judged = self
+                .targets(chunk)
+                .and_then(|targets| self.loss(&vectors, &targets, 0..chunk.len()));
             let judged = judged.and_then(|(loss, cosine)| Ok((loss.to_scalar::<f32>()?, cosine)));
             let (l, c) = judged.map_err(tensor_error)?;
             let share = chunk.len() as f32 / held_out.len() as f32;
@@ -352,11 +384,41 @@ fn distillation_loss(
     Ok((loss, value))
 }
 
+/// `mean KL(p || q)`: p and q are how `teacher` and `student`, `[n, dimensions]`, each spread over `others`,
+/// `[m, dimensions]`, by the softmax of their cosines to them over the temperature.
+fn score_loss(
+    student: &Tensor,
+    teacher: &Tensor,
+    others: &Tensor,
+    temperature: f64,
+) -> CandleResult<Tensor> {
+    let spread = |rows: &Tensor| {
+        let scores = (normalize(rows)?.matmul(&others.t()?)? / temperature)?;
+        log_softmax(&scores, D::Minus1)
+    };
+    let (wanted, given) = (spread(teacher)?, spread(student)?);
+    (wanted.exp()? * (wanted - given)?)?.sum(1)?.mean(0)
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
+
+    #[test]
+    fn scores_are_compared_as_distributions() {
+        let t = |v: Vec<f32>, n| Tensor::from_vec(v, (n, 2), &Device::Cpu).unwrap();
+        let teacher = t(vec![1., 0.], 1);
+        let others = t(vec![1., 0., 0., 1.], 2);
+        let of = |student: Vec<f32>| {
+            let loss = score_loss(&t(student, 1), &teacher, &others, 1.0).unwrap();
+            loss.to_scalar::<f32>().unwrap()
+        };
+        // A student's length does not count.
+        assert!(of(vec![3., 0.]).abs() < 1e-6);
+        // Scores turned round: (e - 1) / (e + 1) * 1.
+        let e = 1f32.exp();
+        assert!((of(vec![0., 2.]) - (e - 1.0) / (e + 1.0)).abs() < 1e-6);
+    }
 
     #[test]
     fn the_loss_is_the_papers() {

@@ -144,6 +144,8 @@ async fn a_student_learns_resumes_and_can_be_opened() {
         },
         mse_weight: 1.0,
         cosine_weight: 1.0,
+        score_weight: 1.0,
+        score_temperature: 0.05,
         optimizer: OptimizerOptions { learning_rate: 3e-3, ..OptimizerOptions::default() },
         batch: 16,
         steps: Some(80),

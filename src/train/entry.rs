@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::options::{Method, QuerySide, TrainOptions};
-use super::pairs::open_pairs;
+use super::pairs::{keep_answered, open_pairs};
 use super::report::TrainReport;
 use super::trainer::{Side, TrainInput, export_checkpoint, train_decoder};
 use crate::dataset::PairSet;
@@ -75,7 +75,9 @@ impl Resolved {
         cancel: &Cancel,
     ) -> Result<Self> {
         options.validate()?;
-        let pairs = open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
+        let mut pairs =
+            open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
+        keep_answered(&mut pairs, reporter)?;
         let (mut document, mut query) = (options.tower.clone(), options.query_tower());
         // Low-rank training goes on where the adapter stands; full training starts from the merged weights.
         let further = |method: &Method, tower: &mut TowerOptions| match method {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::kernels::dot;
 use crate::dataset::{PairSet, SplitMix64};
-use crate::error::{Error, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::types::Embeddings;
 
 /// How negatives are chosen among a query's neighbours.
@@ -28,6 +28,23 @@ pub struct MineOptions {
     pub keep: usize,
     /// Decides the draw.
     pub seed: u64,
+}
+
+impl MineOptions {
+    /// Refuses numbers that would keep nothing, or filter nothing.
+    ///
+    /// # Errors
+    /// Usage, naming the option.
+    pub fn validate(&self) -> Result<()> {
+        let usage = |message: &'static str| Err(Error::new(ErrorKind::Usage, message));
+        if !(self.margin > 0.0 && self.margin <= 1.0) {
+            return usage("margin must be above 0 and at most 1");
+        }
+        if self.window == 0 || self.keep == 0 {
+            return usage("window and keep must be above 0");
+        }
+        Ok(())
+    }
 }
 
 impl Default for MineOptions {

@@ -43,7 +43,7 @@ pub use options::{
     FullOptions, Method, OptimizerOptions, Order, QuerySide, TrainOptions, ValidationOptions,
 };
 pub use pack::{PackOptions, Vocabulary, pack_student};
-pub use pairs::open_pairs;
+pub use pairs::{keep_answered, open_pairs};
 pub use report::{StepRecord, TrainReport, ValidationRecord};
 pub use student::StudentOptions;
 pub use trainer::{Side, Tokenize, TrainInput, export_checkpoint, train_decoder};

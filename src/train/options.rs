@@ -196,19 +196,51 @@ impl Default for OptimizerOptions {
     }
 }
 
+/// Refuses a number that is none, endless, or not above 0.
+pub(super) fn positive(value: f64, name: &str) -> Result<()> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err(Error::config(format!("{name} must be a number above 0"))),
+    }
+}
+
+/// The same for a softmax's temperature: below a thousandth, cosines lead out of what f32 can tell apart.
+pub(super) fn temperature(value: f64, name: &str) -> Result<()> {
+    match (1e-3..=1e3).contains(&value) {
+        true => Ok(()),
+        false => Err(Error::config(format!("{name} must be in 0.001..=1000"))),
+    }
+}
+
+impl OptimizerOptions {
+    /// Refuses values that cannot work.
+    pub(super) fn validate(&self) -> Result<()> {
+        positive(self.learning_rate, "optimizer.learning_rate")?;
+        positive(self.clip_norm, "optimizer.clip_norm")?;
+        positive(self.epsilon, "optimizer.epsilon")?;
+        for (value, name) in [(self.beta1, "beta1"), (self.beta2, "beta2")] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::config(format!("optimizer.{name} must be in 0..1, without 1")));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.final_share) {
+            return Err(Error::config("optimizer.final_share must be in 0..=1"));
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return Err(Error::config("optimizer.weight_decay must not be negative"));
+        }
+        Ok(())
+    }
+}
+
 impl TrainOptions {
     /// Refuses values that cannot work.
     ///
     /// # Errors
     /// Config, naming the field.
     pub fn validate(&self) -> Result<()> {
-        let positive = |value: f64, name: &str| match value.is_finite() && value > 0.0 {
-            true => Ok(()),
-            false => Err(Error::config(format!("{name} must be above 0"))),
-        };
-        positive(self.temperature, "temperature")?;
-        positive(self.optimizer.learning_rate, "optimizer.learning_rate")?;
-        positive(self.optimizer.clip_norm, "optimizer.clip_norm")?;
+        temperature(self.temperature, "temperature")?;
+        self.optimizer.validate()?;
         if self.batch_pairs < 2 {
             return Err(Error::config("batch_pairs must be at least 2: a pair needs a negative"));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::corpus::{PairRow, TableOptions, read_pairs};
 use crate::dataset::{PairRecord, PairSet, PairSource};
 use crate::error::{Error, Result};
-use crate::observe::Reporter;
+use crate::observe::{Event, Reporter};
 use crate::types::Cancel;
 
 /// Reads every source. Relative paths start from `base_dir`; `seed` decides what a `limit` draws.
@@ -38,6 +38,30 @@ pub async fn open_pairs(
         tables.insert(at, rows.into_iter().map(record).collect());
     }
     PairSet::open_with(sources, base_dir, seed, tables)
+}
+
+/// Leaves out pairs without a query or without a document: a text of nothing would be trained on as a text like any other.
+///
+/// # Errors
+/// Input where no pair is left.
+pub fn keep_answered(set: &mut PairSet, reporter: &Arc<dyn Reporter>) -> Result<()> {
+    let (pairs, documents) = (&mut set.pairs, &set.documents);
+    let before = pairs.len();
+    let empty = |text: &str| text.trim().is_empty();
+    pairs.retain(|pair| !empty(&pair.query) && !empty(&documents[pair.document as usize]));
+    for pair in pairs.iter_mut() {
+        pair.negatives.retain(|document| !empty(&documents[*document as usize]));
+    }
+    match before - pairs.len() {
+        0 => Ok(()),
+        all if all == before => Err(Error::input("no pair has both a query and a text")),
+        some => {
+            let message =
+                format!("{some} of {before} pairs have no query or no text; they are left out");
+            reporter.event(Event::Warning { message });
+            Ok(())
+        }
+    }
 }
 
 fn record(row: PairRow) -> PairRecord {

@@ -144,6 +144,13 @@ impl Student {
                 ..
             } => {
                 let source = base_dir.join(path);
+                if source.is_file() {
+                    return Err(Error::config(format!(
+                        "student.path {} is a file; name an encoder's folder (an LLM cut in depth is kind = \"decoder\", with \
+                         [student.tower])",
+                        source.display()
+                    )));
+                }
                 let (round, device) = (precision(*arithmetic)?.packed, Device::Cpu);
                 let (bert, vars) = Bert::load(
                     &source,

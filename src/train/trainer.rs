@@ -81,11 +81,14 @@ pub fn train_decoder(
     let (replicas, vars) = build_all(input, options)?;
     let model = &replicas[0];
     let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
+    let run = run_digest(input, options, &vars)?;
     let mut optimizer = optimizer(vars, options)?;
-    let run = run_digest(input.pairs, options)?;
     let mut state =
         checkpoint::load(output, run, &mut optimizer)?.unwrap_or_else(|| State::new(run));
     broadcast(&replicas)?;
+    if let Some(fewer) = batches.fewer_negatives() {
+        reporter.event(Event::Warning { message: fewer });
+    }
     if state.step > 0 {
         reporter.event(Event::Info { message: format!("resuming after step {}", state.step) });
     }
@@ -186,19 +189,33 @@ pub fn export_checkpoint(
     half: bool,
 ) -> Result<u64> {
     let (model, vars) = build(input, options, first_device(input)?)?;
+    let run = run_digest(input, options, &vars)?;
     let mut optimizer = optimizer(vars, options)?;
-    let run = run_digest(input.pairs, options)?;
     let state = checkpoint::load(output, run, &mut optimizer)?
         .ok_or_else(|| Error::not_found(format!("no checkpoint in {}", output.display())))?;
     export(&model, &optimizer, options, input.document, target, half)?;
     Ok(state.step)
 }
 
-fn run_digest(pairs: &PairSet, options: &TrainOptions) -> Result<Digest256> {
+/// Names a run by all that decides its losses: options, frozen weights, parameters as they start, pairs.
+fn run_digest(
+    input: &TrainInput<'_>,
+    options: &TrainOptions,
+    vars: &[NamedVar],
+) -> Result<Digest256> {
     let mut hasher = crate::types::Hasher256::new();
     hasher.field(options.digest()?.0);
-    for pair in &pairs.pairs {
-        hasher.field(&pair.query).field(&pairs.documents[pair.document as usize]);
+    if let Some(tower) = input.document {
+        hasher.field(tower.weights_digest().0);
+    }
+    checkpoint::starts_from(&mut hasher, vars)?;
+    let PairSet { pairs, documents, .. } = input.pairs;
+    for pair in pairs {
+        hasher.field(&pair.query).field(&documents[pair.document as usize]);
+        hasher.field(pair.weight.to_le_bytes()).field(pair.negatives.len().to_le_bytes());
+        for negative in &pair.negatives {
+            hasher.field(&documents[*negative as usize]);
+        }
     }
     Ok(hasher.finish())
 }

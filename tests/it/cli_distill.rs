@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::cli_train::{RECIPE, expect, folder, json_of};
 
-const DISTILL: &str = r#"batch = 8
+pub const DISTILL: &str = r#"batch = 8
 steps = 30
 seed = 2
 [teacher]
@@ -27,7 +27,7 @@ every = 10
 path = "pairs.jsonl"
 "#;
 
-const PIPELINE: &str = r#"version = 1
+pub const PIPELINE: &str = r#"version = 1
 [corpus]
 sql = "SELECT _id AS note_id, text FROM notes"
 template = "{{ text }}"
@@ -45,7 +45,7 @@ prompt_prefix = "? "
 root = "root"
 "#;
 
-const STUDENT: &str = r#"[query.tower]
+pub const STUDENT: &str = r#"[query.tower]
 model = "student/student"
 tokenizer = "model/tokenizer.json"
 pooling = "mean"

@@ -203,7 +203,7 @@ fn a_tower_is_trained_exported_and_judged() {
 
     // Other options are another run.
     let (_, stderr) = expect(path, 2, "train recipe.toml --out whole --steps 7");
-    assert!(stderr.contains("a run with other options or data"), "{stderr}");
+    assert!(stderr.contains("a run with another recipe"), "{stderr}");
 
     // The checkpoint as f16 is half as large and makes almost the same tower.
     let (stdout, _) = expect(path, 0, "train recipe.toml --out whole --export small --f16");
@@ -299,7 +299,11 @@ fn wrong_files_and_flags_are_told() {
         ("train recipe.toml --device cpu --device cuda:0", 2, "not on both"),
         ("distill recipe.toml --device gpu", 2, "`cpu:<threads>` nor `cuda:<number>`"),
         ("mine recipe.toml --out m --device gpu", 2, "`cpu:<threads>` nor `cuda:<number>`"),
-        ("distill recipe.toml", 2, "unknown field `batch_pairs`"),
+        (
+            "distill recipe.toml",
+            2,
+            "recipe.toml has [tower]: it is a recipe for `scalingnote train`",
+        ),
         ("train recipe.toml --out none --export x", 1, "no checkpoint in none"),
         ("evaluate tower.toml set", 2, "tower.toml:2:1: unknown field `modle`"),
         ("evaluate key.toml set", 2, "unknown field `temprature`"),

@@ -11,6 +11,7 @@ mod cli_pack;
 mod cli_pairs;
 mod cli_run;
 mod cli_train;
+mod cli_train_inputs;
 mod cloud;
 mod cloud_days;
 #[cfg(feature = "cluster")]
