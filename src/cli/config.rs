@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::App;
 use super::args::PipelineArgs;
 use crate::config::Pipeline;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::exec;
 use crate::observe::Event;
 
@@ -79,25 +79,28 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
 /// Warns of files that a run could not find here: a pipeline file need not be checked where it runs. What is here must fit together,
 /// as a run would have it.
 async fn check_towers(config: &Pipeline, app: &App) -> Result<()> {
-    let named = [
-        ("[tower]", Some(&config.tower)),
-        ("[query.tower]", config.query.tower.as_ref()),
-        ("[next.tower]", config.next.as_ref().map(|next| &next.tower)),
-    ];
-    let mut all_here = true;
-    for (key, tower) in named.into_iter().filter_map(|(key, tower)| Some((key, tower?))) {
-        match tower.check_files(&config.base_dir) {
-            Ok(here) => all_here &= here,
-            Err(error) => {
-                all_here = false;
-                let message =
-                    format!("{key}: {}; a run on this machine would fail", error.message());
-                app.reporter.event(Event::Warning { message });
+    let after = config.after_next();
+    for (pipeline, section) in [(Some(config), ""), (after.as_ref(), "next.")] {
+        let Some(pipeline) = pipeline else { continue };
+        let query = pipeline.query.tower.as_ref();
+        let towers = [("tower", Some(&pipeline.tower)), ("query.tower", query)];
+        let mut all_here = query.is_some();
+        for (key, tower) in towers.into_iter().filter_map(|(key, tower)| Some((key, tower?))) {
+            match tower.check_files(&pipeline.base_dir) {
+                Ok(here) => all_here &= here,
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    all_here = false;
+                    let said = error.message();
+                    let message =
+                        format!("[{section}{key}]: {said}; a run on this machine would fail");
+                    app.reporter.event(Event::Warning { message });
+                }
+                Err(error) => return Err(error).context(|| format!("[{section}{key}]")),
             }
         }
-    }
-    if all_here && config.query.tower.is_some() {
-        exec::check_query_tower(config, &app.reporter).await?;
+        if all_here {
+            exec::check_query_tower(pipeline, &app.reporter).await?;
+        }
     }
     Ok(())
 }

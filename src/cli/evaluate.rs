@@ -12,8 +12,9 @@ use super::{App, recipe};
 use crate::dataset::RetrievalSet;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::evaluate::{
-    BootstrapOptions, Comparison, EntropyOptions, EvaluateOptions, Evaluation, Latency, compare,
-    evaluate_bm25, evaluate_embeddings, evaluate_indexed, markdown_table, query_latency, trec_run,
+    BootstrapOptions, Comparison, EntropyOptions, EvaluateOptions, Evaluation, Latency,
+    check_same_queries, compare, evaluate_bm25, evaluate_embeddings, evaluate_indexed,
+    markdown_table, query_latency, trec_run,
 };
 use crate::exec;
 use crate::stage::EncodeOptions;
@@ -146,9 +147,9 @@ pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
     for file in args.per_query.iter().chain(&args.run) {
         check_place(file)?;
     }
-    let bm25 = evaluate_bm25(&set, &options);
+    let bm25 = tokio::task::block_in_place(|| evaluate_bm25(&set, &options));
     for other in &others {
-        versus(other, &bm25)?;
+        check_same_queries(other, &bm25)?;
     }
     let texts: Vec<String> = set.documents.iter().map(|document| document.render()).collect();
     let borrowed = texts.iter().map(String::as_str).collect::<Vec<_>>();

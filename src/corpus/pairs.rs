@@ -113,7 +113,7 @@ fn rows_of(batch: &RecordBatch, rows: &mut Vec<PairRow>) -> Result<()> {
     let weight = column("weight", &DataType::Float32)?;
     // A text that is no number casts to null, which would mean 1.
     if let (Some(cast), Some(given)) = (&weight, batch.column_by_name("weight"))
-        && cast.null_count() > given.null_count()
+        && cast.null_count() > given.logical_null_count()
     {
         return Err(Error::input("column `weight` of the pairs holds a text that is no number"));
     }

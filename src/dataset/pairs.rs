@@ -192,6 +192,29 @@ impl PairSet {
         Ok(set)
     }
 
+    /// Leaves out pairs without a query or a document, negatives without a text, and the documents that no pair names then. Gives
+    /// the number of pairs that went.
+    pub fn drop_empty(&mut self) -> usize {
+        let empty = |text: &str| text.trim().is_empty();
+        let documents = std::mem::take(&mut self.documents);
+        self.numbers.clear();
+        let before = std::mem::take(&mut self.pairs);
+        let all = before.len();
+        for mut pair in before {
+            let text = |document: u32| documents[document as usize].as_str();
+            if empty(&pair.query) || empty(text(pair.document)) {
+                continue;
+            }
+            pair.document = self.intern(text(pair.document).to_owned());
+            pair.negatives.retain(|negative| !empty(text(*negative)));
+            for negative in &mut pair.negatives {
+                *negative = self.intern(text(*negative).to_owned());
+            }
+            self.pairs.push(pair);
+        }
+        all - self.pairs.len()
+    }
+
     /// Number of a text, new or known.
     pub fn intern(&mut self, text: String) -> u32 {
         if let Some(&number) = self.numbers.get(&text) {
@@ -267,12 +290,13 @@ fn wrong_line(path: &Path, cause: &serde_json::Error) -> Error {
         };
         return Error::input(format!("not JSON (column {column}){hint}"));
     }
-    // Serde names fields and types here, and quotes values of a wrong type only.
+    // A missing field is one of ours; an unknown one is the line's, and a value is quoted where its type is wrong.
     let text = cause.to_string();
-    let said = ["unknown field", "missing field", "duplicate field"]
-        .iter()
-        .find(|start| text.starts_with(**start))
-        .map_or("a value of a wrong type", |_| text.split(" at line").next().unwrap_or(&text));
+    let said = match (text.starts_with("missing field"), text.starts_with("unknown field")) {
+        (true, _) => text.split(" at line").next().unwrap_or_default(),
+        (_, true) => "it has another field",
+        _ => "a value is of a wrong type, or a field stands there twice",
+    };
     Error::input(format!(
         "no pair (column {column}): {said}; it reads {{\"query\": text, \"text\": text, \"title\"?, \"negatives\"?: [text], \"weight\"?: number}}"
     ))

@@ -48,6 +48,22 @@ pub struct Comparison {
     pub significant: bool,
 }
 
+/// Refuses systems that cannot be compared.
+///
+/// # Errors
+/// Input, where the two did not judge the same queries.
+pub fn check_same_queries(first: &Evaluation, second: &Evaluation) -> Result<()> {
+    let same = first.per_query.len() == second.per_query.len()
+        && first.per_query.iter().zip(&second.per_query).all(|(a, b)| a.query == b.query);
+    if same && !first.per_query.is_empty() {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "{} and {} did not judge the same queries",
+        first.system, second.system
+    )))
+}
+
 /// Compares two systems measure by measure by resampling queries with replacement, both systems on the same draw.
 ///
 /// # Errors
@@ -60,14 +76,7 @@ pub fn compare(
     if options.samples == 0 || !(0.0..1.0).contains(&options.confidence) {
         return Err(Error::config("bootstrap needs samples above 0 and a confidence in [0, 1)"));
     }
-    let same = first.per_query.len() == second.per_query.len()
-        && first.per_query.iter().zip(&second.per_query).all(|(a, b)| a.query == b.query);
-    if !same || first.per_query.is_empty() {
-        return Err(Error::input(format!(
-            "{} and {} did not judge the same queries",
-            first.system, second.system
-        )));
-    }
+    check_same_queries(first, second)?;
     let differences = |at: usize| -> Vec<f64> {
         let value = |m: &Measures| m.named()[at].1;
         let pairs = first.per_query.iter().zip(&second.per_query);

@@ -17,7 +17,7 @@ mod trec;
 
 pub use analyse::analyse_english;
 pub use bm25::{Bm25, Bm25Options};
-pub use bootstrap::{BootstrapOptions, Comparison, compare};
+pub use bootstrap::{BootstrapOptions, Comparison, check_same_queries, compare};
 pub use entropy::{EntropyOptions, contrastive_entropy};
 pub use exact::exact_search;
 pub use indexed::evaluate_indexed;

@@ -117,7 +117,9 @@ impl RunContext {
         let pipeline = &self.pipeline;
         let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await?;
         // A query tower of its own that could not be admitted in the end is refused before the work.
-        probe_query_tower(self).await?;
+        if pipeline.query.tower.is_some() {
+            check_query_tower(pipeline, reporter).await?;
+        }
         let planned = stage::plan(self.plan_request(run, &tower, None, reporter)).await?;
         Ok((planned, tower))
     }
@@ -347,6 +349,8 @@ async fn publish_content(
     options: &RunOptions,
     judged: &mut Vec<GateOutcome>,
 ) -> Result<Published> {
+    // Here too: the next tower's query tower, and that of a run on a cluster, come this way alone.
+    probe_query_tower(ctx).await?;
     stage::publish(PublishRequest {
         plan,
         receipts,

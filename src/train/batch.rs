@@ -72,7 +72,7 @@ impl<'a> Batches<'a> {
         }
         if batches.negatives > 0 && batches.with_negatives(1) == 0 {
             return Err(Error::config(format!(
-                "hard_negatives is {}, but no pair has any; mine them first (`scalingnote mine`, if need be with a larger \
+                "hard_negatives is {}, but no training pair has any; mine them first (`scalingnote mine`, if need be with a larger \
                  --margin) or set it to 0",
                 batches.negatives
             )));

@@ -10,7 +10,6 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
-use super::decoder::NamedVar;
 use super::optimizer::AdamW;
 use super::report::{StepRecord, ValidationRecord};
 use super::tensor_error;
@@ -55,21 +54,14 @@ fn path(directory: &Path) -> PathBuf {
     directory.join(FILE)
 }
 
-fn bytes(tensor: &Tensor) -> Result<(Vec<usize>, Vec<u8>)> {
+/// Shape and little-endian numbers of a tensor.
+pub(super) fn bytes(tensor: &Tensor) -> Result<(Vec<usize>, Vec<u8>)> {
     let values = tensor
         .to_device(&Device::Cpu)
         .and_then(|t| t.flatten_all())
         .and_then(|t| t.to_vec1::<f32>())
         .map_err(tensor_error)?;
     Ok((tensor.dims().to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-}
-
-/// Adds to what names a run the parameters that it starts from.
-pub(super) fn starts_from(hasher: &mut Hasher256, vars: &[NamedVar]) -> Result<()> {
-    for (name, var) in vars {
-        hasher.field(name).field(bytes(var.as_tensor())?.1);
-    }
-    Ok(())
 }
 
 /// Of the data of tensors, in order.
@@ -127,7 +119,7 @@ pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result
 /// Loads the checkpoint of `directory` into `optimizer`, if there is one.
 ///
 /// # Errors
-/// Conflict, if it belongs to a run with other options or data; Corrupt, if it does not read.
+/// Conflict, if it belongs to another run or to another version of the program; Corrupt, if it does not read.
 pub(super) fn load(
     directory: &Path,
     run: Digest256,

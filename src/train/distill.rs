@@ -166,7 +166,7 @@ pub async fn distill(
         let bytes: Vec<u8> = row.iter().flat_map(|v| v.to_le_bytes()).collect();
         hasher.field(text).field(bytes);
     }
-    checkpoint::starts_from(&mut hasher, &vars)?;
+    student.starts_from(&vars, &mut hasher)?;
     let run = hasher.finish();
     let mut optimizer =
         AdamW::new(vars.clone(), options.optimizer.clone()).map_err(tensor_error)?;

@@ -11,7 +11,7 @@ use crate::dataset::PairSet;
 use crate::error::{Error, Result};
 use crate::observe::Reporter;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
-use crate::types::Cancel;
+use crate::types::{Cancel, Digest256, Hasher256, hash_json};
 
 /// Trains the towers as [`train_decoder`] says. Relative paths in `options` start from `base_dir`.
 pub async fn train(
@@ -108,6 +108,15 @@ impl Resolved {
             };
             Ok(tower.tokenizer().tokenize(text)?.ids)
         };
+        let mut origin = Hasher256::new();
+        for tower in [&self.document, &self.query] {
+            origin.field(hash_json(&tower.space(Digest256::of(b"")))?.0);
+        }
+        for folder in [&self.adapter, &self.query_adapter] {
+            // What is not there is told where it is opened.
+            let file = folder.as_ref().map(|folder| folder.join("adapter_model.safetensors"));
+            origin.field(file.and_then(|file| std::fs::read(file).ok()).unwrap_or_default());
+        }
         f(&TrainInput {
             config,
             weights,
@@ -117,6 +126,7 @@ impl Resolved {
             adapter: self.adapter.as_deref(),
             query_adapter: self.query_adapter.as_deref(),
             document: Some(&self.document),
+            origin: origin.finish(),
             devices,
         })
     }

@@ -45,14 +45,8 @@ pub async fn open_pairs(
 /// # Errors
 /// Input where no pair is left.
 pub fn keep_answered(set: &mut PairSet, reporter: &Arc<dyn Reporter>) -> Result<()> {
-    let (pairs, documents) = (&mut set.pairs, &set.documents);
-    let before = pairs.len();
-    let empty = |text: &str| text.trim().is_empty();
-    pairs.retain(|pair| !empty(&pair.query) && !empty(&documents[pair.document as usize]));
-    for pair in pairs.iter_mut() {
-        pair.negatives.retain(|document| !empty(&documents[*document as usize]));
-    }
-    match before - pairs.len() {
+    let before = set.pairs.len();
+    match set.drop_empty() {
         0 => Ok(()),
         all if all == before => Err(Error::input("no pair has both a query and a text")),
         some => {

@@ -11,12 +11,13 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use super::bert::{Bert, Learnt, PartLoss};
 use super::case::keep_case;
+use super::checkpoint;
 use super::decoder::{Decoder, NamedVar, Precision, Trainable};
 use super::tensor_error;
 use crate::error::{Error, Result, ResultExt, kind_of_io};
 use crate::observe::Reporter;
 use crate::tower::{Tower, TowerOptions, TowerTokenizer, check_tokenizer};
-use crate::types::{Arithmetic, Cancel, EmbeddingSpace};
+use crate::types::{Arithmetic, Cancel, EmbeddingSpace, Hasher256};
 
 /// What the student starts from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -265,6 +266,22 @@ impl Student {
             Model::Bert { bert, .. } => bert.fit_projection(&sequences, targets, batch, cancel),
             Model::Decoder { .. } => Ok(()),
         }
+    }
+
+    /// Adds to what names a run all that the student is before it: parameters, frozen tensors, tokenizer.
+    pub(super) fn starts_from(&self, vars: &[NamedVar], hasher: &mut Hasher256) -> Result<()> {
+        let frozen = match &self.model {
+            Model::Bert { bert, definition, .. } => {
+                hasher.field(definition);
+                bert.frozen()
+            }
+            Model::Decoder { decoder, .. } => decoder.frozen(),
+        };
+        let trained = vars.iter().map(|(name, var)| (name, var.as_tensor()));
+        for (name, tensor) in trained.chain(frozen.iter().map(|(name, tensor)| (name, tensor))) {
+            hasher.field(name).field(checkpoint::bytes(tensor)?.1);
+        }
+        Ok(())
     }
 
     /// The gradients of `vars`, which [`Student::create`] gave, in their order, with the sums of what `loss` gives: it is called for

@@ -31,6 +31,7 @@ pub(super) fn input<'a>(config: &'a DecoderConfig, pairs: &'a PairSet) -> TrainI
         adapter: None,
         query_adapter: None,
         document: None,
+        origin: crate::types::Digest256::of(b"tests"),
         devices: vec![CPU],
     }
 }

@@ -56,6 +56,8 @@ pub struct TrainInput<'a> {
     pub query_adapter: Option<&'a Path>,
     /// The document tower: its space, with what is trained here, goes with a query side of its own.
     pub document: Option<&'a Tower>,
+    /// Names what all of this is read from, beside pairs and options: towers, tokenizers, adapters.
+    pub origin: Digest256,
     /// Where to compute: one device, or several that share every batch. Parameters and optimizer live on the first.
     pub devices: Vec<DeviceSpec>,
 }
@@ -81,8 +83,8 @@ pub fn train_decoder(
     let (replicas, vars) = build_all(input, options)?;
     let model = &replicas[0];
     let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
-    let run = run_digest(input, options, &vars)?;
     let mut optimizer = optimizer(vars, options)?;
+    let run = run_digest(input, options)?;
     let mut state =
         checkpoint::load(output, run, &mut optimizer)?.unwrap_or_else(|| State::new(run));
     broadcast(&replicas)?;
@@ -189,26 +191,18 @@ pub fn export_checkpoint(
     half: bool,
 ) -> Result<u64> {
     let (model, vars) = build(input, options, first_device(input)?)?;
-    let run = run_digest(input, options, &vars)?;
     let mut optimizer = optimizer(vars, options)?;
+    let run = run_digest(input, options)?;
     let state = checkpoint::load(output, run, &mut optimizer)?
         .ok_or_else(|| Error::not_found(format!("no checkpoint in {}", output.display())))?;
     export(&model, &optimizer, options, input.document, target, half)?;
     Ok(state.step)
 }
 
-/// Names a run by all that decides its losses: options, frozen weights, parameters as they start, pairs.
-fn run_digest(
-    input: &TrainInput<'_>,
-    options: &TrainOptions,
-    vars: &[NamedVar],
-) -> Result<Digest256> {
+/// Names a run by all that decides its losses: options, what it starts from, pairs.
+fn run_digest(input: &TrainInput<'_>, options: &TrainOptions) -> Result<Digest256> {
     let mut hasher = crate::types::Hasher256::new();
-    hasher.field(options.digest()?.0);
-    if let Some(tower) = input.document {
-        hasher.field(tower.weights_digest().0);
-    }
-    checkpoint::starts_from(&mut hasher, vars)?;
+    hasher.field(options.digest()?.0).field(input.origin.0);
     let PairSet { pairs, documents, .. } = input.pairs;
     for pair in pairs {
         hasher.field(&pair.query).field(&documents[pair.document as usize]);

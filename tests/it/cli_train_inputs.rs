@@ -149,7 +149,7 @@ fn options_that_cannot_work_are_refused_before_the_work() {
             RECIPE,
             "seed = 3",
             "seed = 3\nhard_negatives = 2",
-            "no pair has any; mine them first",
+            "no training pair has any; mine them first",
         ),
         (
             "train",
@@ -166,7 +166,13 @@ fn options_that_cannot_work_are_refused_before_the_work() {
             "seed = 2\nscore_weight = -1.0",
             "score_weight must not be",
         ),
-        ("distill", DISTILL, "layers = 1", "layer = 1", "student.layer"),
+        (
+            "distill",
+            DISTILL,
+            "layers = 1",
+            "layers = 1\ntrain_embedding = true",
+            "did you mean `train_embeddings`?",
+        ),
     ] {
         assert!(recipe.contains(place), "{place}");
         write(path, "wrong.toml", &recipe.replace(place, change));
@@ -209,6 +215,7 @@ fn pairs_that_are_none_are_named_or_left_out() {
     assert_eq!(report["steps"][5]["loss"], whole["steps"][5]["loss"]);
     let (_, stderr) = expect(path, 0, "train more.toml --out more");
     assert!(stderr.contains("2 of 32 pairs have no query or no text"), "{stderr}");
+    expect(path, 0, "mine more.toml --out mined --margin 1");
     write_pairs(path, "none.jsonl", &[json!({"query": "a", "text": ""})]);
     write(path, "none.toml", &recipe("path = \"none.jsonl\""));
     let (_, stderr) = expect(path, 1, "train none.toml --out none");
@@ -221,9 +228,9 @@ fn pairs_that_are_none_are_named_or_left_out() {
         expect(path, 1, "train bad.toml --out bad").1
     };
     for (line, message) in [
-        (r#"{"query": "a", "text": "b", "negative": []}"#, "unknown field `negative`"),
+        (r#"{"query": "a", "text": "b", "secret": []}"#, "it has another field"),
         (r#"{"query": "a"}"#, "missing field `text`"),
-        (r#"{"query": "a", "text": "secret", "weight": "secret"}"#, "a value of a wrong type"),
+        (r#"{"query": "a", "text": "secret", "weight": "secret"}"#, "a value is of a wrong type"),
         (r#"{"query": "a", "text": "secret""#, "not JSON"),
         (r#"{"query": "a", "text": "b", "weight": 1e300}"#, "weight must be a number"),
     ] {
@@ -244,6 +251,11 @@ fn pairs_that_are_none_are_named_or_left_out() {
     write(path, "heavy.toml", &recipe(sql));
     let (_, stderr) = expect(path, 1, "train heavy.toml --out heavy");
     assert!(stderr.contains("`weight` of the pairs holds a text that is no number"), "{stderr}");
+    // No weight at all is 1, as ever.
+    let sql = sql.replace("'heavy'", "NULL");
+    write(path, "null.toml", &recipe(&sql));
+    let report = json_of(path, "train null.toml --out null --json");
+    assert_eq!(report["training_pairs"], whole["training_pairs"]);
     // Of several folders with files of the same names, the one that is wrong is told.
     std::fs::create_dir(path.join("beir")).unwrap();
     std::fs::copy(path.join("set/corpus.jsonl"), path.join("beir/corpus.jsonl")).unwrap();
