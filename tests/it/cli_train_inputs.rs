@@ -284,8 +284,17 @@ fn a_query_tower_that_broke_is_not_published() {
     let (_, stderr) = expect(path, 1, "run p.toml");
     assert!(stderr.contains("gives no usable vector"), "{stderr}");
     assert!(!path.join("root/snapshots").exists() && !path.join("root/embeddings").exists());
+    // Nor where a scheduler had the tasks done elsewhere.
+    let plan = json_of(path, "plan p.toml --brief");
+    let plan = plan["plan_key"].as_str().unwrap();
+    for stage in ["encode", "calibrate", "build"] {
+        expect(path, 0, &format!("task p.toml --plan {plan} --stage {stage}"));
+    }
+    let (_, stderr) = expect(path, 1, &format!("publish p.toml --plan {plan}"));
+    assert!(stderr.contains("gives no usable vector"), "{stderr}");
+    assert!(!path.join("root/snapshots").exists());
     std::fs::write(&weights, whole).unwrap();
-    expect(path, 0, "run p.toml");
+    expect(path, 0, &format!("publish p.toml --plan {plan}"));
 
     // The check of a file says what a run would.
     expect(path, 0, "config check p.toml");
