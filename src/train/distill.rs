@@ -42,7 +42,9 @@ pub struct DistillOptions {
     #[serde(default = "one")]
     pub cosine_weight: f64,
     /// Weight of how far the student's scores are from the teacher's: both score the teacher's vectors of the whole batch,
-    /// and the student's distribution over them is to be the teacher's (Kullback-Leibler divergence). Not in the paper.
+    /// and the student's distribution over them is to be the teacher's (Kullback-Leibler divergence; Fang et al. 2021, SEED).
+    /// Not in the ScalingNote paper; 30 is worth more than the paper's loss to a student that reads one corpus
+    /// (benches/README.md).
     #[serde(default)]
     pub score_weight: f64,
     /// Cosines are divided by it before they become distributions.
