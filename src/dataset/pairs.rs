@@ -192,27 +192,28 @@ impl PairSet {
         Ok(set)
     }
 
-    /// Leaves out pairs without a query or a document, negatives without a text, and the documents that no pair names then. Gives
-    /// the number of pairs that went.
+    /// Leaves out pairs without a query or a document, and texts of nothing among documents and negatives. Gives the number of
+    /// pairs that went.
     pub fn drop_empty(&mut self) -> usize {
-        let empty = |text: &str| text.trim().is_empty();
-        let documents = std::mem::take(&mut self.documents);
-        self.numbers.clear();
-        let before = std::mem::take(&mut self.pairs);
-        let all = before.len();
-        for mut pair in before {
-            let text = |document: u32| documents[document as usize].as_str();
-            if empty(&pair.query) || empty(text(pair.document)) {
-                continue;
+        let full = |text: &str| !text.trim().is_empty();
+        let mut kept = 0..;
+        let numbers: Vec<Option<u32>> =
+            self.documents.iter().map(|text| if full(text) { kept.next() } else { None }).collect();
+        let renumber = |document: &mut u32| match numbers[*document as usize] {
+            Some(number) => {
+                *document = number;
+                true
             }
-            pair.document = self.intern(text(pair.document).to_owned());
-            pair.negatives.retain(|negative| !empty(text(*negative)));
-            for negative in &mut pair.negatives {
-                *negative = self.intern(text(*negative).to_owned());
-            }
-            self.pairs.push(pair);
-        }
-        all - self.pairs.len()
+            None => false,
+        };
+        self.documents.retain(|text| full(text));
+        self.numbers.retain(|_, document| renumber(document));
+        let before = self.pairs.len();
+        self.pairs.retain_mut(|pair| {
+            pair.negatives.retain_mut(renumber);
+            full(&pair.query) && renumber(&mut pair.document)
+        });
+        before - self.pairs.len()
     }
 
     /// Number of a text, new or known.
@@ -305,6 +306,27 @@ fn wrong_line(path: &Path, cause: &serde_json::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_empty_goes_and_the_rest_keeps_its_texts() {
+        let mut set = PairSet::default();
+        let mut add = |query: &str, text: &str, negatives: &[&str]| {
+            let negatives = negatives.iter().map(|text| (*text).to_owned()).collect();
+            let (query, text) = (query.to_owned(), text.to_owned());
+            set.add(PairRecord { query, text, negatives, ..PairRecord::default() }, 1.0, 0)
+                .unwrap();
+        };
+        add("none", "", &[]);
+        add(" ", "a", &["b"]);
+        add("q", "c", &[" ", "b"]);
+        assert_eq!(set.drop_empty(), 2);
+        // Documents that no pair names are candidates all the same.
+        assert_eq!(set.documents, ["a", "b", "c"]);
+        assert_eq!((set.pairs.len(), set.pairs[0].document), (1, 2));
+        assert_eq!(set.pairs[0].negatives, [1]);
+        assert_eq!((set.intern("b".into()), set.intern("d".into())), (1, 3));
+        assert_eq!(set.drop_empty(), 0);
+    }
 
     #[test]
     fn lines_and_folders_share_document_numbers_by_text() {

@@ -40,7 +40,9 @@ impl Fleet {
                 open_cuda(number)?;
             }
         }
-        super::probe_query_tower(ctx).await?;
+        if ctx.pipeline.query.tower.is_some() {
+            super::probe_query_tower(ctx).await?;
+        }
         let (planned, tower) = ctx.plan(run, reporter).await?;
         let fleet = Self::for_plan(ctx, options, run, tower)?;
         Ok((planned, fleet))

@@ -349,8 +349,6 @@ async fn publish_content(
     options: &RunOptions,
     judged: &mut Vec<GateOutcome>,
 ) -> Result<Published> {
-    // Here too: the next tower's query tower, and that of a run on a cluster, come this way alone.
-    probe_query_tower(ctx).await?;
     stage::publish(PublishRequest {
         plan,
         receipts,

@@ -28,9 +28,9 @@ pub async fn check_query_tower(pipeline: &Pipeline, reporter: &Arc<dyn Reporter>
 }
 
 /// The towers that may encode queries: the configured one, by the fingerprint of everything that decides its
-/// vectors.
+/// vectors. It is asked here too: the next tower's query tower, and that of a run on a cluster, come this way alone.
 pub(super) async fn query_towers(ctx: &RunContext) -> Result<Vec<QueryTower>> {
-    let tower = check_query_tower(&ctx.pipeline, &ctx.reporter).await?;
+    let tower = probe_query_tower(ctx).await?;
     let kind = if ctx.pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
     let fingerprint = tower.fingerprint()?;
     let options = stage::absolute_tower(&ctx.pipeline.query_tower(), &ctx.pipeline.base_dir);
@@ -39,29 +39,30 @@ pub(super) async fn query_towers(ctx: &RunContext) -> Result<Vec<QueryTower>> {
     Ok(vec![QueryTower { fingerprint, kind: kind.to_owned(), options }])
 }
 
-/// Whether a query tower of its own may be admitted, and, where the newest snapshot does not admit it yet, whether it gives a vector
-/// at all. No gate asks it, and one that was trained until it broke would answer every search with an error.
+/// The query tower, which may be admitted, and, where it is one of its own that the newest snapshot does not admit yet, gives a
+/// vector. No gate asks it, and one that was trained until it broke would answer every search with an error.
 ///
 /// # Errors
 /// As [`check_query_tower`]; Input where its vector is of no use.
-pub(super) async fn probe_query_tower(ctx: &RunContext) -> Result<()> {
-    if ctx.pipeline.query.tower.is_none() {
-        return Ok(());
-    }
+pub(super) async fn probe_query_tower(ctx: &RunContext) -> Result<Tower> {
     let tower = check_query_tower(&ctx.pipeline, &ctx.reporter).await?;
+    if ctx.pipeline.query.tower.is_none() {
+        return Ok(tower);
+    }
     let fingerprint = tower.fingerprint()?;
     let known = |snapshot: snapshot::Manifest| {
         snapshot.content.query_towers.iter().any(|tower| tower.fingerprint == fingerprint)
     };
     if snapshot::newest(&ctx.root).await?.is_some_and(known) {
-        return Ok(());
+        return Ok(tower);
     }
-    let model = tower.options().model.clone();
-    let asked = tokio::task::spawn_blocking(move || answers(&tower))
+    let model = &tower.options().model;
+    let asking = tower.clone();
+    let asked = tokio::task::spawn_blocking(move || answers(&asking))
         .await
         .or_error(ErrorKind::Internal, || "asking the query tower")?;
     match asked {
-        Ok(true) => Ok(()),
+        Ok(true) => Ok(tower),
         Ok(false) => Err(Error::input(format!(
             "the query tower {model} gives no usable vector (not finite, or zero): its training broke; train it again with a \
              lower optimizer.learning_rate"
@@ -70,7 +71,7 @@ pub(super) async fn probe_query_tower(ctx: &RunContext) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::Unsupported => {
             let message = format!("the query tower {model} was not asked: {}", error.message());
             ctx.reporter.event(Event::Info { message });
-            Ok(())
+            Ok(tower)
         }
         Err(error) => Err(error).context(|| format!("asking the query tower {model}")),
     }

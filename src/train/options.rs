@@ -197,7 +197,7 @@ impl Default for OptimizerOptions {
 }
 
 /// Refuses a number that is none, endless, or not above 0.
-pub(super) fn positive(value: f64, name: &str) -> Result<()> {
+fn positive(value: f64, name: &str) -> Result<()> {
     match value.is_finite() && value > 0.0 {
         true => Ok(()),
         false => Err(Error::config(format!("{name} must be a number above 0"))),

@@ -21,6 +21,11 @@ fn write_pairs(path: &Path, name: &str, pairs: &[Value]) {
     write(path, name, &(lines.join("\n") + "\n"));
 }
 
+/// Where the tensors of a safetensors file begin, after its length and its header.
+fn tensors_at(file: &[u8]) -> usize {
+    8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize
+}
+
 /// A finished or half-finished run must not be taken for one of other negatives, weights or a starting adapter that has changed.
 #[test]
 fn a_run_is_resumed_only_where_all_that_decides_it_is_the_same() {
@@ -64,7 +69,7 @@ fn a_changed_bit_of_a_checkpoint_is_noticed() {
     expect(path, 0, "train recipe.toml --out run");
     let file = path.join("run/checkpoint.safetensors");
     let whole = std::fs::read(&file).unwrap();
-    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let header = tensors_at(&whole);
     // One in a parameter or a moment near the beginning, one in the last.
     for at in [header + 40, whole.len() - 2] {
         let mut changed = whole.clone();
@@ -277,7 +282,7 @@ fn a_query_tower_that_broke_is_not_published() {
     write(path, "p.toml", &PIPELINE.replace("[query]\nprompt_prefix = \"? \"\n", STUDENT));
     let weights = path.join("student/student/model.safetensors");
     let whole = std::fs::read(&weights).unwrap();
-    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let header = tensors_at(&whole);
     let mut broken = whole.clone();
     broken[header..].chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&f32::NAN.to_le_bytes()));
     std::fs::write(&weights, broken).unwrap();
