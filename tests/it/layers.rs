@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+mod circles;
 mod scan;
 
 use crate::checkout::package;
-use scan::{Scanned, Token};
+use scan::{NamedPath, Scanned, Token};
 
 /// Modules by layer, lowest first. A module may import from lower layers only, never from its own.
 const LAYERS: &[&[&str]] = &[
@@ -92,7 +93,7 @@ fn check_scanned(file: &str, source: &str, scanned: &Scanned) -> Vec<Breach> {
         breach(1, format!("module `{module}` has no layer: add it to LAYERS"));
     }
 
-    for (line, path) in &scanned.paths {
+    for NamedPath { line, path, .. } in &scanned.paths {
         let Some(first) = path.first() else { continue };
         let Some(target) = first.strip_prefix("crate::") else {
             for (crates, homes) in FENCES {
@@ -128,6 +129,13 @@ fn check_sources(sources: &[(String, String)]) -> Vec<Breach> {
         }
         breaches.extend(check_scanned(file, source, scanned));
     }
+    let without_tests: Vec<(&str, &Scanned)> = sources
+        .iter()
+        .zip(&scanned)
+        .filter(|((file, _), _)| !test_modules.iter().any(|module| lies_in(file, module)))
+        .map(|((file, _), scanned)| (file.as_str(), scanned))
+        .collect();
+    breaches.extend(circles::check(&without_tests));
     breaches
 }
 
@@ -426,6 +434,50 @@ mod checker {
         assert_eq!(check_sources(&sources(elsewhere)), []);
         assert_eq!(check_sources(&sources("mod testing;")).len(), 2);
         assert_eq!(check_sources(&sources("#[cfg(test)] mod other; mod testing;")).len(), 2);
+    }
+
+    #[test]
+    fn no_circle_inside_a_folder() {
+        let circles = |sources: &[(&str, &str)]| -> Vec<String> {
+            let sources: Vec<(String, String)> = sources
+                .iter()
+                .map(|(file, source)| ((*file).to_owned(), (*source).to_owned()))
+                .collect();
+            check_sources(&sources).into_iter().map(|breach| breach.what).collect()
+        };
+        let (a, b) = ("use super::b::B; pub struct A;", "use crate::index::a::A; pub struct B;");
+        let found = circles(&[("index/a.rs", a), ("index/b.rs", b)]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("a -> b -> a"), "{found:?}");
+        assert_eq!(circles(&[("index/a.rs", a), ("index/b.rs", "pub struct B;")]), [""; 0]);
+
+        // What `mod.rs` passes on counts for the file that defines it, and passing on is no import.
+        let face = ("index/mod.rs", "mod a; mod b; pub use a::A; pub(crate) use self::b::B as Bee;");
+        let b = ("index/b.rs", "pub struct B;");
+        assert_eq!(circles(&[face, ("index/a.rs", "use crate::index::Bee;"), b]), [""; 0]);
+        let found = circles(&[
+            face,
+            ("index/a.rs", "fn f() { crate::index::Bee::new() }"),
+            ("index/b.rs", "use super::A;"),
+        ]);
+        assert!(found.len() == 1 && found[0].contains("a -> b -> a"), "{found:?}");
+        // A definition in `mod.rs` makes it a file like the others.
+        let found = circles(&[
+            ("index/mod.rs", "mod a; use a::A; pub struct Face(A);"),
+            ("index/a.rs", "use super::Face; pub struct A;"),
+        ]);
+        assert!(found.len() == 1 && found[0].contains("a -> mod -> a"), "{found:?}");
+
+        // A folder inside a folder is one room of it; tests do not count.
+        let found = circles(&[
+            ("index/deep/one.rs", "use crate::index::b::B;"),
+            ("index/deep/two.rs", "pub struct Two;"),
+            ("index/b.rs", "use super::deep::two::Two;"),
+        ]);
+        assert!(found.len() == 1 && found[0].contains("b -> deep -> b"), "{found:?}");
+        let test = "pub struct B; #[cfg(test)] mod tests { use super::super::a::A; }";
+        let a = "use super::b::B; pub struct A;";
+        assert_eq!(circles(&[("index/a.rs", a), ("index/b.rs", test)]), [""; 0]);
     }
 
     #[test]

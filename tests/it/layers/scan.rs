@@ -17,11 +17,27 @@ pub struct Scanned {
     pub tokens: Vec<Token>,
     /// Lines that carry a comment, with its text.
     comments: Vec<(usize, String)>,
-    /// Every path with its line. A path into this crate starts with one element `crate::<module>`;
-    /// any other starts with its root (a crate or a local name).
-    pub paths: Vec<(usize, Vec<String>)>,
+    /// Every path, those of `use` declarations one by one.
+    pub paths: Vec<NamedPath>,
     /// Modules in files of their own that exist only in tests, as paths below `src/` (`tower/testing`).
     pub test_modules: Vec<String>,
+}
+
+/// A path somewhere in a file.
+#[derive(Debug)]
+pub struct NamedPath {
+    pub line: usize,
+    /// A path into this crate starts with one element `crate::<module>`; any other starts with its root (a crate
+    /// or a local name).
+    pub path: Vec<String>,
+    /// The module it stands in: that of the file, or an inline one.
+    pub module: Vec<String>,
+    /// The name that a `use` gives it here; none for a path in code and for a glob.
+    pub name: Option<String>,
+    /// Said by `pub use` or `pub(..) use`.
+    pub exported: bool,
+    /// Inside an item under `#[cfg(test)]` or `#[test]`.
+    pub in_test: bool,
 }
 
 impl Scanned {
@@ -76,7 +92,7 @@ fn path_attribute(before: &[Token]) -> Option<&str> {
 }
 
 /// `index/build.rs` is `[index, build]`, `index/mod.rs` is `[index]`, `lib.rs` is `[]`.
-fn module_of(file: &str) -> Vec<String> {
+pub fn module_of(file: &str) -> Vec<String> {
     let mut parts: Vec<String> =
         file.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
     if matches!(parts.last().map(String::as_str), Some("mod" | "lib" | "main")) {
@@ -255,7 +271,7 @@ fn closing(tokens: &[Token], at: usize) -> usize {
 }
 
 /// Every path, with `crate`, `self` and `super` resolved against the module it stands in.
-fn paths(tokens: &[Token], file_module: &[String]) -> Vec<(usize, Vec<String>)> {
+fn paths(tokens: &[Token], file_module: &[String]) -> Vec<NamedPath> {
     let mut found = Vec::new();
     let mut module = file_module.to_vec();
     // Per open brace: whether it opened an inline module.
@@ -278,27 +294,51 @@ fn paths(tokens: &[Token], file_module: &[String]) -> Vec<(usize, Vec<String>)> 
             }
             "use" => {
                 let end = end_of_use(tokens, at + 1);
-                use_tree(&tokens[at + 1..end], &[], &module, &mut found);
+                let mut leaves = Vec::new();
+                use_tree(&tokens[at + 1..end], &[], &mut leaves);
+                found.extend(leaves.into_iter().map(|(line, path, name)| NamedPath {
+                    line,
+                    path: resolve(&path, &module),
+                    module: module.clone(),
+                    name,
+                    exported: is_exported(&tokens[..at]),
+                    in_test: tokens[at].in_test,
+                }));
                 at = end;
                 continue;
             }
             _ if follows("::") && is_name(text) && !continues_path(tokens, at) => {
-                let mut path = Vec::new();
-                let line = tokens[at].line;
-                path.push(text.to_owned());
+                let Token { line, in_test, .. } = tokens[at];
+                let mut path = vec![text.to_owned()];
                 while tokens.get(at + 1).is_some_and(|next| next.text == "::")
                     && tokens.get(at + 2).is_some_and(|next| is_name(&next.text))
                 {
                     path.push(tokens[at + 2].text.clone());
                     at += 2;
                 }
-                found.push((line, resolve(&path, &module)));
+                found.push(NamedPath {
+                    line,
+                    path: resolve(&path, &module),
+                    module: module.clone(),
+                    name: None,
+                    exported: false,
+                    in_test,
+                });
             }
             _ => {}
         }
         at += 1;
     }
     found
+}
+
+/// Whether `before` ends in `pub` or `pub(..)`.
+fn is_exported(before: &[Token]) -> bool {
+    let end = match before.last() {
+        Some(last) if last.text == ")" => before.iter().rposition(|token| token.text == "("),
+        _ => Some(before.len()),
+    };
+    end.and_then(|end| before[..end].last()).is_some_and(|token| token.text == "pub")
 }
 
 /// A `use` ends at its `;`. (`use<..>` bounds have none before their `>`.)
@@ -320,15 +360,15 @@ fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
+/// A path of a `use` tree: its line, the path as written, and the name that it gives (a glob gives none).
+type Leaf = (usize, Vec<String>, Option<String>);
+
 /// Unfolds a `use` tree into its single paths.
-fn use_tree(
-    tokens: &[Token],
-    prefix: &[String],
-    module: &[String],
-    found: &mut Vec<(usize, Vec<String>)>,
-) {
+fn use_tree(tokens: &[Token], prefix: &[String], found: &mut Vec<Leaf>) {
     let mut path = prefix.to_vec();
     let mut line = None;
+    let mut alias = None;
+    let mut glob = false;
     let mut at = 0;
     while at < tokens.len() {
         match tokens[at].text.as_str() {
@@ -342,7 +382,7 @@ fn use_tree(
                         inner = closing(tokens, inner);
                     } else if here == "," || inner == end {
                         if start < inner {
-                            use_tree(&tokens[start..inner], &path, module, found);
+                            use_tree(&tokens[start..inner], &path, found);
                         }
                         start = inner + 1;
                     }
@@ -350,20 +390,29 @@ fn use_tree(
                 }
                 return;
             }
-            "as" => break,
+            "as" => {
+                alias = tokens.get(at + 1).map(|name| name.text.clone());
+                break;
+            }
             name if is_name(name) => {
                 line.get_or_insert(tokens[at].line);
                 path.push(name.to_owned());
             }
             "*" => {
                 line.get_or_insert(tokens[at].line);
+                glob = true;
             }
             _ => {}
         }
         at += 1;
     }
+    // `a::{self}` is `a`.
+    if path.len() > 1 && path.last().is_some_and(|last| last == "self") {
+        path.pop();
+    }
     if let Some(line) = line {
-        found.push((line, resolve(&path, module)));
+        let name = alias.or_else(|| path.last().cloned()).filter(|_| !glob);
+        found.push((line, path, name));
     }
 }
 
