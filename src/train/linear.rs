@@ -8,9 +8,11 @@ use candle_core::{
     Tensor, bail,
 };
 
-use super::kernels::{Target, View, product};
 use super::ops::{fused, values, with_all, with_values};
-use crate::tower::{FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed};
+use crate::kernel::{
+    FrozenMatrix, LowRank, Target, View, product, rounded_product, rounded_product_of_rows,
+    transposed,
+};
 
 // ---- frozen linear layer -------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 //! Words of x86 processors.
 
+use super::super::blocks::scales;
 use super::{Avx2, Avx512, BLOCK, Quantized, Word};
-use crate::tower::cpu::blocks::scales;
 use std::arch::x86_64::*;
 
 // SAFETY of all calls below: the trait's contract names the instruction set and the valid pointers.
@@ -13,7 +13,7 @@ macro_rules! word {
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
-        pub(crate) struct $name;
+        pub struct $name;
 
         impl Word for $name {
             type S = $s;

@@ -5,7 +5,7 @@
 
 /// An instruction set of this machine, found at run time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isa {
+pub enum Isa {
     /// 16 lanes.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -18,7 +18,7 @@ pub(crate) enum Isa {
 
 impl Isa {
     /// The instruction sets that this machine has, best first.
-    pub(crate) fn available() -> Vec<Self> {
+    pub fn available() -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -34,12 +34,12 @@ impl Isa {
     }
 
     /// The best one.
-    pub(crate) fn best() -> Self {
+    pub fn best() -> Self {
         Self::available().first().copied().unwrap_or(Self::Portable)
     }
 
     /// Elements of one vector.
-    pub(crate) fn lanes(self) -> usize {
+    pub fn lanes(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Avx512::LANES,
@@ -50,7 +50,7 @@ impl Isa {
     }
 
     /// Runs a kernel with this instruction set.
-    pub(crate) fn run<K: Kernel>(self, kernel: K) {
+    pub fn run<K: Kernel>(self, kernel: K) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
@@ -76,7 +76,7 @@ impl Isa {
 }
 
 /// A computation that can be compiled for every instruction set.
-pub(crate) trait Kernel {
+pub trait Kernel {
     /// The body; implementations are `inline(always)`.
     fn run<S: Simd>(self);
 }
@@ -87,7 +87,7 @@ pub(crate) trait Kernel {
 /// All functions may only be called where the instruction set exists, that is below [`Isa::run`]; `load` and
 /// `store` need `LANES` valid elements at the pointer.
 #[allow(clippy::missing_safety_doc)] // said once, for all of them, above
-pub(crate) trait Simd: Copy {
+pub trait Simd: Copy {
     /// Elements of a vector.
     const LANES: usize;
     /// Rows of a register tile: `2 * ROWS` accumulators, two panel vectors and one broadcast fill the registers.
@@ -138,16 +138,16 @@ pub(crate) trait Simd: Copy {
 /// 512-bit vectors.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512;
+pub struct Avx512;
 
 /// 256-bit vectors.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+pub struct Avx2;
 
 /// Four lanes in plain Rust.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable;
+pub struct Portable;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

@@ -1,10 +1,10 @@
 //! Products of narrow numbers: every 32-bit lane is a word of four 8-bit integers or two bf16, which neighbour
 //! each other along k. One type per instruction set and element.
 
-use super::blocks::{BLOCK, Quantized, quantize};
 #[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
-use super::simd::{Isa, Portable, Simd};
+use super::super::simd::{Avx2, Avx512};
+use super::super::simd::{Isa, Portable, Simd};
+use super::blocks::{BLOCK, Quantized, quantize};
 
 /// Vectors of words, and their multiply-add.
 ///
@@ -15,7 +15,7 @@ use super::simd::{Isa, Portable, Simd};
 /// All functions may only be called below [`Words::run`]; `load` needs as many valid words at the pointer as
 /// `S` has lanes, `splat` needs `SPREAD` of them, `step` apart.
 #[allow(clippy::missing_safety_doc)] // said once, for all of them, above
-pub(crate) trait Word: Copy {
+pub trait Word: Copy {
     /// f32 vectors with as many lanes.
     type S: Simd;
     /// Sums of products.
@@ -51,14 +51,14 @@ pub(crate) trait Word: Copy {
 }
 
 /// A computation over words that can be compiled for every instruction set.
-pub(crate) trait WordKernel {
+pub trait WordKernel {
     /// The body; implementations are `inline(always)`.
     fn run<W: Word>(self);
 }
 
 /// Which multiply-add of words this machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Words {
+pub enum Words {
     /// 8-bit: vpdpbusd, 16 lanes.
     #[cfg(target_arch = "x86_64")]
     Int8Avx512,
@@ -85,7 +85,7 @@ pub(crate) enum Words {
 
 impl Words {
     /// Those for 8-bit integers that this machine has within `isa`, best first.
-    pub(crate) fn int8(isa: Isa) -> Vec<Self> {
+    pub fn int8(isa: Isa) -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -111,7 +111,7 @@ impl Words {
     }
 
     /// Those for bf16 that this machine has within `isa`, best first.
-    pub(crate) fn bf16(isa: Isa) -> Vec<Self> {
+    pub fn bf16(isa: Isa) -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -134,7 +134,7 @@ impl Words {
     }
 
     /// Words of one vector.
-    pub(crate) fn lanes(self) -> usize {
+    pub fn lanes(self) -> usize {
         struct Lanes<'a>(&'a mut usize);
         impl WordKernel for Lanes<'_> {
             #[inline(always)]
@@ -148,7 +148,7 @@ impl Words {
     }
 
     /// See [`Word::OFFSET`].
-    pub(crate) fn offset(self) -> u8 {
+    pub fn offset(self) -> u8 {
         struct Offset<'a>(&'a mut u8);
         impl WordKernel for Offset<'_> {
             #[inline(always)]
@@ -162,7 +162,7 @@ impl Words {
     }
 
     /// Runs a kernel with these words.
-    pub(crate) fn run<K: WordKernel>(self, kernel: K) {
+    pub fn run<K: WordKernel>(self, kernel: K) {
         #[cfg(target_arch = "x86_64")]
         macro_rules! enter {
             ($features:literal, $word:ty) => {{
@@ -199,11 +199,11 @@ impl Words {
 
 /// 8-bit integers, 4 lanes.
 #[derive(Clone, Copy)]
-pub(crate) struct Int8Portable;
+pub struct Int8Portable;
 
 /// bf16, 4 lanes.
 #[derive(Clone, Copy)]
-pub(crate) struct Bf16Portable;
+pub struct Bf16Portable;
 
 macro_rules! lanes {
     (|$i:ident| $body:expr) => {{

@@ -2,31 +2,34 @@
 
 use rayon::prelude::*;
 
-use super::kernels::{add_to, dot, sum};
-use super::ops::ROWS_PER_TASK;
-use crate::tower::{Isa, Kernel, Simd};
+use super::super::lanes::{add_to, dot, sum};
+use super::super::simd::{Isa, Kernel, Simd};
+use super::task::ROWS;
 
 /// Parameters of a LayerNorm, or their gradients.
 #[derive(Debug, Clone)]
-pub(super) struct Norm {
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Vec<f32>,
+pub struct Norm {
+    /// Multiplies the normalised rows.
+    pub weight: Vec<f32>,
+    /// Added to them.
+    pub bias: Vec<f32>,
 }
 
 impl Norm {
-    pub(super) fn zeros(width: usize) -> Self {
+    /// Zeros.
+    pub fn zeros(width: usize) -> Self {
         Self { weight: vec![0.0; width], bias: vec![0.0; width] }
     }
 
     /// Adds another's numbers.
-    pub(super) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         add_to(&mut self.weight, &other.weight);
         add_to(&mut self.bias, &other.bias);
     }
 
     /// `sums += bias + residual`, and `y` their normalised rows times the weight plus the bias. Rows are as wide as the
     /// parameters; `bias` and `residual` may be empty.
-    pub(super) fn forward(
+    pub fn forward(
         &self,
         sums: &mut [f32],
         bias: &[f32],
@@ -34,7 +37,7 @@ impl Norm {
         epsilon: f32,
         y: &mut [f32],
     ) {
-        let block = self.weight.len() * ROWS_PER_TASK;
+        let block = self.weight.len() * ROWS;
         let blocks = sums.par_chunks_mut(block).zip(y.par_chunks_mut(block)).enumerate();
         blocks.for_each(|(at, (sums, y))| {
             let residual = residual.get(at * block..).unwrap_or(&[]);
@@ -44,7 +47,7 @@ impl Norm {
 
     /// The gradient `dx` of the sums from `g`, that of the normalised rows; adds the parameters' own to `grads` and, unless it
     /// is empty, the columns of `dx` to `dbias`. The order of the sums over rows does not depend on the threads.
-    pub(super) fn backward(
+    pub fn backward(
         &self,
         (sums, g): (&[f32], &[f32]),
         epsilon: f32,
@@ -53,7 +56,7 @@ impl Norm {
         dbias: &mut [f32],
     ) {
         let width = self.weight.len();
-        let block = width * ROWS_PER_TASK;
+        let block = width * ROWS;
         let blocks = dx.par_chunks_mut(block).zip(sums.par_chunks(block)).zip(g.par_chunks(block));
         let parts: Vec<[Vec<f32>; 3]> = blocks
             .map(|((dx, sums), g)| {
