@@ -21,8 +21,8 @@ mod transpose;
 
 pub use self::buffer::Buffer;
 pub use self::inference::{
-    Activation, Attention, Heads, LayerNorm, PrepareHeads, Scratch, Span, activate, add_bias,
-    norm_rows,
+    Activation, Attention, Heads, PrepareHeads, Scratch, Span, activate, add_bias, layer_norm_rows,
+    rms_norm_rows,
 };
 pub use self::packed::{
     Activations, Blocks, Format, FrozenMatrix, Linear, LowRank, Matrix, Then, rounded_product,

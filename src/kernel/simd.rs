@@ -1,7 +1,8 @@
 //! The vector instructions that the kernels are written against, one type per instruction set.
 //!
 //! A kernel is a [`Kernel`] whose body is generic over [`Simd`]; [`Isa::run`] enters it through a function
-//! compiled for that instruction set, so everything marked `inline(always)` below it uses it too.
+//! compiled for that instruction set, so everything marked `inline(always)` below it uses it too. [`kernel!`] makes
+//! a plain function of one.
 
 /// An instruction set of this machine, found at run time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Isa {
     }
 
     /// Runs a kernel with this instruction set.
-    pub fn run<K: Kernel>(self, kernel: K) {
+    pub(crate) fn run<K: Kernel>(self, kernel: K) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
@@ -80,6 +81,45 @@ pub trait Kernel {
     /// The body; implementations are `inline(always)`.
     fn run<S: Simd>(self);
 }
+
+/// Defines a function of an [`Isa`] and other arguments whose body is a [`Kernel`]'s, generic over the type of vectors, or
+/// one of `Words` whose body is a `WordKernel`'s.
+macro_rules! kernel {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident<$life:lifetime, $v:ident: Simd>($on:ident: Isa, $($rest:tt)*) $body:block
+    ) => {
+        kernel! { @Isa Kernel Simd $(#[$meta])* $vis fn $name<$life, $v>($on, $($rest)*) $body }
+    };
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident<$life:lifetime, $v:ident: Word>($on:ident: Words, $($rest:tt)*) $body:block
+    ) => {
+        kernel! { @Words WordKernel Word $(#[$meta])* $vis fn $name<$life, $v>($on, $($rest)*) $body }
+    };
+    (
+        @$set:ident $kernel:ident $bound:ident $(#[$meta:meta])*
+        $vis:vis fn $name:ident<$life:lifetime, $v:ident>(
+            $on:ident, $($argument:ident: $type:ty),* $(,)?
+        ) $body:block
+    ) => {
+        $(#[$meta])*
+        $vis fn $name<$life>($on: $set, $($argument: $type),*) {
+            struct Arguments<$life> {
+                $($argument: $type),*
+            }
+            impl $kernel for Arguments<'_> {
+                #[inline(always)]
+                fn run<$v: $bound>(self) {
+                    let Self { $($argument),* } = self;
+                    $body
+                }
+            }
+            $on.run(Arguments { $($argument),* });
+        }
+    };
+}
+pub(crate) use kernel;
 
 /// One instruction set's f32 vectors.
 ///

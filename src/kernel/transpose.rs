@@ -1,26 +1,20 @@
 //! Matrices turned over their diagonal.
 
-use super::simd::{Isa, Kernel, Simd};
+use super::simd::{Isa, Kernel, Simd, kernel};
 
 /// Row-major `[columns, rows]` of a row-major `[rows, columns]`.
 pub fn transposed(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     assert!(matrix.len() == rows * columns, "a matrix [{rows}, {columns}]");
     let mut to = vec![0f32; matrix.len()];
-    Isa::best().run(Transpose { matrix, rows, columns, to: &mut to });
+    transpose(Isa::best(), matrix, rows, columns, &mut to);
     to
 }
 
-struct Transpose<'a> {
-    matrix: &'a [f32],
-    rows: usize,
-    columns: usize,
-    to: &'a mut [f32],
-}
-
-impl Kernel for Transpose<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        turn::<S>(self.matrix, self.columns, self.to, self.rows);
+kernel! {
+    fn transpose<'a, S: Simd>(
+        isa: Isa, matrix: &'a [f32], rows: usize, columns: usize, to: &'a mut [f32],
+    ) {
+        turn::<S>(matrix, columns, to, rows);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What follows a product: its bias, a scale or an activation.
 
 use super::super::elementary::{exp, normal};
-use super::super::simd::{Isa, Kernel, Simd};
+use super::super::simd::{Isa, Kernel, Simd, kernel};
 
 /// The function between the two products of a layer's second half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,39 +14,18 @@ pub enum Activation {
     Relu,
 }
 
-/// `x = scale (x + bias)`, row by row.
-pub fn add_bias(isa: Isa, x: &mut [f32], bias: &[f32], scale: f32) {
-    isa.run(AddBias { x, bias, scale });
-}
-
-/// `x = activation(x + bias)`, row by row.
-pub fn activate(isa: Isa, x: &mut [f32], bias: &[f32], activation: Activation) {
-    isa.run(Activate { x, bias, activation });
-}
-
-struct AddBias<'a> {
-    x: &'a mut [f32],
-    bias: &'a [f32],
-    scale: f32,
-}
-
-impl Kernel for AddBias<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        each(self.x, self.bias, |x| x * self.scale);
+kernel! {
+    /// `x = scale (x + bias)`, row by row.
+    pub fn add_bias<'a, S: Simd>(isa: Isa, x: &'a mut [f32], bias: &'a [f32], scale: f32) {
+        each(x, bias, |x| x * scale);
     }
 }
 
-struct Activate<'a> {
-    x: &'a mut [f32],
-    bias: &'a [f32],
-    activation: Activation,
-}
-
-impl Kernel for Activate<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Self { x, bias, activation } = self;
+kernel! {
+    /// `x = activation(x + bias)`, row by row.
+    pub fn activate<'a, S: Simd>(
+        isa: Isa, x: &'a mut [f32], bias: &'a [f32], activation: Activation,
+    ) {
         match activation {
             Activation::Gelu => each(x, bias, |x| x * normal(x).0),
             // x times the logistic function of twice the tangent's argument.

@@ -8,4 +8,4 @@ mod norm;
 pub use self::activation::{Activation, activate, add_bias};
 pub use self::attention::{Attention, Heads, Scratch, Span};
 pub use self::heads::PrepareHeads;
-pub use self::norm::{LayerNorm, norm_rows};
+pub use self::norm::{layer_norm_rows, rms_norm_rows};

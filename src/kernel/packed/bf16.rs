@@ -5,7 +5,7 @@
 use half::bf16;
 
 use super::super::buffer::Buffer;
-use super::super::simd::{Isa, Kernel, Simd};
+use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::gemm::{SLACK, pack_tile};
 use super::panels::{Layout, Then, finish, rows, together};
 use super::words::{Word, WordKernel, Words};
@@ -48,27 +48,21 @@ pub fn pack_words(layout: &Layout, pairs: usize, parts: &[&[f32]]) -> Buffer {
 pub fn pack_turned(layout: &Layout, pairs: usize, matrix: &[f32]) -> Buffer {
     assert!(!layout.silu && matrix.len() == layout.k * layout.n, "one matrix [k, n]");
     let mut data = Buffer::zeros(layout.panels() * pairs * layout.panel());
-    Isa::best().run(PackTurned { layout, pairs, matrix, to: &mut data });
+    round_turned(Isa::best(), layout, pairs, matrix, &mut data);
     data
 }
 
-struct PackTurned<'a> {
-    layout: &'a Layout,
-    pairs: usize,
-    matrix: &'a [f32],
-    to: &'a mut [f32],
-}
-
-impl Kernel for PackTurned<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let (panel, n) = (self.layout.panel(), self.layout.n);
+kernel! {
+    fn round_turned<'a, S: Simd>(
+        isa: Isa, layout: &'a Layout, pairs: usize, matrix: &'a [f32], to: &'a mut [f32],
+    ) {
+        let (panel, n) = (layout.panel(), layout.n);
         let none = vec![0f32; n];
-        for (pair, rows) in self.matrix.chunks(2 * n).enumerate() {
+        for (pair, rows) in matrix.chunks(2 * n).enumerate() {
             let (first, second) = rows.split_at(n);
             let second = if second.is_empty() { &none[..] } else { second };
             for (p, (first, second)) in first.chunks(panel).zip(second.chunks(panel)).enumerate() {
-                let to = &mut self.to[(p * self.pairs + pair) * panel..][..first.len()];
+                let to = &mut to[(p * pairs + pair) * panel..][..first.len()];
                 for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
                     *to = f32::from_bits(word(*first, *second));
                 }
@@ -98,19 +92,12 @@ pub struct Bf16Rows {
     tile: Buffer,
 }
 
-/// Rounds and packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
-pub struct RoundRows<'a> {
-    pub x: &'a [f32],
-    pub m: usize,
-    pub k: usize,
-    pub norm: Option<(&'a [f32], f32)>,
-    pub to: &'a mut Bf16Rows,
-}
-
-impl WordKernel for RoundRows<'_> {
-    #[inline(always)]
-    fn run<W: Word>(self) {
-        let Self { x, m, k, norm, to } = self;
+kernel! {
+    /// Rounds and packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
+    pub fn round_rows<'a, W: Word>(
+        words: Words, x: &'a [f32], m: usize, k: usize, norm: Option<(&'a [f32], f32)>,
+        to: &'a mut Bf16Rows,
+    ) {
         let (pairs, step, lanes) = (k.div_ceil(2), W::ROWS, W::S::LANES);
         assert!(step <= lanes && lanes <= SLACK);
         let spread = W::SPREAD * step;
@@ -137,19 +124,11 @@ impl WordKernel for RoundRows<'_> {
     }
 }
 
-/// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
-pub struct Bf16Gemm<'a> {
-    pub a: &'a Bf16Rows,
-    pub m: usize,
-    pub b: &'a Bf16Weights,
-    pub c: &'a mut [f32],
-    pub then: Then,
-}
-
-impl WordKernel for Bf16Gemm<'_> {
-    #[inline(always)]
-    fn run<W: Word>(self) {
-        let Self { a, m, b, c, then } = self;
+kernel! {
+    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
+    pub fn multiply<'a, W: Word>(
+        words: Words, a: &'a Bf16Rows, m: usize, b: &'a Bf16Weights, c: &'a mut [f32], then: Then,
+    ) {
         let layout = &b.layout;
         let (pairs, panel) = (layout.k.div_ceil(2), layout.panel());
         let (panel_len, tile_len) = (pairs * panel, pairs * W::SPREAD * W::ROWS);
@@ -209,7 +188,6 @@ unsafe fn tile<W: Word, const M: usize>(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::simd::Isa;
     use super::*;
 
     #[test]
@@ -259,9 +237,9 @@ mod tests {
                 let mut a = Bf16Rows::default();
                 let mut c = vec![0f32; m * n];
                 // A longer product before: its leftovers must not show.
-                words.run(RoundRows { x: &vec![9.; 40 * 95], m: 40, k: 95, norm: None, to: &mut a });
-                words.run(RoundRows { x: &x, m, k, norm: None, to: &mut a });
-                words.run(Bf16Gemm { a: &a, m, b: &b, c: &mut c, then: Then::Store });
+                round_rows(words, &[9.; 40 * 95], 40, 95, None, &mut a);
+                round_rows(words, &x, m, k, None, &mut a);
+                multiply(words, &a, m, &b, &mut c, Then::Store);
                 for (at, c) in c.iter().enumerate() {
                     let product = exact(&weights, at / n, at % n);
                     let expected = if silu {

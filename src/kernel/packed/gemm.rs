@@ -5,7 +5,7 @@
 //! what makes the tower batch-invariant to the last bit.
 
 use super::super::buffer::Buffer;
-use super::super::simd::{Kernel, Simd};
+use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::panels::{Layout, PANELS, Then, finish, rows};
 
 /// Longest stretch of k worked off at once: a tile of rows this long fits the first-level cache.
@@ -38,19 +38,11 @@ pub struct Rows {
     data: Buffer,
 }
 
-/// Packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
-pub struct PackRows<'a> {
-    pub x: &'a [f32],
-    pub m: usize,
-    pub k: usize,
-    pub norm: Option<(&'a [f32], f32)>,
-    pub to: &'a mut Rows,
-}
-
-impl Kernel for PackRows<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Self { x, m, k, norm, to } = self;
+kernel! {
+    /// Packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
+    pub fn pack_rows<'a, S: Simd>(
+        isa: Isa, x: &'a [f32], m: usize, k: usize, norm: Option<(&'a [f32], f32)>, to: &'a mut Rows,
+    ) {
         let tiles = m.div_ceil(S::ROWS);
         to.data.reserve(tiles * S::ROWS * k + SLACK);
         for (tile, rows) in x[..m * k].chunks(S::ROWS * k).enumerate() {
@@ -130,21 +122,13 @@ pub fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
     1. / (sum / x.len() as f32 + eps).sqrt()
 }
 
-/// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
-pub struct Gemm<'a> {
-    pub a: &'a Rows,
-    pub m: usize,
-    pub b: &'a Packed,
-    pub c: &'a mut [f32],
-    pub then: Then,
-    /// Partial sums between blocks of k.
-    pub partial: &'a mut Buffer,
-}
-
-impl Kernel for Gemm<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Self { a, m, b, c, then, partial } = self;
+kernel! {
+    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up). `partial` is for the
+    /// sums between blocks of k.
+    pub fn multiply<'a, S: Simd>(
+        isa: Isa, a: &'a Rows, m: usize, b: &'a Packed, c: &'a mut [f32], then: Then,
+        partial: &'a mut Buffer,
+    ) {
         let (k, n, panel) = (b.layout.k, b.layout.n, b.layout.panel());
         assert!(panel == 2 * S::LANES && c.len() >= m * n, "shapes of a packed product");
         assert!(a.data.len() >= m.div_ceil(S::ROWS) * S::ROWS * k, "rows of a packed product");

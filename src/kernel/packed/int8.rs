@@ -4,7 +4,7 @@
 //! result. Activations are quantised row by row. So a row's bits do not depend on its neighbours.
 
 use super::super::buffer::Buffer;
-use super::super::simd::Simd;
+use super::super::simd::{Simd, kernel};
 use super::blocks::{BLOCK, Blocks};
 use super::gemm::inverse_rms;
 use super::panels::{Layout, Then, finish, rows, together};
@@ -53,19 +53,12 @@ pub struct Int8Rows {
     data: Buffer,
 }
 
-/// Quantises `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
-pub struct QuantizeRows<'a> {
-    pub x: &'a [f32],
-    pub m: usize,
-    pub k: usize,
-    pub norm: Option<(&'a [f32], f32)>,
-    pub to: &'a mut Int8Rows,
-}
-
-impl WordKernel for QuantizeRows<'_> {
-    #[inline(always)]
-    fn run<W: Word>(self) {
-        let Self { x, m, k, norm, to } = self;
+kernel! {
+    /// Quantises `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
+    pub fn quantize_rows<'a, W: Word>(
+        words: Words, x: &'a [f32], m: usize, k: usize, norm: Option<(&'a [f32], f32)>,
+        to: &'a mut Int8Rows,
+    ) {
         let spread = WORDS * W::SPREAD;
         let block_len = (spread + 2) * W::ROWS;
         let tile_len = k.div_ceil(BLOCK) * block_len;
@@ -114,19 +107,11 @@ fn fill(row: &[f32], at: usize) -> [f32; BLOCK] {
     }
 }
 
-/// c = a b for quantised a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
-pub struct Int8Gemm<'a> {
-    pub a: &'a Int8Rows,
-    pub m: usize,
-    pub b: &'a Int8Weights,
-    pub c: &'a mut [f32],
-    pub then: Then,
-}
-
-impl WordKernel for Int8Gemm<'_> {
-    #[inline(always)]
-    fn run<W: Word>(self) {
-        let Self { a, m, b, c, then } = self;
+kernel! {
+    /// c = a b for quantised a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
+    pub fn multiply<'a, W: Word>(
+        words: Words, a: &'a Int8Rows, m: usize, b: &'a Int8Weights, c: &'a mut [f32], then: Then,
+    ) {
         let layout = &b.layout;
         let (blocks, panel) = (layout.k.div_ceil(BLOCK), layout.panel());
         let panel_len = blocks * (WORDS + 1) * panel;
@@ -202,14 +187,14 @@ unsafe fn tile<W: Word, const M: usize>(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::super::simd::Isa;
     use super::super::blocks::{Quantized, quantize};
-    use super::super::simd::Isa;
     use super::*;
 
     fn product(words: Words, x: &[f32], m: usize, b: &Int8Weights, c: &mut [f32], then: Then) {
         let mut a = Int8Rows::default();
-        words.run(QuantizeRows { x, m, k: b.layout.k, norm: None, to: &mut a });
-        words.run(Int8Gemm { a: &a, m, b, c, then });
+        quantize_rows(words, x, m, b.layout.k, None, &mut a);
+        multiply(words, &a, m, b, c, then);
     }
 
     /// The scalar reference: integer sums by block, blocks added in order.

@@ -5,10 +5,10 @@ use super::super::simd::Isa;
 use super::super::transpose::transposed;
 #[cfg(target_arch = "x86_64")]
 use super::amx::{self, AmxRows, AmxWeights};
-use super::bf16::{Bf16Gemm, Bf16Rows, Bf16Weights, RoundRows};
+use super::bf16::{self, Bf16Rows, Bf16Weights};
 use super::blocks::Blocks;
-use super::gemm::{Gemm, PackRows, Packed, Rows};
-use super::int8::{Int8Gemm, Int8Rows, Int8Weights, QuantizeRows};
+use super::gemm::{self, Packed, Rows};
+use super::int8::{self, Int8Rows, Int8Weights};
 use super::panels::{Layout, Then};
 use super::words::Words;
 
@@ -167,28 +167,22 @@ impl Linear {
         to: &mut Activations,
     ) {
         match self {
-            Self::F32(b) => isa.run(PackRows { x, m, k: b.layout.k, norm, to: &mut to.rows }),
+            Self::F32(b) => gemm::pack_rows(isa, x, m, b.layout.k, norm, &mut to.rows),
             #[cfg(target_arch = "x86_64")]
             Self::Amx(b) => to.amx.prepare(x, m, b.layout.k, norm),
-            Self::Bf16(b) => {
-                b.words.run(RoundRows { x, m, k: b.layout.k, norm, to: &mut to.bf16 });
-            }
-            Self::Int8(b) => {
-                b.words.run(QuantizeRows { x, m, k: b.layout.k, norm, to: &mut to.int8 });
-            }
+            Self::Bf16(b) => bf16::round_rows(b.words, x, m, b.layout.k, norm, &mut to.bf16),
+            Self::Int8(b) => int8::quantize_rows(b.words, x, m, b.layout.k, norm, &mut to.int8),
         }
     }
 
     /// Multiplies the rows prepared last (for this layer or one of the same input) into `c`, `[m, n]`.
     pub fn apply(&self, isa: Isa, from: &mut Activations, m: usize, c: &mut [f32], then: Then) {
         match self {
-            Self::F32(b) => {
-                isa.run(Gemm { a: &from.rows, m, b, c, then, partial: &mut from.partial });
-            }
+            Self::F32(b) => gemm::multiply(isa, &from.rows, m, b, c, then, &mut from.partial),
             #[cfg(target_arch = "x86_64")]
             Self::Amx(b) => amx::multiply(&from.amx, m, b, c, then),
-            Self::Bf16(b) => b.words.run(Bf16Gemm { a: &from.bf16, m, b, c, then }),
-            Self::Int8(b) => b.words.run(Int8Gemm { a: &from.int8, m, b, c, then }),
+            Self::Bf16(b) => bf16::multiply(b.words, &from.bf16, m, b, c, then),
+            Self::Int8(b) => int8::multiply(b.words, &from.int8, m, b, c, then),
         }
     }
 }

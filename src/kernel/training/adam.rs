@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::lanes::dot;
-use super::super::simd::{Isa, Kernel, Simd};
+use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::task::NUMBERS;
 
 /// Sum of the squares. Blocks are added up in order, so the threads do not decide the result.
@@ -13,35 +13,33 @@ pub fn squared_norm(grad: &[f32]) -> f64 {
 }
 
 /// `m = keep m + add g`
-pub fn moment(moment: &mut [f32], grad: &[f32], keep: f32, add: f32) {
-    decay::<false>(moment, grad, keep, add);
-}
-
-/// `v = keep v + add g^2`
-pub fn squared_moment(moment: &mut [f32], grad: &[f32], keep: f32, add: f32) {
-    decay::<true>(moment, grad, keep, add);
-}
-
-fn decay<const SQUARED: bool>(moment: &mut [f32], grad: &[f32], keep: f32, add: f32) {
-    moment.par_chunks_mut(NUMBERS).zip(grad.par_chunks(NUMBERS)).for_each(|(moment, grad)| {
-        Isa::best().run(Decay::<SQUARED> { moment, grad, keep, add });
+pub fn moment(m: &mut [f32], grad: &[f32], keep: f32, add: f32) {
+    m.par_chunks_mut(NUMBERS).zip(grad.par_chunks(NUMBERS)).for_each(|(m, grad)| {
+        moment_some(Isa::best(), m, grad, keep, add);
     });
 }
 
-struct Decay<'a, const SQUARED: bool> {
-    moment: &'a mut [f32],
-    grad: &'a [f32],
-    keep: f32,
-    add: f32,
+kernel! {
+    fn moment_some<'a, S: Simd>(isa: Isa, m: &'a mut [f32], grad: &'a [f32], keep: f32, add: f32) {
+        for (m, g) in m.iter_mut().zip(grad) {
+            *m = keep * *m + add * g;
+        }
+    }
 }
 
-impl<const SQUARED: bool> Kernel for Decay<'_, SQUARED> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Self { moment, grad, keep, add } = self;
-        for (m, g) in moment.iter_mut().zip(grad) {
-            let g = if SQUARED { g * g } else { *g };
-            *m = keep * *m + add * g;
+/// `v = keep v + add g^2`
+pub fn squared_moment(v: &mut [f32], grad: &[f32], keep: f32, add: f32) {
+    v.par_chunks_mut(NUMBERS).zip(grad.par_chunks(NUMBERS)).for_each(|(v, grad)| {
+        squared_moment_some(Isa::best(), v, grad, keep, add);
+    });
+}
+
+kernel! {
+    fn squared_moment_some<'a, S: Simd>(
+        isa: Isa, v: &'a mut [f32], grad: &'a [f32], keep: f32, add: f32,
+    ) {
+        for (v, g) in v.iter_mut().zip(grad) {
+            *v = keep * *v + add * (g * g);
         }
     }
 }
@@ -63,23 +61,18 @@ impl Update {
     /// Changes the values `p` by their moments `m` and `v`.
     pub fn apply(self, p: &mut [f32], m: &[f32], v: &[f32]) {
         let moments = m.par_chunks(NUMBERS).zip(v.par_chunks(NUMBERS));
-        p.par_chunks_mut(NUMBERS).zip(moments).for_each(|(value, moments)| {
-            Isa::best().run(Block { value, moments, by: self });
+        p.par_chunks_mut(NUMBERS).zip(moments).for_each(|(p, (m, v))| {
+            update_some(Isa::best(), self, p, m, v);
         });
     }
 }
 
-struct Block<'a> {
-    value: &'a mut [f32],
-    moments: (&'a [f32], &'a [f32]),
-    by: Update,
-}
-
-impl Kernel for Block<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Update { kept, rate, second, epsilon } = self.by;
-        for ((p, m), v) in self.value.iter_mut().zip(self.moments.0).zip(self.moments.1) {
+kernel! {
+    fn update_some<'a, S: Simd>(
+        isa: Isa, by: Update, p: &'a mut [f32], m: &'a [f32], v: &'a [f32],
+    ) {
+        let Update { kept, rate, second, epsilon } = by;
+        for ((p, m), v) in p.iter_mut().zip(m).zip(v) {
             *p = kept * *p - rate * m / ((second * v).sqrt() + epsilon);
         }
     }

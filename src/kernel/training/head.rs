@@ -6,7 +6,7 @@
 
 use super::super::elementary::exp;
 use super::super::lanes::{dot, sum};
-use super::super::simd::{Isa, Kernel, Simd};
+use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::super::transpose::turn;
 
 /// The largest vector of any instruction set.
@@ -72,12 +72,12 @@ impl Head {
 
     /// `out = softmax(scale q k^T) v`, every row over its own and earlier columns where `causal`.
     pub fn forward(&mut self, scale: f32, causal: bool) {
-        Isa::best().run(Forward { head: self, scale, causal });
+        forward(Isa::best(), self, scale, causal);
     }
 
     /// dq, dk and dv from the gradient in `out`. dk and dv are added to what is there.
     pub fn backward(&mut self, scale: f32, causal: bool) {
-        Isa::best().run(Backward { head: self, scale, causal });
+        backward(Isa::best(), self, scale, causal);
     }
 
     /// The probabilities into `p`.
@@ -109,34 +109,18 @@ impl Head {
     }
 }
 
-struct Forward<'a> {
-    head: &'a mut Head,
-    scale: f32,
-    causal: bool,
-}
-
-impl Kernel for Forward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let head = self.head;
-        head.probabilities::<S>(self.scale, self.causal);
+kernel! {
+    fn forward<'a, S: Simd>(isa: Isa, head: &'a mut Head, scale: f32, causal: bool) {
+        head.probabilities::<S>(scale, causal);
         let (length, depth, wide) = (head.length, head.depth, head.wide);
         let (p, v) = ((&head.p[..], wide, 1), (&head.v[..], depth));
         multiply::<S>((length, length, depth), p, v, (&mut head.out, depth), false);
     }
 }
 
-struct Backward<'a> {
-    head: &'a mut Head,
-    scale: f32,
-    causal: bool,
-}
-
-impl Kernel for Backward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let head = self.head;
-        head.probabilities::<S>(self.scale, self.causal);
+kernel! {
+    fn backward<'a, S: Simd>(isa: Isa, head: &'a mut Head, scale: f32, causal: bool) {
+        head.probabilities::<S>(scale, causal);
         let (length, depth, wide) = (head.length, head.depth, head.wide);
         let square = (length, length, depth);
         // dv += p^T g
@@ -149,7 +133,7 @@ impl Kernel for Backward<'_> {
         for (ds, p) in head.ds.chunks_exact_mut(wide).zip(head.p.chunks_exact(wide)) {
             let pull = dot(ds, p);
             for (ds, p) in ds.iter_mut().zip(p) {
-                *ds = self.scale * p * (*ds - pull);
+                *ds = scale * p * (*ds - pull);
             }
         }
         // dq = ds k, dk += ds^T q

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::lanes::{add_to, dot, sum};
-use super::super::simd::{Isa, Kernel, Simd};
+use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::task::ROWS;
 
 /// Parameters of a LayerNorm, or their gradients.
@@ -41,7 +41,7 @@ impl Norm {
         let blocks = sums.par_chunks_mut(block).zip(y.par_chunks_mut(block)).enumerate();
         blocks.for_each(|(at, (sums, y))| {
             let residual = residual.get(at * block..).unwrap_or(&[]);
-            Isa::best().run(Forward { norm: self, sums, bias, residual, epsilon, y });
+            forward_rows(Isa::best(), self, sums, bias, residual, epsilon, y);
         });
     }
 
@@ -61,15 +61,7 @@ impl Norm {
         let parts: Vec<[Vec<f32>; 3]> = blocks
             .map(|((dx, sums), g)| {
                 let mut columns = [(); 3].map(|()| vec![0.0; width]);
-                let columns_mut = &mut columns;
-                Isa::best().run(Backward {
-                    norm: self,
-                    sums,
-                    g,
-                    epsilon,
-                    dx,
-                    columns: columns_mut,
-                });
+                backward_rows(Isa::best(), &self.weight, sums, g, epsilon, dx, &mut columns);
                 columns
             })
             .collect();
@@ -92,52 +84,37 @@ fn moments(x: &[f32], centred: &mut [f32], epsilon: f32) -> f32 {
     (dot(centred, centred) / width + epsilon).sqrt().recip()
 }
 
-struct Forward<'a> {
-    norm: &'a Norm,
-    sums: &'a mut [f32],
-    bias: &'a [f32],
-    residual: &'a [f32],
-    epsilon: f32,
-    y: &'a mut [f32],
-}
-
-impl Kernel for Forward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Norm { weight, bias } = self.norm;
-        let width = weight.len();
-        let rows = self.sums.chunks_exact_mut(width).zip(self.y.chunks_exact_mut(width));
+kernel! {
+    /// [`Norm::forward`] of some rows.
+    fn forward_rows<'a, S: Simd>(
+        isa: Isa, norm: &'a Norm, sums: &'a mut [f32], bias: &'a [f32], residual: &'a [f32], epsilon: f32,
+        y: &'a mut [f32],
+    ) {
+        let width = norm.weight.len();
+        let rows = sums.chunks_exact_mut(width).zip(y.chunks_exact_mut(width));
         for (at, (sums, y)) in rows.enumerate() {
-            add_to(sums, self.bias);
-            add_to(sums, self.residual.get(at * width..).unwrap_or(&[]));
-            let scale = moments(sums, y, self.epsilon);
-            for (y, (w, b)) in y.iter_mut().zip(weight.iter().zip(bias)) {
+            add_to(sums, bias);
+            add_to(sums, residual.get(at * width..).unwrap_or(&[]));
+            let scale = moments(sums, y, epsilon);
+            for (y, (w, b)) in y.iter_mut().zip(norm.weight.iter().zip(&norm.bias)) {
                 *y = *y * scale * w + b;
             }
         }
     }
 }
 
-struct Backward<'a> {
-    norm: &'a Norm,
-    sums: &'a [f32],
-    g: &'a [f32],
-    epsilon: f32,
-    dx: &'a mut [f32],
-    /// Sums over the rows: of the weight's gradient, of the bias's and of `dx`.
-    columns: &'a mut [Vec<f32>; 3],
-}
-
-impl Kernel for Backward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let weight = &self.norm.weight[..];
+kernel! {
+    /// [`Norm::backward`] of some rows; `columns` are sums over them: of the weight's gradient, of the bias's and of `dx`.
+    fn backward_rows<'a, S: Simd>(
+        isa: Isa, weight: &'a [f32], sums: &'a [f32], g: &'a [f32], epsilon: f32, dx: &'a mut [f32],
+        columns: &'a mut [Vec<f32>; 3],
+    ) {
         let width = weight.len();
         let mut normal = vec![0.0; width];
-        let [dweight, dbias, columns] = self.columns;
-        let rows = self.dx.chunks_exact_mut(width).zip(self.sums.chunks_exact(width));
-        for ((dx, sums), g) in rows.zip(self.g.chunks_exact(width)) {
-            let scale = moments(sums, &mut normal, self.epsilon);
+        let [dweight, dbias, columns] = columns;
+        let rows = dx.chunks_exact_mut(width).zip(sums.chunks_exact(width));
+        for ((dx, sums), g) in rows.zip(g.chunks_exact(width)) {
+            let scale = moments(sums, &mut normal, epsilon);
             let own = dweight.iter_mut().zip(dbias.iter_mut()).zip(dx.iter_mut());
             let given = normal.iter_mut().zip(g).zip(weight);
             for (((dw, db), dx), ((normal, g), w)) in own.zip(given) {

@@ -5,8 +5,8 @@ use super::format::best;
 use super::groups::{Batch, threads};
 use crate::error::Result;
 use crate::kernel::{
-    Activation, Activations, Attention, Buffer, Format, Heads, Isa, LayerNorm, Linear, Matrix,
-    Scratch, Span, Then, activate, add_bias, mean,
+    Activation, Activations, Attention, Buffer, Format, Heads, Isa, Linear, Matrix, Scratch, Span,
+    Then, activate, add_bias, layer_norm_rows, mean,
 };
 use crate::types::Arithmetic;
 
@@ -217,7 +217,7 @@ impl Model {
         }
         let nothing = vec![0f32; hidden];
         let norm = |x: &mut [f32], add: &[f32], (weight, bias): &Norm| {
-            LayerNorm { x, add, weight, bias, epsilon }.apply(isa);
+            layer_norm_rows(isa, x, add, weight, bias, epsilon);
         };
         norm(&mut w.x[..m * hidden], &nothing, &self.norm);
         let heads = Heads { heads, kv_heads: heads, dim: hidden / heads };

@@ -8,7 +8,7 @@ use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::kernel::{
     Activations, Attention, Buffer, Format, Heads, Isa, Linear, Matrix, PrepareHeads, Scratch,
-    Span, Then, mean, norm_rows,
+    Span, Then, mean, rms_norm_rows,
 };
 use crate::tower::model::layer_weights::{LayerWeights, Weights};
 use crate::tower::model::pool::Want;
@@ -175,7 +175,7 @@ impl Model {
             self.feed_forward(w, layer, rows);
         }
         let eps = self.config.rms_norm_eps as f32;
-        norm_rows(self.isa, &mut w.x[..rows * hidden], &self.norm, eps);
+        rms_norm_rows(self.isa, &mut w.x[..rows * hidden], &self.norm, eps);
         if want == Want::Mean {
             let mut start = 0;
             for (sequence, to) in sequences.iter().zip(w.middle.chunks_exact_mut(hidden)) {
