@@ -189,21 +189,22 @@ pub struct Avx2;
 #[derive(Clone, Copy)]
 pub struct Portable;
 
+// SAFETY of all calls below: the trait's contract names the instruction set and the valid pointers.
+macro_rules! forward {
+    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {
+        $(#[inline(always)]
+        #[allow(unused_unsafe)] // a body may do without
+        unsafe fn $name($($arg: $ty),*) -> $ret {
+            // SAFETY: as the trait demands.
+            unsafe { $body }
+        })*
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Avx2, Avx512, Simd};
     use std::arch::x86_64::*;
-
-    // SAFETY of all calls below: the trait's contract names the instruction set and the valid pointers.
-    macro_rules! forward {
-        ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {
-            $(#[inline(always)]
-            unsafe fn $name($($arg: $ty),*) -> $ret {
-                // SAFETY: as the trait demands.
-                unsafe { $body }
-            })*
-        };
-    }
 
     impl Simd for Avx512 {
         const LANES: usize = 16;
@@ -320,66 +321,37 @@ fn mul_add(a: f32, b: f32, c: f32) -> f32 {
 
 macro_rules! lanes {
     (|$i:ident| $body:expr) => {{
-        let mut out = [0f32; 4];
+        let mut out = [Default::default(); 4];
         for $i in 0..4 {
             out[$i] = $body;
         }
         out
     }};
 }
+pub(crate) use lanes;
 
 impl Simd for Portable {
     const LANES: usize = 4;
     const ROWS: usize = 8;
     type V = [f32; 4];
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> [f32; 4] {
-        [x; 4]
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> [f32; 4] {
-        // SAFETY: the caller gives 4 valid elements.
-        unsafe { from.cast::<[f32; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, v: [f32; 4]) {
-        // SAFETY: the caller gives 4 valid elements.
-        unsafe { to.cast::<[f32; 4]>().write_unaligned(v) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    unsafe fn mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| a[i] * b[i])
-    }
-    #[inline(always)]
-    unsafe fn div(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| a[i] / b[i])
-    }
-    // Comparisons as x86 makes them: the second operand where one is NaN.
-    #[inline(always)]
-    unsafe fn max(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| if a[i] > b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    unsafe fn min(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| if a[i] < b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    unsafe fn fma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| mul_add(a[i], b[i], c[i]))
-    }
-    #[inline(always)]
-    unsafe fn round(a: [f32; 4]) -> [f32; 4] {
+    forward! {
+        splat(x: f32) -> [f32; 4] = [x; 4];
+        load(from: *const f32) -> [f32; 4] = from.cast::<[f32; 4]>().read_unaligned();
+        store(to: *mut f32, v: [f32; 4]) -> () = to.cast::<[f32; 4]>().write_unaligned(v);
+        add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| a[i] + b[i]);
+        mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| a[i] * b[i]);
+        div(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| a[i] / b[i]);
+        // Comparisons as x86 makes them: the second operand where one is NaN.
+        max(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| if a[i] > b[i] { a[i] } else { b[i] });
+        min(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| if a[i] < b[i] { a[i] } else { b[i] });
+        fma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] =
+            lanes!(|i| mul_add(a[i], b[i], c[i]));
         // Adding 1.5 * 2^23 leaves no fraction bits; `f32::round` is a library call on baseline x86-64.
-        lanes!(|i| (a[i] + 12_582_912.0) - 12_582_912.0)
+        round(a: [f32; 4]) -> [f32; 4] = lanes!(|i| (a[i] + 12_582_912.0) - 12_582_912.0);
+        scale(a: [f32; 4], n: [f32; 4]) -> [f32; 4] =
+            lanes!(|i| a[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23));
     }
-    #[inline(always)]
-    unsafe fn scale(a: [f32; 4], n: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| a[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
-    }
+
     #[inline(always)]
     unsafe fn interleave(rows: &[[f32; 4]; 16], to: *mut f32, step: usize) {
         let [a, b, c, d, ..] = rows;

@@ -291,9 +291,9 @@ impl Bert {
         let norm = |(weight, bias): &Pair| -> CandleResult<Norm> {
             Ok(Norm { weight: numbers(weight)?, bias: numbers(bias)? })
         };
-        let weight = |(weight, _): &Pair| -> CandleResult<Weight> {
-            let packed = if self.round { Weight::pack(weight)? } else { None };
-            Ok(packed.unwrap_or_else(|| Weight::Tensor(weight.clone())))
+        let weight = |(weight, _): &Pair| match self.round {
+            true => Weight::pack(weight),
+            false => Ok(Weight::Tensor(weight.clone())),
         };
         let layer = |layer: &Layer| -> CandleResult<encoder::Layer> {
             Ok(encoder::Layer {

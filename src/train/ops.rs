@@ -248,7 +248,7 @@ mod tests {
         let (w, a, b) =
             (random(&mut rng, (40, 48)), random(&mut rng, (4, 48)), random(&mut rng, (40, 4)));
         let exact = Weight::Tensor(w.as_detached_tensor());
-        let packed = Weight::pack(&w).unwrap().unwrap();
+        let packed = Weight::pack(&w).unwrap();
         let run = |weight: &Weight| {
             let y = lora_linear(&x, weight, &a, &b, 0.5).unwrap();
             let y = (y + frozen_linear(&x, weight).unwrap()).unwrap();

@@ -42,44 +42,29 @@ thread_local! {
     static ACTIVATIONS: RefCell<Activations> = RefCell::default();
 }
 
-/// `c = a b^T` for row-major `a` `[m, k]` and `b` `[n, k]`. `None`, and nothing written, where this machine has no
-/// kernel for it.
-pub fn rounded_product(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> Option<()> {
-    let isa = Isa::best();
-    let format = *Format::bf16(isa).first()?;
-    let n = b.len() / k;
-    let b = pack(format, b.to_vec(), n, k);
+/// `c = a b^T` for row-major `a` `[m, k]` and `b` `[n, k]`.
+pub fn rounded_product(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) {
+    let (isa, n) = (Isa::best(), b.len() / k);
+    let b = pack(Format::best_bf16(isa), b.to_vec(), n, k);
     products(isa, &b, None, (a, k), (c, n), Then::Store, &mut []);
-    Some(())
 }
 
-/// `c = a b`, or `+=` where it is to `add`, for row-major `a` `[m, k]` and `b` `[k, n]`, otherwise as [`rounded_product`].
-pub fn rounded_product_of_rows(
-    a: &[f32],
-    b: &[f32],
-    k: usize,
-    c: &mut [f32],
-    add: bool,
-) -> Option<()> {
-    let isa = Isa::best();
-    let format = *Format::bf16(isa).first()?;
-    let n = b.len() / k;
-    products(isa, &Linear::turned(format, b, n, k), None, (a, k), (c, n), then(add), &mut []);
-    Some(())
-}
-
-fn then(add: bool) -> Then {
-    if add { Then::Add } else { Then::Store }
+/// `c = a b`, or `+=` where it is to `add`, for row-major `a` `[m, k]` and `b` `[k, n]`.
+pub fn rounded_product_of_rows(a: &[f32], b: &[f32], k: usize, c: &mut [f32], add: bool) {
+    let (isa, n) = (Isa::best(), b.len() / k);
+    let b = Linear::turned(Format::best_bf16(isa), b, n, k);
+    let then = if add { Then::Add } else { Then::Store };
+    products(isa, &b, None, (a, k), (c, n), then, &mut []);
 }
 
 impl FrozenMatrix {
     /// Packs a row-major `weight` `[out, input]` for the best instructions of this machine.
-    pub fn new(weight: &[f32], out: usize, input: usize) -> Option<Self> {
+    pub fn new(weight: &[f32], out: usize, input: usize) -> Self {
         let isa = Isa::best();
-        let format = *Format::bf16(isa).first()?;
+        let format = Format::best_bf16(isa);
         let forward = pack(format, weight.to_vec(), out, input);
         let backward = Linear::turned(format, weight, input, out);
-        Some(Self { isa, format, forward, backward, out, input })
+        Self { isa, format, forward, backward, out, input }
     }
 
     /// (out, in).
@@ -199,7 +184,7 @@ mod tests {
         let w: Vec<f32> = (0..out * input).map(value).collect();
         let x: Vec<f32> = (0..rows * input).map(|i| value(i + 17)).collect();
         let g: Vec<f32> = (0..rows * out).map(|i| value(i + 71)).collect();
-        let matrix = FrozenMatrix::new(&w, out, input).unwrap();
+        let matrix = FrozenMatrix::new(&w, out, input);
         assert_eq!(matrix.shape(), (out, input));
         let round = |x: f32| half::bf16::from_f32(x).to_f32();
         let (mut y, mut dx) = (vec![0f32; rows * out], vec![0f32; rows * input]);
@@ -229,15 +214,15 @@ mod tests {
         let a: Vec<f32> = (0..m * k).map(value).collect();
         let b: Vec<f32> = (0..n * k).map(|i| value(i + 3)).collect();
         let mut c = vec![0f32; m * n];
-        rounded_product(&a, &b, k, &mut c).unwrap();
+        rounded_product(&a, &b, k, &mut c);
         let mut turned = vec![0f32; n * m];
-        rounded_product(&b, &a, k, &mut turned).unwrap();
+        rounded_product(&b, &a, k, &mut turned);
         assert_eq!(transposed(&turned, n, m), c);
         let mut of_rows = vec![0f32; m * n];
         let b_rows = transposed(&b, n, k);
-        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, false).unwrap();
+        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, false);
         assert_eq!(of_rows, c);
-        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, true).unwrap();
+        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, true);
         assert!(of_rows.iter().zip(&c).all(|(twice, once)| *twice == 2.0 * once));
         for (at, c) in c.iter().enumerate() {
             let rows = (&a[at / n * k..][..k], &b[at % n * k..][..k]);
@@ -254,7 +239,7 @@ mod tests {
             |len: usize, from: usize| -> Vec<f32> { (from..from + len).map(value).collect() };
         let (w, x, g) = (fill(out * input, 0), fill(rows * input, 17), fill(rows * out, 71));
         let (a, b) = (fill(rank * input, 5), fill(out * rank, 9));
-        let matrix = FrozenMatrix::new(&w, out, input).unwrap();
+        let matrix = FrozenMatrix::new(&w, out, input);
         let low_rank = Some(LowRank { a: &a, b: &b, rank, scale });
         let (mut y, mut dx) = (vec![0f32; rows * out], vec![0f32; rows * input]);
         let (mut low, mut dlow) = (vec![0f32; rows * rank], vec![0f32; rows * rank]);

@@ -38,6 +38,11 @@ impl Format {
         found
     }
 
+    /// The best of [`Format::bf16`].
+    pub fn best_bf16(isa: Isa) -> Self {
+        Self::bf16(isa).first().copied().unwrap_or(Self::Bf16(Words::Bf16Portable))
+    }
+
     /// Those of 8-bit integers within an instruction set, best first.
     pub fn int8(isa: Isa) -> Vec<Self> {
         Words::int8(isa).into_iter().map(Self::Int8).collect()

@@ -3,7 +3,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::super::simd::{Avx2, Avx512};
-use super::super::simd::{Isa, Portable, Simd};
+use super::super::simd::{Isa, Portable, Simd, kernel, lanes};
 use super::blocks::{BLOCK, Quantized, quantize};
 
 /// Vectors of words, and their multiply-add.
@@ -135,29 +135,25 @@ impl Words {
 
     /// Words of one vector.
     pub fn lanes(self) -> usize {
-        struct Lanes<'a>(&'a mut usize);
-        impl WordKernel for Lanes<'_> {
-            #[inline(always)]
-            fn run<W: Word>(self) {
-                *self.0 = W::S::LANES;
+        kernel! {
+            fn ask<'a, W: Word>(words: Words, lanes: &'a mut usize) {
+                *lanes = W::S::LANES;
             }
         }
         let mut lanes = 0;
-        self.run(Lanes(&mut lanes));
+        ask(self, &mut lanes);
         lanes
     }
 
     /// See [`Word::OFFSET`].
     pub fn offset(self) -> u8 {
-        struct Offset<'a>(&'a mut u8);
-        impl WordKernel for Offset<'_> {
-            #[inline(always)]
-            fn run<W: Word>(self) {
-                *self.0 = W::OFFSET;
+        kernel! {
+            fn ask<'a, W: Word>(words: Words, offset: &'a mut u8) {
+                *offset = W::OFFSET;
             }
         }
         let mut offset = 0;
-        self.run(Offset(&mut offset));
+        ask(self, &mut offset);
         offset
     }
 
@@ -197,93 +193,61 @@ impl Words {
     }
 }
 
-/// 8-bit integers, 4 lanes.
-#[derive(Clone, Copy)]
-pub struct Int8Portable;
+// SAFETY of all calls below: the trait's contract names the instruction set and the valid pointers.
+macro_rules! word {
+    (
+        $(#[$doc:meta])* $name:ident: $s:ty, $sum:ty, $v:ty, $x:ty, rows $rows:literal, spread $spread:literal,
+        offset $offset:literal;
+        $($function:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub struct $name;
 
-/// bf16, 4 lanes.
-#[derive(Clone, Copy)]
-pub struct Bf16Portable;
-
-macro_rules! lanes {
-    (|$i:ident| $body:expr) => {{
-        let mut out = [Default::default(); 4];
-        for $i in 0..4 {
-            out[$i] = $body;
+        impl Word for $name {
+            type S = $s;
+            type Sum = $sum;
+            type V = $v;
+            type X = $x;
+            const ROWS: usize = $rows;
+            const SPREAD: usize = $spread;
+            const OFFSET: u8 = $offset;
+            $(#[inline(always)]
+            #[allow(unused_unsafe)] // a body may do without
+            unsafe fn $function($($arg: $ty),*) -> $ret {
+                // SAFETY: as the trait demands.
+                unsafe { $body }
+            })*
         }
-        out
-    }};
+    };
 }
 
-impl Word for Int8Portable {
-    type S = Portable;
-    type Sum = [i32; 4];
-    type V = [u32; 4];
-    type X = [u32; 4];
-    const ROWS: usize = 4;
-    const SPREAD: usize = 1;
-    const OFFSET: u8 = 0;
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> [u32; 4] {
-        // SAFETY: the caller gives 4 valid words.
-        unsafe { from.cast::<[u32; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn splat(from: *const u32, _: usize) -> [u32; 4] {
-        // SAFETY: the caller gives a valid word.
-        [unsafe { *from }; 4]
-    }
-    #[inline(always)]
-    unsafe fn sum(start: i32) -> [i32; 4] {
-        [start; 4]
-    }
-    #[inline(always)]
-    unsafe fn dot(sum: [i32; 4], weight: [u32; 4], x: [u32; 4]) -> [i32; 4] {
-        lanes!(|i| {
-            let (w, x) = (weight[i].to_ne_bytes(), x[i].to_ne_bytes());
-            let product = |j: usize| i32::from(w[j] as i8) * i32::from(x[j] as i8);
-            sum[i] + product(0) + product(1) + product(2) + product(3)
-        })
-    }
-    #[inline(always)]
-    unsafe fn float(sum: [i32; 4]) -> [f32; 4] {
-        lanes!(|i| sum[i] as f32)
-    }
+word! {
+    /// 8-bit integers, 4 lanes.
+    Int8Portable: Portable, [i32; 4], [u32; 4], [u32; 4], rows 4, spread 1, offset 0;
+    load(from: *const u32) -> [u32; 4] = from.cast::<[u32; 4]>().read_unaligned();
+    splat(from: *const u32, _step: usize) -> [u32; 4] = [*from; 4];
+    sum(start: i32) -> [i32; 4] = [start; 4];
+    dot(sum: [i32; 4], weight: [u32; 4], x: [u32; 4]) -> [i32; 4] = lanes!(|i| {
+        let (w, x) = (weight[i].to_ne_bytes(), x[i].to_ne_bytes());
+        let product = |j: usize| i32::from(w[j] as i8) * i32::from(x[j] as i8);
+        sum[i] + product(0) + product(1) + product(2) + product(3)
+    });
+    float(sum: [i32; 4]) -> [f32; 4] = lanes!(|i| sum[i] as f32);
 }
 
-impl Word for Bf16Portable {
-    type S = Portable;
-    type Sum = [f32; 4];
-    type V = [u32; 4];
-    type X = [u32; 4];
-    const ROWS: usize = 4;
-    const SPREAD: usize = 1;
-    const OFFSET: u8 = 0;
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> [u32; 4] {
-        // SAFETY: the caller gives 4 valid words.
-        unsafe { from.cast::<[u32; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn splat(from: *const u32, _: usize) -> [u32; 4] {
-        // SAFETY: the caller gives a valid word.
-        [unsafe { *from }; 4]
-    }
-    #[inline(always)]
-    unsafe fn sum(start: i32) -> [f32; 4] {
-        [start as f32; 4]
-    }
-    #[inline(always)]
-    unsafe fn dot(sum: [f32; 4], weight: [u32; 4], x: [u32; 4]) -> [f32; 4] {
+word! {
+    /// bf16, 4 lanes.
+    Bf16Portable: Portable, [f32; 4], [u32; 4], [u32; 4], rows 4, spread 1, offset 0;
+    load(from: *const u32) -> [u32; 4] = from.cast::<[u32; 4]>().read_unaligned();
+    splat(from: *const u32, _step: usize) -> [u32; 4] = [*from; 4];
+    sum(start: i32) -> [f32; 4] = [start as f32; 4];
+    dot(sum: [f32; 4], weight: [u32; 4], x: [u32; 4]) -> [f32; 4] = {
         let low = |v: [u32; 4]| lanes!(|i| f32::from_bits(v[i] << 16));
         let high = |v: [u32; 4]| lanes!(|i| f32::from_bits(v[i] & 0xffff_0000));
-        // SAFETY: as the trait demands.
-        unsafe { Portable::fma(high(weight), high(x), Portable::fma(low(weight), low(x), sum)) }
-    }
-    #[inline(always)]
-    unsafe fn float(sum: [f32; 4]) -> [f32; 4] {
-        sum
-    }
+        Portable::fma(high(weight), high(x), Portable::fma(low(weight), low(x), sum))
+    };
+    float(sum: [f32; 4]) -> [f32; 4] = sum;
 }
 
 #[cfg(target_arch = "x86_64")]
