@@ -17,7 +17,7 @@ use scan::{NamedPath, Scanned, Token};
 const LAYERS: &[&[&str]] = &[
     &["error"],
     &["types"],
-    &["store", "observe", "schema"],
+    &["store", "observe", "schema", "kernel"],
     &["corpus", "tower", "embedding", "index", "snapshot", "dataset"],
     &["train", "evaluate", "search"],
     &["stage"],
@@ -29,6 +29,7 @@ const LAYERS: &[&[&str]] = &[
 /// Crates by prefix and the modules that may name them.
 const FENCES: &[(&[&str], &[&str])] = &[
     (&["candle_"], &["tower", "train"]),
+    (&["gemm"], &["kernel"]),
     (&["datafusion"], &["corpus", "exec/ballista"]),
     (&["ballista"], &["exec/ballista"]),
     (&["usearch"], &["index"]),

@@ -1,0 +1,165 @@
+//! How weights lie in panels, and how a tile of products leaves the registers: the same for every arithmetic.
+
+use super::super::simd::Simd;
+
+/// Runs a body with the const `M` set to the number of rows, 1 to 14 but no more than the tile has.
+macro_rules! rows {
+    ($S:ty, $count:expr, $M:ident => $body:block) => {
+        rows!(@ $S, $count, $M, $body, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    };
+    (@ $S:ty, $count:expr, $M:ident, $body:block, $($m:literal)*) => {
+        match $count {
+            $($m if $m <= <$S>::ROWS => {
+                const $M: usize = $m;
+                $body
+            })*
+            _ => unreachable!("a tile has 1 to {} rows", <$S>::ROWS),
+        }
+    };
+}
+pub(crate) use rows;
+
+/// Panels worked off together: a block of them fits the second-level cache, and the rows are read once for all.
+pub const PANELS: usize = 4;
+
+/// 32-bit words of weights that stay in the second-level cache beside a tile of rows.
+const CACHED: usize = 1 << 17;
+
+/// A weight matrix `[n, k]` cut into panels of columns, two vectors wide. Two matrices of one shape whose product
+/// is `silu(gate) * up` share panels: one vector of gate columns, one of up.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// The layer's input width.
+    pub k: usize,
+    /// Its output width.
+    pub n: usize,
+    /// Lanes of a vector.
+    pub lanes: usize,
+    /// Whether this is gate and up.
+    pub silu: bool,
+}
+
+impl Layout {
+    /// Columns of one panel.
+    pub fn panel(&self) -> usize {
+        2 * self.lanes
+    }
+
+    /// Columns of the result that one panel makes.
+    pub fn width(&self) -> usize {
+        if self.silu { self.lanes } else { self.panel() }
+    }
+
+    /// How many panels there are; the last may have columns that are padding.
+    pub fn panels(&self) -> usize {
+        self.n.div_ceil(self.width())
+    }
+
+    /// Panel, and column in it, of row `at` of the matrices one below the other.
+    pub fn place(&self, at: usize) -> (usize, usize) {
+        if self.silu {
+            let (up, at) = (at / self.n, at % self.n);
+            (at / self.lanes, up * self.lanes + at % self.lanes)
+        } else {
+            (at / self.panel(), at % self.panel())
+        }
+    }
+
+    /// Where the product of panel `at` goes.
+    pub fn target(&self, at: usize, then: Then) -> Target {
+        let column = at * self.width();
+        let columns = self.width().min(self.n - column);
+        Target { column, columns, stride: self.n, silu: self.silu, then }
+    }
+}
+
+/// How many panels of `len` 32-bit words are worked off together: [`PANELS`], fewer where so many would leave
+/// the cache.
+pub fn together(len: usize) -> usize {
+    (CACHED / len.max(1)).clamp(1, PANELS)
+}
+
+/// What becomes of a product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// c = a b
+    Store,
+    /// c = c + a b
+    Add,
+}
+
+/// The columns of the result that one panel makes.
+pub struct Target {
+    pub column: usize,
+    columns: usize,
+    stride: usize,
+    silu: bool,
+    then: Then,
+}
+
+/// Writes M rows of products.
+///
+/// # Safety
+/// `c` has M rows of the target's columns, its stride apart; below `Isa::run`.
+#[inline(always)]
+pub unsafe fn finish<S: Simd, const M: usize>(sums: &[[S::V; 2]; M], c: *mut f32, target: &Target) {
+    for (i, sum) in sums.iter().enumerate() {
+        // SAFETY: the caller vouches for c; parts of vectors go through `edge`.
+        unsafe {
+            let c = c.add(i * target.stride);
+            if target.silu {
+                let gate = sum[0];
+                let minus = S::mul(gate, S::splat(-1.));
+                let value = S::mul(S::div(gate, S::add(S::splat(1.), S::exp(minus))), sum[1]);
+                put::<S>(value, c, target.columns, Then::Store);
+            } else {
+                put::<S>(sum[0], c, target.columns, target.then);
+                if target.columns > S::LANES {
+                    put::<S>(sum[1], c.add(S::LANES), target.columns - S::LANES, target.then);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `c` has min(columns, LANES) elements.
+#[inline(always)]
+unsafe fn put<S: Simd>(value: S::V, c: *mut f32, columns: usize, then: Then) {
+    // SAFETY: the caller vouches for c.
+    unsafe {
+        if columns >= S::LANES {
+            let value = if then == Then::Add { S::add(S::load(c), value) } else { value };
+            S::store(c, value);
+        } else {
+            let mut edge = [0f32; 16];
+            S::store(edge.as_mut_ptr(), value);
+            for (i, value) in edge[..columns].iter().enumerate() {
+                let c = &mut *c.add(i);
+                *c = if then == Then::Add { *c + *value } else { *value };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_one_place() {
+        for (n, lanes, silu) in [(40, 16, false), (40, 16, true), (7, 4, true), (9, 4, false)] {
+            let layout = Layout { k: 1, n, lanes, silu };
+            let rows = if silu { 2 * n } else { n };
+            let mut seen: Vec<_> = (0..rows).map(|at| layout.place(at)).collect();
+            assert!(seen.iter().all(|(p, c)| *p < layout.panels() && *c < layout.panel()));
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), rows);
+            if silu {
+                let (panel, column) = layout.place(3);
+                assert_eq!(layout.place(n + 3), (panel, column + lanes));
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! GGUF metadata to [`DecoderConfig`].
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::tower::DecoderConfig;
+use crate::tower::files::config::{check, unsupported, unsupported_family};
+use crate::tower::files::gguf::Gguf;
+use crate::tower::files::weights::GgufWeights;
+
+/// The architecture that a GGUF file describes.
+///
+/// # Errors
+/// Unsupported for another architecture or RoPE scaling; Corrupt for a missing or impossible number.
+pub(crate) fn from_gguf(gguf: &Gguf) -> Result<DecoderConfig> {
+    read(gguf).context(|| format!("{}", gguf.path.display()))
+}
+
+fn read(gguf: &Gguf) -> Result<DecoderConfig> {
+    let family = gguf
+        .string("general.architecture")?
+        .ok_or_else(|| Error::corrupt("it has no general.architecture"))?;
+    // Mistral's files say `llama`: the converter stores them as such.
+    if !["llama", "qwen2", "qwen3"].contains(&family) {
+        return Err(unsupported_family(family));
+    }
+    let key = |name: &str| format!("{family}.{name}");
+    let optional = |name: &str| match gguf.integer(&key(name))? {
+        None => Ok(None),
+        Some(value) => usize::try_from(value)
+            .ok()
+            .filter(|value| *value > 0)
+            .map(Some)
+            .ok_or_else(|| gguf.wrong(&key(name), "a positive whole number")),
+    };
+    let needed = |name: &str| {
+        optional(name)?.ok_or_else(|| Error::corrupt(format!("it has no {}", key(name))))
+    };
+    let hidden_size = needed("embedding_length")?;
+    let heads = needed("attention.head_count")?;
+    let head_dim = match optional("attention.key_length")? {
+        Some(width) => width,
+        None => hidden_size / heads,
+    };
+    if optional("attention.value_length")?.is_some_and(|width| width != head_dim) {
+        return Err(unsupported("keys and values of different width are not supported"));
+    }
+    if optional("rope.dimension_count")?.is_some_and(|width| width != head_dim) {
+        return Err(unsupported("RoPE over a part of each head is not supported"));
+    }
+    if gguf.integer(&key("expert_count"))?.is_some_and(|experts| experts > 0) {
+        return Err(unsupported("mixtures of experts are not supported"));
+    }
+    if gguf.bool(&key("attention.causal"))? == Some(false) {
+        return Err(unsupported("attention without causality is not supported"));
+    }
+    let embedding = gguf
+        .tensors
+        .get("token_embd.weight")
+        .ok_or_else(|| Error::corrupt("it has no token_embd.weight"))?;
+    let mut max_positions = needed("context_length")?;
+    if let Some(window) = optional("attention.sliding_window")? {
+        max_positions = max_positions.min(window);
+    }
+    let config = DecoderConfig {
+        vocab_size: embedding.shape[0],
+        hidden_size,
+        intermediate_size: needed("feed_forward_length")?,
+        layers: needed("block_count")?,
+        heads,
+        kv_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
+        head_dim,
+        rms_norm_eps: gguf
+            .float(&key("attention.layer_norm_rms_epsilon"))?
+            .ok_or_else(|| Error::corrupt("it has no attention.layer_norm_rms_epsilon"))?,
+        rope_theta: gguf.float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
+        rope_factors: None,
+        qkv_bias: gguf.tensors.contains_key("blk.0.attn_q.bias"),
+        qk_norm: gguf.tensors.contains_key("blk.0.attn_q_norm.weight"),
+        max_positions,
+        family: family.to_owned(),
+    };
+    check(&config)?;
+    if gguf.tensors.contains_key("blk.0.attn_output.bias") {
+        return Err(unsupported("a bias on the attention's output is not supported"));
+    }
+    let rope_factors = rope_factors(gguf, &config)?;
+    Ok(DecoderConfig { rope_factors, ..config })
+}
+
+fn rope_factors(gguf: &Gguf, config: &DecoderConfig) -> Result<Option<Vec<f32>>> {
+    let pairs = config.head_dim / 2;
+    // Llama 3.1 and later: the converter writes the divisors out.
+    if let Some(entry) = gguf.tensors.get("rope_freqs.weight") {
+        if entry.shape != [pairs] {
+            return Err(Error::corrupt("rope_freqs.weight does not fit the head width"));
+        }
+        let factors = GgufWeights::raw(gguf, "rope_freqs.weight")?
+            .to_vec1::<f32>()
+            .or_error(ErrorKind::Corrupt, || "rope_freqs.weight cannot be read")?;
+        if !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
+            return Err(Error::corrupt("rope_freqs.weight holds impossible divisors"));
+        }
+        return Ok(Some(factors));
+    }
+    let key = |name: &str| format!("{}.rope.scaling.{name}", config.family);
+    match gguf.string(&key("type"))? {
+        None | Some("none") => Ok(None),
+        Some("linear") => match gguf.float(&key("factor"))? {
+            Some(factor) if factor.is_finite() && factor > 0.0 => {
+                Ok(Some(vec![factor as f32; pairs]))
+            }
+            _ => Err(Error::corrupt("linear RoPE scaling has no positive factor")),
+        },
+        Some(other) => Err(unsupported(format!(
+            "RoPE scaling of type {other:?} is not supported (none, linear and llama3 are)"
+        ))),
+    }
+}

@@ -1,0 +1,281 @@
+//! Weights of safetensors files: one, or shards named by `model.safetensors.index.json`.
+//!
+//! Format: <https://huggingface.co/docs/safetensors>: 8 bytes of header length, JSON, data.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::tower::WeightSource;
+use crate::tower::files::disk::{ReadAt, open, read_small};
+use crate::tower::files::packed::{Packed, Parts, described};
+use crate::tower::files::weights::{missing, wrong_shape};
+
+/// What the reference implementation allows too.
+const MAX_HEADER: u64 = 100_000_000;
+/// Bytes converted at a time: bounds what is held beside the tensor itself.
+const PIECE: usize = 4 << 20;
+
+#[derive(Debug, Clone, Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
+/// One file, its header checked.
+#[derive(Debug)]
+pub(crate) struct SafetensorsFile {
+    path: PathBuf,
+    file: ReadAt,
+    data: u64,
+    entries: BTreeMap<String, Entry>,
+    /// Matrices of few bits.
+    packed: BTreeMap<String, Packed>,
+    /// The writer's own strings (`__metadata__`).
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+impl SafetensorsFile {
+    /// Reads and checks the header: every tensor lies within the file and has the bytes its shape needs.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = open(path)?;
+        Self::parse(path, file).or_error(ErrorKind::Corrupt, || {
+            format!("reading the safetensors header of {}", path.display())
+        })
+    }
+
+    fn parse(path: &Path, file: ReadAt) -> Result<Self> {
+        let mut length = [0; 8];
+        if file.len() < 8 {
+            return Err(Error::corrupt("the file is shorter than a header"));
+        }
+        file.read_at(0, &mut length)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER.min(file.len() - 8) {
+            return Err(Error::corrupt(format!(
+                "its header claims {length} bytes of a {}-byte file: it is cut off, or no safetensors \
+                 file",
+                file.len()
+            )));
+        }
+        let mut header = vec![0; length as usize];
+        file.read_at(8, &mut header)?;
+        let mut fields: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header)
+            .or_error(ErrorKind::Corrupt, || "it is no JSON object")?;
+        let metadata = match fields.remove("__metadata__") {
+            None => BTreeMap::new(),
+            Some(value) => serde_json::from_value(value)
+                .or_error(ErrorKind::Corrupt, || "__metadata__ does not map strings to strings")?,
+        };
+        let data = 8 + length;
+        let room = file.len() - data;
+        let mut entries = BTreeMap::new();
+        for (name, value) in fields {
+            let entry: Entry = serde_json::from_value(value)
+                .or_error(ErrorKind::Corrupt, || {
+                    format!("tensor {name:.80} lacks dtype, shape or data_offsets")
+                })?;
+            let (start, end) = entry.data_offsets;
+            if start > end || end > room {
+                return Err(Error::corrupt(format!(
+                    "tensor {name:.80} ends beyond the file: it is cut off or damaged, fetch it again"
+                )));
+            }
+            let elements = entry.shape.iter().try_fold(1usize, |n, extent| n.checked_mul(*extent));
+            let elements = elements
+                .ok_or_else(|| Error::corrupt(format!("tensor {name:.80} has an absurd shape")))?;
+            if let Some(width) = width_of(&entry.dtype)
+                && elements.checked_mul(width).map(|bytes| bytes as u64) != Some(end - start)
+            {
+                return Err(Error::corrupt(format!(
+                    "tensor {name:.80} has {} bytes, not what its shape needs",
+                    end - start
+                )));
+            }
+            entries.insert(name, entry);
+        }
+        let packed = described(&metadata)?;
+        Ok(Self { path: path.to_owned(), file, data, entries, packed, metadata })
+    }
+
+    /// Names of its tensors, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Shape of a tensor, `None` if there is none.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        if let Some(packed) = self.packed.get(name) {
+            return Some(&packed.shape);
+        }
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// A tensor as f32.
+    pub(crate) fn read(&self, name: &str) -> Result<Tensor> {
+        if let Some(packed) = self.packed.get(name) {
+            let named = || format!("tensor {name} of {}", self.path.display());
+            let values = packed.unpack(&self.parts(name, packed)?).context(named)?;
+            return Tensor::from_vec(values, packed.shape.as_slice(), &Device::Cpu)
+                .or_error(ErrorKind::Corrupt, named);
+        }
+        self.read_plain(name)
+    }
+
+    fn parts(&self, name: &str, packed: &Packed) -> Result<Parts> {
+        let bytes = |name: &str| -> Result<Vec<u8>> {
+            let entry = self.entries.get(name).filter(|entry| entry.dtype == "U8");
+            let (start, end) = entry.ok_or_else(|| missing(name))?.data_offsets;
+            let mut bytes = vec![0; (end - start) as usize];
+            self.file.read_at(self.data + start, &mut bytes)?;
+            Ok(bytes)
+        };
+        let scales = self.read_plain(&format!("{name}.scales"))?;
+        let scales = scales.flatten_all().and_then(|scales| scales.to_vec1::<f32>());
+        let scales = scales.or_error(ErrorKind::Corrupt, || format!("scales of {name}"))?;
+        let kept = match packed.missing {
+            None => Vec::new(),
+            Some(_) => bytes(&format!("{name}.kept"))?,
+        };
+        let scales = scales.into_iter().map(half::f16::from_f32).collect();
+        Ok(Parts { bits: bytes(name)?, scales, kept })
+    }
+
+    fn read_plain(&self, name: &str) -> Result<Tensor> {
+        let entry = self.entries.get(name).ok_or_else(|| missing(name))?;
+        let width = width_of(&entry.dtype).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "tensor {name} of {} holds {}; F32, F16, BF16 and F64 are supported",
+                    self.path.display(),
+                    entry.dtype
+                ),
+            )
+        })?;
+        let (start, end) = entry.data_offsets;
+        let mut values: Vec<f32> = Vec::with_capacity((end - start) as usize / width);
+        let mut piece = vec![0; PIECE.min((end - start) as usize)];
+        let mut at = start;
+        while at < end {
+            let length = piece.len().min((end - at) as usize);
+            self.file.read_at(self.data + at, &mut piece[..length])?;
+            let bytes = &piece[..length];
+            match entry.dtype.as_str() {
+                "F32" => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+                "F64" => {
+                    values
+                        .extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32));
+                }
+                "F16" => values.extend(
+                    bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()),
+                ),
+                _ => values.extend(
+                    bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()),
+                ),
+            }
+            at += length as u64;
+        }
+        Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu)
+            .or_error(ErrorKind::Corrupt, || format!("reading tensor {name}"))
+    }
+}
+
+/// Bytes of one element; `None` for types this release cannot read.
+fn width_of(dtype: &str) -> Option<usize> {
+    match dtype {
+        "F64" => Some(8),
+        "F32" => Some(4),
+        "F16" | "BF16" => Some(2),
+        _ => None,
+    }
+}
+
+/// Weights of one file or of all shards.
+pub(crate) struct SafetensorsWeights {
+    files: Vec<SafetensorsFile>,
+    place: BTreeMap<String, usize>,
+}
+
+impl SafetensorsWeights {
+    /// Opens the files; a tensor in two of them is an error.
+    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self> {
+        let files =
+            paths.iter().map(|path| SafetensorsFile::open(path)).collect::<Result<Vec<_>>>()?;
+        let mut place = BTreeMap::new();
+        for (at, file) in files.iter().enumerate() {
+            for name in file.names() {
+                if place.insert(name.to_owned(), at).is_some() {
+                    return Err(Error::corrupt(format!(
+                        "tensor {name} lies in two of the weight files, {} among them",
+                        file.path.display()
+                    )));
+                }
+            }
+        }
+        Ok(Self { files, place })
+    }
+
+    /// Shape of a tensor, if there is such a one.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.files[*self.place.get(name)?].shape(name)
+    }
+
+    /// Checkpoints saved from the bare model lack the `model.` prefix.
+    fn find(&self, name: &str) -> Option<(&SafetensorsFile, String)> {
+        let bare = name.strip_prefix("model.").unwrap_or(name);
+        [name, bare]
+            .into_iter()
+            .find_map(|name| Some((&self.files[*self.place.get(name)?], name.to_owned())))
+    }
+}
+
+impl WeightSource for SafetensorsWeights {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let (file, stored) = self.find(name).ok_or_else(|| missing(name))?;
+        match file.shape(&stored) {
+            Some(found) if found == shape => file.read(&stored),
+            Some(found) => Err(wrong_shape(name, found, shape)),
+            None => Err(missing(name)),
+        }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+}
+
+/// File names of the shards an index lists, sorted; each a plain name in the index's own folder.
+pub(crate) fn shard_names(index: &Path) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let wrong = || format!("{} is no index of safetensors shards", index.display());
+    let index_file: Index = serde_json::from_slice(&read_small(index, MAX_HEADER)?)
+        .or_error(ErrorKind::Corrupt, wrong)?;
+    let mut names: Vec<String> = index_file.weight_map.into_values().collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() {
+        return Err(Error::corrupt(wrong()));
+    }
+    for name in &names {
+        let mut parts = Path::new(name).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        if !plain || !name.ends_with(".safetensors") || name.contains(['\\', '\0']) {
+            return Err(Error::corrupt(format!(
+                "{} names the shard {name:?}, which is no plain .safetensors file name",
+                index.display()
+            )));
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests;
