@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use super::kernels::dot;
-use super::ops::{fused, values, with_values};
+use super::autograd::kernels::dot;
+use super::autograd::ops::{fused, values, with_values};
 use super::options::OptimizerOptions;
 use crate::tower::{Isa, Kernel, Simd};
 

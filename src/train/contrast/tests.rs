@@ -6,17 +6,23 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde::Deserialize;
 
-use super::adapter::LoraOptions;
+use super::build::build;
+use super::input::{Side, TrainInput};
 use super::loss::Contrast;
 use super::options::{FullOptions, Method, TrainOptions};
 use super::step::{Model, step};
-use super::tests_support::{RandomWeights, bytes, hashed, tiny_config, tiny_options, tiny_pairs};
-use super::trainer::{TrainInput, build, train_decoder};
-use super::{Side, TrainReport};
+use super::train_decoder;
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{ErrorKind, Result};
 use crate::observe::Silent;
 use crate::tower::{DecoderConfig, DeviceSpec};
+use crate::train::model::LoraOptions;
+use crate::train::model::decoder::{Decoder, Precision, Trainable};
+use crate::train::report::{StepRecord, TrainReport};
+use crate::train::tests_support::{
+    RandomWeights, bytes, hashed, letter_tokenizer, pairs_file, tiny_config, tiny_options,
+    tiny_pairs,
+};
 use crate::types::{Cancel, Pooling};
 
 pub(super) const CPU: DeviceSpec = DeviceSpec::Cpu { threads: 0 };
@@ -147,7 +153,7 @@ fn gradients_equal_pytorch() {
         grads: std::collections::BTreeMap<String, Vec<f32>>,
     }
     let golden: Golden =
-        serde_json::from_str(include_str!("../../tests/it/golden/train.json")).unwrap();
+        serde_json::from_str(include_str!("../../../tests/it/golden/train.json")).unwrap();
     let config = tiny_config("llama");
     let (model, vars) = model(&config, &tiny_options());
     let example = example();
@@ -326,9 +332,8 @@ fn training_learns_and_writes_what_peft_reads() {
     options.hard_negatives = 1;
     let dir = tempfile::tempdir().unwrap();
     let report = train(&options, dir.path(), &Cancel::new()).unwrap();
-    let mean = |steps: &[super::StepRecord]| {
-        steps.iter().map(|s| s.loss).sum::<f32>() / steps.len() as f32
-    };
+    let mean =
+        |steps: &[StepRecord]| steps.iter().map(|s| s.loss).sum::<f32>() / steps.len() as f32;
     let (start, end) = (mean(&report.steps[..6]), mean(&report.steps[54..]));
     assert!(end < 0.6 * start, "{start} to {end}");
     let first = report.validation.first().unwrap().loss;
@@ -356,32 +361,20 @@ pub(super) fn folder(model: &Model, dir: &std::path::Path) {
     let config = model.document.decoder.hugging_face_config();
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let config = tiny_config(config["model_type"].as_str().unwrap());
-    let (_, vars) = super::decoder::Decoder::load(
+    let (_, vars) = Decoder::load(
         &config,
         &RandomWeights,
         Pooling::Mean,
         None,
-        super::decoder::Trainable::All,
-        super::decoder::Precision::F32,
+        Trainable::All,
+        Precision::F32,
         &candle_core::Device::Cpu,
     )
     .unwrap();
     let tensors = vars.into_iter().map(|(name, var)| (name, var.into_inner())).collect();
     candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
-    let letters: serde_json::Map<_, _> =
-        (0..97u32).map(|id| (char::from_u32(id + 97).unwrap().to_string(), id.into())).collect();
-    let tokenizer = serde_json::json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": [],
-        "normalizer": null,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": false},
-        "post_processor": null,
-        "decoder": null,
-        "model": {"type": "WordLevel", "vocab": letters, "unk_token": "a"},
-    });
-    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let letters = (0..97u32).map(|id| (char::from_u32(id + 97).unwrap(), id));
+    letter_tokenizer(dir, letters, 'a');
 }
 
 #[tokio::test]
@@ -421,13 +414,7 @@ async fn training_runs_from_options_alone() {
     folder(&model, dir.path());
     options.tower.model = ".".into();
     options.query.prompt_prefix = "q".into();
-    let lines: String = tiny_pairs()
-        .pairs
-        .iter()
-        .map(|p| format!("{{\"query\":{:?},\"text\":\"xx{}\"}}\n", p.query, p.query))
-        .collect();
-    std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
-    options.pairs = vec![crate::dataset::PairSource::new("pairs.jsonl")];
+    options.pairs = vec![pairs_file(dir.path())];
     options.steps = Some(3);
     let reporter: Arc<dyn crate::observe::Reporter> = Arc::new(Silent);
     let out = dir.path().join("out");

@@ -253,7 +253,7 @@ mod tests {
 
     use super::*;
     use crate::dataset::SplitMix64;
-    use crate::train::linear::{Weight, frozen_linear, lora_linear, trained_linear};
+    use crate::train::autograd::linear::{Weight, frozen_linear, lora_linear, trained_linear};
 
     fn random(rng: &mut SplitMix64, shape: (usize, usize)) -> Var {
         let data: Vec<f32> = (0..shape.0 * shape.1).map(|_| rng.normal() as f32).collect();

@@ -4,20 +4,20 @@
 
 use candle_core::{Device, Tensor, Var};
 
-use super::adapter::Adapter;
-use super::decoder::Decoder;
 use super::loss::{Contrast, info_nce};
-use super::{STACK, tensor_error};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::train::model::adapter::Adapter;
+use crate::train::model::decoder::Decoder;
+use crate::train::tensors::{STACK, tensor_error};
 
 /// One tower in training: a decoder and, where only that is trained, the adapter over it.
-pub(super) struct Side {
+pub(super) struct Tracked {
     pub(super) decoder: Decoder,
     frozen: Decoder,
     pub(super) adapter: Option<Adapter>,
 }
 
-impl Side {
+impl Tracked {
     pub(super) fn new(decoder: Decoder, adapter: Option<Adapter>) -> Self {
         let frozen = decoder.detached();
         Self { decoder, frozen, adapter }
@@ -32,8 +32,8 @@ impl Side {
 
 /// The towers in training: one for documents and, where queries have parameters of their own, one for those.
 pub(super) struct Model {
-    pub(super) document: Side,
-    pub(super) query: Option<Side>,
+    pub(super) document: Tracked,
+    pub(super) query: Option<Tracked>,
     vars: Vec<Var>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct StepResult {
 }
 
 impl Model {
-    pub(super) fn new(document: Side, query: Option<Side>, vars: Vec<Var>) -> Self {
+    pub(super) fn new(document: Tracked, query: Option<Tracked>, vars: Vec<Var>) -> Self {
         Self { document, query, vars }
     }
 

@@ -7,7 +7,7 @@ use super::ops::ROWS_PER_TASK;
 use crate::tower::{Isa, Kernel, Simd, normal};
 
 /// `y = gelu(x + bias)` for rows of the bias's width.
-pub(super) fn forward(x: &[f32], bias: &[f32], y: &mut [f32]) {
+pub(crate) fn forward(x: &[f32], bias: &[f32], y: &mut [f32]) {
     let block = bias.len() * ROWS_PER_TASK;
     y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
         Isa::best().run(Forward { x, bias, y });
@@ -16,7 +16,7 @@ pub(super) fn forward(x: &[f32], bias: &[f32], y: &mut [f32]) {
 
 /// The gradient of `x + bias`, in place of that of the result, and its columns added to `dbias`; the order of that sum does not
 /// depend on the threads.
-pub(super) fn backward(x: &[f32], bias: &[f32], grad: &mut [f32], dbias: &mut [f32]) {
+pub(crate) fn backward(x: &[f32], bias: &[f32], grad: &mut [f32], dbias: &mut [f32]) {
     let block = bias.len() * ROWS_PER_TASK;
     let parts: Vec<Vec<f32>> = grad
         .par_chunks_mut(block)

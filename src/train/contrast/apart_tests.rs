@@ -3,18 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::adapter::LoraOptions;
+use super::build::build;
 use super::options::{FullOptions, Method, TrainOptions};
-use super::report::StepRecord;
 use super::tests::{
     CPU, check_caching, check_gradients, check_resuming, example, folder, input, model, train,
 };
-use super::tests_support::{tiny_config, tiny_options, tiny_pairs};
-use super::trainer::build;
-use crate::dataset::PairSource;
 use crate::error::ErrorKind;
 use crate::observe::{Reporter, Silent};
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
+use crate::train::model::LoraOptions;
+use crate::train::report::{StepRecord, TrainReport};
+use crate::train::tests_support::{
+    RandomWeights, pairs_file, tiny_config, tiny_options, tiny_pairs,
+};
 use crate::types::{Cancel, Embeddings, Pooling};
 
 /// One layer on the query side; its weights are trained, the document side by LoRA.
@@ -146,16 +147,10 @@ async fn the_exported_pair_is_the_trained_pair() {
         let dir = tempfile::tempdir().unwrap();
         let (tiny, _) = model(&tiny_config("llama"), &tiny_options());
         folder(&tiny, dir.path());
-        let lines: String = tiny_pairs()
-            .pairs
-            .iter()
-            .map(|p| format!("{{\"query\":{:?},\"text\":\"xx{}\"}}\n", p.query, p.query))
-            .collect();
-        std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
         options.tower.model = ".".into();
         options.tower.pooling = Pooling::Mean;
         options.tower.max_tokens = 64;
-        options.pairs = vec![PairSource::new("pairs.jsonl")];
+        options.pairs = vec![pairs_file(dir.path())];
         options.steps = Some(4);
         options.optimizer.learning_rate = 1e-2;
         let reporter: Arc<dyn Reporter> = Arc::new(Silent);
@@ -186,7 +181,7 @@ async fn the_exported_pair_is_the_trained_pair() {
         assert!(error.to_string().contains("(other adapter)"), "{error}");
 
         // The state of the run, loaded into the model that was trained.
-        let (config, weights) = (tiny_config("llama"), super::tests_support::RandomWeights);
+        let (config, weights) = (tiny_config("llama"), RandomWeights);
         let pairs = tiny_pairs();
         let mut trained = input(&config, &pairs);
         (trained.weights, trained.query_weights) = (&weights, &weights);
@@ -234,7 +229,7 @@ async fn the_exported_pair_is_the_trained_pair() {
             let report =
                 super::train(&second, dir.path(), &again, cpu, &reporter, &cancel).await.unwrap();
             let first = std::fs::read_to_string(out.join("report.json")).unwrap();
-            let first: super::TrainReport = serde_json::from_str(&first).unwrap();
+            let first: TrainReport = serde_json::from_str(&first).unwrap();
             let (end, start) = (first.validation.last().unwrap(), &report.validation[0]);
             assert!((end.loss - start.loss).abs() < 1e-5, "{} {}", end.loss, start.loss);
             // The whole adapter's first layer starts a cut query side.

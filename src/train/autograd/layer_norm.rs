@@ -8,25 +8,25 @@ use crate::tower::{Isa, Kernel, Simd};
 
 /// Parameters of a LayerNorm, or their gradients.
 #[derive(Debug, Clone)]
-pub(super) struct Norm {
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Vec<f32>,
+pub(crate) struct Norm {
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl Norm {
-    pub(super) fn zeros(width: usize) -> Self {
+    pub(crate) fn zeros(width: usize) -> Self {
         Self { weight: vec![0.0; width], bias: vec![0.0; width] }
     }
 
     /// Adds another's numbers.
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         add_to(&mut self.weight, &other.weight);
         add_to(&mut self.bias, &other.bias);
     }
 
     /// `sums += bias + residual`, and `y` their normalised rows times the weight plus the bias. Rows are as wide as the
     /// parameters; `bias` and `residual` may be empty.
-    pub(super) fn forward(
+    pub(crate) fn forward(
         &self,
         sums: &mut [f32],
         bias: &[f32],
@@ -44,7 +44,7 @@ impl Norm {
 
     /// The gradient `dx` of the sums from `g`, that of the normalised rows; adds the parameters' own to `grads` and, unless it
     /// is empty, the columns of `dx` to `dbias`. The order of the sums over rows does not depend on the threads.
-    pub(super) fn backward(
+    pub(crate) fn backward(
         &self,
         (sums, g): (&[f32], &[f32]),
         epsilon: f32,

@@ -9,11 +9,11 @@ use std::ops::Range;
 
 use candle_core::Result;
 
-use super::attention::Pack;
-use super::gelu;
-use super::kernels::{add_columns, add_to};
-use super::layer_norm::Norm;
-use super::linear::Weight;
+use crate::train::autograd::attention::Pack;
+use crate::train::autograd::gelu;
+use crate::train::autograd::kernels::{add_columns, add_to};
+use crate::train::autograd::layer_norm::Norm;
+use crate::train::autograd::linear::Weight;
 
 /// The matrices of a layer, in the order of its parameters; those of the keys and the values follow that of the queries.
 const QUERY: usize = 0;
