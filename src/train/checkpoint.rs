@@ -111,15 +111,6 @@ fn path(directory: &Path) -> PathBuf {
     directory.join(FILE)
 }
 
-/// Of the data of tensors, in order.
-fn digest<'a>(tensors: impl Iterator<Item = &'a [u8]>) -> Digest256 {
-    let mut hasher = Hasher256::new();
-    for data in tensors {
-        hasher.field(data);
-    }
-    hasher.finish()
-}
-
 /// Writes the checkpoint of `directory`; a crash leaves the old or the new one whole.
 ///
 /// # Errors
@@ -128,6 +119,7 @@ pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result
     let path = path(directory);
     let io = cannot("write", &path);
     let mut stored: Vec<(String, Stored)> = Vec::new();
+    let mut hasher = Hasher256::new();
     for slot in &optimizer.slots {
         let parts =
             [("value", slot.var.as_tensor()), ("first", &slot.first), ("second", &slot.second)];
@@ -139,12 +131,13 @@ pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result
                     slot.name, state.step
                 )));
             }
+            let data = bytes(&values);
+            hasher.field(&data);
             let name = format!("{part}.{}", slot.name);
-            stored.push((name, (Dtype::F32, tensor.dims().to_vec(), bytes(&values))));
+            stored.push((name, (Dtype::F32, tensor.dims().to_vec(), data)));
         }
     }
-    let tensors = Some(digest(stored.iter().map(|(_, (.., data))| data.as_slice())));
-    let state = State { tensors, ..state.clone() };
+    let state = State { tensors: Some(hasher.finish()), ..state.clone() };
     let text = serde_json::to_string(&state).context(|| "checkpoint state")?;
     let metadata = HashMap::from([("state".to_owned(), text)]);
     let data = serialize(stored.iter().map(|(name, tensor)| (name, tensor)), Some(metadata))
@@ -203,8 +196,10 @@ pub(super) fn load(
             }
             let values: Vec<f32> = view
                 .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
                 .collect();
             Tensor::from_vec(values, slot.var.shape(), slot.var.device()).map_err(tensor_error)
         };

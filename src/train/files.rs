@@ -12,7 +12,7 @@ use super::tensors::{bytes, half_bytes, numbers};
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 
 /// Turns an error of a file into ours: "cannot `act` `path`".
-pub(super) fn cannot<'a>(act: &'a str, path: &'a Path) -> impl Fn(io::Error) -> Error + Copy + 'a {
+pub(super) fn cannot(act: &str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
     move |cause| {
         Error::new(kind_of_io(&cause), format!("cannot {act} {}", path.display()))
             .with_source(cause)
@@ -36,7 +36,7 @@ pub(super) fn serialize<'a>(
     tensors
         .into_iter()
         .map(|(name, (dtype, shape, data))| {
-            Ok((name, TensorView::new(*dtype, shape.clone(), data)?))
+            TensorView::new(*dtype, shape.clone(), data).map(|view| (name, view))
         })
         .collect::<std::result::Result<Vec<_>, _>>()
         .and_then(|views| safetensors::serialize(views, metadata))

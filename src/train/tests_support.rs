@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
@@ -10,8 +11,13 @@ use super::model::LoraOptions;
 use super::options::ValidationOptions;
 use crate::dataset::{Pair, PairSet, PairSource, SplitMix64};
 use crate::error::Result;
+use crate::observe::{Reporter, Silent};
 use crate::tower::{DecoderConfig, TowerOptions, WeightSource};
 use crate::types::{Arithmetic, Pooling};
+
+pub(super) fn silent() -> Arc<dyn Reporter> {
+    Arc::new(Silent)
+}
 
 pub(super) fn tiny_config(family: &str) -> DecoderConfig {
     DecoderConfig {

@@ -80,7 +80,7 @@ pub(super) fn product(
 }
 
 /// Sums of the columns of rows as wide as `sums`; row by row, so the threads do not decide the result.
-pub(super) fn add_columns(rows: &[f32], sums: &mut [f32]) {
+pub(crate) fn add_columns(rows: &[f32], sums: &mut [f32]) {
     for row in rows.chunks_exact(sums.len()) {
         add_to(sums, row);
     }
@@ -88,7 +88,7 @@ pub(super) fn add_columns(rows: &[f32], sums: &mut [f32]) {
 
 /// `to += values`, as far as both go.
 #[inline(always)]
-pub(super) fn add_to(to: &mut [f32], values: &[f32]) {
+pub(crate) fn add_to(to: &mut [f32], values: &[f32]) {
     for (to, value) in to.iter_mut().zip(values) {
         *to += value;
     }
@@ -112,7 +112,7 @@ pub(super) fn sum(values: &[f32]) -> f32 {
 
 /// [`sum`] of the products of two rows.
 #[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0f32; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();

@@ -1,22 +1,18 @@
 //! A query tower with parameters of its own, trained jointly with the document tower.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use super::build::build;
 use super::options::{FullOptions, Method, TrainOptions};
 use super::tests::{
-    CPU, check_caching, check_gradients, check_resuming, example, folder, input, model, train,
+    CPU, check_caching, check_cosines, check_gradients, check_resuming, encode, example, folder,
+    input, mean_loss, model, resolve, train,
 };
 use crate::error::ErrorKind;
-use crate::observe::{Reporter, Silent};
-use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::train::model::LoraOptions;
-use crate::train::report::{StepRecord, TrainReport};
+use crate::train::report::TrainReport;
 use crate::train::tests_support::{
-    RandomWeights, pairs_file, tiny_config, tiny_options, tiny_pairs,
+    RandomWeights, pairs_file, silent, tiny_config, tiny_options, tiny_pairs,
 };
-use crate::types::{Cancel, Embeddings, Pooling};
+use crate::types::{Cancel, Pooling};
 
 /// One layer on the query side; its weights are trained, the document side by LoRA.
 fn cut_in_full() -> TrainOptions {
@@ -90,10 +86,7 @@ fn both_sides_learn_and_a_run_resumes_bit_for_bit() {
         let report = train(&options, dir.path(), &Cancel::new()).unwrap();
         // Of the batches: a random model of a few thousand parameters, with nothing shared between the sides, learns the
         // 54 pairs by heart and says little of those held out.
-        let mean = |steps: &[StepRecord]| {
-            steps.iter().map(|step| step.loss).sum::<f32>() / steps.len() as f32
-        };
-        let (first, last) = (mean(&report.steps[..6]), mean(&report.steps[54..]));
+        let (first, last) = (mean_loss(&report.steps[..6]), mean_loss(&report.steps[54..]));
         assert!(last < 0.8 * first, "{first} to {last}");
     }
 }
@@ -122,23 +115,6 @@ fn the_query_sides_learning_rate_is_its_own() {
     assert!((largest / 1e-3 - 1.0).abs() < 0.01, "{largest}");
 }
 
-async fn encode(tower: &Tower, sequences: &[Vec<u32>]) -> Embeddings {
-    let ids: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-    tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap()
-}
-
-async fn resolve(options: &TowerOptions, dir: &Path) -> Tower {
-    let reporter: Arc<dyn Reporter> = Arc::new(Silent);
-    Tower::resolve(options, dir, &reporter).await.unwrap()
-}
-
-fn alike(got: &Embeddings, expected: &candle_core::Tensor) {
-    for (row, expected) in got.rows().zip(expected.to_vec2::<f32>().unwrap()) {
-        let cosine: f32 = row.iter().zip(&expected).map(|(a, b)| a * b).sum();
-        assert!(cosine > 0.9999, "{cosine}");
-    }
-}
-
 /// What `train` leaves is loaded as two towers that give the trained vectors; the query tower carries the space of the
 /// document tower, and another document tower does not admit it.
 #[tokio::test]
@@ -153,7 +129,7 @@ async fn the_exported_pair_is_the_trained_pair() {
         options.pairs = vec![pairs_file(dir.path())];
         options.steps = Some(4);
         options.optimizer.learning_rate = 1e-2;
-        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+        let reporter = silent();
         let (out, cpu) = (dir.path().join("out"), vec![CPU]);
         let cancel = Cancel::new();
         super::train(&options, dir.path(), &out, cpu, &reporter, &cancel).await.unwrap();
@@ -195,11 +171,9 @@ async fn the_exported_pair_is_the_trained_pair() {
             var.set(&saved[&format!("value.{name}")]).unwrap();
         }
         let e = example();
-        alike(&encode(&query, &e.queries).await, &model.encode(0, &e.queries, 4096).unwrap());
-        alike(
-            &encode(&document, &e.documents).await,
-            &model.encode(1, &e.documents, 4096).unwrap(),
-        );
+        let (q, d) = (model.encode(0, &e.queries, 4096), model.encode(1, &e.documents, 4096));
+        check_cosines(&encode(&query, &e.queries).await, &q.unwrap(), 0.9999);
+        check_cosines(&encode(&document, &e.documents).await, &d.unwrap(), 0.9999);
         let shared = model.encode(1, &e.queries, 4096).unwrap();
         let apart = encode(&query, &e.queries).await;
         let first: f32 =

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::{DistillOptions, Teacher, distill};
 use crate::dataset::SplitMix64;
 use crate::error::ErrorKind;
-use crate::observe::{Reporter, Silent};
+use crate::observe::Reporter;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::train::model::StudentOptions;
 use crate::train::options::{OptimizerOptions, ValidationOptions};
-use crate::train::tests_support::tiny_bert;
+use crate::train::tests_support::{silent, tiny_bert};
 use crate::types::{Cancel, EmbeddingSpace, Embeddings, Pooling};
 
 fn texts() -> Vec<String> {
@@ -67,7 +67,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
         seed: 5,
         checkpoint_seconds: 3600,
     };
-    let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+    let reporter = silent();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
     let space = space(&options.teacher, &reporter).await;
     let run = async |output: &Path, cancel: &Cancel, vectors: &Embeddings| {

@@ -249,11 +249,8 @@ impl Adapter {
             .iter()
             .filter_map(|target| target.path().rsplit('.').next())
             .collect();
-        let layers: Vec<usize> = {
-            let mut layers: Vec<usize> = self.pairs.keys().map(|(layer, _)| *layer).collect();
-            layers.dedup();
-            layers
-        };
+        let mut layers: Vec<usize> = self.pairs.keys().map(|(layer, _)| *layer).collect();
+        layers.dedup();
         let config = json!({
             "peft_type": "LORA",
             "task_type": "FEATURE_EXTRACTION",

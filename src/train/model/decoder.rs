@@ -354,31 +354,17 @@ fn pool(states: &Tensor, pack: &Pack, pooling: Pooling) -> CandleResult<Tensor> 
     }
 }
 
-/// Token states `[total, hidden]` to the mean of each sequence.
+/// Token states `[total, hidden]` to the mean of each sequence: `M x` where row i of M averages the rows of sequence i;
+/// its backward pass is `M^T g`.
 fn mean_states(states: &Tensor, pack: &Pack) -> CandleResult<Tensor> {
+    let ((total, _), sequences) = (states.dims2()?, pack.lengths.len());
+    let mut matrix = vec![0f32; sequences * total];
     let mut start = 0;
-    let mut means = Vec::with_capacity(pack.lengths.len());
-    for &length in pack.lengths.iter() {
-        means.push(Mean { start, length });
+    for (row, length) in matrix.chunks_exact_mut(total).zip(pack.lengths.iter()) {
+        row[start..start + length].fill((*length as f32).recip());
         start += length;
     }
-    averaged(states, means)
-}
-
-#[derive(Clone, Copy)]
-struct Mean {
-    start: usize,
-    length: usize,
-}
-
-/// `M x` where row i of M averages the rows of sequence i; its backward pass is `M^T g`.
-fn averaged(states: &Tensor, means: Vec<Mean>) -> CandleResult<Tensor> {
-    let (total, _) = states.dims2()?;
-    let mut matrix = vec![0f32; means.len() * total];
-    for (row, mean) in matrix.chunks_exact_mut(total).zip(&means) {
-        row[mean.start..mean.start + mean.length].fill((mean.length as f32).recip());
-    }
-    let matrix = Tensor::from_vec(matrix, (means.len(), total), states.device())?;
+    let matrix = Tensor::from_vec(matrix, (sequences, total), states.device())?;
     // (M x)^T = x^T M^T: the frozen layer applied to x^T has the backward pass wanted.
     let matrix = Weight::Tensor(matrix.to_dtype(states.dtype())?);
     frozen_linear(&states.t()?.contiguous()?, &matrix)?.t()?.contiguous()
