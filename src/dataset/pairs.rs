@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::file::for_each_line;
-use super::set::{RetrievalSet, RetrievalSetOptions};
+use super::set::{Document, RetrievalSet, RetrievalSetOptions, qrels_file, queries_file};
 use crate::error::{Error, Result, ResultExt};
 use crate::types::SplitMix64;
 
@@ -37,14 +37,6 @@ pub struct PairSource {
     /// Leave out pairs whose document id starts with one of these.
     #[serde(default)]
     pub exclude_id_prefix: Vec<String>,
-}
-
-fn queries_file() -> String {
-    "queries.jsonl".into()
-}
-
-fn qrels_file() -> String {
-    "qrels.tsv".into()
 }
 
 fn one() -> f32 {
@@ -151,17 +143,14 @@ impl PairSet {
         for (at, source) in sources.iter().enumerate() {
             let start = set.pairs.len();
             let path = base_dir.join(&source.path);
+            let above_0 = |what: &str| {
+                Err(Error::config(format!("{what} of pairs {} must be above 0", path.display())))
+            };
             if !(source.weight.is_finite() && source.weight > 0.0) {
-                return Err(Error::config(format!(
-                    "weight of pairs {} must be above 0",
-                    path.display()
-                )));
+                return above_0("weight");
             }
             if source.limit == Some(0) {
-                return Err(Error::config(format!(
-                    "limit of pairs {} must be above 0",
-                    path.display()
-                )));
+                return above_0("limit");
             }
             if source.is_table() {
                 let rows = tables.remove(&at).ok_or_else(|| {
@@ -271,10 +260,8 @@ impl PairSet {
         if !(weight.is_finite() && weight >= 0.0) {
             return Err(Error::input("weight must be a number, and not negative"));
         }
-        let render = |title: String, text: String| {
-            super::Document { id: String::new(), title, text }.render()
-        };
-        let document = self.intern(render(row.title, row.text));
+        let document = Document { id: String::new(), title: row.title, text: row.text };
+        let document = self.intern(document.render());
         let negatives = row.negatives.into_iter().map(|text| self.intern(text)).collect();
         self.pairs.push(Pair { query: row.query, document, negatives, weight, source });
         Ok(())

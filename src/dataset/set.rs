@@ -75,11 +75,11 @@ pub struct RetrievalSetOptions {
     pub qrels: String,
 }
 
-fn queries_file() -> String {
+pub(super) fn queries_file() -> String {
     "queries.jsonl".into()
 }
 
-fn qrels_file() -> String {
+pub(super) fn qrels_file() -> String {
     "qrels.tsv".into()
 }
 

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::analyse::analyse_english;
+use super::exact::{best_first, keep_best};
 
 /// Parameters of BM25; the defaults are those of Anserini's baselines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -71,8 +72,8 @@ impl Bm25 {
             }
         }
         let mut best: Vec<(u32, f32)> = scores.into_iter().collect();
-        best.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        best.truncate(k);
+        keep_best(&mut best, k);
+        best.sort_unstable_by(best_first);
         best
     }
 }

@@ -1,5 +1,7 @@
 //! Exact nearest neighbours by dot product: the reference that no index is involved in.
 
+use std::cmp::Ordering;
+
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -46,20 +48,24 @@ pub fn exact_search(
                     keep_best(best, k);
                 }
             }
-            for best in &mut best {
-                best.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            }
+            best.iter_mut().for_each(|best| best.sort_unstable_by(best_first));
             best
         })
         .collect())
 }
 
-fn keep_best(best: &mut Vec<(u32, f32)>, k: usize) {
-    if best.len() > k {
+/// Higher score first, then lower number.
+pub(super) fn best_first(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Leaves the best `k`, in any order.
+pub(super) fn keep_best(found: &mut Vec<(u32, f32)>, k: usize) {
+    if found.len() > k {
         if k > 0 {
-            best.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            found.select_nth_unstable_by(k - 1, best_first);
         }
-        best.truncate(k);
+        found.truncate(k);
     }
 }
 

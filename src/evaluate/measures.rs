@@ -40,23 +40,16 @@ impl Measures {
 
     /// Means over queries; zeros for none.
     pub fn mean<'a>(all: impl IntoIterator<Item = &'a Measures>) -> Self {
-        let mut sum = Measures::default();
-        let mut count = 0.0;
-        for one in all {
-            count += 1.0;
-            sum.ndcg_10 += one.ndcg_10;
-            sum.mrr_10 += one.mrr_10;
-            sum.recall_10 += one.recall_10;
-            sum.recall_100 += one.recall_100;
-            sum.recall_1000 += one.recall_1000;
-        }
-        let count = f64::max(count, 1.0);
+        let all: Vec<&Measures> = all.into_iter().collect();
+        let count = all.len().max(1) as f64;
+        let mean =
+            |of: fn(&Measures) -> f64| all.iter().fold(0.0, |sum, one| sum + of(one)) / count;
         Measures {
-            ndcg_10: sum.ndcg_10 / count,
-            mrr_10: sum.mrr_10 / count,
-            recall_10: sum.recall_10 / count,
-            recall_100: sum.recall_100 / count,
-            recall_1000: sum.recall_1000 / count,
+            ndcg_10: mean(|m| m.ndcg_10),
+            mrr_10: mean(|m| m.mrr_10),
+            recall_10: mean(|m| m.recall_10),
+            recall_100: mean(|m| m.recall_100),
+            recall_1000: mean(|m| m.recall_1000),
         }
     }
 }

@@ -5,15 +5,16 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView, serialize};
+use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
+use super::files::{Stored, cannot, serialize};
 use super::optimizer::AdamW;
-use super::report::{StepRecord, ValidationRecord};
-use super::tensor_error;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use super::report::{StepRecord, TrainReport, ValidationRecord};
+use super::tensors::{bytes, numbers, tensor_error};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::{Digest256, Hasher256};
 
 const FILE: &str = "checkpoint.safetensors";
@@ -48,29 +49,66 @@ impl State {
             validation: Vec::new(),
         }
     }
+
+    /// Whether the held-out part is to be looked at before the next step: `every` so many steps, and once.
+    pub(super) fn is_look_due(&self, every: u64) -> bool {
+        every > 0 && self.step.is_multiple_of(every) && !self.is_looked_at()
+    }
+
+    /// Whether the held-out part has been looked at since the last step.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.validation.last().is_some_and(|look| look.step == self.step)
+    }
+
+    /// Adds the step that was taken.
+    ///
+    /// # Errors
+    /// Input where its loss or its gradient is not finite.
+    pub(super) fn add(&mut self, record: StepRecord) -> Result<()> {
+        if !(record.loss.is_finite() && record.gradient_norm.is_finite()) {
+            return Err(Error::input(format!(
+                "the loss is no longer finite at step {}; lower optimizer.learning_rate and start from another output",
+                self.step
+            )));
+        }
+        self.step += 1;
+        self.seconds += record.seconds;
+        self.steps.push(record);
+        Ok(())
+    }
+
+    /// Tokens of all steps.
+    pub(super) fn tokens(&self) -> u64 {
+        self.steps.iter().map(|step| step.tokens as u64).sum()
+    }
+
+    /// The report of the run so far.
+    pub(super) fn report(
+        &self,
+        model: String,
+        training_pairs: usize,
+        parameters: usize,
+        planned_steps: u64,
+    ) -> TrainReport {
+        let per_second = |of: fn(&StepRecord) -> usize| {
+            self.steps.iter().map(of).sum::<usize>() as f64 / self.seconds.max(1e-9)
+        };
+        TrainReport {
+            model,
+            training_pairs,
+            parameters,
+            planned_steps,
+            seconds: self.seconds,
+            pairs_per_second: per_second(|step| step.pairs),
+            tokens_per_second: per_second(|step| step.tokens),
+            steps: self.steps.clone(),
+            validation: self.validation.clone(),
+        }
+    }
 }
 
 fn path(directory: &Path) -> PathBuf {
     directory.join(FILE)
-}
-
-/// Shape and little-endian numbers of a tensor.
-pub(super) fn bytes(tensor: &Tensor) -> Result<(Vec<usize>, Vec<u8>)> {
-    let values = tensor
-        .to_device(&Device::Cpu)
-        .and_then(|t| t.flatten_all())
-        .and_then(|t| t.to_vec1::<f32>())
-        .map_err(tensor_error)?;
-    Ok((tensor.dims().to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-}
-
-/// Of the data of tensors, in order.
-fn digest<'a>(tensors: impl Iterator<Item = &'a [u8]>) -> Digest256 {
-    let mut hasher = Hasher256::new();
-    for data in tensors {
-        hasher.field(data);
-    }
-    hasher.finish()
 }
 
 /// Writes the checkpoint of `directory`; a crash leaves the old or the new one whole.
@@ -78,41 +116,37 @@ fn digest<'a>(tensors: impl Iterator<Item = &'a [u8]>) -> Digest256 {
 /// # Errors
 /// Input where a parameter is no longer finite: what lies there stays. About writing otherwise.
 pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
-    let io = |e: std::io::Error| {
-        Error::new(kind_of_io(&e), format!("cannot write {}", path(directory).display()))
-            .with_source(e)
-    };
-    let mut owned = Vec::new();
+    let path = path(directory);
+    let io = cannot("write", &path);
+    let mut stored: Vec<(String, Stored)> = Vec::new();
+    let mut hasher = Hasher256::new();
     for slot in &optimizer.slots {
         let parts =
             [("value", slot.var.as_tensor()), ("first", &slot.first), ("second", &slot.second)];
         for (part, tensor) in parts {
-            let (shape, data) = bytes(tensor)?;
-            let finite = |b: &[u8; 4]| f32::from_le_bytes(*b).is_finite();
-            if !data.as_chunks().0.iter().all(finite) {
+            let values = numbers(tensor)?;
+            if !values.iter().all(|value| value.is_finite()) {
                 return Err(Error::input(format!(
                     "{} is no longer finite after {} steps; lower optimizer.learning_rate and start from another output",
                     slot.name, state.step
                 )));
             }
-            owned.push((format!("{part}.{}", slot.name), (shape, data)));
+            let data = bytes(&values);
+            hasher.field(&data);
+            let name = format!("{part}.{}", slot.name);
+            stored.push((name, (Dtype::F32, tensor.dims().to_vec(), data)));
         }
     }
-    let views = owned
-        .iter()
-        .map(|(name, (shape, data))| Ok((name, TensorView::new(Dtype::F32, shape.clone(), data)?)))
-        .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
-        .context(|| "checkpoint tensors")?;
-    let tensors = Some(digest(owned.iter().map(|(_, (_, data))| data.as_slice())));
-    let state = State { tensors, ..state.clone() };
+    let state = State { tensors: Some(hasher.finish()), ..state.clone() };
     let text = serde_json::to_string(&state).context(|| "checkpoint state")?;
     let metadata = HashMap::from([("state".to_owned(), text)]);
-    let data = serialize(views, Some(metadata)).context(|| "checkpoint")?;
+    let data = serialize(stored.iter().map(|(name, tensor)| (name, tensor)), Some(metadata))
+        .context(|| "checkpoint")?;
     fs::create_dir_all(directory).map_err(io)?;
     let mut file = tempfile::NamedTempFile::new_in(directory).map_err(io)?;
     file.write_all(&data).map_err(io)?;
     file.as_file().sync_all().map_err(io)?;
-    file.persist(path(directory)).map_err(|e| io(e.error))?;
+    file.persist(&path).map_err(|e| io(e.error))?;
     fs::File::open(directory).and_then(|d| d.sync_all()).map_err(io)
 }
 
@@ -129,10 +163,7 @@ pub(super) fn load(
     let data = match fs::read(&path) {
         Ok(data) => data,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => {
-            return Err(Error::new(kind_of_io(&e), format!("cannot read {}", path.display()))
-                .with_source(e));
-        }
+        Err(e) => return Err(cannot("read", &path)(e)),
     };
     let corrupt = || format!("checkpoint {} is damaged; delete it to start again", path.display());
     let (_, header) = SafeTensors::read_metadata(&data).or_error(ErrorKind::Corrupt, corrupt)?;
@@ -165,8 +196,10 @@ pub(super) fn load(
             }
             let values: Vec<f32> = view
                 .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
                 .collect();
             Tensor::from_vec(values, slot.var.shape(), slot.var.device()).map_err(tensor_error)
         };

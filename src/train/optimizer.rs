@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
 
-use super::ops::{fused, values, with_values};
+use super::autograd::ops::{fused, values, with_values};
 use super::options::OptimizerOptions;
 use crate::kernel::adam;
 

@@ -1,106 +1,23 @@
-//! Options of stage 1.
+//! Options that both stages share, and their defaults.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::adapter::LoraOptions;
-use crate::dataset::PairSource;
-use crate::error::{Error, Result, ResultExt};
-use crate::tower::TowerOptions;
-use crate::types::Digest256;
+use crate::error::{Error, Result};
 
-/// Everything that decides a training run. With one machine type and thread count, equal options give equal losses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TrainOptions {
-    /// The tower to start from, with the document side's prompt; `max_tokens` is the training length of documents.
-    pub tower: TowerOptions,
-    /// The query side's prompt and length.
-    pub query: QuerySide,
-    /// Training pairs.
-    pub pairs: Vec<PairSource>,
-    /// Pairs held out to watch.
-    #[serde(default)]
-    pub validation: ValidationOptions,
-    /// What is trained.
-    pub method: Method,
-    /// Optimizer and schedule.
-    #[serde(default)]
-    pub optimizer: OptimizerOptions,
-    /// Pairs contrasted with each other in one step.
-    #[serde(default = "default_batch")]
-    pub batch_pairs: usize,
-    /// Hard negatives taken per pair, from those that the pairs carry.
-    #[serde(default)]
-    pub hard_negatives: usize,
-    /// Cosines are divided by it.
-    #[serde(default = "default_temperature")]
-    pub temperature: f64,
-    /// How pairs are drawn into batches.
-    #[serde(default)]
-    pub order: Order,
-    /// Steps; by default one epoch.
-    #[serde(default)]
-    pub steps: Option<u64>,
-    /// Tokens whose activations are held at once. A batch above it is embedded twice (gradient caching), so that the
-    /// contrastive batch does not depend on memory. SmolLM2-135M needs about 1.2 MB a token.
-    #[serde(default = "default_activation_tokens")]
-    pub activation_tokens: usize,
-    /// Decides initial adapters, order and draws.
-    #[serde(default)]
-    pub seed: u64,
-    /// Seconds between checkpoints.
-    #[serde(default = "default_checkpoint_seconds")]
-    pub checkpoint_seconds: u64,
-}
-
-fn default_batch() -> usize {
+/// Texts of a step by default.
+pub(super) fn batch() -> usize {
     64
 }
 
-fn default_temperature() -> f64 {
+/// The default that cosines are divided by.
+pub(super) fn temperature() -> f64 {
     0.05
 }
 
-fn default_activation_tokens() -> usize {
-    4096
-}
-
-fn default_checkpoint_seconds() -> u64 {
+/// Seconds between checkpoints by default.
+pub(super) fn checkpoint_seconds() -> u64 {
     300
-}
-
-/// Prompt and length of the query side.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct QuerySide {
-    /// Text before every query.
-    #[serde(default)]
-    pub prompt_prefix: String,
-    /// Text after every query.
-    #[serde(default)]
-    pub prompt_suffix: String,
-    /// Longest query in tokens, prompt included.
-    #[serde(default = "default_query_tokens")]
-    pub max_tokens: u32,
-    /// Keep only the first so many layers of the LLM on the query side: a small query tower, with parameters of its
-    /// own, that is trained jointly with the document tower. Default: the document tower's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub layers: Option<u32>,
-    /// What is trained on the query side; naming it gives the query side parameters of its own. Default: `method`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub method: Option<Method>,
-    /// Highest learning rate of the query side's own parameters. Default: the optimizer's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub learning_rate: Option<f64>,
-    /// LoRA adapter that the query side starts from; naming it gives the query side parameters of its own. Default:
-    /// the tower's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<String>,
-}
-
-fn default_query_tokens() -> u32 {
-    64
 }
 
 /// Pairs held out of training.
@@ -117,46 +34,6 @@ impl Default for ValidationOptions {
     fn default() -> Self {
         Self { pairs: 128, every: 50 }
     }
-}
-
-/// What is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum Method {
-    /// Low-rank adapters beside frozen weights.
-    Lora(LoraOptions),
-    /// The weights themselves.
-    Full(FullOptions),
-}
-
-/// Training of the weights themselves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FullOptions {
-    /// Train the embedding table too; it is a large part of a small LLM, and most of its rows are rarely met.
-    #[serde(default = "yes")]
-    pub embeddings: bool,
-}
-
-impl Default for FullOptions {
-    fn default() -> Self {
-        Self { embeddings: true }
-    }
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// How pairs are drawn into batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// All pairs shuffled together.
-    #[default]
-    Mixed,
-    /// Every batch from one source: its in-batch negatives are harder.
-    BySource,
 }
 
 /// AdamW with warm-up and cosine decay.
@@ -197,7 +74,7 @@ impl Default for OptimizerOptions {
 }
 
 /// Refuses a number that is none, endless, or not above 0.
-fn positive(value: f64, name: &str) -> Result<()> {
+pub(super) fn check_positive(value: f64, name: &str) -> Result<()> {
     match value.is_finite() && value > 0.0 {
         true => Ok(()),
         false => Err(Error::config(format!("{name} must be a number above 0"))),
@@ -205,7 +82,7 @@ fn positive(value: f64, name: &str) -> Result<()> {
 }
 
 /// The same for a softmax's temperature: below a thousandth, cosines lead out of what f32 can tell apart.
-pub(super) fn temperature(value: f64, name: &str) -> Result<()> {
+pub(super) fn check_temperature(value: f64, name: &str) -> Result<()> {
     match (1e-3..=1e3).contains(&value) {
         true => Ok(()),
         false => Err(Error::config(format!("{name} must be in 0.001..=1000"))),
@@ -215,9 +92,9 @@ pub(super) fn temperature(value: f64, name: &str) -> Result<()> {
 impl OptimizerOptions {
     /// Refuses values that cannot work.
     pub(super) fn validate(&self) -> Result<()> {
-        positive(self.learning_rate, "optimizer.learning_rate")?;
-        positive(self.clip_norm, "optimizer.clip_norm")?;
-        positive(self.epsilon, "optimizer.epsilon")?;
+        check_positive(self.learning_rate, "optimizer.learning_rate")?;
+        check_positive(self.clip_norm, "optimizer.clip_norm")?;
+        check_positive(self.epsilon, "optimizer.epsilon")?;
         for (value, name) in [(self.beta1, "beta1"), (self.beta2, "beta2")] {
             if !(0.0..1.0).contains(&value) {
                 return Err(Error::config(format!("optimizer.{name} must be in 0..1, without 1")));
@@ -230,57 +107,5 @@ impl OptimizerOptions {
             return Err(Error::config("optimizer.weight_decay must not be negative"));
         }
         Ok(())
-    }
-}
-
-impl TrainOptions {
-    /// Refuses values that cannot work.
-    ///
-    /// # Errors
-    /// Config, naming the field.
-    pub fn validate(&self) -> Result<()> {
-        temperature(self.temperature, "temperature")?;
-        self.optimizer.validate()?;
-        if self.batch_pairs < 2 {
-            return Err(Error::config("batch_pairs must be at least 2: a pair needs a negative"));
-        }
-        if self.activation_tokens == 0 || self.steps == Some(0) {
-            return Err(Error::config("activation_tokens and steps must be above 0"));
-        }
-        if let Method::Lora(lora) = &self.method {
-            lora.validate()?;
-        }
-        if let Method::Lora(lora) = self.query_method() {
-            lora.validate().context(|| "query")?;
-        }
-        if let Some(rate) = self.query.learning_rate {
-            positive(rate, "query.learning_rate")?;
-            if !self.separate() {
-                return Err(Error::config(
-                    "query.learning_rate needs a query side with parameters of its own; set query.layers or query.method",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the query side has parameters of its own.
-    pub fn separate(&self) -> bool {
-        let QuerySide { layers, method, adapter, .. } = &self.query;
-        let asked = matches!(&self.method, Method::Lora(lora) if lora.separate);
-        asked || layers.is_some() || method.is_some() || adapter.is_some()
-    }
-
-    /// What is trained on the query side.
-    pub(super) fn query_method(&self) -> &Method {
-        self.query.method.as_ref().unwrap_or(&self.method)
-    }
-
-    /// Names the run: options that change the losses beyond rounding.
-    pub(super) fn digest(&self) -> Result<Digest256> {
-        let mut same = self.clone();
-        same.checkpoint_seconds = 0;
-        same.activation_tokens = 0;
-        crate::types::hash_json(&same)
     }
 }

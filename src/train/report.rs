@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, ResultExt, kind_of_io};
+use super::files::cannot;
+use crate::error::{Result, ResultExt};
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,10 +69,7 @@ impl TrainReport {
         let json = serde_json::to_string_pretty(self).context(|| "training report")?;
         for (name, text) in [("report.json", json + "\n"), ("report.html", self.html())] {
             let path = directory.join(name);
-            std::fs::write(&path, text).map_err(|e| {
-                Error::new(kind_of_io(&e), format!("cannot write {}", path.display()))
-                    .with_source(e)
-            })?;
+            std::fs::write(&path, text).map_err(cannot("write", &path))?;
         }
         Ok(())
     }

@@ -1,14 +1,23 @@
 //! A tiny random model and pairs for unit tests.
 
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 
-use super::adapter::LoraOptions;
-use super::options::{Method, QuerySide, TrainOptions, ValidationOptions};
-use super::trainer::Side;
-use crate::dataset::{Pair, PairSet, SplitMix64};
+use super::contrast::{Method, QuerySide, Side, TrainOptions};
+use super::model::LoraOptions;
+use super::options::ValidationOptions;
+use crate::dataset::{Pair, PairSet, PairSource, SplitMix64};
 use crate::error::Result;
+use crate::observe::{Reporter, Silent};
 use crate::tower::{DecoderConfig, TowerOptions, WeightSource};
 use crate::types::{Arithmetic, Pooling};
+
+pub(super) fn silent() -> Arc<dyn Reporter> {
+    Arc::new(Silent)
+}
 
 pub(super) fn tiny_config(family: &str) -> DecoderConfig {
     DecoderConfig {
@@ -112,4 +121,77 @@ pub(super) fn tiny_pairs() -> PairSet {
 pub(super) fn bytes(side: Side, text: &str) -> Result<Vec<u32>> {
     let first = if side == Side::Query { 1 } else { 2 };
     Ok(std::iter::once(first).chain(text.bytes().map(|b| u32::from(b) % 97)).collect())
+}
+
+/// [`tiny_pairs`] as a file of `dir`, each with the text of its query.
+pub(super) fn pairs_file(dir: &Path) -> PairSource {
+    let lines: String = tiny_pairs()
+        .pairs
+        .iter()
+        .map(|p| format!("{{\"query\":{:?},\"text\":\"xx{}\"}}\n", p.query, p.query))
+        .collect();
+    std::fs::write(dir.join("pairs.jsonl"), lines).unwrap();
+    PairSource::new("pairs.jsonl")
+}
+
+/// A `tokenizer.json` in `dir` whose tokens are characters.
+pub(super) fn letter_tokenizer(
+    dir: &Path,
+    letters: impl Iterator<Item = (char, u32)>,
+    unknown: char,
+) {
+    let vocab: serde_json::Map<_, _> =
+        letters.map(|(letter, id)| (letter.to_string(), id.into())).collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": false},
+        "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": unknown},
+    });
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+}
+
+const WIDTH: usize = 32;
+
+/// A BERT of 3 layers in `dir`, with random weights and a letter tokenizer.
+pub(super) fn tiny_bert(dir: &Path) {
+    let config = serde_json::json!({
+        "vocab_size": 40, "hidden_size": WIDTH, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "intermediate_size": 48, "max_position_embeddings": 24, "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "type_vocab_size": 2,
+        "initializer_range": 0.02, "pad_token_id": 0, "model_type": "bert",
+    });
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let mut tensors = HashMap::new();
+    let mut add = |name: String, shape: &[usize]| {
+        let (offset, scale) =
+            if name.ends_with("LayerNorm.weight") { (1.0, 0.2) } else { (0.0, 0.3) };
+        let count = shape.iter().product();
+        let data: Vec<f32> = (0..count).map(|i| offset + scale * hashed(&name, i)).collect();
+        tensors.insert(name, Tensor::from_vec(data, shape, &Device::Cpu).unwrap());
+    };
+    for (name, rows) in [("word", 40), ("position", 24), ("token_type", 2)] {
+        add(format!("embeddings.{name}_embeddings.weight"), &[rows, WIDTH]);
+    }
+    let mut pair = |name: String, shape: &[usize]| {
+        add(format!("{name}.weight"), shape);
+        add(format!("{name}.bias"), &shape[..1]);
+    };
+    pair("embeddings.LayerNorm".into(), &[WIDTH]);
+    for layer in 0..3 {
+        let mut part = |name: &str, shape: &[usize]| {
+            pair(format!("encoder.layer.{layer}.{name}"), shape);
+        };
+        for name in ["attention.self.query", "attention.self.key", "attention.self.value"] {
+            part(name, &[WIDTH, WIDTH]);
+        }
+        part("attention.output.dense", &[WIDTH, WIDTH]);
+        part("attention.output.LayerNorm", &[WIDTH]);
+        part("intermediate.dense", &[48, WIDTH]);
+        part("output.dense", &[WIDTH, 48]);
+        part("output.LayerNorm", &[WIDTH]);
+    }
+    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
+    let letters = "[]abcdefghijklmnopqrstuvwxyz ".chars().zip(0..);
+    letter_tokenizer(dir, letters, '[');
 }

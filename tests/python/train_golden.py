@@ -1,6 +1,6 @@
 """Writes tests/it/golden/train.json: loss, query vectors and LoRA gradients of a tiny Llama in PyTorch.
 
-Weights, adapters and texts are those of src/train/tests_support.rs and src/train/tests.rs.
+Weights, adapters and texts are those of src/train/tests_support.rs and src/train/contrast/tests.rs.
 pip install torch transformers numpy; python tests/python/train_golden.py
 """
 

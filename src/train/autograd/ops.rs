@@ -6,12 +6,12 @@ use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Storag
 use crate::kernel::{rms_norm, swiglu};
 
 /// Whether the fused kernels apply.
-pub(super) fn fused(x: &Tensor) -> bool {
+pub(crate) fn fused(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
 /// The values of a contiguous f32 tensor on the CPU.
-pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => bail!("a fused operation needs contiguous input"),
@@ -19,7 +19,7 @@ pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
 }
 
 /// Calls `f` with the values of a tensor (made contiguous).
-pub(super) fn with_values<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+pub(crate) fn with_values<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
@@ -29,7 +29,7 @@ pub(super) fn with_values<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T
 }
 
 /// [`with_values`] of several tensors.
-pub(super) fn with_all<T, const N: usize>(
+pub(crate) fn with_all<T, const N: usize>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> Result<T>,
 ) -> Result<T> {
@@ -91,7 +91,7 @@ impl CustomOp2 for RmsNorm {
 }
 
 /// Root-mean-square normalisation over the last dimension of `x`, times `weight`.
-pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
+pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tensor> {
     if fused(x) {
         let op = RmsNorm { epsilon: epsilon as f32 };
         return x.contiguous()?.apply_op2(&weight.contiguous()?, op);
@@ -145,7 +145,7 @@ impl CustomOp2 for SwiGlu {
 }
 
 /// `silu(gate) * up`.
-pub(super) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if fused(gate) {
         return gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu);
     }
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::dataset::SplitMix64;
-    use crate::train::linear::{Weight, frozen_linear, lora_linear, trained_linear};
+    use crate::train::autograd::linear::{Weight, frozen_linear, lora_linear, trained_linear};
 
     fn random(rng: &mut SplitMix64, shape: (usize, usize)) -> Var {
         let data: Vec<f32> = (0..shape.0 * shape.1).map(|_| rng.normal() as f32).collect();

@@ -11,12 +11,12 @@ use tokenizers::{Tokenizer, TruncationParams};
 
 use super::bert::{Bert, Learnt, PartLoss};
 use super::case::keep_case;
-use super::checkpoint;
 use super::decoder::{Decoder, NamedVar, Precision, Trainable};
-use super::tensor_error;
-use crate::error::{Error, Result, ResultExt, kind_of_io};
+use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::tower::{Tower, TowerOptions, TowerTokenizer, check_tokenizer};
+use crate::train::files::{cannot, write_json};
+use crate::train::tensors::{bytes, numbers, tensor_error};
 use crate::types::{Arithmetic, Cancel, EmbeddingSpace, Hasher256};
 
 /// What the student starts from.
@@ -88,7 +88,7 @@ fn default_max_tokens() -> usize {
 
 impl StudentOptions {
     /// Refuses what cannot work, whatever lies in the files.
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         match self {
             Self::Bert { keep_case: true, train_embeddings: false, .. } => {
                 Err(Error::config("student.keep_case needs student.train_embeddings = true"))
@@ -98,7 +98,7 @@ impl StudentOptions {
     }
 
     /// Queries that a projection is fitted to before the first step.
-    pub(super) fn fit_queries(&self) -> usize {
+    pub(crate) fn fit_queries(&self) -> usize {
         match self {
             Self::Bert { fit_queries, .. } => *fit_queries,
             Self::Decoder { .. } => 0,
@@ -120,13 +120,13 @@ enum Model {
 }
 
 /// A student: trained or about to be.
-pub(super) struct Student {
+pub(crate) struct Student {
     model: Model,
 }
 
 impl Student {
     /// The student as it is before training, and its parameters.
-    pub(super) async fn create(
+    pub(crate) async fn create(
         options: &StudentOptions,
         base_dir: &Path,
         dimensions: usize,
@@ -168,9 +168,8 @@ impl Student {
                 };
                 check_tokenizer(bert.config.scalingnote.as_ref(), &path)?;
                 let named = || path.display().to_string();
-                let mut definition = std::fs::read_to_string(&path).map_err(|e| {
-                    Error::new(kind_of_io(&e), format!("cannot read {}", named())).with_source(e)
-                })?;
+                let mut definition =
+                    std::fs::read_to_string(&path).map_err(cannot("read", &path))?;
                 if *keep {
                     definition = keep_case(&definition).context(named)?;
                 }
@@ -237,7 +236,7 @@ impl Student {
         Ok(Self { model })
     }
 
-    pub(super) fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
+    pub(crate) fn tokenize(&self, text: &str) -> Result<Vec<u32>> {
         match &self.model {
             Model::Decoder { tokenizer, .. } => Ok(tokenizer.tokenize(text)?.ids),
             Model::Bert { tokenizer, max_tokens, .. } => {
@@ -253,7 +252,7 @@ impl Student {
 
     /// Before the first step: an encoder's projection is put where it maps the texts closest to the teacher's vectors
     /// `targets`, `[texts, dimensions]`.
-    pub(super) fn fit_projection(
+    pub(crate) fn fit_projection(
         &mut self,
         texts: &[&str],
         targets: &[f32],
@@ -269,7 +268,7 @@ impl Student {
     }
 
     /// Adds to what names a run all that the student is before it: parameters, frozen tensors, tokenizer.
-    pub(super) fn starts_from(&self, vars: &[NamedVar], hasher: &mut Hasher256) -> Result<()> {
+    pub(crate) fn starts_from(&self, vars: &[NamedVar], hasher: &mut Hasher256) -> Result<()> {
         let frozen = match &self.model {
             Model::Bert { bert, definition, .. } => {
                 hasher.field(definition);
@@ -279,14 +278,14 @@ impl Student {
         };
         let trained = vars.iter().map(|(name, var)| (name, var.as_tensor()));
         for (name, tensor) in trained.chain(frozen.iter().map(|(name, tensor)| (name, tensor))) {
-            hasher.field(name).field(checkpoint::bytes(tensor)?.1);
+            hasher.field(name).field(bytes(&numbers(tensor)?));
         }
         Ok(())
     }
 
     /// The gradients of `vars`, which [`Student::create`] gave, in their order, with the sums of what `loss` gives: it is called for
     /// the vectors of some of the texts at a time, as [`Student::forward`] gives them, and the gradients are those of the sum.
-    pub(super) fn gradients(
+    pub(crate) fn gradients(
         &self,
         sequences: &[&[u32]],
         vars: &[NamedVar],
@@ -308,7 +307,7 @@ impl Student {
     }
 
     /// Vectors `[texts, dimensions]`; of unit length from a decoder, raw from an encoder.
-    pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
+    pub(crate) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         match &self.model {
             Model::Bert { bert, .. } => bert.forward(sequences),
             Model::Decoder { decoder, .. } => decoder.embed(sequences, None),
@@ -316,15 +315,13 @@ impl Student {
     }
 
     /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`: a tower's model.
-    pub(super) fn export(
+    pub(crate) fn export(
         &self,
         folder: &Path,
         vars: &[NamedVar],
         teacher: &EmbeddingSpace,
     ) -> Result<()> {
-        let io = |e: std::io::Error| {
-            Error::new(kind_of_io(&e), format!("cannot write {}", folder.display())).with_source(e)
-        };
+        let io = cannot("write", folder);
         std::fs::create_dir_all(folder).map_err(io)?;
         let trained = vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
         let (frozen, mut config) = match &self.model {
@@ -344,7 +341,6 @@ impl Student {
         candle_core::safetensors::save(&tensors, folder.join("model.safetensors"))
             .map_err(tensor_error)
             .context(|| format!("writing {}", folder.display()))?;
-        let text = serde_json::to_string_pretty(&config).context(|| "config.json")?;
-        std::fs::write(folder.join("config.json"), text + "\n").map_err(io)
+        write_json(folder, "config.json", &config)
     }
 }

@@ -1,112 +1,25 @@
-//! Stage 2: query-based knowledge distillation. Queries alone, no documents: the student learns to place a query
-//! where the frozen LLM query tower places it, so the document vectors stay as they are.
+//! The loop of stage 2.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{D, Device, Result as CandleResult, Tensor};
-use candle_nn::ops::log_softmax;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use candle_core::{Device, Result as CandleResult, Tensor};
 
-use super::bert::Learnt;
-use super::checkpoint::{self, State};
-use super::decoder::{NamedVar, normalize};
-use super::optimizer::AdamW;
-use super::options::{OptimizerOptions, ValidationOptions, temperature};
-use super::report::{StepRecord, TrainReport, ValidationRecord};
-use super::student::{Student, StudentOptions};
-use super::tensor_error;
-use crate::dataset::{PairSource, SplitMix64};
+use super::loss::{distillation_loss, score_loss};
+use super::options::DistillOptions;
+use crate::dataset::SplitMix64;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
-use crate::tower::TowerOptions;
+use crate::train::checkpoint::{self, State};
+use crate::train::model::bert::Learnt;
+use crate::train::model::decoder::NamedVar;
+use crate::train::model::student::{Student, StudentOptions};
+use crate::train::optimizer::AdamW;
+use crate::train::report::{StepRecord, TrainReport, ValidationRecord};
+use crate::train::tensors::{bytes, tensor_error};
 use crate::types::{Cancel, EmbeddingSpace, Embeddings, Hasher256, hash_json};
-
-/// Everything that decides a distillation. With one machine type and thread count, equal options give equal losses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DistillOptions {
-    /// The frozen LLM query tower, with its adapter and the query's prompt.
-    pub teacher: TowerOptions,
-    /// Where the queries come from; their documents are not looked at.
-    pub pairs: Vec<PairSource>,
-    /// What learns.
-    pub student: StudentOptions,
-    /// Weight of the squared distance to the teacher's vector.
-    #[serde(default = "one")]
-    pub mse_weight: f64,
-    /// Weight of `1 - cosine` to the teacher's vector.
-    #[serde(default = "one")]
-    pub cosine_weight: f64,
-    /// Weight of how far the student's scores are from the teacher's: both score the teacher's vectors of the whole batch,
-    /// and the student's distribution over them is to be the teacher's (Kullback-Leibler divergence; Fang et al. 2021, SEED).
-    /// Not in the ScalingNote paper; 30 is worth more than the paper's loss to a student that reads one corpus
-    /// (benches/README.md).
-    #[serde(default)]
-    pub score_weight: f64,
-    /// Cosines are divided by it before they become distributions.
-    #[serde(default = "default_score_temperature")]
-    pub score_temperature: f64,
-    /// Optimizer and schedule.
-    #[serde(default)]
-    pub optimizer: OptimizerOptions,
-    /// Queries of one step.
-    #[serde(default = "default_batch")]
-    pub batch: usize,
-    /// Steps; by default one epoch.
-    #[serde(default)]
-    pub steps: Option<u64>,
-    /// Queries held out to watch.
-    #[serde(default)]
-    pub validation: ValidationOptions,
-    /// Decides order, held-out queries and the initial projection.
-    #[serde(default)]
-    pub seed: u64,
-    /// Seconds between checkpoints.
-    #[serde(default = "default_checkpoint_seconds")]
-    pub checkpoint_seconds: u64,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-fn default_score_temperature() -> f64 {
-    0.05
-}
-
-fn default_batch() -> usize {
-    64
-}
-
-fn default_checkpoint_seconds() -> u64 {
-    300
-}
-
-impl DistillOptions {
-    /// Refuses values that cannot work.
-    ///
-    /// # Errors
-    /// Config, naming the field.
-    pub fn validate(&self) -> Result<()> {
-        let weights = [self.mse_weight, self.cosine_weight, self.score_weight];
-        let fine = weights.iter().all(|w| w.is_finite() && *w >= 0.0);
-        if !fine || weights.iter().sum::<f64>() == 0.0 {
-            return Err(Error::config(
-                "mse_weight, cosine_weight and score_weight must not be negative, nor all 0",
-            ));
-        }
-        temperature(self.score_temperature, "score_temperature")?;
-        self.optimizer.validate()?;
-        if self.batch == 0 || self.steps == Some(0) {
-            return Err(Error::config("batch and steps must be above 0"));
-        }
-        self.student.validate()
-    }
-}
 
 /// Opens the student for a teacher of `dimensions` and lets go of it: what is wrong with it is better known before the teacher
 /// encodes for an hour.
@@ -138,7 +51,7 @@ pub struct Teacher<'a> {
 /// cosine to the teacher. A checkpoint found there is resumed; cancelling writes one first.
 ///
 /// # Errors
-/// As [`train_decoder`](super::train_decoder).
+/// As [`train_decoder`](crate::train::train_decoder).
 pub async fn distill(
     texts: &[String],
     teacher: &Teacher<'_>,
@@ -165,8 +78,7 @@ pub async fn distill(
     let same = DistillOptions { checkpoint_seconds: 0, ..options.clone() };
     hasher.field(hash_json(&same)?.0);
     for (text, row) in texts.iter().zip(teacher.rows()) {
-        let bytes: Vec<u8> = row.iter().flat_map(|v| v.to_le_bytes()).collect();
-        hasher.field(text).field(bytes);
+        hasher.field(text).field(bytes(row));
     }
     student.starts_from(&vars, &mut hasher)?;
     let run = hasher.finish();
@@ -210,10 +122,7 @@ pub async fn distill(
             checkpoint::save(output, &state, &optimizer)?;
             return Err(stop);
         }
-        if options.validation.every > 0
-            && state.step.is_multiple_of(options.validation.every)
-            && state.validation.last().is_none_or(|v| v.step != state.step)
-        {
+        if state.is_look_due(options.validation.every) {
             job.validate(&held_out, &mut state, reporter)?;
         }
         let (now, at) = (state.step / per_epoch, (state.step % per_epoch) as usize);
@@ -227,14 +136,7 @@ pub async fn distill(
         let (learnt, tokens) = job.learn(batch, &vars)?;
         let learning_rate = optimizer.learning_rate(state.step, planned);
         let norm = optimizer.step(&learnt.gradients, planned).map_err(tensor_error)?;
-        if !(learnt.loss.is_finite() && norm.is_finite()) {
-            return Err(Error::input(format!(
-                "the loss is no longer finite at step {}; lower optimizer.learning_rate and start from another output",
-                state.step
-            )));
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        state.steps.push(StepRecord {
+        state.add(StepRecord {
             step: state.step,
             loss: learnt.loss,
             accuracy: learnt.measure,
@@ -242,42 +144,28 @@ pub async fn distill(
             gradient_norm: norm,
             pairs: batch.len(),
             tokens,
-            seconds,
-        });
-        state.step += 1;
-        state.seconds += seconds;
+            seconds: start.elapsed().as_secs_f64(),
+        })?;
         reporter.event(Event::Progress {
             stage: Stage::Distill,
             done: state.step * options.batch as u64,
-            tokens: state.steps.iter().map(|s| s.tokens as u64).sum(),
+            tokens: state.tokens(),
         });
         if saved.elapsed() >= Duration::from_secs(options.checkpoint_seconds) {
             checkpoint::save(output, &state, &optimizer)?;
             saved = Instant::now();
         }
     }
-    if state.validation.last().is_none_or(|v| v.step != state.step) {
+    if !state.is_looked_at() {
         job.validate(&held_out, &mut state, reporter)?;
     }
     checkpoint::save(output, &state, &optimizer)?;
     student.export(&output.join("student"), &vars, space)?;
-    let per_second = |f: fn(&StepRecord) -> usize| {
-        state.steps.iter().map(f).sum::<usize>() as f64 / state.seconds.max(1e-9)
+    let model = match &options.student {
+        StudentOptions::Bert { path, .. } => path.display().to_string(),
+        StudentOptions::Decoder { tower, .. } => tower.model.clone(),
     };
-    let report = TrainReport {
-        model: match &options.student {
-            StudentOptions::Bert { path, .. } => path.display().to_string(),
-            StudentOptions::Decoder { tower, .. } => tower.model.clone(),
-        },
-        training_pairs: order.len(),
-        parameters,
-        planned_steps: planned,
-        seconds: state.seconds,
-        pairs_per_second: per_second(|s| s.pairs),
-        tokens_per_second: per_second(|s| s.tokens),
-        steps: state.steps.clone(),
-        validation: state.validation.clone(),
-    };
+    let report = state.report(model, order.len(), parameters, planned);
     report.write(output)?;
     reporter.event(Event::StageFinished {
         stage: Stage::Distill,
@@ -369,66 +257,5 @@ impl Job<'_> {
         });
         state.validation.push(ValidationRecord { step: state.step, loss, accuracy: cosine });
         Ok(())
-    }
-}
-
-/// `mse_weight * mean |s - t|^2 + cosine_weight * mean (1 - cos(s, t))`, and the mean cosine.
-fn distillation_loss(
-    student: &Tensor,
-    teacher: &Tensor,
-    mse_weight: f64,
-    cosine_weight: f64,
-) -> CandleResult<(Tensor, f32)> {
-    let square = (student - teacher)?.sqr()?.sum(1)?.mean(0)?;
-    let cosine = (normalize(student)? * normalize(teacher)?)?.sum(1)?.mean(0)?;
-    let value = cosine.to_scalar::<f32>()?;
-    let loss = ((square * mse_weight)? + ((1.0 - cosine)? * cosine_weight)?)?;
-    Ok((loss, value))
-}
-
-/// `mean KL(p || q)`: p and q are how `teacher` and `student`, `[n, dimensions]`, each spread over `others`,
-/// `[m, dimensions]`, by the softmax of their cosines to them over the temperature.
-fn score_loss(
-    student: &Tensor,
-    teacher: &Tensor,
-    others: &Tensor,
-    temperature: f64,
-) -> CandleResult<Tensor> {
-    let spread = |rows: &Tensor| {
-        let scores = (normalize(rows)?.matmul(&others.t()?)? / temperature)?;
-        log_softmax(&scores, D::Minus1)
-    };
-    let (wanted, given) = (spread(teacher)?, spread(student)?);
-    (wanted.exp()? * (wanted - given)?)?.sum(1)?.mean(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scores_are_compared_as_distributions() {
-        let t = |v: Vec<f32>, n| Tensor::from_vec(v, (n, 2), &Device::Cpu).unwrap();
-        let teacher = t(vec![1., 0.], 1);
-        let others = t(vec![1., 0., 0., 1.], 2);
-        let of = |student: Vec<f32>| {
-            let loss = score_loss(&t(student, 1), &teacher, &others, 1.0).unwrap();
-            loss.to_scalar::<f32>().unwrap()
-        };
-        // A student's length does not count.
-        assert!(of(vec![3., 0.]).abs() < 1e-6);
-        // Scores turned round: (e - 1) / (e + 1) * 1.
-        let e = 1f32.exp();
-        assert!((of(vec![0., 2.]) - (e - 1.0) / (e + 1.0)).abs() < 1e-6);
-    }
-
-    #[test]
-    fn the_loss_is_the_papers() {
-        let t = |v: Vec<f32>| Tensor::from_vec(v, (2, 2), &Device::Cpu).unwrap();
-        let (student, teacher) = (t(vec![2., 0., 0., 1.]), t(vec![1., 0., 1., 0.]));
-        let (loss, cosine) = distillation_loss(&student, &teacher, 2.0, 3.0).unwrap();
-        // Squared distances 1 and 2; cosines 1 and 0.
-        assert!((loss.to_scalar::<f32>().unwrap() - (2.0 * 1.5 + 3.0 * 0.5)).abs() < 1e-6);
-        assert!((cosine - 0.5).abs() < 1e-6);
     }
 }

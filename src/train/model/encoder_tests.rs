@@ -1,14 +1,43 @@
-//! The encoder's own way forward and back against the same layers composed of candle's operations.
+//! The encoder against candle-transformers, and its way back against the same layers composed of candle's operations.
 
 use std::collections::HashMap;
 
-use candle_core::{D, Device, Result as CandleResult, Tensor, Var};
+use candle_core::{D, DType, Device, Result as CandleResult, Tensor, Var};
+use candle_nn::VarBuilder;
+use candle_transformers::models::bert::{BertModel, Config};
 
-use super::attention::{Pack, attention};
 use super::bert::Bert;
-use super::distill_tests::tiny_bert;
 use super::encoder::groups;
 use crate::dataset::SplitMix64;
+use crate::train::autograd::attention::{Pack, attention};
+use crate::train::tests_support::tiny_bert;
+
+#[test]
+fn the_encoder_equals_candle_transformers() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny_bert(dir.path());
+    let (bert, _) = Bert::load(dir.path(), None, 16, false, 1, false, &Device::Cpu).unwrap();
+    let sequences: [&[u32]; 3] = [&[3, 9, 4], &[7], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]];
+    let got = bert.forward(&sequences).unwrap().to_vec2::<f32>().unwrap();
+    let text = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
+    let config: Config = serde_json::from_str(&text).unwrap();
+    let tensors =
+        candle_core::safetensors::load(dir.path().join("model.safetensors"), &Device::Cpu).unwrap();
+    let reference =
+        BertModel::load(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu), &config)
+            .unwrap();
+    let (_, vars) = Bert::load(dir.path(), None, 16, false, 1, false, &Device::Cpu).unwrap();
+    let projection = &vars.iter().find(|(name, _)| name == "projection.weight").unwrap().1;
+    for (sequence, got) in sequences.iter().zip(&got) {
+        let ids = Tensor::new(*sequence, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let states = reference.forward(&ids, &ids.zeros_like().unwrap(), None).unwrap();
+        let mean = states.mean(1).unwrap();
+        let expected = mean.matmul(&projection.t().unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        for (a, b) in got.iter().zip(&expected[0]) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+    }
+}
 
 /// Projected means by candle's graph.
 fn composed(vars: &HashMap<String, Var>, bert: &Bert, texts: &[&[u32]]) -> CandleResult<Tensor> {

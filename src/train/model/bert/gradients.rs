@@ -5,28 +5,28 @@ use std::ops::Range;
 use candle_core::{Result as CandleResult, Tensor, Var, bail};
 use rayon::prelude::*;
 
-use super::super::encoder::{
-    Encoder, Gradients, LayerGradients, OUTPUT, Tape, groups, mean_rows, spread_rows,
-};
-use super::super::linear::trained_linear;
-use super::super::ops::with_all;
-use super::super::tensor_error;
 use super::Bert;
 use crate::error::Result;
 use crate::kernel::{Norm, add_to};
+use crate::train::autograd::linear::trained_linear;
+use crate::train::autograd::ops::with_all;
+use crate::train::model::encoder::{
+    Encoder, Gradients, LayerGradients, OUTPUT, Tape, groups, mean_rows, spread_rows,
+};
+use crate::train::tensors::tensor_error;
 
 /// Makes of vectors `[some sequences, dimensions]` a scalar to be made small, and a number to be told.
-pub(in super::super) type PartLoss<'a> =
+pub(crate) type PartLoss<'a> =
     dyn Fn(&Tensor, Range<usize>) -> CandleResult<(Tensor, f32)> + Sync + 'a;
 
 /// What a step learns from a batch.
-pub(in super::super) struct Learnt {
+pub(crate) struct Learnt {
     /// Of every parameter, in their order; `None` where the loss does not depend on it.
-    pub(in super::super) gradients: Vec<Option<Tensor>>,
+    pub(crate) gradients: Vec<Option<Tensor>>,
     /// The sum of the parts' losses.
-    pub(in super::super) loss: f32,
+    pub(crate) loss: f32,
     /// The sum of their other numbers.
-    pub(in super::super) measure: f32,
+    pub(crate) measure: f32,
 }
 
 /// What one thread has learnt.
@@ -53,11 +53,7 @@ impl Part {
 impl Bert {
     /// The gradients of all parameters, in the order in which [`Bert::load`] gave them, with the sums of what `loss` gives: it is
     /// called for some of the sequences at a time, from several threads, and the gradients are those of the sum.
-    pub(in super::super) fn gradients(
-        &self,
-        sequences: &[&[u32]],
-        loss: &PartLoss<'_>,
-    ) -> Result<Learnt> {
+    pub(crate) fn gradients(&self, sequences: &[&[u32]], loss: &PartLoss<'_>) -> Result<Learnt> {
         self.check(sequences)?;
         // Every thread works off groups of its own: shared, the small matrices of a group would not keep two busy.
         let threads = rayon::current_num_threads();

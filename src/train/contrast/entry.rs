@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::input::{Side, TrainInput};
 use super::options::{Method, QuerySide, TrainOptions};
-use super::pairs::{keep_answered, open_pairs};
-use super::report::TrainReport;
-use super::trainer::{Side, TrainInput, export_checkpoint, train_decoder};
+use super::trainer::{export_checkpoint, train_decoder};
 use crate::dataset::PairSet;
 use crate::error::{Error, Result};
 use crate::observe::Reporter;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
+use crate::train::pairs::{keep_answered, open_pairs};
+use crate::train::report::TrainReport;
 use crate::types::{Cancel, Digest256, Hasher256, hash_json};
 
 /// Trains the towers as [`train_decoder`] says. Relative paths in `options` start from `base_dir`.

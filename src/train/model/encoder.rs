@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use candle_core::Result;
 
-use super::attention::Pack;
-use super::linear::Weight;
 use crate::kernel::{Norm, add_columns, add_to, gelu};
+use crate::train::autograd::attention::Pack;
+use crate::train::autograd::linear::Weight;
 
 /// The matrices of a layer, in the order of its parameters; those of the keys and the values follow that of the queries.
 const QUERY: usize = 0;

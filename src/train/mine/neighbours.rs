@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::mine::Candidates;
+use super::negatives::Candidates;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::{self, IndexOptions, Quantization, ShardIndex};
 use crate::types::{Cancel, Embeddings};

@@ -4,18 +4,16 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use safetensors::Dtype;
-use safetensors::tensor::{TensorView, serialize};
+use candle_core::Tensor;
 use serde_json::json;
 
-use super::optimizer::AdamW;
+use super::build::QUERY;
 use super::options::TrainOptions;
-use super::step::{Model, Side};
-use super::tensor_error;
-use super::trainer::QUERY;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use super::step::{Model, Tracked};
+use crate::error::Result;
 use crate::tower::{Exported, Tower};
+use crate::train::files::{cannot, save_tensors, write_json};
+use crate::train::optimizer::AdamW;
 use crate::types::EmbeddingSpace;
 
 /// Writes `adapter/` or `model/` and, where the query side has parameters of its own, `query-adapter/` or `query-model/`
@@ -65,17 +63,14 @@ pub(super) fn export(
 
 /// Writes `model.safetensors` and `config.json` of one side: the parameters of these names, and what was not trained.
 fn write_model(
-    side: &Side,
+    side: &Tracked,
     optimizer: &AdamW,
     names: &[&str],
     folder: &Path,
     half: bool,
     teacher: Option<&EmbeddingSpace>,
 ) -> Result<()> {
-    let io = |e: std::io::Error| {
-        Error::new(kind_of_io(&e), format!("cannot write {}", folder.display())).with_source(e)
-    };
-    std::fs::create_dir_all(folder).map_err(io)?;
+    std::fs::create_dir_all(folder).map_err(cannot("write", folder))?;
     let slots = optimizer.slots.iter().filter(|slot| names.contains(&slot.name.as_str()));
     let mut tensors: Vec<(String, Tensor)> = slots
         .map(|slot| {
@@ -92,39 +87,5 @@ fn write_model(
     if let Some(teacher) = teacher {
         config["scalingnote"] = json!({ "teacher": teacher });
     }
-    let text = serde_json::to_string_pretty(&config).context(|| "config.json")?;
-    std::fs::write(folder.join("config.json"), text + "\n").map_err(io)
-}
-
-/// Writes tensors as f32, or as f16 (`half`), with `metadata` in the header.
-pub(super) fn save_tensors(
-    path: &Path,
-    tensors: &[(String, Tensor)],
-    half: bool,
-    metadata: Option<HashMap<String, String>>,
-) -> Result<()> {
-    let named = || format!("writing {}", path.display());
-    let mut owned = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let flat = tensor
-            .to_device(&Device::Cpu)
-            .and_then(|t| t.to_dtype(DType::F32))
-            .and_then(|t| t.flatten_all())
-            .and_then(|t| t.to_vec1::<f32>())
-            .map_err(tensor_error)
-            .context(named)?;
-        let bytes: Vec<u8> = match half {
-            true => flat.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-            false => flat.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        };
-        owned.push((name, tensor.dims().to_vec(), bytes));
-    }
-    let dtype = if half { Dtype::F16 } else { Dtype::F32 };
-    let views = owned
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.clone(), bytes)?)))
-        .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
-        .or_error(ErrorKind::Internal, named)?;
-    let data = serialize(views, metadata).or_error(ErrorKind::Internal, named)?;
-    std::fs::write(path, data).map_err(|e| Error::new(kind_of_io(&e), named()).with_source(e))
+    write_json(folder, "config.json", &config)
 }

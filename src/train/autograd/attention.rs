@@ -15,9 +15,9 @@ use crate::tower::DecoderConfig;
 
 /// Where each sequence of a pack begins, and the rotary angles up to the longest.
 #[derive(Clone)]
-pub(super) struct Pack {
+pub(crate) struct Pack {
     /// Lengths of the sequences, none of them 0.
-    pub(super) lengths: Arc<Vec<usize>>,
+    pub(crate) lengths: Arc<Vec<usize>>,
     /// `[longest, head_dim / 2]`.
     cos: Arc<Vec<f32>>,
     sin: Arc<Vec<f32>>,
@@ -30,7 +30,7 @@ pub(super) struct Pack {
 
 impl Pack {
     /// For an encoder: every token sees its whole sequence, positions are in the input already.
-    pub(super) fn bidirectional(heads: usize, head_dim: usize, lengths: Vec<usize>) -> Self {
+    pub(crate) fn bidirectional(heads: usize, head_dim: usize, lengths: Vec<usize>) -> Self {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let angles = longest * (head_dim / 2);
         Self {
@@ -45,7 +45,7 @@ impl Pack {
         }
     }
 
-    pub(super) fn new(config: &DecoderConfig, lengths: Vec<usize>) -> Self {
+    pub(crate) fn new(config: &DecoderConfig, lengths: Vec<usize>) -> Self {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let half = config.head_dim / 2;
         let mut cos = Vec::with_capacity(longest * half);
@@ -77,7 +77,7 @@ impl Pack {
         }
     }
 
-    pub(super) fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.lengths.iter().sum()
     }
 
@@ -129,7 +129,7 @@ impl Pack {
     }
 
     /// Attention of packed rows: `q` and `out` are `[total, heads * head_dim]`, `k` and `v` `[total, kv_heads * head_dim]`.
-    pub(super) fn forward(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+    pub(crate) fn forward(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         let d = self.head_dim;
         let (width, kv_width) = (self.heads * d, self.kv_heads * d);
         let group = self.heads / self.kv_heads;
@@ -155,7 +155,7 @@ impl Pack {
     }
 
     /// Gradients of q, k and v, each shaped as what it is the gradient of, from the gradient `g` of the output.
-    pub(super) fn backward(&self, [q, k, v, g]: [&[f32]; 4], [dq, dk, dv]: [&mut [f32]; 3]) {
+    pub(crate) fn backward(&self, [q, k, v, g]: [&[f32]; 4], [dq, dk, dv]: [&mut [f32]; 3]) {
         let d = self.head_dim;
         let (width, kv_width) = (self.heads * d, self.kv_heads * d);
         let group = self.heads / self.kv_heads;
@@ -342,7 +342,7 @@ impl CustomOp3 for Attention {
 }
 
 /// Attention of `q` `[total, heads * head_dim]` on `k`, `v` `[total, kv_heads * head_dim]`, each sequence on its own.
-pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, pack: &Pack) -> Result<Tensor> {
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, pack: &Pack) -> Result<Tensor> {
     if q.dim(0)? != pack.total() || pack.lengths.contains(&0) {
         candle_core::bail!("{} tokens for sequences of {:?}", q.dim(0)?, pack.lengths);
     }

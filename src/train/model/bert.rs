@@ -2,7 +2,7 @@
 
 mod gradients;
 
-pub(super) use gradients::{Learnt, PartLoss};
+pub(crate) use gradients::{Learnt, PartLoss};
 
 use std::path::Path;
 
@@ -10,17 +10,18 @@ use candle_core::{Device, Result as CandleResult, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::attention::Pack;
 use super::decoder::NamedVar;
 use super::encoder::{self, Encoder, MATRICES, Tape, groups, mean_rows};
 use super::least_squares::LeastSquares;
-use super::linear::{Weight, trained_linear};
-use super::ops::{with_all, with_values};
-use super::tensor_error;
 use crate::dataset::SplitMix64;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::kernel::{Norm, add_to};
 use crate::tower::SafetensorsFile;
+use crate::train::autograd::attention::Pack;
+use crate::train::autograd::linear::{Weight, trained_linear};
+use crate::train::autograd::ops::{with_all, with_values};
+use crate::train::files::cannot;
+use crate::train::tensors::tensor_error;
 use crate::types::Cancel;
 
 /// What of a BERT `config.json` decides the arithmetic.
@@ -96,9 +97,7 @@ impl Bert {
         device: &Device,
     ) -> Result<(Self, Vec<NamedVar>)> {
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::new(kind_of_io(&e), format!("cannot read {}", path.display())).with_source(e)
-        })?;
+        let text = std::fs::read_to_string(&path).map_err(cannot("read", &path))?;
         let mut config: BertConfig = serde_json::from_str(&text)
             .or_error(ErrorKind::Input, || {
                 format!("{} is no BERT configuration", path.display())

@@ -18,7 +18,7 @@ use crate::kernel::{
 
 /// The weight `[out, in]` of a linear layer.
 #[derive(Clone)]
-pub(super) enum Weight {
+pub(crate) enum Weight {
     /// As the model computes; perhaps a parameter.
     Tensor(Tensor),
     /// As it was when it was packed, rounded to bf16 for the processor's kernels; everything around the products stays f32.
@@ -27,7 +27,7 @@ pub(super) enum Weight {
 
 impl Weight {
     /// Rounds an f32 weight on the CPU.
-    pub(super) fn pack(weight: &Tensor) -> Result<Self> {
+    pub(crate) fn pack(weight: &Tensor) -> Result<Self> {
         let (out, input) = weight.dims2()?;
         with_values(weight, |values| {
             Ok(Self::Packed(Arc::new(FrozenMatrix::new(values, out, input))))
@@ -35,12 +35,12 @@ impl Weight {
     }
 
     /// Whether it is a parameter.
-    pub(super) fn is_variable(&self) -> bool {
+    pub(crate) fn is_variable(&self) -> bool {
         matches!(self, Self::Tensor(tensor) if tensor.is_variable())
     }
 
     /// The same, cut off from the graph.
-    pub(super) fn detach(&self) -> Self {
+    pub(crate) fn detach(&self) -> Self {
         match self {
             Self::Tensor(tensor) => Self::Tensor(tensor.detach()),
             Self::Packed(_) => self.clone(),
@@ -48,7 +48,7 @@ impl Weight {
     }
 
     /// (out, in).
-    pub(super) fn shape(&self) -> Result<(usize, usize)> {
+    pub(crate) fn shape(&self) -> Result<(usize, usize)> {
         match self {
             Self::Tensor(tensor) => tensor.dims2(),
             Self::Packed(packed) => Ok(packed.shape()),
@@ -56,7 +56,7 @@ impl Weight {
     }
 
     /// `y = x W^T` on the CPU, for `x` `[rows, in]`.
-    pub(super) fn forward(&self, x: &[f32], rows: usize, y: &mut [f32]) -> Result<()> {
+    pub(crate) fn forward(&self, x: &[f32], rows: usize, y: &mut [f32]) -> Result<()> {
         let (out, input) = self.shape()?;
         match self {
             Self::Packed(packed) => packed.forward(x, None, y),
@@ -71,7 +71,7 @@ impl Weight {
     }
 
     /// `dx = g W`, or `+=` where it is to `add`, on the CPU, for `g` `[rows, out]`.
-    pub(super) fn backward(&self, g: &[f32], rows: usize, dx: &mut [f32], add: bool) -> Result<()> {
+    pub(crate) fn backward(&self, g: &[f32], rows: usize, dx: &mut [f32], add: bool) -> Result<()> {
         let (out, input) = self.shape()?;
         match self {
             Self::Packed(packed) if add => packed.backward_add(g, dx),
@@ -87,7 +87,7 @@ impl Weight {
     }
 
     /// `dw += g^T x` on the CPU, for `g` `[rows, out]` and `x` `[rows, in]`, in the arithmetic of the other products.
-    pub(super) fn gradient(&self, g: &[f32], x: &[f32], rows: usize, dw: &mut [f32]) -> Result<()> {
+    pub(crate) fn gradient(&self, g: &[f32], x: &[f32], rows: usize, dw: &mut [f32]) -> Result<()> {
         let (out, input) = self.shape()?;
         match self {
             Self::Packed(_) => {
@@ -163,7 +163,7 @@ impl CustomOp1 for FrozenLinear {
 }
 
 /// `x W^T` for `x` `[rows, in]` and a frozen `weight` `[out, in]`.
-pub(super) fn frozen_linear(x: &Tensor, weight: &Weight) -> Result<Tensor> {
+pub(crate) fn frozen_linear(x: &Tensor, weight: &Weight) -> Result<Tensor> {
     x.contiguous()?.apply_op1(FrozenLinear { weight: weight.clone() })
 }
 
@@ -219,7 +219,7 @@ impl CustomOp2 for RoundedLinear {
 
 /// `x W^T` for `x` `[rows, in]` and a parameter `weight` `[out, in]`; `round`: its products are of numbers rounded to bf16,
 /// sums, parameters and gradients stay f32 (on the CPU).
-pub(super) fn trained_linear(x: &Tensor, weight: &Tensor, round: bool) -> Result<Tensor> {
+pub(crate) fn trained_linear(x: &Tensor, weight: &Tensor, round: bool) -> Result<Tensor> {
     if round && fused(x) {
         return x.contiguous()?.apply_op2(&weight.contiguous()?, RoundedLinear);
     }
@@ -316,7 +316,7 @@ impl CustomOp3 for LoraLinear {
 }
 
 /// `x W^T + scale (x A^T) B^T` for `x` `[rows, in]`, frozen `weight` `[out, in]`, `a` `[rank, in]`, `b` `[out, rank]`.
-pub(super) fn lora_linear(
+pub(crate) fn lora_linear(
     x: &Tensor,
     weight: &Weight,
     a: &Tensor,

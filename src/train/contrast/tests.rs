@@ -1,23 +1,29 @@
 //! Stage 1 on a tiny model: gradients, gradient caching, resuming, learning.
 
+use std::path::Path;
 use std::slice;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde::Deserialize;
 
-use super::adapter::LoraOptions;
+use super::build::build;
+use super::input::{Side, TrainInput};
 use super::loss::Contrast;
 use super::options::{FullOptions, Method, TrainOptions};
-use super::step::{Model, step};
-use super::tests_support::{RandomWeights, bytes, hashed, tiny_config, tiny_options, tiny_pairs};
-use super::trainer::{TrainInput, build, train_decoder};
-use super::{Side, TrainReport};
+use super::step::{Model, StepResult, step};
+use super::train_decoder;
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{ErrorKind, Result};
-use crate::observe::Silent;
-use crate::tower::{DecoderConfig, DeviceSpec};
-use crate::types::{Cancel, Pooling};
+use crate::tower::{DecoderConfig, DeviceSpec, Tower, TowerOptions};
+use crate::train::model::LoraOptions;
+use crate::train::model::decoder::{Decoder, Precision, Trainable};
+use crate::train::report::{StepRecord, TrainReport};
+use crate::train::tests_support::{
+    RandomWeights, bytes, hashed, letter_tokenizer, pairs_file, silent, tiny_config, tiny_options,
+    tiny_pairs,
+};
+use crate::types::{Cancel, Embeddings, Pooling};
 
 pub(super) const CPU: DeviceSpec = DeviceSpec::Cpu { threads: 0 };
 
@@ -75,21 +81,26 @@ pub(super) fn example() -> Example {
     }
 }
 
+/// A step on [`example`] with room for the activations of so many tokens.
+fn step_on_example(replicas: &[Model], temperature: f64, room: usize) -> StepResult {
+    let e = example();
+    step(replicas, &e.queries, &e.documents, &e.contrast, temperature, room).unwrap()
+}
+
+/// Two steps have the same loss and the same gradients, but for rounding.
+fn check_alike(a: &StepResult, b: &StepResult) {
+    assert!((a.loss - b.loss).abs() < 1e-5);
+    for (a, b) in a.grads.iter().zip(&b.grads) {
+        let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
+        let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(norm((a - b).unwrap()) <= 1e-8 * norm(a.clone()), "gradients differ");
+    }
+}
+
 /// Compares every gradient of a step with the slope of its loss.
 pub(super) fn check_gradients(config: &DecoderConfig, options: &TrainOptions) {
     let (model, vars) = model(config, options);
-    let example = example();
-    let run = || {
-        step(
-            slice::from_ref(&model),
-            &example.queries,
-            &example.documents,
-            &example.contrast,
-            0.5,
-            4096,
-        )
-        .unwrap()
-    };
+    let run = || step_on_example(slice::from_ref(&model), 0.5, 4096);
     let grads = run().grads;
     let mut rng = SplitMix64::new(3);
     for ((name, var), grad) in vars.iter().zip(&grads) {
@@ -147,7 +158,7 @@ fn gradients_equal_pytorch() {
         grads: std::collections::BTreeMap<String, Vec<f32>>,
     }
     let golden: Golden =
-        serde_json::from_str(include_str!("../../tests/it/golden/train.json")).unwrap();
+        serde_json::from_str(include_str!("../../../tests/it/golden/train.json")).unwrap();
     let config = tiny_config("llama");
     let (model, vars) = model(&config, &tiny_options());
     let example = example();
@@ -155,15 +166,7 @@ fn gradients_equal_pytorch() {
     for (row, expected) in rows.iter().zip(&golden.embeddings) {
         assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5));
     }
-    let result = step(
-        slice::from_ref(&model),
-        &example.queries,
-        &example.documents,
-        &example.contrast,
-        0.1,
-        4096,
-    )
-    .unwrap();
+    let result = step_on_example(slice::from_ref(&model), 0.1, 4096);
     assert!(
         (f64::from(result.loss) / golden.loss - 1.0).abs() < 1e-5,
         "{} {}",
@@ -184,17 +187,8 @@ fn gradients_equal_pytorch() {
 /// A batch embedded twice in chunks has the gradients of one whose graph is kept.
 pub(super) fn check_caching(options: &TrainOptions) {
     let (model, _) = model(&tiny_config("llama"), options);
-    let e = example();
-    let whole =
-        step(slice::from_ref(&model), &e.queries, &e.documents, &e.contrast, 0.1, 4096).unwrap();
-    let cached =
-        step(slice::from_ref(&model), &e.queries, &e.documents, &e.contrast, 0.1, 20).unwrap();
-    assert!((whole.loss - cached.loss).abs() < 1e-5);
-    for (a, b) in whole.grads.iter().zip(&cached.grads) {
-        let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
-        let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-        assert!(norm((a - b).unwrap()) <= 1e-8 * norm(a.clone()), "gradients differ");
-    }
+    let step = |room| step_on_example(slice::from_ref(&model), 0.1, room);
+    check_alike(&step(4096), &step(20));
 }
 
 /// Three replicas that share a batch have the loss and the gradients of one that has it alone, with and without room for
@@ -206,19 +200,11 @@ fn replicas_that_share_a_batch_are_one() {
     for options in [tiny_options(), apart] {
         let config = tiny_config("llama");
         let replicas: Vec<Model> = (0..12).map(|_| model(&config, &options).0).collect();
-        let e = example();
-        let step = |replicas: &[Model], room: usize| {
-            step(replicas, &e.queries, &e.documents, &e.contrast, 0.1, room).unwrap()
-        };
-        let alone = step(&replicas[..1], 4096);
+        let alone = step_on_example(&replicas[..1], 0.1, 4096);
         for (count, room) in [(2, 4096), (3, 20), (12, 4096)] {
-            let shared = step(&replicas[..count], room);
-            assert!((alone.loss - shared.loss).abs() < 1e-5 && alone.tokens == shared.tokens);
-            for (a, b) in alone.grads.iter().zip(&shared.grads) {
-                let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
-                let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>();
-                assert!(norm((a - b).unwrap()).unwrap() <= 1e-8 * norm(a.clone()).unwrap());
-            }
+            let shared = step_on_example(&replicas[..count], 0.1, room);
+            assert_eq!(alone.tokens, shared.tokens);
+            check_alike(&alone, &shared);
         }
     }
 }
@@ -226,10 +212,9 @@ fn replicas_that_share_a_batch_are_one() {
 #[test]
 fn a_run_on_several_devices_is_that_on_one() {
     let (config, pairs) = (tiny_config("llama"), tiny_pairs());
-    let reporter = Arc::new(Silent) as Arc<dyn crate::observe::Reporter>;
-    let run = |output: &std::path::Path, devices: Vec<DeviceSpec>| {
+    let run = |output: &Path, devices: Vec<DeviceSpec>| {
         let input = TrainInput { devices, ..input(&config, &pairs) };
-        train_decoder(&input, &tiny_options(), output, &reporter, &Cancel::new())
+        train_decoder(&input, &tiny_options(), output, &silent(), &Cancel::new())
     };
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let alone = run(one.path(), vec![CPU]).unwrap();
@@ -255,19 +240,33 @@ fn gradient_caching_changes_nothing() {
     }
 }
 
-pub(super) fn train(
-    options: &TrainOptions,
-    output: &std::path::Path,
-    cancel: &Cancel,
-) -> Result<TrainReport> {
+pub(super) fn train(options: &TrainOptions, output: &Path, cancel: &Cancel) -> Result<TrainReport> {
     let (config, pairs) = (tiny_config("llama"), tiny_pairs());
-    train_decoder(
-        &input(&config, &pairs),
-        options,
-        output,
-        &(Arc::new(Silent) as Arc<dyn crate::observe::Reporter>),
-        cancel,
-    )
+    train_decoder(&input(&config, &pairs), options, output, &silent(), cancel)
+}
+
+pub(super) fn mean_loss(steps: &[StepRecord]) -> f32 {
+    steps.iter().map(|step| step.loss).sum::<f32>() / steps.len() as f32
+}
+
+fn adapter_of(dir: &Path) -> Vec<u8> {
+    std::fs::read(dir.join("adapter/adapter_model.safetensors")).unwrap()
+}
+
+pub(super) async fn encode(tower: &Tower, sequences: &[Vec<u32>]) -> Embeddings {
+    let ids: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap()
+}
+
+pub(super) async fn resolve(options: &TowerOptions, dir: &Path) -> Tower {
+    Tower::resolve(options, dir, &silent()).await.unwrap()
+}
+
+pub(super) fn check_cosines(got: &Embeddings, expected: &Tensor, least: f32) {
+    for (row, expected) in got.rows().zip(expected.to_vec2::<f32>().unwrap()) {
+        let cosine: f32 = row.iter().zip(&expected).map(|(a, b)| a * b).sum();
+        assert!(cosine > least, "{cosine}");
+    }
 }
 
 fn losses(report: &TrainReport) -> Vec<u32> {
@@ -305,10 +304,7 @@ pub(super) fn check_resuming(options: &TrainOptions) -> (tempfile::TempDir, temp
 fn resuming_gives_the_same_losses_bit_for_bit() {
     let options = tiny_options();
     let (one, two) = check_resuming(&options);
-    let adapter = |dir: &std::path::Path| {
-        std::fs::read(dir.join("adapter/adapter_model.safetensors")).unwrap()
-    };
-    assert_eq!(adapter(one.path()), adapter(two.path()));
+    assert_eq!(adapter_of(one.path()), adapter_of(two.path()));
     // Another run does not continue this one, and a damaged checkpoint is named.
     let mut other = options.clone();
     other.seed += 1;
@@ -326,10 +322,7 @@ fn training_learns_and_writes_what_peft_reads() {
     options.hard_negatives = 1;
     let dir = tempfile::tempdir().unwrap();
     let report = train(&options, dir.path(), &Cancel::new()).unwrap();
-    let mean = |steps: &[super::StepRecord]| {
-        steps.iter().map(|s| s.loss).sum::<f32>() / steps.len() as f32
-    };
-    let (start, end) = (mean(&report.steps[..6]), mean(&report.steps[54..]));
+    let (start, end) = (mean_loss(&report.steps[..6]), mean_loss(&report.steps[54..]));
     assert!(end < 0.6 * start, "{start} to {end}");
     let first = report.validation.first().unwrap().loss;
     let last = report.validation.last().unwrap().loss;
@@ -352,36 +345,24 @@ fn training_learns_and_writes_what_peft_reads() {
 }
 
 /// A folder with the tiny model as Hugging Face has it.
-pub(super) fn folder(model: &Model, dir: &std::path::Path) {
+pub(super) fn folder(model: &Model, dir: &Path) {
     let config = model.document.decoder.hugging_face_config();
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let config = tiny_config(config["model_type"].as_str().unwrap());
-    let (_, vars) = super::decoder::Decoder::load(
+    let (_, vars) = Decoder::load(
         &config,
         &RandomWeights,
         Pooling::Mean,
         None,
-        super::decoder::Trainable::All,
-        super::decoder::Precision::F32,
+        Trainable::All,
+        Precision::F32,
         &candle_core::Device::Cpu,
     )
     .unwrap();
     let tensors = vars.into_iter().map(|(name, var)| (name, var.into_inner())).collect();
     candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
-    let letters: serde_json::Map<_, _> =
-        (0..97u32).map(|id| (char::from_u32(id + 97).unwrap().to_string(), id.into())).collect();
-    let tokenizer = serde_json::json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": [],
-        "normalizer": null,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": false},
-        "post_processor": null,
-        "decoder": null,
-        "model": {"type": "WordLevel", "vocab": letters, "unk_token": "a"},
-    });
-    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let letters = (0..97u32).map(|id| (char::from_u32(id + 97).unwrap(), id));
+    letter_tokenizer(dir, letters, 'a');
 }
 
 #[tokio::test]
@@ -399,17 +380,10 @@ async fn the_tower_with_the_exported_adapter_gives_the_trained_vectors() {
         options.tower.model = dir.path().to_str().unwrap().into();
         options.tower.adapter = Some("adapter".into());
         options.tower.max_tokens = 64;
-        let reporter: Arc<dyn crate::observe::Reporter> = Arc::new(Silent);
-        let tower =
-            crate::tower::Tower::resolve(&options.tower, dir.path(), &reporter).await.unwrap();
-        let example = example();
-        let expected = model.encode(1, &example.documents, 4096).unwrap().to_vec2::<f32>().unwrap();
-        let ids: Vec<&[u32]> = example.documents.iter().map(Vec::as_slice).collect();
-        let got = tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
-        for (row, expected) in got.rows().zip(&expected) {
-            let cosine: f32 = row.iter().zip(expected).map(|(a, b)| a * b).sum();
-            assert!(cosine > 0.99999, "{family}: {cosine}");
-        }
+        let tower = resolve(&options.tower, dir.path()).await;
+        let Example { documents, .. } = example();
+        let expected = model.encode(1, &documents, 4096).unwrap();
+        check_cosines(&encode(&tower, &documents).await, &expected, 0.99999);
     }
 }
 
@@ -421,15 +395,9 @@ async fn training_runs_from_options_alone() {
     folder(&model, dir.path());
     options.tower.model = ".".into();
     options.query.prompt_prefix = "q".into();
-    let lines: String = tiny_pairs()
-        .pairs
-        .iter()
-        .map(|p| format!("{{\"query\":{:?},\"text\":\"xx{}\"}}\n", p.query, p.query))
-        .collect();
-    std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
-    options.pairs = vec![crate::dataset::PairSource::new("pairs.jsonl")];
+    options.pairs = vec![pairs_file(dir.path())];
     options.steps = Some(3);
-    let reporter: Arc<dyn crate::observe::Reporter> = Arc::new(Silent);
+    let reporter = silent();
     let out = dir.path().join("out");
     let cpu = vec![CPU];
     let cancel = Cancel::new();
@@ -442,7 +410,5 @@ async fn training_runs_from_options_alone() {
             .unwrap(),
         3
     );
-    let adapter =
-        |at: &std::path::Path| std::fs::read(at.join("adapter/adapter_model.safetensors")).unwrap();
-    assert_eq!(adapter(&out), adapter(&again));
+    assert_eq!(adapter_of(&out), adapter_of(&again));
 }

@@ -8,11 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::export::save_tensors;
-use super::tensor_error;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, Result, ResultExt, kind_of_io};
 use crate::tower::DecoderConfig;
+use crate::train::files::{cannot, save_tensors, write_json};
+use crate::train::tensors::tensor_error;
 
 /// A projection of every decoder layer.
 #[derive(
@@ -98,7 +98,7 @@ impl Default for LoraOptions {
 }
 
 impl LoraOptions {
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         if self.rank == 0 || self.targets.is_empty() {
             return Err(Error::config("method.rank must be above 0 and method.targets not empty"));
         }
@@ -108,23 +108,23 @@ impl LoraOptions {
         Ok(())
     }
 
-    pub(super) fn scale(&self) -> f64 {
+    fn scale(&self) -> f64 {
         self.alpha / self.rank as f64
     }
 }
 
 /// The parameters of one adapter.
-pub(super) struct Adapter {
-    pub(super) options: LoraOptions,
+pub(crate) struct Adapter {
+    options: LoraOptions,
     /// Layers of the tower that it was made for.
     layers: usize,
     /// A `[rank, in]` and B `[out, rank]` by layer and target.
-    pub(super) pairs: BTreeMap<(usize, LoraTarget), (Var, Var)>,
+    pairs: BTreeMap<(usize, LoraTarget), (Var, Var)>,
 }
 
 impl Adapter {
     /// A uniform in ±1/sqrt(in) as PEFT has it, B zero: the tower starts as it was.
-    pub(super) fn new(
+    pub(crate) fn new(
         config: &DecoderConfig,
         options: &LoraOptions,
         rng: &mut SplitMix64,
@@ -164,7 +164,7 @@ impl Adapter {
     ///
     /// # Errors
     /// Input where it was trained with another rank, scale, targets or model.
-    pub(super) fn start_from(&self, folder: &Path, cut: bool) -> Result<()> {
+    pub(crate) fn start_from(&self, folder: &Path, cut: bool) -> Result<()> {
         let file = folder.join("adapter_model.safetensors");
         let named = || file.display().to_string();
         let wrong = |what: &str| {
@@ -208,7 +208,7 @@ impl Adapter {
     }
 
     /// Parameters under PEFT's names, in a fixed order.
-    pub(super) fn named(&self) -> Vec<(String, Var)> {
+    pub(crate) fn named(&self) -> Vec<(String, Var)> {
         let mut named = Vec::with_capacity(self.pairs.len() * 2);
         for ((layer, target), (a, b)) in &self.pairs {
             let base = format!("base_model.model.model.layers.{layer}.{}", target.path());
@@ -219,7 +219,7 @@ impl Adapter {
     }
 
     /// What a forward pass uses. With `track`, gradients reach the parameters.
-    pub(super) fn view(&self, track: bool) -> AdapterView {
+    pub(crate) fn view(&self, track: bool) -> AdapterView {
         let tensor =
             |var: &Var| if track { var.as_tensor().clone() } else { var.as_detached_tensor() };
         AdapterView {
@@ -231,7 +231,7 @@ impl Adapter {
     /// Writes `adapter_model.safetensors` (f32, or f16 at half the size) and `adapter_config.json` into `directory`.
     /// `cut` says that the tower has fewer layers than the model. `ours` goes into the file's metadata, which PEFT
     /// passes over.
-    pub(super) fn export(
+    pub(crate) fn export(
         &self,
         directory: &Path,
         base_model: &str,
@@ -239,11 +239,7 @@ impl Adapter {
         cut: bool,
         ours: Option<HashMap<String, String>>,
     ) -> Result<()> {
-        let io = |e: std::io::Error| {
-            Error::new(kind_of_io(&e), format!("cannot write {}", directory.display()))
-                .with_source(e)
-        };
-        std::fs::create_dir_all(directory).map_err(io)?;
+        std::fs::create_dir_all(directory).map_err(cannot("write", directory))?;
         let tensors: Vec<(String, Tensor)> =
             self.named().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
         save_tensors(&directory.join("adapter_model.safetensors"), &tensors, half, ours)?;
@@ -253,11 +249,8 @@ impl Adapter {
             .iter()
             .filter_map(|target| target.path().rsplit('.').next())
             .collect();
-        let layers: Vec<usize> = {
-            let mut layers: Vec<usize> = self.pairs.keys().map(|(layer, _)| *layer).collect();
-            layers.dedup();
-            layers
-        };
+        let mut layers: Vec<usize> = self.pairs.keys().map(|(layer, _)| *layer).collect();
+        layers.dedup();
         let config = json!({
             "peft_type": "LORA",
             "task_type": "FEATURE_EXTRACTION",
@@ -273,8 +266,7 @@ impl Adapter {
             "use_rslora": false,
             "use_dora": false,
         });
-        let text = serde_json::to_string_pretty(&config).context(|| "adapter_config.json")?;
-        std::fs::write(directory.join("adapter_config.json"), text + "\n").map_err(io)
+        write_json(directory, "adapter_config.json", &config)
     }
 }
 
@@ -284,7 +276,7 @@ fn layer_of(name: &str) -> Option<usize> {
 }
 
 /// Tensors of an adapter for one forward pass.
-pub(super) struct AdapterView {
+pub(crate) struct AdapterView {
     pub(super) scale: f64,
     pub(super) pairs: BTreeMap<(usize, LoraTarget), (Tensor, Tensor)>,
 }

@@ -4,20 +4,20 @@
 
 use candle_core::{Device, Tensor, Var};
 
-use super::adapter::Adapter;
-use super::decoder::Decoder;
 use super::loss::{Contrast, info_nce};
-use super::{STACK, tensor_error};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::train::model::adapter::Adapter;
+use crate::train::model::decoder::Decoder;
+use crate::train::tensors::{STACK, tensor_error};
 
 /// One tower in training: a decoder and, where only that is trained, the adapter over it.
-pub(super) struct Side {
+pub(super) struct Tracked {
     pub(super) decoder: Decoder,
     frozen: Decoder,
     pub(super) adapter: Option<Adapter>,
 }
 
-impl Side {
+impl Tracked {
     pub(super) fn new(decoder: Decoder, adapter: Option<Adapter>) -> Self {
         let frozen = decoder.detached();
         Self { decoder, frozen, adapter }
@@ -32,8 +32,8 @@ impl Side {
 
 /// The towers in training: one for documents and, where queries have parameters of their own, one for those.
 pub(super) struct Model {
-    pub(super) document: Side,
-    pub(super) query: Option<Side>,
+    pub(super) document: Tracked,
+    pub(super) query: Option<Tracked>,
     vars: Vec<Var>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct StepResult {
 }
 
 impl Model {
-    pub(super) fn new(document: Side, query: Option<Side>, vars: Vec<Var>) -> Self {
+    pub(super) fn new(document: Tracked, query: Option<Tracked>, vars: Vec<Var>) -> Self {
         Self { document, query, vars }
     }
 
@@ -56,10 +56,12 @@ impl Model {
         if self.query.is_some() { side } else { 1 }
     }
 
-    fn embed(&self, sequences: &[&[u32]], tower: usize, track: bool) -> Result<Tensor> {
-        match (&self.query, tower) {
-            (Some(query), 0) => query.embed(sequences, track),
-            _ => self.document.embed(sequences, track),
+    /// Embeds sequences of one tower, `[sequences, dimensions]`.
+    fn embed(&self, items: &[Item<'_>], track: bool) -> Result<Tensor> {
+        let sequences: Vec<&[u32]> = items.iter().map(|(_, s)| *s).collect();
+        match (&self.query, items[0].0) {
+            (Some(query), 0) => query.embed(&sequences, track),
+            _ => self.document.embed(&sequences, track),
         }
     }
 
@@ -72,11 +74,9 @@ impl Model {
     ) -> Result<Tensor> {
         let items: Vec<Item<'_>> =
             sequences.iter().map(|s| (self.tower_of(side), s.as_slice())).collect();
-        let mut parts = Vec::new();
-        for chunk in chunks(&items, chunk_tokens) {
-            let sequences: Vec<&[u32]> = chunk.iter().map(|(_, s)| *s).collect();
-            parts.push(self.embed(&sequences, chunk[0].0, false)?);
-        }
+        let chunks = chunks(&items, chunk_tokens).into_iter();
+        let parts: Vec<Tensor> =
+            chunks.map(|chunk| self.embed(chunk, false)).collect::<Result<_>>()?;
         Tensor::cat(&parts, 0).map_err(tensor_error)
     }
 
@@ -94,11 +94,8 @@ impl Model {
     ) -> Result<Share<'a>> {
         let keep = items.iter().map(|(_, s)| s.len()).sum::<usize>() <= activation_tokens;
         let chunks = chunks(items, activation_tokens);
-        let embed = |chunk: &&[Item<'_>]| {
-            let sequences: Vec<&[u32]> = chunk.iter().map(|(_, s)| *s).collect();
-            self.embed(&sequences, chunk[0].0, keep)
-        };
-        let parts: Vec<Tensor> = chunks.iter().map(embed).collect::<Result<_>>()?;
+        let parts: Vec<Tensor> =
+            chunks.iter().map(|chunk| self.embed(chunk, keep)).collect::<Result<_>>()?;
         let detached = parts.iter().map(Tensor::detach).collect();
         Ok(Share { chunks, detached, graphs: if keep { parts } else { Vec::new() } })
     }
@@ -112,10 +109,7 @@ impl Model {
         for chunk in &share.chunks {
             let part = match graphs.next() {
                 Some(part) => part,
-                None => {
-                    let sequences: Vec<&[u32]> = chunk.iter().map(|(_, s)| *s).collect();
-                    self.embed(&sequences, chunk[0].0, true)?
-                }
+                None => self.embed(chunk, true)?,
             };
             let rows = chunk.len();
             let mut back = || {

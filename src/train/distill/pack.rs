@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use candle_core::{DType, Device};
-use safetensors::Dtype;
-use safetensors::tensor::{TensorView, serialize};
+use candle_core::Device;
+use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
-use super::tensor_error;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::{PACKED_KEY, Packed};
+use crate::train::files::{Stored, cannot, serialize};
+use crate::train::tensors::{half_bytes, numbers};
 use crate::types::Digest256;
 
 const TABLES: [&str; 2] = ["embeddings.word_embeddings.weight", "model.embed_tokens.weight"];
@@ -53,9 +53,7 @@ impl Vocabulary {
     /// Input for another kind of tokenizer: only one with an unknown token has a row for what is left out.
     pub fn read(path: &Path) -> Result<Self> {
         let named = || path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|e| {
-            Error::new(kind_of_io(&e), format!("cannot read {}", path.display())).with_source(e)
-        })?;
+        let bytes = std::fs::read(path).map_err(cannot("read", path))?;
         let definition: Value = serde_json::from_slice(&bytes).or_error(ErrorKind::Input, named)?;
         let vocab = definition["model"]["vocab"].as_object();
         let unknown = definition["model"]["unk_token"].as_str();
@@ -129,18 +127,13 @@ pub fn pack_student(
     let tensors = candle_core::safetensors::load(&weights, &Device::Cpu)
         .map_err(|e| Error::input(format!("cannot read {}: {e}", weights.display())))?;
     let mut packed = BTreeMap::new();
-    let mut stored: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    let mut stored: BTreeMap<String, Stored> = BTreeMap::new();
     for (name, tensor) in &tensors {
-        let values = tensor
-            .to_dtype(DType::F32)
-            .and_then(|t| t.flatten_all())
-            .and_then(|t| t.to_vec1::<f32>())
-            .map_err(tensor_error)
-            .context(named)?;
+        let values = numbers(tensor).context(named)?;
         let [rows, width] = match tensor.dims() {
             [rows, width] if name.ends_with(".weight") => [*rows, *width],
             shape => {
-                stored.insert(name.clone(), (Dtype::F16, shape.to_vec(), halves(&values)));
+                stored.insert(name.clone(), (Dtype::F16, shape.to_vec(), half_bytes(&values)));
                 continue;
             }
         };
@@ -173,18 +166,9 @@ pub fn pack_student(
         packed.insert(name.clone(), description);
     }
     let text = serde_json::to_string(&packed).context(|| "packed weights")?;
-    let views = stored
-        .iter()
-        .map(|(name, (dtype, shape, bytes))| {
-            Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?))
-        })
-        .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
-        .or_error(ErrorKind::Internal, || "packed weights")?;
-    let data = serialize(views, Some(HashMap::from([(PACKED_KEY.to_owned(), text)])))
-        .or_error(ErrorKind::Internal, || "packed weights")?;
-    let io = |e: std::io::Error| {
-        Error::new(kind_of_io(&e), format!("cannot write {}", target.display())).with_source(e)
-    };
+    let metadata = HashMap::from([(PACKED_KEY.to_owned(), text)]);
+    let data = serialize(&stored, Some(metadata)).context(|| "packed weights")?;
+    let io = cannot("write", target);
     std::fs::create_dir_all(target).map_err(io)?;
     let config = config(source, options, tokenizer)?;
     std::fs::write(target.join("model.safetensors"), &data).map_err(io)?;
@@ -192,17 +176,9 @@ pub fn pack_student(
     Ok((data.len() + config.len()) as u64)
 }
 
-fn halves(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect()
-}
-
 /// The source's configuration, with the tokenizer's hash.
 fn config(source: &Path, options: &PackOptions, tokenizer: &Path) -> Result<String> {
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|e| {
-            Error::new(kind_of_io(&e), format!("cannot read {}", path.display())).with_source(e)
-        })
-    };
+    let read = |path: &Path| std::fs::read(path).map_err(cannot("read", path));
     let path = source.join("config.json");
     let mut config: Value = serde_json::from_slice(&read(&path)?)
         .or_error(ErrorKind::Input, || path.display().to_string())?;

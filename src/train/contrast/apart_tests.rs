@@ -1,21 +1,18 @@
 //! A query tower with parameters of its own, trained jointly with the document tower.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use super::adapter::LoraOptions;
+use super::build::build;
 use super::options::{FullOptions, Method, TrainOptions};
-use super::report::StepRecord;
 use super::tests::{
-    CPU, check_caching, check_gradients, check_resuming, example, folder, input, model, train,
+    CPU, check_caching, check_cosines, check_gradients, check_resuming, encode, example, folder,
+    input, mean_loss, model, resolve, train,
 };
-use super::tests_support::{tiny_config, tiny_options, tiny_pairs};
-use super::trainer::build;
-use crate::dataset::PairSource;
 use crate::error::ErrorKind;
-use crate::observe::{Reporter, Silent};
-use crate::tower::{DeviceSpec, Tower, TowerOptions};
-use crate::types::{Cancel, Embeddings, Pooling};
+use crate::train::model::LoraOptions;
+use crate::train::report::TrainReport;
+use crate::train::tests_support::{
+    RandomWeights, pairs_file, silent, tiny_config, tiny_options, tiny_pairs,
+};
+use crate::types::{Cancel, Pooling};
 
 /// One layer on the query side; its weights are trained, the document side by LoRA.
 fn cut_in_full() -> TrainOptions {
@@ -89,10 +86,7 @@ fn both_sides_learn_and_a_run_resumes_bit_for_bit() {
         let report = train(&options, dir.path(), &Cancel::new()).unwrap();
         // Of the batches: a random model of a few thousand parameters, with nothing shared between the sides, learns the
         // 54 pairs by heart and says little of those held out.
-        let mean = |steps: &[StepRecord]| {
-            steps.iter().map(|step| step.loss).sum::<f32>() / steps.len() as f32
-        };
-        let (first, last) = (mean(&report.steps[..6]), mean(&report.steps[54..]));
+        let (first, last) = (mean_loss(&report.steps[..6]), mean_loss(&report.steps[54..]));
         assert!(last < 0.8 * first, "{first} to {last}");
     }
 }
@@ -121,23 +115,6 @@ fn the_query_sides_learning_rate_is_its_own() {
     assert!((largest / 1e-3 - 1.0).abs() < 0.01, "{largest}");
 }
 
-async fn encode(tower: &Tower, sequences: &[Vec<u32>]) -> Embeddings {
-    let ids: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-    tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap()
-}
-
-async fn resolve(options: &TowerOptions, dir: &Path) -> Tower {
-    let reporter: Arc<dyn Reporter> = Arc::new(Silent);
-    Tower::resolve(options, dir, &reporter).await.unwrap()
-}
-
-fn alike(got: &Embeddings, expected: &candle_core::Tensor) {
-    for (row, expected) in got.rows().zip(expected.to_vec2::<f32>().unwrap()) {
-        let cosine: f32 = row.iter().zip(&expected).map(|(a, b)| a * b).sum();
-        assert!(cosine > 0.9999, "{cosine}");
-    }
-}
-
 /// What `train` leaves is loaded as two towers that give the trained vectors; the query tower carries the space of the
 /// document tower, and another document tower does not admit it.
 #[tokio::test]
@@ -146,19 +123,13 @@ async fn the_exported_pair_is_the_trained_pair() {
         let dir = tempfile::tempdir().unwrap();
         let (tiny, _) = model(&tiny_config("llama"), &tiny_options());
         folder(&tiny, dir.path());
-        let lines: String = tiny_pairs()
-            .pairs
-            .iter()
-            .map(|p| format!("{{\"query\":{:?},\"text\":\"xx{}\"}}\n", p.query, p.query))
-            .collect();
-        std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
         options.tower.model = ".".into();
         options.tower.pooling = Pooling::Mean;
         options.tower.max_tokens = 64;
-        options.pairs = vec![PairSource::new("pairs.jsonl")];
+        options.pairs = vec![pairs_file(dir.path())];
         options.steps = Some(4);
         options.optimizer.learning_rate = 1e-2;
-        let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+        let reporter = silent();
         let (out, cpu) = (dir.path().join("out"), vec![CPU]);
         let cancel = Cancel::new();
         super::train(&options, dir.path(), &out, cpu, &reporter, &cancel).await.unwrap();
@@ -186,7 +157,7 @@ async fn the_exported_pair_is_the_trained_pair() {
         assert!(error.to_string().contains("(other adapter)"), "{error}");
 
         // The state of the run, loaded into the model that was trained.
-        let (config, weights) = (tiny_config("llama"), super::tests_support::RandomWeights);
+        let (config, weights) = (tiny_config("llama"), RandomWeights);
         let pairs = tiny_pairs();
         let mut trained = input(&config, &pairs);
         (trained.weights, trained.query_weights) = (&weights, &weights);
@@ -200,11 +171,9 @@ async fn the_exported_pair_is_the_trained_pair() {
             var.set(&saved[&format!("value.{name}")]).unwrap();
         }
         let e = example();
-        alike(&encode(&query, &e.queries).await, &model.encode(0, &e.queries, 4096).unwrap());
-        alike(
-            &encode(&document, &e.documents).await,
-            &model.encode(1, &e.documents, 4096).unwrap(),
-        );
+        let (q, d) = (model.encode(0, &e.queries, 4096), model.encode(1, &e.documents, 4096));
+        check_cosines(&encode(&query, &e.queries).await, &q.unwrap(), 0.9999);
+        check_cosines(&encode(&document, &e.documents).await, &d.unwrap(), 0.9999);
         let shared = model.encode(1, &e.queries, 4096).unwrap();
         let apart = encode(&query, &e.queries).await;
         let first: f32 =
@@ -234,7 +203,7 @@ async fn the_exported_pair_is_the_trained_pair() {
             let report =
                 super::train(&second, dir.path(), &again, cpu, &reporter, &cancel).await.unwrap();
             let first = std::fs::read_to_string(out.join("report.json")).unwrap();
-            let first: super::TrainReport = serde_json::from_str(&first).unwrap();
+            let first: TrainReport = serde_json::from_str(&first).unwrap();
             let (end, start) = (first.validation.last().unwrap(), &report.validation[0]);
             assert!((end.loss - start.loss).abs() < 1e-5, "{} {}", end.loss, start.loss);
             // The whole adapter's first layer starts a cut query side.

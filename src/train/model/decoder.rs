@@ -1,16 +1,15 @@
 //! The decoder LLM as training sees it: packed sequences in, pooled unit vectors out, differentiable.
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
-
 use serde_json::{Value, json};
 
 use super::adapter::{AdapterView, LoraTarget};
-use super::attention::{Pack, attention};
-use super::linear::{Weight, frozen_linear, lora_linear, trained_linear};
-use super::ops::rms_norm;
-use super::tensor_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::{DecoderConfig, WeightSource};
+use crate::train::autograd::attention::{Pack, attention};
+use crate::train::autograd::linear::{Weight, frozen_linear, lora_linear, trained_linear};
+use crate::train::autograd::ops::{rms_norm, swiglu};
+use crate::train::tensors::tensor_error;
 use crate::types::Pooling;
 
 const EMBEDDINGS: &str = "model.embed_tokens.weight";
@@ -30,8 +29,8 @@ struct Layer {
 
 /// All weights, and what becomes of the states.
 #[derive(Clone)]
-pub(super) struct Decoder {
-    pub(super) config: DecoderConfig,
+pub(crate) struct Decoder {
+    pub(crate) config: DecoderConfig,
     pooling: Pooling,
     dimensions: Option<usize>,
     embeddings: Tensor,
@@ -44,7 +43,7 @@ pub(super) struct Decoder {
 
 /// Which weights become parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trainable {
+pub(crate) enum Trainable {
     /// None: an adapter is trained beside them.
     None,
     /// Those of the layers and the last norm.
@@ -55,24 +54,24 @@ pub(super) enum Trainable {
 
 /// In what numbers a decoder computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Precision {
+pub(crate) struct Precision {
     /// Of weights and states.
-    pub(super) dtype: DType,
+    pub(crate) dtype: DType,
     /// Multiply numbers rounded to bf16 by the processor's kernels; everything else stays in `dtype`, which is f32.
-    pub(super) packed: bool,
+    pub(crate) packed: bool,
 }
 
 impl Precision {
     /// Everything in f32.
-    pub(super) const F32: Self = Self { dtype: DType::F32, packed: false };
+    pub(crate) const F32: Self = Self { dtype: DType::F32, packed: false };
 }
 
 /// A weight's name and its parameter.
-pub(super) type NamedVar = (String, Var);
+pub(crate) type NamedVar = (String, Var);
 
 impl Decoder {
     /// Loads every weight; those that `trainable` names become parameters, returned by name.
-    pub(super) fn load(
+    pub(crate) fn load(
         config: &DecoderConfig,
         source: &dyn WeightSource,
         pooling: Pooling,
@@ -179,7 +178,7 @@ impl Decoder {
     }
 
     /// The tensors that are not parameters beside trained layers: the embedding table.
-    pub(super) fn frozen(&self) -> Vec<(String, Tensor)> {
+    pub(crate) fn frozen(&self) -> Vec<(String, Tensor)> {
         match self.embeddings.is_variable() {
             true => Vec::new(),
             false => vec![(EMBEDDINGS.to_owned(), self.embeddings.clone())],
@@ -187,7 +186,7 @@ impl Decoder {
     }
 
     /// A `config.json` with which the tower, and Python's transformers, load exported weights.
-    pub(super) fn hugging_face_config(&self) -> Value {
+    pub(crate) fn hugging_face_config(&self) -> Value {
         let c = &self.config;
         let name = match c.family.as_str() {
             "qwen2" => "Qwen2Model",
@@ -216,12 +215,12 @@ impl Decoder {
     }
 
     /// Where it computes.
-    pub(super) fn device(&self) -> &Device {
+    pub(crate) fn device(&self) -> &Device {
         &self.device
     }
 
     /// The same weights as far as the first `layers` layers; the tensors are shared.
-    pub(super) fn first_layers(&self, layers: usize) -> Self {
+    pub(crate) fn first_layers(&self, layers: usize) -> Self {
         let mut copy = self.clone();
         copy.layers.truncate(layers);
         copy.config.layers = copy.layers.len();
@@ -229,7 +228,7 @@ impl Decoder {
     }
 
     /// The same weights, cut off from the graph: forward passes through it record nothing.
-    pub(super) fn detached(&self) -> Self {
+    pub(crate) fn detached(&self) -> Self {
         let mut copy = self.clone();
         let cut = |t: &mut Tensor| *t = t.detach();
         cut(&mut copy.embeddings);
@@ -245,7 +244,7 @@ impl Decoder {
     }
 
     /// Unit vectors `[sequences, dimensions]` in f32.
-    pub(super) fn embed(
+    pub(crate) fn embed(
         &self,
         sequences: &[&[u32]],
         adapter: Option<&AdapterView>,
@@ -319,7 +318,7 @@ impl Decoder {
             let normal = rms_norm(&x, &layer.post_norm, epsilon)?;
             let gate = linear(&normal, LoraTarget::GateProj)?;
             let up = linear(&normal, LoraTarget::UpProj)?;
-            let inner = super::ops::swiglu(&gate, &up)?;
+            let inner = swiglu(&gate, &up)?;
             x = (x + linear(&inner, LoraTarget::DownProj)?)?;
         }
         rms_norm(&x, &self.norm, epsilon)
@@ -354,38 +353,24 @@ fn pool(states: &Tensor, pack: &Pack, pooling: Pooling) -> CandleResult<Tensor> 
     }
 }
 
-/// Token states `[total, hidden]` to the mean of each sequence.
+/// Token states `[total, hidden]` to the mean of each sequence: `M x` where row i of M averages the rows of sequence i;
+/// its backward pass is `M^T g`.
 fn mean_states(states: &Tensor, pack: &Pack) -> CandleResult<Tensor> {
+    let ((total, _), sequences) = (states.dims2()?, pack.lengths.len());
+    let mut matrix = vec![0f32; sequences * total];
     let mut start = 0;
-    let mut means = Vec::with_capacity(pack.lengths.len());
-    for &length in pack.lengths.iter() {
-        means.push(Mean { start, length });
+    for (row, length) in matrix.chunks_exact_mut(total).zip(pack.lengths.iter()) {
+        row[start..start + length].fill((*length as f32).recip());
         start += length;
     }
-    averaged(states, means)
-}
-
-#[derive(Clone, Copy)]
-struct Mean {
-    start: usize,
-    length: usize,
-}
-
-/// `M x` where row i of M averages the rows of sequence i; its backward pass is `M^T g`.
-fn averaged(states: &Tensor, means: Vec<Mean>) -> CandleResult<Tensor> {
-    let (total, _) = states.dims2()?;
-    let mut matrix = vec![0f32; means.len() * total];
-    for (row, mean) in matrix.chunks_exact_mut(total).zip(&means) {
-        row[mean.start..mean.start + mean.length].fill((mean.length as f32).recip());
-    }
-    let matrix = Tensor::from_vec(matrix, (means.len(), total), states.device())?;
+    let matrix = Tensor::from_vec(matrix, (sequences, total), states.device())?;
     // (M x)^T = x^T M^T: the frozen layer applied to x^T has the backward pass wanted.
     let matrix = Weight::Tensor(matrix.to_dtype(states.dtype())?);
     frozen_linear(&states.t()?.contiguous()?, &matrix)?.t()?.contiguous()
 }
 
 /// Rows to unit length.
-pub(super) fn normalize(x: &Tensor) -> CandleResult<Tensor> {
+pub(crate) fn normalize(x: &Tensor) -> CandleResult<Tensor> {
     let length = (x.sqr()?.sum_keepdim(1)? + 1e-24)?.sqrt()?;
     x.broadcast_div(&length)
 }

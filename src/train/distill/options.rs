@@ -1,0 +1,81 @@
+//! Options of stage 2.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::PairSource;
+use crate::error::{Error, Result};
+use crate::tower::TowerOptions;
+use crate::train::model::StudentOptions;
+use crate::train::options::{self, OptimizerOptions, ValidationOptions, check_temperature};
+
+/// Everything that decides a distillation. With one machine type and thread count, equal options give equal losses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DistillOptions {
+    /// The frozen LLM query tower, with its adapter and the query's prompt.
+    pub teacher: TowerOptions,
+    /// Where the queries come from; their documents are not looked at.
+    pub pairs: Vec<PairSource>,
+    /// What learns.
+    pub student: StudentOptions,
+    /// Weight of the squared distance to the teacher's vector.
+    #[serde(default = "one")]
+    pub mse_weight: f64,
+    /// Weight of `1 - cosine` to the teacher's vector.
+    #[serde(default = "one")]
+    pub cosine_weight: f64,
+    /// Weight of how far the student's scores are from the teacher's: both score the teacher's vectors of the whole batch,
+    /// and the student's distribution over them is to be the teacher's (Kullback-Leibler divergence; Fang et al. 2021, SEED).
+    /// Not in the ScalingNote paper; 30 is worth more than the paper's loss to a student that reads one corpus
+    /// (benches/README.md).
+    #[serde(default)]
+    pub score_weight: f64,
+    /// Cosines are divided by it before they become distributions.
+    #[serde(default = "options::temperature")]
+    pub score_temperature: f64,
+    /// Optimizer and schedule.
+    #[serde(default)]
+    pub optimizer: OptimizerOptions,
+    /// Queries of one step.
+    #[serde(default = "options::batch")]
+    pub batch: usize,
+    /// Steps; by default one epoch.
+    #[serde(default)]
+    pub steps: Option<u64>,
+    /// Queries held out to watch.
+    #[serde(default)]
+    pub validation: ValidationOptions,
+    /// Decides order, held-out queries and the initial projection.
+    #[serde(default)]
+    pub seed: u64,
+    /// Seconds between checkpoints.
+    #[serde(default = "options::checkpoint_seconds")]
+    pub checkpoint_seconds: u64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl DistillOptions {
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// Config, naming the field.
+    pub fn validate(&self) -> Result<()> {
+        let weights = [self.mse_weight, self.cosine_weight, self.score_weight];
+        let fine = weights.iter().all(|w| w.is_finite() && *w >= 0.0);
+        if !fine || weights.iter().sum::<f64>() == 0.0 {
+            return Err(Error::config(
+                "mse_weight, cosine_weight and score_weight must not be negative, nor all 0",
+            ));
+        }
+        check_temperature(self.score_temperature, "score_temperature")?;
+        self.optimizer.validate()?;
+        if self.batch == 0 || self.steps == Some(0) {
+            return Err(Error::config("batch and steps must be above 0"));
+        }
+        self.student.validate()
+    }
+}

@@ -1,0 +1,33 @@
+//! Between candle and the rest of the program: its errors, the stack it needs, and the numbers in its tensors.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Bytes of stack of a thread that trains: the tensor library walks a graph by recursion.
+pub const STACK: usize = 64 << 20;
+
+/// Turns an error of the tensor library into ours.
+pub(super) fn tensor_error(error: candle_core::Error) -> Error {
+    Error::new(ErrorKind::Internal, format!("tensor operation failed: {error}"))
+}
+
+/// The elements of a tensor as f32, in row-major order.
+pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor
+        .to_device(&Device::Cpu)
+        .and_then(|t| t.to_dtype(DType::F32))
+        .and_then(|t| t.flatten_all())
+        .and_then(|t| t.to_vec1())
+        .map_err(tensor_error)
+}
+
+/// Little-endian f32.
+pub(super) fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Little-endian f16.
+pub(super) fn half_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect()
+}
