@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use memmap2::MmapMut;
 use usearch::{MetricKind, ScalarKind};
 
-use super::format::{FREE_KEY, Layout};
-use super::graph::{Duplicate, audit, repair, splice};
 use super::quantize::{Calibration, Encoder};
 use super::row_set::RowSet;
 use super::rows::unit;
 use super::shard::ShardIndex;
-use super::sidecar::{SidecarWriter, map_file, write_error};
 use super::{BuildReport, IndexOptions, Quantization, recall};
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::index::file::format::{FREE_KEY, Layout};
+use crate::index::file::graph::{Duplicate, audit, repair, splice};
+use crate::index::file::sidecar::{SidecarWriter, map_file, write_error};
 use crate::types::{Cancel, Embeddings};
 
 /// Insertions between two looks at [`Cancel`] and two reports of progress.

@@ -4,7 +4,8 @@
 //! wrong scale, a sidecar of another build under the same keys, a reader with a bug all change the answers first.
 
 use super::recall::mix;
-use super::shard::{Hit, ShardIndex};
+use super::rows::Hit;
+use super::shard::ShardIndex;
 use crate::error::{Error, Result};
 use crate::types::{Canary, CanaryHit, HexKey};
 

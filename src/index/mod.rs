@@ -17,16 +17,13 @@
 
 mod build;
 mod canary;
-mod format;
-mod graph;
-mod keys;
+mod file;
 mod quantize;
 mod recall;
 mod rescore;
 mod row_set;
 mod rows;
 mod shard;
-mod sidecar;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,12 +32,12 @@ use crate::error::{Error, Result};
 
 pub use build::{build, estimate_file_bytes, estimate_memory};
 pub use canary::{check_canaries, record_canaries};
-pub use graph::{Audit, audit};
-pub use keys::{StoredKeys, sidecar_keys, stored_keys};
+pub use file::{Audit, StoredKeys, audit, sidecar_keys, stored_keys};
 pub use quantize::{Calibration, calibrate};
 pub use recall::{Recall, measure};
 pub use row_set::RowSet;
-pub use shard::{Hit, ShardIndex};
+pub use rows::Hit;
+pub use shard::ShardIndex;
 
 /// Element type inside the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -99,7 +96,7 @@ impl IndexOptions {
     /// Config, naming the field and its range.
     pub fn check(&self) -> Result<()> {
         let ranges = [
-            ("connectivity", self.connectivity, 2, format::MAX_CONNECTIVITY),
+            ("connectivity", self.connectivity, 2, crate::index::file::format::MAX_CONNECTIVITY),
             ("expansion_add", self.expansion_add, 1, 65_536),
             ("expansion_search", self.expansion_search, 1, 65_536),
             ("rescore", self.rescore, 0, 1_024),
