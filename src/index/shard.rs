@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use super::options::{IndexOptions, Quantization};
 use super::quantize::{Calibration, Encoder, cosine_of};
 use super::rescore::rescore;
 use super::row_set::RowSet;
 use super::rows::{Hit, best_first, unit};
-use super::{IndexOptions, Quantization};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::file::format::{FREE_KEY, Layout};
 use crate::index::file::sidecar::{Sidecar, map_file};
