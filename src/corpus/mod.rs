@@ -21,24 +21,13 @@
 //! - **Schema.** CSV and JSON lines are read twice: types come from all rows, so that a field that first appears in row
 //!   5,000 is not lost. A CSV id column of digits is an integer: leading zeros need Parquet or a letter.
 
-mod avro;
-mod contract;
-mod dedupe;
 mod filter;
-mod frames;
-mod infer;
-mod ipc;
 mod options;
 mod outcome;
 mod pairs;
 mod prepare;
-mod reader;
-mod render;
 mod session;
-mod tables;
-mod template;
-mod values;
-mod writer;
+mod source;
 
 pub use filter::RowFilter;
 pub use options::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
@@ -46,7 +35,8 @@ pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections,
 };
 pub use pairs::{PairRow, read_pairs};
-pub use prepare::{Chunker, Exclude, KnownText, PrepareRequest, SMALL_CORPUS, prepare};
-pub use reader::PreparedReader;
+pub use prepare::{
+    Chunker, Exclude, KnownText, PrepareRequest, PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS,
+    prepare, prepared_schema,
+};
 pub use session::check_sql;
-pub use writer::{RESERVED_COLUMNS, prepared_schema};

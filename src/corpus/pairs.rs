@@ -12,7 +12,7 @@ use futures::StreamExt;
 
 use super::options::TableOptions;
 use super::session::{error, session, sql_error};
-use super::tables;
+use crate::corpus::source::{file, tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::Reporter;
 use crate::store::StorageOptions;
@@ -68,7 +68,7 @@ pub async fn read_pairs(
             cancel.check()?;
             rows_of(&batch.map_err(|e| error(e, READING))?, &mut rows)?;
         }
-        tables::check_unchanged(&files).await?;
+        file::check_unchanged(&files).await?;
         Ok(rows)
     };
     let mut rows: Vec<PairRow> =

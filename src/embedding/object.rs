@@ -16,6 +16,11 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Root, kind_of_foreign};
 
+/// A part whose file is not what its receipt says.
+pub(super) fn altered(key: &str, what: impl std::fmt::Display) -> Error {
+    Error::corrupt(format!("part file {key} {what}: it was altered, encode it again"))
+}
+
 /// Reads ranges of one object whose size is known.
 #[derive(Clone)]
 pub(super) struct ObjectReader {

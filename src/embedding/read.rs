@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use parquet::arrow::arrow_reader::RowSelection;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 
-use super::object::{ObjectReader, parquet_error};
+use super::object::{ObjectReader, altered, parquet_error};
 use super::{PartReceipt, columns, metadata};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::store::Root;
@@ -27,10 +27,6 @@ pub(super) async fn open(root: &Root, key: &str) -> Result<Builder> {
 
 fn total_rows(builder: &Builder) -> Option<usize> {
     usize::try_from(builder.metadata().file_metadata().num_rows()).ok()
-}
-
-pub(super) fn altered(key: &str, what: impl std::fmt::Display) -> Error {
-    Error::corrupt(format!("part file {key} {what}: it was altered, encode it again"))
 }
 
 /// The `text_hash` column of a part, in row order, without reading vectors.

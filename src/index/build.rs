@@ -7,21 +7,39 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::MmapMut;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use usearch::{MetricKind, ScalarKind};
 
-use super::format::{FREE_KEY, Layout};
-use super::graph::{Duplicate, audit, repair, splice};
+use super::options::{IndexOptions, Quantization};
 use super::quantize::{Calibration, Encoder};
+use super::recall::{self, Recall};
 use super::row_set::RowSet;
 use super::rows::unit;
 use super::shard::ShardIndex;
-use super::sidecar::{SidecarWriter, map_file, write_error};
-use super::{BuildReport, IndexOptions, Quantization, recall};
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::index::file::format::{FREE_KEY, Layout};
+use crate::index::file::graph::{Duplicate, audit, repair, splice};
+use crate::index::file::sidecar::{SidecarWriter, map_file, write_error};
 use crate::types::{Cancel, Embeddings};
 
 /// Insertions between two looks at [`Cancel`] and two reports of progress.
 const STEP: usize = 256;
+
+/// What a build made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BuildReport {
+    /// Vectors in the index.
+    pub vectors: u64,
+    /// Unreachable vectors found by the audit after repair; 0 in anything published.
+    pub orphans: u64,
+    /// Unreachable vectors that the repair linked in again.
+    pub repaired: u64,
+    /// recall@10 of the index as served (with rescoring) against exact search.
+    pub recall: Recall,
+    /// Share of i8 elements clipped; refit the scale when this grows.
+    pub clipped: f64,
+}
 
 /// Estimated resident bytes while building an index of `vectors` x `dimensions`: the f32 input, the
 /// index with its key table, the table of duplicates, and a fixed part.

@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use usearch::b1x8;
 
+use super::options::{IndexOptions, Quantization};
 use super::rows::unit;
-use super::{IndexOptions, Quantization};
 use crate::error::{Error, Result};
 use crate::kernel::dot;
 use crate::types::Embeddings;

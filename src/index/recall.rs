@@ -11,8 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::row_set::RowSet;
-use super::rows::{Best, best_first, unit};
-use super::shard::{Hit, ShardIndex};
+use super::rows::{Best, Hit, best_first, unit};
+use super::shard::ShardIndex;
 use crate::error::Result;
 use crate::kernel::{Target, View, product};
 use crate::types::{Cancel, mix};

@@ -4,8 +4,7 @@
 //! followed as they are scored; once even [`SIGMAS`] of its deviations could not lift a candidate to the k-th best
 //! exact score, no later one can get there either, and the rest of the sidecar's rows is not read.
 
-use super::rows::Best;
-use super::shard::Hit;
+use super::rows::{Best, Hit};
 
 /// Deviations that a candidate is given the benefit of.
 const SIGMAS: f64 = 4.0;

@@ -3,7 +3,14 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-use super::shard::Hit;
+/// One search hit: key and cosine similarity (higher is better).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hit {
+    /// The vector's key.
+    pub key: u64,
+    /// Cosine similarity; exact (f16 rounding) where rescored.
+    pub score: f32,
+}
 
 /// `row` scaled to unit length, or what is wrong with it (to follow "the vector of ...").
 pub(super) fn unit(row: &[f32]) -> Result<Vec<f32>, &'static str> {

@@ -3,23 +3,14 @@
 use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::format::{FREE_KEY, Layout};
+use super::options::{IndexOptions, Quantization};
 use super::quantize::{Calibration, Encoder, cosine_of};
 use super::rescore::rescore;
 use super::row_set::RowSet;
-use super::rows::{best_first, unit};
-use super::sidecar::{Sidecar, map_file};
-use super::{IndexOptions, Quantization};
+use super::rows::{Hit, best_first, unit};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-
-/// One search hit: key and cosine similarity (higher is better).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Hit {
-    /// The vector's key.
-    pub key: u64,
-    /// Cosine similarity; exact (f16 rounding) where rescored.
-    pub score: f32,
-}
+use crate::index::file::format::{FREE_KEY, Layout};
+use crate::index::file::sidecar::{Sidecar, map_file};
 
 /// A memory-mapped index shard with its sidecar. Shared between threads by reference.
 pub struct ShardIndex {

@@ -13,10 +13,10 @@ use datafusion::logical_expr::{
 };
 use minijinja::Value;
 
-use super::options::CorpusOptions;
+use super::schema::RESERVED_COLUMNS;
 use super::template::{NoteTemplate, RowContext};
 use super::values::{list_of_strings, normal_type, note_id_type};
-use super::writer::RESERVED_COLUMNS;
+use crate::corpus::options::CorpusOptions;
 use crate::error::{Error, Result};
 use crate::types::{NoteId, shard_of};
 

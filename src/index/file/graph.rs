@@ -30,7 +30,7 @@ pub fn audit(index: &Path) -> Result<Audit> {
 }
 
 /// Which slots a breadth-first walk has reached.
-pub(super) struct Walk {
+pub(in crate::index) struct Walk {
     reached: Vec<bool>,
     queue: VecDeque<u32>,
 }
@@ -69,7 +69,7 @@ impl Walk {
 /// An orphan keeps its own links; what it lacks is one that leads to it. It gets one from the nearest
 /// reachable node with room: its own neighbours first (they lie nearest first), then theirs. That adds
 /// no orphan elsewhere, as remove + add can, and needs no distance. Deterministic: by slot.
-pub(super) fn repair(layout: &Layout, bytes: &mut [u8]) -> Result<u64> {
+pub(in crate::index) fn repair(layout: &Layout, bytes: &mut [u8]) -> Result<u64> {
     let mut walk = Walk::from_entry(layout, bytes);
     let found = walk.orphans(layout, bytes).len() as u64;
     for slot in 0..layout.size {
@@ -110,7 +110,7 @@ fn host_for(layout: &Layout, bytes: &[u8], walk: &Walk, orphan: usize) -> Option
 
 /// A vector that equals one already in the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Duplicate {
+pub(in crate::index) struct Duplicate {
     /// Its key.
     pub key: u64,
     /// Slot of the equal vector.
@@ -127,7 +127,7 @@ const FAN_OUT: usize = 2;
 /// 20,000 GloVe vectors cut recall@10 from 0.94 to 0.70). Here the copies of a vector hang below it as
 /// a binary tree, and each also links to the neighbours of the vector, so that a search that enters
 /// the group also leaves it.
-pub(super) fn splice(
+pub(in crate::index) fn splice(
     layout: &Layout,
     bytes: &[u8],
     duplicates: &[Duplicate],

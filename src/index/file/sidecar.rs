@@ -15,9 +15,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 
-use super::rows::Best;
-use super::shard::Hit;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::index::rows::{Best, Hit};
 use crate::kernel::dot_f16;
 
 const MAGIC: &[u8; 8] = b"SNF16\0\0\0";
@@ -25,7 +24,7 @@ const VERSION: u32 = 1;
 const HEAD: usize = 64;
 
 /// Maps a whole file for reading.
-pub(super) fn map_file(path: &Path) -> Result<Mmap> {
+pub(in crate::index) fn map_file(path: &Path) -> Result<Mmap> {
     let failed = |cause: std::io::Error| {
         Error::new(kind_of_io(&cause), format!("opening {}", path.display())).with_source(cause)
     };
@@ -41,7 +40,7 @@ fn vectors_at(count: usize) -> Option<usize> {
 }
 
 /// Streams a sidecar to a file: keys first, then one unit vector per key.
-pub(super) struct SidecarWriter {
+pub(in crate::index) struct SidecarWriter {
     out: BufWriter<File>,
     path: std::path::PathBuf,
     dimensions: usize,
@@ -111,7 +110,7 @@ impl SidecarWriter {
 }
 
 /// An error of writing `path`, with the way out where the disk is full.
-pub(super) fn write_error(path: &Path, cause: std::io::Error) -> Error {
+pub(in crate::index) fn write_error(path: &Path, cause: std::io::Error) -> Error {
     let kind = kind_of_io(&cause);
     let advice = if kind == ErrorKind::Resource {
         ": the disk or quota is full; free space or set another working folder"
@@ -123,7 +122,7 @@ pub(super) fn write_error(path: &Path, cause: std::io::Error) -> Error {
 
 /// A mapped sidecar.
 #[derive(Debug)]
-pub(super) struct Sidecar {
+pub(in crate::index) struct Sidecar {
     map: Mmap,
     count: usize,
     dimensions: usize,

@@ -12,17 +12,28 @@ use minijinja::Value;
 
 use super::contract::{Contract, SHARD, ValueSource};
 use super::dedupe::{Ids, Winners, is_true};
-use super::options::CorpusMode;
-use super::outcome::Rejections;
-use super::prepare::{Chunker, Exclude, KnownText};
+use super::schema::prepared_schema;
 use super::template::{NoteTemplate, RowContext};
 use super::values::template_value;
-use super::writer::prepared_schema;
+use crate::corpus::options::CorpusMode;
+use crate::corpus::outcome::Rejections;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Digest256, NoteId, TextHash};
 
 /// A piece is closed at this many bytes of text, far from the 2 GiB that an Arrow string column can hold.
 const PIECE_BYTES: usize = 8 << 20;
+
+/// Cuts a long rendered text into windows; implemented by the tower's tokenizer.
+pub trait Chunker: Send + Sync {
+    /// Byte ranges of the chunks of `text`, in order, at least one. An Input error rejects the one note.
+    fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>>;
+}
+
+/// Says which notes are left out as if the query had not returned them.
+pub type Exclude = Arc<dyn Fn(&NoteId) -> bool + Send + Sync>;
+
+/// Says of a text, by its hash, whether its vector is stored, so that nobody needs to read it.
+pub type KnownText = Arc<dyn Fn(&TextHash) -> bool + Send + Sync>;
 
 /// Consecutive prepared rows of one shard.
 #[derive(Debug)]

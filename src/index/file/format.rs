@@ -14,22 +14,22 @@
 use crate::error::{Error, Result};
 
 /// Largest connectivity taken from a file or from options: twice this many u32 links per node.
-pub(super) const MAX_CONNECTIVITY: usize = 1_024;
+pub(in crate::index) const MAX_CONNECTIVITY: usize = 1_024;
 /// The key that marks a removed node.
-pub(super) const FREE_KEY: u64 = u64::MAX;
+pub(in crate::index) const FREE_KEY: u64 = u64::MAX;
 
 const MAGIC: &[u8] = b"usearch";
-pub(super) const HEAD: usize = 64;
-pub(super) const GRAPH_HEAD: usize = 40;
+pub(in crate::index) const HEAD: usize = 64;
+pub(in crate::index) const GRAPH_HEAD: usize = 40;
 /// Key and level in front of a node's links.
-pub(super) const NODE_HEAD: usize = 10;
+pub(in crate::index) const NODE_HEAD: usize = 10;
 const KIND_U64: u8 = 14;
 const KIND_U32: u8 = 15;
 
 /// Where everything lies in a checked file. Only [`Layout::parse`] makes one, so the accessors may
 /// index the same bytes without fear.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(in crate::index) struct Layout {
     /// Nodes, removed ones included.
     pub size: usize,
     /// Removed nodes.

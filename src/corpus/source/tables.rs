@@ -20,71 +20,21 @@ use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
+use super::file::{REQUESTS, SourceFile, store_error};
 use super::infer;
-use super::options::{TableFormat, TableOptions};
-use super::outcome::InputFile;
-use super::session::error;
+use crate::corpus::options::{TableFormat, TableOptions};
+use crate::corpus::session::error;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::observe::{Event, Reporter};
 use crate::store::{StorageOptions, open_store, unreadable};
 
-/// How many requests to a store run at once.
-const REQUESTS: usize = 16;
 const GLOB: [char; 3] = ['*', '?', '['];
 
-/// A file of a table as it was before the run.
-#[derive(Clone)]
-pub(super) struct SourceFile {
-    pub(super) table: String,
-    pub(super) url: Url,
-    pub(super) store: Arc<dyn ObjectStore>,
-    pub(super) meta: ObjectMeta,
-}
-
-impl SourceFile {
-    /// What the report says of the file.
-    pub(super) fn input(&self) -> InputFile {
-        InputFile {
-            table: self.table.clone(),
-            uri: self.url.to_string(),
-            size: self.meta.size,
-            etag: self.meta.e_tag.clone(),
-            modified: self.meta.last_modified.to_rfc3339(),
-        }
-    }
-
-    /// Whether the file is still what it was.
-    async fn unchanged(&self) -> Result<bool> {
-        match self.store.head(&self.meta.location).await {
-            Ok(now) => Ok((now.size, &now.e_tag, now.last_modified)
-                == (self.meta.size, &self.meta.e_tag, self.meta.last_modified)),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(e) => Err(store_error(&self.url, e)),
-        }
-    }
-}
-
-/// Input error where a file changed since it was listed: what was read may be half old, half new.
-pub(super) async fn check_unchanged(files: &[SourceFile]) -> Result<()> {
-    let mut checks = futures::stream::iter(files.iter().cloned())
-        .map(|file| async move { Ok::<_, Error>((file.unchanged().await?, file)) })
-        .buffered(REQUESTS);
-    while let Some((same, file)) = checks.try_next().await? {
-        if !same {
-            return Err(Error::input(format!(
-                "{} of table `{}` changed while it was read; run again once nobody writes to it",
-                file.url, file.table
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// Registers every table under its name and returns all files, by table and name.
-pub(super) async fn register(
+pub(in crate::corpus) async fn register(
     context: &SessionContext,
     tables: &[TableOptions],
     base_dir: &Path,
@@ -405,10 +355,6 @@ async fn remote_files(
             Ok(SourceFile { table: table.name.clone(), url, store: Arc::clone(&store), meta })
         })
         .collect()
-}
-
-fn store_error(url: &Url, cause: object_store::Error) -> Error {
-    unreadable(url.as_str(), &cause)
 }
 
 async fn provider(

@@ -15,13 +15,14 @@ use tokio::task::JoinHandle;
 
 use super::contract::{Contract, SORT_COLUMNS};
 use super::dedupe::Deduper;
-use super::options::CorpusOptions;
-use super::outcome::{PrepareOutcome, PreparedShard, Rejections};
-use super::render::{Rendered, Renderer};
-use super::session::{error, session, sql_error};
-use super::tables::{self, SourceFile};
+use super::render::{Chunker, Exclude, KnownText, Rendered, Renderer};
 use super::template::NoteTemplate;
 use super::writer::ShardWriter;
+use crate::corpus::options::CorpusOptions;
+use crate::corpus::outcome::{PrepareOutcome, PreparedShard, Rejections};
+use crate::corpus::session::{error, session, sql_error};
+use crate::corpus::source::file::{self, SourceFile};
+use crate::corpus::source::tables;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::{Event, Reporter, Stage};
 use crate::store::{Root, StorageOptions};
@@ -32,18 +33,6 @@ pub const SMALL_CORPUS: u64 = 10_000;
 
 /// How often a waiting job looks whether it is cancelled.
 const CANCEL_POLL: Duration = Duration::from_millis(200);
-
-/// Cuts a long rendered text into windows; implemented by the tower's tokenizer.
-pub trait Chunker: Send + Sync {
-    /// Byte ranges of the chunks of `text`, in order, at least one. An Input error rejects the one note.
-    fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>>;
-}
-
-/// Says which notes are left out as if the query had not returned them.
-pub type Exclude = Arc<dyn Fn(&NoteId) -> bool + Send + Sync>;
-
-/// Says of a text, by its hash, whether its vector is stored, so that nobody needs to read it.
-pub type KnownText = Arc<dyn Fn(&TextHash) -> bool + Send + Sync>;
 
 /// What `prepare` is asked to do.
 pub struct PrepareRequest<'a> {
@@ -98,7 +87,7 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let running = run(&request, template, &context, &files);
     let outcome = shielded_async(ErrorKind::Input, what, running).await;
     // A file that changed explains any other error better than that error does.
-    tables::check_unchanged(&files).await?;
+    file::check_unchanged(&files).await?;
     let outcome = outcome.map_err(|error| match error.kind() {
         // The reader says what is wrong, not always where.
         ErrorKind::Input | ErrorKind::Corrupt => {

@@ -7,8 +7,8 @@ use parquet::arrow::ParquetRecordBatchStreamBuilder;
 use parquet::arrow::async_reader::ParquetRecordBatchStream;
 use parquet::errors::ParquetError;
 
-use super::outcome::{PreparedBatch, PreparedRow, PreparedShard};
-use super::writer::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH, prepared_schema};
+use super::schema::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH, prepared_schema};
+use crate::corpus::outcome::{PreparedBatch, PreparedRow, PreparedShard};
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded_async};
 use crate::store::{ParquetObject, Root, kind_of_foreign};
 use crate::types::Digest256;

@@ -13,11 +13,11 @@ use object_store::{GetResultPayload, ObjectStoreExt};
 use tokio::sync::mpsc;
 
 use super::avro;
+use super::file::SourceFile;
 use super::frames::OneFrame;
 use super::ipc;
-use super::options::TableFormat;
-use super::session::{error, redact};
-use super::tables::SourceFile;
+use crate::corpus::options::TableFormat;
+use crate::corpus::session::{error, redact};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::unreadable;
 

@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType, Int64Type, UInt64Type};
 use chrono::Utc;
 
 use super::contract::{Contract, NOTE_ID};
-use super::outcome::Rejections;
 use super::values::ValueBytes;
+use crate::corpus::outcome::Rejections;
 use crate::error::{Error, Result};
 use crate::types::NoteId;
 

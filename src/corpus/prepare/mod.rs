@@ -1,0 +1,16 @@
+//! From the rows of the user's SQL to prepared shards.
+
+mod contract;
+mod dedupe;
+mod job;
+mod reader;
+mod render;
+mod schema;
+mod template;
+mod values;
+mod writer;
+
+pub use job::{PrepareRequest, SMALL_CORPUS, prepare};
+pub use reader::PreparedReader;
+pub use render::{Chunker, Exclude, KnownText};
+pub use schema::{RESERVED_COLUMNS, prepared_schema};

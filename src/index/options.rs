@@ -1,0 +1,80 @@
+//! How an index is built.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::file::format::MAX_CONNECTIVITY;
+use crate::error::{Error, Result};
+
+/// Element type inside the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit integers with our calibrated scale.
+    #[default]
+    I8,
+    /// One sign bit an element, Hamming distance.
+    B1,
+}
+
+/// How an index is built. Every field is identity: it is hashed into the index's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IndexOptions {
+    /// Element type inside the index.
+    pub quantization: Quantization,
+    /// Links per node (HNSW M); twice as many in the base level.
+    pub connectivity: usize,
+    /// Candidates while building (efConstruction).
+    pub expansion_add: usize,
+    /// Candidates while searching (ef).
+    pub expansion_search: usize,
+    /// Candidates per asked result that the f16 sidecar rescores at most; 0 switches rescoring off.
+    pub rescore: usize,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self {
+            quantization: Quantization::I8,
+            connectivity: 16,
+            expansion_add: 128,
+            expansion_search: 64,
+            rescore: 8,
+        }
+    }
+}
+
+impl IndexOptions {
+    /// 16 hex digits that name these options in paths.
+    pub fn id(&self) -> Result<String> {
+        Ok(crate::types::hash_json(self)?.short())
+    }
+
+    /// Refuses what usearch cannot build or no machine should try.
+    ///
+    /// # Errors
+    /// Config, naming the field and its range.
+    pub fn check(&self) -> Result<()> {
+        let ranges = [
+            ("connectivity", self.connectivity, 2, MAX_CONNECTIVITY),
+            ("expansion_add", self.expansion_add, 1, 65_536),
+            ("expansion_search", self.expansion_search, 1, 65_536),
+            ("rescore", self.rescore, 0, 1_024),
+        ];
+        for (name, value, low, high) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(Error::config(format!(
+                    "index.{name} is {value}; it must lie between {low} and {high}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
