@@ -3,7 +3,8 @@
 
 use serde_json::Value as Json;
 
-use super::document::{Node, Origin, Value};
+use super::document::{Node, Value};
+use super::origin::Origin;
 use super::problem::{Problems, nearest, one_of};
 use super::secret;
 

@@ -5,19 +5,24 @@
 
 mod check;
 mod document;
+mod file;
 mod next;
+mod origin;
 mod overrides;
 mod pipeline;
 mod problem;
+mod query;
 mod resolve;
 mod secret;
 mod show;
 mod validate;
 
-pub use document::Origin;
+pub(crate) use file::read;
 pub use next::NextOptions;
+pub use origin::Origin;
 pub use overrides::ENV_PREFIX;
-pub use pipeline::{CONFIG_VERSION, Pipeline, PublishOptions, QueryOptions};
+pub use pipeline::{CONFIG_VERSION, Pipeline, PublishOptions};
 pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
+pub use query::QueryOptions;
 pub use resolve::{Resolved, resolve, resolve_text};

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::next::NextOptions;
+use super::query::QueryOptions;
 use crate::corpus::CorpusOptions;
 use crate::snapshot::Retention;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
@@ -66,18 +67,6 @@ pub struct PublishOptions {
     pub root: String,
 }
 
-/// How the snapshot's readers encode queries.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct QueryOptions {
-    /// Text before every query. Default: the tower's `prompt_prefix`.
-    pub prompt_prefix: Option<String>,
-    /// Text after every query. Default: the tower's `prompt_suffix`.
-    pub prompt_suffix: Option<String>,
-    /// A query tower of its own (a distilled one). Default: the document tower encodes queries.
-    pub tower: Option<TowerOptions>,
-}
-
 impl Pipeline {
     /// The tower that encodes queries: the query tower if there is one, else the document tower
     /// with the query's prompt.
@@ -90,6 +79,18 @@ impl Pipeline {
             tower.prompt_suffix.clone_from(suffix);
         }
         tower
+    }
+
+    /// This pipeline as it will be once `[next]` has taken over; `None` without `[next]`.
+    pub fn after_next(&self) -> Option<Self> {
+        let next = self.next.as_ref()?;
+        let mut after = self.clone();
+        after.tower = next.tower.clone();
+        after.corpus.template.clone_from(next.template.as_ref().unwrap_or(&self.corpus.template));
+        after.chunking = next.chunking.or(self.chunking);
+        after.query = next.query.clone();
+        after.next = None;
+        Some(after)
     }
 
     /// The JSON Schema of the config file.

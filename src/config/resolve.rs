@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::check::{Schema, check, prune};
-use super::document::{Node, Origin, Value, parse_file};
+use super::document::{Node, Value, parse_file};
+use super::file::read;
+use super::origin::Origin;
 use super::pipeline::{Pipeline, absolute};
 use super::problem::Problems;
 use super::{overrides, secret, validate};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-
-/// Largest config file that is read: anything bigger is not one.
-const MAX_FILE: u64 = 4 << 20;
 
 /// A pipeline with the origin of every value that was set.
 #[derive(Debug, Clone)]
@@ -36,28 +35,8 @@ pub fn resolve(
     set: &[String],
 ) -> Result<Resolved> {
     let name = file.display().to_string();
-    let text = read(file).map_err(|cause| {
-        Error::new(ErrorKind::Usage, format!("pipeline file {name} cannot be read"))
-            .with_source(cause)
-    })?;
-    let absolute_file = std::path::absolute(file)
-        .or_error(ErrorKind::Config, || format!("pipeline file {name} has no absolute path"))?;
-    let base_dir = absolute_file.parent().unwrap_or(Path::new("/"));
-    resolve_text(&text, &name, base_dir, env, set)
-}
-
-fn read(file: &Path) -> std::io::Result<String> {
-    use std::io::Read;
-    let other = |message: &str| std::io::Error::other(message.to_owned());
-    if file.is_dir() {
-        return Err(other("it is a directory; name the .toml file in it"));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(other("it is larger than 4 MiB, which no pipeline file is"));
-    }
-    String::from_utf8(bytes).map_err(|_| other("it is not UTF-8 text"))
+    let (text, base_dir) = read(file, &format!("pipeline file {name}"), "pipeline file")?;
+    resolve_text(&text, &name, &base_dir, env, set)
 }
 
 /// [`resolve`] for a text that was read already; `name` is how messages call it.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::document::Node;
 use super::pipeline::Pipeline;
 use super::problem::Problems;
-use crate::config::QueryOptions;
+use super::query::QueryOptions;
 use crate::corpus::{CorpusMode, RESERVED_COLUMNS, check_sql};
 use crate::stage::ChunkingOptions;
 use crate::tower::TowerOptions;
