@@ -5,7 +5,7 @@ use axum::extract::Query;
 use axum::http::{Method, Request, header};
 use serde::Deserialize;
 
-use super::Limits;
+use super::limits::Limits;
 use super::refusal::Refusal;
 
 /// One search.
