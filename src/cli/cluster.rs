@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::App;
+use super::app::App;
+use super::args::{device, duration};
 use crate::error::Result;
 use crate::exec::SchedulerAddress;
 
@@ -47,7 +48,7 @@ struct SchedulerArgs {
     #[arg(long)]
     closed_network: bool,
     /// Take an executor for lost that has not asked for work for so long; at least 10s.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
     lost_after: Duration,
 }
 
@@ -61,7 +62,7 @@ struct ExecutorArgs {
     #[arg(long, value_name = "HOST:PORT", env = "SCALINGNOTE_SCHEDULER")]
     scheduler: SchedulerAddress,
     /// Where it computes: cpu or cuda:<number>.
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
     device: String,
     /// Processor threads of a cpu device; 0 takes all, which suits one executor on a machine.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -86,7 +87,7 @@ pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
             scheduler.run(app.cancel.clone()).await?;
         }
         ClusterCommand::Executor(args) => {
-            let device = super::device::parse(&args.device)
+            let device = device::parse(&args.device)
                 .map_err(|message| Error::new(ErrorKind::Usage, message))?;
             let device = match device {
                 DeviceSpec::Cpu { .. } => DeviceSpec::Cpu { threads: args.threads },

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::App;
+use super::app::App;
 use super::args::PipelineArgs;
 use crate::config::Pipeline;
 use crate::error::{ErrorKind, Result, ResultExt};

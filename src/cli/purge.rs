@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{App, pretty, root};
+use super::app::{App, pretty};
+use super::args::root;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec;
 use crate::observe::format;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::App;
+use super::app::App;
 use crate::config::Pipeline;
 use crate::error::{ErrorKind, Result, ResultExt, kind_of_io};
 use crate::stage::{Plan, PlanBrief, PlanSummary, RunReport};

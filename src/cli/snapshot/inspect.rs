@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::named;
-use crate::cli::{App, pretty, root};
+use crate::cli::app::{App, pretty};
+use crate::cli::args::root;
 use crate::error::Result;
 use crate::observe::format;
 use crate::snapshot::{self, Diff, Manifest, NoteDiff};
@@ -95,8 +95,7 @@ pub(super) async fn list(args: &ListArgs, app: &App) -> Result<ExitCode> {
 }
 
 pub(super) async fn show(args: &ShowArgs, app: &App) -> Result<ExitCode> {
-    let root = root::open(&args.root)?.root;
-    let manifest = named(&root, args.number).await?;
+    let manifest = root::open(&args.root)?.manifest(args.number).await?;
     app.console.print(&if args.json { pretty(&manifest)? } else { describe(&manifest) });
     Ok(ExitCode::SUCCESS)
 }
@@ -156,12 +155,12 @@ fn describe(manifest: &Manifest) -> String {
 }
 
 pub(super) async fn diff(args: &DiffArgs, app: &App) -> Result<ExitCode> {
-    let root = root::open(&args.root)?.root;
-    let from = snapshot::read(&root, args.from).await?;
-    let to = named(&root, args.to).await?;
+    let opened = root::open(&args.root)?;
+    let from = opened.manifest(Some(args.from)).await?;
+    let to = opened.manifest(args.to).await?;
     let diff = snapshot::diff(&from, &to);
     let notes = match args.notes {
-        true => Some(snapshot::diff_ids(&root, &from, &to, args.samples).await?),
+        true => Some(snapshot::diff_ids(&opened.root, &from, &to, args.samples).await?),
         false => None,
     };
     if args.json {

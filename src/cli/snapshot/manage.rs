@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::cli::{App, pretty, root};
+use crate::cli::app::{App, pretty};
+use crate::cli::args::root;
+use crate::cli::terminal::now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::format;
 use crate::snapshot::{self, CommitOutcome, GcReport, Protected, Provenance, Retention};
@@ -57,7 +59,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode>
     }
     let root = root::open(&args.root)?.root;
     let provenance = Provenance {
-        created_at: crate::cli::progress::now(),
+        created_at: now(),
         host: snapshot::host_name(),
         program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
         run: format!("rollback to {}: {}", args.number, args.reason.trim()),

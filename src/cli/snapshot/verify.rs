@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::named;
-use crate::cli::{App, pretty, root};
+use crate::cli::app::{App, pretty};
+use crate::cli::args::root;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Stage, format};
 use crate::search::Snapshot;
@@ -42,7 +42,7 @@ pub(super) struct VerifyArgs {
 
 pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<ExitCode> {
     let opened = root::open(&args.root)?;
-    let manifest = named(&opened.root, args.number).await?;
+    let manifest = opened.manifest(args.number).await?;
     let problems = hashes(&opened.root, &manifest, app).await?;
     // Answers from altered files would only say the same again, less clearly.
     let canaries = match problems.is_empty() {
@@ -108,7 +108,7 @@ async fn canaries(root: &Root, manifest: &Manifest) -> Result<usize> {
     if manifest.content.shards.iter().all(|shard| shard.canaries.is_empty()) {
         return Ok(0);
     }
-    let cache = crate::cli::search::cache_dir();
+    let cache = root::cache_dir();
     let opened = Snapshot::open(root, Some(manifest.number), &cache).await?;
     tokio::task::spawn_blocking(move || opened.check_canaries())
         .await

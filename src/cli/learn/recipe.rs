@@ -44,14 +44,20 @@ pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) ->
     }
 }
 
-/// Refuses a recipe that has one of these sections: it is meant for another command.
+/// Reads a recipe and the folder its relative paths start from. One that has any of the sections `others` is meant for
+/// `command` instead.
 ///
 /// # Errors
-/// Config, naming the command.
-pub(super) fn refuse_other(text: &str, file: &Path, keys: &[&str], command: &str) -> Result<()> {
-    let given: toml::Table = toml::from_str(text).unwrap_or_default();
-    match keys.iter().find(|key| given.contains_key(**key)) {
-        None => Ok(()),
+/// As [`read`] and [`parse`]; Config, naming the other command.
+pub(super) fn open<T: DeserializeOwned + Serialize>(
+    file: &Path,
+    others: &[&str],
+    command: &str,
+) -> Result<(T, PathBuf)> {
+    let (text, base_dir) = read(file)?;
+    let given: toml::Table = toml::from_str(&text).unwrap_or_default();
+    match others.iter().find(|key| given.contains_key(**key)) {
+        None => Ok((parse(&text, file)?, base_dir)),
         Some(key) => Err(Error::config(format!(
             "{} has [{key}]: it is a recipe for `scalingnote {command}`",
             file.display()

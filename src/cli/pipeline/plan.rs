@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::App;
-use super::args::PipelineArgs;
+use crate::cli::app::{App, pretty};
+use crate::cli::args::PipelineArgs;
 use crate::error::Result;
 use crate::exec;
 
@@ -37,18 +37,18 @@ pub(crate) struct PlanArgs {
     pub brief: bool,
 }
 
-pub(super) async fn execute(args: PlanArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: PlanArgs, app: &App) -> Result<ExitCode> {
     let context = super::run::context(&args.pipeline, app)?;
     if args.brief {
         let brief = exec::plan_brief(&context).await?;
         app.console.close();
-        app.console.print(&super::pretty(&brief)?);
+        app.console.print(&pretty(&brief)?);
         return Ok(ExitCode::SUCCESS);
     }
     let summary = exec::plan(&context).await?;
     app.console.close();
     if args.json {
-        app.console.print(&super::pretty(&summary)?);
+        app.console.print(&pretty(&summary)?);
     } else {
         app.console.print(&summary.to_string());
     }

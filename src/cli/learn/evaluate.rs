@@ -8,7 +8,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::pair_file::{self, Named};
-use super::{App, recipe};
+use super::recipe;
+use crate::cli::app::{App, pretty};
+use crate::cli::args::device;
 use crate::dataset::RetrievalSet;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::evaluate::{
@@ -84,7 +86,7 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
     /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
     device: String,
     /// Print JSON, every query included.
     #[arg(long)]
@@ -118,7 +120,7 @@ struct Versus {
     measures: Vec<Comparison>,
 }
 
-pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
     let named = pair_file::read(&args.tower, args.adapter.as_deref())?;
     let others = args.compare.iter().map(|file| earlier(file)).collect::<Result<Vec<_>>>()?;
     let mut options = EvaluateOptions::new(stem(&args.set, Path::file_name), &args.set);
@@ -185,7 +187,7 @@ pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
         write(file, &per_query(&answer.rows))?;
     }
     app.console.close();
-    app.console.print(&if args.json { super::pretty(&answer)? } else { table(&answer, &others) });
+    app.console.print(&if args.json { pretty(&answer)? } else { table(&answer, &others) });
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::App;
 use super::{recipe, trained};
+use crate::cli::app::{App, pretty};
+use crate::cli::args::device;
 use crate::error::Result;
 use crate::exec;
 use crate::stage::EncodeOptions;
@@ -53,7 +54,7 @@ pub(crate) struct MineArgs {
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().keep)]
     keep: usize,
     /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
     device: String,
     /// Print JSON.
     #[arg(long)]
@@ -67,10 +68,9 @@ struct Answer {
     files: Vec<PathBuf>,
 }
 
-pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
-    let (text, base_dir) = recipe::read(&args.recipe)?;
-    recipe::refuse_other(&text, &args.recipe, &["teacher", "student"], "distill")?;
-    let options: TrainOptions = recipe::parse(&text, &args.recipe)?;
+pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
+    let (options, base_dir): (TrainOptions, _) =
+        recipe::open(&args.recipe, &["teacher", "student"], "distill")?;
     recipe::naming(&args.recipe, options.validate())?;
     let mining = MineOptions {
         skip: args.skip,
@@ -111,7 +111,7 @@ pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
     }
     app.console.close();
     let answer = Answer { report, files };
-    app.console.print(&if args.json { super::pretty(&answer)? } else { summary(&answer) });
+    app.console.print(&if args.json { pretty(&answer)? } else { summary(&answer) });
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::App;
+use crate::cli::app::{App, pretty};
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{Error, Result};
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
@@ -49,7 +49,7 @@ struct Answer {
 }
 
 /// Packs the student of the run in `output` into `target` and compares both on queries of the recipe.
-pub(super) async fn execute(
+pub(crate) async fn execute(
     args: &PackArgs,
     options: &DistillOptions,
     base_dir: &Path,
@@ -110,7 +110,7 @@ pub(super) async fn execute(
         least_cosine: cosines.iter().copied().fold(1.0, f64::min),
     };
     app.console.close();
-    app.console.print(&if json { super::pretty(&answer)? } else { summary(&answer, target) });
+    app.console.print(&if json { pretty(&answer)? } else { summary(&answer, target) });
     Ok(ExitCode::SUCCESS)
 }
 
