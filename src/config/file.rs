@@ -1,6 +1,6 @@
-//! Reads a file that somebody wrote by hand: a pipeline, a recipe.
+//! Reads and rewrites files that somebody wrote by hand: pipelines, recipes.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -30,4 +30,25 @@ pub(crate) fn read(file: &Path, called: &str, kind: &str) -> Result<(String, Pat
     let text = String::from_utf8(bytes).map_err(|_| other("it is not UTF-8 text".to_owned()))?;
     let absolute = std::path::absolute(file).map_err(failed)?;
     Ok((text, absolute.parent().unwrap_or(Path::new("/")).to_path_buf()))
+}
+
+/// Writes a file in one step: nobody ever reads half of it. One that is there is replaced through its links and keeps
+/// its permissions; with `new` it is an error of kind `AlreadyExists`.
+pub(crate) fn write(file: &Path, text: &str, new: bool) -> std::io::Result<()> {
+    let target = if new { std::path::absolute(file) } else { file.canonicalize() }?;
+    let folder = target.parent().unwrap_or(Path::new("/"));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut part = builder.prefix(".scalingnote-").tempfile_in(folder)?;
+    part.write_all(text.as_bytes())?;
+    if !new {
+        part.as_file().set_permissions(target.metadata()?.permissions())?;
+    }
+    part.as_file().sync_all()?;
+    let written = if new { part.persist_noclobber(&target) } else { part.persist(&target) };
+    written.map(drop).map_err(|failure| failure.error)
 }

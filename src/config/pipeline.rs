@@ -7,14 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::next::NextOptions;
 use super::query::QueryOptions;
+use super::version::PipelineVersion;
 use crate::corpus::CorpusOptions;
 use crate::snapshot::Retention;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 use crate::store::StorageOptions;
 use crate::tower::TowerOptions;
-
-/// The only `version` that this release reads.
-pub const CONFIG_VERSION: u32 = 1;
 
 /// A whole pipeline: notes in, published snapshot out. Made by [`crate::config::resolve`].
 ///
@@ -22,8 +20,9 @@ pub const CONFIG_VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
-    /// Version of this format: 1.
-    pub version: u32,
+    /// Version of this format.
+    #[schemars(with = "u32")]
+    pub version: PipelineVersion,
     /// Where notes come from and how a note becomes text.
     pub corpus: CorpusOptions,
     /// The document tower.
@@ -91,13 +90,6 @@ impl Pipeline {
         after.query = next.query.clone();
         after.next = None;
         Some(after)
-    }
-
-    /// The JSON Schema of the config file.
-    pub fn json_schema() -> serde_json::Value {
-        let mut schema = schemars::schema_for!(Self);
-        schema.insert("title".to_owned(), "scalingnote pipeline".into());
-        schema.to_value()
     }
 }
 

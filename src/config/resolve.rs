@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::check::{Schema, check, prune};
+use super::defaults::DefaultChange;
 use super::document::{Node, Value, parse_file};
 use super::file::read;
 use super::origin::Origin;
 use super::pipeline::{Pipeline, absolute};
 use super::problem::Problems;
-use super::{overrides, secret, validate};
+use super::version::PipelineVersion;
+use super::{defaults, overrides, secret, validate};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// A pipeline with the origin of every value that was set.
@@ -22,6 +24,16 @@ pub struct Resolved {
     /// Origin of every scalar and array that somebody set, by dotted path. What is not in here
     /// has its default.
     pub origins: BTreeMap<String, Origin>,
+}
+
+impl Resolved {
+    /// What version 2 changes in this pipeline, with these overrides; nothing if it is of version 2.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn changes(&self) -> Result<Vec<DefaultChange>> {
+        defaults::changes(&self.pipeline, &self.origins)
+    }
 }
 
 /// Reads `file`, lays the environment's `SCALINGNOTE__SECTION__KEY` and then `set`
@@ -63,8 +75,11 @@ pub fn resolve_text(
     check(&root, schema, "", &mut problems);
     secret::find(&root, "", &mut problems);
     prune(&mut root, schema);
-    let parsed = serde_json::from_value::<Pipeline>(root.to_json());
-    if let Ok(pipeline) = &parsed {
+    let mut origins = BTreeMap::new();
+    collect(&root, String::new(), &mut origins);
+    let mut parsed = serde_json::from_value::<Pipeline>(root.to_json());
+    if let Ok(pipeline) = &mut parsed {
+        defaults::apply(pipeline, &origins)?;
         validate::validate(pipeline, &root, &mut problems);
     }
     problems.result()?;
@@ -73,24 +88,21 @@ pub fn resolve_text(
         .or_error(ErrorKind::Config, || format!("{name} does not fit the pipeline format"))?;
     pipeline.base_dir = base_dir.to_path_buf();
     pipeline.publish.root = absolute(&pipeline.publish.root, base_dir);
-    let mut origins = BTreeMap::new();
-    collect(&root, String::new(), &mut origins);
     Ok(Resolved { pipeline, file: PathBuf::from(name), origins })
 }
 
 /// A file of another version is refused on its own: its other keys mean nothing to this release.
 fn check_version(root: &Node, file: &str) -> Result<()> {
     let Some(node) = root.at("version") else { return Ok(()) };
-    match node.value {
-        Value::Integer(version) if version != i64::from(super::CONFIG_VERSION) => {
-            Err(Error::config(format!(
-                "{}: version {version} is not supported; this release reads version {}",
-                node.origin.place(file),
-                super::CONFIG_VERSION
-            )))
-        }
+    let known = match &node.value {
+        Value::Integer(version) => PipelineVersion::try_from(*version).map(drop),
+        Value::String(text) => match text.parse::<i64>().map(PipelineVersion::try_from) {
+            Ok(Ok(_)) => Err(format!("`version` is a number: write `version = {text}`")),
+            _ => Ok(()),
+        },
         _ => Ok(()),
-    }
+    };
+    known.map_err(|message| Error::config(format!("{}: {message}", node.origin.place(file))))
 }
 
 fn collect(node: &Node, path: String, origins: &mut BTreeMap<String, Origin>) {

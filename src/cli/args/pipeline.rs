@@ -36,8 +36,12 @@ impl PipelineArgs {
 
 /// Reads a pipeline file with this process's environment.
 pub(crate) fn resolve(file: &Path, set: &SetArgs) -> Result<Resolved> {
-    // A variable that is not Unicode cannot be one of ours; `std::env::vars` would panic on it.
-    let env = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    crate::config::resolve(file, env, &set.set)
+    crate::config::resolve(file, environment(), &set.set)
+}
+
+/// This process's environment. A variable that is not Unicode cannot be one of ours; `std::env::vars` would panic on it.
+pub(crate) fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
