@@ -1,7 +1,6 @@
 //! `scalingnote cluster`.
 
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -70,7 +69,7 @@ struct ExecutorArgs {
 }
 
 #[cfg(feature = "cluster")]
-pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<()> {
     use crate::error::{Error, ErrorKind};
     use crate::exec::{ExecutorOptions, Scheduler, SchedulerOptions, run_executor};
     use crate::tower::DeviceSpec;
@@ -98,11 +97,11 @@ pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
             run_executor(options, app.reporter.clone(), app.cancel.clone()).await?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 #[cfg(not(feature = "cluster"))]
-pub(super) async fn execute(args: ClusterArgs, _: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: ClusterArgs, _: &App) -> Result<()> {
     match args.command {
         ClusterCommand::Scheduler(SchedulerArgs { bind: _, closed_network: _, lost_after: _ })
         | ClusterCommand::Executor(ExecutorArgs { scheduler: _, device: _, threads: _ }) => {

@@ -79,21 +79,22 @@ pub fn command() -> clap::Command {
 /// Carries out a subcommand.
 pub(super) async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
     match command {
-        Command::Run(args) => pipeline::run::execute(args, app).await,
-        Command::Plan(args) => pipeline::plan::execute(args, app).await,
-        Command::Task(args) => pipeline::task::execute(args, app).await,
-        Command::Publish(args) => pipeline::publish::execute(args, app).await,
-        Command::Purge(args) => purge::execute(args, app).await,
-        Command::Search(args) => search::execute(args, app).await,
-        Command::Serve(args) => serve::execute(args, app).await,
-        Command::Snapshot(args) => snapshot::execute(args, app).await,
-        Command::Train(args) => learn::train::execute(args, app).await,
-        Command::Mine(args) => learn::mine::execute(args, app).await,
-        Command::Distill(args) => learn::distill::execute(args, app).await,
-        Command::Cluster(args) => cluster::execute(args, app).await,
-        Command::Evaluate(args) => learn::evaluate::execute(args, app).await,
-        Command::Config(args) => config::execute(args, app).await,
-        Command::Schema(args) => schema::execute(&args, app),
-        Command::Completions(args) => completions::execute(&args, command(), app),
+        Command::Run(args) => return pipeline::run::execute(args, app).await,
+        Command::Plan(args) => pipeline::plan::execute(args, app).await?,
+        Command::Task(args) => pipeline::task::execute(args, app).await?,
+        Command::Publish(args) => return pipeline::publish::execute(args, app).await,
+        Command::Purge(args) => purge::execute(args, app).await?,
+        Command::Search(args) => search::execute(args, app).await?,
+        Command::Serve(args) => serve::execute(args, app).await?,
+        Command::Snapshot(args) => snapshot::execute(args, app).await?,
+        Command::Train(args) => learn::train::execute(args, app).await?,
+        Command::Mine(args) => learn::mine::execute(args, app).await?,
+        Command::Distill(args) => learn::distill::execute(args, app).await?,
+        Command::Cluster(args) => cluster::execute(args, app).await?,
+        Command::Evaluate(args) => learn::evaluate::execute(args, app).await?,
+        Command::Config(args) => config::execute(args, app).await?,
+        Command::Schema(args) => schema::execute(&args, app)?,
+        Command::Completions(args) => completions::execute(&args, command(), app)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,5 @@
 //! `scalingnote completions`.
 
-use std::process::ExitCode;
-
 use clap::{Args, Command};
 use clap_complete::Shell;
 
@@ -20,11 +18,11 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(super) fn execute(args: &CompletionsArgs, mut command: Command, app: &App) -> Result<ExitCode> {
+pub(super) fn execute(args: &CompletionsArgs, mut command: Command, app: &App) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "scalingnote", &mut script);
     let script = String::from_utf8(script)
         .or_error(ErrorKind::Internal, || "the completion script is not UTF-8")?;
     app.console.print(&script);
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

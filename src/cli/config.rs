@@ -1,14 +1,13 @@
 //! `scalingnote config check|show|upgrade`.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::app::App;
+use super::app::{App, not_written};
 use super::args::{PipelineArgs, environment};
 use crate::config::{self, DefaultChange, Pipeline, PipelineVersion, Resolved, Upgrade};
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::exec;
 use crate::observe::Event;
 
@@ -70,7 +69,7 @@ struct UpgradeArgs {
     dry_run: bool,
 }
 
-pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
     match args.command {
         ConfigCommand::Check { pipeline } => {
             let resolved = pipeline.resolve()?;
@@ -100,7 +99,7 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
         }
         ConfigCommand::Upgrade(args) => upgrade(&args, app)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Warns of files that a run could not find here: a pipeline file need not be checked where it runs. What is here must fit together,
@@ -167,7 +166,7 @@ fn upgrade(args: &UpgradeArgs, app: &App) -> Result<()> {
             return Ok(());
         }
         Some(output) => {
-            write(output, &text, true)?;
+            config::write(output, &text, true).map_err(|cause| not_written(output, cause))?;
             let folder = |path: &Path| Some(std::path::absolute(path).ok()?.parent()?.to_owned());
             if folder(output) != folder(file) {
                 let message =
@@ -179,24 +178,10 @@ fn upgrade(args: &UpgradeArgs, app: &App) -> Result<()> {
         None if before == PipelineVersion::V2 => format!("{name} is version 2 already\n"),
         None if args.dry_run => format!("{name} would become version 2{defaults}"),
         None => {
-            write(file, &text, false)?;
+            config::write(file, &text, false).map_err(|cause| not_written(file, cause))?;
             format!("{name} is version 2 now{defaults}")
         }
     };
     app.console.print(&message);
     Ok(())
-}
-
-fn write(file: &Path, text: &str, new: bool) -> Result<()> {
-    config::write(file, text, new).map_err(|cause| {
-        let name = file.display();
-        match cause.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::new(
-                ErrorKind::Usage,
-                format!("{name} is there already; name another file with --output"),
-            ),
-            _ => Error::new(kind_of_io(&cause), format!("{name} cannot be written"))
-                .with_source(cause),
-        }
-    })
 }

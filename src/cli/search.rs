@@ -1,12 +1,10 @@
 //! `scalingnote search`.
 
-use std::process::ExitCode;
-
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::Value;
 
-use super::app::{App, pretty};
+use super::app::App;
 use super::args::root;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::format;
@@ -49,7 +47,7 @@ pub(crate) struct SearchArgs {
     model: Option<String>,
 }
 
-pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<()> {
     if args.text.trim().is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the text to look for is empty"));
     }
@@ -77,19 +75,12 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
         None => snapshot.search_vector(&vector, args.k as usize, args.exact)?,
         Some(passing) => snapshot.search_among(&vector, args.k as usize, args.exact, passing)?,
     };
-    app.console.close();
-    let hits = Hit::ranked(found);
-    if args.json {
-        let answer = Answer {
-            snapshot: snapshot.manifest().number,
-            query_tower: Some(encoder.tower().fingerprint.to_hex()),
-            hits,
-        };
-        app.console.print(&pretty(&answer)?);
-    } else {
-        app.console.print(&table(&hits));
-    }
-    Ok(ExitCode::SUCCESS)
+    let answer = Answer {
+        snapshot: snapshot.manifest().number,
+        query_tower: Some(encoder.tower().fingerprint.to_hex()),
+        hits: Hit::ranked(found),
+    };
+    app.answer(args.json, &answer, |answer| table(&answer.hits))
 }
 
 /// Rank, score, id, then the stored columns; long values are cut.

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +72,7 @@ pub(crate) struct ServeArgs {
     timeout: Duration,
 }
 
-pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
     let opened = root::open(&args.root)?;
     let (model, base_dir) = opened.tower_files(args.model.clone())?;
     let tower = (!args.vectors_only).then(|| TowerChoice {
@@ -116,7 +115,7 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<ExitCode> {
     let served = server.run(stop).await;
     watcher.close().await;
     served?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// A root without a snapshot, and a store that fails for now, are worth waiting for; anything else is told at once.

@@ -174,32 +174,18 @@ mod tests {
         [[corpus.tables]]\nname = 'b'\nuri = 'b.csv'\n[tower]\nmodel = 'fake:8'\npooling = 'mean'\n\
         [publish]\nroot = 'out'\n";
 
+    const fn to(key: &'static str, then: fn(&Pipeline, &str) -> Json) -> Change {
+        Change { key, then, new_space: true, why: "a test" }
+    }
+
     const TABLE: &[Change] = &[
-        Change {
-            key: "corpus.tables.*.has_header",
-            then: |_, place| place.ends_with("0.has_header").into(),
-            new_space: false,
-            why: "a test",
-        },
-        Change {
-            key: "tower.max_tokens",
-            then: |_, _| 1024.into(),
-            new_space: true,
-            why: "a test",
-        },
-        Change {
-            key: "next.tower.max_tokens",
-            then: |pipeline, _| (pipeline.tower.max_tokens * 4).into(),
-            new_space: true,
-            why: "a test",
-        },
-        Change {
-            key: "tower.normalize",
-            then: |_, _| true.into(),
-            new_space: true,
-            why: "the same",
-        },
+        to("corpus.tables.*.has_header", |_, place| place.ends_with("0.has_header").into()),
+        to("tower.max_tokens", |_, _| 1024.into()),
+        to("next.tower.max_tokens", |pipeline, _| (pipeline.tower.max_tokens * 4).into()),
+        to("tower.normalize", |_, _| true.into()),
     ];
+
+    const NEXT: &str = "[next.tower]\nmodel = 'fake:16'\npooling = 'mean'\n[publish]";
 
     fn found(text: &str) -> (Pipeline, Vec<DefaultChange>) {
         let resolved = resolve_text(text, "p.toml", "/".as_ref(), [], &[]).unwrap();
@@ -217,8 +203,7 @@ mod tests {
             changes[1].to_string(),
             "tower.max_tokens: 512 in version 1, 1024 in version 2 (every text is encoded again); a test"
         );
-        let next = "[next.tower]\nmodel = 'fake:16'\npooling = 'mean'\n";
-        let text = FILE.replace("[publish]", &format!("max_tokens = 700\n{next}[publish]"));
+        let text = FILE.replace("[publish]", &format!("max_tokens = 700\n{NEXT}"));
         let (pipeline, changes) = found(&text);
         let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
         assert_eq!(keys, ["corpus.tables.1.has_header", "next.tower.max_tokens"]);
@@ -230,11 +215,7 @@ mod tests {
 
     #[test]
     fn every_change_names_a_key_whose_values_a_file_can_hold() {
-        let (pipeline, _) =
-            found(&FILE.replace(
-                "[publish]",
-                "[next.tower]\nmodel = 'fake:8'\npooling = 'mean'\n[publish]",
-            ));
+        let (pipeline, _) = found(&FILE.replace("[publish]", NEXT));
         let json = to_json(&pipeline).unwrap();
         for change in CHANGES {
             let places = places(&json, change.key);

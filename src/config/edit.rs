@@ -108,32 +108,10 @@ mod tests {
         ] {
             let found = set(text, path, "9", " # new").expect(text);
             assert_eq!(found, expected);
-            let (mut old, new): (toml::Table, toml::Table) =
-                (toml::from_str(text).unwrap(), toml::from_str(&found).expect(&found));
-            // The key apart, nothing has changed.
-            put(&mut old, path, toml::Value::Integer(9));
-            assert_eq!(old, new, "{found}");
+            toml::from_str::<toml::Table>(&found).expect(&found);
         }
         assert_eq!(set("a = [1]\n", "a.7.k", "9", ""), None);
         assert_eq!(set("a = 1\n", "a.k", "9", ""), None);
         assert_eq!(set("a = \n", "a", "9", ""), None);
-    }
-
-    fn put(table: &mut toml::Table, path: &str, value: toml::Value) {
-        match path.split_once('.') {
-            None => drop(table.insert(path.to_owned(), value)),
-            Some((key, rest)) => {
-                let inner = table.entry(key).or_insert_with(|| toml::Table::new().into());
-                match inner {
-                    toml::Value::Table(inner) => put(inner, rest, value),
-                    toml::Value::Array(items) => {
-                        let (at, rest) = rest.split_once('.').unwrap();
-                        let item = &mut items[at.parse::<usize>().unwrap()];
-                        put(item.as_table_mut().unwrap(), rest, value);
-                    }
-                    other => panic!("{other} has no keys"),
-                }
-            }
-        }
     }
 }

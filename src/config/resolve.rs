@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::check::{Schema, check, prune};
+use super::check::{Schema, check};
 use super::defaults::DefaultChange;
 use super::document::{Node, Value, parse_file};
 use super::file::read;
@@ -72,9 +72,8 @@ pub fn resolve_text(
     overrides::apply_env(&mut root, schema, env, &mut problems);
     overrides::apply_flags(&mut root, schema, set, &mut problems);
     check_version(&root, &problems.file)?;
-    check(&root, schema, "", &mut problems);
     secret::find(&root, "", &mut problems);
-    prune(&mut root, schema);
+    check(&mut root, schema, "", &mut problems);
     let mut origins = BTreeMap::new();
     collect(&root, String::new(), &mut origins);
     let mut parsed = serde_json::from_value::<Pipeline>(root.to_json());

@@ -162,7 +162,7 @@ fn a_file_is_upgraded_where_it_lies_or_elsewhere() {
     says("config check gpu.toml", 0, &["`scalingnote config upgrade gpu.toml`", change]);
     says("config upgrade gpu.toml --dry-run", 0, &["gpu.toml would become version 2", change]);
     let pinned = says("config upgrade gpu.toml --output -", 0, &[change]);
-    says("config upgrade gpu.toml --output p.toml", 2, &["p.toml is there already"]);
+    says("config upgrade gpu.toml --output p.toml", 1, &["p.toml cannot be written", "exists"]);
     says("config upgrade bad.toml", 2, &["did you mean `model`"]);
     says("config upgrade gpu.toml --output none/x.toml", 1, &["none/x.toml cannot be written"]);
     assert_eq!((read("gpu.toml"), read("p.toml")), (gpu.clone(), PIPELINE.to_owned()));

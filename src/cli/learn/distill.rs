@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +10,7 @@ use clap::Args;
 use super::long_run::{listing, named, on_large_stack, output};
 use super::pack::{self, PackArgs};
 use super::recipe;
-use crate::cli::app::{App, pretty};
+use crate::cli::app::App;
 use crate::cli::args::{device, duration};
 use crate::error::Result;
 use crate::exec;
@@ -71,7 +70,7 @@ pub(crate) struct DistillArgs {
     json: bool,
 }
 
-pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<()> {
     let (mut options, base_dir): (DistillOptions, _) =
         recipe::open(&args.recipe, &["tower", "method"], "train")?;
     options.steps = args.steps.or(options.steps);
@@ -105,9 +104,7 @@ pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
         train::distill(&queries, &teacher, &options, &base_dir, &folder, &reporter, &cancel).await
     };
     let report = named(&args.recipe, on_large_stack(work).await)?;
-    app.console.close();
-    app.console.print(&if args.json { pretty(&report)? } else { summary(&report, &output) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &report, |report| summary(report, &output))
 }
 
 /// Every query once, in the order of the pairs.

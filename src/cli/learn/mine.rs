@@ -1,13 +1,12 @@
 //! `scalingnote mine`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::{recipe, trained};
-use crate::cli::app::{App, pretty};
+use crate::cli::app::App;
 use crate::cli::args::device;
 use crate::error::Result;
 use crate::exec;
@@ -68,7 +67,7 @@ struct Answer {
     files: Vec<PathBuf>,
 }
 
-pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
     let (options, base_dir): (TrainOptions, _) =
         recipe::open(&args.recipe, &["teacher", "student"], "distill")?;
     recipe::naming(&args.recipe, options.validate())?;
@@ -109,10 +108,7 @@ pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
         write_pairs(&set, at as u32, &path)?;
         files.push(path);
     }
-    app.console.close();
-    let answer = Answer { report, files };
-    app.console.print(&if args.json { pretty(&answer)? } else { summary(&answer) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &Answer { report, files }, summary)
 }
 
 fn summary(answer: &Answer) -> String {

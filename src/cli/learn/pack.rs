@@ -1,12 +1,11 @@
 //! `scalingnote distill --export`: the student, small enough to be shipped.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::app::{App, pretty};
+use crate::cli::app::App;
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{Error, Result};
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
@@ -56,7 +55,7 @@ pub(crate) async fn execute(
     (output, target): (&Path, &Path),
     json: bool,
     app: &App,
-) -> Result<ExitCode> {
+) -> Result<()> {
     let source = output.join("student");
     if !source.join("model.safetensors").is_file() {
         return Err(Error::not_found(format!(
@@ -109,9 +108,7 @@ pub(crate) async fn execute(
         mean_cosine: cosines.iter().sum::<f64>() / cosines.len().max(1) as f64,
         least_cosine: cosines.iter().copied().fold(1.0, f64::min),
     };
-    app.console.close();
-    app.console.print(&if json { pretty(&answer)? } else { summary(&answer, target) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(json, &answer, |answer| summary(answer, target))
 }
 
 async fn resolve(

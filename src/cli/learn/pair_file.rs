@@ -24,7 +24,6 @@ pub(super) struct Named {
 #[serde(deny_unknown_fields)]
 struct TowerFile {
     tower: TowerOptions,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     query: Option<QueryKeys>,
 }
 
@@ -32,13 +31,9 @@ struct TowerFile {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct QueryKeys {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     tower: Option<TowerOptions>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     prompt_prefix: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     prompt_suffix: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u32>,
 }
 

@@ -2,14 +2,13 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::long_run::{listing, named, on_large_stack, output, written};
 use super::recipe;
-use crate::cli::app::{App, pretty};
+use crate::cli::app::App;
 use crate::cli::args::{device, duration};
 use crate::error::Result;
 use crate::tower::DeviceSpec;
@@ -64,7 +63,7 @@ pub(crate) struct TrainArgs {
     json: bool,
 }
 
-pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
     let (mut options, base_dir): (TrainOptions, _) =
         recipe::open(&args.recipe, &["teacher", "student"], "distill")?;
     options.steps = args.steps.or(options.steps);
@@ -79,21 +78,15 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<ExitCode> {
             train::export(&options, &base_dir, &folder, &place, half, devices, &reporter).await
         };
         let steps = named(&args.recipe, on_large_stack(work).await)?;
-        app.console.close();
-        let text = if args.json {
-            pretty(&serde_json::json!({ "steps": steps, "written": written(&target) }))?
-        } else {
+        let found = serde_json::json!({ "steps": steps, "written": written(&target) });
+        return app.answer(args.json, &found, |_| {
             format!("exported after {steps} steps\n{}", listing(&target))
-        };
-        app.console.print(&text);
-        return Ok(ExitCode::SUCCESS);
+        });
     }
     let work =
         async move || train::train(&options, &base_dir, &folder, devices, &reporter, &cancel).await;
     let report = named(&args.recipe, on_large_stack(work).await)?;
-    app.console.close();
-    app.console.print(&if args.json { pretty(&report)? } else { summary(&report, &output) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &report, |report| summary(report, &output))
 }
 
 fn summary(report: &TrainReport, output: &Path) -> String {

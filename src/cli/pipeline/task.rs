@@ -1,12 +1,11 @@
 //! `scalingnote task`.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 
-use crate::cli::app::{App, pretty};
+use crate::cli::app::App;
 use crate::cli::args::{PipelineArgs, duration};
 use crate::error::Result;
 use crate::exec::{self, RunOptions, Share, TaskStage};
@@ -45,20 +44,17 @@ pub(crate) struct TaskArgs {
     pub deadline: Option<Duration>,
 }
 
-pub(crate) async fn execute(args: TaskArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: TaskArgs, app: &App) -> Result<()> {
     let context = super::run::context(&args.pipeline, app)?;
-    let text = match (&args.task, &args.stage) {
-        (Some(task), _) => pretty(&exec::execute_task(&context, &args.plan, task).await?)?,
+    match (&args.task, &args.stage) {
+        (Some(task), _) => app.json(&exec::execute_task(&context, &args.plan, task).await?),
         (None, stage) => {
             // The parser demands one of the two.
             let stage: TaskStage = stage.as_deref().unwrap_or_default().parse()?;
             let share = args.share.unwrap_or(Share::ALL);
             let attempts = RunOptions::default().attempts;
             let done = exec::execute_share(&context, &args.plan, stage, share, attempts).await?;
-            pretty(&done)?
+            app.json(&done)
         }
-    };
-    app.console.close();
-    app.console.print(&text);
-    Ok(ExitCode::SUCCESS)
+    }
 }

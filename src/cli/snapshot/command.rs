@@ -1,7 +1,5 @@
 //! `scalingnote snapshot`: its subcommands, and which file carries them out.
 
-use std::process::ExitCode;
-
 use clap::{Args, Subcommand};
 
 use super::{inspect, manage, verify};
@@ -38,7 +36,7 @@ enum SnapshotCommand {
     Gc(manage::GcArgs),
 }
 
-pub(crate) async fn execute(args: SnapshotArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: SnapshotArgs, app: &App) -> Result<()> {
     match args.command {
         SnapshotCommand::List(args) => inspect::list(&args, app).await,
         SnapshotCommand::Show(args) => inspect::show(&args, app).await,

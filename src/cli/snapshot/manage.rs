@@ -1,10 +1,8 @@
 //! `snapshot rollback|gc`: what changes a root.
 
-use std::process::ExitCode;
-
 use clap::Args;
 
-use crate::cli::app::{App, pretty};
+use crate::cli::app::App;
 use crate::cli::args::root;
 use crate::cli::terminal::now;
 use crate::error::{Error, ErrorKind, Result};
@@ -53,7 +51,7 @@ pub(super) struct GcArgs {
     json: bool,
 }
 
-pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
     if args.reason.trim().is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the --reason is empty; say why"));
     }
@@ -73,7 +71,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode>
                 args.number,
                 format::count(manifest.content.notes)
             ));
-            Ok(ExitCode::SUCCESS)
+            Ok(())
         }
         CommitOutcome::LostTo(other) => Err(Error::new(
             ErrorKind::Conflict,
@@ -90,7 +88,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode>
     }
 }
 
-pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {
     let opened = root::open(&args.root)?;
     let growing = opened.pipeline.as_ref().is_some_and(|pipeline| pipeline.next.is_some());
     let base = opened.pipeline.map(|pipeline| pipeline.retention).unwrap_or_default();
@@ -106,8 +104,7 @@ pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<ExitCode> {
     };
     let protected = Protected { growing, ..Protected::default() };
     let report = snapshot::gc(&opened.root, &retention, now, args.dry_run, &protected).await?;
-    app.console.print(&if args.json { pretty(&report)? } else { describe(&report) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &report, describe)
 }
 
 fn describe(report: &GcReport) -> String {
