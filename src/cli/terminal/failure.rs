@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use super::console::{Console, Level};
+use super::console::{Console, Level, now};
 use crate::error::{Error, ErrorKind};
 
 /// Where the last panic happened and, if that is not put together from values, what it said. A library's panic over

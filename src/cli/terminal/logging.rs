@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::console::Console;
+use super::console::{Console, Level};
 use crate::cli::args::Global;
 
 /// Filter that beats `-v` and `-q`, e.g. `SCALINGNOTE_LOG=scalingnote::tower=debug`.
