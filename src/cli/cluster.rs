@@ -1,12 +1,12 @@
 //! `scalingnote cluster`.
 
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::App;
+use super::app::App;
+use super::args::{device, duration};
 use crate::error::Result;
 use crate::exec::SchedulerAddress;
 
@@ -47,7 +47,7 @@ struct SchedulerArgs {
     #[arg(long)]
     closed_network: bool,
     /// Take an executor for lost that has not asked for work for so long; at least 10s.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
     lost_after: Duration,
 }
 
@@ -61,7 +61,7 @@ struct ExecutorArgs {
     #[arg(long, value_name = "HOST:PORT", env = "SCALINGNOTE_SCHEDULER")]
     scheduler: SchedulerAddress,
     /// Where it computes: cpu or cuda:<number>.
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
     device: String,
     /// Processor threads of a cpu device; 0 takes all, which suits one executor on a machine.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -69,7 +69,7 @@ struct ExecutorArgs {
 }
 
 #[cfg(feature = "cluster")]
-pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<()> {
     use crate::error::{Error, ErrorKind};
     use crate::exec::{ExecutorOptions, Scheduler, SchedulerOptions, run_executor};
     use crate::tower::DeviceSpec;
@@ -86,7 +86,7 @@ pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
             scheduler.run(app.cancel.clone()).await?;
         }
         ClusterCommand::Executor(args) => {
-            let device = super::device::parse(&args.device)
+            let device = device::parse(&args.device)
                 .map_err(|message| Error::new(ErrorKind::Usage, message))?;
             let device = match device {
                 DeviceSpec::Cpu { .. } => DeviceSpec::Cpu { threads: args.threads },
@@ -97,11 +97,11 @@ pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<ExitCode> {
             run_executor(options, app.reporter.clone(), app.cancel.clone()).await?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 #[cfg(not(feature = "cluster"))]
-pub(super) async fn execute(args: ClusterArgs, _: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: ClusterArgs, _: &App) -> Result<()> {
     match args.command {
         ClusterCommand::Scheduler(SchedulerArgs { bind: _, closed_network: _, lost_after: _ })
         | ClusterCommand::Executor(ExecutorArgs { scheduler: _, device: _, threads: _ }) => {

@@ -1,11 +1,9 @@
 //! `scalingnote completions`.
 
-use std::process::ExitCode;
-
-use clap::Args;
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::App;
+use super::app::App;
 use crate::error::{ErrorKind, Result, ResultExt};
 
 /// Print shell completions
@@ -20,11 +18,11 @@ pub(crate) struct CompletionsArgs {
     shell: Shell,
 }
 
-pub(super) fn execute(args: &CompletionsArgs, app: &App) -> Result<ExitCode> {
+pub(super) fn execute(args: &CompletionsArgs, mut command: Command, app: &App) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut super::command(), "scalingnote", &mut script);
+    clap_complete::generate(args.shell, &mut command, "scalingnote", &mut script);
     let script = String::from_utf8(script)
         .or_error(ErrorKind::Internal, || "the completion script is not UTF-8")?;
     app.console.print(&script);
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

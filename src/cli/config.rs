@@ -1,17 +1,17 @@
-//! `scalingnote config check|show`.
+//! `scalingnote config check|show|upgrade`.
 
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::App;
-use super::args::PipelineArgs;
-use crate::config::Pipeline;
+use super::app::{App, not_written};
+use super::args::{PipelineArgs, environment};
+use crate::config::{self, DefaultChange, Pipeline, PipelineVersion, Resolved, Upgrade};
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::exec;
 use crate::observe::Event;
 
-/// Check a pipeline file, or show it with every default and override
+/// Check a pipeline file, show it with every default and override, or write it in the newest version
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -20,6 +20,7 @@ Examples:
   scalingnote config check daily.toml
   scalingnote config show daily.toml --set gates.recall_min=0.9
   scalingnote config show daily.toml --json | jq .origins
+  scalingnote config upgrade daily.toml --dry-run
 
 A value comes from the file, then SCALINGNOTE__SECTION__KEY in the environment
 (SCALINGNOTE__TOWER__MAX_TOKENS=256), then --set section.key=value: the later one wins.
@@ -45,9 +46,30 @@ enum ConfigCommand {
         #[arg(long)]
         json: bool,
     },
+    Upgrade(UpgradeArgs),
 }
 
-pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
+/// Write a pipeline file as version 2, with comments and layout as they are
+///
+/// Version 2 has other defaults. Where one differs from what holds for this file now, today's value is written into it,
+/// so that the file means what it meant and nothing is encoded again. `config check` lists these defaults.
+#[derive(Debug, Args)]
+struct UpgradeArgs {
+    /// The pipeline file (TOML).
+    #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE")]
+    pipeline: PathBuf,
+    /// Take version 2's defaults instead of writing down today's values.
+    #[arg(long)]
+    new_defaults: bool,
+    /// Write here and leave PIPELINE alone; `-` is stdout. A file that is there already is refused.
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    output: Option<PathBuf>,
+    /// Say what would be written, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
     match args.command {
         ConfigCommand::Check { pipeline } => {
             let resolved = pipeline.resolve()?;
@@ -67,13 +89,17 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<ExitCode> {
                     next.tower.model
                 ));
             }
+            if config.version == PipelineVersion::V1 {
+                app.console.print(&new_version(&resolved, &pipeline.pipeline)?);
+            }
         }
         ConfigCommand::Show { pipeline, json } => {
             let resolved = pipeline.resolve()?;
             app.console.print(&if json { resolved.to_json()? } else { resolved.to_toml()? });
         }
+        ConfigCommand::Upgrade(args) => upgrade(&args, app)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Warns of files that a run could not find here: a pipeline file need not be checked where it runs. What is here must fit together,
@@ -102,5 +128,60 @@ async fn check_towers(config: &Pipeline, app: &App) -> Result<()> {
             exec::check_query_tower(pipeline, &app.reporter).await?;
         }
     }
+    Ok(())
+}
+
+/// What version 2 would change in a file of version 1.
+fn new_version(resolved: &Resolved, file: &Path) -> Result<String> {
+    let changes = resolved.changes()?;
+    if changes.is_empty() {
+        return Ok("version 2 would change nothing in it\n".to_owned());
+    }
+    Ok(format!(
+        "version 2 has other defaults for it; `scalingnote config upgrade {}` writes it so, with today's values:\n{}",
+        file.display(),
+        lines(&changes)
+    ))
+}
+
+fn lines(changes: &[DefaultChange]) -> String {
+    changes.iter().map(|change| format!("  {change}\n")).collect()
+}
+
+/// Writes a file as version 2, and says what became of the defaults that differ.
+fn upgrade(args: &UpgradeArgs, app: &App) -> Result<()> {
+    let (file, name) = (&args.pipeline, args.pipeline.display());
+    let Upgrade { before, text, changes } =
+        config::upgrade(file, &environment(), args.new_defaults)?;
+    let defaults = match (changes.is_empty(), args.new_defaults) {
+        (true, _) => "; no default of it changes\n".to_owned(),
+        (_, false) => format!("; it keeps what held until now:\n{}", lines(&changes)),
+        (_, true) => format!("; these defaults are new:\n{}", lines(&changes)),
+    };
+    let message = match &args.output {
+        Some(output) if output.as_os_str() == "-" => {
+            app.console.print(&text);
+            let message = format!("{name} as version 2{defaults}").trim_end().to_owned();
+            app.reporter.event(Event::Info { message });
+            return Ok(());
+        }
+        Some(output) => {
+            config::write(output, &text, true).map_err(|cause| not_written(output, cause))?;
+            let folder = |path: &Path| Some(std::path::absolute(path).ok()?.parent()?.to_owned());
+            if folder(output) != folder(file) {
+                let message =
+                    format!("relative paths in {} start at its own folder", output.display());
+                app.reporter.event(Event::Warning { message });
+            }
+            format!("{} is {name} as version 2{defaults}", output.display())
+        }
+        None if before == PipelineVersion::V2 => format!("{name} is version 2 already\n"),
+        None if args.dry_run => format!("{name} would become version 2{defaults}"),
+        None => {
+            config::write(file, &text, false).map_err(|cause| not_written(file, cause))?;
+            format!("{name} is version 2 now{defaults}")
+        }
+    };
+    app.console.print(&message);
     Ok(())
 }

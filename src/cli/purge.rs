@@ -1,11 +1,11 @@
 //! `scalingnote purge`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{App, pretty, root};
+use super::app::App;
+use super::args::root;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec;
 use crate::observe::format;
@@ -49,22 +49,18 @@ pub(crate) struct PurgeArgs {
     json: bool,
 }
 
-pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<()> {
     let notes = notes(&args)?;
     let root = root::open(&args.root)?.root;
     if args.lift {
         let lifted = stage::lift(&root, &notes).await?;
-        app.console.print(&if args.json {
-            pretty(&serde_json::json!({ "snapshot": lifted }))?
-        } else {
-            match lifted {
-                Some(number) => format!(
-                    "snapshot {number} lets them come back: the next run indexes them where the corpus has them\n"
-                ),
-                None => "none of these notes was purged; nothing to lift\n".to_owned(),
-            }
+        let found = serde_json::json!({ "snapshot": lifted });
+        return app.answer(args.json, &found, |_| match lifted {
+            Some(number) => format!(
+                "snapshot {number} lets them come back: the next run indexes them where the corpus has them\n"
+            ),
+            None => "none of these notes was purged; nothing to lift\n".to_owned(),
         });
-        return Ok(ExitCode::SUCCESS);
     }
     let report = exec::purge(PurgeRequest {
         root: &root,
@@ -74,10 +70,9 @@ pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<ExitCode> {
         cancel: app.cancel.clone(),
     })
     .await?;
-    app.console.close();
-    app.console.print(&if args.json { pretty(&report)? } else { describe(&report) });
+    app.answer(args.json, &report, describe)?;
     match report.left.first() {
-        None => Ok(ExitCode::SUCCESS),
+        None => Ok(()),
         Some(first) => Err(Error::corrupt(format!(
             "{} objects of {} hold something of the notes still, the first is {} ({}); stop what writes to the root and \
              purge again",

@@ -1,13 +1,12 @@
 //! `scalingnote schema`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::App;
+use super::app::{App, not_written, pretty};
 use crate::config::Pipeline;
-use crate::error::{ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::Result;
 use crate::stage::{Plan, PlanBrief, PlanSummary, RunReport};
 use crate::train::{DistillOptions, TrainOptions};
 
@@ -54,49 +53,36 @@ impl SchemaName {
     fn json(self) -> Result<String> {
         let value = match self {
             Self::Pipeline => Pipeline::json_schema(),
-            Self::Train => {
-                let mut schema = schemars::schema_for!(TrainOptions);
-                schema.insert("title".to_owned(), "scalingnote training recipe".into());
-                schema.to_value()
-            }
-            Self::Distill => {
-                let mut schema = schemars::schema_for!(DistillOptions);
-                schema.insert("title".to_owned(), "scalingnote distillation recipe".into());
-                schema.to_value()
-            }
+            Self::Train => titled(schemars::schema_for!(TrainOptions), "training recipe"),
+            Self::Distill => titled(schemars::schema_for!(DistillOptions), "distillation recipe"),
             Self::Manifest => crate::snapshot::json_schema(),
             Self::Report => schemars::schema_for!(RunReport).to_value(),
             Self::Plan => schemars::schema_for!(Plan).to_value(),
             Self::PlanSummary => schemars::schema_for!(PlanSummary).to_value(),
             Self::PlanBrief => schemars::schema_for!(PlanBrief).to_value(),
         };
-        let mut text = serde_json::to_string_pretty(&value)
-            .or_error(ErrorKind::Internal, || "writing a schema")?;
-        text.push('\n');
-        Ok(text)
+        pretty(&value)
     }
 }
 
-pub(super) fn execute(args: &SchemaArgs, app: &App) -> Result<ExitCode> {
+fn titled(mut schema: schemars::Schema, title: &str) -> serde_json::Value {
+    schema.insert("title".to_owned(), format!("scalingnote {title}").into());
+    schema.to_value()
+}
+
+pub(super) fn execute(args: &SchemaArgs, app: &App) -> Result<()> {
     if let Some(name) = args.name {
         app.console.print(&name.json()?);
     }
     if let Some(folder) = &args.out {
-        let failed = |cause: std::io::Error, path: &std::path::Path| {
-            crate::error::Error::new(
-                kind_of_io(&cause),
-                format!("{} cannot be written", path.display()),
-            )
-            .with_source(cause)
-        };
-        std::fs::create_dir_all(folder).map_err(|cause| failed(cause, folder))?;
+        std::fs::create_dir_all(folder).map_err(|cause| not_written(folder, cause))?;
         for name in SchemaName::value_variants() {
             let value = name.to_possible_value();
             let value = value.as_ref().map_or("schema", |value| value.get_name());
             let path = folder.join(format!("{value}.schema.json"));
-            std::fs::write(&path, name.json()?).map_err(|cause| failed(cause, &path))?;
+            std::fs::write(&path, name.json()?).map_err(|cause| not_written(&path, cause))?;
             app.console.print(&format!("{}\n", path.display()));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

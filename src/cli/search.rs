@@ -1,14 +1,12 @@
 //! `scalingnote search`.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::Value;
 
-use super::App;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use super::app::App;
+use super::args::root;
+use crate::error::{Error, ErrorKind, Result};
 use crate::observe::format;
 use crate::search::{Answer, Hit, QueryEncoder, Snapshot};
 use crate::tower::DeviceSpec;
@@ -49,15 +47,13 @@ pub(crate) struct SearchArgs {
     model: Option<String>,
 }
 
-pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<()> {
     if args.text.trim().is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the text to look for is empty"));
     }
-    let opened = super::root::open(&args.root)?;
-    let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
-    let model = args.model.map(|model| from_here(model, &here));
-    let base_dir = opened.pipeline.as_ref().map_or(here, |pipeline| pipeline.base_dir.clone());
-    let snapshot = Snapshot::open(&opened.root, args.snapshot, &cache_dir()).await?;
+    let opened = root::open(&args.root)?;
+    let (model, base_dir) = opened.tower_files(args.model)?;
+    let snapshot = Snapshot::open(&opened.root, args.snapshot, &root::cache_dir()).await?;
     // Before the tower is loaded: a wrong condition should not cost that wait.
     let passing = args.condition.as_deref().map(|condition| snapshot.passing(condition));
     let passing = passing.transpose().map_err(|error| match error.kind() {
@@ -79,19 +75,12 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<ExitCode> {
         None => snapshot.search_vector(&vector, args.k as usize, args.exact)?,
         Some(passing) => snapshot.search_among(&vector, args.k as usize, args.exact, passing)?,
     };
-    app.console.close();
-    let hits = Hit::ranked(found);
-    if args.json {
-        let answer = Answer {
-            snapshot: snapshot.manifest().number,
-            query_tower: Some(encoder.tower().fingerprint.to_hex()),
-            hits,
-        };
-        app.console.print(&super::pretty(&answer)?);
-    } else {
-        app.console.print(&table(&hits));
-    }
-    Ok(ExitCode::SUCCESS)
+    let answer = Answer {
+        snapshot: snapshot.manifest().number,
+        query_tower: Some(encoder.tower().fingerprint.to_hex()),
+        hits: Hit::ranked(found),
+    };
+    app.answer(args.json, &answer, |answer| table(&answer.hits))
 }
 
 /// Rank, score, id, then the stored columns; long values are cut.
@@ -133,23 +122,6 @@ fn cell(value: &Value) -> String {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
     }
-}
-
-/// A model of a flag: a path starts where the command was given, as in other flags; a pipeline's starts at its file.
-pub(super) fn from_here(model: String, here: &Path) -> String {
-    match here.join(&model) {
-        path if path.exists() => path.to_string_lossy().into_owned(),
-        _ => model,
-    }
-}
-
-/// Where files of a remote root are kept between searches.
-pub(super) fn cache_dir() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .unwrap_or_else(std::env::temp_dir);
-    base.join("scalingnote").join("snapshots")
 }
 
 #[cfg(test)]

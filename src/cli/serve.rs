@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::App;
-use super::console::Level;
-use crate::error::{ErrorKind, Result, ResultExt};
+use super::app::App;
+use super::args::{device, duration, root};
+use super::terminal::Level;
+use crate::error::Result;
 use crate::search::{SnapshotWatcher, TowerChoice, WatchOptions};
 use crate::serve::{Limits, Server};
 use crate::tower::DeviceSpec;
@@ -44,13 +44,13 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new(), conflicts_with = "vectors_only")]
     model: Option<String>,
     /// Where the query tower computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
     /// Load no query tower: queries come as vectors.
     #[arg(long)]
     vectors_only: bool,
     /// Time between two looks for a newer snapshot (5s, 2m).
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     poll: Duration,
     /// Where files of a remote root are kept; by default the user's cache folder.
     #[arg(long, value_name = "PATH")]
@@ -68,15 +68,13 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(64..=1 << 30))]
     max_body: u32,
     /// Longest time for one request.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     timeout: Duration,
 }
 
-pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<ExitCode> {
-    let opened = super::root::open(&args.root)?;
-    let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
-    let model = args.model.clone().map(|model| super::search::from_here(model, &here));
-    let base_dir = opened.pipeline.as_ref().map_or(here, |pipeline| pipeline.base_dir.clone());
+pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
+    let opened = root::open(&args.root)?;
+    let (model, base_dir) = opened.tower_files(args.model.clone())?;
     let tower = (!args.vectors_only).then(|| TowerChoice {
         model,
         base_dir,
@@ -85,7 +83,7 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<ExitCode> {
     });
     let options = WatchOptions {
         every: args.poll.max(Duration::from_millis(100)),
-        cache: args.cache.clone().unwrap_or_else(super::search::cache_dir),
+        cache: args.cache.clone().unwrap_or_else(root::cache_dir),
         tower,
         first: args.snapshot,
     };
@@ -117,7 +115,7 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<ExitCode> {
     let served = server.run(stop).await;
     watcher.close().await;
     served?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// A root without a snapshot, and a store that fails for now, are worth waiting for; anything else is told at once.

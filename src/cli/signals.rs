@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::console::{Console, Level};
+use super::terminal::{Console, Level};
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::types::Cancel;
 

@@ -3,7 +3,8 @@
 
 use serde_json::Value as Json;
 
-use super::document::{Node, Origin, Value};
+use super::document::{Entry, Node, Value};
+use super::origin::Origin;
 use super::problem::{Problems, nearest, one_of};
 use super::secret;
 
@@ -122,38 +123,19 @@ impl<'a> Schema<'a> {
     }
 }
 
-/// Takes out every key that the schema does not know: they are reported, and must not keep the
-/// other values from being looked at.
-pub(super) fn prune(node: &mut Node, schema: Schema<'_>) {
-    match &mut node.value {
-        Value::Table(entries) => entries.retain_mut(|entry| {
-            let known = schema.property(&entry.key);
-            if let Some(inner) = known {
-                prune(&mut entry.node, inner);
-            }
-            known.is_some()
-        }),
-        Value::Array(items) => {
-            if let Some(inner) = schema.items() {
-                items.iter_mut().for_each(|item| prune(item, inner));
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Reports everything in `node` that does not fit `schema`.
-pub(super) fn check(node: &Node, schema: Schema<'_>, path: &str, problems: &mut Problems) {
+/// Reports everything in `node` that does not fit `schema`, and takes out every key that it does not know: the other
+/// values are to be looked at all the same.
+pub(super) fn check(node: &mut Node, schema: Schema<'_>, path: &str, problems: &mut Problems) {
     if let Some(names) = schema.names() {
         return check_name(node, &names, path, problems);
     }
-    match &node.value {
-        Value::Table(_) if schema.types() == ["object"] => {
-            check_table(node, schema, path, problems);
+    match &mut node.value {
+        Value::Table(entries) if schema.types() == ["object"] => {
+            check_table(entries, &node.origin, schema, path, problems);
         }
         Value::Array(items) if schema.is_array() => {
             if let Some(item_schema) = schema.items() {
-                for (at, item) in items.iter().enumerate() {
+                for (at, item) in items.iter_mut().enumerate() {
                     check(item, item_schema, &format!("{path}.{at}"), problems);
                 }
             }
@@ -181,23 +163,28 @@ fn check_name(node: &Node, names: &[&str], path: &str, problems: &mut Problems) 
     }
 }
 
-fn check_table(node: &Node, schema: Schema<'_>, path: &str, problems: &mut Problems) {
-    let Value::Table(entries) = &node.value else { return };
+fn check_table(
+    entries: &mut Vec<Entry>,
+    origin: &Origin,
+    schema: Schema<'_>,
+    path: &str,
+    problems: &mut Problems,
+) {
     let dot = if path.is_empty() { "" } else { "." };
     let section = if path.is_empty() { "at the top".into() } else { format!("in [{path}]") };
     let mut misspelt = Vec::new();
-    for entry in entries {
-        let at = format!("{path}{dot}{}", entry.key);
-        match schema.property(&entry.key) {
-            Some(inner) => check(&entry.node, inner, &at, problems),
-            None => {
-                misspelt.extend(nearest(&entry.key, schema.keys()));
-                let message = secret::advice(&entry.key)
-                    .unwrap_or_else(|| unknown(&entry.key, &section, path, schema));
-                problems.push(entry.key_origin.clone(), message);
-            }
+    entries.retain_mut(|entry| {
+        let known = schema.property(&entry.key);
+        if let Some(inner) = known {
+            check(&mut entry.node, inner, &format!("{path}{dot}{}", entry.key), problems);
+        } else {
+            misspelt.extend(nearest(&entry.key, schema.keys()));
+            let message = secret::advice(&entry.key)
+                .unwrap_or_else(|| unknown(&entry.key, &section, path, schema));
+            problems.push(entry.key_origin.clone(), message);
         }
-    }
+        known.is_some()
+    });
     let required = schema.at.get("required").and_then(Json::as_array);
     for key in required.into_iter().flatten().filter_map(Json::as_str) {
         // A misspelt key was reported where it stands.
@@ -208,7 +195,7 @@ fn check_table(node: &Node, schema: Schema<'_>, path: &str, problems: &mut Probl
             } else {
                 format!("key `{key}` is missing {section}")
             };
-            problems.push(node.origin.clone(), message);
+            problems.push(origin.clone(), message);
         }
     }
 }
@@ -302,8 +289,8 @@ mod tests {
     fn problems(text: &str) -> String {
         let schema = Pipeline::json_schema();
         let mut problems = Problems::new("p.toml");
-        let node = parse_file(text, &mut problems);
-        check(&node, Schema::new(&schema), "", &mut problems);
+        let mut node = parse_file(text, &mut problems);
+        check(&mut node, Schema::new(&schema), "", &mut problems);
         problems.list.retain(|problem| !problem.message.contains("missing"));
         problems.result().err().map(|error| error.to_string()).unwrap_or_default()
     }

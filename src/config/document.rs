@@ -1,61 +1,12 @@
 //! The configuration as a tree in which every key and value knows where it came from.
 
-use std::fmt;
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::origin::Origin;
 use super::problem::Problems;
-
-/// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// The config file, counted from 1; columns count characters.
-    File {
-        /// Line.
-        line: usize,
-        /// Column.
-        column: usize,
-    },
-    /// The environment variable of this name.
-    Env(String),
-    /// The flag `--set` with this key.
-    Flag(String),
-    /// Nobody set it.
-    Default,
-}
-
-impl Origin {
-    /// How messages name the place: `file:line:column`, the variable, or the flag.
-    pub fn place(&self, file: &str) -> String {
-        match self {
-            Self::File { line, column } => format!("{file}:{line}:{column}"),
-            Self::Default => file.to_owned(),
-            other => other.to_string(),
-        }
-    }
-
-    pub(super) fn sort_key(&self) -> (u8, usize, usize) {
-        match self {
-            Self::File { line, column } => (0, *line, *column),
-            Self::Default => (1, 0, 0),
-            Self::Env(_) => (2, 0, 0),
-            Self::Flag(_) => (3, 0, 0),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File { line, .. } => write!(f, "line {line}"),
-            Self::Env(name) => write!(f, "environment variable {name}"),
-            Self::Flag(key) => write!(f, "--set {key}"),
-            Self::Default => f.write_str("default"),
-        }
-    }
-}
 
 /// A value with its place.
 #[derive(Debug, Clone)]
@@ -142,34 +93,16 @@ impl Node {
     }
 }
 
-/// Lines and columns of byte offsets.
-struct Places<'a>(&'a str);
-
-impl Places<'_> {
-    fn of(&self, span: &Range<usize>) -> Origin {
-        let mut at = span.start.min(self.0.len());
-        while !self.0.is_char_boundary(at) {
-            at -= 1;
-        }
-        let before = &self.0[..at];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Origin::File {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-        }
-    }
-}
-
 /// Parses a file. Syntax errors become problems, as many as the parser finds.
 pub(super) fn parse_file(text: &str, problems: &mut Problems) -> Node {
-    let places = Places(text);
+    let place = |span: &Range<usize>| Origin::at(text, span.start);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in errors {
-        let origin = error.span().map_or(Origin::Default, |span| places.of(&span));
+        let origin = error.span().map_or(Origin::Default, |span| place(&span));
         problems.push(origin, format!("not TOML: {}", error.message().replace('\n', ", ")));
     }
     let start = Origin::File { line: 1, column: 1 };
-    let value = convert_table(table.get_ref(), &|span| places.of(span), problems);
+    let value = convert_table(table.get_ref(), &place, problems);
     Node { value, origin: start }
 }
 

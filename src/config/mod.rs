@@ -1,23 +1,36 @@
 //! The pipeline's configuration: a TOML file, overridden by environment variables and flags.
 //!
 //! [`resolve`] reads all three, reports every problem at once with its file, line and column, and
-//! returns a typed [`Pipeline`] together with the origin of every value that is not in the file.
+//! returns a typed [`Pipeline`] together with the origin of every value that is not in the file. A default may depend on
+//! the file's version; [`upgrade`] writes a file in the newest one.
 
 mod check;
+mod defaults;
 mod document;
+mod edit;
+mod file;
 mod next;
+mod origin;
 mod overrides;
 mod pipeline;
 mod problem;
+mod query;
 mod resolve;
 mod secret;
 mod show;
+mod upgrade;
 mod validate;
+mod version;
 
-pub use document::Origin;
+pub use defaults::DefaultChange;
+pub(crate) use file::{read, write};
 pub use next::NextOptions;
+pub use origin::Origin;
 pub use overrides::ENV_PREFIX;
-pub use pipeline::{CONFIG_VERSION, Pipeline, PublishOptions, QueryOptions};
+pub use pipeline::{Pipeline, PublishOptions};
 pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
+pub use query::QueryOptions;
 pub use resolve::{Resolved, resolve, resolve_text};
+pub use upgrade::{Upgrade, upgrade};
+pub use version::PipelineVersion;

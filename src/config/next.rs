@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::pipeline::{Pipeline, QueryOptions};
+use super::query::QueryOptions;
 use crate::stage::ChunkingOptions;
 use crate::tower::TowerOptions;
 
@@ -30,18 +30,4 @@ pub struct NextOptions {
     /// Minutes that one run may spend on encoding for it. Default: until the run's deadline.
     #[serde(default)]
     pub minutes_per_run: Option<u32>,
-}
-
-impl Pipeline {
-    /// This pipeline as it will be once `[next]` has taken over; `None` without `[next]`.
-    pub fn after_next(&self) -> Option<Self> {
-        let next = self.next.as_ref()?;
-        let mut after = self.clone();
-        after.tower = next.tower.clone();
-        after.corpus.template.clone_from(next.template.as_ref().unwrap_or(&self.corpus.template));
-        after.chunking = next.chunking.or(self.chunking);
-        after.query = next.query.clone();
-        after.next = None;
-        Some(after)
-    }
 }

@@ -1,7 +1,8 @@
 //! Environment variables and `--set` flags laid over the file.
 
 use super::check::Schema;
-use super::document::{Entry, Node, Origin, Value, parse_value};
+use super::document::{Entry, Node, Value, parse_value};
+use super::origin::Origin;
 use super::problem::{Problems, one_of};
 use super::secret;
 

@@ -6,14 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::next::NextOptions;
+use super::query::QueryOptions;
+use super::version::PipelineVersion;
 use crate::corpus::CorpusOptions;
 use crate::snapshot::Retention;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 use crate::store::StorageOptions;
 use crate::tower::TowerOptions;
-
-/// The only `version` that this release reads.
-pub const CONFIG_VERSION: u32 = 1;
 
 /// A whole pipeline: notes in, published snapshot out. Made by [`crate::config::resolve`].
 ///
@@ -21,8 +20,9 @@ pub const CONFIG_VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
-    /// Version of this format: 1.
-    pub version: u32,
+    /// Version of this format.
+    #[schemars(with = "u32")]
+    pub version: PipelineVersion,
     /// Where notes come from and how a note becomes text.
     pub corpus: CorpusOptions,
     /// The document tower.
@@ -66,18 +66,6 @@ pub struct PublishOptions {
     pub root: String,
 }
 
-/// How the snapshot's readers encode queries.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct QueryOptions {
-    /// Text before every query. Default: the tower's `prompt_prefix`.
-    pub prompt_prefix: Option<String>,
-    /// Text after every query. Default: the tower's `prompt_suffix`.
-    pub prompt_suffix: Option<String>,
-    /// A query tower of its own (a distilled one). Default: the document tower encodes queries.
-    pub tower: Option<TowerOptions>,
-}
-
 impl Pipeline {
     /// The tower that encodes queries: the query tower if there is one, else the document tower
     /// with the query's prompt.
@@ -92,11 +80,16 @@ impl Pipeline {
         tower
     }
 
-    /// The JSON Schema of the config file.
-    pub fn json_schema() -> serde_json::Value {
-        let mut schema = schemars::schema_for!(Self);
-        schema.insert("title".to_owned(), "scalingnote pipeline".into());
-        schema.to_value()
+    /// This pipeline as it will be once `[next]` has taken over; `None` without `[next]`.
+    pub fn after_next(&self) -> Option<Self> {
+        let next = self.next.as_ref()?;
+        let mut after = self.clone();
+        after.tower = next.tower.clone();
+        after.corpus.template.clone_from(next.template.as_ref().unwrap_or(&self.corpus.template));
+        after.chunking = next.chunking.or(self.chunking);
+        after.query = next.query.clone();
+        after.next = None;
+        Some(after)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::document::Origin;
+use super::origin::Origin;
 use crate::error::{Error, Result};
 
 /// One thing that is wrong.

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::check::{Schema, check, prune};
-use super::document::{Node, Origin, Value, parse_file};
+use super::check::{Schema, check};
+use super::defaults::DefaultChange;
+use super::document::{Node, Value, parse_file};
+use super::file::read;
+use super::origin::Origin;
 use super::pipeline::{Pipeline, absolute};
 use super::problem::Problems;
-use super::{overrides, secret, validate};
+use super::version::PipelineVersion;
+use super::{defaults, overrides, secret, validate};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-
-/// Largest config file that is read: anything bigger is not one.
-const MAX_FILE: u64 = 4 << 20;
 
 /// A pipeline with the origin of every value that was set.
 #[derive(Debug, Clone)]
@@ -25,6 +26,16 @@ pub struct Resolved {
     pub origins: BTreeMap<String, Origin>,
 }
 
+impl Resolved {
+    /// What version 2 changes in this pipeline, with these overrides; nothing if it is of version 2.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn changes(&self) -> Result<Vec<DefaultChange>> {
+        defaults::changes(&self.pipeline, &self.origins)
+    }
+}
+
 /// Reads `file`, lays the environment's `SCALINGNOTE__SECTION__KEY` and then `set`
 /// (`section.key=value`) over it, and checks everything.
 ///
@@ -36,28 +47,8 @@ pub fn resolve(
     set: &[String],
 ) -> Result<Resolved> {
     let name = file.display().to_string();
-    let text = read(file).map_err(|cause| {
-        Error::new(ErrorKind::Usage, format!("pipeline file {name} cannot be read"))
-            .with_source(cause)
-    })?;
-    let absolute_file = std::path::absolute(file)
-        .or_error(ErrorKind::Config, || format!("pipeline file {name} has no absolute path"))?;
-    let base_dir = absolute_file.parent().unwrap_or(Path::new("/"));
-    resolve_text(&text, &name, base_dir, env, set)
-}
-
-fn read(file: &Path) -> std::io::Result<String> {
-    use std::io::Read;
-    let other = |message: &str| std::io::Error::other(message.to_owned());
-    if file.is_dir() {
-        return Err(other("it is a directory; name the .toml file in it"));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(other("it is larger than 4 MiB, which no pipeline file is"));
-    }
-    String::from_utf8(bytes).map_err(|_| other("it is not UTF-8 text"))
+    let (text, base_dir) = read(file, &format!("pipeline file {name}"), "pipeline file")?;
+    resolve_text(&text, &name, &base_dir, env, set)
 }
 
 /// [`resolve`] for a text that was read already; `name` is how messages call it.
@@ -81,11 +72,13 @@ pub fn resolve_text(
     overrides::apply_env(&mut root, schema, env, &mut problems);
     overrides::apply_flags(&mut root, schema, set, &mut problems);
     check_version(&root, &problems.file)?;
-    check(&root, schema, "", &mut problems);
     secret::find(&root, "", &mut problems);
-    prune(&mut root, schema);
-    let parsed = serde_json::from_value::<Pipeline>(root.to_json());
-    if let Ok(pipeline) = &parsed {
+    check(&mut root, schema, "", &mut problems);
+    let mut origins = BTreeMap::new();
+    collect(&root, String::new(), &mut origins);
+    let mut parsed = serde_json::from_value::<Pipeline>(root.to_json());
+    if let Ok(pipeline) = &mut parsed {
+        defaults::apply(pipeline, &origins)?;
         validate::validate(pipeline, &root, &mut problems);
     }
     problems.result()?;
@@ -94,24 +87,21 @@ pub fn resolve_text(
         .or_error(ErrorKind::Config, || format!("{name} does not fit the pipeline format"))?;
     pipeline.base_dir = base_dir.to_path_buf();
     pipeline.publish.root = absolute(&pipeline.publish.root, base_dir);
-    let mut origins = BTreeMap::new();
-    collect(&root, String::new(), &mut origins);
     Ok(Resolved { pipeline, file: PathBuf::from(name), origins })
 }
 
 /// A file of another version is refused on its own: its other keys mean nothing to this release.
 fn check_version(root: &Node, file: &str) -> Result<()> {
     let Some(node) = root.at("version") else { return Ok(()) };
-    match node.value {
-        Value::Integer(version) if version != i64::from(super::CONFIG_VERSION) => {
-            Err(Error::config(format!(
-                "{}: version {version} is not supported; this release reads version {}",
-                node.origin.place(file),
-                super::CONFIG_VERSION
-            )))
-        }
+    let known = match &node.value {
+        Value::Integer(version) => PipelineVersion::try_from(*version).map(drop),
+        Value::String(text) => match text.parse::<i64>().map(PipelineVersion::try_from) {
+            Ok(Ok(_)) => Err(format!("`version` is a number: write `version = {text}`")),
+            _ => Ok(()),
+        },
         _ => Ok(()),
-    }
+    };
+    known.map_err(|message| Error::config(format!("{}: {message}", node.origin.place(file))))
 }
 
 fn collect(node: &Node, path: String, origins: &mut BTreeMap<String, Origin>) {

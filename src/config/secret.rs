@@ -3,36 +3,29 @@
 use super::document::{Node, Value};
 use super::problem::Problems;
 
-/// Key names (lower case) that hold secrets, and the environment variable that takes them.
-const KEYS: [(&str, &str); 22] = [
-    ("access_key", "AWS_ACCESS_KEY_ID"),
-    ("access_key_id", "AWS_ACCESS_KEY_ID"),
-    ("aws_access_key_id", "AWS_ACCESS_KEY_ID"),
-    ("secret", "AWS_SECRET_ACCESS_KEY"),
-    ("secret_key", "AWS_SECRET_ACCESS_KEY"),
-    ("secret_access_key", "AWS_SECRET_ACCESS_KEY"),
-    ("aws_secret_access_key", "AWS_SECRET_ACCESS_KEY"),
-    ("session_token", "AWS_SESSION_TOKEN"),
-    ("aws_session_token", "AWS_SESSION_TOKEN"),
-    ("account_key", "AZURE_STORAGE_ACCOUNT_KEY"),
-    ("azure_storage_account_key", "AZURE_STORAGE_ACCOUNT_KEY"),
-    ("sas_token", "AZURE_STORAGE_SAS_TOKEN"),
-    ("client_secret", "AZURE_STORAGE_CLIENT_SECRET"),
-    ("service_account_key", "GOOGLE_SERVICE_ACCOUNT_KEY"),
-    ("service_account", "GOOGLE_SERVICE_ACCOUNT"),
-    ("hf_token", "HF_TOKEN"),
-    ("token", "HF_TOKEN (models) or AWS_SESSION_TOKEN (S3)"),
-    ("api_key", "the variable of that service"),
-    ("password", "the variable of that service"),
-    ("passwd", "the variable of that service"),
-    ("credential", "AWS_*, AZURE_* or GOOGLE_*"),
-    ("credentials", "AWS_*, AZURE_* or GOOGLE_*"),
+/// Environment variables that take secrets, and the key names (lower case) that hold them.
+const KEYS: [(&str, &[&str]); 12] = [
+    ("AWS_ACCESS_KEY_ID", &["access_key", "access_key_id", "aws_access_key_id"]),
+    (
+        "AWS_SECRET_ACCESS_KEY",
+        &["secret", "secret_key", "secret_access_key", "aws_secret_access_key"],
+    ),
+    ("AWS_SESSION_TOKEN", &["session_token", "aws_session_token"]),
+    ("AZURE_STORAGE_ACCOUNT_KEY", &["account_key", "azure_storage_account_key"]),
+    ("AZURE_STORAGE_SAS_TOKEN", &["sas_token"]),
+    ("AZURE_STORAGE_CLIENT_SECRET", &["client_secret"]),
+    ("GOOGLE_SERVICE_ACCOUNT_KEY", &["service_account_key"]),
+    ("GOOGLE_SERVICE_ACCOUNT", &["service_account"]),
+    ("HF_TOKEN", &["hf_token"]),
+    ("HF_TOKEN (models) or AWS_SESSION_TOKEN (S3)", &["token"]),
+    ("the variable of that service", &["api_key", "password", "passwd"]),
+    ("AWS_*, AZURE_* or GOOGLE_*", &["credential", "credentials"]),
 ];
 
 /// The way out for a key that holds a secret; `None` for any other key.
 pub(super) fn advice(key: &str) -> Option<String> {
     let key = key.to_lowercase().replace('-', "_");
-    let (_, variable) = KEYS.iter().find(|(name, _)| *name == key)?;
+    let (variable, _) = KEYS.iter().find(|(_, names)| names.contains(&key.as_str()))?;
     Some(format!(
         "`{key}` is a secret, which a configuration must not hold; remove it and set {variable} in the environment"
     ))

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json};
 
-use super::document::Origin;
+use super::origin::Origin;
 use super::resolve::Resolved;
 use crate::error::{ErrorKind, Result, ResultExt};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::document::Node;
 use super::pipeline::Pipeline;
 use super::problem::Problems;
-use crate::config::QueryOptions;
+use super::query::QueryOptions;
 use crate::corpus::{CorpusMode, RESERVED_COLUMNS, check_sql};
 use crate::stage::ChunkingOptions;
 use crate::tower::TowerOptions;
@@ -182,21 +182,17 @@ fn encode(pipeline: &Pipeline, check: &mut Check<'_>) {
 
 fn index(pipeline: &Pipeline, check: &mut Check<'_>) {
     let index = &pipeline.index;
-    check.require(
-        (2..=512).contains(&index.connectivity),
-        "index.connectivity",
-        "must be 2 to 512; 16 is usual",
-    );
-    check.require(
-        (1..=65_536).contains(&index.expansion_add),
-        "index.expansion_add",
-        "must be 1 to 65536; 128 is usual",
-    );
-    check.require(
-        (1..=65_536).contains(&index.expansion_search),
-        "index.expansion_search",
-        "must be 1 to 65536; 64 is usual",
-    );
+    for (key, value, least, most, usual) in [
+        ("connectivity", index.connectivity, 2, 512, 16),
+        ("expansion_add", index.expansion_add, 1, 65_536, 128),
+        ("expansion_search", index.expansion_search, 1, 65_536, 64),
+    ] {
+        check.require(
+            (least..=most).contains(&value),
+            &format!("index.{key}"),
+            format!("must be {least} to {most}; {usual} is usual"),
+        );
+    }
     check.require(
         index.rescore <= 1000,
         "index.rescore",

@@ -107,7 +107,7 @@ fn pipeline(
         memory_limit_mib: 2048,
     };
     Ok(Pipeline {
-        version: crate::config::CONFIG_VERSION,
+        version: crate::config::PipelineVersion::V1,
         corpus,
         tower: tower.clone(),
         encode: encode.clone(),

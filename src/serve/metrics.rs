@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::age;
 use crate::search::{Serving, WatchStatus};
+use crate::snapshot::Manifest;
 
 /// How a request to `/search` ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +140,13 @@ impl Metrics {
         family("serve_request_seconds", "histogram", help, &samples);
         text
     }
+}
+
+/// Seconds since a snapshot was committed, if its manifest says when.
+pub(super) fn age(manifest: &Manifest) -> Option<f64> {
+    let created = chrono::DateTime::parse_from_rfc3339(&manifest.provenance.created_at).ok()?;
+    let age = chrono::Utc::now() - created.to_utc();
+    Some((age.num_milliseconds() as f64 / 1e3).max(0.0))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use axum::extract::Query;
 use axum::http::{Method, Request, header};
 use serde::Deserialize;
 
-use super::Limits;
+use super::limits::Limits;
 use super::refusal::Refusal;
 
 /// One search.
@@ -26,24 +26,12 @@ pub(super) enum SearchQuery {
 
 const DEFAULT_K: usize = 10;
 
+/// A search as it comes: the vector is numbers in a body, and numbers with commas between them in a query part.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Posted {
+struct Posted<V> {
     text: Option<String>,
-    vector: Option<Vec<f32>>,
-    k: Option<usize>,
-    #[serde(default)]
-    exact: bool,
-    #[serde(rename = "where")]
-    condition: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    text: Option<String>,
-    /// Numbers with commas between them.
-    vector: Option<String>,
+    vector: Option<V>,
     k: Option<usize>,
     #[serde(default)]
     exact: bool,
@@ -56,7 +44,7 @@ impl SearchRequest {
     pub async fn read(request: Request<Body>, limits: &Limits) -> Result<Self, Refusal> {
         if request.method() == Method::POST {
             let body = body(request, limits.body).await?;
-            let posted: Posted = serde_json::from_slice(&body).map_err(|error| {
+            let posted = serde_json::from_slice(&body).map_err(|error| {
                 Refusal::bad(format!(
                     "the body must be JSON such as {{\"text\": \"...\", \"k\": 10}}: {error}"
                 ))
@@ -66,14 +54,14 @@ impl SearchRequest {
         if request.uri().query().is_some_and(|query| query.len() > limits.body) {
             return Err(Refusal::too_large(limits.body));
         }
-        let Query(asked): Query<Asked> =
+        let Query(asked): Query<Posted<String>> =
             Query::try_from_uri(request.uri()).map_err(|error| Refusal::bad(error.body_text()))?;
-        let vector = asked.vector.map(|text| numbers(&text)).transpose()?;
-        let Asked { text, k, exact, condition, .. } = asked;
+        let Posted { text, vector, k, exact, condition } = asked;
+        let vector = vector.map(|text| numbers(&text)).transpose()?;
         Self::new(Posted { text, vector, k, exact, condition }, limits)
     }
 
-    fn new(posted: Posted, limits: &Limits) -> Result<Self, Refusal> {
+    fn new(posted: Posted<Vec<f32>>, limits: &Limits) -> Result<Self, Refusal> {
         let query = match (posted.text, posted.vector) {
             (Some(text), None) => SearchQuery::Text(text),
             (None, Some(vector)) => SearchQuery::Vector(vector),

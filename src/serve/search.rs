@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, Request};
 use axum::response::{IntoResponse, Response};
 
-use super::App;
+use super::app::App;
 use super::metrics::Outcome;
 use super::refusal::Refusal;
 use super::request::{SearchQuery, SearchRequest};

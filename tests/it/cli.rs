@@ -138,6 +138,60 @@ fn every_subcommand_teaches() {
     }
 }
 
+#[test]
+fn a_file_is_upgraded_where_it_lies_or_elsewhere() {
+    let folder = folder();
+    let path = folder.path();
+    let gpu =
+        PIPELINE.replace("[publish]", "[encode] # on the card\ndevices = [\"cuda:0\"]\n[publish]");
+    std::fs::write(path.join("gpu.toml"), &gpu).unwrap();
+    let says = |line: &str, code: i32, pieces: &[&str]| {
+        let output = run(path, &line.split(' ').collect::<Vec<_>>());
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{line}: {said}");
+        for piece in pieces {
+            assert!(said.contains(piece), "{line}: {said} should contain {piece}");
+        }
+        text(&output.stdout)
+    };
+    let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
+    let change =
+        "  encode.token_budget: 4096 in version 1, 65536 in version 2 (nothing is encoded again); ";
+
+    says("config check p.toml", 0, &["is fine", "version 2 would change nothing in it"]);
+    says("config check gpu.toml", 0, &["`scalingnote config upgrade gpu.toml`", change]);
+    says("config upgrade gpu.toml --dry-run", 0, &["gpu.toml would become version 2", change]);
+    let pinned = says("config upgrade gpu.toml --output -", 0, &[change]);
+    says("config upgrade gpu.toml --output p.toml", 1, &["p.toml cannot be written", "exists"]);
+    says("config upgrade bad.toml", 2, &["did you mean `model`"]);
+    says("config upgrade gpu.toml --output none/x.toml", 1, &["none/x.toml cannot be written"]);
+    assert_eq!((read("gpu.toml"), read("p.toml")), (gpu.clone(), PIPELINE.to_owned()));
+    std::fs::create_dir(path.join("sub")).unwrap();
+    let warning = "warning: relative paths in sub/new.toml start at its own folder";
+    says("config upgrade gpu.toml --new-defaults --output sub/new.toml", 0, &[warning, change]);
+    assert_eq!(read("sub/new.toml"), gpu.replace("version = 1", "version = 2"));
+
+    // Through a link, with the permissions as they are.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::os::unix::fs::symlink("gpu.toml", path.join("link.toml")).unwrap();
+        std::fs::set_permissions(path.join("gpu.toml"), PermissionsExt::from_mode(0o640)).unwrap();
+        says("config upgrade link.toml", 0, &["link.toml is version 2 now; it keeps", change]);
+        let file = std::fs::symlink_metadata(path.join("gpu.toml")).unwrap();
+        assert_eq!(file.permissions().mode() & 0o777, 0o640);
+        assert!(std::fs::symlink_metadata(path.join("link.toml")).unwrap().is_symlink());
+        assert_eq!(read("gpu.toml"), pinned);
+        assert!(
+            pinned.contains("card\ntoken_budget = 4096 # as in version 1\ndevices"),
+            "{pinned}"
+        );
+        says("config upgrade gpu.toml", 0, &["gpu.toml is version 2 already"]);
+        let checked = says("config check gpu.toml", 0, &["is fine"]);
+        assert!(!checked.contains("version 2"), "{checked}");
+    }
+}
+
 /// Most users never pay for clusters; who asks for one is told how to get it.
 #[cfg(not(feature = "cluster"))]
 #[test]

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use scalingnote::config::{ENV_PREFIX, Origin, Pipeline, Resolved, resolve, resolve_text};
+use scalingnote::config::{
+    ENV_PREFIX, Origin, Pipeline, PipelineVersion, Resolved, Upgrade, resolve, resolve_text,
+    upgrade,
+};
 use scalingnote::error::{ErrorKind, Result};
 use scalingnote::types::Pooling;
 
@@ -171,9 +174,19 @@ fn values_that_make_no_sense_together_are_refused() {
         ),
         (GOOD.to_owned() + "[storage]\nendpoint = \"minio:9000\"", "must start with `http://`"),
         (
-            GOOD.replace("version = 1", "version = 2"),
-            "version 2 is not supported; this release reads version 1",
+            GOOD.replace("version = 1", "version = 3"),
+            "version 3 is not supported; this release reads versions 1 and 2: write `version = 2`, or take a newer",
         ),
+        (
+            GOOD.replace("version = 1", "version = 0"),
+            "p.toml:1:11: version 0 is not supported; this release reads versions 1 and 2: write `version = 2`",
+        ),
+        (
+            GOOD.replace("version = 1", "version = \"2\""),
+            "p.toml:1:11: `version` is a number: write `version = 2`",
+        ),
+        (GOOD.replace("version = 1", "version = \"two\""), "`version` must be an integer"),
+        (GOOD.replace("version = 1", "version = 2.0"), "`version` must be an integer"),
         (GOOD.replace("version = 1", ""), "key `version` is missing at the top"),
         (GOOD.replace("[publish]\nroot = \"out\"\n", ""), "section [publish] is missing"),
         (GOOD.replace("template =", "stored_columns = [\"chunk\"]\ntemplate ="), "names `chunk`"),
@@ -286,4 +299,141 @@ fn the_pipelines_that_people_copy_are_right() {
         }
     }
     assert!(seen >= 2, "quickstart and daily");
+}
+
+/// [`GOOD`] on a GPU, where version 2 has another default.
+fn on_a_gpu() -> String {
+    GOOD.to_owned() + "\n[encode] # on the card\ndevices = [\"cuda:0\"]\n"
+}
+
+fn second(text: &str) -> String {
+    text.replace("version = 1", "version = 2")
+}
+
+#[test]
+fn a_version_decides_what_a_key_that_is_left_out_means() {
+    let budget = |text: &str, env: &[(&str, &str)], set: &[&str]| {
+        with(text, env, set).unwrap().pipeline.encode.token_budget
+    };
+    let gpu = on_a_gpu();
+    assert_eq!(budget(&gpu, &[], &[]), 4096);
+    assert_eq!(budget(&second(&gpu), &[], &[]), 65_536);
+    assert_eq!(budget(&gpu, &[], &["version=2"]), 65_536);
+    assert_eq!(budget(&second(&gpu), &[("SCALINGNOTE__VERSION", "1")], &[]), 4096);
+    // Devices that come from elsewhere count, and a processor among them keeps the small one.
+    assert_eq!(budget(&second(GOOD), &[], &[]), 4096);
+    assert_eq!(budget(&second(GOOD), &[], &["encode.devices=[\"cuda:0\", \"cuda:1\"]"]), 65_536);
+    assert_eq!(budget(&second(&gpu), &[], &["encode.devices=[\"cuda:0\", \"cpu\"]"]), 4096);
+    // What somebody sets holds in either version, also where it is the other's default.
+    for text in [&gpu, &second(&gpu)] {
+        assert_eq!(budget(&(text.clone() + "token_budget = 4096\n"), &[], &[]), 4096);
+        assert_eq!(budget(text, &[("SCALINGNOTE__ENCODE__TOKEN_BUDGET", "4096")], &[]), 4096);
+        assert_eq!(budget(text, &[], &["encode.token_budget=65536"]), 65_536);
+    }
+    let mut both = [&gpu, &second(&gpu)].map(|text| with(text, &[], &[]).unwrap());
+    assert_eq!(both.each_ref().map(|resolved| resolved.changes().unwrap().len()), [1, 0]);
+    assert!(both.iter().all(|resolved| !resolved.origins.contains_key("encode.token_budget")));
+    both[0].pipeline.encode.token_budget = 65_536;
+    both[0].pipeline.version = PipelineVersion::V2;
+    assert_eq!(both[0].pipeline, both[1].pipeline, "nothing else differs");
+
+    for (version, text) in [(1, &gpu), (2, &second(&gpu))] {
+        let shown = with(text, &[], &[]).unwrap();
+        let toml = shown.to_toml().unwrap();
+        assert!(toml.contains(&format!("\nversion = {version}\n")), "{toml}");
+        assert_eq!(with(&toml, &[], &[]).unwrap().pipeline, shown.pipeline);
+        let json: serde_json::Value = serde_json::from_str(&shown.to_json().unwrap()).unwrap();
+        assert_eq!(json["pipeline"]["version"], version);
+    }
+    let next = second(&gpu) + "[next.tower]\nmodel = \"fake:16\"\npooling = \"mean\"\n";
+    let after = with(&next, &[], &[]).unwrap().pipeline.after_next().unwrap();
+    assert_eq!((after.version, after.encode.token_budget), (PipelineVersion::V2, 65_536));
+}
+
+#[test]
+fn what_version_2_changes_is_told_for_the_very_file() {
+    let changes = |text: &str, set: &[&str]| {
+        let changes = with(text, &[], set).unwrap().changes().unwrap();
+        changes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        changes(&on_a_gpu(), &[]),
+        [
+            "encode.token_budget: 4096 in version 1, 65536 in version 2 (nothing is encoded again); a GPU is not busy \
+             with 4096 tokens, so it is 65536 where every device is one"
+        ]
+    );
+    assert!(changes(GOOD, &[]).is_empty());
+    assert!(changes(&on_a_gpu(), &["encode.token_budget=4096"]).is_empty());
+    assert!(changes(&second(&on_a_gpu()), &[]).is_empty());
+    // The schema tells of all of them.
+    let schema = Pipeline::json_schema();
+    let told = schema["properties"]["version"]["description"].as_str().unwrap();
+    assert!(told.contains("`encode.token_budget`"), "{told}");
+}
+
+#[test]
+fn an_upgraded_file_keeps_its_comments_and_its_meaning() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.toml");
+    let upgraded = |text: &str, env: &[(&str, &str)], new_defaults| -> Result<Upgrade> {
+        std::fs::write(&file, text).unwrap();
+        let env: Vec<_> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let upgrade = upgrade(&file, &env, new_defaults);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), text, "nothing is written");
+        upgrade
+    };
+    let commented =
+        on_a_gpu().replace("version = 1", "# a pipeline\nversion = 1   # of the format");
+    let kept = upgraded(&commented, &[], false).unwrap();
+    assert_eq!(
+        kept.text,
+        second(&commented).replace(
+            "[encode] # on the card\n",
+            "[encode] # on the card\ntoken_budget = 4096 # as in version 1\n"
+        )
+    );
+    assert_eq!((kept.before, kept.changes.len()), (PipelineVersion::V1, 1));
+    let new = upgraded(&commented, &[], true).unwrap();
+    assert_eq!((new.text, new.changes), (second(&commented), kept.changes));
+    let again = upgraded(&kept.text, &[], true).unwrap();
+    assert_eq!((again.before, again.text), (PipelineVersion::V2, kept.text));
+
+    // However a file writes its sections, its meaning stays: the library compares both and would refuse.
+    let none: &[(&str, &str)] = &[];
+    let env: &[(&str, &str)] = &[("SCALINGNOTE__ENCODE__DEVICES", "[\"cuda:0\"]")];
+    for (text, env, pinned) in [
+        (format!("encode.devices = [\"cuda:0\"]\n{GOOD}"), none, "encode.token_budget = 4096 #"),
+        (
+            format!("encode = {{ devices = [\"cuda:0\"] }}\n{GOOD}"),
+            none,
+            "encode = { token_budget = 4096, devices",
+        ),
+        (GOOD.to_owned(), env, "\n\n[encode]\ntoken_budget = 4096 #"),
+        (on_a_gpu().replace('\n', "\r\n"), none, "\r\ntoken_budget = 4096 # as in version 1\r\n"),
+    ] {
+        let upgrade = upgraded(&text, env, false).unwrap();
+        assert!(upgrade.text.contains(pinned), "{}", upgrade.text);
+        let [old, new] = [&text, &upgrade.text].map(|text| with(text, env, &[]).unwrap());
+        assert_eq!(old.pipeline.encode, new.pipeline.encode);
+    }
+    let unchanged = upgraded(GOOD, &[], false).unwrap();
+    assert_eq!((unchanged.text, unchanged.changes), (second(GOOD), Vec::new()));
+
+    // A version that the file does not hold cannot be changed in it.
+    let bare = GOOD.replace("version = 1\n", "");
+    let error = upgraded(&bare, &[("SCALINGNOTE__VERSION", "1")], false).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    assert!(error.to_string().contains("SCALINGNOTE__VERSION; unset it first"), "{error}");
+    assert_eq!(upgraded("version = 3\n", &[], false).unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[test]
+fn the_pipelines_that_people_copy_mean_the_same_in_version_2() {
+    for name in ["quickstart", "daily"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("pipelines/{name}.toml"));
+        let old = std::fs::read_to_string(&file).unwrap();
+        let upgrade = upgrade(&file, &[], false).unwrap();
+        assert_eq!((upgrade.text, upgrade.changes), (second(&old), Vec::new()), "{name}");
+    }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::super::console::{Console, Level};
-use super::{Track, View};
+use super::view::{Track, View};
+use crate::cli::terminal::{Console, Level};
 use crate::observe::{ExecutorProgress, Stage, format};
 
 pub(super) struct Bars {

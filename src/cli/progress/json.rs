@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::console::{Console, Level};
-use super::{Track, View, now};
+use super::view::{Track, View};
+use crate::cli::terminal::{Console, Level, now};
 use crate::observe::{ExecutorProgress, Stage};
 
 /// Least pause between two progress lines of one stage.

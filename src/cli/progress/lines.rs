@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::console::{Console, Level};
-use super::{Track, View};
+use super::view::{Track, View};
+use crate::cli::terminal::{Console, Level};
 use crate::observe::{ExecutorProgress, Stage, format};
 
 pub(super) struct Lines {

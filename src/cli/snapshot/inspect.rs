@@ -1,12 +1,11 @@
 //! `snapshot list|show|diff`: reading only.
 
 use std::fmt::Write as _;
-use std::process::ExitCode;
 
 use clap::Args;
 
-use super::named;
-use crate::cli::{App, pretty, root};
+use crate::cli::app::App;
+use crate::cli::args::root;
 use crate::error::Result;
 use crate::observe::format;
 use crate::snapshot::{self, Diff, Manifest, NoteDiff};
@@ -53,7 +52,7 @@ pub(super) struct DiffArgs {
     json: bool,
 }
 
-pub(super) async fn list(args: &ListArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn list(args: &ListArgs, app: &App) -> Result<()> {
     let root = root::open(&args.root)?.root;
     let mut rows = Vec::new();
     let mut out = Vec::new();
@@ -82,23 +81,20 @@ pub(super) async fn list(args: &ListArgs, app: &App) -> Result<ExitCode> {
             manifest.provenance.run.clone(),
         ]);
     }
-    if args.json {
-        app.console.print(&pretty(&out)?);
-    } else if rows.is_empty() {
-        app.console.print(&format!("{} holds no snapshot yet\n", root.uri()));
-    } else {
-        let header = ["number", "parent", "created", "notes", "vectors", "shards", "space", "by"];
-        let right = [true, true, false, true, true, true, false, false];
-        app.console.print(&format::table(&header, &right, &rows));
-    }
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &out, |_| match rows.is_empty() {
+        true => format!("{} holds no snapshot yet\n", root.uri()),
+        false => {
+            let header =
+                ["number", "parent", "created", "notes", "vectors", "shards", "space", "by"];
+            let right = [true, true, false, true, true, true, false, false];
+            format::table(&header, &right, &rows)
+        }
+    })
 }
 
-pub(super) async fn show(args: &ShowArgs, app: &App) -> Result<ExitCode> {
-    let root = root::open(&args.root)?.root;
-    let manifest = named(&root, args.number).await?;
-    app.console.print(&if args.json { pretty(&manifest)? } else { describe(&manifest) });
-    Ok(ExitCode::SUCCESS)
+pub(super) async fn show(args: &ShowArgs, app: &App) -> Result<()> {
+    let manifest = root::open(&args.root)?.manifest(args.number).await?;
+    app.answer(args.json, &manifest, describe)
 }
 
 /// RFC 3339 to the second; what does not parse stays as it is.
@@ -155,25 +151,20 @@ fn describe(manifest: &Manifest) -> String {
     out
 }
 
-pub(super) async fn diff(args: &DiffArgs, app: &App) -> Result<ExitCode> {
-    let root = root::open(&args.root)?.root;
-    let from = snapshot::read(&root, args.from).await?;
-    let to = named(&root, args.to).await?;
+pub(super) async fn diff(args: &DiffArgs, app: &App) -> Result<()> {
+    let opened = root::open(&args.root)?;
+    let from = opened.manifest(Some(args.from)).await?;
+    let to = opened.manifest(args.to).await?;
     let diff = snapshot::diff(&from, &to);
     let notes = match args.notes {
-        true => Some(snapshot::diff_ids(&root, &from, &to, args.samples).await?),
+        true => Some(snapshot::diff_ids(&opened.root, &from, &to, args.samples).await?),
         false => None,
     };
-    if args.json {
-        let mut json = serde_json::json!({ "snapshots": diff });
-        if let Some(notes) = &notes {
-            json["notes"] = serde_json::json!(notes);
-        }
-        app.console.print(&pretty(&json)?);
-    } else {
-        app.console.print(&compare(&diff, notes.as_ref()));
+    let mut json = serde_json::json!({ "snapshots": diff });
+    if let Some(notes) = &notes {
+        json["notes"] = serde_json::json!(notes);
     }
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &json, |_| compare(&diff, notes.as_ref()))
 }
 
 fn compare(diff: &Diff, notes: Option<&NoteDiff>) -> String {

@@ -1,10 +1,10 @@
 //! `snapshot rollback|gc`: what changes a root.
 
-use std::process::ExitCode;
-
 use clap::Args;
 
-use crate::cli::{App, pretty, root};
+use crate::cli::app::App;
+use crate::cli::args::root;
+use crate::cli::terminal::now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::format;
 use crate::snapshot::{self, CommitOutcome, GcReport, Protected, Provenance, Retention};
@@ -51,13 +51,13 @@ pub(super) struct GcArgs {
     json: bool,
 }
 
-pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
     if args.reason.trim().is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the --reason is empty; say why"));
     }
     let root = root::open(&args.root)?.root;
     let provenance = Provenance {
-        created_at: crate::cli::progress::now(),
+        created_at: now(),
         host: snapshot::host_name(),
         program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
         run: format!("rollback to {}: {}", args.number, args.reason.trim()),
@@ -71,7 +71,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode>
                 args.number,
                 format::count(manifest.content.notes)
             ));
-            Ok(ExitCode::SUCCESS)
+            Ok(())
         }
         CommitOutcome::LostTo(other) => Err(Error::new(
             ErrorKind::Conflict,
@@ -88,7 +88,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<ExitCode>
     }
 }
 
-pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {
     let opened = root::open(&args.root)?;
     let growing = opened.pipeline.as_ref().is_some_and(|pipeline| pipeline.next.is_some());
     let base = opened.pipeline.map(|pipeline| pipeline.retention).unwrap_or_default();
@@ -104,8 +104,7 @@ pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<ExitCode> {
     };
     let protected = Protected { growing, ..Protected::default() };
     let report = snapshot::gc(&opened.root, &retention, now, args.dry_run, &protected).await?;
-    app.console.print(&if args.json { pretty(&report)? } else { describe(&report) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &report, describe)
 }
 
 fn describe(report: &GcReport) -> String {

@@ -1,13 +1,12 @@
 //! `snapshot verify`: every byte, the canary queries, and a sample encoded again.
 
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Args;
 
-use super::named;
-use crate::cli::{App, pretty, root};
+use crate::cli::app::App;
+use crate::cli::args::root;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Stage, format};
 use crate::search::Snapshot;
@@ -40,9 +39,9 @@ pub(super) struct VerifyArgs {
     json: bool,
 }
 
-pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<ExitCode> {
+pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
     let opened = root::open(&args.root)?;
-    let manifest = named(&opened.root, args.number).await?;
+    let manifest = opened.manifest(args.number).await?;
     let problems = hashes(&opened.root, &manifest, app).await?;
     // Answers from altered files would only say the same again, less clearly.
     let canaries = match problems.is_empty() {
@@ -65,7 +64,6 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<ExitCode> {
             Some(verify_sample(&manifest, limit, &mut worker, &env).await?)
         }
     };
-    app.console.close();
     print(args, app, &manifest, &problems, canaries, sample.as_ref())?;
     let number = manifest.number;
     if let Some(first) = problems.first() {
@@ -82,7 +80,7 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<ExitCode> {
                  with its stored vector, at least {LEAST_COSINE} is required"
             )))
         }
-        _ => Ok(ExitCode::SUCCESS),
+        _ => Ok(()),
     }
 }
 
@@ -108,7 +106,7 @@ async fn canaries(root: &Root, manifest: &Manifest) -> Result<usize> {
     if manifest.content.shards.iter().all(|shard| shard.canaries.is_empty()) {
         return Ok(0);
     }
-    let cache = crate::cli::search::cache_dir();
+    let cache = root::cache_dir();
     let opened = Snapshot::open(root, Some(manifest.number), &cache).await?;
     tokio::task::spawn_blocking(move || opened.check_canaries())
         .await
@@ -135,43 +133,38 @@ fn print(
     sample: Option<&SampleCheck>,
 ) -> Result<()> {
     let files = manifest.content.files().count();
-    if args.json {
-        let sample = match sample {
-            Some(SampleCheck::Compared { notes, least_cosine }) => {
-                serde_json::json!({ "notes": notes, "least_cosine": least_cosine })
-            }
-            Some(SampleCheck::TextGone) => serde_json::json!({ "notes": 0, "reason": "text gone" }),
-            None => serde_json::Value::Null,
-        };
-        let json = serde_json::json!({
-            "snapshot": manifest.number,
-            "files": files,
-            "problems": problems,
-            "canaries": canaries,
-            "sample": sample,
-        });
-        app.console.print(&pretty(&json)?);
-        return Ok(());
-    }
-    let mut out = format!("snapshot {}: {files} files", manifest.number);
-    out.push_str(if problems.is_empty() { ", every byte as published\n" } else { "\n" });
-    for problem in problems {
-        out.push_str(&format!("  {}: {}\n", problem.path, problem.problem));
-    }
-    if canaries > 0 {
-        out.push_str(&format!(
-            "  {canaries} canary queries answered as when the index was built\n"
-        ));
-    }
-    match sample {
-        Some(SampleCheck::Compared { notes, least_cosine }) => out.push_str(&format!(
-            "  {notes} notes encoded again, least cosine with the stored vector {least_cosine:.6}\n"
-        )),
-        Some(SampleCheck::TextGone) => out.push_str(
-            "  no note was encoded again: the prepared text of that run is gone (retention)\n",
+    let (encoded, said) = match sample {
+        Some(SampleCheck::Compared { notes, least_cosine }) => (
+            serde_json::json!({ "notes": notes, "least_cosine": least_cosine }),
+            format!(
+                "  {notes} notes encoded again, least cosine with the stored vector {least_cosine:.6}\n"
+            ),
         ),
-        None => {}
-    }
-    app.console.print(&out);
-    Ok(())
+        Some(SampleCheck::TextGone) => (
+            serde_json::json!({ "notes": 0, "reason": "text gone" }),
+            "  no note was encoded again: the prepared text of that run is gone (retention)\n"
+                .to_owned(),
+        ),
+        None => (serde_json::Value::Null, String::new()),
+    };
+    let json = serde_json::json!({
+        "snapshot": manifest.number,
+        "files": files,
+        "problems": problems,
+        "canaries": canaries,
+        "sample": encoded,
+    });
+    app.answer(args.json, &json, |_| {
+        let mut out = format!("snapshot {}: {files} files", manifest.number);
+        out.push_str(if problems.is_empty() { ", every byte as published\n" } else { "\n" });
+        for problem in problems {
+            out.push_str(&format!("  {}: {}\n", problem.path, problem.problem));
+        }
+        if canaries > 0 {
+            out.push_str(&format!(
+                "  {canaries} canary queries answered as when the index was built\n"
+            ));
+        }
+        out + &said
+    })
 }

@@ -1,44 +1,14 @@
 //! Writing to the terminal: never panics on a closed pipe, never tears a progress bar.
 
-use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 
-use clap::ValueEnum;
 use indicatif::MultiProgress;
 
-use super::args::{Global, LogFormat, ProgressMode};
-
-/// When to use colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Color {
-    /// On a terminal, unless NO_COLOR is set.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-/// `--color` before the flags are parsed, so that usage errors obey it too.
-pub(super) fn color_of(arguments: &[OsString]) -> Color {
-    let mut words = arguments.iter().filter_map(|word| word.to_str());
-    while let Some(word) = words.next() {
-        let value = match word.strip_prefix("--color") {
-            Some("") => words.next(),
-            Some(rest) => rest.strip_prefix('='),
-            None if word == "--" => return Color::Auto,
-            None => continue,
-        };
-        if let Some(color) = value.and_then(|value| Color::from_str(value, false).ok()) {
-            return color;
-        }
-    }
-    Color::Auto
-}
+use crate::cli::args::{Color, Global, LogFormat, ProgressMode};
 
 /// Weight of a line on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
+pub(crate) enum Level {
     Error,
     Warning,
     Note,
@@ -46,7 +16,7 @@ pub(super) enum Level {
 }
 
 /// stdout and stderr of this process.
-pub(super) struct Console {
+pub(crate) struct Console {
     pub progress: ProgressMode,
     pub json_log: bool,
     pub color: bool,
@@ -149,16 +119,7 @@ impl Console {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn colour_is_known_before_parsing() {
-        let of = |words: &[&str]| color_of(&words.iter().map(OsString::from).collect::<Vec<_>>());
-        assert_eq!(of(&["x", "--color", "never", "run"]), Color::Never);
-        assert_eq!(of(&["x", "run", "--color=always"]), Color::Always);
-        assert_eq!(of(&["x", "--color"]), Color::Auto);
-        assert_eq!(of(&["x", "--", "--color=always"]), Color::Auto);
-    }
+/// The time as log lines and JSON progress write it: RFC 3339, UTC, milliseconds.
+pub(crate) fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }

@@ -1,40 +1,20 @@
 //! Recipe files (TOML): unknown keys are refused, every complaint names file, line and key.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::config::nearest;
+use crate::config::{self, Origin, nearest};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-
-/// Largest recipe that is read: anything bigger is not one.
-const MAX_FILE: u64 = 4 << 20;
 
 /// The text of a recipe and the folder its relative paths start from.
 ///
 /// # Errors
 /// Usage, naming the file.
 pub(super) fn read(file: &Path) -> Result<(String, PathBuf)> {
-    let failed = |cause: std::io::Error| {
-        Error::new(ErrorKind::Usage, format!("{} cannot be read", file.display()))
-            .with_source(cause)
-    };
-    let other = |message: &str| failed(std::io::Error::other(message.to_owned()));
-    if file.is_dir() {
-        return Err(other("it is a directory; name the .toml file in it"));
-    }
-    let mut bytes = Vec::new();
-    let opened = std::fs::File::open(file).map_err(failed)?;
-    opened.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(other("it is larger than 4 MiB, which no recipe is"));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| other("it is not UTF-8 text"))?;
-    let absolute = std::path::absolute(file).map_err(failed)?;
-    Ok((text, absolute.parent().unwrap_or(Path::new("/")).to_path_buf()))
+    config::read(file, &file.display().to_string(), "recipe")
 }
 
 /// Reads TOML as `T`.
@@ -43,8 +23,9 @@ pub(super) fn read(file: &Path) -> Result<(String, PathBuf)> {
 /// Config, as `file:line:column: what is wrong`.
 pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) -> Result<T> {
     let wrong = |error: toml::de::Error| {
-        let place = error.span().map_or_else(String::new, |span| place(text, span.start));
-        Error::config(format!("{}{place}: {}", file.display(), near(error.message())))
+        let origin = error.span().map_or(Origin::Default, |span| Origin::at(text, span.start));
+        let place = origin.place(&file.display().to_string());
+        Error::config(format!("{place}: {}", near(error.message())))
     };
     let given: toml::Table = toml::from_str(text).map_err(wrong)?;
     let options: T = toml::from_str(text).map_err(wrong)?;
@@ -63,14 +44,20 @@ pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) ->
     }
 }
 
-/// Refuses a recipe that has one of these sections: it is meant for another command.
+/// Reads a recipe and the folder its relative paths start from. One that has any of the sections `others` is meant for
+/// `command` instead.
 ///
 /// # Errors
-/// Config, naming the command.
-pub(super) fn refuse_other(text: &str, file: &Path, keys: &[&str], command: &str) -> Result<()> {
-    let given: toml::Table = toml::from_str(text).unwrap_or_default();
-    match keys.iter().find(|key| given.contains_key(**key)) {
-        None => Ok(()),
+/// As [`read`] and [`parse`]; Config, naming the other command.
+pub(super) fn open<T: DeserializeOwned + Serialize>(
+    file: &Path,
+    others: &[&str],
+    command: &str,
+) -> Result<(T, PathBuf)> {
+    let (text, base_dir) = read(file)?;
+    let given: toml::Table = toml::from_str(&text).unwrap_or_default();
+    match others.iter().find(|key| given.contains_key(**key)) {
+        None => Ok((parse(&text, file)?, base_dir)),
         Some(key) => Err(Error::config(format!(
             "{} has [{key}]: it is a recipe for `scalingnote {command}`",
             file.display()
@@ -98,14 +85,6 @@ pub(super) fn naming<T>(file: &Path, result: Result<T>) -> Result<T> {
         }
         other => other,
     }
-}
-
-/// `:line:column`, counted from 1.
-fn place(text: &str, at: usize) -> String {
-    let before = text.get(..at).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    format!(":{line}:{column}")
 }
 
 /// The first key of `given` that `taken` lacks, as a dotted path, and the nearest key that stands there.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use super::console::{Console, Level};
+use super::console::{Console, Level, now};
 use crate::error::{Error, ErrorKind};
 
 /// Where the last panic happened and, if that is not put together from values, what it said. A library's panic over
@@ -18,7 +18,7 @@ fn last_panic() -> Option<String> {
 
 /// Runs the program so that a panic ends as a clear internal error with exit code 1, without a
 /// backtrace.
-pub(super) fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
+pub(crate) fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map_or_else(String::new, |at| format!(" at {at}"));
         let fixed = info.payload().downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -45,7 +45,7 @@ pub(super) fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
 }
 
 /// Prints an error and returns its exit code.
-pub(super) fn report(error: &Error, console: &Console) -> ExitCode {
+pub(crate) fn report(error: &Error, console: &Console) -> ExitCode {
     let code = error.kind().exit_code();
     let mut causes = causes(error);
     if error.kind() == ErrorKind::Internal {
@@ -53,7 +53,7 @@ pub(super) fn report(error: &Error, console: &Console) -> ExitCode {
     }
     if console.json_log {
         let line = serde_json::json!({
-            "timestamp": super::progress::now(),
+            "timestamp": now(),
             "level": "ERROR",
             "message": error.to_string(),
             "kind": format!("{:?}", error.kind()),

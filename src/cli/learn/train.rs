@@ -2,14 +2,15 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::App;
+use super::long_run::{listing, named, on_large_stack, output, written};
 use super::recipe;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::cli::app::App;
+use crate::cli::args::{device, duration};
+use crate::error::Result;
 use crate::tower::DeviceSpec;
 use crate::train::{self, TrainOptions, TrainReport};
 
@@ -45,11 +46,11 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
-    #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
     /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda). Given several times, the
     /// devices share every batch: each embeds a part, and the loss contrasts a query with the documents of all.
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::parse)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: Vec<DeviceSpec>,
     /// Train nothing: write the adapter of the checkpoint, as it stands, into this folder.
     #[arg(long, value_name = "DIR", conflicts_with = "deadline")]
@@ -62,10 +63,9 @@ pub(crate) struct TrainArgs {
     json: bool,
 }
 
-pub(super) async fn execute(args: TrainArgs, app: &App) -> Result<ExitCode> {
-    let (text, base_dir) = recipe::read(&args.recipe)?;
-    recipe::refuse_other(&text, &args.recipe, &["teacher", "student"], "distill")?;
-    let mut options: TrainOptions = recipe::parse(&text, &args.recipe)?;
+pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
+    let (mut options, base_dir): (TrainOptions, _) =
+        recipe::open(&args.recipe, &["teacher", "student"], "distill")?;
     options.steps = args.steps.or(options.steps);
     recipe::naming(&args.recipe, options.validate())?;
     let output = output(args.out.clone(), &args.recipe)?;
@@ -78,76 +78,15 @@ pub(super) async fn execute(args: TrainArgs, app: &App) -> Result<ExitCode> {
             train::export(&options, &base_dir, &folder, &place, half, devices, &reporter).await
         };
         let steps = named(&args.recipe, on_large_stack(work).await)?;
-        app.console.close();
-        let text = if args.json {
-            super::pretty(&serde_json::json!({ "steps": steps, "written": written(&target) }))?
-        } else {
+        let found = serde_json::json!({ "steps": steps, "written": written(&target) });
+        return app.answer(args.json, &found, |_| {
             format!("exported after {steps} steps\n{}", listing(&target))
-        };
-        app.console.print(&text);
-        return Ok(ExitCode::SUCCESS);
+        });
     }
     let work =
         async move || train::train(&options, &base_dir, &folder, devices, &reporter, &cancel).await;
     let report = named(&args.recipe, on_large_stack(work).await)?;
-    app.console.close();
-    app.console.print(&if args.json { super::pretty(&report)? } else { summary(&report, &output) });
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Runs `work` on a thread of its own with a large stack; the computation's threads are the global pool's.
-pub(super) async fn on_large_stack<T, W>(work: W) -> Result<T>
-where
-    T: Send + 'static,
-    W: AsyncFnOnce() -> Result<T> + Send + 'static,
-{
-    let runtime = tokio::runtime::Handle::current();
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("train".to_owned())
-        .stack_size(train::STACK)
-        .spawn(move || {
-            // Nobody listens any more only where the program is ending.
-            let _ = sender.send(runtime.block_on(work()));
-        })
-        .or_error(ErrorKind::Resource, || "starting the thread that trains")?;
-    receiver.await.or_error(ErrorKind::Internal, || "the thread that trains ended early")?
-}
-
-/// Errors as the command line means them: running again does not help against a folder of another run.
-pub(super) fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::Conflict => {
-            Err(Error::new(ErrorKind::Usage, error.to_string()))
-        }
-        other => recipe::naming(recipe, other),
-    }
-}
-
-/// The folder of the run: the one named, or one of the recipe's name.
-pub(super) fn output(named: Option<PathBuf>, recipe: &Path) -> Result<PathBuf> {
-    let stem = recipe.file_stem().unwrap_or("recipe".as_ref());
-    let folder = named.unwrap_or_else(|| Path::new(".cache/train").join(stem));
-    if folder.exists() && !folder.is_dir() {
-        let message = format!("{} is a file; --out names a folder", folder.display());
-        return Err(Error::new(ErrorKind::Usage, message));
-    }
-    Ok(folder)
-}
-
-/// What a run or an export has written into its folder.
-fn written(folder: &Path) -> Vec<PathBuf> {
-    let names = ["adapter", "query-adapter", "model", "query-model", "student", "report.html"];
-    names.iter().map(|name| folder.join(name)).filter(|path| path.exists()).collect()
-}
-
-pub(super) fn listing(folder: &Path) -> String {
-    let mut text = String::new();
-    for path in written(folder) {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let _ = writeln!(text, "  {name:<16} {}", path.display());
-    }
-    text
+    app.answer(args.json, &report, |report| summary(report, &output))
 }
 
 fn summary(report: &TrainReport, output: &Path) -> String {

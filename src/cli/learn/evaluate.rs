@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::pair_file::{self, Named};
-use super::{App, recipe};
+use super::recipe;
+use crate::cli::app::{App, not_written};
+use crate::cli::args::device;
 use crate::dataset::RetrievalSet;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::evaluate::{
     BootstrapOptions, Comparison, EntropyOptions, EvaluateOptions, Evaluation, Latency,
     check_same_queries, compare, evaluate_bm25, evaluate_embeddings, evaluate_indexed,
@@ -84,7 +85,7 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
     /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
     device: String,
     /// Print JSON, every query included.
     #[arg(long)]
@@ -118,7 +119,7 @@ struct Versus {
     measures: Vec<Comparison>,
 }
 
-pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<()> {
     let named = pair_file::read(&args.tower, args.adapter.as_deref())?;
     let others = args.compare.iter().map(|file| earlier(file)).collect::<Result<Vec<_>>>()?;
     let mut options = EvaluateOptions::new(stem(&args.set, Path::file_name), &args.set);
@@ -160,7 +161,8 @@ pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
     let answer = tokio::task::block_in_place(|| -> Result<Answer> {
         let (tower, run) = evaluate_embeddings(&set, &system, &queries, &documents, &options)?;
         if let Some(file) = &args.run {
-            write(file, &trec_run(&run, &system))?;
+            let text = trec_run(&run, &system);
+            std::fs::write(file, text).map_err(|cause| not_written(file, cause))?;
         }
         let mut comparisons = vec![versus(&bm25, &tower)?];
         for other in &others {
@@ -182,11 +184,10 @@ pub(super) async fn execute(args: EvaluateArgs, app: &App) -> Result<ExitCode> {
         Ok(Answer { rows, index_recall_10, latency, comparisons })
     })?;
     if let Some(file) = &args.per_query {
-        write(file, &per_query(&answer.rows))?;
+        let text = per_query(&answer.rows);
+        std::fs::write(file, text).map_err(|cause| not_written(file, cause))?;
     }
-    app.console.close();
-    app.console.print(&if args.json { super::pretty(&answer)? } else { table(&answer, &others) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &answer, |answer| table(answer, &others))
 }
 
 /// The set, with only those queries that are judged.
@@ -265,13 +266,6 @@ fn check_place(file: &Path) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn write(file: &Path, text: &str) -> Result<()> {
-    std::fs::write(file, text).map_err(|cause| {
-        Error::new(kind_of_io(&cause), format!("{} cannot be written", file.display()))
-            .with_source(cause)
-    })
 }
 
 /// The tower's row of an earlier evaluation.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::App;
-use super::args::PipelineArgs;
+use crate::cli::app::App;
+use crate::cli::args::PipelineArgs;
 use crate::error::Result;
 use crate::exec;
 use crate::observe::Event;

@@ -1,13 +1,13 @@
 //! `scalingnote mine`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::App;
 use super::{recipe, trained};
+use crate::cli::app::App;
+use crate::cli::args::device;
 use crate::error::Result;
 use crate::exec;
 use crate::stage::EncodeOptions;
@@ -53,7 +53,7 @@ pub(crate) struct MineArgs {
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().keep)]
     keep: usize,
     /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
     device: String,
     /// Print JSON.
     #[arg(long)]
@@ -67,10 +67,9 @@ struct Answer {
     files: Vec<PathBuf>,
 }
 
-pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
-    let (text, base_dir) = recipe::read(&args.recipe)?;
-    recipe::refuse_other(&text, &args.recipe, &["teacher", "student"], "distill")?;
-    let options: TrainOptions = recipe::parse(&text, &args.recipe)?;
+pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
+    let (options, base_dir): (TrainOptions, _) =
+        recipe::open(&args.recipe, &["teacher", "student"], "distill")?;
     recipe::naming(&args.recipe, options.validate())?;
     let mining = MineOptions {
         skip: args.skip,
@@ -109,10 +108,7 @@ pub(super) async fn execute(args: MineArgs, app: &App) -> Result<ExitCode> {
         write_pairs(&set, at as u32, &path)?;
         files.push(path);
     }
-    app.console.close();
-    let answer = Answer { report, files };
-    app.console.print(&if args.json { super::pretty(&answer)? } else { summary(&answer) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &Answer { report, files }, summary)
 }
 
 fn summary(answer: &Answer) -> String {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::App;
-use super::args::PipelineArgs;
 use super::metrics::MetricsArgs;
+use crate::cli::app::App;
+use crate::cli::args::{PipelineArgs, duration};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, ClusterOptions, RunContext, RunOptions, SchedulerAddress};
 use crate::stage::{GateOptions, Outcome, RunReport};
@@ -36,10 +36,10 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
-    #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
     /// Wait so long for another run of the same root to end (30m, 2h); without it such a run ends this one with 75.
-    #[arg(long, value_name = "TIME", value_parser = super::duration::parse, default_value = "0s")]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "0s")]
     pub wait: Duration,
     #[command(flatten)]
     pub overrides: OverrideArgs,
@@ -55,7 +55,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "df://HOST:PORT", conflicts_with = "plan_only")]
     pub cluster: Option<SchedulerAddress>,
     /// How long all executors may be silent before their work is handed out again; four times in vain end with 75.
-    #[arg(long, value_name = "TIME", requires = "cluster", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "TIME", requires = "cluster", value_parser = duration::parse)]
     pub patience: Option<Duration>,
     /// Print the report as JSON.
     #[arg(long)]
@@ -95,7 +95,7 @@ impl OverrideArgs {
 }
 
 /// Opens the root and puts together what `exec` needs.
-pub(super) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> {
+pub(crate) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> {
     let pipeline = pipeline.resolve()?.pipeline;
     let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
     let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
@@ -103,7 +103,7 @@ pub(super) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> 
     Ok(RunContext { pipeline, root, reporter, cancel })
 }
 
-pub(super) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
     let mut report = RunReport::default();
     let outcome = attempt(&args, app, &mut report).await;
     args.metrics.record(&args.pipeline, &report, outcome, app)
@@ -127,7 +127,7 @@ async fn attempt(args: &RunArgs, app: &App, report: &mut RunReport) -> Result<u8
 }
 
 /// Prints the report; the exit code follows from the outcome.
-pub(super) fn finish(
+pub(crate) fn finish(
     report: &RunReport,
     context: &RunContext,
     json: bool,

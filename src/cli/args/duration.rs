@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Parses a duration; units must fall from left to right, each at most once.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
     let example = "write e.g. 90s, 45m, 2h or 1h30m";
     let mut rest = text.trim();

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::args::SetArgs;
 use super::{recipe, trained};
+use crate::cli::args::{SetArgs, resolve};
 use crate::error::{Error, Result};
 use crate::index::IndexOptions;
 use crate::tower::TowerOptions;
@@ -24,7 +24,6 @@ pub(super) struct Named {
 #[serde(deny_unknown_fields)]
 struct TowerFile {
     tower: TowerOptions,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     query: Option<QueryKeys>,
 }
 
@@ -32,13 +31,9 @@ struct TowerFile {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct QueryKeys {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     tower: Option<TowerOptions>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     prompt_prefix: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     prompt_suffix: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u32>,
 }
 
@@ -73,7 +68,7 @@ pub(super) fn read(file: &Path, path: Option<&Path>) -> Result<Named> {
     let keys = toml::from_str::<toml::Table>(&text).unwrap_or_default();
     let mut index = IndexOptions::default();
     let (mut query, mut document) = if keys.contains_key("corpus") || keys.contains_key("publish") {
-        let pipeline = super::args::resolve(file, &SetArgs::default())?.pipeline;
+        let pipeline = resolve(file, &SetArgs::default())?.pipeline;
         index = pipeline.index.index();
         (pipeline.query_tower(), pipeline.tower)
     } else if keys.contains_key("pairs") || keys.contains_key("method") {

@@ -1,11 +1,9 @@
 //! `scalingnote plan`.
 
-use std::process::ExitCode;
-
 use clap::Args;
 
-use super::App;
-use super::args::PipelineArgs;
+use crate::cli::app::App;
+use crate::cli::args::PipelineArgs;
 use crate::error::Result;
 use crate::exec;
 
@@ -37,20 +35,10 @@ pub(crate) struct PlanArgs {
     pub brief: bool,
 }
 
-pub(super) async fn execute(args: PlanArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: PlanArgs, app: &App) -> Result<()> {
     let context = super::run::context(&args.pipeline, app)?;
     if args.brief {
-        let brief = exec::plan_brief(&context).await?;
-        app.console.close();
-        app.console.print(&super::pretty(&brief)?);
-        return Ok(ExitCode::SUCCESS);
+        return app.json(&exec::plan_brief(&context).await?);
     }
-    let summary = exec::plan(&context).await?;
-    app.console.close();
-    if args.json {
-        app.console.print(&super::pretty(&summary)?);
-    } else {
-        app.console.print(&summary.to_string());
-    }
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &exec::plan(&context).await?, ToString::to_string)
 }

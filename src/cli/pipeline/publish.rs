@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::App;
-use super::args::PipelineArgs;
 use super::metrics::MetricsArgs;
 use super::run::{OverrideArgs, context, finish};
+use crate::cli::app::App;
+use crate::cli::args::PipelineArgs;
 use crate::error::Result;
 use crate::exec::{self, RunOptions};
 use crate::stage::RunReport;
@@ -37,7 +37,7 @@ pub(crate) struct PublishArgs {
     json: bool,
 }
 
-pub(super) async fn execute(args: PublishArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: PublishArgs, app: &App) -> Result<ExitCode> {
     let mut report = RunReport::default();
     let outcome = attempt(&args, app, &mut report).await;
     args.metrics.record(&args.pipeline, &report, outcome, app)

@@ -3,14 +3,15 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
+use super::long_run::{listing, named, on_large_stack, output};
 use super::pack::{self, PackArgs};
-use super::train::{listing, named, on_large_stack, output};
-use super::{App, recipe};
+use super::recipe;
+use crate::cli::app::App;
+use crate::cli::args::{device, duration};
 use crate::error::Result;
 use crate::exec;
 use crate::stage::EncodeOptions;
@@ -52,10 +53,10 @@ pub(crate) struct DistillArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
-    #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
     /// Where the teacher computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = super::device::name)]
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
     device: String,
     /// Train nothing: pack the encoder that the run in --out has trained into this folder, with few bits a weight and
     /// without its tokenizer (student/tokenizer.json of the run), which it names by SHA-256; `tokenizer` in [query.tower] says
@@ -69,10 +70,9 @@ pub(crate) struct DistillArgs {
     json: bool,
 }
 
-pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
-    let (text, base_dir) = recipe::read(&args.recipe)?;
-    recipe::refuse_other(&text, &args.recipe, &["tower", "method"], "train")?;
-    let mut options: DistillOptions = recipe::parse(&text, &args.recipe)?;
+pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<()> {
+    let (mut options, base_dir): (DistillOptions, _) =
+        recipe::open(&args.recipe, &["tower", "method"], "train")?;
     options.steps = args.steps.or(options.steps);
     recipe::naming(&args.recipe, options.validate())?;
     let output = output(args.out.clone(), &args.recipe)?;
@@ -104,9 +104,7 @@ pub(super) async fn execute(args: DistillArgs, app: &App) -> Result<ExitCode> {
         train::distill(&queries, &teacher, &options, &base_dir, &folder, &reporter, &cancel).await
     };
     let report = named(&args.recipe, on_large_stack(work).await)?;
-    app.console.close();
-    app.console.print(&if args.json { super::pretty(&report)? } else { summary(&report, &output) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(args.json, &report, |report| summary(report, &output))
 }
 
 /// Every query once, in the order of the pairs.

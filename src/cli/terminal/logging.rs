@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::args::Global;
-use super::console::Console;
+use super::console::{Console, Level};
+use crate::cli::args::Global;
 
 /// Filter that beats `-v` and `-q`, e.g. `SCALINGNOTE_LOG=scalingnote::tower=debug`.
 const FILTER: &str = "SCALINGNOTE_LOG";
@@ -36,7 +36,7 @@ impl io::Write for Line<'_> {
 }
 
 /// Starts logging. A second call in one process changes nothing.
-pub(super) fn install(global: &Global, console: &Arc<Console>) {
+pub(crate) fn install(global: &Global, console: &Arc<Console>) {
     let default = match (global.quiet, global.verbose) {
         (true, _) => "error",
         (_, 0) => "warn",
@@ -47,7 +47,7 @@ pub(super) fn install(global: &Global, console: &Arc<Console>) {
     let filter = match std::env::var(FILTER) {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).unwrap_or_else(|error| {
             console.line(
-                super::console::Level::Warning,
+                Level::Warning,
                 &format!("{FILTER} is not a log filter and is not used: {error}"),
             );
             EnvFilter::new(default)

@@ -1,13 +1,12 @@
 //! `scalingnote task`.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 
-use super::App;
-use super::args::PipelineArgs;
+use crate::cli::app::App;
+use crate::cli::args::{PipelineArgs, duration};
 use crate::error::Result;
 use crate::exec::{self, RunOptions, Share, TaskStage};
 
@@ -41,24 +40,21 @@ pub(crate) struct TaskArgs {
     #[arg(long, value_name = "INDEX/COUNT", requires = "stage")]
     pub share: Option<Share>,
     /// Stop cleanly after this time (90s, 45m, 2h); running again resumes.
-    #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
 }
 
-pub(super) async fn execute(args: TaskArgs, app: &App) -> Result<ExitCode> {
+pub(crate) async fn execute(args: TaskArgs, app: &App) -> Result<()> {
     let context = super::run::context(&args.pipeline, app)?;
-    let text = match (&args.task, &args.stage) {
-        (Some(task), _) => super::pretty(&exec::execute_task(&context, &args.plan, task).await?)?,
+    match (&args.task, &args.stage) {
+        (Some(task), _) => app.json(&exec::execute_task(&context, &args.plan, task).await?),
         (None, stage) => {
             // The parser demands one of the two.
             let stage: TaskStage = stage.as_deref().unwrap_or_default().parse()?;
             let share = args.share.unwrap_or(Share::ALL);
             let attempts = RunOptions::default().attempts;
             let done = exec::execute_share(&context, &args.plan, stage, share, attempts).await?;
-            super::pretty(&done)?
+            app.json(&done)
         }
-    };
-    app.console.close();
-    app.console.print(&text);
-    Ok(ExitCode::SUCCESS)
+    }
 }

@@ -1,12 +1,11 @@
 //! `scalingnote distill --export`: the student, small enough to be shipped.
 
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::App;
+use crate::cli::app::App;
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{Error, Result};
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
@@ -49,14 +48,14 @@ struct Answer {
 }
 
 /// Packs the student of the run in `output` into `target` and compares both on queries of the recipe.
-pub(super) async fn execute(
+pub(crate) async fn execute(
     args: &PackArgs,
     options: &DistillOptions,
     base_dir: &Path,
     (output, target): (&Path, &Path),
     json: bool,
     app: &App,
-) -> Result<ExitCode> {
+) -> Result<()> {
     let source = output.join("student");
     if !source.join("model.safetensors").is_file() {
         return Err(Error::not_found(format!(
@@ -109,9 +108,7 @@ pub(super) async fn execute(
         mean_cosine: cosines.iter().sum::<f64>() / cosines.len().max(1) as f64,
         least_cosine: cosines.iter().copied().fold(1.0, f64::min),
     };
-    app.console.close();
-    app.console.print(&if json { super::pretty(&answer)? } else { summary(&answer, target) });
-    Ok(ExitCode::SUCCESS)
+    app.answer(json, &answer, |answer| summary(answer, target))
 }
 
 async fn resolve(

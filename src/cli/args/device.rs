@@ -3,11 +3,11 @@
 use crate::tower::DeviceSpec;
 
 /// Parses a device; `cpu` means all of its threads.
-pub(super) fn parse(text: &str) -> Result<DeviceSpec, String> {
+pub(crate) fn parse(text: &str) -> Result<DeviceSpec, String> {
     text.parse().map_err(|error: crate::error::Error| error.message().to_owned())
 }
 
 /// A device by its name, as [`crate::stage::EncodeOptions::devices`] has it.
-pub(super) fn name(text: &str) -> Result<String, String> {
+pub(crate) fn name(text: &str) -> Result<String, String> {
     parse(text).map(|_| text.to_owned())
 }

@@ -1,0 +1,10 @@
+//! Flags that several subcommands have, and what they are read as.
+
+pub(super) mod device;
+pub(super) mod duration;
+mod output;
+mod pipeline;
+pub(super) mod root;
+
+pub(super) use output::{Color, Global, LogFormat, ProgressMode, color_of};
+pub(super) use pipeline::{PipelineArgs, SetArgs, environment, resolve};

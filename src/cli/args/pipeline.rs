@@ -1,0 +1,47 @@
+//! The pipeline file on the command line, and what is changed in it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::config::Resolved;
+use crate::error::Result;
+
+/// The pipeline file and what is changed in it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PipelineArgs {
+    /// The pipeline file (TOML). Relative paths in it start at its own directory.
+    #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE")]
+    pub pipeline: PathBuf,
+    #[command(flatten)]
+    pub set: SetArgs,
+}
+
+/// Overrides of single values.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct SetArgs {
+    /// Override one value; repeatable; the last one wins. VALUE is TOML, a plain string needs no
+    /// quotes. Stronger than SCALINGNOTE__SECTION__KEY in the environment, which is stronger than
+    /// the file.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl PipelineArgs {
+    /// The checked pipeline.
+    pub fn resolve(&self) -> Result<Resolved> {
+        resolve(&self.pipeline, &self.set)
+    }
+}
+
+/// Reads a pipeline file with this process's environment.
+pub(crate) fn resolve(file: &Path, set: &SetArgs) -> Result<Resolved> {
+    crate::config::resolve(file, environment(), &set.set)
+}
+
+/// This process's environment. A variable that is not Unicode cannot be one of ours; `std::env::vars` would panic on it.
+pub(crate) fn environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

@@ -1,0 +1,68 @@
+//! The ROOT argument: a root URI, a path, or a pipeline file whose root it names.
+
+use std::path::{Path, PathBuf};
+
+use super::pipeline::{SetArgs, resolve};
+use crate::config::Pipeline;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::snapshot::{Manifest, newest, read};
+use crate::store::Root;
+
+/// An opened root, with the pipeline where the argument named one.
+pub(crate) struct Opened {
+    pub root: Root,
+    pub pipeline: Option<Pipeline>,
+}
+
+impl Opened {
+    /// The manifest with this number, or the newest.
+    pub async fn manifest(&self, number: Option<u64>) -> Result<Manifest> {
+        match number {
+            Some(number) => read(&self.root, number).await,
+            None => newest(&self.root).await?.ok_or_else(|| {
+                let uri = self.root.uri();
+                Error::not_found(format!(
+                    "{uri} holds no snapshot yet; `scalingnote run` publishes one"
+                ))
+            }),
+        }
+    }
+
+    /// The model that a flag names, and the folder that the snapshot's own paths start from. A flag's path starts where
+    /// the command was given, as in other flags; a pipeline's starts at its file.
+    pub fn tower_files(&self, model: Option<String>) -> Result<(Option<String>, PathBuf)> {
+        let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
+        let model = model.map(|model| match here.join(&model) {
+            path if path.exists() => path.to_string_lossy().into_owned(),
+            _ => model,
+        });
+        let base_dir = self.pipeline.as_ref().map_or(here, |pipeline| pipeline.base_dir.clone());
+        Ok((model, base_dir))
+    }
+}
+
+/// Where files of a remote root are kept between searches.
+pub(crate) fn cache_dir() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .unwrap_or_else(std::env::temp_dir);
+    base.join("scalingnote").join("snapshots")
+}
+
+/// Opens what the argument names. A path that ends in `.toml` is a pipeline file.
+pub(crate) fn open(argument: &str) -> Result<Opened> {
+    if !argument.contains("://") && argument.ends_with(".toml") {
+        let pipeline = resolve(Path::new(argument), &SetArgs::default())?.pipeline;
+        let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
+        return Ok(Opened { root, pipeline: Some(pipeline) });
+    }
+    // `Root::open` creates a missing folder, which is right for writers only.
+    if !argument.contains("://") && !Path::new(argument).is_dir() {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("there is no root {argument}; name a folder, a URI or a pipeline file"),
+        ));
+    }
+    Ok(Opened { root: Root::open(argument)?, pipeline: None })
+}

@@ -1,0 +1,100 @@
+//! Every subcommand, and which file carries it out.
+
+use std::process::ExitCode;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use super::app::App;
+use super::args::Global;
+use super::{
+    cluster, completions, config, learn, pipeline, purge, schema, search, serve, snapshot,
+};
+use crate::error::Result;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Turns notes into a published, searchable snapshot, offline and in batch.
+///
+/// A pipeline file says where notes come from, which LLM encodes them, how indexes are built and
+/// what a snapshot must satisfy. `run` does all of it, skips what is done already, and publishes
+/// one new snapshot or none.
+#[derive(Debug, Parser)]
+#[command(
+    name = "scalingnote",
+    version,
+    styles = STYLES,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = "\
+Start here:
+  scalingnote config check pipelines/quickstart.toml   is the file right?
+  scalingnote plan pipelines/quickstart.toml           what would a run do, and cost?
+  scalingnote run pipelines/quickstart.toml            do it, publish a snapshot
+  scalingnote search pipelines/quickstart.toml \"sql injection\"
+
+Exit codes: 0 done, or nothing to do; 1 failed; 2 wrong flag or configuration; 3 a gate refused
+the snapshot; 75 run again (deadline, passing fault, another publisher); 130 interrupted.
+
+Credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*, HF_TOKEN), never from a file."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(pipeline::run::RunArgs),
+    Plan(pipeline::plan::PlanArgs),
+    Task(pipeline::task::TaskArgs),
+    Publish(pipeline::publish::PublishArgs),
+    Purge(purge::PurgeArgs),
+    Search(search::SearchArgs),
+    Serve(serve::ServeArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Train(learn::train::TrainArgs),
+    Mine(learn::mine::MineArgs),
+    Distill(learn::distill::DistillArgs),
+    Cluster(cluster::ClusterArgs),
+    Evaluate(learn::evaluate::EvaluateArgs),
+    Config(config::ConfigArgs),
+    Schema(schema::SchemaArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+/// The whole command, for completions and documentation.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Carries out a subcommand.
+pub(super) async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
+    match command {
+        Command::Run(args) => return pipeline::run::execute(args, app).await,
+        Command::Plan(args) => pipeline::plan::execute(args, app).await?,
+        Command::Task(args) => pipeline::task::execute(args, app).await?,
+        Command::Publish(args) => return pipeline::publish::execute(args, app).await,
+        Command::Purge(args) => purge::execute(args, app).await?,
+        Command::Search(args) => search::execute(args, app).await?,
+        Command::Serve(args) => serve::execute(args, app).await?,
+        Command::Snapshot(args) => snapshot::execute(args, app).await?,
+        Command::Train(args) => learn::train::execute(args, app).await?,
+        Command::Mine(args) => learn::mine::execute(args, app).await?,
+        Command::Distill(args) => learn::distill::execute(args, app).await?,
+        Command::Cluster(args) => cluster::execute(args, app).await?,
+        Command::Evaluate(args) => learn::evaluate::execute(args, app).await?,
+        Command::Config(args) => config::execute(args, app).await?,
+        Command::Schema(args) => schema::execute(&args, app)?,
+        Command::Completions(args) => completions::execute(&args, command(), app)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

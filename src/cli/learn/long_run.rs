@@ -1,0 +1,63 @@
+//! What training and distilling have in common: the thread, the errors and the folder of a long run.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::recipe;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::train;
+
+/// Runs `work` on a thread of its own with a large stack; the computation's threads are the global pool's.
+pub(super) async fn on_large_stack<T, W>(work: W) -> Result<T>
+where
+    T: Send + 'static,
+    W: AsyncFnOnce() -> Result<T> + Send + 'static,
+{
+    let runtime = tokio::runtime::Handle::current();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("train".to_owned())
+        .stack_size(train::STACK)
+        .spawn(move || {
+            // Nobody listens any more only where the program is ending.
+            let _ = sender.send(runtime.block_on(work()));
+        })
+        .or_error(ErrorKind::Resource, || "starting the thread that trains")?;
+    receiver.await.or_error(ErrorKind::Internal, || "the thread that trains ended early")?
+}
+
+/// Errors as the command line means them: running again does not help against a folder of another run.
+pub(super) fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            Err(Error::new(ErrorKind::Usage, error.to_string()))
+        }
+        other => recipe::naming(recipe, other),
+    }
+}
+
+/// The folder of the run: the one named, or one of the recipe's name.
+pub(super) fn output(named: Option<PathBuf>, recipe: &Path) -> Result<PathBuf> {
+    let stem = recipe.file_stem().unwrap_or("recipe".as_ref());
+    let folder = named.unwrap_or_else(|| Path::new(".cache/train").join(stem));
+    if folder.exists() && !folder.is_dir() {
+        let message = format!("{} is a file; --out names a folder", folder.display());
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    Ok(folder)
+}
+
+/// What a run or an export has written into its folder.
+pub(super) fn written(folder: &Path) -> Vec<PathBuf> {
+    let names = ["adapter", "query-adapter", "model", "query-model", "student", "report.html"];
+    names.iter().map(|name| folder.join(name)).filter(|path| path.exists()).collect()
+}
+
+pub(super) fn listing(folder: &Path) -> String {
+    let mut text = String::new();
+    for path in written(folder) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let _ = writeln!(text, "  {name:<16} {}", path.display());
+    }
+    text
+}

@@ -1,0 +1,7 @@
+//! What carries a pipeline out: all of it, or one step at a time under a scheduler.
+
+mod metrics;
+pub(super) mod plan;
+pub(super) mod publish;
+pub(super) mod run;
+pub(super) mod task;

@@ -1,0 +1,98 @@
+//! The program from its arguments to its exit code.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{ColorChoice, FromArgMatches};
+
+use super::app::App;
+use super::args::{Color, color_of};
+use super::commands::{Cli, Command, command, dispatch};
+use super::terminal::{Console, failure, logging};
+use super::{memory, progress, signals};
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::observe::Reporter;
+use crate::types::Cancel;
+
+/// Runs the program and returns its exit code.
+pub fn main() -> ExitCode {
+    failure::guarded(|| run_with(std::env::args_os().collect()))
+}
+
+fn run_with(arguments: Vec<OsString>) -> ExitCode {
+    let color = color_of(&arguments);
+    let choice = match color {
+        Color::Always => ColorChoice::Always,
+        Color::Never => ColorChoice::Never,
+        Color::Auto => ColorChoice::Auto,
+    };
+    let parsed = command()
+        .color(choice)
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed pipe is no reason to fail: `--help | head` is fine.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let console = Arc::new(Console::new(&cli.global));
+    logging::install(&cli.global, &console);
+    let outcome = start(cli, &console);
+    console.close();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => failure::report(&error, &console),
+    }
+}
+
+fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
+    let reporter: Arc<dyn Reporter> = progress::reporter(console);
+    let deadline = match &cli.command {
+        Command::Run(args) => args.deadline,
+        Command::Task(args) => args.deadline,
+        Command::Train(args) => args.deadline,
+        Command::Distill(args) => args.deadline,
+        _ => None,
+    };
+    let cancel = deadline.map_or_else(Cancel::new, Cancel::with_deadline);
+    // Only these look at `cancel`; the others write nothing that would have to be finished.
+    let stopping = match cli.command {
+        Command::Run(_)
+        | Command::Plan(_)
+        | Command::Task(_)
+        | Command::Publish(_)
+        | Command::Purge(_)
+        | Command::Train(_)
+        | Command::Mine(_)
+        | Command::Distill(_)
+        | Command::Evaluate(_) => Some(
+            "stopping after the batch at hand; what is finished is kept, and the next run resumes \
+             (once more to stop at once)",
+        ),
+        Command::Serve(_) => {
+            Some("stopping once every request in flight is answered (once more to stop at once)")
+        }
+        Command::Cluster(_) => Some(
+            "stopping; a work at hand ends after its batch, and others do the rest (once more to stop at once)",
+        ),
+        _ => None,
+    };
+    match cli.command {
+        Command::Train(_) | Command::Distill(_) => memory::keep_large_blocks(),
+        _ => memory::give_back_large_blocks(),
+    }
+    signals::install(cancel.clone(), stopping, Arc::clone(console))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .or_error(ErrorKind::Resource, || "starting worker threads")?;
+    let app = App { console: Arc::clone(console), reporter, cancel };
+    let outcome = runtime.block_on(dispatch(cli.command, &app));
+    // A blocking read that nobody waits for must not hold up the exit.
+    runtime.shutdown_background();
+    outcome
+}

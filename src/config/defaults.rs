@@ -1,0 +1,229 @@
+//! What the versions of a pipeline file differ in: one table, from which defaults, `config check`, `config upgrade` and
+//! the schema's text are made.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::{Value as Json, json};
+
+use super::origin::Origin;
+use super::pipeline::Pipeline;
+use super::version::PipelineVersion;
+use crate::error::{ErrorKind, Result, ResultExt};
+
+/// A default that version 2 changes.
+struct Change {
+    /// The key as a dotted path; `*` is every item of an array.
+    key: &'static str,
+    /// Version 2's value at a place (a path that `key` matches) of a pipeline in which nobody sets it.
+    then: fn(&Pipeline, &str) -> Json,
+    /// Whether vectors mean something else afterwards, so that every text is encoded again.
+    new_space: bool,
+    /// What version 2's default is, and why.
+    why: &'static str,
+}
+
+/// Everything that version 2 changes.
+const CHANGES: &[Change] = &[Change {
+    key: "encode.token_budget",
+    // A processor gains nothing from a larger batch, and its memory would pay for it.
+    then: |pipeline, _| match pipeline.encode.devices.iter().all(|name| name.starts_with("cuda:")) {
+        true => 65_536.into(),
+        false => 4_096.into(),
+    },
+    new_space: false,
+    why: "a GPU is not busy with 4096 tokens, so it is 65536 where every device is one",
+}];
+
+/// A default that version 2 changes, at one place of one pipeline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DefaultChange {
+    /// The key as a dotted path; numbers are array positions.
+    pub key: String,
+    /// Version 1's value, which holds now.
+    pub now: Json,
+    /// Version 2's value.
+    pub then: Json,
+    /// Whether version 2's value starts a new embedding space: every text is encoded again.
+    pub new_space: bool,
+    /// What version 2's default is, and why.
+    pub why: &'static str,
+}
+
+impl fmt::Display for DefaultChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, now, then, new_space, why } = self;
+        let cost =
+            if *new_space { "every text is encoded again" } else { "nothing is encoded again" };
+        write!(f, "{key}: {now} in version 1, {then} in version 2 ({cost}); {why}")
+    }
+}
+
+/// What version 2 changes in a pipeline of version 1 with these keys set.
+///
+/// # Errors
+/// Internal.
+pub(super) fn changes(
+    pipeline: &Pipeline,
+    origins: &BTreeMap<String, Origin>,
+) -> Result<Vec<DefaultChange>> {
+    match pipeline.version {
+        PipelineVersion::V1 => differences(CHANGES, pipeline, origins),
+        PipelineVersion::V2 => Ok(Vec::new()),
+    }
+}
+
+/// Gives a pipeline, read with version 1's defaults, those of its own version.
+///
+/// # Errors
+/// Internal.
+pub(super) fn apply(pipeline: &mut Pipeline, origins: &BTreeMap<String, Origin>) -> Result<()> {
+    if pipeline.version == PipelineVersion::V1 {
+        return Ok(());
+    }
+    let changes = differences(CHANGES, pipeline, origins)?;
+    *pipeline = with(pipeline, &changes)?;
+    Ok(())
+}
+
+/// The pipeline with the new values.
+fn with(pipeline: &Pipeline, changes: &[DefaultChange]) -> Result<Pipeline> {
+    let mut json = to_json(pipeline)?;
+    for change in changes {
+        if let Some(value) = json.pointer_mut(&format!("/{}", change.key.replace('.', "/"))) {
+            *value = change.then.clone();
+        }
+    }
+    serde_json::from_value(json).or_error(ErrorKind::Internal, || "laying defaults over a pipeline")
+}
+
+fn to_json(pipeline: &Pipeline) -> Result<Json> {
+    serde_json::to_value(pipeline).or_error(ErrorKind::Internal, || "writing a pipeline as JSON")
+}
+
+fn differences(
+    table: &[Change],
+    pipeline: &Pipeline,
+    origins: &BTreeMap<String, Origin>,
+) -> Result<Vec<DefaultChange>> {
+    let json = to_json(pipeline)?;
+    let mut found = Vec::new();
+    for Change { key, then, new_space, why } in table {
+        for (key, now) in places(&json, key) {
+            let then = then(pipeline, &key);
+            if !origins.contains_key(&key) && *now != then {
+                let (now, new_space, why) = (now.clone(), *new_space, *why);
+                found.push(DefaultChange { key, now, then, new_space, why });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The places that a key of the table matches, with their values; none where a section on the way is absent.
+fn places<'a>(pipeline: &'a Json, key: &str) -> Vec<(String, &'a Json)> {
+    let mut places = vec![(String::new(), pipeline)];
+    for part in key.split('.') {
+        let mut inner = Vec::new();
+        for (path, at) in places {
+            let dot = if path.is_empty() { "" } else { "." };
+            match at {
+                Json::Array(items) if part == "*" => {
+                    let items = items.iter().enumerate();
+                    inner.extend(items.map(|(at, item)| (format!("{path}{dot}{at}"), item)));
+                }
+                Json::Object(keys) => {
+                    inner.extend(keys.get(part).map(|value| (format!("{path}{dot}{part}"), value)));
+                }
+                _ => {}
+            }
+        }
+        places = inner;
+    }
+    places
+}
+
+impl Pipeline {
+    /// The JSON Schema of the config file.
+    pub fn json_schema() -> Json {
+        let mut schema = schemars::schema_for!(Self);
+        schema.insert("title".to_owned(), "scalingnote pipeline".into());
+        let mut schema = schema.to_value();
+        let changes: Vec<String> =
+            CHANGES.iter().map(|change| format!("`{}` ({})", change.key, change.why)).collect();
+        schema["properties"]["version"] = json!({
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 2,
+            "description": format!(
+                "Version of this format, 1 or 2. Version 2 has other defaults: {}.",
+                changes.join("; ")
+            ),
+        });
+        schema
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::resolve_text;
+
+    const FILE: &str = "version = 1\n[corpus]\nsql = 'select note_id, body from a'\n\
+        template = '{{ body }}'\n[[corpus.tables]]\nname = 'a'\nuri = 'a.csv'\nhas_header = true\n\
+        [[corpus.tables]]\nname = 'b'\nuri = 'b.csv'\n[tower]\nmodel = 'fake:8'\npooling = 'mean'\n\
+        [publish]\nroot = 'out'\n";
+
+    const fn to(key: &'static str, then: fn(&Pipeline, &str) -> Json) -> Change {
+        Change { key, then, new_space: true, why: "a test" }
+    }
+
+    const TABLE: &[Change] = &[
+        to("corpus.tables.*.has_header", |_, place| place.ends_with("0.has_header").into()),
+        to("tower.max_tokens", |_, _| 1024.into()),
+        to("next.tower.max_tokens", |pipeline, _| (pipeline.tower.max_tokens * 4).into()),
+        to("tower.normalize", |_, _| true.into()),
+    ];
+
+    const NEXT: &str = "[next.tower]\nmodel = 'fake:16'\npooling = 'mean'\n[publish]";
+
+    fn found(text: &str) -> (Pipeline, Vec<DefaultChange>) {
+        let resolved = resolve_text(text, "p.toml", "/".as_ref(), [], &[]).unwrap();
+        let changes = differences(TABLE, &resolved.pipeline, &resolved.origins).unwrap();
+        (resolved.pipeline, changes)
+    }
+
+    #[test]
+    fn only_places_that_are_there_and_that_nobody_sets_change() {
+        let (_, changes) = found(FILE);
+        let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+        assert_eq!(keys, ["corpus.tables.1.has_header", "tower.max_tokens"]);
+        assert_eq!((&changes[1].now, &changes[1].then), (&512.into(), &1024.into()));
+        assert_eq!(
+            changes[1].to_string(),
+            "tower.max_tokens: 512 in version 1, 1024 in version 2 (every text is encoded again); a test"
+        );
+        let text = FILE.replace("[publish]", &format!("max_tokens = 700\n{NEXT}"));
+        let (pipeline, changes) = found(&text);
+        let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+        assert_eq!(keys, ["corpus.tables.1.has_header", "next.tower.max_tokens"]);
+        let after = with(&pipeline, &changes).unwrap();
+        assert_eq!(after.next.as_ref().map(|next| next.tower.max_tokens), Some(2800));
+        assert!(after.corpus.tables[0].has_header && !after.corpus.tables[1].has_header);
+        assert_eq!(after.tower, pipeline.tower);
+    }
+
+    #[test]
+    fn every_change_names_a_key_whose_values_a_file_can_hold() {
+        let (pipeline, _) = found(&FILE.replace("[publish]", NEXT));
+        let json = to_json(&pipeline).unwrap();
+        for change in CHANGES {
+            let places = places(&json, change.key);
+            assert!(!places.is_empty(), "{} is no key", change.key);
+            for (place, now) in places {
+                assert!(toml::Value::try_from(now).is_ok(), "{place} cannot be written down");
+                assert!(!change.why.is_empty() && !change.why.ends_with('.'));
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Where a value came from: the file, the environment, a flag, or nobody.
+
+use std::fmt;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The config file, counted from 1; columns count characters.
+    File {
+        /// Line.
+        line: usize,
+        /// Column.
+        column: usize,
+    },
+    /// The environment variable of this name.
+    Env(String),
+    /// The flag `--set` with this key.
+    Flag(String),
+    /// Nobody set it.
+    Default,
+}
+
+impl Origin {
+    /// The place of a byte of a file's text.
+    pub(crate) fn at(text: &str, byte: usize) -> Self {
+        let mut at = byte.min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        let before = &text[..at];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Self::File {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+
+    /// How messages name the place: `file:line:column`, the variable, or the flag.
+    pub fn place(&self, file: &str) -> String {
+        match self {
+            Self::File { line, column } => format!("{file}:{line}:{column}"),
+            Self::Default => file.to_owned(),
+            other => other.to_string(),
+        }
+    }
+
+    pub(super) fn sort_key(&self) -> (u8, usize, usize) {
+        match self {
+            Self::File { line, column } => (0, *line, *column),
+            Self::Default => (1, 0, 0),
+            Self::Env(_) => (2, 0, 0),
+            Self::Flag(_) => (3, 0, 0),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { line, .. } => write!(f, "line {line}"),
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::Flag(key) => write!(f, "--set {key}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
