@@ -94,7 +94,7 @@ pub(super) async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Evaluate(args) => learn::evaluate::execute(args, app).await?,
         Command::Config(args) => config::execute(args, app).await?,
         Command::Schema(args) => schema::execute(&args, app)?,
-        Command::Completions(args) => completions::execute(&args, command(), app)?,
+        Command::Completions(args) => completions::execute(&args, Cli::command(), app)?,
     }
     Ok(ExitCode::SUCCESS)
 }

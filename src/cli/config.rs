@@ -11,7 +11,7 @@ use crate::error::{ErrorKind, Result, ResultExt};
 use crate::exec;
 use crate::observe::Event;
 
-/// Check a pipeline file, show it with every default and override, or write it in the newest version
+/// Check a pipeline file, show it with every default and override, or upgrade it to the newest version
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -49,19 +49,19 @@ enum ConfigCommand {
     Upgrade(UpgradeArgs),
 }
 
-/// Write a pipeline file as version 2, with comments and layout as they are
+/// Rewrite a pipeline file as version 2, keeping its comments and layout
 ///
-/// Version 2 has other defaults. Where one differs from what holds for this file now, today's value is written into it,
-/// so that the file means what it meant and nothing is encoded again. `config check` lists these defaults.
+/// Version 2 changes some defaults. Where that would change something for this file, today's value is written into it, so
+/// that the file means what it meant and nothing is encoded again. `config check` lists these defaults.
 #[derive(Debug, Args)]
 struct UpgradeArgs {
     /// The pipeline file (TOML).
     #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE")]
     pipeline: PathBuf,
-    /// Take version 2's defaults instead of writing down today's values.
+    /// Take version 2's defaults instead of writing today's values into the file.
     #[arg(long)]
     new_defaults: bool,
-    /// Write here and leave PIPELINE alone; `-` is stdout. A file that is there already is refused.
+    /// Write to this new file and leave PIPELINE alone; `-` is stdout.
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     output: Option<PathBuf>,
     /// Say what would be written, and write nothing.
@@ -138,7 +138,7 @@ fn new_version(resolved: &Resolved, file: &Path) -> Result<String> {
         return Ok("version 2 would change nothing in it\n".to_owned());
     }
     Ok(format!(
-        "version 2 has other defaults for it; `scalingnote config upgrade {}` writes it so, with today's values:\n{}",
+        "version 2 would change these defaults in it; `scalingnote config upgrade {}` keeps today's values:\n{}",
         file.display(),
         lines(&changes)
     ))
@@ -155,7 +155,7 @@ fn upgrade(args: &UpgradeArgs, app: &App) -> Result<()> {
         config::upgrade(file, &environment(), args.new_defaults)?;
     let defaults = match (changes.is_empty(), args.new_defaults) {
         (true, _) => "; no default of it changes\n".to_owned(),
-        (_, false) => format!("; it keeps what held until now:\n{}", lines(&changes)),
+        (_, false) => format!("; today's values are written into it:\n{}", lines(&changes)),
         (_, true) => format!("; these defaults are new:\n{}", lines(&changes)),
     };
     let message = match &args.output {

@@ -295,64 +295,29 @@ mod tests {
         problems.result().err().map(|error| error.to_string()).unwrap_or_default()
     }
 
+    /// Section, line, and what is said of it, after the file's name.
+    const WRONG: &str = r#"
+[tower] | model = 5 | 2:9: `tower.model` must be a string in quotes, not an integer
+[tower] | pooling = "men" | 2:11: `tower.pooling` must be `last-token`, `mean` or `eos`, not `men`; did you mean `mean`?
+[tower] | max_tokens = -1 | 2:14: `tower.max_tokens` must be at least 0, not -1
+[tower] | max_tokens = 4294967296 | 2:14: `tower.max_tokens` must be at most 4294967295, not 4294967296
+[tower] | normalize = 1 | 2:13: `tower.normalize` must be true or false, not an integer
+[tower] | dimensions = 1.5 | 2:14: `tower.dimensions` must be an integer, not a float
+[encode] | devices = "cpu" | 2:11: `encode.devices` must be an array, not a string
+[encode] | devices = [1] | 2:12: `encode.devices.0` must be a string in quotes, not an integer
+[gates] | recall_min = nan | 2:14: `gates.recall_min` must be a finite number
+[[corpus.tables]] | delimiter = "::" | 2:13: `corpus.tables.0.delimiter` must be one character, not 2
+ | corpus = 3 | 2:10: `corpus` must be a table, not an integer
+[chunking] | window = 5 | 2:1: unknown key `window` in [chunking]; did you mean `window_tokens`?
+[corpus] | pooling = "mean" | 2:1: unknown key `pooling` in [corpus]; it belongs in [tower]
+[storage] | secret_access_key = "x" | 2:1: `secret_access_key` is a secret, which a configuration must not hold; remove it and set AWS_SECRET_ACCESS_KEY in the environment
+"#;
+
     #[test]
     fn every_type_that_serde_refuses_is_refused_with_its_place() {
-        for (line, message) in [
-            (
-                "[tower]\nmodel = 5",
-                "p.toml:2:9: `tower.model` must be a string in quotes, not an integer",
-            ),
-            (
-                "[tower]\npooling = \"men\"",
-                "p.toml:2:11: `tower.pooling` must be `last-token`, `mean` or `eos`, not `men`; did you mean `mean`?",
-            ),
-            (
-                "[tower]\nmax_tokens = -1",
-                "p.toml:2:14: `tower.max_tokens` must be at least 0, not -1",
-            ),
-            (
-                "[tower]\nmax_tokens = 4294967296",
-                "p.toml:2:14: `tower.max_tokens` must be at most 4294967295, not 4294967296",
-            ),
-            (
-                "[tower]\nnormalize = 1",
-                "p.toml:2:13: `tower.normalize` must be true or false, not an integer",
-            ),
-            (
-                "[tower]\ndimensions = 1.5",
-                "p.toml:2:14: `tower.dimensions` must be an integer, not a float",
-            ),
-            (
-                "[encode]\ndevices = \"cpu\"",
-                "p.toml:2:11: `encode.devices` must be an array, not a string",
-            ),
-            (
-                "[encode]\ndevices = [1]",
-                "p.toml:2:12: `encode.devices.0` must be a string in quotes, not an integer",
-            ),
-            (
-                "[gates]\nrecall_min = nan",
-                "p.toml:2:14: `gates.recall_min` must be a finite number",
-            ),
-            (
-                "[[corpus.tables]]\ndelimiter = \"||\"",
-                "p.toml:2:13: `corpus.tables.0.delimiter` must be one character, not 2",
-            ),
-            ("corpus = 3", "p.toml:1:10: `corpus` must be a table, not an integer"),
-            (
-                "[chunking]\nwindow = 5",
-                "p.toml:2:1: unknown key `window` in [chunking]; did you mean `window_tokens`?",
-            ),
-            (
-                "[corpus]\npooling = \"mean\"",
-                "p.toml:2:1: unknown key `pooling` in [corpus]; it belongs in [tower]",
-            ),
-            (
-                "[storage]\nsecret_access_key = \"x\"",
-                "p.toml:2:1: `secret_access_key` is a secret, which a configuration must not hold; remove it and set AWS_SECRET_ACCESS_KEY in the environment",
-            ),
-        ] {
-            assert_eq!(problems(line), message);
+        for case in WRONG.trim_start_matches('\n').lines() {
+            let (text, said) = case.rsplit_once(" | ").unwrap();
+            assert_eq!(problems(&text.replacen(" | ", "\n", 1)), format!("p.toml:{said}"));
         }
         assert_eq!(problems("[gates]\nrecall_min = 1\nmax_drift = 0.5"), "");
     }

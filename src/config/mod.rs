@@ -2,7 +2,7 @@
 //!
 //! [`resolve`] reads all three, reports every problem at once with its file, line and column, and
 //! returns a typed [`Pipeline`] together with the origin of every value that is not in the file. A default may depend on
-//! the file's version; [`upgrade`] writes a file in the newest one.
+//! the file's version; [`upgrade()`] writes a file in the newest one.
 
 mod check;
 mod defaults;

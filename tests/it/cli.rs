@@ -177,7 +177,11 @@ fn a_file_is_upgraded_where_it_lies_or_elsewhere() {
         use std::os::unix::fs::PermissionsExt;
         std::os::unix::fs::symlink("gpu.toml", path.join("link.toml")).unwrap();
         std::fs::set_permissions(path.join("gpu.toml"), PermissionsExt::from_mode(0o640)).unwrap();
-        says("config upgrade link.toml", 0, &["link.toml is version 2 now; it keeps", change]);
+        says(
+            "config upgrade link.toml",
+            0,
+            &["link.toml is version 2 now; today's values", change],
+        );
         let file = std::fs::symlink_metadata(path.join("gpu.toml")).unwrap();
         assert_eq!(file.permissions().mode() & 0o777, 0o640);
         assert!(std::fs::symlink_metadata(path.join("link.toml")).unwrap().is_symlink());
