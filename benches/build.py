@@ -37,8 +37,8 @@ FAMILIES = {
     "sqlparser": ("sqlparser",), "tokenizers": ("tokenizers",), "object_store": ("object_store",), "ours": ("scalingnote",),
 }
 REST = "the rest"
-# Other names that cargo's reports had for the parts of a unit.
-FRONT_END, CODEGEN = ("frontend", "front end"), ("codegen", "linking", "link")
+# A crate's seconds: checked up to its metadata, turned into code, and taken by its build script (compiling C, say).
+PARTS = ("front_end_s", "codegen_s", "build_script_s")
 DIFFERENCES = 10
 
 
@@ -54,17 +54,16 @@ def units(html):
 
 
 def parts(unit):
-    """Seconds of a unit's front end and of its code generation; None where the report does not tell."""
-    sections = unit.get("sections")
-    if sections:
-        seconds = {}
-        for name, span in sections.items() if isinstance(sections, dict) else sections:
-            seconds[name.lower()] = seconds.get(name.lower(), 0.0) + span["end"] - span["start"]
-        total = lambda names: sum(seconds.get(name, 0.0) for name in names)
-        return total(FRONT_END), total(CODEGEN)
+    """What a unit's seconds went to, as far as the report tells."""
+    if "build-script" in unit["target"] or "build script" in unit["target"]:
+        return {"build_script_s": unit["duration"]}
+    if unit.get("sections"):
+        seconds = {name: span["end"] - span["start"] for name, span in unit["sections"]}
+        return {"front_end_s": seconds.get("frontend", 0.0), "codegen_s": seconds.get("codegen", 0.0)}
     if unit.get("rmeta_time") is not None:
-        return unit["rmeta_time"], unit["duration"] - unit["rmeta_time"]
-    return None, None
+        # Cargo before 1.91.
+        return {"front_end_s": unit["rmeta_time"], "codegen_s": unit["duration"] - unit["rmeta_time"]}
+    return {}
 
 
 def family(name):
@@ -76,11 +75,10 @@ def analysed(html, wall=None):
     crates, end = {}, 0.0
     for unit in units(html):
         end = max(end, unit["start"] + unit["duration"])
-        crate = crates.setdefault((unit["name"], unit["version"]), {"seconds": 0.0, "front_end_s": None, "codegen_s": None})
+        crate = crates.setdefault((unit["name"], unit["version"]), {"seconds": 0.0, **dict.fromkeys(PARTS, 0.0)})
         crate["seconds"] += unit["duration"]
-        for key, seconds in zip(("front_end_s", "codegen_s"), parts(unit)):
-            if seconds is not None:
-                crate[key] = (crate[key] or 0.0) + seconds
+        for key, seconds in parts(unit).items():
+            crate[key] += seconds
     rows = [{"name": name, "version": version, **crate} for (name, version), crate in crates.items()]
     rows.sort(key=lambda row: (-row["seconds"], row["name"], row["version"]))
     families = {label: {"crates": 0, "seconds": 0.0} for label in [*FAMILIES, REST]}
@@ -200,11 +198,10 @@ def told(title, found, top):
     lines = [f"## {title}", "", f"{clock(found['wall_s'])} of wall time; {len(found['crates'])} crates, whose units add up to {clock(total)}, "
              f"{total / found['wall_s']:.2f} at once" + (f"; {clock(found['cpu_s'])} of processor time" if "cpu_s" in found else "")
              + (f"; the program has {found['program_bytes'] / 1e6:.1f} MB" if "program_bytes" in found else ""), ""]
-    seconds = lambda value: "" if value is None else f"{value:.1f}"
-    lines += ["| crate | seconds | share | front end | code |", "|---|--:|--:|--:|--:|"]
+    lines += ["| crate | seconds | share | front end | code | build script |", "|---|--:|--:|--:|--:|--:|"]
     for row in found["crates"][:top]:
-        lines.append(f"| {row['name']} {row['version']} | {row['seconds']:.1f} | {row['seconds'] / total:.1%} "
-                     f"| {seconds(row['front_end_s'])} | {seconds(row['codegen_s'])} |")
+        cells = [f"{row['name']} {row['version']}", f"{row['seconds']:.1f}", f"{row['seconds'] / total:.1%}"]
+        lines.append("| " + " | ".join(cells + [f"{row[part]:.1f}" for part in PARTS]) + " |")
     lines += ["", "| family | crates | seconds | share |", "|---|--:|--:|--:|"]
     for label, one in found["families"].items():
         lines.append(f"| {label} | {one['crates']} | {one['seconds']:.1f} | {one['seconds'] / total:.1%} |")

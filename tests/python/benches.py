@@ -258,7 +258,7 @@ const UNIT_DATA = [
    "unblocked_units": [], "unblocked_rmeta_units": [1], "sections": [["frontend", {"start": 0.0, "end": 4.0}], ["codegen", {"start": 4.0, "end": 10.0}]]},
   {"i": 1, "name": "scalingnote", "version": "0.1.0", "mode": "todo", "target": "", "start": 10.0, "duration": 20.5,
    "unblocked_units": [], "unblocked_rmeta_units": [], "sections": null, "rmeta_time": 15.0},
-  {"i": 2, "name": "libc", "version": "0.2.1", "mode": "run-custom-build", "target": " build script (run)", "start": 1.0, "duration": 0.25,
+  {"i": 2, "name": "libc", "version": "0.2.1", "mode": "run-custom-build", "target": " build-script (run)", "start": 1.0, "duration": 0.25,
    "unblocked_units": [], "unblocked_rmeta_units": [], "sections": null},
   {"i": 3, "name": "libc", "version": "0.2.1", "mode": "todo", "target": " \\"];", "start": 2.0, "duration": 0.5,
    "unblocked_units": [], "unblocked_rmeta_units": [], "sections": null}
@@ -271,8 +271,8 @@ class Build(Case):
     def test_seconds_by_crate_and_family(self):
         found = build.analysed(REPORT)
         self.assertEqual((found["wall_s"], found["units_s"]), (30.5, 31.25))
-        rows = [(row["name"], row["seconds"], row["front_end_s"], row["codegen_s"]) for row in found["crates"]]
-        self.assertEqual(rows, [("scalingnote", 20.5, 15.0, 5.5), ("datafusion-expr", 10.0, 4.0, 6.0), ("libc", 0.75, None, None)])
+        rows = [(row["name"], row["seconds"], *(row[part] for part in build.PARTS)) for row in found["crates"]]
+        self.assertEqual(rows, [("scalingnote", 20.5, 15.0, 5.5, 0.0), ("datafusion-expr", 10.0, 4.0, 6.0, 0.0), ("libc", 0.75, 0.0, 0.0, 0.25)])
         families = {label: one["seconds"] for label, one in found["families"].items() if one["crates"]}
         self.assertEqual(families, {"datafusion": 10.0, "ours": 20.5, "the rest": 0.75})
         self.assertEqual([build.family(name) for name in ("arrow-array", "parquet", "gemm-f16", "sqlparser_derive", "tokio")],
@@ -295,7 +295,7 @@ class Build(Case):
         said = self.run_bench("build.py", "--timings", str(self.folder / "cargo-timing.html"), "--wall", "90", "--top", "1",
                               "--json", str(self.folder / "found.json"))
         self.assertIn("90.0 s (1 m 30 s) of wall time; 3 crates, whose units add up to 31.2 s, 0.35 at once", said)
-        self.assertIn("| scalingnote 0.1.0 | 20.5 | 65.6% | 15.0 | 5.5 |", said)
+        self.assertIn("| scalingnote 0.1.0 | 20.5 | 65.6% | 15.0 | 5.5 | 0.0 |", said)
         self.assertNotIn("| datafusion-expr", said)
         self.assertEqual(json.loads((self.folder / "found.json").read_text())["here"]["wall_s"], 90.0)
 
