@@ -87,10 +87,10 @@ def ceiling(args):
     torch.set_num_threads(threads(args))
     budget, found = steps.Budget(), {}
     for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.int8)):
-        expected = 0.0
+        unit = 0.0
         for n in (128, 1024, 2048):
             # Some processors have no fast product of a kind: it must not take the others' time.
-            if not budget.allows(f"{name} product of {n}", expected, 0.1):
+            if not budget.allows(f"{name} product of {n}", unit * n**3, 0.1):
                 break
             if name == "int8":
                 a, b = (torch.randint(-100, 100, (n, n), dtype=dtype) for _ in range(2))
@@ -99,9 +99,9 @@ def ceiling(args):
                 a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
                 product = lambda: a @ b
             best = steps.fastest(product, 12, 5)
+            unit = best / n**3
             if n > 128:
-                found[name] = max(found.get(name, 0), 2 * n**3 / best)
-            expected = best * (max(1024, 2 * n) / n) ** 3
+                found[name] = max(found.get(name, 0), 2 / unit)
     print(json.dumps({"torch": torch.__version__, "gemm": found}))
 
 

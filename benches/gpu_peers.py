@@ -162,9 +162,9 @@ def ceiling(args):
     """Large products: operations a second, the best of several sizes."""
     import torch
 
-    budget, best, expected = steps.Budget(), 0, 0.0
+    budget, best, unit = steps.Budget(), 0, 0.0
     for n in (512, 1024, 2048) if args.device == "cpu" else (1024, 4096, 8192, 16384):
-        if not budget.allows(f"a product of {n}", expected, 0.01):
+        if not budget.allows(f"a product of {n}", 13 * unit * n**3):
             break
         a, b = (torch.randn(n, n, device=args.device).to(getattr(torch, args.dtype)) for _ in range(2))
         for _ in range(3):
@@ -174,9 +174,8 @@ def ceiling(args):
         for _ in range(10):
             a @ b
         wait(args.device)
-        seconds = (time.perf_counter() - begun) / 10
-        best = max(best, 2 * n**3 / seconds)
-        expected = seconds * 8
+        unit = (time.perf_counter() - begun) / 10 / n**3
+        best = max(best, 2 / unit)
     name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "the processor"
     print(json.dumps({"device": name, "torch": torch.__version__, "dtype": args.dtype, "flops": best}))
 
@@ -201,16 +200,17 @@ def table(args):
         if ours:
             print(f"\n{shape}, {ours['arithmetic']} on {ours['device']}{', flash-attn' if ours['flash_attn'] else ''}: loaded in "
                   f"{ours['load_s']:.1f} s" + (f"; the ceiling is {bound:,.0f} tokens/s" if bound else ""))
-        for mine in ours["sets"] if ours else []:
-            print(f"  {mine['set']}: {mine['texts']} texts, {mine['tokens']:,} tokens")
-            for run in [ours] + [run for run in runs if run is not ours]:
-                one = next((one for one in run["sets"] if one["set"] == mine["set"] and one["tokens_per_s"]), None)
-                if one is None:
-                    continue
+        runs.sort(key=lambda run: run is not ours)
+        for which in dict.fromkeys(one["set"] for run in runs for one in run["sets"]):
+            found = {run["runner"]: one for run in runs for one in run["sets"] if one["set"] == which and one["tokens_per_s"]}
+            texts = [f"{one['texts']} texts" for one in found.values() if "texts" in one]
+            tokens = [f"{one['tokens']:,} tokens" for one in found.values()]
+            print(f"  {which}: " + ", ".join(texts[:1] + tokens[:1]))
+            for runner, one in found.items():
                 share = f" {one['tokens_per_s'] / bound:6.2f} of the ceiling" if bound else ""
-                print(f"    {run['runner']:22}{one['tokens_per_s']:14,.0f} tokens/s{share}   batch {one['batch']}")
-                if run is not ours and mine["tokens_per_s"]:
-                    lines.append(f"{shape} {mine['set']}: ours is {mine['tokens_per_s'] / one['tokens_per_s']:.2f}x {run['runner']}")
+                print(f"    {runner:22}{one['tokens_per_s']:14,.0f} tokens/s{share}   batch {one['batch']}")
+                if runner != "ours" and "ours" in found:
+                    lines.append(f"{shape} {which}: ours is {found['ours']['tokens_per_s'] / one['tokens_per_s']:.2f}x {runner}")
         for name, what in cuts:
             if name.startswith(f"{shape}/"):
                 print(f"    {name.removesuffix('.json')}: {what}")

@@ -149,10 +149,14 @@ class Rows(Case):
         self.assertRegex(said(encode_peers.table, parsed), r"ours int8 +1,000 +8192 +1 MiB")
 
     def test_gpu(self):
+        (self.folder / "tiny").mkdir()
+        row = {"set": "256", "tokens": 512, "tokens_per_s": 1000.0, "batch": 16}
+        (self.folder / "tiny/st.json").write_text(json.dumps({"runner": "sentence-transformers", "sets": [row]}))
         self.cut(["qwen3-0.6b/st.json", "cut after 600 s"], ["tiny/ours.json", "cut after 600 s"])
         table = said(gpu_peers.table, type("Args", (), {"dir": self.folder}))
         self.assertIn("qwen3-0.6b/st: cut after 600 s", table)
         self.assertIn("tiny/ours: cut after 600 s", table)
+        self.assertRegex(table, "sentence-transformers +1,000 tokens/s   batch 16")
 
     def test_index(self):
         line = {"system": "scalingnote", "type": "i8", "build": 10.0, "bytes": 10, "sidecar": 0, "open": 1.0,
