@@ -140,9 +140,9 @@ def cuts(folder):
 
 
 def said(found):
-    """The line that ends a bench."""
-    what = "; ".join(f"{name}: {what}" for name, what in found)
-    return f"steps cut: {len(found)}" + (f" ({what}). STEP_SECONDS allows more." if found else "")
+    """The line that ends a bench: how many steps were cut, whole or in part."""
+    names = list(dict.fromkeys(name for name, _ in found))
+    return f"steps cut: {len(names)}" + (f" ({', '.join(names)}); STEP_SECONDS allows more time" if names else "")
 
 
 def run(folder, name, command):

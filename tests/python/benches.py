@@ -90,7 +90,7 @@ class Steps(Case):
         self.assertEqual([path.name for path in sorted(self.folder.glob("*.json"))], ["other.1.json"])
         found = steps.cuts(self.folder)
         self.assertEqual(found, [("slow.1.json", "cut after 0.3 s"), ("other.1.json", "cut: bf16 in batches of 4")])
-        self.assertTrue(steps.said(found).startswith("steps cut: 2 (slow.1.json: cut after 0.3 s; "))
+        self.assertTrue(steps.said([*found, found[0]]).startswith("steps cut: 2 (slow.1.json, other.1.json)"))
         self.assertEqual(steps.said([]), "steps cut: 0")
 
     def test_rounds_are_of_one_step_and_shapes_are_not(self):
@@ -191,10 +191,10 @@ class Hanging(Case):
     def test_memory(self):
         said = self.run_bench("memory.py", self.program, "--notes", "10")
         self.assertIn("10 notes, 16 shards, fake:64: cut after 0.3 s", said)
-        self.assertIn("steps cut: 1 (run: cut after 0.3 s)", said)
+        self.assertIn("steps cut: 1 (run)", said)
 
     def test_daily(self):
-        self.assertIn("steps cut: 1 (full run: ", self.run_bench("daily.py", self.program, "--notes", "10"))
+        self.assertIn("steps cut: 1 (full run)", self.run_bench("daily.py", self.program, "--notes", "10"))
 
     def test_scale(self):
         said = self.run_bench("scale.py", self.program, "--notes", "10,20", "--second-day", "10", "--shards", "4", "--simulate", "1000")
