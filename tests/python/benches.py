@@ -47,7 +47,7 @@ class Case(unittest.TestCase):
     def run_bench(self, *command, seconds="0.3", **environment):
         command = [sys.executable, *command] if command[0].endswith(".py") else command
         environment = {**os.environ, "STEP_SECONDS": seconds, "PYTHONDONTWRITEBYTECODE": "1", **environment}
-        done = subprocess.run(command, cwd=BENCHES, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=BENCHES, env=environment, capture_output=True, text=True, timeout=300)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 
@@ -63,25 +63,27 @@ class Steps(Case):
     def test_a_step_ends_with_all_that_it_started(self):
         child = self.folder / "child"
         begun = time.monotonic()
-        with self.assertRaisesRegex(steps.Cut, "^cut after 0.5 s$"):
-            steps.Step(["sh", "-c", f"sleep 60 & echo $! > {child}; wait"], 0.5).wait()
-        self.assertLess(time.monotonic() - begun, 10)
+        with self.assertRaisesRegex(steps.Cut, "^cut after 2 s$"):
+            steps.Step(["sh", "-c", f"sleep 60 & echo $! > {child}; wait"], 2).wait()
+        self.assertLess(time.monotonic() - begun, 50)
         state = pathlib.Path("/proc", child.read_text().strip(), "stat")
         # Nobody may have asked for its end.
         gone = lambda: not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
         while not gone():
-            self.assertLess(time.monotonic() - begun, 20)
+            self.assertLess(time.monotonic() - begun, 50)
             time.sleep(0.05)
 
     def test_a_step_in_time_has_its_exit_code(self):
         self.assertEqual([steps.Step(["sh", "-c", f"exit {code}"], limit).wait() for code, limit in ((0, 10), (3, None))], [0, 3])
 
     def test_a_script_goes_on_and_counts(self):
-        step = lambda name, command: steps.run(self.folder, name, ["sh", "-c", command])
-        os.environ["STEP_SECONDS"] = "0.3"
+        def step(name, command, seconds="100"):
+            os.environ["STEP_SECONDS"] = seconds
+            return steps.run(self.folder, name, ["sh", "-c", command])
+
         self.addCleanup(os.environ.pop, "STEP_SECONDS")
         with contextlib.redirect_stderr(io.StringIO()) as errors:
-            self.assertEqual(step("slow.1.json", "echo half; sleep 60"), 0)
+            self.assertEqual(step("slow.1.json", "echo half; sleep 60", "0.3"), 0)
             # Not tried again.
             self.assertEqual(step("slow.2.json", "echo whole"), 0)
             self.assertEqual(step("other.1.json", "echo 'cut: bf16 in batches of 4' >&2; echo whole"), 0)
@@ -250,9 +252,10 @@ class Hanging(Case):
             *) exec "{sys.executable}" "$@" ;;
         esac""")
         environment = {"PEERS": str(self.folder / "peers"), "BENCH": self.program, "CWE": "none", "STACKEXCHANGE": "none"}
-        said = self.run_bench("./encode.sh", "none", ROUNDS="2", **environment)
-        self.assertIn("steps cut: 8 (", said)
-        self.assertEqual(said.count("torch-bf16"), 1, said)
+        said = self.run_bench("./encode.sh", "none", seconds="1", ROUNDS="2", **environment)
+        for name in ("ours-f32", "torch-bf16", "st-f32", "ours-int8"):
+            self.assertEqual(said.count(f"{name}.1.json"), 1, said)
+            self.assertNotIn(f"{name}.2.json", said)
 
 
 REPORT = """<script>
