@@ -173,6 +173,7 @@ lint: ## Check formatting and run clippy; warnings are errors.
 docs: ## Build the library's documentation; warnings are errors.
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile release --no-deps
 
+# STEP_SECONDS bounds each step of each bench (benches/README.md).
 # Where the retrieval sets of the benches below lie (BEIR layout); without them the benches say `skipped`.
 DATA ?= ../shared/data
 .PHONY: bench-encode
@@ -198,6 +199,12 @@ bench-index: ## Measure index building and recall beside usearch, hnswlib and fa
 bench-e2e: build ## Measure whole runs over real texts: stages, overlap, and the same with 1% changed (DATA=DIR, benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	$(PYTHON) benches/e2e.py $(BIN) --data $(DATA) --svg benches/e2e.svg
+
+# BUILD passes options on: BUILD="--compare REV --inner-loop --json FILE".
+BUILD ?=
+.PHONY: bench-build
+bench-build: check-tools ## Time a cold release build, crate by crate (BUILD="options", benches/README.md).
+	CARGO="$(CARGO)" $(PYTHON) benches/build.py $(BUILD)
 
 # What the paper claims, on public data: hours on two cores. CLAIMS passes options on: CLAIMS="--only 1 --train-pairs 4800".
 PAIRS ?= $(CACHE)/pairs

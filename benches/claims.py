@@ -9,8 +9,9 @@
 
 PAIRS_DIR holds debian-pairs, tldr-pairs and medquad-pairs, SETS_DIR holds scifact and stackexchange-mini, all in BEIR layout.
 Nothing that is judged is trained on. Everything is kept under --out and what is finished is not done again: interrupt it, or
-give it a --deadline (exit 75), and run the same command to go on. Another size of the experiments is another --out. Writes one
-table a claim into --report; needs nothing but Python.
+give it a --deadline (exit 75), and run the same command to go on. A step that takes longer than STEP_SECONDS (86400) is cut
+(steps.py): its row says so, and the same command gives it as long again. Another size of the experiments is another --out. Writes
+one table a claim into --report; needs nothing but Python.
 """
 
 import argparse
@@ -21,12 +22,12 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import time
 
 import claims_pairs
-from claims_report import CLAIMS, SYSTEMS, TEMPERATURE, claim_1, claim_2, claim_3, claim_4, header
+import steps
+from claims_report import CLAIMS, SYSTEMS, TEMPERATURE, Known, claim_1, claim_2, claim_3, claim_4, header
 
 HERE = pathlib.Path(__file__).resolve().parent
 RECIPES = HERE / "claims"
@@ -90,6 +91,7 @@ class Bench:
         self.recipes.mkdir(parents=True, exist_ok=True)
         self.end = time.monotonic() + seconds(given.deadline) if given.deadline else None
         self.sets = given.set_names.split(",")
+        self.cuts = {}
         self.environment = dict(os.environ)
         if given.threads:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
@@ -104,17 +106,25 @@ class Bench:
             raise Stopped
         return left
 
-    def call(self, *arguments, out=None):
+    def call(self, name, *arguments, out=None):
+        """One step of the program; what was cut once is not tried again in this run."""
+        if name in self.cuts:
+            raise self.cuts[name]
         command = [str(self.program), *map(str, arguments)]
         print("$", " ".join(command), flush=True)
-        done = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE if out else None, check=False)
-        if done.returncode == 75:
+        part = out.with_suffix(".part") if out else os.devnull
+        try:
+            with open(part, "wb") as stdout:
+                code = steps.Step(command, steps.limit(86_400), env=self.environment, stdout=stdout if out else None).wait()
+        except steps.Cut as cut:
+            print(f"{name}: {cut}", file=sys.stderr, flush=True)
+            self.cuts[name] = cut
+            raise
+        if code == 75:
             raise Stopped
-        if done.returncode:
-            sys.exit(f"error: {' '.join(command)} ended with exit code {done.returncode}")
+        if code:
+            sys.exit(f"error: {' '.join(command)} ended with exit code {code}")
         if out:
-            part = out.with_suffix(".part")
-            part.write_bytes(done.stdout)
             os.replace(part, out)
 
     # --- Recipes: the committed ones, with this run's places and sizes ---------------------------------------
@@ -179,7 +189,7 @@ class Bench:
                 break
         left = self.left()
         extra = ["--deadline", f"{int(left)}s"] if left else []
-        self.call(command, recipe, "--out", folder, *extra)
+        self.call(name, command, recipe, "--out", folder, *extra)
         done.write_text(stamp)
         return folder
 
@@ -215,7 +225,7 @@ class Bench:
             self.left()
             compare = [argument for file in before for argument in ("--compare", file)]
             self.call(
-                "evaluate", recipe, folder_of_set, "--name", title, "--vectors", self.out / vectors,
+                answer.stem, "evaluate", recipe, folder_of_set, "--name", title, "--vectors", self.out / vectors,
                 "--index", "--json", *more, *compare, out=answer,
             )
             stamp.write_text(inputs)
@@ -223,18 +233,23 @@ class Bench:
 
     def judged(self, names):
         """name -> set -> answer, in the order of SYSTEMS, each compared with those before it."""
-        found = {}
+        found, judged = {}, Known()
         for name in (name for name in SYSTEMS if name in names):
             title, needs = SYSTEMS[name]
-            for need in needs:
-                self.trained(need)
-            recipe = self.recipe(name)
-            found[name] = {}
-            for set_name in self.sets:
-                before = [found[other][set_name] for other in found if other != name]
-                folder = self.given.sets.resolve() / set_name
-                found[name][set_name] = self.evaluate(name, title, recipe, folder, before)
-        return {name: {s: json.loads(path.read_text()) for s, path in sets.items()} for name, sets in found.items()}
+            try:
+                for need in needs:
+                    self.trained(need)
+                recipe, answers = self.recipe(name), {}
+                for set_name in self.sets:
+                    before = [sets[set_name] for sets in found.values()]
+                    folder = self.given.sets.resolve() / set_name
+                    answers[set_name] = self.evaluate(name, title, recipe, folder, before)
+            except steps.Cut as cut:
+                judged[name] = cut
+                continue
+            found[name] = answers
+            judged[name] = {set_name: json.loads(path.read_text()) for set_name, path in answers.items()}
+        return judged
 
     def latency(self, name):
         """Times of the query tower, and of the document tower in the same run."""
@@ -246,7 +261,7 @@ class Bench:
         if not (path.is_file() and stamp.is_file() and stamp.read_text() == inputs):
             self.left()
             self.call(
-                "evaluate", recipe, folder, "--vectors", self.out / "vectors",
+                path.stem, "evaluate", recipe, folder, "--vectors", self.out / "vectors",
                 "--latency", "--json", out=path,
             )
             stamp.write_text(inputs)
@@ -260,19 +275,27 @@ class Bench:
         cells = []
         for depth in map(int, self.given.depths.split(",")):
             for pairs in map(int, self.given.amounts.split(",")):
-                name = f"scale-{depth}-{pairs}"
-                folder = self.train(name, self.recipe("train-scale", name, depth, pairs))
-                tower = self.tower_of(folder)
-                report = json.loads((folder / "report.json").read_text())
-                seen = sum(step["pairs"] for step in report["steps"])
-                sets = {}
-                for set_name, set_folder in folders.items():
-                    path = self.evaluate(name, f"{depth} layers, {seen} pairs", tower, set_folder, [], "vectors", *TEMPERATURE)
-                    sets[set_name] = json.loads(path.read_text())
+                name, sets = f"scale-{depth}-{pairs}", Known()
+                seen = pairs
+                try:
+                    folder = self.train(name, self.recipe("train-scale", name, depth, pairs))
+                    tower = self.tower_of(folder)
+                    report = json.loads((folder / "report.json").read_text())
+                    seen = sum(step["pairs"] for step in report["steps"])
+                    for set_name, set_folder in folders.items():
+                        path = self.evaluate(name, f"{depth} layers, {seen} pairs", tower, set_folder, [], "vectors", *TEMPERATURE)
+                        sets[set_name] = json.loads(path.read_text())
+                except steps.Cut as cut:
+                    sets = Known.fromkeys(folders, cut)
                 cells.append((depth, seen, sets))
-        beside = {name: json.loads(self.evaluate("scale-minilm", SYSTEMS["minilm"][0], self.recipe("minilm"), folder, [], "vectors", *TEMPERATURE).read_text()) for name, folder in folders.items()}
+        beside = Known()
+        for name, folder in folders.items():
+            try:
+                path = self.evaluate("scale-minilm", SYSTEMS["minilm"][0], self.recipe("minilm"), folder, [], "vectors", *TEMPERATURE)
+                beside[name] = json.loads(path.read_text())
+            except steps.Cut as cut:
+                beside[name] = cut
         return cells, beside
-
 
     def tower_of(self, folder):
         """The towers' file of a cut model that was trained whole."""
@@ -284,7 +307,8 @@ class Bench:
     # --- Hard negatives ---------------------------------------------------------------------------------------
 
     def mined(self):
-        """[(title, seconds of training, evaluation)]: the tower before, after a round without negatives, after one with them."""
+        """[(title, seconds of training, evaluation)]: the tower before, after a round without negatives, after one with them;
+        (title, None, `steps.Cut`) where it was cut."""
         held_out = claims_pairs.split(self.given.pairs.resolve(), self.out)
         depth, pairs = map(int, self.given.mined_start.split("-"))
         name = f"scale-{depth}-{pairs}"
@@ -303,18 +327,21 @@ class Bench:
         done = folder / "finished"
         if not (done.is_file() and done.read_text() == stamp):
             self.left()
-            self.call("mine", among, "--adapter", start, "--out", folder, "--keep", 2)
+            self.call("mined", "mine", among, "--adapter", start, "--out", folder, "--keep", 2)
             done.write_text(stamp)
-        towers = [("before", start)]
-        for title, negatives in (("without hard negatives", 0), ("with two hard negatives a pair", 2)):
-            recipe = self.recipe("train-mined", f"train-mined-{negatives}", pairs=self.given.mined_pairs)
-            text = recipe.read_text(encoding="utf-8").replace("hard_negatives = 2", f"hard_negatives = {negatives}")
-            recipe.write_text(text.replace(f"{self.out}/mined-start", str(start)), encoding="utf-8")
-            towers.append((title, self.train(f"mined-{negatives}", recipe, stamp)))
         found, before = [], []
-        for title, folder in towers:
-            tower = self.tower_of(folder)
-            path = self.evaluate(f"round-{folder.name}", title, tower, held_out, before, "vectors", *TEMPERATURE)
+        for title, negatives in (("before", None), ("without hard negatives", 0), ("with two hard negatives a pair", 2)):
+            folder = start
+            try:
+                if negatives is not None:
+                    recipe = self.recipe("train-mined", f"train-mined-{negatives}", pairs=self.given.mined_pairs)
+                    text = recipe.read_text(encoding="utf-8").replace("hard_negatives = 2", f"hard_negatives = {negatives}")
+                    recipe.write_text(text.replace(f"{self.out}/mined-start", str(start)), encoding="utf-8")
+                    folder = self.train(f"mined-{negatives}", recipe, stamp)
+                tower = self.tower_of(folder)
+                path = self.evaluate(f"round-{folder.name}", title, tower, held_out, before, "vectors", *TEMPERATURE)
+            except steps.Cut as cut:
+                return [*found, (title, None, cut)]
             report = json.loads((folder / "report.json").read_text())
             found.append((title, report["seconds"], json.loads(path.read_text())))
             before = [*before, path]
@@ -342,10 +369,11 @@ def main():
     if 3 in wanted:
         lines += claim_3(bench, *bench.scaling(), report)
     if 4 in wanted:
-        lines += claim_4(bench.mined())
+        lines += claim_4(bench)
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"written: {report}")
+    print(steps.said(bench.cuts.items()))
 
 
 if __name__ == "__main__":

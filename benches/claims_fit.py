@@ -41,7 +41,7 @@ def squares(law, points):
 
 def fit(points, floor=False):
     """The law that fits best; with `floor` delta is searched below the least loss, else it is 0. Adds `r2`."""
-    least = min(loss for _, _, loss in points)
+    least = min((loss for _, _, loss in points), default=0.0)
     deltas = [least * step / 400 for step in range(400)] if floor else [0.0]
     laws = [law for law in (with_floor(points, delta) for delta in deltas) if law]
     if not laws:

@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import claims_fit
+import steps
 
 HERE = pathlib.Path(__file__).resolve().parent
 # The recipes'. A tower is as sure as its training's temperature made it; judged at a lower one it is sure of its errors, too.
@@ -28,6 +29,24 @@ CLAIMS = {
     2: ["stage1", "two-stage-small", "two-stage-minilm", "end-to-end", "small-full", "minilm"],
 }
 MEASURES = [("ndcg_10", "nDCG@10"), ("mrr_10", "MRR@10"), ("recall_10", "R@10"), ("recall_100", "R@100"), ("recall_1000", "R@1000")]
+
+
+class Known(dict):
+    """What was found, by name; what was cut (`steps.Cut`) raises it."""
+
+    def __getitem__(self, name):
+        found = super().__getitem__(name)
+        if isinstance(found, steps.Cut):
+            raise found
+        return found
+
+
+def part(write):
+    """Some lines of the report, or what was cut of them."""
+    try:
+        return write()
+    except steps.Cut as cut:
+        return [f"- not judged: {cut}"]
 
 
 def row_of(answer, title, system):
@@ -52,15 +71,23 @@ def table(judged, names, set_name, reference):
     title = SYSTEMS[reference][0]
     lines = [f"| {set_name} | " + " | ".join(label for _, label in MEASURES) + f" | entropy | nDCG@10 against {title} |"]
     lines.append("|---|" + "--:|" * (len(MEASURES) + 2))
+    try:
+        base = judged[reference][set_name]
+    except steps.Cut:
+        base = {"rows": [], "comparisons": []}
     for name in names:
-        answer = judged[name][set_name]
+        try:
+            answer = judged[name][set_name]
+        except steps.Cut as cut:
+            lines.append(f"| {SYSTEMS[name][0]} | {cut} |" + " |" * (len(MEASURES) + 1))
+            continue
         interval = against(answer, title)
         if not interval and name != reference:
             # The reference came later in the order: turn its interval round.
-            interval = against(judged[reference][set_name], SYSTEMS[name][0], -1)
+            interval = against(base, SYSTEMS[name][0], -1)
         lines.append(row_of(answer["rows"][0], SYSTEMS[name][0], interval))
-    bm25 = judged[reference][set_name]["rows"][-1]
-    lines.append(row_of(bm25, "BM25", against(judged[reference][set_name], "BM25", -1)))
+    for bm25 in base["rows"][-1:]:
+        lines.append(row_of(bm25, "BM25", against(base, "BM25", -1)))
     return "\n".join(lines)
 
 
@@ -76,80 +103,127 @@ def claim_1(bench, judged):
     lines = ["## 1. Does stage 1 make a retriever of the LLM, and does size help?", ""]
     for set_name in bench.sets:
         lines += [table(judged, CLAIMS[1], set_name, "raw"), ""]
-        raw, trained = ndcg(judged, "raw", set_name), ndcg(judged, "stage1", set_name)
-        lines.append(goal(f"stage 1 at least doubles the released LLM on {set_name}: {raw:.4f} to {trained:.4f}", trained >= 2 * raw))
-        bm25 = judged["stage1"][set_name]["rows"][-1]["mean"]["ndcg_10"]
-        lines.append(goal(f"stage 1 passes BM25 on {set_name}: {bm25:.4f}, {trained:.4f}", trained > bm25))
-        lines.append(f"- stage 1 less the small LLM trained alike: {against(judged['stage1'][set_name], SYSTEMS['small'][0])}")
-        index = judged["stage1"][set_name]
-        lines.append(f"- through the index: nDCG@10 {index['rows'][1]['mean']['ndcg_10']:.4f}; it finds {100 * index['index_recall_10']:.2f}% of the exact 10 nearest")
-        lines.append("")
+        lines += part(lambda: goals_1(judged, set_name)) + [""]
     return lines
+
+
+def goals_1(judged, set_name):
+    raw, trained = ndcg(judged, "raw", set_name), ndcg(judged, "stage1", set_name)
+    stage1 = judged["stage1"][set_name]
+    bm25 = stage1["rows"][-1]["mean"]["ndcg_10"]
+    return [
+        goal(f"stage 1 at least doubles the released LLM on {set_name}: {raw:.4f} to {trained:.4f}", trained >= 2 * raw),
+        goal(f"stage 1 passes BM25 on {set_name}: {bm25:.4f}, {trained:.4f}", trained > bm25),
+        f"- stage 1 less the small LLM trained alike: {against(stage1, SYSTEMS['small'][0])}",
+        f"- through the index: nDCG@10 {stage1['rows'][1]['mean']['ndcg_10']:.4f}; it finds {100 * stage1['index_recall_10']:.2f}% of the exact 10 nearest",
+    ]
 
 
 def claim_2(bench, judged):
     lines = ["## 2. Two stages, end to end, or small and small?", ""]
-    times = {name: bench.latency(name) for name in CLAIMS[2]}
+    times = Known()
     lines += ["| query tower of | median ms | 95% ms | tokens a query | LLM in the same run, median ms | its share |", "|---|--:|--:|--:|--:|--:|"]
     for name in CLAIMS[2]:
+        try:
+            # Raises where it was cut: what was not trained cannot be timed.
+            judged[name]
+            times[name] = bench.latency(name)
+        except steps.Cut as cut:
+            times[name] = cut
+            lines.append(f"| {SYSTEMS[name][0]} | {cut} | | | | |")
+            continue
         own, other = times[name][0], times[name][-1]
         llm = f"{other['median_ms']:.2f} | {own['median_ms'] / other['median_ms']:.3f}" if len(times[name]) > 1 else " | "
         lines.append(f"| {SYSTEMS[name][0]} | {own['median_ms']:.2f} | {own['p95_ms']:.2f} | {own['mean_tokens']:.1f} | {llm} |")
-    lines += ["", f"One thread, one query at a time, {times['stage1'][0]['queries']} queries of {bench.sets[-1]}; towers of one row take turns.", ""]
+    asked = lambda: f"One thread, one query at a time, {times['stage1'][0]['queries']} queries of {bench.sets[-1]}; towers of one row take turns."
+    lines += ["", *part(lambda: [asked()]), ""]
     for set_name in bench.sets:
         lines += [table(judged, CLAIMS[2], set_name, "stage1"), ""]
-        whole = ndcg(judged, "stage1", set_name)
         for name in ("two-stage-small", "two-stage-minilm"):
-            kept = ndcg(judged, name, set_name) / whole if whole else 0.0
-            title = SYSTEMS[name][0]
-            lines.append(goal(f"{title}: keeps 95% of the LLM query tower's nDCG@10 on {set_name}: {100 * kept:.1f}%", kept >= 0.95))
-        end = SYSTEMS["end-to-end"][0]
-        difference = ndcg(judged, "two-stage-small", set_name) - ndcg(judged, "end-to-end", set_name)
-        interval = against(judged["two-stage-small"][set_name], end)
-        lines.append(goal(f"the distilled small LLM beats the end-to-end one of equal size on {set_name}: {interval}", difference > 0))
-        lines.append("")
+            lines += part(lambda: [goal_kept(judged, name, set_name)])
+        lines += part(lambda: [goal_distilled(judged, set_name)]) + [""]
     for name in ("two-stage-small", "two-stage-minilm"):
-        share = times[name][0]["median_ms"] / times[name][-1]["median_ms"]
-        lines.append(goal(f"{SYSTEMS[name][0]}: a query takes at most 1/8 of the LLM's time: 1/{1 / share:.1f}", share <= 1 / 8))
+        lines += part(lambda: [goal_quick(times, name)])
     return lines + [""]
+
+
+def goal_kept(judged, name, set_name):
+    whole = ndcg(judged, "stage1", set_name)
+    kept = ndcg(judged, name, set_name) / whole if whole else 0.0
+    return goal(f"{SYSTEMS[name][0]}: keeps 95% of the LLM query tower's nDCG@10 on {set_name}: {100 * kept:.1f}%", kept >= 0.95)
+
+
+def goal_distilled(judged, set_name):
+    difference = ndcg(judged, "two-stage-small", set_name) - ndcg(judged, "end-to-end", set_name)
+    interval = against(judged["two-stage-small"][set_name], SYSTEMS["end-to-end"][0])
+    return goal(f"the distilled small LLM beats the end-to-end one of equal size on {set_name}: {interval}", difference > 0)
+
+
+def goal_quick(times, name):
+    share = times[name][0]["median_ms"] / times[name][-1]["median_ms"]
+    return goal(f"{SYSTEMS[name][0]}: a query takes at most 1/8 of the LLM's time: 1/{1 / share:.1f}", share <= 1 / 8)
 
 
 def claim_3(bench, cells, beside, report):
     lines = ["## 3. The scaling law", ""]
-    parameters = bench.given.layer_parameters
     for set_name in bench.given.scale_sets.split(","):
-        points = [(depth * parameters, pairs, sets[set_name]["rows"][0]["contrastive_entropy"]) for depth, pairs, sets in cells]
-        lines += [f"| {set_name}: layers | pairs | contrastive entropy | power law | residual | nDCG@10 |", "|--:|--:|--:|--:|--:|--:|"]
-        law = claims_fit.fit(points)
-        for (depth, pairs, sets), (n, d, loss) in zip(cells, points):
-            said = claims_fit.predict(law, n, d)
-            lines.append(f"| {depth} | {pairs} | {loss:.4f} | {said:.4f} | {loss - said:+.4f} | {sets[set_name]['rows'][0]['mean']['ndcg_10']:.4f} |")
+        lines += law_of(bench.given.layer_parameters, cells, beside, set_name, report)
+    return lines
+
+
+def law_of(parameters, cells, beside, set_name, report):
+    """The points of a set, their law and its picture."""
+    lines = [f"| {set_name}: layers | pairs | contrastive entropy | power law | residual | nDCG@10 |", "|--:|--:|--:|--:|--:|--:|"]
+    points, judged = [], []
+    for depth, pairs, sets in cells:
+        try:
+            row = sets[set_name]["rows"][0]
+        except steps.Cut as cut:
+            lines.append(f"| {depth} | {pairs} | {cut} | | | |")
+            continue
+        points.append((depth * parameters, pairs, row["contrastive_entropy"]))
+        judged.append((depth, pairs, row))
+    try:
+        law, floor = claims_fit.fit(points), claims_fit.fit(points, floor=True)
+    except ValueError as error:
+        return [*lines, "", f"- no law: {error}", ""]
+    for (depth, pairs, row), (n, d, loss) in zip(judged, points):
+        said = claims_fit.predict(law, n, d)
+        lines.append(f"| {depth} | {pairs} | {loss:.4f} | {said:.4f} | {loss - said:+.4f} | {row['mean']['ndcg_10']:.4f} |")
+    try:
         rows = beside[set_name]["rows"]
         for title, answer in ((SYSTEMS["minilm"][0], rows[0]), ("BM25", rows[-1])):
             entropy = answer.get("contrastive_entropy")
             lines.append(f"| {title} | | {'' if entropy is None else f'{entropy:.4f}'} | | | {answer['mean']['ndcg_10']:.4f} |")
-        floor = claims_fit.fit(points, floor=True)
-        lines += [
-            "",
-            f"{set_name}: entropy = {law['C']:.3g} N^-{law['a']:.4f} D^-{law['b']:.4f} (N parameters of the layers, D pairs; at a temperature of {TEMPERATURE[1]}), "
-            f"R² {law['r2']:.4f} over {len(points)} points; with a floor of {floor['delta']:.4f} the exponents are {floor['a']:.4f} and "
-            f"{floor['b']:.4f}, R² {floor['r2']:.4f}. Chance is ln 257 = 5.5491.",
-            "",
-        ]
-        path = report.with_name(f"scaling-{set_name}.svg")
-        path.write_text(claims_fit.figure(points, law), encoding="utf-8")
-        lines += [f"![contrastive entropy over size and data on {set_name}]({path.name})", ""]
-    return lines
+    except steps.Cut as cut:
+        lines.append(f"| {SYSTEMS['minilm'][0]} | | {cut} | | | |")
+    path = report.with_name(f"scaling-{set_name}.svg")
+    path.write_text(claims_fit.figure(points, law), encoding="utf-8")
+    return lines + [
+        "",
+        f"{set_name}: entropy = {law['C']:.3g} N^-{law['a']:.4f} D^-{law['b']:.4f} (N parameters of the layers, D pairs; at a temperature of {TEMPERATURE[1]}), "
+        f"R² {law['r2']:.4f} over {len(points)} points; with a floor of {floor['delta']:.4f} the exponents are {floor['a']:.4f} and "
+        f"{floor['b']:.4f}, R² {floor['r2']:.4f}. Chance is ln 257 = 5.5491.",
+        "",
+        f"![contrastive entropy over size and data on {set_name}]({path.name})",
+        "",
+    ]
 
 
-def claim_4(found):
-    lines = ["## 4. Hard negatives", ""]
-    lines.append("| held-out | " + " | ".join(label for _, label in MEASURES) + " | entropy | seconds of training | nDCG@10 against the tower before | against the round without |")
+def claim_4(bench):
+    return ["## 4. Hard negatives", "", *part(lambda: rounds(bench.mined())), ""]
+
+
+def rounds(found):
+    lines = ["| held-out | " + " | ".join(label for _, label in MEASURES) + " | entropy | seconds of training | nDCG@10 against the tower before | against the round without |"]
     lines.append("|---|" + "--:|" * (len(MEASURES) + 4))
     for title, seconds, answer in found:
-        versus = f"{against(answer, found[0][0])} | {against(answer, found[1][0])}"
-        lines.append(row_of(answer["rows"][0], title, f"{seconds:.0f} | {versus}"))
-    return lines + [""]
+        if seconds is None:
+            lines.append(f"| {title} | {answer} |" + " |" * (len(MEASURES) + 3))
+            continue
+        without = against(answer, found[1][0]) if len(found) > 1 else ""
+        lines.append(row_of(answer["rows"][0], title, f"{seconds:.0f} | {against(answer, found[0][0])} | {without}"))
+    return lines
 
 
 def header(bench):

@@ -5,7 +5,8 @@
 
 PROGRAM is built with `--features cluster`, MODEL is a real tower. Two workers and two executors have a core each; one executor
 has both. Every round runs each way once, in turn, on an empty root. Prints the seconds of encoding and of the whole run, the
-median of the rounds, and their ratio to the run in one process. Needs nothing but Python.
+median of the rounds, and their ratio to the run in one process. A way that takes longer than STEP_SECONDS (600) is cut and
+not tried again (steps.py). Needs nothing but Python.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+
+import steps
 
 PIPELINE = """version = 1
 [corpus]
@@ -55,29 +58,33 @@ def write(folder, args):
 def run(program, folder, *extra):
     shutil.rmtree(folder / "root", ignore_errors=True)
     line = [program, "run", "pipeline.toml", "--json", "--progress", "none", *extra]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(line)} ended with {done.returncode}\n{done.stderr[-3000:]}")
-    report = json.loads(done.stdout)
+    with open(folder / "out", "w+") as out, open(folder / "err", "w+") as err:
+        code = steps.Step(line, steps.limit(), cwd=folder, stdout=out, stderr=err).wait()
+    if code:
+        sys.exit(f"{' '.join(line)} ended with {code}\n{(folder / 'err').read_text()[-3000:]}")
+    report = json.loads((folder / "out").read_text())
     encode = next(stage["actual"] for stage in report["stages"] if stage["stage"] == "encode")
     return encode["seconds"], report["seconds"], encode["tokens"]
 
 
 def on_cluster(program, folder, executors):
-    scheduler = subprocess.Popen(
-        [program, "cluster", "scheduler", "--bind", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    # Twice: the run beside it is to be cut first.
+    seconds = steps.limit() and 2 * steps.limit()
+    line = [program, "cluster", "scheduler", "--bind", "127.0.0.1:0"]
+    scheduler = steps.Step(line, seconds, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     children = [scheduler]
     try:
-        address = scheduler.stdout.readline().split("df://")[1].strip()
+        said = scheduler.process.stdout.readline()
+        if scheduler.over:
+            raise steps.Cut(seconds)
+        address = said.split("df://")[1].strip()
         threads = str(2 // executors)
         line = [program, "cluster", "executor", "--scheduler", address, "--device", "cpu", "--threads", threads, "--quiet"]
-        children += [subprocess.Popen(line, cwd=folder, stderr=subprocess.DEVNULL) for _ in range(executors)]
+        children += [steps.Step(line, None, cwd=folder, stderr=subprocess.DEVNULL) for _ in range(executors)]
         return run(program, folder, "--cluster", f"df://{address}")
     finally:
         for child in children:
-            child.kill()
-            child.wait()
+            child.close()
 
 
 def main():
@@ -94,15 +101,19 @@ def main():
         "one executor": lambda folder: on_cluster(program, folder, 1),
         "two executors": lambda folder: on_cluster(program, folder, 2),
     }
-    seconds = {name: [] for name in ways}
+    seconds, cuts = {name: [] for name in ways}, {}
     with tempfile.TemporaryDirectory(prefix="scalingnote-cluster-") as name:
         folder = pathlib.Path(name)
         write(folder, args)
         for _ in range(args.rounds):
-            for way, go in ways.items():
-                seconds[way].append(go(folder))
-    medians = {way: [statistics.median(column) for column in zip(*rounds)] for way, rounds in seconds.items()}
-    base = medians["one process, two workers"]
+            for way in (way for way in ways if way not in cuts):
+                try:
+                    seconds[way].append(ways[way](folder))
+                except steps.Cut as cut:
+                    cuts[way] = cut
+    medians = {way: [statistics.median(column) for column in zip(*rounds)] for way, rounds in seconds.items() if rounds}
+    # Without a run in one process there are no ratios.
+    base = medians.get("one process, two workers", [float("nan")] * 3)
     print(f"{args.notes:,} notes, {base[2]:,.0f} tokens, {args.rounds} rounds\n")
     print("| | encode | to one process | tokens/s | whole run | to one process |")
     print("|---|---|---|---|---|---|")
@@ -111,6 +122,9 @@ def main():
             f"| {way} | {encode:.1f} s | {encode / base[0] - 1:+.1%} | {tokens / encode:,.0f} "
             f"| {whole:.1f} s | {whole / base[1] - 1:+.1%} |"
         )
+    for way, cut in cuts.items():
+        print(f"| {way} | {cut} |" + " |" * 4)
+    print("\n" + steps.said(cuts.items()))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 The fake tower is paced at the given rate, which stands for a GPU; everything else is real. Bytes are those of all files that
 appeared under the root, plans, receipts and reports included. With --pipeline the real tower of that file encodes the notes of
 the CSV, and --change of them get another text in NAME. Prints a table in Markdown; needs nothing but Python.
+A run that takes longer than STEP_SECONDS (3600) is cut, and with it those after it (steps.py).
 """
 
 import argparse
@@ -17,6 +18,7 @@ import shutil
 import tempfile
 
 import runs
+import steps
 
 
 def note(rng, words, topics):
@@ -91,19 +93,28 @@ def main():
     parser.add_argument("--column", default="Name")
     parser.add_argument("--change", type=int, default=4)
     args = parser.parse_args()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="scalingnote-daily-"))
+    folder, results, cuts = pathlib.Path(tempfile.mkdtemp(prefix="scalingnote-daily-")), [], []
     try:
         program = str(pathlib.Path(args.program).resolve())
         pipeline, change, changed = (given if args.pipeline else generated)(folder, args)
         root = folder / "root"
         root.mkdir()
-        results = [("full run", runs.run(program, pipeline, root))]
-        for day in range(args.days):
-            change()
-            results.append((f"{changed} notes changed", runs.run(program, pipeline, root)))
-        results.append(("nothing changed", runs.run(program, pipeline, root)))
+        for name in ["full run", *[f"{changed} notes changed"] * args.days, "nothing changed"]:
+            if name.endswith("notes changed"):
+                change()
+            try:
+                results.append((name, runs.run(program, pipeline, root, steps.limit(3600))))
+            except steps.Cut as cut:
+                cuts.append((name, cut))
+                break
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if results:
+        tables(results, cuts)
+    print("\n" + steps.said(cuts))
+
+
+def tables(results, cuts):
     full = results[0][1]
     tokens = next(s["actual"]["tokens"] for s in full["report"]["stages"] if s["stage"] == "encode")
     print(runs.provenance() + "\n")
@@ -118,6 +129,8 @@ def main():
         print(f"| {name} | {encoded:,} | {report['vectors_inserted']:,} | {result['bytes']:,} | "
               f"{100 * result['bytes'] / full['bytes']:.2f}% | {result['wall']:.1f} | {100 * result['wall'] / full['wall']:.1f}% | "
               f"{result['cpu']:.1f} | {recall} |")
+    for name, cut in cuts:
+        print(f"| {name} | {cut} |" + " |" * 7)
     kinds = list(full["kinds"])
     print("\n| bytes by kind | " + " | ".join(kinds) + " |\n|---|" + "---|" * len(kinds))
     for name, result in results:

@@ -8,7 +8,7 @@ Twice two runs, each pair from an empty root: `real`, stackexchange and Debian n
 --pipeline (its [tower] section); `paced`, notes of every set of DIR (see texts.py) through the fake tower, which is
 slowed down to --tokens-per-second, the rate of some GPU: what the rest of the program costs beside such a device.
 
-Prints a table in Markdown and draws the stages over time. "device busy" is the share of the encode stage in which the
+Prints a table in Markdown and draws the stages over time; a run that takes longer than STEP_SECONDS (3600) is cut (steps.py). "device busy" is the share of the encode stage in which the
 device encodes; the rest of that stage is what its reading, tokenising and writing did not overlap with.
 """
 
@@ -21,6 +21,7 @@ import tempfile
 from xml.sax.saxutils import escape
 
 import runs
+import steps
 import texts
 
 REAL = [("stackexchange-mini", "notes"), ("debian-pairs", "corpus")]
@@ -43,7 +44,7 @@ def tower_of(path):
 
 
 def measure(args, name, notes, tower, encode, index, recall_min):
-    """A full run and one after 1% of the notes changed: [(what, result)]."""
+    """A full run and one after 1% of the notes changed: [(what, result)], the last one `steps.Cut` where its time was over."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="scalingnote-e2e-"))
     try:
         path = folder / "notes.jsonl"
@@ -62,13 +63,17 @@ def measure(args, name, notes, tower, encode, index, recall_min):
         root = folder / "root"
         root.mkdir()
         program = str(pathlib.Path(args.program).resolve())
-        results = [(f"{name}: {len(notes):,} notes", runs.run(program, pipeline, root))]
+        what, results = f"{name}: {len(notes):,} notes", []
+        results.append((what, runs.run(program, pipeline, root, steps.limit(3600))))
         changed = max(len(notes) // 100, 1)
+        what = f"{name}: {changed:,} changed"
         for at in random.Random(11).sample(range(len(notes)), changed):
             notes[at]["body"] += " Revised."
         write()
-        results.append((f"{name}: {changed:,} changed", runs.run(program, pipeline, root)))
+        results.append((what, runs.run(program, pipeline, root, steps.limit(3600))))
         return results
+    except steps.Cut as cut:
+        return [*results, (what, cut)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -99,7 +104,7 @@ def row(name, result):
     }
 
 
-def table(rows):
+def table(rows, cuts):
     head = ["run", "texts encoded", "tokens", "wall s", *STAGES, BETWEEN, "two stages at once", "outside encode",
             "device busy in encode", "CPU s"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
@@ -108,6 +113,8 @@ def table(rows):
         cells += [f"{line[stage]:.2f}" for stage in [*STAGES, BETWEEN, "overlap"]]
         cells += [f"{line['outside']:.1%}", f"{line['busy']:.1%}", f"{line['cpu']:.1f}"]
         print("| " + " | ".join(cells) + " |")
+    for name, cut in cuts:
+        print(f"| {name} | {cut} |" + " |" * (len(head) - 2))
 
 
 def chart(results, rows):
@@ -168,14 +175,17 @@ def main():
         # Nearly random vectors are hard for any graph: this bench is not about their recall.
         results += measure(args, f"{args.tokens_per_second:,} tokens/s", notes, tower,
                            {"part_tokens": 2_000_000, "token_budget": 16_384}, {"shards": args.shards}, 0.5)
+    cuts = [(name, result) for name, result in results if isinstance(result, steps.Cut)]
+    results = [one for one in results if one not in cuts]
     rows = [row(name, result) for name, result in results]
     print(runs.provenance() + "\n")
-    table(rows)
+    table(rows, cuts)
     print(f"\n{BETWEEN}: wall time in no stage (start, loading the tower, self-test, drift check, the report). Rates of the "
           "paced tower stand for a device and were chosen, not measured.")
     if args.svg:
         pathlib.Path(args.svg).write_text(chart(results, rows))
         print(f"\nchart: {pathlib.Path(args.svg).name}")
+    print("\n" + steps.said(cuts))
 
 
 if __name__ == "__main__":

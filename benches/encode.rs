@@ -1,13 +1,15 @@
 //! Measures the document tower on real texts: `benches/encode.sh` runs it beside its peers.
 //!
 //! usage: encode MODEL TEXTS.jsonl OUT_DIR [--arithmetic f32|bf16|int8] [--threads N] [--budget N]
-//!               [--max-tokens N] [--repeats N]
+//!               [--max-tokens N] [--repeats N]     (fewer repeats where the step's time does not allow them)
 //!        encode --ceiling [--threads N]
 //!
 //! TEXTS.jsonl has lines {"set": .., "text": ..}. For each set, OUT_DIR gets `<set>.ids.json` (token ids, what
 //! the peers encode too) and `<set>.ours-<arithmetic>.f32` (our vectors, row-major, mean-pooled, not normalised),
 //! and standard output one JSON object.
 
+#[path = "budget.rs"]
+mod budget;
 #[path = "ceiling.rs"]
 mod ceiling;
 
@@ -19,6 +21,8 @@ use scalingnote::observe::{Reporter, Silent};
 use scalingnote::tower::{DeviceSpec, Tower, TowerOptions, pack};
 use scalingnote::types::Pooling;
 use serde_json::{Value, json};
+
+use self::budget::Budget;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -66,7 +70,7 @@ fn arguments() -> Result<Arguments, Failure> {
 }
 
 fn main() -> Result<(), Failure> {
-    let arguments = arguments()?;
+    let (arguments, budget) = (arguments()?, Budget::new());
     if arguments.ceiling {
         println!("{}", ceiling::measure(arguments.threads));
         return Ok(());
@@ -105,6 +109,11 @@ fn main() -> Result<(), Failure> {
         sets.last_mut().ok_or("no set")?.1.push(tokens.ids);
     }
 
+    let out = PathBuf::from(out);
+    for (name, sequences) in &sets {
+        // First: the peers need them, whatever becomes of this step.
+        std::fs::write(out.join(format!("{name}.ids.json")), serde_json::to_vec(sequences)?)?;
+    }
     let mut results = Vec::new();
     for (name, sequences) in &sets {
         let lengths: Vec<u32> = sequences.iter().map(|ids| ids.len() as u32).collect();
@@ -121,10 +130,11 @@ fn main() -> Result<(), Failure> {
                 }
             }
             best = best.min(begun.elapsed().as_secs_f64());
+            if best > budget.left() / 2. {
+                break;
+            }
         }
         let tokens: u32 = lengths.iter().sum();
-        let out = PathBuf::from(out);
-        std::fs::write(out.join(format!("{name}.ids.json")), serde_json::to_vec(sequences)?)?;
         let bytes: Vec<u8> = vectors.iter().flat_map(|x| x.to_le_bytes()).collect();
         let file = format!("{name}.ours-{}.f32", arguments.arithmetic);
         std::fs::write(out.join(file), bytes)?;

@@ -9,6 +9,7 @@
 # CWE, STACKEXCHANGE  where the notes lie (.cache/notes/cwe-1000.csv, ../shared/data/...)
 # BENCH     a built `encode` bench (default: build it)
 # THREADS   of everyone (all processors); pin them with taskset
+# STEP_SECONDS  what each step may take (600), benches/steps.py
 set -eu
 cd "$(dirname "$0")/.."
 model=${1:-.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf}
@@ -22,6 +23,8 @@ if ! "$python" -c 'import torch, transformers, gguf, accelerate, sentence_transf
     python3 -m venv "$peers"
     "$peers/bin/pip" install --quiet torch transformers gguf accelerate sentence-transformers
 fi
+STEP_SECONDS=${STEP_SECONDS:-600}
+export STEP_SECONDS
 short() { case $1 in float32) echo f32 ;; *) echo bf16 ;; esac; }
 llama() { "$python" -c 'import llama_cpp' 2>/dev/null; }
 if [ "${LLAMA:-}" = 1 ] && ! llama; then
@@ -37,30 +40,39 @@ if [ -z "$bench" ]; then
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-peer() { # output, then a command of encode_peers.py
-    out=$1
+step() { "$python" benches/steps.py run "$work" "$@"; } # a name and a command
+peer() { # a name, then a command of encode_peers.py
+    name=$1
     shift
-    "$python" benches/encode_peers.py "$@" > "$work/$out" 2> "$work/peer.log" || { cat "$work/peer.log" >&2; exit 1; }
+    step "$name" "$python" benches/encode_peers.py "$@"
+}
+ours() { # a name, a model, then options of the bench
+    name=$1 weights=$2
+    shift 2
+    step "$name" "$bench" "$weights" "$work/texts.jsonl" "$work" --threads "$threads" "$@"
 }
 set -- texts --notes "${NOTES:-200}"
 for pair in "--cwe=$cwe" "--stackexchange=$stackexchange"; do
     if [ -f "${pair#*=}" ]; then set -- "$@" "$pair"; else echo "skipped: no ${pair#*=}" >&2; fi
 done
 "$python" benches/encode_peers.py "$@" "$work/texts.jsonl"
-peer convert.log convert "$model" "$work"
+peer converted convert "$model" "$work"
+# Without the converted weights there is nothing to run the peers on.
+converted() { [ -f "$work/converted" ]; }
 for round in $(seq "${ROUNDS:-3}"); do
-    "$bench" --ceiling --threads "$threads" > "$work/ceiling.$round.json"
+    step "ceiling.$round.json" "$bench" --ceiling --threads "$threads"
     peer "ceiling-torch.$round.json" ceiling --threads "$threads"
+    ours "ours-f32.$round.json" "$model"
+    for dtype in float32 bfloat16; do
+        if converted; then peer "torch-$(short $dtype).$round.json" torch "$work" --dtype $dtype --batch "$batches" --threads "$threads"; fi
+    done
+    ours "ours-bf16.$round.json" "$model" --arithmetic bf16
+    for dtype in float32 bfloat16; do
+        if converted; then peer "st-$(short $dtype).$round.json" st "$work" --dtype $dtype --batch "$batches" --threads "$threads"; fi
+    done
     # int8 takes the Q8_0 blocks that llama.cpp takes.
-    "$bench" "$model" "$work/texts.jsonl" "$work" --threads "$threads" > "$work/ours-f32.$round.json"
-    for dtype in float32 bfloat16; do
-        peer "torch-$(short $dtype).$round.json" torch "$work" --dtype $dtype --batch "$batches" --threads "$threads"
-    done
-    "$bench" "$model" "$work/texts.jsonl" "$work" --arithmetic bf16 --threads "$threads" > "$work/ours-bf16.$round.json"
-    for dtype in float32 bfloat16; do
-        peer "st-$(short $dtype).$round.json" st "$work" --dtype $dtype --batch "$batches" --threads "$threads"
-    done
-    "$bench" "$work/model.Q8_0.gguf" "$work/texts.jsonl" "$work" --arithmetic int8 --threads "$threads" > "$work/ours-int8.$round.json"
-    if llama; then peer "llama-q8_0.$round.json" llama "$work" --batch 512,2048 --threads "$threads"; fi
+    if converted; then ours "ours-int8.$round.json" "$work/model.Q8_0.gguf" --arithmetic int8; fi
+    if converted && llama; then peer "llama-q8_0.$round.json" llama "$work" --batch 512,2048 --threads "$threads"; fi
 done
 "$python" benches/encode_peers.py table "$work"
+"$python" benches/steps.py said "$work"

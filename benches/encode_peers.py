@@ -9,7 +9,8 @@
     encode_peers.py llama   DIR --batch 512,2048 [--threads N]
     encode_peers.py table   DIR
 
-Every runner reads DIR/<set>.ids.json, writes its vectors to DIR/<set>.<runner>.f32 and prints one JSON object.
+Every runner reads DIR/<set>.ids.json, writes its vectors to DIR/<set>.<runner>.f32 and prints one JSON object. What a first short
+call foretells to exceed the step's time (steps.py) is cut before it begins.
 """
 
 import argparse
@@ -19,6 +20,8 @@ import os
 import pathlib
 import resource
 import time
+
+import steps
 
 
 def texts(args):
@@ -82,48 +85,82 @@ def ceiling(args):
     import torch
 
     torch.set_num_threads(threads(args))
-    found = {}
+    budget, found = steps.Budget(), {}
     for name, dtype in (("f32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.int8)):
-        for n in (1024, 2048):
+        unit = 0.0
+        for n in (128, 1024, 2048):
+            # Some processors have no fast product of a kind: it must not take the others' time.
+            if not budget.allows(f"{name} product of {n}", unit * n**3, 0.1):
+                break
             if name == "int8":
                 a, b = (torch.randint(-100, 100, (n, n), dtype=dtype) for _ in range(2))
                 product = lambda: torch._int_mm(a, b)
             else:
                 a, b = (torch.randn(n, n).to(dtype) for _ in range(2))
                 product = lambda: a @ b
-            best = float("inf")
-            for _ in range(12):
-                begun = time.perf_counter()
-                product()
-                best = min(best, time.perf_counter() - begun)
-            found[name] = max(found.get(name, 0), 2 * n**3 / best)
+            best = steps.fastest(product, 12, 5)
+            unit = best / n**3
+            if n > 128:
+                found[name] = max(found.get(name, 0), 2 / unit)
     print(json.dumps({"torch": torch.__version__, "gemm": found}))
 
 
+def texts_of(folder):
+    """Texts and token ids of every set, in the order of its notes: {set: (texts, sequences)}."""
+    found = {}
+    for line in map(json.loads, open(folder / "texts.jsonl")):
+        found.setdefault(line["set"], []).append(line["text"])
+    ids = {path.name.removesuffix(".ids.json"): path for path in sorted(folder.glob("*.ids.json"))}
+    return {name: (found[name], json.loads(path.read_text())) for name, path in ids.items()}
+
+
+def timed(run, texts, sequences):
+    """What `run` gives, and its seconds: by its own account where it also checks something."""
+    begun = time.perf_counter()
+    vectors = run(texts, sequences)
+    return vectors, getattr(run, "seconds", time.perf_counter() - begun)
+
+
+def foretold(run, texts, sequences, budget):
+    """The seconds of a run over everything, by runs over few texts: the shortest twice, as the first also prepares, then as many as
+    time allows. Few and short ones take longer a token than all do, so this is rather too much than too little."""
+    order = sorted(range(len(sequences)), key=lambda at: len(sequences[at]))
+    tokens, seconds = sum(map(len, sequences)), 0.0
+    for some in (order[:1], order[:1], order[:4], order[:16]):
+        share = sum(len(sequences[at]) for at in some) / tokens
+        if seconds * share > budget.left() / 8:
+            break
+        seconds = timed(run, [texts[at] for at in some], [sequences[at] for at in some])[1] / share
+    return seconds
+
+
 def measure(args, runner, prepare):
-    """Runs `prepare(size)(name, sequences)` on every set at every batch size and writes the fastest one's vectors."""
+    """Runs `prepare(size)(texts, sequences)` on every set at every batch size and writes the fastest one's vectors."""
     import numpy
 
-    folder = pathlib.Path(args.dir)
+    folder, budget = pathlib.Path(args.dir), steps.Budget()
+    sets = texts_of(folder)
+    tried, best = {name: {} for name in sets}, {}
+    for size in map(int, args.batch.split(",")):
+        run = prepare(size)
+        for name, (texts, sequences) in sets.items():
+            tokens = sum(map(len, sequences))
+            seconds = foretold(run, texts, sequences, budget)
+            if not budget.allows(f"{name} in batches of {size} (some {tokens / seconds:,.1f} tokens/s)", seconds):
+                continue
+            vectors, seconds = timed(run, texts, sequences)
+            tried[name][size] = tokens / seconds
+            if tried[name][size] == max(tried[name].values()):
+                best[name] = vectors
     results = []
-    for ids_path in sorted(folder.glob("*.ids.json")):
-        name = ids_path.name.removesuffix(".ids.json")
-        sequences = json.loads(ids_path.read_text())
-        tokens = sum(map(len, sequences))
-        tried, best = {}, None
-        for size in map(int, args.batch.split(",")):
-            run = prepare(size)
-            begun = time.perf_counter()
-            vectors = run(name, sequences)
-            # A runner that also checks something says what of it counts.
-            tried[size] = tokens / getattr(run, "seconds", time.perf_counter() - begun)
-            if tried[size] == max(tried.values()):
-                best = vectors
-        numpy.asarray(best, dtype="<f4").tofile(folder / f"{name}.{runner}.f32")
-        size = max(tried, key=tried.get)
+    for name, (texts, sequences) in sets.items():
+        if name not in best:
+            continue
+        numpy.asarray(best[name], dtype="<f4").tofile(folder / f"{name}.{runner}.f32")
+        size = max(tried[name], key=tried[name].get)
         results.append(
-            {"set": name, "texts": len(sequences), "tokens": tokens, "tokens_per_s": tried[size],
-             "batch": size, "by_batch": tried}
+            {"set": name, "texts": len(texts), "tokens": sum(map(len, sequences)), "tokens_per_s": tried[name][size],
+             "batch": size, "by_batch": tried[name]}
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"runner": runner, "peak_rss_bytes": peak, "sets": results}))
@@ -142,7 +179,7 @@ def torch_run(args):
     model = AutoModel.from_pretrained(folder / "hf", dtype=getattr(torch, args.dtype)).eval()
 
     def prepare(size):
-        def run(_, sequences):
+        def run(_texts, sequences):
             order = sorted(range(len(sequences)), key=lambda at: -len(sequences[at]))
             vectors = torch.zeros(len(sequences), model.config.hidden_size)
             with torch.inference_mode():
@@ -177,18 +214,14 @@ def st_run(args):
     word.tokenizer.padding_side = "right"
     pooling = models.Pooling(word.auto_model.config.hidden_size, pooling_mode="mean")
     model = SentenceTransformer(modules=[word, pooling], device="cpu")
-    notes = {}
-    for line in open(folder / "texts.jsonl"):
-        line = json.loads(line)
-        notes.setdefault(line["set"], []).append(line["text"])
 
     def prepare(size):
-        def run(name, sequences):
-            features = getattr(model, "preprocess", model.tokenize)(notes[name])
+        def run(texts, sequences):
+            features = getattr(model, "preprocess", model.tokenize)(texts)
             if features["attention_mask"].sum(1).tolist() != list(map(len, sequences)):
                 raise SystemExit("sentence-transformers cuts these texts into other tokens")
             begun = time.perf_counter()
-            vectors = model.encode(notes[name], batch_size=size, convert_to_numpy=True)
+            vectors = model.encode(texts, batch_size=size, convert_to_numpy=True)
             run.seconds = time.perf_counter() - begun
             return vectors
 
@@ -212,7 +245,7 @@ def llama_run(args):
         )
         width = llama.n_embd()
 
-        def run(_, sequences):
+        def run(_texts, sequences):
             vectors = numpy.zeros((len(sequences), width), dtype=numpy.float32)
             batch, members = llama._batch, []
 
@@ -252,54 +285,64 @@ NAMES = {
 
 
 def table(args):
-    import numpy
-
     folder = pathlib.Path(args.dir)
     read = lambda name: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}.[0-9]*.json"))]
     runs = {name: found for name in NAMES if (found := read(name))}
+    cuts = [(steps.turn_of(name).removesuffix(".json"), what) for name, what in steps.cuts(folder)]
     machine, torch = read("ceiling"), read("ceiling-torch")
-    first = runs["ours-f32"][0]
+    ours = [name for name in NAMES if name.startswith("ours")]
+    first = next((runs[name][0] for name in ours if name in runs), None)
+    sets = {}
+    for entry in (entry for found in runs.values() for run in found for entry in run["sets"]):
+        sets.setdefault(entry["set"], entry)
     most = lambda found, pick: max((pick(one) for one in found), default=0)
-    # The best product that anybody made here; where nobody did, three quarters of what registers allow.
-    tops = {
-        kind: max(most(torch, lambda c: c["gemm"].get(kind, 0)), most(machine, lambda c: c["f32_gemm_flops"] if kind == "f32" else 0))
-        for kind in ("f32", "bf16", "int8")
-    }
+    # The best product that anybody made here. Who has no fast one of narrow numbers can widen them, so f32's bounds the others.
+    product = lambda kind: most(torch, lambda c: c["gemm"].get(kind, 0))
+    f32 = max(product("f32"), most(machine, lambda c: c["f32_gemm_flops"]))
+    tops = {kind: max(f32, product(kind)) for kind in ("f32", "bf16", "int8")}
     peaks = {kind: most(machine, lambda c: c["registers"].get(kind, 0)) for kind in tops}
-    bound = {kind: top / (2 * first["linear_parameters"]) for kind, top in tops.items()}
-    print(f"threads {first['threads']}; operations/s in G: " + "; ".join(
+    bound = {kind: top / (2 * first["linear_parameters"]) if first else 0 for kind, top in tops.items()}
+    print((f"threads {first['threads']}; " if first else "") + "operations/s in G: " + "; ".join(
         f"{kind} {tops[kind] / 1e9:,.0f} as a large product ({bound[kind]:,.0f} tokens/s), "
         f"{peaks[kind] / 1e9:,.0f} in registers" for kind in tops))
     print(f"memory is read at {most(machine, lambda c: c['read_bytes_per_s']) / 1e9:.1f} GB/s")
-    for name in ("ours-f32", "ours-bf16", "ours-int8"):
+    for name in ours:
         for one in runs.get(name, [])[:1]:
             load = min(run["load_s"] for run in runs[name])
             print(f"{NAMES[name]}: loaded in {load:.2f} s, then {one['loaded_rss_bytes'] / 2**20:,.0f} MiB resident "
                   f"(at most {one['load_peak_rss_bytes'] / 2**20:,.0f} while loading)")
     lines = []
-    for mine in first["sets"]:
-        name = mine["set"]
+    if sets:
+        import numpy
+    for name, mine in sets.items():
         vectors = lambda runner: numpy.fromfile(folder / f"{name}.{runner}.f32", dtype="<f4").reshape(mine["texts"], -1).astype("f8")
-        exact = vectors("ours-f32")
+        exact = vectors("ours-f32") if "ours-f32" in runs else None
         rates = {}
         print(f"\n{name}: {mine['texts']} texts, {mine['tokens']:,} tokens (real ones: padding does not count)")
         print(f"{'':18}{'tokens/s':>10}{'to f32':>8}{'share':>8}{'batch':>7}{'cosine min':>12}{'mean':>10}{'peak RSS':>12}")
-        for runner, found in runs.items():
-            sets = [entry for run in found for entry in run["sets"] if entry["set"] == name]
-            best = max(sets, key=lambda entry: entry["tokens_per_s"])
+        for runner in NAMES:
+            found = runs.get(runner, [])
+            entries = [entry for run in found for entry in run["sets"] if entry["set"] == name]
+            if not entries:
+                # Of all sets, or of this one in every batch size.
+                for what in dict.fromkeys(w for who, w in cuts if who == runner and w.startswith((f"cut: {name} ", "cut after"))):
+                    print(f"{NAMES[runner]:18}  {what}")
+                continue
+            best = max(entries, key=lambda entry: entry["tokens_per_s"])
             rates[runner] = best["tokens_per_s"]
             kind = "int8" if runner.endswith(("int8", "q8_0")) else runner.rsplit("-")[-1]
+            ratio = f"{rates[runner] / rates['ours-f32']:7.2f}x" if "ours-f32" in rates else f"{'':8}"
             share = f"{rates[runner] / bound[kind]:8.2f}" if bound[kind] else f"{'':8}"
-            them = vectors(runner)
-            cosine = (exact * them).sum(1) / numpy.sqrt((exact**2).sum(1) * (them**2).sum(1))
+            cosines = f"{'':22}"
+            if exact is not None:
+                them = vectors(runner)
+                cosine = (exact * them).sum(1) / numpy.sqrt((exact**2).sum(1) * (them**2).sum(1))
+                cosines = f"{cosine.min():12.6f}{cosine.mean():10.6f}"
             rss = f"{max(run['peak_rss_bytes'] for run in found) / 2**20:,.0f} MiB"
-            print(f"{NAMES[runner]:18}{rates[runner]:10,.0f}{rates[runner] / rates['ours-f32']:7.2f}x{share}"
-                  f"{best['batch']:7}{cosine.min():12.6f}{cosine.mean():10.6f}{rss:>12}")
-        for ours in ("ours-f32", "ours-bf16", "ours-int8"):
-            if ours in rates:
-                ratios = ", ".join(
-                    f"{rates[ours] / rate:.2f}x {NAMES[peer]}" for peer, rate in rates.items() if not peer.startswith("ours"))
-                lines.append(f"{name}: {NAMES[ours]} is {ratios}")
+            print(f"{NAMES[runner]:18}{rates[runner]:10,.0f}{ratio}{share}{best['batch']:7}{cosines}{rss:>12}")
+        for own in (own for own in ours if own in rates):
+            ratios = ", ".join(f"{rates[own] / rate:.2f}x {NAMES[peer]}" for peer, rate in rates.items() if peer not in ours)
+            lines.append(f"{name}: {NAMES[own]} is {ratios}")
     print("\n" + "\n".join(lines))
 
 

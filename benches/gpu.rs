@@ -8,6 +8,9 @@
 //! of mixed lengths, with a model's weights or random ones of a shape; DIR gets their ids (`<set>.ids.json`), which
 //! the peers encode too. Standard output has one JSON object.
 
+#[path = "budget.rs"]
+mod budget;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +24,8 @@ use scalingnote::tower::{
 };
 use scalingnote::types::{Arithmetic, Pooling};
 use serde_json::{Value, json};
+
+use self::budget::Budget;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -231,7 +236,7 @@ fn parity(arguments: &Arguments) -> Result<Value, Failure> {
 }
 
 fn speed(arguments: &Arguments) -> Result<Value, Failure> {
-    let begun = Instant::now();
+    let (begun, step) = (Instant::now(), Budget::new());
     let tower = arguments.model.as_deref().map(resolve).transpose()?;
     let random = Random::new();
     let (config, weights, name): (DecoderConfig, &dyn WeightSource, &str) =
@@ -267,7 +272,15 @@ fn speed(arguments: &Arguments) -> Result<Value, Failure> {
         for &budget in &arguments.budgets {
             // Once to warm up: kernels are loaded and memory is reserved on first use.
             let some = &sequences[..sequences.len().min(2 * budget as usize / 256 + 1)];
+            let warmed = Instant::now();
             let outcome = encode(&mut *encoder, some, budget).and_then(|_| {
+                let share = some.iter().map(Vec::len).sum::<usize>() as f64 / tokens as f64;
+                let (expected, left) = (warmed.elapsed().as_secs_f64() / share, step.left());
+                if expected > left {
+                    let what = format!("{set} at {budget}: some {expected:.0} s expected");
+                    eprintln!("cut: {what}, {left:.0} s are left for it");
+                    return Err(what.into());
+                }
                 let begun = Instant::now();
                 encode(&mut *encoder, &sequences, budget)?;
                 Ok(tokens as f64 / begun.elapsed().as_secs_f64())

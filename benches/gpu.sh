@@ -10,6 +10,7 @@
 # MODEL     SmolLM2's GGUF               NOTES     texts for parity (60)
 # PEERS     a Python environment, made where missing (.cache/peers); PEERS= runs none
 # BENCH     a built `gpu` bench (default: build it); PROGRAM a built scalingnote for the run at the end
+# STEP_SECONDS  what each step may take (600), benches/steps.py
 set -eu
 cd "$(dirname "$0")/.."
 if [ "${SMOKE:-}" = 1 ]; then
@@ -36,35 +37,36 @@ if [ -z "$bench" ]; then
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-peer() { # output, then a command of gpu_peers.py
-    out=$1
+STEP_SECONDS=${STEP_SECONDS:-600}
+export STEP_SECONDS
+step() { python3 benches/steps.py run "$work" "$@"; } # a name and a command
+peer() { # a name, then a command of gpu_peers.py
+    name=$1
     shift
-    "$python" benches/gpu_peers.py "$@" > "$out" 2> "$work/peer.log" || { cat "$work/peer.log" >&2; exit 1; }
+    step "$name" "$python" benches/gpu_peers.py "$@"
 }
 if [ -f "$model" ] && [ -f .cache/notes/cwe-1000.csv ]; then
     python3 benches/encode_peers.py texts --notes "${NOTES:-60}" --cwe .cache/notes/cwe-1000.csv "$work/texts.jsonl"
-    "$bench" parity "$work" --device "$device" --model "$model" --texts "$work/texts.jsonl" > "$work/smollm2.parity.json"
+    step smollm2.parity.json "$bench" parity "$work" --device "$device" --model "$model" --texts "$work/texts.jsonl"
 else
     echo "skipped: parity needs $model and .cache/notes/cwe-1000.csv (pipelines/fetch_quickstart.py --notes 1000)" >&2
 fi
 if [ -n "$peers" ]; then
-    peer "$work/ceiling.json" ceiling --device "$torch_device" --dtype $dtype
+    peer ceiling.json ceiling --device "$torch_device" --dtype $dtype
 fi
 for shape in $shapes; do
     mkdir "$work/$shape"
     what="--shape $shape"
     if [ "$shape" = smollm2 ]; then what="--model $model"; fi
-    "$bench" speed "$work/$shape" $what --device "$device" --arithmetic "$arithmetic" --budgets "$budgets" --count "$count" \
-        > "$work/$shape/ours.json"
+    step "$shape/ours.json" "$bench" speed "$work/$shape" $what --device "$device" --arithmetic "$arithmetic" --budgets "$budgets" \
+        --count "$count"
     if [ -n "$peers" ]; then
         for one in transformers st; do
-            peer "$work/$shape/$one.json" $one "$work/$shape" --shape "$shape" --device "$torch_device" --dtype $dtype --batch "$batches"
+            peer "$shape/$one.json" $one "$work/$shape" --shape "$shape" --device "$torch_device" --dtype $dtype --batch "$batches"
         done
-    else
-        cat "$work/$shape/ours.json"
     fi
 done
-if [ -n "$peers" ]; then "$python" benches/gpu_peers.py table "$work"; else cat "$work"/*.parity.json; fi
+python3 benches/gpu_peers.py table "$work"
 # A whole run: how much of the encode stage was the device busy?
 if [ -f "$model" ] && [ -f .cache/notes/cwe-1000.csv ] && [ "$torch_device" = "$device" ]; then
     program=${PROGRAM:-}
@@ -73,13 +75,9 @@ if [ -f "$model" ] && [ -f .cache/notes/cwe-1000.csv ] && [ "$torch_device" = "$
         program=$(cargo build --quiet --release --features "$features" --bin scalingnote --message-format json |
             sed -n 's/.*"executable":"\([^"]*\/scalingnote\)".*/\1/p')
     fi
-    "$program" run pipelines/quickstart.toml --set publish.root="$work/root" --set "encode.devices=[\"$device\"]" \
+    step run "$program" run pipelines/quickstart.toml --set publish.root="$work/root" --set "encode.devices=[\"$device\"]" \
         --set tower.arithmetic="$arithmetic" --set encode.token_budget=65536 \
-        --set corpus.tables.0.uri=../.cache/notes/cwe-1000.csv > "$work/run.log"
-    python3 - "$work/root" <<'EOF'
-import json, pathlib, sys
-(report,) = (json.loads(path.read_text()) for path in pathlib.Path(sys.argv[1]).glob("runs/*/report.json"))
-stage = next(stage for stage in report["stages"] if stage["stage"] == "encode")
-print(f"a run of {stage['actual']['texts']} notes: the device was busy for {report['device_busy_seconds']:.1f} s of {stage['actual']['seconds']:.1f} s of encoding")
-EOF
+        --set corpus.tables.0.uri=../.cache/notes/cwe-1000.csv
+    if [ -f "$work/run" ]; then python3 benches/gpu_peers.py busy "$work/root"; fi
 fi
+python3 benches/steps.py said "$work"

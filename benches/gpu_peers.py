@@ -5,14 +5,18 @@
     gpu_peers.py transformers DIR --shape NAME --device D --dtype T --batch 16,64,256
     gpu_peers.py st           DIR --shape NAME --device D --dtype T --batch 16,64,256
     gpu_peers.py table DIR
+    gpu_peers.py busy  ROOT
 
 NAME is a shape of gpu.rs (random weights) or `smollm2` (that shape; what the weights are does not change the speed).
+What a warm-up foretells to exceed the step's time (steps.py) is cut before it begins.
 """
 
 import argparse
 import json
 import pathlib
 import time
+
+import steps
 
 #         hidden, intermediate, layers, heads, kv heads, head width, vocabulary
 SHAPES = {
@@ -65,24 +69,32 @@ def measure(args, name, prepare):
     """The best of the batch sizes; what is out of memory is no rate."""
     import torch
 
-    sets = []
+    budget, sets = steps.Budget(), []
     for path in sorted(pathlib.Path(args.dir).glob("*.ids.json")):
-        sequences = json.loads(path.read_text())
+        which, sequences = path.name.removesuffix(".ids.json"), json.loads(path.read_text())
         tokens, tried = sum(map(len, sequences)), {}
         for size in map(int, args.batch.split(",")):
             run = prepare(size)
-            try:
-                run(sequences[: 2 * size])
-                wait(args.device)
+
+            def seconds(some):
                 begun = time.perf_counter()
-                run(sequences)
+                run(some)
                 wait(args.device)
-                tried[size] = tokens / (time.perf_counter() - begun)
+                return time.perf_counter() - begun
+
+            try:
+                # The first call prepares a device, too, so that it says too much of a fast one: twice then.
+                for _ in range(2):
+                    expected = seconds(sequences[: 2 * size]) * len(sequences) / min(2 * size, len(sequences))
+                    if expected <= budget.left():
+                        break
+                if budget.allows(f"{which} in batches of {size}", expected):
+                    tried[size] = tokens / seconds(sequences)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
-        best = max(tried, key=tried.get)
-        sets.append({"set": path.name.removesuffix(".ids.json"), "tokens": tokens, "tokens_per_s": tried[best],
-                     "batch": best, "by_batch": tried})
+        if tried:
+            best = max(tried, key=tried.get)
+            sets.append({"set": which, "tokens": tokens, "tokens_per_s": tried[best], "batch": best, "by_batch": tried})
     print(json.dumps({"runner": name, "torch": torch.__version__, "sets": sets}))
 
 
@@ -150,8 +162,10 @@ def ceiling(args):
     """Large products: operations a second, the best of several sizes."""
     import torch
 
-    best = 0
-    for n in (1024, 2048) if args.device == "cpu" else (4096, 8192, 16384):
+    budget, best, unit = steps.Budget(), 0, 0.0
+    for n in (512, 1024, 2048) if args.device == "cpu" else (1024, 4096, 8192, 16384):
+        if not budget.allows(f"a product of {n}", 13 * unit * n**3):
+            break
         a, b = (torch.randn(n, n, device=args.device).to(getattr(torch, args.dtype)) for _ in range(2))
         for _ in range(3):
             a @ b
@@ -160,15 +174,18 @@ def ceiling(args):
         for _ in range(10):
             a @ b
         wait(args.device)
-        best = max(best, 10 * 2 * n**3 / (time.perf_counter() - begun))
+        unit = (time.perf_counter() - begun) / 10 / n**3
+        best = max(best, 2 / unit)
     name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "the processor"
     print(json.dumps({"device": name, "torch": torch.__version__, "dtype": args.dtype, "flops": best}))
 
 
 def table(args):
     folder = pathlib.Path(args.dir)
-    top = json.loads((folder / "ceiling.json").read_text())
-    print(f"{top['device']}, PyTorch {top['torch']}: {top['flops'] / 1e12:.2f} T operations/s in {top['dtype']} as a large product")
+    cuts, top = steps.cuts(folder), None
+    if (folder / "ceiling.json").exists():
+        top = json.loads((folder / "ceiling.json").read_text())
+        print(f"{top['device']}, PyTorch {top['torch']}: {top['flops'] / 1e12:.2f} T operations/s in {top['dtype']} as a large product")
     for path in sorted(folder.glob("*.parity.json")):
         found = json.loads(path.read_text())
         print(f"parity with f32 on the processor, {found['texts']} texts on {found['device']}:")
@@ -179,26 +196,39 @@ def table(args):
     for shape in SHAPES:
         runs = [json.loads(path.read_text()) for path in sorted((folder / shape).glob("*.json")) if ".ids." not in path.name]
         ours = next((run for run in runs if run["runner"] == "ours"), None)
-        if ours is None:
-            continue
-        bound = top["flops"] / (2 * ours["linear_parameters"])
-        print(f"\n{shape}, {ours['arithmetic']} on {ours['device']}{', flash-attn' if ours['flash_attn'] else ''}: loaded in "
-              f"{ours['load_s']:.1f} s; the ceiling is {bound:,.0f} tokens/s")
-        for mine in ours["sets"]:
-            print(f"  {mine['set']}: {mine['texts']} texts, {mine['tokens']:,} tokens")
-            for run in [ours] + [run for run in runs if run is not ours]:
-                one = next(one for one in run["sets"] if one["set"] == mine["set"])
-                print(f"    {run['runner']:22}{one['tokens_per_s']:14,.0f} tokens/s {one['tokens_per_s'] / bound:6.2f} of the ceiling"
-                      f"   batch {one['batch']}")
-                if run is not ours:
-                    lines.append(f"{shape} {mine['set']}: ours is {mine['tokens_per_s'] / one['tokens_per_s']:.2f}x {run['runner']}")
+        bound = top["flops"] / (2 * ours["linear_parameters"]) if top and ours else None
+        if ours:
+            print(f"\n{shape}, {ours['arithmetic']} on {ours['device']}{', flash-attn' if ours['flash_attn'] else ''}: loaded in "
+                  f"{ours['load_s']:.1f} s" + (f"; the ceiling is {bound:,.0f} tokens/s" if bound else ""))
+        runs.sort(key=lambda run: run is not ours)
+        for which in dict.fromkeys(one["set"] for run in runs for one in run["sets"]):
+            found = {run["runner"]: one for run in runs for one in run["sets"] if one["set"] == which and one["tokens_per_s"]}
+            texts = [f"{one['texts']} texts" for one in found.values() if "texts" in one]
+            tokens = [f"{one['tokens']:,} tokens" for one in found.values()]
+            print(f"  {which}: " + ", ".join(texts[:1] + tokens[:1]))
+            for runner, one in found.items():
+                share = f" {one['tokens_per_s'] / bound:6.2f} of the ceiling" if bound else ""
+                print(f"    {runner:22}{one['tokens_per_s']:14,.0f} tokens/s{share}   batch {one['batch']}")
+                if runner != "ours" and "ours" in found:
+                    lines.append(f"{shape} {which}: ours is {found['ours']['tokens_per_s'] / one['tokens_per_s']:.2f}x {runner}")
+        for name, what in cuts:
+            if name.startswith(f"{shape}/"):
+                print(f"    {name.removesuffix('.json')}: {what}")
     print("\n" + "\n".join(lines))
+
+
+def busy(args):
+    """How much of a run's encode stage its device was busy."""
+    (report,) = (json.loads(path.read_text()) for path in pathlib.Path(args.dir).glob("runs/*/report.json"))
+    stage = next(stage["actual"] for stage in report["stages"] if stage["stage"] == "encode")
+    print(f"a run of {stage['texts']} notes: the device was busy for {report['device_busy_seconds']:.1f} s of "
+          f"{stage['seconds']:.1f} s of encoding")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, run in (("ceiling", ceiling), ("transformers", transformers_run), ("st", st_run), ("table", table)):
+    for name, run in (("ceiling", ceiling), ("transformers", transformers_run), ("st", st_run), ("table", table), ("busy", busy)):
         command = commands.add_parser(name)
         if name != "ceiling":
             command.add_argument("dir")

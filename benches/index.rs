@@ -11,6 +11,8 @@
 //! halves one after the other and on two threads; `--filter` measures searches among a share of the rows: as served, and
 //! by scan; `--orders` builds with usearch alone in the order of keys and in that of `order.rs`.
 
+#[path = "budget.rs"]
+mod budget;
 #[path = "order.rs"]
 mod order;
 
@@ -24,6 +26,7 @@ use scalingnote::index::{
 use scalingnote::types::{Cancel, Embeddings};
 use serde_json::{Value, json};
 
+use self::budget::Budget;
 use self::order::insertion_order;
 
 type Failure = Box<dyn std::error::Error>;
@@ -31,7 +34,7 @@ type Failure = Box<dyn std::error::Error>;
 /// Candidates while searching, along the curve.
 const EXPANSIONS: [usize; 7] = [16, 32, 64, 80, 128, 192, 256];
 
-/// Searches of all queries at each of them; the best counts.
+/// Searches of all queries at each of them, where the step's time allows so many; the best counts.
 const TURNS: usize = 5;
 
 struct Data {
@@ -43,7 +46,7 @@ struct Data {
 }
 
 fn main() -> Result<(), Failure> {
-    let mut plain = Vec::new();
+    let (budget, mut plain) = (Budget::new(), Vec::new());
     let (mut rows, mut shards, mut filter, mut orders) = (usize::MAX, false, false, false);
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
@@ -85,16 +88,27 @@ fn main() -> Result<(), Failure> {
         ("f32", plain(Quantization::F32)),
     ];
     let folder = tempfile::tempdir()?;
-    let mut lines = Vec::new();
+    let (mut lines, mut longest) = (Vec::new(), 0.);
     for (name, options) in all {
+        // No type takes much more than twice as long as another.
+        if 2. * longest > budget.left() {
+            eprintln!("cut: {name}: some {:.0} s expected at most", 2. * longest);
+            continue;
+        }
+        let begun = Instant::now();
         lines.extend(measure(name, &data, &options, folder.path())?);
+        longest = begun.elapsed().as_secs_f64().max(longest);
     }
     // All in turns: what else the machine does then hits all alike.
     for _ in 0..TURNS {
+        let begun = Instant::now();
         for at in 0..EXPANSIONS.len() {
             for line in &mut lines {
                 line.turn(&data, at)?;
             }
+        }
+        if begun.elapsed().as_secs_f64() > budget.left() {
+            break;
         }
     }
     lines.into_iter().for_each(|line| println!("{}", line.finish()));

@@ -7,6 +7,7 @@
 # DATA     retrieval sets and GloVe (../shared/data)    ROUNDS   turns of each (3); medians count
 # CORE     the core that all are pinned to (0)          PEERS    a Python environment, made where missing (.cache/peers-index)
 # SHARDS   1 measures two shards on two cores, too, which needs a quiet machine
+# STEP_SECONDS  what each step may take (1800), benches/steps.py
 set -eu
 cd "$(dirname "$0")/.."
 data=${DATA:-../shared/data}
@@ -24,28 +25,37 @@ fi
 cargo build --quiet --release --bench index --bin scalingnote
 bench=$(cargo build --quiet --release --bench index --message-format json |
     sed -n 's/.*"executable":"\([^"]*index-[^"]*\)".*/\1/p')
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+STEP_SECONDS=${STEP_SECONDS:-1800}
+export STEP_SECONDS
+step() { "$python" benches/steps.py run "$work" "$@"; } # a name and a command
 if [ $# = 0 ]; then
     program=$(cargo build --quiet --release --bin scalingnote --message-format json |
         sed -n 's/.*"executable":"\([^"]*scalingnote\)".*/\1/p')
-    "$python" benches/embeddings.py "$program" --data "$data" --cache .cache
-    set -- "$data/glove-100d-80k" .cache/embeddings-384d-100k
+    step embeddings "$python" benches/embeddings.py "$program" --data "$data" --cache .cache
+    set -- "$data/glove-100d-80k"
+    if [ -f "$work/embeddings" ]; then set -- "$@" .cache/embeddings-384d-100k; fi
 fi
 pin=
 if command -v taskset >/dev/null; then
     pin="taskset -c ${CORE:-0}"
 fi
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 for folder in "$@"; do
     name=$(basename "$folder")
     for round in $(seq "${ROUNDS:-3}"); do
-        $pin "$bench" "$folder" > "$work/$name.ours.$round"
-        $pin "$python" benches/index_peers.py measure "$folder" > "$work/$name.peers.$round"
+        step "$name.ours.$round.json" $pin "$bench" "$folder"
+        for peer in usearch-f32 usearch-f16 usearch-i8 hnswlib-f32 faiss-f32; do
+            step "$name.$peer.$round.json" $pin "$python" benches/index_peers.py measure "$peer" "$folder"
+        done
     done
     echo "## $name"
-    "$python" benches/index_peers.py table "$work/$name".ours.* "$work/$name".peers.*
-    $pin "$bench" "$folder" --orders
+    "$python" benches/index_peers.py table "$work" "$name"
+    step "$name.orders" $pin "$bench" "$folder" --orders
+    if [ -f "$work/$name.orders" ]; then cat "$work/$name.orders"; fi
     if [ "${SHARDS:-0}" = 1 ]; then
-        "$bench" "$folder" --shards 2> "$work/shards.log"
+        step "$name.shards" "$bench" "$folder" --shards
+        if [ -f "$work/$name.shards" ]; then cat "$work/$name.shards"; fi
     fi
 done
+"$python" benches/steps.py said "$work"

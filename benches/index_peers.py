@@ -1,7 +1,9 @@
 """Peers of `benches/index.rs`, and the table of both.
 
-usage: index_peers.py measure FOLDER [--rows N] [--order hash|file]   one JSON object per peer, as index.rs prints them
-       index_peers.py table FILE...                                   medians over several rounds, with ratios
+usage: index_peers.py measure PEER FOLDER [--rows N] [--order hash|file]   one JSON object, as index.rs prints them
+       index_peers.py table DIR NAME                                  medians of NAME's rounds in DIR, with ratios
+
+Each PEER is a process of its own: one that is cut (steps.py) takes no other with it.
 
 One thread each, connectivity 16, expansion 128 while building. Rows are inserted in the order of hashed keys, as
 index.rs reads them, or in that of the file. Peers answer all queries in one call of their batch interface, which
@@ -10,14 +12,17 @@ spares them Python's cost per query. Seconds are the processor's, as in index.rs
 
 import json
 import os
+import pathlib
 import statistics
 import sys
 import tempfile
 import time
 
 import runs
+import steps
 
 EXPANSIONS = [16, 32, 64, 80, 128, 192, 256]
+PEERS = ["usearch-f32", "usearch-f16", "usearch-i8", "hnswlib-f32", "faiss-f32"]
 THREADS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"]
 
 
@@ -28,7 +33,7 @@ def texmex(path, dtype):
     return raw.reshape(-1, raw[0] + 1)[:, 1:].copy().view(dtype)
 
 
-def curve(search, set_expansion, truth):
+def curve(search, set_expansion, truth, budget):
     points = []
     for expansion in EXPANSIONS:
         set_expansion(expansion)
@@ -37,6 +42,9 @@ def curve(search, set_expansion, truth):
             begun = time.process_time()
             found = search()
             best = min(best, time.process_time() - begun)
+            # Where three turns of the whole curve do not fit, one has to do.
+            if 3 * best * sum(EXPANSIONS) / expansion > budget.left():
+                break
         hits = sum(len(set(map(int, row)) & set(map(int, want))) for row, want in zip(found, truth))
         points.append([expansion, hits / truth.size, len(truth) / best])
     return points
@@ -53,11 +61,8 @@ def hashed(rows):
         return np.argsort(x ^ (x >> np.uint64(31)), kind="stable")
 
 
-def measure(folder, rows, order):
-    import faiss
-    import hnswlib
+def measure(peer, folder, rows, order):
     import numpy as np
-    from usearch.index import Index
 
     base = texmex(os.path.join(folder, "base.fvecs"), "<f4")[:rows]
     queries = texmex(os.path.join(folder, "query.fvecs"), "<f4")
@@ -66,43 +71,47 @@ def measure(folder, rows, order):
     base, keys = np.ascontiguousarray(base[keys]), keys.astype(np.uint64)
     width = base.shape[1]
 
-    def report(system, kind, seconds, save, search, set_expansion):
+    (system, kind), budget = peer.split("-"), steps.Budget(1800)
+
+    def report(seconds, save, search, set_expansion):
         with tempfile.TemporaryDirectory() as temporary:
             path = os.path.join(temporary, "index")
             save(path)
             size = os.path.getsize(path)
         line = {"system": system, "type": kind, "build": len(base) / seconds, "bytes": size, "sidecar": 0}
-        line["curve"] = curve(search, set_expansion, truth)
+        line["curve"] = curve(search, set_expansion, truth, budget)
         print(json.dumps(line), flush=True)
 
-    for kind in ["f32", "f16", "i8"]:
+    if system == "usearch":
+        from usearch.index import Index
+
         index = Index(ndim=width, metric="ip" if kind != "i8" else "cos", dtype=kind, connectivity=16,
                       expansion_add=128, expansion_search=64)
         begun = time.process_time()
         index.add(keys, base, threads=1)
-        seconds = time.process_time() - begun
-        report("usearch", kind, seconds, index.save,
-               lambda: index.search(queries, 10, threads=1).keys,
+        report(time.process_time() - begun, index.save, lambda: index.search(queries, 10, threads=1).keys,
                lambda expansion: setattr(index, "expansion_search", expansion))
+    elif system == "hnswlib":
+        import hnswlib
 
-    index = hnswlib.Index(space="ip", dim=width)
-    index.init_index(max_elements=len(base), M=16, ef_construction=128)
-    index.set_num_threads(1)
-    begun = time.process_time()
-    index.add_items(base, keys, num_threads=1)
-    seconds = time.process_time() - begun
-    report("hnswlib", "f32", seconds, index.save_index,
-           lambda: index.knn_query(queries, k=10, num_threads=1)[0], index.set_ef)
+        index = hnswlib.Index(space="ip", dim=width)
+        index.init_index(max_elements=len(base), M=16, ef_construction=128)
+        index.set_num_threads(1)
+        begun = time.process_time()
+        index.add_items(base, keys, num_threads=1)
+        report(time.process_time() - begun, index.save_index,
+               lambda: index.knn_query(queries, k=10, num_threads=1)[0], index.set_ef)
+    else:
+        import faiss
 
-    faiss.omp_set_num_threads(1)
-    graph = faiss.IndexHNSWFlat(width, 16, faiss.METRIC_INNER_PRODUCT)
-    graph.hnsw.efConstruction = 128
-    begun = time.process_time()
-    graph.add(base)
-    seconds = time.process_time() - begun
-    report("faiss", "f32", seconds, lambda path: faiss.write_index(graph, path),
-           lambda: keys[graph.search(queries, 10)[1]],
-           lambda expansion: setattr(graph.hnsw, "efSearch", expansion))
+        faiss.omp_set_num_threads(1)
+        graph = faiss.IndexHNSWFlat(width, 16, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = 128
+        begun = time.process_time()
+        graph.add(base)
+        report(time.process_time() - begun, lambda path: faiss.write_index(graph, path),
+               lambda: keys[graph.search(queries, 10)[1]],
+               lambda expansion: setattr(graph.hnsw, "efSearch", expansion))
 
 
 def rate_at(points, recall):
@@ -137,15 +146,15 @@ def middle_curve(lines):
             for at, point in enumerate(lines[0]["curve"])]
 
 
-def table(files):
+def table(folder, name):
     rounds = {}
-    for name in files:
-        with open(name) as lines:
-            for line in map(json.loads, lines):
+    for who in ["ours", *PEERS]:
+        for path in sorted(pathlib.Path(folder).glob(f"{name}.{who}.*.json")):
+            for line in map(json.loads, path.read_text().splitlines()):
                 rounds.setdefault((line["system"], line["type"]), []).append(line)
     count, tenth, share = "{:,.0f}".format, "{:.1f}".format, "{:.2f}x".format
     ours = rounds.get(("scalingnote", "i8+rescore"), [])
-    turns = max(len(lines) for lines in rounds.values())
+    turns = max(map(len, rounds.values()), default=0)
     print(runs.provenance(f"ROUNDS={turns} benches/index.sh") + "\n")
     print("| index | vectors/s | ratio | recall@10 ef 64 | queries/s ef 64 | queries/s at recall 0.92 | at 0.97 | "
           "MB | of f32 | open ms |")
@@ -163,6 +172,9 @@ def table(files):
                  f"{lines[0]['bytes'] / full:.1%}" if full else "-",
                  median([line["open"] for line in lines if "open" in line], tenth)]
         print("| " + " | ".join(cells) + " |")
+    for step, what in steps.cuts(folder):
+        if step.startswith(f"{name}."):
+            print(f"| {step.removeprefix(f'{name}.').split('.')[0]} | {what} |" + " |" * 8)
     print("\nMedians of the rounds, least and greatest in brackets. ratio: vectors/s of scalingnote i8 (quantised, saved, "
           "audited, recall measured) to this row's, round by round.")
     for (system, kind), lines in rounds.items():
@@ -180,12 +192,12 @@ def table(files):
 
 
 if __name__ == "__main__":
-    command, *arguments = sys.argv[1:]
+    command, first, second, *options = sys.argv[1:]
     if command == "table":
-        table(arguments)
+        table(first, second)
     else:
         for variable in THREADS:
             os.environ[variable] = "1"
-        rows = int(arguments[arguments.index("--rows") + 1]) if "--rows" in arguments else None
-        order = arguments[arguments.index("--order") + 1] if "--order" in arguments else "hash"
-        measure(arguments[0], rows, order)
+        rows = int(options[options.index("--rows") + 1]) if "--rows" in options else None
+        order = options[options.index("--order") + 1] if "--order" in options else "hash"
+        measure(first, second, rows, order)

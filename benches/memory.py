@@ -4,7 +4,8 @@
     memory.py PROGRAM [--notes 1000000] [--shards 16] [--model fake:64] [--every 0.5] [--keep DIR]
 
 Writes the notes, runs the pipeline, and prints the program's anonymous resident memory (what it allocated; mapped
-files and the page cache are left out) by stage: at its start, at its end and at its highest, then a curve.
+files and the page cache are left out) by stage: at its start, at its end and at its highest, then a curve. A run that takes
+longer than STEP_SECONDS (3600) is cut, and what was seen of it printed (steps.py).
 """
 
 import argparse
@@ -15,6 +16,7 @@ import tempfile
 import time
 
 import runs
+import steps
 
 PIPELINE = """
 version = 1
@@ -83,18 +85,21 @@ def main():
 
 
 def run(args, folder):
-    program = runs.Program([args.program, "run", str(folder / "pipeline.toml")])
-    samples = []
+    program = runs.Program([args.program, "run", str(folder / "pipeline.toml")], steps.limit(3600))
+    samples, cuts = [], []
     while program.process.poll() is None:
         try:
             samples.append((time.monotonic() - program.begun, program.stage, *resident(program.process.pid)))
         except (OSError, KeyError):
             break
         time.sleep(args.every)
-    wall = program.wait()
+    try:
+        took = f"{program.wait():.0f} s"
+    except steps.Cut as cut:
+        took, cuts = str(cut), [("run", cut)]
     mib = 2**20
     print(runs.provenance())
-    print(f"{args.notes:,} notes, {args.shards} shards, {args.model}: {wall:.0f} s")
+    print(f"{args.notes:,} notes, {args.shards} shards, {args.model}: {took}")
     print(f"{'stage':16}{'seconds':>9}{'first':>9}{'last':>9}{'highest':>9}  MiB allocated and resident")
     for name in dict.fromkeys(sample[1] for sample in samples):
         part = [sample for sample in samples if sample[1] == name]
@@ -105,6 +110,7 @@ def run(args, folder):
     for at in range(0, len(samples), max(1, len(samples) // 40)):
         seconds, name, anonymous, _ = samples[at]
         print(f"{seconds:7.1f} s {anonymous / mib:7.0f} MiB {'#' * round(50 * anonymous / top):50} {name}")
+    print(steps.said(cuts))
 
 
 if __name__ == "__main__":

@@ -4,16 +4,22 @@
 //!
 //! SET_DIR is in BEIR layout (corpus.jsonl, queries.jsonl, qrels.tsv). Of N queries, the ones at odd places
 //! choose and the ones at even places confirm. The corpus is cut to N documents: all that are judged for those
-//! queries, then others in their order. `--from` leaves out the first N prompts.
+//! queries, then others in their order. `--from` leaves out the first N prompts; those for which STEP_SECONDS leaves no time are cut.
+
+#[path = "budget.rs"]
+mod budget;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use scalingnote::observe::{Reporter, Silent};
 use scalingnote::tower::{Decoder, DeviceSpec, Tower, TowerOptions, pack};
 use scalingnote::types::{Arithmetic, Pooling};
 use serde_json::Value;
+
+use self::budget::Budget;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -41,7 +47,7 @@ struct Set {
 }
 
 fn main() -> Result<(), Failure> {
-    let mut plain = Vec::new();
+    let (budget, mut plain) = (Budget::new(), Vec::new());
     let (mut documents, mut queries, mut max_tokens) = (usize::MAX, usize::MAX, 256);
     let mut first = 0;
     let mut given = std::env::args().skip(1);
@@ -71,7 +77,13 @@ fn main() -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
     let mut loaded: Option<Decoder> = None;
+    let mut seconds = 0.;
     for (prefix, suffix) in PROMPTS.iter().skip(first).copied() {
+        if seconds > budget.left() {
+            println!("cut: {:?}: some {seconds:.0} s expected", format!("{prefix}..{suffix}"));
+            continue;
+        }
+        let begun = Instant::now();
         let options = TowerOptions {
             model: model.clone(),
             revision: None,
@@ -102,6 +114,7 @@ fn main() -> Result<(), Failure> {
             let [odd, even] = ndcg(&set, &queries[at], &documents[at]);
             println!("{odd:8.4} {even:8.4}  {pooling:10} {:?}", format!("{prefix}..{suffix}"));
         }
+        seconds = begun.elapsed().as_secs_f64();
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ import sys
 import threading
 import time
 
+import steps
+
 HERE = pathlib.Path(__file__).resolve().parent
 
 KINDS = {".usearch": "indexes", ".f16": "sidecars", ".ids.parquet": "ids", ".removed.parquet": "ids"}
@@ -51,13 +53,14 @@ class Span:
 
 
 class Program:
-    """The program with its events (`--progress json`) as they come."""
+    """The program as a step, with its events (`--progress json`) as they come."""
 
-    def __init__(self, command):
+    def __init__(self, command, seconds=None):
         self.command = [*command, "--progress", "json"]
         self.begun = time.monotonic()
         self.spans, self.stage, self.last = [], "start", []
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.step = steps.Step(self.command, seconds, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self.process = self.step.process
         self.follower = threading.Thread(target=self._follow, daemon=True)
         self.follower.start()
 
@@ -80,8 +83,8 @@ class Program:
                 self.spans.append(span)
 
     def wait(self):
-        """Waits for the end; leaves Python where the program failed."""
-        code = self.process.wait()
+        """Waits for the end: wall seconds; leaves Python where the program failed, raises `steps.Cut` where its time was over."""
+        code = self.step.wait()
         wall = time.monotonic() - self.begun
         self.follower.join()
         if code:
@@ -89,11 +92,11 @@ class Program:
         return wall
 
 
-def run(program, pipeline, root, extra=()):
-    """One `scalingnote run`: wall and processor seconds, spans of its stages, the bytes that it wrote, its report."""
+def run(program, pipeline, root, seconds):
+    """One `scalingnote run` of at most `seconds`: wall and processor seconds, spans of its stages, the bytes that it wrote, its report."""
     before = files(root)
     usage = os.times()
-    started = Program([program, "run", str(pipeline), "--set", f"publish.root={root}", *extra])
+    started = Program([program, "run", str(pipeline), "--set", f"publish.root={root}"], seconds)
     wall = started.wait()
     after = os.times()
     new = {path: size for path, size in files(root).items() if path not in before}
@@ -135,7 +138,7 @@ def provenance(command=None):
     """Machine, load, date, commit and command (by default this script's) of a measurement, a line each."""
     model, flags = "unknown processor", []
     try:
-        for line in open("/proc/cpuinfo"):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 model = value.strip()

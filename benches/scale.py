@@ -11,6 +11,7 @@ costs, measured where two cores carry it and simulated for 100 million notes.
 3. Encoding that many notes on that many GPUs, task by task: notes fall into shards by chance as hashing makes them fall, executors
    take the next task when they are free, parts are as in the program; once without a fault, once with a GPU lost half-way.
 
+A run that takes longer than STEP_SECONDS (3600) is cut, and with it what hangs on it (steps.py).
 Prints Markdown; needs nothing but Python. The formulas that follow from it stand in benches/README.md.
 """
 
@@ -18,14 +19,14 @@ import argparse
 import heapq
 import json
 import math
-import os
 import pathlib
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+
+import steps
 
 MIB = 1 << 20
 PART_TOKENS = 5_000_000  # of an executor with a GPU
@@ -73,14 +74,13 @@ def program(args, folder, *command):
     started = time.monotonic()
     line = [str(pathlib.Path(args.program).resolve()), *command, "--progress", "none"]
     with open(folder / "out", "w+") as out, open(folder / "err", "w+") as err:
-        child = subprocess.Popen(line, cwd=folder, stdout=out, stderr=err)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
+        step = steps.Step(line, steps.limit(3600), cwd=folder, stdout=out, stderr=err)
+        code = step.wait()
+        if code:
             err.seek(0)
-            sys.exit(f"{' '.join(line)} ended with {child.returncode}\n{err.read()[-3000:]}")
+            sys.exit(f"{' '.join(line)} ended with {code}\n{err.read()[-3000:]}")
         out.seek(0)
-        return time.monotonic() - started, usage.ru_maxrss / 1024, out.read()
+        return time.monotonic() - started, step.usage.ru_maxrss / 1024, out.read()
 
 
 def files(folder):
@@ -88,51 +88,69 @@ def files(folder):
 
 
 def planning(args, folder):
-    rows = []
-    for notes in args.notes:
-        write_notes(folder, notes, 16)
+    def planned(notes, before):
         seconds, memory, said = program(args, folder, "plan", "pipeline.toml", "--brief")
-        plan = json.loads(said)
-        prepared = sum(size for name, size in files(folder / "root").items() if name.startswith("prepared/"))
-        rows.append((f"first day, {notes:,} notes", notes, seconds, memory, prepared))
+        new = {name: size for name, size in files(folder / "root").items() if name not in before}
+        prepared = sum(size for name, size in new.items() if name.startswith("prepared/"))
+        return (notes, seconds, memory, prepared), json.loads(said)
+
+    def first(notes):
+        write_notes(folder, notes, 16)
+        row, plan = planned(notes, {})
         assert plan["encode_tasks"] == 16, plan
-        shutil.rmtree(folder / "root")
-    notes = args.second_day
-    write_notes(folder, notes, 16)
-    program(args, folder, "run", "pipeline.toml")
-    write_notes(folder, notes, 16, changed=notes // 100)
-    before = files(folder / "root")
-    seconds, memory, _ = program(args, folder, "plan", "pipeline.toml", "--brief")
-    new = {name: size for name, size in files(folder / "root").items() if name not in before}
-    prepared = sum(size for name, size in new.items() if name.startswith("prepared/"))
-    rows.append((f"second day, {notes:,} notes, 1% changed", notes, seconds, memory, prepared))
-    shutil.rmtree(folder / "root")
+        return row
+
+    def second(notes):
+        write_notes(folder, notes, 16)
+        program(args, folder, "run", "pipeline.toml")
+        write_notes(folder, notes, 16, changed=notes // 100)
+        return planned(notes, files(folder / "root"))[0]
+
+    days = [(f"first day, {notes:,} notes", first, notes) for notes in args.notes]
+    days.append((f"second day, {args.second_day:,} notes, 1% changed", second, args.second_day))
+    rows, cuts = {}, []
+    for name, day, notes in days:
+        try:
+            rows[name] = day(notes)
+        except steps.Cut as cut:
+            cuts.append((name, cut))
+        shutil.rmtree(folder / "root", ignore_errors=True)
     print("## Planning\n")
     print("| | seconds | s for each million | highest MiB | prepared bytes for each note |")
     print("|---|---|---|---|---|")
-    for name, notes, seconds, memory, prepared in rows:
+    for name, (notes, seconds, memory, prepared) in rows.items():
         print(f"| {name} | {seconds:.1f} | {seconds / notes * 1e6:.1f} | {memory:.0f} | {prepared / notes:.0f} |")
-    (_, few, _, less, _), (_, many, _, more, _) = rows[0], rows[len(args.notes) - 1]
-    if many > few:
+    for name, cut in cuts:
+        print(f"| {name} | {cut} | | | |")
+    grown = [(notes, memory) for name, (notes, _, memory, _) in rows.items() if name.startswith("first")]
+    if len(grown) > 1 and grown[-1][0] > grown[0][0]:
+        (few, less), (many, more) = grown[0], grown[-1]
         print(f"\nMemory of a first day grows by {(more - less) / (many - few) * 1e6:.0f} MiB for each million notes.")
+    return cuts
 
 
 def metadata(args, folder):
+    cuts = []
     print("\n## Objects, plan, manifest\n")
     print("| shards | objects | for each shard | plan.json | manifest | bytes of both for each shard | listing all |")
     print("|---|---|---|---|---|---|---|")
     for shards in args.shards:
         write_notes(folder, 20 * shards, shards)
-        program(args, folder, "run", "pipeline.toml")
-        found = files(folder / "root")
-        plan = sum(size for name, size in found.items() if name.endswith("plan.json"))
-        manifest = sum(size for name, size in found.items() if name.startswith("snapshots/"))
-        seconds, _, _ = program(args, folder, "snapshot", "gc", "root", "--dry-run")
-        print(
-            f"| {shards} | {len(found):,} | {len(found) / shards:.1f} | {plan / 1024:.0f} KiB | {manifest / 1024:.0f} KiB "
-            f"| {(plan + manifest) / shards:.0f} | {seconds:.2f} s |"
-        )
-        shutil.rmtree(folder / "root")
+        try:
+            program(args, folder, "run", "pipeline.toml")
+            found = files(folder / "root")
+            seconds, _, _ = program(args, folder, "snapshot", "gc", "root", "--dry-run")
+            plan = sum(size for name, size in found.items() if name.endswith("plan.json"))
+            manifest = sum(size for name, size in found.items() if name.startswith("snapshots/"))
+            print(
+                f"| {shards} | {len(found):,} | {len(found) / shards:.1f} | {plan / 1024:.0f} KiB | {manifest / 1024:.0f} KiB "
+                f"| {(plan + manifest) / shards:.0f} | {seconds:.2f} s |"
+            )
+        except steps.Cut as cut:
+            cuts.append((f"{shards} shards", cut))
+            print(f"| {shards} | {cut} | | | | | |")
+        shutil.rmtree(folder / "root", ignore_errors=True)
+    return cuts
 
 
 def makespan(tasks, gpus, speed, lost_at=None):
@@ -197,9 +215,9 @@ def main():
     parser.add_argument("--tokens", type=int, default=130, help="of a note")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="scalingnote-scale-") as folder:
-        planning(args, pathlib.Path(folder))
-        metadata(args, pathlib.Path(folder))
+        cuts = planning(args, pathlib.Path(folder)) + metadata(args, pathlib.Path(folder))
     simulation(args)
+    print("\n" + steps.said(cuts))
 
 
 if __name__ == "__main__":

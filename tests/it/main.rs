@@ -1,6 +1,7 @@
 //! All integration tests: one binary, so that the dependencies are linked once.
 
 mod backfill;
+mod benches;
 mod checkout;
 mod claims;
 mod cli;
