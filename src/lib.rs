@@ -20,7 +20,7 @@
 //! | L4 | [`stage`]: typed options + envelope -> receipt | |
 //! | L3 | [`search`], [`train`], [`evaluate`] | |
 //! | L2 | [`corpus`], [`tower`], [`embedding`], [`index`], [`snapshot`], [`dataset`] | datafusion, candle, usearch |
-//! | L1 | [`store`], [`observe`], [`schema`] | |
+//! | L1 | [`store`], [`observe`], [`schema`], `kernel` (arithmetic on slices, compiled for each instruction set) | gemm |
 //! | L0 | [`error`], [`types`] | |
 //!
 //! # The one mechanism: plan once, execute envelopes
@@ -55,6 +55,7 @@
 pub mod error;
 pub mod types;
 // L1
+pub(crate) mod kernel;
 pub mod observe;
 pub mod schema;
 pub mod store;

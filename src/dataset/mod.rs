@@ -5,10 +5,9 @@
 
 mod file;
 mod pairs;
-mod rng;
 mod set;
 
+pub use crate::types::SplitMix64;
 pub use file::read_jsonl;
 pub use pairs::{Pair, PairRecord, PairSet, PairSource};
-pub use rng::SplitMix64;
 pub use set::{Document, Qrels, Query, RetrievalSet, RetrievalSetOptions};

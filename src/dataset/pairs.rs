@@ -7,9 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::file::for_each_line;
-use super::rng::SplitMix64;
 use super::set::{RetrievalSet, RetrievalSetOptions};
 use crate::error::{Error, Result, ResultExt};
+use crate::types::SplitMix64;
 
 /// Where training pairs come from: a folder in BEIR layout (every judgement above 0 is a pair), a JSON Lines file of
 /// `{"query", "text", "title"?, "note_id"?, "negatives"?: [text], "weight"?}`, or a table of such columns (Parquet, or with

@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::exact::dot;
 use crate::dataset::{RetrievalSet, SplitMix64};
 use crate::error::{Error, Result};
+use crate::kernel::dot;
 use crate::types::Embeddings;
 
 /// How contrastive entropy is taken.

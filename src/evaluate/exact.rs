@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::kernel::dot;
 use crate::types::Embeddings;
 
 /// Documents scored together, so that their rows stay in the cache while queries pass.
@@ -60,20 +61,6 @@ fn keep_best(best: &mut Vec<(u32, f32)>, k: usize) {
         }
         best.truncate(k);
     }
-}
-
-/// Sixteen running sums, so that the loop becomes vector code and its order is fixed.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + tail
 }
 
 #[cfg(test)]

@@ -3,10 +3,9 @@
 //! Hashes prove the bytes. Canaries prove what comes out of them: another usearch, another processor's kernels, a
 //! wrong scale, a sidecar of another build under the same keys, a reader with a bug all change the answers first.
 
-use super::recall::mix;
 use super::shard::{Hit, ShardIndex};
 use crate::error::{Error, Result};
-use crate::types::{Canary, CanaryHit, HexKey};
+use crate::types::{Canary, CanaryHit, HexKey, mix};
 
 /// Queries recorded for a shard.
 const QUERIES: usize = 4;

@@ -5,9 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use usearch::b1x8;
 
-use super::rows::{dot, unit};
+use super::rows::unit;
 use super::{IndexOptions, Quantization};
 use crate::error::{Error, Result};
+use crate::kernel::dot;
 use crate::types::Embeddings;
 
 /// The frozen i8 scale of one (space, options).

@@ -14,7 +14,8 @@ use super::row_set::RowSet;
 use super::rows::{Best, best_first, unit};
 use super::shard::{Hit, ShardIndex};
 use crate::error::Result;
-use crate::types::Cancel;
+use crate::kernel::{Target, View, product};
+use crate::types::{Cancel, mix};
 
 /// k of recall@k.
 const K: usize = 10;
@@ -116,14 +117,6 @@ pub fn measure(segments: &[(&ShardIndex, &RowSet)], cancel: &Cancel) -> Result<R
     Ok(Recall::of(K, &recalls))
 }
 
-/// SplitMix64 (Steele et al. 2014): the same sequence on every machine and in every release.
-pub(super) fn mix(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
 /// The vectors whose mixed keys are smallest: another note more or less changes hardly any query.
 fn sample(segments: &[(&ShardIndex, &RowSet)]) -> Vec<Query> {
     let places: Vec<Place> = segments
@@ -202,32 +195,9 @@ fn exact_floors(
 fn scores_of_block(queries: &[f32], rows: &[f32], dimensions: usize, out: &mut [f32]) {
     let (m, n) = (queries.len() / dimensions, rows.len() / dimensions);
     assert!(queries.len() == m * dimensions && rows.len() == n * dimensions && out.len() == m * n);
-    let (wide, one) = (dimensions as isize, 1);
-    // SAFETY: the assertion above says that the three matrices have the sizes that the strides walk:
-    // [m, d] and [d, n] (the transpose of rows) and [m, n].
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            dimensions,
-            out.as_mut_ptr(),
-            one,
-            n as isize,
-            false,
-            queries.as_ptr(),
-            one,
-            wide,
-            rows.as_ptr(),
-            wide,
-            one,
-            0f32,
-            1f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    let target = Target { data: out, stride: n, accumulate: false };
+    let (queries, rows) = (View::rows(queries, dimensions), View::rows(rows, dimensions).t());
+    product(target, (m, n, dimensions), 1.0, queries, rows, false);
 }
 
 #[cfg(test)]

@@ -62,8 +62,8 @@ impl Deviation {
 
 #[cfg(test)]
 mod tests {
-    use super::super::recall::mix;
     use super::*;
+    use crate::types::mix;
 
     /// Candidates whose exact scores differ from 1, 0.99, 0.98, ... by up to `noise`, and how many were scored.
     fn scored(noise: f32, stops_early: bool) -> (Vec<Hit>, usize) {

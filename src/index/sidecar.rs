@@ -15,9 +15,10 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 
-use super::rows::{Best, dot_f16};
+use super::rows::Best;
 use super::shard::Hit;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::kernel::dot_f16;
 
 const MAGIC: &[u8; 8] = b"SNF16\0\0\0";
 const VERSION: u32 = 1;

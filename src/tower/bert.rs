@@ -7,7 +7,8 @@ use candle_transformers::models::bert::{Config, HiddenAct};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::tower::cpu::{Activation, CpuEncoder, EncoderShape, Isa};
+use crate::kernel::{Activation, Isa};
+use crate::tower::cpu::{CpuEncoder, EncoderShape};
 use crate::tower::layer_weights::floats;
 use crate::tower::pool::normalize;
 use crate::tower::safetensors::SafetensorsWeights;

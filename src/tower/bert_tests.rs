@@ -7,7 +7,8 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::bert::{BertModel, Config};
 use serde_json::json;
 
-use crate::tower::cpu::{Activation, CpuEncoder, EncoderShape, Isa};
+use crate::kernel::{Activation, Isa};
+use crate::tower::cpu::{CpuEncoder, EncoderShape};
 use crate::types::Arithmetic;
 
 const VOCABULARY: usize = 50;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::Encoder;
-use crate::types::Embeddings;
+use crate::types::{Embeddings, mix};
 
 /// Names this tokenizer's definition.
 pub(crate) const TOKENIZER: &str = "scalingnote fake tokenizer 1";
@@ -93,14 +93,6 @@ pub(crate) fn id(piece: &str) -> u32 {
     })
 }
 
-/// SplitMix64's output function: one well-mixed word per (token, dimension).
-fn mixed(word: u64) -> u64 {
-    let mut z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 /// The encoder behind [`FakeTower`].
 pub(crate) struct FakeEncoder {
     tower: FakeTower,
@@ -135,7 +127,7 @@ impl Encoder for FakeEncoder {
             sums.fill(0);
             for token in *sequence {
                 for (dimension, sum) in sums.iter_mut().enumerate() {
-                    let word = mixed((u64::from(*token) << 32) | dimension as u64);
+                    let word = mix((u64::from(*token) << 32) | dimension as u64);
                     *sum += i64::from((word >> 48) as u16) * 2 - i64::from(u16::MAX);
                 }
             }

@@ -33,10 +33,6 @@ mod weights;
 use crate::error::Result;
 use crate::types::Embeddings;
 
-pub(crate) use cpu::{
-    FrozenMatrix, Isa, Kernel, LowRank, Simd, exp, normal, rounded_product,
-    rounded_product_of_rows, transposed, turn,
-};
 pub use decoder::{Decoder, decoder_encoder, open_cuda};
 pub use options::{DeviceSpec, TowerOptions};
 pub use pack::pack;

@@ -23,16 +23,6 @@ impl From<Pooling> for Want {
     }
 }
 
-/// Mean of rows of `width` elements, summed in order.
-pub(crate) fn mean(rows: &[f32], width: usize, to: &mut [f32]) {
-    to.fill(0.);
-    for row in rows.chunks_exact(width) {
-        to.iter_mut().zip(row).for_each(|(to, x)| *to += x);
-    }
-    let scale = 1. / (rows.len() / width).max(1) as f32;
-    to.iter_mut().for_each(|x| *x *= scale);
-}
-
 /// Scales to unit length; a vector of zeros, or one that is not finite, stays what it is, for the caller to see.
 pub(crate) fn normalize(vector: &mut [f32]) {
     let norm = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
@@ -47,10 +37,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mean_and_unit_length() {
-        let mut to = [9.; 2];
-        mean(&[1., 2., 5., 6.], 2, &mut to);
-        assert_eq!(to, [3., 4.]);
+    fn unit_length() {
+        let mut to = [3., 4.];
         normalize(&mut to);
         assert_eq!(to, [0.6, 0.8]);
         let mut zero = [0.; 2];

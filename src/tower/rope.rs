@@ -4,7 +4,6 @@ use crate::tower::DecoderConfig;
 
 /// Cosines and sines `[positions, head_dim / 2]`.
 pub(crate) struct Rope {
-    half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
@@ -26,13 +25,7 @@ impl Rope {
         };
         let cos = angles().map(|angle| f64::from(angle).cos() as f32).collect();
         let sin = angles().map(|angle| f64::from(angle).sin() as f32).collect();
-        Self { half, cos, sin }
-    }
-
-    /// Cosines and sines of one position.
-    pub(crate) fn at(&self, position: usize) -> (&[f32], &[f32]) {
-        let range = position * self.half..(position + 1) * self.half;
-        (&self.cos[range.clone()], &self.sin[range])
+        Self { cos, sin }
     }
 
     /// Both tables, `[positions, head_dim / 2]`.

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::heads::Head;
 use super::ops::{fused, values, with_all};
+use crate::kernel::{Angles, Head, copy_rows};
 use crate::tower::DecoderConfig;
 
 /// Where each sequence of a pack begins, and the rotary angles up to the longest.
@@ -85,38 +85,25 @@ impl Pack {
         (self.head_dim as f32).sqrt().recip()
     }
 
+    /// `None` for an encoder, whose positions are in its input.
+    fn angles(&self) -> Option<Angles<'_>> {
+        let (cos, sin, half) = (&self.cos[..], &self.sin[..], self.head_dim / 2);
+        self.causal.then_some(Angles { cos, sin, half })
+    }
+
     /// Copies one head of a sequence from `source` (rows `stride` apart) into rows `depth` apart, rotated by its positions.
     fn rotate(&self, source: &[f32], stride: usize, target: &mut [f32], depth: usize) {
-        let (d, half) = (self.head_dim, self.head_dim / 2);
-        for (at, (x, y)) in source.chunks(stride).zip(target.chunks_exact_mut(depth)).enumerate() {
-            if !self.causal {
-                // An encoder's positions are in its input.
-                y[..d].copy_from_slice(&x[..d]);
-                continue;
-            }
-            let angles = at * half..(at + 1) * half;
-            let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
-            for i in 0..half {
-                y[i] = x[i] * cos[i] - x[i + half] * sin[i];
-                y[i + half] = x[i + half] * cos[i] + x[i] * sin[i];
-            }
+        match self.angles() {
+            Some(angles) => angles.rotate(source, stride, target, depth),
+            None => copy_rows(source, stride, target, depth, self.head_dim),
         }
     }
 
     /// The transpose of [`Pack::rotate`].
     fn unrotate(&self, source: &[f32], depth: usize, target: &mut [f32], stride: usize) {
-        let (d, half) = (self.head_dim, self.head_dim / 2);
-        for (at, (x, y)) in source.chunks_exact(depth).zip(target.chunks_mut(stride)).enumerate() {
-            if !self.causal {
-                y[..d].copy_from_slice(&x[..d]);
-                continue;
-            }
-            let angles = at * half..(at + 1) * half;
-            let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
-            for i in 0..half {
-                y[i] = x[i] * cos[i] + x[i + half] * sin[i];
-                y[i + half] = x[i + half] * cos[i] - x[i] * sin[i];
-            }
+        match self.angles() {
+            Some(angles) => angles.unrotate(source, depth, target, stride),
+            None => copy_rows(source, depth, target, stride, self.head_dim),
         }
     }
 
@@ -157,11 +144,11 @@ impl Pack {
                     let kv = at / group * d;
                     if at % group == 0 {
                         self.rotate(&k[kv..], kv_width, &mut head.k, depth);
-                        copy(&v[kv..], kv_width, &mut head.v, depth, d);
+                        copy_rows(&v[kv..], kv_width, &mut head.v, depth, d);
                     }
                     self.rotate(&q[at * d..], width, &mut head.q, depth);
                     head.forward(self.scale(), self.causal);
-                    copy(&head.out, depth, &mut out[at * d..], width, d);
+                    copy_rows(&head.out, depth, &mut out[at * d..], width, d);
                 }
             });
         });
@@ -186,17 +173,17 @@ impl Pack {
                     let kv = at / group * d;
                     if at % group == 0 {
                         self.rotate(&k[kv..], kv_width, &mut head.k, depth);
-                        copy(&v[kv..], kv_width, &mut head.v, depth, d);
+                        copy_rows(&v[kv..], kv_width, &mut head.v, depth, d);
                         head.dk.fill(0.0);
                         head.dv.fill(0.0);
                     }
                     self.rotate(&q[at * d..], width, &mut head.q, depth);
-                    copy(&g[at * d..], width, &mut head.out, depth, d);
+                    copy_rows(&g[at * d..], width, &mut head.out, depth, d);
                     head.backward(self.scale(), self.causal);
                     self.unrotate(&head.dq, depth, &mut dq[at * d..], width);
                     if at % group == group - 1 {
                         self.unrotate(&head.dk, depth, &mut dk[kv..], kv_width);
-                        copy(&head.dv, depth, &mut dv[kv..], kv_width, d);
+                        copy_rows(&head.dv, depth, &mut dv[kv..], kv_width, d);
                     }
                 }
             });
@@ -307,13 +294,6 @@ fn with_head(length: usize, work: impl FnOnce(&mut Head)) {
         HEAD.with_borrow_mut(work);
     } else {
         work(&mut Head::default());
-    }
-}
-
-/// Copies the first `count` elements of rows `from_row` apart to rows `to_row` apart.
-fn copy(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize, count: usize) {
-    for (from, to) in from.chunks(from_row).zip(to.chunks_mut(to_row)) {
-        to[..count].copy_from_slice(&from[..count]);
     }
 }
 

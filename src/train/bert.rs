@@ -13,14 +13,13 @@ use serde_json::Value;
 use super::attention::Pack;
 use super::decoder::NamedVar;
 use super::encoder::{self, Encoder, MATRICES, Tape, groups, mean_rows};
-use super::kernels::add_to;
-use super::layer_norm::Norm;
 use super::least_squares::LeastSquares;
 use super::linear::{Weight, trained_linear};
 use super::ops::{with_all, with_values};
 use super::tensor_error;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::kernel::{Norm, add_to};
 use crate::tower::SafetensorsFile;
 use crate::types::Cancel;
 
@@ -292,9 +291,9 @@ impl Bert {
         let norm = |(weight, bias): &Pair| -> CandleResult<Norm> {
             Ok(Norm { weight: numbers(weight)?, bias: numbers(bias)? })
         };
-        let weight = |(weight, _): &Pair| -> CandleResult<Weight> {
-            let packed = if self.round { Weight::pack(weight)? } else { None };
-            Ok(packed.unwrap_or_else(|| Weight::Tensor(weight.clone())))
+        let weight = |(weight, _): &Pair| match self.round {
+            true => Weight::pack(weight),
+            false => Ok(Weight::Tensor(weight.clone())),
         };
         let layer = |layer: &Layer| -> CandleResult<encoder::Layer> {
             Ok(encoder::Layer {

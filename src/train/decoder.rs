@@ -126,11 +126,10 @@ impl Decoder {
             for target in LoraTarget::ALL {
                 let (out, input) = target.shape(config);
                 let weight = tensor(name(&format!("{}.weight", target.path())), &[out, input])?;
-                let narrow = match packed && !weight.is_variable() {
+                projections.push(match packed && !weight.is_variable() {
                     true => Weight::pack(&weight).map_err(tensor_error)?,
-                    false => None,
-                };
-                projections.push(narrow.unwrap_or(Weight::Tensor(weight)));
+                    false => Weight::Tensor(weight),
+                });
             }
             let projections = projections
                 .try_into()

@@ -10,10 +10,8 @@ use std::ops::Range;
 use candle_core::Result;
 
 use super::attention::Pack;
-use super::gelu;
-use super::kernels::{add_columns, add_to};
-use super::layer_norm::Norm;
 use super::linear::Weight;
+use crate::kernel::{Norm, add_columns, add_to, gelu};
 
 /// The matrices of a layer, in the order of its parameters; those of the keys and the values follow that of the queries.
 const QUERY: usize = 0;

@@ -8,9 +8,11 @@ use candle_core::{
     Tensor, bail,
 };
 
-use super::kernels::{Target, View, product};
 use super::ops::{fused, values, with_all, with_values};
-use crate::tower::{FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows, transposed};
+use crate::kernel::{
+    FrozenMatrix, LowRank, Target, View, product, rounded_product, rounded_product_of_rows,
+    transposed,
+};
 
 // ---- frozen linear layer -------------------------------------------------------------------------------------
 
@@ -24,11 +26,11 @@ pub(super) enum Weight {
 }
 
 impl Weight {
-    /// Rounds an f32 weight on the CPU. `None` where this machine has no kernel for it.
-    pub(super) fn pack(weight: &Tensor) -> Result<Option<Self>> {
+    /// Rounds an f32 weight on the CPU.
+    pub(super) fn pack(weight: &Tensor) -> Result<Self> {
         let (out, input) = weight.dims2()?;
         with_values(weight, |values| {
-            Ok(FrozenMatrix::new(values, out, input).map(|packed| Self::Packed(Arc::new(packed))))
+            Ok(Self::Packed(Arc::new(FrozenMatrix::new(values, out, input))))
         })
     }
 
@@ -89,7 +91,7 @@ impl Weight {
         let (out, input) = self.shape()?;
         match self {
             Self::Packed(_) => {
-                known(rounded_product_of_rows(&transposed(g, rows, out), x, rows, dw, true))?;
+                rounded_product_of_rows(&transposed(g, rows, out), x, rows, dw, true);
             }
             Self::Tensor(_) => {
                 let target = Target { data: dw, stride: input, accumulate: true };
@@ -189,7 +191,7 @@ impl CustomOp2 for RoundedLinear {
         }
         let mut y = vec![0f32; rows * out];
         let (x, weight) = (values(x, x_layout)?, values(weight, weight_layout)?);
-        known(rounded_product(x, weight, input, &mut y))?;
+        rounded_product(x, weight, input, &mut y);
         Ok((CpuStorage::F32(y), (rows, out).into()))
     }
 
@@ -204,20 +206,14 @@ impl CustomOp2 for RoundedLinear {
         let mut dx = vec![0f32; rows * input];
         let mut dw = vec![0f32; out * input];
         with_all([grad, x, weight], |[g, x, w]| {
-            known(rounded_product_of_rows(g, w, out, &mut dx, false))?;
-            known(rounded_product_of_rows(&transposed(g, rows, out), x, rows, &mut dw, false))
+            rounded_product_of_rows(g, w, out, &mut dx, false);
+            rounded_product_of_rows(&transposed(g, rows, out), x, rows, &mut dw, false);
+            Ok(())
         })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
             Some(Tensor::from_vec(dw, weight.shape(), x.device())?),
         ))
-    }
-}
-
-fn known(done: Option<()>) -> Result<()> {
-    match done {
-        Some(()) => Ok(()),
-        None => bail!("this machine has no kernel for bf16"),
     }
 }
 

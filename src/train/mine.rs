@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::kernels::dot;
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::kernel::dot;
 use crate::types::Embeddings;
 
 /// How negatives are chosen among a query's neighbours.

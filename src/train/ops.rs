@@ -2,13 +2,8 @@
 //! they are composed of candle operations. Custom operations of candle-nn have no backward pass, hence these.
 
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Storage, Tensor, bail};
-use rayon::prelude::*;
 
-use super::kernels::dot;
-use crate::tower::{Isa, Kernel, Simd, exp};
-
-/// Rows handled by one task of the thread pool.
-pub(super) const ROWS_PER_TASK: usize = 64;
+use crate::kernel::{rms_norm, swiglu};
 
 /// Whether the fused kernels apply.
 pub(super) fn fused(x: &Tensor) -> bool {
@@ -69,17 +64,8 @@ impl CustomOp2 for RmsNorm {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight) = (values(x, x_layout)?, values(weight, weight_layout)?);
-        let width = weight.len();
         let mut y = vec![0f32; x.len()];
-        let block = width * ROWS_PER_TASK;
-        y.par_chunks_mut(block).zip(x.par_chunks(block)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let scale = (dot(x, x) / width as f32 + self.epsilon).sqrt().recip();
-                for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                    *y = x * scale * w;
-                }
-            }
-        });
+        rms_norm::forward(x, weight, self.epsilon, &mut y);
         Ok((CpuStorage::F32(y), x_layout.shape().clone()))
     }
 
@@ -90,39 +76,11 @@ impl CustomOp2 for RmsNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let width = weight.elem_count();
         let mut dx = vec![0f32; x.elem_count()];
-        let mut dw = vec![0f32; if weight.is_variable() { width } else { 0 }];
-        with_values(grad, |g| {
-            with_values(x, |x| {
-                with_values(weight, |weight| {
-                    let block = width * ROWS_PER_TASK;
-                    let blocks = dx.par_chunks_mut(block).zip(x.par_chunks(block));
-                    blocks.zip(g.par_chunks(block)).for_each(|((dx, x), g)| {
-                        let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
-                        for ((dx, x), g) in rows.zip(g.chunks_exact(width)) {
-                            let scale = (dot(x, x) / width as f32 + self.epsilon).sqrt().recip();
-                            for ((dx, g), w) in dx.iter_mut().zip(g).zip(weight) {
-                                *dx = g * w;
-                            }
-                            let pull = dot(dx, x) * scale * scale / width as f32;
-                            for (dx, x) in dx.iter_mut().zip(x) {
-                                *dx = scale * (*dx - x * pull);
-                            }
-                        }
-                    });
-                    if !dw.is_empty() {
-                        // One after the other: the sum over rows must not depend on the threads.
-                        for (x, g) in x.chunks_exact(width).zip(g.chunks_exact(width)) {
-                            let scale = (dot(x, x) / width as f32 + self.epsilon).sqrt().recip();
-                            for ((dw, x), g) in dw.iter_mut().zip(x).zip(g) {
-                                *dw += g * x * scale;
-                            }
-                        }
-                    }
-                    Ok(())
-                })
-            })
+        let mut dw = vec![0f32; if weight.is_variable() { weight.elem_count() } else { 0 }];
+        with_all([x, weight, grad], |[x, weight, grad]| {
+            rms_norm::backward((x, weight, grad), self.epsilon, &mut dx, &mut dw);
+            Ok(())
         })?;
         let dw = match weight.is_variable() {
             true => Some(Tensor::from_vec(dw, weight.shape(), weight.device())?),
@@ -148,49 +106,6 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Result<Tens
 
 struct SwiGlu;
 
-#[inline(always)]
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
-}
-
-/// `y = silu(gate) * up`, as vector code of this machine.
-struct SwiGluForward<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    y: &'a mut [f32],
-}
-
-impl Kernel for SwiGluForward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        for ((y, g), u) in self.y.iter_mut().zip(self.gate).zip(self.up) {
-            *y = g * sigmoid(*g) * u;
-        }
-    }
-}
-
-/// The gradients of gate and up.
-struct SwiGluBackward<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    grad: &'a [f32],
-    dgate: &'a mut [f32],
-    dup: &'a mut [f32],
-}
-
-impl Kernel for SwiGluBackward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let outputs = self.dgate.iter_mut().zip(self.dup);
-        let inputs = self.gate.iter().zip(self.up).zip(self.grad);
-        for ((dg, du), ((g, u), d)) in outputs.zip(inputs) {
-            let s = sigmoid(*g);
-            *du = d * g * s;
-            *dg = d * u * s * (1.0 + g * (1.0 - s));
-        }
-    }
-}
-
 impl CustomOp2 for SwiGlu {
     fn name(&self) -> &'static str {
         "swiglu"
@@ -205,11 +120,7 @@ impl CustomOp2 for SwiGlu {
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (values(gate, gate_layout)?, values(up, up_layout)?);
         let mut y = vec![0f32; gate.len()];
-        const BLOCK: usize = 1 << 15;
-        let blocks = y.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK));
-        blocks.zip(up.par_chunks(BLOCK)).for_each(|((y, gate), up)| {
-            Isa::best().run(SwiGluForward { gate, up, y });
-        });
+        swiglu::forward(gate, up, &mut y);
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
 
@@ -222,14 +133,8 @@ impl CustomOp2 for SwiGlu {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let mut dgate = vec![0f32; gate.elem_count()];
         let mut dup = vec![0f32; gate.elem_count()];
-        with_all([grad, gate, up], |[grad, gate, up]| {
-            const BLOCK: usize = 1 << 15;
-            let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
-            let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK));
-            let blocks = outputs.zip(inputs).zip(grad.par_chunks(BLOCK));
-            blocks.for_each(|(((dgate, dup), (gate, up)), grad)| {
-                Isa::best().run(SwiGluBackward { gate, up, grad, dgate, dup });
-            });
+        with_all([gate, up, grad], |[gate, up, grad]| {
+            swiglu::backward((gate, up, grad), &mut dgate, &mut dup);
             Ok(())
         })?;
         Ok((
@@ -343,7 +248,7 @@ mod tests {
         let (w, a, b) =
             (random(&mut rng, (40, 48)), random(&mut rng, (4, 48)), random(&mut rng, (40, 4)));
         let exact = Weight::Tensor(w.as_detached_tensor());
-        let packed = Weight::pack(&w).unwrap().unwrap();
+        let packed = Weight::pack(&w).unwrap();
         let run = |weight: &Weight| {
             let y = lora_linear(&x, weight, &a, &b, 0.5).unwrap();
             let y = (y + frozen_linear(&x, weight).unwrap()).unwrap();

@@ -1,15 +1,10 @@
 //! AdamW with clipping, warm-up and cosine decay; its state can be saved.
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
-use rayon::prelude::*;
 
-use super::kernels::dot;
 use super::ops::{fused, values, with_values};
 use super::options::OptimizerOptions;
-use crate::tower::{Isa, Kernel, Simd};
-
-/// Numbers handled by one task of the thread pool.
-const BLOCK: usize = 1 << 15;
+use crate::kernel::adam;
 
 /// Parameters with their two moments.
 pub(super) struct AdamW {
@@ -83,12 +78,12 @@ impl AdamW {
                     add: ((1.0 - b2) * clip * clip) as f32,
                 });
                 slot.second.inplace_op2(&grad, &second)?;
-                let update = Update {
+                let update = Update(adam::Update {
                     kept: kept as f32,
                     rate: (rate / c1) as f32,
                     second: (1.0 / c2) as f32,
                     epsilon: epsilon as f32,
-                };
+                });
                 slot.var.as_tensor().inplace_op3(&slot.first, &slot.second, &update)?;
                 continue;
             }
@@ -103,15 +98,12 @@ impl AdamW {
     }
 }
 
-/// Sum of the squares. Blocks are added up in order, so the threads do not decide the result.
+/// Sum of the squares.
 fn squared_norm(grad: &Tensor) -> Result<f64> {
     if !fused(grad) {
         return Ok(f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?));
     }
-    with_values(grad, |grad| {
-        let blocks: Vec<f32> = grad.par_chunks(BLOCK).map(|block| dot(block, block)).collect();
-        Ok(blocks.into_iter().map(f64::from).sum())
-    })
+    with_values(grad, |grad| Ok(adam::squared_norm(grad)))
 }
 
 // ---- in place on the CPU: composed of tensor operations the step takes longer than the backward pass -------------------
@@ -125,7 +117,6 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mu
 }
 
 /// `m = keep m + add g`
-#[derive(Clone, Copy)]
 struct Moment {
     keep: f32,
     add: f32,
@@ -133,35 +124,6 @@ struct Moment {
 
 /// `v = keep v + add g^2`
 struct SquaredMoment(Moment);
-
-struct MomentBlock<'a, const SQUARED: bool> {
-    moment: &'a mut [f32],
-    grad: &'a [f32],
-    by: Moment,
-}
-
-impl<const SQUARED: bool> Kernel for MomentBlock<'_, SQUARED> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Moment { keep, add } = self.by;
-        for (m, g) in self.moment.iter_mut().zip(self.grad) {
-            let g = if SQUARED { g * g } else { *g };
-            *m = keep * *m + add * g;
-        }
-    }
-}
-
-fn decay<const SQUARED: bool>(
-    by: Moment,
-    (moment, moment_layout): (&mut CpuStorage, &Layout),
-    (grad, grad_layout): (&CpuStorage, &Layout),
-) -> Result<()> {
-    let (moment, grad) = (values_mut(moment, moment_layout)?, values(grad, grad_layout)?);
-    moment.par_chunks_mut(BLOCK).zip(grad.par_chunks(BLOCK)).for_each(|(moment, grad)| {
-        Isa::best().run(MomentBlock::<SQUARED> { moment, grad, by });
-    });
-    Ok(())
-}
 
 impl InplaceOp2 for Moment {
     fn name(&self) -> &'static str {
@@ -175,7 +137,8 @@ impl InplaceOp2 for Moment {
         grad: &CpuStorage,
         grad_layout: &Layout,
     ) -> Result<()> {
-        decay::<false>(*self, (m, m_layout), (grad, grad_layout))
+        adam::moment(values_mut(m, m_layout)?, values(grad, grad_layout)?, self.keep, self.add);
+        Ok(())
     }
 }
 
@@ -191,34 +154,14 @@ impl InplaceOp2 for SquaredMoment {
         grad: &CpuStorage,
         grad_layout: &Layout,
     ) -> Result<()> {
-        decay::<true>(self.0, (v, v_layout), (grad, grad_layout))
+        let Moment { keep, add } = self.0;
+        adam::squared_moment(values_mut(v, v_layout)?, values(grad, grad_layout)?, keep, add);
+        Ok(())
     }
 }
 
-/// `p = kept p - rate m / (sqrt(second v) + epsilon)`
-#[derive(Clone, Copy)]
-struct Update {
-    kept: f32,
-    rate: f32,
-    second: f32,
-    epsilon: f32,
-}
-
-struct UpdateBlock<'a> {
-    value: &'a mut [f32],
-    moments: (&'a [f32], &'a [f32]),
-    by: Update,
-}
-
-impl Kernel for UpdateBlock<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Update { kept, rate, second, epsilon } = self.by;
-        for ((p, m), v) in self.value.iter_mut().zip(self.moments.0).zip(self.moments.1) {
-            *p = kept * *p - rate * m / ((second * v).sqrt() + epsilon);
-        }
-    }
-}
+/// The step itself.
+struct Update(adam::Update);
 
 impl InplaceOp3 for Update {
     fn name(&self) -> &'static str {
@@ -236,10 +179,7 @@ impl InplaceOp3 for Update {
     ) -> Result<()> {
         let value = values_mut(value, layout)?;
         let (m, v) = (values(first, first_layout)?, values(second, second_layout)?);
-        let moments = m.par_chunks(BLOCK).zip(v.par_chunks(BLOCK));
-        value.par_chunks_mut(BLOCK).zip(moments).for_each(|(value, moments)| {
-            Isa::best().run(UpdateBlock { value, moments, by: *self });
-        });
+        self.0.apply(value, m, v);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ mod cancel;
 mod embeddings;
 mod hash;
 mod note;
+mod random;
 mod space;
 
 pub use canary::{Canary, CanaryHit, HexKey};
@@ -12,4 +13,6 @@ pub use cancel::Cancel;
 pub use embeddings::Embeddings;
 pub use hash::{Digest256, Hasher256, TextHash, hash_json};
 pub use note::{NoteId, NoteKey, shard_of};
+pub use random::SplitMix64;
+pub(crate) use random::mix;
 pub use space::{Arithmetic, ENCODER_REVISION, EmbeddingSpace, Pooling, SpaceId, VectorType};

@@ -16,7 +16,7 @@ use scan::{Scanned, Token};
 const LAYERS: &[&[&str]] = &[
     &["error"],
     &["types"],
-    &["store", "observe", "schema"],
+    &["store", "observe", "schema", "kernel"],
     &["corpus", "tower", "embedding", "index", "snapshot", "dataset"],
     &["train", "evaluate", "search"],
     &["stage"],
@@ -28,6 +28,7 @@ const LAYERS: &[&[&str]] = &[
 /// Crates by prefix and the modules that may name them.
 const FENCES: &[(&[&str], &[&str])] = &[
     (&["candle_"], &["tower", "train"]),
+    (&["gemm"], &["kernel"]),
     (&["datafusion"], &["corpus", "exec/ballista"]),
     (&["ballista"], &["exec/ballista"]),
     (&["usearch"], &["index"]),

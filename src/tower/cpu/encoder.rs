@@ -1,26 +1,14 @@
 //! A BERT-family encoder on this machine's processor: weights packed at load into the panels that the kernels read, a group
 //! of whole sequences taken through all layers by each thread.
 
-use super::attention::{Attention, Heads, Scratch, Span};
-use super::buffer::Buffer;
-use super::elementary::{exp, normal};
+use super::format::best;
 use super::groups::{Batch, threads};
-use super::linear::{Activations, Format, Linear, Matrix};
-use super::panels::Then;
-use super::simd::{Isa, Kernel, Simd};
 use crate::error::Result;
-use crate::tower::pool::mean;
+use crate::kernel::{
+    Activation, Activations, Attention, Buffer, Format, Heads, Isa, Linear, Matrix, Scratch, Span,
+    Then, activate, add_bias, layer_norm_rows, mean,
+};
 use crate::types::Arithmetic;
-
-/// The function between the two products of a layer's second half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
-    /// `x` times the normal distribution up to `x`.
-    Gelu,
-    /// The same by a hyperbolic tangent.
-    GeluTanh,
-    Relu,
-}
 
 /// Sizes of an encoder.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +63,7 @@ struct Model {
     projection: Option<Linear>,
 }
 
+#[derive(Default)]
 struct Workspace {
     activations: Activations,
     scratch: Scratch,
@@ -101,24 +90,11 @@ impl CpuEncoder {
         isa: Isa,
         arithmetic: Arithmetic,
     ) -> Result<Self> {
-        let format = Format::of(arithmetic, isa)?;
-        let empty = || Buffer::zeros(0);
-        let workspace = || Workspace {
-            activations: Activations::new(),
-            scratch: Scratch::new(),
-            x: empty(),
-            q: empty(),
-            kv: empty(),
-            attended: empty(),
-            inner: empty(),
-            means: Vec::new(),
-            vectors: Vec::new(),
-            spans: Vec::new(),
-        };
+        let format = best(arithmetic, isa)?;
         Ok(Self {
             model: Model::load(shape, (vocabulary, positions, types), read, isa, format)?,
             group_tokens: format.group_tokens(),
-            workspaces: (0..threads(wanted)).map(|_| workspace()).collect(),
+            workspaces: (0..threads(wanted)).map(|_| Workspace::default()).collect(),
         })
     }
 
@@ -240,8 +216,10 @@ impl Model {
             start += len;
         }
         let nothing = vec![0f32; hidden];
-        let x = &mut w.x[..m * hidden];
-        isa.run(NormRows { x, bias: &nothing, norm: &self.norm, epsilon });
+        let norm = |x: &mut [f32], add: &[f32], (weight, bias): &Norm| {
+            layer_norm_rows(isa, x, add, weight, bias, epsilon);
+        };
+        norm(&mut w.x[..m * hidden], &nothing, &self.norm);
         let heads = Heads { heads, kv_heads: heads, dim: hidden / heads };
         let scale = (heads.dim as f32).sqrt().recip();
         let a = &mut w.activations;
@@ -249,9 +227,9 @@ impl Model {
             layer.q.prepare(isa, &w.x, m, None, a);
             layer.q.apply(isa, a, m, &mut w.q, Then::Store);
             layer.kv.apply(isa, a, m, &mut w.kv, Then::Store);
-            isa.run(AddBias { x: &mut w.q[..m * hidden], bias: &layer.q_bias, scale });
-            isa.run(AddBias { x: &mut w.kv[..m * 2 * hidden], bias: &layer.kv_bias, scale: 1.0 });
-            isa.run(Attention {
+            add_bias(isa, &mut w.q[..m * hidden], &layer.q_bias, scale);
+            add_bias(isa, &mut w.kv[..m * 2 * hidden], &layer.kv_bias, 1.0);
+            Attention {
                 q: &w.q,
                 kv: &w.kv,
                 out: &mut w.attended,
@@ -259,23 +237,21 @@ impl Model {
                 heads,
                 causal: false,
                 scratch: &mut w.scratch,
-            });
+            }
+            .apply(isa);
             layer.o.prepare(isa, &w.attended, m, None, a);
             layer.o.apply(isa, a, m, &mut w.x, Then::Add);
-            let (bias, norm) = (&layer.o_bias[..], &layer.attention_norm);
-            isa.run(NormRows { x: &mut w.x[..m * hidden], bias, norm, epsilon });
+            norm(&mut w.x[..m * hidden], &layer.o_bias, &layer.attention_norm);
             layer.up.prepare(isa, &w.x, m, None, a);
             layer.up.apply(isa, a, m, &mut w.inner, Then::Store);
-            let x = &mut w.inner[..m * inner];
-            isa.run(Activate { x, bias: &layer.up_bias, activation });
+            activate(isa, &mut w.inner[..m * inner], &layer.up_bias, activation);
             layer.down.prepare(isa, &w.inner, m, None, a);
             layer.down.apply(isa, a, m, &mut w.x, Then::Add);
-            let (bias, norm) = (&layer.down_bias[..], &layer.output_norm);
-            isa.run(NormRows { x: &mut w.x[..m * hidden], bias, norm, epsilon });
+            norm(&mut w.x[..m * hidden], &layer.down_bias, &layer.output_norm);
         }
         w.means.resize(sequences.len() * hidden, 0.);
         for (span, to) in w.spans.iter().zip(w.means.chunks_exact_mut(hidden)) {
-            mean(&w.x[span.start * hidden..(span.start + span.len) * hidden], hidden, to);
+            mean(&w.x[span.start * hidden..(span.start + span.len) * hidden], to);
         }
         let Some(projection) = &self.projection else { return &w.means };
         w.vectors.resize(sequences.len() * self.dimensions(), 0.);
@@ -283,88 +259,4 @@ impl Model {
         projection.apply(isa, a, sequences.len(), &mut w.vectors, Then::Store);
         &w.vectors
     }
-}
-
-/// `x = scale (x + bias)`, row by row.
-struct AddBias<'a> {
-    x: &'a mut [f32],
-    bias: &'a [f32],
-    scale: f32,
-}
-
-impl Kernel for AddBias<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        each(self.x, self.bias, |x| x * self.scale);
-    }
-}
-
-/// `x = activation(x + bias)`, row by row.
-struct Activate<'a> {
-    x: &'a mut [f32],
-    bias: &'a [f32],
-    activation: Activation,
-}
-
-impl Kernel for Activate<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Self { x, bias, activation } = self;
-        match activation {
-            Activation::Gelu => each(x, bias, |x| x * normal(x).0),
-            // x times the logistic function of twice the tangent's argument.
-            Activation::GeluTanh => {
-                each(x, bias, |x| x / (1.0 + exp(-1.595_769 * (x + 0.044_715 * x * x * x))))
-            }
-            Activation::Relu => each(x, bias, |x| x.max(0.0)),
-        }
-    }
-}
-
-#[inline(always)]
-fn each(x: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
-    for row in x.chunks_exact_mut(bias.len()) {
-        for (x, b) in row.iter_mut().zip(bias) {
-            *x = f(*x + b);
-        }
-    }
-}
-
-/// `x = norm(x + bias)`, row by row: mean 0 and variance 1, times the weight, plus the norm's bias.
-struct NormRows<'a> {
-    x: &'a mut [f32],
-    bias: &'a [f32],
-    norm: &'a Norm,
-    epsilon: f32,
-}
-
-impl Kernel for NormRows<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let width = self.bias.len();
-        for row in self.x.chunks_exact_mut(width) {
-            row.iter_mut().zip(self.bias).for_each(|(x, b)| *x += b);
-            let mean = sum(row, |x| x) / width as f32;
-            let variance = sum(row, |x| (x - mean) * (x - mean)) / width as f32;
-            let scale = (variance + self.epsilon).sqrt().recip();
-            for ((x, w), b) in row.iter_mut().zip(&self.norm.0).zip(&self.norm.1) {
-                *x = (*x - mean) * scale * w + b;
-            }
-        }
-    }
-}
-
-/// Sum with sixteen running parts: vector code with a fixed order.
-#[inline(always)]
-fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0f32; LANES];
-    let chunks = row.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().map(|x| f(*x)).sum();
-    for chunk in chunks {
-        for (sum, x) in sums.iter_mut().zip(chunk) {
-            *sum += f(*x);
-        }
-    }
-    sums.iter().sum::<f32>() + rest
 }

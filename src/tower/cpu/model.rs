@@ -3,17 +3,15 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::attention::{Attention, Heads, Scratch, Span};
-use super::buffer::Buffer;
-use super::gemm::NormRows;
-use super::heads::PrepareHeads;
-use super::linear::{Activations, Format, Linear, Matrix};
-use super::panels::Then;
-use super::simd::Isa;
+use super::format::read_matrix;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
+use crate::kernel::{
+    Activations, Attention, Buffer, Format, Heads, Isa, Linear, Matrix, PrepareHeads, Scratch,
+    Span, Then, mean, rms_norm_rows,
+};
 use crate::tower::layer_weights::{LayerWeights, Weights};
-use crate::tower::pool::{Want, mean};
+use crate::tower::pool::Want;
 use crate::tower::rope::Rope;
 use crate::tower::{DecoderConfig, WeightSource};
 
@@ -63,6 +61,7 @@ impl Layer {
 }
 
 /// Working memory of one thread; grows to the largest group it has seen.
+#[derive(Default)]
 pub(super) struct Workspace {
     activations: Activations,
     scratch: Scratch,
@@ -77,22 +76,6 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn new() -> Self {
-        let empty = || Buffer::zeros(0);
-        Self {
-            activations: Activations::new(),
-            scratch: Scratch::new(),
-            x: empty(),
-            q: empty(),
-            kv: empty(),
-            attended: empty(),
-            middle: empty(),
-            positions: Vec::new(),
-            last: Vec::new(),
-            spans: Vec::new(),
-        }
-    }
-
     fn reserve(&mut self, config: &DecoderConfig, m: usize) {
         self.x.reserve(m * config.hidden_size);
         self.q.reserve(m * config.heads * config.head_dim);
@@ -122,7 +105,7 @@ impl Model {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(slot) = slots.get(at) else { return };
                         let layer = weights
-                            .layer(at, |name, shape| format.read(&weights, name, shape))
+                            .layer(at, |name, shape| read_matrix(format, &weights, name, shape))
                             .map(|w| Layer::pack(format, config, w));
                         if let Ok(mut slot) = slot.lock() {
                             *slot = Some(layer);
@@ -191,13 +174,13 @@ impl Model {
             }
             self.feed_forward(w, layer, rows);
         }
-        let norm = (&self.norm[..], self.config.rms_norm_eps as f32);
-        self.isa.run(NormRows { x: &mut w.x[..rows * hidden], width: hidden, norm });
+        let eps = self.config.rms_norm_eps as f32;
+        rms_norm_rows(self.isa, &mut w.x[..rows * hidden], &self.norm, eps);
         if want == Want::Mean {
             let mut start = 0;
             for (sequence, to) in sequences.iter().zip(w.middle.chunks_exact_mut(hidden)) {
                 let rows = &w.x[start * hidden..(start + sequence.len()) * hidden];
-                mean(rows, hidden, to);
+                mean(rows, to);
                 start += sequence.len();
             }
             return &w.middle[..sequences.len() * hidden];
@@ -226,7 +209,8 @@ impl Model {
             layer.q.prepare(isa, &w.x, rows, norm, a);
         }
         layer.q.apply(isa, a, rows, &mut w.q, Then::Store);
-        isa.run(PrepareHeads {
+        let rope = self.rope.tables();
+        PrepareHeads {
             x: &mut w.kv[..m * kv_width],
             stride: kv_width,
             heads: heads.kv_heads,
@@ -234,10 +218,11 @@ impl Model {
             positions: &w.positions,
             bias: layer.kv_bias.as_deref(),
             norm: layer.k_norm.as_deref().map(|weight| (weight, eps)),
-            rope: &self.rope,
+            rope,
             scale: 1.,
-        });
-        isa.run(PrepareHeads {
+        }
+        .apply(isa);
+        PrepareHeads {
             x: &mut w.q[..rows * q_width],
             stride: q_width,
             heads: heads.heads,
@@ -245,10 +230,11 @@ impl Model {
             positions: if last { &w.last } else { &w.positions },
             bias: layer.q_bias.as_deref(),
             norm: layer.q_norm.as_deref().map(|weight| (weight, eps)),
-            rope: &self.rope,
+            rope,
             scale: 1. / (heads.dim as f32).sqrt(),
-        });
-        isa.run(Attention {
+        }
+        .apply(isa);
+        Attention {
             q: &w.q,
             kv: &w.kv,
             out: &mut w.attended,
@@ -256,7 +242,8 @@ impl Model {
             heads,
             causal: true,
             scratch: &mut w.scratch,
-        });
+        }
+        .apply(isa);
         layer.o.prepare(isa, &w.attended, rows, None, a);
         layer.o.apply(isa, a, rows, &mut w.x, Then::Add);
     }

@@ -3,8 +3,8 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::linear::Format;
 use crate::error::Result;
+use crate::kernel::Format;
 use crate::tower::layer_weights::Weights;
 
 /// `[vocab_size, hidden_size]`
@@ -20,10 +20,8 @@ impl Vocabulary {
     pub(super) fn read(weights: &Weights<'_>, format: Format) -> Result<Self> {
         Ok(match format {
             Format::F32(_) => Self::F32(weights.embedding(|x| x)?),
-            #[cfg(target_arch = "x86_64")]
-            Format::Amx => Self::Bf16(weights.embedding(bf16::from_f32)?),
-            Format::Bf16(_) => Self::Bf16(weights.embedding(bf16::from_f32)?),
             Format::Int8(_) => Self::F16(weights.embedding(f16::from_f32)?),
+            _ => Self::Bf16(weights.embedding(bf16::from_f32)?),
         })
     }
 

@@ -8,13 +8,12 @@ use rayon::prelude::*;
 use super::super::encoder::{
     Encoder, Gradients, LayerGradients, OUTPUT, Tape, groups, mean_rows, spread_rows,
 };
-use super::super::kernels::add_to;
-use super::super::layer_norm::Norm;
 use super::super::linear::trained_linear;
 use super::super::ops::with_all;
 use super::super::tensor_error;
 use super::Bert;
 use crate::error::Result;
+use crate::kernel::{Norm, add_to};
 
 /// Makes of vectors `[some sequences, dimensions]` a scalar to be made small, and a number to be told.
 pub(in super::super) type PartLoss<'a> =

@@ -4,31 +4,39 @@
 //! Everything is dense and padded with zeros to whole vectors: `[length, depth]` for q, k, v and their gradients, with
 //! `depth` from [`padded`]; scores are `[length, padded(length)]`.
 
-use super::kernels::{dot, sum};
-use crate::tower::{Isa, Kernel, Simd, exp, turn};
+use super::super::elementary::exp;
+use super::super::lanes::{dot, sum};
+use super::super::simd::{Isa, Kernel, Simd, kernel};
+use super::super::transpose::turn;
 
 /// The largest vector of any instruction set.
 const VECTOR: usize = 16;
 
 /// The next whole number of vectors.
-pub(super) fn padded(length: usize) -> usize {
+fn padded(length: usize) -> usize {
     length.next_multiple_of(VECTOR)
 }
 
 /// Buffers of one head, kept from head to head.
 #[derive(Default)]
-pub(super) struct Head {
+pub struct Head {
     length: usize,
     depth: usize,
     wide: usize,
-    pub(super) q: Vec<f32>,
-    pub(super) k: Vec<f32>,
-    pub(super) v: Vec<f32>,
+    /// Queries.
+    pub q: Vec<f32>,
+    /// Keys.
+    pub k: Vec<f32>,
+    /// Values.
+    pub v: Vec<f32>,
     /// The attended values, or their gradient on the way back.
-    pub(super) out: Vec<f32>,
-    pub(super) dq: Vec<f32>,
-    pub(super) dk: Vec<f32>,
-    pub(super) dv: Vec<f32>,
+    pub out: Vec<f32>,
+    /// The gradient of the queries.
+    pub dq: Vec<f32>,
+    /// That of the keys.
+    pub dk: Vec<f32>,
+    /// That of the values.
+    pub dv: Vec<f32>,
     turned: Vec<f32>,
     p: Vec<f32>,
     ds: Vec<f32>,
@@ -36,7 +44,7 @@ pub(super) struct Head {
 
 impl Head {
     /// Room for a sequence of `length` and heads of `head_dim`, all zeros; for the way `back` what that needs, too.
-    pub(super) fn resize(&mut self, length: usize, head_dim: usize, back: bool) {
+    pub fn resize(&mut self, length: usize, head_dim: usize, back: bool) {
         (self.length, self.depth, self.wide) = (length, padded(head_dim), padded(length));
         let (rows, square) = (length * self.depth, length * self.wide);
         let back = |size: usize| if back { size } else { 0 };
@@ -58,18 +66,18 @@ impl Head {
     }
 
     /// Elements from row to row of q, k, v, out and the gradients.
-    pub(super) fn depth(&self) -> usize {
+    pub fn depth(&self) -> usize {
         self.depth
     }
 
     /// `out = softmax(scale q k^T) v`, every row over its own and earlier columns where `causal`.
-    pub(super) fn forward(&mut self, scale: f32, causal: bool) {
-        Isa::best().run(Forward { head: self, scale, causal });
+    pub fn forward(&mut self, scale: f32, causal: bool) {
+        forward(Isa::best(), self, scale, causal);
     }
 
     /// dq, dk and dv from the gradient in `out`. dk and dv are added to what is there.
-    pub(super) fn backward(&mut self, scale: f32, causal: bool) {
-        Isa::best().run(Backward { head: self, scale, causal });
+    pub fn backward(&mut self, scale: f32, causal: bool) {
+        backward(Isa::best(), self, scale, causal);
     }
 
     /// The probabilities into `p`.
@@ -101,34 +109,18 @@ impl Head {
     }
 }
 
-struct Forward<'a> {
-    head: &'a mut Head,
-    scale: f32,
-    causal: bool,
-}
-
-impl Kernel for Forward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let head = self.head;
-        head.probabilities::<S>(self.scale, self.causal);
+kernel! {
+    fn forward<'a, S: Simd>(isa: Isa, head: &'a mut Head, scale: f32, causal: bool) {
+        head.probabilities::<S>(scale, causal);
         let (length, depth, wide) = (head.length, head.depth, head.wide);
         let (p, v) = ((&head.p[..], wide, 1), (&head.v[..], depth));
         multiply::<S>((length, length, depth), p, v, (&mut head.out, depth), false);
     }
 }
 
-struct Backward<'a> {
-    head: &'a mut Head,
-    scale: f32,
-    causal: bool,
-}
-
-impl Kernel for Backward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let head = self.head;
-        head.probabilities::<S>(self.scale, self.causal);
+kernel! {
+    fn backward<'a, S: Simd>(isa: Isa, head: &'a mut Head, scale: f32, causal: bool) {
+        head.probabilities::<S>(scale, causal);
         let (length, depth, wide) = (head.length, head.depth, head.wide);
         let square = (length, length, depth);
         // dv += p^T g
@@ -141,7 +133,7 @@ impl Kernel for Backward<'_> {
         for (ds, p) in head.ds.chunks_exact_mut(wide).zip(head.p.chunks_exact(wide)) {
             let pull = dot(ds, p);
             for (ds, p) in ds.iter_mut().zip(p) {
-                *ds = self.scale * p * (*ds - pull);
+                *ds = scale * p * (*ds - pull);
             }
         }
         // dq = ds k, dk += ds^T q

@@ -4,22 +4,22 @@
 //! number of rows and wherever its row lies in the tile: a row's bits do not depend on its neighbours. That is
 //! what makes the tower batch-invariant to the last bit.
 
-use super::buffer::Buffer;
+use super::super::buffer::Buffer;
+use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::panels::{Layout, PANELS, Then, finish, rows};
-use super::simd::{Kernel, Simd};
 
 /// Longest stretch of k worked off at once: a tile of rows this long fits the first-level cache.
 const K_BLOCK: usize = 768;
 
 /// Weights as panels `[panels][k][panel]`, zero-padded.
-pub(crate) struct Packed {
+pub struct Packed {
     data: Buffer,
-    pub(crate) layout: Layout,
+    pub layout: Layout,
 }
 
 impl Packed {
     /// Packs row-major matrices `[n_i, k]` one below the other.
-    pub(crate) fn new(layout: Layout, parts: &[&[f32]]) -> Self {
+    pub fn new(layout: Layout, parts: &[&[f32]]) -> Self {
         let (k, panel) = (layout.k, layout.panel());
         let mut data = Buffer::zeros(layout.panels() * k * panel);
         for (at, row) in parts.iter().flat_map(|part| part.chunks_exact(k)).enumerate() {
@@ -33,29 +33,16 @@ impl Packed {
 }
 
 /// Activations as tiles `[ceil(m / rows)][k][rows]`.
-pub(crate) struct Rows {
+#[derive(Default)]
+pub struct Rows {
     data: Buffer,
 }
 
-impl Rows {
-    pub(crate) fn new() -> Self {
-        Self { data: Buffer::zeros(0) }
-    }
-}
-
-/// Packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
-pub(crate) struct PackRows<'a> {
-    pub(crate) x: &'a [f32],
-    pub(crate) m: usize,
-    pub(crate) k: usize,
-    pub(crate) norm: Option<(&'a [f32], f32)>,
-    pub(crate) to: &'a mut Rows,
-}
-
-impl Kernel for PackRows<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Self { x, m, k, norm, to } = self;
+kernel! {
+    /// Packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
+    pub fn pack_rows<'a, S: Simd>(
+        isa: Isa, x: &'a [f32], m: usize, k: usize, norm: Option<(&'a [f32], f32)>, to: &'a mut Rows,
+    ) {
         let tiles = m.div_ceil(S::ROWS);
         to.data.reserve(tiles * S::ROWS * k + SLACK);
         for (tile, rows) in x[..m * k].chunks(S::ROWS * k).enumerate() {
@@ -66,12 +53,12 @@ impl Kernel for PackRows<'_> {
 }
 
 /// What [`pack_tile`] may write behind its tile.
-pub(crate) const SLACK: usize = 16;
+pub const SLACK: usize = 16;
 
 /// Rows (`stride` apart, `k` long, at most `rows`; missing ones are zero) to columns: element c of row i goes to
 /// `to[c * step + i]`. `to` has SLACK elements behind the tile, which are overwritten.
 #[inline(always)]
-pub(crate) fn pack_tile<S: Simd>(
+pub fn pack_tile<S: Simd>(
     x: &[f32],
     stride: usize,
     k: usize,
@@ -119,7 +106,7 @@ pub(crate) fn pack_tile<S: Simd>(
 
 /// 1 / sqrt(mean(x^2) + eps)
 #[inline(always)]
-pub(crate) fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
+pub fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
     let mut lanes = [0f32; 16];
     let whole = x.len() / S::LANES * S::LANES;
     // SAFETY: whole vectors only, and LANES <= 16.
@@ -135,38 +122,13 @@ pub(crate) fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
     1. / (sum / x.len() as f32 + eps).sqrt()
 }
 
-/// RMS-normalises rows in place.
-pub(crate) struct NormRows<'a> {
-    pub(crate) x: &'a mut [f32],
-    pub(crate) width: usize,
-    pub(crate) norm: (&'a [f32], f32),
-}
-
-impl Kernel for NormRows<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        for row in self.x.chunks_exact_mut(self.width) {
-            let inverse = inverse_rms::<S>(row, self.norm.1);
-            row.iter_mut().zip(self.norm.0).for_each(|(x, w)| *x = *x * inverse * *w);
-        }
-    }
-}
-
-/// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
-pub(crate) struct Gemm<'a> {
-    pub(crate) a: &'a Rows,
-    pub(crate) m: usize,
-    pub(crate) b: &'a Packed,
-    pub(crate) c: &'a mut [f32],
-    pub(crate) then: Then,
-    /// Partial sums between blocks of k.
-    pub(crate) partial: &'a mut Buffer,
-}
-
-impl Kernel for Gemm<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Self { a, m, b, c, then, partial } = self;
+kernel! {
+    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up). `partial` is for the
+    /// sums between blocks of k.
+    pub fn multiply<'a, S: Simd>(
+        isa: Isa, a: &'a Rows, m: usize, b: &'a Packed, c: &'a mut [f32], then: Then,
+        partial: &'a mut Buffer,
+    ) {
         let (k, n, panel) = (b.layout.k, b.layout.n, b.layout.panel());
         assert!(panel == 2 * S::LANES && c.len() >= m * n, "shapes of a packed product");
         assert!(a.data.len() >= m.div_ceil(S::ROWS) * S::ROWS * k, "rows of a packed product");
@@ -225,7 +187,7 @@ struct Place {
 /// # Safety
 /// a and b are valid for `k` steps; below `Isa::run`.
 #[inline(always)]
-pub(crate) unsafe fn tile<S: Simd, const M: usize>(
+pub unsafe fn tile<S: Simd, const M: usize>(
     k: usize,
     mut a: *const f32,
     a_step: usize,

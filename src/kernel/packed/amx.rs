@@ -11,11 +11,11 @@ use std::arch::x86_64::{
 };
 use std::sync::OnceLock;
 
+use super::super::buffer::Buffer;
+use super::super::simd::{Avx512, Simd};
 use super::bf16::{pack_turned, pack_words};
-use super::buffer::Buffer;
 use super::gemm::inverse_rms;
 use super::panels::{Layout, Then, finish};
-use super::simd::{Avx512, Simd};
 
 /// Rows of a tile register, and words (two bf16) of one of its rows.
 const TILE: usize = 16;
@@ -27,7 +27,7 @@ const ROWS: usize = 2 * TILE;
 const STEP: usize = 2 * TILE;
 
 /// Whether this machine has the unit and lets this process use it.
-pub(crate) fn available() -> bool {
+pub fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| {
         let vectors = is_x86_feature_detected!("avx512f")
@@ -60,21 +60,21 @@ fn permitted() -> bool {
 }
 
 /// Weights as panels `[panels][steps * 16][32]` of words (see [`Layout`]): a step of a panel is two tiles.
-pub(crate) struct AmxWeights {
+pub struct AmxWeights {
     data: Buffer,
-    pub(crate) layout: Layout,
+    pub layout: Layout,
 }
 
 impl AmxWeights {
     /// Rounds and packs row-major matrices `[n_i, k]` one below the other.
-    pub(crate) fn new(layout: Layout, parts: &[&[f32]]) -> Self {
+    pub fn new(layout: Layout, parts: &[&[f32]]) -> Self {
         assert!(layout.lanes == TILE, "a panel is two tiles wide");
         let pairs = layout.k.div_ceil(STEP) * TILE;
         Self { data: pack_words(&layout, pairs, parts), layout }
     }
 
     /// The same of one matrix given as its transpose, `[k, n]`.
-    pub(crate) fn turned(layout: Layout, matrix: &[f32]) -> Self {
+    pub fn turned(layout: Layout, matrix: &[f32]) -> Self {
         assert!(layout.lanes == TILE, "a panel is two tiles wide");
         let pairs = layout.k.div_ceil(STEP) * TILE;
         Self { data: pack_turned(&layout, pairs, matrix), layout }
@@ -82,17 +82,14 @@ impl AmxWeights {
 }
 
 /// Activations as `[groups of 32 rows][steps][2 tiles]`, a tile being 16 rows of 32 elements.
-pub(crate) struct AmxRows {
+#[derive(Default)]
+pub struct AmxRows {
     data: Buffer,
 }
 
 impl AmxRows {
-    pub(crate) fn new() -> Self {
-        Self { data: Buffer::zeros(0) }
-    }
-
     /// Rounds and packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
-    pub(crate) fn prepare(&mut self, x: &[f32], m: usize, k: usize, norm: Option<(&[f32], f32)>) {
+    pub fn prepare(&mut self, x: &[f32], m: usize, k: usize, norm: Option<(&[f32], f32)>) {
         assert!(available() && x.len() >= m * k, "rows to be packed");
         // SAFETY: the features were found.
         unsafe { pack_rows(&x[..m * k], k, norm, &mut self.data) }
@@ -151,7 +148,7 @@ fn pack_rows(x: &[f32], k: usize, norm: Option<(&[f32], f32)>, to: &mut Buffer) 
 }
 
 /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
-pub(crate) fn multiply(a: &AmxRows, m: usize, b: &AmxWeights, c: &mut [f32], then: Then) {
+pub fn multiply(a: &AmxRows, m: usize, b: &AmxWeights, c: &mut [f32], then: Then) {
     let steps = b.layout.k.div_ceil(STEP);
     assert!(available() && c.len() >= m * b.layout.n, "shapes of a packed product");
     assert!(a.data.len() >= m.div_ceil(ROWS) * steps * 2 * WORDS, "rows of a packed product");
@@ -333,7 +330,7 @@ mod tests {
             let layout = Layout { k, n, lanes: TILE, silu };
             let parts: &[&[f32]] = if silu { &[&weights, &up] } else { &[&weights] };
             let b = AmxWeights::new(layout, parts);
-            let mut a = AmxRows::new();
+            let mut a = AmxRows::default();
             // A longer product before: its leftovers must not show.
             a.prepare(&vec![9.; 80 * 145], 80, 145, None);
             a.prepare(&x, m, k, None);
@@ -371,7 +368,7 @@ mod tests {
         let weight: Vec<f32> = (0..k).map(|i| 1. + i as f32 / 50.).collect();
         let b: Vec<f32> = (0..n * k).map(|i| ((i * 31 % 89) as f32 - 44.) / 60.).collect();
         let packed = AmxWeights::new(Layout { k, n, lanes: TILE, silu: false }, &[&b]);
-        let mut a = AmxRows::new();
+        let mut a = AmxRows::default();
         a.prepare(&x, m, k, Some((&weight, 1e-5)));
         let mut c = vec![0f32; m * n];
         multiply(&a, m, &packed, &mut c, Then::Store);

@@ -1,37 +1,8 @@
 //! Words of x86 processors.
 
+use super::super::blocks::scales;
 use super::{Avx2, Avx512, BLOCK, Quantized, Word};
-use crate::tower::cpu::blocks::scales;
 use std::arch::x86_64::*;
-
-// SAFETY of all calls below: the trait's contract names the instruction set and the valid pointers.
-macro_rules! word {
-    (
-        $(#[$doc:meta])* $name:ident: $s:ty, $sum:ty, $v:ty, $x:ty, rows $rows:literal, spread $spread:literal,
-        offset $offset:literal;
-        $($function:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*
-    ) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy)]
-        pub(crate) struct $name;
-
-        impl Word for $name {
-            type S = $s;
-            type Sum = $sum;
-            type V = $v;
-            type X = $x;
-            const ROWS: usize = $rows;
-            const SPREAD: usize = $spread;
-            const OFFSET: u8 = $offset;
-            $(#[inline(always)]
-            #[allow(unused_unsafe)] // a body may do without
-            unsafe fn $function($($arg: $ty),*) -> $ret {
-                // SAFETY: as the trait demands.
-                unsafe { $body }
-            })*
-        }
-    };
-}
 
 word! {
     /// AVX-512 VNNI.

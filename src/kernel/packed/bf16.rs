@@ -4,33 +4,33 @@
 
 use half::bf16;
 
-use super::buffer::Buffer;
+use super::super::buffer::Buffer;
+use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::gemm::{SLACK, pack_tile};
 use super::panels::{Layout, Then, finish, rows, together};
-use super::simd::{Isa, Kernel, Simd};
 use super::words::{Word, WordKernel, Words};
 
 /// Weights as panels `[panels][ceil(k / 2)][panel]` of words.
-pub(crate) struct Bf16Weights {
+pub struct Bf16Weights {
     data: Buffer,
-    pub(crate) layout: Layout,
-    pub(crate) words: Words,
+    pub layout: Layout,
+    pub words: Words,
 }
 
 impl Bf16Weights {
     /// Rounds and packs row-major matrices `[n_i, k]` one below the other.
-    pub(crate) fn new(words: Words, layout: Layout, parts: &[&[f32]]) -> Self {
+    pub fn new(words: Words, layout: Layout, parts: &[&[f32]]) -> Self {
         Self { data: pack_words(&layout, layout.k.div_ceil(2), parts), layout, words }
     }
 
     /// The same of one matrix given as its transpose, `[k, n]`.
-    pub(crate) fn turned(words: Words, layout: Layout, matrix: &[f32]) -> Self {
+    pub fn turned(words: Words, layout: Layout, matrix: &[f32]) -> Self {
         Self { data: pack_turned(&layout, layout.k.div_ceil(2), matrix), layout, words }
     }
 }
 
 /// Rounds row-major matrices `[n_i, k]` one below the other to panels `[panels][pairs][panel]` of words, zeros behind k.
-pub(super) fn pack_words(layout: &Layout, pairs: usize, parts: &[&[f32]]) -> Buffer {
+pub fn pack_words(layout: &Layout, pairs: usize, parts: &[&[f32]]) -> Buffer {
     let panel = layout.panel();
     let mut data = Buffer::zeros(layout.panels() * pairs * panel);
     for (at, row) in parts.iter().flat_map(|part| part.chunks_exact(layout.k)).enumerate() {
@@ -45,30 +45,24 @@ pub(super) fn pack_words(layout: &Layout, pairs: usize, parts: &[&[f32]]) -> Buf
 
 /// [`pack_words`] of one matrix given as its transpose, row-major `[k, n]`: neighbours along k lie in two rows, so whole
 /// vectors are rounded at once.
-pub(super) fn pack_turned(layout: &Layout, pairs: usize, matrix: &[f32]) -> Buffer {
+pub fn pack_turned(layout: &Layout, pairs: usize, matrix: &[f32]) -> Buffer {
     assert!(!layout.silu && matrix.len() == layout.k * layout.n, "one matrix [k, n]");
     let mut data = Buffer::zeros(layout.panels() * pairs * layout.panel());
-    Isa::best().run(PackTurned { layout, pairs, matrix, to: &mut data });
+    round_turned(Isa::best(), layout, pairs, matrix, &mut data);
     data
 }
 
-struct PackTurned<'a> {
-    layout: &'a Layout,
-    pairs: usize,
-    matrix: &'a [f32],
-    to: &'a mut [f32],
-}
-
-impl Kernel for PackTurned<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let (panel, n) = (self.layout.panel(), self.layout.n);
+kernel! {
+    fn round_turned<'a, S: Simd>(
+        isa: Isa, layout: &'a Layout, pairs: usize, matrix: &'a [f32], to: &'a mut [f32],
+    ) {
+        let (panel, n) = (layout.panel(), layout.n);
         let none = vec![0f32; n];
-        for (pair, rows) in self.matrix.chunks(2 * n).enumerate() {
+        for (pair, rows) in matrix.chunks(2 * n).enumerate() {
             let (first, second) = rows.split_at(n);
             let second = if second.is_empty() { &none[..] } else { second };
             for (p, (first, second)) in first.chunks(panel).zip(second.chunks(panel)).enumerate() {
-                let to = &mut self.to[(p * self.pairs + pair) * panel..][..first.len()];
+                let to = &mut to[(p * pairs + pair) * panel..][..first.len()];
                 for (to, (first, second)) in to.iter_mut().zip(first.iter().zip(second)) {
                     *to = f32::from_bits(word(*first, *second));
                 }
@@ -92,30 +86,18 @@ fn word(first: f32, second: f32) -> u32 {
 }
 
 /// Activations as tiles `[tiles][ceil(k / 2)][SPREAD][rows]` of words.
-pub(crate) struct Bf16Rows {
+#[derive(Default)]
+pub struct Bf16Rows {
     data: Buffer,
     tile: Buffer,
 }
 
-impl Bf16Rows {
-    pub(crate) fn new() -> Self {
-        Self { data: Buffer::zeros(0), tile: Buffer::zeros(0) }
-    }
-}
-
-/// Rounds and packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
-pub(crate) struct RoundRows<'a> {
-    pub(crate) x: &'a [f32],
-    pub(crate) m: usize,
-    pub(crate) k: usize,
-    pub(crate) norm: Option<(&'a [f32], f32)>,
-    pub(crate) to: &'a mut Bf16Rows,
-}
-
-impl WordKernel for RoundRows<'_> {
-    #[inline(always)]
-    fn run<W: Word>(self) {
-        let Self { x, m, k, norm, to } = self;
+kernel! {
+    /// Rounds and packs `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
+    pub fn round_rows<'a, W: Word>(
+        words: Words, x: &'a [f32], m: usize, k: usize, norm: Option<(&'a [f32], f32)>,
+        to: &'a mut Bf16Rows,
+    ) {
         let (pairs, step, lanes) = (k.div_ceil(2), W::ROWS, W::S::LANES);
         assert!(step <= lanes && lanes <= SLACK);
         let spread = W::SPREAD * step;
@@ -142,19 +124,11 @@ impl WordKernel for RoundRows<'_> {
     }
 }
 
-/// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
-pub(crate) struct Bf16Gemm<'a> {
-    pub(crate) a: &'a Bf16Rows,
-    pub(crate) m: usize,
-    pub(crate) b: &'a Bf16Weights,
-    pub(crate) c: &'a mut [f32],
-    pub(crate) then: Then,
-}
-
-impl WordKernel for Bf16Gemm<'_> {
-    #[inline(always)]
-    fn run<W: Word>(self) {
-        let Self { a, m, b, c, then } = self;
+kernel! {
+    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
+    pub fn multiply<'a, W: Word>(
+        words: Words, a: &'a Bf16Rows, m: usize, b: &'a Bf16Weights, c: &'a mut [f32], then: Then,
+    ) {
         let layout = &b.layout;
         let (pairs, panel) = (layout.k.div_ceil(2), layout.panel());
         let (panel_len, tile_len) = (pairs * panel, pairs * W::SPREAD * W::ROWS);
@@ -214,7 +188,6 @@ unsafe fn tile<W: Word, const M: usize>(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::simd::Isa;
     use super::*;
 
     #[test]
@@ -261,12 +234,12 @@ mod tests {
                 let layout = Layout { k, n, lanes: words.lanes(), silu };
                 let parts: &[&[f32]] = if silu { &[&weights, &up] } else { &[&weights] };
                 let b = Bf16Weights::new(words, layout, parts);
-                let mut a = Bf16Rows::new();
+                let mut a = Bf16Rows::default();
                 let mut c = vec![0f32; m * n];
                 // A longer product before: its leftovers must not show.
-                words.run(RoundRows { x: &vec![9.; 40 * 95], m: 40, k: 95, norm: None, to: &mut a });
-                words.run(RoundRows { x: &x, m, k, norm: None, to: &mut a });
-                words.run(Bf16Gemm { a: &a, m, b: &b, c: &mut c, then: Then::Store });
+                round_rows(words, &[9.; 40 * 95], 40, 95, None, &mut a);
+                round_rows(words, &x, m, k, None, &mut a);
+                multiply(words, &a, m, &b, &mut c, Then::Store);
                 for (at, c) in c.iter().enumerate() {
                     let product = exact(&weights, at / n, at % n);
                     let expected = if silu {

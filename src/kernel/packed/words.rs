@@ -1,10 +1,10 @@
 //! Products of narrow numbers: every 32-bit lane is a word of four 8-bit integers or two bf16, which neighbour
 //! each other along k. One type per instruction set and element.
 
-use super::blocks::{BLOCK, Quantized, quantize};
 #[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512};
-use super::simd::{Isa, Portable, Simd};
+use super::super::simd::{Avx2, Avx512};
+use super::super::simd::{Isa, Portable, Simd, kernel, lanes};
+use super::blocks::{BLOCK, Quantized, quantize};
 
 /// Vectors of words, and their multiply-add.
 ///
@@ -15,7 +15,7 @@ use super::simd::{Isa, Portable, Simd};
 /// All functions may only be called below [`Words::run`]; `load` needs as many valid words at the pointer as
 /// `S` has lanes, `splat` needs `SPREAD` of them, `step` apart.
 #[allow(clippy::missing_safety_doc)] // said once, for all of them, above
-pub(crate) trait Word: Copy {
+pub trait Word: Copy {
     /// f32 vectors with as many lanes.
     type S: Simd;
     /// Sums of products.
@@ -51,14 +51,14 @@ pub(crate) trait Word: Copy {
 }
 
 /// A computation over words that can be compiled for every instruction set.
-pub(crate) trait WordKernel {
+pub trait WordKernel {
     /// The body; implementations are `inline(always)`.
     fn run<W: Word>(self);
 }
 
 /// Which multiply-add of words this machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Words {
+pub enum Words {
     /// 8-bit: vpdpbusd, 16 lanes.
     #[cfg(target_arch = "x86_64")]
     Int8Avx512,
@@ -85,7 +85,7 @@ pub(crate) enum Words {
 
 impl Words {
     /// Those for 8-bit integers that this machine has within `isa`, best first.
-    pub(crate) fn int8(isa: Isa) -> Vec<Self> {
+    pub fn int8(isa: Isa) -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -111,7 +111,7 @@ impl Words {
     }
 
     /// Those for bf16 that this machine has within `isa`, best first.
-    pub(crate) fn bf16(isa: Isa) -> Vec<Self> {
+    pub fn bf16(isa: Isa) -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -134,35 +134,31 @@ impl Words {
     }
 
     /// Words of one vector.
-    pub(crate) fn lanes(self) -> usize {
-        struct Lanes<'a>(&'a mut usize);
-        impl WordKernel for Lanes<'_> {
-            #[inline(always)]
-            fn run<W: Word>(self) {
-                *self.0 = W::S::LANES;
+    pub fn lanes(self) -> usize {
+        kernel! {
+            fn ask<'a, W: Word>(words: Words, lanes: &'a mut usize) {
+                *lanes = W::S::LANES;
             }
         }
         let mut lanes = 0;
-        self.run(Lanes(&mut lanes));
+        ask(self, &mut lanes);
         lanes
     }
 
     /// See [`Word::OFFSET`].
-    pub(crate) fn offset(self) -> u8 {
-        struct Offset<'a>(&'a mut u8);
-        impl WordKernel for Offset<'_> {
-            #[inline(always)]
-            fn run<W: Word>(self) {
-                *self.0 = W::OFFSET;
+    pub fn offset(self) -> u8 {
+        kernel! {
+            fn ask<'a, W: Word>(words: Words, offset: &'a mut u8) {
+                *offset = W::OFFSET;
             }
         }
         let mut offset = 0;
-        self.run(Offset(&mut offset));
+        ask(self, &mut offset);
         offset
     }
 
     /// Runs a kernel with these words.
-    pub(crate) fn run<K: WordKernel>(self, kernel: K) {
+    pub fn run<K: WordKernel>(self, kernel: K) {
         #[cfg(target_arch = "x86_64")]
         macro_rules! enter {
             ($features:literal, $word:ty) => {{
@@ -197,93 +193,61 @@ impl Words {
     }
 }
 
-/// 8-bit integers, 4 lanes.
-#[derive(Clone, Copy)]
-pub(crate) struct Int8Portable;
+// SAFETY of all calls below: the trait's contract names the instruction set and the valid pointers.
+macro_rules! word {
+    (
+        $(#[$doc:meta])* $name:ident: $s:ty, $sum:ty, $v:ty, $x:ty, rows $rows:literal, spread $spread:literal,
+        offset $offset:literal;
+        $($function:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub struct $name;
 
-/// bf16, 4 lanes.
-#[derive(Clone, Copy)]
-pub(crate) struct Bf16Portable;
-
-macro_rules! lanes {
-    (|$i:ident| $body:expr) => {{
-        let mut out = [Default::default(); 4];
-        for $i in 0..4 {
-            out[$i] = $body;
+        impl Word for $name {
+            type S = $s;
+            type Sum = $sum;
+            type V = $v;
+            type X = $x;
+            const ROWS: usize = $rows;
+            const SPREAD: usize = $spread;
+            const OFFSET: u8 = $offset;
+            $(#[inline(always)]
+            #[allow(unused_unsafe)] // a body may do without
+            unsafe fn $function($($arg: $ty),*) -> $ret {
+                // SAFETY: as the trait demands.
+                unsafe { $body }
+            })*
         }
-        out
-    }};
+    };
 }
 
-impl Word for Int8Portable {
-    type S = Portable;
-    type Sum = [i32; 4];
-    type V = [u32; 4];
-    type X = [u32; 4];
-    const ROWS: usize = 4;
-    const SPREAD: usize = 1;
-    const OFFSET: u8 = 0;
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> [u32; 4] {
-        // SAFETY: the caller gives 4 valid words.
-        unsafe { from.cast::<[u32; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn splat(from: *const u32, _: usize) -> [u32; 4] {
-        // SAFETY: the caller gives a valid word.
-        [unsafe { *from }; 4]
-    }
-    #[inline(always)]
-    unsafe fn sum(start: i32) -> [i32; 4] {
-        [start; 4]
-    }
-    #[inline(always)]
-    unsafe fn dot(sum: [i32; 4], weight: [u32; 4], x: [u32; 4]) -> [i32; 4] {
-        lanes!(|i| {
-            let (w, x) = (weight[i].to_ne_bytes(), x[i].to_ne_bytes());
-            let product = |j: usize| i32::from(w[j] as i8) * i32::from(x[j] as i8);
-            sum[i] + product(0) + product(1) + product(2) + product(3)
-        })
-    }
-    #[inline(always)]
-    unsafe fn float(sum: [i32; 4]) -> [f32; 4] {
-        lanes!(|i| sum[i] as f32)
-    }
+word! {
+    /// 8-bit integers, 4 lanes.
+    Int8Portable: Portable, [i32; 4], [u32; 4], [u32; 4], rows 4, spread 1, offset 0;
+    load(from: *const u32) -> [u32; 4] = from.cast::<[u32; 4]>().read_unaligned();
+    splat(from: *const u32, _step: usize) -> [u32; 4] = [*from; 4];
+    sum(start: i32) -> [i32; 4] = [start; 4];
+    dot(sum: [i32; 4], weight: [u32; 4], x: [u32; 4]) -> [i32; 4] = lanes!(|i| {
+        let (w, x) = (weight[i].to_ne_bytes(), x[i].to_ne_bytes());
+        let product = |j: usize| i32::from(w[j] as i8) * i32::from(x[j] as i8);
+        sum[i] + product(0) + product(1) + product(2) + product(3)
+    });
+    float(sum: [i32; 4]) -> [f32; 4] = lanes!(|i| sum[i] as f32);
 }
 
-impl Word for Bf16Portable {
-    type S = Portable;
-    type Sum = [f32; 4];
-    type V = [u32; 4];
-    type X = [u32; 4];
-    const ROWS: usize = 4;
-    const SPREAD: usize = 1;
-    const OFFSET: u8 = 0;
-    #[inline(always)]
-    unsafe fn load(from: *const u32) -> [u32; 4] {
-        // SAFETY: the caller gives 4 valid words.
-        unsafe { from.cast::<[u32; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn splat(from: *const u32, _: usize) -> [u32; 4] {
-        // SAFETY: the caller gives a valid word.
-        [unsafe { *from }; 4]
-    }
-    #[inline(always)]
-    unsafe fn sum(start: i32) -> [f32; 4] {
-        [start as f32; 4]
-    }
-    #[inline(always)]
-    unsafe fn dot(sum: [f32; 4], weight: [u32; 4], x: [u32; 4]) -> [f32; 4] {
+word! {
+    /// bf16, 4 lanes.
+    Bf16Portable: Portable, [f32; 4], [u32; 4], [u32; 4], rows 4, spread 1, offset 0;
+    load(from: *const u32) -> [u32; 4] = from.cast::<[u32; 4]>().read_unaligned();
+    splat(from: *const u32, _step: usize) -> [u32; 4] = [*from; 4];
+    sum(start: i32) -> [f32; 4] = [start as f32; 4];
+    dot(sum: [f32; 4], weight: [u32; 4], x: [u32; 4]) -> [f32; 4] = {
         let low = |v: [u32; 4]| lanes!(|i| f32::from_bits(v[i] << 16));
         let high = |v: [u32; 4]| lanes!(|i| f32::from_bits(v[i] & 0xffff_0000));
-        // SAFETY: as the trait demands.
-        unsafe { Portable::fma(high(weight), high(x), Portable::fma(low(weight), low(x), sum)) }
-    }
-    #[inline(always)]
-    unsafe fn float(sum: [f32; 4]) -> [f32; 4] {
-        sum
-    }
+        Portable::fma(high(weight), high(x), Portable::fma(low(weight), low(x), sum))
+    };
+    float(sum: [f32; 4]) -> [f32; 4] = sum;
 }
 
 #[cfg(target_arch = "x86_64")]

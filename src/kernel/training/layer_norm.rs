@@ -2,31 +2,34 @@
 
 use rayon::prelude::*;
 
-use super::kernels::{add_to, dot, sum};
-use super::ops::ROWS_PER_TASK;
-use crate::tower::{Isa, Kernel, Simd};
+use super::super::lanes::{add_to, dot, sum};
+use super::super::simd::{Isa, Kernel, Simd, kernel};
+use super::task::ROWS;
 
 /// Parameters of a LayerNorm, or their gradients.
 #[derive(Debug, Clone)]
-pub(super) struct Norm {
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Vec<f32>,
+pub struct Norm {
+    /// Multiplies the normalised rows.
+    pub weight: Vec<f32>,
+    /// Added to them.
+    pub bias: Vec<f32>,
 }
 
 impl Norm {
-    pub(super) fn zeros(width: usize) -> Self {
+    /// Zeros.
+    pub fn zeros(width: usize) -> Self {
         Self { weight: vec![0.0; width], bias: vec![0.0; width] }
     }
 
     /// Adds another's numbers.
-    pub(super) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         add_to(&mut self.weight, &other.weight);
         add_to(&mut self.bias, &other.bias);
     }
 
     /// `sums += bias + residual`, and `y` their normalised rows times the weight plus the bias. Rows are as wide as the
     /// parameters; `bias` and `residual` may be empty.
-    pub(super) fn forward(
+    pub fn forward(
         &self,
         sums: &mut [f32],
         bias: &[f32],
@@ -34,17 +37,17 @@ impl Norm {
         epsilon: f32,
         y: &mut [f32],
     ) {
-        let block = self.weight.len() * ROWS_PER_TASK;
+        let block = self.weight.len() * ROWS;
         let blocks = sums.par_chunks_mut(block).zip(y.par_chunks_mut(block)).enumerate();
         blocks.for_each(|(at, (sums, y))| {
             let residual = residual.get(at * block..).unwrap_or(&[]);
-            Isa::best().run(Forward { norm: self, sums, bias, residual, epsilon, y });
+            forward_rows(Isa::best(), self, sums, bias, residual, epsilon, y);
         });
     }
 
     /// The gradient `dx` of the sums from `g`, that of the normalised rows; adds the parameters' own to `grads` and, unless it
     /// is empty, the columns of `dx` to `dbias`. The order of the sums over rows does not depend on the threads.
-    pub(super) fn backward(
+    pub fn backward(
         &self,
         (sums, g): (&[f32], &[f32]),
         epsilon: f32,
@@ -53,20 +56,12 @@ impl Norm {
         dbias: &mut [f32],
     ) {
         let width = self.weight.len();
-        let block = width * ROWS_PER_TASK;
+        let block = width * ROWS;
         let blocks = dx.par_chunks_mut(block).zip(sums.par_chunks(block)).zip(g.par_chunks(block));
         let parts: Vec<[Vec<f32>; 3]> = blocks
             .map(|((dx, sums), g)| {
                 let mut columns = [(); 3].map(|()| vec![0.0; width]);
-                let columns_mut = &mut columns;
-                Isa::best().run(Backward {
-                    norm: self,
-                    sums,
-                    g,
-                    epsilon,
-                    dx,
-                    columns: columns_mut,
-                });
+                backward_rows(Isa::best(), &self.weight, sums, g, epsilon, dx, &mut columns);
                 columns
             })
             .collect();
@@ -89,52 +84,37 @@ fn moments(x: &[f32], centred: &mut [f32], epsilon: f32) -> f32 {
     (dot(centred, centred) / width + epsilon).sqrt().recip()
 }
 
-struct Forward<'a> {
-    norm: &'a Norm,
-    sums: &'a mut [f32],
-    bias: &'a [f32],
-    residual: &'a [f32],
-    epsilon: f32,
-    y: &'a mut [f32],
-}
-
-impl Kernel for Forward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let Norm { weight, bias } = self.norm;
-        let width = weight.len();
-        let rows = self.sums.chunks_exact_mut(width).zip(self.y.chunks_exact_mut(width));
+kernel! {
+    /// [`Norm::forward`] of some rows.
+    fn forward_rows<'a, S: Simd>(
+        isa: Isa, norm: &'a Norm, sums: &'a mut [f32], bias: &'a [f32], residual: &'a [f32], epsilon: f32,
+        y: &'a mut [f32],
+    ) {
+        let width = norm.weight.len();
+        let rows = sums.chunks_exact_mut(width).zip(y.chunks_exact_mut(width));
         for (at, (sums, y)) in rows.enumerate() {
-            add_to(sums, self.bias);
-            add_to(sums, self.residual.get(at * width..).unwrap_or(&[]));
-            let scale = moments(sums, y, self.epsilon);
-            for (y, (w, b)) in y.iter_mut().zip(weight.iter().zip(bias)) {
+            add_to(sums, bias);
+            add_to(sums, residual.get(at * width..).unwrap_or(&[]));
+            let scale = moments(sums, y, epsilon);
+            for (y, (w, b)) in y.iter_mut().zip(norm.weight.iter().zip(&norm.bias)) {
                 *y = *y * scale * w + b;
             }
         }
     }
 }
 
-struct Backward<'a> {
-    norm: &'a Norm,
-    sums: &'a [f32],
-    g: &'a [f32],
-    epsilon: f32,
-    dx: &'a mut [f32],
-    /// Sums over the rows: of the weight's gradient, of the bias's and of `dx`.
-    columns: &'a mut [Vec<f32>; 3],
-}
-
-impl Kernel for Backward<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let weight = &self.norm.weight[..];
+kernel! {
+    /// [`Norm::backward`] of some rows; `columns` are sums over them: of the weight's gradient, of the bias's and of `dx`.
+    fn backward_rows<'a, S: Simd>(
+        isa: Isa, weight: &'a [f32], sums: &'a [f32], g: &'a [f32], epsilon: f32, dx: &'a mut [f32],
+        columns: &'a mut [Vec<f32>; 3],
+    ) {
         let width = weight.len();
         let mut normal = vec![0.0; width];
-        let [dweight, dbias, columns] = self.columns;
-        let rows = self.dx.chunks_exact_mut(width).zip(self.sums.chunks_exact(width));
-        for ((dx, sums), g) in rows.zip(self.g.chunks_exact(width)) {
-            let scale = moments(sums, &mut normal, self.epsilon);
+        let [dweight, dbias, columns] = columns;
+        let rows = dx.chunks_exact_mut(width).zip(sums.chunks_exact(width));
+        for ((dx, sums), g) in rows.zip(g.chunks_exact(width)) {
+            let scale = moments(sums, &mut normal, epsilon);
             let own = dweight.iter_mut().zip(dbias.iter_mut()).zip(dx.iter_mut());
             let given = normal.iter_mut().zip(g).zip(weight);
             for (((dw, db), dx), ((normal, g), w)) in own.zip(given) {

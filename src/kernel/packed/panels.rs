@@ -1,6 +1,6 @@
 //! How weights lie in panels, and how a tile of products leaves the registers: the same for every arithmetic.
 
-use super::simd::Simd;
+use super::super::simd::Simd;
 
 /// Runs a body with the const `M` set to the number of rows, 1 to 14 but no more than the tile has.
 macro_rules! rows {
@@ -20,7 +20,7 @@ macro_rules! rows {
 pub(crate) use rows;
 
 /// Panels worked off together: a block of them fits the second-level cache, and the rows are read once for all.
-pub(crate) const PANELS: usize = 4;
+pub const PANELS: usize = 4;
 
 /// 32-bit words of weights that stay in the second-level cache beside a tile of rows.
 const CACHED: usize = 1 << 17;
@@ -28,35 +28,35 @@ const CACHED: usize = 1 << 17;
 /// A weight matrix `[n, k]` cut into panels of columns, two vectors wide. Two matrices of one shape whose product
 /// is `silu(gate) * up` share panels: one vector of gate columns, one of up.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Layout {
+pub struct Layout {
     /// The layer's input width.
-    pub(crate) k: usize,
+    pub k: usize,
     /// Its output width.
-    pub(crate) n: usize,
+    pub n: usize,
     /// Lanes of a vector.
-    pub(crate) lanes: usize,
+    pub lanes: usize,
     /// Whether this is gate and up.
-    pub(crate) silu: bool,
+    pub silu: bool,
 }
 
 impl Layout {
     /// Columns of one panel.
-    pub(crate) fn panel(&self) -> usize {
+    pub fn panel(&self) -> usize {
         2 * self.lanes
     }
 
     /// Columns of the result that one panel makes.
-    pub(crate) fn width(&self) -> usize {
+    pub fn width(&self) -> usize {
         if self.silu { self.lanes } else { self.panel() }
     }
 
     /// How many panels there are; the last may have columns that are padding.
-    pub(crate) fn panels(&self) -> usize {
+    pub fn panels(&self) -> usize {
         self.n.div_ceil(self.width())
     }
 
     /// Panel, and column in it, of row `at` of the matrices one below the other.
-    pub(crate) fn place(&self, at: usize) -> (usize, usize) {
+    pub fn place(&self, at: usize) -> (usize, usize) {
         if self.silu {
             let (up, at) = (at / self.n, at % self.n);
             (at / self.lanes, up * self.lanes + at % self.lanes)
@@ -66,7 +66,7 @@ impl Layout {
     }
 
     /// Where the product of panel `at` goes.
-    pub(crate) fn target(&self, at: usize, then: Then) -> Target {
+    pub fn target(&self, at: usize, then: Then) -> Target {
         let column = at * self.width();
         let columns = self.width().min(self.n - column);
         Target { column, columns, stride: self.n, silu: self.silu, then }
@@ -75,13 +75,13 @@ impl Layout {
 
 /// How many panels of `len` 32-bit words are worked off together: [`PANELS`], fewer where so many would leave
 /// the cache.
-pub(crate) fn together(len: usize) -> usize {
+pub fn together(len: usize) -> usize {
     (CACHED / len.max(1)).clamp(1, PANELS)
 }
 
 /// What becomes of a product.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
+pub enum Then {
     /// c = a b
     Store,
     /// c = c + a b
@@ -89,8 +89,8 @@ pub(crate) enum Then {
 }
 
 /// The columns of the result that one panel makes.
-pub(crate) struct Target {
-    pub(crate) column: usize,
+pub struct Target {
+    pub column: usize,
     columns: usize,
     stride: usize,
     silu: bool,
@@ -102,11 +102,7 @@ pub(crate) struct Target {
 /// # Safety
 /// `c` has M rows of the target's columns, its stride apart; below `Isa::run`.
 #[inline(always)]
-pub(crate) unsafe fn finish<S: Simd, const M: usize>(
-    sums: &[[S::V; 2]; M],
-    c: *mut f32,
-    target: &Target,
-) {
+pub unsafe fn finish<S: Simd, const M: usize>(sums: &[[S::V; 2]; M], c: *mut f32, target: &Target) {
     for (i, sum) in sums.iter().enumerate() {
         // SAFETY: the caller vouches for c; parts of vectors go through `edge`.
         unsafe {

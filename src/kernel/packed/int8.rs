@@ -3,26 +3,26 @@
 //! Sums within a block are exact; blocks are added in f32 in ascending order, one chain per element of the
 //! result. Activations are quantised row by row. So a row's bits do not depend on its neighbours.
 
+use super::super::buffer::Buffer;
+use super::super::simd::{Simd, kernel};
 use super::blocks::{BLOCK, Blocks};
-use super::buffer::Buffer;
 use super::gemm::inverse_rms;
 use super::panels::{Layout, Then, finish, rows, together};
-use super::simd::Simd;
 use super::words::{Word, WordKernel, Words};
 
 /// Words of a block along k.
 const WORDS: usize = BLOCK / 4;
 
 /// Weights as panels `[panels][blocks][WORDS][panel]` of words, each block followed by `[panel]` scales.
-pub(crate) struct Int8Weights {
+pub struct Int8Weights {
     data: Buffer,
-    pub(crate) layout: Layout,
-    pub(crate) words: Words,
+    pub layout: Layout,
+    pub words: Words,
 }
 
 impl Int8Weights {
     /// Packs matrices one below the other.
-    pub(crate) fn new(words: Words, layout: Layout, parts: &[&Blocks]) -> Self {
+    pub fn new(words: Words, layout: Layout, parts: &[&Blocks]) -> Self {
         let (blocks, panel, offset) =
             (layout.k.div_ceil(BLOCK), layout.panel(), words.offset() as i8);
         let block_len = (WORDS + 1) * panel;
@@ -48,29 +48,17 @@ impl Int8Weights {
 
 /// Activations as tiles `[tiles][blocks]`, each block `[rows][SPREAD][WORDS]` words, `[rows]` sums to start from (which
 /// take back what the weights were raised by) and `[rows]` scales.
-pub(crate) struct Int8Rows {
+#[derive(Default)]
+pub struct Int8Rows {
     data: Buffer,
 }
 
-impl Int8Rows {
-    pub(crate) fn new() -> Self {
-        Self { data: Buffer::zeros(0) }
-    }
-}
-
-/// Quantises `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
-pub(crate) struct QuantizeRows<'a> {
-    pub(crate) x: &'a [f32],
-    pub(crate) m: usize,
-    pub(crate) k: usize,
-    pub(crate) norm: Option<(&'a [f32], f32)>,
-    pub(crate) to: &'a mut Int8Rows,
-}
-
-impl WordKernel for QuantizeRows<'_> {
-    #[inline(always)]
-    fn run<W: Word>(self) {
-        let Self { x, m, k, norm, to } = self;
+kernel! {
+    /// Quantises `m` rows of `x` (`[m, k]`), RMS-normalised first where `norm` gives weight and epsilon.
+    pub fn quantize_rows<'a, W: Word>(
+        words: Words, x: &'a [f32], m: usize, k: usize, norm: Option<(&'a [f32], f32)>,
+        to: &'a mut Int8Rows,
+    ) {
         let spread = WORDS * W::SPREAD;
         let block_len = (spread + 2) * W::ROWS;
         let tile_len = k.div_ceil(BLOCK) * block_len;
@@ -119,19 +107,11 @@ fn fill(row: &[f32], at: usize) -> [f32; BLOCK] {
     }
 }
 
-/// c = a b for quantised a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
-pub(crate) struct Int8Gemm<'a> {
-    pub(crate) a: &'a Int8Rows,
-    pub(crate) m: usize,
-    pub(crate) b: &'a Int8Weights,
-    pub(crate) c: &'a mut [f32],
-    pub(crate) then: Then,
-}
-
-impl WordKernel for Int8Gemm<'_> {
-    #[inline(always)]
-    fn run<W: Word>(self) {
-        let Self { a, m, b, c, then } = self;
+kernel! {
+    /// c = a b for quantised a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
+    pub fn multiply<'a, W: Word>(
+        words: Words, a: &'a Int8Rows, m: usize, b: &'a Int8Weights, c: &'a mut [f32], then: Then,
+    ) {
         let layout = &b.layout;
         let (blocks, panel) = (layout.k.div_ceil(BLOCK), layout.panel());
         let panel_len = blocks * (WORDS + 1) * panel;
@@ -207,14 +187,14 @@ unsafe fn tile<W: Word, const M: usize>(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::super::simd::Isa;
     use super::super::blocks::{Quantized, quantize};
-    use super::super::simd::Isa;
     use super::*;
 
     fn product(words: Words, x: &[f32], m: usize, b: &Int8Weights, c: &mut [f32], then: Then) {
-        let mut a = Int8Rows::new();
-        words.run(QuantizeRows { x, m, k: b.layout.k, norm: None, to: &mut a });
-        words.run(Int8Gemm { a: &a, m, b, c, then });
+        let mut a = Int8Rows::default();
+        quantize_rows(words, x, m, b.layout.k, None, &mut a);
+        multiply(words, &a, m, b, c, then);
     }
 
     /// The scalar reference: integer sums by block, blocks added in order.

@@ -4,58 +4,60 @@
 //! then go down the keys without any sideways step, and each query's result is a function of its own sequence
 //! alone, in a fixed order.
 
-use super::buffer::Buffer;
-use super::gemm::{SLACK, pack_tile, tile};
-use super::panels::rows;
-use super::simd::{Kernel, Simd};
+use super::super::buffer::Buffer;
+use super::super::packed::{SLACK, pack_tile, rows, tile};
+use super::super::simd::{Isa, Kernel, Simd};
 
 /// One sequence in the packed buffers.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Span {
+pub struct Span {
     /// Its first row of keys and values.
-    pub(crate) start: usize,
+    pub start: usize,
     /// Its keys.
-    pub(crate) len: usize,
+    pub len: usize,
     /// Its first row of queries.
-    pub(crate) query_start: usize,
+    pub query_start: usize,
     /// Its queries: all, or only the last position.
-    pub(crate) queries: usize,
+    pub queries: usize,
 }
 
 /// Widths of the heads.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heads {
-    pub(crate) heads: usize,
-    pub(crate) kv_heads: usize,
-    pub(crate) dim: usize,
+pub struct Heads {
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of keys and values, each shared by as many query heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub dim: usize,
 }
 
 /// Working memory, grown to the longest sequence seen.
-pub(crate) struct Scratch {
+#[derive(Default)]
+pub struct Scratch {
     keys: Buffer,
     values: Buffer,
     queries: Buffer,
     scores: Buffer,
 }
 
-impl Scratch {
-    pub(crate) fn new() -> Self {
-        let empty = || Buffer::zeros(0);
-        Self { keys: empty(), values: empty(), queries: empty(), scores: empty() }
-    }
-}
-
 /// `out[query] = softmax(q k^T) v`. `q` is `[queries, heads * dim]`, already scaled; `kv` is
 /// `[rows, 2 * kv_heads * dim]`, keys first; `out` is like `q`.
-pub(crate) struct Attention<'a> {
-    pub(crate) q: &'a [f32],
-    pub(crate) kv: &'a [f32],
-    pub(crate) out: &'a mut [f32],
-    pub(crate) spans: &'a [Span],
-    pub(crate) heads: Heads,
+pub struct Attention<'a> {
+    /// Queries.
+    pub q: &'a [f32],
+    /// Keys and values.
+    pub kv: &'a [f32],
+    /// The result.
+    pub out: &'a mut [f32],
+    /// The sequences.
+    pub spans: &'a [Span],
+    /// Their heads.
+    pub heads: Heads,
     /// Whether a query sees only the keys up to its own position.
-    pub(crate) causal: bool,
-    pub(crate) scratch: &'a mut Scratch,
+    pub causal: bool,
+    /// Working memory.
+    pub scratch: &'a mut Scratch,
 }
 
 /// Loaded at `32 - j`: the first j lanes of two vectors are masked.
@@ -70,6 +72,13 @@ const fn half(values: [f32; 2]) -> [f32; 64] {
         at += 1;
     }
     table
+}
+
+impl Attention<'_> {
+    /// Computes `out`.
+    pub fn apply(self, isa: Isa) {
+        isa.run(self);
+    }
 }
 
 impl Kernel for Attention<'_> {

@@ -1,25 +1,36 @@
 //! What happens to queries, keys and values between their projection and attention: bias, RMSNorm per head,
 //! rotary position, scale.
 
-use super::gemm::inverse_rms;
-use super::simd::{Kernel, Simd};
-use crate::tower::rope::Rope;
+use super::super::packed::inverse_rms;
+use super::super::simd::{Isa, Kernel, Simd};
 
 /// Works in place on `[rows, stride]`, whose first `heads * dim` columns are the heads to turn.
-pub(crate) struct PrepareHeads<'a> {
-    pub(crate) x: &'a mut [f32],
-    pub(crate) stride: usize,
-    pub(crate) heads: usize,
-    pub(crate) dim: usize,
+pub struct PrepareHeads<'a> {
+    /// The rows.
+    pub x: &'a mut [f32],
+    /// Width of a row.
+    pub stride: usize,
+    /// How many heads are turned.
+    pub heads: usize,
+    /// Width of one head.
+    pub dim: usize,
     /// Position of every row in its sequence.
-    pub(crate) positions: &'a [u32],
+    pub positions: &'a [u32],
     /// Added to all `stride` columns.
-    pub(crate) bias: Option<&'a [f32]>,
+    pub bias: Option<&'a [f32]>,
     /// Weight and epsilon of the RMSNorm of each head.
-    pub(crate) norm: Option<(&'a [f32], f32)>,
-    pub(crate) rope: &'a Rope,
+    pub norm: Option<(&'a [f32], f32)>,
+    /// Cosines and sines of every position's rotation, each `[positions, dim / 2]`.
+    pub rope: (&'a [f32], &'a [f32]),
     /// Multiplies the heads: 1 / sqrt(dim) for queries, 1 for keys.
-    pub(crate) scale: f32,
+    pub scale: f32,
+}
+
+impl PrepareHeads<'_> {
+    /// Prepares them.
+    pub fn apply(self, isa: Isa) {
+        isa.run(self);
+    }
 }
 
 impl Kernel for PrepareHeads<'_> {
@@ -30,7 +41,8 @@ impl Kernel for PrepareHeads<'_> {
             if let Some(bias) = bias {
                 row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
             }
-            let (cos, sin) = rope.at(*position as usize);
+            let angles = *position as usize * (dim / 2)..(*position as usize + 1) * (dim / 2);
+            let (cos, sin) = (&rope.0[angles.clone()], &rope.1[angles]);
             for head in row[..heads * dim].chunks_exact_mut(dim) {
                 if let Some((weight, eps)) = norm {
                     let inverse = inverse_rms::<S>(head, eps);

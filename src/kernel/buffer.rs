@@ -7,19 +7,20 @@ use std::ops::{Deref, DerefMut};
 struct Line([f32; 16]);
 
 /// A fixed number of f32 on a 64-byte boundary, zero at first.
-pub(crate) struct Buffer {
+#[derive(Default)]
+pub struct Buffer {
     lines: Vec<Line>,
     len: usize,
 }
 
 impl Buffer {
     /// `len` zeros.
-    pub(crate) fn zeros(len: usize) -> Self {
+    pub fn zeros(len: usize) -> Self {
         Self { lines: vec![Line([0.; 16]); len.div_ceil(16)], len }
     }
 
     /// Makes room for `len` elements; what was in it is lost where it has to grow.
-    pub(crate) fn reserve(&mut self, len: usize) {
+    pub fn reserve(&mut self, len: usize) {
         if len > self.len {
             *self = Self::zeros(len);
         }

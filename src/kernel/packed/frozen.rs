@@ -5,16 +5,15 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use super::super::simd::Isa;
 use super::linear::{Activations, Format, Linear, Matrix};
 use super::panels::Then;
-use super::simd::{Isa, Kernel, Simd};
-use crate::types::Arithmetic;
 
 /// Rows that one task of the thread pool multiplies.
 const ROWS_PER_TASK: usize = 256;
 
 /// `W` `[out, in]` in bf16, for products with rows that are rounded to bf16; sums are f32.
-pub(crate) struct FrozenMatrix {
+pub struct FrozenMatrix {
     isa: Isa,
     format: Format,
     /// `x W^T`
@@ -27,116 +26,54 @@ pub(crate) struct FrozenMatrix {
 
 /// A low-rank update `scale * B A` beside a frozen matrix: `a` is `[rank, in]`, `b` `[out, rank]`.
 #[derive(Clone, Copy)]
-pub(crate) struct LowRank<'a> {
-    pub(crate) a: &'a [f32],
-    pub(crate) b: &'a [f32],
-    pub(crate) rank: usize,
-    pub(crate) scale: f32,
+pub struct LowRank<'a> {
+    /// The factor that takes the input.
+    pub a: &'a [f32],
+    /// The factor that gives the output.
+    pub b: &'a [f32],
+    /// Width between them.
+    pub rank: usize,
+    /// Multiplies the update.
+    pub scale: f32,
 }
 
 thread_local! {
     /// Packed rows of the product at work.
-    static ACTIVATIONS: RefCell<Activations> = RefCell::new(Activations::new());
+    static ACTIVATIONS: RefCell<Activations> = RefCell::default();
 }
 
-/// Row-major `[columns, rows]` of a row-major `[rows, columns]`.
-pub(crate) fn transposed(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    assert!(matrix.len() == rows * columns, "a matrix [{rows}, {columns}]");
-    let mut to = vec![0f32; matrix.len()];
-    Isa::best().run(Transpose { matrix, rows, columns, to: &mut to });
-    to
-}
-
-struct Transpose<'a> {
-    matrix: &'a [f32],
-    rows: usize,
-    columns: usize,
-    to: &'a mut [f32],
-}
-
-impl Kernel for Transpose<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        turn::<S>(self.matrix, self.columns, self.to, self.rows);
-    }
-}
-
-/// Element (i, j) of `matrix`, whose rows are `columns` long, to (j, i) of `to`, whose rows are `stride` long: at least as many
-/// as `matrix` has rows. Behind those may stand zeros, as far as there is room for the last vector.
-#[inline(always)]
-pub(crate) fn turn<S: Simd>(matrix: &[f32], columns: usize, to: &mut [f32], stride: usize) {
-    let rows = matrix.len() / columns;
-    assert!(rows <= stride && columns * stride <= to.len(), "room for a turned matrix");
-    for row in (0..rows).step_by(S::LANES) {
-        let count = S::LANES.min(rows - row);
-        let room = stride - row >= S::LANES;
-        let whole = if room { columns - columns % S::LANES } else { 0 };
-        for column in (0..whole).step_by(S::LANES) {
-            // SAFETY: below `Isa::run`; `count` rows from `row` and LANES columns from `column` lie inside the matrix, and the
-            // square that they become inside `to`, whose rows have room for LANES elements from `row`.
-            unsafe {
-                let mut square = [S::splat(0.0); 16];
-                for (at, line) in square.iter_mut().enumerate().take(count) {
-                    *line = S::load(matrix.as_ptr().add((row + at) * columns + column));
-                }
-                S::interleave(&square, to.as_mut_ptr().add(column * stride + row), stride);
-            }
-        }
-        for row in row..row + count {
-            for column in whole..columns {
-                to[column * stride + row] = matrix[row * columns + column];
-            }
-        }
-    }
-}
-
-/// `c = a b^T` for row-major `a` `[m, k]` and `b` `[n, k]`. `None`, and nothing written, where this machine has no
-/// kernel for it.
-pub(crate) fn rounded_product(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) -> Option<()> {
-    let isa = Isa::best();
-    let format = Format::best(Arithmetic::Bf16, isa)?;
-    let n = b.len() / k;
-    let b = pack(format, b.to_vec(), n, k);
+/// `c = a b^T` for row-major `a` `[m, k]` and `b` `[n, k]`.
+pub fn rounded_product(a: &[f32], b: &[f32], k: usize, c: &mut [f32]) {
+    let (isa, n) = (Isa::best(), b.len() / k);
+    let b = pack(Format::best_bf16(isa), b.to_vec(), n, k);
     products(isa, &b, None, (a, k), (c, n), Then::Store, &mut []);
-    Some(())
 }
 
-/// `c = a b`, or `+=` where it is to `add`, for row-major `a` `[m, k]` and `b` `[k, n]`, otherwise as [`rounded_product`].
-pub(crate) fn rounded_product_of_rows(
-    a: &[f32],
-    b: &[f32],
-    k: usize,
-    c: &mut [f32],
-    add: bool,
-) -> Option<()> {
-    let isa = Isa::best();
-    let format = Format::best(Arithmetic::Bf16, isa)?;
-    let n = b.len() / k;
-    products(isa, &Linear::turned(format, b, n, k), None, (a, k), (c, n), then(add), &mut []);
-    Some(())
-}
-
-fn then(add: bool) -> Then {
-    if add { Then::Add } else { Then::Store }
+/// `c = a b`, or `+=` where it is to `add`, for row-major `a` `[m, k]` and `b` `[k, n]`.
+pub fn rounded_product_of_rows(a: &[f32], b: &[f32], k: usize, c: &mut [f32], add: bool) {
+    let (isa, n) = (Isa::best(), b.len() / k);
+    let b = Linear::turned(Format::best_bf16(isa), b, n, k);
+    let then = if add { Then::Add } else { Then::Store };
+    products(isa, &b, None, (a, k), (c, n), then, &mut []);
 }
 
 impl FrozenMatrix {
     /// Packs a row-major `weight` `[out, input]` for the best instructions of this machine.
-    pub(crate) fn new(weight: &[f32], out: usize, input: usize) -> Option<Self> {
+    pub fn new(weight: &[f32], out: usize, input: usize) -> Self {
         let isa = Isa::best();
-        let format = Format::best(Arithmetic::Bf16, isa)?;
+        let format = Format::best_bf16(isa);
         let forward = pack(format, weight.to_vec(), out, input);
         let backward = Linear::turned(format, weight, input, out);
-        Some(Self { isa, format, forward, backward, out, input })
+        Self { isa, format, forward, backward, out, input }
     }
 
     /// (out, in).
-    pub(crate) fn shape(&self) -> (usize, usize) {
+    pub fn shape(&self) -> (usize, usize) {
         (self.out, self.input)
     }
 
     /// `y = x W^T + scale (x A^T) B^T` for `x` `[rows, in]`.
-    pub(crate) fn forward(&self, x: &[f32], low_rank: Option<LowRank<'_>>, y: &mut [f32]) {
+    pub fn forward(&self, x: &[f32], low_rank: Option<LowRank<'_>>, y: &mut [f32]) {
         let low_rank = low_rank.map(|l| Update {
             first: pack(self.format, l.a.to_vec(), l.rank, self.input),
             second: pack(self.format, l.b.to_vec(), self.out, l.rank),
@@ -148,7 +85,7 @@ impl FrozenMatrix {
     }
 
     /// `dx = g W + dlow A` with `dlow = scale g B`, for `g` `[rows, out]`; `dlow` is `[rows, rank]`.
-    pub(crate) fn backward(
+    pub fn backward(
         &self,
         g: &[f32],
         low_rank: Option<LowRank<'_>>,
@@ -166,7 +103,7 @@ impl FrozenMatrix {
     }
 
     /// `dx += g W`.
-    pub(crate) fn backward_add(&self, g: &[f32], dx: &mut [f32]) {
+    pub fn backward_add(&self, g: &[f32], dx: &mut [f32]) {
         products(
             self.isa,
             &self.backward,
@@ -179,7 +116,7 @@ impl FrozenMatrix {
     }
 
     /// `low = x A^T` for `a` `[rank, in]`: `[rows, rank]`.
-    pub(crate) fn project(&self, x: &[f32], a: &[f32], rank: usize, low: &mut [f32]) {
+    pub fn project(&self, x: &[f32], a: &[f32], rank: usize, low: &mut [f32]) {
         let a = pack(self.format, a.to_vec(), rank, self.input);
         products(self.isa, &a, None, (x, self.input), (low, rank), Then::Store, &mut []);
     }
@@ -237,6 +174,7 @@ fn pack(format: Format, matrix: Vec<f32>, n: usize, k: usize) -> Linear {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::transpose::transposed;
     use super::*;
 
     #[test]
@@ -246,7 +184,7 @@ mod tests {
         let w: Vec<f32> = (0..out * input).map(value).collect();
         let x: Vec<f32> = (0..rows * input).map(|i| value(i + 17)).collect();
         let g: Vec<f32> = (0..rows * out).map(|i| value(i + 71)).collect();
-        let matrix = FrozenMatrix::new(&w, out, input).unwrap();
+        let matrix = FrozenMatrix::new(&w, out, input);
         assert_eq!(matrix.shape(), (out, input));
         let round = |x: f32| half::bf16::from_f32(x).to_f32();
         let (mut y, mut dx) = (vec![0f32; rows * out], vec![0f32; rows * input]);
@@ -270,32 +208,21 @@ mod tests {
     }
 
     #[test]
-    fn a_turned_matrix_has_its_columns_as_rows() {
-        for (rows, columns) in [(1, 1), (16, 32), (37, 50), (3, 70), (70, 3)] {
-            let matrix: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
-            let turned = transposed(&matrix, rows, columns);
-            for (at, value) in turned.iter().enumerate() {
-                assert_eq!(*value, matrix[at % rows * columns + at / rows]);
-            }
-        }
-    }
-
-    #[test]
     fn any_two_matrices() {
         let (m, n, k) = (70, 41, 53);
         let value = |i: usize| ((i * 7919 % 2003) as f32 - 1001.) / 1500.;
         let a: Vec<f32> = (0..m * k).map(value).collect();
         let b: Vec<f32> = (0..n * k).map(|i| value(i + 3)).collect();
         let mut c = vec![0f32; m * n];
-        rounded_product(&a, &b, k, &mut c).unwrap();
+        rounded_product(&a, &b, k, &mut c);
         let mut turned = vec![0f32; n * m];
-        rounded_product(&b, &a, k, &mut turned).unwrap();
+        rounded_product(&b, &a, k, &mut turned);
         assert_eq!(transposed(&turned, n, m), c);
         let mut of_rows = vec![0f32; m * n];
         let b_rows = transposed(&b, n, k);
-        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, false).unwrap();
+        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, false);
         assert_eq!(of_rows, c);
-        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, true).unwrap();
+        rounded_product_of_rows(&a, &b_rows, k, &mut of_rows, true);
         assert!(of_rows.iter().zip(&c).all(|(twice, once)| *twice == 2.0 * once));
         for (at, c) in c.iter().enumerate() {
             let rows = (&a[at / n * k..][..k], &b[at % n * k..][..k]);
@@ -312,7 +239,7 @@ mod tests {
             |len: usize, from: usize| -> Vec<f32> { (from..from + len).map(value).collect() };
         let (w, x, g) = (fill(out * input, 0), fill(rows * input, 17), fill(rows * out, 71));
         let (a, b) = (fill(rank * input, 5), fill(out * rank, 9));
-        let matrix = FrozenMatrix::new(&w, out, input).unwrap();
+        let matrix = FrozenMatrix::new(&w, out, input);
         let low_rank = Some(LowRank { a: &a, b: &b, rank, scale });
         let (mut y, mut dx) = (vec![0f32; rows * out], vec![0f32; rows * input]);
         let (mut low, mut dlow) = (vec![0f32; rows * rank], vec![0f32; rows * rank]);

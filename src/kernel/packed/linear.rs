@@ -1,71 +1,56 @@
-//! A linear layer of the CPU tower: packed weights of one arithmetic class, and the activations they take.
+//! A linear layer: packed weights of one format, and the activations they take.
 
+use super::super::buffer::Buffer;
+use super::super::simd::Isa;
+use super::super::transpose::transposed;
 #[cfg(target_arch = "x86_64")]
 use super::amx::{self, AmxRows, AmxWeights};
-use super::bf16::{Bf16Gemm, Bf16Rows, Bf16Weights, RoundRows};
+use super::bf16::{self, Bf16Rows, Bf16Weights};
 use super::blocks::Blocks;
-use super::buffer::Buffer;
-use super::frozen::transposed;
-use super::gemm::{Gemm, PackRows, Packed, Rows};
-use super::int8::{Int8Gemm, Int8Rows, Int8Weights, QuantizeRows};
+use super::gemm::{self, Packed, Rows};
+use super::int8::{self, Int8Rows, Int8Weights};
 use super::panels::{Layout, Then};
-use super::simd::Isa;
 use super::words::Words;
-use crate::error::{Error, ErrorKind, Result};
-use crate::tower::layer_weights::Weights;
-use crate::types::Arithmetic;
 
 /// How weights are kept and multiplied on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Format {
+pub enum Format {
+    /// 32-bit floats.
     F32(Isa),
-    /// By the processor's matrix unit.
+    /// bf16, by the processor's matrix unit.
     #[cfg(target_arch = "x86_64")]
     Amx,
+    /// bf16, by vectors.
     Bf16(Words),
+    /// Blocks of 8-bit integers.
     Int8(Words),
 }
 
 impl Format {
-    /// The best there is within an instruction set; `None` for classes that the processor does not compute in.
-    pub(crate) fn best(arithmetic: Arithmetic, isa: Isa) -> Option<Self> {
-        Self::available(arithmetic, isa).first().copied()
-    }
-
-    /// The best there is for an arithmetic class.
-    ///
-    /// # Errors
-    /// Unsupported for f16.
-    pub(crate) fn of(arithmetic: Arithmetic, isa: Isa) -> Result<Self> {
-        Self::best(arithmetic, isa).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unsupported,
-                "arithmetic = \"f16\" is not supported on the processor; it supports f32, bf16 and int8",
-            )
-        })
-    }
-
-    /// All there are within an instruction set, best first.
-    pub(crate) fn available(arithmetic: Arithmetic, isa: Isa) -> Vec<Self> {
-        match arithmetic {
-            Arithmetic::F32 => vec![Self::F32(isa)],
-            Arithmetic::Bf16 => {
-                let mut found: Vec<Self> = Vec::new();
-                #[cfg(target_arch = "x86_64")]
-                if isa == Isa::Avx512 && amx::available() {
-                    found.push(Self::Amx);
-                }
-                found.extend(Words::bf16(isa).into_iter().map(Self::Bf16));
-                found
-            }
-            Arithmetic::Int8 => Words::int8(isa).into_iter().map(Self::Int8).collect(),
-            Arithmetic::F16 => Vec::new(),
+    /// Those of bf16 within an instruction set, best first.
+    pub fn bf16(isa: Isa) -> Vec<Self> {
+        let mut found: Vec<Self> = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 && amx::available() {
+            found.push(Self::Amx);
         }
+        found.extend(Words::bf16(isa).into_iter().map(Self::Bf16));
+        found
+    }
+
+    /// The best of [`Format::bf16`].
+    pub fn best_bf16(isa: Isa) -> Self {
+        Self::bf16(isa).first().copied().unwrap_or(Self::Bf16(Words::Bf16Portable))
+    }
+
+    /// Those of 8-bit integers within an instruction set, best first.
+    pub fn int8(isa: Isa) -> Vec<Self> {
+        Words::int8(isa).into_iter().map(Self::Int8).collect()
     }
 
     /// Tokens that a thread takes through the layers at once: enough to use each weight often, few enough for the
     /// activations to stay near the second-level cache. The matrix unit is through with a weight sooner.
-    pub(crate) fn group_tokens(self) -> usize {
+    pub fn group_tokens(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Amx => 768,
@@ -83,29 +68,19 @@ impl Format {
     }
 
     /// A weight matrix `[n, k]` from its numbers.
-    pub(crate) fn matrix(self, floats: Vec<f32>, k: usize) -> Matrix {
+    pub fn matrix(self, floats: Vec<f32>, k: usize) -> Matrix {
         match self {
             Self::Int8(_) => Matrix::Blocks(Blocks::quantize(&floats, k)),
             _ => Matrix::Floats(floats),
         }
     }
-
-    /// Reads a weight matrix.
-    pub(crate) fn read(self, from: &Weights<'_>, name: &str, shape: [usize; 2]) -> Result<Matrix> {
-        if !matches!(self, Self::Int8(_)) {
-            return Ok(Matrix::Floats(from.floats(name, &shape)?));
-        }
-        // Blocks that the file has are taken as they are; anything else is quantised.
-        Ok(Matrix::Blocks(match from.source.q8_0(name, &shape)? {
-            Some(bytes) => Blocks::stored(&bytes)?,
-            None => Blocks::quantize(&from.floats(name, &shape)?, shape[1]),
-        }))
-    }
 }
 
 /// A weight matrix `[n, k]` as read.
-pub(crate) enum Matrix {
+pub enum Matrix {
+    /// `[n, k]`
     Floats(Vec<f32>),
+    /// Quantised.
     Blocks(Blocks),
 }
 
@@ -126,7 +101,7 @@ impl Matrix {
 }
 
 /// Weights of one layer (or of several that share their input), packed for this machine.
-pub(crate) enum Linear {
+pub enum Linear {
     /// 32-bit floats.
     F32(Packed),
     /// bf16 in tiles of the matrix unit, activations rounded to it.
@@ -139,7 +114,8 @@ pub(crate) enum Linear {
 }
 
 /// Packed activations and partial sums, reused by all layers of a worker.
-pub(crate) struct Activations {
+#[derive(Default)]
+pub struct Activations {
     rows: Rows,
     partial: Buffer,
     #[cfg(target_arch = "x86_64")]
@@ -148,27 +124,14 @@ pub(crate) struct Activations {
     int8: Int8Rows,
 }
 
-impl Activations {
-    pub(crate) fn new() -> Self {
-        Self {
-            rows: Rows::new(),
-            partial: Buffer::zeros(0),
-            #[cfg(target_arch = "x86_64")]
-            amx: AmxRows::new(),
-            bf16: Bf16Rows::new(),
-            int8: Int8Rows::new(),
-        }
-    }
-}
-
 impl Linear {
     /// Matrices that share their input, `n` rows in all, one below the other.
-    pub(crate) fn stack(format: Format, parts: &[&Matrix], n: usize, k: usize) -> Self {
+    pub fn stack(format: Format, parts: &[&Matrix], n: usize, k: usize) -> Self {
         Self::pack(format, parts, Layout { k, n, lanes: format.lanes(), silu: false })
     }
 
     /// One matrix given as its transpose, `[k, n]`.
-    pub(crate) fn turned(format: Format, matrix: &[f32], n: usize, k: usize) -> Self {
+    pub fn turned(format: Format, matrix: &[f32], n: usize, k: usize) -> Self {
         let layout = Layout { k, n, lanes: format.lanes(), silu: false };
         match format {
             #[cfg(target_arch = "x86_64")]
@@ -183,7 +146,7 @@ impl Linear {
     }
 
     /// Gate and up projection, `n` rows each, whose product is `silu(gate) * up`.
-    pub(crate) fn gate_up(format: Format, gate: &Matrix, up: &Matrix, n: usize, k: usize) -> Self {
+    pub fn gate_up(format: Format, gate: &Matrix, up: &Matrix, n: usize, k: usize) -> Self {
         Self::pack(format, &[gate, up], Layout { k, n, lanes: format.lanes(), silu: true })
     }
 
@@ -200,7 +163,7 @@ impl Linear {
     }
 
     /// Takes `m` rows of input, RMS-normalised first where `norm` gives weight and epsilon.
-    pub(crate) fn prepare(
+    pub fn prepare(
         &self,
         isa: Isa,
         x: &[f32],
@@ -209,35 +172,22 @@ impl Linear {
         to: &mut Activations,
     ) {
         match self {
-            Self::F32(b) => isa.run(PackRows { x, m, k: b.layout.k, norm, to: &mut to.rows }),
+            Self::F32(b) => gemm::pack_rows(isa, x, m, b.layout.k, norm, &mut to.rows),
             #[cfg(target_arch = "x86_64")]
             Self::Amx(b) => to.amx.prepare(x, m, b.layout.k, norm),
-            Self::Bf16(b) => {
-                b.words.run(RoundRows { x, m, k: b.layout.k, norm, to: &mut to.bf16 });
-            }
-            Self::Int8(b) => {
-                b.words.run(QuantizeRows { x, m, k: b.layout.k, norm, to: &mut to.int8 });
-            }
+            Self::Bf16(b) => bf16::round_rows(b.words, x, m, b.layout.k, norm, &mut to.bf16),
+            Self::Int8(b) => int8::quantize_rows(b.words, x, m, b.layout.k, norm, &mut to.int8),
         }
     }
 
     /// Multiplies the rows prepared last (for this layer or one of the same input) into `c`, `[m, n]`.
-    pub(crate) fn apply(
-        &self,
-        isa: Isa,
-        from: &mut Activations,
-        m: usize,
-        c: &mut [f32],
-        then: Then,
-    ) {
+    pub fn apply(&self, isa: Isa, from: &mut Activations, m: usize, c: &mut [f32], then: Then) {
         match self {
-            Self::F32(b) => {
-                isa.run(Gemm { a: &from.rows, m, b, c, then, partial: &mut from.partial });
-            }
+            Self::F32(b) => gemm::multiply(isa, &from.rows, m, b, c, then, &mut from.partial),
             #[cfg(target_arch = "x86_64")]
             Self::Amx(b) => amx::multiply(&from.amx, m, b, c, then),
-            Self::Bf16(b) => b.words.run(Bf16Gemm { a: &from.bf16, m, b, c, then }),
-            Self::Int8(b) => b.words.run(Int8Gemm { a: &from.int8, m, b, c, then }),
+            Self::Bf16(b) => bf16::multiply(b.words, &from.bf16, m, b, c, then),
+            Self::Int8(b) => int8::multiply(b.words, &from.int8, m, b, c, then),
         }
     }
 }

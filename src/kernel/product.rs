@@ -1,10 +1,10 @@
-//! f32 loops on the CPU under the differentiable operations.
+//! f32 products of any two matrices inside slices.
 
 use gemm::Parallelism;
 
 /// A matrix inside a slice: element (i, j) lies at `i * row_stride + j * column_stride`.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
+pub struct View<'a> {
     data: &'a [f32],
     row_stride: usize,
     column_stride: usize,
@@ -12,12 +12,12 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     /// Row-major with `stride` elements from row to row.
-    pub(super) fn rows(data: &'a [f32], stride: usize) -> Self {
+    pub fn rows(data: &'a [f32], stride: usize) -> Self {
         Self { data, row_stride: stride, column_stride: 1 }
     }
 
     /// The transpose.
-    pub(super) fn t(self) -> Self {
+    pub fn t(self) -> Self {
         Self { data: self.data, row_stride: self.column_stride, column_stride: self.row_stride }
     }
 
@@ -29,15 +29,17 @@ impl<'a> View<'a> {
 }
 
 /// A matrix that a product is written to: row-major with `stride` elements from row to row.
-pub(super) struct Target<'a> {
-    pub(super) data: &'a mut [f32],
-    pub(super) stride: usize,
+pub struct Target<'a> {
+    /// Where the matrix begins.
+    pub data: &'a mut [f32],
+    /// Elements from row to row.
+    pub stride: usize,
     /// Add to what is there instead of overwriting it.
-    pub(super) accumulate: bool,
+    pub accumulate: bool,
 }
 
 /// `target = scale * lhs x rhs` (or `+=`) for `lhs` `[m, k]` and `rhs` `[k, n]`.
-pub(super) fn product(
+pub fn product(
     target: Target<'_>,
     (m, n, k): (usize, usize, usize),
     scale: f32,
@@ -77,49 +79,4 @@ pub(super) fn product(
             parallelism,
         );
     }
-}
-
-/// Sums of the columns of rows as wide as `sums`; row by row, so the threads do not decide the result.
-pub(super) fn add_columns(rows: &[f32], sums: &mut [f32]) {
-    for row in rows.chunks_exact(sums.len()) {
-        add_to(sums, row);
-    }
-}
-
-/// `to += values`, as far as both go.
-#[inline(always)]
-pub(super) fn add_to(to: &mut [f32], values: &[f32]) {
-    for (to, value) in to.iter_mut().zip(values) {
-        *to += value;
-    }
-}
-
-const LANES: usize = 16;
-
-/// Sum with sixteen running parts: vector code with a fixed order.
-#[inline(always)]
-pub(super) fn sum(values: &[f32]) -> f32 {
-    let mut sums = [0f32; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let tail: f32 = chunks.remainder().iter().sum();
-    for values in chunks {
-        for lane in 0..LANES {
-            sums[lane] += values[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + tail
-}
-
-/// [`sum`] of the products of two rows.
-#[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0f32; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + tail
 }

@@ -1,11 +1,12 @@
 //! The vector instructions that the kernels are written against, one type per instruction set.
 //!
 //! A kernel is a [`Kernel`] whose body is generic over [`Simd`]; [`Isa::run`] enters it through a function
-//! compiled for that instruction set, so everything marked `inline(always)` below it uses it too.
+//! compiled for that instruction set, so everything marked `inline(always)` below it uses it too. [`kernel!`] makes
+//! a plain function of one.
 
 /// An instruction set of this machine, found at run time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isa {
+pub enum Isa {
     /// 16 lanes.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -18,7 +19,7 @@ pub(crate) enum Isa {
 
 impl Isa {
     /// The instruction sets that this machine has, best first.
-    pub(crate) fn available() -> Vec<Self> {
+    pub fn available() -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -34,12 +35,12 @@ impl Isa {
     }
 
     /// The best one.
-    pub(crate) fn best() -> Self {
+    pub fn best() -> Self {
         Self::available().first().copied().unwrap_or(Self::Portable)
     }
 
     /// Elements of one vector.
-    pub(crate) fn lanes(self) -> usize {
+    pub fn lanes(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Avx512::LANES,
@@ -76,10 +77,49 @@ impl Isa {
 }
 
 /// A computation that can be compiled for every instruction set.
-pub(crate) trait Kernel {
+pub trait Kernel {
     /// The body; implementations are `inline(always)`.
     fn run<S: Simd>(self);
 }
+
+/// Defines a function of an [`Isa`] and other arguments whose body is a [`Kernel`]'s, generic over the type of vectors, or
+/// one of `Words` whose body is a `WordKernel`'s.
+macro_rules! kernel {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident<$life:lifetime, $v:ident: Simd>($on:ident: Isa, $($rest:tt)*) $body:block
+    ) => {
+        kernel! { @Isa Kernel Simd $(#[$meta])* $vis fn $name<$life, $v>($on, $($rest)*) $body }
+    };
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident<$life:lifetime, $v:ident: Word>($on:ident: Words, $($rest:tt)*) $body:block
+    ) => {
+        kernel! { @Words WordKernel Word $(#[$meta])* $vis fn $name<$life, $v>($on, $($rest)*) $body }
+    };
+    (
+        @$set:ident $kernel:ident $bound:ident $(#[$meta:meta])*
+        $vis:vis fn $name:ident<$life:lifetime, $v:ident>(
+            $on:ident, $($argument:ident: $type:ty),* $(,)?
+        ) $body:block
+    ) => {
+        $(#[$meta])*
+        $vis fn $name<$life>($on: $set, $($argument: $type),*) {
+            struct Arguments<$life> {
+                $($argument: $type),*
+            }
+            impl $kernel for Arguments<'_> {
+                #[inline(always)]
+                fn run<$v: $bound>(self) {
+                    let Self { $($argument),* } = self;
+                    $body
+                }
+            }
+            $on.run(Arguments { $($argument),* });
+        }
+    };
+}
+pub(crate) use kernel;
 
 /// One instruction set's f32 vectors.
 ///
@@ -87,7 +127,7 @@ pub(crate) trait Kernel {
 /// All functions may only be called where the instruction set exists, that is below [`Isa::run`]; `load` and
 /// `store` need `LANES` valid elements at the pointer.
 #[allow(clippy::missing_safety_doc)] // said once, for all of them, above
-pub(crate) trait Simd: Copy {
+pub trait Simd: Copy {
     /// Elements of a vector.
     const LANES: usize;
     /// Rows of a register tile: `2 * ROWS` accumulators, two panel vectors and one broadcast fill the registers.
@@ -138,32 +178,33 @@ pub(crate) trait Simd: Copy {
 /// 512-bit vectors.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512;
+pub struct Avx512;
 
 /// 256-bit vectors.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+pub struct Avx2;
 
 /// Four lanes in plain Rust.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable;
+pub struct Portable;
+
+// SAFETY of all calls below: the trait's contract names the instruction set and the valid pointers.
+macro_rules! forward {
+    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {
+        $(#[inline(always)]
+        #[allow(unused_unsafe)] // a body may do without
+        unsafe fn $name($($arg: $ty),*) -> $ret {
+            // SAFETY: as the trait demands.
+            unsafe { $body }
+        })*
+    };
+}
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Avx2, Avx512, Simd};
     use std::arch::x86_64::*;
-
-    // SAFETY of all calls below: the trait's contract names the instruction set and the valid pointers.
-    macro_rules! forward {
-        ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {
-            $(#[inline(always)]
-            unsafe fn $name($($arg: $ty),*) -> $ret {
-                // SAFETY: as the trait demands.
-                unsafe { $body }
-            })*
-        };
-    }
 
     impl Simd for Avx512 {
         const LANES: usize = 16;
@@ -280,66 +321,37 @@ fn mul_add(a: f32, b: f32, c: f32) -> f32 {
 
 macro_rules! lanes {
     (|$i:ident| $body:expr) => {{
-        let mut out = [0f32; 4];
+        let mut out = [Default::default(); 4];
         for $i in 0..4 {
             out[$i] = $body;
         }
         out
     }};
 }
+pub(crate) use lanes;
 
 impl Simd for Portable {
     const LANES: usize = 4;
     const ROWS: usize = 8;
     type V = [f32; 4];
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> [f32; 4] {
-        [x; 4]
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> [f32; 4] {
-        // SAFETY: the caller gives 4 valid elements.
-        unsafe { from.cast::<[f32; 4]>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, v: [f32; 4]) {
-        // SAFETY: the caller gives 4 valid elements.
-        unsafe { to.cast::<[f32; 4]>().write_unaligned(v) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| a[i] + b[i])
-    }
-    #[inline(always)]
-    unsafe fn mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| a[i] * b[i])
-    }
-    #[inline(always)]
-    unsafe fn div(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| a[i] / b[i])
-    }
-    // Comparisons as x86 makes them: the second operand where one is NaN.
-    #[inline(always)]
-    unsafe fn max(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| if a[i] > b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    unsafe fn min(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| if a[i] < b[i] { a[i] } else { b[i] })
-    }
-    #[inline(always)]
-    unsafe fn fma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| mul_add(a[i], b[i], c[i]))
-    }
-    #[inline(always)]
-    unsafe fn round(a: [f32; 4]) -> [f32; 4] {
+    forward! {
+        splat(x: f32) -> [f32; 4] = [x; 4];
+        load(from: *const f32) -> [f32; 4] = from.cast::<[f32; 4]>().read_unaligned();
+        store(to: *mut f32, v: [f32; 4]) -> () = to.cast::<[f32; 4]>().write_unaligned(v);
+        add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| a[i] + b[i]);
+        mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| a[i] * b[i]);
+        div(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| a[i] / b[i]);
+        // Comparisons as x86 makes them: the second operand where one is NaN.
+        max(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| if a[i] > b[i] { a[i] } else { b[i] });
+        min(a: [f32; 4], b: [f32; 4]) -> [f32; 4] = lanes!(|i| if a[i] < b[i] { a[i] } else { b[i] });
+        fma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] =
+            lanes!(|i| mul_add(a[i], b[i], c[i]));
         // Adding 1.5 * 2^23 leaves no fraction bits; `f32::round` is a library call on baseline x86-64.
-        lanes!(|i| (a[i] + 12_582_912.0) - 12_582_912.0)
+        round(a: [f32; 4]) -> [f32; 4] = lanes!(|i| (a[i] + 12_582_912.0) - 12_582_912.0);
+        scale(a: [f32; 4], n: [f32; 4]) -> [f32; 4] =
+            lanes!(|i| a[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23));
     }
-    #[inline(always)]
-    unsafe fn scale(a: [f32; 4], n: [f32; 4]) -> [f32; 4] {
-        lanes!(|i| a[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
-    }
+
     #[inline(always)]
     unsafe fn interleave(rows: &[[f32; 4]; 16], to: *mut f32, step: usize) {
         let [a, b, c, d, ..] = rows;

@@ -1,8 +1,8 @@
-//! Functions of one number that become vector code inside a [`Kernel`](super::Kernel); the standard library's are a call each.
+//! Functions of one number that become vector code inside a [`Kernel`](super::simd::Kernel); the standard library's are a call each.
 
 /// e^x within 2 ulp.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     /// 1.5 * 2^23: a number this large has no room for a fraction, so a sum with it is rounded to a whole number, which then
     /// stands in its lowest bits. Converting to an integer instead keeps compilers from making vector code.
     const WHOLE: f32 = 12_582_912.0;
@@ -23,7 +23,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 /// The normal distribution up to x, and its density there, both within 2e-7: Abramowitz and Stegun 7.1.26.
 #[inline(always)]
-pub(crate) fn normal(x: f32) -> (f32, f32) {
+pub fn normal(x: f32) -> (f32, f32) {
     let bell = exp(-0.5 * x * x);
     let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
     let p = 1.061_405_4 * t - 1.453_152;
@@ -37,8 +37,6 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
-
     use super::*;
 
     #[test]
@@ -59,15 +57,18 @@ mod tests {
 
     #[test]
     fn the_normal_distribution_is_accurate() {
+        let bell = |x: f64| (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+        // The integral of the density from -12 on, where it is 1e-33, by Simpson's rule: its error is below 1e-9.
+        let (mut exact, mut last) = (0.0, -12.0);
         for at in -1200..1200 {
             let x = at as f32 * 0.01;
             let (up_to, density) = normal(x);
             let wide = f64::from(x);
-            let error = Tensor::new(wide / std::f64::consts::SQRT_2, &Device::Cpu).unwrap();
-            let exact = 0.5 * (1.0 + error.erf().unwrap().to_scalar::<f64>().unwrap());
+            exact +=
+                (wide - last) / 6.0 * (bell(last) + 4.0 * bell((last + wide) / 2.0) + bell(wide));
+            last = wide;
             assert!((f64::from(up_to) - exact).abs() < 3e-7, "{x}: {up_to} {exact}");
-            let exact = (-0.5 * wide * wide).exp() / (2.0 * std::f64::consts::PI).sqrt();
-            assert!((f64::from(density) - exact).abs() < 3e-7, "{x}: {density} {exact}");
+            assert!((f64::from(density) - bell(wide)).abs() < 3e-7, "{x}: {density}");
         }
     }
 }

@@ -1,5 +1,17 @@
 //! A generator whose sequence is pinned by this file, not by the release of a library.
 
+/// From state to state.
+const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The first output of [`SplitMix64`] from a seed: one well-mixed word for another.
+#[inline]
+pub(crate) fn mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(STEP);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
 /// SplitMix64 (Steele, Lea, Flood 2014). The whole state is one number, so a checkpoint can hold it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SplitMix64(u64);
@@ -12,11 +24,9 @@ impl SplitMix64 {
 
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        let next = mix(self.0);
+        self.0 = self.0.wrapping_add(STEP);
+        next
     }
 
     /// Uniform in `0..bound`; 0 where `bound` is 0.

@@ -1,0 +1,47 @@
+//! What follows a product: its bias, a scale or an activation.
+
+use super::super::elementary::{exp, normal};
+use super::super::simd::{Isa, Kernel, Simd, kernel};
+
+/// The function between the two products of a layer's second half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x` times the normal distribution up to `x`.
+    Gelu,
+    /// The same by a hyperbolic tangent.
+    GeluTanh,
+    /// The positive part.
+    Relu,
+}
+
+kernel! {
+    /// `x = scale (x + bias)`, row by row.
+    pub fn add_bias<'a, S: Simd>(isa: Isa, x: &'a mut [f32], bias: &'a [f32], scale: f32) {
+        each(x, bias, |x| x * scale);
+    }
+}
+
+kernel! {
+    /// `x = activation(x + bias)`, row by row.
+    pub fn activate<'a, S: Simd>(
+        isa: Isa, x: &'a mut [f32], bias: &'a [f32], activation: Activation,
+    ) {
+        match activation {
+            Activation::Gelu => each(x, bias, |x| x * normal(x).0),
+            // x times the logistic function of twice the tangent's argument.
+            Activation::GeluTanh => {
+                each(x, bias, |x| x / (1.0 + exp(-1.595_769 * (x + 0.044_715 * x * x * x))))
+            }
+            Activation::Relu => each(x, bias, |x| x.max(0.0)),
+        }
+    }
+}
+
+#[inline(always)]
+fn each(x: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
+    for row in x.chunks_exact_mut(bias.len()) {
+        for (x, b) in row.iter_mut().zip(bias) {
+            *x = f(*x + b);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Arithmetic on slices of numbers, as fast as this processor has it, and nothing about models, files or tensors.
+//!
+//! What is called from outside is a plain function or method; the loops behind it are compiled once for every
+//! instruction set (`simd`) and entered by what the machine has.
+//!
+//! - `packed`: products with weights that are packed once, in f32, bf16 and 8-bit integers.
+//! - `inference`: what a tower does between its products.
+//! - `training`: operations with their way back.
+//! - `product`: products of any two matrices; `rows`: sums over rows.
+
+mod buffer;
+mod elementary;
+mod inference;
+mod lanes;
+mod packed;
+mod product;
+mod rows;
+mod simd;
+mod training;
+mod transpose;
+
+pub use self::buffer::Buffer;
+pub use self::inference::{
+    Activation, Attention, Heads, PrepareHeads, Scratch, Span, activate, add_bias, layer_norm_rows,
+    rms_norm_rows,
+};
+pub use self::packed::{
+    Activations, Blocks, Format, FrozenMatrix, Linear, LowRank, Matrix, Then, rounded_product,
+    rounded_product_of_rows,
+};
+pub use self::product::{Target, View, product};
+pub use self::rows::{add_columns, add_to, dot, dot_f16, mean};
+pub use self::simd::Isa;
+pub use self::training::{Angles, Head, Norm, adam, copy_rows, gelu, rms_norm, swiglu};
+pub use self::transpose::transposed;

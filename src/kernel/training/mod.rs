@@ -1,0 +1,14 @@
+//! Operations with their way back. Sums over rows do not depend on the threads.
+
+pub mod adam;
+pub mod gelu;
+mod head;
+mod layer_norm;
+pub mod rms_norm;
+mod rotate;
+pub mod swiglu;
+mod task;
+
+pub use self::head::Head;
+pub use self::layer_norm::Norm;
+pub use self::rotate::{Angles, copy_rows};
