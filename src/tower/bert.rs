@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::kernel::{Activation, Isa};
 use crate::tower::cpu::{CpuEncoder, EncoderShape};
-use crate::tower::layer_weights::floats;
-use crate::tower::pool::normalize;
-use crate::tower::safetensors::SafetensorsWeights;
+use crate::tower::files::safetensors::SafetensorsWeights;
+use crate::tower::model::layer_weights::floats;
+use crate::tower::model::pool::normalize;
 use crate::tower::{Encoder, WeightSource};
 use crate::types::{Arithmetic, Embeddings};
 

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::kernel::Isa;
 use crate::tower::cpu::CpuDecoder;
-use crate::tower::pool::{Want, normalize};
+use crate::tower::model::pool::{Want, normalize};
 use crate::tower::tensor::{Landing, TensorDecoder};
 use crate::tower::{DecoderConfig, DeviceSpec, Encoder, Running, Started, WeightSource};
 use crate::types::{Arithmetic, Embeddings, Pooling};

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, ResultExt};
-use crate::tower::source::{ModelSource, absolute, parse};
+use crate::tower::files::source::{ModelSource, absolute, parse};
 use crate::types::{Arithmetic, Pooling};
 
 /// Which tower, and how its vectors come about. Everything here is identity (it becomes an

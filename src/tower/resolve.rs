@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::observe::Reporter;
-use crate::tower::adapter::Adapter;
 use crate::tower::bert::{BertConfig, BertEncoder};
-use crate::tower::config::{canonical, from_json, read_json};
 use crate::tower::decoder::{Decoder, decoder_encoder};
 use crate::tower::fake::{FakeEncoder, FakeTower};
-use crate::tower::files::digests;
-use crate::tower::gguf::Gguf;
-use crate::tower::hub::Hub;
-use crate::tower::safetensors::SafetensorsWeights;
-use crate::tower::source::{ModelFiles, ModelSource, absolute, files, parse};
-use crate::tower::tokenizer::{Definition, TowerTokenizer};
-use crate::tower::trained::{check_tokenizer, teacher_of};
-use crate::tower::weights::GgufWeights;
-use crate::tower::{
-    DecoderConfig, DeviceSpec, Encoder, TowerOptions, WeightSource, gguf_config, gguf_tokenizer,
-};
+use crate::tower::files::config::{canonical, from_json, read_json};
+use crate::tower::files::disk::digests;
+use crate::tower::files::gguf::Gguf;
+use crate::tower::files::gguf_config;
+use crate::tower::files::hub::Hub;
+use crate::tower::files::lora::Adapter;
+use crate::tower::files::provenance::{check_tokenizer, teacher_of};
+use crate::tower::files::safetensors::SafetensorsWeights;
+use crate::tower::files::source::{ModelFiles, ModelSource, absolute, files, parse};
+use crate::tower::files::weights::GgufWeights;
+use crate::tower::tokenize::gguf as gguf_tokenizer;
+use crate::tower::tokenize::tokenizer::{Definition, TowerTokenizer};
+use crate::tower::{DecoderConfig, DeviceSpec, Encoder, TowerOptions, WeightSource};
 use crate::types::{
     Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, Hasher256, Pooling, hash_json,
 };
@@ -475,5 +475,4 @@ fn utf8(path: &Path) -> Result<String> {
 }
 
 #[cfg(test)]
-#[path = "resolve_tests.rs"]
 mod tests;

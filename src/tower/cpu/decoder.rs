@@ -5,7 +5,7 @@ use super::groups::{self, Batch};
 use super::model::{Model, Workspace};
 use crate::error::Result;
 use crate::kernel::{Format, Isa};
-use crate::tower::pool::Want;
+use crate::tower::model::pool::Want;
 use crate::tower::{DecoderConfig, WeightSource};
 use crate::types::Arithmetic;
 

@@ -260,3 +260,6 @@ impl Model {
         &w.vectors
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{Blocks, Format, Isa, Matrix};
-use crate::tower::layer_weights::Weights;
+use crate::tower::model::layer_weights::Weights;
 use crate::types::Arithmetic;
 
 /// The formats of an arithmetic class within an instruction set, best first; none for those that the processor does not

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::tower::pack::balance;
+use crate::tower::tokenize::batch::balance;
 
 /// The threads that a device's number means; 0: all of the machine.
 pub(super) fn threads(wanted: usize) -> usize {

@@ -10,9 +10,9 @@ use crate::kernel::{
     Activations, Attention, Buffer, Format, Heads, Isa, Linear, Matrix, PrepareHeads, Scratch,
     Span, Then, mean, rms_norm_rows,
 };
-use crate::tower::layer_weights::{LayerWeights, Weights};
-use crate::tower::pool::Want;
-use crate::tower::rope::Rope;
+use crate::tower::model::layer_weights::{LayerWeights, Weights};
+use crate::tower::model::pool::Want;
+use crate::tower::model::rope::Rope;
 use crate::tower::{DecoderConfig, WeightSource};
 
 /// All weights, shared by the threads.

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 
 use crate::error::Result;
 use crate::kernel::Format;
-use crate::tower::layer_weights::Weights;
+use crate::tower::model::layer_weights::Weights;
 
 /// `[vocab_size, hidden_size]`
 pub(super) enum Vocabulary {

@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn equal_lengths_need_no_copy() {
-        let config = crate::tower::config::from_json(
+        let config = crate::tower::files::config::from_json(
             crate::tower::testing::tiny_config().as_object().unwrap(),
         )
         .unwrap();

@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor};
 
+use super::fault::fault;
+
 /// Puts `more` behind `staged` and says where.
 pub(super) fn words(staged: &mut Vec<u32>, more: impl Iterator<Item = u32>) -> Range<usize> {
     let start = staged.len();
@@ -71,7 +73,7 @@ impl Landing {
             #[cfg(feature = "cuda")]
             Self::Pinned(copied) => copied.wait(),
         };
-        super::fault(states, "copying vectors from the device")
+        fault(states, "copying vectors from the device")
     }
 }
 

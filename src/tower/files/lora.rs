@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
-use crate::tower::config::{read_json, unsupported};
-use crate::tower::files::digest;
-use crate::tower::safetensors::SafetensorsFile;
-use crate::tower::trained::teacher_of;
+use crate::tower::files::config::{read_json, unsupported};
+use crate::tower::files::disk::digest;
+use crate::tower::files::provenance::teacher_of;
+use crate::tower::files::safetensors::SafetensorsFile;
 use crate::types::{Digest256, EmbeddingSpace, Hasher256, hash_json};
 
 /// An opened adapter: its pairs by the module they change.
@@ -297,5 +297,4 @@ impl Scaling {
 }
 
 #[cfg(test)]
-#[path = "adapter_tests.rs"]
 mod tests;

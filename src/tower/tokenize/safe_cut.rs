@@ -16,10 +16,7 @@
 
 use serde_json::Value;
 
-use crate::tower::gguf_tokenizer::{LLAMA3, QWEN2};
-
-/// GPT-2's pattern as some `tokenizer.json` files spell it out, and StarCoder's kin without the tail.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+use crate::tower::tokenize::patterns::{GPT2, LLAMA3, QWEN2};
 
 /// Whether the argument above holds for this `tokenizer.json`.
 pub(crate) fn safe_to_cut(definition: &Value) -> bool {

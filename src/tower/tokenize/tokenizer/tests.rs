@@ -1,9 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tower::gguf::Gguf;
-use crate::tower::gguf_tokenizer::{self, QWEN2};
+use crate::tower::files::gguf::Gguf;
 use crate::tower::testing::{byte_level, qwen3_tokenizer, smollm2};
+use crate::tower::tokenize::gguf as gguf_tokenizer;
+use crate::tower::tokenize::patterns::QWEN2;
 
 fn options(max_tokens: u32) -> TowerOptions {
     TowerOptions { max_tokens, ..TowerOptions::new("test", Pooling::Mean) }

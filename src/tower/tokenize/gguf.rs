@@ -3,14 +3,10 @@
 use serde_json::{Map, Value as Json, json};
 
 use crate::error::{Error, Result, ResultExt};
-use crate::tower::config::unsupported;
-use crate::tower::gguf::{Gguf, Value};
-use crate::tower::tokenizer::Definition;
-
-/// Qwen2's own pattern, as its `tokenizer.json` has it.
-pub(crate) const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Llama 3's.
-pub(crate) const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+use crate::tower::files::config::unsupported;
+use crate::tower::files::gguf::{Gguf, Value};
+use crate::tower::tokenize::patterns::{LLAMA3, QWEN2};
+use crate::tower::tokenize::tokenizer::Definition;
 
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;

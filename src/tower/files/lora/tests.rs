@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::tower::safetensors::SafetensorsWeights;
+use crate::tower::files::safetensors::SafetensorsWeights;
 use crate::tower::testing::{tiny_tensors, write_safetensors};
 
 const V: &str = "model.layers.1.self_attn.v_proj";

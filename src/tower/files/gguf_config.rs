@@ -2,9 +2,9 @@
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::DecoderConfig;
-use crate::tower::config::{check, unsupported, unsupported_family};
-use crate::tower::gguf::Gguf;
-use crate::tower::weights::GgufWeights;
+use crate::tower::files::config::{check, unsupported, unsupported_family};
+use crate::tower::files::gguf::Gguf;
+use crate::tower::files::weights::GgufWeights;
 
 /// The architecture that a GGUF file describes.
 ///

@@ -1,6 +1,6 @@
 use super::*;
 use crate::observe::Silent;
-use crate::tower::hub::tests::{COMMIT, LoopbackHub};
+use crate::tower::files::hub::tests::{COMMIT, LoopbackHub};
 use crate::tower::testing::{smollm2, write_tiny_model};
 use crate::types::Pooling;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::fake::FakeTower;
-use crate::tower::safetensors::shard_names;
+use crate::tower::files::safetensors::shard_names;
 
 /// What [`crate::tower::TowerOptions::model`] names.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::DecoderConfig;
-use crate::tower::files::read_small;
+use crate::tower::files::disk::read_small;
 
 const MAX_CONFIG: u64 = 16 << 20;
 /// Families whose forward pass the decoder implements.

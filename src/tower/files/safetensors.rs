@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
-use crate::tower::files::{ReadAt, open, read_small};
-use crate::tower::packed::{Packed, Parts, described};
-use crate::tower::weights::{missing, wrong_shape};
+use crate::tower::files::disk::{ReadAt, open, read_small};
+use crate::tower::files::packed::{Packed, Parts, described};
+use crate::tower::files::weights::{missing, wrong_shape};
 
 /// What the reference implementation allows too.
 const MAX_HEADER: u64 = 100_000_000;
@@ -278,5 +278,4 @@ pub(crate) fn shard_names(index: &Path) -> Result<Vec<String>> {
 }
 
 #[cfg(test)]
-#[path = "safetensors_tests.rs"]
 mod tests;

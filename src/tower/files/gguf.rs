@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::tower::files::{ReadAt, open};
+use crate::tower::files::disk::{ReadAt, open};
 
 /// No header field of a real model comes near these.
 const MAX_STRING: u64 = 1 << 26;
@@ -382,5 +382,4 @@ fn dtype_of(code: u32) -> Result<GgmlDType> {
 }
 
 #[cfg(test)]
-#[path = "gguf_tests.rs"]
 mod tests;

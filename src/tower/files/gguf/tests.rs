@@ -5,10 +5,12 @@ use candle_core::{Device, Tensor};
 use proptest::prelude::*;
 
 use super::*;
+use crate::tower::files::gguf_config;
+use crate::tower::files::weights::GgufWeights;
 use crate::tower::testing::{byte_level, smollm2, tiny_tensors};
-use crate::tower::tokenizer::TowerTokenizer;
-use crate::tower::weights::GgufWeights;
-use crate::tower::{TowerOptions, WeightSource, gguf_config, gguf_tokenizer};
+use crate::tower::tokenize::gguf as gguf_tokenizer;
+use crate::tower::tokenize::tokenizer::TowerTokenizer;
+use crate::tower::{TowerOptions, WeightSource};
 use crate::types::Pooling;
 
 /// The tiny model as llama.cpp's converter would store it, written by candle.

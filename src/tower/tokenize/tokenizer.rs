@@ -15,9 +15,9 @@ use tokenizers::Tokenizer;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::TowerOptions;
-use crate::tower::cut::{cut_after, safe_to_cut};
 use crate::tower::fake;
-use crate::tower::files::read_small;
+use crate::tower::files::disk::read_small;
+use crate::tower::tokenize::safe_cut::{cut_after, safe_to_cut};
 use crate::types::{Digest256, Pooling, hash_json};
 
 const MAX_DEFINITION: u64 = 256 << 20;
@@ -370,5 +370,4 @@ impl Inner {
 }
 
 #[cfg(test)]
-#[path = "tokenizer_tests.rs"]
 mod tests;

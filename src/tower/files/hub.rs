@@ -11,7 +11,7 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter};
-use crate::tower::safetensors::shard_names;
+use crate::tower::files::safetensors::shard_names;
 
 /// A download that brings nothing for so long has failed.
 const STALLED: Duration = Duration::from_secs(120);
@@ -159,7 +159,7 @@ impl Hub {
         let folder = home.join("snapshots").join(&commit);
         let complete = match file {
             Some(file) => folder.join(file).is_file(),
-            None => crate::tower::source::files(&folder).is_ok(),
+            None => crate::tower::files::source::files(&folder).is_ok(),
         };
         complete.then_some(Fetched { folder, commit })
     }
@@ -393,5 +393,4 @@ fn explained(cause: ApiError, repo: &str, what: &str) -> Error {
 }
 
 #[cfg(test)]
-#[path = "hub_tests.rs"]
 pub(crate) mod tests;

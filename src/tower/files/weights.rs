@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
-use crate::tower::gguf::{Gguf, TensorEntry};
+use crate::tower::files::gguf::{Gguf, TensorEntry};
 
 /// The error for a tensor whose shape is not the one the model's configuration implies.
 pub(crate) fn wrong_shape(name: &str, found: &[usize], wanted: &[usize]) -> Error {

@@ -1,0 +1,38 @@
+//! What every loaded tower does: batches of token ids in, vectors out.
+
+use crate::error::Result;
+use crate::types::Embeddings;
+
+/// A loaded tower on one device. One per worker thread.
+pub trait Encoder: Send + Sync {
+    /// Encodes sequences packed without padding; row i belongs to sequence i. Pooled, cut to the Matryoshka
+    /// dimensions and normalised. The result of a sequence does not depend on its neighbours.
+    fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings>;
+
+    /// Hands a batch over and comes back while a device still computes it, where there is one: the next batch may be
+    /// started before this one's vectors are asked for, so that the device never waits. By default it is encoded here
+    /// and now.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`]; Resource, where the device's memory does not hold the batch: a smaller one may fit.
+    fn start(&mut self, sequences: &[&[u32]]) -> Result<Started> {
+        self.encode(sequences).map(Started::Done)
+    }
+}
+
+/// A batch that was handed over.
+pub enum Started {
+    /// Its vectors are there.
+    Done(Embeddings),
+    /// A device computes it.
+    Running(Box<dyn Running>),
+}
+
+/// A batch on a device.
+pub trait Running {
+    /// Waits for its vectors, and for no batch that was started after it.
+    ///
+    /// # Errors
+    /// As [`Encoder::start`].
+    fn finish(self: Box<Self>) -> Result<Embeddings>;
+}

@@ -1,0 +1,13 @@
+//! A model's files: found or fetched, read, checked and hashed.
+
+pub(crate) mod config;
+pub(crate) mod disk;
+pub(crate) mod gguf;
+pub(crate) mod gguf_config;
+pub(crate) mod hub;
+pub(crate) mod lora;
+pub(crate) mod packed;
+pub(crate) mod provenance;
+pub(crate) mod safetensors;
+pub(crate) mod source;
+pub(crate) mod weights;

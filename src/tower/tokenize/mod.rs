@@ -1,0 +1,7 @@
+//! From texts to token ids, and from their lengths to batches.
+
+pub(crate) mod batch;
+pub(crate) mod gguf;
+mod patterns;
+mod safe_cut;
+pub(crate) mod tokenizer;
