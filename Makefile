@@ -166,7 +166,7 @@ cuda-check-flash: check-tools ## Compile the library with feature flash-attn, it
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors.
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --profile release --all-targets -- -D warnings
 
 .PHONY: docs

@@ -55,7 +55,7 @@
 pub mod error;
 pub mod types;
 // L1
-pub(crate) mod kernel;
+pub(crate) use scalingnote_kernel as kernel;
 pub mod observe;
 pub mod schema;
 pub mod store;

@@ -8,6 +8,8 @@
 //! - `training`: operations with their way back.
 //! - `product`: products of any two matrices; `rows`: sums over rows.
 
+#![warn(missing_docs)]
+
 mod buffer;
 mod elementary;
 mod inference;

@@ -1,4 +1,5 @@
-//! Arithmetic on whole rows.
+//! Arithmetic on whole rows. What is short enough for the compiler to put it into another package, where it would be
+//! compiled at that one's level, says `inline(never)`.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -6,16 +7,19 @@ use half::slice::HalfFloatSliceExt;
 use super::lanes;
 
 /// Inner product, added up in a fixed order.
+#[inline(never)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes::dot(a, b)
 }
 
 /// `to += values`, as far as both go.
+#[inline(never)]
 pub fn add_to(to: &mut [f32], values: &[f32]) {
     lanes::add_to(to, values);
 }
 
 /// Sums of the columns of rows as wide as `sums`; row by row, so the threads do not decide the result.
+#[inline(never)]
 pub fn add_columns(rows: &[f32], sums: &mut [f32]) {
     for row in rows.chunks_exact(sums.len()) {
         lanes::add_to(sums, row);
@@ -23,6 +27,7 @@ pub fn add_columns(rows: &[f32], sums: &mut [f32]) {
 }
 
 /// Mean of rows as wide as `to`, summed in order.
+#[inline(never)]
 pub fn mean(rows: &[f32], to: &mut [f32]) {
     to.fill(0.);
     add_columns(rows, to);

@@ -30,6 +30,8 @@ const LAYERS: &[&[&str]] = &[
 const FENCES: &[(&[&str], &[&str])] = &[
     (&["candle_"], &["tower", "train"]),
     (&["gemm"], &["kernel"]),
+    // Everybody else says `crate::kernel`.
+    (&["scalingnote_kernel"], &["lib"]),
     (&["datafusion"], &["corpus", "exec/ballista"]),
     (&["ballista"], &["exec/ballista"]),
     (&["usearch"], &["index"]),

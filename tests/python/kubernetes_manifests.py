@@ -184,8 +184,10 @@ def check_containerfile(python):
                     subprocess.run(["cp", "-r", HERE.parent.parent / name, place], check=True)
         metadata = ["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"]
         done = subprocess.run(metadata, cwd=source, check=True, stdout=subprocess.PIPE)
-        (package,) = json.loads(done.stdout)["packages"]
-        targets = {target["name"] for target in package["targets"] if "bin" in target["kind"]}
+        packages = json.loads(done.stdout)["packages"]
+        targets = {
+            target["name"] for package in packages for target in package["targets"] if "bin" in target["kind"]
+        }
         assert targets == {"scalingnote"}, targets
     last = [line for line in instructions if line[:1] == ["USER"]][-1]
     user = last[1].split(":")[0]

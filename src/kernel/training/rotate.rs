@@ -13,11 +13,13 @@ pub struct Angles<'a> {
 
 impl Angles<'_> {
     /// Copies rows `from_row` apart to rows `to_row` apart, rotated.
+    #[inline(never)]
     pub fn rotate(self, from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
         self.turn(from, from_row, to, to_row, 1.0);
     }
 
     /// The transpose of [`Angles::rotate`].
+    #[inline(never)]
     pub fn unrotate(self, from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
         self.turn(from, from_row, to, to_row, -1.0);
     }
@@ -37,6 +39,7 @@ impl Angles<'_> {
 }
 
 /// Copies the first `count` elements of rows `from_row` apart to rows `to_row` apart.
+#[inline(never)]
 pub fn copy_rows(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize, count: usize) {
     for (from, to) in from.chunks(from_row).zip(to.chunks_mut(to_row)) {
         to[..count].copy_from_slice(&from[..count]);
