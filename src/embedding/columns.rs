@@ -6,7 +6,7 @@ use arrow::array::{
 use arrow::datatypes::UInt32Type;
 
 use super::EncodedText;
-use super::read::altered;
+use super::object::altered;
 use crate::error::{Result, ResultExt};
 use crate::types::{Digest256, TextHash};
 

@@ -6,8 +6,8 @@ use futures::TryStreamExt;
 use parquet::arrow::ProjectionMask;
 
 use super::columns::{NAMES, TextColumns};
-use super::object::parquet_error;
-use super::read::{altered, open, read_vectors, select};
+use super::object::{altered, parquet_error};
+use super::read::{open, read_vectors, select};
 use super::{EncodedText, PartReceipt, write_part};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::store::Root;

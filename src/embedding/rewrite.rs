@@ -8,8 +8,8 @@ use futures::TryStreamExt;
 use parquet::arrow::ArrowWriter;
 
 use super::columns::TextColumns;
-use super::object::parquet_error;
-use super::read::{altered, open};
+use super::object::{altered, parquet_error};
+use super::read::open;
 use super::write::{Finished, properties, store};
 use super::{PartReceipt, RECEIPT_VERSION};
 use crate::error::{ErrorKind, Result, ResultExt, shielded_async};
