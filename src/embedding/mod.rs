@@ -24,7 +24,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::store::{FileRef, Root, layout};
+use crate::store::layout::{self, Key};
+use crate::store::{FileRef, Root};
 use crate::types::{NoteId, SpaceId, TextHash, VectorType};
 
 pub use copy::copy_rows;
@@ -104,11 +105,11 @@ impl PartReceipt {
         }
         let receipt: Self = serde_json::from_value(parsed)
             .or_error(ErrorKind::Corrupt, || format!("reading the receipt {key}"))?;
-        let folder = format!("{}/", layout::parts_dir(space, receipt.shard));
+        let place = layout::parse(&receipt.file.path);
         let belongs = receipt.space == *space
             && receipt.key() == key
-            && receipt.file.path.starts_with(&folder)
-            && !receipt.file.path[folder.len()..].contains('/');
+            && matches!(place, Some(Key::Part { space: ours, shard, .. })
+                if ours == *space && shard == receipt.shard);
         if belongs {
             Ok(receipt)
         } else {
@@ -137,7 +138,7 @@ pub async fn list_parts(
     let keys = listed
         .into_iter()
         .map(|object| object.key)
-        .filter(|key| key.ends_with(layout::PART_RECEIPT_SUFFIX));
+        .filter(|key| matches!(layout::parse(key), Some(Key::PartReceipt { .. })));
     futures::stream::iter(keys.collect::<Vec<_>>())
         .map(|key| async move { PartReceipt::read(root, space, &key).await })
         .buffered(READS)

@@ -7,19 +7,19 @@ use half::slice::HalfFloatSliceExt;
 use parquet::arrow::arrow_reader::RowSelection;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 
-use super::object::{ObjectReader, altered, parquet_error};
+use super::object::{self, altered, parquet_error};
 use super::{PartReceipt, columns, metadata};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
-use crate::store::Root;
+use crate::store::{ParquetObject, Root};
 use crate::types::{Embeddings, TextHash};
 
 /// Rows decoded at once where the vectors are wanted.
 const BATCH_BYTES: usize = 4 << 20;
 
-pub(super) type Builder = ParquetRecordBatchStreamBuilder<ObjectReader>;
+pub(super) type Builder = ParquetRecordBatchStreamBuilder<ParquetObject>;
 
 pub(super) async fn open(root: &Root, key: &str) -> Result<Builder> {
-    let reader = ObjectReader::open(root, key).await?;
+    let reader = object::open(root, key).await?;
     let opening =
         async { Builder::new(reader).await.map_err(|cause| parquet_error("opening", key, cause)) };
     shielded_async(ErrorKind::Corrupt, || format!("part file {key}"), opening).await

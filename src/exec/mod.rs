@@ -430,7 +430,7 @@ pub async fn publish_plan(
     options: &RunOptions,
     report: &mut RunReport,
 ) -> Result<()> {
-    let run = run_of(plan_key);
+    let run = layout::run_of(plan_key);
     let plan = Plan::load(&ctx.root, run).await?;
     let next = backfill::context_of(ctx, &plan);
     let ctx = next.as_ref().unwrap_or(ctx);
@@ -473,12 +473,6 @@ async fn publish_day(
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
     let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), env).await?;
     publish(ctx, plan, &receipts.build, drift, options, report).await
-}
-
-/// A run id, whether given as such or as the key of its plan.
-fn run_of(plan_key: &str) -> &str {
-    let key = plan_key.strip_prefix("runs/").unwrap_or(plan_key);
-    key.strip_suffix("/plan.json").unwrap_or(key)
 }
 
 /// A worker bound to a device, for commands that encode outside a run (`snapshot verify`).

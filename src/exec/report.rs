@@ -10,7 +10,8 @@ use crate::stage::{
     NewestSnapshot, NoteChanges, Outcome, Plan, Planned, Reuse, RunReport, StageReport,
     ThroughputSample, Written,
 };
-use crate::store::{PutOutcome, Root, layout};
+use crate::store::layout::{self, ReportName};
+use crate::store::{PutOutcome, Root};
 
 /// Points of the throughput curve.
 const CURVE: usize = 60;
@@ -209,10 +210,9 @@ pub(super) async fn store(root: &Root, report: &RunReport) -> Result<()> {
     }
     // Nothing is overwritten: a step that a scheduler repeats leaves a report of its own each time.
     for attempt in 1..=MOST_REPORTS {
-        let name = if attempt == 1 { "report".to_owned() } else { format!("report-{attempt}") };
-        let json = layout::run_file(&report.run, &format!("{name}.json"));
+        let json = layout::report(&report.run, ReportName(attempt));
         if root.put_if_absent(&json, report.to_json()?.into()).await? == PutOutcome::Created {
-            let html = layout::run_file(&report.run, &format!("{name}.html"));
+            let html = layout::report_page(&report.run, ReportName(attempt));
             root.put_if_absent(&html, report.to_html().into()).await?;
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::{Receipts, RunContext, local, run_of};
+use super::{Receipts, RunContext, local};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stage::{self, EncodeTask, Envelope, Plan, TaskReceipt};
 use crate::store::layout;
@@ -115,7 +115,7 @@ pub async fn execute_share(
     share: Share,
     attempts: u32,
 ) -> Result<ShareDone> {
-    let mut plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
+    let mut plan = Plan::load(&ctx.root, layout::run_of(plan_key)).await?;
     let calibrations: Vec<_> = plan.calibrate.take().into_iter().collect();
     let (encode, build) = (std::mem::take(&mut plan.encode), std::mem::take(&mut plan.build));
     match stage {
@@ -146,7 +146,7 @@ pub async fn execute_share(
 ///
 /// `plan_key` is the run id, or the plan's key (`runs/<run id>/plan.json`).
 pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Result<TaskReceipt> {
-    let plan = Plan::load(&ctx.root, run_of(plan_key)).await?;
+    let plan = Plan::load(&ctx.root, layout::run_of(plan_key)).await?;
     let envelope = plan.envelope(task)?;
     if matches!(envelope, Envelope::Calibrate(_)) {
         all_encoded(ctx, &plan, &plan.encode).await?;

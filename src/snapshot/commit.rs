@@ -4,12 +4,14 @@ use std::collections::HashSet;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::lease::{COMMIT_LIMIT, Kind, Lease};
-use super::manifest::{CommitOutcome, Content, MANIFEST_VERSION, Manifest, Provenance};
-use super::purged::Purged;
-use super::read::{newest, numbers, parse, read};
+use super::lease::{COMMIT_LIMIT, Lease};
+use super::manifest::{
+    CommitOutcome, Content, MANIFEST_VERSION, Manifest, Provenance, Purged, newest, numbers, parse,
+    read,
+};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::store::{FileRef, PutOutcome, Root, layout};
+use crate::store::layout::{self, LeaseKind};
+use crate::store::{FileRef, PutOutcome, Root};
 use crate::types::{Digest256, SpaceId, hash_json};
 
 /// Objects looked up at the same time.
@@ -92,7 +94,7 @@ pub(super) async fn commit_exactly(
     if manifest.blocked.contains(&manifest.content_hash) {
         return Ok(CommitOutcome::Blocked { by: blocking_number(root, &manifest).await? });
     }
-    let lease = Lease::take(root, Kind::Commit).await.context(|| "committing")?;
+    let lease = Lease::take(root, LeaseKind::Commit).await.context(|| "committing")?;
     let outcome = under_lease(root, parent, manifest, bytes, restored, &lease).await;
     lease.release().await;
     outcome

@@ -11,35 +11,23 @@
 //! deletes an object that a publish, a run or a reader with a lease beside it needs. Leases are by the store's clock.
 
 mod commit;
-mod diff;
 mod gc;
-mod holder;
 pub mod ids;
 mod lease;
 mod manifest;
 mod purge;
-mod purged;
-mod read;
-mod reader;
-pub mod removed;
 mod rollback;
-mod run_lease;
-mod sweep;
-mod verify;
 
 pub use commit::commit;
-pub use diff::{Diff, NoteDiff, diff, diff_ids};
+pub(crate) use gc::strings_in;
 pub use gc::{GcReport, Protected, Retention, gc};
-pub use holder::{Holder, host_name};
-pub use lease::{check_store, store_time};
+pub use lease::{
+    Holder, ReaderLease, RunLease, Taken, check_store, host_name, is_current_run, store_time,
+};
 pub use manifest::{
-    CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
-    QueryTower, Removed, Segment, ShardContent, VectorShape, content_hash, json_schema,
+    CommitOutcome, Content, Diff, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, NoteDiff,
+    Problem, Provenance, Purged, QueryTower, Removed, Segment, ShardContent, content_hash, diff,
+    diff_ids, json_schema, newer, newest, numbers, read, removed, verify_hashes,
 };
 pub use purge::{commit_purged, delete_now};
-pub use purged::Purged;
-pub use read::{newer, newest, numbers, read};
-pub use reader::ReaderLease;
 pub use rollback::rollback;
-pub use run_lease::{RunLease, Taken, is_current_run};
-pub use verify::{Problem, verify_hashes};

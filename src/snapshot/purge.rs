@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::commit::{Marks, commit_exactly};
-use super::manifest::{CommitOutcome, Content, Manifest, Provenance, content_hash};
-use super::purged::Purged;
-use super::sweep::{self, Heed};
+use super::gc::{Heed, delete};
+use super::manifest::{CommitOutcome, Content, Manifest, Provenance, Purged, content_hash};
 use crate::error::{Result, ResultExt};
 use crate::store::{Listed, Root};
 
@@ -44,6 +43,6 @@ pub async fn delete_now(
     doomed: [Vec<Listed>; 3],
     kept: BTreeSet<u64>,
 ) -> Result<Vec<Listed>> {
-    let swept = sweep::delete(root, doomed, kept, Heed::CommitsAlone).await;
+    let swept = delete(root, doomed, kept, Heed::CommitsAlone).await;
     Ok(swept.context(|| "purging")?.gone)
 }

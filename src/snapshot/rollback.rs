@@ -1,8 +1,7 @@
 //! Rollback: an older content under a new number.
 
 use super::commit::{Marks, commit_exactly};
-use super::manifest::{CommitOutcome, Provenance};
-use super::read::{newest, numbers, read};
+use super::manifest::{CommitOutcome, Provenance, newest, numbers, read};
 use crate::error::{Error, Result};
 use crate::store::Root;
 

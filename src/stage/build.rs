@@ -18,7 +18,8 @@ use crate::error::Result;
 use crate::index::BuildReport;
 use crate::observe::{Event, Stage};
 use crate::snapshot::ShardContent;
-use crate::store::{FileRef, Root, layout};
+use crate::store::layout::{self, Key};
+use crate::store::{FileRef, Root};
 
 /// What a build task made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -183,9 +184,9 @@ fn work_of(task: &BuildTask, shard: &ShardContent, indexed: &Indexed) -> BuildWo
         ..BuildWork::default()
     };
     for file in shard.files().filter(|file| !old.contains(file.path.as_str())) {
-        let bytes = match file.path.rsplit('.').next() {
-            Some("usearch") => &mut work.index_bytes,
-            Some("f16") => &mut work.sidecar_bytes,
+        let bytes = match layout::parse(&file.path) {
+            Some(Key::Index { .. }) => &mut work.index_bytes,
+            Some(Key::Sidecar { .. }) => &mut work.sidecar_bytes,
             _ => &mut work.ids_bytes,
         };
         *bytes += file.size;

@@ -105,8 +105,8 @@ impl IndexJob<'_> {
             })??
         };
         let name = self.name(rows);
-        let index = self.upload(root, &name, "usearch", &index_path).await?;
-        let sidecar = self.upload(root, &name, "f16", &sidecar_path).await?;
+        let index = self.upload(root, &name, layout::index, &index_path).await?;
+        let sidecar = self.upload(root, &name, layout::sidecar, &sidecar_path).await?;
         let receipt = IndexReceipt { index, sidecar, report, canaries };
         put_receipt(root, &self.receipt(rows), receipt).await
     }
@@ -117,11 +117,11 @@ impl IndexJob<'_> {
         &self,
         root: &Root,
         name: &str,
-        extension: &str,
+        key: fn(&str, u32, &str, &str) -> String,
         file: &Path,
     ) -> Result<FileRef> {
         let digest = crate::store::hash_file(file)?;
-        let key = layout::index_file(self.options_id, self.shard, name, &digest.short(), extension);
+        let key = key(self.options_id, self.shard, name, &digest.short());
         root.upload(&key, file).await
     }
 }

@@ -230,7 +230,7 @@ impl Plan {
 
     /// Where the plan lies under the root.
     pub fn key(run: &str) -> String {
-        layout::run_file(run, "plan.json")
+        layout::plan(run)
     }
 
     /// The envelope with this id.

@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::layout;
+use super::layout::{self, Key, LeaseKind};
 
 /// The environment variable that names where to die: `name` or `name:nth`.
 pub const FAIL_AT: &str = "SCALINGNOTE_FAIL_AT";
@@ -128,30 +128,33 @@ borders! {
 }
 
 impl Border {
-    /// The border after `key` was written; `None` for leases of which nothing depends on one write (heartbeats, readers).
+    /// The border after `key` was written; `None` where nothing depends on one write (heartbeats, readers).
     pub fn written(key: &str) -> Option<Self> {
-        let (top, name) = (key.split('/').next()?, key.rsplit('/').next()?);
-        let ends = |ending: &str| name.ends_with(ending);
-        Some(match top {
-            "prepared" if ends(".located.parquet") => Self::Located,
-            "prepared" => Self::Prepared,
-            "runs" if name == "plan.json" => Self::Plan,
-            "runs" if name.starts_with("report") && ends(".json") => Self::ReportJson,
-            "runs" if name.starts_with("report") => Self::ReportHtml,
-            "embeddings" if ends(layout::PART_RECEIPT_SUFFIX) => Self::PartReceipt,
-            "embeddings" if ends(layout::TASK_RECEIPT_SUFFIX) => Self::EncodeReceipt,
-            "embeddings" => Self::Part,
-            "indexes" if name.starts_with("calibration-") => Self::Calibration,
-            "indexes" if ends(".usearch") => Self::Index,
-            "indexes" if ends(".f16") => Self::Sidecar,
-            "indexes" if ends(layout::PART_RECEIPT_SUFFIX) => Self::IndexReceipt,
-            "indexes" if ends(layout::TASK_RECEIPT_SUFFIX) => Self::BuildReceipt,
-            "indexes" => Self::Ids,
-            layout::SNAPSHOTS => Self::Manifest,
-            layout::LEASES if name.starts_with("run-") => Self::RunLease,
-            layout::LEASES if name.starts_with("commit-") => Self::CommitLease,
-            layout::LEASES if name.starts_with("gc-") => Self::GcLease,
-            _ => return None,
+        Some(match layout::parse(key)? {
+            Key::Prepared { .. } => Self::Prepared,
+            Key::Located { .. } => Self::Located,
+            Key::Plan { .. } => Self::Plan,
+            Key::Report { .. } => Self::ReportJson,
+            Key::ReportPage { .. } => Self::ReportHtml,
+            Key::Part { .. } => Self::Part,
+            Key::PartReceipt { .. } => Self::PartReceipt,
+            Key::EncodeReceipt { .. } => Self::EncodeReceipt,
+            Key::Calibration { .. } => Self::Calibration,
+            Key::Index { .. } => Self::Index,
+            Key::Sidecar { .. } => Self::Sidecar,
+            Key::IndexReceipt { .. } => Self::IndexReceipt,
+            Key::BuildReceipt { .. } => Self::BuildReceipt,
+            Key::Ids { .. } | Key::Removed { .. } => Self::Ids,
+            Key::Manifest { .. } => Self::Manifest,
+            Key::RunLease { .. } => Self::RunLease,
+            Key::Lease { kind: LeaseKind::Commit, .. } => Self::CommitLease,
+            Key::Lease { kind: LeaseKind::Gc, .. } => Self::GcLease,
+            Key::Lease { kind: LeaseKind::Probe, .. }
+            | Key::Beat { .. }
+            | Key::ReaderLease { .. }
+            | Key::PreparedReceipt { .. }
+            | Key::CheckedReceipt { .. }
+            | Key::Book { .. } => return None,
         })
     }
 
@@ -163,7 +166,9 @@ impl Border {
             Self::GcLease => Self::GcLeaseGone,
             Self::Manifest => Self::ManifestGone,
             Self::Prepared | Self::Located => Self::PreparedGone,
-            _ if layout::is_receipt(key) => Self::ReceiptGone,
+            Self::PartReceipt | Self::EncodeReceipt | Self::IndexReceipt | Self::BuildReceipt => {
+                Self::ReceiptGone
+            }
             _ => Self::FileGone,
         })
     }
@@ -203,6 +208,7 @@ fn die() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::layout::ReportName;
 
     #[test]
     fn names_are_unique_and_parse() {
@@ -220,22 +226,22 @@ mod tests {
         let keys = [
             layout::prepared("r", 0),
             layout::located("r", 0),
-            layout::run_file("r", "plan.json"),
-            layout::run_file("r", "report-2.json"),
-            layout::run_file("r", "report.html"),
+            layout::plan("r"),
+            layout::report("r", ReportName(2)),
+            layout::report_page("r", ReportName(1)),
             layout::part(&space, 0, "p", "h"),
             layout::part_receipt(&space, 0, "p"),
             layout::encode_receipt(&space, 0, "t"),
             layout::calibration("o", &space),
-            layout::index_file("o", 0, "i", "h", "usearch"),
-            layout::index_file("o", 0, "i", "h", "f16"),
+            layout::index("o", 0, "i", "h"),
+            layout::sidecar("o", 0, "i", "h"),
             layout::index_receipt("o", 0, "i"),
             layout::ids_file("o", 0, "i"),
             layout::build_receipt("o", 0, "t"),
             layout::manifest(1),
             layout::run_lease(1),
-            layout::lease("commit", "x"),
-            layout::lease("gc", "x"),
+            layout::lease(LeaseKind::Commit, "x"),
+            layout::lease(LeaseKind::Gc, "x"),
         ];
         let mut found: Vec<Border> = keys.iter().filter_map(|key| Border::written(key)).collect();
         assert_eq!(found.len(), keys.len());

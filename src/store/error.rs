@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use object_store::client::HttpError;
 
-use super::advice;
+use super::cloud;
 use crate::error::{Error, ErrorKind, kind_of_io};
 
 /// Environment variables whose values must never be shown.
@@ -31,7 +31,7 @@ pub(super) fn from_store(
 ) -> Error {
     let text = chain(cause);
     let kind = kind_of(cause);
-    let (kind, advice) = advice::advice(kind, status(&text), &text, uri);
+    let (kind, advice) = cloud::advice(kind, status(&text), &text, uri);
     let place = if key.is_empty() { uri.to_owned() } else { format!("{key} in {uri}") };
     Error::new(kind, format!("cannot {operation} {place}{advice}")).with_source(describe(cause))
 }

@@ -46,8 +46,6 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
-    use crate::store::layout;
-    use crate::types::SpaceId;
 
     #[test]
     fn hostile_keys_are_corrupt() {
@@ -75,31 +73,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn what_the_layout_makes_is_legal(
-            name in "[0-9a-f]{16}", run in "[0-9a-zA-Z-]{1,40}", shard: u32, number: u64,
-        ) {
-            let space = SpaceId(name.clone());
-            for key in [
-                layout::prepared_dir(&run),
-                layout::prepared(&run, shard),
-                layout::located(&run, shard),
-                layout::embeddings_dir(&space),
-                layout::part(&space, shard, &name, &run),
-                layout::part_receipt(&space, shard, &name),
-                layout::index_file(&name, shard, &name, &run, "usearch"),
-                layout::index_receipt(&name, shard, &name),
-                layout::ids_file(&name, shard, &name),
-                layout::build_receipt(&name, shard, &name),
-                layout::calibration(&name, &space),
-                layout::run_file(&run, "plan.json"),
-                layout::manifest(number),
-            ] {
-                prop_assert!(check(&key).is_ok(), "{}", key);
-            }
-            prop_assert_eq!(layout::manifest_number(&layout::manifest(number)), Some(number));
-        }
-
         #[test]
         fn a_legal_key_never_leaves_its_root(key in "[a-z./\\\\%~ ]{0,24}") {
             if check(&key).is_ok() {

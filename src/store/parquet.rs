@@ -11,7 +11,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use super::Root;
 
@@ -25,13 +25,21 @@ pub struct ParquetObject {
     store: Arc<dyn ObjectStore>,
     path: ObjectPath,
     size: u64,
+    pages: bool,
 }
 
 impl ParquetObject {
     /// The object `key` of `size` bytes.
     pub fn new(root: &Root, key: &str, size: u64) -> Self {
         let (store, path) = root.object(key);
-        Self { store, path, size }
+        Self { store, path, size, pages: false }
+    }
+
+    /// The same for readers that select rows: where the file says in which pages they lie, only those are read.
+    #[must_use]
+    pub fn by_pages(mut self) -> Self {
+        self.pages = true;
+        self
     }
 
     fn check(&self, range: &Range<u64>) -> Result<()> {
@@ -70,12 +78,15 @@ impl AsyncFileReader for ParquetObject {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
         async move {
             let size = self.size;
-            let metadata = ParquetMetaDataReader::new()
-                .with_arrow_reader_options(options)
-                .with_prefetch_hint(Some(FOOTER))
-                .load_and_finish(self, size)
-                .await?;
-            Ok(Arc::new(metadata))
+            let reader = match self.pages {
+                true => ParquetMetaDataReader::new()
+                    .with_column_index_policy(PageIndexPolicy::Skip)
+                    .with_offset_index_policy(PageIndexPolicy::Optional),
+                false => ParquetMetaDataReader::new()
+                    .with_arrow_reader_options(options)
+                    .with_prefetch_hint(Some(FOOTER)),
+            };
+            Ok(Arc::new(reader.load_and_finish(self, size).await?))
         }
         .boxed()
     }

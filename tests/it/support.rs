@@ -228,9 +228,12 @@ async fn store_shard(
             ShardIndex::open(&index, &sidecar, &IndexOptions::default(), &calibration()).unwrap();
         content.canaries = index::record_canaries(&opened).unwrap();
         let hash = scalingnote::store::hash_file(&sidecar).unwrap().short();
-        let key = |extension| layout::index_file(options_id, shard, &hash, &hash, extension);
-        content.index = Some(root.upload(&key("usearch"), &index).await.unwrap());
-        content.sidecar = Some(root.upload(&key("f16"), &sidecar).await.unwrap());
+        let (index_key, sidecar_key) = (
+            layout::index(options_id, shard, &hash, &hash),
+            layout::sidecar(options_id, shard, &hash, &hash),
+        );
+        content.index = Some(root.upload(&index_key, &index).await.unwrap());
+        content.sidecar = Some(root.upload(&sidecar_key, &sidecar).await.unwrap());
         let named = serde_json::json!({"index": content.index, "sidecar": content.sidecar});
         let receipt_key = layout::index_receipt(options_id, shard, &hash);
         root.put_if_absent(&receipt_key, named.to_string().into()).await.unwrap();

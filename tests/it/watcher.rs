@@ -8,7 +8,8 @@ use std::time::Duration;
 use scalingnote::error::ErrorKind;
 use scalingnote::search::{SnapshotWatcher, WatchOptions};
 use scalingnote::snapshot::{Content, Manifest, rollback};
-use scalingnote::store::{FileRef, Root, layout};
+use scalingnote::store::layout::{self, Key};
+use scalingnote::store::{FileRef, Root};
 use scalingnote::types::HexKey;
 
 use crate::support::{Chunk, notes, provenance, publish, store_content, unit_vectors};
@@ -78,10 +79,11 @@ async fn newer_snapshots_and_rollbacks_are_followed() {
     // What is open has a lease; what was let go has none.
     let leases = async || {
         let listed = root.list("leases").await.unwrap();
-        listed
-            .into_iter()
-            .filter_map(|lease| layout::reader_lease_snapshot(&lease.key))
-            .collect::<Vec<_>>()
+        let readers = listed.into_iter().filter_map(|lease| match layout::parse(&lease.key)? {
+            Key::ReaderLease { snapshot, .. } => Some(snapshot),
+            _ => None,
+        });
+        readers.collect::<Vec<_>>()
     };
     for _ in 0..500 {
         if leases().await == [3] {

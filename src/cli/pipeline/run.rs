@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, ClusterOptions, RunContext, RunOptions, SchedulerAddress};
 use crate::stage::{GateOptions, Outcome, RunReport};
 use crate::store::Root;
+use crate::store::layout::{self, ReportName};
 
 /// Run the whole pipeline: prepare, encode, build, publish
 ///
@@ -139,7 +140,7 @@ pub(crate) fn finish(
 }
 
 fn summary(report: &RunReport, context: &RunContext) -> String {
-    let file = crate::store::layout::run_file(&report.run, "report.html");
+    let file = layout::report_page(&report.run, ReportName(1));
     let place = context.root.local_path(&file).map_or_else(
         || format!("{}/{file}", context.root.uri().trim_end_matches('/')),
         |path| path.display().to_string(),

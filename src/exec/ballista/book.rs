@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::ExecutorProgress;
-use crate::store::{Root, layout};
+use crate::store::Root;
+use crate::store::layout::{self, Key};
 
 /// One executor's book for one run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -102,16 +103,18 @@ impl Shelf {
     /// # Errors
     /// What the store says.
     pub async fn look(&mut self, root: &Root, run: &str) -> Result<bool> {
-        let mut newest: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+        let mut newest: BTreeMap<String, (u64, &str)> = BTreeMap::new();
         let listed = root.list(&layout::books(run)).await?;
         for object in &listed {
-            let Some((executor, number)) = layout::book_of(&object.key) else { continue };
+            let Some(Key::Book { executor, number, .. }) = layout::parse(&object.key) else {
+                continue;
+            };
             let entry = newest.entry(executor).or_insert((number, &object.key));
             *entry = (*entry).max((number, &object.key));
         }
         let mut any = false;
         for (executor, (number, key)) in newest {
-            if self.books.get(executor).is_some_and(|(seen, _)| *seen >= number) {
+            if self.books.get(&executor).is_some_and(|(seen, _)| *seen >= number) {
                 continue;
             }
             let bytes = match root.get(key).await {
@@ -122,7 +125,7 @@ impl Shelf {
             };
             let book = serde_json::from_slice(&bytes)
                 .or_error(ErrorKind::Corrupt, || format!("book {key} cannot be read"))?;
-            self.books.insert(executor.to_owned(), (number, book));
+            self.books.insert(executor, (number, book));
             any = true;
         }
         Ok(any)

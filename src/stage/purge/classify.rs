@@ -6,11 +6,9 @@ use super::scan::{Holds, Scanned, look};
 use super::target::Target;
 use crate::error::{ErrorKind, Result};
 use crate::snapshot::{self, Manifest};
-use crate::store::{Listed, Root, layout};
+use crate::store::layout::{self, Folder, Key};
+use crate::store::{Listed, Root};
 use crate::types::shard_of;
-
-/// JSON above this size is looked into for words, but not for the files it names.
-const MAX_JSON: u64 = 256 << 20;
 
 /// What must go.
 #[derive(Debug, Default)]
@@ -29,10 +27,10 @@ impl Holders {
     /// In which round a file goes. Parts are judged by what ids files and prepared files say of whose the texts
     /// are, so these are the last.
     pub fn when(&self, key: &str) -> u8 {
-        match (self.named.contains(key), key.starts_with("embeddings/")) {
+        match (self.named.contains(key), layout::folder(key)) {
             (false, _) => 0,
-            (true, true) => 1,
-            (true, false) => 2,
+            (true, Some(Folder::Embeddings(_))) => 1,
+            (true, _) => 2,
         }
     }
 
@@ -63,7 +61,7 @@ pub(super) async fn classify(
     for (at, object) in objects.iter().enumerate() {
         progress(at as u64)?;
         let key = object.key.as_str();
-        if key.starts_with(layout::LEASES) {
+        if layout::folder(key) == Some(Folder::Leases) {
             // Who is at work right now; comes and goes.
             continue;
         }
@@ -126,21 +124,10 @@ async fn close(root: &Root, objects: &[Listed], holders: &mut Holders) -> Result
     let mut names: Vec<(&str, BTreeSet<String>)> = Vec::new();
     for object in objects {
         let key = object.key.as_str();
-        let listed =
-            layout::is_receipt(key) || (key.starts_with("runs/") && key.ends_with(".json"));
-        if !listed || object.size > MAX_JSON {
-            continue;
+        let of_run = || matches!(layout::folder(key), Some(Folder::Runs(_)));
+        if layout::is_receipt(key) || (of_run() && layout::is_json(key)) {
+            names.push((key, snapshot::strings_in(root, object, |_| true).await?));
         }
-        let bytes = match root.get(key).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let mut named = BTreeSet::new();
-        if let Ok(json) = serde_json::from_slice(&bytes) {
-            strings(&json, &mut named);
-        }
-        names.push((key, named));
     }
     loop {
         let mut changed = false;
@@ -152,21 +139,12 @@ async fn close(root: &Root, objects: &[Listed], holders: &mut Holders) -> Result
             }
         }
         // A plan and its prepared files are of no use without each other.
-        let runs: BTreeSet<String> = holders
-            .doomed
-            .iter()
-            .filter_map(|key| {
-                let run = key.strip_prefix("prepared/").and_then(|rest| rest.split('/').next());
-                let plan = || key.strip_prefix("runs/")?.strip_suffix("/plan.json");
-                run.or_else(plan).map(str::to_owned)
-            })
-            .collect();
+        let runs: BTreeSet<String> =
+            holders.doomed.iter().filter_map(|key| prepared_for(key)).collect();
         for object in objects {
-            let of_run = |run: &String| {
-                object.key.starts_with(&format!("{}/", layout::prepared_dir(run)))
-                    || object.key == layout::run_file(run, "plan.json")
-            };
-            if runs.iter().any(of_run) && !holders.doomed.contains(&object.key) {
+            if prepared_for(&object.key).is_some_and(|run| runs.contains(&run))
+                && !holders.doomed.contains(&object.key)
+            {
                 changed |= holders.doom(&object.key, "belongs to a run that prepared such a note");
             }
         }
@@ -176,11 +154,11 @@ async fn close(root: &Root, objects: &[Listed], holders: &mut Holders) -> Result
     }
 }
 
-fn strings(value: &serde_json::Value, found: &mut BTreeSet<String>) {
-    match value {
-        serde_json::Value::String(text) => drop(found.insert(text.clone())),
-        serde_json::Value::Array(items) => items.iter().for_each(|item| strings(item, found)),
-        serde_json::Value::Object(map) => map.values().for_each(|item| strings(item, found)),
-        _ => {}
+/// The run that `key` is a plan or prepared text of.
+fn prepared_for(key: &str) -> Option<String> {
+    match (layout::folder(key)?, layout::parse(key)) {
+        (Folder::Prepared(run), _) => Some(run.to_owned()),
+        (_, Some(Key::Plan { run })) => Some(run),
+        _ => None,
     }
 }

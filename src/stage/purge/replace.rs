@@ -10,7 +10,8 @@ use crate::index::{BuildReport, Calibration, IndexOptions};
 use crate::snapshot::{Content, Manifest, ShardContent};
 use crate::stage::ids::{Ids, Place, take_rows};
 use crate::stage::index_job::IndexJob;
-use crate::store::{FileRef, Listed, Root, layout};
+use crate::store::layout::{self, Key};
+use crate::store::{FileRef, Listed, Root};
 use crate::types::{Cancel, NoteId, TextHash};
 
 /// Parts that were copied: old key -> what came of it.
@@ -38,12 +39,8 @@ pub(super) async fn parts(
     let mut parts = Parts::new();
     for receipt in objects {
         let key = receipt.key.as_str();
-        let space = key.strip_prefix("embeddings/").and_then(|rest| rest.split('/').next());
-        let Some(space) = space.filter(|_| key.ends_with(layout::PART_RECEIPT_SUFFIX)) else {
-            continue;
-        };
+        let Some(Key::PartReceipt { space, .. }) = layout::parse(key) else { continue };
         cancel.check()?;
-        let space = crate::types::SpaceId(space.to_owned());
         let receipt = match PartReceipt::read(root, &space, key).await {
             Ok(receipt) => receipt,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,

@@ -16,7 +16,8 @@ use scalingnote::observe::Silent;
 use scalingnote::search::Snapshot;
 use scalingnote::snapshot::{self, Content, Manifest, Protected, Retention};
 use scalingnote::stage::{self, Plan, PurgeRequest, TaskEnv, Worker};
-use scalingnote::store::{FileRef, Root, layout};
+use scalingnote::store::layout::{self, Key};
+use scalingnote::store::{FileRef, Root};
 use scalingnote::tower::DeviceSpec;
 use scalingnote::types::{Cancel, Digest256, NoteId, hash_json};
 
@@ -85,16 +86,16 @@ root = "root"
             (manifest, plan, objects, part)
         });
         let shard = &manifest.content.shards[0];
-        let receipt = |start: &str, end: &str| {
-            let mut keys = objects.iter().map(|(key, _)| key);
-            keys.find(|key| key.starts_with(start) && key.ends_with(end)).unwrap().clone()
+        let receipt = |is: fn(&Key) -> bool| {
+            let mut keys = objects.iter().filter_map(|(key, _)| layout::parse(key));
+            keys.find(is).unwrap().to_string()
         };
         let key = match kind {
             "manifest" => layout::manifest(1),
             "plan" => Plan::key(&plan.spec.run),
-            "part-receipt" => receipt("embeddings/", layout::PART_RECEIPT_SUFFIX),
-            "encode-receipt" => receipt("embeddings/", layout::TASK_RECEIPT_SUFFIX),
-            "build-receipt" => receipt("indexes/", layout::TASK_RECEIPT_SUFFIX),
+            "part-receipt" => receipt(|key| matches!(key, Key::PartReceipt { .. })),
+            "encode-receipt" => receipt(|key| matches!(key, Key::EncodeReceipt { .. })),
+            "build-receipt" => receipt(|key| matches!(key, Key::BuildReceipt { .. })),
             "part" => part.file.path.clone(),
             "ids" => shard.ids.path.clone(),
             "prepared" => plan.shards[0].prepared.file.path.clone(),

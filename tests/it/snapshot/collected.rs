@@ -55,7 +55,7 @@ async fn gc_keeps_what_is_retained_young_or_protected_and_nothing_else() {
         let content = store_content(&root, &corpus, 2).await;
         parent = Some(publish(&root, parent.as_ref(), content, &format!("run-{day}")).await);
         let plan = serde_json::json!({"parts": []});
-        let key = layout::run_file(&format!("run-{day}"), "plan.json");
+        let key = layout::plan(&format!("run-{day}"));
         root.put(&key, plan.to_string().into()).await.unwrap();
         let prepared = layout::prepared(&format!("run-{day}"), 0);
         root.put(&prepared, Bytes::from_static(b"text")).await.unwrap();

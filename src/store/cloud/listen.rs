@@ -16,7 +16,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// What the store answered to one request. Travels with the request as an extension.
 #[derive(Debug, Default)]
-pub(super) struct Heard(Mutex<Option<Answer>>);
+pub struct Heard(Mutex<Option<Answer>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Answer {

@@ -22,9 +22,10 @@ use object_store::{
     Result, UploadPart,
 };
 
-use super::Border;
+use super::blocking::blocking;
+use crate::store::{Border, layout};
 
-/// See the module's docs. Keys have passed [`super::key::check`].
+/// See the module's docs. Keys have passed [`crate::store::key::check`].
 pub struct DurableLocal {
     inner: LocalFileSystem,
     folder: Arc<Folder>,
@@ -101,8 +102,7 @@ impl Folder {
     /// Writes `payload` to a staged name beside `path`, durable but not yet visible.
     fn stage(&self, path: &Path, payload: &PutPayload) -> io::Result<PathBuf> {
         let mut name = path.as_os_str().to_owned();
-        // `#` and digits: the name that `object_store` leaves out of listings.
-        name.push(format!("#{}", rand::random::<u64>()));
+        name.push(layout::staged(rand::random()));
         let staged = PathBuf::from(name);
         let mut options = OpenOptions::new();
         options.write(true).create_new(true);
@@ -171,12 +171,6 @@ fn local_error(path: &Path, error: io::Error) -> Error {
         return Error::NotFound { path: path.display().to_string(), source: Box::new(error) };
     }
     Error::Generic { store: "DurableLocal", source: Box::new(error) }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await?
 }
 
 #[async_trait]

@@ -8,9 +8,11 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 
-use super::transfer::{blocking, read_error};
-use super::{FileRef, Root};
+use super::handle::Root;
+use super::object::FileRef;
+use super::transfer::read_error;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::local::blocking;
 use crate::types::{Digest256, Hasher256};
 
 /// Stores allow 10,000 parts.

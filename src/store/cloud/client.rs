@@ -13,8 +13,8 @@ use object_store::{
 };
 use url::Url;
 
-use super::StorageOptions;
 use super::listen::Listening;
+use super::options::StorageOptions;
 use super::ranges::WithRanges;
 use super::repeat::Repeats;
 use super::web::Web;
@@ -23,7 +23,7 @@ use super::web::Web;
 const WHOLE_FILE: u32 = 20;
 
 /// A store as a root needs it.
-pub(super) struct Cloud {
+pub struct Cloud {
     /// Repeats by itself.
     pub store: Arc<dyn ObjectStore>,
     /// Makes one attempt and hides nothing of it: for conditional creates.
@@ -51,13 +51,13 @@ impl Settings<'_> {
 }
 
 /// How often and how long a root with these options repeats.
-pub(super) fn repeats(options: &StorageOptions) -> Repeats {
+pub fn repeats(options: &StorageOptions) -> Repeats {
     let attempts = options.max_retries.map_or(Repeats::CLOUD.attempts, |n| n.saturating_add(1));
     Repeats { attempts, ..Repeats::CLOUD }
 }
 
 /// Opens the store of `url`. Nothing is asked of the network.
-pub(super) fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Result<Cloud> {
+pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Result<Cloud> {
     let plain = options.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
     let timeout = Duration::from_secs(options.request_timeout_seconds.unwrap_or(30));
     let allow_http = options.allow_http.or(plain.then_some(true));
@@ -70,34 +70,20 @@ pub(super) fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions
     };
     let one = RetryConfig { max_retries: 0, ..many.clone() };
     let (waiting, hearing) = (Listening { waits: true }, Listening { waits: false });
+    // The builders have no trait in common.
+    macro_rules! cloud {
+        ($builder:expr) => {
+            Cloud {
+                store: Arc::new($builder.with_retry(many).with_http_connector(waiting).build()?),
+                creator: Arc::new($builder.with_retry(one).with_http_connector(hearing).build()?),
+                web: None,
+            }
+        };
+    }
     Ok(match kind {
-        ObjectStoreScheme::AmazonS3 => Cloud {
-            store: Arc::new(
-                s3(url, &settings).with_retry(many).with_http_connector(waiting).build()?,
-            ),
-            creator: Arc::new(
-                s3(url, &settings).with_retry(one).with_http_connector(hearing).build()?,
-            ),
-            web: None,
-        },
-        ObjectStoreScheme::MicrosoftAzure => Cloud {
-            store: Arc::new(
-                azure(url, &settings).with_retry(many).with_http_connector(waiting).build()?,
-            ),
-            creator: Arc::new(
-                azure(url, &settings).with_retry(one).with_http_connector(hearing).build()?,
-            ),
-            web: None,
-        },
-        ObjectStoreScheme::GoogleCloudStorage => Cloud {
-            store: Arc::new(
-                gcs(url, &settings).with_retry(many).with_http_connector(waiting).build()?,
-            ),
-            creator: Arc::new(
-                gcs(url, &settings).with_retry(one).with_http_connector(hearing).build()?,
-            ),
-            web: None,
-        },
+        ObjectStoreScheme::AmazonS3 => cloud!(s3(url, &settings)),
+        ObjectStoreScheme::MicrosoftAzure => cloud!(azure(url, &settings)),
+        ObjectStoreScheme::GoogleCloudStorage => cloud!(gcs(url, &settings)),
         _ => {
             let client = ClientOptions::new()
                 .with_allow_http(url.scheme() == "http")

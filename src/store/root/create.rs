@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use object_store::{PutMode, PutOptions, PutPayload};
 
-use super::listen::Heard;
+use super::handle::Root;
+use super::object::{FileRef, PutOutcome};
 use super::upload::Source;
-use super::{FileRef, PutOutcome, Repeats, Root, error};
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::cloud::{Heard, Repeats};
+use crate::store::error;
 use crate::types::Digest256;
 
 impl Root {

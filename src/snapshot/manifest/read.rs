@@ -1,6 +1,6 @@
 //! Reading manifests: nothing is believed before version, number, hash and paths are checked.
 
-use super::manifest::{MANIFEST_VERSION, Manifest};
+use super::format::{MANIFEST_VERSION, Manifest};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::{Root, layout};
 use crate::types::hash_json;
@@ -112,7 +112,7 @@ async fn load(root: &Root, number: u64) -> Result<Manifest> {
 }
 
 /// Parses and checks the bytes of manifest `number`.
-pub(super) fn parse(bytes: &[u8], number: u64) -> Result<Manifest> {
+pub(in crate::snapshot) fn parse(bytes: &[u8], number: u64) -> Result<Manifest> {
     /// Read first, so that a newer format is told apart from a damaged one.
     #[derive(serde::Deserialize)]
     struct Versioned {

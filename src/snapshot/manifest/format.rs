@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::purged::Purged;
 use crate::error::{Error, Result};
 use crate::store::{FileRef, key};
-use crate::types::{Canary, Digest256, EmbeddingSpace, SpaceId, VectorType, hash_json};
+use crate::types::{Canary, Digest256, EmbeddingSpace, SpaceId, hash_json};
 
 /// Version of the manifest format that this release writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -352,15 +352,6 @@ pub enum CommitOutcome {
         /// The oldest retained snapshot that blocks it.
         by: u64,
     },
-}
-
-/// Element type and dimension of a snapshot's stored embeddings, for readers of Parquet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VectorShape {
-    /// Element type.
-    pub vector_type: VectorType,
-    /// Dimensions.
-    pub dimensions: u32,
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use futures::TryStreamExt;
 use object_store::client::{HttpClient, HttpRequest, HttpRequestBody};
 use url::Url;
 
-use super::Root;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest index page that is read.
@@ -13,7 +12,7 @@ const MAX_PAGE: usize = 16 << 20;
 
 /// A web server and the URL of the root on it.
 #[derive(Debug, Clone)]
-pub(super) struct Web {
+pub struct Web {
     client: HttpClient,
     url: String,
 }
@@ -22,18 +21,10 @@ impl Web {
     pub fn new(client: HttpClient, url: &Url) -> Self {
         Self { client, url: url.as_str().trim_end_matches('/').to_owned() }
     }
-}
 
-impl Root {
-    /// The text of the index page that a web server shows for `folder`, as Apache, nginx (`autoindex on`) and
-    /// `python3 -m http.server` make one; `None` for any other root.
-    ///
-    /// # Errors
-    /// Unsupported where the server shows none; Transient where it cannot be reached.
-    pub async fn index_page(&self, folder: &str) -> Result<Option<String>> {
-        super::key::check(folder)?;
-        let Some(web) = &self.web else { return Ok(None) };
-        let url = format!("{}/{folder}/", web.url);
+    /// See [`crate::store::Root::index_page`].
+    pub async fn index_page(&self, folder: &str) -> Result<String> {
+        let url = format!("{}/{folder}/", self.url);
         let none = |why: String| {
             Error::new(ErrorKind::Unsupported, format!("{url} shows no list of its files ({why})"))
         };
@@ -43,7 +34,7 @@ impl Root {
             Error::new(ErrorKind::Transient, format!("cannot read {url}; run again"))
                 .with_source(cause)
         };
-        let answer = web.client.execute(request).await.map_err(failed)?;
+        let answer = self.client.execute(request).await.map_err(failed)?;
         let status = answer.status();
         if !status.is_success() {
             return Err(match status.as_u16() {
@@ -62,6 +53,6 @@ impl Root {
             }
             page.extend_from_slice(&piece);
         }
-        Ok(Some(String::from_utf8_lossy(&page).into_owned()))
+        Ok(String::from_utf8_lossy(&page).into_owned())
     }
 }

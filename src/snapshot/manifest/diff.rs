@@ -6,9 +6,10 @@ use arrow::array::AsArray;
 use futures::TryStreamExt;
 use serde::Serialize;
 
-use super::manifest::{Manifest, QueryTower, Segment, ShardContent};
-use super::{ids, removed};
+use super::format::{Manifest, QueryTower, Segment, ShardContent};
+use super::removed;
 use crate::error::{Error, Result, ResultExt};
+use crate::snapshot::ids;
 use crate::store::{FileRef, Root};
 use crate::types::{Digest256, Hasher256};
 

@@ -3,7 +3,7 @@
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
-use super::manifest::Manifest;
+use super::format::Manifest;
 use crate::error::{ErrorKind, Result};
 use crate::store::{FileRef, Root};
 

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::Root;
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::Cancel;
 
@@ -38,7 +37,7 @@ impl Repeats {
 }
 
 /// The state of one repeated request.
-pub(super) struct Attempts<'a> {
+pub struct Attempts<'a> {
     repeats: &'a Repeats,
     cancel: Option<&'a Cancel>,
     started: Instant,
@@ -92,32 +91,6 @@ impl<'a> Attempts<'a> {
         tracing::info!(error = %failed, ?pause, attempt = self.made, "repeating");
         self.made += 1;
         Ok(pause)
-    }
-}
-
-impl Root {
-    /// Runs `call` until it succeeds, fails for good, or no attempt is left. For requests that may be repeated
-    /// whatever became of the one before.
-    pub(super) async fn repeated<T, F>(
-        &self,
-        operation: &str,
-        key: &str,
-        call: impl Fn() -> F,
-    ) -> Result<T>
-    where
-        F: Future<Output = object_store::Result<T>>,
-    {
-        let mut attempts = self.attempts();
-        loop {
-            match call().await {
-                Ok(value) => return Ok(value),
-                Err(cause) => attempts.again(None, self.error(operation, key, &cause)).await?,
-            }
-        }
-    }
-
-    pub(super) fn attempts(&self) -> Attempts<'_> {
-        Attempts::new(&self.repeats, self.cancel.as_ref())
     }
 }
 

@@ -69,12 +69,7 @@ const KNOWN: [(&[&str], ErrorKind, &str); 11] = [
 ];
 
 /// The kind that the store's answer has in the end, and `: what to check`.
-pub(super) fn advice(
-    kind: ErrorKind,
-    status: Option<u16>,
-    text: &str,
-    uri: &str,
-) -> (ErrorKind, String) {
+pub fn advice(kind: ErrorKind, status: Option<u16>, text: &str, uri: &str) -> (ErrorKind, String) {
     let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
     let remote = !matches!(scheme, "" | "file" | "memory");
     let known = KNOWN.iter().find(|(codes, ..)| codes.iter().any(|code| text.contains(code)));

@@ -5,22 +5,23 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::gc::names_of;
-use super::lease::{COMMIT_LIMIT, Kind, Lease};
-use super::read::numbers;
+use super::names::names_of;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::store::{Listed, Root, layout};
+use crate::snapshot::lease::{COMMIT_LIMIT, Lease, Patience};
+use crate::snapshot::manifest::numbers;
+use crate::store::layout::{self, Folder, LeaseKind};
+use crate::store::{Listed, Root};
 
 /// Objects deleted under one lease.
 const BATCH: usize = 512;
 /// Deletes in flight.
 const DELETERS: usize = 16;
 /// How long a batch waits for a publish.
-const PATIENCE: Duration = Duration::from_secs(5 * 60);
+const FOR_COMMITS: Duration = Duration::from_secs(5 * 60);
 
 /// Whose leases keep an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heed {
+pub(in crate::snapshot) enum Heed {
     /// Those of readers and of runs, too.
     Everyone,
     /// Of nobody but publishers: what is purged goes, whoever reads it.
@@ -28,7 +29,7 @@ pub(super) enum Heed {
 }
 
 /// What [`delete`] did.
-pub(super) struct Sweep {
+pub(in crate::snapshot) struct Sweep {
     pub gone: Vec<Listed>,
     /// Objects that stay for a run that started meanwhile.
     pub held_back: u64,
@@ -46,12 +47,12 @@ pub(super) fn hold_back<'a>(doomed: impl Iterator<Item = &'a mut Vec<Listed>>) -
 }
 
 fn is_reusable(key: &str) -> bool {
-    key.starts_with("embeddings/") || key.starts_with("indexes/")
+    matches!(layout::folder(key), Some(Folder::Embeddings(_) | Folder::Indexes(_)))
 }
 
 /// Deletes the steps in order. `known` are the snapshots whose objects are not among them; what a snapshot committed
 /// meanwhile names is left alone, and so is what a reader or a run that came meanwhile has a lease for.
-pub(super) async fn delete(
+pub(in crate::snapshot) async fn delete(
     root: &Root,
     steps: [Vec<Listed>; 3],
     mut known: BTreeSet<u64>,
@@ -102,11 +103,10 @@ pub(super) async fn delete(
 
 /// A gc lease that no commit lease stands beside.
 async fn take_when_quiet(root: &Root) -> Result<Lease<'_>> {
-    let started = tokio::time::Instant::now();
-    let mut pause = Duration::from_millis(20);
+    let mut patience = Patience::of(FOR_COMMITS);
     loop {
-        let lease = Lease::take(root, Kind::Gc).await.context(|| "collecting garbage")?;
-        match lease.stands_beside(Kind::Commit).await {
+        let lease = Lease::take(root, LeaseKind::Gc).await.context(|| "collecting garbage")?;
+        match lease.stands_beside(LeaseKind::Commit).await {
             Ok(false) => return Ok(lease),
             Ok(true) => lease.release().await,
             Err(error) => {
@@ -114,14 +114,8 @@ async fn take_when_quiet(root: &Root) -> Result<Lease<'_>> {
                 return Err(error);
             }
         }
-        if started.elapsed() > PATIENCE {
-            return Err(Error::new(
-                ErrorKind::Transient,
-                format!("publishing to {} does not end; run gc again later", root.uri()),
-            ));
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(2));
+        let told = || format!("publishing to {} does not end; run gc again later", root.uri());
+        patience.pause(told).await?;
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lease::{content, remove, wait_for_gc};
+use super::leases::{content, remove, wait_for_gc};
 use crate::error::{Error, Result};
 use crate::store::{Root, layout};
 

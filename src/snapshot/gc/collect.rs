@@ -3,20 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::{StreamExt, TryStreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::lease::Leases;
-use super::manifest::{Content, Manifest};
-use super::{run_lease, sweep};
-use crate::error::{ErrorKind, Result, ResultExt};
-use crate::store::{Listed, Root, key, layout};
-
-/// Receipts and plans read at the same time.
-const READERS: usize = 32;
-/// Receipts and plans above this size are not looked into: what they name is then protected by age alone.
-const MAX_JSON: u64 = 256 << 20;
+use super::names::{named_by, read_names};
+use super::sweep;
+use crate::error::{Result, ResultExt};
+use crate::snapshot::lease::{Leases, living_run};
+use crate::snapshot::manifest;
+use crate::store::layout::{self, Folder, Key};
+use crate::store::{Listed, Root};
 
 /// How many snapshots stay, and how young anything must be to be left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -78,7 +74,7 @@ pub struct GcReport {
 /// Deletes what nothing needs any more. Manifests go first, then receipts, then the files that they named, so a
 /// crash leaves nothing that names a missing file. Never touches what is not under this program's folders.
 ///
-/// `now` is compared with the store's time stamps: pass [`super::store_time`] unless this machine's clock is right.
+/// `now` is compared with the store's time stamps: pass [`crate::snapshot::store_time`] unless this machine's clock is right.
 ///
 /// # Errors
 /// Any manifest that would be kept but cannot be read stops the gc before anything is deleted. Transient where a
@@ -146,27 +142,26 @@ async fn select(
         root.list("").await?.into_iter().map(|object| (object.key.clone(), object)).collect();
     let younger = |object: &Listed, than: TimeDelta| now - object.modified < than;
 
-    let leases = objects.values().filter(|object| object.key.starts_with("leases/"));
-    let leases = Leases { listed: leases.cloned().collect(), now };
+    let leases = Leases::among(objects.values(), now);
     let read: BTreeSet<u64> =
         protected.snapshots.union(&leases.read_snapshots()).copied().collect();
     let kept_snapshots = retained(&objects, retention, &read, |object| younger(object, grace));
     let mut live_runs = protected.runs.clone();
     for key in leases.runs() {
-        if let Some(run) = run_lease::living_run(root, key, &leases).await? {
+        if let Some(run) = living_run(root, key, &leases).await? {
             live_runs.insert(run);
         }
     }
     let mut keep: HashSet<String> = protected.keys.iter().cloned().collect();
     let mut spaces = HashSet::new();
     for &number in &kept_snapshots {
-        let manifest = super::read::read(root, number).await?;
+        let manifest = manifest::read(root, number).await?;
         spaces.insert(manifest.content.space_id.0.clone());
         keep.extend(named_by(&manifest.content));
     }
 
     // A run is as young as its youngest object.
-    let mut youngest: HashMap<(&str, &str), &Listed> = HashMap::new();
+    let mut youngest: HashMap<Folder<'_>, &Listed> = HashMap::new();
     for (key, object) in &objects {
         if let Some(owner) = owner(key) {
             let entry = youngest.entry(owner).or_insert(object);
@@ -177,17 +172,17 @@ async fn select(
     }
     let run_lives = |run: &str| {
         live_runs.contains(run)
-            || youngest.get(&("runs", run)).is_some_and(|object| younger(object, runs))
+            || youngest.get(&Folder::Runs(run)).is_some_and(|object| younger(object, runs))
     };
     let space_grows = |space: &str| {
         protected.growing
-            || youngest.get(&("space", space)).is_some_and(|object| younger(object, runs))
+            || youngest.get(&Folder::Embeddings(space)).is_some_and(|object| younger(object, runs))
     };
 
     // Whatever a living run's plan and receipts name stays.
     let plans = objects.values().filter(|object| {
-        object.key.ends_with(".json")
-            && owner(&object.key).is_some_and(|(kind, run)| kind == "runs" && run_lives(run))
+        layout::is_json(&object.key)
+            && matches!(owner(&object.key), Some(Folder::Runs(run)) if run_lives(run))
     });
     keep.extend(read_names(root, plans).await?.into_iter().flat_map(|(_, named)| named));
 
@@ -197,10 +192,14 @@ async fn select(
         receipts.iter().flat_map(|(_, named)| named).map(String::as_str).collect();
     let limit = |key: &str| match owner(key) {
         // A space that no snapshot serves yet may be filling up over many nights.
-        Some(("space", space)) if !spaces.contains(space) && space_grows(space) => TimeDelta::MAX,
+        Some(Folder::Embeddings(space)) if !spaces.contains(space) && space_grows(space) => {
+            TimeDelta::MAX
+        }
         // An interrupted run may come back for what it finished.
-        Some(("space", _)) if layout::is_receipt(key) || with_receipt.contains(key) => runs,
-        _ if is_calibration(key) => runs,
+        Some(Folder::Embeddings(_)) if layout::is_receipt(key) || with_receipt.contains(key) => {
+            runs
+        }
+        _ if matches!(layout::parse(key), Some(Key::Calibration { .. })) => runs,
         _ => grace,
     };
     for (receipt, named) in &receipts {
@@ -211,11 +210,13 @@ async fn select(
 
     let mut doomed: BTreeSet<&str> = BTreeSet::new();
     for (key, object) in &objects {
-        let old = match key.split('/').next().unwrap_or_default() {
-            layout::LEASES => !younger(object, grace.max(TimeDelta::days(1))),
-            "runs" | "prepared" => owner(key).is_some_and(|(_, run)| !run_lives(run)),
-            "embeddings" | "indexes" => !layout::is_receipt(key) && !younger(object, limit(key)),
-            _ => false,
+        let old = match layout::folder(key) {
+            Some(Folder::Leases) => !younger(object, grace.max(TimeDelta::days(1))),
+            Some(Folder::Runs(run) | Folder::Prepared(run)) => !run_lives(run),
+            Some(Folder::Embeddings(_) | Folder::Indexes(_)) => {
+                !layout::is_receipt(key) && !younger(object, limit(key))
+            }
+            Some(Folder::Snapshots) | None => false,
         };
         if old && !keep.contains(key) {
             doomed.insert(key);
@@ -261,12 +262,6 @@ async fn select(
     Ok(plan)
 }
 
-/// Every key that a content needs, its frozen scale included.
-pub(super) fn named_by(content: &Content) -> impl Iterator<Item = String> + '_ {
-    let calibration = layout::calibration(&content.index.options_id, &content.space_id);
-    content.files().map(|file| file.path.clone()).chain([calibration])
-}
-
 /// The newest few, those that somebody protects, and those that were the newest until a moment ago: their readers
 /// may not have noticed yet.
 fn retained(
@@ -294,67 +289,10 @@ fn retained(
 }
 
 /// Whose age counts for a key: its run's or its space's.
-fn owner(key: &str) -> Option<(&'static str, &str)> {
-    let (top, rest) = key.split_once('/')?;
-    let name = rest.split('/').next()?;
-    match top {
-        "runs" | "prepared" => Some(("runs", name)),
-        "embeddings" => Some(("space", name)),
+fn owner(key: &str) -> Option<Folder<'_>> {
+    match layout::folder(key)? {
+        Folder::Prepared(run) => Some(Folder::Runs(run)),
+        owner @ (Folder::Runs(_) | Folder::Embeddings(_)) => Some(owner),
         _ => None,
     }
-}
-
-fn is_calibration(key: &str) -> bool {
-    key.rsplit('/').next().is_some_and(|name| name.starts_with("calibration-"))
-}
-
-/// For each JSON object the keys of embeddings and indexes that stand in it as strings, whatever its format.
-async fn read_names<'a>(
-    root: &Root,
-    files: impl Iterator<Item = &'a Listed>,
-) -> Result<Vec<(String, Vec<String>)>> {
-    let reads: Vec<_> = files.map(|file| names_in(root, file.clone())).collect();
-    futures::stream::iter(reads).buffered(READERS).try_collect().await
-}
-
-async fn names_in(root: &Root, file: Listed) -> Result<(String, Vec<String>)> {
-    let mut named = BTreeSet::new();
-    if file.size <= MAX_JSON {
-        match root.get(&file.key).await {
-            Ok(bytes) => {
-                // A torn or foreign file names nothing; its age decides.
-                if let Ok(value) = serde_json::from_slice(&bytes) {
-                    collect_keys(&value, &mut named);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    named.remove(&file.key);
-    Ok((file.key, named.into_iter().collect()))
-}
-
-fn collect_keys(value: &serde_json::Value, named: &mut BTreeSet<String>) {
-    match value {
-        serde_json::Value::String(text) if is_file_key(text) => {
-            named.insert(text.clone());
-        }
-        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_keys(item, named)),
-        serde_json::Value::Object(map) => map.values().for_each(|item| collect_keys(item, named)),
-        _ => {}
-    }
-}
-
-/// A key that the layout gives to files, not to folders: at least `top/space/shard/file`.
-fn is_file_key(text: &str) -> bool {
-    (text.starts_with("embeddings/") || text.starts_with("indexes/"))
-        && text.split('/').count() >= 4
-        && key::check(text).is_ok()
-}
-
-/// The keys that a manifest committed during the gc needs.
-pub(super) async fn names_of(root: &Root, number: u64) -> Result<Vec<String>> {
-    let manifest: Manifest = super::read::read(root, number).await?;
-    Ok(named_by(&manifest.content).collect())
 }

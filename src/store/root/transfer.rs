@@ -9,13 +9,14 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use tokio::io::AsyncWriteExt;
 
-use super::{FileRef, Root};
+use super::handle::{PIECE, Root};
+use super::object::FileRef;
 use crate::error::{Error, Result, ResultExt, kind_of_io};
+use crate::store::cloud::Repeats;
+use crate::store::key;
+use crate::store::local::blocking;
 use crate::types::{Digest256, Hasher256};
 
-/// What one request carries: the largest object sent as one put, the smallest part of a multipart upload, the bytes
-/// of one read. A request has a time limit, so a file must not depend on one request.
-pub(super) const PIECE: u64 = 8 << 20;
 /// Pieces read at the same time: bounds memory.
 const IN_FLIGHT: usize = 4;
 
@@ -30,7 +31,7 @@ impl Root {
 
     /// Fsyncs an object and its folders where the root is a local folder; a cloud store has nothing to do.
     pub async fn sync(&self, key: &str) -> Result<()> {
-        super::key::check(key)?;
+        key::check(key)?;
         if let Some(local) = &self.durable {
             local.sync(&self.path(key)).await.map_err(|e| self.error("sync", key, &e))?;
         }
@@ -53,7 +54,7 @@ impl Root {
     /// The bytes of an object of `size` bytes in order, at most four pieces of 8 MiB of them in memory.
     fn pieces<'a>(&'a self, key: &'a str, size: u64) -> BoxStream<'a, Result<Bytes>> {
         // Disk and memory give one stream; so do web servers, which need not know ranges.
-        if self.repeats == super::Repeats::NONE || self.is_read_only() {
+        if self.repeats == Repeats::NONE || self.is_read_only() {
             let failed = |cause: object_store::Error| self.error("read", key, &cause);
             let reply = async move {
                 let reply = self.store.get(&self.path(key)).await.map_err(failed)?;
@@ -77,7 +78,7 @@ impl Root {
     /// # Errors
     /// NotFound; Corrupt where size or SHA-256 differ; Resource where the cache's disk is full.
     pub async fn fetch(&self, file: &FileRef, cache: &Path) -> Result<PathBuf> {
-        super::key::check(&file.path)?;
+        key::check(&file.path)?;
         if let Some(path) = self.local_path(&file.path) {
             return match self.size(&file.path).await? {
                 Some(size) if size == file.size => Ok(path),
@@ -88,7 +89,9 @@ impl Root {
         let target = cache.join(file.cached_name());
         let shown = target.display().to_string();
         let (expected, reused) = (file.clone(), target.clone());
-        let fits = blocking(move || Ok(is_intact(&reused, &expected))).await.unwrap_or(false);
+        let fits = blocking(move || Ok::<_, std::io::Error>(is_intact(&reused, &expected)))
+            .await
+            .unwrap_or(false);
         if !fits {
             self.download(file, cache, &target)
                 .await
@@ -146,14 +149,6 @@ impl Root {
     }
 }
 
-impl FileRef {
-    /// Its name in a cache that [`Root::fetch`] fills.
-    pub fn cached_name(&self) -> String {
-        let name = self.path.rsplit('/').next().unwrap_or("object");
-        format!("{}-{name}", self.sha256.short())
-    }
-}
-
 fn is_intact(path: &Path, expected: &FileRef) -> bool {
     let size = std::fs::metadata(path).map(|metadata| metadata.len());
     size.is_ok_and(|size| size == expected.size)
@@ -177,10 +172,4 @@ pub fn hash_file(path: &Path) -> Result<Digest256> {
 
 pub(super) fn read_error(path: &str, cause: std::io::Error) -> Error {
     Error::new(kind_of_io(&cause), format!("cannot read {path}")).with_source(cause)
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(std::io::Error::other(e)))
 }

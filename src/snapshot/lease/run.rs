@@ -9,9 +9,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::holder::{HeldHere, Holder};
-use super::lease::{Leases, content, holder, remove, store_time, wait_for_gc};
+use super::leases::{Leases, STALE, content, holder, remove, wait_for_gc};
+use super::short::store_time;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{PutOutcome, Root, layout};
+use crate::store::layout::{self, Key};
+use crate::store::{PutOutcome, Root};
 
 /// Tries where other runs come and go while this one takes its lease.
 const TRIES: u32 = 8;
@@ -66,9 +68,7 @@ impl RunLease {
     /// What the store says; the lease is then not held.
     pub async fn take(root: &Root, run: &str) -> Result<Taken> {
         for _ in 0..TRIES {
-            let listed = root.list(layout::LEASES).await?;
-            let newest =
-                listed.iter().filter_map(|lease| layout::run_lease_number(&lease.key)).max();
+            let newest = newest(root).await?;
             if let Some(number) = newest {
                 match living(root, &layout::run_lease(number)).await? {
                     Some(holder) => return Ok(Taken::Busy(holder)),
@@ -125,9 +125,10 @@ impl RunLease {
                 }
                 remove(&self.root, key).await;
             }
-            let beats = others.listed.iter().filter(|lease| lease.key.starts_with("leases/beat-"));
-            for dead in beats.filter(|lease| others.now - lease.modified > super::lease::STALE) {
-                remove(&self.root, &dead.key).await;
+            for (key, lease) in &others.listed {
+                if matches!(key, Key::Beat { .. }) && others.now - lease.modified > STALE {
+                    remove(&self.root, &lease.key).await;
+                }
             }
             wait_for_gc(&self.root, &self.key(), taken).await.map(|()| None)
         };
@@ -167,8 +168,7 @@ impl RunLease {
     /// # Errors
     /// Conflict where another run took over, or the lease was removed; what the store says.
     pub async fn check(&self) -> Result<()> {
-        let listed = self.root.list(layout::LEASES).await?;
-        let newest = listed.iter().filter_map(|lease| layout::run_lease_number(&lease.key)).max();
+        let newest = newest(&self.root).await?;
         if newest == Some(self.number) && self.is_in_it().await? {
             return Ok(());
         }
@@ -202,9 +202,8 @@ impl RunLease {
         if self.beats.load(Ordering::Acquire) == 0 {
             return;
         }
-        let beats = layout::beats(&self.run);
         for lease in self.root.list(layout::LEASES).await.unwrap_or_default() {
-            if lease.key.starts_with(&beats) {
+            if matches!(layout::parse(&lease.key), Some(Key::Beat { run, .. }) if run == self.run) {
                 remove(&self.root, &lease.key).await;
             }
         }
@@ -217,10 +216,18 @@ impl RunLease {
 /// # Errors
 /// What the store says.
 pub async fn is_current_run(root: &Root, run: &str) -> Result<bool> {
-    let listed = root.list(layout::LEASES).await?;
-    let newest = listed.iter().filter_map(|lease| layout::run_lease_number(&lease.key)).max();
-    let Some(number) = newest else { return Ok(false) };
+    let Some(number) = newest(root).await? else { return Ok(false) };
     Ok(holder(root, &layout::run_lease(number)).await?.is_some_and(|holder| holder.run == run))
+}
+
+/// The number of the lease that counts.
+async fn newest(root: &Root) -> Result<Option<u64>> {
+    let listed = root.list(layout::LEASES).await?;
+    let numbers = listed.iter().filter_map(|lease| match layout::parse(&lease.key)? {
+        Key::RunLease { number } => Some(number),
+        _ => None,
+    });
+    Ok(numbers.max())
 }
 
 /// The holder of a run's lease, if it is alive.
@@ -230,12 +237,12 @@ async fn living(root: &Root, key: &str) -> Result<Option<Holder>> {
         return Ok(None);
     }
     let now = store_time(root).await?;
-    let leases = Leases { listed: root.list(layout::LEASES).await?, now };
+    let leases = Leases::among(&root.list(layout::LEASES).await?, now);
     Ok(leases.run_beats(key, &holder.run).then_some(holder))
 }
 
 /// The run that holds the lease `key`, if it shows a sign of life: for gc, which deletes nothing on a guess.
-pub(super) async fn living_run(root: &Root, key: &str, leases: &Leases) -> Result<Option<String>> {
+pub async fn living_run(root: &Root, key: &str, leases: &Leases) -> Result<Option<String>> {
     let Some(holder) = holder(root, key).await? else { return Ok(None) };
     Ok(leases.run_beats(key, &holder.run).then_some(holder.run))
 }

@@ -9,7 +9,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
 
-use super::manifest::Removed;
+use super::format::Removed;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::Root;
 use crate::types::Digest256;

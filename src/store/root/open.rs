@@ -7,35 +7,13 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreScheme};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::durable::DurableLocal;
-use super::{Root, cloud, error};
+use super::handle::Root;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
-
-/// How to reach an object store. Credentials are not here: they come from the environment
-/// (`AWS_*`, `AZURE_*`, `GOOGLE_*`), as the tools of each cloud read them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct StorageOptions {
-    /// URL of an S3-, Azure- or GCS-compatible server, e.g. `http://localhost:9000`; for Azure with the account
-    /// in its path where the server wants it there.
-    pub endpoint: Option<String>,
-    /// Region of an S3 bucket.
-    pub region: Option<String>,
-    /// S3: `true` addresses `endpoint/bucket/key`, `false` `bucket.endpoint/key`. Default: path style.
-    pub path_style: Option<bool>,
-    /// Allows an unencrypted `http://` endpoint. Default: only where `endpoint` itself starts with `http://`.
-    pub allow_http: Option<bool>,
-    /// Seconds that one request may take, its body included. Default: 30. No request carries more than 8 MiB,
-    /// so that this also suits a slow line; a web server that gives no ranges gets twenty times as long.
-    pub request_timeout_seconds: Option<u64>,
-    /// How often a request that failed in passing is repeated, with growing pauses, or as long as the store asks for
-    /// (`Retry-After`); three minutes in all. Default: 10.
-    pub max_retries: Option<u32>,
-}
+use crate::store::cloud::{self, StorageOptions};
+use crate::store::error;
+use crate::store::local::DurableLocal;
 
 /// Stores behind `memory://name`, shared by this process.
 static NAMED_MEMORY: LazyLock<Mutex<BTreeMap<String, Arc<InMemory>>>> =
@@ -157,13 +135,6 @@ fn local(path: &Path) -> Result<Root> {
     Ok(root)
 }
 
-/// The path of a key below a prefix. The key has been checked, so no character of it is escaped.
-pub(super) fn join(prefix: &ObjectPath, key: &str) -> ObjectPath {
-    key.split('/')
-        .filter(|part| !part.is_empty())
-        .fold(prefix.clone(), |path, part| path.join(part))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,10 +166,5 @@ mod tests {
         }
         assert_eq!(Root::open("ftp://host/x").unwrap_err().kind(), ErrorKind::Config);
         assert_eq!(Root::open("").unwrap_err().kind(), ErrorKind::Config);
-    }
-
-    #[test]
-    fn unknown_storage_options_are_refused() {
-        assert!(serde_json::from_str::<StorageOptions>(r#"{"regoin":"x"}"#).is_err());
     }
 }

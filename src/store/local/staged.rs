@@ -1,15 +1,15 @@
 //! What a killed process leaves in a local root: staged files that nothing lists, and empty folders.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
 
-use super::Root;
-use crate::error::{Error, Result, kind_of_io};
+use super::blocking::blocking;
+use crate::store::layout::staged_for;
 
-/// What [`Root::sweep_staged`] removed, or would remove.
+/// What [`crate::store::Root::sweep_staged`] removed, or would remove.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Staged files.
@@ -18,36 +18,33 @@ pub struct Swept {
     pub bytes: u64,
 }
 
-impl Root {
-    /// Removes staged files (`name#digits`) last written before `before`, and empty folders as old. A root that is
-    /// no local folder has none; unfinished multipart uploads in a bucket are for its lifecycle rule.
-    pub async fn sweep_staged(&self, before: DateTime<Utc>, dry_run: bool) -> Result<Swept> {
-        let Some(folder) = self.local_folder().map(Path::to_owned) else {
-            return Ok(Swept::default());
-        };
-        let uri = self.uri().to_owned();
-        let swept = tokio::task::spawn_blocking(move || {
-            let mut swept = Swept::default();
-            sweep(&folder, before.into(), dry_run, &mut swept).map(|()| swept)
-        });
-        let swept = swept.await.unwrap_or_else(|join| Err(io::Error::other(join)));
-        swept.map_err(|cause| {
-            Error::new(kind_of_io(&cause), format!("cannot sweep {uri}")).with_source(cause)
-        })
-    }
+/// See [`crate::store::Root::sweep_staged`].
+pub async fn sweep(folder: PathBuf, before: DateTime<Utc>, dry_run: bool) -> io::Result<Swept> {
+    blocking(move || {
+        let mut swept = Swept::default();
+        sweep_folder(&folder, before.into(), dry_run, &mut swept).map(|()| swept)
+    })
+    .await
 }
 
-fn sweep(folder: &Path, before: SystemTime, dry_run: bool, swept: &mut Swept) -> io::Result<()> {
+fn sweep_folder(
+    folder: &Path,
+    before: SystemTime,
+    dry_run: bool,
+    swept: &mut Swept,
+) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let Some(meta) = still_there(entry.metadata())? else { continue };
         if meta.is_dir() {
-            sweep(&entry.path(), before, dry_run, swept)?;
+            sweep_folder(&entry.path(), before, dry_run, swept)?;
             // Fails where it is not empty, as it should; a writer that needs it makes it anew.
             if !dry_run && still_there(meta.modified())?.is_some_and(|time| time < before) {
                 let _ = std::fs::remove_dir(entry.path());
             }
-        } else if is_staged(&entry.file_name().to_string_lossy()) && meta.modified()? < before {
+        } else if staged_for(&entry.file_name().to_string_lossy()).is_some()
+            && meta.modified()? < before
+        {
             swept.files += 1;
             swept.bytes += meta.len();
             if !dry_run {
@@ -67,14 +64,10 @@ fn still_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn is_staged(name: &str) -> bool {
-    name.rsplit_once('#')
-        .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Root;
 
     #[tokio::test]
     async fn only_old_staged_files_go() {

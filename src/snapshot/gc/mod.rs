@@ -1,0 +1,9 @@
+//! Collecting garbage: what may go, and deleting it beside publishers and readers.
+
+mod collect;
+mod names;
+mod sweep;
+
+pub use collect::{GcReport, Protected, Retention, gc};
+pub(crate) use names::strings_in;
+pub(super) use sweep::{Heed, delete};

@@ -1,0 +1,76 @@
+//! Which objects a content names, and which stand in some JSON.
+
+use std::collections::BTreeSet;
+
+use futures::{StreamExt, TryStreamExt};
+
+use crate::error::{ErrorKind, Result};
+use crate::snapshot::manifest::{self, Content};
+use crate::store::{Listed, Root, layout};
+
+/// Receipts and plans read at the same time.
+const READERS: usize = 32;
+/// Receipts and plans above this size are not looked into: what they name is then protected by age alone.
+const MAX_JSON: u64 = 256 << 20;
+
+/// Every key that a content needs, its frozen scale included.
+pub(super) fn named_by(content: &Content) -> impl Iterator<Item = String> + '_ {
+    let calibration = layout::calibration(&content.index.options_id, &content.space_id);
+    content.files().map(|file| file.path.clone()).chain([calibration])
+}
+
+/// The keys that a manifest committed during the gc needs.
+pub(super) async fn names_of(root: &Root, number: u64) -> Result<Vec<String>> {
+    let manifest = manifest::read(root, number).await?;
+    Ok(named_by(&manifest.content).collect())
+}
+
+/// For each JSON object the keys of embeddings and indexes that stand in it as strings, whatever its format.
+pub(super) async fn read_names<'a>(
+    root: &Root,
+    files: impl Iterator<Item = &'a Listed>,
+) -> Result<Vec<(String, Vec<String>)>> {
+    let reads: Vec<_> = files.map(|file| names_in(root, file.clone())).collect();
+    futures::stream::iter(reads).buffered(READERS).try_collect().await
+}
+
+async fn names_in(root: &Root, file: Listed) -> Result<(String, Vec<String>)> {
+    let mut named = strings_in(root, &file, layout::is_file).await?;
+    named.remove(&file.key);
+    Ok((file.key, named.into_iter().collect()))
+}
+
+/// The strings of a stored JSON object that `wanted` picks; none where it is gone or too large. A torn or foreign
+/// file has none either.
+pub(crate) async fn strings_in(
+    root: &Root,
+    file: &Listed,
+    wanted: fn(&str) -> bool,
+) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    if file.size <= MAX_JSON {
+        match root.get(&file.key).await {
+            Ok(bytes) => {
+                if let Ok(value) = serde_json::from_slice(&bytes) {
+                    collect(&value, wanted, &mut found);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn collect(value: &serde_json::Value, wanted: fn(&str) -> bool, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::String(text) if wanted(text) => drop(found.insert(text.clone())),
+        serde_json::Value::Array(items) => {
+            items.iter().for_each(|item| collect(item, wanted, found));
+        }
+        serde_json::Value::Object(map) => {
+            map.values().for_each(|item| collect(item, wanted, found));
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,15 @@
+//! Leases: files that say who is at work, so that a gc deletes nothing that anyone needs.
+
+mod holder;
+mod leases;
+mod reader;
+mod run;
+mod short;
+
+pub use holder::{Holder, host_name};
+pub(super) use leases::{Leases, Patience};
+pub use reader::ReaderLease;
+pub(super) use run::living_run;
+pub use run::{RunLease, Taken, is_current_run};
+pub(super) use short::{COMMIT_LIMIT, Lease};
+pub use short::{check_store, store_time};

@@ -1,0 +1,18 @@
+//! The manifest, and what reads it: checks, comparisons, the small files beside it.
+
+mod diff;
+mod format;
+mod purged;
+mod read;
+pub mod removed;
+mod verify;
+
+pub use diff::{Diff, NoteDiff, diff, diff_ids};
+pub use format::{
+    CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
+    QueryTower, Removed, Segment, ShardContent, content_hash, json_schema,
+};
+pub use purged::Purged;
+pub(super) use read::parse;
+pub use read::{newer, newest, numbers, read};
+pub use verify::{Problem, verify_hashes};

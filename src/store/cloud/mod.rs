@@ -1,0 +1,17 @@
+//! Object stores and web servers: their clients, how they are asked again, and what to say where they refuse.
+
+mod advice;
+mod client;
+mod listen;
+mod options;
+mod ranges;
+mod repeat;
+mod web;
+
+pub(super) use advice::advice;
+pub(super) use client::{Cloud, open, repeats};
+pub(super) use listen::Heard;
+pub use options::StorageOptions;
+pub(super) use repeat::Attempts;
+pub use repeat::Repeats;
+pub(super) use web::Web;

@@ -1,0 +1,314 @@
+//! The table of all keys: each row is a kind of object, the function that makes its key, and how the key is spelled.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::super::key;
+use crate::types::SpaceId;
+
+macro_rules! keys {
+    ($($(#[$doc:meta])* $kind:ident = $make:ident($($field:ident: $of:ident),*) $spelled:literal;)*) => {
+        /// Everything that may lie under a root, with what its key says.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "the fields are named in the spelling")]
+        pub enum Key {
+            $($(#[$doc])* #[doc = concat!("`", $spelled, "`")] $kind { $($field: $of),* },)*
+        }
+
+        $($(#[$doc])* #[doc = concat!("`", $spelled, "`")]
+        pub fn $make($($field: given!($of)),*) -> String {
+            format!($spelled)
+        })*
+
+        impl fmt::Display for Key {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Self::$kind { $($field),* } => write!(f, $spelled),)*
+                }
+            }
+        }
+
+        /// What `key` names: the inverse of every function that makes one. `None` for whatever they do not make, at
+        /// any other place or spelled in any other way: it is somebody else's.
+        pub fn parse(key: &str) -> Option<Key> {
+            key::check(key).ok()?;
+            $({
+                fn read(mut texts: Vec<&str>) -> Option<Key> {
+                    Some(Key::$kind { $($field: read!($of texts.pop()?)),* })
+                }
+                // A number is spelled in one way only: `snapshots/7.json` is not ours.
+                let found = texts($spelled, key).and_then(read);
+                if found.as_ref().is_some_and(|found| found.to_string() == key) {
+                    return found;
+                }
+            })*
+            None
+        }
+
+        /// One key of each kind.
+        #[cfg(test)]
+        fn one_of_each(random: &mut rand::rngs::StdRng) -> Vec<Key> {
+            vec![$(Key::$kind { $($field: sample!($of random)),* }),*]
+        }
+    };
+}
+
+/// What the function that makes a key is given for a field.
+macro_rules! given {
+    (String) => {
+        &str
+    };
+    (SpaceId) => {
+        &SpaceId
+    };
+    ($of:ident) => {
+        $of
+    };
+}
+
+/// A field from its text.
+macro_rules! read {
+    (SpaceId $text:expr) => {
+        SpaceId($text.to_owned())
+    };
+    ($of:ident $text:expr) => {
+        $text.parse().ok()?
+    };
+}
+
+#[cfg(test)]
+macro_rules! sample {
+    (String $random:expr) => {
+        tests::name($random)
+    };
+    (SpaceId $random:expr) => {
+        SpaceId(tests::name($random))
+    };
+    (ReportName $random:expr) => {
+        ReportName(rand::Rng::random_range($random, 1..200))
+    };
+    (LeaseKind $random:expr) => {
+        LeaseKind::ALL[rand::Rng::random_range($random, 0..3)]
+    };
+    ($number:ident $random:expr) => {
+        rand::Rng::random::<$number>($random) >> rand::Rng::random_range($random, 0..32)
+    };
+}
+
+keys! {
+    /// Prepared notes of one shard (gone after retention).
+    Prepared = prepared(run: String, shard: u32) "prepared/{run}/{shard:05}.parquet";
+    /// Where the already stored vectors of one shard lie.
+    Located = located(run: String, shard: u32) "prepared/{run}/{shard:05}.located.parquet";
+    /// Newly encoded vectors; `hash` is the start of the file's SHA-256, so attempts that differ cannot clash.
+    Part = part(space: SpaceId, shard: u32, part: String, hash: String)
+        "embeddings/{space}/{shard:05}/{part}-{hash}.parquet";
+    /// The receipt that says which attempt of a part counts.
+    PartReceipt = part_receipt(space: SpaceId, shard: u32, part: String)
+        "embeddings/{space}/{shard:05}/{part}.receipt.json";
+    /// The receipt of an encode task: which parts hold its texts.
+    EncodeReceipt = encode_receipt(space: SpaceId, shard: u32, task: String)
+        "embeddings/{space}/{shard:05}/{task}.task.json";
+    /// One attempt's usearch file of an index.
+    Index = index(options: String, shard: u32, index: String, hash: String)
+        "indexes/{options}/{shard:05}/{index}-{hash}.usearch";
+    /// One attempt's f16 vectors of an index.
+    Sidecar = sidecar(options: String, shard: u32, index: String, hash: String)
+        "indexes/{options}/{shard:05}/{index}-{hash}.f16";
+    /// The receipt of an index.
+    IndexReceipt = index_receipt(options: String, shard: u32, index: String)
+        "indexes/{options}/{shard:05}/{index}.receipt.json";
+    /// An ids file (key -> note, place of the vector, stored columns), named by its own hash.
+    Ids = ids_file(options: String, shard: u32, ids: String)
+        "indexes/{options}/{shard:05}/{ids}.ids.parquet";
+    /// A file of the keys of an index that no longer count, named by its own hash.
+    Removed = removed_file(options: String, shard: u32, removed: String)
+        "indexes/{options}/{shard:05}/{removed}.removed.parquet";
+    /// The receipt of a build task: the finished shard.
+    BuildReceipt = build_receipt(options: String, shard: u32, task: String)
+        "indexes/{options}/{shard:05}/{task}.task.json";
+    /// The frozen quantisation scale of a space under one set of index options.
+    Calibration = calibration(options: String, space: SpaceId)
+        "indexes/{options}/calibration-{space}.json";
+    /// The plan of one run.
+    Plan = plan(run: String) "runs/{run}/plan.json";
+    /// The report of one run.
+    Report = report(run: String, name: ReportName) "runs/{run}/{name}.json";
+    /// The same as a page.
+    ReportPage = report_page(run: String, name: ReportName) "runs/{run}/{name}.html";
+    /// The receipt of a cluster's preparation of a run: which attempt's plan counts.
+    PreparedReceipt = prepared_receipt(run: String) "runs/{run}/prepared.json";
+    /// The receipt of the check before anything is encoded on a cluster.
+    CheckedReceipt = checked_receipt(run: String) "runs/{run}/checked.json";
+    /// What an executor of a cluster did so far: the highest number counts. It is not called `.json`: gc reads those of
+    /// a run, and books come and go.
+    Book = book(run: String, executor: String, number: u64)
+        "runs/{run}/executors/{executor}@{number:010}.book";
+    /// The manifest of a snapshot: put-if-absent is the one commit point.
+    Manifest = manifest(number: u64) "snapshots/{number:020}.json";
+    /// The lease of the `number`th run: put-if-absent. A run that takes over from a dead one takes the next number.
+    RunLease = run_lease(number: u64) "leases/run-{number:020}.json";
+    /// The `number`th heartbeat of a run.
+    Beat = beat(run: String, number: u64) "leases/beat-{run}-{number:020}.json";
+    /// A reader that asks gc to keep its snapshot; each renewal takes the next `number`.
+    ReaderLease = reader_lease(snapshot: u64, id: String, number: u64)
+        "leases/reader-{snapshot:020}-{id}-{number:010}.json";
+    /// A commit or a gc batch, for a moment; gone when done, as all leases.
+    Lease = lease(kind: LeaseKind, id: String) "leases/{kind}-{id}.json";
+}
+
+/// The texts of the fields, the last first, where `key` is spelled like this.
+fn texts<'a>(spelled: &str, key: &'a str) -> Option<Vec<&'a str>> {
+    if !key.starts_with(spelled.split('{').next()?) {
+        return None;
+    }
+    let mut pieces = spelled.rsplit('}');
+    let mut rest = key.strip_suffix(pieces.next()?)?;
+    let mut texts = Vec::new();
+    for piece in pieces {
+        let (before, _) = piece.split_once('{')?;
+        let (left, text) = rest.rsplit_once(before)?;
+        // Ids and hashes have neither dots nor slashes in them.
+        let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if text.is_empty() || !plain {
+            return None;
+        }
+        texts.push(text);
+        rest = left;
+    }
+    rest.is_empty().then_some(texts)
+}
+
+/// Which report of a run, from 1: a step that a scheduler repeats leaves one of its own each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportName(pub u32);
+
+impl fmt::Display for ReportName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 1 { f.write_str("report") } else { write!(f, "report-{}", self.0) }
+    }
+}
+
+impl FromStr for ReportName {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.strip_prefix("report-") {
+            Some(number) => number.parse().map(Self).map_err(drop),
+            None if text == "report" => Ok(Self(1)),
+            None => Err(()),
+        }
+    }
+}
+
+/// What a short lease is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseKind {
+    /// A publish.
+    Commit,
+    /// A batch of a gc.
+    Gc,
+    /// A look at the store's clock, or at whether it creates conditionally.
+    Probe,
+}
+
+impl fmt::Display for LeaseKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Commit => "commit",
+            Self::Gc => "gc",
+            Self::Probe => "probe",
+        })
+    }
+}
+
+impl LeaseKind {
+    const ALL: [Self; 3] = [Self::Commit, Self::Gc, Self::Probe];
+}
+
+impl FromStr for LeaseKind {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    pub(super) fn name(random: &mut StdRng) -> String {
+        let letters = b"0123456789abcdefXYZ_";
+        let mut letter = || char::from(letters[random.random_range(0..letters.len())]);
+        (0..16).map(|_| letter()).collect()
+    }
+
+    /// Pieces of keys, put together at random.
+    fn nearly() -> impl Strategy<Value = String> {
+        let pieces = "prepared embeddings indexes runs snapshots leases executors / / / / - @ . .. # + \u{e9} \
+            report plan checked calibration .json .html .parquet .located .ids .removed .book .usearch .f16 .receipt \
+            .task run- beat- reader- gc- a1 7 00007 0000000007 00000000000000000007 99999999999999999999";
+        let piece = prop::sample::select(pieces.split_whitespace().collect::<Vec<_>>());
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn every_key_parses_back(seed: u64) {
+            for key in one_of_each(&mut StdRng::seed_from_u64(seed)) {
+                prop_assert_eq!(parse(&key.to_string()), Some(key));
+            }
+        }
+
+        #[test]
+        fn what_parses_is_spelled_in_one_way(any in ".{0,60}", near in nearly(), seed: u64, byte in 32u8..127) {
+            let mut texts = vec![any, near];
+            let random = &mut StdRng::seed_from_u64(seed);
+            for key in one_of_each(random) {
+                let mut text = key.to_string().into_bytes();
+                let at = random.random_range(0..text.len());
+                text[at] = byte;
+                texts.extend(String::from_utf8(text));
+            }
+            for text in texts {
+                if let Some(key) = parse(&text) {
+                    prop_assert_eq!(key.to_string(), text);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_hold_dashes_where_they_do() {
+        let space = SpaceId("5e".to_owned());
+        let (run, task) = ("20260101T000000Z-0badcafe-next", "encode-00007-1f");
+        assert_eq!(parse(&beat(run, 7)), Some(Key::Beat { run: run.to_owned(), number: 7 }));
+        assert_eq!(
+            parse(&encode_receipt(&space, 7, task)),
+            Some(Key::EncodeReceipt { space, shard: 7, task: task.to_owned() })
+        );
+        assert_eq!(
+            parse(&book(run, "node-1-0a", 7)),
+            Some(Key::Book { run: run.to_owned(), executor: "node-1-0a".to_owned(), number: 7 })
+        );
+        assert!(book("r", "a", 9) < book("r", "a", 10) && manifest(9) < manifest(10));
+    }
+
+    #[test]
+    fn nothing_else_is_ours() {
+        let foreign = "snapshots snapshots/42.json snapshots/+0000000000000000042.json \
+            snapshots/00000000000000000042.json/x prepared/r/7.parquet prepared/r/00007.csv prepared/../00007.parquet \
+            runs/r/report-1.json runs/r/report-02.json runs/r/plan.json#2024 runs/r/notes.json \
+            runs/r/executors/a@7.book runs/r/x/plan.json embeddings/s/00003/part.parquet \
+            embeddings/s/00003/a.b-c.parquet indexes/o/00003/i.usearch indexes/o/calibration-.json \
+            leases/run-7.json leases/gc-.json leases/reader-\u{e9} below/runs/r/plan.json";
+        for key in foreign.split_whitespace().chain([""]) {
+            assert_eq!(parse(key), None, "{key}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The root of a pipeline: one URI and the few operations on it that the pipeline needs.
+
+mod create;
+mod handle;
+mod object;
+mod open;
+mod transfer;
+mod upload;
+
+pub use handle::Root;
+pub use object::{FileRef, Listed, PutOutcome};
+pub use open::open_store;
+pub use transfer::hash_file;
