@@ -11,7 +11,8 @@ use super::args::PipelineArgs;
 use super::metrics::MetricsArgs;
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, ClusterOptions, RunContext, RunOptions, SchedulerAddress};
-use crate::stage::{GateOptions, Outcome, RunReport};
+use crate::report::{Outcome, RunReport};
+use crate::stage::GateOptions;
 use crate::store::Root;
 
 /// Run the whole pipeline: prepare, encode, build, publish

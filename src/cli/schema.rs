@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use super::App;
 use crate::config::Pipeline;
 use crate::error::{ErrorKind, Result, ResultExt, kind_of_io};
-use crate::stage::{Plan, PlanBrief, PlanSummary, RunReport};
+use crate::report::{PlanBrief, PlanSummary, RunReport};
+use crate::stage::Plan;
 use crate::train::{DistillOptions, TrainOptions};
 
 /// Print the JSON Schema of a file that scalingnote reads or writes

@@ -9,6 +9,12 @@ pub fn new_run_id() -> String {
     format!("{}-{}", chrono::Utc::now().format("%Y%m%dT%H%M%SZ"), hex::encode(random))
 }
 
+/// A run id, whether given as such or as the key of its plan.
+pub(super) fn run_of(plan_key: &str) -> &str {
+    let key = plan_key.strip_prefix("runs/").unwrap_or(plan_key);
+    key.strip_suffix("/plan.json").unwrap_or(key)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
