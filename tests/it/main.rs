@@ -54,6 +54,7 @@ mod support;
 mod tower_device;
 mod tower_golden;
 mod tower_parity;
+mod towers_once;
 mod watcher;
 mod web;
 
