@@ -16,7 +16,7 @@
 //! |---|---|---|
 //! | L7 | [`cli`]: prints, parses flags, draws progress | clap, indicatif |
 //! | L6 | [`exec`]: runs tasks, in process, one envelope for a scheduler, or on a Ballista cluster (feature `cluster`); [`serve`]: the reference service | |
-//! | L5 | [`config`]: composes the typed options of all stages | |
+//! | L5 | [`config`]: composes the typed options of all stages; [`report`]: what a plan would do and a run did, for people and monitors | |
 //! | L4 | [`stage`]: typed options + envelope -> receipt | |
 //! | L3 | [`search`], [`train`], [`evaluate`] | |
 //! | L2 | [`corpus`], [`tower`], [`embedding`], [`index`], [`snapshot`], [`dataset`] | datafusion, candle, usearch |
@@ -74,6 +74,7 @@ pub mod train;
 pub mod stage;
 // L5
 pub mod config;
+pub mod report;
 // L6
 pub mod exec;
 pub mod serve;

@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use super::app::{App, not_written, pretty};
 use crate::config::Pipeline;
 use crate::error::Result;
-use crate::stage::{Plan, PlanBrief, PlanSummary, RunReport};
+use crate::report::{PlanBrief, PlanSummary, RunReport};
+use crate::stage::Plan;
 use crate::train::{DistillOptions, TrainOptions};
 
 /// Print the JSON Schema of a file that scalingnote reads or writes

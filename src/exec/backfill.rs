@@ -6,19 +6,23 @@
 //! [next.tower] is:                    the day with [next.tower]; [tower] is idle
 //! ```
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::commit::{commit, measure_drift};
+use super::context::{RunContext, RunOptions};
 use super::fleet::Fleet;
-use super::{Receipts, RunContext, RunOptions, discard_prepared, local, publish_content, summary};
-use crate::config::NextOptions;
+use super::local;
+use super::receipts::Receipts;
+use super::session::Session;
+use super::speed::measure_speed;
+use crate::config::{NextOptions, Pipeline};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::observe::{Event, Reporter, Stage, Tee, Timeline};
-use crate::snapshot::{self, Manifest};
-use crate::stage::{
-    self, BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, Plan, PlanBrief,
-    Planned, RunReport, TaskEnv,
+use crate::observe::{Event, Stage, Timeline};
+use crate::report::{
+    BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, PlanBrief, RunReport,
 };
+use crate::snapshot::{self, Manifest};
+use crate::stage::{self, EncodeReceipt, Plan, Planned, TaskEnv};
 use crate::store::Root;
 use crate::tower::Tower;
 use crate::types::{Digest256, SpaceId};
@@ -26,7 +30,7 @@ use crate::types::{Digest256, SpaceId};
 /// The tower that is to take over.
 pub(super) struct Next {
     /// With the pipeline as it will be.
-    ctx: RunContext,
+    session: Session,
     options: NextOptions,
     /// Why it cannot be opened does not concern the day.
     tower: Result<Tower>,
@@ -34,13 +38,13 @@ pub(super) struct Next {
 }
 
 /// What a run works for.
-pub(super) enum Course {
-    /// The configured tower.
-    Plain,
-    /// The configured tower first, then this one.
-    Fill(Box<Next>),
-    /// The next tower, which has taken over; what to tell a person.
-    Live { ctx: Box<RunContext>, notice: String },
+pub(super) struct Course {
+    /// With the configured tower, or with the next one where that has taken over.
+    pub session: Session,
+    /// The tower that is to take over afterwards.
+    pub next: Option<Box<Next>>,
+    /// Where the next tower has taken over: what to tell a person.
+    pub notice: Option<String>,
 }
 
 /// The id of the back-fill that belongs to a run.
@@ -48,32 +52,26 @@ fn run_of_night(day: &str) -> String {
     format!("{day}-next")
 }
 
-fn with_pipeline(ctx: &RunContext, pipeline: crate::config::Pipeline) -> RunContext {
-    RunContext {
-        pipeline,
-        root: ctx.root.clone(),
-        reporter: Arc::clone(&ctx.reporter),
-        cancel: ctx.cancel.clone(),
-    }
-}
-
-fn space_of(tower: &Tower, template: &str) -> Result<SpaceId> {
-    tower.space(Digest256::of(template.as_bytes())).id()
+fn space_of(tower: &Tower, pipeline: &Pipeline) -> Result<SpaceId> {
+    tower.space(Digest256::of(pipeline.corpus.template.as_bytes())).id()
 }
 
 /// Decides by the newest snapshot's embedding space.
 ///
 /// # Errors
 /// Those of opening the next tower only where it may be the one that publishes.
-pub(super) async fn course(ctx: &RunContext, reporter: &Arc<dyn Reporter>) -> Result<Course> {
+pub(super) async fn course(session: &Session) -> Result<Course> {
+    let ctx = &session.ctx;
+    let with = |next| Course { session: session.clone(), next, notice: None };
     let (Some(options), Some(pipeline)) = (&ctx.pipeline.next, ctx.pipeline.after_next()) else {
-        return Ok(Course::Plain);
+        return Ok(with(None));
     };
     let newest = snapshot::newest(&ctx.root).await?;
     let served = newest.as_ref().map(|manifest| &manifest.content.space_id);
-    let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await;
+    let after = session.with_pipeline(pipeline);
+    let tower = after.document().await.cloned();
     let space = match &tower {
-        Ok(tower) => Some(space_of(tower, &pipeline.corpus.template)?),
+        Ok(tower) => Some(space_of(tower, &after.ctx.pipeline)?),
         Err(_) => None,
     };
     if let (Some(manifest), true) = (&newest, space.is_some() && served == space.as_ref()) {
@@ -82,13 +80,11 @@ pub(super) async fn course(ctx: &RunContext, reporter: &Arc<dyn Reporter>) -> Re
             "[next.tower] is live since snapshot {since}: move it to [tower] and remove [next]; \
              nothing will be encoded again"
         );
-        return Ok(Course::Live { ctx: Box::new(with_pipeline(ctx, pipeline)), notice });
+        return Ok(Course { session: after, next: None, notice: Some(notice) });
     }
     let tower = match (tower, served) {
         (Err(error), Some(served)) => {
-            let now = &ctx.pipeline;
-            let today = Tower::resolve(&now.tower, &now.base_dir, reporter).await?;
-            if space_of(&today, &now.corpus.template)? != *served {
+            if space_of(session.document().await?, &ctx.pipeline)? != *served {
                 return Err(error).context(|| "opening [next.tower], which may be live");
             }
             Err(error)
@@ -97,8 +93,8 @@ pub(super) async fn course(ctx: &RunContext, reporter: &Arc<dyn Reporter>) -> Re
     };
     let blocked = newest.as_ref().map(|manifest| &manifest.blocked_spaces);
     let rolled_back = blocked.zip(space.as_ref()).is_some_and(|(list, own)| list.contains(own));
-    let ctx = with_pipeline(ctx, pipeline);
-    Ok(Course::Fill(Box::new(Next { ctx, options: options.clone(), tower, rolled_back })))
+    let next = Next { session: after, options: options.clone(), tower, rolled_back };
+    Ok(with(Some(Box::new(next))))
 }
 
 /// The oldest retained snapshot from which on every one is of the newest one's space.
@@ -115,36 +111,31 @@ async fn live_since(root: &Root, newest: &Manifest) -> Result<u64> {
     Ok(since)
 }
 
-/// The context whose tower a stored plan was made with: that of `[next]` for a back-fill, and for the days after
-/// the switch.
-pub(super) fn context_of(ctx: &RunContext, plan: &Plan) -> Option<RunContext> {
+/// The pipeline whose tower a stored plan was made with, where it is that of `[next]`: for a back-fill, and for the days
+/// after the switch.
+pub(super) fn pipeline_of(ctx: &RunContext, plan: &Plan) -> Option<Pipeline> {
     let pipeline = ctx.pipeline.after_next()?;
     let tower = stage::absolute_tower(&pipeline.tower, &pipeline.base_dir);
     let template = Digest256::of(pipeline.corpus.template.as_bytes());
     let is_next = tower == plan.spec.tower && template == plan.spec.template;
-    (plan.backfill.is_some() || is_next).then(|| with_pipeline(ctx, pipeline))
+    (plan.backfill.is_some() || is_next).then_some(pipeline)
 }
 
 impl Next {
     /// The next space against the corpus of the day: what it still needs. `None` where there is nothing to fill.
-    async fn plan(
-        &self,
-        tower: &Tower,
-        day: &Plan,
-        reporter: &Arc<dyn Reporter>,
-    ) -> Result<Option<Planned>> {
-        if space_of(tower, &self.ctx.pipeline.corpus.template)? == day.spec.space_id {
-            reporter.event(Event::Warning {
+    async fn plan(&self, session: &Session, tower: &Tower, day: &Plan) -> Result<Option<Planned>> {
+        let pipeline = &session.ctx.pipeline;
+        if space_of(tower, pipeline)? == day.spec.space_id {
+            session.reporter.event(Event::Warning {
                 message: "[next.tower] is the same as [tower]: remove [next]".to_owned(),
             });
             return Ok(None);
         }
-        let chunks = self.ctx.pipeline.chunking.is_some() || self.options.chunking.is_some();
-        let same_text =
-            Digest256::of(self.ctx.pipeline.corpus.template.as_bytes()) == day.spec.template;
+        let chunks = pipeline.chunking.is_some() || self.options.chunking.is_some();
+        let same_text = Digest256::of(pipeline.corpus.template.as_bytes()) == day.spec.template;
         let prepared = (same_text && !chunks).then_some(&day.prepared);
         let run = run_of_night(&day.spec.run);
-        stage::plan(self.ctx.plan_request(&run, tower, prepared, reporter)).await.map(Some)
+        session.plan_with(tower, &run, prepared).await.map(Some)
     }
 
     fn opened(&self) -> Result<&Tower> {
@@ -155,7 +146,7 @@ impl Next {
 
     fn idle(&self) -> BackfillReport {
         BackfillReport {
-            model: self.ctx.pipeline.tower.model.clone(),
+            model: self.session.ctx.pipeline.tower.model.clone(),
             state: BackfillState::RolledBack,
             ..BackfillReport::default()
         }
@@ -174,12 +165,9 @@ pub(super) async fn night(
     report: &mut RunReport,
 ) -> Result<()> {
     let started = Instant::now();
-    let timeline = Arc::new(Timeline::new());
-    let reporter: Arc<dyn Reporter> = Arc::new(Tee(vec![
-        Arc::clone(&next.ctx.reporter),
-        Arc::clone(&timeline) as Arc<dyn Reporter>,
-    ]));
-    let outcome = fill(next, day, options, &reporter, &timeline, report).await;
+    let (session, timeline) = next.session.recorded();
+    let ctx = &session.ctx;
+    let outcome = fill(next, &session, day, options, &timeline, report).await;
     report.warnings.extend(timeline.warnings());
     if let Some(backfill) = &mut report.backfill {
         backfill.seconds = started.elapsed().as_secs_f64();
@@ -188,17 +176,17 @@ pub(super) async fn night(
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::Deadline => {}
         Err(error) if error.kind() == ErrorKind::GateRefused => {
-            refused(&error, &next.ctx, report);
+            refused(&error, ctx, report);
         }
         Err(error) => {
-            let model = &next.ctx.pipeline.tower.model;
+            let model = &ctx.pipeline.tower.model;
             return Err(error)
                 .context(|| format!("{}; back-filling [next.tower] {model}", report.outcome));
         }
     }
     if report.outcome != Outcome::Planned && !report.has_switched() {
         // Tomorrow's plan starts from what is stored by then.
-        discard_prepared(&next.ctx.root, &run_of_night(&day.spec.run)).await?;
+        ctx.discard_prepared(&run_of_night(&day.spec.run)).await?;
     }
     Ok(())
 }
@@ -218,12 +206,13 @@ fn refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
 
 async fn fill(
     next: &Next,
+    session: &Session,
     day: &Plan,
     options: &RunOptions,
-    reporter: &Arc<dyn Reporter>,
     timeline: &Timeline,
     report: &mut RunReport,
 ) -> Result<()> {
+    let (ctx, reporter) = (&session.ctx, &session.reporter);
     if next.rolled_back {
         let idle = next.idle();
         reporter.event(Event::Warning { message: idle.to_string() });
@@ -231,32 +220,31 @@ async fn fill(
         return Ok(());
     }
     let tower = next.opened()?;
-    let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(()) };
+    let Some(planned) = next.plan(session, tower, day).await? else { return Ok(()) };
     let plan = stage::backfill_tonight(planned, &day.spec.run, next.options.tokens_per_run);
     let Some(backfill) = plan.backfill.clone() else { return Ok(()) };
-    plan.store(&next.ctx.root).await?;
+    plan.store(&ctx.root).await?;
     let progress = report.backfill.insert(BackfillReport::planned(&plan));
     if options.only_plan {
         return Ok(());
     }
     reporter.event(Event::Info { message: format!("next {progress}") });
 
-    let env = next.ctx.env(reporter);
+    let env = session.env();
     let minutes = next.options.minutes_per_run.map(|minutes| u64::from(minutes) * 60);
     let cancel = match minutes {
         Some(seconds) => env.cancel.within(Duration::from_secs(seconds)),
         None => env.cancel.clone(),
     };
     let night = TaskEnv { cancel, ..env.clone() };
-    let mut fleet = Fleet::for_plan(&next.ctx, options, &report.run, tower.clone())?;
+    let mut fleet = Fleet::for_plan(ctx, options, &report.run, tower.clone())?;
     let mut receipts = Receipts::default();
     let mut drift = None;
     let encode = Plan { calibrate: None, build: Vec::new(), ..plan.clone() };
     let encoded = async {
-        drift = fleet.check(&encode, next.ctx.pipeline.encode.self_test, &night).await?;
-        let overridden = options.overrides.iter().any(|(gate, _)| gate == "drift");
-        stage::refuse_drift(drift, &plan.gates, overridden)?;
-        fleet.run(&encode, &next.ctx, options.attempts, &night, &mut receipts).await
+        drift = fleet.check(&encode, ctx.pipeline.encode.self_test, &night).await?;
+        stage::refuse_drift(drift, &plan.gates, options.overrides_drift())?;
+        fleet.run(&encode, ctx, options.attempts, &night, &mut receipts).await
     }
     .await;
     let (texts, tokens) = timeline.stage(Stage::Encode).map_or((0, 0), |s| (s.done, s.tokens));
@@ -270,13 +258,13 @@ async fn fill(
         return Ok(());
     }
     let build = Plan { encode: Vec::new(), ..plan.clone() };
-    fleet.run(&build, &next.ctx, options.attempts, &env, &mut receipts).await?;
-    switch(&next.ctx, &plan, &receipts, drift, options, report).await
+    fleet.run(&build, ctx, options.attempts, &env, &mut receipts).await?;
+    switch(session, &plan, &receipts, drift, options, report).await
 }
 
 /// Judges and publishes the complete next space.
 async fn switch(
-    ctx: &RunContext,
+    session: &Session,
     plan: &Plan,
     receipts: &Receipts,
     drift: Option<(f64, usize)>,
@@ -284,7 +272,7 @@ async fn switch(
     report: &mut RunReport,
 ) -> Result<()> {
     let mut gates = Vec::new();
-    let published = publish_content(ctx, plan, &receipts.build, drift, options, &mut gates).await;
+    let published = commit(session, plan, &receipts.build, drift, options, &mut gates).await;
     let backfill = report.backfill.get_or_insert_default();
     backfill.gates = gates;
     let published = published?;
@@ -293,33 +281,32 @@ async fn switch(
     backfill.state = BackfillState::Switched { snapshot };
     report.newest = Some(NewestSnapshot::of(&published.manifest));
     report.outcome = Outcome::Published { snapshot };
-    ctx.reporter.event(Event::Info { message: format!("next {backfill}") });
+    session.reporter.event(Event::Info { message: format!("next {backfill}") });
     Ok(())
 }
 
 /// The last step of a scheduler for the back-fill of a day: the switch where the plan can switch, else nothing.
 pub(super) async fn publish_plan(
-    ctx: &RunContext,
+    session: &Session,
     plan: &Plan,
     options: &RunOptions,
-    env: &TaskEnv,
     report: &mut RunReport,
 ) -> Result<()> {
-    let receipts = local::finished(plan, env).await?;
-    super::report::executed(report, &receipts);
+    let root = &session.ctx.root;
+    let receipts = Receipts::read(plan, root).await?;
+    report.executed(&receipts.encode, &receipts.build);
     let mut progress = BackfillReport::planned(plan);
-    let total = |value: fn(&stage::EncodeReceipt) -> u64| receipts.encode.iter().map(value).sum();
+    let total = |value: fn(&EncodeReceipt) -> u64| receipts.encode.iter().map(value).sum();
     let tokens: u64 = total(|receipt| receipt.tokens);
     progress.encoded(total(|receipt| receipt.texts), tokens, tokens);
     report.backfill = Some(progress);
-    let newest = snapshot::newest(&ctx.root).await?;
+    let newest = snapshot::newest(root).await?;
     report.outcome = Outcome::NothingToDo { snapshot: newest.map(|manifest| manifest.number) };
     if !plan.backfill.as_ref().is_some_and(|backfill| backfill.switches) {
         return Ok(());
     }
-    let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    let drift = stage::measure_drift(&plan.gates, &plan.encode, workers.first(), env).await?;
-    switch(ctx, plan, &receipts, drift, options, report).await
+    let drift = measure_drift(session, plan).await?;
+    switch(session, plan, &receipts, drift, options, report).await
 }
 
 /// Says in a report that a gate refused the switch.
@@ -330,8 +317,8 @@ pub(super) fn say_refused(error: &Error, ctx: &RunContext, report: &mut RunRepor
 
 /// The night's plan for a scheduler, stored beside the day's. A tower that cannot be opened must not stop the day.
 pub(super) async fn brief(next: &Next, day: &Plan) -> Result<Option<PlanBrief>> {
-    let reporter = &next.ctx.reporter;
-    let warn = |message| reporter.event(Event::Warning { message });
+    let session = &next.session;
+    let warn = |message| session.reporter.event(Event::Warning { message });
     if next.rolled_back {
         warn(next.idle().to_string());
         return Ok(None);
@@ -343,9 +330,9 @@ pub(super) async fn brief(next: &Next, day: &Plan) -> Result<Option<PlanBrief>> 
             return Ok(None);
         }
     };
-    let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(None) };
+    let Some(planned) = next.plan(session, tower, day).await? else { return Ok(None) };
     let plan = stage::backfill_tonight(planned, &day.spec.run, next.options.tokens_per_run);
-    plan.store(&next.ctx.root).await?;
+    plan.store(&session.ctx.root).await?;
     Ok(Some(PlanBrief::of(&plan)))
 }
 
@@ -356,12 +343,12 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
         return Ok(Some(BackfillSummary { progress: next.idle(), ..BackfillSummary::default() }));
     }
     let tower = next.opened()?;
-    let reporter = &next.ctx.reporter;
-    let Some(planned) = next.plan(tower, day, reporter).await? else { return Ok(None) };
-    let mut workers = local::Workers::new(&next.ctx.pipeline, Some(tower.clone()))?;
-    let env = next.ctx.env(reporter);
-    let speed = summary::calibrate_speed(&planned.plan, workers.first(), &env).await?;
-    let devices = next.ctx.pipeline.encode.devices.len() as f64;
+    let session = &next.session;
+    let pipeline = &session.ctx.pipeline;
+    let Some(planned) = next.plan(session, tower, day).await? else { return Ok(None) };
+    let mut workers = local::Workers::new(pipeline, Some(tower.clone()))?;
+    let speed = measure_speed(&planned.plan, workers.first(), &session.env()).await?;
+    let devices = pipeline.encode.devices.len() as f64;
     let in_time = next.options.minutes_per_run.zip(speed).map(|(minutes, speed)| {
         let tokens = (f64::from(minutes) * 60.0 * speed * devices) as u64;
         tokens.max(u64::from(next.options.tower.max_tokens))
@@ -371,6 +358,6 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
         (tokens, in_time) => tokens.or(in_time),
     };
     let plan = stage::backfill_tonight(planned, &day.spec.run, limit);
-    plan.store(&next.ctx.root).await?;
+    plan.store(&session.ctx.root).await?;
     Ok(Some(BackfillSummary::of(&plan, speed, limit.is_some())))
 }

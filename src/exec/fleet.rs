@@ -1,12 +1,13 @@
 //! Where the tasks of a run are executed: on the devices of this process, or on a cluster. The plan, the tasks and what
 //! they write are the same.
 
-use std::sync::Arc;
-
-use super::{Receipts, RunContext, RunOptions, local};
+use super::admission::probe_query_tower;
+use super::context::{RunContext, RunOptions};
+use super::local;
+use super::receipts::Receipts;
+use super::session::Session;
 use crate::error::Result;
-use crate::observe::Reporter;
-use crate::stage::{self, Plan, Planned, TaskEnv};
+use crate::stage::{Plan, Planned, TaskEnv};
 use crate::tower::{DeviceSpec, Tower, open_cuda};
 
 /// Whoever executes tasks.
@@ -21,15 +22,15 @@ pub(super) enum Fleet {
 impl Fleet {
     /// Prepares and plans `run`, whose lease this process holds.
     pub async fn plan(
-        ctx: &RunContext,
+        session: &Session,
         options: &RunOptions,
         run: &str,
-        reporter: &Arc<dyn Reporter>,
     ) -> Result<(Planned, Self)> {
+        let ctx = &session.ctx;
         #[cfg(feature = "cluster")]
         if let Some(cluster) = &options.cluster {
             let driver = super::ballista::Driver::new(ctx, cluster, run);
-            let planned = driver.plan(ctx, reporter).await?;
+            let planned = driver.plan(ctx, &session.reporter).await?;
             return Ok((planned, Self::Cluster(Box::new(driver))));
         }
         // Before the corpus is read. A fake tower computes nowhere.
@@ -41,10 +42,10 @@ impl Fleet {
             }
         }
         if ctx.pipeline.query.tower.is_some() {
-            super::probe_query_tower(ctx).await?;
+            probe_query_tower(session).await?;
         }
-        let (planned, tower) = ctx.plan(run, reporter).await?;
-        let fleet = Self::for_plan(ctx, options, run, tower)?;
+        let planned = session.plan(run).await?;
+        let fleet = Self::for_plan(ctx, options, run, session.document().await?.clone())?;
         Ok((planned, fleet))
     }
 
@@ -83,7 +84,7 @@ impl Fleet {
         env: &TaskEnv,
     ) -> Result<Option<(f64, usize)>> {
         match self {
-            Self::Local(workers) => check(plan, self_test, workers.first(), env).await,
+            Self::Local(workers) => local::check(plan, self_test, workers.first(), env).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(driver) => driver.check(plan, self_test, env).await,
         }
@@ -104,17 +105,4 @@ impl Fleet {
             Self::Cluster(driver) => driver.run(plan, env, receipts).await,
         }
     }
-}
-
-/// What [`Fleet::check`] does on one device.
-pub(super) async fn check(
-    plan: &Plan,
-    self_test: bool,
-    worker: &mut stage::Worker,
-    env: &TaskEnv,
-) -> Result<Option<(f64, usize)>> {
-    if self_test {
-        stage::self_test(plan, worker, env).await?;
-    }
-    stage::measure_drift(&plan.gates, &plan.encode, worker, env).await
 }

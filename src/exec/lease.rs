@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::RunContext;
+use super::context::RunContext;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Event;
 use crate::snapshot::{RunLease, Taken};

@@ -6,22 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, stream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{Receipts, memory};
+use super::memory;
+use super::receipts::Receipts;
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Event, Stage, Summing};
 use crate::stage::{self, EncodeTask, Envelope, Plan, SharedWork, TaskEnv, TaskReceipt, Worker};
 use crate::tower::Tower;
 
-/// Receipts read at the same time.
-const READERS: usize = 16;
-
 /// The workers of this process, one a device.
-pub(crate) struct Workers(Vec<Worker>);
+pub(super) struct Workers(Vec<Worker>);
 
 impl Workers {
     pub fn new(pipeline: &Pipeline, tower: Option<Tower>) -> Result<Self> {
@@ -32,10 +29,6 @@ impl Workers {
     /// The first device's worker; there is at least one by configuration.
     pub fn first(&mut self) -> &mut Worker {
         &mut self.0[0]
-    }
-
-    pub fn into_first(mut self) -> Worker {
-        self.0.swap_remove(0)
     }
 
     /// Runs every task of the plan. `receipts` holds what was finished even where an error stops the rest.
@@ -130,6 +123,19 @@ impl Workers {
         });
         outcome
     }
+}
+
+/// The self-test, where it is asked for, and the drift of the tower, on one device before anything is encoded.
+pub(super) async fn check(
+    plan: &Plan,
+    self_test: bool,
+    worker: &mut Worker,
+    env: &TaskEnv,
+) -> Result<Option<(f64, usize)>> {
+    if self_test {
+        stage::self_test(plan, worker, env).await?;
+    }
+    stage::measure_drift(&plan.gates, &plan.encode, worker, env).await
 }
 
 fn ended_unexpectedly(cause: tokio::task::JoinError) -> Error {
@@ -231,24 +237,4 @@ async fn build(
 
 fn closed(_: tokio::sync::AcquireError) -> Error {
     Error::internal("a semaphore was closed")
-}
-
-/// The receipts of a plan whose tasks other processes ran.
-///
-/// # Errors
-/// Transient, naming the first task that is not finished.
-pub(crate) async fn finished(plan: &Plan, env: &TaskEnv) -> Result<Receipts> {
-    let root = &env.root;
-    let encode = plan.encode.iter().map(|task| stage::encode_receipt(task, root)).collect();
-    let build = plan.build.iter().map(|task| stage::build_receipt(task, root)).collect();
-    Ok(Receipts {
-        encode: all_of(encode).await.into_iter().collect::<Result<_>>()?,
-        build: all_of(build).await.into_iter().collect::<Result<_>>()?,
-    })
-}
-
-/// Waits for reads of receipts, some at a time; their results in the same order.
-// They come as a list: a stream that made them while it is polled would keep the future from being spawned.
-pub(super) async fn all_of<T>(reads: Vec<impl Future<Output = T>>) -> Vec<T> {
-    stream::iter(reads).buffered(READERS).collect().await
 }

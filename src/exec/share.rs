@@ -1,14 +1,19 @@
 //! A share of a stage: every n-th task of a stored plan, for schedulers that run one stage as n equal jobs.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::{Receipts, RunContext, local};
+use super::context::RunContext;
+use super::local;
+use super::receipts::{Receipts, all_of};
+use super::session::Session;
 use crate::error::{Error, ErrorKind, Result};
 use crate::stage::{self, EncodeTask, Envelope, Plan, TaskReceipt};
 use crate::store::layout;
+use crate::tower::Tower;
 
 /// A stage whose tasks a scheduler runs. They follow each other in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -129,8 +134,9 @@ pub async fn execute_share(
         TaskStage::Build => plan.build = share.of(&build),
     }
     let mut receipts = Receipts::default();
-    let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    workers.run(&plan, &ctx.pipeline, attempts, &ctx.env(&ctx.reporter), &mut receipts).await?;
+    let mut workers = local::Workers::new(&ctx.pipeline, tower_of(&plan, ctx).await)?;
+    let env = Session::new(ctx).env();
+    workers.run(&plan, &ctx.pipeline, attempts, &env, &mut receipts).await?;
     Ok(ShareDone {
         run: plan.spec.run.clone(),
         stage,
@@ -140,6 +146,17 @@ pub async fn execute_share(
             + receipts.build.iter().map(|receipt| receipt.shard.vectors).sum::<u64>(),
         tokens: receipts.encode.iter().map(|receipt| receipt.tokens).sum(),
     })
+}
+
+/// The tower that every worker gets, where any task is yet to be done. Without one here, workers meet the error by themselves,
+/// as the task's.
+async fn tower_of(plan: &Plan, ctx: &RunContext) -> Option<Tower> {
+    for task in &plan.encode {
+        if stage::encode_receipt(task, &ctx.root).await.is_err() {
+            return Tower::resolve(&task.spec.tower, Path::new("."), &ctx.reporter).await.ok();
+        }
+    }
+    None
 }
 
 /// Executes one envelope of a stored plan, on the first configured device. Running it again returns the receipt.
@@ -152,7 +169,7 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
         all_encoded(ctx, &plan, &plan.encode).await?;
     }
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
-    let env = ctx.env(&ctx.reporter);
+    let env = Session::new(ctx).env();
     if let Envelope::Encode(task) = &envelope {
         let tasks = std::slice::from_ref(task);
         let drift = stage::measure_drift(&plan.gates, tasks, workers.first(), &env).await?;
@@ -169,7 +186,7 @@ async fn all_encoded(ctx: &RunContext, plan: &Plan, tasks: &[EncodeTask]) -> Res
         return Ok(());
     }
     let reads = tasks.iter().map(|task| stage::encode_receipt(task, &ctx.root)).collect();
-    local::all_of(reads).await.into_iter().collect::<Result<Vec<_>>>().map(drop)
+    all_of(reads).await.into_iter().collect::<Result<Vec<_>>>().map(drop)
 }
 
 #[cfg(test)]

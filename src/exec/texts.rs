@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Receipts, RunContext, RunOptions, local};
+use super::context::{RunContext, RunOptions};
+use super::local;
+use super::receipts::Receipts;
+use super::run_id::new_run_id;
+use super::session::Session;
 use crate::config::{Pipeline, PublishOptions};
 use crate::corpus::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
 use crate::error::{Error, ErrorKind, Result, kind_of_io};
@@ -43,27 +47,22 @@ pub async fn encode_texts(
         reporter: Arc::clone(reporter),
         cancel: cancel.clone(),
     };
-    let run = super::new_run_id();
-    let (mut planned, tower) = ctx.plan(&run, reporter).await?;
-    let dimensions = tower.dimensions() as usize;
+    let session = Session::new(&ctx);
+    let run = new_run_id();
+    let mut plan = session.plan(&run).await?.plan;
     // Vectors are all that is wanted.
-    planned.plan.calibrate = None;
-    planned.plan.build.clear();
-    let plan = planned.plan;
-    let mut receipts = Receipts::default();
-    local::Workers::new(&ctx.pipeline, Some(tower))?
-        .run(
-            &plan,
-            &ctx.pipeline,
-            RunOptions::default().attempts,
-            &ctx.env(reporter),
-            &mut receipts,
-        )
+    plan.calibrate = None;
+    plan.build.clear();
+    let tower = session.document().await?;
+    let attempts = RunOptions::default().attempts;
+    local::Workers::new(&ctx.pipeline, Some(tower.clone()))?
+        .run(&plan, &ctx.pipeline, attempts, &session.env(), &mut Receipts::default())
         .await?;
     let hashes: Vec<TextHash> =
         texts.iter().map(|text| Digest256::of(text.trim().as_bytes())).collect();
+    let dimensions = tower.dimensions() as usize;
     let vectors = stage::vectors_of(&ctx.root, &plan.spec.space_id, dimensions, &hashes).await?;
-    super::discard_prepared(&ctx.root, &run).await?;
+    ctx.discard_prepared(&run).await?;
     Ok(vectors)
 }
 

@@ -1,13 +1,10 @@
 //! What a run tells the outside while it works. Stages report events; only the CLI draws them.
 //!
 //! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left), [`ExecutorProgress`],
-//! and how counts, bytes and durations are written for people ([`mod@format`], [`html`])
-//! and for Prometheus ([`prometheus`]).
+//! and how counts, bytes and durations are written for people ([`mod@format`]).
 
 mod executors;
 pub mod format;
-pub mod html;
-pub mod prometheus;
 mod rate;
 mod timeline;
 

@@ -23,7 +23,7 @@ use super::windows::{Pending, Windows};
 use crate::corpus::{PreparedReader, PreparedRow};
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, Result};
-use crate::stage::LengthHistogram;
+use crate::stage::length_bucket;
 use crate::store::{Root, layout};
 use crate::tower::{Tokenized, TowerTokenizer};
 use crate::types::TextHash;
@@ -257,7 +257,7 @@ async fn write_parts(
             receipt.texts += 1;
             receipt.tokens += u64::from(text.token_count);
             receipt.truncated += u64::from(text.truncated);
-            *receipt.lengths.entry(LengthHistogram::up_to(text.token_count)).or_default() += 1;
+            *receipt.lengths.entry(length_bucket(text.token_count)).or_default() += 1;
         }
         let part = embedding::write_part(
             &env.root,

@@ -4,7 +4,6 @@
 //! [`publish`] commits the result. Drivers differ only in where they call [`execute`].
 
 mod backfill;
-mod books;
 mod build;
 mod calibrate;
 mod compare;
@@ -20,12 +19,9 @@ mod live;
 mod located;
 mod options;
 mod plan;
-mod plan_summary;
 mod prepare;
 mod publish;
 mod purge;
-mod report;
-mod report_html;
 mod segments;
 mod task;
 mod texts;
@@ -33,31 +29,23 @@ mod tokens;
 mod verify;
 mod windows;
 
-pub use backfill::{
-    Backfill, BackfillReport, BackfillState, BackfillSummary, tonight as backfill_tonight,
-};
-pub use books::{Reuse, Written};
+pub use backfill::{Backfill, tonight as backfill_tonight};
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibrate::CalibrateReceipt;
 pub use device::help;
 pub use drift::{encode_sample, measure_drift, refuse_drift, self_test};
 pub use encode::{EncodeReceipt, Quarantined, receipt as encode_receipt};
 pub use gates::Override;
-pub use lengths::{LengthBucket, LengthHistogram};
+pub(crate) use lengths::length_bucket;
 pub use live::PartsSummary;
 pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
     BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION, ParentIndex,
     ParentShard, Plan, RunSpec, ShardPlan, absolute_tower,
 };
-pub use plan_summary::{PlanAmounts, PlanBrief, PlanSummary, ShardSummary};
 pub use prepare::{PlanRequest, Planned, plan};
 pub use publish::{PublishRequest, Published, publish};
 pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
-pub use report::{
-    Amounts, ConfigSummary, CorpusCounts, NewestSnapshot, Outcome, REPORT_VERSION, RunReport,
-    StageReport, ThroughputSample,
-};
 pub use task::{Kept, TaskEnv, TaskReceipt, Worker, execute};
 pub use texts::vectors_of;
 pub use verify::{SampleCheck, verify_sample};

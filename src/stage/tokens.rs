@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::plan::ShardPlan;
 use crate::corpus::PreparedReader;
 use crate::error::{Error, Result};
-use crate::stage::LengthHistogram;
+use crate::stage::length_bucket;
 use crate::store::Root;
 use crate::tower::Tower;
 use crate::types::TextHash;
@@ -60,7 +60,7 @@ pub(super) async fn count_tokens(
         for (tokens, truncated) in counts {
             plan.tokens_to_encode += u64::from(tokens);
             plan.texts_truncated += u64::from(truncated);
-            *lengths.entry(LengthHistogram::up_to(tokens)).or_default() += 1;
+            *lengths.entry(length_bucket(tokens)).or_default() += 1;
             neighbours.push(tokens);
             if neighbours.len() == ORDINARY_BATCH {
                 flush(&mut neighbours);

@@ -120,6 +120,7 @@ impl Tower {
         base_dir: &Path,
         reporter: &Arc<dyn Reporter>,
     ) -> Result<Self> {
+        tracing::debug!(model = %options.model, "resolving the tower");
         Self::resolve_with(options, base_dir, reporter, Hub::from_env).await
     }
 

@@ -18,9 +18,9 @@ use scalingnote::embedding::list_parts;
 use scalingnote::error::Result;
 use scalingnote::exec::{self, RunContext, RunOptions};
 use scalingnote::observe::{Event, Reporter, Silent, Stage};
+use scalingnote::report::{BackfillState, Outcome, RunReport};
 use scalingnote::search::Snapshot;
 use scalingnote::snapshot::{self, Manifest, Protected, Provenance, Retention};
-use scalingnote::stage::{BackfillState, Outcome, RunReport};
 use scalingnote::store::Root;
 use scalingnote::types::{Cancel, SpaceId};
 
@@ -210,7 +210,7 @@ async fn days_go_on_while_the_next_space_grows_and_the_switch_comes_once() {
                 assert!(backfill.tokens_encoded > NIGHT - 32, "{backfill:?}");
                 let text = report.to_string();
                 assert!(text.contains("  next     tower fake:8 ") && text.contains("more night"));
-                assert!(report.to_html().contains("<h2>Next tower</h2>"));
+                assert!(report.to_html().unwrap().contains("<h2>Next tower</h2>"));
             }
             BackfillState::Switched { snapshot } => {
                 assert_eq!(report.outcome, Outcome::Published { snapshot });

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use scalingnote::report::Outcome;
 use scalingnote::snapshot::{self, Manifest};
-use scalingnote::stage::Outcome;
 use scalingnote::store::Root;
 
 use crate::cloud::{Server, servers};

@@ -11,9 +11,10 @@ use scalingnote::config::{Pipeline, resolve_text};
 use scalingnote::error::{ErrorKind, Result};
 use scalingnote::exec::{self, RunContext, RunOptions};
 use scalingnote::observe::{Silent, Stage};
+use scalingnote::report::{Outcome, RunReport};
 use scalingnote::search::Snapshot;
 use scalingnote::snapshot::{self, Manifest};
-use scalingnote::stage::{self, Outcome, RunReport};
+use scalingnote::stage;
 use scalingnote::store::Root;
 use scalingnote::types::Cancel;
 

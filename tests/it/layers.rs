@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["corpus", "tower", "embedding", "index", "snapshot", "dataset"],
     &["train", "evaluate", "search"],
     &["stage"],
-    &["config"],
+    &["config", "report"],
     &["exec", "serve"],
     &["cli"],
 ];

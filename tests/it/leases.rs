@@ -13,11 +13,11 @@ use rand::{Rng, SeedableRng};
 
 use scalingnote::error::{Error, ErrorKind, Result};
 use scalingnote::exec::{self, RunContext, RunOptions};
+use scalingnote::report::{Outcome, RunReport};
 use scalingnote::snapshot::{
     self, CommitOutcome, GcReport, Protected, ReaderLease, Retention, RunLease, Taken, commit,
     newest, numbers, store_time,
 };
-use scalingnote::stage::{Outcome, RunReport};
 use scalingnote::store::{Root, layout};
 
 use crate::days::{Corpus, context};

@@ -55,6 +55,7 @@ mod support;
 mod tower_device;
 mod tower_golden;
 mod tower_parity;
+mod towers_once;
 mod watcher;
 mod web;
 

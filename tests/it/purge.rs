@@ -13,9 +13,10 @@ use scalingnote::config::{Pipeline, resolve_text};
 use scalingnote::error::Result;
 use scalingnote::exec::{self, RunContext, RunOptions};
 use scalingnote::observe::{Silent, Stage};
+use scalingnote::report::{Outcome, RunReport};
 use scalingnote::search::Snapshot;
 use scalingnote::snapshot::{self, Manifest};
-use scalingnote::stage::{self, Outcome, PurgeReport, PurgeRequest, RunReport};
+use scalingnote::stage::{self, PurgeReport, PurgeRequest};
 use scalingnote::store::Root;
 use scalingnote::types::{Cancel, Digest256, NoteId, NoteKey};
 

@@ -3,11 +3,11 @@
 use scalingnote::corpus::Rejections;
 use scalingnote::index::Recall;
 use scalingnote::observe::Stage;
-use scalingnote::snapshot::GateOutcome;
-use scalingnote::stage::{
+use scalingnote::report::{
     Amounts, ConfigSummary, CorpusCounts, LengthBucket, Outcome, RunReport, StageReport,
     ThroughputSample,
 };
+use scalingnote::snapshot::GateOutcome;
 
 const HOSTILE: &str = "<script>alert('x')</script>\"'&\u{0}\u{7}</td></style>]]>";
 
@@ -106,7 +106,7 @@ fn parse(html: &str) -> Vec<String> {
 
 #[test]
 fn the_page_is_well_formed_and_shows_everything() {
-    let html = report("quiet").to_html();
+    let html = report("quiet").to_html().unwrap();
     let tags = parse(&html);
     let count = |name: &str| tags.iter().filter(|tag| *tag == name).count();
     assert_eq!(count("svg"), 3, "histogram, throughput, recall");
@@ -131,8 +131,8 @@ fn the_page_is_well_formed_and_shows_everything() {
 
 #[test]
 fn nothing_from_outside_gets_out_of_its_place() {
-    let tame: Vec<String> = parse(&report("tame").to_html());
-    let html = report(HOSTILE).to_html();
+    let tame: Vec<String> = parse(&report("tame").to_html().unwrap());
+    let html = report(HOSTILE).to_html().unwrap();
     assert_eq!(parse(&html), tame, "the same tags whatever the texts are");
     assert!(!html.contains("<script") && !html.contains('\u{0}'));
     assert!(html.contains("&lt;script&gt;alert(&#39;x&#39;)"));
@@ -141,7 +141,7 @@ fn nothing_from_outside_gets_out_of_its_place() {
 #[test]
 fn an_empty_report_is_a_page_too() {
     let report = RunReport::default();
-    let tags = parse(&report.to_html());
+    let tags = parse(&report.to_html().unwrap());
     assert!(!tags.contains(&"svg".to_owned()), "no chart without data");
     let back: RunReport = serde_json::from_str(&report.to_json().unwrap()).unwrap();
     assert_eq!(back, report);

@@ -14,8 +14,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use scalingnote::error::Result;
+use scalingnote::report::{Outcome, RunReport};
 use scalingnote::snapshot::{self, Manifest};
-use scalingnote::stage::{Outcome, RunReport};
 use scalingnote::store::{DurableLocal, Root};
 
 use crate::days::{Corpus, seen};

@@ -36,9 +36,9 @@ fn generated_contracts_are_committed() {
         ("manifest", scalingnote::snapshot::json_schema()),
         ("pipeline", scalingnote::config::Pipeline::json_schema()),
         ("plan", schemars::schema_for!(scalingnote::stage::Plan).to_value()),
-        ("plan-brief", schemars::schema_for!(scalingnote::stage::PlanBrief).to_value()),
-        ("plan-summary", schemars::schema_for!(scalingnote::stage::PlanSummary).to_value()),
-        ("report", schemars::schema_for!(scalingnote::stage::RunReport).to_value()),
+        ("plan-brief", schemars::schema_for!(scalingnote::report::PlanBrief).to_value()),
+        ("plan-summary", schemars::schema_for!(scalingnote::report::PlanSummary).to_value()),
+        ("report", schemars::schema_for!(scalingnote::report::RunReport).to_value()),
     ] {
         let text = serde_json::to_string_pretty(&schema).unwrap();
         check(&format!("{name}.schema.json"), &format!("{text}\n"));

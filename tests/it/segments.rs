@@ -7,9 +7,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use scalingnote::corpus::PreparedReader;
+use scalingnote::report::{Outcome, RunReport};
 use scalingnote::search::Snapshot;
 use scalingnote::snapshot::{self, Manifest, Protected, Retention};
-use scalingnote::stage::{Outcome, Plan, RunReport};
+use scalingnote::stage::Plan;
 use scalingnote::store::Root;
 
 use crate::days::{Corpus, encoded, found};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use scalingnote::error::{ErrorKind, Result};
 use scalingnote::exec::{self, RunOptions};
 use scalingnote::observe::{Event, Recorder, Stage};
+use scalingnote::report::RunReport;
 use scalingnote::snapshot;
-use scalingnote::stage::RunReport;
 use scalingnote::store::Root;
 use scalingnote::types::Cancel;
 

@@ -8,9 +8,8 @@ use clap::Args;
 use crate::cli::app::App;
 use crate::cli::args::PipelineArgs;
 use crate::error::Result;
-use crate::exec;
 use crate::observe::Event;
-use crate::stage::RunReport;
+use crate::report::{RunReport, write_metrics};
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MetricsArgs {
@@ -36,7 +35,7 @@ impl MetricsArgs {
                 Err(error) => error.kind().exit_code(),
             };
             let name = pipeline.pipeline.file_stem().unwrap_or_default().to_string_lossy();
-            if let Err(error) = exec::write_metrics(file, &name, report, code) {
+            if let Err(error) = write_metrics(file, &name, report, code) {
                 let cause = std::error::Error::source(&error)
                     .map_or_else(String::new, |cause| format!(": {cause}"));
                 app.reporter.event(Event::Warning { message: format!("{error}{cause}") });

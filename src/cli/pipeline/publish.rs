@@ -11,7 +11,7 @@ use crate::cli::app::App;
 use crate::cli::args::PipelineArgs;
 use crate::error::Result;
 use crate::exec::{self, RunOptions};
-use crate::stage::RunReport;
+use crate::report::RunReport;
 
 /// Judge the gates and publish what the tasks of a stored plan built
 ///

@@ -11,7 +11,8 @@ use crate::cli::app::App;
 use crate::cli::args::{PipelineArgs, duration};
 use crate::error::{Error, ErrorKind, Result};
 use crate::exec::{self, ClusterOptions, RunContext, RunOptions, SchedulerAddress};
-use crate::stage::{GateOptions, Outcome, RunReport};
+use crate::report::{Outcome, RunReport};
+use crate::stage::GateOptions;
 use crate::store::Root;
 use crate::store::layout::{self, ReportName};
 

@@ -4,15 +4,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::{RunContext, fleet, memory};
 use super::book::{Began, Book, Failure, now};
 use super::work::{CheckedReceipt, Order, PreparedReceipt, Work};
+use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::exec::context::RunContext;
+use crate::exec::session::Session;
+use crate::exec::{local, memory};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot;
 use crate::stage::{self, Envelope, Plan, TaskEnv, Worker};
 use crate::store::{PutOutcome, Root, layout};
-use crate::tower::DeviceSpec;
+use crate::tower::{DeviceSpec, Tower};
 use crate::types::Cancel;
 
 /// How often an executor at work writes its book and looks whether its run is still going on.
@@ -139,7 +142,11 @@ impl Station {
             Work::Prepare { pipeline, base_dir } => {
                 let mut pipeline = pipeline.as_ref().clone();
                 pipeline.base_dir.clone_from(base_dir);
-                prepare(&order.run, pipeline, env).await
+                let tower = prepare(&order.run, pipeline, env).await?;
+                if tower.is_some() && !worker.is_loaded() {
+                    *worker = Worker::new(worker.device.clone(), tower);
+                }
+                Ok(())
             }
             Work::Check { plan, self_test } => {
                 let key = layout::checked_receipt(plan);
@@ -147,7 +154,7 @@ impl Station {
                     return Ok(());
                 }
                 let plan = Plan::load(&env.root, plan).await?;
-                let drift = fleet::check(&plan, *self_test, worker, env).await?;
+                let drift = local::check(&plan, *self_test, worker, env).await?;
                 put_once(&env.root, &key, &CheckedReceipt { drift }).await
             }
             Work::Task { envelope } => {
@@ -186,11 +193,12 @@ impl Station {
     }
 }
 
-/// Plans under a run id of this attempt's own. The first attempt to put the receipt counts.
-async fn prepare(run: &str, pipeline: crate::config::Pipeline, env: &TaskEnv) -> Result<()> {
+/// Plans under a run id of this attempt's own, and gives the tower that it planned with. The first attempt to put the
+/// receipt counts.
+async fn prepare(run: &str, pipeline: Pipeline, env: &TaskEnv) -> Result<Option<Tower>> {
     let key = layout::prepared_receipt(run);
     if env.root.size(&key).await?.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let ctx = RunContext {
         pipeline,
@@ -199,7 +207,8 @@ async fn prepare(run: &str, pipeline: crate::config::Pipeline, env: &TaskEnv) ->
         cancel: env.cancel.clone(),
     };
     let attempt = format!("{run}-{:08x}", rand::random::<u32>());
-    let (planned, _) = ctx.plan(&attempt, &env.reporter).await?;
+    let session = Session::new(&ctx);
+    let planned = session.plan(&attempt).await?;
     planned.plan.store(&env.root).await?;
     let receipt = PreparedReceipt {
         plan: attempt,
@@ -207,7 +216,8 @@ async fn prepare(run: &str, pipeline: crate::config::Pipeline, env: &TaskEnv) ->
         lengths: planned.lengths,
         seconds: planned.seconds,
     };
-    put_once(&env.root, &key, &receipt).await
+    put_once(&env.root, &key, &receipt).await?;
+    Ok(session.known_document())
 }
 
 async fn put_once<T: serde::Serialize>(root: &Root, key: &str, receipt: &T) -> Result<()> {

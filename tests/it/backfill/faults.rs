@@ -8,8 +8,8 @@ use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use scalingnote::report::{BackfillState, Outcome, RunReport};
 use scalingnote::snapshot;
-use scalingnote::stage::{BackfillState, Outcome, RunReport};
 use scalingnote::store::Root;
 
 use super::{Corpus, NEXT, from_scratch, newest, seen, state};

@@ -5,8 +5,8 @@ use rand::rngs::StdRng;
 
 use scalingnote::error::{ErrorKind, Result};
 use scalingnote::exec::{self, RunContext, RunOptions, TaskStage};
+use scalingnote::report::{Outcome, RunReport};
 use scalingnote::snapshot;
-use scalingnote::stage::{Outcome, RunReport};
 use scalingnote::store::Root;
 use scalingnote::types::SpaceId;
 

@@ -1,11 +1,8 @@
 //! Which towers a snapshot admits for queries.
 
-use std::sync::Arc;
-
-use super::RunContext;
-use crate::config::Pipeline;
+use super::session::Session;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::observe::{Event, Reporter};
+use crate::observe::Event;
 use crate::snapshot::{self, QueryTower};
 use crate::stage;
 use crate::tower::{DeviceSpec, Tower};
@@ -13,27 +10,14 @@ use crate::tower::{DeviceSpec, Tower};
 /// What a query tower that is to be admitted is asked.
 const PROBE: &str = "how does it work?";
 
-/// The tower that encodes a pipeline's queries, checked against its document tower. No weights are loaded.
-///
-/// # Errors
-/// As [`Tower::resolve`]; Config where it belongs to another document tower.
-pub async fn check_query_tower(pipeline: &Pipeline, reporter: &Arc<dyn Reporter>) -> Result<Tower> {
-    let options = stage::absolute_tower(&pipeline.query_tower(), &pipeline.base_dir);
-    let query = Tower::resolve(&options, &pipeline.base_dir, reporter).await?;
-    if query.teacher().is_some() {
-        let document = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await?;
-        document.admits(&query)?;
-    }
-    Ok(query)
-}
-
 /// The towers that may encode queries: the configured one, by the fingerprint of everything that decides its
 /// vectors. It is asked here too: the next tower's query tower, and that of a run on a cluster, come this way alone.
-pub(super) async fn query_towers(ctx: &RunContext) -> Result<Vec<QueryTower>> {
-    let tower = probe_query_tower(ctx).await?;
-    let kind = if ctx.pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
+pub(super) async fn query_towers(session: &Session) -> Result<Vec<QueryTower>> {
+    let tower = probe_query_tower(session).await?;
+    let pipeline = &session.ctx.pipeline;
+    let kind = if pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
     let fingerprint = tower.fingerprint()?;
-    let options = stage::absolute_tower(&ctx.pipeline.query_tower(), &ctx.pipeline.base_dir);
+    let options = stage::absolute_tower(&pipeline.query_tower(), &pipeline.base_dir);
     let options = serde_json::to_value(options)
         .map_err(|e| Error::internal("writing query tower options").with_source(e))?;
     Ok(vec![QueryTower { fingerprint, kind: kind.to_owned(), options }])
@@ -43,17 +27,17 @@ pub(super) async fn query_towers(ctx: &RunContext) -> Result<Vec<QueryTower>> {
 /// vector. No gate asks it, and one that was trained until it broke would answer every search with an error.
 ///
 /// # Errors
-/// As [`check_query_tower`]; Input where its vector is of no use.
-pub(super) async fn probe_query_tower(ctx: &RunContext) -> Result<Tower> {
-    let tower = check_query_tower(&ctx.pipeline, &ctx.reporter).await?;
-    if ctx.pipeline.query.tower.is_none() {
+/// As [`super::check_query_tower`]; Input where its vector is of no use.
+pub(super) async fn probe_query_tower(session: &Session) -> Result<&Tower> {
+    let tower = session.query().await?;
+    if session.ctx.pipeline.query.tower.is_none() {
         return Ok(tower);
     }
     let fingerprint = tower.fingerprint()?;
     let known = |snapshot: snapshot::Manifest| {
         snapshot.content.query_towers.iter().any(|tower| tower.fingerprint == fingerprint)
     };
-    if snapshot::newest(&ctx.root).await?.is_some_and(known) {
+    if snapshot::newest(&session.ctx.root).await?.is_some_and(known) {
         return Ok(tower);
     }
     let model = &tower.options().model;
@@ -70,7 +54,7 @@ pub(super) async fn probe_query_tower(ctx: &RunContext) -> Result<Tower> {
         // f16 computes on a GPU alone, which this machine need not have.
         Err(error) if error.kind() == ErrorKind::Unsupported => {
             let message = format!("the query tower {model} was not asked: {}", error.message());
-            ctx.reporter.event(Event::Info { message });
+            session.reporter.event(Event::Info { message });
             Ok(tower)
         }
         Err(error) => Err(error).context(|| format!("asking the query tower {model}")),

@@ -1,8 +1,8 @@
-//! Small pieces of a self-contained HTML page: escaping, tables and two inline SVG charts.
-//!
-//! Every function that takes text escapes it, so that no page can be broken by a note id or a message.
+//! Charts as inline SVG. Text is escaped, so that no page can be broken by a note id or a message.
 
 use std::fmt::Write as _;
+
+use crate::observe::format;
 
 /// Escapes text for element content and for attribute values in either quotes. Control characters
 /// that HTML does not allow become U+FFFD.
@@ -20,89 +20,6 @@ pub fn escape(text: &str) -> String {
             c => out.push(c),
         }
     }
-    out
-}
-
-/// A whole page with the style in its head: light and dark, no script, no network.
-pub fn page(title: &str, body: &str) -> String {
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
-         <meta name=\"color-scheme\" content=\"light dark\"/>\n\
-         <title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
-        escape(title)
-    )
-}
-
-const STYLE: &str = "\
-:root{--ink:#1b1f24;--soft:#59636e;--line:#d1d9e0;--paper:#fff;--card:#f6f8fa;--bar:#2f6fb7;--good:#1a7f37;--bad:#cf222e;--warn:#9a6700}\n\
-@media (prefers-color-scheme:dark){:root{--ink:#e6edf3;--soft:#9198a1;--line:#3d444d;--paper:#0d1117;--card:#151b23;--bar:#58a6ff;--good:#3fb950;--bad:#f85149;--warn:#d29922}}\n\
-*{box-sizing:border-box}\n\
-body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}\n\
-main{max-width:960px;margin:0 auto;padding:24px 16px 64px}\n\
-h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 8px}\n\
-p{margin:4px 0}.soft{color:var(--soft)}\n\
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}\n\
-.scroll{overflow-x:auto}\n\
-th,td{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}\n\
-th{font-weight:600;color:var(--soft)}.n{text-align:right}\n\
-.cards{display:flex;flex-wrap:wrap;gap:8px;margin:16px 0}\n\
-.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:8px 14px;min-width:130px}\n\
-.card b{display:block;font-size:19px;font-weight:600}.card span{color:var(--soft);font-size:13px}\n\
-.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}\n\
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:12px system-ui,sans-serif}\n\
-.bar{fill:var(--bar)}.curve{fill:none;stroke:var(--bar);stroke-width:2;stroke-linejoin:round}\n\
-.area{fill:var(--bar);opacity:.12}.grid{stroke:var(--line);stroke-width:1}\n\
-.mark{stroke:var(--bad);stroke-width:2;stroke-dasharray:4 3}.whisker{stroke:var(--ink);stroke-width:2}\n\
-code{font-family:ui-monospace,monospace;font-size:13px}\n";
-
-/// One cell of a [`table`].
-pub enum Cell {
-    /// Text, aligned left.
-    Text(String),
-    /// A number, aligned right.
-    Number(String),
-    /// Text in the colour of a verdict: `good`, `bad` or `warn`.
-    Verdict(&'static str, String),
-}
-
-/// A table; every cell and header is escaped. `header[c].1` aligns the header of column c right.
-pub fn table(header: &[(&str, bool)], rows: &[Vec<Cell>]) -> String {
-    let mut out = String::from("<div class=\"scroll\"><table>\n<thead><tr>");
-    for (name, right) in header {
-        let class = if *right { " class=\"n\"" } else { "" };
-        let _ = write!(out, "<th{class}>{}</th>", escape(name));
-    }
-    out.push_str("</tr></thead>\n<tbody>\n");
-    for row in rows {
-        out.push_str("<tr>");
-        for cell in row {
-            let _ = match cell {
-                Cell::Text(text) => write!(out, "<td>{}</td>", escape(text)),
-                Cell::Number(text) => write!(out, "<td class=\"n\">{}</td>", escape(text)),
-                Cell::Verdict(class, text) => {
-                    write!(out, "<td class=\"{}\">{}</td>", escape(class), escape(text))
-                }
-            };
-        }
-        out.push_str("</tr>\n");
-    }
-    out.push_str("</tbody>\n</table></div>\n");
-    out
-}
-
-/// A row of cards: (value, label).
-pub fn cards(cards: &[(String, &str)]) -> String {
-    let mut out = String::from("<div class=\"cards\">\n");
-    for (value, label) in cards {
-        let _ = writeln!(
-            out,
-            "<div class=\"card\"><b>{}</b><span>{}</span></div>",
-            escape(value),
-            escape(label)
-        );
-    }
-    out.push_str("</div>\n");
     out
 }
 
@@ -149,7 +66,7 @@ pub fn bar_chart(label: &str, bars: &[(String, u64, String)]) -> String {
     let mut out = open_svg(label, HEIGHT);
     let most = bars.iter().map(|bar| bar.1).max().unwrap_or(0);
     let top = axis_top(most as f64);
-    grid(&mut out, top, &|value| super::format::count(value.round() as u64));
+    grid(&mut out, top, &|value| format::count(value.round() as u64));
     let plot = HEIGHT - TOP - BOTTOM;
     let slot = (WIDTH - LEFT) / bars.len().max(1) as f64;
     for (at, (name, value, tip)) in bars.iter().enumerate() {
@@ -178,7 +95,7 @@ pub fn line_chart(label: &str, points: &[(f64, f64)]) -> String {
         points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
     let mut out = open_svg(label, HEIGHT);
     let top = axis_top(points.iter().map(|point| point.1).fold(0.0, f64::max));
-    grid(&mut out, top, &|value| super::format::count(value.round() as u64));
+    grid(&mut out, top, &|value| format::count(value.round() as u64));
     let end = points.iter().map(|point| point.0).fold(0.0, f64::max).max(1e-9);
     let plot = HEIGHT - TOP - BOTTOM;
     let place = |(x, y): (f64, f64)| {
@@ -204,7 +121,7 @@ pub fn line_chart(label: &str, points: &[(f64, f64)]) -> String {
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
             LEFT + (WIDTH - LEFT) * share,
             HEIGHT - 8.0,
-            super::format::seconds(end * share)
+            format::seconds(end * share)
         );
     }
     out.push_str("</svg>\n");
@@ -269,8 +186,6 @@ mod tests {
             escape("<b a='1' c=\"2\">&\u{0}"),
             "&lt;b a=&#39;1&#39; c=&quot;2&quot;&gt;&amp;\u{fffd}"
         );
-        let html = table(&[("<h>", false)], &[vec![Cell::Text("</td><script>".into())]]);
-        assert!(!html.contains("<script>") && !html.contains("<h>"));
     }
 
     #[test]

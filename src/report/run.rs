@@ -1,19 +1,16 @@
 //! The run report: what was planned, what happened, and whether it was published.
 
-use std::fmt;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backfill::{BackfillReport, BackfillState};
-use super::books::{Reuse, Written};
 use super::lengths::LengthBucket;
-use super::live::PartsSummary;
 use crate::corpus::Rejections;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::Recall;
-use crate::observe::{ExecutorProgress, Sample, Stage, format};
+use crate::observe::{ExecutorProgress, Sample, Stage};
 use crate::snapshot::{GateOutcome, Manifest};
+use crate::stage::PartsSummary;
 
 /// Version of the report format that this release writes.
 pub const REPORT_VERSION: u32 = 1;
@@ -149,6 +146,43 @@ pub struct StageReport {
     pub planned: Option<Amounts>,
     /// What was done.
     pub actual: Amounts,
+}
+
+/// Distinct texts by where their vectors came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Reuse {
+    /// Encoded by this run.
+    pub encoded: u64,
+    /// The parent snapshot's shard has them.
+    pub from_parent: u64,
+    /// They lie in parts of other shards, other days or runs that did not finish.
+    pub from_elsewhere: u64,
+}
+
+/// Bytes written under the root, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Written {
+    /// Prepared notes and lists of where vectors lie; gone after retention.
+    pub prepared: u64,
+    /// Newly encoded vectors.
+    pub parts: u64,
+    /// Vectors copied by compaction.
+    pub compacted: u64,
+    /// usearch files.
+    pub indexes: u64,
+    /// f16 sidecars.
+    pub sidecars: u64,
+    /// ids files and lists of removed keys.
+    pub ids: u64,
+}
+
+impl Written {
+    /// All kinds together.
+    pub fn total(&self) -> u64 {
+        self.prepared + self.parts + self.compacted + self.indexes + self.sidecars + self.ids
+    }
 }
 
 /// Speed between two moments of `encode`.
@@ -297,127 +331,9 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unfinished => f.write_str("not finished"),
-            Self::Published { snapshot } => write!(f, "published snapshot {snapshot}"),
-            Self::NothingToDo { snapshot: Some(snapshot) } => {
-                write!(f, "nothing to do: snapshot {snapshot} is up to date")
-            }
-            Self::NothingToDo { snapshot: None } => f.write_str("nothing to do"),
-            Self::Planned => f.write_str("planned only"),
-            Self::NotPublished => f.write_str("built, not published as asked"),
-            Self::GateRefused => f.write_str("refused by a gate"),
-            Self::LostTo { snapshot } => {
-                write!(f, "another publisher was first with snapshot {snapshot}")
-            }
-        }
-    }
-}
-
-/// The few lines that `scalingnote run` prints at the end.
-impl fmt::Display for RunReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let corpus = &self.corpus;
-        writeln!(f, "{}", self.outcome)?;
-        writeln!(
-            f,
-            "  notes    {} ({} new, {} changed, {} unchanged, {} deleted)",
-            format::count(corpus.notes),
-            format::count(corpus.notes_new),
-            format::count(corpus.notes_changed),
-            format::count(corpus.notes_unchanged),
-            format::count(corpus.notes_deleted)
-        )?;
-        let left_out = corpus.rejections.total() + corpus.duplicates + corpus.quarantined;
-        if left_out > 0 {
-            writeln!(
-                f,
-                "  left out {} rejected, {} duplicates, {} quarantined",
-                format::count(corpus.rejections.total()),
-                format::count(corpus.duplicates),
-                format::count(corpus.quarantined)
-            )?;
-        }
-        if let Some(encode) = self.stages.iter().find(|stage| stage.stage == Stage::Encode) {
-            write!(
-                f,
-                "  encoded  {} texts, {} tokens in {}",
-                format::count(encode.actual.texts),
-                format::count(encode.actual.tokens),
-                format::seconds(encode.actual.seconds)
-            )?;
-            match self.tokens_per_second() {
-                Some(speed) => writeln!(f, " ({} tokens/s)", format::rate(speed))?,
-                None => writeln!(f)?,
-            }
-        }
-        for executor in &self.executors {
-            writeln!(f, "  executor {executor}")?;
-        }
-        let reused = self.reuse.from_parent + self.reuse.from_elsewhere;
-        if reused > 0 {
-            writeln!(
-                f,
-                "  reused   {} vectors; {} inserted, {} shards rebuilt",
-                format::count(reused),
-                format::count(self.vectors_inserted),
-                format::count(self.shards_rebuilt)
-            )?;
-        }
-        if let Some(recall) = &self.recall {
-            writeln!(
-                f,
-                "  recall   {:.3} at {} (95% interval {:.3} to {:.3}, {} queries)",
-                recall.mean, recall.k, recall.low, recall.high, recall.queries
-            )?;
-        }
-        let failed = |gates: &[GateOutcome], f: &mut fmt::Formatter<'_>| {
-            for gate in gates.iter().filter(|gate| !gate.passed) {
-                let mark = if gate.overridden.is_some() { "overridden" } else { "REFUSED" };
-                writeln!(f, "  gate     {} {mark}: {}", gate.gate, gate.detail)?;
-            }
-            Ok(())
-        };
-        failed(&self.gates, f)?;
-        if let Some(backfill) = &self.backfill {
-            writeln!(f, "  next     {backfill}")?;
-            failed(&backfill.gates, f)?;
-        }
-        writeln!(
-            f,
-            "  wrote    {} in {}",
-            format::bytes(self.bytes_written),
-            format::seconds(self.seconds)
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::LengthHistogram;
-
-    #[test]
-    fn histogram_buckets_hold_their_lengths() {
-        let mut histogram = LengthHistogram::new();
-        for tokens in [0, 1, 16, 17, 128, 129, 192, 193, 512, 513, u32::MAX] {
-            histogram.add(tokens, 1);
-        }
-        let mut small = LengthHistogram::new();
-        small.add(40, 2);
-        small.add(300, 1);
-        let ends: Vec<u32> = small.buckets().iter().map(|bucket| bucket.up_to).collect();
-        assert_eq!(ends, [16, 32, 64, 128, 192, 256, 384]);
-        histogram.merge(&small);
-        let buckets = histogram.buckets();
-        assert_eq!(buckets.iter().map(|bucket| bucket.texts).sum::<u64>(), 14);
-        assert_eq!(buckets[0], LengthBucket { up_to: 16, texts: 3 });
-        assert_eq!(buckets.last().map(|bucket| bucket.up_to), Some(u32::MAX));
-        assert!(buckets.windows(2).all(|pair| pair[0].up_to < pair[1].up_to));
-        assert!(LengthHistogram::new().buckets().is_empty());
-    }
 
     #[test]
     fn throughput_adds_up_to_the_tokens() {
@@ -431,24 +347,5 @@ mod tests {
         assert!(spans[0].tokens_per_second < spans[9].tokens_per_second);
         assert!(ThroughputSample::from_progress(&samples[..1], 10).is_empty());
         assert!(ThroughputSample::from_progress(&[], 10).is_empty());
-    }
-
-    #[test]
-    fn the_summary_names_what_matters() {
-        let report = RunReport {
-            outcome: Outcome::NothingToDo { snapshot: Some(4) },
-            gates: vec![GateOutcome {
-                gate: "recall".into(),
-                passed: false,
-                detail: "0.91, at least 0.95".into(),
-                overridden: None,
-            }],
-            ..RunReport::default()
-        };
-        let text = report.to_string();
-        assert!(text.starts_with("nothing to do: snapshot 4 is up to date\n"), "{text}");
-        assert!(text.contains("recall REFUSED: 0.91"), "{text}");
-        let back: RunReport = serde_json::from_str(&report.to_json().unwrap()).unwrap();
-        assert_eq!(back, report);
     }
 }

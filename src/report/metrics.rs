@@ -3,11 +3,11 @@
 use std::io::Write as _;
 use std::path::Path;
 
+use super::prometheus::Gauges;
+use super::run::{Outcome, RunReport};
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::Stage;
-use crate::observe::prometheus::Gauges;
 use crate::snapshot::GateOutcome;
-use crate::stage::{Outcome, RunReport};
 
 /// Exit code of a run that did all it was there for.
 const DONE: u8 = 0;
@@ -215,7 +215,7 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::NewestSnapshot;
+    use crate::report::run::NewestSnapshot;
 
     fn value(text: &str, series: &str) -> Option<f64> {
         text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())

@@ -6,8 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backfill::BackfillSummary;
-use super::plan::Plan;
+use crate::index;
 use crate::observe::format;
+use crate::stage::{Plan, Planned};
+use crate::types::VectorType;
+
+/// Bytes of a part's row beside its vector: text hash, note id, counts.
+const PART_ROW: u64 = 48;
 
 /// Amounts of one shard or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -113,6 +118,82 @@ pub struct PlanSummary {
     pub backfill: Option<BackfillSummary>,
     /// What a person should know before starting the run.
     pub warnings: Vec<String>,
+}
+
+impl PlanSummary {
+    /// Of a plan, with times at `speed` tokens per second on each device.
+    pub(crate) fn of(planned: &Planned, speed: Option<f64>) -> Self {
+        let plan = &planned.plan;
+        let spec = &plan.spec;
+        let devices = spec.encode.devices.len().max(1) as f64;
+        let element = match spec.encode.vector_type {
+            VectorType::F32 => 4,
+            VectorType::F16 => 2,
+        };
+        let dimensions = spec.space.dimensions;
+        let part_row = u64::from(dimensions) * element + PART_ROW;
+        let shards: Vec<ShardSummary> = plan
+            .shards
+            .iter()
+            .map(|shard| {
+                let rows = shard.prepared.rows;
+                let (memory, built) = match shard.unchanged {
+                    true => (0, 0),
+                    false => (
+                        index::estimate_memory(rows, dimensions, &spec.index),
+                        index::estimate_file_bytes(rows, dimensions, &spec.index),
+                    ),
+                };
+                let amounts = PlanAmounts {
+                    notes_new: shard.notes.new,
+                    notes_changed: shard.notes.changed,
+                    notes_unchanged: shard.notes.unchanged,
+                    notes_deleted: shard.notes.deleted,
+                    texts: shard.texts_to_encode,
+                    tokens: shard.tokens_to_encode,
+                    padded_tokens: shard.tokens_to_encode + shard.padding_avoided,
+                    seconds: speed.map(|speed| shard.tokens_to_encode as f64 / speed / devices),
+                    bytes: shard.texts_to_encode * part_row + built,
+                    index_memory: memory,
+                    ..PlanAmounts::default()
+                };
+                ShardSummary { shard: shard.prepared.shard, amounts: amounts.with_waste() }
+            })
+            .collect();
+        let mut warnings = Vec::new();
+        let rejected = plan.prepared.rejections.total();
+        if rejected > 0 {
+            warnings.push(format!("{rejected} of {} rows were rejected", plan.prepared.rows_read));
+        }
+        warnings.extend(truncation_warning(plan));
+        Self {
+            run: spec.run.clone(),
+            plan_key: Some(Plan::key(&spec.run)),
+            parent: spec.parent,
+            space: spec.space_id.to_string(),
+            devices: spec.encode.devices.clone(),
+            tokens_per_second: speed,
+            tasks: plan.tasks() as u64,
+            encode_tasks: plan.encode.iter().map(|task| task.id.clone()).collect(),
+            calibrate_task: plan.calibrate.as_ref().map(|task| task.id.clone()),
+            build_tasks: plan.build.iter().map(|task| task.id.clone()).collect(),
+            total: PlanAmounts::sum(&shards),
+            shards,
+            backfill: None,
+            warnings,
+        }
+    }
+}
+
+/// A warning where texts are cut.
+pub(crate) fn truncation_warning(plan: &Plan) -> Option<String> {
+    let truncated: u64 = plan.shards.iter().map(|shard| shard.texts_truncated).sum();
+    (truncated > 0).then(|| {
+        format!(
+            "{truncated} texts are longer than tower.max_tokens = {} and will be cut; [chunking] keeps them whole",
+            plan.spec.tower.max_tokens
+        )
+    })
 }
 
 /// What a scheduler has to know of a plan: as small for a million tasks as for one.

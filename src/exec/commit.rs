@@ -1,0 +1,60 @@
+//! The end of a plan whose tasks are done: the gates are judged, and the snapshot is committed.
+
+use super::admission::query_towers;
+use super::context::RunOptions;
+use super::local;
+use super::session::Session;
+use crate::error::Result;
+use crate::report::{NewestSnapshot, Outcome, RunReport};
+use crate::snapshot::GateOutcome;
+use crate::stage::{self, BuildReceipt, Plan, PublishRequest, Published};
+
+/// Publishes the day's snapshot and says so in the report.
+pub(super) async fn publish(
+    session: &Session,
+    plan: &Plan,
+    receipts: &[BuildReceipt],
+    drift: Option<(f64, usize)>,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<()> {
+    let gates = &mut report.gates;
+    let published = commit(session, plan, receipts, drift, options, gates).await?;
+    report.recall = published.recall;
+    report.newest = Some(NewestSnapshot::of(&published.manifest));
+    let snapshot = published.manifest.number;
+    report.outcome = match published.is_new {
+        true => Outcome::Published { snapshot },
+        false => Outcome::NothingToDo { snapshot: Some(snapshot) },
+    };
+    Ok(())
+}
+
+/// Judges and commits.
+pub(super) async fn commit(
+    session: &Session,
+    plan: &Plan,
+    receipts: &[BuildReceipt],
+    drift: Option<(f64, usize)>,
+    options: &RunOptions,
+    judged: &mut Vec<GateOutcome>,
+) -> Result<Published> {
+    stage::publish(PublishRequest {
+        plan,
+        receipts,
+        query_towers: query_towers(session).await?,
+        drift,
+        overrides: &options.overrides,
+        root: &session.ctx.root,
+        judged,
+    })
+    .await
+}
+
+/// The drift of the tower, for a plan whose tasks other processes ran.
+pub(super) async fn measure_drift(session: &Session, plan: &Plan) -> Result<Option<(f64, usize)>> {
+    // It is about to be admitted; where it is a distilled one, the document tower is known afterwards.
+    session.query().await?;
+    let mut workers = local::Workers::new(&session.ctx.pipeline, session.known_document())?;
+    stage::measure_drift(&plan.gates, &plan.encode, workers.first(), &session.env()).await
+}

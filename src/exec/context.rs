@@ -1,0 +1,101 @@
+//! What a run works with and what it is asked to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cluster::ClusterOptions;
+use crate::config::Pipeline;
+use crate::error::Result;
+use crate::observe::Reporter;
+use crate::report::{ConfigSummary, RunReport};
+use crate::store::{Root, layout};
+use crate::types::Cancel;
+
+/// What a run works with.
+#[derive(Clone)]
+pub struct RunContext {
+    /// The resolved pipeline.
+    pub pipeline: Pipeline,
+    /// Where everything is stored.
+    pub root: Root,
+    /// Progress.
+    pub reporter: Arc<dyn Reporter>,
+    /// Cancellation and deadline.
+    pub cancel: Cancel,
+}
+
+/// What a run is asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunOptions {
+    /// Stop after the plan is stored.
+    pub only_plan: bool,
+    /// Gates that may fail, each with its reason.
+    pub overrides: Vec<(String, String)>,
+    /// Stop after the indexes are built.
+    pub no_publish: bool,
+    /// Attempts of a task whose failure may pass, with growing pauses between them; at least 1.
+    pub attempts: u32,
+    /// How long to wait for another run of the same root to end.
+    pub wait: Duration,
+    /// Where tasks are executed instead of in this process; a plan that is only made is made here.
+    pub cluster: Option<ClusterOptions>,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            only_plan: false,
+            overrides: Vec::new(),
+            no_publish: false,
+            attempts: 4,
+            wait: Duration::ZERO,
+            cluster: None,
+        }
+    }
+}
+
+impl RunOptions {
+    /// Whether a person decided to encode with a tower that drifted.
+    pub(super) fn overrides_drift(&self) -> bool {
+        self.overrides.iter().any(|(gate, _)| gate == "drift")
+    }
+}
+
+impl RunContext {
+    /// The report of a run that begins now.
+    pub(super) fn report(&self, run: &str) -> RunReport {
+        RunReport::begin(run, self.config_summary(), self.pipeline.gates.recall_min)
+    }
+
+    /// What the report says of the configuration; the plan adds the rest.
+    pub(super) fn config_summary(&self) -> ConfigSummary {
+        let pipeline = &self.pipeline;
+        ConfigSummary {
+            pipeline: pipeline.base_dir.display().to_string(),
+            root: self.root.uri().to_owned(),
+            model: pipeline.tower.model.clone(),
+            pooling: name(&pipeline.tower.pooling),
+            max_tokens: pipeline.tower.max_tokens,
+            arithmetic: name(&pipeline.tower.arithmetic),
+            devices: pipeline.encode.devices.clone(),
+            quantization: name(&pipeline.index.quantization),
+            ..ConfigSummary::default()
+        }
+    }
+
+    /// Deletes the prepared notes of a run.
+    pub(super) async fn discard_prepared(&self, run: &str) -> Result<()> {
+        for file in self.root.list(&layout::prepared_dir(run)).await? {
+            self.root.delete(&file.key).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The name that a unit enum has in the configuration.
+fn name<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,53 @@
+//! Plans whose tasks are executed elsewhere, or not at all.
+
+use super::backfill::{self, Course};
+use super::context::RunContext;
+use super::local;
+use super::run_id::new_run_id;
+use super::session::Session;
+use super::speed::measure_speed;
+use crate::error::Result;
+use crate::observe::Event;
+use crate::report::{PlanBrief, PlanSummary};
+
+/// What a run would do: exact counts, and times from a short calibration on the first device. Nothing is encoded
+/// for keeps; the plan is stored so that its tasks can be executed elsewhere.
+pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
+    let run = new_run_id();
+    let Course { session, next, notice } = backfill::course(&Session::new(ctx)).await?;
+    let planned = session.plan(&run).await?;
+    let tower = session.document().await?.clone();
+    let mut workers = local::Workers::new(&session.ctx.pipeline, Some(tower))?;
+    let speed = measure_speed(&planned.plan, workers.first(), &session.env()).await?;
+    planned.plan.store(&ctx.root).await?;
+    // One loaded tower at a time.
+    drop(workers);
+    let mut summary = PlanSummary::of(&planned, speed);
+    summary.warnings.extend(notice);
+    if let Some(next) = next {
+        summary.backfill = backfill::summarise(&next, &planned.plan).await?;
+    }
+    Ok(summary)
+}
+
+/// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
+/// A plan without tasks is not stored. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
+pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
+    let run = new_run_id();
+    let Course { session, next, notice } = backfill::course(&Session::new(ctx)).await?;
+    if let Some(message) = notice {
+        ctx.reporter.event(Event::Warning { message });
+    }
+    let plan = session.plan(&run).await?.plan;
+    if plan.tasks() > 0 {
+        plan.store(&ctx.root).await?;
+    }
+    let mut brief = PlanBrief::of(&plan);
+    if let Some(next) = next {
+        brief.backfill = backfill::brief(&next, &plan).await?.map(Box::new);
+    }
+    if plan.tasks() == 0 && brief.backfill.is_none() {
+        ctx.discard_prepared(&run).await?;
+    }
+    Ok(brief)
+}

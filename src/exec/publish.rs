@@ -1,0 +1,64 @@
+//! The last step of a scheduler that ran every task of a plan.
+
+use super::backfill;
+use super::commit;
+use super::context::{RunContext, RunOptions};
+use super::receipts::Receipts;
+use super::session::Session;
+use crate::error::{ErrorKind, Result};
+use crate::observe::Event;
+use crate::report::{NewestSnapshot, Outcome, RunReport};
+use crate::snapshot;
+use crate::stage::Plan;
+use crate::store::layout;
+
+/// The last step of a scheduler that ran every task of a plan: judge the gates and commit. `report` is replaced by what
+/// is known, also where an error is returned.
+pub async fn publish_plan(
+    ctx: &RunContext,
+    plan_key: &str,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<()> {
+    let run = layout::run_of(plan_key);
+    let plan = Plan::load(&ctx.root, run).await?;
+    let mut session = Session::new(ctx);
+    if let Some(pipeline) = backfill::pipeline_of(ctx, &plan) {
+        session = session.with_pipeline(pipeline);
+    }
+    let (session, timeline) = session.recorded();
+    let ctx = &session.ctx;
+    *report = ctx.report(run);
+    report.planned_only(&plan);
+    report.newest = snapshot::newest(&ctx.root).await?.as_ref().map(NewestSnapshot::of);
+    let outcome = match &plan.backfill {
+        Some(_) => backfill::publish_plan(&session, &plan, options, report).await,
+        None => publish_day(&session, &plan, options, report).await,
+    };
+    report.finish(&timeline);
+    match outcome {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::GateRefused && plan.backfill.is_some() => {
+            backfill::say_refused(&error, ctx, report);
+        }
+        Err(error) if error.kind() == ErrorKind::GateRefused => {
+            report.warnings.push(error.to_string());
+            report.outcome = Outcome::GateRefused;
+            ctx.reporter.event(Event::Warning { message: error.to_string() });
+        }
+        Err(error) => return Err(error),
+    }
+    report.store(&ctx.root).await
+}
+
+async fn publish_day(
+    session: &Session,
+    plan: &Plan,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<()> {
+    let receipts = Receipts::read(plan, &session.ctx.root).await?;
+    report.executed(&receipts.encode, &receipts.build);
+    let drift = commit::measure_drift(session, plan).await?;
+    commit::publish(session, plan, &receipts.build, drift, options, report).await
+}

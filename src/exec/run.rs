@@ -1,0 +1,175 @@
+//! A whole run: prepare, encode, build, publish.
+
+use std::time::Instant;
+
+use super::backfill::{self, Course};
+use super::commit;
+use super::context::{RunContext, RunOptions};
+use super::fleet::Fleet;
+use super::lease;
+use super::receipts::Receipts;
+use super::run_id::new_run_id;
+use super::session::Session;
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::observe::{Event, Stage};
+use crate::report::{Outcome, RunReport, truncation_warning};
+use crate::snapshot::{RunLease, check_store};
+use crate::stage::{Plan, refuse_drift};
+
+/// prepare -> encode -> build -> publish in this process. The report also lies under `runs/<run id>/`, whatever
+/// the outcome.
+///
+/// # Errors
+/// Busy where another run of the root is going on. Else whatever stopped the run; what was finished is kept. A refused
+/// gate and a lost race are outcomes of the report, not errors.
+pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
+    let mut report = RunReport::default();
+    run_into(ctx, options, &mut report).await.map(|()| report)
+}
+
+/// [`run`], for callers that want the report of a run that fails, too: `report` is replaced by what is known.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_into(
+    ctx: &RunContext,
+    options: &RunOptions,
+    report: &mut RunReport,
+) -> Result<()> {
+    #[cfg(not(feature = "cluster"))]
+    if options.cluster.is_some() {
+        return Err(super::not_built());
+    }
+    let run = new_run_id();
+    // A plan is for other processes to execute: nobody has to be alone for it.
+    if options.only_plan {
+        return leased(ctx, options, &run, None, report).await;
+    }
+    let lease = lease::take(ctx, &run, options.wait).await?;
+    let alive = lease::Heart::start(lease, ctx.cancel.child());
+    let ctx = RunContext { cancel: alive.cancel.clone(), ..ctx.clone() };
+    let outcome = leased(&ctx, options, &run, Some(&alive.lease), report).await;
+    alive.stop().await;
+    outcome
+}
+
+async fn leased(
+    ctx: &RunContext,
+    options: &RunOptions,
+    run: &str,
+    lease: Option<&RunLease>,
+    report: &mut RunReport,
+) -> Result<()> {
+    let (session, timeline) = Session::new(ctx).recorded();
+    *report = ctx.report(run);
+    let finished = drive(&session, options, run, lease, report).await;
+    report.finish(&timeline);
+    if let Err(error) = &finished {
+        report.warnings.push(error.to_string());
+        // What was published before the error stands.
+        if error.kind() == ErrorKind::GateRefused {
+            report.outcome = Outcome::GateRefused;
+        }
+    }
+    let stored = match report.outcome {
+        // The report is that of the run whose plan this is, once its tasks are done.
+        Outcome::Planned => Ok(()),
+        _ => report.store(&ctx.root).await,
+    };
+    match finished {
+        Ok(()) => stored.context(|| match report.outcome {
+            Outcome::Published { snapshot } => {
+                format!(
+                    "snapshot {snapshot} is published, but the run's report could not be stored"
+                )
+            }
+            _ => "the run's report could not be stored".to_owned(),
+        })?,
+        Err(error) if error.kind() == ErrorKind::GateRefused => {
+            ctx.reporter.event(Event::Warning { message: error.to_string() });
+        }
+        // The cause of the failure matters more than a report that could not be stored.
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The day, and the night after it where a tower is to take over.
+async fn drive(
+    session: &Session,
+    options: &RunOptions,
+    run: &str,
+    lease: Option<&RunLease>,
+    report: &mut RunReport,
+) -> Result<()> {
+    check_store(&session.ctx.root).await?;
+    let Course { session, next, notice } = backfill::course(session).await?;
+    if let Some(message) = notice {
+        report.config = session.ctx.config_summary();
+        session.reporter.event(Event::Warning { message });
+    }
+    let plan = day(&session, options, run, lease, report).await?;
+    match next {
+        Some(next) if !options.no_publish => {
+            backfill::night(&next, &plan, options, report).await?;
+        }
+        _ => {}
+    }
+    if plan.tasks() == 0 && report.outcome.is_nothing() {
+        // Nothing was done with the prepared text that is of use later: it need not lie around until retention.
+        session.ctx.discard_prepared(&plan.spec.run).await?;
+    }
+    Ok(())
+}
+
+/// prepare -> encode -> build -> publish with the tower of the session.
+async fn day(
+    session: &Session,
+    options: &RunOptions,
+    run: &str,
+    lease: Option<&RunLease>,
+    report: &mut RunReport,
+) -> Result<Plan> {
+    let (ctx, reporter) = (&session.ctx, &session.reporter);
+    if options.only_plan {
+        let planned = session.plan(run).await?;
+        report.planned(&planned);
+        planned.plan.store(&ctx.root).await?;
+        report.outcome = Outcome::Planned;
+        return Ok(planned.plan);
+    }
+    let (planned, mut fleet) = Fleet::plan(session, options, run).await?;
+    report.planned(&planned);
+    let plan = planned.plan;
+    if let Some(message) = truncation_warning(&plan) {
+        reporter.event(Event::Warning { message });
+    }
+    if plan.tasks() > 0 {
+        fleet.store(&plan, ctx).await?;
+    }
+    let env = session.env();
+    let drift = fleet.check(&plan, ctx.pipeline.encode.self_test, &env).await?;
+    refuse_drift(drift, &plan.gates, options.overrides_drift())?;
+    let mut receipts = Receipts::default();
+    let outcome = fleet.run(&plan, ctx, options.attempts, &env, &mut receipts).await;
+    report.executed(&receipts.encode, &receipts.build);
+    if outcome.is_err() {
+        report.interrupted(&env.kept);
+    }
+    outcome?;
+    if options.no_publish {
+        report.outcome = Outcome::NotPublished;
+        return Ok(plan);
+    }
+    let started = Instant::now();
+    let (stage, unit) = (Stage::Publish, "snapshots");
+    reporter.event(Event::StageStarted { stage, total: 0, unit, tokens: 0 });
+    if let Some(lease) = lease {
+        lease.check().await?;
+    }
+    commit::publish(session, &plan, &receipts.build, drift, options, report).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let summary = report.outcome.to_string();
+    reporter.event(Event::StageFinished { stage, seconds, summary });
+    Ok(plan)
+}

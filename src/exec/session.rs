@@ -1,0 +1,113 @@
+//! A run at work: its context, where its events go, and its towers.
+
+use std::sync::Arc;
+
+use super::context::RunContext;
+use super::towers::Towers;
+use crate::config::Pipeline;
+use crate::corpus::PrepareOutcome;
+use crate::error::Result;
+use crate::observe::{Reporter, Tee, Timeline};
+use crate::stage::{self, PlanRequest, Planned, TaskEnv};
+use crate::tower::Tower;
+
+/// A run at work. Clones share the towers.
+#[derive(Clone)]
+pub(super) struct Session {
+    pub ctx: RunContext,
+    /// Gets the events: the reporter of the context, and the timeline of the report where there is one.
+    pub reporter: Arc<dyn Reporter>,
+    towers: Arc<Towers>,
+}
+
+impl Session {
+    /// Without a timeline.
+    pub fn new(ctx: &RunContext) -> Self {
+        let (ctx, reporter) = (ctx.clone(), Arc::clone(&ctx.reporter));
+        Self { ctx, reporter, towers: Arc::default() }
+    }
+
+    /// The same run, its events also kept for a report.
+    pub fn recorded(&self) -> (Self, Arc<Timeline>) {
+        let timeline = Arc::new(Timeline::new());
+        let keeper = Arc::clone(&timeline) as Arc<dyn Reporter>;
+        let reporter = Arc::new(Tee(vec![Arc::clone(&self.ctx.reporter), keeper]));
+        (Self { reporter, ..self.clone() }, timeline)
+    }
+
+    /// The same run of another pipeline, whose towers are others.
+    pub fn with_pipeline(&self, pipeline: Pipeline) -> Self {
+        let ctx = RunContext { pipeline, ..self.ctx.clone() };
+        Self { ctx, reporter: Arc::clone(&self.reporter), towers: Arc::default() }
+    }
+
+    /// The tower that encodes notes.
+    ///
+    /// # Errors
+    /// As [`Tower::resolve`].
+    pub async fn document(&self) -> Result<&Tower> {
+        self.towers.document(&self.ctx.pipeline, &self.reporter).await
+    }
+
+    /// The tower that encodes queries.
+    ///
+    /// # Errors
+    /// As [`super::check_query_tower`].
+    pub async fn query(&self) -> Result<&Tower> {
+        self.towers.query(&self.ctx.pipeline, &self.reporter).await
+    }
+
+    /// The document tower, where something asked for it before.
+    pub fn known_document(&self) -> Option<Tower> {
+        self.towers.known_document()
+    }
+
+    /// What tasks are bound to.
+    pub fn env(&self) -> TaskEnv {
+        TaskEnv {
+            root: self.ctx.root.clone(),
+            reporter: Arc::clone(&self.reporter),
+            cancel: self.ctx.cancel.clone(),
+            kept: Arc::default(),
+            shared: Arc::default(),
+        }
+    }
+
+    /// Reads the corpus and plans.
+    pub async fn plan(&self, run: &str) -> Result<Planned> {
+        let tower = self.document().await?;
+        // A query tower of its own that could not be admitted in the end is refused before the work.
+        if self.ctx.pipeline.query.tower.is_some() {
+            self.query().await?;
+        }
+        self.plan_with(tower, run, None).await
+    }
+
+    /// Plans with notes that were prepared before, where there are any.
+    pub async fn plan_with(
+        &self,
+        tower: &Tower,
+        run: &str,
+        prepared: Option<&PrepareOutcome>,
+    ) -> Result<Planned> {
+        let RunContext { pipeline, root, cancel, .. } = &self.ctx;
+        stage::plan(PlanRequest {
+            corpus: &pipeline.corpus,
+            storage: &pipeline.storage,
+            base_dir: &pipeline.base_dir,
+            tower_options: &pipeline.tower,
+            tower,
+            chunking: pipeline.chunking,
+            encode: &pipeline.encode,
+            build: &pipeline.index,
+            gates: &pipeline.gates,
+            prepared,
+            keep_texts: pipeline.next.is_some(),
+            root,
+            run,
+            reporter: Arc::clone(&self.reporter),
+            cancel: cancel.clone(),
+        })
+        .await
+    }
+}

@@ -1,0 +1,23 @@
+//! What a run tells afterwards: its report as JSON, as text and as a page, its metrics for Prometheus, and what a plan
+//! would do.
+
+mod backfill;
+mod charts;
+mod fill;
+mod lengths;
+mod metrics;
+mod page;
+mod plan;
+mod prometheus;
+mod run;
+mod text;
+
+pub use backfill::{BackfillReport, BackfillState, BackfillSummary};
+pub use lengths::LengthBucket;
+pub use metrics::write_metrics;
+pub(crate) use plan::truncation_warning;
+pub use plan::{PlanAmounts, PlanBrief, PlanSummary, ShardSummary};
+pub use run::{
+    Amounts, ConfigSummary, CorpusCounts, NewestSnapshot, Outcome, REPORT_VERSION, Reuse,
+    RunReport, StageReport, ThroughputSample, Written,
+};

@@ -1,0 +1,119 @@
+//! The run report as one self-contained HTML page: no script, no network, light and dark.
+
+use minijinja::{Environment, Output, State, UndefinedBehavior, Value, context};
+
+use super::backfill::BackfillState;
+use super::charts::{bar_chart, escape, interval_chart, line_chart};
+use super::run::{Outcome, RunReport};
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::observe::format;
+
+impl RunReport {
+    /// The page of `runs/<run>/report.html`. Everything that came from outside is escaped.
+    ///
+    /// # Errors
+    /// Internal, where the template does not fit the report.
+    pub fn to_html(&self) -> Result<String> {
+        let backfill = self.backfill.as_ref().map(|backfill| {
+            let class = match backfill.state {
+                BackfillState::Switched { .. } => "good",
+                BackfillState::Growing => "soft",
+                BackfillState::RolledBack => "warn",
+                BackfillState::Refused => "bad",
+            };
+            context! { class, text => backfill.to_string() }
+        });
+        let class = match self.outcome {
+            Outcome::Published { .. } | Outcome::NothingToDo { .. } => "good",
+            Outcome::GateRefused | Outcome::Unfinished => "bad",
+            Outcome::LostTo { .. } | Outcome::Planned | Outcome::NotPublished => "warn",
+        };
+        let recall = self.recall.map(|recall| {
+            let label = "Recall with its 95% interval";
+            interval_chart(label, recall.low, recall.mean, recall.high, self.recall_min)
+        });
+        let charts = context! {
+            lengths => self.lengths_chart().map(Value::from_safe_string),
+            throughput => self.throughput_chart().map(Value::from_safe_string),
+            recall => recall.map(Value::from_safe_string),
+        };
+        let values = context! {
+            run => self,
+            outcome => context! { class, text => self.outcome.to_string() },
+            tokens_per_second => self.tokens_per_second(),
+            rejected => self.corpus.rejections.total(),
+            charts,
+            backfill,
+        };
+        template_environment()
+            .render_named_str("page.html", include_str!("page.html"), values)
+            .or_error(ErrorKind::Internal, || "writing the run report as a page")
+    }
+
+    fn lengths_chart(&self) -> Option<String> {
+        let mut from = 0u64;
+        let bar = |bucket: &super::LengthBucket| {
+            let texts = format::count(bucket.texts);
+            let tip = format!("{from} to {} tokens: {texts} texts", bucket.up_to);
+            from = u64::from(bucket.up_to) + 1;
+            (format!("\u{2264}{}", bucket.up_to), bucket.texts, tip)
+        };
+        let bars: Vec<_> = self.lengths.iter().map(bar).collect();
+        (!bars.is_empty()).then(|| bar_chart("Histogram of text lengths in tokens", &bars))
+    }
+
+    fn throughput_chart(&self) -> Option<String> {
+        let points: Vec<_> =
+            self.throughput.iter().map(|s| (s.seconds, s.tokens_per_second)).collect();
+        (!points.is_empty()).then(|| line_chart("Tokens per second over time", &points))
+    }
+}
+
+fn template_environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_formatter(write_escaped);
+    environment.add_filter("count", format::count);
+    environment.add_filter("bytes", format::bytes);
+    environment.add_filter("seconds", format::seconds);
+    let rate = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), format::rate);
+    environment.add_filter("rate", rate);
+    environment.add_filter("share", |part: u64, whole: u64| match whole {
+        0 => "-".to_owned(),
+        _ => format!("{:.1}%", 100.0 * part as f64 / whole as f64),
+    });
+    environment
+}
+
+fn write_escaped(
+    out: &mut Output<'_>,
+    _: &State<'_, '_>,
+    value: &Value,
+) -> std::result::Result<(), minijinja::Error> {
+    match value.is_safe() {
+        true => out.write_str(&value.to_string())?,
+        false => out.write_str(&escape(&value.to_string()))?,
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::GateOutcome;
+
+    #[test]
+    fn nothing_gets_out_of_its_cell() {
+        let gate = GateOutcome {
+            gate: "</td><script>".into(),
+            passed: true,
+            detail: String::new(),
+            overridden: None,
+        };
+        let html = RunReport { gates: vec![gate], ..RunReport::default() }.to_html().unwrap();
+        assert!(html.contains("<td>&lt;/td&gt;&lt;script&gt;</td>"), "{html}");
+        assert!(!html.contains("<script>"));
+    }
+}

@@ -1,0 +1,128 @@
+//! The run report in a few lines of text.
+
+use std::fmt;
+
+use super::run::{Outcome, RunReport};
+use crate::observe::{Stage, format};
+use crate::snapshot::GateOutcome;
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unfinished => f.write_str("not finished"),
+            Self::Published { snapshot } => write!(f, "published snapshot {snapshot}"),
+            Self::NothingToDo { snapshot: Some(snapshot) } => {
+                write!(f, "nothing to do: snapshot {snapshot} is up to date")
+            }
+            Self::NothingToDo { snapshot: None } => f.write_str("nothing to do"),
+            Self::Planned => f.write_str("planned only"),
+            Self::NotPublished => f.write_str("built, not published as asked"),
+            Self::GateRefused => f.write_str("refused by a gate"),
+            Self::LostTo { snapshot } => {
+                write!(f, "another publisher was first with snapshot {snapshot}")
+            }
+        }
+    }
+}
+
+/// The few lines that `scalingnote run` prints at the end.
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let corpus = &self.corpus;
+        writeln!(f, "{}", self.outcome)?;
+        writeln!(
+            f,
+            "  notes    {} ({} new, {} changed, {} unchanged, {} deleted)",
+            format::count(corpus.notes),
+            format::count(corpus.notes_new),
+            format::count(corpus.notes_changed),
+            format::count(corpus.notes_unchanged),
+            format::count(corpus.notes_deleted)
+        )?;
+        let left_out = corpus.rejections.total() + corpus.duplicates + corpus.quarantined;
+        if left_out > 0 {
+            writeln!(
+                f,
+                "  left out {} rejected, {} duplicates, {} quarantined",
+                format::count(corpus.rejections.total()),
+                format::count(corpus.duplicates),
+                format::count(corpus.quarantined)
+            )?;
+        }
+        if let Some(encode) = self.stages.iter().find(|stage| stage.stage == Stage::Encode) {
+            write!(
+                f,
+                "  encoded  {} texts, {} tokens in {}",
+                format::count(encode.actual.texts),
+                format::count(encode.actual.tokens),
+                format::seconds(encode.actual.seconds)
+            )?;
+            match self.tokens_per_second() {
+                Some(speed) => writeln!(f, " ({} tokens/s)", format::rate(speed))?,
+                None => writeln!(f)?,
+            }
+        }
+        for executor in &self.executors {
+            writeln!(f, "  executor {executor}")?;
+        }
+        let reused = self.reuse.from_parent + self.reuse.from_elsewhere;
+        if reused > 0 {
+            writeln!(
+                f,
+                "  reused   {} vectors; {} inserted, {} shards rebuilt",
+                format::count(reused),
+                format::count(self.vectors_inserted),
+                format::count(self.shards_rebuilt)
+            )?;
+        }
+        if let Some(recall) = &self.recall {
+            writeln!(
+                f,
+                "  recall   {:.3} at {} (95% interval {:.3} to {:.3}, {} queries)",
+                recall.mean, recall.k, recall.low, recall.high, recall.queries
+            )?;
+        }
+        let failed = |gates: &[GateOutcome], f: &mut fmt::Formatter<'_>| {
+            for gate in gates.iter().filter(|gate| !gate.passed) {
+                let mark = if gate.overridden.is_some() { "overridden" } else { "REFUSED" };
+                writeln!(f, "  gate     {} {mark}: {}", gate.gate, gate.detail)?;
+            }
+            Ok(())
+        };
+        failed(&self.gates, f)?;
+        if let Some(backfill) = &self.backfill {
+            writeln!(f, "  next     {backfill}")?;
+            failed(&backfill.gates, f)?;
+        }
+        writeln!(
+            f,
+            "  wrote    {} in {}",
+            format::bytes(self.bytes_written),
+            format::seconds(self.seconds)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_names_what_matters() {
+        let report = RunReport {
+            outcome: Outcome::NothingToDo { snapshot: Some(4) },
+            gates: vec![GateOutcome {
+                gate: "recall".into(),
+                passed: false,
+                detail: "0.91, at least 0.95".into(),
+                overridden: None,
+            }],
+            ..RunReport::default()
+        };
+        let text = report.to_string();
+        assert!(text.starts_with("nothing to do: snapshot 4 is up to date\n"), "{text}");
+        assert!(text.contains("recall REFUSED: 0.91"), "{text}");
+        let back: RunReport = serde_json::from_str(&report.to_json().unwrap()).unwrap();
+        assert_eq!(back, report);
+    }
+}
