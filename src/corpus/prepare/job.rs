@@ -1,6 +1,5 @@
 //! The one DataFusion job: from tables to prepared shards.
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use crate::corpus::source::tables;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::{Event, Reporter, Stage};
 use crate::store::{Root, StorageOptions};
-use crate::types::{Cancel, NoteId, TextHash};
+use crate::types::Cancel;
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
 pub const SMALL_CORPUS: u64 = 10_000;

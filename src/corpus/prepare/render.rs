@@ -1,5 +1,6 @@
 //! Turns rows into prepared rows: render, cut into chunks, hash. Pure, so that batches run in parallel.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, UInt32Type};
+use arrow::datatypes::{SchemaRef, UInt32Type};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,6 +18,7 @@ use parquet::schema::types::ColumnPath;
 use tokio::io::AsyncWriteExt;
 
 use super::render::Piece;
+use super::schema::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH};
 use super::values::ValueBytes;
 use crate::corpus::outcome::PreparedShard;
 use crate::error::{Error, ErrorKind, Result, ResultExt};

@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::corpus::outcome::InputFile;
 use crate::error::{Error, Result};
+use crate::store::unreadable;
 
 /// How many requests to a store run at once.
 pub(super) const REQUESTS: usize = 16;
@@ -45,7 +46,7 @@ impl SourceFile {
 }
 
 /// Input error where a file changed since it was listed: what was read may be half old, half new.
-pub(super) async fn check_unchanged(files: &[SourceFile]) -> Result<()> {
+pub(in crate::corpus) async fn check_unchanged(files: &[SourceFile]) -> Result<()> {
     let mut checks = futures::stream::iter(files.iter().cloned())
         .map(|file| async move { Ok::<_, Error>((file.unchanged().await?, file)) })
         .buffered(REQUESTS);

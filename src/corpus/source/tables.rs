@@ -29,7 +29,7 @@ use crate::corpus::options::{TableFormat, TableOptions};
 use crate::corpus::session::error;
 use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::observe::{Event, Reporter};
-use crate::store::{StorageOptions, open_store, unreadable};
+use crate::store::{StorageOptions, open_store};
 
 const GLOB: [char; 3] = ['*', '?', '['];
 
