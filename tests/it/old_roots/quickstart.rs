@@ -24,7 +24,7 @@ struct Recorded {
     towers: BTreeMap<PathBuf, String>,
     /// What of the processor decides a vector's bits.
     machine: String,
-    /// What wrote the Parquet files.
+    /// What the parts say wrote them.
     parquet: String,
     notes: u64,
     shard_count: u32,
