@@ -33,6 +33,7 @@ mod kubernetes;
 mod layers;
 mod leases;
 mod metrics;
+mod old_roots;
 mod privacy;
 mod program;
 mod proxy;

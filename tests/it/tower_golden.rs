@@ -4,7 +4,7 @@ use scalingnote::tower::DeviceSpec;
 use scalingnote::types::{Arithmetic, Pooling};
 
 /// SmolLM2-135M, or `None` with a line that says the test is skipped.
-fn smollm2() -> Option<std::path::PathBuf> {
+pub fn smollm2() -> Option<std::path::PathBuf> {
     let places = [
         std::env::var_os("SCALINGNOTE_MODELS").map(Into::into),
         Some(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/models")),
