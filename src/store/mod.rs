@@ -15,6 +15,7 @@ mod listen;
 mod open;
 mod parquet;
 mod ranges;
+pub mod receipt;
 mod repeat;
 mod staged;
 mod transfer;
