@@ -110,6 +110,7 @@ impl RunContext {
             cancel: self.cancel.clone(),
             kept: Arc::default(),
             shared: Arc::default(),
+            inputs: Arc::default(),
         }
     }
 

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::backfill::{BackfillReport, BackfillState};
 use super::books::{Reuse, Written};
 use super::lengths::LengthBucket;
-use super::live::PartsSummary;
 use crate::corpus::Rejections;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::Recall;
 use crate::observe::{ExecutorProgress, Sample, Stage, format};
 use crate::snapshot::{GateOutcome, Manifest};
+use crate::stage::PartsSummary;
 
 /// Version of the report format that this release writes.
 pub const REPORT_VERSION: u32 = 1;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::encode::Quarantined;
 use super::plan::RunSpec;
+use super::quarantine::Quarantined;
 use crate::corpus::PreparedRow;
 use crate::embedding::EncodedText;
 use crate::error::{Error, Result};

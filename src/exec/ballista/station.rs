@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot;
 use crate::stage::{self, Envelope, Plan, TaskEnv, Worker};
-use crate::store::{PutOutcome, Root, layout};
+use crate::store::{Root, layout, receipt};
 use crate::tower::DeviceSpec;
 use crate::types::Cancel;
 
@@ -111,6 +111,7 @@ impl Station {
             kept: Arc::default(),
             // One device has nobody to share with.
             shared: Arc::default(),
+            inputs: Arc::default(),
         };
         let outcome = self.execute(order, &work, &mut worker, &env).await;
         beating.stop().await;
@@ -142,13 +143,12 @@ impl Station {
                 prepare(&order.run, pipeline, env).await
             }
             Work::Check { plan, self_test } => {
-                let key = layout::checked_receipt(plan);
-                if env.root.size(&key).await?.is_some() {
-                    return Ok(());
-                }
-                let plan = Plan::load(&env.root, plan).await?;
-                let drift = fleet::check(&plan, *self_test, worker, env).await?;
-                put_once(&env.root, &key, &CheckedReceipt { drift }).await
+                let check = async {
+                    let plan = Plan::load(&env.root, plan).await?;
+                    let drift = fleet::check(&plan, *self_test, worker, env).await?;
+                    Ok(CheckedReceipt { drift })
+                };
+                receipt::once(&env.root, &layout::checked_receipt(plan), check).await.map(drop)
             }
             Work::Task { envelope } => {
                 if let Envelope::Build(task) = envelope.as_ref() {
@@ -188,33 +188,24 @@ impl Station {
 
 /// Plans under a run id of this attempt's own. The first attempt to put the receipt counts.
 async fn prepare(run: &str, pipeline: crate::config::Pipeline, env: &TaskEnv) -> Result<()> {
-    let key = layout::prepared_receipt(run);
-    if env.root.size(&key).await?.is_some() {
-        return Ok(());
-    }
-    let ctx = RunContext {
-        pipeline,
-        root: env.root.clone(),
-        reporter: Arc::clone(&env.reporter),
-        cancel: env.cancel.clone(),
+    let prepare = async {
+        let ctx = RunContext {
+            pipeline,
+            root: env.root.clone(),
+            reporter: Arc::clone(&env.reporter),
+            cancel: env.cancel.clone(),
+        };
+        let attempt = format!("{run}-{:08x}", rand::random::<u32>());
+        let (planned, _) = ctx.plan(&attempt, &env.reporter).await?;
+        planned.plan.store(&env.root).await?;
+        Ok(PreparedReceipt {
+            plan: attempt,
+            texts: planned.texts,
+            lengths: planned.lengths,
+            seconds: planned.seconds,
+        })
     };
-    let attempt = format!("{run}-{:08x}", rand::random::<u32>());
-    let (planned, _) = ctx.plan(&attempt, &env.reporter).await?;
-    planned.plan.store(&env.root).await?;
-    let receipt = PreparedReceipt {
-        plan: attempt,
-        texts: planned.texts,
-        lengths: planned.lengths,
-        seconds: planned.seconds,
-    };
-    put_once(&env.root, &key, &receipt).await
-}
-
-async fn put_once<T: serde::Serialize>(root: &Root, key: &str, receipt: &T) -> Result<()> {
-    let json = serde_json::to_vec_pretty(receipt).context(|| "writing a receipt as JSON")?;
-    match root.put_if_absent(key, json.into()).await? {
-        PutOutcome::Created | PutOutcome::AlreadyExists => Ok(()),
-    }
+    receipt::once(&env.root, &layout::prepared_receipt(run), prepare).await.map(drop)
 }
 
 /// Refuses to work for a run that is over: its driver died and another run took over, or it ended.

@@ -8,8 +8,8 @@ use crate::embedding::{self, Fate, PartReceipt, Rewritten};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::{BuildReport, Calibration, IndexOptions};
 use crate::snapshot::{Content, Manifest, ShardContent};
+use crate::stage::build::IndexJob;
 use crate::stage::ids::{Ids, Place, take_rows};
-use crate::stage::index_job::IndexJob;
 use crate::store::{FileRef, Listed, Root, layout};
 use crate::types::{Cancel, NoteId, TextHash};
 

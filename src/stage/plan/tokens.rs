@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
 
-use super::plan::ShardPlan;
-use crate::corpus::PreparedReader;
+use super::envelope::ShardPlan;
 use crate::error::{Error, Result};
 use crate::stage::LengthHistogram;
+use crate::stage::inputs::Inputs;
 use crate::store::Root;
 use crate::tower::Tower;
 use crate::types::TextHash;
@@ -18,6 +18,7 @@ const ORDINARY_BATCH: usize = 32;
 /// Tokenises what will be encoded: exact counts, the length histogram, and the padding that packing avoids.
 pub(super) async fn count_tokens(
     root: &Root,
+    inputs: &Inputs,
     plan: &mut ShardPlan,
     missing: &HashSet<TextHash>,
     tower: &Tower,
@@ -26,7 +27,7 @@ pub(super) async fn count_tokens(
     if missing.is_empty() {
         return Ok(());
     }
-    let mut reader = PreparedReader::open(root, &plan.prepared).await?;
+    let mut reader = inputs.prepared(root, &plan.prepared).await?;
     let mut counted = HashSet::new();
     let mut neighbours: Vec<u32> = Vec::with_capacity(ORDINARY_BATCH);
     let mut padding = 0;

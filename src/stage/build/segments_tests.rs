@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::stage::ids::{Place, no_columns};
+use crate::stage::ids::{IdRow, Place, no_columns};
 use crate::types::NoteId;
 
 fn row(key: u64, text: u64) -> IdRow {
