@@ -37,6 +37,7 @@ mod program;
 mod proxy;
 mod purge;
 mod readme;
+mod reads;
 mod report;
 mod schedules;
 mod schemas;
