@@ -39,7 +39,6 @@ pub(crate) struct IdRow {
 }
 
 /// A whole ids file in memory.
-#[derive(Clone)]
 pub(crate) struct Ids {
     pub rows: Vec<IdRow>,
     /// Stored columns of the same rows.
@@ -47,7 +46,6 @@ pub(crate) struct Ids {
 }
 
 /// A segment of a stored shard with its rows.
-#[derive(Clone)]
 pub(crate) struct Held {
     pub segment: Segment,
     /// Every row, the removed ones included.

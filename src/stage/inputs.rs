@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::mem::size_of;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
 use super::ids::{Held, IdRow, Ids};
 use crate::corpus::{PreparedBatch, PreparedReader, PreparedRow, PreparedShard};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,9 +19,7 @@ const ROOM: u64 = 128 << 20;
 /// Prepared notes and the parent's rows that this process has read, for whoever needs them next. What does not fit is
 /// read again.
 #[derive(Default)]
-pub struct Inputs {
-    remembered: Mutex<Remembered>,
-}
+pub struct Inputs(Mutex<Remembered>);
 
 #[derive(Default)]
 struct Remembered {
@@ -31,38 +32,48 @@ struct Remembered {
 
 impl Inputs {
     fn remembered(&self) -> MutexGuard<'_, Remembered> {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads a prepared file from its beginning.
+    fn remember(&self, bytes: u64, insert: impl FnOnce(&mut Remembered)) {
+        let mut remembered = self.remembered();
+        if remembered.has_room(bytes) {
+            remembered.bytes += bytes;
+            insert(&mut remembered);
+        }
+    }
+
+    /// Streams a prepared file in order, batch by batch.
     pub(crate) async fn prepared(
         &self,
         root: &Root,
         shard: &PreparedShard,
-    ) -> Result<Prepared<'_>> {
-        if let Some(batches) = self.remembered().prepared.get(&shard.file.path) {
-            return Ok(Prepared::Remembered { batches: Arc::clone(batches), at: 0 });
+    ) -> Result<BoxStream<'_, Result<PreparedBatch>>> {
+        let key = shard.file.path.clone();
+        if let Some(batches) = self.remembered().prepared.get(&key).cloned() {
+            return Ok(
+                stream::iter((0..batches.len()).map(move |at| Ok(batches[at].clone()))).boxed()
+            );
         }
-        let reader = Box::new(PreparedReader::open(root, shard).await?);
-        let fits = self.remembered().bytes.saturating_add(bytes_of(shard)) <= ROOM;
-        Ok(Prepared::File { reader, inputs: self, shard: shard.clone(), kept: fits.then(Vec::new) })
-    }
-
-    fn remember(&self, shard: &PreparedShard, batches: Vec<PreparedBatch>) {
-        let mut remembered = self.remembered();
-        let bytes = remembered.bytes.saturating_add(bytes_of(shard));
-        if bytes <= ROOM && !remembered.prepared.contains_key(&shard.file.path) {
-            remembered.bytes = bytes;
-            remembered.prepared.insert(shard.file.path.clone(), batches.into());
-        }
-    }
-
-    /// Nobody will read this prepared file again.
-    pub(crate) fn forget(&self, shard: &PreparedShard) {
-        let mut remembered = self.remembered();
-        if remembered.prepared.remove(&shard.file.path).is_some() {
-            remembered.bytes -= bytes_of(shard);
-        }
+        let reader = PreparedReader::open(root, shard).await?;
+        let bytes = decoded(shard.file.size, shard.rows, size_of::<PreparedRow>());
+        let kept = self.remembered().has_room(bytes).then(Vec::new);
+        let batches = stream::try_unfold(
+            (reader, kept, key),
+            move |(mut reader, mut kept, key)| async move {
+                let batch = reader.next().await?;
+                match (&batch, &mut kept) {
+                    (Some(batch), Some(kept)) => kept.push(batch.clone()),
+                    (None, Some(kept)) => {
+                        let batches = std::mem::take(kept).into();
+                        self.remember(bytes, |all| drop(all.prepared.insert(key.clone(), batches)));
+                    }
+                    (_, None) => {}
+                }
+                Ok(batch.map(|batch| (batch, (reader, kept, key))))
+            },
+        );
+        Ok(batches.boxed())
     }
 
     /// The segments of a shard of the parent, base first; none in an empty shard.
@@ -73,23 +84,12 @@ impl Inputs {
             return Ok(Arc::clone(held));
         }
         let held = Arc::new(Held::read(root, shard).await?);
-        let mut remembered = self.remembered();
-        let bytes = remembered.bytes.saturating_add(bytes_of_rows(shard));
-        if bytes <= ROOM && !remembered.parents.contains_key(&shard.shard) {
-            remembered.bytes = bytes;
-            remembered.parents.insert(shard.shard, (shard.clone(), Arc::clone(&held)));
-        }
+        let bytes = held.iter().map(|Held { segment, .. }| {
+            decoded(segment.ids.size, segment.vectors, size_of::<IdRow>())
+        });
+        let entry = (shard.clone(), Arc::clone(&held));
+        self.remember(bytes.sum(), |all| drop(all.parents.insert(shard.shard, entry)));
         Ok(held)
-    }
-
-    /// [`Inputs::parent`] for the last who needs them.
-    pub(crate) async fn take_parent(&self, root: &Root, shard: &ShardContent) -> Result<Vec<Held>> {
-        let held = self.parent(root, shard).await?;
-        let mut remembered = self.remembered();
-        if let Some((of, _)) = remembered.parents.remove(&shard.shard) {
-            remembered.bytes -= bytes_of_rows(&of);
-        }
-        Ok(Arc::unwrap_or_clone(held))
     }
 
     /// What counts in a shard of the parent: the live rows of all its segments, by key.
@@ -99,50 +99,13 @@ impl Inputs {
     }
 }
 
-/// A prepared file as it is read.
-pub(crate) enum Prepared<'a> {
-    /// It was read before.
-    Remembered { batches: Arc<[PreparedBatch]>, at: usize },
-    /// It is read now, and kept for the next reader if it fits.
-    File {
-        reader: Box<PreparedReader>,
-        inputs: &'a Inputs,
-        shard: PreparedShard,
-        kept: Option<Vec<PreparedBatch>>,
-    },
-}
-
-impl Prepared<'_> {
-    /// The next batch of rows together with its stored columns; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<PreparedBatch>> {
-        match self {
-            Self::Remembered { batches, at } => {
-                *at += 1;
-                Ok(batches.get(*at - 1).cloned())
-            }
-            Self::File { reader, inputs, shard, kept } => {
-                let batch = reader.next().await?;
-                match &batch {
-                    Some(batch) => kept.iter_mut().for_each(|kept| kept.push(batch.clone())),
-                    None => kept.take().into_iter().for_each(|kept| inputs.remember(shard, kept)),
-                }
-                Ok(batch)
-            }
-        }
+impl Remembered {
+    fn has_room(&self, bytes: u64) -> bool {
+        self.bytes.saturating_add(bytes) <= ROOM
     }
 }
 
-fn bytes_of(shard: &PreparedShard) -> u64 {
-    decoded(shard.file.size, shard.rows, size_of::<PreparedRow>())
-}
-
-fn bytes_of_rows(shard: &ShardContent) -> u64 {
-    let segments = shard.segments().into_iter();
-    let bytes = segments.map(|s| decoded(s.ids.size, s.vectors, size_of::<IdRow>()));
-    bytes.fold(0, u64::saturating_add)
-}
-
-/// What rows of a file take in memory, about.
+/// What the rows of a file take in memory, about.
 fn decoded(bytes: u64, rows: u64, row: usize) -> u64 {
     bytes.saturating_mul(4).saturating_add(rows.saturating_mul(row as u64))
 }

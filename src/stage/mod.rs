@@ -18,7 +18,6 @@ mod plan_summary;
 mod publish;
 mod purge;
 mod quarantine;
-mod receipt;
 mod report;
 mod report_html;
 mod task;

@@ -81,6 +81,17 @@ pub async fn read<T: DeserializeOwned>(root: &Root, key: &str) -> Result<Option<
     })
 }
 
+/// The receipt at `key` of `task`, which other work builds upon.
+///
+/// # Errors
+/// Transient, where the task is not finished.
+pub async fn of_finished<T: DeserializeOwned>(root: &Root, key: &str, task: &str) -> Result<T> {
+    read(root, key).await?.ok_or_else(|| {
+        let message = format!("{task} has no receipt yet; run that task first");
+        Error::new(ErrorKind::Transient, message)
+    })
+}
+
 /// Stores a finished local file under the key that `key` makes of its hash: two attempts that wrote the same bytes
 /// share the object, two that did not cannot clash.
 pub async fn put_file(

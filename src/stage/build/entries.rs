@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use futures::TryStreamExt;
+
 use crate::corpus::{CorpusMode, PreparedRow};
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, Result};
@@ -11,10 +13,9 @@ use crate::stage::ids::{IdRow, Ids, Place, concat_stored, no_columns, take_rows}
 use crate::stage::located;
 use crate::stage::plan::BuildTask;
 use crate::stage::quarantine::Quarantined;
-use crate::stage::receipt::of_finished;
 use crate::stage::vectors::{Places, find_in_parts, places_in};
 use crate::stage::worker::TaskEnv;
-use crate::store::{FileRef, Root, layout};
+use crate::store::{FileRef, Root, layout, receipt};
 use crate::types::{NoteId, NoteKey, TextHash};
 
 /// Elements of vectors held while parts are compacted: 64 MiB.
@@ -44,7 +45,7 @@ impl Encoded {
         if let Some(encode) = &task.encode {
             let shard = task.shard.prepared.shard;
             let key = layout::encode_receipt(&task.spec.space_id, shard, encode);
-            let receipt: EncodeReceipt = of_finished(root, &key, encode).await?;
+            let receipt: EncodeReceipt = receipt::of_finished(root, &key, encode).await?;
             for part in receipt.parts {
                 for (hash, place) in places_in(root, &part).await? {
                     encoded.places.entry(hash).or_insert(place);
@@ -59,8 +60,8 @@ impl Encoded {
     /// Looks for the texts of the shard in every part of the space: for a parent whose ids cannot be read.
     pub async fn look_everywhere(&mut self, task: &BuildTask, env: &TaskEnv) -> Result<()> {
         let (mut wanted, root) = (HashSet::new(), &env.root);
-        let mut reader = env.inputs.prepared(root, &task.shard.prepared).await?;
-        while let Some(batch) = reader.next().await? {
+        let mut batches = env.inputs.prepared(root, &task.shard.prepared).await?;
+        while let Some(batch) = batches.try_next().await? {
             wanted.extend(batch.rows.iter().map(|row| row.text_hash));
         }
         let parts = embedding::list_parts(root, &task.spec.space_id, None).await?;
@@ -164,11 +165,11 @@ pub(super) async fn target(
     let refused: HashSet<TextHash> =
         encoded.quarantined.iter().map(|note| note.text_hash).collect();
     let mut rows = Vec::new();
-    let mut batches = Vec::new();
+    let mut stored = Vec::new();
     let mut touched: HashSet<NoteId> = HashSet::new();
     let delta = task.spec.mode == CorpusMode::Delta;
-    let mut reader = env.inputs.prepared(&env.root, &task.shard.prepared).await?;
-    while let Some(batch) = reader.next().await? {
+    let mut batches = env.inputs.prepared(&env.root, &task.shard.prepared).await?;
+    while let Some(batch) = batches.try_next().await? {
         let mut keep = Vec::new();
         for (at, row) in batch.rows.into_iter().enumerate() {
             if delta {
@@ -187,7 +188,7 @@ pub(super) async fn target(
                 });
             }
         }
-        batches.push(take_rows(&batch.stored, keep)?);
+        stored.push(take_rows(&batch.stored, keep)?);
     }
     if let Some(parent) = parent.filter(|_| delta) {
         let mut keep = Vec::new();
@@ -198,11 +199,11 @@ pub(super) async fn target(
                 rows.push(Entry { note, chunk, text: row.text_hash, place: row.place });
             }
         }
-        batches.push(take_rows(&parent.stored, keep)?);
+        stored.push(take_rows(&parent.stored, keep)?);
     }
-    let stored = match batches.first() {
+    let stored = match stored.first() {
         None => no_columns(0)?,
-        Some(first) => concat_stored(&first.schema(), &batches, rows.len())?,
+        Some(first) => concat_stored(&first.schema(), &stored, rows.len())?,
     };
     keyed(rows, stored)
 }

@@ -17,6 +17,8 @@
 //! has follows from its parent's segments and its notes alone. So a task that is tried again, on whatever machine,
 //! makes the same segments, and a history of corpora makes the same snapshots whatever failed in between.
 
+use std::sync::Arc;
+
 use super::index_job::{IndexJob, IndexReceipt, working_folder};
 use crate::error::{Error, Result};
 use crate::index::{self, BuildReport, Calibration, Recall, RowSet, ShardIndex};
@@ -45,7 +47,7 @@ pub(super) struct Indexed {
 pub(super) async fn index_shard(
     task: &BuildTask,
     env: &TaskEnv,
-    parent: Option<Vec<Held>>,
+    parent: Option<Arc<Vec<Held>>>,
     target: &Ids,
     calibration: &Calibration,
 ) -> Result<Indexed> {
@@ -82,29 +84,33 @@ pub(super) async fn index_shard(
 }
 
 /// Which rows of the parent's segments stay, and what is new.
-struct Follow {
-    kept: Vec<Kept>,
+struct Follow<'a> {
+    kept: Vec<Kept<'a>>,
     /// Rows of the target that no kept segment holds, ascending.
     fresh: Vec<usize>,
 }
 
 /// A segment that stays.
-struct Kept {
-    held: Held,
+struct Kept<'a> {
+    held: &'a Held,
     /// For each of its rows that of the target; `None` for a removed one.
     rows: Vec<Option<usize>>,
 }
 
-impl Kept {
+impl Kept<'_> {
     fn live(&self) -> usize {
         self.rows.iter().flatten().count()
     }
 }
 
 /// Decides what stays; the reason where the shard has to be rebuilt.
-fn follow(held: Vec<Held>, target: &Ids, rebuild_churn_percent: f64) -> Result<Follow, String> {
+fn follow<'a>(
+    held: &'a [Held],
+    target: &Ids,
+    rebuild_churn_percent: f64,
+) -> Result<Follow<'a>, String> {
     let mut fresh = vec![true; target.rows.len()];
-    let mut kept: Vec<Kept> = Vec::with_capacity(held.len());
+    let mut kept: Vec<Kept<'_>> = Vec::with_capacity(held.len());
     for segment in held {
         let rows: Vec<Option<usize>> = segment
             .ids
@@ -173,12 +179,12 @@ impl Shard<'_> {
     /// The parent's segments brought up to `target`; the reason where a rebuild is better.
     async fn update(
         &self,
-        held: Vec<Held>,
+        held: Arc<Vec<Held>>,
         target: &Ids,
         limits: ParentIndex,
     ) -> Result<Result<Indexed, String>> {
         let Follow { kept, fresh } =
-            match follow(held, target, self.task.spec.rebuild_churn_percent) {
+            match follow(&held, target, self.task.spec.rebuild_churn_percent) {
                 Ok(follow) => follow,
                 Err(reason) => return Ok(Err(reason)),
             };
@@ -191,8 +197,10 @@ impl Shard<'_> {
             };
             let (removed, keys) = self.removed_of(&kept).await?;
             live.push(keys);
-            segments.push(Segment { ids, removed, ..kept.held.segment });
+            segments.push(Segment { ids, removed, ..kept.held.segment.clone() });
         }
+        // Building takes memory itself.
+        drop(held);
         let mut made = None;
         let inserted = fresh.len() as u64;
         if !fresh.is_empty() {
@@ -244,7 +252,7 @@ impl Shard<'_> {
 
     /// The ids file of a segment that stays: the old one where nothing in it changed. `None` where its columns have other
     /// types than the target's.
-    async fn ids_of(&self, kept: &Kept, target: &Ids) -> Result<Option<FileRef>> {
+    async fn ids_of(&self, kept: &Kept<'_>, target: &Ids) -> Result<Option<FileRef>> {
         let old = &kept.held.ids;
         if old.stored.schema().fields() != target.stored.schema().fields() {
             return Ok(None);
@@ -278,7 +286,7 @@ impl Shard<'_> {
     }
 
     /// The removed keys of a segment that stays, with their file: the old one where no more were removed.
-    async fn removed_of(&self, kept: &Kept) -> Result<(Option<Removed>, Vec<u64>)> {
+    async fn removed_of(&self, kept: &Kept<'_>) -> Result<(Option<Removed>, Vec<u64>)> {
         let gone = kept.held.ids.rows.iter().zip(&kept.rows).filter(|(_, at)| at.is_none());
         let keys: Vec<u64> = gone.map(|(row, _)| row.key).collect();
         if keys == kept.held.removed {

@@ -1,6 +1,7 @@
 //! Stage `build`: one shard's notes and vectors become segments: indexes, sidecars and ids files.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,6 @@ use crate::stage::ids::{Held, Ids};
 use crate::stage::inputs::is_damage;
 use crate::stage::plan::{BuildTask, source_digest};
 use crate::stage::quarantine::Quarantined;
-use crate::stage::receipt::of_finished;
 use crate::stage::worker::TaskEnv;
 use crate::store::receipt::{self, Receipt};
 use crate::store::{FileRef, Root, layout};
@@ -91,7 +91,7 @@ fn key(task: &BuildTask) -> Result<String> {
 /// # Errors
 /// Transient, where the task is not finished.
 pub async fn receipt(task: &BuildTask, root: &Root) -> Result<BuildReceipt> {
-    of_finished(root, &key(task)?, &task.id).await
+    receipt::of_finished(root, &key(task)?, &task.id).await
 }
 
 /// Runs the task, or returns the receipt of the attempt that finished it.
@@ -114,8 +114,6 @@ async fn build_shard(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
         encoded.look_everywhere(task, env).await?;
     }
     let mut target = entries::target(task, env, &encoded, parent).await?;
-    // Nobody needs them again.
-    env.inputs.forget(&task.shard.prepared);
     env.cancel.check()?;
     let (copied, copied_bytes) = encoded.compact(root, task, &mut target).await?;
     let indexed = segments::index_shard(task, env, held, &target, &calibration).await?;
@@ -137,9 +135,9 @@ async fn build_shard(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
 
 /// The parent's segments; `None` where there is no parent or, with a warning, where its files are missing or damaged. In
 /// delta mode its notes are part of the new shard, and it cannot be done without.
-async fn parent_of(task: &BuildTask, env: &TaskEnv) -> Result<Option<Vec<Held>>> {
+async fn parent_of(task: &BuildTask, env: &TaskEnv) -> Result<Option<Arc<Vec<Held>>>> {
     let Some(parent) = &task.shard.parent else { return Ok(None) };
-    match env.inputs.take_parent(&env.root, &parent.shard).await {
+    match env.inputs.parent(&env.root, &parent.shard).await {
         Ok(held) => Ok(Some(held)),
         Err(error) if is_damage(&error) && task.spec.mode == CorpusMode::Full => {
             env.reporter.event(Event::Warning {

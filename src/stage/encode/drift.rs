@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use futures::TryStreamExt;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Event;
 use crate::stage::GateOptions;
@@ -26,8 +28,8 @@ pub(crate) async fn sample(
     limit: usize,
 ) -> Result<Vec<StoredText>> {
     let mut smallest: BTreeMap<TextHash, StoredText> = BTreeMap::new();
-    let mut reader = env.inputs.prepared(&env.root, &shard.prepared).await?;
-    while let Some(batch) = reader.next().await? {
+    let mut batches = env.inputs.prepared(&env.root, &shard.prepared).await?;
+    while let Some(batch) = batches.try_next().await? {
         for row in batch.rows {
             // A text that was left out cannot be encoded again; the smallest hashes are kept.
             let Some(place) = places.get(&row.text_hash).filter(|_| !row.text.is_empty()) else {

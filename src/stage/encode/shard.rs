@@ -9,23 +9,21 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
+use futures::TryStreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::device::work;
-use crate::corpus::PreparedRow;
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, Result};
 use crate::stage::LengthHistogram;
-use crate::stage::plan::{EncodeTask, RunSpec};
+use crate::stage::plan::{EncodeTask, RunSpec, tokenize};
 use crate::stage::quarantine::Quarantined;
-use crate::stage::receipt::of_finished;
 use crate::stage::windows::{Pending, Windows};
 use crate::stage::worker::{TaskEnv, Worker};
 use crate::store::receipt::{self, Receipt};
 use crate::store::{FileRef, Root, layout};
-use crate::tower::{Tokenized, TowerTokenizer};
+use crate::tower::TowerTokenizer;
 use crate::types::TextHash;
 
 /// What an encode task did.
@@ -69,7 +67,7 @@ fn key(task: &EncodeTask) -> String {
 /// # Errors
 /// Transient, where the task is not finished.
 pub async fn receipt(task: &EncodeTask, root: &Root) -> Result<EncodeReceipt> {
-    of_finished(root, &key(task), &task.id).await
+    receipt::of_finished(root, &key(task), &task.id).await
 }
 
 /// Runs the task, or returns the receipt of the attempt that finished it.
@@ -104,8 +102,7 @@ async fn encode_missing(
     let mut loaded = worker.take_loaded(&tower)?;
     let (windows, _offered) = Windows::new(spec, &env.shared);
     let reading = async {
-        let read =
-            read_windows(task, have, planned, tower.tokenizer().clone(), env, &windows).await;
+        let read = read_windows(task, have, planned, tower.tokenizer(), env, &windows).await;
         windows.finish_reading();
         read
     };
@@ -143,7 +140,7 @@ async fn read_windows(
     task: &EncodeTask,
     have: HashSet<TextHash>,
     share: Option<(u64, HashSet<TextHash>)>,
-    tokenizer: TowerTokenizer,
+    tokenizer: &TowerTokenizer,
     env: &TaskEnv,
     windows: &Windows,
 ) -> Result<Vec<Quarantined>> {
@@ -157,29 +154,16 @@ async fn read_windows(
         Some((limit, planned)) => (limit, planned, have),
         None => (u64::MAX, have, HashSet::new()),
     };
-    let mut reader = env.inputs.prepared(&env.root, &task.shard.prepared).await?;
-    'reading: while let Some(batch) = reader.next().await? {
+    let mut batches = env.inputs.prepared(&env.root, &task.shard.prepared).await?;
+    'reading: while let Some(batch) = batches.try_next().await? {
         if env.cancel.is_cancelled() {
             break;
         }
-        let rows: Vec<PreparedRow> = batch
+        let rows = batch
             .rows
             .into_iter()
-            .filter(|row| !row.deleted && !row.text.is_empty() && seen.insert(row.text_hash))
-            .collect();
-        let tokenizer = tokenizer.clone();
-        let tokenized: Vec<(PreparedRow, Result<Tokenized>)> =
-            tokio::task::spawn_blocking(move || {
-                rows.into_par_iter()
-                    .map(|row| {
-                        let tokens = tokenizer.tokenize(&row.text);
-                        (row, tokens)
-                    })
-                    .collect()
-            })
-            .await
-            .map_err(|cause| Error::internal("the tokenising thread ended").with_source(cause))?;
-        for (row, result) in tokenized {
+            .filter(|row| !row.deleted && !row.text.is_empty() && seen.insert(row.text_hash));
+        for (row, result) in tokenize(tokenizer, rows.collect()).await? {
             match result {
                 Ok(encoding) => {
                     let length = encoding.ids.len() as u64;

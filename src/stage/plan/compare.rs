@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use futures::TryStreamExt;
+
 use super::envelope::{NoteChanges, ShardPlan};
 use super::live::{LiveRows, PartsSummary};
 use super::parent::{Comparison, ParentNotes, notes_of};
@@ -189,7 +191,7 @@ async fn compare_one(
     }
     let old_notes = parent_ids.as_ref().map(notes_of);
     let old = |note: &NoteId| old_notes.as_ref().or(resharded).and_then(|notes| notes.get(note));
-    let mut reader = comparison.inputs.prepared(comparison.root, shard).await?;
+    let mut batches = comparison.inputs.prepared(comparison.root, shard).await?;
     let mut needed = HashSet::new();
     let mut missing = Vec::new();
     let mut current: Option<(NoteId, BTreeMap<u32, TextHash>, bool)> = None;
@@ -206,7 +208,7 @@ async fn compare_one(
             Some(_) => plan.notes.changed += 1,
         }
     };
-    while let Some(batch) = reader.next().await? {
+    while let Some(batch) = batches.try_next().await? {
         if first.is_none() {
             *first = batch.rows.first().map(|row| row.note_id.clone());
         }

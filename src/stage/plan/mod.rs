@@ -15,3 +15,4 @@ pub use envelope::{
 pub use live::PartsSummary;
 pub(super) use parent::recall_by_shard;
 pub use prepare::{PlanRequest, Planned, plan};
+pub(super) use tokens::tokenize;

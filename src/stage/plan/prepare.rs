@@ -153,7 +153,6 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     for Compared { plan, missing } in &mut shards {
         cancel.check()?;
         count_tokens(root, &inputs, plan, missing, request.tower, &mut lengths).await?;
-        inputs.forget(&plan.prepared);
     }
     let distinct = shards.iter().filter(|shard| !shard.plan.unchanged).map(Compared::texts).sum();
     let shards: Vec<ShardPlan> = shards.into_iter().map(|shard| shard.plan).collect();
