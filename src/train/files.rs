@@ -51,8 +51,8 @@ pub(super) fn save_tensors(
     metadata: Option<HashMap<String, String>>,
 ) -> Result<()> {
     let named = || format!("writing {}", path.display());
-    let (dtype, encode): (_, fn(&[f32]) -> Vec<u8>) =
-        if half { (Dtype::F16, half_bytes) } else { (Dtype::F32, bytes) };
+    let dtype = if half { Dtype::F16 } else { Dtype::F32 };
+    let encode = if half { half_bytes } else { bytes };
     let stored = tensors
         .iter()
         .map(|(_, tensor)| Ok((dtype, tensor.dims().to_vec(), encode(&numbers(tensor)?))))
