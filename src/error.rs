@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 
 mod shield;
 
@@ -89,6 +90,11 @@ impl Error {
     /// [`ErrorKind::Config`].
     pub fn config(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorKind::Config, message)
+    }
+
+    /// [`ErrorKind::Usage`].
+    pub fn usage(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Usage, message)
     }
 
     /// [`ErrorKind::Input`].
@@ -199,6 +205,12 @@ impl<T, E: Into<Source>> ResultExt<T> for std::result::Result<T, E> {
     fn context<M: Into<Cow<'static, str>>>(self, message: impl FnOnce() -> M) -> Result<T> {
         self.or_error(ErrorKind::Internal, message)
     }
+}
+
+/// The error of a file or folder that cannot be written.
+pub fn not_written(path: &Path, cause: std::io::Error) -> Error {
+    Error::new(kind_of_io(&cause), format!("{} cannot be written", path.display()))
+        .with_source(cause)
 }
 
 /// Error kind that fits an [`std::io::Error`]: a full disk is a resource, a missing file is not found.

@@ -17,7 +17,7 @@ use super::session::Session;
 use super::speed::measure_speed;
 use crate::config::{NextOptions, Pipeline};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::observe::{Event, Stage, Timeline};
+use crate::observe::{Stage, Timeline};
 use crate::report::{
     BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, PlanBrief, RunReport,
 };
@@ -70,10 +70,8 @@ pub(super) async fn course(session: &Session) -> Result<Course> {
     let served = newest.as_ref().map(|manifest| &manifest.content.space_id);
     let after = session.with_pipeline(pipeline);
     let tower = after.document().await.cloned();
-    let space = match &tower {
-        Ok(tower) => Some(space_of(tower, &after.ctx.pipeline)?),
-        Err(_) => None,
-    };
+    let space =
+        tower.as_ref().ok().map(|tower| space_of(tower, &after.ctx.pipeline)).transpose()?;
     if let (Some(manifest), true) = (&newest, space.is_some() && served == space.as_ref()) {
         let since = live_since(&ctx.root, manifest).await?;
         let notice = format!(
@@ -126,9 +124,8 @@ impl Next {
     async fn plan(&self, session: &Session, tower: &Tower, day: &Plan) -> Result<Option<Planned>> {
         let pipeline = &session.ctx.pipeline;
         if space_of(tower, pipeline)? == day.spec.space_id {
-            session.reporter.event(Event::Warning {
-                message: "[next.tower] is the same as [tower]: remove [next]".to_owned(),
-            });
+            let message = "[next.tower] is the same as [tower]: remove [next]";
+            session.reporter.warn(message.to_owned());
             return Ok(None);
         }
         let chunks = pipeline.chunking.is_some() || self.options.chunking.is_some();
@@ -175,9 +172,7 @@ pub(super) async fn night(
     match outcome {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::Deadline => {}
-        Err(error) if error.kind() == ErrorKind::GateRefused => {
-            refused(&error, ctx, report);
-        }
+        Err(error) if error.kind() == ErrorKind::GateRefused => refused(&error, ctx, report),
         Err(error) => {
             let model = &ctx.pipeline.tower.model;
             return Err(error)
@@ -192,12 +187,12 @@ pub(super) async fn night(
 }
 
 /// The day's snapshot stays; the report says why the switch did not come.
-fn refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
+pub(super) fn refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
     let message = format!(
         "{}; the switch to [next.tower] {} was refused: {error}",
         report.outcome, ctx.pipeline.tower.model
     );
-    ctx.reporter.event(Event::Warning { message: message.clone() });
+    ctx.reporter.warn(message.clone());
     report.warnings.push(message);
     let backfill = report.backfill.get_or_insert_default();
     backfill.state = BackfillState::Refused;
@@ -215,7 +210,7 @@ async fn fill(
     let (ctx, reporter) = (&session.ctx, &session.reporter);
     if next.rolled_back {
         let idle = next.idle();
-        reporter.event(Event::Warning { message: idle.to_string() });
+        reporter.warn(idle.to_string());
         report.backfill = Some(idle);
         return Ok(());
     }
@@ -228,12 +223,11 @@ async fn fill(
     if options.only_plan {
         return Ok(());
     }
-    reporter.event(Event::Info { message: format!("next {progress}") });
+    reporter.info(format!("next {progress}"));
 
     let env = session.env();
-    let minutes = next.options.minutes_per_run.map(|minutes| u64::from(minutes) * 60);
-    let cancel = match minutes {
-        Some(seconds) => env.cancel.within(Duration::from_secs(seconds)),
+    let cancel = match next.options.minutes_per_run {
+        Some(minutes) => env.cancel.within(Duration::from_secs(u64::from(minutes) * 60)),
         None => env.cancel.clone(),
     };
     let night = TaskEnv { cancel, ..env.clone() };
@@ -281,7 +275,7 @@ async fn switch(
     backfill.state = BackfillState::Switched { snapshot };
     report.newest = Some(NewestSnapshot::of(&published.manifest));
     report.outcome = Outcome::Published { snapshot };
-    session.reporter.event(Event::Info { message: format!("next {backfill}") });
+    session.reporter.info(format!("next {backfill}"));
     Ok(())
 }
 
@@ -309,24 +303,17 @@ pub(super) async fn publish_plan(
     switch(session, plan, &receipts, drift, options, report).await
 }
 
-/// Says in a report that a gate refused the switch.
-pub(super) fn say_refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
-    refused(error, ctx, report);
-    report.outcome = Outcome::GateRefused;
-}
-
 /// The night's plan for a scheduler, stored beside the day's. A tower that cannot be opened must not stop the day.
 pub(super) async fn brief(next: &Next, day: &Plan) -> Result<Option<PlanBrief>> {
     let session = &next.session;
-    let warn = |message| session.reporter.event(Event::Warning { message });
     if next.rolled_back {
-        warn(next.idle().to_string());
+        session.reporter.warn(next.idle().to_string());
         return Ok(None);
     }
     let tower = match next.opened() {
         Ok(tower) => tower,
         Err(error) => {
-            warn(error.to_string());
+            session.reporter.warn(error.to_string());
             return Ok(None);
         }
     };
@@ -353,10 +340,7 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
         let tokens = (f64::from(minutes) * 60.0 * speed * devices) as u64;
         tokens.max(u64::from(next.options.tower.max_tokens))
     });
-    let limit = match (next.options.tokens_per_run, in_time) {
-        (Some(tokens), Some(in_time)) => Some(tokens.min(in_time)),
-        (tokens, in_time) => tokens.or(in_time),
-    };
+    let limit = next.options.tokens_per_run.into_iter().chain(in_time).min();
     let plan = stage::backfill_tonight(planned, &day.spec.run, limit);
     plan.store(&session.ctx.root).await?;
     Ok(Some(BackfillSummary::of(&plan, speed, limit.is_some())))

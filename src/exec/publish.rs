@@ -6,7 +6,6 @@ use super::context::{RunContext, RunOptions};
 use super::receipts::Receipts;
 use super::session::Session;
 use crate::error::{ErrorKind, Result};
-use crate::observe::Event;
 use crate::report::{NewestSnapshot, Outcome, RunReport};
 use crate::snapshot;
 use crate::stage::Plan;
@@ -39,12 +38,13 @@ pub async fn publish_plan(
     match outcome {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::GateRefused && plan.backfill.is_some() => {
-            backfill::say_refused(&error, ctx, report);
+            backfill::refused(&error, ctx, report);
+            report.outcome = Outcome::GateRefused;
         }
         Err(error) if error.kind() == ErrorKind::GateRefused => {
             report.warnings.push(error.to_string());
             report.outcome = Outcome::GateRefused;
-            ctx.reporter.event(Event::Warning { message: error.to_string() });
+            ctx.reporter.warn(error.to_string());
         }
         Err(error) => return Err(error),
     }

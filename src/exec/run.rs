@@ -1,7 +1,5 @@
 //! A whole run: prepare, encode, build, publish.
 
-use std::time::Instant;
-
 use super::backfill::{self, Course};
 use super::commit;
 use super::context::{RunContext, RunOptions};
@@ -11,7 +9,7 @@ use super::receipts::Receipts;
 use super::run_id::new_run_id;
 use super::session::Session;
 use crate::error::{ErrorKind, Result, ResultExt};
-use crate::observe::{Event, Stage};
+use crate::observe::{Running, Stage};
 use crate::report::{Outcome, RunReport, truncation_warning};
 use crate::snapshot::{RunLease, check_store};
 use crate::stage::{Plan, refuse_drift};
@@ -77,21 +75,22 @@ async fn leased(
         _ => report.store(&ctx.root).await,
     };
     match finished {
-        Ok(()) => stored.context(|| match report.outcome {
-            Outcome::Published { snapshot } => {
-                format!(
-                    "snapshot {snapshot} is published, but the run's report could not be stored"
-                )
-            }
-            _ => "the run's report could not be stored".to_owned(),
-        })?,
+        Ok(()) => stored.context(|| {
+            let published = match report.outcome {
+                Outcome::Published { snapshot } => {
+                    format!("snapshot {snapshot} is published, but ")
+                }
+                _ => String::new(),
+            };
+            format!("{published}the run's report could not be stored")
+        }),
         Err(error) if error.kind() == ErrorKind::GateRefused => {
-            ctx.reporter.event(Event::Warning { message: error.to_string() });
+            ctx.reporter.warn(error.to_string());
+            Ok(())
         }
         // The cause of the failure matters more than a report that could not be stored.
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// The day, and the night after it where a tower is to take over.
@@ -106,14 +105,11 @@ async fn drive(
     let Course { session, next, notice } = backfill::course(session).await?;
     if let Some(message) = notice {
         report.config = session.ctx.config_summary();
-        session.reporter.event(Event::Warning { message });
+        session.reporter.warn(message);
     }
     let plan = day(&session, options, run, lease, report).await?;
-    match next {
-        Some(next) if !options.no_publish => {
-            backfill::night(&next, &plan, options, report).await?;
-        }
-        _ => {}
+    if let Some(next) = next.filter(|_| !options.no_publish) {
+        backfill::night(&next, &plan, options, report).await?;
     }
     if plan.tasks() == 0 && report.outcome.is_nothing() {
         // Nothing was done with the prepared text that is of use later: it need not lie around until retention.
@@ -142,7 +138,7 @@ async fn day(
     report.planned(&planned);
     let plan = planned.plan;
     if let Some(message) = truncation_warning(&plan) {
-        reporter.event(Event::Warning { message });
+        reporter.warn(message);
     }
     if plan.tasks() > 0 {
         fleet.store(&plan, ctx).await?;
@@ -161,15 +157,11 @@ async fn day(
         report.outcome = Outcome::NotPublished;
         return Ok(plan);
     }
-    let started = Instant::now();
-    let (stage, unit) = (Stage::Publish, "snapshots");
-    reporter.event(Event::StageStarted { stage, total: 0, unit, tokens: 0 });
+    let stage = Running::begin(&**reporter, Stage::Publish, (0, "snapshots"), 0);
     if let Some(lease) = lease {
         lease.check().await?;
     }
     commit::publish(session, &plan, &receipts.build, drift, options, report).await?;
-    let seconds = started.elapsed().as_secs_f64();
-    let summary = report.outcome.to_string();
-    reporter.event(Event::StageFinished { stage, seconds, summary });
+    stage.end(report.outcome.to_string());
     Ok(plan)
 }

@@ -53,7 +53,7 @@ pub(super) struct GcArgs {
 
 pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
     if args.reason.trim().is_empty() {
-        return Err(Error::new(ErrorKind::Usage, "the --reason is empty; say why"));
+        return Err(Error::usage("the --reason is empty; say why"));
     }
     let root = root::open(&args.root)?.root;
     let provenance = Provenance {

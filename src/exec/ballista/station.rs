@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use super::book::{Began, Book, Failure, now};
 use super::work::{CheckedReceipt, Order, PreparedReceipt, Work};
 use crate::config::Pipeline;
@@ -14,7 +16,7 @@ use crate::exec::{local, memory};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot;
 use crate::stage::{self, Envelope, Plan, TaskEnv, Worker};
-use crate::store::{PutOutcome, Root, layout};
+use crate::store::{Root, layout};
 use crate::tower::{DeviceSpec, Tower};
 use crate::types::Cancel;
 
@@ -85,9 +87,7 @@ impl Station {
             let runtime = station.runtime.clone();
             runtime.block_on(async move { station.work(&order, work).await })
         });
-        doing
-            .await
-            .map_err(|cause| Error::internal("a work ended unexpectedly").with_source(cause))?
+        doing.await.context(|| "a work ended unexpectedly")?
     }
 
     async fn work(&self, order: &Order, work: Work) -> Result<()> {
@@ -99,12 +99,10 @@ impl Station {
         current(&root, &order.run).await?;
         ledger.begin(work.id());
         ledger.write(&root).await?;
-        let beating = Beating(self.runtime.spawn(beat(
-            Arc::clone(&ledger),
-            root.clone(),
-            order.run.clone(),
-            cancel.clone(),
-        )));
+        // Ends with this future.
+        let mut beating = JoinSet::new();
+        let beats = beat(Arc::clone(&ledger), root.clone(), order.run.clone(), cancel.clone());
+        beating.spawn_on(beats, &self.runtime);
         let reporter: Arc<dyn Reporter> =
             Arc::new(Counting { ledger: Arc::clone(&ledger), console: Arc::clone(&self.reporter) });
         let env = TaskEnv {
@@ -116,19 +114,15 @@ impl Station {
             shared: Arc::default(),
         };
         let outcome = self.execute(order, &work, &mut worker, &env).await;
-        beating.stop().await;
+        beating.shutdown().await;
         ledger.end(work.id(), outcome.as_ref().err());
         let written = ledger.write(&root.with_cancel(Cancel::new())).await;
         let id = work.id();
         match &outcome {
-            Ok(()) => self.say(format!("{id} is done")),
-            Err(error) => self.reporter.event(Event::Warning { message: format!("{id}: {error}") }),
+            Ok(()) => self.reporter.info(format!("{id} is done")),
+            Err(error) => self.reporter.warn(format!("{id}: {error}")),
         }
         outcome.and(written)
-    }
-
-    fn say(&self, message: String) {
-        self.reporter.event(Event::Info { message });
     }
 
     async fn execute(
@@ -222,9 +216,7 @@ async fn prepare(run: &str, pipeline: Pipeline, env: &TaskEnv) -> Result<Option<
 
 async fn put_once<T: serde::Serialize>(root: &Root, key: &str, receipt: &T) -> Result<()> {
     let json = serde_json::to_vec_pretty(receipt).context(|| "writing a receipt as JSON")?;
-    match root.put_if_absent(key, json.into()).await? {
-        PutOutcome::Created | PutOutcome::AlreadyExists => Ok(()),
-    }
+    root.put_if_absent(key, json.into()).await.map(drop)
 }
 
 /// Refuses to work for a run that is over: its driver died and another run took over, or it ended.
@@ -237,23 +229,6 @@ async fn current(root: &Root, run: &str) -> Result<()> {
 
 fn over(run: &str) -> String {
     format!("run {run} is over; what was finished is kept")
-}
-
-/// Ends with its owner.
-struct Beating(tokio::task::JoinHandle<()>);
-
-impl Beating {
-    /// Nothing of it goes on afterwards.
-    async fn stop(mut self) {
-        self.0.abort();
-        let _aborted = (&mut self.0).await;
-    }
-}
-
-impl Drop for Beating {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 async fn beat(ledger: Arc<Ledger>, root: Root, run: String, cancel: Cancel) {
