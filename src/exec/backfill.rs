@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::commit::{commit, measure_drift};
-use super::context::{RunContext, RunOptions};
+use super::context::RunContext;
 use super::fleet::Fleet;
 use super::local;
 use super::receipts::Receipts;
@@ -155,16 +155,11 @@ impl Next {
 ///
 /// # Errors
 /// What stopped it, other than a deadline or a gate; the day's snapshot stands.
-pub(super) async fn night(
-    next: &Next,
-    day: &Plan,
-    options: &RunOptions,
-    report: &mut RunReport,
-) -> Result<()> {
+pub(super) async fn night(next: &Next, day: &Plan, report: &mut RunReport) -> Result<()> {
     let started = Instant::now();
     let (session, timeline) = next.session.recorded();
     let ctx = &session.ctx;
-    let outcome = fill(next, &session, day, options, &timeline, report).await;
+    let outcome = fill(next, &session, day, &timeline, report).await;
     report.warnings.extend(timeline.warnings());
     if let Some(backfill) = &mut report.backfill {
         backfill.seconds = started.elapsed().as_secs_f64();
@@ -203,11 +198,10 @@ async fn fill(
     next: &Next,
     session: &Session,
     day: &Plan,
-    options: &RunOptions,
     timeline: &Timeline,
     report: &mut RunReport,
 ) -> Result<()> {
-    let (ctx, reporter) = (&session.ctx, &session.reporter);
+    let Session { ctx, options, reporter, .. } = session;
     if next.rolled_back {
         let idle = next.idle();
         reporter.warn(idle.to_string());
@@ -231,14 +225,14 @@ async fn fill(
         None => env.cancel.clone(),
     };
     let night = TaskEnv { cancel, ..env.clone() };
-    let mut fleet = Fleet::for_plan(ctx, options, &report.run, tower.clone())?;
+    let mut fleet = Fleet::for_plan(session, &report.run, tower.clone())?;
     let mut receipts = Receipts::default();
     let mut drift = None;
     let encode = Plan { calibrate: None, build: Vec::new(), ..plan.clone() };
     let encoded = async {
         drift = fleet.check(&encode, ctx.pipeline.encode.self_test, &night).await?;
         stage::refuse_drift(drift, &plan.gates, options.overrides_drift())?;
-        fleet.run(&encode, ctx, options.attempts, &night, &mut receipts).await
+        fleet.run(&encode, session, &night, &mut receipts).await
     }
     .await;
     let (texts, tokens) = timeline.stage(Stage::Encode).map_or((0, 0), |s| (s.done, s.tokens));
@@ -252,8 +246,8 @@ async fn fill(
         return Ok(());
     }
     let build = Plan { encode: Vec::new(), ..plan.clone() };
-    fleet.run(&build, ctx, options.attempts, &env, &mut receipts).await?;
-    switch(session, &plan, &receipts, drift, options, report).await
+    fleet.run(&build, session, &env, &mut receipts).await?;
+    switch(session, &plan, &receipts, drift, report).await
 }
 
 /// Judges and publishes the complete next space.
@@ -262,11 +256,10 @@ async fn switch(
     plan: &Plan,
     receipts: &Receipts,
     drift: Option<(f64, usize)>,
-    options: &RunOptions,
     report: &mut RunReport,
 ) -> Result<()> {
     let mut gates = Vec::new();
-    let published = commit(session, plan, &receipts.build, drift, options, &mut gates).await;
+    let published = commit(session, plan, &receipts.build, drift, &mut gates).await;
     let backfill = report.backfill.get_or_insert_default();
     backfill.gates = gates;
     let published = published?;
@@ -283,7 +276,6 @@ async fn switch(
 pub(super) async fn publish_plan(
     session: &Session,
     plan: &Plan,
-    options: &RunOptions,
     report: &mut RunReport,
 ) -> Result<()> {
     let root = &session.ctx.root;
@@ -300,7 +292,7 @@ pub(super) async fn publish_plan(
         return Ok(());
     }
     let drift = measure_drift(session, plan).await?;
-    switch(session, plan, &receipts, drift, options, report).await
+    switch(session, plan, &receipts, drift, report).await
 }
 
 /// The night's plan for a scheduler, stored beside the day's. A tower that cannot be opened must not stop the day.

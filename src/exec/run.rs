@@ -58,9 +58,9 @@ async fn leased(
     lease: Option<&RunLease>,
     report: &mut RunReport,
 ) -> Result<()> {
-    let (session, timeline) = Session::new(ctx).recorded();
+    let (session, timeline) = Session::new(ctx).with_options(options).recorded();
     *report = ctx.report(run);
-    let finished = drive(&session, options, run, lease, report).await;
+    let finished = drive(&session, run, lease, report).await;
     report.finish(&timeline);
     if let Err(error) = &finished {
         report.warnings.push(error.to_string());
@@ -96,7 +96,6 @@ async fn leased(
 /// The day, and the night after it where a tower is to take over.
 async fn drive(
     session: &Session,
-    options: &RunOptions,
     run: &str,
     lease: Option<&RunLease>,
     report: &mut RunReport,
@@ -107,9 +106,9 @@ async fn drive(
         report.config = session.ctx.config_summary();
         session.reporter.warn(message);
     }
-    let plan = day(&session, options, run, lease, report).await?;
-    if let Some(next) = next.filter(|_| !options.no_publish) {
-        backfill::night(&next, &plan, options, report).await?;
+    let plan = day(&session, run, lease, report).await?;
+    if let Some(next) = next.filter(|_| !session.options.no_publish) {
+        backfill::night(&next, &plan, report).await?;
     }
     if plan.tasks() == 0 && report.outcome.is_nothing() {
         // Nothing was done with the prepared text that is of use later: it need not lie around until retention.
@@ -121,12 +120,11 @@ async fn drive(
 /// prepare -> encode -> build -> publish with the tower of the session.
 async fn day(
     session: &Session,
-    options: &RunOptions,
     run: &str,
     lease: Option<&RunLease>,
     report: &mut RunReport,
 ) -> Result<Plan> {
-    let (ctx, reporter) = (&session.ctx, &session.reporter);
+    let Session { ctx, options, reporter, .. } = session;
     if options.only_plan {
         let planned = session.plan(run).await?;
         report.planned(&planned);
@@ -134,7 +132,7 @@ async fn day(
         report.outcome = Outcome::Planned;
         return Ok(planned.plan);
     }
-    let (planned, mut fleet) = Fleet::plan(session, options, run).await?;
+    let (planned, mut fleet) = Fleet::plan(session, run).await?;
     report.planned(&planned);
     let plan = planned.plan;
     if let Some(message) = truncation_warning(&plan) {
@@ -147,7 +145,7 @@ async fn day(
     let drift = fleet.check(&plan, ctx.pipeline.encode.self_test, &env).await?;
     refuse_drift(drift, &plan.gates, options.overrides_drift())?;
     let mut receipts = Receipts::default();
-    let outcome = fleet.run(&plan, ctx, options.attempts, &env, &mut receipts).await;
+    let outcome = fleet.run(&plan, session, &env, &mut receipts).await;
     report.executed(&receipts.encode, &receipts.build);
     if outcome.is_err() {
         report.interrupted(&env.kept);
@@ -161,7 +159,7 @@ async fn day(
     if let Some(lease) = lease {
         lease.check().await?;
     }
-    commit::publish(session, &plan, &receipts.build, drift, options, report).await?;
+    commit::publish(session, &plan, &receipts.build, drift, report).await?;
     stage.end(report.outcome.to_string());
     Ok(plan)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::context::{RunContext, RunOptions};
+use super::context::RunContext;
 use super::local;
 use super::receipts::Receipts;
 use super::run_id::new_run_id;
@@ -53,7 +53,7 @@ pub async fn encode_texts(
     plan.calibrate = None;
     plan.build.clear();
     let tower = session.document().await?;
-    let attempts = RunOptions::default().attempts;
+    let attempts = session.options.attempts;
     local::Workers::new(&ctx.pipeline, Some(tower.clone()))?
         .run(&plan, &ctx.pipeline, attempts, &session.env(), &mut Receipts::default())
         .await?;

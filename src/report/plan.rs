@@ -278,14 +278,11 @@ impl fmt::Display for PlanSummary {
         let tasks = format::count(self.tasks);
         let plural = if self.tasks == 1 { "task" } else { "tasks" };
         let devices = self.devices.join(", ");
-        match self.tokens_per_second {
-            Some(speed) => writeln!(
-                f,
-                "{tasks} {plural} on {devices}, calibrated at {} tokens/s",
-                format::rate(speed)
-            ),
-            None => writeln!(f, "{tasks} {plural} on {devices}"),
+        write!(f, "{tasks} {plural} on {devices}")?;
+        if let Some(speed) = self.tokens_per_second {
+            write!(f, ", calibrated at {} tokens/s", format::rate(speed))?;
         }
+        writeln!(f)
     }
 }
 
