@@ -116,12 +116,12 @@ pub trait Reporter: Send + Sync {
     /// Takes one event.
     fn event(&self, event: Event);
 
-    /// Reports an [`Event::Warning`].
+    /// [`Event::Warning`].
     fn warn(&self, message: String) {
         self.event(Event::Warning { message });
     }
 
-    /// Reports an [`Event::Info`].
+    /// [`Event::Info`].
     fn info(&self, message: String) {
         self.event(Event::Info { message });
     }

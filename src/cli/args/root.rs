@@ -59,10 +59,9 @@ pub(crate) fn open(argument: &str) -> Result<Opened> {
     }
     // `Root::open` creates a missing folder, which is right for writers only.
     if !argument.contains("://") && !Path::new(argument).is_dir() {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            format!("there is no root {argument}; name a folder, a URI or a pipeline file"),
-        ));
+        return Err(Error::not_found(format!(
+            "there is no root {argument}; name a folder, a URI or a pipeline file"
+        )));
     }
     Ok(Opened { root: Root::open(argument)?, pipeline: None })
 }

@@ -185,12 +185,9 @@ impl Driver {
                 End::Lost(why) => why,
             };
             if submission >= SUBMISSIONS {
-                return Err(Error::new(
-                    ErrorKind::Transient,
-                    format!(
-                        "job {what} was submitted {submission} times in vain: {lost}; what was finished is kept"
-                    ),
-                ));
+                return Err(Error::transient(format!(
+                    "job {what} was submitted {submission} times in vain: {lost}; what was finished is kept"
+                )));
             }
             watch.reporter.warn(format!("{lost}; submitting job {what} again"));
             tokio::time::sleep(PAUSE).await;

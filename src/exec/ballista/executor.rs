@@ -157,9 +157,9 @@ fn executor(name: &str, folder: &std::path::Path) -> Result<Executor> {
         .or_error(ErrorKind::Internal, || "starting DataFusion")?;
     let runtime_producer: RuntimeProducer = Arc::new(move |_| Ok(Arc::clone(&runtime)));
     let config_producer: ConfigProducer = Arc::new(SessionConfig::new_with_ballista);
-    let folder = folder.to_str().ok_or_else(|| {
-        Error::new(ErrorKind::Resource, "the temporary folder's name is not Unicode; set TMPDIR")
-    })?;
+    let folder = folder
+        .to_str()
+        .ok_or_else(|| Error::resource("the temporary folder's name is not Unicode; set TMPDIR"))?;
     Ok(Executor::with_default_execution_engine(
         registration,
         folder,

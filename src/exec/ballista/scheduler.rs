@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use super::MAX_MESSAGE;
 use super::plan::Codec;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::Cancel;
 
 /// A work whose failure may pass is tried so often.
@@ -59,9 +59,8 @@ impl Scheduler {
             )));
         }
         let cannot = || format!("cannot listen on {}", options.bind);
-        let listener = TcpListener::bind(options.bind)
-            .await
-            .map_err(|cause| Error::new(kind_of_io(&cause), cannot()).with_source(cause))?;
+        let listener =
+            TcpListener::bind(options.bind).await.map_err(|cause| Error::io(cause, cannot()))?;
         let address = listener.local_addr().or_error(ErrorKind::Resource, cannot)?;
         let lost_after = options.lost_after.max(SchedulerOptions::LEAST_LOST_AFTER).as_secs();
         let config = SchedulerConfig {

@@ -217,7 +217,7 @@ async fn current(root: &Root, run: &str) -> Result<()> {
     if snapshot::is_current_run(root, run).await? {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Conflict, over(run)))
+    Err(Error::conflict(over(run)))
 }
 
 fn over(run: &str) -> String {
