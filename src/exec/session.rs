@@ -70,14 +70,8 @@ impl Session {
 
     /// What tasks are bound to.
     pub fn env(&self) -> TaskEnv {
-        TaskEnv {
-            root: self.ctx.root.clone(),
-            reporter: Arc::clone(&self.reporter),
-            cancel: self.ctx.cancel.clone(),
-            kept: Arc::default(),
-            inputs: Arc::default(),
-            shared: Arc::default(),
-        }
+        let RunContext { root, cancel, .. } = &self.ctx;
+        TaskEnv::new(root.clone(), Arc::clone(&self.reporter), cancel.clone())
     }
 
     /// Reads the corpus and plans.

@@ -52,14 +52,8 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
         _ if !problems.is_empty() => None,
         limit => {
             let device = device(args, opened.pipeline.as_ref())?;
-            let env = TaskEnv {
-                root: opened.root.clone(),
-                reporter: app.reporter.clone(),
-                cancel: app.cancel.clone(),
-                kept: Default::default(),
-                shared: Default::default(),
-                inputs: Default::default(),
-            };
+            let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
+            let env = TaskEnv::new(opened.root.clone(), reporter, cancel);
             let mut worker = Worker::new(device, None);
             Some(verify_sample(&manifest, limit, &mut worker, &env).await?)
         }

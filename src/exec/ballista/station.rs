@@ -105,15 +105,7 @@ impl Station {
         beating.spawn_on(beats, &self.runtime);
         let reporter: Arc<dyn Reporter> =
             Arc::new(Counting { ledger: Arc::clone(&ledger), console: Arc::clone(&self.reporter) });
-        let env = TaskEnv {
-            root: root.clone(),
-            reporter,
-            cancel,
-            kept: Arc::default(),
-            // One device has nobody to share with.
-            shared: Arc::default(),
-            inputs: Arc::default(),
-        };
+        let env = TaskEnv::new(root.clone(), reporter, cancel);
         let outcome = self.execute(order, &work, &mut worker, &env).await;
         beating.shutdown().await;
         ledger.end(work.id(), outcome.as_ref().err());
