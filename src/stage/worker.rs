@@ -32,6 +32,12 @@ pub struct TaskEnv {
 }
 
 impl TaskEnv {
+    /// For the first task of a process: nothing is stored, shared or read yet.
+    pub fn new(root: Root, reporter: Arc<dyn Reporter>, cancel: Cancel) -> Self {
+        let (kept, shared, inputs) = (Arc::default(), Arc::default(), Arc::default());
+        Self { root, reporter, cancel, kept, shared, inputs }
+    }
+
     /// Where the vectors of a shard's texts lay when it was planned. A parent that cannot be read is left out: the build
     /// says what is wrong with it.
     pub(crate) async fn stored(&self, shard: &ShardPlan) -> Result<Places> {
