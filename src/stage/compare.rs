@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::AsArray;
-use arrow::datatypes::UInt64Type;
 use futures::TryStreamExt;
 
 use super::calibrate;
@@ -60,20 +58,13 @@ pub(super) async fn known_texts(
 /// Text hashes of a segment's live rows.
 async fn text_hashes(root: &Root, segment: &snapshot::Segment) -> Result<Vec<TextHash>> {
     let gone = removed::read(root, segment.removed.as_ref()).await?;
-    let (_, mut batches) = snapshot::ids::read(root, &segment.ids, &["key", "text_hash"]).await?;
+    let mut batches = snapshot::ids::read(root, &segment.ids, &["key", "text_hash"]).await?;
     let mut found = Vec::new();
     while let Some(batch) = batches.try_next().await? {
-        let wrong = || Error::corrupt(format!("the columns of {} are damaged", segment.ids.path));
-        let keys = snapshot::ids::column(&batch, "key")?
-            .as_primitive_opt::<UInt64Type>()
-            .ok_or_else(wrong)?;
-        let hashes = snapshot::ids::column(&batch, "text_hash")?
-            .as_fixed_size_binary_opt()
-            .ok_or_else(wrong)?;
-        for (key, hash) in keys.values().iter().zip(hashes.iter()) {
-            let hash: [u8; 32] = hash.and_then(|h| h.try_into().ok()).ok_or_else(wrong)?;
+        let hashes = snapshot::ids::text_hashes(&batch)?;
+        for (key, hash) in snapshot::ids::keys(&batch)?.iter().zip(hashes) {
             if gone.binary_search(key).is_err() {
-                found.push(Digest256(hash));
+                found.push(Digest256(*hash));
             }
         }
     }
@@ -135,10 +126,9 @@ async fn first_id(root: &Root, parent: &Manifest) -> Result<Option<NoteId>> {
 }
 
 async fn first_id_of(root: &Root, segment: &snapshot::Segment) -> Result<Option<NoteId>> {
-    let (_, mut batches) = snapshot::ids::read(root, &segment.ids, &["note_id"]).await?;
+    let mut batches = snapshot::ids::read(root, &segment.ids, &["note_id"]).await?;
     while let Some(batch) = batches.try_next().await? {
-        let notes = snapshot::ids::column(&batch, "note_id")?.as_string_opt::<i32>();
-        if let Some(note) = notes.into_iter().flatten().flatten().next() {
+        if let Some(note) = snapshot::ids::notes(&batch)?.iter().flatten().next() {
             return note.parse().map(Some);
         }
     }
