@@ -39,6 +39,7 @@ mod program;
 mod proxy;
 mod purge;
 mod readme;
+mod reads;
 mod report;
 mod schedules;
 mod schemas;
