@@ -80,35 +80,36 @@ struct Inner {
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// An error of one kind with a message that names the thing and the way out.
+macro_rules! constructors {
+    ($($name:ident = $kind:ident;)*) => {
+        $(
+            #[doc = concat!("[`ErrorKind::", stringify!($kind), "`].")]
+            pub fn $name(message: impl Into<Cow<'static, str>>) -> Self {
+                Self::new(ErrorKind::$kind, message)
+            }
+        )*
+    };
+}
+
 impl Error {
     /// An error of `kind` with a message that names the thing and the way out.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None }))
     }
 
-    /// [`ErrorKind::Config`].
-    pub fn config(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Config, message)
-    }
-
-    /// [`ErrorKind::Input`].
-    pub fn input(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Input, message)
-    }
-
-    /// [`ErrorKind::Corrupt`].
-    pub fn corrupt(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Corrupt, message)
-    }
-
-    /// [`ErrorKind::NotFound`].
-    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::NotFound, message)
-    }
-
-    /// [`ErrorKind::Internal`].
-    pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Internal, message)
+    constructors! {
+        config = Config;
+        usage = Usage;
+        input = Input;
+        not_found = NotFound;
+        corrupt = Corrupt;
+        unsupported = Unsupported;
+        resource = Resource;
+        conflict = Conflict;
+        refused = GateRefused;
+        transient = Transient;
+        internal = Internal;
     }
 
     /// Adds the error that caused this one.
@@ -123,6 +124,11 @@ impl Error {
     pub fn context(mut self, context: impl Into<Cow<'static, str>>) -> Self {
         self.0.context.push(context.into());
         self
+    }
+
+    /// What an I/O error means, with it as the source.
+    pub fn io(cause: std::io::Error, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(kind_of_io(&cause), message).with_source(cause)
     }
 
     /// What kind of failure this is.

@@ -8,7 +8,7 @@ use super::quantize::{Calibration, Encoder, cosine_of};
 use super::rescore::rescore;
 use super::row_set::RowSet;
 use super::rows::{Hit, best_first, unit};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::index::file::format::{FREE_KEY, Layout};
 use crate::index::file::sidecar::{Sidecar, map_file};
 
@@ -161,7 +161,7 @@ impl ShardIndex {
             }
         };
         let (keys, distances) =
-            found.map_err(|cause| Error::new(ErrorKind::Resource, format!("usearch: {cause}")))?;
+            found.map_err(|cause| Error::resource(format!("usearch: {cause}")))?;
         let quantization = self.options.quantization;
         let candidates = keys
             .into_iter()

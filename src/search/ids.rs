@@ -17,7 +17,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::metadata::PageIndexPolicy;
 
 use crate::corpus::RowFilter;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io, shielded};
+use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::index::RowSet;
 use crate::schema;
 use crate::snapshot::ids::{self, BATCH};
@@ -44,9 +44,7 @@ pub(super) struct Notes {
 impl IdsFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
-        let failed = |cause: std::io::Error| {
-            Error::new(kind_of_io(&cause), format!("cannot open {shown}")).with_source(cause)
-        };
+        let failed = |cause: std::io::Error| Error::io(cause, format!("cannot open {shown}"));
         let file = std::fs::File::open(path).map_err(failed)?;
         // SAFETY: nothing that is stored is ever overwritten or cut short (every name is written once), so the
         // bytes do not change while they are mapped.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::dataset::{PairSet, SplitMix64};
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::kernel::dot;
 use crate::types::Embeddings;
 
@@ -151,9 +151,7 @@ pub fn write_pairs(set: &PairSet, source: u32, path: &Path) -> Result<()> {
         }
         file.flush()
     };
-    write()
-        .map_err(|e| Error::new(kind_of_io(&e), "cannot be written").with_source(e))
-        .context(|| path.display().to_string())
+    write().map_err(|e| Error::io(e, "cannot be written")).context(|| path.display().to_string())
 }
 
 #[cfg(test)]
