@@ -153,12 +153,9 @@ impl ShardIndex {
             let mut encoder = self.encoder.clone();
             let code = encoder.encode(query);
             let _seat = self.gate.sit();
-            match rows {
-                None => code.search(graph, count),
-                Some(rows) => code.search_among(graph, count, |key| {
-                    self.sidecar.row_of(key).is_some_and(|row| rows.contains(row))
-                }),
-            }
+            let passes = rows
+                .map(|rows| |key| self.sidecar.row_of(key).is_some_and(|row| rows.contains(row)));
+            code.search(graph, count, passes)
         };
         let (keys, distances) =
             found.map_err(|cause| Error::resource(format!("usearch: {cause}")))?;

@@ -23,13 +23,13 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use super::file::{REQUESTS, SourceFile, store_error};
+use super::file::{REQUESTS, SourceFile};
 use super::infer;
 use crate::corpus::options::{TableFormat, TableOptions};
 use crate::corpus::session::error;
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::{Event, Reporter};
-use crate::store::{StorageOptions, open_store};
+use crate::store::{StorageOptions, open_store, unreadable};
 
 const GLOB: [char; 3] = ['*', '?', '['];
 
@@ -222,7 +222,7 @@ async fn find(
                 .map_err(|()| Error::input(format!("{} is no absolute path", path.display())))?;
             let location = ObjectPath::from_url_path(url.path())
                 .map_err(|e| Error::input(format!("{url}")).with_source(e))?;
-            let meta = store.head(&location).await.map_err(|e| store_error(&url, e))?;
+            let meta = store.head(&location).await.map_err(|e| unreadable(url.as_str(), &e))?;
             Ok(SourceFile { table: table.name.clone(), url, store, meta })
         }
     });
@@ -305,7 +305,7 @@ async fn remote_files(
             Ok(meta) => metas.push(meta),
             // A web server has no folders that a name without `/` could mean.
             Err(object_store::Error::NotFound { .. }) if !web => {}
-            Err(e) => return Err(store_error(&url, e)),
+            Err(e) => return Err(unreadable(url.as_str(), &e)),
         }
     }
     if metas.is_empty() && web {
@@ -326,7 +326,7 @@ async fn remote_files(
         let options =
             glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
         let mut listing = store.list(Some(&prefix));
-        while let Some(meta) = listing.try_next().await.map_err(|e| store_error(&url, e))? {
+        while let Some(meta) = listing.try_next().await.map_err(|e| unreadable(url.as_str(), &e))? {
             let below = meta.location.prefix_match(&prefix);
             let data = below.is_some_and(|mut parts| parts.all(|part| !hidden(part.as_ref())));
             let fits =

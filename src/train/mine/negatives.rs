@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::dataset::{PairSet, SplitMix64};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::kernel::dot;
 use crate::types::Embeddings;
 
@@ -36,12 +36,11 @@ impl MineOptions {
     /// # Errors
     /// Usage, naming the option.
     pub fn validate(&self) -> Result<()> {
-        let usage = |message: &'static str| Err(Error::new(ErrorKind::Usage, message));
         if !(self.margin > 0.0 && self.margin <= 1.0) {
-            return usage("margin must be above 0 and at most 1");
+            return Err(Error::usage("margin must be above 0 and at most 1"));
         }
         if self.window == 0 || self.keep == 0 {
-            return usage("window and keep must be above 0");
+            return Err(Error::usage("window and keep must be above 0"));
         }
         Ok(())
     }
