@@ -117,22 +117,14 @@ impl Ids {
     /// The file's bytes: a pure function of the rows.
     pub fn to_parquet(&self) -> Result<Bytes> {
         let schema = ids_schema(self.stored.schema().fields());
-        let hashes = self.rows.iter().map(|row| row.text_hash.0.as_slice());
-        let hashes: ArrayRef = if self.rows.is_empty() {
-            Arc::new(FixedSizeBinaryArray::new(32, Vec::<u8>::new().into(), None))
-        } else {
-            Arc::new(
-                FixedSizeBinaryArray::try_from_iter(hashes)
-                    .context(|| "text hashes of an ids file")?,
-            )
-        };
+        let hashes: Vec<u8> = self.rows.iter().flat_map(|row| row.text_hash.0).collect();
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(UInt64Array::from_iter_values(self.rows.iter().map(|row| row.key))),
             Arc::new(StringArray::from_iter_values(
                 self.rows.iter().map(|row| row.note_id.to_string()),
             )),
             Arc::new(UInt32Array::from_iter_values(self.rows.iter().map(|row| row.chunk))),
-            hashes,
+            Arc::new(FixedSizeBinaryArray::new(32, hashes.into(), None)),
             Arc::new(StringArray::from_iter_values(self.rows.iter().map(|row| &*row.place.part))),
             Arc::new(UInt32Array::from_iter_values(self.rows.iter().map(|row| row.place.row))),
         ];

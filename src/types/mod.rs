@@ -17,4 +17,6 @@ pub use note::{NoteId, NoteKey, shard_of};
 pub use pair::PairRecord;
 pub use random::SplitMix64;
 pub(crate) use random::mix;
+#[cfg(test)]
+pub(crate) use space::tests::space;
 pub use space::{Arithmetic, ENCODER_REVISION, EmbeddingSpace, Pooling, SpaceId, VectorType};
