@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use arrow::array::AsArray;
 use futures::TryStreamExt;
 use serde::Serialize;
 
 use super::format::{Manifest, QueryTower, Segment, ShardContent};
 use super::removed;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 use crate::snapshot::ids;
 use crate::store::{FileRef, Root};
 use crate::types::{Digest256, Hasher256};
@@ -181,19 +180,20 @@ async fn notes<'a>(
         let removed = removed::read(root, segment.removed.as_ref()).await?;
         let file = &segment.ids;
         let columns = ["key", "note_id", "chunk", "text_hash"];
-        let (_, mut batches) = ids::read(root, file, &columns).await?;
+        let mut batches = ids::read(root, file, &columns).await?;
         while let Some(batch) = batches.try_next().await? {
-            let (keys, notes, chunks) =
-                ids::identity(&batch).context(|| format!("reading {}", file.path))?;
-            let hashes = ids::column(&batch, "text_hash")?
-                .as_fixed_size_binary_opt()
-                .ok_or_else(|| Error::corrupt(format!("text_hash of {} is no hash", file.path)))?;
+            let read = || -> Result<_> {
+                let (keys, notes) = (ids::keys(&batch)?, ids::notes(&batch)?);
+                Ok((keys, notes, ids::chunks(&batch)?, ids::text_hashes(&batch)?))
+            };
+            let (keys, notes, chunks, hashes) =
+                read().context(|| format!("reading {}", file.path))?;
             for (row, chunk) in chunks.iter().enumerate() {
                 if removed.binary_search(&keys[row]).is_ok() {
                     continue;
                 }
                 let mut hasher = Hasher256::new();
-                hasher.field(chunk.to_le_bytes()).field(hashes.value(row));
+                hasher.field(chunk.to_le_bytes()).field(hashes[row]);
                 let digest = hasher.finish().0;
                 let mut low = [0; 16];
                 low.copy_from_slice(&digest[..16]);
