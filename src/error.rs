@@ -80,35 +80,36 @@ struct Inner {
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// An error of one kind with a message that names the thing and the way out.
+macro_rules! constructors {
+    ($($name:ident = $kind:ident;)*) => {
+        $(
+            #[doc = concat!("[`ErrorKind::", stringify!($kind), "`].")]
+            pub fn $name(message: impl Into<Cow<'static, str>>) -> Self {
+                Self::new(ErrorKind::$kind, message)
+            }
+        )*
+    };
+}
+
 impl Error {
     /// An error of `kind` with a message that names the thing and the way out.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None }))
     }
 
-    /// [`ErrorKind::Config`].
-    pub fn config(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Config, message)
-    }
-
-    /// [`ErrorKind::Input`].
-    pub fn input(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Input, message)
-    }
-
-    /// [`ErrorKind::Corrupt`].
-    pub fn corrupt(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Corrupt, message)
-    }
-
-    /// [`ErrorKind::NotFound`].
-    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::NotFound, message)
-    }
-
-    /// [`ErrorKind::Internal`].
-    pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Internal, message)
+    constructors! {
+        config = Config;
+        usage = Usage;
+        input = Input;
+        not_found = NotFound;
+        corrupt = Corrupt;
+        unsupported = Unsupported;
+        resource = Resource;
+        conflict = Conflict;
+        refused = GateRefused;
+        transient = Transient;
+        internal = Internal;
     }
 
     /// Adds the error that caused this one.
@@ -199,6 +200,22 @@ impl<T, E: Into<Source>> ResultExt<T> for std::result::Result<T, E> {
     fn context<M: Into<Cow<'static, str>>>(self, message: impl FnOnce() -> M) -> Result<T> {
         self.or_error(ErrorKind::Internal, message)
     }
+}
+
+/// `None` in place of an error that `excused` accepts.
+pub(crate) fn unless<T>(
+    result: Result<T>,
+    excused: impl FnOnce(&Error) -> bool,
+) -> Result<Option<T>> {
+    match result {
+        Err(error) if excused(&error) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// `None` where what was asked for does not exist.
+pub(crate) fn found<T>(result: Result<T>) -> Result<Option<T>> {
+    unless(result, |error| error.kind() == ErrorKind::NotFound)
 }
 
 /// Error kind that fits an [`std::io::Error`]: a full disk is a resource, a missing file is not found.

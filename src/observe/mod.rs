@@ -113,6 +113,16 @@ pub enum Event {
 pub trait Reporter: Send + Sync {
     /// Takes one event.
     fn event(&self, event: Event);
+
+    /// [`Event::Warning`].
+    fn warn(&self, message: String) {
+        self.event(Event::Warning { message });
+    }
+
+    /// [`Event::Info`].
+    fn info(&self, message: String) {
+        self.event(Event::Info { message });
+    }
 }
 
 /// Drops every event.
