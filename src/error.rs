@@ -208,6 +208,22 @@ impl<T, E: Into<Source>> ResultExt<T> for std::result::Result<T, E> {
     }
 }
 
+/// `None` in place of an error that `excused` accepts.
+pub(crate) fn unless<T>(
+    result: Result<T>,
+    excused: impl FnOnce(&Error) -> bool,
+) -> Result<Option<T>> {
+    match result {
+        Err(error) if excused(&error) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// `None` where what was asked for does not exist.
+pub(crate) fn found<T>(result: Result<T>) -> Result<Option<T>> {
+    unless(result, |error| error.kind() == ErrorKind::NotFound)
+}
+
 /// Error kind that fits an [`std::io::Error`]: a full disk is a resource, a missing file is not found.
 pub fn kind_of_io(error: &std::io::Error) -> ErrorKind {
     use std::io::ErrorKind as Io;

@@ -65,10 +65,7 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
         pairs.filter(|(a, b)| differs(a, b)).map(|(_, b)| b.shard).collect()
     };
     // Everything that decides which vectors count, and everything that decides what is known about them.
-    let indexes = |shard: &ShardContent| -> Vec<(Digest256, Option<Digest256>)> {
-        let removed = |s: &Segment| s.removed.as_ref().map(|removed| removed.file.sha256);
-        shard.segments().iter().map(|s| (s.index.sha256, removed(s))).collect()
-    };
+    let indexes = |shard: &ShardContent| live(shard, |segment| segment.index.sha256);
     let towers = |from: &[QueryTower], to: &[QueryTower]| -> Vec<Digest256> {
         let known: BTreeSet<_> = from.iter().map(|tower| tower.fingerprint).collect();
         to.iter().map(|tower| tower.fingerprint).filter(|f| !known.contains(f)).collect()
@@ -111,8 +108,16 @@ fn ids_of(shard: &ShardContent) -> Vec<(Digest256, Option<Digest256>)> {
     if shard.index.is_none() {
         return vec![(shard.ids.sha256, None)];
     }
+    live(shard, |segment| segment.ids.sha256)
+}
+
+/// A file of every segment, and the keys removed from it.
+fn live(
+    shard: &ShardContent,
+    file: fn(&Segment) -> Digest256,
+) -> Vec<(Digest256, Option<Digest256>)> {
     let removed = |s: &Segment| s.removed.as_ref().map(|removed| removed.file.sha256);
-    shard.segments().iter().map(|s| (s.ids.sha256, removed(s))).collect()
+    shard.segments().iter().map(|s| (file(s), removed(s))).collect()
 }
 
 fn changed_fields(a: &serde_json::Value, b: &serde_json::Value) -> Vec<String> {
