@@ -1,0 +1,5 @@
+//! Search over real snapshots.
+
+mod filtered;
+pub mod opened;
+mod watcher;

@@ -1,0 +1,4 @@
+//! What single stages make of a day's change.
+
+mod purge;
+mod segments;
