@@ -45,7 +45,7 @@
 //! # Where to read next
 //!
 //! - `store::layout` names every path under the root; `schemas/` are the published contracts.
-//! - [`stage`]: one file per step, in the order plan, encode, calibrate, build, gates, publish.
+//! - [`stage`]: one folder per step: plan, encode, build, publish, and purge; below them what they share.
 //! - [`tower`]: weight files on one side, the packed decoder on the other, [`tower::DecoderConfig`] between them.
 //! - [`index`]: quantise, build, audit, repair, measure; `index::format` reads usearch's file without usearch.
 

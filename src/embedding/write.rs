@@ -16,7 +16,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::{EncodedText, PartReceipt, RECEIPT_VERSION, metadata};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::store::{FileRef, PutOutcome, Root, layout};
+use crate::store::{FileRef, Root, layout, receipt};
 use crate::types::{Digest256, EmbeddingSpace, Embeddings, Hasher256, SpaceId, VectorType};
 
 /// Bytes of vectors in one row group: what a reader of a few rows holds beside them.
@@ -78,23 +78,24 @@ pub async fn write_part(
     }
     let part = part_id(&space_id, texts);
     let receipt_key = layout::part_receipt(&space_id, shard, &part);
-    if root.size(&receipt_key).await?.is_some() {
-        return adopt(root, &space_id, &receipt_key, texts.len()).await;
-    }
-    let spooled = spool(space, vector_type, texts, vectors, provenance)?;
-    let receipt = PartReceipt {
-        version: RECEIPT_VERSION,
-        space: space_id,
-        shard,
-        part,
-        // Filled in when the file is stored.
-        file: FileRef { path: String::new(), size: 0, sha256: Digest256([0; 32]) },
-        rows: texts.len() as u64,
-        tokens: texts.iter().map(|text| u64::from(text.token_count)).sum(),
-        vector_type,
-        dimensions: space.dimensions,
+    let found = || adopt(root, &space_id, &receipt_key, texts.len());
+    let work = async {
+        let file = spool(space, vector_type, texts, vectors, provenance)?;
+        let receipt = PartReceipt {
+            version: RECEIPT_VERSION,
+            space: space_id.clone(),
+            shard,
+            part: part.clone(),
+            // Filled in when the file is stored.
+            file: FileRef { path: String::new(), size: 0, sha256: Digest256([0; 32]) },
+            rows: texts.len() as u64,
+            tokens: texts.iter().map(|text| u64::from(text.token_count)).sum(),
+            vector_type,
+            dimensions: space.dimensions,
+        };
+        upload(root, Finished { receipt, file }).await
     };
-    store(root, Finished { receipt, file: spooled }).await
+    receipt::once_unless(root, &receipt_key, found, work).await
 }
 
 /// A part that is whole on local disk, with its receipt but for the stored file.
@@ -105,23 +106,18 @@ pub(super) struct Finished {
 
 /// Uploads a finished part, then puts its receipt; returns the receipt that counts.
 pub(super) async fn store(root: &Root, finished: Finished) -> Result<PartReceipt> {
+    let (key, space) = (finished.receipt.key(), finished.receipt.space.clone());
+    let rows = usize::try_from(finished.receipt.rows).unwrap_or(usize::MAX);
+    let found = || adopt(root, &space, &key, rows);
+    receipt::once_unless(root, &key, found, upload(root, finished)).await
+}
+
+async fn upload(root: &Root, finished: Finished) -> Result<PartReceipt> {
     let Finished { mut receipt, file } = finished;
-    let rows = usize::try_from(receipt.rows).unwrap_or(usize::MAX);
-    let receipt_key = receipt.key();
-    if root.size(&receipt_key).await?.is_some() {
-        return adopt(root, &receipt.space, &receipt_key, rows).await;
-    }
-    // Named by its own bytes: attempts that wrote the same share the object, others cannot clash.
-    let hash = crate::store::hash_file(file.path())?;
-    let key = layout::part(&receipt.space, receipt.shard, &receipt.part, &hash.short());
-    receipt.file = root.upload(&key, file.path()).await?;
-    let json = serde_json::to_vec_pretty(&receipt).map_err(|cause| {
-        Error::internal("a receipt cannot be written as JSON").with_source(cause)
-    })?;
-    match root.put_if_absent(&receipt_key, json.into()).await? {
-        PutOutcome::Created => Ok(receipt),
-        PutOutcome::AlreadyExists => adopt(root, &receipt.space, &receipt_key, rows).await,
-    }
+    let (space, shard, part) = (&receipt.space, receipt.shard, &receipt.part);
+    let key = |hash: &str| layout::part(space, shard, part, hash);
+    receipt.file = receipt::put_file(root, file.path(), key).await?;
+    Ok(receipt)
 }
 
 /// The part as a local file, so that its name can be its hash and the store gets it in one go.
@@ -154,12 +150,20 @@ fn spool(
     Ok(file)
 }
 
-/// The receipt that another attempt put first, once it fits and its file is there.
-async fn adopt(root: &Root, space: &SpaceId, key: &str, rows: usize) -> Result<PartReceipt> {
+/// The receipt that another attempt put first, if any, once it fits and its file is there.
+async fn adopt(
+    root: &Root,
+    space: &SpaceId,
+    key: &str,
+    rows: usize,
+) -> Result<Option<PartReceipt>> {
+    if root.size(key).await?.is_none() {
+        return Ok(None);
+    }
     let receipt = PartReceipt::read(root, space, key).await?;
     let stored = root.size(&receipt.file.path).await?;
     if receipt.rows == rows as u64 && stored == Some(receipt.file.size) {
-        return Ok(receipt);
+        return Ok(Some(receipt));
     }
     Err(Error::corrupt(format!(
         "receipt {key} names {} rows in a file of {} bytes, but {rows} rows were encoded and the file has {}: \

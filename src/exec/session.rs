@@ -69,6 +69,7 @@ impl Session {
             reporter: Arc::clone(&self.reporter),
             cancel: self.ctx.cancel.clone(),
             kept: Arc::default(),
+            inputs: Arc::default(),
             shared: Arc::default(),
         }
     }

@@ -1,28 +1,6 @@
 //! Back-fill: one night's share of encoding everything for the tower that is to take over.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use super::plan::{EncodeTask, Plan};
-use super::prepare::Planned;
-
-/// What makes a plan a night's back-fill: how far its space was, and whether this night can end it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Backfill {
-    /// The run that publishes the same day's notes with the tower of now.
-    pub of: String,
-    /// Distinct texts that the space needs for the corpus of the day.
-    pub texts: u64,
-    /// Those that it held when the night was planned.
-    pub texts_stored: u64,
-    /// Exact tokens of the others, prompt included.
-    pub tokens_missing: u64,
-    /// Tokens that this night's tasks encode.
-    pub tokens_tonight: u64,
-    /// True where they are all: the plan then builds the indexes, and publishing it is the switch.
-    pub switches: bool,
-}
+use super::plan::{Backfill, EncodeTask, Plan, Planned};
 
 /// Makes an ordinary plan of the next space one night's back-fill of at most `limit` tokens: without its build tasks
 /// where texts will still be missing afterwards.

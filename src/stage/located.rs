@@ -1,59 +1,22 @@
-//! Reuse: where the vectors of a shard's texts are stored already, whatever shard or day wrote them.
+//! Located files: where a plan found vectors that its parent's shards do not have.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, StringArray, UInt32Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, UInt32Type};
-use futures::{StreamExt, TryStreamExt, stream};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
 use super::ids::Place;
-use crate::embedding::{self, PartReceipt};
+use super::vectors::Places;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::{FileRef, Root};
-use crate::types::{Digest256, TextHash};
-
-/// Text hash -> place of its vector.
-pub(crate) type Places = HashMap<TextHash, Place>;
-
-/// How many parts are read at the same time.
-const CONCURRENT_PARTS: usize = 8;
-
-/// Finds which of `wanted` lie in `parts`. Where several parts hold a text, the first part wins, so the
-/// answer does not depend on timing. Reads only the hash columns; memory is bounded by what is wanted.
-pub(crate) async fn find_in_parts(
-    root: &Root,
-    parts: &[PartReceipt],
-    wanted: &HashSet<TextHash>,
-) -> Result<Places> {
-    let mut found = Places::new();
-    if wanted.is_empty() {
-        return Ok(found);
-    }
-    let mut columns = stream::iter(parts.to_vec())
-        .map(|part| async move {
-            let hashes = embedding::read_text_hashes(root, &part).await?;
-            Ok::<_, Error>((part, hashes))
-        })
-        .buffered(CONCURRENT_PARTS);
-    while let Some((part, hashes)) = columns.try_next().await? {
-        let name: Arc<str> = Arc::from(part.file.path.as_str());
-        for (row, hash) in hashes.into_iter().enumerate() {
-            if wanted.contains(&hash) {
-                found
-                    .entry(hash)
-                    .or_insert_with(|| Place { part: Arc::clone(&name), row: row as u32 });
-            }
-        }
-    }
-    Ok(found)
-}
+use crate::types::Digest256;
 
 /// Writes places as a file, sorted by hash.
 pub(crate) async fn write(root: &Root, key: &str, places: &Places) -> Result<FileRef> {

@@ -5,48 +5,41 @@
 
 mod backfill;
 mod build;
-mod calibrate;
-mod compare;
-mod device;
-mod drift;
+mod calibration;
 mod encode;
-mod entries;
-mod gates;
 mod ids;
-mod index_job;
+mod inputs;
 mod lengths;
-mod live;
 mod located;
 mod options;
 mod plan;
-mod prepare;
 mod publish;
 mod purge;
-mod segments;
+mod quarantine;
 mod task;
-mod texts;
-mod tokens;
-mod verify;
+mod vectors;
 mod windows;
+mod worker;
 
-pub use backfill::{Backfill, tonight as backfill_tonight};
+pub use backfill::tonight as backfill_tonight;
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
-pub use calibrate::CalibrateReceipt;
-pub use device::help;
-pub use drift::{encode_sample, measure_drift, refuse_drift, self_test};
-pub use encode::{EncodeReceipt, Quarantined, receipt as encode_receipt};
-pub use gates::Override;
+pub use calibration::CalibrateReceipt;
+pub use encode::{
+    EncodeReceipt, SampleCheck, encode_sample, help, measure_drift, receipt as encode_receipt,
+    refuse_drift, self_test, verify_sample,
+};
+pub use inputs::Inputs;
 pub(crate) use lengths::length_bucket;
-pub use live::PartsSummary;
 pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
-    BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION, ParentIndex,
-    ParentShard, Plan, RunSpec, ShardPlan, absolute_tower,
+    Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION,
+    ParentIndex, ParentShard, PartsSummary, Plan, PlanRequest, Planned, RunSpec, ShardPlan,
+    absolute_tower, plan,
 };
-pub use prepare::{PlanRequest, Planned, plan};
-pub use publish::{PublishRequest, Published, publish};
+pub use publish::{Override, PublishRequest, Published, publish};
 pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
-pub use task::{Kept, TaskEnv, TaskReceipt, Worker, execute};
-pub use texts::vectors_of;
-pub use verify::{SampleCheck, verify_sample};
+pub use quarantine::Quarantined;
+pub use task::{TaskReceipt, execute};
+pub use vectors::vectors_of;
 pub use windows::{Owner, SharedWork, Windows};
+pub use worker::{Kept, TaskEnv, Worker};

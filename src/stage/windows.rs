@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::encode::Quarantined;
 use super::plan::RunSpec;
+use super::quarantine::Quarantined;
 use crate::corpus::PreparedRow;
 use crate::embedding::EncodedText;
 use crate::error::{Error, Result};
@@ -250,11 +250,7 @@ impl Batch {
     /// Gives the results back, in the order of [`Batch::texts`], with the time that a device spent on them.
     pub(super) fn deliver(mut self, encoded: Vec<Encoded>, seconds: f64) {
         self.delivered = true;
-        let mut state = self.windows.state();
-        let at = (self.window - state.first) as usize;
-        // A window stays open for as long as a batch of it is out.
-        if let Some(window) = state.open.get_mut(at) {
-            window.taken -= 1;
+        self.give_back(|window| {
             window.busy_seconds += seconds;
             for (at, encoded) in self.members.iter().zip(encoded) {
                 match encoded {
@@ -262,6 +258,16 @@ impl Batch {
                     Err(quarantined) => window.quarantined.push(quarantined),
                 }
             }
+        });
+    }
+
+    fn give_back(&self, change: impl FnOnce(&mut Window)) {
+        let mut state = self.windows.state();
+        let at = (self.window - state.first) as usize;
+        // A window stays open for as long as a batch of it is out.
+        if let Some(window) = state.open.get_mut(at) {
+            window.taken -= 1;
+            change(window);
         }
         drop(state);
         self.windows.done.notify_one();
@@ -279,13 +285,7 @@ impl Drop for Batch {
             return;
         }
         self.windows.fail(Error::internal("a worker ended before it delivered its batch"));
-        let mut state = self.windows.state();
-        let at = (self.window - state.first) as usize;
-        if let Some(window) = state.open.get_mut(at) {
-            window.taken -= 1;
-        }
-        drop(state);
-        self.windows.done.notify_one();
+        self.give_back(|_| {});
     }
 }
 

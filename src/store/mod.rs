@@ -10,6 +10,7 @@ pub mod key;
 pub mod layout;
 mod local;
 mod parquet;
+pub mod receipt;
 mod root;
 
 pub use border::Border;

@@ -59,6 +59,7 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
                 cancel: app.cancel.clone(),
                 kept: Default::default(),
                 shared: Default::default(),
+                inputs: Default::default(),
             };
             let mut worker = Worker::new(device, None);
             Some(verify_sample(&manifest, limit, &mut worker, &env).await?)

@@ -14,7 +14,7 @@ use crate::exec::{local, memory};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot;
 use crate::stage::{self, Envelope, Plan, TaskEnv, Worker};
-use crate::store::{PutOutcome, Root, layout};
+use crate::store::{Root, layout, receipt};
 use crate::tower::{DeviceSpec, Tower};
 use crate::types::Cancel;
 
@@ -114,6 +114,7 @@ impl Station {
             kept: Arc::default(),
             // One device has nobody to share with.
             shared: Arc::default(),
+            inputs: Arc::default(),
         };
         let outcome = self.execute(order, &work, &mut worker, &env).await;
         beating.stop().await;
@@ -149,13 +150,12 @@ impl Station {
                 Ok(())
             }
             Work::Check { plan, self_test } => {
-                let key = layout::checked_receipt(plan);
-                if env.root.size(&key).await?.is_some() {
-                    return Ok(());
-                }
-                let plan = Plan::load(&env.root, plan).await?;
-                let drift = local::check(&plan, *self_test, worker, env).await?;
-                put_once(&env.root, &key, &CheckedReceipt { drift }).await
+                let check = async {
+                    let plan = Plan::load(&env.root, plan).await?;
+                    let drift = local::check(&plan, *self_test, worker, env).await?;
+                    Ok(CheckedReceipt { drift })
+                };
+                receipt::once(&env.root, &layout::checked_receipt(plan), check).await.map(drop)
             }
             Work::Task { envelope } => {
                 if let Envelope::Build(task) = envelope.as_ref() {
@@ -196,35 +196,26 @@ impl Station {
 /// Plans under a run id of this attempt's own, and gives the tower that it planned with. The first attempt to put the
 /// receipt counts.
 async fn prepare(run: &str, pipeline: Pipeline, env: &TaskEnv) -> Result<Option<Tower>> {
-    let key = layout::prepared_receipt(run);
-    if env.root.size(&key).await?.is_some() {
-        return Ok(None);
-    }
     let ctx = RunContext {
         pipeline,
         root: env.root.clone(),
         reporter: Arc::clone(&env.reporter),
         cancel: env.cancel.clone(),
     };
-    let attempt = format!("{run}-{:08x}", rand::random::<u32>());
     let session = Session::new(&ctx);
-    let planned = session.plan(&attempt).await?;
-    planned.plan.store(&env.root).await?;
-    let receipt = PreparedReceipt {
-        plan: attempt,
-        texts: planned.texts,
-        lengths: planned.lengths,
-        seconds: planned.seconds,
+    let prepare = async {
+        let attempt = format!("{run}-{:08x}", rand::random::<u32>());
+        let planned = session.plan(&attempt).await?;
+        planned.plan.store(&env.root).await?;
+        Ok(PreparedReceipt {
+            plan: attempt,
+            texts: planned.texts,
+            lengths: planned.lengths,
+            seconds: planned.seconds,
+        })
     };
-    put_once(&env.root, &key, &receipt).await?;
+    receipt::once(&env.root, &layout::prepared_receipt(run), prepare).await?;
     Ok(session.known_document())
-}
-
-async fn put_once<T: serde::Serialize>(root: &Root, key: &str, receipt: &T) -> Result<()> {
-    let json = serde_json::to_vec_pretty(receipt).context(|| "writing a receipt as JSON")?;
-    match root.put_if_absent(key, json.into()).await? {
-        PutOutcome::Created | PutOutcome::AlreadyExists => Ok(()),
-    }
 }
 
 /// Refuses to work for a run that is over: its driver died and another run took over, or it ended.

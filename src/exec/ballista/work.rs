@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Pipeline;
 use crate::stage::Envelope;
 use crate::store::StorageOptions;
+use crate::store::receipt::Receipt;
 
 /// What all works of a job share: where they work, and for which run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,12 +62,16 @@ pub(super) struct PreparedReceipt {
     pub seconds: f64,
 }
 
+impl Receipt for PreparedReceipt {}
+
 /// What the check found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct CheckedReceipt {
     /// Least cosine and how many notes were compared.
     pub drift: Option<(f64, usize)>,
 }
+
+impl Receipt for CheckedReceipt {}
 
 #[cfg(test)]
 mod tests {

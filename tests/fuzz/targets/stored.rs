@@ -177,6 +177,7 @@ root = "root"
             cancel: Cancel::new(),
             kept: Arc::default(),
             shared: Arc::default(),
+            inputs: Arc::default(),
         };
         let mut worker = Worker::new(DeviceSpec::Cpu { threads: 1 }, None);
         let encode = plan.encode.iter().map(|task| &task.id);
@@ -198,6 +199,7 @@ root = "root"
             cancel: Cancel::new(),
             kept: Arc::default(),
             shared: Arc::default(),
+            inputs: Arc::default(),
         };
         let mut worker = Worker::new(DeviceSpec::Cpu { threads: 1 }, None);
         for task in &self.plan.encode {

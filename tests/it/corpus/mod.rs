@@ -9,10 +9,9 @@ mod scale;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use scalingnote::corpus::prepare::job as prepare;
 use scalingnote::corpus::{
     Chunker, CorpusMode, CorpusOptions, PrepareOutcome, PrepareRequest, PreparedReader,
-    PreparedRow, TableOptions,
+    PreparedRow, TableOptions, prepare,
 };
 use scalingnote::error::Result;
 use scalingnote::observe::{Recorder, Reporter};

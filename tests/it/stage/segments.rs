@@ -32,7 +32,7 @@ async fn assert_serves(root: &Root, corpus: &Corpus, set: &[&str]) -> Snapshot {
     opened
 }
 
-fn edit(corpus: &mut Corpus, ids: impl IntoIterator<Item = i64>, day: u32) {
+pub fn edit(corpus: &mut Corpus, ids: impl IntoIterator<Item = i64>, day: u32) {
     for id in ids {
         corpus.notes.insert(id, (format!("day {day} rewrote note {id} on subject {}", id % 13), 0));
     }

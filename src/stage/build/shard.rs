@@ -1,24 +1,26 @@
 //! Stage `build`: one shard's notes and vectors become segments: indexes, sidecars and ids files.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::calibrate;
-use super::compare::source_digest;
-use super::encode::Quarantined;
 use super::entries::{self, Encoded};
-use super::ids::{Held, Ids};
-use super::plan::BuildTask;
 use super::segments::{self, Indexed};
-use super::task::{TaskEnv, not_finished, put_receipt, read_receipt};
 use crate::corpus::CorpusMode;
 use crate::error::Result;
 use crate::index::BuildReport;
 use crate::observe::{Event, Stage};
 use crate::snapshot::ShardContent;
+use crate::stage::calibration;
+use crate::stage::ids::{Held, Ids};
+use crate::stage::inputs::is_damage;
+use crate::stage::plan::{BuildTask, source_digest};
+use crate::stage::quarantine::Quarantined;
+use crate::stage::worker::TaskEnv;
 use crate::store::layout::{self, Key};
+use crate::store::receipt::{self, Receipt};
 use crate::store::{FileRef, Root};
 
 /// What a build task made.
@@ -74,20 +76,35 @@ impl std::ops::AddAssign for BuildWork {
     }
 }
 
+impl Receipt for BuildReceipt {
+    fn files(&self) -> Vec<&FileRef> {
+        self.shard.files().chain(&self.parts).collect()
+    }
+}
+
+fn key(task: &BuildTask) -> Result<String> {
+    let options_id = task.spec.index.id()?;
+    Ok(layout::build_receipt(&options_id, task.shard.prepared.shard, &task.id))
+}
+
+/// The receipt of a finished build task.
+///
+/// # Errors
+/// Transient, where the task is not finished.
+pub async fn receipt(task: &BuildTask, root: &Root) -> Result<BuildReceipt> {
+    receipt::of_finished(root, &key(task)?, &task.id).await
+}
+
 /// Runs the task, or returns the receipt of the attempt that finished it.
-pub(crate) async fn execute(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
+pub(crate) async fn build(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
+    receipt::once(&env.root, &key(task)?, build_shard(task, env)).await
+}
+
+async fn build_shard(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
     let (spec, root) = (&task.spec, &env.root);
     let options_id = spec.index.id()?;
-    let number = task.shard.prepared.shard;
-    let key = layout::build_receipt(&options_id, number, &task.id);
-    if let Some(receipt) = read_receipt::<BuildReceipt>(root, &key).await? {
-        if all_present(root, &receipt).await? {
-            return Ok(receipt);
-        }
-        root.delete(&key).await?;
-    }
     let started = std::time::Instant::now();
-    let calibration = calibrate::frozen(root, &spec.index, &spec.space_id).await?;
+    let calibration = calibration::frozen(root, &spec.index, &spec.space_id).await?;
     let held = parent_of(task, env).await?;
     let parent = match (&held, &task.shard.parent) {
         (Some(held), Some(parent)) => Some(Ids::of_segments(held, root, &parent.shard).await?),
@@ -95,9 +112,9 @@ pub(crate) async fn execute(task: &BuildTask, env: &TaskEnv) -> Result<BuildRece
     };
     let mut encoded = Encoded::gather(task, root, parent.as_ref()).await?;
     if held.is_none() && task.shard.parent.is_some() {
-        encoded.look_everywhere(task, root).await?;
+        encoded.look_everywhere(task, env).await?;
     }
-    let mut target = entries::target(task, root, &encoded, parent).await?;
+    let mut target = entries::target(task, env, &encoded, parent).await?;
     env.cancel.check()?;
     let (copied, copied_bytes) = encoded.compact(root, task, &mut target).await?;
     let indexed = segments::index_shard(task, env, held, &target, &calibration).await?;
@@ -105,7 +122,8 @@ pub(crate) async fn execute(task: &BuildTask, env: &TaskEnv) -> Result<BuildRece
     let shard = shard_content(task, root, &options_id, &target, &indexed, &parts).await?;
     let mut work = work_of(task, &shard, &indexed);
     (work.copied, work.copied_bytes) = (copied, copied_bytes);
-    let receipt = BuildReceipt {
+    env.reporter.event(Event::Progress { stage: Stage::Build, done: 1, tokens: 0 });
+    Ok(BuildReceipt {
         id: task.id.clone(),
         shard,
         parts,
@@ -113,18 +131,16 @@ pub(crate) async fn execute(task: &BuildTask, env: &TaskEnv) -> Result<BuildRece
         quarantined: encoded.quarantined,
         work,
         seconds: started.elapsed().as_secs_f64(),
-    };
-    env.reporter.event(Event::Progress { stage: Stage::Build, done: 1, tokens: 0 });
-    put_receipt(root, &key, receipt).await
+    })
 }
 
 /// The parent's segments; `None` where there is no parent or, with a warning, where its files are missing or damaged. In
 /// delta mode its notes are part of the new shard, and it cannot be done without.
-async fn parent_of(task: &BuildTask, env: &TaskEnv) -> Result<Option<Vec<Held>>> {
+async fn parent_of(task: &BuildTask, env: &TaskEnv) -> Result<Option<Arc<Vec<Held>>>> {
     let Some(parent) = &task.shard.parent else { return Ok(None) };
-    match Held::read(&env.root, &parent.shard).await {
+    match env.inputs.parent(&env.root, &parent.shard).await {
         Ok(held) => Ok(Some(held)),
-        Err(error) if segments::is_damage(&error) && task.spec.mode == CorpusMode::Full => {
+        Err(error) if is_damage(&error) && task.spec.mode == CorpusMode::Full => {
             env.reporter.event(Event::Warning {
                 message: format!(
                     "shard {} is rebuilt, its parent cannot be read: {error}",
@@ -192,22 +208,4 @@ fn work_of(task: &BuildTask, shard: &ShardContent, indexed: &Indexed) -> BuildWo
         *bytes += file.size;
     }
     work
-}
-
-/// The receipt of a finished build task.
-///
-/// # Errors
-/// Transient, where the task is not finished.
-pub async fn receipt(task: &BuildTask, root: &Root) -> Result<BuildReceipt> {
-    let key = layout::build_receipt(&task.spec.index.id()?, task.shard.prepared.shard, &task.id);
-    read_receipt(root, &key).await?.ok_or_else(|| not_finished(&task.id))
-}
-
-async fn all_present(root: &Root, receipt: &BuildReceipt) -> Result<bool> {
-    for file in receipt.shard.files().chain(&receipt.parts) {
-        if root.size(&file.path).await? != Some(file.size) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

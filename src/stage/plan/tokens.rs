@@ -1,15 +1,17 @@
-//! Exact token counts of what a plan will encode.
+//! Tokenising, and exact token counts of what a plan will encode.
 
 use std::collections::{BTreeMap, HashSet};
 
+use futures::TryStreamExt;
 use rayon::prelude::*;
 
-use super::plan::ShardPlan;
-use crate::corpus::PreparedReader;
+use super::envelope::ShardPlan;
+use crate::corpus::PreparedRow;
 use crate::error::{Error, Result};
+use crate::stage::inputs::Inputs;
 use crate::stage::length_bucket;
 use crate::store::Root;
-use crate::tower::Tower;
+use crate::tower::{Tokenized, Tower, TowerTokenizer};
 use crate::types::TextHash;
 
 /// Neighbours in one padded batch of the ordinary way, to which `padding_avoided` compares.
@@ -18,6 +20,7 @@ const ORDINARY_BATCH: usize = 32;
 /// Tokenises what will be encoded: exact counts, the length histogram, and the padding that packing avoids.
 pub(super) async fn count_tokens(
     root: &Root,
+    inputs: &Inputs,
     plan: &mut ShardPlan,
     missing: &HashSet<TextHash>,
     tower: &Tower,
@@ -26,7 +29,7 @@ pub(super) async fn count_tokens(
     if missing.is_empty() {
         return Ok(());
     }
-    let mut reader = PreparedReader::open(root, &plan.prepared).await?;
+    let mut batches = inputs.prepared(root, &plan.prepared).await?;
     let mut counted = HashSet::new();
     let mut neighbours: Vec<u32> = Vec::with_capacity(ORDINARY_BATCH);
     let mut padding = 0;
@@ -36,28 +39,16 @@ pub(super) async fn count_tokens(
         padding += longest * neighbours.len() as u64 - real;
         neighbours.clear();
     };
-    while let Some(batch) = reader.next().await? {
-        let texts: Vec<String> = batch
+    while let Some(batch) = batches.try_next().await? {
+        let texts = batch
             .rows
             .into_iter()
             .filter(|row| !row.deleted && missing.contains(&row.text_hash))
-            .filter(|row| counted.insert(row.text_hash))
-            .map(|row| row.text)
-            .collect();
-        let tokenizer = tower.tokenizer().clone();
-        // A text that cannot be tokenised is counted as 0 here and quarantined by `encode`.
-        let counts: Vec<(u32, bool)> = tokio::task::spawn_blocking(move || {
-            texts
-                .par_iter()
-                .map(|text| match tokenizer.tokenize(text) {
-                    Ok(tokens) => (tokens.ids.len() as u32, tokens.truncated),
-                    Err(_) => (0, false),
-                })
-                .collect()
-        })
-        .await
-        .map_err(|cause| Error::internal("tokenising failed").with_source(cause))?;
-        for (tokens, truncated) in counts {
+            .filter(|row| counted.insert(row.text_hash));
+        for (_, tokens) in tokenize(tower.tokenizer(), texts.collect()).await? {
+            // A text that cannot be tokenised is counted as 0 here and quarantined by `encode`.
+            let (tokens, truncated) =
+                tokens.map_or((0, false), |tokens| (tokens.ids.len() as u32, tokens.truncated));
             plan.tokens_to_encode += u64::from(tokens);
             plan.texts_truncated += u64::from(truncated);
             *lengths.entry(length_bucket(tokens)).or_default() += 1;
@@ -70,4 +61,22 @@ pub(super) async fn count_tokens(
     flush(&mut neighbours);
     plan.padding_avoided = padding;
     Ok(())
+}
+
+/// Tokenises on all threads; the rows stay in order.
+pub(crate) async fn tokenize(
+    tokenizer: &TowerTokenizer,
+    rows: Vec<PreparedRow>,
+) -> Result<Vec<(PreparedRow, Result<Tokenized>)>> {
+    let tokenizer = tokenizer.clone();
+    let tokenizing = tokio::task::spawn_blocking(move || {
+        let tokenized = rows.into_par_iter().map(|row| {
+            let tokens = tokenizer.tokenize(&row.text);
+            (row, tokens)
+        });
+        tokenized.collect()
+    });
+    tokenizing
+        .await
+        .map_err(|cause| Error::internal("the tokenising thread ended").with_source(cause))
 }

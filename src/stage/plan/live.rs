@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ids::Place;
 use crate::embedding::PartReceipt;
+use crate::stage::ids::Place;
 
 /// The parts of a plan's shards, before its compaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

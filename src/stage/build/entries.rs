@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::encode::{EncodeReceipt, Quarantined};
-use super::ids::{IdRow, Ids, Place, concat_stored, no_columns, take_rows};
-use super::located::{self, Places};
-use super::plan::BuildTask;
-use super::task::{not_finished, read_receipt};
-use crate::corpus::{CorpusMode, PreparedReader, PreparedRow};
+use futures::TryStreamExt;
+
+use crate::corpus::{CorpusMode, PreparedRow};
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, Result};
-use crate::store::{FileRef, Root, layout};
+use crate::stage::encode::EncodeReceipt;
+use crate::stage::ids::{IdRow, Ids, Place, concat_stored, no_columns, take_rows};
+use crate::stage::located;
+use crate::stage::plan::BuildTask;
+use crate::stage::quarantine::Quarantined;
+use crate::stage::vectors::{Places, find_in_parts, places_in};
+use crate::stage::worker::TaskEnv;
+use crate::store::{FileRef, Root, layout, receipt};
 use crate::types::{NoteId, NoteKey, TextHash};
 
 /// Elements of vectors held while parts are compacted: 64 MiB.
@@ -41,13 +45,9 @@ impl Encoded {
         if let Some(encode) = &task.encode {
             let shard = task.shard.prepared.shard;
             let key = layout::encode_receipt(&task.spec.space_id, shard, encode);
-            let receipt: EncodeReceipt =
-                read_receipt(root, &key).await?.ok_or_else(|| not_finished(encode))?;
+            let receipt: EncodeReceipt = receipt::of_finished(root, &key, encode).await?;
             for part in receipt.parts {
-                let name: Arc<str> = Arc::from(part.file.path.as_str());
-                let hashes = embedding::read_text_hashes(root, &part).await?;
-                for (row, hash) in hashes.into_iter().enumerate() {
-                    let place = Place { part: Arc::clone(&name), row: row as u32 };
+                for (hash, place) in places_in(root, &part).await? {
                     encoded.places.entry(hash).or_insert(place);
                 }
                 encoded.know(part);
@@ -58,14 +58,14 @@ impl Encoded {
     }
 
     /// Looks for the texts of the shard in every part of the space: for a parent whose ids cannot be read.
-    pub async fn look_everywhere(&mut self, task: &BuildTask, root: &Root) -> Result<()> {
-        let mut wanted = HashSet::new();
-        let mut reader = PreparedReader::open(root, &task.shard.prepared).await?;
-        while let Some(batch) = reader.next().await? {
+    pub async fn look_everywhere(&mut self, task: &BuildTask, env: &TaskEnv) -> Result<()> {
+        let (mut wanted, root) = (HashSet::new(), &env.root);
+        let mut batches = env.inputs.prepared(root, &task.shard.prepared).await?;
+        while let Some(batch) = batches.try_next().await? {
             wanted.extend(batch.rows.iter().map(|row| row.text_hash));
         }
         let parts = embedding::list_parts(root, &task.spec.space_id, None).await?;
-        for (hash, place) in located::find_in_parts(root, &parts, &wanted).await? {
+        for (hash, place) in find_in_parts(root, &parts, &wanted).await? {
             self.places.entry(hash).or_insert(place);
         }
         parts.into_iter().for_each(|part| self.know(part));
@@ -139,11 +139,7 @@ impl Encoded {
             let shard = task.shard.prepared.shard;
             let part =
                 embedding::copy_rows(root, &task.spec.space, shard, &picked, &provenance).await?;
-            let name: Arc<str> = Arc::from(part.file.path.as_str());
-            let hashes = embedding::read_text_hashes(root, &part).await?;
-            for (row, hash) in hashes.into_iter().enumerate() {
-                moved.insert(hash, Place { part: Arc::clone(&name), row: row as u32 });
-            }
+            moved.extend(places_in(root, &part).await?);
             bytes += part.file.size;
             self.know(part);
         }
@@ -162,18 +158,18 @@ impl Encoded {
 /// The rows of the shard, by key: the prepared notes, and in delta mode what the parent has beside them.
 pub(super) async fn target(
     task: &BuildTask,
-    root: &Root,
+    env: &TaskEnv,
     encoded: &Encoded,
     parent: Option<Ids>,
 ) -> Result<Ids> {
     let refused: HashSet<TextHash> =
         encoded.quarantined.iter().map(|note| note.text_hash).collect();
     let mut rows = Vec::new();
-    let mut batches = Vec::new();
+    let mut stored = Vec::new();
     let mut touched: HashSet<NoteId> = HashSet::new();
     let delta = task.spec.mode == CorpusMode::Delta;
-    let mut reader = PreparedReader::open(root, &task.shard.prepared).await?;
-    while let Some(batch) = reader.next().await? {
+    let mut batches = env.inputs.prepared(&env.root, &task.shard.prepared).await?;
+    while let Some(batch) = batches.try_next().await? {
         let mut keep = Vec::new();
         for (at, row) in batch.rows.into_iter().enumerate() {
             if delta {
@@ -192,7 +188,7 @@ pub(super) async fn target(
                 });
             }
         }
-        batches.push(take_rows(&batch.stored, keep)?);
+        stored.push(take_rows(&batch.stored, keep)?);
     }
     if let Some(parent) = parent.filter(|_| delta) {
         let mut keep = Vec::new();
@@ -203,11 +199,11 @@ pub(super) async fn target(
                 rows.push(Entry { note, chunk, text: row.text_hash, place: row.place });
             }
         }
-        batches.push(take_rows(&parent.stored, keep)?);
+        stored.push(take_rows(&parent.stored, keep)?);
     }
-    let stored = match batches.first() {
+    let stored = match stored.first() {
         None => no_columns(0)?,
-        Some(first) => concat_stored(&first.schema(), &batches, rows.len())?,
+        Some(first) => concat_stored(&first.schema(), &stored, rows.len())?,
     };
     keyed(rows, stored)
 }

@@ -9,36 +9,22 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
+use futures::TryStreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::device::work;
-use super::ids::Ids;
-use super::located;
-use super::plan::{EncodeTask, RunSpec};
-use super::segments::is_damage;
-use super::task::{TaskEnv, Worker, not_finished, put_receipt, read_receipt};
-use super::windows::{Pending, Windows};
-use crate::corpus::{PreparedReader, PreparedRow};
 use crate::embedding::{self, PartReceipt};
 use crate::error::{Error, Result};
 use crate::stage::length_bucket;
-use crate::store::{Root, layout};
-use crate::tower::{Tokenized, TowerTokenizer};
+use crate::stage::plan::{EncodeTask, RunSpec, tokenize};
+use crate::stage::quarantine::Quarantined;
+use crate::stage::windows::{Pending, Windows};
+use crate::stage::worker::{TaskEnv, Worker};
+use crate::store::receipt::{self, Receipt};
+use crate::store::{FileRef, Root, layout};
+use crate::tower::TowerTokenizer;
 use crate::types::TextHash;
-
-/// A note that could not be encoded alone; the run goes on without it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Quarantined {
-    /// Tagged note id.
-    pub note_id: String,
-    /// Hash of the text.
-    pub text_hash: TextHash,
-    /// Why; never text.
-    pub reason: String,
-}
 
 /// What an encode task did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -66,33 +52,42 @@ pub struct EncodeReceipt {
     pub lengths: BTreeMap<u32, u64>,
 }
 
+impl Receipt for EncodeReceipt {
+    fn files(&self) -> Vec<&FileRef> {
+        self.parts.iter().map(|part| &part.file).collect()
+    }
+}
+
+fn key(task: &EncodeTask) -> String {
+    layout::encode_receipt(&task.spec.space_id, task.shard.prepared.shard, &task.id)
+}
+
+/// The receipt of a finished encode task.
+///
+/// # Errors
+/// Transient, where the task is not finished.
+pub async fn receipt(task: &EncodeTask, root: &Root) -> Result<EncodeReceipt> {
+    receipt::of_finished(root, &key(task), &task.id).await
+}
+
 /// Runs the task, or returns the receipt of the attempt that finished it.
-pub(crate) async fn execute(
+pub(crate) async fn encode(
+    task: &EncodeTask,
+    worker: &mut Worker,
+    env: &TaskEnv,
+) -> Result<EncodeReceipt> {
+    receipt::once(&env.root, &key(task), encode_missing(task, worker, env)).await
+}
+
+async fn encode_missing(
     task: &EncodeTask,
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<EncodeReceipt> {
     let spec = &task.spec;
     let shard = task.shard.prepared.shard;
-    let key = layout::encode_receipt(&spec.space_id, shard, &task.id);
-    if let Some(receipt) = read_receipt::<EncodeReceipt>(&env.root, &key).await? {
-        if all_present(&env.root, &receipt.parts).await? {
-            return Ok(receipt);
-        }
-        // Its parts were collected as garbage since: the receipt no longer says anything.
-        env.root.delete(&key).await?;
-    }
     let started = Instant::now();
-    let located = located::read(&env.root, task.shard.located.as_ref()).await?;
-    let mut have: HashSet<TextHash> = located.into_keys().collect();
-    if let Some(parent) = &task.shard.parent {
-        match Ids::of_shard(&env.root, &parent.shard).await {
-            Ok(ids) => have.extend(ids.rows.iter().map(|row| row.text_hash)),
-            // The parts below know the texts too; the build says what is wrong with the parent.
-            Err(error) if is_damage(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let mut have: HashSet<TextHash> = env.stored(&task.shard).await?.into_keys().collect();
     // A share counts from what was stored when it was planned, so that a second attempt ends at the same text.
     let planned = task.token_limit.map(|limit| (limit, have.clone()));
     let mut receipt = EncodeReceipt { id: task.id.clone(), ..EncodeReceipt::default() };
@@ -107,8 +102,7 @@ pub(crate) async fn execute(
     let mut loaded = worker.take_loaded(&tower)?;
     let (windows, _offered) = Windows::new(spec, &env.shared);
     let reading = async {
-        let read =
-            read_windows(task, have, planned, tower.tokenizer().clone(), env, &windows).await;
+        let read = read_windows(task, have, planned, tower.tokenizer(), env, &windows).await;
         windows.finish_reading();
         read
     };
@@ -136,26 +130,7 @@ pub(crate) async fn execute(
     receipt.quarantined.extend(read?);
     receipt.quarantined.sort_by(|a, b| a.note_id.cmp(&b.note_id));
     receipt.seconds = started.elapsed().as_secs_f64();
-    put_receipt(&env.root, &key, receipt).await
-}
-
-/// The receipt of a finished encode task.
-///
-/// # Errors
-/// Transient, where the task is not finished.
-pub async fn receipt(task: &EncodeTask, root: &Root) -> Result<EncodeReceipt> {
-    let shard = task.shard.prepared.shard;
-    let key = layout::encode_receipt(&task.spec.space_id, shard, &task.id);
-    read_receipt(root, &key).await?.ok_or_else(|| not_finished(&task.id))
-}
-
-async fn all_present(root: &Root, parts: &[PartReceipt]) -> Result<bool> {
-    for part in parts {
-        if root.size(&part.file.path).await? != Some(part.file.size) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    Ok(receipt)
 }
 
 /// Reads and tokenises; opens windows of at most `part_tokens` tokens. Returns what could not be tokenised.
@@ -165,7 +140,7 @@ async fn read_windows(
     task: &EncodeTask,
     have: HashSet<TextHash>,
     share: Option<(u64, HashSet<TextHash>)>,
-    tokenizer: TowerTokenizer,
+    tokenizer: &TowerTokenizer,
     env: &TaskEnv,
     windows: &Windows,
 ) -> Result<Vec<Quarantined>> {
@@ -179,29 +154,16 @@ async fn read_windows(
         Some((limit, planned)) => (limit, planned, have),
         None => (u64::MAX, have, HashSet::new()),
     };
-    let mut reader = PreparedReader::open(&env.root, &task.shard.prepared).await?;
-    'reading: while let Some(batch) = reader.next().await? {
+    let mut batches = env.inputs.prepared(&env.root, &task.shard.prepared).await?;
+    'reading: while let Some(batch) = batches.try_next().await? {
         if env.cancel.is_cancelled() {
             break;
         }
-        let rows: Vec<PreparedRow> = batch
+        let rows = batch
             .rows
             .into_iter()
-            .filter(|row| !row.deleted && !row.text.is_empty() && seen.insert(row.text_hash))
-            .collect();
-        let tokenizer = tokenizer.clone();
-        let tokenized: Vec<(PreparedRow, Result<Tokenized>)> =
-            tokio::task::spawn_blocking(move || {
-                rows.into_par_iter()
-                    .map(|row| {
-                        let tokens = tokenizer.tokenize(&row.text);
-                        (row, tokens)
-                    })
-                    .collect()
-            })
-            .await
-            .map_err(|cause| Error::internal("the tokenising thread ended").with_source(cause))?;
-        for (row, result) in tokenized {
+            .filter(|row| !row.deleted && !row.text.is_empty() && seen.insert(row.text_hash));
+        for (row, result) in tokenize(tokenizer, rows.collect()).await? {
             match result {
                 Ok(encoding) => {
                     let length = encoding.ids.len() as u64;
@@ -215,7 +177,7 @@ async fn read_windows(
                     tokens += length;
                     window.push(Pending { row, tokens: encoding });
                 }
-                Err(error) => quarantined.push(quarantine(&row, &error.to_string())),
+                Err(error) => quarantined.push(Quarantined::new(&row, &error.to_string())),
             }
             if tokens >= part_tokens || window.len() >= part_texts {
                 tokens = 0;
@@ -229,14 +191,6 @@ async fn read_windows(
         windows.open(window).await;
     }
     Ok(quarantined)
-}
-
-pub(super) fn quarantine(row: &PreparedRow, reason: &str) -> Quarantined {
-    Quarantined {
-        note_id: row.note_id.to_string(),
-        text_hash: row.text_hash,
-        reason: reason.to_owned(),
-    }
 }
 
 /// Writes every window as a part and keeps the books.

@@ -1,14 +1,11 @@
 //! The second half of `snapshot verify`: a sample of the snapshot's notes is encoded again.
 
-use std::collections::HashMap;
-
 use super::drift::{self, StoredText};
-use super::ids::Ids;
-use super::located::Places;
-use super::plan::{Plan, RunSpec};
-use super::task::{TaskEnv, Worker};
 use crate::error::{ErrorKind, Result};
 use crate::snapshot::Manifest;
+use crate::stage::plan::{Plan, RunSpec};
+use crate::stage::vectors::Places;
+use crate::stage::worker::{TaskEnv, Worker};
 
 /// What re-encoding a sample showed.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,10 +63,9 @@ async fn stored_texts(
     let mut texts = Vec::new();
     for shard in live {
         let Some(planned) = plan.shards.get(shard.shard as usize) else { continue };
-        let ids = Ids::of_shard(&env.root, shard).await?;
-        let places: Places =
-            ids.rows.into_iter().map(|row| (row.text_hash, row.place)).collect::<HashMap<_, _>>();
-        texts.extend(drift::sample(&env.root, planned, &places, per_shard).await?);
+        let ids = env.inputs.ids(&env.root, shard).await?;
+        let places: Places = ids.rows.into_iter().map(|row| (row.text_hash, row.place)).collect();
+        texts.extend(drift::sample(env, planned, &places, per_shard).await?);
     }
     texts.truncate(limit);
     Ok(texts)

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::build::BuildReceipt;
-use super::calibrate;
 use super::gates::{self, Measured, Override};
-use super::plan::{Plan, RunSpec};
 use crate::corpus::Rejections;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::Recall;
 use crate::snapshot::{
     self, CommitOutcome, Content, GateOutcome, IndexContent, Manifest, Provenance, QueryTower,
 };
+use crate::stage::build::BuildReceipt;
+use crate::stage::calibration;
+use crate::stage::plan::{Plan, RunSpec, recall_by_shard};
 use crate::store::{FileRef, Root};
 
 /// What publishing needs beside the plan.
@@ -160,7 +160,7 @@ async fn assemble(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Re
         shards.push(old.clone());
     }
     let calibration = match shards.iter().any(|shard| shard.vectors > 0) {
-        true => calibrate::frozen(request.root, &spec.index, &spec.space_id).await?,
+        true => calibration::frozen(request.root, &spec.index, &spec.space_id).await?,
         false => crate::index::Calibration { scale: 1.0, sample: 0, clipped: 0.0 },
     };
     let json = |what: &str, value: serde_json::Result<serde_json::Value>| {
@@ -188,12 +188,6 @@ async fn assemble(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Re
 struct RecallBooks {
     pooled: Recall,
     by_shard: BTreeMap<u32, Recall>,
-}
-
-/// Recall of each shard as a manifest remembers it.
-pub(super) fn recall_by_shard(manifest: &Manifest) -> BTreeMap<u32, Recall> {
-    let measured = manifest.provenance.measured.get("recall_by_shard");
-    measured.and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default()
 }
 
 fn pooled_recall(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Option<RecallBooks> {

@@ -17,14 +17,17 @@
 //! has follows from its parent's segments and its notes alone. So a task that is tried again, on whatever machine,
 //! makes the same segments, and a history of corpora makes the same snapshots whatever failed in between.
 
-use super::ids::{Held, IdRow, Ids, concat_stored, take_rows};
+use std::sync::Arc;
+
 use super::index_job::{IndexJob, IndexReceipt, working_folder};
-use super::plan::{BuildTask, ParentIndex};
-use super::task::TaskEnv;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::index::{self, BuildReport, Calibration, Recall, RowSet, ShardIndex};
 use crate::observe::Event;
 use crate::snapshot::{Removed, Segment, removed};
+use crate::stage::ids::{Held, Ids, concat_stored, take_rows};
+use crate::stage::inputs::is_damage;
+use crate::stage::plan::{BuildTask, ParentIndex};
+use crate::stage::worker::TaskEnv;
 use crate::store::{FileRef, layout};
 use crate::types::Digest256;
 
@@ -44,14 +47,23 @@ pub(super) struct Indexed {
 pub(super) async fn index_shard(
     task: &BuildTask,
     env: &TaskEnv,
-    parent: Option<Vec<Held>>,
+    parent: Option<Arc<Vec<Held>>>,
     target: &Ids,
     calibration: &Calibration,
 ) -> Result<Indexed> {
     if target.rows.is_empty() {
         return Ok(Indexed { segments: Vec::new(), report: None, inserted: 0, rebuilt: false });
     }
-    let shard = Shard { task, env, calibration, options_id: task.spec.index.id()? };
+    let spec = &task.spec;
+    let job = IndexJob {
+        space: &spec.space_id,
+        dimensions: spec.space.dimensions as usize,
+        options: &spec.index,
+        options_id: &spec.index.id()?,
+        calibration,
+        shard: task.shard.prepared.shard,
+    };
+    let shard = Shard { task, env, job };
     let limits = task.shard.parent.as_ref().and_then(|parent| parent.index);
     if let (Some(held), Some(limits)) = (parent, limits) {
         match shard.update(held, target, limits).await {
@@ -71,35 +83,34 @@ pub(super) async fn index_shard(
     shard.rebuild(target).await
 }
 
-/// Whether a parent's file is missing or damaged: reason to rebuild, not to fail.
-pub(super) fn is_damage(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt)
-}
-
 /// Which rows of the parent's segments stay, and what is new.
-struct Follow {
-    kept: Vec<Kept>,
+struct Follow<'a> {
+    kept: Vec<Kept<'a>>,
     /// Rows of the target that no kept segment holds, ascending.
     fresh: Vec<usize>,
 }
 
 /// A segment that stays.
-struct Kept {
-    held: Held,
+struct Kept<'a> {
+    held: &'a Held,
     /// For each of its rows that of the target; `None` for a removed one.
     rows: Vec<Option<usize>>,
 }
 
-impl Kept {
+impl Kept<'_> {
     fn live(&self) -> usize {
         self.rows.iter().flatten().count()
     }
 }
 
 /// Decides what stays; the reason where the shard has to be rebuilt.
-fn follow(held: Vec<Held>, target: &Ids, rebuild_churn_percent: f64) -> Result<Follow, String> {
+fn follow<'a>(
+    held: &'a [Held],
+    target: &Ids,
+    rebuild_churn_percent: f64,
+) -> Result<Follow<'a>, String> {
     let mut fresh = vec![true; target.rows.len()];
-    let mut kept: Vec<Kept> = Vec::with_capacity(held.len());
+    let mut kept: Vec<Kept<'_>> = Vec::with_capacity(held.len());
     for segment in held {
         let rows: Vec<Option<usize>> = segment
             .ids
@@ -143,38 +154,37 @@ fn follow(held: Vec<Held>, target: &Ids, rebuild_churn_percent: f64) -> Result<F
 struct Shard<'a> {
     task: &'a BuildTask,
     env: &'a TaskEnv,
-    calibration: &'a Calibration,
-    options_id: String,
+    job: IndexJob<'a>,
 }
 
 impl Shard<'_> {
-    fn number(&self) -> u32 {
-        self.task.shard.prepared.shard
+    /// One new segment of these rows (ascending by key).
+    async fn segment(&self, ids: &Ids) -> Result<(Segment, BuildReport)> {
+        let IndexReceipt { index, sidecar, report, canaries } =
+            self.job.build(&self.env.root, &ids.rows, &self.env.cancel).await?;
+        let (vectors, ids) = (ids.rows.len() as u64, self.write_ids(ids).await?);
+        Ok((Segment { vectors, index, sidecar, ids, removed: None, canaries }, report))
+    }
+
+    async fn write_ids(&self, ids: &Ids) -> Result<FileRef> {
+        ids.write(&self.env.root, self.job.options_id, self.job.shard).await
     }
 
     async fn rebuild(&self, target: &Ids) -> Result<Indexed> {
-        let built = self.build(&target.rows).await?;
-        let inserted = target.rows.len() as u64;
-        let segment = Segment {
-            vectors: target.rows.len() as u64,
-            index: built.index,
-            sidecar: built.sidecar,
-            ids: target.write(&self.env.root, &self.options_id, self.number()).await?,
-            removed: None,
-            canaries: built.canaries,
-        };
-        Ok(Indexed { segments: vec![segment], report: Some(built.report), inserted, rebuilt: true })
+        let (segment, report) = self.segment(target).await?;
+        let inserted = segment.vectors;
+        Ok(Indexed { segments: vec![segment], report: Some(report), inserted, rebuilt: true })
     }
 
     /// The parent's segments brought up to `target`; the reason where a rebuild is better.
     async fn update(
         &self,
-        held: Vec<Held>,
+        held: Arc<Vec<Held>>,
         target: &Ids,
         limits: ParentIndex,
     ) -> Result<Result<Indexed, String>> {
         let Follow { kept, fresh } =
-            match follow(held, target, self.task.spec.rebuild_churn_percent) {
+            match follow(&held, target, self.task.spec.rebuild_churn_percent) {
                 Ok(follow) => follow,
                 Err(reason) => return Ok(Err(reason)),
             };
@@ -187,8 +197,10 @@ impl Shard<'_> {
             };
             let (removed, keys) = self.removed_of(&kept).await?;
             live.push(keys);
-            segments.push(Segment { ids, removed, ..kept.held.segment });
+            segments.push(Segment { ids, removed, ..kept.held.segment.clone() });
         }
+        // Building takes memory itself.
+        drop(held);
         let mut made = None;
         let inserted = fresh.len() as u64;
         if !fresh.is_empty() {
@@ -196,17 +208,10 @@ impl Shard<'_> {
                 rows: fresh.iter().map(|&at| target.rows[at].clone()).collect(),
                 stored: take_rows(&target.stored, fresh.iter().map(|&at| at as u32).collect())?,
             };
-            let built = self.build(&ids.rows).await?;
+            let (segment, report) = self.segment(&ids).await?;
             live.push(Vec::new());
-            segments.push(Segment {
-                vectors: fresh.len() as u64,
-                index: built.index,
-                sidecar: built.sidecar,
-                ids: ids.write(&self.env.root, &self.options_id, self.number()).await?,
-                removed: None,
-                canaries: built.canaries,
-            });
-            made = Some(built.report);
+            segments.push(segment);
+            made = Some(report);
         }
         let measured = match limits.recall.filter(|_| self.serves_the_same(&segments)) {
             Some(recall) => Ok(recall),
@@ -247,7 +252,7 @@ impl Shard<'_> {
 
     /// The ids file of a segment that stays: the old one where nothing in it changed. `None` where its columns have other
     /// types than the target's.
-    async fn ids_of(&self, kept: &Kept, target: &Ids) -> Result<Option<FileRef>> {
+    async fn ids_of(&self, kept: &Kept<'_>, target: &Ids) -> Result<Option<FileRef>> {
         let old = &kept.held.ids;
         if old.stored.schema().fields() != target.stored.schema().fields() {
             return Ok(None);
@@ -277,11 +282,11 @@ impl Shard<'_> {
             None => old.clone(),
         });
         let ids = Ids { rows: rows.collect(), stored: take_rows(&both, picked.collect())? };
-        ids.write(&self.env.root, &self.options_id, self.number()).await.map(Some)
+        self.write_ids(&ids).await.map(Some)
     }
 
     /// The removed keys of a segment that stays, with their file: the old one where no more were removed.
-    async fn removed_of(&self, kept: &Kept) -> Result<(Option<Removed>, Vec<u64>)> {
+    async fn removed_of(&self, kept: &Kept<'_>) -> Result<(Option<Removed>, Vec<u64>)> {
         let gone = kept.held.ids.rows.iter().zip(&kept.rows).filter(|(_, at)| at.is_none());
         let keys: Vec<u64> = gone.map(|(row, _)| row.key).collect();
         if keys == kept.held.removed {
@@ -289,7 +294,7 @@ impl Shard<'_> {
         }
         let bytes = removed::to_parquet(&keys)?;
         let name = Digest256::of(&bytes).short();
-        let path = layout::removed_file(&self.options_id, self.number(), &name);
+        let path = layout::removed_file(self.job.options_id, self.job.shard, &name);
         let file = self.env.root.put(&path, bytes).await?;
         Ok((Some(Removed { vectors: keys.len() as u64, file }), keys))
     }
@@ -307,7 +312,7 @@ impl Shard<'_> {
             let index = root.fetch(&segment.index, folder.path()).await?;
             files.push((index, root.fetch(&segment.sidecar, folder.path()).await?));
         }
-        let (options, calibration) = (self.task.spec.index.clone(), self.calibration.clone());
+        let (options, calibration) = (self.job.options.clone(), self.job.calibration.clone());
         let cancel = self.env.cancel.clone();
         let measuring = move || -> Result<Result<Recall, String>> {
             let mut opened = Vec::with_capacity(files.len());
@@ -328,23 +333,6 @@ impl Shard<'_> {
         })?;
         drop(folder);
         measured
-    }
-
-    /// One segment of `rows` (ascending by key): adopted if an earlier attempt built it, else built.
-    async fn build(&self, rows: &[IdRow]) -> Result<IndexReceipt> {
-        let (spec, env) = (&self.task.spec, self.env);
-        let job = IndexJob {
-            space: &spec.space_id,
-            dimensions: spec.space.dimensions as usize,
-            options: &spec.index,
-            options_id: &self.options_id,
-            calibration: self.calibration,
-            shard: self.number(),
-        };
-        match job.adopt(&env.root, rows).await? {
-            Some(receipt) => Ok(receipt),
-            None => job.build(&env.root, rows, &env.cancel).await,
-        }
     }
 }
 

@@ -6,19 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::compare::{
-    Compared, Comparison, compare_all, known_texts, refuse_impossible_delta, refuse_other_ids,
-};
-use super::live::PartsSummary;
-use super::plan::{
+use super::compare::{Compared, compare_all};
+use super::envelope::{
     BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, absolute_tower,
     build_task_id, encode_task_id,
 };
+use super::live::PartsSummary;
+use super::parent::{Comparison, known_texts, refuse_impossible_delta};
 use super::tokens::count_tokens;
 use crate::corpus::{self, Chunker, CorpusOptions, Exclude, PrepareOutcome, PrepareRequest};
 use crate::error::Result;
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, Manifest};
+use crate::stage::inputs::Inputs;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 use crate::store::{Root, StorageOptions, layout};
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
@@ -90,11 +90,12 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let (corpus, root, reporter, cancel) =
         (request.corpus, request.root, &request.reporter, &request.cancel);
     let parent = snapshot::newest(root).await?;
+    let inputs = Inputs::default();
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
     let space_id = spec_space.id()?;
     let known = match request.keep_texts {
         true => None,
-        false => known_texts(root, parent.as_ref(), &space_id).await?,
+        false => known_texts(root, &inputs, parent.as_ref(), &space_id).await?,
     };
     let devices = request.encode.devices.len().max(1) as u32;
     let prepare = PrepareRequest {
@@ -144,15 +145,14 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         parent: parent.as_ref().map(|parent| parent.number),
     };
     refuse_impossible_delta(&spec, parent.as_ref())?;
-    refuse_other_ids(root, &prepared.shards, parent.as_ref()).await?;
     let recall_min = request.gates.recall_min;
-    let comparison = Comparison::new(root, &spec, parent.as_ref(), recall_min).await?;
+    let comparison = Comparison::new(root, &inputs, &spec, parent.as_ref(), recall_min).await?;
     let (mut shards, parts) =
-        compare_all(root, &spec, &prepared.shards, &comparison, reporter.as_ref(), cancel).await?;
+        compare_all(&comparison, &prepared.shards, reporter.as_ref(), cancel).await?;
     let mut lengths = BTreeMap::new();
-    for shard in &mut shards {
+    for Compared { plan, missing } in &mut shards {
         cancel.check()?;
-        count_tokens(root, &mut shard.plan, &shard.missing, request.tower, &mut lengths).await?;
+        count_tokens(root, &inputs, plan, missing, request.tower, &mut lengths).await?;
     }
     let distinct = shards.iter().filter(|shard| !shard.plan.unchanged).map(Compared::texts).sum();
     let shards: Vec<ShardPlan> = shards.into_iter().map(|shard| shard.plan).collect();

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::stage::ids::{Place, no_columns};
+use crate::stage::ids::{IdRow, Place, no_columns};
 use crate::types::NoteId;
 
 fn row(key: u64, text: u64) -> IdRow {
@@ -39,7 +39,8 @@ fn same(keys: std::ops::Range<u64>) -> Vec<(u64, u64)> {
 #[test]
 fn unchanged_rows_stay_where_they_are_and_changed_ones_are_fresh() {
     let target = ids((0..100).map(|key| (key, if key == 7 { 700 } else { key })).chain([(100, 1)]));
-    let follow = follow(vec![held(same(0..100), &[])], &target, 20.0).unwrap();
+    let base = [held(same(0..100), &[])];
+    let follow = follow(&base, &target, 20.0).unwrap();
     assert_eq!(follow.fresh, [7, 100]);
     assert_eq!(follow.kept.len(), 1);
     let gone: Vec<usize> = (0..100).filter(|row| follow.kept[0].rows[*row].is_none()).collect();
@@ -50,7 +51,8 @@ fn unchanged_rows_stay_where_they_are_and_changed_ones_are_fresh() {
 fn a_text_that_comes_back_is_not_revived_from_a_removed_row() {
     let base = held(same(0..100), &[7]);
     let delta = held(vec![(7, 700)], &[]);
-    let follow = follow(vec![base, delta], &ids(same(0..100)), 20.0).unwrap();
+    let both = [base, delta];
+    let follow = follow(&both, &ids(same(0..100)), 20.0).unwrap();
     // The delta has no live row left and goes; the base's row stays removed.
     assert_eq!((follow.kept.len(), &follow.fresh[..]), (1, &[7][..]));
     assert_eq!(follow.kept[0].rows[7], None);
@@ -58,7 +60,7 @@ fn a_text_that_comes_back_is_not_revived_from_a_removed_row() {
 
 #[test]
 fn a_delta_swallows_those_before_it_that_are_no_larger() {
-    let held = || {
+    let held = {
         let base = held(same(0..100), &[1, 2, 3, 4, 5, 6]);
         vec![
             base,
@@ -75,10 +77,10 @@ fn a_delta_swallows_those_before_it_that_are_no_larger() {
         }))
     };
     // One new row takes 5, both then take 4 (1 row is no larger than 2), the three take the first delta.
-    let all = follow(held(), &texts(&[50]), 20.0).unwrap();
+    let all = follow(&held, &texts(&[50]), 20.0).unwrap();
     assert_eq!((all.kept.len(), all.fresh.len()), (1, 6));
     // Nothing new: everything stays.
-    let none = follow(held(), &texts(&[]), 20.0).unwrap();
+    let none = follow(&held, &texts(&[]), 20.0).unwrap();
     assert_eq!((none.kept.len(), none.fresh.len()), (4, 0));
 }
 
@@ -87,10 +89,11 @@ fn churn_beyond_the_limit_asks_for_a_rebuild() {
     let target = |changed: u64| {
         ids((0..100).map(move |key| (key, if key < changed { 900 + key } else { key })))
     };
-    assert!(follow(vec![held(same(0..100), &[])], &target(20), 20.0).is_ok());
-    let refused = follow(vec![held(same(0..100), &[])], &target(21), 20.0);
+    assert!(follow(&[held(same(0..100), &[])], &target(20), 20.0).is_ok());
+    let base = [held(same(0..100), &[])];
+    let refused = follow(&base, &target(21), 20.0);
     assert!(refused.is_err_and(|reason| reason.contains("21 vectors")));
-    assert!(follow(vec![held(same(0..100), &[])], &target(0), 0.0).is_ok());
-    assert!(follow(vec![held(same(0..100), &[])], &target(1), 0.0).is_err());
-    assert!(follow(Vec::new(), &target(1), 20.0).is_err());
+    assert!(follow(&[held(same(0..100), &[])], &target(0), 0.0).is_ok());
+    assert!(follow(&[held(same(0..100), &[])], &target(1), 0.0).is_err());
+    assert!(follow(&[], &target(1), 20.0).is_err());
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::backfill::Backfill;
 use super::live::PartsSummary;
 use crate::corpus::{CorpusMode, PrepareOutcome, PreparedShard};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -220,6 +219,24 @@ pub struct Plan {
     /// Present where this is a night's back-fill of the tower that is to take over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backfill: Option<Backfill>,
+}
+
+/// What makes a plan a night's back-fill: how far its space was, and whether this night can end it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Backfill {
+    /// The run that publishes the same day's notes with the tower of now.
+    pub of: String,
+    /// Distinct texts that the space needs for the corpus of the day.
+    pub texts: u64,
+    /// Those that it held when the night was planned.
+    pub texts_stored: u64,
+    /// Exact tokens of the others, prompt included.
+    pub tokens_missing: u64,
+    /// Tokens that this night's tasks encode.
+    pub tokens_tonight: u64,
+    /// True where they are all: the plan then builds the indexes, and publishing it is the switch.
+    pub switches: bool,
 }
 
 impl Plan {

@@ -1,0 +1,18 @@
+//! Stage `prepare`: what a run will do, decided before it does it.
+
+mod compare;
+mod envelope;
+mod live;
+mod parent;
+mod prepare;
+mod tokens;
+
+pub(super) use compare::source_digest;
+pub use envelope::{
+    Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION,
+    ParentIndex, ParentShard, Plan, RunSpec, ShardPlan, absolute_tower,
+};
+pub use live::PartsSummary;
+pub(super) use parent::recall_by_shard;
+pub use prepare::{PlanRequest, Planned, plan};
+pub(super) use tokens::tokenize;

@@ -1,0 +1,232 @@
+//! What of the parent snapshot a plan may take over.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::envelope::{ParentIndex, ParentShard, RunSpec};
+use crate::corpus::{CorpusMode, KnownText};
+use crate::error::{Error, Result};
+use crate::index::{Calibration, Recall};
+use crate::observe::{Event, Reporter};
+use crate::snapshot::{Content, Manifest, ShardContent};
+use crate::stage::calibration;
+use crate::stage::ids::Ids;
+use crate::stage::inputs::{Inputs, is_damage};
+use crate::store::{FileRef, Root, layout};
+use crate::types::{NoteId, SpaceId, TextHash};
+
+/// Corpora of so many texts keep them all in their prepared files; of larger ones about so many texts are kept beside
+/// those that changed, for the checks that encode a sample again.
+const KEPT_TEXTS: usize = 2048;
+
+/// The texts whose vectors the parent has in the space `space`: nobody will need to read them, except a sample.
+///
+/// Memory: 32 bytes a text. A parent whose ids cannot be read knows nothing.
+pub(super) async fn known_texts(
+    root: &Root,
+    inputs: &Inputs,
+    parent: Option<&Manifest>,
+    space: &SpaceId,
+) -> Result<Option<KnownText>> {
+    let content = parent.map(|parent| &parent.content);
+    let large = |c: &&Content| c.space_id == *space && c.vectors > KEPT_TEXTS as u64;
+    let Some(content) = content.filter(large) else { return Ok(None) };
+    let mut hashes = Vec::new();
+    for shard in &content.shards {
+        match inputs.ids(root, shard).await {
+            Ok(ids) => hashes.extend(ids.rows.iter().map(|row| row.text_hash)),
+            Err(error) if is_damage(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    hashes.sort_unstable();
+    hashes.dedup();
+    if hashes.len() <= KEPT_TEXTS {
+        return Ok(None);
+    }
+    // The sampled checks take the smallest hashes: these are the texts to keep.
+    let first_left_out = hashes.split_off(KEPT_TEXTS);
+    Ok(Some(Arc::new(move |hash| first_left_out.binary_search(hash).is_ok())))
+}
+
+/// A delta names only what changed, so whatever needs every note's text needs a full run.
+pub(super) fn refuse_impossible_delta(spec: &RunSpec, parent: Option<&Manifest>) -> Result<()> {
+    let (CorpusMode::Delta, Some(parent)) = (spec.mode, parent) else { return Ok(()) };
+    let obstacle = if parent.content.space_id != spec.space_id {
+        "a tower or template other than the newest snapshot's"
+    } else if parent.content.shard_count != spec.shard_count {
+        "another shard count than the newest snapshot's"
+    } else if parent.content.stored_columns != spec.stored_columns {
+        "other stored columns than the newest snapshot's"
+    } else {
+        return Ok(());
+    };
+    Err(Error::config(format!(
+        "a delta cannot be applied with {obstacle}; run once with corpus.mode = \"full\""
+    )))
+}
+
+/// Recall of each shard as a manifest remembers it.
+pub(crate) fn recall_by_shard(manifest: &Manifest) -> BTreeMap<u32, Recall> {
+    let measured = manifest.provenance.measured.get("recall_by_shard");
+    measured.and_then(|value| serde_json::from_value(value.clone()).ok()).unwrap_or_default()
+}
+
+/// Notes of the parent: id -> chunk -> text hash.
+pub(super) type ParentNotes = HashMap<NoteId, BTreeMap<u32, TextHash>>;
+
+pub(super) fn notes_of(ids: &Ids) -> ParentNotes {
+    let mut notes = ParentNotes::new();
+    for row in &ids.rows {
+        notes.entry(row.note_id.clone()).or_default().insert(row.chunk, row.text_hash);
+    }
+    notes
+}
+
+/// What of the parent may be taken over.
+pub(super) struct Comparison<'a> {
+    pub root: &'a Root,
+    pub inputs: &'a Inputs,
+    pub spec: &'a RunSpec,
+    pub parent: Option<&'a Manifest>,
+    /// Same space, options, columns and shard count: an unchanged shard needs no task.
+    pub shards_reusable: bool,
+    pub same_shards: bool,
+    /// The index of a changed shard may build upon the parent's.
+    updatable: bool,
+    recalls: BTreeMap<u32, Recall>,
+    recall_min: f64,
+}
+
+impl<'a> Comparison<'a> {
+    pub async fn new(
+        root: &'a Root,
+        inputs: &'a Inputs,
+        spec: &'a RunSpec,
+        parent: Option<&'a Manifest>,
+        recall_min: f64,
+    ) -> Result<Self> {
+        let options_id = spec.index.id()?;
+        let content = parent.map(|parent| &parent.content);
+        let same_shards = content.is_some_and(|p| p.shard_count == spec.shard_count);
+        let shards_reusable = same_shards
+            && content.is_some_and(|p| {
+                p.space_id == spec.space_id
+                    && p.index.options_id == options_id
+                    && p.stored_columns == spec.stored_columns
+            });
+        let mut updatable = false;
+        if let Some(content) = content.filter(|_| shards_reusable) {
+            let key = layout::calibration(&options_id, &spec.space_id);
+            if root.size(&key).await?.is_some() {
+                let frozen = calibration::frozen(root, &spec.index, &spec.space_id).await?;
+                let theirs = serde_json::from_value(content.index.calibration.clone());
+                updatable = theirs.is_ok_and(|theirs: Calibration| theirs.scale == frozen.scale);
+            }
+        }
+        let recalls = parent.map(recall_by_shard).unwrap_or_default();
+        Ok(Self {
+            root,
+            inputs,
+            spec,
+            parent,
+            shards_reusable,
+            same_shards,
+            updatable,
+            recalls,
+            recall_min,
+        })
+    }
+
+    pub fn same_space(&self) -> bool {
+        self.parent.is_some_and(|p| p.content.space_id == self.spec.space_id)
+    }
+
+    pub fn shard(&self, number: u32) -> Option<&'a ShardContent> {
+        self.parent
+            .filter(|_| self.same_shards)
+            .and_then(|parent| parent.content.shards.get(number as usize))
+    }
+
+    pub fn parent_shard(&self, shard: &ShardContent) -> ParentShard {
+        let parts: Vec<FileRef> = self
+            .parent
+            .iter()
+            .flat_map(|parent| &parent.content.parts)
+            .filter(|part| shard.parts.contains(&part.path))
+            .cloned()
+            .collect();
+        let index = self.updatable.then(|| ParentIndex {
+            recall: self.recalls.get(&shard.shard).copied(),
+            recall_min: self.recall_min,
+        });
+        ParentShard { shard: shard.clone(), parts, compact: Vec::new(), index }
+    }
+
+    /// The rows of a shard of the parent; `None` where there is none or, in full mode and with a warning, where its files
+    /// are missing or damaged.
+    pub async fn ids(
+        &self,
+        shard: Option<&ShardContent>,
+        reporter: &dyn Reporter,
+    ) -> Result<Option<Ids>> {
+        let Some(old) = shard else { return Ok(None) };
+        match self.inputs.ids(self.root, old).await {
+            Ok(ids) => Ok(Some(ids)),
+            Err(error) if is_damage(&error) && self.spec.mode == CorpusMode::Full => {
+                reporter.event(Event::Warning {
+                    message: format!(
+                        "shard {} is made anew, its parent cannot be read: {error}",
+                        old.shard
+                    ),
+                });
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every note of a parent with other shards; `None` where the shards are the same.
+    pub async fn resharded(&self) -> Result<Option<ParentNotes>> {
+        let Some(parent) = self.parent.filter(|_| !self.same_shards) else { return Ok(None) };
+        let mut notes = ParentNotes::new();
+        for shard in &parent.content.shards {
+            notes.extend(notes_of(&self.inputs.ids(self.root, shard).await?));
+        }
+        Ok(Some(notes))
+    }
+
+    /// Refuses a corpus whose ids are of another type than the newest snapshot's: every note would be another note, and
+    /// no gate counts that, because as many come as go. `now` is the id of some note of the corpus.
+    pub async fn refuse_other_ids(&self, now: &NoteId) -> Result<()> {
+        let Some(parent) = self.parent else { return Ok(()) };
+        let Some(before) = self.first_id(parent).await? else { return Ok(()) };
+        let (was, is) = (before.type_name(), now.type_name());
+        if was == is {
+            return Ok(());
+        }
+        let wanted = if matches!(before, NoteId::Int(_)) { "BIGINT" } else { "VARCHAR" };
+        Err(Error::input(format!(
+            "note_id is {is}, but it was {was} in snapshot {}: every note would become another note. Where the data has changed \
+             by mistake, mend it; else return CAST(note_id AS {wanted}) in corpus.sql. Ids that are really meant to be {is} \
+             from now on need a publish.root of their own",
+            parent.number
+        )))
+    }
+
+    /// The id of some note of a snapshot; what is damaged, and will be made anew, is passed over.
+    async fn first_id(&self, parent: &Manifest) -> Result<Option<NoteId>> {
+        for shard in &parent.content.shards {
+            match self.inputs.parent(self.root, shard).await {
+                Ok(held) => {
+                    if let Some(row) = held.iter().flat_map(|held| &held.ids.rows).next() {
+                        return Ok(Some(row.note_id.clone()));
+                    }
+                }
+                Err(error) if is_damage(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,7 @@
+//! Stage `publish`: the shards are put together, gates judge them, one manifest is committed.
+
+mod commit;
+mod gates;
+
+pub use commit::{PublishRequest, Published, publish};
+pub use gates::Override;

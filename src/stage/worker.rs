@@ -1,0 +1,177 @@
+//! Who runs tasks and with what: a tower on a device, the root, progress, cancellation.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::inputs::{Inputs, is_damage};
+use super::located;
+use super::plan::{RunSpec, ShardPlan};
+use super::vectors::Places;
+use super::windows::SharedWork;
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Reporter;
+use crate::store::Root;
+use crate::tower::{DeviceSpec, Encoder, Tower, TowerTokenizer};
+use crate::types::Cancel;
+
+/// What a worker binds an envelope to.
+#[derive(Clone)]
+pub struct TaskEnv {
+    /// Where everything lies.
+    pub root: Root,
+    /// Progress.
+    pub reporter: Arc<dyn Reporter>,
+    /// Cancellation.
+    pub cancel: Cancel,
+    /// What encode tasks have stored for good so far, whether or not they come to their end.
+    pub kept: Arc<Kept>,
+    /// The encode tasks at work, whose batches idle workers take.
+    pub shared: Arc<SharedWork>,
+    /// What tasks have read and others may need.
+    pub inputs: Arc<Inputs>,
+}
+
+impl TaskEnv {
+    /// Where the vectors of a shard's texts lay when it was planned. A parent that cannot be read is left out: the build
+    /// says what is wrong with it.
+    pub(crate) async fn stored(&self, shard: &ShardPlan) -> Result<Places> {
+        let mut places = located::read(&self.root, shard.located.as_ref()).await?;
+        if let Some(parent) = &shard.parent {
+            match self.inputs.ids(&self.root, &parent.shard).await {
+                Ok(ids) => {
+                    places.extend(ids.rows.into_iter().map(|row| (row.text_hash, row.place)));
+                }
+                Err(error) if is_damage(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(places)
+    }
+}
+
+/// Parts that are stored with their receipts: the next run does not encode their texts again.
+#[derive(Debug, Default)]
+pub struct Kept {
+    parts: AtomicU64,
+    texts: AtomicU64,
+    tokens: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Kept {
+    pub(super) fn add(&self, texts: u64, tokens: u64, bytes: u64) {
+        self.parts.fetch_add(1, Ordering::Relaxed);
+        self.texts.fetch_add(texts, Ordering::Relaxed);
+        self.tokens.fetch_add(tokens, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Number of parts.
+    pub fn parts(&self) -> u64 {
+        self.parts.load(Ordering::Relaxed)
+    }
+
+    /// Their texts.
+    pub fn texts(&self) -> u64 {
+        self.texts.load(Ordering::Relaxed)
+    }
+
+    /// Their tokens, prompt included.
+    pub fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// A loaded tower and what its device has shown to hold.
+pub(crate) struct Loaded {
+    pub encoder: Box<dyn Encoder>,
+    /// Tokens of one batch at most; set once the device ran out of memory.
+    pub limit: Option<u64>,
+}
+
+/// A document tower on one device, loaded when the first text needs it and kept for the next task.
+pub struct Worker {
+    /// Where it computes.
+    pub device: DeviceSpec,
+    tower: Option<Tower>,
+    loaded: Option<Loaded>,
+}
+
+impl Worker {
+    /// A worker on a device; `tower` saves resolving it again where the caller has it already.
+    pub fn new(device: DeviceSpec, tower: Option<Tower>) -> Self {
+        Self { device, tower, loaded: None }
+    }
+
+    /// The tower of an envelope, checked against the space that the envelope was planned for: weights that
+    /// changed under the same name are refused before a vector is made.
+    pub(crate) async fn tower(&mut self, spec: &RunSpec, env: &TaskEnv) -> Result<Tower> {
+        if let Some(tower) = &self.tower {
+            if tower.space(spec.template) == spec.space {
+                return Ok(tower.clone());
+            }
+            self.loaded = None;
+        }
+        let here = std::path::Path::new(".");
+        let tower = Tower::resolve(&spec.tower, here, &env.reporter).await?;
+        let found = tower.space(spec.template);
+        if found != spec.space {
+            return Err(Error::new(
+                ErrorKind::Input,
+                format!(
+                    "the tower {} now makes space {}, but run {} was planned for space {}: \
+                     the files changed under the same name; plan again",
+                    spec.tower.model,
+                    found.id()?,
+                    spec.run,
+                    spec.space_id
+                ),
+            ));
+        }
+        self.tower = Some(tower.clone());
+        Ok(tower)
+    }
+
+    /// Whether it has its tower at hand.
+    pub fn is_loaded(&self) -> bool {
+        self.loaded.is_some()
+    }
+
+    /// The loaded encoder, taken out for the time of one job; give it back with [`Worker::give_back`].
+    pub(crate) fn take_loaded(&mut self, tower: &Tower) -> Result<Loaded> {
+        match self.loaded.take() {
+            Some(loaded) => Ok(loaded),
+            None => Ok(Loaded { encoder: tower.load(&self.device)?, limit: None }),
+        }
+    }
+
+    pub(crate) fn give_back(&mut self, loaded: Loaded) {
+        self.loaded = Some(loaded);
+    }
+
+    /// Computes with the loaded encoder of `spec` on a thread of its own. `what` names the job where it panics.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &mut self,
+        spec: &RunSpec,
+        env: &TaskEnv,
+        what: &str,
+        job: impl FnOnce(&mut Loaded, &TowerTokenizer) -> T + Send + 'static,
+    ) -> Result<T> {
+        let tower = self.tower(spec, env).await?;
+        let mut loaded = self.take_loaded(&tower)?;
+        let computing = tokio::task::spawn_blocking(move || {
+            let outcome = job(&mut loaded, tower.tokenizer());
+            (loaded, outcome)
+        });
+        let (loaded, outcome) = computing.await.map_err(|cause| {
+            Error::internal(format!("{what} ended unexpectedly")).with_source(cause)
+        })?;
+        self.give_back(loaded);
+        Ok(outcome)
+    }
+}
