@@ -5,8 +5,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::cli::train::{RECIPE, expect, folder, json_of};
 use crate::fixture::checkout::package;
+use crate::fixture::program::{expect, json_of};
+use crate::fixture::training::{RECIPE, folder};
 
 /// The query side keeps the first of the two layers.
 fn recipe(query: &str) -> String {

@@ -2,55 +2,8 @@
 
 use serde_json::json;
 
-use crate::cli::train::{RECIPE, expect, folder, json_of};
-
-pub const DISTILL: &str = r#"batch = 8
-steps = 30
-seed = 2
-[teacher]
-model = "model"
-adapter = "round1/adapter"
-pooling = "mean"
-prompt_prefix = "? "
-max_tokens = 32
-[student]
-kind = "decoder"
-layers = 1
-tower = { model = "model", pooling = "mean", max_tokens = 32 }
-[optimizer]
-learning_rate = 3e-3
-warmup_steps = 2
-[validation]
-pairs = 4
-every = 10
-[[pairs]]
-path = "pairs.jsonl"
-"#;
-
-pub const PIPELINE: &str = r#"version = 1
-[corpus]
-sql = "SELECT _id AS note_id, text FROM notes"
-template = "{{ text }}"
-[[corpus.tables]]
-name = "notes"
-uri = "set/corpus.jsonl"
-[tower]
-model = "model"
-adapter = "round1/adapter"
-pooling = "mean"
-max_tokens = 32
-[query]
-prompt_prefix = "? "
-[publish]
-root = "root"
-"#;
-
-pub const STUDENT: &str = r#"[query.tower]
-model = "student/student"
-tokenizer = "model/tokenizer.json"
-pooling = "mean"
-max_tokens = 32
-"#;
+use crate::fixture::program::{expect, json_of};
+use crate::fixture::training::{RECIPE, folder};
 
 #[test]
 fn negatives_are_mined_and_the_next_round_goes_on_from_the_adapter() {

@@ -5,9 +5,9 @@ use std::process::Command;
 use scalingnote::train::DistillOptions;
 use serde_json::{Value, json};
 
-use crate::cli::train::{expect, folder, json_of};
 use crate::fixture::checkout::package;
-use crate::house::claims::write_encoder;
+use crate::fixture::program::{expect, json_of};
+use crate::fixture::training::{folder, write_encoder};
 
 const DISTILL: &str = r#"batch = 8
 steps = 20

@@ -6,7 +6,8 @@ use arrow::array::{ArrayRef, Float64Array, ListBuilder, RecordBatch, StringArray
 use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 
-use crate::cli::train::{RECIPE, expect, folder, json_of};
+use crate::fixture::program::{expect, json_of};
+use crate::fixture::training::{RECIPE, folder};
 
 /// The pairs of the folder as Parquet; the answer's column has another name.
 fn write_parquet(path: &std::path::Path) {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cli::distill::{DISTILL, PIPELINE, STUDENT};
-use crate::cli::train::{RECIPE, expect, folder, json_of};
+use crate::fixture::program::{expect, json_of};
+use crate::fixture::training::{DISTILL, PIPELINE, RECIPE, STUDENT, folder};
 
 fn write(path: &Path, name: &str, text: &str) {
     std::fs::write(path.join(name), text).unwrap();

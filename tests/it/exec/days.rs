@@ -1,153 +1,15 @@
 //! Days in the life of a corpus: what is encoded and what is kept.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 
-use rand::Rng;
-use rand::rngs::StdRng;
-
-use scalingnote::config::{Pipeline, resolve_text};
-use scalingnote::error::{ErrorKind, Result};
-use scalingnote::exec::{self, RunContext, RunOptions};
-use scalingnote::observe::{Silent, Stage};
-use scalingnote::report::{Outcome, RunReport};
-use scalingnote::search::Snapshot;
+use scalingnote::error::ErrorKind;
+use scalingnote::exec::{self, RunOptions};
+use scalingnote::report::Outcome;
 use scalingnote::snapshot::{self, Manifest};
 use scalingnote::stage;
 use scalingnote::store::Root;
-use scalingnote::types::Cancel;
 
-/// Two shards, parts of at most 16 texts.
-pub const PIPELINE: &str = r#"version = 1
-[corpus]
-sql = "select id as note_id, body, likes, deleted from notes"
-template = "{{ body }}"
-stored_columns = ["likes"]
-[[corpus.tables]]
-name = "notes"
-uri = "notes.jsonl"
-[tower]
-model = "fake:16"
-pooling = "mean"
-max_tokens = 32
-[encode]
-part_texts = 16
-[index]
-shards = 2
-[gates]
-max_count_drop_percent = 60.0
-[publish]
-root = "memory://unused"
-"#;
-
-/// The last step of a scheduler, with its report.
-pub async fn publish_plan(ctx: &RunContext, plan: &str, options: &RunOptions) -> Result<RunReport> {
-    let mut report = RunReport::default();
-    exec::publish_plan(ctx, plan, options, &mut report).await.map(|()| report)
-}
-
-/// A corpus that changes from day to day.
-pub struct Corpus {
-    pub folder: tempfile::TempDir,
-    /// id -> (body, likes)
-    pub notes: BTreeMap<i64, (String, i64)>,
-}
-
-impl Corpus {
-    pub fn new(notes: i64) -> Self {
-        let notes = (0..notes).map(|id| (id, (format!("note {id} about topic {}", id % 7), 0)));
-        Self { folder: tempfile::tempdir().unwrap(), notes: notes.collect() }
-    }
-
-    /// Writes `notes.jsonl`; `extra` is each note's `deleted`.
-    pub fn write(&self, extra: impl Fn(i64) -> serde_json::Value) {
-        let mut lines = String::new();
-        for (id, (body, likes)) in &self.notes {
-            let mut row = serde_json::json!({ "id": id, "body": body, "likes": likes });
-            row["deleted"] = extra(*id);
-            lines.push_str(&format!("{row}\n"));
-        }
-        std::fs::write(self.folder.path().join("notes.jsonl"), lines).unwrap();
-    }
-
-    pub fn pipeline(&self, set: &[&str]) -> Pipeline {
-        let set: Vec<String> = set.iter().map(|&s| s.to_owned()).collect();
-        resolve_text(PIPELINE, "days.toml", self.folder.path(), [], &set).unwrap().pipeline
-    }
-
-    pub async fn run(&self, root: &Root, set: &[&str]) -> Result<RunReport> {
-        self.write(|_| serde_json::Value::Bool(false));
-        run(self.pipeline(set), root).await
-    }
-
-    /// Adds, edits, likes and deletes a few notes.
-    pub fn live_a_day(&mut self, random: &mut StdRng) {
-        for _ in 0..random.random_range(0..6) {
-            let ids: Vec<i64> = self.notes.keys().copied().collect();
-            let id = ids[random.random_range(0..ids.len())];
-            match random.random_range(0..5) {
-                0 => drop(self.notes.insert(id, (format!("edited {}", random.random::<u32>()), 0))),
-                1 => drop(self.notes.insert(id, (format!("note {id} about topic {}", id % 7), 1))),
-                2 if self.notes.len() > 20 => drop(self.notes.remove(&id)),
-                3 => drop(self.notes.get_mut(&id).map(|note| note.1 += 1)),
-                _ => {
-                    let new = random.random_range(1_000..1_000_000);
-                    self.notes.insert(new, (format!("note {new} about {}", new % 11), 0));
-                }
-            }
-        }
-    }
-}
-
-pub async fn run(pipeline: Pipeline, root: &Root) -> Result<RunReport> {
-    let ctx = context(pipeline, root);
-    exec::run(&ctx, &RunOptions { attempts: 1, ..RunOptions::default() }).await
-}
-
-pub fn context(pipeline: Pipeline, root: &Root) -> RunContext {
-    let (root, reporter) = (root.clone(), Arc::new(Silent));
-    RunContext { pipeline, root, reporter, cancel: Cancel::new() }
-}
-
-pub fn encoded(report: &RunReport) -> u64 {
-    report.stages.iter().find(|stage| stage.stage == Stage::Encode).unwrap().actual.texts
-}
-
-/// What a reader sees: every note's text hash and stored column, and the bytes of the index and sidecar of every segment
-/// with the keys removed from it.
-pub async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String, String> {
-    let mut seen = BTreeMap::new();
-    for shard in &manifest.content.shards {
-        for (at, segment) in shard.segments().iter().enumerate() {
-            let removed = segment.removed.as_ref().map(|removed| &removed.file);
-            let files = [Some(&segment.index), Some(&segment.sidecar), removed];
-            for (kind, file) in ["index", "sidecar", "removed"].into_iter().zip(files) {
-                let hash = file.map(|file| file.sha256.to_hex()).unwrap_or_default();
-                seen.insert(format!("{kind} {} {at}", shard.shard), hash);
-            }
-        }
-    }
-    let opened = Snapshot::open(root, Some(manifest.number), cache).await.unwrap();
-    let canaries = opened.check_canaries().unwrap();
-    assert!(canaries > 0 || manifest.content.vectors == 0, "every index has canaries");
-    seen.extend(found(&opened));
-    seen
-}
-
-/// Every note that an exact search finds, with its score and stored columns.
-pub fn found(opened: &Snapshot) -> BTreeMap<String, String> {
-    let dimensions = opened.manifest().content.space.dimensions as usize;
-    let mut probe = vec![0.1f32; dimensions];
-    probe[3] = 0.7;
-    let all = opened.manifest().content.vectors as usize;
-    let found = opened.search_vector(&probe, all, true).unwrap();
-    assert_eq!(found.len() as u64, opened.manifest().content.notes);
-    found
-        .into_iter()
-        .map(|found| (found.note_id.to_string(), format!("{} {:?}", found.score, found.stored)))
-        .collect()
-}
+use crate::fixture::days::{Corpus, context, encoded, publish_plan, run, seen};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_changed_texts_are_encoded() {

@@ -9,9 +9,9 @@ use std::process::{Command, Output};
 use scalingnote::snapshot;
 use scalingnote::store::Root;
 
-use crate::exec::days::seen;
+use crate::fixture::days::seen;
+use crate::fixture::files::walk;
 use crate::fixture::program::program;
-use crate::store::conformance::walk;
 
 /// Set in the process that has the disk to itself.
 const INNER: &str = "SCALINGNOTE_TEST_FULL_DISK_RUNS";

@@ -15,8 +15,8 @@ use serde_json::Value;
 use scalingnote::snapshot;
 use scalingnote::store::{Border, Root, border, hash_file, layout};
 
-use crate::exec::days::{Corpus, PIPELINE, seen};
 use crate::fixture::checkout::package;
+use crate::fixture::days::{Corpus, PIPELINE, seen};
 use crate::fixture::program::program;
 
 const SIGKILL: i32 = 9;

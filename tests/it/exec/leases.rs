@@ -20,11 +20,11 @@ use scalingnote::snapshot::{
 };
 use scalingnote::store::{Root, layout};
 
-use crate::exec::days::{Corpus, context};
+use crate::fixture::days::{Corpus, context};
 use crate::fixture::faults::{Fault, Faulty};
 use crate::fixture::skewed::Skewed;
+use crate::fixture::support::tiny;
 use crate::fixture::support::{provenance, publish};
-use crate::snapshot::tiny;
 
 /// Keeps nothing that it need not keep.
 const STRICT: Retention = Retention { snapshots: 1, grace_hours: 0, runs_days: 0 };

@@ -3,7 +3,7 @@
 mod backfill;
 #[cfg(feature = "cluster")]
 mod cluster;
-pub mod days;
+mod days;
 mod full_disk;
 mod kills;
 mod leases;

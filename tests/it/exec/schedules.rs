@@ -18,7 +18,7 @@ use scalingnote::report::{Outcome, RunReport};
 use scalingnote::snapshot::{self, Manifest};
 use scalingnote::store::{DurableLocal, Root};
 
-use crate::exec::days::{Corpus, seen};
+use crate::fixture::days::{Corpus, seen};
 use crate::fixture::faults::{Faulty, Tally};
 
 /// What the schedules of one test share.

@@ -12,7 +12,7 @@ use scalingnote::snapshot;
 use scalingnote::store::Root;
 use scalingnote::types::Cancel;
 
-use crate::exec::days::{Corpus, context, encoded, found};
+use crate::fixture::days::{Corpus, context, encoded, found};
 
 /// One shard, batches of about eight texts, two windows and a bit.
 const ONE_SHARD: [&str; 4] = [

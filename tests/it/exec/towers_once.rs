@@ -5,9 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cli::distill::{DISTILL, PIPELINE, STUDENT};
-use crate::cli::train::{expect, folder};
-use crate::fixture::program::program;
+use crate::fixture::program::{expect, program};
+use crate::fixture::training::{DISTILL, PIPELINE, STUDENT, folder};
 
 /// What a command prints, and the models of the towers that it resolved, sorted.
 #[track_caller]

@@ -7,74 +7,9 @@ use std::process::{Command, Output};
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::cli::train::folder;
 use crate::fixture::checkout::package;
 use crate::fixture::program::PROGRAM;
-
-/// A BERT of one layer with seeded weights and a tokenizer of letters.
-pub fn write_encoder(folder: &Path) {
-    std::fs::create_dir_all(folder).unwrap();
-    let write = |name: &str, value: Value| {
-        std::fs::write(folder.join(name), value.to_string()).unwrap();
-    };
-    write(
-        "config.json",
-        json!({
-            "model_type": "bert", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 512,
-            "layer_norm_eps": 1e-12, "hidden_act": "gelu", "hidden_dropout_prob": 0.0,
-            "type_vocab_size": 2, "initializer_range": 0.02, "pad_token_id": 0,
-        }),
-    );
-    let vocab: serde_json::Map<_, _> = "[]abcdefghijklmnopqrstuvwxyz ?"
-        .chars()
-        .enumerate()
-        .map(|(id, letter)| (letter.to_string(), id.into()))
-        .collect();
-    write(
-        "tokenizer.json",
-        json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-            "normalizer": null, "post_processor": null, "decoder": null,
-            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": false},
-            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "["},
-        }),
-    );
-    let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
-    for (table, rows) in [("word", 40), ("position", 512), ("token_type", 2)] {
-        shapes.push((format!("embeddings.{table}_embeddings.weight"), vec![rows, 16]));
-    }
-    let layer = "encoder.layer.0";
-    for (name, shape) in [
-        ("embeddings.LayerNorm".to_owned(), vec![16]),
-        (format!("{layer}.attention.self.query"), vec![16, 16]),
-        (format!("{layer}.attention.self.key"), vec![16, 16]),
-        (format!("{layer}.attention.self.value"), vec![16, 16]),
-        (format!("{layer}.attention.output.dense"), vec![16, 16]),
-        (format!("{layer}.attention.output.LayerNorm"), vec![16]),
-        (format!("{layer}.intermediate.dense"), vec![24, 16]),
-        (format!("{layer}.output.dense"), vec![16, 24]),
-        (format!("{layer}.output.LayerNorm"), vec![16]),
-    ] {
-        shapes.push((format!("{name}.bias"), shape[..1].to_vec()));
-        shapes.push((format!("{name}.weight"), shape));
-    }
-    let mut random = rand::rngs::StdRng::seed_from_u64(9);
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = shapes
-        .into_iter()
-        .map(|(name, shape)| {
-            let offset = if name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
-            let count: usize = shape.iter().product();
-            let values = (0..count).map(|_| offset + random.random_range(-0.3f32..0.3));
-            (name, shape, values.flat_map(f32::to_le_bytes).collect())
-        })
-        .collect();
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        let dtype = safetensors::Dtype::F32;
-        (name, safetensors::tensor::TensorView::new(dtype, shape.clone(), bytes).unwrap())
-    });
-    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
-}
+use crate::fixture::training::folder;
 
 /// Sets of training pairs under the names that the recipes use.
 fn write_pairs(folder: &Path) {

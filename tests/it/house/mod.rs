@@ -1,7 +1,7 @@
 //! What is asked of the whole: layers, contracts, privacy, hostile input, and the files beside the program.
 
 mod benches;
-pub mod claims;
+mod claims;
 mod cron;
 pub mod hostile;
 mod kubernetes;

@@ -1,5 +1,5 @@
 //! Search over real snapshots.
 
 mod filtered;
-pub mod opened;
+mod opened;
 mod watcher;

@@ -264,7 +264,7 @@ async fn a_web_server_that_lists_nothing_is_followed_by_number() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Root::open(folder.path().to_str().unwrap()).unwrap();
     let first = publish(&disk, None, store_content(&disk, &corpus(1), 1).await, "run 1").await;
-    let root = Root::open(&crate::search::opened::serve(folder.path().to_owned()).await).unwrap();
+    let root = Root::open(&super::opened::serve(folder.path().to_owned()).await).unwrap();
     let cache = tempfile::tempdir().unwrap();
     let no_number = SnapshotWatcher::new(root.clone(), options(cache.path())).unwrap();
     assert_eq!(no_number.look().await.unwrap_err().kind(), ErrorKind::Unsupported);

@@ -7,30 +7,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 
-use scalingnote::error::{ErrorKind, Result};
+use scalingnote::error::ErrorKind;
 use scalingnote::snapshot::{
-    CommitOutcome, Content, Manifest, Protected, Retention, commit, content_hash, diff, diff_ids,
-    gc, newest, numbers, read, rollback, verify_hashes,
+    CommitOutcome, Manifest, Protected, Retention, commit, content_hash, diff, diff_ids, gc,
+    newest, numbers, read, rollback, verify_hashes,
 };
 use scalingnote::store::{Root, layout};
-use scalingnote::types::{Digest256, NoteId, hash_json};
+use scalingnote::types::{NoteId, hash_json};
 
 use crate::fixture::faults::{Fault, Faulty, Tally};
-use crate::fixture::support::{self, notes, provenance, publish, store_content, unit_vectors};
-
-/// A content without vectors whose one file says `tag`: cheap, real, and different for every tag.
-pub async fn tiny(root: &Root, tag: &str) -> Result<Content> {
-    let mut content = support::store_content_without_files();
-    let bytes = Bytes::from(tag.to_owned());
-    let key = layout::ids_file(&content.index.options_id, 0, &Digest256::of(&bytes).short());
-    content.shards[0].ids = root.put(&key, bytes).await?;
-    Ok(content)
-}
+use crate::fixture::support::{notes, provenance, publish, store_content, tiny, unit_vectors};
 
 fn local() -> (tempfile::TempDir, Root) {
     let folder = tempfile::tempdir().unwrap();

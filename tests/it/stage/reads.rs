@@ -19,7 +19,7 @@ use scalingnote::stage::Outcome;
 use scalingnote::store::Root;
 
 use super::segments::edit;
-use crate::exec::days::{self, Corpus, encoded};
+use crate::fixture::days::{self, Corpus, encoded};
 
 /// Counts the readings of each object. Whoever reads a Parquet file asks for its end, where the footer is, once,
 /// however many ranges follow; whoever reads an object as a whole gets its end, too.

@@ -13,7 +13,7 @@ use scalingnote::snapshot::{self, Manifest, Protected, Retention};
 use scalingnote::stage::Plan;
 use scalingnote::store::Root;
 
-use crate::exec::days::{Corpus, encoded, found};
+use crate::fixture::days::{Corpus, encoded, found};
 
 async fn newest(root: &Root) -> Manifest {
     snapshot::newest(root).await.unwrap().unwrap()

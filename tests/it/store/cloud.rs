@@ -10,9 +10,9 @@ use scalingnote::snapshot;
 use scalingnote::store::{PutOutcome, Repeats, Root, StorageOptions};
 use scalingnote::types::{Cancel, Digest256};
 
+use crate::fixture::files::noise;
 use crate::fixture::proxy::{Fault, Proxy, Request, weather};
 use crate::fixture::support;
-use crate::store::conformance::noise;
 
 /// A root of the environment and the way to it.
 #[derive(Clone)]

@@ -10,9 +10,9 @@ use scalingnote::report::Outcome;
 use scalingnote::snapshot::{self, Manifest};
 use scalingnote::store::Root;
 
-use crate::exec::days::{Corpus, seen};
+use super::cloud::{Server, servers};
+use crate::fixture::days::{Corpus, seen};
 use crate::fixture::proxy::weather;
-use crate::store::cloud::{Server, servers};
 
 const DAYS: u32 = 3;
 

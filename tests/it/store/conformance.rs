@@ -19,21 +19,8 @@ use scalingnote::store::{FileRef, PutOutcome, Root};
 use scalingnote::types::Digest256;
 
 use crate::fixture::faults::{Fault, Faulty};
+use crate::fixture::files::{noise, walk};
 use crate::fixture::support;
-
-/// Bytes that repeat nowhere near.
-pub fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1du64;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
 
 /// What every root must do. `many` is the number of small objects of the listing.
 async fn conforms(root: &Root, many: usize) {
@@ -244,19 +231,6 @@ async fn roots_of_the_environment_conform() {
         conforms(&root, 10_000).await;
         println!("{uri} conforms ({:.0?})", started.elapsed());
     }
-}
-
-pub fn walk(folder: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(walk(&path));
-        } else {
-            found.push(path.display().to_string());
-        }
-    }
-    found
 }
 
 #[tokio::test]

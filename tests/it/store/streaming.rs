@@ -5,8 +5,8 @@ use std::process::Command;
 
 use scalingnote::store::Root;
 
+use crate::fixture::files::noise;
 use crate::fixture::support;
-use crate::store::conformance::noise;
 
 /// Set in the process that is measured: the root to stream to.
 const INNER: &str = "SCALINGNOTE_TEST_STREAM_TO";

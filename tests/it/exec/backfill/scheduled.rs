@@ -13,7 +13,7 @@ use scalingnote::types::SpaceId;
 use super::{Corpus, NEXT, NIGHT, from_scratch, newest, run, seen, spaces, stored};
 
 async fn publish_plan(ctx: &RunContext, plan: &str) -> Result<RunReport> {
-    crate::exec::days::publish_plan(ctx, plan, &RunOptions::default()).await
+    crate::fixture::days::publish_plan(ctx, plan, &RunOptions::default()).await
 }
 
 /// The steps of a scheduler: plan, the day's tasks, publish; then the night's tasks, publish.

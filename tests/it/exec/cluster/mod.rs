@@ -15,7 +15,7 @@ use scalingnote::embedding;
 use scalingnote::snapshot::{self, Manifest};
 use scalingnote::store::{Root, hash_file};
 
-use crate::exec::days::{Corpus, PIPELINE, seen};
+use crate::fixture::days::{Corpus, PIPELINE, seen};
 use crate::fixture::program::{PROGRAM, program};
 use crate::fixture::support;
 use processes::{Cluster, End, LOST_AFTER, finish, until};

@@ -7,7 +7,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use super::{OldRoot, ROOTS, fixture};
-use crate::store::conformance::walk;
+use crate::fixture::files::walk;
 
 /// A schema of 0.1.0.
 struct Schema(Value);

@@ -20,8 +20,8 @@ use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
 use scalingnote::types::Digest256;
 
 use crate::fixture::checkout::package;
+use crate::fixture::files::walk;
 use crate::fixture::program::program;
-use crate::store::conformance::walk;
 
 /// The roots of release 0.1.0, each in a folder with its pipeline and notes.
 const ROOTS: [&str; 2] = ["i8", "f16"];
