@@ -9,7 +9,7 @@
 //!
 //! # Layers
 //!
-//! Imports go down only, never sideways inside a layer; `tests/it/layers.rs` holds the code to this table and to the
+//! Imports go down only, never sideways inside a layer; `tests/it/house/layers.rs` holds the code to this table and to the
 //! fences in its last column.
 //!
 //! | layer | modules | only here |

@@ -23,8 +23,8 @@ use scalingnote::store::Root;
 use scalingnote::tower::DeviceSpec;
 use scalingnote::types::Cancel;
 
-use crate::http::Client;
-use crate::support::provenance;
+use crate::fixture::http::Client;
+use crate::fixture::support::provenance;
 
 /// A corpus of notes that all carry the day's number in a stored column, published by the real pipeline.
 struct Publisher {

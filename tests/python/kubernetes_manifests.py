@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Validates the manifests in pipelines/kubernetes/ against the schemas of Kubernetes and our rules for pods, and lints
-the Containerfile (`make test-kubernetes`). What the pods run is tested in tests/it/kubernetes.rs.
+the Containerfile (`make test-kubernetes`). What the pods run is tested in tests/it/house/kubernetes.rs.
 
     kubernetes_manifests.py CACHE      packages are installed into CACHE/kubernetes
 """

@@ -7,8 +7,7 @@ use arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringAr
 use arrow::datatypes::Int64Type;
 use parquet::arrow::ArrowWriter;
 
-use scalingnote::corpus::prepare::job as prepare;
-use scalingnote::corpus::{CorpusMode, CorpusOptions, PrepareRequest, TableOptions};
+use scalingnote::corpus::{CorpusMode, CorpusOptions, PrepareRequest, TableOptions, prepare};
 use scalingnote::dataset::{PairSet, PairSource, RetrievalSet, RetrievalSetOptions};
 use scalingnote::error::Result;
 use scalingnote::observe::Silent;

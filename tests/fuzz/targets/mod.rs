@@ -1,5 +1,5 @@
 //! Everything that this program reads and did not just write itself, each as a target: hand it bytes, and it either
-//! takes them or says clearly why not. Shared by the mutation tests (`tests/it/hostile.rs`) and the fuzzer.
+//! takes them or says clearly why not. Shared by the mutation tests (`tests/it/house/hostile.rs`) and the fuzzer.
 
 mod corpora;
 mod models;

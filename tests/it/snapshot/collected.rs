@@ -14,9 +14,9 @@ use scalingnote::snapshot::{
 };
 use scalingnote::store::{Root, layout};
 
-use super::{keys, local, tiny};
-use crate::faults::{Fault, Faulty};
-use crate::support::{notes, provenance, publish, store_content, unit_vectors};
+use super::{keys, local};
+use crate::fixture::faults::{Fault, Faulty};
+use crate::fixture::support::{notes, provenance, publish, store_content, tiny, unit_vectors};
 
 const DAY: i64 = 24;
 

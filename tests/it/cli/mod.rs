@@ -1,0 +1,11 @@
+//! The program's commands, as an operator types them.
+
+mod apart;
+mod distill;
+mod inputs;
+mod pack;
+mod pairs;
+mod program;
+mod run;
+mod train;
+mod train_inputs;

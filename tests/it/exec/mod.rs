@@ -1,0 +1,13 @@
+//! Whole runs: days, nights, several workers, and what ends them in the middle.
+
+mod backfill;
+#[cfg(feature = "cluster")]
+mod cluster;
+mod days;
+mod full_disk;
+mod kills;
+mod leases;
+mod schedules;
+mod shared_work;
+mod spawned;
+mod towers_once;

@@ -1,0 +1,211 @@
+//! The very commands of the Kubernetes manifests, run on a local root. Their schemas: `make test-kubernetes`.
+
+use std::process::Output;
+
+use crate::fixture::checkout::{Checkout, package};
+
+fn manifest(name: &str) -> String {
+    let file = package().join("pipelines/kubernetes").join(name);
+    std::fs::read_to_string(file).expect("the manifest is readable")
+}
+
+/// The one line `key: ...` of a manifest.
+fn value<'a>(manifest: &'a str, key: &str) -> &'a str {
+    let mut found =
+        manifest.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "));
+    let value = found.next().unwrap_or_else(|| panic!("no {key}"));
+    assert_eq!(found.next(), None, "{key} stands there twice");
+    value
+}
+
+/// The words of a flow sequence `[a, b]`.
+fn words(sequence: &str) -> Vec<&str> {
+    let inner = sequence.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.expect("a sequence in brackets").split(", ").collect()
+}
+
+/// The container's command with its arguments as the kubelet makes it, at the places of a checkout.
+fn command(manifest: &str, environment: &[(&str, &str)]) -> String {
+    let mut all = words(value(manifest, "command"));
+    all.extend(words(value(manifest, "args")));
+    let mut line = all.join(" ").replace("/config/pipeline.toml", "pipelines/quickstart.toml");
+    for (name, value) in environment {
+        line = line.replace(&format!("$({name})"), value);
+    }
+    assert!(!line.contains("$("), "{line}: not every variable is set");
+    line
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn the_cron_jobs_container_publishes() {
+    let checkout = Checkout::new();
+    checkout.ok(&command(&manifest("cronjob.yaml"), &[]));
+    assert_eq!(checkout.snapshots().len(), 1);
+}
+
+#[test]
+fn the_indexed_jobs_pods_do_every_task_once() {
+    let checkout = Checkout::new();
+    let set = "export SCALINGNOTE__INDEX__SHARDS=11; ";
+    let plan = checkout.ok(&format!("{set}scalingnote plan pipelines/quickstart.toml --brief"));
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    assert_eq!(
+        (plan["encode_tasks"].as_u64(), plan["calibrate_tasks"].as_u64()),
+        (Some(11), Some(1))
+    );
+    let key = plan["plan_key"].as_str().expect("a key");
+    let job = manifest("tasks-job.yaml").replace("PLAN_KEY", key);
+    let pods: u64 = value(&job, "completions").parse().expect("a number");
+    assert_eq!(value(&job, "parallelism"), pods.to_string());
+    assert!(value(&job, "args").contains(&format!("/{pods}]")), "as many shares as pods");
+    let publish = format!("{set}scalingnote publish pipelines/quickstart.toml --plan {key}");
+    for stage in ["encode", "calibrate", "build"] {
+        let early = checkout.shell(&publish);
+        assert_eq!(early.status.code(), Some(75), "before {stage}: {}", said(&early));
+        let mut tasks = 0;
+        for index in 0..pods {
+            let job = job.replace("STAGE", stage);
+            let line = command(&job, &[("JOB_COMPLETION_INDEX", &index.to_string())]);
+            let done = checkout.ok(&format!("{set}{line}"));
+            let done: serde_json::Value = serde_json::from_str(&done).expect("JSON");
+            assert_eq!(done["stage"], stage);
+            tasks += done["tasks"].as_u64().expect("a number");
+            // A pod that is tried again changes nothing.
+            let again = checkout.ok(&format!("{set}{line}"));
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&again).expect("JSON"), done);
+        }
+        assert_eq!(Some(tasks), plan[format!("{stage}_tasks")].as_u64(), "{stage}");
+    }
+    checkout.ok(&publish);
+    assert_eq!(checkout.snapshots().len(), 1);
+    // Nothing is left for a whole run to do.
+    let idle = checkout.ok(&format!("{set}scalingnote plan pipelines/quickstart.toml --brief"));
+    let idle: serde_json::Value = serde_json::from_str(&idle).expect("JSON");
+    assert_eq!((idle["tasks"].as_u64(), &idle["plan_key"]), (Some(0), &serde_json::Value::Null));
+}
+
+/// As the manifest's comment says: the same Job with the night's plan, after the day is published.
+#[test]
+fn the_same_job_runs_the_night_of_a_next_tower() {
+    let checkout = Checkout::new();
+    let set = "export SCALINGNOTE__INDEX__SHARDS=3 SCALINGNOTE__NEXT__TOWER__MODEL=fake:32 \
+               SCALINGNOTE__NEXT__TOWER__POOLING=mean; ";
+    let plan = checkout.ok(&format!("{set}scalingnote plan pipelines/quickstart.toml --brief"));
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    for (key, dimensions) in [(&plan["plan_key"], 64), (&plan["backfill"]["plan_key"], 32)] {
+        let key = key.as_str().expect("a key");
+        let job = manifest("tasks-job.yaml").replace("PLAN_KEY", key);
+        let pods: u64 = value(&job, "completions").parse().expect("a number");
+        for stage in ["encode", "calibrate", "build"] {
+            for index in 0..pods {
+                let job = job.replace("STAGE", stage);
+                let line = command(&job, &[("JOB_COMPLETION_INDEX", &index.to_string())]);
+                checkout.ok(&format!("{set}{line}"));
+            }
+        }
+        checkout.ok(&format!("{set}scalingnote publish pipelines/quickstart.toml --plan {key}"));
+        let newest = checkout.snapshots().pop().expect("a snapshot");
+        assert_eq!(newest["content"]["space"]["dimensions"], dimensions);
+    }
+    assert_eq!(checkout.snapshots().len(), 2);
+}
+
+/// Scheduler, two executors and the driver, each as its manifest starts it.
+#[cfg(feature = "cluster")]
+#[test]
+fn the_clusters_containers_publish() {
+    use std::process::Stdio;
+
+    let checkout = Checkout::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = free.local_addr().expect("an address").port().to_string();
+    drop(free);
+    let line = |name: &str| {
+        let text = manifest(name);
+        let text = text.split("\n---\n").next().expect("a document");
+        let line = command(text, &[]).replace("cuda:0", "cpu").replace("50050", &port);
+        line.replace("scalingnote-scheduler:", "127.0.0.1:").replace("0.0.0.0", "127.0.0.1")
+    };
+    let start = |name: &str| {
+        let mut command = checkout.command(&format!("exec {}", line(name)));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh runs")
+    };
+    let executors = "cluster-executors.yaml";
+    let mut pods = [start("cluster-scheduler.yaml"), start(executors), start(executors)];
+    let ran = checkout.shell(&format!("{} --patience 30s", line("cluster-driver.yaml")));
+    for pod in &mut pods {
+        pod.kill().expect("it runs");
+        pod.wait().expect("it ends");
+    }
+    assert!(ran.status.success(), "{}", said(&ran));
+    assert_eq!(checkout.snapshots().len(), 1);
+}
+
+#[test]
+fn a_stage_out_of_order_is_to_be_run_again() {
+    let checkout = Checkout::new();
+    let plan = checkout.ok("scalingnote plan pipelines/quickstart.toml --brief");
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    let task = format!(
+        "scalingnote task pipelines/quickstart.toml --plan {}",
+        plan["plan_key"].as_str().expect("a key")
+    );
+    let early = checkout.shell(&format!("{task} --stage build"));
+    assert_eq!(early.status.code(), Some(75), "{}", said(&early));
+    for wrong in [
+        "",
+        "--stage encode --share 8/8",
+        "--share 0/1",
+        "--stage encode --task x",
+        "--stage publish",
+    ] {
+        let output = checkout.shell(&format!("{task} {wrong}"));
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {}", said(&output));
+    }
+}
+
+/// Both manifests confine their pods alike; Kubernetes has no way to share a part of a manifest.
+#[test]
+fn the_manifests_agree() {
+    let part = |name: &str, from: &str, to: &str| {
+        let text = manifest(name);
+        let start = text.find(from).unwrap_or_else(|| panic!("no {from} in {name}"));
+        let end = text[start..].find(to).unwrap_or_else(|| panic!("no {to} in {name}"));
+        let lines = text[start..start + end].lines().map(str::trim_start);
+        let lines =
+            lines.filter(|line| !line.starts_with('#') && !line.starts_with("containerName"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (from, to) in [
+        ("podFailurePolicy:", "template:"),
+        ("restartPolicy:", "containers:"),
+        ("envFrom:", "resources:"),
+        ("volumeMounts:", "volumes:"),
+    ] {
+        let (one, other) = (part("cronjob.yaml", from, to), part("tasks-job.yaml", from, to));
+        assert!(one.len() > 2, "{from} {to}");
+        assert_eq!(one, other, "from {from} to {to}");
+    }
+    // The driver of a cluster is the same night without GPUs.
+    for (from, to) in [
+        ("schedule:", "template:"),
+        ("restartPolicy:", "containers:"),
+        ("envFrom:", "resources:"),
+        ("volumeMounts:", "volumes:"),
+    ] {
+        let one = part("cronjob.yaml", from, to);
+        assert_eq!(one, part("cluster-driver.yaml", from, to), "from {from} to {to}");
+    }
+    let executors = "cluster-executors.yaml";
+    for (from, to) in [("envFrom:", "volumeMounts:"), ("securityContext:", "containers:")] {
+        assert_eq!(part("tasks-job.yaml", from, to), part(executors, from, to), "from {from}");
+    }
+    assert_eq!(
+        value(&manifest("cronjob.yaml"), "image"),
+        value(&manifest("tasks-job.yaml"), "image")
+    );
+}

@@ -1,0 +1,521 @@
+//! The architecture test: layers, fences, file sizes, panics, top-level names, machine paths.
+//!
+//! The rules are checked on tokens, not on text: comments and strings do not count, nested `use` trees,
+//! `super::super::` and inline modules do. Every rule is itself tested on made-up sources below.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+mod circles;
+mod scan;
+
+use crate::fixture::checkout::package;
+use scan::{NamedPath, Scanned, Token};
+
+/// Modules by layer, lowest first. A module may import from lower layers only, never from its own.
+const LAYERS: &[&[&str]] = &[
+    &["error"],
+    &["types"],
+    &["store", "observe", "schema", "kernel"],
+    &["corpus", "tower", "embedding", "index", "snapshot", "dataset"],
+    &["train", "evaluate", "search"],
+    &["stage"],
+    &["config", "report"],
+    &["exec", "serve"],
+    &["cli"],
+];
+
+/// Crates by prefix and the modules that may name them.
+const FENCES: &[(&[&str], &[&str])] = &[
+    (&["candle_"], &["tower", "train"]),
+    (&["gemm"], &["kernel"]),
+    // Everybody else says `crate::kernel`.
+    (&["scalingnote_kernel"], &["lib"]),
+    (&["datafusion"], &["corpus", "exec/ballista"]),
+    (&["ballista"], &["exec/ballista"]),
+    (&["usearch"], &["index"]),
+    (&["clap", "indicatif"], &["cli"]),
+];
+
+/// What may stand at the top beside hidden files: folders are few on purpose.
+const TOP_LEVEL: &[&str] = &[
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "benches",
+    "pipelines",
+    "rust-toolchain.toml",
+    "schemas",
+    "src",
+    "tests",
+];
+const TOP_LEVEL_HIDDEN: &[&str] =
+    &[".ci", ".config", ".github", ".gitattributes", ".gitignore", ".rustfmt.toml"];
+
+/// Longest source file, its unit tests included.
+const MAX_LINES: usize = 500;
+
+/// Macros that print: the command line alone does that.
+const PRINTING: &[&str] = &["print", "println", "eprint", "eprintln", "dbg"];
+
+/// One breach of a rule.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Breach {
+    file: String,
+    line: usize,
+    what: String,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.file, self.line, self.what)
+    }
+}
+
+/// All breaches in one source file; `file` is its path below `src/`, with `/`.
+fn check_source(file: &str, source: &str) -> Vec<Breach> {
+    check_scanned(file, source, &scan::scan(file, source))
+}
+
+fn check_scanned(file: &str, source: &str, scanned: &Scanned) -> Vec<Breach> {
+    let mut breaches = Vec::new();
+    let mut breach = |line: usize, what: String| {
+        breaches.push(Breach { file: format!("src/{file}"), line, what });
+    };
+
+    let lines = source.lines().count();
+    if lines > MAX_LINES {
+        breach(lines, format!("{lines} lines; the limit is {MAX_LINES}: split it"));
+    }
+    let module = file.split(['/', '.']).next().unwrap_or_default();
+    let own_layer = layer_of(module);
+    if own_layer.is_none() && !matches!(file, "lib.rs" | "main.rs") {
+        breach(1, format!("module `{module}` has no layer: add it to LAYERS"));
+    }
+
+    for NamedPath { line, path, .. } in &scanned.paths {
+        let Some(first) = path.first() else { continue };
+        let Some(target) = first.strip_prefix("crate::") else {
+            for (crates, homes) in FENCES {
+                let fenced = crates.iter().any(|name| is_crate(first, name));
+                if fenced && !homes.iter().any(|home| lies_in(file, home)) {
+                    breach(*line, format!("`{first}` may be named only in {}", homes.join(", ")));
+                }
+            }
+            continue;
+        };
+        let (Some(own), Some(other)) = (own_layer, layer_of(target)) else { continue };
+        if target != module && other >= own {
+            let way = if other == own { "sideways" } else { "up" };
+            breach(*line, format!("`{module}` imports {way} from `{target}`"));
+        }
+    }
+    check_calls(scanned, module, &mut breach);
+    breaches.sort();
+    breaches.dedup();
+    breaches
+}
+
+/// All breaches in `(file below src/, source)`. What `#[cfg(test)] mod name;` declares is test code too.
+fn check_sources(sources: &[(String, String)]) -> Vec<Breach> {
+    let mut scanned: Vec<Scanned> =
+        sources.iter().map(|(file, source)| scan::scan(file, source)).collect();
+    let test_modules: Vec<String> =
+        scanned.iter().flat_map(|scanned| scanned.test_modules.clone()).collect();
+    let mut breaches = Vec::new();
+    for ((file, source), scanned) in sources.iter().zip(&mut scanned) {
+        if test_modules.iter().any(|module| lies_in(file, module)) {
+            scanned.tokens.iter_mut().for_each(|token| token.in_test = true);
+        }
+        breaches.extend(check_scanned(file, source, scanned));
+    }
+    let without_tests: Vec<(&str, &Scanned)> = sources
+        .iter()
+        .zip(&scanned)
+        .filter(|((file, _), _)| !test_modules.iter().any(|module| lies_in(file, module)))
+        .map(|((file, _), scanned)| (file.as_str(), scanned))
+        .collect();
+    breaches.extend(circles::check(&without_tests));
+    breaches
+}
+
+/// Panics without a reason, unfinished code, printing outside the command line, unexplained `unsafe`.
+fn check_calls(scanned: &Scanned, module: &str, breach: &mut dyn FnMut(usize, String)) {
+    let tokens = &scanned.tokens;
+    let text = |at: usize| tokens.get(at).map_or("", |token| token.text.as_str());
+    for (at, token) in tokens.iter().enumerate() {
+        let Token { line, in_test, .. } = *token;
+        let name = token.text.as_str();
+        let is_call = text(at + 1) == "(";
+        let is_method = at > 0 && text(at - 1) == "." && is_call;
+        let is_macro = text(at + 1) == "!" && text(at + 2) != "=";
+        let explained = || scanned.has_comment_near(line, 1);
+        let says_why = |at: usize| {
+            let words = |token: &Token| token.text.split_whitespace().count();
+            tokens.get(at).is_some_and(|token| token.is_text && words(token) > 1)
+        };
+        if name == "unsafe" && text(at + 1) != "fn" && !scanned.has_safety_near(line) {
+            breach(line, "`unsafe` without a `// SAFETY:` line".to_owned());
+        }
+        if in_test {
+            continue;
+        }
+        match name {
+            "todo" | "unimplemented" if is_macro => {
+                breach(line, format!("`{name}!`: nothing unfinished is shipped"));
+            }
+            // `unreachable!("why")` says why, as `.expect("why")` does.
+            "unreachable" if is_macro && says_why(at + 3) => {}
+            "panic" | "unreachable" if is_macro && !explained() => {
+                breach(line, format!("`{name}!` without a comment that says why it cannot happen"));
+            }
+            "unwrap" if is_method && text(at + 2) == ")" && !explained() => {
+                breach(line, "`.unwrap()` without a comment that says why it cannot fail".into());
+            }
+            "expect"
+                if is_method
+                    && tokens.get(at + 2).is_some_and(|reason| reason.is_text)
+                    && !says_why(at + 2)
+                    && !explained() =>
+            {
+                breach(line, "`.expect()` must say why it cannot fail".to_owned());
+            }
+            _ if PRINTING.contains(&name) && is_macro && module != "cli" => {
+                breach(line, format!("`{name}!`: only `cli` prints; report an event instead"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn layer_of(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// Whether the root `name` of a path is the crate (or crate family) `fenced`.
+fn is_crate(name: &str, fenced: &str) -> bool {
+    match name.strip_prefix(fenced) {
+        Some("") => true,
+        Some(rest) => fenced.ends_with('_') || rest.starts_with('_'),
+        None => false,
+    }
+}
+
+fn lies_in(file: &str, module: &str) -> bool {
+    file.strip_prefix(module).is_some_and(|rest| rest.starts_with(['/', '.']))
+}
+
+/// Paths of one machine, made of pieces so that this file passes its own test.
+fn machine_paths() -> [String; 4] {
+    ["work/", "root/", "home/runner", "Users/"].map(|rest| format!("/{rest}"))
+}
+
+/// Breaches in any committed text file: paths that exist on one machine only.
+fn check_text(file: &str, text: &str) -> Vec<Breach> {
+    let mut breaches = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        for path in machine_paths() {
+            // What stands behind a letter, a dot or a slash is relative or a URI: it names no machine.
+            let absolute = line.match_indices(&path).any(|(start, _)| {
+                !line[..start].ends_with(|c: char| c.is_alphanumeric() || "._-/}>~".contains(c))
+            });
+            if absolute {
+                let what = format!("names a path of one machine (`{path}`)");
+                breaches.push(Breach { file: file.to_owned(), line: at + 1, what });
+            }
+        }
+    }
+    breaches
+}
+
+/// Breaches of the top-level list.
+fn check_top_level<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Breach> {
+    names
+        .into_iter()
+        .filter(|name| !TOP_LEVEL.contains(name) && !TOP_LEVEL_HIDDEN.contains(name))
+        .map(|name| {
+            let what = "is not on the list of top-level names (DESIGN is fixed there)".to_owned();
+            Breach { file: name.to_owned(), line: 0, what }
+        })
+        .collect()
+}
+
+/// Every file that git would commit, below `root`, with `/`; without git, every file outside hidden and
+/// build folders.
+fn project_files(root: &Path) -> Vec<String> {
+    let listed = std::process::Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root)
+        .output();
+    if let Ok(output) = listed
+        && output.status.success()
+    {
+        let text = String::from_utf8(output.stdout).expect("file names are UTF-8");
+        let files = text.split_terminator('\0').map(str::to_owned);
+        // A deleted file stays listed until its removal is staged.
+        return files.filter(|file| root.join(file).is_file()).collect();
+    }
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root.join(&folder)).expect("readable folder") {
+            let entry = entry.expect("readable entry");
+            let name = entry.file_name().into_string().expect("file names are UTF-8");
+            let path = folder.join(&name);
+            if !entry.path().is_dir() {
+                files.push(path.to_string_lossy().replace('\\', "/"));
+            } else if name != "target" && !name.starts_with('.') {
+                folders.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn assert_none(breaches: &[Breach]) {
+    let list: Vec<_> = breaches.iter().map(ToString::to_string).collect();
+    assert!(breaches.is_empty(), "{} breaches:\n{}", list.len(), list.join("\n"));
+}
+
+#[test]
+fn sources_keep_the_architecture() {
+    let root = package();
+    let mut sources = Vec::new();
+    for file in project_files(&root) {
+        if let Some(below) = file.strip_prefix("src/").filter(|below| below.ends_with(".rs")) {
+            let source = std::fs::read_to_string(root.join(&file)).expect("source is UTF-8");
+            sources.push((below.to_owned(), source));
+        }
+    }
+    assert!(sources.len() > 20, "only {} source files below {}", sources.len(), root.display());
+    assert_none(&check_sources(&sources));
+}
+
+#[test]
+fn nothing_else_lies_at_the_top() {
+    let files = project_files(&package());
+    let names: BTreeSet<&str> = files.iter().filter_map(|file| file.split('/').next()).collect();
+    assert!(names.contains("Cargo.toml"));
+    assert_none(&check_top_level(names));
+}
+
+#[test]
+fn no_file_names_a_path_of_one_machine() {
+    let root = package();
+    let mut breaches = Vec::new();
+    for file in project_files(&root) {
+        // Binary fixtures are no text; they are skipped by not being UTF-8.
+        if let Ok(text) = std::fs::read_to_string(root.join(&file)) {
+            breaches.extend(check_text(&file, &text));
+        }
+    }
+    assert_none(&breaches);
+}
+
+mod checker {
+    //! The checker itself: every rule must fail on a made-up breach and pass on its lawful twin.
+    use super::*;
+
+    fn whats(file: &str, source: &str) -> Vec<String> {
+        check_source(file, source).into_iter().map(|b| format!("{}: {}", b.line, b.what)).collect()
+    }
+
+    #[track_caller]
+    fn assert_breach(file: &str, source: &str, expected: &str) {
+        let found = whats(file, source);
+        assert!(found.iter().any(|what| what.contains(expected)), "{found:?} lacks {expected}");
+    }
+
+    #[track_caller]
+    fn assert_lawful(file: &str, source: &str) {
+        assert_eq!(whats(file, source), [""; 0]);
+    }
+
+    #[test]
+    fn imports_go_down_only() {
+        assert_lawful("index/build.rs", "use crate::{error::Result, types::{Cancel, hash}};");
+        assert_breach(
+            "index/build.rs",
+            "use crate::stage::Plan;",
+            "1: `index` imports up from `stage`",
+        );
+        assert_breach("index/build.rs", "use crate::{error::Result,\n stage::Plan};", "2: `index`");
+        assert_breach("types/note.rs", "fn f() -> crate::store::Root { x }", "up from `store`");
+        assert_breach("error.rs", "use crate::types::NoteId;", "up from `types`");
+        assert_breach("store/mod.rs", "pub(crate) use crate::cli;", "up from `cli`");
+    }
+
+    #[test]
+    fn imports_never_go_sideways() {
+        assert_breach("index/mod.rs", "use crate::tower::Tower;", "sideways from `tower`");
+        assert_breach("exec/local.rs", "use crate::serve::State;", "sideways from `serve`");
+        assert_lawful("index/mod.rs", "use crate::index::build::Builder; use self::audit::walk;");
+    }
+
+    #[test]
+    fn super_is_resolved() {
+        assert_breach("index/mod.rs", "use super::tower::Tower;", "sideways from `tower`");
+        assert_breach("index/build.rs", "use super::super::stage::Plan;", "up from `stage`");
+        assert_lawful("index/build.rs", "use super::audit::walk; use super::*;");
+        assert_lawful("index/build.rs", "#[cfg(test)] mod tests { use super::super::Index; }");
+        assert_breach(
+            "index/build.rs",
+            "mod inner { use super::super::super::stage::Plan; }",
+            "up from `stage`",
+        );
+    }
+
+    #[test]
+    fn comments_and_strings_do_not_count() {
+        assert_lawful("index/mod.rs", "// use crate::stage::Plan;\n/* crate::cli /* nested */ */");
+        assert_lawful("index/mod.rs", "const A: &str = \"crate::cli \\\" todo!()\";");
+        assert_lawful("index/mod.rs", "const A: &str = r#\"use clap::Parser; \" x.unwrap()\"#;");
+        assert_lawful("index/mod.rs", "fn f<'a>(x: &'a str) -> char { '\"' } // \"");
+        assert_breach(
+            "index/mod.rs",
+            "fn f<'a>() { let c = '\\''; crate::cli::main() }",
+            "up from",
+        );
+    }
+
+    #[test]
+    fn fences_hold() {
+        assert_breach(
+            "index/mod.rs",
+            "use candle_core::Tensor;",
+            "`candle_core` may be named only",
+        );
+        assert_breach("corpus/mod.rs", "fn f() { candle_nn::ops::x() }", "`candle_nn`");
+        assert_lawful("tower/forward.rs", "use candle_core::Tensor;");
+        assert_lawful("train/mod.rs", "use candle_nn::Optimizer;");
+        assert_breach("exec/local.rs", "use datafusion::prelude::*;", "`datafusion`");
+        assert_breach("stage/mod.rs", "use datafusion_common::X;", "`datafusion_common`");
+        assert_lawful("exec/ballista.rs", "use datafusion::prelude::*; use ballista::X;");
+        assert_lawful("corpus/sql.rs", "use datafusion::{prelude::*, sql};");
+        assert_breach("search/mod.rs", "use ::usearch::Index;", "`usearch`");
+        assert_breach("search/mod.rs", "use usearch as u;", "`usearch`");
+        assert_lawful("search/mod.rs", "use crate::index::usearch::Wrapper; let usearch = 1;");
+        assert_breach("config/mod.rs", "#[derive(clap::Parser)] struct A;", "`clap`");
+        assert_breach("stage/mod.rs", "use {indicatif::ProgressBar};", "`indicatif`");
+        assert_lawful("stage/mod.rs", "use clapper::X;");
+    }
+
+    #[test]
+    fn panics_need_a_reason() {
+        assert_breach("types/a.rs", "fn f() { x.unwrap(); }", "`.unwrap()` without");
+        assert_lawful("types/a.rs", "fn f() {\n // n was checked above\n x.unwrap();\n}");
+        assert_lawful("types/a.rs", "fn f() { x.unwrap(); } // n was checked above");
+        assert_lawful("types/a.rs", "fn f() { x.unwrap_or(1); p.expect(b'(')?; }");
+        assert_breach("types/a.rs", "fn f() { x.expect(\"ok\"); }", "`.expect()` must say why");
+        assert_lawful("types/a.rs", "fn f() { x.expect(\"a digest has 32 bytes\"); }");
+        assert_breach("types/a.rs", "fn f() { panic!(\"no\") }", "`panic!` without");
+        assert_lawful("types/a.rs", "fn f() {\n// the match above is whole\nunreachable!()\n}");
+        assert_lawful("types/a.rs", "fn f() { unreachable!(\"the match above is whole\") }");
+        assert_breach("types/a.rs", "fn f() { unreachable!() }", "`unreachable!` without");
+        assert_breach("types/a.rs", "// later\nfn f() { todo!() }", "`todo!`");
+        assert_lawful("types/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests { fn g() { x.unwrap() } }");
+        assert_breach("types/a.rs", "#[cfg(test)]\nmod t { }\nfn f() { x.unwrap() }", "3: ");
+        assert_breach("types/a.rs", "#[cfg(not(test))]\nmod t { fn f() { x.unwrap() } }", "2: ");
+        assert_lawful("types/a.rs", "#[test]\nfn f() { x.unwrap() }");
+    }
+
+    #[test]
+    fn a_module_declared_for_tests_is_test_code() {
+        let sources = |declaration: &str| {
+            [
+                ("tower/mod.rs".to_owned(), declaration.to_owned()),
+                ("tower/testing.rs".to_owned(), "fn f() { x.unwrap() }".to_owned()),
+                ("tower/testing/deep.rs".to_owned(), "fn f() { x.unwrap() }".to_owned()),
+            ]
+        };
+        assert_eq!(check_sources(&sources("#[cfg(test)]\npub(crate) mod testing;")), []);
+        let elsewhere = "#[cfg(test)]\n#[path = \"testing.rs\"]\npub(crate) mod tests;";
+        assert_eq!(check_sources(&sources(elsewhere)), []);
+        assert_eq!(check_sources(&sources("mod testing;")).len(), 2);
+        assert_eq!(check_sources(&sources("#[cfg(test)] mod other; mod testing;")).len(), 2);
+    }
+
+    #[test]
+    fn no_circle_inside_a_folder() {
+        let circles = |sources: &[(&str, &str)]| -> Vec<String> {
+            let sources: Vec<(String, String)> = sources
+                .iter()
+                .map(|(file, source)| ((*file).to_owned(), (*source).to_owned()))
+                .collect();
+            check_sources(&sources).into_iter().map(|breach| breach.what).collect()
+        };
+        let (a, b) = ("use super::b::B; pub struct A;", "use crate::index::a::A; pub struct B;");
+        let found = circles(&[("index/a.rs", a), ("index/b.rs", b)]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("a -> b -> a"), "{found:?}");
+        assert_eq!(circles(&[("index/a.rs", a), ("index/b.rs", "pub struct B;")]), [""; 0]);
+
+        // What `mod.rs` passes on counts for the file that defines it, and passing on is no import.
+        let face =
+            ("index/mod.rs", "mod a; mod b; pub use a::A; pub(crate) use self::b::B as Bee;");
+        let b = ("index/b.rs", "pub struct B;");
+        assert_eq!(circles(&[face, ("index/a.rs", "use crate::index::Bee;"), b]), [""; 0]);
+        let found = circles(&[
+            face,
+            ("index/a.rs", "fn f() { crate::index::Bee::new() }"),
+            ("index/b.rs", "use super::A;"),
+        ]);
+        assert!(found.len() == 1 && found[0].contains("a -> b -> a"), "{found:?}");
+        // A definition in `mod.rs` makes it a file like the others.
+        let found = circles(&[
+            ("index/mod.rs", "mod a; use a::A; pub struct Face(A);"),
+            ("index/a.rs", "use super::Face; pub struct A;"),
+        ]);
+        assert!(found.len() == 1 && found[0].contains("a -> mod -> a"), "{found:?}");
+
+        // A folder inside a folder is one room of it; tests do not count.
+        let found = circles(&[
+            ("index/deep/one.rs", "use crate::index::b::B;"),
+            ("index/deep/two.rs", "pub struct Two;"),
+            ("index/b.rs", "use super::deep::two::Two;"),
+        ]);
+        assert!(found.len() == 1 && found[0].contains("b -> deep -> b"), "{found:?}");
+        let test = "pub struct B; #[cfg(test)] mod tests { use super::super::a::A; }";
+        let a = "use super::b::B; pub struct A;";
+        assert_eq!(circles(&[("index/a.rs", a), ("index/b.rs", test)]), [""; 0]);
+    }
+
+    #[test]
+    fn unsafe_needs_safety() {
+        assert_breach("index/a.rs", "fn f() { unsafe { g() } }", "SAFETY");
+        assert_lawful(
+            "index/a.rs",
+            "fn f() {\n // SAFETY: g has no precondition.\n unsafe { g() }\n}",
+        );
+        assert_breach("index/a.rs", "unsafe impl Send for A {}", "SAFETY");
+    }
+
+    #[test]
+    fn only_the_command_line_prints() {
+        assert_breach("exec/local.rs", "fn f() { println!(\"x\") }", "only `cli` prints");
+        assert_lawful("cli/mod.rs", "fn f() { eprintln!(\"x\") }");
+    }
+
+    #[test]
+    fn files_stay_small_and_modules_have_a_layer() {
+        assert_breach("index/a.rs", &"fn f() {}\n".repeat(501), "501 lines");
+        assert_lawful("index/a.rs", &"fn f() {}\n".repeat(500));
+        assert_breach("misc/a.rs", "fn f() {}", "`misc` has no layer");
+        assert_breach("helpers.rs", "fn f() {}", "`helpers` has no layer");
+    }
+
+    #[test]
+    fn top_level_and_machine_paths() {
+        assert_eq!(check_top_level(["src", ".ci", "Cargo.toml"]), []);
+        assert_eq!(check_top_level(["src", "scripts"]).len(), 1);
+        assert_eq!(check_top_level([".env"]).len(), 1);
+        for path in machine_paths() {
+            assert_eq!(check_text("a.toml", &format!("root = \"{path}x\"")).len(), 1);
+            assert_eq!(check_text("a.toml", &format!("root = \"..{path}x\"")), []);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What is asked of the whole: layers, contracts, privacy, hostile input, and the files beside the program.
+
+mod benches;
+mod claims;
+mod cron;
+pub mod hostile;
+mod kubernetes;
+mod layers;
+mod privacy;
+pub mod readme;
+mod schemas;

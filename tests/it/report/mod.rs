@@ -1,0 +1,4 @@
+//! What a run leaves to read: the page and the metrics.
+
+mod metrics;
+mod page;

@@ -1,0 +1,5 @@
+//! Search over real snapshots.
+
+mod filtered;
+mod opened;
+mod watcher;

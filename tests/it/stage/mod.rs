@@ -1,0 +1,5 @@
+//! What single stages make of a day's change.
+
+mod purge;
+mod reads;
+mod segments;

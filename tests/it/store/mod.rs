@@ -1,0 +1,7 @@
+//! Stores of every kind, in good weather and bad.
+
+mod cloud;
+mod cloud_days;
+mod conformance;
+mod streaming;
+mod web;

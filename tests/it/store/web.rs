@@ -1,0 +1,119 @@
+//! A root and a corpus behind a plain web server: Python's `http.server`, which lists by index pages and knows no ranges.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use scalingnote::error::ErrorKind;
+use scalingnote::snapshot;
+use scalingnote::store::Root;
+
+use crate::fixture::checkout::Checkout;
+use crate::fixture::program::program;
+use crate::fixture::proxy::{Fault, Proxy};
+
+/// Ends with its value.
+struct WebServer {
+    process: Child,
+    address: String,
+}
+
+impl Drop for WebServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl WebServer {
+    /// Serves `folder` on a free port of the loopback.
+    fn start(folder: &Path) -> Self {
+        let python = std::env::var_os("SCALINGNOTE_PYTHON").unwrap_or("python3".into());
+        let mut process = Command::new(python)
+            .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--protocol", "HTTP/1.1"])
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("python starts");
+        let mut line = String::new();
+        let out = process.stdout.take().expect("stdout is a pipe");
+        BufReader::new(out).read_line(&mut line).expect("the server says its port");
+        let port = line.split_once(" port ").and_then(|(_, rest)| rest.split_whitespace().next());
+        let address = format!("127.0.0.1:{}", port.unwrap_or_else(|| panic!("{line}")));
+        Self { process, address }
+    }
+}
+
+fn scalingnote(folder: &Path, line: &[&str]) -> Output {
+    program(folder).args(line).env("XDG_CACHE_HOME", folder).output().unwrap()
+}
+
+fn expect(folder: &Path, line: &[&str]) -> String {
+    let output = scalingnote(folder, line);
+    assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn hits(json: &str) -> Value {
+    serde_json::from_str::<Value>(json).unwrap()["hits"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_behind_a_web_server_is_searched_shown_and_verified() {
+    let checkout = Checkout::new();
+    let folder = checkout.path();
+    expect(folder, &["run", "pipelines/quickstart.toml"]);
+    let local = checkout.root();
+    let server = WebServer::start(&local);
+    let url = format!("http://{}", server.address);
+    let query = "memory is used after it has been released";
+    let search = |root: &str| expect(folder, &["search", root, query, "--json"]);
+    let expected = hits(&search(local.to_str().unwrap()));
+    assert!(!expected.as_array().unwrap().is_empty());
+    assert_eq!(hits(&search(&url)), expected);
+    assert!(expect(folder, &["snapshot", "list", &url]).contains('1'));
+    let shown = expect(folder, &["snapshot", "show", &url]);
+    assert_eq!(shown, expect(folder, &["snapshot", "show", local.to_str().unwrap()]));
+    expect(folder, &["snapshot", "verify", &url]);
+
+    // Nothing can be written to it.
+    let root = Root::open(&url).unwrap();
+    let refused = root.put_if_absent("runs/a", "x".into()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    let gc = scalingnote(folder, &["snapshot", "gc", &url]);
+    assert_eq!(gc.status.code(), Some(1), "{}", String::from_utf8_lossy(&gc.stderr));
+
+    // A server that lists nothing: the error says so, and the number is the way round.
+    let silent = Proxy::start(&server.address, |request| {
+        let lists = request.target.ends_with("/snapshots/") || request.method == "PROPFIND";
+        lists.then(|| Fault::status("403 Forbidden"))
+    });
+    let proxy = silent.await;
+    let silent = proxy.url();
+    let error = snapshot::newest(&Root::open(&silent).unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("--snapshot N"), "{error}");
+    let by_number = expect(folder, &["search", &silent, query, "--json", "--snapshot", "1"]);
+    assert_eq!(hits(&by_number), expected);
+}
+
+#[test]
+fn notes_come_from_a_web_server() {
+    let checkout = Checkout::new();
+    let folder = checkout.path();
+    let server = WebServer::start(&folder.join(".cache/notes"));
+    let uri = format!("corpus.tables.0.uri=http://{}/cwe-699.csv", server.address);
+    expect(folder, &["run", "pipelines/quickstart.toml", "--set", &uri]);
+    let report = expect(folder, &["run", "pipelines/quickstart.toml", "--set", &uri, "--json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["corpus"]["notes_unchanged"], crate::fixture::checkout::NOTES);
+    let gone = format!("corpus.tables.0.uri=http://{}/no.csv", server.address);
+    let missing = scalingnote(folder, &["run", "pipelines/quickstart.toml", "--set", &gone]);
+    let told = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert_eq!(missing.status.code(), Some(1), "{told}");
+    assert!(told.contains("no.csv"), "{told}");
+}

@@ -1,0 +1,5 @@
+//! The towers beside other implementations of the same models.
+
+mod device;
+pub mod golden;
+mod parity;
