@@ -15,7 +15,7 @@ use object_store::{
 };
 
 use scalingnote::snapshot::{self, Segment};
-use scalingnote::stage::Outcome;
+use scalingnote::report::Outcome;
 use scalingnote::store::Root;
 
 use super::segments::edit;
