@@ -58,6 +58,10 @@ const TOP_LEVEL_HIDDEN: &[&str] =
 /// Longest source file, its unit tests included.
 const MAX_LINES: usize = 500;
 
+/// Folders under a root: whoever else names or takes apart a key asks `store::layout`.
+const ROOT_FOLDERS: &[&str] =
+    &["prepared/", "embeddings/", "indexes/", "runs/", "snapshots/", "leases/"];
+
 /// Macros that print: the command line alone does that.
 const PRINTING: &[&str] = &["print", "println", "eprint", "eprintln", "dbg"];
 
@@ -114,6 +118,15 @@ fn check_scanned(file: &str, source: &str, scanned: &Scanned) -> Vec<Breach> {
         }
     }
     check_calls(scanned, module, &mut breach);
+    for token in scanned.tokens.iter().filter(|token| token.is_text && !token.in_test) {
+        let key = token.text.trim_start_matches('/');
+        if !lies_in(file, "store/layout") && ROOT_FOLDERS.iter().any(|f| key.starts_with(f)) {
+            breach(
+                token.line,
+                format!("`{}`: keys are made and read by store::layout", token.text),
+            );
+        }
+    }
     breaches.sort();
     breaches.dedup();
     breaches
@@ -437,6 +450,15 @@ mod checker {
         assert_eq!(check_sources(&sources(elsewhere)), []);
         assert_eq!(check_sources(&sources("mod testing;")).len(), 2);
         assert_eq!(check_sources(&sources("#[cfg(test)] mod other; mod testing;")).len(), 2);
+    }
+
+    #[test]
+    fn keys_are_spelled_by_the_layout_alone() {
+        assert_breach("stage/a.rs", "fn f() { x.strip_prefix(\"runs/\"); }", "store::layout");
+        assert_breach("snapshot/a.rs", "const A: &str = \"snapshots/{n}.json\";", "store::layout");
+        assert_lawful("store/layout/keys.rs", "const A: &str = \"runs/\";");
+        assert_lawful("stage/a.rs", "#[cfg(test)] mod tests { const A: &str = \"runs/x\"; }");
+        assert_lawful("stage/a.rs", "const A: &str = \"no runs/ here\"; // runs/");
     }
 
     #[test]
