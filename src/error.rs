@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 
 mod shield;
 
@@ -80,35 +81,36 @@ struct Inner {
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// An error of one kind with a message that names the thing and the way out.
+macro_rules! constructors {
+    ($($name:ident = $kind:ident;)*) => {
+        $(
+            #[doc = concat!("[`ErrorKind::", stringify!($kind), "`].")]
+            pub fn $name(message: impl Into<Cow<'static, str>>) -> Self {
+                Self::new(ErrorKind::$kind, message)
+            }
+        )*
+    };
+}
+
 impl Error {
     /// An error of `kind` with a message that names the thing and the way out.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None }))
     }
 
-    /// [`ErrorKind::Config`].
-    pub fn config(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Config, message)
-    }
-
-    /// [`ErrorKind::Input`].
-    pub fn input(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Input, message)
-    }
-
-    /// [`ErrorKind::Corrupt`].
-    pub fn corrupt(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Corrupt, message)
-    }
-
-    /// [`ErrorKind::NotFound`].
-    pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::NotFound, message)
-    }
-
-    /// [`ErrorKind::Internal`].
-    pub fn internal(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Internal, message)
+    constructors! {
+        config = Config;
+        usage = Usage;
+        input = Input;
+        not_found = NotFound;
+        corrupt = Corrupt;
+        unsupported = Unsupported;
+        resource = Resource;
+        conflict = Conflict;
+        refused = GateRefused;
+        transient = Transient;
+        internal = Internal;
     }
 
     /// Adds the error that caused this one.
@@ -123,6 +125,11 @@ impl Error {
     pub fn context(mut self, context: impl Into<Cow<'static, str>>) -> Self {
         self.0.context.push(context.into());
         self
+    }
+
+    /// What an I/O error means, with it as the source.
+    pub fn io(cause: std::io::Error, message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(kind_of_io(&cause), message).with_source(cause)
     }
 
     /// What kind of failure this is.
@@ -201,6 +208,22 @@ impl<T, E: Into<Source>> ResultExt<T> for std::result::Result<T, E> {
     }
 }
 
+/// `None` in place of an error that `excused` accepts.
+pub(crate) fn unless<T>(
+    result: Result<T>,
+    excused: impl FnOnce(&Error) -> bool,
+) -> Result<Option<T>> {
+    match result {
+        Err(error) if excused(&error) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// `None` where what was asked for does not exist.
+pub(crate) fn found<T>(result: Result<T>) -> Result<Option<T>> {
+    unless(result, |error| error.kind() == ErrorKind::NotFound)
+}
+
 /// Error kind that fits an [`std::io::Error`]: a full disk is a resource, a missing file is not found.
 pub fn kind_of_io(error: &std::io::Error) -> ErrorKind {
     use std::io::ErrorKind as Io;
@@ -215,6 +238,11 @@ pub fn kind_of_io(error: &std::io::Error) -> ErrorKind {
         Io::UnexpectedEof | Io::InvalidData => ErrorKind::Corrupt,
         _ => ErrorKind::Input,
     }
+}
+
+/// The error of a file or folder that cannot be written.
+pub fn not_written(path: &Path, cause: std::io::Error) -> Error {
+    Error::io(cause, format!("{} cannot be written", path.display()))
 }
 
 #[cfg(test)]

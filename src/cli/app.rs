@@ -1,10 +1,9 @@
 //! What every subcommand works with.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::terminal::Console;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::types::Cancel;
 
@@ -45,10 +44,4 @@ pub(super) fn pretty<T: serde::Serialize>(value: &T) -> Result<String> {
         serde_json::to_string_pretty(value).or_error(ErrorKind::Internal, || "writing JSON")?;
     text.push('\n');
     Ok(text)
-}
-
-/// The error of a file or folder that cannot be written.
-pub(super) fn not_written(path: &Path, cause: std::io::Error) -> Error {
-    Error::new(kind_of_io(&cause), format!("{} cannot be written", path.display()))
-        .with_source(cause)
 }

@@ -70,7 +70,7 @@ struct ExecutorArgs {
 
 #[cfg(feature = "cluster")]
 pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<()> {
-    use crate::error::{Error, ErrorKind};
+    use crate::error::Error;
     use crate::exec::{ExecutorOptions, Scheduler, SchedulerOptions, run_executor};
     use crate::tower::DeviceSpec;
 
@@ -86,8 +86,7 @@ pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<()> {
             scheduler.run(app.cancel.clone()).await?;
         }
         ClusterCommand::Executor(args) => {
-            let device = device::parse(&args.device)
-                .map_err(|message| Error::new(ErrorKind::Usage, message))?;
+            let device = device::parse(&args.device).map_err(Error::usage)?;
             let device = match device {
                 DeviceSpec::Cpu { .. } => DeviceSpec::Cpu { threads: args.threads },
                 other => other,

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
-use super::app::{App, not_written};
+use super::app::App;
 use super::args::{PipelineArgs, environment};
 use crate::config::{self, DefaultChange, Pipeline, PipelineVersion, Resolved, Upgrade};
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{ErrorKind, Result, ResultExt, not_written};
 use crate::exec;
-use crate::observe::Event;
 
 /// Check a pipeline file, show it with every default and override, or upgrade it to the newest version
 #[derive(Debug, Args)]
@@ -117,9 +116,9 @@ async fn check_towers(config: &Pipeline, app: &App) -> Result<()> {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     all_here = false;
                     let said = error.message();
-                    let message =
-                        format!("[{section}{key}]: {said}; a run on this machine would fail");
-                    app.reporter.event(Event::Warning { message });
+                    app.reporter.warn(format!(
+                        "[{section}{key}]: {said}; a run on this machine would fail"
+                    ));
                 }
                 Err(error) => return Err(error).context(|| format!("[{section}{key}]")),
             }
@@ -161,17 +160,15 @@ fn upgrade(args: &UpgradeArgs, app: &App) -> Result<()> {
     let message = match &args.output {
         Some(output) if output.as_os_str() == "-" => {
             app.console.print(&text);
-            let message = format!("{name} as version 2{defaults}").trim_end().to_owned();
-            app.reporter.event(Event::Info { message });
+            app.reporter.info(format!("{name} as version 2{defaults}").trim_end().to_owned());
             return Ok(());
         }
         Some(output) => {
             config::write(output, &text, true).map_err(|cause| not_written(output, cause))?;
             let folder = |path: &Path| Some(std::path::absolute(path).ok()?.parent()?.to_owned());
             if folder(output) != folder(file) {
-                let message =
-                    format!("relative paths in {} start at its own folder", output.display());
-                app.reporter.event(Event::Warning { message });
+                let output = output.display();
+                app.reporter.warn(format!("relative paths in {output} start at its own folder"));
             }
             format!("{} is {name} as version 2{defaults}", output.display())
         }

@@ -92,8 +92,7 @@ fn notes(args: &PurgeArgs) -> Result<Vec<NoteId>> {
         ids.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
     }
     if ids.is_empty() {
-        return Err(Error::new(
-            ErrorKind::Usage,
+        return Err(Error::usage(
             "no note is named; give --note-id i:42, or --from a file with one id a line",
         ));
     }
@@ -101,17 +100,15 @@ fn notes(args: &PurgeArgs) -> Result<Vec<NoteId>> {
     for id in ids {
         let trimmed = id.trim_end_matches('\r');
         let note: NoteId = trimmed.parse().map_err(|_: Error| {
-            Error::new(
-                ErrorKind::Usage,
-                format!("`{trimmed}` is no note id: i:42 is the integer 42, s:42 the string"),
-            )
+            Error::usage(format!(
+                "`{trimmed}` is no note id: i:42 is the integer 42, s:42 the string"
+            ))
         })?;
         // `i:007` would be looked for under another name than it is stored.
         if note.to_string() != trimmed {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("`{trimmed}` is not how that note id is stored; write `{note}`"),
-            ));
+            return Err(Error::usage(format!(
+                "`{trimmed}` is not how that note id is stored; write `{note}`"
+            )));
         }
         notes.push(note);
     }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::app::{App, not_written, pretty};
+use super::app::{App, pretty};
 use crate::config::Pipeline;
-use crate::error::Result;
+use crate::error::{Result, not_written};
 use crate::report::{PlanBrief, PlanSummary, RunReport};
 use crate::stage::Plan;
 use crate::train::{DistillOptions, TrainOptions};

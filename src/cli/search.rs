@@ -49,7 +49,7 @@ pub(crate) struct SearchArgs {
 
 pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<()> {
     if args.text.trim().is_empty() {
-        return Err(Error::new(ErrorKind::Usage, "the text to look for is empty"));
+        return Err(Error::usage("the text to look for is empty"));
     }
     let opened = root::open(&args.root)?;
     let (model, base_dir) = opened.tower_files(args.model)?;
@@ -58,7 +58,7 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<()> {
     let passing = args.condition.as_deref().map(|condition| snapshot.passing(condition));
     let passing = passing.transpose().map_err(|error| match error.kind() {
         ErrorKind::Input | ErrorKind::Config => {
-            Error::new(ErrorKind::Usage, "--where cannot be used").with_source(error)
+            Error::usage("--where cannot be used").with_source(error)
         }
         _ => error,
     })?;
@@ -85,15 +85,12 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<()> {
 
 /// Rank, score, id, then the stored columns; long values are cut.
 fn table(hits: &[Hit]) -> String {
-    if hits.is_empty() {
+    let Some(first) = hits.first() else {
         return "no notes: the snapshot is empty, or none fulfils the condition\n".to_owned();
-    }
-    let columns: Vec<&String> =
-        hits.first().map(|hit| hit.stored.keys().collect()).unwrap_or_default();
+    };
+    let columns: Vec<&String> = first.stored.keys().collect();
     let mut header = vec!["rank", "score", "note_id"];
     header.extend(columns.iter().map(|name| name.as_str()));
-    let mut right = vec![true, true, false];
-    right.resize(header.len(), false);
     let rows: Vec<Vec<String>> = hits
         .iter()
         .map(|hit| {
@@ -105,7 +102,7 @@ fn table(hits: &[Hit]) -> String {
             row
         })
         .collect();
-    format::table(&header, &right, &rows)
+    format::table(&header, &[true, true], &rows)
 }
 
 /// Longest value that a table shows, in characters.

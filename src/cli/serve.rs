@@ -16,9 +16,6 @@ use crate::search::{SnapshotWatcher, TowerChoice, WatchOptions};
 use crate::serve::{Limits, Server};
 use crate::tower::DeviceSpec;
 
-/// How often a request to stop is looked for.
-const TICK: Duration = Duration::from_millis(50);
-
 /// Answer searches over HTTP from the newest snapshot
 ///
 /// A newer snapshot, or a rollback, is fetched, verified, asked its canary queries, and then takes over between two
@@ -107,15 +104,9 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
     };
     app.console.print(&format!("serving {what} on http://{address}\n"));
     let cancel = app.cancel.clone();
-    let stop = async move {
-        while !cancel.is_cancelled() {
-            tokio::time::sleep(TICK).await;
-        }
-    };
-    let served = server.run(stop).await;
+    let served = server.run(async move { cancel.cancelled().await }).await;
     watcher.close().await;
-    served?;
-    Ok(())
+    served
 }
 
 /// A root without a snapshot, and a store that fails for now, are worth waiting for; anything else is told at once.

@@ -146,21 +146,16 @@ pub(super) fn check(node: &mut Node, schema: Schema<'_>, path: &str, problems: &
 
 fn check_name(node: &Node, names: &[&str], path: &str, problems: &mut Problems) {
     let allowed = one_of(names.iter().copied());
-    match &node.value {
-        Value::String(name) if names.contains(&name.as_str()) => {}
+    let message = match &node.value {
+        Value::String(name) if names.contains(&name.as_str()) => return,
         Value::String(name) => {
             let hint = nearest(name, names.iter().copied())
                 .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            problems.push(
-                node.origin.clone(),
-                format!("`{path}` must be {allowed}, not `{}`{hint}", shorten(name)),
-            );
+            format!("`{path}` must be {allowed}, not `{}`{hint}", shorten(name))
         }
-        other => problems.push(
-            node.origin.clone(),
-            format!("`{path}` must be {allowed} in quotes, not {}", other.type_name()),
-        ),
-    }
+        other => format!("`{path}` must be {allowed} in quotes, not {}", other.type_name()),
+    };
+    problems.push(node.origin.clone(), message);
 }
 
 fn check_table(
@@ -223,53 +218,44 @@ fn check_scalar(
     problems: &mut Problems,
 ) {
     let types = schema.types();
-    if types.is_empty() {
-        return;
-    }
-    let fits = match value {
-        Value::Bool(_) => types.contains(&"boolean"),
-        Value::Integer(_) => types.contains(&"integer") || types.contains(&"number"),
-        Value::Float(_) => types.contains(&"number"),
-        Value::String(_) => types.contains(&"string"),
-        Value::Datetime(_) | Value::Array(_) | Value::Table(_) => false,
+    let fitting: &[&str] = match value {
+        Value::Bool(_) => &["boolean"],
+        Value::Integer(_) => &["integer", "number"],
+        Value::Float(_) => &["number"],
+        Value::String(_) => &["string"],
+        Value::Datetime(_) | Value::Array(_) | Value::Table(_) => &[],
     };
-    if !fits {
-        let wanted = schema.wanted();
-        problems
-            .push(origin.clone(), format!("`{path}` must be {wanted}, not {}", value.type_name()));
-        return;
-    }
-    let format = schema.at.get("format").and_then(Json::as_str);
-    match value {
+    let limit = |key| schema.at.get(key).and_then(Json::as_i64);
+    let message = match value {
+        _ if types.is_empty() => return,
+        _ if !fitting.iter().any(|name| types.contains(name)) => {
+            format!("must be {}, not {}", schema.wanted(), value.type_name())
+        }
         Value::Integer(number) => {
-            let least = schema.at.get("minimum").and_then(Json::as_i64).unwrap_or(i64::MIN);
-            let most = match format {
-                Some("uint32") => i64::from(u32::MAX),
-                _ => schema.at.get("maximum").and_then(Json::as_i64).unwrap_or(i64::MAX),
+            let most = match schema.at.get("format").and_then(Json::as_str) {
+                Some("uint32") => Some(i64::from(u32::MAX)),
+                _ => limit("maximum"),
             };
-            if *number < least || *number > most {
-                let range = if *number < least {
-                    format!("at least {least}")
-                } else {
-                    format!("at most {most}")
-                };
-                problems.push(origin.clone(), format!("`{path}` must be {range}, not {number}"));
+            match (limit("minimum"), most) {
+                (Some(least), _) if *number < least => {
+                    format!("must be at least {least}, not {number}")
+                }
+                (_, Some(most)) if *number > most => {
+                    format!("must be at most {most}, not {number}")
+                }
+                _ => return,
             }
         }
-        Value::Float(number) if !number.is_finite() => {
-            problems.push(origin.clone(), format!("`{path}` must be a finite number"));
-        }
-        Value::String(text) => {
-            let most = schema.at.get("maxLength").and_then(Json::as_u64);
-            let least = schema.at.get("minLength").and_then(Json::as_u64);
-            let length = text.chars().count() as u64;
-            if most == Some(1) && least == Some(1) && length != 1 {
-                problems
-                    .push(origin.clone(), format!("`{path}` must be one character, not {length}"));
+        Value::Float(number) if !number.is_finite() => "must be a finite number".to_owned(),
+        Value::String(text) if [limit("minLength"), limit("maxLength")] == [Some(1); 2] => {
+            match text.chars().count() {
+                1 => return,
+                length => format!("must be one character, not {length}"),
             }
         }
-        _ => {}
-    }
+        _ => return,
+    };
+    problems.push(origin.clone(), format!("`{path}` {message}"));
 }
 
 fn shorten(text: &str) -> String {

@@ -78,11 +78,9 @@ pub(super) fn changes(
 /// # Errors
 /// Internal.
 pub(super) fn apply(pipeline: &mut Pipeline, origins: &BTreeMap<String, Origin>) -> Result<()> {
-    if pipeline.version == PipelineVersion::V1 {
-        return Ok(());
+    if pipeline.version != PipelineVersion::V1 {
+        *pipeline = with(pipeline, &differences(CHANGES, pipeline, origins)?)?;
     }
-    let changes = differences(CHANGES, pipeline, origins)?;
-    *pipeline = with(pipeline, &changes)?;
     Ok(())
 }
 

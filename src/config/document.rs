@@ -66,16 +66,8 @@ impl Node {
 
     /// The place of `path`, or of its nearest ancestor that somebody wrote.
     pub(super) fn origin_of(&self, path: &str) -> Origin {
-        let mut path = path;
-        loop {
-            if let Some(node) = self.at(path) {
-                return node.origin.clone();
-            }
-            match path.rfind('.') {
-                Some(dot) => path = &path[..dot],
-                None => return self.origin.clone(),
-            }
-        }
+        let mut paths = std::iter::successors(Some(path), |path| Some(path.rsplit_once('.')?.0));
+        paths.find_map(|path| self.at(path)).unwrap_or(self).origin.clone()
     }
 
     /// As JSON, for serde. Floats that JSON has no number for were refused by the check.
@@ -111,10 +103,7 @@ pub(super) fn parse_value(text: &str, origin: &Origin) -> Result<Node, String> {
     let value = DeValue::parse(text).map_err(|error| error.message().replace('\n', ", "))?;
     let mut problems = Problems::new("");
     let node = convert(&value, &|_| origin.clone(), &mut problems);
-    match problems.list.pop() {
-        Some(problem) => Err(problem.message),
-        None => Ok(node),
-    }
+    problems.list.pop().map_or(Ok(node), |problem| Err(problem.message))
 }
 
 type Place<'a> = dyn Fn(&Range<usize>) -> Origin + 'a;

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Largest file that is read: anything bigger was not written by hand.
 const MAX_FILE: u64 = 4 << 20;
@@ -14,9 +14,8 @@ const MAX_FILE: u64 = 4 << 20;
 /// # Errors
 /// Usage, naming the file.
 pub(crate) fn read(file: &Path, called: &str, kind: &str) -> Result<(String, PathBuf)> {
-    let failed = |cause: std::io::Error| {
-        Error::new(ErrorKind::Usage, format!("{called} cannot be read")).with_source(cause)
-    };
+    let failed =
+        |cause: std::io::Error| Error::usage(format!("{called} cannot be read")).with_source(cause);
     let other = |message: String| failed(std::io::Error::other(message));
     if file.is_dir() {
         return Err(other("it is a directory; name the .toml file in it".to_owned()));

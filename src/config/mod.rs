@@ -32,5 +32,6 @@ pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};
 pub use query::QueryOptions;
 pub use resolve::{Resolved, resolve, resolve_text};
+pub(crate) use show::word;
 pub use upgrade::{Upgrade, upgrade};
 pub use version::PipelineVersion;

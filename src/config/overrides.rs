@@ -33,18 +33,14 @@ pub(super) fn apply_flags(
     problems: &mut Problems,
 ) {
     for assignment in assignments {
-        match assignment.split_once('=') {
-            Some((path, value)) => {
-                let path = path.trim();
-                // A trailing space may be meant (`prompt_prefix=query: `); one after the `=` is style.
-                let value = value.trim_start();
-                apply(root, schema, path, value, Origin::Flag(path.to_owned()), problems);
-            }
-            None => problems.push(
-                Origin::Flag(assignment.clone()),
-                "write `--set section.key=value`, e.g. `--set tower.max_tokens=256`",
-            ),
-        }
+        let Some((path, value)) = assignment.split_once('=') else {
+            let advice = "write `--set section.key=value`, e.g. `--set tower.max_tokens=256`";
+            problems.push(Origin::Flag(assignment.clone()), advice);
+            continue;
+        };
+        // A trailing space may be meant (`prompt_prefix=query: `); one after the `=` is style.
+        let (path, value) = (path.trim(), value.trim_start());
+        apply(root, schema, path, value, Origin::Flag(path.to_owned()), problems);
     }
 }
 
@@ -73,13 +69,12 @@ fn apply(
             return problems.push(origin, format!("unknown key `{part}`{place}{hint}"));
         }
     };
-    match value_of(text, target, &origin) {
-        Ok(node) => {
-            if let Err(message) = set(root, &parts, node, &origin) {
-                problems.push(origin, message);
-            }
-        }
-        Err(message) => problems.push(origin, message),
+    let placed = value_of(text, target, &origin).and_then(|value| {
+        *parts.iter().try_fold(root, |node, part| child(node, part, &origin))? = value;
+        Ok(())
+    });
+    if let Err(message) = placed {
+        problems.push(origin, message);
     }
 }
 
@@ -96,16 +91,6 @@ fn value_of(text: &str, target: Schema<'_>, origin: &Origin) -> Result<Node, Str
         let example = if target.is_array() { ", e.g. [\"a\", \"b\"]" } else { "" };
         format!("the value must be {}{example}", target.wanted())
     })
-}
-
-fn set(root: &mut Node, parts: &[&str], value: Node, origin: &Origin) -> Result<(), String> {
-    let Some((last, parents)) = parts.split_last() else { return Ok(()) };
-    let mut node = root;
-    for part in parents {
-        node = child(node, part, origin)?;
-    }
-    *child(node, last, origin)? = value;
-    Ok(())
 }
 
 /// The child of a table (made if missing) or of an array (must exist).

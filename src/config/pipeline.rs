@@ -70,14 +70,13 @@ impl Pipeline {
     /// The tower that encodes queries: the query tower if there is one, else the document tower
     /// with the query's prompt.
     pub fn query_tower(&self) -> TowerOptions {
-        let mut tower = self.query.tower.clone().unwrap_or_else(|| self.tower.clone());
-        if let Some(prefix) = &self.query.prompt_prefix {
-            tower.prompt_prefix.clone_from(prefix);
+        let QueryOptions { tower, prompt_prefix, prompt_suffix } = self.query.clone();
+        let tower = tower.unwrap_or_else(|| self.tower.clone());
+        TowerOptions {
+            prompt_prefix: prompt_prefix.unwrap_or(tower.prompt_prefix),
+            prompt_suffix: prompt_suffix.unwrap_or(tower.prompt_suffix),
+            ..tower
         }
-        if let Some(suffix) = &self.query.prompt_suffix {
-            tower.prompt_suffix.clone_from(suffix);
-        }
-        tower
     }
 
     /// This pipeline as it will be once `[next]` has taken over; `None` without `[next]`.

@@ -34,19 +34,11 @@ pub(super) fn advice(key: &str) -> Option<String> {
 /// True for a value that looks like a credential. The value is never repeated in a message.
 fn is_secret(text: &str) -> bool {
     let word = |prefix: &str, length: usize, upper_only: bool| {
+        let belongs =
+            |c: &char| c.is_ascii_alphanumeric() && !(upper_only && c.is_ascii_lowercase());
         text.match_indices(prefix).any(|(at, _)| {
             let starts = !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
-            let run = text[at + prefix.len()..]
-                .chars()
-                .take_while(|c| {
-                    if upper_only {
-                        c.is_ascii_uppercase() || c.is_ascii_digit()
-                    } else {
-                        c.is_ascii_alphanumeric()
-                    }
-                })
-                .count();
-            starts && run >= length
+            starts && text[at + prefix.len()..].chars().take_while(belongs).count() >= length
         })
     };
     let user_info = text.split_once("://").is_some_and(|(scheme, rest)| {

@@ -29,7 +29,7 @@ impl Resolved {
     /// JSON: `pipeline`, `base_dir`, and `origins` by dotted path for every value that somebody set
     /// (`line 12`, `environment variable X`, `--set KEY`); what is not in `origins` has its default.
     pub fn to_json(&self) -> Result<String> {
-        let origins: serde_json::Map<String, serde_json::Value> =
+        let origins: Map<String, Json> =
             self.origins.iter().map(|(path, o)| (path.clone(), o.to_string().into())).collect();
         let json = serde_json::json!({
             "file": self.file.display().to_string(),
@@ -78,6 +78,14 @@ impl Resolved {
             }
         }
         Ok(())
+    }
+}
+
+/// A choice as it is written in a pipeline file.
+pub(crate) fn word(choice: &impl serde::Serialize) -> String {
+    match serde_json::to_value(choice) {
+        Ok(Json::String(word)) => word,
+        _ => String::new(),
     }
 }
 

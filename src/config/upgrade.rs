@@ -37,7 +37,7 @@ pub fn upgrade(file: &Path, env: &[(String, String)], new_defaults: bool) -> Res
     let before = resolve(&old, &[])?;
     if let Some(origin @ Origin::Env(_)) = before.origins.get("version") {
         let message = format!("the version comes from {origin}; unset it first");
-        return Err(Error::new(ErrorKind::Usage, message));
+        return Err(Error::usage(message));
     }
     let version = before.pipeline.version;
     if version == PipelineVersion::V2 {

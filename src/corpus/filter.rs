@@ -16,7 +16,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
 
 use super::session::redact;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 
 /// Longest condition in bytes.
 const MAX_LENGTH: usize = 4096;
@@ -229,7 +229,7 @@ fn unknown_column(name: &str, schema: &Schema) -> Error {
         true => "the snapshot stores none (corpus.stored_columns)".to_owned(),
         false => format!("there are {}", names.join(", ")),
     };
-    Error::new(ErrorKind::Input, format!("there is no stored column `{name}`{hint} ({there})"))
+    Error::input(format!("there is no stored column `{name}`{hint} ({there})"))
 }
 
 /// What DataFusion says, in one line, without its advice to file a bug.

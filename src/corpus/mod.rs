@@ -34,7 +34,7 @@ pub use options::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
 pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections,
 };
-pub use pairs::{PairRow, read_pairs};
+pub use pairs::read_pairs;
 pub use prepare::{
     Chunker, Exclude, KnownText, PrepareRequest, PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS,
     prepare, prepared_schema,

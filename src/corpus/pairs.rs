@@ -7,34 +7,18 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use datafusion::error::DataFusionError;
-use datafusion::execution::context::SQLOptions;
 use futures::StreamExt;
 
 use super::options::TableOptions;
-use super::session::{error, session, sql_error};
+use super::session::{error, query, session, sql_error};
 use crate::corpus::source::{file, tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::Reporter;
 use crate::store::StorageOptions;
-use crate::types::Cancel;
+use crate::types::{Cancel, PairRecord};
 
 const MEMORY_MIB: u64 = 1024;
 const READING: &str = "reading training pairs";
-
-/// A query and the document that answers it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct PairRow {
-    /// The query.
-    pub query: String,
-    /// Title of the document; may be empty.
-    pub title: String,
-    /// Text of the document.
-    pub text: String,
-    /// Texts that look alike and do not answer it.
-    pub negatives: Vec<String>,
-    /// Weight in the loss.
-    pub weight: Option<f32>,
-}
 
 /// Rows of a query over one table: columns `query` and `text`, optionally `title`, `negatives` (a list of strings) and
 /// `weight`; others (`note_id`) are passed over. Sorted, so that the order is a function of the content alone. All of
@@ -49,19 +33,14 @@ pub async fn read_pairs(
     base_dir: &Path,
     reporter: &Arc<dyn Reporter>,
     cancel: &Cancel,
-) -> Result<Vec<PairRow>> {
+) -> Result<Vec<PairRecord>> {
     let what = || format!("training pairs of {}", table.uri);
     let reading = async {
         let context = session(MEMORY_MIB)?;
         let storage = StorageOptions::default();
         let only = std::slice::from_ref(table);
         let files = tables::register(&context, only, base_dir, &storage, reporter.as_ref()).await?;
-        // A query, and nothing that writes or changes settings.
-        let only_queries = SQLOptions::new()
-            .with_allow_ddl(false)
-            .with_allow_dml(false)
-            .with_allow_statements(false);
-        let query = context.sql_with_options(sql, only_queries).await.map_err(wrong_sql)?;
+        let query = query(&context, sql).await.map_err(wrong_sql)?;
         let mut stream = query.execute_stream().await.map_err(|e| error(e, READING))?;
         let mut rows = Vec::new();
         while let Some(batch) = stream.next().await {
@@ -71,10 +50,10 @@ pub async fn read_pairs(
         file::check_unchanged(&files).await?;
         Ok(rows)
     };
-    let mut rows: Vec<PairRow> =
+    let mut rows: Vec<PairRecord> =
         shielded_async(ErrorKind::Input, what, reading).await.map_err(|e| e.context(what()))?;
     rows.sort_by(|a, b| {
-        let texts = |row: &PairRow| (row.query.clone(), row.title.clone(), row.text.clone());
+        let texts = |row: &PairRecord| (row.query.clone(), row.title.clone(), row.text.clone());
         texts(a)
             .cmp(&texts(b))
             .then_with(|| a.negatives.cmp(&b.negatives))
@@ -89,7 +68,7 @@ fn wrong_sql(cause: DataFusionError) -> Error {
     Error::new(error.kind(), error.to_string().replacen("corpus.sql", "sql", 1))
 }
 
-fn rows_of(batch: &RecordBatch, rows: &mut Vec<PairRow>) -> Result<()> {
+fn rows_of(batch: &RecordBatch, rows: &mut Vec<PairRecord>) -> Result<()> {
     let column = |name: &str, to: &DataType| -> Result<Option<ArrayRef>> {
         let Some(column) = batch.column_by_name(name) else { return Ok(None) };
         let wrong = |e| {
@@ -131,7 +110,7 @@ fn rows_of(batch: &RecordBatch, rows: &mut Vec<PairRow>) -> Result<()> {
         };
         let weight = weight.as_ref().filter(|column| !column.is_null(at));
         let negatives = negatives.as_ref().filter(|column| !column.is_null(at));
-        rows.push(PairRow {
+        rows.push(PairRecord {
             query: value(&query),
             title: title.as_ref().map(value).unwrap_or_default(),
             text: value(&text),

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
+use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::DFParser;
 
 use crate::error::{Error, ErrorKind, Result, kind_of_io};
@@ -47,6 +48,16 @@ pub(super) fn session(memory_limit_mib: u64) -> Result<SessionContext> {
     // Plain strings: their memory is what the pool counts, a view keeps whole buffers alive.
     config.options_mut().execution.parquet.schema_force_view_types = false;
     Ok(SessionContext::new_with_config_rt(config, runtime))
+}
+
+/// Plans a query: nothing that writes or changes settings.
+pub(super) async fn query(
+    context: &SessionContext,
+    sql: &str,
+) -> std::result::Result<DataFrame, DataFusionError> {
+    let only_queries =
+        SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    context.sql_with_options(sql, only_queries).await
 }
 
 /// Turns a DataFusion error into ours. Its text is kept, since it names columns, files and lines, but without

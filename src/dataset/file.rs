@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// A longer line is refused: it would be held in memory whole.
 const LONGEST_LINE: u64 = 64 << 20;
@@ -26,7 +26,7 @@ pub(super) fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
         )));
     };
     let file = File::open(&found)
-        .map_err(|e| Error::new(kind_of_io(&e), "cannot be opened").with_source(e))
+        .map_err(|e| Error::io(e, "cannot be opened"))
         .context(|| found.display().to_string())?;
     let reader: Box<dyn Read> = match found.extension().and_then(|e| e.to_str()) {
         Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(BufReader::new(file))),
@@ -50,7 +50,7 @@ pub(super) fn for_each_line(
             .by_ref()
             .take(LONGEST_LINE)
             .read_until(b'\n', &mut line)
-            .map_err(|e| Error::new(kind_of_io(&e), "cannot be read").with_source(e))
+            .map_err(|e| Error::io(e, "cannot be read"))
             .context(|| at(number))?;
         if read == 0 {
             break;

@@ -9,5 +9,5 @@ mod set;
 
 pub use crate::types::SplitMix64;
 pub use file::read_jsonl;
-pub use pairs::{Pair, PairRecord, PairSet, PairSource};
+pub use pairs::{Pair, PairSet, PairSource};
 pub use set::{Document, Qrels, Query, RetrievalSet, RetrievalSetOptions};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::file::for_each_line;
 use super::set::{Document, RetrievalSet, RetrievalSetOptions, qrels_file, queries_file};
 use crate::error::{Error, Result, ResultExt};
-use crate::types::SplitMix64;
+use crate::types::{PairRecord, SplitMix64};
 
 /// Where training pairs come from: a folder in BEIR layout (every judgement above 0 is a pair), a JSON Lines file of
 /// `{"query", "text", "title"?, "note_id"?, "negatives"?: [text], "weight"?}`, or a table of such columns (Parquet, or with
@@ -62,21 +62,6 @@ impl PairSource {
         let parquet = self.path.extension().is_some_and(|ending| ending == "parquet");
         self.sql.is_some() || parquet
     }
-}
-
-/// A pair as a table gives it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct PairRecord {
-    /// The query.
-    pub query: String,
-    /// Title of the document; may be empty.
-    pub title: String,
-    /// Text of the document.
-    pub text: String,
-    /// Texts that look alike and do not answer it.
-    pub negatives: Vec<String>,
-    /// Weight in the loss.
-    pub weight: Option<f32>,
 }
 
 /// One training example; numbers index [`PairSet::documents`].

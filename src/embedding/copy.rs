@@ -57,15 +57,11 @@ async fn read_texts(
     };
     let mask = ProjectionMask::columns(builder.parquet_schema(), NAMES);
     let selection = select(&builder, part, rows)?;
-    let mut stream = builder
-        .with_projection(mask)
-        .with_row_selection(selection)
-        .build()
-        .map_err(|cause| parquet_error("reading", part, cause))?;
+    let failed = |cause| parquet_error("reading", part, cause);
+    let mut stream =
+        builder.with_projection(mask).with_row_selection(selection).build().map_err(failed)?;
     let mut texts = Vec::with_capacity(rows.len());
-    while let Some(batch) =
-        stream.try_next().await.map_err(|cause| parquet_error("reading", part, cause))?
-    {
+    while let Some(batch) = stream.try_next().await.map_err(failed)? {
         let columns = TextColumns::of(&batch, part)?;
         for row in 0..columns.len() {
             texts.push(columns.text(row)?);

@@ -2,7 +2,7 @@
 
 use parquet::file::metadata::KeyValue;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, ResultExt};
 use crate::types::{EmbeddingSpace, Pooling};
 
 /// The whole [`EmbeddingSpace`] as JSON.
@@ -32,9 +32,7 @@ pub(super) fn entries(
     provenance: &serde_json::Value,
 ) -> Result<Vec<KeyValue>> {
     let json = |value: serde_json::Result<serde_json::Value>| {
-        value.map_err(|cause| {
-            Error::internal("a space cannot be written as JSON").with_source(cause)
-        })
+        value.context(|| "a space cannot be written as JSON")
     };
     let whole = json(serde_json::to_value(space))?;
     let arithmetic = json(serde_json::to_value(space.arithmetic))?;

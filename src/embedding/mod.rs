@@ -93,13 +93,10 @@ impl PartReceipt {
         match parsed.get("version").and_then(serde_json::Value::as_u64) {
             Some(version) if version == u64::from(RECEIPT_VERSION) => {}
             Some(version) => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!(
-                        "receipt {key} has version {version}, this release reads {RECEIPT_VERSION}: use the \
+                return Err(Error::unsupported(format!(
+                    "receipt {key} has version {version}, this release reads {RECEIPT_VERSION}: use the \
                          release that wrote it, or another root"
-                    ),
-                ));
+                )));
             }
             None => return Err(Error::corrupt(format!("receipt {key} has no version"))),
         }

@@ -51,11 +51,9 @@ async fn text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
     if total_rows(&builder) != usize::try_from(part.rows).ok() {
         return Err(altered(key, format_args!("has not the {} rows of its receipt", part.rows)));
     }
-    let stream = project(builder, key, "text_hash")?
-        .build()
-        .map_err(|cause| parquet_error("reading", key, cause))?;
-    let batches: Vec<RecordBatch> =
-        stream.try_collect().await.map_err(|cause| parquet_error("reading", key, cause))?;
+    let failed = |cause| parquet_error("reading", key, cause);
+    let stream = project(builder, key, "text_hash")?.build().map_err(failed)?;
+    let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
     let mut hashes = Vec::new();
     for batch in &batches {
         let column = columns::hashes(batch)
@@ -134,16 +132,15 @@ async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
     if wanted.is_empty() {
         return Ok(Embeddings::with_capacity(width, 0));
     }
+    let failed = |cause| parquet_error("reading", part, cause);
     let selection = runs(wanted.iter().map(|(row, _)| *row), total);
     let mut stream = builder
         .with_row_selection(selection)
         .with_batch_size((BATCH_BYTES / (4 * width)).clamp(1, 8_192))
         .build()
-        .map_err(|cause| parquet_error("reading", part, cause))?;
+        .map_err(failed)?;
     let mut wanted = wanted.into_iter().peekable();
-    while let Some(batch) =
-        stream.try_next().await.map_err(|cause| parquet_error("reading", part, cause))?
-    {
+    while let Some(batch) = stream.try_next().await.map_err(failed)? {
         let column = batch
             .column(0)
             .as_fixed_size_list_opt()

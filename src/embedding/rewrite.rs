@@ -142,26 +142,10 @@ fn decide(
 mod tests {
     use super::*;
     use crate::embedding::{EncodedText, list_parts, read_text_hashes, read_vectors, write_part};
-    use crate::types::{
-        Arithmetic, ENCODER_REVISION, EmbeddingSpace, Embeddings, Pooling, VectorType,
-    };
+    use crate::types::{EmbeddingSpace, Embeddings, VectorType};
 
     fn space() -> EmbeddingSpace {
-        EmbeddingSpace {
-            weights: Digest256::of(b"w"),
-            adapter: None,
-            tokenizer: Digest256::of(b"t"),
-            prompt_prefix: String::new(),
-            prompt_suffix: String::new(),
-            template: Digest256::of(b"{{ body }}"),
-            pooling: Pooling::Mean,
-            dimensions: 4,
-            normalize: true,
-            max_tokens: 32,
-            arithmetic: Arithmetic::F32,
-            layers: None,
-            encoder_revision: ENCODER_REVISION,
-        }
+        EmbeddingSpace { dimensions: 4, ..crate::types::space() }
     }
 
     #[tokio::test]

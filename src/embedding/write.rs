@@ -6,7 +6,7 @@ use arrow::array::{
     ArrayRef, BooleanArray, FixedSizeBinaryArray, FixedSizeListArray, Float16Array, Float32Array,
     RecordBatch, StringArray, UInt32Array,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use half::f16;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -16,6 +16,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::{EncodedText, PartReceipt, RECEIPT_VERSION, metadata};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::schema::embedding_schema;
 use crate::store::{FileRef, Root, layout, receipt};
 use crate::types::{Digest256, EmbeddingSpace, Embeddings, Hasher256, SpaceId, VectorType};
 
@@ -28,22 +29,10 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// The Arrow schema of a part.
 pub fn schema(dimensions: u32, vector_type: VectorType) -> Result<Schema> {
-    let element = match vector_type {
-        VectorType::F32 => DataType::Float32,
-        VectorType::F16 => DataType::Float16,
-    };
-    let width = i32::try_from(dimensions)
-        .ok()
-        .filter(|width| *width > 0)
-        .ok_or_else(|| Error::internal(format!("a vector cannot have {dimensions} dimensions")))?;
-    let list = DataType::FixedSizeList(Arc::new(Field::new("element", element, false)), width);
-    Ok(Schema::new(vec![
-        Field::new("text_hash", DataType::FixedSizeBinary(32), false),
-        Field::new("note_id", DataType::Utf8, false),
-        Field::new("embedding", list, false),
-        Field::new("token_count", DataType::UInt32, false),
-        Field::new("truncated", DataType::Boolean, false),
-    ]))
+    if i32::try_from(dimensions).is_err() || dimensions == 0 {
+        return Err(Error::internal(format!("a vector cannot have {dimensions} dimensions")));
+    }
+    Ok(embedding_schema(dimensions, vector_type).as_ref().clone())
 }
 
 /// Writes one part and its receipt. If another attempt's receipt is there already, deletes nothing,

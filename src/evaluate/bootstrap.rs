@@ -141,23 +141,18 @@ mod tests {
         let mut rng = SplitMix64::new(1);
         let first: Vec<f64> = (0..400).map(|_| rng.unit()).collect();
         let second: Vec<f64> = first.iter().map(|v| v + 0.02 + 0.1 * rng.normal()).collect();
-        let rows = compare(&evaluation(&first), &evaluation(&second), &BootstrapOptions::default())
-            .unwrap();
+        let against = |second: &[f64]| {
+            compare(&evaluation(&first), &evaluation(second), &BootstrapOptions::default())
+        };
+        let rows = against(&second).unwrap();
         let row = &rows[0];
         // Standard error 0.1 / sqrt(400) = 0.005; the interval is +- 1.96 of it.
         assert!(((row.high - row.low) - 2.0 * 1.96 * 0.005).abs() < 0.002, "{row:?}");
         assert!(row.low < row.difference && row.difference < row.high && row.significant);
-        let again =
-            compare(&evaluation(&first), &evaluation(&second), &BootstrapOptions::default())
-                .unwrap();
-        assert_eq!(rows, again);
-        let same = compare(&evaluation(&first), &evaluation(&first), &BootstrapOptions::default());
-        assert!(!same.unwrap()[0].significant);
+        assert_eq!(rows, against(&second).unwrap());
+        assert!(!against(&first).unwrap()[0].significant);
         let rounded: Vec<f64> = first.iter().map(|v| v + 1e-17 + v * 1e-16).collect();
-        let equal =
-            compare(&evaluation(&first), &evaluation(&rounded), &BootstrapOptions::default());
-        assert!(!equal.unwrap()[0].significant);
-        let other = evaluation(&first[1..]);
-        assert!(compare(&evaluation(&first), &other, &BootstrapOptions::default()).is_err());
+        assert!(!against(&rounded).unwrap()[0].significant);
+        assert!(against(&first[1..]).is_err());
     }
 }

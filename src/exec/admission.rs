@@ -2,7 +2,6 @@
 
 use super::session::Session;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::observe::Event;
 use crate::snapshot::{self, QueryTower};
 use crate::stage;
 use crate::tower::{DeviceSpec, Tower};
@@ -18,8 +17,7 @@ pub(super) async fn query_towers(session: &Session) -> Result<Vec<QueryTower>> {
     let kind = if pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
     let fingerprint = tower.fingerprint()?;
     let options = stage::absolute_tower(&pipeline.query_tower(), &pipeline.base_dir);
-    let options = serde_json::to_value(options)
-        .map_err(|e| Error::internal("writing query tower options").with_source(e))?;
+    let options = serde_json::to_value(options).context(|| "writing query tower options")?;
     Ok(vec![QueryTower { fingerprint, kind: kind.to_owned(), options }])
 }
 
@@ -53,8 +51,8 @@ pub(super) async fn probe_query_tower(session: &Session) -> Result<&Tower> {
         ))),
         // f16 computes on a GPU alone, which this machine need not have.
         Err(error) if error.kind() == ErrorKind::Unsupported => {
-            let message = format!("the query tower {model} was not asked: {}", error.message());
-            session.reporter.event(Event::Info { message });
+            let why = error.message();
+            session.reporter.info(format!("the query tower {model} was not asked: {why}"));
             Ok(tower)
         }
         Err(error) => Err(error).context(|| format!("asking the query tower {model}")),

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use super::commit::{commit, measure_drift};
-use super::context::{RunContext, RunOptions};
+use super::context::RunContext;
 use super::fleet::Fleet;
 use super::local;
 use super::receipts::Receipts;
@@ -17,7 +17,7 @@ use super::session::Session;
 use super::speed::measure_speed;
 use crate::config::{NextOptions, Pipeline};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::observe::{Event, Stage, Timeline};
+use crate::observe::{Stage, Timeline};
 use crate::report::{
     BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, PlanBrief, RunReport,
 };
@@ -70,10 +70,8 @@ pub(super) async fn course(session: &Session) -> Result<Course> {
     let served = newest.as_ref().map(|manifest| &manifest.content.space_id);
     let after = session.with_pipeline(pipeline);
     let tower = after.document().await.cloned();
-    let space = match &tower {
-        Ok(tower) => Some(space_of(tower, &after.ctx.pipeline)?),
-        Err(_) => None,
-    };
+    let space =
+        tower.as_ref().ok().map(|tower| space_of(tower, &after.ctx.pipeline)).transpose()?;
     if let (Some(manifest), true) = (&newest, space.is_some() && served == space.as_ref()) {
         let since = live_since(&ctx.root, manifest).await?;
         let notice = format!(
@@ -126,9 +124,8 @@ impl Next {
     async fn plan(&self, session: &Session, tower: &Tower, day: &Plan) -> Result<Option<Planned>> {
         let pipeline = &session.ctx.pipeline;
         if space_of(tower, pipeline)? == day.spec.space_id {
-            session.reporter.event(Event::Warning {
-                message: "[next.tower] is the same as [tower]: remove [next]".to_owned(),
-            });
+            let message = "[next.tower] is the same as [tower]: remove [next]";
+            session.reporter.warn(message.to_owned());
             return Ok(None);
         }
         let chunks = pipeline.chunking.is_some() || self.options.chunking.is_some();
@@ -158,16 +155,11 @@ impl Next {
 ///
 /// # Errors
 /// What stopped it, other than a deadline or a gate; the day's snapshot stands.
-pub(super) async fn night(
-    next: &Next,
-    day: &Plan,
-    options: &RunOptions,
-    report: &mut RunReport,
-) -> Result<()> {
+pub(super) async fn night(next: &Next, day: &Plan, report: &mut RunReport) -> Result<()> {
     let started = Instant::now();
     let (session, timeline) = next.session.recorded();
     let ctx = &session.ctx;
-    let outcome = fill(next, &session, day, options, &timeline, report).await;
+    let outcome = fill(next, &session, day, &timeline, report).await;
     report.warnings.extend(timeline.warnings());
     if let Some(backfill) = &mut report.backfill {
         backfill.seconds = started.elapsed().as_secs_f64();
@@ -175,9 +167,7 @@ pub(super) async fn night(
     match outcome {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::Deadline => {}
-        Err(error) if error.kind() == ErrorKind::GateRefused => {
-            refused(&error, ctx, report);
-        }
+        Err(error) if error.kind() == ErrorKind::GateRefused => refused(&error, ctx, report),
         Err(error) => {
             let model = &ctx.pipeline.tower.model;
             return Err(error)
@@ -192,12 +182,12 @@ pub(super) async fn night(
 }
 
 /// The day's snapshot stays; the report says why the switch did not come.
-fn refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
+pub(super) fn refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
     let message = format!(
         "{}; the switch to [next.tower] {} was refused: {error}",
         report.outcome, ctx.pipeline.tower.model
     );
-    ctx.reporter.event(Event::Warning { message: message.clone() });
+    ctx.reporter.warn(message.clone());
     report.warnings.push(message);
     let backfill = report.backfill.get_or_insert_default();
     backfill.state = BackfillState::Refused;
@@ -208,14 +198,13 @@ async fn fill(
     next: &Next,
     session: &Session,
     day: &Plan,
-    options: &RunOptions,
     timeline: &Timeline,
     report: &mut RunReport,
 ) -> Result<()> {
-    let (ctx, reporter) = (&session.ctx, &session.reporter);
+    let Session { ctx, options, reporter, .. } = session;
     if next.rolled_back {
         let idle = next.idle();
-        reporter.event(Event::Warning { message: idle.to_string() });
+        reporter.warn(idle.to_string());
         report.backfill = Some(idle);
         return Ok(());
     }
@@ -228,23 +217,22 @@ async fn fill(
     if options.only_plan {
         return Ok(());
     }
-    reporter.event(Event::Info { message: format!("next {progress}") });
+    reporter.info(format!("next {progress}"));
 
     let env = session.env();
-    let minutes = next.options.minutes_per_run.map(|minutes| u64::from(minutes) * 60);
-    let cancel = match minutes {
-        Some(seconds) => env.cancel.within(Duration::from_secs(seconds)),
+    let cancel = match next.options.minutes_per_run {
+        Some(minutes) => env.cancel.within(Duration::from_secs(u64::from(minutes) * 60)),
         None => env.cancel.clone(),
     };
     let night = TaskEnv { cancel, ..env.clone() };
-    let mut fleet = Fleet::for_plan(ctx, options, &report.run, tower.clone())?;
+    let mut fleet = Fleet::for_plan(session, &report.run, tower.clone())?;
     let mut receipts = Receipts::default();
     let mut drift = None;
     let encode = Plan { calibrate: None, build: Vec::new(), ..plan.clone() };
     let encoded = async {
         drift = fleet.check(&encode, ctx.pipeline.encode.self_test, &night).await?;
         stage::refuse_drift(drift, &plan.gates, options.overrides_drift())?;
-        fleet.run(&encode, ctx, options.attempts, &night, &mut receipts).await
+        fleet.run(&encode, session, &night, &mut receipts).await
     }
     .await;
     let (texts, tokens) = timeline.stage(Stage::Encode).map_or((0, 0), |s| (s.done, s.tokens));
@@ -258,8 +246,8 @@ async fn fill(
         return Ok(());
     }
     let build = Plan { encode: Vec::new(), ..plan.clone() };
-    fleet.run(&build, ctx, options.attempts, &env, &mut receipts).await?;
-    switch(session, &plan, &receipts, drift, options, report).await
+    fleet.run(&build, session, &env, &mut receipts).await?;
+    switch(session, &plan, &receipts, drift, report).await
 }
 
 /// Judges and publishes the complete next space.
@@ -268,11 +256,10 @@ async fn switch(
     plan: &Plan,
     receipts: &Receipts,
     drift: Option<(f64, usize)>,
-    options: &RunOptions,
     report: &mut RunReport,
 ) -> Result<()> {
     let mut gates = Vec::new();
-    let published = commit(session, plan, &receipts.build, drift, options, &mut gates).await;
+    let published = commit(session, plan, &receipts.build, drift, &mut gates).await;
     let backfill = report.backfill.get_or_insert_default();
     backfill.gates = gates;
     let published = published?;
@@ -281,7 +268,7 @@ async fn switch(
     backfill.state = BackfillState::Switched { snapshot };
     report.newest = Some(NewestSnapshot::of(&published.manifest));
     report.outcome = Outcome::Published { snapshot };
-    session.reporter.event(Event::Info { message: format!("next {backfill}") });
+    session.reporter.info(format!("next {backfill}"));
     Ok(())
 }
 
@@ -289,7 +276,6 @@ async fn switch(
 pub(super) async fn publish_plan(
     session: &Session,
     plan: &Plan,
-    options: &RunOptions,
     report: &mut RunReport,
 ) -> Result<()> {
     let root = &session.ctx.root;
@@ -306,27 +292,20 @@ pub(super) async fn publish_plan(
         return Ok(());
     }
     let drift = measure_drift(session, plan).await?;
-    switch(session, plan, &receipts, drift, options, report).await
-}
-
-/// Says in a report that a gate refused the switch.
-pub(super) fn say_refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
-    refused(error, ctx, report);
-    report.outcome = Outcome::GateRefused;
+    switch(session, plan, &receipts, drift, report).await
 }
 
 /// The night's plan for a scheduler, stored beside the day's. A tower that cannot be opened must not stop the day.
 pub(super) async fn brief(next: &Next, day: &Plan) -> Result<Option<PlanBrief>> {
     let session = &next.session;
-    let warn = |message| session.reporter.event(Event::Warning { message });
     if next.rolled_back {
-        warn(next.idle().to_string());
+        session.reporter.warn(next.idle().to_string());
         return Ok(None);
     }
     let tower = match next.opened() {
         Ok(tower) => tower,
         Err(error) => {
-            warn(error.to_string());
+            session.reporter.warn(error.to_string());
             return Ok(None);
         }
     };
@@ -353,10 +332,7 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
         let tokens = (f64::from(minutes) * 60.0 * speed * devices) as u64;
         tokens.max(u64::from(next.options.tower.max_tokens))
     });
-    let limit = match (next.options.tokens_per_run, in_time) {
-        (Some(tokens), Some(in_time)) => Some(tokens.min(in_time)),
-        (tokens, in_time) => tokens.or(in_time),
-    };
+    let limit = next.options.tokens_per_run.into_iter().chain(in_time).min();
     let plan = stage::backfill_tonight(planned, &day.spec.run, limit);
     plan.store(&session.ctx.root).await?;
     Ok(Some(BackfillSummary::of(&plan, speed, limit.is_some())))

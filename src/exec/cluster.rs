@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// Where a run's tasks go instead of this process's devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +39,9 @@ impl FromStr for SchedulerAddress {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || {
-            Error::new(
-                ErrorKind::Usage,
-                format!("`{text}` is no scheduler; write HOST:PORT, e.g. df://127.0.0.1:50050"),
-            )
+            Error::usage(format!(
+                "`{text}` is no scheduler; write HOST:PORT, e.g. df://127.0.0.1:50050"
+            ))
         };
         let address = text.strip_prefix("df://").unwrap_or(text);
         let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
@@ -65,8 +64,7 @@ impl fmt::Display for SchedulerAddress {
 /// What is said where a cluster is asked of a program that was built without it: Usage.
 #[cfg(not(feature = "cluster"))]
 pub fn not_built() -> Error {
-    Error::new(
-        ErrorKind::Usage,
+    Error::usage(
         "this program was built without clusters; build it with `cargo build --release --features cluster`",
     )
 }
@@ -74,6 +72,7 @@ pub fn not_built() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn addresses_parse_or_say_how() {

@@ -1,7 +1,6 @@
 //! The end of a plan whose tasks are done: the gates are judged, and the snapshot is committed.
 
 use super::admission::query_towers;
-use super::context::RunOptions;
 use super::local;
 use super::session::Session;
 use crate::error::Result;
@@ -15,11 +14,10 @@ pub(super) async fn publish(
     plan: &Plan,
     receipts: &[BuildReceipt],
     drift: Option<(f64, usize)>,
-    options: &RunOptions,
     report: &mut RunReport,
 ) -> Result<()> {
     let gates = &mut report.gates;
-    let published = commit(session, plan, receipts, drift, options, gates).await?;
+    let published = commit(session, plan, receipts, drift, gates).await?;
     report.recall = published.recall;
     report.newest = Some(NewestSnapshot::of(&published.manifest));
     let snapshot = published.manifest.number;
@@ -36,7 +34,6 @@ pub(super) async fn commit(
     plan: &Plan,
     receipts: &[BuildReceipt],
     drift: Option<(f64, usize)>,
-    options: &RunOptions,
     judged: &mut Vec<GateOutcome>,
 ) -> Result<Published> {
     stage::publish(PublishRequest {
@@ -44,7 +41,7 @@ pub(super) async fn commit(
         receipts,
         query_towers: query_towers(session).await?,
         drift,
-        overrides: &options.overrides,
+        overrides: &session.options.overrides,
         root: &session.ctx.root,
         judged,
     })

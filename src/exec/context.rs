@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::ClusterOptions;
-use crate::config::Pipeline;
+use crate::config::{Pipeline, word};
 use crate::error::Result;
 use crate::observe::Reporter;
 use crate::report::{ConfigSummary, RunReport};
@@ -74,11 +74,11 @@ impl RunContext {
             pipeline: pipeline.base_dir.display().to_string(),
             root: self.root.uri().to_owned(),
             model: pipeline.tower.model.clone(),
-            pooling: name(&pipeline.tower.pooling),
+            pooling: word(&pipeline.tower.pooling),
             max_tokens: pipeline.tower.max_tokens,
-            arithmetic: name(&pipeline.tower.arithmetic),
+            arithmetic: word(&pipeline.tower.arithmetic),
             devices: pipeline.encode.devices.clone(),
-            quantization: name(&pipeline.index.quantization),
+            quantization: word(&pipeline.index.quantization),
             ..ConfigSummary::default()
         }
     }
@@ -89,13 +89,5 @@ impl RunContext {
             self.root.delete(&file.key).await?;
         }
         Ok(())
-    }
-}
-
-/// The name that a unit enum has in the configuration.
-fn name<T: serde::Serialize>(value: &T) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => String::new(),
     }
 }

@@ -2,7 +2,7 @@
 //! they write are the same.
 
 use super::admission::probe_query_tower;
-use super::context::{RunContext, RunOptions};
+use super::context::RunContext;
 use super::local;
 use super::receipts::Receipts;
 use super::session::Session;
@@ -21,14 +21,10 @@ pub(super) enum Fleet {
 
 impl Fleet {
     /// Prepares and plans `run`, whose lease this process holds.
-    pub async fn plan(
-        session: &Session,
-        options: &RunOptions,
-        run: &str,
-    ) -> Result<(Planned, Self)> {
+    pub async fn plan(session: &Session, run: &str) -> Result<(Planned, Self)> {
         let ctx = &session.ctx;
         #[cfg(feature = "cluster")]
-        if let Some(cluster) = &options.cluster {
+        if let Some(cluster) = &session.options.cluster {
             let driver = super::ballista::Driver::new(ctx, cluster, run);
             let planned = driver.plan(ctx, &session.reporter).await?;
             return Ok((planned, Self::Cluster(Box::new(driver))));
@@ -45,7 +41,7 @@ impl Fleet {
             probe_query_tower(session).await?;
         }
         let planned = session.plan(run).await?;
-        let fleet = Self::for_plan(ctx, options, run, session.document().await?.clone())?;
+        let fleet = Self::for_plan(session, run, session.document().await?.clone())?;
         Ok((planned, fleet))
     }
 
@@ -54,17 +50,13 @@ impl Fleet {
         not(feature = "cluster"),
         expect(unused_variables, reason = "only clusters are told")
     )]
-    pub fn for_plan(
-        ctx: &RunContext,
-        options: &RunOptions,
-        run: &str,
-        tower: Tower,
-    ) -> Result<Self> {
+    pub fn for_plan(session: &Session, run: &str, tower: Tower) -> Result<Self> {
         #[cfg(feature = "cluster")]
-        if let Some(cluster) = &options.cluster {
-            return Ok(Self::Cluster(Box::new(super::ballista::Driver::new(ctx, cluster, run))));
+        if let Some(cluster) = &session.options.cluster {
+            let driver = super::ballista::Driver::new(&session.ctx, cluster, run);
+            return Ok(Self::Cluster(Box::new(driver)));
         }
-        Ok(Self::Local(local::Workers::new(&ctx.pipeline, Some(tower))?))
+        Ok(Self::Local(local::Workers::new(&session.ctx.pipeline, Some(tower))?))
     }
 
     /// Stores a plan that [`Fleet::plan`] made, where it is not stored yet.
@@ -94,13 +86,15 @@ impl Fleet {
     pub async fn run(
         &mut self,
         plan: &Plan,
-        ctx: &RunContext,
-        attempts: u32,
+        session: &Session,
         env: &TaskEnv,
         receipts: &mut Receipts,
     ) -> Result<()> {
         match self {
-            Self::Local(workers) => workers.run(plan, &ctx.pipeline, attempts, env, receipts).await,
+            Self::Local(workers) => {
+                let (pipeline, attempts) = (&session.ctx.pipeline, session.options.attempts);
+                workers.run(plan, pipeline, attempts, env, receipts).await
+            }
             #[cfg(feature = "cluster")]
             Self::Cluster(driver) => driver.run(plan, env, receipts).await,
         }

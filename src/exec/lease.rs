@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use super::context::RunContext;
-use crate::error::{Error, ErrorKind, Result};
-use crate::observe::Event;
+use crate::error::{ErrorKind, Result};
 use crate::snapshot::{RunLease, Taken};
 use crate::types::Cancel;
 
@@ -24,7 +25,7 @@ pub(super) async fn take(ctx: &RunContext, run: &str, wait: Duration) -> Result<
         if !told {
             let busy = taken.or_busy(&ctx.root).err();
             let message = busy.map(|busy| format!("{busy}; waiting for its end"));
-            ctx.reporter.event(Event::Info { message: message.unwrap_or_default() });
+            ctx.reporter.info(message.unwrap_or_default());
             told = true;
         }
         ctx.cancel.check()?;
@@ -37,29 +38,20 @@ pub(super) struct Heart {
     pub lease: Arc<RunLease>,
     /// Stops when the lease is lost.
     pub cancel: Cancel,
-    beating: Beating,
-}
-
-/// Ends with its owner: a run that is dropped midway must not look alive.
-struct Beating(tokio::task::JoinHandle<()>);
-
-impl Drop for Beating {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    /// Ends with its owner: a run that is dropped midway must not look alive.
+    beating: JoinSet<()>,
 }
 
 impl Heart {
     pub fn start(lease: RunLease, cancel: Cancel) -> Self {
         let lease = Arc::new(lease);
-        let beating = Beating(tokio::spawn(beat(Arc::clone(&lease), cancel.clone())));
+        let beating = JoinSet::from_iter([beat(Arc::clone(&lease), cancel.clone())]);
         Self { lease, cancel, beating }
     }
 
     /// Releases the lease.
     pub async fn stop(mut self) {
-        self.beating.0.abort();
-        let _aborted = (&mut self.beating.0).await;
+        self.beating.shutdown().await;
         // The task above is over: this is the only owner.
         if let Some(lease) = Arc::into_inner(self.lease) {
             lease.release().await;
@@ -77,11 +69,7 @@ async fn beat(lease: Arc<RunLease>, cancel: Cancel) {
                 return;
             }
             // The store may answer the next one; if it does not, the run will meet that by itself.
-            Err(error) => warn(&error),
+            Err(error) => tracing::warn!(%error, "the heartbeat of this run could not be stored"),
         }
     }
-}
-
-fn warn(error: &Error) {
-    tracing::warn!(%error, "the heartbeat of this run could not be stored");
 }

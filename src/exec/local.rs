@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -12,10 +12,13 @@ use tokio::task::JoinSet;
 use super::memory;
 use super::receipts::Receipts;
 use crate::config::Pipeline;
-use crate::error::{Error, ErrorKind, Result};
-use crate::observe::{Event, Stage, Summing};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::{Running, Stage, Summing};
 use crate::stage::{self, EncodeTask, Envelope, Plan, SharedWork, TaskEnv, TaskReceipt, Worker};
 use crate::tower::Tower;
+
+/// What is said of a worker that panicked.
+const ENDED: &str = "a worker ended unexpectedly";
 
 /// The workers of this process, one a device.
 pub(super) struct Workers(Vec<Worker>);
@@ -40,7 +43,9 @@ impl Workers {
         env: &TaskEnv,
         receipts: &mut Receipts,
     ) -> Result<()> {
-        let limit = Arc::new(memory_limit(plan, pipeline)?);
+        // A plan whose largest shard does not fit is refused before anything is encoded.
+        let limit_mib = memory::limit_mib(pipeline.index.memory_limit_mib);
+        plan.build.iter().try_for_each(|task| memory::refuse_too_large(task, limit_mib))?;
         let env = TaskEnv { reporter: Arc::new(Summing::new(env.reporter.clone())), ..env.clone() };
         if !plan.encode.is_empty() {
             self.encode(plan, attempts, &env, receipts).await?;
@@ -49,7 +54,7 @@ impl Workers {
             execute(&Envelope::Calibrate(task.clone()), self.first(), attempts, &env).await?;
         }
         if !plan.build.is_empty() {
-            build(plan, attempts, &env, limit, receipts).await?;
+            build(plan, attempts, &env, limit_mib, receipts).await?;
         }
         Ok(())
     }
@@ -61,14 +66,9 @@ impl Workers {
         env: &TaskEnv,
         receipts: &mut Receipts,
     ) -> Result<()> {
-        let started = Instant::now();
         let texts = plan.encode.iter().map(|task| task.shard.texts_to_encode).sum();
-        env.reporter.event(Event::StageStarted {
-            stage: Stage::Encode,
-            total: texts,
-            unit: "texts",
-            tokens: plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum(),
-        });
+        let tokens = plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum();
+        let stage = Running::begin(&*env.reporter, Stage::Encode, (texts, "texts"), tokens);
         let queue: Arc<Mutex<VecDeque<EncodeTask>>> =
             Arc::new(Mutex::new(plan.encode.iter().cloned().collect()));
         let stop = Arc::new(AtomicBool::new(false));
@@ -106,7 +106,7 @@ impl Workers {
         }
         let mut outcome = Ok(());
         while let Some(ended) = running.join_next().await {
-            let (worker, done, result) = ended.map_err(ended_unexpectedly)?;
+            let (worker, done, result) = ended.context(|| ENDED)?;
             self.0.push(worker);
             receipts.encode.extend(done);
             outcome = outcome.and(result);
@@ -116,11 +116,7 @@ impl Workers {
         if outcome.is_err() {
             summary = format!("stopped; {summary} kept in {} parts", kept.parts());
         }
-        env.reporter.event(Event::StageFinished {
-            stage: Stage::Encode,
-            seconds: started.elapsed().as_secs_f64(),
-            summary,
-        });
+        stage.end(summary);
         outcome
     }
 }
@@ -138,10 +134,6 @@ pub(super) async fn check(
     stage::measure_drift(&plan.gates, &plan.encode, worker, env).await
 }
 
-fn ended_unexpectedly(cause: tokio::task::JoinError) -> Error {
-    Error::internal("a worker ended unexpectedly").with_source(cause)
-}
-
 /// One task, tried again where its failure may pass. Stopping is not a failure.
 async fn execute(
     envelope: &Envelope,
@@ -153,9 +145,8 @@ async fn execute(
     for attempt in 1.. {
         match stage::execute(envelope, worker, env).await {
             Err(error) if error.kind() == ErrorKind::Transient && attempt < attempts => {
-                env.reporter.event(Event::Warning {
-                    message: format!("{error}; attempt {} follows in {pause:?}", attempt + 1),
-                });
+                let next = attempt + 1;
+                env.reporter.warn(format!("{error}; attempt {next} follows in {pause:?}"));
                 tokio::time::sleep(pause).await;
                 env.cancel.check()?;
                 pause *= 4;
@@ -166,44 +157,27 @@ async fn execute(
     Err(Error::internal("no attempt was made"))
 }
 
-/// Memory for builds in MiB.
-struct MemoryLimit {
-    mib: u32,
-    free: Semaphore,
-}
-
-/// Refuses a plan whose largest shard does not fit, before anything is encoded.
-fn memory_limit(plan: &Plan, pipeline: &Pipeline) -> Result<MemoryLimit> {
-    let mib = memory::limit_mib(pipeline.index.memory_limit_mib);
-    plan.build.iter().try_for_each(|task| memory::refuse_too_large(task, mib))?;
-    Ok(MemoryLimit { mib, free: Semaphore::new(mib as usize) })
-}
-
 async fn build(
     plan: &Plan,
     attempts: u32,
     env: &TaskEnv,
-    limit: Arc<MemoryLimit>,
+    limit_mib: u32,
     receipts: &mut Receipts,
 ) -> Result<()> {
-    let started = Instant::now();
-    env.reporter.event(Event::StageStarted {
-        stage: Stage::Build,
-        total: plan.build.len() as u64,
-        unit: "shards",
-        tokens: 0,
-    });
+    let shards = plan.build.len() as u64;
+    let stage = Running::begin(&*env.reporter, Stage::Build, (shards, "shards"), 0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let side_by_side = Arc::new(Semaphore::new(threads));
+    let free_mib = Arc::new(Semaphore::new(limit_mib as usize));
     let mut running = JoinSet::new();
     for task in plan.build.iter().cloned() {
-        let (limit, side_by_side, env) =
-            (Arc::clone(&limit), Arc::clone(&side_by_side), env.clone());
+        let (free_mib, side_by_side, env) =
+            (Arc::clone(&free_mib), Arc::clone(&side_by_side), env.clone());
         running.spawn(async move {
-            let needed = memory::needed_mib(&task).min(limit.mib);
+            let needed = memory::needed_mib(&task).min(limit_mib);
             // Neither semaphore is ever closed.
             let _thread = side_by_side.acquire().await.map_err(closed)?;
-            let _memory = limit.free.acquire_many(needed).await.map_err(closed)?;
+            let _memory = free_mib.acquire_many(needed).await.map_err(closed)?;
             env.cancel.check()?;
             // A build encodes nothing: any device will do.
             let mut worker = Worker::new(crate::tower::DeviceSpec::Cpu { threads: 1 }, None);
@@ -212,26 +186,19 @@ async fn build(
     }
     let mut outcome = Ok(());
     while let Some(ended) = running.join_next().await {
-        match ended.map_err(ended_unexpectedly)? {
+        match ended.context(|| ENDED)? {
             Ok(TaskReceipt::Build(receipt)) => receipts.build.push(*receipt),
             Ok(_) => {}
-            Err(error) if outcome.is_ok() => {
+            Err(error) => {
                 outcome = Err(error);
                 running.abort_all();
+                break;
             }
-            Err(_) => {}
-        }
-        if outcome.is_err() {
-            break;
         }
     }
     receipts.build.sort_by_key(|receipt| receipt.shard.shard);
     let vectors: u64 = receipts.build.iter().map(|receipt| receipt.shard.vectors).sum();
-    env.reporter.event(Event::StageFinished {
-        stage: Stage::Build,
-        seconds: started.elapsed().as_secs_f64(),
-        summary: format!("{} shards, {vectors} vectors", receipts.build.len()),
-    });
+    stage.end(format!("{} shards, {vectors} vectors", receipts.build.len()));
     outcome
 }
 

@@ -1,6 +1,6 @@
 //! Memory that building an index takes, and how much there is.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::index;
 use crate::stage::BuildTask;
 
@@ -30,15 +30,12 @@ pub(super) fn refuse_too_large(task: &BuildTask, limit_mib: u32) -> Result<()> {
     if needed <= limit_mib {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Resource,
-        format!(
-            "building shard {} needs about {needed} MiB and {limit_mib} MiB may be taken; set index.shards to \
+    Err(Error::resource(format!(
+        "building shard {} needs about {needed} MiB and {limit_mib} MiB may be taken; set index.shards to \
              at least {}, or raise index.memory_limit_mib",
-            task.shard.prepared.shard,
-            task.spec.shard_count.saturating_mul(needed.div_ceil(limit_mib.max(1)))
-        ),
-    ))
+        task.shard.prepared.shard,
+        task.spec.shard_count.saturating_mul(needed.div_ceil(limit_mib.max(1)))
+    )))
 }
 
 /// 80% of what Linux says is available; `None` elsewhere.

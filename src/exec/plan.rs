@@ -7,7 +7,6 @@ use super::run_id::new_run_id;
 use super::session::Session;
 use super::speed::measure_speed;
 use crate::error::Result;
-use crate::observe::Event;
 use crate::report::{PlanBrief, PlanSummary};
 
 /// What a run would do: exact counts, and times from a short calibration on the first device. Nothing is encoded
@@ -36,7 +35,7 @@ pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let run = new_run_id();
     let Course { session, next, notice } = backfill::course(&Session::new(ctx)).await?;
     if let Some(message) = notice {
-        ctx.reporter.event(Event::Warning { message });
+        ctx.reporter.warn(message);
     }
     let plan = session.plan(&run).await?.plan;
     if plan.tasks() > 0 {

@@ -6,7 +6,6 @@ use super::context::{RunContext, RunOptions};
 use super::receipts::Receipts;
 use super::session::Session;
 use crate::error::{ErrorKind, Result};
-use crate::observe::Event;
 use crate::report::{NewestSnapshot, Outcome, RunReport};
 use crate::snapshot;
 use crate::stage::Plan;
@@ -22,7 +21,7 @@ pub async fn publish_plan(
 ) -> Result<()> {
     let run = layout::run_of(plan_key);
     let plan = Plan::load(&ctx.root, run).await?;
-    let mut session = Session::new(ctx);
+    let mut session = Session::new(ctx).with_options(options);
     if let Some(pipeline) = backfill::pipeline_of(ctx, &plan) {
         session = session.with_pipeline(pipeline);
     }
@@ -32,33 +31,29 @@ pub async fn publish_plan(
     report.planned_only(&plan);
     report.newest = snapshot::newest(&ctx.root).await?.as_ref().map(NewestSnapshot::of);
     let outcome = match &plan.backfill {
-        Some(_) => backfill::publish_plan(&session, &plan, options, report).await,
-        None => publish_day(&session, &plan, options, report).await,
+        Some(_) => backfill::publish_plan(&session, &plan, report).await,
+        None => publish_day(&session, &plan, report).await,
     };
     report.finish(&timeline);
     match outcome {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::GateRefused && plan.backfill.is_some() => {
-            backfill::say_refused(&error, ctx, report);
+            backfill::refused(&error, ctx, report);
+            report.outcome = Outcome::GateRefused;
         }
         Err(error) if error.kind() == ErrorKind::GateRefused => {
             report.warnings.push(error.to_string());
             report.outcome = Outcome::GateRefused;
-            ctx.reporter.event(Event::Warning { message: error.to_string() });
+            ctx.reporter.warn(error.to_string());
         }
         Err(error) => return Err(error),
     }
     report.store(&ctx.root).await
 }
 
-async fn publish_day(
-    session: &Session,
-    plan: &Plan,
-    options: &RunOptions,
-    report: &mut RunReport,
-) -> Result<()> {
+async fn publish_day(session: &Session, plan: &Plan, report: &mut RunReport) -> Result<()> {
     let receipts = Receipts::read(plan, &session.ctx.root).await?;
     report.executed(&receipts.encode, &receipts.build);
     let drift = commit::measure_drift(session, plan).await?;
-    commit::publish(session, plan, &receipts.build, drift, options, report).await
+    commit::publish(session, plan, &receipts.build, drift, report).await
 }

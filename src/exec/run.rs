@@ -1,7 +1,5 @@
 //! A whole run: prepare, encode, build, publish.
 
-use std::time::Instant;
-
 use super::backfill::{self, Course};
 use super::commit;
 use super::context::{RunContext, RunOptions};
@@ -11,7 +9,7 @@ use super::receipts::Receipts;
 use super::run_id::new_run_id;
 use super::session::Session;
 use crate::error::{ErrorKind, Result, ResultExt};
-use crate::observe::{Event, Stage};
+use crate::observe::{Running, Stage};
 use crate::report::{Outcome, RunReport, truncation_warning};
 use crate::snapshot::{RunLease, check_store};
 use crate::stage::{Plan, refuse_drift};
@@ -60,9 +58,9 @@ async fn leased(
     lease: Option<&RunLease>,
     report: &mut RunReport,
 ) -> Result<()> {
-    let (session, timeline) = Session::new(ctx).recorded();
+    let (session, timeline) = Session::new(ctx).with_options(options).recorded();
     *report = ctx.report(run);
-    let finished = drive(&session, options, run, lease, report).await;
+    let finished = drive(&session, run, lease, report).await;
     report.finish(&timeline);
     if let Err(error) = &finished {
         report.warnings.push(error.to_string());
@@ -77,27 +75,27 @@ async fn leased(
         _ => report.store(&ctx.root).await,
     };
     match finished {
-        Ok(()) => stored.context(|| match report.outcome {
-            Outcome::Published { snapshot } => {
-                format!(
-                    "snapshot {snapshot} is published, but the run's report could not be stored"
-                )
-            }
-            _ => "the run's report could not be stored".to_owned(),
-        })?,
+        Ok(()) => stored.context(|| {
+            let published = match report.outcome {
+                Outcome::Published { snapshot } => {
+                    format!("snapshot {snapshot} is published, but ")
+                }
+                _ => String::new(),
+            };
+            format!("{published}the run's report could not be stored")
+        }),
         Err(error) if error.kind() == ErrorKind::GateRefused => {
-            ctx.reporter.event(Event::Warning { message: error.to_string() });
+            ctx.reporter.warn(error.to_string());
+            Ok(())
         }
         // The cause of the failure matters more than a report that could not be stored.
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// The day, and the night after it where a tower is to take over.
 async fn drive(
     session: &Session,
-    options: &RunOptions,
     run: &str,
     lease: Option<&RunLease>,
     report: &mut RunReport,
@@ -106,14 +104,11 @@ async fn drive(
     let Course { session, next, notice } = backfill::course(session).await?;
     if let Some(message) = notice {
         report.config = session.ctx.config_summary();
-        session.reporter.event(Event::Warning { message });
+        session.reporter.warn(message);
     }
-    let plan = day(&session, options, run, lease, report).await?;
-    match next {
-        Some(next) if !options.no_publish => {
-            backfill::night(&next, &plan, options, report).await?;
-        }
-        _ => {}
+    let plan = day(&session, run, lease, report).await?;
+    if let Some(next) = next.filter(|_| !session.options.no_publish) {
+        backfill::night(&next, &plan, report).await?;
     }
     if plan.tasks() == 0 && report.outcome.is_nothing() {
         // Nothing was done with the prepared text that is of use later: it need not lie around until retention.
@@ -125,12 +120,11 @@ async fn drive(
 /// prepare -> encode -> build -> publish with the tower of the session.
 async fn day(
     session: &Session,
-    options: &RunOptions,
     run: &str,
     lease: Option<&RunLease>,
     report: &mut RunReport,
 ) -> Result<Plan> {
-    let (ctx, reporter) = (&session.ctx, &session.reporter);
+    let Session { ctx, options, reporter, .. } = session;
     if options.only_plan {
         let planned = session.plan(run).await?;
         report.planned(&planned);
@@ -138,11 +132,11 @@ async fn day(
         report.outcome = Outcome::Planned;
         return Ok(planned.plan);
     }
-    let (planned, mut fleet) = Fleet::plan(session, options, run).await?;
+    let (planned, mut fleet) = Fleet::plan(session, run).await?;
     report.planned(&planned);
     let plan = planned.plan;
     if let Some(message) = truncation_warning(&plan) {
-        reporter.event(Event::Warning { message });
+        reporter.warn(message);
     }
     if plan.tasks() > 0 {
         fleet.store(&plan, ctx).await?;
@@ -151,7 +145,7 @@ async fn day(
     let drift = fleet.check(&plan, ctx.pipeline.encode.self_test, &env).await?;
     refuse_drift(drift, &plan.gates, options.overrides_drift())?;
     let mut receipts = Receipts::default();
-    let outcome = fleet.run(&plan, ctx, options.attempts, &env, &mut receipts).await;
+    let outcome = fleet.run(&plan, session, &env, &mut receipts).await;
     report.executed(&receipts.encode, &receipts.build);
     if outcome.is_err() {
         report.interrupted(&env.kept);
@@ -161,15 +155,11 @@ async fn day(
         report.outcome = Outcome::NotPublished;
         return Ok(plan);
     }
-    let started = Instant::now();
-    let (stage, unit) = (Stage::Publish, "snapshots");
-    reporter.event(Event::StageStarted { stage, total: 0, unit, tokens: 0 });
+    let stage = Running::begin(&**reporter, Stage::Publish, (0, "snapshots"), 0);
     if let Some(lease) = lease {
         lease.check().await?;
     }
-    commit::publish(session, &plan, &receipts.build, drift, options, report).await?;
-    let seconds = started.elapsed().as_secs_f64();
-    let summary = report.outcome.to_string();
-    reporter.event(Event::StageFinished { stage, seconds, summary });
+    commit::publish(session, &plan, &receipts.build, drift, report).await?;
+    stage.end(report.outcome.to_string());
     Ok(plan)
 }

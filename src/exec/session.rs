@@ -1,8 +1,8 @@
-//! A run at work: its context, where its events go, and its towers.
+//! A run at work: its context, what it is asked to do, where its events go, and its towers.
 
 use std::sync::Arc;
 
-use super::context::RunContext;
+use super::context::{RunContext, RunOptions};
 use super::towers::Towers;
 use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
@@ -15,16 +15,22 @@ use crate::tower::Tower;
 #[derive(Clone)]
 pub(super) struct Session {
     pub ctx: RunContext,
+    pub options: RunOptions,
     /// Gets the events: the reporter of the context, and the timeline of the report where there is one.
     pub reporter: Arc<dyn Reporter>,
     towers: Arc<Towers>,
 }
 
 impl Session {
-    /// Without a timeline.
+    /// Without a timeline, asked for nothing but the usual.
     pub fn new(ctx: &RunContext) -> Self {
         let (ctx, reporter) = (ctx.clone(), Arc::clone(&ctx.reporter));
-        Self { ctx, reporter, towers: Arc::default() }
+        Self { ctx, options: RunOptions::default(), reporter, towers: Arc::default() }
+    }
+
+    /// The same run, asked to do this.
+    pub fn with_options(self, options: &RunOptions) -> Self {
+        Self { options: options.clone(), ..self }
     }
 
     /// The same run, its events also kept for a report.
@@ -38,7 +44,7 @@ impl Session {
     /// The same run of another pipeline, whose towers are others.
     pub fn with_pipeline(&self, pipeline: Pipeline) -> Self {
         let ctx = RunContext { pipeline, ..self.ctx.clone() };
-        Self { ctx, reporter: Arc::clone(&self.reporter), towers: Arc::default() }
+        Self { ctx, towers: Arc::default(), ..self.clone() }
     }
 
     /// The tower that encodes notes.
@@ -64,14 +70,8 @@ impl Session {
 
     /// What tasks are bound to.
     pub fn env(&self) -> TaskEnv {
-        TaskEnv {
-            root: self.ctx.root.clone(),
-            reporter: Arc::clone(&self.reporter),
-            cancel: self.ctx.cancel.clone(),
-            kept: Arc::default(),
-            inputs: Arc::default(),
-            shared: Arc::default(),
-        }
+        let RunContext { root, cancel, .. } = &self.ctx;
+        TaskEnv::new(root.clone(), Arc::clone(&self.reporter), cancel.clone())
     }
 
     /// Reads the corpus and plans.

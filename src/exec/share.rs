@@ -10,7 +10,7 @@ use super::context::RunContext;
 use super::local;
 use super::receipts::{Receipts, all_of};
 use super::session::Session;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::stage::{self, EncodeTask, Envelope, Plan, TaskReceipt};
 use crate::store::layout;
 use crate::tower::Tower;
@@ -40,10 +40,10 @@ impl FromStr for TaskStage {
             "encode" => Ok(Self::Encode),
             "calibrate" => Ok(Self::Calibrate),
             "build" => Ok(Self::Build),
-            _ => Err(Error::new(
-                ErrorKind::Usage,
-                format!("no stage `{name}`; stages of tasks are {}", Self::NAMES.join(", ")),
-            )),
+            _ => Err(Error::usage(format!(
+                "no stage `{name}`; stages of tasks are {}",
+                Self::NAMES.join(", ")
+            ))),
         }
     }
 }
@@ -72,12 +72,9 @@ impl FromStr for Share {
             Some(Self { index: index.parse().ok()?, of: of.parse().ok()? })
         });
         parsed.filter(|share| share.index < share.of).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "`{text}` is no share; write INDEX/COUNT, the index from 0, e.g. 0/8 to 7/8"
-                ),
-            )
+            Error::usage(format!(
+                "`{text}` is no share; write INDEX/COUNT, the index from 0, e.g. 0/8 to 7/8"
+            ))
         })
     }
 }

@@ -7,17 +7,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::context::{RunContext, RunOptions};
+use super::context::RunContext;
 use super::local;
 use super::receipts::Receipts;
 use super::run_id::new_run_id;
 use super::session::Session;
-use crate::config::{Pipeline, PublishOptions};
-use crate::corpus::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
-use crate::error::{Error, ErrorKind, Result, kind_of_io};
+use crate::config::Pipeline;
+use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::observe::Reporter;
-use crate::stage::{self, BuildOptions, EncodeOptions, GateOptions};
-use crate::store::{Root, StorageOptions};
+use crate::stage::{self, EncodeOptions};
+use crate::store::Root;
 use crate::tower::TowerOptions;
 use crate::types::{Cancel, Digest256, Embeddings, TextHash};
 
@@ -37,8 +36,8 @@ pub async fn encode_texts(
     reporter: &Arc<dyn Reporter>,
     cancel: &Cancel,
 ) -> Result<Embeddings> {
-    let folder = std::path::absolute(folder).map_err(|cause| cannot_write(folder, cause))?;
-    std::fs::create_dir_all(&folder).map_err(|cause| cannot_write(&folder, cause))?;
+    let folder = std::path::absolute(folder).map_err(|cause| not_written(folder, cause))?;
+    std::fs::create_dir_all(&folder).map_err(|cause| not_written(&folder, cause))?;
     let table = write_table(texts, &folder)?;
     let pipeline = pipeline(tower, base_dir, encode, &folder, &table)?;
     let ctx = RunContext {
@@ -54,7 +53,7 @@ pub async fn encode_texts(
     plan.calibrate = None;
     plan.build.clear();
     let tower = session.document().await?;
-    let attempts = RunOptions::default().attempts;
+    let attempts = session.options.attempts;
     local::Workers::new(&ctx.pipeline, Some(tower.clone()))?
         .run(&plan, &ctx.pipeline, attempts, &session.env(), &mut Receipts::default())
         .await?;
@@ -75,10 +74,10 @@ fn write_table(texts: &[&str], folder: &Path) -> Result<String> {
     let mut lines = Vec::new();
     for (id, body) in distinct.iter().enumerate() {
         let line = json!({ "note_id": id, "body": body });
-        writeln!(lines, "{line}").map_err(|cause| cannot_write(folder, cause))?;
+        writeln!(lines, "{line}").map_err(|cause| not_written(folder, cause))?;
     }
     let table = folder.join(format!("texts-{}.jsonl", Digest256::of(&lines).short()));
-    std::fs::write(&table, lines).map_err(|cause| cannot_write(&table, cause))?;
+    std::fs::write(&table, lines).map_err(|cause| not_written(&table, cause))?;
     utf8(&table)
 }
 
@@ -89,49 +88,25 @@ fn pipeline(
     folder: &Path,
     table: &str,
 ) -> Result<Pipeline> {
-    let corpus = CorpusOptions {
-        tables: vec![TableOptions {
-            name: "texts".to_owned(),
-            uri: table.to_owned(),
-            format: Some(TableFormat::Jsonl),
-            has_header: true,
-            delimiter: ',',
-        }],
-        sql: "SELECT note_id, body FROM texts".to_owned(),
-        mode: CorpusMode::Full,
-        template: "{{ body }}".to_owned(),
-        stored_columns: Vec::new(),
-        max_rejected: 0,
-        storage: None,
-        memory_limit_mib: 2048,
-    };
-    Ok(Pipeline {
-        version: crate::config::PipelineVersion::V1,
-        corpus,
-        tower: tower.clone(),
-        encode: encode.clone(),
-        index: BuildOptions::default(),
-        next: None,
-        chunking: None,
-        gates: GateOptions::default(),
-        publish: PublishOptions { root: utf8(folder)? },
-        retention: Default::default(),
-        storage: StorageOptions::default(),
-        query: Default::default(),
-        base_dir: base_dir.to_owned(),
-    })
+    // As a pipeline file would say it: all else has its default.
+    let json = json!({
+        "version": 1,
+        "corpus": {
+            "tables": [{ "name": "texts", "uri": table, "format": "jsonl" }],
+            "sql": "SELECT note_id, body FROM texts",
+            "template": "{{ body }}",
+        },
+        "tower": tower,
+        "encode": encode,
+        "publish": { "root": utf8(folder)? },
+    });
+    let pipeline: Pipeline = serde_json::from_value(json)
+        .or_error(ErrorKind::Internal, || "writing the pipeline that encodes texts")?;
+    Ok(Pipeline { base_dir: base_dir.to_owned(), ..pipeline })
 }
 
 fn utf8(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
-        Error::new(
-            ErrorKind::Usage,
-            format!("{} is not Unicode; choose another folder", path.display()),
-        )
+        Error::usage(format!("{} is not Unicode; choose another folder", path.display()))
     })
-}
-
-fn cannot_write(path: &Path, cause: std::io::Error) -> Error {
-    Error::new(kind_of_io(&cause), format!("{} cannot be written", path.display()))
-        .with_source(cause)
 }

@@ -17,7 +17,7 @@ use super::recall::{self, Recall};
 use super::row_set::RowSet;
 use super::rows::unit;
 use super::shard::ShardIndex;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, Result, ResultExt};
 use crate::index::file::format::{FREE_KEY, Layout};
 use crate::index::file::graph::{Duplicate, audit, repair, splice};
 use crate::index::file::sidecar::{SidecarWriter, map_file, write_error};
@@ -100,7 +100,8 @@ pub fn build(
     let mut writer = SidecarWriter::create(&files.sidecar, vectors.dimensions(), keys)?;
     let graph = new_graph(vectors.dimensions(), options)?;
     reserve(&graph, keys.len())?;
-    let (mut encoder, mut earlier) = encoders(options, calibration);
+    let mut encoder = Encoder::new(options, calibration);
+    let mut earlier = encoder.clone();
     let mut firsts = Firsts::default();
     let mut rows_of_slots = Vec::with_capacity(keys.len());
     let mut duplicates = Vec::new();
@@ -109,7 +110,11 @@ pub fn build(
             cancel.check()?;
             progress(at as u64);
         }
-        let row = unit(row).map_err(|what| bad_vector(*key, what))?;
+        let row = unit(row).map_err(|what| {
+            Error::input(format!(
+                "the vector of key {key:016x} {what}; leave its note out or encode it again"
+            ))
+        })?;
         writer.push(&row)?;
         let code = encoder.encode(&row);
         let slot = rows_of_slots.len() as u32;
@@ -121,7 +126,11 @@ pub fn build(
         match first {
             Some(of) => duplicates.push(Duplicate { key: *key, of }),
             None => {
-                code.add_to(&graph, *key).map_err(|cause| insert_error(*key, &cause))?;
+                code.add_to(&graph, *key).map_err(|cause| {
+                    Error::resource(format!(
+                        "usearch cannot insert key {key:016x}: {cause}; use more shards or more memory"
+                    ))
+                })?;
                 rows_of_slots.push(at);
             }
         }
@@ -131,24 +140,6 @@ pub fn build(
     let elements = vectors.as_slice().len().max(1) as f64;
     let clipped = encoder.clipped as f64 / elements;
     files.finish(graph, &duplicates, options, calibration, clipped, cancel)
-}
-
-fn encoders(options: &IndexOptions, calibration: &Calibration) -> (Encoder, Encoder) {
-    let encoder = Encoder::new(options, calibration);
-    (encoder.clone(), encoder)
-}
-
-fn bad_vector(key: u64, what: &str) -> Error {
-    Error::input(format!(
-        "the vector of key {key:016x} {what}; leave its note out or encode it again"
-    ))
-}
-
-fn insert_error(key: u64, cause: &str) -> Error {
-    Error::new(
-        ErrorKind::Resource,
-        format!("usearch cannot insert key {key:016x}: {cause}; use more shards or more memory"),
-    )
 }
 
 /// Checks that keys ascend without repeats or usearch's mark of removal, one per row.
@@ -167,10 +158,10 @@ fn check_rows(keys: &[u64], vectors: &Embeddings) -> Result<()> {
     }
     // 2^32 - 1 is usearch's mark for "no slot".
     if keys.len() >= u32::MAX as usize {
-        return Err(Error::new(
-            ErrorKind::Resource,
-            format!("{} vectors in one shard, usearch holds 2^32; use more shards", keys.len()),
-        ));
+        return Err(Error::resource(format!(
+            "{} vectors in one shard, usearch holds 2^32; use more shards",
+            keys.len()
+        )));
     }
     if keys.last() == Some(&FREE_KEY) {
         return Err(Error::input(
@@ -199,16 +190,15 @@ fn new_graph(dimensions: usize, options: &IndexOptions) -> Result<usearch::Index
         expansion_search: options.expansion_search,
         multi: false,
     })
-    .map_err(|cause| Error::new(ErrorKind::Unsupported, format!("usearch: {cause}")))
+    .map_err(|cause| Error::unsupported(format!("usearch: {cause}")))
 }
 
 /// Room for `vectors`, for one thread.
 fn reserve(graph: &usearch::Index, vectors: usize) -> Result<()> {
     graph.reserve_capacity_and_threads(vectors.max(1), 1).map_err(|cause| {
-        Error::new(
-            ErrorKind::Resource,
-            format!("no memory for an index of {vectors} vectors ({cause}); use more shards"),
-        )
+        Error::resource(format!(
+            "no memory for an index of {vectors} vectors ({cause}); use more shards"
+        ))
     })
 }
 
@@ -308,10 +298,7 @@ impl Staged {
             ))
         })?;
         let full = |what: String| {
-            Error::new(
-                ErrorKind::Resource,
-                format!("writing {path}: {what}; is the disk or quota full?"),
-            )
+            Error::resource(format!("writing {path}: {what}; is the disk or quota full?"))
         };
         graph.save(path).map_err(|cause| full(cause.to_string()))?;
         let expected = graph.serialized_length() as u64;
@@ -341,10 +328,8 @@ impl Staged {
     }
 
     fn repair(&self) -> Result<u64> {
-        let failed = |cause: std::io::Error| {
-            Error::new(kind_of_io(&cause), format!("opening {}", self.index.display()))
-                .with_source(cause)
-        };
+        let failed =
+            |cause: std::io::Error| Error::io(cause, format!("opening {}", self.index.display()));
         let file = OpenOptions::new().read(true).write(true).open(&self.index).map_err(failed)?;
         // SAFETY: the file is this build's own; nothing else knows its name yet.
         let mut bytes = unsafe { MmapMut::map_mut(&file) }.map_err(failed)?;

@@ -139,36 +139,34 @@ impl Code {
         .map_err(|cause| cause.to_string())
     }
 
-    /// The `count` nearest by the graph: keys and distances, nearest first.
+    /// The `count` nearest by the graph: keys and distances, nearest first. With `passes` among the keys that pass; the walk
+    /// also leads through those that do not.
     pub fn search(
         &self,
         index: &usearch::Index,
         count: usize,
+        passes: Option<impl Fn(u64) -> bool>,
     ) -> Result<(Vec<u64>, Vec<f32>), String> {
-        let found = match self {
-            Self::F32(x) | Self::Bf16(_, x) => index.search(x, count),
-            Self::F16(x) => index.search(halves(x), count),
-            Self::I8(x) => index.search(x, count),
-            Self::B1(x) => index.search(b1x8::from_u8s(x), count),
-        };
-        found.map(|found| (found.keys, found.distances)).map_err(|cause| cause.to_string())
+        match self {
+            Self::F32(x) | Self::Bf16(_, x) => nearest(index, x, count, passes),
+            Self::F16(x) => nearest(index, halves(x), count, passes),
+            Self::I8(x) => nearest(index, x, count, passes),
+            Self::B1(x) => nearest(index, b1x8::from_u8s(x), count, passes),
+        }
     }
+}
 
-    /// As [`Code::search`], among the keys that pass. The walk also leads through those that do not.
-    pub fn search_among(
-        &self,
-        index: &usearch::Index,
-        count: usize,
-        passes: impl Fn(u64) -> bool,
-    ) -> Result<(Vec<u64>, Vec<f32>), String> {
-        let found = match self {
-            Self::F32(x) | Self::Bf16(_, x) => index.filtered_search(x, count, passes),
-            Self::F16(x) => index.filtered_search(halves(x), count, passes),
-            Self::I8(x) => index.filtered_search(x, count, passes),
-            Self::B1(x) => index.filtered_search(b1x8::from_u8s(x), count, passes),
-        };
-        found.map(|found| (found.keys, found.distances)).map_err(|cause| cause.to_string())
-    }
+fn nearest<T: usearch::VectorType>(
+    index: &usearch::Index,
+    vector: &[T],
+    count: usize,
+    passes: Option<impl Fn(u64) -> bool>,
+) -> Result<(Vec<u64>, Vec<f32>), String> {
+    let found = match passes {
+        None => index.search(vector, count),
+        Some(passes) => index.filtered_search(vector, count, passes),
+    };
+    found.map(|found| (found.keys, found.distances)).map_err(|cause| cause.to_string())
 }
 
 fn halves(x: &[f16]) -> &[usearch::f16] {

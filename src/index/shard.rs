@@ -8,7 +8,7 @@ use super::quantize::{Calibration, Encoder, cosine_of};
 use super::rescore::rescore;
 use super::row_set::RowSet;
 use super::rows::{Hit, best_first, unit};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::index::file::format::{FREE_KEY, Layout};
 use crate::index::file::sidecar::{Sidecar, map_file};
 
@@ -153,15 +153,12 @@ impl ShardIndex {
             let mut encoder = self.encoder.clone();
             let code = encoder.encode(query);
             let _seat = self.gate.sit();
-            match rows {
-                None => code.search(graph, count),
-                Some(rows) => code.search_among(graph, count, |key| {
-                    self.sidecar.row_of(key).is_some_and(|row| rows.contains(row))
-                }),
-            }
+            let passes = rows
+                .map(|rows| |key| self.sidecar.row_of(key).is_some_and(|row| rows.contains(row)));
+            code.search(graph, count, passes)
         };
         let (keys, distances) =
-            found.map_err(|cause| Error::new(ErrorKind::Resource, format!("usearch: {cause}")))?;
+            found.map_err(|cause| Error::resource(format!("usearch: {cause}")))?;
         let quantization = self.options.quantization;
         let candidates = keys
             .into_iter()

@@ -87,29 +87,18 @@ pub fn table(header: &[&str], right: &[bool], rows: &[Vec<String>]) -> String {
         }
     }
     let line = |cells: Vec<&str>| {
-        let mut out = String::new();
-        for (at, (cell, widest)) in cells.iter().zip(&widths).enumerate() {
+        let padded = cells.iter().zip(&widths).enumerate().map(|(at, (cell, widest))| {
             let pad = " ".repeat(widest.saturating_sub(width(cell)));
-            if at > 0 {
-                out.push_str("  ");
-            }
-            if right.get(at).copied().unwrap_or(false) {
-                out.push_str(&pad);
-                out.push_str(cell);
+            if right.get(at) == Some(&true) {
+                format!("{pad}{cell}")
             } else {
-                out.push_str(cell);
-                out.push_str(&pad);
+                format!("{cell}{pad}")
             }
-        }
-        out.truncate(out.trim_end().len());
-        out.push('\n');
-        out
+        });
+        format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
     };
-    let mut out = line(header.to_vec());
-    for row in &rows {
-        out.push_str(&line(row.iter().map(String::as_str).collect()));
-    }
-    out
+    let cells = rows.iter().map(|row| row.iter().map(String::as_str).collect());
+    std::iter::once(header.to_vec()).chain(cells).map(line).collect()
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@
 mod executors;
 pub mod format;
 mod rate;
+mod running;
 mod timeline;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use schemars::JsonSchema;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use executors::ExecutorProgress;
 pub use rate::Rate;
+pub(crate) use running::Running;
 pub use timeline::{Sample, StageTimes, Timeline};
 
 /// A stage of the pipeline.
@@ -113,6 +115,16 @@ pub enum Event {
 pub trait Reporter: Send + Sync {
     /// Takes one event.
     fn event(&self, event: Event);
+
+    /// [`Event::Warning`].
+    fn warn(&self, message: String) {
+        self.event(Event::Warning { message });
+    }
+
+    /// [`Event::Info`].
+    fn info(&self, message: String) {
+        self.event(Event::Info { message });
+    }
 }
 
 /// Drops every event.
@@ -130,13 +142,13 @@ pub struct Recorder(Mutex<Vec<(Instant, Event)>>);
 impl Recorder {
     /// What was reported so far, with its time.
     pub fn events(&self) -> Vec<(Instant, Event)> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Reporter for Recorder {
     fn event(&self, event: Event) {
-        let mut events = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         events.push((Instant::now(), event));
     }
 }
@@ -167,19 +179,13 @@ impl Summing {
 }
 
 impl Reporter for Summing {
-    fn event(&self, event: Event) {
-        let event = match event {
-            Event::Progress { stage, done, tokens } => {
-                let mut totals =
-                    self.totals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let total = totals.entry(stage).or_default();
-                total.0 += done;
-                total.1 += tokens;
-                let (done, tokens) = *total;
-                Event::Progress { stage, done, tokens }
-            }
-            other => other,
-        };
+    fn event(&self, mut event: Event) {
+        if let Event::Progress { stage, done, tokens } = &mut event {
+            let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+            let total = totals.entry(*stage).or_default();
+            *total = (total.0 + *done, total.1 + *tokens);
+            (*done, *tokens) = *total;
+        }
         self.to.event(event);
     }
 }

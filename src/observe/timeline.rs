@@ -69,17 +69,14 @@ impl Timeline {
     /// Every stage that began, in order.
     pub fn stages(&self) -> Vec<StageTimes> {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner
-            .tracks
-            .iter()
-            .map(|track| {
-                let mut times = track.times.clone();
-                if !track.ended {
-                    times.seconds = track.began.elapsed().as_secs_f64();
-                }
-                times
-            })
-            .collect()
+        let times = |track: &Track| match track.ended {
+            true => track.times.clone(),
+            false => {
+                let seconds = track.began.elapsed().as_secs_f64();
+                StageTimes { seconds, ..track.times.clone() }
+            }
+        };
+        inner.tracks.iter().map(times).collect()
     }
 
     /// One stage, if it began.
@@ -134,11 +131,7 @@ impl Track {
         }
         samples.push(Sample { seconds, done: self.times.done, tokens: self.times.tokens });
         if samples.len() > MAX_SAMPLES {
-            let mut at = 0;
-            samples.retain(|_| {
-                at += 1;
-                at % 2 == 1
-            });
+            *samples = samples.iter().copied().step_by(2).collect();
             self.spacing *= 2.0;
         }
     }

@@ -86,29 +86,27 @@ impl BackfillReport {
 impl fmt::Display for BackfillReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { model, texts, texts_stored, .. } = self;
+        write!(f, "tower {model} ")?;
         match self.state {
             BackfillState::Growing => {}
             BackfillState::Switched { snapshot } => {
                 return write!(
                     f,
-                    "tower {model} took over with snapshot {snapshot}; move [next.tower] to [tower]"
+                    "took over with snapshot {snapshot}; move [next.tower] to [tower]"
                 );
             }
-            BackfillState::Refused => {
-                return write!(f, "tower {model} is complete, but was refused by a gate");
-            }
+            BackfillState::Refused => return f.write_str("is complete, but was refused by a gate"),
             BackfillState::RolledBack => {
-                return write!(
-                    f,
-                    "tower {model} was rolled back and stays off; change [next.tower], remove [next], or \
-                     move it to [tower] to publish it all the same"
+                return f.write_str(
+                    "was rolled back and stays off; change [next.tower], remove [next], or move it to [tower] to \
+                     publish it all the same",
                 );
             }
         }
         // Rounded down: 100% is for nothing missing.
         let percent = if *texts == 0 { 100 } else { texts_stored * 100 / texts };
         let (stored, all) = (format::count(*texts_stored), format::count(*texts));
-        write!(f, "tower {model} {percent}% ({stored} of {all} texts)")?;
+        write!(f, "{percent}% ({stored} of {all} texts)")?;
         match self.nights_left {
             _ if texts_stored == texts => write!(f, ", the switch is next"),
             Some(0 | 1) => write!(f, ", about 1 more night"),

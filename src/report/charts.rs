@@ -28,6 +28,7 @@ const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 64.0;
 const BOTTOM: f64 = 28.0;
 const TOP: f64 = 20.0;
+const PLOT: f64 = HEIGHT - TOP - BOTTOM;
 
 fn open_svg(label: &str, height: f64) -> String {
     format!(
@@ -46,10 +47,9 @@ fn axis_top(value: f64) -> f64 {
 }
 
 fn grid(out: &mut String, top: f64, label: &dyn Fn(f64) -> String) {
-    let plot = HEIGHT - TOP - BOTTOM;
     for step in 0..=4 {
         let share = f64::from(step) / 4.0;
-        let y = TOP + plot * (1.0 - share);
+        let y = TOP + PLOT * (1.0 - share);
         let _ = writeln!(
             out,
             "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
@@ -67,17 +67,16 @@ pub fn bar_chart(label: &str, bars: &[(String, u64, String)]) -> String {
     let most = bars.iter().map(|bar| bar.1).max().unwrap_or(0);
     let top = axis_top(most as f64);
     grid(&mut out, top, &|value| format::count(value.round() as u64));
-    let plot = HEIGHT - TOP - BOTTOM;
     let slot = (WIDTH - LEFT) / bars.len().max(1) as f64;
     for (at, (name, value, tip)) in bars.iter().enumerate() {
-        let height = plot * *value as f64 / top;
+        let height = PLOT * *value as f64 / top;
         let x = LEFT + slot * at as f64;
         let _ = writeln!(
             out,
             "<rect class=\"bar\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" rx=\"2\">\
              <title>{}</title></rect><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             x + slot * 0.1,
-            TOP + plot - height,
+            TOP + PLOT - height,
             slot * 0.8,
             escape(tip),
             x + slot / 2.0,
@@ -97,9 +96,8 @@ pub fn line_chart(label: &str, points: &[(f64, f64)]) -> String {
     let top = axis_top(points.iter().map(|point| point.1).fold(0.0, f64::max));
     grid(&mut out, top, &|value| format::count(value.round() as u64));
     let end = points.iter().map(|point| point.0).fold(0.0, f64::max).max(1e-9);
-    let plot = HEIGHT - TOP - BOTTOM;
     let place = |(x, y): (f64, f64)| {
-        (LEFT + (WIDTH - LEFT) * (x / end), TOP + plot * (1.0 - (y / top).clamp(0.0, 1.0)))
+        (LEFT + (WIDTH - LEFT) * (x / end), TOP + PLOT * (1.0 - (y / top).clamp(0.0, 1.0)))
     };
     if let (Some(first), Some(last)) = (points.first(), points.last()) {
         let mut path = String::new();
@@ -107,7 +105,7 @@ pub fn line_chart(label: &str, points: &[(f64, f64)]) -> String {
             let (x, y) = place(*point);
             let _ = write!(path, "{}{x:.1} {y:.1}", if at == 0 { "M" } else { " L" });
         }
-        let base = TOP + plot;
+        let base = TOP + PLOT;
         let _ = writeln!(
             out,
             "<path class=\"area\" d=\"{path} L{:.1} {base:.1} L{:.1} {base:.1} Z\"/>\n<path class=\"curve\" d=\"{path}\"/>",

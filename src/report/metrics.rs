@@ -47,13 +47,15 @@ fn health(gauges: &mut Gauges, report: &RunReport, exit_code: u8, now: f64, earl
         "Exit code of the last run: 0 done, 1 failed, 2 configuration, 3 refused by a gate, 75 run again, 130 interrupted.",
         f64::from(exit_code),
     );
-    let success = "scalingnote_last_success_timestamp_seconds";
-    let help = "When a run last left the newest snapshot up to date, in seconds since 1970.";
-    match report.outcome {
-        // Whatever failed after it, the snapshot is today's.
-        Outcome::Published { .. } | Outcome::NothingToDo { .. } => gauges.add(success, help, now),
-        _ => gauges.keep(success, help, earlier),
-    }
+    // Whatever failed after it, the snapshot is today's.
+    let is_current =
+        matches!(report.outcome, Outcome::Published { .. } | Outcome::NothingToDo { .. });
+    gauges.add_or_keep(
+        "scalingnote_last_success_timestamp_seconds",
+        "When a run last left the newest snapshot up to date, in seconds since 1970.",
+        is_current.then_some(now),
+        earlier,
+    );
     let failures = "scalingnote_failed_runs_in_a_row";
     let before = gauges.value_in(failures, earlier).unwrap_or(0.0);
     gauges.add(
@@ -96,10 +98,7 @@ fn snapshot(gauges: &mut Gauges, report: &RunReport, earlier: &str) {
             newest.map(|newest| newest.vectors as f64),
         ),
     ] {
-        match value {
-            Some(value) => gauges.add(name, help, value),
-            None => gauges.keep(name, help, earlier),
-        }
+        gauges.add_or_keep(name, help, value, earlier);
     }
 }
 

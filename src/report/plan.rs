@@ -132,34 +132,31 @@ impl PlanSummary {
         };
         let dimensions = spec.space.dimensions;
         let part_row = u64::from(dimensions) * element + PART_ROW;
-        let shards: Vec<ShardSummary> = plan
-            .shards
-            .iter()
-            .map(|shard| {
-                let rows = shard.prepared.rows;
-                let (memory, built) = match shard.unchanged {
-                    true => (0, 0),
-                    false => (
-                        index::estimate_memory(rows, dimensions, &spec.index),
-                        index::estimate_file_bytes(rows, dimensions, &spec.index),
-                    ),
-                };
-                let amounts = PlanAmounts {
-                    notes_new: shard.notes.new,
-                    notes_changed: shard.notes.changed,
-                    notes_unchanged: shard.notes.unchanged,
-                    notes_deleted: shard.notes.deleted,
-                    texts: shard.texts_to_encode,
-                    tokens: shard.tokens_to_encode,
-                    padded_tokens: shard.tokens_to_encode + shard.padding_avoided,
-                    seconds: speed.map(|speed| shard.tokens_to_encode as f64 / speed / devices),
-                    bytes: shard.texts_to_encode * part_row + built,
-                    index_memory: memory,
-                    ..PlanAmounts::default()
-                };
-                ShardSummary { shard: shard.prepared.shard, amounts: amounts.with_waste() }
-            })
-            .collect();
+        let shards = plan.shards.iter().map(|shard| {
+            let rows = shard.prepared.rows;
+            let (memory, built) = match shard.unchanged {
+                true => (0, 0),
+                false => (
+                    index::estimate_memory(rows, dimensions, &spec.index),
+                    index::estimate_file_bytes(rows, dimensions, &spec.index),
+                ),
+            };
+            let amounts = PlanAmounts {
+                notes_new: shard.notes.new,
+                notes_changed: shard.notes.changed,
+                notes_unchanged: shard.notes.unchanged,
+                notes_deleted: shard.notes.deleted,
+                texts: shard.texts_to_encode,
+                tokens: shard.tokens_to_encode,
+                padded_tokens: shard.tokens_to_encode + shard.padding_avoided,
+                seconds: speed.map(|speed| shard.tokens_to_encode as f64 / speed / devices),
+                bytes: shard.texts_to_encode * part_row + built,
+                index_memory: memory,
+                ..PlanAmounts::default()
+            };
+            ShardSummary { shard: shard.prepared.shard, amounts: amounts.with_waste() }
+        });
+        let shards: Vec<_> = shards.collect();
         let mut warnings = Vec::new();
         let rejected = plan.prepared.rejections.total();
         if rejected > 0 {
@@ -243,19 +240,8 @@ impl PlanBrief {
 
 impl fmt::Display for PlanSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const HEADER: [&str; 11] = [
-            "shard",
-            "new",
-            "changed",
-            "unchanged",
-            "deleted",
-            "texts",
-            "tokens",
-            "saved",
-            "time",
-            "writes",
-            "memory",
-        ];
+        const HEADER: &str =
+            "shard new changed unchanged deleted texts tokens saved time writes memory";
         let row = |name: String, amounts: &PlanAmounts| {
             vec![
                 name,
@@ -278,7 +264,8 @@ impl fmt::Display for PlanSummary {
             Some(parent) => writeln!(f, "run {} against snapshot {parent}", self.run)?,
             None => writeln!(f, "run {}, the first: there is no snapshot yet", self.run)?,
         }
-        f.write_str(&format::table(&HEADER, &[true; 11], &rows))?;
+        let header: Vec<&str> = HEADER.split(' ').collect();
+        f.write_str(&format::table(&header, &[true; 11], &rows))?;
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
         }
@@ -291,14 +278,11 @@ impl fmt::Display for PlanSummary {
         let tasks = format::count(self.tasks);
         let plural = if self.tasks == 1 { "task" } else { "tasks" };
         let devices = self.devices.join(", ");
-        match self.tokens_per_second {
-            Some(speed) => writeln!(
-                f,
-                "{tasks} {plural} on {devices}, calibrated at {} tokens/s",
-                format::rate(speed)
-            ),
-            None => writeln!(f, "{tasks} {plural} on {devices}"),
+        write!(f, "{tasks} {plural} on {devices}")?;
+        if let Some(speed) = self.tokens_per_second {
+            write!(f, ", calibrated at {} tokens/s", format::rate(speed))?;
         }
+        writeln!(f)
     }
 }
 

@@ -43,10 +43,10 @@ impl Gauges {
         }
     }
 
-    /// Adds the sample that `earlier` (the text of an earlier file) has under this name, if it has one: what is not
-    /// known today stays as it was last known.
-    pub fn keep(&mut self, name: &str, help: &str, earlier: &str) {
-        if let Some(value) = self.value_in(name, earlier) {
+    /// Adds a gauge of one sample, if need be the one that `earlier` (the text of an earlier file) has under this name:
+    /// what is not known today stays as it was last known.
+    pub fn add_or_keep(&mut self, name: &str, help: &str, value: Option<f64>, earlier: &str) {
+        if let Some(value) = value.or_else(|| self.value_in(name, earlier)) {
             self.add(name, help, value);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::FileRef;
 use crate::types::Digest256;
 
@@ -26,8 +26,7 @@ impl Cache {
     /// Input or Resource where the folder cannot be written.
     pub fn claim(base: &Path, root_uri: &str) -> Result<Self> {
         let failed = |cause: std::io::Error| {
-            Error::new(kind_of_io(&cause), format!("cannot use the cache {}", base.display()))
-                .with_source(cause)
+            Error::io(cause, format!("cannot use the cache {}", base.display()))
         };
         std::fs::create_dir_all(base).map_err(failed)?;
         let name = Digest256::of(root_uri.as_bytes()).short();
@@ -48,10 +47,10 @@ impl Cache {
                 Err(TryLockError::Error(cause)) => return Err(failed(cause)),
             }
         }
-        Err(Error::new(
-            ErrorKind::Resource,
-            format!("{WATCHERS} watchers of {root_uri} use {} already", base.display()),
-        ))
+        Err(Error::resource(format!(
+            "{WATCHERS} watchers of {root_uri} use {} already",
+            base.display()
+        )))
     }
 
     pub fn folder(&self) -> &Path {

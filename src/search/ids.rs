@@ -17,13 +17,10 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::metadata::PageIndexPolicy;
 
 use crate::corpus::RowFilter;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io, shielded};
+use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::index::RowSet;
 use crate::schema;
-use crate::snapshot::ids::identity;
-
-/// Rows of one batch.
-const BATCH: usize = 8192;
+use crate::snapshot::ids::{self, BATCH};
 
 /// What a note shows beside its score.
 pub(super) type Stored = serde_json::Map<String, serde_json::Value>;
@@ -47,9 +44,7 @@ pub(super) struct Notes {
 impl IdsFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
-        let failed = |cause: std::io::Error| {
-            Error::new(kind_of_io(&cause), format!("cannot open {shown}")).with_source(cause)
-        };
+        let failed = |cause: std::io::Error| Error::io(cause, format!("cannot open {shown}"));
         let file = std::fs::File::open(path).map_err(failed)?;
         // SAFETY: nothing that is stored is ever overwritten or cut short (every name is written once), so the
         // bytes do not change while they are mapped.
@@ -92,19 +87,19 @@ impl IdsFile {
     fn read_notes(&self, keys: &[u64]) -> Result<Notes> {
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), [0, 1, 2]);
         let mut chunks = Vec::with_capacity(keys.len());
-        let mut ids = Vec::new();
+        let mut notes = Vec::new();
         for batch in self.batches(mask, None)? {
-            let (found, notes, chunk) = identity(&batch)?;
+            let found = ids::keys(&batch)?;
             if keys.get(chunks.len()..chunks.len() + found.len()) != Some(found) {
                 return Err(Error::corrupt("its keys are not those of the index beside it"));
             }
-            chunks.extend_from_slice(chunk);
-            ids.push(notes.clone());
+            chunks.extend_from_slice(ids::chunks(&batch)?);
+            notes.push(ids::notes(&batch)?.clone());
         }
         if chunks.len() != keys.len() {
             return Err(Error::corrupt("it has fewer rows than the index beside it"));
         }
-        let parts: Vec<&dyn arrow::array::Array> = ids.iter().map(|part| part as _).collect();
+        let parts: Vec<&dyn arrow::array::Array> = notes.iter().map(|part| part as _).collect();
         let ids = match parts.is_empty() {
             true => StringArray::from(Vec::<&str>::new()),
             false => concat(&parts)

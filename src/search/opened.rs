@@ -96,13 +96,9 @@ impl Snapshot {
             })?,
         };
         let number = manifest.number;
-        Self::of_manifest(root, manifest, cache)
+        Self::open_beside(root, manifest, &Files { cache, hash_local: false }, None)
             .await
             .context(|| format!("opening snapshot {number} in {}", root.uri()))
-    }
-
-    async fn of_manifest(root: &Root, manifest: Manifest, cache: &Path) -> Result<Self> {
-        Self::open_beside(root, manifest, &Files { cache, hash_local: false }, None).await
     }
 
     /// Opens the snapshot of a manifest; files that are open in `before` are taken over.

@@ -70,10 +70,8 @@ async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Answer, Refusa
 
 fn compute(app: &App, serving: &Serving, request: SearchRequest) -> Result<Answer> {
     let snapshot = &serving.snapshot;
-    let passing = match &request.condition {
-        None => None,
-        Some(condition) => Some(app.filters.passing(snapshot, condition)?),
-    };
+    let condition = request.condition.as_deref();
+    let passing = condition.map(|text| app.filters.passing(snapshot, text)).transpose()?;
     let (vector, query_tower) = match request.query {
         SearchQuery::Vector(vector) => (vector, None),
         SearchQuery::Text(text) => {

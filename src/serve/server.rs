@@ -119,17 +119,14 @@ async fn health(State(app): State<Arc<App>>) -> Response {
     });
     let serving = app.watcher.current();
     let draining = app.draining.load(Ordering::Acquire);
-    let code = match (&serving, draining) {
-        (Some(_), false) => StatusCode::OK,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
+    let (code, said) = match (&serving, draining) {
+        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        (Some(_), false) => (StatusCode::OK, "ready"),
+        (None, false) => (StatusCode::SERVICE_UNAVAILABLE, "waiting for a snapshot"),
     };
     let manifest = serving.as_ref().map(|serving| serving.snapshot.manifest());
     let body = json!({
-        "status": match (code, draining) {
-            (_, true) => "stopping",
-            (StatusCode::OK, _) => "ready",
-            _ => "waiting for a snapshot",
-        },
+        "status": said,
         "snapshot": manifest.map(|manifest| manifest.number),
         "age_seconds": manifest.and_then(age),
         "notes": manifest.map(|manifest| manifest.content.notes),

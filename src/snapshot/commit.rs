@@ -1,7 +1,5 @@
 //! The one commit point: put-if-absent of the next manifest.
 
-use std::collections::HashSet;
-
 use futures::{StreamExt, TryStreamExt};
 
 use super::lease::{COMMIT_LIMIT, Lease};
@@ -32,9 +30,8 @@ pub async fn commit(
     blocked: Vec<Digest256>,
     provenance: Provenance,
 ) -> Result<CommitOutcome> {
-    let inherited = parent.map(|parent| parent.blocked.clone()).unwrap_or_default();
-    let blocked = inherited.into_iter().chain(blocked).collect();
-    let marks = Marks { blocked, ..Marks::of(parent) };
+    let mut marks = Marks::of(parent);
+    marks.blocked.extend(blocked);
     commit_exactly(root, parent, content, marks, provenance).await
 }
 
@@ -86,8 +83,8 @@ pub(super) async fn commit_exactly(
         purged,
         provenance,
     };
-    let bytes = serde_json::to_vec_pretty(&manifest)
-        .map_err(|cause| Error::internal("the manifest cannot be written").with_source(cause))?;
+    let bytes =
+        serde_json::to_vec_pretty(&manifest).context(|| "the manifest cannot be written")?;
     // What readers will see, down to the last bit of a float.
     let manifest = parse(&bytes, manifest.number).context(|| "committing")?;
 
@@ -121,16 +118,16 @@ async fn under_lease(
     if !is_parent {
         return match current {
             Some(current) => Ok(decide(manifest, current)),
-            None => Err(Error::new(
-                ErrorKind::Conflict,
-                format!("the parent snapshot {} is gone from {}", manifest.number - 1, root.uri()),
-            )),
+            None => Err(Error::conflict(format!(
+                "the parent snapshot {} is gone from {}",
+                manifest.number - 1,
+                root.uri()
+            ))),
         };
     }
     check_objects(root, manifest.content.files(), parent, restored).await?;
     if lease.age() > COMMIT_LIMIT {
-        return Err(Error::new(
-            ErrorKind::Transient,
+        return Err(Error::transient(
             "checking the objects of the snapshot took longer than the commit lease lasts; run again",
         ));
     }
@@ -175,9 +172,7 @@ async fn resolve(
 }
 
 async fn newest_or(root: &Root, key: &str) -> Result<Manifest> {
-    newest(root)
-        .await?
-        .ok_or_else(|| Error::new(ErrorKind::Conflict, format!("{key} came and went; run again")))
+    newest(root).await?.ok_or_else(|| Error::conflict(format!("{key} came and went; run again")))
 }
 
 /// Lost, unless the winner is an earlier attempt of the same run with the same content.
@@ -217,11 +212,7 @@ async fn check_objects(
     parent: Option<&Manifest>,
     restored: bool,
 ) -> Result<()> {
-    let old: HashSet<&str> = parent
-        .iter()
-        .flat_map(|parent| parent.content.files())
-        .map(|file| file.path.as_str())
-        .collect();
+    let old = FileRef::paths(parent.iter().flat_map(|parent| parent.content.files()));
     // A list of futures, not a closure held over an await: that would not be `Send`.
     let lookups: Vec<_> = files
         .map(|file| look_up(root, file, restored || old.contains(file.path.as_str())))
@@ -245,14 +236,11 @@ async fn look_up(root: &Root, file: &FileRef, published: bool) -> Result<()> {
             file.path,
             root.uri()
         ))),
-        None => Err(Error::new(
-            ErrorKind::Transient,
-            format!(
-                "{} is missing in {}; nothing was published, run again to make it anew",
-                file.path,
-                root.uri()
-            ),
-        )),
+        None => Err(Error::transient(format!(
+            "{} is missing in {}; nothing was published, run again to make it anew",
+            file.path,
+            root.uri()
+        ))),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::commit::{Marks, commit_exactly};
-use super::gc::{Heed, delete};
+use super::gc::{Heed, delete, in_order};
 use super::manifest::{CommitOutcome, Content, Manifest, Provenance, Purged, content_hash};
 use crate::error::{Result, ResultExt};
 use crate::store::{Listed, Root};
@@ -21,16 +21,9 @@ pub async fn commit_purged(
     provenance: Provenance,
 ) -> Result<CommitOutcome> {
     let hash = content_hash(&content)?;
-    let mut blocked = parent.blocked.clone();
-    blocked.retain(|other| *other != hash);
-    commit_exactly(
-        root,
-        Some(parent),
-        content,
-        Marks { blocked, purged, ..Marks::of(Some(parent)) },
-        provenance,
-    )
-    .await
+    let mut marks = Marks { purged, ..Marks::of(Some(parent)) };
+    marks.blocked.retain(|other| *other != hash);
+    commit_exactly(root, Some(parent), content, marks, provenance).await
 }
 
 /// Deletes manifests, then receipts, then files, now, whoever reads them: under the lease that holds publishers off,
@@ -40,9 +33,9 @@ pub async fn commit_purged(
 /// Transient where a publish does not end; run again.
 pub async fn delete_now(
     root: &Root,
-    doomed: [Vec<Listed>; 3],
+    doomed: Vec<Listed>,
     kept: BTreeSet<u64>,
 ) -> Result<Vec<Listed>> {
-    let swept = delete(root, doomed, kept, Heed::CommitsAlone).await;
+    let swept = delete(root, in_order(doomed), kept, Heed::CommitsAlone).await;
     Ok(swept.context(|| "purging")?.gone)
 }

@@ -22,17 +22,14 @@ pub async fn rollback(root: &Root, to: u64, provenance: Provenance) -> Result<Co
             current.number
         )));
     }
-    let mut blocked = current.blocked.clone();
-    let mut spaces = current.blocked_spaces.clone();
+    let mut marks = Marks { restored: true, ..Marks::of(Some(&current)) };
     for number in numbers(root).await? {
         if number > to && number <= current.number {
             let newer = read(root, number).await?;
-            blocked.push(newer.content_hash);
-            spaces.push(newer.content.space_id);
+            marks.blocked.push(newer.content_hash);
+            marks.blocked_spaces.push(newer.content.space_id);
         }
     }
-    blocked.retain(|hash| *hash != target.content_hash);
-    let marks =
-        Marks { blocked, blocked_spaces: spaces, restored: true, ..Marks::of(Some(&current)) };
+    marks.blocked.retain(|hash| *hash != target.content_hash);
     commit_exactly(root, Some(&current), target.content, marks, provenance).await
 }

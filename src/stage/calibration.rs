@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::index::{Calibration, IndexOptions};
 use crate::store::receipt::{self, Receipt};
 use crate::store::{Root, layout};
@@ -30,9 +30,8 @@ pub(crate) async fn frozen(
     let key = layout::calibration(&options.id()?, space);
     match receipt::read::<CalibrateReceipt>(root, &key).await? {
         Some(receipt) => Ok(receipt.calibration),
-        None => Err(Error::new(
-            ErrorKind::Transient,
-            format!("{key} is not there yet: the calibrate task comes before every build task"),
-        )),
+        None => Err(Error::transient(format!(
+            "{key} is not there yet: the calibrate task comes before every build task"
+        ))),
     }
 }

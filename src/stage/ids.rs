@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    ArrayRef, FixedSizeBinaryArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
 };
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{SchemaRef, UInt32Type, UInt64Type};
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
-use crate::schema::ids_schema;
-use crate::snapshot::{Segment, ShardContent, removed};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::schema::{IDS_COLUMNS, ids_schema};
+use crate::snapshot::{Segment, ShardContent, ids, removed};
 use crate::store::{FileRef, Root, layout};
 use crate::types::{Digest256, NoteId, TextHash};
 
@@ -118,22 +117,14 @@ impl Ids {
     /// The file's bytes: a pure function of the rows.
     pub fn to_parquet(&self) -> Result<Bytes> {
         let schema = ids_schema(self.stored.schema().fields());
-        let hashes = self.rows.iter().map(|row| row.text_hash.0.as_slice());
-        let hashes: ArrayRef = if self.rows.is_empty() {
-            Arc::new(FixedSizeBinaryArray::new(32, Vec::<u8>::new().into(), None))
-        } else {
-            Arc::new(
-                FixedSizeBinaryArray::try_from_iter(hashes)
-                    .context(|| "text hashes of an ids file")?,
-            )
-        };
+        let hashes: Vec<u8> = self.rows.iter().flat_map(|row| row.text_hash.0).collect();
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(UInt64Array::from_iter_values(self.rows.iter().map(|row| row.key))),
             Arc::new(StringArray::from_iter_values(
                 self.rows.iter().map(|row| row.note_id.to_string()),
             )),
             Arc::new(UInt32Array::from_iter_values(self.rows.iter().map(|row| row.chunk))),
-            hashes,
+            Arc::new(FixedSizeBinaryArray::new(32, hashes.into(), None)),
             Arc::new(StringArray::from_iter_values(self.rows.iter().map(|row| &*row.place.part))),
             Arc::new(UInt32Array::from_iter_values(self.rows.iter().map(|row| row.place.row))),
         ];
@@ -163,68 +154,27 @@ impl Ids {
 
     /// Reads a whole ids file.
     pub async fn read(root: &Root, file: &FileRef) -> Result<Self> {
-        let bytes = root.get(&file.path).await?;
-        let damaged =
-            || format!("reading ids file {} (run `scalingnote snapshot verify`)", file.path);
-        shielded(
-            ErrorKind::Corrupt,
-            || format!("ids file {}", file.path),
-            || Self::from_parquet(bytes).or_error(ErrorKind::Corrupt, damaged),
-        )
-    }
-
-    fn from_parquet(bytes: Bytes) -> Result<Self> {
-        let damaged = || "it is no ids file";
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
-            .or_error(ErrorKind::Corrupt, damaged)?;
-        let schema = Arc::clone(reader.schema());
-        let batches: Vec<RecordBatch> = reader
-            .with_batch_size(8192)
-            .build()
-            .and_then(|batches| batches.collect::<std::result::Result<_, _>>().map_err(Into::into))
-            .or_error(ErrorKind::Corrupt, damaged)?;
-        let batch = concat_batches(&schema, &batches).or_error(ErrorKind::Corrupt, damaged)?;
-        Self::from_batch(&batch).or_error(ErrorKind::Corrupt, damaged)
+        ids::read_whole(root, file, Self::from_batch).await
     }
 
     fn from_batch(batch: &RecordBatch) -> Result<Self> {
-        let column = |at: usize, name: &str| -> Result<&ArrayRef> {
-            let found = batch.schema_ref().fields().get(at).map(|field| field.name().as_str());
-            if found == Some(name) {
-                Ok(batch.column(at))
-            } else {
-                Err(Error::corrupt(format!("column {at} must be `{name}`")))
-            }
-        };
-        let wrong = |name: &str| Error::corrupt(format!("column `{name}` has the wrong type"));
-        let keys =
-            column(0, "key")?.as_primitive_opt::<UInt64Type>().ok_or_else(|| wrong("key"))?;
-        let notes = column(1, "note_id")?.as_string_opt::<i32>().ok_or_else(|| wrong("note_id"))?;
-        let chunks =
-            column(2, "chunk")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("chunk"))?;
-        let hashes =
-            column(3, "text_hash")?.as_fixed_size_binary_opt().ok_or_else(|| wrong("text_hash"))?;
-        let parts = column(4, "part")?.as_string_opt::<i32>().ok_or_else(|| wrong("part"))?;
-        let places =
-            column(5, "row")?.as_primitive_opt::<UInt32Type>().ok_or_else(|| wrong("row"))?;
+        let (keys, notes, chunks) = (ids::keys(batch)?, ids::notes(batch)?, ids::chunks(batch)?);
+        let (hashes, parts, places) =
+            (ids::text_hashes(batch)?, ids::parts(batch)?, ids::rows(batch)?);
         let mut known: std::collections::HashMap<&str, Arc<str>> = Default::default();
         let mut rows = Vec::with_capacity(batch.num_rows());
         for at in 0..batch.num_rows() {
-            let hash: [u8; 32] = hashes
-                .value(at)
-                .try_into()
-                .map_err(|_| Error::corrupt("column `text_hash` must hold 32 bytes a row"))?;
             let part = parts.value(at);
             let part = known.entry(part).or_insert_with(|| Arc::from(part));
             rows.push(IdRow {
-                key: keys.value(at),
+                key: keys[at],
                 note_id: notes.value(at).parse()?,
-                chunk: chunks.value(at),
-                text_hash: Digest256(hash),
-                place: Place { part: Arc::clone(part), row: places.value(at) },
+                chunk: chunks[at],
+                text_hash: Digest256(hashes[at]),
+                place: Place { part: Arc::clone(part), row: places[at] },
             });
         }
-        let stored: Vec<usize> = (6..batch.num_columns()).collect();
+        let stored: Vec<usize> = (IDS_COLUMNS.len()..batch.num_columns()).collect();
         let stored = batch.project(&stored).context(|| "stored columns of an ids file")?;
         Ok(Self { rows, stored })
     }
@@ -263,6 +213,8 @@ pub(crate) fn no_columns(rows: usize) -> Result<RecordBatch> {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::AsArray;
+
     use super::*;
 
     #[tokio::test]

@@ -61,7 +61,6 @@ pub(crate) async fn read(root: &Root, file: Option<&FileRef>) -> Result<Places> 
         .build()
         .or_error(ErrorKind::Corrupt, damaged)?;
     let mut places = Places::new();
-    let mut names: HashMap<String, Arc<str>> = HashMap::new();
     for batch in reader {
         let batch = batch.or_error(ErrorKind::Corrupt, damaged)?;
         let columns = (
@@ -72,17 +71,12 @@ pub(crate) async fn read(root: &Root, file: Option<&FileRef>) -> Result<Places> 
         let (Some(hashes), Some(parts), Some(rows)) = columns else {
             return Err(Error::corrupt(damaged()));
         };
+        let mut names: HashMap<&str, Arc<str>> = HashMap::new();
         for at in 0..batch.num_rows() {
             let hash: [u8; 32] =
                 hashes.value(at).try_into().map_err(|_| Error::corrupt(damaged()))?;
-            let part = match names.get(parts.value(at)) {
-                Some(part) => Arc::clone(part),
-                None => {
-                    let part: Arc<str> = Arc::from(parts.value(at));
-                    names.insert(parts.value(at).to_owned(), Arc::clone(&part));
-                    part
-                }
-            };
+            let name = parts.value(at);
+            let part = Arc::clone(names.entry(name).or_insert_with(|| Arc::from(name)));
             places.insert(Digest256(hash), Place { part, row: rows.value(at) });
         }
     }

@@ -137,11 +137,7 @@ impl Windows {
         self.end(None);
     }
 
-    /// [`Windows::stop`] for this reason; the first one counts.
-    pub(super) fn fail(&self, error: Error) {
-        self.end(Some(error));
-    }
-
+    /// [`Windows::stop`], for this reason where there is one; the first one counts.
     fn end(&self, failure: Option<Error>) {
         let mut state = self.state();
         state.stopped = true;
@@ -275,7 +271,7 @@ impl Batch {
 
     /// Fails the task.
     pub(super) fn fail(self, error: Error) {
-        self.windows.fail(error);
+        self.windows.end(Some(error));
     }
 }
 
@@ -284,7 +280,7 @@ impl Drop for Batch {
         if self.delivered {
             return;
         }
-        self.windows.fail(Error::internal("a worker ended before it delivered its batch"));
+        self.windows.end(Some(Error::internal("a worker ended before it delivered its batch")));
         self.give_back(|_| {});
     }
 }
@@ -303,21 +299,12 @@ impl Drop for Offered {
 }
 
 /// The encode tasks at work in this process, for workers that have none of their own left.
+#[derive(Default)]
 pub struct SharedWork {
     tasks: Mutex<Vec<Arc<Windows>>>,
     /// Workers that may still begin a task.
     owners: AtomicUsize,
     changed: watch::Sender<()>,
-}
-
-impl Default for SharedWork {
-    fn default() -> Self {
-        Self {
-            tasks: Mutex::default(),
-            owners: AtomicUsize::new(0),
-            changed: watch::Sender::new(()),
-        }
-    }
 }
 
 impl SharedWork {

@@ -8,7 +8,7 @@ use super::located;
 use super::plan::{RunSpec, ShardPlan};
 use super::vectors::Places;
 use super::windows::SharedWork;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result, ResultExt, unless};
 use crate::observe::Reporter;
 use crate::store::Root;
 use crate::tower::{DeviceSpec, Encoder, Tower, TowerTokenizer};
@@ -32,18 +32,20 @@ pub struct TaskEnv {
 }
 
 impl TaskEnv {
+    /// For the first task of a process: nothing is stored, shared or read yet.
+    pub fn new(root: Root, reporter: Arc<dyn Reporter>, cancel: Cancel) -> Self {
+        let (kept, shared, inputs) = (Arc::default(), Arc::default(), Arc::default());
+        Self { root, reporter, cancel, kept, shared, inputs }
+    }
+
     /// Where the vectors of a shard's texts lay when it was planned. A parent that cannot be read is left out: the build
     /// says what is wrong with it.
     pub(crate) async fn stored(&self, shard: &ShardPlan) -> Result<Places> {
         let mut places = located::read(&self.root, shard.located.as_ref()).await?;
-        if let Some(parent) = &shard.parent {
-            match self.inputs.ids(&self.root, &parent.shard).await {
-                Ok(ids) => {
-                    places.extend(ids.rows.into_iter().map(|row| (row.text_hash, row.place)));
-                }
-                Err(error) if is_damage(&error) => {}
-                Err(error) => return Err(error),
-            }
+        if let Some(parent) = &shard.parent
+            && let Some(ids) = unless(self.inputs.ids(&self.root, &parent.shard).await, is_damage)?
+        {
+            places.extend(ids.rows.into_iter().map(|row| (row.text_hash, row.place)));
         }
         Ok(places)
     }
@@ -121,17 +123,14 @@ impl Worker {
         let tower = Tower::resolve(&spec.tower, here, &env.reporter).await?;
         let found = tower.space(spec.template);
         if found != spec.space {
-            return Err(Error::new(
-                ErrorKind::Input,
-                format!(
-                    "the tower {} now makes space {}, but run {} was planned for space {}: \
-                     the files changed under the same name; plan again",
-                    spec.tower.model,
-                    found.id()?,
-                    spec.run,
-                    spec.space_id
-                ),
-            ));
+            return Err(Error::input(format!(
+                "the tower {} now makes space {}, but run {} was planned for space {}: \
+                 the files changed under the same name; plan again",
+                spec.tower.model,
+                found.id()?,
+                spec.run,
+                spec.space_id
+            )));
         }
         self.tower = Some(tower.clone());
         Ok(tower)
@@ -168,9 +167,7 @@ impl Worker {
             let outcome = job(&mut loaded, tower.tokenizer());
             (loaded, outcome)
         });
-        let (loaded, outcome) = computing.await.map_err(|cause| {
-            Error::internal(format!("{what} ended unexpectedly")).with_source(cause)
-        })?;
+        let (loaded, outcome) = computing.await.context(|| format!("{what} ended unexpectedly"))?;
         self.give_back(loaded);
         Ok(outcome)
     }

@@ -53,8 +53,7 @@ pub fn unreadable(uri: &str, cause: &object_store::Error) -> Error {
 /// The kind of an error of a library that reads through a store (Parquet, Arrow): the store's or the operating
 /// system's error inside decides; without one it is `otherwise`.
 pub fn kind_of_foreign(cause: &(dyn StdError + 'static), otherwise: ErrorKind) -> ErrorKind {
-    let mut link = Some(cause);
-    while let Some(error) = link {
+    for error in links(cause) {
         if let Some(store) = error.downcast_ref::<object_store::Error>() {
             return kind_of(store);
         }
@@ -63,9 +62,15 @@ pub fn kind_of_foreign(cause: &(dyn StdError + 'static), otherwise: ErrorKind) -
             let hidden = io.get_ref().and_then(|inner| inner.downcast_ref::<object_store::Error>());
             return hidden.map_or_else(|| kind_of_io(io), kind_of);
         }
-        link = error.source();
     }
     otherwise
+}
+
+/// An error and what caused it, outermost first.
+fn links<'a>(
+    cause: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(cause), |error| (**error).source())
 }
 
 fn kind_of(cause: &object_store::Error) -> ErrorKind {
@@ -84,8 +89,7 @@ fn kind_of(cause: &object_store::Error) -> ErrorKind {
 
 /// Generic errors: by the operating system's error or the HTTP status inside.
 fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
-    let mut link: Option<&(dyn StdError + 'static)> = Some(cause);
-    while let Some(error) = link {
+    for error in links(cause) {
         // An answer that breaks off is the connection's end of file, not a file's.
         if error.is::<HttpError>() {
             break;
@@ -93,7 +97,6 @@ fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             return kind_of_io(io);
         }
-        link = error.source();
     }
     let text = chain(cause);
     // Read beyond its end, an object is shorter than its reader was told: no attempt makes it longer. The store's own
@@ -154,15 +157,13 @@ fn between<'a>(text: &'a str, open: &str, close: &str) -> Option<&'a str> {
 
 fn chain(cause: &object_store::Error) -> String {
     let mut text = cause.to_string();
-    let mut link = cause.source();
-    while let Some(error) = link {
+    for error in links(cause).skip(1) {
         let next = error.to_string();
         // Most of the store's errors already print their source.
         if !text.contains(&next) {
             text.push_str(": ");
             text.push_str(&next);
         }
-        link = error.source();
     }
     text
 }

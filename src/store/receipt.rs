@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{FileRef, PutOutcome, Root, hash_file};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, found};
 
 /// The receipt of some work.
 pub trait Receipt: Serialize + DeserializeOwned {
@@ -48,9 +48,9 @@ where
     let json = serde_json::to_vec_pretty(&receipt).context(|| "writing a receipt as JSON")?;
     match root.put_if_absent(key, json.into()).await? {
         PutOutcome::Created => Ok(receipt),
-        PutOutcome::AlreadyExists => found().await?.ok_or_else(|| {
-            Error::new(ErrorKind::Transient, format!("receipt {key} vanished; run again"))
-        }),
+        PutOutcome::AlreadyExists => found()
+            .await?
+            .ok_or_else(|| Error::transient(format!("receipt {key} vanished; run again"))),
     }
 }
 
@@ -71,11 +71,7 @@ async fn adopt<T: Receipt>(root: &Root, key: &str) -> Result<Option<T>> {
 /// # Errors
 /// Corrupt, naming the receipt.
 pub async fn read<T: DeserializeOwned>(root: &Root, key: &str) -> Result<Option<T>> {
-    let bytes = match root.get(key).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(bytes) = found(root.get(key).await)? else { return Ok(None) };
     serde_json::from_slice(&bytes).map(Some).or_error(ErrorKind::Corrupt, || {
         format!("receipt {key} cannot be read; delete it to have the task run again")
     })
@@ -86,10 +82,9 @@ pub async fn read<T: DeserializeOwned>(root: &Root, key: &str) -> Result<Option<
 /// # Errors
 /// Transient, where the task is not finished.
 pub async fn of_finished<T: DeserializeOwned>(root: &Root, key: &str, task: &str) -> Result<T> {
-    read(root, key).await?.ok_or_else(|| {
-        let message = format!("{task} has no receipt yet; run that task first");
-        Error::new(ErrorKind::Transient, message)
-    })
+    read(root, key)
+        .await?
+        .ok_or_else(|| Error::transient(format!("{task} has no receipt yet; run that task first")))
 }
 
 /// Stores a finished local file under the key that `key` makes of its hash: two attempts that wrote the same bytes

@@ -11,7 +11,7 @@ use crate::kernel::{Activation, Isa};
 use crate::tower::cpu::{CpuEncoder, EncoderShape};
 use crate::tower::files::safetensors::SafetensorsWeights;
 use crate::tower::model::layer_weights::floats;
-use crate::tower::model::pool::normalize;
+use crate::tower::model::pool::Shape;
 use crate::tower::{Encoder, WeightSource};
 use crate::types::{Arithmetic, Embeddings};
 
@@ -119,10 +119,7 @@ impl BertConfig {
 /// A loaded encoder on the processor.
 pub(crate) struct BertEncoder {
     model: CpuEncoder,
-    /// Elements of a vector before and after the cut.
-    whole: usize,
-    dimensions: usize,
-    normalize: bool,
+    vectors: Shape,
     max_positions: usize,
     vocabulary: usize,
 }
@@ -162,9 +159,7 @@ impl BertEncoder {
         let tables = (model.vocab_size, model.max_position_embeddings, model.type_vocab_size);
         Ok(Self {
             model: CpuEncoder::load(shape, tables, &read, threads, Isa::best(), arithmetic)?,
-            whole: config.dimensions(),
-            dimensions,
-            normalize,
+            vectors: Shape { hidden: config.dimensions(), dimensions, normalize },
             max_positions: config.max_positions(),
             vocabulary: config.vocab_size(),
         })
@@ -188,15 +183,6 @@ impl Encoder for BertEncoder {
                 )));
             }
         }
-        let rows = self.model.run(sequences);
-        let mut data = Vec::with_capacity(sequences.len() * self.dimensions);
-        for row in rows.chunks_exact(self.whole) {
-            let start = data.len();
-            data.extend_from_slice(&row[..self.dimensions]);
-            if self.normalize {
-                normalize(&mut data[start..]);
-            }
-        }
-        Embeddings::from_vec(self.dimensions, data)
+        Ok(self.vectors.vectors(&self.model.run(sequences)))
     }
 }

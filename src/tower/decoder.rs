@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::kernel::Isa;
 use crate::tower::cpu::CpuDecoder;
-use crate::tower::model::pool::{Want, normalize};
+use crate::tower::model::pool::{Shape, Want};
 use crate::tower::tensor::{Landing, TensorDecoder};
 use crate::tower::{DecoderConfig, DeviceSpec, Encoder, Running, Started, WeightSource};
 use crate::types::{Arithmetic, Embeddings, Pooling};
@@ -165,8 +165,7 @@ fn element(arithmetic: Arithmetic) -> Result<DType> {
         Arithmetic::F32 => Ok(DType::F32),
         Arithmetic::Bf16 => Ok(DType::BF16),
         Arithmetic::F16 => Ok(DType::F16),
-        Arithmetic::Int8 => Err(Error::new(
-            ErrorKind::Unsupported,
+        Arithmetic::Int8 => Err(Error::unsupported(
             "arithmetic = \"int8\" is not supported on a CUDA device; it supports f32, bf16 and f16",
         )),
     }
@@ -175,13 +174,10 @@ fn element(arithmetic: Arithmetic) -> Result<DType> {
 fn check(config: &DecoderConfig, max_tokens: usize) -> Result<()> {
     let c = config;
     if !["llama", "mistral", "qwen2", "qwen3"].contains(&c.family.as_str()) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "model family `{}` is not supported; supported are llama, mistral, qwen2 and qwen3",
-                c.family
-            ),
-        ));
+        return Err(Error::unsupported(format!(
+            "model family `{}` is not supported; supported are llama, mistral, qwen2 and qwen3",
+            c.family
+        )));
     }
     let wrong = |what: String| Err(Error::input(format!("model configuration: {what}")));
     let sizes = [
@@ -232,29 +228,6 @@ struct DecoderEncoder {
     decoder: Decoder,
     pooling: Pooling,
     shape: Shape,
-}
-
-/// How a pooled state becomes a vector.
-#[derive(Clone, Copy)]
-struct Shape {
-    hidden: usize,
-    dimensions: usize,
-    normalize: bool,
-}
-
-impl Shape {
-    fn vectors(self, states: &[f32]) -> Embeddings {
-        let mut rows = Embeddings::with_capacity(self.dimensions, states.len() / self.hidden);
-        let mut row = vec![0.; self.dimensions];
-        for state in states.chunks_exact(self.hidden) {
-            row.copy_from_slice(&state[..self.dimensions]);
-            if self.normalize {
-                normalize(&mut row);
-            }
-            rows.push(&row);
-        }
-        rows
-    }
 }
 
 /// A batch that a device computes.

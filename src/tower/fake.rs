@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::tower::Encoder;
 use crate::types::{Embeddings, mix};
 
@@ -112,10 +112,9 @@ impl Encoder for FakeEncoder {
         let started = Instant::now();
         let tokens: usize = sequences.iter().map(|sequence| sequence.len()).sum();
         if self.tower.memory_tokens.is_some_and(|most| tokens > most) {
-            return Err(Error::new(
-                ErrorKind::Resource,
-                format!("the device is out of memory: a batch of {tokens} tokens does not fit"),
-            ));
+            return Err(Error::resource(format!(
+                "the device is out of memory: a batch of {tokens} tokens does not fit"
+            )));
         }
         let mut rows = Embeddings::with_capacity(self.dimensions, sequences.len());
         let mut row = vec![0f32; self.dimensions];

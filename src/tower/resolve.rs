@@ -9,7 +9,7 @@ use crate::tower::bert::{BertConfig, BertEncoder};
 use crate::tower::decoder::{Decoder, decoder_encoder};
 use crate::tower::fake::{FakeEncoder, FakeTower};
 use crate::tower::files::config::{canonical, from_json, read_json};
-use crate::tower::files::disk::digests;
+use crate::tower::files::disk::{digest, digests};
 use crate::tower::files::gguf::Gguf;
 use crate::tower::files::gguf_config;
 use crate::tower::files::hub::Hub;
@@ -322,10 +322,10 @@ impl Tower {
             }
             Model::Bert { config, weights } => {
                 let DeviceSpec::Cpu { threads } = device else {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        format!("{} is a BERT encoder, which runs on the processor", options.model),
-                    ));
+                    return Err(Error::unsupported(format!(
+                        "{} is a BERT encoder, which runs on the processor",
+                        options.model
+                    )));
                 };
                 let encoder = BertEncoder::load(
                     config,
@@ -374,7 +374,7 @@ fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
             definition
         }
     };
-    let digest = only(digests(&[path.to_owned()])?)?;
+    let digest = digest(path)?;
     let weights = GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads);
     let model = Model::Decoder { config, weights: Box::new(weights) };
     Ok(Opened { model, digest, definition, teacher: None })
@@ -463,10 +463,6 @@ fn cut(wanted: Option<u32>, whole: u32) -> Result<u32> {
             "dimensions is {wanted}, but the tower's vectors have between 1 and {whole}"
         ))),
     }
-}
-
-fn only(mut digests: Vec<Digest256>) -> Result<Digest256> {
-    digests.pop().ok_or_else(|| Error::internal("no digest for a file"))
 }
 
 fn utf8(path: &Path) -> Result<String> {

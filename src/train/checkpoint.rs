@@ -174,14 +174,11 @@ pub(super) fn load(
         .ok_or_else(|| Error::corrupt(corrupt()))?;
     let state: State = serde_json::from_str(text).or_error(ErrorKind::Corrupt, corrupt)?;
     if state.format != FORMAT || state.run != run {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            format!(
-                "{} belongs to a run with another recipe, other pairs, or another model or adapter to start from (or to \
+        return Err(Error::conflict(format!(
+            "{} belongs to a run with another recipe, other pairs, or another model or adapter to start from (or to \
                  another version of this program); choose another output or delete it",
-                path.display()
-            ),
-        ));
+            path.display()
+        )));
     }
     let tensors = SafeTensors::deserialize(&data).or_error(ErrorKind::Corrupt, corrupt)?;
     let mut seen = Hasher256::new();

@@ -9,14 +9,11 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 use super::tensors::{bytes, half_bytes, numbers};
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// Turns an error of a file into ours: "cannot `act` `path`".
 pub(super) fn cannot(act: &str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
-    move |cause| {
-        Error::new(kind_of_io(&cause), format!("cannot {act} {}", path.display()))
-            .with_source(cause)
-    }
+    move |cause| Error::io(cause, format!("cannot {act} {}", path.display()))
 }
 
 /// Writes `value` into the file `name` of `folder`.
@@ -51,8 +48,8 @@ pub(super) fn save_tensors(
     metadata: Option<HashMap<String, String>>,
 ) -> Result<()> {
     let named = || format!("writing {}", path.display());
-    let (dtype, encode): (_, fn(&[f32]) -> Vec<u8>) =
-        if half { (Dtype::F16, half_bytes) } else { (Dtype::F32, bytes) };
+    let dtype = if half { Dtype::F16 } else { Dtype::F32 };
+    let encode = if half { half_bytes } else { bytes };
     let stored = tensors
         .iter()
         .map(|(_, tensor)| Ok((dtype, tensor.dims().to_vec(), encode(&numbers(tensor)?))))
@@ -60,5 +57,5 @@ pub(super) fn save_tensors(
         .context(named)?;
     let names = tensors.iter().map(|(name, _)| name);
     let data = serialize(names.zip(&stored), metadata).context(named)?;
-    std::fs::write(path, data).map_err(|e| Error::new(kind_of_io(&e), named()).with_source(e))
+    std::fs::write(path, data).map_err(|e| Error::io(e, named()))
 }

@@ -71,13 +71,10 @@ impl AdamW {
             let epsilon = self.options.epsilon;
             if fused(grad) && fused(&slot.first) {
                 let grad = grad.contiguous()?;
-                let first = Moment { keep: b1 as f32, add: ((1.0 - b1) * clip) as f32 };
-                slot.first.inplace_op2(&grad, &first)?;
-                let second = SquaredMoment(Moment {
-                    keep: b2 as f32,
-                    add: ((1.0 - b2) * clip * clip) as f32,
-                });
-                slot.second.inplace_op2(&grad, &second)?;
+                let add = ((1.0 - b1) * clip) as f32;
+                slot.first.inplace_op2(&grad, &Moment(adam::moment, b1 as f32, add))?;
+                let add = ((1.0 - b2) * clip * clip) as f32;
+                slot.second.inplace_op2(&grad, &Moment(adam::squared_moment, b2 as f32, add))?;
                 let update = Update(adam::Update {
                     kept: kept as f32,
                     rate: (rate / c1) as f32,
@@ -116,14 +113,8 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mu
     }
 }
 
-/// `m = keep m + add g`
-struct Moment {
-    keep: f32,
-    add: f32,
-}
-
-/// `v = keep v + add g^2`
-struct SquaredMoment(Moment);
+/// `m = keep m + add g`, or of `g^2`; which one, `keep` and `add`.
+struct Moment(fn(&mut [f32], &[f32], f32, f32), f32, f32);
 
 impl InplaceOp2 for Moment {
     fn name(&self) -> &'static str {
@@ -137,25 +128,8 @@ impl InplaceOp2 for Moment {
         grad: &CpuStorage,
         grad_layout: &Layout,
     ) -> Result<()> {
-        adam::moment(values_mut(m, m_layout)?, values(grad, grad_layout)?, self.keep, self.add);
-        Ok(())
-    }
-}
-
-impl InplaceOp2 for SquaredMoment {
-    fn name(&self) -> &'static str {
-        "adam-squared-moment"
-    }
-
-    fn cpu_fwd(
-        &self,
-        v: &mut CpuStorage,
-        v_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> Result<()> {
-        let Moment { keep, add } = self.0;
-        adam::squared_moment(values_mut(v, v_layout)?, values(grad, grad_layout)?, keep, add);
+        let Self(apply, keep, add) = *self;
+        apply(values_mut(m, m_layout)?, values(grad, grad_layout)?, keep, add);
         Ok(())
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::corpus::{PairRow, TableOptions, read_pairs};
-use crate::dataset::{PairRecord, PairSet, PairSource};
+use crate::corpus::{TableOptions, read_pairs};
+use crate::dataset::{PairSet, PairSource};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter};
 use crate::types::Cancel;
@@ -34,8 +34,7 @@ pub async fn open_pairs(
             delimiter: ',',
         };
         let sql = source.sql.as_deref().unwrap_or("SELECT * FROM pairs");
-        let rows = read_pairs(&table, sql, base_dir, reporter, cancel).await?;
-        tables.insert(at, rows.into_iter().map(record).collect());
+        tables.insert(at, read_pairs(&table, sql, base_dir, reporter, cancel).await?);
     }
     PairSet::open_with(sources, base_dir, seed, tables)
 }
@@ -56,9 +55,4 @@ pub fn keep_answered(set: &mut PairSet, reporter: &Arc<dyn Reporter>) -> Result<
             Ok(())
         }
     }
-}
-
-fn record(row: PairRow) -> PairRecord {
-    let PairRow { query, title, text, negatives, weight } = row;
-    PairRecord { query, title, text, negatives, weight }
 }

@@ -2,14 +2,14 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Bytes of stack of a thread that trains: the tensor library walks a graph by recursion.
 pub const STACK: usize = 64 << 20;
 
 /// Turns an error of the tensor library into ours.
 pub(super) fn tensor_error(error: candle_core::Error) -> Error {
-    Error::new(ErrorKind::Internal, format!("tensor operation failed: {error}"))
+    Error::internal(format!("tensor operation failed: {error}"))
 }
 
 /// The elements of a tensor as f32, in row-major order.

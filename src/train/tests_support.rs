@@ -13,7 +13,7 @@ use crate::dataset::{Pair, PairSet, PairSource, SplitMix64};
 use crate::error::Result;
 use crate::observe::{Reporter, Silent};
 use crate::tower::{DecoderConfig, TowerOptions, WeightSource};
-use crate::types::{Arithmetic, Pooling};
+use crate::types::Pooling;
 
 pub(super) fn silent() -> Arc<dyn Reporter> {
     Arc::new(Silent)
@@ -50,6 +50,11 @@ pub(super) fn hashed(name: &str, index: usize) -> f32 {
     (f64::from(x) / 2f64.powi(31) - 1.0) as f32
 }
 
+/// The tensors of a safetensors file.
+pub(super) fn tensors(path: impl AsRef<Path>) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
 /// Weights drawn from their names: the same on every call.
 pub(super) struct RandomWeights;
 
@@ -72,20 +77,7 @@ impl WeightSource for RandomWeights {
 
 pub(super) fn tiny_options() -> TrainOptions {
     TrainOptions {
-        tower: TowerOptions {
-            model: "tiny".into(),
-            revision: None,
-            tokenizer: None,
-            adapter: None,
-            pooling: Pooling::LastToken,
-            prompt_prefix: String::new(),
-            prompt_suffix: String::new(),
-            dimensions: None,
-            normalize: true,
-            max_tokens: 16,
-            arithmetic: Arithmetic::F32,
-            layers: None,
-        },
+        tower: TowerOptions { max_tokens: 16, ..TowerOptions::new("tiny", Pooling::LastToken) },
         query: QuerySide { max_tokens: 16, ..QuerySide::default() },
         pairs: Vec::new(),
         validation: ValidationOptions { pairs: 6, every: 4 },

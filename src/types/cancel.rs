@@ -59,6 +59,13 @@ impl Cancel {
             || self.stopped.get().is_some()
     }
 
+    /// Waits until it is time to stop.
+    pub async fn cancelled(&self) {
+        while !self.is_cancelled() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Time left until the deadline, if there is one.
     pub fn time_left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result, ResultExt};
 
 /// A SHA-256 digest; serialised as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,8 +50,7 @@ impl FromStr for Digest256 {
     fn from_str(text: &str) -> Result<Self> {
         let mut bytes = [0; 32];
         hex::decode_to_slice(text, &mut bytes).map_err(|cause| {
-            Error::new(ErrorKind::Corrupt, "a SHA-256 digest must be 64 hex digits")
-                .with_source(cause)
+            Error::corrupt("a SHA-256 digest must be 64 hex digits").with_source(cause)
         })?;
         Ok(Self(bytes))
     }
@@ -117,41 +116,9 @@ impl Hasher256 {
 /// Digest of a value's JSON with every object's keys sorted: equal values hash equally whatever
 /// the field order in the source.
 pub fn hash_json<T: Serialize>(value: &T) -> Result<Digest256> {
-    let value = serde_json::to_value(value)
-        .map_err(|cause| Error::internal("value cannot be written as JSON").with_source(cause))?;
-    let mut out = String::new();
-    write_sorted(&value, &mut out);
-    Ok(Digest256::of(out.as_bytes()))
-}
-
-fn write_sorted(value: &serde_json::Value, out: &mut String) {
-    match value {
-        serde_json::Value::Object(map) => {
-            let mut keys: Vec<_> = map.keys().collect();
-            keys.sort_unstable();
-            out.push('{');
-            for (at, key) in keys.into_iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                out.push_str(&serde_json::Value::from(key.as_str()).to_string());
-                out.push(':');
-                write_sorted(&map[key], out);
-            }
-            out.push('}');
-        }
-        serde_json::Value::Array(items) => {
-            out.push('[');
-            for (at, item) in items.iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                write_sorted(item, out);
-            }
-            out.push(']');
-        }
-        scalar => out.push_str(&scalar.to_string()),
-    }
+    let mut value = serde_json::to_value(value).context(|| "value cannot be written as JSON")?;
+    value.sort_all_objects();
+    Ok(Digest256::of(value.to_string().as_bytes()))
 }
 
 #[cfg(test)]

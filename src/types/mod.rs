@@ -5,6 +5,7 @@ mod cancel;
 mod embeddings;
 mod hash;
 mod note;
+mod pair;
 mod random;
 mod space;
 
@@ -13,6 +14,9 @@ pub use cancel::Cancel;
 pub use embeddings::Embeddings;
 pub use hash::{Digest256, Hasher256, TextHash, hash_json};
 pub use note::{NoteId, NoteKey, shard_of};
+pub use pair::PairRecord;
 pub use random::SplitMix64;
 pub(crate) use random::mix;
+#[cfg(test)]
+pub(crate) use space::tests::space;
 pub use space::{Arithmetic, ENCODER_REVISION, EmbeddingSpace, Pooling, SpaceId, VectorType};

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// A note's id as the corpus gives it. `42` and `"42"` are two different notes.
 ///
@@ -54,8 +54,7 @@ impl FromStr for NoteId {
     fn from_str(tagged: &str) -> Result<Self> {
         match tagged.split_once(':') {
             Some(("i", id)) => id.parse().map(Self::Int).map_err(|cause| {
-                Error::new(ErrorKind::Corrupt, "an integer note id must be a decimal i64")
-                    .with_source(cause)
+                Error::corrupt("an integer note id must be a decimal i64").with_source(cause)
             }),
             Some(("s", id)) => Ok(Self::Str(id.to_owned())),
             _ => Err(Error::corrupt("a stored note id must start with `i:` or `s:`")),
@@ -87,12 +86,8 @@ impl NoteKey {
 /// The shard of a note: bytes 8..16 (big-endian) of SHA-256 over the tagged id, scaled to
 /// `0..shard_count`. Monotone in those bytes, so notes sorted by them are sorted by shard for every count.
 pub fn shard_of(note: &NoteId, shard_count: u32) -> u32 {
-    let position = shard_position(note);
+    let position = first_u64(&Sha256::digest(note.to_string()), 8);
     ((u128::from(position) * u128::from(shard_count)) >> 64) as u32
-}
-
-fn shard_position(note: &NoteId) -> u64 {
-    first_u64(&Sha256::digest(note.to_string()), 8)
 }
 
 fn first_u64(digest: &[u8], at: usize) -> u64 {

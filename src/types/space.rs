@@ -105,10 +105,10 @@ impl fmt::Display for SpaceId {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn space() -> EmbeddingSpace {
+    pub(crate) fn space() -> EmbeddingSpace {
         EmbeddingSpace {
             weights: Digest256::of(b"w"),
             adapter: None,

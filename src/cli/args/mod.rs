@@ -7,4 +7,4 @@ mod pipeline;
 pub(super) mod root;
 
 pub(super) use output::{Color, Global, LogFormat, ProgressMode, color_of};
-pub(super) use pipeline::{PipelineArgs, SetArgs, environment, resolve};
+pub(super) use pipeline::{PipelineArgs, environment, resolve};

@@ -13,13 +13,6 @@ pub(crate) struct PipelineArgs {
     /// The pipeline file (TOML). Relative paths in it start at its own directory.
     #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE")]
     pub pipeline: PathBuf,
-    #[command(flatten)]
-    pub set: SetArgs,
-}
-
-/// Overrides of single values.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct SetArgs {
     /// Override one value; repeatable; the last one wins. VALUE is TOML, a plain string needs no
     /// quotes. Stronger than SCALINGNOTE__SECTION__KEY in the environment, which is stronger than
     /// the file.
@@ -35,8 +28,8 @@ impl PipelineArgs {
 }
 
 /// Reads a pipeline file with this process's environment.
-pub(crate) fn resolve(file: &Path, set: &SetArgs) -> Result<Resolved> {
-    crate::config::resolve(file, environment(), &set.set)
+pub(crate) fn resolve(file: &Path, set: &[String]) -> Result<Resolved> {
+    crate::config::resolve(file, environment(), set)
 }
 
 /// This process's environment. A variable that is not Unicode cannot be one of ours; `std::env::vars` would panic on it.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::pipeline::{SetArgs, resolve};
+use super::pipeline::resolve;
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::snapshot::{Manifest, newest, read};
@@ -53,16 +53,15 @@ pub(crate) fn cache_dir() -> PathBuf {
 /// Opens what the argument names. A path that ends in `.toml` is a pipeline file.
 pub(crate) fn open(argument: &str) -> Result<Opened> {
     if !argument.contains("://") && argument.ends_with(".toml") {
-        let pipeline = resolve(Path::new(argument), &SetArgs::default())?.pipeline;
+        let pipeline = resolve(Path::new(argument), &[])?.pipeline;
         let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
         return Ok(Opened { root, pipeline: Some(pipeline) });
     }
     // `Root::open` creates a missing folder, which is right for writers only.
     if !argument.contains("://") && !Path::new(argument).is_dir() {
-        return Err(Error::new(
-            ErrorKind::NotFound,
-            format!("there is no root {argument}; name a folder, a URI or a pipeline file"),
-        ));
+        return Err(Error::not_found(format!(
+            "there is no root {argument}; name a folder, a URI or a pipeline file"
+        )));
     }
     Ok(Opened { root: Root::open(argument)?, pipeline: None })
 }

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::pair_file::{self, Named};
 use super::recipe;
-use crate::cli::app::{App, not_written};
+use crate::cli::app::App;
 use crate::cli::args::device;
 use crate::dataset::RetrievalSet;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::evaluate::{
     BootstrapOptions, Comparison, EntropyOptions, EvaluateOptions, Evaluation, Latency,
     check_same_queries, compare, evaluate_bm25, evaluate_embeddings, evaluate_indexed,
@@ -260,10 +260,10 @@ fn latency(set: &RetrievalSet, query: &Tower, document: &Tower, app: &App) -> Re
 fn check_place(file: &Path) -> Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     if file.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
-        return Err(Error::new(
-            ErrorKind::Usage,
-            format!("{} cannot be written: name a file in a folder that is there", file.display()),
-        ));
+        return Err(Error::usage(format!(
+            "{} cannot be written: name a file in a folder that is there",
+            file.display()
+        )));
     }
     Ok(())
 }
@@ -272,8 +272,7 @@ fn check_place(file: &Path) -> Result<()> {
 fn earlier(file: &Path) -> Result<Evaluation> {
     let wrong = || format!("{} is not what `scalingnote evaluate --json` prints", file.display());
     let text = std::fs::read(file).map_err(|cause| {
-        Error::new(ErrorKind::Usage, format!("{} cannot be read", file.display()))
-            .with_source(cause)
+        Error::usage(format!("{} cannot be read", file.display())).with_source(cause)
     })?;
     let answer: Answer = serde_json::from_slice(&text).or_error(ErrorKind::Input, wrong)?;
     let mut row = answer.rows.into_iter().next().ok_or_else(|| Error::input(wrong()))?;

@@ -29,9 +29,7 @@ where
 /// Errors as the command line means them: running again does not help against a folder of another run.
 pub(super) fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {
     match result {
-        Err(error) if error.kind() == ErrorKind::Conflict => {
-            Err(Error::new(ErrorKind::Usage, error.to_string()))
-        }
+        Err(error) if error.kind() == ErrorKind::Conflict => Err(Error::usage(error.to_string())),
         other => recipe::naming(recipe, other),
     }
 }
@@ -42,7 +40,7 @@ pub(super) fn output(named: Option<PathBuf>, recipe: &Path) -> Result<PathBuf> {
     let folder = named.unwrap_or_else(|| Path::new(".cache/train").join(stem));
     if folder.exists() && !folder.is_dir() {
         let message = format!("{} is a file; --out names a folder", folder.display());
-        return Err(Error::new(ErrorKind::Usage, message));
+        return Err(Error::usage(message));
     }
     Ok(folder)
 }

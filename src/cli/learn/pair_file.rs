@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{recipe, trained};
-use crate::cli::args::{SetArgs, resolve};
+use crate::cli::args::resolve;
 use crate::error::{Error, Result};
 use crate::index::IndexOptions;
 use crate::tower::TowerOptions;
@@ -68,7 +68,7 @@ pub(super) fn read(file: &Path, path: Option<&Path>) -> Result<Named> {
     let keys = toml::from_str::<toml::Table>(&text).unwrap_or_default();
     let mut index = IndexOptions::default();
     let (mut query, mut document) = if keys.contains_key("corpus") || keys.contains_key("publish") {
-        let pipeline = resolve(file, &SetArgs::default())?.pipeline;
+        let pipeline = resolve(file, &[])?.pipeline;
         index = pipeline.index.index();
         (pipeline.query_tower(), pipeline.tower)
     } else if keys.contains_key("pairs") || keys.contains_key("method") {

@@ -30,11 +30,8 @@ pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) ->
     let given: toml::Table = toml::from_str(text).map_err(wrong)?;
     let options: T = toml::from_str(text).map_err(wrong)?;
     // Serde lets unknown keys of a tagged choice (`kind = "full"`) pass; what it took, it also gives back.
-    let json = |error: serde_json::Error| {
-        Error::new(ErrorKind::Internal, "reading a recipe").with_source(error)
-    };
-    let given = serde_json::to_value(&given).map_err(json)?;
-    let taken = serde_json::to_value(&options).map_err(json)?;
+    let given = serde_json::to_value(&given).context(|| "reading a recipe")?;
+    let taken = serde_json::to_value(&options).context(|| "reading a recipe")?;
     match unknown(&given, &taken, "") {
         None => Ok(options),
         Some((key, near)) => {

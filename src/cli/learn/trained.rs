@@ -67,5 +67,5 @@ fn text(path: &Path) -> Result<String> {
     absolute
         .into_os_string()
         .into_string()
-        .map_err(|_| Error::new(ErrorKind::Usage, format!("{} is not Unicode", path.display())))
+        .map_err(|_| Error::usage(format!("{} is not Unicode", path.display())))
 }

@@ -8,7 +8,6 @@ use clap::Args;
 use crate::cli::app::App;
 use crate::cli::args::PipelineArgs;
 use crate::error::Result;
-use crate::observe::Event;
 use crate::report::{RunReport, write_metrics};
 
 #[derive(Debug, Clone, Default, Args)]
@@ -38,7 +37,7 @@ impl MetricsArgs {
             if let Err(error) = write_metrics(file, &name, report, code) {
                 let cause = std::error::Error::source(&error)
                     .map_or_else(String::new, |cause| format!(": {cause}"));
-                app.reporter.event(Event::Warning { message: format!("{error}{cause}") });
+                app.reporter.warn(format!("{error}{cause}"));
             }
         }
         outcome.map(ExitCode::from)

@@ -80,17 +80,14 @@ impl OverrideArgs {
     /// Each gate with its reason.
     pub fn pairs(&self) -> Result<Vec<(String, String)>> {
         if self.overrides.len() != self.reason.len() {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "{} --override but {} --reason; give each override its own reason",
-                    self.overrides.len(),
-                    self.reason.len()
-                ),
-            ));
+            return Err(Error::usage(format!(
+                "{} --override but {} --reason; give each override its own reason",
+                self.overrides.len(),
+                self.reason.len()
+            )));
         }
         if self.reason.iter().any(|reason| reason.trim().is_empty()) {
-            return Err(Error::new(ErrorKind::Usage, "a --reason is empty; say why"));
+            return Err(Error::usage("a --reason is empty; say why"));
         }
         Ok(self.overrides.iter().cloned().zip(self.reason.iter().cloned()).collect())
     }

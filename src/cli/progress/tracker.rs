@@ -10,7 +10,7 @@ use super::lines::Lines;
 use super::view::{Track, View};
 use crate::cli::args::ProgressMode;
 use crate::cli::terminal::{Console, Level};
-use crate::observe::{Event, ExecutorProgress, Rate, Reporter, Stage};
+use crate::observe::{Event, Rate, Reporter, Stage};
 
 /// The reporter for the mode that the console was made with.
 pub(crate) fn reporter(console: &Arc<Console>) -> Arc<dyn Reporter> {
@@ -20,16 +20,14 @@ pub(crate) fn reporter(console: &Arc<Console>) -> Arc<dyn Reporter> {
         ProgressMode::Json => Box::new(Json::new(Arc::clone(console))),
         ProgressMode::None => Box::new(Quiet(Arc::clone(console))),
     };
-    Arc::new(Tracker { state: Mutex::new((HashMap::new(), view)) })
+    Arc::new(Tracker(Mutex::new((HashMap::new(), view))))
 }
 
-struct Tracker {
-    state: Mutex<(HashMap<Stage, Track>, Box<dyn View>)>,
-}
+struct Tracker(Mutex<(HashMap<Stage, Track>, Box<dyn View>)>);
 
 impl Reporter for Tracker {
     fn event(&self, event: Event) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (tracks, view) = &mut *state;
         match event {
             Event::StageStarted { stage, total, unit, tokens: total_tokens } => {
@@ -80,12 +78,6 @@ impl Reporter for Tracker {
 struct Quiet(Arc<Console>);
 
 impl View for Quiet {
-    fn started(&mut self, _: &Track) {}
-
-    fn progress(&mut self, _: &Track) {}
-
-    fn executors(&mut self, _: &[ExecutorProgress]) {}
-
     fn finished(&mut self, stage: Stage, seconds: f64, summary: &str) {
         tracing::info!(stage = stage.name(), seconds, "{summary}");
     }

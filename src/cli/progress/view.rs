@@ -40,11 +40,11 @@ impl Track {
     }
 }
 
-/// How events look.
+/// How events look; by itself only ends and messages are shown.
 pub(super) trait View: Send {
-    fn started(&mut self, track: &Track);
-    fn progress(&mut self, track: &Track);
-    fn executors(&mut self, executors: &[ExecutorProgress]);
+    fn started(&mut self, _: &Track) {}
+    fn progress(&mut self, _: &Track) {}
+    fn executors(&mut self, _: &[ExecutorProgress]) {}
     fn finished(&mut self, stage: Stage, seconds: f64, summary: &str);
     fn message(&mut self, level: Level, text: &str);
 }

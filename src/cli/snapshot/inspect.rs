@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::cli::app::App;
 use crate::cli::args::root;
+use crate::config::word;
 use crate::error::Result;
 use crate::observe::format;
 use crate::snapshot::{self, Diff, Manifest, NoteDiff};
@@ -103,14 +104,6 @@ fn moment(created_at: &str) -> String {
         |_| created_at.to_owned(),
         |at| at.to_utc().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
     )
-}
-
-/// A choice as it is written in a pipeline file.
-fn word(choice: &impl serde::Serialize) -> String {
-    match serde_json::to_value(choice) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => String::new(),
-    }
 }
 
 fn describe(manifest: &Manifest) -> String {

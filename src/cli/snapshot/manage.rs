@@ -5,7 +5,7 @@ use clap::Args;
 use crate::cli::app::App;
 use crate::cli::args::root;
 use crate::cli::terminal::now;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::observe::format;
 use crate::snapshot::{self, CommitOutcome, GcReport, Protected, Provenance, Retention};
 
@@ -53,7 +53,7 @@ pub(super) struct GcArgs {
 
 pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
     if args.reason.trim().is_empty() {
-        return Err(Error::new(ErrorKind::Usage, "the --reason is empty; say why"));
+        return Err(Error::usage("the --reason is empty; say why"));
     }
     let root = root::open(&args.root)?.root;
     let provenance = Provenance {
@@ -73,18 +73,15 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
             ));
             Ok(())
         }
-        CommitOutcome::LostTo(other) => Err(Error::new(
-            ErrorKind::Conflict,
-            format!(
-                "snapshot {} by {} on {} was published meanwhile; look at it, then roll back again",
-                other.number, other.provenance.run, other.provenance.host
-            ),
-        )),
+        CommitOutcome::LostTo(other) => Err(Error::conflict(format!(
+            "snapshot {} by {} on {} was published meanwhile; look at it, then roll back again",
+            other.number, other.provenance.run, other.provenance.host
+        ))),
         // `rollback` unblocks what it commits, so this cannot happen; it must not look like success.
-        CommitOutcome::Blocked { by } => Err(Error::new(
-            ErrorKind::Conflict,
-            format!("the content of snapshot {} is blocked by snapshot {by}", args.number),
-        )),
+        CommitOutcome::Blocked { by } => Err(Error::conflict(format!(
+            "the content of snapshot {} is blocked by snapshot {by}",
+            args.number
+        ))),
     }
 }
 

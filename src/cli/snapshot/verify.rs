@@ -1,14 +1,13 @@
 //! `snapshot verify`: every byte, the canary queries, and a sample encoded again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use clap::Args;
 
 use crate::cli::app::App;
 use crate::cli::args::root;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::observe::{Event, Stage, format};
+use crate::observe::{Event, Running, Stage, format};
 use crate::search::Snapshot;
 use crate::snapshot::{Manifest, Problem, verify_hashes};
 use crate::stage::{SampleCheck, TaskEnv, Worker, verify_sample};
@@ -53,14 +52,8 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
         _ if !problems.is_empty() => None,
         limit => {
             let device = device(args, opened.pipeline.as_ref())?;
-            let env = TaskEnv {
-                root: opened.root.clone(),
-                reporter: app.reporter.clone(),
-                cancel: app.cancel.clone(),
-                kept: Default::default(),
-                shared: Default::default(),
-                inputs: Default::default(),
-            };
+            let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
+            let env = TaskEnv::new(opened.root.clone(), reporter, cancel);
             let mut worker = Worker::new(device, None);
             Some(verify_sample(&manifest, limit, &mut worker, &env).await?)
         }
@@ -86,19 +79,15 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
 }
 
 async fn hashes(root: &Root, manifest: &Manifest, app: &App) -> Result<Vec<Problem>> {
-    let (stage, began, done) = (Stage::Verify, Instant::now(), AtomicU64::new(0));
+    let (stage, done) = (Stage::Verify, AtomicU64::new(0));
     let total: u64 = manifest.content.files().map(|file| file.size).sum();
-    app.reporter.event(Event::StageStarted { stage, total, unit: "bytes", tokens: 0 });
+    let running = Running::begin(&*app.reporter, stage, (total, "bytes"), 0);
     let problems = verify_hashes(root, manifest, &|bytes| {
         let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         app.reporter.event(Event::Progress { stage, done, tokens: 0 });
     })
     .await?;
-    app.reporter.event(Event::StageFinished {
-        stage,
-        seconds: began.elapsed().as_secs_f64(),
-        summary: format!("{} hashed", format::bytes(total)),
-    });
+    running.end(format!("{} hashed", format::bytes(total)));
     Ok(problems)
 }
 
@@ -119,9 +108,9 @@ fn device(args: &VerifyArgs, pipeline: Option<&crate::config::Pipeline>) -> Resu
     if let Some(device) = &args.device {
         encode.devices = vec![device.clone()];
     }
-    let mut devices = encode.devices().map_err(|error| {
-        Error::new(ErrorKind::Usage, error.message().replace("encode.devices", "--device"))
-    })?;
+    let mut devices = encode
+        .devices()
+        .map_err(|error| Error::usage(error.message().replace("encode.devices", "--device")))?;
     Ok(devices.swap_remove(0))
 }
 

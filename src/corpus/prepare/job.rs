@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::context::SQLOptions;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, SessionContext, col};
 use futures::StreamExt;
@@ -15,11 +14,12 @@ use tokio::task::JoinHandle;
 use super::contract::{Contract, SORT_COLUMNS};
 use super::dedupe::Deduper;
 use super::render::{Chunker, Exclude, KnownText, Rendered, Renderer};
+use super::schema::prepared_schema;
 use super::template::NoteTemplate;
 use super::writer::ShardWriter;
 use crate::corpus::options::CorpusOptions;
-use crate::corpus::outcome::{PrepareOutcome, PreparedShard, Rejections};
-use crate::corpus::session::{error, session, sql_error};
+use crate::corpus::outcome::{PrepareOutcome, Rejections};
+use crate::corpus::session::{error, query, session, sql_error};
 use crate::corpus::source::file::{self, SourceFile};
 use crate::corpus::source::tables;
 use crate::error::{Error, ErrorKind, Result, shielded_async};
@@ -118,10 +118,7 @@ async fn run(
     files: &[SourceFile],
 ) -> Result<PrepareOutcome> {
     let options = request.options;
-    // A query, and nothing that writes or changes settings.
-    let only_queries =
-        SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let query = context.sql_with_options(&options.sql, only_queries).await.map_err(sql_error)?;
+    let query = query(context, &options.sql).await.map_err(sql_error)?;
     // The contract comes before the count: a wrong type must not cost a pass over the corpus.
     Contract::check(query.schema(), options, &template, 1)?;
     let (shard_count, total) = match request.shard_count {
@@ -146,11 +143,15 @@ async fn run(
 
     let contract = Arc::new(contract);
     let deduper = Deduper::new(Arc::clone(&contract));
-    let chunker = request.chunker.clone();
-    let known = request.known.clone();
-    let exclude = request.exclude.clone();
-    let renderer =
-        Arc::new(Renderer::new(contract, template, options.mode, chunker, known, exclude));
+    let renderer = Arc::new(Renderer {
+        schema: prepared_schema(&contract.stored),
+        contract,
+        template,
+        mode: options.mode,
+        chunker: request.chunker.clone(),
+        known: request.known.clone(),
+        exclude: request.exclude.clone(),
+    });
     let writer = ShardWriter::new(
         request.root.clone(),
         request.run.to_owned(),
@@ -171,14 +172,7 @@ async fn run(
     if written.rejections.total() > options.max_rejected {
         return Err(too_many(&written.rejections, options.max_rejected));
     }
-    Ok(PrepareOutcome {
-        shards: written.shards,
-        rows_read: written.rows_read,
-        duplicates: written.duplicates,
-        excluded: written.excluded,
-        rejections: written.rejections,
-        inputs: files.iter().map(SourceFile::input).collect(),
-    })
+    Ok(PrepareOutcome { inputs: files.iter().map(SourceFile::input).collect(), ..written })
 }
 
 const READING: &str = "reading the corpus";
@@ -228,21 +222,14 @@ async fn read(
     Ok(())
 }
 
-struct Written {
-    shards: Vec<PreparedShard>,
-    rejections: Rejections,
-    rows_read: u64,
-    duplicates: u64,
-    excluded: u64,
-}
-
-/// Writes rendered batches in order. Beyond `max_rejected` it writes nothing more but goes on counting.
+/// Writes rendered batches in order. Beyond `max_rejected` it writes nothing more but goes on counting. The outcome
+/// names no inputs yet.
 async fn write(
     mut receiver: mpsc::Receiver<Rendering>,
     mut writer: ShardWriter,
     max_rejected: u64,
     reporter: Arc<dyn Reporter>,
-) -> Result<Written> {
+) -> Result<PrepareOutcome> {
     let (mut rows_read, mut duplicates, mut excluded) = (0, 0, 0);
     let mut rejections = Rejections::default();
     while let Some(rendering) = receiver.recv().await {
@@ -261,7 +248,8 @@ async fn write(
     }
     let shards =
         if rejections.total() > max_rejected { Vec::new() } else { writer.finish().await? };
-    Ok(Written { shards, rejections, rows_read, duplicates, excluded })
+    let inputs = Vec::new();
+    Ok(PrepareOutcome { shards, rows_read, duplicates, excluded, rejections, inputs })
 }
 
 fn too_many(rejections: &Rejections, allowed: u64) -> Error {

@@ -13,7 +13,6 @@ use minijinja::Value;
 
 use super::contract::{Contract, SHARD, ValueSource};
 use super::dedupe::{Ids, Winners, is_true};
-use super::schema::prepared_schema;
 use super::template::{NoteTemplate, RowContext};
 use super::values::template_value;
 use crate::corpus::options::CorpusMode;
@@ -62,24 +61,12 @@ pub(super) struct Renderer {
     pub(super) mode: CorpusMode,
     pub(super) chunker: Option<Arc<dyn Chunker>>,
     /// Texts to leave out, by hash.
-    known: Option<KnownText>,
+    pub(super) known: Option<KnownText>,
     pub(super) exclude: Option<Exclude>,
     pub(super) schema: SchemaRef,
 }
 
 impl Renderer {
-    pub(super) fn new(
-        contract: Arc<Contract>,
-        template: NoteTemplate,
-        mode: CorpusMode,
-        chunker: Option<Arc<dyn Chunker>>,
-        known: Option<KnownText>,
-        exclude: Option<Exclude>,
-    ) -> Self {
-        let schema = prepared_schema(&contract.stored);
-        Self { contract, template, mode, chunker, known, exclude, schema }
-    }
-
     pub(super) fn render(&self, winners: Winners) -> Result<Rendered> {
         let mut out = Rendered {
             rejections: winners.rejections,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use minijinja::value::Object;
 use minijinja::{AutoEscape, Environment, ErrorKind as Jinja, UndefinedBehavior, Value};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 const NAME: &str = "template";
 
@@ -66,7 +66,7 @@ impl NoteTemplate {
     pub(super) fn render(&self, row: Value) -> Result<String> {
         let mut text = self.run(row).map_err(|e| {
             let line = e.line().map_or_else(String::new, |line| format!(" in line {line}"));
-            Error::new(ErrorKind::Input, format!("template failed{line}: {}", e.kind()))
+            Error::input(format!("template failed{line}: {}", e.kind()))
         })?;
         text.truncate(text.trim_end().len());
         let start = text.len() - text.trim_start().len();
@@ -101,6 +101,7 @@ impl Object for RowContext {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn row(values: &[(&str, Value)]) -> Value {
         Value::from_object(RowContext {

@@ -40,7 +40,7 @@ impl SourceFile {
             Ok(now) => Ok((now.size, &now.e_tag, now.last_modified)
                 == (self.meta.size, &self.meta.e_tag, self.meta.last_modified)),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(e) => Err(store_error(&self.url, e)),
+            Err(e) => Err(unreadable(self.url.as_str(), &e)),
         }
     }
 }
@@ -59,8 +59,4 @@ pub(in crate::corpus) async fn check_unchanged(files: &[SourceFile]) -> Result<(
         }
     }
     Ok(())
-}
-
-pub(super) fn store_error(url: &Url, cause: object_store::Error) -> Error {
-    unreadable(url.as_str(), &cause)
 }

@@ -299,9 +299,7 @@ where
     if let Some(feeder) = feeder {
         feeder.abort();
     }
-    inferred
-        .map_err(|e| Error::new(ErrorKind::Internal, "inferring a schema").with_source(e))?
-        .map_err(failed)
+    inferred.map_err(|e| Error::internal("inferring a schema").with_source(e))?.map_err(failed)
 }
 
 /// A blocking reader over an object's stream.

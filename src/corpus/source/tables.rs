@@ -23,13 +23,13 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use super::file::{REQUESTS, SourceFile, store_error};
+use super::file::{REQUESTS, SourceFile};
 use super::infer;
 use crate::corpus::options::{TableFormat, TableOptions};
 use crate::corpus::session::error;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, Result, ResultExt};
 use crate::observe::{Event, Reporter};
-use crate::store::{StorageOptions, open_store};
+use crate::store::{StorageOptions, open_store, unreadable};
 
 const GLOB: [char; 3] = ['*', '?', '['];
 
@@ -79,10 +79,9 @@ impl FileKind {
             Some((stem, "gz" | "gzip")) => (stem, FileCompressionType::GZIP),
             Some((stem, "zst" | "zstd")) => (stem, FileCompressionType::ZSTD),
             Some((_, ending @ ("bz2" | "xz" | "zip" | "lz4" | "br"))) => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("{name}: .{ending} cannot be read; use .gz or .zst"),
-                ));
+                return Err(Error::unsupported(format!(
+                    "{name}: .{ending} cannot be read; use .gz or .zst"
+                )));
             }
             _ => (lower.as_str(), FileCompressionType::UNCOMPRESSED),
         };
@@ -98,12 +97,9 @@ impl FileKind {
         let Some(format) = explicit.or(known) else { return Ok(None) };
         let streams = matches!(format, TableFormat::Csv | TableFormat::Jsonl);
         if compression.is_compressed() && !streams {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "{name}: only CSV and JSON lines may be compressed as a whole; {format:?} compresses inside"
-                ),
-            ));
+            return Err(Error::unsupported(format!(
+                "{name}: only CSV and JSON lines may be compressed as a whole; {format:?} compresses inside"
+            )));
         }
         Ok(Some(Self { format, compression, tabs: ending == "tsv" }))
     }
@@ -179,10 +175,9 @@ impl Stores<'_> {
         }
         let (store, path) = open_store(url, self.storage)?;
         if ObjectPath::from_url_path(url.path()).ok().as_ref() != Some(&path) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{url}: write the bucket as the host, e.g. s3://bucket/path"),
-            ));
+            return Err(Error::unsupported(format!(
+                "{url}: write the bucket as the host, e.g. s3://bucket/path"
+            )));
         }
         let registered = Url::parse(&base)
             .map_err(|e| Error::config(format!("{url} is no URI")).with_source(e))?;
@@ -227,7 +222,7 @@ async fn find(
                 .map_err(|()| Error::input(format!("{} is no absolute path", path.display())))?;
             let location = ObjectPath::from_url_path(url.path())
                 .map_err(|e| Error::input(format!("{url}")).with_source(e))?;
-            let meta = store.head(&location).await.map_err(|e| store_error(&url, e))?;
+            let meta = store.head(&location).await.map_err(|e| unreadable(url.as_str(), &e))?;
             Ok(SourceFile { table: table.name.clone(), url, store, meta })
         }
     });
@@ -236,9 +231,7 @@ async fn find(
 
 /// Absolute paths of the files that a local path, directory or glob names.
 fn local_files(path: &Path, uri: &str) -> Result<Vec<PathBuf>> {
-    let failed = |e: std::io::Error| {
-        Error::new(kind_of_io(&e), format!("{uri} cannot be read")).with_source(e)
-    };
+    let failed = |e: std::io::Error| Error::io(e, format!("{uri} cannot be read"));
     let mut files = Vec::new();
     // A name with a `*` in it that exists is meant as it stands.
     match std::fs::metadata(path) {
@@ -312,7 +305,7 @@ async fn remote_files(
             Ok(meta) => metas.push(meta),
             // A web server has no folders that a name without `/` could mean.
             Err(object_store::Error::NotFound { .. }) if !web => {}
-            Err(e) => return Err(store_error(&url, e)),
+            Err(e) => return Err(unreadable(url.as_str(), &e)),
         }
     }
     if metas.is_empty() && web {
@@ -333,7 +326,7 @@ async fn remote_files(
         let options =
             glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
         let mut listing = store.list(Some(&prefix));
-        while let Some(meta) = listing.try_next().await.map_err(|e| store_error(&url, e))? {
+        while let Some(meta) = listing.try_next().await.map_err(|e| unreadable(url.as_str(), &e))? {
             let below = meta.location.prefix_match(&prefix);
             let data = below.is_some_and(|mut parts| parts.all(|part| !hidden(part.as_ref())));
             let fits =
@@ -406,6 +399,7 @@ async fn provider(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn endings_name_format_and_compression() {

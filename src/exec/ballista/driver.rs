@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec::cluster::ClusterOptions;
 use crate::exec::context::RunContext;
 use crate::exec::receipts::{Receipts, all_of};
-use crate::observe::{Event, Reporter, Stage};
+use crate::observe::{Event, Reporter, Running, Stage};
 use crate::snapshot;
 use crate::stage::{self, Envelope, Plan, Planned, TaskEnv};
 use crate::store::{Root, layout};
@@ -54,9 +54,7 @@ impl Driver {
     /// # Errors
     /// What stopped it there; Transient where nobody does it.
     pub async fn plan(&self, ctx: &RunContext, reporter: &Arc<dyn Reporter>) -> Result<Planned> {
-        let started = Instant::now();
-        let stage = Stage::Prepare;
-        reporter.event(Event::StageStarted { stage, total: 0, unit: "rows", tokens: 0 });
+        let stage = Running::begin(&**reporter, Stage::Prepare, (0, "rows"), 0);
         let work = Work::Prepare {
             pipeline: Box::new(ctx.pipeline.clone()),
             base_dir: ctx.pipeline.base_dir.clone(),
@@ -72,15 +70,9 @@ impl Driver {
         };
         let notes: u64 = plan.shards.iter().map(|shard| shard.prepared.notes).sum();
         let texts: u64 = plan.shards.iter().map(|shard| shard.texts_to_encode).sum();
-        let seconds = started.elapsed().as_secs_f64();
-        reporter.event(Event::StageFinished {
-            stage,
-            seconds,
-            summary: format!(
-                "{notes} notes in {} shards, {texts} texts to encode",
-                plan.shards.len()
-            ),
-        });
+        let shards = plan.shards.len();
+        let seconds =
+            stage.end(format!("{notes} notes in {shards} shards, {texts} texts to encode"));
         Ok(Planned { plan, parent, texts: receipt.texts, lengths: receipt.lengths, seconds })
     }
 
@@ -143,8 +135,7 @@ impl Driver {
         (total, unit, tokens): (u64, &'static str, u64),
         env: &TaskEnv,
     ) -> Result<()> {
-        let started = Instant::now();
-        env.reporter.event(Event::StageStarted { stage, total, unit, tokens });
+        let running = Running::begin(&*env.reporter, stage, (total, unit), tokens);
         let works: Vec<Work> = envelopes.into_iter().map(task_work).collect();
         let before = {
             let shelf = self.shelf.lock().await;
@@ -169,11 +160,7 @@ impl Driver {
             summary = format!("stopped; {summary}");
         }
         let executors = shelf.progress().len();
-        env.reporter.event(Event::StageFinished {
-            stage,
-            seconds: started.elapsed().as_secs_f64(),
-            summary: format!("{summary} on {executors} executors"),
-        });
+        running.end(format!("{summary} on {executors} executors"));
         outcome
     }
 
@@ -198,15 +185,11 @@ impl Driver {
                 End::Lost(why) => why,
             };
             if submission >= SUBMISSIONS {
-                return Err(Error::new(
-                    ErrorKind::Transient,
-                    format!(
-                        "job {what} was submitted {submission} times in vain: {lost}; what was finished is kept"
-                    ),
-                ));
+                return Err(Error::transient(format!(
+                    "job {what} was submitted {submission} times in vain: {lost}; what was finished is kept"
+                )));
             }
-            let message = format!("{lost}; submitting job {what} again");
-            watch.reporter.event(Event::Warning { message });
+            watch.reporter.warn(format!("{lost}; submitting job {what} again"));
             tokio::time::sleep(PAUSE).await;
         }
         Err(Error::internal("no job was submitted"))
@@ -288,21 +271,17 @@ impl Look<'_> {
         }
         self.seen = Instant::now();
         for message in shelf.take_warnings() {
-            self.watch.reporter.event(Event::Warning { message });
+            self.watch.reporter.warn(message);
         }
         let ((texts, tokens), finished) = (shelf.encoded(), shelf.finished());
-        match self.watch.stage {
-            Some((Stage::Encode, before, _)) => self.watch.reporter.event(Event::Progress {
-                stage: Stage::Encode,
-                done: texts.saturating_sub(before.0),
-                tokens: tokens.saturating_sub(before.1),
-            }),
-            Some((stage, _, before)) => self.watch.reporter.event(Event::Progress {
-                stage,
-                done: finished.saturating_sub(before),
-                tokens: 0,
-            }),
-            None => {}
+        if let Some((stage, encoded, finished_before)) = self.watch.stage {
+            let (done, tokens) = match stage {
+                Stage::Encode => {
+                    (texts.saturating_sub(encoded.0), tokens.saturating_sub(encoded.1))
+                }
+                _ => (finished.saturating_sub(finished_before), 0),
+            };
+            self.watch.reporter.event(Event::Progress { stage, done, tokens });
         }
         self.watch.reporter.event(Event::Executors { executors: shelf.progress() });
         Ok(())

@@ -25,7 +25,7 @@ use super::plan::Codec;
 use super::station::Station;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec::SchedulerAddress;
-use crate::observe::{Event, Reporter};
+use crate::observe::Reporter;
 use crate::snapshot::host_name;
 use crate::tower::DeviceSpec;
 use crate::types::Cancel;
@@ -62,8 +62,7 @@ pub async fn run_executor(
 ) -> Result<()> {
     let name = name();
     let scheduler = &options.scheduler;
-    let say = |message: String| reporter.event(Event::Info { message });
-    say(format!("executor {name} on {} asks {scheduler} for work", options.device_name));
+    reporter.info(format!("executor {name} on {} asks {scheduler} for work", options.device_name));
     let limits = GrpcClientConfig { max_message_size: MAX_MESSAGE, ..GrpcClientConfig::default() };
     let endpoint = create_grpc_client_endpoint(scheduler.url(), Some(&limits))
         .or_error(ErrorKind::Usage, || format!("{scheduler} is no address of a scheduler"))?;
@@ -73,12 +72,11 @@ pub async fn run_executor(
             Ok(connection) => break connection,
             Err(_) if !told => {
                 told = true;
-                let message = format!("the scheduler {scheduler} does not answer; trying again");
-                reporter.event(Event::Warning { message });
+                reporter.warn(format!("the scheduler {scheduler} does not answer; trying again"));
             }
             Err(_) => {}
         }
-        if stopped_within(&cancel, RETRY).await {
+        if tokio::time::timeout(RETRY, cancel.cancelled()).await.is_ok() {
             return Ok(());
         }
     };
@@ -117,10 +115,9 @@ pub async fn run_executor(
         }
         let heard = health.is_ready();
         match (std::mem::replace(&mut known, heard), heard) {
-            (false, true) => say(format!("executor {name} is known to {scheduler}")),
+            (false, true) => reporter.info(format!("executor {name} is known to {scheduler}")),
             (true, false) => {
-                let message = format!("the scheduler {scheduler} does not answer; trying again");
-                reporter.event(Event::Warning { message });
+                reporter.warn(format!("the scheduler {scheduler} does not answer; trying again"));
             }
             _ => {}
         }
@@ -144,17 +141,6 @@ fn name() -> String {
     format!("{host}-{:08x}", rand::random::<u32>())
 }
 
-async fn stopped_within(cancel: &Cancel, time: Duration) -> bool {
-    let until = tokio::time::Instant::now() + time;
-    while tokio::time::Instant::now() < until {
-        if cancel.is_cancelled() {
-            return true;
-        }
-        tokio::time::sleep(TICK).await;
-    }
-    cancel.is_cancelled()
-}
-
 fn executor(name: &str, folder: &std::path::Path) -> Result<Executor> {
     let registration = ExecutorRegistration {
         id: name.to_owned(),
@@ -171,9 +157,9 @@ fn executor(name: &str, folder: &std::path::Path) -> Result<Executor> {
         .or_error(ErrorKind::Internal, || "starting DataFusion")?;
     let runtime_producer: RuntimeProducer = Arc::new(move |_| Ok(Arc::clone(&runtime)));
     let config_producer: ConfigProducer = Arc::new(SessionConfig::new_with_ballista);
-    let folder = folder.to_str().ok_or_else(|| {
-        Error::new(ErrorKind::Resource, "the temporary folder's name is not Unicode; set TMPDIR")
-    })?;
+    let folder = folder
+        .to_str()
+        .ok_or_else(|| Error::resource("the temporary folder's name is not Unicode; set TMPDIR"))?;
     Ok(Executor::with_default_execution_engine(
         registration,
         folder,

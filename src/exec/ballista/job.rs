@@ -118,11 +118,7 @@ pub(super) async fn run(
         } else if heard.elapsed() > SILENT {
             return Ok(no_answer(&"it is gone, or was started anew and forgot the job"));
         }
-        let end = match watch.look().await {
-            Ok(None) => None,
-            Ok(Some(lost)) => Some(Ok(End::Lost(lost))),
-            Err(error) => Some(Err(error)),
-        };
+        let end = watch.look().await.map(|lost| lost.map(End::Lost)).transpose();
         if let Some(end) = end {
             // If it cannot be told, its works find out by themselves that their run is over.
             let _untold = client.cancel_job(CancelJobParams { job_id }).await;

@@ -13,11 +13,8 @@ use tokio::net::TcpListener;
 
 use super::MAX_MESSAGE;
 use super::plan::Codec;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::Cancel;
-
-/// How often a request to stop is looked for.
-const TICK: Duration = Duration::from_millis(50);
 
 /// A work whose failure may pass is tried so often.
 const ATTEMPTS: usize = 4;
@@ -36,9 +33,6 @@ pub struct SchedulerOptions {
 }
 
 impl SchedulerOptions {
-    /// [`SchedulerOptions::lost_after`] unless told.
-    pub const LOST_AFTER: Duration = Duration::from_secs(60);
-
     /// Least [`SchedulerOptions::lost_after`]: two questions of an executor.
     pub const LEAST_LOST_AFTER: Duration = Duration::from_secs(10);
 }
@@ -57,20 +51,16 @@ impl Scheduler {
     /// Usage where the address can be reached from elsewhere and nobody said that the network is closed.
     pub async fn bind(options: &SchedulerOptions) -> Result<Self> {
         if !options.bind.ip().is_loopback() && !options.closed_network {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "{} can be reached from elsewhere, and a scheduler knows neither TLS nor passwords: whoever reaches \
+            return Err(Error::usage(format!(
+                "{} can be reached from elsewhere, and a scheduler knows neither TLS nor passwords: whoever reaches \
                      it can have executors read and write what they may; close the network to all but the cluster and \
                      say so with --closed-network, or bind to 127.0.0.1",
-                    options.bind
-                ),
-            ));
+                options.bind
+            )));
         }
         let cannot = || format!("cannot listen on {}", options.bind);
-        let listener = TcpListener::bind(options.bind)
-            .await
-            .map_err(|cause| Error::new(kind_of_io(&cause), cannot()).with_source(cause))?;
+        let listener =
+            TcpListener::bind(options.bind).await.map_err(|cause| Error::io(cause, cannot()))?;
         let address = listener.local_addr().or_error(ErrorKind::Resource, cannot)?;
         let lost_after = options.lost_after.max(SchedulerOptions::LEAST_LOST_AFTER).as_secs();
         let config = SchedulerConfig {
@@ -108,16 +98,11 @@ impl Scheduler {
             create_scheduler::<LogicalPlanNode, PhysicalPlanNode>(cluster, Arc::new(self.config))
                 .await
                 .or_error(ErrorKind::Internal, || "starting Ballista's scheduler")?;
-        let stop = async {
-            while !cancel.is_cancelled() {
-                tokio::time::sleep(TICK).await;
-            }
-        };
         tokio::select! {
             ended = start_grpc_service_with_listener(self.listener, scheduler) => {
                 ended.or_error(ErrorKind::Internal, || "Ballista's scheduler ended")
             }
-            () = stop => Ok(()),
+            () = cancel.cancelled() => Ok(()),
         }
     }
 }

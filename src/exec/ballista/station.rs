@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use super::book::{Began, Book, Failure, now};
 use super::work::{CheckedReceipt, Order, PreparedReceipt, Work};
 use crate::config::Pipeline;
@@ -85,9 +87,7 @@ impl Station {
             let runtime = station.runtime.clone();
             runtime.block_on(async move { station.work(&order, work).await })
         });
-        doing
-            .await
-            .map_err(|cause| Error::internal("a work ended unexpectedly").with_source(cause))?
+        doing.await.context(|| "a work ended unexpectedly")?
     }
 
     async fn work(&self, order: &Order, work: Work) -> Result<()> {
@@ -99,37 +99,23 @@ impl Station {
         current(&root, &order.run).await?;
         ledger.begin(work.id());
         ledger.write(&root).await?;
-        let beating = Beating(self.runtime.spawn(beat(
-            Arc::clone(&ledger),
-            root.clone(),
-            order.run.clone(),
-            cancel.clone(),
-        )));
+        // Ends with this future.
+        let mut beating = JoinSet::new();
+        let beats = beat(Arc::clone(&ledger), root.clone(), order.run.clone(), cancel.clone());
+        beating.spawn_on(beats, &self.runtime);
         let reporter: Arc<dyn Reporter> =
             Arc::new(Counting { ledger: Arc::clone(&ledger), console: Arc::clone(&self.reporter) });
-        let env = TaskEnv {
-            root: root.clone(),
-            reporter,
-            cancel,
-            kept: Arc::default(),
-            // One device has nobody to share with.
-            shared: Arc::default(),
-            inputs: Arc::default(),
-        };
+        let env = TaskEnv::new(root.clone(), reporter, cancel);
         let outcome = self.execute(order, &work, &mut worker, &env).await;
-        beating.stop().await;
+        beating.shutdown().await;
         ledger.end(work.id(), outcome.as_ref().err());
         let written = ledger.write(&root.with_cancel(Cancel::new())).await;
         let id = work.id();
         match &outcome {
-            Ok(()) => self.say(format!("{id} is done")),
-            Err(error) => self.reporter.event(Event::Warning { message: format!("{id}: {error}") }),
+            Ok(()) => self.reporter.info(format!("{id} is done")),
+            Err(error) => self.reporter.warn(format!("{id}: {error}")),
         }
         outcome.and(written)
-    }
-
-    fn say(&self, message: String) {
-        self.reporter.event(Event::Info { message });
     }
 
     async fn execute(
@@ -223,28 +209,11 @@ async fn current(root: &Root, run: &str) -> Result<()> {
     if snapshot::is_current_run(root, run).await? {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Conflict, over(run)))
+    Err(Error::conflict(over(run)))
 }
 
 fn over(run: &str) -> String {
     format!("run {run} is over; what was finished is kept")
-}
-
-/// Ends with its owner.
-struct Beating(tokio::task::JoinHandle<()>);
-
-impl Beating {
-    /// Nothing of it goes on afterwards.
-    async fn stop(mut self) {
-        self.0.abort();
-        let _aborted = (&mut self.0).await;
-    }
-}
-
-impl Drop for Beating {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 async fn beat(ledger: Arc<Ledger>, root: Root, run: String, cancel: Cancel) {

@@ -1,6 +1,6 @@
 //! The base-level graph of a saved index: reachability, repair, and duplicates.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -93,7 +93,7 @@ pub(in crate::index) fn repair(layout: &Layout, bytes: &mut [u8]) -> Result<u64>
 /// never meets one.
 fn host_for(layout: &Layout, bytes: &[u8], walk: &Walk, orphan: usize) -> Option<usize> {
     let fits = |slot: usize| walk.reached[slot] && layout.links(bytes, slot).len() < layout.base;
-    let mut seen = std::collections::HashSet::from([orphan]);
+    let mut seen = HashSet::from([orphan]);
     let mut queue = VecDeque::from([orphan]);
     while let Some(slot) = queue.pop_front() {
         if fits(slot) {
@@ -133,7 +133,11 @@ pub(in crate::index) fn splice(
     duplicates: &[Duplicate],
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let groups = Groups::new(duplicates);
+    // Positions in the list of duplicates, by the slot they equal.
+    let mut groups: HashMap<u32, Vec<usize>> = HashMap::new();
+    for (at, duplicate) in duplicates.iter().enumerate() {
+        groups.entry(duplicate.of).or_default().push(at);
+    }
     let total = layout.size + duplicates.len();
     let rows = u32::try_from(total).map_err(|_| io::Error::other("more than 2^32 vectors"))?;
     out.write_all(&rows.to_le_bytes())?;
@@ -151,7 +155,7 @@ pub(in crate::index) fn splice(
     for slot in 0..layout.size {
         let (start, end) =
             (layout.node(slot), layout.node(slot) + node_length(layout, bytes, slot));
-        match groups.of(slot as u32) {
+        match groups.get(&(slot as u32)) {
             None => out.write_all(&bytes[start..end])?,
             Some(members) => {
                 let mut node = bytes[start..end].to_vec();
@@ -162,7 +166,7 @@ pub(in crate::index) fn splice(
         }
     }
     for (at, duplicate) in duplicates.iter().enumerate() {
-        let members = groups.of(duplicate.of).unwrap_or(&[]);
+        let members = groups.get(&duplicate.of).map_or(&[][..], Vec::as_slice);
         let place = members.binary_search(&at).ok();
         let links = tree_links(layout, bytes, duplicate.of as usize, members, place, layout.size);
         let mut node = vec![0; layout.node_bytes(0)];
@@ -206,22 +210,5 @@ fn put_links(layout: &Layout, node: &mut [u8], links: &[u32]) {
     list[..4].copy_from_slice(&(links.len() as u32).to_le_bytes());
     for (at, link) in links.iter().enumerate() {
         list[4 + 4 * at..8 + 4 * at].copy_from_slice(&link.to_le_bytes());
-    }
-}
-
-/// Positions in the list of duplicates, by the slot they equal.
-struct Groups(std::collections::HashMap<u32, Vec<usize>>);
-
-impl Groups {
-    fn new(duplicates: &[Duplicate]) -> Self {
-        let mut groups: std::collections::HashMap<u32, Vec<usize>> = Default::default();
-        for (at, duplicate) in duplicates.iter().enumerate() {
-            groups.entry(duplicate.of).or_default().push(at);
-        }
-        Self(groups)
-    }
-
-    fn of(&self, slot: u32) -> Option<&[usize]> {
-        self.0.get(&slot).map(Vec::as_slice)
     }
 }

@@ -25,9 +25,7 @@ const HEAD: usize = 64;
 
 /// Maps a whole file for reading.
 pub(in crate::index) fn map_file(path: &Path) -> Result<Mmap> {
-    let failed = |cause: std::io::Error| {
-        Error::new(kind_of_io(&cause), format!("opening {}", path.display())).with_source(cause)
-    };
+    let failed = |cause: std::io::Error| Error::io(cause, format!("opening {}", path.display()));
     let file = File::open(path).map_err(failed)?;
     // SAFETY: nothing that is stored is ever overwritten or cut short (DESIGN: attempt-unique names), so the
     // bytes do not change while they are mapped.
@@ -141,8 +139,7 @@ impl Sidecar {
 
     fn check(map: Mmap) -> Result<Self> {
         if cfg!(target_endian = "big") {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
+            return Err(Error::unsupported(
                 "sidecars are mapped as little-endian, which this machine is not",
             ));
         }
@@ -156,10 +153,10 @@ impl Sidecar {
         let u32_at =
             |at: usize| head[at..at + 4].iter().rev().fold(0, |x, b| x << 8 | u32::from(*b));
         if u32_at(8) != VERSION {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("sidecar version {}, known is {VERSION}; rebuild the index", u32_at(8)),
-            ));
+            return Err(Error::unsupported(format!(
+                "sidecar version {}, known is {VERSION}; rebuild the index",
+                u32_at(8)
+            )));
         }
         let dimensions = u32_at(12) as usize;
         let count = head[16..24].iter().rev().fold(0u64, |x, b| x << 8 | u64::from(*b));

@@ -93,12 +93,12 @@ pub async fn gc(
         kept_snapshots: plan.kept_snapshots.iter().copied().collect(),
         ..GcReport::default()
     };
-    let mut doomed = [plan.manifests, plan.receipts, plan.files];
+    let mut doomed = sweep::in_order(plan.doomed);
     if plan.run_lives {
-        report.held_back = sweep::hold_back(doomed.iter_mut());
+        report.held_back = sweep::hold_back(&mut doomed);
     }
     let gone = match dry_run {
-        true => doomed.into_iter().flatten().collect(),
+        true => Vec::from(doomed),
         false => {
             let swept =
                 sweep::delete(root, doomed, plan.kept_snapshots, sweep::Heed::Everyone).await?;
@@ -119,12 +119,10 @@ pub async fn gc(
     Ok(report)
 }
 
-/// What a gc would delete, in three steps whose order matters.
+/// What a gc would delete.
 struct Plan {
     kept_snapshots: BTreeSet<u64>,
-    manifests: Vec<Listed>,
-    receipts: Vec<Listed>,
-    files: Vec<Listed>,
+    doomed: Vec<Listed>,
     objects: u64,
     bytes: u64,
     run_lives: bool,
@@ -240,26 +238,17 @@ async fn select(
         }
     }
 
-    let mut plan = Plan {
-        manifests: Vec::new(),
-        receipts: Vec::new(),
-        files: Vec::new(),
+    let goes = |key: &str| match layout::manifest_number(key) {
+        Some(number) => !kept_snapshots.contains(&number),
+        None => doomed.contains(key),
+    };
+    Ok(Plan {
+        doomed: objects.values().filter(|object| goes(&object.key)).cloned().collect(),
         objects: objects.len() as u64,
         bytes: objects.values().map(|object| object.size).sum(),
         run_lives: leases.any_run(),
         kept_snapshots,
-    };
-    for (key, object) in &objects {
-        match layout::manifest_number(key) {
-            Some(number) if !plan.kept_snapshots.contains(&number) => {
-                plan.manifests.push(object.clone());
-            }
-            _ if !doomed.contains(key.as_str()) => {}
-            _ if layout::is_receipt(key) => plan.receipts.push(object.clone()),
-            _ => plan.files.push(object.clone()),
-        }
-    }
-    Ok(plan)
+    })
 }
 
 /// The newest few, those that somebody protects, and those that were the newest until a moment ago: their readers

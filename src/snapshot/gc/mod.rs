@@ -6,4 +6,4 @@ mod sweep;
 
 pub use collect::{GcReport, Protected, Retention, gc};
 pub(crate) use names::strings_in;
-pub(super) use sweep::{Heed, delete};
+pub(super) use sweep::{Heed, delete, in_order};

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt};
 
-use crate::error::{ErrorKind, Result};
-use crate::snapshot::manifest::{self, Content};
+use crate::error::{self, Result};
+use crate::snapshot::manifest::Content;
 use crate::store::{Listed, Root, layout};
 
 /// Receipts and plans read at the same time.
@@ -17,12 +17,6 @@ const MAX_JSON: u64 = 256 << 20;
 pub(super) fn named_by(content: &Content) -> impl Iterator<Item = String> + '_ {
     let calibration = layout::calibration(&content.index.options_id, &content.space_id);
     content.files().map(|file| file.path.clone()).chain([calibration])
-}
-
-/// The keys that a manifest committed during the gc needs.
-pub(super) async fn names_of(root: &Root, number: u64) -> Result<Vec<String>> {
-    let manifest = manifest::read(root, number).await?;
-    Ok(named_by(&manifest.content).collect())
 }
 
 /// For each JSON object the keys of embeddings and indexes that stand in it as strings, whatever its format.
@@ -48,16 +42,11 @@ pub(crate) async fn strings_in(
     wanted: fn(&str) -> bool,
 ) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    if file.size <= MAX_JSON {
-        match root.get(&file.key).await {
-            Ok(bytes) => {
-                if let Ok(value) = serde_json::from_slice(&bytes) {
-                    collect(&value, wanted, &mut found);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+    if file.size <= MAX_JSON
+        && let Some(bytes) = error::found(root.get(&file.key).await)?
+        && let Ok(value) = serde_json::from_slice(&bytes)
+    {
+        collect(&value, wanted, &mut found);
     }
     Ok(found)
 }

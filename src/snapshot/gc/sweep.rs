@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::names::names_of;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use super::names::named_by;
+use crate::error::{Error, Result, ResultExt};
 use crate::snapshot::lease::{COMMIT_LIMIT, Lease, Patience};
-use crate::snapshot::manifest::numbers;
+use crate::snapshot::manifest::{numbers, read};
 use crate::store::layout::{self, Folder, LeaseKind};
 use crate::store::{Listed, Root};
 
@@ -35,30 +35,29 @@ pub(in crate::snapshot) struct Sweep {
     pub held_back: u64,
 }
 
-/// Takes embeddings and indexes off the lists and counts them: a run is going on that may use any of them again.
-pub(super) fn hold_back<'a>(doomed: impl Iterator<Item = &'a mut Vec<Listed>>) -> u64 {
-    let mut held_back = 0;
-    for list in doomed {
-        let before = list.len();
-        list.retain(|object| !is_reusable(&object.key));
-        held_back += (before - list.len()) as u64;
-    }
-    held_back
+/// Takes embeddings and indexes off the list and counts them: a run is going on that may use any of them again.
+pub(super) fn hold_back(doomed: &mut VecDeque<Listed>) -> u64 {
+    let before = doomed.len();
+    doomed.retain(|object| {
+        !matches!(layout::folder(&object.key), Some(Folder::Embeddings(_) | Folder::Indexes(_)))
+    });
+    (before - doomed.len()) as u64
 }
 
-fn is_reusable(key: &str) -> bool {
-    matches!(layout::folder(key), Some(Folder::Embeddings(_) | Folder::Indexes(_)))
+/// The objects in the order in which they are deleted: manifests, then receipts, then the rest.
+pub(in crate::snapshot) fn in_order(mut doomed: Vec<Listed>) -> VecDeque<Listed> {
+    doomed.sort_by_cached_key(|object| kind(&object.key));
+    doomed.into()
 }
 
-/// Deletes the steps in order. `known` are the snapshots whose objects are not among them; what a snapshot committed
+/// Deletes what [`in_order`] gave. `known` are the snapshots whose objects are not among it; what a snapshot committed
 /// meanwhile names is left alone, and so is what a reader or a run that came meanwhile has a lease for.
 pub(in crate::snapshot) async fn delete(
     root: &Root,
-    steps: [Vec<Listed>; 3],
+    mut doomed: VecDeque<Listed>,
     mut known: BTreeSet<u64>,
     heed: Heed,
 ) -> Result<Sweep> {
-    let mut doomed: VecDeque<Listed> = steps.into_iter().flatten().collect();
     let mut going: BTreeSet<u64> =
         doomed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect();
     let mut sweep = Sweep { gone: Vec::new(), held_back: 0 };
@@ -76,13 +75,11 @@ pub(in crate::snapshot) async fn delete(
             }
             for number in numbers(root).await? {
                 if !going.contains(&number) && known.insert(number) {
-                    needed.extend(names_of(root, number).await?);
+                    needed.extend(named_by(&read(root, number).await?.content));
                 }
             }
             if heed == Heed::Everyone && leases.any_run() {
-                let before = doomed.len();
-                doomed.retain(|object| !is_reusable(&object.key));
-                sweep.held_back += (before - doomed.len()) as u64;
+                sweep.held_back += hold_back(&mut doomed);
             }
             let mut batch = Vec::new();
             while batch.len() < BATCH
@@ -106,14 +103,12 @@ async fn take_when_quiet(root: &Root) -> Result<Lease<'_>> {
     let mut patience = Patience::of(FOR_COMMITS);
     loop {
         let lease = Lease::take(root, LeaseKind::Gc).await.context(|| "collecting garbage")?;
-        match lease.stands_beside(LeaseKind::Commit).await {
-            Ok(false) => return Ok(lease),
-            Ok(true) => lease.release().await,
-            Err(error) => {
-                lease.release().await;
-                return Err(error);
-            }
+        let publishing = lease.stands_beside(LeaseKind::Commit).await;
+        if matches!(publishing, Ok(false)) {
+            return Ok(lease);
         }
+        lease.release().await;
+        publishing?;
         let told = || format!("publishing to {} does not end; run gc again later", root.uri());
         patience.pause(told).await?;
     }
@@ -134,10 +129,7 @@ async fn delete_batch(root: &Root, batch: Vec<Listed>, lease: &Lease<'_>) -> Res
 async fn delete_one(root: &Root, object: Listed, lease: &Lease<'_>) -> Result<Listed> {
     // A batch that stands still must not delete beside a publish that thinks it dead.
     if lease.age() > COMMIT_LIMIT {
-        return Err(Error::new(
-            ErrorKind::Transient,
-            "deleting takes longer than a gc lease lasts; run gc again",
-        ));
+        return Err(Error::transient("deleting takes longer than a gc lease lasts; run gc again"));
     }
     root.delete(&object.key).await?;
     Ok(object)

@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use super::holder::Holder;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result, ResultExt, found};
 use crate::store::layout::{self, Folder, Key, LeaseKind};
 use crate::store::{Listed, Root};
 
@@ -34,10 +34,9 @@ impl Leases {
     pub(super) async fn see(root: &Root, own: &str, taken: Instant) -> Result<Self> {
         let listed = root.list(layout::LEASES).await?;
         let Some(mine) = listed.iter().find(|lease| lease.key == own) else {
-            return Err(Error::new(
-                ErrorKind::Transient,
-                format!("the lease {own} is gone: it went stale or was removed; run again"),
-            ));
+            return Err(Error::transient(format!(
+                "the lease {own} is gone: it went stale or was removed; run again"
+            )));
         };
         let age = TimeDelta::from_std(taken.elapsed()).unwrap_or(STALE);
         let now = mine.modified + age;
@@ -119,7 +118,7 @@ impl Patience {
     /// Transient, with what `told` says, where the time is over.
     pub async fn pause(&mut self, told: impl FnOnce() -> String) -> Result<()> {
         if Instant::now() > self.ends {
-            return Err(Error::new(ErrorKind::Transient, told()));
+            return Err(Error::transient(told()));
         }
         tokio::time::sleep(self.pause).await;
         self.pause = (self.pause * 2).min(Duration::from_secs(2));
@@ -140,17 +139,13 @@ pub(super) async fn wait_for_gc(root: &Root, own: &str, taken: Instant) -> Resul
 
 /// The content of a lease of this process.
 pub(super) fn content(kind: &str, run: &str) -> Result<Vec<u8>> {
-    serde_json::to_vec(&Holder::this(kind, run))
-        .map_err(|cause| Error::internal("lease as JSON").with_source(cause))
+    serde_json::to_vec(&Holder::this(kind, run)).context(|| "lease as JSON")
 }
 
 /// Who wrote a lease; `None` where there is none.
 pub(super) async fn holder(root: &Root, key: &str) -> Result<Option<Holder>> {
-    match root.get(key).await {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_else(|_| Holder::unknown()))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let bytes = found(root.get(key).await)?;
+    Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_else(|_| Holder::unknown())))
 }
 
 /// Deletes a lease; one that cannot be deleted goes stale by itself.

@@ -80,10 +80,10 @@ impl RunLease {
                 return lease.settle().await;
             }
         }
-        Err(Error::new(
-            ErrorKind::Transient,
-            format!("leases of {} come and go while a run wants to start; run again", root.uri()),
-        ))
+        Err(Error::transient(format!(
+            "leases of {} come and go while a run wants to start; run again",
+            root.uri()
+        )))
     }
 
     /// `None` where another run took this number first.
@@ -180,13 +180,10 @@ impl RunLease {
             || "its lease was taken away".to_owned(),
             |winner| format!("run {} on {} took over", winner.run, winner.host),
         );
-        Err(Error::new(
-            ErrorKind::Conflict,
-            format!(
-                "run {} stood still for so long that {winner}; what was finished is kept",
-                self.run
-            ),
-        ))
+        Err(Error::conflict(format!(
+            "run {} stood still for so long that {winner}; what was finished is kept",
+            self.run
+        )))
     }
 
     async fn is_in_it(&self) -> Result<bool> {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::holder::HeldHere;
 use super::leases::{Leases, content, remove, wait_for_gc};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::store::Root;
 use crate::store::layout::{self, LeaseKind};
 
@@ -87,9 +87,9 @@ pub async fn store_time(root: &Root) -> Result<DateTime<Utc>> {
     let stamped = listed.map(|all| all.iter().find(|l| l.key == lease.key).map(|own| own.modified));
     lease.release().await;
     stamped?.ok_or_else(|| {
-        Error::new(
-            ErrorKind::Unsupported,
-            format!("{} does not list what was just written; it cannot hold snapshots", root.uri()),
-        )
+        Error::unsupported(format!(
+            "{} does not list what was just written; it cannot hold snapshots",
+            root.uri()
+        ))
     })
 }

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use arrow::array::AsArray;
 use futures::TryStreamExt;
 use serde::Serialize;
 
 use super::format::{Manifest, QueryTower, Segment, ShardContent};
 use super::removed;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 use crate::snapshot::ids;
 use crate::store::{FileRef, Root};
 use crate::types::{Digest256, Hasher256};
@@ -66,10 +65,7 @@ pub fn diff(from: &Manifest, to: &Manifest) -> Diff {
         pairs.filter(|(a, b)| differs(a, b)).map(|(_, b)| b.shard).collect()
     };
     // Everything that decides which vectors count, and everything that decides what is known about them.
-    let indexes = |shard: &ShardContent| -> Vec<(Digest256, Option<Digest256>)> {
-        let removed = |s: &Segment| s.removed.as_ref().map(|removed| removed.file.sha256);
-        shard.segments().iter().map(|s| (s.index.sha256, removed(s))).collect()
-    };
+    let indexes = |shard: &ShardContent| live(shard, |segment| segment.index.sha256);
     let towers = |from: &[QueryTower], to: &[QueryTower]| -> Vec<Digest256> {
         let known: BTreeSet<_> = from.iter().map(|tower| tower.fingerprint).collect();
         to.iter().map(|tower| tower.fingerprint).filter(|f| !known.contains(f)).collect()
@@ -112,8 +108,16 @@ fn ids_of(shard: &ShardContent) -> Vec<(Digest256, Option<Digest256>)> {
     if shard.index.is_none() {
         return vec![(shard.ids.sha256, None)];
     }
+    live(shard, |segment| segment.ids.sha256)
+}
+
+/// A file of every segment, and the keys removed from it.
+fn live(
+    shard: &ShardContent,
+    file: fn(&Segment) -> Digest256,
+) -> Vec<(Digest256, Option<Digest256>)> {
     let removed = |s: &Segment| s.removed.as_ref().map(|removed| removed.file.sha256);
-    shard.segments().iter().map(|s| (s.ids.sha256, removed(s))).collect()
+    shard.segments().iter().map(|s| (file(s), removed(s))).collect()
 }
 
 fn changed_fields(a: &serde_json::Value, b: &serde_json::Value) -> Vec<String> {
@@ -181,19 +185,20 @@ async fn notes<'a>(
         let removed = removed::read(root, segment.removed.as_ref()).await?;
         let file = &segment.ids;
         let columns = ["key", "note_id", "chunk", "text_hash"];
-        let (_, mut batches) = ids::read(root, file, &columns).await?;
+        let mut batches = ids::read(root, file, &columns).await?;
         while let Some(batch) = batches.try_next().await? {
-            let (keys, notes, chunks) =
-                ids::identity(&batch).context(|| format!("reading {}", file.path))?;
-            let hashes = ids::column(&batch, "text_hash")?
-                .as_fixed_size_binary_opt()
-                .ok_or_else(|| Error::corrupt(format!("text_hash of {} is no hash", file.path)))?;
+            let read = || -> Result<_> {
+                let (keys, notes) = (ids::keys(&batch)?, ids::notes(&batch)?);
+                Ok((keys, notes, ids::chunks(&batch)?, ids::text_hashes(&batch)?))
+            };
+            let (keys, notes, chunks, hashes) =
+                read().context(|| format!("reading {}", file.path))?;
             for (row, chunk) in chunks.iter().enumerate() {
                 if removed.binary_search(&keys[row]).is_ok() {
                     continue;
                 }
                 let mut hasher = Hasher256::new();
-                hasher.field(chunk.to_le_bytes()).field(hashes.value(row));
+                hasher.field(chunk.to_le_bytes()).field(hashes[row]);
                 let digest = hasher.finish().0;
                 let mut low = [0; 16];
                 low.copy_from_slice(&digest[..16]);

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::purged::Purged;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::store::{FileRef, key};
 use crate::types::{Canary, Digest256, EmbeddingSpace, SpaceId, hash_json};
 
@@ -145,9 +145,10 @@ impl Content {
     /// The content exactly as a reader will parse it: every float is one that survives being printed and parsed. This
     /// JSON parser may move the last bit of a float, and the hash must be that of what is read.
     pub fn canonical(&self) -> Result<Self> {
-        let mut json = serde_json::to_value(self).map_err(json_error)?;
+        let failed = || "the content cannot be written as JSON";
+        let mut json = serde_json::to_value(self).context(failed)?;
         settle(&mut json);
-        serde_json::from_value(json).map_err(json_error)
+        serde_json::from_value(json).context(failed)
     }
 }
 
@@ -169,10 +170,6 @@ fn settle(json: &mut serde_json::Value) {
         serde_json::Value::Object(map) => map.values_mut().for_each(settle),
         _ => {}
     }
-}
-
-fn json_error(cause: serde_json::Error) -> Error {
-    Error::internal("the content cannot be written as JSON").with_source(cause)
 }
 
 /// The hash that names a content, of its canonical form: compare this with [`Manifest::content_hash`] to see

@@ -1,7 +1,7 @@
 //! Reading manifests: nothing is believed before version, number, hash and paths are checked.
 
 use super::format::{MANIFEST_VERSION, Manifest};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, unless};
 use crate::store::{Root, layout};
 use crate::types::hash_json;
 
@@ -71,35 +71,23 @@ pub async fn read(root: &Root, number: u64) -> Result<Manifest> {
 
 /// All snapshot numbers, ascending.
 pub async fn numbers(root: &Root) -> Result<Vec<u64>> {
-    if root.is_read_only() {
-        return numbers_on_the_web(root).await;
-    }
-    let listed = root.list(layout::SNAPSHOTS).await.context(|| "looking for snapshots")?;
-    Ok(listed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect())
-}
-
-/// A web server lists by an index page or by WebDAV; most do neither unless told to.
-async fn numbers_on_the_web(root: &Root) -> Result<Vec<u64>> {
-    match root.index_page(layout::SNAPSHOTS).await {
-        Ok(Some(page)) => {
-            let numbers = layout::manifest_numbers_in(&page);
-            if !numbers.is_empty() {
-                return Ok(numbers);
-            }
-        }
-        Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error),
-        Ok(None) | Err(_) => {}
+    // A web server lists by an index page or by WebDAV; most do neither unless told to.
+    let page = root.index_page(layout::SNAPSHOTS).await;
+    let page = unless(page, |error| error.kind() == ErrorKind::Unsupported)?.flatten();
+    let numbers = layout::manifest_numbers_in(&page.unwrap_or_default());
+    if !numbers.is_empty() {
+        return Ok(numbers);
     }
     let listed = root.list(layout::SNAPSHOTS).await.map_err(|error| {
-        Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "{} does not list its snapshots, neither by an index page of {}/ nor by WebDAV; name the \
-                 snapshot's number (for a search: --snapshot N) or let the server list (nginx: autoindex on)",
-                root.uri(),
-                layout::SNAPSHOTS
-            ),
-        )
+        if !root.is_read_only() {
+            return error.context("looking for snapshots");
+        }
+        Error::unsupported(format!(
+            "{} does not list its snapshots, neither by an index page of {}/ nor by WebDAV; name the \
+             snapshot's number (for a search: --snapshot N) or let the server list (nginx: autoindex on)",
+            root.uri(),
+            layout::SNAPSHOTS
+        ))
         .with_source(error)
     })?;
     Ok(listed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect())
@@ -121,13 +109,10 @@ pub(in crate::snapshot) fn parse(bytes: &[u8], number: u64) -> Result<Manifest> 
     let broken = |cause| Error::corrupt("the manifest is not valid").with_source(cause);
     let versioned: Versioned = serde_json::from_slice(bytes).map_err(broken)?;
     if versioned.version != MANIFEST_VERSION {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "the manifest has format version {}, this program reads {MANIFEST_VERSION}: use the release that wrote it",
-                versioned.version
-            ),
-        ));
+        return Err(Error::unsupported(format!(
+            "the manifest has format version {}, this program reads {MANIFEST_VERSION}: use the release that wrote it",
+            versioned.version
+        )));
     }
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(broken)?;
     if manifest.number != number {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::embedding;
 use crate::error::Result;
-use crate::index::{self, Calibration, IndexOptions};
+use crate::index::{self, Calibration};
 use crate::stage::calibration::CalibrateReceipt;
 use crate::stage::ids::Place;
 use crate::stage::plan::CalibrateTask;
@@ -23,17 +23,13 @@ pub(crate) async fn calibrate(task: &CalibrateTask, env: &TaskEnv) -> Result<Cal
     let key = layout::calibration(&spec.index.id()?, &spec.space_id);
     let work = async {
         let sample = sample(&env.root, &spec.space_id, spec.space.dimensions as usize).await?;
-        let calibration = fit(&sample, &spec.index)?;
+        let calibration = match sample.is_empty() {
+            true => Calibration { scale: 1.0, sample: 0, clipped: 0.0 },
+            false => index::calibrate(&sample, &spec.index)?,
+        };
         Ok(CalibrateReceipt { id: task.id.clone(), calibration })
     };
     receipt::once(&env.root, &key, work).await
-}
-
-fn fit(sample: &Embeddings, options: &IndexOptions) -> Result<Calibration> {
-    if sample.is_empty() {
-        return Ok(Calibration { scale: 1.0, sample: 0, clipped: 0.0 });
-    }
-    index::calibrate(sample, options)
 }
 
 async fn sample(root: &Root, space: &SpaceId, dimensions: usize) -> Result<Embeddings> {

@@ -180,12 +180,8 @@ pub(super) async fn target(
             }
             if let Some(place) = encoded.place_of(&row, &refused)? {
                 keep.push(at as u32);
-                rows.push(Entry {
-                    note: row.note_id,
-                    chunk: row.chunk,
-                    text: row.text_hash,
-                    place,
-                });
+                let (note_id, chunk, text_hash) = (row.note_id, row.chunk, row.text_hash);
+                rows.push(IdRow { key: 0, note_id, chunk, text_hash, place });
             }
         }
         stored.push(take_rows(&batch.stored, keep)?);
@@ -195,8 +191,7 @@ pub(super) async fn target(
         for (at, row) in parent.rows.into_iter().enumerate() {
             if !touched.contains(&row.note_id) {
                 keep.push(at as u32);
-                let (note, chunk) = (row.note_id, row.chunk);
-                rows.push(Entry { note, chunk, text: row.text_hash, place: row.place });
+                rows.push(row);
             }
         }
         stored.push(take_rows(&parent.stored, keep)?);
@@ -208,37 +203,18 @@ pub(super) async fn target(
     keyed(rows, stored)
 }
 
-struct Entry {
-    note: NoteId,
-    chunk: u32,
-    text: TextHash,
-    place: Place,
-}
-
 /// Assigns keys in note order, re-probing the (one in 2^64) collisions, and sorts by key.
-fn keyed(rows: Vec<Entry>, stored: arrow::array::RecordBatch) -> Result<Ids> {
+fn keyed(mut rows: Vec<IdRow>, stored: arrow::array::RecordBatch) -> Result<Ids> {
     let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_unstable_by_key(|&at| (&rows[at].note, rows[at].chunk));
-    let mut keys = vec![0; rows.len()];
+    order.sort_unstable_by_key(|&at| (&rows[at].note_id, rows[at].chunk));
     let mut taken = HashSet::with_capacity(rows.len());
     for at in order {
-        let Entry { note, chunk, .. } = &rows[at];
-        let free = (0..).map(|probe| NoteKey::derive(note, *chunk, probe).0);
+        let row = &mut rows[at];
+        let mut free = (0..).map(|probe| NoteKey::derive(&row.note_id, row.chunk, probe).0);
         // An endless iterator over fresh hashes: some probe is free in any real shard.
-        if let Some(key) = free.into_iter().find(|key| taken.insert(*key)) {
-            keys[at] = key;
+        if let Some(key) = free.find(|key| taken.insert(*key)) {
+            row.key = key;
         }
     }
-    let rows = rows
-        .into_iter()
-        .zip(keys)
-        .map(|(entry, key)| IdRow {
-            key,
-            note_id: entry.note,
-            chunk: entry.chunk,
-            text_hash: entry.text,
-            place: entry.place,
-        })
-        .collect();
     Ids { rows, stored }.sorted_by_key()
 }

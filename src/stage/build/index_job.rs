@@ -1,16 +1,14 @@
 //! One index of given rows: its name, its vectors, its files and their receipt.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::{self, BuildReport, Calibration, IndexOptions, ShardIndex};
 use crate::stage::ids::IdRow;
 use crate::stage::vectors;
 use crate::store::receipt::{self, Receipt};
 use crate::store::{FileRef, Root, layout};
-use crate::types::{Canary, Cancel, Embeddings, Hasher256, SpaceId};
+use crate::types::{Canary, Cancel, Hasher256, SpaceId};
 
 /// The files of one index, with what was measured while building it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,48 +66,37 @@ impl IndexJob<'_> {
             let places = rows.iter().map(|row| &row.place);
             let vectors = vectors::gather(root, self.dimensions, places).await?;
             let folder = working_folder()?;
-            let paths = ["index", "sidecar"].map(|name| folder.path().join(name));
-            let [index_path, sidecar_path] = &paths;
+            let [index_path, sidecar_path] =
+                ["index", "sidecar"].map(|name| folder.path().join(name));
+            let keys: Vec<u64> = rows.iter().map(|row| row.key).collect();
+            let (options, calibration) = (self.options.clone(), self.calibration.clone());
+            let (index, sidecar) = (index_path.clone(), sidecar_path.clone());
+            let cancel = cancel.clone();
+            let building = tokio::task::spawn_blocking(move || -> Result<_> {
+                let report = index::build(
+                    &keys,
+                    &vectors,
+                    &options,
+                    &calibration,
+                    &index,
+                    &sidecar,
+                    &cancel,
+                    &|_| {},
+                )?;
+                let built = ShardIndex::open(&index, &sidecar, &options, &calibration)?;
+                Ok((report, index::record_canaries(&built)?))
+            });
             let (report, canaries) =
-                self.build_files(rows, vectors, [index_path, sidecar_path], cancel).await?;
+                building.await.context(|| "the index build ended unexpectedly")??;
             let name = self.name(rows);
             let (options, shard) = (self.options_id, self.shard);
             let index = |hash: &str| layout::index(options, shard, &name, hash);
             let sidecar = |hash: &str| layout::sidecar(options, shard, &name, hash);
-            let index = receipt::put_file(root, index_path, index).await?;
-            let sidecar = receipt::put_file(root, sidecar_path, sidecar).await?;
+            let index = receipt::put_file(root, &index_path, index).await?;
+            let sidecar = receipt::put_file(root, &sidecar_path, sidecar).await?;
             Ok(IndexReceipt { index, sidecar, report, canaries })
         };
         receipt::once(root, &self.receipt(rows), work).await
-    }
-
-    /// Builds into two local files: the index and its sidecar.
-    async fn build_files(
-        &self,
-        rows: &[IdRow],
-        vectors: Embeddings,
-        files: [&Path; 2],
-        cancel: &Cancel,
-    ) -> Result<(BuildReport, Vec<Canary>)> {
-        let keys: Vec<u64> = rows.iter().map(|row| row.key).collect();
-        let (options, calibration) = (self.options.clone(), self.calibration.clone());
-        let ([index, sidecar], cancel) = (files.map(Path::to_owned), cancel.clone());
-        tokio::task::spawn_blocking(move || {
-            let report = index::build(
-                &keys,
-                &vectors,
-                &options,
-                &calibration,
-                &index,
-                &sidecar,
-                &cancel,
-                &|_| {},
-            )?;
-            let built = ShardIndex::open(&index, &sidecar, &options, &calibration)?;
-            Ok((report, index::record_canaries(&built)?))
-        })
-        .await
-        .map_err(|cause| Error::internal("the index build ended unexpectedly").with_source(cause))?
     }
 }
 

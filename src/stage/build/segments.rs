@@ -20,9 +20,8 @@
 use std::sync::Arc;
 
 use super::index_job::{IndexJob, IndexReceipt, working_folder};
-use crate::error::{Error, Result};
+use crate::error::{Result, ResultExt};
 use crate::index::{self, BuildReport, Calibration, Recall, RowSet, ShardIndex};
-use crate::observe::Event;
 use crate::snapshot::{Removed, Segment, removed};
 use crate::stage::ids::{Held, Ids, concat_stored, take_rows};
 use crate::stage::inputs::is_damage;
@@ -68,15 +67,13 @@ pub(super) async fn index_shard(
     if let (Some(held), Some(limits)) = (parent, limits) {
         match shard.update(held, target, limits).await {
             Ok(Ok(indexed)) => return Ok(indexed),
-            Ok(Err(reason)) => env.reporter.event(Event::Info {
-                message: format!("shard {} is rebuilt: {reason}", task.shard.prepared.shard),
-            }),
-            Err(error) if is_damage(&error) => env.reporter.event(Event::Warning {
-                message: format!(
-                    "shard {} is rebuilt, its parent cannot be built upon: {error}",
-                    task.shard.prepared.shard
-                ),
-            }),
+            Ok(Err(reason)) => env
+                .reporter
+                .info(format!("shard {} is rebuilt: {reason}", task.shard.prepared.shard)),
+            Err(error) if is_damage(&error) => env.reporter.warn(format!(
+                "shard {} is rebuilt, its parent cannot be built upon: {error}",
+                task.shard.prepared.shard
+            )),
             Err(error) => return Err(error),
         }
     }
@@ -191,9 +188,8 @@ impl Shard<'_> {
         let mut segments = Vec::with_capacity(kept.len() + 1);
         let mut live = Vec::with_capacity(kept.len() + 1);
         for kept in kept {
-            let ids = match self.ids_of(&kept, target).await? {
-                Some(ids) => ids,
-                None => return Ok(Err("a stored column has another type".to_owned())),
+            let Some(ids) = self.ids_of(&kept, target).await? else {
+                return Ok(Err("a stored column has another type".to_owned()));
             };
             let (removed, keys) = self.removed_of(&kept).await?;
             live.push(keys);
@@ -328,9 +324,9 @@ impl Shard<'_> {
             let serving: Vec<_> = opened.iter().map(|(shard, live)| (shard, live)).collect();
             index::measure(&serving, &cancel).map(Ok)
         };
-        let measured = tokio::task::spawn_blocking(measuring).await.map_err(|cause| {
-            Error::internal("measuring a shard ended unexpectedly").with_source(cause)
-        })?;
+        let measured = tokio::task::spawn_blocking(measuring)
+            .await
+            .context(|| "measuring a shard ended unexpectedly")?;
         drop(folder);
         measured
     }

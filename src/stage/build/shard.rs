@@ -141,12 +141,10 @@ async fn parent_of(task: &BuildTask, env: &TaskEnv) -> Result<Option<Arc<Vec<Hel
     match env.inputs.parent(&env.root, &parent.shard).await {
         Ok(held) => Ok(Some(held)),
         Err(error) if is_damage(&error) && task.spec.mode == CorpusMode::Full => {
-            env.reporter.event(Event::Warning {
-                message: format!(
-                    "shard {} is rebuilt, its parent cannot be read: {error}",
-                    task.shard.prepared.shard
-                ),
-            });
+            env.reporter.warn(format!(
+                "shard {} is rebuilt, its parent cannot be read: {error}",
+                task.shard.prepared.shard
+            ));
             Ok(None)
         }
         Err(error) => Err(error),
@@ -187,13 +185,7 @@ async fn shard_content(
 
 /// Bytes of the files that the parent's shard does not name.
 fn work_of(task: &BuildTask, shard: &ShardContent, indexed: &Indexed) -> BuildWork {
-    let old: HashSet<&str> = task
-        .shard
-        .parent
-        .iter()
-        .flat_map(|parent| parent.shard.files())
-        .map(|file| file.path.as_str())
-        .collect();
+    let old = FileRef::paths(task.shard.parent.iter().flat_map(|parent| parent.shard.files()));
     let mut work = BuildWork {
         inserted: indexed.inserted,
         rebuilt: u64::from(indexed.rebuilt),

@@ -125,12 +125,10 @@ impl Device<'_> {
         let tokens: u64 = sequences.iter().map(|sequence| sequence.len() as u64).sum();
         let limit = self.loaded.limit.unwrap_or(u64::MAX).min(tokens.div_ceil(2));
         self.loaded.limit = Some(limit);
-        self.env.reporter.event(Event::Warning {
-            message: format!(
-                "the device ran out of memory on a batch of {tokens} tokens; going on with {limit} at a time. \
-                 A smaller encode.token_budget avoids this"
-            ),
-        });
+        self.env.reporter.warn(format!(
+            "the device ran out of memory on a batch of {tokens} tokens; going on with {limit} at a time. \
+             A smaller encode.token_budget avoids this"
+        ));
         Ok(())
     }
 

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::TryStreamExt;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::observe::Event;
+use crate::error::{Error, Result};
 use crate::stage::GateOptions;
 use crate::stage::ids::Place;
 use crate::stage::plan::{EncodeTask, RunSpec, ShardPlan};
@@ -95,7 +94,7 @@ pub async fn measure_drift(
     let compared = texts.len();
     let message =
         format!("comparing {compared} stored vectors with fresh ones before anything is encoded");
-    env.reporter.event(Event::Info { message });
+    env.reporter.info(message);
     Ok(Some((least_cosine(texts, &first.spec, worker, env).await?, compared)))
 }
 
@@ -110,16 +109,13 @@ pub fn refuse_drift(
 ) -> Result<()> {
     match drift {
         Some((cosine, compared)) if cosine < 1.0 - gates.max_drift && !overridden => {
-            Err(Error::new(
-                ErrorKind::GateRefused,
-                format!(
-                    "drift: the tower changed under the same name: {compared} unchanged notes encoded again have a \
-                     least cosine of {cosine:.6} to their stored vectors, at least {} is required; nothing was encoded. \
-                     Restore the tower, its libraries or its device, encode everything into a new root, or go on \
-                     with --override drift --reason TEXT",
-                    1.0 - gates.max_drift
-                ),
-            ))
+            Err(Error::refused(format!(
+                "drift: the tower changed under the same name: {compared} unchanged notes encoded again have a \
+                 least cosine of {cosine:.6} to their stored vectors, at least {} is required; nothing was encoded. \
+                 Restore the tower, its libraries or its device, encode everything into a new root, or go on \
+                 with --override drift --reason TEXT",
+                1.0 - gates.max_drift
+            )))
         }
         _ => Ok(()),
     }

@@ -1,8 +1,7 @@
 //! Trying a device before a long job: how fast it is, and whether its vectors depend on their batch.
 
 use super::drift::cosine;
-use crate::error::{Error, ErrorKind, Result};
-use crate::observe::Event;
+use crate::error::{Error, Result};
 use crate::stage::plan::{Plan, RunSpec};
 use crate::stage::worker::{Loaded, TaskEnv, Worker};
 use crate::tower::{Encoder, TowerTokenizer, pack};
@@ -61,11 +60,9 @@ pub async fn self_test(plan: &Plan, worker: &mut Worker, env: &TaskEnv) -> Resul
         invariance(loaded.encoder.as_mut(), tokenizer, arithmetic)
     };
     let worst = worker.compute(&plan.spec, env, "the self-test", test).await??;
-    env.reporter.event(Event::Info {
-        message: format!(
-            "self-test: vectors do not depend on their batch (largest difference {worst:.1e})"
-        ),
-    });
+    env.reporter.info(format!(
+        "self-test: vectors do not depend on their batch (largest difference {worst:.1e})"
+    ));
     Ok(())
 }
 
@@ -95,13 +92,10 @@ fn invariance(
                 Arithmetic::Bf16 | Arithmetic::F16 => cosine(alone.row(0), other) >= 0.999,
             };
             if !agrees {
-                return Err(Error::new(
-                    ErrorKind::Internal,
-                    format!(
-                        "self-test failed: a vector differs by {difference:.1e} between alone and packed; \
-                         nothing was encoded. Please report this with `scalingnote --version` and the device"
-                    ),
-                ));
+                return Err(Error::internal(format!(
+                    "self-test failed: a vector differs by {difference:.1e} between alone and packed; \
+                     nothing was encoded. Please report this with `scalingnote --version` and the device"
+                )));
             }
         }
     }

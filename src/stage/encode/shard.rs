@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::work;
 use crate::embedding::{self, PartReceipt};
-use crate::error::{Error, Result};
+use crate::error::{Result, ResultExt};
 use crate::stage::length_bucket;
 use crate::stage::plan::{EncodeTask, RunSpec, tokenize};
 use crate::stage::quarantine::Quarantined;
@@ -119,9 +119,7 @@ async fn encode_missing(
         written
     };
     let (read, encoded, written) = tokio::join!(reading, encoding, writing);
-    let loaded = encoded.map_err(|cause| {
-        Error::internal("the encoding thread ended unexpectedly").with_source(cause)
-    })?;
+    let loaded = encoded.context(|| "the encoding thread ended unexpectedly")?;
     worker.give_back(loaded);
     // A failed write stops the encoder, and that stops the reader: say the first cause.
     written?;

@@ -1,9 +1,9 @@
 //! The second half of `snapshot verify`: a sample of the snapshot's notes is encoded again.
 
 use super::drift::{self, StoredText};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, found, unless};
 use crate::snapshot::Manifest;
-use crate::stage::plan::{Plan, RunSpec};
+use crate::stage::plan::Plan;
 use crate::stage::vectors::Places;
 use crate::stage::worker::{TaskEnv, Worker};
 
@@ -33,22 +33,14 @@ pub async fn verify_sample(
         // A rollback or a purge published it, not a run.
         return Ok(SampleCheck::TextGone);
     }
-    let plan = match Plan::load(&env.root, &manifest.provenance.run).await {
-        Ok(plan) => plan,
-        // A plan of another release says nothing about the text that is read here.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unsupported) => {
-            return Ok(SampleCheck::TextGone);
-        }
-        Err(error) => return Err(error),
-    };
-    let texts = match stored_texts(manifest, &plan, limit, env).await {
-        Ok(texts) => texts,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(SampleCheck::TextGone),
-        Err(error) => return Err(error),
-    };
-    let spec: &RunSpec = &plan.spec;
+    let plan = Plan::load(&env.root, &manifest.provenance.run).await;
+    // A plan of another release says nothing about the text that is read here.
+    let foreign = |e: &Error| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported);
+    let Some(plan) = unless(plan, foreign)? else { return Ok(SampleCheck::TextGone) };
+    let texts = stored_texts(manifest, &plan, limit, env).await;
+    let Some(texts) = found(texts)? else { return Ok(SampleCheck::TextGone) };
     let notes = texts.len();
-    let least_cosine = drift::least_cosine(texts, spec, worker, env).await?;
+    let least_cosine = drift::least_cosine(texts, &plan.spec, worker, env).await?;
     Ok(SampleCheck::Compared { notes, least_cosine })
 }
 

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::observe::Reporter;
 use crate::stage::located;
 use crate::stage::vectors::{Places, find_in_parts};
-use crate::store::layout;
+use crate::store::{FileRef, layout};
 use crate::types::{Cancel, Digest256, Hasher256, NoteId, TextHash, shard_of};
 
 /// Digest of everything in a full corpus that decides a shard: equal means nothing to do.
@@ -51,12 +51,7 @@ pub(super) async fn compare_all(
     let mut parts = embedding::list_parts(root, &spec.space_id, None).await?;
     // What the parent names is there as long as the parent is: take a text from there rather than from a part that a
     // gc may be about to collect.
-    let named: HashSet<&str> = comparison
-        .parent
-        .iter()
-        .flat_map(|parent| &parent.content.parts)
-        .map(|part| part.path.as_str())
-        .collect();
+    let named = FileRef::paths(comparison.parent.iter().flat_map(|p| &p.content.parts));
     parts.sort_by_key(|part| !named.contains(part.file.path.as_str()));
     let (mut live, mut first) = (LiveRows::default(), None);
     for shard in prepared {

@@ -257,13 +257,10 @@ impl Plan {
         let calibrate =
             || self.calibrate.iter().find(|task| task.id == id).cloned().map(Envelope::Calibrate);
         encode.or_else(build).or_else(calibrate).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Usage,
-                format!(
-                    "plan of run {} has no task {id}; `scalingnote plan --json` lists the tasks",
-                    self.spec.run
-                ),
-            )
+            Error::usage(format!(
+                "plan of run {} has no task {id}; `scalingnote plan --json` lists the tasks",
+                self.spec.run
+            ))
         })
     }
 
@@ -282,14 +279,11 @@ impl Plan {
             serde_json::from_slice(&bytes).or_error(ErrorKind::Corrupt, damaged)?;
         let version = json.get("version").and_then(serde_json::Value::as_u64);
         if version.is_some_and(|version| version != u64::from(PLAN_VERSION)) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "{key} is a plan of another release: it has version {}, this release reads {PLAN_VERSION}; \
-                     run `scalingnote plan` again",
-                    version.unwrap_or(0)
-                ),
-            ));
+            return Err(Error::unsupported(format!(
+                "{key} is a plan of another release: it has version {}, this release reads {PLAN_VERSION}; \
+                 run `scalingnote plan` again",
+                version.unwrap_or(0)
+            )));
         }
         serde_json::from_value(json).or_error(ErrorKind::Corrupt, damaged)
     }

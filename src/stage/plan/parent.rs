@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::envelope::{ParentIndex, ParentShard, RunSpec};
 use crate::corpus::{CorpusMode, KnownText};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unless};
 use crate::index::{Calibration, Recall};
-use crate::observe::{Event, Reporter};
+use crate::observe::Reporter;
 use crate::snapshot::{Content, Manifest, ShardContent};
 use crate::stage::calibration;
 use crate::stage::ids::Ids;
@@ -33,11 +33,9 @@ pub(super) async fn known_texts(
     let Some(content) = content.filter(large) else { return Ok(None) };
     let mut hashes = Vec::new();
     for shard in &content.shards {
-        match inputs.ids(root, shard).await {
-            Ok(ids) => hashes.extend(ids.rows.iter().map(|row| row.text_hash)),
-            Err(error) if is_damage(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        }
+        let ids = inputs.ids(root, shard).await;
+        let Some(ids) = unless(ids, is_damage)? else { return Ok(None) };
+        hashes.extend(ids.rows.iter().map(|row| row.text_hash));
     }
     hashes.sort_unstable();
     hashes.dedup();
@@ -174,12 +172,10 @@ impl<'a> Comparison<'a> {
         match self.inputs.ids(self.root, old).await {
             Ok(ids) => Ok(Some(ids)),
             Err(error) if is_damage(&error) && self.spec.mode == CorpusMode::Full => {
-                reporter.event(Event::Warning {
-                    message: format!(
-                        "shard {} is made anew, its parent cannot be read: {error}",
-                        old.shard
-                    ),
-                });
+                reporter.warn(format!(
+                    "shard {} is made anew, its parent cannot be read: {error}",
+                    old.shard
+                ));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -217,14 +213,9 @@ impl<'a> Comparison<'a> {
     /// The id of some note of a snapshot; what is damaged, and will be made anew, is passed over.
     async fn first_id(&self, parent: &Manifest) -> Result<Option<NoteId>> {
         for shard in &parent.content.shards {
-            match self.inputs.parent(self.root, shard).await {
-                Ok(held) => {
-                    if let Some(row) = held.iter().flat_map(|held| &held.ids.rows).next() {
-                        return Ok(Some(row.note_id.clone()));
-                    }
-                }
-                Err(error) if is_damage(&error) => {}
-                Err(error) => return Err(error),
+            let held = unless(self.inputs.parent(self.root, shard).await, is_damage)?;
+            if let Some(row) = held.iter().flat_map(|all| &**all).find_map(|h| h.ids.rows.first()) {
+                return Ok(Some(row.note_id.clone()));
             }
         }
         Ok(None)

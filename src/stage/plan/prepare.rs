@@ -128,7 +128,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
              back with `scalingnote purge --lift`",
             prepared.excluded
         );
-        reporter.event(Event::Warning { message });
+        reporter.warn(message);
     }
     let spec = RunSpec {
         run: request.run.to_owned(),

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::envelope::ShardPlan;
 use crate::corpus::PreparedRow;
-use crate::error::{Error, Result};
+use crate::error::{Result, ResultExt};
 use crate::stage::inputs::Inputs;
 use crate::stage::length_bucket;
 use crate::store::Root;
@@ -76,7 +76,5 @@ pub(crate) async fn tokenize(
         });
         tokenized.collect()
     });
-    tokenizing
-        .await
-        .map_err(|cause| Error::internal("the tokenising thread ended").with_source(cause))
+    tokenizing.await.context(|| "the tokenising thread ended")
 }

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::gates::{self, Measured, Override};
 use crate::corpus::Rejections;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::index::Recall;
 use crate::snapshot::{
     self, CommitOutcome, Content, GateOutcome, IndexContent, Manifest, Provenance, QueryTower,
 };
 use crate::stage::build::BuildReceipt;
 use crate::stage::calibration;
-use crate::stage::plan::{Plan, RunSpec, recall_by_shard};
+use crate::stage::plan::{Plan, recall_by_shard};
 use crate::store::{FileRef, Root};
 
 /// What publishing needs beside the plan.
@@ -69,10 +69,11 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
     }
     let content = assemble(&request, newest.as_ref()).await?;
     let recall = pooled_recall(&request, newest.as_ref());
+    let pooled = recall.as_ref().map(|(pooled, _)| *pooled);
     let measured = Measured {
         content: &content,
         parent: newest.as_ref().map(|manifest| &manifest.content),
-        recall: recall.as_ref().map(|recall| recall.pooled),
+        recall: pooled,
         rows_read: plan.prepared.rows_read,
         rejections: &plan.prepared.rejections,
         quarantined: request.receipts.iter().map(|receipt| receipt.quarantined.len() as u64).sum(),
@@ -80,27 +81,22 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
     };
     let outcomes = gates::judge(&measured, &plan.gates, request.overrides)?;
     request.judged.clone_from(&outcomes);
-    let pooled = recall.as_ref().map(|recall| recall.pooled);
     if let Some(manifest) = &newest
         && manifest.content_hash == snapshot::content_hash(&content)?
     {
         return Ok(Published { manifest: manifest.clone(), is_new: false, recall: pooled });
     }
     gates::refuse(&outcomes)?;
-    let provenance = provenance(&plan.spec, plan, &outcomes, recall.as_ref())?;
-    let blocked = newest.as_ref().map(|manifest| manifest.blocked.clone()).unwrap_or_default();
-    match snapshot::commit(root, newest.as_ref(), content, blocked, provenance).await? {
+    let provenance = provenance(plan, &outcomes, recall.as_ref())?;
+    match snapshot::commit(root, newest.as_ref(), content, Vec::new(), provenance).await? {
         CommitOutcome::Committed(manifest) => {
             Ok(Published { manifest: *manifest, is_new: true, recall: pooled })
         }
         CommitOutcome::LostTo(winner) => Err(overtaken(&winner)),
-        CommitOutcome::Blocked { by } => Err(Error::new(
-            ErrorKind::GateRefused,
-            format!(
-                "this content was rolled back in snapshot {by} and stays blocked until the corpus or the \
-                 tower differs; the newest snapshot stays"
-            ),
-        )),
+        CommitOutcome::Blocked { by } => Err(Error::refused(format!(
+            "this content was rolled back in snapshot {by} and stays blocked until the corpus or the \
+             tower differs; the newest snapshot stays"
+        ))),
     }
 }
 
@@ -111,14 +107,11 @@ fn is_of_same_day(plan: &Plan, newest: &Manifest) -> bool {
 }
 
 fn overtaken(winner: &Manifest) -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        format!(
-            "snapshot {} was published by run {} on {} while this run worked; nothing is lost, run again to \
-             publish what still differs",
-            winner.number, winner.provenance.run, winner.provenance.host
-        ),
-    )
+    Error::conflict(format!(
+        "snapshot {} was published by run {} on {} while this run worked; nothing is lost, run again to \
+         publish what still differs",
+        winner.number, winner.provenance.run, winner.provenance.host
+    ))
 }
 
 async fn assemble(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Result<Content> {
@@ -144,10 +137,9 @@ async fn assemble(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Re
             .filter(|_| shard.unchanged)
             .and_then(|manifest| manifest.content.shards.get(number as usize));
         let Some(old) = old else {
-            return Err(Error::new(
-                ErrorKind::Transient,
-                format!("shard {number} is not built yet; run its build task first"),
-            ));
+            return Err(Error::transient(format!(
+                "shard {number} is not built yet; run its build task first"
+            )));
         };
         for path in &old.parts {
             let part = old_parts.get(path.as_str()).ok_or_else(|| {
@@ -184,13 +176,10 @@ async fn assemble(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Re
     })
 }
 
-/// Recall of every shard, and pooled with every query counting the same.
-struct RecallBooks {
-    pooled: Recall,
-    by_shard: BTreeMap<u32, Recall>,
-}
+/// Recall pooled with every query counting the same, and that of every shard.
+type Pooled = (Recall, BTreeMap<u32, Recall>);
 
-fn pooled_recall(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Option<RecallBooks> {
+fn pooled_recall(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Option<Pooled> {
     let mut by_shard = parent.map(recall_by_shard).unwrap_or_default();
     let plan = request.plan;
     by_shard
@@ -223,23 +212,17 @@ fn pooled_recall(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Opt
         low: mean - half(|recall| recall.mean - recall.low),
         high: (mean + half(|recall| recall.high - recall.mean)).min(1.0),
     };
-    Some(RecallBooks { pooled, by_shard })
+    Some((pooled, by_shard))
 }
 
-fn provenance(
-    spec: &RunSpec,
-    plan: &Plan,
-    gates: &[GateOutcome],
-    recall: Option<&RecallBooks>,
-) -> Result<Provenance> {
+fn provenance(plan: &Plan, gates: &[GateOutcome], recall: Option<&Pooled>) -> Result<Provenance> {
     let value = |value: serde_json::Result<serde_json::Value>| {
         value.context(|| "writing provenance into the manifest")
     };
     let mut measured = BTreeMap::new();
-    if let Some(recall) = recall {
-        measured.insert("recall".to_owned(), value(serde_json::to_value(recall.pooled))?);
-        measured
-            .insert("recall_by_shard".to_owned(), value(serde_json::to_value(&recall.by_shard))?);
+    if let Some((pooled, by_shard)) = recall {
+        measured.insert("recall".to_owned(), value(serde_json::to_value(pooled))?);
+        measured.insert("recall_by_shard".to_owned(), value(serde_json::to_value(by_shard))?);
     }
     let rejections: &Rejections = &plan.prepared.rejections;
     measured.insert("rejected".to_owned(), value(serde_json::to_value(&rejections.by_reason))?);
@@ -248,7 +231,7 @@ fn provenance(
         created_at: chrono::Utc::now().to_rfc3339(),
         host: snapshot::host_name(),
         program: format!("scalingnote {}", env!("CARGO_PKG_VERSION")),
-        run: spec.run.clone(),
+        run: plan.spec.run.clone(),
         sql: Some(plan.sql),
         inputs: plan
             .prepared

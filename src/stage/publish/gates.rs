@@ -1,7 +1,7 @@
 //! Publish gates: what must hold before readers may see a snapshot.
 
 use crate::corpus::Rejections;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::index::Recall;
 use crate::snapshot::{Content, GateOutcome};
 use crate::stage::GateOptions;
@@ -30,16 +30,15 @@ pub(crate) fn judge(
 ) -> Result<Vec<GateOutcome>> {
     for (gate, reason) in overrides {
         if !GateOptions::NAMES.contains(&gate.as_str()) {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("there is no gate `{gate}`; gates are {}", GateOptions::NAMES.join(", ")),
-            ));
+            return Err(Error::usage(format!(
+                "there is no gate `{gate}`; gates are {}",
+                GateOptions::NAMES.join(", ")
+            )));
         }
         if reason.trim().is_empty() {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("overriding gate `{gate}` needs a reason: it is kept in the manifest"),
-            ));
+            return Err(Error::usage(format!(
+                "overriding gate `{gate}` needs a reason: it is kept in the manifest"
+            )));
         }
     }
     let outcomes = [
@@ -76,14 +75,11 @@ pub(crate) fn refuse(outcomes: &[GateOutcome]) -> Result<()> {
     if failed.is_empty() {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::GateRefused,
-        format!(
-            "not published, the newest snapshot stays: {}; mend the cause, or publish anyway with \
-             --override GATE --reason TEXT",
-            failed.join("; ")
-        ),
-    ))
+    Err(Error::refused(format!(
+        "not published, the newest snapshot stays: {}; mend the cause, or publish anyway with \
+         --override GATE --reason TEXT",
+        failed.join("; ")
+    )))
 }
 
 type Verdict = (bool, String);

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::scan::{Holds, Scanned, look};
 use super::target::Target;
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, Result, found};
 use crate::snapshot::{self, Manifest};
 use crate::store::layout::{self, Folder, Key};
-use crate::store::{Listed, Root};
+use crate::store::{FileRef, Listed, Root};
 use crate::types::shard_of;
 
 /// What must go.
@@ -24,10 +24,11 @@ pub(super) struct Holders {
 }
 
 impl Holders {
-    /// In which round a file goes. Parts are judged by what ids files and prepared files say of whose the texts
-    /// are, so these are the last.
+    /// In which round an object goes: manifests and receipts in the first. Parts are judged by what ids files and
+    /// prepared files say of whose the texts are, so these are the last.
     pub fn when(&self, key: &str) -> u8 {
-        match (self.named.contains(key), layout::folder(key)) {
+        let first = layout::manifest_number(key).is_some() || layout::is_receipt(key);
+        match (self.named.contains(key) && !first, layout::folder(key)) {
             (false, _) => 0,
             (true, Some(Folder::Embeddings(_))) => 1,
             (true, _) => 2,
@@ -52,11 +53,7 @@ pub(super) async fn classify(
     scanned: &mut Scanned,
     progress: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<Holders> {
-    let needed: HashSet<&str> = newest
-        .iter()
-        .flat_map(|newest| newest.content.files())
-        .map(|file| file.path.as_str())
-        .collect();
+    let needed = FileRef::paths(newest.iter().flat_map(|newest| newest.content.files()));
     let mut holders = Holders::default();
     for (at, object) in objects.iter().enumerate() {
         progress(at as u64)?;
@@ -91,11 +88,7 @@ pub(super) async fn classify(
     }
     close(root, objects, &mut holders).await?;
     for number in snapshot::numbers(root).await? {
-        let manifest = match snapshot::read(root, number).await {
-            Ok(manifest) => manifest,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
+        let Some(manifest) = found(snapshot::read(root, number).await)? else { continue };
         let key = layout::manifest(number);
         if manifest.content.files().any(|file| holders.doomed.contains(&file.path)) {
             holders.doom(&key, "names a file that holds something of the notes");

@@ -21,7 +21,8 @@ use chrono::TimeDelta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
+use crate::index::BuildReport;
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, CommitOutcome, Content, Manifest, Provenance};
 use crate::store::{Listed, Root};
@@ -215,15 +216,16 @@ impl<'a> Purge<'a> {
         if !dirty && purged == newest.purged {
             return Ok(());
         }
-        let mut provenance = provenance(newest, format!("purge of {} notes", purged_now(self)));
+        let notes: HashSet<&NoteId> = self.request.notes.iter().collect();
+        let mut provenance = provenance(newest, format!("purge of {} notes", notes.len()));
         let content = match dirty {
             false => newest.content.clone(),
             true => {
-                let replaced =
+                let (content, reports) =
                     replace::content(root, newest, doomed, &parts, &self.target, cancel).await?;
-                self.report.indexes_rebuilt = replaced.reports.len() as u64;
-                measured(&mut provenance, &replaced)?;
-                replaced.content
+                self.report.indexes_rebuilt = reports.len() as u64;
+                measured(&mut provenance, &reports)?;
+                content
             }
         };
         cancel.check()?;
@@ -237,29 +239,16 @@ impl<'a> Purge<'a> {
     /// Deletes what held the notes; last what tells which texts were theirs, so that a crash loses no knowledge.
     async fn delete(&mut self) -> Result<()> {
         let root = self.request.root;
-        let mut manifests = Vec::new();
-        let mut receipts = Vec::new();
-        let mut last: BTreeMap<u8, Vec<Listed>> = BTreeMap::new();
+        let mut rounds: BTreeMap<u8, Vec<Listed>> = BTreeMap::new();
         for object in &self.objects {
-            if !self.holders.doomed.contains(&object.key) {
-                continue;
-            }
-            let key = object.key.as_str();
-            if crate::store::layout::manifest_number(key).is_some() {
-                manifests.push(object.clone());
-            } else if crate::store::layout::is_receipt(key) {
-                receipts.push(object.clone());
-            } else {
-                last.entry(self.holders.when(key)).or_default().push(object.clone());
+            if self.holders.doomed.contains(&object.key) {
+                let round = self.holders.when(&object.key);
+                rounds.entry(round).or_default().push(object.clone());
             }
         }
         let mut gone = Vec::new();
-        let first = last.remove(&0).unwrap_or_default();
-        let steps = [manifests, receipts, first];
-        gone.extend(snapshot::delete_now(root, steps, self.kept.clone()).await?);
-        for files in last.into_values() {
-            let steps = [Vec::new(), Vec::new(), files];
-            gone.extend(snapshot::delete_now(root, steps, self.kept.clone()).await?);
+        for doomed in rounds.into_values() {
+            gone.extend(snapshot::delete_now(root, doomed, self.kept.clone()).await?);
         }
         let before = snapshot::store_time(root).await? - TimeDelta::minutes(STAGED_MINUTES);
         let torn = root.sweep_staged(before, false).await?;
@@ -296,10 +285,6 @@ impl<'a> Purge<'a> {
         }
         Ok(())
     }
-}
-
-fn purged_now(purge: &Purge<'_>) -> usize {
-    purge.request.notes.iter().collect::<HashSet<_>>().len()
 }
 
 /// Classifies all objects, with progress.
@@ -368,9 +353,9 @@ fn provenance(parent: &Manifest, run: String) -> Provenance {
 }
 
 /// The recall of the indexes that were built takes the place of that of the old ones.
-fn measured(provenance: &mut Provenance, replaced: &replace::Replaced) -> Result<()> {
+fn measured(provenance: &mut Provenance, reports: &BTreeMap<u32, BuildReport>) -> Result<()> {
     if let Some(by_shard) = provenance.measured.get_mut("recall_by_shard") {
-        for (shard, report) in &replaced.reports {
+        for (shard, report) in reports {
             by_shard[shard.to_string()] =
                 serde_json::to_value(report.recall).context(|| "writing the recall")?;
         }
@@ -381,16 +366,12 @@ fn measured(provenance: &mut Provenance, replaced: &replace::Replaced) -> Result
 fn committed(outcome: CommitOutcome) -> Result<Manifest> {
     match outcome {
         CommitOutcome::Committed(manifest) => Ok(*manifest),
-        CommitOutcome::LostTo(winner) => Err(Error::new(
-            ErrorKind::Conflict,
-            format!(
-                "snapshot {} was published by {} meanwhile; nothing was deleted, stop runs and purge again",
-                winner.number, winner.provenance.run
-            ),
-        )),
-        CommitOutcome::Blocked { by } => Err(Error::new(
-            ErrorKind::Conflict,
-            format!("snapshot {by} blocks the content without the notes"),
-        )),
+        CommitOutcome::LostTo(winner) => Err(Error::conflict(format!(
+            "snapshot {} was published by {} meanwhile; nothing was deleted, stop runs and purge again",
+            winner.number, winner.provenance.run
+        ))),
+        CommitOutcome::Blocked { by } => {
+            Err(Error::conflict(format!("snapshot {by} blocks the content without the notes")))
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::target::Target;
 use crate::embedding::{self, Fate, PartReceipt, Rewritten};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, found};
 use crate::index::{BuildReport, Calibration, IndexOptions};
 use crate::snapshot::{Content, Manifest, ShardContent};
 use crate::stage::build::IndexJob;
@@ -41,11 +41,8 @@ pub(super) async fn parts(
         let key = receipt.key.as_str();
         let Some(Key::PartReceipt { space, .. }) = layout::parse(key) else { continue };
         cancel.check()?;
-        let receipt = match PartReceipt::read(root, &space, key).await {
-            Ok(receipt) => receipt,
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
+        let receipt = PartReceipt::read(root, &space, key).await;
+        let Some(receipt) = found(receipt)? else { continue };
         if doomed.contains(&receipt.file.path) {
             let rewritten = embedding::rewrite_part(root, &receipt, &fate).await?;
             parts.insert(receipt.file.path, rewritten);
@@ -54,13 +51,8 @@ pub(super) async fn parts(
     Ok(parts)
 }
 
-/// A content without the notes, and what was measured on the indexes that were built for it.
-pub(super) struct Replaced {
-    pub content: Content,
-    pub reports: BTreeMap<u32, BuildReport>,
-}
-
-/// The content of `newest` without anything that is doomed.
+/// The content of `newest` without anything that is doomed, and by shard what was measured on the indexes that were
+/// built for it.
 pub(super) async fn content(
     root: &Root,
     newest: &Manifest,
@@ -68,27 +60,25 @@ pub(super) async fn content(
     parts: &Parts,
     target: &Target,
     cancel: &Cancel,
-) -> Result<Replaced> {
+) -> Result<(Content, BTreeMap<u32, BuildReport>)> {
     let old = &newest.content;
-    let mut replaced = Replaced { content: old.clone(), reports: BTreeMap::new() };
+    let (mut content, mut reports) = (old.clone(), BTreeMap::new());
     let mut files: BTreeMap<String, FileRef> =
         old.parts.iter().map(|part| (part.path.clone(), part.clone())).collect();
     for part in parts.values().filter_map(|rewritten| rewritten.part.as_ref()) {
         files.insert(part.file.path.clone(), part.file.clone());
     }
-    for at in 0..replaced.content.shards.len() {
+    for (at, shard) in old.shards.iter().enumerate() {
         cancel.check()?;
-        let shard = &old.shards[at];
         let touched = shard.files().any(|file| doomed.contains(&file.path))
             || shard.parts.iter().any(|part| doomed.contains(part));
         if touched {
             let (new, report) =
                 self::shard(root, old, shard, doomed, parts, target, cancel).await?;
-            replaced.reports.extend(report.map(|report| (new.shard, report)));
-            replaced.content.shards[at] = new;
+            reports.extend(report.map(|report| (new.shard, report)));
+            content.shards[at] = new;
         }
     }
-    let content = &mut replaced.content;
     let used: BTreeSet<&String> = content.shards.iter().flat_map(|shard| &shard.parts).collect();
     content.parts = used
         .into_iter()
@@ -100,7 +90,7 @@ pub(super) async fn content(
         .collect::<Result<_>>()?;
     content.notes = content.shards.iter().map(|shard| shard.notes).sum();
     content.vectors = content.shards.iter().map(|shard| shard.vectors).sum();
-    Ok(replaced)
+    Ok((content, reports))
 }
 
 async fn shard(
@@ -140,11 +130,10 @@ async fn shard(
     if ids.rows.len() == rows && !index_doomed {
         return Ok((new, None));
     }
-    let unreadable = |what: &'static str| move || what;
     let options: IndexOptions = serde_json::from_value(content.index.options.clone())
-        .or_error(ErrorKind::Corrupt, unreadable("the manifest's index options"))?;
+        .or_error(ErrorKind::Corrupt, || "the manifest's index options")?;
     let calibration: Calibration = serde_json::from_value(content.index.calibration.clone())
-        .or_error(ErrorKind::Corrupt, unreadable("the manifest's quantisation scale"))?;
+        .or_error(ErrorKind::Corrupt, || "the manifest's quantisation scale")?;
     let job = IndexJob {
         space: &content.space_id,
         dimensions: content.space.dimensions as usize,

@@ -84,24 +84,19 @@ pub(super) async fn look(
             .await?;
             holds
         }
-        "usearch" => {
+        kind @ ("usearch" | "f16") => {
             let (path, _folder) = local(root, object).await?;
-            let stored = index::stored_keys(&path)?;
-            scanned.index_files += 1;
-            scanned.keys += stored.keys.len() as u64;
-            match stored.keys.iter().any(|key| target.keys.contains(key)) {
-                true => Holds::Note,
-                false if stored.unlabelled > 0 => Holds::Unlabelled,
-                false => Holds::Nothing,
-            }
-        }
-        "f16" => {
-            let (path, _folder) = local(root, object).await?;
-            let keys = index::sidecar_keys(&path)?;
+            let (keys, unlabelled) = if kind == "usearch" {
+                let stored = index::stored_keys(&path)?;
+                (stored.keys, stored.unlabelled > 0)
+            } else {
+                (index::sidecar_keys(&path)?, false)
+            };
             scanned.index_files += 1;
             scanned.keys += keys.len() as u64;
             match keys.iter().any(|key| target.keys.contains(key)) {
                 true => Holds::Note,
+                false if unlabelled => Holds::Unlabelled,
                 false => Holds::Nothing,
             }
         }

@@ -33,22 +33,7 @@ pub struct Cloud {
 }
 
 /// Settings that all clients share.
-struct Settings<'a> {
-    options: &'a StorageOptions,
-    timeout: Duration,
-    allow_http: Option<bool>,
-}
-
-impl Settings<'_> {
-    fn client(&self) -> Vec<(ClientConfigKey, String)> {
-        let mut settings =
-            vec![(ClientConfigKey::Timeout, format!("{} seconds", self.timeout.as_secs()))];
-        if let Some(allow) = self.allow_http {
-            settings.push((ClientConfigKey::AllowHttp, allow.to_string()));
-        }
-        settings
-    }
-}
+type Shared = Vec<(ClientConfigKey, String)>;
 
 /// How often and how long a root with these options repeats.
 pub fn repeats(options: &StorageOptions) -> Repeats {
@@ -61,7 +46,8 @@ pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Re
     let plain = options.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
     let timeout = Duration::from_secs(options.request_timeout_seconds.unwrap_or(30));
     let allow_http = options.allow_http.or(plain.then_some(true));
-    let settings = Settings { options, timeout, allow_http };
+    let mut shared = vec![(ClientConfigKey::Timeout, format!("{} seconds", timeout.as_secs()))];
+    shared.extend(allow_http.map(|allow| (ClientConfigKey::AllowHttp, allow.to_string())));
     let repeats = repeats(options);
     let many = RetryConfig {
         max_retries: repeats.attempts as usize - 1,
@@ -72,18 +58,17 @@ pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Re
     let (waiting, hearing) = (Listening { waits: true }, Listening { waits: false });
     // The builders have no trait in common.
     macro_rules! cloud {
-        ($builder:expr) => {
-            Cloud {
-                store: Arc::new($builder.with_retry(many).with_http_connector(waiting).build()?),
-                creator: Arc::new($builder.with_retry(one).with_http_connector(hearing).build()?),
-                web: None,
-            }
-        };
+        ($builder:expr) => {{
+            let builder = $builder;
+            let store = builder.clone().with_retry(many).with_http_connector(waiting).build()?;
+            let creator = builder.with_retry(one).with_http_connector(hearing).build()?;
+            Cloud { store: Arc::new(store), creator: Arc::new(creator), web: None }
+        }};
     }
     Ok(match kind {
-        ObjectStoreScheme::AmazonS3 => cloud!(s3(url, &settings)),
-        ObjectStoreScheme::MicrosoftAzure => cloud!(azure(url, &settings)),
-        ObjectStoreScheme::GoogleCloudStorage => cloud!(gcs(url, &settings)),
+        ObjectStoreScheme::AmazonS3 => cloud!(s3(url, options, shared)),
+        ObjectStoreScheme::MicrosoftAzure => cloud!(azure(url, options, shared)),
+        ObjectStoreScheme::GoogleCloudStorage => cloud!(gcs(url, options, shared)),
         _ => {
             let client = ClientOptions::new()
                 .with_allow_http(url.scheme() == "http")
@@ -103,41 +88,41 @@ pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Re
     })
 }
 
-fn s3(url: &Url, settings: &Settings<'_>) -> AmazonS3Builder {
+fn s3(url: &Url, options: &StorageOptions, shared: Shared) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env().with_url(url.to_string());
-    for (key, value) in settings.client() {
+    for (key, value) in shared {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }
-    if let Some(endpoint) = &settings.options.endpoint {
+    if let Some(endpoint) = &options.endpoint {
         builder = builder.with_endpoint(endpoint);
     }
-    if let Some(region) = &settings.options.region {
+    if let Some(region) = &options.region {
         builder = builder.with_region(region);
     }
-    if let Some(path_style) = settings.options.path_style {
+    if let Some(path_style) = options.path_style {
         builder = builder.with_virtual_hosted_style_request(!path_style);
     }
     builder
 }
 
-fn azure(url: &Url, settings: &Settings<'_>) -> MicrosoftAzureBuilder {
+fn azure(url: &Url, options: &StorageOptions, shared: Shared) -> MicrosoftAzureBuilder {
     let mut builder = MicrosoftAzureBuilder::from_env().with_url(url.to_string());
-    for (key, value) in settings.client() {
+    for (key, value) in shared {
         builder = builder.with_config(AzureConfigKey::Client(key), value);
     }
-    if let Some(endpoint) = &settings.options.endpoint {
+    if let Some(endpoint) = &options.endpoint {
         // An emulator of the environment would win over the endpoint.
         builder = builder.with_endpoint(endpoint.clone()).with_use_emulator(false);
     }
     builder
 }
 
-fn gcs(url: &Url, settings: &Settings<'_>) -> GoogleCloudStorageBuilder {
+fn gcs(url: &Url, options: &StorageOptions, shared: Shared) -> GoogleCloudStorageBuilder {
     let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url.to_string());
-    for (key, value) in settings.client() {
+    for (key, value) in shared {
         builder = builder.with_config(GoogleConfigKey::Client(key), value);
     }
-    if let Some(endpoint) = &settings.options.endpoint {
+    if let Some(endpoint) = &options.endpoint {
         builder = builder.with_config(GoogleConfigKey::BaseUrl, endpoint);
     }
     builder

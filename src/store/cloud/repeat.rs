@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     fn passing() -> Error {
-        Error::new(ErrorKind::Transient, "busy")
+        Error::transient("busy")
     }
 
     #[test]

@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use object_store::client::{HttpClient, HttpRequest, HttpRequestBody};
 use url::Url;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Longest index page that is read.
 const MAX_PAGE: usize = 16 << 20;
@@ -25,22 +25,17 @@ impl Web {
     /// See [`crate::store::Root::index_page`].
     pub async fn index_page(&self, folder: &str) -> Result<String> {
         let url = format!("{}/{folder}/", self.url);
-        let none = |why: String| {
-            Error::new(ErrorKind::Unsupported, format!("{url} shows no list of its files ({why})"))
-        };
+        let none =
+            |why: String| Error::unsupported(format!("{url} shows no list of its files ({why})"));
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.uri_mut() = url.parse().map_err(|_| Error::config(format!("{url} is no URL")))?;
-        let failed = |cause| {
-            Error::new(ErrorKind::Transient, format!("cannot read {url}; run again"))
-                .with_source(cause)
-        };
+        let failed =
+            |cause| Error::transient(format!("cannot read {url}; run again")).with_source(cause);
         let answer = self.client.execute(request).await.map_err(failed)?;
         let status = answer.status();
         if !status.is_success() {
             return Err(match status.as_u16() {
-                429 | 500.. => {
-                    Error::new(ErrorKind::Transient, format!("{url} answers {status}; run again"))
-                }
+                429 | 500.. => Error::transient(format!("{url} answers {status}; run again")),
                 _ => none(format!("it answers {status}")),
             });
         }

@@ -52,10 +52,10 @@ impl Root {
     }
 
     fn other_bytes(&self, key: &str) -> Error {
-        Error::new(
-            ErrorKind::Conflict,
-            format!("{key} in {} exists with other bytes and is never overwritten", self.uri),
-        )
+        Error::conflict(format!(
+            "{key} in {} exists with other bytes and is never overwritten",
+            self.uri
+        ))
     }
 
     /// Creates `key` unless it exists; exactly one of many concurrent callers gets `Created`.
@@ -132,15 +132,12 @@ impl Root {
     }
 
     fn no_conditional_create(&self, cause: Option<&object_store::Error>) -> Error {
-        let error = Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "the store behind {} does not create objects conditionally (`If-None-Match: *`), so two runs could \
-                 overwrite each other's snapshots; nothing is published: update the server or take another (Amazon S3, \
-                 Azure Blob Storage, Google Cloud Storage, or a folder)",
-                self.uri
-            ),
-        );
+        let error = Error::unsupported(format!(
+            "the store behind {} does not create objects conditionally (`If-None-Match: *`), so two runs could \
+             overwrite each other's snapshots; nothing is published: update the server or take another (Amazon S3, \
+             Azure Blob Storage, Google Cloud Storage, or a folder)",
+            self.uri
+        ));
         match cause {
             Some(cause) => error.with_source(error::describe(cause)),
             None => error,
@@ -148,17 +145,14 @@ impl Root {
     }
 
     fn undecided(&self, key: &str, cause: &object_store::Error) -> Error {
-        Error::new(
-            ErrorKind::Transient,
-            format!("{} has not decided who creates {key}; run again", self.uri),
-        )
-        .with_source(error::describe(cause))
+        Error::transient(format!("{} has not decided who creates {key}; run again", self.uri))
+            .with_source(error::describe(cause))
     }
 
     fn comes_and_goes(&self, key: &str) -> Error {
-        Error::new(
-            ErrorKind::Transient,
-            format!("{key} in {} comes and goes while it is written; run again", self.uri),
-        )
+        Error::transient(format!(
+            "{key} in {} comes and goes while it is written; run again",
+            self.uri
+        ))
     }
 }

@@ -13,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::OnceCell;
 
 use super::object::Listed;
-use crate::error::{Error, ErrorKind, Result, kind_of_io};
+use crate::error::{Error, Result, found, kind_of_io};
 use crate::store::cloud::{Attempts, Repeats, Web};
 use crate::store::local::{DurableLocal, Swept};
 use crate::store::{Border, error, key, local};
@@ -165,11 +165,8 @@ impl Root {
     pub async fn size(&self, key: &str) -> Result<Option<u64>> {
         key::check(key)?;
         let path = self.path(key);
-        match self.repeated("look up", key, || self.store.head(&path)).await {
-            Ok(meta) => Ok(Some(meta.size)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let looked = self.repeated("look up", key, || self.store.head(&path)).await;
+        Ok(found(looked)?.map(|meta| meta.size))
     }
 
     /// Every object whose key starts with the folder `prefix` (empty: every object), sorted by key.
@@ -197,15 +194,11 @@ impl Root {
     pub async fn delete(&self, key: &str) -> Result<()> {
         self.check_write("delete", key)?;
         let path = self.path(key);
-        match self.repeated("delete", key, || self.store.delete(&path)).await {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => {
-                if let Some(border) = Border::deleted(key) {
-                    border.pass();
-                }
-                Ok(())
-            }
+        found(self.repeated("delete", key, || self.store.delete(&path)).await)?;
+        if let Some(border) = Border::deleted(key) {
+            border.pass();
         }
+        Ok(())
     }
 
     /// `key` is stored: a step border.
@@ -218,10 +211,10 @@ impl Root {
     pub(super) fn check_write(&self, operation: &str, key: &str) -> Result<()> {
         key::check(key)?;
         if self.is_read_only() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("cannot {operation} {key}: {} can only be read", self.uri),
-            ));
+            return Err(Error::unsupported(format!(
+                "cannot {operation} {key}: {} can only be read",
+                self.uri
+            )));
         }
         Ok(())
     }

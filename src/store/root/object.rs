@@ -1,5 +1,7 @@
 //! What is said of a stored object.
 
+use std::collections::HashSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +29,11 @@ pub struct FileRef {
 }
 
 impl FileRef {
+    /// The keys of some files.
+    pub(crate) fn paths<'a>(files: impl Iterator<Item = &'a Self>) -> HashSet<&'a str> {
+        files.map(|file| file.path.as_str()).collect()
+    }
+
     /// Its name in a cache that [`super::Root::fetch`] fills.
     pub fn cached_name(&self) -> String {
         let name = self.path.rsplit('/').next().unwrap_or("object");

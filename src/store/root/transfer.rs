@@ -80,11 +80,7 @@ impl Root {
     pub async fn fetch(&self, file: &FileRef, cache: &Path) -> Result<PathBuf> {
         key::check(&file.path)?;
         if let Some(path) = self.local_path(&file.path) {
-            return match self.size(&file.path).await? {
-                Some(size) if size == file.size => Ok(path),
-                Some(size) => Err(self.wrong_size(file, size)),
-                None => Err(self.missing(&file.path)),
-            };
+            return self.check_size(file).await.map(|()| path);
         }
         let target = cache.join(file.cached_name());
         let shown = target.display().to_string();
@@ -108,11 +104,7 @@ impl Root {
         };
         std::fs::create_dir_all(cache).map_err(in_cache)?;
         let staged = tempfile::NamedTempFile::new_in(cache).map_err(in_cache)?;
-        match self.size(&file.path).await? {
-            Some(size) if size == file.size => {}
-            Some(size) => return Err(self.wrong_size(file, size)),
-            None => return Err(self.missing(&file.path)),
-        }
+        self.check_size(file).await?;
         let mut out = tokio::fs::File::from_std(staged.reopen().map_err(in_cache)?);
         let (mut hasher, mut size) = (Hasher256::new(), 0);
         let mut pieces = self.pieces(&file.path, file.size);
@@ -139,6 +131,14 @@ impl Root {
         // A complete file appears under its name at once, whoever else downloads it too.
         staged.persist(target).map_err(|failed| in_cache(failed.error))?;
         Ok(())
+    }
+
+    async fn check_size(&self, file: &FileRef) -> Result<()> {
+        match self.size(&file.path).await? {
+            Some(size) if size == file.size => Ok(()),
+            Some(size) => Err(self.wrong_size(file, size)),
+            None => Err(self.missing(&file.path)),
+        }
     }
 
     fn wrong_size(&self, file: &FileRef, size: u64) -> Error {

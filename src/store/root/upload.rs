@@ -84,7 +84,7 @@ impl Root {
                 let _ = upload.abort().await; // the first error is the one to tell
                 // A repeated completion is told that there is no such upload: start again.
                 Err(match error.kind() {
-                    ErrorKind::NotFound => Error::new(ErrorKind::Transient, error.to_string()),
+                    ErrorKind::NotFound => Error::transient(error.to_string()),
                     _ => error,
                 })
             }
@@ -96,9 +96,8 @@ impl Root {
         key: &str,
         source: &Source<'_>,
         upload: &mut dyn MultipartUpload,
-        mut reader: Reader,
+        (size, mut next): (u64, Next),
     ) -> Result<(Digest256, u64)> {
-        let size = reader.size;
         let part = match size.div_ceil(MAX_PARTS) {
             least if least <= self.upload_part => self.upload_part,
             least => least.next_multiple_of(1 << 20),
@@ -108,12 +107,12 @@ impl Root {
         let mut parts = FuturesUnordered::new();
         loop {
             let read = blocking(move || {
-                let bytes = reader.next(part)?;
+                let bytes = next(part)?;
                 hasher.raw(&bytes);
-                Ok((reader, hasher, bytes))
+                Ok((next, hasher, bytes))
             });
             let bytes: Bytes;
-            (reader, hasher, bytes) = read.await.map_err(|cause| source.failed(cause))?;
+            (next, hasher, bytes) = read.await.map_err(|cause| source.failed(cause))?;
             if bytes.is_empty() {
                 break;
             }
@@ -144,17 +143,25 @@ pub(super) enum Source<'a> {
 }
 
 impl Source<'_> {
-    async fn open(&self) -> Result<Reader> {
+    /// The number of bytes, and what reads them.
+    async fn open(&self) -> Result<(u64, Next)> {
         match self {
             Self::Memory(bytes) => {
-                Ok(Reader { size: bytes.len() as u64, from: Origin::Memory(bytes.clone()) })
+                let (size, mut rest) = (bytes.len() as u64, bytes.clone());
+                let next = move |most: u64| Ok(rest.split_to(rest.len().min(most as usize)));
+                Ok((size, Box::new(next)))
             }
             Self::File(path) => {
                 let path = path.to_path_buf();
                 let opened = blocking(move || {
-                    let file = std::fs::File::open(path)?;
+                    let mut file = std::fs::File::open(path)?;
                     let size = file.metadata()?.len();
-                    Ok(Reader { size, from: Origin::File(file) })
+                    let next: Next = Box::new(move |most| {
+                        let mut bytes = Vec::with_capacity(most as usize);
+                        file.by_ref().take(most).read_to_end(&mut bytes)?;
+                        Ok(Bytes::from(bytes))
+                    });
+                    Ok((size, next))
                 });
                 opened.await.map_err(|cause| self.failed(cause))
             }
@@ -173,26 +180,5 @@ impl Source<'_> {
     }
 }
 
-struct Reader {
-    size: u64,
-    from: Origin,
-}
-
-enum Origin {
-    File(std::fs::File),
-    Memory(Bytes),
-}
-
-impl Reader {
-    /// At most `length` more bytes; none at the end.
-    fn next(&mut self, length: u64) -> std::io::Result<Bytes> {
-        match &mut self.from {
-            Origin::Memory(rest) => Ok(rest.split_to(rest.len().min(length as usize))),
-            Origin::File(file) => {
-                let mut bytes = Vec::with_capacity(length as usize);
-                file.by_ref().take(length).read_to_end(&mut bytes)?;
-                Ok(bytes.into())
-            }
-        }
-    }
-}
+/// Reads at most so many more bytes; none at the end.
+type Next = Box<dyn FnMut(u64) -> std::io::Result<Bytes> + Send>;

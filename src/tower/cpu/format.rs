@@ -1,6 +1,6 @@
 //! Which of the kernels' formats stands for a class of arithmetic, and matrices read into it.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::kernel::{Blocks, Format, Isa, Matrix};
 use crate::tower::model::layer_weights::Weights;
 use crate::types::Arithmetic;
@@ -22,9 +22,7 @@ pub(super) fn available(arithmetic: Arithmetic, isa: Isa) -> Vec<Format> {
 /// Unsupported for f16.
 pub(super) fn best(arithmetic: Arithmetic, isa: Isa) -> Result<Format> {
     available(arithmetic, isa).first().copied().ok_or_else(|| {
-        Error::new(
-            ErrorKind::Unsupported,
-            "arithmetic = \"f16\" is not supported on the processor; it supports f32, bf16 and int8",
+        Error::unsupported("arithmetic = \"f16\" is not supported on the processor; it supports f32, bf16 and int8",
         )
     })
 }

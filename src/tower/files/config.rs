@@ -35,7 +35,7 @@ pub(crate) fn from_json(fields: &Map<String, Value>) -> Result<DecoderConfig> {
         ("auto_map", "it brings Python code of its own, which may change what the model computes"),
     ] {
         if fields.get(key).is_some_and(|value| !value.is_null()) {
-            return Err(unsupported(format!("{key} is set: {why}")));
+            return Err(Error::unsupported(format!("{key} is set: {why}")));
         }
     }
     refuse_unless(fields, "hidden_act", &Value::from("silu"))?;
@@ -58,7 +58,7 @@ pub(crate) fn from_json(fields: &Map<String, Value>) -> Result<DecoderConfig> {
         from.get("partial_rotary_factor").and_then(Value::as_f64).is_some_and(|part| part != 1.0)
     };
     if partial(fields) || rope.is_some_and(partial) {
-        return Err(unsupported("partial_rotary_factor other than 1 is not supported"));
+        return Err(Error::unsupported("partial_rotary_factor other than 1 is not supported"));
     }
     let hidden_size = count(fields, "hidden_size")?;
     let heads = count(fields, "num_attention_heads")?;
@@ -182,7 +182,7 @@ fn rope_factors(rope: &Map<String, Value>, config: &DecoderConfig) -> Result<Opt
             };
             Ok(Some((0..config.head_dim / 2).map(divisor).collect()))
         }
-        other => Err(unsupported(format!(
+        other => Err(Error::unsupported(format!(
             "RoPE scaling of type {other:?} is not supported (default, linear and llama3 are)"
         ))),
     }
@@ -202,7 +202,7 @@ fn refuse_unless(fields: &Map<String, Value>, key: &str, wanted: &Value) -> Resu
         None | Some(Value::Null) => Ok(()),
         Some(found) if found == wanted => Ok(()),
         Some(found) => {
-            Err(unsupported(format!("{key} = {found} is not supported (only {wanted} is)")))
+            Err(Error::unsupported(format!("{key} = {found} is not supported (only {wanted} is)")))
         }
     }
 }
@@ -221,12 +221,8 @@ fn optional_count(fields: &Map<String, Value>, key: &str) -> Result<Option<usize
     }
 }
 
-pub(crate) fn unsupported(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::Unsupported, message)
-}
-
 pub(crate) fn unsupported_family(family: &str) -> Error {
-    unsupported(format!(
+    Error::unsupported(format!(
         "models of the family {family:?} are not supported ({} are)",
         FAMILIES.join(", ")
     ))

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::{Digest256, Hasher256};
 
 /// Files below this are hashed every time: it takes a fraction of a second.
@@ -27,12 +27,10 @@ pub(crate) struct ReadAt {
 /// Opens a regular file for positional reads.
 pub(crate) fn open(path: &Path) -> Result<ReadAt> {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
-    let (metadata, file) = opened.map_err(|cause| {
-        crate::error::Error::new(kind_of_io(&cause), format!("cannot open {}", path.display()))
-            .with_source(cause)
-    })?;
+    let (metadata, file) =
+        opened.map_err(|cause| Error::io(cause, format!("cannot open {}", path.display())))?;
     if !metadata.is_file() {
-        return Err(crate::error::Error::input(format!("{} is not a file", path.display())));
+        return Err(Error::input(format!("{} is not a file", path.display())));
     }
     Ok(ReadAt { file, path: path.to_owned(), size: metadata.len() })
 }
@@ -52,11 +50,10 @@ impl ReadAt {
     /// Fills `buffer` from position `at`.
     pub(crate) fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(buffer, at).map_err(|cause| {
-            crate::error::Error::new(
-                kind_of_io(&cause),
+            Error::io(
+                cause,
                 format!("cannot read {} bytes at {at} of {}", buffer.len(), self.path.display()),
             )
-            .with_source(cause)
         })
     }
 }
@@ -65,7 +62,7 @@ impl ReadAt {
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
     if file.len() > limit {
-        return Err(crate::error::Error::input(format!(
+        return Err(Error::input(format!(
             "{} has {} bytes, more than the {limit} such a file may have",
             path.display(),
             file.len()
@@ -126,11 +123,7 @@ fn hash(path: &Path) -> Result<Digest256> {
                 hasher.raw(&buffer[..length]);
             }
             Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(cause) => {
-                return Err(
-                    crate::error::Error::new(kind_of_io(&cause), failed()).with_source(cause)
-                );
-            }
+            Err(cause) => return Err(Error::io(cause, failed())),
         }
     }
 }

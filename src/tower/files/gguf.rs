@@ -75,10 +75,10 @@ impl Gguf {
         match header.u32()? {
             2 | 3 => {}
             version if version.swap_bytes() <= 3 => {
-                return Err(unsupported("big-endian GGUF is not supported"));
+                return Err(Error::unsupported("big-endian GGUF is not supported"));
             }
             version => {
-                return Err(unsupported(format!(
+                return Err(Error::unsupported(format!(
                     "GGUF version {version} is not supported (2 and 3 are)"
                 )));
             }
@@ -103,9 +103,8 @@ impl Gguf {
         let mut directory = Vec::new();
         for _ in 0..tensor_count {
             let name = header.string()?;
-            directory.push(
-                header.tensor(alignment).context(|| format!("tensor {name:.80}"))?.named(name),
-            );
+            let entry = header.tensor(alignment).context(|| format!("tensor {name:.80}"))?;
+            directory.push((name, entry));
         }
         let data = header.at.next_multiple_of(alignment);
         let mut tensors = BTreeMap::new();
@@ -125,7 +124,7 @@ impl Gguf {
         }
         let gguf = Self { path: path.to_owned(), file, metadata, tensors };
         if gguf.integer("split.count")?.is_some_and(|count| count > 1) {
-            return Err(unsupported(
+            return Err(Error::unsupported(
                 "it is one piece of a split GGUF; merge the pieces with `llama-gguf-split --merge`",
             ));
         }
@@ -172,16 +171,6 @@ impl Gguf {
     /// The error for a key of the wrong type.
     pub(crate) fn wrong(&self, key: &str, wanted: &str) -> Error {
         Error::corrupt(format!("{}: metadata key {key} is not {wanted}", self.path.display()))
-    }
-}
-
-fn unsupported(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::Unsupported, message)
-}
-
-impl TensorEntry {
-    fn named(self, name: String) -> (String, Self) {
-        (name, self)
     }
 }
 
@@ -259,7 +248,7 @@ impl Header {
             2 | 3 => 2,
             4..=6 => 4,
             8 | 10..=12 => 8,
-            9 => return Err(unsupported("an array of arrays is not supported")),
+            9 => return Err(Error::unsupported("an array of arrays is not supported")),
             _ => return Err(Error::corrupt(format!("value type {kind} does not exist"))),
         };
         let length = self.u64()?;
@@ -373,7 +362,7 @@ fn dtype_of(code: u32) -> Result<GgmlDType> {
                 39 => " (MXFP4)",
                 _ => "",
             };
-            return Err(unsupported(format!(
+            return Err(Error::unsupported(format!(
                 "element type {code}{name} is not supported; use a file quantised to Q8_0, Q6_K, \
                  Q5_K, Q4_K, Q4_0, Q4_1, F16, BF16 or F32"
             )));

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::DecoderConfig;
-use crate::tower::files::config::{check, unsupported, unsupported_family};
+use crate::tower::files::config::{check, unsupported_family};
 use crate::tower::files::gguf::Gguf;
 use crate::tower::files::weights::GgufWeights;
 
@@ -41,16 +41,16 @@ fn read(gguf: &Gguf) -> Result<DecoderConfig> {
         None => hidden_size / heads,
     };
     if optional("attention.value_length")?.is_some_and(|width| width != head_dim) {
-        return Err(unsupported("keys and values of different width are not supported"));
+        return Err(Error::unsupported("keys and values of different width are not supported"));
     }
     if optional("rope.dimension_count")?.is_some_and(|width| width != head_dim) {
-        return Err(unsupported("RoPE over a part of each head is not supported"));
+        return Err(Error::unsupported("RoPE over a part of each head is not supported"));
     }
     if gguf.integer(&key("expert_count"))?.is_some_and(|experts| experts > 0) {
-        return Err(unsupported("mixtures of experts are not supported"));
+        return Err(Error::unsupported("mixtures of experts are not supported"));
     }
     if gguf.bool(&key("attention.causal"))? == Some(false) {
-        return Err(unsupported("attention without causality is not supported"));
+        return Err(Error::unsupported("attention without causality is not supported"));
     }
     let embedding = gguf
         .tensors
@@ -80,7 +80,7 @@ fn read(gguf: &Gguf) -> Result<DecoderConfig> {
     };
     check(&config)?;
     if gguf.tensors.contains_key("blk.0.attn_output.bias") {
-        return Err(unsupported("a bias on the attention's output is not supported"));
+        return Err(Error::unsupported("a bias on the attention's output is not supported"));
     }
     let rope_factors = rope_factors(gguf, &config)?;
     Ok(DecoderConfig { rope_factors, ..config })
@@ -110,7 +110,7 @@ fn rope_factors(gguf: &Gguf, config: &DecoderConfig) -> Result<Option<Vec<f32>>>
             }
             _ => Err(Error::corrupt("linear RoPE scaling has no positive factor")),
         },
-        Some(other) => Err(unsupported(format!(
+        Some(other) => Err(Error::unsupported(format!(
             "RoPE scaling of type {other:?} is not supported (none, linear and llama3 are)"
         ))),
     }

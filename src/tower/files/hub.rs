@@ -192,13 +192,10 @@ impl Download<'_> {
             match ggufs.as_slice() {
                 [one] => wanted.push((*one).clone()),
                 [] => {
-                    return Err(Error::new(
-                        ErrorKind::Unsupported,
-                        format!(
-                            "Hugging Face repo {} holds neither safetensors nor GGUF",
-                            self.name
-                        ),
-                    ));
+                    return Err(Error::unsupported(format!(
+                        "Hugging Face repo {} holds neither safetensors nor GGUF",
+                        self.name
+                    )));
                 }
                 many => {
                     let names: Vec<&str> = many.iter().map(|name| name.as_str()).collect();
@@ -240,13 +237,10 @@ impl Download<'_> {
                 Some(path) => return Ok(path),
                 None if begun.elapsed() < LOCKED => {}
                 None => {
-                    return Err(Error::new(
-                        ErrorKind::Transient,
-                        format!(
-                            "another process has been downloading {file} of {} for long",
-                            self.name
-                        ),
-                    ));
+                    return Err(Error::transient(format!(
+                        "another process has been downloading {file} of {} for long",
+                        self.name
+                    )));
                 }
             }
         }
@@ -266,9 +260,7 @@ impl Download<'_> {
                     Err(cause) => Err(explained(cause, self.name, file)),
                 },
                 () = tick => if watch.idle() > STALLED {
-                    return Err(Error::new(
-                        ErrorKind::Transient,
-                        format!(
+                    return Err(Error::transient(format!(
                             "downloading {file} of {} brought nothing for {} seconds",
                             self.name,
                             STALLED.as_secs()
@@ -349,8 +341,15 @@ fn explained(cause: ApiError, repo: &str, what: &str) -> Error {
         ApiError::RequestError(request) => request.status().map(|status| status.as_u16()),
         _ => None,
     };
+    let no_hub = match &cause {
+        ApiError::RequestError(request) => request.is_decode(),
+        ApiError::MissingHeader(_) | ApiError::InvalidHeader(_) | ApiError::ParseIntError(_) => {
+            true
+        }
+        _ => false,
+    };
     let (kind, message) = match (status, &cause) {
-        (_, ApiError::RequestError(request)) if request.is_decode() => (
+        _ if no_hub => (
             ErrorKind::Input,
             format!("the server's answer for {repo} ({what}) is not a hub's; check HF_ENDPOINT"),
         ),
@@ -373,13 +372,6 @@ fn explained(cause: ApiError, repo: &str, what: &str) -> Error {
             format!(
                 "cannot write {what} of {repo} into the model cache; check HF_HOME and its disk"
             ),
-        ),
-        (
-            _,
-            ApiError::MissingHeader(_) | ApiError::InvalidHeader(_) | ApiError::ParseIntError(_),
-        ) => (
-            ErrorKind::Input,
-            format!("the server's answer for {repo} ({what}) is not a hub's; check HF_ENDPOINT"),
         ),
         _ => (
             ErrorKind::Transient,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
-use crate::tower::files::config::{read_json, unsupported};
+use crate::tower::files::config::read_json;
 use crate::tower::files::disk::digest;
 use crate::tower::files::provenance::teacher_of;
 use crate::tower::files::safetensors::SafetensorsFile;
@@ -93,7 +93,7 @@ impl Adapter {
             }
         }
         if !strange.is_empty() {
-            return Err(unsupported(format!(
+            return Err(Error::unsupported(format!(
                 "it holds what is no LoRA pair and cannot be merged: {}",
                 listed(&strange)
             )));
@@ -127,7 +127,7 @@ impl Adapter {
         let unmatched: Vec<_> = self
             .pairs
             .keys()
-            .filter(|module| !base.contains(&weight_of(module)))
+            .filter(|module| !base.contains(&format!("{module}.weight")))
             .cloned()
             .collect();
         if !unmatched.is_empty() {
@@ -172,10 +172,6 @@ impl WeightSource for Merged {
         }
         self.base.q8_0(name, shape)
     }
-}
-
-fn weight_of(module: &str) -> String {
-    format!("{module}.weight")
 }
 
 /// PEFT writes `base_model.model.` before the wrapped model's own names; bare models lack `model.`.
@@ -236,16 +232,20 @@ impl Scaling {
         if let Some(kind) = given("peft_type").and_then(Value::as_str)
             && kind != "LORA"
         {
-            return Err(unsupported(format!("peft_type {kind:?} is not supported (LORA is)")));
+            return Err(Error::unsupported(format!(
+                "peft_type {kind:?} is not supported (LORA is)"
+            )));
         }
         if let Some(bias) = given("bias").and_then(Value::as_str)
             && bias != "none"
         {
-            return Err(unsupported(format!("bias {bias:?} is not supported (\"none\" is)")));
+            return Err(Error::unsupported(format!(
+                "bias {bias:?} is not supported (\"none\" is)"
+            )));
         }
         for key in ["use_dora", "fan_in_fan_out", "lora_bias", "layer_replication", "use_qalora"] {
             if given(key).is_some_and(|value| *value != Value::Bool(false)) {
-                return Err(unsupported(format!("{key} is not supported")));
+                return Err(Error::unsupported(format!("{key} is not supported")));
             }
         }
         let number = |value: &Value, key: &str| {
@@ -261,7 +261,7 @@ impl Scaling {
                 pattern.as_object().ok_or_else(|| Error::corrupt("alpha_pattern is no object"))?;
             for (key, value) in pattern {
                 if !key.chars().all(|c| c.is_ascii_alphanumeric() || "._".contains(c)) {
-                    return Err(unsupported(format!(
+                    return Err(Error::unsupported(format!(
                         "alpha_pattern {key:?} is a regular expression; plain names are supported"
                     )));
                 }

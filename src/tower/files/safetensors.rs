@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
 use crate::tower::files::disk::{ReadAt, open, read_small};
 use crate::tower::files::packed::{Packed, Parts, described};
-use crate::tower::files::weights::{missing, wrong_shape};
+use crate::tower::files::weights::{from_bf16, from_f16, missing, widen, wrong_shape};
 
 /// What the reference implementation allows too.
 const MAX_HEADER: u64 = 100_000_000;
@@ -148,14 +148,11 @@ impl SafetensorsFile {
     fn read_plain(&self, name: &str) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| missing(name))?;
         let width = width_of(&entry.dtype).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "tensor {name} of {} holds {}; F32, F16, BF16 and F64 are supported",
-                    self.path.display(),
-                    entry.dtype
-                ),
-            )
+            Error::unsupported(format!(
+                "tensor {name} of {} holds {}; F32, F16, BF16 and F64 are supported",
+                self.path.display(),
+                entry.dtype
+            ))
         })?;
         let (start, end) = entry.data_offsets;
         let mut values: Vec<f32> = Vec::with_capacity((end - start) as usize / width);
@@ -166,17 +163,10 @@ impl SafetensorsFile {
             self.file.read_at(self.data + at, &mut piece[..length])?;
             let bytes = &piece[..length];
             match entry.dtype.as_str() {
-                "F32" => values.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-                "F64" => {
-                    values
-                        .extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32));
-                }
-                "F16" => values.extend(
-                    bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()),
-                ),
-                _ => values.extend(
-                    bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()),
-                ),
+                "F32" => widen(bytes, f32::from_le_bytes, &mut values),
+                "F64" => widen(bytes, |b| f64::from_le_bytes(b) as f32, &mut values),
+                "F16" => widen(bytes, from_f16, &mut values),
+                _ => widen(bytes, from_bf16, &mut values),
             }
             at += length as u64;
         }

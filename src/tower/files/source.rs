@@ -123,10 +123,10 @@ pub(crate) fn files(path: &Path) -> Result<ModelFiles> {
             let folder = path.parent().unwrap_or(Path::new("/"));
             Ok(ModelFiles::Safetensors { weights: shards(path)?, folder: folder.to_owned() })
         }
-        _ => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("model {} is neither a .gguf nor a .safetensors file", path.display()),
-        )),
+        _ => Err(Error::unsupported(format!(
+            "model {} is neither a .gguf nor a .safetensors file",
+            path.display()
+        ))),
     }
 }
 
@@ -168,10 +168,12 @@ fn files_in(folder: &Path) -> Result<ModelFiles> {
     match (tensors.as_slice(), ending(".gguf").as_slice()) {
         ([one], []) => Ok(folder_of(vec![folder.join(one)])),
         ([], [one]) => Ok(ModelFiles::Gguf(folder.join(one))),
-        ([], []) if !ending(".bin").is_empty() || !ending(".pt").is_empty() => Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("{} holds PyTorch pickles only; convert them to safetensors", folder.display()),
-        )),
+        ([], []) if !ending(".bin").is_empty() || !ending(".pt").is_empty() => {
+            Err(Error::unsupported(format!(
+                "{} holds PyTorch pickles only; convert them to safetensors",
+                folder.display()
+            )))
+        }
         ([], []) => Err(Error::not_found(format!(
             "{} holds no weights: no model.safetensors, no model.safetensors.index.json, no .gguf file",
             folder.display()

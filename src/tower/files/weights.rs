@@ -20,6 +20,23 @@ pub(crate) fn missing(name: &str) -> Error {
     Error::input(format!("tensor {name} is missing from the weights"))
 }
 
+/// Puts little-endian elements of `N` bytes behind `values`.
+pub(crate) fn widen<const N: usize>(
+    bytes: &[u8],
+    element: impl Fn([u8; N]) -> f32,
+    values: &mut Vec<f32>,
+) {
+    values.extend(bytes.as_chunks().0.iter().map(|bytes| element(*bytes)));
+}
+
+pub(crate) fn from_f16(bytes: [u8; 2]) -> f32 {
+    half::f16::from_le_bytes(bytes).to_f32()
+}
+
+pub(crate) fn from_bf16(bytes: [u8; 2]) -> f32 {
+    half::bf16::from_le_bytes(bytes).to_f32()
+}
+
 /// Weights of a GGUF file, dequantised one tensor at a time.
 pub(crate) struct GgufWeights {
     gguf: Gguf,
@@ -41,31 +58,22 @@ impl GgufWeights {
         let mut bytes = vec![0; entry.bytes];
         gguf.file.read_at(entry.start, &mut bytes)?;
         let failed = || format!("reading tensor {name} of {}", gguf.path.display());
-        let tensor = match entry.dtype {
-            GgmlDType::F32 => {
-                let values = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                Tensor::from_vec::<_, f32>(values, entry.shape.as_slice(), &Device::Cpu)
-            }
-            GgmlDType::F16 => {
-                let half = |b: &[u8; 2]| half::f16::from_le_bytes(*b).to_f32();
-                let values = bytes.as_chunks().0.iter().map(half).collect::<Vec<f32>>();
-                Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu)
-            }
-            GgmlDType::BF16 => {
-                let half = |b: &[u8; 2]| half::bf16::from_le_bytes(*b).to_f32();
-                let values = bytes.as_chunks().0.iter().map(half).collect::<Vec<f32>>();
-                Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu)
-            }
+        let mut values = Vec::new();
+        match entry.dtype {
+            GgmlDType::F32 => widen(&bytes, f32::from_le_bytes, &mut values),
+            GgmlDType::F16 => widen(&bytes, from_f16, &mut values),
+            GgmlDType::BF16 => widen(&bytes, from_bf16, &mut values),
             quantised => {
-                ggml_file::qtensor_from_ggml(quantised, &bytes, entry.shape.clone(), &Device::Cpu)
+                let shape = entry.shape.clone();
+                return ggml_file::qtensor_from_ggml(quantised, &bytes, shape, &Device::Cpu)
                     .and_then(|tensor| tensor.dequantize(&Device::Cpu))
+                    .or_error(ErrorKind::Corrupt, failed);
             }
-        };
-        tensor.or_error(ErrorKind::Corrupt, failed)
+        }
+        Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu)
+            .or_error(ErrorKind::Corrupt, failed)
     }
-}
 
-impl GgufWeights {
     /// Where a tensor lies, and its name in the file.
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&TensorEntry, String)> {
         let stored = gguf_name(name).ok_or_else(|| missing(name))?;

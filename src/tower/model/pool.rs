@@ -1,6 +1,6 @@
 //! From token states to one vector per sequence.
 
-use crate::types::Pooling;
+use crate::types::{Embeddings, Pooling};
 
 /// Which states of a sequence the caller needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,31 @@ pub(crate) fn normalize(vector: &mut [f32]) {
     if norm > 0. && norm.is_finite() {
         let scale = 1. / norm;
         vector.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
+    }
+}
+
+/// How a pooled state becomes a vector.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) hidden: usize,
+    /// Elements that are kept.
+    pub(crate) dimensions: usize,
+    pub(crate) normalize: bool,
+}
+
+impl Shape {
+    /// One vector of each state, `[states, hidden]`.
+    pub(crate) fn vectors(self, states: &[f32]) -> Embeddings {
+        let mut rows = Embeddings::with_capacity(self.dimensions, states.len() / self.hidden);
+        let mut row = vec![0.; self.dimensions];
+        for state in states.chunks_exact(self.hidden) {
+            row.copy_from_slice(&state[..self.dimensions]);
+            if self.normalize {
+                normalize(&mut row);
+            }
+            rows.push(&row);
+        }
+        rows
     }
 }
 

@@ -3,7 +3,6 @@
 use serde_json::{Map, Value as Json, json};
 
 use crate::error::{Error, Result, ResultExt};
-use crate::tower::files::config::unsupported;
 use crate::tower::files::gguf::{Gguf, Value};
 use crate::tower::tokenize::patterns::{LLAMA3, QWEN2};
 use crate::tower::tokenize::tokenizer::Definition;
@@ -49,7 +48,7 @@ fn read(gguf: &Gguf) -> Result<Definition> {
     match gguf.string("tokenizer.ggml.model")? {
         Some("gpt2") => {}
         Some(other) => {
-            return Err(unsupported(format!(
+            return Err(Error::unsupported(format!(
                 "tokenizers of type {other:?} cannot be rebuilt from GGUF (\"gpt2\" can); {way_out}"
             )));
         }
@@ -74,7 +73,7 @@ fn read(gguf: &Gguf) -> Result<Definition> {
         "qwen2" => (split(QWEN2), json!({"type": "NFC"}), false, false),
         "llama-bpe" => (split(LLAMA3), Json::Null, true, true),
         other => {
-            return Err(unsupported(format!(
+            return Err(Error::unsupported(format!(
                 "the pre-tokenizer {other:?} is not known (smollm, gpt-2, qwen2 and llama-bpe are); \
                  {way_out}"
             )));

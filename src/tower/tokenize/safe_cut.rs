@@ -114,25 +114,7 @@ fn solid(c: char) -> bool {
 
 /// Punctuation that is no part of a contraction and composes with nothing.
 fn stop(c: char) -> bool {
-    matches!(
-        c,
-        ',' | '.'
-            | ';'
-            | ':'
-            | '!'
-            | '?'
-            | '('
-            | ')'
-            | '，'
-            | '。'
-            | '、'
-            | '；'
-            | '：'
-            | '！'
-            | '？'
-            | '（'
-            | '）'
-    )
+    ",.;:!?()，。、；：！？（）".contains(c)
 }
 
 #[cfg(test)]

@@ -98,8 +98,7 @@ impl TowerTokenizer {
             fields.insert("padding".into(), Value::Null);
         }
         if definition.json["model"]["dropout"].as_f64().is_some_and(|dropout| dropout > 0.0) {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
+            return Err(Error::unsupported(
                 "the tokenizer drops merges at random (model.dropout); set it to null",
             ));
         }
@@ -274,10 +273,7 @@ fn added_by_post_processor(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)
     let at = (0..=full.len().saturating_sub(bare.len()))
         .find(|at| full[*at..].starts_with(bare))
         .ok_or_else(|| {
-        Error::new(
-            ErrorKind::Unsupported,
-            "the tokenizer's post-processor rewrites the text's own tokens",
-        )
+        Error::unsupported("the tokenizer's post-processor rewrites the text's own tokens")
     })?;
     Ok((full[..at].to_vec(), full[at + bare.len()..].to_vec()))
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::ops::{fused, values, with_all};
+use super::ops::{fused, gradient, values, with_all};
 use crate::kernel::{Angles, Head, copy_rows};
 use crate::tower::DecoderConfig;
 
@@ -332,12 +332,7 @@ impl CustomOp3 for Attention {
             self.0.backward(inputs, [&mut dq, &mut dk, &mut dv]);
             Ok(())
         })?;
-        let device = q.device();
-        Ok((
-            Some(Tensor::from_vec(dq, q.shape(), device)?),
-            Some(Tensor::from_vec(dk, k.shape(), device)?),
-            Some(Tensor::from_vec(dv, v.shape(), device)?),
-        ))
+        Ok((gradient(dq, q)?, gradient(dk, k)?, gradient(dv, v)?))
     }
 }
 

@@ -8,7 +8,7 @@ use candle_core::{
     Tensor, bail,
 };
 
-use super::ops::{fused, values, with_all, with_values};
+use super::ops::{fused, gradient, values, with_all, with_values};
 use crate::kernel::{
     FrozenMatrix, LowRank, Target, View, product, rounded_product, rounded_product_of_rows,
     transposed,
@@ -158,7 +158,7 @@ impl CustomOp1 for FrozenLinear {
         }
         let mut dx = vec![0f32; x.elem_count()];
         with_values(grad, |g| self.weight.backward(g, x.dim(0)?, &mut dx, false))?;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+        gradient(dx, x)
     }
 }
 
@@ -210,10 +210,7 @@ impl CustomOp2 for RoundedLinear {
             rounded_product_of_rows(&transposed(g, rows, out), x, rows, &mut dw, false);
             Ok(())
         })?;
-        Ok((
-            Some(Tensor::from_vec(dx, x.shape(), x.device())?),
-            Some(Tensor::from_vec(dw, weight.shape(), x.device())?),
-        ))
+        Ok((gradient(dx, x)?, gradient(dw, weight)?))
     }
 }
 
@@ -306,12 +303,7 @@ impl CustomOp3 for LoraLinear {
             product(target, (out, rank, rows), self.scale, g_view.t(), low, true);
             Ok(())
         })?;
-        let device = x.device();
-        Ok((
-            Some(Tensor::from_vec(dx, (rows, input), device)?),
-            Some(Tensor::from_vec(da, (rank, input), device)?),
-            Some(Tensor::from_vec(db, (out, rank), device)?),
-        ))
+        Ok((gradient(dx, x)?, gradient(da, a)?, gradient(db, b)?))
     }
 }
 

@@ -45,6 +45,11 @@ pub(crate) fn with_all<T, const N: usize>(
     f(slices)
 }
 
+/// Values as the gradient of a tensor.
+pub(crate) fn gradient(values: Vec<f32>, of: &Tensor) -> Result<Option<Tensor>> {
+    Tensor::from_vec(values, of.shape(), of.device()).map(Some)
+}
+
 // ---- RMSNorm -------------------------------------------------------------------------------------------------
 
 struct RmsNorm {
@@ -82,11 +87,8 @@ impl CustomOp2 for RmsNorm {
             rms_norm::backward((x, weight, grad), self.epsilon, &mut dx, &mut dw);
             Ok(())
         })?;
-        let dw = match weight.is_variable() {
-            true => Some(Tensor::from_vec(dw, weight.shape(), weight.device())?),
-            false => None,
-        };
-        Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), dw))
+        let dw = if weight.is_variable() { gradient(dw, weight)? } else { None };
+        Ok((gradient(dx, x)?, dw))
     }
 }
 
@@ -137,10 +139,7 @@ impl CustomOp2 for SwiGlu {
             swiglu::backward((gate, up, grad), &mut dgate, &mut dup);
             Ok(())
         })?;
-        Ok((
-            Some(Tensor::from_vec(dgate, gate.shape(), gate.device())?),
-            Some(Tensor::from_vec(dup, up.shape(), up.device())?),
-        ))
+        Ok((gradient(dgate, gate)?, gradient(dup, up)?))
     }
 }
 

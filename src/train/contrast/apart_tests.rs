@@ -1,5 +1,7 @@
 //! A query tower with parameters of its own, trained jointly with the document tower.
 
+use std::path::Path;
+
 use super::build::build;
 use super::options::{FullOptions, Method, TrainOptions};
 use super::tests::{
@@ -10,7 +12,7 @@ use crate::error::ErrorKind;
 use crate::train::model::LoraOptions;
 use crate::train::report::TrainReport;
 use crate::train::tests_support::{
-    RandomWeights, pairs_file, silent, tiny_config, tiny_options, tiny_pairs,
+    RandomWeights, pairs_file, silent, tensors, tiny_config, tiny_options, tiny_pairs,
 };
 use crate::types::{Cancel, Pooling};
 
@@ -102,11 +104,7 @@ fn the_query_sides_learning_rate_is_its_own() {
     options.optimizer.learning_rate = 1e-2;
     let dir = tempfile::tempdir().unwrap();
     train(&options, dir.path(), &Cancel::new()).unwrap();
-    let saved = candle_core::safetensors::load(
-        dir.path().join("query-model/model.safetensors"),
-        &candle_core::Device::Cpu,
-    )
-    .unwrap();
+    let saved = tensors(dir.path().join("query-model/model.safetensors"));
     let (_, vars) = build(&input(&config, &pairs), &options, &CPU).unwrap();
     let name = "model.layers.0.mlp.down_proj.weight";
     let (_, before) = vars.iter().find(|(own, _)| *own == format!("query:{name}")).unwrap();
@@ -130,9 +128,12 @@ async fn the_exported_pair_is_the_trained_pair() {
         options.steps = Some(4);
         options.optimizer.learning_rate = 1e-2;
         let reporter = silent();
-        let (out, cpu) = (dir.path().join("out"), vec![CPU]);
+        let out = dir.path().join("out");
         let cancel = Cancel::new();
-        super::train(&options, dir.path(), &out, cpu, &reporter, &cancel).await.unwrap();
+        let train = async |options: &TrainOptions, out: &Path| {
+            super::train(options, dir.path(), out, vec![CPU], &reporter, &cancel).await.unwrap()
+        };
+        train(&options, &out).await;
 
         let mut document = options.tower.clone();
         document.adapter = Some("out/adapter".into());
@@ -162,11 +163,7 @@ async fn the_exported_pair_is_the_trained_pair() {
         let mut trained = input(&config, &pairs);
         (trained.weights, trained.query_weights) = (&weights, &weights);
         let (model, vars) = build(&trained, &options, &CPU).unwrap();
-        let saved = candle_core::safetensors::load(
-            out.join("checkpoint.safetensors"),
-            &candle_core::Device::Cpu,
-        )
-        .unwrap();
+        let saved = tensors(out.join("checkpoint.safetensors"));
         for (name, var) in &vars {
             var.set(&saved[&format!("value.{name}")]).unwrap();
         }
@@ -198,10 +195,7 @@ async fn the_exported_pair_is_the_trained_pair() {
             second.query.adapter = Some("out/query-adapter".into());
             second.steps = Some(1);
             second.validation.every = 1;
-            let again = dir.path().join("again");
-            let cpu = vec![CPU];
-            let report =
-                super::train(&second, dir.path(), &again, cpu, &reporter, &cancel).await.unwrap();
+            let report = train(&second, &dir.path().join("again")).await;
             let first = std::fs::read_to_string(out.join("report.json")).unwrap();
             let first: TrainReport = serde_json::from_str(&first).unwrap();
             let (end, start) = (first.validation.last().unwrap(), &report.validation[0]);
@@ -209,9 +203,7 @@ async fn the_exported_pair_is_the_trained_pair() {
             // The whole adapter's first layer starts a cut query side.
             second.query.adapter = None;
             second.steps = Some(2);
-            let third = dir.path().join("third");
-            let cpu = vec![CPU];
-            super::train(&second, dir.path(), &third, cpu, &reporter, &cancel).await.unwrap();
+            train(&second, &dir.path().join("third")).await;
         }
     }
 }

@@ -81,16 +81,7 @@ pub(super) fn build(
             Method::Full(_) => Trainable::Layers,
             Method::Lora(_) => Trainable::None,
         };
-        let tower = &options.tower;
-        Decoder::load(
-            config,
-            weights,
-            tower.pooling,
-            tower.dimensions,
-            trainable,
-            precision,
-            &device,
-        )
+        Decoder::load(config, weights, &options.tower, trainable, precision, &device)
     };
     let mut rng = SplitMix64::new(options.seed ^ 0x4C4F_5241);
     let mut adapt = |decoder: Decoder, method: &Method, from: Option<&Path>, cut: bool| {

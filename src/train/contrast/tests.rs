@@ -20,8 +20,8 @@ use crate::train::model::LoraOptions;
 use crate::train::model::decoder::{Decoder, Precision, Trainable};
 use crate::train::report::{StepRecord, TrainReport};
 use crate::train::tests_support::{
-    RandomWeights, bytes, hashed, letter_tokenizer, pairs_file, silent, tiny_config, tiny_options,
-    tiny_pairs,
+    RandomWeights, bytes, hashed, letter_tokenizer, pairs_file, silent, tensors, tiny_config,
+    tiny_options, tiny_pairs,
 };
 use crate::types::{Cancel, Embeddings, Pooling};
 
@@ -332,11 +332,7 @@ fn training_learns_and_writes_what_peft_reads() {
     )
     .unwrap();
     assert_eq!((config["peft_type"].as_str(), config["r"].as_u64()), (Some("LORA"), Some(4)));
-    let tensors = candle_core::safetensors::load(
-        dir.path().join("adapter/adapter_model.safetensors"),
-        &candle_core::Device::Cpu,
-    )
-    .unwrap();
+    let tensors = tensors(dir.path().join("adapter/adapter_model.safetensors"));
     assert_eq!(tensors.len(), 2 * 7 * 2);
     let name = "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight";
     assert_eq!(tensors[name].dims(), [4, 48]);
@@ -349,16 +345,10 @@ pub(super) fn folder(model: &Model, dir: &Path) {
     let config = model.document.decoder.hugging_face_config();
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let config = tiny_config(config["model_type"].as_str().unwrap());
-    let (_, vars) = Decoder::load(
-        &config,
-        &RandomWeights,
-        Pooling::Mean,
-        None,
-        Trainable::All,
-        Precision::F32,
-        &candle_core::Device::Cpu,
-    )
-    .unwrap();
+    let (tower, cpu) = (TowerOptions::new("tiny", Pooling::Mean), candle_core::Device::Cpu);
+    let (_, vars) =
+        Decoder::load(&config, &RandomWeights, &tower, Trainable::All, Precision::F32, &cpu)
+            .unwrap();
     let tensors = vars.into_iter().map(|(name, var)| (name, var.into_inner())).collect();
     candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
     let letters = (0..97u32).map(|id| (char::from_u32(id + 97).unwrap(), id));

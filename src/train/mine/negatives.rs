@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::dataset::{PairSet, SplitMix64};
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, Result, ResultExt};
 use crate::kernel::dot;
 use crate::types::Embeddings;
 
@@ -36,12 +36,11 @@ impl MineOptions {
     /// # Errors
     /// Usage, naming the option.
     pub fn validate(&self) -> Result<()> {
-        let usage = |message: &'static str| Err(Error::new(ErrorKind::Usage, message));
         if !(self.margin > 0.0 && self.margin <= 1.0) {
-            return usage("margin must be above 0 and at most 1");
+            return Err(Error::usage("margin must be above 0 and at most 1"));
         }
         if self.window == 0 || self.keep == 0 {
-            return usage("window and keep must be above 0");
+            return Err(Error::usage("window and keep must be above 0"));
         }
         Ok(())
     }
@@ -151,9 +150,7 @@ pub fn write_pairs(set: &PairSet, source: u32, path: &Path) -> Result<()> {
         }
         file.flush()
     };
-    write()
-        .map_err(|e| Error::new(kind_of_io(&e), "cannot be written").with_source(e))
-        .context(|| path.display().to_string())
+    write().map_err(|e| Error::io(e, "cannot be written")).context(|| path.display().to_string())
 }
 
 #[cfg(test)]

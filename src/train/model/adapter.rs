@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::dataset::SplitMix64;
-use crate::error::{Error, Result, ResultExt, kind_of_io};
+use crate::error::{Error, Result, ResultExt};
 use crate::tower::DecoderConfig;
 use crate::train::files::{cannot, save_tensors, write_json};
 use crate::train::tensors::tensor_error;
@@ -174,11 +174,7 @@ impl Adapter {
             ))
         };
         let config = std::fs::read(folder.join("adapter_config.json")).map_err(|cause| {
-            Error::new(
-                kind_of_io(&cause),
-                format!("{} has no adapter_config.json", folder.display()),
-            )
-            .with_source(cause)
+            Error::io(cause, format!("{} has no adapter_config.json", folder.display()))
         })?;
         let config: serde_json::Value = serde_json::from_slice(&config).context(named)?;
         if config["r"] != json!(self.options.rank)

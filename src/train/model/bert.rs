@@ -105,10 +105,10 @@ impl Bert {
         if !config.hidden_size.is_multiple_of(config.num_attention_heads.max(1))
             || config.hidden_act != "gelu"
         {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("{}: heads must divide hidden_size and hidden_act be gelu", path.display()),
-            ));
+            return Err(Error::unsupported(format!(
+                "{}: heads must divide hidden_size and hidden_act be gelu",
+                path.display()
+            )));
         }
         let depth = config.num_hidden_layers;
         let keep = keep.unwrap_or(depth);

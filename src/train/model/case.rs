@@ -34,13 +34,10 @@ pub(super) fn keep_case(definition: &str) -> Result<String> {
     let vocabulary = &whole["model"]["vocab"];
     let marks = [ONE, SEVERAL].iter().all(|mark| vocabulary.get(mark.to_string()).is_some());
     if whole["normalizer"]["lowercase"] != true || !marks {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!(
-                "keep_case is for a tokenizer that folds capitals (a BertNormalizer with lowercase) and has the tokens {ONE} \
+        return Err(Error::unsupported(format!(
+            "keep_case is for a tokenizer that folds capitals (a BertNormalizer with lowercase) and has the tokens {ONE} \
                  and {SEVERAL}; leave it out"
-            ),
-        ));
+        )));
     }
     Ok(format!("{}{head}{folds}]}}{}", &definition[..start], &definition[end..]))
 }

@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 use serde_json::{Value, json};
 
 use super::adapter::{AdapterView, LoraTarget};
-use crate::error::{Error, ErrorKind, Result};
-use crate::tower::{DecoderConfig, WeightSource};
+use crate::error::{Error, Result};
+use crate::tower::{DecoderConfig, TowerOptions, WeightSource};
 use crate::train::autograd::attention::{Pack, attention};
 use crate::train::autograd::linear::{Weight, frozen_linear, lora_linear, trained_linear};
 use crate::train::autograd::ops::{rms_norm, swiglu};
@@ -70,29 +70,28 @@ impl Precision {
 pub(crate) type NamedVar = (String, Var);
 
 impl Decoder {
-    /// Loads every weight; those that `trainable` names become parameters, returned by name.
+    /// Loads every weight; those that `trainable` names become parameters, returned by name. `tower` says what becomes of
+    /// the states.
     pub(crate) fn load(
         config: &DecoderConfig,
         source: &dyn WeightSource,
-        pooling: Pooling,
-        dimensions: Option<u32>,
+        tower: &TowerOptions,
         trainable: Trainable,
         precision: Precision,
         device: &Device,
     ) -> Result<(Self, Vec<NamedVar>)> {
         let Precision { dtype, packed } = precision;
         if !matches!(config.family.as_str(), "llama" | "qwen2" | "qwen3" | "mistral") {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("training of model family {:?} is not supported", config.family),
-            ));
+            return Err(Error::unsupported(format!(
+                "training of model family {:?} is not supported",
+                config.family
+            )));
         }
         if trainable != Trainable::None && dtype != DType::F32 {
             return Err(Error::config("full fine-tuning computes in f32; choose arithmetic f32"));
         }
         if trainable != Trainable::None && config.rope_factors.is_some() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
+            return Err(Error::unsupported(
                 "a model with rope_scaling can be trained by LoRA, not in full",
             ));
         }
@@ -158,7 +157,7 @@ impl Decoder {
             });
         }
         let norm = tensor("model.norm.weight".into(), &[width])?;
-        let dimensions = match dimensions {
+        let dimensions = match tower.dimensions {
             Some(cut) if cut as usize > width || cut == 0 => {
                 return Err(Error::config(format!("tower.dimensions must be in 1..={width}")));
             }
@@ -166,7 +165,7 @@ impl Decoder {
         };
         let decoder = Self {
             config: config.clone(),
-            pooling,
+            pooling: tower.pooling,
             dimensions,
             embeddings,
             layers,

@@ -10,7 +10,7 @@ use super::bert::Bert;
 use super::encoder::groups;
 use crate::dataset::SplitMix64;
 use crate::train::autograd::attention::{Pack, attention};
-use crate::train::tests_support::tiny_bert;
+use crate::train::tests_support::{tensors, tiny_bert};
 
 #[test]
 fn the_encoder_equals_candle_transformers() {
@@ -21,8 +21,7 @@ fn the_encoder_equals_candle_transformers() {
     let got = bert.forward(&sequences).unwrap().to_vec2::<f32>().unwrap();
     let text = std::fs::read_to_string(dir.path().join("config.json")).unwrap();
     let config: Config = serde_json::from_str(&text).unwrap();
-    let tensors =
-        candle_core::safetensors::load(dir.path().join("model.safetensors"), &Device::Cpu).unwrap();
+    let tensors = tensors(dir.path().join("model.safetensors"));
     let reference =
         BertModel::load(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu), &config)
             .unwrap();

@@ -195,15 +195,9 @@ impl Student {
                 let mut config = config.clone();
                 config.layers = *layers;
                 let trainable = if *train_embeddings { Trainable::All } else { Trainable::Layers };
-                let (decoder, vars) = Decoder::load(
-                    &config,
-                    weights,
-                    tower.pooling,
-                    tower.dimensions,
-                    trainable,
-                    precision(tower.arithmetic)?,
-                    &Device::Cpu,
-                )?;
+                let precision = precision(tower.arithmetic)?;
+                let (decoder, vars) =
+                    Decoder::load(&config, weights, tower, trainable, precision, &Device::Cpu)?;
                 let tokenizer = resolved.tokenizer().clone();
                 let model = Model::Decoder { decoder: Box::new(decoder), tokenizer };
                 Ok((Self { model }, vars))
