@@ -24,6 +24,7 @@ use scalingnote::tower::DeviceSpec;
 use scalingnote::types::Cancel;
 
 use crate::fixture::http::Client;
+use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::support::provenance;
 
 /// A corpus of notes that all carry the day's number in a stored column, published by the real pipeline.
@@ -53,24 +54,16 @@ impl Publisher {
             lines.push_str(&format!("{row}\n"));
         }
         std::fs::write(self.folder.path().join("notes.jsonl"), lines).unwrap();
-        let text = r#"version = 1
-[corpus]
-sql = "select id as note_id, body, day, lang from notes"
-template = "{{ body }}"
-stored_columns = ["day", "lang"]
-[[corpus.tables]]
-name = "notes"
-uri = "notes.jsonl"
-[tower]
-model = "fake:32"
-pooling = "mean"
-max_tokens = 32
-[index]
-shards = 2
-[publish]
-root = "memory://unused"
-"#;
-        let resolved = resolve_text(text, "serve.toml", self.folder.path(), [], &[]).unwrap();
+        let pipeline = PipelineFile {
+            columns: "body, day, lang",
+            corpus: "stored_columns = [\"day\", \"lang\"]\n",
+            model: "fake:32",
+            tower: "max_tokens = 32\n",
+            sections: "[index]\nshards = 2\n",
+            ..PipelineFile::default()
+        };
+        let resolved =
+            resolve_text(&pipeline.text(), "serve.toml", self.folder.path(), [], &[]).unwrap();
         let context = RunContext {
             pipeline: resolved.pipeline,
             root: self.root.clone(),

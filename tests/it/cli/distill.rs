@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::fixture::program::{expect, json_of};
-use crate::fixture::training::{RECIPE, folder};
+use crate::fixture::training::{DISTILL, PIPELINE, RECIPE, STUDENT, folder};
 
 #[test]
 fn negatives_are_mined_and_the_next_round_goes_on_from_the_adapter() {

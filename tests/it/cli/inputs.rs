@@ -1,73 +1,23 @@
 //! What goes wrong with inputs from one day to the next, as an operator meets it: the exit code, and what the message names.
 
-use std::path::Path;
-use std::process::Output;
+use crate::fixture::pipeline::PipelineFile;
+use crate::fixture::place::Place;
 
-use serde_json::Value;
-
-use crate::fixture::program::program;
-
-const PIPELINE: &str = r#"version = 1
-[corpus]
-sql = "select id as note_id, title from notes"
-template = "{{ title }}"
-stored_columns = ["title"]
-[[corpus.tables]]
-name = "notes"
-uri = "FILE"
-[tower]
-model = "fake:8"
-pooling = "mean"
-[publish]
-root = "root"
-"#;
-
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new(file: &str, content: &str) -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        place.write("p.toml", &PIPELINE.replace("FILE", file));
-        place.write(file, content);
-        place
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn write(&self, name: &str, content: &str) {
-        std::fs::write(self.path().join(name), content).unwrap();
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        program(self.path()).args(arguments).output().unwrap()
-    }
-
-    /// Runs words that must end with `code`; gives what was printed on both streams.
-    fn expect(&self, code: i32, line: &str) -> String {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let output = self.run(&words);
-        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{line}\n{said}");
-        said
-    }
-
-    /// Runs words that must end with 0 and print JSON.
-    fn json(&self, line: &str) -> Value {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let output = self.run(&words);
-        assert_eq!(output.status.code(), Some(0), "{line}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// Runs words that must end with `code`, and looks for pieces of what they must say.
-    fn says(&self, code: i32, line: &str, pieces: &[&str]) {
-        let said = self.expect(code, line);
-        for piece in pieces {
-            assert!(said.contains(piece), "{line}: no {piece:?} in\n{said}");
-        }
-    }
+/// A folder with a file and a pipeline over it.
+fn over(file: &str, content: &str) -> Place {
+    let place = Place::new();
+    let pipeline = PipelineFile {
+        columns: "title",
+        template: "{{ title }}",
+        corpus: "stored_columns = [\"title\"]\n",
+        uri: file,
+        model: "fake:8",
+        root: "root",
+        ..PipelineFile::default()
+    };
+    place.write("p.toml", pipeline.text());
+    place.write(file, content);
+    place
 }
 
 fn csv(ids: impl Iterator<Item = String>) -> String {
@@ -77,20 +27,20 @@ fn csv(ids: impl Iterator<Item = String>) -> String {
 #[test]
 fn ids_that_change_their_type_are_refused() {
     let integers = || (0..30).map(|id| id.to_string());
-    let place = Place::new("notes.csv", &csv(integers()));
+    let place = over("notes.csv", &csv(integers()));
     place.expect(0, "run p.toml");
     place.expect(0, "purge p.toml --note-id i:2");
 
     // One id that is no integer makes a column of strings of all of them.
-    place.write("notes.csv", &csv(integers().chain(["tmp-17".to_owned()])));
+    place.write("notes.csv", csv(integers().chain(["tmp-17".to_owned()])));
     let pieces = ["note_id is a string", "an integer in snapshot 2", "CAST(note_id AS BIGINT)"];
     place.says(1, "run p.toml", &pieces);
     place.says(1, "plan p.toml", &pieces);
-    assert_eq!(place.json("snapshot show root --json")["number"], 2);
+    assert_eq!(place.json(0, "snapshot show root --json")["number"], 2);
 
     // A root of its own may have them as strings; from then on it is integers that it refuses.
     place.expect(0, "run p.toml --set publish.root=strings");
-    place.write("notes.csv", &csv(integers()));
+    place.write("notes.csv", csv(integers()));
     let pieces = ["note_id is an integer", "a string in snapshot 1", "CAST(note_id AS VARCHAR)"];
     place.says(1, "run p.toml --set publish.root=strings", &pieces);
     place.expect(0, "run p.toml");
@@ -98,13 +48,13 @@ fn ids_that_change_their_type_are_refused() {
 
 #[test]
 fn an_export_without_rows_is_bad_input() {
-    let place = Place::new("notes.jsonl", "");
+    let place = over("notes.jsonl", "");
     place.says(1, "run p.toml", &["table `notes` holds no rows", "notes.jsonl is empty"]);
-    let place = Place::new("notes.csv", "id,title\n");
+    let place = over("notes.csv", "id,title\n");
     place.says(1, "run p.toml", &["column `note_id`", "no value in any row", "empty?"]);
     // Another delimiter: one column that has no plain name.
-    let place = Place::new("notes.csv", "id;title\n1;a\n");
-    let said = place.expect(2, "run p.toml");
+    let place = over("notes.csv", "id;title\n1;a\n");
+    let said = place.said(2, "run p.toml");
     assert!(said.contains("delimiter") && !said.contains("Valid fields are ."), "{said}");
 }
 
@@ -113,14 +63,14 @@ fn a_broken_line_has_its_number() {
     let mut lines: Vec<String> =
         (1..=5000).map(|id| format!("{{\"id\": {id}, \"title\": \"note {id}\"}}")).collect();
     lines[4321] = "{\"id\": 4322, \"title\": \"no".to_owned();
-    let place = Place::new("notes.jsonl", &(lines.join("\n") + "\n"));
+    let place = over("notes.jsonl", &(lines.join("\n") + "\n"));
     place.says(1, "run p.toml", &["notes.jsonl", "line 4322 column"]);
 }
 
 #[test]
 fn a_scale_is_not_fitted_before_its_vectors_are_there() {
-    let place = Place::new("notes.csv", &csv((0..50).map(|id| id.to_string())));
-    let plan = place.json("plan p.toml --brief --set index.quantization=i8");
+    let place = over("notes.csv", &csv((0..50).map(|id| id.to_string())));
+    let plan = place.json(0, "plan p.toml --brief --set index.quantization=i8");
     let key = plan["plan_key"].as_str().unwrap();
     let task = |stage: &str| {
         format!("task p.toml --set index.quantization=i8 --plan {key} --stage {stage}")
@@ -130,13 +80,13 @@ fn a_scale_is_not_fitted_before_its_vectors_are_there() {
         place.expect(0, &task(stage));
     }
     place.expect(0, &format!("publish p.toml --set index.quantization=i8 --plan {key}"));
-    let manifest = place.json("snapshot show root --json");
+    let manifest = place.json(0, "snapshot show root --json");
     assert_eq!(manifest["content"]["index"]["calibration"]["sample"], 50);
 }
 
 #[test]
 fn what_a_file_alone_tells_is_checked() {
-    let place = Place::new("notes.csv", "id,title\n1,a\n");
+    let place = over("notes.csv", "id,title\n1,a\n");
     for (set, piece) in [
         ("corpus.sql=SELEC", "`corpus.sql` cannot be parsed"),
         ("storage.request_timeout_seconds=0", "must be above 0"),
@@ -149,19 +99,19 @@ fn what_a_file_alone_tells_is_checked() {
 
 #[test]
 fn wrong_words_on_the_command_line_are_usage() {
-    let place = Place::new("notes.csv", "id,title\n1,a\n2,b\n");
+    let place = over("notes.csv", "id,title\n1,a\n2,b\n");
     place.expect(0, "run p.toml");
     place.says(2, "search p.toml a --where titel='a'", &["--where", "titel"]);
     // Before the tower's files are looked for, and before the corpus is read.
     #[cfg(not(feature = "cuda"))]
     {
-        std::fs::write(place.path().join("m.gguf"), "no model").unwrap();
+        place.write("m.gguf", "no model");
         let line = "run p.toml --set tower.model=m.gguf --set encode.devices=[\"cuda:0\"]";
         place.says(1, line, &["built without feature `cuda`", "use a cpu device instead"]);
     }
-    let empty = place.run(&["publish", "p.toml", "--plan", ""]);
+    let empty = place.command("publish p.toml --plan").arg("").output().unwrap();
     assert_eq!(empty.status.code(), Some(2));
     place.says(0, "snapshot show root", &["(mean, f32)"]);
-    let report = place.expect(0, "run p.toml --json");
+    let report = place.said(0, "run p.toml --json");
     assert!(report.contains("device_busy_seconds") && !report.contains("-0.0"), "{report}");
 }

@@ -5,21 +5,20 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::program::program;
 
-const PIPELINE: &str = r#"version = 1
-[corpus]
-sql = "select id as note_id, title from notes"
-template = "{{ title }}"
-[[corpus.tables]]
-name = "notes"
-uri = "notes.csv"
-[tower]
-model = "fake:8"
-pooling = "mean"
-[publish]
-root = "out"
-"#;
+fn pipeline() -> String {
+    let file = PipelineFile {
+        columns: "title",
+        template: "{{ title }}",
+        uri: "notes.csv",
+        model: "fake:8",
+        root: "out",
+        ..PipelineFile::default()
+    };
+    file.text()
+}
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
     program(folder).args(arguments).output().expect("the program starts")
@@ -31,8 +30,8 @@ fn text(bytes: &[u8]) -> String {
 
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("p.toml"), PIPELINE).unwrap();
-    std::fs::write(folder.path().join("bad.toml"), PIPELINE.replace("model", "modle")).unwrap();
+    std::fs::write(folder.path().join("p.toml"), pipeline()).unwrap();
+    std::fs::write(folder.path().join("bad.toml"), pipeline().replace("model", "modle")).unwrap();
     folder
 }
 
@@ -142,8 +141,8 @@ fn every_subcommand_teaches() {
 fn a_file_is_upgraded_where_it_lies_or_elsewhere() {
     let folder = folder();
     let path = folder.path();
-    let gpu =
-        PIPELINE.replace("[publish]", "[encode] # on the card\ndevices = [\"cuda:0\"]\n[publish]");
+    let gpu = pipeline()
+        .replace("[publish]", "[encode] # on the card\ndevices = [\"cuda:0\"]\n[publish]");
     std::fs::write(path.join("gpu.toml"), &gpu).unwrap();
     let says = |line: &str, code: i32, pieces: &[&str]| {
         let output = run(path, &line.split(' ').collect::<Vec<_>>());
@@ -165,7 +164,7 @@ fn a_file_is_upgraded_where_it_lies_or_elsewhere() {
     says("config upgrade gpu.toml --output p.toml", 1, &["p.toml cannot be written", "exists"]);
     says("config upgrade bad.toml", 2, &["did you mean `model`"]);
     says("config upgrade gpu.toml --output none/x.toml", 1, &["none/x.toml cannot be written"]);
-    assert_eq!((read("gpu.toml"), read("p.toml")), (gpu.clone(), PIPELINE.to_owned()));
+    assert_eq!((read("gpu.toml"), read("p.toml")), (gpu.clone(), pipeline()));
     std::fs::create_dir(path.join("sub")).unwrap();
     let warning = "warning: relative paths in sub/new.toml start at its own folder";
     says("config upgrade gpu.toml --new-defaults --output sub/new.toml", 0, &[warning, change]);

@@ -1,88 +1,44 @@
 //! Whole runs through the program, on the fake tower: what an operator types and sees.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::fixture::program::program;
+use crate::fixture::pipeline::PipelineFile;
+use crate::fixture::place::Place;
 use crate::fixture::support;
 
-struct Place(tempfile::TempDir);
+/// A folder with `notes` notes and a pipeline over them.
+fn over(notes: usize) -> Place {
+    let place = Place::new();
+    write_notes(&place, notes, |at| format!("\u{7b14}\u{8bb0} {at}: words of note number {at}"));
+    write_pipeline(&place, "fake:16", "root");
+    place
+}
 
-impl Place {
-    /// A folder with `notes` notes and a pipeline over them.
-    fn new(notes: usize) -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        place.write_notes(notes, |at| format!("\u{7b14}\u{8bb0} {at}: words of note number {at}"));
-        place.write_pipeline("fake:16");
-        place
-    }
+fn write_pipeline(place: &Place, model: &str, root: &str) {
+    let pipeline = PipelineFile {
+        columns: "title, body",
+        template: r"{{ title }}\n{{ body }}",
+        corpus: "stored_columns = [\"title\"]\n",
+        model,
+        root,
+        ..PipelineFile::default()
+    };
+    place.write("p.toml", pipeline.text());
+}
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
+fn write_notes(place: &Place, notes: usize, body: impl Fn(usize) -> String) {
+    let line = |at: usize| {
+        let note = serde_json::json!({ "id": at, "title": format!("note {at}"), "body": body(at) });
+        format!("{note}\n")
+    };
+    place.write("notes.jsonl", (0..notes).map(line).collect::<String>());
+}
 
-    fn write_pipeline(&self, model: &str) {
-        self.write_pipeline_to(model, "root");
-    }
-
-    fn write_pipeline_to(&self, model: &str, root: &str) {
-        let text = format!(
-            r#"version = 1
-[corpus]
-sql = "select id as note_id, title, body from notes"
-template = "{{{{ title }}}}\n{{{{ body }}}}"
-stored_columns = ["title"]
-[[corpus.tables]]
-name = "notes"
-uri = "notes.jsonl"
-[tower]
-model = "{model}"
-pooling = "mean"
-[publish]
-root = "{root}"
-"#
-        );
-        std::fs::write(self.path("p.toml"), text).unwrap();
-    }
-
-    fn write_notes(&self, notes: usize, body: impl Fn(usize) -> String) {
-        let lines: Vec<String> = (0..notes)
-            .map(|at| {
-                serde_json::json!({ "id": at, "title": format!("note {at}"), "body": body(at) })
-                    .to_string()
-            })
-            .collect();
-        std::fs::write(self.path("notes.jsonl"), lines.join("\n") + "\n").unwrap();
-    }
-
-    fn command(&self, line: &str) -> Command {
-        let mut command = program(self.0.path());
-        command.args(line.split_whitespace());
-        command
-    }
-
-    fn run(&self, line: &str) -> Output {
-        self.command(line).output().unwrap()
-    }
-
-    /// Runs a line that must end with `code` and returns stdout.
-    fn expect(&self, code: i32, line: &str) -> String {
-        let output = self.run(line);
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert_eq!(output.status.code(), Some(code), "{line}\n{out}\n{err}");
-        out
-    }
-
-    fn json(&self, code: i32, line: &str) -> Value {
-        let out = self.expect(code, line);
-        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{line}: {error}\n{out}"))
-    }
-
-    fn manifests(&self) -> usize {
-        std::fs::read_dir(self.path("root/snapshots")).map_or(0, Iterator::count)
-    }
+fn manifests(place: &Place) -> usize {
+    std::fs::read_dir(place.path("root/snapshots")).map_or(0, Iterator::count)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -98,13 +54,13 @@ fn encoded(report: &Value) -> u64 {
 
 #[test]
 fn plan_run_and_run_again() {
-    let place = Place::new(300);
+    let place = over(300);
     let plan = place.json(0, "plan p.toml --json");
     assert_eq!(plan["total"]["notes_new"], 300);
     assert_eq!(plan["total"]["texts"], 300);
     assert!(plan["total"]["tokens"].as_u64().unwrap() > 300);
     assert!(plan["tasks"].as_u64().unwrap() >= 2);
-    assert_eq!(place.manifests(), 0, "a plan publishes nothing");
+    assert_eq!(manifests(&place), 0, "a plan publishes nothing");
 
     let report = place.json(0, "run p.toml --json");
     assert_eq!(report["outcome"]["result"], "published");
@@ -123,10 +79,10 @@ fn plan_run_and_run_again() {
     assert_eq!(encoded(&again), 0);
     assert_eq!(place.json(0, "plan p.toml --json")["tasks"], 0);
     assert!(place.expect(0, "plan p.toml").ends_with("nothing to do: 0 tasks\n"));
-    assert_eq!(place.manifests(), 1);
+    assert_eq!(manifests(&place), 1);
 
     // Five notes change, one goes.
-    place.write_notes(299, |at| {
+    write_notes(&place, 299, |at| {
         let edited = if at < 5 { "edited" } else { "words" };
         format!("\u{7b14}\u{8bb0} {at}: {edited} of note number {at}")
     });
@@ -147,13 +103,13 @@ fn plan_run_and_run_again() {
 
 #[test]
 fn a_gate_refuses_with_3_and_an_override_is_recorded() {
-    let place = Place::new(100);
+    let place = over(100);
     let refused = place.run("run p.toml --set gates.min_notes=101");
     assert_eq!(refused.status.code(), Some(3));
     let (out, err) = (text(&refused.stdout), text(&refused.stderr));
     assert!(out.starts_with("refused by a gate\n"), "{out}");
     assert!(err.contains("count-change") && err.contains("--override"), "{err}");
-    assert_eq!(place.manifests(), 0);
+    assert_eq!(manifests(&place), 0);
 
     let output = place
         .command("run p.toml --set gates.min_notes=101 --override count-change --json --reason")
@@ -171,14 +127,14 @@ fn a_gate_refuses_with_3_and_an_override_is_recorded() {
 
 #[test]
 fn a_deadline_leaves_resumable_work() {
-    let place = Place::new(400);
+    let place = over(400);
     // Ten tokens or so a note: four seconds of work, in batches of a tenth of a second.
-    place.write_pipeline("fake:16?tokens_per_second=1000");
+    write_pipeline(&place, "fake:16?tokens_per_second=1000", "root");
     let late = place
         .run("run p.toml --deadline 2s --set encode.part_tokens=100 --set encode.token_budget=100");
     assert_eq!(late.status.code(), Some(75), "{}", text(&late.stderr));
     assert!(text(&late.stderr).contains("run again to resume"));
-    assert_eq!(place.manifests(), 0);
+    assert_eq!(manifests(&place), 0);
     let report = place.json(0, "run p.toml --json --set encode.part_tokens=1000");
     let rest = encoded(&report);
     assert!(rest > 0 && rest < 400, "{rest} of 400 were left");
@@ -189,8 +145,8 @@ fn a_deadline_leaves_resumable_work() {
 fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
     use std::io::{BufRead, BufReader, Read};
 
-    let place = Place::new(400);
-    place.write_pipeline("fake:16?tokens_per_second=2000");
+    let place = over(400);
+    write_pipeline(&place, "fake:16?tokens_per_second=2000", "root");
     let line = "run p.toml --progress json --set encode.part_tokens=500";
     let mut child =
         place.command(line).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -209,9 +165,9 @@ fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
     assert!(asked.elapsed().as_secs() < 10, "it took {:?}", asked.elapsed());
     assert!(rest.contains("stopping after") && rest.contains("run again to resume"), "{rest}");
-    assert_eq!(place.manifests(), 0);
+    assert_eq!(manifests(&place), 0);
 
-    place.write_pipeline("fake:16");
+    write_pipeline(&place, "fake:16", "root");
     let report = place.json(0, "run p.toml --json");
     // A faster fake tower is the same tower: its speed is not part of the space.
     assert!(encoded(&report) < 400, "nothing of the interrupted run was kept");
@@ -219,7 +175,7 @@ fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
 
 #[test]
 fn a_scheduler_runs_the_tasks_of_a_plan_one_by_one() {
-    let place = Place::new(120);
+    let place = over(120);
     let planned = place.json(0, "run p.toml --plan-only --json --set index.shards=3");
     assert_eq!(planned["outcome"]["result"], "planned");
     let run = planned["run"].as_str().unwrap().to_owned();
@@ -253,14 +209,14 @@ fn a_scheduler_runs_the_tasks_of_a_plan_one_by_one() {
 
 #[test]
 fn verify_finds_what_was_altered_and_rollback_serves_the_old() {
-    let place = Place::new(80);
+    let place = over(80);
     place.expect(0, "run p.toml");
     let good = place.json(0, "snapshot verify p.toml --json");
     assert_eq!(good["problems"], serde_json::json!([]));
     assert!(good["sample"]["notes"].as_u64().unwrap() > 0);
     assert!(good["sample"]["least_cosine"].as_f64().unwrap() > 0.999);
 
-    place.write_notes(60, |at| format!("other words {at}"));
+    write_notes(&place, 60, |at| format!("other words {at}"));
     let drop = "--override count-change --reason purged";
     place.expect(0, &format!("run p.toml {drop}"));
     let rolled = place.expect(0, "snapshot rollback p.toml 1 --reason mistake");
@@ -274,7 +230,7 @@ fn verify_finds_what_was_altered_and_rollback_serves_the_old() {
 
     let gc = place.json(0, "snapshot gc p.toml --dry-run --keep 1 --grace-hours 0 --json");
     assert_eq!(gc["dry_run"], true);
-    assert_eq!(place.manifests(), 3, "a dry run deletes nothing");
+    assert_eq!(manifests(&place), 3, "a dry run deletes nothing");
 
     let index = newest["content"]["shards"][0]["index"]["path"].as_str().unwrap();
     alter(&place.path(&format!("root/{index}")));
@@ -294,8 +250,8 @@ fn days_on_the_roots_of_the_environment() {
 }
 
 fn days_on(root: &str) {
-    let place = Place::new(200);
-    place.write_pipeline_to("fake:16", root);
+    let place = over(200);
+    write_pipeline(&place, "fake:16", root);
     let run = "run p.toml --json --set index.shards=2";
     let first = place.json(0, run);
     assert_eq!(first["outcome"]["snapshot"], 1, "{first}");
@@ -304,8 +260,9 @@ fn days_on(root: &str) {
     assert_eq!(again["outcome"]["result"], "nothing-to-do");
     assert_eq!(encoded(&again), 0);
 
-    place
-        .write_notes(200, |at| format!("{} of note {at}", if at < 5 { "edited" } else { "words" }));
+    write_notes(&place, 200, |at| {
+        format!("{} of note {at}", if at < 5 { "edited" } else { "words" })
+    });
     let all_changed = place.json(0, run);
     assert_eq!((encoded(&all_changed), &all_changed["outcome"]["snapshot"]), (200, &2.into()));
     assert_eq!(place.json(0, "snapshot list p.toml --json").as_array().unwrap().len(), 2);
@@ -355,7 +312,7 @@ fn alter(path: &Path) {
 
 #[test]
 fn json_progress_is_json_to_the_last_line() {
-    let place = Place::new(50);
+    let place = over(50);
     let output = place.run("run p.toml --progress json --log-format json");
     assert_eq!(output.status.code(), Some(0));
     let stderr = text(&output.stderr);

@@ -4,32 +4,19 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use scalingnote::snapshot;
 use scalingnote::store::Root;
 
-use crate::fixture::days::seen;
+use crate::fixture::days::newest_seen;
+use crate::fixture::disk::again_on_a_small_disk;
 use crate::fixture::files::walk;
+use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::program::program;
 
 /// Set in the process that has the disk to itself.
 const INNER: &str = "SCALINGNOTE_TEST_FULL_DISK_RUNS";
-const PIPELINE: &str = r#"version = 1
-[corpus]
-sql = "select id as note_id, body from notes"
-template = "{{ body }}"
-[[corpus.tables]]
-name = "notes"
-uri = "notes.jsonl"
-[tower]
-model = "fake:16"
-pooling = "mean"
-[index]
-shards = 2
-[publish]
-root = "replaced"
-"#;
 
 /// Runs itself again in a mount namespace of its own, on a tmpfs of 8 MiB.
 #[test]
@@ -39,27 +26,8 @@ fn runs_on_a_full_disk_publish_nothing_and_are_made_good() {
         runtime.block_on(fill(Path::new(&disk)));
         return;
     }
-    let disk = tempfile::tempdir().unwrap();
-    let inner = "mount -t tmpfs -o size=8m tmpfs \"$1\" || exit 75
-        exec \"$2\" --exact exec::full_disk::runs_on_a_full_disk_publish_nothing_and_are_made_good --nocapture";
-    let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh"])
-        .arg(disk.path())
-        .arg(std::env::current_exe().unwrap())
-        .env(INNER, disk.path())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => {
-            let text = String::from_utf8_lossy(&output.stdout);
-            assert!(text.contains("1 passed"), "{text}");
-            print!("{text}");
-        }
-        Ok(output) if output.status.code() == Some(101) => {
-            let (out, err) = (&output.stdout, &output.stderr);
-            panic!("{}\n{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err));
-        }
-        _ => println!("skipped: this machine gives no mount namespace"),
-    }
+    let name = "exec::full_disk::runs_on_a_full_disk_publish_nothing_and_are_made_good";
+    again_on_a_small_disk(name, INNER, 8);
 }
 
 /// A pipeline whose root lies on the small disk; everything else lies elsewhere.
@@ -100,15 +68,18 @@ impl Place {
 
 async fn view(root: &Path, cache: &Path) -> (u64, BTreeMap<String, String>) {
     let root = Root::open(root.to_str().unwrap()).unwrap();
-    let newest = snapshot::newest(&root).await.unwrap().expect("a snapshot");
-    let problems = snapshot::verify_hashes(&root, &newest, &|_| {}).await.unwrap();
-    assert!(problems.is_empty(), "{problems:?}");
-    (newest.number, seen(&root, &newest, cache).await)
+    let (newest, seen) = newest_seen(&root, cache, "").await.expect("a snapshot");
+    (newest.number, seen)
 }
 
 async fn fill(disk: &Path) {
     let place = Place { folder: tempfile::tempdir_in("/var/tmp").unwrap(), disk: disk.to_owned() };
-    std::fs::write(place.folder.path().join("p.toml"), PIPELINE).unwrap();
+    let pipeline = PipelineFile {
+        sections: "[index]\nshards = 2\n",
+        root: "replaced",
+        ..PipelineFile::default()
+    };
+    std::fs::write(place.folder.path().join("p.toml"), pipeline.text()).unwrap();
     let cache = place.folder.path().join("cache");
     let (root, fair) = (disk.join("root"), place.folder.path().join("fair"));
     let mut failed = 0;

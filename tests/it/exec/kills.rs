@@ -16,7 +16,7 @@ use scalingnote::snapshot;
 use scalingnote::store::{Border, Root, border, hash_file, layout};
 
 use crate::fixture::checkout::package;
-use crate::fixture::days::{Corpus, PIPELINE, seen};
+use crate::fixture::days::{Corpus, newest_seen, pipeline, seen};
 use crate::fixture::program::program;
 
 const SIGKILL: i32 = 9;
@@ -32,7 +32,7 @@ struct Place {
 
 impl Place {
     fn new(corpus: Corpus) -> Self {
-        let text = PIPELINE.replace("memory://unused", "root").replace("= 16", "= 3");
+        let text = pipeline().replace("memory://unused", "root").replace("= 16", "= 3");
         std::fs::write(corpus.folder.path().join("p.toml"), text).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         Self { corpus, runtime }
@@ -82,12 +82,9 @@ impl Place {
     /// Number and view of the newest snapshot, every file of which must be as its manifest says.
     fn newest(&self, at: &str) -> Option<(u64, View)> {
         self.runtime.block_on(async {
-            let root = self.root();
-            let newest = snapshot::newest(&root).await.unwrap()?;
-            let problems = snapshot::verify_hashes(&root, &newest, &|_| {}).await.unwrap();
-            assert!(problems.is_empty(), "{at}: {problems:?}");
             let cache = tempfile::tempdir().unwrap();
-            Some((newest.number, seen(&root, &newest, cache.path()).await))
+            let (newest, seen) = newest_seen(&self.root(), cache.path(), at).await?;
+            Some((newest.number, seen))
         })
     }
 

@@ -13,6 +13,8 @@ use scalingnote::store::Root;
 use scalingnote::tower::TowerOptions;
 use scalingnote::types::Cancel;
 
+use crate::fixture::pipeline::PipelineFile;
+
 fn spawnable<F: Future + Send>(future: F) -> F {
     future
 }
@@ -53,20 +55,8 @@ async fn runs_are_spawned_side_by_side() {
     let notes: String =
         (0..40).map(|id| format!("{{\"id\": {id}, \"body\": \"note {id}\"}}\n")).collect();
     std::fs::write(folder.path().join("notes.jsonl"), notes).unwrap();
-    let text = r#"version = 1
-[corpus]
-sql = "select id as note_id, body from notes"
-template = "{{ body }}"
-[[corpus.tables]]
-name = "notes"
-uri = "notes.jsonl"
-[tower]
-model = "fake:16"
-pooling = "mean"
-[publish]
-root = "memory://unused"
-"#;
-    let pipeline = resolve_text(text, "spawned.toml", folder.path(), [], &[]).unwrap().pipeline;
+    let text = PipelineFile::default().text();
+    let pipeline = resolve_text(&text, "spawned.toml", folder.path(), [], &[]).unwrap().pipeline;
     let runs: Vec<_> = (0..2)
         .map(|_| {
             let root = Root::in_memory();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::checkout::package;
 use crate::fixture::program::PROGRAM;
-use crate::fixture::training::folder;
+use crate::fixture::training::{folder, write_encoder};
 
 /// Sets of training pairs under the names that the recipes use.
 fn write_pairs(folder: &Path) {

@@ -1,9 +1,9 @@
 //! No note text in logs, errors and reports: marker words stand in every text, everything is run and broken under the
 //! most talkative logging, and no word of it may come out.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::fixture::program::program;
+use crate::fixture::place::Place;
 use crate::house::hostile::targets::{CANARY, write_model};
 
 /// A text that tries to break out of quotes and lines.
@@ -11,8 +11,9 @@ fn text(at: usize) -> String {
     format!("it's \"{CANARY}\" {at}, '{CANARY}', {{{CANARY}}}: [{CANARY}]\\\n{CANARY} `{CANARY}`")
 }
 
-struct Place {
-    folder: tempfile::TempDir,
+/// What was heard at a place.
+struct Heard {
+    place: Place,
     /// Everything the program said so far, with the command that made it say so.
     said: Vec<(String, String)>,
 }
@@ -32,17 +33,13 @@ const GOOD: Scenario<'static> = Scenario {
     model: "fake:16",
 };
 
-impl Place {
+impl Heard {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), said: Vec::new() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        Self { place: Place::new(), said: Vec::new() }
     }
 
     fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        std::fs::write(self.path(name), bytes).unwrap();
+        self.place.write(name, bytes);
     }
 
     fn notes(&self, count: usize) {
@@ -65,9 +62,7 @@ impl Place {
     }
 
     fn run(&mut self, line: &str) -> Option<i32> {
-        let mut command = program(self.folder.path());
-        command.args(line.split_whitespace()).env("SCALINGNOTE_LOG", "trace");
-        let output = command.output().unwrap();
+        let output = self.place.command(line).env("SCALINGNOTE_LOG", "trace").output().unwrap();
         for stream in [output.stdout, output.stderr] {
             self.said.push((line.to_owned(), String::from_utf8_lossy(&stream).into_owned()));
         }
@@ -82,7 +77,7 @@ impl Place {
                 leaks.push(format!("`{line}` says: {found}"));
             }
         }
-        for entry in std::fs::read_dir(self.folder.path()).unwrap() {
+        for entry in std::fs::read_dir(self.place.folder()).unwrap() {
             let root = entry.unwrap().path();
             for kept in ["runs", "snapshots", "leases"] {
                 look_into(&root.join(kept), &mut leaks);
@@ -106,9 +101,9 @@ fn look_into(folder: &Path, leaks: &mut Vec<String>) {
 
 #[test]
 fn whatever_is_done_says_no_text() {
-    let mut place = Place::new();
-    place.notes(60);
-    place.pipeline("good", &GOOD);
+    let mut heard = Heard::new();
+    heard.notes(60);
+    heard.pipeline("good", &GOOD);
     for (code, line) in [
         (0, "config check good.toml"),
         (0, "plan good.toml -vvv"),
@@ -117,9 +112,9 @@ fn whatever_is_done_says_no_text() {
         (0, "search good.toml something -k 5 -vvv"),
         (0, "search good.toml something --exact --json"),
     ] {
-        assert_eq!(place.run(line), Some(code), "{line}: {:?}", place.said.last());
+        assert_eq!(heard.run(line), Some(code), "{line}: {:?}", heard.said.last());
     }
-    place.notes(70);
+    heard.notes(70);
     for (code, line) in [
         (0, "run good.toml -vvv"),
         (0, "snapshot list good.toml"),
@@ -130,41 +125,41 @@ fn whatever_is_done_says_no_text() {
         (0, "purge good.toml --note-id i:5 -vvv"),
         (0, "run good.toml -vvv"),
     ] {
-        assert_eq!(place.run(line), Some(code), "{line}: {:?}", place.said.last());
+        assert_eq!(heard.run(line), Some(code), "{line}: {:?}", heard.said.last());
     }
-    assert!(place.path("root-good/runs").is_dir());
-    assert_eq!(place.leaks(), Vec::<String>::new());
+    assert!(heard.place.path("root-good/runs").is_dir());
+    assert_eq!(heard.leaks(), Vec::<String>::new());
 }
 
 #[test]
 fn whatever_breaks_says_no_text() {
-    let mut place = Place::new();
-    place.notes(20);
-    let good = std::fs::read_to_string(place.path("notes.jsonl")).unwrap();
+    let mut heard = Heard::new();
+    heard.notes(20);
+    let good = std::fs::read_to_string(heard.place.path("notes.jsonl")).unwrap();
     let note = |at: usize| serde_json::json!({"id": at, "title": CANARY, "body": text(at)});
     // Rows that are broken in themselves.
-    place.write("cut.jsonl", format!("{good}{{\"id\": 20, \"body\": \"{CANARY}"));
-    place.write("types.jsonl", format!("{good}{{\"id\": 20, \"body\": [\"{CANARY}\", 1]}}\n"));
-    place.write("object.jsonl", format!("{good}{{\"id\": 20, \"score\": {{\"{CANARY}\": 1}}}}\n"));
-    place.write("words.jsonl", format!("{good}{CANARY} {CANARY}\n"));
-    place.write("ids.jsonl", format!("{}\n{{\"body\": \"{CANARY}\"}}\n", note(1)));
+    heard.write("cut.jsonl", format!("{good}{{\"id\": 20, \"body\": \"{CANARY}"));
+    heard.write("types.jsonl", format!("{good}{{\"id\": 20, \"body\": [\"{CANARY}\", 1]}}\n"));
+    heard.write("object.jsonl", format!("{good}{{\"id\": 20, \"score\": {{\"{CANARY}\": 1}}}}\n"));
+    heard.write("words.jsonl", format!("{good}{CANARY} {CANARY}\n"));
+    heard.write("ids.jsonl", format!("{}\n{{\"body\": \"{CANARY}\"}}\n", note(1)));
     let mut bytes = good.clone().into_bytes();
     let at = good.find(CANARY).unwrap();
     bytes[at - 2] = 0xff;
-    place.write("utf8.jsonl", bytes);
-    place.write(
+    heard.write("utf8.jsonl", bytes);
+    heard.write(
         "rows.csv",
         format!("id,title,body,score\n1,a,b,3\n2,{CANARY},{CANARY},{CANARY},9\n"),
     );
-    place.write(
+    heard.write(
         "type.csv",
         format!("id,title,body,score\n1,a,b,3\n2,a,{CANARY},\"{CANARY} it's 'x'\"\n"),
     );
-    place.write(
+    heard.write(
         "quote.csv",
         format!("id,title,body,score\n1,a,b,3\n2,a,\"{CANARY} \"{CANARY}\",4\n"),
     );
-    place.write("fine.csv", format!("id,title,body,score\n1,a,\"it's {CANARY}, 'x'\",3\n"));
+    heard.write("fine.csv", format!("id,title,body,score\n1,a,\"it's {CANARY}, 'x'\",3\n"));
     let tables = [
         "cut.jsonl",
         "types.jsonl",
@@ -203,49 +198,49 @@ fn whatever_breaks_says_no_text() {
     ];
     let sql = "select id as note_id, title, body, score from notes";
     for (at, table) in tables.iter().enumerate() {
-        place.pipeline(&format!("table{at}"), &Scenario { table, sql, ..GOOD });
+        heard.pipeline(&format!("table{at}"), &Scenario { table, sql, ..GOOD });
     }
     for (at, query) in queries.iter().enumerate() {
         let sql = from_notes(query);
-        place.pipeline(
+        heard.pipeline(
             &format!("query{at}"),
             &Scenario { sql: &sql, template: "{{ body }}", ..GOOD },
         );
         let csv =
             Scenario { table: "fine.csv", sql: &sql, template: "{{ body }}", model: "fake:16" };
-        place.pipeline(&format!("csv{at}"), &csv);
+        heard.pipeline(&format!("csv{at}"), &csv);
     }
     for (at, template) in templates.iter().enumerate() {
-        place.pipeline(&format!("template{at}"), &Scenario { template, ..GOOD });
+        heard.pipeline(&format!("template{at}"), &Scenario { template, ..GOOD });
     }
     let mut names: Vec<String> = (0..tables.len()).map(|at| format!("table{at}")).collect();
     names.extend((0..queries.len()).flat_map(|at| [format!("query{at}"), format!("csv{at}")]));
     names.extend((0..templates.len()).map(|at| format!("template{at}")));
     let mut failed = 0;
     for name in &names {
-        let code = place.run(&format!("run {name}.toml -vvv"));
-        assert!(matches!(code, Some(0..=3)), "{name}: {code:?} {:?}", place.said.last());
+        let code = heard.run(&format!("run {name}.toml -vvv"));
+        assert!(matches!(code, Some(0..=3)), "{name}: {code:?} {:?}", heard.said.last());
         failed += u32::from(code != Some(0));
     }
     assert!(failed as usize > names.len() / 2, "{failed} of {} failed as they should", names.len());
-    assert_eq!(place.leaks(), Vec::<String>::new());
+    assert_eq!(heard.leaks(), Vec::<String>::new());
 }
 
 #[test]
 fn notes_that_cannot_be_encoded_are_named_by_id() {
-    let mut place = Place::new();
-    place.notes(20);
-    let good = std::fs::read_to_string(place.path("notes.jsonl")).unwrap();
+    let mut heard = Heard::new();
+    heard.notes(20);
+    let good = std::fs::read_to_string(heard.place.path("notes.jsonl")).unwrap();
     // One note without the letter whose vector is not a number.
-    place.write(
+    heard.write(
         "notes.jsonl",
         format!("{good}{{\"id\": 99, \"title\": \"a\", \"body\": \"b\", \"score\": 1}}\n"),
     );
-    std::fs::create_dir(place.path("model")).unwrap();
-    write_model(&place.path("model"), Some('z'));
-    place.pipeline("quarantine", &Scenario { model: "model", ..GOOD });
-    assert_eq!(place.run("run quarantine.toml -vvv --set encode.self_test=false"), Some(3));
-    let said: String = place.said.iter().map(|(_, said)| said.as_str()).collect();
+    std::fs::create_dir(heard.place.path("model")).unwrap();
+    write_model(&heard.place.path("model"), Some('z'));
+    heard.pipeline("quarantine", &Scenario { model: "model", ..GOOD });
+    assert_eq!(heard.run("run quarantine.toml -vvv --set encode.self_test=false"), Some(3));
+    let said: String = heard.said.iter().map(|(_, said)| said.as_str()).collect();
     assert!(said.contains("quarantined"), "{said}");
-    assert_eq!(place.leaks(), Vec::<String>::new());
+    assert_eq!(heard.leaks(), Vec::<String>::new());
 }

@@ -9,9 +9,7 @@ use arrow::util::display::array_value_to_string;
 use object_store::memory::InMemory;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use scalingnote::config::{Pipeline, resolve_text};
 use scalingnote::error::Result;
-use scalingnote::exec::{self, RunContext, RunOptions};
 use scalingnote::observe::{Silent, Stage};
 use scalingnote::report::{Outcome, RunReport};
 use scalingnote::search::Snapshot;
@@ -20,74 +18,39 @@ use scalingnote::stage::{self, PurgeReport, PurgeRequest};
 use scalingnote::store::Root;
 use scalingnote::types::{Cancel, Digest256, NoteId, NoteKey};
 
+use crate::fixture::days::Corpus;
 use crate::fixture::faults::{Fault, Faulty};
+use crate::fixture::pipeline::PipelineFile;
 
 /// Words that only note 5 has.
 const CANARY: &str = "zanzibar quicksilver telegram";
 
-struct Corpus {
-    folder: tempfile::TempDir,
-    notes: BTreeMap<i64, String>,
+fn corpus(notes: i64) -> Corpus {
+    let pipeline = PipelineFile {
+        columns: "body, substr(body, 1, 10) as start",
+        corpus: "stored_columns = [\"start\"]\n",
+        tower: "max_tokens = 32\n",
+        sections: "[encode]\npart_texts = 16\n[index]\nshards = 2\n",
+        ..PipelineFile::default()
+    };
+    let mut corpus = Corpus::with(pipeline.text(), notes, |_| 0);
+    insert(&mut corpus, 5, CANARY);
+    corpus
 }
 
-impl Corpus {
-    fn new(notes: i64) -> Self {
-        let mut notes: BTreeMap<i64, String> =
-            (0..notes).map(|id| (id, format!("note {id} about topic {}", id % 7))).collect();
-        notes.insert(5, CANARY.to_owned());
-        Self { folder: tempfile::tempdir().unwrap(), notes }
-    }
+fn insert(corpus: &mut Corpus, id: i64, body: &str) {
+    corpus.notes.insert(id, (body.to_owned(), 0));
+}
 
-    fn pipeline(&self, set: &[&str]) -> Pipeline {
-        let lines: Vec<String> = self
-            .notes
-            .iter()
-            .map(|(id, body)| serde_json::json!({ "id": id, "body": body }).to_string())
-            .collect();
-        std::fs::write(self.folder.path().join("notes.jsonl"), lines.join("\n") + "\n").unwrap();
-        let text = r#"version = 1
-[corpus]
-sql = "select id as note_id, body, substr(body, 1, 10) as start from notes"
-template = "{{ body }}"
-stored_columns = ["start"]
-[[corpus.tables]]
-name = "notes"
-uri = "notes.jsonl"
-[tower]
-model = "fake:16"
-pooling = "mean"
-max_tokens = 32
-[encode]
-part_texts = 16
-[index]
-shards = 2
-[publish]
-root = "memory://unused"
-"#;
-        let set: Vec<String> = set.iter().map(|&s| s.to_owned()).collect();
-        resolve_text(text, "purge.toml", self.folder.path(), [], &set).unwrap().pipeline
-    }
-
-    async fn run(&self, root: &Root, set: &[&str]) -> Result<RunReport> {
-        let ctx = RunContext {
-            pipeline: self.pipeline(set),
-            root: root.clone(),
-            reporter: Arc::new(Silent),
-            cancel: Cancel::new(),
-        };
-        exec::run(&ctx, &RunOptions { attempts: 1, ..RunOptions::default() }).await
-    }
-
-    /// Three days: note 6 changes and takes a text of note 5 for a day, notes 8 and 9 share a text.
-    async fn three_days(&mut self, root: &Root) {
-        self.run(root, &[]).await.unwrap();
-        self.notes.insert(6, CANARY.to_owned());
-        self.run(root, &[]).await.unwrap();
-        self.notes.insert(6, "something else".to_owned());
-        self.notes.insert(9, self.notes[&8].clone());
-        self.run(root, &[]).await.unwrap();
-        assert_eq!(snapshot::numbers(root).await.unwrap(), [1, 2, 3]);
-    }
+/// Three days: note 6 changes and takes a text of note 5 for a day, notes 8 and 9 share a text.
+async fn three_days(corpus: &mut Corpus, root: &Root) {
+    corpus.run(root, &[]).await.unwrap();
+    insert(corpus, 6, CANARY);
+    corpus.run(root, &[]).await.unwrap();
+    insert(corpus, 6, "something else");
+    corpus.notes.insert(9, corpus.notes[&8].clone());
+    corpus.run(root, &[]).await.unwrap();
+    assert_eq!(snapshot::numbers(root).await.unwrap(), [1, 2, 3]);
 }
 
 async fn purge(root: &Root, ids: &[i64]) -> Result<PurgeReport> {
@@ -159,8 +122,8 @@ async fn traces(root: &Root, id: i64, text: &str) -> Vec<String> {
 async fn nothing_is_left_and_nothing_else_is_lost() {
     let root = Root::in_memory();
     let cache = tempfile::tempdir().unwrap();
-    let mut corpus = Corpus::new(60);
-    corpus.three_days(&root).await;
+    let mut corpus = corpus(60);
+    three_days(&mut corpus, &root).await;
     let before = snapshot::newest(&root).await.unwrap().unwrap();
     let mut expected = seen(&root, &before, cache.path()).await;
     assert!(expected.remove("i:5").is_some());
@@ -195,8 +158,8 @@ async fn nothing_is_left_and_nothing_else_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_corpus_does_not_bring_it_back_until_lifted() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(60);
-    corpus.three_days(&root).await;
+    let mut corpus = corpus(60);
+    three_days(&mut corpus, &root).await;
     purge(&root, &[5, 7]).await.unwrap();
 
     let texts = |report: &RunReport| {
@@ -212,7 +175,7 @@ async fn the_corpus_does_not_bring_it_back_until_lifted() {
     assert_eq!(idle.outcome, Outcome::NothingToDo { snapshot: Some(newest.number) });
 
     // A rollback keeps the tombstones too.
-    corpus.notes.insert(900, "one more".to_owned());
+    insert(&mut corpus, 900, "one more");
     corpus.run(&root, &[]).await.unwrap();
     let back =
         snapshot::rollback(&root, newest.number, crate::fixture::support::provenance("back")).await;
@@ -232,9 +195,9 @@ async fn the_corpus_does_not_bring_it_back_until_lifted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_another_note_has_stays_for_that_note() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(40);
-    corpus.three_days(&root).await;
-    let text = corpus.notes[&8].clone();
+    let mut corpus = corpus(40);
+    three_days(&mut corpus, &root).await;
+    let text = corpus.notes[&8].0.clone();
     let report = purge(&root, &[8]).await.unwrap();
     let shared: Vec<_> = report.shared.iter().map(|s| (s.note.as_str(), s.also.as_str())).collect();
     assert_eq!((shared, &report.left), (vec![("i:8", "i:9")], &vec![]));
@@ -250,8 +213,8 @@ async fn a_text_that_another_note_has_stays_for_that_note() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_note_that_the_corpus_lost_before_is_purged_too() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(60);
-    corpus.three_days(&root).await;
+    let mut corpus = corpus(60);
+    three_days(&mut corpus, &root).await;
     corpus.notes.remove(&5);
     corpus.run(&root, &[]).await.unwrap();
     let newest = snapshot::newest(&root).await.unwrap().unwrap();
@@ -263,15 +226,15 @@ async fn a_note_that_the_corpus_lost_before_is_purged_too() {
     // One that never was: said, and kept out from now on.
     let never = purge(&root, &[77_777]).await.unwrap();
     assert_eq!((never.unknown, never.deleted.len()), (vec!["i:77777".to_owned()], 0));
-    corpus.notes.insert(77_777, "late".to_owned());
+    insert(&mut corpus, 77_777, "late");
     assert_eq!(corpus.run(&root, &[]).await.unwrap().corpus.notes_new, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_notes_of_a_shard_and_of_the_corpus_can_go() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(12);
-    corpus.three_days(&root).await;
+    let mut corpus = corpus(12);
+    three_days(&mut corpus, &root).await;
     let ids: Vec<i64> = corpus.notes.keys().copied().collect();
     let of_shard = |shard: u32| -> Vec<i64> {
         let all = ids.iter().copied();
@@ -292,8 +255,8 @@ async fn all_notes_of_a_shard_and_of_the_corpus_can_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_that_stopped_anywhere_is_finished_by_the_next() {
     let clear = Root::in_memory();
-    let mut corpus = Corpus::new(24);
-    corpus.three_days(&clear).await;
+    let mut corpus = corpus(24);
+    three_days(&mut corpus, &clear).await;
     let cache = tempfile::tempdir().unwrap();
     let store = copy(&clear).await;
     let reference = Root::from_store(Arc::new(store.fork()), "memory://purge", None);

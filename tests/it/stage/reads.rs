@@ -14,8 +14,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use scalingnote::snapshot::{self, Segment};
 use scalingnote::report::Outcome;
+use scalingnote::snapshot::{self, Segment};
 use scalingnote::store::Root;
 
 use super::segments::edit;

@@ -18,6 +18,7 @@ use scalingnote::snapshot::{CommitOutcome, commit, newest, numbers};
 use scalingnote::store::{FileRef, PutOutcome, Root};
 use scalingnote::types::Digest256;
 
+use crate::fixture::disk::again_on_a_small_disk;
 use crate::fixture::faults::{Fault, Faulty};
 use crate::fixture::files::{noise, walk};
 use crate::fixture::support;
@@ -256,25 +257,8 @@ async fn a_full_disk_is_a_resource_and_leaves_nothing() {
         full_disk(Path::new(&disk)).await;
         return;
     }
-    let disk = tempfile::tempdir().unwrap();
-    let inner = "mount -t tmpfs -o size=4m tmpfs \"$1\" || exit 75
-        exec \"$2\" --exact store::conformance::a_full_disk_is_a_resource_and_leaves_nothing";
-    let output = std::process::Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c", inner, "sh"])
-        .arg(disk.path())
-        .arg(std::env::current_exe().unwrap())
-        .env(INNER, disk.path())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => {
-            let text = String::from_utf8_lossy(&output.stdout);
-            assert!(text.contains("1 passed"), "{text}");
-        }
-        Ok(output) if output.status.code() == Some(101) => {
-            panic!("{}", String::from_utf8_lossy(&output.stdout));
-        }
-        _ => println!("skipped: this machine gives no mount namespace"),
-    }
+    let name = "store::conformance::a_full_disk_is_a_resource_and_leaves_nothing";
+    again_on_a_small_disk(name, INNER, 4);
 }
 
 async fn full_disk(disk: &Path) {

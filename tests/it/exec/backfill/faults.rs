@@ -12,7 +12,7 @@ use scalingnote::report::{BackfillState, Outcome, RunReport};
 use scalingnote::snapshot;
 use scalingnote::store::Root;
 
-use super::{Corpus, NEXT, from_scratch, newest, seen, state};
+use super::{Corpus, NEXT, corpus, from_scratch, live_a_day, newest, run_over, seen, state, text};
 use crate::fixture::faults::{Faulty, Tally};
 use crate::fixture::program::program;
 
@@ -25,16 +25,16 @@ async fn faults_neither_lose_nor_hurry_the_switch() {
         let mut random = StdRng::seed_from_u64(seed);
         let store = Arc::new(InMemory::new());
         let clear = Root::from_store(store.clone(), "memory://nights", None);
-        let mut corpus = Corpus::new(60);
+        let mut corpus = corpus(60);
         let (mut attempts, mut switches) = (0, 0);
         for night in 0..12 {
-            corpus.live_a_day(&mut random);
+            live_a_day(&mut corpus, &mut random);
             let switched = loop {
                 attempts += 1;
                 let share = 0.03 / f64::from(1 + attempts / 8);
                 let faulty =
                     Faulty::random(store.clone(), share, random.random(), Tally::default()).root();
-                let outcome = corpus.run(&faulty, NEXT, &[]).await;
+                let outcome = run_over(&corpus, &faulty, NEXT, &[]).await;
                 if let Some(newest) = snapshot::newest(&clear).await.unwrap() {
                     let problems = snapshot::verify_hashes(&clear, &newest, &|_| {}).await.unwrap();
                     assert!(problems.is_empty(), "seed {seed}, night {night}: {problems:?}");
@@ -69,8 +69,8 @@ struct Program<'a>(&'a Corpus);
 
 impl Program<'_> {
     fn command(&self, next: &str, arguments: &[&str]) -> Command {
-        self.0.write();
-        let pipeline = self.0.text("fake:16", next).replace("memory://unused", "root");
+        self.0.write(|_| false.into());
+        let pipeline = text("fake:16", next).replace("memory://unused", "root");
         std::fs::write(self.0.folder.path().join("p.toml"), pipeline).unwrap();
         let mut command = program(self.0.folder.path());
         command.args(arguments);
@@ -100,7 +100,7 @@ impl Program<'_> {
 
 #[test]
 fn a_killed_night_costs_a_part_and_the_exit_codes_tell_day_and_switch_apart() {
-    let corpus = Corpus::new(120);
+    let corpus = corpus(120);
     let program = Program(&corpus);
     let slow = NEXT
         .replace("tokens_per_run = 160\n", "")

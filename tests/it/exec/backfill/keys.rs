@@ -3,13 +3,13 @@
 use scalingnote::config::resolve_text;
 use scalingnote::error::ErrorKind;
 
-use super::{Corpus, NEXT};
+use super::{NEXT, corpus, pipeline};
 
 #[test]
 fn a_budget_that_cannot_work_is_refused() {
-    let corpus = Corpus::new(1);
+    let corpus = corpus(1);
     let refused = |next: &str, set: &[&str]| {
-        let error = corpus.pipeline("fake:16", next, set).expect_err("must be refused");
+        let error = pipeline(&corpus, "fake:16", next, set).expect_err("must be refused");
         assert_eq!(error.kind(), ErrorKind::Config);
         error.to_string()
     };
@@ -33,7 +33,7 @@ fn a_budget_that_cannot_work_is_refused() {
     }
     let missing = refused("[next]\ntokens_per_run = 5000\n", &[]);
     assert!(missing.contains("key `tower` is missing in [next]"), "{missing}");
-    assert!(corpus.pipeline("fake:16", NEXT, &["next.minutes_per_run=240"]).is_ok());
+    assert!(pipeline(&corpus, "fake:16", NEXT, &["next.minutes_per_run=240"]).is_ok());
 }
 
 /// The commented `[next]` of the files that people copy is right once it is uncommented.

@@ -13,16 +13,19 @@ use chrono::TimeDelta;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use scalingnote::config::{Pipeline, resolve_text};
+use scalingnote::config::Pipeline;
 use scalingnote::embedding::list_parts;
 use scalingnote::error::Result;
 use scalingnote::exec::{self, RunContext, RunOptions};
-use scalingnote::observe::{Event, Reporter, Silent, Stage};
+use scalingnote::observe::{Event, Reporter, Stage};
 use scalingnote::report::{BackfillState, Outcome, RunReport};
 use scalingnote::search::Snapshot;
 use scalingnote::snapshot::{self, Manifest, Protected, Provenance, Retention};
 use scalingnote::store::Root;
 use scalingnote::types::{Cancel, SpaceId};
+
+use crate::fixture::days::{self, Corpus, encoded};
+use crate::fixture::pipeline::PipelineFile;
 
 /// Tokens of a night: about 32 of the texts below.
 const NIGHT: u64 = 160;
@@ -37,86 +40,48 @@ pooling = "mean"
 max_tokens = 32
 "#;
 
-struct Corpus {
-    folder: tempfile::TempDir,
-    /// id -> (body, likes)
-    notes: BTreeMap<i64, (String, i64)>,
+fn corpus(notes: i64) -> Corpus {
+    Corpus::with(String::new(), notes, |id| id % 3)
 }
 
-impl Corpus {
-    fn new(notes: i64) -> Self {
-        let notes =
-            (0..notes).map(|id| (id, (format!("note {id} about topic {}", id % 7), id % 3)));
-        Self { folder: tempfile::tempdir().unwrap(), notes: notes.collect() }
-    }
+/// `tower` publishes; `next` is appended to the file.
+fn text(tower: &str, next: &str) -> String {
+    let file = PipelineFile {
+        columns: "body, likes",
+        corpus: "stored_columns = [\"likes\"]\nmax_rejected = 1000\n",
+        model: tower,
+        tower: "max_tokens = 32\n",
+        sections: "[encode]\npart_texts = 16\n[index]\nshards = 2\n[gates]\nmax_count_drop_percent = 30.0\n",
+        ..PipelineFile::default()
+    };
+    file.text() + next
+}
 
-    fn write(&self) {
-        let rows = self.notes.iter().map(|(id, (body, likes))| {
-            serde_json::json!({ "id": id, "body": body, "likes": likes }).to_string() + "\n"
-        });
-        std::fs::write(self.folder.path().join("notes.jsonl"), rows.collect::<String>()).unwrap();
-    }
+fn pipeline(corpus: &Corpus, tower: &str, next: &str, set: &[&str]) -> Result<Pipeline> {
+    corpus.resolve(&text(tower, next), set)
+}
 
-    /// `tower` publishes; `next` is appended to the file.
-    fn text(&self, tower: &str, next: &str) -> String {
-        format!(
-            r#"version = 1
-[corpus]
-sql = "select id as note_id, body, likes from notes"
-template = "{{{{ body }}}}"
-stored_columns = ["likes"]
-max_rejected = 1000
-[[corpus.tables]]
-name = "notes"
-uri = "notes.jsonl"
-[tower]
-model = "{tower}"
-pooling = "mean"
-max_tokens = 32
-[encode]
-part_texts = 16
-[index]
-shards = 2
-[gates]
-max_count_drop_percent = 30.0
-[publish]
-root = "memory://unused"
-{next}"#
-        )
-    }
+fn context(corpus: &Corpus, root: &Root, next: &str, set: &[&str]) -> RunContext {
+    corpus.write(|_| false.into());
+    days::context(pipeline(corpus, "fake:16", next, set).unwrap(), root)
+}
 
-    fn pipeline(&self, tower: &str, next: &str, set: &[&str]) -> Result<Pipeline> {
-        let text = self.text(tower, next);
-        let set: Vec<String> = set.iter().map(|&s| s.to_owned()).collect();
-        Ok(resolve_text(&text, "nights.toml", self.folder.path(), [], &set)?.pipeline)
-    }
+/// A whole run of `[tower] fake:16` with this `[next]`.
+async fn run_over(corpus: &Corpus, root: &Root, next: &str, set: &[&str]) -> Result<RunReport> {
+    run(&context(corpus, root, next, set)).await
+}
 
-    fn context(&self, root: &Root, next: &str, set: &[&str]) -> RunContext {
-        self.write();
-        RunContext {
-            pipeline: self.pipeline("fake:16", next, set).unwrap(),
-            root: root.clone(),
-            reporter: Arc::new(Silent),
-            cancel: Cancel::new(),
-        }
+/// Some notes are edited, one comes, one goes.
+fn live_a_day(corpus: &mut Corpus, random: &mut StdRng) {
+    let notes = &mut corpus.notes;
+    let ids: Vec<i64> = notes.keys().copied().collect();
+    for _ in 0..3 {
+        let id = ids[random.random_range(0..ids.len())];
+        notes.insert(id, (format!("edited {}", random.random::<u32>()), 1));
     }
-
-    /// A whole run of `[tower] fake:16` with this `[next]`.
-    async fn run(&self, root: &Root, next: &str, set: &[&str]) -> Result<RunReport> {
-        run(&self.context(root, next, set)).await
-    }
-
-    /// Some notes are edited, one comes, one goes.
-    fn live_a_day(&mut self, random: &mut StdRng) {
-        let ids: Vec<i64> = self.notes.keys().copied().collect();
-        for _ in 0..3 {
-            let id = ids[random.random_range(0..ids.len())];
-            self.notes.insert(id, (format!("edited {}", random.random::<u32>()), 1));
-        }
-        self.notes.remove(&ids[random.random_range(0..ids.len())]);
-        let new = random.random_range(1_000..1_000_000);
-        self.notes.insert(new, (format!("note {new} came in"), 0));
-    }
+    notes.remove(&ids[random.random_range(0..ids.len())]);
+    let new = random.random_range(1_000..1_000_000);
+    notes.insert(new, (format!("note {new} came in"), 0));
 }
 
 async fn run(ctx: &RunContext) -> Result<RunReport> {
@@ -131,10 +96,6 @@ fn state(report: &RunReport) -> BackfillState {
     report.backfill.as_ref().expect("a back-fill").state
 }
 
-fn encoded(report: &RunReport) -> u64 {
-    report.stages.iter().find(|stage| stage.stage == Stage::Encode).unwrap().actual.texts
-}
-
 /// Texts and tokens that are stored for a space.
 async fn stored(root: &Root, space: &SpaceId) -> (u64, u64) {
     let parts = list_parts(root, space, None).await.unwrap();
@@ -147,8 +108,8 @@ async fn stored(root: &Root, space: &SpaceId) -> (u64, u64) {
 async fn spaces(corpus: &Corpus) -> (SpaceId, SpaceId) {
     let of = |tower: &'static str| async move {
         let root = Root::in_memory();
-        let mut ctx = corpus.context(&root, "", &[]);
-        ctx.pipeline = corpus.pipeline(tower, "", &[]).unwrap();
+        let mut ctx = context(corpus, &root, "", &[]);
+        ctx.pipeline = pipeline(corpus, tower, "", &[]).unwrap();
         run(&ctx).await.unwrap();
         newest(&root).await.content.space_id
     };
@@ -172,8 +133,8 @@ async fn seen(root: &Root, manifest: &Manifest) -> BTreeMap<String, String> {
 /// What one run over the corpus of now publishes in an empty root.
 async fn from_scratch(corpus: &Corpus, tower: &str) -> BTreeMap<String, String> {
     let root = Root::in_memory();
-    let mut ctx = corpus.context(&root, "", &[]);
-    ctx.pipeline = corpus.pipeline(tower, "", &[]).unwrap();
+    let mut ctx = context(corpus, &root, "", &[]);
+    ctx.pipeline = pipeline(corpus, tower, "", &[]).unwrap();
     run(&ctx).await.unwrap();
     seen(&root, &newest(&root).await).await
 }
@@ -181,16 +142,16 @@ async fn from_scratch(corpus: &Corpus, tower: &str) -> BTreeMap<String, String> 
 #[tokio::test(flavor = "multi_thread")]
 async fn days_go_on_while_the_next_space_grows_and_the_switch_comes_once() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(120);
+    let mut corpus = corpus(120);
     let (old, new) = spaces(&corpus).await;
     let mut random = StdRng::seed_from_u64(7);
     let (mut nights, mut before) = (0, 0);
     let switched = loop {
         nights += 1;
         assert!(nights < 12, "about five nights are needed");
-        corpus.live_a_day(&mut random);
+        live_a_day(&mut corpus, &mut random);
         let day = snapshot::numbers(&root).await.unwrap().len() as u64 + 1;
-        let report = corpus.run(&root, NEXT, &[]).await.unwrap();
+        let report = run_over(&corpus, &root, NEXT, &[]).await.unwrap();
         let (_, tokens) = stored(&root, &new).await;
         assert!(
             tokens > before && tokens <= before + NIGHT,
@@ -229,10 +190,10 @@ async fn days_go_on_while_the_next_space_grows_and_the_switch_comes_once() {
     assert!(snapshot::verify_hashes(&root, &manifest, &|_| {}).await.unwrap().is_empty());
 
     // The same file goes on in the new space alone, and says so.
-    let idle = corpus.run(&root, NEXT, &[]).await.unwrap();
+    let idle = run_over(&corpus, &root, NEXT, &[]).await.unwrap();
     assert_eq!(idle.outcome, Outcome::NothingToDo { snapshot: Some(switched) });
-    corpus.live_a_day(&mut random);
-    let next_day = corpus.run(&root, NEXT, &[]).await.unwrap();
+    live_a_day(&mut corpus, &mut random);
+    let next_day = run_over(&corpus, &root, NEXT, &[]).await.unwrap();
     assert_eq!(next_day.outcome, Outcome::Published { snapshot: switched + 1 });
     assert!(encoded(&next_day) <= 4 && next_day.backfill.is_none());
     let live = format!("live since snapshot {switched}");
@@ -241,8 +202,8 @@ async fn days_go_on_while_the_next_space_grows_and_the_switch_comes_once() {
     let old_stored = stored(&root, &old).await;
 
     // Moving it to [tower] changes nothing.
-    let mut moved = corpus.context(&root, "", &[]);
-    moved.pipeline = corpus.pipeline("fake:8", "", &[]).unwrap();
+    let mut moved = context(&corpus, &root, "", &[]);
+    moved.pipeline = pipeline(&corpus, "fake:8", "", &[]).unwrap();
     let report = run(&moved).await.unwrap();
     assert_eq!(report.outcome, Outcome::NothingToDo { snapshot: Some(switched + 1) });
     assert_eq!((encoded(&report), stored(&root, &old).await), (0, old_stored));
@@ -251,11 +212,11 @@ async fn days_go_on_while_the_next_space_grows_and_the_switch_comes_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_text_is_encoded_twice_whatever_its_shard() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(120);
+    let mut corpus = corpus(120);
     let (_, new) = spaces(&corpus).await;
     for (night, shards) in [2, 3, 5, 2, 4, 2, 1].into_iter().enumerate() {
         let set = format!("index.shards={shards}");
-        let report = corpus.run(&root, NEXT, &[&set]).await.unwrap();
+        let report = run_over(&corpus, &root, NEXT, &[&set]).await.unwrap();
         if report.has_switched() {
             assert!(night >= 3, "{night}");
             break;
@@ -273,9 +234,9 @@ async fn no_text_is_encoded_twice_whatever_its_shard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_budget_one_night_is_enough() {
     let root = Root::in_memory();
-    let corpus = Corpus::new(60);
+    let corpus = corpus(60);
     let next = NEXT.replace("tokens_per_run = 160\n", "");
-    let report = corpus.run(&root, &next, &[]).await.unwrap();
+    let report = run_over(&corpus, &root, &next, &[]).await.unwrap();
     assert_eq!(state(&report), BackfillState::Switched { snapshot: 2 });
     assert_eq!(snapshot::numbers(&root).await.unwrap(), [1, 2]);
 }
@@ -303,10 +264,10 @@ impl Reporter for Sleepy {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_is_the_normal_end_of_a_night() {
     let root = Root::in_memory();
-    let corpus = Corpus::new(60);
+    let corpus = corpus(60);
     let (_, new) = spaces(&corpus).await;
     let next = NEXT.replace("tokens_per_run = 160\n", "");
-    let mut ctx = corpus.context(&root, &next, &["encode.token_budget=50"]);
+    let mut ctx = context(&corpus, &root, &next, &["encode.token_budget=50"]);
     ctx.cancel = Cancel::with_deadline(Duration::from_secs(6));
     let night = AtomicBool::new(false);
     ctx.reporter = Arc::new(Sleepy { cancel: ctx.cancel.clone(), night });
@@ -319,7 +280,7 @@ async fn a_deadline_is_the_normal_end_of_a_night() {
     assert_eq!((backfill.texts_stored, backfill.tokens_encoded), (texts, tokens));
     assert!(backfill.nights_left.is_some());
 
-    let report = corpus.run(&root, &next, &[]).await.unwrap();
+    let report = run_over(&corpus, &root, &next, &[]).await.unwrap();
     assert_eq!(report.outcome, Outcome::Published { snapshot: 2 });
     assert_eq!(
         (state(&report), stored(&root, &new).await.0),
@@ -330,14 +291,14 @@ async fn a_deadline_is_the_normal_end_of_a_night() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_switch_leaves_the_old_tower_publishing() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(60);
+    let mut corpus = corpus(60);
     let (old, _) = spaces(&corpus).await;
     // A template that has no text for a third of the notes.
     let next = NEXT
         .replace("tokens_per_run = 160", "template = \"{% if likes != 2 %}{{ body }}{% endif %}\"");
     let mut random = StdRng::seed_from_u64(3);
     for day in 1..=2 {
-        let report = corpus.run(&root, &next, &[]).await.unwrap();
+        let report = run_over(&corpus, &root, &next, &[]).await.unwrap();
         assert_eq!(report.outcome, Outcome::Published { snapshot: day });
         assert!(report.is_refused(), "{report:?}");
         let backfill = report.backfill.as_ref().unwrap();
@@ -349,45 +310,45 @@ async fn a_refused_switch_leaves_the_old_tower_publishing() {
         assert!(report.warnings.iter().any(|warning| warning.starts_with(&said)), "{report:?}");
         assert!(report.to_string().contains("REFUSED"));
         assert_eq!(newest(&root).await.content.space_id, old);
-        corpus.live_a_day(&mut random);
+        live_a_day(&mut corpus, &mut random);
     }
     let overrides = ["rejected", "count-change"].map(|gate| (gate.into(), "as wanted".into()));
     let options = RunOptions { overrides: overrides.to_vec(), ..RunOptions::default() };
-    let report = exec::run(&corpus.context(&root, &next, &[]), &options).await.unwrap();
+    let report = exec::run(&context(&corpus, &root, &next, &[]), &options).await.unwrap();
     assert_eq!(state(&report), BackfillState::Switched { snapshot: 4 });
     assert!(!report.is_refused());
     // The run after it renders with the template of [next].
-    let report = corpus.run(&root, &next, &["gates.max_rejected_percent=50"]).await.unwrap();
+    let report = run_over(&corpus, &root, &next, &["gates.max_rejected_percent=50"]).await.unwrap();
     assert_eq!(report.outcome, Outcome::NothingToDo { snapshot: Some(4) });
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolled_back_tower_does_not_come_back_by_itself() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(40);
+    let mut corpus = corpus(40);
     let (old, new) = spaces(&corpus).await;
     let next = NEXT.replace("tokens_per_run = 160\n", "");
-    corpus.run(&root, &next, &[]).await.unwrap();
+    run_over(&corpus, &root, &next, &[]).await.unwrap();
     assert_eq!(newest(&root).await.content.space_id, new);
     snapshot::rollback(&root, 1, Provenance::default()).await.unwrap();
     assert_eq!(newest(&root).await.blocked_spaces, std::slice::from_ref(&new));
 
     let mut random = StdRng::seed_from_u64(5);
     for day in 4..=5 {
-        corpus.live_a_day(&mut random);
-        let report = corpus.run(&root, &next, &[]).await.unwrap();
+        live_a_day(&mut corpus, &mut random);
+        let report = run_over(&corpus, &root, &next, &[]).await.unwrap();
         assert_eq!(report.outcome, Outcome::Published { snapshot: day });
         assert_eq!(state(&report), BackfillState::RolledBack);
         assert!(!report.is_refused(), "a person's decision is no failure");
         assert_eq!(newest(&root).await.content.space_id, old);
         assert_eq!(stored(&root, &new).await.0, 40, "nothing is encoded for it");
     }
-    let plan = exec::plan(&corpus.context(&root, &next, &[])).await.unwrap();
+    let plan = exec::plan(&context(&corpus, &root, &next, &[])).await.unwrap();
     assert_eq!(plan.backfill.unwrap().progress.state, BackfillState::RolledBack);
 
     // A person may still publish it, and that lifts the block.
-    let mut moved = corpus.context(&root, "", &[]);
-    moved.pipeline = corpus.pipeline("fake:8", "", &[]).unwrap();
+    let mut moved = context(&corpus, &root, "", &[]);
+    moved.pipeline = pipeline(&corpus, "fake:8", "", &[]).unwrap();
     let report = run(&moved).await.unwrap();
     assert_eq!(report.outcome, Outcome::Published { snapshot: 6 });
     assert!(encoded(&report) <= 8, "only what came since");
@@ -397,9 +358,9 @@ async fn a_rolled_back_tower_does_not_come_back_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn gc_leaves_a_growing_space_alone_and_collects_an_abandoned_one() {
     let root = Root::in_memory();
-    let corpus = Corpus::new(60);
+    let corpus = corpus(60);
     let (old, new) = spaces(&corpus).await;
-    corpus.run(&root, NEXT, &[]).await.unwrap();
+    run_over(&corpus, &root, NEXT, &[]).await.unwrap();
     let kept = stored(&root, &new).await;
     assert!(kept.0 > 0);
     // Months later, without a run in between.
@@ -415,7 +376,7 @@ async fn gc_leaves_a_growing_space_alone_and_collects_an_abandoned_one() {
     assert!(root.list(&format!("embeddings/{new}")).await.unwrap().is_empty());
     assert!(stored(&root, &old).await.0 > 0);
     // Changing one's mind again only costs the encoding.
-    let report = corpus.run(&root, NEXT, &[]).await.unwrap();
+    let report = run_over(&corpus, &root, NEXT, &[]).await.unwrap();
     assert_eq!(state(&report), BackfillState::Growing);
     assert_eq!(stored(&root, &new).await, kept);
 }
@@ -423,23 +384,23 @@ async fn gc_leaves_a_growing_space_alone_and_collects_an_abandoned_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_next_tower_that_cannot_be_opened_does_not_stop_the_day() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(40);
+    let mut corpus = corpus(40);
     let next = NEXT.replace("fake:8", "missing.gguf");
     for day in 1..=2 {
-        let error = corpus.run(&root, &next, &[]).await.unwrap_err();
+        let error = run_over(&corpus, &root, &next, &[]).await.unwrap_err();
         assert!(!error.is_retryable(), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(&format!("published snapshot {day}")), "{text}");
         assert!(text.contains("[next.tower]") && text.contains("missing.gguf"), "{text}");
         assert_eq!(newest(&root).await.number, day);
-        corpus.live_a_day(&mut StdRng::seed_from_u64(day));
+        live_a_day(&mut corpus, &mut StdRng::seed_from_u64(day));
     }
     // Where it may be the one that publishes, nothing is published in its place.
     let live = NEXT.replace("tokens_per_run = 160\n", "");
-    let report = corpus.run(&root, &live, &[]).await.unwrap();
+    let report = run_over(&corpus, &root, &live, &[]).await.unwrap();
     assert!(report.has_switched());
     let number = newest(&root).await.number;
-    let error = corpus.run(&root, &next, &[]).await.unwrap_err();
+    let error = run_over(&corpus, &root, &next, &[]).await.unwrap_err();
     assert!(error.to_string().contains("may be live"), "{error}");
     assert_eq!(newest(&root).await.number, number);
 }

@@ -10,7 +10,9 @@ use scalingnote::snapshot;
 use scalingnote::store::Root;
 use scalingnote::types::SpaceId;
 
-use super::{Corpus, NEXT, NIGHT, from_scratch, newest, run, seen, spaces, stored};
+use super::{
+    NEXT, NIGHT, context, corpus, from_scratch, live_a_day, newest, run, seen, spaces, stored,
+};
 
 async fn publish_plan(ctx: &RunContext, plan: &str) -> Result<RunReport> {
     crate::fixture::days::publish_plan(ctx, plan, &RunOptions::default()).await
@@ -53,13 +55,13 @@ async fn scheduled(ctx: &RunContext, stop_after: Option<usize>) -> (RunReport, O
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduler_runs_the_nights_tasks_after_the_day() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(120);
+    let mut corpus = corpus(120);
     let (old, new) = spaces(&corpus).await;
     let mut random = StdRng::seed_from_u64(11);
     let mut before = 0;
     for night in 0..12 {
-        corpus.live_a_day(&mut random);
-        let ctx = corpus.context(&root, NEXT, &[]);
+        live_a_day(&mut corpus, &mut random);
+        let ctx = context(&corpus, &root, NEXT, &[]);
         let day = snapshot::numbers(&root).await.unwrap().len() as u64 + 1;
         // One night its machine is lost.
         let (published, report) = scheduled(&ctx, (night == 1).then_some(1)).await;
@@ -82,8 +84,8 @@ async fn a_scheduler_runs_the_nights_tasks_after_the_day() {
     assert_eq!(seen(&root, &manifest).await, from_scratch(&corpus, "fake:8").await);
 
     // Days after the switch: the plan is of the new space, and so is what is published.
-    corpus.live_a_day(&mut random);
-    let ctx = corpus.context(&root, NEXT, &[]);
+    live_a_day(&mut corpus, &mut random);
+    let ctx = context(&corpus, &root, NEXT, &[]);
     let plan = exec::plan(&ctx).await.unwrap();
     assert!(plan.backfill.is_none() && plan.space == new.to_string());
     assert!(plan.warnings.iter().any(|warning| warning.contains("is live since")), "{plan}");
@@ -97,10 +99,10 @@ async fn a_scheduler_runs_the_nights_tasks_after_the_day() {
 #[tokio::test(flavor = "multi_thread")]
 async fn shares_of_stages_run_a_night_like_a_day() {
     let root = Root::in_memory();
-    let mut corpus = Corpus::new(60);
+    let mut corpus = corpus(60);
     let (_, new) = spaces(&corpus).await;
     for night in 0..6 {
-        let ctx = corpus.context(&root, NEXT, &[]);
+        let ctx = context(&corpus, &root, NEXT, &[]);
         let day = exec::plan_brief(&ctx).await.unwrap();
         let night_plan = day.backfill.as_deref().expect("a night").clone();
         assert!(night_plan.tokens <= NIGHT, "{night_plan:?}");
@@ -120,11 +122,11 @@ async fn shares_of_stages_run_a_night_like_a_day() {
         if switched {
             assert!(night >= 1, "{night}");
             assert_eq!(newest(&root).await.content.space_id, new);
-            let live = exec::plan_brief(&corpus.context(&root, NEXT, &[])).await.unwrap();
+            let live = exec::plan_brief(&context(&corpus, &root, NEXT, &[])).await.unwrap();
             assert_eq!((live.tasks, live.backfill), (0, None));
             return;
         }
-        corpus.live_a_day(&mut StdRng::seed_from_u64(night));
+        live_a_day(&mut corpus, &mut StdRng::seed_from_u64(night));
     }
     panic!("three nights are enough");
 }
@@ -132,8 +134,8 @@ async fn shares_of_stages_run_a_night_like_a_day() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_shows_how_far_the_night_is() {
     let root = Root::in_memory();
-    let corpus = Corpus::new(120);
-    let ctx = corpus.context(&root, NEXT, &[]);
+    let corpus = corpus(120);
+    let ctx = context(&corpus, &root, NEXT, &[]);
     let first = exec::plan(&ctx).await.unwrap().backfill.unwrap();
     assert_eq!((first.progress.texts, first.progress.texts_stored), (120, 0));
     assert_eq!(first.tokens_tonight, NIGHT);
@@ -155,6 +157,6 @@ async fn a_plan_shows_how_far_the_night_is() {
     let stored = stored(&root, &SpaceId(second.progress.space.clone())).await;
     assert_eq!(stored.0, second.progress.texts_stored, "planning encodes nothing");
     // As many shards as devices have a share each.
-    let ctx = corpus.context(&root, NEXT, &["encode.devices=[\"cpu\", \"cpu\"]"]);
+    let ctx = context(&corpus, &root, NEXT, &["encode.devices=[\"cpu\", \"cpu\"]"]);
     assert_eq!(exec::plan(&ctx).await.unwrap().backfill.unwrap().encode_tasks.len(), 2);
 }
