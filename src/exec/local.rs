@@ -111,10 +111,10 @@ impl Workers {
             receipts.encode.extend(done);
             outcome = outcome.and(result);
         }
-        let kept = &env.kept;
-        let mut summary = format!("{} texts, {} tokens", kept.texts(), kept.tokens());
+        let [parts, texts, tokens, _] = env.kept.sums();
+        let mut summary = format!("{texts} texts, {tokens} tokens");
         if outcome.is_err() {
-            summary = format!("stopped; {summary} kept in {} parts", kept.parts());
+            summary = format!("stopped; {summary} kept in {parts} parts");
         }
         stage.end(summary);
         outcome

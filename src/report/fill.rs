@@ -150,13 +150,14 @@ impl RunReport {
 
     /// What a run that did not get through has stored all the same: tasks without a receipt have finished parts.
     pub(crate) fn interrupted(&mut self, kept: &Kept) {
+        let [parts, texts, tokens, bytes] = kept.sums();
         self.set_actual(Stage::Encode, |amounts| {
-            amounts.texts = kept.texts();
-            amounts.tokens = kept.tokens();
-            amounts.bytes = kept.bytes();
+            amounts.texts = texts;
+            amounts.tokens = tokens;
+            amounts.bytes = bytes;
         });
-        self.parts_written = kept.parts();
-        self.bytes_written = self.bytes_written.max(kept.bytes());
+        self.parts_written = parts;
+        self.bytes_written = self.bytes_written.max(bytes);
     }
 
     /// Adds times, the throughput curve and warnings.

@@ -53,39 +53,18 @@ impl TaskEnv {
 
 /// Parts that are stored with their receipts: the next run does not encode their texts again.
 #[derive(Debug, Default)]
-pub struct Kept {
-    parts: AtomicU64,
-    texts: AtomicU64,
-    tokens: AtomicU64,
-    bytes: AtomicU64,
-}
+pub struct Kept([AtomicU64; 4]);
 
 impl Kept {
     pub(super) fn add(&self, texts: u64, tokens: u64, bytes: u64) {
-        self.parts.fetch_add(1, Ordering::Relaxed);
-        self.texts.fetch_add(texts, Ordering::Relaxed);
-        self.tokens.fetch_add(tokens, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        for (sum, more) in self.0.iter().zip([1, texts, tokens, bytes]) {
+            sum.fetch_add(more, Ordering::Relaxed);
+        }
     }
 
-    /// Number of parts.
-    pub fn parts(&self) -> u64 {
-        self.parts.load(Ordering::Relaxed)
-    }
-
-    /// Their texts.
-    pub fn texts(&self) -> u64 {
-        self.texts.load(Ordering::Relaxed)
-    }
-
-    /// Their tokens, prompt included.
-    pub fn tokens(&self) -> u64 {
-        self.tokens.load(Ordering::Relaxed)
-    }
-
-    /// Their bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+    /// Number of parts, their texts, their tokens (prompt included) and their bytes.
+    pub fn sums(&self) -> [u64; 4] {
+        self.0.each_ref().map(|sum| sum.load(Ordering::Relaxed))
     }
 }
 

@@ -39,15 +39,12 @@ pub(super) fn from_store(
 /// An object of the corpus could not be read. What is missing or refused is the input's fault, not the store's.
 pub fn unreadable(uri: &str, cause: &object_store::Error) -> Error {
     let error = from_store("read", "", uri, cause);
-    match error.kind() {
-        ErrorKind::NotFound => {
-            Error::input(format!("{uri} does not exist")).with_source(describe(cause))
-        }
-        ErrorKind::Corrupt | ErrorKind::Unsupported => {
-            Error::input(error.message().to_owned()).with_source(describe(cause))
-        }
-        _ => error,
-    }
+    let message = match error.kind() {
+        ErrorKind::NotFound => format!("{uri} does not exist"),
+        ErrorKind::Corrupt | ErrorKind::Unsupported => error.message().to_owned(),
+        _ => return error,
+    };
+    Error::input(message).with_source(describe(cause))
 }
 
 /// The kind of an error of a library that reads through a store (Parquet, Arrow): the store's or the operating

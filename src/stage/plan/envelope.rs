@@ -1,7 +1,5 @@
 //! The plan: everything a run will do, as JSON, before it does it. Envelopes hold no handle and no secret.
 
-use std::path::PathBuf;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -317,11 +315,8 @@ pub(crate) fn build_task_id(spec: &RunSpec, options_id: &str, shard: &ShardPlan)
 /// Repository ids and `fake:` towers stay as they are.
 pub fn absolute_tower(options: &TowerOptions, base_dir: &std::path::Path) -> TowerOptions {
     let absolute = |text: &String| {
-        let path: PathBuf = base_dir.join(text);
-        match path.canonicalize() {
-            Ok(path) => path.to_string_lossy().into_owned(),
-            Err(_) => text.clone(),
-        }
+        let path = base_dir.join(text).canonicalize();
+        path.map_or_else(|_| text.clone(), |path| path.to_string_lossy().into_owned())
     };
     TowerOptions {
         model: absolute(&options.model),

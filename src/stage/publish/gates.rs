@@ -53,14 +53,9 @@ pub(crate) fn judge(
         .into_iter()
         .zip(outcomes)
         .map(|(gate, (passed, detail))| {
-            let reason =
-                overrides.iter().find(|(name, _)| name == gate).map(|(_, why)| why.clone());
-            GateOutcome {
-                gate: gate.to_owned(),
-                passed,
-                detail,
-                overridden: reason.filter(|_| !passed),
-            }
+            let reason = overrides.iter().find(|(name, _)| name == gate && !passed);
+            let overridden = reason.map(|(_, why)| why.clone());
+            GateOutcome { gate: gate.to_owned(), passed, detail, overridden }
         })
         .collect())
 }
