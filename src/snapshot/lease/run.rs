@@ -132,17 +132,13 @@ impl RunLease {
             }
             wait_for_gc(&self.root, &self.key(), taken).await.map(|()| None)
         };
-        match settled.await {
-            Ok(None) => Ok(Taken::Ours(self)),
-            Ok(Some(holder)) => {
-                self.release().await;
-                Ok(Taken::Busy(holder))
-            }
-            Err(error) => {
-                self.release().await;
-                Err(error)
-            }
-        }
+        let refused = match settled.await {
+            Ok(None) => return Ok(Taken::Ours(self)),
+            Ok(Some(holder)) => Ok(Taken::Busy(holder)),
+            Err(error) => Err(error),
+        };
+        self.release().await;
+        refused
     }
 
     fn key(&self) -> String {

@@ -53,26 +53,25 @@ pub(super) async fn index_shard(
     if target.rows.is_empty() {
         return Ok(Indexed { segments: Vec::new(), report: None, inserted: 0, rebuilt: false });
     }
-    let spec = &task.spec;
+    let (spec, number) = (&task.spec, task.shard.prepared.shard);
     let job = IndexJob {
         space: &spec.space_id,
         dimensions: spec.space.dimensions as usize,
         options: &spec.index,
         options_id: &spec.index.id()?,
         calibration,
-        shard: task.shard.prepared.shard,
+        shard: number,
     };
     let shard = Shard { task, env, job };
     let limits = task.shard.parent.as_ref().and_then(|parent| parent.index);
     if let (Some(held), Some(limits)) = (parent, limits) {
         match shard.update(held, target, limits).await {
             Ok(Ok(indexed)) => return Ok(indexed),
-            Ok(Err(reason)) => env
-                .reporter
-                .info(format!("shard {} is rebuilt: {reason}", task.shard.prepared.shard)),
+            Ok(Err(reason)) => {
+                env.reporter.info(format!("shard {number} is rebuilt: {reason}"));
+            }
             Err(error) if is_damage(&error) => env.reporter.warn(format!(
-                "shard {} is rebuilt, its parent cannot be built upon: {error}",
-                task.shard.prepared.shard
+                "shard {number} is rebuilt, its parent cannot be built upon: {error}"
             )),
             Err(error) => return Err(error),
         }
