@@ -90,7 +90,7 @@ fn what_a_file_alone_tells_is_checked() {
     for (set, piece) in [
         ("corpus.sql=SELEC", "`corpus.sql` cannot be parsed"),
         ("storage.request_timeout_seconds=0", "must be above 0"),
-        ("version=3", "version 2 is not supported"),
+        ("version=3", "version 3 is not supported"),
     ] {
         place.says(2, &format!("config check p.toml --set {set}"), &[piece]);
         place.says(2, &format!("run p.toml --set {set}"), &[piece]);
