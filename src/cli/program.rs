@@ -34,7 +34,7 @@ fn run_with(arguments: Vec<OsString>) -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
-            // A closed pipe is no reason to fail: `--help | head` is fine.
+            // A closed pipe is not a failure: `--help | head` is fine.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
