@@ -1,6 +1,6 @@
 //! Which towers a snapshot admits for queries.
 
-use super::session::Session;
+use super::context::Session;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::snapshot::{self, QueryTower};
 use crate::stage;

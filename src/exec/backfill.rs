@@ -9,12 +9,9 @@
 use std::time::{Duration, Instant};
 
 use super::commit::{commit, measure_drift};
-use super::context::RunContext;
+use super::context::{RunContext, Session};
 use super::fleet::Fleet;
-use super::local;
-use super::receipts::Receipts;
-use super::session::Session;
-use super::speed::measure_speed;
+use super::tasks::{local, measure_speed, receipts::Receipts};
 use crate::config::{NextOptions, Pipeline};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Stage, Timeline};

@@ -1,8 +1,8 @@
 //! The end of a plan whose tasks are done: the gates are judged, and the snapshot is committed.
 
 use super::admission::query_towers;
-use super::local;
-use super::session::Session;
+use super::context::Session;
+use super::tasks::local;
 use crate::error::Result;
 use crate::report::{NewestSnapshot, Outcome, RunReport};
 use crate::snapshot::GateOutcome;

@@ -2,10 +2,8 @@
 //! they write are the same.
 
 use super::admission::probe_query_tower;
-use super::context::RunContext;
-use super::local;
-use super::receipts::Receipts;
-use super::session::Session;
+use super::context::{RunContext, Session};
+use super::tasks::{local, receipts::Receipts};
 use crate::error::Result;
 use crate::stage::{Plan, Planned, TaskEnv};
 use crate::tower::{DeviceSpec, Tower, open_cuda};

@@ -3,41 +3,30 @@
 //! [`run`] is the driver: one worker for each device of this process, or the executors of a cluster
 //! ([`RunOptions::cluster`]). A scheduler that owns the order (Airflow, Kubernetes) calls
 //! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last.
+//!
+//! `context` is what a run is given and holds; `tasks` and `ballista` get work done; the files here say in which order.
 
 mod admission;
 mod backfill;
 #[cfg(feature = "cluster")]
 mod ballista;
-mod cluster;
 mod commit;
 mod context;
 mod fleet;
-mod lease;
-mod local;
-mod memory;
 mod plan;
 mod publish;
 mod purge;
-mod receipts;
 mod run;
-mod run_id;
-mod session;
-mod share;
-mod speed;
-mod texts;
-mod towers;
+mod tasks;
 
 #[cfg(feature = "cluster")]
 pub use self::ballista::{ExecutorOptions, Scheduler, SchedulerOptions, run_executor};
 #[cfg(not(feature = "cluster"))]
-pub use cluster::not_built;
-pub use cluster::{ClusterOptions, SchedulerAddress};
-pub use context::{RunContext, RunOptions};
+pub use context::not_built;
+pub use context::{ClusterOptions, RunContext, RunOptions, SchedulerAddress};
+pub use context::{check_query_tower, new_run_id};
 pub use plan::{plan, plan_brief};
 pub use publish::publish_plan;
 pub use purge::purge;
 pub use run::{run, run_into};
-pub use run_id::new_run_id;
-pub use share::{Share, ShareDone, TaskStage, execute_share, execute_task};
-pub use texts::encode_texts;
-pub use towers::check_query_tower;
+pub use tasks::{Share, ShareDone, TaskStage, encode_texts, execute_share, execute_task};

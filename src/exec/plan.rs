@@ -1,11 +1,8 @@
 //! Plans whose tasks are executed elsewhere, or not at all.
 
 use super::backfill::{self, Course};
-use super::context::RunContext;
-use super::local;
-use super::run_id::new_run_id;
-use super::session::Session;
-use super::speed::measure_speed;
+use super::context::{RunContext, Session, new_run_id};
+use super::tasks::{local, measure_speed};
 use crate::error::Result;
 use crate::report::{PlanBrief, PlanSummary};
 

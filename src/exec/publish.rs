@@ -2,9 +2,8 @@
 
 use super::backfill;
 use super::commit;
-use super::context::{RunContext, RunOptions};
-use super::receipts::Receipts;
-use super::session::Session;
+use super::context::{RunContext, RunOptions, Session};
+use super::tasks::receipts::Receipts;
 use crate::error::{ErrorKind, Result};
 use crate::report::{NewestSnapshot, Outcome, RunReport};
 use crate::snapshot;

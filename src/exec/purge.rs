@@ -1,7 +1,6 @@
 //! A purge under the lease of a run: no run may write what the purge is about to look for.
 
-use super::lease;
-use super::run_id::new_run_id;
+use super::context::{lease, new_run_id};
 use crate::error::Result;
 use crate::snapshot::RunLease;
 use crate::stage::{self, PurgeReport, PurgeRequest};

@@ -2,12 +2,9 @@
 
 use super::backfill::{self, Course};
 use super::commit;
-use super::context::{RunContext, RunOptions};
+use super::context::{RunContext, RunOptions, Session, lease, new_run_id};
 use super::fleet::Fleet;
-use super::lease;
-use super::receipts::Receipts;
-use super::run_id::new_run_id;
-use super::session::Session;
+use super::tasks::receipts::Receipts;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Running, Stage};
 use crate::report::{Outcome, RunReport, truncation_warning};

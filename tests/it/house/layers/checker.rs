@@ -33,7 +33,7 @@ fn imports_go_down_only() {
 #[test]
 fn imports_never_go_sideways() {
     assert_breach("index/mod.rs", "use crate::tower::Tower;", "sideways from `tower`");
-    assert_breach("exec/local.rs", "use crate::serve::State;", "sideways from `serve`");
+    assert_breach("exec/tasks/local.rs", "use crate::serve::State;", "sideways from `serve`");
     assert_lawful("index/mod.rs", "use crate::index::build::Builder; use self::audit::walk;");
 }
 
@@ -65,7 +65,7 @@ fn fences_hold() {
     assert_breach("corpus/mod.rs", "fn f() { candle_nn::ops::x() }", "`candle_nn`");
     assert_lawful("tower/forward.rs", "use candle_core::Tensor;");
     assert_lawful("train/mod.rs", "use candle_nn::Optimizer;");
-    assert_breach("exec/local.rs", "use datafusion::prelude::*;", "`datafusion`");
+    assert_breach("exec/tasks/local.rs", "use datafusion::prelude::*;", "`datafusion`");
     assert_breach("stage/mod.rs", "use datafusion_common::X;", "`datafusion_common`");
     assert_lawful("exec/ballista.rs", "use datafusion::prelude::*; use ballista::X;");
     assert_lawful("corpus/sql.rs", "use datafusion::{prelude::*, sql};");
@@ -174,7 +174,7 @@ fn unsafe_needs_safety() {
 
 #[test]
 fn only_the_command_line_prints() {
-    assert_breach("exec/local.rs", "fn f() { println!(\"x\") }", "only `cli` prints");
+    assert_breach("exec/tasks/local.rs", "fn f() { println!(\"x\") }", "only `cli` prints");
     assert_lawful("cli/mod.rs", "fn f() { eprintln!(\"x\") }");
 }
 

@@ -7,13 +7,11 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::context::RunContext;
 use super::local;
 use super::receipts::Receipts;
-use super::run_id::new_run_id;
-use super::session::Session;
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
+use crate::exec::context::{RunContext, Session, new_run_id};
 use crate::observe::Reporter;
 use crate::stage::{self, EncodeOptions};
 use crate::store::Root;
@@ -26,7 +24,7 @@ use crate::types::{Cancel, Digest256, Embeddings, TextHash};
 /// encoded in the same space is not encoded again. Texts are trimmed, as a note's rendered text is.
 ///
 /// # Errors
-/// As [`super::run`]; Input for a text that is empty or cannot be encoded.
+/// As [`crate::exec::run`]; Input for a text that is empty or cannot be encoded.
 pub async fn encode_texts(
     tower: &TowerOptions,
     base_dir: &Path,

@@ -10,7 +10,7 @@ use crate::stage::{Plan, TaskEnv, Worker, encode_sample};
 const CALIBRATION_TEXTS: usize = 32;
 
 /// Tokens per second of this device on the first texts of the plan; `None` where nothing is to be encoded.
-pub(super) async fn measure_speed(
+pub(crate) async fn measure_speed(
     plan: &Plan,
     worker: &mut Worker,
     env: &TaskEnv,

@@ -6,11 +6,10 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::context::RunContext;
 use super::local;
 use super::receipts::{Receipts, all_of};
-use super::session::Session;
 use crate::error::{Error, Result};
+use crate::exec::context::{RunContext, Session};
 use crate::stage::{self, EncodeTask, Envelope, Plan, TaskReceipt};
 use crate::store::layout;
 use crate::tower::Tower;

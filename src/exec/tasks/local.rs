@@ -21,7 +21,7 @@ use crate::tower::Tower;
 const ENDED: &str = "a worker ended unexpectedly";
 
 /// The workers of this process, one a device.
-pub(super) struct Workers(Vec<Worker>);
+pub(crate) struct Workers(Vec<Worker>);
 
 impl Workers {
     pub fn new(pipeline: &Pipeline, tower: Option<Tower>) -> Result<Self> {
@@ -122,7 +122,7 @@ impl Workers {
 }
 
 /// The self-test, where it is asked for, and the drift of the tower, on one device before anything is encoded.
-pub(super) async fn check(
+pub(crate) async fn check(
     plan: &Plan,
     self_test: bool,
     worker: &mut Worker,

@@ -11,7 +11,7 @@ const READERS: usize = 16;
 
 /// The receipts of a run's tasks.
 #[derive(Default)]
-pub(super) struct Receipts {
+pub(crate) struct Receipts {
     pub encode: Vec<EncodeReceipt>,
     pub build: Vec<BuildReceipt>,
 }
@@ -33,6 +33,6 @@ impl Receipts {
 
 /// Waits for reads of receipts, some at a time; their results in the same order.
 // They come as a list: a stream that made them while it is polled would keep the future from being spawned.
-pub(super) async fn all_of<T>(reads: Vec<impl Future<Output = T>>) -> Vec<T> {
+pub(crate) async fn all_of<T>(reads: Vec<impl Future<Output = T>>) -> Vec<T> {
     stream::iter(reads).buffered(READERS).collect().await
 }

@@ -56,19 +56,19 @@ impl Default for RunOptions {
 
 impl RunOptions {
     /// Whether a person decided to encode with a tower that drifted.
-    pub(super) fn overrides_drift(&self) -> bool {
+    pub(crate) fn overrides_drift(&self) -> bool {
         self.overrides.iter().any(|(gate, _)| gate == "drift")
     }
 }
 
 impl RunContext {
     /// The report of a run that begins now.
-    pub(super) fn report(&self, run: &str) -> RunReport {
+    pub(crate) fn report(&self, run: &str) -> RunReport {
         RunReport::begin(run, self.config_summary(), self.pipeline.gates.recall_min)
     }
 
     /// What the report says of the configuration; the plan adds the rest.
-    pub(super) fn config_summary(&self) -> ConfigSummary {
+    pub(crate) fn config_summary(&self) -> ConfigSummary {
         let pipeline = &self.pipeline;
         ConfigSummary {
             pipeline: pipeline.base_dir.display().to_string(),
@@ -84,7 +84,7 @@ impl RunContext {
     }
 
     /// Deletes the prepared notes of a run.
-    pub(super) async fn discard_prepared(&self, run: &str) -> Result<()> {
+    pub(crate) async fn discard_prepared(&self, run: &str) -> Result<()> {
         for file in self.root.list(&layout::prepared_dir(run)).await? {
             self.root.delete(&file.key).await?;
         }

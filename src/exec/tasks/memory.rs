@@ -8,7 +8,7 @@ use crate::stage::BuildTask;
 const DEFAULT_SHARE: u64 = 80;
 
 /// What building a shard takes, in MiB.
-pub(super) fn needed_mib(task: &BuildTask) -> u32 {
+pub(crate) fn needed_mib(task: &BuildTask) -> u32 {
     let dimensions = task.spec.space.dimensions;
     let vectors = task.shard.prepared.rows;
     let bytes = index::estimate_memory(vectors, dimensions, &task.spec.index);
@@ -16,7 +16,7 @@ pub(super) fn needed_mib(task: &BuildTask) -> u32 {
 }
 
 /// What builds may take on this machine, in MiB.
-pub(super) fn limit_mib(configured: Option<u64>) -> u32 {
+pub(crate) fn limit_mib(configured: Option<u64>) -> u32 {
     let mib = configured.or_else(free_mib).unwrap_or(4096);
     u32::try_from(mib).unwrap_or(u32::MAX >> 4).min(u32::MAX >> 4)
 }
@@ -25,7 +25,7 @@ pub(super) fn limit_mib(configured: Option<u64>) -> u32 {
 ///
 /// # Errors
 /// Resource, with the number of shards that would fit.
-pub(super) fn refuse_too_large(task: &BuildTask, limit_mib: u32) -> Result<()> {
+pub(crate) fn refuse_too_large(task: &BuildTask, limit_mib: u32) -> Result<()> {
     let needed = needed_mib(task);
     if needed <= limit_mib {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::context::{RunContext, RunOptions};
+use super::request::{RunContext, RunOptions};
 use super::towers::Towers;
 use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
@@ -13,7 +13,7 @@ use crate::tower::Tower;
 
 /// A run at work. Clones share the towers.
 #[derive(Clone)]
-pub(super) struct Session {
+pub(crate) struct Session {
     pub ctx: RunContext,
     pub options: RunOptions,
     /// Gets the events: the reporter of the context, and the timeline of the report where there is one.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::context::RunContext;
+use super::request::RunContext;
 use crate::error::{ErrorKind, Result};
 use crate::snapshot::{RunLease, Taken};
 use crate::types::Cancel;
@@ -14,7 +14,7 @@ use crate::types::Cancel;
 const LOOK: Duration = Duration::from_secs(2);
 
 /// The lease of this run, after at most `wait` for another run to end.
-pub(super) async fn take(ctx: &RunContext, run: &str, wait: Duration) -> Result<RunLease> {
+pub(crate) async fn take(ctx: &RunContext, run: &str, wait: Duration) -> Result<RunLease> {
     let started = Instant::now();
     let mut told = false;
     loop {
@@ -34,7 +34,7 @@ pub(super) async fn take(ctx: &RunContext, run: &str, wait: Duration) -> Result<
 }
 
 /// Beats while it exists.
-pub(super) struct Heart {
+pub(crate) struct Heart {
     pub lease: Arc<RunLease>,
     /// Stops when the lease is lost.
     pub cancel: Cancel,

@@ -1,0 +1,12 @@
+//! Tasks run by this process: all of a plan's, a scheduler's share of them, or those of a list of texts.
+
+pub(super) mod local;
+pub(super) mod memory;
+pub(super) mod receipts;
+mod share;
+mod speed;
+mod texts;
+
+pub use share::{Share, ShareDone, TaskStage, execute_share, execute_task};
+pub(super) use speed::measure_speed;
+pub use texts::encode_texts;
