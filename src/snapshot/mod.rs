@@ -14,6 +14,7 @@ mod commit;
 mod gc;
 pub mod ids;
 mod lease;
+mod maker;
 mod manifest;
 mod purge;
 mod rollback;
@@ -24,6 +25,7 @@ pub use gc::{GcReport, Protected, Retention, gc};
 pub use lease::{
     Holder, ReaderLease, RunLease, Taken, check_store, host_name, is_current_run, store_time,
 };
+pub use maker::made_by;
 pub use manifest::{
     CommitOutcome, Content, Diff, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, NoteDiff,
     Problem, Provenance, Purged, QueryTower, Removed, Segment, ShardContent, content_hash, diff,

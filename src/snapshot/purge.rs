@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::commit::{Marks, commit_exactly};
 use super::gc::{Heed, delete, in_order};
+use super::maker;
 use super::manifest::{CommitOutcome, Content, Manifest, Provenance, Purged, content_hash};
 use crate::error::{Result, ResultExt};
 use crate::store::{Listed, Root};
@@ -18,11 +19,12 @@ pub async fn commit_purged(
     parent: &Manifest,
     content: Content,
     purged: Purged,
-    provenance: Provenance,
+    mut provenance: Provenance,
 ) -> Result<CommitOutcome> {
     let hash = content_hash(&content)?;
     let mut marks = Marks { purged, ..Marks::of(Some(parent)) };
     marks.blocked.retain(|other| *other != hash);
+    maker::tell(root, parent, &mut provenance).await?;
     commit_exactly(root, Some(parent), content, marks, provenance).await
 }
 

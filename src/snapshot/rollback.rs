@@ -1,17 +1,19 @@
 //! Rollback: an older content under a new number.
 
 use super::commit::{Marks, commit_exactly};
+use super::maker;
 use super::manifest::{CommitOutcome, Provenance, newest, numbers, read};
 use crate::error::{Error, Result};
 use crate::store::Root;
 
 /// Commits the content of snapshot `to` under a new number and blocks every newer content, so that tomorrow's run
 /// does not bring it back unless it differs. The chosen content itself is unblocked: a rollback may be undone. Where
-/// the newer content is of another embedding space, no back-fill switches to that space again.
+/// the newer content is of another embedding space, no back-fill switches to that space again. What was measured of the
+/// content and its corpus stays known.
 ///
 /// # Errors
 /// NotFound where `to` or an object it names is gone; Input where it is what is served already.
-pub async fn rollback(root: &Root, to: u64, provenance: Provenance) -> Result<CommitOutcome> {
+pub async fn rollback(root: &Root, to: u64, command: Provenance) -> Result<CommitOutcome> {
     let target = read(root, to).await?;
     let current = newest(root)
         .await?
@@ -31,5 +33,8 @@ pub async fn rollback(root: &Root, to: u64, provenance: Provenance) -> Result<Co
         }
     }
     marks.blocked.retain(|hash| *hash != target.content_hash);
+    let Provenance { sql, inputs, measured, .. } = target.provenance.clone();
+    let mut provenance = Provenance { sql, inputs, measured, ..command };
+    maker::tell(root, &target, &mut provenance).await?;
     commit_exactly(root, Some(&current), target.content, marks, provenance).await
 }

@@ -118,6 +118,9 @@ fn describe(manifest: &Manifest) -> String {
     field("content", manifest.content_hash.to_hex());
     field("created", format!("{} on {}", moment(&provenance.created_at), provenance.host));
     field("by", format!("{} ({})", provenance.run, provenance.program));
+    if let Some(run) = provenance.made_by().filter(|run| *run != provenance.run) {
+        field("made by", run.to_owned());
+    }
     field("notes", format::count(content.notes));
     field("vectors", format!("{} x {}", format::count(content.vectors), space.dimensions));
     let (pooling, arithmetic) = (word(&space.pooling), word(&space.arithmetic));

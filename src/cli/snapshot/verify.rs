@@ -132,7 +132,7 @@ fn print(
         ),
         Some(SampleCheck::TextGone) => (
             serde_json::json!({ "notes": 0, "reason": "text gone" }),
-            "  no note was encoded again: the prepared text of that run is gone (retention)\n"
+            "  no note was encoded again: the prepared text of the run that made it is gone (retention, or a purge)\n"
                 .to_owned(),
         ),
         None => (serde_json::Value::Null, String::new()),

@@ -319,8 +319,21 @@ pub struct Provenance {
     pub inputs: Vec<serde_json::Value>,
     /// Gates with their measured values.
     pub gates: Vec<GateOutcome>,
-    /// Pooled recall and other measurements, by name.
+    /// Pooled recall and other measurements, by name. Where a command committed the content again, `run` is the run that
+    /// made and measured it.
     pub measured: BTreeMap<String, serde_json::Value>,
+}
+
+/// The name in [`Provenance::measured`] of the run that made the content. A field of its own would keep readers of
+/// release 0.1.0 from following a rollback.
+pub(in crate::snapshot) const MADE_BY: &str = "run";
+
+impl Provenance {
+    /// The run that made the content, as far as this says it: what a command says of itself is not the id of a run.
+    pub fn made_by(&self) -> Option<&str> {
+        let told = self.measured.get(MADE_BY).and_then(serde_json::Value::as_str);
+        Some(told.unwrap_or(&self.run)).filter(|run| key::check(run).is_ok())
+    }
 }
 
 /// One gate's verdict.

@@ -8,6 +8,7 @@ pub mod removed;
 mod verify;
 
 pub use diff::{Diff, NoteDiff, diff, diff_ids};
+pub(super) use format::MADE_BY;
 pub use format::{
     CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
     QueryTower, Removed, Segment, ShardContent, content_hash, json_schema,

@@ -2,7 +2,7 @@
 
 use super::drift::{self, StoredText};
 use crate::error::{Error, ErrorKind, Result, found, unless};
-use crate::snapshot::Manifest;
+use crate::snapshot::{self, Manifest};
 use crate::stage::plan::Plan;
 use crate::stage::vectors::Places;
 use crate::stage::worker::{TaskEnv, Worker};
@@ -17,7 +17,7 @@ pub enum SampleCheck {
         /// Least cosine.
         least_cosine: f64,
     },
-    /// The prepared text of the run that published the snapshot is gone (retention) or another release's; nothing to
+    /// The prepared text of the run that made the content is gone (retention, a purge) or another release's; nothing to
     /// encode.
     TextGone,
 }
@@ -29,11 +29,9 @@ pub async fn verify_sample(
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<SampleCheck> {
-    if crate::store::key::check(&Plan::key(&manifest.provenance.run)).is_err() {
-        // A rollback or a purge published it, not a run.
-        return Ok(SampleCheck::TextGone);
-    }
-    let plan = Plan::load(&env.root, &manifest.provenance.run).await;
+    let run = snapshot::made_by(&env.root, manifest).await?;
+    let Some(run) = run else { return Ok(SampleCheck::TextGone) };
+    let plan = Plan::load(&env.root, &run).await;
     // A plan of another release says nothing about the text that is read here.
     let foreign = |e: &Error| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unsupported);
     let Some(plan) = unless(plan, foreign)? else { return Ok(SampleCheck::TextGone) };

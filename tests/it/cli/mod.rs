@@ -6,6 +6,7 @@ mod inputs;
 mod pack;
 mod pairs;
 mod program;
+mod rollback;
 mod run;
 mod train;
 mod train_inputs;
