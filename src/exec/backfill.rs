@@ -323,7 +323,7 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
     let pipeline = &session.ctx.pipeline;
     let Some(planned) = next.plan(session, tower, day).await? else { return Ok(None) };
     let mut workers = local::Workers::new(pipeline, Some(tower.clone()))?;
-    let speed = measure_speed(&planned.plan, workers.first(), &session.env()).await?;
+    let speed = measure_speed(&planned, usize::MAX, workers.first(), &session.env()).await?;
     let devices = pipeline.encode.devices.len() as f64;
     let in_time = next.options.minutes_per_run.zip(speed).map(|(minutes, speed)| {
         let tokens = (f64::from(minutes) * 60.0 * speed * devices) as u64;

@@ -3,7 +3,7 @@
 
 use super::admission::probe_query_tower;
 use super::context::{RunContext, Session};
-use super::tasks::{local, receipts::Receipts};
+use super::tasks::{local, measure_speed, receipts::Receipts};
 use crate::error::Result;
 use crate::stage::{Plan, Planned, TaskEnv};
 use crate::tower::{DeviceSpec, Tower, open_cuda};
@@ -63,6 +63,24 @@ impl Fleet {
             Self::Local(_) => plan.store(&ctx.root).await.map(drop),
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => Ok(()),
+        }
+    }
+
+    /// Tokens per second of one device, where one can be tried before the work: nobody knows yet who will come to a
+    /// cluster. The trial is a fiftieth of the work at most, and two texts in any case.
+    pub async fn speed(&mut self, planned: &Planned, env: &TaskEnv) -> Result<Option<f64>> {
+        match self {
+            Self::Local(workers) => {
+                let texts: u64 =
+                    planned.plan.shards.iter().map(|shard| shard.texts_to_encode).sum();
+                let few = (texts / 50).max(1) as usize;
+                let speed = measure_speed(planned, few, workers.first(), env).await;
+                env.cancel.check()?;
+                // What is wrong with a text or the device is for the tasks to find out: they have ways around it.
+                Ok(speed.unwrap_or_default())
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => Ok(None),
         }
     }
 

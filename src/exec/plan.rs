@@ -14,7 +14,7 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
     let planned = session.plan(&run).await?;
     let tower = session.document().await?.clone();
     let mut workers = local::Workers::new(&session.ctx.pipeline, Some(tower))?;
-    let speed = measure_speed(&planned.plan, workers.first(), &session.env()).await?;
+    let speed = measure_speed(&planned, usize::MAX, workers.first(), &session.env()).await?;
     planned.plan.store(&ctx.root).await?;
     // One loaded tower at a time.
     drop(workers);

@@ -131,16 +131,18 @@ async fn day(
     }
     let (planned, mut fleet) = Fleet::plan(session, run).await?;
     report.planned(&planned);
-    let plan = planned.plan;
-    if let Some(message) = truncation_warning(&plan) {
+    let plan = &planned.plan;
+    if let Some(message) = truncation_warning(plan) {
         reporter.warn(message);
     }
     if plan.tasks() > 0 {
-        fleet.store(&plan, ctx).await?;
+        fleet.store(plan, ctx).await?;
     }
     let env = session.env();
-    let drift = fleet.check(&plan, ctx.pipeline.encode.self_test, &env).await?;
+    let drift = fleet.check(plan, ctx.pipeline.encode.self_test, &env).await?;
     refuse_drift(drift, &plan.gates, options.overrides_drift())?;
+    report.estimated(&plan.spec, fleet.speed(&planned, &env).await?);
+    let plan = planned.plan;
     let mut receipts = Receipts::default();
     let outcome = fleet.run(&plan, session, &env, &mut receipts).await;
     report.executed(&receipts.encode, &receipts.build);

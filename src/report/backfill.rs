@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::estimate::encode_seconds;
 use crate::index::Recall;
 use crate::observe::format;
 use crate::snapshot::GateOutcome;
@@ -164,8 +165,7 @@ impl BackfillSummary {
             summary.switches = backfill.switches;
             let (missing, pace) = (backfill.tokens_missing, backfill.tokens_tonight);
             summary.progress.nights_left = (limited && pace > 0).then(|| missing.div_ceil(pace));
-            let devices = plan.spec.encode.devices.len().max(1) as f64;
-            summary.seconds_left = speed.map(|speed| missing as f64 / speed / devices);
+            summary.seconds_left = speed.map(|speed| encode_seconds(missing, speed, &plan.spec));
         }
         summary
     }

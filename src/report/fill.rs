@@ -1,15 +1,16 @@
 //! Fills in the run report as a run goes on, and stores it.
 
+use super::estimate::{encode_seconds, part_bytes};
 use super::lengths::length_buckets;
 use super::run::{
-    Amounts, ConfigSummary, CorpusCounts, NewestSnapshot, REPORT_VERSION, Reuse, RunReport,
-    StageReport, ThroughputSample, Written,
+    Amounts, ConfigSummary, CorpusCounts, NewestSnapshot, PlannedAmounts, REPORT_VERSION, Reuse,
+    RunReport, StageReport, ThroughputSample, Written,
 };
 use crate::error::Result;
 use crate::observe::{Stage, Timeline};
 use crate::snapshot::host_name;
 use crate::stage::{
-    BuildReceipt, BuildWork, EncodeReceipt, Kept, NoteChanges, Plan, Planned, ShardPlan,
+    BuildReceipt, BuildWork, EncodeReceipt, Kept, NoteChanges, Plan, Planned, RunSpec, ShardPlan,
 };
 use crate::store::layout::{self, ReportName};
 use crate::store::{PutOutcome, Root};
@@ -77,16 +78,15 @@ impl RunReport {
         });
         self.bytes_written = self.written.total();
         let corpus_texts: u64 = sum(|shard| shard.prepared.rows - shard.prepared.deletions);
-        let vector = u64::from(plan.spec.space.dimensions) * 4;
         let texts: u64 = sum(|shard| shard.texts_to_encode);
         self.texts_reused = corpus_texts.saturating_sub(texts);
         self.padding_avoided = sum(|shard| shard.padding_avoided);
         let stage = |stage| StageReport { stage, planned: None, actual: Amounts::default() };
-        let encode = Amounts {
+        let encode = PlannedAmounts {
             texts,
             tokens: sum(|shard| shard.tokens_to_encode),
-            bytes: texts * vector,
-            seconds: 0.0,
+            bytes: part_bytes(texts, &plan.spec),
+            seconds: None,
         };
         self.stages = vec![
             stage(Stage::Prepare),
@@ -94,6 +94,13 @@ impl RunReport {
             stage(Stage::Build),
             stage(Stage::Publish),
         ];
+    }
+
+    /// How long encoding will take, where a device was tried: `speed` is its tokens per second.
+    pub(crate) fn estimated(&mut self, spec: &RunSpec, speed: Option<f64>) {
+        for planned in self.stages.iter_mut().filter_map(|entry| entry.planned.as_mut()) {
+            planned.seconds = speed.map(|speed| encode_seconds(planned.tokens, speed, spec));
+        }
     }
 
     fn set_actual(&mut self, stage: Stage, set: impl FnOnce(&mut Amounts)) {

@@ -3,6 +3,7 @@
 
 mod backfill;
 mod charts;
+mod estimate;
 mod fill;
 mod lengths;
 mod metrics;
@@ -18,6 +19,6 @@ pub use metrics::write_metrics;
 pub(crate) use plan::truncation_warning;
 pub use plan::{PlanAmounts, PlanBrief, PlanSummary, ShardSummary};
 pub use run::{
-    Amounts, ConfigSummary, CorpusCounts, NewestSnapshot, Outcome, REPORT_VERSION, Reuse,
-    RunReport, StageReport, ThroughputSample, Written,
+    Amounts, ConfigSummary, CorpusCounts, NewestSnapshot, Outcome, PlannedAmounts, REPORT_VERSION,
+    Reuse, RunReport, StageReport, ThroughputSample, Written,
 };

@@ -77,9 +77,10 @@ fn template_environment() -> Environment<'static> {
     environment.set_formatter(write_escaped);
     environment.add_filter("count", format::count);
     environment.add_filter("bytes", format::bytes);
-    environment.add_filter("seconds", format::seconds);
-    let rate = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), format::rate);
-    environment.add_filter("rate", rate);
+    let known =
+        |value: Option<f64>, text: fn(f64) -> String| value.map_or_else(|| "-".to_owned(), text);
+    environment.add_filter("seconds", move |value: Option<f64>| known(value, format::seconds));
+    environment.add_filter("rate", move |value: Option<f64>| known(value, format::rate));
     environment.add_filter("share", |part: u64, whole: u64| match whole {
         0 => "-".to_owned(),
         _ => format!("{:.1}%", 100.0 * part as f64 / whole as f64),

@@ -6,13 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backfill::BackfillSummary;
+use super::estimate::{encode_seconds, part_bytes};
 use crate::index;
 use crate::observe::format;
 use crate::stage::{Plan, Planned};
-use crate::types::VectorType;
-
-/// Bytes of a part's row beside its vector: text hash, note id, counts.
-const PART_ROW: u64 = 48;
 
 /// Amounts of one shard or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -125,13 +122,7 @@ impl PlanSummary {
     pub(crate) fn of(planned: &Planned, speed: Option<f64>) -> Self {
         let plan = &planned.plan;
         let spec = &plan.spec;
-        let devices = spec.encode.devices.len().max(1) as f64;
-        let element = match spec.encode.vector_type {
-            VectorType::F32 => 4,
-            VectorType::F16 => 2,
-        };
         let dimensions = spec.space.dimensions;
-        let part_row = u64::from(dimensions) * element + PART_ROW;
         let shards = plan.shards.iter().map(|shard| {
             let rows = shard.prepared.rows;
             let (memory, built) = match shard.unchanged {
@@ -149,8 +140,8 @@ impl PlanSummary {
                 texts: shard.texts_to_encode,
                 tokens: shard.tokens_to_encode,
                 padded_tokens: shard.tokens_to_encode + shard.padding_avoided,
-                seconds: speed.map(|speed| shard.tokens_to_encode as f64 / speed / devices),
-                bytes: shard.texts_to_encode * part_row + built,
+                seconds: speed.map(|speed| encode_seconds(shard.tokens_to_encode, speed, spec)),
+                bytes: part_bytes(shard.texts_to_encode, spec) + built,
                 index_memory: memory,
                 ..PlanAmounts::default()
             };

@@ -124,7 +124,21 @@ pub struct CorpusCounts {
     pub quarantined_samples: Vec<String>,
 }
 
-/// Work of one stage, planned or done.
+/// Work of one stage as the plan has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PlannedAmounts {
+    /// Texts.
+    pub texts: u64,
+    /// Exact tokens.
+    pub tokens: u64,
+    /// Estimated wall seconds on all devices, from a short trial on the first; `None` where there was no trial: nothing is
+    /// to be encoded, or other processes do it.
+    pub seconds: Option<f64>,
+    /// Bytes to be written.
+    pub bytes: u64,
+}
+
+/// Work of one stage as it was done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Amounts {
     /// Texts.
@@ -143,7 +157,7 @@ pub struct StageReport {
     /// Which stage.
     pub stage: Stage,
     /// What the plan said, where it said something.
-    pub planned: Option<Amounts>,
+    pub planned: Option<PlannedAmounts>,
     /// What was done.
     pub actual: Amounts,
 }

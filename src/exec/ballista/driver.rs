@@ -72,7 +72,8 @@ impl Driver {
         let shards = plan.shards.len();
         let seconds =
             stage.end(format!("{notes} notes in {shards} shards, {texts} texts to encode"));
-        Ok(Planned { plan, parent, texts: receipt.texts, lengths: receipt.lengths, seconds })
+        let (texts, lengths) = (receipt.texts, receipt.lengths);
+        Ok(Planned { plan, parent, texts, lengths, sample: Vec::new(), seconds })
     }
 
     /// Has one executor check a stored plan: the least cosine to stored vectors and how many were compared.

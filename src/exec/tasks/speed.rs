@@ -2,33 +2,24 @@
 
 use std::time::Instant;
 
-use crate::corpus::PreparedReader;
 use crate::error::Result;
-use crate::stage::{Plan, TaskEnv, Worker, encode_sample};
+use crate::stage::{Planned, TaskEnv, Worker, encode_sample};
 
-/// Texts that the calibration encodes, at most; their time is not kept.
-const CALIBRATION_TEXTS: usize = 32;
-
-/// Tokens per second of this device on the first texts of the plan; `None` where nothing is to be encoded.
+/// Tokens per second of this device on at most `most` of the plan's first texts, whose vectors are not kept; `None` where
+/// nothing is to be encoded.
 pub(crate) async fn measure_speed(
-    plan: &Plan,
+    planned: &Planned,
+    most: usize,
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<Option<f64>> {
-    let Some(task) = plan.encode.first() else { return Ok(None) };
-    let mut reader = PreparedReader::open(&env.root, &task.shard.prepared).await?;
-    let mut texts = Vec::new();
-    while let Some(batch) = reader.next().await? {
-        texts.extend(batch.rows.into_iter().filter(|row| !row.deleted).map(|row| row.text));
-        if texts.len() >= CALIBRATION_TEXTS {
-            break;
-        }
-    }
-    texts.truncate(CALIBRATION_TEXTS);
+    let (spec, sample) = (&planned.plan.spec, &planned.sample);
+    let Some(first) = sample.first() else { return Ok(None) };
     // Once to load the weights and touch their pages, once to measure.
-    encode_sample(&plan.spec, texts.iter().take(1).cloned().collect(), worker, env).await?;
+    encode_sample(spec, vec![first.clone()], worker, env).await?;
     let started = Instant::now();
-    let tokens = encode_sample(&plan.spec, texts, worker, env).await?;
+    let texts = sample.iter().take(most).cloned().collect();
+    let tokens = encode_sample(spec, texts, worker, env).await?;
     let seconds = started.elapsed().as_secs_f64();
     Ok((tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds))
 }

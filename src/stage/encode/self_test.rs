@@ -7,19 +7,15 @@ use crate::stage::worker::{Loaded, TaskEnv, Worker};
 use crate::tower::{Encoder, TowerTokenizer, pack};
 use crate::types::Arithmetic;
 
-/// Encodes texts in packed batches and drops the vectors; returns their tokens. For measuring speed.
+/// Encodes token ids of texts in packed batches and drops the vectors; returns how many tokens. For measuring speed.
 pub async fn encode_sample(
     spec: &RunSpec,
-    texts: Vec<String>,
+    sequences: Vec<Vec<u32>>,
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<u64> {
     let (cancel, budget) = (env.cancel.clone(), spec.encode.token_budget);
-    let encode = move |loaded: &mut Loaded, tokenizer: &TowerTokenizer| {
-        let mut sequences = Vec::with_capacity(texts.len());
-        for text in &texts {
-            sequences.push(tokenizer.tokenize(text)?.ids);
-        }
+    let encode = move |loaded: &mut Loaded, _: &TowerTokenizer| {
         let lengths: Vec<u32> = sequences.iter().map(|ids| ids.len() as u32).collect();
         for batch in pack(&lengths, budget) {
             cancel.check()?;

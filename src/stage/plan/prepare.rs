@@ -69,6 +69,8 @@ pub struct Planned {
     pub texts: u64,
     /// Token counts of the texts to encode: bucket's upper end -> texts.
     pub lengths: BTreeMap<u32, u64>,
+    /// Token ids of the first texts to encode, to try a device with; none where another process planned.
+    pub sample: Vec<Vec<u32>>,
     /// Wall time in seconds.
     pub seconds: f64,
 }
@@ -149,10 +151,11 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let comparison = Comparison::new(root, &inputs, &spec, parent.as_ref(), recall_min).await?;
     let (mut shards, parts) =
         compare_all(&comparison, &prepared.shards, reporter.as_ref(), cancel).await?;
-    let mut lengths = BTreeMap::new();
+    let (mut lengths, mut sample) = (BTreeMap::new(), Vec::new());
     for Compared { plan, missing } in &mut shards {
         cancel.check()?;
-        count_tokens(root, &inputs, plan, missing, request.tower, &mut lengths).await?;
+        let tower = request.tower;
+        count_tokens(root, &inputs, plan, missing, tower, &mut lengths, &mut sample).await?;
     }
     let distinct = shards.iter().filter(|shard| !shard.plan.unchanged).map(Compared::texts).sum();
     let shards: Vec<ShardPlan> = shards.into_iter().map(|shard| shard.plan).collect();
@@ -165,7 +168,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         seconds,
         summary: format!("{notes} notes in {} shards, {texts} texts to encode", plan.shards.len()),
     });
-    Ok(Planned { plan, parent, texts: distinct, lengths, seconds })
+    Ok(Planned { plan, parent, texts: distinct, lengths, sample, seconds })
 }
 
 /// Keeps out what the newest snapshot says was purged.

@@ -17,7 +17,11 @@ use crate::types::TextHash;
 /// Neighbours in one padded batch of the ordinary way, to which `padding_avoided` compares.
 const ORDINARY_BATCH: usize = 32;
 
-/// Tokenises what will be encoded: exact counts, the length histogram, and the padding that packing avoids.
+/// Texts that a device may be tried with.
+const SAMPLE: usize = 32;
+
+/// Tokenises what will be encoded: exact counts, the length histogram, the padding that packing avoids, and the ids of
+/// the first texts.
 pub(super) async fn count_tokens(
     root: &Root,
     inputs: &Inputs,
@@ -25,6 +29,7 @@ pub(super) async fn count_tokens(
     missing: &HashSet<TextHash>,
     tower: &Tower,
     lengths: &mut BTreeMap<u32, u64>,
+    sample: &mut Vec<Vec<u32>>,
 ) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
@@ -47,8 +52,13 @@ pub(super) async fn count_tokens(
             .filter(|row| counted.insert(row.text_hash));
         for (_, tokens) in tokenize(tower.tokenizer(), texts.collect()).await? {
             // A text that cannot be tokenised is counted as 0 here and quarantined by `encode`.
-            let (tokens, truncated) =
-                tokens.map_or((0, false), |tokens| (tokens.ids.len() as u32, tokens.truncated));
+            let (tokens, truncated) = tokens.map_or((0, false), |tokens| {
+                let counted = (tokens.ids.len() as u32, tokens.truncated);
+                if sample.len() < SAMPLE {
+                    sample.push(tokens.ids);
+                }
+                counted
+            });
             plan.tokens_to_encode += u64::from(tokens);
             plan.texts_truncated += u64::from(truncated);
             *lengths.entry(length_bucket(tokens)).or_default() += 1;

@@ -4,19 +4,21 @@ use scalingnote::corpus::Rejections;
 use scalingnote::index::Recall;
 use scalingnote::observe::Stage;
 use scalingnote::report::{
-    Amounts, ConfigSummary, CorpusCounts, LengthBucket, Outcome, RunReport, StageReport,
-    ThroughputSample,
+    Amounts, ConfigSummary, CorpusCounts, LengthBucket, Outcome, PlannedAmounts, RunReport,
+    StageReport, ThroughputSample,
 };
 use scalingnote::snapshot::GateOutcome;
 
 const HOSTILE: &str = "<script>alert('x')</script>\"'&\u{0}\u{7}</td></style>]]>";
 
 fn report(text: &str) -> RunReport {
-    let amounts = Amounts { texts: 399, tokens: 40_000, seconds: 61.5, bytes: 1 << 20 };
+    let (texts, tokens, bytes) = (399, 40_000, 1 << 20);
+    let trial = PlannedAmounts { texts, tokens, seconds: Some(61.5), bytes };
+    let no_trial = PlannedAmounts { seconds: None, ..trial };
     let stage = |stage, planned| StageReport {
         stage,
         planned,
-        actual: Amounts { seconds: 70.0, ..amounts },
+        actual: Amounts { texts, tokens, seconds: 70.0, bytes },
     };
     let gate = |passed, overridden: Option<&str>| GateOutcome {
         gate: text.to_owned(),
@@ -44,7 +46,11 @@ fn report(text: &str) -> RunReport {
             quarantined_samples: vec![text.to_owned()],
             ..CorpusCounts::default()
         },
-        stages: vec![stage(Stage::Prepare, None), stage(Stage::Encode, Some(amounts))],
+        stages: vec![
+            stage(Stage::Prepare, None),
+            stage(Stage::Encode, Some(trial)),
+            stage(Stage::Build, Some(no_trial)),
+        ],
         throughput: (1..=30u64)
             .map(|at| ThroughputSample {
                 seconds: at as f64,
