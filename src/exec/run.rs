@@ -57,7 +57,8 @@ async fn leased(
 ) -> Result<()> {
     let (session, timeline) = Session::new(ctx).with_options(options).recorded();
     *report = ctx.report(run);
-    let finished = drive(&session, run, lease, report).await;
+    // Boxed: it holds a hundred kilobytes, which every caller's future would hold, too.
+    let finished = Box::pin(drive(&session, run, lease, report)).await;
     report.finish(&timeline);
     if let Err(error) = &finished {
         report.warnings.push(error.to_string());
