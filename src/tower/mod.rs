@@ -20,6 +20,7 @@ mod trained;
 
 pub use decoder::{Decoder, decoder_encoder, open_cuda};
 pub use encoder::{Encoder, Running, Started};
+pub(crate) use files::lora::Adapter as StoredAdapter;
 pub use files::packed::{KEY as PACKED_KEY, Packed, Parts};
 pub(crate) use files::provenance::check_tokenizer;
 pub(crate) use files::safetensors::SafetensorsFile;

@@ -14,6 +14,10 @@ use crate::tower::files::provenance::teacher_of;
 use crate::tower::files::safetensors::SafetensorsFile;
 use crate::types::{Digest256, EmbeddingSpace, Hasher256, hash_json};
 
+mod config;
+
+use config::{LoraConfig, MERGE, from_metadata};
+
 /// An opened adapter: its pairs by the module they change.
 pub(crate) struct Adapter {
     file: SafetensorsFile,
@@ -26,13 +30,15 @@ pub(crate) struct Adapter {
 struct Pair {
     a: Option<String>,
     b: Option<String>,
+    /// The module by the name that PEFT knows it by.
+    name: String,
     scale: f64,
 }
 
 impl Adapter {
     /// Opens a PEFT directory (`adapter_config.json`, `adapter_model.safetensors`), or a safetensors file
     /// whose configuration lies beside it as `adapter_config.json` or in its own metadata, as the
-    /// string `adapter_config` or the strings `lora_alpha` and `use_rslora`.
+    /// string `adapter_config` or as strings named by its keys, `lora_alpha` among them.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let tensors =
             if path.is_dir() { path.join("adapter_model.safetensors") } else { path.to_owned() };
@@ -41,6 +47,9 @@ impl Adapter {
             let hint = match below.exists() {
                 true => {
                     format!("; name the folder `adapter` in it: {}", path.join("adapter").display())
+                }
+                false if tensors.with_extension("bin").exists() => {
+                    "; adapter_model.bin is a PyTorch pickle: save it in PEFT with safe_serialization=True".to_owned()
                 }
                 false => String::new(),
             };
@@ -59,7 +68,7 @@ impl Adapter {
         config: &Map<String, Value>,
         tensors: Digest256,
     ) -> Result<Self> {
-        let scaling = Scaling::of(config)?;
+        let config = LoraConfig::new(config)?;
         let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
         let mut strange = Vec::new();
         for name in file.names() {
@@ -67,21 +76,22 @@ impl Adapter {
                 .strip_suffix(".weight")
                 .map(|stem| stem.strip_suffix(".default").unwrap_or(stem))
                 .and_then(|stem| stem.rsplit_once('.'));
-            match slot {
-                Some((module, "lora_A")) => {
-                    pairs.entry(module_of(module)).or_default().a = Some(name.to_owned());
-                }
-                Some((module, "lora_B")) => {
-                    pairs.entry(module_of(module)).or_default().b = Some(name.to_owned());
-                }
-                _ => strange.push(name.to_owned()),
+            let Some((module, half @ ("lora_A" | "lora_B"))) = slot else {
+                strange.push(name.to_owned());
+                continue;
+            };
+            let pair = pairs.entry(module_of(module)).or_default();
+            peft_name(module).clone_into(&mut pair.name);
+            let half = if half == "lora_A" { &mut pair.a } else { &mut pair.b };
+            if let Some(other) = half.replace(name.to_owned()) {
+                return Err(Error::corrupt(format!("{other} and {name} are of the same module")));
             }
         }
         for (module, pair) in &mut pairs {
             match (&pair.a, &pair.b) {
                 (Some(a), Some(b)) => match (file.shape(a), file.shape(b)) {
                     (Some(&[rank, _]), Some(&[_, rank_b])) if rank == rank_b && rank > 0 => {
-                        pair.scale = scaling.scale(module, rank)?;
+                        pair.scale = config.scale(&pair.name, rank)?;
                     }
                     _ => {
                         return Err(Error::corrupt(format!(
@@ -94,7 +104,7 @@ impl Adapter {
         }
         if !strange.is_empty() {
             return Err(Error::unsupported(format!(
-                "it holds what is no LoRA pair and cannot be merged: {}",
+                "it holds tensors other than pairs of lora_A and lora_B: {}; {MERGE}",
                 listed(&strange)
             )));
         }
@@ -102,8 +112,21 @@ impl Adapter {
             return Err(Error::input("it holds no LoRA pair"));
         }
         let mut hasher = Hasher256::new();
-        hasher.field(tensors.0).field(hash_json(&scaling.canonical())?.0);
+        hasher.field(tensors.0).field(hash_json(&config.canonical())?.0);
         Ok(Self { file, path: path.to_owned(), pairs, digest: hasher.finish() })
+    }
+
+    /// The modules that it changes, sorted.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = &str> {
+        self.pairs.keys().map(String::as_str)
+    }
+
+    /// A `[rank, in]`, B `[out, rank]` and scale of a module; `None` where it leaves the module alone.
+    pub(crate) fn pair(&self, module: &str) -> Result<Option<(Tensor, Tensor, f64)>> {
+        let Some(Pair { a: Some(a), b: Some(b), scale, .. }) = self.pairs.get(module) else {
+            return Ok(None);
+        };
+        Ok(Some((self.file.read(a)?, self.file.read(b)?, *scale)))
     }
 
     /// SHA-256 over the adapter's file and what decides its scale.
@@ -150,12 +173,10 @@ pub(crate) struct Merged {
 impl WeightSource for Merged {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.base.tensor(name, shape)?;
-        let pair =
-            name.strip_suffix(".weight").and_then(|stem| self.adapter.pairs.get(&module_of(stem)));
-        let Some(Pair { a: Some(a), b: Some(b), scale }) = pair else { return Ok(tensor) };
-        let (a, b) = (self.adapter.file.read(a)?, self.adapter.file.read(b)?);
+        let Some(stem) = name.strip_suffix(".weight") else { return Ok(tensor) };
+        let Some((a, b, scale)) = self.adapter.pair(&module_of(stem))? else { return Ok(tensor) };
         b.matmul(&a)
-            .and_then(|change| tensor + (change * *scale)?)
+            .and_then(|change| tensor + (change * scale)?)
             .or_error(ErrorKind::Input, || {
                 format!("merging LoRA adapter {} into {name}", self.adapter.path.display())
             })
@@ -176,12 +197,17 @@ impl WeightSource for Merged {
 
 /// PEFT writes `base_model.model.` before the wrapped model's own names; bare models lack `model.`.
 fn module_of(name: &str) -> String {
-    let name = name.strip_prefix("base_model.model.").unwrap_or(name);
+    let name = peft_name(name);
     if name.starts_with("layers.") || name.starts_with("embed_tokens") {
         format!("model.{name}")
     } else {
         name.to_owned()
     }
+}
+
+/// What a module is called in the model that PEFT wrapped.
+fn peft_name(name: &str) -> &str {
+    name.strip_prefix("base_model.model.").unwrap_or(name)
 }
 
 fn listed(names: &[String]) -> String {
@@ -201,99 +227,14 @@ fn configuration(tensors: &Path, file: &SafetensorsFile) -> Result<Map<String, V
     if beside.is_file() {
         return read_json(&beside);
     }
-    let mut config = Map::new();
-    for key in ["lora_alpha", "use_rslora"] {
-        if let Some(text) = file.metadata.get(key) {
-            let value = serde_json::from_str(text)
-                .or_error(ErrorKind::Corrupt, || format!("{key} in the metadata is no number"))?;
-            config.insert(key.into(), value);
-        }
-    }
-    if config.is_empty() {
+    let config = from_metadata(&file.metadata);
+    if !config.contains_key("lora_alpha") {
         return Err(Error::not_found(format!(
             "LoRA adapter {} has neither adapter_config.json beside it nor lora_alpha in its metadata",
             tensors.display()
         )));
     }
     Ok(config)
-}
-
-/// How strongly a pair acts: alpha / rank, or alpha / sqrt(rank) for rank-stabilised adapters.
-struct Scaling {
-    alpha: f64,
-    stabilised: bool,
-    /// PEFT's `alpha_pattern`: another alpha for modules whose name is or ends in `.key`.
-    alphas: BTreeMap<String, f64>,
-}
-
-impl Scaling {
-    fn of(config: &Map<String, Value>) -> Result<Self> {
-        let given = |key: &str| config.get(key).filter(|value| !value.is_null());
-        if let Some(kind) = given("peft_type").and_then(Value::as_str)
-            && kind != "LORA"
-        {
-            return Err(Error::unsupported(format!(
-                "peft_type {kind:?} is not supported (LORA is)"
-            )));
-        }
-        if let Some(bias) = given("bias").and_then(Value::as_str)
-            && bias != "none"
-        {
-            return Err(Error::unsupported(format!(
-                "bias {bias:?} is not supported (\"none\" is)"
-            )));
-        }
-        for key in ["use_dora", "fan_in_fan_out", "lora_bias", "layer_replication", "use_qalora"] {
-            if given(key).is_some_and(|value| *value != Value::Bool(false)) {
-                return Err(Error::unsupported(format!("{key} is not supported")));
-            }
-        }
-        let number = |value: &Value, key: &str| {
-            value
-                .as_f64()
-                .filter(|alpha| alpha.is_finite())
-                .ok_or_else(|| Error::corrupt(format!("{key} is no number")))
-        };
-        let alpha = given("lora_alpha").ok_or_else(|| Error::corrupt("it has no lora_alpha"))?;
-        let mut alphas = BTreeMap::new();
-        if let Some(pattern) = given("alpha_pattern") {
-            let pattern =
-                pattern.as_object().ok_or_else(|| Error::corrupt("alpha_pattern is no object"))?;
-            for (key, value) in pattern {
-                if !key.chars().all(|c| c.is_ascii_alphanumeric() || "._".contains(c)) {
-                    return Err(Error::unsupported(format!(
-                        "alpha_pattern {key:?} is a regular expression; plain names are supported"
-                    )));
-                }
-                alphas.insert(key.clone(), number(value, "alpha_pattern")?);
-            }
-        }
-        Ok(Self {
-            alpha: number(alpha, "lora_alpha")?,
-            stabilised: given("use_rslora") == Some(&Value::Bool(true)),
-            alphas,
-        })
-    }
-
-    fn scale(&self, module: &str, rank: usize) -> Result<f64> {
-        let own = self.alphas.iter().find(|(key, _)| {
-            module
-                .strip_suffix(key.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        });
-        let alpha = own.map_or(self.alpha, |(_, alpha)| *alpha);
-        let rank = rank as f64;
-        Ok(if self.stabilised { alpha / rank.sqrt() } else { alpha / rank })
-    }
-
-    fn canonical(&self) -> Value {
-        let alphas: BTreeMap<_, _> = self.alphas.iter().map(|(k, v)| (k, v.to_bits())).collect();
-        serde_json::json!({
-            "alpha": self.alpha.to_bits(),
-            "stabilised": self.stabilised,
-            "alphas": alphas,
-        })
-    }
 }
 
 #[cfg(test)]

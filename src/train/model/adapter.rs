@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::dataset::SplitMix64;
 use crate::error::{Error, Result, ResultExt};
-use crate::tower::DecoderConfig;
+use crate::tower::{DecoderConfig, StoredAdapter};
 use crate::train::files::{cannot, save_tensors, write_json};
 use crate::train::tensors::tensor_error;
 
@@ -163,43 +163,39 @@ impl Adapter {
     /// cut off from are passed over (`cut`).
     ///
     /// # Errors
-    /// Input where it was trained with another rank, scale, targets or model.
+    /// Input where it was trained with another rank, scale, targets or model; Unsupported where it is not plain LoRA.
     pub(crate) fn start_from(&self, folder: &Path, cut: bool) -> Result<()> {
-        let file = folder.join("adapter_model.safetensors");
-        let named = || file.display().to_string();
-        let wrong = |what: &str| {
+        let stored = StoredAdapter::open(folder)?;
+        let wrong = |what: String| {
             Error::input(format!(
-                "{} {what}; train with the options it was made with",
-                file.display()
+                "LoRA adapter {} {what}; train with the options it was made with",
+                folder.display()
             ))
         };
-        let config = std::fs::read(folder.join("adapter_config.json")).map_err(|cause| {
-            Error::io(cause, format!("{} has no adapter_config.json", folder.display()))
-        })?;
-        let config: serde_json::Value = serde_json::from_slice(&config).context(named)?;
-        if config["r"] != json!(self.options.rank)
-            || config["lora_alpha"].as_f64() != Some(self.options.alpha)
-        {
-            return Err(wrong("has another rank or alpha"));
+        for ((layer, target), (a, b)) in &self.pairs {
+            let module = module(*layer, *target);
+            let (stored_a, stored_b, scale) =
+                stored.pair(&module)?.ok_or_else(|| wrong(format!("does not change {module}")))?;
+            if scale != self.options.scale() || stored_a.dim(0).ok() != Some(self.options.rank) {
+                return Err(wrong("has another rank or alpha".to_owned()));
+            }
+            for (var, tensor) in [(a, stored_a), (b, stored_b)] {
+                if var.dims() != tensor.dims() {
+                    return Err(wrong(format!("has matrices of another shape for {module}")));
+                }
+                tensor
+                    .to_device(var.device())
+                    .and_then(|tensor| var.set(&tensor))
+                    .map_err(tensor_error)
+                    .context(|| folder.display().to_string())?;
+            }
         }
-        let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu)
-            .map_err(tensor_error)
-            .context(named)?;
-        for (name, var) in self.named() {
-            let tensor = tensors.remove(&name).filter(|tensor| tensor.dims() == var.dims());
-            let tensor =
-                tensor.ok_or_else(|| wrong(&format!("has no tensor {name} of this shape")))?;
-            tensor
-                .to_dtype(DType::F32)
-                .and_then(|tensor| tensor.to_device(var.device()))
-                .and_then(|tensor| var.set(&tensor))
-                .map_err(tensor_error)
-                .context(named)?;
-        }
+        let known =
+            |name: &str| self.pairs.keys().any(|(layer, target)| module(*layer, *target) == name);
         let beyond = |name: &str| layer_of(name).is_some_and(|layer| layer >= self.layers);
-        match tensors.keys().find(|name| !(cut && beyond(name))) {
+        match stored.modules().find(|name| !(known(name) || cut && beyond(name))) {
             None => Ok(()),
-            Some(name) => Err(wrong(&format!("also has {name}"))),
+            Some(name) => Err(wrong(format!("also changes {name}"))),
         }
     }
 
@@ -207,9 +203,9 @@ impl Adapter {
     pub(crate) fn named(&self) -> Vec<(String, Var)> {
         let mut named = Vec::with_capacity(self.pairs.len() * 2);
         for ((layer, target), (a, b)) in &self.pairs {
-            let base = format!("base_model.model.model.layers.{layer}.{}", target.path());
-            named.push((format!("{base}.lora_A.weight"), a.clone()));
-            named.push((format!("{base}.lora_B.weight"), b.clone()));
+            let base = module(*layer, *target);
+            named.push((format!("base_model.model.{base}.lora_A.weight"), a.clone()));
+            named.push((format!("base_model.model.{base}.lora_B.weight"), b.clone()));
         }
         named
     }
@@ -266,7 +262,12 @@ impl Adapter {
     }
 }
 
-/// The layer whose parameter has this name.
+/// The name of a projection in the model.
+fn module(layer: usize, target: LoraTarget) -> String {
+    format!("model.layers.{layer}.{}", target.path())
+}
+
+/// The layer whose module has this name.
 fn layer_of(name: &str) -> Option<usize> {
     name.split_once(".layers.")?.1.split('.').next()?.parse().ok()
 }

@@ -60,6 +60,24 @@ fn a_run_is_resumed_only_where_all_that_decides_it_is_the_same() {
     std::fs::copy(path.join("next/adapter/adapter_model.safetensors"), adapter).unwrap();
     let (_, stderr) = expect(path, 2, "train next.toml --out next");
     assert!(stderr.contains("another model or adapter to start from"), "{stderr}");
+    // One that is not what it would be trained further as.
+    let file = path.join("round1/adapter/adapter_config.json");
+    let config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for (key, value, said) in [
+        (
+            "init_lora_weights",
+            json!("pissa"),
+            "init_lora_weights is \"pissa\": the model's own weights were changed",
+        ),
+        ("use_rslora", json!(true), "has another rank or alpha"),
+        ("target_modules", json!(["q_proj"]), "target_modules"),
+    ] {
+        let mut other = config.clone();
+        other[key] = value;
+        std::fs::write(&file, other.to_string()).unwrap();
+        let (_, stderr) = expect(path, 1, "train next.toml --out third");
+        assert!(stderr.contains(said), "{stderr}");
+    }
 }
 
 #[test]

@@ -93,6 +93,23 @@ fn a_file_with_metadata_is_merged() {
     assert_merged(folder.path(), &path, 3.0);
 }
 
+#[test]
+fn metadata_is_judged_as_a_configuration_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stage1.safetensors");
+    let open = |key: &str, value: &str| {
+        let alpha = ("lora_alpha".to_owned(), "6".to_owned());
+        write_and_open(&path, HashMap::from([alpha, (key.to_owned(), value.to_owned())]))
+    };
+    // What the writer of the file says about other things is its own affair.
+    open("format", "pt").unwrap();
+    open("init_lora_weights", "eva").unwrap();
+    for (key, value) in [("use_dora", "true"), ("init_lora_weights", "pissa"), ("r", "4")] {
+        let said = open(key, value).unwrap_err().to_string();
+        assert!(said.contains(key), "{said}");
+    }
+}
+
 fn write_and_open(path: &Path, metadata: HashMap<String, String>) -> Result<Digest256> {
     write_safetensors(path, &pair(V), Some(metadata));
     Adapter::open(path).map(|adapter| adapter.digest())
@@ -123,6 +140,25 @@ fn what_cannot_be_merged_is_listed() {
     let mut extra = pair(V);
     extra.push(("base_model.model.score.weight".into(), vec![1], vec![0.0]));
     assert!(refused(&extra, &config()).contains("base_model.model.score.weight"));
+    // What DoRA, embeddings, LoRA biases, whole modules and other adapters of the same model leave in a file.
+    for name in [
+        format!("base_model.model.{V}.lora_magnitude_vector"),
+        format!("base_model.model.{V}.lora_B.bias"),
+        format!("base_model.model.{V}.lora_A.other.weight"),
+        "base_model.model.model.embed_tokens.lora_embedding_A".to_owned(),
+        "base_model.model.model.embed_tokens.weight".to_owned(),
+        "base_model.model.score.modules_to_save.weight".to_owned(),
+        "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta".to_owned(),
+    ] {
+        let mut extra = pair(V);
+        extra.push((name.clone(), vec![1], vec![0.0]));
+        let said = refused(&extra, &config());
+        assert!(said.contains(&name) && said.contains("merge_and_unload"), "{said}");
+    }
+    let mut twice = pair(V);
+    let again = twice[0].0.replace(".weight", ".default.weight");
+    twice.push((again.clone(), vec![2, 32], vec![0.0; 64]));
+    assert!(refused(&twice, &config()).contains(&again));
     assert!(refused(&pair(V)[..1], &config()).contains("lora_A without lora_B"));
     let mut crooked = pair(V);
     crooked[1].1 = vec![2, 16];
