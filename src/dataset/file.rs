@@ -71,17 +71,16 @@ pub(super) fn for_each_line(
     Ok(())
 }
 
-/// Reads a JSON Lines file (plain, or with `.xz` or `.gz` added to its name) whole.
+/// Reads a JSON Lines file (plain, or with `.xz` or `.gz` added to its name) whole, each row with the number of its line.
 ///
 /// # Errors
 /// NotFound; Input, naming file and line, for what does not parse.
-pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+pub(super) fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<(usize, T)>> {
     let mut rows = Vec::new();
-    for_each_line(path, |_, line| {
-        rows.push(
-            serde_json::from_str(line)
-                .map_err(|e| Error::input(format!("not the expected JSON: {}", category(&e))))?,
-        );
+    for_each_line(path, |number, line| {
+        let row = serde_json::from_str(line)
+            .map_err(|e| Error::input(format!("not the expected JSON: {}", category(&e))))?;
+        rows.push((number, row));
         Ok(())
     })?;
     Ok(rows)
@@ -91,8 +90,8 @@ pub fn read_jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 fn category(error: &serde_json::Error) -> String {
     if error.is_data() {
         let text = error.to_string();
-        if text.starts_with("missing field") || text.starts_with("unknown field") {
-            return text;
+        if text.starts_with("missing field") {
+            return text.split(" at line ").next().unwrap_or_default().to_owned();
         }
         return format!("wrong type of a field at column {}", error.column());
     }

@@ -1,13 +1,17 @@
 //! Retrieval sets in BEIR layout and training pairs: what `train` learns from and `evaluate` judges on.
 //!
 //! A retrieval set is a folder with `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`) and
-//! `qrels.tsv` (query-id, corpus-id, score; with a header). Each file may be plain, `.gz` or `.xz`.
+//! `qrels.tsv` (query-id, corpus-id, score; header optional; or TREC's four columns). Each file may be plain, `.gz` or
+//! `.xz`. What public sets have that they should not have is counted ([`Oddities`]), not refused.
 
 mod file;
+mod oddities;
 mod pairs;
+mod qrels;
 mod set;
 
 pub use crate::types::SplitMix64;
-pub use file::read_jsonl;
+pub use oddities::{Found, Oddities, Oddity};
 pub use pairs::{Pair, PairSet, PairSource};
-pub use set::{Document, Qrels, Query, RetrievalSet, RetrievalSetOptions};
+pub use qrels::Qrels;
+pub use set::{Document, Query, RetrievalSet, RetrievalSetOptions};

@@ -86,6 +86,8 @@ pub struct PairSet {
     pub documents: Vec<String>,
     /// The pairs.
     pub pairs: Vec<Pair>,
+    /// What folders should not have and were read without: a line for people for each kind.
+    pub oddities: Vec<String>,
     numbers: HashMap<String, u32>,
 }
 
@@ -94,13 +96,11 @@ pub struct PairSet {
 struct Line {
     query: String,
     text: String,
-    #[serde(default)]
-    title: String,
+    title: Option<String>,
     #[serde(default)]
     #[expect(dead_code, reason = "named in the format; equal texts are what decides")]
     note_id: serde_json::Value,
-    #[serde(default)]
-    negatives: Vec<String>,
+    negatives: Option<Vec<String>>,
     weight: Option<f32>,
 }
 
@@ -160,7 +160,11 @@ impl PairSet {
                 set.pairs.truncate(start + limit);
             }
             if set.pairs.len() == start {
-                return Err(Error::input(format!("{} holds no training pair", path.display())));
+                let why = set.oddities.iter().map(|line| format!("; {line}")).collect::<String>();
+                return Err(Error::input(format!(
+                    "{} holds no training pair{why}",
+                    path.display()
+                )));
             }
         }
         Ok(set)
@@ -206,7 +210,10 @@ impl PairSet {
             path: path.to_owned(),
             queries: source.queries.clone(),
             qrels: source.qrels.clone(),
+            ignore_identical_ids: false,
         })?;
+        let lines = set.oddities.lines();
+        self.oddities.extend(lines.iter().map(|line| format!("{}: {line}", path.display())));
         let positions = set.positions();
         for query in &set.queries {
             let Some(judged) = set.qrels.get(&query.id) else { continue };
@@ -214,7 +221,8 @@ impl PairSet {
                 if source.exclude_id_prefix.iter().any(|prefix| id.starts_with(prefix.as_str())) {
                     continue;
                 }
-                let text = set.documents[positions[id.as_str()]].render();
+                let Some(&document) = positions.get(id.as_str()) else { continue };
+                let text = set.documents[document].render();
                 if text.is_empty() || query.text.trim().is_empty() {
                     continue;
                 }
@@ -236,6 +244,7 @@ impl PairSet {
             let line: Line =
                 serde_json::from_str(line).map_err(|cause| wrong_line(path, &cause))?;
             let Line { query, text, title, negatives, weight, .. } = line;
+            let (title, negatives) = (title.unwrap_or_default(), negatives.unwrap_or_default());
             self.add(PairRecord { query, title, text, negatives, weight }, source.weight, at)
         })
     }
@@ -306,7 +315,8 @@ mod tests {
         let file = dir.path().join("pairs.jsonl");
         std::fs::write(
             &file,
-            "{\"query\":\"a\",\"text\":\"same\",\"negatives\":[\"other\"],\"weight\":0.5}\n{\"query\":\"b\",\"text\":\"same\"}\n",
+            "{\"query\":\"a\",\"text\":\"same\",\"negatives\":[\"other\"],\"weight\":0.5}\n\
+             {\"query\":\"b\",\"text\":\"same\",\"title\":null,\"negatives\":null,\"weight\":null}\n",
         )
         .unwrap();
         let folder = dir.path().join("set");
@@ -317,7 +327,7 @@ mod tests {
         )
         .unwrap();
         std::fs::write(folder.join("queries.jsonl"), "{\"_id\":\"q\",\"text\":\"c\"}\n").unwrap();
-        std::fs::write(folder.join("qrels.tsv"), "q\ten-1\t1\nq\tzh-1\t1\n").unwrap();
+        std::fs::write(folder.join("qrels.tsv"), "q\ten-1\t1\nq\tzh-1\t1\nq\tgone\t1\n").unwrap();
         let mut from_folder = PairSource::new("set");
         from_folder.exclude_id_prefix = vec!["zh-".into()];
         let set =
@@ -326,6 +336,12 @@ mod tests {
         assert_eq!(set.pairs.iter().map(|p| p.document).collect::<Vec<_>>(), [0, 0, 0]);
         assert_eq!(set.pairs[0].negatives, [1]);
         assert_eq!(set.pairs[0].weight, 0.5);
+        assert_eq!(set.oddities.len(), 1);
+        assert!(
+            set.oddities[0].contains("set: judgements of documents that the corpus lacks: 1"),
+            "{:?}",
+            set.oddities
+        );
         let mut limited = PairSource::new("pairs.jsonl");
         limited.limit = Some(1);
         let one = PairSet::open(std::slice::from_ref(&limited), dir.path(), 3).unwrap();

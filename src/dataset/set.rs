@@ -1,25 +1,27 @@
 //! A judged retrieval set in BEIR layout.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::file::{for_each_line, read_jsonl};
+use super::file::read_jsonl;
+use super::oddities::{Oddities, Oddity};
+use super::qrels::{Judgement, Qrels, read_qrels};
 use crate::error::{Error, Result, ResultExt};
+
+const CORPUS: &str = "corpus.jsonl";
 
 /// A document of the corpus.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Line")]
 pub struct Document {
     /// Its id.
-    #[serde(rename = "_id", deserialize_with = "id")]
     pub id: String,
     /// Its title; may be empty.
-    #[serde(default)]
     pub title: String,
-    /// Its text.
-    #[serde(default)]
+    /// Its text; may be empty.
     pub text: String,
 }
 
@@ -36,30 +38,67 @@ impl Document {
 
 /// A query.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Line")]
 pub struct Query {
     /// Its id.
-    #[serde(rename = "_id", deserialize_with = "id")]
     pub id: String,
     /// Its text.
     pub text: String,
 }
 
-/// Ids are strings; a number is taken as its decimal digits.
-fn id<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<String, D::Error> {
+/// A line of either file. Missing and null texts are empty ones.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(rename = "_id", default, deserialize_with = "id")]
+    id: Option<String>,
+    /// What other writers call it.
+    #[serde(rename = "id", default, deserialize_with = "id")]
+    other_id: Option<String>,
+    title: Option<String>,
+    text: Option<String>,
+}
+
+/// Ids are strings; a whole number is taken as its decimal digits.
+fn id<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Id {
         Text(String),
-        Number(i64),
+        Negative(i64),
+        Number(u64),
+        Other(serde::de::IgnoredAny),
     }
     Ok(match Id::deserialize(deserializer)? {
-        Id::Text(text) => text,
-        Id::Number(number) => number.to_string(),
+        Id::Text(text) => Some(text),
+        Id::Negative(number) => Some(number.to_string()),
+        Id::Number(number) => Some(number.to_string()),
+        Id::Other(_) => None,
     })
 }
 
-/// Judgements: query id -> document id -> grade. A grade above 0 means relevant.
-pub type Qrels = BTreeMap<String, BTreeMap<String, i32>>;
+impl Line {
+    fn id(&mut self) -> std::result::Result<String, &'static str> {
+        let id = self.id.take().or(self.other_id.take()).filter(|id| !id.is_empty());
+        id.ok_or("missing field `_id` (a text or a whole number)")
+    }
+}
+
+impl TryFrom<Line> for Document {
+    type Error = &'static str;
+
+    fn try_from(mut line: Line) -> std::result::Result<Self, Self::Error> {
+        let id = line.id()?;
+        Ok(Self { id, title: line.title.unwrap_or_default(), text: line.text.unwrap_or_default() })
+    }
+}
+
+impl TryFrom<Line> for Query {
+    type Error = &'static str;
+
+    fn try_from(mut line: Line) -> std::result::Result<Self, Self::Error> {
+        Ok(Self { id: line.id()?, text: line.text.unwrap_or_default() })
+    }
+}
 
 /// Which files make a retrieval set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -73,6 +112,9 @@ pub struct RetrievalSetOptions {
     /// File of the judgements inside it.
     #[serde(default = "qrels_file")]
     pub qrels: String,
+    /// Take the document with the query's own id out of its ranking, as BEIR does.
+    #[serde(default)]
+    pub ignore_identical_ids: bool,
 }
 
 pub(super) fn queries_file() -> String {
@@ -86,7 +128,12 @@ pub(super) fn qrels_file() -> String {
 impl RetrievalSetOptions {
     /// The files of a folder under their usual names.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), queries: queries_file(), qrels: qrels_file() }
+        Self {
+            path: path.into(),
+            queries: queries_file(),
+            qrels: qrels_file(),
+            ignore_identical_ids: false,
+        }
     }
 }
 
@@ -97,41 +144,80 @@ pub struct RetrievalSet {
     pub documents: Vec<Document>,
     /// All queries in file order.
     pub queries: Vec<Query>,
-    /// The judgements.
+    /// The judgements of queries that are there and have a text.
     pub qrels: Qrels,
+    /// What was passed over.
+    pub oddities: Oddities,
+    /// Whether the document with a query's own id is no candidate for it.
+    pub ignore_identical_ids: bool,
 }
 
 impl RetrievalSet {
-    /// Reads a set and checks that ids are unique and that every judgement names a known query and document.
+    /// Reads a set. What it should not have is counted in [`RetrievalSet::oddities`].
     ///
     /// # Errors
-    /// NotFound for a missing file; Input, naming file and line or id, otherwise.
+    /// NotFound for a missing file; Input, naming file and line, for what does not parse, for one id with two contents,
+    /// and where no document or no query has a text.
     pub fn open(options: &RetrievalSetOptions) -> Result<Self> {
         Self::read(options).context(|| options.path.display().to_string())
     }
 
     fn read(options: &RetrievalSetOptions) -> Result<Self> {
-        let set = Self {
-            documents: read_jsonl(&options.path.join("corpus.jsonl"))?,
-            queries: read_jsonl(&options.path.join(&options.queries))?,
-            qrels: read_qrels(&options.path.join(&options.qrels))?,
+        let RetrievalSetOptions { path, queries, qrels, ignore_identical_ids } = options;
+        let mut oddities = Oddities::default();
+        let documents: Vec<(usize, Document)> = read_jsonl(&path.join(CORPUS))?;
+        let repeated = Oddity::RepeatedDocument;
+        let documents = unique(CORPUS, documents, |one| &one.id, repeated, &mut oddities)?;
+        let asked: Vec<(usize, Query)> = read_jsonl(&path.join(queries))?;
+        let asked = unique(queries, asked, |one| &one.id, Oddity::RepeatedQuery, &mut oddities)?;
+        let found = read_qrels(&path.join(qrels))?;
+        let full = |text: &str| !text.trim().is_empty();
+        let nothing = |file: &str, what: &str| {
+            Err(Error::input(format!(
+                "no line of {file} has {what}: it may call it something else"
+            )))
         };
-        let documents = unique(set.documents.iter().map(|d| d.id.as_str()), "corpus.jsonl")?;
-        let queries = unique(set.queries.iter().map(|q| q.id.as_str()), &options.queries)?;
-        for (query, judged) in &set.qrels {
-            if !queries.contains(query.as_str()) {
-                return Err(Error::input(format!(
-                    "{} judges query {query:?}, which {} does not hold",
-                    options.qrels, options.queries
-                )));
-            }
-            if let Some(missing) = judged.keys().find(|id| !documents.contains(id.as_str())) {
-                return Err(Error::input(format!(
-                    "{} judges document {missing:?}, which corpus.jsonl does not hold",
-                    options.qrels
-                )));
-            }
+        if !documents.is_empty() && !documents.iter().any(|one| full(&one.title) || full(&one.text))
+        {
+            return nothing(CORPUS, "a `title` or a `text`");
         }
+        if !asked.is_empty() && !asked.iter().any(|query| full(&query.text)) {
+            return nothing(queries, "a `text`");
+        }
+        for line in found.repeated {
+            oddities.add(Oddity::RepeatedJudgement, || format!("{qrels}, line {line}"));
+        }
+        let mut set = Self {
+            documents,
+            queries: asked,
+            ignore_identical_ids: *ignore_identical_ids,
+            ..Self::default()
+        };
+        let positions = set.positions();
+        let texts: HashMap<&str, &str> =
+            set.queries.iter().map(|query| (query.id.as_str(), query.text.as_str())).collect();
+        let mut kept = Qrels::new();
+        for (query, judged) in found.by_query {
+            let Some(text) = texts.get(query.as_str()) else {
+                for Judgement { line, .. } in judged.values() {
+                    oddities
+                        .add(Oddity::AbsentQuery, || format!("{qrels}, line {line}: {query:?}"));
+                }
+                continue;
+            };
+            if !full(text) {
+                oddities.add(Oddity::QueryWithoutText, || format!("{queries}: {query:?}"));
+                continue;
+            }
+            for (id, Judgement { line, .. }) in &judged {
+                if !positions.contains_key(id.as_str()) {
+                    oddities
+                        .add(Oddity::AbsentDocument, || format!("{qrels}, line {line}: {id:?}"));
+                }
+            }
+            kept.insert(query, judged.into_iter().map(|(id, one)| (id, one.grade)).collect());
+        }
+        (set.qrels, set.oddities) = (kept, oddities);
         Ok(set)
     }
 
@@ -139,41 +225,53 @@ impl RetrievalSet {
     pub fn positions(&self) -> HashMap<&str, usize> {
         self.documents.iter().enumerate().map(|(at, d)| (d.id.as_str(), at)).collect()
     }
-}
 
-fn unique<'a>(ids: impl Iterator<Item = &'a str>, file: &str) -> Result<HashSet<&'a str>> {
-    let mut seen = HashSet::new();
-    for id in ids {
-        if !seen.insert(id) {
-            return Err(Error::input(format!("{file} has the id {id:?} twice")));
-        }
+    /// Whether a document of this id may be found for a query.
+    pub fn is_candidate(&self, query: &Query, document: &str) -> bool {
+        !(self.ignore_identical_ids && query.id == document)
     }
-    Ok(seen)
 }
 
-/// `query-id <tab> corpus-id <tab> score`, header optional.
-fn read_qrels(path: &Path) -> Result<Qrels> {
-    let mut qrels = Qrels::new();
-    for_each_line(path, |number, line| {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [query, document, score] = fields[..] else {
-            return Err(Error::input(format!("{} fields where 3 are expected", fields.len())));
-        };
-        match score.trim().parse::<i32>() {
-            Ok(score) => {
-                qrels.entry(query.to_owned()).or_default().insert(document.to_owned(), score);
-            }
-            Err(_) if number == 1 => {}
-            Err(_) => return Err(Error::input("the score is not a whole number")),
+/// Leaves the first of lines that say the same.
+///
+/// # Errors
+/// Input for two lines with the same id that do not.
+fn unique<T: PartialEq>(
+    file: &str,
+    lines: Vec<(usize, T)>,
+    id: fn(&T) -> &String,
+    kind: Oddity,
+    oddities: &mut Oddities,
+) -> Result<Vec<T>> {
+    let mut places: HashMap<&str, usize> = HashMap::with_capacity(lines.len());
+    let mut repeated = vec![false; lines.len()];
+    for (at, (line, one)) in lines.iter().enumerate() {
+        let first = *places.entry(id(one)).or_insert(at);
+        if first == at {
+            continue;
         }
-        Ok(())
-    })?;
-    Ok(qrels)
+        let (first, other) = &lines[first];
+        if other != one {
+            return Err(Error::input(format!(
+                "{file} has the id {:?} on lines {first} and {line}, with different texts; give each its own",
+                id(one)
+            )));
+        }
+        oddities.add(kind, || format!("{file}, line {line}"));
+        repeated[at] = true;
+    }
+    Ok(lines
+        .into_iter()
+        .zip(repeated)
+        .filter(|(_, repeated)| !repeated)
+        .map(|((_, one), _)| one)
+        .collect())
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::path::Path;
 
     use super::*;
     use crate::error::ErrorKind;
@@ -209,10 +307,84 @@ mod tests {
         write(dir.path(), "qrels.tsv", "q\tb\t1\n");
         assert!(open().to_string().contains("corpus.jsonl, line 1"), "{}", open());
         write(dir.path(), "corpus.jsonl", "{\"_id\":\"a\",\"text\":\"x\"}\n");
-        assert!(open().to_string().contains("document \"b\""), "{}", open());
-        write(dir.path(), "queries.jsonl", "{\"_id\":\"q\",\"text\":\"secret\n");
-        assert!(!open().to_string().contains("secret"));
-        write(dir.path(), "queries.jsonl", "{\"_id\":\"q\"}\n");
-        assert!(open().to_string().contains("missing field `text`"), "{}", open());
+        for (queries, what) in [
+            ("{\"_id\":\"q\",\"text\":\"secret\n", "line 1: not the expected JSON: syntax error"),
+            (
+                "{\"_id\":\"q\",\"text\":[\"secret\"]}\n",
+                "line 1: not the expected JSON: wrong type",
+            ),
+            ("{\"_id\":\"q\",\"question\":\"secret\"}\n", "no line of queries.jsonl has a `text`"),
+            ("\n{\"text\":\"secret\"}\n", "line 2: not the expected JSON: missing field `_id`"),
+            ("{\"_id\":1.5,\"text\":\"secret\"}\n", "missing field `_id`"),
+            ("{\"_id\":\"\",\"text\":\"secret\"}\n", "missing field `_id`"),
+            (
+                "{\"_id\":7,\"text\":\"x\"}\n\n{\"_id\":\"7\",\"text\":\"secret\"}\n",
+                "\"7\" on lines 1 and 3",
+            ),
+        ] {
+            write(dir.path(), "queries.jsonl", queries);
+            let said = open().to_string();
+            assert!(said.contains(what) && !said.contains("secret"), "{queries}: {said}");
+        }
+        write(dir.path(), "queries.jsonl", "{\"_id\":\"q\",\"text\":\"x\"}\n");
+        write(dir.path(), "corpus.jsonl", "{\"_id\":\"a\",\"contents\":\"x\"}\n");
+        assert!(open().to_string().contains("a `title` or a `text`"), "{}", open());
+    }
+
+    #[test]
+    fn lines_of_other_writers_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let corpus = "\u{feff}{\"_id\":\"a b\",\"title\":null,\"text\":\"x\"}\r\n\r\n{\"id\":7,\"title\":\"t\",\"text\":null}\r\n\
+            {\"_id\":18446744073709551615,\"id\":[1],\"text\":\"z\"}\r\n{\"_id\":-7}";
+        write(dir.path(), "corpus.jsonl", corpus);
+        write(dir.path(), "queries.jsonl", "{\"id\":\"q\",\"text\":\"y\",\"metadata\":{}}");
+        write(dir.path(), "qrels.tsv", "q\ta b\t1.0\nq\t7\t1\n");
+        let set = RetrievalSet::open(&RetrievalSetOptions::new(dir.path())).unwrap();
+        let all: Vec<(&str, String)> =
+            set.documents.iter().map(|one| (one.id.as_str(), one.render())).collect();
+        let expected = [("a b", "x"), ("7", "t"), ("18446744073709551615", "z"), ("-7", "")];
+        assert_eq!(all, expected.map(|(id, text)| (id, text.to_owned())));
+        assert_eq!(set.qrels["q"].values().collect::<Vec<_>>(), [&1, &1]);
+        assert!(set.oddities.is_empty());
+    }
+
+    #[test]
+    fn oddities_are_counted_and_refused_only_when_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = |id: &str, text: &str| format!("{{\"_id\":\"{id}\",\"text\":\"{text}\"}}\n");
+        write(dir.path(), "corpus.jsonl", &(line("a", "x") + &line("b", "y") + &line("a", "x")));
+        let queries =
+            line("q", "x") + &line("r", " ") + &line("q", "x") + "{\"_id\":\"s\",\"text\":null}\n";
+        write(dir.path(), "queries.jsonl", &queries);
+        let judged =
+            "q\ta\t1\nq\tgone\t1\nq\ta\t1.0\nnobody\ta\t1\nnobody\tb\t1\nr\ta\t1\ns\ta\t0\n";
+        write(dir.path(), "qrels.tsv", judged);
+        let set = RetrievalSet::open(&RetrievalSetOptions::new(dir.path())).unwrap();
+        assert_eq!((set.documents.len(), set.queries.len()), (2, 3));
+        // trec_eval knows of the document that is not there, and of no query that was never asked.
+        assert_eq!(serde_json::to_string(&set.qrels).unwrap(), "{\"q\":{\"a\":1,\"gone\":1}}");
+        let found = |kind: Oddity| {
+            let found = set.oddities.of(kind);
+            (found.count, found.first.join("; "))
+        };
+        for (kind, count, places) in [
+            (Oddity::AbsentDocument, 1, "qrels.tsv, line 2: \"gone\""),
+            (
+                Oddity::AbsentQuery,
+                2,
+                "qrels.tsv, line 4: \"nobody\"; qrels.tsv, line 5: \"nobody\"",
+            ),
+            (Oddity::QueryWithoutText, 2, "queries.jsonl: \"r\"; queries.jsonl: \"s\""),
+            (Oddity::RepeatedJudgement, 1, "qrels.tsv, line 3"),
+            (Oddity::RepeatedDocument, 1, "corpus.jsonl, line 3"),
+            (Oddity::RepeatedQuery, 1, "queries.jsonl, line 3"),
+        ] {
+            assert_eq!(found(kind), (count, places.to_owned()), "{kind:?}");
+        }
+        assert_eq!(set.oddities.lines().len(), 6);
+        let refused = set.oddities.refuse().unwrap_err().to_string();
+        assert!(refused.contains("judgements of queries that are not there: 2 ("), "{refused}");
+        assert!(refused.contains("line 2: \"gone\"") && refused.contains("--strict"), "{refused}");
+        Oddities::default().refuse().unwrap();
     }
 }

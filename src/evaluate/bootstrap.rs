@@ -51,17 +51,21 @@ pub struct Comparison {
 /// Refuses systems that cannot be compared.
 ///
 /// # Errors
-/// Input, where the two did not judge the same queries.
+/// Input, where the two did not judge the same queries, or one alone ignores identical ids.
 pub fn check_same_queries(first: &Evaluation, second: &Evaluation) -> Result<()> {
     let same = first.per_query.len() == second.per_query.len()
         && first.per_query.iter().zip(&second.per_query).all(|(a, b)| a.query == b.query);
-    if same && !first.per_query.is_empty() {
-        return Ok(());
+    let (one, other) = (&first.system, &second.system);
+    if !same || first.per_query.is_empty() {
+        return Err(Error::input(format!("{one} and {other} did not judge the same queries")));
     }
-    Err(Error::input(format!(
-        "{} and {} did not judge the same queries",
-        first.system, second.system
-    )))
+    if first.ignore_identical_ids != second.ignore_identical_ids {
+        return Err(Error::input(format!(
+            "only one of {one} and {other} ignores documents with the query's own id: evaluate both with \
+             --ignore-identical-ids, or both without"
+        )));
+    }
+    Ok(())
 }
 
 /// Compares two systems measure by measure by resampling queries with replacement, both systems on the same draw.
@@ -129,7 +133,8 @@ mod tests {
             set: "s".into(),
             system: "x".into(),
             queries: values.len(),
-            skipped: 0,
+            without_relevant: 0,
+            ignore_identical_ids: false,
             mean: Measures::mean(per_query.iter().map(|q| &q.measures)),
             contrastive_entropy: None,
             per_query,
@@ -154,5 +159,8 @@ mod tests {
         let rounded: Vec<f64> = first.iter().map(|v| v + 1e-17 + v * 1e-16).collect();
         assert!(!against(&rounded).unwrap()[0].significant);
         assert!(against(&first[1..]).is_err());
+        let ignoring = Evaluation { ignore_identical_ids: true, ..evaluation(&second) };
+        let said = check_same_queries(&evaluation(&first), &ignoring).unwrap_err().to_string();
+        assert!(said.contains("--ignore-identical-ids"), "{said}");
     }
 }

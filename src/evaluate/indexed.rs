@@ -1,9 +1,9 @@
 //! Retrieval through our own index, as a snapshot serves it: what of the exact result is left.
 
 use super::exact::exact_search;
-use super::measures::{Measures, QueryMeasures, Run};
-use super::report::{Evaluation, judge};
-use super::towers::{EvaluateOptions, name_documents};
+use super::measures::{Measures, QueryMeasures, Ranking, Run};
+use super::report::Evaluation;
+use super::towers::{EvaluateOptions, depth_of, judge_set, ranking};
 use crate::dataset::RetrievalSet;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::{self, IndexOptions, ShardIndex};
@@ -37,24 +37,26 @@ pub fn evaluate_indexed(
     let calibration = index::calibrate(&rows, index)?;
     index::build(&keys, &rows, index, &calibration, &graph, &sidecar, cancel, &|_| {})?;
     let shard = ShardIndex::open(&graph, &sidecar, index, &calibration)?;
-    let exact = exact_search(queries, documents, SHORT)?;
+    let exact = exact_search(queries, documents, depth_of(set, SHORT))?;
     let (mut short, mut long) = (Run::new(), Run::new());
     let (mut found, mut wanted) = (0, 0);
     for (at, query) in set.queries.iter().enumerate() {
         cancel.check()?;
-        let search = |k: usize| -> Result<Vec<(u32, f32)>> {
-            let hits = shard.search(queries.row(at), k.min(shard.len()))?;
-            Ok(hits.into_iter().map(|hit| (hit.key as u32, hit.score)).collect())
+        let search = |depth: usize| -> Result<Ranking> {
+            let k = depth_of(set, depth).min(shard.len());
+            let hits = shard.search(queries.row(at), k)?;
+            let hits: Vec<_> = hits.into_iter().map(|hit| (hit.key as u32, hit.score)).collect();
+            Ok(ranking(set, query, &hits, depth))
         };
         let nearest = search(SHORT)?;
-        wanted += exact[at].len();
-        found +=
-            exact[at].iter().filter(|(own, _)| nearest.iter().any(|(hit, _)| hit == own)).count();
-        short.insert(query.id.clone(), name_documents(set, &nearest));
-        long.insert(query.id.clone(), name_documents(set, &search(options.depth)?));
+        let exact = ranking(set, query, &exact[at], SHORT);
+        wanted += exact.len();
+        found += exact.iter().filter(|(own, _)| nearest.iter().any(|(hit, _)| hit == own)).count();
+        short.insert(query.id.clone(), nearest);
+        long.insert(query.id.clone(), search(options.depth)?);
     }
-    let short = judge(&options.name, system, &set.qrels, &short);
-    let mut evaluation = judge(&options.name, system, &set.qrels, &long);
+    let short = judge_set(set, system, options, &short);
+    let mut evaluation = judge_set(set, system, options, &long);
     for (row, short) in evaluation.per_query.iter_mut().zip(&short.per_query) {
         let QueryMeasures { measures: near, .. } = short;
         row.measures = Measures {
@@ -80,6 +82,7 @@ mod tests {
             documents: (0..600).map(|i| serde_json::from_str(&line(i)).unwrap()).collect(),
             queries: (0..40).map(|i| serde_json::from_str(&line(i)).unwrap()).collect(),
             qrels: (0..40).map(|i| (i.to_string(), [(i.to_string(), 1)].into())).collect(),
+            ..RetrievalSet::default()
         };
         let mut rng = SplitMix64::new(5);
         let mut random =
@@ -111,5 +114,11 @@ mod tests {
         assert!(exact.0.mean.ndcg_10 > 0.5 && exact.0.mean.ndcg_10 < 0.999, "{exact:?}");
         assert!((found.mean.recall_1000 - 1.0).abs() < 1e-9);
         assert_eq!(found.per_query.len(), 40);
+        // Queries and documents share their ids here: ignored, the one relevant document is gone from every ranking.
+        let ignoring = RetrievalSet { ignore_identical_ids: true, ..set };
+        let (gone, agreement) =
+            evaluate_indexed(&ignoring, "x", pair, &index, &options, &Cancel::new()).unwrap();
+        assert!(gone.ignore_identical_ids && agreement > 0.95, "{agreement}");
+        assert_eq!((gone.mean, gone.queries), (Measures::default(), 40));
     }
 }

@@ -64,14 +64,14 @@ pub struct QueryMeasures {
     pub measures: Measures,
 }
 
-/// Measures one ranked list against its judgements (document id -> grade; above 0 is relevant). `None` where
-/// nothing is relevant: such a query says nothing about retrieval.
+/// Measures one ranked list against its judgements (document id -> grade; above 0 is relevant). Where nothing is
+/// relevant every measure is 0, as in `trec_eval`.
 ///
 /// Equal scores are ordered by document id, descending, as `trec_eval` does; NaN sorts last.
-pub fn measure(ranking: &[(String, f32)], judged: &BTreeMap<String, i32>) -> Option<Measures> {
+pub fn measure(ranking: &[(String, f32)], judged: &BTreeMap<String, i32>) -> Measures {
     let mut gains: Vec<i32> = judged.values().copied().filter(|grade| *grade > 0).collect();
     if gains.is_empty() {
-        return None;
+        return Measures::default();
     }
     gains.sort_unstable_by(|a, b| b.cmp(a));
     let relevant = gains.len() as f64;
@@ -82,7 +82,7 @@ pub fn measure(ranking: &[(String, f32)], judged: &BTreeMap<String, i32>) -> Opt
     let recall = |depth: usize| {
         grades.iter().take(depth).filter(|grade| **grade > 0).count() as f64 / relevant
     };
-    Some(Measures {
+    Measures {
         ndcg_10: dcg(&grades) / dcg(&gains),
         mrr_10: grades
             .iter()
@@ -92,15 +92,17 @@ pub fn measure(ranking: &[(String, f32)], judged: &BTreeMap<String, i32>) -> Opt
         recall_10: recall(10),
         recall_100: recall(100),
         recall_1000: recall(1000),
-    })
+    }
 }
 
 /// Higher score first, then higher id; NaN last.
 pub(super) fn rank_order(a: f32, a_id: &str, b: f32, b_id: &str) -> Ordering {
-    match (a.is_nan(), b.is_nan()) {
-        (false, false) => b.total_cmp(&a).then_with(|| b_id.cmp(a_id)),
-        (a_nan, b_nan) => a_nan.cmp(&b_nan).then_with(|| b_id.cmp(a_id)),
-    }
+    let by_score = match (a.is_nan(), b.is_nan()) {
+        // 0 and -0 are equal.
+        (false, false) => b.partial_cmp(&a).unwrap_or(Ordering::Equal),
+        (a_nan, b_nan) => a_nan.cmp(&b_nan),
+    };
+    by_score.then_with(|| b_id.cmp(a_id))
 }
 
 fn dcg(grades: &[i32]) -> f64 {
@@ -118,7 +120,7 @@ mod tests {
     #[test]
     fn worked_example() {
         let ranking = [("a", 3.0), ("b", 2.0), ("c", 1.0)].map(|(id, s)| (id.to_owned(), s));
-        let got = measure(&ranking, &judged(&[("b", 2), ("c", 1), ("z", 1), ("a", 0)])).unwrap();
+        let got = measure(&ranking, &judged(&[("b", 2), ("c", 1), ("z", 1), ("a", 0)]));
         let dcg = 2.0 / 3f64.log2() + 1.0 / 4f64.log2();
         let ideal = 2.0 + 1.0 / 3f64.log2() + 1.0 / 4f64.log2();
         assert!((got.ndcg_10 - dcg / ideal).abs() < 1e-12);
@@ -126,9 +128,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_relevant_is_not_measured_and_nan_ranks_last() {
-        assert_eq!(measure(&[], &judged(&[("a", 0)])), None);
+    fn nothing_relevant_is_0_nan_ranks_last_and_both_zeros_tie() {
+        let one = [("a".to_owned(), 1.0)];
+        assert_eq!(measure(&one, &judged(&[("a", 0), ("b", -1)])), Measures::default());
         let ranking = [("a".to_owned(), f32::NAN), ("b".to_owned(), -9.0)];
-        assert_eq!(measure(&ranking, &judged(&[("b", 1)])).unwrap().mrr_10, 1.0);
+        assert_eq!(measure(&ranking, &judged(&[("b", 1)])).mrr_10, 1.0);
+        let zeros = [("a".to_owned(), 0.0), ("b".to_owned(), -0.0)];
+        assert_eq!(measure(&zeros, &judged(&[("b", 1)])).mrr_10, 1.0);
     }
 }

@@ -1,5 +1,6 @@
 //! What one system scored on one set: means, and every query for those who want to look.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
@@ -16,8 +17,12 @@ pub struct Evaluation {
     pub system: String,
     /// Queries judged.
     pub queries: usize,
-    /// Queries left out, because no document is relevant to them.
-    pub skipped: usize,
+    /// Those of them to which no document is relevant: 0 in every measure, as in `trec_eval`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub without_relevant: usize,
+    /// Whether documents with the query's own id were left out of the rankings.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_identical_ids: bool,
     /// Means over the queries judged.
     pub mean: Measures,
     /// Mean contrastive entropy in nats, where embeddings were at hand.
@@ -26,21 +31,24 @@ pub struct Evaluation {
     pub per_query: Vec<QueryMeasures>,
 }
 
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// Judges a run. A judged query that the run lacks counts as having found nothing.
 pub fn judge(set: &str, system: &str, qrels: &Qrels, run: &Run) -> Evaluation {
-    let mut per_query = Vec::new();
-    let mut skipped = 0;
-    for (query, judged) in qrels {
-        match measure(run.get(query).map_or(&[][..], Vec::as_slice), judged) {
-            Some(measures) => per_query.push(QueryMeasures { query: query.clone(), measures }),
-            None => skipped += 1,
-        }
-    }
+    let measured = qrels.iter().map(|(query, judged)| {
+        let measures = measure(run.get(query).map_or(&[][..], Vec::as_slice), judged);
+        QueryMeasures { query: query.clone(), measures }
+    });
+    let per_query: Vec<QueryMeasures> = measured.collect();
+    let nothing = |judged: &&BTreeMap<String, i32>| judged.values().all(|grade| *grade <= 0);
     Evaluation {
         set: set.to_owned(),
         system: system.to_owned(),
         queries: per_query.len(),
-        skipped,
+        without_relevant: qrels.values().filter(nothing).count(),
+        ignore_identical_ids: false,
         mean: Measures::mean(per_query.iter().map(|q| &q.measures)),
         contrastive_entropy: None,
         per_query,

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::bm25::{Bm25, Bm25Options};
 use super::entropy::{EntropyOptions, contrastive_entropy};
 use super::exact::exact_search;
-use super::measures::Run;
+use super::measures::{Ranking, Run};
 use super::report::{Evaluation, judge};
-use crate::dataset::{RetrievalSet, RetrievalSetOptions};
+use crate::dataset::{Query, RetrievalSet, RetrievalSetOptions};
 use crate::error::{Error, Result};
 use crate::types::Embeddings;
 
@@ -57,11 +57,11 @@ pub fn evaluate_bm25(set: &RetrievalSet, options: &EvaluateOptions) -> Evaluatio
         .iter()
         .filter(|query| set.qrels.contains_key(&query.id))
         .map(|query| {
-            let found = index.search(&query.text, options.depth);
-            (query.id.clone(), name_documents(set, &found))
+            let found = index.search(&query.text, depth_of(set, options.depth));
+            (query.id.clone(), ranking(set, query, &found, options.depth))
         })
         .collect();
-    judge(&options.name, "BM25", &set.qrels, &run)
+    judge_set(set, "BM25", options, &run)
 }
 
 /// Exact dot-product retrieval over embeddings, whose rows follow the set's documents and queries; also gives the
@@ -85,19 +85,42 @@ pub fn evaluate_embeddings(
             set.documents.len()
         )));
     }
-    let found = exact_search(queries, documents, options.depth)?;
+    let found = exact_search(queries, documents, depth_of(set, options.depth))?;
     let run: Run = set
         .queries
         .iter()
         .zip(&found)
-        .map(|(query, found)| (query.id.clone(), name_documents(set, found)))
+        .map(|(query, found)| (query.id.clone(), ranking(set, query, found, options.depth)))
         .collect();
-    let mut evaluation = judge(&options.name, system, &set.qrels, &run);
+    let mut evaluation = judge_set(set, system, options, &run);
     evaluation.contrastive_entropy =
-        Some(contrastive_entropy(set, queries, documents, &options.entropy)?);
+        contrastive_entropy(set, queries, documents, &options.entropy)?;
     Ok((evaluation, run))
 }
 
-pub(super) fn name_documents(set: &RetrievalSet, found: &[(u32, f32)]) -> Vec<(String, f32)> {
-    found.iter().map(|(at, score)| (set.documents[*at as usize].id.clone(), *score)).collect()
+/// How many documents to search for so that `depth` are left of them.
+pub(super) fn depth_of(set: &RetrievalSet, depth: usize) -> usize {
+    depth + usize::from(set.ignore_identical_ids)
+}
+
+/// The first `depth` candidates of what was found for a query, best first, by their ids.
+pub(super) fn ranking(
+    set: &RetrievalSet,
+    query: &Query,
+    found: &[(u32, f32)],
+    depth: usize,
+) -> Ranking {
+    let named = found.iter().map(|(at, score)| (&set.documents[*at as usize].id, *score));
+    let candidates = named.filter(|(id, _)| set.is_candidate(query, id));
+    candidates.take(depth).map(|(id, score)| (id.clone(), score)).collect()
+}
+
+pub(super) fn judge_set(
+    set: &RetrievalSet,
+    system: &str,
+    options: &EvaluateOptions,
+    run: &Run,
+) -> Evaluation {
+    let ignore_identical_ids = set.ignore_identical_ids;
+    Evaluation { ignore_identical_ids, ..judge(&options.name, system, &set.qrels, run) }
 }

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter};
 use crate::types::Cancel;
 
-/// Reads every source. Relative paths start from `base_dir`; `seed` decides what a `limit` draws.
+/// Reads every source and reports what folders were read without. Relative paths start from `base_dir`; `seed` decides
+/// what a `limit` draws.
 ///
 /// # Errors
 /// As [`PairSet::open`] and [`read_pairs`].
@@ -36,7 +37,9 @@ pub async fn open_pairs(
         let sql = source.sql.as_deref().unwrap_or("SELECT * FROM pairs");
         tables.insert(at, read_pairs(&table, sql, base_dir, reporter, cancel).await?);
     }
-    PairSet::open_with(sources, base_dir, seed, tables)
+    let set = PairSet::open_with(sources, base_dir, seed, tables)?;
+    set.oddities.iter().for_each(|line| reporter.warn(line.clone()));
+    Ok(set)
 }
 
 /// Leaves out pairs without a query or without a document: a text of nothing would be trained on as a text like any other.

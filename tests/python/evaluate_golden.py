@@ -20,6 +20,10 @@ for q in range(16):
     run[f"q{q}"] = {d: random.randint(0, scores) / 64 + (random.randint(0, scores) / 64 if d in qrels[f"q{q}"] else 0) for d in docs}
 qrels = {q: j for q, j in qrels.items() if any(g > 0 for g in j.values())}
 run = {q: run[q] for q in qrels}
+# Nothing relevant; grades below 0; both zeros, which tie; a judged query without results.
+qrels |= {"r0": {"a": 0, "b": -1}, "r1": {"a": 1, "b": -1, "c": -2, "d": 3}, "r2": {"b": 1, "c": 1}, "r3": {"a": 1}}
+scores = {"a": 0.5, "b": 0.75, "c": 1.0, "d": 0.25}
+run |= {"r0": scores, "r1": scores, "r2": {"a": 0.0, "b": -0.0, "c": -0.0, "d": 0.0}, "r3": {}}
 
 top10 = {q: dict(sorted(r.items(), key=lambda e: (e[1], e[0]), reverse=True)[:10]) for q, r in run.items()}
 full = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.10,100,1000"}).evaluate(run)

@@ -10,7 +10,7 @@ use super::pair_file::{self, Named};
 use super::recipe;
 use crate::cli::app::App;
 use crate::cli::args::device;
-use crate::dataset::RetrievalSet;
+use crate::dataset::{Oddities, RetrievalSet};
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::evaluate::{
     BootstrapOptions, Comparison, EntropyOptions, EvaluateOptions, Evaluation, Latency,
@@ -43,7 +43,12 @@ otherwise, [query] (prompt_prefix, prompt_suffix, max_tokens) or [query.tower]:
   pooling = \"last-token\"
 
 SET is a folder in BEIR layout: corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
-qrels.tsv (query, document, grade), each plain, .gz or .xz. Ties and measures are trec_eval's.")]
+qrels.tsv (query, document, grade between tabs, with or without a header; or TREC's four columns),
+each plain, .gz or .xz. Grades are whole numbers, above 0 for what is relevant. Ties and measures
+are trec_eval's: a relevant document that the corpus lacks is one that nobody finds, and a query to
+which nothing is relevant counts as 0. Judgements of queries that are not there, or have no text,
+are left out, and what is there twice counts once. How many there are of these is told; --strict
+refuses them. One id with two texts or two grades is an error.")]
 pub(crate) struct EvaluateArgs {
     /// Names the towers: a pipeline, a training recipe, or a tower file (TOML).
     #[arg(value_name = "TOWER")]
@@ -63,6 +68,12 @@ pub(crate) struct EvaluateArgs {
     /// File of the judgements in SET.
     #[arg(long, value_name = "FILE", default_value = "qrels.tsv")]
     qrels: String,
+    /// Take the document with the query's own id out of its ranking, as BEIR does (ArguAna, Quora).
+    #[arg(long)]
+    ignore_identical_ids: bool,
+    /// Refuse a set with judgements of documents or queries that are not there, or with lines that repeat others.
+    #[arg(long)]
+    strict: bool,
     /// Keep vectors as Parquet in this folder, by embedding space, and use those that lie there.
     #[arg(long, value_name = "DIR")]
     vectors: Option<PathBuf>,
@@ -109,6 +120,9 @@ struct Answer {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     latency: Vec<Latency>,
     comparisons: Vec<Versus>,
+    /// What the set should not have and was read without.
+    #[serde(default, skip_serializing_if = "Oddities::is_empty")]
+    oddities: Oddities,
 }
 
 /// How much better the second system is than the first.
@@ -126,7 +140,11 @@ pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<()> {
     options.entropy.temperature = args.entropy_temperature;
     options.set.queries.clone_from(&args.queries);
     options.set.qrels.clone_from(&args.qrels);
-    let set = open(&args.set, &options)?;
+    options.set.ignore_identical_ids = args.ignore_identical_ids;
+    let set = open(&args.set, &options, args.strict)?;
+    for line in set.oddities.lines() {
+        app.reporter.warn(format!("{}: {line}", args.set.display()));
+    }
     let resolve = async |tower: &TowerOptions| {
         recipe::naming(&args.tower, Tower::resolve(tower, &named.base_dir, &app.reporter).await)
     };
@@ -181,7 +199,8 @@ pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<()> {
             true => latency(&set, &query, &document, app)?,
             false => Vec::new(),
         };
-        Ok(Answer { rows, index_recall_10, latency, comparisons })
+        let oddities = set.oddities.clone();
+        Ok(Answer { rows, index_recall_10, latency, comparisons, oddities })
     })?;
     if let Some(file) = &args.per_query {
         let text = per_query(&answer.rows);
@@ -191,7 +210,7 @@ pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<()> {
 }
 
 /// The set, with only those queries that are judged.
-fn open(folder: &Path, options: &EvaluateOptions) -> Result<RetrievalSet> {
+fn open(folder: &Path, options: &EvaluateOptions, strict: bool) -> Result<RetrievalSet> {
     if !folder.is_dir() {
         return Err(Error::not_found(format!(
             "there is no folder {}; name one with corpus.jsonl, queries.jsonl and qrels.tsv",
@@ -199,9 +218,15 @@ fn open(folder: &Path, options: &EvaluateOptions) -> Result<RetrievalSet> {
         )));
     }
     let mut set = RetrievalSet::open(&options.set)?;
-    if !set.qrels.values().any(|judged| judged.values().any(|grade| *grade > 0)) {
+    if strict {
+        set.oddities.refuse().context(|| folder.display().to_string())?;
+    }
+    let positions = set.positions();
+    let mut judged = set.qrels.values().flatten();
+    if !judged.any(|(id, grade)| *grade > 0 && positions.contains_key(id.as_str())) {
+        let why = set.oddities.lines().iter().map(|line| format!("; {line}")).collect::<String>();
         return Err(Error::input(format!(
-            "{} judges no document as relevant: nothing can be measured",
+            "{} judges no document that is there as relevant: nothing can be measured{why}",
             folder.display()
         )));
     }
@@ -312,6 +337,13 @@ fn per_query(rows: &[Evaluation]) -> String {
 fn table(answer: &Answer, others: &[Evaluation]) -> String {
     let rows: Vec<&Evaluation> = answer.rows.iter().chain(others).collect();
     let mut text = markdown_table(&rows);
+    for line in answer.oddities.lines() {
+        let _ = writeln!(text, "\n{line}");
+    }
+    if let Some(row) = answer.rows.first().filter(|row| row.without_relevant > 0) {
+        let count = row.without_relevant;
+        let _ = writeln!(text, "\nqueries without a relevant document: {count}; they count as 0");
+    }
     if let Some(recall) = answer.index_recall_10 {
         let _ = writeln!(text, "\nthe index finds {:.2}% of the exact 10 nearest", 100.0 * recall);
     }

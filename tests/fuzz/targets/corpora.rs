@@ -196,6 +196,7 @@ impl File {
         self.folder.path().join(match self.kind.as_str() {
             "pipeline" => "pipeline.toml",
             "pairs" => "pairs.jsonl",
+            "documents" => "corpus.jsonl",
             _ => "qrels.tsv",
         })
     }
@@ -217,7 +218,19 @@ impl Target for File {
                 };
                 vec![(0..20).map(|at| format!("{}\n", pair(at))).collect::<String>().into()]
             }
-            _ => vec![b"query-id\tcorpus-id\tscore\nq\t1\t1\n".to_vec()],
+            "documents" => {
+                let line = |id: u32| {
+                    format!("{{\"_id\":\"{id}\",\"title\":null,\"text\":\"{CANARY} of {id}\"}}\n")
+                };
+                vec![(0..20).map(line).collect::<String>().into()]
+            }
+            _ => [
+                "query-id\tcorpus-id\tscore\nq\t1\t1\n",
+                "q\t1\t1.0\nq\t2\t0\n",
+                "q 0 1 1\nq 0 2 2\n",
+            ]
+            .map(|text| text.as_bytes().to_vec())
+            .into(),
         }
     }
 

@@ -52,6 +52,7 @@ pub const KINDS: &[&str] = &[
     "avro",
     "pairs",
     "retrieval-set",
+    "documents",
 ];
 
 /// A target by its name.
@@ -61,7 +62,7 @@ pub fn target(kind: &str) -> Box<dyn Target> {
             Box::new(models::Model::new(kind))
         }
         "parquet" | "jsonl" | "csv" | "arrow" | "avro" => Box::new(corpora::Table::new(kind)),
-        "pipeline" | "pairs" | "retrieval-set" => Box::new(corpora::File::new(kind)),
+        "pipeline" | "pairs" | "retrieval-set" | "documents" => Box::new(corpora::File::new(kind)),
         _ => Box::new(stored::Stored::new(kind)),
     }
 }

@@ -1,11 +1,10 @@
 //! A query tower trained jointly with the document tower, through the program: trained, judged, admitted, refused.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::fixture::checkout::package;
+use super::sets::judged_alike_by_pytrec_eval;
 use crate::fixture::program::{expect, json_of};
 use crate::fixture::training::{RECIPE, folder};
 
@@ -167,39 +166,5 @@ fn vectors_are_kept_and_everything_asked_for_is_told() {
     for piece in ["pair (index)", "of the exact 10 nearest", "query tower: ", "95th percentile"] {
         assert!(stdout.contains(piece), "{piece}\n{stdout}");
     }
-    judged_alike_by_pytrec_eval(path, &first);
-}
-
-/// The run file of an evaluation, judged by pytrec_eval, has the measures of the evaluation.
-fn judged_alike_by_pytrec_eval(path: &Path, answer: &Value) {
-    let python = std::env::var_os("SCALINGNOTE_PYTHON").map(PathBuf::from);
-    let own = package().join(".cache/venv/bin/python");
-    let mut candidates = python.into_iter().chain([own, PathBuf::from("python3")]);
-    let imports = |python: &PathBuf| {
-        let found = Command::new(python).args(["-c", "import pytrec_eval"]).output();
-        found.is_ok_and(|output| output.status.success())
-    };
-    let Some(python) = candidates.find(imports) else {
-        assert!(
-            std::env::var_os("SCALINGNOTE_REQUIRE_PYTHON").is_none(),
-            "no Python with the packages of tests/python/requirements.txt"
-        );
-        println!("skipped: no Python with pytrec_eval (`make test` installs it)");
-        return;
-    };
-    let output = Command::new(python)
-        .arg(package().join("tests/python/judge_run.py"))
-        .args([path.join("set/qrels.tsv"), path.join("run.txt")])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let rows = answer["rows"][0]["per_query"].as_array().unwrap();
-    assert_eq!(rows.len(), theirs.as_object().unwrap().len());
-    for row in rows {
-        for (name, value) in theirs[row["query"].as_str().unwrap()].as_object().unwrap() {
-            let difference = row[name].as_f64().unwrap() - value.as_f64().unwrap();
-            assert!(difference.abs() < 1e-6, "{name} {row} {value}");
-        }
-    }
+    judged_alike_by_pytrec_eval(path, "run.txt", &first, &[]);
 }

@@ -8,5 +8,6 @@ mod pairs;
 mod program;
 mod rollback;
 mod run;
+mod sets;
 mod train;
 mod train_inputs;

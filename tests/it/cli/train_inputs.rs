@@ -286,7 +286,18 @@ fn pairs_that_are_none_are_named_or_left_out() {
     write(path, "beir/qrels.tsv", "q0\tnowhere\t1\n");
     write(path, "beir.toml", &recipe("path = \"beir\""));
     let (_, stderr) = expect(path, 1, "train beir.toml --out beir-run");
-    assert!(stderr.contains("beir: qrels.tsv judges"), "{stderr}");
+    for piece in [
+        "beir holds no training pair",
+        "beir: judgements of documents that the corpus lacks: 1",
+        "line 1: \"nowhere\"",
+    ] {
+        assert!(stderr.contains(piece), "{stderr}");
+    }
+    // With others it is told, and training goes on.
+    let others = std::fs::read_to_string(path.join("set/qrels.tsv")).unwrap();
+    write(path, "beir/qrels.tsv", &format!("{others}q0\tnowhere\t1\n"));
+    let (_, stderr) = expect(path, 0, "train beir.toml --out beir-run");
+    assert!(stderr.contains("beir: judgements of documents that the corpus lacks: 1"), "{stderr}");
 }
 
 /// No gate asks the query tower, so one that gives NaN would be published and every search would fail.
