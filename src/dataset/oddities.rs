@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Oddity {
-    /// A judgement of a document that the corpus lacks. It stays a judgement, as in `trec_eval`: if relevant, nobody
-    /// finds it.
+    /// A judgement of a document that the corpus lacks. It stays, as in `trec_eval`: if relevant, it counts as not
+    /// found.
     AbsentDocument,
     /// A judgement of a query that is not among the queries; it is left out.
     AbsentQuery,

@@ -36,7 +36,7 @@ struct Layout {
 
 /// BEIR's layout.
 const BEIR: Layout = Layout { fields: 3, query: 0, document: 1, grade: 2 };
-/// TREC's, whose second field nobody reads.
+/// TREC's, whose second field is not read.
 const TREC: Layout = Layout { fields: 4, query: 0, document: 2, grade: 3 };
 
 /// What headers call the fields, in small letters and without marks.
@@ -73,7 +73,7 @@ const UNREAD: [&str; 5] = ["iteration", "iter", "q0", "run", "subtopic"];
 /// document grade`, between tabs or spaces).
 ///
 /// # Errors
-/// Input, naming the line, for a grade that is no whole number, and for two that contradict each other.
+/// Input, naming the line, for a grade that is not a whole number, and for two that contradict each other.
 pub(super) fn read_qrels(path: &Path) -> Result<Judgements> {
     let mut found = Judgements::default();
     let mut layout = None;
@@ -92,7 +92,7 @@ pub(super) fn read_qrels(path: &Path) -> Result<Judgements> {
         if fields.len() != layout.fields {
             let hint = match text.trim_start().starts_with('{') {
                 true => {
-                    "; judgements are no JSON here, but lines of query-id, corpus-id and score with tabs between"
+                    "; judgements are not read as JSON, but as lines of query-id, corpus-id and score with tabs between"
                 }
                 false => " (query-id, corpus-id and score with tabs between, or TREC's four)",
             };
@@ -138,7 +138,7 @@ fn fields(line: &str) -> Vec<String> {
     line.split('\t').map(field).collect()
 }
 
-/// The layout that a header names; `None` for a line that is no header, since its fields are not all words of one.
+/// The layout that a header names; `None` for a line whose fields are not all header words.
 fn header(fields: &[String]) -> Option<Layout> {
     let mut layout = Layout { fields: fields.len(), query: 0, document: 0, grade: 0 };
     let mut seen = [false; 4];
@@ -169,12 +169,12 @@ fn grade(text: &str) -> Result<i32> {
     match text.parse::<f64>() {
         Ok(grade) if grade.fract() == 0.0 && grade.abs() <= f64::from(i32::MAX) => Ok(grade as i32),
         Ok(_) => Err(Error::input(format!(
-            "the grade {text} is no whole number of at most {}; trec_eval knows no others",
+            "the grade {text} is not a whole number of at most {}; trec_eval knows no others",
             i32::MAX
         ))),
         // It may be the text of something else: it is not shown.
         Err(_) => Err(Error::input(
-            "the grade is no number (a header is the first line alone, of words such as query-id, corpus-id, score)",
+            "the grade is not a number (a header is the first line alone, of words such as query-id, corpus-id, score)",
         )),
     }
 }
@@ -231,20 +231,20 @@ mod tests {
     #[test]
     fn wrong_lines_are_named() {
         for (text, what) in [
-            ("q\td\t1\nq\te\t2.5\n", "line 2: the grade 2.5 is no whole number"),
-            ("q\td\t2.5\n", "line 1: the grade 2.5 is no whole number"),
-            ("q\td\tnan\n", "the grade nan is no whole number"),
-            ("q\td\t1e10\n", "the grade 1e10 is no whole number"),
-            ("q\td\thigh\n", "line 1: the grade is no number"),
-            ("query-id\tcorpus-id\tmine\nq\td\t1\n", "line 1: the grade is no number"),
-            ("q\td\t1\nquery-id\tcorpus-id\tscore\n", "line 2: the grade is no number"),
-            ("q\td\t\n", "line 1: the grade is no number"),
+            ("q\td\t1\nq\te\t2.5\n", "line 2: the grade 2.5 is not a whole number"),
+            ("q\td\t2.5\n", "line 1: the grade 2.5 is not a whole number"),
+            ("q\td\tnan\n", "the grade nan is not a whole number"),
+            ("q\td\t1e10\n", "the grade 1e10 is not a whole number"),
+            ("q\td\thigh\n", "line 1: the grade is not a number"),
+            ("query-id\tcorpus-id\tmine\nq\td\t1\n", "line 1: the grade is not a number"),
+            ("q\td\t1\nquery-id\tcorpus-id\tscore\n", "line 2: the grade is not a number"),
+            ("q\td\t\n", "line 1: the grade is not a number"),
             ("q\t\t1\n", "line 1: the id"),
             ("q\td\n", "line 1: 3 fields are expected, not 2"),
             ("q,d,1\n", "line 1: 3 fields are expected, not 1"),
             ("q\td\t1\nq\t0\te\t1\n", "line 2: 3 fields are expected, not 4"),
             ("q\t0\td\t1\te\n", "line 1: 3 fields are expected, not 5"),
-            ("{\"query-id\":\"q\",\"corpus-id\":\"d\",\"score\":1}\n", "no JSON"),
+            ("{\"query-id\":\"q\",\"corpus-id\":\"d\",\"score\":1}\n", "not read as JSON"),
             (
                 "q\td\t1\nr\td\t1\nq\td\t2\n",
                 "line 3: query \"q\" and document \"d\" have grade 2 here and 1 on line 1",

@@ -148,7 +148,7 @@ pub struct RetrievalSet {
     pub qrels: Qrels,
     /// What was passed over.
     pub oddities: Oddities,
-    /// Whether the document with a query's own id is no candidate for it.
+    /// Whether the document with a query's own id is left out of its candidates.
     pub ignore_identical_ids: bool,
 }
 

@@ -48,7 +48,7 @@ pub fn contrastive_entropy(
             |id: &str| positions.get(id).copied().filter(|_| set.is_candidate(query, id));
         let relevant = judged.iter().filter(|(_, grade)| **grade > 0);
         let relevant: Vec<usize> = relevant.filter_map(|(id, _)| candidate(id)).collect();
-        // No negatives: what is relevant, and what is no candidate.
+        // Never drawn as negatives: what is relevant, and what is not a candidate.
         let own = positions.get(query.id.as_str()).filter(|_| candidate(&query.id).is_none());
         let excluded: Vec<usize> = relevant.iter().chain(own).copied().collect();
         let score = |document: usize| {

@@ -45,7 +45,7 @@ otherwise, [query] (prompt_prefix, prompt_suffix, max_tokens) or [query.tower]:
 SET is a folder in BEIR layout: corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
 qrels.tsv (query, document, grade between tabs, with or without a header; or TREC's four columns),
 each plain, .gz or .xz. Grades are whole numbers, above 0 for what is relevant. Ties and measures
-are trec_eval's: a relevant document that the corpus lacks is one that nobody finds, and a query to
+are trec_eval's: a relevant document that the corpus lacks counts as not found, and a query to
 which nothing is relevant counts as 0. Judgements of queries that are not there, or have no text,
 are left out, and what is there twice counts once. How many there are of these is told; --strict
 refuses them. One id with two texts or two grades is an error.")]

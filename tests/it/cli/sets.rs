@@ -105,7 +105,7 @@ fn what_a_set_should_not_have_is_refused_where_that_is_asked_or_nothing_is_left(
     }
     assert!(!path.join("v").exists());
     for (qrels, piece) in [
-        ("a0\tc0\t1.5\n", "qrels.tsv, line 1: the grade 1.5 is no whole number"),
+        ("a0\tc0\t1.5\n", "qrels.tsv, line 1: the grade 1.5 is not a whole number"),
         (
             "a0\tc0\t1\na1\tc1\t1\na0\tc0\t2\n",
             "line 3: query \"a0\" and document \"c0\" have grade 2 here and 1 on line 1",

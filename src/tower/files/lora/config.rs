@@ -253,7 +253,7 @@ impl LoraConfig {
 
 fn number(value: &Value, key: &str) -> Result<f64> {
     let number = value.as_f64().filter(|number| number.is_finite());
-    number.ok_or_else(|| Error::corrupt(format!("{key} is no number")))
+    number.ok_or_else(|| Error::corrupt(format!("{key} is not a number")))
 }
 
 fn texts(values: &[Value], key: &str) -> Result<Vec<String>> {
@@ -265,7 +265,7 @@ fn texts(values: &[Value], key: &str) -> Result<Vec<String>> {
 fn patterns(value: Option<&Value>, name: &str) -> Result<Vec<(Pattern, f64)>> {
     let Some(value) = value else { return Ok(Vec::new()) };
     let fields =
-        value.as_object().ok_or_else(|| Error::corrupt(format!("{name} is no JSON object")))?;
+        value.as_object().ok_or_else(|| Error::corrupt(format!("{name} is not a JSON object")))?;
     let pattern = |(key, value): (&String, &Value)| {
         let pattern = Pattern::new(key).ok_or_else(|| {
             Error::unsupported(format!(
