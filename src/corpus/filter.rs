@@ -15,6 +15,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, Operator, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
 
+use super::names::quoted;
 use super::session::redact;
 use crate::error::{Error, Result, ResultExt};
 
@@ -227,7 +228,10 @@ fn unknown_column(name: &str, schema: &Schema) -> Error {
     };
     let there = match names.is_empty() {
         true => "the snapshot stores none (corpus.stored_columns)".to_owned(),
-        false => format!("there are {}", names.join(", ")),
+        false => {
+            let names: Vec<String> = names.into_iter().map(quoted).collect();
+            format!("there are {}", names.join(", "))
+        }
     };
     Error::input(format!("there is no stored column `{name}`{hint} ({there})"))
 }

@@ -22,6 +22,7 @@
 //!   5,000 is not lost. A CSV id column of digits is an integer: leading zeros need Parquet or a letter.
 
 mod filter;
+mod names;
 mod options;
 mod outcome;
 mod pairs;

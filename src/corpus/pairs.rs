@@ -40,7 +40,7 @@ pub async fn read_pairs(
         let storage = StorageOptions::default();
         let only = std::slice::from_ref(table);
         let files = tables::register(&context, only, base_dir, &storage, reporter.as_ref()).await?;
-        let query = query(&context, sql).await.map_err(wrong_sql)?;
+        let query = query(&context, sql).await.map_err(|cause| wrong_sql(cause, only))?;
         let mut stream = query.execute_stream().await.map_err(|e| error(e, READING))?;
         let mut rows = Vec::new();
         while let Some(batch) = stream.next().await {
@@ -63,8 +63,8 @@ pub async fn read_pairs(
 }
 
 /// The key is `sql` here.
-fn wrong_sql(cause: DataFusionError) -> Error {
-    let error = sql_error(cause);
+fn wrong_sql(cause: DataFusionError, tables: &[TableOptions]) -> Error {
+    let error = sql_error(cause, tables);
     Error::new(error.kind(), error.to_string().replacen("corpus.sql", "sql", 1))
 }
 

@@ -9,6 +9,8 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::DFParser;
 
+use super::names;
+use crate::corpus::options::TableOptions;
 use crate::error::{Error, ErrorKind, Result, kind_of_io};
 
 /// Rows a batch. Small, because a note may be long and a batch is the unit of memory.
@@ -83,14 +85,14 @@ pub(super) fn error(error: DataFusionError, doing: &str) -> Error {
 /// # Errors
 /// Config, with the place in the text.
 pub fn check_sql(sql: &str) -> Result<()> {
-    match DFParser::parse_sql(sql).map_err(sql_error)?.len() {
+    match DFParser::parse_sql(sql).map_err(|error| sql_error(error, &[]))?.len() {
         1 => Ok(()),
         count => Err(Error::config(format!("corpus.sql: {count} statements, where one is meant"))),
     }
 }
 
-/// An error while planning the user's SQL: all of it is the user's own text.
-pub(super) fn sql_error(error: DataFusionError) -> Error {
+/// An error while planning the user's SQL over `tables`: all of it is the user's own text.
+pub(super) fn sql_error(error: DataFusionError, tables: &[TableOptions]) -> Error {
     match ours(error) {
         Ok(own) => own,
         Err(foreign) => {
@@ -99,8 +101,13 @@ pub(super) fn sql_error(error: DataFusionError) -> Error {
                 ErrorKind::Internal => ErrorKind::Config,
                 other => other,
             };
-            let text = root.strip_backtrace();
-            Error::new(kind, format!("corpus.sql: {}", only_names(without_epilogue(&text))))
+            let text = names::missing(root, tables).unwrap_or_else(|| {
+                let text = root.strip_backtrace();
+                // Only `missing` knows which columns may be listed.
+                let text = without_epilogue(&text).split("Valid fields are").next();
+                text.unwrap_or_default().trim_end().to_owned()
+            });
+            Error::new(kind, format!("corpus.sql: {text}"))
         }
     }
 }
@@ -163,23 +170,6 @@ pub(super) fn kind_of_store(error: &object_store::Error) -> ErrorKind {
         Store::UnknownConfigurationKey { .. } => ErrorKind::Config,
         _ => ErrorKind::Transient,
     }
-}
-
-/// Leaves out of a list of columns what is no plain name: the header of a table without one is its first note.
-fn only_names(text: &str) -> String {
-    let Some((said, fields)) = text.split_once("Valid fields are ") else { return text.to_owned() };
-    let plain = |name: &&str| {
-        name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.\"".contains(&b))
-    };
-    let names: Vec<&str> =
-        fields.trim_end_matches('.').split(", ").map(str::trim).filter(plain).collect();
-    let said = said.split(" Did you mean").next().unwrap_or(said).trim_end();
-    if names.is_empty() {
-        return format!(
-            "{said} No column has a plain name: is the table empty, or of another format, delimiter or has_header?"
-        );
-    }
-    format!("{said} Valid fields are {}.", names.join(", "))
 }
 
 fn without_epilogue(text: &str) -> &str {

@@ -16,6 +16,7 @@ use minijinja::Value;
 use super::schema::RESERVED_COLUMNS;
 use super::template::{NoteTemplate, RowContext};
 use super::values::{list_of_strings, normal_type, note_id_type};
+use crate::corpus::names::{listed, nearest};
 use crate::corpus::options::CorpusOptions;
 use crate::error::{Error, Result};
 use crate::types::{NoteId, shard_of};
@@ -234,17 +235,9 @@ impl<'a> Output<'a> {
 
     fn required(&self, name: &str, why: &str) -> Result<(Expr, &'a DataType)> {
         self.find(name).ok_or_else(|| {
-            let nearest = self
-                .columns
-                .iter()
-                .map(|(_, field)| field.name())
-                .max_by(|a, b| {
-                    let near = |x: &str| strsim::jaro_winkler(&x.to_lowercase(), name);
-                    near(a).total_cmp(&near(b))
-                })
-                .map_or_else(String::new, |near| {
-                    format!("; nearest is `{near}`: write \"{near}\" AS {name} if it is meant")
-                });
+            let nearest = nearest(name, self.all()).map_or_else(String::new, |near| {
+                format!("; nearest is `{near}`: write \"{near}\" AS {name} if it is meant")
+            });
             Error::config(format!(
                 "column `{name}` is missing ({why}); the query returns {}{nearest}",
                 self.names()
@@ -288,9 +281,12 @@ impl<'a> Output<'a> {
         )
     }
 
+    fn all(&self) -> Vec<&'a str> {
+        self.columns.iter().map(|(_, field)| field.name().as_str()).collect()
+    }
+
     fn names(&self) -> String {
-        let names: Vec<_> = self.columns.iter().map(|(_, f)| format!("`{}`", f.name())).collect();
-        names.join(", ")
+        listed(&self.all())
     }
 }
 

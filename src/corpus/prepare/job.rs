@@ -118,7 +118,8 @@ async fn run(
     files: &[SourceFile],
 ) -> Result<PrepareOutcome> {
     let options = request.options;
-    let query = query(context, &options.sql).await.map_err(sql_error)?;
+    let wrong_sql = |cause| sql_error(cause, &options.tables);
+    let query = query(context, &options.sql).await.map_err(wrong_sql)?;
     // The contract comes before the count: a wrong type must not cost a pass over the corpus.
     Contract::check(query.schema(), options, &template, 1)?;
     let (shard_count, total) = match request.shard_count {
@@ -136,9 +137,9 @@ async fn run(
     let sorted = query
         .select(std::mem::take(&mut contract.projection))
         .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
-        .map_err(sql_error)?;
+        .map_err(wrong_sql)?;
     let task = Arc::new(sorted.task_ctx());
-    let plan = sorted.create_physical_plan().await.map_err(sql_error)?;
+    let plan = sorted.create_physical_plan().await.map_err(wrong_sql)?;
     let stream = execute_stream(Arc::clone(&plan), task).map_err(|e| error(e, READING))?;
 
     let contract = Arc::new(contract);
