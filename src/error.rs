@@ -76,6 +76,7 @@ struct Inner {
     /// Innermost first.
     context: Vec<Cow<'static, str>>,
     source: Option<Source>,
+    hint: Option<&'static str>,
 }
 
 /// `Result` with this crate's [`Error`].
@@ -96,7 +97,8 @@ macro_rules! constructors {
 impl Error {
     /// An error of `kind` with a message that names the thing and the way out.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), context: Vec::new(), source: None }))
+        let (message, context) = (message.into(), Vec::new());
+        Self(Box::new(Inner { kind, message, context, source: None, hint: None }))
     }
 
     constructors! {
@@ -120,6 +122,13 @@ impl Error {
         self
     }
 
+    /// Says where to look up what is allowed here. Only who knows what kind of file is wrong can say that.
+    #[must_use]
+    pub fn with_hint(mut self, hint: &'static str) -> Self {
+        self.0.hint = Some(hint);
+        self
+    }
+
     /// Says what was being done, outermost last added.
     #[must_use]
     pub fn context(mut self, context: impl Into<Cow<'static, str>>) -> Self {
@@ -140,6 +149,11 @@ impl Error {
     /// The message alone, without context or source.
     pub fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// Where to look up what is allowed, if whoever found the error knows.
+    pub fn hint(&self) -> Option<&'static str> {
+        self.0.hint
     }
 
     /// True where running the same thing again may succeed.

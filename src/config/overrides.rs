@@ -62,10 +62,7 @@ fn apply(
             let before = parts[..depth].join(".");
             let part = parts[depth];
             let place = if before.is_empty() { String::new() } else { format!(" in [{before}]") };
-            let hint = near.map_or_else(
-                || "; `scalingnote schema pipeline` lists every key".to_owned(),
-                |near| format!("; did you mean `{near}`?"),
-            );
+            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
             return problems.push(origin, format!("unknown key `{part}`{place}{hint}"));
         }
     };

@@ -5,6 +5,9 @@ use std::fmt;
 use super::origin::Origin;
 use crate::error::{Error, Result};
 
+/// Where the keys of a pipeline file are listed.
+pub(super) const HINT: &str = "`scalingnote schema pipeline` lists every key of a pipeline file";
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -47,7 +50,7 @@ impl Problems {
         }
         let mut sorted = self.clone();
         sorted.list.sort_by_key(|problem| problem.origin.sort_key());
-        Err(Error::config(sorted.to_string()))
+        Err(Error::config(sorted.to_string()).with_hint(HINT))
     }
 }
 

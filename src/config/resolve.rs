@@ -9,7 +9,7 @@ use super::document::{Node, Value, parse_file};
 use super::file::read;
 use super::origin::Origin;
 use super::pipeline::{Pipeline, absolute};
-use super::problem::Problems;
+use super::problem::{HINT, Problems};
 use super::version::PipelineVersion;
 use super::{defaults, overrides, secret, validate};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -101,7 +101,9 @@ fn check_version(root: &Node, file: &str) -> Result<()> {
         },
         _ => Ok(()),
     };
-    known.map_err(|message| Error::config(format!("{}: {message}", node.origin.place(file))))
+    known.map_err(|message| {
+        Error::config(format!("{}: {message}", node.origin.place(file))).with_hint(HINT)
+    })
 }
 
 fn collect(node: &Node, path: String, origins: &mut BTreeMap<String, Origin>) {

@@ -17,6 +17,10 @@ pub(super) fn read(file: &Path) -> Result<(String, PathBuf)> {
     config::read(file, &file.display().to_string(), "recipe")
 }
 
+/// Where the keys of a recipe are listed.
+const HINT: &str =
+    "`scalingnote schema train` and `scalingnote schema distill` list every key of a recipe";
+
 /// Reads TOML as `T`.
 ///
 /// # Errors
@@ -25,7 +29,7 @@ pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) ->
     let wrong = |error: toml::de::Error| {
         let origin = error.span().map_or(Origin::Default, |span| Origin::at(text, span.start));
         let place = origin.place(&file.display().to_string());
-        Error::config(format!("{place}: {}", near(error.message())))
+        Error::config(format!("{place}: {}", near(error.message()))).with_hint(HINT)
     };
     let given: toml::Table = toml::from_str(text).map_err(wrong)?;
     let options: T = toml::from_str(text).map_err(wrong)?;
@@ -36,7 +40,8 @@ pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) ->
         None => Ok(options),
         Some((key, near)) => {
             let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            Err(Error::config(format!("{}: unknown key `{key}`{near}", file.display())))
+            let message = format!("{}: unknown key `{key}`{near}", file.display());
+            Err(Error::config(message).with_hint(HINT))
         }
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
             std::io::stderr(),
             "error: {}\nhint: {}",
             last_panic().unwrap_or_else(|| "internal error".to_owned()),
-            hint(ErrorKind::Internal).unwrap_or_default()
+            hint_of(ErrorKind::Internal).unwrap_or_default()
         );
         ExitCode::from(1)
     })
@@ -47,6 +47,7 @@ pub(crate) fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
 /// Prints an error and returns its exit code.
 pub(crate) fn report(error: &Error, console: &Console) -> ExitCode {
     let code = error.kind().exit_code();
+    let hint = error.hint().or_else(|| hint_of(error.kind()));
     let mut causes = causes(error);
     if error.kind() == ErrorKind::Internal {
         causes.extend(last_panic());
@@ -58,7 +59,7 @@ pub(crate) fn report(error: &Error, console: &Console) -> ExitCode {
             "message": error.to_string(),
             "kind": format!("{:?}", error.kind()),
             "caused_by": causes,
-            "hint": hint(error.kind()),
+            "hint": hint,
             "exit_code": code,
         });
         console.raw(format!("{line}\n").as_bytes());
@@ -68,7 +69,7 @@ pub(crate) fn report(error: &Error, console: &Console) -> ExitCode {
     for cause in &causes {
         console.line(Level::Plain, &format!("  caused by: {cause}"));
     }
-    if let Some(hint) = hint(error.kind()) {
+    if let Some(hint) = hint {
         console.line(Level::Plain, &format!("  hint: {hint}"));
     }
     ExitCode::from(code)
@@ -95,13 +96,9 @@ fn causes(error: &Error) -> Vec<String> {
     causes
 }
 
-/// What a person can do about this kind of failure.
-fn hint(kind: ErrorKind) -> Option<&'static str> {
+/// What a person can do about this kind of failure, whatever it is about.
+fn hint_of(kind: ErrorKind) -> Option<&'static str> {
     match kind {
-        ErrorKind::Config => Some(
-            "`scalingnote schema pipeline` lists every key of a pipeline file, `scalingnote schema train` and \
-             `scalingnote schema distill` those of recipes",
-        ),
         ErrorKind::Usage => Some("`--help` after the subcommand shows its flags with examples"),
         ErrorKind::GateRefused => Some(
             "nothing was published; mend the cause, or publish anyway with --override GATE --reason \"why\"",

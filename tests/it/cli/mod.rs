@@ -3,6 +3,7 @@
 mod apart;
 mod distill;
 mod inputs;
+mod messages;
 mod pack;
 mod pairs;
 mod program;

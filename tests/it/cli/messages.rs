@@ -1,0 +1,133 @@
+//! What is said of mistakes, word for word: about data, about SQL, about a file of settings.
+
+use crate::fixture::pipeline::PipelineFile;
+use crate::fixture::place::Place;
+
+/// A pipeline with tables `Notes` and `tags`.
+fn place() -> Place {
+    let place = Place::new();
+    let pipeline = PipelineFile {
+        columns: "title",
+        template: "{{ title }}",
+        uri: "notes.csv",
+        model: "fake:8",
+        root: "root",
+        ..PipelineFile::default()
+    };
+    let text = pipeline
+        .text()
+        .replace("name = \"notes\"", "name = \"Notes\"")
+        .replace("[tower]", "[[corpus.tables]]\nname = \"tags\"\nuri = \"tags.csv\"\n[tower]");
+    place.write("p.toml", text);
+    place.write("notes.csv", "id,title,Größe (cm),last name\n1,a,3,x\n2,b,4,y\n");
+    place.write("tags.csv", "tag\nred\n");
+    place
+}
+
+/// What stands on stderr.
+#[track_caller]
+fn stderr(place: &Place, code: i32, arguments: &[&str]) -> String {
+    let output = place.command("").args(arguments).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    said
+}
+
+fn sql(place: &Place, code: i32, sql: &str) -> String {
+    stderr(place, code, &["run", "p.toml", "-q", "--set", &format!("corpus.sql={sql}")])
+}
+
+#[test]
+fn sql_that_names_what_is_not_there() {
+    let place = place();
+    for (select, said) in [
+        (
+            "select id as note_id, title from notes",
+            "error: corpus.sql: there is no table notes; did you mean \"Notes\", in double quotes? Without them a name is \
+             read in small letters (the tables are \"Notes\", tags)\n",
+        ),
+        (
+            "select id as note_id, title from 'notes.csv'",
+            "error: corpus.sql: there is no table \"notes.csv\"; did you mean \"Notes\", in double quotes? Without them a name \
+             is read in small letters (the tables are \"Notes\", tags)\n",
+        ),
+        (
+            "select id as note_id, titel as title from \"Notes\"",
+            "error: corpus.sql: there is no column titel; did you mean title? (there are id, title, \"Größe (cm)\", \
+             \"last name\")\n",
+        ),
+        (
+            "select id as note_id, größe as title from \"Notes\"",
+            "error: corpus.sql: there is no column \"größe\"; did you mean \"Größe (cm)\", in double quotes? Without them a \
+             name is read in small letters (there are id, title, \"Größe (cm)\", \"last name\")\n",
+        ),
+        (
+            "select id, title from \"Notes\"",
+            "error: column `note_id` is missing (corpus.sql must return it); the query returns `id`, `title`; nearest is `id`: \
+             write \"id\" AS note_id if it is meant\n",
+        ),
+    ] {
+        assert_eq!(sql(&place, 2, select), said, "{select}");
+    }
+    // Each way out works.
+    let good =
+        "select id as note_id, \"last name\" as title from \"Notes\" where \"Größe (cm)\" > 1";
+    assert_eq!(sql(&place, 0, good), "");
+    let good = "select id as note_id, title from \"Notes\" cross join tags";
+    assert_eq!(sql(&place, 0, good), "");
+}
+
+const PIPELINE: &str = "hint: `scalingnote schema pipeline` lists every key of a pipeline file";
+
+#[test]
+fn only_a_wrong_pipeline_file_is_sent_to_its_schema() {
+    let place = place();
+    place.write("r.toml", "stepz = 1\n");
+    place.write("n.csv", "id,title\n1.5,a\n");
+    for (arguments, said) in [
+        (
+            &["run", "p.toml", "--set", "tower.modle=x"][..],
+            format!("error: --set tower.modle: unknown key `modle` in [tower]; did you mean `model`?\n  {PIPELINE}\n"),
+        ),
+        (
+            &["run", "p.toml", "--set", "tower.zzz=x"],
+            format!("error: --set tower.zzz: unknown key `zzz` in [tower]\n  {PIPELINE}\n"),
+        ),
+        (
+            &["run", "p.toml", "--set", "version=9"],
+            "error: --set version: version 9 is not supported; this release reads versions 1 and 2: write `version = 2`, or \
+             take a newer scalingnote\n  hint: "
+                .to_owned()
+                + &PIPELINE[6..]
+                + "\n",
+        ),
+        (
+            &["train", "r.toml"],
+            "error: r.toml:1:1: unknown field `stepz`; did you mean `steps`?\n  hint: `scalingnote schema train` and \
+             `scalingnote schema distill` list every key of a recipe\n"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(stderr(&place, 2, arguments), said, "{arguments:?}");
+    }
+    for (set, code) in [
+        ("corpus.sql=select id as note_id, title from notes", 2),
+        ("corpus.sql=select id as note_id, id as title from \"Notes\"", 2),
+        ("corpus.sql=select id + 0.5 as note_id, title from \"Notes\"", 2),
+        ("corpus.template={{ titel }}", 2),
+        ("corpus.template={{ title | nope }}", 2),
+        ("corpus.stored_columns=[\"lkes\"]", 2),
+        ("corpus.tables.0.uri=none.csv", 1),
+        ("corpus.tables.0.uri=s3://", 2),
+        ("tower.model=fake:8?x", 2),
+    ] {
+        let select = "corpus.sql=select id as note_id, title from \"Notes\"";
+        let said = stderr(&place, code, &["run", "p.toml", "-q", "--set", select, "--set", set]);
+        assert!(said.starts_with("error: "), "{set}: {said}");
+        assert!(!said.contains("scalingnote schema"), "{set}: {said}");
+    }
+    let json =
+        stderr(&place, 2, &["--log-format", "json", "config", "check", "p.toml", "--set", "a=1"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["hint"], PIPELINE[6..]);
+}
