@@ -13,6 +13,7 @@ mod next;
 mod origin;
 mod overrides;
 mod pipeline;
+mod places;
 mod problem;
 mod query;
 mod resolve;

@@ -16,7 +16,7 @@ use crate::tower::TowerOptions;
 
 /// A whole pipeline: notes in, published snapshot out. Made by [`crate::config::resolve`].
 ///
-/// Relative paths start at the directory of the config file.
+/// Relative paths start at the directory of the config file; `~/` at the start of a path is the home folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {

@@ -11,7 +11,7 @@ use super::origin::Origin;
 use super::pipeline::{Pipeline, absolute};
 use super::problem::{HINT, Problems};
 use super::version::PipelineVersion;
-use super::{defaults, overrides, secret, validate};
+use super::{defaults, overrides, places, secret, validate};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// A pipeline with the origin of every value that was set.
@@ -79,6 +79,7 @@ pub fn resolve_text(
     let mut parsed = serde_json::from_value::<Pipeline>(root.to_json());
     if let Ok(pipeline) = &mut parsed {
         defaults::apply(pipeline, &origins)?;
+        places::expand(pipeline, base_dir, &root, &mut problems);
         validate::validate(pipeline, &root, &mut problems);
     }
     problems.result()?;

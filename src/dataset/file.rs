@@ -1,12 +1,12 @@
 //! Line-wise reading of plain, gzip and xz files.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::named::open_regular;
 
 /// A longer line is refused: it would be held in memory whole.
 const LONGEST_LINE: u64 = 64 << 20;
@@ -19,13 +19,14 @@ pub(super) fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
         name.push(suffix);
         tried.push(name.into());
     }
-    let Some(found) = tried.into_iter().find(|candidate| candidate.is_file()) else {
+    let is_there = |fits: fn(&Path) -> bool| tried.iter().find(|candidate| fits(candidate));
+    let Some(found) = is_there(Path::is_file).or_else(|| is_there(Path::exists)) else {
         return Err(Error::not_found(format!(
             "no file {} (nor with .xz or .gz added)",
             path.display()
         )));
     };
-    let file = File::open(&found)
+    let file = open_regular(found)
         .map_err(|e| Error::io(e, "cannot be opened"))
         .context(|| found.display().to_string())?;
     let reader: Box<dyn Read> = match found.extension().and_then(|e| e.to_str()) {
@@ -33,7 +34,7 @@ pub(super) fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
         Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
         _ => Box::new(file),
     };
-    Ok((found, Box::new(BufReader::with_capacity(1 << 16, reader))))
+    Ok((found.clone(), Box::new(BufReader::with_capacity(1 << 16, reader))))
 }
 
 /// Calls `each` with the number (from 1) and the text of every line that is not blank.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::file::for_each_line;
 use super::set::{Document, RetrievalSet, RetrievalSetOptions, qrels_file, queries_file};
 use crate::error::{Error, Result, ResultExt};
+use crate::store::named::expand;
 use crate::types::{PairRecord, SplitMix64};
 
 /// Where training pairs come from: a folder in BEIR layout (every judgement above 0 is a pair), a JSON Lines file of
@@ -127,7 +128,7 @@ impl PairSet {
         let mut set = Self::default();
         for (at, source) in sources.iter().enumerate() {
             let start = set.pairs.len();
-            let path = base_dir.join(&source.path);
+            let path = base_dir.join(expand(&source.path, base_dir).context(|| "pairs.path")?);
             let above_0 = |what: &str| {
                 Err(Error::config(format!("{what} of pairs {} must be above 0", path.display())))
             };

@@ -1,7 +1,7 @@
 //! A judged retrieval set in BEIR layout.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -10,6 +10,7 @@ use super::file::read_jsonl;
 use super::oddities::{Oddities, Oddity};
 use super::qrels::{Judgement, Qrels, read_qrels};
 use crate::error::{Error, Result, ResultExt};
+use crate::store::named::expand;
 
 const CORPUS: &str = "corpus.jsonl";
 
@@ -168,9 +169,11 @@ impl RetrievalSet {
         let documents: Vec<(usize, Document)> = read_jsonl(&path.join(CORPUS))?;
         let repeated = Oddity::RepeatedDocument;
         let documents = unique(CORPUS, documents, |one| &one.id, repeated, &mut oddities)?;
-        let asked: Vec<(usize, Query)> = read_jsonl(&path.join(queries))?;
+        let file =
+            |name: &str| -> Result<PathBuf> { Ok(path.join(expand(Path::new(name), path)?)) };
+        let asked: Vec<(usize, Query)> = read_jsonl(&file(queries)?)?;
         let asked = unique(queries, asked, |one| &one.id, Oddity::RepeatedQuery, &mut oddities)?;
-        let found = read_qrels(&path.join(qrels))?;
+        let found = read_qrels(&file(qrels)?)?;
         let full = |text: &str| !text.trim().is_empty();
         let nothing = |file: &str, what: &str| {
             Err(Error::input(format!(

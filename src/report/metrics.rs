@@ -1,16 +1,44 @@
 //! The metrics of a run, for Prometheus' textfile collector: written at its end, whatever the end was.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use super::prometheus::Gauges;
 use super::run::{Outcome, RunReport};
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Stage;
 use crate::snapshot::GateOutcome;
+use crate::store::named::{Existing, read_text, write_whole};
 
 /// Exit code of a run that did all it was there for.
 const DONE: u8 = 0;
+
+/// Largest metrics file that is read: ours have some thousand bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Refuses what the metrics of a run cannot be written to later: it is read before it is replaced, and a device or pipe
+/// allows neither.
+///
+/// # Errors
+/// Usage, naming the file.
+pub fn check_metrics_file(file: &Path) -> Result<()> {
+    earlier(file).map(drop).map_err(|cause| {
+        let message = format!("the metrics file {} cannot be used", file.display());
+        Error::usage(message).with_source(cause)
+    })
+}
+
+/// The metrics of the run before; none where there are none yet.
+fn earlier(file: &Path) -> std::io::Result<String> {
+    match read_text(file, MAX_FILE) {
+        Ok(text) if !text.is_empty() && !text.contains("# HELP scalingnote_") => {
+            let what =
+                "it holds something else than our metrics, which would be lost; name another file";
+            Err(std::io::Error::other(what))
+        }
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    }
+}
 
 /// Replaces `file` by the metrics of a run that ended now with `exit_code`, in one step: a collector never reads half
 /// a file. `pipeline` labels every sample. What this run did not find out (the newest snapshot of a store that
@@ -19,11 +47,11 @@ const DONE: u8 = 0;
 /// # Errors
 /// Where the file cannot be written.
 pub fn write_metrics(file: &Path, pipeline: &str, report: &RunReport, exit_code: u8) -> Result<()> {
-    let earlier = std::fs::read_to_string(file).unwrap_or_default();
+    let failed = || format!("writing metrics to {}", file.display());
+    let earlier = earlier(file).or_error(ErrorKind::Resource, failed)?;
     let now = chrono::Utc::now().timestamp_millis() as f64 / 1000.0;
     let text = metrics(pipeline, report, exit_code, now, &earlier);
-    replace(file, &text)
-        .or_error(ErrorKind::Resource, || format!("writing metrics to {}", file.display()))
+    replace(file, &text).or_error(ErrorKind::Resource, failed)
 }
 
 /// The text of the file. `now` is in seconds since 1970.
@@ -193,22 +221,15 @@ fn quality(gauges: &mut Gauges, report: &RunReport, exit_code: u8) {
     );
 }
 
-/// Writes beside the file and renames, readable by every user: the collector is another one. The temporary name
-/// does not end in `.prom`, which is what collectors read.
+/// Replaces the file in one step, readable by every user: the collector is another one.
 fn replace(file: &Path, text: &str) -> std::io::Result<()> {
-    let folder = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut part = tempfile::Builder::new().prefix(".scalingnote-").tempfile_in(folder)?;
-    part.write_all(text.as_bytes())?;
+    write_whole(file, text, Existing::Replace)?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        part.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644))?;
     }
-    part.as_file().sync_all()?;
-    part.persist(file).map(|_| ()).map_err(|failure| failure.error)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -287,6 +308,12 @@ mod tests {
         let text = std::fs::read_to_string(&file).unwrap();
         assert_eq!(value(&text, "scalingnote_failed_runs_in_a_row{pipeline=\"p\"}"), Some(2.0));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        check_metrics_file(&file).unwrap();
+        std::fs::write(folder.path().join("notes.csv"), "id,title\n1,a\n").unwrap();
+        for other in ["notes.csv", "."] {
+            let error = check_metrics_file(&folder.path().join(other)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{error:?}");
+        }
         let missing = folder.path().join("no/such/folder.prom");
         let error = write_metrics(&missing, "p", &RunReport::default(), 0).unwrap_err();
         assert!(error.to_string().contains("folder.prom"), "{error}");

@@ -15,7 +15,7 @@ mod text;
 
 pub use backfill::{BackfillReport, BackfillState, BackfillSummary};
 pub use lengths::LengthBucket;
-pub use metrics::write_metrics;
+pub use metrics::{check_metrics_file, write_metrics};
 pub(crate) use plan::truncation_warning;
 pub use plan::{PlanAmounts, PlanBrief, PlanSummary, ShardSummary};
 pub use run::{

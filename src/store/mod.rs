@@ -9,6 +9,7 @@ mod error;
 pub mod key;
 pub mod layout;
 mod local;
+pub(crate) mod named;
 mod parquet;
 pub mod receipt;
 mod root;

@@ -15,6 +15,7 @@ use super::optimizer::AdamW;
 use super::report::{StepRecord, TrainReport, ValidationRecord};
 use super::tensors::{bytes, numbers, tensor_error};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::named::read_whole;
 use crate::types::{Digest256, Hasher256};
 
 const FILE: &str = "checkpoint.safetensors";
@@ -160,7 +161,7 @@ pub(super) fn load(
     optimizer: &mut AdamW,
 ) -> Result<Option<State>> {
     let path = path(directory);
-    let data = match fs::read(&path) {
+    let data = match read_whole(&path, u64::MAX) {
         Ok(data) => data,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(cannot("read", &path)(e)),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use safetensors::tensor::{Dtype, TensorView};
@@ -10,16 +10,40 @@ use serde_json::Value;
 
 use super::tensors::{bytes, half_bytes, numbers};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::named::{Existing, expand, read_text, read_whole, write_whole};
 
 /// Turns an error of a file into ours: "cannot `act` `path`".
 pub(super) fn cannot(act: &str, path: &Path) -> impl Fn(io::Error) -> Error + Copy {
     move |cause| Error::io(cause, format!("cannot {act} {}", path.display()))
 }
 
+/// A path of a recipe, whose relative ones start from `base_dir`.
+pub(super) fn place(path: impl AsRef<Path>, base_dir: &Path) -> Result<PathBuf> {
+    Ok(base_dir.join(expand(path.as_ref(), base_dir)?))
+}
+
+/// Largest configuration or tokenizer that is read.
+const MAX_SMALL: u64 = 256 << 20;
+
+/// Reads a configuration or tokenizer.
+pub(super) fn read_small(path: &Path) -> Result<Vec<u8>> {
+    read_whole(path, MAX_SMALL).map_err(cannot("read", path))
+}
+
+/// [`read_small`] as text.
+pub(super) fn read_small_text(path: &Path) -> Result<String> {
+    read_text(path, MAX_SMALL).map_err(cannot("read", path))
+}
+
+/// Writes a file whole, or leaves the one that is there.
+pub(super) fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
+    write_whole(path, bytes, Existing::Replace).map_err(cannot("write", path))
+}
+
 /// Writes `value` into the file `name` of `folder`.
 pub(super) fn write_json(folder: &Path, name: &'static str, value: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(value).context(|| name)?;
-    std::fs::write(folder.join(name), text + "\n").map_err(cannot("write", folder))
+    write(&folder.join(name), text + "\n")
 }
 
 /// Type, shape and bytes of a tensor.
@@ -57,5 +81,5 @@ pub(super) fn save_tensors(
         .context(named)?;
     let names = tensors.iter().map(|(name, _)| name);
     let data = serialize(names.zip(&stored), metadata).context(named)?;
-    std::fs::write(path, data).map_err(|e| Error::io(e, named()))
+    write(path, data)
 }

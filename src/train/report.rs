@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::cannot;
+use super::files::write;
 use crate::error::{Result, ResultExt};
 
 /// One step.
@@ -68,8 +68,7 @@ impl TrainReport {
     pub fn write(&self, directory: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self).context(|| "training report")?;
         for (name, text) in [("report.json", json + "\n"), ("report.html", self.html())] {
-            let path = directory.join(name);
-            std::fs::write(&path, text).map_err(cannot("write", &path))?;
+            write(&directory.join(name), text)?;
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ use crate::corpus::options::{TableFormat, TableOptions};
 use crate::corpus::session::error;
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::{Event, Reporter};
+use crate::store::named::expand_text;
 use crate::store::{StorageOptions, open_store, unreadable};
 
 const GLOB: [char; 3] = ['*', '?', '['];
@@ -193,9 +194,10 @@ async fn find(
     stores: &mut Stores<'_>,
     context: &SessionContext,
 ) -> Result<Vec<SourceFile>> {
-    let mut files = match table.uri.split_once("://") {
+    let uri = expand_text(&table.uri, base_dir)?;
+    let mut files = match uri.split_once("://") {
         Some(("file", _)) => {
-            let url = Url::parse(&table.uri)
+            let url = Url::parse(&uri)
                 .map_err(|e| Error::config(format!("{} is no URI", table.uri)).with_source(e))?;
             let path = url
                 .to_file_path()
@@ -203,7 +205,7 @@ async fn find(
             local_files(&path, &table.uri)?
         }
         Some(_) => return remote_files(table, stores, context).await,
-        None => local_files(&base_dir.join(&table.uri), &table.uri)?,
+        None => local_files(&base_dir.join(&*uri), &table.uri)?,
     };
     files.sort();
     files.dedup();

@@ -15,6 +15,7 @@ use crate::exec::context::{RunContext, Session, new_run_id};
 use crate::observe::Reporter;
 use crate::stage::{self, EncodeOptions};
 use crate::store::Root;
+use crate::store::named::{Existing, write_whole};
 use crate::tower::TowerOptions;
 use crate::types::{Cancel, Digest256, Embeddings, TextHash};
 
@@ -75,7 +76,7 @@ fn write_table(texts: &[&str], folder: &Path) -> Result<String> {
         writeln!(lines, "{line}").map_err(|cause| not_written(folder, cause))?;
     }
     let table = folder.join(format!("texts-{}.jsonl", Digest256::of(&lines).short()));
-    std::fs::write(&table, lines).map_err(|cause| not_written(&table, cause))?;
+    write_whole(&table, lines, Existing::Replace).map_err(|cause| not_written(&table, cause))?;
     utf8(&table)
 }
 

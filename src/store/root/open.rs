@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
 use crate::store::cloud::{self, StorageOptions};
 use crate::store::error;
 use crate::store::local::DurableLocal;
+use crate::store::named::expand_text;
 
 /// Stores behind `memory://name`, shared by this process.
 static NAMED_MEMORY: LazyLock<Mutex<BTreeMap<String, Arc<InMemory>>>> =
@@ -32,6 +33,8 @@ impl Root {
     /// # Errors
     /// Config for a URI or option that makes no sense; Input or Resource where a local folder cannot be made.
     pub fn open_with(uri: &str, options: &StorageOptions) -> Result<Self> {
+        let expanded = expand_text(uri, Path::new(""))?;
+        let uri = &*expanded;
         let Some((scheme, rest)) = uri.split_once("://") else {
             return local(Path::new(uri));
         };

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::named::{open_regular, read_whole};
 use crate::types::{Digest256, Hasher256};
 
 /// Files below this are hashed every time: it takes a fraction of a second.
@@ -26,13 +27,10 @@ pub(crate) struct ReadAt {
 
 /// Opens a regular file for positional reads.
 pub(crate) fn open(path: &Path) -> Result<ReadAt> {
-    let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
-    let (metadata, file) =
+    let opened = open_regular(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let (size, file) =
         opened.map_err(|cause| Error::io(cause, format!("cannot open {}", path.display())))?;
-    if !metadata.is_file() {
-        return Err(Error::input(format!("{} is not a file", path.display())));
-    }
-    Ok(ReadAt { file, path: path.to_owned(), size: metadata.len() })
+    Ok(ReadAt { file, path: path.to_owned(), size })
 }
 
 impl ReadAt {
@@ -60,17 +58,8 @@ impl ReadAt {
 
 /// Reads a small text file (configuration, tokenizer), refusing absurd sizes.
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let file = open(path)?;
-    if file.len() > limit {
-        return Err(Error::input(format!(
-            "{} has {} bytes, more than the {limit} such a file may have",
-            path.display(),
-            file.len()
-        )));
-    }
-    let mut bytes = vec![0; file.len() as usize];
-    file.read_at(0, &mut bytes)?;
-    Ok(bytes)
+    read_whole(path, limit)
+        .map_err(|cause| Error::io(cause, format!("cannot read {}", path.display())))
 }
 
 /// SHA-256 of each file, in the given order, several at once.
@@ -113,7 +102,7 @@ fn digest_with(path: &Path, folder: Option<PathBuf>, cached_from: u64) -> Result
 
 fn hash(path: &Path) -> Result<Digest256> {
     let failed = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).or_error(ErrorKind::Input, failed)?;
+    let mut file = open_regular(path).or_error(ErrorKind::Input, failed)?;
     let mut buffer = vec![0; 1 << 20];
     let mut hasher = Hasher256::new();
     loop {

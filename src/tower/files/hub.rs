@@ -1,7 +1,7 @@
 //! Models of a Hugging Face hub, through its cache: `HF_HOME`, `HF_HUB_CACHE`, `HF_ENDPOINT`,
 //! `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to `huggingface_hub`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter};
+use crate::store::named::expand;
 use crate::tower::files::safetensors::shard_names;
 
 /// A download that brings nothing for so long has failed.
@@ -48,9 +49,15 @@ impl Hub {
 
     fn from_variables(get: impl Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Result<Self> {
         let set = |name: &str| get(name).filter(|value| !value.is_empty());
-        let cache = match (set("HF_HUB_CACHE"), set("HF_HOME"), home) {
-            (Some(cache), ..) => Cache::new(cache.into()),
-            (None, Some(home), _) => Cache::new(PathBuf::from(home).join("hub")),
+        // What a shell did not expand, Python's hub client does.
+        let folder = |name: &str| -> Result<Option<PathBuf>> {
+            let Some(value) = set(name) else { return Ok(None) };
+            let path = expand(Path::new(&value), Path::new("")).context(|| name.to_owned())?;
+            Ok(Some(path.into_owned()))
+        };
+        let cache = match (folder("HF_HUB_CACHE")?, folder("HF_HOME")?, home) {
+            (Some(cache), ..) => Cache::new(cache),
+            (None, Some(home), _) => Cache::new(home.join("hub")),
             (None, None, Some(home)) => Cache::new(home.join(".cache/huggingface/hub")),
             (None, None, None) => {
                 return Err(Error::config("there is no home folder for downloads; set HF_HOME"));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::named::expand_text;
 use crate::tower::fake::FakeTower;
 use crate::tower::files::safetensors::shard_names;
 
@@ -59,7 +60,7 @@ pub(crate) fn parse(model: &str, base_dir: &Path) -> Result<ModelSource> {
     let parent = Path::new(model).parent().filter(|parent| !parent.as_os_str().is_empty());
     let in_folder = parent.is_some_and(|parent| base_dir.join(parent).is_dir());
     match hub(model) {
-        Some(repo) if !in_folder && !model.starts_with(['.', '~']) => Ok(repo),
+        Some(repo) if !in_folder && !model.starts_with('.') => Ok(repo),
         as_repo => {
             let hint = if as_repo.is_some() && !model.starts_with('.') {
                 format!("; if a Hugging Face repo is meant, write hf:{model}")
@@ -76,10 +77,7 @@ pub(crate) fn parse(model: &str, base_dir: &Path) -> Result<ModelSource> {
 
 /// A path from the options, made absolute; `~/` is the home folder.
 pub(crate) fn absolute(path: &str, base_dir: &Path) -> Result<PathBuf> {
-    let joined = match (path.strip_prefix("~/"), std::env::home_dir()) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => base_dir.join(path),
-    };
+    let joined = base_dir.join(&*expand_text(path, base_dir)?);
     std::path::absolute(&joined)
         .or_error(ErrorKind::Config, || format!("{} is no usable path", joined.display()))
 }

@@ -9,7 +9,9 @@ use super::trainer::{export_checkpoint, train_decoder};
 use crate::dataset::PairSet;
 use crate::error::{Error, Result};
 use crate::observe::Reporter;
+use crate::store::named::read_whole;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
+use crate::train::files::place;
 use crate::train::pairs::{keep_answered, open_pairs};
 use crate::train::report::TrainReport;
 use crate::types::{Cancel, Digest256, Hasher256, hash_json};
@@ -82,11 +84,13 @@ impl Resolved {
         let (mut document, mut query) = (options.tower.clone(), options.query_tower());
         // Low-rank training goes on where the adapter stands; full training starts from the merged weights.
         let further = |method: &Method, tower: &mut TowerOptions| match method {
-            Method::Lora(_) => tower.adapter.take().map(|folder| base_dir.join(folder)),
-            Method::Full(_) => None,
+            Method::Lora(_) => {
+                tower.adapter.take().map(|folder| place(&folder, base_dir)).transpose()
+            }
+            Method::Full(_) => Ok(None),
         };
-        let adapter = further(&options.method, &mut document);
-        let query_adapter = further(options.query_method(), &mut query);
+        let adapter = further(&options.method, &mut document)?;
+        let query_adapter = further(options.query_method(), &mut query)?;
         let document = Tower::resolve(&document, base_dir, reporter).await?;
         let query = Tower::resolve(&query, base_dir, reporter).await?;
         Ok(Self { query, document, pairs, adapter, query_adapter })
@@ -116,7 +120,8 @@ impl Resolved {
         for folder in [&self.adapter, &self.query_adapter] {
             // What is not there is told where it is opened.
             let file = folder.as_ref().map(|folder| folder.join("adapter_model.safetensors"));
-            origin.field(file.and_then(|file| std::fs::read(file).ok()).unwrap_or_default());
+            origin
+                .field(file.and_then(|file| read_whole(&file, u64::MAX).ok()).unwrap_or_default());
         }
         f(&TrainInput {
             config,

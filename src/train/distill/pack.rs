@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::{PACKED_KEY, Packed};
-use crate::train::files::{Stored, cannot, serialize};
+use crate::train::files::{Stored, cannot, read_small, serialize, write};
 use crate::train::tensors::{half_bytes, numbers};
 use crate::types::Digest256;
 
@@ -53,7 +53,7 @@ impl Vocabulary {
     /// Input for another kind of tokenizer: only one with an unknown token has a row for what is left out.
     pub fn read(path: &Path) -> Result<Self> {
         let named = || path.display().to_string();
-        let bytes = std::fs::read(path).map_err(cannot("read", path))?;
+        let bytes = read_small(path)?;
         let definition: Value = serde_json::from_slice(&bytes).or_error(ErrorKind::Input, named)?;
         let vocab = definition["model"]["vocab"].as_object();
         let unknown = definition["model"]["unk_token"].as_str();
@@ -171,18 +171,17 @@ pub fn pack_student(
     let io = cannot("write", target);
     std::fs::create_dir_all(target).map_err(io)?;
     let config = config(source, options, tokenizer)?;
-    std::fs::write(target.join("model.safetensors"), &data).map_err(io)?;
-    std::fs::write(target.join("config.json"), &config).map_err(io)?;
+    write(&target.join("model.safetensors"), &data)?;
+    write(&target.join("config.json"), &config)?;
     Ok((data.len() + config.len()) as u64)
 }
 
 /// The source's configuration, with the tokenizer's hash.
 fn config(source: &Path, options: &PackOptions, tokenizer: &Path) -> Result<String> {
-    let read = |path: &Path| std::fs::read(path).map_err(cannot("read", path));
     let path = source.join("config.json");
-    let mut config: Value = serde_json::from_slice(&read(&path)?)
+    let mut config: Value = serde_json::from_slice(&read_small(&path)?)
         .or_error(ErrorKind::Input, || path.display().to_string())?;
-    let mut named = json!({ "sha256": Digest256::of(&read(tokenizer)?).to_hex() });
+    let mut named = json!({ "sha256": Digest256::of(&read_small(tokenizer)?).to_hex() });
     if let Some(from) = &options.tokenizer_from {
         named["from"] = from.clone().into();
     }

@@ -1,7 +1,6 @@
 //! Hard negatives: documents that the tower ranks high for a query and that do not answer it.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Write;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -10,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::dataset::{PairSet, SplitMix64};
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, Result, not_written};
 use crate::kernel::dot;
+use crate::store::named::{Existing, write_with};
 use crate::types::Embeddings;
 
 /// How negatives are chosen among a query's neighbours.
@@ -135,8 +135,7 @@ pub fn mine(
 
 /// Writes the pairs of one source as JSON Lines, negatives included: a source for the next round of training.
 pub fn write_pairs(set: &PairSet, source: u32, path: &Path) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    let written = write_with(path, Existing::Replace, |file| {
         for pair in set.pairs.iter().filter(|pair| pair.source == source) {
             let negatives: Vec<&str> =
                 pair.negatives.iter().map(|at| set.documents[*at as usize].as_str()).collect();
@@ -148,9 +147,9 @@ pub fn write_pairs(set: &PairSet, source: u32, path: &Path) -> Result<()> {
             });
             writeln!(file, "{line}")?;
         }
-        file.flush()
-    };
-    write().map_err(|e| Error::io(e, "cannot be written")).context(|| path.display().to_string())
+        Ok(())
+    });
+    written.map_err(|cause| not_written(path, cause))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::tower::SafetensorsFile;
 use crate::train::autograd::attention::Pack;
 use crate::train::autograd::linear::{Weight, trained_linear};
 use crate::train::autograd::ops::{with_all, with_values};
-use crate::train::files::cannot;
+use crate::train::files::read_small;
 use crate::train::tensors::tensor_error;
 use crate::types::Cancel;
 
@@ -97,8 +97,7 @@ impl Bert {
         device: &Device,
     ) -> Result<(Self, Vec<NamedVar>)> {
         let path = folder.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(cannot("read", &path))?;
-        let mut config: BertConfig = serde_json::from_str(&text)
+        let mut config: BertConfig = serde_json::from_slice(&read_small(&path)?)
             .or_error(ErrorKind::Input, || {
                 format!("{} is no BERT configuration", path.display())
             })?;

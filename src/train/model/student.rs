@@ -15,7 +15,7 @@ use super::decoder::{Decoder, NamedVar, Precision, Trainable};
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::tower::{Tower, TowerOptions, TowerTokenizer, check_tokenizer};
-use crate::train::files::{cannot, write_json};
+use crate::train::files::{cannot, place, read_small_text, write, write_json};
 use crate::train::tensors::{bytes, numbers, tensor_error};
 use crate::types::{Arithmetic, Cancel, EmbeddingSpace, Hasher256};
 
@@ -144,7 +144,7 @@ impl Student {
                 arithmetic,
                 ..
             } => {
-                let source = base_dir.join(path);
+                let source = place(path, base_dir).context(|| "student.path")?;
                 if source.is_file() {
                     return Err(Error::config(format!(
                         "student.path {} is a file; name an encoder's folder (an LLM cut in depth is kind = \"decoder\", with \
@@ -163,13 +163,12 @@ impl Student {
                     &device,
                 )?;
                 let path = match tokenizer {
-                    Some(path) => base_dir.join(path),
+                    Some(path) => place(path, base_dir).context(|| "student.tokenizer")?,
                     None => source.join("tokenizer.json"),
                 };
                 check_tokenizer(bert.config.scalingnote.as_ref(), &path)?;
                 let named = || path.display().to_string();
-                let mut definition =
-                    std::fs::read_to_string(&path).map_err(cannot("read", &path))?;
+                let mut definition = read_small_text(&path)?;
                 if *keep {
                     definition = keep_case(&definition).context(named)?;
                 }
@@ -320,7 +319,7 @@ impl Student {
         let trained = vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
         let (frozen, mut config) = match &self.model {
             Model::Bert { bert, definition, .. } => {
-                std::fs::write(folder.join("tokenizer.json"), definition).map_err(io)?;
+                write(&folder.join("tokenizer.json"), definition)?;
                 let mut config =
                     serde_json::to_value(&bert.config).context(|| "the student's configuration")?;
                 config["model_type"] = "bert".into();

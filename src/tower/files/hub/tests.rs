@@ -186,6 +186,10 @@ fn variables_mean_what_they_mean_elsewhere() {
     let found = hub(&[], Some("/home/x")).unwrap();
     assert_eq!(found.cache.path(), Path::new("/home/x/.cache/huggingface/hub"));
     assert!(!found.offline && found.endpoint.is_none());
+    let home = std::env::var("HOME").expect("tests run with a home folder");
+    let found = hub(&[("HF_HOME", "~/hf")], None).unwrap();
+    assert_eq!(found.cache.path(), &Path::new(&home).join("hf/hub"));
+    assert!(hub(&[("HF_HUB_CACHE", "~bob/hf")], None).is_err());
     let found = hub(
         &[
             ("HF_HOME", "/data/hf"),
