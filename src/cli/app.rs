@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::terminal::Console;
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::types::Cancel;
 
@@ -22,19 +22,37 @@ impl App {
         found: &T,
         text: impl FnOnce(&T) -> String,
     ) -> Result<()> {
-        self.print(&if json { pretty(found)? } else { text(found) });
-        Ok(())
+        self.print(&if json { pretty(found)? } else { text(found) })
     }
 
     /// Prints what a command found out as JSON.
     pub(super) fn json<T: serde::Serialize>(&self, found: &T) -> Result<()> {
-        self.print(&pretty(found)?);
-        Ok(())
+        self.print(&pretty(found)?)
     }
 
-    fn print(&self, text: &str) {
+    /// Prints the result of a command.
+    pub(super) fn print(&self, text: &str) -> Result<()> {
         self.console.close();
-        self.console.print(text);
+        self.console.print(text)
+    }
+
+    /// Tells of an error that does not decide how the command ends.
+    pub(super) fn warn(&self, error: &Error) {
+        let cause = std::error::Error::source(error);
+        let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+        self.reporter.warn(format!("{error}{cause}"));
+    }
+
+    /// How a command ends that has found something wrong and could, or could not, print that: what is wrong counts.
+    pub(super) fn ends(&self, printed: Result<()>, wrong: Option<Error>) -> Result<()> {
+        match (printed, wrong) {
+            (Err(unprinted), Some(wrong)) => {
+                self.warn(&unprinted);
+                Err(wrong)
+            }
+            (printed, None) => printed,
+            (Ok(()), Some(wrong)) => Err(wrong),
+        }
     }
 }
 

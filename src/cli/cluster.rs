@@ -82,7 +82,7 @@ pub(super) async fn execute(args: ClusterArgs, app: &App) -> Result<()> {
                 lost_after: args.lost_after,
             };
             let scheduler = Scheduler::bind(&options).await?;
-            app.console.print(&format!("scheduling on df://{}\n", scheduler.address()));
+            app.print(&format!("scheduling on df://{}\n", scheduler.address()))?;
             scheduler.run(app.cancel.clone()).await?;
         }
         ClusterCommand::Executor(args) => {

@@ -98,3 +98,42 @@ pub(super) async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueHint;
+
+    use super::*;
+
+    /// Counts the arguments that name a path, and has each refuse another user's home folder: so it knows `~`.
+    fn paths(command: &clap::Command) -> usize {
+        let mut count: usize = command.get_subcommands().map(paths).sum();
+        for argument in command.get_arguments() {
+            let named = ["root", "model"].contains(&argument.get_id().as_str());
+            if !named && argument.get_value_hint() != ValueHint::AnyPath {
+                continue;
+            }
+            let mut words = vec![command.get_name().to_owned()];
+            match argument.get_long() {
+                Some(flag) => words.push(format!("--{flag}=~nobody/x")),
+                None => {
+                    let before = command
+                        .get_positionals()
+                        .take_while(|other| other.get_id() != argument.get_id());
+                    words.extend(before.map(|_| "x".to_owned()));
+                    words.push("~nobody/x".to_owned());
+                }
+            }
+            let error = command.clone().try_get_matches_from(&words).unwrap_err().to_string();
+            assert!(error.contains("home folder of the user `nobody`"), "{words:?}: {error}");
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn every_path_on_the_command_line_knows_the_home_folder() {
+        let count = paths(&command());
+        assert!(count >= 35, "{count} paths");
+    }
+}

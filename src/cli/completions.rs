@@ -23,6 +23,5 @@ pub(super) fn execute(args: &CompletionsArgs, mut command: Command, app: &App) -
     clap_complete::generate(args.shell, &mut command, "scalingnote", &mut script);
     let script = String::from_utf8(script)
         .or_error(ErrorKind::Internal, || "the completion script is not UTF-8")?;
-    app.console.print(&script);
-    Ok(())
+    app.print(&script)
 }

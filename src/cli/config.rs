@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use super::app::App;
-use super::args::{PipelineArgs, environment};
+use super::args::{PipelineArgs, environment, place};
 use crate::config::{self, DefaultChange, Pipeline, PipelineVersion, Resolved, Upgrade};
 use crate::error::{ErrorKind, Result, ResultExt, not_written};
 use crate::exec;
+use crate::store::named::{Existing, write_whole};
 
 /// Check a pipeline file, show it with every default and override, or upgrade it to the newest version
 #[derive(Debug, Args)]
@@ -23,7 +24,8 @@ Examples:
 
 A value comes from the file, then SCALINGNOTE__SECTION__KEY in the environment
 (SCALINGNOTE__TOWER__MAX_TOKENS=256), then --set section.key=value: the later one wins.
-Items of an array are numbered: corpus.tables.0.uri. Relative paths start at the file's directory."
+Items of an array are numbered: corpus.tables.0.uri. Relative paths start at the file's directory,
+`~/` is the home folder."
 )]
 pub(crate) struct ConfigArgs {
     #[command(subcommand)]
@@ -55,13 +57,13 @@ enum ConfigCommand {
 #[derive(Debug, Args)]
 struct UpgradeArgs {
     /// The pipeline file (TOML).
-    #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE")]
+    #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE", value_parser = place::path())]
     pipeline: PathBuf,
     /// Take version 2's defaults instead of writing today's values into the file.
     #[arg(long)]
     new_defaults: bool,
     /// Write to this new file and leave PIPELINE alone; `-` is stdout.
-    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run", value_parser = place::path())]
     output: Option<PathBuf>,
     /// Say what would be written, and write nothing.
     #[arg(long)]
@@ -74,31 +76,31 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
             let resolved = pipeline.resolve()?;
             let config = &resolved.pipeline;
             check_towers(config, app).await?;
-            app.console.print(&format!(
+            let mut text = format!(
                 "{} is fine: {} table{}, tower {}, root {}\n",
                 pipeline.pipeline.display(),
                 config.corpus.tables.len(),
                 if config.corpus.tables.len() == 1 { "" } else { "s" },
                 config.tower.model,
                 config.publish.root
-            ));
+            );
             if let Some(next) = &config.next {
-                app.console.print(&format!(
+                text += &format!(
                     "next tower {}: runs encode for it what their budget leaves; `scalingnote plan` shows how far it is\n",
                     next.tower.model
-                ));
+                );
             }
             if config.version == PipelineVersion::V1 {
-                app.console.print(&new_version(&resolved, &pipeline.pipeline)?);
+                text += &new_version(&resolved, &pipeline.pipeline)?;
             }
+            app.print(&text)
         }
         ConfigCommand::Show { pipeline, json } => {
             let resolved = pipeline.resolve()?;
-            app.console.print(&if json { resolved.to_json()? } else { resolved.to_toml()? });
+            app.print(&if json { resolved.to_json()? } else { resolved.to_toml()? })
         }
-        ConfigCommand::Upgrade(args) => upgrade(&args, app)?,
+        ConfigCommand::Upgrade(args) => upgrade(&args, app),
     }
-    Ok(())
 }
 
 /// Warns of files that a run could not find here: a pipeline file need not be checked where it runs. What is here must fit together,
@@ -157,14 +159,16 @@ fn upgrade(args: &UpgradeArgs, app: &App) -> Result<()> {
         (_, false) => format!("; today's values are written into it:\n{}", lines(&changes)),
         (_, true) => format!("; these defaults are new:\n{}", lines(&changes)),
     };
+    let unprinted = || "the file is written, but that could not be said".to_owned();
     let message = match &args.output {
         Some(output) if output.as_os_str() == "-" => {
-            app.console.print(&text);
+            app.print(&text)?;
             app.reporter.info(format!("{name} as version 2{defaults}").trim_end().to_owned());
             return Ok(());
         }
         Some(output) => {
-            config::write(output, &text, true).map_err(|cause| not_written(output, cause))?;
+            write_whole(output, &text, Existing::Keep)
+                .map_err(|cause| not_written(output, cause))?;
             let folder = |path: &Path| Some(std::path::absolute(path).ok()?.parent()?.to_owned());
             if folder(output) != folder(file) {
                 let output = output.display();
@@ -172,13 +176,17 @@ fn upgrade(args: &UpgradeArgs, app: &App) -> Result<()> {
             }
             format!("{} is {name} as version 2{defaults}", output.display())
         }
-        None if before == PipelineVersion::V2 => format!("{name} is version 2 already\n"),
-        None if args.dry_run => format!("{name} would become version 2{defaults}"),
+        None if before == PipelineVersion::V2 => {
+            return app.print(&format!("{name} is version 2 already\n"));
+        }
+        None if args.dry_run => {
+            return app.print(&format!("{name} would become version 2{defaults}"));
+        }
         None => {
-            config::write(file, &text, false).map_err(|cause| not_written(file, cause))?;
+            write_whole(file, &text, Existing::Replace)
+                .map_err(|cause| not_written(file, cause))?;
             format!("{name} is version 2 now{defaults}")
         }
     };
-    app.console.print(&message);
-    Ok(())
+    app.print(&message).context(unprinted)
 }

@@ -1,6 +1,7 @@
 //! The program from its arguments to its exit code.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use clap::{ColorChoice, FromArgMatches};
 use super::app::App;
 use super::args::{Color, color_of};
 use super::commands::{Cli, Command, command, dispatch};
-use super::terminal::{Console, failure, logging};
+use super::terminal::{Console, failure, logging, printed};
 use super::{memory, progress, signals};
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
@@ -34,8 +35,12 @@ fn run_with(arguments: Vec<OsString>) -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
-            // A closed pipe is not a failure: `--help | head` is fine.
-            let _ = error.print();
+            let written = error.print().and_then(|()| std::io::stdout().flush());
+            if !error.use_stderr()
+                && let Err(error) = printed(written)
+            {
+                return failure::report(&error, &Console::plain());
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

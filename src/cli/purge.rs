@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::app::App;
-use super::args::root;
+use super::args::{place, root};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec;
 use crate::observe::format;
 use crate::stage::{self, PurgeReport, PurgeRequest};
+use crate::store::named::{read_text, read_text_of};
 use crate::types::NoteId;
+
+/// Largest list of note ids that is read.
+const MAX_IDS: u64 = 256 << 20;
 
 /// Remove notes from everything that is stored, and prove it
 ///
@@ -31,12 +35,13 @@ Examples:
 A note id carries its type: i:42 is the integer 42, s:42 the string. A file has one id a line.")]
 pub(crate) struct PurgeArgs {
     /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
     root: String,
     /// A note that must go; repeatable.
     #[arg(long = "note-id", value_name = "ID")]
     note_ids: Vec<String>,
-    /// A file of note ids, one a line.
-    #[arg(long, value_name = "FILE")]
+    /// A file of note ids, one a line; `-` is standard input.
+    #[arg(long, value_name = "FILE", value_parser = place::path())]
     from: Option<PathBuf>,
     /// Say what would be deleted, and change nothing.
     #[arg(long)]
@@ -55,12 +60,13 @@ pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<()> {
     if args.lift {
         let lifted = stage::lift(&root, &notes).await?;
         let found = serde_json::json!({ "snapshot": lifted });
-        return app.answer(args.json, &found, |_| match lifted {
+        let printed = app.answer(args.json, &found, |_| match lifted {
             Some(number) => format!(
                 "snapshot {number} lets them come back: the next run indexes them where the corpus has them\n"
             ),
             None => "none of these notes was purged; nothing to lift\n".to_owned(),
         });
+        return printed.context(|| "the command is done, but that could not be printed");
     }
     let report = exec::purge(PurgeRequest {
         root: &root,
@@ -70,25 +76,34 @@ pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<()> {
         cancel: app.cancel.clone(),
     })
     .await?;
-    app.answer(args.json, &report, describe)?;
-    match report.left.first() {
-        None => Ok(()),
-        Some(first) => Err(Error::corrupt(format!(
+    let left = report.left.first().map(|first| {
+        Error::corrupt(format!(
             "{} objects of {} hold something of the notes still, the first is {} ({}); stop what writes to the root and \
              purge again",
             report.left.len(),
             root.uri(),
             first.key,
             first.what
-        ))),
-    }
+        ))
+    });
+    let printed = app.answer(args.json, &report, describe).context(|| match args.dry_run {
+        true => "nothing was purged",
+        false => "the purge has ended, but the report that proves it could not be printed",
+    });
+    app.ends(printed, left)
 }
 
 fn notes(args: &PurgeArgs) -> Result<Vec<NoteId>> {
     let mut ids = args.note_ids.clone();
     if let Some(file) = &args.from {
-        let text = std::fs::read_to_string(file)
+        let text = match file.as_os_str() == "-" {
+            true => read_text_of(std::io::stdin().lock(), MAX_IDS),
+            false => read_text(file, MAX_IDS),
+        };
+        let text = text
             .or_error(ErrorKind::Usage, || format!("reading the note ids in {}", file.display()))?;
+        // Some editors begin a file with a byte order mark.
+        let text = text.trim_start_matches('\u{feff}');
         ids.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
     }
     if ids.is_empty() {

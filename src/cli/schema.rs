@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::app::{App, pretty};
+use super::args::place;
 use crate::config::Pipeline;
-use crate::error::{Result, not_written};
+use crate::error::{Result, ResultExt, not_written};
 use crate::report::{PlanBrief, PlanSummary, RunReport};
 use crate::stage::Plan;
+use crate::store::named::{Existing, write_whole};
 use crate::train::{DistillOptions, TrainOptions};
 
 /// Print the JSON Schema of a file that scalingnote reads or writes
@@ -26,7 +28,7 @@ pub(crate) struct SchemaArgs {
     #[arg(value_enum, required_unless_present = "out")]
     name: Option<SchemaName>,
     /// Write all schemas into this directory instead, as NAME.schema.json.
-    #[arg(long, value_name = "DIR", conflicts_with = "name")]
+    #[arg(long, value_name = "DIR", conflicts_with = "name", value_parser = place::path())]
     out: Option<PathBuf>,
 }
 
@@ -73,17 +75,20 @@ fn titled(mut schema: schemars::Schema, title: &str) -> serde_json::Value {
 
 pub(super) fn execute(args: &SchemaArgs, app: &App) -> Result<()> {
     if let Some(name) = args.name {
-        app.console.print(&name.json()?);
+        app.print(&name.json()?)?;
     }
     if let Some(folder) = &args.out {
         std::fs::create_dir_all(folder).map_err(|cause| not_written(folder, cause))?;
+        let mut listing = String::new();
         for name in SchemaName::value_variants() {
             let value = name.to_possible_value();
             let value = value.as_ref().map_or("schema", |value| value.get_name());
             let path = folder.join(format!("{value}.schema.json"));
-            std::fs::write(&path, name.json()?).map_err(|cause| not_written(&path, cause))?;
-            app.console.print(&format!("{}\n", path.display()));
+            write_whole(&path, name.json()?, Existing::Replace)
+                .map_err(|cause| not_written(&path, cause))?;
+            listing += &format!("{}\n", path.display());
         }
+        app.print(&listing).context(|| "the schemas are written, but could not be listed")?;
     }
     Ok(())
 }

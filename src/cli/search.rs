@@ -1,11 +1,10 @@
 //! `scalingnote search`.
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use serde_json::Value;
 
 use super::app::App;
-use super::args::root;
+use super::args::{place, root};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::format;
 use crate::search::{Answer, Hit, QueryEncoder, Snapshot};
@@ -24,6 +23,7 @@ Examples:
   scalingnote search /data/notes-root \"tax return\" --where \"lang = 'en' AND like_count > 10\"")]
 pub(crate) struct SearchArgs {
     /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
     root: String,
     /// What to look for.
     text: String,
@@ -43,7 +43,7 @@ pub(crate) struct SearchArgs {
     #[arg(long, value_name = "N")]
     snapshot: Option<u64>,
     /// The tower's files, where they do not lie where the snapshot says.
-    #[arg(long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "PATH", value_parser = place::text())]
     model: Option<String>,
 }
 

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 
 use super::app::App;
-use super::args::{device, duration, root};
+use super::args::{device, duration, place, root};
 use super::terminal::Level;
 use crate::error::Result;
 use crate::search::{SnapshotWatcher, TowerChoice, WatchOptions};
@@ -33,12 +32,13 @@ Examples:
   curl -s 127.0.0.1:8080/search -d '{\"text\": \"tax return\", \"k\": 3}' | jq .hits")]
 pub(crate) struct ServeArgs {
     /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
     root: String,
     /// Address and port; port 0 takes a free one and prints it.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     bind: SocketAddr,
     /// The query tower's files, where they do not lie where the snapshot says.
-    #[arg(long, value_name = "PATH", value_parser = NonEmptyStringValueParser::new(), conflicts_with = "vectors_only")]
+    #[arg(long, value_name = "PATH", value_parser = place::text(), conflicts_with = "vectors_only")]
     model: Option<String>,
     /// Where the query tower computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
@@ -50,7 +50,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     poll: Duration,
     /// Where files of a remote root are kept; by default the user's cache folder.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = place::path())]
     cache: Option<PathBuf>,
     /// The first snapshot to open, for a web server that does not list its files.
     #[arg(long, value_name = "N")]
@@ -90,8 +90,8 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
     watcher.start();
     let watcher = Arc::new(watcher);
     let server = Server::bind(args.bind, Arc::clone(&watcher), limits(&args)).await?;
-    app.console.close();
     let address = server.address();
+    app.console.close();
     if !address.ip().is_loopback() {
         app.console.line(
             Level::Warning,
@@ -102,7 +102,7 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
         Some(number) => format!("snapshot {number} of {uri}"),
         None => uri,
     };
-    app.console.print(&format!("serving {what} on http://{address}\n"));
+    app.print(&format!("serving {what} on http://{address}\n"))?;
     let cancel = app.cancel.clone();
     let served = server.run(async move { cancel.cancelled().await }).await;
     watcher.close().await;

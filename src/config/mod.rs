@@ -24,7 +24,7 @@ mod validate;
 mod version;
 
 pub use defaults::DefaultChange;
-pub(crate) use file::{read, write};
+pub(crate) use file::read;
 pub use next::NextOptions;
 pub use origin::Origin;
 pub use overrides::ENV_PREFIX;

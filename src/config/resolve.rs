@@ -47,7 +47,7 @@ pub fn resolve(
     set: &[String],
 ) -> Result<Resolved> {
     let name = file.display().to_string();
-    let (text, base_dir) = read(file, &format!("pipeline file {name}"), "pipeline file")?;
+    let (text, base_dir) = read(file, &format!("pipeline file {name}"))?;
     resolve_text(&text, &name, &base_dir, env, set)
 }
 

@@ -31,7 +31,7 @@ pub struct Upgrade {
 /// text.
 pub fn upgrade(file: &Path, env: &[(String, String)], new_defaults: bool) -> Result<Upgrade> {
     let name = file.display().to_string();
-    let (old, base_dir) = read(file, &format!("pipeline file {name}"), "pipeline file")?;
+    let (old, base_dir) = read(file, &format!("pipeline file {name}"))?;
     let resolve =
         |text: &str, set: &[String]| resolve_text(text, &name, &base_dir, env.iter().cloned(), set);
     let before = resolve(&old, &[])?;

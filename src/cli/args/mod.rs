@@ -4,6 +4,7 @@ pub(super) mod device;
 pub(super) mod duration;
 mod output;
 mod pipeline;
+pub(super) mod place;
 pub(super) mod root;
 
 pub(super) use output::{Color, Global, LogFormat, ProgressMode, color_of};

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::long_run::{listing, named, on_large_stack, output};
+use super::long_run::{listing, named, on_large_stack, output, unprinted};
 use super::pack::{self, PackArgs};
 use super::recipe;
 use crate::cli::app::App;
-use crate::cli::args::{device, duration};
-use crate::error::Result;
+use crate::cli::args::{device, duration, place};
+use crate::error::{Result, ResultExt};
 use crate::exec;
 use crate::stage::EncodeOptions;
 use crate::tower::Tower;
@@ -43,11 +43,11 @@ A recipe names the teacher ([teacher]: the LLM with its adapter and the query's 
 ([[pairs]], as for train) and what learns ([student]). `scalingnote schema distill` lists every key.")]
 pub(crate) struct DistillArgs {
     /// The recipe (TOML). Relative paths in it start at its own directory.
-    #[arg(value_name = "RECIPE")]
+    #[arg(value_name = "RECIPE", value_parser = place::path())]
     recipe: PathBuf,
     /// Folder of the run: teacher/, checkpoint.safetensors, student/, report.json, report.html. A checkpoint
     /// in it is resumed. Default: .cache/train/<name of the recipe>.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: Option<PathBuf>,
     /// Take so many steps instead of the recipe's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -61,7 +61,7 @@ pub(crate) struct DistillArgs {
     /// Train nothing: pack the encoder that the run in --out has trained into this folder, with few bits a weight and
     /// without its tokenizer (student/tokenizer.json of the run), which it names by SHA-256; `tokenizer` in [query.tower] says
     /// where that lies.
-    #[arg(long, value_name = "DIR", conflicts_with = "deadline")]
+    #[arg(long, value_name = "DIR", conflicts_with = "deadline", value_parser = place::path())]
     export: Option<PathBuf>,
     #[command(flatten)]
     pack: PackArgs,
@@ -104,7 +104,7 @@ pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<()> {
         train::distill(&queries, &teacher, &options, &base_dir, &folder, &reporter, &cancel).await
     };
     let report = named(&args.recipe, on_large_stack(work).await)?;
-    app.answer(args.json, &report, |report| summary(report, &output))
+    app.answer(args.json, &report, |report| summary(report, &output)).context(unprinted(&output))
 }
 
 /// Every query once, in the order of the pairs.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::pair_file::{self, Named};
 use super::recipe;
 use crate::cli::app::App;
-use crate::cli::args::device;
+use crate::cli::args::{device, place};
 use crate::dataset::{Oddities, RetrievalSet};
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::evaluate::{
@@ -19,6 +19,7 @@ use crate::evaluate::{
 };
 use crate::exec;
 use crate::stage::EncodeOptions;
+use crate::store::named::{Existing, read_whole, write_whole};
 use crate::tower::{Tower, TowerOptions};
 use crate::types::Embeddings;
 
@@ -51,13 +52,13 @@ are left out, and what is there twice counts once. How many there are of these i
 refuses them. One id with two texts or two grades is an error.")]
 pub(crate) struct EvaluateArgs {
     /// Names the towers: a pipeline, a training recipe, or a tower file (TOML).
-    #[arg(value_name = "TOWER")]
+    #[arg(value_name = "TOWER", value_parser = place::path())]
     tower: PathBuf,
     /// The retrieval set: a folder in BEIR layout.
-    #[arg(value_name = "SET")]
+    #[arg(value_name = "SET", value_parser = place::path())]
     set: PathBuf,
     /// Use what was trained instead of the file's: a LoRA adapter's folder, or what `train --out` wrote.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = place::path())]
     adapter: Option<PathBuf>,
     /// Name of the system in tables. Default: the file's.
     #[arg(long, value_name = "NAME")]
@@ -75,7 +76,7 @@ pub(crate) struct EvaluateArgs {
     #[arg(long)]
     strict: bool,
     /// Keep vectors as Parquet in this folder, by embedding space, and use those that lie there.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = place::path())]
     vectors: Option<PathBuf>,
     /// Also judge what our own index finds.
     #[arg(long)]
@@ -87,13 +88,13 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, value_name = "T", default_value_t = EntropyOptions::default().temperature, value_parser = positive)]
     entropy_temperature: f64,
     /// Compare with an earlier `evaluate --json` on the same set (may be repeated).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = place::path())]
     compare: Vec<PathBuf>,
     /// Write every query's measures into this file (tab-separated).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = place::path())]
     per_query: Option<PathBuf>,
     /// Write the ranked lists into this file (TREC run format).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = place::path())]
     run: Option<PathBuf>,
     /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
@@ -102,6 +103,9 @@ pub(crate) struct EvaluateArgs {
     #[arg(long)]
     json: bool,
 }
+
+/// Largest answer of an earlier evaluation that is read: it has every query of a set.
+const MAX_ANSWER: u64 = 256 << 20;
 
 fn positive(text: &str) -> std::result::Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
@@ -180,7 +184,7 @@ pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<()> {
         let (tower, run) = evaluate_embeddings(&set, &system, &queries, &documents, &options)?;
         if let Some(file) = &args.run {
             let text = trec_run(&run, &system);
-            std::fs::write(file, text).map_err(|cause| not_written(file, cause))?;
+            write_whole(file, text, Existing::Replace).map_err(|cause| not_written(file, cause))?;
         }
         let mut comparisons = vec![versus(&bm25, &tower)?];
         for other in &others {
@@ -204,7 +208,7 @@ pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<()> {
     })?;
     if let Some(file) = &args.per_query {
         let text = per_query(&answer.rows);
-        std::fs::write(file, text).map_err(|cause| not_written(file, cause))?;
+        write_whole(file, text, Existing::Replace).map_err(|cause| not_written(file, cause))?;
     }
     app.answer(args.json, &answer, |answer| table(answer, &others))
 }
@@ -296,7 +300,7 @@ fn check_place(file: &Path) -> Result<()> {
 /// The tower's row of an earlier evaluation.
 fn earlier(file: &Path) -> Result<Evaluation> {
     let wrong = || format!("{} is not what `scalingnote evaluate --json` prints", file.display());
-    let text = std::fs::read(file).map_err(|cause| {
+    let text = read_whole(file, MAX_ANSWER).map_err(|cause| {
         Error::usage(format!("{} cannot be read", file.display())).with_source(cause)
     })?;
     let answer: Answer = serde_json::from_slice(&text).or_error(ErrorKind::Input, wrong)?;

@@ -45,6 +45,16 @@ pub(super) fn output(named: Option<PathBuf>, recipe: &Path) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// What is said where a run or an export has written everything and only its report cannot be printed.
+pub(super) fn unprinted(folder: &Path) -> impl FnOnce() -> String {
+    move || {
+        format!(
+            "all is done and lies in {}; only the report could not be printed",
+            folder.display()
+        )
+    }
+}
+
 /// What a run or an export has written into its folder.
 pub(super) fn written(folder: &Path) -> Vec<PathBuf> {
     let names = ["adapter", "query-adapter", "model", "query-model", "student", "report.html"];

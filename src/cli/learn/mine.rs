@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use super::long_run::unprinted;
 use super::{recipe, trained};
 use crate::cli::app::App;
-use crate::cli::args::device;
-use crate::error::Result;
+use crate::cli::args::{device, place};
+use crate::error::{Result, ResultExt};
 use crate::exec;
 use crate::stage::EncodeOptions;
 use crate::tower::TowerOptions;
@@ -32,13 +33,13 @@ One file is written for each of the recipe's [[pairs]], in its order. Vectors ar
 --out and used again where the tower is the same.")]
 pub(crate) struct MineArgs {
     /// The training recipe (TOML).
-    #[arg(value_name = "RECIPE")]
+    #[arg(value_name = "RECIPE", value_parser = place::path())]
     recipe: PathBuf,
     /// Folder for the pairs and the vectors.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: PathBuf,
     /// What was trained so far: a LoRA adapter's folder, or what `train --out` wrote. Default: the recipe's adapter.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = place::path())]
     adapter: Option<PathBuf>,
     /// Ranks skipped from the top: the likeliest false negatives.
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().skip)]
@@ -108,7 +109,7 @@ pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
         write_pairs(&set, at as u32, &path)?;
         files.push(path);
     }
-    app.answer(args.json, &Answer { report, files }, summary)
+    app.answer(args.json, &Answer { report, files }, summary).context(unprinted(&args.out))
 }
 
 fn summary(answer: &Answer) -> String {

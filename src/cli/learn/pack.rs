@@ -5,9 +5,10 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
+use super::long_run::unprinted;
 use crate::cli::app::App;
 use crate::dataset::{PairSet, SplitMix64};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::train::{DistillOptions, PackOptions, Vocabulary, open_pairs, pack_student};
 use crate::types::{Embeddings, Pooling};
@@ -108,7 +109,7 @@ pub(crate) async fn execute(
         mean_cosine: cosines.iter().sum::<f64>() / cosines.len().max(1) as f64,
         least_cosine: cosines.iter().copied().fold(1.0, f64::min),
     };
-    app.answer(json, &answer, |answer| summary(answer, target))
+    app.answer(json, &answer, |answer| summary(answer, target)).context(unprinted(target))
 }
 
 async fn resolve(

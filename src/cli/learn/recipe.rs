@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 /// # Errors
 /// Usage, naming the file.
 pub(super) fn read(file: &Path) -> Result<(String, PathBuf)> {
-    config::read(file, &file.display().to_string(), "recipe")
+    config::read(file, &file.display().to_string())
 }
 
 /// Where the keys of a recipe are listed.

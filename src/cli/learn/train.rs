@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::long_run::{listing, named, on_large_stack, output, written};
+use super::long_run::{listing, named, on_large_stack, output, unprinted, written};
 use super::recipe;
 use crate::cli::app::App;
-use crate::cli::args::{device, duration};
-use crate::error::Result;
+use crate::cli::args::{device, duration, place};
+use crate::error::{Result, ResultExt};
 use crate::tower::DeviceSpec;
 use crate::train::{self, TrainOptions, TrainReport};
 
@@ -35,11 +35,11 @@ sides are trained together, end to end. `scalingnote schema train` lists every k
 tower.adapter in a pipeline file, or load it in Python.")]
 pub(crate) struct TrainArgs {
     /// The recipe (TOML). Relative paths in it start at its own directory.
-    #[arg(value_name = "RECIPE")]
+    #[arg(value_name = "RECIPE", value_parser = place::path())]
     recipe: PathBuf,
     /// Folder of the run: checkpoint.safetensors, adapter/ or model/, query-adapter/ or query-model/, report.json,
     /// report.html. A checkpoint in it is resumed. Default: .cache/train/<name of the recipe>.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: Option<PathBuf>,
     /// Take so many steps instead of the recipe's. The learning rate follows the number of steps, so
     /// another number is another run.
@@ -53,7 +53,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: Vec<DeviceSpec>,
     /// Train nothing: write the adapter of the checkpoint, as it stands, into this folder.
-    #[arg(long, value_name = "DIR", conflicts_with = "deadline")]
+    #[arg(long, value_name = "DIR", conflicts_with = "deadline", value_parser = place::path())]
     export: Option<PathBuf>,
     /// Export 16-bit floats: half the size.
     #[arg(long, requires = "export")]
@@ -79,14 +79,15 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
         };
         let steps = named(&args.recipe, on_large_stack(work).await)?;
         let found = serde_json::json!({ "steps": steps, "written": written(&target) });
-        return app.answer(args.json, &found, |_| {
+        let printed = app.answer(args.json, &found, |_| {
             format!("exported after {steps} steps\n{}", listing(&target))
         });
+        return printed.context(unprinted(&target));
     }
     let work =
         async move || train::train(&options, &base_dir, &folder, devices, &reporter, &cancel).await;
     let report = named(&args.recipe, on_large_stack(work).await)?;
-    app.answer(args.json, &report, |report| summary(report, &output))
+    app.answer(args.json, &report, |report| summary(report, &output)).context(unprinted(&output))
 }
 
 fn summary(report: &TrainReport, output: &Path) -> String {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::store::named::expand_text;
 use crate::tower::TowerOptions;
 
 /// Puts what lies in `path` into both towers: the folder of a run or an export (`adapter/` or `model/`, and beside it
@@ -50,7 +51,7 @@ fn tokenizer_of(tower: &TowerOptions, base_dir: &Path) -> Result<String> {
     if let Some(tokenizer) = &tower.tokenizer {
         return Ok(tokenizer.clone());
     }
-    let model = base_dir.join(&tower.model);
+    let model = base_dir.join(&*expand_text(&tower.model, base_dir)?);
     let file = if model.is_dir() { model.join("tokenizer.json") } else { model };
     if file.is_file() {
         return text(&file);

@@ -6,19 +6,24 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::args::PipelineArgs;
+use crate::cli::args::{PipelineArgs, place};
 use crate::error::Result;
-use crate::report::{RunReport, write_metrics};
+use crate::report::{RunReport, check_metrics_file, write_metrics};
 
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MetricsArgs {
     /// Write metrics for Prometheus' textfile collector when the run ends, also where it fails. A file
-    /// belongs to one pipeline, whose name (that of its file) labels every sample.
-    #[arg(long, value_name = "FILE", env = "SCALINGNOTE_METRICS_FILE")]
+    /// belongs to one pipeline, whose name (that of its file) labels every sample. It must not hold anything else.
+    #[arg(long, value_name = "FILE", env = "SCALINGNOTE_METRICS_FILE", value_parser = place::path())]
     pub metrics_file: Option<PathBuf>,
 }
 
 impl MetricsArgs {
+    /// Refuses, before any work, a file that is no place for metrics.
+    pub fn check(&self) -> Result<()> {
+        self.metrics_file.as_deref().map_or(Ok(()), check_metrics_file)
+    }
+
     /// Writes what is known of a run that ends with `outcome`, and passes its exit code on. A file that cannot be
     /// written is a warning: a finished run must not fail for it.
     pub fn record(
@@ -35,9 +40,7 @@ impl MetricsArgs {
             };
             let name = pipeline.pipeline.file_stem().unwrap_or_default().to_string_lossy();
             if let Err(error) = write_metrics(file, &name, report, code) {
-                let cause = std::error::Error::source(&error)
-                    .map_or_else(String::new, |cause| format!(": {cause}"));
-                app.reporter.warn(format!("{error}{cause}"));
+                app.warn(&error);
             }
         }
         outcome.map(ExitCode::from)

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::cli::app::App;
 use crate::cli::args::PipelineArgs;
-use crate::error::Result;
+use crate::error::{Result, ResultExt};
 use crate::exec;
 
 /// Say what a run would do and cost, and do nothing
@@ -37,8 +37,9 @@ pub(crate) struct PlanArgs {
 
 pub(crate) async fn execute(args: PlanArgs, app: &App) -> Result<()> {
     let context = super::run::context(&args.pipeline, app)?;
-    if args.brief {
-        return app.json(&exec::plan_brief(&context).await?);
-    }
-    app.answer(args.json, &exec::plan(&context).await?, ToString::to_string)
+    let printed = match args.brief {
+        true => app.json(&exec::plan_brief(&context).await?),
+        false => app.answer(args.json, &exec::plan(&context).await?, ToString::to_string),
+    };
+    printed.context(|| "the plan is stored, but could not be printed")
 }

@@ -38,6 +38,7 @@ pub(crate) struct PublishArgs {
 }
 
 pub(crate) async fn execute(args: PublishArgs, app: &App) -> Result<ExitCode> {
+    args.metrics.check()?;
     let mut report = RunReport::default();
     let outcome = attempt(&args, app, &mut report).await;
     args.metrics.record(&args.pipeline, &report, outcome, app)

@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 use super::metrics::MetricsArgs;
 use crate::cli::app::App;
 use crate::cli::args::{PipelineArgs, duration};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec::{self, ClusterOptions, RunContext, RunOptions, SchedulerAddress};
 use crate::report::{Outcome, RunReport};
 use crate::stage::GateOptions;
@@ -103,6 +103,7 @@ pub(crate) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> 
 }
 
 pub(crate) async fn execute(args: RunArgs, app: &App) -> Result<ExitCode> {
+    args.metrics.check()?;
     let mut report = RunReport::default();
     let outcome = attempt(&args, app, &mut report).await;
     args.metrics.record(&args.pipeline, &report, outcome, app)
@@ -126,24 +127,51 @@ async fn attempt(args: &RunArgs, app: &App, report: &mut RunReport) -> Result<u8
 }
 
 /// Prints the report; the exit code follows from the outcome.
+///
+/// # Errors
+/// Where the report cannot be printed, although all went well. A refusal keeps its exit code.
 pub(crate) fn finish(
     report: &RunReport,
     context: &RunContext,
     json: bool,
     app: &App,
 ) -> Result<u8> {
-    app.console.close();
-    app.console.print(&if json { report.to_json()? } else { summary(report, context) });
-    Ok(exit_code(report))
+    let printed = app.print(&if json {
+        report.to_json()?
+    } else {
+        format!("{report}  report   {}\n", page(report, context))
+    });
+    let printed = printed.context(|| unprinted(report, context));
+    match (exit_code(report), printed) {
+        (0, Err(error)) => Err(error),
+        (code, printed) => {
+            printed.unwrap_or_else(|error| app.warn(&error));
+            Ok(code)
+        }
+    }
 }
 
-fn summary(report: &RunReport, context: &RunContext) -> String {
+/// Where the report lies.
+fn page(report: &RunReport, context: &RunContext) -> String {
     let file = layout::report_page(&report.run, ReportName(1));
-    let place = context.root.local_path(&file).map_or_else(
+    context.root.local_path(&file).map_or_else(
         || format!("{}/{file}", context.root.uri().trim_end_matches('/')),
         |path| path.display().to_string(),
-    );
-    format!("{report}  report   {place}\n")
+    )
+}
+
+/// What is done, where only telling it failed.
+fn unprinted(report: &RunReport, context: &RunContext) -> String {
+    let done = match report.outcome {
+        Outcome::Planned => return "the plan is stored, but could not be printed".to_owned(),
+        Outcome::Published { snapshot } => format!("snapshot {snapshot} is published"),
+        Outcome::NothingToDo { .. } => "the run is done, with nothing to publish".to_owned(),
+        Outcome::NotPublished => "everything is built, with nothing to publish".to_owned(),
+        Outcome::GateRefused | Outcome::LostTo { .. } | Outcome::Unfinished => {
+            "the run has ended".to_owned()
+        }
+    };
+    format!("{done}; only its report could not be printed, and lies at {}", page(report, context))
 }
 
 fn exit_code(report: &RunReport) -> u8 {

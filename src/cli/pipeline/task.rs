@@ -7,7 +7,7 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 
 use crate::cli::app::App;
 use crate::cli::args::{PipelineArgs, duration};
-use crate::error::Result;
+use crate::error::{Result, ResultExt};
 use crate::exec::{self, RunOptions, Share, TaskStage};
 
 /// Execute tasks of a stored plan, for Airflow, Kubernetes and the like
@@ -46,7 +46,7 @@ pub(crate) struct TaskArgs {
 
 pub(crate) async fn execute(args: TaskArgs, app: &App) -> Result<()> {
     let context = super::run::context(&args.pipeline, app)?;
-    match (&args.task, &args.stage) {
+    let printed = match (&args.task, &args.stage) {
         (Some(task), _) => app.json(&exec::execute_task(&context, &args.plan, task).await?),
         (None, stage) => {
             // The parser demands one of the two.
@@ -56,5 +56,6 @@ pub(crate) async fn execute(args: TaskArgs, app: &App) -> Result<()> {
             let done = exec::execute_share(&context, &args.plan, stage, share, attempts).await?;
             app.json(&done)
         }
-    }
+    };
+    printed.context(|| "the work is done and its receipts are stored, but could not be printed")
 }

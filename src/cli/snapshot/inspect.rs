@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::args::root;
+use crate::cli::args::{place, root};
 use crate::config::word;
 use crate::error::Result;
 use crate::observe::format;
@@ -15,6 +15,7 @@ use crate::snapshot::{self, Diff, Manifest, NoteDiff};
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
     root: String,
     /// Print JSON.
     #[arg(long)]
@@ -25,6 +26,7 @@ pub(super) struct ListArgs {
 #[derive(Debug, Args)]
 pub(super) struct ShowArgs {
     /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
     root: String,
     /// Snapshot number.
     number: Option<u64>,
@@ -37,6 +39,7 @@ pub(super) struct ShowArgs {
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
     /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
     root: String,
     /// The older snapshot.
     from: u64,

@@ -3,9 +3,9 @@
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::args::root;
+use crate::cli::args::{place, root};
 use crate::cli::terminal::now;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::observe::format;
 use crate::snapshot::{self, CommitOutcome, GcReport, Protected, Provenance, Retention};
 
@@ -17,6 +17,7 @@ use crate::snapshot::{self, CommitOutcome, GcReport, Protected, Provenance, Rete
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
     /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
     root: String,
     /// The snapshot whose content is to be served.
     number: u64,
@@ -33,6 +34,7 @@ pub(super) struct RollbackArgs {
 #[derive(Debug, Args)]
 pub(super) struct GcArgs {
     /// Root URI or path, or a pipeline file with its [retention].
+    #[arg(value_parser = place::text())]
     root: String,
     /// Say what would be deleted, and delete nothing.
     #[arg(long)]
@@ -65,13 +67,13 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
     };
     match snapshot::rollback(&root, args.number, provenance).await? {
         CommitOutcome::Committed(manifest) => {
-            app.console.print(&format!(
-                "snapshot {} serves the content of snapshot {}: {} notes\n",
-                manifest.number,
-                args.number,
-                format::count(manifest.content.notes)
-            ));
-            Ok(())
+            let serves = format!(
+                "snapshot {} serves the content of snapshot {}",
+                manifest.number, args.number
+            );
+            let notes = format::count(manifest.content.notes);
+            app.print(&format!("{serves}: {notes} notes\n"))
+                .context(|| format!("{serves}, but that could not be printed"))
         }
         CommitOutcome::LostTo(other) => Err(Error::conflict(format!(
             "snapshot {} by {} on {} was published meanwhile; look at it, then roll back again",
@@ -101,7 +103,10 @@ pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {
     };
     let protected = Protected { growing, ..Protected::default() };
     let report = snapshot::gc(&opened.root, &retention, now, args.dry_run, &protected).await?;
-    app.answer(args.json, &report, describe)
+    app.answer(args.json, &report, describe).context(|| match args.dry_run {
+        true => "nothing was deleted",
+        false => "what is not needed is deleted, but the report could not be printed",
+    })
 }
 
 fn describe(report: &GcReport) -> String {

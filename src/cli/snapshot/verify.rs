@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Args;
 
 use crate::cli::app::App;
-use crate::cli::args::root;
+use crate::cli::args::{place, root};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Running, Stage, format};
 use crate::search::Snapshot;
@@ -24,6 +24,7 @@ const LEAST_COSINE: f64 = 0.999;
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
     root: String,
     /// Snapshot number; by default the newest.
     number: Option<u64>,
@@ -58,23 +59,27 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
             Some(verify_sample(&manifest, limit, &mut worker, &env).await?)
         }
     };
-    print(args, app, &manifest, &problems, canaries, sample.as_ref())?;
-    let number = manifest.number;
+    let printed = print(args, app, &manifest, &problems, canaries, sample.as_ref());
+    app.ends(printed, verdict(manifest.number, &problems, sample.as_ref()))
+}
+
+/// What is wrong with the snapshot.
+fn verdict(number: u64, problems: &[Problem], sample: Option<&SampleCheck>) -> Option<Error> {
     if let Some(first) = problems.first() {
-        return Err(Error::corrupt(format!(
+        return Some(Error::corrupt(format!(
             "snapshot {number} is damaged: {} of its files, the first is {}; restore them or roll back",
             problems.len(),
             first.path
         )));
     }
     match sample {
-        Some(SampleCheck::Compared { least_cosine, .. }) if least_cosine < LEAST_COSINE => {
-            Err(Error::corrupt(format!(
+        Some(SampleCheck::Compared { least_cosine, .. }) if *least_cosine < LEAST_COSINE => {
+            Some(Error::corrupt(format!(
                 "snapshot {number} does not match its tower: a re-encoded note has cosine {least_cosine:.6} \
                  with its stored vector, at least {LEAST_COSINE} is required"
             )))
         }
-        _ => Ok(()),
+        _ => None,
     }
 }
 

@@ -1,10 +1,12 @@
-//! Writing to the terminal: never panics on a closed pipe, never tears a progress bar.
+//! Writing to the terminal: never panics on a closed pipe, never loses a word of a result, never tears a progress bar.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::time::Duration;
 
 use indicatif::MultiProgress;
 
 use crate::cli::args::{Color, Global, LogFormat, ProgressMode};
+use crate::error::{Error, Result};
 
 /// Weight of a line on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub(crate) struct Console {
 impl Console {
     #[cfg(test)]
     pub fn capturing(progress: ProgressMode) -> Self {
-        Self { progress, json_log: false, color: false, bars: None, captured: Default::default() }
+        Self { progress, ..Self::plain() }
     }
 
     #[cfg(test)]
@@ -38,8 +40,20 @@ impl Console {
         String::from_utf8(self.captured.lock().unwrap().clone()).unwrap()
     }
 
+    /// Before the flags are known.
+    pub fn plain() -> Self {
+        Self {
+            progress: ProgressMode::None,
+            json_log: false,
+            color: false,
+            bars: None,
+            #[cfg(test)]
+            captured: std::sync::Mutex::default(),
+        }
+    }
+
     pub fn new(global: &Global) -> Self {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = io::stderr().is_terminal();
         let json_log = global.log_format == LogFormat::Json;
         let progress = match global.progress {
             _ if global.quiet => ProgressMode::None,
@@ -64,17 +78,16 @@ impl Console {
         }
     }
 
-    /// Writes a result to stdout. A reader that went away is not an error: the exit code still
-    /// says how the command ended.
-    pub fn print(&self, text: &str) {
-        let write = || {
-            let mut out = std::io::stdout().lock();
-            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        };
-        match &self.bars {
+    /// Writes a result to stdout.
+    ///
+    /// # Errors
+    /// As [`printed`].
+    pub fn print(&self, text: &str) -> Result<()> {
+        let write = || write_all(&mut io::stdout().lock(), text.as_bytes());
+        printed(match &self.bars {
             Some(bars) => bars.suspend(write),
             None => write(),
-        }
+        })
     }
 
     /// Writes one line (or several) to stderr.
@@ -103,7 +116,8 @@ impl Console {
         #[cfg(test)]
         self.captured.lock().unwrap().extend_from_slice(bytes);
         let write = || {
-            let _ = std::io::stderr().lock().write_all(bytes);
+            // There is nowhere else to say it.
+            let _ = io::stderr().lock().write_all(bytes);
         };
         match &self.bars {
             Some(bars) => bars.suspend(write),
@@ -119,7 +133,93 @@ impl Console {
     }
 }
 
+/// Whether what was written to stdout has arrived. A reader that went away is not an error: the exit code still says how
+/// the command ended.
+///
+/// # Errors
+/// Where stdout takes no more, as a full disk does.
+pub(crate) fn printed(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => Err(Error::io(
+            cause,
+            "standard output cannot be written; what it has of this is cut off",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Writes and flushes. Whoever shares stdout may have set it not to block: it is asked again until it has room.
+fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+    loop {
+        let step = match bytes {
+            [] => out.flush().map(|()| true),
+            _ => out.write(bytes).and_then(|written| match written {
+                0 => Err(ErrorKind::WriteZero.into()),
+                _ => {
+                    bytes = &bytes[written..];
+                    Ok(false)
+                }
+            }),
+        };
+        match step {
+            Ok(true) => return Ok(()),
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(cause) if cause.kind() != ErrorKind::Interrupted => return Err(cause),
+            _ => {}
+        }
+    }
+}
+
 /// The time as log lines and JSON progress write it: RFC 3339, UTC, milliseconds.
 pub(crate) fn now() -> String {
     chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes three bytes at a time, blocks in between, and fails in the end if it is to.
+    struct Slow {
+        taken: Vec<u8>,
+        calls: usize,
+        end: Option<ErrorKind>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.calls += 1;
+            match (self.calls % 3, self.end) {
+                (1, _) => Err(ErrorKind::WouldBlock.into()),
+                (2, _) => Err(ErrorKind::Interrupted.into()),
+                (_, Some(end)) if self.taken.len() >= 6 => Err(end.into()),
+                _ => {
+                    let some = &bytes[..bytes.len().min(3)];
+                    self.taken.extend_from_slice(some);
+                    Ok(some.len())
+                }
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn all_of_a_text_arrives_or_it_is_said() {
+        let write = |end| {
+            let mut out = Slow { taken: Vec::new(), calls: 0, end };
+            let written = write_all(&mut out, b"twelve bytes");
+            (printed(written), String::from_utf8(out.taken).unwrap())
+        };
+        let (written, taken) = write(None);
+        assert!(written.is_ok() && taken == "twelve bytes", "{taken}");
+        assert!(write(Some(ErrorKind::BrokenPipe)).0.is_ok(), "nobody reads on");
+        let (written, taken) = write(Some(ErrorKind::StorageFull));
+        assert_eq!(written.unwrap_err().kind(), crate::error::ErrorKind::Resource);
+        assert_eq!(taken, "twelve");
+    }
 }

@@ -4,4 +4,4 @@ mod console;
 pub(super) mod failure;
 pub(super) mod logging;
 
-pub(super) use console::{Console, Level, now};
+pub(super) use console::{Console, Level, now, printed};
