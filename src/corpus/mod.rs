@@ -11,8 +11,9 @@
 //!   [`NoteId`](crate::types::NoteId) does: integers by value, strings by bytes.
 //! - **Duplicates.** Of rows with one id the newest `updated_at` wins; a null is older than anything. On a tie a
 //!   deletion wins, then the greater values in column order, so the outcome never depends on the order of the input.
-//!   `updated_at` strings compare as timestamps where both are timestamps, as numbers where both are integers, else
-//!   as text; text is older than an integer, an integer older than a timestamp.
+//!   `updated_at` strings compare as times where both are times of a known spelling, as numbers where both are
+//!   integers; an empty one is older. Anything else has no order and is refused, or, in a pipeline file of version 1,
+//!   compared as release 0.1.0 did, with a warning.
 //! - **Text.** The rendered text is trimmed of white space at both ends. `title` and `body` are empty strings and
 //!   `topics` an empty list where they are null or absent; a null in any other column prints nothing and is false.
 //!   `topics` as a string is a list of that one string.

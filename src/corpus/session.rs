@@ -48,7 +48,11 @@ pub(super) fn session(memory_limit_mib: u64) -> Result<SessionContext> {
         .with_sort_in_place_threshold_bytes(reservation.min(1 << 20))
         .with_information_schema(false);
     // Plain strings: their memory is what the pool counts, a view keeps whole buffers alive.
-    config.options_mut().execution.parquet.schema_force_view_types = false;
+    let parquet = &mut config.options_mut().execution.parquet;
+    parquet.schema_force_view_types = false;
+    // An INT96 holds every date, nanoseconds in 64 bits only those from 1677 to 2262: the others would come out as
+    // dates in between.
+    parquet.coerce_int96 = Some("us".to_owned());
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }
 

@@ -3,23 +3,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, UInt64Type};
-use datafusion::common::{Column, DFSchema, DataFusionError};
-use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-    cast as cast_expr,
-};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
+use datafusion::common::Column;
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, cast as cast_expr};
 use minijinja::Value;
 
+use super::hints::{Conversion, Wanted, conversion};
+use super::note_ids::WantedIds;
 use super::schema::RESERVED_COLUMNS;
+use super::shard::ShardOfNote;
+use super::source::Source;
 use super::template::{NoteTemplate, RowContext};
-use super::values::{list_of_strings, normal_type, note_id_type};
-use crate::corpus::names::{listed, nearest};
+use super::values::{normal_type, note_id_type};
+use crate::corpus::names::{listed, nearest, quoted};
 use crate::corpus::options::CorpusOptions;
 use crate::error::{Error, Result};
-use crate::types::{NoteId, shard_of};
 
 /// Places in the projected batches: the shard, the id, then what the other fields of [`Contract`] say.
 pub(super) const SHARD: usize = 0;
@@ -32,6 +30,8 @@ pub(super) const SORT_COLUMNS: [&str; 2] = ["sn_0", "sn_1"];
 pub(super) struct Contract {
     /// Place of `updated_at` in its normal type.
     pub(super) updated_at: Option<usize>,
+    /// What `updated_at` is made of.
+    pub(super) updated_source: Source,
     /// Place of `deleted`.
     pub(super) deleted: Option<usize>,
     /// The columns that texts and stored columns are made of: name and place.
@@ -58,36 +58,41 @@ pub(super) enum ValueSource {
 }
 
 impl Contract {
-    /// Checks the SQL's output schema. Config errors name the column, its type, and the way out.
+    /// Checks the output of the user's SQL. Config errors name the column, its type, and the way out.
     pub(super) fn check(
-        schema: &DFSchema,
+        query: &LogicalPlan,
         options: &CorpusOptions,
         template: &NoteTemplate,
         shard_count: u32,
+        ids: WantedIds,
     ) -> Result<Self> {
-        let output = Output::of(schema)?;
-        let (note_id, id_type) = output.required("note_id", "corpus.sql must return it")?;
-        let id_type = note_id_type(id_type).ok_or_else(|| {
-            output.wrong_type("note_id", "a string or an integer of at most 64 bits", "VARCHAR")
-        })?;
-        let shard =
-            ScalarUDF::new_from_impl(ShardOfNote::new(shard_count)).call(vec![note_id.clone()]);
+        let output = Output::of(query)?;
+        let (note_id, found) = output.required("note_id", "corpus.sql must return it")?;
+        let wrong_id = || output.wrong_type("note_id", Wanted::Id);
+        let id_type = note_id_type(found).ok_or_else(wrong_id)?;
+        let (note_id, id_type) = ids.bring(note_id, id_type);
+        let as_text = format!("CAST({} AS VARCHAR)", output.source("note_id").sql);
+        let too_large = output.convert("note_id", &as_text);
+        let shard = ScalarUDF::new_from_impl(ShardOfNote::new(shard_count, too_large))
+            .call(vec![note_id.clone()]);
         let mut projection = Projection::default();
         projection.push(shard);
         projection.push(cast_expr(note_id, id_type));
 
-        for name in ["title", "body"] {
-            output.check(
-                name,
-                |t| normal_type(t) == Some(DataType::Utf8),
-                "a string",
-                "VARCHAR",
-            )?;
+        for (name, wanted) in [
+            ("title", Wanted::Text),
+            ("body", Wanted::Text),
+            ("topics", Wanted::Topics),
+            ("deleted", Wanted::Flag),
+            ("updated_at", Wanted::Time),
+        ] {
+            match output.find(name) {
+                Some((_, found)) if !wanted.accepts(found) => {
+                    return Err(output.wrong_type(name, wanted));
+                }
+                _ => {}
+            }
         }
-        output.check("topics", is_topics, "a string or a list of strings", "VARCHAR")?;
-        output.check("deleted", |t| is_null_or(t, &DataType::Boolean), "a boolean", "BOOLEAN")?;
-        let updated = "a timestamp, a date, an integer or a string";
-        output.check("updated_at", is_time, updated, "TIMESTAMP")?;
         let updated_at = output.normal("updated_at").map(|expr| projection.push(expr));
         let deleted = output
             .find("deleted")
@@ -103,6 +108,7 @@ impl Contract {
             Some(place)
         };
 
+        let wrong_value = |name: &str| output.wrong_type(name, Wanted::Value);
         let mut sources = Vec::new();
         let mut has_text = false;
         for name in template.variables() {
@@ -112,8 +118,7 @@ impl Contract {
                 "topics" => ValueSource::Topics(place(name, &mut projection)),
                 _ => {
                     output.required(name, "corpus.template reads it")?;
-                    let at =
-                        place(name, &mut projection).ok_or_else(|| output.not_a_value(name))?;
+                    let at = place(name, &mut projection).ok_or_else(|| wrong_value(name))?;
                     ValueSource::Extra(at)
                 }
             });
@@ -140,19 +145,20 @@ impl Contract {
             }
             if RESERVED_COLUMNS.contains(&name.as_str()) {
                 return Err(Error::config(format!(
-                    "corpus.stored_columns: `{name}` is the name of a column of our own ({}); give it another name in corpus.sql: {name} AS note_{name}",
+                    "corpus.stored_columns: `{name}` is the name of a column of our own ({}); let corpus.sql return it under another name, which is the one to store: {} AS note_{name}",
                     RESERVED_COLUMNS.join(", "),
+                    output.source(name).sql,
                 )));
             }
             let (_, data_type) = output.required(name, "corpus.stored_columns names it")?;
-            let data_type = normal_type(data_type).ok_or_else(|| output.not_a_value(name))?;
-            stored_places
-                .push(place(name, &mut projection).ok_or_else(|| output.not_a_value(name))?);
+            let data_type = normal_type(data_type).ok_or_else(|| wrong_value(name))?;
+            stored_places.push(place(name, &mut projection).ok_or_else(|| wrong_value(name))?);
             stored.push(Field::new(name, data_type, true));
         }
 
         let contract = Self {
             updated_at,
+            updated_source: output.source("updated_at"),
             deleted,
             columns,
             stored: stored.into(),
@@ -201,14 +207,15 @@ impl Projection {
 
 /// The SQL's output columns.
 struct Output<'a> {
+    query: &'a LogicalPlan,
     columns: Vec<(Expr, &'a FieldRef)>,
 }
 
 impl<'a> Output<'a> {
-    fn of(schema: &'a DFSchema) -> Result<Self> {
+    fn of(query: &'a LogicalPlan) -> Result<Self> {
         let mut seen = BTreeSet::new();
         let mut columns = Vec::new();
-        for (qualifier, field) in schema.iter() {
+        for (qualifier, field) in query.schema().iter() {
             if !seen.insert(field.name()) {
                 return Err(Error::config(format!(
                     "corpus.sql returns two columns named `{}`; give one another name with AS",
@@ -218,7 +225,12 @@ impl<'a> Output<'a> {
             let column = Column::new(qualifier.cloned(), field.name());
             columns.push((Expr::Column(column), field));
         }
-        Ok(Self { columns })
+        Ok(Self { query, columns })
+    }
+
+    /// What a column is made of.
+    fn source(&self, name: &str) -> Source {
+        Source::of(self.query, name)
     }
 
     fn find(&self, name: &str) -> Option<(Expr, &'a DataType)> {
@@ -236,7 +248,8 @@ impl<'a> Output<'a> {
     fn required(&self, name: &str, why: &str) -> Result<(Expr, &'a DataType)> {
         self.find(name).ok_or_else(|| {
             let nearest = nearest(name, self.all()).map_or_else(String::new, |near| {
-                format!("; nearest is `{near}`: write \"{near}\" AS {name} if it is meant")
+                let sql = self.source(near).sql;
+                format!("; nearest is `{near}`: write {sql} AS {} if it is meant", quoted(name))
             });
             Error::config(format!(
                 "column `{name}` is missing ({why}); the query returns {}{nearest}",
@@ -245,40 +258,44 @@ impl<'a> Output<'a> {
         })
     }
 
-    /// Checks the type of an optional column.
-    fn check(
-        &self,
-        name: &str,
-        accepts: impl Fn(&DataType) -> bool,
-        accepted: &str,
-        sql_type: &str,
-    ) -> Result<()> {
-        match self.find(name) {
-            Some((_, data_type)) if !accepts(data_type) => {
-                Err(self.wrong_type(name, accepted, sql_type))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn wrong_type(&self, name: &str, accepted: &str, sql_type: &str) -> Error {
-        let found = self.find(name).map_or_else(String::new, |(_, t)| t.to_string());
-        if found == DataType::Null.to_string() {
+    /// Config error: the type that was found, those accepted, and how SQL makes one of the other.
+    fn wrong_type(&self, name: &str, wanted: Wanted) -> Error {
+        let found = self.find(name).map_or(&DataType::Null, |(_, found)| found);
+        if *found == DataType::Null {
             return Error::input(format!(
                 "column `{name}` of corpus.sql holds no value in any row; is a file of corpus.tables empty?"
             ));
         }
+        let source = self.source(name);
+        // Digits that a 64-bit number has no room for are gone before SQL sees the column.
+        let declared = match wanted == Wanted::Id && found.is_floating() && source.is_known() {
+            true => format!(
+                "in CSV files and JSON lines declare what the ids are: schema = {{ {} = \"string\" }} for the table; \
+                 elsewhere ",
+                source.key()
+            ),
+            false => String::new(),
+        };
+        let way_out = match conversion(wanted, &source.sql, found) {
+            Some(Conversion { sql, remark }) => {
+                format!("{declared}{}{remark}", self.convert(name, &sql))
+            }
+            None => "no expression of corpus.sql makes that of it: convert it before".to_owned(),
+        };
         Error::config(format!(
-            "column `{name}` of corpus.sql has type {found}; accepted is {accepted}; convert it: CAST({name} AS {sql_type}) AS {name}"
+            "column `{name}` of corpus.sql has type {}; accepted is {}; {way_out}",
+            brief(found),
+            wanted.accepted()
         ))
     }
 
-    fn not_a_value(&self, name: &str) -> Error {
-        self.wrong_type(
-            name,
-            "a number, boolean, string, date, time, timestamp or list of strings",
-            "VARCHAR",
-        )
+    /// Advice to return `sql` as the column.
+    fn convert(&self, name: &str, sql: &str) -> String {
+        let column = format!("{sql} AS {}", quoted(name));
+        match self.source(name).is_known() {
+            true => format!("convert it: {column}"),
+            false => format!("convert it around the query: SELECT * REPLACE ({column}) FROM (…)"),
+        }
     }
 
     fn all(&self) -> Vec<&'a str> {
@@ -290,110 +307,33 @@ impl<'a> Output<'a> {
     }
 }
 
-fn is_null_or(found: &DataType, accepted: &DataType) -> bool {
-    found == accepted || *found == DataType::Null
-}
-
-fn is_topics(found: &DataType) -> bool {
-    normal_type(found).is_some_and(|t| t == DataType::Utf8 || t == list_of_strings())
-}
-
-fn is_time(found: &DataType) -> bool {
-    normal_type(found).is_some_and(|t| {
-        t.is_integer()
-            || matches!(
-                t,
-                DataType::Utf8 | DataType::Date32 | DataType::Date64 | DataType::Timestamp(..)
-            )
-    })
-}
-
-/// SQL function: the shard of a note id; 0 for a null, an error for an integer that is no i64.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct ShardOfNote {
-    signature: Signature,
-    shard_count: u32,
-}
-
-impl ShardOfNote {
-    fn new(shard_count: u32) -> Self {
-        Self { signature: Signature::any(1, Volatility::Immutable), shard_count }
-    }
-
-    fn shards(&self, ids: &ArrayRef) -> Result<UInt32Array> {
-        let normal = note_id_type(ids.data_type())
-            .ok_or_else(|| Error::internal("the shard function got an unchecked type"))?;
-        let ids = match ids.data_type() {
-            DataType::Dictionary(_, values) => cast(ids, values),
-            _ => Ok(Arc::clone(ids)),
-        }
-        .map_err(|e| Error::internal("decoding note ids").with_source(e))?;
-        if *ids.data_type() == DataType::UInt64 {
-            let too_large = |id: &u64| i64::try_from(*id).is_err();
-            if let Some(id) = ids.as_primitive::<UInt64Type>().iter().flatten().find(too_large) {
-                return Err(Error::input(format!(
-                    "note_id {id} does not fit a signed 64-bit integer; use CAST(note_id AS VARCHAR) AS note_id"
-                )));
-            }
-        }
-        let ids =
-            cast(&ids, &normal).map_err(|e| Error::internal("casting note ids").with_source(e))?;
-        let shard = |id: NoteId| shard_of(&id, self.shard_count);
-        if self.shard_count == 1 {
-            return Ok(UInt32Array::from(vec![0; ids.len()]));
-        }
-        Ok(match normal {
-            DataType::Int64 => ids
-                .as_primitive::<Int64Type>()
-                .iter()
-                .map(|id| Some(id.map_or(0, |id| shard(NoteId::Int(id)))))
-                .collect(),
-            _ => ids
-                .as_string::<i32>()
-                .iter()
-                .map(|id| Some(id.map_or(0, |id| shard(NoteId::Str(id.to_owned())))))
-                .collect(),
-        })
-    }
-}
-
-impl ScalarUDFImpl for ShardOfNote {
-    fn name(&self) -> &str {
-        "sn_shard_of"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _: &[DataType]) -> datafusion::error::Result<DataType> {
-        Ok(DataType::UInt32)
-    }
-
-    fn invoke_with_args(
-        &self,
-        args: ScalarFunctionArgs,
-    ) -> datafusion::error::Result<ColumnarValue> {
-        let ids = args.args[0].to_array(args.number_rows)?;
-        let shards = self.shards(&ids).map_err(|e| DataFusionError::External(Box::new(e)))?;
-        Ok(ColumnarValue::Array(Arc::new(shards)))
+/// A type in a message: a struct may have a thousand fields.
+fn brief(found: &DataType) -> String {
+    const LIMIT: usize = 200;
+    let text = found.to_string();
+    match text.char_indices().nth(LIMIT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::corpus::options::CorpusMode;
+    use crate::corpus::options::{CorpusMode, TypeRule};
     use crate::error::ErrorKind;
-    use arrow::array::{DictionaryArray, UInt64Array};
-    use arrow::datatypes::{Int8Type, Schema};
+    use arrow::datatypes::Schema;
+    use datafusion::common::DFSchema;
+    use datafusion::logical_expr::EmptyRelation;
 
     fn check(fields: &[(&str, DataType)], template: &str, stored: &[&str]) -> Result<Contract> {
         let fields: Fields = fields.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect();
-        let schema = DFSchema::try_from(Schema::new(fields)).unwrap();
+        let schema = Arc::new(DFSchema::try_from(Schema::new(fields)).unwrap());
+        let query = LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema });
         let options = CorpusOptions {
             tables: vec![],
             sql: String::new(),
+            types: TypeRule::Guessed,
             mode: CorpusMode::Full,
             template: template.to_owned(),
             stored_columns: stored.iter().map(|s| (*s).to_owned()).collect(),
@@ -401,7 +341,8 @@ mod tests {
             memory_limit_mib: 64,
             storage: None,
         };
-        Contract::check(&schema, &options, &NoteTemplate::compile(template)?, 4)
+        let template = NoteTemplate::compile(template, true)?;
+        Contract::check(&query, &options, &template, 4, WantedIds::Any)
     }
 
     #[track_caller]
@@ -472,19 +413,5 @@ mod tests {
             &["`blob`", "Binary"],
         );
         refused(&[id, title], "{{ title | nope }}", &[], &["nope"]);
-    }
-
-    #[test]
-    fn shards_follow_the_pinned_function() {
-        let udf = ShardOfNote::new(7);
-        let dictionary: DictionaryArray<Int8Type> =
-            vec![Some("a"), None, Some("b")].into_iter().collect();
-        let shards = udf.shards(&(Arc::new(dictionary) as ArrayRef)).unwrap();
-        let expected =
-            [shard_of(&NoteId::Str("a".into()), 7), 0, shard_of(&NoteId::Str("b".into()), 7)];
-        assert_eq!(shards.values().as_ref(), expected);
-        let ints = Arc::new(UInt64Array::from(vec![5, u64::MAX])) as ArrayRef;
-        let error = udf.shards(&ints).unwrap_err();
-        assert!(error.to_string().contains("18446744073709551615"), "{error}");
     }
 }

@@ -1,16 +1,13 @@
 //! Keeps the newest row of every note, from batches sorted by (shard, note_id).
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
-use arrow::compute::kernels::cast_utils::string_to_datetime;
-use arrow::compute::{cast, take_record_batch};
-use arrow::datatypes::{DataType, Int64Type, UInt64Type};
-use chrono::Utc;
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, Int64Type};
 
-use super::contract::{Contract, NOTE_ID};
-use super::values::ValueBytes;
+use super::contract::NOTE_ID;
+use super::newest::Judge;
 use crate::corpus::outcome::Rejections;
 use crate::error::{Error, Result};
 use crate::types::NoteId;
@@ -68,13 +65,13 @@ impl Ids {
 
 /// The state between batches: the best row so far of the last note seen.
 pub(super) struct Deduper {
-    contract: Arc<Contract>,
+    judge: Judge,
     open: Option<RecordBatch>,
 }
 
 impl Deduper {
-    pub(super) fn new(contract: Arc<Contract>) -> Self {
-        Self { contract, open: None }
+    pub(super) fn new(judge: Judge) -> Self {
+        Self { judge, open: None }
     }
 
     /// Takes the next batch. The last note of it is held back, since the next batch may go on with it.
@@ -83,6 +80,7 @@ impl Deduper {
         let ids = Ids::of(&batch)?;
         let mut kept: Vec<u32> = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
+            let note = || ids.get(row).map_or_else(String::new, |id| id.to_string());
             if let Some(reason) = ids.fault(row) {
                 winners.rejections.add(reason, None);
                 continue;
@@ -91,7 +89,7 @@ impl Deduper {
                 let last = last as usize;
                 if ids.same(row, &ids, last) {
                     winners.duplicates += 1;
-                    if self.order((&batch, row), (&batch, last))? == Ordering::Greater {
+                    if self.judge.order(&note, (&batch, row), (&batch, last))? == Ordering::Greater {
                         kept.pop();
                         kept.push(row as u32);
                     }
@@ -101,7 +99,7 @@ impl Deduper {
                 && ids.same(row, &Ids::of(open)?, 0)
             {
                 winners.duplicates += 1;
-                if self.order((&batch, row), (open, 0))? == Ordering::Greater {
+                if self.judge.order(&note, (&batch, row), (open, 0))? == Ordering::Greater {
                     self.open = Some(one_row(&batch, row)?);
                 }
                 continue;
@@ -126,72 +124,9 @@ impl Deduper {
         Winners { batches: self.open.take().into_iter().collect(), ..Winners::default() }
     }
 
-    /// Which of two rows of one note wins: newest, then a deletion, then the greater values. A total order over
-    /// values, so the winner does not depend on the order of arrival.
-    fn order(&self, a: (&RecordBatch, usize), b: (&RecordBatch, usize)) -> Result<Ordering> {
-        if let Some(place) = self.contract.updated_at {
-            let (x, y) = (updated(a.0.column(place), a.1)?, updated(b.0.column(place), b.1)?);
-            if x != y {
-                return Ok(x.cmp(&y));
-            }
-        }
-        if let Some(place) = self.contract.deleted {
-            let deleted = |(batch, row): (&RecordBatch, usize)| is_true(batch.column(place), row);
-            if deleted(a) != deleted(b) {
-                return Ok(deleted(a).cmp(&deleted(b)));
-            }
-        }
-        let spell = |(batch, row): (&RecordBatch, usize)| -> Result<Vec<u8>> {
-            let mut out = Vec::new();
-            let mut columns: Vec<_> = self.contract.columns.iter().collect();
-            columns.sort();
-            for (_, place) in columns {
-                ValueBytes::new(batch.column(*place))?.append(row, &mut out);
-            }
-            Ok(out)
-        };
-        Ok(spell(a)?.cmp(&spell(b)?))
-    }
-}
-
-/// A boolean that is neither null nor false.
-pub(super) fn is_true(column: &ArrayRef, row: usize) -> bool {
-    column.as_boolean_opt().is_some_and(|c| c.is_valid(row) && c.value(row))
-}
-
-/// A point of time in any spelling; the order of the variants is the order between spellings.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Updated {
-    Null,
-    Text(String),
-    Number(i128),
-    Time(i64, u32),
-}
-
-fn updated(column: &ArrayRef, row: usize) -> Result<Updated> {
-    if column.is_null(row) {
-        return Ok(Updated::Null);
-    }
-    match column.data_type() {
-        DataType::Utf8 => {
-            let text = column.as_string::<i32>().value(row).trim();
-            if let Ok(number) = text.parse::<i128>() {
-                return Ok(Updated::Number(number));
-            }
-            Ok(match string_to_datetime(&Utc, text) {
-                Ok(time) => Updated::Time(time.timestamp(), time.timestamp_subsec_nanos()),
-                Err(_) => Updated::Text(text.to_owned()),
-            })
-        }
-        DataType::UInt64 => {
-            Ok(Updated::Number(column.as_primitive::<UInt64Type>().value(row).into()))
-        }
-        // One column has one unit: its own numbers are in the order of time.
-        _ => {
-            let one = cast(&column.slice(row, 1), &DataType::Int64)
-                .map_err(|e| Error::internal("reading updated_at").with_source(e))?;
-            Ok(Updated::Number(one.as_primitive::<Int64Type>().value(0).into()))
-        }
+    /// What to warn of at the end of the input.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.judge.warning()
     }
 }
 
@@ -214,29 +149,18 @@ fn gather(batch: &RecordBatch, rows: &UInt32Array) -> Result<RecordBatch> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::corpus::prepare::contract::Contract;
+    use crate::corpus::prepare::source::Source;
+    use arrow::array::ArrayRef;
     use arrow::datatypes::{Field, Fields, Schema};
-
-    fn text_order(a: &str, b: &str) -> Ordering {
-        let column = Arc::new(StringArray::from(vec![a, b])) as ArrayRef;
-        updated(&column, 0).unwrap().cmp(&updated(&column, 1).unwrap())
-    }
-
-    #[test]
-    fn strings_compare_as_what_they_mean() {
-        assert_eq!(
-            text_order("2024-01-01T00:00:00Z", "2024-01-01T01:00:00+02:00"),
-            Ordering::Greater
-        );
-        assert_eq!(text_order("2024-01-02", "2024-01-01T23:59:59.5"), Ordering::Greater);
-        assert_eq!(text_order("999", "1000"), Ordering::Less);
-        assert_eq!(text_order("v2", "v10"), Ordering::Greater, "text is text");
-        assert_eq!(text_order("9999-12-31T23:59:59", "2024-01-01"), Ordering::Greater);
-    }
 
     fn contract() -> Arc<Contract> {
         Arc::new(Contract {
             updated_at: Some(2),
+            updated_source: Source::unknown("updated_at"),
             deleted: None,
             columns: vec![("title".into(), 3)],
             stored: Fields::empty(),
@@ -277,7 +201,7 @@ mod tests {
             (Some("c"), None, "only"),
         ];
         for size in 1..=rows.len() {
-            let mut deduper = Deduper::new(contract());
+            let mut deduper = Deduper::new(Judge::new(contract(), true));
             let mut all: Vec<Winners> =
                 rows.chunks(size).map(|rows| deduper.push(batch(rows)).unwrap()).collect();
             all.push(deduper.finish());

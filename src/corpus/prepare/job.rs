@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::contract::{Contract, SORT_COLUMNS};
 use super::dedupe::Deduper;
+use super::newest::Judge;
 use super::render::{Chunker, Exclude, KnownText, Rendered, Renderer};
 use super::schema::prepared_schema;
 use super::template::NoteTemplate;
@@ -50,6 +51,9 @@ pub struct PrepareRequest<'a> {
     pub known: Option<KnownText>,
     /// Notes that must not be prepared at all (purged ones).
     pub exclude: Option<Exclude>,
+    /// Refuses values whose meaning is a guess, and prints numbers by their own text: a pipeline file of version 2.
+    /// Else what release 0.1.0 made of them stays, with a warning.
+    pub strict_types: bool,
     /// Where the prepared files go.
     pub root: &'a Root,
     /// How object stores are reached, unless the options say otherwise.
@@ -71,7 +75,7 @@ pub struct PrepareRequest<'a> {
 pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let options = request.options;
     request.cancel.check()?;
-    let template = NoteTemplate::compile(&options.template)?;
+    let template = NoteTemplate::compile(&options.template, request.strict_types)?;
     let context = session(options.memory_limit_mib)?;
     let uris: Vec<&str> = options.tables.iter().map(|table| table.uri.as_str()).collect();
     let tables = tables::register(
@@ -121,7 +125,7 @@ async fn run(
     let wrong_sql = |cause| sql_error(cause, &options.tables);
     let query = query(context, &options.sql).await.map_err(wrong_sql)?;
     // The contract comes before the count: a wrong type must not cost a pass over the corpus.
-    Contract::check(query.schema(), options, &template, 1)?;
+    Contract::check(query.logical_plan(), options, &template, 1)?;
     let (shard_count, total) = match request.shard_count {
         Some(0) => return Err(Error::config("the number of shards must be at least 1")),
         Some(count) => (count, 0),
@@ -133,7 +137,7 @@ async fn run(
     };
     let stage = Stage::Prepare;
     request.reporter.event(Event::StageStarted { stage, total, unit: "rows", tokens: 0 });
-    let mut contract = Contract::check(query.schema(), options, &template, shard_count)?;
+    let mut contract = Contract::check(query.logical_plan(), options, &template, shard_count)?;
     let sorted = query
         .select(std::mem::take(&mut contract.projection))
         .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
@@ -143,12 +147,13 @@ async fn run(
     let stream = execute_stream(Arc::clone(&plan), task).map_err(|e| error(e, READING))?;
 
     let contract = Arc::new(contract);
-    let deduper = Deduper::new(Arc::clone(&contract));
+    let deduper = Deduper::new(Judge::new(Arc::clone(&contract), request.strict_types));
     let renderer = Arc::new(Renderer {
         schema: prepared_schema(&contract.stored),
         contract,
         template,
         mode: options.mode,
+        exact: request.strict_types,
         chunker: request.chunker.clone(),
         known: request.known.clone(),
         exclude: request.exclude.clone(),
@@ -163,13 +168,19 @@ async fn run(
     let (sender, receiver) = mpsc::channel(workers);
     let write =
         tokio::spawn(write(receiver, writer, options.max_rejected, Arc::clone(&request.reporter)));
-    if let Err(error) = read(stream, deduper, renderer, sender, &request.cancel).await {
-        write.abort();
-        return Err(error);
-    }
+    let warning = match read(stream, deduper, renderer, sender, &request.cancel).await {
+        Ok(warning) => warning,
+        Err(error) => {
+            write.abort();
+            return Err(error);
+        }
+    };
     let written =
         write.await.map_err(|e| Error::internal("the prepare writer stopped").with_source(e))??;
     report_spills(plan.as_ref(), request.reporter.as_ref());
+    if let Some(warning) = warning {
+        request.reporter.warn(warning);
+    }
     if written.rejections.total() > options.max_rejected {
         return Err(too_many(&written.rejections, options.max_rejected));
     }
@@ -191,14 +202,14 @@ async fn count(query: DataFrame, cancel: &Cancel) -> Result<u64> {
 type Rendering = JoinHandle<Result<Rendered>>;
 
 /// Pulls sorted batches, drops duplicates and starts the rendering of what is left. The channel's bound is
-/// the number of batches in flight.
+/// the number of batches in flight. Returns what to warn of.
 async fn read(
     mut stream: SendableRecordBatchStream,
     mut deduper: Deduper,
     renderer: Arc<Renderer>,
     sender: mpsc::Sender<Rendering>,
     cancel: &Cancel,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let mut ended = false;
     while !ended {
         cancel.check()?;
@@ -220,7 +231,7 @@ async fn read(
             break;
         }
     }
-    Ok(())
+    Ok(deduper.warning())
 }
 
 /// Writes rendered batches in order. Beyond `max_rejected` it writes nothing more but goes on counting. The outcome

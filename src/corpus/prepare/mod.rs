@@ -2,11 +2,17 @@
 
 mod contract;
 mod dedupe;
+mod hints;
 mod job;
+mod newest;
 mod reader;
 mod render;
 mod schema;
+mod shard;
+mod source;
 mod template;
+mod times;
+mod updated;
 mod values;
 mod writer;
 

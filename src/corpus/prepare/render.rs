@@ -12,9 +12,9 @@ use arrow::datatypes::{SchemaRef, UInt32Type};
 use minijinja::Value;
 
 use super::contract::{Contract, SHARD, ValueSource};
-use super::dedupe::{Ids, Winners, is_true};
+use super::dedupe::{Ids, Winners};
 use super::template::{NoteTemplate, RowContext};
-use super::values::template_value;
+use super::values::{is_true, template_value};
 use crate::corpus::options::CorpusMode;
 use crate::corpus::outcome::Rejections;
 use crate::error::{Error, ErrorKind, Result};
@@ -59,6 +59,8 @@ pub(super) struct Renderer {
     pub(super) contract: Arc<Contract>,
     pub(super) template: NoteTemplate,
     pub(super) mode: CorpusMode,
+    /// Numbers print as their own text.
+    pub(super) exact: bool,
     pub(super) chunker: Option<Arc<dyn Chunker>>,
     /// Texts to leave out, by hash.
     pub(super) known: Option<KnownText>,
@@ -176,11 +178,11 @@ impl Renderer {
     fn context(&self, batch: &RecordBatch, row: usize) -> Value {
         let value = |source: &ValueSource| match *source {
             ValueSource::Text(place) => {
-                let value = place.map(|place| template_value(batch.column(place), row));
+                let value = place.map(|place| template_value(batch.column(place), row, self.exact));
                 value.filter(|v| !v.is_none()).unwrap_or_else(|| Value::from(""))
             }
             ValueSource::Topics(place) => {
-                let value = place.map(|place| template_value(batch.column(place), row));
+                let value = place.map(|place| template_value(batch.column(place), row, self.exact));
                 match value {
                     Some(topics) if topics.as_str().is_some_and(str::is_empty) => None,
                     Some(topics) if topics.as_str().is_some() => Some(Value::from(vec![topics])),
@@ -189,7 +191,7 @@ impl Renderer {
                 }
                 .unwrap_or_else(|| Value::from(Vec::<Value>::new()))
             }
-            ValueSource::Extra(place) => template_value(batch.column(place), row),
+            ValueSource::Extra(place) => template_value(batch.column(place), row, self.exact),
         };
         Value::from_object(RowContext {
             names: Arc::clone(&self.contract.names),

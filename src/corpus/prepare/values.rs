@@ -122,8 +122,10 @@ impl ValueBytes {
     }
 }
 
-/// The value of a normal column as a template sees it; a null is `none`, dates print as ISO 8601.
-pub(super) fn template_value(array: &ArrayRef, row: usize) -> Value {
+/// The value of a normal column as a template sees it; a null is `none`, dates print as ISO 8601. `exact` prints short
+/// floats by their own digits (0.1, where release 0.1.0 has 0.10000000149011612), and fails the template on a date that
+/// has no ISO form, which else prints nothing.
+pub(super) fn template_value(array: &ArrayRef, row: usize, exact: bool) -> Value {
     use arrow::datatypes as t;
     if array.is_null(row) {
         return Value::from(());
@@ -143,12 +145,51 @@ pub(super) fn template_value(array: &ArrayRef, row: usize) -> Value {
         DataType::UInt16 => Value::from(array.as_primitive::<t::UInt16Type>().value(row)),
         DataType::UInt32 => Value::from(array.as_primitive::<t::UInt32Type>().value(row)),
         DataType::UInt64 => Value::from(array.as_primitive::<t::UInt64Type>().value(row)),
-        DataType::Float16 => Value::from(array.as_primitive::<Float16Type>().value(row).to_f32()),
-        DataType::Float32 => Value::from(array.as_primitive::<t::Float32Type>().value(row)),
+        DataType::Float16 => {
+            short_float(array.as_primitive::<Float16Type>().value(row).to_f32(), exact)
+        }
+        DataType::Float32 => {
+            short_float(array.as_primitive::<t::Float32Type>().value(row), exact)
+        }
         DataType::Float64 => Value::from(array.as_primitive::<t::Float64Type>().value(row)),
-        // Out-of-range dates have no ISO form; they print nothing, like a null.
-        _ => array_value_to_string(array, row).map_or_else(|_| Value::from(()), Value::from),
+        _ => match array_value_to_string(array, row) {
+            Ok(text) => Value::from(text),
+            Err(_) if exact => minijinja::Error::new(
+                minijinja::ErrorKind::InvalidOperation,
+                "a date beyond the calendar has no text",
+            )
+            .into(),
+            Err(_) => Value::from(()),
+        },
     }
+}
+
+/// Templates calculate in 64 bits. The digits that tell a short float from its neighbours name a longer one that prints
+/// as they do.
+fn short_float(value: f32, exact: bool) -> Value {
+    let digits = exact.then(|| value.to_string().parse::<f64>().ok()).flatten();
+    Value::from(digits.unwrap_or_else(|| value.into()))
+}
+
+/// Whether a type can be `topics`.
+pub(super) fn is_topics(found: &DataType) -> bool {
+    normal_type(found).is_some_and(|t| t == DataType::Utf8 || t == list_of_strings())
+}
+
+/// Whether a type can be `updated_at`.
+pub(super) fn is_time(found: &DataType) -> bool {
+    normal_type(found).is_some_and(|t| {
+        t.is_integer()
+            || matches!(
+                t,
+                DataType::Utf8 | DataType::Date32 | DataType::Date64 | DataType::Timestamp(..)
+            )
+    })
+}
+
+/// A boolean that is neither null nor false.
+pub(super) fn is_true(column: &ArrayRef, row: usize) -> bool {
+    column.as_boolean_opt().is_some_and(|c| c.is_valid(row) && c.value(row))
 }
 
 /// The stored type of a note id: `Int64` or `Utf8`.

@@ -365,7 +365,11 @@ async fn provider(
         })?,
     };
     let format: Arc<dyn FileFormat> = match kind.format {
-        TableFormat::Parquet => Arc::new(ParquetFormat::default()),
+        TableFormat::Parquet => {
+            // The format has options of its own, which its schemas are inferred with.
+            let options = context.state().default_table_options().parquet;
+            Arc::new(ParquetFormat::default().with_options(options))
+        }
         TableFormat::Arrow => Arc::new(ArrowFormat),
         TableFormat::Avro => Arc::new(AvroFormat),
         TableFormat::Jsonl => {

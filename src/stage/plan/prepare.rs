@@ -49,6 +49,8 @@ pub struct PlanRequest<'a> {
     /// Whether the prepared files keep every text, for a tower of another space that will read them too. Else those
     /// whose vectors the parent has are left out.
     pub keep_texts: bool,
+    /// Whether the corpus is read as version 2 of the pipeline file means it ([`PrepareRequest::strict_types`]).
+    pub strict_types: bool,
     /// Where everything lies.
     pub root: &'a Root,
     /// Id of this run.
@@ -114,6 +116,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         }),
         known,
         exclude: parent.as_ref().and_then(excluded_by),
+        strict_types: request.strict_types,
         root,
         storage: request.storage,
         run: request.run,

@@ -99,6 +99,7 @@ impl Target for Table {
             chunker: None,
             exclude: None,
             known: None,
+            strict_types: true,
             storage: &StorageOptions::default(),
             root: &root,
             run: "fuzz",

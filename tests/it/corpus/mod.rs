@@ -4,6 +4,9 @@ mod contract;
 mod duplicates;
 mod faults;
 mod formats;
+mod hints;
+mod newest;
+mod numbers;
 mod scale;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +26,7 @@ pub struct Corpus {
     pub dir: tempfile::TempDir,
     pub options: CorpusOptions,
     pub shards: Option<u32>,
+    pub strict: bool,
     pub chunker: Option<Arc<dyn Chunker>>,
     pub root: Root,
     pub reporter: Arc<Recorder>,
@@ -45,6 +49,7 @@ impl Corpus {
                 storage: None,
             },
             shards: Some(1),
+            strict: true,
             chunker: None,
             root: Root::in_memory(),
             reporter: Arc::default(),
@@ -69,6 +74,7 @@ impl Corpus {
             chunker: self.chunker.clone(),
             known: None,
             exclude: None,
+            strict_types: self.strict,
             root: &self.root,
             storage: &StorageOptions::default(),
             run: "test",
