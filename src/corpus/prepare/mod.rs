@@ -2,6 +2,7 @@
 
 mod contract;
 mod dedupe;
+mod filters;
 mod hints;
 mod job;
 mod newest;

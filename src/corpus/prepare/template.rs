@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use minijinja::value::Object;
-use minijinja::{AutoEscape, Environment, ErrorKind as Jinja, State, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, ErrorKind as Jinja, UndefinedBehavior, Value};
 
+use super::filters;
 use crate::error::{Error, Result};
 
 const NAME: &str = "template";
@@ -30,7 +31,8 @@ impl NoteTemplate {
             minijinja::escape_formatter(out, state, value)
         });
         if exact {
-            environment.add_filter("int", whole);
+            environment.add_filter("int", filters::int);
+            environment.add_filter("format", filters::format);
         }
         environment
             .add_template_owned(NAME, source.to_owned())
@@ -83,34 +85,6 @@ impl NoteTemplate {
     }
 }
 
-/// The filter `int` without its guesses: it goes by way of a float where a text has a point in it, and turns a float that
-/// no integer of 128 bits holds into another number.
-fn whole(state: &State, value: &Value) -> std::result::Result<Value, minijinja::Error> {
-    if let Some(text) = value.as_str() {
-        let (digits, fraction) = text.split_once('.').unwrap_or((text, ""));
-        if fraction.bytes().all(|byte| byte.is_ascii_digit())
-            && let Ok(number) = digits.parse::<i128>()
-        {
-            return Ok(Value::from(number));
-        }
-    }
-    let float = match value.as_str() {
-        Some(text) => text.parse().ok(),
-        None if value.is_integer() => None,
-        None => f64::try_from(value.clone()).ok(),
-    };
-    // The limit itself is 2^127.
-    match float {
-        Some(float) if float.is_nan() || float.abs() >= i128::MAX as f64 => {
-            Err(minijinja::Error::new(
-                Jinja::InvalidOperation,
-                "no whole number of at most 128 bits",
-            ))
-        }
-        _ => minijinja::filters::int(state, value),
-    }
-}
-
 /// The values of one row under their column names.
 #[derive(Debug)]
 pub(super) struct RowContext {
@@ -144,12 +118,11 @@ mod tests {
 
     #[test]
     fn nulls_print_nothing_and_html_stays() {
-        let template =
-            NoteTemplate::compile(
-                "{{ title }}{% if body %}: {{ body }}{% endif %}{{ extra }}\n\n",
-                true,
-            )
-            .unwrap();
+        let template = NoteTemplate::compile(
+            "{{ title }}{% if body %}: {{ body }}{% endif %}{{ extra }}\n\n",
+            true,
+        )
+        .unwrap();
         let names: Vec<_> = template.variables().iter().map(String::as_str).collect();
         assert_eq!(names, ["body", "extra", "title"]);
         let text = template
@@ -169,7 +142,8 @@ mod tests {
         let template = NoteTemplate::compile("{{ title | shout }}", true).unwrap();
         let error = template.try_out(row(&[("title", Value::from("a"))])).unwrap_err();
         assert!(error.to_string().contains("shout"), "{error}");
-        let template = NoteTemplate::compile("{% for i in range(2) %}{{ i }}{% endfor %}", true).unwrap();
+        let template =
+            NoteTemplate::compile("{% for i in range(2) %}{{ i }}{% endfor %}", true).unwrap();
         assert!(template.variables().is_empty(), "{:?}", template.variables());
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, StringArray};
 use arrow::buffer::{Buffer, NullBuffer};
 use arrow::datatypes::{DataType, Field, Float16Type};
-use arrow::util::display::array_value_to_string;
-use minijinja::Value;
+use arrow::util::display::{ArrayFormatter, FormatOptions, array_value_to_string};
+use minijinja::{ErrorKind as Jinja, Value};
 
 use crate::error::{Error, Result};
 
@@ -124,7 +124,7 @@ impl ValueBytes {
 
 /// The value of a normal column as a template sees it; a null is `none`, dates print as ISO 8601. `exact` prints short
 /// floats by their own digits (0.1, where release 0.1.0 has 0.10000000149011612), and fails the template on a date that
-/// has no ISO form, which else prints nothing.
+/// has no ISO form, in whose place the release prints an error.
 pub(super) fn template_value(array: &ArrayRef, row: usize, exact: bool) -> Value {
     use arrow::datatypes as t;
     if array.is_null(row) {
@@ -152,15 +152,18 @@ pub(super) fn template_value(array: &ArrayRef, row: usize, exact: bool) -> Value
             short_float(array.as_primitive::<t::Float32Type>().value(row), exact)
         }
         DataType::Float64 => Value::from(array.as_primitive::<t::Float64Type>().value(row)),
-        _ => match array_value_to_string(array, row) {
-            Ok(text) => Value::from(text),
-            Err(_) if exact => minijinja::Error::new(
-                minijinja::ErrorKind::InvalidOperation,
-                "a date beyond the calendar has no text",
+        _ if exact => {
+            let options = FormatOptions::default().with_display_error(false);
+            let text = ArrayFormatter::try_new(array, &options)
+                .and_then(|texts| texts.value(row).try_to_string());
+            text.map_or_else(
+                |_| {
+                    minijinja::Error::new(Jinja::InvalidOperation, "no date of the calendar").into()
+                },
+                Value::from,
             )
-            .into(),
-            Err(_) => Value::from(()),
-        },
+        }
+        _ => array_value_to_string(array, row).map_or_else(|_| Value::from(()), Value::from),
     }
 }
 
