@@ -133,17 +133,14 @@ impl Unordered {
             .collect();
         let beside_times = values.iter().any(|value| matches!(value, Meaning::Time(_)));
         let dates: Option<Vec<Slashed>> = words.iter().map(|text| Slashed::of(text)).collect();
-        if words.len() == 2 || beside_times {
-            if let Some(dates) = dates
-                && dates.iter().all(|date| date.shape() == dates[0].shape())
-            {
-                let day_first = match dates.iter().find_map(|date| date.day_first()) {
-                    Some(certain) => certain,
-                    None => dates[0].separator == '.',
-                };
-                let (likely, other) = (dates[0].format(day_first), dates[0].format(!day_first));
-                return Self::Dates { likely, other, beside_times };
-            }
+        if (words.len() == 2 || beside_times)
+            && let Some(dates) = dates
+            && dates.iter().all(|date| date.shape() == dates[0].shape())
+        {
+            let certain = dates.iter().find_map(Slashed::day_first);
+            let day_first = certain.unwrap_or(dates[0].separator == '.');
+            let (likely, other) = (dates[0].format(day_first), dates[0].format(!day_first));
+            return Self::Dates { likely, other, beside_times };
         }
         if words.len() == 2 && words.iter().all(|text| is_decimal(text)) {
             return Self::Decimals;

@@ -115,3 +115,29 @@ fn wrong_words_on_the_command_line_are_usage() {
     let report = place.said(0, "run p.toml --json");
     assert!(report.contains("device_busy_seconds") && !report.contains("-0.0"), "{report}");
 }
+
+/// Version 1 goes on with a warning where version 2 refuses, until the file says how to read the dates.
+#[test]
+fn dates_that_may_mean_two_things_are_told() {
+    let rows = "id,title,edited\n1,new,10/01/2024\n1,old,9/2/2024\n2,alone,?\n";
+    let place = over("notes.csv", rows);
+    let pipeline = |version: u32, edited: &str| {
+        let text = PipelineFile {
+            columns: &format!("title, {edited} AS updated_at"),
+            template: "{{ title }}",
+            uri: "notes.csv",
+            model: "fake:8",
+            root: "root",
+            ..PipelineFile::default()
+        };
+        let text = text.text().replace("version = 1", &format!("version = {version}"));
+        place.write("p.toml", text.replace("from notes", "from notes where id = 1"));
+    };
+    pipeline(1, "edited");
+    place.says(0, "run p.toml", &["1 notes", "note i:1", "to_timestamp(edited, '%m/%d/%Y')"]);
+    pipeline(2, "edited");
+    place.says(1, "run p.toml", &["note i:1", "to_timestamp(edited, '%m/%d/%Y') AS updated_at"]);
+    pipeline(2, "to_timestamp(edited, '%m/%d/%Y')");
+    let said = place.said(0, "run p.toml");
+    assert!(!said.contains("updated_at"), "{said}");
+}
