@@ -175,7 +175,6 @@ fn scalar(wanted: Wanted, sql: &str, found: &DataType) -> Option<Conversion> {
                     " where it says true, false, yes, no, 1 or 0; else {sql} = 'WORD' with the word that it uses"
                 ),
             ),
-            T::Dictionary(..) => text(),
             t if t.is_numeric() => Conversion::plain(format!("{sql} <> 0")),
             _ => present(sql),
         },
