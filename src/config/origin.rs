@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Variables that override the file start so: `SCALINGNOTE__TOWER__MAX_TOKENS=256`.
+pub const ENV_PREFIX: &str = "SCALINGNOTE__";
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {

@@ -2,12 +2,9 @@
 
 use super::check::Schema;
 use super::document::{Entry, Node, Value, parse_value};
-use super::origin::Origin;
+use super::origin::{ENV_PREFIX, Origin};
 use super::problem::{Problems, one_of};
 use super::secret;
-
-/// Variables that override the file start so: `SCALINGNOTE__TOWER__MAX_TOKENS=256`.
-pub const ENV_PREFIX: &str = "SCALINGNOTE__";
 
 /// Lays the variables with [`ENV_PREFIX`] over `root`, in the order of their names.
 pub(super) fn apply_env(

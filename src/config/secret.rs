@@ -1,6 +1,7 @@
 //! Finds secrets that somebody wrote into a config file: they belong into the environment.
 
 use super::document::{Node, Value};
+use super::origin::{ENV_PREFIX, Origin};
 use super::problem::Problems;
 
 /// Environment variables that take secrets, and the key names (lower case) that hold them.
@@ -45,28 +46,50 @@ fn is_secret(text: &str) -> bool {
         !matches!(scheme, "abfs" | "abfss")
             && rest.split('/').next().is_some_and(|host| host.contains('@'))
     });
-    let signed = text.contains("://")
-        && ["X-Amz-Signature=", "X-Amz-Credential=", "?sig=", "&sig="]
-            .iter()
-            .any(|part| text.contains(part));
     user_info
-        || signed
+        || is_signed(text)
         || text.contains("-----BEGIN ")
         || word("AKIA", 16, true)
         || word("ASIA", 16, true)
         || word("hf_", 30, false)
 }
 
+/// Whether a text holds a signed address: who has it may read what it names.
+fn is_signed(text: &str) -> bool {
+    let parts = ["X-Amz-Signature=", "X-Amz-Credential=", "X-Goog-Signature=", "?sig=", "&sig="];
+    text.contains("://") && parts.iter().any(|part| text.contains(part))
+}
+
+/// Whether a signed address may stand here: a table's, from the environment, which is the place of secrets.
+fn may_be_signed(path: &str, origin: &Origin) -> bool {
+    let table = path.strip_prefix("corpus.tables.").and_then(|rest| rest.strip_suffix(".uri"));
+    matches!(origin, Origin::Env(_)) && table.is_some()
+}
+
+/// A value as it may be printed: a signed address without its query.
+pub(super) fn shown(text: &str) -> Option<String> {
+    let (address, _) = text.split_once('?').filter(|_| is_signed(text))?;
+    Some(format!("{address}?[secret]"))
+}
+
 /// Reports every string under `node` that looks like a credential. Free text (SQL, the template)
 /// is looked at too: a signed URL is as bad there.
 pub(super) fn find(node: &Node, path: &str, problems: &mut Problems) {
     match &node.value {
-        Value::String(text) if is_secret(text) => problems.push(
-            node.origin.clone(),
-            format!(
-                "`{path}` holds a credential; remove it and use the environment (AWS_*, AZURE_*, GOOGLE_*, HF_TOKEN)"
-            ),
-        ),
+        Value::String(text) if is_signed(text) && may_be_signed(path, &node.origin) => {}
+        Value::String(text) if is_secret(text) => {
+            let signed = Origin::Env(String::new());
+            let way_out = if is_signed(text) && may_be_signed(path, &signed) {
+                let name = path.to_uppercase().replace('.', "__");
+                format!("set {ENV_PREFIX}{name} in the environment to the signed address")
+            } else {
+                "use the environment (AWS_*, AZURE_*, GOOGLE_*, HF_TOKEN)".to_owned()
+            };
+            problems.push(
+                node.origin.clone(),
+                format!("`{path}` holds a credential; remove it and {way_out}"),
+            );
+        }
         Value::Array(items) => {
             for (at, item) in items.iter().enumerate() {
                 find(item, &format!("{path}.{at}"), problems);
@@ -91,6 +114,7 @@ mod tests {
         for secret in [
             "s3://user:pass@bucket/x",
             "https://host/blob?sv=1&sig=abc",
+            "https://storage.googleapis.com/b/o?X-Goog-Signature=abc",
             "AKIAIOSFODNN7EXAMPLE",
             "x hf_abcdefghijklmnopqrstuvwxyzABCDEFGH",
             "-----BEGIN PRIVATE KEY-----",

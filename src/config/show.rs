@@ -6,15 +6,15 @@ use serde_json::{Map, Value as Json};
 
 use super::origin::Origin;
 use super::resolve::Resolved;
+use super::secret;
 use crate::error::{ErrorKind, Result, ResultExt};
 
 impl Resolved {
-    /// TOML that reads back to the same pipeline; a comment names the origin of every value that
-    /// the file does not hold.
+    /// TOML that reads back to the same pipeline, but for what the environment alone may hold; a comment names the
+    /// origin of every value that the file does not hold.
     pub fn to_toml(&self) -> Result<String> {
         // Through JSON, which keeps the order of the struct's fields.
-        let value = serde_json::to_value(&self.pipeline)
-            .or_error(ErrorKind::Internal, || "writing the resolved configuration")?;
+        let value = self.printable()?;
         let mut out = format!(
             "# {}, resolved; relative paths start at {}\n",
             self.file.display(),
@@ -34,13 +34,21 @@ impl Resolved {
         let json = serde_json::json!({
             "file": self.file.display().to_string(),
             "base_dir": self.pipeline.base_dir.display().to_string(),
-            "pipeline": self.pipeline,
+            "pipeline": self.printable()?,
             "origins": origins,
         });
         let mut text = serde_json::to_string_pretty(&json)
             .or_error(ErrorKind::Internal, || "writing the resolved configuration")?;
         text.push('\n');
         Ok(text)
+    }
+
+    /// Everything but signatures.
+    fn printable(&self) -> Result<Json> {
+        let mut value = serde_json::to_value(&self.pipeline)
+            .or_error(ErrorKind::Internal, || "writing the resolved configuration")?;
+        hide(&mut value);
+        Ok(value)
     }
 
     fn table(&self, table: &Map<String, Json>, path: &str, out: &mut String) -> Result<()> {
@@ -78,6 +86,19 @@ impl Resolved {
             }
         }
         Ok(())
+    }
+}
+
+fn hide(value: &mut Json) {
+    match value {
+        Json::String(text) => {
+            if let Some(shown) = secret::shown(text) {
+                *text = shown;
+            }
+        }
+        Json::Array(items) => items.iter_mut().for_each(hide),
+        Json::Object(entries) => entries.values_mut().for_each(hide),
+        _ => {}
     }
 }
 

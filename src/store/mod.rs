@@ -19,4 +19,4 @@ pub use cloud::{Repeats, StorageOptions};
 pub use error::{kind_of_foreign, unreadable};
 pub use local::{DurableLocal, Swept};
 pub use parquet::ParquetObject;
-pub use root::{FileRef, Listed, PutOutcome, Root, hash_file, open_store};
+pub use root::{FileRef, Listed, PutOutcome, Root, hash_file, open_store, open_web_file};

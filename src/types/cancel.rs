@@ -66,6 +66,17 @@ impl Cancel {
         }
     }
 
+    /// What `work` gives, or the error of [`Cancel::check`] once it is time to stop; `work` is dropped then.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            outcome = work => outcome,
+            () = self.cancelled() => {
+                self.check()?;
+                Err(Error::internal("stopped for no reason"))
+            }
+        }
+    }
+
     /// Time left until the deadline, if there is one.
     pub fn time_left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))

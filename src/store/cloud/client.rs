@@ -13,6 +13,7 @@ use object_store::{
 };
 use url::Url;
 
+use super::exact::Exact;
 use super::listen::Listening;
 use super::options::StorageOptions;
 use super::ranges::WithRanges;
@@ -44,16 +45,11 @@ pub fn repeats(options: &StorageOptions) -> Repeats {
 /// Opens the store of `url`. Nothing is asked of the network.
 pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Result<Cloud> {
     let plain = options.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
-    let timeout = Duration::from_secs(options.request_timeout_seconds.unwrap_or(30));
+    let timeout = timeout(options);
     let allow_http = options.allow_http.or(plain.then_some(true));
     let mut shared = vec![(ClientConfigKey::Timeout, format!("{} seconds", timeout.as_secs()))];
     shared.extend(allow_http.map(|allow| (ClientConfigKey::AllowHttp, allow.to_string())));
-    let repeats = repeats(options);
-    let many = RetryConfig {
-        max_retries: repeats.attempts as usize - 1,
-        retry_timeout: repeats.total,
-        ..RetryConfig::default()
-    };
+    let many = many(options);
     let one = RetryConfig { max_retries: 0, ..many.clone() };
     let (waiting, hearing) = (Listening { waits: true }, Listening { waits: false });
     // The builders have no trait in common.
@@ -70,9 +66,7 @@ pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Re
         ObjectStoreScheme::MicrosoftAzure => cloud!(azure(url, options, shared)),
         ObjectStoreScheme::GoogleCloudStorage => cloud!(gcs(url, options, shared)),
         _ => {
-            let client = ClientOptions::new()
-                .with_allow_http(url.scheme() == "http")
-                .with_timeout(timeout * WHOLE_FILE);
+            let client = web_client(url, options);
             let web = Web::new(waiting.connect(&client)?, url);
             let server = HttpBuilder::new()
                 .with_url(&url[..url::Position::BeforePath])
@@ -86,6 +80,37 @@ pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Re
             }
         }
     })
+}
+
+/// Opens one file of a web server: every path in the store is this file. Nothing is asked of the network.
+pub fn open_file(url: &Url, options: &StorageOptions) -> Result<Arc<dyn ObjectStore>> {
+    let exact = Exact { address: url.clone(), inner: Listening { waits: true } };
+    let server = HttpBuilder::new()
+        .with_url(&url[..url::Position::BeforePath])
+        .with_client_options(web_client(url, options))
+        .with_retry(many(options))
+        .with_http_connector(exact);
+    Ok(Arc::new(WithRanges(Arc::new(server.build()?))))
+}
+
+fn timeout(options: &StorageOptions) -> Duration {
+    Duration::from_secs(options.request_timeout_seconds.unwrap_or(30))
+}
+
+/// Repeats by itself.
+fn many(options: &StorageOptions) -> RetryConfig {
+    let repeats = repeats(options);
+    RetryConfig {
+        max_retries: repeats.attempts as usize - 1,
+        retry_timeout: repeats.total,
+        ..RetryConfig::default()
+    }
+}
+
+fn web_client(url: &Url, options: &StorageOptions) -> ClientOptions {
+    ClientOptions::new()
+        .with_allow_http(url.scheme() == "http")
+        .with_timeout(timeout(options) * WHOLE_FILE)
 }
 
 fn s3(url: &Url, options: &StorageOptions, shared: Shared) -> AmazonS3Builder {

@@ -2,6 +2,7 @@
 
 mod advice;
 mod client;
+mod exact;
 mod listen;
 mod options;
 mod ranges;
@@ -9,7 +10,7 @@ mod repeat;
 mod web;
 
 pub(super) use advice::advice;
-pub(super) use client::{Cloud, open, repeats};
+pub(super) use client::{Cloud, open, open_file, repeats};
 pub(super) use listen::Heard;
 pub use options::StorageOptions;
 pub(super) use repeat::Attempts;

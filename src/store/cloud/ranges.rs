@@ -1,5 +1,5 @@
-//! Ranges of files on a web server that gives none (Python's `http.server`, some gateways): the whole file is read
-//! and what was not asked for is passed over.
+//! What web servers do not all do: ranges of files (Python's `http.server` and some gateways give none), where the whole
+//! file is read and what was not asked for is passed over; and `HEAD`, which a signature for `GET` does not cover.
 
 use std::fmt;
 use std::ops::Range;
@@ -28,6 +28,16 @@ impl fmt::Display for WithRanges {
 #[async_trait]
 impl ObjectStore for WithRanges {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if options.head {
+            let answer = self.0.get_opts(location, options.clone()).await;
+            return match answer {
+                // Of the answer to `GET` only the head is read.
+                Err(error) if refuses_head(&error) => {
+                    self.0.get_opts(location, GetOptions { head: false, ..options }).await
+                }
+                answer => answer,
+            };
+        }
         let range = options.range.clone();
         match (self.0.get_opts(location, options.clone()).await, range) {
             (Err(Error::NotSupported { .. }), Some(range)) => {
@@ -75,6 +85,16 @@ impl ObjectStore for WithRanges {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.0.copy_opts(from, to, options).await
     }
+}
+
+/// What `object_store` says of an answer without a length: its own error type for it is private.
+const NO_LENGTH: &str = "Content-Length Header missing";
+
+/// Whether a server that refuses `HEAD` so may give the file all the same. `object_store` takes 405 for not found.
+fn refuses_head(error: &Error) -> bool {
+    let text = error.to_string();
+    let refused = |code: &&str| text.contains(&format!("status code: {code}"));
+    text.contains(NO_LENGTH) || ["400", "401", "403", "405", "501"].iter().any(refused)
 }
 
 /// The bytes `wanted` of a stream; it is dropped after the last of them.

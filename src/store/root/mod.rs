@@ -9,5 +9,5 @@ mod upload;
 
 pub use handle::Root;
 pub use object::{FileRef, Listed, PutOutcome};
-pub use open::open_store;
+pub use open::{open_store, open_web_file};
 pub use transfer::hash_file;

@@ -72,6 +72,18 @@ pub fn open_store(
     Ok((cloud.store, path))
 }
 
+/// One file of a web server, by its whole address: every path in the store is this file. What the store says in errors
+/// leaves the query out, which may be a signature. Nothing is asked of the network.
+///
+/// # Errors
+/// Config for an option that makes no sense.
+pub fn open_web_file(url: &Url, options: &StorageOptions) -> Result<Arc<dyn ObjectStore>> {
+    let shown = &url[..url::Position::AfterPath];
+    cloud::open_file(url, options)
+        .map_err(|cause| error::from_store("open", "", shown, &cause))
+        .map_err(|error| Error::config(format!("{error}; check the `storage` options")))
+}
+
 fn open_cloud(url: &Url, options: &StorageOptions) -> Result<(cloud::Cloud, ObjectPath)> {
     let (kind, path) = ObjectStoreScheme::parse(url).map_err(|cause| {
         Error::config(format!(

@@ -1,0 +1,325 @@
+//! Finds the files of a table, local, in a bucket or on a web server: by one reading of `uri`, with the same rules
+//! everywhere.
+//!
+//! Nothing is left out silently: what cannot be notes is refused by name or told in a warning. No file is opened and no
+//! object is asked for by itself, so that the number of files costs no descriptors and no requests.
+
+mod found;
+mod kind;
+mod lake;
+mod local;
+mod partitions;
+mod pattern;
+mod remote;
+mod select;
+mod walk;
+mod web;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreScheme};
+use url::Url;
+
+use self::found::{Limits, Search};
+pub(super) use self::kind::FileKind;
+use self::local::LocalSearch;
+use self::pattern::{Part, has_scheme, parts};
+use self::remote::RemoteSearch;
+use self::web::WebFile;
+use super::file::SourceFile;
+use crate::corpus::options::TableOptions;
+use crate::error::{Error, Result};
+use crate::observe::Reporter;
+use crate::store::named::expand_text;
+use crate::store::{Root, StorageOptions, open_store};
+use crate::types::Cancel;
+
+/// The root that is published to, whose files are not notes.
+#[derive(Clone, Copy)]
+pub(in crate::corpus) struct Output<'a> {
+    pub(in crate::corpus) root: &'a Root,
+    /// How it is reached: a bucket of the same name on another server is another one.
+    pub(in crate::corpus) storage: &'a StorageOptions,
+}
+
+/// Finds the files of tables.
+pub(in crate::corpus) struct Finder<'a> {
+    base_dir: &'a Path,
+    storage: &'a StorageOptions,
+    output: Option<Output<'a>>,
+    cancel: &'a Cancel,
+    reporter: &'a dyn Reporter,
+    /// The buckets seen so far.
+    buckets: BTreeMap<String, Arc<dyn ObjectStore>>,
+    local: Arc<dyn ObjectStore>,
+}
+
+impl<'a> Finder<'a> {
+    /// Relative paths start from `base_dir`; `storage` is how the tables are reached.
+    pub(in crate::corpus) fn new(
+        base_dir: &'a Path,
+        storage: &'a StorageOptions,
+        output: Option<Output<'a>>,
+        cancel: &'a Cancel,
+        reporter: &'a dyn Reporter,
+    ) -> Self {
+        let local = Arc::new(LocalFileSystem::new());
+        Self { base_dir, storage, output, cancel, reporter, buckets: BTreeMap::new(), local }
+    }
+
+    /// The files of a table, at least one, sorted by path, of one store and one kind; none of them is empty.
+    ///
+    /// # Errors
+    /// Config for a `uri` that makes no sense; Input where nothing is found, or what is found is not a table's files;
+    /// Unsupported for formats that cannot be read and tables of another engine; what a store answers; as
+    /// [`Cancel::check`], within a moment.
+    pub(super) async fn find(
+        &mut self,
+        table: &TableOptions,
+    ) -> Result<(Vec<SourceFile>, FileKind)> {
+        self.cancel.check()?;
+        let cancel = self.cancel;
+        let search = cancel.unless_stopped(self.search(table)).await?;
+        if let Some(output) = self.output.filter(|_| search.left_out_root) {
+            self.reporter.info(format!(
+                "table `{}`: left out {}, which is publish.root",
+                table.name,
+                output.root.uri()
+            ));
+        }
+        select::select(table, search, self.reporter)
+    }
+
+    async fn search(&mut self, table: &TableOptions) -> Result<Search> {
+        let shown = table.shown_uri();
+        let uri = expand_text(&table.uri, self.base_dir)?;
+        let Some((scheme, rest)) = has_scheme(&uri) else {
+            return self.local(&uri, &shown, false).await;
+        };
+        let scheme = &scheme.to_ascii_lowercase();
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        // Never echoed: people paste secrets there.
+        if host.contains('@') && !matches!(scheme.as_str(), "abfs" | "abfss") {
+            return Err(Error::config(format!(
+                "{shown}: a uri must not hold credentials; put them into the environment"
+            )));
+        }
+        match scheme.as_str() {
+            "file" if matches!(host, "" | "localhost") => {
+                let path = &rest[host.len()..];
+                self.local(path, &shown, true).await
+            }
+            "http" | "https" if self.is_web(&table.uri, &shown)? => {
+                WebFile::new(&table.uri, &shown)?.find(self.storage).await
+            }
+            "s3" | "s3a" | "gs" | "az" | "adl" | "azure" | "abfs" | "abfss" | "http" | "https" => {
+                if ["?sig=", "&sig="].iter().any(|part| rest.contains(part)) {
+                    return Err(Error::config(format!(
+                        "{shown}: a uri must not hold a signature; set AZURE_STORAGE_SAS_TOKEN in the environment"
+                    )));
+                }
+                let path = rest[host.len()..].to_owned();
+                self.remote(&format!("{scheme}://{host}/"), &path, &shown).await
+            }
+            _ => Err(Error::config(format!(
+                "{shown} cannot be read; known are s3://, gs://, az://, http(s)://, file:// with an absolute path, and a path"
+            ))),
+        }
+    }
+
+    async fn local(&self, path: &str, shown: &str, escaped: bool) -> Result<Search> {
+        let absolute = path.starts_with('/');
+        let start = match self.base_dir {
+            _ if absolute => PathBuf::from("/"),
+            base if base.as_os_str().is_empty() => PathBuf::from("."),
+            base => base.to_owned(),
+        };
+        if escaped && !absolute {
+            return Err(Error::config(format!(
+                "{shown} names no absolute path: write file:///path"
+            )));
+        }
+        let root = self.output.and_then(|output| output.root.local_folder());
+        let search = LocalSearch {
+            base: start,
+            parts: parts(path, escaped)?,
+            shown: shown.to_owned(),
+            root: root.map(|root| root.canonicalize().unwrap_or_else(|_| root.to_owned())),
+            cancel: self.cancel.clone(),
+        };
+        let store = Arc::clone(&self.local);
+        tokio::task::spawn_blocking(move || search.run(&store))
+            .await
+            .map_err(|e| Error::internal("looking for files").with_source(e))?
+    }
+
+    async fn remote(&mut self, base: &str, path: &str, shown: &str) -> Result<Search> {
+        let base = Url::parse(base)
+            .map_err(|e| Error::config(format!("{shown} is not a URI")).with_source(e))?;
+        let path = path.trim_start_matches('/');
+        if path.contains("//") {
+            return Err(Error::unsupported(format!(
+                "{shown}: a path with `//` in it cannot be read"
+            )));
+        }
+        let parts = resolved(parts(path, true)?);
+        let root = self.output.and_then(|output| root_in(&base, output, self.storage));
+        let store = self.bucket(&base, shown)?;
+        let search = RemoteSearch {
+            store: &store,
+            base: &base,
+            parts: &parts,
+            is_folder: path.ends_with('/'),
+            shown,
+            root: root.as_deref(),
+            limits: Limits::DEFAULT,
+            cancel: self.cancel,
+        };
+        search.run().await
+    }
+
+    fn bucket(&mut self, base: &Url, shown: &str) -> Result<Arc<dyn ObjectStore>> {
+        if let Some(store) = self.buckets.get(base.as_str()) {
+            return Ok(Arc::clone(store));
+        }
+        let (store, path) = open_store(&with_path(base), self.storage)?;
+        if path.as_ref() != PROBE {
+            return Err(Error::unsupported(format!(
+                "{shown}: write the bucket as the host, e.g. s3://bucket/path"
+            )));
+        }
+        self.buckets.insert(base.to_string(), Arc::clone(&store));
+        Ok(store)
+    }
+
+    /// Whether an `http(s)` address is that of a plain file: the clouds' own addresses are asked as their stores, unless
+    /// they are signed.
+    fn is_web(&self, uri: &str, shown: &str) -> Result<bool> {
+        let url = Url::parse(uri)
+            .map_err(|e| Error::config(format!("{shown} is not a URL")).with_source(e))?;
+        let cloud =
+            !matches!(ObjectStoreScheme::parse(&url), Ok((ObjectStoreScheme::Http, _)) | Err(_));
+        Ok(url.query().is_some() || !cloud)
+    }
+}
+
+/// A path of two parts, to see what of a URL is the bucket.
+const PROBE: &str = "a/b";
+
+fn with_path(base: &Url) -> Url {
+    let mut url = base.clone();
+    url.set_path(PROBE);
+    url
+}
+
+/// Without `..`.
+fn resolved(parts: Vec<Part>) -> Vec<Part> {
+    let mut out: Vec<Part> = Vec::with_capacity(parts.len());
+    for part in parts {
+        match part.name.as_str() {
+            ".." => drop(out.pop()),
+            _ => out.push(part),
+        }
+    }
+    out
+}
+
+/// The path of the root that is published to, where it lies in the bucket `base`.
+fn root_in(base: &Url, output: Output<'_>, storage: &StorageOptions) -> Option<String> {
+    let root = Url::parse(output.root.uri()).ok()?;
+    let scheme =
+        |url: &Url| if url.scheme() == "s3a" { "s3".to_owned() } else { url.scheme().to_owned() };
+    let authority =
+        |url: &Url| url[url::Position::BeforeUsername..url::Position::AfterPort].to_owned();
+    let same = scheme(&root) == scheme(base) && authority(&root) == authority(base);
+    if !same || output.storage != storage {
+        return None;
+    }
+    let path = ObjectPath::from_url_path(root.path()).ok()?;
+    Some(path.as_ref().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::{Recorder, Silent};
+
+    fn table(uri: &str) -> TableOptions {
+        serde_json::from_value(serde_json::json!({"name": "notes", "uri": uri})).unwrap()
+    }
+
+    /// Runs only in a process of its own, which may open 256 files.
+    const CHILD: &str = "SCALINGNOTE_TEST_MANY_FILES";
+
+    #[tokio::test]
+    async fn twenty_thousand_files_are_found_at_256_descriptors() {
+        let Some(dir) = std::env::var_os(CHILD) else {
+            let dir = tempfile::tempdir().unwrap();
+            for at in 0..20_000 {
+                std::fs::write(dir.path().join(format!("{at}.csv")), "x").unwrap();
+            }
+            let output = std::process::Command::new("sh")
+                .args(["-c", "ulimit -n 256 && exec \"$0\" twenty_thousand_files"])
+                .arg(std::env::current_exe().unwrap())
+                .env(CHILD, dir.path())
+                .output()
+                .unwrap();
+            let told = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && told.contains("1 passed"), "{output:?}");
+            return;
+        };
+        let (storage, cancel) = (StorageOptions::default(), Cancel::new());
+        let mut finder = Finder::new(Path::new(&dir), &storage, None, &cancel, &Silent);
+        for uri in ["", "*.csv"] {
+            let (files, _) = finder.find(&table(uri)).await.unwrap();
+            assert_eq!(files.len(), 20_000);
+            assert!(files.is_sorted_by(|a, b| a.meta.location.as_ref() < b.meta.location.as_ref()));
+            crate::corpus::source::file::check_unchanged(&files).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn hive_folders_give_columns() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["lang=en/day=1%2F2", "lang=__HIVE_DEFAULT_PARTITION__/day=3"] {
+            let folder = dir.path().join("t").join(folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("a.csv"), "x").unwrap();
+        }
+        let (storage, cancel, reporter) =
+            (StorageOptions::default(), Cancel::new(), Recorder::default());
+        let mut finder = Finder::new(dir.path(), &storage, None, &cancel, &reporter);
+        let (files, _) = finder.find(&table("t")).await.unwrap();
+        let text = |text: &str| Some(text.to_owned());
+        let expected = [
+            vec![("lang".to_owned(), None), ("day".to_owned(), text("3"))],
+            vec![("lang".to_owned(), text("en")), ("day".to_owned(), text("1/2"))],
+        ];
+        let found: Vec<_> = files.into_iter().map(|file| file.partitions).collect();
+        assert_eq!(found, expected);
+        let (files, _) = finder.find(&table("t/lang=en/*/*.csv")).await.unwrap();
+        assert_eq!(files[0].partitions, [("day".to_owned(), text("1/2"))]);
+        assert!(reporter.events().is_empty());
+    }
+
+    #[test]
+    fn a_root_is_known_in_its_bucket() {
+        let storage = StorageOptions::default();
+        let at = |root: &str, table: &str, with: &StorageOptions| {
+            let root = Root::open_with(root, &storage).unwrap();
+            let output = Output { root: &root, storage: &storage };
+            root_in(&Url::parse(table).unwrap(), output, with)
+        };
+        let inside = |root, table| at(root, table, &storage);
+        assert_eq!(inside("s3://notes/a%20b/out/", "s3a://notes/"), Some("a b/out".into()));
+        assert_eq!(inside("s3://notes", "s3://notes/"), Some(String::new()));
+        assert_eq!(inside("s3://notes/out", "s3://other/"), None);
+        assert_eq!(inside("gs://notes/out", "s3://notes/"), None);
+        let elsewhere = StorageOptions { region: Some("x".into()), ..StorageOptions::default() };
+        assert_eq!(at("s3://notes/out", "s3://notes/", &elsewhere), None);
+    }
+}
