@@ -1,0 +1,119 @@
+//! Names of the columns of a CSV file.
+
+use super::tokens::Record;
+use crate::corpus::options::TableOptions;
+use crate::error::{Error, Result};
+
+/// Most columns of a file.
+pub(super) const COLUMNS: usize = 1 << 16;
+
+/// The columns' names: those of the header, else `column_1` and so on, one for each field of the first row.
+///
+/// # Errors
+/// Names that are not UTF-8 or not unique.
+pub(super) fn names(first: &Record<'_>, table: &TableOptions) -> Result<Vec<String>> {
+    let line = first.line;
+    if first.len > COLUMNS {
+        return Err(Error::input(format!(
+            "line {line}: {} columns, where {COLUMNS} are the most; is the delimiter right?",
+            first.len
+        )));
+    }
+    if !table.has_header {
+        return Ok((1..=first.len).map(|at| format!("column_{at}")).collect());
+    }
+    let mut names = Vec::with_capacity(first.len);
+    for at in 0..first.len {
+        let name = str::from_utf8(first.text(at)).map_err(|_| {
+            Error::input(format!(
+                "line {line}: field {} of the header is not UTF-8; declare the file's encoding, e.g. encoding = \"windows-1252\"",
+                at + 1
+            ))
+        })?;
+        names.push(name.to_owned());
+    }
+    let mut sorted: Vec<usize> = (0..names.len()).collect();
+    sorted.sort_by(|a, b| names[*a].cmp(&names[*b]).then(a.cmp(b)));
+    let twins = sorted.windows(2).filter(|pair| names[pair[0]] == names[pair[1]]);
+    if let Some(pair) = twins.min() {
+        let name = match names[pair[0]].as_str() {
+            "" => "have no name".to_owned(),
+            name if is_plain(name) => format!("are both named `{name}`"),
+            _ => "have the same name".to_owned(),
+        };
+        return Err(Error::input(format!(
+            "line {line}: columns {} and {} {name}; rename one, or set has_header = false and skip_rows = {line} and call them column_{} and column_{}",
+            pair[0] + 1,
+            pair[1] + 1,
+            pair[0] + 1,
+            pair[1] + 1
+        )));
+    }
+    Ok(names)
+}
+
+/// The error of a file without a first row.
+pub(super) fn missing(is_empty: bool, table: &TableOptions) -> Error {
+    let what = if table.has_header { "header" } else { "row" };
+    Error::input(match (is_empty, table.skip_rows) {
+        (true, _) => "the file is empty".to_owned(),
+        (_, 0) => {
+            format!("the file has no {what}: there is nothing but blank or commented lines in it")
+        }
+        (_, skipped) => {
+            format!("the file has no {what} behind the {skipped} lines that skip_rows passes over")
+        }
+    })
+}
+
+/// How a column is named in messages. What is no plain name may be text: the header of a table without one is its first
+/// note.
+pub(super) fn shown(name: &str, at: usize) -> String {
+    if is_plain(name) { format!("column `{name}`") } else { format!("column {}", at + 1) }
+}
+
+/// All columns, as [`shown`].
+pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let shown = names.into_iter().enumerate().map(|(at, name)| {
+        if is_plain(name) { name.to_owned() } else { format!("column {}", at + 1) }
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn is_plain(name: &str) -> bool {
+    let ascii = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    (1..=64).contains(&name.len()) && name.chars().all(ascii)
+        // A word of another script; a sentence of it has no spaces either.
+        || (1..=24).contains(&name.len()) && name.chars().all(|c| c.is_alphanumeric() || ascii(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dialect::Dialect;
+    use super::super::tokens::Tokens;
+    use super::*;
+
+    fn of(text: &[u8], change: fn(&mut TableOptions)) -> Result<Vec<String>> {
+        let mut table = TableOptions::new("notes", "notes.csv");
+        change(&mut table);
+        let dialect = Dialect::of(&table, false).unwrap();
+        names(&Tokens::new(text, dialect, true).next().unwrap().unwrap(), &table)
+    }
+
+    #[test]
+    fn headers_name_columns() {
+        assert_eq!(of(b"id, a b ,\"x,y\",\n", |_| ()).unwrap(), ["id", " a b ", "x,y", ""]);
+        let numbered = of(b"7,x\n", |t| t.has_header = false).unwrap();
+        assert_eq!(numbered, ["column_1", "column_2"]);
+    }
+
+    #[test]
+    fn unusable_headers_are_refused_without_their_text() {
+        let said = |text: &[u8]| of(text, |_| ()).unwrap_err().to_string();
+        assert!(said(b"id,a,b,a,b\n").contains("columns 2 and 4 are both named `a`"));
+        assert!(said(b"id,my secret,my secret\n").contains("columns 2 and 3 have the same name"));
+        assert!(said(b"id,,\n").contains("columns 2 and 3 have no name"));
+        assert!(said(b"id,\xdcber\n").contains("field 2 of the header is not UTF-8"));
+        assert_eq!(list(["id", "Überschrift", "my secret"]), "id, Überschrift, column 3");
+    }
+}
