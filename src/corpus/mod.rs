@@ -32,13 +32,16 @@ mod session;
 mod source;
 
 pub use filter::RowFilter;
-pub use options::{CorpusMode, CorpusOptions, TableFormat, TableOptions};
+pub use options::{
+    ColumnType, CorpusMode, CorpusOptions, TableFormat, TableOptions, TextEncoding, TimeFormat,
+    TypeRule,
+};
 pub use outcome::{
-    InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections,
+    InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections, SourceTypes,
 };
 pub use pairs::read_pairs;
 pub use prepare::{
-    Chunker, Exclude, KnownText, PrepareRequest, PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS,
-    prepare, prepared_schema,
+    Chunker, Earlier, Exclude, KnownText, PrepareRequest, PreparedReader, RESERVED_COLUMNS,
+    SMALL_CORPUS, prepare, prepared_schema,
 };
 pub use session::check_sql;

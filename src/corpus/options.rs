@@ -1,5 +1,7 @@
 //! What a corpus is: its tables, the SQL over them, and how a row becomes text.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +16,74 @@ pub enum CorpusMode {
     Full,
     /// The query returns changes: notes are upserted, `deleted = true` deletes.
     Delta,
+}
+
+/// How columns of CSV files and JSON lines get types where `schema` declares none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TypeRule {
+    /// What looks like a number is one: `007` is 7, `1.10` is 1.1, and a `2.5` makes every `2` a 2.0. Versions of a note
+    /// that cannot be ordered by `updated_at` are compared as text.
+    #[default]
+    Guessed,
+    /// A column has a type only if printing each value gives the file's own text back, else it is text. A type that the
+    /// newest snapshot was made with stays; a value that does not fit it is refused, and so are versions of a note
+    /// that `updated_at` cannot order.
+    Exact,
+}
+
+/// A declared type of a column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ColumnType {
+    /// The text as the file writes it.
+    String,
+    /// A whole number of 64 bits.
+    Integer,
+    /// A number of 64 bits, which may have a fraction.
+    Float,
+    /// `true` or `false`.
+    Boolean,
+    /// A day: `2024-10-01`.
+    Date,
+    /// A point in time as ISO 8601 writes it, in microseconds; a zone is applied, no zone is UTC.
+    Timestamp,
+    /// JSON lines only: a list of strings.
+    Strings,
+    /// A point in time (or a day) in another format, as strftime writes it: `{ timestamp = "%m/%d/%Y" }`.
+    #[serde(untagged)]
+    Time(TimeFormat),
+}
+
+/// How a column writes points in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimeFormat {
+    /// By the rules of strftime, e.g. `%d.%m.%Y %H:%M`.
+    pub timestamp: String,
+}
+
+/// Encoding of a text file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TextEncoding {
+    /// UTF-8.
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// UTF-16 with a byte order mark, else little-endian.
+    #[serde(rename = "utf-16")]
+    Utf16,
+    /// UTF-16, little-endian.
+    #[serde(rename = "utf-16le")]
+    Utf16Le,
+    /// UTF-16, big-endian.
+    #[serde(rename = "utf-16be")]
+    Utf16Be,
+    /// ISO 8859-1, read as its superset Windows-1252, as browsers do.
+    #[serde(rename = "latin-1")]
+    Latin1,
+    /// Windows-1252.
+    #[serde(rename = "windows-1252")]
+    Windows1252,
 }
 
 /// File format of a table.
@@ -46,9 +116,78 @@ pub struct TableOptions {
     /// CSV only: whether the first line names the columns.
     #[serde(default = "yes")]
     pub has_header: bool,
-    /// CSV only: the field separator.
+    /// CSV only: the field separator; a tab in files that end in `.tsv`.
     #[serde(default = "comma")]
     pub delimiter: char,
+    /// CSV only: the character that quoted fields begin and end with, or `none`. By default `"`; in a `.tsv` file whose
+    /// quotes are not those of a CSV writer, none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<String>,
+    /// CSV only: a character that takes the next one's meaning away, such as `\\`. By default a quote in a quoted field is
+    /// written twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escape: Option<char>,
+    /// CSV only: lines that begin with this character are passed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<char>,
+    /// CSV only: what stands for no value, such as `\\N`. By default an empty field; an empty field of a column that is no
+    /// text has no value in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub null: Option<String>,
+    /// CSV only: lines before the header (or the first row) that are passed over.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skip_rows: u64,
+    /// CSV and JSON lines: how characters are written. By default as the byte order mark says, else UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<TextEncoding>,
+    /// Types of columns, by name: `{ version = "string" }`. They hold before a value is read.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schema: BTreeMap<String, ColumnType>,
+}
+
+impl TableOptions {
+    /// A table with every other option at its default.
+    pub fn new(name: &str, uri: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            uri: uri.to_owned(),
+            format: None,
+            has_header: yes(),
+            delimiter: comma(),
+            quote: None,
+            escape: None,
+            comment: None,
+            null: None,
+            skip_rows: 0,
+            encoding: None,
+            schema: BTreeMap::new(),
+        }
+    }
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl TableOptions {
+    /// `uri` for messages and reports: without credentials, and without the query of a web address, which may be a
+    /// signature.
+    pub fn shown_uri(&self) -> String {
+        let Some((scheme, rest)) = self.uri.split_once("://") else { return self.uri.clone() };
+        let is_web = matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https");
+        let signed = ["?sig=", "&sig="].iter().any(|part| rest.contains(part));
+        let end = match rest.find(['?', '#']) {
+            Some(end) if is_web || signed => end,
+            _ => rest.len(),
+        };
+        let rest = &rest[..end];
+        let host = rest.split('/').next().unwrap_or_default();
+        let secret = match host.rfind('@') {
+            Some(at) if !matches!(scheme, "abfs" | "abfss") => at + 1,
+            _ => 0,
+        };
+        format!("{scheme}://{}", &rest[secret..])
+    }
 }
 
 fn yes() -> bool {
@@ -69,6 +208,9 @@ pub struct CorpusOptions {
     pub tables: Vec<TableOptions>,
     /// A query whose output columns are the contract.
     pub sql: String,
+    /// How columns of CSV files and JSON lines get types where `schema` declares none.
+    #[serde(default)]
+    pub types: TypeRule,
     /// What absence means.
     #[serde(default)]
     pub mode: CorpusMode,
@@ -90,4 +232,30 @@ pub struct CorpusOptions {
 
 fn default_memory() -> u64 {
     2048
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for (uri, shown) in [
+            ("https://host/a b.csv?X-Amz-Signature=s#f", "https://host/a b.csv"),
+            ("http://user:pass@host/a?x@y", "http://host/a"),
+            ("https://host?x=/a@b", "https://host"),
+            ("s3://AKIA:secret@bucket/a?.csv", "s3://bucket/a?.csv"),
+            ("az://notes/a?sv=1&sig=s", "az://notes/a"),
+            (
+                "abfss://notes@account.dfs.core.windows.net/a@b",
+                "abfss://notes@account.dfs.core.windows.net/a@b",
+            ),
+            ("s3://bucket/a?#[b].csv", "s3://bucket/a?#[b].csv"),
+            ("notes/?.csv", "notes/?.csv"),
+        ] {
+            let table = serde_json::json!({"name": "n", "uri": uri});
+            let table: TableOptions = serde_json::from_value(table).unwrap();
+            assert_eq!(table.shown_uri(), shown);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::datatypes::DataType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,19 @@ impl Rejections {
         }
     }
 
+    /// Counts rows that no reader could make sense of; `samples` says where the first of them are.
+    pub(super) fn add_rows(
+        &mut self,
+        reasons: &BTreeMap<&'static str, u64>,
+        samples: impl Iterator<Item = String>,
+    ) {
+        for (reason, count) in reasons {
+            *self.by_reason.entry((*reason).to_owned()).or_default() += count;
+        }
+        self.samples.extend(samples);
+        self.samples.truncate(MAX_SAMPLES);
+    }
+
     /// Adds what was rejected further on.
     pub(super) fn merge(&mut self, later: Self) {
         for (reason, count) in later.by_reason {
@@ -88,6 +102,49 @@ pub struct InputFile {
     pub modified: String,
 }
 
+/// Types of the ids and of the columns read, by which a later run reads the same columns alike. Made with
+/// `corpus.types = "exact"` only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SourceTypes {
+    /// By table and column, e.g. `integer`.
+    pub tables: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl SourceTypes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+}
+
+/// What a column's values are called, whatever arrow type holds them. Types of one name print alike.
+pub(super) fn class(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "string".to_owned(),
+        DataType::Dictionary(_, values) => class(values),
+        DataType::Boolean => "boolean".to_owned(),
+        DataType::Float64 => "float".to_owned(),
+        DataType::Timestamp(_, None) => "timestamp".to_owned(),
+        DataType::Timestamp(_, Some(zone)) => format!("timestamp in {zone}"),
+        DataType::Date32 | DataType::Date64 => "date".to_owned(),
+        integer if integer.is_integer() => "integer".to_owned(),
+        DataType::List(item) | DataType::LargeList(item) => {
+            format!("list of {}", class(item.data_type()))
+        }
+        other => other.to_string().to_lowercase(),
+    }
+}
+
+/// The type that a text file's column of this name has.
+pub(super) fn of_class(name: &str) -> Option<DataType> {
+    Some(match name {
+        "string" => DataType::Utf8,
+        "boolean" => DataType::Boolean,
+        "integer" => DataType::Int64,
+        "float" => DataType::Float64,
+        _ => return None,
+    })
+}
+
 /// What `prepare` did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PrepareOutcome {
@@ -104,6 +161,9 @@ pub struct PrepareOutcome {
     pub rejections: Rejections,
     /// What was read.
     pub inputs: Vec<InputFile>,
+    /// The types it was read by.
+    #[serde(default, skip_serializing_if = "SourceTypes::is_empty")]
+    pub types: SourceTypes,
 }
 
 /// One row of a prepared shard.

@@ -9,8 +9,9 @@ use arrow::datatypes::{DataType, Field, Float32Type};
 use datafusion::error::DataFusionError;
 use futures::StreamExt;
 
-use super::options::TableOptions;
+use super::options::{TableOptions, TypeRule};
 use super::session::{error, query, session, sql_error};
+use crate::corpus::source::find::Finder;
 use crate::corpus::source::{file, tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::Reporter;
@@ -34,12 +35,19 @@ pub async fn read_pairs(
     reporter: &Arc<dyn Reporter>,
     cancel: &Cancel,
 ) -> Result<Vec<PairRecord>> {
-    let what = || format!("training pairs of {}", table.uri);
+    let what = || format!("training pairs of {}", table.shown_uri());
     let reading = async {
         let context = session(MEMORY_MIB)?;
         let storage = StorageOptions::default();
         let only = std::slice::from_ref(table);
-        let files = tables::register(&context, only, base_dir, &storage, reporter.as_ref()).await?;
+        let finder = Finder::new(base_dir, &storage, None, cancel, reporter.as_ref());
+        let typing = tables::Typing { rule: TypeRule::Exact, before: None, reporter };
+        let tables = tables::register(&context, only, finder, &typing);
+        let tables = cancel.unless_stopped(tables).await?;
+        if let Some(first) = tables.rejections.samples.first() {
+            let count = tables.rejections.total();
+            return Err(Error::input(format!("{count} rows cannot be read, e.g. {first}")));
+        }
         let query = query(&context, sql).await.map_err(|cause| wrong_sql(cause, only))?;
         let mut stream = query.execute_stream().await.map_err(|e| error(e, READING))?;
         let mut rows = Vec::new();
@@ -47,7 +55,7 @@ pub async fn read_pairs(
             cancel.check()?;
             rows_of(&batch.map_err(|e| error(e, READING))?, &mut rows)?;
         }
-        file::check_unchanged(&files).await?;
+        file::check_unchanged(&tables.files).await?;
         Ok(rows)
     };
     let mut rows: Vec<PairRecord> =

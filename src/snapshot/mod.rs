@@ -28,8 +28,9 @@ pub use lease::{
 pub use maker::made_by;
 pub use manifest::{
     CommitOutcome, Content, Diff, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, NoteDiff,
-    Problem, Provenance, Purged, QueryTower, Removed, Segment, ShardContent, content_hash, diff,
-    diff_ids, json_schema, newer, newest, numbers, read, removed, verify_hashes,
+    Problem, Provenance, Purged, QueryTower, Removed, SOURCE_TYPES, Segment, ShardContent,
+    content_hash, diff, diff_ids, json_schema, newer, newest, numbers, read, removed,
+    verify_hashes,
 };
 pub use purge::{commit_purged, delete_now};
 pub use rollback::rollback;

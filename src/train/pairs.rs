@@ -27,13 +27,7 @@ pub async fn open_pairs(
         let uri = source.path.to_str().ok_or_else(|| {
             Error::config(format!("pairs.path {} is not Unicode", source.path.display()))
         })?;
-        let table = TableOptions {
-            name: "pairs".to_owned(),
-            uri: uri.to_owned(),
-            format: None,
-            has_header: true,
-            delimiter: ',',
-        };
+        let table = TableOptions::new("pairs", uri);
         let sql = source.sql.as_deref().unwrap_or("SELECT * FROM pairs");
         tables.insert(at, read_pairs(&table, sql, base_dir, reporter, cancel).await?);
     }

@@ -89,7 +89,8 @@ impl Deduper {
                 let last = last as usize;
                 if ids.same(row, &ids, last) {
                     winners.duplicates += 1;
-                    if self.judge.order(&note, (&batch, row), (&batch, last))? == Ordering::Greater {
+                    if self.judge.order(&note, (&batch, row), (&batch, last))? == Ordering::Greater
+                    {
                         kept.pop();
                         kept.push(row as u32);
                     }

@@ -78,7 +78,8 @@ pub(super) fn conversion(wanted: Wanted, sql: &str, found: &DataType) -> Option<
                 conversion(wanted, &format!("{sql}[{}]", literal(field.name())), field.data_type())
             })?;
             if names.len() > 1 {
-                first.remark = format!("; or another of its fields, {}{}", few(&names), first.remark);
+                first.remark =
+                    format!("; or another of its fields, {}{}", few(&names), first.remark);
             }
             Some(first)
         }
@@ -94,7 +95,8 @@ pub(super) fn conversion(wanted: Wanted, sql: &str, found: &DataType) -> Option<
         // A field of encoded rows comes out encoded; anything else is decoded first.
         T::Dictionary(keys, values) => match values.as_ref() {
             T::Struct(fields) => {
-                let encode = |value: &DataType| T::Dictionary(keys.clone(), Box::new(value.clone()));
+                let encode =
+                    |value: &DataType| T::Dictionary(keys.clone(), Box::new(value.clone()));
                 fields.iter().find_map(|field| {
                     let path = format!("{sql}[{}]", literal(field.name()));
                     conversion(wanted, &path, &encode(field.data_type()))
@@ -103,7 +105,10 @@ pub(super) fn conversion(wanted: Wanted, sql: &str, found: &DataType) -> Option<
             values => decoded(wanted, sql, values),
         },
         T::RunEndEncoded(_, values) => decoded(wanted, sql, values.data_type()),
-        T::List(item) | T::LargeList(item) | T::ListView(item) | T::LargeListView(item)
+        T::List(item)
+        | T::LargeList(item)
+        | T::ListView(item)
+        | T::LargeListView(item)
         | T::FixedSizeList(item, _) => list(wanted, sql, found, item.data_type()),
         T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_) => {
             bytes(wanted, sql, found)
@@ -122,7 +127,8 @@ fn list(wanted: Wanted, sql: &str, found: &DataType, item: &DataType) -> Option<
     let texts = if normal_type(found) == Some(list_of_strings()) {
         Some(sql.to_owned())
     } else {
-        can_cast_types(found, &list_of_strings()).then(|| format!("arrow_cast({sql}, 'List(Utf8)')"))
+        can_cast_types(found, &list_of_strings())
+            .then(|| format!("arrow_cast({sql}, 'List(Utf8)')"))
     };
     match wanted {
         Wanted::Id => Conversion::plain(format!("array_to_string({}, '/')", texts?)),
@@ -165,7 +171,10 @@ fn scalar(wanted: Wanted, sql: &str, found: &DataType) -> Option<Conversion> {
         ),
         Wanted::Id if found.is_decimal() => Conversion::with(
             format!("CAST({sql} AS VARCHAR)"),
-            format!("; or {} where all are whole numbers of at most 18 digits", whole(sql.to_owned())),
+            format!(
+                "; or {} where all are whole numbers of at most 18 digits",
+                whole(sql.to_owned())
+            ),
         ),
         Wanted::Id | Wanted::Text | Wanted::Topics | Wanted::Value => text(),
         Wanted::Flag => match found {
@@ -197,9 +206,9 @@ fn scalar(wanted: Wanted, sql: &str, found: &DataType) -> Option<Conversion> {
                     _ => whole(format!("{sql} * {factor}")),
                 })
             }
-            T::Interval(IntervalUnit::MonthDayNano | IntervalUnit::DayTime | IntervalUnit::YearMonth) => {
-                Conversion::plain(format!("to_timestamp_micros(0) + {sql}"))
-            }
+            T::Interval(
+                IntervalUnit::MonthDayNano | IntervalUnit::DayTime | IntervalUnit::YearMonth,
+            ) => Conversion::plain(format!("to_timestamp_micros(0) + {sql}")),
             _ => Conversion::plain(whole(sql.to_owned())),
         },
     }

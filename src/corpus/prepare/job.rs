@@ -14,19 +14,21 @@ use tokio::task::JoinHandle;
 use super::contract::{Contract, SORT_COLUMNS};
 use super::dedupe::Deduper;
 use super::newest::Judge;
+use super::note_ids::WantedIds;
 use super::render::{Chunker, Exclude, KnownText, Rendered, Renderer};
 use super::schema::prepared_schema;
 use super::template::NoteTemplate;
 use super::writer::ShardWriter;
-use crate::corpus::options::CorpusOptions;
-use crate::corpus::outcome::{PrepareOutcome, Rejections};
+use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
+use crate::corpus::outcome::{PrepareOutcome, Rejections, SourceTypes};
 use crate::corpus::session::{error, query, session, sql_error};
 use crate::corpus::source::file::{self, SourceFile};
-use crate::corpus::source::tables;
+use crate::corpus::source::find::{Finder, Output};
+use crate::corpus::source::tables::{self, Tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::{Event, Reporter, Stage};
 use crate::store::{Root, StorageOptions};
-use crate::types::Cancel;
+use crate::types::{Cancel, NoteId};
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
 pub const SMALL_CORPUS: u64 = 10_000;
@@ -49,11 +51,10 @@ pub struct PrepareRequest<'a> {
     /// Says which texts may be left out of the files, by hash: their rows are written with an empty text. `None` keeps
     /// every text.
     pub known: Option<KnownText>,
+    /// What the newest snapshot was made of; counts with [`TypeRule::Exact`] only.
+    pub earlier: Option<Earlier>,
     /// Notes that must not be prepared at all (purged ones).
     pub exclude: Option<Exclude>,
-    /// Refuses values whose meaning is a guess, and prints numbers by their own text: a pipeline file of version 2.
-    /// Else what release 0.1.0 made of them stays, with a warning.
-    pub strict_types: bool,
     /// Where the prepared files go.
     pub root: &'a Root,
     /// How object stores are reached, unless the options say otherwise.
@@ -66,6 +67,15 @@ pub struct PrepareRequest<'a> {
     pub cancel: Cancel,
 }
 
+/// What a run has to go on with.
+#[derive(Debug, Clone, Default)]
+pub struct Earlier {
+    /// The types that columns were read by.
+    pub types: Option<SourceTypes>,
+    /// Some note's id, for its type.
+    pub note: Option<NoteId>,
+}
+
 /// Runs the one DataFusion job: read, check the contract, keep the newest of duplicates, render, chunk,
 /// hash, shard, write. Streams; spills to disk beyond the memory limit. Reports the stage `prepare` in rows.
 ///
@@ -75,22 +85,34 @@ pub struct PrepareRequest<'a> {
 pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let options = request.options;
     request.cancel.check()?;
-    let template = NoteTemplate::compile(&options.template, request.strict_types)?;
+    let template = NoteTemplate::compile(&options.template, options.types == TypeRule::Exact)?;
     let context = session(options.memory_limit_mib)?;
-    let uris: Vec<&str> = options.tables.iter().map(|table| table.uri.as_str()).collect();
-    let tables = tables::register(
-        &context,
-        &options.tables,
+    let uris: Vec<String> = options.tables.iter().map(TableOptions::shown_uri).collect();
+    let finder = Finder::new(
         request.base_dir,
         options.storage.as_ref().unwrap_or(request.storage),
+        Some(Output { root: request.root, storage: request.storage }),
+        &request.cancel,
         request.reporter.as_ref(),
     );
+    let earlier = request.earlier.as_ref().filter(|_| options.types == TypeRule::Exact);
+    let typing = tables::Typing {
+        rule: options.types,
+        before: earlier.and_then(|earlier| earlier.types.as_ref()),
+        reporter: &request.reporter,
+    };
+    let tables = tables::register(&context, &options.tables, finder, &typing);
+    let tables = request.cancel.unless_stopped(tables);
     let what = || format!("a file of the corpus ({})", uris.join(", "));
-    let files = shielded_async(ErrorKind::Input, what, tables).await?;
-    let running = run(&request, template, &context, &files);
+    let tables = shielded_async(ErrorKind::Input, what, tables).await?;
+    if tables.rejections.total() > options.max_rejected {
+        return Err(too_many(&tables.rejections, options.max_rejected));
+    }
+    let files = &tables.files;
+    let running = run(&request, template, &context, &tables);
     let outcome = shielded_async(ErrorKind::Input, what, running).await;
     // A file that changed explains any other error better than that error does.
-    file::check_unchanged(&files).await?;
+    file::check_unchanged(files).await?;
     let outcome = outcome.map_err(|error| match error.kind() {
         // The reader says what is wrong, not always where.
         ErrorKind::Input | ErrorKind::Corrupt => {
@@ -119,13 +141,15 @@ async fn run(
     request: &PrepareRequest<'_>,
     template: NoteTemplate,
     context: &SessionContext,
-    files: &[SourceFile],
+    tables: &Tables,
 ) -> Result<PrepareOutcome> {
     let options = request.options;
     let wrong_sql = |cause| sql_error(cause, &options.tables);
     let query = query(context, &options.sql).await.map_err(wrong_sql)?;
     // The contract comes before the count: a wrong type must not cost a pass over the corpus.
-    Contract::check(query.logical_plan(), options, &template, 1)?;
+    let earlier = request.earlier.as_ref().filter(|_| options.types == TypeRule::Exact);
+    let wanted = WantedIds::of(earlier.and_then(|earlier| earlier.note.as_ref()));
+    Contract::check(query.logical_plan(), options, &template, 1, wanted)?;
     let (shard_count, total) = match request.shard_count {
         Some(0) => return Err(Error::config("the number of shards must be at least 1")),
         Some(count) => (count, 0),
@@ -137,7 +161,8 @@ async fn run(
     };
     let stage = Stage::Prepare;
     request.reporter.event(Event::StageStarted { stage, total, unit: "rows", tokens: 0 });
-    let mut contract = Contract::check(query.logical_plan(), options, &template, shard_count)?;
+    let mut contract =
+        Contract::check(query.logical_plan(), options, &template, shard_count, wanted)?;
     let sorted = query
         .select(std::mem::take(&mut contract.projection))
         .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
@@ -147,13 +172,13 @@ async fn run(
     let stream = execute_stream(Arc::clone(&plan), task).map_err(|e| error(e, READING))?;
 
     let contract = Arc::new(contract);
-    let deduper = Deduper::new(Judge::new(Arc::clone(&contract), request.strict_types));
+    let deduper = Deduper::new(Judge::new(Arc::clone(&contract), options.types == TypeRule::Exact));
     let renderer = Arc::new(Renderer {
         schema: prepared_schema(&contract.stored),
         contract,
         template,
         mode: options.mode,
-        exact: request.strict_types,
+        exact: options.types == TypeRule::Exact,
         chunker: request.chunker.clone(),
         known: request.known.clone(),
         exclude: request.exclude.clone(),
@@ -175,8 +200,9 @@ async fn run(
             return Err(error);
         }
     };
-    let written =
+    let mut written =
         write.await.map_err(|e| Error::internal("the prepare writer stopped").with_source(e))??;
+    written.rejections.merge(tables.rejections.clone());
     report_spills(plan.as_ref(), request.reporter.as_ref());
     if let Some(warning) = warning {
         request.reporter.warn(warning);
@@ -184,7 +210,12 @@ async fn run(
     if written.rejections.total() > options.max_rejected {
         return Err(too_many(&written.rejections, options.max_rejected));
     }
-    Ok(PrepareOutcome { inputs: files.iter().map(SourceFile::input).collect(), ..written })
+    let inputs = tables.files.iter().map(SourceFile::input).collect();
+    let types = match options.types {
+        TypeRule::Exact => tables.types(),
+        TypeRule::Guessed => SourceTypes::default(),
+    };
+    Ok(PrepareOutcome { inputs, types, ..written })
 }
 
 const READING: &str = "reading the corpus";
@@ -261,14 +292,15 @@ async fn write(
     let shards =
         if rejections.total() > max_rejected { Vec::new() } else { writer.finish().await? };
     let inputs = Vec::new();
-    Ok(PrepareOutcome { shards, rows_read, duplicates, excluded, rejections, inputs })
+    let types = SourceTypes::default();
+    Ok(PrepareOutcome { shards, rows_read, duplicates, excluded, rejections, inputs, types })
 }
 
 fn too_many(rejections: &Rejections, allowed: u64) -> Error {
     let reasons: Vec<_> =
         rejections.by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     Error::input(format!(
-        "{} rows were rejected, corpus.max_rejected allows {allowed}: {}; e.g. {}; filter them out in corpus.sql or raise corpus.max_rejected",
+        "{} rows were rejected, corpus.max_rejected allows {allowed}: {}; e.g. {}; correct them, leave them out in corpus.sql where a query can, or raise corpus.max_rejected",
         rejections.total(),
         reasons.join(", "),
         rejections.samples.join("; "),

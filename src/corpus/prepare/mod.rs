@@ -6,6 +6,7 @@ mod filters;
 mod hints;
 mod job;
 mod newest;
+mod note_ids;
 mod reader;
 mod render;
 mod schema;
@@ -17,7 +18,7 @@ mod updated;
 mod values;
 mod writer;
 
-pub use job::{PrepareRequest, SMALL_CORPUS, prepare};
+pub use job::{Earlier, PrepareRequest, SMALL_CORPUS, prepare};
 pub use reader::PreparedReader;
 pub use render::{Chunker, Exclude, KnownText};
 pub use schema::{RESERVED_COLUMNS, prepared_schema};

@@ -89,7 +89,8 @@ impl Judge {
             let source = &self.contract.updated_source;
             let said = match why {
                 Some(why) => format!("{}: {}", why.why(), why.way_out(&source.sql, &source.key())),
-                None => "as times their order is another: write `version = 2` in the pipeline file".to_owned(),
+                None => "as times their order is another: write `version = 2` in the pipeline file"
+                    .to_owned(),
             };
             self.first_doubt = Some(format!("e.g. note {note}; {said}"));
         }

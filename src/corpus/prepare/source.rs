@@ -1,8 +1,9 @@
-//! What an output column of the user's SQL is made of, and how SQL spells names.
+//! What an output column of the user's SQL is made of.
 
 use datafusion::common::Column;
 use datafusion::logical_expr::{Expr, LogicalPlan};
-use datafusion::sql::sqlparser::keywords::ALL_KEYWORDS;
+
+use crate::corpus::names::quoted;
 
 /// Where the values of an output column come from, for messages that say how to convert them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,15 +59,6 @@ fn column(plan: &LogicalPlan, output: &str) -> Option<Source> {
         LogicalPlan::Limit(limit) => column(&limit.input, output),
         _ => None,
     }
-}
-
-/// A name as SQL has to spell it: in quotes, unless it is lower case and no word of the language.
-pub(super) fn quoted(name: &str) -> String {
-    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        && !name.is_empty()
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-        && ALL_KEYWORDS.binary_search(&name.to_ascii_uppercase().as_str()).is_err();
-    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
 }
 
 /// A text as SQL has to spell it.

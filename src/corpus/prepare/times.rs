@@ -175,7 +175,8 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     // Years that begin in March have their leap day at the end.
     let march_year = if month > 2 { year } else { year - 1 };
     let month = (month + 9) % 12;
-    let leap_days = march_year.div_euclid(4) - march_year.div_euclid(100) + march_year.div_euclid(400);
+    let leap_days =
+        march_year.div_euclid(4) - march_year.div_euclid(100) + march_year.div_euclid(400);
     let day_of_year = (153 * month + 2) / 5 + day - 1;
     // March 1st of the year 0 is 719,468 days before 1970.
     Some(march_year * 365 + leap_days + day_of_year - 719_468)

@@ -26,9 +26,7 @@ impl<'a> Stamp<'a> {
         }
         Ok(match column.data_type() {
             DataType::Utf8 => Self::Text(column.as_string::<i32>().value(row).trim()),
-            DataType::UInt64 => {
-                Self::Number(column.as_primitive::<UInt64Type>().value(row).into())
-            }
+            DataType::UInt64 => Self::Number(column.as_primitive::<UInt64Type>().value(row).into()),
             // One column has one unit: its own numbers are in the order of time.
             _ => {
                 let one = cast(&column.slice(row, 1), &DataType::Int64)

@@ -148,9 +148,7 @@ pub(super) fn template_value(array: &ArrayRef, row: usize, exact: bool) -> Value
         DataType::Float16 => {
             short_float(array.as_primitive::<Float16Type>().value(row).to_f32(), exact)
         }
-        DataType::Float32 => {
-            short_float(array.as_primitive::<t::Float32Type>().value(row), exact)
-        }
+        DataType::Float32 => short_float(array.as_primitive::<t::Float32Type>().value(row), exact),
         DataType::Float64 => Value::from(array.as_primitive::<t::Float64Type>().value(row)),
         _ if exact => {
             let options = FormatOptions::default().with_display_error(false);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::request::{RunContext, RunOptions};
 use super::towers::Towers;
-use crate::config::{Pipeline, PipelineVersion};
+use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
 use crate::error::Result;
 use crate::observe::{Reporter, Tee, Timeline};
@@ -104,7 +104,6 @@ impl Session {
             gates: &pipeline.gates,
             prepared,
             keep_texts: pipeline.next.is_some(),
-            strict_types: pipeline.version >= PipelineVersion::V2,
             root,
             run,
             reporter: Arc::clone(&self.reporter),

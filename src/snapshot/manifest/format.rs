@@ -328,6 +328,10 @@ pub struct Provenance {
 /// release 0.1.0 from following a rollback.
 pub(in crate::snapshot) const MADE_BY: &str = "run";
 
+/// The name in [`Provenance::measured`] of the types that the columns of the corpus were read by, where its pipeline has
+/// `corpus.types = "exact"`.
+pub const SOURCE_TYPES: &str = "types";
+
 impl Provenance {
     /// The run that made the content, as far as this says it: what a command says of itself is not the id of a run.
     pub fn made_by(&self) -> Option<&str> {

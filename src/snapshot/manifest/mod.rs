@@ -11,7 +11,7 @@ pub use diff::{Diff, NoteDiff, diff, diff_ids};
 pub(super) use format::MADE_BY;
 pub use format::{
     CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
-    QueryTower, Removed, Segment, ShardContent, content_hash, json_schema,
+    QueryTower, Removed, SOURCE_TYPES, Segment, ShardContent, content_hash, json_schema,
 };
 pub use purged::Purged;
 pub(super) use read::parse;

@@ -196,7 +196,7 @@ impl<'a> Comparison<'a> {
     /// no gate counts that, because as many come as go. `now` is the id of some note of the corpus.
     pub async fn refuse_other_ids(&self, now: &NoteId) -> Result<()> {
         let Some(parent) = self.parent else { return Ok(()) };
-        let Some(before) = self.first_id(parent).await? else { return Ok(()) };
+        let Some(before) = first_id(self.root, self.inputs, parent).await? else { return Ok(()) };
         let (was, is) = (before.type_name(), now.type_name());
         if was == is {
             return Ok(());
@@ -209,15 +209,15 @@ impl<'a> Comparison<'a> {
             parent.number
         )))
     }
+}
 
-    /// The id of some note of a snapshot; what is damaged, and will be made anew, is passed over.
-    async fn first_id(&self, parent: &Manifest) -> Result<Option<NoteId>> {
-        for shard in &parent.content.shards {
-            let held = unless(self.inputs.parent(self.root, shard).await, is_damage)?;
-            if let Some(row) = held.iter().flat_map(|all| &**all).find_map(|h| h.ids.rows.first()) {
-                return Ok(Some(row.note_id.clone()));
-            }
+/// The id of some note of a snapshot; what is damaged, and will be made anew, is passed over.
+pub async fn first_id(root: &Root, inputs: &Inputs, parent: &Manifest) -> Result<Option<NoteId>> {
+    for shard in &parent.content.shards {
+        let held = unless(inputs.parent(root, shard).await, is_damage)?;
+        if let Some(row) = held.iter().flat_map(|all| &**all).find_map(|h| h.ids.rows.first()) {
+            return Ok(Some(row.note_id.clone()));
         }
-        Ok(None)
     }
+    Ok(None)
 }

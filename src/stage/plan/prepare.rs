@@ -12,10 +12,13 @@ use super::envelope::{
     build_task_id, encode_task_id,
 };
 use super::live::PartsSummary;
-use super::parent::{Comparison, known_texts, refuse_impossible_delta};
+use super::parent::{Comparison, first_id, known_texts, refuse_impossible_delta};
 use super::tokens::count_tokens;
-use crate::corpus::{self, Chunker, CorpusOptions, Exclude, PrepareOutcome, PrepareRequest};
-use crate::error::Result;
+use crate::corpus::{
+    self, Chunker, CorpusOptions, Earlier, Exclude, PrepareOutcome, PrepareRequest, SourceTypes,
+    TypeRule,
+};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, Manifest};
 use crate::stage::inputs::Inputs;
@@ -49,8 +52,6 @@ pub struct PlanRequest<'a> {
     /// Whether the prepared files keep every text, for a tower of another space that will read them too. Else those
     /// whose vectors the parent has are left out.
     pub keep_texts: bool,
-    /// Whether the corpus is read as version 2 of the pipeline file means it ([`PrepareRequest::strict_types`]).
-    pub strict_types: bool,
     /// Where everything lies.
     pub root: &'a Root,
     /// Id of this run.
@@ -88,6 +89,15 @@ impl Chunker for TokenChunker {
     }
 }
 
+/// The types that a snapshot's corpus was read by.
+fn types_of(parent: &Manifest) -> Result<Option<SourceTypes>> {
+    let types = parent.provenance.measured.get(snapshot::SOURCE_TYPES).cloned();
+    let types = types.map(serde_json::from_value);
+    types.transpose().or_error(ErrorKind::Corrupt, || {
+        format!("{} of snapshot {}", snapshot::SOURCE_TYPES, parent.number)
+    })
+}
+
 /// Reads the corpus, compares it with the newest snapshot and with every stored part, and plans the tasks.
 pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let started = Instant::now();
@@ -115,8 +125,14 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
             Arc::new(TokenChunker { tokenizer, options }) as Arc<dyn Chunker>
         }),
         known,
+        earlier: match &parent {
+            Some(parent) if corpus.types == TypeRule::Exact => Some(Earlier {
+                types: types_of(parent)?,
+                note: first_id(root, &inputs, parent).await?,
+            }),
+            _ => None,
+        },
         exclude: parent.as_ref().and_then(excluded_by),
-        strict_types: request.strict_types,
         root,
         storage: request.storage,
         run: request.run,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::gates::{self, Measured, Override};
-use crate::corpus::Rejections;
+use crate::corpus::{Rejections, SourceTypes};
 use crate::error::{Error, Result, ResultExt};
 use crate::index::Recall;
 use crate::snapshot::{
@@ -227,6 +227,10 @@ fn provenance(plan: &Plan, gates: &[GateOutcome], recall: Option<&Pooled>) -> Re
     let rejections: &Rejections = &plan.prepared.rejections;
     measured.insert("rejected".to_owned(), value(serde_json::to_value(&rejections.by_reason))?);
     measured.insert("duplicates".to_owned(), plan.prepared.duplicates.into());
+    if plan.prepared.types != SourceTypes::default() {
+        let types = value(serde_json::to_value(&plan.prepared.types))?;
+        measured.insert(snapshot::SOURCE_TYPES.to_owned(), types);
+    }
     Ok(Provenance {
         created_at: chrono::Utc::now().to_rfc3339(),
         host: snapshot::host_name(),

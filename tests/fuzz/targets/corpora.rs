@@ -7,7 +7,9 @@ use arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringAr
 use arrow::datatypes::Int64Type;
 use parquet::arrow::ArrowWriter;
 
-use scalingnote::corpus::{CorpusMode, CorpusOptions, PrepareRequest, TableOptions, prepare};
+use scalingnote::corpus::{
+    ColumnType, CorpusMode, CorpusOptions, PrepareRequest, TableOptions, TypeRule, prepare,
+};
 use scalingnote::dataset::{PairSet, PairSource, RetrievalSet, RetrievalSetOptions};
 use scalingnote::error::Result;
 use scalingnote::observe::Silent;
@@ -45,15 +47,16 @@ fn flat() -> RecordBatch {
 
 impl Table {
     pub fn new(kind: &str) -> Self {
+        let mut table = TableOptions::new("notes", &format!("notes.{kind}"));
+        let mut types = TypeRule::Guessed;
+        if kind == "json" {
+            table.schema.insert("score".into(), ColumnType::Integer);
+            types = TypeRule::Exact;
+        }
         let options = CorpusOptions {
-            tables: vec![TableOptions {
-                name: "notes".into(),
-                uri: format!("notes.{kind}"),
-                format: None,
-                has_header: true,
-                delimiter: ',',
-            }],
+            tables: vec![table],
             sql: "select id as note_id, text as body, score from notes".into(),
+            types,
             mode: CorpusMode::Full,
             template: "{{ body }}".into(),
             stored_columns: vec!["score".into()],
@@ -76,14 +79,19 @@ impl Target for Table {
                 arrow::csv::Writer::new(&mut out).write(&flat()).unwrap();
                 vec![out]
             }
-            _ => {
-                let mut out = Vec::new();
-                let mut writer = arrow::json::LineDelimitedWriter::new(&mut out);
-                writer.write(&batch()).unwrap();
-                writer.finish().unwrap();
-                drop(writer);
-                vec![out]
+            "json" => {
+                let rows: Vec<serde_json::Value> = String::from_utf8(json_lines())
+                    .unwrap()
+                    .lines()
+                    .map(|line| serde_json::from_str(line).unwrap())
+                    .collect();
+                let pretty = |row: &serde_json::Value| serde_json::to_string_pretty(row).unwrap();
+                let objects = rows.iter().map(pretty).collect::<Vec<_>>().join("\n");
+                let joined = rows.iter().map(ToString::to_string).collect::<String>();
+                let lists = serde_json::to_vec(&rows).unwrap().repeat(2);
+                vec![objects.into(), joined.into(), lists, pretty(&rows.into()).into()]
             }
+            _ => vec![json_lines()],
         }
     }
 
@@ -99,7 +107,7 @@ impl Target for Table {
             chunker: None,
             exclude: None,
             known: None,
-            strict_types: true,
+            earlier: None,
             storage: &StorageOptions::default(),
             root: &root,
             run: "fuzz",
@@ -113,6 +121,15 @@ impl Target for Table {
         // Rejected rows are named by their notes.
         vec![format!("notes.{}", self.kind), "rows were rejected".to_owned()]
     }
+}
+
+fn json_lines() -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut writer = arrow::json::LineDelimitedWriter::new(&mut out);
+    writer.write(&batch()).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    out
 }
 
 fn parquet(batch: &RecordBatch) -> Vec<u8> {

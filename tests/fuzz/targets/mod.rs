@@ -2,6 +2,7 @@
 //! takes them or says clearly why not. Shared by the mutation tests (`tests/it/house/hostile.rs`) and the fuzzer.
 
 mod corpora;
+mod dialects;
 mod models;
 mod mutate;
 mod stored;
@@ -47,7 +48,9 @@ pub const KINDS: &[&str] = &[
     "adapter-config",
     "parquet",
     "jsonl",
+    "json",
     "csv",
+    "csv-dialects",
     "arrow",
     "avro",
     "pairs",
@@ -61,7 +64,10 @@ pub fn target(kind: &str) -> Box<dyn Target> {
         "gguf" | "safetensors" | "model-config" | "tokenizer" | "adapter" | "adapter-config" => {
             Box::new(models::Model::new(kind))
         }
-        "parquet" | "jsonl" | "csv" | "arrow" | "avro" => Box::new(corpora::Table::new(kind)),
+        "parquet" | "jsonl" | "json" | "csv" | "arrow" | "avro" => {
+            Box::new(corpora::Table::new(kind))
+        }
+        "csv-dialects" => Box::new(dialects::Dialects::new()),
         "pipeline" | "pairs" | "retrieval-set" | "documents" => Box::new(corpora::File::new(kind)),
         _ => Box::new(stored::Stored::new(kind)),
     }

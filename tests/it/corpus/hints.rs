@@ -115,16 +115,32 @@ fn all_types(column: &str) -> Vec<ArrayRef> {
     ];
     use DataType as T;
     for t in [
-        T::Int8, T::Int16, T::Int32, T::Int64, T::UInt8, T::UInt16, T::UInt32, T::UInt64, T::Float16,
-        T::Float32, T::Float64, T::Decimal32(9, 0), T::Decimal64(18, 3), T::Decimal128(38, 0),
-        T::Decimal128(38, 9), T::Decimal128(20, 12), T::Decimal256(76, 2),
+        T::Int8,
+        T::Int16,
+        T::Int32,
+        T::Int64,
+        T::UInt8,
+        T::UInt16,
+        T::UInt32,
+        T::UInt64,
+        T::Float16,
+        T::Float32,
+        T::Float64,
+        T::Decimal32(9, 0),
+        T::Decimal64(18, 3),
+        T::Decimal128(38, 0),
+        T::Decimal128(38, 9),
+        T::Decimal128(20, 12),
+        T::Decimal256(76, 2),
     ] {
         all.push(to(&ints, t));
     }
     let small = to(&ints, T::Int32);
     all.push(to(&small, T::Date32));
     all.push(to(&ints, T::Date64));
-    for unit in [TimeUnit::Second, TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond] {
+    for unit in
+        [TimeUnit::Second, TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond]
+    {
         all.push(to(&ints, T::Timestamp(unit, None)));
         all.push(to(&ints, T::Timestamp(unit, Some("+02:00".into()))));
         all.push(to(&ints, T::Duration(unit)));
@@ -144,7 +160,8 @@ fn all_types(column: &str) -> Vec<ArrayRef> {
         all.push(to(values, T::Dictionary(Box::new(keys), Box::new(t))));
     }
     for values in [&text, &ints] {
-        let (name, item) = (values.data_type().clone(), Field::new("item", values.data_type().clone(), true));
+        let (name, item) =
+            (values.data_type().clone(), Field::new("item", values.data_type().clone(), true));
         let runs = Int32Array::from(vec![1, 2]);
         all.push(Arc::new(RunArray::try_new(&runs, values.as_ref()).unwrap()));
         // One item a row.
@@ -210,9 +227,14 @@ async fn every_way_out_leads_out() {
         }
         assert!(led_out > 90, "{column}: {led_out}");
         // Only lists of structs have no way out in SQL, where a list or a text is wanted.
-        let lists = none.iter().all(|t| matches!(t, DataType::List(item) if item.data_type().is_nested()));
+        let lists =
+            none.iter().all(|t| matches!(t, DataType::List(item) if item.data_type().is_nested()));
         assert!(lists, "{column}: {none:?}");
-        assert_eq!(none.is_empty(), ["updated_at", "deleted"].contains(&column), "{column}: {none:?}");
+        assert_eq!(
+            none.is_empty(),
+            ["updated_at", "deleted"].contains(&column),
+            "{column}: {none:?}"
+        );
     }
 }
 
@@ -225,10 +247,16 @@ async fn ids(values: ArrayRef) -> Vec<String> {
 async fn ids_stay_apart_and_whole() {
     let uuids = [[0x0f_u8; 16], [0xf0; 16]];
     let uuids = FixedSizeBinaryArray::try_from_iter(uuids.iter()).unwrap();
-    assert_eq!(ids(Arc::new(uuids)).await, [format!("s:{}", "0f".repeat(16)), format!("s:{}", "f0".repeat(16))]);
+    assert_eq!(
+        ids(Arc::new(uuids)).await,
+        [format!("s:{}", "0f".repeat(16)), format!("s:{}", "f0".repeat(16))]
+    );
     let large = UInt64Array::from(vec![u64::MAX - 1, u64::MAX]);
     assert_eq!(ids(Arc::new(large)).await, ["s:18446744073709551614", "s:18446744073709551615"]);
-    let digits = [99_999_999_999_999_999_999_999_999_999_999_999_998_i128, 99_999_999_999_999_999_999_999_999_999_999_999_999];
+    let digits = [
+        99_999_999_999_999_999_999_999_999_999_999_999_998_i128,
+        99_999_999_999_999_999_999_999_999_999_999_999_999,
+    ];
     let decimals = Decimal128Array::from(digits.to_vec()).with_precision_and_scale(38, 0).unwrap();
     assert_eq!(ids(Arc::new(decimals)).await, digits.map(|digits| format!("s:{digits}")));
     let halves = Float64Array::from(vec![1.25, 1.5]);
@@ -256,7 +284,10 @@ async fn flags_are_what_they_say() {
     lists.append_value([Some(12)]);
     let lists: ArrayRef = Arc::new(lists.finish());
     let texts = followed("topics", &lists, "parquet").await.unwrap();
-    assert_eq!(texts, [("i:1".to_owned(), "t 1,2".to_owned()), ("i:2".to_owned(), "t 12".to_owned())]);
+    assert_eq!(
+        texts,
+        [("i:1".to_owned(), "t 1,2".to_owned()), ("i:2".to_owned(), "t 12".to_owned())]
+    );
     let texts = followed("title", &lists, "parquet").await.unwrap();
     assert_eq!(texts, [("i:1".to_owned(), "1 2".to_owned()), ("i:2".to_owned(), "12".to_owned())]);
 }
@@ -275,10 +306,12 @@ async fn expressions_are_converted_around_the_query() {
     assert_eq!(ids, ["s:1.5", "s:3.0"]);
 
     // Two tables have a column of the name.
-    corpus.options.sql = "SELECT a.at AS title, a.id AS note_id FROM notes a JOIN notes b USING (id)".into();
+    corpus.options.sql =
+        "SELECT a.at AS title, a.id AS note_id FROM notes a JOIN notes b USING (id)".into();
     let error = corpus.fails().await;
     let sql = hint(&error, "title").unwrap();
-    corpus.options.sql = format!("SELECT {sql} AS title, a.id AS note_id FROM notes a JOIN notes b USING (id)");
+    corpus.options.sql =
+        format!("SELECT {sql} AS title, a.id AS note_id FROM notes a JOIN notes b USING (id)");
     assert_eq!(corpus.texts().await.len(), 2, "{error}");
 
     // A name of our own, and one that is spelled another way.

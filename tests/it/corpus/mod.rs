@@ -3,18 +3,20 @@
 mod contract;
 mod duplicates;
 mod faults;
+mod find;
 mod formats;
 mod hints;
 mod newest;
 mod numbers;
 mod scale;
+mod types;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scalingnote::corpus::{
-    Chunker, CorpusMode, CorpusOptions, PrepareOutcome, PrepareRequest, PreparedReader,
-    PreparedRow, TableOptions, prepare,
+    Chunker, CorpusMode, CorpusOptions, Earlier, PrepareOutcome, PrepareRequest, PreparedReader,
+    PreparedRow, TableOptions, TypeRule, prepare,
 };
 use scalingnote::error::Result;
 use scalingnote::observe::{Recorder, Reporter};
@@ -26,8 +28,8 @@ pub struct Corpus {
     pub dir: tempfile::TempDir,
     pub options: CorpusOptions,
     pub shards: Option<u32>,
-    pub strict: bool,
     pub chunker: Option<Arc<dyn Chunker>>,
+    pub earlier: Option<Earlier>,
     pub root: Root,
     pub reporter: Arc<Recorder>,
     pub cancel: Cancel,
@@ -41,6 +43,7 @@ impl Corpus {
             options: CorpusOptions {
                 tables: vec![table("notes", uri)],
                 sql: sql.to_owned(),
+                types: TypeRule::Exact,
                 mode: CorpusMode::Full,
                 template: "{{ title }}\n{{ body }}".to_owned(),
                 stored_columns: vec![],
@@ -49,8 +52,8 @@ impl Corpus {
                 storage: None,
             },
             shards: Some(1),
-            strict: true,
             chunker: None,
+            earlier: None,
             root: Root::in_memory(),
             reporter: Arc::default(),
             cancel: Cancel::new(),
@@ -73,8 +76,8 @@ impl Corpus {
             default_shards: 4,
             chunker: self.chunker.clone(),
             known: None,
+            earlier: self.earlier.clone(),
             exclude: None,
-            strict_types: self.strict,
             root: &self.root,
             storage: &StorageOptions::default(),
             run: "test",
@@ -124,7 +127,7 @@ impl Corpus {
 }
 
 pub fn table(name: &str, uri: &str) -> TableOptions {
-    serde_json::from_value(serde_json::json!({"name": name, "uri": uri})).unwrap()
+    TableOptions::new(name, uri)
 }
 
 pub async fn read(

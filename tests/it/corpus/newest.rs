@@ -6,6 +6,7 @@ use parquet::basic::Repetition;
 use parquet::data_type::{ByteArray, ByteArrayType, Int96, Int96Type};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
+use scalingnote::corpus::TypeRule;
 use scalingnote::error::ErrorKind;
 use scalingnote::observe::Event;
 
@@ -15,9 +16,11 @@ const SQL: &str = "SELECT id AS note_id, title, edited AS updated_at FROM notes"
 
 /// Rows of one note, the newest first, and of another one that nothing is compared with.
 fn corpus(times: &[&str]) -> Corpus {
-    let mut jsonl = "{\"id\": 1, \"title\": \"alone\", \"edited\": \"no time at all\"}\n".to_owned();
+    let mut jsonl =
+        "{\"id\": 1, \"title\": \"alone\", \"edited\": \"no time at all\"}\n".to_owned();
     for (age, time) in times.iter().enumerate() {
-        jsonl += &serde_json::json!({"id": 7, "title": format!("t{age}"), "edited": time}).to_string();
+        jsonl +=
+            &serde_json::json!({"id": 7, "title": format!("t{age}"), "edited": time}).to_string();
         jsonl += "\n";
     }
     Corpus::new("n.jsonl", SQL).write("n.jsonl", jsonl)
@@ -92,7 +95,8 @@ async fn what_cannot_be_ordered_is_refused_with_a_way_out() {
         for time in times {
             assert!(!text.contains(time), "a value is in: {text}");
         }
-        let declared = format.map(|format| format!("schema = {{ edited = {{ timestamp = \"{format}\" }} }}"));
+        let declared =
+            format.map(|format| format!("schema = {{ edited = {{ timestamp = \"{format}\" }} }}"));
         assert!(declared.is_none_or(|declared| text.contains(&declared)), "{text}");
         let (left, right) = SQL.split_once("edited AS").unwrap();
         corpus.options.sql = format!("{left}{} AS{right} WHERE id = 7", way_out(&text));
@@ -128,7 +132,7 @@ async fn version_1_keeps_its_winner_and_warns() {
         (&["2024-09-01", "1725148800"], "t0", "one is a number"),
     ] {
         let mut corpus = corpus(times);
-        corpus.strict = false;
+        corpus.options.types = TypeRule::Guessed;
         assert_eq!(newest(&corpus).await, winner, "{times:?}");
         let warnings = warnings(&corpus);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -137,7 +141,7 @@ async fn version_1_keeps_its_winner_and_warns() {
         }
     }
     let mut sure = corpus(&["2024-10-01", "2024-09-01"]);
-    sure.strict = false;
+    sure.options.types = TypeRule::Guessed;
     assert_eq!(newest(&sure).await, "t0");
     assert_eq!(warnings(&sure), [""; 0]);
 
@@ -148,7 +152,7 @@ async fn version_1_keeps_its_winner_and_warns() {
         }
     }
     let mut many = Corpus::new("n.jsonl", SQL).write("n.jsonl", jsonl);
-    many.strict = false;
+    many.options.types = TypeRule::Guessed;
     many.prepare().await.unwrap();
     assert!(warnings(&many)[0].starts_with("5000 notes"), "{:?}", warnings(&many));
 }
@@ -163,7 +167,8 @@ fn int96(days_since_1970: i64, nanos: u64) -> Int96 {
 
 fn int96_file(rows: &[(&str, &str, Int96)]) -> Vec<u8> {
     let column = |name: &str, physical| {
-        let column = Type::primitive_type_builder(name, physical).with_repetition(Repetition::REQUIRED);
+        let column =
+            Type::primitive_type_builder(name, physical).with_repetition(Repetition::REQUIRED);
         Arc::new(if physical == parquet::basic::Type::INT96 {
             column.build().unwrap()
         } else {
@@ -171,7 +176,11 @@ fn int96_file(rows: &[(&str, &str, Int96)]) -> Vec<u8> {
         })
     };
     let text = parquet::basic::Type::BYTE_ARRAY;
-    let fields = vec![column("id", text), column("title", text), column("edited", parquet::basic::Type::INT96)];
+    let fields = vec![
+        column("id", text),
+        column("title", text),
+        column("edited", parquet::basic::Type::INT96),
+    ];
     let schema = Type::group_type_builder("notes").with_fields(fields).build().unwrap();
     let mut out = Vec::new();
     let mut writer = SerializedFileWriter::new(&mut out, Arc::new(schema), Arc::default()).unwrap();
@@ -196,18 +205,30 @@ fn int96_file(rows: &[(&str, &str, Int96)]) -> Vec<u8> {
 async fn int96_times_of_every_year_are_what_they_are() {
     const NOON: u64 = 12 * 3600 * 1_000_000_000;
     // 9999-12-31, 2024-09-01 and 1600-02-29 in days since 1970.
-    let (last, today, old) = (int96(2_932_896, NOON), int96(19_967, NOON + 1_000), int96(-135_081, NOON));
-    let rows =
-        [("a", "now", today), ("a", "forever", last), ("b", "now", today), ("b", "long ago", old), ("c", "old", old)];
+    let (last, today, old) =
+        (int96(2_932_896, NOON), int96(19_967, NOON + 1_000), int96(-135_081, NOON));
+    let rows = [
+        ("a", "now", today),
+        ("a", "forever", last),
+        ("b", "now", today),
+        ("b", "long ago", old),
+        ("c", "old", old),
+    ];
     for strict in [false, true] {
         let mut corpus = Corpus::new("n.parquet", SQL).write("n.parquet", int96_file(&rows));
-        corpus.strict = strict;
+        if !strict {
+            corpus.options.types = TypeRule::Guessed;
+        }
         corpus.options.template = "{{ title }} {{ updated_at }}".into();
         corpus.options.stored_columns = vec!["updated_at".into()];
         let texts: Vec<_> = corpus.texts().await.into_iter().map(|(_, text)| text).collect();
         assert_eq!(
             texts,
-            ["forever 9999-12-31T12:00:00", "now 2024-09-01T12:00:00.000001", "old 1600-02-29T12:00:00"]
+            [
+                "forever 9999-12-31T12:00:00",
+                "now 2024-09-01T12:00:00.000001",
+                "old 1600-02-29T12:00:00"
+            ]
         );
         corpus.options.sql = format!("{SQL} WHERE edited > TIMESTAMP '2200-01-01T00:00:00'");
         assert_eq!(corpus.texts().await.len(), 1);
@@ -222,8 +243,17 @@ async fn far_dates_of_every_unit_win() {
     let (late, early) = (253_402_214_400_i64, -11_670_998_400_i64);
     let times: [(&str, ArrayRef); 5] = [
         ("9999-12-31T00:00:00", Arc::new(TimestampSecondArray::from(vec![early, late]))),
-        ("9999-12-31T00:00:00Z", Arc::new(TimestampMillisecondArray::from(vec![early * 1000, late * 1000]).with_timezone("UTC"))),
-        ("9999-12-31T00:00:00", Arc::new(TimestampMicrosecondArray::from(vec![early * 1_000_000, late * 1_000_000]))),
+        (
+            "9999-12-31T00:00:00Z",
+            Arc::new(
+                TimestampMillisecondArray::from(vec![early * 1000, late * 1000])
+                    .with_timezone("UTC"),
+            ),
+        ),
+        (
+            "9999-12-31T00:00:00",
+            Arc::new(TimestampMicrosecondArray::from(vec![early * 1_000_000, late * 1_000_000])),
+        ),
         ("9999-12-31T00:00:00", Arc::new(Date64Array::from(vec![early * 1000, late * 1000]))),
         ("9999-12-31", Arc::new(Date32Array::from(vec![-135_081, 2_932_896]))),
     ];
@@ -235,7 +265,8 @@ async fn far_dates_of_every_unit_win() {
         ])
         .unwrap();
         let mut out = Vec::new();
-        let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
+        let mut writer =
+            arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
         writer.write(&batch).unwrap();
         writer.finish().unwrap();
         drop(writer);

@@ -1,0 +1,324 @@
+//! Learns the columns of text files: one pass over every file, then types by declaration, by the newest snapshot, or by
+//! the values seen.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use futures::{StreamExt, TryStreamExt};
+
+use super::file::SourceFile;
+use super::named::Named;
+use super::text::{BadRow, BadRows, Column, Learned};
+use super::types::{Conflict, Place, Seen};
+use super::{bytes, csv, json};
+use crate::corpus::options::{TableOptions, TypeRule};
+use crate::corpus::outcome::{Rejections, class, of_class};
+use crate::corpus::session::BATCH_ROWS;
+use crate::error::{Error, Result};
+
+/// What stands against a column. It counts only where a query reads the column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Complaint {
+    /// The column cannot be read so.
+    Refused(String),
+    /// It is read, perhaps not as somebody meant it.
+    Warned(String),
+}
+
+/// Which text format; CSV with a tab as its separator where the file's ending says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Syntax {
+    Csv { tabs: bool },
+    Json,
+}
+
+/// A table of text files whose columns are known.
+pub(super) struct TextTable {
+    pub(super) files: Arc<[SourceFile]>,
+    compression: FileCompressionType,
+    options: TableOptions,
+    /// `None` for JSON lines.
+    dialect: Option<csv::Dialect>,
+    /// Columns in the file's order (CSV) or by name (JSON lines).
+    columns: Vec<Column>,
+    /// By file.
+    bad: Vec<BadRows>,
+}
+
+/// What learning came to.
+pub(super) struct Typed {
+    pub(super) table: TextTable,
+    /// By place of the column.
+    pub(super) complaints: Vec<(usize, Complaint)>,
+}
+
+impl TextTable {
+    /// Reads every file once.
+    ///
+    /// # Errors
+    /// Input for files that cannot be read as the options say; Config for a declared column that is not there.
+    pub(super) async fn learn(
+        options: &TableOptions,
+        syntax: Syntax,
+        files: Arc<[SourceFile]>,
+        compression: FileCompressionType,
+        rule: TypeRule,
+        before: Option<&BTreeMap<String, String>>,
+    ) -> Result<Typed> {
+        let (dialect, learned) = match syntax {
+            Syntax::Csv { tabs } => {
+                let (dialect, learned) =
+                    csv::learn_files(&files, compression, options, tabs, rule).await?;
+                (Some(dialect), learned)
+            }
+            Syntax::Json => (None, learn_json(&files, compression, options, rule).await?),
+        };
+        let mut seen: Named<Seen> = Named::default();
+        let mut bad = Vec::new();
+        for next in learned {
+            for (name, values) in next.columns {
+                // No limit: each file has kept to its own.
+                if let Some(known) = seen.entry(&name, usize::MAX) {
+                    known.merge(values);
+                }
+            }
+            bad.push(next.bad);
+        }
+        let mut seen = seen.into_entries();
+        if seen.is_empty() {
+            return Err(no_rows(&files, &bad));
+        }
+        let mut complaints = Vec::new();
+        match dialect {
+            Some(_) => {
+                declared_columns_are_there(options, seen.iter().map(|(name, _)| name.as_str()))?;
+            }
+            // A field that no row happens to have is no slip: a day may have none.
+            None => {
+                for name in options.schema.keys() {
+                    if seen.iter().all(|(known, _)| known != name) {
+                        seen.push((name.clone(), Seen::default()));
+                    }
+                }
+                seen.sort_by(|a, b| a.0.cmp(&b.0));
+            }
+        }
+        let mut columns = Vec::new();
+        for (at, (name, values)) in seen.into_iter().enumerate() {
+            let typing = Typing { options, files: &files, rule, name: &name, seen: &values };
+            let before = before.and_then(|known| known.get(&name));
+            let (data_type, complaint) = typing.decide(syntax, before.map(String::as_str));
+            complaints.extend(complaint.map(|complaint| (at, complaint)));
+            columns.push(Column { data_type, declared: options.schema.get(&name).cloned(), name });
+        }
+        let options = options.clone();
+        let table = Self { files, compression, options, dialect, columns, bad };
+        Ok(Typed { table, complaints })
+    }
+
+    /// The table's own columns.
+    pub(super) fn schema(&self) -> Schema {
+        let field = |column: &Column| Field::new(&column.name, column.data_type.clone(), true);
+        Schema::new(self.columns.iter().map(field).collect::<Vec<_>>())
+    }
+
+    /// The rows of all files that cannot be read.
+    pub(super) fn rejected(&self, into: &mut Rejections) {
+        for (file, bad) in self.files.iter().zip(&self.bad) {
+            let rows = bad.first.iter().map(|row| told(file, row));
+            into.add_rows(&bad.reasons, rows);
+        }
+    }
+
+    /// Reads the columns at these places of one file, batch by batch, until `emit` wants no more.
+    /// False where it did not.
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        at: usize,
+        places: &[usize],
+        mut emit: impl FnMut(RecordBatch) -> Result<bool> + Send + 'static,
+    ) -> Result<bool> {
+        let table = Arc::clone(self);
+        let places = places.to_vec();
+        let encoding = self.options.encoding;
+        bytes::read(&self.files[at], self.compression, encoding, move |reader| {
+            let mut wanted = true;
+            let mut emit = |batch| {
+                wanted = emit(batch)?;
+                Ok(wanted)
+            };
+            let bad = &table.bad[at];
+            match table.dialect {
+                Some(dialect) => {
+                    let columns: Vec<(usize, Column)> =
+                        places.iter().map(|at| (*at, table.columns[*at].clone())).collect();
+                    let options = &table.options;
+                    csv::read(reader, dialect, options, &columns, bad, BATCH_ROWS, &mut emit)?;
+                }
+                None => {
+                    let columns: Vec<Column> =
+                        places.iter().map(|at| table.columns[*at].clone()).collect();
+                    json::read(reader, &columns, bad, &mut emit)?;
+                }
+            }
+            Ok(wanted)
+        })
+        .await
+    }
+}
+
+/// How many files are read at once: each takes a core.
+const FILES: usize = 4;
+
+async fn learn_json(
+    files: &[SourceFile],
+    compression: FileCompressionType,
+    options: &TableOptions,
+    rule: TypeRule,
+) -> Result<Vec<Learned>> {
+    let each = files.iter().cloned().enumerate().map(|(at, file)| {
+        let table = options.clone();
+        async move {
+            bytes::read(&file, compression, table.encoding, move |reader| {
+                json::learn(reader, &table, at, rule)
+            })
+            .await
+        }
+    });
+    futures::stream::iter(each).buffered(FILES).try_collect().await
+}
+
+/// Why a table has no columns: its files are empty, or none of their rows can be read.
+fn no_rows(files: &[SourceFile], bad: &[BadRows]) -> Error {
+    let first = files.iter().zip(bad).find_map(|(file, bad)| Some(told(file, bad.first.first()?)));
+    Error::input(match (first, files.first()) {
+        (Some(first), _) => format!("none of its rows can be read, e.g. {first}"),
+        (None, Some(file)) => format!("it holds no rows, and so no columns: {} is empty", file.url),
+        (None, None) => "it has no files".to_owned(),
+    })
+}
+
+fn told(file: &SourceFile, row: &BadRow) -> String {
+    format!("{} line {}: {}: {}", file.url, row.line, row.place, row.reason)
+}
+
+/// Config error where `schema` names a column that no file has.
+pub(super) fn declared_columns_are_there<'a>(
+    options: &TableOptions,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> Result<()> {
+    let missing = options.schema.keys().find(|name| names.clone().all(|known| known != *name));
+    missing.map_or(Ok(()), |name| {
+        Err(Error::config(format!(
+            "schema declares a column `{name}`, which the files do not have; they have {}",
+            names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        )))
+    })
+}
+
+/// One column's way to its type.
+struct Typing<'a> {
+    options: &'a TableOptions,
+    files: &'a [SourceFile],
+    rule: TypeRule,
+    name: &'a str,
+    seen: &'a Seen,
+}
+
+impl Typing<'_> {
+    /// The type: as declared, else as the newest snapshot had it, else as the values are.
+    fn decide(&self, syntax: Syntax, before: Option<&str>) -> (DataType, Option<Complaint>) {
+        if let Some(declared) = self.options.schema.get(self.name) {
+            let absent = (syntax == Syntax::Json && self.seen.is_empty()).then(|| {
+                Complaint::Warned(format!(
+                    "field `{}`, which the schema of table `{}` declares, is in no row",
+                    self.name, self.options.name
+                ))
+            });
+            return (declared.data_type(), absent);
+        }
+        let found = match syntax {
+            Syntax::Csv { .. } => self.seen.csv_type(self.rule),
+            Syntax::Json => match self.seen.json_type(self.rule, self.name) {
+                Ok(found) => found,
+                Err(conflict) => return (DataType::Utf8, Some(self.mixed(&conflict))),
+            },
+        };
+        if self.rule == TypeRule::Guessed {
+            let complaint = self.seen.first_respelled(&found).map(|place| self.respelled(place));
+            return (found, complaint);
+        }
+        let Some((was, known)) = before.and_then(|was| Some((was, of_class(was)?))) else {
+            return (found, None);
+        };
+        match (&known, &found) {
+            _ if known == found => (found, None),
+            // Text has room for every value, and no value has every type.
+            (_, DataType::Null)
+            | (DataType::Utf8, DataType::Boolean | DataType::Int64 | DataType::Float64) => {
+                (known, None)
+            }
+            _ => {
+                let place = self.seen.first_beside(&known).map_or_else(String::new, |place| {
+                    format!("; {} holds another value", self.place(place))
+                });
+                let now = class(&found);
+                let message = format!(
+                    "column `{}` of table `{}` is {now} now, but was {was} when the newest snapshot was made{place}; \
+                     correct the value, or declare what is meant: schema = {{ {} = \"string\" }}, which keeps every \
+                     value as it is written",
+                    self.name,
+                    self.options.name,
+                    key(self.name),
+                );
+                (found, Some(Complaint::Refused(message)))
+            }
+        }
+    }
+
+    fn place(&self, place: Place) -> String {
+        let file = self.files.get(place.file).map_or("a file", |file| file.url.as_str());
+        format!("{file} line {}", place.line)
+    }
+
+    fn respelled(&self, place: Place) -> Complaint {
+        Complaint::Warned(format!(
+            "column `{}` of table `{}` is read as numbers, and some are not printed as the file writes them, e.g. in {}: \
+             ids and texts that differ there may be one here; to keep them as they are written, declare \
+             schema = {{ {} = \"string\" }} for the table, or set version = 2 (scalingnote config upgrade)",
+            self.name,
+            self.options.name,
+            self.place(place),
+            key(self.name),
+        ))
+    }
+
+    fn mixed(&self, conflict: &Conflict) -> Complaint {
+        let Conflict { field, one, other } = conflict;
+        let scalars = [one.0, other.0].iter().all(|what| !matches!(*what, "a list" | "an object"));
+        let way_out = match scalars && field == self.name {
+            true => format!(
+                "declare schema = {{ {} = \"string\" }} for the table if they are one kind of text",
+                key(self.name)
+            ),
+            false => "write it in one way, or make them two tables".to_owned(),
+        };
+        Complaint::Refused(format!(
+            "field `{field}` of table `{}` is {} in {} but {} in {}; {way_out}",
+            self.options.name,
+            one.0,
+            self.place(one.1),
+            other.0,
+            self.place(other.1),
+        ))
+    }
+}
+
+/// A column's name as a key of TOML.
+fn key(name: &str) -> String {
+    let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if bare && !name.is_empty() { name.to_owned() } else { format!("{name:?}") }
+}

@@ -1,0 +1,189 @@
+//! Opens the files of a table: their columns, their types, and what stands against them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::compute::can_cast_types;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::arrow::ArrowFormat;
+use datafusion::datasource::file_format::avro::AvroFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::prelude::SessionContext;
+
+use super::file::SourceFile;
+use super::find::FileKind;
+use super::learn::{Complaint, Syntax, TextTable, declared_columns_are_there};
+use super::provider::{Files, SourceTable, folder_fields};
+use super::{csv, infer};
+use crate::corpus::options::{ColumnType, TableFormat, TableOptions, TypeRule};
+use crate::corpus::outcome::class;
+use crate::corpus::session::error;
+use crate::error::{Error, Result};
+use crate::observe::Reporter;
+
+/// How the columns of a table get their types.
+pub(super) struct Reading<'a> {
+    /// The table's place among the corpus's.
+    pub(super) at: usize,
+    pub(super) rule: TypeRule,
+    /// What the newest snapshot was made with, by column.
+    pub(super) before: Option<&'a BTreeMap<String, String>>,
+    pub(super) reporter: &'a Arc<dyn Reporter>,
+}
+
+/// Learns the columns of a table's files.
+///
+/// # Errors
+/// Config for options that do not fit the format; Input for files that cannot be read, or not as one table.
+pub(super) async fn open(
+    context: &SessionContext,
+    options: &TableOptions,
+    files: Vec<SourceFile>,
+    kind: FileKind,
+    reading: &Reading<'_>,
+) -> Result<SourceTable> {
+    let files: Arc<[SourceFile]> = files.into();
+    csv::check_options(options, kind.format)?;
+    let syntax = match kind.format {
+        TableFormat::Csv => Some(Syntax::Csv { tabs: kind.tabs }),
+        TableFormat::Jsonl => Some(Syntax::Json),
+        _ => None,
+    };
+    let (own, source, mut complaints) = match syntax {
+        Some(syntax) => {
+            let (rule, before) = (reading.rule, reading.before);
+            let typed =
+                TextTable::learn(options, syntax, files.clone(), kind.compression, rule, before)
+                    .await?;
+            (typed.table.schema(), Files::Text(Arc::new(typed.table)), typed.complaints)
+        }
+        None => {
+            let format: Arc<dyn FileFormat> = match kind.format {
+                TableFormat::Arrow => Arc::new(ArrowFormat),
+                TableFormat::Avro => Arc::new(AvroFormat),
+                _ => {
+                    // The format has options of its own, which its schemas are inferred with.
+                    let options = context.state().default_table_options().parquet;
+                    Arc::new(ParquetFormat::default().with_options(options))
+                }
+            };
+            let found = infer::own(context, &files, kind.format, &format, reading.rule).await?;
+            let schema = declared(options, found)?;
+            let complaints = changed(options, &schema, reading);
+            let store = store_of(context, reading.at, &files)?;
+            (schema, Files::Own { format, store, files: files.clone() }, complaints)
+        }
+    };
+    let mut fields: Vec<FieldRef> = own.fields().iter().cloned().collect();
+    let own = fields.len();
+    let mut folders = Vec::new();
+    for (at, folder) in folder_fields(&files).into_iter().enumerate() {
+        match fields.iter().position(|field| field.name() == folder.name()) {
+            // As release 0.1.0 read it.
+            Some(column) => {
+                let message = format!(
+                    "the folders of table `{}` name a column `{}` that its files have, too; the files' own is read",
+                    options.name,
+                    folder.name()
+                );
+                complaints.push((column, Complaint::Warned(message)));
+            }
+            None => {
+                folders.push(at);
+                fields.push(Arc::new(folder));
+            }
+        }
+    }
+    Ok(SourceTable {
+        name: options.name.clone(),
+        schema: Arc::new(Schema::new(fields)),
+        own,
+        folders: folders.into(),
+        files: source,
+        complaints,
+        reporter: Arc::clone(reading.reporter),
+        read: Default::default(),
+    })
+}
+
+/// Registers the store of a table under a name of its own: DataFusion knows stores by host, and two files of one web
+/// server have two stores.
+fn store_of(context: &SessionContext, at: usize, files: &[SourceFile]) -> Result<ObjectStoreUrl> {
+    let url = ObjectStoreUrl::parse(format!("table{at}://files"))
+        .map_err(|e| error(e, "naming a table's store"))?;
+    if let Some(file) = files.first() {
+        context.register_object_store(url.as_ref(), Arc::clone(&file.store));
+    }
+    Ok(url)
+}
+
+/// The schema with the declared types, where a cast to them loses nothing.
+fn declared(options: &TableOptions, schema: Schema) -> Result<Schema> {
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    declared_columns_are_there(options, names)?;
+    let field = |field: &FieldRef| match options.schema.get(field.name()) {
+        None => Ok(Arc::clone(field)),
+        Some(declared) if keeps(field.data_type(), declared) => {
+            Ok(Arc::new(Field::new(field.name(), declared.data_type(), true)))
+        }
+        Some(declared) => Err(Error::config(format!(
+            "schema of table `{}` declares column `{}` as {}, but its files hold {}; convert it in corpus.sql",
+            options.name,
+            field.name(),
+            declared.name(),
+            field.data_type(),
+        ))),
+    };
+    Ok(Schema::new(schema.fields().iter().map(field).collect::<Result<Vec<_>>>()?))
+}
+
+/// Whether every value of a type is one of the declared type, or an error.
+fn keeps(found: &DataType, declared: &ColumnType) -> bool {
+    let plain = match found {
+        DataType::Dictionary(_, values) => values,
+        other => other,
+    };
+    let text = matches!(plain, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let fits = match declared {
+        ColumnType::String => {
+            text || plain.is_integer() || plain.is_temporal() || *plain == DataType::Boolean
+        }
+        ColumnType::Integer => text || plain.is_integer(),
+        ColumnType::Float => text || matches!(plain, DataType::Float32 | DataType::Float64),
+        ColumnType::Boolean => text || *plain == DataType::Boolean,
+        ColumnType::Date => text || *plain == DataType::Date32,
+        ColumnType::Timestamp => text || matches!(plain, DataType::Timestamp(..)),
+        ColumnType::Strings => matches!(plain, DataType::List(_) | DataType::LargeList(_)),
+        ColumnType::Time(_) => false,
+    };
+    fits && can_cast_types(found, &declared.data_type())
+}
+
+/// Complaints about columns that are of another type than when the newest snapshot was made.
+fn changed(
+    options: &TableOptions,
+    schema: &Schema,
+    reading: &Reading<'_>,
+) -> Vec<(usize, Complaint)> {
+    let Some(before) = reading.before.filter(|_| reading.rule == TypeRule::Exact) else {
+        return Vec::new();
+    };
+    let complaint = |(at, field): (usize, &FieldRef)| {
+        let (was, now) = (before.get(field.name())?, class(field.data_type()));
+        if *was == now || options.schema.contains_key(field.name()) {
+            return None;
+        }
+        let message = format!(
+            "column `{}` of table `{}` is {now} now, but was {was} when the newest snapshot was made; what is made of it would be \
+             printed in another way: correct the data, or declare the type that is meant: \
+             schema = {{ {} = \"string\" }}",
+            field.name(),
+            options.name,
+            field.name(),
+        );
+        Some((at, Complaint::Refused(message)))
+    };
+    schema.fields().iter().enumerate().filter_map(complaint).collect()
+}
