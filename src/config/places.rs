@@ -68,6 +68,12 @@ mod tests {
         "prompt_suffix",
         "endpoint",
         "region",
+        // How text files are written.
+        "quote",
+        "escape",
+        "comment",
+        "null",
+        "timestamp",
     ];
 
     /// Dotted paths of all keys that take any text; arrays have their first item.

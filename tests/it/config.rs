@@ -6,6 +6,7 @@ use scalingnote::config::{
     ENV_PREFIX, Origin, Pipeline, PipelineVersion, Resolved, Upgrade, resolve, resolve_text,
     upgrade,
 };
+use scalingnote::corpus::TypeRule;
 use scalingnote::error::{ErrorKind, Result};
 use scalingnote::types::Pooling;
 
@@ -221,6 +222,24 @@ fn secrets_are_refused_and_never_repeated() {
 }
 
 #[test]
+fn a_signed_address_of_a_table_comes_from_the_environment_and_is_not_printed() {
+    const SIGNED: &str = "https://host/n.csv?X-Amz-Signature=5ecc3a";
+    let message = refused(&GOOD.replace("notes.csv", SIGNED));
+    let variable = "SCALINGNOTE__CORPUS__TABLES__0__URI";
+    assert!(message.contains(variable) && !message.contains("5ecc3a"), "{message}");
+    let flag = format!("corpus.tables.0.uri={SIGNED}");
+    assert!(!refused_with(GOOD, &[], &[&flag]).contains("5ecc3a"));
+    let resolved = with(GOOD, &[(variable, SIGNED)], &[]).unwrap();
+    assert_eq!(resolved.pipeline.corpus.tables[0].uri, SIGNED);
+    for shown in [resolved.to_toml().unwrap(), resolved.to_json().unwrap()] {
+        assert!(shown.contains("https://host/n.csv?[secret]"), "{shown}");
+        assert!(!shown.contains("5ecc3a"), "{shown}");
+    }
+    let root = refused_with(GOOD, &[("SCALINGNOTE__PUBLISH__ROOT", SIGNED)], &[]);
+    assert!(root.contains("credential") && !root.contains("5ecc3a"), "{root}");
+}
+
+#[test]
 fn what_show_prints_reads_back_to_the_same_pipeline() {
     let text = GOOD.replace("select id", "select\\n\\t'\\\"\\\\' as q, '\u{7b14}' as s, id");
     let shown = with(&text, &[], &["tower.max_tokens=7", "query.prompt_prefix= query: "]).unwrap();
@@ -331,10 +350,11 @@ fn a_version_decides_what_a_key_that_is_left_out_means() {
         assert_eq!(budget(text, &[], &["encode.token_budget=65536"]), 65_536);
     }
     let mut both = [&gpu, &second(&gpu)].map(|text| with(text, &[], &[]).unwrap());
-    assert_eq!(both.each_ref().map(|resolved| resolved.changes().unwrap().len()), [1, 0]);
+    assert_eq!(both.each_ref().map(|resolved| resolved.changes().unwrap().len()), [2, 0]);
     assert!(both.iter().all(|resolved| !resolved.origins.contains_key("encode.token_budget")));
     both[0].pipeline.encode.token_budget = 65_536;
     both[0].pipeline.version = PipelineVersion::V2;
+    both[0].pipeline.corpus.types = TypeRule::Exact;
     assert_eq!(both[0].pipeline, both[1].pipeline, "nothing else differs");
 
     for (version, text) in [(1, &gpu), (2, &second(&gpu))] {
@@ -356,20 +376,25 @@ fn what_version_2_changes_is_told_for_the_very_file() {
         let changes = with(text, &[], set).unwrap().changes().unwrap();
         changes.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
+    let told = changes(&on_a_gpu(), &[]);
+    assert!(told[0].starts_with("corpus.types: \"guessed\" in version 1, \"exact\" in version 2"));
     assert_eq!(
-        changes(&on_a_gpu(), &[]),
+        told[1..],
         [
-            "encode.token_budget: 4096 in version 1, 65536 in version 2 (nothing is encoded again); a GPU is not busy \
+            "encode.token_budget: 4096 in version 1, 65536 in version 2 (the embedding space stays); a GPU is not busy \
              with 4096 tokens, so it is 65536 where every device is one"
         ]
     );
-    assert!(changes(GOOD, &[]).is_empty());
-    assert!(changes(&on_a_gpu(), &["encode.token_budget=4096"]).is_empty());
+    assert_eq!(changes(GOOD, &[]), told[..1]);
+    assert!(changes(GOOD, &["corpus.types=guessed"]).is_empty());
+    assert_eq!(changes(&on_a_gpu(), &["encode.token_budget=4096"]), told[..1]);
     assert!(changes(&second(&on_a_gpu()), &[]).is_empty());
     // The schema tells of all of them.
     let schema = Pipeline::json_schema();
     let told = schema["properties"]["version"]["description"].as_str().unwrap();
-    assert!(told.contains("`encode.token_budget`"), "{told}");
+    for key in ["`corpus.types`", "`encode.token_budget`"] {
+        assert!(told.contains(key), "{told}");
+    }
 }
 
 #[test]
@@ -388,12 +413,14 @@ fn an_upgraded_file_keeps_its_comments_and_its_meaning() {
     let kept = upgraded(&commented, &[], false).unwrap();
     assert_eq!(
         kept.text,
-        second(&commented).replace(
-            "[encode] # on the card\n",
-            "[encode] # on the card\ntoken_budget = 4096 # as in version 1\n"
-        )
+        second(&commented)
+            .replace("[corpus]\n", "[corpus]\ntypes = \"guessed\" # as in version 1\n")
+            .replace(
+                "[encode] # on the card\n",
+                "[encode] # on the card\ntoken_budget = 4096 # as in version 1\n"
+            )
     );
-    assert_eq!((kept.before, kept.changes.len()), (PipelineVersion::V1, 1));
+    assert_eq!((kept.before, kept.changes.len()), (PipelineVersion::V1, 2));
     let new = upgraded(&commented, &[], true).unwrap();
     assert_eq!((new.text, new.changes), (second(&commented), kept.changes));
     let again = upgraded(&kept.text, &[], true).unwrap();
@@ -417,8 +444,9 @@ fn an_upgraded_file_keeps_its_comments_and_its_meaning() {
         let [old, new] = [&text, &upgrade.text].map(|text| with(text, env, &[]).unwrap());
         assert_eq!(old.pipeline.encode, new.pipeline.encode);
     }
-    let unchanged = upgraded(GOOD, &[], false).unwrap();
-    assert_eq!((unchanged.text, unchanged.changes), (second(GOOD), Vec::new()));
+    let settled = GOOD.replace("[corpus]\n", "[corpus]\ntypes = \"guessed\"\n");
+    let unchanged = upgraded(&settled, &[], false).unwrap();
+    assert_eq!((unchanged.text, unchanged.changes), (second(&settled), Vec::new()));
 
     // A version that the file does not hold cannot be changed in it.
     let bare = GOOD.replace("version = 1\n", "");
@@ -429,11 +457,12 @@ fn an_upgraded_file_keeps_its_comments_and_its_meaning() {
 }
 
 #[test]
-fn the_pipelines_that_people_copy_mean_the_same_in_version_2() {
+fn the_pipelines_that_people_copy_are_of_version_2() {
     for name in ["quickstart", "daily"] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("pipelines/{name}.toml"));
         let old = std::fs::read_to_string(&file).unwrap();
         let upgrade = upgrade(&file, &[], false).unwrap();
-        assert_eq!((upgrade.text, upgrade.changes), (second(&old), Vec::new()), "{name}");
+        assert_eq!(upgrade.before, PipelineVersion::V2, "{name}");
+        assert_eq!((upgrade.text, upgrade.changes), (old, Vec::new()), "{name}");
     }
 }

@@ -49,7 +49,7 @@ fn ids_that_change_their_type_are_refused() {
 #[test]
 fn an_export_without_rows_is_bad_input() {
     let place = over("notes.jsonl", "");
-    place.says(1, "run p.toml", &["table `notes` holds no rows", "notes.jsonl is empty"]);
+    place.says(1, "run p.toml", &["table `notes`", "notes.jsonl is empty"]);
     let place = over("notes.csv", "id,title\n");
     place.says(1, "run p.toml", &["column `note_id`", "no value in any row", "empty?"]);
     // Another delimiter: one column that has no plain name.
@@ -64,7 +64,7 @@ fn a_broken_line_has_its_number() {
         (1..=5000).map(|id| format!("{{\"id\": {id}, \"title\": \"note {id}\"}}")).collect();
     lines[4321] = "{\"id\": 4322, \"title\": \"no".to_owned();
     let place = over("notes.jsonl", &(lines.join("\n") + "\n"));
-    place.says(1, "run p.toml", &["notes.jsonl", "line 4322 column"]);
+    place.says(1, "run p.toml", &["notes.jsonl line 4322: column 25, field `title`", "not JSON"]);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn sql_that_names_what_is_not_there() {
         (
             "select id, title from \"Notes\"",
             "error: column `note_id` is missing (corpus.sql must return it); the query returns `id`, `title`; nearest is `id`: \
-             write \"id\" AS note_id if it is meant\n",
+             write id AS note_id if it is meant\n",
         ),
     ] {
         assert_eq!(sql(&place, 2, select), said, "{select}");
