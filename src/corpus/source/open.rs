@@ -16,7 +16,7 @@ use super::file::SourceFile;
 use super::find::FileKind;
 use super::learn::{Complaint, Syntax, TextTable, declared_columns_are_there};
 use super::provider::{Files, SourceTable, folder_fields};
-use super::{csv, infer};
+use super::{csv, described};
 use crate::corpus::options::{ColumnType, TableFormat, TableOptions, TypeRule};
 use crate::corpus::outcome::class;
 use crate::corpus::session::error;
@@ -69,7 +69,7 @@ pub(super) async fn open(
                     Arc::new(ParquetFormat::default().with_options(options))
                 }
             };
-            let found = infer::own(context, &files, kind.format, &format, reading.rule).await?;
+            let found = described::own(context, &files, kind.format, &format, reading.rule).await?;
             let schema = declared(options, found)?;
             let complaints = changed(options, &schema, reading);
             let store = store_of(context, reading.at, &files)?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 
-use super::file::SourceFile;
 use crate::corpus::options::TypeRule;
+use crate::corpus::source::file::SourceFile;
 use crate::error::{Error, Result};
 
 /// The columns of both; a column that one of them lacks is null there.

@@ -10,8 +10,8 @@ use arrow::ipc::reader::FileDecoder;
 use arrow::ipc::{Block, Footer, root_as_footer, root_as_message};
 use object_store::ObjectStoreExt;
 
-use super::file::SourceFile;
 use crate::corpus::session::kind_of_store;
+use crate::corpus::source::file::SourceFile;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 6] = b"ARROW1";

@@ -9,11 +9,12 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use object_store::ObjectStoreExt;
 
-use super::file::SourceFile;
 use super::unify::merge;
-use super::{avro, bytes, ipc};
+use super::{avro, ipc};
 use crate::corpus::options::{TableFormat, TypeRule};
 use crate::corpus::session::error;
+use crate::corpus::source::bytes;
+use crate::corpus::source::file::SourceFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::unreadable;
 
@@ -40,7 +41,7 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
 }
 
 /// Schema of self-describing files: Parquet, Arrow, Avro.
-pub(super) async fn own(
+pub(in crate::corpus::source) async fn own(
     context: &SessionContext,
     files: &[SourceFile],
     kind: TableFormat,
