@@ -8,7 +8,8 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::ScalarValue;
+use datafusion::common::stats::Precision;
+use datafusion::common::{ScalarValue, Statistics};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
@@ -152,8 +153,14 @@ impl TableProvider for SourceTable {
                     };
                     FileGroup::new(group.into_iter().map(file).collect())
                 });
+                let bytes: u64 = files.iter().map(|file| file.meta.size).sum();
+                // By which a join chooses the side that it keeps in memory.
+                let mut statistics = Statistics::new_unknown(&self.schema);
+                statistics.total_byte_size =
+                    Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
                 let config = FileScanConfigBuilder::new(store.clone(), format.file_source(schema))
                     .with_file_groups(groups.collect())
+                    .with_statistics(statistics)
                     .with_projection_indices(Some(places))?
                     .with_limit(limit)
                     .build();
