@@ -20,15 +20,24 @@ const MARKS: [(&[u8], &str); 5] = [
     (&[0xfe, 0xff], "UTF-16BE"),
 ];
 
-/// How files begin that are compressed and do not say so by their name.
-const COMPRESSED: [(&[u8], &str); 6] = [
+/// How files begin that are no text, whatever their names say. A column may be called `PAR1`: what follows is looked at too.
+const NO_TEXT: [(&[u8], &str); 7] = [
     (&[0x1f, 0x8b, 8], "gzip data: its name must end in .gz"),
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd data: its name must end in .zst"),
     (b"PK\x03\x04", "a zip archive or a spreadsheet: export it as text"),
-    (b"BZh", "bzip2 data: use gzip or zstd"),
     (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz data: use gzip or zstd"),
-    (b"PAR1", "a Parquet file: set format = \"parquet\""),
+    (b"PAR1\x15", "a Parquet file: set format = \"parquet\""),
+    (b"ARROW1\0", "an Arrow file: set format = \"arrow\""),
+    (b"Obj\x01", "an Avro file: set format = \"avro\""),
 ];
+
+/// What a file is that is no text, with the way out.
+fn no_text(head: &[u8]) -> Option<&'static str> {
+    // Between the two stands a digit, the size of its blocks.
+    let bzip2 = head.starts_with(b"BZh") && head.get(4..10) == Some(b"1AY&SY");
+    let known = NO_TEXT.iter().find(|(magic, _)| head.starts_with(magic));
+    known.map(|(_, what)| *what).or(bzip2.then_some("bzip2 data: use gzip or zstd"))
+}
 
 impl TextEncoding {
     fn name(self) -> &'static str {
@@ -69,7 +78,7 @@ fn encoding_of(
     declared: Option<TextEncoding>,
 ) -> Result<(usize, Option<&'static Encoding>)> {
     use TextEncoding::{Latin1, Utf8, Utf16, Utf16Be, Utf16Le, Windows1252};
-    if let Some((_, what)) = COMPRESSED.iter().find(|(magic, _)| head.starts_with(magic)) {
+    if let Some(what) = no_text(head) {
         return Err(Error::input(format!("is no text but {what}")));
     }
     let Some((mark, marked)) = MARKS.iter().find(|(mark, _)| head.starts_with(mark)) else {

@@ -48,7 +48,7 @@ fn jsonl(batch: &RecordBatch) -> Vec<u8> {
     out
 }
 
-fn parquet(batch: &RecordBatch) -> Vec<u8> {
+pub(super) fn parquet(batch: &RecordBatch) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = parquet::arrow::ArrowWriter::try_new(&mut out, batch.schema(), None).unwrap();
     writer.write(batch).unwrap();
@@ -56,7 +56,7 @@ fn parquet(batch: &RecordBatch) -> Vec<u8> {
     out
 }
 
-fn ipc(batch: &RecordBatch) -> Vec<u8> {
+pub(super) fn ipc(batch: &RecordBatch) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
     writer.write(batch).unwrap();
@@ -66,7 +66,7 @@ fn ipc(batch: &RecordBatch) -> Vec<u8> {
 }
 
 /// An Avro container written by the book, not by the library that reads it.
-fn avro(batch: &RecordBatch) -> Vec<u8> {
+pub(super) fn avro(batch: &RecordBatch) -> Vec<u8> {
     fn long(value: i64, out: &mut Vec<u8>) {
         let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
         while zigzag > 0x7f {
@@ -79,11 +79,13 @@ fn avro(batch: &RecordBatch) -> Vec<u8> {
         long(value.len() as i64, out);
         out.extend(value);
     }
-    let field = |name: &str, of: &str| serde_json::json!({"name": name, "type": ["null", of]});
-    let schema = serde_json::json!({"type": "record", "name": "note", "fields": [
-        field("id", "string"), field("title", "string"), field("text", "string"),
-        field("score", "long"), field("created", "string"),
-    ]});
+    let schema = batch.schema();
+    let fields = schema.fields().iter().map(|field| {
+        let of = if *field.data_type() == DataType::Int64 { "long" } else { "string" };
+        serde_json::json!({"name": field.name(), "type": ["null", of]})
+    });
+    let fields: Vec<_> = fields.collect();
+    let schema = serde_json::json!({"type": "record", "name": "note", "fields": fields});
     let mut out = b"Obj\x01".to_vec();
     long(2, &mut out);
     for (key, value) in [("avro.schema", schema.to_string()), ("avro.codec", "null".to_owned())] {
@@ -104,9 +106,11 @@ fn avro(batch: &RecordBatch) -> Vec<u8> {
             }
         }
     }
-    long(batch.num_rows() as i64, &mut out);
-    bytes(&block, &mut out);
-    out.extend(sync);
+    if batch.num_rows() > 0 {
+        long(batch.num_rows() as i64, &mut out);
+        bytes(&block, &mut out);
+        out.extend(sync);
+    }
     out
 }
 

@@ -8,6 +8,7 @@ mod formats;
 mod hints;
 mod newest;
 mod numbers;
+mod oddities;
 mod scale;
 mod types;
 
