@@ -17,10 +17,14 @@
 //! - **Text.** The rendered text is trimmed of white space at both ends. `title` and `body` are empty strings and
 //!   `topics` an empty list where they are null or absent; a null in any other column prints nothing and is false.
 //!   `topics` as a string is a list of that one string.
-//! - **Rejections** are judged after duplicates: if the newest row of a note has no text, the note is rejected.
-//!   Text that is not UTF-8 is an error that names the file, not a rejection: the row borders are in doubt.
-//! - **Schema.** CSV and JSON lines are read twice: types come from all rows, so that a field that first appears in row
-//!   5,000 is not lost. A CSV id column of digits is an integer: leading zeros need Parquet or a letter.
+//! - **Rejections** of notes are judged after duplicates: if the newest row of a note has no text, the note is rejected.
+//!   A row of a text file that cannot be read (broken UTF-8, too many fields, no JSON) is rejected and counted, too. Where
+//!   it is in doubt where the next row begins, the file is refused.
+//! - **Types.** CSV and JSON files are read twice: types come from all rows, so that a field that first appears in row
+//!   5,000 is not lost. By the exact rule a column is of numbers only if each is printed as the file writes it: ids `007`
+//!   and `7` are texts, and two notes.
+//!
+//! `schemas/notes.md` is the whole contract.
 
 mod filter;
 mod names;

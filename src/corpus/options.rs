@@ -18,7 +18,7 @@ pub enum CorpusMode {
     Delta,
 }
 
-/// How columns of CSV files and JSON lines get types where `schema` declares none.
+/// How columns of CSV and JSON files get types where `schema` declares none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TypeRule {
@@ -48,7 +48,7 @@ pub enum ColumnType {
     Date,
     /// A point in time as ISO 8601 writes it, in microseconds; a zone is applied, no zone is UTC.
     Timestamp,
-    /// JSON lines only: a list of strings.
+    /// JSON only: a list of strings.
     Strings,
     /// A point in time (or a day) in another format, as strftime writes it: `{ timestamp = "%m/%d/%Y" }`.
     #[serde(untagged)]
@@ -92,7 +92,7 @@ pub enum TextEncoding {
 pub enum TableFormat {
     /// Apache Parquet.
     Parquet,
-    /// One JSON object a line.
+    /// JSON objects: one a line, in a list, or one behind the other.
     Jsonl,
     /// Comma-separated values, with a header unless `has_header = false`.
     Csv,
@@ -108,7 +108,8 @@ pub enum TableFormat {
 pub struct TableOptions {
     /// Name in the SQL.
     pub name: String,
-    /// File, directory or glob; a local path or an object-store URI; may end in `.gz` or `.zst`.
+    /// File, directory or glob, as a local path or an object-store URI, or the address of one file on the web. CSV and JSON
+    /// files may end in `.gz` or `.zst`.
     pub uri: String,
     /// Format; by default from the file ending.
     #[serde(default)]
@@ -119,11 +120,11 @@ pub struct TableOptions {
     /// CSV only: the field separator; a tab in files that end in `.tsv`.
     #[serde(default = "comma")]
     pub delimiter: char,
-    /// CSV only: the character that quoted fields begin and end with, or `none`. By default `"`; in a `.tsv` file whose
-    /// quotes are not those of a CSV writer, none.
+    /// CSV only: the character that quoted fields begin and end with, or `none`. By default `"`; in `.tsv` files whose
+    /// quotes are not all those of a CSV writer, none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote: Option<String>,
-    /// CSV only: a character that takes the next one's meaning away, such as `\\`. By default a quote in a quoted field is
+    /// CSV only: a character that takes the next one's meaning away, such as `\\`. Without one a quote in a quoted field is
     /// written twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escape: Option<char>,
@@ -137,7 +138,7 @@ pub struct TableOptions {
     /// CSV only: lines before the header (or the first row) that are passed over.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skip_rows: u64,
-    /// CSV and JSON lines: how characters are written. By default as the byte order mark says, else UTF-8.
+    /// CSV and JSON: how characters are written. By default as the byte order mark says, else UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<TextEncoding>,
     /// Types of columns, by name: `{ version = "string" }`. They hold before a value is read.
@@ -208,7 +209,7 @@ pub struct CorpusOptions {
     pub tables: Vec<TableOptions>,
     /// A query whose output columns are the contract.
     pub sql: String,
-    /// How columns of CSV files and JSON lines get types where `schema` declares none.
+    /// How columns of CSV and JSON files get types where `schema` declares none.
     #[serde(default)]
     pub types: TypeRule,
     /// What absence means.
@@ -219,7 +220,8 @@ pub struct CorpusOptions {
     /// Extra output columns stored beside the index, for display and filters.
     #[serde(default)]
     pub stored_columns: Vec<String>,
-    /// How many rows may be rejected (null id, no text, invalid UTF-8) before the run stops.
+    /// How many rows may be rejected (no id, no text, or a row of a text file that cannot be read: broken UTF-8, another
+    /// number of fields than the header, no JSON object) before the run stops.
     #[serde(default)]
     pub max_rejected: u64,
     /// How the tables' object stores are reached, where that is not as the pipeline's `storage` says.

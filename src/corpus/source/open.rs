@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::compute::can_cast_types;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
 use datafusion::datasource::file_format::avro::AvroFormat;
@@ -154,7 +154,10 @@ fn keeps(found: &DataType, declared: &ColumnType) -> bool {
         ColumnType::Float => text || matches!(plain, DataType::Float32 | DataType::Float64),
         ColumnType::Boolean => text || *plain == DataType::Boolean,
         ColumnType::Date => text || *plain == DataType::Date32,
-        ColumnType::Timestamp => text || matches!(plain, DataType::Timestamp(..)),
+        // A declared time has no room for nanoseconds.
+        ColumnType::Timestamp => {
+            text || matches!(plain, DataType::Timestamp(unit, _) if *unit != TimeUnit::Nanosecond)
+        }
         ColumnType::Strings => matches!(plain, DataType::List(_) | DataType::LargeList(_)),
         ColumnType::Time(_) => false,
     };

@@ -1,7 +1,9 @@
 //! Readers x oddities: what each reader makes of each odd file, to the note or to the words of the refusal.
 
 mod csv;
+mod folders;
 mod json;
+mod own;
 
 use std::io::Write;
 use std::sync::Arc;

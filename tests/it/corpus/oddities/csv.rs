@@ -14,6 +14,9 @@ fn cases() -> Vec<Case> {
     let one = |text: &str| notes(&[("i:1", text)]);
     let escape = r#"{"escape": "\\"}"#;
     let null = r#"{"null": "\\N"}"#;
+    let number = r#"{"null": "\\N", "sql": "SELECT id AS note_id, coalesce(CAST(v AS VARCHAR), 'none') AS title FROM notes"}"#;
+    let types = r#"{"sql": "SELECT 1 AS note_id, arrow_typeof(i) || ' ' || arrow_typeof(f) || ' ' || arrow_typeof(b) || ' ' || arrow_typeof(d) || ' ' || arrow_typeof(m) AS title FROM notes LIMIT 1"}"#;
+    let greater = r#"{"sql": "SELECT id AS note_id, v AS title FROM notes WHERE v > 10"}"#;
     let by_place = r#"{"has_header": false, "sql": "SELECT column_1 AS note_id, column_2 AS title FROM notes"}"#;
     let renamed = r#"{"has_header": false, "skip_rows": 1, "sql": "SELECT column_1 AS note_id, column_3 AS title FROM notes"}"#;
     vec![
@@ -183,6 +186,24 @@ fn cases() -> Vec<Case> {
             "id,title\n",
             config(&["quote", "one ASCII character", "\"none\""]),
         ),
+        both("a null marker beside numbers", number, "id,v\n1,\n2,\\N\n3,5\n", {
+            notes(&[("i:1", "none"), ("i:2", "none"), ("i:3", "5")])
+        }),
+        both(
+            "types that are found",
+            types,
+            "i,f,b,d,m\n-5,2.5,true,2024-10-01,1\n7,0.1,false,2024-10-02,1.5\n",
+            { one("Int64 Float64 Boolean Utf8 Utf8") },
+        ),
+        both(
+            "types that are not",
+            types,
+            "i,f,b,d,m\n07,2.50,TRUE,1e3,1\n",
+            one("Utf8 Utf8 Utf8 Utf8 Int64"),
+        ),
+        both("texts of numbers compared", greater, "id,v\n1,9\n2,100\n3,12.50\n", {
+            notes(&[("i:2", "100"), ("i:3", "12.50")])
+        }),
         both(
             "a declared type",
             r#"{"schema": {"id": "string"}}"#,

@@ -86,6 +86,12 @@ fn cases() -> Vec<Case> {
             &[r#"{"id": 1, "v": 2}"#, r#"{"id": 2, "v": 2.5}"#],
             { notes(&[("i:1", "2"), ("i:2", "2.5")]) },
         ),
+        both(
+            "texts of numbers compared",
+            r#"{"sql": "SELECT id AS note_id, v AS title FROM notes WHERE v > 10"}"#,
+            &[r#"{"id": 1, "v": 9}"#, r#"{"id": 2, "v": 12.50}"#, r#"{"id": 3, "v": 100}"#],
+            { notes(&[("i:2", "12.50"), ("i:3", "100")]) },
+        ),
         both("no number", "{}", &[ONE, r#"{"id": 2, "title": NaN, "v": "SECRET"}"#], {
             counted(&["line 2", "field `title`", "NaN or Infinity, which is not JSON"], a)
         }),

@@ -1,0 +1,135 @@
+//! Files that describe themselves: types that differ from file to file, and declared ones.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, LargeStringArray, RecordBatch,
+    StringArray, TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt64Array,
+};
+use arrow::datatypes::Int32Type;
+use scalingnote::error::ErrorKind;
+
+use super::{Cell, Table, avro, config, corpus, ipc, notes, owned, parquet, refused};
+use crate::corpus::Corpus;
+
+fn batch(columns: &[(&str, ArrayRef)]) -> RecordBatch {
+    let columns = columns.iter().map(|(name, values)| (*name, Arc::clone(values), true));
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+}
+
+fn text(text: &str) -> ArrayRef {
+    Arc::new(StringArray::from(vec![text]))
+}
+
+fn int(value: i64) -> ArrayRef {
+    Arc::new(Int64Array::from(vec![value]))
+}
+
+type Writer = fn(&RecordBatch) -> Vec<u8>;
+
+/// A folder `d` with a file of each batch.
+fn folder(ending: &str, writer: Writer, options: &str, batches: &[RecordBatch]) -> Corpus {
+    let mut corpus = corpus("d", options);
+    for (at, batch) in batches.iter().enumerate() {
+        corpus = corpus.write(&format!("d/{at}.{ending}"), writer(batch));
+    }
+    corpus
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_one_table_may_differ_where_nothing_is_lost() {
+    let mut table = Table::default();
+    let dictionary: DictionaryArray<Int32Type> = ["b"].into_iter().collect();
+    let differ = [
+        batch(&[
+            ("id", Arc::new(Int32Array::from(vec![1]))),
+            ("title", text("a")),
+            ("at", Arc::new(TimestampSecondArray::from(vec![1]))),
+        ]),
+        batch(&[
+            ("id", int(2)),
+            ("title", Arc::new(dictionary)),
+            ("at", Arc::new(TimestampNanosecondArray::from(vec![2_000_000_001]))),
+        ]),
+        batch(&[
+            ("title", Arc::new(LargeStringArray::from(vec!["c"]))),
+            ("id", Arc::new(UInt8Array::from(vec![3]))),
+        ]),
+    ];
+    let sql = r#"{"sql": "SELECT id AS note_id, title || ' ' || coalesce(CAST(at AS VARCHAR), 'none') AS title FROM notes"}"#;
+    let all = notes(&[
+        ("i:1", "a 1970-01-01T00:00:01"),
+        ("i:2", "b 1970-01-01T00:00:02.000000001"),
+        ("i:3", "c none"),
+    ]);
+    let unlike: [(&str, ArrayRef); 3] = [
+        ("Utf8", text("2")),
+        ("UInt64", Arc::new(UInt64Array::from(vec![2]))),
+        ("Float64", Arc::new(Float64Array::from(vec![2.0]))),
+    ];
+    for (ending, writer) in [("parquet", parquet as Writer), ("arrow", ipc)] {
+        let mut corpus = folder(ending, writer, sql, &differ);
+        table.see("types with room for both", &mut corpus, &all).await;
+        for (name, id) in &unlike {
+            let files =
+                [int(1), Arc::clone(id)].map(|id| batch(&[("id", id), ("title", text("SECRET"))]));
+            let mut corpus = folder(ending, writer, "{}", &files);
+            let said = [&format!("column `id` is {name}"), "but Int64", "make them two tables"];
+            table.see("types without", &mut corpus, &refused(&said)).await;
+        }
+    }
+    let files = [
+        batch(&[("id", int(1)), ("title", text("a")), ("at", text("x"))]),
+        batch(&[("id", int(2)), ("title", text("b"))]),
+    ];
+    let mut corpus = folder("avro", avro, sql, &files);
+    table
+        .see("a column that is missing", &mut corpus, &notes(&[("i:1", "a x"), ("i:2", "b none")]))
+        .await;
+    table.end(9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn declared_types_keep_every_value() {
+    let mut table = Table::default();
+    let declared = |of: &str| {
+        format!(
+            r#"{{"schema": {{"v": "{of}"}}, "sql": "SELECT id AS note_id, CAST(v AS VARCHAR) AS title FROM notes"}}"#
+        )
+    };
+    let cells: [(&str, ArrayRef, Cell); 8] = [
+        ("string", int(7), notes(&[("i:1", "7")])),
+        ("integer", text("007"), notes(&[("i:1", "7")])),
+        ("integer", text("SECRET"), Cell::Refused(ErrorKind::Input, owned(&["v"]))),
+        ("integer", Arc::new(UInt64Array::from(vec![u64::MAX])), refused(&["v"])),
+        (
+            "integer",
+            Arc::new(Float64Array::from(vec![2.5])),
+            config(&["column `v` as integer", "Float64", "corpus.sql"]),
+        ),
+        (
+            "string",
+            Arc::new(Float64Array::from(vec![2.5])),
+            config(&["column `v` as string", "Float64"]),
+        ),
+        (
+            "timestamp",
+            Arc::new(TimestampSecondArray::from(vec![1])),
+            notes(&[("i:1", "1970-01-01T00:00:01")]),
+        ),
+        (
+            "timestamp",
+            Arc::new(TimestampNanosecondArray::from(vec![1])),
+            config(&["column `v` as timestamp"]),
+        ),
+    ];
+    for (of, values, cell) in cells {
+        for (name, writer) in [("n.parquet", parquet as Writer), ("n.arrow", ipc)] {
+            let bytes = writer(&batch(&[("id", int(1)), ("v", Arc::clone(&values))]));
+            let mut corpus = corpus(name, &declared(of)).write(name, bytes);
+            let what = format!("{} as {of}", values.data_type());
+            table.see(&what, &mut corpus, &cell).await;
+        }
+    }
+    table.end(16);
+}
