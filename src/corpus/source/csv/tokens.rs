@@ -161,6 +161,8 @@ pub(super) struct Tokens<R> {
     scratch: Vec<u8>,
     /// So many fields of a record are kept.
     keep: usize,
+    /// Most bytes of a record.
+    longest: usize,
 }
 
 enum Scan {
@@ -197,6 +199,7 @@ impl<R: Read> Tokens<R> {
             fields: Vec::new(),
             scratch: Vec::new(),
             keep: 1 << 16,
+            longest: LONGEST,
         }
     }
 
@@ -265,7 +268,7 @@ impl<R: Read> Tokens<R> {
         self.filled -= self.at;
         self.at = 0;
         if self.filled == self.buffer.len() {
-            if self.filled >= LONGEST {
+            if self.filled >= self.longest {
                 return Err(Fault::Long { line: self.line });
             }
             self.buffer.resize(self.filled * 2, 0);

@@ -84,6 +84,17 @@ mod tests {
             (kind.format, kind.compression),
             (TableFormat::Jsonl, FileCompressionType::GZIP)
         );
+        for (endings, format) in [
+            (&["parquet", "pq"][..], TableFormat::Parquet),
+            (&["jsonl", "ndjson", "json", "json.gz", "ndjson.zst"], TableFormat::Jsonl),
+            (&["csv", "tsv", "tsv.gz", "csv.zstd", "csv.gzip"], TableFormat::Csv),
+            (&["arrow", "ipc", "feather"], TableFormat::Arrow),
+            (&["avro"], TableFormat::Avro),
+        ] {
+            for ending in endings {
+                assert_eq!(of(&format!("a.{ending}")).unwrap().unwrap().format, format, "{ending}");
+            }
+        }
         assert!(of("a.tsv").unwrap().unwrap().tabs);
         assert_eq!(of("README.md").unwrap(), None);
         assert_eq!(of("a.csv.xz").unwrap_err().kind(), ErrorKind::Unsupported);

@@ -13,6 +13,8 @@ fn both(what: &'static str, options: &'static str, text: &'static str, cell: Cel
 fn cases() -> Vec<Case> {
     let one = |text: &str| notes(&[("i:1", text)]);
     let escape = r#"{"escape": "\\"}"#;
+    let bare = r#"{"escape": "\\", "quote": "none"}"#;
+    let declared = r#"{"schema": {"f": "float", "b": "boolean", "t": "timestamp"}, "sql": "SELECT id AS note_id, CAST(f AS VARCHAR) || ' ' || CAST(b AS VARCHAR) || ' ' || CAST(t AS VARCHAR) AS title FROM notes"}"#;
     let null = r#"{"null": "\\N"}"#;
     let number = r#"{"null": "\\N", "sql": "SELECT id AS note_id, coalesce(CAST(v AS VARCHAR), 'none') AS title FROM notes"}"#;
     let types = r#"{"sql": "SELECT 1 AS note_id, arrow_typeof(i) || ' ' || arrow_typeof(f) || ' ' || arrow_typeof(b) || ' ' || arrow_typeof(d) || ' ' || arrow_typeof(m) AS title FROM notes LIMIT 1"}"#;
@@ -203,6 +205,10 @@ fn cases() -> Vec<Case> {
         ),
         both("texts of numbers compared", greater, "id,v\n1,9\n2,100\n3,12.50\n", {
             notes(&[("i:2", "100"), ("i:3", "12.50")])
+        }),
+        both("an escaped letter without quotes", bare, "id,title\n1,a\\nb\\\\n\n", one("a\nb\\n")),
+        both("declared types", declared, "id,f,b,t\n1,1.10,1,2024-10-01T12:00:00+02:00\n", {
+            one("1.1 true 2024-10-01T10:00:00")
         }),
         both(
             "a declared type",

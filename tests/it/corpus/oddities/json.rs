@@ -17,6 +17,7 @@ fn cases() -> Vec<Case> {
     let string = r#"{"schema": {"title": "string"}}"#;
     let id = r#"{"schema": {"id": "string"}}"#;
     let version = r#"{"sql": "SELECT id AS note_id, CAST(v AS VARCHAR) AS title FROM notes"}"#;
+    let strings = r#"{"schema": {"v": "strings"}, "sql": "SELECT id AS note_id, array_to_string(v, '|') AS title FROM notes"}"#;
     let deep = format!("{{\"id\": 2, \"v\": {}{}}}", "[".repeat(128), "]".repeat(128));
     let rows = |second: &str| vec![ONE.to_owned(), second.to_owned()];
     vec![
@@ -92,6 +93,15 @@ fn cases() -> Vec<Case> {
             &[r#"{"id": 1, "v": 9}"#, r#"{"id": 2, "v": 12.50}"#, r#"{"id": 3, "v": 100}"#],
             { notes(&[("i:2", "12.50"), ("i:3", "100")]) },
         ),
+        both(
+            "lists that are declared",
+            strings,
+            &[r#"{"id": 1, "v": ["a", null, "b", 7]}"#, r#"{"id": 2, "v": "SECRET"}"#],
+            { counted(&["line 2", "field `v`", "not of the declared type"], &[("i:1", "a|b|7")]) },
+        ),
+        both("an option of CSV files", r#"{"null": "x"}"#, &[r#"{"id": 1, "title": "SECRET"}"#], {
+            config(&["null is for CSV files", "leave it out"])
+        }),
         both("no number", "{}", &[ONE, r#"{"id": 2, "title": NaN, "v": "SECRET"}"#], {
             counted(&["line 2", "field `title`", "NaN or Infinity, which is not JSON"], a)
         }),

@@ -304,3 +304,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_record_has_a_longest_size() {
+    let text = format!("a\nb,\"c\nd\"\n{}\n", "x".repeat(99));
+    let mut tokens = Tokens::with_buffer(text.as_bytes(), CSV, true, 4);
+    tokens.longest = 16;
+    for line in [1, 2] {
+        assert_eq!(tokens.next().unwrap().map(|record| record.line), Some(line));
+    }
+    let fault = tokens.next().err().map(Error::from).unwrap().to_string();
+    assert!(fault.contains("line 4: the row that begins here is longer"), "{fault}");
+}
