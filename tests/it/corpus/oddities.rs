@@ -331,6 +331,11 @@ async fn packed_files_that_are_broken() {
 async fn files_that_describe_themselves() {
     let mut table = Table::default();
     for format in OWN {
+        let cut = match format {
+            "parquet" => refused(&["reading"]),
+            "arrow" => refused(&["is no whole Arrow IPC file", "write it again"]),
+            _ => refused(&["reading"]),
+        };
         let name = format!("n.{format}");
         let plain = written(format, &[(1, "Über"), (2, "b\0")]);
         let both = notes(&[("i:1", "Über"), ("i:2", "b\0")]);
@@ -341,8 +346,8 @@ async fn files_that_describe_themselves() {
             ("a plain file", plain.clone(), "{}", both),
             ("an empty file", vec![], "{}", refused(&["is empty"])),
             ("the schema alone", written(format, &[]), "{}", notes(&[])),
-            ("a file cut off", secret[..secret.len() - 9].to_vec(), "{}", refused(&[])),
-            ("a file cut in half", secret[..secret.len() / 2].to_vec(), "{}", refused(&[])),
+            ("a file cut off", secret[..secret.len() - 9].to_vec(), "{}", cut.clone()),
+            ("a file cut in half", secret[..secret.len() / 2].to_vec(), "{}", cut),
             ("a few bytes", secret[..4].to_vec(), "{}", refused(&[&is_no])),
             ("a mark before it", [b"\xef\xbb\xbf", &secret[..]].concat(), "{}", refused(&[&is_no])),
             ("an encoding", plain.clone(), r#"{"encoding": "utf-8"}"#, option("encoding")),
@@ -384,7 +389,7 @@ async fn every_format_under_every_ending() {
                 _ if is_own(ending) => refused(&[&is_no]),
                 _ if is_own(format) => refused(&["is no text but", &set]),
                 _ if json(ending) => refused(&["none of its rows", "line 1", "not JSON"]),
-                _ => config(&["id"]),
+                _ => config(&["there is no column id", "of another format"]),
             };
             let name = format!("n.{ending}");
             let mut corpus = corpus(&name, "{}").write(&name, bytes);

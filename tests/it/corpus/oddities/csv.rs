@@ -174,7 +174,7 @@ fn cases() -> Vec<Case> {
             "a delimiter that is not there",
             r#"{"delimiter": ";"}"#,
             "id,title\n1,SECRET\n",
-            config(&["id"]),
+            config(&["there is no column id", "delimiter"]),
         ),
         both(
             "one character of two meanings",
