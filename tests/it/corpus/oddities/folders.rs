@@ -1,6 +1,6 @@
 //! Several files of one table.
 
-use super::{Cell, Table, corpus, notes, refused, written};
+use super::{Table, corpus, notes, refused, written};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn folders_are_columns() {
@@ -18,10 +18,9 @@ async fn folders_are_columns() {
         corpus.options.sql = "SELECT id AS note_id, title FROM notes".into();
         table.see(format, &mut corpus, &notes(&[("i:2", "b"), ("i:3", "c")])).await;
         let mut corpus = super::corpus("d", "{}")
-            .write(&format!("d/title=x/n.{format}"), written(format, &[(1, "SECRET")]));
-        let both: Cell = refused(&["named after a column `title`", "rename the folders"]);
-        // The table is named, not a file of it.
-        table.see(format, &mut corpus, &both).await;
+            .write(&format!("d/title=x/n.{format}"), written(format, &[(1, "own")]));
+        table.see(format, &mut corpus, &notes(&[("i:1", "own")])).await;
+        assert!(format!("{:?}", corpus.reporter.events()).contains("name a column `title`"));
     }
     table.end(7 * 3);
 }
