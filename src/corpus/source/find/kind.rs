@@ -92,7 +92,8 @@ mod tests {
             (&["avro"], TableFormat::Avro),
         ] {
             for ending in endings {
-                assert_eq!(of(&format!("a.{ending}")).unwrap().unwrap().format, format, "{ending}");
+                let kind = FileKind::of(&format!("a.{ending}"), None).unwrap().unwrap();
+                assert_eq!(kind.format, format, "{ending}");
             }
         }
         assert!(of("a.tsv").unwrap().unwrap().tabs);

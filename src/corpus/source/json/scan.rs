@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
+use crate::corpus::source::text::failed;
 use crate::error::Error;
 
 /// Counts what is taken out of a reader.
@@ -64,10 +65,7 @@ impl<R: BufRead> BufRead for Counted<R> {
 pub(super) fn unread(cause: io::Error, line: u64) -> Error {
     match cause.downcast::<Error>() {
         Ok(ours) => ours,
-        Err(cause) => {
-            let message = format!("after line {line}: {cause}");
-            Error::io(cause, message)
-        }
+        Err(cause) => failed(cause).context(format!("after line {line}")),
     }
 }
 
