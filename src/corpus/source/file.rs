@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use chrono::DateTime;
+use datafusion::common::ScalarValue;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -34,6 +35,12 @@ pub(in crate::corpus) struct SourceFile {
 }
 
 impl SourceFile {
+    /// The values of the columns that its folders give, by their places among its partitions.
+    pub(super) fn folder_values(&self, places: &[usize]) -> Vec<ScalarValue> {
+        let value = |at: &usize| self.partitions.get(*at).and_then(|(_, value)| value.clone());
+        places.iter().map(|at| ScalarValue::Utf8(value(at))).collect()
+    }
+
     /// What the report says of the file.
     pub(in crate::corpus) fn input(&self) -> InputFile {
         InputFile {

@@ -15,6 +15,7 @@ use datafusion::prelude::SessionContext;
 use super::file::SourceFile;
 use super::find::FileKind;
 use super::learn::{Complaint, Syntax, TextTable, declared_columns_are_there};
+use super::own::OwnFiles;
 use super::provider::{Files, SourceTable, folder_fields};
 use super::{csv, described};
 use crate::corpus::options::{ColumnType, TableFormat, TableOptions, TypeRule};
@@ -69,11 +70,14 @@ pub(super) async fn open(
                     Arc::new(ParquetFormat::default().with_options(options))
                 }
             };
-            let found = described::own(context, &files, kind.format, &format, reading.rule).await?;
+            let (found, each) =
+                described::own(context, &files, kind.format, &format, reading.rule).await?;
             let schema = declared(options, found)?;
             let complaints = changed(options, &schema, reading);
             let store = store_of(context, reading.at, &files)?;
-            (schema, Files::Own { format, store, files: files.clone() }, complaints)
+            // Its reader takes columns by their places, and knows no other types than the file's.
+            let each = (kind.format == TableFormat::Arrow).then_some(each);
+            (schema, Files::Own(OwnFiles { format, store, files: files.clone(), each }), complaints)
         }
     };
     let mut fields: Vec<FieldRef> = own.fields().iter().cloned().collect();
@@ -150,7 +154,7 @@ fn keeps(found: &DataType, declared: &ColumnType) -> bool {
         ColumnType::String => {
             text || plain.is_integer() || plain.is_temporal() || *plain == DataType::Boolean
         }
-        ColumnType::Integer => text || plain.is_integer(),
+        ColumnType::Integer => text || plain.is_integer() && *plain != DataType::UInt64,
         ColumnType::Float => text || matches!(plain, DataType::Float32 | DataType::Float64),
         ColumnType::Boolean => text || *plain == DataType::Boolean,
         ColumnType::Date => text || *plain == DataType::Date32,

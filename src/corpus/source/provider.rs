@@ -5,17 +5,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::stats::Precision;
-use datafusion::common::{ScalarValue, Statistics};
-use datafusion::datasource::file_format::FileFormat;
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
-use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result as PlanResult};
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::LexOrdering;
@@ -24,7 +17,9 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 
 use super::file::SourceFile;
+use super::groups::groups;
 use super::learn::{Complaint, TextTable};
+use super::own::{OwnColumns, OwnFiles};
 use crate::corpus::outcome::Rejections;
 use crate::error::Error;
 use crate::observe::{Event, Reporter};
@@ -35,7 +30,7 @@ const AHEAD: usize = 2;
 /// How the files are read.
 pub(super) enum Files {
     /// By DataFusion's reader of a format that describes itself.
-    Own { format: Arc<dyn FileFormat>, store: ObjectStoreUrl, files: Arc<[SourceFile]> },
+    Own(OwnFiles),
     /// By ours.
     Text(Arc<TextTable>),
 }
@@ -140,35 +135,15 @@ impl TableProvider for SourceTable {
         self.check(&places).map_err(foreign)?;
         let partitions = state.config().target_partitions();
         match &self.files {
-            Files::Own { format, store, files } => {
-                let (own, folders) = self.schema.fields().split_at(self.own);
-                let schema = Arc::new(Schema::new(own.to_vec()));
-                let schema = TableSchema::builder(schema)
-                    .with_table_partition_cols(folders.to_vec())
-                    .build();
-                let groups = groups(files, partitions).into_iter().map(|group| {
-                    let file = |at: usize| {
-                        PartitionedFile::from(files[at].meta.clone())
-                            .with_partition_values(folder_values(&files[at], &self.folders))
-                    };
-                    FileGroup::new(group.into_iter().map(file).collect())
-                });
-                let bytes: u64 = files.iter().map(|file| file.meta.size).sum();
-                // By which a join chooses the side that it keeps in memory.
-                let mut statistics = Statistics::new_unknown(&self.schema);
-                statistics.total_byte_size =
-                    Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
-                let config = FileScanConfigBuilder::new(store.clone(), format.file_source(schema))
-                    .with_file_groups(groups.collect())
-                    .with_statistics(statistics)
-                    .with_projection_indices(Some(places))?
-                    .with_limit(limit)
-                    .build();
-                format.create_physical_plan(state, config).await
+            Files::Own(own) => {
+                let columns =
+                    OwnColumns { table: &self.schema, own: self.own, folders: &self.folders };
+                own.scan(state, columns, &places, limit).await
             }
             Files::Text(text) => {
                 let schema = Arc::new(self.schema.project(&places)?);
-                let streams = groups(&text.files, partitions).into_iter().map(|files| {
+                let all = (0..text.files.len()).collect::<Vec<_>>();
+                let streams = groups(&text.files, &all, partitions).into_iter().map(|files| {
                     let (text, schema) = (Arc::clone(text), Arc::clone(&schema));
                     let (places, own, folders) = (places.clone(), self.own, self.folders.clone());
                     Arc::new(TextFiles { text, files, places, own, folders, schema })
@@ -184,35 +159,10 @@ impl TableProvider for SourceTable {
     }
 }
 
-/// The values of a file's folder columns.
-fn folder_values(file: &SourceFile, folders: &[usize]) -> Vec<ScalarValue> {
-    let value = |at: &usize| file.partitions.get(*at).and_then(|(_, value)| value.clone());
-    folders.iter().map(|at| ScalarValue::Utf8(value(at))).collect()
-}
-
 /// The fields of the folder columns.
 pub(super) fn folder_fields(files: &[SourceFile]) -> Vec<Field> {
     let first = files.first().map_or(&[][..], |file| &file.partitions);
     first.iter().map(|(name, _)| Field::new(name, DataType::Utf8, true)).collect()
-}
-
-/// Consecutive files, by place, in at most so many groups of about the same size.
-fn groups(files: &[SourceFile], count: usize) -> Vec<Vec<usize>> {
-    let total: u64 = files.iter().map(|file| file.meta.size).sum();
-    let share = total.div_ceil(count.max(1) as u64).max(1);
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut filled = 0;
-    for (at, file) in files.iter().enumerate() {
-        match groups.last_mut() {
-            Some(group) if filled < share => group.push(at),
-            _ => {
-                groups.push(vec![at]);
-                filled = 0;
-            }
-        }
-        filled += file.meta.size;
-    }
-    groups
 }
 
 /// Text files that are read one after the other.
@@ -246,7 +196,7 @@ impl PartitionStream for TextFiles {
         let (schema, sender) = (Arc::clone(&self.schema), builder.tx());
         builder.spawn(async move {
             for at in files {
-                let values = folder_values(&text.files[at], &folders);
+                let values = text.files[at].folder_values(&folders);
                 let (places, schema) = (places.clone(), Arc::clone(&schema));
                 let batches = sender.clone();
                 let emit = move |batch: RecordBatch| {

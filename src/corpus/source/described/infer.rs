@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::prelude::SessionContext;
@@ -40,14 +40,14 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
     if magics.iter().any(|magic| start.starts_with(magic)) { Ok(()) } else { Err(wrong()) }
 }
 
-/// Schema of self-describing files: Parquet, Arrow, Avro.
+/// Schema of self-describing files (Parquet, Arrow, Avro), and that of each.
 pub(in crate::corpus::source) async fn own(
     context: &SessionContext,
     files: &[SourceFile],
     kind: TableFormat,
     format: &Arc<dyn FileFormat>,
     rule: TypeRule,
-) -> Result<Schema> {
+) -> Result<(Schema, Vec<SchemaRef>)> {
     let state = context.state();
     let mut schemas = futures::stream::iter(files.iter().cloned())
         .map(|file| {
@@ -78,11 +78,20 @@ pub(in crate::corpus::source) async fn own(
         })
         .buffered(8);
     let mut merged: Option<Schema> = None;
+    let mut each: Vec<SchemaRef> = Vec::new();
     while let Some(next) = schemas.next().await {
         let (file, schema) = next?;
         // Metadata may differ from file to file and means nothing here.
         let schema = Schema::new(schema.fields().clone());
+        // Most files have the schema of the one before.
+        let known = each.last().filter(|last| ***last == schema).cloned();
+        each.push(known.unwrap_or_else(|| Arc::new(schema.clone())));
         merged = Some(merge(merged, schema, &file, rule)?);
     }
-    Ok(merged.unwrap_or_else(Schema::empty))
+    let mut merged = merged.unwrap_or_else(Schema::empty);
+    if each.iter().any(|schema| *schema != each[0]) {
+        let fields = merged.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+        merged = Schema::new(fields.collect::<Vec<_>>());
+    }
+    Ok((merged, each))
 }

@@ -18,7 +18,8 @@ fn cases() -> Vec<Case> {
     let null = r#"{"null": "\\N"}"#;
     let number = r#"{"null": "\\N", "sql": "SELECT id AS note_id, coalesce(CAST(v AS VARCHAR), 'none') AS title FROM notes"}"#;
     let types = r#"{"sql": "SELECT 1 AS note_id, arrow_typeof(i) || ' ' || arrow_typeof(f) || ' ' || arrow_typeof(b) || ' ' || arrow_typeof(d) || ' ' || arrow_typeof(m) AS title FROM notes LIMIT 1"}"#;
-    let greater = r#"{"sql": "SELECT id AS note_id, v AS title FROM notes WHERE v > 10"}"#;
+    let greater =
+        r#"{"sql": "SELECT id AS note_id, v AS title FROM notes WHERE CAST(v AS DOUBLE) > 10"}"#;
     let by_place = r#"{"has_header": false, "sql": "SELECT column_1 AS note_id, column_2 AS title FROM notes"}"#;
     let renamed = r#"{"has_header": false, "skip_rows": 1, "sql": "SELECT column_1 AS note_id, column_3 AS title FROM notes"}"#;
     vec![
@@ -111,7 +112,7 @@ fn cases() -> Vec<Case> {
             "names to quote, and no quotes",
             r#"{"sql": "SELECT id AS note_id, Überschrift AS title FROM notes"}"#,
             "Note ID,Überschrift\n1,SECRET\n",
-            { config(&["\"Note ID\"", "\"Überschrift\""]) },
+            config(&["\"Note ID\"", "\"Überschrift\""]),
         ),
         both("too few fields", "{}", "id,title\n1,a\n\n2\n", {
             counted(
@@ -141,7 +142,7 @@ fn cases() -> Vec<Case> {
             "ids beyond 64 bits",
             "{}",
             "id,title\n9223372036854775808,a\n9223372036854775807,b\n",
-            { notes(&[("s:9223372036854775807", "b"), ("s:9223372036854775808", "a")]) },
+            notes(&[("s:9223372036854775807", "b"), ("s:9223372036854775808", "a")]),
         ),
         both(
             "one id that is a word",
@@ -180,7 +181,7 @@ fn cases() -> Vec<Case> {
             "one character of two meanings",
             r#"{"delimiter": ";", "quote": ";"}"#,
             "id,title\n",
-            { config(&["delimiter and quote are both", "a character of its own"]) },
+            config(&["delimiter and quote are both", "a character of its own"]),
         ),
         both(
             "a quote of two characters",
@@ -195,7 +196,7 @@ fn cases() -> Vec<Case> {
             "types that are found",
             types,
             "i,f,b,d,m\n-5,2.5,true,2024-10-01,1\n7,0.1,false,2024-10-02,1.5\n",
-            { one("Int64 Float64 Boolean Utf8 Utf8") },
+            one("Int64 Float64 Boolean Utf8 Utf8"),
         ),
         both(
             "types that are not",
@@ -220,13 +221,13 @@ fn cases() -> Vec<Case> {
             "a value of another type",
             r#"{"schema": {"id": "integer"}}"#,
             "id,title\nSECRET,a\n2,b\n",
-            { counted(&["line 2", "column `id`", "not of the declared type"], &[("i:2", "b")]) },
+            counted(&["line 2", "column `id`", "not of the declared type"], &[("i:2", "b")]),
         ),
         both(
             "a declared column that is not there",
             r#"{"schema": {"ID": "string"}}"#,
             "id,title\n1,SECRET\n",
-            { config(&["`ID`", "they have `id`, `title`"]) },
+            config(&["`ID`", "they have `id`, `title`"]),
         ),
     ]
 }

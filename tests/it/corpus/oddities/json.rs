@@ -25,16 +25,14 @@ fn cases() -> Vec<Case> {
             "a text that is a number in one row",
             "{}",
             &[r#"{"id": 1, "title": "SECRET"}"#, r#"{"id": 2, "title": 5}"#],
-            {
-                refused(&[
-                    "field `title`",
-                    "a string in",
-                    "a number in",
-                    "line 1",
-                    "line 2",
-                    "title = \"string\"",
-                ])
-            },
+            refused(&[
+                "field `title`",
+                "a string in",
+                "a number in",
+                "line 1",
+                "line 2",
+                "title = \"string\"",
+            ]),
         ),
         both(
             "the same, declared",
@@ -46,7 +44,7 @@ fn cases() -> Vec<Case> {
             "a text that is a list in one row",
             "{}",
             &[r#"{"id": 1, "title": "SECRET"}"#, r#"{"id": 2, "title": ["b"]}"#],
-            { refused(&["field `title`", "a list in", "line 2", "make them two tables"]) },
+            refused(&["field `title`", "a list in", "line 2", "make them two tables"]),
         ),
         both("7 and \"7\"", "{}", &[ONE, r#"{"id": "1", "title": "SECRET"}"#], {
             refused(&["field `id`", "a number in", "a string in", "id = \"string\""])
@@ -55,13 +53,13 @@ fn cases() -> Vec<Case> {
             "7 and \"007\", declared",
             id,
             &[r#"{"id": 7, "title": "a"}"#, r#"{"id": "007", "title": "b"}"#],
-            { notes(&[("s:007", "b"), ("s:7", "a")]) },
+            notes(&[("s:007", "b"), ("s:7", "a")]),
         ),
         both(
             "zeros before ids",
             "{}",
             &[r#"{"id": "007", "title": "a"}"#, r#"{"id": "7", "title": "b"}"#],
-            { notes(&[("s:007", "a"), ("s:7", "b")]) },
+            notes(&[("s:007", "a"), ("s:7", "b")]),
         ),
         both("a number with zeros before it", "{}", &[ONE, r#"{"id": 007, "title": "SECRET"}"#], {
             counted(&["line 2", "not JSON", "field `id`"], a)
@@ -73,31 +71,31 @@ fn cases() -> Vec<Case> {
                 r#"{"id": 18446744073709551616, "title": "a"}"#,
                 r#"{"id": 18446744073709551617, "title": "b"}"#,
             ],
-            { notes(&[("s:18446744073709551616", "a"), ("s:18446744073709551617", "b")]) },
+            notes(&[("s:18446744073709551616", "a"), ("s:18446744073709551617", "b")]),
         ),
         both(
             "numbers that are written alike",
             version,
             &[r#"{"id": 1, "v": 1.10}"#, r#"{"id": 2, "v": 1e400}"#],
-            { notes(&[("i:1", "1.10"), ("i:2", "1e400")]) },
+            notes(&[("i:1", "1.10"), ("i:2", "1e400")]),
         ),
         both(
             "whole numbers and fractions",
             version,
             &[r#"{"id": 1, "v": 2}"#, r#"{"id": 2, "v": 2.5}"#],
-            { notes(&[("i:1", "2"), ("i:2", "2.5")]) },
+            notes(&[("i:1", "2"), ("i:2", "2.5")]),
         ),
         both(
             "texts of numbers compared",
-            r#"{"sql": "SELECT id AS note_id, v AS title FROM notes WHERE v > 10"}"#,
+            r#"{"sql": "SELECT id AS note_id, v AS title FROM notes WHERE CAST(v AS DOUBLE) > 10"}"#,
             &[r#"{"id": 1, "v": 9}"#, r#"{"id": 2, "v": 12.50}"#, r#"{"id": 3, "v": 100}"#],
-            { notes(&[("i:2", "12.50"), ("i:3", "100")]) },
+            notes(&[("i:2", "12.50"), ("i:3", "100")]),
         ),
         both(
             "lists that are declared",
             strings,
             &[r#"{"id": 1, "v": ["a", null, "b", 7]}"#, r#"{"id": 2, "v": "SECRET"}"#],
-            { counted(&["line 2", "field `v`", "not of the declared type"], &[("i:1", "a|b|7")]) },
+            counted(&["line 2", "field `v`", "not of the declared type"], &[("i:1", "a|b|7")]),
         ),
         both("an option of CSV files", r#"{"null": "x"}"#, &[r#"{"id": 1, "title": "SECRET"}"#], {
             config(&["null is for CSV files", "leave it out"])
@@ -109,7 +107,7 @@ fn cases() -> Vec<Case> {
             "a field given twice",
             "{}",
             &[ONE, r#"{"id": 2, "title": "SECRET", "title": "b"}"#],
-            { counted(&["line 2", "a field twice in one object"], a) },
+            counted(&["line 2", "a field twice in one object"], a),
         ),
         both(
             "a row that is no object",
@@ -157,7 +155,7 @@ fn cases() -> Vec<Case> {
             "a field that is null or not there",
             "{}",
             &[ONE, r#"{"id": 2, "title": null}"#, r#"{"id": 3}"#],
-            { notes(&[("i:1", "a"), ("i:2", "none"), ("i:3", "none")]) },
+            notes(&[("i:1", "a"), ("i:2", "none"), ("i:3", "none")]),
         ),
         both(
             "a row without an id",
@@ -169,11 +167,11 @@ fn cases() -> Vec<Case> {
             "a declared field that is of another type",
             r#"{"schema": {"id": "integer"}}"#,
             &[ONE, r#"{"id": "SECRET", "title": "b"}"#],
-            { counted(&["line 2", "field `id`", "not of the declared type"], a) },
+            counted(&["line 2", "field `id`", "not of the declared type"], a),
         ),
         both(
             "an object as a text",
-            "{}",
+            r#"{"sql": "SELECT id AS note_id, title FROM notes"}"#,
             &[r#"{"id": 1, "title": {"de": "SECRET"}}"#],
             config(&["title", "Struct"]),
         ),
@@ -181,7 +179,7 @@ fn cases() -> Vec<Case> {
             "lists in lists",
             "{}",
             &[ONE, &deep],
-            counted(&["line 2", "field `v`", "more than 128 deep"], a),
+            counted(&["line 2", "column 143", "more than 128 deep"], a),
         ),
         (
             "a string that nothing closes",

@@ -7,9 +7,8 @@ use arrow::array::{
     StringArray, TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt64Array,
 };
 use arrow::datatypes::Int32Type;
-use scalingnote::error::ErrorKind;
 
-use super::{Cell, Table, avro, config, corpus, ipc, notes, owned, parquet, refused};
+use super::{Cell, Table, avro, config, corpus, ipc, notes, parquet, refused};
 use crate::corpus::Corpus;
 
 fn batch(columns: &[(&str, ArrayRef)]) -> RecordBatch {
@@ -100,8 +99,12 @@ async fn declared_types_keep_every_value() {
     let cells: [(&str, ArrayRef, Cell); 8] = [
         ("string", int(7), notes(&[("i:1", "7")])),
         ("integer", text("007"), notes(&[("i:1", "7")])),
-        ("integer", text("SECRET"), Cell::Refused(ErrorKind::Input, owned(&["v"]))),
-        ("integer", Arc::new(UInt64Array::from(vec![u64::MAX])), refused(&["v"])),
+        ("integer", text("SECRET"), refused(&["reading the corpus", "Cast error"])),
+        (
+            "integer",
+            Arc::new(UInt64Array::from(vec![u64::MAX])),
+            config(&["column `v` as integer", "UInt64"]),
+        ),
         (
             "integer",
             Arc::new(Float64Array::from(vec![2.5])),
@@ -132,4 +135,23 @@ async fn declared_types_keep_every_value() {
         }
     }
     table.end(16);
+}
+
+/// By name, not by place: two columns of one type that change places stay what they are called.
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_are_read_by_name() {
+    let mut table = Table::default();
+    let files = [
+        batch(&[("id", text("1")), ("title", text("a")), ("more", text("x"))]),
+        batch(&[("more", text("y")), ("title", text("b")), ("id", text("2"))]),
+        batch(&[("title", text("c")), ("id", text("3"))]),
+    ];
+    let sql =
+        r#"{"sql": "SELECT id AS note_id, title || coalesce(more, '-') AS title FROM notes"}"#;
+    for (ending, writer) in [("parquet", parquet as Writer), ("arrow", ipc), ("avro", avro)] {
+        let mut corpus = folder(ending, writer, sql, &files);
+        let all = notes(&[("s:1", "ax"), ("s:2", "by"), ("s:3", "c-")]);
+        table.see(&format!("columns that change places, {ending}"), &mut corpus, &all).await;
+    }
+    table.end(3);
 }
