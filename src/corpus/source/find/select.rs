@@ -99,7 +99,7 @@ fn nothing(table: &TableOptions, named: bool, unknown: &Passed, empty: &Passed) 
     let name = unknown.first.rsplit('/').next().unwrap_or_default();
     Error::input(match (unknown.told(), empty.told()) {
         _ if named && empty.count == 1 => {
-            format!("table `{}` holds no rows: {} is empty", table.name, empty.first)
+            format!("it holds no rows: {} is empty", empty.first)
         }
         (None, Some(told)) => format!("{uri} holds only empty files: {told}"),
         (Some(_), None) if named || unknown.count == 1 => {
