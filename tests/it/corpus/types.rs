@@ -316,7 +316,8 @@ async fn folders_give_columns_to_every_format() {
         let own = "own/Utf8";
         assert_eq!(texts(&found), [("i:1", &*format!("en\n{own}")), ("i:2", own)], "{ending}");
         assert!(warnings(&corpus).contains("name a column `day`"), "{ending}");
-        corpus.options.sql = "SELECT id AS note_id, coalesce(lang, 'none') AS title FROM notes".into();
+        corpus.options.sql =
+            "SELECT id AS note_id, coalesce(lang, 'none') AS title FROM notes".into();
         let found = corpus.texts().await;
         assert_eq!(texts(&found)[0], ("i:1", "en"), "{ending}");
     }
