@@ -48,6 +48,7 @@ fn is_name(name: &str) -> bool {
         c.is_alphanumeric() || " _-.()/%#&+".contains(c) || ('\u{300}'..='\u{36f}').contains(&c)
     };
     name.trim() == name
+        && !name.ends_with('.')
         && name.chars().any(char::is_alphabetic)
         && name.chars().all(fits)
         && name.chars().count() <= LONGEST

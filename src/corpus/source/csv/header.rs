@@ -36,11 +36,8 @@ pub(super) fn names(first: &Record<'_>, table: &TableOptions) -> Result<Vec<Stri
     sorted.sort_by(|a, b| names[*a].cmp(&names[*b]).then(a.cmp(b)));
     let twins = sorted.windows(2).filter(|pair| names[pair[0]] == names[pair[1]]);
     if let Some(pair) = twins.min() {
-        let name = match names[pair[0]].as_str() {
-            "" => "have no name".to_owned(),
-            name if is_plain(name) => format!("are both named `{name}`"),
-            _ => "have the same name".to_owned(),
-        };
+        // Not the name: where there is no header it is a text of the first note.
+        let name = if names[pair[0]].is_empty() { "have no name" } else { "have the same name" };
         return Err(Error::input(format!(
             "line {line}: columns {} and {} {name}; rename one, or set has_header = false and skip_rows = {line} and call them column_{} and column_{}",
             pair[0] + 1,
@@ -110,7 +107,7 @@ mod tests {
     #[test]
     fn unusable_headers_are_refused_without_their_text() {
         let said = |text: &[u8]| of(text, |_| ()).unwrap_err().to_string();
-        assert!(said(b"id,a,b,a,b\n").contains("columns 2 and 4 are both named `a`"));
+        assert!(said(b"id,a,b,a,b\n").contains("columns 2 and 4 have the same name"));
         assert!(said(b"id,my secret,my secret\n").contains("columns 2 and 3 have the same name"));
         assert!(said(b"id,,\n").contains("columns 2 and 3 have no name"));
         assert!(said(b"id,\xdcber\n").contains("field 2 of the header is not UTF-8"));

@@ -205,7 +205,7 @@ async fn files_that_cannot_be_read_are_named() {
     let skips = table(|t| t.skip_rows = 3);
     assert!(refused(b"id\n1\n", &skips).await.contains("the 3 lines that skip_rows passes over"));
     assert!(refused(b"id,body\n1,\"x\n2,y\n", &plain).await.contains("line 2: the quoted field"));
-    assert!(refused(b"id,id\n", &plain).await.contains("both named `id`"));
+    assert!(refused(b"id,id\n", &plain).await.contains("have the same name"));
     assert!(refused(b"i\0d\0\n\0", &plain).await.contains("utf-16le"));
     let only_header = exact(b"id,body\n", &plain).await;
     assert_eq!((only_header.learned[0].rows, only_header.batches.len()), (0, 0));

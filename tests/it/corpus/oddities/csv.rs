@@ -90,7 +90,7 @@ fn cases() -> Vec<Case> {
             refused(&[
                 "line 1",
                 "columns 2 and 3",
-                "both named `title`",
+                "have the same name",
                 "has_header = false and skip_rows = 1",
             ])
         }),
