@@ -12,8 +12,7 @@ use crate::tower::TowerOptions;
 /// Puts the home folder in the place of `~` where this process alone uses a path, and reports every path that cannot be
 /// meant, at its place in `root`.
 ///
-/// The files of a tower keep their `~`: plans and snapshots name them, and whoever loads one has a home folder of their
-/// own.
+/// Paths of a tower keep their `~`: plans and snapshots record them, and the reader's home folder may be another one.
 pub(super) fn expand(pipeline: &mut Pipeline, base: &Path, root: &Node, problems: &mut Problems) {
     let mut check = |path: &str, text: &str| match expand_text(text, base) {
         Ok(Cow::Owned(expanded)) => Some(expanded),
@@ -58,7 +57,7 @@ mod tests {
         [next.tower]\nmodel = 'fake:8'\npooling = 'mean'\n[next.query.tower]\nmodel = 'fake:8'\n\
         pooling = 'mean'\n[publish]\nroot = 'out'\n";
 
-    /// Keys whose text is no path. Every other key with a free text is one, and must know `~`.
+    /// Keys that hold text but no path. Every other text key is a path, and must expand `~`.
     const OTHER: &[&str] = &[
         "sql",
         "template",

@@ -27,6 +27,16 @@ fn is_reserved(name: &str) -> bool {
     ALL_KEYWORDS_INDEX.get(at).is_some_and(|word| reserved.iter().any(|all| all.contains(word)))
 }
 
+/// A column's name as a key of TOML, whose strings are JSON's.
+pub(super) fn toml_key(name: &str) -> String {
+    let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    if bare && !name.is_empty() {
+        name.to_owned()
+    } else {
+        serde_json::Value::from(name).to_string()
+    }
+}
+
 /// Which of these columns of one table may be shown. The header of a table without one is its first note: where one name
 /// does not look like a name, only those are shown that could be no text.
 pub(super) fn shown<'a>(names: impl IntoIterator<Item = &'a str>) -> fn(&str) -> bool {
@@ -126,8 +136,7 @@ fn missing_table(name: &str, tables: &[TableOptions]) -> String {
     let names = || tables.iter().map(|table| table.name.as_str());
     let meant = did_you_mean(meant(name, names()));
     let all: Vec<String> = names().map(quoted).collect();
-    let number = if all.len() == 1 { "the one table is" } else { "the tables are" };
-    format!("there is no table {}{meant} ({number} {})", quoted(name), all.join(", "))
+    format!("no table named {}{meant} (tables: {})", quoted(name), all.join(", "))
 }
 
 fn missing_column(field: &Column, valid: &[Column]) -> String {
@@ -140,8 +149,8 @@ fn missing_column(field: &Column, valid: &[Column]) -> String {
     let name = quoted(&field.name);
     if fitting.is_empty() {
         return format!(
-            "there is no column {name}, and none has a plain name: is the table empty, or of another format, delimiter or \
-             has_header?"
+            "no column named {name}, and none that looks like a name: is the table empty, or of another format, or is \
+             its delimiter or has_header wrong?"
         );
     }
     let several = fitting.iter().any(|column| column.relation != fitting[0].relation);
@@ -155,10 +164,7 @@ fn missing_column(field: &Column, valid: &[Column]) -> String {
             "; {hidden} more have names that might be text of a note, as a missing header looks (has_header, delimiter)"
         ),
     };
-    format!(
-        "there is no column {name}{meant} (there are {}{more})",
-        all.collect::<Vec<_>>().join(", ")
-    )
+    format!("no column named {name}{meant} (columns: {}{more})", all.collect::<Vec<_>>().join(", "))
 }
 
 #[cfg(test)]
@@ -184,11 +190,11 @@ mod tests {
         };
         assert_eq!(
             said("notes"),
-            "there is no table notes; did you mean \"Notes\", in double quotes? Without them a name is read in small \
-             letters (the tables are \"Notes\", tags)"
+            "no table named notes; did you mean \"Notes\", in double quotes? Without them a name is read in small \
+             letters (tables: \"Notes\", tags)"
         );
-        assert!(said("tag").starts_with("there is no table tag; did you mean tags? (the"));
-        assert_eq!(said("x"), "there is no table x (the tables are \"Notes\", tags)");
+        assert!(said("tag").starts_with("no table named tag; did you mean tags? (tables:"));
+        assert_eq!(said("x"), "no table named x (tables: \"Notes\", tags)");
         let other = DataFusionError::Plan("table function 'x' not found".to_owned());
         assert_eq!(missing(&other, &tables), None);
     }
@@ -199,13 +205,13 @@ mod tests {
         let said = missing_column(&Column::from_name("größe (cm)"), &valid);
         assert_eq!(
             said,
-            "there is no column \"größe (cm)\"; did you mean \"Größe (cm)\", in double quotes? Without them a name is read in \
-             small letters (there are id, \"Größe (cm)\", \"标题\", \"last name\")"
+            "no column named \"größe (cm)\"; did you mean \"Größe (cm)\", in double quotes? Without them a name is read in \
+             small letters (columns: id, \"Größe (cm)\", \"标题\", \"last name\")"
         );
         let mut two = columns(&["id"]);
         two.push(Column::new(Some(TableReference::bare("Tags")), "Id"));
         let said = missing_column(&Column::from_name("x"), &two);
-        assert_eq!(said, "there is no column x (there are notes.id, \"Tags\".\"Id\")");
+        assert_eq!(said, "no column named x (columns: notes.id, \"Tags\".\"Id\")");
     }
 
     #[test]

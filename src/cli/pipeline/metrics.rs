@@ -19,7 +19,7 @@ pub(crate) struct MetricsArgs {
 }
 
 impl MetricsArgs {
-    /// Refuses, before any work, a file that is no place for metrics.
+    /// Refuses a path that metrics cannot be written to, before any work starts.
     pub fn check(&self) -> Result<()> {
         self.metrics_file.as_deref().map_or(Ok(()), check_metrics_file)
     }

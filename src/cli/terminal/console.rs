@@ -148,7 +148,7 @@ pub(crate) fn printed(written: io::Result<()>) -> Result<()> {
     }
 }
 
-/// Writes and flushes. Whoever shares stdout may have set it not to block: it is asked again until it has room.
+/// Writes and flushes. Another process that shares stdout may have made it non-blocking, so a full pipe is retried.
 fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     loop {
         let step = match bytes {

@@ -3,7 +3,7 @@
 use datafusion::common::Column;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
-use crate::corpus::names::quoted;
+use crate::corpus::names::{quoted, toml_key};
 
 /// Where the values of an output column come from, for messages that say how to convert them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +32,7 @@ impl Source {
 
     /// The column as a key of TOML.
     pub(super) fn key(&self) -> String {
-        let name = self.name.as_ref().unwrap_or(&self.sql);
-        let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
-        if bare && !name.is_empty() { name.clone() } else { format!("{name:?}") }
+        toml_key(self.name.as_ref().unwrap_or(&self.sql))
     }
 }
 

@@ -285,22 +285,21 @@ mod tests {
         }
     }
 
+    async fn local(path: &std::path::Path) -> SourceFile {
+        let location = object_store::path::Path::from_absolute_path(path).unwrap();
+        let store = object_store::local::LocalFileSystem::new();
+        let meta = store.head(&location).await.unwrap();
+        let url = url::Url::from_file_path(path).unwrap();
+        let (table, store, partitions) = ("notes".to_owned(), Arc::new(store), Vec::new());
+        SourceFile { table, url, store, meta, partitions }
+    }
+
     #[tokio::test]
     async fn a_local_file_is_read_as_it_lies() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.csv");
         std::fs::write(&path, b"\xef\xbb\xbfid\n1\n").unwrap();
-        let location = object_store::path::Path::from_absolute_path(&path).unwrap();
-        let store = object_store::local::LocalFileSystem::new();
-        let meta = store.head(&location).await.unwrap();
-        let url = url::Url::from_file_path(&path).unwrap();
-        let file = SourceFile {
-            table: "notes".into(),
-            url,
-            store: Arc::new(store),
-            meta,
-            partitions: vec![],
-        };
+        let file = local(&path).await;
         let all = |mut reader: Box<dyn BufRead + Send>| {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).unwrap();
@@ -319,17 +318,7 @@ mod tests {
         let path = dir.path().join("zeros");
         // Endless for a test: a hole of 1 TiB.
         std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
-        let location = object_store::path::Path::from_absolute_path(&path).unwrap();
-        let store = object_store::local::LocalFileSystem::new();
-        let meta = store.head(&location).await.unwrap();
-        let url = url::Url::from_file_path(&path).unwrap();
-        let file = SourceFile {
-            table: "notes".into(),
-            url,
-            store: Arc::new(store),
-            meta,
-            partitions: vec![],
-        };
+        let file = local(&path).await;
         let (ended, end) = std::sync::mpsc::channel();
         let reading = read_raw(&file, PLAIN, move |mut reader| {
             let done = io::copy(&mut reader, &mut io::sink());

@@ -14,6 +14,7 @@ use super::named::Named;
 use super::text::{BadRow, BadRows, Column, Learned};
 use super::types::{Conflict, Place, Seen};
 use super::{bytes, csv, json};
+use crate::corpus::names::toml_key;
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::corpus::outcome::{Rejections, class, of_class};
 use crate::corpus::session::BATCH_ROWS;
@@ -272,7 +273,7 @@ impl Typing<'_> {
                      value as it is written",
                     self.name,
                     self.options.name,
-                    key(self.name),
+                    toml_key(self.name),
                 );
                 (found, Some(Complaint::Refused(message)))
             }
@@ -292,7 +293,7 @@ impl Typing<'_> {
             self.name,
             self.options.name,
             self.place(place),
-            key(self.name),
+            toml_key(self.name),
         ))
     }
 
@@ -302,7 +303,7 @@ impl Typing<'_> {
         let way_out = match scalars && field == self.name {
             true => format!(
                 "declare schema = {{ {} = \"string\" }} for the table if they are one kind of text",
-                key(self.name)
+                toml_key(self.name)
             ),
             false => "write it in one way, or make them two tables".to_owned(),
         };
@@ -315,10 +316,4 @@ impl Typing<'_> {
             self.place(other.1),
         ))
     }
-}
-
-/// A column's name as a key of TOML.
-fn key(name: &str) -> String {
-    let bare = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if bare && !name.is_empty() { name.to_owned() } else { format!("{name:?}") }
 }

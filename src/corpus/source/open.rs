@@ -18,6 +18,7 @@ use super::learn::{Complaint, Syntax, TextTable, declared_columns_are_there};
 use super::own::OwnFiles;
 use super::provider::{Files, SourceTable, folder_fields};
 use super::{csv, described};
+use crate::corpus::names::toml_key;
 use crate::corpus::options::{ColumnType, TableFormat, TableOptions, TypeRule};
 use crate::corpus::outcome::class;
 use crate::corpus::session::error;
@@ -188,7 +189,7 @@ fn changed(
              schema = {{ {} = \"string\" }}",
             field.name(),
             options.name,
-            field.name(),
+            toml_key(field.name()),
         );
         Some((at, Complaint::Refused(message)))
     };

@@ -43,23 +43,23 @@ fn sql_that_names_what_is_not_there() {
     for (select, said) in [
         (
             "select id as note_id, title from notes",
-            "error: corpus.sql: there is no table notes; did you mean \"Notes\", in double quotes? Without them a name is \
-             read in small letters (the tables are \"Notes\", tags)\n",
+            "error: corpus.sql: no table named notes; did you mean \"Notes\", in double quotes? Without them a name is \
+             read in small letters (tables: \"Notes\", tags)\n",
         ),
         (
             "select id as note_id, title from 'notes.csv'",
-            "error: corpus.sql: there is no table \"notes.csv\"; did you mean \"Notes\", in double quotes? Without them a name \
-             is read in small letters (the tables are \"Notes\", tags)\n",
+            "error: corpus.sql: no table named \"notes.csv\"; did you mean \"Notes\", in double quotes? Without them a name \
+             is read in small letters (tables: \"Notes\", tags)\n",
         ),
         (
             "select id as note_id, titel as title from \"Notes\"",
-            "error: corpus.sql: there is no column titel; did you mean title? (there are id, title, \"Größe (cm)\", \
+            "error: corpus.sql: no column named titel; did you mean title? (columns: id, title, \"Größe (cm)\", \
              \"last name\")\n",
         ),
         (
             "select id as note_id, größe as title from \"Notes\"",
-            "error: corpus.sql: there is no column \"größe\"; did you mean \"Größe (cm)\", in double quotes? Without them a \
-             name is read in small letters (there are id, title, \"Größe (cm)\", \"last name\")\n",
+            "error: corpus.sql: no column named \"größe\"; did you mean \"Größe (cm)\", in double quotes? Without them a \
+             name is read in small letters (columns: id, title, \"Größe (cm)\", \"last name\")\n",
         ),
         (
             "select id, title from \"Notes\"",

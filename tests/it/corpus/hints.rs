@@ -8,6 +8,7 @@ use arrow::datatypes::*;
 use scalingnote::error::{Error, ErrorKind};
 
 use super::Corpus;
+use super::formats::ipc;
 
 /// What stands between "convert it: " and the column's name.
 fn hint(error: &Error, column: &str) -> Option<String> {
@@ -15,15 +16,6 @@ fn hint(error: &Error, column: &str) -> Option<String> {
     let (_, advice) = text.split_once("convert it: ")?;
     let (sql, _) = advice.split_once(&format!(" AS {column}"))?;
     Some(sql.to_owned())
-}
-
-fn ipc(batch: &RecordBatch) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
-    writer.write(batch).unwrap();
-    writer.finish().unwrap();
-    drop(writer);
-    out
 }
 
 /// `None` for types that Parquet does not have.

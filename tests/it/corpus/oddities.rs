@@ -394,7 +394,7 @@ async fn every_format_under_every_ending() {
                 _ if json(ending) => refused(&["none of its rows", "line 1", "not JSON"]),
                 // A list begins with a line of one column.
                 ("json", "csv") => refused(&["line 2", "3 fields, the header has 1"]),
-                _ => config(&["there is no column id", "of another format"]),
+                _ => config(&["no column named id", "of another format"]),
             };
             let name = format!("n.{ending}");
             let mut corpus = corpus(&name, "{}").write(&name, bytes);

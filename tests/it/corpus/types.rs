@@ -6,7 +6,7 @@ use scalingnote::corpus::{ColumnType, Earlier, SourceTypes, TypeRule};
 use scalingnote::error::ErrorKind;
 use scalingnote::types::NoteId;
 
-use super::Corpus;
+use super::{Corpus, formats};
 
 const SQL: &str = "SELECT id AS note_id, title, v AS body FROM notes";
 
@@ -256,11 +256,7 @@ async fn declared_types_of_files_with_types() {
         ("title", Arc::new(StringArray::from(vec!["12"])) as _),
     ])
     .unwrap();
-    let mut bytes = Vec::new();
-    let mut writer =
-        parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
+    let bytes = formats::parquet(&batch);
     let mut corpus = Corpus::new("n.parquet", "SELECT id AS note_id, title FROM notes")
         .write("n.parquet", &bytes);
     declare(&mut corpus, &[("id", "string".into())]);
@@ -293,12 +289,7 @@ async fn folders_give_columns_to_every_format() {
             ("day", Arc::new(StringArray::from(vec!["own"])) as _),
         ])
         .unwrap();
-        let mut bytes = Vec::new();
-        let mut writer =
-            parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
-        bytes
+        formats::parquet(&batch)
     };
     let json = |id: i64| format!("{{\"id\":{id},\"day\":\"own\"}}\n").into_bytes();
     let csv = |id: i64| format!("day,id\nown,{id}\n").into_bytes();
@@ -341,26 +332,10 @@ async fn files_of_one_table_may_differ_where_nothing_is_lost() {
         ("more", Arc::new(LargeStringArray::from(vec!["m"])) as _),
     ])
     .unwrap();
-    let parquet = |batch: &RecordBatch| {
-        let mut out = Vec::new();
-        let mut writer =
-            parquet::arrow::ArrowWriter::try_new(&mut out, batch.schema(), None).unwrap();
-        writer.write(batch).unwrap();
-        writer.close().unwrap();
-        out
-    };
-    let ipc = |batch: &RecordBatch| {
-        let mut out = Vec::new();
-        let mut writer =
-            arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
-        writer.write(batch).unwrap();
-        writer.finish().unwrap();
-        drop(writer);
-        out
-    };
-    for (ending, files) in
-        [("parquet", [parquet(&one), parquet(&two)]), ("arrow", [ipc(&one), ipc(&two)])]
-    {
+    for (ending, files) in [
+        ("parquet", [formats::parquet(&one), formats::parquet(&two)]),
+        ("arrow", [formats::ipc(&one), formats::ipc(&two)]),
+    ] {
         let sql = "SELECT id AS note_id, title, concat_ws('/', CAST(at AS VARCHAR), more) AS body FROM notes";
         let corpus = Corpus::new("d", sql)
             .write(&format!("d/1.{ending}"), &files[0])

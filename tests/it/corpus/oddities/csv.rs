@@ -175,7 +175,7 @@ fn cases() -> Vec<Case> {
             "a delimiter that is not there",
             r#"{"delimiter": ";"}"#,
             "id,title\n1,SECRET\n",
-            config(&["there is no column id", "delimiter"]),
+            config(&["no column named id", "delimiter"]),
         ),
         both(
             "one character of two meanings",
