@@ -14,7 +14,7 @@ use super::named::Named;
 use super::text::{BadRow, BadRows, Column, Learned};
 use super::types::{Conflict, Place, Seen};
 use super::{bytes, csv, json};
-use crate::corpus::names::toml_key;
+use crate::corpus::names::{listed, toml_key};
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::corpus::outcome::{Rejections, class, of_class};
 use crate::corpus::session::BATCH_ROWS;
@@ -215,7 +215,7 @@ pub(super) fn declared_columns_are_there<'a>(
     missing.map_or(Ok(()), |name| {
         Err(Error::config(format!(
             "schema declares a column `{name}`, which the files do not have; they have {}",
-            names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+            listed(&names.collect::<Vec<_>>()),
         )))
     })
 }

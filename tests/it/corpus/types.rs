@@ -149,6 +149,12 @@ async fn a_value_that_is_not_of_its_declared_type_is_counted_with_its_place() {
         let error = corpus.fails().await;
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.to_string().contains("`vv`") && error.to_string().contains("`v`"), "{error}");
+        // Without a header the first line is a note, whose text no error repeats.
+        let text = "1,a secret text; it goes on and on,v\n2,b,3\n";
+        let mut corpus = exact(name, "SELECT 1 AS note_id", text);
+        declare(&mut corpus, &[("vv", "integer".into())]);
+        let error = corpus.fails().await.to_string();
+        assert!(error.contains("`vv`") && !error.contains("secret"), "{error}");
     }
 }
 
