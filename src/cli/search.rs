@@ -1,5 +1,7 @@
 //! `scalingnote search`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use serde_json::Value;
 
@@ -42,6 +44,9 @@ pub(crate) struct SearchArgs {
     /// Search this snapshot instead of the newest.
     #[arg(long, value_name = "N")]
     snapshot: Option<u64>,
+    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
+    public_keys: Vec<PathBuf>,
     /// The tower's files, where they do not lie where the snapshot says.
     #[arg(long, value_name = "PATH", value_parser = place::text())]
     model: Option<String>,
@@ -51,7 +56,7 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<()> {
     if args.text.trim().is_empty() {
         return Err(Error::usage("the text to look for is empty"));
     }
-    let opened = root::open(&args.root)?;
+    let opened = root::open_trusting(&args.root, &args.public_keys)?;
     let (model, base_dir) = opened.tower_files(args.model)?;
     let snapshot = Snapshot::open(&opened.root, args.snapshot, &root::cache_dir()).await?;
     // Before the tower is loaded: a wrong condition should not cost that wait.

@@ -55,6 +55,9 @@ pub(crate) struct ServeArgs {
     /// The first snapshot to open, for a web server that does not list its files.
     #[arg(long, value_name = "N")]
     snapshot: Option<u64>,
+    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
+    public_keys: Vec<PathBuf>,
     /// Largest k that a request may ask for.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_k: u32,
@@ -70,7 +73,7 @@ pub(crate) struct ServeArgs {
 }
 
 pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
-    let opened = root::open(&args.root)?;
+    let opened = root::open_trusting(&args.root, &args.public_keys)?;
     let (model, base_dir) = opened.tower_files(args.model.clone())?;
     let tower = (!args.vectors_only).then(|| TowerChoice {
         model,

@@ -9,9 +9,10 @@ use super::next::NextOptions;
 use super::query::QueryOptions;
 use super::version::PipelineVersion;
 use crate::corpus::CorpusOptions;
+use crate::error::Result;
 use crate::snapshot::Retention;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
-use crate::store::StorageOptions;
+use crate::store::{Keys, Root, StorageOptions};
 use crate::tower::TowerOptions;
 
 /// A whole pipeline: notes in, published snapshot out. Made by [`crate::config::resolve`].
@@ -64,9 +65,23 @@ pub struct Pipeline {
 pub struct PublishOptions {
     /// Root under which everything is stored: a path, `file://`, `s3://bucket/prefix`, `gs://`, `az://`.
     pub root: String,
+    /// Files with the Ed25519 public keys (PEM) of who may publish. With any, manifests that none of them signed are not
+    /// read, and what is published is signed: SCALINGNOTE_SIGNING_KEY_FILE names the file of the private key, or
+    /// SCALINGNOTE_SIGNING_KEY holds it.
+    #[serde(default)]
+    pub public_keys: Vec<String>,
 }
 
 impl Pipeline {
+    /// The root, with its keys; nothing is asked of the network.
+    ///
+    /// # Errors
+    /// As [`Root::open_with`] and [`Keys::load`].
+    pub fn open_root(&self) -> Result<Root> {
+        let root = Root::open_with(&self.publish.root, &self.storage)?;
+        Ok(root.with_keys(Keys::load(&self.publish.public_keys)?))
+    }
+
     /// The tower that encodes queries: the query tower if there is one, else the document tower
     /// with the query's prompt.
     pub fn query_tower(&self) -> TowerOptions {

@@ -25,6 +25,11 @@ pub(super) fn expand(pipeline: &mut Pipeline, base: &Path, root: &Node, problems
     if let Some(expanded) = check("publish.root", &pipeline.publish.root) {
         pipeline.publish.root = expanded;
     }
+    for (at, file) in pipeline.publish.public_keys.iter_mut().enumerate() {
+        if let Some(expanded) = check(&format!("publish.public_keys.{at}"), file) {
+            *file = expanded;
+        }
+    }
     for (at, table) in pipeline.corpus.tables.iter_mut().enumerate() {
         if let Some(expanded) = check(&format!("corpus.tables.{at}.uri"), &table.uri) {
             table.uri = expanded;

@@ -88,6 +88,9 @@ pub fn resolve_text(
         .or_error(ErrorKind::Config, || format!("{name} does not fit the pipeline format"))?;
     pipeline.base_dir = base_dir.to_path_buf();
     pipeline.publish.root = absolute(&pipeline.publish.root, base_dir);
+    for file in &mut pipeline.publish.public_keys {
+        *file = absolute(file, base_dir);
+    }
     Ok(Resolved { pipeline, file: PathBuf::from(name), origins })
 }
 

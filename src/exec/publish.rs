@@ -18,6 +18,7 @@ pub async fn publish_plan(
     options: &RunOptions,
     report: &mut RunReport,
 ) -> Result<()> {
+    snapshot::signer(&ctx.root).await?;
     let run = layout::run_of(plan_key);
     let plan = Plan::load(&ctx.root, run).await?;
     let mut session = Session::new(ctx).with_options(options);

@@ -8,7 +8,7 @@ use super::tasks::receipts::Receipts;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Running, Stage};
 use crate::report::{Outcome, RunReport, truncation_warning};
-use crate::snapshot::{RunLease, check_store};
+use crate::snapshot::{self, RunLease, check_store};
 use crate::stage::{Plan, refuse_drift};
 
 /// prepare -> encode -> build -> publish in this process. The report also lies under `runs/<run id>/`, whatever
@@ -36,6 +36,9 @@ pub async fn run_into(
         return Err(super::not_built());
     }
     let run = new_run_id();
+    if !options.no_publish && !options.only_plan {
+        snapshot::signer(&ctx.root).await?;
+    }
     // A plan is for other processes to execute: nobody has to be alone for it.
     if options.only_plan {
         return leased(ctx, options, &run, None, report).await;

@@ -5,8 +5,9 @@ use futures::{StreamExt, TryStreamExt};
 use super::lease::{COMMIT_LIMIT, Lease};
 use super::manifest::{
     CommitOutcome, Content, MANIFEST_VERSION, Manifest, Provenance, Purged, newest, numbers, parse,
-    read,
+    read, sign,
 };
+use super::sign::signer;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::layout::{self, LeaseKind};
 use crate::store::{FileRef, PutOutcome, Root};
@@ -126,6 +127,9 @@ async fn under_lease(
         };
     }
     check_objects(root, manifest.content.files(), parent, restored).await?;
+    if let Some(key) = signer(root).await? {
+        sign(root, manifest.number, &bytes, &key).await?;
+    }
     if lease.age() > COMMIT_LIMIT {
         return Err(Error::transient(
             "checking the objects of the snapshot took longer than the commit lease lasts; run again",

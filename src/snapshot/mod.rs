@@ -18,6 +18,7 @@ mod maker;
 mod manifest;
 mod purge;
 mod rollback;
+mod sign;
 
 pub use commit::commit;
 pub(crate) use gc::strings_in;
@@ -34,3 +35,4 @@ pub use manifest::{
 };
 pub use purge::{commit_purged, delete_now};
 pub use rollback::rollback;
+pub use sign::{sign_published, signed_by, signer};

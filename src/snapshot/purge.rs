@@ -7,7 +7,7 @@ use super::gc::{Heed, delete, in_order};
 use super::maker;
 use super::manifest::{CommitOutcome, Content, Manifest, Provenance, Purged, content_hash};
 use crate::error::{Result, ResultExt};
-use crate::store::{Listed, Root};
+use crate::store::{Listed, Root, layout};
 
 /// Commits `content` on top of `parent` with exactly these tombstones. A purge is decided by a person, so a content
 /// that was rolled back before does not stop it.
@@ -35,9 +35,17 @@ pub async fn commit_purged(
 /// Transient where a publish does not end; run again.
 pub async fn delete_now(
     root: &Root,
-    doomed: Vec<Listed>,
+    mut doomed: Vec<Listed>,
     kept: BTreeSet<u64>,
 ) -> Result<Vec<Listed>> {
+    // Nothing is left that they sign.
+    let gone: BTreeSet<u64> = doomed.iter().filter_map(|o| layout::snapshot_of(&o.key)).collect();
+    if !gone.is_empty() {
+        let signed = root.list(layout::SIGNATURES).await?.into_iter().filter(|object| {
+            layout::snapshot_of(&object.key).is_some_and(|number| gone.contains(&number))
+        });
+        doomed.extend(signed);
+    }
     let swept = delete(root, in_order(doomed), kept, Heed::CommitsAlone).await;
     Ok(swept.context(|| "purging")?.gone)
 }

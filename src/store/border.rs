@@ -152,6 +152,8 @@ impl Border {
             Key::Lease { kind: LeaseKind::Probe, .. }
             | Key::Beat { .. }
             | Key::ReaderLease { .. }
+            // It counts for nothing before its manifest is there.
+            | Key::Signature { .. }
             | Key::PreparedReceipt { .. }
             | Key::CheckedReceipt { .. }
             | Key::Book { .. } => return None,

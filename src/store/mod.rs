@@ -13,6 +13,7 @@ pub(crate) mod named;
 mod parquet;
 pub mod receipt;
 mod root;
+mod signing;
 
 pub use border::Border;
 pub use cloud::{Repeats, StorageOptions};
@@ -20,3 +21,4 @@ pub use error::{kind_of_foreign, unreadable};
 pub use local::{DurableLocal, Swept};
 pub use parquet::ParquetObject;
 pub use root::{FileRef, Listed, PutOutcome, Root, hash_file, open_store, open_web_file};
+pub use signing::{Keys, PublicKey, SIGNING_KEY, SIGNING_KEY_FILE, SigningKey};

@@ -6,7 +6,7 @@ use super::pipeline::resolve;
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::snapshot::{Manifest, newest, read};
-use crate::store::Root;
+use crate::store::{Keys, Root};
 
 /// An opened root, with the pipeline where the argument named one.
 pub(crate) struct Opened {
@@ -54,7 +54,7 @@ pub(crate) fn cache_dir() -> PathBuf {
 pub(crate) fn open(argument: &str) -> Result<Opened> {
     if !argument.contains("://") && argument.ends_with(".toml") {
         let pipeline = resolve(Path::new(argument), &[])?.pipeline;
-        let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
+        let root = pipeline.open_root()?;
         return Ok(Opened { root, pipeline: Some(pipeline) });
     }
     // `Root::open` creates a missing folder, which is right for writers only.
@@ -63,5 +63,14 @@ pub(crate) fn open(argument: &str) -> Result<Opened> {
             "there is no root {argument}; name a folder, a URI or a pipeline file"
         )));
     }
-    Ok(Opened { root: Root::open(argument)?, pipeline: None })
+    let root = Root::open(argument)?.with_keys(Keys::load(&[] as &[PathBuf])?);
+    Ok(Opened { root, pipeline: None })
+}
+
+/// [`open`] for who reads: with keys, no manifest is believed that none of them, and none of the pipeline's, signed.
+pub(crate) fn open_trusting(argument: &str, public_keys: &[PathBuf]) -> Result<Opened> {
+    let opened = open(argument)?;
+    let mut keys = opened.root.keys().clone();
+    keys.trusted.extend(Keys::load(public_keys)?.trusted);
+    Ok(Opened { root: opened.root.with_keys(keys), ..opened })
 }

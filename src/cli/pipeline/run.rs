@@ -13,7 +13,6 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec::{self, ClusterOptions, RunContext, RunOptions, SchedulerAddress};
 use crate::report::{Outcome, RunReport};
 use crate::stage::GateOptions;
-use crate::store::Root;
 use crate::store::layout::{self, ReportName};
 
 /// Run the whole pipeline: prepare, encode, build, publish
@@ -96,9 +95,8 @@ impl OverrideArgs {
 /// Opens the root and puts together what `exec` needs.
 pub(crate) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> {
     let pipeline = pipeline.resolve()?.pipeline;
-    let root = Root::open_with(&pipeline.publish.root, &pipeline.storage)?;
     let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
-    let root = root.with_cancel(cancel.clone());
+    let root = pipeline.open_root()?.with_cancel(cancel.clone());
     Ok(RunContext { pipeline, root, reporter, cancel })
 }
 

@@ -18,6 +18,7 @@ Examples:
   scalingnote snapshot verify daily.toml --sample 100
   scalingnote snapshot rollback daily.toml 41 --reason \"42 lost the French notes\"
   scalingnote snapshot gc daily.toml --dry-run
+  SCALINGNOTE_SIGNING_KEY_FILE=new.pem scalingnote snapshot sign daily.toml
 
 ROOT is a root URI, a path, or a pipeline file (then its own root and retention are used)."
 )]
@@ -34,6 +35,7 @@ enum SnapshotCommand {
     Verify(verify::VerifyArgs),
     Rollback(manage::RollbackArgs),
     Gc(manage::GcArgs),
+    Sign(manage::SignArgs),
 }
 
 pub(crate) async fn execute(args: SnapshotArgs, app: &App) -> Result<()> {
@@ -44,5 +46,6 @@ pub(crate) async fn execute(args: SnapshotArgs, app: &App) -> Result<()> {
         SnapshotCommand::Verify(args) => verify::verify(&args, app).await,
         SnapshotCommand::Rollback(args) => manage::rollback(&args, app).await,
         SnapshotCommand::Gc(args) => manage::gc(&args, app).await,
+        SnapshotCommand::Sign(args) => manage::sign(&args, app).await,
     }
 }

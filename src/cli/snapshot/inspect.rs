@@ -97,8 +97,11 @@ pub(super) async fn list(args: &ListArgs, app: &App) -> Result<()> {
 }
 
 pub(super) async fn show(args: &ShowArgs, app: &App) -> Result<()> {
-    let manifest = root::open(&args.root)?.manifest(args.number).await?;
-    app.answer(args.json, &manifest, describe)
+    let opened = root::open(&args.root)?;
+    let manifest = opened.manifest(args.number).await?;
+    // A web server that does not list its files cannot say.
+    let signed = snapshot::signed_by(&opened.root, manifest.number).await.unwrap_or_default();
+    app.answer(args.json, &manifest, |manifest| describe(manifest, &signed))
 }
 
 /// RFC 3339 to the second; what does not parse stays as it is.
@@ -109,7 +112,7 @@ fn moment(created_at: &str) -> String {
     )
 }
 
-fn describe(manifest: &Manifest) -> String {
+fn describe(manifest: &Manifest, signed: &[String]) -> String {
     let (content, provenance) = (&manifest.content, &manifest.provenance);
     let space = &content.space;
     let mut out = String::new();
@@ -138,6 +141,9 @@ fn describe(manifest: &Manifest) -> String {
     );
     for tower in &content.query_towers {
         field("query tower", format!("{} {}", tower.kind, tower.fingerprint.short()));
+    }
+    if !signed.is_empty() {
+        field("signed by", format!("key {}", signed.join(", ")));
     }
     for gate in &provenance.gates {
         let verdict = match (&gate.overridden, gate.passed) {

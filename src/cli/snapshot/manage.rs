@@ -53,6 +53,33 @@ pub(super) struct GcArgs {
     json: bool,
 }
 
+/// Sign what is published already: when signing begins, and when the key changes
+///
+/// The private key is in the environment: SCALINGNOTE_SIGNING_KEY_FILE names its file, or SCALINGNOTE_SIGNING_KEY holds it.
+/// Whoever signs vouches for what the snapshots hold; `snapshot verify` looks into one first. Signatures by other keys stay.
+#[derive(Debug, Args)]
+pub(super) struct SignArgs {
+    /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
+    root: String,
+    /// Snapshot number; by default every snapshot there is.
+    number: Option<u64>,
+}
+
+pub(super) async fn sign(args: &SignArgs, app: &App) -> Result<()> {
+    let root = root::open(&args.root)?.root;
+    let signed = snapshot::sign_published(&root, args.number).await?;
+    let key = root.keys().signing.as_ref().map(|key| key.public().id()).unwrap_or_default();
+    let what = match signed[..] {
+        [] => format!("{} holds no snapshot yet\n", root.uri()),
+        [only] => format!("snapshot {only} is signed by key {key}\n"),
+        [first, .., last] => {
+            format!("{} snapshots ({first} to {last}) are signed by key {key}\n", signed.len())
+        }
+    };
+    app.print(&what).context(|| "the snapshots are signed, but that could not be printed")
+}
+
 pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
     if args.reason.trim().is_empty() {
         return Err(Error::usage("the --reason is empty; say why"));

@@ -1,5 +1,6 @@
 //! `snapshot verify`: every byte, the canary queries, and a sample encoded again.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
@@ -34,13 +35,16 @@ pub(super) struct VerifyArgs {
     /// Where to encode: cpu, cpu:<threads> or cuda:<number>; by default the pipeline's first device, or cpu.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
+    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
+    public_keys: Vec<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
-    let opened = root::open(&args.root)?;
+    let opened = root::open_trusting(&args.root, &args.public_keys)?;
     let manifest = opened.manifest(args.number).await?;
     let problems = hashes(&opened.root, &manifest, app).await?;
     // Answers from altered files would only say the same again, less clearly.

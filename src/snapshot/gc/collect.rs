@@ -214,7 +214,7 @@ async fn select(
             Some(Folder::Embeddings(_) | Folder::Indexes(_)) => {
                 !layout::is_receipt(key) && !younger(object, limit(key))
             }
-            Some(Folder::Snapshots) | None => false,
+            Some(Folder::Snapshots | Folder::Signatures) | None => false,
         };
         if old && !keep.contains(key) {
             doomed.insert(key);
@@ -238,12 +238,16 @@ async fn select(
         }
     }
 
-    let goes = |key: &str| match layout::manifest_number(key) {
-        Some(number) => !kept_snapshots.contains(&number),
-        None => doomed.contains(key),
+    let there = |number| objects.contains_key(&layout::manifest(number));
+    let goes = |object: &Listed| match layout::snapshot_of(&object.key) {
+        // A signature without a manifest may be that of the next one.
+        Some(number) => {
+            !kept_snapshots.contains(&number) && (there(number) || !younger(object, grace))
+        }
+        None => doomed.contains(object.key.as_str()),
     };
     Ok(Plan {
-        doomed: objects.values().filter(|object| goes(&object.key)).cloned().collect(),
+        doomed: objects.values().filter(|object| goes(object)).cloned().collect(),
         objects: objects.len() as u64,
         bytes: objects.values().map(|object| object.size).sum(),
         run_lives: leases.any_run(),

@@ -68,12 +68,11 @@ pub(in crate::snapshot) async fn delete(
             let leases = lease.others().await?;
             if heed == Heed::Everyone {
                 for number in leases.read_snapshots() {
-                    if going.remove(&number) {
-                        needed.insert(layout::manifest(number));
-                    }
+                    going.remove(&number);
                 }
             }
-            for number in numbers(root).await? {
+            let there = numbers(root).await?;
+            for &number in &there {
                 if !going.contains(&number) && known.insert(number) {
                     needed.extend(named_by(&read(root, number).await?.content));
                 }
@@ -85,7 +84,10 @@ pub(in crate::snapshot) async fn delete(
             while batch.len() < BATCH
                 && let Some(object) = doomed.pop_front()
             {
-                if !needed.contains(&object.key) {
+                // A snapshot that a reader saved keeps its signatures.
+                let saved = layout::snapshot_of(&object.key)
+                    .is_some_and(|number| there.contains(&number) && !going.contains(&number));
+                if !saved && !needed.contains(&object.key) {
                     batch.push(object);
                 }
             }

@@ -5,6 +5,7 @@ mod format;
 mod purged;
 mod read;
 pub mod removed;
+mod signature;
 mod verify;
 
 pub use diff::{Diff, NoteDiff, diff, diff_ids};
@@ -16,4 +17,5 @@ pub use format::{
 pub use purged::Purged;
 pub(super) use read::parse;
 pub use read::{newer, newest, numbers, read};
+pub(super) use signature::{hash as manifest_hash, sign};
 pub use verify::{Problem, verify_hashes};

@@ -1,6 +1,7 @@
 //! Reading manifests: nothing is believed before version, number, hash and paths are checked.
 
 use super::format::{MANIFEST_VERSION, Manifest};
+use super::signature;
 use crate::error::{Error, ErrorKind, Result, ResultExt, unless};
 use crate::store::{Root, layout};
 use crate::types::hash_json;
@@ -96,6 +97,7 @@ pub async fn numbers(root: &Root) -> Result<Vec<u64>> {
 async fn load(root: &Root, number: u64) -> Result<Manifest> {
     let key = layout::manifest(number);
     let bytes = root.get(&key).await?;
+    signature::check(root, number, &bytes).await?;
     parse(&bytes, number).context(|| format!("reading {key} in {}", root.uri()))
 }
 

@@ -10,6 +10,9 @@ pub const LEASES: &str = "leases";
 /// Folder of all manifests.
 pub const SNAPSHOTS: &str = "snapshots";
 
+/// Folder of all signatures. Not that of the manifests: there the greatest name is the newest snapshot.
+pub const SIGNATURES: &str = "signatures";
+
 /// Folder of the prepared files of one run.
 pub fn prepared_dir(run: &str) -> String {
     format!("prepared/{run}")
@@ -43,6 +46,8 @@ pub enum Folder<'a> {
     Runs(&'a str),
     /// Manifests.
     Snapshots,
+    /// Signatures of manifests.
+    Signatures,
     /// Leases.
     Leases,
 }
@@ -57,6 +62,7 @@ pub fn folder(key: &str) -> Option<Folder<'_>> {
         "indexes" => Folder::Indexes(below),
         "runs" => Folder::Runs(below),
         "snapshots" => Folder::Snapshots,
+        "signatures" => Folder::Signatures,
         "leases" => Folder::Leases,
         _ => return None,
     })
@@ -104,6 +110,15 @@ pub fn manifest_number(key: &str) -> Option<u64> {
     let parsed = (folder(key)? == Folder::Snapshots).then(|| parse(key))?;
     match parsed? {
         Key::Manifest { number } => Some(number),
+        _ => None,
+    }
+}
+
+/// The number of the snapshot that a manifest or a signature of one is of; `None` for anything else.
+pub fn snapshot_of(key: &str) -> Option<u64> {
+    let ours = matches!(folder(key)?, Folder::Snapshots | Folder::Signatures);
+    match ours.then(|| parse(key))?? {
+        Key::Manifest { number } | Key::Signature { number, .. } => Some(number),
         _ => None,
     }
 }

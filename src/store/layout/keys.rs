@@ -146,6 +146,8 @@ keys! {
         "runs/{run}/executors/{executor}@{number:010}.book";
     /// The manifest of a snapshot: put-if-absent is the one commit point.
     Manifest = manifest(number: u64) "snapshots/{number:020}.json";
+    /// The signature of a manifest, which is named by its hash, by one key.
+    Signature = signature(number: u64, manifest: String, by: String) "signatures/{number:020}-{manifest}-{by}.sig";
     /// The lease of the `number`th run: put-if-absent. A run that takes over from a dead one takes the next number.
     RunLease = run_lease(number: u64) "leases/run-{number:020}.json";
     /// The `number`th heartbeat of a run.
@@ -250,8 +252,8 @@ mod tests {
 
     /// Pieces of keys, put together at random.
     fn nearly() -> impl Strategy<Value = String> {
-        let pieces = "prepared embeddings indexes runs snapshots leases executors / / / / - @ . .. # + \u{e9} \
-            report plan checked calibration .json .html .parquet .located .ids .removed .book .usearch .f16 .receipt \
+        let pieces = "prepared embeddings indexes runs snapshots signatures leases executors / / / / - @ . .. # + \u{e9} \
+            report plan checked calibration .json .html .parquet .located .ids .removed .sig .book .usearch .f16 .receipt \
             .task run- beat- reader- gc- a1 7 00007 0000000007 00000000000000000007 99999999999999999999";
         let piece = prop::sample::select(pieces.split_whitespace().collect::<Vec<_>>());
         prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())

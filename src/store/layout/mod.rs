@@ -4,12 +4,13 @@ mod folder;
 mod keys;
 
 pub use folder::{
-    Folder, LEASES, SNAPSHOTS, books, embeddings_dir, folder, is_file, is_json, is_receipt,
-    manifest_number, manifest_numbers_in, parts_dir, prepared_dir, run_of, staged, staged_for,
+    Folder, LEASES, SIGNATURES, SNAPSHOTS, books, embeddings_dir, folder, is_file, is_json,
+    is_receipt, manifest_number, manifest_numbers_in, parts_dir, prepared_dir, run_of, snapshot_of,
+    staged, staged_for,
 };
 pub use keys::{
     Key, LeaseKind, ReportName, beat, book, build_receipt, calibration, checked_receipt,
     encode_receipt, ids_file, index, index_receipt, lease, located, manifest, parse, part,
     part_receipt, plan, prepared, prepared_receipt, reader_lease, removed_file, report,
-    report_page, run_lease, sidecar,
+    report_page, run_lease, sidecar, signature,
 };

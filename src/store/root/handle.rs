@@ -16,7 +16,7 @@ use super::object::Listed;
 use crate::error::{Error, Result, found, kind_of_io};
 use crate::store::cloud::{Attempts, Repeats, Web};
 use crate::store::local::{DurableLocal, Swept};
-use crate::store::{Border, error, key, local};
+use crate::store::{Border, Keys, error, key, local};
 use crate::types::Cancel;
 
 /// What one request carries: the largest object sent as one put, the smallest part of a multipart upload, the bytes
@@ -40,6 +40,7 @@ pub struct Root {
     pub(super) web: Option<Web>,
     pub(super) repeats: Repeats,
     cancel: Option<Cancel>,
+    keys: Arc<Keys>,
     /// Set once the store was seen to create conditionally.
     pub(super) proven: Arc<OnceCell<()>>,
     /// Largest object sent as one put, and the least size of an upload's parts.
@@ -67,6 +68,7 @@ impl Root {
             upload_part: PIECE,
             repeats: Repeats::NONE,
             cancel: None,
+            keys: Arc::default(),
             proven: Arc::new(OnceCell::new_with(Some(()))),
         }
     }
@@ -76,6 +78,18 @@ impl Root {
     pub fn with_cancel(mut self, cancel: Cancel) -> Self {
         self.cancel = Some(cancel);
         self
+    }
+
+    /// The same root, whose manifests are signed and checked with these keys.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Keys) -> Self {
+        self.keys = Arc::new(keys);
+        self
+    }
+
+    /// What manifests are signed and checked with.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// The same root with another way to repeat what failed in passing.

@@ -2,6 +2,7 @@
 
 mod collected;
 mod old_roots;
+mod signed;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
