@@ -12,8 +12,11 @@ use super::args::{device, duration, place, root};
 use super::terminal::Level;
 use crate::error::Result;
 use crate::search::{SnapshotWatcher, TowerChoice, WatchOptions};
-use crate::serve::{Limits, Server};
+use crate::serve::{Limits, Server, raise_descriptors};
 use crate::tower::DeviceSpec;
+
+/// Time for what is left to do at the store once the server has stopped.
+const CLOSING: Duration = Duration::from_secs(10);
 
 /// Answer searches over HTTP from the newest snapshot
 ///
@@ -23,7 +26,8 @@ use crate::tower::DeviceSpec;
 /// POST /search {"text": "...", "k": 10, "exact": false, "where": "lang = 'en'"}, or "vector" in the place of "text";
 /// GET /search?text=...&k=10; GET /healthz; GET /metrics (Prometheus).
 ///
-/// There is no authentication and no TLS: keep it on a loopback address or put a proxy in front.
+/// There is no authentication and no TLS: keep it on a loopback address or put a proxy in front. On a loopback address
+/// only requests for localhost or a loopback address are answered, so that no web page asks through a browser.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -37,6 +41,9 @@ pub(crate) struct ServeArgs {
     /// Address and port; port 0 takes a free one and prints it.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     bind: SocketAddr,
+    /// A name that a proxy or clients use for this server, beside localhost and addresses; may be repeated.
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    allow_host: Vec<String>,
     /// The query tower's files, where they do not lie where the snapshot says.
     #[arg(long, value_name = "PATH", value_parser = place::text(), conflicts_with = "vectors_only")]
     model: Option<String>,
@@ -61,18 +68,29 @@ pub(crate) struct ServeArgs {
     /// Largest k that a request may ask for.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_k: u32,
-    /// Searches at once; more are refused with 503. By default four for each core.
+    /// Searches at once; more wait a second and are refused with 503 then. By default four for each core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
     max_searches: Option<u32>,
     /// Largest request body in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(64..=1 << 30))]
     max_body: u32,
+    /// Largest answer in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(4_096..=1 << 30))]
+    max_answer: u32,
+    /// Connections at once; one more closes the one that has kept the server waiting for the longest. Fewer where the system
+    /// allows fewer open files.
+    #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    max_connections: u32,
     /// Longest time for one request.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     timeout: Duration,
+    /// How long a connection stays open without a request; longer than a proxy in front keeps it.
+    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = duration::parse)]
+    keep_alive: Duration,
 }
 
 pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
+    raise_descriptors();
     let opened = root::open_trusting(&args.root, &args.public_keys)?;
     let (model, base_dir) = opened.tower_files(args.model.clone())?;
     let tower = (!args.vectors_only).then(|| TowerChoice {
@@ -108,7 +126,11 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
     app.print(&format!("serving {what} on http://{address}\n"))?;
     let cancel = app.cancel.clone();
     let served = server.run(async move { cancel.cancelled().await }).await;
-    watcher.close().await;
+    // A look that is going on may wait for a store that does not answer.
+    let closed = tokio::time::timeout(CLOSING, watcher.close()).await;
+    if closed.is_err() {
+        tracing::warn!("the store does not answer; the snapshot's lease is left to expire");
+    }
     served
 }
 
@@ -126,13 +148,44 @@ async fn first_look(watcher: &SnapshotWatcher, uri: &str, app: &App) -> Result<(
 
 fn limits(args: &ServeArgs) -> Limits {
     let default = Limits::default();
+    let (body, answer) = (args.max_body as usize, args.max_answer as usize);
     Limits {
-        body: args.max_body as usize,
+        body,
         k: args.max_k as usize,
+        answer,
+        // Some of the largest of both, and a thousand of the usual ones.
+        held: default.held.max(4 * (2 * body + answer)),
         searches: args.max_searches.map_or(default.searches, |searches| searches as usize),
+        connections: args.max_connections as usize,
         timeout: args.timeout.max(Duration::from_secs(1)),
+        idle: args.keep_alive.max(Duration::from_secs(1)),
         // Nothing in flight can take longer than its own limit.
         drain: args.timeout + Duration::from_secs(1),
+        hosts: args.allow_host.clone(),
         ..default
+    }
+}
+
+/// A host's name as it stands in an address, without scheme and port.
+fn host_name(text: &str) -> std::result::Result<String, String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    match text.is_empty() || !text.chars().all(is_name) {
+        true => Err("write a name such as search.example.com, without scheme, port and `*`".into()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_names() {
+        for name in ["search.example.com", "search", "a-b_c.example."] {
+            assert_eq!(host_name(name), Ok(name.to_owned()));
+        }
+        for wrong in ["", "https://a.example", "a.example:80", "*.example", "a b", "[::1]"] {
+            assert!(host_name(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -22,6 +22,9 @@ use crate::index::RowSet;
 use crate::schema;
 use crate::snapshot::ids::{self, BATCH};
 
+/// Rows whose stored columns are read at a time.
+const FEW: usize = 64;
+
 /// What a note shows beside its score.
 pub(super) type Stored = serde_json::Map<String, serde_json::Value>;
 
@@ -88,7 +91,7 @@ impl IdsFile {
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), [0, 1, 2]);
         let mut chunks = Vec::with_capacity(keys.len());
         let mut notes = Vec::new();
-        for batch in self.batches(mask, None)? {
+        for batch in self.batches(mask)? {
             let found = ids::keys(&batch)?;
             if keys.get(chunks.len()..chunks.len() + found.len()) != Some(found) {
                 return Err(Error::corrupt("its keys are not those of the index beside it"));
@@ -112,8 +115,13 @@ impl IdsFile {
         Ok(Notes { ids, chunks })
     }
 
-    /// The stored columns of the given rows, in the order asked. Reads the pages that hold them.
-    pub(super) fn stored(&self, rows: &[usize]) -> Result<Vec<Stored>> {
+    /// The stored columns of the given rows, in the order asked. Reads the pages that hold them, and asks `take` for the
+    /// bytes of each few rows.
+    pub(super) fn stored(
+        &self,
+        rows: &[usize],
+        take: &dyn Fn(usize) -> Result<()>,
+    ) -> Result<Vec<Stored>> {
         if !self.has_stored || rows.is_empty() {
             return Ok(vec![Stored::new(); rows.len()]);
         }
@@ -125,9 +133,20 @@ impl IdsFile {
         let selection = RowSelection::from_consecutive_ranges(ranges, total);
         let reading = || format!("reading stored columns of {}", self.shown);
         let mut found = Vec::with_capacity(order.len());
-        for batch in self.batches(self.stored.clone(), Some(selection)).context(reading)? {
-            found.extend(to_json(&batch).context(reading)?);
-        }
+        let read = || {
+            for batch in self.reader(self.stored.clone(), Some(selection), FEW).context(reading)? {
+                let batch = batch
+                    .or_error(ErrorKind::Corrupt, || "a column is damaged")
+                    .context(reading)?;
+                let text = to_json(&batch).context(reading)?;
+                take(text.len())?;
+                let rows = serde_json::from_slice::<Vec<Stored>>(&text)
+                    .or_error(ErrorKind::Internal, || "stored columns as JSON");
+                found.extend(rows.context(reading)?);
+            }
+            Ok(())
+        };
+        shielded(ErrorKind::Corrupt, || self.shown.clone(), read)?;
         rows.iter()
             .map(|row| order.binary_search(row).ok().and_then(|at| found.get(at)).cloned())
             .collect::<Option<_>>()
@@ -152,7 +171,7 @@ impl IdsFile {
             .filter(|&at| wanted.iter().any(|column| column.name() == fields[at].name()));
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), roots);
         let mut bits = BooleanBufferBuilder::new(usize::try_from(self.rows()).unwrap_or(0));
-        for batch in self.reader(mask, None).context(reading)? {
+        for batch in self.reader(mask, None, BATCH).context(reading)? {
             let batch =
                 batch.or_error(ErrorKind::Corrupt, || "a column is damaged").context(reading)?;
             bits.append_buffer(filter.evaluate(&batch)?.values());
@@ -160,13 +179,9 @@ impl IdsFile {
         Ok(RowSet::new(bits.finish()))
     }
 
-    fn batches(
-        &self,
-        mask: ProjectionMask,
-        selection: Option<RowSelection>,
-    ) -> Result<Vec<RecordBatch>> {
+    fn batches(&self, mask: ProjectionMask) -> Result<Vec<RecordBatch>> {
         let reading = || {
-            self.reader(mask, selection)?
+            self.reader(mask, None, BATCH)?
                 .collect::<std::result::Result<_, _>>()
                 .or_error(ErrorKind::Corrupt, || "a column is damaged")
         };
@@ -177,12 +192,13 @@ impl IdsFile {
         &self,
         mask: ProjectionMask,
         selection: Option<RowSelection>,
+        rows: usize,
     ) -> Result<ParquetRecordBatchReader> {
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
             self.bytes.clone(),
             self.metadata.clone(),
         )
-        .with_batch_size(BATCH)
+        .with_batch_size(rows)
         .with_projection(mask);
         if let Some(selection) = selection {
             builder = builder.with_row_selection(selection);
@@ -191,13 +207,12 @@ impl IdsFile {
     }
 }
 
-/// Every row as a JSON object, nulls included.
-fn to_json(batch: &RecordBatch) -> Result<Vec<Stored>> {
+/// A list of all rows as JSON objects, nulls included.
+fn to_json(batch: &RecordBatch) -> Result<Vec<u8>> {
     let mut writer =
         WriterBuilder::new().with_explicit_nulls(true).build::<_, JsonArray>(Vec::new());
     let unsupported = || "a stored column has a type that JSON cannot show";
     writer.write(batch).or_error(ErrorKind::Unsupported, unsupported)?;
     writer.finish().or_error(ErrorKind::Unsupported, unsupported)?;
-    let text = writer.into_inner();
-    serde_json::from_slice(&text).or_error(ErrorKind::Internal, || "stored columns as JSON")
+    Ok(writer.into_inner())
 }

@@ -16,6 +16,6 @@ mod query;
 mod watcher;
 
 pub use answer::{Answer, Hit};
-pub use opened::{Found, Passing, Snapshot};
+pub use opened::{Found, Passing, Snapshot, Take};
 pub use query::QueryEncoder;
 pub use watcher::{Serving, SnapshotWatcher, TowerChoice, WatchFailure, WatchOptions, WatchStatus};

@@ -22,6 +22,12 @@ const FETCHES: usize = 4;
 /// Keys that collide are probed further; nobody has seen a second probe.
 const PROBES: u32 = 8;
 
+/// Bytes of a hit in an answer beside its note's ID and stored columns.
+const FRAME: usize = 80;
+
+/// Asks for so many bytes of an answer.
+pub type Take<'a> = &'a dyn Fn(usize) -> Result<()>;
+
 /// One note found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
@@ -213,7 +219,7 @@ impl Snapshot {
     /// # Errors
     /// Input for a query of other dimensions, non-finite or zero.
     pub fn search_vector(&self, query: &[f32], k: usize, exact: bool) -> Result<Vec<Found>> {
-        self.search(query, k, exact, None)
+        self.search_within(query, k, exact, None, &|_| Ok(()))
     }
 
     /// As [`Snapshot::search_vector`], among the notes that pass.
@@ -227,19 +233,25 @@ impl Snapshot {
         exact: bool,
         passing: &Passing,
     ) -> Result<Vec<Found>> {
-        if passing.content != self.manifest.content_hash {
-            return Err(Error::internal("the filter was evaluated on another snapshot"));
-        }
-        self.search(query, k, exact, Some(passing))
+        self.search_within(query, k, exact, Some(passing), &|_| Ok(()))
     }
 
-    fn search(
+    /// As [`Snapshot::search_vector`], or [`Snapshot::search_among`] where `passing` is given. `take` is asked for the bytes
+    /// of the answer, a few notes at a time, before more of it is read; its error ends the search.
+    ///
+    /// # Errors
+    /// As there; that of `take`.
+    pub fn search_within(
         &self,
         query: &[f32],
         k: usize,
         exact: bool,
         passing: Option<&Passing>,
+        take: Take<'_>,
     ) -> Result<Vec<Found>> {
+        if passing.is_some_and(|passing| passing.content != self.manifest.content_hash) {
+            return Err(Error::internal("the filter was evaluated on another snapshot"));
+        }
         self.check(query)?;
         let k = k.min(usize::try_from(self.manifest.content.notes).unwrap_or(usize::MAX));
         if k == 0 {
@@ -262,7 +274,7 @@ impl Snapshot {
         let mut seen = HashSet::new();
         best.retain(|candidate| seen.insert(candidate.note_id.clone()));
         best.truncate(k);
-        self.with_stored(best)
+        self.with_stored(best, take)
     }
 
     fn check(&self, query: &[f32]) -> Result<()> {
@@ -280,7 +292,8 @@ impl Snapshot {
     }
 
     /// Reads the stored columns, one pass per segment.
-    fn with_stored(&self, best: Vec<Candidate>) -> Result<Vec<Found>> {
+    fn with_stored(&self, best: Vec<Candidate>, take: Take<'_>) -> Result<Vec<Found>> {
+        take(best.iter().map(|candidate| FRAME + candidate.note_id.to_string().len()).sum())?;
         let mut stored: Vec<Option<Stored>> = vec![None; best.len()];
         let segments: HashSet<usize> = best.iter().map(|candidate| candidate.segment).collect();
         for segment in segments {
@@ -290,7 +303,7 @@ impl Snapshot {
                 .filter(|(_, candidate)| candidate.segment == segment)
                 .map(|(place, candidate)| (place, candidate.row))
                 .unzip();
-            let found = self.segments[segment].ids.stored(&rows)?;
+            let found = self.segments[segment].ids.stored(&rows, take)?;
             for (place, columns) in places.into_iter().zip(found) {
                 stored[place] = Some(columns);
             }

@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::Semaphore;
 
+use super::connection::Connections;
 use super::filters::Filters;
+use super::hosts::Hosts;
 use super::limits::Limits;
 use super::metrics::Metrics;
 use crate::search::SnapshotWatcher;
@@ -14,7 +16,11 @@ use crate::search::SnapshotWatcher;
 pub(super) struct App {
     pub watcher: Arc<SnapshotWatcher>,
     pub limits: Limits,
+    pub connections: Arc<Connections>,
+    pub hosts: Hosts,
     pub seats: Arc<Semaphore>,
+    /// Those that wait for a seat.
+    pub queue: Semaphore,
     pub filters: Filters,
     pub metrics: Metrics,
     pub draining: AtomicBool,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::connection::{Counts, Reason};
 use crate::search::{Serving, WatchStatus};
 use crate::snapshot::Manifest;
 
@@ -36,6 +37,7 @@ pub(super) struct Metrics {
     buckets: [AtomicU64; BUCKETS.len() + 1],
     microseconds: AtomicU64,
     in_flight: AtomicU64,
+    foreign: AtomicU64,
 }
 
 /// Counts a request as in flight until it is dropped, however the request ends.
@@ -63,8 +65,18 @@ impl Metrics {
         }
     }
 
+    /// Counts a request for another host's name, or from another site's page.
+    pub fn count_foreign(&self) {
+        self.foreign.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Everything as text. Gauges of a snapshot are absent while none is in service.
-    pub fn render(&self, status: &WatchStatus, serving: Option<&Serving>) -> String {
+    pub fn render(
+        &self,
+        status: &WatchStatus,
+        serving: Option<&Serving>,
+        connections: &Counts,
+    ) -> String {
         let mut text = String::new();
         let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, String)]| {
             // Writing to a string cannot fail.
@@ -112,6 +124,21 @@ impl Metrics {
         family("serve_requests_total", "counter", "Requests to /search by outcome.", &outcomes);
         let in_flight = one(read(&self.in_flight).to_string());
         family("serve_requests_in_flight", "gauge", "Requests to /search going on.", &in_flight);
+        let foreign = one(read(&self.foreign).to_string());
+        let help = "Requests refused for their Host or Origin.";
+        family("serve_foreign_requests_total", "counter", help, &foreign);
+        let Counts { open, held, accepted, closed } = connections;
+        family("serve_connections", "gauge", "Open connections.", &one(open.to_string()));
+        let help = "Connections taken in.";
+        family("serve_connections_total", "counter", help, &one(accepted.to_string()));
+        let reasons = Reason::NAMES.iter().zip(closed);
+        let reasons: Vec<_> = reasons
+            .map(|(name, count)| (format!("{{reason=\"{name}\"}}"), count.to_string()))
+            .collect();
+        let help = "Connections that the server closed on a client that kept it waiting.";
+        family("serve_connections_closed_total", "counter", help, &reasons);
+        let help = "Bytes of requests and answers in memory.";
+        family("serve_held_bytes", "gauge", help, &one(held.to_string()));
         let mut below = 0;
         let mut samples = Vec::with_capacity(BUCKETS.len() + 1);
         let ends = BUCKETS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
@@ -148,7 +175,10 @@ mod tests {
         metrics.count(Outcome::Busy, Duration::from_millis(1));
         let flying = metrics.in_flight();
         let status = WatchStatus { open: 2, failures: 3, ..WatchStatus::default() };
-        let text = metrics.render(&status, None);
+        metrics.count_foreign();
+        let connections =
+            Counts { open: 7, held: 70, accepted: 700, closed: [0, 0, 1, 2, 0, 0, 0] };
+        let text = metrics.render(&status, None, &connections);
         drop(flying);
         for line in [
             "scalingnote_serve_ready 0",
@@ -157,6 +187,12 @@ mod tests {
             "scalingnote_serve_requests_total{outcome=\"answered\"} 5",
             "scalingnote_serve_requests_total{outcome=\"busy\"} 1",
             "scalingnote_serve_requests_in_flight 1",
+            "scalingnote_serve_foreign_requests_total 1",
+            "scalingnote_serve_connections 7",
+            "scalingnote_serve_connections_total 700",
+            "scalingnote_serve_connections_closed_total{reason=\"unread\"} 1",
+            "scalingnote_serve_connections_closed_total{reason=\"place\"} 2",
+            "scalingnote_serve_held_bytes 70",
             "scalingnote_serve_request_seconds_bucket{le=\"0.001\"} 1",
             "scalingnote_serve_request_seconds_bucket{le=\"0.005\"} 3",
             "scalingnote_serve_request_seconds_bucket{le=\"1\"} 4",
@@ -167,6 +203,6 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
         assert!(!text.contains("serve_snapshot "), "no number without a snapshot");
-        assert!(metrics.render(&status, None).contains("in_flight 0"));
+        assert!(metrics.render(&status, None, &Counts::default()).contains("in_flight 0"));
     }
 }

@@ -8,16 +8,21 @@
 //!
 //! A request takes the snapshot in service once, at its start, with the tower that belongs to it: no answer mixes two. What
 //! is asked for is never logged.
+//!
+//! Connections are bounded in number, time and memory ([`Limits`]). Where one of these is used up, a client that keeps the
+//! server waiting makes room for one that does not.
 
 mod app;
+mod connection;
 mod filters;
+mod hosts;
 mod limits;
-mod listener;
 mod metrics;
 mod refusal;
 mod request;
 mod search;
 mod server;
 
+pub(crate) use connection::raise_descriptors;
 pub use limits::Limits;
 pub use server::Server;

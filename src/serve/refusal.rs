@@ -59,6 +59,26 @@ impl Refusal {
         )
     }
 
+    pub fn slow(seconds: f64) -> Self {
+        let message = format!("the request's body was not there within {seconds} s");
+        Self::new(StatusCode::REQUEST_TIMEOUT, message)
+    }
+
+    /// A request for `host`.
+    pub fn misdirected(host: &str) -> Self {
+        let host: String = host.chars().take(100).collect();
+        let message = format!(
+            "this service is not called `{host}`; where it is, start it with --allow-host and that name"
+        );
+        Self::new(StatusCode::MISDIRECTED_REQUEST, message)
+    }
+
+    pub fn foreign() -> Self {
+        let message = "a web page of another site may not ask here; start the service with --allow-host and the site's \
+                       name where it may";
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
     /// An error of searching snapshot `number`.
     pub fn of(error: &Error, number: u64) -> Self {
         let status = match error.kind() {
@@ -73,7 +93,7 @@ impl Refusal {
     pub fn outcome(&self) -> Outcome {
         match self.status {
             StatusCode::PAYLOAD_TOO_LARGE => Outcome::TooLarge,
-            StatusCode::GATEWAY_TIMEOUT => Outcome::Timeout,
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Outcome::Timeout,
             StatusCode::SERVICE_UNAVAILABLE if self.retry == Some(5) => Outcome::NoSnapshot,
             StatusCode::SERVICE_UNAVAILABLE => Outcome::Busy,
             status if status.is_client_error() => Outcome::BadRequest,

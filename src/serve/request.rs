@@ -3,8 +3,10 @@
 use axum::body::Body;
 use axum::extract::Query;
 use axum::http::{Method, Request, header};
+use futures::StreamExt;
 use serde::Deserialize;
 
+use super::connection::Holding;
 use super::limits::Limits;
 use super::refusal::Refusal;
 
@@ -40,10 +42,14 @@ struct Posted<V> {
 }
 
 impl SearchRequest {
-    /// Reads a request, up to the limit of its body.
-    pub async fn read(request: Request<Body>, limits: &Limits) -> Result<Self, Refusal> {
+    /// Reads a request, up to the limit of its body, which `held` holds.
+    pub async fn read(
+        request: Request<Body>,
+        limits: &Limits,
+        held: &Holding,
+    ) -> Result<Self, Refusal> {
         if request.method() == Method::POST {
-            let body = body(request, limits.body).await?;
+            let body = body(request, limits.body, held).await?;
             let posted = serde_json::from_slice(&body).map_err(|error| {
                 Refusal::bad(format!(
                     "the body must be JSON such as {{\"text\": \"...\", \"k\": 10}}: {error}"
@@ -84,28 +90,37 @@ fn numbers(text: &str) -> Result<Vec<f32>, Refusal> {
     numbers.map_err(|_| Refusal::bad("`vector` must be numbers with commas between them"))
 }
 
-async fn body(request: Request<Body>, limit: usize) -> Result<axum::body::Bytes, Refusal> {
+async fn body(request: Request<Body>, limit: usize, held: &Holding) -> Result<Vec<u8>, Refusal> {
     let announced = request.headers().get(header::CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limit as u64) {
         return Err(Refusal::too_large(limit));
     }
-    // One byte more than allowed tells a body that is too large from one that broke off.
-    match axum::body::to_bytes(request.into_body(), limit).await {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if error.to_string().contains("length limit") => Err(Refusal::too_large(limit)),
-        Err(_) => Err(Refusal::bad("the body broke off")),
+    let mut body = Vec::new();
+    let mut chunks = request.into_body().into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| Refusal::bad("the body broke off"))?;
+        if body.len() + chunk.len() > limit {
+            return Err(Refusal::too_large(limit));
+        }
+        // A vector that grows has room for up to twice of what is in it.
+        held.hold(2 * chunk.len()).map_err(|_| Refusal::busy())?;
+        body.extend_from_slice(&chunk);
     }
+    Ok(body)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::connection::Connections;
 
     async fn read(request: axum::http::request::Builder, body: &str) -> Result<SearchRequest, u16> {
         let request = request.body(Body::from(body.to_owned())).unwrap();
-        let limits = Limits { body: 100, k: 50, ..Limits::default() };
-        SearchRequest::read(request, &limits).await.map_err(|refusal| refusal.status().as_u16())
+        let limits = Limits { body: 100, k: 50, held: 250, ..Limits::default() };
+        let place = Connections::new(&limits).admit([127, 0, 0, 1].into()).await;
+        let read = SearchRequest::read(request, &limits, &place.holding()).await;
+        read.map_err(|refusal| refusal.status().as_u16())
     }
 
     #[tokio::test]

@@ -1,42 +1,56 @@
 //! `/search`: one snapshot, taken once, answers one request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use axum::Json;
-use axum::body::Body;
+use axum::Extension;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderValue, Request};
+use axum::http::{HeaderValue, Request, header};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::app::App;
+use super::connection::{Holding, Place};
 use super::metrics::Outcome;
 use super::refusal::Refusal;
 use super::request::{SearchQuery, SearchRequest};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::search::{Answer, Hit, Serving};
 
 /// Names the snapshot of an answer beside its body.
 const SNAPSHOT: &str = "x-scalingnote-snapshot";
 
-pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+/// An answer as it is sent.
+struct Written {
+    snapshot: u64,
+    hits: usize,
+    body: Bytes,
+}
+
+pub(super) async fn handle(
+    State(app): State<Arc<App>>,
+    Extension(place): Extension<Arc<Place>>,
+    request: Request<Body>,
+) -> Response {
     let began = Instant::now();
     let _counted = app.metrics.in_flight();
     let limit = app.limits.timeout;
-    let answered = match tokio::time::timeout(limit, answer(&app, request)).await {
+    let answered = match tokio::time::timeout(limit, answer(&app, &place, request)).await {
         Ok(answered) => answered,
+        Err(_) if place.awaits_body() => Err(Refusal::slow(limit.as_secs_f64())),
         Err(_) => Err(Refusal::timeout(limit.as_secs_f64())),
     };
     let outcome = answered.as_ref().map_or_else(Refusal::outcome, |_| Outcome::Answered);
     let took = began.elapsed();
     app.metrics.count(outcome, took);
     match answered {
-        Ok(answer) => {
-            let number = answer.snapshot;
-            tracing::debug!(snapshot = number, hits = answer.hits.len(), ?took, "answered");
-            let mut response = Json(answer).into_response();
-            response.headers_mut().insert(SNAPSHOT, HeaderValue::from(number));
-            response
+        Ok(Written { snapshot, hits, body }) => {
+            tracing::debug!(snapshot, hits, ?took, "answered");
+            let json = HeaderValue::from_static("application/json");
+            let named = HeaderValue::from(snapshot);
+            ([(header::CONTENT_TYPE.as_str(), json), (SNAPSHOT, named)], body).into_response()
         }
         Err(refusal) => {
             tracing::debug!(status = refusal.status().as_u16(), ?took, "refused");
@@ -45,16 +59,19 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request<Body>) 
     }
 }
 
-async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Answer, Refusal> {
-    let request = SearchRequest::read(request, &app.limits).await?;
+async fn answer(app: &Arc<App>, place: &Place, request: Request<Body>) -> Result<Written, Refusal> {
+    let held = place.holding();
+    let request = SearchRequest::read(request, &app.limits, &held).await?;
+    place.has_body();
+    let seat = seat(app).await?;
     let serving = app.watcher.current().ok_or_else(Refusal::no_snapshot)?;
-    let seat = Arc::clone(&app.seats).try_acquire_owned().map_err(|_| Refusal::busy())?;
     let app = Arc::clone(app);
     let number = serving.snapshot.manifest().number;
     // A search that nobody waits for any more still computes, and keeps its seat until it is done.
     let computed = tokio::task::spawn_blocking(move || {
         let _seat = seat;
-        compute(&app, &serving, request)
+        let answer = compute(&app, &serving, request, &held)?;
+        written(&answer, held)
     });
     let computed = computed.await.unwrap_or_else(|cause| {
         Err(Error::internal("the search ended unexpectedly").with_source(cause))
@@ -68,7 +85,18 @@ async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Answer, Refusa
     })
 }
 
-fn compute(app: &App, serving: &Serving, request: SearchRequest) -> Result<Answer> {
+/// A turn to compute. Some may wait for theirs, so that a burst is answered and not refused.
+async fn seat(app: &App) -> Result<OwnedSemaphorePermit, Refusal> {
+    let seats = || Arc::clone(&app.seats);
+    if let Ok(seat) = seats().try_acquire_owned() {
+        return Ok(seat);
+    }
+    let _waiting = app.queue.try_acquire().map_err(|_| Refusal::busy())?;
+    let seat = tokio::time::timeout(app.limits.turn, seats().acquire_owned()).await;
+    seat.ok().and_then(std::result::Result::ok).ok_or_else(Refusal::busy)
+}
+
+fn compute(app: &App, serving: &Serving, request: SearchRequest, held: &Holding) -> Result<Answer> {
     let snapshot = &serving.snapshot;
     let condition = request.condition.as_deref();
     let passing = condition.map(|text| app.filters.passing(snapshot, text)).transpose()?;
@@ -81,9 +109,29 @@ fn compute(app: &App, serving: &Serving, request: SearchRequest) -> Result<Answe
             (encoder.encode(&text)?, Some(encoder.tower().fingerprint.to_hex()))
         }
     };
-    let found = match &passing {
-        None => snapshot.search_vector(&vector, request.k, request.exact)?,
-        Some(passing) => snapshot.search_among(&vector, request.k, request.exact, passing)?,
+    let (limit, taken) = (app.limits.answer, AtomicUsize::new(0));
+    let take = |bytes: usize| {
+        if taken.fetch_add(bytes, Ordering::Relaxed) + bytes > limit {
+            let message = format!("the answer has more than {limit} bytes; ask for a smaller `k`");
+            return Err(Error::input(message));
+        }
+        let full = "all memory for answers is in use; try again in a moment";
+        held.hold(bytes).map_err(|_| Error::resource(full))
     };
+    let (k, exact) = (request.k, request.exact);
+    let found = snapshot.search_within(&vector, k, exact, passing.as_deref(), &take)?;
     Ok(Answer { snapshot: snapshot.manifest().number, query_tower, hits: Hit::ranked(found) })
+}
+
+/// An answer's JSON; what it takes is held until it is sent, or given up.
+fn written(answer: &Answer, held: Holding) -> Result<Written> {
+    struct Held(Vec<u8>, #[expect(dead_code, reason = "dropped with the bytes")] Holding);
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    let json = serde_json::to_vec(answer).or_error(ErrorKind::Internal, || "writing an answer")?;
+    let body = Bytes::from_owner(Held(json, held));
+    Ok(Written { snapshot: answer.snapshot, hits: answer.hits.len(), body })
 }

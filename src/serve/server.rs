@@ -1,27 +1,35 @@
 //! The server: its address, its routes, and how it stops.
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use serde_json::json;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use super::app::App;
+use super::connection::{Connections, Listener, drive};
 use super::filters::Filters;
+use super::hosts::Hosts;
 use super::limits::Limits;
-use super::listener::Listener;
 use super::metrics::{Metrics, age};
 use super::refusal::Refusal;
 use super::search;
 use crate::error::{Error, ErrorKind, Result, kind_of_io};
 use crate::search::SnapshotWatcher;
+
+/// Requests that may wait for a seat, for each seat.
+const WAITING: usize = 8;
 
 /// A server that listens and has not started to answer.
 pub struct Server {
@@ -54,17 +62,19 @@ impl Server {
             Error::new(kind, format!("cannot listen on {address}; choose another with --bind"))
                 .with_source(cause)
         };
-        let socket = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
-        let address = socket.local_addr().map_err(failed)?;
+        let listener = Listener::bind(address).await.map_err(failed)?;
+        let address = listener.address().map_err(failed)?;
         let app = App {
+            connections: Connections::new(&limits),
+            hosts: Hosts::new(address.ip(), &limits.hosts),
             seats: Arc::new(Semaphore::new(limits.searches)),
+            queue: Semaphore::new(WAITING * limits.searches),
             filters: Filters::new(limits.filters),
             metrics: Metrics::default(),
             draining: AtomicBool::new(false),
             watcher,
             limits,
         };
-        let listener = Listener::new(socket, app.limits.connections);
         Ok(Self { listener, address, app: Arc::new(app) })
     }
 
@@ -77,7 +87,7 @@ impl Server {
     /// for that is over.
     ///
     /// # Errors
-    /// Internal where the listener fails.
+    /// None so far: a listener that fails for now is asked again.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
         let router = Router::new()
             .route("/search", get(search::handle).post(search::handle))
@@ -86,28 +96,47 @@ impl Server {
             .fallback(|| async { Refusal::not_found() })
             .method_not_allowed_fallback(|| async { Refusal::wrong_method() })
             .with_state(Arc::clone(&self.app));
-        let stopped = Arc::new(Notify::new());
-        let (app, told) = (Arc::clone(&self.app), Arc::clone(&stopped));
-        let stop = async move {
-            stop.await;
-            app.draining.store(true, Ordering::Release);
-            told.notify_one();
-        };
-        let serving = axum::serve(self.listener, router).with_graceful_shutdown(stop);
-        let drain = self.app.limits.drain;
-        let too_long = async {
-            stopped.notified().await;
-            tokio::time::sleep(drain).await;
-        };
-        tokio::select! {
-            ended = serving.into_future() => {
-                ended.map_err(|cause| Error::internal("the server ended").with_source(cause))
-            }
-            () = too_long => {
-                tracing::warn!(seconds = drain.as_secs(), "requests in flight took too long and are dropped");
-                Ok(())
-            }
+        let (stopping, told) = watch::channel(false);
+        let mut open = JoinSet::new();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let (stream, place) = tokio::select! {
+                () = &mut stop => break,
+                next = self.listener.next(&self.app.connections) => next,
+                Some(_) = open.join_next() => continue,
+            };
+            let (app, router, mut told) = (Arc::clone(&self.app), router.clone(), told.clone());
+            let answer = move |request| answer(Arc::clone(&app), router.clone(), request);
+            open.spawn(async move {
+                let stopped = async {
+                    // The server is gone altogether where this fails.
+                    let _ = told.wait_for(|stopping| *stopping).await;
+                };
+                drive(stream, place, answer, stopped).await;
+            });
         }
+        drop(self.listener);
+        self.app.draining.store(true, Ordering::Release);
+        stopping.send_replace(true);
+        let drain = self.app.limits.drain;
+        let all_ended = async { while open.join_next().await.is_some() {} };
+        if tokio::time::timeout(drain, all_ended).await.is_err() {
+            let (seconds, left) = (drain.as_secs(), open.len());
+            tracing::warn!(seconds, left, "requests in flight took too long and are dropped");
+            open.shutdown().await;
+        }
+        Ok(())
+    }
+}
+
+async fn answer(app: Arc<App>, router: Router, request: Request<Body>) -> Response {
+    if let Err(refusal) = app.hosts.check(&request) {
+        app.metrics.count_foreign();
+        return refusal.into_response();
+    }
+    match TowerToHyperService::new(router).call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
     }
 }
 
@@ -138,6 +167,7 @@ async fn health(State(app): State<Arc<App>>) -> Response {
 
 async fn report(State(app): State<Arc<App>>) -> Response {
     let status = app.watcher.status();
-    let text = app.metrics.render(&status, app.watcher.current().as_deref());
+    let counts = app.connections.counts();
+    let text = app.metrics.render(&status, app.watcher.current().as_deref(), &counts);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -1,5 +1,11 @@
 //! The service over real HTTP on loopback: answers, limits, stopping, and publishing beside it under load.
 
+mod hostile;
+mod limits;
+mod pressure;
+mod served;
+mod soak;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -229,8 +235,8 @@ async fn no_snapshot_too_many_searches_and_slow_ones_are_told_apart() {
     let limits = Limits { timeout: Duration::from_millis(50), ..Limits::default() };
     let server = serve(&publisher.root, publisher.folder.path(), limits, SELDOM).await;
     let mut slow = server.client().await;
-    slow.send("POST /search HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").await;
-    assert_eq!(slow.receive().await.status, 504);
+    slow.send("POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{").await;
+    assert_eq!(slow.receive().await.status, 408);
     server.stop().await;
 }
 
@@ -246,7 +252,7 @@ async fn a_stop_lets_requests_in_flight_finish() {
     let (first, rest) = body.split_at(10);
     let length = body.len();
     slow.send(&format!(
-        "POST /search HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{first}"
+        "POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{first}"
     ))
     .await;
     // In flight for sure once the server has counted it.
@@ -273,7 +279,7 @@ async fn a_request_that_never_ends_does_not_hold_up_a_stop() {
     let limits = Limits { drain: Duration::from_millis(100), ..Limits::default() };
     let server = serve(&publisher.root, publisher.folder.path(), limits, SELDOM).await;
     let mut slow = server.client().await;
-    slow.send("POST /search HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").await;
+    slow.send("POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{").await;
     server.stop().await;
 }
 

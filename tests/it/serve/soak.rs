@@ -1,0 +1,237 @@
+//! Honest and hostile clients against one server, and real runs that publish beside them: `SCALINGNOTE_SOAK_SECONDS` long.
+//!
+//! No honest request may fail, memory and open files must stay where they are once the server is warm.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::hostile::{CROWD, Crowd};
+use super::served::{NOTES, Place, Served, many_descriptors};
+use crate::fixture::http::{Client, Reply};
+use crate::fixture::program::expect;
+
+/// Fewer places than hostile clients, so that there is always too little room.
+const PLACES: usize = 200;
+/// Clients that search, each over one connection that it keeps.
+const SEARCHERS: usize = 4;
+/// Tries of a request that is told to come again later.
+const TRIES: usize = 10;
+/// Publishes between two collections of old snapshots.
+const PUBLISHES: i64 = 20;
+
+/// What honest clients saw.
+#[derive(Default)]
+struct Seen {
+    /// Milliseconds.
+    searches: Mutex<Vec<f64>>,
+    health: Mutex<Vec<f64>>,
+    later: AtomicU64,
+    failed: Mutex<Vec<String>>,
+}
+
+impl Seen {
+    fn fails(&self, what: String) {
+        self.failed.lock().unwrap().push(what);
+    }
+}
+
+async fn searches(address: SocketAddr, number: usize, seen: Arc<Seen>, stop: Arc<AtomicBool>) {
+    let mut client = Client::connect(address).await;
+    let (mut turn, mut newest) = (number, 0);
+    while !stop.load(Ordering::Acquire) {
+        turn += 1;
+        let k = 1 + turn % 12;
+        let text = format!("note {} about topic {}", turn % 90, turn % 7);
+        let mut asked = json!({ "text": text, "k": k });
+        match turn % 5 {
+            0 => asked["exact"] = json!(true),
+            1 => asked["where"] = json!("day > 0"),
+            _ => {}
+        }
+        let began = Instant::now();
+        match search(&mut client, &asked.to_string(), &seen).await {
+            Ok(reply) => {
+                seen.searches.lock().unwrap().push(began.elapsed().as_secs_f64() * 1e3);
+                // The program published day `n` as snapshot `n`.
+                let answer = reply.json();
+                let snapshot = answer["snapshot"].as_i64().unwrap_or(0);
+                let hits = answer["hits"].as_array().map_or(&[][..], Vec::as_slice);
+                let of_the_day = hits.iter().all(|hit| hit["stored"]["day"] == snapshot);
+                if hits.len() != k || !of_the_day || snapshot < newest {
+                    seen.fails(format!("snapshot {snapshot} after {newest}: {} hits", hits.len()));
+                }
+                newest = snapshot;
+            }
+            Err(what) => {
+                seen.fails(what);
+                client = Client::connect(address).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// One search; it comes again later where it is told so.
+async fn search(client: &mut Client, body: &str, seen: &Seen) -> Result<Reply, String> {
+    let length = body.len();
+    let request = format!(
+        "POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    for _ in 0..TRIES {
+        client.try_send(request.as_bytes()).await.map_err(|error| format!("sending: {error}"))?;
+        let reply = tokio::time::timeout(Duration::from_secs(15), client.try_receive()).await;
+        let reply =
+            reply.map_err(|_| "no answer".to_owned())?.map_err(|e| format!("cut off: {e}"))?;
+        match reply.status {
+            200 => return Ok(reply),
+            503 => seen.later.fetch_add(1, Ordering::Relaxed),
+            status => return Err(format!("{status}: {}", reply.body)),
+        };
+        let later: u64 = reply.headers["retry-after"].parse().unwrap();
+        tokio::time::sleep(Duration::from_secs(later)).await;
+    }
+    Err("told to come again later for ever".to_owned())
+}
+
+/// What a load balancer asks: over a new connection each time.
+async fn probes(address: SocketAddr, seen: Arc<Seen>, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Acquire) {
+        let began = Instant::now();
+        let asking = async {
+            let mut client = Client::try_connect(address).await?;
+            client.try_send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+            client.try_receive().await
+        };
+        match tokio::time::timeout(Duration::from_secs(10), asking).await {
+            Ok(Ok(reply)) if reply.status == 200 => {
+                seen.health.lock().unwrap().push(began.elapsed().as_secs_f64() * 1e3);
+            }
+            other => seen.fails(format!("/healthz: {other:?}")),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn publishes(place: &Place, latest: &AtomicU64, stop: &AtomicBool) {
+    let mut day = 1;
+    while !stop.load(Ordering::Acquire) {
+        day += 1;
+        place.publish(day);
+        latest.store(day as u64, Ordering::Release);
+        if day % PUBLISHES == 0 {
+            expect(place.folder.path(), 0, "snapshot gc pipeline.toml");
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn percentile(sorted: &[f64], part: f64) -> f64 {
+    let at = (sorted.len() as f64 * part) as usize;
+    sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
+
+fn told(what: &str, times: &Mutex<Vec<f64>>) -> usize {
+    let mut times = times.lock().unwrap().clone();
+    times.sort_by(f64::total_cmp);
+    let [half, most, all] = [0.5, 0.99, 1.0].map(|part| percentile(&times, part));
+    println!("{} {what}: p50 {half:.1} ms, p99 {most:.1} ms, longest {all:.0} ms", times.len());
+    times.len()
+}
+
+/// Memory and open files of the server, once a second.
+async fn watch(served: &Served, seconds: u64) -> (Vec<u64>, Vec<usize>) {
+    let (mut memory, mut files) = (Vec::new(), Vec::new());
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(seconds) {
+        memory.push(served.resident());
+        files.push(served.descriptors());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    (memory, files)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn honest_clients_are_served_among_hostile_ones() {
+    many_descriptors();
+    let seconds = std::env::var("SCALINGNOTE_SOAK_SECONDS").ok();
+    let seconds: u64 = seconds.and_then(|text| text.parse().ok()).unwrap_or(8);
+    let place = Place::new(2_000);
+    place.publish(1);
+    let served = place.serve("", &format!("--poll 1s --max-connections {PLACES}"));
+    served.health().await;
+    let files_before = served.descriptors();
+    let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
+    let crowd =
+        Crowd { address: served.address, k: NOTES, stop: Arc::clone(&stop), made: Arc::default() };
+    let hostile = crowd.start();
+    let mut honest: Vec<_> = (0..SEARCHERS)
+        .map(|number| {
+            let (seen, stop) = (Arc::clone(&seen), Arc::clone(&stop));
+            tokio::spawn(searches(served.address, number * 31, seen, stop))
+        })
+        .collect();
+    honest.push(tokio::spawn(probes(served.address, Arc::clone(&seen), Arc::clone(&stop))));
+    let latest = AtomicU64::new(1);
+    let (memory, files) = std::thread::scope(|threads| {
+        threads.spawn(|| publishes(&place, &latest, &stop));
+        let watched = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(watch(&served, seconds))
+        });
+        stop.store(true, Ordering::Release);
+        watched
+    });
+    for client in honest {
+        client.await.unwrap();
+    }
+    hostile.into_iter().for_each(|client| client.abort());
+
+    let latest = latest.load(Ordering::Acquire);
+    served.takes_over(latest, Duration::from_secs(15)).await;
+    let taken_over = served.metric("scalingnote_serve_swaps_total").await;
+    let failures = served.metric("scalingnote_serve_reload_failures_total").await;
+    println!(
+        "{seconds} s with {} hostile clients",
+        CROWD.iter().map(|(_, many)| many).sum::<usize>()
+    );
+    println!("{} connections of hostile clients", crowd.made.load(Ordering::Relaxed));
+    println!("{latest} snapshots published, {taken_over} taken over, {failures} failures");
+    let searches = told("searches", &seen.searches);
+    let probes = told("probes over new connections", &seen.health);
+    println!("{} times told to come again later", seen.later.load(Ordering::Relaxed));
+    let metrics = served.client().await.get("/metrics").await.body;
+    for line in metrics.lines().filter(|line| {
+        line.starts_with("scalingnote_serve_connections")
+            || line.starts_with("scalingnote_serve_requests")
+    }) {
+        println!("{line}");
+    }
+    // What is there between two bursts: the least of a window.
+    let window = (memory.len() / 5).max(1);
+    let least = |window: &[u64]| window.iter().min().copied().unwrap_or(0) >> 20;
+    let (warm, end) = (least(&memory[window..2 * window]), least(&memory[memory.len() - window..]));
+    let most = memory.iter().max().copied().unwrap_or(0) >> 20;
+    let open = files.iter().max().copied().unwrap_or(0);
+    println!("memory: {warm} MiB when warm, {end} MiB at the end, {most} MiB at most");
+
+    // Everybody has gone.
+    let began = Instant::now();
+    let mut left = served.descriptors();
+    while left > files_before + 8 && began.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        left = served.descriptors();
+    }
+    println!("open files: {files_before} at first, {open} at most, {left} at the end");
+    let failed = seen.failed.lock().unwrap().clone();
+    assert!(failed.is_empty(), "{} honest requests failed, the first: {}", failed.len(), failed[0]);
+    assert!(searches as u64 > 5 * seconds && probes as u64 > seconds, "{searches}, {probes}");
+    assert!(taken_over > 1 && failures == 0, "{taken_over}, {failures} failures");
+    assert!(end <= warm + warm / 8 + 32, "memory grows from {warm} MiB to {end} MiB");
+    assert!(open <= files_before + PLACES + 48 && left <= files_before + 8, "{open}, {left}");
+    served.terminate();
+    let mut served = served;
+    assert!(served.ends(Duration::from_secs(20)).success());
+}
