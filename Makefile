@@ -133,6 +133,12 @@ test-alerts: ## Check metrics of real runs and test the alert rules with promtoo
 test-serve: check-tools ## Search under load for some minutes while 300 snapshots are published and collected.
 	SCALINGNOTE_SERVE_PUBLISHES=300 $(CARGO) test --release --test it publishing_beside_queries -- --nocapture
 
+# An hour is SOAK_SECONDS=3600.
+SOAK_SECONDS ?= 600
+.PHONY: test-soak
+test-soak: check-tools ## Serve honest clients among hostile ones for SOAK_SECONDS while runs publish; prints latencies and memory.
+	SCALINGNOTE_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --release --test it honest_clients_are_served -- --nocapture
+
 # A failure prints the seed; SCALINGNOTE_FAULT_SEED=SEED make test-faults FAULT_SCHEDULES=1 repeats it.
 FAULT_SCHEDULES ?= 2000
 KILL_SCHEDULES ?= 40
@@ -146,7 +152,7 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
 
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-faults test-hostile test-cluster ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-soak test-faults test-hostile test-cluster ## Run every suite there is, the slow ones too.
 	$(MAKE) fuzz SECONDS=10
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).

@@ -7,7 +7,7 @@ use std::time::Instant;
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderValue, Request, header};
+use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -78,7 +78,8 @@ async fn answer(app: &Arc<App>, place: &Place, request: Request<Body>) -> Result
     });
     computed.map_err(|error| {
         let refusal = Refusal::of(&error, number);
-        if refusal.status().is_server_error() {
+        // Being asked for too much at once is no failure, and must not fill the log.
+        if refusal.status() == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(snapshot = number, %error, "a search failed");
         }
         refusal

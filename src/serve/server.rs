@@ -103,8 +103,8 @@ impl Server {
             let (stream, place) = tokio::select! {
                 () = &mut stop => break,
                 next = self.listener.next(&self.app.connections) => next,
-                Some(_) = open.join_next() => continue,
             };
+            while open.try_join_next().is_some() {}
             let (app, router, mut told) = (Arc::clone(&self.app), router.clone(), told.clone());
             let answer = move |request| answer(Arc::clone(&app), router.clone(), request);
             open.spawn(async move {
