@@ -1,12 +1,13 @@
-//! Clients that mean harm, each kind again and again until it is told to stop.
+//! Clients that mean harm, each kind again and again; how many there are at once can be changed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
 
 use crate::fixture::http::Client;
 
@@ -16,7 +17,8 @@ pub struct Crowd {
     pub address: SocketAddr,
     /// Most notes that an answer may have.
     pub k: i64,
-    pub stop: Arc<AtomicBool>,
+    /// Per cent of the crowd that are there.
+    pub there: watch::Receiver<usize>,
     /// Connections made.
     pub made: Arc<AtomicU64>,
 }
@@ -38,7 +40,7 @@ pub enum Kind {
     Idle,
     /// Goes away before it is answered.
     Gone,
-    /// Sends what is no HTTP, or nothing that it should.
+    /// Sends something that is not HTTP, or not what its head says.
     Garbage,
     /// Asks under another name, as a page would through a browser.
     Rebound,
@@ -46,15 +48,15 @@ pub enum Kind {
 
 /// Every kind, and how many of each at once.
 pub const CROWD: [(Kind, usize); 9] = [
-    (Kind::HalfHead, 120),
-    (Kind::SlowHead, 30),
-    (Kind::SlowBody, 30),
-    (Kind::Deaf, 12),
-    (Kind::Sipping, 6),
+    (Kind::HalfHead, 90),
+    (Kind::SlowHead, 20),
+    (Kind::SlowBody, 20),
+    (Kind::Deaf, 60),
+    (Kind::Sipping, 10),
     (Kind::Idle, 30),
-    (Kind::Gone, 3),
+    (Kind::Gone, 4),
     (Kind::Garbage, 4),
-    (Kind::Rebound, 3),
+    (Kind::Rebound, 4),
 ];
 
 /// Longest that one of them holds on before it tries again.
@@ -62,22 +64,30 @@ const HOLD: Duration = Duration::from_secs(20);
 
 impl Crowd {
     pub fn start(&self) -> Vec<tokio::task::JoinHandle<()>> {
-        let members = CROWD.iter().flat_map(|(kind, count)| std::iter::repeat_n(*kind, *count));
-        let member = |(seed, kind): (usize, Kind)| {
-            let crowd = self.clone();
-            tokio::spawn(async move {
-                let mut random = StdRng::seed_from_u64(seed as u64);
-                // Not all at the same moment.
-                pause(&mut random, 2_000).await;
-                while !crowd.stop.load(Ordering::Acquire) {
-                    crowd.made.fetch_add(1, Ordering::Relaxed);
-                    // A server that closes the connection has done the right thing.
-                    let _ = tokio::time::timeout(HOLD, crowd.once(kind, &mut random)).await;
-                    pause(&mut random, 400).await;
-                }
-            })
-        };
-        members.enumerate().map(member).collect()
+        let members = CROWD.iter().flat_map(|(kind, count)| {
+            (0..*count).map(move |number| (*kind, number, 100 * number / count))
+        });
+        members
+            .map(|(kind, number, rank)| tokio::spawn(self.clone().member(kind, number, rank)))
+            .collect()
+    }
+
+    /// Comes and goes; there while more than `rank` per cent are.
+    async fn member(mut self, kind: Kind, number: usize, rank: usize) {
+        let mut random = StdRng::seed_from_u64(kind as u64 * 1_000 + number as u64);
+        let mut there = self.there.clone();
+        // Not all at the same moment.
+        pause(&mut random, 1_000).await;
+        while self.there.wait_for(|there| *there > rank).await.is_ok() {
+            self.made.fetch_add(1, Ordering::Relaxed);
+            // A server that closes the connection has done the right thing.
+            let doing = tokio::time::timeout(HOLD, self.once(kind, &mut random));
+            tokio::select! {
+                _ = doing => {}
+                _ = there.wait_for(|there| *there <= rank) => {}
+            }
+            pause(&mut random, 400).await;
+        }
     }
 
     async fn once(&self, kind: Kind, random: &mut StdRng) -> std::io::Result<()> {
@@ -85,11 +95,11 @@ impl Crowd {
         match kind {
             Kind::HalfHead => {
                 client.try_send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-a: ").await?;
-                self.wait(&mut client).await;
+                client.closed_after().await;
             }
             Kind::SlowHead => {
                 client.try_send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-a: ").await?;
-                self.trickle(&mut client, random).await?;
+                trickle(&mut client, random).await?;
             }
             Kind::SlowBody => {
                 let length = random.random_range(1_000..1_000_000);
@@ -98,30 +108,25 @@ impl Crowd {
                 );
                 client.try_send(head.as_bytes()).await?;
                 client.try_send(&vec![b' '; length / 2]).await?;
-                self.trickle(&mut client, random).await?;
+                trickle(&mut client, random).await?;
             }
-            Kind::Deaf => {
-                while !self.stopped() {
-                    client.try_send(self.large().as_bytes()).await?;
-                    pause(random, 500).await;
-                }
-            }
+            Kind::Deaf => loop {
+                client.try_send(self.large().as_bytes()).await?;
+                pause(random, 500).await;
+            },
             Kind::Sipping => {
                 client.try_send(self.large().as_bytes()).await?;
-                while !self.stopped() {
-                    if client.sip(1_000).await? == 0 {
-                        break;
-                    }
+                while client.sip(1_000).await? > 0 {
                     pause(random, 100).await;
                 }
             }
             Kind::Idle => {
                 client.try_send(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
                 client.try_receive().await?;
-                self.wait(&mut client).await;
+                client.closed_after().await;
             }
             Kind::Gone => client.try_send(self.large().as_bytes()).await?,
-            Kind::Garbage => self.garbage(&mut client, random).await?,
+            Kind::Garbage => garbage(&mut client, random).await?,
             Kind::Rebound => {
                 let head = b"GET /search?text=a&k=100 HTTP/1.1\r\nhost: evil.example\r\n\r\n";
                 client.try_send(head).await?;
@@ -131,48 +136,38 @@ impl Crowd {
         Ok(())
     }
 
-    async fn garbage(&self, client: &mut Client, random: &mut StdRng) -> std::io::Result<()> {
-        let long = "x".repeat(200_000);
-        let bytes: Vec<u8> = match random.random_range(0..8) {
-            0 => (0..10_000).map(|_| random.random()).collect(),
-            1 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
-            2 => format!("GET /search?text={long} HTTP/1.1\r\nhost: localhost\r\n\r\n").into(),
-            3 => format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: {long}\r\n\r\n").into(),
-            4 => b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n[[[[[[[[[".to_vec(),
-            5 => b"POST /search HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nffffffffff\r\n".to_vec(),
-            6 => b"GET /search?text=a&where=no_such+%3D+1 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(),
-            _ => format!(
-                "POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999999\r\n\r\n{long}"
-            )
-            .into(),
-        };
-        client.try_send(&bytes).await?;
-        self.wait(client).await;
-        Ok(())
-    }
-
     /// Many searches, one after the other, for as much as there is.
     fn large(&self) -> String {
         let k = self.k;
         format!("GET /search?text=note+1&k={k}&exact=true HTTP/1.1\r\nhost: localhost\r\n\r\n")
             .repeat(20)
     }
+}
 
-    async fn trickle(&self, client: &mut Client, random: &mut StdRng) -> std::io::Result<()> {
-        while !self.stopped() {
-            client.try_send(b" ").await?;
-            pause(random, 400).await;
-        }
-        Ok(())
-    }
+async fn garbage(client: &mut Client, random: &mut StdRng) -> std::io::Result<()> {
+    let long = "x".repeat(200_000);
+    let bytes: Vec<u8> = match random.random_range(0..8) {
+        0 => (0..10_000).map(|_| random.random()).collect(),
+        1 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
+        2 => format!("GET /search?text={long} HTTP/1.1\r\nhost: localhost\r\n\r\n").into(),
+        3 => format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: {long}\r\n\r\n").into(),
+        4 => b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n[[[[[[[[[".to_vec(),
+        5 => b"POST /search HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nffffffffff\r\n".to_vec(),
+        6 => b"GET /search?text=a&where=no_such+%3D+1 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(),
+        _ => format!(
+            "POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999999\r\n\r\n{long}"
+        )
+        .into(),
+    };
+    client.try_send(&bytes).await?;
+    client.closed_after().await;
+    Ok(())
+}
 
-    /// Until the server closes the connection.
-    async fn wait(&self, client: &mut Client) {
-        client.closed_after().await;
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+async fn trickle(client: &mut Client, random: &mut StdRng) -> std::io::Result<()> {
+    loop {
+        client.try_send(b" ").await?;
+        pause(random, 400).await;
     }
 }
 

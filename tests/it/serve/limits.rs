@@ -92,7 +92,7 @@ async fn idle_connections_are_closed_and_busy_ones_are_not() {
     server.stop().await;
 }
 
-/// A request for far more than a socket holds: the same long condition in many requests, each of which is told back.
+/// Requests one after the other, for far more than sockets hold.
 fn many_searches(count: usize) -> String {
     "GET /search?text=note+1+about+topic+1&k=120&exact=true HTTP/1.1\r\nhost: localhost\r\n\r\n"
         .repeat(count)
@@ -114,6 +114,28 @@ async fn answers_that_nobody_reads_are_given_up() {
     assert_eq!(closed(&server, "unread").await, 1);
     let answered = server.client().await.search(&json!({ "text": "note 3", "k": 1 })).await;
     assert_eq!(answered.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_hang_give_their_memory_to_others() {
+    let limits = Limits { held: 300_000, body: 100_000, ..Limits::default() };
+    let (_publisher, server) = served(limits).await;
+    let mut honest = server.client().await;
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let mut slow = server.client().await;
+        slow.send("POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 95000\r\n\r\n")
+            .await;
+        // Those before it may have been closed by now, and so may it.
+        let _ = slow.try_send(&[b' '; 90_000]).await;
+        held.push(slow);
+        assert_eq!(honest.search(&json!({ "text": "note 3", "k": 40 })).await.status, 200);
+    }
+    let text = honest.get("/metrics").await.body;
+    let bytes = text.lines().find_map(|line| line.strip_prefix("scalingnote_serve_held_bytes "));
+    assert!(bytes.unwrap().parse::<u64>().unwrap() <= 300_000, "{text}");
+    assert!(closed(&server, "memory").await > 10);
     server.stop().await;
 }
 

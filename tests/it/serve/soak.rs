@@ -1,6 +1,7 @@
 //! Honest and hostile clients against one server, and real runs that publish beside them: `SCALINGNOTE_SOAK_SECONDS` long.
 //!
-//! No honest request may fail, memory and open files must stay where they are once the server is warm.
+//! No honest request may fail, and memory and open files must stay where they are once the server is warm. The crowd comes
+//! and goes: more than there is room for, then few enough that each uses up its time, then nobody.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::hostile::{CROWD, Crowd};
 use super::served::{NOTES, Place, Served, many_descriptors};
@@ -18,6 +20,11 @@ use crate::fixture::program::expect;
 const PLACES: usize = 200;
 /// Clients that search, each over one connection that it keeps.
 const SEARCHERS: usize = 4;
+/// Characters of a stored column: the largest answer has 2 MB.
+const FILLER: usize = 20_000;
+/// Tides of the crowd; in each it has these parts of the time at these per cents of its strength.
+const TIDES: u32 = 4;
+const TIDE: [(f64, usize); 3] = [(0.5, 100), (0.3, 35), (0.2, 0)];
 /// Tries of a request that is told to come again later.
 const TRIES: usize = 10;
 /// Publishes between two collections of old snapshots.
@@ -142,26 +149,46 @@ fn told(what: &str, times: &Mutex<Vec<f64>>) -> usize {
     times.len()
 }
 
-/// Memory and open files of the server, once a second.
-async fn watch(served: &Served, seconds: u64) -> (Vec<u64>, Vec<usize>) {
-    let (mut memory, mut files) = (Vec::new(), Vec::new());
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(seconds) {
-        memory.push(served.resident());
-        files.push(served.descriptors());
-        tokio::time::sleep(Duration::from_secs(1)).await;
+/// What the server took, some times a second.
+#[derive(Default)]
+struct Taken {
+    /// Bytes at most, and the least while nobody hostile was there, by tide.
+    most: u64,
+    quiet: Vec<u64>,
+    files: usize,
+}
+
+/// Lets the crowd come and go, and looks at what the server takes.
+async fn tides(served: &Served, there: &watch::Sender<usize>, seconds: u64) -> Taken {
+    let mut taken = Taken::default();
+    let tide = Duration::from_secs(seconds) / TIDES;
+    for _ in 0..TIDES {
+        for (part, strength) in TIDE {
+            there.send_replace(strength);
+            let (began, mut least) = (Instant::now(), u64::MAX);
+            while began.elapsed() < tide.mul_f64(part) {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let memory = served.resident();
+                least = least.min(memory);
+                taken.most = taken.most.max(memory);
+                taken.files = taken.files.max(served.descriptors());
+            }
+            if strength == 0 {
+                taken.quiet.push(least);
+            }
+        }
     }
-    (memory, files)
+    taken
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn honest_clients_are_served_among_hostile_ones() {
     many_descriptors();
     let seconds = std::env::var("SCALINGNOTE_SOAK_SECONDS").ok();
-    let seconds: u64 = seconds.and_then(|text| text.parse().ok()).unwrap_or(8);
-    let place = Place::new(2_000);
+    let seconds: u64 = seconds.and_then(|text| text.parse().ok()).unwrap_or(10);
+    let place = Place::new(FILLER);
     place.publish(1);
-    let served = place.serve("", &format!("--poll 1s --max-connections {PLACES}"));
+    let served = place.serve("", &format!("--poll 1s --keep-alive 5s --max-connections {PLACES}"));
     served.health().await;
     let files_before = served.descriptors();
     let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
@@ -176,10 +203,10 @@ async fn honest_clients_are_served_among_hostile_ones() {
         .collect();
     honest.push(tokio::spawn(probes(served.address, Arc::clone(&seen), Arc::clone(&stop))));
     let latest = AtomicU64::new(1);
-    let (memory, files) = std::thread::scope(|threads| {
+    let taken = std::thread::scope(|threads| {
         threads.spawn(|| publishes(&place, &latest, &stop));
         let watched = tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(watch(&served, seconds))
+            tokio::runtime::Handle::current().block_on(tides(&served, &strength, seconds))
         });
         stop.store(true, Ordering::Release);
         watched
@@ -187,7 +214,11 @@ async fn honest_clients_are_served_among_hostile_ones() {
     for client in honest {
         client.await.unwrap();
     }
-    hostile.into_iter().for_each(|client| client.abort());
+    for client in hostile {
+        client.abort();
+        let panicked = client.await.is_err_and(|error| error.is_panic());
+        assert!(!panicked, "a page that asks under another name was answered");
+    }
 
     let latest = latest.load(Ordering::Acquire);
     served.takes_over(latest, Duration::from_secs(15)).await;
@@ -209,13 +240,11 @@ async fn honest_clients_are_served_among_hostile_ones() {
     }) {
         println!("{line}");
     }
-    // What is there between two bursts: the least of a window.
-    let window = (memory.len() / 5).max(1);
-    let least = |window: &[u64]| window.iter().min().copied().unwrap_or(0) >> 20;
-    let (warm, end) = (least(&memory[window..2 * window]), least(&memory[memory.len() - window..]));
-    let most = memory.iter().max().copied().unwrap_or(0) >> 20;
-    let open = files.iter().max().copied().unwrap_or(0);
-    println!("memory: {warm} MiB when warm, {end} MiB at the end, {most} MiB at most");
+    let [warm, end, most] =
+        [taken.quiet[0], taken.quiet[taken.quiet.len() - 1], taken.most].map(|bytes| bytes >> 20);
+    println!(
+        "memory: {warm} MiB after the first tide, {end} MiB after the last, {most} MiB at most"
+    );
 
     // Everybody has gone.
     let began = Instant::now();
@@ -224,13 +253,14 @@ async fn honest_clients_are_served_among_hostile_ones() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         left = served.descriptors();
     }
-    println!("open files: {files_before} at first, {open} at most, {left} at the end");
+    println!("open files: {files_before} at first, {} at most, {left} at the end", taken.files);
     let failed = seen.failed.lock().unwrap().clone();
     assert!(failed.is_empty(), "{} honest requests failed, the first: {}", failed.len(), failed[0]);
     assert!(searches as u64 > 5 * seconds && probes as u64 > seconds, "{searches}, {probes}");
     assert!(taken_over > 1 && failures == 0, "{taken_over}, {failures} failures");
     assert!(end <= warm + warm / 8 + 32, "memory grows from {warm} MiB to {end} MiB");
-    assert!(open <= files_before + PLACES + 48 && left <= files_before + 8, "{open}, {left}");
+    assert!(taken.files <= files_before + PLACES + 48, "{} open files", taken.files);
+    assert!(left <= files_before + 8, "{left} files stay open");
     served.terminate();
     let mut served = served;
     assert!(served.ends(Duration::from_secs(20)).success());
