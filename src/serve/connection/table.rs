@@ -93,8 +93,7 @@ impl Connections {
         if table.entries.len() >= self.places {
             // One at a time: the one that was told last is about to go.
             if table.closing == 0 {
-                let worst = self.worst(&table, Table::connections_of);
-                worst.map(|id| self.tell(&mut table, id, Reason::Place));
+                self.close_worst(&mut table, Reason::Place);
             }
             return None;
         }
@@ -117,9 +116,13 @@ impl Connections {
 
     /// Closes one connection for want of descriptors; false where all are at work.
     pub(super) fn shed(&self) -> bool {
-        let mut table = self.lock();
-        let worst = self.worst(&table, Table::connections_of);
-        worst.map(|id| self.tell(&mut table, id, Reason::Descriptors)).is_some()
+        self.close_worst(&mut self.lock(), Reason::Descriptors)
+    }
+
+    fn close_worst(&self, table: &mut Table, why: Reason) -> bool {
+        let Some(id) = self.worst(table, Table::connections_of) else { return false };
+        self.tell(table, id, why);
+        true
     }
 
     /// Takes memory for connection `id`, that of others too where they have kept the server waiting.
