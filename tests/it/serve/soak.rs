@@ -192,8 +192,8 @@ async fn honest_clients_are_served_among_hostile_ones() {
     served.health().await;
     let files_before = served.descriptors();
     let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
-    let crowd =
-        Crowd { address: served.address, k: NOTES, stop: Arc::clone(&stop), made: Arc::default() };
+    let (strength, there) = watch::channel(0);
+    let crowd = Crowd { address: served.address, k: NOTES, there, made: Arc::default() };
     let hostile = crowd.start();
     let mut honest: Vec<_> = (0..SEARCHERS)
         .map(|number| {
