@@ -256,7 +256,7 @@ async fn honest_clients_are_served_among_hostile_ones() {
     println!("open files: {files_before} at first, {} at most, {left} at the end", taken.files);
     let failed = seen.failed.lock().unwrap().clone();
     assert!(failed.is_empty(), "{} honest requests failed, the first: {}", failed.len(), failed[0]);
-    assert!(searches as u64 > 5 * seconds && probes as u64 > seconds, "{searches}, {probes}");
+    assert!(searches.min(probes) as u64 > seconds, "{searches}, {probes}");
     assert!(taken_over > 1 && failures == 0, "{taken_over}, {failures} failures");
     assert!(end <= warm + warm / 8 + 32, "memory grows from {warm} MiB to {end} MiB");
     assert!(taken.files <= files_before + PLACES + 48, "{} open files", taken.files);
