@@ -2,7 +2,8 @@
 //!
 //! Who has used up the most of the patience that its phase gives goes first, by as much sooner as its address has more
 //! connections (or as it holds more memory). So a client that sends its request at once always gets in, however many others
-//! send half of one; and a client that waits for the server is never cut off.
+//! send half of one. A client that waits for the server is never cut off, nor one that has only just begun to keep it
+//! waiting: where there are only such clients, the next connection is taken in a moment later.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,7 +18,9 @@ use super::held::{Account, Pool};
 use super::phase::{Patience, Phase, Reason};
 use crate::serve::limits::Limits;
 
-/// When to look again whether one can be closed, where all were at work.
+/// Who has kept the server waiting for less has sent what it had to, as far as anybody can know.
+const PROMPT: Duration = Duration::from_millis(100);
+/// When to look again whether one can be closed, where none could.
 const AGAIN: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
@@ -142,9 +145,10 @@ impl Connections {
         let now = Instant::now();
         let score = |entry: &Entry| {
             let patience = self.patience.with(entry.phase, entry.moved)?;
-            let used = now.saturating_duration_since(entry.since).as_secs_f64();
-            let score = used / patience.as_secs_f64().max(1e-3) * weight(table, entry) as f64;
-            (entry.why.is_none() && score > 0.0).then_some(score)
+            let used = now.saturating_duration_since(entry.since);
+            let share = used.as_secs_f64() / patience.as_secs_f64().max(1e-3);
+            let score = share * weight(table, entry) as f64;
+            (entry.why.is_none() && used >= PROMPT && score > 0.0).then_some(score)
         };
         let scored = table.entries.iter().filter_map(|(id, entry)| Some((score(entry)?, *id)));
         scored.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, id)| id)
@@ -389,7 +393,12 @@ mod tests {
         assert!(all.try_admit(ONE).is_none());
         assert_eq!(told(&all, &[&idle, &works, &new, &next]), [0]);
         assert_eq!(all.counts().closed[Reason::Place as usize], 2);
-        assert_eq!((all.counts().open, all.counts().accepted), (4, 5));
+        idle.told().await;
+        drop(idle);
+        let last = all.admit(ONE).await;
+        assert!(all.try_admit(ONE).is_none());
+        assert_eq!(told(&all, &[&works, &new, &next, &last]), [0; 0], "they have only just come");
+        assert_eq!((all.counts().open, all.counts().accepted), (4, 6));
     }
 
     #[tokio::test]
@@ -429,7 +438,14 @@ mod tests {
         let held = works.holding();
         held.hold(60).unwrap();
         assert_eq!(told(&all, &[&reads, &unread, &works]), [1]);
-        // What it asked for is too much even if everybody else went.
+        held.hold(20).unwrap_err();
+        assert_eq!(
+            told(&all, &[&reads, &unread, &works]),
+            [1],
+            "the other has only just been answered"
+        );
+        age(&reads, 1);
+        // What it asks for is too much even if everybody else goes.
         held.hold(100).unwrap_err();
         assert_eq!(told(&all, &[&reads, &unread, &works]), [0, 1]);
         drop(works);
