@@ -7,8 +7,11 @@ use std::fmt;
 use std::path::Path;
 
 mod shield;
+mod system;
 
 pub use shield::{broken, shielded, shielded_async};
+pub use system::kind_of_io;
+pub(crate) use system::{TOO_MANY_FILES, way_out};
 
 /// What kind of failure this is. The kind alone decides the exit code and whether a retry can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,8 +139,12 @@ impl Error {
         self
     }
 
-    /// What an I/O error means, with it as the source.
+    /// What an I/O error means, with it as the source, and the way out where that is known.
     pub fn io(cause: std::io::Error, message: impl Into<Cow<'static, str>>) -> Self {
+        let mut message = message.into();
+        if let Some(way_out) = way_out(&cause) {
+            message = format!("{message}: {way_out}").into();
+        }
         Self::new(kind_of_io(&cause), message).with_source(cause)
     }
 
@@ -236,22 +243,6 @@ pub(crate) fn unless<T>(
 /// `None` where what was asked for does not exist.
 pub(crate) fn found<T>(result: Result<T>) -> Result<Option<T>> {
     unless(result, |error| error.kind() == ErrorKind::NotFound)
-}
-
-/// Error kind that fits an [`std::io::Error`]: a full disk is a resource, a missing file is not found.
-pub fn kind_of_io(error: &std::io::Error) -> ErrorKind {
-    use std::io::ErrorKind as Io;
-    match error.kind() {
-        Io::NotFound => ErrorKind::NotFound,
-        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory => {
-            ErrorKind::Resource
-        }
-        Io::Interrupted | Io::TimedOut | Io::ConnectionReset | Io::ConnectionRefused => {
-            ErrorKind::Transient
-        }
-        Io::UnexpectedEof | Io::InvalidData => ErrorKind::Corrupt,
-        _ => ErrorKind::Input,
-    }
 }
 
 /// The error of a file or folder that cannot be written.

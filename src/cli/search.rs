@@ -58,7 +58,7 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<()> {
     }
     let opened = root::open_trusting(&args.root, &args.public_keys)?;
     let (model, base_dir) = opened.tower_files(args.model)?;
-    let snapshot = Snapshot::open(&opened.root, args.snapshot, &root::cache_dir()).await?;
+    let snapshot = Snapshot::open(&opened.root, args.snapshot, &root::cache_dir()?).await?;
     // Before the tower is loaded: a wrong condition should not cost that wait.
     let passing = args.condition.as_deref().map(|condition| snapshot.passing(condition));
     let passing = passing.transpose().map_err(|error| match error.kind() {

@@ -101,7 +101,7 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
     });
     let options = WatchOptions {
         every: args.poll.max(Duration::from_millis(100)),
-        cache: args.cache.clone().unwrap_or_else(root::cache_dir),
+        cache: args.cache.clone().map_or_else(root::cache_dir, Ok)?,
         tower,
         first: args.snapshot,
     };

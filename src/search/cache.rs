@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::store::FileRef;
+use crate::store::{FileRef, make_private, private_folder};
 use crate::types::Digest256;
 
 /// Watchers of one root on one machine that have a cache each.
@@ -28,19 +29,25 @@ impl Cache {
         let failed = |cause: std::io::Error| {
             Error::io(cause, format!("cannot use the cache {}", base.display()))
         };
-        std::fs::create_dir_all(base).map_err(failed)?;
+        make_private(base).map_err(failed)?;
+        // Where everybody may make folders, such as in /tmp, one of this name may be a trap.
+        let shared = std::fs::metadata(base).map_err(failed)?.mode() & 0o002 != 0;
+        let make = if shared { private_folder } else { make_private };
         let name = Digest256::of(root_uri.as_bytes()).short();
         for number in 0..WATCHERS {
             let folder = base.join(format!("watch-{name}-{number}"));
+            // Somebody else may have laid a link there, to have a file of ours made or locked elsewhere.
             let lock = File::options()
                 .create(true)
                 .truncate(false)
                 .write(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
                 .open(folder.with_extension("lock"))
                 .map_err(failed)?;
             match lock.try_lock() {
                 Ok(()) => {
-                    std::fs::create_dir_all(&folder).map_err(failed)?;
+                    make(&folder).map_err(failed)?;
                     return Ok(Self { folder, _lock: lock });
                 }
                 Err(TryLockError::WouldBlock) => {}
@@ -94,5 +101,25 @@ mod tests {
         assert_eq!(again.folder(), folder);
         assert_eq!(again.trim([&file].into_iter()).unwrap(), 1);
         assert!(folder.join(file.cached_name()).exists());
+    }
+
+    #[test]
+    fn links_that_others_laid_are_not_followed() {
+        let base = tempfile::tempdir().unwrap();
+        let everybodys = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        std::fs::set_permissions(base.path(), everybodys).unwrap();
+        let elsewhere = base.path().join("elsewhere");
+        let name = Digest256::of(b"s3://a/b").short();
+        let lay = |at: &str| std::os::unix::fs::symlink(&elsewhere, base.path().join(at)).unwrap();
+        lay(&format!("watch-{name}-0.lock"));
+        let refused = Cache::claim(base.path(), "s3://a/b").unwrap_err();
+        assert!(refused.to_string().contains("symbolic link"), "{refused}");
+        assert!(!elsewhere.exists(), "nothing was made through the link");
+
+        std::fs::remove_file(base.path().join(format!("watch-{name}-0.lock"))).unwrap();
+        std::fs::create_dir(&elsewhere).unwrap();
+        lay(&format!("watch-{name}-0"));
+        let refused = Cache::claim(base.path(), "s3://a/b").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Input);
     }
 }

@@ -1,8 +1,10 @@
 //! The one commit point: put-if-absent of the next manifest.
 
-use futures::{StreamExt, TryStreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 
-use super::lease::{COMMIT_LIMIT, Lease};
+use super::lease::{COMMIT_LIMIT, HELD_LIMIT, Lease, host_name};
+use super::maker;
 use super::manifest::{
     CommitOutcome, Content, MANIFEST_VERSION, Manifest, Provenance, Purged, newest, numbers, parse,
     read, sign,
@@ -126,11 +128,14 @@ async fn under_lease(
             ))),
         };
     }
-    check_objects(root, manifest.content.files(), parent, restored).await?;
+    if let Some(damage) = find_damage(root, &manifest.content).await? {
+        let old = FileRef::paths(parent.iter().flat_map(|parent| parent.content.files()));
+        return Err(damage.refusal(root, restored || old.contains(damage.file.path.as_str())));
+    }
     if let Some(key) = signer(root).await? {
         sign(root, manifest.number, &bytes, &key).await?;
     }
-    if lease.age() > COMMIT_LIMIT {
+    if !lease.is_younger_than(COMMIT_LIMIT).await? {
         return Err(Error::transient(
             "checking the objects of the snapshot took longer than the commit lease lasts; run again",
         ));
@@ -138,30 +143,32 @@ async fn under_lease(
 
     let key = layout::manifest(manifest.number);
     match root.put_if_absent(&key, bytes.clone().into()).await {
-        Ok(PutOutcome::Created) => confirm(root, manifest).await,
+        Ok(PutOutcome::Created) => confirm(root, parent, manifest, lease).await,
         Ok(PutOutcome::AlreadyExists) => {
             let there = root.get(&key).await?;
             if there == bytes {
-                return confirm(root, manifest).await;
+                return confirm(root, parent, manifest, lease).await;
             }
             Ok(decide(manifest, newest_or(root, &key).await?))
         }
-        Err(failed) => resolve(root, manifest, &bytes, failed).await,
+        Err(failed) => resolve(root, parent, manifest, &bytes, lease, failed).await,
     }
 }
 
 /// The put reported an error: look whether the object is there after all.
 async fn resolve(
     root: &Root,
+    parent: Option<&Manifest>,
     manifest: Manifest,
     bytes: &[u8],
+    lease: &Lease<'_>,
     failed: Error,
 ) -> Result<CommitOutcome> {
     let key = layout::manifest(manifest.number);
     let mut pause = std::time::Duration::from_millis(50);
     for _ in 0..4 {
         match root.get(&key).await {
-            Ok(there) if there == bytes => return confirm(root, manifest).await,
+            Ok(there) if there == bytes => return confirm(root, parent, manifest, lease).await,
             Ok(_) => return Ok(decide(manifest, newest_or(root, &key).await?)),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(failed).context(|| format!("committing snapshot {}", manifest.number));
@@ -189,62 +196,167 @@ fn decide(ours: Manifest, winner: Manifest) -> CommitOutcome {
     }
 }
 
-/// Our manifest is in the store. It was committed unless its number is one that an old gc had freed again while
-/// this process stood still: then newer manifests are older than it, nobody was ever served it, and it goes.
-async fn confirm(root: &Root, manifest: Manifest) -> Result<CommitOutcome> {
-    let listed = root.list(layout::SNAPSHOTS).await?;
-    let written = |number: u64| {
-        let key = layout::manifest(number);
-        listed.iter().find(|object| object.key == key).map(|object| object.modified)
-    };
-    let own = written(manifest.number);
-    let newer = listed.iter().filter_map(|object| layout::manifest_number(&object.key));
-    let stale =
-        newer.filter(|&number| number > manifest.number).any(|number| written(number) < own);
-    if !stale {
-        return Ok(CommitOutcome::Committed(Box::new(manifest)));
-    }
-    root.delete(&layout::manifest(manifest.number)).await?;
-    let winner = newest_or(root, &layout::manifest(manifest.number)).await?;
-    Ok(CommitOutcome::LostTo(Box::new(winner)))
-}
-
-/// Every object exists with its size.
-async fn check_objects(
+/// Our manifest is in the store, where it stays: somebody may have read it already, and a published number never goes
+/// but by gc. What is left to find out is what happened if this process stood still between its look at the objects and
+/// its put for longer than its lease holds a gc off:
+///
+/// - Unreferenced objects were deleted, and ours were that until the put. Where ours is the newest, the parent's content
+///   follows it ([`restore`]).
+/// - So much was published that a gc freed our number again: then ours is not the newest, nobody is ever served it, and the
+///   next gc takes it.
+///
+/// The objects are looked up once more in any case: a gc batch that itself stood still, or a person, may have deleted one.
+async fn confirm(
     root: &Root,
-    files: impl Iterator<Item = &FileRef>,
     parent: Option<&Manifest>,
-    restored: bool,
-) -> Result<()> {
-    let old = FileRef::paths(parent.iter().flat_map(|parent| parent.content.files()));
-    // A list of futures, not a closure held over an await: that would not be `Send`.
-    let lookups: Vec<_> = files
-        .map(|file| look_up(root, file, restored || old.contains(file.path.as_str())))
-        .collect();
-    futures::stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await
+    manifest: Manifest,
+    lease: &Lease<'_>,
+) -> Result<CommitOutcome> {
+    let number = manifest.number;
+    let look = async {
+        let held = lease.is_younger_than(HELD_LIMIT).await?;
+        // Whoever deletes from now on sees the manifest; whoever does so already is waited for.
+        let again = match held {
+            true => None,
+            false => Some(Lease::take(root, LeaseKind::Commit).await?),
+        };
+        let look = async {
+            if let Some(again) = &again {
+                again.wait_for_gc().await?;
+            }
+            let newest = numbers(root).await?.last().copied();
+            Ok::<_, Error>((
+                held,
+                newest == Some(number),
+                find_damage(root, &manifest.content).await?,
+            ))
+        };
+        let look = look.await;
+        if let Some(again) = again {
+            again.release().await;
+        }
+        look
+    };
+    let looked =
+        look.await.context(|| format!("snapshot {number} is in place, looking at it again"));
+    match looked? {
+        (_, true, Some(damage)) => Err(restore(root, parent, &manifest, damage).await),
+        (_, true, None) | (true, false, None) => Ok(CommitOutcome::Committed(Box::new(manifest))),
+        _ => {
+            let winner = newest_or(root, &layout::manifest(number)).await?;
+            Ok(CommitOutcome::LostTo(Box::new(winner)))
+        }
+    }
 }
 
-/// `published`: an earlier snapshot names it too, so no run would make it anew.
-async fn look_up(root: &Root, file: &FileRef, published: bool) -> Result<()> {
-    match root.size(&file.path).await? {
-        Some(size) if size == file.size => Ok(()),
-        Some(size) => Err(Error::corrupt(format!(
-            "{} in {} has {size} bytes where {} were written; nothing was published",
-            file.path,
-            root.uri(),
-            file.size
-        ))),
-        None if published => Err(Error::not_found(format!(
-            "{} is missing in {}, and an earlier snapshot names it: restore it, or roll back to a snapshot that \
-             `snapshot verify` finds whole; nothing was published",
-            file.path,
+/// The newest snapshot, ours, names an object that is gone. What was served before is served again under the next number,
+/// as by a rollback, but nothing is blocked: the next run makes and publishes what is missing. Returns what to tell.
+async fn restore(root: &Root, parent: Option<&Manifest>, ours: &Manifest, damage: Damage) -> Error {
+    let told = format!(
+        "snapshot {} was published although {}, which it names, was deleted or altered just before, while this \
+         process stood still",
+        ours.number, damage.file.path
+    );
+    // The content before a purge holds what was purged; before the first snapshot there is none.
+    let Some(parent) = parent.filter(|parent| parent.purged == ours.purged) else {
+        return Error::corrupt(format!(
+            "{told}; no earlier content may take its place, so readers are refused until {} in {} is removed by hand, \
+             if nobody has opened it, and the same is done again",
+            layout::manifest(ours.number),
             root.uri()
-        ))),
-        None => Err(Error::transient(format!(
-            "{} is missing in {}; nothing was published, run again to make it anew",
-            file.path,
-            root.uri()
-        ))),
+        ));
+    };
+    let restored = async {
+        let mut provenance = Provenance {
+            created_at: chrono::Utc::now().to_rfc3339(),
+            host: host_name(),
+            program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
+            run: format!("back to {}: files of {} are gone", parent.number, ours.number),
+            gates: Vec::new(),
+            ..parent.provenance.clone()
+        };
+        maker::tell(root, parent, &mut provenance).await?;
+        let marks = Marks { restored: true, ..Marks::of(Some(parent)) };
+        commit_boxed(root, Some(ours), parent.content.clone(), marks, provenance).await
+    };
+    match restored.await {
+        Ok(CommitOutcome::Committed(restored)) => Error::transient(format!(
+            "{told}; snapshot {} serves the content of snapshot {} again, run again to publish what is new",
+            restored.number, parent.number
+        )),
+        Ok(CommitOutcome::LostTo(winner)) => {
+            Error::transient(format!("{told}; snapshot {} has replaced it, run again", winner.number))
+        }
+        Ok(CommitOutcome::Blocked { by }) => Error::corrupt(format!(
+            "{told}, and the content before it is blocked by snapshot {by}; roll back to another"
+        )),
+        Err(failed) => Error::corrupt(format!(
+            "{told}, and the content before it could not be published again; roll back to a snapshot that \
+             `snapshot verify` finds whole"
+        ))
+        .with_source(failed),
+    }
+}
+
+/// A commit inside a commit.
+fn commit_boxed<'a>(
+    root: &'a Root,
+    parent: Option<&'a Manifest>,
+    content: Content,
+    marks: Marks,
+    provenance: Provenance,
+) -> BoxFuture<'a, Result<CommitOutcome>> {
+    commit_exactly(root, parent, content, marks, provenance).boxed()
+}
+
+/// An object that is not as a manifest says.
+struct Damage {
+    file: FileRef,
+    /// Its size; `None` where it is missing.
+    size: Option<u64>,
+}
+
+/// Looks every object up.
+async fn find_damage(root: &Root, content: &Content) -> Result<Option<Damage>> {
+    // A list of futures, not a closure held over an await: that would not be `Send`.
+    let lookups: Vec<_> = content.files().map(|file| look_up(root, file)).collect();
+    let mut found = futures::stream::iter(lookups).buffer_unordered(LOOKUPS);
+    while let Some(damage) = found.try_next().await? {
+        if damage.is_some() {
+            return Ok(damage);
+        }
+    }
+    Ok(None)
+}
+
+async fn look_up(root: &Root, file: &FileRef) -> Result<Option<Damage>> {
+    let size = root.size(&file.path).await?;
+    Ok((size != Some(file.size)).then(|| Damage { file: file.clone(), size }))
+}
+
+impl Damage {
+    /// `published`: an earlier snapshot names it too, so no run would make it anew.
+    fn refusal(&self, root: &Root, published: bool) -> Error {
+        let Self { file, size } = self;
+        match size {
+            Some(size) => Error::corrupt(format!(
+                "{} in {} has {size} bytes where {} were written; nothing was published",
+                file.path,
+                root.uri(),
+                file.size
+            )),
+            None if published => Error::not_found(format!(
+                "{} is missing in {}, and an earlier snapshot names it: restore it, or roll back to a snapshot that \
+                 `snapshot verify` finds whole; nothing was published",
+                file.path,
+                root.uri()
+            )),
+            None => Error::transient(format!(
+                "{} is missing in {}; nothing was published, run again to make it anew",
+                file.path,
+                root.uri()
+            )),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Snapshots: the manifest, its one commit point, and what is done to it later.
 //!
 //! ```text
-//! commit:  lease -> wait for a gc batch -> parent still newest? -> every object there? -> put-if-absent -> lease gone
+//! commit:  lease -> wait for a gc batch -> parent still newest? -> every object there? -> lease still young?
+//!          -> put-if-absent -> lease still held? every object still there? -> lease gone
 //! reader:  lease -> wait for a gc batch -> manifest still there? -> read, renewing    -> lease gone
 //! run:     lease -> wait for a gc batch -> plan, encode, build, publish, with a heartbeat -> lease gone
 //! gc:      lease -> no commit lease? -> leave what readers, runs and new snapshots need -> delete a batch -> lease gone
@@ -23,9 +24,7 @@ mod sign;
 pub use commit::commit;
 pub(crate) use gc::strings_in;
 pub use gc::{GcReport, Protected, Retention, gc};
-pub use lease::{
-    Holder, ReaderLease, RunLease, Taken, check_store, host_name, is_current_run, store_time,
-};
+pub use lease::{Holder, ReaderLease, RunLease, Taken, check_store, host_name, is_current_run};
 pub use maker::made_by;
 pub use manifest::{
     CommitOutcome, Content, Diff, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, NoteDiff,

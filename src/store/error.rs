@@ -31,7 +31,7 @@ pub(super) fn from_store(
 ) -> Error {
     let text = chain(cause);
     let kind = kind_of(cause);
-    let (kind, advice) = cloud::advice(kind, status(&text), &text, uri);
+    let (kind, advice) = cloud::advice(kind, status(&text), &text, uri, system(cause));
     let place = if key.is_empty() { uri.to_owned() } else { format!("{key} in {uri}") };
     Error::new(kind, format!("cannot {operation} {place}{advice}")).with_source(describe(cause))
 }
@@ -84,16 +84,15 @@ fn kind_of(cause: &object_store::Error) -> ErrorKind {
     }
 }
 
+/// The operating system's error inside. An answer that breaks off is the connection's end of file, not a file's.
+fn system(cause: &object_store::Error) -> Option<&std::io::Error> {
+    links(cause).take_while(|error| !error.is::<HttpError>()).find_map(<dyn StdError>::downcast_ref)
+}
+
 /// Generic errors: by the operating system's error or the HTTP status inside.
 fn kind_of_chain(cause: &object_store::Error) -> ErrorKind {
-    for error in links(cause) {
-        // An answer that breaks off is the connection's end of file, not a file's.
-        if error.is::<HttpError>() {
-            break;
-        }
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return kind_of_io(io);
-        }
+    if let Some(io) = system(cause) {
+        return kind_of_io(io);
     }
     let text = chain(cause);
     // Read beyond its end, an object is shorter than its reader was told: no attempt makes it longer. The store's own

@@ -6,7 +6,7 @@ use super::pipeline::resolve;
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::snapshot::{Manifest, newest, read};
-use crate::store::{Keys, Root};
+use crate::store::{Keys, Root, private_folder};
 
 /// An opened root, with the pipeline where the argument named one.
 pub(crate) struct Opened {
@@ -42,12 +42,27 @@ impl Opened {
 }
 
 /// Where files of a remote root are kept between searches.
-pub(crate) fn cache_dir() -> PathBuf {
+///
+/// # Errors
+/// Input where there is no home folder and somebody else has a hand in the place below `/tmp`.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    let base = folder("XDG_CACHE_HOME")
-        .or_else(|| folder("HOME").map(|home| home.join(".cache")))
-        .unwrap_or_else(std::env::temp_dir);
-    base.join("scalingnote").join("snapshots")
+    let base = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    let ours = match base {
+        Some(base) => base.join("scalingnote"),
+        None => own_temp_folder()?,
+    };
+    Ok(ours.join("snapshots"))
+}
+
+/// Everybody may make a folder in `/tmp`, and follow or swap what lies in one that is not theirs.
+fn own_temp_folder() -> Result<PathBuf> {
+    // SAFETY: geteuid takes nothing, touches no memory of this program and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    let folder = std::env::temp_dir().join(format!("scalingnote-{user}"));
+    private_folder(&folder)
+        .map_err(|cause| Error::io(cause, format!("cannot use the cache {}", folder.display())))?;
+    Ok(folder)
 }
 
 /// Opens what the argument names. A path that ends in `.toml` is a pipeline file.

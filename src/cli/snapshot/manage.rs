@@ -123,7 +123,7 @@ pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {
         grace_hours: args.grace_hours.unwrap_or(base.grace_hours),
         runs_days: args.runs_days.unwrap_or(base.runs_days),
     };
-    let now = match snapshot::store_time(&opened.root).await {
+    let now = match opened.root.now().await {
         // The store's time is told by what is written there. A full or read-only one is asked what could go all the same.
         Err(_) if args.dry_run => chrono::Utc::now(),
         found => found?,

@@ -105,7 +105,7 @@ async fn canaries(root: &Root, manifest: &Manifest) -> Result<usize> {
     if manifest.content.shards.iter().all(|shard| shard.canaries.is_empty()) {
         return Ok(0);
     }
-    let cache = root::cache_dir();
+    let cache = root::cache_dir()?;
     let opened = Snapshot::open(root, Some(manifest.number), &cache).await?;
     tokio::task::spawn_blocking(move || opened.check_canaries())
         .await

@@ -15,7 +15,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io, way_out};
 use crate::index::rows::{Best, Hit};
 use crate::kernel::dot_f16;
 
@@ -109,13 +109,12 @@ impl SidecarWriter {
 
 /// An error of writing `path`, with the way out where the disk is full.
 pub(in crate::index) fn write_error(path: &Path, cause: std::io::Error) -> Error {
-    let kind = kind_of_io(&cause);
-    let advice = if kind == ErrorKind::Resource {
-        ": the disk or quota is full; free space or set another working folder"
-    } else {
-        ""
+    let full = kind_of_io(&cause) == ErrorKind::Resource && way_out(&cause).is_none();
+    let advice = match full {
+        true => ": the disk or quota is full; free space or set another working folder",
+        false => "",
     };
-    Error::new(kind, format!("writing {}{advice}", path.display())).with_source(cause)
+    Error::io(cause, format!("writing {}{advice}", path.display()))
 }
 
 /// A mapped sidecar.

@@ -74,7 +74,7 @@ pub struct GcReport {
 /// Deletes what nothing needs any more. Manifests go first, then receipts, then the files that they named, so a
 /// crash leaves nothing that names a missing file. Never touches what is not under this program's folders.
 ///
-/// `now` is compared with the store's time stamps: pass [`crate::snapshot::store_time`] unless this machine's clock is right.
+/// `now` is compared with the store's time stamps: pass [`Root::now`].
 ///
 /// # Errors
 /// Any manifest that would be kept but cannot be read stops the gc before anything is deleted. Transient where a

@@ -1,10 +1,14 @@
 //! Who holds a lease: told to people, and on one machine enough to see that the holder is dead.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
+
+/// Where the system tells of its processes.
+const PROC: &str = "/proc";
 
 /// Names of the leases that this process holds.
 static HELD_HERE: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -24,7 +28,8 @@ pub struct Holder {
     pub process: u32,
     /// When it began by that machine's clock, for people: RFC 3339, UTC.
     pub taken_at: String,
-    /// Where `process` means something: the machine since its last start, and the process namespace.
+    /// Where `process` and `began` mean something: the machine since its last start, and the namespaces of processes and of
+    /// times. Two containers of one machine differ.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     machine: String,
     /// When the process began, in ticks since the machine's start: a process number is used again.
@@ -43,7 +48,7 @@ impl Holder {
             process,
             taken_at: Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
             machine: machine().unwrap_or_default(),
-            began: process_began(process),
+            began: began_here(),
         }
     }
 
@@ -53,17 +58,27 @@ impl Holder {
         Self { run: unknown(), host: unknown(), taken_at: unknown(), ..Self::default() }
     }
 
-    /// True only where it is certain: the holder ran on this machine and is there no more. On any other machine
-    /// the age of its heartbeat has to tell.
+    /// True only where it is certain: the holder ran on this machine and is there no more. On any other machine, and
+    /// where the system hides its processes, the age of its heartbeat has to tell.
     pub(super) fn is_dead(&self) -> bool {
+        self.is_dead_by(Path::new(PROC))
+    }
+
+    fn is_dead_by(&self, proc: &Path) -> bool {
         let here = !self.machine.is_empty() && machine().as_ref() == Some(&self.machine);
-        if !here || self.began.is_none() {
-            return false;
-        }
-        if self.process == std::process::id() && self.began == process_began(self.process) {
+        let Some(began) = self.began.filter(|_| here) else { return false };
+        if self.process == std::process::id() && Some(began) == began_here() {
             return !held_here().contains(&self.run);
         }
-        process_began(self.process) != self.began
+        if !exists(self.process) {
+            return true;
+        }
+        // There is a process of this number: is it the same one? Where /proc hides it or is another namespace's, nobody knows.
+        match began_in(proc, self.process).filter(|_| is_ours(proc)) {
+            Some(Began::At(ticks)) => ticks != began,
+            Some(Began::Ended) => true,
+            None => false,
+        }
     }
 }
 
@@ -101,20 +116,60 @@ pub fn host_name() -> String {
 /// `None` where the system (anything but Linux) does not tell.
 fn machine() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(format!("{} {}", boot.trim(), namespace.display()))
+    let mut machine = boot.trim().to_owned();
+    // Linux before 5.6 has no namespaces of times.
+    for namespace in ["pid", "time"] {
+        match std::fs::read_link(format!("/proc/self/ns/{namespace}")) {
+            Ok(link) => machine.push_str(&format!(" {}", link.display())),
+            Err(_) if namespace == "pid" => return None,
+            Err(_) => {}
+        }
+    }
+    Some(machine)
 }
 
-/// `None` where no such process runs, or it has ended and nobody has asked for its exit code yet.
-fn process_began(process: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+/// Whether a process of this number runs, or has ended and nobody has asked for its exit code yet. Told of every process,
+/// whoever may look at it: `EPERM` is an answer, too.
+fn exists(process: u32) -> bool {
+    let Ok(process @ 1..) = libc::pid_t::try_from(process) else { return false };
+    // SAFETY: signal 0 is none; kill takes two numbers and touches no memory of this program.
+    let told = unsafe { libc::kill(process, 0) };
+    told == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
+/// Whether `proc` counts processes as this one does: a container may be shown that of its host.
+fn is_ours(proc: &Path) -> bool {
+    let own = std::process::id().to_string();
+    std::fs::read_link(proc.join("self")).is_ok_and(|own_link| own_link == Path::new(&own))
+}
+
+/// When this process began.
+fn began_here() -> Option<u64> {
+    let proc = Path::new(PROC);
+    match began_in(proc, std::process::id()).filter(|_| is_ours(proc))? {
+        Began::At(ticks) => Some(ticks),
+        Began::Ended => None,
+    }
+}
+
+/// What /proc says of a process.
+#[derive(Debug, PartialEq)]
+enum Began {
+    At(u64),
+    /// It has ended, and nobody has asked for its exit code yet.
+    Ended,
+}
+
+/// `None` where nothing is told: no such process, or a hidden one.
+fn began_in(proc: &Path, process: u32) -> Option<Began> {
+    let stat = std::fs::read_to_string(proc.join(process.to_string()).join("stat")).ok()?;
     // The name in parentheses may hold anything; after it come the state and, 19 fields on, the start time.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
     if matches!(fields.next()?, "Z" | "X") {
-        return None;
+        return Some(Began::Ended);
     }
-    fields.nth(18)?.parse().ok()
+    fields.nth(18)?.parse().ok().map(Began::At)
 }
 
 #[cfg(test)]
@@ -132,15 +187,28 @@ mod tests {
 
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = child.id();
-        let of_child = Holder { process, began: process_began(process), ..mine.clone() };
-        assert!(of_child.began.is_some() && !of_child.is_dead());
+        let Some(Began::At(ticks)) = began_in(Path::new(PROC), process) else { panic!("it runs") };
+        let of_child = Holder { process, began: Some(ticks), ..mine.clone() };
+        assert!(!of_child.is_dead());
+        // Nothing is told of it (`hidepid=2`), or another namespace's processes are shown: it runs all the same.
+        let hidden = tempfile::tempdir().unwrap();
+        assert!(!of_child.is_dead_by(hidden.path()));
+        let strange = hidden.path().join(process.to_string());
+        std::fs::create_dir(&strange).unwrap();
+        std::os::unix::fs::symlink("1", hidden.path().join("self")).unwrap();
+        std::fs::write(strange.join("stat"), "7 (other) S".to_owned() + &" 1".repeat(40)).unwrap();
+        assert!(!of_child.is_dead_by(hidden.path()));
         child.kill().unwrap();
         // Killed and not waited for: the process number is still taken, the process is not there.
         while !of_child.is_dead() {
             std::thread::yield_now();
         }
+        assert!(!of_child.is_dead_by(hidden.path()), "nobody can tell yet");
         child.wait().unwrap();
-        assert!(of_child.is_dead());
+        assert!(
+            of_child.is_dead() && of_child.is_dead_by(hidden.path()),
+            "there is no such process"
+        );
 
         let used_again = Holder { began: mine.began.map(|ticks| ticks + 1), ..mine.clone() };
         assert!(used_again.is_dead());

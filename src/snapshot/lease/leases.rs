@@ -1,7 +1,8 @@
 //! All leases of a root: who is alive, and waiting for somebody else.
 //!
-//! Every age is by the store's clock: the time stamp that the store gave to one's own lease, plus how long ago that was.
-//! No machine's clock counts.
+//! Every age is by the store's clock ([`Root::now`]), here as told by one's own lease: the time stamp that the store gave it, plus
+//! how long ago that was. Where this machine does not know of all the time that passed (it was paused), others look younger
+//! than they are, so one waits rather than acts. No machine's clock counts.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use super::holder::Holder;
+use super::since::Since;
 use crate::error::{Error, Result, ResultExt, found};
 use crate::store::layout::{self, Folder, Key, LeaseKind};
 use crate::store::{Listed, Root};
@@ -31,7 +33,7 @@ pub struct Leases {
 
 impl Leases {
     /// What the store lists; `own` was put at `taken`.
-    pub(super) async fn see(root: &Root, own: &str, taken: Instant) -> Result<Self> {
+    pub(super) async fn see(root: &Root, own: &str, taken: Since) -> Result<Self> {
         let listed = root.list(layout::LEASES).await?;
         let Some(mine) = listed.iter().find(|lease| lease.key == own) else {
             return Err(Error::transient(format!(
@@ -128,7 +130,7 @@ impl Patience {
 
 /// Waits until no gc batch is under way. Whoever has put a lease of its own before it calls this is seen by every
 /// later batch.
-pub(super) async fn wait_for_gc(root: &Root, own: &str, taken: Instant) -> Result<()> {
+pub(super) async fn wait_for_gc(root: &Root, own: &str, taken: Since) -> Result<()> {
     let mut patience = Patience::of(FOR_GC);
     while Leases::see(root, own, taken).await?.held(root, LeaseKind::Gc).await? {
         let told = || format!("a gc of {} is going on; run again when it is done", root.uri());

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::leases::{content, remove, wait_for_gc};
+use super::since::Since;
 use crate::error::{Error, Result};
 use crate::store::{Root, layout};
 
@@ -65,7 +64,7 @@ impl ReaderLease {
 
     /// Puts the lease first and looks second: a gc batch that began before is waited for, later ones see the lease.
     async fn put(&self) -> Result<()> {
-        let (key, taken) = (self.key(), Instant::now());
+        let (key, taken) = (self.key(), Since::now());
         let kept = async {
             self.root.put(&key, content("reader", "")?.into()).await?;
             wait_for_gc(&self.root, &key, taken).await?;

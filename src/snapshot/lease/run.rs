@@ -6,11 +6,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::holder::{HeldHere, Holder};
 use super::leases::{Leases, STALE, content, holder, remove, wait_for_gc};
-use super::short::store_time;
+use super::since::Since;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::layout::{self, Key};
 use crate::store::{PutOutcome, Root};
@@ -117,7 +115,7 @@ impl RunLease {
     /// numbers: the one that sees the other withdraws. Leases of the dead go.
     async fn settle(self) -> Result<Taken> {
         let settled = async {
-            let taken = Instant::now();
+            let taken = Since::now();
             let others = Leases::see(&self.root, &self.key(), taken).await?;
             for key in others.runs().filter(|key| *key != self.key()) {
                 if let Some(holder) = living(&self.root, key).await? {
@@ -229,8 +227,7 @@ async fn living(root: &Root, key: &str) -> Result<Option<Holder>> {
     if holder.is_dead() {
         return Ok(None);
     }
-    let now = store_time(root).await?;
-    let leases = Leases::among(&root.list(layout::LEASES).await?, now);
+    let leases = Leases::among(&root.list(layout::LEASES).await?, root.now().await?);
     Ok(leases.run_beats(key, &holder.run).then_some(holder))
 }
 

@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use tokio::time::Instant;
-
 use super::holder::HeldHere;
-use super::leases::{Leases, content, remove, wait_for_gc};
-use crate::error::{Error, Result};
+use super::leases::{Leases, STALE, content, remove, wait_for_gc};
+use super::since::Since;
+use crate::error::Result;
 use crate::store::Root;
 use crate::store::layout::{self, LeaseKind};
 
-/// How long a commit may take from its lease to its put.
+/// How long a commit may take from its lease to its put, and a gc batch from its lease to its last delete.
 pub const COMMIT_LIMIT: Duration = Duration::from_secs(10 * 60);
+/// A lease that is younger than this holds the other side off.
+pub const HELD_LIMIT: Duration = Duration::from_secs(STALE.num_seconds() as u64);
 
 /// A lease that is in the store. [`Lease::release`] takes it away; a process that dies leaves it to go stale.
 pub struct Lease<'a> {
     root: &'a Root,
     key: String,
-    taken: Instant,
+    taken: Since,
     _held: HeldHere,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Lease<'a> {
     pub async fn take(root: &'a Root, kind: LeaseKind) -> Result<Self> {
         let id = format!("{:016x}", rand::random::<u64>());
         let key = layout::lease(kind, &id);
-        let lease = Self { root, key, taken: Instant::now(), _held: HeldHere::new(&id) };
+        let lease = Self { root, key, taken: Since::now(), _held: HeldHere::new(&id) };
         if let Err(error) = root.put(&lease.key, content(&kind.to_string(), &id)?.into()).await {
             // It may be there all the same, and would hold the other side up until it goes stale.
             lease.release().await;
@@ -55,9 +55,18 @@ impl<'a> Lease<'a> {
         self.root.require_conditional_create(&self.key).await
     }
 
-    /// How long ago it was taken.
+    /// How long ago it was taken, as far as this machine knows: see [`Since`].
     pub fn age(&self) -> Duration {
         self.taken.elapsed()
+    }
+
+    /// Whether it is there and younger than `limit` by the store's clock, asked now: the time in which this process or
+    /// its machine stood still counts, too.
+    pub async fn is_younger_than(&self, limit: Duration) -> Result<bool> {
+        let now = self.root.now().await?;
+        let taken = self.root.modified(&self.key).await?;
+        // A store may round its stamps: what it wrote last may seem to lie ahead.
+        Ok(taken.is_some_and(|taken| (now - taken).to_std().unwrap_or_default() < limit))
     }
 
     /// See [`wait_for_gc`].
@@ -78,18 +87,4 @@ pub async fn check_store(root: &Root) -> Result<()> {
     let checked = lease.check_store().await;
     lease.release().await;
     checked
-}
-
-/// The time as the store tells it, for ages of its objects: writes and removes a small object.
-pub async fn store_time(root: &Root) -> Result<DateTime<Utc>> {
-    let lease = Lease::take(root, LeaseKind::Probe).await?;
-    let listed = root.list(layout::LEASES).await;
-    let stamped = listed.map(|all| all.iter().find(|l| l.key == lease.key).map(|own| own.modified));
-    lease.release().await;
-    stamped?.ok_or_else(|| {
-        Error::unsupported(format!(
-            "{} does not list what was just written; it cannot hold snapshots",
-            root.uri()
-        ))
-    })
 }

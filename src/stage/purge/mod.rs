@@ -250,7 +250,7 @@ impl<'a> Purge<'a> {
         for doomed in rounds.into_values() {
             gone.extend(snapshot::delete_now(root, doomed, self.kept.clone()).await?);
         }
-        let before = snapshot::store_time(root).await? - TimeDelta::minutes(STAGED_MINUTES);
+        let before = root.now().await? - TimeDelta::minutes(STAGED_MINUTES);
         let torn = root.sweep_staged(before, false).await?;
         self.report.deleted_bytes = gone.iter().map(|object| object.size).sum::<u64>() + torn.bytes;
         self.report.deleted = gone.into_iter().map(|object| object.key).collect();
@@ -272,7 +272,7 @@ impl<'a> Purge<'a> {
             what: holders.why.get(key).cloned().unwrap_or_else(|| "names such a file".to_owned()),
         });
         self.report.left = left.collect();
-        let everything = snapshot::store_time(root).await? + TimeDelta::days(1);
+        let everything = root.now().await? + TimeDelta::days(1);
         let torn = root.sweep_staged(everything, true).await?;
         if torn.files > 0 {
             self.report.left.push(Left {

@@ -1,9 +1,18 @@
 //! What to check when a store refuses: by the code that it names, else by the status.
 
-use crate::error::ErrorKind;
+use std::io;
+
+use super::redirect::ELSEWHERE;
+use crate::error::{self, ErrorKind};
 
 /// Codes and texts of stores, what they mean for the caller, and the way out. The first that occurs counts.
-const KNOWN: [(&[&str], ErrorKind, &str); 11] = [
+const KNOWN: [(&[&str], ErrorKind, &str); 13] = [
+    (&["Too many open files"], ErrorKind::Resource, error::TOO_MANY_FILES),
+    (
+        &[ELSEWHERE],
+        ErrorKind::Input,
+        "a root's files come from the host that was named and from no other; name that other host if it is to be trusted",
+    ),
     (
         &["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"],
         ErrorKind::Input,
@@ -69,21 +78,39 @@ const KNOWN: [(&[&str], ErrorKind, &str); 11] = [
 ];
 
 /// The kind that the store's answer has in the end, and `: what to check`.
-pub fn advice(kind: ErrorKind, status: Option<u16>, text: &str, uri: &str) -> (ErrorKind, String) {
+pub fn advice(
+    kind: ErrorKind,
+    status: Option<u16>,
+    text: &str,
+    uri: &str,
+    system: Option<&io::Error>,
+) -> (ErrorKind, String) {
     let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
     let remote = !matches!(scheme, "" | "file" | "memory");
     let known = KNOWN.iter().find(|(codes, ..)| codes.iter().any(|code| text.contains(code)));
     if let Some((_, kind, way_out)) = known.filter(|_| remote) {
         return match kind {
-            ErrorKind::Input => (*kind, format!(": {way_out}; {}", credentials(scheme))),
+            ErrorKind::Input if !scheme.starts_with("http") => {
+                (*kind, format!(": {way_out}; {}", credentials(scheme)))
+            }
             _ => (*kind, format!(": {way_out}")),
         };
     }
+    if let Some(way_out) = system.and_then(error::way_out) {
+        return (kind, format!(": {way_out}"));
+    }
     let way_out = match kind {
+        // A folder where a file should be, say: the system's own text is plain.
+        ErrorKind::Input if system.is_some_and(|io| io.kind() != io::ErrorKind::PermissionDenied) => {
+            String::new()
+        }
         ErrorKind::Input if status == Some(401) => {
             format!(": the credentials were not accepted; {}", credentials(scheme))
         }
         ErrorKind::Input => format!(": access was refused; {}", credentials(scheme)),
+        ErrorKind::Unsupported if !remote && system.is_some() => {
+            ": two runs could overwrite each other's snapshots there; take a folder of another file system, or a bucket".to_owned()
+        }
         ErrorKind::Resource => {
             ": the disk or quota is full; free a little space, let `snapshot gc` free the rest (--dry-run shows what), and run again".to_owned()
         }
@@ -112,10 +139,35 @@ fn credentials(scheme: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::kind_of_io;
+
+    #[test]
+    fn only_a_folder_that_refuses_access_is_told_so() {
+        for (number, says) in [
+            (libc::EACCES, "owner and mode"),
+            (libc::EPERM, "owner and mode"),
+            (libc::EMFILE, "ulimit -n"),
+            (libc::EROFS, "read-only"),
+            (libc::ESTALE, "mount"),
+            (libc::ENOSPC, "full"),
+            (libc::EDQUOT, "full"),
+            (libc::ENAMETOOLONG, "longer"),
+            (libc::EISDIR, ""),
+        ] {
+            let cause = io::Error::from_raw_os_error(number);
+            let told = advice(kind_of_io(&cause), None, "", "file:///data", Some(&cause)).1;
+            assert!(told.contains(says), "{cause}: {told}");
+            assert_eq!(
+                told.contains("owner and mode"),
+                says == "owner and mode",
+                "{cause}: {told}"
+            );
+        }
+    }
 
     #[test]
     fn answers_of_stores_name_what_to_check() {
-        let advise = |kind, text: &str| advice(kind, None, text, "s3://notes/root");
+        let advise = |kind, text: &str| advice(kind, None, text, "s3://notes/root", None);
         for (text, expected) in [
             ("404 <Code>NoSuchBucket</Code>", "no such bucket"),
             ("403 <Code>RequestTimeTooSkewed</Code>", "clock"),
@@ -139,10 +191,15 @@ mod tests {
         let (kind, way_out) = advise(ErrorKind::Transient, "dns error: no such host");
         assert_eq!(kind, ErrorKind::Transient);
         assert!(way_out.contains("storage.endpoint"), "{way_out}");
-        let azure = advice(ErrorKind::Input, Some(403), "AuthenticationFailed", "az://notes/root");
+        let refused = Some(403);
+        let azure =
+            advice(ErrorKind::Input, refused, "AuthenticationFailed", "az://notes/root", None);
         assert!(azure.1.contains("clock") && azure.1.contains("AZURE_STORAGE"), "{azure:?}");
         // A note about an object may hold such words; a folder has no such codes.
-        let local = advice(ErrorKind::NotFound, None, "NoSuchBucket", "file:///data");
+        let local = advice(ErrorKind::NotFound, None, "NoSuchBucket", "file:///data", None);
         assert_eq!(local.0, ErrorKind::NotFound);
+        let (kind, way_out) = advise(ErrorKind::Transient, "tcp open error: Too many open files");
+        assert_eq!(kind, ErrorKind::Resource);
+        assert!(way_out.contains("ulimit -n"), "{way_out}");
     }
 }

@@ -17,6 +17,7 @@ use super::exact::Exact;
 use super::listen::Listening;
 use super::options::StorageOptions;
 use super::ranges::WithRanges;
+use super::redirect::Browser;
 use super::repeat::Repeats;
 use super::web::Web;
 
@@ -42,8 +43,13 @@ pub fn repeats(options: &StorageOptions) -> Repeats {
     Repeats { attempts, ..Repeats::CLOUD }
 }
 
-/// Opens the store of `url`. Nothing is asked of the network.
-pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Result<Cloud> {
+/// Opens the store of `url`. `roams`: a web server may redirect to another host. Nothing is asked of the network.
+pub fn open(
+    kind: &ObjectStoreScheme,
+    url: &Url,
+    options: &StorageOptions,
+    roams: bool,
+) -> Result<Cloud> {
     let plain = options.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
     let timeout = timeout(options);
     let allow_http = options.allow_http.or(plain.then_some(true));
@@ -51,7 +57,12 @@ pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Re
     shared.extend(allow_http.map(|allow| (ClientConfigKey::AllowHttp, allow.to_string())));
     let many = many(options);
     let one = RetryConfig { max_retries: 0, ..many.clone() };
-    let (waiting, hearing) = (Listening { waits: true }, Listening { waits: false });
+    let browser = match kind {
+        ObjectStoreScheme::Http => Some(browser(url, options, roams)),
+        _ => None,
+    };
+    let (waiting, hearing) =
+        (Listening { waits: true, browser }, Listening { waits: false, browser });
     // The builders have no trait in common.
     macro_rules! cloud {
         ($builder:expr) => {{
@@ -66,11 +77,8 @@ pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Re
         ObjectStoreScheme::MicrosoftAzure => cloud!(azure(url, options, shared)),
         ObjectStoreScheme::GoogleCloudStorage => cloud!(gcs(url, options, shared)),
         _ => {
-            let client = web_client(url, options);
-            let web = Web::new(waiting.connect(&client)?, url);
-            let server = HttpBuilder::new()
-                .with_url(&url[..url::Position::BeforePath])
-                .with_client_options(client);
+            let web = Web::new(waiting.connect(&ClientOptions::new())?, url);
+            let server = HttpBuilder::new().with_url(&url[..url::Position::BeforePath]);
             Cloud {
                 store: Arc::new(WithRanges(Arc::new(
                     server.clone().with_retry(many).with_http_connector(waiting).build()?,
@@ -84,10 +92,10 @@ pub fn open(kind: &ObjectStoreScheme, url: &Url, options: &StorageOptions) -> Re
 
 /// Opens one file of a web server: every path in the store is this file. Nothing is asked of the network.
 pub fn open_file(url: &Url, options: &StorageOptions) -> Result<Arc<dyn ObjectStore>> {
-    let exact = Exact { address: url.clone(), inner: Listening { waits: true } };
+    let inner = Listening { waits: true, browser: Some(browser(url, options, true)) };
+    let exact = Exact { address: url.clone(), inner };
     let server = HttpBuilder::new()
         .with_url(&url[..url::Position::BeforePath])
-        .with_client_options(web_client(url, options))
         .with_retry(many(options))
         .with_http_connector(exact);
     Ok(Arc::new(WithRanges(Arc::new(server.build()?))))
@@ -107,10 +115,8 @@ fn many(options: &StorageOptions) -> RetryConfig {
     }
 }
 
-fn web_client(url: &Url, options: &StorageOptions) -> ClientOptions {
-    ClientOptions::new()
-        .with_allow_http(url.scheme() == "http")
-        .with_timeout(timeout(options) * WHOLE_FILE)
+fn browser(url: &Url, options: &StorageOptions, roams: bool) -> Browser {
+    Browser { timeout: timeout(options) * WHOLE_FILE, plain: url.scheme() == "http", roams }
 }
 
 fn s3(url: &Url, options: &StorageOptions, shared: Shared) -> AmazonS3Builder {

@@ -11,6 +11,8 @@ use object_store::client::{
 };
 use object_store::{ClientOptions, Extensions};
 
+use super::redirect::Browser;
+
 /// The longest wait that a client which repeats by itself grants a store.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -58,11 +60,16 @@ impl Heard {
 pub(super) struct Listening {
     /// Whether the client itself waits as long as a busy store asks, because `object_store` repeats behind it.
     pub waits: bool,
+    /// How a web server is asked; `None` for an object store.
+    pub browser: Option<Browser>,
 }
 
 impl HttpConnector for Listening {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let inner = ReqwestConnector::default().connect(options)?;
+        let inner = match self.browser {
+            Some(browser) => browser.connect()?,
+            None => ReqwestConnector::default().connect(options)?,
+        };
         Ok(HttpClient::new(Listener { inner, waits: self.waits }))
     }
 }
@@ -80,8 +87,10 @@ impl HttpService for Listener {
         let response = self.inner.execute(request).await?;
         let status = response.status().as_u16();
         let busy = matches!(status, 429 | 500..);
-        let header = response.headers().get("retry-after").filter(|_| busy);
-        let retry_after = header.and_then(|text| parse(text.to_str().ok()?, Utc::now()));
+        let header = |name| response.headers().get(name).and_then(|text| text.to_str().ok());
+        // A date is by the server's clock, as its answer tells it; this machine's may be wrong.
+        let now = || header("date").and_then(date).unwrap_or_else(Utc::now);
+        let retry_after = header("retry-after").filter(|_| busy).and_then(|text| parse(text, now));
         if let Some(heard) = heard {
             *heard.0.lock().unwrap_or_else(PoisonError::into_inner) =
                 Some(Answer { status, retry_after });
@@ -94,13 +103,16 @@ impl HttpService for Listener {
 }
 
 /// `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3).
-fn parse(text: &str, now: DateTime<Utc>) -> Option<Duration> {
+fn parse(text: &str, now: impl FnOnce() -> DateTime<Utc>) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let until = DateTime::parse_from_rfc2822(text).ok()?;
-    Some((until.with_timezone(&Utc) - now).to_std().unwrap_or_default())
+    Some((date(text)? - now()).to_std().unwrap_or_default())
+}
+
+fn date(text: &str) -> Option<DateTime<Utc>> {
+    Some(DateTime::parse_from_rfc2822(text.trim()).ok()?.to_utc())
 }
 
 #[cfg(test)]
@@ -109,7 +121,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
-        let now = DateTime::from_timestamp(1_700_000_000, 0).unwrap_or_default();
+        let now = || DateTime::from_timestamp(1_700_000_000, 0).unwrap_or_default();
         assert_eq!(parse(" 7 ", now), Some(Duration::from_secs(7)));
         let date = "Tue, 14 Nov 2023 22:13:50 GMT";
         assert_eq!(parse(date, now), Some(Duration::from_secs(30)));

@@ -6,6 +6,7 @@ mod exact;
 mod listen;
 mod options;
 mod ranges;
+mod redirect;
 mod repeat;
 mod web;
 

@@ -1,11 +1,14 @@
 //! What a plain web server can tell of its files: the index page of a folder, where it makes one.
 
+use std::error::Error as StdError;
+
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::client::{HttpClient, HttpRequest, HttpRequestBody};
+use object_store::client::{HttpClient, HttpError, HttpRequest, HttpRequestBody};
 use url::Url;
 
-use crate::error::{Error, Result};
+use super::advice::advice;
+use crate::error::{Error, ErrorKind, Result};
 
 /// Longest index page that is read.
 const MAX_PAGE: usize = 16 << 20;
@@ -29,8 +32,13 @@ impl Web {
             |why: String| Error::unsupported(format!("{url} shows no list of its files ({why})"));
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.uri_mut() = url.parse().map_err(|_| Error::config(format!("{url} is no URL")))?;
-        let failed =
-            |cause| Error::transient(format!("cannot read {url}; run again")).with_source(cause);
+        let failed = |cause: HttpError| {
+            let links =
+                std::iter::successors(Some(&cause as &dyn StdError), |link| (**link).source());
+            let text: String = links.map(|link| format!("{link}: ")).collect();
+            let (kind, way_out) = advice(ErrorKind::Transient, None, &text, &url, None);
+            Error::new(kind, format!("cannot read {url}{way_out}")).with_source(cause)
+        };
         let answer = self.client.execute(request).await.map_err(failed)?;
         let status = answer.status();
         if !status.is_success() {

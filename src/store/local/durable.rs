@@ -1,8 +1,12 @@
 //! A local folder as an object store whose objects survive a power cut.
 //!
-//! `object_store` never fsyncs. Here a created object is written to a staged name, fsynced, linked to its
-//! name (which fails if the name is taken) and its folder fsynced; a finished multipart upload and a copy are
+//! `object_store` never fsyncs. Here a created object is written to a staged name, fsynced, given its name
+//! (which fails if the name is taken) and its folder fsynced; a finished multipart upload and a copy are
 //! fsynced with their folders before they are reported done.
+//!
+//! No time stamp is ever set: whoever keeps the folder, a file server for instance, stamps what is written by its own
+//! clock, so the ages of objects do not depend on the machine that wrote them. An object is as old as its bytes, which
+//! are staged a moment before the name appears. Permissions are left to the umask.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,7 +14,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -23,6 +26,7 @@ use object_store::{
 };
 
 use super::blocking::blocking;
+use super::link::name_new;
 use crate::store::{Border, layout};
 
 /// See the module's docs. Keys have passed [`crate::store::key::check`].
@@ -30,6 +34,9 @@ pub struct DurableLocal {
     inner: LocalFileSystem,
     folder: Arc<Folder>,
 }
+
+const STOOD_STILL: &str =
+    "this process stood still for so long that a gc removed what it was about to name";
 
 /// The root folder and which of its folders are known to be durable.
 #[derive(Debug)]
@@ -135,17 +142,9 @@ impl Folder {
     fn put(&self, path: &Path, payload: &PutPayload, create: bool) -> Result<()> {
         let failed = |error: io::Error| local_error(path, error);
         let staged = self.stage(path, payload).map_err(failed)?;
-        let named = if create {
-            let linked = std::fs::hard_link(&staged, path);
-            if linked.is_ok() {
-                // The time of creation is when the name appeared, not when the bytes were staged: ages and the
-                // order of manifests go by it. A file system that cannot do it keeps the earlier time.
-                let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
-            }
-            let _ = std::fs::remove_file(&staged); // gc takes what cannot be removed now
-            linked
-        } else {
-            std::fs::rename(&staged, path)
+        let named = match create {
+            true => name_new(&staged, path),
+            false => std::fs::rename(&staged, path),
         };
         match named {
             Ok(()) => self.sync_above(path).map_err(failed),
@@ -157,6 +156,10 @@ impl Folder {
                     source: Box::new(source),
                 })
             }
+            // Only a gc removes what is staged, a day later.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(failed(io::Error::new(io::ErrorKind::TimedOut, STOOD_STILL)))
+            }
             Err(error) => Err(failed(error)),
         }
     }
@@ -167,10 +170,12 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 fn local_error(path: &Path, error: io::Error) -> Error {
-    if error.kind() == io::ErrorKind::NotFound {
-        return Error::NotFound { path: path.display().to_string(), source: Box::new(error) };
+    let source = Box::new(error);
+    match source.kind() {
+        io::ErrorKind::NotFound => Error::NotFound { path: path.display().to_string(), source },
+        io::ErrorKind::Unsupported => Error::NotSupported { source },
+        _ => Error::Generic { store: "DurableLocal", source },
     }
-    Error::Generic { store: "DurableLocal", source: Box::new(error) }
 }
 
 #[async_trait]

@@ -2,9 +2,12 @@
 
 mod blocking;
 mod durable;
+mod link;
+mod private;
 mod staged;
 
 pub(super) use blocking::blocking;
 pub use durable::DurableLocal;
+pub use private::{make_private, private_folder};
 pub use staged::Swept;
 pub(super) use staged::sweep;

@@ -13,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::OnceCell;
 
 use super::object::Listed;
-use crate::error::{Error, Result, found, kind_of_io};
+use crate::error::{Error, Result, found};
 use crate::store::cloud::{Attempts, Repeats, Web};
 use crate::store::local::{DurableLocal, Swept};
 use crate::store::{Border, Keys, error, key, local};
@@ -270,9 +270,8 @@ impl Root {
     /// no local folder has none; unfinished multipart uploads in a bucket are for its lifecycle rule.
     pub async fn sweep_staged(&self, before: DateTime<Utc>, dry_run: bool) -> Result<Swept> {
         let Some(folder) = self.local.clone() else { return Ok(Swept::default()) };
-        local::sweep(folder, before, dry_run).await.map_err(|cause| {
-            Error::new(kind_of_io(&cause), format!("cannot sweep {}", self.uri)).with_source(cause)
-        })
+        let swept = local::sweep(folder, before, dry_run).await;
+        swept.map_err(|cause| Error::io(cause, format!("cannot sweep {}", self.uri)))
     }
 
     /// The text of the index page that a web server shows for `folder`, as Apache, nginx (`autoindex on`) and

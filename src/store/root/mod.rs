@@ -1,5 +1,6 @@
 //! The root of a pipeline: one URI and the few operations on it that the pipeline needs.
 
+mod clock;
 mod create;
 mod handle;
 mod object;

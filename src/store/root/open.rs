@@ -10,7 +10,7 @@ use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
 use super::handle::Root;
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io, way_out};
 use crate::store::cloud::{self, StorageOptions};
 use crate::store::error;
 use crate::store::local::DurableLocal;
@@ -48,7 +48,7 @@ impl Root {
             })?;
             return local(&path);
         }
-        let (cloud, prefix) = open_cloud(&url, options)?;
+        let (cloud, prefix) = open_cloud(&url, options, false)?;
         let mut root = Self::from_store(cloud.store, uri.trim_end_matches('/'), None);
         root.creator = cloud.creator;
         root.web = cloud.web;
@@ -68,7 +68,7 @@ pub fn open_store(
     url: &Url,
     options: &StorageOptions,
 ) -> Result<(Arc<dyn ObjectStore>, ObjectPath)> {
-    let (cloud, path) = open_cloud(url, options)?;
+    let (cloud, path) = open_cloud(url, options, true)?;
     Ok((cloud.store, path))
 }
 
@@ -84,14 +84,18 @@ pub fn open_web_file(url: &Url, options: &StorageOptions) -> Result<Arc<dyn Obje
         .map_err(|error| Error::config(format!("{error}; check the `storage` options")))
 }
 
-fn open_cloud(url: &Url, options: &StorageOptions) -> Result<(cloud::Cloud, ObjectPath)> {
+fn open_cloud(
+    url: &Url,
+    options: &StorageOptions,
+    roams: bool,
+) -> Result<(cloud::Cloud, ObjectPath)> {
     let (kind, path) = ObjectStoreScheme::parse(url).map_err(|cause| {
         Error::config(format!(
             "{url} cannot be opened; known are file://, s3://, gs://, az://, http(s)://, memory:// and a path"
         ))
         .with_source(cause)
     })?;
-    let cloud = cloud::open(&kind, url, options)
+    let cloud = cloud::open(&kind, url, options, roams)
         .map_err(|cause| error::from_store("open", "", url.as_str(), &cause))
         .map_err(|error| Error::config(format!("{error}; check the `storage` options")))?;
     Ok((cloud, path))
@@ -135,8 +139,8 @@ fn local(path: &Path) -> Result<Root> {
             ErrorKind::Resource => ErrorKind::Resource,
             _ => ErrorKind::Input,
         };
-        let message =
-            format!("cannot make the root folder {}; check its owner and mode", path.display());
+        let way_out = way_out(&cause).unwrap_or("check its owner and mode");
+        let message = format!("cannot make the root folder {}; {way_out}", path.display());
         Error::new(kind, message).with_source(cause)
     })?;
     let uri = Url::from_directory_path(&folder)

@@ -11,10 +11,10 @@ use tokio::io::AsyncWriteExt;
 
 use super::handle::{PIECE, Root};
 use super::object::FileRef;
-use crate::error::{Error, Result, ResultExt, kind_of_io};
+use crate::error::{Error, Result, ResultExt};
 use crate::store::cloud::Repeats;
 use crate::store::key;
-use crate::store::local::blocking;
+use crate::store::local::{blocking, make_private};
 use crate::types::{Digest256, Hasher256};
 
 /// Pieces read at the same time: bounds memory.
@@ -98,11 +98,9 @@ impl Root {
 
     async fn download(&self, file: &FileRef, cache: &Path, target: &Path) -> Result<()> {
         let in_cache = |cause: std::io::Error| {
-            let kind = kind_of_io(&cause);
-            Error::new(kind, format!("cannot write the cache {}", cache.display()))
-                .with_source(cause)
+            Error::io(cause, format!("cannot write the cache {}", cache.display()))
         };
-        std::fs::create_dir_all(cache).map_err(in_cache)?;
+        make_private(cache).map_err(in_cache)?;
         let staged = tempfile::NamedTempFile::new_in(cache).map_err(in_cache)?;
         self.check_size(file).await?;
         let mut out = tokio::fs::File::from_std(staged.reopen().map_err(in_cache)?);
@@ -171,5 +169,5 @@ pub fn hash_file(path: &Path) -> Result<Digest256> {
 }
 
 pub(super) fn read_error(path: &str, cause: std::io::Error) -> Error {
-    Error::new(kind_of_io(&cause), format!("cannot read {path}")).with_source(cause)
+    Error::io(cause, format!("cannot read {path}"))
 }

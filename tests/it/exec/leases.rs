@@ -16,7 +16,7 @@ use scalingnote::exec::{self, RunContext, RunOptions};
 use scalingnote::report::{Outcome, RunReport};
 use scalingnote::snapshot::{
     self, CommitOutcome, GcReport, Protected, ReaderLease, Retention, RunLease, Taken, commit,
-    newest, numbers, store_time,
+    newest, numbers,
 };
 use scalingnote::store::{Root, layout};
 
@@ -30,7 +30,7 @@ use crate::fixture::support::{provenance, publish};
 const STRICT: Retention = Retention { snapshots: 1, grace_hours: 0, runs_days: 0 };
 
 async fn gc(root: &Root, retention: &Retention) -> Result<GcReport> {
-    let now = store_time(root).await?;
+    let now = root.now().await?;
     snapshot::gc(root, retention, now, false, &Protected::default()).await
 }
 

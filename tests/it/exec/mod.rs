@@ -1,10 +1,12 @@
 //! Whole runs: days, nights, several workers, and what ends them in the middle.
 
 mod backfill;
+mod clocks;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod days;
 mod full_disk;
+mod hidden;
 mod kills;
 mod leases;
 mod schedules;

@@ -3,5 +3,7 @@
 mod cloud;
 mod cloud_days;
 mod conformance;
+mod folder;
+mod redirect;
 mod streaming;
 mod web;

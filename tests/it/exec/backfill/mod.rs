@@ -364,7 +364,7 @@ async fn gc_leaves_a_growing_space_alone_and_collects_an_abandoned_one() {
     let kept = stored(&root, &new).await;
     assert!(kept.0 > 0);
     // Months later, without a run in between.
-    let now = snapshot::store_time(&root).await.unwrap() + TimeDelta::days(100);
+    let now = root.now().await.unwrap() + TimeDelta::days(100);
     let gc = async |growing| {
         let protected = Protected { growing, ..Protected::default() };
         snapshot::gc(&root, &Retention::default(), now, false, &protected).await.unwrap()
