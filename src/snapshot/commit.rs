@@ -213,40 +213,52 @@ async fn confirm(
     lease: &Lease<'_>,
 ) -> Result<CommitOutcome> {
     let number = manifest.number;
-    let look = async {
-        let held = lease.is_younger_than(HELD_LIMIT).await?;
-        // Whoever deletes from now on sees the manifest; whoever does so already is waited for.
-        let again = match held {
-            true => None,
-            false => Some(Lease::take(root, LeaseKind::Commit).await?),
-        };
-        let look = async {
-            if let Some(again) = &again {
-                again.wait_for_gc().await?;
-            }
-            let newest = numbers(root).await?.last().copied();
-            Ok::<_, Error>((
-                held,
-                newest == Some(number),
-                find_damage(root, &manifest.content).await?,
-            ))
-        };
-        let look = look.await;
-        if let Some(again) = again {
-            again.release().await;
+    let looked = look_again(root, &manifest, lease).await;
+    match looked.context(|| format!("snapshot {number} is in place, looking at it again"))? {
+        Look { newest: true, damage: Some(damage), .. } => {
+            Err(restore(root, parent, &manifest, damage).await)
         }
-        look
-    };
-    let looked =
-        look.await.context(|| format!("snapshot {number} is in place, looking at it again"));
-    match looked? {
-        (_, true, Some(damage)) => Err(restore(root, parent, &manifest, damage).await),
-        (_, true, None) | (true, false, None) => Ok(CommitOutcome::Committed(Box::new(manifest))),
-        _ => {
+        Look { newest: true, damage: None, .. } | Look { held: true, damage: None, .. } => {
+            Ok(CommitOutcome::Committed(Box::new(manifest)))
+        }
+        Look { .. } => {
             let winner = newest_or(root, &layout::manifest(number)).await?;
             Ok(CommitOutcome::LostTo(Box::new(winner)))
         }
     }
+}
+
+/// What is seen of a manifest after its put.
+struct Look {
+    /// Whether the lease held a gc off until after the put.
+    held: bool,
+    newest: bool,
+    damage: Option<Damage>,
+}
+
+async fn look_again(root: &Root, manifest: &Manifest, lease: &Lease<'_>) -> Result<Look> {
+    let held = lease.is_younger_than(HELD_LIMIT).await.unwrap_or_else(|error| {
+        // The disk may have become full. The snapshot is published all the same, and what it names is looked up.
+        tracing::debug!(%error, "the store's clock could not be asked after a commit");
+        true
+    });
+    // Whoever deletes from now on sees the manifest; whoever does so already is waited for.
+    let again = match held {
+        true => None,
+        false => Some(Lease::take(root, LeaseKind::Commit).await?),
+    };
+    let looked = async {
+        if let Some(again) = &again {
+            again.wait_for_gc().await?;
+        }
+        let newest = numbers(root).await?.last() == Some(&manifest.number);
+        Ok(Look { held, newest, damage: find_damage(root, &manifest.content).await? })
+    };
+    let looked = looked.await;
+    if let Some(again) = again {
+        again.release().await;
+    }
+    looked
 }
 
 /// The newest snapshot, ours, names an object that is gone. What was served before is served again under the next number,

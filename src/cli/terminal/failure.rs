@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use super::console::{Console, Level, now};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, way_out};
 
 /// Where the last panic happened and, if that is not put together from values, what it said. A library's panic over
 /// a damaged file becomes an error at its border, so the hook itself prints nothing.
@@ -47,7 +47,7 @@ pub(crate) fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
 /// Prints an error and returns its exit code.
 pub(crate) fn report(error: &Error, console: &Console) -> ExitCode {
     let code = error.kind().exit_code();
-    let hint = error.hint().or_else(|| hint_of(error.kind()));
+    let hint = error.hint().or_else(|| system_hint(error)).or_else(|| hint_of(error.kind()));
     let mut causes = causes(error);
     if error.kind() == ErrorKind::Internal {
         causes.extend(last_panic());
@@ -96,6 +96,14 @@ fn causes(error: &Error) -> Vec<String> {
     causes
 }
 
+/// What a person can do about what the operating system said, where no line above has it.
+fn system_hint(error: &Error) -> Option<&'static str> {
+    let links = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let system = links.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    let hint = system.filter_map(way_out).next();
+    hint.filter(|hint| !error.to_string().contains(hint))
+}
+
 /// What a person can do about this kind of failure, whatever it is about.
 fn hint_of(kind: ErrorKind) -> Option<&'static str> {
     match kind {
@@ -125,6 +133,14 @@ mod tests {
         let code = guarded(|| panic!("at the disco"));
         let _ = std::panic::take_hook();
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(1)));
+    }
+
+    #[test]
+    fn what_the_system_said_gets_its_hint_once() {
+        let io = || std::io::Error::from_raw_os_error(libc::EMFILE);
+        let error = Error::input("starting").with_source(Error::input("threads").with_source(io()));
+        assert!(system_hint(&error).unwrap().contains("ulimit -n"));
+        assert!(system_hint(&Error::io(io(), "cannot read x")).is_none(), "said already");
     }
 
     #[test]

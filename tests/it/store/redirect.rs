@@ -1,6 +1,5 @@
 //! A web server that sends us on: a root's files come from the host that was named, a table's from wherever they lie.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -107,9 +106,10 @@ async fn a_table_may_lie_elsewhere_and_its_signature_stays() {
         Proxy::start("127.0.0.1:9", move |_| Some(to(format!("http://{elsewhere}/notes.jsonl"))))
             .await;
     let uri = format!("{}/notes.jsonl?sig=verysecret", server.url());
-    let pipeline = PipelineFile { uri: &uri, root: "root", ..PipelineFile::default() };
+    let pipeline = PipelineFile { root: "root", ..PipelineFile::default() };
     place.write("p.toml", pipeline.text());
-    let mut command: Command = place.command("run p.toml --quiet");
+    let mut command = place.command("run p.toml --quiet");
+    command.env("SCALINGNOTE__CORPUS__TABLES__0__URI", uri);
     let run = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     serving.abort();
