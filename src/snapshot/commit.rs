@@ -265,8 +265,8 @@ async fn look_again(root: &Root, manifest: &Manifest, lease: &Lease<'_>) -> Resu
 /// as by a rollback, but nothing is blocked: the next run makes and publishes what is missing. Returns what to tell.
 async fn restore(root: &Root, parent: Option<&Manifest>, ours: &Manifest, damage: Damage) -> Error {
     let told = format!(
-        "snapshot {} was published although {}, which it names, was deleted or altered just before, while this \
-         process stood still",
+        "snapshot {} was published although {}, which it names, had just been deleted or altered (by a gc, where this \
+         process stood still)",
         ours.number, damage.file.path
     );
     // The content before a purge holds what was purged; before the first snapshot there is none.

@@ -78,6 +78,10 @@ fn too_few_descriptors_are_told_as_that() {
         if run.status.success() {
             break;
         }
+        // The runtime cannot even start.
+        if told.contains("failed to create UnixStream") {
+            continue;
+        }
         assert!(told.contains("ulimit -n"), "{limit} descriptors: {told}");
         assert!(!told.contains("owner and mode"), "{limit} descriptors: {told}");
         met += 1;
