@@ -11,7 +11,7 @@ mod system;
 
 pub use shield::{broken, shielded, shielded_async};
 pub use system::kind_of_io;
-pub(crate) use system::{TOO_MANY_FILES, way_out};
+pub(crate) use system::{TOO_MANY_FILES, is_full, way_out, way_out_of};
 
 /// What kind of failure this is. The kind alone decides the exit code and whether a retry can help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,5 +1,6 @@
 //! What an error of the operating system means: its kind, and the way out where its own text does not tell.
 
+use std::error::Error;
 use std::io;
 
 use super::ErrorKind;
@@ -9,7 +10,12 @@ pub const TOO_MANY_FILES: &str = "this process has too many files and connection
     `LimitNOFILE` of a service) or let it do less at once";
 
 /// Error numbers, what they mean for the caller, and the way out.
-const KNOWN: [(&[i32], ErrorKind, &str); 10] = [
+const KNOWN: [(&[i32], ErrorKind, &str); 11] = [
+    (
+        &[libc::ENOSPC, libc::EDQUOT],
+        ErrorKind::Resource,
+        "the disk or quota is full; free space, or let TMPDIR name a folder on another disk for temporary files, and run again",
+    ),
     (&[libc::EMFILE], ErrorKind::Resource, TOO_MANY_FILES),
     (
         &[libc::ENFILE],
@@ -60,6 +66,17 @@ pub fn way_out(error: &io::Error) -> Option<&'static str> {
     known(error).map(|(_, _, way_out)| *way_out)
 }
 
+/// [`way_out`] of the operating system's error that is or caused this one.
+pub fn way_out_of(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let links = std::iter::successors(Some(error), |error| (**error).source());
+    links.filter_map(|error| error.downcast_ref::<io::Error>()).find_map(way_out)
+}
+
+/// Whether it is for want of room on a disk.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Error kind that fits an [`std::io::Error`]: a full disk is a resource, a missing file is not found.
 pub fn kind_of_io(error: &io::Error) -> ErrorKind {
     use io::ErrorKind as Io;
@@ -68,6 +85,7 @@ pub fn kind_of_io(error: &io::Error) -> ErrorKind {
     }
     match error.kind() {
         Io::NotFound => ErrorKind::NotFound,
+        // A library's own word for a full disk has no number.
         Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory => {
             ErrorKind::Resource
         }
@@ -94,6 +112,8 @@ mod tests {
             (libc::ESTALE, ErrorKind::Transient, "mount"),
             (libc::ENAMETOOLONG, ErrorKind::Input, "longer than"),
             (libc::EIO, ErrorKind::Resource, "dmesg"),
+            (libc::ENOSPC, ErrorKind::Resource, "full"),
+            (libc::EDQUOT, ErrorKind::Resource, "full"),
         ] {
             let error = Error::io(io::Error::from_raw_os_error(number), "cannot read x");
             assert_eq!(error.kind(), kind, "{error}");
@@ -102,8 +122,6 @@ mod tests {
         }
         for (number, kind) in [
             (libc::ENOENT, ErrorKind::NotFound),
-            (libc::ENOSPC, ErrorKind::Resource),
-            (libc::EDQUOT, ErrorKind::Resource),
             (libc::EACCES, ErrorKind::Input),
             (libc::EPERM, ErrorKind::Input),
             (libc::EOPNOTSUPP, ErrorKind::Unsupported),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use super::console::{Console, Level, now};
-use crate::error::{Error, ErrorKind, way_out};
+use crate::error::{Error, ErrorKind, way_out_of};
 
 /// Where the last panic happened and, if that is not put together from values, what it said. A library's panic over
 /// a damaged file becomes an error at its border, so the hook itself prints nothing.
@@ -98,10 +98,7 @@ fn causes(error: &Error) -> Vec<String> {
 
 /// What a person can do about what the operating system said, where no line above has it.
 fn system_hint(error: &Error) -> Option<&'static str> {
-    let links = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    let system = links.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    let hint = system.filter_map(way_out).next();
-    hint.filter(|hint| !error.to_string().contains(hint))
+    way_out_of(error).filter(|hint| !error.to_string().contains(hint))
 }
 
 /// What a person can do about this kind of failure, whatever it is about.

@@ -21,7 +21,7 @@ use super::render::Piece;
 use super::schema::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH};
 use super::values::ValueBytes;
 use crate::corpus::outcome::PreparedShard;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt, way_out_of};
 use crate::store::{FileRef, Root, kind_of_foreign, layout};
 use crate::types::Hasher256;
 
@@ -209,11 +209,8 @@ impl OpenShard {
             ParquetError::External(inner) => kind_of_foreign(inner.as_ref(), ErrorKind::Transient),
             _ => ErrorKind::Transient,
         };
-        let advice = match kind {
-            ErrorKind::Resource => ": the disk or quota is full; free space and run again",
-            _ => "",
-        };
-        Error::new(kind, format!("writing {}{advice}", self.key)).with_source(cause)
+        let way_out = way_out_of(&cause).map(|way_out| format!(": {way_out}")).unwrap_or_default();
+        Error::new(kind, format!("writing {}{way_out}", self.key)).with_source(cause)
     }
 }
 

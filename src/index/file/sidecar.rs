@@ -15,7 +15,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt, kind_of_io, way_out};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::rows::{Best, Hit};
 use crate::kernel::dot_f16;
 
@@ -107,14 +107,9 @@ impl SidecarWriter {
     }
 }
 
-/// An error of writing `path`, with the way out where the disk is full.
+/// An error of writing `path`.
 pub(in crate::index) fn write_error(path: &Path, cause: std::io::Error) -> Error {
-    let full = kind_of_io(&cause) == ErrorKind::Resource && way_out(&cause).is_none();
-    let advice = match full {
-        true => ": the disk or quota is full; free space or set another working folder",
-        false => "",
-    };
-    Error::io(cause, format!("writing {}{advice}", path.display()))
+    Error::io(cause, format!("writing {}", path.display()))
 }
 
 /// A mapped sidecar.

@@ -96,7 +96,8 @@ pub fn advice(
             _ => (*kind, format!(": {way_out}")),
         };
     }
-    if let Some(way_out) = system.and_then(error::way_out) {
+    // Of a full disk more can be said here.
+    if let Some(way_out) = system.filter(|io| !error::is_full(io)).and_then(error::way_out) {
         return (kind, format!(": {way_out}"));
     }
     let way_out = match kind {

@@ -165,7 +165,7 @@ fn a_gc_deletes_what_is_old_by_the_file_servers_clock_and_nothing_else() {
         let place = Place::new();
         place.publishes(-seconds, 1);
         place.write_notes(1);
-        place.publishes(seconds, 2);
+        place.publishes(-seconds, 2);
         assert_eq!(place.collects(seconds), [] as [&str; 0], "{seconds} s: all is young");
         pass(&place.folder(), Duration::from_secs(8 * DAY as u64));
         let deleted = place.collects(seconds);
