@@ -124,12 +124,29 @@ async fn check_towers(config: &Pipeline, app: &App) -> Result<()> {
                 }
                 Err(error) => return Err(error).context(|| format!("[{section}{key}]")),
             }
+            if tower.may_move(&pipeline.base_dir)? {
+                let commit = tower.commit(&pipeline.base_dir).await?;
+                app.reporter.warn(unpinned(&format!("{section}{key}"), &tower.model, commit));
+            }
         }
         if all_here {
             exec::check_query_tower(pipeline, &app.reporter).await?;
         }
     }
     Ok(())
+}
+
+/// What is said of a hub's model that no commit pins.
+fn unpinned(section: &str, model: &str, commit: Option<String>) -> String {
+    let line = match commit {
+        Some(commit) => format!("revision = \"{commit}\""),
+        None => "revision = \"<commit>\", with the one that the hub shows (it could not be asked)"
+            .to_owned(),
+    };
+    format!(
+        "[{section}]: {model} is not pinned to a commit: a push to its repository makes it another tower, for which a run refuses \
+         to encode everything again; write into [{section}]: {line}"
+    )
 }
 
 /// What version 2 would change in a file of version 1.

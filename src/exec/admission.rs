@@ -4,7 +4,7 @@ use super::context::Session;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::snapshot::{self, QueryTower};
 use crate::stage;
-use crate::tower::{DeviceSpec, Tower};
+use crate::tower::{DeviceSpec, Fit, Tower, TowerOptions};
 
 /// What a query tower that is to be admitted is asked.
 const PROBE: &str = "how does it work?";
@@ -14,11 +14,41 @@ const PROBE: &str = "how does it work?";
 pub(super) async fn query_towers(session: &Session) -> Result<Vec<QueryTower>> {
     let tower = probe_query_tower(session).await?;
     let pipeline = &session.ctx.pipeline;
-    let kind = if pipeline.query.tower.is_some() { "distilled" } else { "document-tower" };
+    let of_its_own = pipeline.query.tower.is_some();
+    let kind = if of_its_own { QueryTower::DISTILLED } else { QueryTower::DOCUMENT };
+    let options = stage::resolved_tower(&pipeline.query_tower(), &pipeline.base_dir, tower);
+    let document = session.document().await?;
+    // What goes without saying is not said: readers of release 0.1.0 know no teachers.
+    let teacher = tower.teacher().filter(|_| of_its_own);
+    let teacher = teacher.filter(|teacher| **teacher != document.space(teacher.template)).cloned();
+    let named = QueryTower {
+        fingerprint: tower.fingerprint()?,
+        kind: kind.to_owned(),
+        options: serde_json::to_value(&options).context(|| "writing query tower options")?,
+        teacher,
+    };
+    let before = admitted(session, tower).await?.filter(|before| is_same(before, &named, &options));
+    Ok(vec![before.unwrap_or(named)])
+}
+
+/// How the newest snapshot names a tower, where it admits it.
+async fn admitted(session: &Session, tower: &Tower) -> Result<Option<QueryTower>> {
     let fingerprint = tower.fingerprint()?;
-    let options = stage::absolute_tower(&pipeline.query_tower(), &pipeline.base_dir);
-    let options = serde_json::to_value(options).context(|| "writing query tower options")?;
-    Ok(vec![QueryTower { fingerprint, kind: kind.to_owned(), options }])
+    let newest = snapshot::newest(&session.ctx.root).await?;
+    let mut towers = newest.into_iter().flat_map(|manifest| manifest.content.query_towers);
+    Ok(towers.find(|tower| tower.fingerprint == fingerprint))
+}
+
+/// Whether the newest snapshot names a tower as well as `now` would: by another commit of the same repository, whose files
+/// give the same vectors, or as an earlier release said it. A day on which nothing else changed then publishes nothing.
+fn is_same(before: &QueryTower, now: &QueryTower, options: &TowerOptions) -> bool {
+    let Ok(named) = serde_json::from_value::<TowerOptions>(before.options.clone()) else {
+        return false;
+    };
+    let both_pinned = named.is_pinned() && options.is_pinned();
+    let revision = if both_pinned { &named.revision } else { &options.revision };
+    before.kind == now.kind
+        && named == TowerOptions { revision: revision.clone(), ..options.clone() }
 }
 
 /// The query tower, which may be admitted, and, where it is one of its own that the newest snapshot does not admit yet, gives a
@@ -28,17 +58,15 @@ pub(super) async fn query_towers(session: &Session) -> Result<Vec<QueryTower>> {
 /// As [`super::check_query_tower`]; Input where its vector is of no use.
 pub(super) async fn probe_query_tower(session: &Session) -> Result<&Tower> {
     let tower = session.query().await?;
-    if session.ctx.pipeline.query.tower.is_none() {
-        return Ok(tower);
-    }
-    let fingerprint = tower.fingerprint()?;
-    let known = |snapshot: snapshot::Manifest| {
-        snapshot.content.query_towers.iter().any(|tower| tower.fingerprint == fingerprint)
-    };
-    if snapshot::newest(&session.ctx.root).await?.is_some_and(known) {
+    if session.ctx.pipeline.query.tower.is_none() || admitted(session, tower).await?.is_some() {
         return Ok(tower);
     }
     let model = &tower.options().model;
+    if session.document().await?.admits(tower)? == Fit::Unrecorded {
+        session.reporter.warn(format!(
+            "the files of the query tower {model} name no document tower: whether it was made for this one cannot be checked"
+        ));
+    }
     let asking = tower.clone();
     let asked = tokio::task::spawn_blocking(move || answers(&asking))
         .await

@@ -110,10 +110,18 @@ async fn live_since(root: &Root, newest: &Manifest) -> Result<u64> {
 /// after the switch.
 pub(super) fn pipeline_of(ctx: &RunContext, plan: &Plan) -> Option<Pipeline> {
     let pipeline = ctx.pipeline.after_next()?;
-    let tower = stage::absolute_tower(&pipeline.tower, &pipeline.base_dir);
-    let template = Digest256::of(pipeline.corpus.template.as_bytes());
-    let is_next = tower == plan.spec.tower && template == plan.spec.template;
+    let is_next = is_named(&pipeline, plan) && !is_named(&ctx.pipeline, plan);
     (plan.backfill.is_some() || is_next).then_some(pipeline)
+}
+
+/// Whether a plan's tower and template are a pipeline's; where that pins no commit, a plan's commit may be any.
+fn is_named(pipeline: &Pipeline, plan: &Plan) -> bool {
+    let spec = &plan.spec;
+    let mut tower = stage::absolute_tower(&pipeline.tower, &pipeline.base_dir);
+    if !tower.is_pinned() {
+        tower.revision.clone_from(&spec.tower.revision);
+    }
+    tower == spec.tower && Digest256::of(pipeline.corpus.template.as_bytes()) == spec.template
 }
 
 impl Next {

@@ -39,6 +39,8 @@ pub(super) async fn commit(
     stage::publish(PublishRequest {
         plan,
         receipts,
+        tower: session.document().await?,
+        tower_options: &session.ctx.pipeline.tower,
         query_towers: query_towers(session).await?,
         drift,
         overrides: &session.options.overrides,

@@ -2,9 +2,11 @@
 
 use super::backfill::{self, Course};
 use super::context::{RunContext, Session, new_run_id};
+use super::run::refuse_moved;
 use super::tasks::{local, measure_speed};
 use crate::error::Result;
 use crate::report::{PlanBrief, PlanSummary};
+use crate::stage::Moved;
 
 /// What a run would do: exact counts, and times from a short calibration on the first device. Nothing is encoded
 /// for keeps; the plan is stored so that its tasks can be executed elsewhere.
@@ -20,6 +22,9 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
     drop(workers);
     let mut summary = PlanSummary::of(&planned, speed);
     summary.warnings.extend(notice);
+    let configured = &session.ctx.pipeline.tower;
+    let moved = Moved::since(planned.parent.as_ref(), &planned.plan, configured);
+    summary.warnings.extend(moved.map(|moved| format!("{moved}. {}", moved.advice())));
     if let Some(next) = next {
         summary.backfill = backfill::summarise(&next, &planned.plan).await?;
     }
@@ -27,14 +32,17 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
 }
 
 /// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
-/// A plan without tasks is not stored. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
+/// A plan without tasks is not stored, and neither is one that a push to the tower's repository would make: a person decides
+/// about that. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
 pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     let run = new_run_id();
     let Course { session, next, notice } = backfill::course(&Session::new(ctx)).await?;
     if let Some(message) = notice {
         ctx.reporter.warn(message);
     }
-    let plan = session.plan(&run).await?.plan;
+    let planned = session.plan(&run).await?;
+    refuse_moved(&session, &planned)?;
+    let plan = planned.plan;
     if plan.tasks() > 0 {
         plan.store(&ctx.root).await?;
     }

@@ -7,7 +7,7 @@ use super::tasks::receipts::Receipts;
 use crate::error::{ErrorKind, Result};
 use crate::report::{NewestSnapshot, Outcome, RunReport};
 use crate::snapshot;
-use crate::stage::Plan;
+use crate::stage::{self, Plan};
 use crate::store::layout;
 
 /// The last step of a scheduler that ran every task of a plan: judge the gates and commit. `report` is replaced by what
@@ -30,6 +30,7 @@ pub async fn publish_plan(
     *report = ctx.report(run);
     report.planned_only(&plan);
     report.newest = snapshot::newest(&ctx.root).await?.as_ref().map(NewestSnapshot::of);
+    stage::refuse_other_tower(&plan, session.document().await?)?;
     let outcome = match &plan.backfill {
         Some(_) => backfill::publish_plan(&session, &plan, report).await,
         None => publish_day(&session, &plan, report).await,

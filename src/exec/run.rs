@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Running, Stage};
 use crate::report::{Outcome, RunReport, truncation_warning};
 use crate::snapshot::{self, RunLease, check_store};
-use crate::stage::{Plan, refuse_drift};
+use crate::stage::{Moved, Plan, Planned, refuse_drift};
 
 /// prepare -> encode -> build -> publish in this process. The report also lies under `runs/<run id>/`, whatever
 /// the outcome.
@@ -118,6 +118,18 @@ async fn drive(
     Ok(())
 }
 
+/// Refuses to encode everything anew because somebody pushed to the tower's repository, unless a person decided so.
+///
+/// # Errors
+/// GateRefused.
+pub(super) fn refuse_moved(session: &Session, planned: &Planned) -> Result<()> {
+    let configured = &session.ctx.pipeline.tower;
+    match Moved::since(planned.parent.as_ref(), &planned.plan, configured) {
+        Some(moved) => moved.refuse(&planned.plan, session.options.overrides_drift()),
+        None => Ok(()),
+    }
+}
+
 /// prepare -> encode -> build -> publish with the tower of the session.
 async fn day(
     session: &Session,
@@ -129,12 +141,14 @@ async fn day(
     if options.only_plan {
         let planned = session.plan(run).await?;
         report.planned(&planned);
+        refuse_moved(session, &planned)?;
         planned.plan.store(&ctx.root).await?;
         report.outcome = Outcome::Planned;
         return Ok(planned.plan);
     }
     let (planned, mut fleet) = Fleet::plan(session, run).await?;
     report.planned(&planned);
+    refuse_moved(session, &planned)?;
     let plan = &planned.plan;
     if let Some(message) = truncation_warning(plan) {
         reporter.warn(message);

@@ -13,9 +13,11 @@ mod ids;
 mod lease;
 mod opened;
 mod query;
+mod towers;
 mod watcher;
 
 pub use answer::{Answer, Hit};
 pub use opened::{Found, Passing, Snapshot, Take};
 pub use query::QueryEncoder;
+pub use towers::{CheckedTower, FoundTower, check_towers};
 pub use watcher::{Serving, SnapshotWatcher, TowerChoice, WatchFailure, WatchOptions, WatchStatus};

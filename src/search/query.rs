@@ -36,10 +36,7 @@ impl QueryEncoder {
         reporter: &Arc<dyn Reporter>,
     ) -> Result<Self> {
         let named = choose(manifest)?;
-        let mut options: TowerOptions = serde_json::from_value(named.options.clone())
-            .or_error(ErrorKind::Corrupt, || {
-                format!("the query tower of snapshot {} cannot be read", manifest.number)
-            })?;
+        let mut options = options_of(manifest, named)?;
         if let Some(model) = model {
             options.model = model.to_owned();
             options.revision = None;
@@ -95,7 +92,7 @@ impl QueryEncoder {
 
 fn choose(manifest: &Manifest) -> Result<&QueryTower> {
     let towers = &manifest.content.query_towers;
-    let distilled = towers.iter().find(|tower| tower.kind == "distilled");
+    let distilled = towers.iter().find(|tower| tower.kind == QueryTower::DISTILLED);
     distilled.or_else(|| towers.first()).ok_or_else(|| {
         Error::input(format!(
             "snapshot {} admits no query tower: it can be searched by vector only",
@@ -104,8 +101,16 @@ fn choose(manifest: &Manifest) -> Result<&QueryTower> {
     })
 }
 
+/// How the tower is loaded, as the snapshot says it.
+pub(super) fn options_of(manifest: &Manifest, named: &QueryTower) -> Result<TowerOptions> {
+    let options = serde_json::from_value(named.options.clone());
+    options.or_error(ErrorKind::Corrupt, || {
+        format!("the query tower of snapshot {} cannot be read", manifest.number)
+    })
+}
+
 /// The files found must be the tower that was admitted: other weights would give vectors that mean nothing here.
-fn check(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> Result<()> {
+pub(super) fn check(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> Result<()> {
     let found = tower.fingerprint()?;
     let dimensions = manifest.content.space.dimensions;
     if found == named.fingerprint {
@@ -119,21 +124,23 @@ fn check(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> Result<()> {
         )));
     }
     let space = tower.space(manifest.content.space.template);
-    let mut differing = Vec::new();
-    if named.kind == "document-tower" {
-        let values = [&space, &manifest.content.space].map(serde_json::to_value);
-        if let [Ok(serde_json::Value::Object(found)), Ok(serde_json::Value::Object(expected))] =
-            &values
-        {
-            let differs =
-                |(name, value): &(&String, &serde_json::Value)| expected.get(*name) != Some(*value);
-            differing.extend(found.iter().filter(differs).map(|(name, _)| name.clone()));
-        }
-    }
-    let detail = match differing.is_empty() {
+    let differing = match named.kind == QueryTower::DOCUMENT {
+        true => space.differing(&manifest.content.space),
+        false => Vec::new(),
+    };
+    let mut detail = match differing.is_empty() {
         true => String::new(),
         false => format!(" (against the document tower differ: {})", differing.join(", ")),
     };
+    // A release before this one wrote no commit down.
+    if let (Some((_, commit)), Ok(options)) = (tower.commit(), options_of(manifest, named))
+        && !options.is_pinned()
+    {
+        detail += &format!(
+            "; the snapshot names no commit of it, and its repository is at {commit} now: a run with the commit of then as \
+             `revision` publishes one that does, or name that commit's folder in the hub's cache with --model"
+        );
+    }
     Err(Error::input(format!(
         "{} is another tower than snapshot {} admits: its fingerprint is {} (weights {}), the snapshot names {}{detail}; \
          queries encoded with it would find nothing sensible",

@@ -32,11 +32,11 @@ pub use inputs::Inputs;
 pub(crate) use lengths::length_bucket;
 pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
-    Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION,
+    Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, Moved, NoteChanges, PLAN_VERSION,
     ParentIndex, ParentShard, PartsSummary, Plan, PlanRequest, Planned, RunSpec, ShardPlan,
-    absolute_tower, plan,
+    absolute_tower, plan, resolved_tower,
 };
-pub use publish::{Override, PublishRequest, Published, publish};
+pub use publish::{Override, PublishRequest, Published, publish, refuse_other_tower};
 pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
 pub use quarantine::Quarantined;
 pub use task::{TaskReceipt, execute};

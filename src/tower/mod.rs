@@ -11,6 +11,7 @@ mod fake;
 mod files;
 mod model;
 mod options;
+mod pinned;
 mod resolve;
 mod tensor;
 #[cfg(test)]
@@ -29,4 +30,4 @@ pub use options::{DeviceSpec, TowerOptions};
 pub use resolve::Tower;
 pub use tokenize::batch::pack;
 pub use tokenize::tokenizer::{Tokenized, TowerTokenizer};
-pub use trained::Exported;
+pub use trained::{Exported, Fit};

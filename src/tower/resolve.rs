@@ -9,7 +9,7 @@ use crate::tower::bert::{BertConfig, BertEncoder};
 use crate::tower::decoder::{Decoder, decoder_encoder};
 use crate::tower::fake::{FakeEncoder, FakeTower};
 use crate::tower::files::config::{canonical, from_json, read_json};
-use crate::tower::files::disk::{digest, digests};
+use crate::tower::files::disk::{ReadAt, digests, of_hashed};
 use crate::tower::files::gguf::Gguf;
 use crate::tower::files::gguf_config;
 use crate::tower::files::hub::Hub;
@@ -38,6 +38,8 @@ pub struct Tower {
 struct Inner {
     options: TowerOptions,
     model: Model,
+    /// What the weights are read from.
+    files: Vec<ReadAt>,
     tokenizer: TowerTokenizer,
     weights: Digest256,
     adapter: Option<Digest256>,
@@ -170,8 +172,9 @@ impl Tower {
         let dimensions = cut(options.dimensions, fake.dimensions)?;
         let tokenizer = TowerTokenizer::fake(&options)?;
         let model = Model::Fake(fake);
+        let (files, adapter, teacher) = (Vec::new(), None, None);
         let inner =
-            Inner { options, model, tokenizer, weights, adapter: None, dimensions, teacher: None };
+            Inner { options, model, files, tokenizer, weights, adapter, dimensions, teacher };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -182,7 +185,7 @@ impl Tower {
                 open_safetensors(&weights, &folder, &options)?
             }
         };
-        let Opened { mut model, digest, definition, mut teacher } = opened;
+        let Opened { mut model, mut files, digest, definition, mut teacher } = opened;
         model.check(&options)?;
         model.keep_layers(options.layers)?;
         let limit = model.max_positions();
@@ -196,6 +199,7 @@ impl Tower {
         if let Some(path) = &options.adapter {
             let opened = Adapter::open(Path::new(path))?;
             adapter = Some(opened.digest());
+            files.push(opened.file().clone());
             teacher = opened.teacher()?.or(teacher);
             model = match model {
                 Model::Decoder { config, weights } => {
@@ -213,7 +217,8 @@ impl Tower {
         let reading = || TowerTokenizer::new(definition, &options, model.vocab_size());
         let tokenizer = shielded(ErrorKind::Input, named, reading).context(named)?;
         let weights = digest;
-        let inner = Inner { options, model, tokenizer, weights, adapter, dimensions, teacher };
+        let inner =
+            Inner { options, model, files, tokenizer, weights, adapter, dimensions, teacher };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -312,8 +317,17 @@ impl Tower {
         products + embedding + count(token_budget) * activations
     }
 
-    /// Loads the weights onto a device.
+    /// Loads the weights onto a device: those that were hashed, or none. The encoder keeps nothing of the files, so what
+    /// becomes of them afterwards does not matter to it.
+    ///
+    /// # Errors
+    /// Input where a file was written into since it was hashed; Transient where one is written all the time.
     pub fn load(&self, device: &DeviceSpec) -> Result<Box<dyn Encoder>> {
+        of_hashed(&self.inner.files, || self.load_once(device))
+            .context(|| format!("loading the tower {}", self.inner.options.model))
+    }
+
+    fn load_once(&self, device: &DeviceSpec) -> Result<Box<dyn Encoder>> {
         let options = &self.inner.options;
         match &self.inner.model {
             Model::Fake(fake) => {
@@ -334,8 +348,7 @@ impl Tower {
                     options.normalize,
                     *threads,
                     options.arithmetic,
-                )
-                .context(|| format!("loading the tower {}", options.model))?;
+                )?;
                 Ok(Box::new(encoder))
             }
             Model::Decoder { config, weights } => {
@@ -345,8 +358,7 @@ impl Tower {
                     device,
                     options.arithmetic,
                     options.max_tokens as usize,
-                )
-                .context(|| format!("loading the tower {}", options.model))?;
+                )?;
                 Ok(decoder_encoder(decoder, options.pooling, options.dimensions, options.normalize))
             }
         }
@@ -355,6 +367,7 @@ impl Tower {
 
 struct Opened {
     model: Model,
+    files: Vec<ReadAt>,
     digest: Digest256,
     definition: Definition,
     teacher: Option<EmbeddingSpace>,
@@ -374,10 +387,10 @@ fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
             definition
         }
     };
-    let digest = digest(path)?;
+    let (files, digest) = (vec![gguf.file.clone()], gguf.file.digest()?);
     let weights = GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads);
     let model = Model::Decoder { config, weights: Box::new(weights) };
-    Ok(Opened { model, digest, definition, teacher: None })
+    Ok(Opened { model, files, digest, definition, teacher: None })
 }
 
 fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) -> Result<Opened> {
@@ -391,6 +404,7 @@ fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) ->
     let fields = read_json(&config_path)?;
     let named = || format!("{}", config_path.display());
     let weights = SafetensorsWeights::open(paths)?;
+    let files = weights.files();
     let (kind, identity, model) = if BertConfig::is(&fields) {
         let config = BertConfig::new(&fields, &weights).context(named)?;
         ("scalingnote bert 1", hash_json(&config.canonical())?, Model::Bert { config, weights })
@@ -413,15 +427,15 @@ fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) ->
         definition.eos = eos_of(&definition, &tokenizer_path, &fields)?;
         definition
     };
-    let digest = digest_of(kind, identity, paths)?;
-    Ok(Opened { model, digest, definition, teacher })
+    let digest = digest_of(kind, identity, &files)?;
+    Ok(Opened { model, files, digest, definition, teacher })
 }
 
 /// The digest of safetensors files that `config.json` (`identity`) gives a meaning.
-pub(super) fn digest_of(kind: &str, identity: Digest256, paths: &[PathBuf]) -> Result<Digest256> {
+pub(super) fn digest_of(kind: &str, identity: Digest256, files: &[ReadAt]) -> Result<Digest256> {
     let mut hasher = Hasher256::new();
     hasher.field(kind).field(identity.0);
-    for digest in digests(paths)? {
+    for digest in digests(files)? {
         hasher.field(digest.0);
     }
     Ok(hasher.finish())

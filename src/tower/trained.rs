@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::tower::Tower;
 use crate::tower::files::config::{canonical, from_json, read_json};
+use crate::tower::files::disk::open;
 use crate::tower::files::lora::Adapter;
 use crate::tower::resolve::{DECODER, digest_of};
 use crate::types::{Digest256, EmbeddingSpace, hash_json};
@@ -33,7 +34,7 @@ impl Tower {
             Exported::Model(folder) => {
                 let config = from_json(&read_json(&folder.join("config.json"))?)?;
                 let identity = hash_json(&canonical(&config))?;
-                let files = [folder.join("model.safetensors")];
+                let files = [open(&folder.join("model.safetensors"))?];
                 let weights = digest_of(DECODER, identity, &files)?;
                 // The exported configuration has the layers that are left and no more.
                 Ok(EmbeddingSpace { weights, adapter: None, layers: None, ..space })
@@ -41,31 +42,36 @@ impl Tower {
         }
     }
 
-    /// Checks that `query`, where it was made for a document tower, was made for this one: a distilled query tower
-    /// gives the vectors of the tower it was distilled from, and one that was trained together with a document tower
-    /// belongs to that one. With another nothing can be compared. Prompts and lengths of queries are its own affair,
-    /// and so is the arithmetic, which hardly changes what a vector means.
+    /// Checks that `query` may encode queries for notes that this tower encodes.
+    ///
+    /// # Errors
+    /// As [`Tower::fits`].
+    pub fn admits(&self, query: &Self) -> Result<Fit> {
+        query.fits(&self.space(Digest256::of(b"")))
+    }
+
+    /// Checks that queries in this tower's space may be compared with notes in `space`: this is the tower of that space, or
+    /// was distilled from it or trained together with it. With another nothing can be compared.
     ///
     /// # Errors
     /// Config, naming what differs.
-    pub fn admits(&self, query: &Self) -> Result<()> {
-        let Some(teacher) = query.teacher() else { return Ok(()) };
-        let own = self.space(teacher.template);
-        let differing: Vec<&str> = [
-            ("weights", teacher.weights != own.weights),
-            ("adapter", teacher.adapter != own.adapter),
-            ("tokenizer", teacher.tokenizer != own.tokenizer),
-            ("pooling", teacher.pooling != own.pooling),
-            ("dimensions", teacher.dimensions != own.dimensions),
-            ("normalize", teacher.normalize != own.normalize),
-            ("layers", teacher.layers != own.layers),
-            ("encoder_revision", teacher.encoder_revision != own.encoder_revision),
-        ]
-        .into_iter()
-        .filter_map(|(name, differs)| differs.then_some(name))
-        .collect();
+    pub fn fits(&self, space: &EmbeddingSpace) -> Result<Fit> {
+        let own = self.space(space.template);
+        if space.incomparable(&own).is_empty() {
+            return Ok(Fit::Same);
+        }
+        if own.dimensions != space.dimensions {
+            return Err(Error::config(format!(
+                "the query tower {} has {} dimensions and the document tower {}: their vectors cannot be compared",
+                self.options().model,
+                own.dimensions,
+                space.dimensions
+            )));
+        }
+        let Some(teacher) = self.teacher() else { return Ok(Fit::Unrecorded) };
+        let differing = space.incomparable(teacher);
         if differing.is_empty() {
-            return Ok(());
+            return Ok(Fit::Taught);
         }
         Err(Error::config(format!(
             "the query tower was trained with or distilled from another tower than this document tower (other {}); \
@@ -73,4 +79,15 @@ impl Tower {
             differing.join(", ")
         )))
     }
+}
+
+/// How a query tower is known to fit the vectors of notes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It is the document tower.
+    Same,
+    /// Its files name the document tower as the one that it was made for.
+    Taught,
+    /// Its files name no tower: nothing says that it fits.
+    Unrecorded,
 }

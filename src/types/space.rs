@@ -89,6 +89,51 @@ impl EmbeddingSpace {
     pub fn id(&self) -> Result<SpaceId> {
         Ok(SpaceId(hash_json(self)?.short()))
     }
+
+    /// The fields in which two spaces differ; none where they are one.
+    pub fn differing(&self, other: &Self) -> Vec<&'static str> {
+        // Taken apart, so that a new field cannot be forgotten here.
+        let Self {
+            weights,
+            adapter,
+            tokenizer,
+            prompt_prefix,
+            prompt_suffix,
+            template,
+            pooling,
+            dimensions,
+            normalize,
+            max_tokens,
+            arithmetic,
+            layers,
+            encoder_revision,
+        } = self;
+        let fields = [
+            ("weights", *weights != other.weights),
+            ("adapter", *adapter != other.adapter),
+            ("tokenizer", *tokenizer != other.tokenizer),
+            ("prompt_prefix", *prompt_prefix != other.prompt_prefix),
+            ("prompt_suffix", *prompt_suffix != other.prompt_suffix),
+            ("template", *template != other.template),
+            ("pooling", *pooling != other.pooling),
+            ("dimensions", *dimensions != other.dimensions),
+            ("normalize", *normalize != other.normalize),
+            ("max_tokens", *max_tokens != other.max_tokens),
+            ("arithmetic", *arithmetic != other.arithmetic),
+            ("layers", *layers != other.layers),
+            ("encoder_revision", *encoder_revision != other.encoder_revision),
+        ];
+        fields.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+    }
+
+    /// The fields that keep vectors of queries in one space from being compared with vectors of notes in the other; none
+    /// where both are of one tower. Prompts, template and lengths of queries are their own affair, and so is the
+    /// arithmetic, which hardly changes what a vector means.
+    pub fn incomparable(&self, other: &Self) -> Vec<&'static str> {
+        const OWN: [&str; 5] =
+            ["prompt_prefix", "prompt_suffix", "template", "max_tokens", "arithmetic"];
+        self.differing(other).into_iter().filter(|name| !OWN.contains(name)).collect()
+    }
 }
 
 /// Names an [`EmbeddingSpace`] in paths: 16 hex digits.
@@ -135,6 +180,11 @@ pub(crate) mod tests {
         let other = EmbeddingSpace { prompt_prefix: "a".into(), ..space() };
         let another = EmbeddingSpace { prompt_suffix: "a".into(), ..space() };
         assert_ne!(other.id().unwrap(), another.id().unwrap());
+        assert_eq!(other.differing(&another), ["prompt_prefix", "prompt_suffix"]);
+        assert_eq!(other.incomparable(&another), [""; 0]);
+        let cut = EmbeddingSpace { layers: Some(3), ..other.clone() };
+        assert_eq!(cut.incomparable(&another), ["layers"]);
+        assert_eq!(space().differing(&space()), [""; 0]);
         let classes = [Arithmetic::F32, Arithmetic::Bf16, Arithmetic::F16, Arithmetic::Int8];
         let mut ids: Vec<_> =
             classes.map(|arithmetic| EmbeddingSpace { arithmetic, ..space() }.id().unwrap()).into();

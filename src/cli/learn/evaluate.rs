@@ -157,14 +157,6 @@ pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<()> {
         true => document.clone(),
         false => resolve(&named.query).await?,
     };
-    if query.dimensions() != document.dimensions() {
-        return Err(Error::config(format!(
-            "{}: the query tower has {} dimensions and the document tower {}",
-            args.tower.display(),
-            query.dimensions(),
-            document.dimensions()
-        )));
-    }
     recipe::naming(&args.tower, document.admits(&query))?;
     // What is wrong with the other files is said before hours of encoding, not after.
     for file in args.per_query.iter().chain(&args.run) {

@@ -1,4 +1,4 @@
-//! `snapshot verify`: every byte, the canary queries, and a sample encoded again.
+//! `snapshot verify`: every byte, the canary queries, the query towers, and a sample encoded again.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use crate::cli::app::App;
 use crate::cli::args::{place, root};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Running, Stage, format};
-use crate::search::Snapshot;
+use crate::search::{CheckedTower, FoundTower, Snapshot, check_towers};
 use crate::snapshot::{Manifest, Problem, verify_hashes};
 use crate::stage::{SampleCheck, TaskEnv, Worker, verify_sample};
 use crate::store::Root;
@@ -18,10 +18,11 @@ use crate::tower::DeviceSpec;
 /// Least cosine between a stored and a re-encoded vector: arithmetic classes differ by less.
 const LEAST_COSINE: f64 = 0.999;
 
-/// Re-hash every file of a snapshot, ask its canary queries, and encode a sample of its notes again
+/// Re-hash every file of a snapshot, ask its canary queries, look at its query towers, and encode a sample of its notes again
 ///
 /// Exit code 1 if a file is missing or altered, if a canary query is answered otherwise than when the index was
-/// built, or if a re-encoded note does not match its stored vector.
+/// built, if a tower that the snapshot admits for queries was made for other vectors, or if a re-encoded note does not
+/// match its stored vector. A query tower whose files are not on this machine is said not to be checked.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// Root URI or path, or a pipeline file.
@@ -29,7 +30,7 @@ pub(super) struct VerifyArgs {
     root: String,
     /// Snapshot number; by default the newest.
     number: Option<u64>,
-    /// Notes to encode again; 0 checks the bytes only.
+    /// Notes to encode again; 0 checks the bytes only, no tower is opened.
     #[arg(long, value_name = "N", default_value_t = 16)]
     sample: usize,
     /// Where to encode: cpu, cpu:<threads> or cuda:<number>; by default the pipeline's first device, or cpu.
@@ -52,9 +53,14 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
         true => canaries(&opened.root, &manifest).await?,
         false => 0,
     };
+    let towers = match args.sample > 0 && problems.is_empty() {
+        true => check_towers(&manifest, &opened.tower_files(None)?.1, &app.reporter).await,
+        false => Vec::new(),
+    };
+    let wrong = towers.iter().any(|tower| matches!(tower.found, FoundTower::Wrong { .. }));
     let sample = match args.sample {
         0 => None,
-        _ if !problems.is_empty() => None,
+        _ if !problems.is_empty() || wrong => None,
         limit => {
             let device = device(args, opened.pipeline.as_ref())?;
             let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
@@ -63,27 +69,46 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
             Some(verify_sample(&manifest, limit, &mut worker, &env).await?)
         }
     };
-    let printed = print(args, app, &manifest, &problems, canaries, sample.as_ref());
-    app.ends(printed, verdict(manifest.number, &problems, sample.as_ref()))
+    let checked = Checked { problems, canaries, towers, sample };
+    let printed = print(args, app, &manifest, &checked);
+    app.ends(printed, checked.verdict(manifest.number))
 }
 
-/// What is wrong with the snapshot.
-fn verdict(number: u64, problems: &[Problem], sample: Option<&SampleCheck>) -> Option<Error> {
-    if let Some(first) = problems.first() {
-        return Some(Error::corrupt(format!(
-            "snapshot {number} is damaged: {} of its files, the first is {}; restore them or roll back",
-            problems.len(),
-            first.path
-        )));
-    }
-    match sample {
-        Some(SampleCheck::Compared { least_cosine, .. }) if *least_cosine < LEAST_COSINE => {
-            Some(Error::corrupt(format!(
-                "snapshot {number} does not match its tower: a re-encoded note has cosine {least_cosine:.6} \
-                 with its stored vector, at least {LEAST_COSINE} is required"
-            )))
+/// What was found.
+struct Checked {
+    problems: Vec<Problem>,
+    canaries: usize,
+    towers: Vec<CheckedTower>,
+    sample: Option<SampleCheck>,
+}
+
+impl Checked {
+    /// What is wrong with the snapshot.
+    fn verdict(&self, number: u64) -> Option<Error> {
+        if let Some(first) = self.problems.first() {
+            return Some(Error::corrupt(format!(
+                "snapshot {number} is damaged: {} of its files, the first is {}; restore them or roll back",
+                self.problems.len(),
+                first.path
+            )));
         }
-        _ => None,
+        for CheckedTower { model, found, .. } in &self.towers {
+            if let FoundTower::Wrong { why } = found {
+                return Some(Error::corrupt(format!(
+                    "queries of snapshot {number} do not fit its vectors: {model}: {why}; bring that tower's files back, roll back, \
+                     or publish with the tower that fits"
+                )));
+            }
+        }
+        match self.sample {
+            Some(SampleCheck::Compared { least_cosine, .. }) if least_cosine < LEAST_COSINE => {
+                Some(Error::corrupt(format!(
+                    "snapshot {number} does not match its tower: a re-encoded note has cosine {least_cosine:.6} \
+                     with its stored vector, at least {LEAST_COSINE} is required"
+                )))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -123,14 +148,8 @@ fn device(args: &VerifyArgs, pipeline: Option<&crate::config::Pipeline>) -> Resu
     Ok(devices.swap_remove(0))
 }
 
-fn print(
-    args: &VerifyArgs,
-    app: &App,
-    manifest: &Manifest,
-    problems: &[Problem],
-    canaries: usize,
-    sample: Option<&SampleCheck>,
-) -> Result<()> {
+fn print(args: &VerifyArgs, app: &App, manifest: &Manifest, checked: &Checked) -> Result<()> {
+    let Checked { problems, canaries, towers, sample } = checked;
     let files = manifest.content.files().count();
     let (encoded, said) = match sample {
         Some(SampleCheck::Compared { notes, least_cosine }) => (
@@ -151,6 +170,7 @@ fn print(
         "files": files,
         "problems": problems,
         "canaries": canaries,
+        "query_towers": towers,
         "sample": encoded,
     });
     app.answer(args.json, &json, |_| {
@@ -159,10 +179,18 @@ fn print(
         for problem in problems {
             out.push_str(&format!("  {}: {}\n", problem.path, problem.problem));
         }
-        if canaries > 0 {
+        if *canaries > 0 {
             out.push_str(&format!(
                 "  {canaries} canary queries answered as when the index was built\n"
             ));
+        }
+        for tower in towers {
+            let found = match &tower.found {
+                FoundTower::Fits => "fits its vectors".to_owned(),
+                FoundTower::NotChecked { why } => format!("was not checked: {why}"),
+                FoundTower::Wrong { why } => format!("does not fit its vectors: {why}"),
+            };
+            out.push_str(&format!("  query tower {} ({}) {found}\n", tower.model, tower.kind));
         }
         out + &said
     })

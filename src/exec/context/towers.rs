@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use crate::config::Pipeline;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::observe::Reporter;
 use crate::stage;
-use crate::tower::Tower;
+use crate::tower::{Fit, Tower};
 
 /// The towers of a pipeline. Each is resolved when it is first asked for, which hashes its weight files, and then kept.
 #[derive(Default)]
@@ -31,10 +31,21 @@ impl Towers {
     /// The tower that encodes queries, checked against the document tower.
     pub async fn query(&self, pipeline: &Pipeline, reporter: &Arc<dyn Reporter>) -> Result<&Tower> {
         let resolve = || async {
-            let options = stage::absolute_tower(&pipeline.query_tower(), &pipeline.base_dir);
+            let document = self.document(pipeline, reporter).await?;
+            let mut options = stage::absolute_tower(&pipeline.query_tower(), &pipeline.base_dir);
+            let of_its_own = pipeline.query.tower.is_some();
+            if !of_its_own {
+                // A push between the two must not part them.
+                options.revision.clone_from(&document.options().revision);
+            }
             let query = Tower::resolve(&options, &pipeline.base_dir, reporter).await?;
-            if query.teacher().is_some() {
-                self.document(pipeline, reporter).await?.admits(&query)?;
+            let fit = document.admits(&query)?;
+            if fit != Fit::Same && !of_its_own {
+                return Err(Error::input(format!(
+                    "the files of the tower {} changed while they were in use: notes are encoded with what they were, and queries \
+                     would be with what they are; bring them back, or start again with what they are now",
+                    options.model
+                )));
             }
             Ok(query)
         };

@@ -133,6 +133,16 @@ impl Content {
             }
             sums = (sums.0.saturating_add(shard.notes), sums.1.saturating_add(shard.vectors));
         }
+        for tower in &self.query_towers {
+            let differing = tower.teacher.as_ref().map(|teacher| self.space.incomparable(teacher));
+            if let Some(differing) = differing.filter(|differing| !differing.is_empty()) {
+                return wrong(format!(
+                    "admits the query tower {}, which was made for another tower than that of its vectors (other {})",
+                    tower.fingerprint.short(),
+                    differing.join(", ")
+                ));
+            }
+        }
         if sums != (self.notes, self.vectors) {
             return wrong(format!(
                 "counts {} notes and {} vectors, its shards {} and {}",
@@ -297,8 +307,20 @@ pub struct QueryTower {
     pub fingerprint: Digest256,
     /// `document-tower` (the LLM itself) or `distilled`.
     pub kind: String,
-    /// How to load it (`tower::TowerOptions` as JSON).
+    /// How to load it (`tower::TowerOptions` as JSON), a hub's model by its commit.
     pub options: serde_json::Value,
+    /// The space of the tower that it was distilled from or trained for, as its own files say it: one of the snapshot's tower.
+    /// Absent where it is the document tower, where its files say nothing, and where they say the snapshot's own space with
+    /// the empty template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<EmbeddingSpace>,
+}
+
+impl QueryTower {
+    /// [`QueryTower::kind`] of the document tower itself.
+    pub const DOCUMENT: &str = "document-tower";
+    /// [`QueryTower::kind`] of a tower of its own.
+    pub const DISTILLED: &str = "distilled";
 }
 
 /// How a snapshot came about.
@@ -332,7 +354,23 @@ pub(in crate::snapshot) const MADE_BY: &str = "run";
 /// `corpus.types = "exact"`.
 pub const SOURCE_TYPES: &str = "types";
 
+/// The name in [`Provenance::measured`] of the repository and the commit of the document tower, where it is a hub's.
+const TOWER: &str = "tower";
+
 impl Provenance {
+    /// Repository and commit of the document tower, where it is a hub's.
+    pub fn tower(&self) -> Option<(String, String)> {
+        let told = self.measured.get(TOWER)?;
+        let text = |key: &str| told.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
+        text("model").zip(text("revision"))
+    }
+
+    /// Writes repository and commit of the document tower down.
+    pub fn set_tower(&mut self, model: &str, revision: &str) {
+        let told = serde_json::json!({ "model": model, "revision": revision });
+        self.measured.insert(TOWER.to_owned(), told);
+    }
+
     /// The run that made the content, as far as this says it: what a command says of itself is not the id of a run.
     pub fn made_by(&self) -> Option<&str> {
         let told = self.measured.get(MADE_BY).and_then(serde_json::Value::as_str);

@@ -10,7 +10,7 @@ use crate::index::{IndexOptions, Recall};
 use crate::snapshot::ShardContent;
 use crate::stage::{EncodeOptions, GateOptions};
 use crate::store::{FileRef, Root, layout};
-use crate::tower::TowerOptions;
+use crate::tower::{Tower, TowerOptions};
 use crate::types::{Digest256, EmbeddingSpace, Hasher256, SpaceId, hash_json};
 
 /// Version of the plan format that this release writes and reads.
@@ -22,7 +22,7 @@ pub const PLAN_VERSION: u32 = 2;
 pub struct RunSpec {
     /// Run id, also the folder below `runs/` and `prepared/`.
     pub run: String,
-    /// The tower, every path absolute.
+    /// The tower, every path absolute, a hub's model by its commit.
     pub tower: TowerOptions,
     /// What its vectors mean.
     pub space: EmbeddingSpace,
@@ -324,4 +324,15 @@ pub fn absolute_tower(options: &TowerOptions, base_dir: &std::path::Path) -> Tow
         adapter: options.adapter.as_ref().map(absolute),
         ..options.clone()
     }
+}
+
+/// [`absolute_tower`] of options that `tower` was resolved from: a hub's model by the commit that was found, so that an
+/// envelope or a manifest leads to these very files whatever is pushed afterwards.
+pub fn resolved_tower(
+    options: &TowerOptions,
+    base_dir: &std::path::Path,
+    tower: &Tower,
+) -> TowerOptions {
+    let revision = tower.options().revision.clone();
+    TowerOptions { revision, ..absolute_tower(options, base_dir) }
 }

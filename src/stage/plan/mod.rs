@@ -6,13 +6,15 @@ mod live;
 mod parent;
 mod prepare;
 mod tokens;
+mod upstream;
 
 pub(super) use compare::source_digest;
 pub use envelope::{
     Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION,
-    ParentIndex, ParentShard, Plan, RunSpec, ShardPlan, absolute_tower,
+    ParentIndex, ParentShard, Plan, RunSpec, ShardPlan, absolute_tower, resolved_tower,
 };
 pub use live::PartsSummary;
 pub(super) use parent::recall_by_shard;
 pub use prepare::{PlanRequest, Planned, plan};
 pub(super) use tokens::tokenize;
+pub use upstream::Moved;

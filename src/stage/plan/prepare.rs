@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use super::compare::{Compared, compare_all};
 use super::envelope::{
-    BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, absolute_tower,
-    build_task_id, encode_task_id,
+    BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, build_task_id,
+    encode_task_id, resolved_tower,
 };
 use super::live::PartsSummary;
 use super::parent::{Comparison, first_id, known_texts, refuse_impossible_delta};
@@ -153,7 +153,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     }
     let spec = RunSpec {
         run: request.run.to_owned(),
-        tower: absolute_tower(request.tower_options, request.base_dir),
+        tower: resolved_tower(request.tower_options, request.base_dir, request.tower),
         space_id,
         template: spec_space.template,
         space: spec_space,

@@ -11,8 +11,9 @@ use crate::snapshot::{
 };
 use crate::stage::build::BuildReceipt;
 use crate::stage::calibration;
-use crate::stage::plan::{Plan, recall_by_shard};
+use crate::stage::plan::{Moved, Plan, recall_by_shard};
 use crate::store::{FileRef, Root};
+use crate::tower::{Tower, TowerOptions};
 
 /// What publishing needs beside the plan.
 pub struct PublishRequest<'a> {
@@ -20,6 +21,10 @@ pub struct PublishRequest<'a> {
     pub plan: &'a Plan,
     /// The receipts of its build tasks.
     pub receipts: &'a [BuildReceipt],
+    /// The document tower that the publisher has; the vectors must be its.
+    pub tower: &'a Tower,
+    /// The same as the pipeline names it.
+    pub tower_options: &'a TowerOptions,
     /// Towers that may encode queries.
     pub query_towers: Vec<QueryTower>,
     /// Least cosine of re-encoded unchanged notes, and how many.
@@ -47,9 +52,10 @@ pub struct Published {
 ///
 /// # Errors
 /// GateRefused where a gate failed and was not overridden; Conflict where another run published first, or the
-/// content was rolled back before.
+/// content was rolled back before; Config where the plan is of another tower than the publisher's.
 pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
     let (plan, root) = (request.plan, request.root);
+    refuse_other_tower(plan, request.tower)?;
     let newest = snapshot::newest(root).await?;
     // What was compared at planning is taken over only from that same parent.
     if newest.as_ref().map(|manifest| manifest.number) != plan.spec.parent
@@ -78,6 +84,7 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
         rejections: &plan.prepared.rejections,
         quarantined: request.receipts.iter().map(|receipt| receipt.quarantined.len() as u64).sum(),
         drift: request.drift,
+        moved: Moved::since(newest.as_ref(), plan, request.tower_options),
     };
     let outcomes = gates::judge(&measured, &plan.gates, request.overrides)?;
     request.judged.clone_from(&outcomes);
@@ -87,7 +94,10 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
         return Ok(Published { manifest: manifest.clone(), is_new: false, recall: pooled });
     }
     gates::refuse(&outcomes)?;
-    let provenance = provenance(plan, &outcomes, recall.as_ref())?;
+    let mut provenance = provenance(plan, &outcomes, recall.as_ref())?;
+    if let Some((model, revision)) = request.tower.commit() {
+        provenance.set_tower(model, revision);
+    }
     match snapshot::commit(root, newest.as_ref(), content, Vec::new(), provenance).await? {
         CommitOutcome::Committed(manifest) => {
             Ok(Published { manifest: *manifest, is_new: true, recall: pooled })
@@ -98,6 +108,30 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
              tower differs; the newest snapshot stays"
         ))),
     }
+}
+
+/// Refuses a document tower that did not make the vectors of a plan: its queries would be compared with notes of another
+/// one.
+///
+/// # Errors
+/// Config, naming both.
+pub fn refuse_other_tower(plan: &Plan, tower: &Tower) -> Result<()> {
+    let spec = &plan.spec;
+    let found = tower.space(spec.template);
+    let differing = spec.space.differing(&found);
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "run {} was planned with the tower {} (space {}), but the pipeline names {} (space {}; other {}): vectors of two \
+         towers do not mix. Publish with the pipeline and the model files that it was planned with, or plan again with these",
+        spec.run,
+        spec.tower.model,
+        spec.space_id,
+        tower.options().model,
+        found.id()?,
+        differing.join(", ")
+    )))
 }
 
 /// A back-fill takes nothing over from its parent, and the day it was planned with may be published before it.

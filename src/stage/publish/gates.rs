@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::index::Recall;
 use crate::snapshot::{Content, GateOutcome};
 use crate::stage::GateOptions;
+use crate::stage::plan::Moved;
 
 /// What the gates look at.
 pub(crate) struct Measured<'a> {
@@ -17,6 +18,8 @@ pub(crate) struct Measured<'a> {
     pub quarantined: u64,
     /// Least cosine between stored and fresh vectors of unchanged notes, and how many were compared.
     pub drift: Option<(f64, usize)>,
+    /// A push that made the tower another one.
+    pub moved: Option<Moved>,
 }
 
 /// A person's decision to publish in spite of a gate: gate name and reason.
@@ -150,6 +153,9 @@ fn quarantined(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
 }
 
 fn drift(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
+    if let Some(moved) = &measured.moved {
+        return (false, format!("{moved}. {}", moved.advice()));
+    }
     match measured.drift {
         None => (true, "no unchanged notes to re-encode".to_owned()),
         Some((cosine, compared)) => (

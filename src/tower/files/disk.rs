@@ -1,58 +1,210 @@
-//! Weight files on disk: positional reads (no memory map, so a file that is cut off while in use is
-//! an error and no crash) and digests.
+//! Weight files on disk: positional reads (no memory map, so a file that is cut off while in use is an error and no
+//! crash), digests, and the proof that what was read is what was hashed.
+//!
+//! A file is opened once. Its header, its digest and its tensors come through that one handle, so a file that takes its
+//! name changes nothing; one that is written into is found out by its [`Stamp`].
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use super::stamp::{Remembered, Stamp};
+use crate::error::{Error, Result};
 use crate::store::named::{open_regular, read_whole};
 use crate::types::{Digest256, Hasher256};
 
 /// Files below this are hashed every time: it takes a fraction of a second.
 const CACHED_FROM: u64 = 256 << 20;
+/// Loads that begin again because the files were touched meanwhile.
+const ATTEMPTS: u32 = 3;
 
-/// A file read at any position from any thread.
+/// A file read at any position from any thread. Clones share the handle.
+#[derive(Debug, Clone)]
+pub(crate) struct ReadAt(Arc<Opened>);
+
 #[derive(Debug)]
-pub(crate) struct ReadAt {
+struct Opened {
     file: File,
     path: PathBuf,
-    size: u64,
+    /// As it was opened.
+    stamp: Stamp,
+    hashed: Mutex<Option<Hashed>>,
+}
+
+/// What hashing the file gave.
+#[derive(Debug, Clone, Copy)]
+struct Hashed {
+    digest: Digest256,
+    /// Before the first byte was read.
+    stamp: Stamp,
+    /// Whether a change after that shows in the stamp.
+    settled: bool,
 }
 
 /// Opens a regular file for positional reads.
 pub(crate) fn open(path: &Path) -> Result<ReadAt> {
-    let opened = open_regular(path).and_then(|file| Ok((file.metadata()?.len(), file)));
-    let (size, file) =
+    let opened = open_regular(path).and_then(|file| Ok((Stamp::of(&file)?, file)));
+    let (stamp, file) =
         opened.map_err(|cause| Error::io(cause, format!("cannot open {}", path.display())))?;
-    Ok(ReadAt { file, path: path.to_owned(), size })
+    let opened = Opened { file, path: path.to_owned(), stamp, hashed: Mutex::default() };
+    let file = ReadAt(Arc::new(opened));
+    if !stamp.is_settled() {
+        // A change that its stamp does not show may come between the header and the tensors: with the digest taken
+        // before either, it is found when the tensors are there.
+        file.digest()?;
+    }
+    Ok(file)
 }
 
 impl ReadAt {
     /// Bytes in the file when it was opened.
     pub(crate) fn len(&self) -> u64 {
-        self.size
+        self.0.stamp.size()
     }
 
-    /// A second handle that reads from the start.
-    pub(crate) fn reopen(&self) -> Result<File> {
-        File::open(&self.path)
-            .or_error(ErrorKind::Input, || format!("cannot open {}", self.path.display()))
+    /// Reads from the start.
+    pub(crate) fn reader(&self) -> impl Read + use<> {
+        Reader { file: self.clone(), at: 0 }
     }
 
     /// Fills `buffer` from position `at`.
     pub(crate) fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(buffer, at).map_err(|cause| {
-            Error::io(
-                cause,
-                format!("cannot read {} bytes at {at} of {}", buffer.len(), self.path.display()),
-            )
+        self.0.file.read_exact_at(buffer, at).map_err(|cause| {
+            let what = format!("cannot read {} bytes at {at} of {}", buffer.len(), self.name());
+            Error::io(cause, what)
         })
+    }
+
+    /// SHA-256 of its bytes. That of a big file is remembered in the user's cache folder, keyed by everything that changes
+    /// when its bytes do.
+    ///
+    /// # Errors
+    /// Transient where it is being written.
+    pub(crate) fn digest(&self) -> Result<Digest256> {
+        let cache = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .or_else(|| Some(std::env::home_dir()?.join(".cache")));
+        let folder = cache.map(|cache| cache.join("scalingnote").join("digests"));
+        self.digest_with(folder.as_deref(), CACHED_FROM)
+    }
+
+    fn digest_with(&self, folder: Option<&Path>, cached_from: u64) -> Result<Digest256> {
+        let mut hashed = self.0.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hashed) = &*hashed {
+            return Ok(hashed.digest);
+        }
+        let (path, stamp) = (&self.0.path, self.0.stamp);
+        let settled = stamp.is_settled();
+        let folder = folder.filter(|_| settled && stamp.size() >= cached_from);
+        let known = folder.and_then(|folder| Remembered::find(path, &stamp, folder));
+        let digest = known.map_or_else(|| self.hash(), Ok)?;
+        if self.stamp()? != stamp {
+            return Err(self.moving());
+        }
+        if let (Some(folder), None) = (folder, known) {
+            Remembered::keep(path, stamp, digest, folder);
+        }
+        *hashed = Some(Hashed { digest, stamp, settled });
+        Ok(digest)
+    }
+
+    /// Checks that the bytes are those of the digest: by the stamp where that proves it, else by hashing them again.
+    fn confirm(&self) -> Result<Stamp> {
+        let digest = self.digest()?;
+        let mut hashed = self.0.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = self.stamp()?;
+        if hashed.is_some_and(|hashed| hashed.stamp == stamp && hashed.settled) {
+            return Ok(stamp);
+        }
+        let settled = stamp.is_settled();
+        if self.hash()? != digest {
+            return Err(Error::input(format!(
+                "{} was written into after it was hashed: it is another model's now, whose vectors must not mix with the \
+                 first one's; bring the file back, or start again with what it is now",
+                self.name()
+            )));
+        }
+        if self.stamp()? != stamp {
+            return Err(self.moving());
+        }
+        *hashed = Some(Hashed { digest, stamp, settled });
+        Ok(stamp)
+    }
+
+    fn stamp(&self) -> Result<Stamp> {
+        // A network file system asks its server when a file is opened, and believes its cache else. A name that leads
+        // nowhere or elsewhere by now is no matter: the handle stays.
+        drop(File::open(&self.0.path));
+        Stamp::of(&self.0.file)
+            .map_err(|cause| Error::io(cause, format!("cannot look at {}", self.name())))
+    }
+
+    fn hash(&self) -> Result<Digest256> {
+        let mut reader = self.reader();
+        let mut buffer = vec![0; 1 << 20];
+        let mut hasher = Hasher256::new();
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(hasher.finish()),
+                Ok(length) => {
+                    hasher.raw(&buffer[..length]);
+                }
+                Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(cause) => {
+                    return Err(Error::io(cause, format!("cannot read {}", self.name())));
+                }
+            }
+        }
+    }
+
+    fn moving(&self) -> Error {
+        Error::transient(format!(
+            "{} changes while it is read; wait until whoever writes it is done, and try again",
+            self.name()
+        ))
+    }
+
+    fn name(&self) -> std::path::Display<'_> {
+        self.0.path.display()
+    }
+}
+
+struct Reader {
+    file: ReadAt,
+    at: u64,
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.file.0.file.read_at(buffer, self.at)?;
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+/// Makes something of the files' bytes, of those that were hashed and no others.
+///
+/// # Errors
+/// Input where the bytes are others by now; Transient where they change all the time; what `make` says.
+pub(crate) fn of_hashed<T>(files: &[ReadAt], make: impl Fn() -> Result<T>) -> Result<T> {
+    let confirm = || files.iter().map(ReadAt::confirm).collect::<Result<Vec<_>>>();
+    for _ in 0..ATTEMPTS {
+        let before = confirm()?;
+        // What was made of other bytes, an error too, says less than that they are others.
+        let made = make();
+        if confirm()? == before {
+            return made;
+        }
+        // The same bytes again, but they may have been others while they were read.
+    }
+    match files.first() {
+        Some(file) => Err(file.moving()),
+        None => make(),
     }
 }
 
@@ -63,160 +215,122 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
 }
 
 /// SHA-256 of each file, in the given order, several at once.
-pub(crate) fn digests(paths: &[PathBuf]) -> Result<Vec<Digest256>> {
-    paths.par_iter().map(|path| digest(path)).collect()
-}
-
-/// SHA-256 of one file. That of a big file is remembered in the user's cache folder, keyed by
-/// everything that changes when its bytes do.
-pub(crate) fn digest(path: &Path) -> Result<Digest256> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| Some(std::env::home_dir()?.join(".cache")));
-    digest_with(path, cache.map(|cache| cache.join("scalingnote").join("digests")), CACHED_FROM)
-}
-
-fn digest_with(path: &Path, folder: Option<PathBuf>, cached_from: u64) -> Result<Digest256> {
-    let look = || Remembered::of(path, folder.as_deref()?, cached_from);
-    let remembered = look();
-    if let Some((entry, at)) = &remembered
-        && let Ok(bytes) = std::fs::read(at)
-        && let Ok(found) = serde_json::from_slice::<Remembered>(&bytes)
-        && found.stamp == entry.stamp
-    {
-        return Ok(found.digest);
-    }
-    let digest = hash(path)?;
-    // Hashing must not straddle a change, and a file touched just now may change within one tick
-    // of its timestamp: neither is remembered.
-    if let Some((mut entry, at)) = remembered
-        && look().is_some_and(|(now, _)| now.stamp == entry.stamp)
-        && entry.stamp.settled()
-    {
-        entry.digest = digest;
-        entry.store(&at);
-    }
-    Ok(digest)
-}
-
-fn hash(path: &Path) -> Result<Digest256> {
-    let failed = || format!("cannot read {}", path.display());
-    let mut file = open_regular(path).or_error(ErrorKind::Input, failed)?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut hasher = Hasher256::new();
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(length) => {
-                hasher.raw(&buffer[..length]);
-            }
-            Err(cause) if cause.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(cause) => return Err(Error::io(cause, failed())),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Stamp {
-    path: PathBuf,
-    size: u64,
-    device: u64,
-    inode: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn settled(&self) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        now.is_ok_and(|now| {
-            now.saturating_sub(Duration::from_secs(3)).as_secs() as i64 > self.changed.0
-        })
-    }
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Remembered {
-    stamp: Stamp,
-    digest: Digest256,
-}
-
-impl Remembered {
-    /// The entry for this file and where it is kept; `None` where the file is small, cannot be asked,
-    /// or the path has no real form.
-    fn of(path: &Path, folder: &Path, cached_from: u64) -> Option<(Self, PathBuf)> {
-        let path = path.canonicalize().ok()?;
-        let metadata = std::fs::metadata(&path).ok().filter(|m| m.len() >= cached_from)?;
-        let name = Digest256::of(path.as_os_str().as_encoded_bytes()).short();
-        let stamp = Stamp {
-            path,
-            size: metadata.len(),
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        };
-        Some((Self { stamp, digest: Digest256([0; 32]) }, folder.join(format!("{name}.json"))))
-    }
-
-    /// A cache: what cannot be kept is hashed again next time.
-    fn store(&self, at: &Path) {
-        let Some(folder) = at.parent() else { return };
-        let written = std::fs::create_dir_all(folder).and_then(|()| {
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            serde_json::to_writer(&mut file, self)?;
-            file.persist(at).map_err(|failed| failed.error)?;
-            Ok(())
-        });
-        if let Err(cause) = written {
-            tracing::debug!(%cause, "the digest of a weight file is not remembered");
-        }
-    }
+pub(crate) fn digests(files: &[ReadAt]) -> Result<Vec<Digest256>> {
+    files.par_iter().map(ReadAt::digest).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+
+    fn written(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
 
     #[test]
     fn digests_follow_the_given_order() {
         let folder = tempfile::tempdir().unwrap();
-        let paths: Vec<_> = ["b", "a"].map(|name| folder.path().join(name)).to_vec();
-        for path in &paths {
-            std::fs::write(path, path.file_name().unwrap().as_encoded_bytes()).unwrap();
-        }
-        assert_eq!(digests(&paths).unwrap(), [Digest256::of(b"b"), Digest256::of(b"a")]);
-        let missing = digest(&folder.path().join("c")).unwrap_err();
-        assert!(missing.to_string().contains("cannot read"));
+        let files =
+            ["b", "a"].map(|name| open(&written(folder.path(), name, name.as_bytes())).unwrap());
+        assert_eq!(digests(&files).unwrap(), [Digest256::of(b"b"), Digest256::of(b"a")]);
+        let missing = open(&folder.path().join("c")).unwrap_err();
+        assert!(missing.to_string().contains("cannot open"));
     }
 
     #[test]
-    fn a_remembered_digest_holds_while_the_file_is_untouched() {
+    fn a_remembered_digest_is_of_a_settled_file() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, cache) = (folder.path().join("weights"), folder.path().join("cache"));
-        std::fs::write(&path, b"weights").unwrap();
-        let digest = || digest_with(&path, Some(cache.clone()), 1).unwrap();
-        // Written just now: hashed, and not remembered.
-        assert_eq!(digest(), Digest256::of(b"weights"));
+        let path = written(folder.path(), "weights", b"weights");
+        let cache = folder.path().join("cache");
+        let digest = |from| {
+            let file = open(&path).unwrap();
+            *file.0.hashed.lock().unwrap() = None;
+            (file.digest_with(Some(&cache), from).unwrap(), file.0.stamp)
+        };
+        // Written just now: hashed, and not remembered, nor believed.
+        let (found, stamp) = digest(1);
+        assert_eq!(found, Digest256::of(b"weights"));
         assert!(!cache.exists());
-        let (mut entry, at) = Remembered::of(&path, &cache, 1).unwrap();
-        entry.digest = Digest256::of(b"as remembered");
-        entry.store(&at);
-        assert_eq!(digest(), Digest256::of(b"as remembered"));
+        Remembered::keep(&path, stamp, Digest256::of(b"as remembered"), &cache);
+        assert_eq!(digest(1).0, Digest256::of(b"weights"));
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        assert_eq!(digest(1).0, Digest256::of(b"as remembered"));
+        assert_eq!(digest(8).0, Digest256::of(b"weights"), "small files are always hashed");
         std::fs::write(&path, b"WEIGHTS").unwrap();
-        assert_eq!(digest(), Digest256::of(b"WEIGHTS"), "same size, other bytes");
-        assert!(Remembered::of(&path, &cache, 8).is_none(), "small files are always hashed");
+        assert_eq!(digest(1).0, Digest256::of(b"WEIGHTS"), "same size, other bytes");
     }
 
     #[test]
     fn a_file_cut_off_in_use_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("weights");
-        std::fs::write(&path, [7; 64]).unwrap();
+        let path = written(folder.path(), "weights", &[7; 64]);
         let file = open(&path).unwrap();
         std::fs::write(&path, [7; 8]).unwrap();
         let error = file.read_at(0, &mut [0; 64]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    /// Reads the whole file, `between` happening before.
+    fn load(file: &ReadAt, between: impl Fn()) -> Result<Vec<u8>> {
+        of_hashed(std::slice::from_ref(file), || {
+            between();
+            let mut bytes = vec![0; file.len() as usize];
+            file.read_at(0, &mut bytes).map(|()| bytes)
+        })
+    }
+
+    #[test]
+    fn what_is_made_is_made_of_what_was_hashed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = written(folder.path(), "weights", b"weights");
+        let other = folder.path().join("other");
+        let file = open(&path).unwrap();
+        assert_eq!(file.digest().unwrap(), Digest256::of(b"weights"));
+        assert_eq!(load(&file, || ()).unwrap(), b"weights");
+        // Another file takes its name before, and while, it is loaded: the open one is what was hashed.
+        let rename = || {
+            std::fs::write(&other, b"another").unwrap();
+            std::fs::rename(&other, &path).unwrap();
+        };
+        rename();
+        assert_eq!(load(&file, rename).unwrap(), b"weights");
+        // Bytes are written over, with the old time of modification, before or while it is loaded.
+        let file = open(&path).unwrap();
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let write = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        };
+        let refused = |result: Result<Vec<u8>>| {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Input, "{error}");
+            assert!(error.to_string().contains("written into after it was hashed"), "{error}");
+        };
+        refused(load(&file, || write(b"ANOTHER")));
+        refused(load(&file, || ()));
+        // Brought back it is the same file again; read in between, it is read again.
+        write(b"another");
+        assert_eq!(load(&file, || ()).unwrap(), b"another");
+        let calls = std::cell::Cell::new(0);
+        let once = of_hashed(std::slice::from_ref(&file), || {
+            calls.set(calls.get() + 1);
+            if calls.get() == 1 {
+                std::thread::sleep(std::time::Duration::from_millis(30));
+                write(b"ANOTHER");
+            }
+            let mut bytes = vec![0; 7];
+            file.read_at(0, &mut bytes)?;
+            write(b"another");
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            Ok(bytes)
+        });
+        match once {
+            Ok(bytes) => assert_eq!(bytes, b"another"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Transient, "{error}"),
+        }
+        assert!(calls.get() > 1);
     }
 }

@@ -4,7 +4,6 @@
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -67,8 +66,8 @@ impl Gguf {
 
     fn parse(path: &Path, file: ReadAt) -> Result<Self> {
         let size = file.len();
-        let handle = file.reopen()?;
-        let mut header = Header { reader: BufReader::with_capacity(1 << 20, handle), at: 0, size };
+        let reader = BufReader::with_capacity(1 << 20, file.reader());
+        let mut header = Header { reader, at: 0, size };
         if header.bytes::<4>()? != *b"GGUF" {
             return Err(Error::input("it does not begin with `GGUF`, so it is no GGUF file"));
         }
@@ -174,13 +173,13 @@ impl Gguf {
     }
 }
 
-struct Header {
-    reader: BufReader<File>,
+struct Header<R> {
+    reader: R,
     at: u64,
     size: u64,
 }
 
-impl Header {
+impl<R: Read> Header<R> {
     fn left(&self) -> u64 {
         self.size.saturating_sub(self.at)
     }

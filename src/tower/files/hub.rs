@@ -21,7 +21,17 @@ const LOCKED: Duration = Duration::from_secs(3600);
 /// Between two lines about one download.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
+/// The hub is asked for so long where its answer is of use, but not needed.
+const BRIEFLY: Duration = Duration::from_secs(5);
+
 const INDEX: &str = "model.safetensors.index.json";
+/// The branch of a repository that no revision is named of.
+const MAIN: &str = "main";
+
+/// Whether a revision is a commit, and no branch or tag, which may lead to other files tomorrow.
+pub(crate) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
+}
 
 /// The hub and its cache, as the environment has them.
 #[derive(Debug, Clone)]
@@ -84,15 +94,14 @@ impl Hub {
         file: Option<&str>,
         reporter: &Arc<dyn Reporter>,
     ) -> Result<Fetched> {
-        let revision = revision.unwrap_or("main");
+        let revision = revision.unwrap_or(MAIN);
         if revision.is_empty() || revision.split('/').any(|part| part == ".." || part.is_empty()) {
             return Err(Error::config(format!("revision {revision:?} is no git revision")));
         }
         let named =
             |commit: &str| Repo::with_revision(repo.to_owned(), RepoType::Model, commit.to_owned());
         // A commit never changes: what lies in the cache is what the hub would say.
-        let pinned = revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit());
-        if (self.offline || pinned)
+        if (self.offline || is_commit(revision))
             && let Some(fetched) = self.cached(repo, revision, file)
         {
             return Ok(fetched);
@@ -137,6 +146,26 @@ impl Hub {
             .create_ref(&info.sha)
             .or_error(ErrorKind::Input, || "cannot write into the model cache")?;
         Ok(Fetched { folder, commit: info.sha })
+    }
+
+    /// The commit that a revision leads to, without fetching anything: in the cache, else as the hub says within seconds.
+    pub(crate) async fn commit(
+        &self,
+        repo: &str,
+        revision: Option<&str>,
+        file: Option<&str>,
+    ) -> Result<Option<String>> {
+        let revision = revision.unwrap_or(MAIN);
+        if let Some(fetched) = self.cached(repo, revision, file) {
+            return Ok(Some(fetched.commit));
+        }
+        if self.offline {
+            return Ok(None);
+        }
+        let named = Repo::with_revision(repo.to_owned(), RepoType::Model, revision.to_owned());
+        let api = self.api()?.repo(named);
+        let answer = tokio::time::timeout(BRIEFLY, api.info()).await;
+        Ok(answer.ok().and_then(Result::ok).map(|info| info.sha).filter(|sha| is_commit(sha)))
     }
 
     fn api(&self) -> Result<Api> {

@@ -10,4 +10,5 @@ pub(crate) mod packed;
 pub(crate) mod provenance;
 pub(crate) mod safetensors;
 pub(crate) mod source;
+mod stamp;
 pub(crate) mod weights;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::tower::files::disk::digest;
+use crate::tower::files::disk::open;
 use crate::types::EmbeddingSpace;
 
 /// The space in what our own key of a `config.json` or of an adapter's metadata holds.
@@ -34,7 +34,7 @@ pub(crate) fn check_tokenizer(ours: Option<&Value>, path: &Path) -> Result<()> {
         )));
     }
     let Some(expected) = text("sha256") else { return Ok(()) };
-    let found = digest(path)?.to_hex();
+    let found = open(path)?.digest()?.to_hex();
     if found == expected {
         return Ok(());
     }

@@ -102,6 +102,11 @@ impl SafetensorsFile {
         Ok(Self { path: path.to_owned(), file, data, entries, packed, metadata })
     }
 
+    /// The file itself.
+    pub(crate) fn file(&self) -> &ReadAt {
+        &self.file
+    }
+
     /// Names of its tensors, sorted.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
@@ -208,6 +213,11 @@ impl SafetensorsWeights {
             }
         }
         Ok(Self { files, place })
+    }
+
+    /// The files themselves.
+    pub(crate) fn files(&self) -> Vec<ReadAt> {
+        self.files.iter().map(|file| file.file.clone()).collect()
     }
 
     /// Shape of a tensor, if there is such a one.

@@ -294,6 +294,7 @@ async fn admitting(model: &str) -> Manifest {
         fingerprint: tower.fingerprint().unwrap(),
         kind: "document-tower".to_owned(),
         options: serde_json::to_value(&options).unwrap(),
+        teacher: None,
     }];
     let ids: FileRef = root.put("indexes/o/00000/x.ids.parquet", "x".into()).await.unwrap();
     content.shards[0].ids = ids;

@@ -297,7 +297,7 @@ fn smollm2_reads_as_candle_reads_it() {
     assert_eq!((config.layers, config.hidden_size, config.heads, config.kv_heads), (30, 576, 9, 3));
     assert_eq!((config.vocab_size, config.rope_theta, config.max_positions), (49_152, 1e5, 8192));
     let weights = GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads);
-    let mut file = File::open(&path).unwrap();
+    let mut file = std::fs::File::open(&path).unwrap();
     let theirs = gguf_file::Content::read(&mut file).unwrap();
     let mut theirs = |name: &str| {
         theirs.tensor(&mut file, name, &Device::Cpu).unwrap().dequantize(&Device::Cpu).unwrap()

@@ -1,0 +1,98 @@
+//! Whether the towers that a snapshot admits for queries fit its vectors: for `snapshot verify`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::query::{check, options_of};
+use crate::error::{Error, Result};
+use crate::observe::Reporter;
+use crate::snapshot::{Manifest, QueryTower};
+use crate::tower::{Fit, Tower};
+use crate::types::Digest256;
+
+/// A tower that a snapshot admits, looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckedTower {
+    /// As the snapshot names it.
+    pub fingerprint: Digest256,
+    /// `document-tower` or `distilled`.
+    pub kind: String,
+    /// As the snapshot names it.
+    pub model: String,
+    /// What was found.
+    #[serde(flatten)]
+    pub found: FoundTower,
+}
+
+/// What there is to say of an admitted tower.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub enum FoundTower {
+    /// It is the document tower, or was made for it.
+    Fits,
+    /// Its files are not here, or do not say what it was made for.
+    NotChecked {
+        /// For people.
+        why: String,
+    },
+    /// It is another tower, or was made for another one.
+    Wrong {
+        /// For people.
+        why: String,
+    },
+}
+
+/// Resolves every tower that the snapshot admits and compares it with the snapshot's vectors; no weights are loaded.
+/// Relative paths start from `base_dir`.
+pub async fn check_towers(
+    manifest: &Manifest,
+    base_dir: &Path,
+    reporter: &Arc<dyn Reporter>,
+) -> Vec<CheckedTower> {
+    let mut checked = Vec::new();
+    for named in &manifest.content.query_towers {
+        let model = named.options.get("model").and_then(|model| model.as_str()).unwrap_or_default();
+        checked.push(CheckedTower {
+            fingerprint: named.fingerprint,
+            kind: named.kind.clone(),
+            model: model.to_owned(),
+            found: look(manifest, named, base_dir, reporter).await,
+        });
+    }
+    checked
+}
+
+async fn look(
+    manifest: &Manifest,
+    named: &QueryTower,
+    base_dir: &Path,
+    reporter: &Arc<dyn Reporter>,
+) -> FoundTower {
+    let resolve = async || Tower::resolve(&options_of(manifest, named)?, base_dir, reporter).await;
+    match resolve().await {
+        Err(error) => FoundTower::NotChecked { why: error.to_string() },
+        Ok(tower) => match judge(manifest, named, &tower) {
+            Err(error) => FoundTower::Wrong { why: error.to_string() },
+            Ok(true) => FoundTower::Fits,
+            Ok(false) => FoundTower::NotChecked {
+                why: "its files name no tower that it was made for".to_owned(),
+            },
+        },
+    }
+}
+
+/// Whether it is known to fit.
+fn judge(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> Result<bool> {
+    check(manifest, named, tower)?;
+    let space = &manifest.content.space;
+    let fit = tower.fits(space)?;
+    if named.kind == QueryTower::DOCUMENT && fit != Fit::Same {
+        return Err(Error::input(format!(
+            "it is said to be the document tower, but the vectors are of another one (other {})",
+            space.incomparable(&tower.space(space.template)).join(", ")
+        )));
+    }
+    Ok(fit != Fit::Unrecorded || named.teacher.is_some())
+}
