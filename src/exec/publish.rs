@@ -30,7 +30,10 @@ pub async fn publish_plan(
     *report = ctx.report(run);
     report.planned_only(&plan);
     report.newest = snapshot::newest(&ctx.root).await?.as_ref().map(NewestSnapshot::of);
-    stage::refuse_other_tower(&plan, session.document().await?)?;
+    // A night's share that switches nothing publishes nothing.
+    if plan.backfill.as_ref().is_none_or(|backfill| backfill.switches) {
+        stage::refuse_other_tower(&plan, session.document().await?)?;
+    }
     let outcome = match &plan.backfill {
         Some(_) => backfill::publish_plan(&session, &plan, report).await,
         None => publish_day(&session, &plan, report).await,

@@ -70,16 +70,23 @@ async fn look(
     base_dir: &Path,
     reporter: &Arc<dyn Reporter>,
 ) -> FoundTower {
-    let resolve = async || Tower::resolve(&options_of(manifest, named)?, base_dir, reporter).await;
-    match resolve().await {
-        Err(error) => FoundTower::NotChecked { why: error.to_string() },
-        Ok(tower) => match judge(manifest, named, &tower) {
-            Err(error) => FoundTower::Wrong { why: error.to_string() },
-            Ok(true) => FoundTower::Fits,
-            Ok(false) => FoundTower::NotChecked {
-                why: "its files name no tower that it was made for".to_owned(),
-            },
-        },
+    let unchecked = |why: String| FoundTower::NotChecked { why };
+    let options = match options_of(manifest, named) {
+        Ok(options) => options,
+        Err(error) => return unchecked(error.to_string()),
+    };
+    let tower = match Tower::resolve(&options, base_dir, reporter).await {
+        Ok(tower) => tower,
+        Err(error) => return unchecked(error.to_string()),
+    };
+    match judge(manifest, named, &tower) {
+        Ok(true) => FoundTower::Fits,
+        Ok(false) => unchecked("its files name no tower that it was made for".to_owned()),
+        // Which commit was meant is not known: what its repository holds now says nothing of the snapshot.
+        Err(error) if tower.commit().is_some() && !options.is_pinned() => {
+            unchecked(error.to_string())
+        }
+        Err(error) => FoundTower::Wrong { why: error.to_string() },
     }
 }
 

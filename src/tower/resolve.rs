@@ -9,7 +9,7 @@ use crate::tower::bert::{BertConfig, BertEncoder};
 use crate::tower::decoder::{Decoder, decoder_encoder};
 use crate::tower::fake::{FakeEncoder, FakeTower};
 use crate::tower::files::config::{canonical, from_json, read_json};
-use crate::tower::files::disk::{ReadAt, digests, of_hashed};
+use crate::tower::files::disk::{ReadAt, digests};
 use crate::tower::files::gguf::Gguf;
 use crate::tower::files::gguf_config;
 use crate::tower::files::hub::Hub;
@@ -38,8 +38,6 @@ pub struct Tower {
 struct Inner {
     options: TowerOptions,
     model: Model,
-    /// What the weights are read from.
-    files: Vec<ReadAt>,
     tokenizer: TowerTokenizer,
     weights: Digest256,
     adapter: Option<Digest256>,
@@ -172,9 +170,8 @@ impl Tower {
         let dimensions = cut(options.dimensions, fake.dimensions)?;
         let tokenizer = TowerTokenizer::fake(&options)?;
         let model = Model::Fake(fake);
-        let (files, adapter, teacher) = (Vec::new(), None, None);
-        let inner =
-            Inner { options, model, files, tokenizer, weights, adapter, dimensions, teacher };
+        let (adapter, teacher) = (None, None);
+        let inner = Inner { options, model, tokenizer, weights, adapter, dimensions, teacher };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -185,7 +182,7 @@ impl Tower {
                 open_safetensors(&weights, &folder, &options)?
             }
         };
-        let Opened { mut model, mut files, digest, definition, mut teacher } = opened;
+        let Opened { mut model, digest, definition, mut teacher } = opened;
         model.check(&options)?;
         model.keep_layers(options.layers)?;
         let limit = model.max_positions();
@@ -199,7 +196,6 @@ impl Tower {
         if let Some(path) = &options.adapter {
             let opened = Adapter::open(Path::new(path))?;
             adapter = Some(opened.digest());
-            files.push(opened.file().clone());
             teacher = opened.teacher()?.or(teacher);
             model = match model {
                 Model::Decoder { config, weights } => {
@@ -217,8 +213,7 @@ impl Tower {
         let reading = || TowerTokenizer::new(definition, &options, model.vocab_size());
         let tokenizer = shielded(ErrorKind::Input, named, reading).context(named)?;
         let weights = digest;
-        let inner =
-            Inner { options, model, files, tokenizer, weights, adapter, dimensions, teacher };
+        let inner = Inner { options, model, tokenizer, weights, adapter, dimensions, teacher };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -321,13 +316,8 @@ impl Tower {
     /// becomes of them afterwards does not matter to it.
     ///
     /// # Errors
-    /// Input where a file was written into since it was hashed; Transient where one is written all the time.
+    /// Input where a file was written into since it was hashed; Transient where one is being written.
     pub fn load(&self, device: &DeviceSpec) -> Result<Box<dyn Encoder>> {
-        of_hashed(&self.inner.files, || self.load_once(device))
-            .context(|| format!("loading the tower {}", self.inner.options.model))
-    }
-
-    fn load_once(&self, device: &DeviceSpec) -> Result<Box<dyn Encoder>> {
         let options = &self.inner.options;
         match &self.inner.model {
             Model::Fake(fake) => {
@@ -348,7 +338,8 @@ impl Tower {
                     options.normalize,
                     *threads,
                     options.arithmetic,
-                )?;
+                )
+                .context(|| format!("loading the tower {}", options.model))?;
                 Ok(Box::new(encoder))
             }
             Model::Decoder { config, weights } => {
@@ -358,7 +349,8 @@ impl Tower {
                     device,
                     options.arithmetic,
                     options.max_tokens as usize,
-                )?;
+                )
+                .context(|| format!("loading the tower {}", options.model))?;
                 Ok(decoder_encoder(decoder, options.pooling, options.dimensions, options.normalize))
             }
         }
@@ -367,7 +359,6 @@ impl Tower {
 
 struct Opened {
     model: Model,
-    files: Vec<ReadAt>,
     digest: Digest256,
     definition: Definition,
     teacher: Option<EmbeddingSpace>,
@@ -387,10 +378,10 @@ fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
             definition
         }
     };
-    let (files, digest) = (vec![gguf.file.clone()], gguf.file.digest()?);
+    let digest = gguf.file.digest()?;
     let weights = GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads);
     let model = Model::Decoder { config, weights: Box::new(weights) };
-    Ok(Opened { model, files, digest, definition, teacher: None })
+    Ok(Opened { model, digest, definition, teacher: None })
 }
 
 fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) -> Result<Opened> {
@@ -428,7 +419,7 @@ fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) ->
         definition
     };
     let digest = digest_of(kind, identity, &files)?;
-    Ok(Opened { model, files, digest, definition, teacher })
+    Ok(Opened { model, digest, definition, teacher })
 }
 
 /// The digest of safetensors files that `config.json` (`identity`) gives a meaning.

@@ -17,7 +17,6 @@ use crate::exec;
 use crate::stage::EncodeOptions;
 use crate::tower::Tower;
 use crate::train::{self, DistillOptions, Teacher, TrainReport, check_student};
-use crate::types::Digest256;
 
 /// Distil the query tower into a small model
 ///
@@ -83,12 +82,11 @@ pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<()> {
     let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
     let tower = Tower::resolve(&options.teacher, &base_dir, &app.reporter).await;
     let tower = recipe::naming(&args.recipe, tower)?;
-    let space = tower.space(Digest256::of(b""));
     let dimensions = tower.dimensions() as usize;
     named(&args.recipe, check_student(&options, &base_dir, dimensions, &app.reporter).await)?;
     let queries = queries(&options, &base_dir, app).await?;
     let borrowed: Vec<&str> = queries.iter().map(String::as_str).collect();
-    let vectors = exec::encode_texts(
+    let (vectors, space) = exec::encode_texts(
         &options.teacher,
         &base_dir,
         &borrowed,

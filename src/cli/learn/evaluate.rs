@@ -253,7 +253,8 @@ async fn vectors(
     let full: Vec<&str> = kept.iter().map(|at| texts[*at]).collect();
     let (reporter, cancel) = (&app.reporter, &app.cancel);
     let base = &named.base_dir;
-    let found = exec::encode_texts(tower, base, &full, &encode, folder, reporter, cancel).await?;
+    let (found, _) =
+        exec::encode_texts(tower, base, &full, &encode, folder, reporter, cancel).await?;
     if kept.len() == texts.len() {
         return Ok(found);
     }

@@ -92,6 +92,7 @@ pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
         let vectors = args.out.join("vectors");
         exec::encode_texts(&tower, &base_dir, texts, &encode, &vectors, &app.reporter, &app.cancel)
             .await
+            .map(|(vectors, _)| vectors)
     };
     let texts: Vec<&str> = set.documents.iter().map(String::as_str).collect();
     let documents = vectors(document, &texts).await?;

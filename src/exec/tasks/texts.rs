@@ -17,9 +17,10 @@ use crate::stage::{self, EncodeOptions};
 use crate::store::Root;
 use crate::store::named::{Existing, write_whole};
 use crate::tower::TowerOptions;
-use crate::types::{Cancel, Digest256, Embeddings, TextHash};
+use crate::types::{Cancel, Digest256, EmbeddingSpace, Embeddings, TextHash};
 
-/// Encodes texts with `tower` and gives their vectors in order: `[texts, dimensions]`.
+/// Encodes texts with `tower` and gives their vectors in order, `[texts, dimensions]`, with the space that they are of (with
+/// the empty template).
 ///
 /// `folder` becomes a root of its own: the vectors lie in it as embedding Parquet, and a text that an earlier call
 /// encoded in the same space is not encoded again. Texts are trimmed, as a note's rendered text is.
@@ -34,7 +35,7 @@ pub async fn encode_texts(
     folder: &Path,
     reporter: &Arc<dyn Reporter>,
     cancel: &Cancel,
-) -> Result<Embeddings> {
+) -> Result<(Embeddings, EmbeddingSpace)> {
     let folder = std::path::absolute(folder).map_err(|cause| not_written(folder, cause))?;
     std::fs::create_dir_all(&folder).map_err(|cause| not_written(&folder, cause))?;
     let table = write_table(texts, &folder)?;
@@ -61,7 +62,7 @@ pub async fn encode_texts(
     let dimensions = tower.dimensions() as usize;
     let vectors = stage::vectors_of(&ctx.root, &plan.spec.space_id, dimensions, &hashes).await?;
     ctx.discard_prepared(&run).await?;
-    Ok(vectors)
+    Ok((vectors, tower.space(Digest256::of(b""))))
 }
 
 /// The texts as a table, named by its own content.

@@ -1,25 +1,26 @@
 //! Weight files on disk: positional reads (no memory map, so a file that is cut off while in use is an error and no
-//! crash), digests, and the proof that what was read is what was hashed.
+//! crash), digests, and the proof that what is read is what was hashed.
 //!
 //! A file is opened once. Its header, its digest and its tensors come through that one handle, so a file that takes its
-//! name changes nothing; one that is written into is found out by its [`Stamp`].
+//! name changes nothing; one that is written into is found out by its [`Stamp`] at the next read.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::stamp::{Remembered, Stamp};
+use super::stamp::{Remembered, Stamp, TICK};
 use crate::error::{Error, Result};
 use crate::store::named::{open_regular, read_whole};
 use crate::types::{Digest256, Hasher256};
 
 /// Files below this are hashed every time: it takes a fraction of a second.
 const CACHED_FROM: u64 = 256 << 20;
-/// Loads that begin again because the files were touched meanwhile.
+/// Reads that begin again because the file was touched meanwhile.
 const ATTEMPTS: u32 = 3;
 
 /// A file read at any position from any thread. Clones share the handle.
@@ -41,8 +42,18 @@ struct Hashed {
     digest: Digest256,
     /// Before the first byte was read.
     stamp: Stamp,
-    /// Whether a change after that shows in the stamp.
+    /// When that stamp was first seen.
+    since: Instant,
+    /// Whether every change after the first byte was read shows in the stamp.
     settled: bool,
+}
+
+impl Hashed {
+    /// Whether a change from now on shows in the stamp: it is an old one, by this machine's clock or, where a server's is
+    /// ahead of that, because it has been seen for a while.
+    fn settles(&self) -> bool {
+        self.stamp.is_settled() || self.since.elapsed() > TICK
+    }
 }
 
 /// Opens a regular file for positional reads.
@@ -71,12 +82,25 @@ impl ReadAt {
         Reader { file: self.clone(), at: 0 }
     }
 
-    /// Fills `buffer` from position `at`.
+    /// Fills `buffer` from position `at`: with the bytes that were hashed, where the file was hashed before.
+    ///
+    /// # Errors
+    /// Input where they are others by now; Transient where it is being written.
     pub(crate) fn read_at(&self, at: u64, buffer: &mut [u8]) -> Result<()> {
-        self.0.file.read_exact_at(buffer, at).map_err(|cause| {
-            let what = format!("cannot read {} bytes at {at} of {}", buffer.len(), self.name());
-            Error::io(cause, what)
-        })
+        for _ in 0..ATTEMPTS {
+            let before = self.stamp()?;
+            let read = self.0.file.read_exact_at(buffer, at);
+            // That a file is another one says more than what cannot be read of it.
+            if self.confirm()? == before {
+                return read.map_err(|cause| {
+                    let what =
+                        format!("cannot read {} bytes at {at} of {}", buffer.len(), self.name());
+                    Error::io(cause, what)
+                });
+            }
+            // The same bytes again, but they may have been others while they were read.
+        }
+        Err(self.moving())
     }
 
     /// SHA-256 of its bytes. That of a big file is remembered in the user's cache folder, keyed by everything that changes
@@ -109,20 +133,23 @@ impl ReadAt {
         if let (Some(folder), None) = (folder, known) {
             Remembered::keep(path, stamp, digest, folder);
         }
-        *hashed = Some(Hashed { digest, stamp, settled });
+        *hashed = Some(Hashed { digest, stamp, since: Instant::now(), settled });
         Ok(digest)
     }
 
-    /// Checks that the bytes are those of the digest: by the stamp where that proves it, else by hashing them again.
+    /// Checks that the bytes are those of the digest, where it is taken: by the stamp where that proves it, else by hashing
+    /// them again.
     fn confirm(&self) -> Result<Stamp> {
-        let digest = self.digest()?;
         let mut hashed = self.0.hashed.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = self.stamp()?;
-        if hashed.is_some_and(|hashed| hashed.stamp == stamp && hashed.settled) {
-            return Ok(stamp);
-        }
-        let settled = stamp.is_settled();
-        if self.hash()? != digest {
+        let Some(known) = *hashed else { return Ok(stamp) };
+        let known = match known.stamp == stamp {
+            true if known.settled => return Ok(stamp),
+            true => known,
+            false => Hashed { stamp, since: Instant::now(), ..known },
+        };
+        let settled = known.settles();
+        if self.hash()? != known.digest {
             return Err(Error::input(format!(
                 "{} was written into after it was hashed: it is another model's now, whose vectors must not mix with the \
                  first one's; bring the file back, or start again with what it is now",
@@ -132,7 +159,7 @@ impl ReadAt {
         if self.stamp()? != stamp {
             return Err(self.moving());
         }
-        *hashed = Some(Hashed { digest, stamp, settled });
+        *hashed = Some(Hashed { settled, ..known });
         Ok(stamp)
     }
 
@@ -184,27 +211,6 @@ impl Read for Reader {
         let length = self.file.0.file.read_at(buffer, self.at)?;
         self.at += length as u64;
         Ok(length)
-    }
-}
-
-/// Makes something of the files' bytes, of those that were hashed and no others.
-///
-/// # Errors
-/// Input where the bytes are others by now; Transient where they change all the time; what `make` says.
-pub(crate) fn of_hashed<T>(files: &[ReadAt], make: impl Fn() -> Result<T>) -> Result<T> {
-    let confirm = || files.iter().map(ReadAt::confirm).collect::<Result<Vec<_>>>();
-    for _ in 0..ATTEMPTS {
-        let before = confirm()?;
-        // What was made of other bytes, an error too, says less than that they are others.
-        let made = make();
-        if confirm()? == before {
-            return made;
-        }
-        // The same bytes again, but they may have been others while they were read.
-    }
-    match files.first() {
-        Some(file) => Err(file.moving()),
-        None => make(),
     }
 }
 
@@ -269,68 +275,66 @@ mod tests {
         let path = written(folder.path(), "weights", &[7; 64]);
         let file = open(&path).unwrap();
         std::fs::write(&path, [7; 8]).unwrap();
+        *file.0.hashed.lock().unwrap() = None;
         let error = file.read_at(0, &mut [0; 64]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
 
-    /// Reads the whole file, `between` happening before.
-    fn load(file: &ReadAt, between: impl Fn()) -> Result<Vec<u8>> {
-        of_hashed(std::slice::from_ref(file), || {
-            between();
-            let mut bytes = vec![0; file.len() as usize];
-            file.read_at(0, &mut bytes).map(|()| bytes)
-        })
+    fn read(file: &ReadAt) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; file.len() as usize];
+        file.read_at(0, &mut bytes).map(|()| bytes)
     }
 
     #[test]
-    fn what_is_made_is_made_of_what_was_hashed() {
+    fn what_is_read_is_what_was_hashed() {
         let folder = tempfile::tempdir().unwrap();
         let path = written(folder.path(), "weights", b"weights");
-        let other = folder.path().join("other");
         let file = open(&path).unwrap();
         assert_eq!(file.digest().unwrap(), Digest256::of(b"weights"));
-        assert_eq!(load(&file, || ()).unwrap(), b"weights");
-        // Another file takes its name before, and while, it is loaded: the open one is what was hashed.
-        let rename = || {
-            std::fs::write(&other, b"another").unwrap();
-            std::fs::rename(&other, &path).unwrap();
-        };
-        rename();
-        assert_eq!(load(&file, rename).unwrap(), b"weights");
-        // Bytes are written over, with the old time of modification, before or while it is loaded.
+        assert_eq!(read(&file).unwrap(), b"weights");
+        // Another file takes its name: the open one is what was hashed.
+        let other = written(folder.path(), "other", b"another");
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(read(&file).unwrap(), b"weights");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read(&file).unwrap(), b"weights");
+        // Bytes are written over; size and time of modification are the old ones.
+        let path = written(folder.path(), "weights", b"another");
         let file = open(&path).unwrap();
         let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
         let write = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
             File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
         };
-        let refused = |result: Result<Vec<u8>>| {
-            let error = result.unwrap_err();
+        write(b"ANOTHER");
+        for _ in 0..2 {
+            let error = read(&file).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Input, "{error}");
             assert!(error.to_string().contains("written into after it was hashed"), "{error}");
-        };
-        refused(load(&file, || write(b"ANOTHER")));
-        refused(load(&file, || ()));
-        // Brought back it is the same file again; read in between, it is read again.
-        write(b"another");
-        assert_eq!(load(&file, || ()).unwrap(), b"another");
-        let calls = std::cell::Cell::new(0);
-        let once = of_hashed(std::slice::from_ref(&file), || {
-            calls.set(calls.get() + 1);
-            if calls.get() == 1 {
-                std::thread::sleep(std::time::Duration::from_millis(30));
-                write(b"ANOTHER");
-            }
-            let mut bytes = vec![0; 7];
-            file.read_at(0, &mut bytes)?;
-            write(b"another");
-            std::thread::sleep(std::time::Duration::from_millis(30));
-            Ok(bytes)
-        });
-        match once {
-            Ok(bytes) => assert_eq!(bytes, b"another"),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Transient, "{error}"),
         }
-        assert!(calls.get() > 1);
+        // Cut off, it says the same and not that it is short.
+        write(b"AN");
+        assert_eq!(read(&file).unwrap_err().kind(), ErrorKind::Input);
+        // Brought back, it is the same file again.
+        write(b"another");
+        assert_eq!(read(&file).unwrap(), b"another");
+    }
+
+    #[test]
+    fn a_settled_file_is_proven_by_its_stamp_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = written(folder.path(), "weights", b"weights");
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        let file = open(&path).unwrap();
+        assert!(file.0.hashed.lock().unwrap().is_none(), "not hashed until it is asked for");
+        file.digest().unwrap();
+        let believed = Digest256::of(b"believed");
+        file.0.hashed.lock().unwrap().as_mut().unwrap().digest = believed;
+        assert_eq!(read(&file).unwrap(), b"weights", "nothing is hashed again");
+        // A link to it changes its stamp, so it is hashed again.
+        std::fs::hard_link(&path, folder.path().join("link")).unwrap();
+        assert_eq!(read(&file).unwrap_err().kind(), ErrorKind::Input);
+        file.0.hashed.lock().unwrap().as_mut().unwrap().digest = Digest256::of(b"weights");
+        assert_eq!(read(&file).unwrap(), b"weights");
     }
 }

@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
 use crate::tower::files::config::read_json;
-use crate::tower::files::disk::ReadAt;
 use crate::tower::files::provenance::teacher_of;
 use crate::tower::files::safetensors::SafetensorsFile;
 use crate::types::{Digest256, EmbeddingSpace, Hasher256, hash_json};
@@ -128,11 +127,6 @@ impl Adapter {
             return Ok(None);
         };
         Ok(Some((self.file.read(a)?, self.file.read(b)?, *scale)))
-    }
-
-    /// The file that its matrices lie in.
-    pub(crate) fn file(&self) -> &ReadAt {
-        self.file.file()
     }
 
     /// SHA-256 over the adapter's file and what decides its scale.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::Digest256;
 
 /// File systems keep times in ticks, of 2 seconds at worst: a file may change twice within one.
-const TICK: Duration = Duration::from_secs(3);
+pub(crate) const TICK: Duration = Duration::from_secs(3);
 
 /// Inode, size and times of a file. The time of its last change cannot be set, as the one of its last modification can
 /// (`touch`, `cp -p`).
@@ -41,7 +41,8 @@ impl Stamp {
         self.size
     }
 
-    /// Whether every later change will show: a file that was touched just now may change again within one tick.
+    /// Whether every later change will show, as far as this machine's clock says: a file that was touched just now may change
+    /// again within one tick.
     pub(crate) fn is_settled(&self) -> bool {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         now.is_ok_and(|now| now.saturating_sub(TICK).as_secs() as i64 > self.changed.0)
