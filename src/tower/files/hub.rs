@@ -28,6 +28,15 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The branch of a repository that no revision is named of.
 const MAIN: &str = "main";
 
+/// The revision that is meant; it becomes a part of paths.
+fn checked(revision: Option<&str>) -> Result<&str> {
+    let revision = revision.unwrap_or(MAIN);
+    if revision.is_empty() || revision.split('/').any(|part| part == ".." || part.is_empty()) {
+        return Err(Error::config(format!("revision {revision:?} is no git revision")));
+    }
+    Ok(revision)
+}
+
 /// Whether a revision is a commit, and no branch or tag, which may lead to other files tomorrow.
 pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit())
@@ -94,10 +103,7 @@ impl Hub {
         file: Option<&str>,
         reporter: &Arc<dyn Reporter>,
     ) -> Result<Fetched> {
-        let revision = revision.unwrap_or(MAIN);
-        if revision.is_empty() || revision.split('/').any(|part| part == ".." || part.is_empty()) {
-            return Err(Error::config(format!("revision {revision:?} is no git revision")));
-        }
+        let revision = checked(revision)?;
         let named =
             |commit: &str| Repo::with_revision(repo.to_owned(), RepoType::Model, commit.to_owned());
         // A commit never changes: what lies in the cache is what the hub would say.
@@ -155,7 +161,7 @@ impl Hub {
         revision: Option<&str>,
         file: Option<&str>,
     ) -> Result<Option<String>> {
-        let revision = revision.unwrap_or(MAIN);
+        let revision = checked(revision)?;
         if let Some(fetched) = self.cached(repo, revision, file) {
             return Ok(Some(fetched.commit));
         }

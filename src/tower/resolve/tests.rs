@@ -1,7 +1,7 @@
 use super::*;
 use crate::observe::Silent;
 use crate::tower::files::hub::tests::{COMMIT, LoopbackHub};
-use crate::tower::testing::{smollm2, write_tiny_model};
+use crate::tower::testing::{smollm2, write_safetensors, write_tiny_model};
 use crate::types::Pooling;
 
 async fn resolve(options: &TowerOptions, base: &Path) -> Result<Tower> {
@@ -122,4 +122,71 @@ async fn smollm2_resolves() {
     // 135 M parameters in f32, and room for 4,096 tokens.
     let memory = tower.memory(4_096);
     assert!((538_000_000..800_000_000).contains(&memory), "{memory}");
+}
+
+/// Turns the sign of the last values of a file over, in place: size and time of modification stay. Twice brings it back.
+fn write_into(path: &Path) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let before = file.metadata().unwrap();
+    let mut bytes = [0; 64];
+    let at = before.len() - 64;
+    file.read_exact_at(&mut bytes, at).unwrap();
+    bytes.iter_mut().skip(3).step_by(4).for_each(|byte| *byte ^= 0x80);
+    file.write_all_at(&bytes, at).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn a_tower_loads_the_weights_that_were_hashed() {
+    let base = tempfile::tempdir().unwrap();
+    let path = |name: &str| base.path().join(name);
+    for (folder, sharded) in [("one", false), ("two", true)] {
+        std::fs::create_dir(path(folder)).unwrap();
+        write_tiny_model(&path(folder), sharded);
+    }
+    std::fs::create_dir(path("lora")).unwrap();
+    let module = "base_model.model.model.layers.1.self_attn.v_proj";
+    let matrix = |half: &str, shape: [usize; 2]| {
+        (format!("{module}.{half}.weight"), shape.to_vec(), vec![0.5; shape[0] * shape[1]])
+    };
+    let pair = [matrix("lora_A", [2, 32]), matrix("lora_B", [16, 2])];
+    write_safetensors(&path("lora/adapter_model.safetensors"), &pair, None);
+    std::fs::write(
+        path("lora/adapter_config.json"),
+        r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4}"#,
+    )
+    .unwrap();
+    let adapted = TowerOptions { adapter: Some("lora".into()), ..tiny("one") };
+    for (options, file) in [
+        (tiny("one"), "one/model.safetensors"),
+        (tiny("two"), "two/model-00002-of-00002.safetensors"),
+        (adapted, "lora/adapter_model.safetensors"),
+    ] {
+        let device = DeviceSpec::Cpu { threads: 1 };
+        let tower = resolve(&options, base.path()).await.unwrap();
+        let ids = tower.tokenizer().tokenize("some words").unwrap().ids;
+        let encode = |encoder: &mut dyn Encoder| encoder.encode(&[&ids]).unwrap().row(0).to_vec();
+        let mut loaded = tower.load(&device).unwrap();
+        let vector = encode(&mut *loaded);
+        // Written into: it is not loaded any more, and what is loaded stays what it is.
+        write_into(&path(file));
+        let error = tower.load(&device).err().expect("refused");
+        assert_eq!(error.kind(), ErrorKind::Input, "{error}");
+        assert!(error.to_string().contains("written into after it was hashed"), "{error}");
+        assert_eq!(encode(&mut *loaded), vector);
+        let other = resolve(&options, base.path()).await.unwrap();
+        assert_ne!(other.fingerprint().unwrap(), tower.fingerprint().unwrap());
+        assert_ne!(encode(&mut *other.load(&device).unwrap()), vector);
+        // Brought back, it is.
+        write_into(&path(file));
+        assert_eq!(encode(&mut *tower.load(&device).unwrap()), vector);
+        // Another file takes its name: the tower is what it was.
+        let changed = path("changed");
+        std::fs::copy(path(file), &changed).unwrap();
+        write_into(&changed);
+        std::fs::rename(changed, path(file)).unwrap();
+        assert_eq!(encode(&mut *tower.load(&device).unwrap()), vector);
+        write_into(&path(file));
+    }
 }

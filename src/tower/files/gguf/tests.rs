@@ -327,3 +327,27 @@ fn smollm2_reads_as_candle_reads_it() {
         assert_eq!(values, stored[head * 64 + 2 * (within % 32) + within / 32], "row {row}");
     }
 }
+
+#[test]
+fn tensors_are_those_of_the_file_that_was_hashed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    let bytes = tiny_gguf(GgmlDType::Q8_0, &[]);
+    std::fs::write(&path, &bytes).unwrap();
+    let gguf = Gguf::open(&path).unwrap();
+    let digest = gguf.file.digest().unwrap();
+    assert_eq!(digest, crate::types::Digest256::of(&bytes));
+    let weights = GgufWeights::new(gguf, "llama", 4, 2);
+    let name = "model.layers.1.mlp.down_proj.weight";
+    let read = || weights.q8_0(name, &[32, 64]).and_then(|_| weights.tensor(name, &[32, 64]));
+    let before: Vec<f32> = read().unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let mut other = bytes.clone();
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &other).unwrap();
+    for error in [weights.q8_0(name, &[32, 64]).unwrap_err(), read().unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::Input, "{error}");
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    let after: Vec<f32> = read().unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    assert_eq!(before, after);
+}

@@ -128,6 +128,19 @@ async fn a_sharded_repo_is_fetched_once() {
     assert_eq!(loopback.fetch(None, None).await.unwrap().folder, fetched.folder);
     let error = loopback.fetch(Some("v1"), None).await.unwrap_err();
     assert!(error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
+    // What a model is at is in the cache, or else the hub says it, and no file is fetched for that.
+    loopback.hub.offline = false;
+    let commit = async |loopback: &LoopbackHub, revision, file| {
+        loopback.hub.commit("tiny/model", revision, file).await.unwrap()
+    };
+    let before = loopback.requests.load(Ordering::Relaxed);
+    assert_eq!(commit(&loopback, None, None).await.as_deref(), Some(COMMIT));
+    assert_eq!(loopback.requests.load(Ordering::Relaxed), before);
+    assert_eq!(commit(&loopback, Some("v1"), None).await.as_deref(), Some(COMMIT));
+    assert_eq!(loopback.requests.load(Ordering::Relaxed), before + 1);
+    assert_eq!(commit(&loopback, Some("v9"), None).await, None);
+    loopback.hub.offline = true;
+    assert_eq!(commit(&loopback, Some("v1"), None).await, None);
     // A hub that is gone is no obstacle either, where the cache knows the branch.
     loopback.hub.offline = false;
     loopback.hub.endpoint = Some("http://127.0.0.1:1".into());
