@@ -27,7 +27,9 @@ pub(super) async fn query_towers(session: &Session) -> Result<Vec<QueryTower>> {
         options: serde_json::to_value(&options).context(|| "writing query tower options")?,
         teacher,
     };
-    let before = admitted(session, tower).await?.filter(|before| is_same(before, &named, &options));
+    let decided = pipeline.query_tower().is_pinned();
+    let before = admitted(session, tower).await?;
+    let before = before.filter(|before| is_same(before, &named, &options, decided));
     Ok(vec![before.unwrap_or(named)])
 }
 
@@ -40,14 +42,16 @@ async fn admitted(session: &Session, tower: &Tower) -> Result<Option<QueryTower>
 }
 
 /// Whether the newest snapshot names a tower as well as `now` would: by another commit of the same repository, whose files
-/// give the same vectors, or as an earlier release said it. A day on which nothing else changed then publishes nothing.
-fn is_same(before: &QueryTower, now: &QueryTower, options: &TowerOptions) -> bool {
+/// give the same vectors (unless a person `decided` on one), or as an earlier release said it. A day on which nothing else
+/// changed then publishes nothing.
+fn is_same(before: &QueryTower, now: &QueryTower, options: &TowerOptions, decided: bool) -> bool {
     let Ok(named) = serde_json::from_value::<TowerOptions>(before.options.clone()) else {
         return false;
     };
-    let both_pinned = named.is_pinned() && options.is_pinned();
-    let revision = if both_pinned { &named.revision } else { &options.revision };
+    let any = named.is_pinned() && options.is_pinned() && !decided;
+    let revision = if any { &named.revision } else { &options.revision };
     before.kind == now.kind
+        && (before.teacher.is_none() || before.teacher == now.teacher)
         && named == TowerOptions { revision: revision.clone(), ..options.clone() }
 }
 

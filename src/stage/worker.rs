@@ -90,7 +90,8 @@ impl Worker {
     }
 
     /// The tower of an envelope, checked against the space that the envelope was planned for: weights that
-    /// changed under the same name are refused before a vector is made.
+    /// changed under the same name are refused before a vector is made. What changes afterwards is refused when the weights
+    /// are loaded, and a loaded tower reads no file.
     pub(crate) async fn tower(&mut self, spec: &RunSpec, env: &TaskEnv) -> Result<Tower> {
         if let Some(tower) = &self.tower {
             if tower.space(spec.template) == spec.space {

@@ -160,6 +160,11 @@ async fn a_push_leaves_what_is_published_alone_and_is_nobodys_decision() {
     let third = hub.push('d', false);
     hub.write(&PIPELINE.replace("pooling", &format!("revision = \"{third}\"\npooling")));
     hub.run(&[], published(3), 0);
+    // Also where it makes the same vectors.
+    let fourth = hub.push('e', false);
+    hub.write(&PIPELINE.replace("pooling", &format!("revision = \"{fourth}\"\npooling")));
+    hub.run(&[], published(4), 0);
+    assert_eq!(hub.newest().await.content.query_towers[0].options["revision"], fourth);
 }
 
 /// A service that starts after a push opens what is published.
