@@ -11,6 +11,7 @@ use crate::stage::Moved;
 /// What a run would do: exact counts, and times from a short calibration on the first device. Nothing is encoded
 /// for keeps; the plan is stored so that its tasks can be executed elsewhere.
 pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
+    ctx.admit_root().await?;
     let run = new_run_id();
     let Course { session, next, notice } = backfill::course(&Session::new(ctx)).await?;
     let planned = session.plan(&run).await?;
@@ -35,6 +36,7 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
 /// A plan without tasks is not stored, and neither is one that a push to the tower's repository would make: a person decides
 /// about that. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
 pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
+    ctx.admit_root().await?;
     let run = new_run_id();
     let Course { session, next, notice } = backfill::course(&Session::new(ctx)).await?;
     if let Some(message) = notice {

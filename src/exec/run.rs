@@ -35,6 +35,7 @@ pub async fn run_into(
     if options.cluster.is_some() {
         return Err(super::not_built());
     }
+    ctx.admit_root().await?;
     let run = new_run_id();
     if !options.no_publish && !options.only_plan {
         snapshot::signer(&ctx.root).await?;

@@ -18,9 +18,6 @@ use crate::store::{PutOutcome, Root};
 /// Points of the throughput curve.
 const CURVE: usize = 60;
 
-/// Reports of one run, at most; later ones are not kept.
-const MOST_REPORTS: u32 = 100;
-
 /// Quarantined notes that the report names.
 const QUARANTINE_SAMPLES: usize = 20;
 
@@ -191,7 +188,7 @@ impl RunReport {
             return Ok(());
         }
         // Nothing is overwritten: a step that a scheduler repeats leaves a report of its own each time.
-        for attempt in 1..=MOST_REPORTS {
+        for attempt in 1..=ReportName::MOST {
             let json = layout::report(&self.run, ReportName(attempt));
             if root.put_if_absent(&json, self.to_json()?.into()).await? == PutOutcome::Created {
                 let html = layout::report_page(&self.run, ReportName(attempt));

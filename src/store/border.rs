@@ -224,26 +224,27 @@ mod tests {
 
     #[test]
     fn every_border_but_the_torn_write_is_that_of_a_key() {
-        let space = crate::types::SpaceId("0123456789abcdef".to_owned());
+        let (run, hash) = ("20260101T000000Z-0badcafe", "0123456789abcdef");
+        let space = crate::types::SpaceId(hash.to_owned());
         let keys = [
-            layout::prepared("r", 0),
-            layout::located("r", 0),
-            layout::plan("r"),
-            layout::report("r", ReportName(2)),
-            layout::report_page("r", ReportName(1)),
-            layout::part(&space, 0, "p", "h"),
-            layout::part_receipt(&space, 0, "p"),
-            layout::encode_receipt(&space, 0, "t"),
-            layout::calibration("o", &space),
-            layout::index("o", 0, "i", "h"),
-            layout::sidecar("o", 0, "i", "h"),
-            layout::index_receipt("o", 0, "i"),
-            layout::ids_file("o", 0, "i"),
-            layout::build_receipt("o", 0, "t"),
+            layout::prepared(run, 0),
+            layout::located(run, 0),
+            layout::plan(run),
+            layout::report(run, ReportName(2)),
+            layout::report_page(run, ReportName(1)),
+            layout::part(&space, 0, hash, hash),
+            layout::part_receipt(&space, 0, hash),
+            layout::encode_receipt(&space, 0, "encode-00000-0123456789abcdef"),
+            layout::calibration(hash, &space),
+            layout::index(hash, 0, hash, hash),
+            layout::sidecar(hash, 0, hash, hash),
+            layout::index_receipt(hash, 0, hash),
+            layout::ids_file(hash, 0, hash),
+            layout::build_receipt(hash, 0, "build-00000-0123456789abcdef"),
             layout::manifest(1),
             layout::run_lease(1),
-            layout::lease(LeaseKind::Commit, "x"),
-            layout::lease(LeaseKind::Gc, "x"),
+            layout::lease(LeaseKind::Commit, hash),
+            layout::lease(LeaseKind::Gc, hash),
         ];
         let mut found: Vec<Border> = keys.iter().filter_map(|key| Border::written(key)).collect();
         assert_eq!(found.len(), keys.len());
@@ -252,6 +253,6 @@ mod tests {
         found.sort_unstable();
         found.dedup();
         assert_eq!(found, Border::ALL);
-        assert_eq!(Border::written(&layout::beat("r", 1)), None);
+        assert_eq!(Border::written(&layout::beat(run, 1)), None);
     }
 }

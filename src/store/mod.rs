@@ -21,5 +21,7 @@ pub use error::{kind_of_foreign, unreadable};
 pub use local::{DurableLocal, Swept};
 pub(crate) use local::{make_private, private_folder};
 pub use parquet::ParquetObject;
-pub use root::{FileRef, Listed, PutOutcome, Root, hash_file, open_store, open_web_file};
+pub use root::{
+    FileRef, Foreign, Foreigners, Listed, PutOutcome, Root, hash_file, open_store, open_web_file,
+};
 pub use signing::{Keys, PublicKey, SIGNING_KEY, SIGNING_KEY_FILE, SigningKey};

@@ -133,7 +133,7 @@ async fn the_first_receipt_wins_and_orphans_are_passed_over() {
     assert!(receipts.iter().all(|other| other.as_ref().unwrap() == first));
     // Also after the race, and for another vector type: the part is there.
     assert_eq!(&write(&root, 0, 10, VectorType::F16).await, first);
-    root.put(&layout::part(&first.space, 3, "feedfeedfeedfeed", "dead"), "torn".into())
+    root.put(&layout::part(&first.space, 3, "feedfeedfeedfeed", "deaddeaddeaddead"), "torn".into())
         .await
         .unwrap();
     let other = write(&root, 10, 5, VectorType::F32).await;
@@ -164,7 +164,7 @@ async fn receipts_that_lie_are_corrupt() {
             error.kind()
         }
     };
-    let version = forge("aa", &|json| json["version"] = 9.into()).await;
+    let version = forge("aaaaaaaaaaaaaaaa", &|json| json["version"] = 9.into()).await;
     assert_eq!(version, ErrorKind::Unsupported);
     let changes: [fn(&mut serde_json::Value); 7] = [
         |json| json["shard"] = 4.into(),
@@ -179,7 +179,7 @@ async fn receipts_that_lie_are_corrupt() {
         |json| *json = "no object".into(),
     ];
     for change in changes {
-        assert_eq!(forge("aa", &change).await, ErrorKind::Corrupt);
+        assert_eq!(forge("aaaaaaaaaaaaaaaa", &change).await, ErrorKind::Corrupt);
     }
     // A receipt whose file is gone is not adopted.
     root.delete(&receipt.file.path).await.unwrap();
@@ -244,7 +244,7 @@ proptest! {
                     bytes[at] ^= 1 << bit;
                 }
             }
-            let key = layout::part(&receipt.space, 3, &receipt.part, "damaged");
+            let key = layout::part(&receipt.space, 3, &receipt.part, "deaddeaddeaddead");
             root.put(&key, bytes.into()).await.unwrap();
             let mut receipt = receipt;
             receipt.file.path.clone_from(&key);

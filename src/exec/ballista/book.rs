@@ -219,8 +219,10 @@ mod tests {
         Book { executor: executor.to_owned(), began, ..Book::default() }
     }
 
+    const RUN: &str = "20260101T000000Z-0badcafe";
+
     async fn put(root: &Root, number: u64, book: &Book) {
-        let key = layout::book("r", &book.executor, number);
+        let key = layout::book(RUN, &book.executor, number);
         root.put(&key, serde_json::to_vec(book).unwrap().into()).await.unwrap();
     }
 
@@ -228,15 +230,15 @@ mod tests {
     async fn the_newest_state_counts_and_a_second_begin_is_a_retry() {
         let root = Root::in_memory();
         let mut shelf = Shelf::default();
-        assert!(!shelf.look(&root, "r").await.unwrap());
+        assert!(!shelf.look(&root, RUN).await.unwrap());
         let warned = Book { warnings: vec!["late".to_owned()], ..book("a", &[("t1", 10)]) };
         put(&root, 1, &warned).await;
-        shelf.look(&root, "r").await.unwrap();
+        shelf.look(&root, RUN).await.unwrap();
         assert_eq!((shelf.take_warnings().len(), shelf.take_warnings().len()), (1, 0));
         put(&root, 2, &Book { tokens: 50, encode_seconds: 2.0, ..book("a", &[("t1", 10)]) }).await;
         put(&root, 1, &Book { finished: 1, ..book("b", &[("t2", 11), ("t1", 30)]) }).await;
-        assert!(shelf.look(&root, "r").await.unwrap());
-        assert!(!shelf.look(&root, "r").await.unwrap(), "nothing is new");
+        assert!(shelf.look(&root, RUN).await.unwrap());
+        assert!(!shelf.look(&root, RUN).await.unwrap(), "nothing is new");
         let progress = shelf.progress();
         assert_eq!(progress.iter().map(|e| e.retries).collect::<Vec<_>>(), [0, 1]);
         assert_eq!((progress[0].tokens_per_second, progress[1].tasks), (Some(25.0), 1));
@@ -253,7 +255,7 @@ mod tests {
         };
         put(&root, 1, &Book { failure: failure(ErrorKind::Resource, 10), ..book("a", &[]) }).await;
         put(&root, 1, &Book { failure: failure(ErrorKind::Transient, 20), ..book("b", &[]) }).await;
-        shelf.look(&root, "r").await.unwrap();
+        shelf.look(&root, RUN).await.unwrap();
         let error = shelf.failure(&BTreeSet::new()).unwrap();
         assert_eq!(error.kind(), ErrorKind::Resource, "what can be got over does not hide it");
         assert_eq!(error.to_string(), "executor a: disk is full");

@@ -8,6 +8,7 @@ use crate::config::{Pipeline, word};
 use crate::error::Result;
 use crate::observe::Reporter;
 use crate::report::{ConfigSummary, RunReport};
+use crate::snapshot;
 use crate::store::{Root, layout};
 use crate::types::Cancel;
 
@@ -81,6 +82,26 @@ impl RunContext {
             quantization: word(&pipeline.index.quantization),
             ..ConfigSummary::default()
         }
+    }
+
+    /// Refuses to begin a root inside another one, or around one: each would find the other's notes under itself. One
+    /// that lies so already goes on, with a warning.
+    pub(crate) async fn admit_root(&self) -> Result<()> {
+        let root = &self.root;
+        if root.is_read_only() {
+            return Ok(());
+        }
+        if snapshot::numbers(root).await?.is_empty() {
+            return root.refuse_nesting().await;
+        }
+        if let Some(above) = root.root_above().await {
+            self.reporter.warn(format!(
+                "{} lies inside the root {above}: a purge there looks into this one too, and says what it leaves here; move \
+                 one of them",
+                root.uri()
+            ));
+        }
+        Ok(())
     }
 
     /// Deletes the prepared notes of a run.

@@ -46,6 +46,7 @@ pub async fn encode_texts(
         reporter: Arc::clone(reporter),
         cancel: cancel.clone(),
     };
+    ctx.admit_root().await?;
     let session = Session::new(&ctx);
     let run = new_run_id();
     let mut plan = session.plan(&run).await?.plan;

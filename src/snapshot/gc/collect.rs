@@ -72,7 +72,7 @@ pub struct GcReport {
 }
 
 /// Deletes what nothing needs any more. Manifests go first, then receipts, then the files that they named, so a
-/// crash leaves nothing that names a missing file. Never touches what is not under this program's folders.
+/// crash leaves nothing that names a missing file. Never touches what this program did not make ([`Root::own_objects`]).
 ///
 /// `now` is compared with the store's time stamps: pass [`Root::now`].
 ///
@@ -137,7 +137,7 @@ async fn select(
     let grace = TimeDelta::hours(i64::from(retention.grace_hours));
     let runs = TimeDelta::days(i64::from(retention.runs_days)).max(grace);
     let objects: BTreeMap<String, Listed> =
-        root.list("").await?.into_iter().map(|object| (object.key.clone(), object)).collect();
+        root.own_objects().await?.into_iter().map(|o| (o.key.clone(), o)).collect();
     let younger = |object: &Listed, than: TimeDelta| now - object.modified < than;
 
     let leases = Leases::among(objects.values(), now);

@@ -133,6 +133,9 @@ async fn delete_one(root: &Root, object: Listed, lease: &Lease<'_>) -> Result<Li
     if lease.age() > COMMIT_LIMIT {
         return Err(Error::transient("deleting takes longer than a gc lease lasts; run gc again"));
     }
+    if layout::parse(&object.key).is_none() {
+        return Err(Error::internal(format!("{} is somebody else's and stays", object.key)));
+    }
     root.delete(&object.key).await?;
     Ok(object)
 }

@@ -151,7 +151,7 @@ impl<'a> Purge<'a> {
     async fn begin(request: &'a PurgeRequest<'a>) -> Result<Self> {
         let root = request.root;
         let newest = snapshot::newest(root).await?;
-        let objects = root.list("").await?;
+        let objects = root.own_objects().await?;
         let mut target = Target::new(request.notes);
         let mut texts = HashMap::new();
         for object in &objects {
@@ -261,7 +261,7 @@ impl<'a> Purge<'a> {
     async fn prove(&mut self) -> Result<()> {
         let root = self.request.root;
         let newest = snapshot::newest(root).await?;
-        let objects = root.list("").await?;
+        let objects = root.own_objects().await?;
         let mut scanned = Scanned::default();
         let holders =
             look_at_all(self.request, &objects, newest.as_ref(), &self.target, &mut scanned)

@@ -2,6 +2,7 @@
 
 use super::super::key;
 use super::keys::{Key, parse};
+use super::shape::is_number;
 use crate::types::SpaceId;
 
 /// Folder of leases.
@@ -12,6 +13,10 @@ pub const SNAPSHOTS: &str = "snapshots";
 
 /// Folder of all signatures. Not that of the manifests: there the greatest name is the newest snapshot.
 pub const SIGNATURES: &str = "signatures";
+
+/// The folders at the top of a root: whatever this program stores lies in one of them.
+pub const TOPS: [&str; 7] =
+    ["prepared", "embeddings", "indexes", "runs", SNAPSHOTS, SIGNATURES, LEASES];
 
 /// Folder of the prepared files of one run.
 pub fn prepared_dir(run: &str) -> String {
@@ -68,10 +73,41 @@ pub fn folder(key: &str) -> Option<Folder<'_>> {
     })
 }
 
+/// Whether this program makes a folder of this path, which holds something or is empty.
+pub fn makes(folder: &str) -> bool {
+    // A folder is one where some name in it makes a key of it.
+    const NAMES: [&str; 6] = [
+        "plan.json",
+        "executors/name@0000000000.book",
+        "name@0000000000.book",
+        "00000.parquet",
+        "0000000000000000.receipt.json",
+        "00000/0000000000000000.receipt.json",
+    ];
+    NAMES.iter().any(|name| parse(&format!("{folder}/{name}")).is_some())
+}
+
+/// The folder below the root that is a root of its own, as far as `key` tells: what follows is a key that this program
+/// makes.
+pub fn root_around(key: &str) -> Option<&str> {
+    let slashes = key.match_indices('/').map(|(at, _)| at);
+    slashes.into_iter().find(|at| parse(&key[at + 1..]).is_some()).map(|at| &key[..at])
+}
+
 /// Whether `key` is a receipt: it names files that must not go before it.
 pub fn is_receipt(key: &str) -> bool {
-    matches!(folder(key), Some(Folder::Embeddings(_) | Folder::Indexes(_)))
-        && (key.ends_with(".receipt.json") || key.ends_with(".task.json"))
+    // Asked of every object of a root: most are seen to be none without being taken apart.
+    let may_be = key.ends_with(".receipt.json") || key.ends_with(".task.json");
+    may_be
+        && matches!(
+            parse(key),
+            Some(
+                Key::PartReceipt { .. }
+                    | Key::EncodeReceipt { .. }
+                    | Key::IndexReceipt { .. }
+                    | Key::BuildReceipt { .. }
+            )
+        )
 }
 
 /// Whether `key` is JSON, which may name other objects.
@@ -92,11 +128,11 @@ pub fn run_of(run_or_plan: &str) -> &str {
     run.strip_suffix("/plan.json").unwrap_or(run)
 }
 
-/// The name that a half-written local file will have; `None` for any other file.
-pub fn staged_for(name: &str) -> Option<&str> {
-    let (whole, digits) = name.rsplit_once('#')?;
-    let numbered = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    numbered.then_some(whole)
+/// The key that a half-written local file of this path will have; `None` for any other file: `report#2024` is somebody
+/// else's.
+pub fn staged_for(path: &str) -> Option<Key> {
+    let (whole, number) = path.rsplit_once('#')?;
+    parse(whole).filter(|_| is_number(number))
 }
 
 /// What stands behind the name of a file that a local root still writes. `object_store` lists no such file.
@@ -144,11 +180,39 @@ mod tests {
 
     #[test]
     fn keys_lie_in_their_folders() {
-        let space = SpaceId("5e".to_owned());
+        let space = SpaceId("5e".repeat(8));
+        assert!(TOPS.iter().all(|top| folder(&format!("{top}/x")).is_some()));
         assert!(book("r", "a", 1).starts_with(&books("r")));
         assert!(located("r", 7).starts_with(&prepared_dir("r")));
         assert!(part(&space, 7, "p", "h").starts_with(&parts_dir(&space, 7)));
         assert!(parts_dir(&space, 7).starts_with(&embeddings_dir(&space)));
+    }
+
+    #[test]
+    fn folders_and_half_written_files_of_this_program_are_told_from_others() {
+        let (run, hash) = ("20260101T000000Z-0badcafe", "0123456789abcdef");
+        let filled = |text: &str| text.replace('R', run).replace('H', hash);
+        for ours in "prepared/R runs/R-next runs/R/executors embeddings/H/00007 indexes/H/00000 embeddings/H indexes/H"
+            .split(' ')
+        {
+            assert!(makes(&filled(ours)), "{ours}");
+        }
+        for foreign in "mine prepared/old runs/R/mine embeddings/mine embeddings/H/7 sub/runs/R runs"
+            .split(' ')
+        {
+            assert!(!makes(&filled(foreign)), "{foreign}");
+        }
+        assert!(staged_for(&filled("runs/R/plan.json#18446744073709551615")).is_some());
+        for foreign in "report#2024 runs/report#2024 runs/R/report#2024 runs/R/plan.json#01 runs/R/plan.json# runs/R/plan.json"
+            .split(' ')
+        {
+            assert_eq!(staged_for(&filled(foreign)), None, "{foreign}");
+        }
+        let below = filled("a/b/embeddings/H/00007/H-H.parquet");
+        assert_eq!(root_around(&below), Some("a/b"));
+        for none in "snapshots/00000000000000000001.json a/b.json a/snapshots/1.json".split(' ') {
+            assert_eq!(root_around(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use chrono::{DateTime, Utc};
 
 use super::blocking::blocking;
-use crate::store::layout::staged_for;
+use super::walk::there;
+use crate::store::layout;
 
 /// What [`crate::store::Root::sweep_staged`] removed, or would remove.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,48 +20,53 @@ pub struct Swept {
 }
 
 /// See [`crate::store::Root::sweep_staged`].
-pub async fn sweep(folder: PathBuf, before: DateTime<Utc>, dry_run: bool) -> io::Result<Swept> {
+pub async fn sweep(root: PathBuf, before: DateTime<Utc>, dry_run: bool) -> io::Result<Swept> {
     blocking(move || {
-        let mut swept = Swept::default();
-        sweep_folder(&folder, before.into(), dry_run, &mut swept).map(|()| swept)
+        let mut sweep = Sweep { before: before.into(), dry_run, swept: Swept::default() };
+        for top in layout::TOPS {
+            // Behind a link lies nothing of this root.
+            if there(root.join(top).symlink_metadata())?.is_some_and(|meta| meta.is_dir()) {
+                sweep.folder(&root.join(top), top)?;
+            }
+        }
+        Ok(sweep.swept)
     })
     .await
 }
 
-fn sweep_folder(
-    folder: &Path,
+struct Sweep {
     before: SystemTime,
     dry_run: bool,
-    swept: &mut Swept,
-) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let Some(meta) = still_there(entry.metadata())? else { continue };
-        if meta.is_dir() {
-            sweep_folder(&entry.path(), before, dry_run, swept)?;
-            // Fails where it is not empty, as it should; a writer that needs it makes it anew.
-            if !dry_run && still_there(meta.modified())?.is_some_and(|time| time < before) {
-                let _ = std::fs::remove_dir(entry.path());
-            }
-        } else if staged_for(&entry.file_name().to_string_lossy()).is_some()
-            && meta.modified()? < before
-        {
-            swept.files += 1;
-            swept.bytes += meta.len();
-            if !dry_run {
-                still_there(std::fs::remove_file(entry.path()))?;
-            }
-        }
-    }
-    Ok(())
+    swept: Swept,
 }
 
-/// Another process may remove it at the same time.
-fn still_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+impl Sweep {
+    /// `key` is the folder's path below the root.
+    fn folder(&mut self, folder: &Path, key: &str) -> io::Result<()> {
+        let Some(entries) = there(std::fs::read_dir(folder))? else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?;
+            // What this program writes has a plain name.
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let (path, key) = (entry.path(), format!("{key}/{name}"));
+            // Of a link, the link's own: it is neither a folder nor a file here.
+            let Some(meta) = there(entry.metadata())? else { continue };
+            let is_old = meta.modified()? < self.before;
+            if meta.is_dir() && layout::makes(&key) {
+                self.folder(&path, &key)?;
+                // Fails where it is not empty, as it should; a writer that needs it makes it again.
+                if !self.dry_run && is_old {
+                    let _ = std::fs::remove_dir(path);
+                }
+            } else if meta.is_file() && is_old && layout::staged_for(&key).is_some() {
+                self.swept.files += 1;
+                self.swept.bytes += meta.len();
+                if !self.dry_run {
+                    there(std::fs::remove_file(path))?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -73,18 +79,50 @@ mod tests {
     async fn only_old_staged_files_go() {
         let folder = tempfile::tempdir().unwrap();
         let root = Root::open(folder.path().to_str().unwrap()).unwrap();
-        root.put("runs/a/plan.json", "x".into()).await.unwrap();
-        let torn = folder.path().join("runs/a/report.json#12");
+        let (run, old) = ("runs/20260101T000000Z-0badcafe", "prepared/20260101T000000Z-0badcafe");
+        let plan = format!("{run}/plan.json");
+        root.put(&plan, "x".into()).await.unwrap();
+        let at = |key: &str| folder.path().join(key);
+        let torn = at(&format!("{run}/report.json#12"));
         std::fs::write(&torn, b"torn").unwrap();
-        std::fs::create_dir_all(folder.path().join("prepared/old")).unwrap();
+        std::fs::create_dir_all(at(old)).unwrap();
+        // Somebody else's, with names that are nearly ours.
+        let foreign = ["report#2024", "runs/report#2024", "sub/report.json#12"];
+        std::fs::create_dir_all(at("sub/empty")).unwrap();
+        std::fs::create_dir_all(at("prepared/old")).unwrap();
+        let others = [format!("{run}/report#2024"), format!("sub/{run}/report.json#12")];
+        std::fs::create_dir_all(at(&format!("sub/{run}"))).unwrap();
+        let foreign: Vec<String> =
+            foreign.into_iter().map(str::to_owned).chain(others).collect();
+        foreign.iter().for_each(|key| std::fs::write(at(key), b"mine").unwrap());
+
         let early = root.sweep_staged(Utc::now() - chrono::TimeDelta::hours(1), false).await;
         assert_eq!(early.unwrap(), Swept::default());
         let later = Utc::now() + chrono::TimeDelta::hours(1);
         let expected = Swept { files: 1, bytes: 4 };
         assert_eq!(root.sweep_staged(later, true).await.unwrap(), expected);
-        assert!(torn.exists());
+        assert!(torn.exists() && at(old).exists());
         assert_eq!(root.sweep_staged(later, false).await.unwrap(), expected);
-        assert!(!torn.exists() && !folder.path().join("prepared/old").exists());
-        assert_eq!(root.get("runs/a/plan.json").await.unwrap(), "x");
+        assert!(!torn.exists() && !at(old).exists());
+        assert!(foreign.iter().all(|key| at(key).exists()));
+        assert!(at("sub/empty").exists() && at("prepared/old").exists());
+        assert_eq!(root.get(&plan).await.unwrap(), "x");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn no_link_is_followed() {
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = Root::open(inside.path().to_str().unwrap()).unwrap();
+        let run = "20260101T000000Z-0badcafe";
+        std::fs::create_dir_all(inside.path().join("runs")).unwrap();
+        std::fs::create_dir_all(outside.path().join("empty")).unwrap();
+        let secret = outside.path().join("plan.json#12");
+        std::fs::write(&secret, b"mine").unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join(format!("runs/{run}"))).unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("prepared")).unwrap();
+        let later = Utc::now() + chrono::TimeDelta::hours(1);
+        assert_eq!(root.sweep_staged(later, false).await.unwrap(), Swept::default());
+        assert!(secret.exists() && outside.path().join("empty").exists());
     }
 }

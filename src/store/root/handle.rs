@@ -6,17 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::OnceCell;
 
-use super::object::Listed;
 use crate::error::{Error, Result, found};
 use crate::store::cloud::{Attempts, Repeats, Web};
-use crate::store::local::{DurableLocal, Swept};
-use crate::store::{Border, Keys, error, key, local};
+use crate::store::local::DurableLocal;
+use crate::store::{Border, Keys, error, key};
 use crate::types::Cancel;
 
 /// What one request carries: the largest object sent as one put, the smallest part of a multipart upload, the bytes
@@ -183,32 +180,15 @@ impl Root {
         Ok(found(looked)?.map(|meta| meta.size))
     }
 
-    /// Every object whose key starts with the folder `prefix` (empty: every object), sorted by key.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
-        if !prefix.is_empty() {
-            key::check(prefix)?;
-        }
-        let full = self.path(prefix);
-        // A web server that does not list says so at once: no use in asking again.
-        let store = if self.is_read_only() { &self.creator } else { &self.store };
-        let listing = || async {
-            let listed = store.list(Some(&full)).map_ok(|meta| Listed {
-                key: self.key_of(&meta.location),
-                size: meta.size,
-                modified: meta.last_modified,
-            });
-            listed.try_collect::<Vec<_>>().await
-        };
-        let mut found = self.repeated("list", prefix, listing).await?;
-        found.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
-    }
-
-    /// Deletes `key`; a missing object is fine.
+    /// Deletes `key`; a missing object is fine, also where nothing may be deleted.
     pub async fn delete(&self, key: &str) -> Result<()> {
         self.check_write("delete", key)?;
         let path = self.path(key);
-        found(self.repeated("delete", key, || self.store.delete(&path)).await)?;
+        let deleted = found(self.repeated("delete", key, || self.store.delete(&path)).await);
+        if let Err(refused) = deleted {
+            let missing = matches!(self.size(key).await, Ok(None));
+            return if missing { Ok(()) } else { Err(refused) };
+        }
         if let Some(border) = Border::deleted(key) {
             border.pass();
         }
@@ -231,11 +211,6 @@ impl Root {
             )));
         }
         Ok(())
-    }
-
-    fn key_of(&self, location: &ObjectPath) -> String {
-        let full = location.as_ref();
-        full.strip_prefix(self.prefix.as_ref()).unwrap_or(full).trim_start_matches('/').to_owned()
     }
 
     pub(super) fn error(&self, operation: &str, key: &str, cause: &object_store::Error) -> Error {
@@ -264,14 +239,6 @@ impl Root {
 
     pub(super) fn attempts(&self) -> Attempts<'_> {
         Attempts::new(&self.repeats, self.cancel.as_ref())
-    }
-
-    /// Removes staged files (`name#digits`) last written before `before`, and empty folders as old. A root that is
-    /// no local folder has none; unfinished multipart uploads in a bucket are for its lifecycle rule.
-    pub async fn sweep_staged(&self, before: DateTime<Utc>, dry_run: bool) -> Result<Swept> {
-        let Some(folder) = self.local.clone() else { return Ok(Swept::default()) };
-        let swept = local::sweep(folder, before, dry_run).await;
-        swept.map_err(|cause| Error::io(cause, format!("cannot sweep {}", self.uri)))
     }
 
     /// The text of the index page that a web server shows for `folder`, as Apache, nginx (`autoindex on`) and

@@ -3,12 +3,15 @@
 mod clock;
 mod create;
 mod handle;
+mod listing;
+mod nesting;
 mod object;
 mod open;
 mod transfer;
 mod upload;
 
 pub use handle::Root;
+pub use listing::{Foreign, Foreigners};
 pub use object::{FileRef, Listed, PutOutcome};
 pub use open::{open_store, open_web_file};
 pub use transfer::hash_file;

@@ -20,6 +20,10 @@ use crate::fixture::support::{notes, provenance, publish, store_content, tiny, u
 
 const DAY: i64 = 24;
 
+fn run_id(day: u64) -> String {
+    format!("20260101T00000{day}Z-0badcafe")
+}
+
 /// What lies in the root, and at which hour it was written: a store's clock cannot be set, so `now` moves instead.
 async fn gc_at(root: &Root, hours: i64, retention: &Retention, dry: bool) -> Vec<String> {
     let now = Utc::now() + TimeDelta::hours(hours);
@@ -55,13 +59,14 @@ async fn gc_keeps_what_is_retained_young_or_protected_and_nothing_else() {
         let content = store_content(&root, &corpus, 2).await;
         parent = Some(publish(&root, parent.as_ref(), content, &format!("run-{day}")).await);
         let plan = serde_json::json!({"parts": []});
-        let key = layout::plan(&format!("run-{day}"));
+        let key = layout::plan(&run_id(day));
         root.put(&key, plan.to_string().into()).await.unwrap();
-        let prepared = layout::prepared(&format!("run-{day}"), 0);
+        let prepared = layout::prepared(&run_id(day), 0);
         root.put(&prepared, Bytes::from_static(b"text")).await.unwrap();
     }
     root.put("foreign/readme.txt", Bytes::from_static(b"not ours")).await.unwrap();
-    let torn = folder.path().join("runs/run-0/plan.json#99");
+    let (prepared, plan) = (layout::prepared(&run_id(0), 0), layout::plan(&run_id(0)));
+    let torn = folder.path().join(format!("{plan}#99"));
     std::fs::write(torn, b"torn").unwrap();
     let all = keys(&root).await;
     let retention = Retention { snapshots: 2, grace_hours: 24, runs_days: 7 };
@@ -78,18 +83,18 @@ async fn gc_keeps_what_is_retained_young_or_protected_and_nothing_else() {
     assert!(dry.iter().any(|key| key.ends_with(".usearch")));
     let parts = |keys: &BTreeSet<String>| keys.iter().filter(|k| k.starts_with("emb")).count();
     assert_eq!(parts(&left), parts(&all), "embeddings may be wanted by a run that resumes");
-    assert!(left.contains("prepared/run-0/00000.parquet"));
+    assert!(left.contains(&prepared));
 
     let late = gc_at(&root, 8 * DAY, &retention, false).await;
     assert!(late.iter().any(|key| key.starts_with("embeddings/")));
-    assert!(late.contains(&"prepared/run-0/00000.parquet".to_owned()));
-    assert!(late.contains(&"runs/run-0/plan.json".to_owned()));
+    assert!(late.contains(&prepared));
+    assert!(late.contains(&plan));
     consistent(&root).await;
     let left = keys(&root).await;
     assert!(left.contains("foreign/readme.txt"));
     assert_eq!(left.iter().filter(|key| key.starts_with("indexes/")).count(), 2 * 2 * 4 + 1);
     assert!(gc_at(&root, 9 * DAY, &retention, false).await.is_empty(), "nothing is left to do");
-    assert!(!folder.path().join("runs/run-0").exists(), "not even a torn write or its folder");
+    assert!(!folder.path().join(plan).parent().unwrap().exists(), "not even a torn write or its folder");
     let newest = newest(&root).await.unwrap().unwrap();
     assert!(verify_hashes(&root, &newest, &|_| {}).await.unwrap().is_empty());
 }
@@ -103,7 +108,7 @@ async fn gc_respects_plans_leases_and_unreadable_manifests() {
     let other = tiny(&root, "wanted by nobody").await.unwrap().shards[0].ids.clone();
     let leased = tiny(&root, "leased").await.unwrap().shards[0].ids.clone();
     let plan = serde_json::json!({"tasks": [{"ids": {"path": mine.path}}]});
-    root.put("runs/now/plan.json", plan.to_string().into()).await.unwrap();
+    root.put(&layout::plan(&run_id(9)), plan.to_string().into()).await.unwrap();
     let retention = Retention { snapshots: 1, grace_hours: 0, runs_days: 7 };
     let now = Utc::now() + TimeDelta::hours(DAY);
     let protected = Protected {

@@ -102,7 +102,7 @@ async fn nothing_is_published_that_is_not_there() {
     let (_folder, root) = local();
     let content = tiny(&root, "here").await.unwrap();
     let mut missing = content.clone();
-    missing.shards[0].ids.path = layout::ids_file("0123456789abcdef", 0, "none");
+    missing.shards[0].ids.path = layout::ids_file("0123456789abcdef", 0, "0000000000000000");
     let error = commit(&root, None, missing, vec![], provenance("r")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Transient, "a run makes it anew");
     let mut truncated = content.clone();
