@@ -43,6 +43,7 @@ pub use options::{
 pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections, SourceTypes,
 };
+pub(crate) use outcome::shortened;
 pub use pairs::read_pairs;
 pub use prepare::{
     Chunker, Earlier, Exclude, KnownText, PrepareRequest, PreparedReader, RESERVED_COLUMNS,

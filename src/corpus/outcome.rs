@@ -47,7 +47,7 @@ impl Rejections {
         *self.by_reason.entry(reason.to_owned()).or_default() += 1;
         if self.samples.len() < MAX_SAMPLES {
             self.samples.push(match note {
-                Some(id) => format!("note {}: {reason}", shorten(&id.to_string())),
+                Some(id) => format!("note {}: {reason}", shortened(&id.to_string())),
                 None => reason.to_owned(),
             });
         }
@@ -78,8 +78,8 @@ impl Rejections {
 
 const MAX_SAMPLES: usize = 20;
 
-/// An id of any length must not flood a message.
-fn shorten(id: &str) -> String {
+/// An id as messages show it: one of any length must not flood them.
+pub(crate) fn shortened(id: &str) -> String {
     const LIMIT: usize = 80;
     match id.char_indices().nth(LIMIT) {
         Some((end, _)) => format!("{}…", &id[..end]),

@@ -55,6 +55,25 @@ pub fn rate(value: f64) -> String {
     if value.is_finite() && value > 0.0 { count(value.round() as u64) } else { "-".to_owned() }
 }
 
+/// Escapes text for element content and for attribute values in either quotes. Control characters
+/// that HTML does not allow become U+FFFD.
+pub fn escape_html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\n' | '\t' => out.push(character),
+            c if c.is_control() => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// Columns that a text takes on a terminal: 2 for wide characters (CJK, emoji), 0 for combining marks.
 pub fn width(text: &str) -> usize {
     let wide = |c: u32| {

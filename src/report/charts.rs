@@ -2,26 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::observe::format;
-
-/// Escapes text for element content and for attribute values in either quotes. Control characters
-/// that HTML does not allow become U+FFFD.
-pub fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\n' | '\t' => out.push(character),
-            c if c.is_control() => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
+use crate::observe::format::{self, escape_html as escape};
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 240.0;

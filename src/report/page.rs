@@ -3,10 +3,10 @@
 use minijinja::{Environment, Output, State, UndefinedBehavior, Value, context};
 
 use super::backfill::BackfillState;
-use super::charts::{bar_chart, escape, interval_chart, line_chart};
+use super::charts::{bar_chart, interval_chart, line_chart};
 use super::run::{Outcome, RunReport};
 use crate::error::{ErrorKind, Result, ResultExt};
-use crate::observe::format;
+use crate::observe::format::{self, escape_html};
 
 impl RunReport {
     /// The page of `runs/<run>/report.html`. Everything that came from outside is escaped.
@@ -95,7 +95,7 @@ fn write_escaped(
 ) -> std::result::Result<(), minijinja::Error> {
     match value.is_safe() {
         true => out.write_str(&value.to_string())?,
-        false => out.write_str(&escape(&value.to_string()))?,
+        false => out.write_str(&escape_html(&value.to_string()))?,
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ mod manifest;
 mod purge;
 mod rollback;
 mod sign;
+mod tombstones;
 
 pub use commit::commit;
 pub(crate) use gc::strings_in;
@@ -35,3 +36,4 @@ pub use manifest::{
 pub use purge::{commit_purged, delete_now};
 pub use rollback::rollback;
 pub use sign::{sign_published, signed_by, signer};
+pub use tombstones::{Tombstones, overtaken_by_purge, purged_since};

@@ -12,6 +12,7 @@ use datafusion::logical_expr::{
     cast as cast_expr,
 };
 
+use crate::corpus::outcome::shortened;
 use crate::error::{Error, Result};
 use crate::types::NoteId;
 
@@ -68,7 +69,7 @@ impl IntegerId {
                 _ => Err(Error::input(format!(
                     "note_id is an integer in the newest snapshot, and `{}` is none; correct it, or give ids that are \
                      strings from now on a publish.root of their own",
-                    text.chars().take(80).collect::<String>()
+                    shortened(&NoteId::Str(text.to_owned()).to_string())
                 ))),
             }
         };

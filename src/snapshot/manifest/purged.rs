@@ -38,6 +38,14 @@ impl Purged {
         !self.is_empty() && self.notes.binary_search(&self.digest(note)).is_ok()
     }
 
+    /// Names these tombstones; `None` where there are none.
+    pub fn stamp(&self) -> Option<Digest256> {
+        let mut hasher = Hasher256::new();
+        hasher.field("scalingnote tombstones").field(&self.salt);
+        self.notes.iter().for_each(|note| drop(hasher.raw(note.0)));
+        (!self.is_empty()).then(|| hasher.finish())
+    }
+
     /// Adds notes; draws the salt with the first.
     #[must_use]
     pub fn with<'a>(&self, notes: impl IntoIterator<Item = &'a NoteId>) -> Self {
@@ -102,6 +110,7 @@ mod tests {
         assert!(!two.lists(&digits("42")) && !two.without([&digits("42")]).contains(&a));
         assert!(none.with([&digits("7")]).contains(&c));
         let one = two.without([&a, &c]);
+        assert!(none.stamp().is_none() && one.stamp().is_some() && one.stamp() != two.stamp());
         assert!(!one.contains(&a) && one.contains(&b) && one.salt == two.salt);
         assert_eq!(one.without([&b]), none);
         let text = serde_json::to_string(&two).unwrap();

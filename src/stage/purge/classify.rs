@@ -140,10 +140,26 @@ async fn close(root: &Root, objects: &[Listed], holders: &mut Holders) -> Result
             {
                 changed |= holders.doom(&object.key, "belongs to a run that prepared such a note");
             }
+            // A report and its page say the same.
+            if let Some(other) = twin(&object.key)
+                && holders.doomed.contains(&other)
+                && !holders.doomed.contains(&object.key)
+            {
+                changed |= holders.doom(&object.key, "shows a report that names such a note");
+            }
         }
         if !changed {
             return Ok(());
         }
+    }
+}
+
+/// The page of a report, and the report of a page.
+fn twin(key: &str) -> Option<String> {
+    match layout::parse(key)? {
+        Key::Report { run, name } => Some(layout::report_page(&run, name)),
+        Key::ReportPage { run, name } => Some(layout::report(&run, name)),
+        _ => None,
     }
 }
 

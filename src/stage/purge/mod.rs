@@ -5,10 +5,13 @@
 //!     -> commit a snapshot of those, with tombstones -> delete what held the notes -> look into every object again
 //! ```
 //!
+//! Only what this program made is deleted. Whatever else below the root holds the notes is named.
+//!
 //! Every step leaves the root whole, and each is a function of what is stored: after a crash the same purge goes on
 //! where it stopped. What knows which texts were the notes' is deleted last.
 
 mod classify;
+mod foreign;
 mod replace;
 mod scan;
 mod target;
@@ -32,6 +35,8 @@ use classify::{Holders, classify};
 pub use scan::Scanned;
 use target::Target;
 
+/// How often what is found again is purged again.
+const ROUNDS: usize = 3;
 /// Half-written files younger than this may belong to a process that still writes them.
 const STAGED_MINUTES: i64 = 5;
 
@@ -109,8 +114,16 @@ pub async fn purge(request: PurgeRequest<'_>) -> Result<PurgeReport> {
     if request.dry_run {
         return Ok(purge.report);
     }
-    purge.replace_and_commit().await.context(|| "purging")?;
-    purge.delete().await?;
+    // Who writes beside a purge looks at the tombstones after each write, and takes back what it wrote where it sees
+    // them. Where it does not, the object was there before they were committed, so the look after that finds it.
+    for _ in 0..ROUNDS {
+        purge.replace_and_commit().await.context(|| "purging")?;
+        purge.delete().await?;
+        purge.look().await.context(|| "proving that the notes are gone")?;
+        if purge.holders.doomed.is_empty() {
+            break;
+        }
+    }
     purge.prove().await.context(|| "proving that the notes are gone")?;
     Ok(purge.report)
 }
@@ -139,6 +152,8 @@ struct Purge<'a> {
     objects: Vec<Listed>,
     newest: Option<Manifest>,
     target: Target,
+    /// The notes' texts that were seen, each with the note that had it.
+    texts: HashMap<TextHash, String>,
     shared: HashMap<TextHash, NoteId>,
     holders: Holders,
     /// Snapshots that stay.
@@ -149,57 +164,66 @@ struct Purge<'a> {
 impl<'a> Purge<'a> {
     /// Finds everything that holds something of the notes.
     async fn begin(request: &'a PurgeRequest<'a>) -> Result<Self> {
-        let root = request.root;
-        let newest = snapshot::newest(root).await?;
-        let objects = root.own_objects().await?;
-        let mut target = Target::new(request.notes);
-        let mut texts = HashMap::new();
-        for object in &objects {
-            request.cancel.check()?;
-            match scan::texts(root, object, &target, &mut texts).await {
-                // What cannot be read is judged below, by whether anything needs it.
-                Err(error) if !error.is_retryable() => {}
-                outcome => outcome?,
-            }
-        }
-        let shared = match &newest {
-            Some(newest) => shared_texts(root, &newest.content, &target, &texts).await?,
-            None => HashMap::new(),
+        let mut purge = Self {
+            request,
+            objects: Vec::new(),
+            newest: None,
+            target: Target::new(request.notes),
+            texts: HashMap::new(),
+            shared: HashMap::new(),
+            holders: Holders::default(),
+            kept: BTreeSet::new(),
+            report: PurgeReport {
+                dry_run: request.dry_run,
+                notes: request.notes.len() as u64,
+                ..PurgeReport::default()
+            },
         };
-        let gone: HashSet<TextHash> =
-            texts.keys().filter(|hash| !shared.contains_key(*hash)).copied().collect();
-        target.set_hashes(gone);
-        let mut scanned = Scanned::default();
-        let holders =
-            look_at_all(request, &objects, newest.as_ref(), &target, &mut scanned).await?;
-
+        purge.look().await?;
+        let Self { objects, newest, texts, holders, report, .. } = &mut purge;
         let seen: HashSet<&String> = texts.values().collect();
         let unknown = request.notes.iter().filter(|note| {
             let tombstone = newest.as_ref().is_some_and(|newest| newest.purged.lists(note));
             !tombstone && !seen.contains(&note.to_string())
         });
-        let mut shared_list: Vec<SharedText> = shared
-            .iter()
-            .filter_map(|(hash, also)| {
-                Some(SharedText { note: texts.get(hash)?.clone(), also: also.to_string() })
-            })
-            .collect();
-        shared_list.sort_by(|a, b| (&a.note, &a.also).cmp(&(&b.note, &b.also)));
-        let doomed = |object: &&Listed| holders.doomed.contains(&object.key);
-        let report = PurgeReport {
-            dry_run: request.dry_run,
-            notes: request.notes.len() as u64,
-            unknown: unknown.map(NoteId::to_string).collect(),
-            shared: shared_list,
-            dropped_snapshots: holders.manifests.iter().copied().collect(),
-            deleted: holders.doomed.iter().cloned().collect(),
-            deleted_bytes: objects.iter().filter(doomed).map(|object| object.size).sum(),
-            scanned,
-            ..PurgeReport::default()
+        report.unknown = unknown.map(NoteId::to_string).collect();
+        if request.dry_run {
+            let doomed = objects.iter().filter(|object| holders.doomed.contains(&object.key));
+            report.dropped_snapshots = holders.manifests.iter().copied().collect();
+            report.deleted = holders.doomed.iter().cloned().collect();
+            report.deleted_bytes = doomed.map(|object| object.size).sum();
+        }
+        Ok(purge)
+    }
+
+    /// Looks into every object there is now. What earlier looks learnt of the notes' texts stays known.
+    async fn look(&mut self) -> Result<()> {
+        let (request, root) = (self.request, self.request.root);
+        self.newest = snapshot::newest(root).await?;
+        self.objects = root.own_objects().await?;
+        for object in &self.objects {
+            request.cancel.check()?;
+            match scan::texts(root, object, &mut self.target, &mut self.texts).await {
+                // What cannot be read is judged below, by whether anything needs it.
+                Err(error) if !error.is_retryable() => {}
+                outcome => outcome?,
+            }
+        }
+        self.shared = match &self.newest {
+            Some(newest) => shared_texts(root, &newest.content, &self.target, &self.texts).await?,
+            None => HashMap::new(),
         };
+        let own = self.texts.keys().filter(|hash| !self.shared.contains_key(*hash));
+        self.target.set_hashes(own.copied().collect());
+        let mut scanned = Scanned::default();
+        let newest = self.newest.as_ref();
+        self.holders =
+            look_at_all(request, &self.objects, newest, &self.target, &mut scanned).await?;
         let kept = snapshot::numbers(root).await?.into_iter();
-        let kept = kept.filter(|number| !holders.manifests.contains(number)).collect();
-        Ok(Self { request, objects, newest, target, shared, holders, kept, report })
+        self.kept = kept.filter(|number| !self.holders.manifests.contains(number)).collect();
+        self.report.scanned = scanned;
+        self.report.shared = shared_list(&self.shared, &self.texts);
+        Ok(())
     }
 
     /// Writes everything anew that the newest snapshot needs and that is doomed, and commits.
@@ -208,7 +232,7 @@ impl<'a> Purge<'a> {
         let doomed = &self.holders.doomed;
         let parts =
             replace::parts(root, &self.objects, doomed, &self.target, &self.shared, cancel).await?;
-        self.report.parts_rewritten =
+        self.report.parts_rewritten +=
             parts.values().filter(|rewritten| rewritten.part.is_some()).count() as u64;
         let Some(newest) = &self.newest else { return Ok(()) };
         let purged = newest.purged.with(self.request.notes);
@@ -223,7 +247,7 @@ impl<'a> Purge<'a> {
             true => {
                 let (content, reports) =
                     replace::content(root, newest, doomed, &parts, &self.target, cancel).await?;
-                self.report.indexes_rebuilt = reports.len() as u64;
+                self.report.indexes_rebuilt += reports.len() as u64;
                 measured(&mut provenance, &reports)?;
                 content
             }
@@ -252,30 +276,28 @@ impl<'a> Purge<'a> {
         }
         let before = root.now().await? - TimeDelta::minutes(STAGED_MINUTES);
         let torn = root.sweep_staged(before, false).await?;
-        self.report.deleted_bytes = gone.iter().map(|object| object.size).sum::<u64>() + torn.bytes;
-        self.report.deleted = gone.into_iter().map(|object| object.key).collect();
+        let report = &mut self.report;
+        report.dropped_snapshots.extend(&self.holders.manifests);
+        report.deleted_bytes += gone.iter().map(|object| object.size).sum::<u64>() + torn.bytes;
+        report.deleted.extend(gone.into_iter().map(|object| object.key));
         Ok(())
     }
 
-    /// Looks into every object there is now.
+    /// Says what is left: of this program's own, half-written, and in files of other people.
     async fn prove(&mut self) -> Result<()> {
-        let root = self.request.root;
-        let newest = snapshot::newest(root).await?;
-        let objects = root.own_objects().await?;
-        let mut scanned = Scanned::default();
-        let holders =
-            look_at_all(self.request, &objects, newest.as_ref(), &self.target, &mut scanned)
-                .await?;
-        self.report.scanned = scanned;
-        let left = holders.doomed.iter().map(|key| Left {
-            key: key.clone(),
-            what: holders.why.get(key).cloned().unwrap_or_else(|| "names such a file".to_owned()),
-        });
-        self.report.left = left.collect();
+        let (root, holders) = (self.request.root, &self.holders);
+        let mut left: Vec<Left> = holders
+            .doomed
+            .iter()
+            .map(|key| {
+                let what = holders.why.get(key).map_or("names such a file", String::as_str);
+                Left { key: key.clone(), what: what.to_owned() }
+            })
+            .collect();
         let everything = root.now().await? + TimeDelta::days(1);
         let torn = root.sweep_staged(everything, true).await?;
         if torn.files > 0 {
-            self.report.left.push(Left {
+            left.push(Left {
                 key: root.uri().to_owned(),
                 what: format!(
                     "{} half-written files, younger than {STAGED_MINUTES} minutes: stop what writes them, then purge again",
@@ -283,8 +305,24 @@ impl<'a> Purge<'a> {
                 ),
             });
         }
+        let scanned = &mut self.report.scanned;
+        left.extend(foreign::left(root, &self.target, scanned, &self.request.cancel).await?);
+        self.report.left = left;
         Ok(())
     }
+}
+
+/// The texts that stay, because another note has them too.
+fn shared_list(
+    shared: &HashMap<TextHash, NoteId>,
+    texts: &HashMap<TextHash, String>,
+) -> Vec<SharedText> {
+    let shared = shared.iter().filter_map(|(hash, also)| {
+        Some(SharedText { note: texts.get(hash)?.clone(), also: also.to_string() })
+    });
+    let mut list: Vec<SharedText> = shared.collect();
+    list.sort_by(|a, b| (&a.note, &a.also).cmp(&(&b.note, &b.also)));
+    list
 }
 
 /// Classifies all objects, with progress.

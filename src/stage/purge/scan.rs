@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::UInt64Type;
+use chrono::DateTime;
 use futures::TryStreamExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
@@ -15,9 +16,12 @@ use tokio::io::AsyncWriteExt;
 use super::target::Target;
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded_async};
 use crate::index;
-use crate::store::{Listed, ParquetObject, Root, kind_of_foreign};
+use crate::store::layout::{self, Key};
+use crate::store::{Foreign, Listed, ParquetObject, Root, key, kind_of_foreign};
 use crate::types::{Digest256, TextHash};
 
+/// The columns that say whose a row is.
+const WHOSE: [&str; 3] = ["note_id", "text_hash", "key"];
 /// Bytes of a text file looked at together.
 const WINDOW: u64 = 4 << 20;
 /// Rows decoded together.
@@ -40,6 +44,10 @@ pub struct Scanned {
     pub keys: u64,
     /// Everything else (JSON, pages), by ids and text hashes as words.
     pub text_files: u64,
+    /// Files below the root that this program did not make, by the same words and the notes' texts, as far as these were
+    /// stored.
+    #[serde(default)]
+    pub foreign_files: u64,
 }
 
 /// What an object holds of the notes. In order of weight.
@@ -69,7 +77,7 @@ pub(super) async fn look(
         "parquet" => {
             scanned.parquet_files += 1;
             let mut holds = Holds::Nothing;
-            visit(root, object, &mut |row| {
+            visit(root, object, &WHOSE, &mut |row| {
                 scanned.rows += 1;
                 let note = row.note.is_some_and(|note| target.notes.contains(note))
                     || row.key.is_some_and(|key| target.keys.contains(&key));
@@ -102,7 +110,8 @@ pub(super) async fn look(
         }
         _ => {
             scanned.text_files += 1;
-            match text(root, object, target).await? {
+            let read = |range| root.get_range(&object.key, range);
+            match windows(object.size, target, read, |bytes| target.stands_in(bytes)).await? {
                 true => Holds::Note,
                 false => Holds::Nothing,
             }
@@ -111,6 +120,37 @@ pub(super) async fn look(
     scanned.objects += 1;
     scanned.bytes += object.size;
     Ok(holds)
+}
+
+/// Looks into a file that this program did not make: whatever it is, its bytes, and where it is called like one of ours,
+/// what it would hold then.
+///
+/// # Errors
+/// NotFound where it went meanwhile; what keeps it from being read.
+pub(super) async fn look_at_foreign(
+    root: &Root,
+    file: &Foreign,
+    target: &Target,
+    scanned: &mut Scanned,
+) -> Result<Holds> {
+    let (key, size) = (file.key.clone(), file.size);
+    let named = matches!(extension(&key), "parquet" | "usearch" | "f16");
+    if named && key::check(&key).is_ok() {
+        let object = Listed { key, size, modified: DateTime::UNIX_EPOCH };
+        match look(root, &object, target, scanned).await {
+            Ok(holds) if holds > Holds::Unlabelled => return Ok(holds),
+            Err(error) if error.is_retryable() => return Err(error),
+            // It is none, or of other columns.
+            _ => {}
+        }
+    }
+    let holds = windows(size, target, |range| root.foreign_range(file, range), |bytes| {
+        target.stands_in_foreign(bytes)
+    });
+    let holds = holds.await?;
+    scanned.foreign_files += 1;
+    scanned.bytes += size;
+    Ok(if holds { Holds::Note } else { Holds::Nothing })
 }
 
 fn extension(key: &str) -> &str {
@@ -122,46 +162,68 @@ pub(super) struct Row<'a> {
     pub note: Option<&'a str>,
     pub hash: Option<TextHash>,
     pub key: Option<u64>,
+    pub text: Option<&'a str>,
 }
 
-/// Which texts the target's notes have or had, by a Parquet file that names both; with the note that has it.
+/// Which texts the target's notes have or had, by a Parquet file that names both; with the note that has it. The target
+/// learns the texts themselves where they are stored.
 pub(super) async fn texts(
     root: &Root,
     object: &Listed,
-    target: &Target,
+    target: &mut Target,
     found: &mut HashMap<TextHash, String>,
 ) -> Result<()> {
     if extension(&object.key) != "parquet" {
         return Ok(());
     }
-    visit(root, object, &mut |row| {
+    let mut any = false;
+    visit(root, object, &WHOSE, &mut |row| {
         if let (Some(note), Some(hash)) = (row.note, row.hash)
             && target.notes.contains(note)
         {
+            any = true;
             found.entry(hash).or_insert_with(|| note.to_owned());
         }
     })
-    .await
+    .await?;
+    if !any || !matches!(layout::parse(&object.key), Some(Key::Prepared { .. })) {
+        return Ok(());
+    }
+    let mut texts = Vec::new();
+    visit(root, object, &["note_id", "text"], &mut |row| {
+        if row.note.is_some_and(|note| target.notes.contains(note)) {
+            texts.extend(row.text.map(str::to_owned));
+        }
+    })
+    .await?;
+    texts.iter().for_each(|text| target.add_text(text));
+    Ok(())
 }
 
-/// Every row of a Parquet file of ours, by the columns that say whose it is.
+/// Every row of a Parquet file of ours, with these columns.
 pub(super) async fn visit(
     root: &Root,
     object: &Listed,
+    columns: &[&str],
     each: &mut (dyn FnMut(Row<'_>) + Send),
 ) -> Result<()> {
-    shielded_async(ErrorKind::Corrupt, || object.key.clone(), rows(root, object, each)).await
+    shielded_async(ErrorKind::Corrupt, || object.key.clone(), rows(root, object, columns, each)).await
 }
 
-async fn rows(root: &Root, object: &Listed, each: &mut (dyn FnMut(Row<'_>) + Send)) -> Result<()> {
+async fn rows(
+    root: &Root,
+    object: &Listed,
+    columns: &[&str],
+    each: &mut (dyn FnMut(Row<'_>) + Send),
+) -> Result<()> {
     let failed = |cause: parquet::errors::ParquetError| {
         let kind = kind_of_foreign(&cause, ErrorKind::Corrupt);
         Error::new(kind, format!("cannot read {}", object.key)).with_source(cause)
     };
     let file = ParquetObject::new(root, &object.key, object.size);
     let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(failed)?;
-    let named = ["note_id", "text_hash", "key"].into_iter();
-    let roots: Vec<usize> = named.filter_map(|name| builder.schema().index_of(name).ok()).collect();
+    let roots: Vec<usize> =
+        columns.iter().filter_map(|name| builder.schema().index_of(name).ok()).collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     let mut stream =
         builder.with_projection(mask).with_batch_size(BATCH).build().map_err(failed)?;
@@ -169,12 +231,14 @@ async fn rows(root: &Root, object: &Listed, each: &mut (dyn FnMut(Row<'_>) + Sen
         let notes = batch.column_by_name("note_id").and_then(|c| c.as_string_opt::<i32>());
         let hashes = batch.column_by_name("text_hash").and_then(|c| c.as_fixed_size_binary_opt());
         let keys = batch.column_by_name("key").and_then(|c| c.as_primitive_opt::<UInt64Type>());
+        let texts = batch.column_by_name("text").and_then(|c| c.as_string_opt::<i32>());
         for at in 0..batch.num_rows() {
             let hash = hashes.filter(|column| column.is_valid(at));
             each(Row {
                 note: notes.filter(|column| column.is_valid(at)).map(|column| column.value(at)),
                 hash: hash.and_then(|column| column.value(at).try_into().ok()).map(Digest256),
                 key: keys.filter(|column| column.is_valid(at)).map(|column| column.value(at)),
+                text: texts.filter(|column| column.is_valid(at)).map(|column| column.value(at)),
             });
         }
     }
@@ -182,12 +246,19 @@ async fn rows(root: &Root, object: &Listed, each: &mut (dyn FnMut(Row<'_>) + Sen
 }
 
 /// Looks for words in a file of any size, a window at a time.
-async fn text(root: &Root, object: &Listed, target: &Target) -> Result<bool> {
+async fn windows<F>(
+    size: u64,
+    target: &Target,
+    read: impl Fn(std::ops::Range<u64>) -> F,
+    holds: impl Fn(&[u8]) -> bool,
+) -> Result<bool>
+where
+    F: Future<Output = Result<bytes::Bytes>>,
+{
     let overlap = target.overlap() as u64;
     let mut from = 0;
-    while from < object.size {
-        let to = object.size.min(from + WINDOW + overlap);
-        if target.stands_in(&root.get_range(&object.key, from..to).await?) {
+    while from < size {
+        if holds(&read(from..size.min(from + WINDOW + overlap)).await?) {
             return Ok(true);
         }
         from += WINDOW;

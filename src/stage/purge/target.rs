@@ -1,7 +1,9 @@
 //! What a purge looks for: ids, keys, text hashes, and words in JSON.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
+use crate::corpus::shortened;
+use crate::observe::format::escape_html;
 use crate::types::{NoteId, NoteKey, TextHash};
 
 /// Chunks whose keys are looked for even where nothing says how many a note had.
@@ -10,8 +12,10 @@ const CHUNKS: u32 = 1024;
 const PROBES: u32 = 2;
 /// Hex digits of a key in JSON.
 const KEY_DIGITS: usize = 16;
-/// Rejection samples show so many characters of an id.
-const SHOWN: usize = 80;
+/// Shorter texts stand in many files by chance.
+const LEAST_TEXT: usize = 24;
+/// Bytes of a text that are looked for.
+const TEXT_START: usize = 256;
 
 /// Everything by which the notes' traces are known.
 pub(super) struct Target {
@@ -22,11 +26,15 @@ pub(super) struct Target {
     /// Hashes of texts that only these notes have.
     pub hashes: HashSet<TextHash>,
     words: Vec<Word>,
+    /// How the notes' own texts begin: looked for in other people's files.
+    texts: Vec<Word>,
 }
 
 /// Some bytes that must not stand in a text file.
 struct Word {
     bytes: Vec<u8>,
+    /// Whether a letter or digit before it makes it another word (`i:42` in `hi:42`).
+    begins: bool,
     /// Whether a digit after it makes it another word (`i:42` in `i:421`).
     number: bool,
 }
@@ -38,20 +46,21 @@ impl Target {
             keys: HashSet::new(),
             hashes: HashSet::new(),
             words: Vec::new(),
+            texts: Vec::new(),
         };
         for note in notes {
-            let tagged = note.to_string();
             for probe in 0..PROBES {
                 target.keys.extend((0..CHUNKS).map(|chunk| NoteKey::derive(note, chunk, probe).0));
             }
+            let tagged = note.to_string();
+            let mut spelled: BTreeSet<Vec<u8>> = BTreeSet::new();
+            // In full, and as a message shows a long id; each as it stands in JSON and on a page.
+            for id in [&*tagged, &shortened(&tagged)] {
+                spelled.extend([id.into(), in_json(id), escape_html(id).into_bytes()]);
+            }
             let number = matches!(note, NoteId::Int(_));
-            target.words.push(Word { bytes: in_json(&tagged), number });
-            if let Some((end, _)) = tagged.char_indices().nth(SHOWN) {
-                target.words.push(Word { bytes: in_json(&tagged[..end]), number: false });
-            }
-            if html(&tagged) != tagged {
-                target.words.push(Word { bytes: html(&tagged).into_bytes(), number: false });
-            }
+            let words = spelled.into_iter().map(|bytes| Word { bytes, begins: true, number });
+            target.words.extend(words);
             target.notes.insert(tagged);
         }
         target
@@ -59,14 +68,29 @@ impl Target {
 
     /// From now on these text hashes are looked for too.
     pub fn set_hashes(&mut self, hashes: HashSet<TextHash>) {
-        let words = hashes.iter().map(|hash| Word { bytes: hash.to_hex().into(), number: false });
-        self.words.extend(words);
+        let new = hashes.difference(&self.hashes).map(TextHash::to_hex);
+        let word = |hash: String| Word { bytes: hash.into(), begins: true, number: false };
+        self.words.extend(new.map(word));
         self.hashes = hashes;
+    }
+
+    /// From now on how this text of the notes begins is looked for in files of other people.
+    pub fn add_text(&mut self, text: &str) {
+        if text.len() < LEAST_TEXT {
+            return;
+        }
+        let start = &text[..text.floor_char_boundary(TEXT_START)];
+        for bytes in [start.into(), in_json(start)] {
+            if self.texts.iter().all(|word| word.bytes != bytes) {
+                self.texts.push(Word { bytes, begins: false, number: false });
+            }
+        }
     }
 
     /// Bytes of the longest word: how far two windows over a file must overlap, a neighbour on either side included.
     pub fn overlap(&self) -> usize {
-        self.words.iter().map(|word| word.bytes.len()).max().unwrap_or(0).max(KEY_DIGITS) + 2
+        let words = self.words.iter().chain(&self.texts);
+        words.map(|word| word.bytes.len()).max().unwrap_or(0).max(KEY_DIGITS) + 2
     }
 
     /// Whether one of the keys stands in it, as canaries spell them.
@@ -84,6 +108,11 @@ impl Target {
     pub fn stands_in(&self, text: &[u8]) -> bool {
         self.words.iter().any(|word| word.stands_in(text)) || self.has_key(text)
     }
+
+    /// The same of a file of other people, which may hold the notes' text besides.
+    pub fn stands_in_foreign(&self, text: &[u8]) -> bool {
+        self.stands_in(text) || self.texts.iter().any(|word| word.stands_in(text))
+    }
 }
 
 impl Word {
@@ -96,7 +125,7 @@ impl Word {
             let alone = |byte: Option<&u8>| !byte.is_some_and(u8::is_ascii_alphanumeric);
             let before = start.checked_sub(1).and_then(|at| text.get(at));
             if text.get(start..end) == Some(&self.bytes)
-                && alone(before)
+                && (!self.begins || alone(before))
                 && (!self.number || !text.get(end).is_some_and(u8::is_ascii_digit))
             {
                 return true;
@@ -113,11 +142,6 @@ fn in_json(text: &str) -> Vec<u8> {
     quoted.as_bytes()[1..quoted.len() - 1].to_vec()
 }
 
-/// As it stands in a report page.
-fn html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,13 +154,38 @@ mod tests {
         {
             assert!(target.stands_in(text.as_bytes()), "{text}");
         }
-        for text in ["", "i:421", "hi:42", "s:42", "i:4", "s:a\"b<c"] {
+        for text in ["", "i:421", "hi:42", "s:42", "i:4", "s:a\"b<"] {
             assert!(!target.stands_in(text.as_bytes()), "{text}");
         }
-        let long = NoteId::Str("ü".repeat(100));
-        let target = Target::new(&[long]);
-        let shown = format!("note s:{}…: no text", "ü".repeat(78));
-        assert!(target.stands_in(shown.as_bytes()));
+    }
+
+    #[test]
+    fn ids_of_any_kind_are_found_in_json_and_on_pages() {
+        for id in ["it's", "a&b", "<b>", "\"q\"", "ü'ß&", "a\u{7}b\tc", "back\\slash", "&amp;"] {
+            for id in [id.to_owned(), id.repeat(100), format!("{id}{}", "x".repeat(300))] {
+                let note = NoteId::Str(id);
+                let target = Target::new(&[note.clone()]);
+                let sample = format!("note {}: no text", shortened(&note.to_string()));
+                for text in [note.to_string(), sample] {
+                    let json = serde_json::json!({ "samples": [text] }).to_string();
+                    assert!(target.stands_in(json.as_bytes()), "{json}");
+                    let page = format!("<td>{}</td>", escape_html(&text));
+                    assert!(target.stands_in(page.as_bytes()), "{page}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn texts_are_looked_for_in_files_of_other_people() {
+        let mut target = Target::new(&[NoteId::Int(1)]);
+        let text = "a \"note\" of thirty letters or so ".repeat(20);
+        ["too short", &text].into_iter().for_each(|text| target.add_text(text));
+        for copy in [format!("xx{text}"), serde_json::json!([text]).to_string()] {
+            assert!(target.stands_in_foreign(copy.as_bytes()) && !target.stands_in(copy.as_bytes()));
+        }
+        assert!(!target.stands_in_foreign(b"too short"));
+        assert!(target.overlap() >= TEXT_START);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use object_store::{ObjectMeta, ObjectStoreExt};
 
 use super::handle::Root;
 use super::object::Listed;
-use crate::error::{Error, Result, kind_of_io};
+use crate::error::{Error, Result};
 use crate::store::local::{self, LocalFile, Swept};
 use crate::store::{key, layout};
 
@@ -112,7 +112,7 @@ impl Root {
                 let read = local::blocking(move || read_range(&path, range));
                 read.await.map_err(|cause| {
                     let message = format!("cannot read {} in {}", file.key, self.uri);
-                    Error::new(kind_of_io(&cause), message).with_source(cause)
+                    Error::io(cause, message)
                 })
             }
         }
@@ -124,7 +124,7 @@ impl Root {
     pub async fn sweep_staged(&self, before: DateTime<Utc>, dry_run: bool) -> Result<Swept> {
         let Some(folder) = self.local.clone() else { return Ok(Swept::default()) };
         local::sweep(folder, before, dry_run).await.map_err(|cause| {
-            Error::new(kind_of_io(&cause), format!("cannot sweep {}", self.uri)).with_source(cause)
+            Error::io(cause, format!("cannot sweep {}", self.uri))
         })
     }
 
