@@ -24,6 +24,12 @@ const MAX_IDS: u64 = 256 << 20;
 ///
 /// The notes get a tombstone: later runs leave them out even while the corpus returns them. While a
 /// run of this root is going on it refuses. An interrupted purge is finished by the same command.
+///
+/// Only what this program made is deleted. Other files below the root, and other roots there, are
+/// looked into too, and named (LEFT) where they hold the note.
+///
+/// Work that was planned before a purge is void: it refuses to go on, and takes back what it wrote.
+/// Should it die before it can, the next run, snapshot gc and --scan find what it left.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -31,6 +37,7 @@ Examples:
   scalingnote purge s3://bucket/notes --note-id i:42 --note-id s:a7 --json > proof.json
   scalingnote purge daily.toml --from erased.txt
   scalingnote purge daily.toml --note-id i:42 --lift
+  scalingnote purge daily.toml --scan
 
 A note id carries its type: i:42 is the integer 42, s:42 the string. A file has one id a line.")]
 pub(crate) struct PurgeArgs {
@@ -49,13 +56,16 @@ pub(crate) struct PurgeArgs {
     /// Let these purged notes come back with the next run.
     #[arg(long, conflicts_with = "dry_run")]
     lift: bool,
+    /// Look through everything stored for notes that were purged and are there again; purge what is found.
+    #[arg(long, conflicts_with_all = ["note_ids", "from", "lift"])]
+    scan: bool,
     /// Print the report as JSON, with every deleted object.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<()> {
-    let notes = notes(&args)?;
+    let notes = if args.scan { Vec::new() } else { notes(&args)? };
     let root = root::open(&args.root)?.root;
     if args.lift {
         let lifted = stage::lift(&root, &notes).await?;
@@ -68,18 +78,21 @@ pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<()> {
         });
         return printed.context(|| "the command is done, but that could not be printed");
     }
-    let report = exec::purge(PurgeRequest {
+    let request = PurgeRequest {
         root: &root,
         notes: &notes,
         dry_run: args.dry_run,
         reporter: app.reporter.clone(),
         cancel: app.cancel.clone(),
-    })
-    .await?;
+    };
+    let report = match args.scan {
+        true => exec::purge_again(request, true).await?,
+        false => exec::purge(request).await?,
+    };
     let left = report.left.first().map(|first| {
         Error::corrupt(format!(
-            "{} objects of {} hold something of the notes still, the first is {} ({}); stop what writes to the root and \
-             purge again",
+            "{} objects of {} hold something of the notes still, the first is {} ({}); see to the files that are not this \
+             program's, stop what writes to the root, and purge again",
             report.left.len(),
             root.uri(),
             first.key,
@@ -138,6 +151,13 @@ fn describe(report: &PurgeReport) -> String {
         out.push_str(&text);
         out.push('\n');
     };
+    if report.notes == 0 {
+        line(format!(
+            "no purged note is stored again; looked into {} objects",
+            format::count(report.scanned.objects)
+        ));
+        return out;
+    }
     let (notes, objects) =
         (format::count(report.notes), format::count(report.deleted.len() as u64));
     let bytes = format::bytes(report.deleted_bytes);
@@ -178,13 +198,14 @@ fn describe(report: &PurgeReport) -> String {
     ));
     let scanned = &report.scanned;
     line(format!(
-        "looked into all {} objects: {} rows of {} Parquet files, {} keys of {} index files, {} other files",
+        "looked into all {} objects: {} rows of {} Parquet files, {} keys of {} index files, {} other files, {} files of others",
         format::count(scanned.objects),
         format::count(scanned.rows),
         format::count(scanned.parquet_files),
         format::count(scanned.keys),
         format::count(scanned.index_files),
-        format::count(scanned.text_files)
+        format::count(scanned.text_files),
+        format::count(scanned.foreign_files)
     ));
     if report.left.is_empty() {
         line("nothing of the notes is left".to_owned());

@@ -40,13 +40,13 @@ pub use options::{
     ColumnType, CorpusMode, CorpusOptions, TableFormat, TableOptions, TextEncoding, TimeFormat,
     TypeRule,
 };
+pub(crate) use outcome::shortened;
 pub use outcome::{
     InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections, SourceTypes,
 };
-pub(crate) use outcome::shortened;
 pub use pairs::read_pairs;
 pub use prepare::{
-    Chunker, Earlier, Exclude, KnownText, PrepareRequest, PreparedReader, RESERVED_COLUMNS,
-    SMALL_CORPUS, prepare, prepared_schema,
+    Chunker, DigestRow, Earlier, Exclude, KnownText, PrepareRequest, PreparedReader,
+    RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, prepare, prepared_schema,
 };
 pub use session::check_sql;

@@ -78,7 +78,7 @@ pub struct PartReceipt {
 
 impl PartReceipt {
     /// Key of this receipt.
-    fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         layout::part_receipt(&self.space, self.shard, &self.part)
     }
 

@@ -52,7 +52,7 @@ pub async fn publish_plan(
         }
         Err(error) => return Err(error),
     }
-    report.store(&ctx.root).await
+    report.store(&ctx.root, plan.spec.under()).await
 }
 
 async fn publish_day(session: &Session, plan: &Plan, report: &mut RunReport) -> Result<()> {

@@ -4,11 +4,12 @@ use super::backfill::{self, Course};
 use super::commit;
 use super::context::{RunContext, RunOptions, Session, lease, new_run_id};
 use super::fleet::Fleet;
+use super::purge;
 use super::tasks::receipts::Receipts;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Running, Stage};
 use crate::report::{Outcome, RunReport, truncation_warning};
-use crate::snapshot::{self, RunLease, check_store};
+use crate::snapshot::{self, PlannedUnder, RunLease, check_store};
 use crate::stage::{Moved, Plan, Planned, refuse_drift};
 
 /// prepare -> encode -> build -> publish in this process. The report also lies under `runs/<run id>/`, whatever
@@ -61,6 +62,9 @@ async fn leased(
 ) -> Result<()> {
     let (session, timeline) = Session::new(ctx).with_options(options).recorded();
     *report = ctx.report(run);
+    // Where the store does not answer, the run meets that by itself.
+    let newest = snapshot::newest(&ctx.root).await.ok().flatten();
+    let under = PlannedUnder::of(newest.as_ref());
     // Boxed: it holds a hundred kilobytes, which every caller's future would hold, too.
     let finished = Box::pin(drive(&session, run, lease, report)).await;
     report.finish(&timeline);
@@ -74,7 +78,7 @@ async fn leased(
     let stored = match report.outcome {
         // The report is that of the run whose plan this is, once its tasks are done.
         Outcome::Planned => Ok(()),
-        _ => report.store(&ctx.root).await,
+        _ => report.store(&ctx.root, under).await,
     };
     match finished {
         Ok(()) => stored.context(|| {
@@ -103,6 +107,9 @@ async fn drive(
     report: &mut RunReport,
 ) -> Result<()> {
     check_store(&session.ctx.root).await?;
+    if lease.is_some() {
+        purge::repeat(session).await?;
+    }
     let Course { session, next, notice } = backfill::course(session).await?;
     if let Some(message) = notice {
         report.config = session.ctx.config_summary();

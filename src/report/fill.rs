@@ -1,14 +1,16 @@
 //! Fills in the run report as a run goes on, and stores it.
 
+use std::collections::BTreeSet;
+
 use super::estimate::{encode_seconds, part_bytes};
 use super::lengths::length_buckets;
 use super::run::{
     Amounts, ConfigSummary, CorpusCounts, NewestSnapshot, PlannedAmounts, REPORT_VERSION, Reuse,
     RunReport, StageReport, ThroughputSample, Written,
 };
-use crate::error::Result;
+use crate::error::{Result, ResultExt};
 use crate::observe::{Stage, Timeline};
-use crate::snapshot::host_name;
+use crate::snapshot::{self, PlannedUnder, Purged, Tombstones, host_name};
 use crate::stage::{
     BuildReceipt, BuildWork, EncodeReceipt, Kept, NoteChanges, Plan, Planned, RunSpec, ShardPlan,
 };
@@ -182,8 +184,16 @@ impl RunReport {
         self.finished_at = now.to_rfc3339();
     }
 
-    /// Stores the report as JSON and as a page, beside the plan.
-    pub(crate) async fn store(&self, root: &Root) -> Result<()> {
+    fn names(&self, purged: &Purged) -> Result<bool> {
+        let json = serde_json::to_value(self).context(|| "writing the run report")?;
+        let mut found = BTreeSet::new();
+        snapshot::purged_in(&json, purged, &mut found);
+        Ok(!found.is_empty())
+    }
+
+    /// Stores the report as JSON and as a page, beside the plan. `under` is what the run began under: where notes were
+    /// purged since and the report names one, it goes again.
+    pub(crate) async fn store(&self, root: &Root, under: PlannedUnder) -> Result<()> {
         if root.is_read_only() {
             return Ok(());
         }
@@ -193,6 +203,12 @@ impl RunReport {
             if root.put_if_absent(&json, self.to_json()?.into()).await? == PutOutcome::Created {
                 let html = layout::report_page(&self.run, ReportName(attempt));
                 root.put_if_absent(&html, self.to_html()?.into()).await?;
+                if let Some(purged) = Tombstones::default().since(root, under).await?
+                    && self.names(&purged)?
+                {
+                    root.delete(&html).await?;
+                    root.delete(&json).await?;
+                }
                 return Ok(());
             }
         }

@@ -36,4 +36,4 @@ pub use manifest::{
 pub use purge::{commit_purged, delete_now};
 pub use rollback::rollback;
 pub use sign::{sign_published, signed_by, signer};
-pub use tombstones::{Tombstones, overtaken_by_purge, purged_since};
+pub use tombstones::{PlannedUnder, Tombstones, overtaken_by_purge, purged_in, purged_since};

@@ -16,6 +16,7 @@ mod plan;
 mod publish;
 mod purge;
 mod quarantine;
+mod rows;
 mod task;
 mod vectors;
 mod windows;
@@ -34,10 +35,10 @@ pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
     Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, Moved, NoteChanges, PLAN_VERSION,
     ParentIndex, ParentShard, PartsSummary, Plan, PlanRequest, Planned, RunSpec, ShardPlan,
-    absolute_tower, plan, resolved_tower,
+    absolute_tower, discard_prepared, plan, resolved_tower,
 };
 pub use publish::{Override, PublishRequest, Published, publish, refuse_other_tower};
-pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge};
+pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge, purge_again};
 pub use quarantine::Quarantined;
 pub use task::{TaskReceipt, execute};
 pub use vectors::vectors_of;

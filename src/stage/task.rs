@@ -23,11 +23,15 @@ pub enum TaskReceipt {
 }
 
 /// Runs one envelope. Every driver (in-process, `scalingnote task`, Ballista) calls this and nothing else.
+///
+/// # Errors
+/// Conflict where notes were purged since it was planned; what stopped it.
 pub async fn execute(
     envelope: &Envelope,
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<TaskReceipt> {
+    env.unless_purged(envelope.spec(), &[], |_| false).await?;
     let receipt = match envelope {
         Envelope::Encode(task) => encode::encode(task, worker, env).await.map(TaskReceipt::Encode),
         Envelope::Calibrate(task) => build::calibrate(task, env).await.map(TaskReceipt::Calibrate),

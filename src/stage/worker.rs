@@ -10,6 +10,7 @@ use super::vectors::Places;
 use super::windows::SharedWork;
 use crate::error::{Error, Result, ResultExt, unless};
 use crate::observe::Reporter;
+use crate::snapshot::{self, Purged, Tombstones};
 use crate::store::Root;
 use crate::tower::{DeviceSpec, Encoder, Tower, TowerTokenizer};
 use crate::types::Cancel;
@@ -29,13 +30,37 @@ pub struct TaskEnv {
     pub shared: Arc<SharedWork>,
     /// What tasks have read and others may need.
     pub inputs: Arc<Inputs>,
+    /// What was purged, as far as tasks have seen.
+    pub tombstones: Arc<Tombstones>,
 }
 
 impl TaskEnv {
     /// For the first task of a process: nothing is stored, shared or read yet.
     pub fn new(root: Root, reporter: Arc<dyn Reporter>, cancel: Cancel) -> Self {
         let (kept, shared, inputs) = (Arc::default(), Arc::default(), Arc::default());
-        Self { root, reporter, cancel, kept, shared, inputs }
+        Self { root, reporter, cancel, kept, shared, inputs, tombstones: Arc::default() }
+    }
+
+    /// Refuses work that was planned before a purge: asked before it begins, and after each of its writes. `written` are
+    /// the keys of the last one, receipts first: they go again where `holds` finds a purged note in it.
+    ///
+    /// # Errors
+    /// Conflict.
+    pub(crate) async fn unless_purged(
+        &self,
+        spec: &RunSpec,
+        written: &[&str],
+        holds: impl FnOnce(&Purged) -> bool,
+    ) -> Result<()> {
+        let Some(purged) = self.tombstones.since(&self.root, spec.under()).await? else {
+            return Ok(());
+        };
+        if holds(&purged) {
+            for key in written {
+                self.root.delete(key).await?;
+            }
+        }
+        Err(snapshot::overtaken_by_purge(&format!("run {}", spec.run)))
     }
 
     /// Where the vectors of a shard's texts lay when it was planned. A parent that cannot be read is left out: the build

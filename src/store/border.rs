@@ -74,6 +74,9 @@ borders! {
     Calibration = "calibration": "the i8 scale was fitted",
         "the scale, frozen",
         "encodes nothing, builds with this scale";
+    Ids = "ids": "a shard's ids were stored",
+        "an ids file without an index",
+        "writes the same ids file again, builds the index";
     Index = "index": "an index was stored",
         "an index without a receipt",
         "builds it again: the same bytes under the same name";
@@ -83,9 +86,6 @@ borders! {
     IndexReceipt = "index-receipt": "the index got its receipt",
         "a finished index",
         "takes the index as it is";
-    Ids = "ids": "a shard's ids were stored",
-        "an ids file without a receipt",
-        "takes the index, writes the same ids file again";
     BuildReceipt = "build-receipt": "a shard is built",
         "a finished shard",
         "plans the day anew and takes over every finished shard";

@@ -5,9 +5,12 @@ use clap::Args;
 use crate::cli::app::App;
 use crate::cli::args::{place, root};
 use crate::cli::terminal::now;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::exec;
 use crate::observe::format;
 use crate::snapshot::{self, CommitOutcome, GcReport, Protected, Provenance, Retention};
+use crate::stage::PurgeRequest;
+use crate::store::Root;
 
 /// Serve an older snapshot's content again, under a new number
 ///
@@ -128,12 +131,36 @@ pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {
         Err(_) if args.dry_run => chrono::Utc::now(),
         found => found?,
     };
+    let again = purge_again(&opened.root, args.dry_run, app).await?;
     let protected = Protected { growing, ..Protected::default() };
     let report = snapshot::gc(&opened.root, &retention, now, args.dry_run, &protected).await?;
+    let report = GcReport { purged_again: again, ..report };
     app.answer(args.json, &report, describe).context(|| match args.dry_run {
         true => "nothing was deleted",
         false => "what is not needed is deleted, but the report could not be printed",
     })
+}
+
+/// Purges notes again that were stored since they were purged, and says so. Returns how many.
+async fn purge_again(root: &Root, dry_run: bool, app: &App) -> Result<u64> {
+    let request = PurgeRequest {
+        root,
+        notes: &[],
+        dry_run,
+        reporter: app.reporter.clone(),
+        cancel: app.cancel.clone(),
+    };
+    match exec::purge_again(request, false).await {
+        Ok(report) => {
+            if let Some(message) = exec::told_of_again(&report) {
+                app.reporter.warn(message);
+            }
+            Ok(report.notes)
+        }
+        // The run looked for them when it began, and the next one does.
+        Err(busy) if busy.kind() == ErrorKind::Busy => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 fn describe(report: &GcReport) -> String {

@@ -2,6 +2,7 @@
 
 mod contract;
 mod dedupe;
+mod digest;
 mod filters;
 mod hints;
 mod job;
@@ -18,6 +19,7 @@ mod updated;
 mod values;
 mod writer;
 
+pub use digest::{DigestRow, ShardDigest};
 pub use job::{Earlier, PrepareRequest, SMALL_CORPUS, prepare};
 pub use reader::PreparedReader;
 pub use render::{Chunker, Exclude, KnownText};

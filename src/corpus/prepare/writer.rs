@@ -17,9 +17,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use tokio::io::AsyncWriteExt;
 
+use super::digest::{DigestRow, ShardDigest};
 use super::render::Piece;
 use super::schema::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH};
-use super::values::ValueBytes;
 use crate::corpus::outcome::PreparedShard;
 use crate::error::{Error, ErrorKind, Result, ResultExt, way_out_of};
 use crate::store::{FileRef, Root, kind_of_foreign, layout};
@@ -96,8 +96,7 @@ struct OpenShard {
     notes: u64,
     rows: u64,
     deletions: u64,
-    content: Hasher256,
-    columns: Hasher256,
+    digest: ShardDigest,
 }
 
 impl OpenShard {
@@ -108,10 +107,6 @@ impl OpenShard {
             HashingWriter { sink: BufWriter::new(store, path), hash: Hasher256::new(), size: 0 };
         let writer = AsyncArrowWriter::try_new(sink, Arc::clone(schema), Some(properties()))
             .or_error(ErrorKind::Internal, || format!("opening {key}"))?;
-        let mut columns = Hasher256::new();
-        for field in schema.fields().iter().skip(STORED) {
-            columns.field(field.name()).field(field.data_type().to_string());
-        }
         Ok(Self {
             shard,
             key,
@@ -123,8 +118,7 @@ impl OpenShard {
             notes: 0,
             rows: 0,
             deletions: 0,
-            content: Hasher256::new(),
-            columns,
+            digest: ShardDigest::new(schema.fields().iter().skip(STORED)),
         })
     }
 
@@ -132,7 +126,7 @@ impl OpenShard {
         self.notes += piece.notes;
         self.deletions += piece.deletions;
         self.rows += piece.rows.num_rows() as u64;
-        self.digest(&piece.rows)?;
+        self.add_to_digest(&piece.rows)?;
         let text = piece.rows.column(TEXT).as_string::<i32>();
         let mut from = 0;
         for row in 0..piece.rows.num_rows() {
@@ -150,27 +144,18 @@ impl OpenShard {
         Ok(())
     }
 
-    fn digest(&mut self, rows: &RecordBatch) -> Result<()> {
+    fn add_to_digest(&mut self, rows: &RecordBatch) -> Result<()> {
         let ids = rows.column(NOTE_ID).as_string::<i32>();
         let chunks = rows.column(CHUNK).as_primitive::<UInt32Type>();
         let hashes = rows.column(TEXT_HASH).as_fixed_size_binary();
         let deleted = rows.column(DELETED).as_boolean();
-        let stored: Vec<ValueBytes> =
-            rows.columns()[STORED..].iter().map(ValueBytes::new).collect::<Result<_>>()?;
-        let mut spelled = Vec::new();
-        for row in 0..rows.num_rows() {
-            self.content
-                .field(ids.value(row))
-                .raw(chunks.value(row).to_le_bytes())
-                .raw(hashes.value(row))
-                .raw([u8::from(deleted.value(row))]);
-            if !stored.is_empty() {
-                spelled.clear();
-                stored.iter().for_each(|column| column.append(row, &mut spelled));
-                self.columns.field(&spelled);
-            }
-        }
-        Ok(())
+        let digested = (0..rows.num_rows()).map(|row| DigestRow {
+            note: ids.value(row),
+            chunk: chunks.value(row),
+            text_hash: hashes.value(row),
+            deleted: deleted.value(row),
+        });
+        self.digest.push(digested, &rows.columns()[STORED..])
     }
 
     async fn write_pending(&mut self) -> Result<()> {
@@ -193,14 +178,15 @@ impl OpenShard {
         self.writer.finish().await.map_err(|e| self.failed(e))?;
         let sink = self.writer.into_inner();
         root.sync(&self.key).await?;
+        let (content, columns) = self.digest.finish();
         Ok(PreparedShard {
             shard: self.shard,
             file: FileRef { path: self.key, size: sink.size, sha256: sink.hash.finish() },
             notes: self.notes,
             rows: self.rows,
             deletions: self.deletions,
-            content: self.content.finish(),
-            columns: self.columns.finish(),
+            content,
+            columns,
         })
     }
 

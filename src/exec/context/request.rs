@@ -9,7 +9,8 @@ use crate::error::Result;
 use crate::observe::Reporter;
 use crate::report::{ConfigSummary, RunReport};
 use crate::snapshot;
-use crate::store::{Root, layout};
+use crate::stage;
+use crate::store::Root;
 use crate::types::Cancel;
 
 /// What a run works with.
@@ -106,9 +107,6 @@ impl RunContext {
 
     /// Deletes the prepared notes of a run.
     pub(crate) async fn discard_prepared(&self, run: &str) -> Result<()> {
-        for file in self.root.list(&layout::prepared_dir(run)).await? {
-            self.root.delete(&file.key).await?;
-        }
-        Ok(())
+        stage::discard_prepared(&self.root, run).await
     }
 }

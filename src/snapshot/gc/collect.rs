@@ -67,6 +67,8 @@ pub struct GcReport {
     pub deleted_bytes: u64,
     /// Staged files of killed processes that went (local disk).
     pub torn_writes: u64,
+    /// Purged notes that had been stored again and were purged once more. [`gc`] alone looks for none.
+    pub purged_again: u64,
     /// Embeddings and indexes that stay for now because a run is going on, which may be about to use them again.
     pub held_back: u64,
 }

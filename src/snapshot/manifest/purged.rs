@@ -42,7 +42,9 @@ impl Purged {
     pub fn stamp(&self) -> Option<Digest256> {
         let mut hasher = Hasher256::new();
         hasher.field("scalingnote tombstones").field(&self.salt);
-        self.notes.iter().for_each(|note| drop(hasher.raw(note.0)));
+        for note in &self.notes {
+            hasher.raw(note.0);
+        }
         (!self.is_empty()).then(|| hasher.finish())
     }
 

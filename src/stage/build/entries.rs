@@ -13,6 +13,7 @@ use crate::stage::ids::{IdRow, Ids, Place, concat_stored, no_columns, take_rows}
 use crate::stage::located;
 use crate::stage::plan::BuildTask;
 use crate::stage::quarantine::Quarantined;
+use crate::stage::rows::notes_in;
 use crate::stage::vectors::{Places, find_in_parts, places_in};
 use crate::stage::worker::TaskEnv;
 use crate::store::{FileRef, Root, layout, receipt};
@@ -114,10 +115,11 @@ impl Encoded {
     /// vectors and bytes copied.
     pub async fn compact(
         &mut self,
-        root: &Root,
+        env: &TaskEnv,
         task: &BuildTask,
         ids: &mut Ids,
     ) -> Result<(u64, u64)> {
+        let root = &env.root;
         let sparse: HashSet<String> =
             task.shard.parent.iter().flat_map(|p| &p.compact).cloned().collect();
         // One place for each text, whatever notes share it.
@@ -139,6 +141,11 @@ impl Encoded {
             let shard = task.shard.prepared.shard;
             let part =
                 embedding::copy_rows(root, &task.spec.space, shard, &picked, &provenance).await?;
+            let notes = notes_in(root, &part.file.path, part.file.size, &|_| true).await?;
+            env.unless_purged(&task.spec, &[&part.key(), &part.file.path], |purged| {
+                notes.iter().any(|note| purged.contains(note))
+            })
+            .await?;
             moved.extend(places_in(root, &part).await?);
             bytes += part.file.size;
             self.know(part);

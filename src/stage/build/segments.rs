@@ -22,8 +22,8 @@ use std::sync::Arc;
 use super::index_job::{IndexJob, IndexReceipt, working_folder};
 use crate::error::{Result, ResultExt};
 use crate::index::{self, BuildReport, Calibration, Recall, RowSet, ShardIndex};
-use crate::snapshot::{Removed, Segment, removed};
-use crate::stage::ids::{Held, Ids, concat_stored, take_rows};
+use crate::snapshot::{Purged, Removed, Segment, removed};
+use crate::stage::ids::{Held, IdRow, Ids, concat_stored, take_rows};
 use crate::stage::inputs::is_damage;
 use crate::stage::plan::{BuildTask, ParentIndex};
 use crate::stage::worker::TaskEnv;
@@ -146,6 +146,11 @@ fn follow<'a>(
     Ok(Follow { kept, fresh })
 }
 
+/// Whether one of the rows is a purged note's.
+fn holds(rows: &[IdRow], purged: &Purged) -> bool {
+    rows.iter().any(|row| purged.contains(&row.note_id))
+}
+
 /// One shard's build.
 struct Shard<'a> {
     task: &'a BuildTask,
@@ -156,14 +161,20 @@ struct Shard<'a> {
 impl Shard<'_> {
     /// One new segment of these rows (ascending by key).
     async fn segment(&self, ids: &Ids) -> Result<(Segment, BuildReport)> {
+        // The ids come first: an index alone would not tell whose vectors it holds.
+        let (vectors, written) = (ids.rows.len() as u64, self.write_ids(ids).await?);
         let IndexReceipt { index, sidecar, report, canaries } =
             self.job.build(&self.env.root, &ids.rows, &self.env.cancel).await?;
-        let (vectors, ids) = (ids.rows.len() as u64, self.write_ids(ids).await?);
-        Ok((Segment { vectors, index, sidecar, ids, removed: None, canaries }, report))
+        let all = [&*self.job.receipt(&ids.rows), &index.path, &sidecar.path, &written.path];
+        self.env.unless_purged(&self.task.spec, &all, |purged| holds(&ids.rows, purged)).await?;
+        Ok((Segment { vectors, index, sidecar, ids: written, removed: None, canaries }, report))
     }
 
     async fn write_ids(&self, ids: &Ids) -> Result<FileRef> {
-        ids.write(&self.env.root, self.job.options_id, self.job.shard).await
+        let file = ids.write(&self.env.root, self.job.options_id, self.job.shard).await?;
+        let spec = &self.task.spec;
+        self.env.unless_purged(spec, &[&file.path], |purged| holds(&ids.rows, purged)).await?;
+        Ok(file)
     }
 
     async fn rebuild(&self, target: &Ids) -> Result<Indexed> {
@@ -291,6 +302,9 @@ impl Shard<'_> {
         let name = Digest256::of(&bytes).short();
         let path = layout::removed_file(self.job.options_id, self.job.shard, &name);
         let file = self.env.root.put(&path, bytes).await?;
+        let spec = &self.task.spec;
+        let rows = &kept.held.ids.rows;
+        self.env.unless_purged(spec, &[&file.path], |purged| holds(rows, purged)).await?;
         Ok((Some(Removed { vectors: keys.len() as u64, file }), keys))
     }
 

@@ -97,7 +97,11 @@ pub async fn receipt(task: &BuildTask, root: &Root) -> Result<BuildReceipt> {
 
 /// Runs the task, or returns the receipt of the attempt that finished it.
 pub(crate) async fn build(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
-    receipt::once(&env.root, &key(task)?, build_shard(task, env)).await
+    let key = key(task)?;
+    let receipt = receipt::once(&env.root, &key, build_shard(task, env)).await?;
+    // A receipt that somebody needs all the same is made again.
+    env.unless_purged(&task.spec, &[&key], |_| true).await?;
+    Ok(receipt)
 }
 
 async fn build_shard(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
@@ -116,7 +120,7 @@ async fn build_shard(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
     }
     let mut target = entries::target(task, env, &encoded, parent).await?;
     env.cancel.check()?;
-    let (copied, copied_bytes) = encoded.compact(root, task, &mut target).await?;
+    let (copied, copied_bytes) = encoded.compact(env, task, &mut target).await?;
     let indexed = segments::index_shard(task, env, held, &target, &calibration).await?;
     let parts = encoded.part_refs(root, task, &target).await?;
     let shard = shard_content(task, root, &options_id, &target, &indexed, &parts).await?;

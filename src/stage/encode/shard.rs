@@ -76,7 +76,10 @@ pub(crate) async fn encode(
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<EncodeReceipt> {
-    receipt::once(&env.root, &key(task), encode_missing(task, worker, env)).await
+    let receipt = receipt::once(&env.root, &key(task), encode_missing(task, worker, env)).await?;
+    // A receipt that somebody needs all the same is made again.
+    env.unless_purged(&task.spec, &[&key(task)], |_| true).await?;
+    Ok(receipt)
 }
 
 async fn encode_missing(
@@ -220,6 +223,10 @@ async fn write_parts(
             &window.vectors,
             &serde_json::json!({ "model": spec.tower.model }),
         )
+        .await?;
+        env.unless_purged(spec, &[&part.key(), &part.file.path], |purged| {
+            window.texts.iter().any(|text| purged.contains(&text.note_id))
+        })
         .await?;
         env.kept.add(part.rows, part.tokens, part.file.size);
         receipt.bytes += part.file.size;

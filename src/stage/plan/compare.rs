@@ -18,8 +18,13 @@ use crate::types::{Cancel, Digest256, Hasher256, NoteId, TextHash, shard_of};
 
 /// Digest of everything in a full corpus that decides a shard: equal means nothing to do.
 pub(crate) fn source_digest(prepared: &PreparedShard) -> Digest256 {
+    source_of(prepared.content, prepared.columns)
+}
+
+/// [`source_digest`] of a shard whose two digests are these.
+pub(crate) fn source_of(content: Digest256, columns: Digest256) -> Digest256 {
     let mut hasher = Hasher256::new();
-    hasher.field(prepared.content.0).field(prepared.columns.0);
+    hasher.field(content.0).field(columns.0);
     hasher.finish()
 }
 

@@ -7,7 +7,7 @@ use super::live::PartsSummary;
 use crate::corpus::{CorpusMode, PrepareOutcome, PreparedShard};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::{IndexOptions, Recall};
-use crate::snapshot::ShardContent;
+use crate::snapshot::{PlannedUnder, ShardContent, Tombstones, overtaken_by_purge};
 use crate::stage::{EncodeOptions, GateOptions};
 use crate::store::{FileRef, Root, layout};
 use crate::tower::{Tower, TowerOptions};
@@ -45,6 +45,16 @@ pub struct RunSpec {
     pub shard_count: u32,
     /// Number of the parent snapshot.
     pub parent: Option<u64>,
+    /// Names the tombstones of the parent snapshot; absent where it has none. Under others the plan is void.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purged: Option<Digest256>,
+}
+
+impl RunSpec {
+    /// What it was planned under.
+    pub fn under(&self) -> PlannedUnder {
+        PlannedUnder { parent: self.parent, stamp: self.purged }
+    }
 }
 
 /// What happens to one shard.
@@ -186,6 +196,15 @@ impl Envelope {
             Self::Build(task) => &task.id,
         }
     }
+
+    /// What it shares with the other envelopes of its run.
+    pub fn spec(&self) -> &RunSpec {
+        match self {
+            Self::Encode(task) => &task.spec,
+            Self::Calibrate(task) => &task.spec,
+            Self::Build(task) => &task.spec,
+        }
+    }
 }
 
 /// The plan of one run.
@@ -263,9 +282,19 @@ impl Plan {
     }
 
     /// Writes the plan; it is never changed afterwards.
+    ///
+    /// # Errors
+    /// Conflict where notes were purged meanwhile: the plan and what was prepared for it are gone again.
     pub async fn store(&self, root: &Root) -> Result<FileRef> {
         let json = serde_json::to_vec(self).context(|| "writing the plan as JSON")?;
-        root.put(&Self::key(&self.spec.run), json.into()).await
+        let stored = root.put(&Self::key(&self.spec.run), json.into()).await?;
+        let tombstones = Tombstones::default();
+        if tombstones.since(root, self.spec.under()).await?.is_some() {
+            root.delete(&stored.path).await?;
+            discard_prepared(root, &self.spec.run).await?;
+            return Err(overtaken_by_purge(&format!("run {}", self.spec.run)));
+        }
+        Ok(stored)
     }
 
     /// Reads the plan of a run.
@@ -285,6 +314,14 @@ impl Plan {
         }
         serde_json::from_value(json).or_error(ErrorKind::Corrupt, damaged)
     }
+}
+
+/// Deletes the prepared notes of a run.
+pub async fn discard_prepared(root: &Root, run: &str) -> Result<()> {
+    for file in root.list(&layout::prepared_dir(run)).await? {
+        root.delete(&file.key).await?;
+    }
+    Ok(())
 }
 
 /// Identity of an encode task: same space, shard and missing texts, same task.

@@ -8,10 +8,11 @@ mod prepare;
 mod tokens;
 mod upstream;
 
-pub(super) use compare::source_digest;
+pub(super) use compare::{source_digest, source_of};
 pub use envelope::{
     Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION,
-    ParentIndex, ParentShard, Plan, RunSpec, ShardPlan, absolute_tower, resolved_tower,
+    ParentIndex, ParentShard, Plan, RunSpec, ShardPlan, absolute_tower, discard_prepared,
+    resolved_tower,
 };
 pub use live::PartsSummary;
 pub(super) use parent::recall_by_shard;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::compare::{Compared, compare_all};
 use super::envelope::{
     BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, build_task_id,
-    encode_task_id, resolved_tower,
+    discard_prepared, encode_task_id, resolved_tower,
 };
 use super::live::PartsSummary;
 use super::parent::{Comparison, first_id, known_texts, refuse_impossible_delta};
@@ -20,7 +20,7 @@ use crate::corpus::{
 };
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage};
-use crate::snapshot::{self, Manifest};
+use crate::snapshot::{self, Manifest, PlannedUnder, Tombstones};
 use crate::stage::inputs::Inputs;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 use crate::store::{Root, StorageOptions, layout};
@@ -141,7 +141,18 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     };
     let prepared = match request.prepared {
         Some(prepared) => prepared.clone(),
-        None => corpus::prepare(prepare).await?,
+        None => {
+            let prepared = corpus::prepare(prepare).await;
+            // Whether or not it came to its end: what it wrote may hold a note that was purged meanwhile.
+            let under = PlannedUnder::of(parent.as_ref());
+            if Tombstones::default().since(root, under).await?.is_some() {
+                discard_prepared(root, request.run).await?;
+                return Err(prepared.err().unwrap_or_else(|| {
+                    snapshot::overtaken_by_purge(&format!("run {}", request.run))
+                }));
+            }
+            prepared?
+        }
     };
     if prepared.excluded > 0 && request.prepared.is_none() {
         let message = format!(
@@ -164,6 +175,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         mode: corpus.mode,
         shard_count: prepared.shards.len() as u32,
         parent: parent.as_ref().map(|parent| parent.number),
+        purged: parent.as_ref().and_then(|parent| parent.purged.stamp()),
     };
     refuse_impossible_delta(&spec, parent.as_ref())?;
     let recall_min = request.gates.recall_min;

@@ -73,6 +73,12 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
             )),
         });
     }
+    if newest
+        .as_ref()
+        .is_some_and(|newest| plan.spec.under().is_void(newest.number, &newest.purged))
+    {
+        return Err(snapshot::overtaken_by_purge(&format!("run {}", plan.spec.run)));
+    }
     let content = assemble(&request, newest.as_ref()).await?;
     let recall = pooled_recall(&request, newest.as_ref());
     let pooled = recall.as_ref().map(|(pooled, _)| *pooled);

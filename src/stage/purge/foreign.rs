@@ -1,8 +1,8 @@
 //! What other people's files below the root hold of the notes. It is named, never touched.
 
+use super::Left;
 use super::scan::{Holds, Scanned, look_at_foreign};
 use super::target::Target;
-use super::Left;
 use crate::error::{ErrorKind, Result};
 use crate::store::{Root, layout};
 use crate::types::Cancel;

@@ -10,6 +10,7 @@
 //! Every step leaves the root whole, and each is a function of what is stored: after a crash the same purge goes on
 //! where it stopped. What knows which texts were the notes' is deleted last.
 
+mod again;
 mod classify;
 mod foreign;
 mod replace;
@@ -31,6 +32,7 @@ use crate::snapshot::{self, CommitOutcome, Content, Manifest, Provenance};
 use crate::store::{Listed, Root};
 use crate::types::{Cancel, NoteId, TextHash};
 
+pub use again::purge_again;
 use classify::{Holders, classify};
 pub use scan::Scanned;
 use target::Target;

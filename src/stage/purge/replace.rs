@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::target::Target;
+use crate::corpus::{DigestRow, ShardDigest};
 use crate::embedding::{self, Fate, PartReceipt, Rewritten};
 use crate::error::{Error, ErrorKind, Result, ResultExt, found};
 use crate::index::{BuildReport, Calibration, IndexOptions};
 use crate::snapshot::{Content, Manifest, ShardContent};
 use crate::stage::build::IndexJob;
 use crate::stage::ids::{Ids, Place, take_rows};
+use crate::stage::plan::source_of;
 use crate::store::layout::{self, Key};
 use crate::store::{FileRef, Listed, Root};
-use crate::types::{Cancel, NoteId, TextHash};
+use crate::types::{Cancel, Digest256, NoteId, TextHash};
 
 /// Parts that were copied: old key -> what came of it.
 pub(super) type Parts = BTreeMap<String, Rewritten>;
@@ -104,6 +106,11 @@ async fn shard(
 ) -> Result<(ShardContent, Option<BuildReport>)> {
     let before = Ids::of_shard(root, old).await?;
     let rows = before.rows.len();
+    // What it was made from stays known where the rows tell it: a note that could not be encoded is not among them.
+    let known = match old.source {
+        Some(source) => source_of_rows(&before)? == source,
+        None => false,
+    };
     let ids = without(before, parts, target)?;
     let mut new = old.clone();
     let options_id = &content.index.options_id;
@@ -116,8 +123,8 @@ async fn shard(
     // One base of what counts: a removed row may be a purged note's.
     (new.removed, new.deltas) = (None, Vec::new());
     if ids.rows.len() != rows {
-        // What it was made from is not known any more: the next full run compares note by note.
-        new.source = None;
+        // Else the next full run compares note by note.
+        new.source = if known { Some(source_of_rows(&ids)?) } else { None };
     }
     let index_doomed = !old.deltas.is_empty()
         || old.removed.is_some()
@@ -157,6 +164,27 @@ async fn shard(
     (new.index, new.sidecar, new.orphans) = (Some(built.index), Some(built.sidecar), 0);
     new.canaries = built.canaries;
     Ok((new, Some(built.report)))
+}
+
+/// What a full corpus of just these rows would have as the digest of the shard.
+fn source_of_rows(ids: &Ids) -> Result<Digest256> {
+    let mut order: Vec<u32> = (0..ids.rows.len() as u32).collect();
+    let row = |at: u32| &ids.rows[at as usize];
+    order.sort_unstable_by(|&a, &b| {
+        (&row(a).note_id, row(a).chunk).cmp(&(&row(b).note_id, row(b).chunk))
+    });
+    let notes: Vec<String> = order.iter().map(|&at| row(at).note_id.to_string()).collect();
+    let stored = take_rows(&ids.stored, order.clone())?;
+    let mut digest = ShardDigest::new(ids.stored.schema().fields());
+    let rows = order.iter().zip(&notes).map(|(&at, note)| DigestRow {
+        note,
+        chunk: row(at).chunk,
+        text_hash: &row(at).text_hash.0,
+        deleted: false,
+    });
+    digest.push(rows, stored.columns())?;
+    let (content, columns) = digest.finish();
+    Ok(source_of(content, columns))
 }
 
 /// The rows of every other note, each with the place where its vector lies now.

@@ -3,30 +3,21 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::UInt64Type;
 use chrono::DateTime;
-use futures::TryStreamExt;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
 use super::target::Target;
-use crate::error::{Error, ErrorKind, Result, ResultExt, shielded_async};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index;
+use crate::stage::rows::{WHOSE, visit};
 use crate::store::layout::{self, Key};
-use crate::store::{Foreign, Listed, ParquetObject, Root, key, kind_of_foreign};
-use crate::types::{Digest256, TextHash};
+use crate::store::{Foreign, Listed, Root, key};
+use crate::types::TextHash;
 
-/// The columns that say whose a row is.
-const WHOSE: [&str; 3] = ["note_id", "text_hash", "key"];
 /// Bytes of a text file looked at together.
 const WINDOW: u64 = 4 << 20;
-/// Rows decoded together.
-const BATCH: usize = 8192;
-
 /// What was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Scanned {
@@ -77,7 +68,7 @@ pub(super) async fn look(
         "parquet" => {
             scanned.parquet_files += 1;
             let mut holds = Holds::Nothing;
-            visit(root, object, &WHOSE, &mut |row| {
+            visit(root, &object.key, object.size, &WHOSE, &mut |row| {
                 scanned.rows += 1;
                 let note = row.note.is_some_and(|note| target.notes.contains(note))
                     || row.key.is_some_and(|key| target.keys.contains(&key));
@@ -144,9 +135,12 @@ pub(super) async fn look_at_foreign(
             _ => {}
         }
     }
-    let holds = windows(size, target, |range| root.foreign_range(file, range), |bytes| {
-        target.stands_in_foreign(bytes)
-    });
+    let holds = windows(
+        size,
+        target,
+        |range| root.foreign_range(file, range),
+        |bytes| target.stands_in_foreign(bytes),
+    );
     let holds = holds.await?;
     scanned.foreign_files += 1;
     scanned.bytes += size;
@@ -155,14 +149,6 @@ pub(super) async fn look_at_foreign(
 
 fn extension(key: &str) -> &str {
     key.rsplit('/').next().and_then(|name| name.rsplit_once('.')).map_or("", |(_, end)| end)
-}
-
-/// A row as far as it can tell whose it is.
-pub(super) struct Row<'a> {
-    pub note: Option<&'a str>,
-    pub hash: Option<TextHash>,
-    pub key: Option<u64>,
-    pub text: Option<&'a str>,
 }
 
 /// Which texts the target's notes have or had, by a Parquet file that names both; with the note that has it. The target
@@ -177,7 +163,7 @@ pub(super) async fn texts(
         return Ok(());
     }
     let mut any = false;
-    visit(root, object, &WHOSE, &mut |row| {
+    visit(root, &object.key, object.size, &WHOSE, &mut |row| {
         if let (Some(note), Some(hash)) = (row.note, row.hash)
             && target.notes.contains(note)
         {
@@ -190,58 +176,13 @@ pub(super) async fn texts(
         return Ok(());
     }
     let mut texts = Vec::new();
-    visit(root, object, &["note_id", "text"], &mut |row| {
+    visit(root, &object.key, object.size, &["note_id", "text"], &mut |row| {
         if row.note.is_some_and(|note| target.notes.contains(note)) {
             texts.extend(row.text.map(str::to_owned));
         }
     })
     .await?;
     texts.iter().for_each(|text| target.add_text(text));
-    Ok(())
-}
-
-/// Every row of a Parquet file of ours, with these columns.
-pub(super) async fn visit(
-    root: &Root,
-    object: &Listed,
-    columns: &[&str],
-    each: &mut (dyn FnMut(Row<'_>) + Send),
-) -> Result<()> {
-    shielded_async(ErrorKind::Corrupt, || object.key.clone(), rows(root, object, columns, each)).await
-}
-
-async fn rows(
-    root: &Root,
-    object: &Listed,
-    columns: &[&str],
-    each: &mut (dyn FnMut(Row<'_>) + Send),
-) -> Result<()> {
-    let failed = |cause: parquet::errors::ParquetError| {
-        let kind = kind_of_foreign(&cause, ErrorKind::Corrupt);
-        Error::new(kind, format!("cannot read {}", object.key)).with_source(cause)
-    };
-    let file = ParquetObject::new(root, &object.key, object.size);
-    let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(failed)?;
-    let roots: Vec<usize> =
-        columns.iter().filter_map(|name| builder.schema().index_of(name).ok()).collect();
-    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-    let mut stream =
-        builder.with_projection(mask).with_batch_size(BATCH).build().map_err(failed)?;
-    while let Some(batch) = stream.try_next().await.map_err(failed)? {
-        let notes = batch.column_by_name("note_id").and_then(|c| c.as_string_opt::<i32>());
-        let hashes = batch.column_by_name("text_hash").and_then(|c| c.as_fixed_size_binary_opt());
-        let keys = batch.column_by_name("key").and_then(|c| c.as_primitive_opt::<UInt64Type>());
-        let texts = batch.column_by_name("text").and_then(|c| c.as_string_opt::<i32>());
-        for at in 0..batch.num_rows() {
-            let hash = hashes.filter(|column| column.is_valid(at));
-            each(Row {
-                note: notes.filter(|column| column.is_valid(at)).map(|column| column.value(at)),
-                hash: hash.and_then(|column| column.value(at).try_into().ok()).map(Digest256),
-                key: keys.filter(|column| column.is_valid(at)).map(|column| column.value(at)),
-                text: texts.filter(|column| column.is_valid(at)).map(|column| column.value(at)),
-            });
-        }
-    }
     Ok(())
 }
 

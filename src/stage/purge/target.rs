@@ -182,7 +182,9 @@ mod tests {
         let text = "a \"note\" of thirty letters or so ".repeat(20);
         ["too short", &text].into_iter().for_each(|text| target.add_text(text));
         for copy in [format!("xx{text}"), serde_json::json!([text]).to_string()] {
-            assert!(target.stands_in_foreign(copy.as_bytes()) && !target.stands_in(copy.as_bytes()));
+            assert!(
+                target.stands_in_foreign(copy.as_bytes()) && !target.stands_in(copy.as_bytes())
+            );
         }
         assert!(!target.stands_in_foreign(b"too short"));
         assert!(target.overlap() >= TEXT_START);

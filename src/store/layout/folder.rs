@@ -197,8 +197,9 @@ mod tests {
         {
             assert!(makes(&filled(ours)), "{ours}");
         }
-        for foreign in "mine prepared/old runs/R/mine embeddings/mine embeddings/H/7 sub/runs/R runs"
-            .split(' ')
+        for foreign in
+            "mine prepared/old runs/R/mine embeddings/mine embeddings/H/7 sub/runs/R runs"
+                .split(' ')
         {
             assert!(!makes(&filled(foreign)), "{foreign}");
         }

@@ -10,9 +10,7 @@ pub(super) fn is_hash(text: &str) -> bool {
 pub(super) fn is_run(text: &str) -> bool {
     let mut pieces = text.split('-');
     let (Some(start), Some(random)) = (pieces.next(), pieces.next()) else { return false };
-    is_moment(start)
-        && is_hex(random, 8)
-        && pieces.all(|piece| piece == "next" || is_hex(piece, 8))
+    is_moment(start) && is_hex(random, 8) && pieces.all(|piece| piece == "next" || is_hex(piece, 8))
 }
 
 /// `encode-00007-` and a hash, with the tokens of its share where it is cut to a budget.

@@ -92,8 +92,7 @@ mod tests {
         std::fs::create_dir_all(at("prepared/old")).unwrap();
         let others = [format!("{run}/report#2024"), format!("sub/{run}/report.json#12")];
         std::fs::create_dir_all(at(&format!("sub/{run}"))).unwrap();
-        let foreign: Vec<String> =
-            foreign.into_iter().map(str::to_owned).chain(others).collect();
+        let foreign: Vec<String> = foreign.into_iter().map(str::to_owned).chain(others).collect();
         foreign.iter().for_each(|key| std::fs::write(at(key), b"mine").unwrap());
 
         let early = root.sweep_staged(Utc::now() - chrono::TimeDelta::hours(1), false).await;
@@ -119,7 +118,8 @@ mod tests {
         std::fs::create_dir_all(outside.path().join("empty")).unwrap();
         let secret = outside.path().join("plan.json#12");
         std::fs::write(&secret, b"mine").unwrap();
-        std::os::unix::fs::symlink(outside.path(), inside.path().join(format!("runs/{run}"))).unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join(format!("runs/{run}")))
+            .unwrap();
         std::os::unix::fs::symlink(outside.path(), inside.path().join("prepared")).unwrap();
         let later = Utc::now() + chrono::TimeDelta::hours(1);
         assert_eq!(root.sweep_staged(later, false).await.unwrap(), Swept::default());

@@ -85,8 +85,10 @@ impl Root {
         let mut found = Foreigners::default();
         if self.durable.is_some() {
             let (files, closed) = self.walk("").await?;
-            found.files.extend(files.into_iter().map(|file| {
-                Foreign { key: file.key, size: file.size, place: Place::Local(file.path) }
+            found.files.extend(files.into_iter().map(|file| Foreign {
+                key: file.key,
+                size: file.size,
+                place: Place::Local(file.path),
             }));
             found.closed = closed.into_iter().map(|(key, why)| (key, why.to_string())).collect();
         } else {

@@ -61,7 +61,9 @@ impl Root {
             let Ok(Ok(listed)) = tokio::time::timeout(PATIENCE, listing).await else { continue };
             for below in listed.common_prefixes {
                 let name = below.filename().unwrap_or_default();
-                if depth > 0 && name == layout::SNAPSHOTS && has_manifest(&*self.creator, &folder).await
+                if depth > 0
+                    && name == layout::SNAPSHOTS
+                    && has_manifest(&*self.creator, &folder).await
                 {
                     return Some(self.shown(folder.as_ref()));
                 }
@@ -204,9 +206,14 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let open = |name: &str| Root::open(place.path().join(name).to_str().unwrap()).unwrap();
         publish(&open("a/b/notes")).await;
-        for (nested, word) in [("a/b/notes/x", "inside"), ("a/b/notes/x/y", "inside"), ("a", "around")] {
+        for (nested, word) in
+            [("a/b/notes/x", "inside"), ("a/b/notes/x/y", "inside"), ("a", "around")]
+        {
             let told = open(nested).refuse_nesting().await.unwrap_err().to_string();
-            assert!(told.contains(&format!("{word} the root")) && told.contains("a/b/notes:"), "{told}");
+            assert!(
+                told.contains(&format!("{word} the root")) && told.contains("a/b/notes:"),
+                "{told}"
+            );
         }
         for beside in ["a/b/other", "c", "a/b/notes"] {
             assert!(open(beside).refuse_nesting().await.is_ok(), "{beside}");

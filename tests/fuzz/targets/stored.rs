@@ -178,6 +178,7 @@ root = "root"
             kept: Arc::default(),
             shared: Arc::default(),
             inputs: Arc::default(),
+            tombstones: Arc::default(),
         };
         let mut worker = Worker::new(DeviceSpec::Cpu { threads: 1 }, None);
         let encode = plan.encode.iter().map(|task| &task.id);
@@ -200,6 +201,7 @@ root = "root"
             kept: Arc::default(),
             shared: Arc::default(),
             inputs: Arc::default(),
+            tombstones: Arc::default(),
         };
         let mut worker = Worker::new(DeviceSpec::Cpu { threads: 1 }, None);
         for task in &self.plan.encode {

@@ -94,7 +94,10 @@ async fn gc_keeps_what_is_retained_young_or_protected_and_nothing_else() {
     assert!(left.contains("foreign/readme.txt"));
     assert_eq!(left.iter().filter(|key| key.starts_with("indexes/")).count(), 2 * 2 * 4 + 1);
     assert!(gc_at(&root, 9 * DAY, &retention, false).await.is_empty(), "nothing is left to do");
-    assert!(!folder.path().join(plan).parent().unwrap().exists(), "not even a torn write or its folder");
+    assert!(
+        !folder.path().join(plan).parent().unwrap().exists(),
+        "not even a torn write or its folder"
+    );
     let newest = newest(&root).await.unwrap().unwrap();
     assert!(verify_hashes(&root, &newest, &|_| {}).await.unwrap().is_empty());
 }

@@ -23,9 +23,9 @@ use crate::fixture::faults::{Fault, Faulty};
 use crate::fixture::pipeline::PipelineFile;
 
 /// Words that only note 5 has.
-const CANARY: &str = "zanzibar quicksilver telegram";
+pub(super) const CANARY: &str = "zanzibar quicksilver telegram";
 
-fn corpus(notes: i64) -> Corpus {
+pub(super) fn corpus(notes: i64) -> Corpus {
     let pipeline = PipelineFile {
         columns: "body, substr(body, 1, 10) as start",
         corpus: "stored_columns = [\"start\"]\n",
@@ -38,12 +38,12 @@ fn corpus(notes: i64) -> Corpus {
     corpus
 }
 
-fn insert(corpus: &mut Corpus, id: i64, body: &str) {
+pub(super) fn insert(corpus: &mut Corpus, id: i64, body: &str) {
     corpus.notes.insert(id, (body.to_owned(), 0));
 }
 
 /// Three days: note 6 changes and takes a text of note 5 for a day, notes 8 and 9 share a text.
-async fn three_days(corpus: &mut Corpus, root: &Root) {
+pub(super) async fn three_days(corpus: &mut Corpus, root: &Root) {
     corpus.run(root, &[]).await.unwrap();
     insert(corpus, 6, CANARY);
     corpus.run(root, &[]).await.unwrap();
@@ -53,7 +53,7 @@ async fn three_days(corpus: &mut Corpus, root: &Root) {
     assert_eq!(snapshot::numbers(root).await.unwrap(), [1, 2, 3]);
 }
 
-async fn purge(root: &Root, ids: &[i64]) -> Result<PurgeReport> {
+pub(super) async fn purge(root: &Root, ids: &[i64]) -> Result<PurgeReport> {
     purge_with(root, ids, false).await
 }
 
@@ -81,7 +81,7 @@ async fn seen(root: &Root, manifest: &Manifest, cache: &Path) -> BTreeMap<String
 
 /// Traces of a note that this test finds by its own means: every value of every Parquet file printed, every other
 /// file's bytes.
-async fn traces(root: &Root, id: i64, text: &str) -> Vec<String> {
+pub(super) async fn traces(root: &Root, id: i64, text: &str) -> Vec<String> {
     let note = NoteId::Int(id);
     let hash = Digest256::of(text.as_bytes()).to_hex();
     let key = NoteKey::derive(&note, 0, 0).0;

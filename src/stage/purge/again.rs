@@ -1,0 +1,99 @@
+//! Purged notes that were stored again: by a plan made beside the purge, a task of an older plan, a run that slept, each of
+//! which died before it could take its last write back.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{PurgeReport, PurgeRequest, Scanned, purge};
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::snapshot::{self, Manifest, Purged};
+use crate::stage::rows;
+use crate::store::layout::{self, Folder, Key};
+use crate::store::{Listed, Root};
+use crate::types::NoteId;
+
+/// What is a little older than the tombstones is looked into, too.
+const SLACK: TimeDelta = TimeDelta::minutes(15);
+/// JSON above this size is no report, plan or receipt.
+const MAX_JSON: u64 = 256 << 20;
+
+/// Looks for notes with a tombstone in what was stored since they were purged (`whole`: in everything), and purges
+/// those that it finds, whose ids it does not need to be told. The notes of the request are not looked at; the report's
+/// number of notes says how many were found.
+///
+/// # Errors
+/// As [`purge`].
+pub async fn purge_again(request: PurgeRequest<'_>, whole: bool) -> Result<PurgeReport> {
+    let root = request.root;
+    let nothing = PurgeReport { dry_run: request.dry_run, ..PurgeReport::default() };
+    let Some(newest) = snapshot::newest(root).await? else { return Ok(nothing) };
+    if newest.purged.is_empty() {
+        return Ok(nothing);
+    }
+    let since = match whole {
+        true => None,
+        false => snapshot::purged_since(root, &newest).await?.map(|since| since - SLACK),
+    };
+    let mut scanned = Scanned::default();
+    let found = find(&request, &newest, since, &mut scanned);
+    let found = found.await.context(|| "looking for purged notes that are stored again")?;
+    if found.is_empty() {
+        return Ok(PurgeReport { scanned, ..nothing });
+    }
+    let notes: Vec<NoteId> = found.into_iter().collect();
+    purge(PurgeRequest { notes: &notes, ..request }).await
+}
+
+async fn find(
+    request: &PurgeRequest<'_>,
+    newest: &Manifest,
+    since: Option<DateTime<Utc>>,
+    scanned: &mut Scanned,
+) -> Result<BTreeSet<NoteId>> {
+    let (root, purged) = (request.root, &newest.purged);
+    let mut found = BTreeSet::new();
+    for object in root.own_objects().await? {
+        request.cancel.check()?;
+        if since.is_some_and(|since| object.modified < since) {
+            continue;
+        }
+        match notes_of(root, &object, purged).await {
+            Ok(notes) => found.extend(notes),
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) if error.is_retryable() => return Err(error),
+            // Damaged: a purge judges it, a build makes it again.
+            Err(_) => {}
+        }
+        scanned.objects += 1;
+        scanned.bytes += object.size;
+    }
+    Ok(found)
+}
+
+/// The purged notes that an object names. Indexes name none: their ids files do, which are written before them.
+async fn notes_of(root: &Root, object: &Listed, purged: &Purged) -> Result<BTreeSet<NoteId>> {
+    let key = object.key.as_str();
+    match layout::parse(key) {
+        Some(Key::Prepared { .. } | Key::Part { .. } | Key::Ids { .. }) => {
+            rows::notes_in(root, key, object.size, &|note| purged.contains(note)).await
+        }
+        // A page says what its report says.
+        None | Some(Key::ReportPage { .. } | Key::Manifest { .. } | Key::Calibration { .. }) => {
+            Ok(BTreeSet::new())
+        }
+        _ if layout::folder(key) == Some(Folder::Leases) || object.size > MAX_JSON => {
+            Ok(BTreeSet::new())
+        }
+        Some(
+            Key::Located { .. } | Key::Index { .. } | Key::Sidecar { .. } | Key::Removed { .. },
+        ) => Ok(BTreeSet::new()),
+        Some(_) => {
+            let mut found = BTreeSet::new();
+            if let Ok(json) = serde_json::from_slice(&root.get(key).await?) {
+                snapshot::purged_in(&json, purged, &mut found);
+            }
+            Ok(found)
+        }
+    }
+}
