@@ -1,42 +1,38 @@
 //! A purge under the lease of a run: no run may write what the purge is about to look for.
 
-use futures::future::BoxFuture;
-
 use super::context::{Session, lease, new_run_id};
 use crate::error::Result;
 use crate::snapshot::{self, RunLease};
-use crate::stage::{self, PurgeReport, PurgeRequest};
+use crate::stage::{self, PurgeReport, PurgeRequest, Risen};
 
 /// [`stage::purge`] while no run of the root is going on. A dry run only looks and needs no lease.
 ///
 /// # Errors
 /// Busy where a run is going on; as [`stage::purge`].
 pub async fn purge(request: PurgeRequest<'_>) -> Result<PurgeReport> {
-    alone(request, |request| Box::pin(stage::purge(request))).await
-}
-
-/// [`stage::purge_again`] while no run of the root is going on.
-///
-/// # Errors
-/// As [`purge`].
-pub async fn purge_again(request: PurgeRequest<'_>, whole: bool) -> Result<PurgeReport> {
-    alone(request, |request| Box::pin(stage::purge_again(request, whole))).await
-}
-
-async fn alone<'a>(
-    request: PurgeRequest<'a>,
-    work: impl FnOnce(PurgeRequest<'a>) -> BoxFuture<'a, Result<PurgeReport>>,
-) -> Result<PurgeReport> {
     if request.dry_run {
-        return work(request).await;
+        return stage::purge(request).await;
     }
     snapshot::signer(request.root).await?;
     let taken = RunLease::take(request.root, &new_run_id()).await?.or_busy(request.root)?;
     let alive = lease::Heart::start(taken, request.cancel.child());
     let request = PurgeRequest { cancel: alive.cancel.clone(), ..request };
-    let outcome = work(request).await;
+    let outcome = stage::purge(request).await;
     alive.stop().await;
     outcome
+}
+
+/// [`purge`] of those notes that were purged and are stored again (`whole`: looked for in everything, not only in what was
+/// stored since); the notes of the request are not looked at. Where none are, no lease is taken.
+///
+/// # Errors
+/// As [`purge`]; Busy only where some were found.
+pub async fn purge_again(request: PurgeRequest<'_>, whole: bool) -> Result<PurgeReport> {
+    let Risen { notes, scanned } = stage::find_risen(request.root, whole, &request.cancel).await?;
+    match notes.is_empty() {
+        true => Ok(PurgeReport { dry_run: request.dry_run, scanned, ..PurgeReport::default() }),
+        false => purge(PurgeRequest { notes: &notes, ..request }).await,
+    }
 }
 
 /// What every run does first, under its own lease: purged notes that were stored again since go, and it says so.
@@ -49,7 +45,7 @@ pub(super) async fn repeat(session: &Session) -> Result<()> {
         cancel: session.ctx.cancel.clone(),
     };
     // Boxed: every run's future would hold it, too.
-    let again = Box::pin(stage::purge_again(request, false)).await?;
+    let again = Box::pin(stage::purge_again(request)).await?;
     if let Some(message) = told_of_again(&again) {
         session.reporter.warn(message);
     }

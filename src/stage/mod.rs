@@ -38,7 +38,10 @@ pub use plan::{
     absolute_tower, discard_prepared, plan, resolved_tower,
 };
 pub use publish::{Override, PublishRequest, Published, publish, refuse_other_tower};
-pub use purge::{Left, PurgeReport, PurgeRequest, Scanned, SharedText, lift, purge, purge_again};
+pub use purge::{
+    Left, PurgeReport, PurgeRequest, Risen, Scanned, SharedText, find_risen, lift, purge,
+    purge_again,
+};
 pub use quarantine::Quarantined;
 pub use task::{TaskReceipt, execute};
 pub use vectors::vectors_of;

@@ -157,8 +157,12 @@ async fn purge_again(root: &Root, dry_run: bool, app: &App) -> Result<u64> {
             }
             Ok(report.notes)
         }
-        // The run looked for them when it began, and the next one does.
-        Err(busy) if busy.kind() == ErrorKind::Busy => Ok(0),
+        Err(busy) if busy.kind() == ErrorKind::Busy => {
+            app.reporter.warn(format!(
+                "purged notes are stored again, and stay until the next run or gc: {busy}"
+            ));
+            Ok(0)
+        }
         Err(error) => Err(error),
     }
 }

@@ -11,50 +11,66 @@ use crate::snapshot::{self, Manifest, Purged};
 use crate::stage::rows;
 use crate::store::layout::{self, Folder, Key};
 use crate::store::{Listed, Root};
-use crate::types::NoteId;
+use crate::types::{Cancel, NoteId};
 
 /// What is a little older than the tombstones is looked into, too.
 const SLACK: TimeDelta = TimeDelta::minutes(15);
 /// JSON above this size is no report, plan or receipt.
 const MAX_JSON: u64 = 256 << 20;
 
-/// Looks for notes with a tombstone in what was stored since they were purged (`whole`: in everything), and purges
-/// those that it finds, whose ids it does not need to be told. The notes of the request are not looked at; the report's
-/// number of notes says how many were found.
+/// Purged notes that are stored again, and what was looked at for them.
+#[derive(Debug, Default)]
+pub struct Risen {
+    /// Their ids.
+    pub notes: Vec<NoteId>,
+    /// What was looked at.
+    pub scanned: Scanned,
+}
+
+/// Looks for notes with a tombstone in what was stored since they were purged; `whole`: in everything.
 ///
 /// # Errors
-/// As [`purge`].
-pub async fn purge_again(request: PurgeRequest<'_>, whole: bool) -> Result<PurgeReport> {
-    let root = request.root;
-    let nothing = PurgeReport { dry_run: request.dry_run, ..PurgeReport::default() };
-    let Some(newest) = snapshot::newest(root).await? else { return Ok(nothing) };
+/// What the store says; Corrupt about the newest manifest.
+pub async fn find_risen(root: &Root, whole: bool, cancel: &Cancel) -> Result<Risen> {
+    let mut risen = Risen::default();
+    let Some(newest) = snapshot::newest(root).await? else { return Ok(risen) };
     if newest.purged.is_empty() {
-        return Ok(nothing);
+        return Ok(risen);
     }
     let since = match whole {
         true => None,
         false => snapshot::purged_since(root, &newest).await?.map(|since| since - SLACK),
     };
-    let mut scanned = Scanned::default();
-    let found = find(&request, &newest, since, &mut scanned);
-    let found = found.await.context(|| "looking for purged notes that are stored again")?;
-    if found.is_empty() {
-        return Ok(PurgeReport { scanned, ..nothing });
+    let found = find(root, cancel, &newest, since, &mut risen.scanned).await;
+    let found = found.context(|| "looking for purged notes that are stored again")?;
+    risen.notes.extend(found);
+    Ok(risen)
+}
+
+/// Purges what [`find_risen`] finds since the notes were purged; those of the request are not looked at. The report's
+/// number of notes says how many were found.
+///
+/// # Errors
+/// As [`purge`].
+pub async fn purge_again(request: PurgeRequest<'_>) -> Result<PurgeReport> {
+    let Risen { notes, scanned } = find_risen(request.root, false, &request.cancel).await?;
+    match notes.is_empty() {
+        true => Ok(PurgeReport { dry_run: request.dry_run, scanned, ..PurgeReport::default() }),
+        false => purge(PurgeRequest { notes: &notes, ..request }).await,
     }
-    let notes: Vec<NoteId> = found.into_iter().collect();
-    purge(PurgeRequest { notes: &notes, ..request }).await
 }
 
 async fn find(
-    request: &PurgeRequest<'_>,
+    root: &Root,
+    cancel: &Cancel,
     newest: &Manifest,
     since: Option<DateTime<Utc>>,
     scanned: &mut Scanned,
 ) -> Result<BTreeSet<NoteId>> {
-    let (root, purged) = (request.root, &newest.purged);
+    let purged = &newest.purged;
     let mut found = BTreeSet::new();
     for object in root.own_objects().await? {
-        request.cancel.check()?;
+        cancel.check()?;
         if since.is_some_and(|since| object.modified < since) {
             continue;
         }

@@ -1,24 +1,23 @@
 //! What other people's files below the root hold of the notes. It is named, never touched.
 
-use super::Left;
 use super::scan::{Holds, Scanned, look_at_foreign};
 use super::target::Target;
 use crate::error::{ErrorKind, Result};
 use crate::store::{Root, layout};
 use crate::types::Cancel;
 
-/// Files, and folders that could not be looked into.
+/// Keys of files, and of folders that could not be looked into, each with what it is.
 pub(super) async fn left(
     root: &Root,
     target: &Target,
     scanned: &mut Scanned,
     cancel: &Cancel,
-) -> Result<Vec<Left>> {
+) -> Result<Vec<(String, String)>> {
     let foreign = root.foreigners().await?;
-    let mut left: Vec<Left> = foreign
+    let mut left: Vec<(String, String)> = foreign
         .closed
         .into_iter()
-        .map(|(key, why)| Left { key, what: format!("a folder that cannot be looked into: {why}") })
+        .map(|(key, why)| (key, format!("a folder that cannot be looked into: {why}")))
         .collect();
     for file in &foreign.files {
         cancel.check()?;
@@ -35,7 +34,7 @@ pub(super) async fn left(
             Err(error) if error.is_retryable() => return Err(error),
             Err(error) => format!("cannot be looked into: {error}"),
         };
-        left.push(Left { key: file.key.clone(), what });
+        left.push((file.key.clone(), what));
     }
     Ok(left)
 }

@@ -32,7 +32,7 @@ use crate::snapshot::{self, CommitOutcome, Content, Manifest, Provenance};
 use crate::store::{Listed, Root};
 use crate::types::{Cancel, NoteId, TextHash};
 
-pub use again::purge_again;
+pub use again::{Risen, find_risen, purge_again};
 use classify::{Holders, classify};
 pub use scan::Scanned;
 use target::Target;
@@ -308,7 +308,8 @@ impl<'a> Purge<'a> {
             });
         }
         let scanned = &mut self.report.scanned;
-        left.extend(foreign::left(root, &self.target, scanned, &self.request.cancel).await?);
+        let foreign = foreign::left(root, &self.target, scanned, &self.request.cancel).await?;
+        left.extend(foreign.into_iter().map(|(key, what)| Left { key, what }));
         self.report.left = left;
         Ok(())
     }

@@ -129,10 +129,10 @@ pub(super) async fn look_at_foreign(
     if named && key::check(&key).is_ok() {
         let object = Listed { key, size, modified: DateTime::UNIX_EPOCH };
         match look(root, &object, target, scanned).await {
-            Ok(holds) if holds > Holds::Unlabelled => return Ok(holds),
+            Ok(holds) => return Ok(holds),
             Err(error) if error.is_retryable() => return Err(error),
-            // It is none, or of other columns.
-            _ => {}
+            // It is not what it is called.
+            Err(_) => {}
         }
     }
     let holds = windows(

@@ -14,6 +14,8 @@ const PROBES: u32 = 2;
 const KEY_DIGITS: usize = 16;
 /// Shorter texts stand in many files by chance.
 const LEAST_TEXT: usize = 24;
+/// Shorter words are not looked for where there are bytes that no text has.
+const LEAST_IN_BINARY: usize = 12;
 /// Bytes of a text that are looked for.
 const TEXT_START: usize = 256;
 
@@ -109,9 +111,13 @@ impl Target {
         self.words.iter().any(|word| word.stands_in(text)) || self.has_key(text)
     }
 
-    /// The same of a file of other people, which may hold the notes' text besides.
-    pub fn stands_in_foreign(&self, text: &[u8]) -> bool {
-        self.stands_in(text) || self.texts.iter().any(|word| word.stands_in(text))
+    /// The same of a file of other people, which may hold the notes' text besides. In one that is no text, short words
+    /// stand by chance.
+    pub fn stands_in_foreign(&self, bytes: &[u8]) -> bool {
+        let least = if bytes.contains(&0) { LEAST_IN_BINARY } else { 0 };
+        let words = self.words.iter().chain(&self.texts);
+        words.filter(|word| word.bytes.len() >= least).any(|word| word.stands_in(bytes))
+            || self.has_key(bytes)
     }
 }
 
@@ -187,6 +193,8 @@ mod tests {
             );
         }
         assert!(!target.stands_in_foreign(b"too short"));
+        assert!(target.stands_in_foreign(b"[i:1]") && !target.stands_in_foreign(b"\0[i:1]"));
+        assert!(target.stands_in_foreign(format!("\0{text}").as_bytes()));
         assert!(target.overlap() >= TEXT_START);
     }
 

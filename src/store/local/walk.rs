@@ -110,7 +110,7 @@ pub(super) fn there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
 

@@ -14,7 +14,7 @@ use scalingnote::snapshot;
 use scalingnote::stage::{self, Envelope, Plan, PurgeRequest, TaskEnv, Worker};
 use scalingnote::store::{Root, layout};
 use scalingnote::tower::DeviceSpec;
-use scalingnote::types::Cancel;
+use scalingnote::types::{Cancel, NoteId};
 
 use super::purge::{CANARY, corpus, insert, purge, traces};
 use crate::fixture::days::{Corpus, context};
@@ -189,19 +189,14 @@ async fn what_a_dead_writer_left_is_found_by_the_next_run_and_by_a_scan() {
         root.list("").await.unwrap().into_iter().map(|object| object.key).collect();
     let risen: Vec<_> = old.into_iter().filter(|(key, _)| !there.contains(key)).collect();
     assert!(risen.len() > 8, "{}", risen.len());
-    let nothing = PurgeRequest {
-        root: &root,
-        notes: &[],
-        dry_run: false,
-        reporter: Arc::new(Silent),
-        cancel: Cancel::new(),
-    };
-    assert_eq!(stage::purge_again(nothing, true).await.unwrap().notes, 0);
+    let found = async || stage::find_risen(&root, true, &Cancel::new()).await.unwrap().notes;
+    assert_eq!(found().await, []);
     for whole in [true, false] {
         for (key, bytes) in &risen {
             root.put(key, bytes.clone()).await.unwrap();
         }
         assert!(!traces(&root, 5, LATER).await.is_empty());
+        assert_eq!(found().await, [NoteId::Int(5)]);
         match whole {
             true => {
                 let request = PurgeRequest {

@@ -5,5 +5,6 @@ mod cloud_days;
 mod conformance;
 mod folder;
 mod redirect;
+mod refused;
 mod streaming;
 mod web;
