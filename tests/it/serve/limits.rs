@@ -123,7 +123,7 @@ async fn bodies_that_hang_give_their_memory_to_others() {
     let (_publisher, server) = served(limits).await;
     let mut honest = server.client().await;
     let mut held = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..10 {
         let mut slow = server.client().await;
         slow.send("POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 95000\r\n\r\n")
             .await;
@@ -131,11 +131,13 @@ async fn bodies_that_hang_give_their_memory_to_others() {
         let _ = slow.try_send(&[b' '; 90_000]).await;
         held.push(slow);
         assert_eq!(honest.search(&json!({ "text": "note 3", "k": 40 })).await.status, 200);
+        // Nobody is closed at once.
+        tokio::time::sleep(Duration::from_millis(120)).await;
     }
     let text = honest.get("/metrics").await.body;
     let bytes = text.lines().find_map(|line| line.strip_prefix("scalingnote_serve_held_bytes "));
     assert!(bytes.unwrap().parse::<u64>().unwrap() <= 300_000, "{text}");
-    assert!(closed(&server, "memory").await > 10);
+    assert!(closed(&server, "memory").await > 5);
     server.stop().await;
 }
 
