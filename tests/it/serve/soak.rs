@@ -251,11 +251,9 @@ async fn honest_clients_are_served_among_hostile_ones() {
     }) {
         println!("{line}");
     }
-    let [warm, end, most] =
-        [taken.quiet[0], taken.quiet[taken.quiet.len() - 1], taken.most].map(|bytes| bytes >> 20);
-    println!(
-        "memory: {warm} MiB after the first tide, {end} MiB after the last, {most} MiB at most"
-    );
+    let quiet: Vec<u64> = taken.quiet.iter().map(|bytes| bytes >> 20).collect();
+    let (warm, end, most) = (quiet[0], quiet[quiet.len() - 1], taken.most >> 20);
+    println!("memory: {quiet:?} MiB after each tide, {most} MiB at most");
 
     // Everybody has gone.
     let began = Instant::now();
