@@ -121,6 +121,7 @@ async fn check_towers(config: &Pipeline, app: &App) -> Result<()> {
                     app.reporter.warn(format!(
                         "[{section}{key}]: {said}; a run on this machine would fail"
                     ));
+                    continue;
                 }
                 Err(error) => return Err(error).context(|| format!("[{section}{key}]")),
             }
