@@ -56,9 +56,13 @@ pub(crate) struct ServeArgs {
     /// Time between two looks for a newer snapshot (5s, 2m).
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     poll: Duration,
-    /// Where files of a remote root are kept; by default the user's cache folder.
+    /// Where copies of the served files are kept; by default the user's cache folder.
     #[arg(long, value_name = "PATH", value_parser = place::path())]
     cache: Option<PathBuf>,
+    /// Map the files of a local root where they lie, without a copy. Only where nobody else changes them: a served file
+    /// that is cut short ends the server, one that is written over makes it answer wrongly or end.
+    #[arg(long, conflicts_with = "cache")]
+    in_place: bool,
     /// The first snapshot to open, for a web server that does not list its files.
     #[arg(long, value_name = "N")]
     snapshot: Option<u64>,
@@ -102,6 +106,7 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
     let options = WatchOptions {
         every: args.poll.max(Duration::from_millis(100)),
         cache: args.cache.clone().map_or_else(root::cache_dir, Ok)?,
+        in_place: args.in_place,
         tower,
         first: args.snapshot,
     };

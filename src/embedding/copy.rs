@@ -6,11 +6,11 @@ use futures::TryStreamExt;
 use parquet::arrow::ProjectionMask;
 
 use super::columns::{NAMES, TextColumns};
-use super::object::{altered, parquet_error};
-use super::read::{open, read_vectors, select};
+use super::object::{altered, open_key};
+use super::read::{begin, read_vectors, select};
 use super::{EncodedText, PartReceipt, write_part};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
-use crate::store::Root;
+use crate::store::{Root, parquet_error};
 use crate::types::{EmbeddingSpace, Embeddings, VectorType};
 
 /// Copies the given rows (ascending, no repeats) of each part into one new part of `shard`, in the order of the map.
@@ -50,14 +50,14 @@ async fn read_texts(
     part: &str,
     rows: &[u32],
 ) -> Result<(Vec<EncodedText>, VectorType)> {
-    let builder = open(root, part).await?;
+    let builder = begin(open_key(root, part).await?, part).await?;
     let vector_type = match builder.schema().field_with_name("embedding") {
         Ok(field) if field.data_type().to_string().contains("Float16") => VectorType::F16,
         _ => VectorType::F32,
     };
     let mask = ProjectionMask::columns(builder.parquet_schema(), NAMES);
     let selection = select(&builder, part, rows)?;
-    let failed = |cause| parquet_error("reading", part, cause);
+    let failed = |cause| parquet_error(format!("reading part file {part}"), cause);
     let mut stream =
         builder.with_projection(mask).with_row_selection(selection).build().map_err(failed)?;
     let mut texts = Vec::with_capacity(rows.len());

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::layout::{self, Key};
-use crate::store::{FileRef, Root};
+use crate::store::{FileRef, Pieces, Root};
 use crate::types::{NoteId, SpaceId, TextHash, VectorType};
 
 pub use copy::copy_rows;
@@ -74,6 +74,9 @@ pub struct PartReceipt {
     pub vector_type: VectorType,
     /// Dimensions.
     pub dimensions: u32,
+    /// Hashes of the file's pieces, for whoever reads some of it; earlier releases wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pieces: Option<Pieces>,
 }
 
 impl PartReceipt {
@@ -105,13 +108,14 @@ impl PartReceipt {
         let place = layout::parse(&receipt.file.path);
         let belongs = receipt.space == *space
             && receipt.key() == key
+            && receipt.pieces.as_ref().is_none_or(|pieces| pieces.cover(receipt.file.size))
             && matches!(place, Some(Key::Part { space: ours, shard, .. })
                 if ours == *space && shard == receipt.shard);
         if belongs {
             Ok(receipt)
         } else {
             Err(Error::corrupt(format!(
-                "receipt {key} names a space, shard, part or file that is not its own: it was moved or altered"
+                "receipt {key} names a space, shard, part, file or pieces that are not its own: it was moved or altered"
             )))
         }
     }

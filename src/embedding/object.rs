@@ -1,31 +1,77 @@
-//! Part files as Parquet's readers want them, and their errors as ours.
+//! Part files as Parquet's readers want them: every byte is checked before it is decoded.
+//!
+//! | reader | checked by |
+//! |---|---|
+//! | vectors, rewriting, copying rows, of a part whose receipt has hashes of its pieces | these, whenever a piece is read |
+//! | the same of a part of an earlier release | the SHA-256 of the receipt, over all of the file, once a process; then by pieces |
+//! | the same where the receipt is gone | the start of the SHA-256 in the file's name, likewise |
+//! | text hashes of a part whose receipt has hashes of its pieces | these |
+//! | text hashes of a part of an earlier release | nothing: a damaged text hash is no text's, so a look-up misses it, and whoever reads a vector of the part afterwards hashes all of it. Reading every part whole to plan a day would cost more than the day. |
 
-use parquet::errors::ParquetError;
+use super::PartReceipt;
+use crate::error::{Error, Result, found};
+use crate::store::layout::{self, Key};
+use crate::store::{ParquetObject, Root, damaged};
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::store::{ParquetObject, Root, kind_of_foreign};
-
-/// The part file `key`.
-///
-/// # Errors
-/// NotFound where it does not exist.
-pub(super) async fn open(root: &Root, key: &str) -> Result<ParquetObject> {
-    let size = root.size(key).await?.ok_or_else(|| {
-        Error::not_found(format!(
-            "part file {key} is missing in {}; a receipt names it, so restore it or remove the receipt",
-            root.uri()
-        ))
-    })?;
-    Ok(ParquetObject::new(root, key, size).by_pages())
+/// What is done about a part whose receipt has no hashes of its pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Without {
+    /// All of it is hashed first.
+    HashAll,
+    /// It is read as it is.
+    Trust,
 }
 
-/// A Parquet error as ours: what the store said is a passing fault, anything else damage.
-pub(super) fn parquet_error(what: &str, key: &str, cause: ParquetError) -> Error {
-    let kind = match &cause {
-        ParquetError::External(inner) => kind_of_foreign(inner.as_ref(), ErrorKind::Corrupt),
-        _ => ErrorKind::Corrupt,
+/// The file of a part.
+///
+/// # Errors
+/// NotFound where it does not exist; Corrupt where it is not what was written.
+pub(super) async fn open(
+    root: &Root,
+    part: &PartReceipt,
+    without: Without,
+) -> Result<ParquetObject> {
+    let key = part.file.path.as_str();
+    let size = size(root, key).await?;
+    if size != part.file.size {
+        let what = format!("it has {size} bytes, {} were written", part.file.size);
+        return Err(damaged(root, key, what));
+    }
+    let object = ParquetObject::new(root, key, size).by_pages();
+    Ok(match (&part.pieces, without) {
+        (Some(pieces), _) => object.with_pieces(pieces.clone().into()),
+        (None, Without::HashAll) => object.with_pieces(root.pieces_of(&part.file).await?),
+        (None, Without::Trust) => object,
+    })
+}
+
+/// The part file `key`, by its receipt where there is one that names it.
+///
+/// # Errors
+/// As [`open`].
+pub(super) async fn open_key(root: &Root, key: &str) -> Result<ParquetObject> {
+    let Some(Key::Part { space, shard, part, hash }) = layout::parse(key) else {
+        return Err(Error::corrupt(format!("{key} is no key of a part file")));
     };
-    Error::new(kind, format!("{what} part file {key}")).with_source(cause)
+    let receipt = layout::part_receipt(&space, shard, &part);
+    if let Some(receipt) = found(PartReceipt::read(root, &space, &receipt).await)?
+        && receipt.file.path == key
+    {
+        return open(root, &receipt, Without::HashAll).await;
+    }
+    let size = size(root, key).await?;
+    let pieces = root.pieces_by_name(key, size, &hash).await?;
+    Ok(ParquetObject::new(root, key, size).by_pages().with_pieces(pieces))
+}
+
+async fn size(root: &Root, key: &str) -> Result<u64> {
+    root.size(key).await?.ok_or_else(|| {
+        let uri = root.uri();
+        Error::not_found(format!(
+            "part file {key} is missing in {uri}: restore it, or run `scalingnote snapshot repair {uri}` to have the \
+             next run encode its texts again"
+        ))
+    })
 }
 
 pub(super) fn altered(key: &str, what: impl std::fmt::Display) -> Error {

@@ -7,10 +7,10 @@ use half::slice::HalfFloatSliceExt;
 use parquet::arrow::arrow_reader::RowSelection;
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 
-use super::object::{self, altered, parquet_error};
+use super::object::{self, Without, altered};
 use super::{PartReceipt, columns, metadata};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
-use crate::store::{ParquetObject, Root};
+use crate::store::{ParquetObject, Root, parquet_error};
 use crate::types::{Embeddings, TextHash};
 
 /// Rows decoded at once where the vectors are wanted.
@@ -18,10 +18,11 @@ const BATCH_BYTES: usize = 4 << 20;
 
 pub(super) type Builder = ParquetRecordBatchStreamBuilder<ParquetObject>;
 
-pub(super) async fn open(root: &Root, key: &str) -> Result<Builder> {
-    let reader = object::open(root, key).await?;
-    let opening =
-        async { Builder::new(reader).await.map_err(|cause| parquet_error("opening", key, cause)) };
+/// Reads the footer of a part file.
+pub(super) async fn begin(reader: ParquetObject, key: &str) -> Result<Builder> {
+    let opening = async {
+        Builder::new(reader).await.map_err(|e| parquet_error(format!("opening part file {key}"), e))
+    };
     shielded_async(ErrorKind::Corrupt, || format!("part file {key}"), opening).await
 }
 
@@ -40,7 +41,7 @@ pub async fn read_text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<Tex
 
 async fn text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
     let key = part.file.path.as_str();
-    let builder = open(root, key).await?;
+    let builder = begin(object::open(root, part, Without::Trust).await?, key).await?;
     let stored = builder.metadata().file_metadata().key_value_metadata();
     let space = stored
         .and_then(|entries| entries.iter().find(|entry| entry.key == metadata::SPACE_ID))
@@ -51,7 +52,7 @@ async fn text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
     if total_rows(&builder) != usize::try_from(part.rows).ok() {
         return Err(altered(key, format_args!("has not the {} rows of its receipt", part.rows)));
     }
-    let failed = |cause| parquet_error("reading", key, cause);
+    let failed = |cause| parquet_error(format!("reading part file {key}"), cause);
     let stream = project(builder, key, "text_hash")?.build().map_err(failed)?;
     let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
     let mut hashes = Vec::new();
@@ -105,7 +106,8 @@ pub async fn read_vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embed
 }
 
 async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
-    let builder = project(open(root, part).await?, part, "embedding")?;
+    let opened = begin(object::open_key(root, part).await?, part).await?;
+    let builder = project(opened, part, "embedding")?;
     let width = match builder.schema().field_with_name("embedding").map(|field| field.data_type()) {
         Ok(DataType::FixedSizeList(_, width)) if *width > 0 => *width as usize,
         _ => return Err(altered(part, "has no embedding column of fixed-size lists")),
@@ -132,7 +134,7 @@ async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
     if wanted.is_empty() {
         return Ok(Embeddings::with_capacity(width, 0));
     }
-    let failed = |cause| parquet_error("reading", part, cause);
+    let failed = |cause| parquet_error(format!("reading part file {part}"), cause);
     let selection = runs(wanted.iter().map(|(row, _)| *row), total);
     let mut stream = builder
         .with_row_selection(selection)

@@ -8,12 +8,12 @@ use futures::TryStreamExt;
 use parquet::arrow::ArrowWriter;
 
 use super::columns::TextColumns;
-use super::object::{altered, parquet_error};
-use super::read::open;
-use super::write::{Finished, properties, store};
+use super::object::{Without, altered, open};
+use super::read::begin;
+use super::write::{Finished, cuts, properties, store};
 use super::{PartReceipt, RECEIPT_VERSION};
 use crate::error::{ErrorKind, Result, ResultExt, shielded_async};
-use crate::store::{FileRef, Root};
+use crate::store::{FileRef, Root, parquet_error};
 use crate::types::{Digest256, Hasher256, NoteId, TextHash};
 
 /// What becomes of a row.
@@ -56,7 +56,7 @@ async fn rewrite(
     fate: &(dyn Fn(&str, &TextHash) -> Fate + Sync),
 ) -> Result<Rewritten> {
     let key = old.file.path.as_str();
-    let builder = open(root, key).await?;
+    let builder = begin(open(root, old, Without::HashAll).await?, key).await?;
     let schema = Arc::clone(builder.schema());
     let entries = builder.metadata().file_metadata().key_value_metadata().cloned();
     // The writer adds the Arrow schema by itself.
@@ -67,12 +67,12 @@ async fn rewrite(
     let properties = properties(old.dimensions, old.vector_type, entries.collect())?;
     let mut writer =
         ArrowWriter::try_new(out, schema, Some(properties)).or_error(ErrorKind::Resource, full)?;
-    let mut stream =
-        builder.with_batch_size(1024).build().map_err(|e| parquet_error("reading", key, e))?;
+    let failed = |cause| parquet_error(format!("reading part file {key}"), cause);
+    let mut stream = builder.with_batch_size(1024).build().map_err(failed)?;
     let (mut rows, mut kept, mut tokens) = (Vec::new(), 0u32, 0u64);
     let mut identity = Hasher256::new();
     identity.field(&old.space.0).field("rewritten").field(old.file.sha256.0);
-    while let Some(batch) = stream.try_next().await.map_err(|e| parquet_error("reading", key, e))? {
+    while let Some(batch) = stream.try_next().await.map_err(failed)? {
         let (batch, keep) = decide(&batch, key, fate)?;
         for stays in keep.values().iter() {
             rows.push(stays.then_some(kept));
@@ -89,8 +89,7 @@ async fn rewrite(
     if rows.len() as u64 != old.rows {
         return Err(altered(key, format_args!("has not the {} rows of its receipt", old.rows)));
     }
-    let out = writer.into_inner().or_error(ErrorKind::Resource, full)?;
-    out.into_inner().map_err(|failed| failed.into_error()).or_error(ErrorKind::Resource, full)?;
+    let cuts = cuts(&writer.close().or_error(ErrorKind::Resource, full)?);
     if kept == 0 {
         return Ok(Rewritten { part: None, rows });
     }
@@ -105,8 +104,9 @@ async fn rewrite(
         tokens,
         vector_type: old.vector_type,
         dimensions: old.dimensions,
+        pieces: None,
     };
-    let part = store(root, Finished { receipt, file: spooled }).await?;
+    let part = store(root, Finished { receipt, file: spooled, cuts }).await?;
     Ok(Rewritten { part: Some(part), rows })
 }
 

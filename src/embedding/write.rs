@@ -1,5 +1,8 @@
 //! Writing one part: Parquet under a name of its own bytes, then the receipt.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,20 +13,23 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use half::f16;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::{EncodedText, PartReceipt, RECEIPT_VERSION, metadata};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::schema::embedding_schema;
-use crate::store::{FileRef, Root, layout, receipt};
+use crate::store::{Cutter, FileRef, Pieces, Root, layout, receipt};
 use crate::types::{Digest256, EmbeddingSpace, Embeddings, Hasher256, SpaceId, VectorType};
 
 /// Bytes of vectors in one row group: what a reader of a few rows holds beside them.
 const ROW_GROUP_BYTES: usize = 16 << 20;
 /// Bytes of vectors in one page: what a reader of one row fetches.
 const PAGE_BYTES: usize = 128 << 10;
+/// Least and most bytes of a piece that is hashed on its own, but for what lies behind the last column.
+const LEAST_PIECE: u64 = 64 << 10;
+const MOST_PIECE: u64 = 1 << 20;
 /// Rows turned into Arrow at once.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -69,7 +75,7 @@ pub async fn write_part(
     let receipt_key = layout::part_receipt(&space_id, shard, &part);
     let found = || adopt(root, &space_id, &receipt_key, texts.len());
     let work = async {
-        let file = spool(space, vector_type, texts, vectors, provenance)?;
+        let (file, cuts) = spool(space, vector_type, texts, vectors, provenance)?;
         let receipt = PartReceipt {
             version: RECEIPT_VERSION,
             space: space_id.clone(),
@@ -81,8 +87,9 @@ pub async fn write_part(
             tokens: texts.iter().map(|text| u64::from(text.token_count)).sum(),
             vector_type,
             dimensions: space.dimensions,
+            pieces: None,
         };
-        upload(root, Finished { receipt, file }).await
+        upload(root, Finished { receipt, file, cuts }).await
     };
     receipt::once_unless(root, &receipt_key, found, work).await
 }
@@ -91,6 +98,8 @@ pub async fn write_part(
 pub(super) struct Finished {
     pub receipt: PartReceipt,
     pub file: tempfile::NamedTempFile,
+    /// Where its pieces end.
+    pub cuts: Vec<u64>,
 }
 
 /// Uploads a finished part, then puts its receipt; returns the receipt that counts.
@@ -102,11 +111,44 @@ pub(super) async fn store(root: &Root, finished: Finished) -> Result<PartReceipt
 }
 
 async fn upload(root: &Root, finished: Finished) -> Result<PartReceipt> {
-    let Finished { mut receipt, file } = finished;
+    let Finished { mut receipt, file, cuts } = finished;
     let (space, shard, part) = (&receipt.space, receipt.shard, &receipt.part);
     let key = |hash: &str| layout::part(space, shard, part, hash);
     receipt.file = receipt::put_file(root, file.path(), key).await?;
+    receipt.pieces = Some(pieces(file.path(), cuts)?);
     Ok(receipt)
+}
+
+/// The pieces of a file that end at `cuts`.
+fn pieces(file: &Path, cuts: Vec<u64>) -> Result<Pieces> {
+    let failed = || format!("reading {} back", file.display());
+    let mut file = File::open(file).or_error(ErrorKind::Resource, failed)?;
+    let (mut cutter, mut buffer) = (Cutter::new(cuts.into_iter()), vec![0; 1 << 18]);
+    loop {
+        match file.read(&mut buffer).or_error(ErrorKind::Resource, failed)? {
+            0 => return Ok(cutter.finish()),
+            read => cutter.add(&buffer[..read]),
+        }
+    }
+}
+
+/// Where the pieces of a part end: a column's bytes are pieces of their own, so that whoever reads text hashes reads no
+/// vectors, and those of long columns are many, so that whoever reads a few vectors reads little else.
+pub(super) fn cuts(metadata: &ParquetMetaData) -> Vec<u64> {
+    let mut cuts = Vec::new();
+    let mut last = 0;
+    let mut cut = |at: u64| {
+        if at >= last + LEAST_PIECE {
+            cuts.push(at);
+            last = at;
+        }
+    };
+    let columns = metadata.row_groups().iter().flat_map(|group| group.columns());
+    for (start, length) in columns.map(|column| column.byte_range()) {
+        (start..start + length).step_by(MOST_PIECE as usize).for_each(&mut cut);
+        cut(start + length);
+    }
+    cuts
 }
 
 /// The part as a local file, so that its name can be its hash and the store gets it in one go.
@@ -116,7 +158,7 @@ fn spool(
     texts: &[EncodedText],
     vectors: &Embeddings,
     provenance: &serde_json::Value,
-) -> Result<tempfile::NamedTempFile> {
+) -> Result<(tempfile::NamedTempFile, Vec<u64>)> {
     let full = || "writing a part to the folder for temporary files (TMPDIR)";
     let file = tempfile::NamedTempFile::new().or_error(ErrorKind::Resource, full)?;
     let entries = metadata::entries(space, provenance)?;
@@ -134,9 +176,8 @@ fn spool(
         let batch = batch(&schema, vector_type, texts, vectors, start..end)?;
         parquet.write(&batch).or_error(ErrorKind::Resource, full)?;
     }
-    let out = parquet.into_inner().or_error(ErrorKind::Resource, full)?;
-    out.into_inner().map_err(|failed| failed.into_error()).or_error(ErrorKind::Resource, full)?;
-    Ok(file)
+    let metadata = parquet.close().or_error(ErrorKind::Resource, full)?;
+    Ok((file, cuts(&metadata)))
 }
 
 /// The receipt that another attempt put first, if any, once it fits and its file is there.
@@ -150,16 +191,20 @@ async fn adopt(
         return Ok(None);
     }
     let receipt = PartReceipt::read(root, space, key).await?;
-    let stored = root.size(&receipt.file.path).await?;
-    if receipt.rows == rows as u64 && stored == Some(receipt.file.size) {
+    let Some(stored) = root.size(&receipt.file.path).await? else {
+        // As with every receipt: it says nothing any more.
+        root.delete(key).await?;
+        return Ok(None);
+    };
+    if receipt.rows == rows as u64 && stored == receipt.file.size {
         return Ok(Some(receipt));
     }
     Err(Error::corrupt(format!(
-        "receipt {key} names {} rows in a file of {} bytes, but {rows} rows were encoded and the file has {}: \
-         remove the receipt to encode this part again",
+        "receipt {key} names {} rows in a file of {} bytes, but {rows} rows were encoded and the file has {stored} \
+         bytes: take it out with `scalingnote snapshot repair {}`, then run again",
         receipt.rows,
         receipt.file.size,
-        stored.map_or_else(|| "gone".to_owned(), |size| format!("{size} bytes"))
+        root.uri(),
     )))
 }
 

@@ -27,6 +27,6 @@ pub use context::{ClusterOptions, RunContext, RunOptions, SchedulerAddress};
 pub use context::{check_query_tower, new_run_id};
 pub use plan::{plan, plan_brief};
 pub use publish::publish_plan;
-pub use purge::{purge, purge_again, told_of_again};
+pub use purge::{purge, purge_again, repair, told_of_again};
 pub use run::{run, run_into};
 pub use tasks::{Share, ShareDone, TaskStage, encode_texts, execute_share, execute_task};

@@ -1,9 +1,11 @@
-//! A purge under the lease of a run: no run may write what the purge is about to look for.
+//! A purge, and a repair, under the lease of a run: no run may write what they are about to look for, or use it.
 
 use super::context::{Session, lease, new_run_id};
 use crate::error::Result;
-use crate::snapshot::{self, RunLease};
+use crate::snapshot::{self, RepairReport, RunLease};
 use crate::stage::{self, PurgeReport, PurgeRequest, Risen};
+use crate::store::Root;
+use crate::types::Cancel;
 
 /// [`stage::purge`] while no run of the root is going on. A dry run only looks and needs no lease.
 ///
@@ -66,4 +68,24 @@ pub fn told_of_again(again: &PurgeReport) -> Option<String> {
         "{} purged notes were stored again by work that was planned before their purge; {done}",
         again.notes
     ))
+}
+
+/// [`snapshot::repair`] while no run of the root is going on. A dry run only looks and needs no lease.
+///
+/// # Errors
+/// Busy where a run is going on; as [`snapshot::repair`].
+pub async fn repair(
+    root: &Root,
+    dry_run: bool,
+    cancel: &Cancel,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<RepairReport> {
+    if dry_run {
+        return snapshot::repair(root, true, cancel, progress).await;
+    }
+    let taken = RunLease::take(root, &new_run_id()).await?.or_busy(root)?;
+    let alive = lease::Heart::start(taken, cancel.child());
+    let outcome = snapshot::repair(root, false, &alive.cancel, progress).await;
+    alive.stop().await;
+    outcome
 }

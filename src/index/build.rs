@@ -331,7 +331,8 @@ impl Staged {
         let failed =
             |cause: std::io::Error| Error::io(cause, format!("opening {}", self.index.display()));
         let file = OpenOptions::new().read(true).write(true).open(&self.index).map_err(failed)?;
-        // SAFETY: the file is this build's own; nothing else knows its name yet.
+        // SAFETY: the bytes must not change by other means while they are mapped: the file is this build's own, in the
+        // folder that its caller made for it, under a name that nothing else opens before it is renamed.
         let mut bytes = unsafe { MmapMut::map_mut(&file) }.map_err(failed)?;
         let layout =
             Layout::parse(&bytes).context(|| format!("reading {} back", self.index.display()))?;

@@ -13,6 +13,10 @@ use crate::index::file::format::{FREE_KEY, Layout};
 use crate::index::file::sidecar::{Sidecar, map_file};
 
 /// A memory-mapped index shard with its sidecar. Shared between threads by reference.
+///
+/// What is checked when it opens is not checked again: a search reads keys, links and vectors of the graph (usearch) and
+/// keys and vectors of the sidecar from the maps. Neither file may be changed while it is open; `map_file` says what
+/// happens otherwise.
 pub struct ShardIndex {
     /// `None` without vectors: usearch cannot search nothing.
     graph: Option<usearch::Index>,
@@ -44,7 +48,7 @@ pub(super) fn kinds(quantization: Quantization) -> (u8, u8) {
 }
 
 impl ShardIndex {
-    /// Maps both files; checks that they belong together (count, keys, dimensions, options) and that no
+    /// Maps both files, whose bytes the caller has hashed; checks that they belong together (count, keys, dimensions, options) and that no
     /// byte of the graph leads outside the file.
     ///
     /// # Errors

@@ -1,32 +1,34 @@
-//! A snapshot's files on this machine.
+//! A snapshot's files on this machine: all of them hashed before anything is made of them.
+//!
+//! | who opens | files of a local root | of any other |
+//! |---|---|---|
+//! | `search`, `snapshot verify`, [`super::Snapshot::open`] | mapped where they lie: a short look | downloaded into the cache |
+//! | `serve`, [`super::SnapshotWatcher`] | copied into the watcher's own cache folder, the copy is mapped | the same |
+//! | the same with `in_place` (`serve --in-place`) | mapped where they lie, for as long as they are served | the same |
+//!
+//! This program never changes a published file, but somebody else can: an editor, `> file`, `rsync --inplace`, another
+//! machine that writes to a shared folder. A mapped file that is cut short ends the process with SIGBUS, and no check
+//! beforehand helps; one that is written over gives wrong answers, or leads usearch, which follows the links in it
+//! without looking, out of the file (SIGSEGV). So what is served for long is a copy that nobody else knows of.
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::{FileRef, Root};
 
 /// Where files come from.
 pub(super) struct Files<'a> {
-    /// Downloads go here; they are always hashed.
+    /// Copies go here.
     pub cache: &'a Path,
-    /// Whether files of a local root, which are mapped where they lie, are hashed too.
-    pub hash_local: bool,
+    /// Whether those of a local root are mapped where they lie.
+    pub in_place: bool,
 }
 
 impl Files<'_> {
     pub async fn fetch(&self, root: &Root, file: &FileRef) -> Result<PathBuf> {
-        let path = root.fetch(file, self.cache).await?;
-        if self.hash_local && root.local_folder().is_some() {
-            let (hash, size) = root.hash(&file.path).await?;
-            if (hash, size) != (file.sha256, file.size) {
-                return Err(Error::corrupt(format!(
-                    "{} in {} does not have the SHA-256 {} that was published",
-                    file.path,
-                    root.uri(),
-                    file.sha256.short()
-                )));
-            }
+        match self.in_place {
+            true => root.fetch(file, self.cache).await,
+            false => root.copy(file, self.cache).await,
         }
-        Ok(path)
     }
 }

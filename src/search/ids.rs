@@ -49,8 +49,9 @@ impl IdsFile {
         let shown = path.display().to_string();
         let failed = |cause: std::io::Error| Error::io(cause, format!("cannot open {shown}"));
         let file = std::fs::File::open(path).map_err(failed)?;
-        // SAFETY: nothing that is stored is ever overwritten or cut short (every name is written once), so the
-        // bytes do not change while they are mapped.
+        // SAFETY: the bytes must not change while they are mapped: it is a copy in the watcher's cache folder, which
+        // nothing else writes to, or a file of a local root, of which `fetch.rs` says when it is mapped where it lies, and
+        // that nobody may change it then. Changed bytes are decoded under a shield; a file cut short is a SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
         let bytes = Bytes::from_owner(map);
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);

@@ -43,7 +43,8 @@ pub struct Found {
 
 /// A snapshot that is open for search. Share it between threads by reference.
 ///
-/// Everything is mapped when it opens: a later publish, rollback or gc does not change or disturb it.
+/// Everything is mapped when it opens: a later publish, rollback or gc does not change or disturb it. What does, where
+/// files of a local root are mapped in place, stands in `fetch.rs`.
 pub struct Snapshot {
     manifest: Manifest,
     /// The segments of all shards.
@@ -85,8 +86,9 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// Opens snapshot `number`, or the newest. Files of a root that is not a local folder are downloaded into `cache`
-    /// with size and hash checked (what is there already is used again); those of a local root are mapped in place.
+    /// Opens snapshot `number`, or the newest. Every file is hashed. Those of a root that is not a local folder are
+    /// downloaded into `cache` (what is there already is used again); those of a local root are mapped where they lie,
+    /// and must not be changed by anybody while the snapshot is open.
     ///
     /// # Errors
     /// NotFound where there is no such snapshot or a file is gone; Corrupt where a file is not what the manifest
@@ -102,7 +104,7 @@ impl Snapshot {
             })?,
         };
         let number = manifest.number;
-        Self::open_beside(root, manifest, &Files { cache, hash_local: false }, None)
+        Self::open_beside(root, manifest, &Files { cache, in_place: true }, None)
             .await
             .context(|| format!("opening snapshot {number} in {}", root.uri()))
     }

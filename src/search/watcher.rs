@@ -6,8 +6,8 @@
 //!   swap one pointer                            readers of the old one keep it until they let go
 //! ```
 //!
-//! The lease keeps gc away while files are fetched, and for as long as files of a local root are mapped where they lie (on
-//! a network file system they must not go). A root that cannot be written to does without.
+//! The lease keeps gc away while files are fetched, and for as long as files of a local root are mapped where they lie
+//! ([`WatchOptions::in_place`]; on a network file system they must not go). A root that cannot be written to does without.
 //!
 //! A rollback is a greater number with older content, so it is followed like any other snapshot.
 
@@ -34,8 +34,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 pub struct WatchOptions {
     /// Time between two looks for a newer number.
     pub every: Duration,
-    /// Folder for downloads; each watcher of a root has a folder of its own in it. Not used with a local root.
+    /// Folder for copies of the served files; each watcher of a root has a folder of its own in it.
     pub cache: PathBuf,
+    /// Map the files of a local root where they lie instead of copying them: for roots that nobody changes by other
+    /// means than this program. One that is cut short or written over then ends the process or gives wrong answers.
+    pub in_place: bool,
     /// The query tower to load with each snapshot; `None` where queries come as vectors.
     pub tower: Option<TowerChoice>,
     /// The first number to open, where a root does not list its files; otherwise the newest there is.
@@ -128,15 +131,27 @@ struct Broken {
     again: Instant,
 }
 
+/// Whether files are mapped where they lie.
+fn in_place(root: &Root, options: &WatchOptions) -> bool {
+    options.in_place && root.local_folder().is_some()
+}
+
 impl SnapshotWatcher {
     /// A watcher that has not looked yet and does so only when told ([`SnapshotWatcher::look`]).
     ///
     /// # Errors
     /// Input or Resource where the cache cannot be written.
     pub fn new(root: Root, options: WatchOptions) -> Result<Self> {
-        let cache = match root.local_folder() {
-            Some(_) => None,
-            None => Some(Cache::claim(&options.cache, root.uri())?),
+        let cache = match in_place(&root, &options) {
+            true => None,
+            false => Some(Cache::claim(&options.cache, root.uri()).map_err(|error| {
+                match root.local_folder() {
+                    Some(_) => error.context(
+                        "served files are copied (--cache says where to; --in-place maps them where they lie)",
+                    ),
+                    None => error,
+                }
+            })?),
         };
         let inner = Inner {
             root,
@@ -284,7 +299,8 @@ impl Inner {
         let manifest = snapshot::read(&self.root, number).await?;
         files.extend(manifest.content.files().cloned());
         let cache = self.cache.as_ref().map_or(self.options.cache.as_path(), Cache::folder);
-        let from = Files { cache, hash_local: true };
+        let in_place = in_place(&self.root, &self.options);
+        let from = Files { cache, in_place };
         let opened =
             Snapshot::open_beside(&self.root, manifest, &from, before.map(|open| &open.snapshot));
         let opened = opened.await.context(opening)?;
@@ -298,7 +314,7 @@ impl Inner {
             .context(opening)?;
         tracing::debug!(snapshot = number, canaries = asked, "canaries answered as recorded");
         let encoder = self.encoder(&snapshot, before).await?;
-        let lease = lease.filter(|_| self.root.local_folder().is_some());
+        let lease = lease.filter(|_| in_place);
         Ok(Serving { snapshot, encoder, _lease: lease })
     }
 

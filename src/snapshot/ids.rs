@@ -1,6 +1,5 @@
 //! Reading ids files: whole, or some columns batch by batch; and the columns of a batch, checked and typed.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -8,43 +7,37 @@ use arrow::array::{
 };
 use arrow::compute::concat_batches;
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt, broken, shielded, shielded_async};
+use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::schema;
-use crate::store::{FileRef, ParquetObject, Root, kind_of_foreign};
+use crate::store::{FileRef, Root};
 
 /// Rows of one batch.
 pub const BATCH: usize = 8192;
 
-/// The named columns (in file order), batch by batch; all of the file's columns are checked against the contract.
+/// The named columns (in file order), batch by batch; all of the file's columns are checked against the contract. Memory:
+/// the file, and a batch.
 pub async fn read(
     root: &Root,
     file: &FileRef,
     columns: &[&str],
-) -> Result<impl Stream<Item = Result<RecordBatch>> + Send + Unpin + use<>> {
-    let reader = ParquetObject::new(root, &file.path, file.size);
-    let opening = async {
-        ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|cause| failed(file, cause))
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+    let bytes = root.get_file(file).await?;
+    let path = file.path.clone();
+    let open = || {
+        let builder = open(bytes)?;
+        let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+        builder.with_projection(mask).build().or_error(ErrorKind::Corrupt, || "its columns")
     };
-    let what = || format!("the ids file {}", file.path);
-    let builder = shielded_async(ErrorKind::Corrupt, what, opening).await?.with_batch_size(BATCH);
-    schema::stored_fields(builder.schema()).context(|| format!("reading {}", file.path))?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    let stream = builder.with_projection(mask).build().map_err(|cause| failed(file, cause))?;
-    let named = file.clone();
-    Ok(AssertUnwindSafe(stream).catch_unwind().map(move |batch| match batch {
-        Ok(batch) => batch.map_err(|cause| failed(&named, cause)),
-        Err(_) => Err(broken(ErrorKind::Corrupt, format!("the ids file {}", named.path))),
+    let mut batches = shielded(ErrorKind::Corrupt, || format!("the ids file {path}"), open)
+        .context(|| format!("reading the ids file {path}"))?;
+    Ok(std::iter::from_fn(move || {
+        let damaged = || format!("reading the ids file {path}");
+        let next = || batches.next().transpose().or_error(ErrorKind::Corrupt, damaged);
+        shielded(ErrorKind::Corrupt, damaged, next).transpose()
     }))
-}
-
-fn failed(file: &FileRef, cause: parquet::errors::ParquetError) -> Error {
-    let kind = kind_of_foreign(&cause, ErrorKind::Corrupt);
-    Error::new(kind, format!("cannot read the ids file {}", file.path)).with_source(cause)
 }
 
 /// A whole ids file, fetched at once, as what `decode` makes of its one batch.
@@ -53,7 +46,7 @@ pub async fn read_whole<T>(
     file: &FileRef,
     decode: impl FnOnce(&RecordBatch) -> Result<T>,
 ) -> Result<T> {
-    let bytes = root.get(&file.path).await?;
+    let bytes = root.get_file(file).await?;
     let damaged = || format!("reading ids file {} (run `scalingnote snapshot verify`)", file.path);
     shielded(
         ErrorKind::Corrupt,
@@ -62,14 +55,20 @@ pub async fn read_whole<T>(
     )
 }
 
+/// Its footer, and that it has the columns of an ids file.
+fn open(bytes: Bytes) -> Result<ParquetRecordBatchReaderBuilder<Bytes>> {
+    let damaged = || "it is no ids file";
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(bytes).or_error(ErrorKind::Corrupt, damaged)?;
+    schema::stored_fields(builder.schema()).context(damaged)?;
+    Ok(builder.with_batch_size(BATCH))
+}
+
 fn whole(bytes: Bytes) -> Result<RecordBatch> {
     let damaged = || "it is no ids file";
-    let reader =
-        ParquetRecordBatchReaderBuilder::try_new(bytes).or_error(ErrorKind::Corrupt, damaged)?;
+    let reader = open(bytes)?;
     let schema = Arc::clone(reader.schema());
-    schema::stored_fields(&schema).context(damaged)?;
     let batches: Vec<RecordBatch> = reader
-        .with_batch_size(BATCH)
         .build()
         .and_then(|batches| batches.collect::<std::result::Result<_, _>>().map_err(Into::into))
         .or_error(ErrorKind::Corrupt, damaged)?;

@@ -18,6 +18,7 @@ mod lease;
 mod maker;
 mod manifest;
 mod purge;
+mod repair;
 mod rollback;
 mod sign;
 mod tombstones;
@@ -34,6 +35,7 @@ pub use manifest::{
     verify_hashes,
 };
 pub use purge::{commit_purged, delete_now};
+pub use repair::{RepairReport, repair};
 pub use rollback::rollback;
 pub use sign::{sign_published, signed_by, signer};
 pub use tombstones::{PlannedUnder, Tombstones, overtaken_by_purge, purged_in, purged_since};

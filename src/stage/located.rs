@@ -52,10 +52,7 @@ pub(crate) async fn write(root: &Root, key: &str, places: &Places) -> Result<Fil
 pub(crate) async fn read(root: &Root, file: Option<&FileRef>) -> Result<Places> {
     let Some(file) = file else { return Ok(Places::new()) };
     let damaged = || format!("located file {} is damaged; start a new run", file.path);
-    let bytes = root.get(&file.path).await?;
-    if Digest256::of(&bytes) != file.sha256 {
-        return Err(Error::corrupt(damaged()));
-    }
+    let bytes = root.get_file(file).await?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)
         .or_error(ErrorKind::Corrupt, damaged)?
         .build()

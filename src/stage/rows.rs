@@ -8,8 +8,8 @@ use futures::TryStreamExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
-use crate::error::{Error, ErrorKind, Result, shielded_async};
-use crate::store::{ParquetObject, Root, kind_of_foreign};
+use crate::error::{ErrorKind, Result, shielded_async};
+use crate::store::{ParquetObject, Root, layout, parquet_error};
 use crate::types::{Digest256, NoteId, TextHash};
 
 /// The columns that say whose a row is.
@@ -45,11 +45,12 @@ async fn rows(
     columns: &[&str],
     each: &mut (dyn FnMut(Row<'_>) + Send),
 ) -> Result<()> {
-    let failed = |cause: parquet::errors::ParquetError| {
-        let kind = kind_of_foreign(&cause, ErrorKind::Corrupt);
-        Error::new(kind, format!("cannot read {key}")).with_source(cause)
-    };
-    let file = ParquetObject::new(root, key, size);
+    let failed = |cause| parquet_error(format!("reading {key}"), cause);
+    let mut file = ParquetObject::new(root, key, size);
+    // A note whose id was damaged would be passed over.
+    if let Some(short) = layout::hash_in_name(key) {
+        file = file.with_pieces(root.pieces_by_name(key, size, &short).await?);
+    }
     let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(failed)?;
     let roots: Vec<usize> =
         columns.iter().filter_map(|name| builder.schema().index_of(name).ok()).collect();

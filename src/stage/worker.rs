@@ -70,7 +70,7 @@ impl TaskEnv {
         if let Some(parent) = &shard.parent
             && let Some(ids) = unless(self.inputs.ids(&self.root, &parent.shard).await, is_damage)?
         {
-            places.extend(ids.rows.into_iter().map(|row| (row.text_hash, row.place)));
+            places.extend(parent.stored(&ids).map(|row| (row.text_hash, row.place.clone())));
         }
         Ok(places)
     }

@@ -11,6 +11,7 @@ pub mod layout;
 mod local;
 pub(crate) mod named;
 mod parquet;
+mod pieces;
 pub mod receipt;
 mod root;
 mod signing;
@@ -20,7 +21,9 @@ pub use cloud::{Repeats, StorageOptions};
 pub use error::{kind_of_foreign, unreadable};
 pub use local::{DurableLocal, Swept};
 pub(crate) use local::{make_private, private_folder};
-pub use parquet::ParquetObject;
+pub use parquet::{ParquetObject, parquet_error};
+pub use pieces::{Cutter, Pieces};
+pub(crate) use root::damaged;
 pub use root::{
     FileRef, Foreign, Foreigners, Listed, PutOutcome, Root, hash_file, open_store, open_web_file,
 };

@@ -87,7 +87,8 @@ impl Checked {
     fn verdict(&self, number: u64) -> Option<Error> {
         if let Some(first) = self.problems.first() {
             return Some(Error::corrupt(format!(
-                "snapshot {number} is damaged: {} of its files, the first is {}; restore them or roll back",
+                "snapshot {number} is damaged: {} of its files, the first is {}; restore them, roll back, or take them \
+                 out with `scalingnote snapshot repair`, so that the next run makes them again",
                 self.problems.len(),
                 first.path
             )));

@@ -1,4 +1,5 @@
-//! Streams a prepared shard file.
+//! Streams a prepared shard file. Its SHA-256 stands in the plan; all of it was hashed in this process, by its writer or
+//! before it is opened, and every piece is checked again as it is read.
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, UInt32Type};
@@ -10,7 +11,7 @@ use parquet::errors::ParquetError;
 use super::schema::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH, prepared_schema};
 use crate::corpus::outcome::{PreparedBatch, PreparedRow, PreparedShard};
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded_async};
-use crate::store::{ParquetObject, Root, kind_of_foreign};
+use crate::store::{ParquetObject, Root, parquet_error};
 use crate::types::Digest256;
 
 const BATCH_ROWS: usize = 1024;
@@ -31,21 +32,12 @@ impl PreparedReader {
     /// NotFound where the file is gone (retention removes it), Corrupt where it is not what was written.
     pub async fn open(root: &Root, shard: &PreparedShard) -> Result<Self> {
         let key = shard.file.path.clone();
-        match root.size(&key).await? {
-            Some(size) if size == shard.file.size => {}
-            Some(size) => {
-                return Err(Error::corrupt(format!(
-                    "prepared file {key} has {size} bytes, {} were written; run prepare again",
-                    shard.file.size
-                )));
-            }
-            None => {
-                return Err(Error::not_found(format!(
-                    "prepared file {key} is gone; run prepare again"
-                )));
-            }
+        if root.size(&key).await?.is_none() {
+            return Err(Error::not_found(format!(
+                "prepared file {key} is gone; run prepare again"
+            )));
         }
-        let object = ParquetObject::new(root, &key, shard.file.size);
+        let object = ParquetObject::checked(root, &shard.file).await?;
         let opening = async {
             ParquetRecordBatchStreamBuilder::new(object).await.map_err(|e| failed(&key, e))
         };
@@ -115,6 +107,5 @@ fn rows(batch: &RecordBatch) -> Result<Vec<PreparedRow>> {
 }
 
 fn failed(key: &str, cause: ParquetError) -> Error {
-    let kind = kind_of_foreign(&cause, ErrorKind::Corrupt);
-    Error::new(kind, format!("reading prepared file {key}")).with_source(cause)
+    parquet_error(format!("reading prepared file {key}"), cause)
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use futures::TryStreamExt;
 use serde::Serialize;
 
 use super::format::{Manifest, QueryTower, Segment, ShardContent};
@@ -185,8 +184,8 @@ async fn notes<'a>(
         let removed = removed::read(root, segment.removed.as_ref()).await?;
         let file = &segment.ids;
         let columns = ["key", "note_id", "chunk", "text_hash"];
-        let mut batches = ids::read(root, file, &columns).await?;
-        while let Some(batch) = batches.try_next().await? {
+        for batch in ids::read(root, file, &columns).await? {
+            let batch = batch?;
             let read = || -> Result<_> {
                 let (keys, notes) = (ids::keys(&batch)?, ids::notes(&batch)?);
                 Ok((keys, notes, ids::chunks(&batch)?, ids::text_hashes(&batch)?))

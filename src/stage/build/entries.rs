@@ -35,8 +35,8 @@ impl Encoded {
     /// Reads the parent's rows, the located file and the encode task's receipt.
     pub async fn gather(task: &BuildTask, root: &Root, parent: Option<&Ids>) -> Result<Self> {
         let mut places = Places::new();
-        if let Some(parent) = parent {
-            places.extend(parent.rows.iter().map(|row| (row.text_hash, row.place.clone())));
+        if let Some((ids, parent)) = parent.zip(task.shard.parent.as_ref()) {
+            places.extend(parent.stored(ids).map(|row| (row.text_hash, row.place.clone())));
         }
         places.extend(located::read(root, task.shard.located.as_ref()).await?);
         let mut encoded = Self { places, parts: HashMap::new(), quarantined: Vec::new() };

@@ -169,7 +169,7 @@ async fn compare_one(
         missing: Hasher256::new().finish(),
     };
     let parent_shard = comparison.shard(shard.shard);
-    if let Some(old) = parent_shard.filter(|_| comparison.shards_reusable) {
+    if let Some(old) = parent_shard.filter(|old| comparison.is_reusable(old)) {
         let same = match spec.mode {
             CorpusMode::Full => old.source == Some(source_digest(shard)),
             CorpusMode::Delta => shard.rows == 0,
@@ -186,7 +186,8 @@ async fn compare_one(
     if let Some((ids, old)) =
         parent_ids.as_ref().zip(parent_shard).filter(|_| comparison.same_space())
     {
-        places.extend(ids.rows.iter().map(|row| (row.text_hash, row.place.clone())));
+        let rows = ids.rows.iter().filter(|row| comparison.has(&row.place.part));
+        places.extend(rows.map(|row| (row.text_hash, row.place.clone())));
         plan.parent = Some(comparison.parent_shard(old));
     }
     let old_notes = parent_ids.as_ref().map(notes_of);

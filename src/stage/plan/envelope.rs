@@ -1,5 +1,7 @@
 //! The plan: everything a run will do, as JSON, before it does it. Envelopes hold no handle and no secret.
 
+use std::collections::HashSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +10,7 @@ use crate::corpus::{CorpusMode, PrepareOutcome, PreparedShard};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::{IndexOptions, Recall};
 use crate::snapshot::{PlannedUnder, ShardContent, Tombstones, overtaken_by_purge};
+use crate::stage::ids::{IdRow, Ids};
 use crate::stage::{EncodeOptions, GateOptions};
 use crate::store::{FileRef, Root, layout};
 use crate::tower::{Tower, TowerOptions};
@@ -94,12 +97,20 @@ pub struct ShardPlan {
 pub struct ParentShard {
     /// The shard as the parent's manifest names it.
     pub shard: ShardContent,
-    /// The parts that its vectors lie in.
+    /// The parts that its vectors lie in, but for those that are gone.
     pub parts: Vec<FileRef>,
     /// Those of `parts`, by key, of which so few rows are live that the live ones move to new parts.
     pub compact: Vec<String>,
     /// Absent where its index cannot be built upon: other options, columns or scale.
     pub index: Option<ParentIndex>,
+}
+
+impl ParentShard {
+    /// Those of the shard's rows whose vectors are still there.
+    pub(crate) fn stored<'a>(&self, ids: &'a Ids) -> impl Iterator<Item = &'a IdRow> + use<'a> {
+        let parts: HashSet<String> = self.parts.iter().map(|part| part.path.clone()).collect();
+        ids.rows.iter().filter(move |row| parts.contains(&*row.place.part))
+    }
 }
 
 /// What an updated index must reach.

@@ -81,6 +81,7 @@ mod tests {
             tokens: 0,
             vector_type: VectorType::F32,
             dimensions: 4,
+            pieces: None,
         };
         let mut live = LiveRows::default();
         let place = |part: &str, row| Place { part: part.into(), row };

@@ -1,6 +1,6 @@
 //! What of the parent snapshot a plan may take over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::envelope::{ParentIndex, ParentShard, RunSpec};
@@ -19,6 +19,20 @@ use crate::types::{NoteId, SpaceId, TextHash};
 /// those that changed, for the checks that encode a sample again.
 const KEPT_TEXTS: usize = 2048;
 
+/// The files of the parent that are not there any more, by key: damaged ones that `snapshot repair` took out. What lay in
+/// them is made again.
+pub(super) async fn lost_files(root: &Root, parent: Option<&Manifest>) -> Result<HashSet<String>> {
+    let Some(content) = parent.map(|parent| &parent.content) else { return Ok(HashSet::new()) };
+    let folders =
+        [layout::embeddings_dir(&content.space_id), layout::indexes_dir(&content.index.options_id)];
+    let mut there = HashSet::new();
+    for folder in folders {
+        there.extend(root.list(&folder).await?.into_iter().map(|object| object.key));
+    }
+    let paths = content.files().map(|file| &file.path);
+    Ok(paths.filter(|path| !there.contains(*path)).cloned().collect())
+}
+
 /// The texts whose vectors the parent has in the space `space`: nobody will need to read them, except a sample.
 ///
 /// Memory: 32 bytes a text. A parent whose ids cannot be read knows nothing.
@@ -26,6 +40,7 @@ pub(super) async fn known_texts(
     root: &Root,
     inputs: &Inputs,
     parent: Option<&Manifest>,
+    lost: &HashSet<String>,
     space: &SpaceId,
 ) -> Result<Option<KnownText>> {
     let content = parent.map(|parent| &parent.content);
@@ -35,7 +50,8 @@ pub(super) async fn known_texts(
     for shard in &content.shards {
         let ids = inputs.ids(root, shard).await;
         let Some(ids) = unless(ids, is_damage)? else { return Ok(None) };
-        hashes.extend(ids.rows.iter().map(|row| row.text_hash));
+        let rows = ids.rows.iter().filter(|row| !lost.contains(&*row.place.part));
+        hashes.extend(rows.map(|row| row.text_hash));
     }
     hashes.sort_unstable();
     hashes.dedup();
@@ -48,8 +64,19 @@ pub(super) async fn known_texts(
 }
 
 /// A delta names only what changed, so whatever needs every note's text needs a full run.
-pub(super) fn refuse_impossible_delta(spec: &RunSpec, parent: Option<&Manifest>) -> Result<()> {
+pub(super) fn refuse_impossible_delta(
+    spec: &RunSpec,
+    parent: Option<&Manifest>,
+    lost: &HashSet<String>,
+) -> Result<()> {
     let (CorpusMode::Delta, Some(parent)) = (spec.mode, parent) else { return Ok(()) };
+    if let Some(first) = lost.iter().min() {
+        return Err(Error::not_found(format!(
+            "{first}, which snapshot {} names, is gone, and a delta does not have every note to make it again from; run \
+             once with corpus.mode = \"full\"",
+            parent.number
+        )));
+    }
     let obstacle = if parent.content.space_id != spec.space_id {
         "a tower or template other than the newest snapshot's"
     } else if parent.content.shard_count != spec.shard_count {
@@ -87,8 +114,10 @@ pub(super) struct Comparison<'a> {
     pub inputs: &'a Inputs,
     pub spec: &'a RunSpec,
     pub parent: Option<&'a Manifest>,
+    /// Files of the parent that are gone.
+    lost: HashSet<String>,
     /// Same space, options, columns and shard count: an unchanged shard needs no task.
-    pub shards_reusable: bool,
+    shards_reusable: bool,
     pub same_shards: bool,
     /// The index of a changed shard may build upon the parent's.
     updatable: bool,
@@ -102,6 +131,7 @@ impl<'a> Comparison<'a> {
         inputs: &'a Inputs,
         spec: &'a RunSpec,
         parent: Option<&'a Manifest>,
+        lost: HashSet<String>,
         recall_min: f64,
     ) -> Result<Self> {
         let options_id = spec.index.id()?;
@@ -128,6 +158,7 @@ impl<'a> Comparison<'a> {
             inputs,
             spec,
             parent,
+            lost,
             shards_reusable,
             same_shards,
             updatable,
@@ -146,15 +177,28 @@ impl<'a> Comparison<'a> {
             .and_then(|parent| parent.content.shards.get(number as usize))
     }
 
+    /// Whether a shard of the parent may be taken over as it is, where its notes are the same.
+    pub fn is_reusable(&self, shard: &ShardContent) -> bool {
+        let files = shard.files().map(|file| &file.path);
+        self.shards_reusable && !files.chain(&shard.parts).any(|file| self.lost.contains(file))
+    }
+
+    /// Whether the vectors of a part can be taken over.
+    pub fn has(&self, part: &str) -> bool {
+        !self.lost.contains(part)
+    }
+
+    /// What a build may take over of a shard: not the parts that are gone, nor, where one of its other files is, its index.
     pub fn parent_shard(&self, shard: &ShardContent) -> ParentShard {
         let parts: Vec<FileRef> = self
             .parent
             .iter()
             .flat_map(|parent| &parent.content.parts)
-            .filter(|part| shard.parts.contains(&part.path))
+            .filter(|part| shard.parts.contains(&part.path) && self.has(&part.path))
             .cloned()
             .collect();
-        let index = self.updatable.then(|| ParentIndex {
+        let whole = !shard.files().any(|file| self.lost.contains(&file.path));
+        let index = (self.updatable && whole).then(|| ParentIndex {
             recall: self.recalls.get(&shard.shard).copied(),
             recall_min: self.recall_min,
         });

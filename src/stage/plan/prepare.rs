@@ -12,7 +12,7 @@ use super::envelope::{
     discard_prepared, encode_task_id, resolved_tower,
 };
 use super::live::PartsSummary;
-use super::parent::{Comparison, first_id, known_texts, refuse_impossible_delta};
+use super::parent::{Comparison, first_id, known_texts, lost_files, refuse_impossible_delta};
 use super::tokens::count_tokens;
 use crate::corpus::{
     self, Chunker, CorpusOptions, Earlier, Exclude, PrepareOutcome, PrepareRequest, SourceTypes,
@@ -107,9 +107,16 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let inputs = Inputs::default();
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
     let space_id = spec_space.id()?;
+    let lost = lost_files(root, parent.as_ref()).await?;
+    if !lost.is_empty() {
+        reporter.warn(format!(
+            "{} files that the newest snapshot names are gone; what was in them is made again",
+            lost.len()
+        ));
+    }
     let known = match request.keep_texts {
         true => None,
-        false => known_texts(root, &inputs, parent.as_ref(), &space_id).await?,
+        false => known_texts(root, &inputs, parent.as_ref(), &lost, &space_id).await?,
     };
     let devices = request.encode.devices.len().max(1) as u32;
     let prepare = PrepareRequest {
@@ -177,9 +184,10 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         parent: parent.as_ref().map(|parent| parent.number),
         purged: parent.as_ref().and_then(|parent| parent.purged.stamp()),
     };
-    refuse_impossible_delta(&spec, parent.as_ref())?;
+    refuse_impossible_delta(&spec, parent.as_ref(), &lost)?;
     let recall_min = request.gates.recall_min;
-    let comparison = Comparison::new(root, &inputs, &spec, parent.as_ref(), recall_min).await?;
+    let comparison =
+        Comparison::new(root, &inputs, &spec, parent.as_ref(), lost, recall_min).await?;
     let (mut shards, parts) =
         compare_all(&comparison, &prepared.shards, reporter.as_ref(), cancel).await?;
     let (mut lengths, mut sample) = (BTreeMap::new(), Vec::new());

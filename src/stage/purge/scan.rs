@@ -84,6 +84,9 @@ pub(super) async fn look(
             holds
         }
         kind @ ("usearch" | "f16") => {
+            if let Some(short) = layout::hash_in_name(&object.key) {
+                root.hashes_to(&object.key, &short).await?;
+            }
             let (path, _folder) = local(root, object).await?;
             let (keys, unlabelled) = if kind == "usearch" {
                 let stored = index::stored_keys(&path)?;

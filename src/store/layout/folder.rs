@@ -28,6 +28,11 @@ pub fn embeddings_dir(space: &SpaceId) -> String {
     format!("embeddings/{space}")
 }
 
+/// Folder of everything that was built with one set of index options.
+pub fn indexes_dir(options: &str) -> String {
+    format!("indexes/{options}")
+}
+
 /// Folder of one shard's parts.
 pub fn parts_dir(space: &SpaceId, shard: u32) -> String {
     format!("embeddings/{space}/{shard:05}")
@@ -36,6 +41,15 @@ pub fn parts_dir(space: &SpaceId, shard: u32) -> String {
 /// Folder of the books of the executors that worked for a run.
 pub fn books(run: &str) -> String {
     format!("runs/{run}/executors")
+}
+
+/// The start of the SHA-256 of a file, which its name ends in; `None` where the name says nothing of it.
+pub fn hash_in_name(key: &str) -> Option<String> {
+    match parse(key)? {
+        Key::Part { hash, .. } | Key::Index { hash, .. } | Key::Sidecar { hash, .. } => Some(hash),
+        Key::Ids { ids: hash, .. } | Key::Removed { removed: hash, .. } => Some(hash),
+        _ => None,
+    }
 }
 
 /// A folder at the top of the root, with what the folder below it is named after.

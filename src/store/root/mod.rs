@@ -1,5 +1,6 @@
 //! The root of a pipeline: one URI and the few operations on it that the pipeline needs.
 
+mod checked;
 mod clock;
 mod create;
 mod handle;
@@ -10,6 +11,7 @@ mod open;
 mod transfer;
 mod upload;
 
+pub(crate) use checked::damaged;
 pub use handle::Root;
 pub use listing::{Foreign, Foreigners};
 pub use object::{FileRef, Listed, PutOutcome};

@@ -9,6 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use tokio::io::AsyncWriteExt;
 
+use super::checked::damaged;
 use super::handle::{PIECE, Root};
 use super::object::FileRef;
 use crate::error::{Error, Result, ResultExt};
@@ -25,8 +26,8 @@ impl Root {
     /// its reference; hashes it by reading it back.
     pub async fn seal(&self, key: &str) -> Result<FileRef> {
         self.sync(key).await?;
-        let (sha256, size) = self.hash(key).await?;
-        Ok(FileRef { path: key.to_owned(), size, sha256 })
+        let (sha256, pieces) = self.cut(key).await?;
+        Ok(FileRef { path: key.to_owned(), size: pieces.size(), sha256 })
     }
 
     /// Fsyncs an object and its folders where the root is a local folder; a cloud store has nothing to do.
@@ -41,8 +42,8 @@ impl Root {
 
     /// SHA-256 and size of an object, read as a stream.
     pub async fn hash(&self, key: &str) -> Result<(Digest256, u64)> {
-        let size = self.size(key).await?.ok_or_else(|| self.missing(key))?;
-        let mut pieces = self.pieces(key, size);
+        let size = self.size_of(key).await?;
+        let mut pieces = self.stream(key, size);
         let (mut hasher, mut length) = (Hasher256::new(), 0);
         while let Some(piece) = pieces.try_next().await? {
             hasher.raw(&piece);
@@ -52,7 +53,11 @@ impl Root {
     }
 
     /// The bytes of an object of `size` bytes in order, at most four pieces of 8 MiB of them in memory.
-    fn pieces<'a>(&'a self, key: &'a str, size: u64) -> BoxStream<'a, Result<Bytes>> {
+    pub(in crate::store) fn stream<'a>(
+        &'a self,
+        key: &'a str,
+        size: u64,
+    ) -> BoxStream<'a, Result<Bytes>> {
         // Disk and memory give one stream; so do web servers, which need not know ranges.
         if self.repeats == Repeats::NONE || self.is_read_only() {
             let failed = |cause: object_store::Error| self.error("read", key, &cause);
@@ -67,21 +72,37 @@ impl Root {
         futures::stream::iter(pieces).buffered(IN_FLIGHT).boxed()
     }
 
+    pub(in crate::store) async fn size_of(&self, key: &str) -> Result<u64> {
+        self.size(key).await?.ok_or_else(|| self.missing(key))
+    }
+
     fn missing(&self, key: &str) -> Error {
         Error::not_found(format!("{key} is missing in {}", self.uri))
     }
 
-    /// A local file with the bytes of `file`. A local root returns the object itself after a look at its size
-    /// (`snapshot verify` re-hashes); any other root downloads into `cache`, checking size and SHA-256, and uses
-    /// an earlier download again while both still fit.
+    /// A local file with the bytes of `file`, all of them checked: the object itself where the root is a local folder,
+    /// else as [`Root::copy`]. Whoever can write to a local root can change that file afterwards.
+    ///
+    /// # Errors
+    /// As [`Root::copy`].
+    pub async fn fetch(&self, file: &FileRef, cache: &Path) -> Result<PathBuf> {
+        key::check(&file.path)?;
+        let Some(path) = self.local_path(&file.path) else { return self.copy(file, cache).await };
+        self.check_size(file).await?;
+        match self.hash(&file.path).await? == (file.sha256, file.size) {
+            true => Ok(path),
+            false => Err(self.other_hash(&file.path, &file.sha256.short())),
+        }
+    }
+
+    /// A file in `cache` with the bytes of `file`, size and SHA-256 checked; one that is there already is used again
+    /// while both still fit. Nothing that happens to the root later changes it. A local object is copied by the system:
+    /// a file system that shares blocks between copies (Btrfs, XFS) takes no room for it.
     ///
     /// # Errors
     /// NotFound; Corrupt where size or SHA-256 differ; Resource where the cache's disk is full.
-    pub async fn fetch(&self, file: &FileRef, cache: &Path) -> Result<PathBuf> {
+    pub async fn copy(&self, file: &FileRef, cache: &Path) -> Result<PathBuf> {
         key::check(&file.path)?;
-        if let Some(path) = self.local_path(&file.path) {
-            return self.check_size(file).await.map(|()| path);
-        }
         let target = cache.join(file.cached_name());
         let shown = target.display().to_string();
         let (expected, reused) = (file.clone(), target.clone());
@@ -89,23 +110,51 @@ impl Root {
             .await
             .unwrap_or(false);
         if !fits {
-            self.download(file, cache, &target)
-                .await
-                .context(|| format!("fetching into {shown}"))?;
+            let done = match self.local_path(&file.path) {
+                Some(from) => self.copy_local(file, from, cache, &target).await,
+                None => self.download(file, cache, &target).await,
+            };
+            done.context(|| format!("fetching into {shown}"))?;
         }
         Ok(target)
     }
 
-    async fn download(&self, file: &FileRef, cache: &Path, target: &Path) -> Result<()> {
-        let in_cache = |cause: std::io::Error| {
-            Error::io(cause, format!("cannot write the cache {}", cache.display()))
+    async fn copy_local(
+        &self,
+        file: &FileRef,
+        from: PathBuf,
+        cache: &Path,
+        target: &Path,
+    ) -> Result<()> {
+        make_private(cache).map_err(|cause| not_cached(cache, cause))?;
+        self.check_size(file).await?;
+        let staged =
+            tempfile::NamedTempFile::new_in(cache).map_err(|cause| not_cached(cache, cause))?;
+        let (to, expected) = (staged.path().to_owned(), file.clone());
+        let opened = std::fs::File::open(&from);
+        let mut from = opened.map_err(|cause| read_error(&from.display().to_string(), cause))?;
+        let copying = blocking(move || {
+            // Not the original's permissions: a copy of a read-only file could not be replaced.
+            std::io::copy(&mut from, &mut std::fs::File::create(&to)?)?;
+            Ok::<_, std::io::Error>(is_intact(&to, &expected))
+        });
+        let failed = |cause: std::io::Error| {
+            Error::io(cause, format!("cannot copy {} into {}", file.path, cache.display()))
         };
+        if !copying.await.map_err(failed)? {
+            return Err(self.other_hash(&file.path, &file.sha256.short()));
+        }
+        staged.persist(target).map(drop).map_err(|failed| not_cached(cache, failed.error))
+    }
+
+    async fn download(&self, file: &FileRef, cache: &Path, target: &Path) -> Result<()> {
+        let in_cache = |cause| not_cached(cache, cause);
         make_private(cache).map_err(in_cache)?;
         let staged = tempfile::NamedTempFile::new_in(cache).map_err(in_cache)?;
         self.check_size(file).await?;
         let mut out = tokio::fs::File::from_std(staged.reopen().map_err(in_cache)?);
         let (mut hasher, mut size) = (Hasher256::new(), 0);
-        let mut pieces = self.pieces(&file.path, file.size);
+        let mut pieces = self.stream(&file.path, file.size);
         while let Some(piece) = pieces.try_next().await? {
             hasher.raw(&piece);
             size += piece.len() as u64;
@@ -119,12 +168,7 @@ impl Root {
             return Err(self.wrong_size(file, size));
         }
         if hasher.finish() != file.sha256 {
-            return Err(Error::corrupt(format!(
-                "{} in {} does not have the SHA-256 {} that was recorded",
-                file.path,
-                self.uri,
-                file.sha256.short()
-            )));
+            return Err(self.other_hash(&file.path, &file.sha256.short()));
         }
         // A complete file appears under its name at once, whoever else downloads it too.
         staged.persist(target).map_err(|failed| in_cache(failed.error))?;
@@ -140,11 +184,14 @@ impl Root {
     }
 
     fn wrong_size(&self, file: &FileRef, size: u64) -> Error {
-        Error::corrupt(format!(
-            "{} in {} has {size} bytes where {} were recorded",
-            file.path, self.uri, file.size
-        ))
+        let what = format!("it has {size} bytes where {} were recorded", file.size);
+        damaged(self, &file.path, what)
     }
+}
+
+fn not_cached(cache: &Path, cause: std::io::Error) -> Error {
+    let kind = kind_of_io(&cause);
+    Error::new(kind, format!("cannot write the cache {}", cache.display())).with_source(cause)
 }
 
 fn is_intact(path: &Path, expected: &FileRef) -> bool {

@@ -25,7 +25,7 @@ use scalingnote::report::Outcome;
 use scalingnote::search::{SnapshotWatcher, TowerChoice, WatchOptions};
 use scalingnote::serve::{Limits, Server};
 use scalingnote::snapshot::{self, CommitOutcome, Manifest, Protected, Retention};
-use scalingnote::store::Root;
+use scalingnote::store::{FileRef, Root};
 use scalingnote::tower::DeviceSpec;
 use scalingnote::types::Cancel;
 
@@ -97,7 +97,8 @@ async fn serve(root: &Root, cache: &Path, limits: Limits, every: Duration) -> Ru
         device: DeviceSpec::Cpu { threads: 1 },
         reporter: Arc::new(Silent),
     };
-    let options = WatchOptions { every, cache: cache.to_owned(), tower: Some(tower), first: None };
+    let cache = cache.join("cache");
+    let options = WatchOptions { every, cache, in_place: false, tower: Some(tower), first: None };
     let mut watcher = SnapshotWatcher::new(root.clone(), options).unwrap();
     watcher.look().await.unwrap();
     watcher.start();
@@ -339,13 +340,13 @@ async fn ask(
     }
 }
 
-/// Files of the root that this process has mapped.
-fn mapped(root: &Path) -> BTreeSet<String> {
+/// Names of the files below a folder that this process has mapped.
+fn mapped(folder: &Path) -> BTreeSet<String> {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return BTreeSet::new() };
-    let prefix = format!("{}/", root.display());
+    let prefix = format!("{}/", folder.display());
     maps.lines()
         .filter_map(|line| line.split_once(&prefix).map(|(_, key)| key.to_owned()))
-        .map(|key| key.trim_end_matches(" (deleted)").to_owned())
+        .map(|key| key.trim_end_matches(" (deleted)").rsplit('/').next().unwrap().to_owned())
         .collect()
 }
 
@@ -421,8 +422,9 @@ async fn publishing_beside_queries_is_never_noticed() {
     assert_eq!((status.open, status.failures), (1, 0), "{status:?}");
     assert_eq!(status.swaps as i64, publishes + 1);
     // Memory is back to one snapshot: nothing is mapped that it does not name.
-    let current: BTreeSet<String> = back.content.files().map(|file| file.path.clone()).collect();
-    let mapped = mapped(root.local_folder().unwrap());
+    let current: BTreeSet<String> = back.content.files().map(FileRef::cached_name).collect();
+    assert_eq!(mapped(root.local_folder().unwrap()), BTreeSet::new(), "copies are mapped");
+    let mapped = mapped(&publisher.folder.path().join("cache"));
     assert!(mapped.is_subset(&current), "mapped beside it: {:?}", mapped.difference(&current));
     if cfg!(target_os = "linux") {
         assert!(!mapped.is_empty(), "the check looks at the right folder");

@@ -1,5 +1,6 @@
 //! What single stages make of a day's change.
 
+mod damaged;
 mod purge;
 mod purge_lasts;
 mod reads;

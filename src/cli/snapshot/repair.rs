@@ -1,0 +1,60 @@
+//! `snapshot repair`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::Args;
+
+use crate::cli::app::App;
+use crate::cli::args::{place, root};
+use crate::error::{Result, ResultExt};
+use crate::exec;
+use crate::observe::{Event, Running, Stage, format};
+use crate::snapshot::RepairReport;
+
+/// Take damaged files out, so that the next run makes them again
+///
+/// Hashes every embedding part and every file of every index, and deletes those that are not what they were written as,
+/// with the receipts that name them: restore them first if there is a backup. The next run encodes the texts of such
+/// parts, and builds such indexes, again; in delta mode that run must have corpus.mode = "full". While a run of
+/// this root is going on it refuses.
+#[derive(Debug, Args)]
+pub(super) struct RepairArgs {
+    /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
+    root: String,
+    /// Say what would be deleted, and delete nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON with every deleted object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn repair(args: &RepairArgs, app: &App) -> Result<()> {
+    let root = root::open(&args.root)?.root;
+    let (stage, done) = (Stage::Verify, AtomicU64::new(0));
+    let running = Running::begin(&*app.reporter, stage, (0, "bytes"), 0);
+    let report = exec::repair(&root, args.dry_run, &app.cancel, &|bytes| {
+        let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        app.reporter.event(Event::Progress { stage, done, tokens: 0 });
+    })
+    .await?;
+    running.end(format!("{} hashed", format::bytes(report.bytes)));
+    app.answer(args.json, &report, describe).context(|| match args.dry_run {
+        true => "nothing was deleted",
+        false => "damaged files are taken out, but the report could not be printed",
+    })
+}
+
+fn describe(report: &RepairReport) -> String {
+    let mut out = format!("{} files hashed, ", format::count(report.files));
+    if report.damaged.is_empty() && report.receipts.is_empty() {
+        return out + "every byte as written\n";
+    }
+    let verb = if report.dry_run { "would delete" } else { "deleted" };
+    out.push_str(&format!("{} damaged\n", format::count(report.damaged.len() as u64)));
+    for key in report.damaged.iter().chain(&report.receipts) {
+        out.push_str(&format!("  {verb} {key}\n"));
+    }
+    out + "the next run makes again what was in them\n"
+}
