@@ -9,7 +9,13 @@
 //! This program never changes a published file, but somebody else can: an editor, `> file`, `rsync --inplace`, another
 //! machine that writes to a shared folder. A mapped file that is cut short ends the process with SIGBUS, and no check
 //! beforehand helps; one that is written over gives wrong answers, or leads usearch, which follows the links in it
-//! without looking, out of the file (SIGSEGV). So what is served for long is a copy that nobody else knows of.
+//! without looking, out of the file (SIGSEGV). So what is served for long is a copy that nobody else knows of. The cache
+//! folder is locked by its watcher and holds what is open and what is being fetched; where the root's file system shares
+//! blocks between copies and the cache lies on it, the copies take no room. The files of a query tower are read into
+//! memory when it is loaded; nothing of them is mapped.
+//!
+//! Everything else that maps files of a root, or copies of them, is a command that ends soon: the measuring of a shard in
+//! a build (`stage::build`), a purge's look at the keys of an index.
 
 use std::path::{Path, PathBuf};
 

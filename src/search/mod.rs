@@ -13,6 +13,7 @@ mod ids;
 mod lease;
 mod opened;
 mod query;
+mod sources;
 mod towers;
 mod watcher;
 

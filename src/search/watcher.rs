@@ -20,6 +20,7 @@ use super::fetch::Files;
 use super::lease::{KeptLease, Leases};
 use super::opened::Snapshot;
 use super::query::QueryEncoder;
+use super::sources::Sources;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::snapshot;
@@ -122,6 +123,8 @@ struct Inner {
     status: Mutex<WatchStatus>,
     open: Mutex<Vec<Weak<Serving>>>,
     leases: Leases,
+    /// What the served copies were made from.
+    sources: Sources,
 }
 
 #[derive(Debug)]
@@ -162,6 +165,7 @@ impl SnapshotWatcher {
             status: Mutex::default(),
             open: Mutex::default(),
             leases: Leases::default(),
+            sources: Sources::default(),
         };
         Ok(Self { inner: Arc::new(inner), looking: None })
     }
@@ -243,6 +247,7 @@ impl Inner {
     async fn look(&self) -> Result<bool> {
         let mut broken = self.broken.lock().await;
         let current = self.current();
+        self.tell_changed().await;
         let known = current.as_ref().map(|serving| serving.snapshot.manifest().number);
         let least = known.or(self.options.first.map(|first| first.saturating_sub(1)));
         let number = match snapshot::newer(&self.root, least).await {
@@ -301,6 +306,7 @@ impl Inner {
         let cache = self.cache.as_ref().map_or(self.options.cache.as_path(), Cache::folder);
         let in_place = in_place(&self.root, &self.options);
         let from = Files { cache, in_place };
+        self.watch_sources(files).await;
         let opened =
             Snapshot::open_beside(&self.root, manifest, &from, before.map(|open| &open.snapshot));
         let opened = opened.await.context(opening)?;
@@ -316,6 +322,26 @@ impl Inner {
         let encoder = self.encoder(&snapshot, before).await?;
         let lease = lease.filter(|_| in_place);
         Ok(Serving { snapshot, encoder, _lease: lease })
+    }
+
+    /// Takes stamps of what is about to be copied, beside those of what is open.
+    async fn watch_sources(&self, opening: &[FileRef]) {
+        let mut files = opening.to_vec();
+        for serving in self.still_open() {
+            files.extend(serving.snapshot.manifest().content.files().cloned());
+        }
+        self.sources.watch(&self.root, &files).await;
+    }
+
+    /// Says which files of a local root are no longer what is served.
+    async fn tell_changed(&self) {
+        for file in self.sources.changed().await {
+            tracing::error!(
+                file,
+                root = self.root.uri(),
+                "a published file was changed; what is in service was read before, `scalingnote snapshot verify` says more"
+            );
+        }
     }
 
     async fn encoder(

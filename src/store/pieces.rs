@@ -1,12 +1,20 @@
 //! Hashes of the pieces of a stored file, so that whoever reads a page of it checks the bytes that it is about to decode.
 //!
-//! The SHA-256 in a receipt or a manifest is that of a whole file. Bytes are checked by it in one of three ways:
+//! The SHA-256 in a receipt or a manifest is that of a whole file. What is read is checked by it, every kind of file by
+//! every reader:
 //!
-//! | the reader | what is hashed |
-//! |---|---|
-//! | takes the whole file into memory ([`Root::get_file`](super::Root::get_file)) | the bytes in memory |
-//! | reads ranges ([`ParquetObject::checked`](super::ParquetObject::checked)) | each piece that a range touches, every time it is read |
-//! | maps a local file ([`Root::fetch`](super::Root::fetch), [`Root::copy`](super::Root::copy)) | the file, before it is mapped |
+//! | file | reader | what is hashed, and when |
+//! |---|---|---|
+//! | part | build, calibration, compaction, purge, drift check, `verify`'s sample, training and evaluation | each piece that is read, whenever it is ([`ParquetObject`](super::ParquetObject)); `embedding::object` says how for parts of earlier releases |
+//! | prepared | plan, encode, build, drift check | all of it as its writer reads it back, or once before another process reads it; then each piece, whenever it is read |
+//! | located, removed keys, ids | plan, encode, build, purge, `diff` | the bytes in memory that are then decoded ([`Root::get_file`](super::Root::get_file)) |
+//! | index, sidecar, ids | search, serve, `verify`'s canaries, the measuring of a shard that grew | the file, before it is mapped ([`Root::fetch`](super::Root::fetch), [`Root::copy`](super::Root::copy)); `search::fetch` says what is mapped where |
+//! | everything that a snapshot names | `snapshot verify` | all of it |
+//! | everything whose name ends in its hash | a purge's look at it, `snapshot repair` | all of it |
+//! | manifest | everybody | its content |
+//!
+//! Plans, receipts, the frozen scale and reports have no hash that anything else holds: what a receipt says of a file is
+//! compared with the file.
 //!
 //! A part's receipt brings the hashes of its pieces, so reading one column, or the page of one vector, reads and hashes
 //! little more than that. Of a file without such hashes all is hashed once in a process, and the hashes of its pieces

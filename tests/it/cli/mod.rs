@@ -10,6 +10,7 @@ mod pairs;
 mod program;
 mod rollback;
 mod run;
+mod served;
 mod sets;
 mod stdout;
 mod train;

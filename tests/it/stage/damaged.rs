@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use scalingnote::error::Result;
-use scalingnote::exec::{self, RunOptions};
+use scalingnote::exec;
 use scalingnote::observe::Silent;
 use scalingnote::report::Outcome;
 use scalingnote::search::{Snapshot, SnapshotWatcher, WatchOptions};
@@ -21,7 +21,7 @@ use scalingnote::store::{FileRef, Root};
 use scalingnote::types::{Cancel, Digest256, NoteId};
 
 use super::segments::edit;
-use crate::fixture::days::{Corpus, context, encoded, found, publish_plan, run};
+use crate::fixture::days::{Corpus, context, encoded, found, run};
 use crate::fixture::files::walk;
 use crate::fixture::pipeline::PipelineFile;
 
@@ -46,10 +46,10 @@ async fn two_days() -> Days {
     let mut corpus = Corpus::with(file.text(), NOTES, |id| id % 5);
     let root = tempfile::tempdir().unwrap();
     let opened = open(root.path());
-    corpus.run(&opened, &[]).await.unwrap();
+    Box::pin(corpus.run(&opened, &[])).await.unwrap();
     edit(&mut corpus, 0..6, 2);
     (100..104).for_each(|id| drop(corpus.notes.remove(&id)));
-    corpus.run(&opened, &[]).await.unwrap();
+    Box::pin(corpus.run(&opened, &[])).await.unwrap();
     let newest = snapshot::newest(&opened).await.unwrap().unwrap();
     assert!(newest.content.shards.iter().all(|shard| shard.segments().len() == 2));
     Days { corpus, root, newest }
@@ -181,19 +181,19 @@ async fn answer(reader: Reader, days: &Days, folder: &Path) -> Result<Answer> {
         }
         Reader::NextDay => {
             edit(&mut corpus, 20..25, 3);
-            corpus.run(root, &[]).await?;
+            Box::pin(corpus.run(root, &[])).await?;
             opened(root).await
         }
         // Every vector is read again.
         Reader::Rebuild => {
-            corpus.run(root, &["index.connectivity=8"]).await?;
+            Box::pin(corpus.run(root, &["index.connectivity=8"])).await?;
             opened(root).await
         }
         // Of the oldest parts so few rows are live that these are copied.
         Reader::Compaction => {
             edit(&mut corpus, (0..NOTES).filter(|id| id % 8 < 5), 4);
-            let report = corpus.run(root, &[]).await?;
-            assert!(report.vectors_copied > 0, "{report:?}");
+            let report = Box::pin(corpus.run(root, &[])).await?;
+            assert!(report.written.compacted > 0, "{:?}", report.parts);
             opened(root).await
         }
         Reader::Purge => {
@@ -204,7 +204,7 @@ async fn answer(reader: Reader, days: &Days, folder: &Path) -> Result<Answer> {
                 reporter: Arc::new(Silent),
                 cancel: Cancel::new(),
             };
-            let report = stage::purge(request).await?;
+            let report = Box::pin(stage::purge(request)).await?;
             assert!(report.left.is_empty(), "{:?}", report.left);
             opened(root).await
         }
@@ -247,13 +247,13 @@ async fn a_flipped_bit_is_named_or_changes_nothing() {
     let mut table = BTreeMap::new();
     for reader in readers {
         let whole = copy(&days, false);
-        let expected = answer(reader, &days, whole.path()).await.unwrap();
+        let expected = Box::pin(answer(reader, &days, whole.path())).await.unwrap();
         for (kind, old) in kinds {
             for _ in 0..2 {
                 let damaged = copy(&days, old);
                 let key = flip(damaged.path(), &named, kind, &mut random);
                 let case = format!("{reader:?} of {kind:?} {key}, old receipts: {old}");
-                let outcome = match answer(reader, &days, damaged.path()).await {
+                let outcome = match Box::pin(answer(reader, &days, damaged.path())).await {
                     Ok(found) => {
                         assert_eq!(found, expected, "{case}");
                         "the same"
@@ -299,18 +299,16 @@ async fn tasks_refuse_a_damaged_prepared_or_located_file() {
         }
         corpus.write(|_| serde_json::Value::Bool(false));
         let context = context(corpus.pipeline(&[]), root);
-        let planned = exec::plan(&context).await.unwrap();
+        let planned = Box::pin(exec::plan(&context)).await.unwrap();
         let keys: Vec<String> = root.list("").await.unwrap().into_iter().map(|o| o.key).collect();
         let run_of = layout::run_of(planned.plan_key.as_ref().unwrap()).to_owned();
         let keys: Vec<String> = keys.into_iter().filter(|key| key.contains(&run_of)).collect();
         let key = flip(damaged.path(), &keys, kind, &mut random);
-        let tasks = planned.encode_tasks.iter().chain(&planned.build_tasks);
+        let plan = planned.plan_key.as_ref().unwrap();
         let mut refused = None;
-        for task in tasks {
-            if let Err(error) =
-                exec::execute_task(&context, planned.plan_key.as_ref().unwrap(), task).await
-            {
-                refused = Some(error);
+        for task in planned.encode_tasks.iter().chain(&planned.build_tasks) {
+            refused = Box::pin(exec::execute_task(&context, plan, task)).await.err();
+            if refused.is_some() {
                 break;
             }
         }
@@ -318,15 +316,11 @@ async fn tasks_refuse_a_damaged_prepared_or_located_file() {
         let said = format!("{error:?}");
         assert!(said.contains(&key) && said.contains("start a new run"), "{said}");
         assert_eq!(error.kind().exit_code(), 1, "{said}");
-        let report = run(corpus.pipeline(&[]), root).await.unwrap();
+        let report = Box::pin(run(corpus.pipeline(&[]), root)).await.unwrap();
         assert!(
             matches!(report.outcome, Outcome::Published { snapshot: 3 }),
             "{:?}",
             report.outcome
-        );
-        drop(
-            publish_plan(&context, planned.plan_key.as_ref().unwrap(), &RunOptions::default())
-                .await,
         );
     }
 }
@@ -371,11 +365,11 @@ async fn what_is_taken_out_is_made_again() {
 
         // A delta cannot do it, and says what can.
         let delta = days.corpus.again();
-        let refused = delta.run(root, &["corpus.mode=\"delta\""]).await.unwrap_err();
+        let refused = Box::pin(delta.run(root, &["corpus.mode=\"delta\""])).await.unwrap_err();
         assert!(refused.to_string().contains("corpus.mode = \"full\""), "{refused}");
 
         let corpus = days.corpus.again();
-        let report = corpus.run(root, &[]).await.unwrap();
+        let report = Box::pin(corpus.run(root, &[])).await.unwrap();
         let parts = files.iter().filter(|file| Kind::of(&file.path) == Some(Kind::Part)).count();
         assert_eq!(encoded(&report) > 0, parts > 0, "{keys:?}: {}", encoded(&report));
         assert!(encoded(&report) <= 48 * parts as u64);
