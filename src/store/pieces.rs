@@ -133,9 +133,12 @@ impl<I: Iterator<Item = u64>> Cutter<I> {
 }
 
 /// What was hashed as a whole in this process, by the start of its SHA-256.
-static HASHED: Mutex<Option<HashMap<String, (Digest256, Arc<Pieces>)>>> = Mutex::new(None);
+static HASHED: Mutex<Option<HashMap<String, Hashed>>> = Mutex::new(None);
 
-pub(super) fn hashed(short: &str) -> Option<(Digest256, Arc<Pieces>)> {
+/// The SHA-256 of a file and its pieces.
+pub(super) type Hashed = (Digest256, Arc<Pieces>);
+
+pub(super) fn hashed(short: &str) -> Option<Hashed> {
     HASHED.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.get(short).cloned()
 }
 

@@ -26,11 +26,12 @@ pub(super) async fn lost_files(root: &Root, parent: Option<&Manifest>) -> Result
     let folders =
         [layout::embeddings_dir(&content.space_id), layout::indexes_dir(&content.index.options_id)];
     let mut there = HashSet::new();
-    for folder in folders {
-        there.extend(root.list(&folder).await?.into_iter().map(|object| object.key));
+    for folder in &folders {
+        there.extend(root.list(folder).await?.into_iter().map(|object| object.key));
     }
+    let listed = |path: &str| folders.iter().any(|folder| path.starts_with(folder));
     let paths = content.files().map(|file| &file.path);
-    Ok(paths.filter(|path| !there.contains(*path)).cloned().collect())
+    Ok(paths.filter(|path| listed(path) && !there.contains(*path)).cloned().collect())
 }
 
 /// The texts whose vectors the parent has in the space `space`: nobody will need to read them, except a sample.

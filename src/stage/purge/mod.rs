@@ -232,8 +232,10 @@ impl<'a> Purge<'a> {
     async fn replace_and_commit(&mut self) -> Result<()> {
         let (root, cancel) = (self.request.root, &self.request.cancel);
         let doomed = &self.holders.doomed;
+        let newest = self.newest.as_ref();
+        let (target, shared) = (&self.target, &self.shared);
         let parts =
-            replace::parts(root, &self.objects, doomed, &self.target, &self.shared, cancel).await?;
+            replace::parts(root, newest, &self.objects, doomed, target, shared, cancel).await?;
         self.report.parts_rewritten +=
             parts.values().filter(|rewritten| rewritten.part.is_some()).count() as u64;
         let Some(newest) = &self.newest else { return Ok(()) };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::target::Target;
 use crate::corpus::{DigestRow, ShardDigest};
 use crate::embedding::{self, Fate, PartReceipt, Rewritten};
-use crate::error::{Error, ErrorKind, Result, ResultExt, found};
+use crate::error::{Error, ErrorKind, Result, ResultExt, found, unless};
 use crate::index::{BuildReport, Calibration, IndexOptions};
 use crate::snapshot::{Content, Manifest, ShardContent};
 use crate::stage::build::IndexJob;
@@ -20,9 +20,11 @@ use crate::types::{Cancel, Digest256, NoteId, TextHash};
 pub(super) type Parts = BTreeMap<String, Rewritten>;
 
 /// Copies every part among `doomed` that has a receipt, so that no other note has to be encoded again. `shared` are
-/// texts that a note which stays has as well: their vectors stay, under its name.
+/// texts that a note which stays has as well: their vectors stay, under its name. A damaged part that `newest` does not
+/// need is not copied: it goes, and a text that somebody misses is encoded again.
 pub(super) async fn parts(
     root: &Root,
+    newest: Option<&Manifest>,
     objects: &[Listed],
     doomed: &BTreeSet<String>,
     target: &Target,
@@ -38,6 +40,7 @@ pub(super) async fn parts(
             shared.get(hash).map_or(Fate::Drop, |other| Fate::For(other.clone()))
         }
     };
+    let needed = FileRef::paths(newest.iter().flat_map(|newest| &newest.content.parts));
     let mut parts = Parts::new();
     for receipt in objects {
         let key = receipt.key.as_str();
@@ -46,8 +49,11 @@ pub(super) async fn parts(
         let receipt = PartReceipt::read(root, &space, key).await;
         let Some(receipt) = found(receipt)? else { continue };
         if doomed.contains(&receipt.file.path) {
-            let rewritten = embedding::rewrite_part(root, &receipt, &fate).await?;
-            parts.insert(receipt.file.path, rewritten);
+            let spare = |error: &Error| {
+                error.kind() == ErrorKind::Corrupt && !needed.contains(receipt.file.path.as_str())
+            };
+            let rewritten = unless(embedding::rewrite_part(root, &receipt, &fate).await, spare)?;
+            parts.extend(rewritten.map(|rewritten| (receipt.file.path, rewritten)));
         }
     }
     Ok(parts)

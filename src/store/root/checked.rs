@@ -9,7 +9,7 @@ use super::handle::Root;
 use super::object::FileRef;
 use crate::error::{Error, Result};
 use crate::store::layout::{self, Key};
-use crate::store::pieces::{self, Pieces};
+use crate::store::pieces::{self, Hashed, Pieces};
 use crate::types::{Digest256, Hasher256};
 
 /// The error of a stored file that is not what was written, with the way out.
@@ -66,7 +66,7 @@ impl Root {
         self.whole(key, size, short).await.map(|(_, pieces)| pieces)
     }
 
-    async fn whole(&self, key: &str, size: u64, short: &str) -> Result<(Digest256, Arc<Pieces>)> {
+    async fn whole(&self, key: &str, size: u64, short: &str) -> Result<Hashed> {
         if let Some(known) = pieces::hashed(short).filter(|(_, pieces)| pieces.cover(size)) {
             return Ok(known);
         }
@@ -78,7 +78,7 @@ impl Root {
     }
 
     /// Hashes an object and its pieces, and remembers them.
-    pub(super) async fn cut(&self, key: &str) -> Result<(Digest256, Arc<Pieces>)> {
+    pub(super) async fn cut(&self, key: &str) -> Result<Hashed> {
         let (mut whole, mut cutter) = (Hasher256::new(), pieces::even());
         let mut stream = self.stream(key, self.size_of(key).await?);
         while let Some(bytes) = stream.try_next().await? {

@@ -218,7 +218,11 @@ fn the_same_days_write_nothing_that_its_reader_refuses() {
         }
         assert!(plans >= 2, "{plans} plans");
         for (sort, now) in makings(&[new.path().join("root")]) {
-            let added: Vec<_> = now.difference(&written[sort]).collect();
+            // Hashes of a part's pieces: its runs refuse such receipts, its readers of snapshots never look at one.
+            let hashes = |field: &&String| {
+                ["part receipt", "encode receipt"].contains(&sort) && field.contains(".pieces.")
+            };
+            let added: Vec<_> = now.difference(&written[sort]).filter(|f| !hashes(f)).collect();
             assert!(added.is_empty(), "{name}, {sort}: {added:?}");
         }
     }
