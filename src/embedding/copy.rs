@@ -50,7 +50,8 @@ async fn read_texts(
     part: &str,
     rows: &[u32],
 ) -> Result<(Vec<EncodedText>, VectorType)> {
-    let builder = begin(open_key(root, part).await?, part).await?;
+    let opened = Box::pin(open_key(root, part)).await?;
+    let builder = Box::pin(begin(opened, part)).await?;
     let vector_type = match builder.schema().field_with_name("embedding") {
         Ok(field) if field.data_type().to_string().contains("Float16") => VectorType::F16,
         _ => VectorType::F32,

@@ -41,7 +41,8 @@ pub async fn read_text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<Tex
 
 async fn text_hashes(root: &Root, part: &PartReceipt) -> Result<Vec<TextHash>> {
     let key = part.file.path.as_str();
-    let builder = begin(object::open(root, part, Without::Trust).await?, key).await?;
+    let opened = Box::pin(object::open(root, part, Without::Trust)).await?;
+    let builder = Box::pin(begin(opened, key)).await?;
     let stored = builder.metadata().file_metadata().key_value_metadata();
     let space = stored
         .and_then(|entries| entries.iter().find(|entry| entry.key == metadata::SPACE_ID))
@@ -106,7 +107,8 @@ pub async fn read_vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embed
 }
 
 async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
-    let opened = begin(object::open_key(root, part).await?, part).await?;
+    let opened = Box::pin(object::open_key(root, part)).await?;
+    let opened = Box::pin(begin(opened, part)).await?;
     let builder = project(opened, part, "embedding")?;
     let width = match builder.schema().field_with_name("embedding").map(|field| field.data_type()) {
         Ok(DataType::FixedSizeList(_, width)) if *width > 0 => *width as usize,

@@ -56,7 +56,8 @@ async fn rewrite(
     fate: &(dyn Fn(&str, &TextHash) -> Fate + Sync),
 ) -> Result<Rewritten> {
     let key = old.file.path.as_str();
-    let builder = begin(open(root, old, Without::HashAll).await?, key).await?;
+    let opened = Box::pin(open(root, old, Without::HashAll)).await?;
+    let builder = Box::pin(begin(opened, key)).await?;
     let schema = Arc::clone(builder.schema());
     let entries = builder.metadata().file_metadata().key_value_metadata().cloned();
     // The writer adds the Arrow schema by itself.

@@ -24,7 +24,8 @@ const FOOTER: usize = 64 << 10;
 /// file, not of the store.
 #[derive(Debug, Clone)]
 pub struct ParquetObject {
-    root: Root,
+    /// What it is called in errors.
+    root: Arc<Root>,
     store: Arc<dyn ObjectStore>,
     key: String,
     path: ObjectPath,
@@ -39,7 +40,7 @@ impl ParquetObject {
     /// The object `key` of `size` bytes, of which nobody knows what it must be.
     pub fn new(root: &Root, key: &str, size: u64) -> Self {
         let (store, path) = root.object(key);
-        let (root, key) = (root.clone(), key.to_owned());
+        let (root, key) = (Arc::new(root.clone()), key.to_owned());
         Self { root, store, key, path, size, pages: false, pieces: None, end: None }
     }
 

@@ -37,11 +37,12 @@ impl PreparedReader {
                 "prepared file {key} is gone; run prepare again"
             )));
         }
-        let object = ParquetObject::checked(root, &shard.file).await?;
+        let object = Box::pin(ParquetObject::checked(root, &shard.file)).await?;
         let opening = async {
             ParquetRecordBatchStreamBuilder::new(object).await.map_err(|e| failed(&key, e))
         };
-        let builder = shielded_async(ErrorKind::Corrupt, || key.clone(), opening).await?;
+        let opening = shielded_async(ErrorKind::Corrupt, || key.clone(), opening);
+        let builder = Box::pin(opening).await?;
         let schema = builder.schema();
         let stored = schema.fields().iter().skip(STORED).cloned().collect();
         let names = |s: &SchemaRef| -> Vec<_> {

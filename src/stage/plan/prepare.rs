@@ -107,7 +107,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let inputs = Inputs::default();
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
     let space_id = spec_space.id()?;
-    let lost = lost_files(root, parent.as_ref()).await?;
+    let lost = Box::pin(lost_files(root, parent.as_ref())).await?;
     if !lost.is_empty() {
         reporter.warn(format!(
             "{} files that the newest snapshot names are gone; what was in them is made again",

@@ -26,7 +26,7 @@ impl Root {
     /// its reference; hashes it by reading it back.
     pub async fn seal(&self, key: &str) -> Result<FileRef> {
         self.sync(key).await?;
-        let (sha256, pieces) = self.cut(key).await?;
+        let (sha256, pieces) = Box::pin(self.cut(key)).await?;
         Ok(FileRef { path: key.to_owned(), size: pieces.size(), sha256 })
     }
 
@@ -87,7 +87,9 @@ impl Root {
     /// As [`Root::copy`].
     pub async fn fetch(&self, file: &FileRef, cache: &Path) -> Result<PathBuf> {
         key::check(&file.path)?;
-        let Some(path) = self.local_path(&file.path) else { return self.copy(file, cache).await };
+        let Some(path) = self.local_path(&file.path) else {
+            return Box::pin(self.copy(file, cache)).await;
+        };
         self.check_size(file).await?;
         match self.hash(&file.path).await? == (file.sha256, file.size) {
             true => Ok(path),
