@@ -131,7 +131,8 @@ async fn a_flipped_bit_is_refused_where_it_is_read() {
     let (count, dimensions) = (700, 3_072);
     let all = vectors(0, count, dimensions);
     let (space, no) = (space(dimensions as u32), serde_json::Value::Null);
-    let receipt = write_part(&root, &space, 0, VectorType::F32, &texts(0, count), &all, &no);
+    let hashes = texts(0, count);
+    let receipt = write_part(&root, &space, 0, VectorType::F32, &hashes, &all, &no);
     let receipt = receipt.await.unwrap();
     let key = &receipt.file.path;
     let good = root.get(key).await.unwrap();

@@ -192,8 +192,7 @@ impl Root {
 }
 
 fn not_cached(cache: &Path, cause: std::io::Error) -> Error {
-    let kind = kind_of_io(&cause);
-    Error::new(kind, format!("cannot write the cache {}", cache.display())).with_source(cause)
+    Error::io(cause, format!("cannot write the cache {}", cache.display()))
 }
 
 fn is_intact(path: &Path, expected: &FileRef) -> bool {

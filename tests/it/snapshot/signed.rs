@@ -39,6 +39,7 @@ fn watch(root: &Root) -> SnapshotWatcher {
     let options = WatchOptions {
         every: std::time::Duration::from_millis(1),
         cache: Path::new("/nonexistent").to_owned(),
+        in_place: true,
         tower: None,
         first: None,
     };
