@@ -6,9 +6,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
+mod deep;
 mod shield;
 mod system;
 
+pub use deep::{deep, deep_async};
 pub use shield::{broken, shielded, shielded_async};
 pub use system::kind_of_io;
 pub(crate) use system::{TOO_MANY_FILES, is_full, way_out, way_out_of};

@@ -6,7 +6,8 @@ use super::document::Node;
 use super::pipeline::Pipeline;
 use super::problem::Problems;
 use super::query::QueryOptions;
-use crate::corpus::{CorpusMode, RESERVED_COLUMNS, check_sql};
+use crate::corpus::{CorpusMode, RESERVED_COLUMNS, check_sql, check_template_length};
+use crate::error::{Error, deep};
 use crate::stage::ChunkingOptions;
 use crate::tower::TowerOptions;
 
@@ -117,21 +118,29 @@ fn template(source: &str, path: &str, check: &mut Check<'_>) {
     if source.trim().is_empty() {
         return check.bad(path, "is empty; e.g. \"{{ title }}\\n{{ body }}\"");
     }
-    let mut environment = minijinja::Environment::new();
-    if let Err(error) = environment.add_template("template", source) {
-        let line = error.line().map_or_else(String::new, |line| format!(" in its line {line}"));
-        let detail = error.detail().unwrap_or("syntax error");
-        check.bad(path, format!("does not compile{line}: {detail}"));
-        return;
+    if let Err(error) = check_template_length(source) {
+        let why = error.message().trim_start_matches("corpus.template: ");
+        return check.bad(path, why);
     }
-    let reads_nothing = environment
-        .get_template("template")
-        .is_ok_and(|template| template.undeclared_variables(false).is_empty());
-    check.require(
-        !reads_nothing,
-        path,
-        "names no column, so every note would have the same text; e.g. \"{{ title }}\\n{{ body }}\"",
-    );
+    // Whether it reads a column, or what is wrong with it.
+    let compiled = deep(|| {
+        let mut environment = minijinja::Environment::new();
+        environment.add_template("template", source).map_err(|error| {
+            let line = error.line().map_or_else(String::new, |line| format!(" in its line {line}"));
+            let detail = error.detail().unwrap_or("syntax error");
+            Error::config(format!("does not compile{line}: {detail}"))
+        })?;
+        let template = environment.get_template("template");
+        Ok(template.map_or(true, |template| !template.undeclared_variables(false).is_empty()))
+    });
+    match compiled {
+        Ok(true) => {}
+        Ok(false) => check.bad(
+            path,
+            "names no column, so every note would have the same text; e.g. \"{{ title }}\\n{{ body }}\"",
+        ),
+        Err(error) => check.bad(path, error.message()),
+    }
 }
 
 fn tower(tower: &TowerOptions, section: &str, check: &mut Check<'_>) {

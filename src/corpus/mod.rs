@@ -34,6 +34,7 @@ mod pairs;
 mod prepare;
 mod session;
 mod source;
+mod sql;
 
 pub use filter::RowFilter;
 pub use options::{
@@ -47,6 +48,6 @@ pub use outcome::{
 pub use pairs::read_pairs;
 pub use prepare::{
     Chunker, DigestRow, Earlier, Exclude, KnownText, PrepareRequest, PreparedReader,
-    RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, prepare, prepared_schema,
+    RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, check_template_length, prepare, prepared_schema,
 };
 pub use session::check_sql;

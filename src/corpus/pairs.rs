@@ -7,10 +7,11 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Float32Type};
 use datafusion::error::DataFusionError;
+use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 
 use super::options::{TableOptions, TypeRule};
-use super::session::{error, query, session, sql_error};
+use super::session::{error, longest_row, planned, query, session, sql_error};
 use crate::corpus::source::find::Finder;
 use crate::corpus::source::{file, tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
@@ -41,7 +42,8 @@ pub async fn read_pairs(
         let storage = StorageOptions::default();
         let only = std::slice::from_ref(table);
         let finder = Finder::new(base_dir, &storage, None, cancel, reporter.as_ref());
-        let typing = tables::Typing { rule: TypeRule::Exact, before: None, reporter };
+        let (rule, longest_row) = (TypeRule::Exact, longest_row(MEMORY_MIB));
+        let typing = tables::Typing { rule, before: None, reporter, longest_row };
         let tables = tables::register(&context, only, finder, &typing);
         let tables = cancel.unless_stopped(tables).await?;
         if let Some(first) = tables.rejections.samples.first() {
@@ -49,7 +51,8 @@ pub async fn read_pairs(
             return Err(Error::input(format!("{count} rows cannot be read, e.g. {first}")));
         }
         let query = query(&context, sql).await.map_err(|cause| wrong_sql(cause, only))?;
-        let mut stream = query.execute_stream().await.map_err(|e| error(e, READING))?;
+        let (plan, task) = planned(query).await.map_err(|e| error(e, READING))?;
+        let mut stream = execute_stream(plan, task).map_err(|e| error(e, READING))?;
         let mut rows = Vec::new();
         while let Some(batch) = stream.next().await {
             cancel.check()?;

@@ -3,20 +3,28 @@
 use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
-use datafusion::sql::parser::DFParser;
+use datafusion::sql::parser::Statement;
 
 use super::names;
+use super::sql::{self, Limits, Refused};
 use crate::corpus::options::TableOptions;
-use crate::error::{Error, ErrorKind, Result, kind_of_io};
+use crate::error::{Error, ErrorKind, Result, deep_async, kind_of_io};
 
 /// Rows a batch. Small, because a note may be long and a batch is the unit of memory.
 pub(super) const BATCH_ROWS: usize = 2048;
 
 const MIB: u64 = 1 << 20;
+/// Parts of the memory limit that a row of a text file may take: its text is copied where fields are taken apart, where a
+/// batch is built and where batches wait, in each of the files that are read at once.
+const ROWS_OF_LIMIT: u64 = 32;
+/// What a row may take in any case, and at most.
+const ROW_BYTES: std::ops::RangeInclusive<u64> = 4 * MIB..=1 << 30;
 /// Below this a sort cannot even merge its own spill files.
 const MIN_MEMORY_MIB: u64 = 16;
 /// Memory that one sort partition should at least have.
@@ -56,6 +64,16 @@ pub(super) fn session(memory_limit_mib: u64) -> Result<SessionContext> {
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }
 
+/// The longest row of a text file, in bytes, where so much memory may be used. A few bytes of a packed file may stand for
+/// gigabytes.
+pub(super) fn longest_row(memory_limit_mib: u64) -> usize {
+    let bytes = memory_limit_mib.saturating_mul(MIB) / ROWS_OF_LIMIT;
+    usize::try_from(bytes.clamp(*ROW_BYTES.start(), *ROW_BYTES.end())).unwrap_or(usize::MAX)
+}
+
+/// Parts of all expressions of a query.
+const MOST_PARTS: u64 = 200_000;
+
 /// Plans a query: nothing that writes or changes settings.
 pub(super) async fn query(
     context: &SessionContext,
@@ -63,7 +81,52 @@ pub(super) async fn query(
 ) -> std::result::Result<DataFrame, DataFusionError> {
     let only_queries =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    context.sql_with_options(sql, only_queries).await
+    let (statement, state) = (statement(sql)?, context.state());
+    let planning = async move {
+        let plan = state.statement_to_plan(statement).await?;
+        if sql::parts_of_plan(&plan)? > MOST_PARTS {
+            let what = "corpus.sql: BETWEEN, IN, and coalesce are nested in each other so often that the query, with all values \
+                        written out, has more than 200,000 parts; nest fewer of them";
+            return Err(own(Error::config(what)));
+        }
+        Ok(plan)
+    };
+    let plan = deep_async(planning).await.map_err(own)??;
+    only_queries.verify_plan(&plan)?;
+    context.execute_logical_plan(plan).await
+}
+
+/// How rows are computed, and with what; planned where expressions may be as deep as those of a query may.
+pub(super) async fn planned(
+    rows: DataFrame,
+) -> std::result::Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), DataFusionError> {
+    let planning = async move {
+        let task = Arc::new(rows.task_ctx());
+        rows.create_physical_plan().await.map(|plan| (plan, task))
+    };
+    deep_async(planning).await.map_err(own)?
+}
+
+/// The one statement of a text.
+fn statement(sql: &str) -> std::result::Result<Statement, DataFusionError> {
+    let mut statements = sql::statements(sql, &Limits::QUERY).map_err(|refused| match refused {
+        Refused::Shape(what) => own(Error::config(format!("corpus.sql: it {what}"))),
+        Refused::Parser(cause) => cause,
+        Refused::Thread(error) => own(error),
+    })?;
+    match (statements.pop_front(), statements.len()) {
+        (Some(statement), 0) => Ok(statement),
+        (first, more) => {
+            let count = more + usize::from(first.is_some());
+            let what = format!("corpus.sql: {count} statements, where one is meant");
+            Err(own(Error::config(what)))
+        }
+    }
+}
+
+/// An error of ours on its way through DataFusion.
+fn own(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }
 
 /// Turns a DataFusion error into ours. Its text is kept, since it names columns, files and lines, but without
@@ -89,10 +152,7 @@ pub(super) fn error(error: DataFusionError, doing: &str) -> Error {
 /// # Errors
 /// Config, with the place in the text.
 pub fn check_sql(sql: &str) -> Result<()> {
-    match DFParser::parse_sql(sql).map_err(|error| sql_error(error, &[]))?.len() {
-        1 => Ok(()),
-        count => Err(Error::config(format!("corpus.sql: {count} statements, where one is meant"))),
-    }
+    statement(sql).map(drop).map_err(|cause| sql_error(cause, &[]))
 }
 
 /// An error while planning the user's SQL over `tables`: all of it is the user's own text.

@@ -21,6 +21,10 @@ use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::index::RowSet;
 use crate::schema;
 use crate::snapshot::ids::{self, BATCH};
+use crate::types::Cancel;
+
+/// Bytes that a batch of a filter's columns takes, about.
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// Rows whose stored columns are read at a time.
 const FEW: usize = 64;
@@ -160,11 +164,14 @@ impl IdsFile {
     }
 
     /// The rows that pass. Reads the filter's columns, a batch at a time.
-    pub(super) fn passing(&self, filter: &RowFilter) -> Result<RowSet> {
-        shielded(ErrorKind::Corrupt, || self.shown.clone(), || self.filtered(filter))
+    ///
+    /// # Errors
+    /// As [`RowFilter::evaluate`].
+    pub(super) fn passing(&self, filter: &RowFilter, cancel: &Cancel) -> Result<RowSet> {
+        shielded(ErrorKind::Corrupt, || self.shown.clone(), || self.filtered(filter, cancel))
     }
 
-    fn filtered(&self, filter: &RowFilter) -> Result<RowSet> {
+    fn filtered(&self, filter: &RowFilter, cancel: &Cancel) -> Result<RowSet> {
         let reading = || format!("filtering {}", self.shown);
         let fields = self.metadata.schema().fields();
         let wanted = filter.columns().fields();
@@ -172,12 +179,23 @@ impl IdsFile {
             .filter(|&at| wanted.iter().any(|column| column.name() == fields[at].name()));
         let mask = ProjectionMask::roots(self.metadata.parquet_schema(), roots);
         let mut bits = BooleanBufferBuilder::new(usize::try_from(self.rows()).unwrap_or(0));
-        for batch in self.reader(mask, None, BATCH).context(reading)? {
+        let rows = self.rows_at_once(&mask);
+        for batch in self.reader(mask, None, rows).context(reading)? {
             let batch =
                 batch.or_error(ErrorKind::Corrupt, || "a column is damaged").context(reading)?;
-            bits.append_buffer(filter.evaluate(&batch)?.values());
+            bits.append_buffer(filter.evaluate(&batch, cancel)?.values());
         }
         Ok(RowSet::new(bits.finish()))
+    }
+
+    /// So many rows that their columns take a few megabytes.
+    fn rows_at_once(&self, columns: &ProjectionMask) -> usize {
+        let groups = self.metadata.metadata().row_groups();
+        let chunks = groups.iter().flat_map(|group| group.columns().iter().enumerate());
+        let read = chunks.filter(|(at, _)| columns.leaf_included(*at));
+        let bytes: u64 = read.map(|(_, chunk)| chunk.uncompressed_size().max(0) as u64).sum();
+        let rows = (self.rows() * BATCH_BYTES).checked_div(bytes).unwrap_or(u64::MAX);
+        usize::try_from(rows).unwrap_or(BATCH).clamp(1, BATCH)
     }
 
     fn batches(&self, mask: ProjectionMask) -> Result<Vec<RecordBatch>> {

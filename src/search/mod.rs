@@ -14,6 +14,7 @@ mod lease;
 mod opened;
 mod query;
 mod sources;
+mod threads;
 mod towers;
 mod watcher;
 

@@ -10,12 +10,13 @@ use rayon::prelude::*;
 
 use super::fetch::Files;
 use super::ids::{IdsFile, Notes, Stored};
+use super::threads::on_own_threads;
 use crate::corpus::RowFilter;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::{Calibration, IndexOptions, RowSet, ShardIndex, check_canaries};
 use crate::snapshot::{Content, Manifest, Segment, newest, read, removed};
 use crate::store::Root;
-use crate::types::{Digest256, NoteId, NoteKey};
+use crate::types::{Cancel, Digest256, NoteId, NoteKey};
 
 /// Segments fetched at the same time.
 const FETCHES: usize = 4;
@@ -189,24 +190,32 @@ impl Snapshot {
     /// # Errors
     /// As [`RowFilter::compile`] and [`RowFilter::evaluate`].
     pub fn passing(&self, condition: &str) -> Result<Passing> {
+        self.passing_unless(condition, &Cancel::new())
+    }
+
+    /// [`Snapshot::passing`] that stops soon after it is cancelled.
+    ///
+    /// # Errors
+    /// As there; those of [`Cancel::check`].
+    pub fn passing_unless(&self, condition: &str, cancel: &Cancel) -> Result<Passing> {
         let mut compiled: Vec<(Schema, Arc<RowFilter>)> = Vec::new();
-        let mut filters = Vec::with_capacity(self.segments.len());
+        let mut jobs = Vec::with_capacity(self.segments.len());
         for segment in &self.segments {
             let schema = segment.ids.stored_schema()?;
             let known = compiled.iter().find(|(other, _)| *other == schema);
-            filters.push(match known {
+            let filter = match known {
                 Some((_, filter)) => Arc::clone(filter),
                 None => {
                     let filter = Arc::new(RowFilter::compile(condition, &schema)?);
                     compiled.push((schema, Arc::clone(&filter)));
                     filter
                 }
-            });
+            };
+            jobs.push((segment, filter));
         }
-        let rows = self.segments.par_iter().zip(filters);
-        let rows = rows
-            .map(|(segment, filter)| Ok(segment.ids.passing(&filter)?.and(&segment.live)))
-            .collect::<Result<_>>()?;
+        let rows = on_own_threads(&jobs, |(segment, filter)| {
+            Ok(segment.ids.passing(filter, cancel)?.and(&segment.live))
+        })?;
         Ok(Passing { content: self.manifest.content_hash, rows })
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::search::{Passing, Snapshot};
-use crate::types::Digest256;
+use crate::types::{Cancel, Digest256};
 
 /// Bytes that an entry takes beside its bits and its condition.
 const OVERHEAD: usize = 256;
@@ -38,14 +38,19 @@ impl Filters {
     /// The notes of a snapshot that pass a condition.
     ///
     /// # Errors
-    /// As [`Snapshot::passing`].
-    pub fn passing(&self, snapshot: &Snapshot, condition: &str) -> Result<Arc<Passing>> {
+    /// As [`Snapshot::passing_unless`].
+    pub fn passing(
+        &self,
+        snapshot: &Snapshot,
+        condition: &str,
+        cancel: &Cancel,
+    ) -> Result<Arc<Passing>> {
         let key = (snapshot.manifest().content_hash, condition.trim().to_owned());
         if let Some(passing) = self.lock().get(&key) {
             return Ok(passing);
         }
         // Two requests may evaluate the same filter at once; that costs time, never a wrong answer.
-        let passing = Arc::new(snapshot.passing(condition)?);
+        let passing = Arc::new(snapshot.passing_unless(condition, cancel)?);
         self.lock().put(key, Arc::clone(&passing), self.limit);
         Ok(passing)
     }

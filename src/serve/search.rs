@@ -18,6 +18,7 @@ use super::refusal::Refusal;
 use super::request::{SearchQuery, SearchRequest};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::search::{Answer, Hit, Serving};
+use crate::types::Cancel;
 
 /// Names the snapshot of an answer beside its body.
 const SNAPSHOT: &str = "x-scalingnote-snapshot";
@@ -67,10 +68,12 @@ async fn answer(app: &Arc<App>, place: &Place, request: Request<Body>) -> Result
     let serving = app.watcher.current().ok_or_else(Refusal::no_snapshot)?;
     let app = Arc::clone(app);
     let number = serving.snapshot.manifest().number;
-    // A search that nobody waits for any more still computes, and keeps its seat until it is done.
+    // A search that nobody waits for any more ends with its filter, else it still computes; it keeps its seat until then.
+    let waiting = Waiting(Cancel::new());
+    let cancel = waiting.0.clone();
     let computed = tokio::task::spawn_blocking(move || {
         let _seat = seat;
-        let answer = compute(&app, &serving, request, &held)?;
+        let answer = compute(&app, &serving, request, &held, &cancel)?;
         written(&answer, held)
     });
     let computed = computed.await.unwrap_or_else(|cause| {
@@ -97,10 +100,26 @@ async fn seat(app: &App) -> Result<OwnedSemaphorePermit, Refusal> {
     seat.ok().and_then(std::result::Result::ok).ok_or_else(Refusal::busy)
 }
 
-fn compute(app: &App, serving: &Serving, request: SearchRequest, held: &Holding) -> Result<Answer> {
+/// Somebody waits for an answer. Dropped with the request: when it took too long, or its client is gone.
+struct Waiting(Cancel);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+fn compute(
+    app: &App,
+    serving: &Serving,
+    request: SearchRequest,
+    held: &Holding,
+    cancel: &Cancel,
+) -> Result<Answer> {
     let snapshot = &serving.snapshot;
     let condition = request.condition.as_deref();
-    let passing = condition.map(|text| app.filters.passing(snapshot, text)).transpose()?;
+    let passing = condition.map(|text| app.filters.passing(snapshot, text, cancel)).transpose()?;
+    cancel.check()?;
     let (vector, query_tower) = match request.query {
         SearchQuery::Vector(vector) => (vector, None),
         SearchQuery::Text(text) => {

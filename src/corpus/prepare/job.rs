@@ -4,8 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::functions_aggregate::count::count_all;
+use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use datafusion::prelude::{DataFrame, SessionContext, col};
 use futures::StreamExt;
 use tokio::sync::mpsc;
@@ -21,7 +24,7 @@ use super::template::NoteTemplate;
 use super::writer::ShardWriter;
 use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
 use crate::corpus::outcome::{PrepareOutcome, Rejections, SourceTypes};
-use crate::corpus::session::{error, query, session, sql_error};
+use crate::corpus::session::{error, longest_row, planned, query, session, sql_error};
 use crate::corpus::source::file::{self, SourceFile};
 use crate::corpus::source::find::{Finder, Output};
 use crate::corpus::source::tables::{self, Tables};
@@ -100,6 +103,7 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
         rule: options.types,
         before: earlier.and_then(|earlier| earlier.types.as_ref()),
         reporter: &request.reporter,
+        longest_row: longest_row(options.memory_limit_mib),
     };
     let tables = tables::register(&context, &options.tables, finder, &typing);
     let tables = request.cancel.unless_stopped(tables);
@@ -167,8 +171,7 @@ async fn run(
         .select(std::mem::take(&mut contract.projection))
         .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
         .map_err(wrong_sql)?;
-    let task = Arc::new(sorted.task_ctx());
-    let plan = sorted.create_physical_plan().await.map_err(wrong_sql)?;
+    let (plan, task) = planned(sorted).await.map_err(wrong_sql)?;
     let stream = execute_stream(Arc::clone(&plan), task).map_err(|e| error(e, READING))?;
 
     let contract = Arc::new(contract);
@@ -221,13 +224,22 @@ async fn run(
 const READING: &str = "reading the corpus";
 
 async fn count(query: DataFrame, cancel: &Cancel) -> Result<u64> {
-    let mut count = std::pin::pin!(query.count());
-    loop {
+    let failed = |cause| error(cause, "counting the corpus");
+    let counted = query.aggregate(Vec::new(), vec![count_all()]).map_err(failed)?;
+    let (plan, task) = planned(counted).await.map_err(failed)?;
+    let mut counting = std::pin::pin!(collect(plan, task));
+    let batches = loop {
         tokio::select! {
-            rows = &mut count => return Ok(rows.map_err(|e| error(e, "counting the corpus"))? as u64),
+            batches = &mut counting => break batches.map_err(failed)?,
             () = tokio::time::sleep(CANCEL_POLL) => cancel.check()?,
         }
-    }
+    };
+    let count = batches.first().and_then(|batch| {
+        let counts = batch.column(0).as_primitive_opt::<Int64Type>()?;
+        counts.values().first().copied()
+    });
+    let count = count.and_then(|count| u64::try_from(count).ok());
+    count.ok_or_else(|| Error::internal("counting the corpus gave no number"))
 }
 
 type Rendering = JoinHandle<Result<Rendered>>;

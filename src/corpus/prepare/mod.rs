@@ -24,3 +24,4 @@ pub use job::{Earlier, PrepareRequest, SMALL_CORPUS, prepare};
 pub use reader::PreparedReader;
 pub use render::{Chunker, Exclude, KnownText};
 pub use schema::{RESERVED_COLUMNS, prepared_schema};
+pub use template::check_template_length;

@@ -7,9 +7,26 @@ use minijinja::value::Object;
 use minijinja::{AutoEscape, Environment, ErrorKind as Jinja, UndefinedBehavior, Value};
 
 use super::filters;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, deep};
 
 const NAME: &str = "template";
+
+/// Bytes of a template. Its compiler calls itself for every operator of a chain, and takes the square of their number.
+const LONGEST: usize = 16 << 10;
+
+/// Refuses a template that its compiler would be at for minutes.
+///
+/// # Errors
+/// Config, with the limit.
+pub fn check_template_length(source: &str) -> Result<()> {
+    match source.len() > LONGEST {
+        false => Ok(()),
+        true => Err(Error::config(format!(
+            "corpus.template: has {} bytes; at most {LONGEST} are read: keep long texts in a column, which corpus.sql can add",
+            source.len()
+        ))),
+    }
+}
 
 /// A compiled template and the columns that it reads.
 pub(super) struct NoteTemplate {
@@ -21,32 +38,31 @@ impl NoteTemplate {
     /// Compiles the template. Config error naming the line where it is wrong. `exact`: whole numbers stay what they
     /// are whatever filter they go through.
     pub(super) fn compile(source: &str, exact: bool) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_formatter(|out, state, value| {
-            if value.is_none() {
-                return Ok(());
+        check_template_length(source)?;
+        let wrong = |e| Error::config(format!("corpus.template: {e}"));
+        let compile = || {
+            let mut environment = Environment::new();
+            environment.set_undefined_behavior(UndefinedBehavior::Strict);
+            environment.set_auto_escape_callback(|_| AutoEscape::None);
+            environment.set_formatter(|out, state, value| {
+                if value.is_none() {
+                    return Ok(());
+                }
+                minijinja::escape_formatter(out, state, value)
+            });
+            if exact {
+                environment.add_filter("int", filters::int);
+                environment.add_filter("format", filters::format);
             }
-            minijinja::escape_formatter(out, state, value)
-        });
-        if exact {
-            environment.add_filter("int", filters::int);
-            environment.add_filter("format", filters::format);
-        }
-        environment
-            .add_template_owned(NAME, source.to_owned())
-            .map_err(|e| Error::config(format!("corpus.template: {e}")))?;
-        let globals: BTreeSet<String> =
-            environment.globals().map(|(name, _)| name.to_owned()).collect();
-        let variables = environment
-            .get_template(NAME)
-            .map_err(|e| Error::config(format!("corpus.template: {e}")))?
-            .undeclared_variables(false)
-            .into_iter()
-            .filter(|name| !globals.contains(name))
-            .collect();
-        Ok(Self { environment, variables })
+            environment.add_template_owned(NAME, source.to_owned()).map_err(wrong)?;
+            let globals: BTreeSet<String> =
+                environment.globals().map(|(name, _)| name.to_owned()).collect();
+            let template = environment.get_template(NAME).map_err(wrong)?;
+            let variables = template.undeclared_variables(false).into_iter();
+            let variables = variables.filter(|name| !globals.contains(name)).collect();
+            Ok(Self { environment, variables })
+        };
+        deep(compile)
     }
 
     /// Names that the template reads from the row.
@@ -145,6 +161,51 @@ mod tests {
         let template =
             NoteTemplate::compile("{% for i in range(2) %}{{ i }}{% endfor %}", true).unwrap();
         assert!(template.variables().is_empty(), "{:?}", template.variables());
+    }
+
+    #[test]
+    fn a_hostile_template_is_an_error_or_compiles() {
+        for part in [
+            "a+",
+            "- ",
+            "not ",
+            "a if a else ",
+            "a|lower.b[1]() is defined and ",
+            "a ** ",
+            "(",
+            "[",
+            "{1:",
+        ] {
+            for (before, after) in [("{{ ", "a }}"), ("{% if ", "a %}{% endif %}")] {
+                let room = LONGEST - before.len() - after.len();
+                let chain = format!("{before}{}{after}", part.repeat(room / part.len()));
+                match NoteTemplate::compile(&chain, true) {
+                    Ok(template) => assert!(!template.variables().is_empty(), "{part}"),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Config, "{part}: {error}"),
+                }
+            }
+        }
+        for (open, close) in [
+            ("{% if a %}", "{% endif %}"),
+            ("{% for a in b %}", "{% endfor %}"),
+            ("{% elif a %}", ""),
+            ("{% with %}", "{% endwith %}"),
+            ("{% filter lower %}", "{% endfilter %}"),
+        ] {
+            let count = (LONGEST - 30) / (open.len() + close.len());
+            let nested = format!("{}{{{{ a }}}}{}", open.repeat(count), close.repeat(count));
+            let nested = match close {
+                "" => format!("{{% if a %}}{nested}{{% endif %}}"),
+                _ => nested,
+            };
+            match NoteTemplate::compile(&nested, true) {
+                Ok(template) => assert!(!template.variables().is_empty(), "{open}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Config, "{open}: {error}"),
+            }
+        }
+        let long = "x".repeat(LONGEST + 1);
+        let said = NoteTemplate::compile(&long, true).err().unwrap().to_string();
+        assert!(said.contains("corpus.template") && said.contains("16384"), "{said}");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Learns the columns of text files: one pass over every file, then types by declaration, by the newest snapshot, or by
 //! the values seen.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -11,6 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::file::SourceFile;
 use super::named::Named;
+use super::reading::Reading;
 use super::text::{BadRow, BadRows, Column, Learned};
 use super::types::{Conflict, Place, Seen};
 use super::{bytes, csv, json};
@@ -47,6 +47,7 @@ pub(super) struct TextTable {
     columns: Vec<Column>,
     /// By file.
     bad: Vec<BadRows>,
+    longest_row: usize,
 }
 
 /// What learning came to.
@@ -66,16 +67,19 @@ impl TextTable {
         syntax: Syntax,
         files: Arc<[SourceFile]>,
         compression: FileCompressionType,
-        rule: TypeRule,
-        before: Option<&BTreeMap<String, String>>,
+        reading: &Reading<'_>,
     ) -> Result<Typed> {
+        let Reading { rule, before, longest_row, .. } = *reading;
         let (dialect, learned) = match syntax {
             Syntax::Csv { tabs } => {
+                let dialect = csv::Dialect::of(options, tabs)?.with_longest(longest_row);
                 let (dialect, learned) =
-                    csv::learn_files(&files, compression, options, tabs, rule).await?;
+                    csv::learn_files(&files, compression, options, dialect, rule).await?;
                 (Some(dialect), learned)
             }
-            Syntax::Json => (None, learn_json(&files, compression, options, rule).await?),
+            Syntax::Json => {
+                (None, learn_json(&files, compression, options, rule, longest_row).await?)
+            }
         };
         let mut seen: Named<Seen> = Named::default();
         let mut bad = Vec::new();
@@ -116,7 +120,7 @@ impl TextTable {
             columns.push(Column { data_type, declared: options.schema.get(&name).cloned(), name });
         }
         let options = options.clone();
-        let table = Self { files, compression, options, dialect, columns, bad };
+        let table = Self { files, compression, options, dialect, columns, bad, longest_row };
         Ok(Typed { table, complaints })
     }
 
@@ -162,7 +166,7 @@ impl TextTable {
                 None => {
                     let columns: Vec<Column> =
                         places.iter().map(|at| table.columns[*at].clone()).collect();
-                    json::read(reader, &columns, bad, &mut emit)?;
+                    json::read(reader, &columns, bad, table.longest_row, &mut emit)?;
                 }
             }
             Ok(wanted)
@@ -179,12 +183,13 @@ async fn learn_json(
     compression: FileCompressionType,
     options: &TableOptions,
     rule: TypeRule,
+    longest_row: usize,
 ) -> Result<Vec<Learned>> {
     let each = files.iter().cloned().enumerate().map(|(at, file)| {
         let table = options.clone();
         async move {
             bytes::read(&file, compression, table.encoding, move |reader| {
-                json::learn(reader, &table, at, rule)
+                json::learn(reader, &table, at, rule, longest_row)
             })
             .await
         }

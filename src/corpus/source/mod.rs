@@ -14,6 +14,7 @@ mod named;
 mod open;
 mod own;
 mod provider;
+mod reading;
 pub(super) mod tables;
 mod text;
 mod types;

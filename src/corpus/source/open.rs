@@ -1,6 +1,5 @@
 //! Opens the files of a table: their columns, their types, and what stands against them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::compute::can_cast_types;
@@ -17,23 +16,13 @@ use super::find::FileKind;
 use super::learn::{Complaint, Syntax, TextTable, declared_columns_are_there};
 use super::own::OwnFiles;
 use super::provider::{Files, SourceTable, folder_fields};
+use super::reading::Reading;
 use super::{csv, described};
 use crate::corpus::names::toml_key;
 use crate::corpus::options::{ColumnType, TableFormat, TableOptions, TypeRule};
 use crate::corpus::outcome::class;
 use crate::corpus::session::error;
 use crate::error::{Error, Result};
-use crate::observe::Reporter;
-
-/// How the columns of a table get their types.
-pub(super) struct Reading<'a> {
-    /// The table's place among the corpus's.
-    pub(super) at: usize,
-    pub(super) rule: TypeRule,
-    /// What the newest snapshot was made with, by column.
-    pub(super) before: Option<&'a BTreeMap<String, String>>,
-    pub(super) reporter: &'a Arc<dyn Reporter>,
-}
 
 /// Learns the columns of a table's files.
 ///
@@ -55,10 +44,8 @@ pub(super) async fn open(
     };
     let (own, source, mut complaints) = match syntax {
         Some(syntax) => {
-            let (rule, before) = (reading.rule, reading.before);
             let typed =
-                TextTable::learn(options, syntax, files.clone(), kind.compression, rule, before)
-                    .await?;
+                TextTable::learn(options, syntax, files.clone(), kind.compression, reading).await?;
             (typed.table.schema(), Files::Text(Arc::new(typed.table)), typed.complaints)
         }
         None => {

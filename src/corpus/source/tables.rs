@@ -9,8 +9,9 @@ use datafusion::prelude::SessionContext;
 
 use super::file::SourceFile;
 use super::find::Finder;
-use super::open::{Reading, open};
+use super::open::open;
 use super::provider::SourceTable;
+use super::reading::Reading;
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::corpus::outcome::{Rejections, SourceTypes, class};
 use crate::corpus::session::error;
@@ -23,6 +24,8 @@ pub(in crate::corpus) struct Typing<'a> {
     /// The types that the newest snapshot was made with.
     pub(in crate::corpus) before: Option<&'a SourceTypes>,
     pub(in crate::corpus) reporter: &'a Arc<dyn Reporter>,
+    /// Bytes of a row of a text file, at most.
+    pub(in crate::corpus) longest_row: usize,
 }
 
 /// Tables that SQL can name.
@@ -68,7 +71,8 @@ pub(in crate::corpus) async fn register(
         let (files, kind) = finder.find(table).await.context(doing)?;
         all.files.extend(files.iter().cloned());
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
-        let reading = Reading { at, rule: typing.rule, before, reporter: typing.reporter };
+        let Typing { rule, reporter, longest_row, .. } = *typing;
+        let reading = Reading { at, rule, before, reporter, longest_row };
         let opened = open(context, table, files, kind, &reading).await.context(doing)?;
         let opened = Arc::new(opened);
         context

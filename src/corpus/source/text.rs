@@ -15,6 +15,9 @@ pub(super) const NOT_UTF8: &str = "not UTF-8";
 /// What a row with a value that its column's declaration does not hold is counted under.
 pub(super) const NOT_DECLARED: &str = "not of the declared type";
 
+/// The way out for a row that is too long.
+pub(super) const LONGER: &str = "a row may take a 32nd of the memory limit; where rows are meant to be that long raise corpus.memory_limit_mib";
+
 /// A row that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BadRow {

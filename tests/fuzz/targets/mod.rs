@@ -5,6 +5,7 @@ mod corpora;
 mod dialects;
 mod models;
 mod mutate;
+mod sql;
 mod stored;
 mod watch;
 
@@ -56,6 +57,8 @@ pub const KINDS: &[&str] = &[
     "pairs",
     "retrieval-set",
     "documents",
+    "condition",
+    "query",
 ];
 
 /// A target by its name.
@@ -69,6 +72,8 @@ pub fn target(kind: &str) -> Box<dyn Target> {
         }
         "csv-dialects" => Box::new(dialects::Dialects::new()),
         "pipeline" | "pairs" | "retrieval-set" | "documents" => Box::new(corpora::File::new(kind)),
+        "condition" => Box::new(sql::Condition::new()),
+        "query" => Box::new(sql::Query::new()),
         _ => Box::new(stored::Stored::new(kind)),
     }
 }

@@ -6,6 +6,7 @@ mod faults;
 mod find;
 mod formats;
 mod hints;
+mod hostile_sql;
 mod newest;
 mod numbers;
 mod oddities;

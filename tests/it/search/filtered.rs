@@ -9,7 +9,7 @@ use scalingnote::corpus::RowFilter;
 use scalingnote::error::ErrorKind;
 use scalingnote::search::{Found, Snapshot};
 use scalingnote::store::Root;
-use scalingnote::types::NoteId;
+use scalingnote::types::{Cancel, NoteId};
 
 use crate::fixture::support::{Chunk, notes, publish, store_content_with, unit, unit_vectors};
 
@@ -173,7 +173,7 @@ async fn conditions_that_cannot_be_meant_are_refused() {
         assert_eq!(error.kind(), ErrorKind::Input, "{condition}: {error:?}");
         assert!(error.to_string().contains(says), "{condition}: {error}");
     }
-    let long = format!("likes IN ({})", vec!["123456789"; 1_000].join(","));
+    let long = format!("likes IN ({})", vec!["123456789"; 2_000].join(","));
     assert!(snapshot.passing(&long).unwrap_err().to_string().contains("bytes"));
     let deep = format!("{}likes > 1{}", "(".repeat(1_500), ")".repeat(1_500));
     assert_eq!(snapshot.passing(&deep).unwrap_err().kind(), ErrorKind::Input);
@@ -220,7 +220,7 @@ fn types_are_brought_together_and_unknown_is_false() {
         let names: Vec<&str> =
             filter.columns().fields().iter().map(|f| f.name().as_str()).collect();
         let at: Vec<usize> = names.iter().map(|name| schema.index_of(name).unwrap()).collect();
-        let found = filter.evaluate(&batch.project(&at).unwrap()).unwrap();
+        let found = filter.evaluate(&batch.project(&at).unwrap(), &Cancel::new()).unwrap();
         let found: Vec<bool> = found.iter().map(|value| value.expect("never null")).collect();
         assert_eq!(found, expected, "{condition}");
     }

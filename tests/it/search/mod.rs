@@ -1,5 +1,6 @@
 //! Search over real snapshots.
 
+mod bounded;
 mod filtered;
 mod opened;
 mod watcher;

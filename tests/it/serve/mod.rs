@@ -241,6 +241,55 @@ async fn no_snapshot_too_many_searches_and_slow_ones_are_told_apart() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn hostile_conditions_beside_honest_ones_stop_nobody() {
+    let publisher = Publisher::new();
+    publisher.publish(1).await;
+    // As many as there are hostile clients, and a little room.
+    let limits = Limits { searches: 12, ..Limits::default() };
+    let server = serve(&publisher.root, publisher.folder.path(), limits, SELDOM).await;
+    let nested = |open: &str, middle: &str, close: &str, depth: usize| {
+        format!("{}{middle}{}", open.repeat(depth), close.repeat(depth))
+    };
+    let hostile = [
+        nested("day + ", "day", "", 718) + " > 1",
+        nested("CAST(", "day", " AS BIGINT)", 50) + " > 1",
+        nested("CAST(", "day day", " AS BIGINT)", 30) + " > 1",
+        nested("(", "true", " BETWEEN false AND true)", 30),
+        format!("array_length(make_array({})) > 3", vec!["body"; 2_000].join(",")),
+        nested("coalesce(", "day", ", 1)", 30) + " > 1",
+        nested("lang = ", "lang", "", 100_000),
+        "regexp_like(lang, '((\\w{90}){90}){90}')".to_owned(),
+    ];
+    let mut clients = Vec::new();
+    for condition in hostile {
+        let mut client = server.client().await;
+        clients.push(tokio::spawn(async move {
+            for _ in 0..5 {
+                let reply = client.search(&json!({ "text": "a", "where": condition })).await;
+                assert_eq!(reply.status, 400, "{}", reply.body);
+                assert!(
+                    reply.message().contains("filter") || reply.message().contains("expression"),
+                    "{}",
+                    reply.body
+                );
+            }
+        }));
+    }
+    let mut honest = server.client().await;
+    for day in 0..20 {
+        let condition = format!("lang = 'fr' AND day <> {}", day + 2);
+        let asked = json!({ "text": "note 17 about topic 3", "k": 1, "where": condition });
+        let reply = honest.search(&asked).await;
+        assert_eq!(reply.status, 200, "{}", reply.body);
+        assert_eq!(reply.json()["hits"][0]["note_id"], 17);
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_requests_in_flight_finish() {
     let publisher = Publisher::new();

@@ -16,7 +16,12 @@ pub(in crate::corpus::source) struct Dialect {
     pub(super) letters: bool,
     /// A `.tsv` file that does not say whether it has quotes: its fields decide.
     pub(super) open: bool,
+    /// Bytes of a record, at most.
+    pub(super) longest: usize,
 }
+
+/// The bytes of a record, at most, whatever the memory limit.
+const LONGEST: usize = 1 << 30;
 
 impl Dialect {
     /// The dialect of a table; `tabs` where its files end in `.tsv`.
@@ -71,7 +76,12 @@ impl Dialect {
         }
         let open = tabs && table.quote.is_none() && delimiter == b'\t';
         let letters = escape == Some(b'\\') && (open || quote.is_none());
-        Ok(Self { delimiter, quote, escape, comment, letters, open })
+        Ok(Self { delimiter, quote, escape, comment, letters, open, longest: LONGEST })
+    }
+
+    /// The same for records of at most so many bytes.
+    pub(in crate::corpus::source) fn with_longest(self, longest: usize) -> Self {
+        Self { longest, ..self }
     }
 
     /// The same without quotes.
@@ -156,6 +166,7 @@ mod tests {
             comment: None,
             letters: false,
             open: false,
+            longest: LONGEST,
         };
         assert_eq!(csv, expected);
         let tsv = Dialect::of(&table(|_| ()), true).unwrap();

@@ -36,10 +36,9 @@ pub(in crate::corpus::source) async fn learn_files(
     files: &[SourceFile],
     compression: FileCompressionType,
     table: &TableOptions,
-    tabs: bool,
+    dialect: Dialect,
     rule: TypeRule,
 ) -> Result<(Dialect, Vec<Learned>)> {
-    let dialect = Dialect::of(table, tabs)?;
     let table = Arc::new(table.clone());
     let misquoted = match pass(files, compression, &table, dialect, rule, false).await? {
         Pass::Learned(learned) => return Ok((dialect, learned)),

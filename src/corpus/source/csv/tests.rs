@@ -82,7 +82,8 @@ async fn passes(
     for (at, bytes) in files.iter().enumerate() {
         sources.push(SourceFile::in_memory(&format!("{at}.csv"), bytes.to_vec()).await);
     }
-    let (dialect, learned) = learn_files(&sources, PLAIN, table, tabs, rule).await?;
+    let (dialect, learned) =
+        learn_files(&sources, PLAIN, table, Dialect::of(table, tabs)?, rule).await?;
     let columns = columns(table, &learned, rule);
     let (table, columns) = (Arc::new(table.clone()), Arc::new(columns));
     let mut batches = Vec::new();
@@ -255,8 +256,8 @@ async fn tsv_files_have_quotes_if_a_csv_writer_wrote_them() {
 async fn columns_are_picked_and_batches_end_early() {
     let file = SourceFile::in_memory("0.csv", b"a,b,c\n1,x,7\n2,y,8\n3,z,9\n".to_vec()).await;
     let table = Arc::new(table(|_| ()));
-    let rule = TypeRule::Exact;
-    let (dialect, learned) = learn_files(&[file], PLAIN, &table, false, rule).await.unwrap();
+    let (rule, dialect) = (TypeRule::Exact, Dialect::of(&table, false).unwrap());
+    let (dialect, learned) = learn_files(&[file], PLAIN, &table, dialect, rule).await.unwrap();
     let all = columns(&table, &learned, rule);
     let run = |picked: &[(usize, Column)], enough: usize| {
         let mut batches = Vec::new();

@@ -8,15 +8,13 @@ use std::io::{self, Read};
 
 use memchr::{memchr, memchr_iter, memchr2, memchr2_iter, memchr3};
 
-use super::super::text::failed;
+use super::super::text::{LONGER, failed};
 use super::dialect::Dialect;
 use crate::error::Error;
+use crate::observe::format;
 
 /// What is read at first; it grows with the longest record.
 const BUFFER: usize = 1 << 17;
-
-/// Longest record in bytes.
-const LONGEST: usize = 1 << 30;
 
 /// Why a file cannot be taken apart.
 #[derive(Debug)]
@@ -38,6 +36,7 @@ pub(super) enum Fault {
     /// A record that is too long.
     Long {
         line: u64,
+        longest: usize,
     },
     Unread(io::Error),
 }
@@ -65,8 +64,10 @@ impl From<Fault> for Error {
             Fault::Rows { opened, closed } => format!(
                 "lines {opened} to {closed}: a quoted field makes them one row, but each has the fields of a whole row; if its quotes are plain text set quote = \"none\", if they are not set quote = \"\\\"\""
             ),
-            Fault::Long { line } => format!(
-                "line {line}: the row that begins here is longer than 1 GiB: is the delimiter right, or does a quote open that nothing closes?"
+            Fault::Long { line, longest } => format!(
+                "line {line}: the row that begins here is longer than {}: is the delimiter right, or does a quote open that nothing closes? {}",
+                format::bytes(longest as u64),
+                LONGER
             ),
             Fault::Unread(cause) => return failed(cause),
         })
@@ -161,8 +162,6 @@ pub(super) struct Tokens<R> {
     scratch: Vec<u8>,
     /// So many fields of a record are kept.
     keep: usize,
-    /// Most bytes of a record.
-    longest: usize,
 }
 
 enum Scan {
@@ -199,7 +198,6 @@ impl<R: Read> Tokens<R> {
             fields: Vec::new(),
             scratch: Vec::new(),
             keep: 1 << 16,
-            longest: LONGEST,
         }
     }
 
@@ -268,10 +266,14 @@ impl<R: Read> Tokens<R> {
         self.filled -= self.at;
         self.at = 0;
         if self.filled == self.buffer.len() {
-            if self.filled >= self.longest {
-                return Err(Fault::Long { line: self.line });
+            let longest = self.dialect.longest;
+            if self.filled >= longest {
+                return Err(Fault::Long { line: self.line, longest });
             }
-            self.buffer.resize(self.filled * 2, 0);
+            // Not twice as much as it has to.
+            let size = (self.filled * 2).min(longest.max(BUFFER));
+            self.buffer.reserve_exact(size.saturating_sub(self.filled));
+            self.buffer.resize(size, 0);
         }
         while self.filled < self.buffer.len() && !self.ended {
             match self.reader.read(&mut self.buffer[self.filled..]) {

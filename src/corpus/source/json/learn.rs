@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 const TOO_GREAT: &str = "a number too great for 64 bits";
 
-/// Reads every row of a file, which is the `file`th of its table.
+/// Reads every row of a file, which is the `file`th of its table; a row has at most `longest_row` bytes.
 ///
 /// # Errors
 /// Input where the file does not fall into rows; what the reader says.
@@ -21,8 +21,9 @@ pub(in crate::corpus::source) fn learn(
     table: &TableOptions,
     file: usize,
     rule: TypeRule,
+    longest_row: usize,
 ) -> Result<Learned> {
-    let mut records = Records::new(reader)?;
+    let mut records = Records::new(reader, longest_row)?;
     let mut columns: Named<Seen> = Named::default();
     let mut learned = Learned::default();
     while let Some(record) = records.next()? {
@@ -145,7 +146,7 @@ mod tests {
     use crate::corpus::options::TimeFormat;
 
     fn learned(text: &str, table: &TableOptions, rule: TypeRule) -> Learned {
-        learn(text.as_bytes(), table, 0, rule).unwrap()
+        learn(text.as_bytes(), table, 0, rule, 1 << 20).unwrap()
     }
 
     fn types(text: &str, rule: TypeRule) -> Vec<(String, DataType)> {
@@ -310,7 +311,7 @@ mod tests {
         assert_eq!((conflict.other.1.line, conflict.field.as_str()), (2, "a"));
         assert_eq!(learned.columns[1].1.json_type(TypeRule::Exact, "b"), Ok(DataType::Int64));
         let text = format!("{{{half}}}\n{{{rest}}}\n");
-        let failed = learn(text.as_bytes(), &table, 0, TypeRule::Exact).unwrap_err();
+        let failed = learn(text.as_bytes(), &table, 0, TypeRule::Exact, 1 << 20).unwrap_err();
         assert!(failed.to_string().starts_with("line 2: the rows have more than"), "{failed}");
     }
 

@@ -73,7 +73,8 @@ fn before(text: &str) -> Option<RecordBatch> {
 /// As it is read now; none where a field has no common type.
 fn now(text: &str, columns_of: &Schema) -> Option<RecordBatch> {
     let learned =
-        learn(text.as_bytes(), &TableOptions::new("t", "t"), 0, TypeRule::Guessed).unwrap();
+        learn(text.as_bytes(), &TableOptions::new("t", "t"), 0, TypeRule::Guessed, 1 << 20)
+            .unwrap();
     assert_eq!(learned.bad, BadRows::default());
     let mut columns = Vec::new();
     for (name, seen) in learned.columns {
@@ -88,7 +89,7 @@ fn now(text: &str, columns_of: &Schema) -> Option<RecordBatch> {
         batches.push(batch);
         Ok(true)
     };
-    read(text.as_bytes(), &columns, &learned.bad, &mut emit).unwrap();
+    read(text.as_bytes(), &columns, &learned.bad, 1 << 20, &mut emit).unwrap();
     concat_batches(&batches.first()?.schema(), &batches).ok()
 }
 
@@ -134,14 +135,14 @@ proptest! {
             1 => format!("[\n{}\n]", rows.join(" ,\n")),
             _ => rows.join(" "),
         };
-        let learned = learn(text.as_bytes(), &TableOptions::new("t", "t"), 0, TypeRule::Exact).unwrap();
+        let learned = learn(text.as_bytes(), &TableOptions::new("t", "t"), 0, TypeRule::Exact, 1 << 20).unwrap();
         prop_assert_eq!(learned.rows as usize, rows.len());
         let typed = learned.columns.iter().filter_map(|(name, seen)| {
             let data_type = seen.json_type(TypeRule::Exact, name).ok()?;
             Some(Column { name: name.clone(), data_type, declared: None })
         });
         let mut count = 0;
-        read(text.as_bytes(), &typed.collect::<Vec<_>>(), &learned.bad, &mut |batch| {
+        read(text.as_bytes(), &typed.collect::<Vec<_>>(), &learned.bad, 1 << 20, &mut |batch| {
             count += batch.num_rows();
             Ok(true)
         }).unwrap();

@@ -31,9 +31,10 @@ pub(in crate::corpus::source) fn read(
     reader: impl BufRead,
     columns: &[Column],
     bad: &BadRows,
+    longest_row: usize,
     emit: &mut dyn FnMut(RecordBatch) -> Result<bool>,
 ) -> Result<()> {
-    let mut records = Records::new(reader)?;
+    let mut records = Records::new(reader, longest_row)?;
     let mut batch = Batch::new(columns)?;
     let mut bad = bad.rows.iter().copied().peekable();
     let mut row = 0;
@@ -190,7 +191,7 @@ mod tests {
 
     /// Columns by their types, as a table of the file would have them.
     fn columns(text: &str, table: &TableOptions, rule: TypeRule) -> (Vec<Column>, BadRows) {
-        let learned = learn(text.as_bytes(), table, 0, rule).unwrap();
+        let learned = learn(text.as_bytes(), table, 0, rule, 1 << 20).unwrap();
         let column = |(name, seen): (String, Seen)| {
             let declared = table.schema.get(&name).cloned();
             let data_type = match &declared {
@@ -208,7 +209,7 @@ mod tests {
             batches.push(batch);
             Ok(true)
         };
-        read(text.as_bytes(), columns, bad, &mut emit).unwrap();
+        read(text.as_bytes(), columns, bad, 1 << 20, &mut emit).unwrap();
         batches
     }
 
@@ -299,7 +300,7 @@ mod tests {
             calls += 1;
             Ok(false)
         };
-        read(text.as_bytes(), &all, &bad, &mut emit).unwrap();
+        read(text.as_bytes(), &all, &bad, 1 << 20, &mut emit).unwrap();
         assert_eq!(calls, 1);
         let text = format!("{{\"a\": \"{}\"}}\n", "x".repeat(BYTES / 2)).repeat(3);
         let (all, bad) = columns(&text, &TableOptions::new("t", "t"), TypeRule::Exact);
@@ -320,7 +321,8 @@ mod tests {
             ("secret", "a"),
         ] {
             let after = format!("{{\"a\": 1}}\n{row}\n");
-            let failed = read(after.as_bytes(), &all, &bad, &mut |_| Ok(true)).unwrap_err();
+            let failed =
+                read(after.as_bytes(), &all, &bad, 1 << 20, &mut |_| Ok(true)).unwrap_err();
             let shown = format!("{failed:?}");
             assert!(shown.contains(&format!("line 2: field `{field}` is not")), "{shown}");
             assert!(!shown.contains("secret"), "{shown}");

@@ -7,10 +7,9 @@ use std::io::{BufRead, Chain, Cursor, Read};
 
 use super::layout::{Layout, tell};
 use super::scan::{Counted, Found, Scanner, unread};
+use crate::corpus::source::text::LONGER;
 use crate::error::{Error, Result};
-
-/// Longest row.
-const MOST_BYTES: usize = 1 << 30;
+use crate::observe::format;
 
 /// One row.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,15 +41,11 @@ pub(super) struct Records<R> {
 }
 
 impl<R: BufRead> Records<R> {
-    /// Looks at how the file begins.
+    /// Looks at how the file begins. A row has at most `most` bytes.
     ///
     /// # Errors
     /// What the reader says.
-    pub(super) fn new(reader: R) -> Result<Self> {
-        Self::with_limit(reader, MOST_BYTES)
-    }
-
-    fn with_limit(reader: R, most: usize) -> Result<Self> {
+    pub(super) fn new(reader: R, most: usize) -> Result<Self> {
         let mut text = Counted { reader, line: 1, column: 0 };
         let (layout, ahead) = tell(&mut text, most)?;
         let Counted { reader, line, column } = text;
@@ -173,9 +168,9 @@ impl<R: BufRead> Records<R> {
     }
 
     fn too_long(&self, line: u64) -> Error {
-        let most = self.most >> 20;
         Error::input(format!(
-            "line {line}: a row of more than {most} MiB; if one object holds the whole list, write the list alone"
+            "line {line}: a row of more than {}; if one object holds the whole list, write the list alone; {LONGER}",
+            format::bytes(self.most as u64)
         ))
     }
 }
@@ -189,7 +184,7 @@ mod tests {
     /// Rows with their line and column, and the error that ends them.
     fn rows(text: &str, size: usize) -> (Vec<(String, u64, u64)>, Option<String>) {
         let reader = BufReader::with_capacity(size, text.as_bytes());
-        let mut records = Records::with_limit(reader, 64).unwrap();
+        let mut records = Records::new(reader, 64).unwrap();
         let mut rows = Vec::new();
         loop {
             match records.next() {

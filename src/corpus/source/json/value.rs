@@ -11,6 +11,9 @@ use serde_json::value::RawValue;
 use crate::corpus::options::TypeRule;
 use crate::corpus::source::text::NOT_UTF8;
 
+/// Commas of a row, at most: a value takes many times the memory of its text.
+const COMMAS: usize = 1 << 20;
+
 /// Lists and objects in each other, at most.
 const DEEPEST: usize = 128;
 
@@ -47,6 +50,7 @@ pub(super) const NO_OBJECT: &str = "not a JSON object";
 pub(super) const TWO_VALUES: &str = "more than one object in a line";
 pub(super) const TWICE: &str = "a field twice in one object";
 pub(super) const TOO_DEEP: &str = "lists and objects more than 128 deep";
+pub(super) const TOO_MANY: &str = "more than 1,048,576 commas, and so perhaps as many values";
 pub(super) const NO_CHARACTER: &str = "half a surrogate pair, which is no character";
 
 impl Fault {
@@ -79,6 +83,9 @@ fn position(before: &[u8]) -> (u64, u64) {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn parse(row: &[u8], rule: TypeRule) -> Result<Fields<'_>, Fault> {
+    if row.len() > COMMAS && memchr::memchr_iter(b',', row).count() > COMMAS {
+        return Err(Fault::new(TOO_MANY));
+    }
     let text = std::str::from_utf8(row).map_err(|wrong| {
         let at = Some(position(&row[..wrong.valid_up_to()]));
         Fault { at, ..Fault::new(NOT_UTF8) }

@@ -13,6 +13,7 @@ const CSV: Dialect = Dialect {
     comment: None,
     letters: false,
     open: false,
+    longest: 1 << 30,
 };
 
 /// Records with the lines that they begin in.
@@ -309,7 +310,7 @@ proptest! {
 fn a_record_has_a_longest_size() {
     let text = format!("a\nb,\"c\nd\"\n{}\n", "x".repeat(99));
     let mut tokens = Tokens::with_buffer(text.as_bytes(), CSV, true, 4);
-    tokens.longest = 16;
+    tokens.dialect.longest = 16;
     for line in [1, 2] {
         assert_eq!(tokens.next().unwrap().map(|record| record.line), Some(line));
     }

@@ -1,0 +1,19 @@
+//! How a table is read, beside its own options.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::corpus::options::TypeRule;
+use crate::observe::Reporter;
+
+/// How the columns of a table get their types.
+pub(super) struct Reading<'a> {
+    /// The table's place among the corpus's.
+    pub(super) at: usize,
+    pub(super) rule: TypeRule,
+    /// What the newest snapshot was made with, by column.
+    pub(super) before: Option<&'a BTreeMap<String, String>>,
+    pub(super) reporter: &'a Arc<dyn Reporter>,
+    /// Bytes of a row of a text file, at most.
+    pub(super) longest_row: usize,
+}

@@ -1,0 +1,80 @@
+//! Room for code that calls itself once for every level of what it reads.
+//!
+//! A stack that overflows ends the process, and with it everything else that it was doing. Parsers and planners of SQL take up to 50 KiB of
+//! stack a level; a thread of ours or of tokio has 2 MiB. So they run on a thread that has room for every level that
+//! their input was checked to have.
+
+use super::{Error, Result};
+
+/// Address space that becomes memory where it is used.
+const STACK: usize = 128 << 20;
+
+/// Runs `work` on a thread with a large stack, and waits for it. A panic of it goes on here.
+///
+/// # Errors
+/// Resource where the system has no thread to give; those of `work`.
+pub fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = builder().spawn_scoped(scope, work).map_err(no_thread)?;
+        thread.join().unwrap_or_else(|words| std::panic::resume_unwind(words))
+    })
+}
+
+/// [`deep`] for a future, which the thread polls to its end. Its reads go on by the runtime that this is called on.
+///
+/// # Errors
+/// Resource where the system has no thread to give.
+///
+/// # Panics
+/// Outside of a tokio runtime, and where the future does.
+pub async fn deep_async<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T> {
+    let runtime = tokio::runtime::Handle::current();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let thread = builder().spawn(move || {
+        // The caller may have given up.
+        let _gone = sender.send(runtime.block_on(work));
+    });
+    let thread = thread.map_err(no_thread)?;
+    match receiver.await {
+        Ok(done) => Ok(done),
+        // It ended without an answer.
+        Err(_) => match thread.join() {
+            Err(words) => std::panic::resume_unwind(words),
+            Ok(()) => Err(Error::internal("a thread ended without an answer")),
+        },
+    }
+}
+
+fn builder() -> std::thread::Builder {
+    std::thread::Builder::new().name("deep".to_owned()).stack_size(STACK)
+}
+
+fn no_thread(cause: std::io::Error) -> Error {
+    Error::resource(
+        "the system gives no thread with 128 MiB of address space; raise the limit on processes or on address space (ulimit -u, -v)",
+    )
+    .with_source(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A call that takes 16 KiB of stack a level.
+    #[inline(never)]
+    fn levels(left: usize) -> usize {
+        let room = std::hint::black_box([left as u8; 16 << 10]);
+        match left {
+            0 => 0,
+            _ => 1 + levels(left - 1) + usize::from(room[7]) * 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn there_is_room_for_thousands_of_levels() {
+        assert_eq!(deep(|| Ok(levels(4_000))).unwrap(), 4_000);
+        assert_eq!(deep_async(async { levels(4_000) }).await.unwrap(), 4_000);
+    }
+}
