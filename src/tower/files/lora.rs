@@ -14,6 +14,7 @@ use crate::tower::files::safetensors::SafetensorsFile;
 use crate::types::{Digest256, EmbeddingSpace, Hasher256, hash_json};
 
 mod config;
+mod modules;
 
 use config::{LoraConfig, MERGE, from_metadata};
 

@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
+use super::modules::{Layers, Modules, expression, fits};
 use crate::error::{Error, Result};
 
 /// The way out of nearly every refusal.
@@ -146,10 +148,10 @@ pub(super) struct LoraConfig {
     stabilised: bool,
     ranks: Vec<(Pattern, f64)>,
     alphas: Vec<(Pattern, f64)>,
-    /// Names or ends of names; `None` where they are not listed.
-    targets: Option<Vec<String>>,
-    excluded: Vec<String>,
-    layers: Vec<f64>,
+    /// `None` where PEFT's own list for the architecture says what was trained. That is what is stored.
+    targets: Option<Modules>,
+    excluded: Option<Modules>,
+    layers: Layers,
 }
 
 impl LoraConfig {
@@ -165,12 +167,7 @@ impl LoraConfig {
                 .as_bool()
                 .ok_or_else(|| Error::corrupt("use_rslora is neither true nor false"))?,
         };
-        // A regular expression, or PEFT's own list for the architecture, says what was trained. That is what is stored.
-        let listed = |key: &str| match given(key) {
-            Some(Value::Array(names)) => Some(texts(names, key)).transpose(),
-            None | Some(Value::String(_)) => Ok(None),
-            Some(_) => Err(Error::corrupt(format!("{key} is neither a text nor a list"))),
-        };
+        let modules = |key: &str| given(key).map(|value| Modules::new(value, key)).transpose();
         let layers = match given("layers_to_transform") {
             Some(Value::Array(all)) => {
                 all.iter().map(|layer| number(layer, "layers_to_transform")).collect()
@@ -184,9 +181,9 @@ impl LoraConfig {
             stabilised,
             ranks: patterns(given("rank_pattern"), "rank_pattern")?,
             alphas: patterns(given("alpha_pattern"), "alpha_pattern")?,
-            targets: listed("target_modules")?,
-            excluded: listed("exclude_modules")?.unwrap_or_default(),
-            layers: layers?,
+            targets: modules("target_modules")?,
+            excluded: modules("exclude_modules")?,
+            layers: Layers::new(layers?, given("layers_pattern"))?,
         })
     }
 
@@ -215,22 +212,14 @@ impl LoraConfig {
     }
 
     fn targeted(&self, module: &str) -> bool {
-        let named = |name: &String| {
-            module
-                .strip_suffix(name.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        if self.excluded.iter().any(named) {
+        if self.excluded.as_ref().is_some_and(|excluded| excluded.hold(module)) {
             return false;
         }
-        let Some(targets) = &self.targets else { return true };
-        if targets.iter().any(|name| name == module) {
-            return true;
-        }
-        let layer = module.split('.').find_map(|part| part.parse::<u32>().ok()).map(f64::from);
-        let of_a_layer =
-            self.layers.is_empty() || layer.is_some_and(|layer| self.layers.contains(&layer));
-        targets.iter().any(named) && of_a_layer
+        // Layers count for ends of names alone.
+        self.targets.as_ref().is_none_or(|targets| match targets {
+            Modules::Fitting(_) => targets.hold(module),
+            _ => targets.name(module) || targets.hold(module) && self.layers.hold(module),
+        })
     }
 
     /// What decides the scales; a part of the adapter's digest.
@@ -256,69 +245,25 @@ fn number(value: &Value, key: &str) -> Result<f64> {
     number.ok_or_else(|| Error::corrupt(format!("{key} is not a number")))
 }
 
-fn texts(values: &[Value], key: &str) -> Result<Vec<String>> {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let texts: Option<_> = values.iter().map(text).collect();
-    texts.ok_or_else(|| Error::corrupt(format!("{key} lists something else than texts")))
-}
-
 fn patterns(value: Option<&Value>, name: &str) -> Result<Vec<(Pattern, f64)>> {
     let Some(value) = value else { return Ok(Vec::new()) };
     let fields =
         value.as_object().ok_or_else(|| Error::corrupt(format!("{name} is not a JSON object")))?;
     let pattern = |(key, value): (&String, &Value)| {
-        let pattern = Pattern::new(key).ok_or_else(|| {
-            Error::unsupported(format!(
-                "{name} has the regular expression {key:?}: only names, with ^ and $ around them, are read here; write the \
-                 modules' names out, or {MERGE}"
-            ))
-        })?;
-        Ok((pattern, number(value, name)?))
+        let fitting = expression(key, name, |key| format!(r"(?:.*\.)?(?:{key})"))?;
+        Ok((Pattern { key: key.clone(), fitting }, number(value, name)?))
     };
     fields.iter().map(pattern).collect()
 }
 
 fn first(patterns: &[(Pattern, f64)], module: &str) -> Option<f64> {
-    patterns.iter().find(|(pattern, _)| pattern.matches(module)).map(|(_, value)| *value)
+    patterns.iter().find(|(pattern, _)| fits(&pattern.fitting, module)).map(|(_, value)| *value)
 }
 
 /// A key of `rank_pattern` or `alpha_pattern`: PEFT takes it as the regular expression `(.*\.)?(key)$`.
 struct Pattern {
     key: String,
-    /// The whole name, not its end alone.
-    whole: bool,
-    /// `None` is any character: so regular expressions read a dot.
-    bytes: Vec<Option<u8>>,
-}
-
-impl Pattern {
-    /// `None` for what is more than a name.
-    fn new(key: &str) -> Option<Self> {
-        let name = key.strip_suffix('$').unwrap_or(key);
-        let (name, whole) = match name.strip_prefix('^') {
-            Some(name) => (name, true),
-            None => (name, false),
-        };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
-        let mut rest = name.bytes();
-        let mut bytes = Vec::new();
-        while let Some(byte) = rest.next() {
-            bytes.push(match byte {
-                b'.' => None,
-                b'\\' => Some(rest.next().filter(|byte| *byte == b'.')?),
-                _ => Some(Some(byte).filter(|byte| plain(*byte))?),
-            });
-        }
-        Some(Self { key: key.to_owned(), whole, bytes })
-    }
-
-    fn matches(&self, module: &str) -> bool {
-        let Some(at) = module.len().checked_sub(self.bytes.len()) else { return false };
-        let (before, end) = module.as_bytes().split_at(at);
-        let same = |(have, want): (&u8, &Option<u8>)| want.is_none_or(|want| want == *have);
-        (before.is_empty() || (!self.whole && before.last() == Some(&b'.')))
-            && end.iter().zip(&self.bytes).all(same)
-    }
+    fitting: Regex,
 }
 
 #[cfg(test)]

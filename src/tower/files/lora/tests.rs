@@ -169,7 +169,7 @@ fn what_cannot_be_merged_is_listed() {
         ("peft_type", "IA3".into()),
         ("bias", "all".into()),
         ("fan_in_fan_out", true.into()),
-        ("alpha_pattern", serde_json::json!({"v_.*": 3})),
+        ("alpha_pattern", serde_json::json!({"[[v]]": 3})),
         ("lora_alpha", Value::Null),
     ] {
         let mut config = config();
