@@ -33,7 +33,7 @@ pub enum TypeRule {
 }
 
 /// A declared type of a column.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ColumnType {
     /// The text as the file writes it.
@@ -56,7 +56,7 @@ pub enum ColumnType {
 }
 
 /// How a column writes points in time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TimeFormat {
     /// By the rules of strftime, e.g. `%d.%m.%Y %H:%M`.

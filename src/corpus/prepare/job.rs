@@ -2,10 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::functions_aggregate::count::count_all;
 use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
@@ -35,9 +35,6 @@ use crate::types::{Cancel, NoteId};
 
 /// A corpus of fewer rows gets one shard, unless the count is given.
 pub const SMALL_CORPUS: u64 = 10_000;
-
-/// How often a waiting job looks whether it is cancelled.
-const CANCEL_POLL: Duration = Duration::from_millis(200);
 
 /// What `prepare` is asked to do.
 pub struct PrepareRequest<'a> {
@@ -158,7 +155,13 @@ async fn run(
         Some(0) => return Err(Error::config("the number of shards must be at least 1")),
         Some(count) => (count, 0),
         None => {
-            let rows = count(query.clone(), &request.cancel).await?;
+            let rows = async {
+                match count(query.clone()).await {
+                    Ok(rows) => Ok(rows),
+                    Err(failure) => Err(tables.explain(context, failure, COUNTING).await),
+                }
+            };
+            let rows = request.cancel.unless_stopped(rows).await?;
             let count = if rows < SMALL_CORPUS { 1 } else { request.default_shards.max(1) };
             (count, rows)
         }
@@ -196,13 +199,14 @@ async fn run(
     let (sender, receiver) = mpsc::channel(workers);
     let write =
         tokio::spawn(write(receiver, writer, options.max_rejected, Arc::clone(&request.reporter)));
-    let warning = match read(stream, deduper, renderer, sender, &request.cancel).await {
-        Ok(warning) => warning,
-        Err(error) => {
-            write.abort();
-            return Err(error);
-        }
-    };
+    let warning =
+        match read((context, tables), stream, deduper, renderer, sender, &request.cancel).await {
+            Ok(warning) => warning,
+            Err(error) => {
+                write.abort();
+                return Err(error);
+            }
+        };
     let mut written =
         write.await.map_err(|e| Error::internal("the prepare writer stopped").with_source(e))??;
     written.rejections.merge(tables.rejections.clone());
@@ -221,25 +225,19 @@ async fn run(
     Ok(PrepareOutcome { inputs, types, ..written })
 }
 
+const COUNTING: &str = "counting the corpus";
 const READING: &str = "reading the corpus";
 
-async fn count(query: DataFrame, cancel: &Cancel) -> Result<u64> {
-    let failed = |cause| error(cause, "counting the corpus");
-    let counted = query.aggregate(Vec::new(), vec![count_all()]).map_err(failed)?;
-    let (plan, task) = planned(counted).await.map_err(failed)?;
-    let mut counting = std::pin::pin!(collect(plan, task));
-    let batches = loop {
-        tokio::select! {
-            batches = &mut counting => break batches.map_err(failed)?,
-            () = tokio::time::sleep(CANCEL_POLL) => cancel.check()?,
-        }
-    };
+/// The rows of a query. Not `DataFrame::count`, which plans on whatever stack it is called on.
+async fn count(query: DataFrame) -> std::result::Result<u64, DataFusionError> {
+    let (plan, task) = planned(query.aggregate(Vec::new(), vec![count_all()])?).await?;
+    let batches = collect(plan, task).await?;
     let count = batches.first().and_then(|batch| {
         let counts = batch.column(0).as_primitive_opt::<Int64Type>()?;
         counts.values().first().copied()
     });
     let count = count.and_then(|count| u64::try_from(count).ok());
-    count.ok_or_else(|| Error::internal("counting the corpus gave no number"))
+    count.ok_or_else(|| DataFusionError::Internal("a count gave no number".to_owned()))
 }
 
 type Rendering = JoinHandle<Result<Rendered>>;
@@ -247,6 +245,7 @@ type Rendering = JoinHandle<Result<Rendered>>;
 /// Pulls sorted batches, drops duplicates and starts the rendering of what is left. The channel's bound is
 /// the number of batches in flight. Returns what to warn of.
 async fn read(
+    (context, tables): (&SessionContext, &Tables),
     mut stream: SendableRecordBatchStream,
     mut deduper: Deduper,
     renderer: Arc<Renderer>,
@@ -255,13 +254,14 @@ async fn read(
 ) -> Result<Option<String>> {
     let mut ended = false;
     while !ended {
-        cancel.check()?;
-        let next = tokio::select! {
-            next = stream.next() => next,
-            () = tokio::time::sleep(CANCEL_POLL) => continue,
-        };
-        let winners = match next {
-            Some(batch) => deduper.push(batch.map_err(|e| error(e, READING))?)?,
+        let next = cancel.unless_stopped(async {
+            match stream.next().await {
+                Some(Err(failure)) => Err(tables.explain(context, failure, READING).await),
+                next => Ok(next.and_then(std::result::Result::ok)),
+            }
+        });
+        let winners = match next.await? {
+            Some(batch) => deduper.push(batch)?,
             None => {
                 ended = true;
                 deduper.finish()

@@ -1,5 +1,6 @@
 //! The files of the corpus: found, looked over, registered as tables.
 
+mod brought;
 mod bytes;
 mod csv;
 mod declared;

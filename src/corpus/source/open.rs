@@ -11,6 +11,7 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::prelude::SessionContext;
 
+use super::brought::is_text;
 use super::file::SourceFile;
 use super::find::FileKind;
 use super::learn::{Complaint, Syntax, TextTable, declared_columns_are_there};
@@ -60,12 +61,14 @@ pub(super) async fn open(
             };
             let (found, each) =
                 described::own(context, &files, kind.format, &format, reading.rule).await?;
-            let schema = declared(options, found)?;
+            let schema = declared(options, &found)?;
             let complaints = changed(options, &schema, reading);
             let store = store_of(context, reading.at, &files)?;
             // Its reader takes columns by their places, and knows no other types than the file's.
-            let each = (kind.format == TableFormat::Arrow).then_some(each);
-            (schema, Files::Own(OwnFiles { format, store, files: files.clone(), each }), complaints)
+            let common = (kind.format != TableFormat::Arrow).then(|| Arc::new(found));
+            let declared = options.schema.clone();
+            let own = OwnFiles { format, store, files: files.clone(), each, common, declared };
+            (schema, Files::Own(own), complaints)
         }
     };
     let mut fields: Vec<FieldRef> = own.fields().iter().cloned().collect();
@@ -112,7 +115,7 @@ fn store_of(context: &SessionContext, at: usize, files: &[SourceFile]) -> Result
 }
 
 /// The schema with the declared types, where a cast to them loses nothing.
-fn declared(options: &TableOptions, schema: Schema) -> Result<Schema> {
+fn declared(options: &TableOptions, schema: &Schema) -> Result<Schema> {
     let names = schema.fields().iter().map(|field| field.name().as_str());
     declared_columns_are_there(options, names)?;
     let field = |field: &FieldRef| match options.schema.get(field.name()) {
@@ -137,18 +140,22 @@ fn keeps(found: &DataType, declared: &ColumnType) -> bool {
         DataType::Dictionary(_, values) => values,
         other => other,
     };
-    let text = matches!(plain, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    match plain {
+        DataType::Null => return true,
+        text if is_text(text) => return *declared != ColumnType::Strings,
+        _ => {}
+    }
     let fits = match declared {
         ColumnType::String => {
-            text || plain.is_integer() || plain.is_temporal() || *plain == DataType::Boolean
+            plain.is_integer() || plain.is_temporal() || *plain == DataType::Boolean
         }
-        ColumnType::Integer => text || plain.is_integer() && *plain != DataType::UInt64,
-        ColumnType::Float => text || matches!(plain, DataType::Float32 | DataType::Float64),
-        ColumnType::Boolean => text || *plain == DataType::Boolean,
-        ColumnType::Date => text || *plain == DataType::Date32,
+        ColumnType::Integer => plain.is_integer() && *plain != DataType::UInt64,
+        ColumnType::Float => matches!(plain, DataType::Float32 | DataType::Float64),
+        ColumnType::Boolean => *plain == DataType::Boolean,
+        ColumnType::Date => *plain == DataType::Date32,
         // A declared time has no room for nanoseconds.
         ColumnType::Timestamp => {
-            text || matches!(plain, DataType::Timestamp(unit, _) if *unit != TimeUnit::Nanosecond)
+            matches!(plain, DataType::Timestamp(unit, _) if *unit != TimeUnit::Nanosecond)
         }
         ColumnType::Strings => matches!(plain, DataType::List(_) | DataType::LargeList(_)),
         ColumnType::Time(_) => false,

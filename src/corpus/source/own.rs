@@ -4,20 +4,22 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
+use datafusion::common::Statistics;
 use datafusion::common::stats::Precision;
-use datafusion::common::{ScalarValue, Statistics};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result;
+use datafusion::execution::TaskContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{Column, cast, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::union::UnionExec;
 
+use futures::TryStreamExt;
+
+use super::brought::{self, Declared};
 use super::file::SourceFile;
 use super::groups::groups;
 
@@ -26,8 +28,21 @@ pub(super) struct OwnFiles {
     pub(super) format: Arc<dyn FileFormat>,
     pub(super) store: ObjectStoreUrl,
     pub(super) files: Arc<[SourceFile]>,
-    /// The columns of each file, where the reader brings none to the place and the type that it has in the table.
-    pub(super) each: Option<Vec<SchemaRef>>,
+    /// The columns of each file.
+    pub(super) each: Vec<SchemaRef>,
+    /// All of them, of types with room for the values of each file; `None` where the reader brings no column to another
+    /// place or type.
+    pub(super) common: Option<SchemaRef>,
+    pub(super) declared: Declared,
+}
+
+/// A value that has no room in its column's type.
+pub(super) struct Misfit {
+    pub(super) file: usize,
+    /// From 1.
+    pub(super) row: u64,
+    /// Place in the table.
+    pub(super) column: usize,
 }
 
 /// The columns of the table: first those of files, then those of folders.
@@ -49,22 +64,15 @@ impl OwnFiles {
         places: &[usize],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let OwnColumns { table, own, .. } = columns;
-        let fields = &table.fields()[..own];
-        let common = Arc::new(Schema::new(fields.to_vec()));
+        let own = Arc::new(Schema::new(columns.table.fields()[..columns.own].to_vec()));
         let mut plans = Vec::new();
-        for (schema, files) in self.alike(&common) {
-            // Where the columns that are asked for are in these files.
-            let found = places.iter().map(|place| match place.checked_sub(own) {
-                Some(folder) => Some(schema.fields().len() + folder),
-                None => schema.index_of(table.field(*place).name()).ok(),
-            });
-            let found: Vec<Option<usize>> = found.collect();
+        for (schema, files) in self.alike() {
+            let found = columns.found(places, &schema);
             let read = found.iter().flatten().copied().collect();
             let scan = self.read(state, &schema, columns, &files, read, limit).await?;
-            plans.push(match schema == common {
+            plans.push(match schema == own {
                 true => scan,
-                false => brought(scan, table, places, &found)?,
+                false => self.brought(scan, columns.table, places, &found)?,
             });
         }
         match plans.len() {
@@ -74,12 +82,12 @@ impl OwnFiles {
     }
 
     /// The files of each schema, by place.
-    fn alike(&self, common: &SchemaRef) -> Vec<(SchemaRef, Vec<usize>)> {
-        let Some(each) = &self.each else {
+    fn alike(&self) -> Vec<(SchemaRef, Vec<usize>)> {
+        if let Some(common) = &self.common {
             return vec![(Arc::clone(common), (0..self.files.len()).collect())];
-        };
+        }
         let mut alike: Vec<(SchemaRef, Vec<usize>)> = Vec::new();
-        for (at, schema) in each.iter().enumerate() {
+        for (at, schema) in self.each.iter().enumerate() {
             match alike.iter_mut().find(|(known, _)| known == schema) {
                 Some((_, files)) => files.push(at),
                 None => alike.push((Arc::clone(schema), vec![at])),
@@ -122,29 +130,79 @@ impl OwnFiles {
                 .build();
         self.format.create_physical_plan(state, config).await
     }
+
+    /// The columns as the table has them: in its order and of its types; null where the files have none.
+    fn brought(
+        &self,
+        scan: Arc<dyn ExecutionPlan>,
+        table: &SchemaRef,
+        places: &[usize],
+        found: &[Option<usize>],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = scan.schema();
+        let mut read = 0..;
+        let column = |(place, found): (&usize, &Option<usize>)| {
+            let field = &table.fields()[*place];
+            let at = found.and_then(|_| read.next());
+            let declared = self.declared.get(field.name());
+            Ok((brought::column(&schema, at, field, declared)?, field.name().clone()))
+        };
+        let columns = places.iter().zip(found).map(column).collect::<Result<Vec<_>>>()?;
+        Ok(Arc::new(ProjectionExec::try_new(columns, scan)?))
+    }
+
+    /// The first value of the columns at these places that has no room in its column's type. Files are read one after the
+    /// other: DataFusion reads them side by side and in pieces, and then nobody knows the row.
+    pub(super) async fn misfit(
+        &self,
+        state: &dyn Session,
+        task: &Arc<TaskContext>,
+        columns: OwnColumns<'_>,
+        places: &[usize],
+    ) -> Result<Option<Misfit>> {
+        for (file, schema) in self.each.iter().enumerate() {
+            let differs = |place: &usize| {
+                let field = columns.table.field(*place);
+                let own = schema.field_with_name(field.name());
+                *place < columns.own && own.is_ok_and(|own| own.data_type() != field.data_type())
+            };
+            let places: Vec<usize> = places.iter().copied().filter(differs).collect();
+            if places.is_empty() {
+                continue;
+            }
+            let found = columns.found(&places, schema);
+            let read = found.iter().flatten().copied().collect();
+            let scan = self.read(state, schema, columns, &[file], read, None).await?;
+            let own = scan.schema();
+            let column = |(at, place): (usize, &usize)| {
+                let field = &columns.table.fields()[*place];
+                brought::column(&own, Some(at), field, self.declared.get(field.name()))
+            };
+            let brought = places.iter().enumerate().map(column).collect::<Result<Vec<_>>>()?;
+            let mut batches = scan.execute(0, Arc::clone(task))?;
+            let mut rows = 0;
+            while let Some(batch) = batches.try_next().await? {
+                if let Some((row, at)) = brought::misfit(&batch, &brought) {
+                    return Ok(Some(Misfit {
+                        file,
+                        row: rows + row as u64 + 1,
+                        column: places[at],
+                    }));
+                }
+                rows += batch.num_rows() as u64;
+            }
+        }
+        Ok(None)
+    }
 }
 
-/// The columns as the table has them: in its order and of its types; null where the files have none.
-fn brought(
-    scan: Arc<dyn ExecutionPlan>,
-    table: &SchemaRef,
-    places: &[usize],
-    found: &[Option<usize>],
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let schema = scan.schema();
-    let mut read = 0;
-    let column = |(place, found): (&usize, &Option<usize>)| {
-        let field = table.field(*place);
-        let value: Arc<dyn PhysicalExpr> = match found {
-            None => lit(ScalarValue::try_from(field.data_type())?),
-            Some(_) => {
-                let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), read));
-                read += 1;
-                cast(column, &schema, field.data_type().clone())?
-            }
+impl OwnColumns<'_> {
+    /// Where the columns at these places of the table are among those of files and their folders.
+    fn found(&self, places: &[usize], files: &SchemaRef) -> Vec<Option<usize>> {
+        let found = |place: &usize| match place.checked_sub(self.own) {
+            Some(folder) => Some(files.fields().len() + folder),
+            None => files.index_of(self.table.field(*place).name()).ok(),
         };
-        Ok((value, field.name().clone()))
-    };
-    let columns = places.iter().zip(found).map(column).collect::<Result<Vec<_>>>()?;
-    Ok(Arc::new(ProjectionExec::try_new(columns, scan)?))
+        places.iter().map(found).collect()
+    }
 }

@@ -15,6 +15,7 @@ use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::prelude::SessionContext;
 
 use super::file::SourceFile;
 use super::groups::groups;
@@ -72,6 +73,40 @@ impl SourceTable {
             (field.name().clone(), field.data_type().clone())
         };
         read.iter().map(field).collect()
+    }
+
+    /// What to say of the first value that was read and does not fit its column's type; `None` where all do.
+    pub(super) async fn misfit(&self, context: &SessionContext) -> PlanResult<Option<Error>> {
+        let Files::Own(own) = &self.files else { return Ok(None) };
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let read: Vec<usize> = read.into_iter().collect();
+        let (state, task) = (context.state(), context.task_ctx());
+        let misfit = own.misfit(&state, &task, self.columns(), &read).await?;
+        let Some(misfit) = misfit else { return Ok(None) };
+        let field = self.schema.field(misfit.column);
+        let what = match own.declared.get(field.name()) {
+            Some(declared) => format!(
+                "not {}, which `schema` of table `{}` declares; correct it, or declare another type",
+                declared.value(),
+                self.name
+            ),
+            None => format!(
+                "there is no room for it in {}, the type that the files of table `{}` have in common; make them two tables \
+                 and CAST in corpus.sql",
+                field.data_type(),
+                self.name
+            ),
+        };
+        let url = &own.files[misfit.file].url;
+        Ok(Some(Error::input(format!(
+            "{url} row {}: column `{}`: {what}",
+            misfit.row,
+            field.name()
+        ))))
+    }
+
+    fn columns(&self) -> OwnColumns<'_> {
+        OwnColumns { table: &self.schema, own: self.own, folders: &self.folders }
     }
 
     /// The rows that its reader can make no sense of.
@@ -135,11 +170,7 @@ impl TableProvider for SourceTable {
         self.check(&places).map_err(foreign)?;
         let partitions = state.config().target_partitions();
         match &self.files {
-            Files::Own(own) => {
-                let columns =
-                    OwnColumns { table: &self.schema, own: self.own, folders: &self.folders };
-                own.scan(state, columns, &places, limit).await
-            }
+            Files::Own(own) => own.scan(state, self.columns(), &places, limit).await,
             Files::Text(text) => {
                 let schema = Arc::new(self.schema.project(&places)?);
                 let all = (0..text.files.len()).collect::<Vec<_>>();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::TableReference;
+use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
 use super::file::SourceFile;
@@ -48,6 +49,27 @@ impl Tables {
             (table.name().to_owned(), columns.map(|(name, of)| (name, class(&of))).collect())
         };
         SourceTypes { tables: self.tables.iter().map(columns).collect() }
+    }
+
+    /// What a query's failure means. Where a value did not fit a type, DataFusion does not know where it is.
+    pub(in crate::corpus) async fn explain(
+        &self,
+        context: &SessionContext,
+        failure: DataFusionError,
+        doing: &str,
+    ) -> Error {
+        if matches!(
+            failure.find_root(),
+            DataFusionError::ArrowError(..) | DataFusionError::Execution(_)
+        ) {
+            for table in &self.tables {
+                // A file that cannot be read again has failed before, with the better error.
+                if let Ok(Some(misfit)) = table.misfit(context).await {
+                    return misfit;
+                }
+            }
+        }
+        error(failure, doing)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 
 use crate::corpus::options::TypeRule;
+use crate::corpus::source::brought::is_text;
 use crate::corpus::source::file::SourceFile;
 use crate::error::{Error, Result};
 
@@ -49,7 +50,7 @@ fn common_type(a: &DataType, b: &DataType, rule: TypeRule) -> Option<DataType> {
         (T::Dictionary(_, values), other) | (other, T::Dictionary(_, values)) => {
             common_type(values, plain(other), rule)
         }
-        _ if is_string(a) && is_string(b) => Some(T::Utf8),
+        _ if is_text(a) && is_text(b) => Some(T::Utf8),
         _ if is_binary(a) && is_binary(b) => Some(T::LargeBinary),
         _ if a.is_integer() && b.is_integer() => integer(a, b),
         // 0.1.0 read them so; whole numbers then print as `2.0`.
@@ -93,10 +94,6 @@ fn plain(data_type: &DataType) -> &DataType {
         DataType::Dictionary(_, values) => values,
         other => other,
     }
-}
-
-fn is_string(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 fn is_binary(data_type: &DataType) -> bool {

@@ -92,14 +92,26 @@ async fn files_of_one_table_may_differ_where_nothing_is_lost() {
 async fn declared_types_keep_every_value() {
     let mut table = Table::default();
     let declared = |of: &str| {
+        let of = if of.starts_with('{') { of.to_owned() } else { format!("\"{of}\"") };
         format!(
-            r#"{{"schema": {{"v": "{of}"}}, "sql": "SELECT id AS note_id, CAST(v AS VARCHAR) AS title FROM notes"}}"#
+            r#"{{"schema": {{"v": {of}}}, "sql": "SELECT id AS note_id, CAST(v AS VARCHAR) AS title FROM notes"}}"#
         )
     };
-    let cells: [(&str, ArrayRef, Cell); 8] = [
+    let wrong = |row: usize, of: &str| {
+        let row = format!("row {row}: column `v`: not {of}");
+        refused(&[&row, "which `schema` of table `notes` declares"])
+    };
+    let times = r#"{"timestamp": "%d.%m.%Y"}"#;
+    let cells: [(&str, ArrayRef, Cell); 14] = [
         ("string", int(7), notes(&[("i:1", "7")])),
         ("integer", text("007"), notes(&[("i:1", "7")])),
-        ("integer", text("SECRET"), refused(&["reading the corpus", "Cast error"])),
+        ("integer", text("SECRET"), wrong(1, "a whole number")),
+        ("float", text("1e999"), wrong(1, "a number")),
+        ("boolean", text("yes"), wrong(1, "true or false")),
+        ("date", text("2024-10-01T12:00:00"), wrong(1, "a day")),
+        ("integer", text(""), wrong(1, "a whole number")),
+        (times, text("01.10.2024"), notes(&[("i:1", "2024-10-01T00:00:00")])),
+        (times, text("10/01/2024"), wrong(1, "a point in time")),
         (
             "integer",
             Arc::new(UInt64Array::from(vec![u64::MAX])),
@@ -134,7 +146,47 @@ async fn declared_types_keep_every_value() {
             table.see(&what, &mut corpus, &cell).await;
         }
     }
-    table.end(16);
+    table.end(28);
+}
+
+/// The place of a value that does not fit is that in its file, however the files are read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_does_not_fit_is_named_by_its_row() {
+    let mut table = Table::default();
+    let ids = |from: i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(from..from + 3000)) };
+    let numbered = |wrong: Option<usize>| -> ArrayRef {
+        let text = |at| if Some(at) == wrong { "SECRET".to_owned() } else { at.to_string() };
+        Arc::new(StringArray::from_iter_values((0..3000).map(text)))
+    };
+    let options = r#"{"schema": {"v": "integer"}, "sql": "SELECT id AS note_id, CAST(v AS VARCHAR) AS title FROM notes"}"#;
+    let lazy = options.replace("CAST(v AS VARCHAR)", "'a'");
+    for (ending, writer) in [("parquet", parquet as Writer), ("arrow", ipc), ("avro", avro)] {
+        let files = [(0, None), (3000, Some(2499)), (6000, Some(1))];
+        let files = files.map(|(from, wrong)| batch(&[("id", ids(from)), ("v", numbered(wrong))]));
+        let place = format!("1.{ending} row 2500: column `v`: not a whole number of 64 bits");
+        let mut corpus = folder(ending, writer, options, &files);
+        // Counting reads the column, too, where the number of shards is open.
+        for shards in [Some(1), None] {
+            corpus.shards = shards;
+            table.see("a text among numbers", &mut corpus, &refused(&[&place])).await;
+        }
+        let corpus = folder(ending, writer, &lazy, &files);
+        assert_eq!(Table::came_to(&corpus).await.unwrap().len(), 9000, "nobody reads the column");
+    }
+    // Seconds of the year 9999 have no room in nanoseconds, which the other file has.
+    let late = Arc::new(TimestampSecondArray::from(vec![1, 253_402_300_799]));
+    let files = [
+        batch(&[("id", int(1)), ("at", Arc::new(TimestampNanosecondArray::from(vec![1])))]),
+        batch(&[("id", Arc::new(Int64Array::from(vec![2, 3]))), ("at", late)]),
+    ];
+    let options = r#"{"sql": "SELECT id AS note_id, CAST(at AS VARCHAR) AS title FROM notes"}"#;
+    for (ending, writer) in [("parquet", parquet as Writer), ("arrow", ipc)] {
+        let mut corpus = folder(ending, writer, options, &files);
+        let place =
+            format!("1.{ending} row 2: column `at`: there is no room for it in Timestamp(ns)");
+        table.see("a time that is too late", &mut corpus, &refused(&[&place, "CAST"])).await;
+    }
+    table.end(8);
 }
 
 /// By name, not by place: two columns of one type that change places stay what they are called.
