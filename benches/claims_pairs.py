@@ -21,10 +21,30 @@ def lines(folder, name):
     for ending, opened in (("", open), (".xz", lzma.open), (".gz", gzip.open)):
         path = folder / (name + ending)
         if path.is_file():
-            with opened(path, "rt", encoding="utf-8") as file:
+            with opened(path, "rt", encoding="utf-8-sig") as file:
                 yield from file
             return
     raise SystemExit(f"error: {folder} has no {name}")
+
+
+def judgements(folder):
+    """Query and document of every judgement above 0, by the rules of src/dataset/qrels.rs: a header is a first line whose
+    third field is no number, and a line that is repeated counts once."""
+    seen = set()
+    for number, line in enumerate(line for line in lines(folder, "qrels.tsv") if line.strip()):
+        fields = [field.strip('"') for field in line.rstrip("\r\n").split("\t")]
+        if len(fields) != 3:
+            raise SystemExit(f"error: {folder}/qrels.tsv: {len(fields)} fields, where query, document and grade are expected")
+        query, document, grade = fields
+        try:
+            relevant = float(grade) > 0
+        except ValueError:
+            if number == 0:
+                continue
+            raise SystemExit(f"error: {folder}/qrels.tsv: a grade is not a number") from None
+        if relevant and (query, document) not in seen:
+            seen.add((query, document))
+            yield query, document
 
 
 def draw(text):
@@ -43,8 +63,9 @@ def split(pairs, out):
         folder = pairs / f"{name}-pairs"
         texts = {row["_id"]: row for row in map(json.loads, lines(folder, "corpus.jsonl"))}
         asked = {row["_id"]: row["text"] for row in map(json.loads, lines(folder, "queries.jsonl"))}
-        found = [line.split("\t")[:2] for line in list(lines(folder, "qrels.tsv"))[1:]]
-        found = [pair for pair in found if not pair[1].startswith(LEFT_OUT)]
+        found = [pair for pair in judgements(folder) if not pair[1].startswith(LEFT_OUT)]
+        # Judgements of what is not there are passed over, as `scalingnote` does.
+        found = [(query, document) for query, document in found if query in asked and document in texts]
         found.sort(key=lambda pair: draw(f"{name} {pair[0]} {pair[1]}"))
         documents, questions, some = {}, set(), []
         for query, document in found:
@@ -53,14 +74,14 @@ def split(pairs, out):
                 questions.add(asked[query])
                 some.append((query, document))
         for query, document in some:
-            row = {"_id": documents[document], "title": texts[document].get("title", ""), "text": texts[document]["text"]}
+            row = {"_id": documents[document], "title": texts[document].get("title") or "", "text": texts[document]["text"]}
             corpus.append(json.dumps(row, ensure_ascii=False))
             queries.append(json.dumps({"_id": f"{name}-{query}", "text": asked[query]}, ensure_ascii=False))
             judged.append(f"{name}-{query}\t{documents[document]}\t1")
         with open(trained / f"{name}.jsonl", "w", encoding="utf-8") as file:
             for query, document in found:
                 if document not in documents and asked[query] not in questions:
-                    row = {"query": asked[query], "title": texts[document].get("title", ""), "text": texts[document]["text"]}
+                    row = {"query": asked[query], "title": texts[document].get("title") or "", "text": texts[document]["text"]}
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
     # The judgements last: they say that all of it is there.
     for name, rows in (("corpus.jsonl", corpus), ("queries.jsonl", queries), ("qrels.tsv", judged)):

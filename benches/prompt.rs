@@ -14,10 +14,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use scalingnote::dataset::{Document, Query, RetrievalSet, RetrievalSetOptions};
 use scalingnote::observe::{Reporter, Silent};
 use scalingnote::tower::{Decoder, DeviceSpec, Tower, TowerOptions, pack};
 use scalingnote::types::{Arithmetic, Pooling};
-use serde_json::Value;
 
 use self::budget::Budget;
 
@@ -119,52 +119,29 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-fn lines(path: &Path) -> Result<Vec<Value>, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
-}
-
 fn read(folder: &Path, documents: usize, queries: usize) -> Result<Set, Failure> {
-    let field = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
-    let mut asked = lines(&folder.join("queries.jsonl"))?;
+    let set = RetrievalSet::open(&RetrievalSetOptions::new(folder))?;
     // Every so many, so that all sites are in.
-    let step = (asked.len() / queries.min(asked.len())).max(1);
-    asked = asked.into_iter().step_by(step).collect();
-    let ids: HashMap<String, usize> =
-        asked.iter().enumerate().map(|(at, query)| (field(query, "_id"), at)).collect();
-    let mut grades: Vec<(usize, String, f64)> = Vec::new();
-    for line in std::fs::read_to_string(folder.join("qrels.tsv"))?.lines().skip(1) {
-        let mut columns = line.split('\t');
-        let mut next = || columns.next().ok_or("qrels.tsv has three columns");
-        let (query, document, grade) = (next()?, next()?, next()?.parse()?);
-        if let Some(at) = ids.get(query) {
-            grades.push((*at, document.to_owned(), grade));
-        }
-    }
-    let needed: HashSet<&str> = grades.iter().map(|(_, document, _)| document.as_str()).collect();
-    let corpus = lines(&folder.join("corpus.jsonl"))?;
-    let (kept, rest): (Vec<_>, Vec<_>) =
-        corpus.into_iter().partition(|document| needed.contains(field(document, "_id").as_str()));
+    let step = (set.queries.len() / queries.clamp(1, set.queries.len().max(1))).max(1);
+    let asked: Vec<&Query> = set.queries.iter().step_by(step).collect();
+    let judged = |query: &&Query| set.qrels.get(&query.id);
+    let needed: HashSet<&String> = asked.iter().filter_map(judged).flat_map(|j| j.keys()).collect();
+    let (kept, rest): (Vec<&Document>, Vec<&Document>) =
+        set.documents.iter().partition(|document| needed.contains(&document.id));
     let room = documents.saturating_sub(kept.len());
     let step = (rest.len() / room.clamp(1, rest.len().max(1))).max(1);
-    let kept: Vec<Value> =
+    let kept: Vec<&Document> =
         kept.into_iter().chain(rest.into_iter().step_by(step).take(room)).collect();
-    let places: HashMap<String, usize> =
-        kept.iter().enumerate().map(|(at, document)| (field(document, "_id"), at)).collect();
-    let mut judged = vec![HashMap::new(); asked.len()];
-    for (query, document, grade) in &grades {
-        if let Some(at) = places.get(document) {
-            judged[*query].insert(*at, *grade);
-        }
-    }
-    let text = |value: &Value| {
-        let (title, text) = (field(value, "title"), field(value, "text"));
-        if title.is_empty() { text } else { format!("{title}\n{text}") }
+    let places: HashMap<&String, usize> =
+        kept.iter().enumerate().map(|(at, document)| (&document.id, at)).collect();
+    let grades = |query: &&Query| {
+        let judged = set.qrels.get(&query.id).into_iter().flatten();
+        judged.filter_map(|(id, grade)| Some((*places.get(id)?, f64::from(*grade)))).collect()
     };
     Ok(Set {
-        queries: asked.iter().map(|query| field(query, "text")).collect(),
-        documents: kept.iter().map(text).collect(),
-        judged,
+        queries: asked.iter().map(|query| query.text.clone()).collect(),
+        documents: kept.iter().map(|document| document.render()).collect(),
+        judged: asked.iter().map(grades).collect(),
     })
 }
 

@@ -19,6 +19,8 @@ mod query;
 mod resolve;
 mod secret;
 mod show;
+#[cfg(any(test, feature = "cluster"))]
+mod signatures;
 mod upgrade;
 mod validate;
 mod version;

@@ -55,9 +55,14 @@ fn is_secret(text: &str) -> bool {
 }
 
 /// Whether a text holds a signed address: who has it may read what it names.
-fn is_signed(text: &str) -> bool {
-    let parts = ["X-Amz-Signature=", "X-Amz-Credential=", "X-Goog-Signature=", "?sig=", "&sig="];
+pub(super) fn is_signed(text: &str) -> bool {
+    let parts = ["Signature=", "X-Amz-Credential=", "?sig=", "&sig="];
     text.contains("://") && parts.iter().any(|part| text.contains(part))
+}
+
+/// The variable that sets a key of the pipeline.
+pub(super) fn variable(path: &str) -> String {
+    format!("{ENV_PREFIX}{}", path.to_uppercase().replace('.', "__"))
 }
 
 /// Whether a signed address may stand here: a table's, from the environment, which is the place of secrets.
@@ -80,8 +85,7 @@ pub(super) fn find(node: &Node, path: &str, problems: &mut Problems) {
         Value::String(text) if is_secret(text) => {
             let signed = Origin::Env(String::new());
             let way_out = if is_signed(text) && may_be_signed(path, &signed) {
-                let name = path.to_uppercase().replace('.', "__");
-                format!("set {ENV_PREFIX}{name} in the environment to the signed address")
+                format!("set {} in the environment to the signed address", variable(path))
             } else {
                 "use the environment (AWS_*, AZURE_*, GOOGLE_*, HF_TOKEN)".to_owned()
             };
@@ -114,6 +118,7 @@ mod tests {
         for secret in [
             "s3://user:pass@bucket/x",
             "https://host/blob?sv=1&sig=abc",
+            "https://bucket.s3.amazonaws.com/n.csv?AWSAccessKeyId=x&Signature=abc&Expires=1",
             "https://storage.googleapis.com/b/o?X-Goog-Signature=abc",
             "AKIAIOSFODNN7EXAMPLE",
             "x hf_abcdefghijklmnopqrstuvwxyzABCDEFGH",

@@ -46,6 +46,11 @@ pub(super) fn shown<'a>(names: impl IntoIterator<Item = &'a str>) -> fn(&str) ->
     }
 }
 
+/// What the column at a place of a table is called, where `fits` are those that may be shown.
+pub(super) fn called(name: &str, at: usize, fits: fn(&str) -> bool) -> String {
+    if fits(name) { format!("column `{name}`") } else { format!("column {}", at + 1) }
+}
+
 /// Longest name that is shown, in characters.
 const LONGEST: usize = 64;
 /// Most words of a name.
@@ -110,6 +115,17 @@ fn did_you_mean(meant: Option<String>) -> String {
         ),
         Some(name) => format!("; did you mean {name}?"),
         None => String::new(),
+    }
+}
+
+/// The column that SQL names and no table has.
+pub(super) fn absent(root: &DataFusionError) -> Option<&str> {
+    match root {
+        DataFusionError::SchemaError(error, _) => match error.as_ref() {
+            SchemaError::FieldNotFound { field, .. } => Some(&field.name),
+            _ => None,
+        },
+        _ => None,
     }
 }
 
@@ -212,6 +228,18 @@ mod tests {
         two.push(Column::new(Some(TableReference::bare("Tags")), "Id"));
         let said = missing_column(&Column::from_name("x"), &two);
         assert_eq!(said, "no column named x (columns: notes.id, \"Tags\".\"Id\")");
+    }
+
+    #[test]
+    fn a_column_is_called_by_its_name_or_its_place() {
+        let of = |names: &[&str]| {
+            let fits = shown(names.iter().copied());
+            let all: Vec<_> =
+                names.iter().enumerate().map(|(at, name)| called(name, at, fits)).collect();
+            all.join(", ")
+        };
+        assert_eq!(of(&["id", "last name"]), "column `id`, column `last name`");
+        assert_eq!(of(&["4711", "Dear diary", "de"]), "column `4711`, column 2, column `de`");
     }
 
     #[test]

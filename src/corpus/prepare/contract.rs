@@ -261,11 +261,6 @@ impl<'a> Output<'a> {
     /// Config error: the type that was found, those accepted, and how SQL makes one of the other.
     fn wrong_type(&self, name: &str, wanted: Wanted) -> Error {
         let found = self.find(name).map_or(&DataType::Null, |(_, found)| found);
-        if *found == DataType::Null {
-            return Error::input(format!(
-                "column `{name}` of corpus.sql holds no value in any row; is a file of corpus.tables empty?"
-            ));
-        }
         let source = self.source(name);
         // Digits that a 64-bit number has no room for are gone before SQL sees the column.
         let declared = match wanted == Wanted::Id && found.is_floating() && source.is_known() {

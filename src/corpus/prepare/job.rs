@@ -22,6 +22,7 @@ use super::render::{Chunker, Exclude, KnownText, Rendered, Renderer};
 use super::schema::prepared_schema;
 use super::template::NoteTemplate;
 use super::writer::ShardWriter;
+use crate::corpus::names;
 use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
 use crate::corpus::outcome::{PrepareOutcome, Rejections, SourceTypes};
 use crate::corpus::session::{error, longest_row, planned, query, session, sql_error};
@@ -105,12 +106,13 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let tables = tables::register(&context, &options.tables, finder, &typing);
     let tables = request.cancel.unless_stopped(tables);
     let what = || format!("a file of the corpus ({})", uris.join(", "));
-    let tables = shielded_async(ErrorKind::Input, what, tables).await?;
+    let mut tables = shielded_async(ErrorKind::Input, what, tables).await?;
     if tables.rejections.total() > options.max_rejected {
         return Err(too_many(&tables.rejections, options.max_rejected));
     }
+    let query = planned(&context, options, &template, &mut tables).await?;
     let files = &tables.files;
-    let running = run(&request, template, &context, &tables);
+    let running = run(&request, query, template, &context, &tables);
     let outcome = shielded_async(ErrorKind::Input, what, running).await;
     // A file that changed explains any other error better than that error does.
     file::check_unchanged(files).await?;
@@ -138,15 +140,50 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     Ok(outcome)
 }
 
+/// The query over the tables. One without rows may have whatever columns the query names.
+async fn planned(
+    context: &SessionContext,
+    options: &CorpusOptions,
+    template: &NoteTemplate,
+    tables: &mut Tables,
+) -> Result<DataFrame> {
+    loop {
+        let found = query(context, &options.sql).await;
+        let wanted: Vec<String> = match &found {
+            Ok(query) if query.schema().has_column_with_unqualified_name("note_id") => Vec::new(),
+            // As `SELECT *` returns them.
+            Ok(_) => {
+                let named = template.variables().iter().chain(&options.stored_columns).cloned();
+                named.chain(["note_id".to_owned()]).collect()
+            }
+            Err(error) => names::absent(error.find_root()).map(str::to_owned).into_iter().collect(),
+        };
+        if tables.grow(context, &wanted)? {
+            continue;
+        }
+        return match (found, tables.hint().filter(|_| !wanted.is_empty())) {
+            (Ok(query), None) => Ok(query),
+            (Ok(_), Some(hint)) => {
+                Err(Error::config(format!("corpus.sql returns no column `note_id`; {hint}")))
+            }
+            (Err(cause), hint) => {
+                let error = sql_error(cause, &options.tables);
+                let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
+                Err(Error::new(error.kind(), format!("{}{hint}", error.message())))
+            }
+        };
+    }
+}
+
 async fn run(
     request: &PrepareRequest<'_>,
+    query: DataFrame,
     template: NoteTemplate,
     context: &SessionContext,
     tables: &Tables,
 ) -> Result<PrepareOutcome> {
     let options = request.options;
     let wrong_sql = |cause| sql_error(cause, &options.tables);
-    let query = query(context, &options.sql).await.map_err(wrong_sql)?;
     // The contract comes before the count: a wrong type must not cost a pass over the corpus.
     let earlier = request.earlier.as_ref().filter(|_| options.types == TypeRule::Exact);
     let wanted = WantedIds::of(earlier.and_then(|earlier| earlier.note.as_ref()));

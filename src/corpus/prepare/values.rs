@@ -196,7 +196,6 @@ pub(super) fn is_true(column: &ArrayRef, row: usize) -> bool {
 /// The stored type of a note id: `Int64` or `Utf8`.
 pub(super) fn note_id_type(found: &DataType) -> Option<DataType> {
     match found {
-        DataType::Null => None,
         DataType::Dictionary(_, values) => note_id_type(values),
         t if t.is_integer() => Some(DataType::Int64),
         t if normal_type(t) == Some(DataType::Utf8) => Some(DataType::Utf8),

@@ -14,7 +14,7 @@ use super::reading::Reading;
 use super::text::{BadRow, BadRows, Column, Learned};
 use super::types::{Conflict, Place, Seen};
 use super::{bytes, csv, json};
-use crate::corpus::names::{listed, toml_key};
+use crate::corpus::names::{called, listed, shown, toml_key};
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::corpus::outcome::{Rejections, class, of_class};
 use crate::corpus::session::BATCH_ROWS;
@@ -48,6 +48,9 @@ pub(super) struct TextTable {
     /// By file.
     bad: Vec<BadRows>,
     longest_row: usize,
+    rows: u64,
+    /// JSON: where each file is one object, the field in which it seems to hold the rows.
+    wrapped: Option<String>,
 }
 
 /// What learning came to.
@@ -83,6 +86,8 @@ impl TextTable {
         };
         let mut seen: Named<Seen> = Named::default();
         let mut bad = Vec::new();
+        let rows = learned.iter().map(|next| next.rows).sum();
+        let is_empty = learned.iter().all(|next| next.is_empty);
         for next in learned {
             for (name, values) in next.columns {
                 // No limit: each file has kept to its own.
@@ -93,9 +98,12 @@ impl TextTable {
             bad.push(next.bad);
         }
         let mut seen = seen.into_entries();
-        if seen.is_empty() {
+        if seen.is_empty() && (is_empty || rows > 0) {
             return Err(no_rows(&files, &bad));
         }
+        let is_wrapper = dialect.is_none() && rows == files.len() as u64;
+        let wrapped = seen.iter().find(|(_, values)| is_wrapper && values.is_list_of_objects());
+        let wrapped = wrapped.map(|(name, _)| name.clone());
         let mut complaints = Vec::new();
         match dialect {
             Some(_) => {
@@ -103,7 +111,9 @@ impl TextTable {
             }
             // A field that no row happens to have is no slip: a day may have none.
             None => {
-                for name in options.schema.keys() {
+                let before = before.filter(|_| rows == 0);
+                for name in options.schema.keys().chain(before.into_iter().flat_map(BTreeMap::keys))
+                {
                     if seen.iter().all(|(known, _)| known != name) {
                         seen.push((name.clone(), Seen::default()));
                     }
@@ -111,17 +121,52 @@ impl TextTable {
                 seen.sort_by(|a, b| a.0.cmp(&b.0));
             }
         }
+        // Fields of JSON are no texts: its rows name them all.
+        let fits = match syntax {
+            Syntax::Csv { .. } => shown(seen.iter().map(|(name, _)| name.as_str())),
+            Syntax::Json => |_: &str| true,
+        };
         let mut columns = Vec::new();
         for (at, (name, values)) in seen.into_iter().enumerate() {
-            let typing = Typing { options, files: &files, rule, name: &name, seen: &values };
+            let typing = Typing {
+                options,
+                files: &files,
+                rule,
+                name: &name,
+                called: called(&name, at, fits),
+                key: if fits(&name) { toml_key(&name) } else { "NAME".to_owned() },
+                seen: &values,
+                rows,
+            };
             let before = before.and_then(|known| known.get(&name));
             let (data_type, complaint) = typing.decide(syntax, before.map(String::as_str));
             complaints.extend(complaint.map(|complaint| (at, complaint)));
             columns.push(Column { data_type, declared: options.schema.get(&name).cloned(), name });
         }
         let options = options.clone();
-        let table = Self { files, compression, options, dialect, columns, bad, longest_row };
+        let table =
+            Self { files, compression, options, dialect, columns, bad, longest_row, rows, wrapped };
         Ok(Typed { table, complaints })
+    }
+
+    /// What to do where a query misses a column.
+    pub(super) fn hint(&self) -> Option<String> {
+        let name = self.wrapped.as_ref()?;
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let path = match plain && !name.starts_with(|c: char| c.is_ascii_digit()) {
+            true => format!(".{name}[]"),
+            false => format!(".[{}][]", serde_json::Value::from(name.as_str())),
+        };
+        let table = &self.options.name;
+        Some(format!(
+            "table `{table}` is one object whose field `{name}` is a list of objects: if those are the rows, make lines of them, \
+             e.g. with jq -c '{path}' FILE > {table}.jsonl"
+        ))
+    }
+
+    /// Whether nothing says which columns the table has: a list of JSON without items.
+    pub(super) fn is_open(&self) -> bool {
+        self.dialect.is_none() && self.rows == 0
     }
 
     /// The table's own columns.
@@ -197,7 +242,7 @@ async fn learn_json(
     futures::stream::iter(each).buffered(FILES).try_collect().await
 }
 
-/// Why a table has no columns: its files are empty, or none of their rows can be read.
+/// Why a table has no columns: there is nothing in its files, or none of their rows can be read.
 fn no_rows(files: &[SourceFile], bad: &[BadRows]) -> Error {
     let first = files.iter().zip(bad).find_map(|(file, bad)| Some(told(file, bad.first.first()?)));
     Error::input(match (first, files.first()) {
@@ -231,19 +276,26 @@ struct Typing<'a> {
     files: &'a [SourceFile],
     rule: TypeRule,
     name: &'a str,
+    /// In messages.
+    called: String,
+    /// In advice for the pipeline file.
+    key: String,
     seen: &'a Seen,
+    /// Of the whole table.
+    rows: u64,
 }
 
 impl Typing<'_> {
     /// The type: as declared, else as the newest snapshot had it, else as the values are.
     fn decide(&self, syntax: Syntax, before: Option<&str>) -> (DataType, Option<Complaint>) {
         if let Some(declared) = self.options.schema.get(self.name) {
-            let absent = (syntax == Syntax::Json && self.seen.is_empty()).then(|| {
-                Complaint::Warned(format!(
-                    "field `{}`, which the schema of table `{}` declares, is in no row",
-                    self.name, self.options.name
-                ))
-            });
+            let absent =
+                (syntax == Syntax::Json && self.rows > 0 && self.seen.is_empty()).then(|| {
+                    Complaint::Warned(format!(
+                        "field `{}`, which the schema of table `{}` declares, is in no row",
+                        self.name, self.options.name
+                    ))
+                });
             return (declared.data_type(), absent);
         }
         let found = match syntax {
@@ -273,12 +325,10 @@ impl Typing<'_> {
                 });
                 let now = class(&found);
                 let message = format!(
-                    "column `{}` of table `{}` is {now} now, but was {was} when the newest snapshot was made{place}; \
+                    "{} of table `{}` is {now} now, but was {was} when the newest snapshot was made{place}; \
                      correct the value, or declare what is meant: schema = {{ {} = \"string\" }}, which keeps every \
                      value as it is written",
-                    self.name,
-                    self.options.name,
-                    toml_key(self.name),
+                    self.called, self.options.name, self.key,
                 );
                 (found, Some(Complaint::Refused(message)))
             }
@@ -292,13 +342,13 @@ impl Typing<'_> {
 
     fn respelled(&self, place: Place) -> Complaint {
         Complaint::Warned(format!(
-            "column `{}` of table `{}` is read as numbers, and some are not printed as the file writes them, e.g. in {}: \
+            "{} of table `{}` is read as numbers, and some are not printed as the file writes them, e.g. in {}: \
              ids and texts that differ there may be one here; to keep them as they are written, declare \
              schema = {{ {} = \"string\" }} for the table, or set version = 2 (scalingnote config upgrade)",
-            self.name,
+            self.called,
             self.options.name,
             self.place(place),
-            toml_key(self.name),
+            self.key,
         ))
     }
 
@@ -308,7 +358,7 @@ impl Typing<'_> {
         let way_out = match scalars && field == self.name {
             true => format!(
                 "declare schema = {{ {} = \"string\" }} for the table if they are one kind of text",
-                toml_key(self.name)
+                self.key
             ),
             false => "write it in one way, or make them two tables".to_owned(),
         };

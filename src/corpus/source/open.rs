@@ -47,7 +47,12 @@ pub(super) async fn open(
         Some(syntax) => {
             let typed =
                 TextTable::learn(options, syntax, files.clone(), kind.compression, reading).await?;
-            (typed.table.schema(), Files::Text(Arc::new(typed.table)), typed.complaints)
+            let schema = typed.table.schema();
+            let files = match typed.table.is_open() {
+                true => Files::Open,
+                false => Files::Text(Arc::new(typed.table)),
+            };
+            (schema, files, typed.complaints)
         }
         None => {
             let format: Arc<dyn FileFormat> = match kind.format {

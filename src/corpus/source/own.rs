@@ -20,6 +20,7 @@ use datafusion::physical_plan::union::UnionExec;
 use futures::TryStreamExt;
 
 use super::brought::{self, Declared};
+use super::described::Described;
 use super::file::SourceFile;
 use super::groups::groups;
 
@@ -29,7 +30,7 @@ pub(super) struct OwnFiles {
     pub(super) store: ObjectStoreUrl,
     pub(super) files: Arc<[SourceFile]>,
     /// The columns of each file.
-    pub(super) each: Vec<SchemaRef>,
+    pub(super) each: Vec<Described>,
     /// All of them, of types with room for the values of each file; `None` where the reader brings no column to another
     /// place or type.
     pub(super) common: Option<SchemaRef>,
@@ -86,14 +87,14 @@ impl OwnFiles {
         if let Some(common) = &self.common {
             return vec![(Arc::clone(common), (0..self.files.len()).collect())];
         }
-        let mut alike: Vec<(SchemaRef, Vec<usize>)> = Vec::new();
-        for (at, schema) in self.each.iter().enumerate() {
-            match alike.iter_mut().find(|(known, _)| known == schema) {
+        let mut alike: Vec<(&Described, Vec<usize>)> = Vec::new();
+        for (at, own) in self.each.iter().enumerate() {
+            match alike.iter_mut().find(|(known, _)| *known == own) {
                 Some((_, files)) => files.push(at),
-                None => alike.push((Arc::clone(schema), vec![at])),
+                None => alike.push((own, vec![at])),
             }
         }
-        alike
+        alike.into_iter().map(|(own, files)| (Arc::clone(&own.schema), files)).collect()
     }
 
     async fn read(
@@ -160,7 +161,7 @@ impl OwnFiles {
         columns: OwnColumns<'_>,
         places: &[usize],
     ) -> Result<Option<Misfit>> {
-        for (file, schema) in self.each.iter().enumerate() {
+        for (file, Described { schema, .. }) in self.each.iter().enumerate() {
             let differs = |place: &usize| {
                 let field = columns.table.field(*place);
                 let own = schema.field_with_name(field.name());

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::{DataFusionError, Result as PlanResult};
@@ -13,6 +13,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::prelude::SessionContext;
@@ -34,6 +35,8 @@ pub(super) enum Files {
     Own(OwnFiles),
     /// By ours.
     Text(Arc<TextTable>),
+    /// Not at all: they hold no rows, and do not say which columns rows would have.
+    Open,
 }
 
 /// A table of the corpus.
@@ -60,6 +63,27 @@ impl fmt::Debug for SourceTable {
 }
 
 impl SourceTable {
+    /// The same with more columns, where any will do.
+    pub(super) fn with(&self, more: &[String]) -> Option<Self> {
+        let new = |name: &&String| self.schema.index_of(name).is_err();
+        let more: Vec<&String> = more.iter().filter(new).collect();
+        if !matches!(self.files, Files::Open) || more.is_empty() {
+            return None;
+        }
+        let mut fields: Vec<FieldRef> = self.schema.fields().iter().cloned().collect();
+        fields.extend(more.iter().map(|name| Arc::new(Field::new(*name, DataType::Null, true))));
+        Some(Self {
+            name: self.name.clone(),
+            schema: Arc::new(Schema::new(fields)),
+            own: self.own,
+            folders: Arc::clone(&self.folders),
+            files: Files::Open,
+            complaints: Vec::new(),
+            reporter: Arc::clone(&self.reporter),
+            read: Mutex::default(),
+        })
+    }
+
     /// Its name in the SQL.
     pub(in crate::corpus) fn name(&self) -> &str {
         &self.name
@@ -107,6 +131,14 @@ impl SourceTable {
 
     fn columns(&self) -> OwnColumns<'_> {
         OwnColumns { table: &self.schema, own: self.own, folders: &self.folders }
+    }
+
+    /// What to do where a query misses a column.
+    pub(super) fn hint(&self) -> Option<String> {
+        match &self.files {
+            Files::Text(text) => text.hint(),
+            _ => None,
+        }
     }
 
     /// The rows that its reader can make no sense of.
@@ -171,6 +203,7 @@ impl TableProvider for SourceTable {
         let partitions = state.config().target_partitions();
         match &self.files {
             Files::Own(own) => own.scan(state, self.columns(), &places, limit).await,
+            Files::Open => Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&places)?)))),
             Files::Text(text) => {
                 let schema = Arc::new(self.schema.project(&places)?);
                 let all = (0..text.files.len()).collect::<Vec<_>>();

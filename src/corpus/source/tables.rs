@@ -51,6 +51,32 @@ impl Tables {
         SourceTypes { tables: self.tables.iter().map(columns).collect() }
     }
 
+    /// Gives tables whose rows would say which columns they have, but which have no rows, these columns. False where all
+    /// have them, or there is no such table.
+    pub(in crate::corpus) fn grow(
+        &mut self,
+        context: &SessionContext,
+        names: &[String],
+    ) -> Result<bool> {
+        let mut grown = false;
+        for table in &mut self.tables {
+            let Some(more) = table.with(names) else { continue };
+            *table = Arc::new(more);
+            let name = TableReference::bare(table.name());
+            context
+                .deregister_table(name.clone())
+                .and_then(|_| context.register_table(name, table.clone()))
+                .map_err(|e| error(e, "registering a table"))?;
+            grown = true;
+        }
+        Ok(grown)
+    }
+
+    /// What to do where a query misses a column.
+    pub(in crate::corpus) fn hint(&self) -> Option<String> {
+        self.tables.iter().find_map(|table| table.hint())
+    }
+
     /// What a query's failure means. Where a value did not fit a type, DataFusion does not know where it is.
     pub(in crate::corpus) async fn explain(
         &self,

@@ -63,6 +63,8 @@ pub(super) struct Learned {
     pub(super) rows: u64,
     /// Rows that cannot be read.
     pub(super) bad: BadRows,
+    /// JSON: there is not even a blank in the file.
+    pub(super) is_empty: bool,
 }
 
 /// A column as it is read.

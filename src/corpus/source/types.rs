@@ -221,6 +221,13 @@ impl Seen {
         }
     }
 
+    /// JSON: whether every value is a list of objects.
+    pub(super) fn is_list_of_objects(&self) -> bool {
+        let alone = self.kinds() == 0 && self.object.is_none();
+        let objects = |items: &Self| items.kinds() == 0 && items.list.is_none();
+        alone && self.list.as_ref().is_some_and(|(_, items)| objects(items))
+    }
+
     /// Whether nothing was seen but nulls.
     pub(super) fn is_empty(&self) -> bool {
         self.kinds() == 0 && self.list.is_none() && self.object.is_none()

@@ -54,10 +54,7 @@ impl Driver {
     /// What stopped it there; Transient where nobody does it.
     pub async fn plan(&self, ctx: &RunContext, reporter: &Arc<dyn Reporter>) -> Result<Planned> {
         let stage = Running::begin(&**reporter, Stage::Prepare, (0, "rows"), 0);
-        let work = Work::Prepare {
-            pipeline: Box::new(ctx.pipeline.clone()),
-            base_dir: ctx.pipeline.base_dir.clone(),
-        };
+        let work = Work::prepare(&ctx.pipeline);
         let (root, run) = (&ctx.root, &self.order.run);
         let watch = Watch { reporter, cancel: &ctx.cancel, root, stage: None };
         self.execute("prepare", &[work], &watch).await?;

@@ -125,9 +125,10 @@ impl Station {
         env: &TaskEnv,
     ) -> Result<()> {
         match work {
-            Work::Prepare { pipeline, base_dir } => {
+            Work::Prepare { pipeline, base_dir, signed } => {
                 let mut pipeline = pipeline.as_ref().clone();
                 pipeline.base_dir.clone_from(base_dir);
+                pipeline.find_signatures(signed, |name| std::env::var(name).ok())?;
                 let tower = prepare(&order.run, pipeline, env).await?;
                 if tower.is_some() && !worker.is_loaded() {
                     *worker = Worker::new(worker.device.clone(), tower);

@@ -30,6 +30,9 @@ pub(super) enum Work {
         pipeline: Box<Pipeline>,
         /// Where relative paths start; the same on every machine.
         base_dir: PathBuf,
+        /// Places of the tables whose addresses are signed. The signatures are the executor's own, as all secrets are.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        signed: Vec<usize>,
     },
     /// Self-test and drift, before anything is encoded.
     Check {
@@ -42,6 +45,13 @@ pub(super) enum Work {
 }
 
 impl Work {
+    /// Reading the corpus of a pipeline.
+    pub fn prepare(pipeline: &Pipeline) -> Self {
+        let mut pipeline = Box::new(pipeline.clone());
+        let signed = pipeline.hide_signatures();
+        Self::Prepare { base_dir: pipeline.base_dir.clone(), pipeline, signed }
+    }
+
     /// Name of the work, the task's id where it is one.
     pub fn id(&self) -> &str {
         match self {
@@ -82,17 +92,22 @@ mod tests {
         let text = "version = 1\n[corpus]\nsql = 'SELECT 1'\ntemplate = '{{ body }}'\n\
                     [[corpus.tables]]\nname = 'notes'\nuri = 'notes.jsonl'\n\
                     [tower]\nmodel = 'fake:8'\npooling = 'mean'\n[publish]\nroot = 'root'\n";
-        let resolved =
-            crate::config::resolve_text(text, "p.toml", "/pipelines".as_ref(), [], &[]).unwrap();
-        let work = Work::Prepare {
-            base_dir: resolved.pipeline.base_dir.clone(),
-            pipeline: Box::new(resolved.pipeline),
-        };
-        let json = serde_json::to_string(&work).unwrap();
-        let Work::Prepare { mut pipeline, base_dir } = serde_json::from_str(&json).unwrap() else {
-            panic!("{json}");
-        };
-        pipeline.base_dir.clone_from(&base_dir);
-        assert_eq!(Work::Prepare { pipeline, base_dir }, work);
+        let address = "https://host/notes.jsonl?X-Amz-Signature=SECRET";
+        let env = [("SCALINGNOTE__CORPUS__TABLES__0__URI".to_owned(), address.to_owned())];
+        for (env, places) in [(vec![], vec![]), (env.to_vec(), vec![0])] {
+            let base = "/pipelines".as_ref();
+            let resolved = crate::config::resolve_text(text, "p.toml", base, env, &[]).unwrap();
+            let work = Work::prepare(&resolved.pipeline);
+            let json = serde_json::to_string(&work).unwrap();
+            assert!(!json.contains("SECRET"), "{json}");
+            let Work::Prepare { mut pipeline, base_dir, signed } =
+                serde_json::from_str(&json).unwrap()
+            else {
+                panic!("{json}");
+            };
+            assert_eq!(signed, places);
+            pipeline.base_dir.clone_from(&base_dir);
+            assert_eq!(Work::Prepare { pipeline, base_dir, signed }, work);
+        }
     }
 }

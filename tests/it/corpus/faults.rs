@@ -9,6 +9,7 @@ use scalingnote::corpus::Chunker;
 use scalingnote::error::{ErrorKind, Result};
 use scalingnote::types::Cancel;
 
+use super::oddities::{OWN, TEXTS, pack, written};
 use super::{Corpus, read};
 
 const SQL: &str = "SELECT id AS note_id, title FROM notes";
@@ -92,17 +93,37 @@ impl Chunker for Meddler {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_changes_while_read_is_an_error() {
-    for gone in [false, true] {
-        let mut corpus = Corpus::new("n.csv", SQL).write("n.csv", "id,title\n1,one\n");
-        let path: PathBuf = corpus.dir.path().join("n.csv");
-        corpus.chunker = Some(Arc::new(Meddler(Box::new(move || {
-            if gone {
-                std::fs::remove_file(&path).unwrap();
-            } else {
-                std::fs::write(&path, "id,title\n1,two\n2,three\n").unwrap();
+    let (before, after) = ([(1, "one")], [(1, "two"), (2, "three")]);
+    let mut names: Vec<String> = OWN.map(|format| format!("n.{format}")).into();
+    names.push("stream.arrow".into());
+    for format in TEXTS {
+        names.extend(["", ".gz", ".zst"].map(|packing| format!("n.{format}{packing}")));
+    }
+    for name in names {
+        let bytes = |rows: &[(i64, &str)]| {
+            let (packed, packing) = match name.rsplit_once('.') {
+                Some((packed, "gz")) => (packed, ".gz"),
+                Some((packed, "zst")) => (packed, ".zst"),
+                _ => (&*name, ""),
+            };
+            match packed.rsplit_once('.') {
+                Some(("stream", _)) => written("stream", rows),
+                Some((_, format)) => pack(&written(format, rows), packing),
+                None => unreachable!("{name}"),
             }
-        }))));
-        says(&corpus.fails().await, ErrorKind::Input, &["n.csv", "changed while it was read"]);
+        };
+        let (old, new) = (bytes(&before), bytes(&after));
+        // Other bytes of the same length at the same place, as a writer in place makes them, are a change, too.
+        let twin = bytes(&[(1, "eno")]);
+        for change in [Some(new), Some(twin), None] {
+            let mut corpus = Corpus::new(&name, SQL).write(&name, &old);
+            let path: PathBuf = corpus.dir.path().join(&name);
+            corpus.chunker = Some(Arc::new(Meddler(Box::new(move || match &change {
+                None => std::fs::remove_file(&path).unwrap(),
+                Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+            }))));
+            says(&corpus.fails().await, ErrorKind::Input, &[&name, "changed while it was read"]);
+        }
     }
 }
 

@@ -65,6 +65,16 @@ pub(super) fn ipc(batch: &RecordBatch) -> Vec<u8> {
     out
 }
 
+/// The stream format, in which messages stand one after the other.
+pub(super) fn ipc_stream(batch: &RecordBatch) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut out, &batch.schema()).unwrap();
+    writer.write(batch).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    out
+}
+
 /// An Avro container written by the book, not by the library that reads it.
 pub(super) fn avro(batch: &RecordBatch) -> Vec<u8> {
     fn long(value: i64, out: &mut Vec<u8>) {

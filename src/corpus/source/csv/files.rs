@@ -9,8 +9,8 @@ use super::super::bytes;
 use super::super::file::SourceFile;
 use super::super::text::Learned;
 use super::dialect::Dialect;
-use super::header;
 use super::learn::{Learning, learn};
+use crate::corpus::names::listed;
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::error::{Error, Result};
 
@@ -105,10 +105,10 @@ fn check_columns(
         return Ok(());
     }
     Err(Error::input(format!(
-        "{} has the columns [{}], but {} has [{}]; make them two tables and UNION ALL them in corpus.sql",
+        "{} has the columns {}, but {} has {}; make them two tables and UNION ALL them in corpus.sql",
         file.url,
-        header::list(names(learned)),
+        listed(&names(learned).collect::<Vec<_>>()),
         first_file.url,
-        header::list(names(first)),
+        listed(&names(first).collect::<Vec<_>>()),
     )))
 }

@@ -19,6 +19,11 @@ pub(super) fn names(first: &Record<'_>, table: &TableOptions) -> Result<Vec<Stri
             first.len
         )));
     }
+    if table.has_header && is_json(first) {
+        return Err(Error::input(format!(
+            "line {line} is JSON, no header of CSV; set format = \"jsonl\", or call the file .json"
+        )));
+    }
     if !table.has_header {
         return Ok((1..=first.len).map(|at| format!("column_{at}")).collect());
     }
@@ -49,6 +54,14 @@ pub(super) fn names(first: &Record<'_>, table: &TableOptions) -> Result<Vec<Stri
     Ok(names)
 }
 
+/// Whether the first line is one of a JSON file: an object or a list that begins, and not with a name.
+fn is_json(first: &Record<'_>) -> bool {
+    let text = first.text(0).trim_ascii_start();
+    let opened = text.iter().take_while(|byte| b"[{".contains(byte) || byte.is_ascii_whitespace());
+    let rest = text.get(opened.count()..).unwrap_or_default();
+    text.first().is_some_and(|byte| b"[{".contains(byte)) && (rest.is_empty() || rest[0] == b'"')
+}
+
 /// The error of a file without a first row.
 pub(super) fn missing(is_empty: bool, table: &TableOptions) -> Error {
     let what = if table.has_header { "header" } else { "row" };
@@ -61,27 +74,6 @@ pub(super) fn missing(is_empty: bool, table: &TableOptions) -> Error {
             format!("the file has no {what} behind the {skipped} lines that skip_rows passes over")
         }
     })
-}
-
-/// How a column is named in messages. What is no plain name may be text: the header of a table without one is its first
-/// note.
-pub(super) fn shown(name: &str, at: usize) -> String {
-    if is_plain(name) { format!("column `{name}`") } else { format!("column {}", at + 1) }
-}
-
-/// All columns, as [`shown`].
-pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let shown = names.into_iter().enumerate().map(|(at, name)| {
-        if is_plain(name) { name.to_owned() } else { format!("column {}", at + 1) }
-    });
-    shown.collect::<Vec<_>>().join(", ")
-}
-
-fn is_plain(name: &str) -> bool {
-    let ascii = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-    (1..=64).contains(&name.len()) && name.chars().all(ascii)
-        // A word of another script; a sentence of it has no spaces either.
-        || (1..=24).contains(&name.len()) && name.chars().all(|c| c.is_alphanumeric() || ascii(c))
 }
 
 #[cfg(test)]
@@ -105,12 +97,33 @@ mod tests {
     }
 
     #[test]
+    fn json_is_told_by_its_first_line() {
+        for json in [
+            "{\"id\":1,\"title\":\"my secret\"}\n",
+            "[{\"id\": 1},\n",
+            "[\n{\"id\": 1}\n]\n",
+            "{\n  \"id\": 1\n}\n",
+            " [ { \"id\": 1 } ]\n",
+        ] {
+            let said = of(json.as_bytes(), |_| ()).unwrap_err().to_string();
+            assert!(
+                said.contains("line 1 is JSON") && said.contains("format = \"jsonl\""),
+                "{said}"
+            );
+            assert!(!said.contains("secret"), "{said}");
+            assert!(of(json.as_bytes(), |t| t.has_header = false).is_ok(), "it may be a note");
+        }
+        for header in ["id,[tags]\n", "[id],{title}\n", "\"{id}\",b\n"] {
+            assert!(of(header.as_bytes(), |_| ()).is_ok(), "{header}");
+        }
+    }
+
+    #[test]
     fn unusable_headers_are_refused_without_their_text() {
         let said = |text: &[u8]| of(text, |_| ()).unwrap_err().to_string();
         assert!(said(b"id,a,b,a,b\n").contains("columns 2 and 4 have the same name"));
         assert!(said(b"id,my secret,my secret\n").contains("columns 2 and 3 have the same name"));
         assert!(said(b"id,,\n").contains("columns 2 and 3 have no name"));
         assert!(said(b"id,\xdcber\n").contains("field 2 of the header is not UTF-8"));
-        assert_eq!(list(["id", "Überschrift", "my secret"]), "id, Überschrift, column 3");
     }
 }

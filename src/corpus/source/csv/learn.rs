@@ -7,6 +7,7 @@ use super::super::types::{Kind, Place, Seen};
 use super::dialect::Dialect;
 use super::header;
 use super::tokens::{Fault, Record, Tokens};
+use crate::corpus::names::{called, shown};
 use crate::corpus::options::{ColumnType, TableOptions, TypeRule};
 use crate::error::{Error, Result};
 
@@ -152,7 +153,8 @@ impl<'a> Learner<'a> {
         let mut columns = self.columns.iter().enumerate();
         if str::from_utf8(record.bytes).is_err() {
             let wrong = columns.find(|(at, _)| str::from_utf8(record.text(*at)).is_err());
-            let place = wrong.map_or_else(String::new, |(at, c)| header::shown(&c.name, at));
+            let fits = shown(self.columns.iter().map(|column| column.name.as_str()));
+            let place = wrong.map_or_else(String::new, |(at, c)| called(&c.name, at, fits));
             return Some((NOT_UTF8, place));
         }
         columns.find_map(|(at, column)| {

@@ -11,6 +11,7 @@ use super::super::text::{BadRows, Column};
 use super::dialect::Dialect;
 use super::header;
 use super::tokens::{Record, Tokens};
+use crate::corpus::names::{called, shown};
 use crate::corpus::options::TableOptions;
 use crate::error::{Error, Result};
 
@@ -114,6 +115,7 @@ impl<'a> Batch<'a> {
     }
 
     fn finish(&mut self) -> Result<RecordBatch> {
+        let fits = shown(self.columns.iter().map(|(_, column)| column.name.as_str()));
         let mut arrays = Vec::with_capacity(self.columns.len());
         for ((at, column), texts) in self.columns.iter().zip(&mut self.texts) {
             let converted = convert(texts.finish(), column.declared.as_ref(), &column.data_type);
@@ -121,7 +123,7 @@ impl<'a> Batch<'a> {
                 let line = self.lines.get(row).copied().unwrap_or_default();
                 Error::input(format!(
                     "line {line}: {}: not a value of {}, the type that the column's other values have; declare the column's type in the table's `schema`, e.g. as \"string\"",
-                    header::shown(&column.name, *at),
+                    called(&column.name, *at, fits),
                     column.data_type
                 ))
             })?);

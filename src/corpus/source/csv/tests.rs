@@ -212,7 +212,9 @@ async fn files_that_cannot_be_read_are_named() {
     assert_eq!((only_header.learned[0].rows, only_header.batches.len()), (0, 0));
     let differ = [&b"id,body\n1,x\n"[..], b"body,id\nx,1\n"];
     let error = passes(&differ, &plain, false, TypeRule::Exact).await.err().unwrap().to_string();
-    assert!(error.contains("1.csv has the columns [body, id], but memory:///0.csv has [id, body]"));
+    assert!(
+        error.contains("1.csv has the columns `body`, `id`, but memory:///0.csv has `id`, `body`")
+    );
 }
 
 #[tokio::test]

@@ -40,6 +40,14 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
     if magics.iter().any(|magic| start.starts_with(magic)) { Ok(()) } else { Err(wrong()) }
 }
 
+/// What a file says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::corpus::source) struct Described {
+    pub(in crate::corpus::source) schema: SchemaRef,
+    /// Arrow: a stream of messages, which another reader reads than a file with a footer.
+    pub(in crate::corpus::source) is_stream: bool,
+}
+
 /// Schema of self-describing files (Parquet, Arrow, Avro), and that of each.
 pub(in crate::corpus::source) async fn own(
     context: &SessionContext,
@@ -47,15 +55,16 @@ pub(in crate::corpus::source) async fn own(
     kind: TableFormat,
     format: &Arc<dyn FileFormat>,
     rule: TypeRule,
-) -> Result<(Schema, Vec<SchemaRef>)> {
+) -> Result<(Schema, Vec<Described>)> {
     let state = context.state();
     let mut schemas = futures::stream::iter(files.iter().cloned())
         .map(|file| {
             let state = &state;
             async move {
                 check_magic(&file, kind).await?;
+                let mut is_stream = false;
                 match kind {
-                    TableFormat::Arrow => ipc::check(&file).await?,
+                    TableFormat::Arrow => is_stream = ipc::check(&file).await?,
                     TableFormat::Avro => {
                         let plain = FileCompressionType::UNCOMPRESSED;
                         let walk = |reader| avro::walk(reader).map_err(Error::input);
@@ -67,7 +76,7 @@ pub(in crate::corpus::source) async fn own(
                 let schema = format.infer_schema(state, &file.store, metas).await;
                 let doing = format!("reading {}", file.url);
                 match schema.map_err(|e| error(e, &doing)) {
-                    Ok(schema) => Ok((file, schema)),
+                    Ok(schema) => Ok((file, schema, is_stream)),
                     // A file that its own reader does not understand is bad input, whoever is blamed.
                     Err(e) if e.kind() == ErrorKind::Internal => {
                         Err(Error::input(e.message().to_owned()))
@@ -78,18 +87,19 @@ pub(in crate::corpus::source) async fn own(
         })
         .buffered(8);
     let mut merged: Option<Schema> = None;
-    let mut each: Vec<SchemaRef> = Vec::new();
+    let mut each: Vec<Described> = Vec::new();
     while let Some(next) = schemas.next().await {
-        let (file, schema) = next?;
+        let (file, schema, is_stream) = next?;
         // Metadata may differ from file to file and means nothing here.
         let schema = Schema::new(schema.fields().clone());
         // Most files have the schema of the one before.
-        let known = each.last().filter(|last| ***last == schema).cloned();
-        each.push(known.unwrap_or_else(|| Arc::new(schema.clone())));
+        let known = each.last().map(|last| &last.schema).filter(|last| ***last == schema).cloned();
+        let own = known.unwrap_or_else(|| Arc::new(schema.clone()));
+        each.push(Described { schema: own, is_stream });
         merged = Some(merge(merged, schema, &file, rule)?);
     }
     let mut merged = merged.unwrap_or_else(Schema::empty);
-    if each.iter().any(|schema| *schema != each[0]) {
+    if each.iter().any(|own| own.schema != each[0].schema) {
         let fields = merged.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
         merged = Schema::new(fields.collect::<Vec<_>>());
     }

@@ -20,15 +20,17 @@ const ONES: u64 = 0xffff_ffff;
 /// Length and magic number at the end.
 const TAIL: u64 = 10;
 
-/// Checks that whatever a file or a stream of messages claims lies in the file.
+/// Checks that whatever a file or a stream of messages claims lies in the file; true for a stream.
 ///
 /// # Errors
 /// Input, naming the file, where it is damaged or cut off.
-pub(super) async fn check(file: &SourceFile) -> Result<()> {
-    match read(file, 0..6).await?.starts_with(MAGIC) {
-        true => check_file(file).await,
-        false => check_stream(file).await,
+pub(super) async fn check(file: &SourceFile) -> Result<bool> {
+    let is_stream = !read(file, 0..6).await?.starts_with(MAGIC);
+    match is_stream {
+        true => check_stream(file).await?,
+        false => check_file(file).await?,
     }
+    Ok(is_stream)
 }
 
 /// A stream: messages one after the other, each with its length, its head and its body.

@@ -5,4 +5,4 @@ mod infer;
 mod ipc;
 mod unify;
 
-pub(super) use infer::own;
+pub(super) use infer::{Described, own};

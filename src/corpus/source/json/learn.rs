@@ -49,6 +49,7 @@ pub(in crate::corpus::source) fn learn(
         }
         learned.rows += 1;
     }
+    learned.is_empty = records.is_empty();
     learned.columns = columns.into_entries();
     learned.columns.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(learned)

@@ -67,6 +67,11 @@ impl<R: BufRead> Records<R> {
         Ok(begins.map(|(line, column)| Record { bytes: &self.record, line, column }))
     }
 
+    /// Whether nothing was there to read, not even a blank.
+    pub(super) fn is_empty(&self) -> bool {
+        (self.text.line, self.text.column) == (1, 0)
+    }
+
     fn next_line(&mut self) -> Result<Option<(u64, u64)>> {
         loop {
             self.record.clear();

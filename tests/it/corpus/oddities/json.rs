@@ -1,6 +1,6 @@
 //! Oddities of JSON files.
 
-use super::{Cell, Table, config, counted, first_line, notes, refused};
+use super::{Cell, Table, config, corpus, counted, first_line, notes, refused};
 
 /// What it is, the table's options, the rows, and what is made of them in lines and in a list.
 type Case = (&'static str, &'static str, Vec<String>, Cell, Cell);
@@ -262,7 +262,7 @@ async fn layouts() {
             format!("[{{\"id\": 1, \"title\": \"a\"}}]\n{pretty}"),
             refused(&["line 2", "follows the end of the list"]),
         ),
-        ("an empty list", "[]".to_owned(), refused(&["holds no rows"])),
+        ("an empty list", "[]".to_owned(), notes(&[])),
         (
             "no object at all",
             "SECRET\n".to_owned(),
@@ -281,4 +281,67 @@ async fn layouts() {
         }
     }
     table.end(count * 6);
+}
+
+/// What has no rows has whatever columns the query names, and never one that another table of the query has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_rows_is_read_by_any_query() {
+    let mut seen = Table::default();
+    for (sql, cell) in [
+        ("SELECT * FROM notes", notes(&[])),
+        (
+            "SELECT n.id AS note_id, upper(n.title) AS title FROM notes n WHERE n.likes + 1 > 5",
+            notes(&[]),
+        ),
+        ("SELECT id AS note_id, title FROM notes JOIN tags USING (id)", notes(&[])),
+        (
+            "SELECT t.id AS note_id, t.title FROM tags t LEFT JOIN notes n ON n.id = t.id",
+            notes(&[("i:7", "t")]),
+        ),
+        (
+            "SELECT id AS note_id, title FROM tags UNION ALL SELECT id, body FROM notes",
+            notes(&[("i:7", "t")]),
+        ),
+        ("SELECT id AS note_id, nope FROM tags", config(&["no column named nope"])),
+    ] {
+        for text in ["[]", "\n\n", " [ ]\r\n"] {
+            let mut corpus =
+                corpus("n.json", "{}").write("n.json", text).write("t.csv", "id,title\n7,t\n");
+            corpus.options.sql = sql.into();
+            corpus.options.tables.push(crate::corpus::table("tags", "t.csv"));
+            seen.see(sql, &mut corpus, &cell).await;
+        }
+    }
+    seen.end(18);
+}
+
+/// An answer of a web service holds its rows in a field, which is named, with the way out.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_in_a_field_are_pointed_at() {
+    let mut seen = Table::default();
+    let rows = r#"[{"id": 1, "title": "SECRET"}, {"id": 2, "title": 5}]"#;
+    for (text, path) in [
+        (
+            format!(r#"{{"meta": {{"n": 2}}, "data": {rows}}}"#),
+            "jq -c '.data[]' FILE > notes.jsonl",
+        ),
+        (format!("{{\n  \"data\": {rows}\n}}\n"), "`data` is a list of objects"),
+        (format!(r#"{{"the rows": {rows}}}"#), r#"jq -c '.["the rows"][]' FILE"#),
+        (r#"{"items": [], "next": null}"#.to_owned(), "jq -c '.items[]' FILE"),
+    ] {
+        let missing = config(&["no column named id", path]);
+        let all = config(&["no column `note_id`", path]);
+        for (options, cell) in [("{}", missing), (r#"{"sql": "SELECT * FROM notes"}"#, all)] {
+            let mut corpus = corpus("n.json", options).write("n.json", &text);
+            seen.see("rows in a field", &mut corpus, &cell).await;
+        }
+    }
+    // Two objects are rows, and so is one with a list of texts.
+    for text in ["{\"data\": [{}]}\n{\"data\": [{}]}\n", "{\"data\": [\"a\"]}"] {
+        let mut corpus = corpus("n.json", "{}").write("n.json", text);
+        seen.see("rows with a list", &mut corpus, &config(&["no column named id"])).await;
+        let error = Table::came_to(&corpus).await.unwrap_err().to_string();
+        assert!(!error.contains("jq"), "{error}");
+    }
+    seen.end(10);
 }
