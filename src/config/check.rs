@@ -34,11 +34,8 @@ impl<'a> Schema<'a> {
                     Some(target) => self.at = target,
                     None => return self,
                 }
-            } else if let Some(branches) = self.at.get("anyOf").and_then(Json::as_array) {
-                match branches.iter().find(|b| b.get("type") != Some(&Json::from("null"))) {
-                    Some(branch) => self.at = branch,
-                    None => return self,
-                }
+            } else if let [branch] = self.branches()[..] {
+                self.at = branch;
             } else {
                 return self;
             }
@@ -46,8 +43,23 @@ impl<'a> Schema<'a> {
         self
     }
 
+    /// Those of an `anyOf` that are not null.
+    fn branches(self) -> Vec<&'a Json> {
+        let all = self.at.get("anyOf").and_then(Json::as_array).into_iter().flatten();
+        all.filter(|branch| branch.get("type") != Some(&Json::from("null"))).collect()
+    }
+
+    /// Of several branches the one that is a table.
+    fn table(self) -> Option<Self> {
+        let mut branches = self.branches().into_iter().map(|branch| self.with(branch));
+        branches.find(|branch| branch.types() == ["object"])
+    }
+
+    /// A key of its own, or any key of a map.
     fn property(self, key: &str) -> Option<Self> {
-        Some(self.with(self.at.get("properties")?.get(key)?))
+        let own = self.at.get("properties").and_then(|all| all.get(key));
+        let any = || self.at.get("additionalProperties").filter(|of| of.is_object());
+        Some(self.with(own.or_else(any)?))
     }
 
     fn keys(self) -> impl Iterator<Item = &'a str> {
@@ -111,6 +123,11 @@ impl<'a> Schema<'a> {
         if let Some(names) = self.at.get("enum").and_then(Json::as_array) {
             return Some(names.iter().filter_map(Json::as_str).collect());
         }
+        let branches = self.branches();
+        if !branches.is_empty() {
+            let names = branches.iter().filter_map(|branch| branch.get("const")?.as_str());
+            return Some(names.collect());
+        }
         let mut all = Vec::new();
         for branch in self.at.get("oneOf")?.as_array()? {
             match (branch.get("const"), branch.get("enum")) {
@@ -126,6 +143,10 @@ impl<'a> Schema<'a> {
 /// Reports everything in `node` that does not fit `schema`, and takes out every key that it does not know: the other
 /// values are to be looked at all the same.
 pub(super) fn check(node: &mut Node, schema: Schema<'_>, path: &str, problems: &mut Problems) {
+    let is_table = matches!(node.value, Value::Table(_));
+    if let Some(table) = schema.table().filter(|_| is_table) {
+        return check(node, table, path, problems);
+    }
     if let Some(names) = schema.names() {
         return check_name(node, &names, path, problems);
     }

@@ -102,6 +102,17 @@ impl TextTable {
             return Err(no_rows(&files, &bad));
         }
         let is_wrapper = dialect.is_none() && rows == files.len() as u64;
+        let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
+        let by_column = seen.iter().all(|(_, values)| values.is_object_with("0"));
+        if is_wrapper
+            && rows > 0
+            && (by_column || matches!(*names, ["columns", "data"] | ["columns", "data", "index"]))
+        {
+            return Err(Error::input(format!(
+                "{} holds columns, not rows, as pandas writes them; write it with to_json(..., orient=\"records\")",
+                files.first().map_or("it", |file| file.url.as_str())
+            )));
+        }
         let wrapped = seen.iter().find(|(_, values)| is_wrapper && values.is_list_of_objects());
         let wrapped = wrapped.map(|(name, _)| name.clone());
         let mut complaints = Vec::new();

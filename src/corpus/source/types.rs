@@ -228,6 +228,12 @@ impl Seen {
         alone && self.list.as_ref().is_some_and(|(_, items)| objects(items))
     }
 
+    /// JSON: whether every value is an object with the field.
+    pub(super) fn is_object_with(&self, name: &str) -> bool {
+        let object = self.object.as_ref().is_some_and(|(_, object)| object.fields.contains(name));
+        object && self.kinds() == 0 && self.list.is_none()
+    }
+
     /// Whether nothing was seen but nulls.
     pub(super) fn is_empty(&self) -> bool {
         self.kinds() == 0 && self.list.is_none() && self.object.is_none()

@@ -246,11 +246,21 @@ impl<'a> Comparison<'a> {
         if was == is {
             return Ok(());
         }
-        let wanted = if matches!(before, NoteId::Int(_)) { "BIGINT" } else { "VARCHAR" };
+        let around = |wanted: &str| {
+            format!("SELECT * REPLACE (CAST(note_id AS {wanted}) AS note_id) FROM (…)")
+        };
+        let way_out = match before {
+            NoteId::Str(_) => format!("else write around corpus.sql: {}", around("VARCHAR")),
+            // A cast of another text fails, and one that gives null instead loses the note.
+            NoteId::Int(_) => format!(
+                "where every id is a number that is only written as text, write around corpus.sql: {}; to leave out the notes \
+                 whose id is no number, write WHERE regexp_like(note_id, '^-?[0-9]+$') behind that",
+                around("BIGINT")
+            ),
+        };
         Err(Error::input(format!(
             "note_id is {is}, but it was {was} in snapshot {}: every note would become another note. Where the data has changed \
-             by mistake, mend it; else return CAST(note_id AS {wanted}) in corpus.sql. Ids that are really meant to be {is} \
-             from now on need a publish.root of their own",
+             by mistake, correct it; {way_out}. Ids that are really meant to be {is} from now on need a publish.root of their own",
             parent.number
         )))
     }

@@ -16,7 +16,8 @@ use crate::types::{Digest256, EmbeddingSpace, Hasher256, hash_json};
 mod config;
 mod modules;
 
-use config::{LoraConfig, MERGE, from_metadata};
+use config::{LoraConfig, from_metadata};
+use modules::MERGE;
 
 /// An opened adapter: its pairs by the module they change.
 pub(crate) struct Adapter {

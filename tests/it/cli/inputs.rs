@@ -36,6 +36,26 @@ fn ids_that_change_their_type_are_refused() {
     let pieces = ["note_id is a string", "an integer in snapshot 2", "CAST(note_id AS BIGINT)"];
     place.says(1, "run p.toml", &pieces);
     place.says(1, "plan p.toml", &pieces);
+    // The way out, followed: as it stands it fails on the id, and with the condition that note alone is left out.
+    let said = place.said(1, "plan p.toml").split_whitespace().collect::<Vec<_>>().join(" ");
+    let between = |before: &str, behind: &str| {
+        said.split_once(before).unwrap().1.split_once(behind).unwrap().0.to_owned()
+    };
+    let around = between("around corpus.sql: ", "(…)");
+    let condition = between("write ", " behind that");
+    let condition = condition.split_once("WHERE").unwrap().1;
+    let whole = std::fs::read_to_string(place.path("p.toml")).unwrap();
+    let (before, rest) = whole.split_once("sql = \"").unwrap();
+    let (sql, behind) = rest.split_once("\"\n").unwrap();
+    for (condition, code) in [(String::new(), 1), (format!(" WHERE {condition}"), 0)] {
+        let sql = format!("{around}({sql}){condition}");
+        place.write("q.toml", format!("{before}sql = '''{sql}'''\n{behind}"));
+        place.expect(code, "plan q.toml");
+    }
+    place.expect(0, "run q.toml --set publish.root=numbers");
+    let shown = place.json(0, "snapshot show numbers --json");
+    let shards = shown["content"]["shards"].as_array().unwrap();
+    assert_eq!(shards.iter().map(|shard| shard["notes"].as_u64().unwrap()).sum::<u64>(), 30);
     assert_eq!(place.json(0, "snapshot show root --json")["number"], 2);
 
     // A root of its own may have them as strings; from then on it is integers that it refuses.
@@ -138,4 +158,26 @@ fn dates_that_may_mean_two_things_are_told() {
     pipeline(2, "to_timestamp(edited, '%m/%d/%Y')");
     let said = place.said(0, "run p.toml");
     assert!(!said.contains("updated_at"), "{said}");
+}
+
+#[test]
+fn types_are_declared_in_the_pipeline_file() {
+    let place = over("notes.csv", "id,title,at\n007,a,01.10.2024\n7,b,02.10.2024\n");
+    let whole = std::fs::read_to_string(place.path("p.toml")).unwrap();
+    let declared = |types: &str| {
+        let (before, behind) = whole.split_once("name = \"notes\"\n").unwrap();
+        let table = format!("name = \"notes\"\nschema = {{ {types} }}\n");
+        place.write("p.toml", format!("{before}{table}{behind}"));
+    };
+    declared("id = \"string\", at = { timestamp = \"%d.%m.%Y\" }");
+    place.expect(0, "run p.toml");
+    let shown = place.json(0, "snapshot show root --json");
+    let shards = shown["content"]["shards"].as_array().unwrap();
+    assert_eq!(shards.iter().map(|shard| shard["notes"].as_u64().unwrap()).sum::<u64>(), 2);
+    declared("id = \"int\"");
+    place.says(2, "plan p.toml", &["corpus.tables.0.schema.id", "integer", "not `int`"]);
+    declared("at = { format = \"%d\" }");
+    place.says(2, "plan p.toml", &["unknown key `format`", "timestamp"]);
+    declared("at = 5");
+    place.says(2, "plan p.toml", &["corpus.tables.0.schema.at", "in quotes", "not an integer"]);
 }

@@ -393,7 +393,7 @@ async fn every_format_under_every_ending() {
                 _ if is_own(ending) => refused(&[&is_no]),
                 _ if is_own(format) => refused(&["is no text but", &set]),
                 _ if json(ending) => refused(&["none of its rows", "line 1", "not JSON"]),
-                _ if json(format) => refused(&["line 1 is JSON", "format = \"jsonl\""]),
+                _ if json(format) => refused(&["it is JSON", "format = \"jsonl\""]),
                 _ => config(&["no column named id", "of another format"]),
             };
             let name = format!("n.{ending}");

@@ -19,11 +19,6 @@ pub(super) fn names(first: &Record<'_>, table: &TableOptions) -> Result<Vec<Stri
             first.len
         )));
     }
-    if table.has_header && is_json(first) {
-        return Err(Error::input(format!(
-            "line {line} is JSON, no header of CSV; set format = \"jsonl\", or call the file .json"
-        )));
-    }
     if !table.has_header {
         return Ok((1..=first.len).map(|at| format!("column_{at}")).collect());
     }
@@ -54,12 +49,17 @@ pub(super) fn names(first: &Record<'_>, table: &TableOptions) -> Result<Vec<Stri
     Ok(names)
 }
 
-/// Whether the first line is one of a JSON file: an object or a list that begins, and not with a name.
-fn is_json(first: &Record<'_>) -> bool {
-    let text = first.text(0).trim_ascii_start();
-    let opened = text.iter().take_while(|byte| b"[{".contains(byte) || byte.is_ascii_whitespace());
-    let rest = text.get(opened.count()..).unwrap_or_default();
-    text.first().is_some_and(|byte| b"[{".contains(byte)) && (rest.is_empty() || rest[0] == b'"')
+/// Refuses a file that begins as JSON does, with an object or a list of them, where a header is meant.
+pub(super) fn refuse_json(begin: &[u8], table: &TableOptions) -> Result<()> {
+    let opened = |byte: &&u8| b"[{".contains(byte) || byte.is_ascii_whitespace();
+    let brackets = begin.iter().take_while(opened).count();
+    let (before, behind) = begin.split_at(brackets);
+    if table.has_header && before.contains(&b'{') && behind.starts_with(b"\"") {
+        return Err(Error::input(
+            "it is JSON, and has no header of CSV; set format = \"jsonl\", or call the file .json",
+        ));
+    }
+    Ok(())
 }
 
 /// The error of a file without a first row.
@@ -97,24 +97,25 @@ mod tests {
     }
 
     #[test]
-    fn json_is_told_by_its_first_line() {
+    fn json_is_told_by_how_it_begins() {
+        let told = |text: &str, has_header| {
+            let mut table = TableOptions::new("notes", "notes.csv");
+            table.has_header = has_header;
+            refuse_json(text.as_bytes(), &table).is_err()
+        };
         for json in [
-            "{\"id\":1,\"title\":\"my secret\"}\n",
+            "{\"id\":1,\"title\":\"a\"}\n",
             "[{\"id\": 1},\n",
-            "[\n{\"id\": 1}\n]\n",
-            "{\n  \"id\": 1\n}\n",
+            "\n[\n  {\n    \"id\": 1",
             " [ { \"id\": 1 } ]\n",
         ] {
-            let said = of(json.as_bytes(), |_| ()).unwrap_err().to_string();
-            assert!(
-                said.contains("line 1 is JSON") && said.contains("format = \"jsonl\""),
-                "{said}"
-            );
-            assert!(!said.contains("secret"), "{said}");
-            assert!(of(json.as_bytes(), |t| t.has_header = false).is_ok(), "it may be a note");
+            assert!(told(json, true), "{json}");
+            assert!(!told(json, false), "it may be a note: {json}");
         }
-        for header in ["id,[tags]\n", "[id],{title}\n", "\"{id}\",b\n"] {
-            assert!(of(header.as_bytes(), |_| ()).is_ok(), "{header}");
+        for header in
+            ["id,[tags]\n", "[id],{title}\n", "\"{id}\",b\n", "[\"id\"]\n", "{id}\n", "{", ""]
+        {
+            assert!(!told(header, true), "{header}");
         }
     }
 

@@ -36,7 +36,7 @@ pub(super) fn learn<R: Read>(
 ) -> Result<Learning> {
     let mut tokens = Tokens::new(reader, dialect, rule == TypeRule::Exact);
     let mut open = dialect.open;
-    match rows(&mut tokens, dialect.delimiter, table, file, even, &mut open) {
+    match rows(&mut tokens, dialect.delimiter, (table, rule), file, even, &mut open) {
         Ok(Some(learned)) => Ok(Learning::Learned(learned)),
         Ok(None) => Ok(Learning::Uneven),
         Err(Broken::Fault(fault)) if open && fault.is_of_quotes() => {
@@ -68,16 +68,19 @@ impl From<Error> for Broken {
 fn rows<R: Read>(
     tokens: &mut Tokens<R>,
     delimiter: u8,
-    table: &TableOptions,
+    (table, rule): (&TableOptions, TypeRule),
     file: usize,
     even: bool,
     open: &mut bool,
 ) -> Result<Option<Learned>, Broken> {
     tokens.skip_lines(table.skip_rows)?;
+    header::refuse_json(tokens.ahead()?, table)?;
     let Some(first) = tokens.next()? else {
         return Err(header::missing(tokens.is_empty(), table).into());
     };
     let names = header::names(&first, table)?;
+    // Files with headers that somebody put into one. Release 0.1.0 took it for a note.
+    let header = (table.has_header && rule == TypeRule::Exact).then(|| first.bytes.to_vec());
     let width = names.len();
     let mut learner = Learner::new(names, table, file);
     if table.has_header {
@@ -93,7 +96,10 @@ fn rows<R: Read>(
         if even && record.len != width {
             return Ok(None);
         }
-        learner.row(&record);
+        match header.as_deref() == Some(record.bytes) && width > 1 {
+            true => learner.bad(record.line, "the header again", "the row".to_owned()),
+            false => learner.row(&record),
+        }
     }
     let columns = learner.columns.into_iter().map(|column| (column.name, column.seen));
     Ok(Some(Learned { columns: columns.collect(), ..learner.learned }))
@@ -122,12 +128,16 @@ impl<'a> Learner<'a> {
         Self { columns, table, file, learned: Learned::default() }
     }
 
-    fn row(&mut self, record: &Record<'_>) {
-        let row = self.learned.rows;
+    fn bad(&mut self, line: u64, reason: &'static str, place: String) {
+        self.learned.bad.add(self.learned.rows, BadRow { line, reason, place });
         self.learned.rows += 1;
+    }
+
+    fn row(&mut self, record: &Record<'_>) {
         if let Some((reason, place)) = self.fault(record) {
-            return self.learned.bad.add(row, BadRow { line: record.line, reason, place });
+            return self.bad(record.line, reason, place);
         }
+        self.learned.rows += 1;
         let place = Place { file: self.file, line: record.line };
         for (at, column) in self.columns.iter_mut().enumerate() {
             if column.declared.is_none()

@@ -211,6 +211,14 @@ impl<R: Read> Tokens<R> {
         self.empty
     }
 
+    /// What comes next, as far as it is read.
+    pub(super) fn ahead(&mut self) -> Result<&[u8], Fault> {
+        if self.at == self.filled && !self.ended {
+            self.fill()?;
+        }
+        Ok(&self.buffer[self.at..self.filled])
+    }
+
     /// Passes over whole lines, whatever is in them.
     pub(super) fn skip_lines(&mut self, count: u64) -> Result<(), Fault> {
         let mut left = count;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::prelude::SessionContext;
@@ -37,7 +37,14 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
         .get_range(&file.meta.location, 0..8)
         .await
         .map_err(|e| unreadable(file.url.as_str(), &e))?;
-    if magics.iter().any(|magic| start.starts_with(magic)) { Ok(()) } else { Err(wrong()) }
+    match magics.iter().any(|magic| start.starts_with(magic)) {
+        true => Ok(()),
+        false if start.starts_with(b"FEA1") => Err(Error::unsupported(format!(
+            "{} is Feather of version 1; write it as version 2, which is Arrow, or as Parquet",
+            file.url
+        ))),
+        false => Err(wrong()),
+    }
 }
 
 /// What a file says of itself.
@@ -92,6 +99,16 @@ pub(in crate::corpus::source) async fn own(
         let (file, schema, is_stream) = next?;
         // Metadata may differ from file to file and means nothing here.
         let schema = Schema::new(schema.fields().clone());
+        let twin = |(at, field): &(usize, &FieldRef)| {
+            schema.index_of(field.name()).is_ok_and(|first| first != *at)
+        };
+        if let Some((_, field)) = schema.fields().iter().enumerate().find(twin) {
+            return Err(Error::input(format!(
+                "{} has two columns named `{}`, and SQL can only read one; write it with one name for each",
+                file.url,
+                field.name()
+            )));
+        }
         // Most files have the schema of the one before.
         let known = each.last().map(|last| &last.schema).filter(|last| ***last == schema).cloned();
         let own = known.unwrap_or_else(|| Arc::new(schema.clone()));

@@ -8,12 +8,8 @@ use std::collections::BTreeMap;
 use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
-use super::modules::{Layers, Modules, expression, fits};
+use super::modules::{Layers, MERGE, Modules, expression, fits};
 use crate::error::{Error, Result};
-
-/// The way out of nearly every refusal.
-pub(super) const MERGE: &str = "merge it into its model with PEFT (merge_and_unload, save_pretrained) and name the \
-     result as `model`, without `adapter`";
 
 /// What [`LoraConfig`] computes.
 const COMPUTED: [&str; 9] = [

@@ -3,8 +3,11 @@
 use fancy_regex::Regex;
 use serde_json::Value;
 
-use super::config::MERGE;
 use crate::error::{Error, Result};
+
+/// The way out of nearly every refusal.
+pub(super) const MERGE: &str = "merge it into its model with PEFT (merge_and_unload, save_pretrained) and name the \
+     result as `model`, without `adapter`";
 
 /// What PEFT calls all linear layers but the last.
 const ALL_LINEAR: &str = "all-linear";

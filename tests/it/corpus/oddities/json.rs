@@ -336,6 +336,15 @@ async fn rows_in_a_field_are_pointed_at() {
             seen.see("rows in a field", &mut corpus, &cell).await;
         }
     }
+    // As pandas writes a table unless told otherwise.
+    for text in [
+        r#"{"id": {"0": 1, "1": 2}, "title": {"0": "SECRET", "1": "b"}}"#,
+        r#"{"columns": ["id", "title"], "index": [0], "data": [[1, "SECRET"]]}"#,
+    ] {
+        let mut corpus = corpus("n.json", "{}").write("n.json", text);
+        let cell = refused(&["holds columns, not rows", "orient=\"records\""]);
+        seen.see("columns", &mut corpus, &cell).await;
+    }
     // Two objects are rows, and so is one with a list of texts.
     for text in ["{\"data\": [{}]}\n{\"data\": [{}]}\n", "{\"data\": [\"a\"]}"] {
         let mut corpus = corpus("n.json", "{}").write("n.json", text);
@@ -343,5 +352,5 @@ async fn rows_in_a_field_are_pointed_at() {
         let error = Table::came_to(&corpus).await.unwrap_err().to_string();
         assert!(!error.contains("jq"), "{error}");
     }
-    seen.end(10);
+    seen.end(12);
 }

@@ -6,7 +6,8 @@ use arrow::array::{
     ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, LargeStringArray, RecordBatch,
     StringArray, TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt64Array,
 };
-use arrow::datatypes::Int32Type;
+use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use scalingnote::error::ErrorKind;
 
 use super::{Cell, Table, avro, config, corpus, ipc, ipc_stream, notes, parquet, refused};
 use crate::corpus::Corpus;
@@ -227,5 +228,25 @@ async fn columns_are_read_by_name() {
         let all = notes(&[("s:1", "ax"), ("s:2", "by"), ("s:3", "c-")]);
         table.see(&format!("columns that change places, {ending}"), &mut corpus, &all).await;
     }
+    table.end(4);
+}
+
+/// SQL reads one of two columns of a name, and nobody could say which.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_columns_of_one_name_are_refused() {
+    let mut table = Table::default();
+    let fields = ["id", "title", "title"].map(|name| Field::new(name, DataType::Utf8, true));
+    let columns = [text("1"), text("SECRET"), text("SECRET b")];
+    let twins = RecordBatch::try_new(Arc::new(Schema::new(fields.to_vec())), columns.to_vec());
+    let twins = twins.unwrap();
+    for (name, writer) in
+        [("n.parquet", parquet as Writer), ("n.arrow", ipc), ("n.arrow", ipc_stream)]
+    {
+        let mut corpus = corpus(name, "{}").write(name, writer(&twins));
+        table.see("twins", &mut corpus, &refused(&["two columns named `title`"])).await;
+    }
+    let mut old = corpus("n.feather", "{}").write("n.feather", b"FEA1SECRETSECRETFEA1");
+    let cell = Cell::Refused(ErrorKind::Unsupported, vec!["Feather of version 1".into()]);
+    table.see("Feather of version 1", &mut old, &cell).await;
     table.end(4);
 }
