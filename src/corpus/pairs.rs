@@ -11,7 +11,7 @@ use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 
 use super::options::{TableOptions, TypeRule};
-use super::session::{error, longest_row, planned, query, session, sql_error};
+use super::session::{error, longest_row, physical_plan, query, session, sql_error};
 use crate::corpus::source::find::Finder;
 use crate::corpus::source::{file, tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
@@ -51,7 +51,7 @@ pub async fn read_pairs(
             return Err(Error::input(format!("{count} rows cannot be read, e.g. {first}")));
         }
         let query = query(&context, sql).await.map_err(|cause| wrong_sql(cause, only))?;
-        let (plan, task) = planned(query).await.map_err(|e| error(e, READING))?;
+        let (plan, task) = physical_plan(query).await.map_err(|e| error(e, READING))?;
         let mut stream = execute_stream(plan, task).map_err(|e| error(e, READING))?;
         let mut rows = Vec::new();
         while let Some(batch) = stream.next().await {

@@ -97,7 +97,7 @@ pub(super) async fn query(
 }
 
 /// How rows are computed, and with what; planned where expressions may be as deep as those of a query may.
-pub(super) async fn planned(
+pub(super) async fn physical_plan(
     rows: DataFrame,
 ) -> std::result::Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), DataFusionError> {
     let planning = async move {

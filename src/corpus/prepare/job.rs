@@ -25,7 +25,7 @@ use super::writer::ShardWriter;
 use crate::corpus::names;
 use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
 use crate::corpus::outcome::{PrepareOutcome, Rejections, SourceTypes};
-use crate::corpus::session::{error, longest_row, planned, query, session, sql_error};
+use crate::corpus::session::{error, longest_row, physical_plan, query, session, sql_error};
 use crate::corpus::source::file::{self, SourceFile};
 use crate::corpus::source::find::{Finder, Output};
 use crate::corpus::source::tables::{self, Tables};
@@ -211,7 +211,7 @@ async fn run(
         .select(std::mem::take(&mut contract.projection))
         .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
         .map_err(wrong_sql)?;
-    let (plan, task) = planned(sorted).await.map_err(wrong_sql)?;
+    let (plan, task) = physical_plan(sorted).await.map_err(wrong_sql)?;
     let stream = execute_stream(Arc::clone(&plan), task).map_err(|e| error(e, READING))?;
 
     let contract = Arc::new(contract);
@@ -267,7 +267,7 @@ const READING: &str = "reading the corpus";
 
 /// The rows of a query. Not `DataFrame::count`, which plans on whatever stack it is called on.
 async fn count(query: DataFrame) -> std::result::Result<u64, DataFusionError> {
-    let (plan, task) = planned(query.aggregate(Vec::new(), vec![count_all()])?).await?;
+    let (plan, task) = physical_plan(query.aggregate(Vec::new(), vec![count_all()])?).await?;
     let batches = collect(plan, task).await?;
     let count = batches.first().and_then(|batch| {
         let counts = batch.column(0).as_primitive_opt::<Int64Type>()?;

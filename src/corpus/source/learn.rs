@@ -123,7 +123,8 @@ impl TextTable {
             // A field that no row happens to have is no slip: a day may have none.
             None => {
                 let before = before.filter(|_| rows == 0);
-                for name in options.schema.keys().chain(before.into_iter().flat_map(BTreeMap::keys))
+                for name in
+                    options.schema.keys().chain(before.into_iter().flat_map(|known| known.keys()))
                 {
                     if seen.iter().all(|(known, _)| known != name) {
                         seen.push((name.clone(), Seen::default()));

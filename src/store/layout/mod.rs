@@ -6,9 +6,8 @@ mod shape;
 
 pub use folder::{
     Folder, LEASES, SIGNATURES, SNAPSHOTS, TOPS, books, embeddings_dir, folder, hash_in_name,
-    indexes_dir, is_file, is_json, is_receipt, makes, manifest_number, manifest_numbers_in, parts_dir,
-    prepared_dir, root_around, run_of, snapshot_of,
-    staged, staged_for,
+    indexes_dir, is_file, is_json, is_receipt, makes, manifest_number, manifest_numbers_in,
+    parts_dir, prepared_dir, root_around, run_of, snapshot_of, staged, staged_for,
 };
 pub use keys::{
     Key, LeaseKind, ReportName, beat, book, build_receipt, calibration, checked_receipt,

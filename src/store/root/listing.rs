@@ -125,9 +125,9 @@ impl Root {
     /// rule.
     pub async fn sweep_staged(&self, before: DateTime<Utc>, dry_run: bool) -> Result<Swept> {
         let Some(folder) = self.local.clone() else { return Ok(Swept::default()) };
-        local::sweep(folder, before, dry_run).await.map_err(|cause| {
-            Error::io(cause, format!("cannot sweep {}", self.uri))
-        })
+        local::sweep(folder, before, dry_run)
+            .await
+            .map_err(|cause| Error::io(cause, format!("cannot sweep {}", self.uri)))
     }
 
     async fn walk(&self, prefix: &str) -> Result<(Vec<LocalFile>, Vec<(String, std::io::Error)>)> {
