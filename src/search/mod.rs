@@ -12,6 +12,7 @@ mod fetch;
 mod ids;
 mod lease;
 mod opened;
+mod passing;
 mod query;
 mod sources;
 mod threads;
@@ -19,7 +20,8 @@ mod towers;
 mod watcher;
 
 pub use answer::{Answer, Hit};
-pub use opened::{Found, Passing, Snapshot, Take};
+pub use opened::{Found, Snapshot, Take};
+pub use passing::Passing;
 pub use query::QueryEncoder;
 pub use towers::{CheckedTower, FoundTower, check_towers};
 pub use watcher::{Serving, SnapshotWatcher, TowerChoice, WatchFailure, WatchOptions, WatchStatus};

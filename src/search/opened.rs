@@ -10,13 +10,14 @@ use rayon::prelude::*;
 
 use super::fetch::Files;
 use super::ids::{IdsFile, Notes, Stored};
+use super::passing::Passing;
 use super::threads::on_own_threads;
 use crate::corpus::RowFilter;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::{Calibration, IndexOptions, RowSet, ShardIndex, check_canaries};
 use crate::snapshot::{Content, Manifest, Segment, newest, read, removed};
 use crate::store::Root;
-use crate::types::{Cancel, Digest256, NoteId, NoteKey};
+use crate::types::{Cancel, NoteId, NoteKey};
 
 /// Segments fetched at the same time.
 const FETCHES: usize = 4;
@@ -388,26 +389,6 @@ async fn open_segment(
     tokio::task::spawn_blocking(opening)
         .await
         .or_error(ErrorKind::Internal, || "opening a shard")?
-}
-
-/// The notes of one snapshot's content that pass a condition.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Passing {
-    content: Digest256,
-    /// By open segment.
-    rows: Vec<RowSet>,
-}
-
-impl Passing {
-    /// Vectors that pass: at least as many as notes.
-    pub fn vectors(&self) -> usize {
-        self.rows.iter().map(RowSet::len).sum()
-    }
-
-    /// Bytes in memory.
-    pub fn bytes(&self) -> usize {
-        self.rows.iter().map(RowSet::bytes).sum()
-    }
 }
 
 impl Opened {
