@@ -75,7 +75,7 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
         ConfigCommand::Check { pipeline } => {
             let resolved = pipeline.resolve()?;
             let config = &resolved.pipeline;
-            check_towers(config, app).await?;
+            let unpinned = check_towers(config, app).await?;
             let mut text = format!(
                 "{} is fine: {} table{}, tower {}, root {}\n",
                 pipeline.pipeline.display(),
@@ -90,6 +90,7 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
                     next.tower.model
                 );
             }
+            text += &unpinned;
             if config.version == PipelineVersion::V1 {
                 text += &new_version(&resolved, &pipeline.pipeline)?;
             }
@@ -104,9 +105,10 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
 }
 
 /// Warns of files that a run could not find here: a pipeline file need not be checked where it runs. What is here must fit together,
-/// as a run would have it.
-async fn check_towers(config: &Pipeline, app: &App) -> Result<()> {
+/// as a run would have it. Returns what to say of models that no commit pins.
+async fn check_towers(config: &Pipeline, app: &App) -> Result<String> {
     let after = config.after_next();
+    let mut said_unpinned = String::new();
     for (pipeline, section) in [(Some(config), ""), (after.as_ref(), "next.")] {
         let Some(pipeline) = pipeline else { continue };
         let query = pipeline.query.tower.as_ref();
@@ -127,14 +129,14 @@ async fn check_towers(config: &Pipeline, app: &App) -> Result<()> {
             }
             if tower.may_move(&pipeline.base_dir)? {
                 let commit = tower.commit(&pipeline.base_dir).await?;
-                app.reporter.warn(unpinned(&format!("{section}{key}"), &tower.model, commit));
+                said_unpinned += &unpinned(&format!("{section}{key}"), &tower.model, commit);
             }
         }
         if all_here {
             exec::check_query_tower(pipeline, &app.reporter).await?;
         }
     }
-    Ok(())
+    Ok(said_unpinned)
 }
 
 /// What is said of a hub's model that no commit pins.
@@ -145,8 +147,8 @@ fn unpinned(section: &str, model: &str, commit: Option<String>) -> String {
             .to_owned(),
     };
     format!(
-        "[{section}]: {model} is not pinned to a commit: a push to its repository makes it another tower, for which a run refuses \
-         to encode everything again; write into [{section}]: {line}"
+        "[{section}] {model} is not pinned to a commit, so a push to its repository makes it another tower; write into [{section}]: \
+         {line}\n"
     )
 }
 

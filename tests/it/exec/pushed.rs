@@ -236,13 +236,13 @@ async fn a_snapshot_without_a_commit_gets_one() {
 #[test]
 fn config_check_says_what_to_pin() {
     let hub = Hub::new();
-    let (_, said) = hub.expect(0, &["config", "check", "p.toml"]);
+    let (said, _) = hub.expect(0, &["config", "check", "p.toml"]);
     assert!(said.contains("org/tower is not pinned") && said.contains("<commit>"), "{said}");
     let first = hub.push('a', false);
     let line = format!("revision = \"{first}\"");
-    let (_, said) = hub.expect(0, &["config", "check", "p.toml"]);
+    let (said, _) = hub.expect(0, &["config", "check", "p.toml"]);
     assert!(said.contains("write into [tower]:") && said.contains(&line), "{said}");
     hub.write(&PIPELINE.replace("pooling", &format!("{line}\npooling")));
-    let (_, said) = hub.expect(0, &["config", "check", "p.toml"]);
+    let (said, _) = hub.expect(0, &["config", "check", "p.toml"]);
     assert!(!said.contains("pinned"), "{said}");
 }
