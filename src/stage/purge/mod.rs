@@ -202,8 +202,11 @@ impl<'a> Purge<'a> {
     async fn look(&mut self) -> Result<()> {
         let (request, root) = (self.request, self.request.root);
         self.newest = snapshot::newest(root).await?;
-        self.objects = root.own_objects().await?;
-        for object in &self.objects {
+        let objects = root.own_objects().await?;
+        let before = std::mem::replace(&mut self.objects, objects);
+        let before: HashSet<&str> = before.iter().map(|object| object.key.as_str()).collect();
+        // No object changes: those of the look before told what they tell.
+        for object in self.objects.iter().filter(|object| !before.contains(object.key.as_str())) {
             request.cancel.check()?;
             match scan::texts(root, object, &mut self.target, &mut self.texts).await {
                 // What cannot be read is judged below, by whether anything needs it.

@@ -246,7 +246,12 @@ fn gc_and_scan_find_what_came_back_and_say_so() {
 #[test]
 fn ids_of_any_kind_leave_reports_and_their_pages() {
     let place = Place::new();
-    let file = PipelineFile { root: "root", ..PipelineFile::default() };
+    let file = PipelineFile {
+        root: "root",
+        corpus: "max_rejected = 100\n",
+        sections: "[gates]\nmax_rejected_percent = 90.0\n",
+        ..PipelineFile::default()
+    };
     place.write("p.toml", file.text());
     let long = |id: &str| format!("{id}{}", "x".repeat(300 - id.len()));
     let odd = ["it's", "a&b", "a<b>c", "say \"so\"", "ünï ☃ cödé", "back\\slash", "tab\tbed"];
