@@ -227,7 +227,7 @@ fn too_much_is_refused_with_its_limit() {
     refused("b ~ b", "written out as a text");
     refused("b LIKE b", "written out as a text");
     refused(&format!("b LIKE '{}'", "%a".repeat(65)), "at most 64");
-    refused(&vec!["b ~ 'x'"; 9].join(" OR "), "at most 8 regular expressions");
+    refused(&["b ~ 'x'"; 9].join(" OR "), "at most 8 regular expressions");
     for (call, what) in [
         ("repeat(b, 1000000000) = ''", "not available"),
         ("lpad(b, 1000000000) = ''", "not available"),
