@@ -191,7 +191,7 @@ mod tests {
 
     /// Columns by their types, as a table of the file would have them.
     fn columns(text: &str, table: &TableOptions, rule: TypeRule) -> (Vec<Column>, BadRows) {
-        let learned = learn(text.as_bytes(), table, 0, rule, 1 << 20).unwrap();
+        let learned = learn(text.as_bytes(), table, 0, rule, 1 << 26).unwrap();
         let column = |(name, seen): (String, Seen)| {
             let declared = table.schema.get(&name).cloned();
             let data_type = match &declared {
@@ -209,7 +209,7 @@ mod tests {
             batches.push(batch);
             Ok(true)
         };
-        read(text.as_bytes(), columns, bad, 1 << 20, &mut emit).unwrap();
+        read(text.as_bytes(), columns, bad, 1 << 26, &mut emit).unwrap();
         batches
     }
 
@@ -300,7 +300,7 @@ mod tests {
             calls += 1;
             Ok(false)
         };
-        read(text.as_bytes(), &all, &bad, 1 << 20, &mut emit).unwrap();
+        read(text.as_bytes(), &all, &bad, 1 << 26, &mut emit).unwrap();
         assert_eq!(calls, 1);
         let text = format!("{{\"a\": \"{}\"}}\n", "x".repeat(BYTES / 2)).repeat(3);
         let (all, bad) = columns(&text, &TableOptions::new("t", "t"), TypeRule::Exact);
@@ -322,7 +322,7 @@ mod tests {
         ] {
             let after = format!("{{\"a\": 1}}\n{row}\n");
             let failed =
-                read(after.as_bytes(), &all, &bad, 1 << 20, &mut |_| Ok(true)).unwrap_err();
+                read(after.as_bytes(), &all, &bad, 1 << 26, &mut |_| Ok(true)).unwrap_err();
             let shown = format!("{failed:?}");
             assert!(shown.contains(&format!("line 2: field `{field}` is not")), "{shown}");
             assert!(!shown.contains("secret"), "{shown}");
