@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::fixture::support::unit_vectors;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -129,7 +130,7 @@ async fn many_row_groups_read_back() {
 async fn a_flipped_bit_is_refused_where_it_is_read() {
     let root = Root::in_memory();
     let (count, dimensions) = (700, 3_072);
-    let all = vectors(0, count, dimensions);
+    let all = unit_vectors(count, dimensions, 11);
     let (space, no) = (space(dimensions as u32), serde_json::Value::Null);
     let hashes = texts(0, count);
     let receipt = write_part(&root, &space, 0, VectorType::F32, &hashes, &all, &no);

@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(numbers, Int64Array::from(vec![Some(7), None, Some(-12)]));
         for other in ["007", "+7", " 7", "7.0", "A7", "", "9223372036854775808"] {
             let error = ids(vec![Some("7"), Some(other)]).unwrap_err();
-            assert!(error.to_string().contains(&format!("`{other}`")), "{error}");
+            assert!(error.to_string().contains(&format!("`s:{other}`")), "{error}");
         }
     }
 }

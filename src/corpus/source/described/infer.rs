@@ -1,10 +1,13 @@
 //! Schemas of files that describe themselves: Parquet, Arrow, Avro.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use datafusion::execution::SessionState;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use object_store::ObjectStoreExt;
@@ -47,6 +50,32 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
     }
 }
 
+/// The names of a Parquet file's columns as it has them. Its footer is in the cache: the schema was read before.
+async fn parquet_columns(
+    file: &SourceFile,
+    state: &SessionState,
+) -> datafusion::error::Result<Vec<String>> {
+    let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
+    let footer = DFParquetMetadata::new(file.store.as_ref(), &file.meta)
+        .with_file_metadata_cache(Some(cache))
+        .fetch_metadata()
+        .await?;
+    let columns = footer.file_metadata().schema_descr().root_schema().get_fields();
+    Ok(columns.iter().map(|column| column.name().to_owned()).collect())
+}
+
+/// DataFusion takes columns of one name for one.
+fn refuse_twins(file: &SourceFile, columns: &[String]) -> Result<()> {
+    let mut seen = HashSet::new();
+    match columns.iter().find(|name| !seen.insert(name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::input(format!(
+            "{} has two columns named `{name}`, and SQL can only read one; write it with one name for each",
+            file.url
+        ))),
+    }
+}
+
 /// What a file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::corpus::source) struct Described {
@@ -69,9 +98,11 @@ pub(in crate::corpus::source) async fn own(
             let state = &state;
             async move {
                 check_magic(&file, kind).await?;
-                let mut is_stream = false;
+                let (mut is_stream, mut columns) = (false, Vec::new());
                 match kind {
-                    TableFormat::Arrow => is_stream = ipc::check(&file).await?,
+                    TableFormat::Arrow => {
+                        ipc::Checked { is_stream, columns } = ipc::check(&file).await?;
+                    }
                     TableFormat::Avro => {
                         let plain = FileCompressionType::UNCOMPRESSED;
                         let walk = |reader| avro::walk(reader).map_err(Error::input);
@@ -82,6 +113,10 @@ pub(in crate::corpus::source) async fn own(
                 let metas = std::slice::from_ref(&file.meta);
                 let schema = format.infer_schema(state, &file.store, metas).await;
                 let doing = format!("reading {}", file.url);
+                if schema.is_ok() && kind == TableFormat::Parquet {
+                    columns = parquet_columns(&file, state).await.map_err(|e| error(e, &doing))?;
+                }
+                refuse_twins(&file, &columns)?;
                 match schema.map_err(|e| error(e, &doing)) {
                     Ok(schema) => Ok((file, schema, is_stream)),
                     // A file that its own reader does not understand is bad input, whoever is blamed.
@@ -99,16 +134,6 @@ pub(in crate::corpus::source) async fn own(
         let (file, schema, is_stream) = next?;
         // Metadata may differ from file to file and means nothing here.
         let schema = Schema::new(schema.fields().clone());
-        let twin = |(at, field): &(usize, &FieldRef)| {
-            schema.index_of(field.name()).is_ok_and(|first| first != *at)
-        };
-        if let Some((_, field)) = schema.fields().iter().enumerate().find(twin) {
-            return Err(Error::input(format!(
-                "{} has two columns named `{}`, and SQL can only read one; write it with one name for each",
-                file.url,
-                field.name()
-            )));
-        }
         // Most files have the schema of the one before.
         let known = each.last().map(|last| &last.schema).filter(|last| ***last == schema).cloned();
         let own = known.unwrap_or_else(|| Arc::new(schema.clone()));

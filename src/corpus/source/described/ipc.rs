@@ -20,26 +20,33 @@ const ONES: u64 = 0xffff_ffff;
 /// Length and magic number at the end.
 const TAIL: u64 = 10;
 
-/// Checks that whatever a file or a stream of messages claims lies in the file; true for a stream.
+/// A file that is whole.
+pub(super) struct Checked {
+    pub(super) is_stream: bool,
+    /// The names of its columns as it has them.
+    pub(super) columns: Vec<String>,
+}
+
+/// Checks that whatever a file or a stream of messages claims lies in the file.
 ///
 /// # Errors
 /// Input, naming the file, where it is damaged or cut off.
-pub(super) async fn check(file: &SourceFile) -> Result<bool> {
+pub(super) async fn check(file: &SourceFile) -> Result<Checked> {
     let is_stream = !read(file, 0..6).await?.starts_with(MAGIC);
-    match is_stream {
+    let columns = match is_stream {
         true => check_stream(file).await?,
         false => check_file(file).await?,
-    }
-    Ok(is_stream)
+    };
+    Ok(Checked { is_stream, columns })
 }
 
 /// A stream: messages one after the other, each with its length, its head and its body.
-async fn check_stream(file: &SourceFile) -> Result<()> {
+async fn check_stream(file: &SourceFile) -> Result<Vec<String>> {
     let size = file.meta.size;
     let wrong = || {
         Error::input(format!("{} is no whole stream of Arrow messages; write it again", file.url))
     };
-    let mut at = 0;
+    let (mut at, mut columns) = (0, Vec::new());
     while at < size {
         if size - at < 8 {
             return Err(wrong());
@@ -51,20 +58,29 @@ async fn check_stream(file: &SourceFile) -> Result<()> {
             _ => return Err(wrong()),
         };
         if length == 0 {
-            return Ok(());
+            return Ok(columns);
         }
         let head = at + 8..at + 8 + length;
         if head.end > size {
             return Err(wrong());
         }
-        let message = read(file, head.clone()).await?;
-        let body = root_as_message(&message).ok().and_then(|m| u64::try_from(m.bodyLength()).ok());
+        let bytes = read(file, head.clone()).await?;
+        let message = root_as_message(&bytes).ok();
+        if let Some(schema) = message.and_then(|message| message.header_as_schema()) {
+            columns = names(schema);
+        }
+        let body = message.and_then(|message| u64::try_from(message.bodyLength()).ok());
         at = body
             .and_then(|body| head.end.checked_add(body))
             .filter(|end| *end <= size)
             .ok_or_else(wrong)?;
     }
-    Ok(())
+    Ok(columns)
+}
+
+fn names(schema: arrow::ipc::Schema<'_>) -> Vec<String> {
+    let fields = schema.fields().into_iter().flatten();
+    fields.filter_map(|field| field.name()).map(str::to_owned).collect()
 }
 
 fn le(four: &[u8]) -> u64 {
@@ -72,7 +88,7 @@ fn le(four: &[u8]) -> u64 {
 }
 
 /// A file: every block that the footer names lies in it, and so does every message.
-async fn check_file(file: &SourceFile) -> Result<()> {
+async fn check_file(file: &SourceFile) -> Result<Vec<String>> {
     let size = file.meta.size;
     let wrong = |what: &str| {
         Error::input(format!("{} is no whole Arrow IPC file: {what}; write it again", file.url))
@@ -118,7 +134,10 @@ async fn check_file(file: &SourceFile) -> Result<()> {
         }
     }
     // Where the file cannot be opened as one, DataFusion tries it as a stream and takes `ARROW1` for a length.
-    open_as_file(file, &footer, &dictionaries).await.map_err(|_| wrong("its footer is damaged"))
+    open_as_file(file, &footer, &dictionaries)
+        .await
+        .map_err(|_| wrong("its footer is damaged"))?;
+    Ok(footer.schema().map(names).unwrap_or_default())
 }
 
 /// What a reader of files does first: the schema, then every dictionary.

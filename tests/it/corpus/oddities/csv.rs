@@ -316,7 +316,7 @@ async fn a_header_in_the_middle_is_no_note() {
     let mut table = Table::default();
     let cell = counted(&["line 3", "the header again"], &[("i:1", "a"), ("i:2", "b")]);
     table.text("two files in one", "n.csv", b"id,title\n1,a\nid,title\n2,b\n", "{}", &cell).await;
-    let both = notes(&[("s:id", "title"), ("s:1", "a")]);
+    let both = notes(&[("s:1", "a"), ("s:id", "title")]);
     let named = r#"{"has_header": false, "sql": "SELECT column_1 AS note_id, column_2 AS title FROM notes"}"#;
     table.text("no header", "n.csv", b"id,title\n1,a\n", named, &both).await;
     table.end(6);
