@@ -161,6 +161,7 @@ fn no_link_is_followed_out_of_the_root() {
         std::fs::write(outside.join(name), format!("i:5 {name}")).unwrap();
     }
     let before = bytes(&outside);
+    let own = root.join("runs").join(first(&root.join("runs"))).join("report-7.json");
     symlink(&outside, root.join("runs").join(run)).unwrap();
     symlink(&outside, root.join("prepared").join(run)).unwrap();
     symlink(&outside, root.join("link")).unwrap();
@@ -168,7 +169,6 @@ fn no_link_is_followed_out_of_the_root() {
     let index = root.join("indexes").join(first(&root.join("indexes"))).join("00000");
     symlink(outside.join("x.usearch"), index.join("0123456789abcdef-0123456789abcdef.usearch"))
         .unwrap();
-    let own = root.join("runs").join(first(&root.join("runs"))).join("report-7.json");
     symlink(outside.join("report.json"), own).unwrap();
     place.expect(0, "purge root --note-id i:5");
     place.expect(0, "snapshot gc root --keep 1 --grace-hours 0 --runs-days 0");

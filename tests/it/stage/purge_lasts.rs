@@ -56,7 +56,7 @@ async fn execute(plan: &Plan, root: &Root) -> Result<()> {
     let build = plan.build.iter().cloned().map(Envelope::Build);
     let env = env(root);
     for envelope in encode.chain(calibrate).chain(build) {
-        stage::execute(&envelope, &mut worker, &env).await?;
+        Box::pin(stage::execute(&envelope, &mut worker, &env)).await?;
     }
     Ok(())
 }
@@ -73,15 +73,16 @@ async fn purged_meanwhile<T>(
         let writes = matches!(operation, "put" | "complete");
         (writes && held(path)).then_some(Fault::Hold)
     });
-    let working = work(faulty.clone().root());
-    let purging = async {
+    // Boxed: the stack of a test is small.
+    let working = Box::pin(work(faulty.clone().root()));
+    let purging = Box::pin(async {
         while !faulty.is_holding() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         let report = purge(&clear, &[5]).await.unwrap();
         assert_eq!(report.left, [], "nothing is there while the write is held");
         faulty.let_go();
-    };
+    });
     let (outcome, ()) = tokio::join!(working, purging);
     outcome.err().expect("work that was planned before a purge ends with an error")
 }
