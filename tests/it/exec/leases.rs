@@ -190,28 +190,30 @@ async fn a_run_that_stood_still_finds_out_and_publishes_nothing() {
 
 #[tokio::test]
 async fn a_heartbeat_keeps_a_lease_and_tells_when_it_is_lost() {
+    const RUNS: [&str; 3] =
+        ["20260101T000000Z-00000001", "20260101T000000Z-00000002", "20260101T000000Z-00000003"];
     let store = Skewed::new(TimeDelta::zero());
     let root = store.root();
     let take = |run: &'static str| {
         let root = root.clone();
         async move { RunLease::take(&root, run).await.unwrap() }
     };
-    let Taken::Ours(first) = take("first").await else { panic!("nobody is there") };
+    let Taken::Ours(first) = take(RUNS[0]).await else { panic!("nobody is there") };
     for _ in 0..5 {
         store.pass(TimeDelta::minutes(4));
         first.beat().await.unwrap();
-        assert!(matches!(take("second").await, Taken::Busy(holder) if holder.run == "first"));
+        assert!(matches!(take(RUNS[1]).await, Taken::Busy(holder) if holder.run == RUNS[0]));
     }
     assert_eq!(root.list(layout::LEASES).await.unwrap().len(), 2, "one lease, one heartbeat");
     store.pass(TimeDelta::minutes(6));
-    let Taken::Ours(second) = take("second").await else { panic!("the first is dead") };
+    let Taken::Ours(second) = take(RUNS[1]).await else { panic!("the first is dead") };
     for lost in [first.beat().await, first.check().await] {
         assert_eq!(lost.unwrap_err().kind(), ErrorKind::Conflict);
     }
     first.release().await;
     second.check().await.unwrap();
     second.release().await;
-    let Taken::Ours(third) = take("third").await else { panic!("all are released") };
+    let Taken::Ours(third) = take(RUNS[2]).await else { panic!("all are released") };
     // A lease that somebody removed by hand is lost too.
     root.delete(&layout::run_lease(1)).await.unwrap();
     assert_eq!(third.check().await.unwrap_err().kind(), ErrorKind::Conflict);
