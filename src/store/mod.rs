@@ -22,7 +22,7 @@ pub use error::{kind_of_foreign, unreadable};
 pub use local::{DurableLocal, Swept};
 pub(crate) use local::{make_private, private_folder};
 pub use parquet::{ParquetObject, parquet_error};
-pub use pieces::{Cutter, Pieces};
+pub use pieces::{Cutter, FileHasher, Pieces};
 pub(crate) use root::damaged;
 pub use root::{
     FileRef, Foreign, Foreigners, Listed, PutOutcome, Root, hash_file, open_store, open_web_file,

@@ -6,7 +6,7 @@
 //! | file | reader | what is hashed, and when |
 //! |---|---|---|
 //! | part | build, calibration, compaction, purge, drift check, `verify`'s sample, training and evaluation | each piece that is read, whenever it is ([`ParquetObject`](super::ParquetObject)); `embedding::object` says how for parts of earlier releases |
-//! | prepared | plan, encode, build, drift check | all of it as its writer reads it back, or once before another process reads it; then each piece, whenever it is read |
+//! | prepared | plan, encode, build, drift check | all of it while it is written, or once before another process reads it; then each piece, whenever it is read |
 //! | located, removed keys, ids | plan, encode, build, purge, `diff` | the bytes in memory that are then decoded ([`Root::get_file`](super::Root::get_file)) |
 //! | index, sidecar, ids | search, serve, `verify`'s canaries, the measuring of a shard that grew | the file, before it is mapped ([`Root::fetch`](super::Root::fetch), [`Root::copy`](super::Root::copy)); `search::fetch` says what is mapped where |
 //! | everything that a snapshot names | `snapshot verify` | all of it |
@@ -22,8 +22,8 @@
 //! every copy of these bytes in any root, and a file that changes after it was hashed is found out all the same.
 
 use std::collections::HashMap;
-use std::iter::Peekable;
-use std::ops::Range;
+use std::iter::{Peekable, StepBy};
+use std::ops::{Range, RangeFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use schemars::JsonSchema;
@@ -90,9 +90,37 @@ pub struct Cutter<I: Iterator<Item = u64>> {
     pieces: Pieces,
 }
 
-/// Pieces of one size.
-pub(super) fn even() -> Cutter<impl Iterator<Item = u64> + Send> {
-    Cutter::new((1..).map(|piece| piece * PIECE))
+/// Hashes a file while its bytes go by, as a whole and in pieces of one size, and remembers these.
+pub struct FileHasher {
+    whole: Hasher256,
+    cutter: Cutter<StepBy<RangeFrom<u64>>>,
+}
+
+impl Default for FileHasher {
+    fn default() -> Self {
+        let cutter = Cutter::new((PIECE..).step_by(PIECE as usize));
+        Self { whole: Hasher256::new(), cutter }
+    }
+}
+
+impl FileHasher {
+    /// The next bytes of the file.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.whole.raw(bytes);
+        self.cutter.add(bytes);
+    }
+
+    /// The SHA-256 and the size of the file.
+    pub fn finish(self) -> (Digest256, u64) {
+        let (sha256, pieces) = self.keep();
+        (sha256, pieces.size())
+    }
+
+    pub(super) fn keep(self) -> Hashed {
+        let hashed = (self.whole.finish(), Arc::new(self.cutter.finish()));
+        remember(hashed.0, Arc::clone(&hashed.1));
+        hashed
+    }
 }
 
 impl<I: Iterator<Item = u64>> Cutter<I> {
@@ -142,7 +170,7 @@ pub(super) fn hashed(short: &str) -> Option<Hashed> {
     HASHED.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.get(short).cloned()
 }
 
-pub(super) fn remember(sha256: Digest256, pieces: Arc<Pieces>) {
+fn remember(sha256: Digest256, pieces: Arc<Pieces>) {
     let mut hashed = HASHED.lock().unwrap_or_else(PoisonError::into_inner);
     hashed.get_or_insert_default().insert(sha256.short(), (sha256, pieces));
 }

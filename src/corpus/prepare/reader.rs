@@ -1,5 +1,5 @@
-//! Streams a prepared shard file. Its SHA-256 stands in the plan; all of it was hashed in this process, by its writer or
-//! before it is opened, and every piece is checked again as it is read.
+//! Streams a prepared shard file. Its SHA-256 stands in the plan; all of it was hashed in this process, while it
+//! was written or before it is opened, and every piece is checked again as it is read.
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, UInt32Type};

@@ -22,7 +22,7 @@ use super::render::Piece;
 use super::schema::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH};
 use crate::corpus::outcome::PreparedShard;
 use crate::error::{Error, ErrorKind, Result, ResultExt, way_out_of};
-use crate::store::{FileRef, Root, kind_of_foreign, layout};
+use crate::store::{FileHasher, FileRef, Root, kind_of_foreign, layout};
 use crate::types::Hasher256;
 
 /// Rows and bytes of text of one write: fixed, so that the file's bytes do not depend on how batches arrived.
@@ -104,7 +104,7 @@ impl OpenShard {
         let key = layout::prepared(run, shard);
         let (store, path) = root.object(&key);
         let sink =
-            HashingWriter { sink: BufWriter::new(store, path), hash: Hasher256::new(), size: 0 };
+            HashingWriter { sink: BufWriter::new(store, path), hasher: FileHasher::default() };
         let writer = AsyncArrowWriter::try_new(sink, Arc::clone(schema), Some(properties()))
             .or_error(ErrorKind::Internal, || format!("opening {key}"))?;
         Ok(Self {
@@ -179,9 +179,10 @@ impl OpenShard {
         let sink = self.writer.into_inner();
         root.sync(&self.key).await?;
         let (content, columns) = self.digest.finish();
+        let (sha256, size) = sink.hasher.finish();
         Ok(PreparedShard {
             shard: self.shard,
-            file: FileRef { path: self.key, size: sink.size, sha256: sink.hash.finish() },
+            file: FileRef { path: self.key, size, sha256 },
             notes: self.notes,
             rows: self.rows,
             deletions: self.deletions,
@@ -215,15 +216,13 @@ fn properties() -> WriterProperties {
 /// Hashes what it passes on, so that the file need not be read back.
 struct HashingWriter {
     sink: BufWriter,
-    hash: Hasher256,
-    size: u64,
+    hasher: FileHasher,
 }
 
 impl AsyncFileWriter for HashingWriter {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, parquet::errors::Result<()>> {
         async move {
-            self.hash.raw(&bytes);
-            self.size += bytes.len() as u64;
+            self.hasher.add(&bytes);
             self.sink.put(bytes).await.map_err(|e| ParquetError::External(e.into()))
         }
         .boxed()

@@ -108,11 +108,13 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
     let space_id = spec_space.id()?;
     let lost = Box::pin(lost_files(root, parent.as_ref())).await?;
-    if !lost.is_empty() {
-        reporter.warn(format!(
-            "{} files that the newest snapshot names are gone; what was in them is made again",
-            lost.len()
-        ));
+    for shard in parent.iter().flat_map(|parent| &parent.content.shards) {
+        let mut files = shard.files().map(|file| &file.path).chain(&shard.parts);
+        if let Some(file) = files.find(|file| lost.contains(*file)) {
+            let number = shard.shard;
+            reporter
+                .warn(format!("shard {number} is made again where it needs {file}: it is gone"));
+        }
     }
     let known = match request.keep_texts {
         true => None,

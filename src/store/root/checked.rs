@@ -9,8 +9,8 @@ use super::handle::Root;
 use super::object::FileRef;
 use crate::error::{Error, Result};
 use crate::store::layout::{self, Key};
-use crate::store::pieces::{self, Hashed, Pieces};
-use crate::types::{Digest256, Hasher256};
+use crate::store::pieces::{self, FileHasher, Hashed, Pieces};
+use crate::types::Digest256;
 
 /// The error of a stored file that is not what was written, with the way out.
 pub(crate) fn damaged(root: &Root, key: &str, what: impl std::fmt::Display) -> Error {
@@ -80,15 +80,12 @@ impl Root {
 
     /// Hashes an object and its pieces, and remembers them.
     pub(super) async fn cut(&self, key: &str) -> Result<Hashed> {
-        let (mut whole, mut cutter) = (Hasher256::new(), pieces::even());
+        let mut hasher = FileHasher::default();
         let mut stream = self.stream(key, self.size_of(key).await?);
         while let Some(bytes) = stream.try_next().await? {
-            whole.raw(&bytes);
-            cutter.add(&bytes);
+            hasher.add(&bytes);
         }
-        let (sha256, pieces) = (whole.finish(), Arc::new(cutter.finish()));
-        pieces::remember(sha256, Arc::clone(&pieces));
-        Ok((sha256, pieces))
+        Ok(hasher.keep())
     }
 
     pub(super) fn other_hash(&self, key: &str, short: &str) -> Error {
