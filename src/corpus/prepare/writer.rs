@@ -23,7 +23,6 @@ use super::schema::{CHUNK, DELETED, NOTE_ID, STORED, TEXT, TEXT_HASH};
 use crate::corpus::outcome::PreparedShard;
 use crate::error::{Error, ErrorKind, Result, ResultExt, way_out_of};
 use crate::store::{FileHasher, FileRef, Root, kind_of_foreign, layout};
-use crate::types::Hasher256;
 
 /// Rows and bytes of text of one write: fixed, so that the file's bytes do not depend on how batches arrived.
 const WRITE_ROWS: usize = 4096;
