@@ -4,7 +4,7 @@ use super::backfill;
 use super::commit;
 use super::context::{RunContext, RunOptions, Session};
 use super::tasks::receipts::Receipts;
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::report::{NewestSnapshot, Outcome, RunReport};
 use crate::snapshot;
 use crate::stage::{self, Plan};
@@ -52,7 +52,8 @@ pub async fn publish_plan(
         }
         Err(error) => return Err(error),
     }
-    report.store(&ctx.root, plan.spec.under()).await
+    let stored = report.store(&ctx.root, plan.spec.under()).await;
+    stored.context(|| report.outcome.without_report())
 }
 
 async fn publish_day(session: &Session, plan: &Plan, report: &mut RunReport) -> Result<()> {

@@ -81,15 +81,7 @@ async fn leased(
         _ => report.store(&ctx.root, under).await,
     };
     match finished {
-        Ok(()) => stored.context(|| {
-            let published = match report.outcome {
-                Outcome::Published { snapshot } => {
-                    format!("snapshot {snapshot} is published, but ")
-                }
-                _ => String::new(),
-            };
-            format!("{published}the run's report could not be stored")
-        }),
+        Ok(()) => stored.context(|| report.outcome.without_report()),
         Err(error) if error.kind() == ErrorKind::GateRefused => {
             ctx.reporter.warn(error.to_string());
             Ok(())

@@ -343,6 +343,15 @@ impl Outcome {
     pub fn is_nothing(self) -> bool {
         matches!(self, Self::NothingToDo { .. })
     }
+
+    /// What to tell where the report of it could not be stored: what is published stays so.
+    pub(crate) fn without_report(self) -> String {
+        let published = match self {
+            Self::Published { snapshot } => format!("snapshot {snapshot} is published, but "),
+            _ => String::new(),
+        };
+        format!("{published}the run's report could not be stored")
+    }
 }
 
 #[cfg(test)]
