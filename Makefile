@@ -151,8 +151,15 @@ test-faults: check-tools ## Run FAULT_SCHEDULES seeded fault schedules, some wit
 	SCALINGNOTE_FAULT_MODEL="$(abspath $(CACHE))/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 schedules:: kills::
 
+# A failure prints the schedule and every step of it.
+MODEL_SECONDS ?= 600
+.PHONY: test-model
+test-model: check-tools ## Search the interleavings of runs, tasks, publishers, gc, purge and readers for MODEL_SECONDS.
+	SCALINGNOTE_MODEL_SECONDS=$(MODEL_SECONDS) \
+		$(CARGO) test --release --test it -- --nocapture --test-threads=1 model::
+
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-soak test-faults test-hostile test-cluster ## Run every suite there is, the slow ones too.
+test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
 	$(MAKE) fuzz SECONDS=10
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).

@@ -10,6 +10,7 @@ mod exec;
 mod fixture;
 mod house;
 mod index;
+mod model;
 mod report;
 mod search;
 mod serve;
