@@ -139,7 +139,6 @@ fn the_guarantees_hold_in_every_schedule() {
 const KNOWN: Duration = Duration::from_secs(20);
 
 #[test]
-#[ignore = "fails until the age of a lease counts the time in which its machine was suspended"]
 fn a_machine_that_is_suspended_does_no_harm() {
     holds(&core::still_machines(Still::Suspended), KNOWN);
 }
@@ -151,25 +150,21 @@ fn a_machine_that_is_paused_does_no_harm() {
 }
 
 #[test]
-#[ignore = "fails until tasks refuse a plan that is older than a purge"]
 fn an_older_plans_tasks_do_not_bring_a_purged_note_back() {
     holds(&purges::purge_and_tasks(), KNOWN);
 }
 
 #[test]
-#[ignore = "fails until planning looks for tombstones after it has written"]
 fn a_plan_in_the_making_does_not_bring_a_purged_note_back() {
     holds(&purges::purge_and_plan(), KNOWN);
 }
 
 #[test]
-#[ignore = "fails until a run that lost its lease looks for tombstones after it has written"]
 fn a_run_that_slept_does_not_bring_a_purged_note_back() {
     holds(&purges::purge_and_late_run(), KNOWN);
 }
 
 #[test]
-#[ignore = "fails until a commit that cannot look at its snapshot again says that it is published"]
 fn a_publisher_whose_last_look_fails_says_what_is_published() {
     holds(&core::two_publishers_in_bad_weather(), KNOWN);
 }

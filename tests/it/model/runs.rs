@@ -324,7 +324,7 @@ pub fn watcher() -> Body {
     body(|Seat { root, .. }| async move {
         let folder = tempfile::tempdir().unwrap();
         let (every, cache) = (Duration::from_millis(1), PathBuf::from(folder.path()));
-        let options = WatchOptions { every, cache, tower: None, first: None };
+        let options = WatchOptions { every, cache, in_place: false, tower: None, first: None };
         let watcher = SnapshotWatcher::new(root, options).unwrap();
         for _ in 0..2 {
             if let Err(error) = watcher.look().await {
