@@ -223,7 +223,10 @@ async fn ids_are_brought_to_the_type_of_the_newest_snapshot() {
     let mut corpus = exact("n.jsonl", sql, "{\"id\":\"A7\",\"title\":\"a\"}\n");
     corpus.earlier = earlier(&[], note("i:3"));
     let error = corpus.fails().await;
-    assert!(error.to_string().contains("`s:A7`") && error.to_string().contains("integer"), "{error}");
+    assert!(
+        error.to_string().contains("`s:A7`") && error.to_string().contains("integer"),
+        "{error}"
+    );
     corpus.options.types = TypeRule::Guessed;
     assert_eq!(texts(&corpus.texts().await), [("s:A7", "a")], "version 1 leaves it to the plan");
 }

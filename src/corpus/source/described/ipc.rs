@@ -134,9 +134,7 @@ async fn check_file(file: &SourceFile) -> Result<Vec<String>> {
         }
     }
     // Where the file cannot be opened as one, DataFusion tries it as a stream and takes `ARROW1` for a length.
-    open_as_file(file, &footer, &dictionaries)
-        .await
-        .map_err(|_| wrong("its footer is damaged"))?;
+    open_as_file(file, &footer, &dictionaries).await.map_err(|_| wrong("its footer is damaged"))?;
     Ok(footer.schema().map(names).unwrap_or_default())
 }
 
