@@ -79,8 +79,8 @@ fn main() -> Result<(), Failure> {
         return Err("usage: encode MODEL TEXTS.jsonl OUT_DIR".into());
     };
     let options = TowerOptions {
-        normalize: false,
-        max_tokens: arguments.max_tokens,
+        normalize: Some(false),
+        max_tokens: Some(arguments.max_tokens),
         arithmetic: serde_json::from_value(json!(arguments.arithmetic))?,
         ..TowerOptions::new(model.clone(), Pooling::Mean)
     };

@@ -85,18 +85,11 @@ fn main() -> Result<(), Failure> {
         }
         let begun = Instant::now();
         let options = TowerOptions {
-            model: model.clone(),
-            revision: None,
-            tokenizer: None,
-            adapter: None,
-            pooling: Pooling::Mean,
-            prompt_prefix: prefix.into(),
-            prompt_suffix: suffix.into(),
-            dimensions: None,
-            normalize: false,
-            max_tokens: max_tokens as u32,
-            arithmetic: Arithmetic::F32,
-            layers: None,
+            prompt_prefix: Some(prefix.into()),
+            prompt_suffix: Some(suffix.into()),
+            normalize: Some(false),
+            max_tokens: Some(max_tokens as u32),
+            ..TowerOptions::new(model, Pooling::Mean)
         };
         let tower = runtime.block_on(Tower::resolve(&options, Path::new("."), &reporter))?;
         let decoder = match &mut loaded {

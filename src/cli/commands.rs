@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::app::App;
 use super::args::Global;
 use super::{
-    cluster, completions, config, learn, pipeline, purge, schema, search, serve, snapshot,
+    cluster, completions, config, learn, pipeline, purge, schema, search, serve, snapshot, tower,
 };
 use crate::error::Result;
 
@@ -61,6 +61,7 @@ pub(crate) enum Command {
     Search(search::SearchArgs),
     Serve(serve::ServeArgs),
     Snapshot(snapshot::SnapshotArgs),
+    Tower(tower::TowerArgs),
     Train(learn::train::TrainArgs),
     Mine(learn::mine::MineArgs),
     Distill(learn::distill::DistillArgs),
@@ -87,6 +88,7 @@ pub(super) async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Search(args) => search::execute(args, app).await?,
         Command::Serve(args) => serve::execute(args, app).await?,
         Command::Snapshot(args) => snapshot::execute(args, app).await?,
+        Command::Tower(args) => tower::execute(args, app).await?,
         Command::Train(args) => learn::train::execute(args, app).await?,
         Command::Mine(args) => learn::mine::execute(args, app).await?,
         Command::Distill(args) => learn::distill::execute(args, app).await?,

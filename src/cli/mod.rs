@@ -21,6 +21,7 @@ mod serve;
 mod signals;
 mod snapshot;
 mod terminal;
+mod tower;
 
 pub use commands::command;
 pub use program::main;

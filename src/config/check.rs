@@ -305,7 +305,7 @@ mod tests {
     /// Section, line, and what is said of it, after the file's name.
     const WRONG: &str = r#"
 [tower] | model = 5 | 2:9: `tower.model` must be a string in quotes, not an integer
-[tower] | pooling = "men" | 2:11: `tower.pooling` must be `last-token`, `mean` or `eos`, not `men`; did you mean `mean`?
+[tower] | pooling = "men" | 2:11: `tower.pooling` must be `last-token`, `mean`, `eos`, `cls`, `max`, `mean-sqrt-len` or `weighted-mean`, not `men`; did you mean `mean`?
 [tower] | max_tokens = -1 | 2:14: `tower.max_tokens` must be at least 0, not -1
 [tower] | max_tokens = 4294967296 | 2:14: `tower.max_tokens` must be at most 4294967295, not 4294967296
 [tower] | normalize = 1 | 2:13: `tower.normalize` must be true or false, not an integer

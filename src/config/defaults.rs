@@ -15,6 +15,8 @@ use crate::error::{ErrorKind, Result, ResultExt};
 struct Change {
     /// The key as a dotted path; `*` is every item of an array.
     key: &'static str,
+    /// Version 1's value where a pipeline's JSON leaves it out.
+    left_out: Option<&'static str>,
     /// Version 2's value at a place (a path that `key` matches) of a pipeline in which nobody sets it.
     then: fn(&Pipeline, &str) -> Json,
     /// Whether vectors mean something else afterwards, so that every text is encoded again.
@@ -27,6 +29,7 @@ struct Change {
 const CHANGES: &[Change] = &[
     Change {
         key: "corpus.types",
+        left_out: None,
         then: |_, _| "exact".into(),
         new_space: false,
         why: "a column of CSV files or JSON lines is a number only if every value is printed as the file writes it; texts \
@@ -34,6 +37,7 @@ const CHANGES: &[Change] = &[
     },
     Change {
         key: "encode.token_budget",
+        left_out: None,
         // A processor gains nothing from a larger batch, and its memory would pay for it.
         then: |pipeline, _| match pipeline
             .encode
@@ -47,7 +51,21 @@ const CHANGES: &[Change] = &[
         new_space: false,
         why: "a GPU is not busy with 4096 tokens, so it is 65536 where every device is one",
     },
+    OF_THE_MODEL,
+    Change { key: "query.tower.defaults", ..OF_THE_MODEL },
+    Change { key: "next.tower.defaults", ..OF_THE_MODEL },
+    Change { key: "next.query.tower.defaults", ..OF_THE_MODEL },
 ];
+
+/// Of `tower.defaults`, and of every other tower's.
+const OF_THE_MODEL: Change = Change {
+    key: "tower.defaults",
+    left_out: Some("none"),
+    then: |_, _| "model".into(),
+    new_space: true,
+    why: "what the pipeline does not say of pooling, prompts, longest text and tokenisation is as the model's own files say, \
+          and as in version 1 only where they say nothing",
+};
 
 /// A default that version 2 changes, at one place of one pipeline.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,8 +120,10 @@ pub(super) fn apply(pipeline: &mut Pipeline, origins: &BTreeMap<String, Origin>)
 fn with(pipeline: &Pipeline, changes: &[DefaultChange]) -> Result<Pipeline> {
     let mut json = to_json(pipeline)?;
     for change in changes {
-        if let Some(value) = json.pointer_mut(&format!("/{}", change.key.replace('.', "/"))) {
-            *value = change.then.clone();
+        let path = format!("/{}", change.key.replace('.', "/"));
+        let (section, key) = path.rsplit_once('/').unwrap_or(("", &path));
+        if let Some(Json::Object(section)) = json.pointer_mut(section) {
+            section.insert(key.to_owned(), change.then.clone());
         }
     }
     serde_json::from_value(json).or_error(ErrorKind::Internal, || "laying defaults over a pipeline")
@@ -120,8 +140,9 @@ fn differences(
 ) -> Result<Vec<DefaultChange>> {
     let json = to_json(pipeline)?;
     let mut found = Vec::new();
-    for Change { key, then, new_space, why } in table {
-        for (key, now) in places(&json, key) {
+    for Change { key, left_out, then, new_space, why } in table {
+        let left_out = left_out.map(Json::from);
+        for (key, now) in places(&json, key, left_out.as_ref()) {
             let then = then(pipeline, &key);
             if !origins.contains_key(&key) && *now != then {
                 let (now, new_space, why) = (now.clone(), *new_space, *why);
@@ -132,10 +153,17 @@ fn differences(
     Ok(found)
 }
 
-/// The places that a key of the table matches, with their values; none where a section on the way is absent.
-fn places<'a>(pipeline: &'a Json, key: &str) -> Vec<(String, &'a Json)> {
+/// The places that a key of the table matches, with their values; none where a section on the way is absent. `left_out` is
+/// the value of a key that the JSON does not show.
+fn places<'a>(
+    pipeline: &'a Json,
+    key: &str,
+    left_out: Option<&'a Json>,
+) -> Vec<(String, &'a Json)> {
     let mut places = vec![(String::new(), pipeline)];
-    for part in key.split('.') {
+    let mut parts = key.split('.').peekable();
+    while let Some(part) = parts.next() {
+        let left_out = left_out.filter(|_| parts.peek().is_none());
         let mut inner = Vec::new();
         for (path, at) in places {
             let dot = if path.is_empty() { "" } else { "." };
@@ -145,7 +173,8 @@ fn places<'a>(pipeline: &'a Json, key: &str) -> Vec<(String, &'a Json)> {
                     inner.extend(items.map(|(at, item)| (format!("{path}{dot}{at}"), item)));
                 }
                 Json::Object(keys) => {
-                    inner.extend(keys.get(part).map(|value| (format!("{path}{dot}{part}"), value)));
+                    let value = keys.get(part).or(left_out);
+                    inner.extend(value.map(|value| (format!("{path}{dot}{part}"), value)));
                 }
                 _ => {}
             }
@@ -180,6 +209,7 @@ impl Pipeline {
 mod tests {
     use super::*;
     use crate::config::resolve_text;
+    use crate::types::Arithmetic;
 
     const FILE: &str = "version = 1\n[corpus]\nsql = 'select note_id, body from a'\n\
         template = '{{ body }}'\n[[corpus.tables]]\nname = 'a'\nuri = 'a.csv'\nhas_header = true\n\
@@ -187,17 +217,23 @@ mod tests {
         [publish]\nroot = 'out'\n";
 
     const fn to(key: &'static str, then: fn(&Pipeline, &str) -> Json) -> Change {
-        Change { key, then, new_space: true, why: "a test" }
+        Change { key, left_out: None, then, new_space: true, why: "a test" }
     }
 
     const TABLE: &[Change] = &[
         to("corpus.tables.*.has_header", |_, place| place.ends_with("0.has_header").into()),
-        to("tower.max_tokens", |_, _| 1024.into()),
-        to("next.tower.max_tokens", |pipeline, _| (pipeline.tower.max_tokens * 4).into()),
-        to("tower.normalize", |_, _| true.into()),
+        to("tower.arithmetic", |_, _| "bf16".into()),
+        to("next.tower.arithmetic", |pipeline, _| match pipeline.tower.arithmetic {
+            Arithmetic::Int8 => "f16".into(),
+            _ => "f32".into(),
+        }),
+        to("index.connectivity", |_, _| 16.into()),
     ];
 
     const NEXT: &str = "[next.tower]\nmodel = 'fake:16'\npooling = 'mean'\n[publish]";
+
+    const EVERY: &str = "[query.tower]\nmodel = 'fake:8'\npooling = 'mean'\n[next.query.tower]\n\
+        model = 'fake:16'\npooling = 'mean'\n[next.tower]\nmodel = 'fake:16'\npooling = 'mean'\n[publish]";
 
     fn found(text: &str) -> (Pipeline, Vec<DefaultChange>) {
         let resolved = resolve_text(text, "p.toml", "/".as_ref(), [], &[]).unwrap();
@@ -209,28 +245,29 @@ mod tests {
     fn only_places_that_are_there_and_that_nobody_sets_change() {
         let (_, changes) = found(FILE);
         let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
-        assert_eq!(keys, ["corpus.tables.1.has_header", "tower.max_tokens"]);
-        assert_eq!((&changes[1].now, &changes[1].then), (&512.into(), &1024.into()));
+        assert_eq!(keys, ["corpus.tables.1.has_header", "tower.arithmetic"]);
+        assert_eq!((&changes[1].now, &changes[1].then), (&"f32".into(), &"bf16".into()));
         assert_eq!(
             changes[1].to_string(),
-            "tower.max_tokens: 512 in version 1, 1024 in version 2 (every text is encoded again); a test"
+            "tower.arithmetic: \"f32\" in version 1, \"bf16\" in version 2 (every text is encoded again); a test"
         );
-        let text = FILE.replace("[publish]", &format!("max_tokens = 700\n{NEXT}"));
+        let text = FILE.replace("[publish]", &format!("arithmetic = 'int8'\n{NEXT}"));
         let (pipeline, changes) = found(&text);
         let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
-        assert_eq!(keys, ["corpus.tables.1.has_header", "next.tower.max_tokens"]);
+        assert_eq!(keys, ["corpus.tables.1.has_header", "next.tower.arithmetic"]);
         let after = with(&pipeline, &changes).unwrap();
-        assert_eq!(after.next.as_ref().map(|next| next.tower.max_tokens), Some(2800));
+        assert_eq!(after.next.as_ref().map(|next| next.tower.arithmetic), Some(Arithmetic::F16));
         assert!(after.corpus.tables[0].has_header && !after.corpus.tables[1].has_header);
         assert_eq!(after.tower, pipeline.tower);
     }
 
     #[test]
     fn every_change_names_a_key_whose_values_a_file_can_hold() {
-        let (pipeline, _) = found(&FILE.replace("[publish]", NEXT));
+        let (pipeline, _) = found(&FILE.replace("[publish]", EVERY));
         let json = to_json(&pipeline).unwrap();
         for change in CHANGES {
-            let places = places(&json, change.key);
+            let left_out = change.left_out.map(Json::from);
+            let places = places(&json, change.key, left_out.as_ref());
             assert!(!places.is_empty(), "{} is no key", change.key);
             for (place, now) in places {
                 assert!(toml::Value::try_from(now).is_ok(), "{place} cannot be written down");

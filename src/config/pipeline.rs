@@ -88,10 +88,11 @@ impl Pipeline {
         let QueryOptions { tower, prompt_prefix, prompt_suffix } = self.query.clone();
         let tower = tower.unwrap_or_else(|| self.tower.clone());
         TowerOptions {
-            prompt_prefix: prompt_prefix.unwrap_or(tower.prompt_prefix),
-            prompt_suffix: prompt_suffix.unwrap_or(tower.prompt_suffix),
+            prompt_prefix: prompt_prefix.or(tower.prompt_prefix),
+            prompt_suffix: prompt_suffix.or(tower.prompt_suffix),
             ..tower
         }
+        .for_queries()
     }
 
     /// This pipeline as it will be once `[next]` has taken over; `None` without `[next]`.

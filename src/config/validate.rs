@@ -164,7 +164,7 @@ fn tower(tower: &TowerOptions, section: &str, check: &mut Check<'_>) {
         "must be at least 1; leave it out to keep all",
     );
     check.require(
-        tower.max_tokens >= 1,
+        tower.max_tokens() >= 1,
         &path("max_tokens"),
         "must be at least 1, the prompt included",
     );
@@ -245,9 +245,9 @@ fn chunking(
         format!("must be less than `{window}` ({})", chunking.window_tokens),
     );
     check.require(
-        chunking.window_tokens <= tower.max_tokens,
+        tower.max_tokens.is_none_or(|most| chunking.window_tokens <= most),
         &window,
-        format!("must be at most `{tower_path}.max_tokens` ({})", tower.max_tokens),
+        format!("must be at most `{tower_path}.max_tokens` ({})", tower.max_tokens()),
     );
 }
 
@@ -329,7 +329,7 @@ fn next(pipeline: &Pipeline, check: &mut Check<'_>) {
         "needs `corpus.mode = \"full\"`: a delta does not hold the notes that are to be encoded again",
     );
     // One text may be as long as that: with less, a run might encode nothing.
-    let least = u64::from(next.tower.max_tokens);
+    let least = u64::from(next.tower.max_tokens());
     check.require(
         next.tokens_per_run.is_none_or(|tokens| tokens >= least),
         "next.tokens_per_run",

@@ -3,7 +3,7 @@
 use parquet::file::metadata::KeyValue;
 
 use crate::error::{Result, ResultExt};
-use crate::types::{EmbeddingSpace, Pooling};
+use crate::types::EmbeddingSpace;
 
 /// The whole [`EmbeddingSpace`] as JSON.
 pub const SPACE: &str = "scalingnote.embedding_space";
@@ -36,11 +36,6 @@ pub(super) fn entries(
     };
     let whole = json(serde_json::to_value(space))?;
     let arithmetic = json(serde_json::to_value(space.arithmetic))?;
-    let pooling = match space.pooling {
-        Pooling::LastToken => "last-token",
-        Pooling::Mean => "mean",
-        Pooling::Eos => "eos",
-    };
     let model = match &space.adapter {
         Some(adapter) => format!("{}+{adapter}", space.weights),
         None => space.weights.to_string(),
@@ -52,7 +47,7 @@ pub(super) fn entries(
         entry(MODEL, model),
         entry(TOKENIZER, space.tokenizer.to_string()),
         entry(TEMPLATE, space.template.to_string()),
-        entry(POOLING, pooling.to_owned()),
+        entry(POOLING, space.pooling.name().to_owned()),
         entry(DIMENSIONS, space.dimensions.to_string()),
         entry(NORMALISATION, if space.normalize { "l2" } else { "none" }.to_owned()),
         entry(ARITHMETIC, arithmetic.as_str().unwrap_or_default().to_owned()),

@@ -335,7 +335,7 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
     let devices = pipeline.encode.devices.len() as f64;
     let in_time = next.options.minutes_per_run.zip(speed).map(|(minutes, speed)| {
         let tokens = (f64::from(minutes) * 60.0 * speed * devices) as u64;
-        tokens.max(u64::from(next.options.tower.max_tokens))
+        tokens.max(u64::from(next.options.tower.max_tokens()))
     });
     let limit = next.options.tokens_per_run.into_iter().chain(in_time).min();
     let plan = stage::backfill_tonight(planned, &day.spec.run, limit);

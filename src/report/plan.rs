@@ -179,7 +179,7 @@ pub(crate) fn truncation_warning(plan: &Plan) -> Option<String> {
     (truncated > 0).then(|| {
         format!(
             "{truncated} texts are longer than tower.max_tokens = {} and will be cut; [chunking] keeps them whole",
-            plan.spec.tower.max_tokens
+            plan.spec.tower.max_tokens()
         )
     })
 }

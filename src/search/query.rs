@@ -37,6 +37,7 @@ impl QueryEncoder {
     ) -> Result<Self> {
         let named = choose(manifest)?;
         let mut options = options_of(manifest, named)?;
+        options = options.for_queries();
         if let Some(model) = model {
             options.model = model.to_owned();
             options.revision = None;

@@ -12,7 +12,7 @@ pub fn tonight(planned: Planned, of: &str, limit: Option<u64>) -> Plan {
     let limit = limit.unwrap_or(u64::MAX);
     let switches = tokens_missing <= limit;
     if !switches {
-        let least = u64::from(plan.spec.tower.max_tokens);
+        let least = u64::from(plan.spec.tower.max_tokens());
         let shares = share_out(&missing, limit, plan.spec.encode.devices.len(), least);
         plan.encode = plan
             .encode

@@ -13,7 +13,7 @@ use crate::tower::files::safetensors::SafetensorsWeights;
 use crate::tower::model::layer_weights::floats;
 use crate::tower::model::pool::Shape;
 use crate::tower::{Encoder, WeightSource};
-use crate::types::{Arithmetic, Embeddings};
+use crate::types::{Arithmetic, Embeddings, Pooling};
 
 /// Name of the matrix `[dimensions, hidden]` that a distilled student ends in.
 const PROJECTION: &str = "projection.weight";
@@ -103,16 +103,21 @@ impl BertConfig {
         })
     }
 
-    /// Bytes of the loaded weights and of the activations of `tokens` tokens.
-    pub(crate) fn memory(&self, tokens: usize) -> u64 {
+    /// Elements of its weights, biases and norms left out.
+    pub(crate) fn parameters(&self) -> u64 {
         let model = &self.model;
         let layer = 4 * model.hidden_size * model.hidden_size
             + 2 * model.hidden_size * model.intermediate_size;
         let tables = (model.vocab_size + model.max_position_embeddings) * model.hidden_size;
-        let weights = model.num_hidden_layers * layer + tables;
+        (model.num_hidden_layers * layer + tables) as u64
+    }
+
+    /// Bytes of the loaded weights and of the activations of `tokens` tokens.
+    pub(crate) fn memory(&self, tokens: usize) -> u64 {
+        let model = &self.model;
         let activations =
             tokens.min(PASS_TOKENS) * (8 * model.hidden_size + 2 * model.intermediate_size);
-        4 * (weights + activations) as u64
+        4 * (self.parameters() + activations as u64)
     }
 }
 
@@ -125,15 +130,15 @@ pub(crate) struct BertEncoder {
 }
 
 impl BertEncoder {
-    /// Loads the weights. Vectors keep their first `dimensions` elements; `threads` 0: all of the machine.
+    /// Loads the weights. `vectors` says what becomes of a pooled state; `threads` 0: all of the machine.
     ///
     /// # Errors
     /// Input where a tensor is missing or of another shape; Unsupported for f16.
     pub(crate) fn load(
         config: &BertConfig,
         weights: &SafetensorsWeights,
-        dimensions: usize,
-        normalize: bool,
+        pooling: Pooling,
+        vectors: Shape,
         threads: usize,
         arithmetic: Arithmetic,
     ) -> Result<Self> {
@@ -154,12 +159,13 @@ impl BertEncoder {
                 HiddenAct::GeluApproximate => Activation::GeluTanh,
                 HiddenAct::Relu => Activation::Relu,
             },
+            pooling,
             projected: config.projected,
         };
         let tables = (model.vocab_size, model.max_position_embeddings, model.type_vocab_size);
         Ok(Self {
             model: CpuEncoder::load(shape, tables, &read, threads, Isa::best(), arithmetic)?,
-            vectors: Shape { hidden: config.dimensions(), dimensions, normalize },
+            vectors,
             max_positions: config.max_positions(),
             vocabulary: config.vocab_size(),
         })

@@ -1,5 +1,7 @@
 //! The packed decoder tower: configuration checked, weights on one device, sequences without padding.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -221,7 +223,12 @@ pub fn decoder_encoder(
 ) -> Box<dyn Encoder> {
     let hidden = decoder.config.hidden_size;
     let dimensions = dimensions.map_or(hidden, |dimensions| dimensions as usize);
-    Box::new(DecoderEncoder { decoder, pooling, shape: Shape { hidden, dimensions, normalize } })
+    shaped(decoder, pooling, Shape { hidden, head: Arc::default(), dimensions, normalize })
+}
+
+/// An encoder over a decoder: pools, and makes vectors of that as `shape` says.
+pub(crate) fn shaped(decoder: Decoder, pooling: Pooling, shape: Shape) -> Box<dyn Encoder> {
+    Box::new(DecoderEncoder { decoder, pooling, shape })
 }
 
 struct DecoderEncoder {
@@ -251,8 +258,8 @@ impl Encoder for DecoderEncoder {
     }
 
     fn start(&mut self, sequences: &[&[u32]]) -> Result<Started> {
-        let Shape { hidden, dimensions, .. } = self.shape;
-        if dimensions == 0 || dimensions > hidden {
+        let Shape { hidden, dimensions, ref head, .. } = self.shape;
+        if head.is_empty() && !(1..=hidden).contains(&dimensions) {
             return Err(Error::config(format!(
                 "dimensions = {dimensions} must lie within 1..={hidden}, the tower's width"
             )));
@@ -260,7 +267,7 @@ impl Encoder for DecoderEncoder {
         Ok(match self.decoder.start(sequences, self.pooling)? {
             States::Here(states) => Started::Done(self.shape.vectors(&states)),
             States::Landing(landing) => {
-                Started::Running(Box::new(OnDevice { landing, shape: self.shape }))
+                Started::Running(Box::new(OnDevice { landing, shape: self.shape.clone() }))
             }
         })
     }

@@ -28,23 +28,27 @@ pub struct TowerOptions {
     /// LoRA adapter (PEFT directory or safetensors file), merged at load.
     #[serde(default)]
     pub adapter: Option<String>,
-    /// How token states become one vector.
-    pub pooling: Pooling,
-    /// Text before every note.
-    #[serde(default)]
-    pub prompt_prefix: String,
-    /// Text after every note; never cut off.
-    #[serde(default)]
-    pub prompt_suffix: String,
+    /// Whose word counts where nothing is said here.
+    #[serde(default, skip_serializing_if = "Defaults::is_none")]
+    pub defaults: Defaults,
+    /// How token states become one vector. Default: as the model says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+    /// Text before every note. Default: none, or as the model says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_prefix: Option<String>,
+    /// Text after every note; never cut off. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_suffix: Option<String>,
     /// Matryoshka cut: keep the first so many dimensions. Default: all.
     #[serde(default)]
     pub dimensions: Option<u32>,
-    /// Scale vectors to unit length.
-    #[serde(default = "yes")]
-    pub normalize: bool,
-    /// Longest sequence in tokens, prompt included.
-    #[serde(default = "default_max_tokens")]
-    pub max_tokens: u32,
+    /// Scale vectors to unit length. Default: yes, unless the model says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<bool>,
+    /// Longest sequence in tokens, prompt included. Default: 512, or as the model says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
     /// Class of arithmetic: f32, bf16 or int8 on the processor, f32, bf16 or f16 on CUDA. int8 keeps weights as
     /// Q8_0 blocks (those of a Q8_0 file as they are) and quantises activations by blocks of 32 as they come.
     #[serde(default = "default_arithmetic")]
@@ -52,14 +56,38 @@ pub struct TowerOptions {
     /// Keep only the first so many layers of the LLM: a smaller, faster tower to be trained. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<u32>,
+    /// Which of the model's prompts is meant where none is set.
+    #[serde(skip)]
+    pub side: Side,
 }
 
-fn yes() -> bool {
-    true
+/// Whose word counts where a tower's options leave something out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Defaults {
+    /// Nobody's: 512 tokens, no prompt, unit length. Prompt and text are tokenised apart, and of the tokenizer's files only
+    /// `tokenizer.json` counts. Pooling is the model's where it names one.
+    #[default]
+    None,
+    /// The model's own files': pooling, prompts, longest text, normalisation, and the tokens around a text. Prompt and text
+    /// are tokenised as one, as its authors do.
+    Model,
 }
 
-fn default_max_tokens() -> u32 {
-    512
+impl Defaults {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+/// What a tower encodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Side {
+    /// Notes.
+    #[default]
+    Document,
+    /// Queries.
+    Query,
 }
 
 fn default_arithmetic() -> Arithmetic {
@@ -74,15 +102,53 @@ impl TowerOptions {
             revision: None,
             tokenizer: None,
             adapter: None,
-            pooling,
-            prompt_prefix: String::new(),
-            prompt_suffix: String::new(),
+            defaults: Defaults::None,
+            pooling: Some(pooling),
+            prompt_prefix: None,
+            prompt_suffix: None,
             dimensions: None,
-            normalize: yes(),
-            max_tokens: default_max_tokens(),
+            normalize: None,
+            max_tokens: None,
             arithmetic: default_arithmetic(),
             layers: None,
+            side: Side::Document,
         }
+    }
+
+    /// A tower of `model` of which its own files say the rest.
+    pub fn as_the_model_says(model: impl Into<String>) -> Self {
+        Self { defaults: Defaults::Model, pooling: None, ..Self::new(model, Pooling::Mean) }
+    }
+
+    /// The same tower for queries: a prompt that nobody sets is the model's for those.
+    #[must_use]
+    pub fn for_queries(self) -> Self {
+        Self { side: Side::Query, ..self }
+    }
+
+    /// How token states become one vector, as far as it is known: of a resolved tower, always.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling.unwrap_or(Pooling::Mean)
+    }
+
+    /// Text before every note.
+    pub fn prompt_prefix(&self) -> &str {
+        self.prompt_prefix.as_deref().unwrap_or_default()
+    }
+
+    /// Text after every note.
+    pub fn prompt_suffix(&self) -> &str {
+        self.prompt_suffix.as_deref().unwrap_or_default()
+    }
+
+    /// Whether vectors are scaled to unit length.
+    pub fn normalize(&self) -> bool {
+        self.normalize.unwrap_or(true)
+    }
+
+    /// Longest sequence in tokens.
+    pub fn max_tokens(&self) -> u32 {
+        self.max_tokens.unwrap_or(512)
     }
 
     /// Looks, without opening one, whether the files that it names are on this machine; false where they lie on a hub, which is not

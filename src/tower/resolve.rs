@@ -1,32 +1,28 @@
 //! A tower from its options: files found and hashed, tokenizer open, weights not yet loaded.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::observe::Reporter;
-use crate::tower::bert::{BertConfig, BertEncoder};
-use crate::tower::decoder::{Decoder, decoder_encoder};
+use crate::tower::bert::BertEncoder;
+use crate::tower::decoder::{Decoder, shaped};
 use crate::tower::fake::{FakeEncoder, FakeTower};
-use crate::tower::files::config::{canonical, from_json, read_json};
-use crate::tower::files::disk::{ReadAt, digests};
-use crate::tower::files::gguf::Gguf;
-use crate::tower::files::gguf_config;
 use crate::tower::files::hub::Hub;
 use crate::tower::files::lora::Adapter;
-use crate::tower::files::provenance::{check_tokenizer, teacher_of};
-use crate::tower::files::safetensors::SafetensorsWeights;
+use crate::tower::files::sentence::{Card, ModuleFile};
 use crate::tower::files::source::{ModelFiles, ModelSource, absolute, files, parse};
-use crate::tower::files::weights::GgufWeights;
-use crate::tower::tokenize::gguf as gguf_tokenizer;
-use crate::tower::tokenize::tokenizer::{Definition, TowerTokenizer};
-use crate::tower::{DecoderConfig, DeviceSpec, Encoder, TowerOptions, WeightSource};
-use crate::types::{
-    Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, Hasher256, Pooling, hash_json,
+use crate::tower::model::head::Head;
+use crate::tower::model::pool::Shape;
+use crate::tower::opened::{Model, Opened, open_gguf, open_safetensors};
+use crate::tower::tokenize::tokenizer::TowerTokenizer;
+use crate::tower::understood::fill;
+use crate::tower::{
+    DecoderConfig, Defaults, DeviceSpec, Encoder, TowerOptions, Understood, WeightSource,
 };
-
-/// Begins the digest of a decoder's safetensors.
-pub(super) const DECODER: &str = "scalingnote safetensors 1";
+use crate::types::{
+    Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, HeadModule, hash_json,
+};
 
 /// A tower whose files are found, hashed and checked, and whose weights are not yet loaded. Cheap to
 /// clone.
@@ -38,74 +34,15 @@ pub struct Tower {
 struct Inner {
     options: TowerOptions,
     model: Model,
+    /// What follows the pooling.
+    modules: Vec<ModuleFile>,
+    /// What the options left to the model.
+    understood: Vec<Understood>,
     tokenizer: TowerTokenizer,
     weights: Digest256,
     adapter: Option<Digest256>,
     dimensions: u32,
     teacher: Option<EmbeddingSpace>,
-}
-
-enum Model {
-    Fake(FakeTower),
-    Decoder { config: DecoderConfig, weights: Box<dyn WeightSource> },
-    Bert { config: BertConfig, weights: SafetensorsWeights },
-}
-
-impl Model {
-    fn max_positions(&self) -> usize {
-        match self {
-            Self::Fake(_) => usize::MAX,
-            Self::Decoder { config, .. } => config.max_positions,
-            Self::Bert { config, .. } => config.max_positions(),
-        }
-    }
-
-    fn vocab_size(&self) -> usize {
-        match self {
-            Self::Fake(_) => usize::MAX,
-            Self::Decoder { config, .. } => config.vocab_size,
-            Self::Bert { config, .. } => config.vocab_size(),
-        }
-    }
-
-    /// Dimensions of its vectors before any cut.
-    fn width(&self) -> u32 {
-        match self {
-            Self::Fake(fake) => fake.dimensions,
-            Self::Decoder { config, .. } => config.hidden_size as u32,
-            Self::Bert { config, .. } => config.dimensions() as u32,
-        }
-    }
-
-    /// Cuts a decoder to its first layers.
-    fn keep_layers(&mut self, wanted: Option<u32>) -> Result<()> {
-        let (Self::Decoder { config, .. }, Some(wanted)) = (self, wanted) else { return Ok(()) };
-        if !(1..=config.layers).contains(&(wanted as usize)) {
-            return Err(Error::config(format!(
-                "layers is {wanted}, but the model has {}",
-                config.layers
-            )));
-        }
-        config.layers = wanted as usize;
-        Ok(())
-    }
-
-    /// Refuses options that mean something to decoders only.
-    fn check(&self, options: &TowerOptions) -> Result<()> {
-        let Self::Bert { .. } = self else { return Ok(()) };
-        let wrong = if options.pooling != Pooling::Mean {
-            "needs pooling = \"mean\""
-        } else if options.adapter.is_some() {
-            "takes no adapter"
-        } else if options.arithmetic == Arithmetic::F16 {
-            "computes in f32, bf16 or int8"
-        } else if options.layers.is_some() {
-            "is not cut; leave `layers` out"
-        } else {
-            return Ok(());
-        };
-        Err(Error::config(format!("{} is a BERT encoder, which {wrong}", options.model)))
-    }
 }
 
 impl Tower {
@@ -139,7 +76,10 @@ impl Tower {
             }
             ModelSource::Hub { repo, file } => {
                 let revision = options.revision.as_deref();
-                let fetched = hub()?.fetch(&repo, revision, file.as_deref(), reporter).await?;
+                let card = options.defaults == Defaults::Model || options.pooling.is_none();
+                let fetching = hub()?;
+                let fetched =
+                    fetching.fetch(&repo, revision, file.as_deref(), card, reporter).await?;
                 // Whoever reads these options later gets these very files.
                 options.revision = Some(fetched.commit);
                 options.model = match &file {
@@ -161,37 +101,51 @@ impl Tower {
             .or_error(ErrorKind::Internal, || "opening the tower")?
     }
 
-    fn fake(options: TowerOptions, fake: FakeTower) -> Result<Self> {
+    fn fake(mut options: TowerOptions, fake: FakeTower) -> Result<Self> {
         if options.adapter.is_some() || options.tokenizer.is_some() {
             return Err(Error::config("a fake tower takes neither adapter nor tokenizer"));
         }
         let weights =
             Digest256::of(format!("scalingnote fake tower 1: {}", fake.dimensions).as_bytes());
         let dimensions = cut(options.dimensions, fake.dimensions)?;
-        let tokenizer = TowerTokenizer::fake(&options)?;
-        let model = Model::Fake(fake);
-        let (adapter, teacher) = (None, None);
-        let inner = Inner { options, model, tokenizer, weights, adapter, dimensions, teacher };
+        let understood = fill(&mut options, &Card::default(), usize::MAX)?;
+        let inner = Inner {
+            tokenizer: TowerTokenizer::fake(&options)?,
+            options,
+            model: Model::Fake(fake),
+            modules: Vec::new(),
+            understood,
+            weights,
+            adapter: None,
+            dimensions,
+            teacher: None,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    fn open(options: TowerOptions, path: &Path) -> Result<Self> {
+    fn open(mut options: TowerOptions, path: &Path) -> Result<Self> {
         let opened = match files(path)? {
             ModelFiles::Gguf(path) => open_gguf(&path, &options)?,
             ModelFiles::Safetensors { weights, folder } => {
                 open_safetensors(&weights, &folder, &options)?
             }
         };
-        let Opened { mut model, digest, definition, mut teacher } = opened;
+        let Opened { mut model, digest, definition, mut teacher, card } = opened;
         model.check(&options)?;
         model.keep_layers(options.layers)?;
         let limit = model.max_positions();
-        if options.max_tokens as usize > limit {
+        let understood = fill(&mut options, &card, limit)?;
+        if options.max_tokens() as usize > limit {
             return Err(Error::config(format!(
                 "max_tokens is {}, but {} attends over {limit} positions at most",
-                options.max_tokens, options.model
+                options.max_tokens(),
+                options.model
             )));
         }
+        let modules = match options.defaults {
+            Defaults::Model => card.modules,
+            Defaults::None => Vec::new(),
+        };
         let mut adapter = None;
         if let Some(path) = &options.adapter {
             let opened = Adapter::open(Path::new(path))?;
@@ -204,7 +158,7 @@ impl Tower {
                 other => other,
             };
         }
-        let dimensions = cut(options.dimensions, model.width())?;
+        let dimensions = cut(options.dimensions, after(&modules, model.width()))?;
         let named = || match (&options.tokenizer, path.is_dir()) {
             (Some(tokenizer), _) => tokenizer.clone(),
             (None, true) => path.join("tokenizer.json").display().to_string(),
@@ -212,8 +166,17 @@ impl Tower {
         };
         let reading = || TowerTokenizer::new(definition, &options, model.vocab_size());
         let tokenizer = shielded(ErrorKind::Input, named, reading).context(named)?;
-        let weights = digest;
-        let inner = Inner { options, model, tokenizer, weights, adapter, dimensions, teacher };
+        let inner = Inner {
+            options,
+            model,
+            modules,
+            understood,
+            tokenizer,
+            weights: digest,
+            adapter,
+            dimensions,
+            teacher,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -230,17 +193,34 @@ impl Tower {
             weights: self.inner.weights,
             adapter: self.inner.adapter,
             tokenizer: self.inner.tokenizer.digest(),
-            prompt_prefix: options.prompt_prefix.clone(),
-            prompt_suffix: options.prompt_suffix.clone(),
+            prompt_prefix: options.prompt_prefix().to_owned(),
+            prompt_suffix: options.prompt_suffix().to_owned(),
             template,
-            pooling: options.pooling,
+            pooling: options.pooling(),
             dimensions: self.inner.dimensions,
-            normalize: options.normalize,
-            max_tokens: options.max_tokens,
+            normalize: options.normalize(),
+            max_tokens: options.max_tokens(),
             arithmetic: options.arithmetic,
+            modules: self.inner.modules.iter().map(|file| file.module).collect(),
+            prompt_joined: self.inner.tokenizer.joins(),
             layers: options.layers,
             encoder_revision: ENCODER_REVISION,
         }
+    }
+
+    /// What the options left to the model, and which of its files said it.
+    pub fn understood(&self) -> &[Understood] {
+        &self.inner.understood
+    }
+
+    /// What kind of model it is, as its own files call it.
+    pub fn family(&self) -> &str {
+        self.inner.model.family()
+    }
+
+    /// Elements of its weights, biases and norms left out.
+    pub fn parameters(&self) -> u64 {
+        self.inner.model.parameters()
     }
 
     /// SHA-256 of the weights. Of a GGUF file: its bytes (`sha256sum` prints the same). Of safetensors: the
@@ -321,7 +301,7 @@ impl Tower {
         let options = &self.inner.options;
         match &self.inner.model {
             Model::Fake(fake) => {
-                let encoder = FakeEncoder::new(*fake, self.inner.dimensions, options.normalize);
+                let encoder = FakeEncoder::new(*fake, self.inner.dimensions, options.normalize());
                 Ok(Box::new(encoder))
             }
             Model::Bert { config, weights } => {
@@ -334,8 +314,8 @@ impl Tower {
                 let encoder = BertEncoder::load(
                     config,
                     weights,
-                    self.inner.dimensions as usize,
-                    options.normalize,
+                    options.pooling(),
+                    self.shape(config.dimensions())?,
                     *threads,
                     options.arithmetic,
                 )
@@ -348,116 +328,42 @@ impl Tower {
                     weights.as_ref(),
                     device,
                     options.arithmetic,
-                    options.max_tokens as usize,
+                    options.max_tokens() as usize,
                 )
                 .context(|| format!("loading the tower {}", options.model))?;
-                Ok(decoder_encoder(decoder, options.pooling, options.dimensions, options.normalize))
+                let shape = self.shape(config.hidden_size)?;
+                Ok(shaped(decoder, options.pooling(), shape))
             }
         }
     }
 }
 
-struct Opened {
-    model: Model,
-    digest: Digest256,
-    definition: Definition,
-    teacher: Option<EmbeddingSpace>,
-}
-
-fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
-    let gguf = Gguf::open(path)?;
-    let config = gguf_config::from_gguf(&gguf)?;
-    let definition = match &options.tokenizer {
-        None => gguf_tokenizer::from_gguf(&gguf)?,
-        Some(tokenizer) => {
-            // The file still knows which token ends a sequence.
-            let eos = gguf.integer("tokenizer.ggml.eos_token_id")?;
-            let mut definition = Definition::read(Path::new(tokenizer))?;
-            gguf_tokenizer::check_same(&gguf, &definition)?;
-            definition.eos = eos.and_then(|id| u32::try_from(id).ok());
-            definition
-        }
-    };
-    let digest = gguf.file.digest()?;
-    let weights = GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads);
-    let model = Model::Decoder { config, weights: Box::new(weights) };
-    Ok(Opened { model, digest, definition, teacher: None })
-}
-
-fn open_safetensors(paths: &[PathBuf], folder: &Path, options: &TowerOptions) -> Result<Opened> {
-    let config_path = folder.join("config.json");
-    if !config_path.is_file() {
-        return Err(Error::not_found(format!(
-            "{} lacks config.json, which says what the weights are",
-            folder.display()
-        )));
+impl Tower {
+    /// How a pooled state of `hidden` elements becomes a vector.
+    fn shape(&self, hidden: usize) -> Result<Shape> {
+        let modules: Vec<HeadModule> = self.inner.modules.iter().map(|file| file.module).collect();
+        let weights = self
+            .inner
+            .modules
+            .iter()
+            .map(|file| file.weights.as_ref().map(|weights| weights as &dyn WeightSource));
+        let weights: Vec<Option<&dyn WeightSource>> = weights.collect();
+        Ok(Shape {
+            hidden,
+            head: Arc::new(Head::load(&modules, &weights, hidden)?),
+            dimensions: self.inner.dimensions as usize,
+            normalize: self.inner.options.normalize(),
+        })
     }
-    let fields = read_json(&config_path)?;
-    let named = || format!("{}", config_path.display());
-    let weights = SafetensorsWeights::open(paths)?;
-    let files = weights.files();
-    let (kind, identity, model) = if BertConfig::is(&fields) {
-        let config = BertConfig::new(&fields, &weights).context(named)?;
-        ("scalingnote bert 1", hash_json(&config.canonical())?, Model::Bert { config, weights })
-    } else {
-        let config = from_json(&fields).context(named)?;
-        let identity = hash_json(&canonical(&config))?;
-        (DECODER, identity, Model::Decoder { config, weights: Box::new(weights) })
-    };
-    let teacher = fields.get("scalingnote").map(teacher_of).transpose().context(named)?.flatten();
-    let tokenizer_path = match &options.tokenizer {
-        Some(path) => PathBuf::from(path),
-        None => folder.join("tokenizer.json"),
-    };
-    check_tokenizer(fields.get("scalingnote"), &tokenizer_path)?;
-    // A student cut from an LLM in a GGUF file reads as that file says.
-    let definition = if tokenizer_path.extension().is_some_and(|end| end == "gguf") {
-        gguf_tokenizer::from_gguf(&Gguf::open(&tokenizer_path)?)?
-    } else {
-        let mut definition = Definition::read(&tokenizer_path)?;
-        definition.eos = eos_of(&definition, &tokenizer_path, &fields)?;
-        definition
-    };
-    let digest = digest_of(kind, identity, &files)?;
-    Ok(Opened { model, digest, definition, teacher })
 }
 
-/// The digest of safetensors files that `config.json` (`identity`) gives a meaning.
-pub(super) fn digest_of(kind: &str, identity: Digest256, files: &[ReadAt]) -> Result<Digest256> {
-    let mut hasher = Hasher256::new();
-    hasher.field(kind).field(identity.0);
-    for digest in digests(files)? {
-        hasher.field(digest.0);
-    }
-    Ok(hasher.finish())
-}
-
-/// The end-of-sequence token: by name in `tokenizer_config.json`, else by id in `config.json`.
-fn eos_of(
-    definition: &Definition,
-    tokenizer: &Path,
-    config: &serde_json::Map<String, serde_json::Value>,
-) -> Result<Option<u32>> {
-    let beside = tokenizer.with_file_name("tokenizer_config.json");
-    if beside.is_file() {
-        let fields = read_json(&beside)?;
-        let token = fields.get("eos_token");
-        let name = token.and_then(|token| token.as_str().or_else(|| token["content"].as_str()));
-        let id = name.and_then(|name| {
-            let added = definition.json["added_tokens"].as_array().into_iter().flatten();
-            let mut same = added.filter(|token| token["content"] == name);
-            let listed = same.next().and_then(|token| token["id"].as_u64());
-            listed.or_else(|| definition.json["model"]["vocab"].get(name)?.as_u64())
-        });
-        if let Some(id) = id {
-            return Ok(u32::try_from(id).ok());
-        }
-    }
-    let id = match config.get("eos_token_id") {
-        Some(serde_json::Value::Array(ids)) => ids.first(),
-        other => other,
-    };
-    Ok(id.and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok()))
+/// Elements of a vector once a state of `width` elements went through `modules`.
+fn after(modules: &[ModuleFile], width: u32) -> u32 {
+    let last = modules.iter().rev().find_map(|file| match file.module {
+        HeadModule::Dense { outputs, .. } => Some(outputs),
+        HeadModule::LayerNorm { .. } | HeadModule::Normalize => None,
+    });
+    last.unwrap_or(width)
 }
 
 fn cut(wanted: Option<u32>, whole: u32) -> Result<u32> {

@@ -7,7 +7,7 @@ use crate::tower::Tower;
 use crate::tower::files::config::{canonical, from_json, read_json};
 use crate::tower::files::disk::open;
 use crate::tower::files::lora::Adapter;
-use crate::tower::resolve::{DECODER, digest_of};
+use crate::tower::opened::{DECODER, digest_of};
 use crate::types::{Digest256, EmbeddingSpace, hash_json};
 
 /// What training wrote in the place of a tower's own adapter or weights.

@@ -77,7 +77,10 @@ impl WeightSource for RandomWeights {
 
 pub(super) fn tiny_options() -> TrainOptions {
     TrainOptions {
-        tower: TowerOptions { max_tokens: 16, ..TowerOptions::new("tiny", Pooling::LastToken) },
+        tower: TowerOptions {
+            max_tokens: Some(16),
+            ..TowerOptions::new("tiny", Pooling::LastToken)
+        },
         query: QuerySide { max_tokens: 16, ..QuerySide::default() },
         pairs: Vec::new(),
         validation: ValidationOptions { pairs: 6, every: 4 },

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::types::{Digest256, hash_json};
+use crate::types::{Digest256, HeadModule, hash_json};
 
 /// Bumped by hand whenever the encoder's arithmetic changes what a vector means.
 pub const ENCODER_REVISION: u32 = 1;
@@ -21,6 +21,29 @@ pub enum Pooling {
     Mean,
     /// An end-of-sequence token is appended and its state taken.
     Eos,
+    /// The state of the first token.
+    Cls,
+    /// The greatest of all token states, element by element.
+    Max,
+    /// The sum of all token states over the square root of their number.
+    MeanSqrtLen,
+    /// The mean over all token states, the n-th counted n times.
+    WeightedMean,
+}
+
+impl Pooling {
+    /// As options and files spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LastToken => "last-token",
+            Self::Mean => "mean",
+            Self::Eos => "eos",
+            Self::Cls => "cls",
+            Self::Max => "max",
+            Self::MeanSqrtLen => "mean-sqrt-len",
+            Self::WeightedMean => "weighted-mean",
+        }
+    }
 }
 
 /// The class of arithmetic that computed a vector: bits differ between classes, meaning hardly.
@@ -77,6 +100,12 @@ pub struct EmbeddingSpace {
     pub max_tokens: u32,
     /// Class of arithmetic.
     pub arithmetic: Arithmetic,
+    /// What stands between the pooled state and the vector; absent for nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<HeadModule>,
+    /// Whether the prompt's prefix and the text are tokenised as one; absent where they are apart, or there is no prefix.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prompt_joined: bool,
     /// Layers kept of the model; absent for all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<u32>,
@@ -105,6 +134,8 @@ impl EmbeddingSpace {
             normalize,
             max_tokens,
             arithmetic,
+            modules,
+            prompt_joined,
             layers,
             encoder_revision,
         } = self;
@@ -120,6 +151,8 @@ impl EmbeddingSpace {
             ("normalize", *normalize != other.normalize),
             ("max_tokens", *max_tokens != other.max_tokens),
             ("arithmetic", *arithmetic != other.arithmetic),
+            ("modules", *modules != other.modules),
+            ("prompt_joined", *prompt_joined != other.prompt_joined),
             ("layers", *layers != other.layers),
             ("encoder_revision", *encoder_revision != other.encoder_revision),
         ];
@@ -130,8 +163,14 @@ impl EmbeddingSpace {
     /// where both are of one tower. Prompts, template and lengths of queries are their own affair, and so is the
     /// arithmetic, which hardly changes what a vector means.
     pub fn incomparable(&self, other: &Self) -> Vec<&'static str> {
-        const OWN: [&str; 5] =
-            ["prompt_prefix", "prompt_suffix", "template", "max_tokens", "arithmetic"];
+        const OWN: [&str; 6] = [
+            "prompt_prefix",
+            "prompt_suffix",
+            "prompt_joined",
+            "template",
+            "max_tokens",
+            "arithmetic",
+        ];
         self.differing(other).into_iter().filter(|name| !OWN.contains(name)).collect()
     }
 }
@@ -166,6 +205,8 @@ pub(crate) mod tests {
             normalize: true,
             max_tokens: 512,
             arithmetic: Arithmetic::F32,
+            modules: Vec::new(),
+            prompt_joined: false,
             layers: None,
             encoder_revision: ENCODER_REVISION,
         }

@@ -8,6 +8,7 @@ use scalingnote::config::{
 };
 use scalingnote::corpus::TypeRule;
 use scalingnote::error::{ErrorKind, Result};
+use scalingnote::tower::Defaults;
 use scalingnote::types::Pooling;
 
 const GOOD: &str = r#"version = 1
@@ -48,13 +49,13 @@ fn refused_with(text: &str, env: &[(&str, &str)], set: &[&str]) -> String {
 #[test]
 fn a_short_file_gets_every_default() {
     let pipeline = with(GOOD, &[], &[]).unwrap().pipeline;
-    assert_eq!(pipeline.tower.pooling, Pooling::Mean);
+    assert_eq!(pipeline.tower.pooling, Some(Pooling::Mean));
     assert_eq!(pipeline.encode.devices, ["cpu"]);
     assert_eq!(pipeline.gates.recall_min, 0.95);
     assert_eq!(pipeline.publish.root, "/etc/notes/out");
     assert_eq!(pipeline.base_dir, Path::new("/etc/notes"));
     assert!(pipeline.chunking.is_none());
-    assert_eq!(pipeline.query_tower(), pipeline.tower);
+    assert_eq!(pipeline.query_tower(), pipeline.tower.for_queries());
 }
 
 #[test]
@@ -77,9 +78,9 @@ fn flags_beat_the_environment_which_beats_the_file() {
     ];
     let resolved = with(GOOD, &env, &set).unwrap();
     let pipeline = &resolved.pipeline;
-    assert_eq!(pipeline.tower.max_tokens, 301);
-    assert_eq!(pipeline.tower.prompt_prefix, "passage: ");
-    assert_eq!(pipeline.tower.prompt_suffix, " quoted ");
+    assert_eq!(pipeline.tower.max_tokens, Some(301));
+    assert_eq!(pipeline.tower.prompt_prefix(), "passage: ");
+    assert_eq!(pipeline.tower.prompt_suffix(), " quoted ");
     assert_eq!(pipeline.corpus.tables[0].uri, "s3://bucket/notes");
     assert_eq!(pipeline.gates.recall_min, 0.5);
     assert_eq!(pipeline.encode.devices, ["cuda:0", "cuda:1"]);
@@ -350,11 +351,12 @@ fn a_version_decides_what_a_key_that_is_left_out_means() {
         assert_eq!(budget(text, &[], &["encode.token_budget=65536"]), 65_536);
     }
     let mut both = [&gpu, &second(&gpu)].map(|text| with(text, &[], &[]).unwrap());
-    assert_eq!(both.each_ref().map(|resolved| resolved.changes().unwrap().len()), [2, 0]);
+    assert_eq!(both.each_ref().map(|resolved| resolved.changes().unwrap().len()), [3, 0]);
     assert!(both.iter().all(|resolved| !resolved.origins.contains_key("encode.token_budget")));
     both[0].pipeline.encode.token_budget = 65_536;
     both[0].pipeline.version = PipelineVersion::V2;
     both[0].pipeline.corpus.types = TypeRule::Exact;
+    both[0].pipeline.tower.defaults = Defaults::Model;
     assert_eq!(both[0].pipeline, both[1].pipeline, "nothing else differs");
 
     for (version, text) in [(1, &gpu), (2, &second(&gpu))] {
@@ -382,17 +384,21 @@ fn what_version_2_changes_is_told_for_the_very_file() {
         told[1..],
         [
             "encode.token_budget: 4096 in version 1, 65536 in version 2 (the embedding space stays); a GPU is not busy \
-             with 4096 tokens, so it is 65536 where every device is one"
+             with 4096 tokens, so it is 65536 where every device is one",
+            "tower.defaults: \"none\" in version 1, \"model\" in version 2 (every text is encoded again); what the pipeline \
+             does not say of pooling, prompts, longest text and tokenisation is as the model's own files say, and as in \
+             version 1 only where they say nothing"
         ]
     );
-    assert_eq!(changes(GOOD, &[]), told[..1]);
-    assert!(changes(GOOD, &["corpus.types=guessed"]).is_empty());
-    assert_eq!(changes(&on_a_gpu(), &["encode.token_budget=4096"]), told[..1]);
+    let without_gpu = [told[0].clone(), told[2].clone()];
+    assert_eq!(changes(GOOD, &[]), without_gpu);
+    assert!(changes(GOOD, &["corpus.types=guessed", "tower.defaults=none"]).is_empty());
+    assert_eq!(changes(&on_a_gpu(), &["encode.token_budget=4096"]), without_gpu);
     assert!(changes(&second(&on_a_gpu()), &[]).is_empty());
     // The schema tells of all of them.
     let schema = Pipeline::json_schema();
     let told = schema["properties"]["version"]["description"].as_str().unwrap();
-    for key in ["`corpus.types`", "`encode.token_budget`"] {
+    for key in ["`corpus.types`", "`encode.token_budget`", "`next.tower.defaults`"] {
         assert!(told.contains(key), "{told}");
     }
 }
@@ -415,12 +421,13 @@ fn an_upgraded_file_keeps_its_comments_and_its_meaning() {
         kept.text,
         second(&commented)
             .replace("[corpus]\n", "[corpus]\ntypes = \"guessed\" # as in version 1\n")
+            .replace("[tower]\n", "[tower]\ndefaults = \"none\" # as in version 1\n")
             .replace(
                 "[encode] # on the card\n",
                 "[encode] # on the card\ntoken_budget = 4096 # as in version 1\n"
             )
     );
-    assert_eq!((kept.before, kept.changes.len()), (PipelineVersion::V1, 2));
+    assert_eq!((kept.before, kept.changes.len()), (PipelineVersion::V1, 3));
     let new = upgraded(&commented, &[], true).unwrap();
     assert_eq!((new.text, new.changes), (second(&commented), kept.changes));
     let again = upgraded(&kept.text, &[], true).unwrap();
@@ -444,7 +451,9 @@ fn an_upgraded_file_keeps_its_comments_and_its_meaning() {
         let [old, new] = [&text, &upgrade.text].map(|text| with(text, env, &[]).unwrap());
         assert_eq!(old.pipeline.encode, new.pipeline.encode);
     }
-    let settled = GOOD.replace("[corpus]\n", "[corpus]\ntypes = \"guessed\"\n");
+    let settled = GOOD
+        .replace("[corpus]\n", "[corpus]\ntypes = \"guessed\"\n")
+        .replace("[tower]\n", "[tower]\ndefaults = \"none\"\n");
     let unchanged = upgraded(&settled, &[], false).unwrap();
     assert_eq!((unchanged.text, unchanged.changes), (second(&settled), Vec::new()));
 

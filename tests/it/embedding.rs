@@ -30,6 +30,8 @@ fn space(dimensions: u32) -> EmbeddingSpace {
         normalize: true,
         max_tokens: 512,
         arithmetic: Arithmetic::F32,
+        modules: Vec::new(),
+        prompt_joined: false,
         layers: None,
         encoder_revision: ENCODER_REVISION,
     }

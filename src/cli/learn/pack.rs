@@ -121,7 +121,7 @@ async fn resolve(
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let tower = TowerOptions {
         tokenizer: Some(text(&std::path::absolute(tokenizer).unwrap_or(tokenizer.to_owned()))),
-        max_tokens: options.student.max_tokens(),
+        max_tokens: Some(options.student.max_tokens()),
         ..TowerOptions::new(
             text(&std::path::absolute(model).unwrap_or(model.to_owned())),
             Pooling::Mean,

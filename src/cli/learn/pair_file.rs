@@ -40,7 +40,7 @@ struct QueryKeys {
 impl TowerFile {
     fn query_tower(&self) -> Result<TowerOptions> {
         let mut tower = self.tower.clone();
-        let Some(query) = &self.query else { return Ok(tower) };
+        let Some(query) = &self.query else { return Ok(tower.for_queries()) };
         if let Some(own) = &query.tower {
             let beside = query.prompt_prefix.is_some() || query.prompt_suffix.is_some();
             if beside || query.max_tokens.is_some() {
@@ -48,13 +48,13 @@ impl TowerFile {
                     "[query] has a tower of its own; set prompt and max_tokens in [query.tower]",
                 ));
             }
-            return Ok(own.clone());
+            return Ok(own.clone().for_queries());
         }
         // As in a pipeline file: what is not named is the document tower's.
-        tower.prompt_prefix = query.prompt_prefix.clone().unwrap_or(tower.prompt_prefix);
-        tower.prompt_suffix = query.prompt_suffix.clone().unwrap_or(tower.prompt_suffix);
-        tower.max_tokens = query.max_tokens.unwrap_or(tower.max_tokens);
-        Ok(tower)
+        tower.prompt_prefix = query.prompt_prefix.clone().or(tower.prompt_prefix);
+        tower.prompt_suffix = query.prompt_suffix.clone().or(tower.prompt_suffix);
+        tower.max_tokens = query.max_tokens.or(tower.max_tokens);
+        Ok(tower.for_queries())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::report::{ConfigSummary, RunReport};
 use crate::snapshot;
 use crate::stage;
 use crate::store::Root;
-use crate::types::Cancel;
+use crate::types::{Cancel, Pooling};
 
 /// What a run works with.
 #[derive(Clone)]
@@ -76,8 +76,8 @@ impl RunContext {
             pipeline: pipeline.base_dir.display().to_string(),
             root: self.root.uri().to_owned(),
             model: pipeline.tower.model.clone(),
-            pooling: word(&pipeline.tower.pooling),
-            max_tokens: pipeline.tower.max_tokens,
+            pooling: pipeline.tower.pooling.map_or("as the model says", Pooling::name).to_owned(),
+            max_tokens: pipeline.tower.max_tokens(),
             arithmetic: word(&pipeline.tower.arithmetic),
             devices: pipeline.encode.devices.clone(),
             quantization: word(&pipeline.index.quantization),

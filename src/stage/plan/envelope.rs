@@ -374,13 +374,24 @@ pub fn absolute_tower(options: &TowerOptions, base_dir: &std::path::Path) -> Tow
     }
 }
 
-/// [`absolute_tower`] of options that `tower` was resolved from: a hub's model by the commit that was found, so that an
-/// envelope or a manifest leads to these very files whatever is pushed afterwards.
+/// [`absolute_tower`] of options that `tower` was resolved from: a hub's model by the commit that was found, and what was
+/// left to the model as it said it, so that an envelope or a manifest leads to these very files whatever is pushed
+/// afterwards, and to these very vectors.
 pub fn resolved_tower(
     options: &TowerOptions,
     base_dir: &std::path::Path,
     tower: &Tower,
 ) -> TowerOptions {
-    let revision = tower.options().revision.clone();
-    TowerOptions { revision, ..absolute_tower(options, base_dir) }
+    let TowerOptions {
+        revision, pooling, prompt_prefix, prompt_suffix, max_tokens, normalize, ..
+    } = tower.options().clone();
+    TowerOptions {
+        revision,
+        pooling,
+        prompt_prefix,
+        prompt_suffix,
+        max_tokens,
+        normalize,
+        ..absolute_tower(options, base_dir)
+    }
 }

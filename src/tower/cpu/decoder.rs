@@ -71,6 +71,7 @@ mod tests {
     use super::super::format::available;
     use super::*;
     use crate::error::ErrorKind;
+    use crate::tower::model::pool::Pool;
 
     /// Weights made from a hash of their name: the same on every call.
     struct Hashed;
@@ -132,7 +133,9 @@ mod tests {
             512,
         )
         .unwrap();
-        for want in [Want::All, Want::Mean, Want::Last] {
+        let pools = [Pool::Mean, Pool::MeanSqrtLen, Pool::WeightedMean, Pool::Max];
+        let wants = [Want::All, Want::First, Want::Last].into_iter();
+        for want in wants.chain(pools.map(Want::Pooled)) {
             let expected: Vec<f32> =
                 tensors.run(&sequences, want).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             for isa in Isa::available() {
@@ -161,7 +164,8 @@ mod tests {
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
             dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
         };
-        let exact = load(Isa::best(), Format::F32(Isa::best()), 1).run(&sequences, Want::Mean);
+        let exact = load(Isa::best(), Format::F32(Isa::best()), 1)
+            .run(&sequences, Want::Pooled(Pool::Mean));
         for (arithmetic, least) in [(Arithmetic::Bf16, 0.9999), (Arithmetic::Int8, 0.999)] {
             let formats = Isa::available().into_iter().flat_map(|isa| {
                 let formats = available(arithmetic, isa).into_iter();
@@ -169,12 +173,16 @@ mod tests {
             });
             for (isa, format) in formats {
                 let mut decoder = load(isa, format, 3);
-                let packed = decoder.run(&sequences, Want::Mean);
+                let packed = decoder.run(&sequences, Want::Pooled(Pool::Mean));
                 for (at, row) in packed.chunks_exact(config.hidden_size).enumerate() {
                     let exact = &exact[at * config.hidden_size..][..config.hidden_size];
                     let cosine = cosine(row, exact);
                     assert!(cosine >= least, "{format:?} {isa:?} sequence {at}: {cosine}");
-                    assert_eq!(decoder.run(&[sequences[at]], Want::Mean), row, "alone and packed");
+                    assert_eq!(
+                        decoder.run(&[sequences[at]], Want::Pooled(Pool::Mean)),
+                        row,
+                        "alone and packed"
+                    );
                 }
             }
         }

@@ -6,9 +6,10 @@ use super::groups::{Batch, threads};
 use crate::error::Result;
 use crate::kernel::{
     Activation, Activations, Attention, Buffer, Format, Heads, Isa, Linear, Matrix, Scratch, Span,
-    Then, activate, add_bias, layer_norm_rows, mean,
+    Then, activate, add_bias, layer_norm_rows,
 };
-use crate::types::Arithmetic;
+use crate::tower::model::pool::Want;
+use crate::types::{Arithmetic, Pooling};
 
 /// Sizes of an encoder.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +20,9 @@ pub(crate) struct EncoderShape {
     pub(crate) layers: usize,
     pub(crate) epsilon: f32,
     pub(crate) activation: Activation,
-    /// Rows of the projection that follows the mean, if there is one.
+    /// How token states become one.
+    pub(crate) pooling: Pooling,
+    /// Rows of the projection that follows, if there is one.
     pub(crate) projected: Option<usize>,
 }
 
@@ -72,7 +75,7 @@ struct Workspace {
     kv: Buffer,
     attended: Buffer,
     inner: Buffer,
-    means: Vec<f32>,
+    pooled: Vec<f32>,
     vectors: Vec<f32>,
     spans: Vec<Span>,
 }
@@ -249,13 +252,18 @@ impl Model {
             layer.down.apply(isa, a, m, &mut w.x, Then::Add);
             norm(&mut w.x[..m * hidden], &layer.down_bias, &layer.output_norm);
         }
-        w.means.resize(sequences.len() * hidden, 0.);
-        for (span, to) in w.spans.iter().zip(w.means.chunks_exact_mut(hidden)) {
-            mean(&w.x[span.start * hidden..(span.start + span.len) * hidden], to);
+        w.pooled.resize(sequences.len() * hidden, 0.);
+        for (span, to) in w.spans.iter().zip(w.pooled.chunks_exact_mut(hidden)) {
+            let rows = &w.x[span.start * hidden..(span.start + span.len) * hidden];
+            match self.shape.pooling.into() {
+                Want::Pooled(pool) => pool.apply(rows, to),
+                Want::First | Want::All => to.copy_from_slice(&rows[..hidden]),
+                Want::Last => to.copy_from_slice(&rows[rows.len() - hidden..]),
+            }
         }
-        let Some(projection) = &self.projection else { return &w.means };
+        let Some(projection) = &self.projection else { return &w.pooled };
         w.vectors.resize(sequences.len() * self.dimensions(), 0.);
-        projection.prepare(isa, &w.means, sequences.len(), None, a);
+        projection.prepare(isa, &w.pooled, sequences.len(), None, a);
         projection.apply(isa, a, sequences.len(), &mut w.vectors, Then::Store);
         &w.vectors
     }

@@ -8,7 +8,7 @@ use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::kernel::{
     Activations, Attention, Buffer, Format, Heads, Isa, Linear, Matrix, PrepareHeads, Scratch,
-    Span, Then, mean, rms_norm_rows,
+    Span, Then, rms_norm_rows,
 };
 use crate::tower::model::layer_weights::{LayerWeights, Weights};
 use crate::tower::model::pool::Want;
@@ -176,16 +176,21 @@ impl Model {
         }
         let eps = self.config.rms_norm_eps as f32;
         rms_norm_rows(self.isa, &mut w.x[..rows * hidden], &self.norm, eps);
-        if want == Want::Mean {
-            let mut start = 0;
-            for (sequence, to) in sequences.iter().zip(w.middle.chunks_exact_mut(hidden)) {
-                let rows = &w.x[start * hidden..(start + sequence.len()) * hidden];
-                mean(rows, to);
-                start += sequence.len();
+        let pool = match want {
+            Want::All | Want::Last => return &w.x[..rows * hidden],
+            Want::First => None,
+            Want::Pooled(pool) => Some(pool),
+        };
+        let mut start = 0;
+        for (sequence, to) in sequences.iter().zip(w.middle.chunks_exact_mut(hidden)) {
+            let rows = &w.x[start * hidden..(start + sequence.len()) * hidden];
+            match pool {
+                Some(pool) => pool.apply(rows, to),
+                None => to.copy_from_slice(&rows[..hidden]),
             }
-            return &w.middle[..sequences.len() * hidden];
+            start += sequence.len();
         }
-        &w.x[..rows * hidden]
+        &w.middle[..sequences.len() * hidden]
     }
 
     /// x += attention(norm(x)). Where only the `last` positions are wanted, x is cut down to them: keys and

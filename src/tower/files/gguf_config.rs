@@ -4,7 +4,9 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::DecoderConfig;
 use crate::tower::files::config::{check, unsupported_family};
 use crate::tower::files::gguf::Gguf;
+use crate::tower::files::sentence::Said;
 use crate::tower::files::weights::GgufWeights;
+use crate::types::Pooling;
 
 /// The architecture that a GGUF file describes.
 ///
@@ -12,6 +14,29 @@ use crate::tower::files::weights::GgufWeights;
 /// Unsupported for another architecture or RoPE scaling; Corrupt for a missing or impossible number.
 pub(crate) fn from_gguf(gguf: &Gguf) -> Result<DecoderConfig> {
     read(gguf).context(|| format!("{}", gguf.path.display()))
+}
+
+/// How the file says that token states are pooled; `None` where it says nothing.
+///
+/// # Errors
+/// Unsupported for a way that gives no vector (a reranker's).
+pub(crate) fn pooling(gguf: &Gguf) -> Result<Option<Said<Pooling>>> {
+    let Some(family) = gguf.string("general.architecture")? else { return Ok(None) };
+    let key = format!("{family}.pooling_type");
+    // llama.cpp's `llama_pooling_type`.
+    let value = match gguf.integer(&key)? {
+        None | Some(0) => return Ok(None),
+        Some(1) => Pooling::Mean,
+        Some(2) => Pooling::Cls,
+        Some(3) => Pooling::LastToken,
+        Some(other) => {
+            return Err(Error::unsupported(format!(
+                "{key} = {other} of {} gives no vector of a text; set `pooling` yourself if the model is an embedder",
+                gguf.path.display()
+            )));
+        }
+    };
+    Ok(Some(Said { value, by: key }))
 }
 
 fn read(gguf: &Gguf) -> Result<DecoderConfig> {

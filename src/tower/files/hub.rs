@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter};
 use crate::store::named::expand;
 use crate::tower::files::safetensors::shard_names;
+use crate::tower::files::sentence::MODULES;
 
 /// A download that brings nothing for so long has failed.
 const STALLED: Duration = Duration::from_secs(120);
@@ -91,7 +92,8 @@ impl Hub {
         })
     }
 
-    /// Sees to it that the model's files (or the one GGUF file named) lie in the cache.
+    /// Sees to it that the model's files (or the one GGUF file named) lie in the cache; with `card`, those too that say how
+    /// its authors use it.
     ///
     /// # Errors
     /// NotFound for a repo, revision or file that does not exist; Input where the hub refuses access;
@@ -101,6 +103,7 @@ impl Hub {
         repo: &str,
         revision: Option<&str>,
         file: Option<&str>,
+        card: bool,
         reporter: &Arc<dyn Reporter>,
     ) -> Result<Fetched> {
         let revision = checked(revision)?;
@@ -109,6 +112,8 @@ impl Hub {
         // A commit never changes: what lies in the cache is what the hub would say.
         if (self.offline || is_commit(revision))
             && let Some(fetched) = self.cached(repo, revision, file)
+            // Release 0.1.0 left those files where they were: only the hub knows whether there are any.
+            && (self.offline || !card || file.is_some() || fetched.folder.join(MODULES).is_file())
         {
             return Ok(fetched);
         }
@@ -207,6 +212,20 @@ impl Hub {
     }
 }
 
+/// Whether a repository's file says what the model is, or is a module behind its pooling.
+fn says_what_it_is(name: &str) -> bool {
+    let module = |(folder, file): (&str, &str)| {
+        let number = folder.split('_').next().unwrap_or_default();
+        let numbered = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        numbered && ["config.json", "model.safetensors"].contains(&file)
+    };
+    let named = ["config.json", "tokenizer.json", "tokenizer_config.json", MODULES];
+    named.contains(&name)
+        || name == "config_sentence_transformers.json"
+        || (name.starts_with("sentence_") && name.ends_with("_config.json") && !name.contains('/'))
+        || name.split_once('/').is_some_and(module)
+}
+
 struct Download<'a> {
     repo: ApiRepo,
     name: &'a str,
@@ -256,10 +275,8 @@ impl Download<'_> {
             )));
         }
         // Small files first: a wrong architecture should not cost a download of gigabytes.
-        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-            if has(name) {
-                self.one(name).await?;
-            }
+        for name in there.iter().filter(|name| says_what_it_is(name)) {
+            self.one(name).await?;
         }
         for name in &wanted {
             self.one(name).await?;

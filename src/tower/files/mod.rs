@@ -9,6 +9,7 @@ pub(crate) mod lora;
 pub(crate) mod packed;
 pub(crate) mod provenance;
 pub(crate) mod safetensors;
+pub(crate) mod sentence;
 pub(crate) mod source;
 mod stamp;
 pub(crate) mod weights;

@@ -1,5 +1,9 @@
 //! From token states to one vector per sequence.
 
+use std::sync::Arc;
+
+use crate::kernel::mean;
+use crate::tower::model::head::Head;
 use crate::types::{Embeddings, Pooling};
 
 /// Which states of a sequence the caller needs.
@@ -7,18 +11,65 @@ use crate::types::{Embeddings, Pooling};
 pub(crate) enum Want {
     /// All, one row each.
     All,
-    /// Their mean.
-    Mean,
+    /// The first token's only.
+    First,
     /// The last token's only.
     Last,
+    /// One row made of all of them.
+    Pooled(Pool),
+}
+
+/// How one row is made of all states of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pool {
+    /// Their mean.
+    Mean,
+    /// Their sum over the square root of their number.
+    MeanSqrtLen,
+    /// Their mean, the n-th counted n times.
+    WeightedMean,
+    /// The greatest, element by element.
+    Max,
 }
 
 impl From<Pooling> for Want {
     fn from(pooling: Pooling) -> Self {
         match pooling {
-            Pooling::Mean => Self::Mean,
+            Pooling::Mean => Self::Pooled(Pool::Mean),
+            Pooling::MeanSqrtLen => Self::Pooled(Pool::MeanSqrtLen),
+            Pooling::WeightedMean => Self::Pooled(Pool::WeightedMean),
+            Pooling::Max => Self::Pooled(Pool::Max),
+            Pooling::Cls => Self::First,
             // The end-of-sequence token is the last one: the tokenizer has appended it.
             Pooling::LastToken | Pooling::Eos => Self::Last,
+        }
+    }
+}
+
+impl Pool {
+    /// Makes `to` of the states of one sequence, each as wide as it is.
+    pub(crate) fn apply(self, states: &[f32], to: &mut [f32]) {
+        let rows = states.chunks_exact(to.len());
+        let count = rows.len().max(1) as f32;
+        match self {
+            Self::Mean => mean(states, to),
+            Self::MeanSqrtLen => {
+                mean(states, to);
+                to.iter_mut().for_each(|x| *x *= count.sqrt());
+            }
+            Self::WeightedMean => {
+                to.fill(0.);
+                for (at, row) in rows.enumerate() {
+                    let weight = (at + 1) as f32 / (count * (count + 1.) / 2.);
+                    to.iter_mut().zip(row).for_each(|(to, x)| *to += weight * x);
+                }
+            }
+            Self::Max => {
+                to.fill(f32::NEG_INFINITY);
+                for row in rows {
+                    to.iter_mut().zip(row).for_each(|(to, x)| *to = to.max(*x));
+                }
+            }
         }
     }
 }
@@ -33,9 +84,12 @@ pub(crate) fn normalize(vector: &mut [f32]) {
 }
 
 /// How a pooled state becomes a vector.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Shape {
+    /// Elements of a state.
     pub(crate) hidden: usize,
+    /// What the model does to it.
+    pub(crate) head: Arc<Head>,
     /// Elements that are kept.
     pub(crate) dimensions: usize,
     pub(crate) normalize: bool,
@@ -43,11 +97,14 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// One vector of each state, `[states, hidden]`.
-    pub(crate) fn vectors(self, states: &[f32]) -> Embeddings {
+    pub(crate) fn vectors(&self, states: &[f32]) -> Embeddings {
         let mut rows = Embeddings::with_capacity(self.dimensions, states.len() / self.hidden);
         let mut row = vec![0.; self.dimensions];
         for state in states.chunks_exact(self.hidden) {
-            row.copy_from_slice(&state[..self.dimensions]);
+            match self.head.is_empty() {
+                true => row.copy_from_slice(&state[..self.dimensions]),
+                false => row.copy_from_slice(&self.head.apply(state)[..self.dimensions]),
+            }
             if self.normalize {
                 normalize(&mut row);
             }
@@ -60,6 +117,24 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn states_become_one_row() {
+        let states = [1., -4., 3., 2., 5., -7.];
+        for (pool, expected) in [
+            (Pool::Mean, [3., -3.]),
+            (Pool::MeanSqrtLen, [9. / 3f32.sqrt(), -9. / 3f32.sqrt()]),
+            (Pool::WeightedMean, [(1. + 6. + 15.) / 6., (-4. + 4. - 21.) / 6.]),
+            (Pool::Max, [5., 2.]),
+        ] {
+            let mut row = [0.; 2];
+            pool.apply(&states, &mut row);
+            let near = row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5);
+            assert!(near, "{pool:?}: {row:?}");
+            pool.apply(&states[..2], &mut row);
+            assert_eq!(row, states[..2], "{pool:?} of one state");
+        }
+    }
 
     #[test]
     fn unit_length() {

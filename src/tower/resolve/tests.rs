@@ -10,7 +10,7 @@ async fn resolve(options: &TowerOptions, base: &Path) -> Result<Tower> {
 }
 
 fn tiny(model: &str) -> TowerOptions {
-    TowerOptions { max_tokens: 64, ..TowerOptions::new(model, Pooling::Mean) }
+    TowerOptions { max_tokens: Some(64), ..TowerOptions::new(model, Pooling::Mean) }
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn impossible_options_are_refused() {
     let base = tempfile::tempdir().unwrap();
     write_tiny_model(base.path(), false);
     for (options, kind, told) in [
-        (TowerOptions { max_tokens: 129, ..tiny(".") }, ErrorKind::Config, "128 positions"),
+        (TowerOptions { max_tokens: Some(129), ..tiny(".") }, ErrorKind::Config, "128 positions"),
         (TowerOptions { dimensions: Some(33), ..tiny(".") }, ErrorKind::Config, "between 1 and 32"),
         (TowerOptions { dimensions: Some(0), ..tiny(".") }, ErrorKind::Config, "between 1 and 32"),
         (
@@ -92,7 +92,7 @@ async fn impossible_options_are_refused() {
 
 #[tokio::test]
 async fn a_fake_tower_encodes() {
-    let options = TowerOptions { prompt_suffix: "!".into(), ..tiny("fake:16") };
+    let options = TowerOptions { prompt_suffix: Some("!".into()), ..tiny("fake:16") };
     let tower = resolve(&options, Path::new("/")).await.unwrap();
     let ids = tower.tokenizer().tokenize("some words").unwrap().ids;
     assert_eq!(ids.len(), 3);

@@ -11,6 +11,7 @@ use candle_nn::ops::softmax_last_dim;
 
 use super::transfer::words;
 use crate::tower::DecoderConfig;
+use crate::tower::model::pool::Pool;
 
 /// Scores of one group at most: what attention takes beside the activations, 256 MiB in bf16.
 const GROUP_SCORES: usize = 1 << 27;
@@ -245,20 +246,34 @@ impl Groups {
         }
     }
 
-    /// Mean state of every sequence: `[total, width]` in f32 to `[sequences, width]`.
-    pub(super) fn mean(&self, states: &Tensor) -> candle_core::Result<Tensor> {
+    /// One row of the states of every sequence: `[total, width]` in f32 to `[sequences, width]`.
+    pub(super) fn pool(&self, states: &Tensor, pool: Pool) -> candle_core::Result<Tensor> {
         let width = states.dim(1)?;
-        let mut means = Vec::with_capacity(self.staged.groups.len());
+        let mut pooled = Vec::with_capacity(self.staged.groups.len());
         for group in &self.staged.groups {
             let (n, length) = (group.rows.len(), group.length);
             let states = self.gather(group, states)?.reshape((n, length, width))?;
             let lengths = self.part(&group.lengths)?.unsqueeze(1)?;
             let at = Tensor::arange(0, length as u32, states.device())?.unsqueeze(0)?;
             let real = at.broadcast_lt(&lengths)?.to_dtype(DType::F32)?;
-            let weights = real.broadcast_div(&lengths.to_dtype(DType::F32)?)?;
-            means.push(weights.unsqueeze(1)?.matmul(&states)?.squeeze(1)?);
+            let lengths = lengths.to_dtype(DType::F32)?;
+            let weights = match pool {
+                Pool::Mean => real.broadcast_div(&lengths)?,
+                Pool::MeanSqrtLen => real.broadcast_div(&lengths.sqrt()?)?,
+                Pool::WeightedMean => {
+                    let sums = ((&lengths * (&lengths + 1.)?)? / 2.)?;
+                    let ranks = (at.to_dtype(DType::F32)? + 1.)?;
+                    real.broadcast_mul(&ranks)?.broadcast_div(&sums)?
+                }
+                Pool::Max => {
+                    // What stands in for a missing token is the last one again, which changes no maximum.
+                    pooled.push(states.max(1)?);
+                    continue;
+                }
+            };
+            pooled.push(weights.unsqueeze(1)?.matmul(&states)?.squeeze(1)?);
         }
-        Tensor::cat(&means, 0)?.index_select(&self.part(&self.staged.order)?, 0)
+        Tensor::cat(&pooled, 0)?.index_select(&self.part(&self.staged.order)?, 0)
     }
 }
 

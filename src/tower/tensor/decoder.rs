@@ -148,7 +148,15 @@ impl TensorDecoder {
                 Some(*end - 1)
             }),
         );
-        let grouped = self.attention.stage(&lengths, want == Want::Mean, &mut staged);
+        let first = words(
+            &mut staged,
+            lengths.iter().scan(0, |start, length| {
+                *start += *length as u32;
+                Some(*start - *length as u32)
+            }),
+        );
+        let pools = matches!(want, Want::Pooled(_));
+        let grouped = self.attention.stage(&lengths, pools, &mut staged);
         let staged = self.transfer.upload(staged)?;
         let part = |range: &std::ops::Range<usize>| staged.narrow(0, range.start, range.len());
 
@@ -168,7 +176,8 @@ impl TensorDecoder {
         match want {
             Want::All => states(&x),
             Want::Last => states(&x.index_select(&part(&last)?, 0)?),
-            Want::Mean => batch.groups.mean(&states(&x)?),
+            Want::First => states(&x.index_select(&part(&first)?, 0)?),
+            Want::Pooled(pool) => batch.groups.pool(&states(&x)?, pool),
         }
     }
 

@@ -1,11 +1,13 @@
 //! Text to token ids, exactly as the tower wants them.
 //!
 //! What is identity here, beside the tokenizer's own definition: prompt prefix, text and prompt suffix are
-//! tokenised apart and joined, so that a cut never touches the suffix and a text's tokens do not depend
-//! on the prompt. The tokens that the model's own post-processor adds (begin of text, end of text) stand
+//! tokenised apart and joined, so that a cut never touches the suffix. Where the model's own words count
+//! ([`crate::tower::Defaults::Model`]), what follows the prefix's last special token is one text with the note, as its authors
+//! tokenise it. The tokens that the model's own post-processor adds (begin of text, end of text) stand
 //! before the prefix and after the suffix. Special tokens are recognised in the prompt only: in
 //! a note, `<|im_end|>` is ordinary text, so no note can end itself.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,10 +16,10 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::tower::TowerOptions;
 use crate::tower::fake;
 use crate::tower::files::disk::read_small;
 use crate::tower::tokenize::safe_cut::{cut_after, safe_to_cut};
+use crate::tower::{Defaults, TowerOptions};
 use crate::types::{Digest256, Pooling, hash_json};
 
 const MAX_DEFINITION: u64 = 256 << 20;
@@ -46,6 +48,10 @@ pub(crate) struct Definition {
     pub(crate) after: Vec<u32>,
     /// End of sequence.
     pub(crate) eos: Option<u32>,
+    /// Texts are lower-cased first.
+    pub(crate) lower_case: bool,
+    /// Ids around every text in the place of those that the post-processor adds.
+    pub(crate) around: Option<(Vec<u32>, Vec<u32>)>,
 }
 
 impl Definition {
@@ -53,7 +59,8 @@ impl Definition {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let json = serde_json::from_slice(&read_small(path, MAX_DEFINITION)?)
             .or_error(ErrorKind::Corrupt, || format!("{} is no JSON", path.display()))?;
-        Ok(Self { json, before: Vec::new(), after: Vec::new(), eos: None })
+        let (before, after) = (Vec::new(), Vec::new());
+        Ok(Self { json, before, after, eos: None, lower_case: false, around: None })
     }
 }
 
@@ -65,8 +72,11 @@ pub struct TowerTokenizer {
 
 struct Inner {
     engine: Engine,
-    /// Before the text: what the model demands, then the prompt's prefix.
+    /// Before the text: what the model demands, then the prompt's prefix, or what of it is not one with the text.
     head: Vec<u32>,
+    /// What of the prompt's prefix is tokenised as one with the text, and its tokens by themselves.
+    lead: String,
+    lead_tokens: usize,
     /// After the text: the prompt's suffix, what the model demands, the end of sequence.
     tail: Vec<u32>,
     /// Tokens left for the text.
@@ -78,6 +88,7 @@ enum Engine {
     Model {
         tokenizer: Box<Tokenizer>,
         cuttable: bool,
+        lower_case: bool,
         vocab_size: usize,
         /// Where it comes from, for errors.
         named: String,
@@ -106,23 +117,36 @@ impl TowerTokenizer {
         let tokenizer = Tokenizer::from_bytes(text.as_bytes());
         let mut tokenizer =
             tokenizer.or_error(ErrorKind::Input, || "the tokenizer's definition cannot be read")?;
-        let (mut before, mut after) = added_by_post_processor(&tokenizer)?;
+        let (mut before, mut after) = match definition.around.take() {
+            Some(around) => around,
+            None => added_by_post_processor(&tokenizer)?,
+        };
         // The processor's work is done here; left in, it would trim the offsets of chunks.
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         before.splice(0..0, definition.before.iter().copied());
         after.extend(&definition.after);
-        let eos = definition.eos.filter(|_| options.pooling == Pooling::Eos);
-        let digest = hash_json(&serde_json::json!({
+        let eos = definition.eos.filter(|_| options.pooling() == Pooling::Eos);
+        let mut identity = serde_json::json!({
             "definition": definition.json, "before": before, "after": after, "eos": eos,
-        }))?;
+        });
+        let lower_case = definition.lower_case && !lowers(&definition.json["normalizer"]);
+        if lower_case {
+            identity["lower_case"] = true.into();
+        }
+        let digest = hash_json(&identity)?;
         let piece =
             |text: &str| -> Result<Vec<u32>> { Ok(encode(&tokenizer, text)?.get_ids().to_vec()) };
         let named = options.tokenizer.as_ref().unwrap_or(&options.model).clone();
         let mut head = before;
-        head.extend(piece(&options.prompt_prefix)?);
-        let mut tail = piece(&options.prompt_suffix)?;
+        let (apart, lead) = match options.defaults {
+            Defaults::None => (options.prompt_prefix(), ""),
+            Defaults::Model => behind_special(&tokenizer, options.prompt_prefix()),
+        };
+        head.extend(piece(apart)?);
+        let lead_tokens = piece(lead)?.len();
+        let mut tail = piece(options.prompt_suffix())?;
         tail.extend(after);
-        if options.pooling == Pooling::Eos {
+        if options.pooling() == Pooling::Eos {
             let eos = eos.ok_or_else(|| {
                 Error::config(
                     "pooling is `eos`, but neither the model nor its tokenizer names an end-of-sequence \
@@ -136,24 +160,29 @@ impl TowerTokenizer {
         if let Some(id) = head.iter().chain(&tail).find(|id| **id as usize >= vocab_size) {
             return Err(beyond(*id, vocab_size, &named));
         }
-        let room = room(options, head.len() + tail.len())?;
+        // Together with the text the lead may take a token more or less than alone; the cut counts what it really takes.
+        let room = room(options, head.len() + lead_tokens + tail.len())? + lead_tokens;
+        let lead = lead.to_owned();
         tokenizer.set_encode_special_tokens(true);
         let cuttable = safe_to_cut(&definition.json);
-        let engine = Engine::Model { tokenizer: Box::new(tokenizer), cuttable, vocab_size, named };
-        Ok(Self { inner: Arc::new(Inner { engine, head, tail, room, digest }) })
+        let tokenizer = Box::new(tokenizer);
+        let engine = Engine::Model { tokenizer, cuttable, lower_case, vocab_size, named };
+        Ok(Self { inner: Arc::new(Inner { engine, head, lead, lead_tokens, tail, room, digest }) })
     }
 
     /// The fake tower's tokenizer: words, long ones in pieces.
     pub(crate) fn fake(options: &TowerOptions) -> Result<Self> {
         let ids = |text: &str| fake::pieces(text).map(|piece| fake::id(&text[piece])).collect();
-        let head: Vec<u32> = ids(&options.prompt_prefix);
-        let mut tail: Vec<u32> = ids(&options.prompt_suffix);
-        if options.pooling == Pooling::Eos {
+        let head: Vec<u32> = ids(options.prompt_prefix());
+        let mut tail: Vec<u32> = ids(options.prompt_suffix());
+        if options.pooling() == Pooling::Eos {
             tail.push(fake::EOS);
         }
         let room = room(options, head.len() + tail.len())?;
         let digest = Digest256::of(fake::TOKENIZER.as_bytes());
-        Ok(Self { inner: Arc::new(Inner { engine: Engine::Fake, head, tail, room, digest }) })
+        let (engine, lead) = (Engine::Fake, String::new());
+        let inner = Inner { engine, head, lead, lead_tokens: 0, tail, room, digest };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// prefix + text + suffix (+ eos for [`Pooling::Eos`]), cut to `max_tokens` by dropping tokens from the
@@ -164,7 +193,9 @@ impl TowerTokenizer {
     pub fn tokenize(&self, text: &str) -> Result<Tokenized> {
         let inner = &*self.inner;
         let (body, truncated) = inner.body(text, inner.room)?;
-        if body.is_empty() {
+        // Of a text with a lead the tokens are not known apart; one that may have none is asked alone.
+        let bare = !inner.lead.is_empty() && body.len() <= inner.lead_tokens;
+        if body.is_empty() || (bare && inner.spans(text)?.is_empty()) {
             return Err(Error::input("the text has no tokens"));
         }
         let mut ids = Vec::with_capacity(inner.head.len() + body.len() + inner.tail.len());
@@ -176,7 +207,7 @@ impl TowerTokenizer {
 
     /// Tokens of the prompt, and of what the model demands around every text.
     pub fn overhead(&self) -> u32 {
-        (self.inner.head.len() + self.inner.tail.len()) as u32
+        (self.inner.head.len() + self.inner.lead_tokens + self.inner.tail.len()) as u32
     }
 
     /// Byte ranges of windows of at most `window` text tokens that overlap by `overlap` tokens, in order,
@@ -213,6 +244,11 @@ impl TowerTokenizer {
         Ok(chunks)
     }
 
+    /// Whether a prompt is tokenised as one with the text.
+    pub fn joins(&self) -> bool {
+        !self.inner.lead.is_empty()
+    }
+
     /// SHA-256 of the tokenizer's canonical definition: no file name, no key order, no prompt.
     pub fn digest(&self) -> Digest256 {
         self.inner.digest
@@ -243,12 +279,12 @@ fn next_start(spans: &[Range<usize>], first: usize, end: usize, overlap: usize) 
 }
 
 fn room(options: &TowerOptions, overhead: usize) -> Result<usize> {
-    match (options.max_tokens as usize).checked_sub(overhead) {
+    match (options.max_tokens() as usize).checked_sub(overhead) {
         Some(room) if room > 0 => Ok(room),
         _ => Err(Error::config(format!(
             "max_tokens is {}, but the prompt alone takes {overhead} tokens and leaves no room for the \
              text; raise max_tokens or shorten the prompt",
-            options.max_tokens
+            options.max_tokens()
         ))),
     }
 }
@@ -262,6 +298,29 @@ fn beyond(id: u32, vocab_size: usize, named: &str) -> Error {
 
 fn encode(tokenizer: &Tokenizer, text: &str) -> Result<tokenizers::Encoding> {
     tokenizer.encode_fast(text, false).or_error(ErrorKind::Input, || "the text cannot be tokenised")
+}
+
+/// Splits a prompt behind its last special token: what follows is ordinary text.
+fn behind_special<'a>(tokenizer: &Tokenizer, prompt: &'a str) -> (&'a str, &'a str) {
+    let added = tokenizer.get_added_tokens_decoder();
+    let special = added.values().filter(|token| token.special && !token.content.is_empty());
+    let ends = special.filter_map(|token| {
+        let end = prompt.rfind(&token.content)? + token.content.len();
+        Some(if token.rstrip { prompt.len() - prompt[end..].trim_start().len() } else { end })
+    });
+    prompt.split_at(ends.max().unwrap_or(0))
+}
+
+/// Whether a tokenizer's normalizer lower-cases by itself.
+fn lowers(normalizer: &Value) -> bool {
+    match normalizer["type"].as_str() {
+        Some("Lowercase") => true,
+        Some("BertNormalizer") => normalizer["lowercase"] == true,
+        Some("Sequence") => {
+            normalizer["normalizers"].as_array().is_some_and(|all| all.iter().any(lowers))
+        }
+        _ => false,
+    }
 }
 
 /// The ids that the post-processor puts around a text.
@@ -279,10 +338,18 @@ fn added_by_post_processor(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)
 }
 
 impl Inner {
-    /// The first `limit` tokens of the text, and whether there are more.
+    /// The first `limit` tokens of the text behind its lead, and whether there are more.
     fn body(&self, text: &str, limit: usize) -> Result<(Vec<u32>, bool)> {
         let (mut ids, limits) = match &self.engine {
-            Engine::Model { tokenizer, cuttable, vocab_size, named } => {
+            Engine::Model { tokenizer, cuttable, lower_case, vocab_size, named } => {
+                let mut text = Cow::Borrowed(text);
+                if !self.lead.is_empty() {
+                    text = Cow::Owned(format!("{}{}", self.lead, text.trim_end()));
+                }
+                if *lower_case {
+                    text = Cow::Owned(text.to_lowercase());
+                }
+                let text = &*text;
                 let mut bytes = limit.saturating_mul(BYTES_PER_TOKEN).max(LEAST_CUT);
                 loop {
                     let cut =
@@ -357,7 +424,7 @@ impl Inner {
             }
             // A part's own tokens need not be the part of the whole's tokens: count, and give way.
             let part = &text[start_of(spans, first)..spans[end - 1].end];
-            if end == first + 1 || !self.body(part, window)?.1 {
+            if end == first + 1 || !self.body(part, window + self.lead_tokens)?.1 {
                 return Ok(end);
             }
             end -= 1;

@@ -122,8 +122,8 @@ async fn the_exported_pair_is_the_trained_pair() {
         let (tiny, _) = model(&tiny_config("llama"), &tiny_options());
         folder(&tiny, dir.path());
         options.tower.model = ".".into();
-        options.tower.pooling = Pooling::Mean;
-        options.tower.max_tokens = 64;
+        options.tower.pooling = Some(Pooling::Mean);
+        options.tower.max_tokens = Some(64);
         options.pairs = vec![pairs_file(dir.path())];
         options.steps = Some(4);
         options.optimizer.learning_rate = 1e-2;
@@ -147,7 +147,7 @@ async fn the_exported_pair_is_the_trained_pair() {
                 query.layers = None;
             }
         }
-        query.max_tokens = 64;
+        query.max_tokens = Some(64);
         let (query, document) =
             (resolve(&query, dir.path()).await, resolve(&document, dir.path()).await);
         document.admits(&query).unwrap();
@@ -183,7 +183,7 @@ async fn the_exported_pair_is_the_trained_pair() {
         super::export(&options, dir.path(), &out, &small, true, cpu, &reporter).await.unwrap();
         if case == "lora" {
             let mut half = options.query_tower();
-            (half.adapter, half.max_tokens) = (Some("small/query-adapter".into()), 64);
+            (half.adapter, half.max_tokens) = (Some("small/query-adapter".into()), Some(64));
             let half = resolve(&half, dir.path()).await;
             assert!(document.admits(&half).is_err());
             let mut fitting = options.tower.clone();

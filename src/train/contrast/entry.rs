@@ -51,9 +51,9 @@ impl TrainOptions {
         let QuerySide { prompt_prefix, prompt_suffix, max_tokens, layers, adapter, .. } =
             self.query.clone();
         TowerOptions {
-            prompt_prefix,
-            prompt_suffix,
-            max_tokens,
+            prompt_prefix: Some(prompt_prefix),
+            prompt_suffix: Some(prompt_suffix),
+            max_tokens: Some(max_tokens),
             layers: layers.or(self.tower.layers),
             adapter: adapter.or_else(|| self.tower.adapter.clone()),
             ..self.tower.clone()

@@ -141,7 +141,7 @@ fn gradients_equal_finite_differences() {
         ("qwen3", Pooling::Mean, true),
     ] {
         let mut options = tiny_options();
-        options.tower.pooling = pooling;
+        options.tower.pooling = Some(pooling);
         if full {
             options.method = Method::Full(FullOptions::default());
         }
@@ -361,7 +361,7 @@ async fn the_tower_with_the_exported_adapter_gives_the_trained_vectors() {
         [("llama", Pooling::LastToken), ("qwen2", Pooling::Mean), ("qwen3", Pooling::LastToken)]
     {
         let mut options = tiny_options();
-        options.tower.pooling = pooling;
+        options.tower.pooling = Some(pooling);
         let (model, _) = model(&tiny_config(family), &options);
         let dir = tempfile::tempdir().unwrap();
         folder(&model, dir.path());
@@ -369,7 +369,7 @@ async fn the_tower_with_the_exported_adapter_gives_the_trained_vectors() {
         adapter.export(&dir.path().join("adapter"), "tiny", false, false, None).unwrap();
         options.tower.model = dir.path().to_str().unwrap().into();
         options.tower.adapter = Some("adapter".into());
-        options.tower.max_tokens = 64;
+        options.tower.max_tokens = Some(64);
         let tower = resolve(&options.tower, dir.path()).await;
         let Example { documents, .. } = example();
         let expected = model.encode(1, &documents, 4096).unwrap();

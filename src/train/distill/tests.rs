@@ -101,7 +101,8 @@ async fn a_student_learns_resumes_and_can_be_opened() {
 
     // What was exported is a query tower like any other.
     let student = one.join("student").to_str().unwrap().to_owned();
-    let student = TowerOptions { max_tokens: 20, ..TowerOptions::new(student, Pooling::Mean) };
+    let student =
+        TowerOptions { max_tokens: Some(20), ..TowerOptions::new(student, Pooling::Mean) };
     let tower = Tower::resolve(&student, dir.path(), &reporter).await.unwrap();
     assert_eq!(tower.teacher(), Some(&space));
     let ids: Vec<Vec<u32>> =

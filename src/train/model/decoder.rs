@@ -165,7 +165,7 @@ impl Decoder {
         };
         let decoder = Self {
             config: config.clone(),
-            pooling: tower.pooling,
+            pooling: tower.pooling(),
             dimensions,
             embeddings,
             layers,
@@ -349,6 +349,7 @@ fn pool(states: &Tensor, pack: &Pack, pooling: Pooling) -> CandleResult<Tensor> 
             states.index_select(&Tensor::new(last, device)?, 0)
         }
         Pooling::Mean => mean_states(states, pack),
+        other => candle_core::bail!("pooling = \"{}\" cannot be trained", other.name()),
     }
 }
 

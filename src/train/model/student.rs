@@ -109,7 +109,7 @@ impl StudentOptions {
     pub fn max_tokens(&self) -> u32 {
         match self {
             Self::Bert { max_tokens, .. } => u32::try_from(*max_tokens).unwrap_or(u32::MAX),
-            Self::Decoder { tower, .. } => tower.max_tokens,
+            Self::Decoder { tower, .. } => tower.max_tokens(),
         }
     }
 }

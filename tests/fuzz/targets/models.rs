@@ -44,7 +44,7 @@ impl Model {
             _ => ("adapter/adapter_config.json", "."),
         };
         let mut options = TowerOptions::new(model, Pooling::Mean);
-        options.max_tokens = 32;
+        options.max_tokens = Some(32);
         options.adapter = file.starts_with("adapter").then(|| "adapter".to_owned());
         Self { file, folder, options }
     }

@@ -38,7 +38,7 @@ async fn resolve(
     arithmetic: Arithmetic,
 ) -> scalingnote::tower::Tower {
     let options = scalingnote::tower::TowerOptions {
-        normalize: false,
+        normalize: Some(false),
         arithmetic,
         ..scalingnote::tower::TowerOptions::new(path.to_str().unwrap(), pooling)
     };

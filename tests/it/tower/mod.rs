@@ -1,5 +1,6 @@
 //! The towers beside other implementations of the same models.
 
+mod authors;
 mod device;
 pub mod golden;
 mod parity;

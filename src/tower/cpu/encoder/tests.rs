@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::kernel::{Activation, Isa};
 use crate::tower::cpu::{CpuEncoder, EncoderShape};
-use crate::types::Arithmetic;
+use crate::types::{Arithmetic, Pooling};
 
 const VOCABULARY: usize = 50;
 const POSITIONS: usize = 300;
@@ -23,6 +23,7 @@ const SHAPE: EncoderShape = EncoderShape {
     layers: 2,
     epsilon: 1e-12,
     activation: Activation::Gelu,
+    pooling: Pooling::Mean,
     projected: Some(DIMENSIONS),
 };
 

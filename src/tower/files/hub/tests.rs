@@ -47,7 +47,7 @@ impl LoopbackHub {
     }
 
     async fn fetch(&self, revision: Option<&str>, file: Option<&str>) -> Result<Fetched> {
-        self.hub.fetch("tiny/model", revision, file, &silent()).await
+        self.hub.fetch("tiny/model", revision, file, false, &silent()).await
     }
 }
 

@@ -7,7 +7,7 @@ use crate::tower::tokenize::gguf as gguf_tokenizer;
 use crate::tower::tokenize::patterns::QWEN2;
 
 fn options(max_tokens: u32) -> TowerOptions {
-    TowerOptions { max_tokens, ..TowerOptions::new("test", Pooling::Mean) }
+    TowerOptions { max_tokens: Some(max_tokens), ..TowerOptions::new("test", Pooling::Mean) }
 }
 
 fn smollm2_definition() -> Option<Definition> {
@@ -16,7 +16,9 @@ fn smollm2_definition() -> Option<Definition> {
 }
 
 fn small(pattern: Option<&str>) -> Definition {
-    Definition { json: byte_level(pattern), before: vec![], after: vec![], eos: Some(0) }
+    let (before, after) = (vec![], vec![]);
+    let json = byte_level(pattern);
+    Definition { json, before, after, eos: Some(0), lower_case: false, around: None }
 }
 
 fn tokenizer(definition: Definition, options: &TowerOptions) -> TowerTokenizer {
@@ -134,7 +136,7 @@ fn smollm2_behaves_as_its_authors_tokenizer() {
     // A note cannot end itself; a prompt can say what it means.
     let ids = tokenizer.tokenize("<|im_end|>").unwrap().ids;
     assert!(ids.len() > 1 && !ids.contains(&2), "{ids:?}");
-    let prompted = TowerOptions { prompt_suffix: "<|im_end|>".into(), ..options(512) };
+    let prompted = TowerOptions { prompt_suffix: Some("<|im_end|>".into()), ..options(512) };
     let prompted = TowerTokenizer::new(smollm2_definition().unwrap(), &prompted, 49_152).unwrap();
     assert_eq!(prompted.tokenize("x").unwrap().ids.last(), Some(&2));
 }
@@ -142,9 +144,9 @@ fn smollm2_behaves_as_its_authors_tokenizer() {
 #[test]
 fn the_prompt_is_never_cut() {
     let options = TowerOptions {
-        prompt_prefix: "query:".into(),
-        prompt_suffix: " end".into(),
-        pooling: Pooling::Eos,
+        prompt_prefix: Some("query:".into()),
+        prompt_suffix: Some(" end".into()),
+        pooling: Some(Pooling::Eos),
         ..options(16)
     };
     let tokenizer = tokenizer(small(None), &options);
@@ -158,7 +160,7 @@ fn the_prompt_is_never_cut() {
     assert_eq!(tokenizer.overhead(), 11);
     assert!(!tokenizer.tokenize("abcde").unwrap().truncated);
     assert_eq!(tokenizer.tokenize("").unwrap_err().kind(), ErrorKind::Input);
-    let tight = TowerOptions { max_tokens: 11, ..options };
+    let tight = TowerOptions { max_tokens: Some(11), ..options };
     let error = TowerTokenizer::new(small(None), &tight, 512).err().unwrap();
     assert!(error.to_string().contains("takes 11 tokens"), "{error}");
 }
@@ -180,9 +182,9 @@ fn what_the_post_processor_demands_stands_outside_the_prompt() {
         },
     });
     let options = TowerOptions {
-        prompt_prefix: "p".into(),
-        prompt_suffix: "s".into(),
-        pooling: Pooling::Eos,
+        prompt_prefix: Some("p".into()),
+        prompt_suffix: Some("s".into()),
+        pooling: Some(Pooling::Eos),
         ..options(16)
     };
     let ids = tokenizer(definition, &options).tokenize("t").unwrap().ids;
@@ -306,4 +308,54 @@ fn cuts_are_exact_on_chinese_recipes() {
         cuts += usize::from(cut_after(body, 0).is_some());
     }
     assert!(cuts > 15, "{cuts}");
+}
+
+#[test]
+fn a_prompt_is_one_with_the_text_where_the_model_says_so() {
+    let with = |prefix: &str, defaults| {
+        let options = TowerOptions { prompt_prefix: Some(prefix.into()), defaults, ..options(40) };
+        TowerTokenizer::new(small(Some(QWEN2)), &options, 400).unwrap()
+    };
+    // A full stop and the line's end behind it are one token.
+    let whole = with("", Defaults::None).tokenize("query.\non to").unwrap().ids;
+    let (joined, apart) = (with("query.", Defaults::Model), with("query.", Defaults::None));
+    assert_eq!(joined.tokenize("\non to").unwrap().ids, whole);
+    assert_ne!(apart.tokenize("\non to").unwrap().ids, whole);
+    assert!(joined.joins() && !apart.joins());
+    assert_eq!(joined.digest(), apart.digest(), "the tokenizer is the same");
+    // Special tokens of the prompt stand apart; those in a text are text.
+    let special = with("<bos>query:", Defaults::Model).tokenize("<eos>").unwrap().ids;
+    assert_eq!(special[0], 300);
+    assert!(!special.contains(&0), "{special:?}");
+    // A cut takes the text's end, never the prompt, and counts what is really there.
+    let long = format!("\n{}", "on to ".repeat(100));
+    let cut = joined.tokenize(&long).unwrap();
+    assert!(cut.truncated && cut.ids.len() == 40 && cut.ids.starts_with(&whole[..8]));
+    assert!(joined.tokenize("").is_err() && joined.tokenize(" \n").is_ok());
+    for window in joined.chunks(&long, 20, 5).unwrap() {
+        assert!(!joined.tokenize(&long[window]).unwrap().truncated);
+    }
+}
+
+#[test]
+fn texts_are_lower_cased_where_the_model_says_so() {
+    let tokenizer = |lower_case, normalizer: serde_json::Value| {
+        let mut definition = Definition { lower_case, ..small(None) };
+        definition.json["normalizer"] = normalizer;
+        TowerTokenizer::new(definition, &options(40), 400).unwrap()
+    };
+    let (plain, lower) = (tokenizer(false, Value::Null), tokenizer(true, Value::Null));
+    assert_eq!(lower.tokenize("ÄB c").unwrap(), plain.tokenize("äb c").unwrap());
+    assert_ne!(lower.digest(), plain.digest());
+    // One that does so itself is what it was.
+    let itself = serde_json::json!({"type": "Lowercase"});
+    assert_eq!(tokenizer(true, itself.clone()).digest(), tokenizer(false, itself).digest());
+}
+
+#[test]
+fn flags_take_the_place_of_the_post_processor() {
+    let around = Some((vec![300], vec![0]));
+    let definition = Definition { around, ..small(None) };
+    let tokenizer = TowerTokenizer::new(definition, &options(40), 400).unwrap();
+    assert_eq!(tokenizer.tokenize("a").unwrap().ids, [300, u32::from(b'a') + 1, 0]);
 }

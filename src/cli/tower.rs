@@ -1,0 +1,172 @@
+//! `scalingnote tower`: what was understood of a model, before anything is built on it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::app::App;
+use super::args::{device, place, resolve};
+use crate::config::word;
+use crate::error::{ErrorKind, Result, ResultExt};
+use crate::observe::format;
+use crate::tower::{DeviceSpec, Tower, TowerOptions};
+use crate::types::Digest256;
+
+/// How long texts are encoded to see how fast that goes.
+const TRIAL: Duration = Duration::from_secs(2);
+/// Texts of one batch, and the words of each.
+const TEXTS: usize = 16;
+const WORDS: usize = 100;
+/// What the vector that is shown is of.
+const SAMPLE: &str = "The quick brown fox jumps over the lazy dog.";
+/// Its elements that are shown.
+const SHOWN: usize = 6;
+
+/// Say what is understood of a model, and try it
+///
+/// Pooling, prompts, longest text, normalisation, each with the file that says it; then how fast it encodes on
+/// this machine, and the first elements of one vector, to compare with what the model's authors get.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote tower sentence-transformers/all-MiniLM-L6-v2
+  scalingnote tower models/bge-small --query
+  scalingnote tower pipelines/quickstart.toml --json
+
+MODEL is what `model` in [tower] may be, and is then taken as its own files say; of a pipeline file its [tower] is, or with
+--query what encodes its queries.")]
+pub(crate) struct TowerArgs {
+    /// A model file, a folder, a Hugging Face repository, or a pipeline file.
+    #[arg(value_parser = place::text())]
+    model: String,
+    /// As it encodes queries.
+    #[arg(long)]
+    query: bool,
+    /// The text to show the vector of.
+    #[arg(long, value_name = "TEXT", default_value = SAMPLE)]
+    text: String,
+    /// Where it computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
+    device: DeviceSpec,
+    /// Load no weights: only what the files say.
+    #[arg(long)]
+    no_trial: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn execute(args: TowerArgs, app: &App) -> Result<()> {
+    let (options, base_dir) = options(&args)?;
+    let tower = Tower::resolve(&options, &base_dir, &app.reporter).await?;
+    let mut found = described(&tower);
+    if !args.no_trial {
+        let (device, text) = (args.device.clone(), args.text.clone());
+        let tried = tokio::task::spawn_blocking(move || tried(&tower, &device, &text));
+        found["trial"] = tried.await.or_error(ErrorKind::Internal, || "trying the tower")??;
+    }
+    app.answer(args.json, &found, table)
+}
+
+/// The tower meant, and where its relative paths start.
+fn options(args: &TowerArgs) -> Result<(TowerOptions, PathBuf)> {
+    if !args.model.contains("://") && args.model.ends_with(".toml") {
+        let pipeline = resolve(Path::new(&args.model), &[])?.pipeline;
+        let options = match args.query {
+            true => pipeline.query_tower(),
+            false => pipeline.tower,
+        };
+        return Ok((options, pipeline.base_dir));
+    }
+    let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
+    let options = TowerOptions::as_the_model_says(&args.model);
+    Ok((if args.query { options.for_queries() } else { options }, here))
+}
+
+fn described(tower: &Tower) -> Value {
+    let (options, space) = (tower.options(), tower.space(Digest256::of(b"")));
+    let by = |key: &str| {
+        let understood = tower.understood().iter().find(|understood| understood.key == key);
+        understood.map_or("set", |understood| &understood.by)
+    };
+    let said = |key: &str, value: Value| json!({ "value": value, "by": by(key) });
+    json!({
+        "model": options.model,
+        "revision": options.revision,
+        "family": tower.family(),
+        "parameters": tower.parameters(),
+        "dimensions": tower.dimensions(),
+        "pooling": said("pooling", options.pooling().name().into()),
+        "modules": space.modules,
+        "normalize": said("normalize", options.normalize().into()),
+        "prompt_prefix": said("prompt_prefix", options.prompt_prefix().into()),
+        "prompt_joined": space.prompt_joined,
+        "prompt_suffix": said("prompt_suffix", options.prompt_suffix().into()),
+        "max_tokens": said("max_tokens", options.max_tokens().into()),
+        "arithmetic": word(&options.arithmetic),
+        "weights": space.weights,
+        "memory": tower.memory(4096),
+    })
+}
+
+fn tried(tower: &Tower, device: &DeviceSpec, text: &str) -> Result<Value> {
+    let mut encoder = tower.load(device)?;
+    let tokens = tower.tokenizer().tokenize(text)?;
+    let vector = encoder.encode(&[&tokens.ids])?;
+    let words: Vec<&str> = SAMPLE.split(' ').cycle().take(WORDS).collect();
+    let one = tower.tokenizer().tokenize(&words.join(" "))?.ids;
+    let batch = vec![one.as_slice(); TEXTS];
+    let (began, mut encoded) = (Instant::now(), 0);
+    while encoded == 0 || began.elapsed() < TRIAL {
+        encoder.encode(&batch)?;
+        encoded += batch.len() * one.len();
+    }
+    let speed = encoded as f64 / began.elapsed().as_secs_f64();
+    let vector = vector.row(0);
+    Ok(json!({
+        "text": text,
+        "tokens": tokens.ids,
+        "vector": vector[..vector.len().min(SHOWN)],
+        "tokens_per_second": speed.round(),
+    }))
+}
+
+fn table(found: &Value) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut row = |name: &str, value: String, by: &str| {
+        rows.push(vec![name.to_owned(), value, by.to_owned()]);
+    };
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let revision = found["revision"].as_str().map(|commit| format!(" at {commit}"));
+    row("model", text(&found["model"]) + &revision.unwrap_or_default(), "");
+    let parameters = format::count(found["parameters"].as_u64().unwrap_or_default());
+    row("family", format!("{}, {parameters} parameters", text(&found["family"])), "");
+    row("dimensions", text(&found["dimensions"]), "");
+    for key in ["pooling", "normalize", "prompt_prefix", "prompt_suffix", "max_tokens"] {
+        let value = match &found[key]["value"] {
+            Value::String(text) if key.starts_with("prompt") => format!("{text:?}"),
+            other => text(other),
+        };
+        row(key, value, &text(&found[key]["by"]));
+    }
+    for module in found["modules"].as_array().into_iter().flatten() {
+        row("module", module.to_string(), "");
+    }
+    row("arithmetic", text(&found["arithmetic"]), "");
+    row("memory", format::bytes(found["memory"].as_u64().unwrap_or_default()), "");
+    if let Some(trial) = found.get("trial") {
+        let speed = trial["tokens_per_second"].as_f64().unwrap_or_default() as u64;
+        row("speed", format!("{} tokens/s on this machine", format::count(speed)), "");
+        row("tokens", trial["tokens"].to_string(), &format!("of {}", trial["text"]));
+        let elements = trial["vector"].as_array().into_iter().flatten();
+        let elements: Vec<String> =
+            elements.map(|x| format!("{:.6}", x.as_f64().unwrap_or_default())).collect();
+        row("vector", format!("[{}, ...]", elements.join(", ")), &format!("of {}", trial["text"]));
+    }
+    format::table(&["", "", "said by"], &[], &rows)
+}

@@ -1,0 +1,215 @@
+use super::*;
+use crate::error::ErrorKind;
+use crate::types::{Activation, HeadModule};
+
+/// A folder with these files.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    folder
+}
+
+fn card(files: &[(&str, &str)]) -> Result<Card> {
+    Card::read(folder(files).path(), 512)
+}
+
+fn modules(kinds: &[(&str, &str)]) -> String {
+    let entries: Vec<String> = kinds
+        .iter()
+        .enumerate()
+        .map(|(at, (path, kind))| {
+            format!(
+                r#"{{"idx": {at}, "name": "{at}", "path": "{path}", "type": "sentence_transformers.models.{kind}"}}"#
+            )
+        })
+        .collect();
+    format!("[{}]", entries.join(","))
+}
+
+/// A safetensors file without tensors.
+const NO_TENSORS: &str = "\u{2}\0\0\0\0\0\0\0{}";
+
+const POOLED: [(&str, &str); 2] = [("", "Transformer"), ("1_Pooling", "Pooling")];
+
+#[test]
+fn a_folder_without_such_files_says_nothing() {
+    let card = card(&[("config.json", "{}")]).unwrap();
+    assert!(card.pooling.is_none() && card.normalize.is_none() && card.modules.is_empty());
+    assert!(card.max_tokens.is_none() && card.tokens.is_none() && !card.lower_case);
+}
+
+#[test]
+fn bge_says_cls_and_unit_length() {
+    let modules = modules(&[POOLED[0], POOLED[1], ("2_Normalize", "Normalize")]);
+    let card = card(&[
+        ("modules.json", &modules),
+        (
+            "1_Pooling/config.json",
+            r#"{"word_embedding_dimension": 384, "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#,
+        ),
+        ("sentence_bert_config.json", r#"{"max_seq_length": 512, "do_lower_case": true}"#),
+        ("config_sentence_transformers.json", r#"{"__version__": {}}"#),
+        ("tokenizer_config.json", r#"{"model_max_length": 1000000000000000019884624838656}"#),
+    ])
+    .unwrap();
+    let pooling = card.pooling.unwrap();
+    assert_eq!((pooling.value, pooling.by.as_str()), (Pooling::Cls, "1_Pooling/config.json"));
+    assert!(card.normalize.unwrap().value && card.modules.is_empty() && card.lower_case);
+    let length = card.max_tokens.unwrap();
+    assert_eq!((length.value, length.by.as_str()), (512, "sentence_bert_config.json"));
+    assert_eq!((card.query_prompt, card.document_prompt), (None, None));
+}
+
+#[test]
+fn dense_layers_prompts_and_flags_are_read() {
+    let modules = modules(&[
+        POOLED[0],
+        POOLED[1],
+        ("2_Dense", "Dense"),
+        ("3_Dense", "Dense"),
+        ("4_Normalize", "Normalize"),
+    ]);
+    let card = card(&[
+        ("modules.json", &modules),
+        ("1_Pooling/config.json", r#"{"pooling_mode": "lasttoken"}"#),
+        (
+            "2_Dense/config.json",
+            r#"{"in_features": 8, "out_features": 32, "bias": false, "activation_function": "torch.nn.modules.linear.Identity"}"#,
+        ),
+        ("2_Dense/model.safetensors", NO_TENSORS),
+        ("3_Dense/config.json", r#"{"in_features": 32, "out_features": 8}"#),
+        ("3_Dense/model.safetensors", NO_TENSORS),
+        (
+            "config_sentence_transformers.json",
+            r#"{"prompts": {"query": "Q: ", "passage": "P: ", "other": "x"}, "default_prompt_name": "other"}"#,
+        ),
+        (
+            "tokenizer_config.json",
+            r#"{"tokenizer_class": "LlamaTokenizerFast", "add_eos_token": true, "model_max_length": 4096}"#,
+        ),
+    ])
+    .unwrap();
+    assert_eq!(card.pooling.unwrap().value, Pooling::LastToken);
+    let (identity, tanh) = (Activation::Identity, Activation::Tanh);
+    let found: Vec<HeadModule> = card.modules.iter().map(|file| file.module).collect();
+    let dense =
+        |inputs, outputs, bias, activation| HeadModule::Dense { inputs, outputs, bias, activation };
+    assert_eq!(found, [dense(8, 32, false, identity), dense(32, 8, true, tanh)]);
+    assert_eq!(card.query_prompt.unwrap().value, "Q: ");
+    assert_eq!(card.document_prompt.unwrap().value, "P: ");
+    assert_eq!(card.tokens, Some(AddedTokens { bos: true, eos: true }));
+    // Positions bound what the tokenizer allows.
+    assert_eq!(card.max_tokens.unwrap().value, 512);
+}
+
+#[test]
+fn the_default_prompt_is_for_both_sides_that_have_none() {
+    let config = r#"{"prompts": {"x": "X ", "query": ""}, "default_prompt_name": "x", "similarity_fn_name": "dot"}"#;
+    let card = card(&[("config_sentence_transformers.json", config)]).unwrap();
+    assert_eq!(card.query_prompt.unwrap().value, "");
+    assert_eq!(card.document_prompt.unwrap().value, "X ");
+    assert_eq!(card.normalize, None);
+}
+
+#[test]
+fn what_cannot_be_computed_is_refused_by_name() {
+    let one = |kinds: &[(&str, &str)], files: &[(&str, &str)]| {
+        let modules = modules(kinds);
+        let all: Vec<(&str, &str)> =
+            [("modules.json", modules.as_str())].into_iter().chain(files.iter().copied()).collect();
+        card(&all).err().unwrap()
+    };
+    let pooling = |text: &'static str| ("1_Pooling/config.json", text);
+    let mean = pooling(r#"{"pooling_mode": "mean"}"#);
+    let dense = ("2_Dense", "Dense");
+    for (error, kind, piece) in [
+        (one(&[POOLED[0], ("1_LSTM", "LSTM")], &[]), ErrorKind::Unsupported, "LSTM"),
+        (one(&[("0_Transformer", "Transformer")], &[]), ErrorKind::Unsupported, "0_Transformer"),
+        (one(&POOLED, &[]), ErrorKind::NotFound, "1_Pooling/config.json"),
+        (one(&POOLED, &[pooling("{}")]), ErrorKind::Corrupt, "no pooling mode"),
+        (
+            one(
+                &POOLED,
+                &[pooling(r#"{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}"#)],
+            ),
+            ErrorKind::Unsupported,
+            "cls, max",
+        ),
+        (
+            one(&POOLED, &[pooling(r#"{"pooling_mode": "mean", "include_prompt": false}"#)]),
+            ErrorKind::Unsupported,
+            "include_prompt",
+        ),
+        (
+            one(
+                &[POOLED[0], POOLED[1], dense],
+                &[mean, ("2_Dense/config.json", r#"{"in_features": 8, "out_features": 0}"#)],
+            ),
+            ErrorKind::Corrupt,
+            "out_features",
+        ),
+        (
+            one(
+                &[POOLED[0], POOLED[1], dense],
+                &[
+                    mean,
+                    ("2_Dense/config.json", r#"{"in_features": 8, "out_features": 8}"#),
+                    ("2_Dense/pytorch_model.bin", "x"),
+                ],
+            ),
+            ErrorKind::Unsupported,
+            "pickle",
+        ),
+        (
+            one(
+                &[POOLED[0], POOLED[1], dense],
+                &[
+                    mean,
+                    (
+                        "2_Dense/config.json",
+                        r#"{"in_features": 8, "out_features": 8, "activation_function": "torch.nn.modules.activation.Mish"}"#,
+                    ),
+                ],
+            ),
+            ErrorKind::Unsupported,
+            "Mish",
+        ),
+        (
+            card(&[("modules.json", r#"[{"path": "", "type": "custom_st.Transformer"}]"#)])
+                .err()
+                .unwrap(),
+            ErrorKind::Unsupported,
+            "custom_st.Transformer",
+        ),
+        (card(&[("modules.json", "{}")]).err().unwrap(), ErrorKind::Corrupt, "no list of modules"),
+        (
+            card(&[("config_sentence_transformers.json", r#"{"default_prompt_name": "q"}"#)])
+                .err()
+                .unwrap(),
+            ErrorKind::Corrupt,
+            "none of the prompts",
+        ),
+        (
+            card(&[(
+                "config_sentence_transformers.json",
+                r#"{"similarity_fn_name": "manhattan"}"#,
+            )])
+            .err()
+            .unwrap(),
+            ErrorKind::Unsupported,
+            "manhattan",
+        ),
+        (
+            card(&[("tokenizer_config.json", r#"{"truncation_side": "left"}"#)]).err().unwrap(),
+            ErrorKind::Unsupported,
+            "truncation_side",
+        ),
+    ] {
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(piece), "no {piece:?} in {error}");
+    }
+}

@@ -1,0 +1,260 @@
+//! A model's files, opened and hashed: what it is, its tokenizer, what it says about itself.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result, ResultExt};
+use crate::tower::bert::BertConfig;
+use crate::tower::fake::FakeTower;
+use crate::tower::files::config::{canonical, from_json, read_json};
+use crate::tower::files::disk::{ReadAt, digests};
+use crate::tower::files::gguf::Gguf;
+use crate::tower::files::gguf_config;
+use crate::tower::files::provenance::{check_tokenizer, teacher_of};
+use crate::tower::files::safetensors::SafetensorsWeights;
+use crate::tower::files::sentence::{AddedTokens, Card};
+use crate::tower::files::weights::GgufWeights;
+use crate::tower::tokenize::gguf as gguf_tokenizer;
+use crate::tower::tokenize::tokenizer::Definition;
+use crate::tower::{DecoderConfig, Defaults, TowerOptions, WeightSource};
+use crate::types::{Arithmetic, Digest256, EmbeddingSpace, Hasher256, hash_json};
+
+/// Begins the digest of a decoder's safetensors.
+pub(super) const DECODER: &str = "scalingnote safetensors 1";
+
+/// What a model is, its weights not yet loaded.
+pub(super) enum Model {
+    Fake(FakeTower),
+    Decoder { config: DecoderConfig, weights: Box<dyn WeightSource> },
+    Bert { config: BertConfig, weights: SafetensorsWeights },
+}
+
+impl Model {
+    pub(super) fn max_positions(&self) -> usize {
+        match self {
+            Self::Fake(_) => usize::MAX,
+            Self::Decoder { config, .. } => config.max_positions,
+            Self::Bert { config, .. } => config.max_positions(),
+        }
+    }
+
+    pub(super) fn vocab_size(&self) -> usize {
+        match self {
+            Self::Fake(_) => usize::MAX,
+            Self::Decoder { config, .. } => config.vocab_size,
+            Self::Bert { config, .. } => config.vocab_size(),
+        }
+    }
+
+    /// What kind of model it is, as its own files call it.
+    pub(super) fn family(&self) -> &str {
+        match self {
+            Self::Fake(_) => "fake",
+            Self::Decoder { config, .. } => &config.family,
+            Self::Bert { .. } => "bert",
+        }
+    }
+
+    /// Elements of its weights, biases and norms left out.
+    pub(super) fn parameters(&self) -> u64 {
+        match self {
+            Self::Fake(_) => 0,
+            Self::Bert { config, .. } => config.parameters(),
+            Self::Decoder { config, .. } => {
+                let count = |n: usize| n as u64;
+                let (hidden, middle) = (count(config.hidden_size), count(config.intermediate_size));
+                let heads = count((config.heads + config.kv_heads) * config.head_dim);
+                let layer = 2 * hidden * heads + 3 * hidden * middle;
+                count(config.layers) * layer + count(config.vocab_size) * hidden
+            }
+        }
+    }
+
+    /// Elements of a pooled state.
+    pub(super) fn width(&self) -> u32 {
+        match self {
+            Self::Fake(fake) => fake.dimensions,
+            Self::Decoder { config, .. } => config.hidden_size as u32,
+            Self::Bert { config, .. } => config.dimensions() as u32,
+        }
+    }
+
+    /// Cuts a decoder to its first layers.
+    pub(super) fn keep_layers(&mut self, wanted: Option<u32>) -> Result<()> {
+        let (Self::Decoder { config, .. }, Some(wanted)) = (self, wanted) else { return Ok(()) };
+        if !(1..=config.layers).contains(&(wanted as usize)) {
+            return Err(Error::config(format!(
+                "layers is {wanted}, but the model has {}",
+                config.layers
+            )));
+        }
+        config.layers = wanted as usize;
+        Ok(())
+    }
+
+    /// Refuses options that mean something to decoders only.
+    pub(super) fn check(&self, options: &TowerOptions) -> Result<()> {
+        let Self::Bert { .. } = self else { return Ok(()) };
+        let wrong = if options.adapter.is_some() {
+            "takes no adapter"
+        } else if options.arithmetic == Arithmetic::F16 {
+            "computes in f32, bf16 or int8"
+        } else if options.layers.is_some() {
+            "is not cut; leave `layers` out"
+        } else {
+            return Ok(());
+        };
+        Err(Error::config(format!("{} is a BERT encoder, which {wrong}", options.model)))
+    }
+}
+
+/// A model whose files are open and hashed.
+pub(super) struct Opened {
+    pub(super) model: Model,
+    pub(super) digest: Digest256,
+    pub(super) definition: Definition,
+    pub(super) teacher: Option<EmbeddingSpace>,
+    /// What its files say of pooling, prompts and texts.
+    pub(super) card: Card,
+}
+
+pub(super) fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
+    let gguf = Gguf::open(path)?;
+    let config = gguf_config::from_gguf(&gguf)?;
+    let definition = match &options.tokenizer {
+        None => gguf_tokenizer::from_gguf(&gguf)?,
+        Some(tokenizer) => {
+            // The file still knows which token ends a sequence.
+            let eos = gguf.integer("tokenizer.ggml.eos_token_id")?;
+            let mut definition = Definition::read(Path::new(tokenizer))?;
+            gguf_tokenizer::check_same(&gguf, &definition)?;
+            definition.eos = eos.and_then(|id| u32::try_from(id).ok());
+            definition
+        }
+    };
+    let digest = gguf.file.digest()?;
+    let card = Card { pooling: gguf_config::pooling(&gguf)?, ..Card::default() };
+    let weights = GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads);
+    let model = Model::Decoder { config, weights: Box::new(weights) };
+    Ok(Opened { model, digest, definition, teacher: None, card })
+}
+
+pub(super) fn open_safetensors(
+    paths: &[PathBuf],
+    folder: &Path,
+    options: &TowerOptions,
+) -> Result<Opened> {
+    let config_path = folder.join("config.json");
+    if !config_path.is_file() {
+        return Err(Error::not_found(format!(
+            "{} lacks config.json, which says what the weights are",
+            folder.display()
+        )));
+    }
+    let fields = read_json(&config_path)?;
+    let named = || format!("{}", config_path.display());
+    let weights = SafetensorsWeights::open(paths)?;
+    let mut files = weights.files();
+    let (kind, identity, model) = if BertConfig::is(&fields) {
+        let config = BertConfig::new(&fields, &weights).context(named)?;
+        ("scalingnote bert 1", hash_json(&config.canonical())?, Model::Bert { config, weights })
+    } else {
+        let config = from_json(&fields).context(named)?;
+        let identity = hash_json(&canonical(&config))?;
+        (DECODER, identity, Model::Decoder { config, weights: Box::new(weights) })
+    };
+    let teacher = fields.get("scalingnote").map(teacher_of).transpose().context(named)?.flatten();
+    let tokenizer_path = match &options.tokenizer {
+        Some(path) => PathBuf::from(path),
+        None => folder.join("tokenizer.json"),
+    };
+    check_tokenizer(fields.get("scalingnote"), &tokenizer_path)?;
+    // A student cut from an LLM in a GGUF file reads as that file says.
+    let mut definition = if tokenizer_path.extension().is_some_and(|end| end == "gguf") {
+        gguf_tokenizer::from_gguf(&Gguf::open(&tokenizer_path)?)?
+    } else {
+        let mut definition = Definition::read(&tokenizer_path)?;
+        definition.eos = eos_of(&definition, &tokenizer_path, &fields)?;
+        definition
+    };
+    let card = match options.defaults {
+        Defaults::Model => Card::read(folder, model.max_positions())?,
+        // Nothing but the pooling is asked of it, and that only where it is left out.
+        Defaults::None if options.pooling.is_none() => Card::read(folder, model.max_positions())?,
+        Defaults::None => Card::default(),
+    };
+    if options.defaults == Defaults::Model {
+        definition.lower_case = card.lower_case;
+        if let Some(added) = card.tokens {
+            definition.around = Some(around(added, &definition, &tokenizer_path)?);
+        }
+        for module in &card.modules {
+            files.extend(module.weights.iter().flat_map(SafetensorsWeights::files));
+        }
+    }
+    let digest = digest_of(kind, identity, &files)?;
+    Ok(Opened { model, digest, definition, teacher, card })
+}
+
+/// The digest of safetensors files that `config.json` (`identity`) gives a meaning.
+pub(super) fn digest_of(kind: &str, identity: Digest256, files: &[ReadAt]) -> Result<Digest256> {
+    let mut hasher = Hasher256::new();
+    hasher.field(kind).field(identity.0);
+    for digest in digests(files)? {
+        hasher.field(digest.0);
+    }
+    Ok(hasher.finish())
+}
+
+/// The end-of-sequence token: by name in `tokenizer_config.json`, else by id in `config.json`.
+fn eos_of(
+    definition: &Definition,
+    tokenizer: &Path,
+    config: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Option<u32>> {
+    if let Some(id) = special(definition, tokenizer, "eos_token")? {
+        return Ok(Some(id));
+    }
+    let id = match config.get("eos_token_id") {
+        Some(serde_json::Value::Array(ids)) => ids.first(),
+        other => other,
+    };
+    Ok(id.and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok()))
+}
+
+/// The id of a token that `tokenizer_config.json` names under `key`.
+fn special(definition: &Definition, tokenizer: &Path, key: &str) -> Result<Option<u32>> {
+    let beside = tokenizer.with_file_name("tokenizer_config.json");
+    if !beside.is_file() {
+        return Ok(None);
+    }
+    let fields = read_json(&beside)?;
+    let token = fields.get(key);
+    let name = token.and_then(|token| token.as_str().or_else(|| token["content"].as_str()));
+    let id = name.and_then(|name| {
+        let added = definition.json["added_tokens"].as_array().into_iter().flatten();
+        let mut same = added.filter(|token| token["content"] == name);
+        let listed = same.next().and_then(|token| token["id"].as_u64());
+        listed.or_else(|| definition.json["model"]["vocab"].get(name)?.as_u64())
+    });
+    Ok(id.and_then(|id| u32::try_from(id).ok()))
+}
+
+/// The ids that flags of `tokenizer_config.json` put around a text.
+fn around(
+    added: AddedTokens,
+    definition: &Definition,
+    tokenizer: &Path,
+) -> Result<(Vec<u32>, Vec<u32>)> {
+    let one = |wanted: bool, key: &str| {
+        match wanted {
+        false => Ok(Vec::new()),
+        true => special(definition, tokenizer, key)?.map(|id| vec![id]).ok_or_else(|| {
+            Error::input(format!(
+                "tokenizer_config.json beside {} says add_{key} = true, but its {key} is none of the tokenizer's",
+                tokenizer.display()
+            ))
+        }),
+    }
+    };
+    Ok((one(added.bos, "bos_token")?, one(added.eos, "eos_token")?))
+}

@@ -1,0 +1,207 @@
+//! Towers of which the model's own files say everything.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use scalingnote::error::ErrorKind;
+use scalingnote::observe::{Reporter, Silent};
+use scalingnote::tower::{Defaults, DeviceSpec, Tower, TowerOptions};
+use scalingnote::types::{Digest256, Pooling};
+
+use crate::fixture::pipeline::PipelineFile;
+use crate::fixture::place::Place;
+use crate::fixture::training::write_encoder;
+
+fn silent() -> Arc<dyn Reporter> {
+    Arc::new(Silent)
+}
+
+async fn resolve(options: TowerOptions, base: &Path) -> Tower {
+    Tower::resolve(&options, base, &silent()).await.unwrap()
+}
+
+fn encode(tower: &Tower, text: &str) -> Vec<f32> {
+    let tokens = tower.tokenizer().tokenize(text).unwrap();
+    let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap();
+    encoder.encode(&[&tokens.ids]).unwrap().row(0).to_vec()
+}
+
+/// `weight[row][column]` and `bias[row]` of the module that the fixture adds.
+fn weight(row: usize, column: usize) -> f32 {
+    ((row * 31 + column * 17) % 13) as f32 / 13. - 0.4
+}
+
+fn bias(row: usize) -> f32 {
+    row as f32 / 50.
+}
+
+/// An encoder as sentence-transformers stores one: first token, a dense layer to 8 elements, unit length.
+fn write_model(folder: &Path) {
+    write_encoder(folder);
+    let write = |name: &str, value: Value| {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, value.to_string()).unwrap();
+    };
+    let module = |path: &str, class: &str| json!({"path": path, "type": format!("sentence_transformers.models.{class}")});
+    write(
+        "modules.json",
+        json!([
+            module("", "Transformer"),
+            module("1_Pooling", "Pooling"),
+            module("2_Dense", "Dense"),
+            module("3_Normalize", "Normalize"),
+        ]),
+    );
+    write("1_Pooling/config.json", json!({"pooling_mode_cls_token": true}));
+    write(
+        "2_Dense/config.json",
+        json!({
+            "in_features": 16, "out_features": 8, "bias": true,
+            "activation_function": "torch.nn.modules.activation.Tanh",
+        }),
+    );
+    write("sentence_bert_config.json", json!({"max_seq_length": 40, "do_lower_case": true}));
+    write(
+        "config_sentence_transformers.json",
+        json!({"prompts": {"query": "ask ", "document": "tell "}, "similarity_fn_name": "cosine"}),
+    );
+    let weights: Vec<u8> =
+        (0..8 * 16).flat_map(|at| weight(at / 16, at % 16).to_le_bytes()).collect();
+    let biases: Vec<u8> = (0..8).flat_map(|row| bias(row).to_le_bytes()).collect();
+    let view = |shape: &[usize], bytes| {
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes)
+            .unwrap()
+    };
+    let tensors =
+        [("linear.weight", view(&[8, 16], &weights)), ("linear.bias", view(&[8], &biases))];
+    let path = folder.join("2_Dense/model.safetensors");
+    safetensors::serialize_to_file(tensors, None, &path).unwrap();
+}
+
+#[tokio::test]
+async fn every_module_is_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    write_model(folder.path());
+    let tower = resolve(TowerOptions::as_the_model_says("."), folder.path()).await;
+    let options = tower.options();
+    assert_eq!(
+        (options.pooling(), options.max_tokens(), tower.dimensions()),
+        (Pooling::Cls, 40, 8)
+    );
+    assert_eq!(options.prompt_prefix(), "tell ");
+    let space = tower.space(Digest256::of(b""));
+    assert!(space.prompt_joined && space.modules.len() == 1, "{space:?}");
+    let by: Vec<&str> = tower.understood().iter().map(|one| one.by.as_str()).collect();
+    assert_eq!(by[0], "1_Pooling/config.json");
+    assert!(by.contains(&"sentence_bert_config.json"), "{by:?}");
+
+    // The same by hand: the first token's state of the text with its prompt, in lower case.
+    let bare = TowerOptions { normalize: Some(false), ..TowerOptions::new(".", Pooling::Cls) };
+    let state = encode(&resolve(bare, folder.path()).await, "tell a bee and a cow");
+    assert_eq!(state.len(), 16);
+    let dense = |row: usize| {
+        let sum: f64 = (0..16).map(|at| f64::from(weight(row, at)) * f64::from(state[at])).sum();
+        (sum + f64::from(bias(row))).tanh()
+    };
+    let expected: Vec<f64> = (0..8).map(dense).collect();
+    let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let vector = encode(&tower, "A Bee and a COW");
+    for (found, expected) in vector.iter().zip(expected) {
+        assert!((f64::from(*found) - expected / norm).abs() < 1e-5, "{vector:?}");
+    }
+
+    // Queries have their own prompt, in the same space otherwise.
+    let query = TowerOptions::as_the_model_says(".").for_queries();
+    let query = resolve(query, folder.path()).await;
+    assert_eq!(query.options().prompt_prefix(), "ask ");
+    let (own, other) = (query.space(Digest256::of(b"")), tower.space(Digest256::of(b"")));
+    assert_eq!(own.differing(&other), ["prompt_prefix"]);
+
+    // The module's weights are part of what a vector is.
+    let path = folder.path().join("2_Dense/model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let altered = resolve(TowerOptions::as_the_model_says("."), folder.path()).await;
+    assert_ne!(altered.weights_digest(), tower.weights_digest());
+}
+
+#[tokio::test]
+async fn a_pipeline_of_version_1_means_what_it_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    write_encoder(folder.path());
+    let set = TowerOptions::new(".", Pooling::Mean);
+    let before = resolve(set.clone(), folder.path()).await.space(Digest256::of(b""));
+    write_model(folder.path());
+    let after = resolve(set.clone(), folder.path()).await.space(Digest256::of(b""));
+    assert_eq!(after, before, "files that 0.1.0 did not read change nothing");
+    assert_eq!((after.max_tokens, after.dimensions, after.prompt_joined), (512, 16, false));
+    // What the pipeline says wins over the model, one by one.
+    let said = TowerOptions {
+        defaults: Defaults::Model,
+        prompt_prefix: Some(String::new()),
+        max_tokens: Some(30),
+        ..set
+    };
+    let tower = resolve(said, folder.path()).await;
+    assert_eq!((tower.options().pooling(), tower.options().max_tokens()), (Pooling::Mean, 30));
+    assert!(!tower.space(Digest256::of(b"")).prompt_joined);
+}
+
+#[tokio::test]
+async fn a_model_that_says_nothing_must_be_told_how_to_pool() {
+    let folder = tempfile::tempdir().unwrap();
+    write_encoder(folder.path());
+    let options = TowerOptions::as_the_model_says(".");
+    let error = Tower::resolve(&options, folder.path(), &silent()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("`pooling` is not set"), "{error}");
+}
+
+#[test]
+fn a_pipeline_needs_to_name_the_model_and_nothing_else() {
+    let place = Place::new();
+    write_model(&place.path("model"));
+    let line = |at| format!("{{\"id\":{at},\"body\":\"word number {at}\"}}\n");
+    place.write("notes.jsonl", (0..30).map(line).collect::<String>());
+    let file = PipelineFile { model: "model", root: "root", ..PipelineFile::default() };
+    let text =
+        file.text().replace("version = 1", "version = 2").replace("pooling = \"mean\"\n", "");
+    place.write("p.toml", &text);
+    place.expect(0, "config check p.toml");
+    place.expect(0, "run p.toml");
+    let manifest = place.json(0, "snapshot show p.toml --json");
+    let content = &manifest["content"];
+    assert_eq!(content["space"]["pooling"], "cls");
+    assert_eq!(content["space"]["prompt_prefix"], "tell ");
+    assert_eq!(content["space"]["modules"][0]["kind"], "dense");
+    let query = &content["query_towers"][0]["options"];
+    assert_eq!((&query["prompt_prefix"], &query["pooling"]), (&json!("ask "), &json!("cls")));
+    place.says(0, "search root word", &["note_id"]);
+    place.expect(0, "snapshot verify root");
+    assert_eq!(place.json(0, "run p.toml --json")["outcome"]["result"], "nothing-to-do");
+
+    // In version 1 the prompts stay empty.
+    place.write(
+        "p1.toml",
+        text.replace("version = 2", "version = 1").replace("\"root\"", "\"old\""),
+    );
+    place.says(0, "config check p1.toml", &["tower.defaults", "version 2"]);
+    place.expect(0, "run p1.toml");
+    let old = place.json(0, "snapshot show old --json");
+    assert_eq!(old["content"]["space"]["prompt_prefix"], "");
+    assert_eq!(old["content"]["space"].get("modules"), None);
+
+    let told = place.json(0, "tower model --query --json");
+    assert_eq!(told["prompt_prefix"]["value"], "ask ");
+    assert_eq!(told["pooling"], json!({"value": "cls", "by": "1_Pooling/config.json"}));
+    assert!(told["trial"]["tokens_per_second"].as_f64() > Some(0.0), "{told}");
+    place.says(
+        0,
+        "tower p.toml --no-trial",
+        &["cls", "1_Pooling/config.json", "\"tell \"", "dense"],
+    );
+}
