@@ -154,7 +154,7 @@ mod tests {
             {
                 assert_eq!(
                     found(serde_json::json!({ "a": [{ "b": text }] })),
-                    [id.clone()],
+                    std::slice::from_ref(&id),
                     "{text}"
                 );
             }

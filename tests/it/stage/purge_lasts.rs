@@ -120,7 +120,8 @@ async fn tasks_of_an_older_plan_refuse_and_take_back_what_they_wrote() {
     let is_index = |path: &str| path.ends_with(".usearch");
     let is_sidecar = |path: &str| path.ends_with(".f16");
     let is_built = |path: &str| path.starts_with("indexes/") && path.ends_with(".task.json");
-    let all: [(&str, fn(&str) -> bool); 7] = [
+    type Holds = fn(&str) -> bool;
+    let all: [(&str, Holds); 7] = [
         ("part", is_part),
         ("part receipt", is_receipt),
         ("encode receipt", is_task),
