@@ -152,11 +152,7 @@ mod tests {
             for text in
                 [id.clone(), format!("note {id}: no text"), format!("3 notes, e.g. {id}, bad")]
             {
-                assert_eq!(
-                    found(serde_json::json!({ "a": [{ "b": text }] })),
-                    std::slice::from_ref(&id),
-                    "{text}"
-                );
+                assert_eq!(found(serde_json::json!({ "a": [{ "b": text }] })), [&*id], "{text}");
             }
         }
         assert_eq!(found(serde_json::json!("note i:7: no text; note i:8: no text")), ["i:7"]);

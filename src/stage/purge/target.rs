@@ -170,7 +170,7 @@ mod tests {
         for id in ["it's", "a&b", "<b>", "\"q\"", "ü'ß&", "a\u{7}b\tc", "back\\slash", "&amp;"] {
             for id in [id.to_owned(), id.repeat(100), format!("{id}{}", "x".repeat(300))] {
                 let note = NoteId::Str(id);
-                let target = Target::new(std::slice::from_ref(&note));
+                let target = Target::new([&note]);
                 let sample = format!("note {}: no text", shortened(&note.to_string()));
                 for text in [note.to_string(), sample] {
                     let json = serde_json::json!({ "samples": [text] }).to_string();
