@@ -21,7 +21,7 @@ const TEXTS: usize = 16;
 const WORDS: usize = 100;
 /// What the vector that is shown is of.
 const SAMPLE: &str = "The quick brown fox jumps over the lazy dog.";
-/// Its elements that are shown.
+/// Its elements that the table shows; the JSON has all.
 const SHOWN: usize = 6;
 
 /// Say what is understood of a model, and try it
@@ -124,11 +124,10 @@ fn tried(tower: &Tower, device: &DeviceSpec, text: &str) -> Result<Value> {
         encoded += batch.len() * one.len();
     }
     let speed = encoded as f64 / began.elapsed().as_secs_f64();
-    let vector = vector.row(0);
     Ok(json!({
         "text": text,
         "tokens": tokens.ids,
-        "vector": vector[..vector.len().min(SHOWN)],
+        "vector": vector.row(0),
         "tokens_per_second": speed.round(),
     }))
 }
@@ -163,7 +162,7 @@ fn table(found: &Value) -> String {
         let speed = trial["tokens_per_second"].as_f64().unwrap_or_default() as u64;
         row("speed", format!("{} tokens/s on this machine", format::count(speed)), "");
         row("tokens", trial["tokens"].to_string(), &format!("of {}", trial["text"]));
-        let elements = trial["vector"].as_array().into_iter().flatten();
+        let elements = trial["vector"].as_array().into_iter().flatten().take(SHOWN);
         let elements: Vec<String> =
             elements.map(|x| format!("{:.6}", x.as_f64().unwrap_or_default())).collect();
         row("vector", format!("[{}, ...]", elements.join(", ")), &format!("of {}", trial["text"]));

@@ -3,6 +3,7 @@
 mod benches;
 mod claims;
 mod cron;
+mod guarantees;
 pub mod hostile;
 mod kubernetes;
 mod layers;
