@@ -197,7 +197,7 @@ keys! {
     /// The lease of the `number`th run: put-if-absent. A run that takes over from a dead one takes the next number.
     RunLease = run_lease(number: u64) "leases/run-{number:020}.json";
     /// The `number`th heartbeat of a run.
-    Beat = beat(run: Run, number: u64) "leases/beat-{run}-{number:020}.json";
+    Beat = beat(run: Name, number: u64) "leases/beat-{run}-{number:020}.json";
     /// A reader that asks gc to keep its snapshot; each renewal takes the next `number`.
     ReaderLease = reader_lease(snapshot: u64, id: Hash, number: u64)
         "leases/reader-{snapshot:020}-{id}-{number:010}.json";

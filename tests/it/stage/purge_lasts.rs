@@ -25,6 +25,9 @@ use crate::fixture::place::Place;
 /// Note 5 gets this text after the first day.
 const LATER: &str = "marmalade obelisk sonata";
 
+/// Picks writes by their path.
+type Picks = fn(&str) -> bool;
+
 /// A root after one day, and the corpus of the next one: note 5 changed, and so did others.
 async fn a_day() -> (Arc<InMemory>, Root, Corpus) {
     let store = Arc::new(InMemory::new());
@@ -64,7 +67,7 @@ async fn execute(plan: &Plan, root: &Root) -> Result<()> {
 /// Does `work` over a store that holds the first write of what `held` picks, purges note 5 meanwhile, and lets go.
 async fn purged_meanwhile<T>(
     store: &Arc<InMemory>,
-    held: fn(&str) -> bool,
+    held: Picks,
     work: impl AsyncFnOnce(Root) -> Result<T>,
 ) -> Error {
     let clear = Root::from_store(store.clone(), "memory://lasts", None);
@@ -97,7 +100,7 @@ fn assert_void(error: &Error) {
 async fn a_plan_made_beside_a_purge_takes_back_what_it_prepared() {
     let is_prepared = |path: &str| path.starts_with("prepared/") && !path.contains("located");
     let is_plan = |path: &str| path.ends_with("plan.json");
-    for (at, held) in [("prepared", is_prepared as fn(&str) -> bool), ("plan", is_plan)] {
+    for (at, held) in [("prepared", is_prepared as Picks), ("plan", is_plan)] {
         let (store, root, corpus) = a_day().await;
         let plan =
             async |faulty: Root| exec::plan_brief(&context(corpus.pipeline(&[]), &faulty)).await;
@@ -120,8 +123,7 @@ async fn tasks_of_an_older_plan_refuse_and_take_back_what_they_wrote() {
     let is_index = |path: &str| path.ends_with(".usearch");
     let is_sidecar = |path: &str| path.ends_with(".f16");
     let is_built = |path: &str| path.starts_with("indexes/") && path.ends_with(".task.json");
-    type Holds = fn(&str) -> bool;
-    let all: [(&str, Holds); 7] = [
+    let all: [(&str, Picks); 7] = [
         ("part", is_part),
         ("part receipt", is_receipt),
         ("encode receipt", is_task),
@@ -160,7 +162,7 @@ async fn tasks_of_an_older_plan_refuse_and_take_back_what_they_wrote() {
 async fn a_run_that_slept_beyond_its_lease_takes_back_what_it_wrote() {
     let is_part = |path: &str| path.starts_with("embeddings/") && path.ends_with(".parquet");
     let is_prepared = |path: &str| path.starts_with("prepared/");
-    for held in [is_part as fn(&str) -> bool, is_prepared] {
+    for held in [is_part as Picks, is_prepared] {
         let (store, root, corpus) = a_day().await;
         let run = async |faulty: Root| {
             let options = RunOptions { attempts: 1, ..RunOptions::default() };
