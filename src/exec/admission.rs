@@ -52,7 +52,7 @@ fn is_same(before: &QueryTower, now: &QueryTower, options: &TowerOptions, decide
     let revision = if any { &named.revision } else { &options.revision };
     before.kind == now.kind
         && (before.teacher.is_none() || before.teacher == now.teacher)
-        && named == TowerOptions { revision: revision.clone(), ..options.clone() }
+        && named.leads_to(&TowerOptions { revision: revision.clone(), ..options.clone() })
 }
 
 /// The query tower, which may be admitted, and, where it is one of its own that the newest snapshot does not admit yet, gives a

@@ -11,7 +11,7 @@ use crate::kernel::{Activation, Isa};
 use crate::tower::cpu::{CpuEncoder, EncoderShape};
 use crate::tower::files::safetensors::SafetensorsWeights;
 use crate::tower::model::layer_weights::floats;
-use crate::tower::model::pool::Shape;
+use crate::tower::model::shape::Shape;
 use crate::tower::{Encoder, WeightSource};
 use crate::types::{Arithmetic, Embeddings, Pooling};
 

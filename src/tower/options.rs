@@ -126,6 +126,20 @@ impl TowerOptions {
         Self { side: Side::Query, ..self }
     }
 
+    /// Whether `found` may have come of these options once a model was asked for what they leave out.
+    pub fn leads_to(&self, found: &Self) -> bool {
+        let filled = Self {
+            pooling: self.pooling.or(found.pooling),
+            prompt_prefix: self.prompt_prefix.clone().or_else(|| found.prompt_prefix.clone()),
+            prompt_suffix: self.prompt_suffix.clone().or_else(|| found.prompt_suffix.clone()),
+            max_tokens: self.max_tokens.or(found.max_tokens),
+            normalize: self.normalize.or(found.normalize),
+            side: found.side,
+            ..self.clone()
+        };
+        filled == *found
+    }
+
     /// How token states become one vector, as far as it is known: of a resolved tower, always.
     pub fn pooling(&self) -> Pooling {
         self.pooling.unwrap_or(Pooling::Mean)

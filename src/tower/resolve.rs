@@ -13,7 +13,7 @@ use crate::tower::files::lora::Adapter;
 use crate::tower::files::sentence::{Card, ModuleFile};
 use crate::tower::files::source::{ModelFiles, ModelSource, absolute, files, parse};
 use crate::tower::model::head::Head;
-use crate::tower::model::pool::Shape;
+use crate::tower::model::shape::Shape;
 use crate::tower::opened::{Model, Opened, open_gguf, open_safetensors};
 use crate::tower::tokenize::tokenizer::TowerTokenizer;
 use crate::tower::understood::fill;

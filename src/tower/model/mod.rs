@@ -5,3 +5,4 @@ pub(crate) mod head;
 pub(crate) mod layer_weights;
 pub(crate) mod pool;
 pub(crate) mod rope;
+pub(crate) mod shape;
