@@ -260,6 +260,13 @@ impl<'a> Purge<'a> {
             }
         };
         cancel.check()?;
+        if let Some(file) = content.files().find(|file| doomed.contains(&file.path)) {
+            return Err(Error::conflict(format!(
+                "{} holds something of the notes, and what made it is gone, so it cannot be copied without them; nothing was \
+                 published: roll back, or let a run publish, then purge again",
+                file.path
+            )));
+        }
         let outcome = snapshot::commit_purged(root, newest, content, purged, provenance).await?;
         let number = committed(outcome)?.number;
         self.report.snapshot = Some(number);
