@@ -1,5 +1,7 @@
 //! The one commit point: put-if-absent of the next manifest.
 
+use std::collections::BTreeMap;
+
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 
@@ -12,7 +14,7 @@ use super::manifest::{
 use super::sign::signer;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::layout::{self, LeaseKind};
-use crate::store::{FileRef, PutOutcome, Root};
+use crate::store::{FileRef, Listed, PutOutcome, Root};
 use crate::types::{Digest256, SpaceId, hash_json};
 
 /// Objects looked up at the same time.
@@ -203,8 +205,8 @@ fn decide(ours: Manifest, winner: Manifest) -> CommitOutcome {
 ///
 /// - Unreferenced objects were deleted, and ours were that until the put. Where ours is the newest, the parent's content
 ///   follows it ([`restore`]).
-/// - So much was published that a gc freed our number again: then ours is not the newest, nobody is ever served it, and the
-///   next gc takes it.
+/// - So much was published that a gc freed our number again: then greater numbers are older than ours, nobody is ever served
+///   it, and the next gc takes it.
 ///
 /// The objects are looked up once more in any case: a gc batch that itself stood still, or a person, may have deleted one.
 async fn confirm(
@@ -219,21 +221,20 @@ async fn confirm(
         Look { newest: true, damage: Some(damage), .. } => {
             Err(restore(root, parent, &manifest, damage).await)
         }
-        Look { newest: true, damage: None, .. } | Look { held: true, damage: None, .. } => {
-            Ok(CommitOutcome::Committed(Box::new(manifest)))
-        }
-        Look { .. } => {
+        Look { late: true, .. } => {
             let winner = newest_or(root, &layout::manifest(number)).await?;
             Ok(CommitOutcome::LostTo(Box::new(winner)))
         }
+        // Others may have published after it: it was served until then.
+        Look { .. } => Ok(CommitOutcome::Committed(Box::new(manifest))),
     }
 }
 
 /// What is seen of a manifest after its put.
 struct Look {
-    /// Whether the lease held a gc off until after the put.
-    held: bool,
     newest: bool,
+    /// Whether a greater number was there before it, by the store's clock: its own had been freed again.
+    late: bool,
     damage: Option<Damage>,
 }
 
@@ -252,8 +253,17 @@ async fn look_again(root: &Root, manifest: &Manifest, lease: &Lease<'_>) -> Resu
         if let Some(again) = &again {
             again.wait_for_gc().await?;
         }
-        let newest = numbers(root).await?.last() == Some(&manifest.number);
-        Ok(Look { held, newest, damage: find_damage(root, &manifest.content).await? })
+        let listed = root.list(layout::SNAPSHOTS).await?;
+        let numbered =
+            |object: &Listed| Some((layout::manifest_number(&object.key)?, object.modified));
+        let written: BTreeMap<u64, _> = listed.iter().filter_map(numbered).collect();
+        let own = written.get(&manifest.number);
+        let mut newer = written.range(manifest.number + 1..);
+        Ok(Look {
+            newest: newer.clone().next().is_none(),
+            late: newer.any(|(_, modified)| own.is_some_and(|own| modified < own)),
+            damage: find_damage(root, &manifest.content).await?,
+        })
     };
     let looked = looked.await;
     if let Some(again) = again {
