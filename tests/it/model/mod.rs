@@ -126,7 +126,7 @@ fn holds(scene: &Scene, time: Duration) {
 fn the_guarantees_hold_in_every_schedule() {
     let given = std::env::var("SCALINGNOTE_MODEL_SECONDS").ok();
     let given = given.and_then(|seconds| seconds.parse().ok());
-    let until = Instant::now() + Duration::from_secs(given.unwrap_or(15));
+    let until = Instant::now() + Duration::from_secs(given.unwrap_or(5));
     for (at, make) in SCENES.iter().enumerate() {
         let scene = make();
         // What one does not need is the next ones'.
