@@ -89,7 +89,7 @@ impl RowFilter {
     /// One truth value a row, never null: unknown is false. `batch` holds exactly [`RowFilter::columns`].
     ///
     /// # Errors
-    /// Input where a value cannot be computed (a cast of text that is no number), or would take too much memory for one
+    /// Input where a value cannot be computed (such as a cast of text that is not a number), or would take too much memory for one
     /// note; those of `cancel`, which is asked many times a second.
     pub fn evaluate(&self, batch: &RecordBatch, cancel: &Cancel) -> Result<BooleanArray> {
         let rows = batch.num_rows();
