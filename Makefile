@@ -96,8 +96,9 @@ MODELS_PYTHON ?= $(CACHE)/models-venv/bin/python
 .PHONY: test-models
 test-models: check-tools build ## Compare towers with sentence-transformers on folders it saved itself (installed into .cache/models-venv).
 	@test -x "$(MODELS_PYTHON)" || { $(PYTHON) -m venv $(CACHE)/models-venv && \
-		$(MODELS_PYTHON) -m pip install -q "sentence-transformers>=5" torch numpy; }
+		$(MODELS_PYTHON) -m pip install -q "sentence-transformers>=5" torch numpy gguf; }
 	$(MODELS_PYTHON) tests/python/parity.py "$(BIN)" "$(abspath $(CACHE))/parity"
+	$(MODELS_PYTHON) tests/python/parity_decoders.py "$(BIN)" "$(abspath $(CACHE))/parity"
 
 # These tests skip themselves where no root is given, so `make test` passes them by. One at a time: they share the servers.
 .PHONY: test-stores

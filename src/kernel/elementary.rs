@@ -1,5 +1,18 @@
 //! Functions of one number that become vector code inside a [`Kernel`](super::simd::Kernel); the standard library's are a call each.
 
+/// The function in the middle of a layer's second half: on the one product, or on the gate, `f(gate) * up`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x` times the normal distribution up to `x`.
+    Gelu,
+    /// The same by a hyperbolic tangent.
+    GeluTanh,
+    /// The positive part.
+    Relu,
+    /// `x` times the logistic function of `x`.
+    Silu,
+}
+
 /// e^x within 2 ulp.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {

@@ -6,7 +6,7 @@
 //! - `packed`: products with weights that are packed once, in f32, bf16 and 8-bit integers.
 //! - `inference`: what a tower does between its products.
 //! - `training`: operations with their way back.
-//! - `product`: products of any two matrices; `rows`: sums over rows.
+//! - `product`: products of any two matrices; `rows`: sums over rows; `window`: which keys attention sees.
 
 #![warn(missing_docs)]
 
@@ -20,10 +20,12 @@ mod rows;
 mod simd;
 mod training;
 mod transpose;
+mod window;
 
 pub use self::buffer::Buffer;
+pub use self::elementary::Activation;
 pub use self::inference::{
-    Activation, Attention, Heads, PrepareHeads, Scratch, Span, activate, add_bias, layer_norm_rows,
+    Attention, Heads, PrepareHeads, Scratch, Span, activate, add_bias, layer_norm_rows,
     rms_norm_rows,
 };
 pub use self::packed::{
@@ -35,3 +37,4 @@ pub use self::rows::{add_columns, add_to, dot, dot_f16, mean};
 pub use self::simd::Isa;
 pub use self::training::{Angles, Head, Norm, adam, copy_rows, gelu, rms_norm, swiglu};
 pub use self::transpose::transposed;
+pub use self::window::Window;

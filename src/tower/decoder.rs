@@ -7,14 +7,16 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::kernel::Isa;
 use crate::tower::cpu::CpuDecoder;
+use crate::tower::files::config::{FAMILIES, unsupported_family};
+use crate::tower::model::apart::Apart;
 use crate::tower::model::pool::Want;
 use crate::tower::model::shape::Shape;
 use crate::tower::tensor::{Landing, TensorDecoder};
 use crate::tower::{DecoderConfig, DeviceSpec, Encoder, Running, Started, WeightSource};
 use crate::types::{Arithmetic, Embeddings, Pooling};
 
-/// A decoder LLM (Llama, Qwen2, Qwen3, Mistral without sliding window) loaded onto one device. Sequences run
-/// packed, `[total tokens, hidden]`, each attending causally to itself alone.
+/// A decoder LLM (Llama, Qwen2, Qwen3, Mistral, Phi-3, Gemma 3) loaded onto one device. Sequences run packed,
+/// `[total tokens, hidden]`, each attending to itself alone, causally or in both directions.
 pub struct Decoder {
     config: DecoderConfig,
     max_tokens: usize,
@@ -39,7 +41,9 @@ impl Decoder {
         arithmetic: Arithmetic,
         max_tokens: usize,
     ) -> Result<Self> {
-        check(config, max_tokens)?;
+        check(config, arithmetic, max_tokens)?;
+        let apart = Apart { config, source: weights };
+        let weights = if stored_apart(config) { weights } else { &apart };
         let engine = match device {
             DeviceSpec::Cpu { threads } => Engine::Cpu(CpuDecoder::load(
                 config,
@@ -69,7 +73,9 @@ impl Decoder {
         arithmetic: Arithmetic,
         max_tokens: usize,
     ) -> Result<Self> {
-        check(config, max_tokens)?;
+        check(config, arithmetic, max_tokens)?;
+        let apart = Apart { config, source: weights };
+        let weights = if stored_apart(config) { weights } else { &apart };
         let dtype = element(arithmetic)?;
         let engine = TensorDecoder::load(config, weights, Device::Cpu, dtype, max_tokens)?;
         Ok(Self { config: config.clone(), max_tokens, engine: Engine::Tensor(engine) })
@@ -174,14 +180,30 @@ fn element(arithmetic: Arithmetic) -> Result<DType> {
     }
 }
 
-fn check(config: &DecoderConfig, max_tokens: usize) -> Result<()> {
-    let c = config;
-    if !["llama", "mistral", "qwen2", "qwen3"].contains(&c.family.as_str()) {
-        return Err(Error::unsupported(format!(
-            "model family `{}` is not supported; supported are llama, mistral, qwen2 and qwen3",
-            c.family
-        )));
+/// Whether each matrix is a tensor of its own.
+fn stored_apart(config: &DecoderConfig) -> bool {
+    config.family != "phi3"
+}
+
+/// Refuses arithmetic that a family's states do not fit.
+///
+/// # Errors
+/// Unsupported.
+pub(super) fn check_arithmetic(config: &DecoderConfig, arithmetic: Arithmetic) -> Result<()> {
+    if config.gemma.is_some() && arithmetic == Arithmetic::F16 {
+        return Err(Error::unsupported(
+            "arithmetic = \"f16\" is not supported for Gemma 3, whose states exceed its range; choose f32 or bf16",
+        ));
     }
+    Ok(())
+}
+
+fn check(config: &DecoderConfig, arithmetic: Arithmetic, max_tokens: usize) -> Result<()> {
+    let c = config;
+    if !FAMILIES.contains(&c.family.as_str()) {
+        return Err(unsupported_family(&c.family));
+    }
+    check_arithmetic(c, arithmetic)?;
     let wrong = |what: String| Err(Error::input(format!("model configuration: {what}")));
     let sizes = [
         ("vocab_size", c.vocab_size),

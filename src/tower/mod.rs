@@ -28,7 +28,7 @@ pub(crate) use files::lora::Adapter as StoredAdapter;
 pub use files::packed::{KEY as PACKED_KEY, Packed, Parts};
 pub(crate) use files::provenance::check_tokenizer;
 pub(crate) use files::safetensors::SafetensorsFile;
-pub use model::architecture::{DecoderConfig, WeightSource};
+pub use model::architecture::{DecoderConfig, Gemma, Sliding, WeightSource};
 pub use options::{Defaults, DeviceSpec, Side, TowerOptions};
 pub use resolve::Tower;
 pub use tokenize::batch::pack;

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, ResultExt};
 use crate::tower::bert::BertConfig;
+use crate::tower::decoder::check_arithmetic;
 use crate::tower::fake::FakeTower;
-use crate::tower::files::config::{canonical, from_json, read_json};
+use crate::tower::files::config::{beyond_window, canonical, from_json, read_json};
 use crate::tower::files::disk::{ReadAt, digests};
 use crate::tower::files::gguf::Gguf;
-use crate::tower::files::gguf_config;
 use crate::tower::files::provenance::{check_tokenizer, teacher_of};
 use crate::tower::files::safetensors::SafetensorsWeights;
 use crate::tower::files::sentence::{AddedTokens, Card};
 use crate::tower::files::weights::GgufWeights;
+use crate::tower::files::{gguf_config, gguf_modules};
 use crate::tower::tokenize::gguf as gguf_tokenizer;
 use crate::tower::tokenize::tokenizer::Definition;
 use crate::tower::{DecoderConfig, Defaults, TowerOptions, WeightSource};
@@ -34,6 +35,15 @@ impl Model {
             Self::Fake(_) => usize::MAX,
             Self::Decoder { config, .. } => config.max_positions,
             Self::Bert { config, .. } => config.max_positions(),
+        }
+    }
+
+    /// The longest sequence where nobody says one. A window used to end a text, and spaces of that time stay what they are.
+    pub(super) fn default_positions(&self) -> usize {
+        let all = self.max_positions();
+        match self {
+            Self::Decoder { config, .. } => config.plain_window().map_or(all, |most| most.min(all)),
+            _ => all,
         }
     }
 
@@ -91,8 +101,11 @@ impl Model {
         Ok(())
     }
 
-    /// Refuses options that mean something to decoders only.
+    /// Refuses options that this kind of model cannot have.
     pub(super) fn check(&self, options: &TowerOptions) -> Result<()> {
+        if let Self::Decoder { config, .. } = self {
+            check_arithmetic(config, options.arithmetic)?;
+        }
         let Self::Bert { .. } = self else { return Ok(()) };
         let wrong = if options.adapter.is_some() {
             "takes no adapter"
@@ -111,6 +124,8 @@ impl Model {
 pub(super) struct Opened {
     pub(super) model: Model,
     pub(super) digest: Digest256,
+    /// What texts of more tokens depend on beside what went into the digest.
+    pub(super) beyond: Option<(usize, Digest256)>,
     pub(super) definition: Definition,
     pub(super) teacher: Option<EmbeddingSpace>,
     /// What its files say of pooling, prompts and texts.
@@ -132,10 +147,14 @@ pub(super) fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
         }
     };
     let digest = gguf.file.digest()?;
-    let card = Card { pooling: gguf_config::pooling(&gguf)?, ..Card::default() };
-    let weights = GgufWeights::new(gguf, &config.family, config.heads, config.kv_heads);
+    let card = Card {
+        pooling: gguf_config::pooling(&gguf)?,
+        modules: gguf_modules::read(&gguf)?,
+        ..Card::default()
+    };
+    let weights = GgufWeights::new(gguf, &config);
     let model = Model::Decoder { config, weights: Box::new(weights) };
-    Ok(Opened { model, digest, definition, teacher: None, card })
+    Ok(Opened { model, digest, beyond: None, definition, teacher: None, card })
 }
 
 pub(super) fn open_safetensors(
@@ -154,12 +173,16 @@ pub(super) fn open_safetensors(
     let named = || format!("{}", config_path.display());
     let weights = SafetensorsWeights::open(paths)?;
     let mut files = weights.files();
+    let mut beyond = None;
     let (kind, identity, model) = if BertConfig::is(&fields) {
         let config = BertConfig::new(&fields, &weights).context(named)?;
         ("scalingnote bert 1", hash_json(&config.canonical())?, Model::Bert { config, weights })
     } else {
         let config = from_json(&fields).context(named)?;
         let identity = hash_json(&canonical(&config))?;
+        if let Some((most, window)) = beyond_window(&config) {
+            beyond = Some((most, hash_json(&window)?));
+        }
         (DECODER, identity, Model::Decoder { config, weights: Box::new(weights) })
     };
     let teacher = fields.get("scalingnote").map(teacher_of).transpose().context(named)?.flatten();
@@ -177,9 +200,11 @@ pub(super) fn open_safetensors(
         definition
     };
     let card = match options.defaults {
-        Defaults::Model => Card::read(folder, model.max_positions())?,
+        Defaults::Model => Card::read(folder, model.default_positions())?,
         // Nothing but the pooling is asked of it, and that only where it is left out.
-        Defaults::None if options.pooling.is_none() => Card::read(folder, model.max_positions())?,
+        Defaults::None if options.pooling.is_none() => {
+            Card::read(folder, model.default_positions())?
+        }
         Defaults::None => Card::default(),
     };
     if options.defaults == Defaults::Model {
@@ -188,11 +213,11 @@ pub(super) fn open_safetensors(
             definition.around = Some(around(added, &definition, &tokenizer_path)?);
         }
         for module in &card.modules {
-            files.extend(module.weights.iter().flat_map(SafetensorsWeights::files));
+            files.extend(module.files.iter().cloned());
         }
     }
     let digest = digest_of(kind, identity, &files)?;
-    Ok(Opened { model, digest, definition, teacher, card })
+    Ok(Opened { model, digest, beyond, definition, teacher, card })
 }
 
 /// The digest of safetensors files that `config.json` (`identity`) gives a meaning.

@@ -21,7 +21,7 @@ use crate::tower::{
     DecoderConfig, Defaults, DeviceSpec, Encoder, TowerOptions, Understood, WeightSource,
 };
 use crate::types::{
-    Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, HeadModule, hash_json,
+    Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, Hasher256, HeadModule, hash_json,
 };
 
 /// A tower whose files are found, hashed and checked, and whose weights are not yet loaded. Cheap to
@@ -130,17 +130,24 @@ impl Tower {
                 open_safetensors(&weights, &folder, &options)?
             }
         };
-        let Opened { mut model, digest, definition, mut teacher, card } = opened;
+        let Opened { mut model, mut digest, beyond, definition, mut teacher, card } = opened;
         model.check(&options)?;
         model.keep_layers(options.layers)?;
         let limit = model.max_positions();
-        let understood = fill(&mut options, &card, limit)?;
+        let understood = fill(&mut options, &card, model.default_positions())?;
         if options.max_tokens() as usize > limit {
             return Err(Error::config(format!(
                 "max_tokens is {}, but {} attends over {limit} positions at most",
                 options.max_tokens(),
                 options.model
             )));
+        }
+        if let Some((most, window)) = beyond
+            && options.max_tokens() as usize > most
+        {
+            let mut hasher = Hasher256::new();
+            hasher.field(digest.0).field(window.0);
+            digest = hasher.finish();
         }
         let modules = match options.defaults {
             Defaults::Model => card.modules,
@@ -287,8 +294,10 @@ impl Tower {
         };
         let products = count(config.layers) * layer * width / 2;
         let embedding = count(config.vocab_size) * hidden * if width == 8 { 4 } else { 2 };
-        // Residual, normalised and output states; q, k, v and context; gate, up and their product.
-        let activations = 4 * (4 * hidden + 2 * heads + 2 * kv_heads + 3 * middle);
+        // Residual, normalised and output states; q, k, v and context; gate, up and their product. Gemma keeps what it
+        // normalises before it joins.
+        let states = if config.gemma.is_some() { 5 } else { 4 };
+        let activations = 4 * (states * hidden + 2 * heads + 2 * kv_heads + 3 * middle);
         products + embedding + count(token_budget) * activations
     }
 
@@ -342,11 +351,7 @@ impl Tower {
     /// How a pooled state of `hidden` elements becomes a vector.
     fn shape(&self, hidden: usize) -> Result<Shape> {
         let modules: Vec<HeadModule> = self.inner.modules.iter().map(|file| file.module).collect();
-        let weights = self
-            .inner
-            .modules
-            .iter()
-            .map(|file| file.weights.as_ref().map(|weights| weights as &dyn WeightSource));
+        let weights = self.inner.modules.iter().map(|file| file.weights.as_deref());
         let weights: Vec<Option<&dyn WeightSource>> = weights.collect();
         Ok(Shape {
             hidden,

@@ -32,9 +32,13 @@ pub(super) fn tiny_config(family: &str) -> DecoderConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.0,
         rope_factors: None,
+        rope_scale: 1.,
         qkv_bias: family == "qwen2",
         qk_norm: family == "qwen3",
         max_positions: 128,
+        causal: true,
+        sliding: None,
+        gemma: None,
     }
 }
 

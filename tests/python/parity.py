@@ -61,6 +61,7 @@ def save(folder, name, transformer, pooling, after=(), prompts=None, longest=Non
 
 
 def models(folder):
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
     real = minilm(folder)
     yield "MiniLM as released", real
@@ -91,20 +92,25 @@ def cosine(a, b):
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def main(program, folder):
-    folder.mkdir(parents=True, exist_ok=True)
+def as_saved(models):
+    """Models with sentence-transformers' own reading of them, and nothing to be said about them in a pipeline."""
+    for name, model in models:
+        yield name, model, SentenceTransformer(str(model), device="cpu"), ""
+
+
+def compare(program, folder, models):
+    """Prints how near the program comes to a reference; 1 where that is not near enough."""
     (folder / "notes.jsonl").write_text('{"id": 1, "body": "x"}\n')
     failed = False
     print("| model | arithmetic | notes: least | mean | queries: least | mean |\n|---|---|--:|--:|--:|--:|")
-    for name, model in models(folder):
-        reference = SentenceTransformer(str(model), device="cpu")
+    for name, model, reference, keys in models:
         notes, queries = reference.encode_document(TEXTS), reference.encode_query(TEXTS)
         for arithmetic, least in LEAST.items():
             pipeline = folder / "p.toml"
             pipeline.write_text(
                 f'version = 2\n[corpus]\nsql = "select id as note_id, body from notes"\ntemplate = "{{{{ body }}}}"\n'
                 f'[[corpus.tables]]\nname = "notes"\nuri = "notes.jsonl"\n[tower]\nmodel = "{model}"\n'
-                f'arithmetic = "{arithmetic}"\n[publish]\nroot = "root"\n'
+                f'{keys}arithmetic = "{arithmetic}"\n[publish]\nroot = "root"\n'
             )
             row = []
             for side, vectors in (([], notes), (["--query"], queries)):
@@ -116,4 +122,5 @@ def main(program, folder):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], pathlib.Path(sys.argv[2]).resolve()))
+    place = pathlib.Path(sys.argv[2]).resolve()
+    sys.exit(compare(sys.argv[1], place, as_saved(models(place))))

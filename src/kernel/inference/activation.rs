@@ -1,18 +1,7 @@
 //! What follows a product: its bias, a scale or an activation.
 
-use super::super::elementary::{exp, normal};
+use super::super::elementary::{Activation, exp, normal};
 use super::super::simd::{Isa, Kernel, Simd, kernel};
-
-/// The function between the two products of a layer's second half.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `x` times the normal distribution up to `x`.
-    Gelu,
-    /// The same by a hyperbolic tangent.
-    GeluTanh,
-    /// The positive part.
-    Relu,
-}
 
 kernel! {
     /// `x = scale (x + bias)`, row by row.
@@ -33,6 +22,7 @@ kernel! {
                 each(x, bias, |x| x / (1.0 + exp(-1.595_769 * (x + 0.044_715 * x * x * x))))
             }
             Activation::Relu => each(x, bias, |x| x.max(0.0)),
+            Activation::Silu => each(x, bias, |x| x / (1.0 + exp(-x))),
         }
     }
 }

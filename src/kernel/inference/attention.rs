@@ -1,4 +1,4 @@
-//! Attention over packed sequences, causal or in both directions, one sequence and key/value head at a time.
+//! Attention over packed sequences, each query on the keys of its window, one sequence and key/value head at a time.
 //!
 //! Scores are kept transposed, `[keys][queries]`, with one vector lane per query: maximum, exponential and sum
 //! then go down the keys without any sideways step, and each query's result is a function of its own sequence
@@ -7,6 +7,7 @@
 use super::super::buffer::Buffer;
 use super::super::packed::{SLACK, pack_tile, rows, tile};
 use super::super::simd::{Isa, Kernel, Simd};
+use super::super::window::Window;
 
 /// One sequence in the packed buffers.
 #[derive(Debug, Clone, Copy)]
@@ -54,15 +55,18 @@ pub struct Attention<'a> {
     pub spans: &'a [Span],
     /// Their heads.
     pub heads: Heads,
-    /// Whether a query sees only the keys up to its own position.
-    pub causal: bool,
+    /// The keys that a query sees.
+    pub window: Window,
     /// Working memory.
     pub scratch: &'a mut Scratch,
 }
 
-/// Loaded at `32 - j`: the first j lanes of two vectors are masked.
-const MINUS: [f32; 64] = half([f32::NEG_INFINITY, 0.]);
-const KEEP: [f32; 64] = half([0., 1.]);
+/// Added to scores. Loaded at `32 - j`: the first j lanes of two vectors are masked, respectively all but the first j.
+const MINUS_FIRST: [f32; 64] = half([f32::NEG_INFINITY, 0.]);
+const MINUS_REST: [f32; 64] = half([0., f32::NEG_INFINITY]);
+/// The same to multiply probabilities by.
+const KEEP_REST: [f32; 64] = half([0., 1.]);
+const KEEP_FIRST: [f32; 64] = half([1., 0.]);
 
 const fn half(values: [f32; 2]) -> [f32; 64] {
     let mut table = [values[0]; 64];
@@ -84,7 +88,7 @@ impl Attention<'_> {
 impl Kernel for Attention<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { q, kv, out, spans, heads, causal, scratch } = self;
+        let Self { q, kv, out, spans, heads, window, scratch } = self;
         let panel = 2 * S::LANES;
         let (dim, kv_width) = (heads.dim, 2 * heads.kv_heads * heads.dim);
         let width = heads.heads * dim;
@@ -111,13 +115,12 @@ impl Kernel for Attention<'_> {
                         let row = (span.query_start + block) * width + head * dim;
                         let rows = &q[row..][..(count - 1) * width + dim];
                         pack_tile::<S>(rows, width, dim, panel, panel, None, &mut scratch.queries);
+                        let queries = Queries { first: first_position + block, count, window };
                         // SAFETY: scratch has room for span.len keys (reserved above) and `out` for the rows
-                        // of this block (asserted above).
+                        // of this block (asserted above); they are queries of the sequence, a panel at most.
                         unsafe {
                             let out = out.as_mut_ptr().add(row);
-                            // From the last position on every key is seen.
-                            let first = if causal { first_position + block } else { span.len - 1 };
-                            attend::<S>(first, count, span.len, dim, scratch, out, width);
+                            attend::<S>(queries, span.len, dim, scratch, out, width);
                         }
                     }
                 }
@@ -151,14 +154,61 @@ fn pack_heads<S: Simd>(
     }
 }
 
-/// `count` queries from position `first` on against their keys.
-///
-/// # Safety
-/// Scratch is packed for `len` keys; `out` has `count` rows of `dim` elements, `stride` apart.
-#[inline(always)]
-unsafe fn attend<S: Simd>(
+/// Neighbouring queries, one to a lane.
+#[derive(Clone, Copy)]
+struct Queries {
+    /// Position of the first.
     first: usize,
     count: usize,
+    window: Window,
+}
+
+impl Queries {
+    /// What to add to their scores against `key`, from lane `lane` on.
+    ///
+    /// # Safety
+    /// Below `Isa::run`; at least one of them sees the key; `lane` is that of one of two vectors.
+    #[inline(always)]
+    unsafe fn minus<S: Simd>(self, key: usize, lane: usize) -> S::V {
+        let (before, after) = self.edges(key);
+        // SAFETY: the tables have 64 elements, both edges are at most 32.
+        unsafe {
+            let first = S::load(MINUS_FIRST.as_ptr().add(32 - before + lane));
+            S::add(first, S::load(MINUS_REST.as_ptr().add(32 - after + lane)))
+        }
+    }
+
+    /// What to multiply their probabilities by.
+    ///
+    /// # Safety
+    /// As [`Queries::minus`].
+    #[inline(always)]
+    unsafe fn keep<S: Simd>(self, key: usize, lane: usize) -> S::V {
+        let (before, after) = self.edges(key);
+        // SAFETY: the tables have 64 elements, both edges are at most 32.
+        unsafe {
+            let rest = S::load(KEEP_REST.as_ptr().add(32 - before + lane));
+            S::mul(rest, S::load(KEEP_FIRST.as_ptr().add(32 - after + lane)))
+        }
+    }
+
+    /// The lanes that see `key`: from the first on, up to the second.
+    #[inline(always)]
+    fn edges(self, key: usize) -> (usize, usize) {
+        let from = key.saturating_sub(self.first.saturating_add(self.window.after));
+        let to = key.saturating_add(self.window.before).saturating_add(1) - self.first;
+        (from.min(32), to.min(32))
+    }
+}
+
+/// Queries against their keys.
+///
+/// # Safety
+/// Scratch is packed for `len` keys, and for the queries, which are at most a panel and of positions below `len`; `out` has
+/// a row of `dim` elements for each, `stride` apart.
+#[inline(always)]
+unsafe fn attend<S: Simd>(
+    queries: Queries,
     len: usize,
     dim: usize,
     scratch: &mut Scratch,
@@ -166,13 +216,19 @@ unsafe fn attend<S: Simd>(
     stride: usize,
 ) {
     let panel = 2 * S::LANES;
-    let keys = len.min(first + count);
+    let Queries { first, count, window } = queries;
+    let (low, high) = (window.keys(first, len), window.keys(first + count - 1, len));
+    // Keys that some query sees, and among them those that all do.
+    let (start, end) = (low.start, high.end);
+    let inner = high.start.min(end);
+    let outer = low.end.max(inner);
     let scores = scratch.scores.as_mut_ptr();
-    // SAFETY: the caller vouches for the sizes; the masks have 64 elements and j <= 31.
+    // SAFETY: the caller vouches for the sizes. A key from `start` to `end` is seen by one of the queries: windows of
+    // neighbours overlap or touch.
     unsafe {
-        for key in (0..keys).step_by(S::ROWS) {
+        for key in (start - start % S::ROWS..end).step_by(S::ROWS) {
             let a = scratch.keys.as_ptr().add(key * dim);
-            let rows = S::ROWS.min(keys - key);
+            let rows = S::ROWS.min(end - key);
             rows!(S, rows, M => {
                 let mut sums = [[S::splat(0.); 2]; M];
                 tile::<S, M>(dim, a, S::ROWS, scratch.queries.as_ptr(), panel, &mut sums);
@@ -186,25 +242,32 @@ unsafe fn attend<S: Simd>(
         let mut inverse = [0f32; 32];
         for lane in [0, S::LANES] {
             let mut top = S::splat(f32::NEG_INFINITY);
-            for key in 0..=first {
-                top = S::max(top, S::load(scores.add(key * panel + lane)));
+            for key in (start..inner).chain(outer..end) {
+                let score = S::load(scores.add(key * panel + lane));
+                top = S::max(top, S::add(queries.minus::<S>(key, lane), score));
             }
-            for key in first + 1..keys {
-                let mask = S::load(MINUS.as_ptr().add(32 - (key - first) + lane));
-                top = S::max(top, S::add(mask, S::load(scores.add(key * panel + lane))));
+            for key in inner..outer {
+                top = S::max(top, S::load(scores.add(key * panel + lane)));
             }
             let minus_top = S::mul(top, S::splat(-1.));
             let mut sum = S::splat(0.);
-            for key in 0..=first {
+            for key in start..inner {
+                let at = scores.add(key * panel + lane);
+                let value = S::exp(S::add(S::load(at), minus_top));
+                let value = S::mul(queries.keep::<S>(key, lane), value);
+                S::store(at, value);
+                sum = S::add(sum, value);
+            }
+            for key in inner..outer {
                 let at = scores.add(key * panel + lane);
                 let value = S::exp(S::add(S::load(at), minus_top));
                 S::store(at, value);
                 sum = S::add(sum, value);
             }
-            for key in first + 1..keys {
+            for key in outer..end {
                 let at = scores.add(key * panel + lane);
-                let keep = S::load(KEEP.as_ptr().add(32 - (key - first) + lane));
-                let value = S::mul(keep, S::exp(S::add(S::load(at), minus_top)));
+                let value = S::exp(S::add(S::load(at), minus_top));
+                let value = S::mul(queries.keep::<S>(key, lane), value);
                 S::store(at, value);
                 sum = S::add(sum, value);
             }
@@ -215,10 +278,12 @@ unsafe fn attend<S: Simd>(
         for query in (0..count).step_by(part) {
             let rows = part.min(count - query);
             for column in (0..dim).step_by(panel) {
-                let values = scratch.values.as_ptr().add(column / panel * len * panel);
+                let values = column / panel * len * panel + start * panel;
+                let values = scratch.values.as_ptr().add(values);
                 rows!(S, rows, M => {
                     let mut sums = [[S::splat(0.); 2]; M];
-                    tile::<S, M>(keys, scores.add(query), panel, values, panel, &mut sums);
+                    let scores = scores.add(start * panel + query);
+                    tile::<S, M>(end - start, scores, panel, values, panel, &mut sums);
                     for (i, sum) in sums.iter().enumerate() {
                         let scale = S::splat(inverse[query + i]);
                         let mut row = [0f32; 32];
@@ -228,6 +293,108 @@ unsafe fn attend<S: Simd>(
                         std::ptr::copy_nonoverlapping(row.as_ptr(), to, panel.min(dim - column));
                     }
                 });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADS: Heads = Heads { heads: 4, kv_heads: 2, dim: 10 };
+    const LENGTHS: [usize; 6] = [1, 5, 33, 16, 97, 70];
+
+    fn value(i: usize) -> f32 {
+        ((i * 7919 % 4093) as f32 - 2046.) / 900.
+    }
+
+    /// Attention of one head's query, in f64.
+    fn exact(q: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f64> {
+        let dot = |k: &[f32]| -> f64 {
+            q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum()
+        };
+        let scores: Vec<f64> = keys.iter().map(|k| dot(k)).collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let shares: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+        let sum: f64 = shares.iter().sum();
+        let one =
+            |d: usize| shares.iter().zip(values).map(|(p, v)| p * f64::from(v[d])).sum::<f64>();
+        (0..q.len()).map(|d| one(d) / sum).collect()
+    }
+
+    #[test]
+    fn a_query_sees_the_keys_of_its_window() {
+        let (dim, width, kv_width) =
+            (HEADS.dim, HEADS.heads * HEADS.dim, 2 * HEADS.kv_heads * HEADS.dim);
+        let total: usize = LENGTHS.iter().sum();
+        let q: Vec<f32> = (0..total * width).map(|i| value(i) / 3.).collect();
+        let kv: Vec<f32> = (0..total * kv_width).map(|i| value(3 * i + 1)).collect();
+        let around = |before, after| Window { before, after };
+        let windows = [
+            Window::CAUSAL,
+            Window::FULL,
+            around(0, 0),
+            around(3, 0),
+            around(5, 5),
+            around(31, 0),
+            around(40, 40),
+            around(0, usize::MAX),
+            around(usize::MAX, 7),
+        ];
+        for isa in Isa::available() {
+            for window in windows {
+                let mut scratch = Scratch::default();
+                let mut run = |spans: &[Span], q: &[f32]| {
+                    let mut out = vec![0f32; q.len()];
+                    let (kv, out_rows, scratch) = (&kv[..], &mut out[..], &mut scratch);
+                    Attention { q, kv, out: out_rows, spans, heads: HEADS, window, scratch }
+                        .apply(isa);
+                    out
+                };
+                let mut spans = Vec::new();
+                let mut start = 0;
+                for len in LENGTHS {
+                    spans.push(Span { start, len, query_start: start, queries: len });
+                    start += len;
+                }
+                let out = run(&spans, &q);
+                for span in &spans {
+                    for position in 0..span.len {
+                        let seen = window.keys(position, span.len);
+                        assert!(seen.contains(&position) && seen.len() <= window.most(span.len));
+                        for head in 0..HEADS.heads {
+                            let kv_head = head / 2 * dim;
+                            let rows = |at: usize| -> Vec<&[f32]> {
+                                let row =
+                                    |key: usize| &kv[(span.start + key) * kv_width + at..][..dim];
+                                seen.clone().map(row).collect()
+                            };
+                            let at = (span.start + position) * width + head * dim;
+                            let expected = exact(
+                                &q[at..][..dim],
+                                &rows(kv_head),
+                                &rows(kv_width / 2 + kv_head),
+                            );
+                            for (a, b) in out[at..][..dim].iter().zip(expected) {
+                                let apart = (f64::from(*a) - b).abs();
+                                assert!(
+                                    apart < 2e-5,
+                                    "{isa:?} {window:?} {position} of {}: {a} {b}",
+                                    span.len
+                                );
+                            }
+                        }
+                    }
+                    // The last position alone has the same bits.
+                    let last = [Span { query_start: 0, queries: 1, ..*span }];
+                    let at = (span.start + span.len - 1) * width;
+                    assert_eq!(
+                        run(&last, &q[at..][..width]),
+                        &out[at..][..width],
+                        "{isa:?} {window:?}"
+                    );
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ mod attention;
 mod heads;
 mod norm;
 
-pub use self::activation::{Activation, activate, add_bias};
+pub use self::activation::{activate, add_bias};
 pub use self::attention::{Attention, Heads, Scratch, Span};
 pub use self::heads::PrepareHeads;
 pub use self::norm::{layer_norm_rows, rms_norm_rows};

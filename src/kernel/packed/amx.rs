@@ -147,7 +147,7 @@ fn pack_rows(x: &[f32], k: usize, norm: Option<(&[f32], f32)>, to: &mut Buffer) 
     }
 }
 
-/// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
+/// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = f(a gate) * (a up).
 pub fn multiply(a: &AmxRows, m: usize, b: &AmxWeights, c: &mut [f32], then: Then) {
     let steps = b.layout.k.div_ceil(STEP);
     assert!(available() && c.len() >= m * b.layout.n, "shapes of a packed product");
@@ -302,12 +302,13 @@ mod tests {
     use half::bf16;
     use proptest::prelude::*;
 
+    use super::super::panels::tests::{any_gate, exact as gated};
     use super::*;
 
     proptest! {
         #[test]
         fn products_of_rounded_numbers(
-            m in 1usize..75, n in 1usize..70, k in 1usize..140, seed in any::<u64>(), silu in any::<bool>(),
+            m in 1usize..75, n in 1usize..70, k in 1usize..140, seed in any::<u64>(), gate in any_gate(),
             add in any::<bool>(),
         ) {
             if !available() {
@@ -327,20 +328,20 @@ mod tests {
                 let pairs = x[row * k..][..k].iter().zip(&weights[column * k..][..k]);
                 pairs.map(|(x, w)| round(*x) * round(*w)).sum()
             };
-            let layout = Layout { k, n, lanes: TILE, silu };
-            let parts: &[&[f32]] = if silu { &[&weights, &up] } else { &[&weights] };
+            let layout = Layout { k, n, lanes: TILE, gate };
+            let parts: &[&[f32]] = if gate.is_some() { &[&weights, &up] } else { &[&weights] };
             let b = AmxWeights::new(layout, parts);
             let mut a = AmxRows::default();
             // A longer product before: its leftovers must not show.
             a.prepare(&vec![9.; 80 * 145], 80, 145, None);
             a.prepare(&x, m, k, None);
-            let then = if add && !silu { Then::Add } else { Then::Store };
+            let then = if add && gate.is_none() { Then::Add } else { Then::Store };
             let mut c = vec![3f32; m * n];
             multiply(&a, m, &b, &mut c, then);
             for (at, c) in c.iter().enumerate() {
                 let product = exact(&weights, at / n, at % n);
-                let expected = if silu {
-                    product / (1. + (-product).exp()) * exact(&up, at / n, at % n)
+                let expected = if let Some(gate) = gate {
+                    gated(gate, product) * exact(&up, at / n, at % n)
                 } else if then == Then::Add {
                     product + 3.
                 } else {
@@ -367,7 +368,7 @@ mod tests {
         let x: Vec<f32> = (0..m * k).map(|i| ((i * 37 % 101) as f32 - 50.) / 7.).collect();
         let weight: Vec<f32> = (0..k).map(|i| 1. + i as f32 / 50.).collect();
         let b: Vec<f32> = (0..n * k).map(|i| ((i * 31 % 89) as f32 - 44.) / 60.).collect();
-        let packed = AmxWeights::new(Layout { k, n, lanes: TILE, silu: false }, &[&b]);
+        let packed = AmxWeights::new(Layout { k, n, lanes: TILE, gate: None }, &[&b]);
         let mut a = AmxRows::default();
         a.prepare(&x, m, k, Some((&weight, 1e-5)));
         let mut c = vec![0f32; m * n];

@@ -46,7 +46,7 @@ pub fn pack_words(layout: &Layout, pairs: usize, parts: &[&[f32]]) -> Buffer {
 /// [`pack_words`] of one matrix given as its transpose, row-major `[k, n]`: neighbours along k lie in two rows, so whole
 /// vectors are rounded at once.
 pub fn pack_turned(layout: &Layout, pairs: usize, matrix: &[f32]) -> Buffer {
-    assert!(!layout.silu && matrix.len() == layout.k * layout.n, "one matrix [k, n]");
+    assert!(layout.gate.is_none() && matrix.len() == layout.k * layout.n, "one matrix [k, n]");
     let mut data = Buffer::zeros(layout.panels() * pairs * layout.panel());
     round_turned(Isa::best(), layout, pairs, matrix, &mut data);
     data
@@ -125,7 +125,7 @@ kernel! {
 }
 
 kernel! {
-    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
+    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = f(a gate) * (a up).
     pub fn multiply<'a, W: Word>(
         words: Words, a: &'a Bf16Rows, m: usize, b: &'a Bf16Weights, c: &'a mut [f32], then: Then,
     ) {
@@ -188,6 +188,7 @@ unsafe fn tile<W: Word, const M: usize>(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::panels::tests::{any_gate, exact as gated};
     use super::*;
 
     #[test]
@@ -215,7 +216,7 @@ mod tests {
     proptest! {
         #[test]
         fn products_of_rounded_numbers(
-            m in 1usize..30, n in 1usize..50, k in 1usize..90, seed in any::<u64>(), silu in any::<bool>(),
+            m in 1usize..30, n in 1usize..50, k in 1usize..90, seed in any::<u64>(), gate in any_gate(),
         ) {
             let mut state = seed;
             let mut value = || {
@@ -231,8 +232,8 @@ mod tests {
                 pairs.map(|(x, w)| round(*x) * round(*w)).sum()
             };
             for words in Words::bf16(Isa::best()) {
-                let layout = Layout { k, n, lanes: words.lanes(), silu };
-                let parts: &[&[f32]] = if silu { &[&weights, &up] } else { &[&weights] };
+                let layout = Layout { k, n, lanes: words.lanes(), gate };
+                let parts: &[&[f32]] = if gate.is_some() { &[&weights, &up] } else { &[&weights] };
                 let b = Bf16Weights::new(words, layout, parts);
                 let mut a = Bf16Rows::default();
                 let mut c = vec![0f32; m * n];
@@ -242,8 +243,8 @@ mod tests {
                 multiply(words, &a, m, &b, &mut c, Then::Store);
                 for (at, c) in c.iter().enumerate() {
                     let product = exact(&weights, at / n, at % n);
-                    let expected = if silu {
-                        product / (1. + (-product).exp()) * exact(&up, at / n, at % n)
+                    let expected = if let Some(gate) = gate {
+                        gated(gate, product) * exact(&up, at / n, at % n)
                     } else {
                         product
                     };

@@ -123,7 +123,7 @@ pub fn inverse_rms<S: Simd>(x: &[f32], eps: f32) -> f32 {
 }
 
 kernel! {
-    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up). `partial` is for the
+    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = f(a gate) * (a up). `partial` is for the
     /// sums between blocks of k.
     pub fn multiply<'a, S: Simd>(
         isa: Isa, a: &'a Rows, m: usize, b: &'a Packed, c: &'a mut [f32], then: Then,

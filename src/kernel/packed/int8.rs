@@ -108,7 +108,7 @@ fn fill(row: &[f32], at: usize) -> [f32; BLOCK] {
 }
 
 kernel! {
-    /// c = a b for quantised a and b; `c` is `[m, n]`. For gate and up: c = silu(a gate) * (a up).
+    /// c = a b for quantised a and b; `c` is `[m, n]`. For gate and up: c = f(a gate) * (a up).
     pub fn multiply<'a, W: Word>(
         words: Words, a: &'a Int8Rows, m: usize, b: &'a Int8Weights, c: &'a mut [f32], then: Then,
     ) {
@@ -187,8 +187,10 @@ unsafe fn tile<W: Word, const M: usize>(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::super::elementary::Activation;
     use super::super::super::simd::Isa;
     use super::super::blocks::{Quantized, quantize};
+    use super::super::panels::tests::exact;
     use super::*;
 
     fn product(words: Words, x: &[f32], m: usize, b: &Int8Weights, c: &mut [f32], then: Then) {
@@ -258,7 +260,7 @@ mod tests {
             x.chunks_exact_mut(BLOCK).for_each(|row| row[0] = 127.);
             let then = if then { Then::Add } else { Then::Store };
             for words in Words::int8(Isa::best()) {
-                let layout = Layout { k: BLOCK, n, lanes: words.lanes(), silu: false };
+                let layout = Layout { k: BLOCK, n, lanes: words.lanes(), gate: None };
                 let b = Int8Weights::new(words, layout, &[&weights]);
                 let mut c = vec![3f32; m * n];
                 product(words, &x, m, &b, &mut c, then);
@@ -290,7 +292,7 @@ mod tests {
             let x: Vec<f32> = (0..m * k).map(|_| value() * 50.).collect();
             let weights = Blocks::quantize(&floats, k);
             for words in Words::int8(Isa::best()) {
-                let layout = Layout { k, n, lanes: words.lanes(), silu: false };
+                let layout = Layout { k, n, lanes: words.lanes(), gate: None };
                 let b = Int8Weights::new(words, layout, &[&weights]);
                 let mut c = vec![0f32; m * n];
                 product(words, &x, m, &b, &mut c, Then::Store);
@@ -316,8 +318,10 @@ mod tests {
         let mut x: Vec<f32> = (0..m * k).map(|i| value(i + 5)).collect();
         x[3 * k + 40] = f32::NAN;
         x[4 * k + 2] = f32::INFINITY;
-        for words in Words::int8(Isa::best()) {
-            let layout = Layout { k, n, lanes: words.lanes(), silu: true };
+        let all = Words::int8(Isa::best()).into_iter();
+        let functions = [Activation::Silu, Activation::GeluTanh, Activation::Gelu];
+        for (words, function) in all.flat_map(|words| functions.map(|f| (words, f))) {
+            let layout = Layout { k, n, lanes: words.lanes(), gate: Some(function) };
             let b = Int8Weights::new(words, layout, &[&gate, &up]);
             let mut c = vec![0f32; m * n];
             product(words, &x, m, &b, &mut c, Then::Store);
@@ -328,7 +332,7 @@ mod tests {
                 }
                 let gate = reference(&x, &gate, k, at / n, at % n);
                 let up = reference(&x, &up, k, at / n, at % n);
-                let expected = gate / (1. + (-gate).exp()) * up;
+                let expected = exact(function, f64::from(gate)) as f32 * up;
                 assert!((c - expected).abs() < 1e-4, "{words:?}: {c} and {expected}");
             }
         }

@@ -1,6 +1,7 @@
 //! A linear layer: packed weights of one format, and the activations they take.
 
 use super::super::buffer::Buffer;
+use super::super::elementary::Activation;
 use super::super::simd::Isa;
 use super::super::transpose::transposed;
 #[cfg(target_arch = "x86_64")]
@@ -127,12 +128,12 @@ pub struct Activations {
 impl Linear {
     /// Matrices that share their input, `n` rows in all, one below the other.
     pub fn stack(format: Format, parts: &[&Matrix], n: usize, k: usize) -> Self {
-        Self::pack(format, parts, Layout { k, n, lanes: format.lanes(), silu: false })
+        Self::pack(format, parts, Layout { k, n, lanes: format.lanes(), gate: None })
     }
 
     /// One matrix given as its transpose, `[k, n]`.
     pub fn turned(format: Format, matrix: &[f32], n: usize, k: usize) -> Self {
-        let layout = Layout { k, n, lanes: format.lanes(), silu: false };
+        let layout = Layout { k, n, lanes: format.lanes(), gate: None };
         match format {
             #[cfg(target_arch = "x86_64")]
             Format::Amx => Self::Amx(AmxWeights::turned(layout, matrix)),
@@ -145,9 +146,16 @@ impl Linear {
         }
     }
 
-    /// Gate and up projection, `n` rows each, whose product is `silu(gate) * up`.
-    pub fn gate_up(format: Format, gate: &Matrix, up: &Matrix, n: usize, k: usize) -> Self {
-        Self::pack(format, &[gate, up], Layout { k, n, lanes: format.lanes(), silu: true })
+    /// Gate and up projection, `[n, k]` each, whose product is `function(gate) * up`.
+    pub fn gate_up(
+        format: Format,
+        function: Activation,
+        [gate, up]: [&Matrix; 2],
+        n: usize,
+        k: usize,
+    ) -> Self {
+        let layout = Layout { k, n, lanes: format.lanes(), gate: Some(function) };
+        Self::pack(format, &[gate, up], layout)
     }
 
     fn pack(format: Format, parts: &[&Matrix], layout: Layout) -> Self {

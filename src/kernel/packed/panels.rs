@@ -1,5 +1,6 @@
 //! How weights lie in panels, and how a tile of products leaves the registers: the same for every arithmetic.
 
+use super::super::elementary::{Activation, normal};
 use super::super::simd::Simd;
 
 /// Runs a body with the const `M` set to the number of rows, 1 to 14 but no more than the tile has.
@@ -26,7 +27,7 @@ pub const PANELS: usize = 4;
 const CACHED: usize = 1 << 17;
 
 /// A weight matrix `[n, k]` cut into panels of columns, two vectors wide. Two matrices of one shape whose product
-/// is `silu(gate) * up` share panels: one vector of gate columns, one of up.
+/// is `f(gate) * up` share panels: one vector of gate columns, one of up.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
     /// The layer's input width.
@@ -35,8 +36,8 @@ pub struct Layout {
     pub n: usize,
     /// Lanes of a vector.
     pub lanes: usize,
-    /// Whether this is gate and up.
-    pub silu: bool,
+    /// Where this is gate and up, the function on the gate.
+    pub gate: Option<Activation>,
 }
 
 impl Layout {
@@ -47,7 +48,7 @@ impl Layout {
 
     /// Columns of the result that one panel makes.
     pub fn width(&self) -> usize {
-        if self.silu { self.lanes } else { self.panel() }
+        if self.gate.is_some() { self.lanes } else { self.panel() }
     }
 
     /// How many panels there are; the last may have columns that are padding.
@@ -57,7 +58,7 @@ impl Layout {
 
     /// Panel, and column in it, of row `at` of the matrices one below the other.
     pub fn place(&self, at: usize) -> (usize, usize) {
-        if self.silu {
+        if self.gate.is_some() {
             let (up, at) = (at / self.n, at % self.n);
             (at / self.lanes, up * self.lanes + at % self.lanes)
         } else {
@@ -69,7 +70,7 @@ impl Layout {
     pub fn target(&self, at: usize, then: Then) -> Target {
         let column = at * self.width();
         let columns = self.width().min(self.n - column);
-        Target { column, columns, stride: self.n, silu: self.silu, then }
+        Target { column, columns, stride: self.n, gate: self.gate, then }
     }
 }
 
@@ -93,7 +94,7 @@ pub struct Target {
     pub column: usize,
     columns: usize,
     stride: usize,
-    silu: bool,
+    gate: Option<Activation>,
     then: Then,
 }
 
@@ -107,10 +108,8 @@ pub unsafe fn finish<S: Simd, const M: usize>(sums: &[[S::V; 2]; M], c: *mut f32
         // SAFETY: the caller vouches for c; parts of vectors go through `edge`.
         unsafe {
             let c = c.add(i * target.stride);
-            if target.silu {
-                let gate = sum[0];
-                let minus = S::mul(gate, S::splat(-1.));
-                let value = S::mul(S::div(gate, S::add(S::splat(1.), S::exp(minus))), sum[1]);
+            if let Some(gate) = target.gate {
+                let value = S::mul(gated::<S>(gate, sum[0]), sum[1]);
                 put::<S>(value, c, target.columns, Then::Store);
             } else {
                 put::<S>(sum[0], c, target.columns, target.then);
@@ -119,6 +118,33 @@ pub unsafe fn finish<S: Simd, const M: usize>(sums: &[[S::V; 2]; M], c: *mut f32
                 }
             }
         }
+    }
+}
+
+/// The function on the gate.
+///
+/// # Safety
+/// Below `Isa::run`.
+#[inline(always)]
+unsafe fn gated<S: Simd>(gate: Activation, x: S::V) -> S::V {
+    // SAFETY: as this function's; the array is as long as the longest vector.
+    unsafe {
+        let minus = match gate {
+            Activation::Relu => return S::max(x, S::splat(0.)),
+            Activation::Gelu => {
+                let mut share = [0f32; 16];
+                S::store(share.as_mut_ptr(), x);
+                share.iter_mut().for_each(|x| *x = normal(*x).0);
+                return S::mul(x, S::load(share.as_ptr()));
+            }
+            Activation::Silu => S::mul(x, S::splat(-1.)),
+            // x times the logistic function of twice the tangent's argument, sqrt(2 / pi) (x + 0.044715 x^3).
+            Activation::GeluTanh => {
+                let square = S::mul(x, x);
+                S::mul(x, S::fma(square, S::splat(-0.071_354_814), S::splat(-1.595_769_2)))
+            }
+        };
+        S::div(x, S::add(S::splat(1.), S::exp(minus)))
     }
 }
 
@@ -143,20 +169,55 @@ unsafe fn put<S: Simd>(value: S::V, c: *mut f32, columns: usize, then: Then) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// All of them, in f64.
+    pub fn exact(gate: Activation, x: f64) -> f64 {
+        match gate {
+            Activation::Silu => x / (1. + (-x).exp()),
+            Activation::GeluTanh => {
+                let inner = (2. / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                0.5 * x * (1. + inner.tanh())
+            }
+            Activation::Gelu => x * up_to(x),
+            Activation::Relu => x.max(0.),
+        }
+    }
+
+    /// The normal distribution up to x, by its series.
+    fn up_to(x: f64) -> f64 {
+        if x.abs() > 6. {
+            return if x > 0. { 1. } else { 0. };
+        }
+        let (mut term, mut sum) = (x, x);
+        for n in 1..120 {
+            let n = f64::from(n);
+            term *= -x * x / (2. * n);
+            sum += term / (2. * n + 1.);
+        }
+        0.5 + sum / (2. * std::f64::consts::PI).sqrt()
+    }
+
+    /// None, or one of them.
+    pub fn any_gate() -> impl proptest::strategy::Strategy<Value = Option<Activation>> {
+        use Activation::{Gelu, GeluTanh, Relu, Silu};
+        let all = [None, Some(Silu), Some(GeluTanh), Some(Gelu), Some(Relu)];
+        proptest::sample::select(all.to_vec())
+    }
 
     #[test]
     fn every_row_has_one_place() {
-        for (n, lanes, silu) in [(40, 16, false), (40, 16, true), (7, 4, true), (9, 4, false)] {
-            let layout = Layout { k: 1, n, lanes, silu };
-            let rows = if silu { 2 * n } else { n };
+        let silu = Some(Activation::Silu);
+        for (n, lanes, gate) in [(40, 16, None), (40, 16, silu), (7, 4, silu), (9, 4, None)] {
+            let layout = Layout { k: 1, n, lanes, gate };
+            let rows = if gate.is_some() { 2 * n } else { n };
             let mut seen: Vec<_> = (0..rows).map(|at| layout.place(at)).collect();
             assert!(seen.iter().all(|(p, c)| *p < layout.panels() && *c < layout.panel()));
             seen.sort_unstable();
             seen.dedup();
             assert_eq!(seen.len(), rows);
-            if silu {
+            if gate.is_some() {
                 let (panel, column) = layout.place(3);
                 assert_eq!(layout.place(n + 3), (panel, column + lanes));
             }

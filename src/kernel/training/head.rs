@@ -8,6 +8,7 @@ use super::super::elementary::exp;
 use super::super::lanes::{dot, sum};
 use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::super::transpose::turn;
+use super::super::window::Window;
 
 /// The largest vector of any instruction set.
 const VECTOR: usize = 16;
@@ -70,26 +71,27 @@ impl Head {
         self.depth
     }
 
-    /// `out = softmax(scale q k^T) v`, every row over its own and earlier columns where `causal`.
-    pub fn forward(&mut self, scale: f32, causal: bool) {
-        forward(Isa::best(), self, scale, causal);
+    /// `out = softmax(scale q k^T) v`, every row over the columns of its window.
+    pub fn forward(&mut self, scale: f32, window: Window) {
+        forward(Isa::best(), self, scale, window);
     }
 
     /// dq, dk and dv from the gradient in `out`. dk and dv are added to what is there.
-    pub fn backward(&mut self, scale: f32, causal: bool) {
-        backward(Isa::best(), self, scale, causal);
+    pub fn backward(&mut self, scale: f32, window: Window) {
+        backward(Isa::best(), self, scale, window);
     }
 
     /// The probabilities into `p`.
     #[inline(always)]
-    fn probabilities<S: Simd>(&mut self, scale: f32, causal: bool) {
+    fn probabilities<S: Simd>(&mut self, scale: f32, window: Window) {
         let (length, depth, wide) = (self.length, self.depth, self.wide);
         turn::<S>(&self.k, depth, &mut self.turned, wide);
         let (q, k) = ((&self.q[..], depth, 1), (&self.turned[..], wide));
         multiply::<S>((length, depth, wide), q, k, (&mut self.p, wide), false);
         for (at, row) in self.p.chunks_exact_mut(wide).enumerate() {
-            let seen = if causal { at + 1 } else { length };
-            row[seen..].fill(f32::NEG_INFINITY);
+            let seen = window.keys(at, length);
+            row[..seen.start].fill(f32::NEG_INFINITY);
+            row[seen.end..].fill(f32::NEG_INFINITY);
             let mut largest = [f32::NEG_INFINITY; VECTOR];
             for values in row.chunks_exact(VECTOR) {
                 for (largest, value) in largest.iter_mut().zip(values) {
@@ -100,7 +102,8 @@ impl Head {
             for value in row.iter_mut() {
                 *value = exp(scale * (*value - largest));
             }
-            row[seen..].fill(0.0);
+            row[..seen.start].fill(0.0);
+            row[seen.end..].fill(0.0);
             let share = sum(row).recip();
             for value in row {
                 *value *= share;
@@ -110,8 +113,8 @@ impl Head {
 }
 
 kernel! {
-    fn forward<'a, S: Simd>(isa: Isa, head: &'a mut Head, scale: f32, causal: bool) {
-        head.probabilities::<S>(scale, causal);
+    fn forward<'a, S: Simd>(isa: Isa, head: &'a mut Head, scale: f32, window: Window) {
+        head.probabilities::<S>(scale, window);
         let (length, depth, wide) = (head.length, head.depth, head.wide);
         let (p, v) = ((&head.p[..], wide, 1), (&head.v[..], depth));
         multiply::<S>((length, length, depth), p, v, (&mut head.out, depth), false);
@@ -119,8 +122,8 @@ kernel! {
 }
 
 kernel! {
-    fn backward<'a, S: Simd>(isa: Isa, head: &'a mut Head, scale: f32, causal: bool) {
-        head.probabilities::<S>(scale, causal);
+    fn backward<'a, S: Simd>(isa: Isa, head: &'a mut Head, scale: f32, window: Window) {
+        head.probabilities::<S>(scale, window);
         let (length, depth, wide) = (head.length, head.depth, head.wide);
         let square = (length, length, depth);
         // dv += p^T g

@@ -72,6 +72,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::tower::model::pool::Pool;
+    use crate::tower::{Gemma, Sliding};
 
     /// Weights made from a hash of their name: the same on every call.
     struct Hashed;
@@ -109,9 +110,27 @@ mod tests {
             rms_norm_eps: 1e-6,
             rope_theta: 10_000.,
             rope_factors: None,
+            rope_scale: 1.,
             qkv_bias: true,
             qk_norm: true,
             max_positions: 512,
+            causal: true,
+            sliding: None,
+            gemma: None,
+        }
+    }
+
+    /// With sliding layers narrower and wider than a vector, of positions of their own.
+    fn gemma(causal: bool) -> DecoderConfig {
+        let after = if causal { 0 } else { 20 };
+        let layers = vec![true, false];
+        DecoderConfig {
+            family: "gemma3_text".into(),
+            qkv_bias: false,
+            causal,
+            sliding: Some(Sliding { before: 20, after, layers, rope_theta: Some(500.) }),
+            gemma: Some(Gemma { query_scalar: 20., norms_from_one: true }),
+            ..config()
         }
     }
 
@@ -123,25 +142,32 @@ mod tests {
 
     #[test]
     fn every_instruction_set_gives_the_same_states() {
-        let (config, owned) = (config(), sequences());
+        let pools = [Pool::Mean, Pool::MeanSqrtLen, Pool::WeightedMean, Pool::Max];
+        let wants = [Want::All, Want::First, Want::Last].into_iter();
+        same_states(&config(), wants.chain(pools.map(Want::Pooled)));
+        for causal in [true, false] {
+            same_states(&gemma(causal), [Want::All, Want::Last].into_iter());
+        }
+    }
+
+    fn same_states(config: &DecoderConfig, wants: impl Iterator<Item = Want>) {
+        let owned = sequences();
         let sequences: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
         let tensors = crate::tower::tensor::TensorDecoder::load(
-            &config,
+            config,
             &Hashed,
             Device::Cpu,
             candle_core::DType::F32,
             512,
         )
         .unwrap();
-        let pools = [Pool::Mean, Pool::MeanSqrtLen, Pool::WeightedMean, Pool::Max];
-        let wants = [Want::All, Want::First, Want::Last].into_iter();
-        for want in wants.chain(pools.map(Want::Pooled)) {
+        for want in wants {
             let expected: Vec<f32> =
                 tensors.run(&sequences, want).unwrap().flatten_all().unwrap().to_vec1().unwrap();
             for isa in Isa::available() {
                 for threads in [1, 3] {
                     let mut decoder =
-                        CpuDecoder::load(&config, &Hashed, threads, 512, isa, Arithmetic::F32)
+                        CpuDecoder::load(config, &Hashed, threads, 512, isa, Arithmetic::F32)
                             .unwrap();
                     let states = decoder.run(&sequences, want);
                     assert_eq!(states.len(), expected.len());

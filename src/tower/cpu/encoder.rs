@@ -6,7 +6,7 @@ use super::groups::{Batch, threads};
 use crate::error::Result;
 use crate::kernel::{
     Activation, Activations, Attention, Buffer, Format, Heads, Isa, Linear, Matrix, Scratch, Span,
-    Then, activate, add_bias, layer_norm_rows,
+    Then, Window, activate, add_bias, layer_norm_rows,
 };
 use crate::tower::model::pool::Want;
 use crate::types::{Arithmetic, Pooling};
@@ -238,7 +238,7 @@ impl Model {
                 out: &mut w.attended,
                 spans: &w.spans,
                 heads,
-                causal: false,
+                window: Window::FULL,
                 scratch: &mut w.scratch,
             }
             .apply(isa);

@@ -8,7 +8,7 @@ use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::kernel::{
     Activations, Attention, Buffer, Format, Heads, Isa, Linear, Matrix, PrepareHeads, Scratch,
-    Span, Then, rms_norm_rows,
+    Span, Then, add_to, rms_norm_rows,
 };
 use crate::tower::model::layer_weights::{LayerWeights, Weights};
 use crate::tower::model::pool::Want;
@@ -21,6 +21,8 @@ pub(super) struct Model {
     pub(super) config: DecoderConfig,
     heads: Heads,
     rope: Rope,
+    /// Of sliding layers, where it is another.
+    sliding_rope: Option<Rope>,
     vocabulary: Vocabulary,
     layers: Vec<Layer>,
     norm: Vec<f32>,
@@ -35,9 +37,11 @@ struct Layer {
     q_norm: Option<Vec<f32>>,
     k_norm: Option<Vec<f32>>,
     o: Linear,
-    post_norm: Vec<f32>,
+    attended_norm: Option<Vec<f32>>,
+    inner_norm: Vec<f32>,
     gate_up: Linear,
     down: Linear,
+    outer_norm: Option<Vec<f32>>,
 }
 
 impl Layer {
@@ -48,14 +52,16 @@ impl Layer {
             q: Linear::stack(format, &[&w.q], q, hidden),
             kv: Linear::stack(format, &[&w.k, &w.v], 2 * kv, hidden),
             o: Linear::stack(format, &[&w.o], hidden, q),
-            gate_up: Linear::gate_up(format, &w.gate, &w.up, middle, hidden),
+            gate_up: Linear::gate_up(format, config.gate(), [&w.gate, &w.up], middle, hidden),
             down: Linear::stack(format, &[&w.down], hidden, middle),
             input_norm: w.input_norm,
             q_bias: w.q_bias,
             kv_bias: w.kv_bias,
             q_norm: w.q_norm,
             k_norm: w.k_norm,
-            post_norm: w.post_norm,
+            attended_norm: w.attended_norm,
+            inner_norm: w.inner_norm,
+            outer_norm: w.outer_norm,
         }
     }
 }
@@ -70,6 +76,8 @@ pub(super) struct Workspace {
     kv: Buffer,
     attended: Buffer,
     middle: Buffer,
+    /// What joins the residual stream after a norm.
+    joining: Buffer,
     positions: Vec<u32>,
     last: Vec<u32>,
     spans: Vec<Span>,
@@ -127,18 +135,20 @@ impl Model {
             config: config.clone(),
             heads: Heads { heads: config.heads, kv_heads: config.kv_heads, dim: config.head_dim },
             rope: Rope::new(config, max_tokens),
+            sliding_rope: Rope::of_sliding(config, max_tokens),
             vocabulary,
             layers,
             norm: weights.norm()?,
         })
     }
 
-    /// Multiply-adds of a sequence in one layer.
+    /// Multiply-adds of a sequence in all layers.
     pub(super) fn cost(&self, length: usize) -> u64 {
         let c = &self.config;
         let width = (c.heads + c.kv_heads) * c.head_dim;
         let linear = c.hidden_size * (2 * width + 3 * c.intermediate_size);
-        (length * (linear + length * c.heads * c.head_dim)) as u64
+        let seen: usize = (0..c.layers).map(|layer| c.window(layer).most(length)).sum();
+        (length * (c.layers * linear + seen * c.heads * c.head_dim)) as u64
     }
 
     /// Takes a group of sequences through all layers; the states come in the order of the sequences.
@@ -168,7 +178,7 @@ impl Model {
         let mut rows = m;
         for (at, layer) in self.layers.iter().enumerate() {
             let last = want == Want::Last && at + 1 == self.layers.len();
-            self.attend(w, layer, m, last);
+            self.attend(w, (at, layer), m, last);
             if last {
                 rows = sequences.len();
             }
@@ -195,7 +205,7 @@ impl Model {
 
     /// x += attention(norm(x)). Where only the `last` positions are wanted, x is cut down to them: keys and
     /// values need all rows, queries do not.
-    fn attend(&self, w: &mut Workspace, layer: &Layer, m: usize, last: bool) {
+    fn attend(&self, w: &mut Workspace, (at, layer): (usize, &Layer), m: usize, last: bool) {
         let (isa, hidden, heads) = (self.isa, self.config.hidden_size, self.heads);
         let (q_width, kv_width) = (heads.heads * heads.dim, 2 * heads.kv_heads * heads.dim);
         let eps = self.config.rms_norm_eps as f32;
@@ -214,7 +224,10 @@ impl Model {
             layer.q.prepare(isa, &w.x, rows, norm, a);
         }
         layer.q.apply(isa, a, rows, &mut w.q, Then::Store);
-        let rope = self.rope.tables();
+        let rope = match &self.sliding_rope {
+            Some(rope) if self.config.slides(at) => rope.tables(),
+            _ => self.rope.tables(),
+        };
         PrepareHeads {
             x: &mut w.kv[..m * kv_width],
             stride: kv_width,
@@ -236,7 +249,7 @@ impl Model {
             bias: layer.q_bias.as_deref(),
             norm: layer.q_norm.as_deref().map(|weight| (weight, eps)),
             rope,
-            scale: 1. / (heads.dim as f32).sqrt(),
+            scale: self.config.score_scale() as f32,
         }
         .apply(isa);
         Attention {
@@ -245,21 +258,33 @@ impl Model {
             out: &mut w.attended,
             spans: &w.spans,
             heads,
-            causal: true,
+            window: self.config.window(at),
             scratch: &mut w.scratch,
         }
         .apply(isa);
         layer.o.prepare(isa, &w.attended, rows, None, a);
-        layer.o.apply(isa, a, rows, &mut w.x, Then::Add);
+        self.join(&layer.o, layer.attended_norm.as_deref(), w, rows);
     }
 
-    /// x += down(silu(gate(norm(x))) * up(norm(x)))
+    /// x += norm(y), where y is what `last` makes of the rows prepared for it; without a norm x += y.
+    fn join(&self, last: &Linear, norm: Option<&[f32]>, w: &mut Workspace, rows: usize) {
+        let (isa, a) = (self.isa, &mut w.activations);
+        let Some(norm) = norm else { return last.apply(isa, a, rows, &mut w.x, Then::Add) };
+        let count = rows * self.config.hidden_size;
+        w.joining.reserve(count);
+        let y = &mut w.joining[..count];
+        last.apply(isa, a, rows, y, Then::Store);
+        rms_norm_rows(isa, y, norm, self.config.rms_norm_eps as f32);
+        add_to(&mut w.x[..count], y);
+    }
+
+    /// x += down(f(gate(norm(x))) * up(norm(x))), as [`Model::join`] adds.
     fn feed_forward(&self, w: &mut Workspace, layer: &Layer, rows: usize) {
-        let norm = Some((&layer.post_norm[..], self.config.rms_norm_eps as f32));
+        let norm = Some((&layer.inner_norm[..], self.config.rms_norm_eps as f32));
         let (isa, a) = (self.isa, &mut w.activations);
         layer.gate_up.prepare(isa, &w.x, rows, norm, a);
         layer.gate_up.apply(isa, a, rows, &mut w.middle, Then::Store);
         layer.down.prepare(isa, &w.middle, rows, None, a);
-        layer.down.apply(isa, a, rows, &mut w.x, Then::Add);
+        self.join(&layer.down, layer.outer_norm.as_deref(), w, rows);
     }
 }

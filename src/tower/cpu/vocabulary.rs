@@ -18,10 +18,16 @@ pub(super) enum Vocabulary {
 
 impl Vocabulary {
     pub(super) fn read(weights: &Weights<'_>, format: Format) -> Result<Self> {
+        let scale = weights.config.embedding_scale();
         Ok(match format {
-            Format::F32(_) => Self::F32(weights.embedding(|x| x)?),
-            Format::Int8(_) => Self::F16(weights.embedding(f16::from_f32)?),
-            _ => Self::Bf16(weights.embedding(bf16::from_f32)?),
+            Format::F32(_) => Self::F32(weights.embedding(|x| x * scale)?),
+            Format::Int8(_) => Self::F16(weights.embedding(|x| f16::from_f32(x * scale))?),
+            _ => {
+                // A bf16 model's table, factor and product are rounded to bf16, each.
+                let round = |x: f32| bf16::from_f32(x).to_f32();
+                let scale = round(scale);
+                Self::Bf16(weights.embedding(|x| bf16::from_f32(round(x) * scale))?)
+            }
         })
     }
 

@@ -1,12 +1,22 @@
 //! GGUF metadata to [`DecoderConfig`].
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::tower::DecoderConfig;
-use crate::tower::files::config::{check, unsupported_family};
-use crate::tower::files::gguf::Gguf;
+use crate::tower::files::config::check;
+use crate::tower::files::gguf::{Gguf, Value};
 use crate::tower::files::sentence::Said;
 use crate::tower::files::weights::GgufWeights;
+use crate::tower::{DecoderConfig, Gemma, Sliding};
 use crate::types::Pooling;
+
+/// Architectures, by llama.cpp's names, whose files are read. Mistral's say `llama`; `llama-embed` is NVIDIA's Llama without a
+/// causal mask, `gemma-embedding` EmbeddingGemma.
+const ARCHITECTURES: [&str; 6] =
+    ["llama", "llama-embed", "qwen2", "qwen3", "gemma3", "gemma-embedding"];
+/// What llama.cpp takes where a Gemma's file does not say it: base of sliding layers, and which of so many layers is a full one.
+const SLIDING_THETA: f64 = 10_000.0;
+const PATTERN: usize = 6;
+/// Layers of the one Gemma 3 (27B) whose scores are not divided by the root of the head's width.
+const LARGEST_GEMMA: usize = 62;
 
 /// The architecture that a GGUF file describes.
 ///
@@ -40,14 +50,22 @@ pub(crate) fn pooling(gguf: &Gguf) -> Result<Option<Said<Pooling>>> {
 }
 
 fn read(gguf: &Gguf) -> Result<DecoderConfig> {
-    let family = gguf
+    let architecture = gguf
         .string("general.architecture")?
         .ok_or_else(|| Error::corrupt("it has no general.architecture"))?;
-    // Mistral's files say `llama`: the converter stores them as such.
-    if !["llama", "qwen2", "qwen3"].contains(&family) {
-        return Err(unsupported_family(family));
+    if !ARCHITECTURES.contains(&architecture) {
+        return Err(Error::unsupported(format!(
+            "GGUF files of the architecture {architecture:?} are not supported ({} are)",
+            ARCHITECTURES.join(", ")
+        )));
     }
-    let key = |name: &str| format!("{family}.{name}");
+    let gemma = matches!(architecture, "gemma3" | "gemma-embedding");
+    let family = match architecture {
+        "llama-embed" => "llama",
+        _ if gemma => "gemma3_text",
+        other => other,
+    };
+    let key = |name: &str| format!("{architecture}.{name}");
     let optional = |name: &str| match gguf.integer(&key(name))? {
         None => Ok(None),
         Some(value) => usize::try_from(value)
@@ -74,22 +92,43 @@ fn read(gguf: &Gguf) -> Result<DecoderConfig> {
     if gguf.integer(&key("expert_count"))?.is_some_and(|experts| experts > 0) {
         return Err(Error::unsupported("mixtures of experts are not supported"));
     }
-    if gguf.bool(&key("attention.causal"))? == Some(false) {
-        return Err(Error::unsupported("attention without causality is not supported"));
+    // llama.cpp knows these two not to be, whether the file says so or not.
+    let around = matches!(architecture, "llama-embed" | "gemma-embedding");
+    let causal = gguf.bool(&key("attention.causal"))?.unwrap_or(!around);
+    if gguf.float(&key("attn_logit_softcapping"))?.is_some_and(|cap| cap != 0.0) {
+        return Err(Error::unsupported("soft-capped attention scores are not supported"));
     }
     let embedding = gguf
         .tensors
         .get("token_embd.weight")
         .ok_or_else(|| Error::corrupt("it has no token_embd.weight"))?;
     let mut max_positions = needed("context_length")?;
-    if let Some(window) = optional("attention.sliding_window")? {
-        max_positions = max_positions.min(window);
-    }
+    let layers = needed("block_count")?;
+    let window = optional("attention.sliding_window")?;
+    let sliding = match window {
+        Some(window) if gemma => Some(Sliding {
+            // llama.cpp halves the window of EmbeddingGemma, to either side.
+            before: if causal { window - 1 } else { window / 2 },
+            after: if causal { 0 } else { window / 2 },
+            layers: sliding_layers(gguf, &key("attention.sliding_window_pattern"), layers)?,
+            rope_theta: Some(gguf.float(&key("rope.freq_base_swa"))?.unwrap_or(SLIDING_THETA)),
+        }),
+        // The file does not say which layers it is for; within the window that makes no difference.
+        Some(window) => {
+            max_positions = max_positions.min(window);
+            None
+        }
+        None => None,
+    };
+    let query_scalar = match architecture {
+        "gemma3" if layers == LARGEST_GEMMA => hidden_size as f64 / heads as f64,
+        _ => head_dim as f64,
+    };
     let config = DecoderConfig {
         vocab_size: embedding.shape[0],
         hidden_size,
         intermediate_size: needed("feed_forward_length")?,
-        layers: needed("block_count")?,
+        layers,
         heads,
         kv_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
@@ -98,20 +137,44 @@ fn read(gguf: &Gguf) -> Result<DecoderConfig> {
             .ok_or_else(|| Error::corrupt("it has no attention.layer_norm_rms_epsilon"))?,
         rope_theta: gguf.float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
         rope_factors: None,
+        rope_scale: 1.0,
         qkv_bias: gguf.tensors.contains_key("blk.0.attn_q.bias"),
         qk_norm: gguf.tensors.contains_key("blk.0.attn_q_norm.weight"),
         max_positions,
+        causal,
+        sliding,
+        gemma: gemma.then_some(Gemma { query_scalar, norms_from_one: false }),
         family: family.to_owned(),
     };
     check(&config)?;
     if gguf.tensors.contains_key("blk.0.attn_output.bias") {
         return Err(Error::unsupported("a bias on the attention's output is not supported"));
     }
-    let rope_factors = rope_factors(gguf, &config)?;
+    let rope_factors = rope_factors(gguf, architecture, &config)?;
     Ok(DecoderConfig { rope_factors, ..config })
 }
 
-fn rope_factors(gguf: &Gguf, config: &DecoderConfig) -> Result<Option<Vec<f32>>> {
+/// Which layers slide: all but the last of every so many, or as listed.
+fn sliding_layers(gguf: &Gguf, key: &str, layers: usize) -> Result<Vec<bool>> {
+    let every = |period: usize| -> Vec<bool> {
+        (0..layers).map(|layer| !(layer + 1).is_multiple_of(period)).collect()
+    };
+    match gguf.metadata.get(key) {
+        None => Ok(every(PATTERN)),
+        Some(Value::Integer(period)) if *period > 0 => Ok(every(*period as usize)),
+        Some(Value::Bools(listed)) if listed.len() >= layers => Ok(listed[..layers].to_vec()),
+        Some(Value::Integers(listed)) if listed.len() >= layers => {
+            Ok(listed[..layers].iter().map(|one| *one != 0).collect())
+        }
+        Some(_) => Err(gguf.wrong(key, "a period or a list of all layers")),
+    }
+}
+
+fn rope_factors(
+    gguf: &Gguf,
+    architecture: &str,
+    config: &DecoderConfig,
+) -> Result<Option<Vec<f32>>> {
     let pairs = config.head_dim / 2;
     // Llama 3.1 and later: the converter writes the divisors out.
     if let Some(entry) = gguf.tensors.get("rope_freqs.weight") {
@@ -126,7 +189,7 @@ fn rope_factors(gguf: &Gguf, config: &DecoderConfig) -> Result<Option<Vec<f32>>>
         }
         return Ok(Some(factors));
     }
-    let key = |name: &str| format!("{}.rope.scaling.{name}", config.family);
+    let key = |name: &str| format!("{architecture}.rope.scaling.{name}");
     match gguf.string(&key("type"))? {
         None | Some("none") => Ok(None),
         Some("linear") => match gguf.float(&key("factor"))? {

@@ -4,6 +4,7 @@ pub(crate) mod config;
 pub(crate) mod disk;
 pub(crate) mod gguf;
 pub(crate) mod gguf_config;
+pub(crate) mod gguf_modules;
 pub(crate) mod hub;
 pub(crate) mod lora;
 pub(crate) mod packed;

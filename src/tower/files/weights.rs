@@ -4,8 +4,8 @@ use candle_core::quantized::{GgmlDType, ggml_file};
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::tower::WeightSource;
 use crate::tower::files::gguf::{Gguf, TensorEntry};
+use crate::tower::{DecoderConfig, WeightSource};
 
 /// The error for a tensor whose shape is not the one the model's configuration implies.
 pub(crate) fn wrong_shape(name: &str, found: &[usize], wanted: &[usize]) -> Error {
@@ -42,14 +42,16 @@ pub(crate) struct GgufWeights {
     gguf: Gguf,
     /// Query and key heads where their rows are stored in interleaved rotary order.
     interleaved: Option<(usize, usize)>,
+    /// Whether a layer has Gemma's four norms.
+    four_norms: bool,
 }
 
 impl GgufWeights {
     /// `llama` files (Mistral's too) keep each head's q and k rows as (0, half, 1, half + 1, ...);
     /// other architectures keep Hugging Face's order.
-    pub(crate) fn new(gguf: Gguf, architecture: &str, heads: usize, kv_heads: usize) -> Self {
-        let interleaved = (architecture == "llama").then_some((heads, kv_heads));
-        Self { gguf, interleaved }
+    pub(crate) fn new(gguf: Gguf, config: &DecoderConfig) -> Self {
+        let interleaved = (config.family == "llama").then_some((config.heads, config.kv_heads));
+        Self { gguf, interleaved, four_norms: config.gemma.is_some() }
     }
 
     /// Tensor of the file's own name, dequantised.
@@ -76,7 +78,7 @@ impl GgufWeights {
 
     /// Where a tensor lies, and its name in the file.
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&TensorEntry, String)> {
-        let stored = gguf_name(name).ok_or_else(|| missing(name))?;
+        let stored = gguf_name(name, self.four_norms).ok_or_else(|| missing(name))?;
         let entry = self.gguf.tensors.get(&stored).ok_or_else(|| missing(name))?;
         if entry.shape != shape {
             return Err(wrong_shape(name, &entry.shape, shape));
@@ -107,7 +109,8 @@ impl WeightSource for GgufWeights {
     }
 
     fn contains(&self, name: &str) -> bool {
-        gguf_name(name).is_some_and(|stored| self.gguf.tensors.contains_key(&stored))
+        gguf_name(name, self.four_norms)
+            .is_some_and(|stored| self.gguf.tensors.contains_key(&stored))
     }
 
     fn q8_0(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Vec<u8>>> {
@@ -151,7 +154,7 @@ fn unpermute(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
 }
 
 /// The name under which llama.cpp's converter stores a Hugging Face tensor.
-fn gguf_name(name: &str) -> Option<String> {
+fn gguf_name(name: &str, four_norms: bool) -> Option<String> {
     let name = name.strip_prefix("model.").unwrap_or(name);
     let Some(rest) = name.strip_prefix("layers.") else {
         return match name {
@@ -166,7 +169,9 @@ fn gguf_name(name: &str) -> Option<String> {
     let (module, kind) = rest.rsplit_once('.')?;
     let module = match module {
         "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
+        "post_attention_layernorm" if four_norms => "post_attention_norm",
+        "post_attention_layernorm" | "pre_feedforward_layernorm" => "ffn_norm",
+        "post_feedforward_layernorm" => "post_ffw_norm",
         "self_attn.q_proj" => "attn_q",
         "self_attn.k_proj" => "attn_k",
         "self_attn.v_proj" => "attn_v",
@@ -187,9 +192,14 @@ mod tests {
 
     #[test]
     fn names_are_mapped() {
-        let map = |name| gguf_name(name).unwrap_or_default();
+        let map = |name| gguf_name(name, false).unwrap_or_default();
+        let gemma = |part| gguf_name(&format!("model.layers.2.{part}.weight"), true).unwrap();
         assert_eq!(map("model.layers.3.self_attn.q_proj.bias"), "blk.3.attn_q.bias");
         assert_eq!(map("model.norm.weight"), "output_norm.weight");
+        assert_eq!(map("model.layers.2.post_attention_layernorm.weight"), "blk.2.ffn_norm.weight");
+        assert_eq!(gemma("post_attention_layernorm"), "blk.2.post_attention_norm.weight");
+        assert_eq!(gemma("pre_feedforward_layernorm"), "blk.2.ffn_norm.weight");
+        assert_eq!(gemma("post_feedforward_layernorm"), "blk.2.post_ffw_norm.weight");
         assert_eq!(map("embed_tokens.weight"), "token_embd.weight");
         assert_eq!(map("model.layers.x.mlp.up_proj.weight"), "");
         assert_eq!(map("model.layers.1.self_attn.rotary_emb.inv_freq"), "");

@@ -1,11 +1,12 @@
 //! What a decoder LLM is, and where its weights come from: between weight files and engines.
 
 use crate::error::Result;
+use crate::kernel::{Activation, Window};
 
 /// Architecture of a decoder LLM, whatever file it came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderConfig {
-    /// Model family, as `model_type` or `general.architecture` says: `llama`, `qwen2`, `qwen3`, `mistral`.
+    /// Model family, as `model_type` says: `llama`, `qwen2`, `qwen3`, `mistral`, `phi3`, `gemma3_text`.
     pub family: String,
     /// Vocabulary size.
     pub vocab_size: usize,
@@ -25,14 +26,86 @@ pub struct DecoderConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Per-frequency divisors from `rope_scaling` (llama3, linear), `[head_dim / 2]`; `None` for plain RoPE.
+    /// Per-frequency divisors from `rope_scaling` (llama3, linear, longrope), `[head_dim / 2]`; `None` for plain RoPE.
     pub rope_factors: Option<Vec<f32>>,
+    /// Factor of the rotary cosines and sines: 1 but for longrope.
+    pub rope_scale: f32,
     /// Whether q, k and v have a bias (Qwen2).
     pub qkv_bias: bool,
     /// Whether q and k heads are RMS-normalised (Qwen3).
     pub qk_norm: bool,
     /// Longest position the model was made for.
     pub max_positions: usize,
+    /// Whether a token sees itself and those before it only, not those behind.
+    pub causal: bool,
+    /// Layers that see a part of their sequence only; `None` where all layers see all of it.
+    pub sliding: Option<Sliding>,
+    /// What Gemma 3 does otherwise; `None` for all other families.
+    pub gemma: Option<Gemma>,
+}
+
+/// Layers whose tokens see their neighbourhood only.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sliding {
+    /// How many tokens before itself a token sees.
+    pub before: usize,
+    /// How many behind it.
+    pub after: usize,
+    /// Which layers these are, in order.
+    pub layers: Vec<bool>,
+    /// Base of their rotary frequencies, which are not scaled; `None` where they are those of the other layers.
+    pub rope_theta: Option<f64>,
+}
+
+/// Gemma 3: embeddings times the square root of the hidden size, GeGLU instead of SwiGLU, and a norm behind attention and
+/// feed-forward, too.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gemma {
+    /// Scores are divided by its square root (`query_pre_attn_scalar`), not by that of the head's width.
+    pub query_scalar: f64,
+    /// Whether norms are stored as their difference from 1, as Hugging Face has them; llama.cpp's converter adds it.
+    pub norms_from_one: bool,
+}
+
+impl DecoderConfig {
+    /// The tokens that a token of a layer sees.
+    pub(crate) fn window(&self, layer: usize) -> Window {
+        match &self.sliding {
+            Some(sliding) if self.slides(layer) => {
+                Window { before: sliding.before, after: sliding.after }
+            }
+            _ if self.causal => Window::CAUSAL,
+            _ => Window::FULL,
+        }
+    }
+
+    /// Whether a layer sees a neighbourhood only.
+    pub(crate) fn slides(&self, layer: usize) -> bool {
+        let sliding = self.sliding.as_ref();
+        sliding.is_some_and(|sliding| sliding.layers.get(layer).copied().unwrap_or(false))
+    }
+
+    /// Tokens of a text that notices nothing of a window, where a window is all that sliding layers have of their own.
+    pub(crate) fn plain_window(&self) -> Option<usize> {
+        let sliding = self.sliding.as_ref()?;
+        (self.causal && sliding.rope_theta.is_none()).then_some(sliding.before + 1)
+    }
+
+    /// What the embeddings of tokens are multiplied by.
+    pub(crate) fn embedding_scale(&self) -> f32 {
+        if self.gemma.is_some() { (self.hidden_size as f64).sqrt() as f32 } else { 1. }
+    }
+
+    /// What scores are multiplied by.
+    pub(crate) fn score_scale(&self) -> f64 {
+        let scalar = self.gemma.as_ref().map_or(self.head_dim as f64, |gemma| gemma.query_scalar);
+        scalar.sqrt().recip()
+    }
+
+    /// The function of the feed-forward layer's gate.
+    pub(crate) fn gate(&self) -> Activation {
+        if self.gemma.is_some() { Activation::GeluTanh } else { Activation::Silu }
+    }
 }
 
 /// Gives weight tensors by their Hugging Face names (`model.layers.0.self_attn.q_proj.weight`, ...) as

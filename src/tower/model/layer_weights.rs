@@ -22,10 +22,15 @@ pub(crate) struct LayerWeights<M> {
     pub(crate) q_norm: Option<Vec<f32>>,
     pub(crate) k_norm: Option<Vec<f32>>,
     pub(crate) o: M,
-    pub(crate) post_norm: Vec<f32>,
+    /// Behind attention, before its result joins the residual stream (Gemma).
+    pub(crate) attended_norm: Option<Vec<f32>>,
+    /// Before the feed-forward layer.
+    pub(crate) inner_norm: Vec<f32>,
     pub(crate) gate: M,
     pub(crate) up: M,
     pub(crate) down: M,
+    /// Behind the feed-forward layer (Gemma).
+    pub(crate) outer_norm: Option<Vec<f32>>,
 }
 
 /// A tensor of a model as a plain vector.
@@ -62,7 +67,16 @@ impl Weights<'_> {
 
     /// Weight of the norm after the last layer.
     pub(crate) fn norm(&self) -> Result<Vec<f32>> {
-        self.floats("model.norm.weight", &[self.config.hidden_size])
+        self.norm_of("model.norm.weight", self.config.hidden_size)
+    }
+
+    /// A norm's weight as it is multiplied by.
+    fn norm_of(&self, name: &str, width: usize) -> Result<Vec<f32>> {
+        let mut weight = self.floats(name, &[width])?;
+        if self.config.gemma.as_ref().is_some_and(|gemma| gemma.norms_from_one) {
+            weight.iter_mut().for_each(|x| *x += 1.);
+        }
+        Ok(weight)
     }
 
     /// Layer `at`; `matrix` reads its matrices by name and shape.
@@ -78,11 +92,18 @@ impl Weights<'_> {
         let get = |name: &str, width: usize| self.floats(&full(name), &[width]);
         let matrix = |name: &str, shape| matrix(&full(name), shape);
         let bias = |name: &str, width: usize| get(&format!("self_attn.{name}_proj.bias"), width);
+        let norm = |name: &str, width: usize| self.norm_of(&full(name), width);
         let head_norm = |name: &str| {
-            c.qk_norm.then(|| get(&format!("self_attn.{name}_norm.weight"), c.head_dim)).transpose()
+            let name = format!("self_attn.{name}_norm.weight");
+            c.qk_norm.then(|| norm(&name, c.head_dim)).transpose()
+        };
+        let gemma = |name: &str| c.gemma.as_ref().map(|_| norm(name, hidden)).transpose();
+        let before_inner = match c.gemma {
+            None => "post_attention_layernorm.weight",
+            Some(_) => "pre_feedforward_layernorm.weight",
         };
         Ok(LayerWeights {
-            input_norm: get("input_layernorm.weight", hidden)?,
+            input_norm: norm("input_layernorm.weight", hidden)?,
             q: matrix("self_attn.q_proj.weight", [q, hidden])?,
             k: matrix("self_attn.k_proj.weight", [kv, hidden])?,
             v: matrix("self_attn.v_proj.weight", [kv, hidden])?,
@@ -94,10 +115,12 @@ impl Weights<'_> {
             q_norm: head_norm("q")?,
             k_norm: head_norm("k")?,
             o: matrix("self_attn.o_proj.weight", [hidden, q])?,
-            post_norm: get("post_attention_layernorm.weight", hidden)?,
+            attended_norm: gemma("post_attention_layernorm.weight")?,
+            inner_norm: norm(before_inner, hidden)?,
             gate: matrix("mlp.gate_proj.weight", [middle, hidden])?,
             up: matrix("mlp.up_proj.weight", [middle, hidden])?,
             down: matrix("mlp.down_proj.weight", [hidden, middle])?,
+            outer_norm: gemma("post_feedforward_layernorm.weight")?,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What the engines share: the model that they load, and what they make of its states.
 
+pub(crate) mod apart;
 pub(crate) mod architecture;
 pub(crate) mod head;
 pub(crate) mod layer_weights;

@@ -1,4 +1,4 @@
-//! Causal attention over packed sequences on a device, without a mask over the whole batch.
+//! Attention over packed sequences on a device, each token on those of its window, without a mask over the whole batch.
 //!
 //! With feature `flash-attn` f16 and bf16 on a GPU take the fused varlen kernel. Elsewhere sequences of about equal
 //! length form a group, and a group is one batch of products, padded to its longest member; nothing else is padded.
@@ -10,6 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
 use super::transfer::words;
+use crate::kernel::Window;
 use crate::tower::DecoderConfig;
 use crate::tower::model::pool::Pool;
 
@@ -19,6 +20,8 @@ const GROUP_SCORES: usize = 1 << 27;
 const GRAIN: usize = 8;
 /// Up to this length a group holds any shorter sequence: padding is cheaper than another launch.
 const SHORT: usize = 32;
+/// Queries that share one product of a window's keys, at least.
+const BLOCK: usize = 64;
 
 /// Attention of one decoder on one device.
 pub(super) struct Attention {
@@ -27,8 +30,19 @@ pub(super) struct Attention {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    /// `[n, n]`, 0 where a key is seen and -inf where it comes later; made when first needed and grown.
-    mask: Mutex<Option<Tensor>>,
+    scale: f64,
+    /// Whether some layer sees what comes later, so that padding has to be hidden.
+    looks_ahead: bool,
+    /// Made when first needed and grown.
+    bands: Mutex<Vec<Band>>,
+}
+
+/// What a block of queries sees of a block of keys: `[queries, keys]`, 0 where key minus query lies within the bounds
+/// (`None`: none), else -inf.
+struct Band {
+    low: Option<i64>,
+    high: Option<i64>,
+    mask: Tensor,
 }
 
 /// Sequences that are computed together, each padded to `length`.
@@ -67,7 +81,8 @@ pub(super) struct Staged {
 pub(super) struct Groups {
     staged: Staged,
     words: Tensor,
-    mask: Option<Tensor>,
+    /// For each group that is padded, where padding has to be hidden: `[rows, 1, 1, length]`, -inf behind a sequence's end.
+    padding: Vec<Option<Tensor>>,
 }
 
 impl Attention {
@@ -78,7 +93,9 @@ impl Attention {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            mask: Mutex::new(None),
+            scale: config.score_scale(),
+            looks_ahead: (0..config.layers).any(|layer| config.window(layer).after > 0),
+            bands: Mutex::default(),
         }
     }
 
@@ -140,54 +157,100 @@ impl Attention {
 
     /// The plan with what was uploaded of it.
     pub(super) fn groups(&self, staged: Staged, words: &Tensor) -> candle_core::Result<Groups> {
-        let mask = match self.fused() {
-            true => None,
-            false => {
-                let needed = staged.groups.iter().map(|group| group.length).max().unwrap_or(0);
-                Some(self.mask(needed)?)
-            }
+        let groups = Groups { staged, words: words.clone(), padding: Vec::new() };
+        let hidden = |group: &Group| {
+            let padded = group.whole.is_none() && self.looks_ahead && !self.fused();
+            padded.then(|| self.padding(group, &groups)).transpose()
         };
-        Ok(Groups { staged, words: words.clone(), mask })
+        let padding =
+            groups.staged.groups.iter().map(hidden).collect::<candle_core::Result<_>>()?;
+        Ok(Groups { padding, ..groups })
     }
 
-    fn mask(&self, length: usize) -> candle_core::Result<Tensor> {
-        let mut kept = self.mask.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mask) = &*kept
-            && mask.dim(0)? >= length
-        {
-            return Ok(mask.clone());
+    fn padding(&self, group: &Group, groups: &Groups) -> candle_core::Result<Tensor> {
+        let at = Tensor::arange(0, group.length as u32, &self.device)?.unsqueeze(0)?;
+        let lengths = groups.part(&group.lengths)?.unsqueeze(1)?;
+        let hidden = at.broadcast_ge(&lengths)?;
+        let never = Tensor::full(f32::NEG_INFINITY, hidden.dims(), &self.device)?;
+        let mask = hidden.where_cond(&never, &never.zeros_like()?)?.to_dtype(self.dtype)?;
+        mask.reshape((group.rows.len(), 1, 1, group.length))
+    }
+
+    /// The mask of `rows` queries, the first at position `offset` of the `columns` keys; `None` where each sees all.
+    fn band(
+        &self,
+        window: Window,
+        offset: usize,
+        (rows, columns): (usize, usize),
+    ) -> candle_core::Result<Option<Tensor>> {
+        let bound = |distance: usize| i64::try_from(distance).ok();
+        let offset = offset as i64;
+        let low = bound(window.before)
+            .map(|before| offset - before)
+            .filter(|low| *low > -(rows as i64 - 1));
+        let high = bound(window.after)
+            .map(|after| offset + after)
+            .filter(|high| *high < columns as i64 - 1);
+        if low.is_none() && high.is_none() {
+            return Ok(None);
         }
-        let at = Tensor::arange(0, length as u32, &self.device)?;
-        let later = at.unsqueeze(0)?.broadcast_gt(&at.unsqueeze(1)?)?;
-        let hidden = Tensor::full(f32::NEG_INFINITY, (length, length), &self.device)?;
-        let seen = Tensor::zeros((length, length), DType::F32, &self.device)?;
-        let mask = later.where_cond(&hidden, &seen)?.to_dtype(self.dtype)?;
-        *kept = Some(mask.clone());
-        Ok(mask)
+        let mut bands = self.bands.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = bands.iter().position(|band| (band.low, band.high) == (low, high));
+        let (mut wide, mut deep) = (columns, rows);
+        if let Some(at) = at {
+            let (kept_rows, kept_columns) = bands[at].mask.dims2()?;
+            if kept_rows >= rows && kept_columns >= columns {
+                return Ok(Some(bands[at].mask.narrow(0, 0, rows)?.narrow(1, 0, columns)?));
+            }
+            (wide, deep) = (wide.max(kept_columns), deep.max(kept_rows));
+            bands.swap_remove(at);
+        }
+        let line = |length: usize| Tensor::arange(0f32, length as f32, &self.device);
+        let apart = line(wide)?.unsqueeze(0)?.broadcast_sub(&line(deep)?.unsqueeze(1)?)?;
+        let never = Tensor::full(f32::NEG_INFINITY, (deep, wide), &self.device)?;
+        let mut mask = never.zeros_like()?;
+        if let Some(low) = low {
+            mask = apart.lt(low as f32)?.where_cond(&never, &mask)?;
+        }
+        if let Some(high) = high {
+            mask = apart.gt(high as f32)?.where_cond(&never, &mask)?;
+        }
+        let mask = mask.to_dtype(self.dtype)?;
+        bands.push(Band { low, high, mask: mask.clone() });
+        Ok(Some(mask.narrow(0, 0, rows)?.narrow(1, 0, columns)?))
     }
 
-    /// `q` `[total, heads, head_dim]` on `k`, `v` `[total, kv_heads, head_dim]`: `[total, heads, head_dim]`.
+    /// `q` `[total, heads, head_dim]` on `k`, `v` `[total, kv_heads, head_dim]`: `[total, heads, head_dim]`. Every token
+    /// sees those of its sequence that lie in the window.
     pub(super) fn attend(
         &self,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
+        window: Window,
         groups: &Groups,
     ) -> candle_core::Result<Tensor> {
-        let scale = (self.head_dim as f64).sqrt().recip();
+        let scale = self.scale;
         #[cfg(feature = "flash-attn")]
         if self.fused() {
             let (ends, longest) = (groups.part(&groups.staged.ends)?, groups.staged.longest);
             let scale = scale as f32;
-            return candle_flash_attn::flash_attn_varlen(
-                q, k, v, &ends, &ends, longest, longest, scale, true,
+            let bound = |distance: usize| (distance < longest).then_some(distance);
+            let (before, after) = (bound(window.before), bound(window.after));
+            return candle_flash_attn::flash_attn_varlen_windowed(
+                q, k, v, &ends, &ends, longest, longest, scale, before, after,
             );
         }
         // On q it costs least, and keeps f16 scores in range.
         let q = (q * scale)?;
         let mut attended = Vec::with_capacity(groups.staged.groups.len());
-        for group in &groups.staged.groups {
-            attended.push(self.attend_group(&q, k, v, groups, group)?);
+        for (group, padding) in groups.staged.groups.iter().zip(&groups.padding) {
+            attended.push(self.attend_group(
+                [&q, k, v],
+                window,
+                groups,
+                (group, padding.as_ref()),
+            )?);
         }
         let attended = match attended.as_slice() {
             [one] => one.clone(),
@@ -202,35 +265,61 @@ impl Attention {
     /// `[rows * length, heads, head_dim]`.
     fn attend_group(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        [q, k, v]: [&Tensor; 3],
+        window: Window,
         groups: &Groups,
-        group: &Group,
+        (group, padding): (&Group, Option<&Tensor>),
     ) -> candle_core::Result<Tensor> {
         let (n, length, d, kv) = (group.rows.len(), group.length, self.head_dim, self.kv_heads);
         // Query heads that share a key/value head: more rows of the same product.
         let shared = self.heads / kv;
         let q = groups.gather(group, q)?.reshape((n, length, kv, shared, d))?;
-        let q = q.permute((0, 2, 3, 1, 4))?.contiguous()?.reshape((n * kv, shared * length, d))?;
+        let q = q.permute((0, 2, 3, 1, 4))?.contiguous()?.reshape((n * kv, shared, length, d))?;
         let by_head = |x: &Tensor| {
             let x = groups.gather(group, x)?.reshape((n, length, kv, d))?;
             x.transpose(1, 2)?.contiguous()?.reshape((n * kv, length, d))
         };
         let (k, v) = (by_head(k)?, by_head(v)?);
-        let scores = q.matmul(&k.t()?)?.reshape((n * kv * shared, length, length))?;
-        let scores = match &groups.mask {
-            Some(mask) => {
-                let mask = mask.narrow(0, 0, length)?.narrow(1, 0, length)?;
-                scores.broadcast_add(&mask)?
+        let mut parts = Vec::new();
+        for (queries, keys) in blocks(window, length) {
+            let (rows, columns) = (queries.len(), keys.len());
+            let q = q.narrow(2, queries.start, rows)?.contiguous()?;
+            let q = q.reshape((n * kv, shared * rows, d))?;
+            let part = |x: &Tensor| x.narrow(1, keys.start, columns)?.contiguous();
+            let (k, v) = (part(&k)?, part(&v)?);
+            let mut scores = q.matmul(&k.t()?)?.reshape((n * kv * shared, rows, columns))?;
+            let offset = queries.start - keys.start;
+            if let Some(band) = self.band(window, offset, (rows, columns))? {
+                scores = scores.broadcast_add(&band)?;
             }
-            None => scores,
+            if let Some(padding) = padding.filter(|_| window.after > 0) {
+                scores = scores
+                    .reshape((n, kv * shared, rows, columns))?
+                    .broadcast_add(&padding.narrow(3, keys.start, columns)?)?;
+            }
+            let probabilities =
+                softmax_last_dim(&scores)?.reshape((n * kv, shared * rows, columns))?;
+            parts.push(probabilities.matmul(&v)?.reshape((n, kv, shared, rows, d))?);
+        }
+        let mixed = match parts.as_slice() {
+            [one] => one.clone(),
+            _ => Tensor::cat(&parts, 3)?,
         };
-        let probabilities =
-            softmax_last_dim(&scores)?.reshape((n * kv, shared * length, length))?;
-        let mixed = probabilities.matmul(&v)?.reshape((n, kv, shared, length, d))?;
         mixed.permute((0, 3, 1, 2, 4))?.contiguous()?.reshape((n * length, self.heads, d))
     }
+}
+
+/// Blocks of queries of a sequence, each with the keys that any of them sees: one block where the window leaves little out.
+fn blocks(window: Window, length: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let wide = window.before.max(window.after).max(BLOCK);
+    if wide.saturating_add(window.most(length)) >= length {
+        return vec![(0..length, 0..length)];
+    }
+    let block = |start: usize| {
+        let end = length.min(start + wide);
+        (start..end, window.keys(start, length).start..window.keys(end - 1, length).end)
+    };
+    (0..length).step_by(wide).map(block).collect()
 }
 
 impl Groups {
@@ -319,6 +408,24 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn blocks_hold_every_query_once_with_all_its_keys(
+            before in 0usize..300, after in 0usize..300, length in 1usize..2_000,
+        ) {
+            let window = Window { before, after };
+            let mut next = 0;
+            for (queries, keys) in blocks(window, length) {
+                prop_assert_eq!(queries.start, next);
+                next = queries.end;
+                for query in queries {
+                    let seen = window.keys(query, length);
+                    prop_assert!(keys.start <= seen.start && seen.end <= keys.end);
+                }
+                prop_assert!(keys.len() <= before + after + 1 + before.max(after).max(BLOCK));
+            }
+            prop_assert_eq!(next, length);
+        }
+
         #[test]
         fn groups_hold_every_sequence_once_and_little_padding(
             lengths in prop::collection::vec(1usize..600, 1..120), scores in 1usize..2_000_000,

@@ -8,6 +8,7 @@ use super::attention::{Attention, Groups};
 use super::fault::fault;
 use super::transfer::{Landing, Transfer, words};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::kernel::Activation;
 use crate::tower::model::layer_weights::Weights;
 use crate::tower::model::pool::Want;
 use crate::tower::model::rope::Rope;
@@ -22,10 +23,12 @@ struct Layer {
     q_norm: Option<Tensor>,
     k_norm: Option<Tensor>,
     o: Linear,
-    post_norm: Tensor,
+    attended_norm: Option<Tensor>,
+    inner_norm: Tensor,
     gate: Linear,
     up: Linear,
     down: Linear,
+    outer_norm: Option<Tensor>,
 }
 
 /// `x W^T + b`, W `[out, in]`.
@@ -52,16 +55,28 @@ pub(crate) struct TensorDecoder {
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Tensor,
-    /// `[positions, head_dim / 2]`.
+    angles: Angles,
+    /// Of sliding layers, where they are others.
+    sliding_angles: Option<Angles>,
+}
+
+/// Cosines and sines, `[rows, head_dim / 2]` each.
+struct Angles {
     cos: Tensor,
     sin: Tensor,
 }
 
+impl Angles {
+    fn of(&self, positions: &Tensor) -> candle_core::Result<Self> {
+        let (cos, sin) = (&self.cos, &self.sin);
+        Ok(Self { cos: cos.index_select(positions, 0)?, sin: sin.index_select(positions, 0)? })
+    }
+}
+
 /// The packed batch: how its rows belong to sequences.
 struct Batch {
-    /// `[total, head_dim / 2]`.
-    cos: Tensor,
-    sin: Tensor,
+    angles: Angles,
+    sliding_angles: Option<Angles>,
     groups: Groups,
 }
 
@@ -90,6 +105,7 @@ impl TensorDecoder {
         let mut layers = Vec::with_capacity(config.layers);
         for at in 0..config.layers {
             let w = weights.layer(at, |name, shape| weights.floats(name, &shape))?;
+            let norm = |w: Option<Vec<f32>>| w.map(|w| put(w, &[hidden])).transpose();
             let head_norm = |w: Option<Vec<f32>>| w.map(|w| put(w, &[config.head_dim])).transpose();
             let (k_bias, v_bias) = match w.kv_bias {
                 Some(mut k) => {
@@ -106,21 +122,37 @@ impl TensorDecoder {
                 q_norm: head_norm(w.q_norm)?,
                 k_norm: head_norm(w.k_norm)?,
                 o: linear(w.o, hidden, q, None)?,
-                post_norm: put(w.post_norm, &[hidden])?,
+                attended_norm: norm(w.attended_norm)?,
+                inner_norm: put(w.inner_norm, &[hidden])?,
                 gate: linear(w.gate, middle, hidden, None)?,
                 up: linear(w.up, middle, hidden, None)?,
                 down: linear(w.down, hidden, middle, None)?,
+                outer_norm: norm(w.outer_norm)?,
             });
         }
-        let rope = Rope::new(config, max_tokens);
-        let angles = |table: &[f32]| put(table.to_vec(), &[max_tokens, config.head_dim / 2]);
-        let (cos, sin) = rope.tables();
-        let embedding = put(weights.embedding(|x| x)?, &[config.vocab_size, hidden])?;
-        let norm = put(weights.norm()?, &[hidden])?;
-        let (cos, sin) = (angles(cos)?, angles(sin)?);
-        let attention = Attention::new(config, &device, dtype);
-        let transfer = fault(Transfer::new(device), "preparing the device")?;
-        Ok(Self { config: config.clone(), transfer, attention, embedding, layers, norm, cos, sin })
+        let angles = |rope: Rope| {
+            let table = |table: &[f32]| put(table.to_vec(), &[max_tokens, config.head_dim / 2]);
+            let (cos, sin) = rope.tables();
+            Ok::<_, Error>(Angles { cos: table(cos)?, sin: table(sin)? })
+        };
+        // Table, factor and product are rounded, each, as the reference computes in that type.
+        let round = |x: f32| match dtype {
+            DType::BF16 => half::bf16::from_f32(x).to_f32(),
+            DType::F16 => half::f16::from_f32(x).to_f32(),
+            _ => x,
+        };
+        let scale = round(config.embedding_scale());
+        let table = weights.embedding(|x| round(x) * scale)?;
+        Ok(Self {
+            config: config.clone(),
+            embedding: put(table, &[config.vocab_size, hidden])?,
+            layers,
+            norm: put(weights.norm()?, &[hidden])?,
+            angles: angles(Rope::new(config, max_tokens))?,
+            sliding_angles: Rope::of_sliding(config, max_tokens).map(angles).transpose()?,
+            attention: Attention::new(config, &device, dtype),
+            transfer: fault(Transfer::new(device), "preparing the device")?,
+        })
     }
 
     /// Final-norm states in f32 on the device: `[total, hidden]`, or one pooled row per sequence.
@@ -162,15 +194,24 @@ impl TensorDecoder {
 
         let positions = part(&positions)?;
         let batch = Batch {
-            cos: self.cos.index_select(&positions, 0)?,
-            sin: self.sin.index_select(&positions, 0)?,
+            angles: self.angles.of(&positions)?,
+            sliding_angles: match &self.sliding_angles {
+                Some(angles) => Some(angles.of(&positions)?),
+                None => None,
+            },
             groups: self.attention.groups(grouped, &staged)?,
         };
         let eps = self.config.rms_norm_eps as f32;
         let mut x = self.embedding.index_select(&part(&ids)?, 0)?;
-        for layer in &self.layers {
-            x = (&x + self.attend(layer, &rms_norm(&x, &layer.input_norm, eps)?, &batch)?)?;
-            x = (&x + feed_forward(layer, &rms_norm(&x, &layer.post_norm, eps)?)?)?;
+        let joined = |x: &Tensor, y: Tensor, norm: &Option<Tensor>| match norm {
+            Some(norm) => x + rms_norm(&y, norm, eps)?,
+            None => x + y,
+        };
+        for (at, layer) in self.layers.iter().enumerate() {
+            let attended = self.attend(at, &rms_norm(&x, &layer.input_norm, eps)?, &batch)?;
+            x = joined(&x, attended, &layer.attended_norm)?;
+            let inner = self.feed_forward(layer, &rms_norm(&x, &layer.inner_norm, eps)?)?;
+            x = joined(&x, inner, &layer.outer_norm)?;
         }
         let states = |x: &Tensor| rms_norm(x, &self.norm, eps)?.to_dtype(DType::F32);
         match want {
@@ -181,25 +222,35 @@ impl TensorDecoder {
         }
     }
 
-    fn attend(&self, layer: &Layer, x: &Tensor, batch: &Batch) -> candle_core::Result<Tensor> {
-        let c = &self.config;
+    fn attend(&self, at: usize, x: &Tensor, batch: &Batch) -> candle_core::Result<Tensor> {
+        let (c, layer) = (&self.config, &self.layers[at]);
+        let angles = match &batch.sliding_angles {
+            Some(angles) if c.slides(at) => angles,
+            _ => &batch.angles,
+        };
         let total = x.dim(0)?;
         let turn = |linear: &Linear, heads: usize, norm: &Option<Tensor>| {
             let mut x = linear.forward(x)?.reshape((total, heads, c.head_dim))?;
             if let Some(norm) = norm {
                 x = rms_norm(&x, norm, c.rms_norm_eps as f32)?;
             }
-            rope_thd(&x.unsqueeze(0)?, &batch.cos, &batch.sin)?.squeeze(0)
+            rope_thd(&x.unsqueeze(0)?, &angles.cos, &angles.sin)?.squeeze(0)
         };
         let q = turn(&layer.q, c.heads, &layer.q_norm)?;
         let k = turn(&layer.k, c.kv_heads, &layer.k_norm)?;
         let v = layer.v.forward(x)?.reshape((total, c.kv_heads, c.head_dim))?;
-        let attended = self.attention.attend(&q, &k, &v, &batch.groups)?;
+        let attended = self.attention.attend(&q, &k, &v, c.window(at), &batch.groups)?;
         layer.o.forward(&attended.reshape((total, c.heads * c.head_dim))?)
     }
-}
 
-fn feed_forward(layer: &Layer, x: &Tensor) -> candle_core::Result<Tensor> {
-    let gate = silu(&layer.gate.forward(x)?)?;
-    layer.down.forward(&(gate * layer.up.forward(x)?)?)
+    fn feed_forward(&self, layer: &Layer, x: &Tensor) -> candle_core::Result<Tensor> {
+        let gate = layer.gate.forward(x)?;
+        let gate = match self.config.gate() {
+            Activation::Silu => silu(&gate)?,
+            Activation::GeluTanh => gate.gelu()?,
+            Activation::Gelu => gate.gelu_erf()?,
+            Activation::Relu => gate.relu()?,
+        };
+        layer.down.forward(&(gate * layer.up.forward(x)?)?)
+    }
 }

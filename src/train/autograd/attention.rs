@@ -1,4 +1,5 @@
-//! Self-attention over packed sequences, causal with rotary embedding or in both directions, with a backward pass.
+//! Self-attention over packed sequences, with or without rotary embedding, each token on those of its window, with a
+//! backward pass.
 //!
 //! Tokens of all sequences lie one after the other, `[total, heads * head_dim]`; no padding is computed. The
 //! backward pass computes the probabilities again instead of keeping them.
@@ -10,8 +11,12 @@ use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape
 use rayon::prelude::*;
 
 use super::ops::{fused, gradient, values, with_all};
-use crate::kernel::{Angles, Head, copy_rows};
+use crate::kernel::{Angles, Head, Window, copy_rows};
 use crate::tower::DecoderConfig;
+
+/// What stands for a score that is not seen: small enough to vanish, and a number, so that rows of padding that see nothing
+/// stay numbers, too.
+const NEVER: f32 = -1e30;
 
 /// Where each sequence of a pack begins, and the rotary angles up to the longest.
 #[derive(Clone)]
@@ -24,7 +29,10 @@ pub(crate) struct Pack {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    causal: bool,
+    /// Whether queries and keys are rotated by their positions.
+    rotary: bool,
+    /// What a token sees of its sequence.
+    pub(crate) window: Window,
     padding: Arc<OnceLock<Padding>>,
 }
 
@@ -40,12 +48,14 @@ impl Pack {
             heads,
             kv_heads: heads,
             head_dim,
-            causal: false,
+            rotary: false,
+            window: Window::FULL,
             padding: Arc::default(),
         }
     }
 
-    pub(crate) fn new(config: &DecoderConfig, lengths: Vec<usize>) -> Self {
+    /// For the layers of a decoder that see `window`.
+    pub(crate) fn new(config: &DecoderConfig, window: Window, lengths: Vec<usize>) -> Self {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let half = config.head_dim / 2;
         let mut cos = Vec::with_capacity(longest * half);
@@ -72,9 +82,15 @@ impl Pack {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            causal: true,
+            rotary: true,
+            window,
             padding: Arc::default(),
         }
+    }
+
+    /// The same sequences as layers of another window see them.
+    pub(crate) fn seeing(&self, window: Window) -> Self {
+        Self { window, padding: Arc::default(), ..self.clone() }
     }
 
     pub(crate) fn total(&self) -> usize {
@@ -88,7 +104,7 @@ impl Pack {
     /// `None` for an encoder, whose positions are in its input.
     fn angles(&self) -> Option<Angles<'_>> {
         let (cos, sin, half) = (&self.cos[..], &self.sin[..], self.head_dim / 2);
-        self.causal.then_some(Angles { cos, sin, half })
+        self.rotary.then_some(Angles { cos, sin, half })
     }
 
     /// Copies one head of a sequence from `source` (rows `stride` apart) into rows `depth` apart, rotated by its positions.
@@ -147,7 +163,7 @@ impl Pack {
                         copy_rows(&v[kv..], kv_width, &mut head.v, depth, d);
                     }
                     self.rotate(&q[at * d..], width, &mut head.q, depth);
-                    head.forward(self.scale(), self.causal);
+                    head.forward(self.scale(), self.window);
                     copy_rows(&head.out, depth, &mut out[at * d..], width, d);
                 }
             });
@@ -179,7 +195,7 @@ impl Pack {
                     }
                     self.rotate(&q[at * d..], width, &mut head.q, depth);
                     copy_rows(&g[at * d..], width, &mut head.out, depth, d);
-                    head.backward(self.scale(), self.causal);
+                    head.backward(self.scale(), self.window);
                     self.unrotate(&head.dq, depth, &mut dq[at * d..], width);
                     if at % group == group - 1 {
                         self.unrotate(&head.dk, depth, &mut dk[kv..], kv_width);
@@ -210,17 +226,24 @@ impl Pack {
         let table = |t: &[f32]| {
             Tensor::from_slice(t, (1, 1, longest, self.head_dim / 2), device)?.to_dtype(dtype)
         };
-        // The copies that pad a sequence come after its tokens, so causality hides them too.
-        let at = Tensor::arange(0, longest as u32, device)?;
-        let hidden = if self.causal {
-            at.reshape((1, 1, 1, longest))?.broadcast_gt(&at.reshape((1, 1, longest, 1))?)?
-        } else {
-            let lengths: Vec<u32> = self.lengths.iter().map(|length| *length as u32).collect();
+        let seen = Tensor::zeros((1, 1, longest, longest), DType::F32, device)?;
+        let never = Tensor::full(NEVER, (1, 1, longest, longest), device)?;
+        // Key minus query.
+        let at = Tensor::arange(0f32, longest as f32, device)?;
+        let apart = at.unsqueeze(0)?.broadcast_sub(&at.unsqueeze(1)?)?;
+        let apart = apart.reshape((1, 1, longest, longest))?;
+        let Window { before, after } = self.window;
+        let mut mask = apart.gt(after.min(longest) as f32)?.where_cond(&never, &seen)?;
+        mask = apart.lt(-(before.min(longest) as f32))?.where_cond(&never, &mask)?;
+        // The copies that pad a sequence come after its tokens: only who looks ahead could see them.
+        if after > 0 {
+            let lengths: Vec<f32> = self.lengths.iter().map(|length| *length as f32).collect();
             let lengths = Tensor::from_vec(lengths, (sequences, 1, 1, 1), device)?;
-            at.reshape((1, 1, 1, longest))?.broadcast_ge(&lengths)?
-        };
-        let never = Tensor::full(f32::NEG_INFINITY, hidden.shape(), device)?;
-        let mask = hidden.where_cond(&never, &never.zeros_like()?)?;
+            let beyond = at.reshape((1, 1, 1, longest))?.broadcast_ge(&lengths)?;
+            let shape = (sequences, 1, longest, longest);
+            let never = never.broadcast_as(shape)?;
+            mask = beyond.broadcast_as(shape)?.where_cond(&never, &mask.broadcast_as(shape)?)?;
+        }
         let made = Padding {
             pad: Tensor::from_vec(pad, sequences * longest, device)?,
             unpad: Tensor::from_vec(unpad, start, device)?,
@@ -278,7 +301,7 @@ struct Padding {
     /// `[1, 1, longest, head_dim / 2]`.
     cos: Tensor,
     sin: Tensor,
-    /// `[1, 1, longest, longest]` where causal, else `[sequences, 1, 1, longest]`; f32.
+    /// `[1, 1, longest, longest]`, or `[sequences, 1, longest, longest]` where padding has to be hidden; f32.
     mask: Tensor,
 }
 
@@ -367,7 +390,10 @@ mod tests {
     fn check(config: DecoderConfig) {
         // One vector, exactly one, and more.
         let lengths = vec![5, 1, 9, 16, 3, 17, 37];
-        same(&config, Pack::new(&config, lengths.clone()));
+        let narrow = [Window { before: 4, after: 0 }, Window { before: 6, after: 6 }];
+        for window in [Window::CAUSAL, Window::FULL].into_iter().chain(narrow) {
+            same(&config, Pack::new(&config, window, lengths.clone()));
+        }
         let config = DecoderConfig { kv_heads: config.heads, ..config };
         same(&config, Pack::bidirectional(config.heads, config.head_dim, lengths));
     }

@@ -12,6 +12,7 @@ use crate::observe::Reporter;
 use crate::store::named::read_whole;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::train::files::place;
+use crate::train::model::decoder::check_family;
 use crate::train::pairs::{keep_answered, open_pairs};
 use crate::train::report::TrainReport;
 use crate::types::{Cancel, Digest256, Hasher256, hash_json};
@@ -78,9 +79,6 @@ impl Resolved {
         cancel: &Cancel,
     ) -> Result<Self> {
         options.validate()?;
-        let mut pairs =
-            open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
-        keep_answered(&mut pairs, reporter)?;
         let (mut document, mut query) = (options.tower.clone(), options.query_tower());
         // Low-rank training goes on where the adapter stands; full training starts from the merged weights.
         let further = |method: &Method, tower: &mut TowerOptions| match method {
@@ -93,6 +91,12 @@ impl Resolved {
         let query_adapter = further(options.query_method(), &mut query)?;
         let document = Tower::resolve(&document, base_dir, reporter).await?;
         let query = Tower::resolve(&query, base_dir, reporter).await?;
+        for tower in [&document, &query] {
+            tower.config().map_or(Ok(()), check_family)?;
+        }
+        let mut pairs =
+            open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
+        keep_answered(&mut pairs, reporter)?;
         Ok(Self { query, document, pairs, adapter, query_adapter })
     }
 

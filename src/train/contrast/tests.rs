@@ -15,7 +15,7 @@ use super::step::{Model, StepResult, step};
 use super::train_decoder;
 use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{ErrorKind, Result};
-use crate::tower::{DecoderConfig, DeviceSpec, Tower, TowerOptions};
+use crate::tower::{DecoderConfig, DeviceSpec, Sliding, Tower, TowerOptions};
 use crate::train::model::LoraOptions;
 use crate::train::model::decoder::{Decoder, Precision, Trainable};
 use crate::train::report::{StepRecord, TrainReport};
@@ -129,6 +129,28 @@ pub(super) fn check_gradients(config: &DecoderConfig, options: &TrainOptions) {
             "{} {name}: {slope} by differences, {expected} by backward",
             config.family
         );
+    }
+}
+
+/// Decoders whose tokens see more than what comes before them, or less.
+fn other_windows() -> [DecoderConfig; 3] {
+    let slides = |causal, after| DecoderConfig {
+        causal,
+        sliding: Some(Sliding { before: 2, after, layers: vec![true, false], rope_theta: None }),
+        ..tiny_config("qwen2")
+    };
+    let around = DecoderConfig { causal: false, ..tiny_config("llama") };
+    [around, slides(true, 0), slides(false, 2)]
+}
+
+#[test]
+fn gradients_of_other_windows_equal_finite_differences() {
+    for config in other_windows() {
+        for pooling in [Pooling::Mean, Pooling::LastToken] {
+            let mut options = tiny_options();
+            options.tower.pooling = Some(pooling);
+            check_gradients(&config, &options);
+        }
     }
 }
 
@@ -357,12 +379,14 @@ pub(super) fn folder(model: &Model, dir: &Path) {
 
 #[tokio::test]
 async fn the_tower_with_the_exported_adapter_gives_the_trained_vectors() {
-    for (family, pooling) in
+    let known =
         [("llama", Pooling::LastToken), ("qwen2", Pooling::Mean), ("qwen3", Pooling::LastToken)]
-    {
+            .map(|(family, pooling)| (tiny_config(family), pooling));
+    let others = other_windows().map(|config| (config, Pooling::Mean));
+    for (config, pooling) in known.into_iter().chain(others) {
         let mut options = tiny_options();
         options.tower.pooling = Some(pooling);
-        let (model, _) = model(&tiny_config(family), &options);
+        let (model, _) = model(&config, &options);
         let dir = tempfile::tempdir().unwrap();
         folder(&model, dir.path());
         let adapter = model.document.adapter.as_ref().unwrap();

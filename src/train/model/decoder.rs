@@ -66,6 +66,20 @@ impl Precision {
     pub(crate) const F32: Self = Self { dtype: DType::F32, packed: false };
 }
 
+/// Refuses a family that cannot be trained.
+///
+/// # Errors
+/// Unsupported, naming it.
+pub(crate) fn check_family(config: &DecoderConfig) -> Result<()> {
+    if matches!(config.family.as_str(), "llama" | "qwen2" | "qwen3" | "mistral") {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "training of model family {:?} is not supported (llama, qwen2, qwen3 and mistral are)",
+        config.family
+    )))
+}
+
 /// A weight's name and its parameter.
 pub(crate) type NamedVar = (String, Var);
 
@@ -81,12 +95,7 @@ impl Decoder {
         device: &Device,
     ) -> Result<(Self, Vec<NamedVar>)> {
         let Precision { dtype, packed } = precision;
-        if !matches!(config.family.as_str(), "llama" | "qwen2" | "qwen3" | "mistral") {
-            return Err(Error::unsupported(format!(
-                "training of model family {:?} is not supported",
-                config.family
-            )));
-        }
+        check_family(config)?;
         if trainable != Trainable::None && dtype != DType::F32 {
             return Err(Error::config("full fine-tuning computes in f32; choose arithmetic f32"));
         }
@@ -193,7 +202,7 @@ impl Decoder {
             "mistral" => "MistralModel",
             _ => "LlamaModel",
         };
-        json!({
+        let mut fields = json!({
             "architectures": [name],
             "model_type": c.family,
             "vocab_size": c.vocab_size,
@@ -210,7 +219,22 @@ impl Decoder {
             "hidden_act": "silu",
             "tie_word_embeddings": true,
             "torch_dtype": "float32",
-        })
+        });
+        if !c.causal {
+            fields["is_causal"] = false.into();
+        }
+        if let Some(sliding) = &c.sliding {
+            let kind = |slides: &bool| match slides {
+                true => "sliding_attention",
+                false => "full_attention",
+            };
+            let layers = sliding.layers.iter().take(c.layers);
+            fields["layer_types"] = layers.map(kind).collect();
+            fields["use_sliding_window"] = true.into();
+            // A window that ends at a token counts the token.
+            fields["sliding_window"] = (sliding.before + usize::from(c.causal)).into();
+        }
+        fields
     }
 
     /// Where it computes.
@@ -266,7 +290,8 @@ impl Decoder {
     ) -> CandleResult<Tensor> {
         let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
         let ids: Vec<u32> = sequences.concat();
-        let pack = Pack::new(&self.config, lengths);
+        // The first layer's window is mostly that of all.
+        let pack = Pack::new(&self.config, self.config.window(0), lengths);
         let states = self.states(ids, &pack, adapter)?;
         let pooled = pool(&states, &pack, self.pooling)?.to_dtype(DType::F32)?;
         let pooled = match self.dimensions {
@@ -286,6 +311,8 @@ impl Decoder {
         let epsilon = self.config.rms_norm_eps;
         let ids = Tensor::new(ids, &self.device)?;
         let mut x = self.embeddings.index_select(&ids, 0)?;
+        // Layers have one window, or two.
+        let mut other = None;
         for (number, layer) in self.layers.iter().enumerate() {
             let linear = |x: &Tensor, target: LoraTarget| {
                 let weight = &layer.projections[target as usize];
@@ -312,6 +339,11 @@ impl Decoder {
                 q = head_norm(&q, nq, epsilon)?;
                 k = head_norm(&k, nk, epsilon)?;
             }
+            let window = self.config.window(number);
+            let pack = match window == pack.window {
+                true => pack,
+                false => other.get_or_insert_with(|| pack.seeing(window)),
+            };
             let mixed = attention(&q, &k, &v, pack)?;
             x = (x + linear(&mixed, LoraTarget::OProj)?)?;
             let normal = rms_norm(&x, &layer.post_norm, epsilon)?;

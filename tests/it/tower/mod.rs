@@ -2,5 +2,6 @@
 
 mod authors;
 mod device;
+mod families;
 pub mod golden;
 mod parity;

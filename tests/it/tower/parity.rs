@@ -42,9 +42,13 @@ pub fn config(family: &str) -> DecoderConfig {
         rms_norm_eps: 1e-5,
         rope_theta: 10_000.,
         rope_factors: None,
+        rope_scale: 1.,
         qkv_bias: false,
         qk_norm: false,
         max_positions: 256,
+        causal: true,
+        sliding: None,
+        gemma: None,
     };
     match family {
         "qwen2" => DecoderConfig { qkv_bias: true, rope_theta: 1e6, rms_norm_eps: 1e-6, ..base },

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use super::{Card, Said, named, read};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::tower::files::disk::read_small;
+use crate::tower::WeightSource;
+use crate::tower::files::disk::{ReadAt, read_small};
 use crate::tower::files::safetensors::SafetensorsWeights;
 use crate::types::{Activation, HeadModule, Pooling};
 
@@ -17,7 +18,9 @@ const MAX_MODULES: u64 = 1 << 20;
 /// A module behind the pooling, with its weights.
 pub(crate) struct ModuleFile {
     pub(crate) module: HeadModule,
-    pub(crate) weights: Option<SafetensorsWeights>,
+    pub(crate) weights: Option<Box<dyn WeightSource>>,
+    /// Files of its own, to be hashed.
+    pub(crate) files: Vec<ReadAt>,
 }
 
 /// An entry of `modules.json`.
@@ -75,12 +78,18 @@ impl Card {
                             .map(|inputs| HeadModule::LayerNorm { inputs }),
                     };
                     let module = module.context(named(folder, &name))?;
-                    let weights = Some(weights(&folder.join(&entry.path))?);
-                    self.modules.push(ModuleFile { module, weights });
+                    let weights = weights(&folder.join(&entry.path))?;
+                    let files = weights.files();
+                    self.modules.push(ModuleFile {
+                        module,
+                        weights: Some(Box::new(weights)),
+                        files,
+                    });
                 }
                 (2.., "Normalize") => {
                     normalized = true;
-                    self.modules.push(ModuleFile { module: HeadModule::Normalize, weights: None });
+                    let module = HeadModule::Normalize;
+                    self.modules.push(ModuleFile { module, weights: None, files: Vec::new() });
                 }
                 _ => {
                     return Err(Error::unsupported(format!(

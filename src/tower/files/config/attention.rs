@@ -1,0 +1,126 @@
+//! Which tokens a token sees, as a `config.json` says it, and whose Python code says the same.
+
+use serde_json::{Map, Value};
+
+use super::fields::{count, flag, object, optional_count};
+use crate::error::{Error, Result};
+use crate::tower::{DecoderConfig, Sliding};
+
+/// NVIDIA's name for Llama without a causal mask (llama-embed-nemotron, llama-nemotron-embed).
+const BIDIRECTIONAL_LLAMA: &str = "llama_bidirec";
+
+/// The family that a `model_type` means here.
+pub(super) fn family(model_type: &str) -> &str {
+    if model_type == BIDIRECTIONAL_LLAMA { "llama" } else { model_type }
+}
+
+/// Refuses Python code that a repository brings along, but for what computes what is computed here:
+/// - `LlamaBidirectionalModel` of `llama_bidirec`: Llama without a causal mask;
+/// - `modeling_qwen.Qwen2Model` of gte-Qwen2 and its descendants, which goes by `is_causal`;
+/// - Phi-3's configuration and head, which transformers took over as they were.
+///
+/// # Errors
+/// Unsupported for any other.
+pub(super) fn check_code(fields: &Map<String, Value>, model_type: &str) -> Result<()> {
+    let Some(code) = object(fields, "auto_map")? else { return Ok(()) };
+    // A class may be named with the repository that it lies in.
+    let class = code.get("AutoModel").and_then(Value::as_str);
+    let class = class.map(|class| class.rsplit("--").next().unwrap_or(class));
+    let ours = match (model_type, class) {
+        (BIDIRECTIONAL_LLAMA, Some(class)) => class.ends_with(".LlamaBidirectionalModel"),
+        ("qwen2", Some("modeling_qwen.Qwen2Model")) => flag(fields, "is_causal")? == Some(false),
+        ("phi3", None) => true,
+        _ => false,
+    };
+    if ours {
+        tracing::info!(class, "computed here without the Python code that the model brings along");
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        "auto_map is set: it brings Python code of its own, which may change what the model computes",
+    ))
+}
+
+/// Whether a token sees only itself and those before it.
+///
+/// # Errors
+/// Input where two fields contradict each other.
+pub(super) fn causal(fields: &Map<String, Value>, model_type: &str) -> Result<bool> {
+    let said = flag(fields, "is_causal")?;
+    let around = flag(fields, "use_bidirectional_attention")?;
+    if said == Some(true) && around == Some(true) {
+        return Err(Error::input(
+            "is_causal and use_bidirectional_attention contradict each other",
+        ));
+    }
+    let around = around == Some(true) || said == Some(false) || model_type == BIDIRECTIONAL_LLAMA;
+    Ok(!around)
+}
+
+/// The layers that slide, if any do; without a base of their own.
+///
+/// # Errors
+/// Unsupported for another kind of layer; Corrupt for a list or a window that does not fit.
+pub(super) fn sliding(
+    fields: &Map<String, Value>,
+    config: &DecoderConfig,
+) -> Result<Option<Sliding>> {
+    let used = match flag(fields, "use_sliding_window")? {
+        Some(used) => used,
+        // Qwen's configurations carry a window that is off unless said otherwise.
+        None => !matches!(config.family.as_str(), "qwen2" | "qwen3"),
+    };
+    let window = optional_count(fields, "sliding_window")?.filter(|_| used);
+    let layers = match layers(fields, config)? {
+        Some(layers) if layers.contains(&true) => layers,
+        _ => return Ok(None),
+    };
+    let Some(window) = window else {
+        let listed = fields.get("layer_types").is_some_and(|value| !value.is_null());
+        return match listed {
+            true => Err(Error::corrupt("layer_types names sliding layers, but no sliding_window")),
+            false => Ok(None),
+        };
+    };
+    let (before, after) = match (config.causal, &config.gemma) {
+        (true, _) => (window - 1, 0),
+        // transformers halves Gemma's window, to either side; the others' holds to either side.
+        (false, Some(_)) => (window / 2, window / 2),
+        (false, None) => (window, window),
+    };
+    if config.gemma.is_none() && before >= config.max_positions {
+        return Ok(None);
+    }
+    Ok(Some(Sliding { before, after, layers, rope_theta: None }))
+}
+
+/// Which layers slide where there is a window.
+fn layers(fields: &Map<String, Value>, config: &DecoderConfig) -> Result<Option<Vec<bool>>> {
+    let all = config.layers;
+    match config.family.as_str() {
+        "mistral" | "phi3" => return Ok(Some(vec![true; all])),
+        "llama" => return Ok(None),
+        _ => {}
+    }
+    if let Some(types) = fields.get("layer_types").filter(|value| !value.is_null()) {
+        let slides = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => Err(Error::unsupported(format!("layers of type {kind} are not supported"))),
+        };
+        let types = types.as_array().filter(|types| types.len() >= all);
+        let types = types.ok_or_else(|| Error::corrupt("layer_types does not list every layer"))?;
+        return types.iter().take(all).map(slides).collect::<Result<_>>().map(Some);
+    }
+    Ok(Some(if config.gemma.is_some() {
+        let pattern = count(fields, "sliding_window_pattern")?;
+        (0..all).map(|layer| !(layer + 1).is_multiple_of(pattern)).collect()
+    } else {
+        // Qwen2Config's own default.
+        let from = match fields.get("max_window_layers") {
+            Some(from) => from.as_u64().unwrap_or(u64::MAX) as usize,
+            None => 28,
+        };
+        (0..all).map(|layer| layer >= from).collect()
+    }))
+}
