@@ -25,8 +25,8 @@ mod window;
 pub use self::buffer::Buffer;
 pub use self::elementary::Activation;
 pub use self::inference::{
-    Attention, Heads, PrepareHeads, Scratch, Span, activate, add_bias, layer_norm_rows,
-    rms_norm_rows,
+    Attention, DistanceBias, Heads, PrepareHeads, Scratch, Span, activate, add_bias,
+    layer_norm_rows, rms_norm_rows,
 };
 pub use self::packed::{
     Activations, Blocks, Format, FrozenMatrix, Linear, LowRank, Matrix, Then, rounded_product,

@@ -8,6 +8,7 @@ use super::super::buffer::Buffer;
 use super::super::packed::{SLACK, pack_tile, rows, tile};
 use super::super::simd::{Isa, Kernel, Simd};
 use super::super::window::Window;
+use super::bias::DistanceBias;
 
 /// One sequence in the packed buffers.
 #[derive(Debug, Clone, Copy)]
@@ -81,14 +82,25 @@ const fn half(values: [f32; 2]) -> [f32; 64] {
 impl Attention<'_> {
     /// Computes `out`.
     pub fn apply(self, isa: Isa) {
-        isa.run(self);
+        isa.run(Biased { attention: self, bias: None });
+    }
+
+    /// The same with `bias` added to the scores.
+    pub fn apply_with(self, isa: Isa, bias: Option<&DistanceBias>) {
+        isa.run(Biased { attention: self, bias });
     }
 }
 
-impl Kernel for Attention<'_> {
+struct Biased<'a, 'b> {
+    attention: Attention<'a>,
+    bias: Option<&'b DistanceBias>,
+}
+
+impl Kernel for Biased<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { q, kv, out, spans, heads, window, scratch } = self;
+        let Self { attention, bias } = self;
+        let Attention { q, kv, out, spans, heads, window, scratch } = attention;
         let panel = 2 * S::LANES;
         let (dim, kv_width) = (heads.dim, 2 * heads.kv_heads * heads.dim);
         let width = heads.heads * dim;
@@ -120,7 +132,8 @@ impl Kernel for Attention<'_> {
                         // of this block (asserted above); they are queries of the sequence, a panel at most.
                         unsafe {
                             let out = out.as_mut_ptr().add(row);
-                            attend::<S>(queries, span.len, dim, scratch, out, width);
+                            let bias = bias.map(|bias| (bias, head));
+                            attend::<S>(queries, span.len, dim, bias, scratch, out, width);
                         }
                     }
                 }
@@ -211,6 +224,7 @@ unsafe fn attend<S: Simd>(
     queries: Queries,
     len: usize,
     dim: usize,
+    bias: Option<(&DistanceBias, usize)>,
     scratch: &mut Scratch,
     out: *mut f32,
     stride: usize,
@@ -223,7 +237,8 @@ unsafe fn attend<S: Simd>(
     let inner = high.start.min(end);
     let outer = low.end.max(inner);
     let scores = scratch.scores.as_mut_ptr();
-    // SAFETY: the caller vouches for the sizes. A key from `start` to `end` is seen by one of the queries: windows of
+    // SAFETY: the caller vouches for the sizes; a row of the bias has 32 elements. A key from `start` to `end` is seen by one
+    // of the queries: windows of
     // neighbours overlap or touch.
     unsafe {
         for key in (start - start % S::ROWS..end).step_by(S::ROWS) {
@@ -238,6 +253,15 @@ unsafe fn attend<S: Simd>(
                     S::store(to.add(S::LANES), sum[1]);
                 }
             });
+        }
+        if let Some((bias, head)) = bias {
+            for key in start..end {
+                let added = bias.row(head, first, key).as_ptr();
+                for lane in [0, S::LANES] {
+                    let at = scores.add(key * panel + lane);
+                    S::store(at, S::add(S::load(at), S::load(added.add(lane))));
+                }
+            }
         }
         let mut inverse = [0f32; 32];
         for lane in [0, S::LANES] {
