@@ -3,10 +3,10 @@
 //! `files` and `tokenize` read what a model is, `model` says it, `cpu` and `tensor` compute it; [`Tower`] brings them
 //! together.
 
-mod bert;
 mod cpu;
 mod decoder;
 mod encoder;
+mod encoder_tower;
 mod fake;
 mod files;
 mod known;

@@ -3,17 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, ResultExt};
-use crate::tower::bert::BertConfig;
 use crate::tower::decoder::check_arithmetic;
+use crate::tower::encoder_tower;
 use crate::tower::fake::FakeTower;
 use crate::tower::files::config::{beyond_window, canonical, from_json, read_json};
 use crate::tower::files::disk::{ReadAt, digests};
+use crate::tower::files::encoder;
 use crate::tower::files::gguf::Gguf;
 use crate::tower::files::provenance::{check_tokenizer, teacher_of};
 use crate::tower::files::safetensors::SafetensorsWeights;
 use crate::tower::files::sentence::{AddedTokens, Card};
 use crate::tower::files::weights::GgufWeights;
 use crate::tower::files::{gguf_config, gguf_modules};
+use crate::tower::model::encoder_config::EncoderConfig;
 use crate::tower::tokenize::gguf as gguf_tokenizer;
 use crate::tower::tokenize::tokenizer::Definition;
 use crate::tower::{DecoderConfig, Defaults, TowerOptions, WeightSource};
@@ -26,7 +28,7 @@ pub(super) const DECODER: &str = "scalingnote safetensors 1";
 pub(super) enum Model {
     Fake(FakeTower),
     Decoder { config: DecoderConfig, weights: Box<dyn WeightSource> },
-    Bert { config: BertConfig, weights: SafetensorsWeights },
+    Encoder { config: EncoderConfig, weights: SafetensorsWeights },
 }
 
 impl Model {
@@ -34,7 +36,7 @@ impl Model {
         match self {
             Self::Fake(_) => usize::MAX,
             Self::Decoder { config, .. } => config.max_positions,
-            Self::Bert { config, .. } => config.max_positions(),
+            Self::Encoder { config, .. } => config.max_positions,
         }
     }
 
@@ -51,7 +53,7 @@ impl Model {
         match self {
             Self::Fake(_) => usize::MAX,
             Self::Decoder { config, .. } => config.vocab_size,
-            Self::Bert { config, .. } => config.vocab_size(),
+            Self::Encoder { config, .. } => config.vocab_size,
         }
     }
 
@@ -60,7 +62,7 @@ impl Model {
         match self {
             Self::Fake(_) => "fake",
             Self::Decoder { config, .. } => &config.family,
-            Self::Bert { .. } => "bert",
+            Self::Encoder { config, .. } => &config.family,
         }
     }
 
@@ -68,7 +70,7 @@ impl Model {
     pub(super) fn parameters(&self) -> u64 {
         match self {
             Self::Fake(_) => 0,
-            Self::Bert { config, .. } => config.parameters(),
+            Self::Encoder { config, .. } => config.parameters(),
             Self::Decoder { config, .. } => {
                 let count = |n: usize| n as u64;
                 let (hidden, middle) = (count(config.hidden_size), count(config.intermediate_size));
@@ -84,7 +86,7 @@ impl Model {
         match self {
             Self::Fake(fake) => fake.dimensions,
             Self::Decoder { config, .. } => config.hidden_size as u32,
-            Self::Bert { config, .. } => config.dimensions() as u32,
+            Self::Encoder { config, .. } => config.dimensions() as u32,
         }
     }
 
@@ -106,7 +108,7 @@ impl Model {
         if let Self::Decoder { config, .. } = self {
             check_arithmetic(config, options.arithmetic)?;
         }
-        let Self::Bert { .. } = self else { return Ok(()) };
+        let Self::Encoder { config, .. } = self else { return Ok(()) };
         let wrong = if options.adapter.is_some() {
             "takes no adapter"
         } else if options.arithmetic == Arithmetic::F16 {
@@ -116,7 +118,8 @@ impl Model {
         } else {
             return Ok(());
         };
-        Err(Error::config(format!("{} is a BERT encoder, which {wrong}", options.model)))
+        let family = &config.family;
+        Err(Error::config(format!("{} is an encoder ({family}), which {wrong}", options.model)))
     }
 }
 
@@ -173,10 +176,12 @@ pub(super) fn open_safetensors(
     let named = || format!("{}", config_path.display());
     let weights = SafetensorsWeights::open(paths)?;
     let mut files = weights.files();
+    let encoder = encoder::read(&fields, |name| weights.shape(name)).context(named)?;
     let mut beyond = None;
-    let (kind, identity, model) = if BertConfig::is(&fields) {
-        let config = BertConfig::new(&fields, &weights).context(named)?;
-        ("scalingnote bert 1", hash_json(&config.canonical())?, Model::Bert { config, weights })
+    let (kind, identity, model) = if let Some(config) = encoder {
+        encoder_tower::check(&config, &weights)?;
+        let identity = hash_json(&config.canonical())?;
+        (config.kind(), identity, Model::Encoder { config, weights })
     } else {
         let config = from_json(&fields).context(named)?;
         let identity = hash_json(&canonical(&config))?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::observe::Reporter;
-use crate::tower::bert::BertEncoder;
 use crate::tower::decoder::{Decoder, shaped};
+use crate::tower::encoder_tower::EncoderTower;
 use crate::tower::fake::{FakeEncoder, FakeTower};
 use crate::tower::files::hub::Hub;
 use crate::tower::files::lora::Adapter;
@@ -262,7 +262,7 @@ impl Tower {
     pub fn config(&self) -> Option<&DecoderConfig> {
         match &self.inner.model {
             Model::Decoder { config, .. } => Some(config),
-            Model::Bert { .. } | Model::Fake(_) => None,
+            Model::Encoder { .. } | Model::Fake(_) => None,
         }
     }
 
@@ -270,7 +270,7 @@ impl Tower {
     pub fn weights(&self) -> Option<&dyn WeightSource> {
         match &self.inner.model {
             Model::Decoder { weights, .. } => Some(weights.as_ref()),
-            Model::Bert { .. } | Model::Fake(_) => None,
+            Model::Encoder { .. } | Model::Fake(_) => None,
         }
     }
 
@@ -278,7 +278,9 @@ impl Tower {
     pub fn memory(&self, token_budget: usize) -> u64 {
         let config = match &self.inner.model {
             Model::Fake(fake) => return u64::from(fake.dimensions) * 16,
-            Model::Bert { config, .. } => return config.memory(token_budget),
+            Model::Encoder { config, .. } => {
+                return config.memory(token_budget, self.inner.options.arithmetic);
+            }
             Model::Decoder { config, .. } => config,
         };
         let count = |n: usize| n as u64;
@@ -313,14 +315,14 @@ impl Tower {
                 let encoder = FakeEncoder::new(*fake, self.inner.dimensions, options.normalize());
                 Ok(Box::new(encoder))
             }
-            Model::Bert { config, weights } => {
+            Model::Encoder { config, weights } => {
                 let DeviceSpec::Cpu { threads } = device else {
                     return Err(Error::unsupported(format!(
-                        "{} is a BERT encoder, which runs on the processor",
-                        options.model
+                        "{} is an encoder ({}), which runs on the processor",
+                        options.model, config.family
                     )));
                 };
-                let encoder = BertEncoder::load(
+                let encoder = EncoderTower::load(
                     config,
                     weights,
                     options.pooling(),

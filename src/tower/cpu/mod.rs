@@ -12,4 +12,4 @@ mod model;
 mod vocabulary;
 
 pub(crate) use self::decoder::CpuDecoder;
-pub(crate) use self::encoder::{CpuEncoder, EncoderShape};
+pub(crate) use self::encoder::CpuEncoder;

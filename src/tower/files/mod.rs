@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod disk;
+pub(crate) mod encoder;
 pub(crate) mod gguf;
 pub(crate) mod gguf_config;
 pub(crate) mod gguf_modules;

@@ -152,13 +152,7 @@ impl SafetensorsFile {
 
     fn read_plain(&self, name: &str) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| missing(name))?;
-        let width = width_of(&entry.dtype).ok_or_else(|| {
-            Error::unsupported(format!(
-                "tensor {name} of {} holds {}; F32, F16, BF16 and F64 are supported",
-                self.path.display(),
-                entry.dtype
-            ))
-        })?;
+        let width = width_of(&entry.dtype).ok_or_else(|| self.unreadable(name, entry))?;
         let (start, end) = entry.data_offsets;
         let mut values: Vec<f32> = Vec::with_capacity((end - start) as usize / width);
         let mut piece = vec![0; PIECE.min((end - start) as usize)];
@@ -177,6 +171,15 @@ impl SafetensorsFile {
         }
         Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu)
             .or_error(ErrorKind::Corrupt, || format!("reading tensor {name}"))
+    }
+
+    /// The error for a tensor of a type that cannot be read.
+    fn unreadable(&self, name: &str, entry: &Entry) -> Error {
+        Error::unsupported(format!(
+            "tensor {name} of {} holds {}; F32, F16, BF16 and F64 are supported",
+            self.path.display(),
+            entry.dtype
+        ))
     }
 }
 
@@ -225,6 +228,31 @@ impl SafetensorsWeights {
         self.files[*self.place.get(name)?].shape(name)
     }
 
+    /// Looks whether a tensor is there, of this shape and of a type that can be read.
+    pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let Some((file, stored)) = self.find(name) else { return Err(self.absent(name)) };
+        match (file.shape(&stored), file.entries.get(&stored)) {
+            (Some(found), _) if found != shape => {
+                Err(wrong_shape(name, found, shape).context(file.path.display().to_string()))
+            }
+            (Some(_), Some(entry)) if !file.packed.contains_key(&stored) => {
+                width_of(&entry.dtype).map(|_| ()).ok_or_else(|| file.unreadable(name, entry))
+            }
+            (Some(_), _) => Ok(()),
+            (None, _) => Err(self.absent(name)),
+        }
+    }
+
+    /// The error for a tensor that is in none of the files.
+    fn absent(&self, name: &str) -> Error {
+        let first = self.files.first().map(|file| file.path.display().to_string());
+        let others = match self.files.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        missing(name).context(format!("{}{others}", first.unwrap_or_default()))
+    }
+
     /// Checkpoints saved from the bare model lack the `model.` prefix.
     fn find(&self, name: &str) -> Option<(&SafetensorsFile, String)> {
         let bare = name.strip_prefix("model.").unwrap_or(name);
@@ -236,12 +264,9 @@ impl SafetensorsWeights {
 
 impl WeightSource for SafetensorsWeights {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let (file, stored) = self.find(name).ok_or_else(|| missing(name))?;
-        match file.shape(&stored) {
-            Some(found) if found == shape => file.read(&stored),
-            Some(found) => Err(wrong_shape(name, found, shape)),
-            None => Err(missing(name)),
-        }
+        self.check(name, shape)?;
+        let (file, stored) = self.find(name).ok_or_else(|| self.absent(name))?;
+        file.read(&stored)
     }
 
     fn contains(&self, name: &str) -> bool {

@@ -2,6 +2,8 @@
 
 pub(crate) mod apart;
 pub(crate) mod architecture;
+pub(crate) mod encoder_config;
+pub(crate) mod encoder_weights;
 pub(crate) mod head;
 pub(crate) mod layer_weights;
 pub(crate) mod pool;

@@ -1,0 +1,89 @@
+//! ModernBERT: norms before each half of a layer and none with a bias, rotation instead of embedded positions, gated GELU, and two
+//! kinds of layers in turn, each with a base of its own: those that see all keys, and those that see a window.
+
+use serde_json::Value;
+
+use super::fields::Fields;
+use super::rotary;
+use crate::error::{Error, Result};
+use crate::kernel::Window;
+use crate::tower::model::encoder_config::{Biases, EncoderConfig, Qkv, Rotary, TensorNames, Up};
+
+const NAMES: TensorNames = TensorNames {
+    prefix: "model.",
+    words: "embeddings.tok_embeddings",
+    positions: "",
+    types: "",
+    norm: "embeddings.norm",
+    last_norm: "final_norm",
+    relative: "",
+    layer: "layers",
+    qkv: Qkv::Fused("attn.Wqkv"),
+    output: "attn.Wo",
+    attention_norm: "attn_norm",
+    up: Up::GateFirst("mlp.Wi"),
+    down: "mlp.Wo",
+    output_norm: "mlp_norm",
+};
+
+/// What transformers calls the two kinds of layers.
+const FULL: &str = "full_attention";
+const SLIDING: &str = "sliding_attention";
+
+pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
+    fields.refuse_unless("mlp_bias", &[Value::Bool(false)])?;
+    let biased = fields.flag("attention_bias", false)?;
+    let theta = rotary::base(fields, Some(FULL), "global_rope_theta", 160_000.)?;
+    // Null: the same as of the other layers. Absent: what the family has.
+    let local = match fields.fields.get("local_rope_theta") {
+        Some(Value::Null) => theta,
+        _ => 10_000.,
+    };
+    let local_theta = rotary::base(fields, Some(SLIDING), "local_rope_theta", local)?;
+    Ok(EncoderConfig {
+        family: fields.family.to_owned(),
+        vocab_size: fields.count(&["vocab_size"])?,
+        hidden: fields.count(&["hidden_size"])?,
+        inner: fields.count(&["intermediate_size"])?,
+        layers: fields.count(&["num_hidden_layers"])?,
+        heads: fields.count(&["num_attention_heads"])?,
+        epsilon: fields.number("norm_eps", 1e-5)?,
+        activation: fields.activation("hidden_activation")?,
+        types: 0,
+        learned: None,
+        rotary: Some(Rotary { theta, local_theta, ntk: 1. }),
+        relative: None,
+        pre_norm: true,
+        norm_bias: fields.flag("norm_bias", false)?,
+        biases: Biases { qkv: biased, output: biased, up: false, down: false },
+        windows: windows(fields)?,
+        max_positions: fields.count(&["max_position_embeddings"])?,
+        projected: None,
+        names: &NAMES,
+    })
+}
+
+/// The keys that each layer sees.
+fn windows(fields: &Fields<'_>) -> Result<Vec<Window>> {
+    // The whole window; a key belongs to it up to half of that away, on either side.
+    let half = fields.whole("local_attention")?.unwrap_or(128) / 2;
+    let local = Window { before: half, after: half };
+    let layers = fields.count(&["num_hidden_layers"])?;
+    let Some(types) = fields.get("layer_types") else {
+        let every = fields.whole("global_attn_every_n_layers")?.unwrap_or(3);
+        let one = |at: usize| if at.is_multiple_of(every) { Window::FULL } else { local };
+        return Ok((0..layers).map(one).collect());
+    };
+    let types = types.as_array().filter(|types| types.len() == layers);
+    let types = types.ok_or_else(|| {
+        Error::corrupt(format!("layer_types is no list of {layers}, one for each layer"))
+    })?;
+    let window = |kind: &Value| match kind.as_str() {
+        Some(FULL) => Ok(Window::FULL),
+        Some(SLIDING) => Ok(local),
+        _ => Err(Error::unsupported(format!(
+            "layer_types has {kind}; {FULL} and {SLIDING} are supported"
+        ))),
+    };
+    types.iter().map(window).collect()
+}
