@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::files::disk::read_small;
+use crate::tower::files::encoder;
 use crate::tower::{DecoderConfig, Gemma, Sliding};
 
 mod attention;
@@ -178,9 +179,10 @@ pub(crate) fn check(config: &DecoderConfig) -> Result<()> {
 }
 
 pub(crate) fn unsupported_family(family: &str) -> Error {
+    let known: Vec<&str> = FAMILIES.into_iter().chain(encoder::families()).collect();
     Error::unsupported(format!(
         "models of the family {family:?} are not supported ({} are)",
-        FAMILIES.join(", ")
+        known.join(", ")
     ))
 }
 

@@ -151,6 +151,7 @@ async fn what_an_encoder_cannot_be_is_refused_by_name() {
         ("nomic_bert, authors", "num_experts", 8.into(), "num_experts"),
         ("nomic_bert, authors", "rotary_emb_interleaved", true.into(), "rotary_emb_interleaved"),
         ("nomic_bert, authors", "rotary_emb_fraction", 0.5.into(), "rotary_emb_fraction"),
+        ("new", "auto_map", serde_json::json!({"AutoModel": "modeling.OtherModel"}), "auto_map"),
         ("new", "rope_scaling", serde_json::json!({"type": "dynamic", "factor": 2.}), "dynamic"),
         ("new", "logn_attention_scale", true.into(), "logn_attention_scale"),
     ] {

@@ -37,8 +37,17 @@ const FAMILIES: [(&str, Reader); 10] = [
     ("gte", gte::read),
 ];
 
-/// Families that come with Python code, which was read: what is computed here is the same.
-const OWN_CODE: [&str; 3] = ["nomic_bert", "new", "gte"];
+/// Python code that repositories bring along, by family and class, which was read: what is computed here is the same.
+const OWN_CODE: [(&str, &str); 3] = [
+    ("nomic_bert", "modeling_hf_nomic_bert.NomicBertModel"),
+    ("new", "modeling.NewModel"),
+    ("gte", "modeling_hf_alibaba_nlp_gte.GteModel"),
+];
+
+/// The families that are encoders.
+pub(crate) fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.into_iter().map(|(family, _)| family)
+}
 
 /// The encoder that a `config.json` describes; `None` where its family is no encoder's. `shape` is that of a tensor by its name.
 ///
@@ -53,15 +62,12 @@ pub(crate) fn read<'a>(
         return Ok(None);
     };
     let fields = Fields { family, fields };
-    for (key, why) in [
-        ("quantization_config", "its weights are quantised in a way that cannot be read here"),
-        ("auto_map", "it brings Python code of its own, which may change what the model computes"),
-    ] {
-        let read = key == "auto_map" && OWN_CODE.contains(&family);
-        if fields.get(key).is_some() && !read {
-            return Err(Error::unsupported(format!("{key} is set: {why}")));
-        }
+    if let Some(found) = fields.get("quantization_config") {
+        return Err(Error::unsupported(format!(
+            "quantization_config is {found}: its weights are quantised in a way that cannot be read here"
+        )));
     }
+    refuse_code(&fields)?;
     fields.refuse_unless("is_decoder", &[Value::Bool(false)])?;
     fields.refuse_unless("add_cross_attention", &[Value::Bool(false)])?;
     let mut config = reader(&fields)?;
@@ -77,6 +83,21 @@ pub(crate) fn read<'a>(
         }
     };
     Ok(Some(config))
+}
+
+/// Refuses Python code that may compute something else.
+fn refuse_code(fields: &Fields<'_>) -> Result<()> {
+    let Some(code) = fields.get("auto_map") else { return Ok(()) };
+    let class = code.get("AutoModel").and_then(Value::as_str).unwrap_or_default();
+    // Code of another repository stands behind its name.
+    let bare = class.rsplit("--").next().unwrap_or_default();
+    if OWN_CODE.contains(&(fields.family, bare)) {
+        tracing::info!(class, "computed here without the Python code that the model brings along");
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "auto_map is set: it brings Python code of its own ({code}), which may change what the model computes"
+    )))
 }
 
 /// Refuses numbers that no encoder can have, so that later arithmetic can trust them.
