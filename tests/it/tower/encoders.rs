@@ -74,7 +74,7 @@ async fn resolve(
     folder: &Path,
     max_tokens: u32,
     arithmetic: Arithmetic,
-) -> scalingnote::Result<Tower> {
+) -> scalingnote::error::Result<Tower> {
     let options = TowerOptions {
         normalize: Some(false),
         max_tokens: Some(max_tokens),
