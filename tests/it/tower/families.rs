@@ -328,7 +328,7 @@ fn write_gguf(
     if config["rope_scaling"]["rope_type"] == "llama3" {
         // As the converter computes them: 8-fold below a quarter of a turn in 64 positions, 1 above one turn.
         let divisor = |pair: usize| {
-            let turns = 64. * 1e4f64.powf(-(2 * pair) as f64 / 12.) / std::f64::consts::TAU;
+            let turns = 64. * 1e4f64.powf(-2. * pair as f64 / 12.) / std::f64::consts::TAU;
             let smooth = ((turns - 1.) / 3.).clamp(0., 1.);
             (1. / ((1. - smooth) / 8. + smooth)) as f32
         };

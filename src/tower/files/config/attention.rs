@@ -88,7 +88,7 @@ pub(super) fn sliding(
         (false, Some(_)) => (window / 2, window / 2),
         (false, None) => (window, window),
     };
-    if config.gemma.is_none() && before >= config.max_positions {
+    if config.gemma.is_none() && before + 1 >= config.max_positions {
         return Ok(None);
     }
     Ok(Some(Sliding { before, after, layers, rope_theta: None }))
