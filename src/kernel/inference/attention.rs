@@ -266,12 +266,17 @@ unsafe fn attend<S: Simd>(
         let mut inverse = [0f32; 32];
         for lane in [0, S::LANES] {
             let mut top = S::splat(f32::NEG_INFINITY);
-            for key in (start..inner).chain(outer..end) {
+            for key in start..inner {
                 let score = S::load(scores.add(key * panel + lane));
                 top = S::max(top, S::add(queries.minus::<S>(key, lane), score));
             }
             for key in inner..outer {
                 top = S::max(top, S::load(scores.add(key * panel + lane)));
+            }
+            // Behind what all see, keys are beyond the windows of the first queries, and of no other.
+            for key in outer..end {
+                let mask = S::load(MINUS_FIRST.as_ptr().add(32 + low.end - (key + 1) + lane));
+                top = S::max(top, S::add(mask, S::load(scores.add(key * panel + lane))));
             }
             let minus_top = S::mul(top, S::splat(-1.));
             let mut sum = S::splat(0.);
@@ -290,8 +295,8 @@ unsafe fn attend<S: Simd>(
             }
             for key in outer..end {
                 let at = scores.add(key * panel + lane);
-                let value = S::exp(S::add(S::load(at), minus_top));
-                let value = S::mul(queries.keep::<S>(key, lane), value);
+                let keep = S::load(KEEP_REST.as_ptr().add(32 + low.end - (key + 1) + lane));
+                let value = S::mul(keep, S::exp(S::add(S::load(at), minus_top)));
                 S::store(at, value);
                 sum = S::add(sum, value);
             }
