@@ -40,15 +40,6 @@ impl Model {
         }
     }
 
-    /// The longest sequence where nobody says one. A window used to end a text, and spaces of that time stay what they are.
-    pub(super) fn default_positions(&self) -> usize {
-        let all = self.max_positions();
-        match self {
-            Self::Decoder { config, .. } => config.plain_window().map_or(all, |most| most.min(all)),
-            _ => all,
-        }
-    }
-
     pub(super) fn vocab_size(&self) -> usize {
         match self {
             Self::Fake(_) => usize::MAX,
@@ -205,11 +196,9 @@ pub(super) fn open_safetensors(
         definition
     };
     let card = match options.defaults {
-        Defaults::Model => Card::read(folder, model.default_positions())?,
+        Defaults::Model => Card::read(folder, model.max_positions())?,
         // Nothing but the pooling is asked of it, and that only where it is left out.
-        Defaults::None if options.pooling.is_none() => {
-            Card::read(folder, model.default_positions())?
-        }
+        Defaults::None if options.pooling.is_none() => Card::read(folder, model.max_positions())?,
         Defaults::None => Card::default(),
     };
     if options.defaults == Defaults::Model {

@@ -134,7 +134,7 @@ impl Tower {
         model.check(&options)?;
         model.keep_layers(options.layers)?;
         let limit = model.max_positions();
-        let understood = fill(&mut options, &card, model.default_positions())?;
+        let understood = fill(&mut options, &card, limit)?;
         if options.max_tokens() as usize > limit {
             return Err(Error::config(format!(
                 "max_tokens is {}, but {} attends over {limit} positions at most",
