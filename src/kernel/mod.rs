@@ -7,14 +7,18 @@
 //! - `inference`: what a tower does between its products.
 //! - `training`: operations with their way back.
 //! - `product`: products of any two matrices; `rows`: sums over rows; `window`: which keys attention sees.
+//! - [`distance`]: one query against stored codes; [`graph`]: search in a graph over them.
 
 #![warn(missing_docs)]
 
 mod buffer;
+pub mod distance;
 mod elementary;
+pub mod graph;
 mod inference;
 mod lanes;
 mod packed;
+mod prefetch;
 mod product;
 mod rows;
 mod simd;
@@ -32,6 +36,7 @@ pub use self::packed::{
     Activations, Blocks, Format, FrozenMatrix, Linear, LowRank, Matrix, Then, rounded_product,
     rounded_product_of_rows,
 };
+pub use self::prefetch::prefetch;
 pub use self::product::{Target, View, product};
 pub use self::rows::{add_columns, add_to, dot, dot_f16, mean};
 pub use self::simd::Isa;

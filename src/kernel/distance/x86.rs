@@ -1,0 +1,160 @@
+//! Lanes of x86 processors.
+
+use std::arch::x86_64::*;
+
+use super::lane::{Lane, Measure, lane};
+
+lane! {
+    /// f32 by AVX-512.
+    Avx512F32: __m512i, __m512, __m512, steps 64 64, cut true, offset 0, Inner;
+    sum(start: i32) -> __m512 = _mm512_set1_ps(start as f32);
+    row(from: *const u8) -> __m512i = _mm512_loadu_si512(from.cast());
+    query(from: *const u8) -> __m512 = _mm512_loadu_ps(from.cast());
+    cut(row: __m512i, mask: __m512i) -> __m512i = _mm512_and_si512(row, mask);
+    add(sum: __m512, query: __m512, row: __m512i) -> __m512 =
+        _mm512_fmadd_ps(_mm512_castsi512_ps(row), query, sum);
+    total(sum: __m512) -> f32 = _mm512_reduce_add_ps(sum);
+}
+
+lane! {
+    /// f16 by AVX-512.
+    Avx512F16: __m256i, __m512, __m512, steps 32 64, cut true, offset 0, Inner;
+    sum(start: i32) -> __m512 = _mm512_set1_ps(start as f32);
+    row(from: *const u8) -> __m256i = _mm256_loadu_si256(from.cast());
+    query(from: *const u8) -> __m512 = _mm512_loadu_ps(from.cast());
+    cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
+    add(sum: __m512, query: __m512, row: __m256i) -> __m512 =
+        _mm512_fmadd_ps(_mm512_cvtph_ps(row), query, sum);
+    total(sum: __m512) -> f32 = _mm512_reduce_add_ps(sum);
+}
+
+lane! {
+    /// bf16 by AVX-512, opened to f32.
+    Avx512Bf16: __m256i, __m512, __m512, steps 32 64, cut true, offset 0, Inner;
+    sum(start: i32) -> __m512 = _mm512_set1_ps(start as f32);
+    row(from: *const u8) -> __m256i = _mm256_loadu_si256(from.cast());
+    query(from: *const u8) -> __m512 = _mm512_loadu_ps(from.cast());
+    cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
+    add(sum: __m512, query: __m512, row: __m256i) -> __m512 = {
+        let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(row));
+        _mm512_fmadd_ps(_mm512_castsi512_ps(wide), query, sum)
+    };
+    total(sum: __m512) -> f32 = _mm512_reduce_add_ps(sum);
+}
+
+lane! {
+    /// 8-bit integers by AVX-512 VNNI, whose one operand is unsigned: rows are raised by 128.
+    Avx512I8: __m512i, __m512i, __m512i, steps 64 64, cut false, offset 128, Cosine;
+    sum(start: i32) -> __m512i = _mm512_zextsi128_si512(_mm_cvtsi32_si128(start));
+    row(from: *const u8) -> __m512i = _mm512_loadu_si512(from.cast());
+    query(from: *const u8) -> __m512i = _mm512_loadu_si512(from.cast());
+    cut(row: __m512i, mask: __m512i) -> __m512i = _mm512_and_si512(row, mask);
+    add(sum: __m512i, query: __m512i, row: __m512i) -> __m512i =
+        _mm512_dpbusd_epi32(sum, _mm512_xor_si512(row, _mm512_set1_epi8(-128)), query);
+    total(sum: __m512i) -> f32 = _mm512_reduce_add_epi32(sum) as f32;
+}
+
+lane! {
+    /// Bits by AVX-512 VPOPCNTDQ.
+    Avx512B1: __m512i, __m512i, __m512i, steps 64 64, cut true, offset 0, Hamming;
+    sum(start: i32) -> __m512i = _mm512_zextsi128_si512(_mm_cvtsi32_si128(start));
+    row(from: *const u8) -> __m512i = _mm512_loadu_si512(from.cast());
+    query(from: *const u8) -> __m512i = _mm512_loadu_si512(from.cast());
+    cut(row: __m512i, mask: __m512i) -> __m512i = _mm512_and_si512(row, mask);
+    add(sum: __m512i, query: __m512i, row: __m512i) -> __m512i =
+        _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_xor_si512(query, row)));
+    total(sum: __m512i) -> f32 = _mm512_reduce_add_epi64(sum) as f32;
+}
+
+/// Sum of eight lanes.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn total_ps(sum: __m256) -> f32 {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
+/// Sum of eight lanes.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn total_epi32(sum: __m256i) -> f32 {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+        let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b01_00_11_10>(four));
+        _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b10_11_00_01>(two))) as f32
+    }
+}
+
+lane! {
+    /// 8-bit integers by AVX-VNNI.
+    AvxVnniI8: __m256i, __m256i, __m256i, steps 32 32, cut false, offset 128, Cosine;
+    sum(start: i32) -> __m256i = _mm256_zextsi128_si256(_mm_cvtsi32_si128(start));
+    row(from: *const u8) -> __m256i = _mm256_loadu_si256(from.cast());
+    query(from: *const u8) -> __m256i = _mm256_loadu_si256(from.cast());
+    cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
+    add(sum: __m256i, query: __m256i, row: __m256i) -> __m256i =
+        _mm256_dpbusd_avx_epi32(sum, _mm256_xor_si256(row, _mm256_set1_epi8(-128)), query);
+    total(sum: __m256i) -> f32 = total_epi32(sum);
+}
+
+lane! {
+    /// f32 by AVX2.
+    Avx2F32: __m256i, __m256, __m256, steps 32 32, cut true, offset 0, Inner;
+    sum(start: i32) -> __m256 = _mm256_set1_ps(start as f32);
+    row(from: *const u8) -> __m256i = _mm256_loadu_si256(from.cast());
+    query(from: *const u8) -> __m256 = _mm256_loadu_ps(from.cast());
+    cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
+    add(sum: __m256, query: __m256, row: __m256i) -> __m256 =
+        _mm256_fmadd_ps(_mm256_castsi256_ps(row), query, sum);
+    total(sum: __m256) -> f32 = total_ps(sum);
+}
+
+lane! {
+    /// f16 by AVX2 and F16C.
+    Avx2F16: __m128i, __m256, __m256, steps 16 32, cut true, offset 0, Inner;
+    sum(start: i32) -> __m256 = _mm256_set1_ps(start as f32);
+    row(from: *const u8) -> __m128i = _mm_loadu_si128(from.cast());
+    query(from: *const u8) -> __m256 = _mm256_loadu_ps(from.cast());
+    cut(row: __m128i, mask: __m128i) -> __m128i = _mm_and_si128(row, mask);
+    add(sum: __m256, query: __m256, row: __m128i) -> __m256 =
+        _mm256_fmadd_ps(_mm256_cvtph_ps(row), query, sum);
+    total(sum: __m256) -> f32 = total_ps(sum);
+}
+
+lane! {
+    /// bf16 by AVX2, opened to f32.
+    Avx2Bf16: __m128i, __m256, __m256, steps 16 32, cut true, offset 0, Inner;
+    sum(start: i32) -> __m256 = _mm256_set1_ps(start as f32);
+    row(from: *const u8) -> __m128i = _mm_loadu_si128(from.cast());
+    query(from: *const u8) -> __m256 = _mm256_loadu_ps(from.cast());
+    cut(row: __m128i, mask: __m128i) -> __m128i = _mm_and_si128(row, mask);
+    add(sum: __m256, query: __m256, row: __m128i) -> __m256 = {
+        let wide = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(row));
+        _mm256_fmadd_ps(_mm256_castsi256_ps(wide), query, sum)
+    };
+    total(sum: __m256) -> f32 = total_ps(sum);
+}
+
+lane! {
+    /// 8-bit integers by AVX2. vpmaddubsw takes unsigned bytes on one side: the row's signs move to the query. Two products
+    /// of at most 128 * 127 fit 16 bits.
+    Avx2I8: __m256i, __m256i, __m256i, steps 32 32, cut false, offset 0, Cosine;
+    sum(start: i32) -> __m256i = _mm256_zextsi128_si256(_mm_cvtsi32_si128(start));
+    row(from: *const u8) -> __m256i = _mm256_loadu_si256(from.cast());
+    query(from: *const u8) -> __m256i = _mm256_loadu_si256(from.cast());
+    cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
+    add(sum: __m256i, query: __m256i, row: __m256i) -> __m256i = {
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(row), _mm256_sign_epi8(query, row));
+        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    };
+    total(sum: __m256i) -> f32 = total_epi32(sum);
+}
