@@ -1,4 +1,5 @@
-//! usearch indexes: calibrated quantisation, single-thread builds, reachability audit, rescoring sidecar.
+//! usearch indexes: calibrated quantisation, builds in key order, reachability audit, rescoring sidecar. The graph is built by
+//! this program or by the usearch library ([`Builder`]), which opens and searches every file before it is published.
 //!
 //! Vectors are compared by cosine: every vector is scaled to unit length before it is stored, so that
 //! the index, the sidecar and the queries agree whatever the tower's own normalisation is.
@@ -13,11 +14,12 @@
 //! [`RowSet`] of the rows that still count (`stage::segments` says when which is written). Every function here takes
 //! one segment, except [`measure`], which takes them together as they serve.
 //!
-//! Source of the graph: Malkov and Yashunin, HNSW, arXiv 1603.09320, as usearch 2.26 builds it.
+//! Source of the graph: Malkov and Yashunin, HNSW, arXiv 1603.09320, as usearch 2.26 stores it.
 
 mod build;
 mod canary;
 mod file;
+mod grow;
 mod options;
 mod quantize;
 mod recall;
@@ -25,13 +27,15 @@ mod rescore;
 mod row_set;
 mod rows;
 mod shard;
+mod witness;
 
 pub use build::{BuildReport, build, estimate_file_bytes, estimate_memory};
 pub use canary::{check_canaries, record_canaries};
 pub use file::{Audit, StoredKeys, audit, sidecar_keys, stored_keys};
-pub use options::{IndexOptions, Quantization};
+pub use options::{Builder, IndexOptions, Quantization};
 pub use quantize::{Calibration, calibrate};
 pub use recall::{Recall, measure};
 pub use row_set::RowSet;
 pub use rows::Hit;
 pub use shard::ShardIndex;
+pub use witness::check_with_usearch;

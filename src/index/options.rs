@@ -23,6 +23,24 @@ pub enum Quantization {
     B1,
 }
 
+/// Who builds the graph. Either file is one that usearch opens, searches and is asked about before it is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Builder {
+    /// The usearch library, as release 0.1.0 did.
+    #[default]
+    Usearch,
+    /// This program: the same algorithm, at least twice as fast, every vector reachable by construction.
+    Scalingnote,
+}
+
+impl Builder {
+    /// Absent where options are hashed or stored, so that those of earlier releases keep their names.
+    pub fn is_usearch(&self) -> bool {
+        *self == Self::Usearch
+    }
+}
+
 /// How an index is built. Every field is identity: it is hashed into the index's name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -37,6 +55,9 @@ pub struct IndexOptions {
     pub expansion_search: usize,
     /// Candidates per asked result that the f16 sidecar rescores at most; 0 switches rescoring off.
     pub rescore: usize,
+    /// Who builds the graph; absent: usearch.
+    #[serde(skip_serializing_if = "Builder::is_usearch")]
+    pub builder: Builder,
 }
 
 impl Default for IndexOptions {
@@ -47,6 +68,7 @@ impl Default for IndexOptions {
             expansion_add: 128,
             expansion_search: 64,
             rescore: 8,
+            builder: Builder::Usearch,
         }
     }
 }

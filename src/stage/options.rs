@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::index::{IndexOptions, Quantization};
+use crate::index::{Builder, IndexOptions, Quantization};
 use crate::tower::DeviceSpec;
 use crate::types::VectorType;
 
@@ -97,6 +97,8 @@ pub struct BuildOptions {
     pub expansion_search: usize,
     /// Candidates per asked result that the f16 sidecar rescores at most; 0 switches rescoring off.
     pub rescore: usize,
+    /// Who builds the graph. Changing it rebuilds every index; vectors are kept.
+    pub builder: Builder,
     /// Number of shards. Default: 1 for a tiny corpus, else at least 4 per device. Changing it
     /// rebuilds every index; vectors are kept.
     pub shards: Option<u32>,
@@ -110,14 +112,21 @@ pub struct BuildOptions {
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        let IndexOptions { quantization, connectivity, expansion_add, expansion_search, rescore } =
-            IndexOptions::default();
+        let IndexOptions {
+            quantization,
+            connectivity,
+            expansion_add,
+            expansion_search,
+            rescore,
+            builder,
+        } = IndexOptions::default();
         Self {
             quantization,
             connectivity,
             expansion_add,
             expansion_search,
             rescore,
+            builder,
             shards: None,
             rebuild_churn_percent: 20.0,
             memory_limit_mib: None,
@@ -134,6 +143,7 @@ impl BuildOptions {
             expansion_add: self.expansion_add,
             expansion_search: self.expansion_search,
             rescore: self.rescore,
+            builder: self.builder,
         }
     }
 }

@@ -18,13 +18,13 @@ pub(in crate::index) const MAX_CONNECTIVITY: usize = 1_024;
 /// The key that marks a removed node.
 pub(in crate::index) const FREE_KEY: u64 = u64::MAX;
 
-const MAGIC: &[u8] = b"usearch";
+pub(in crate::index) const MAGIC: &[u8] = b"usearch";
 pub(in crate::index) const HEAD: usize = 64;
 pub(in crate::index) const GRAPH_HEAD: usize = 40;
 /// Key and level in front of a node's links.
 pub(in crate::index) const NODE_HEAD: usize = 10;
-const KIND_U64: u8 = 14;
-const KIND_U32: u8 = 15;
+pub(in crate::index) const KIND_U64: u8 = 14;
+pub(in crate::index) const KIND_U32: u8 = 15;
 
 /// Where everything lies in a checked file. Only [`Layout::parse`] makes one, so the accessors may
 /// index the same bytes without fear.

@@ -4,6 +4,7 @@ pub(super) mod format;
 pub(super) mod graph;
 mod keys;
 pub(super) mod sidecar;
+pub(super) mod write;
 
 pub use graph::{Audit, audit};
 pub use keys::{StoredKeys, sidecar_keys, stored_keys};

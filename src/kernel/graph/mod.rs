@@ -11,19 +11,19 @@
 //! looked at is farther than all of them. With `passes`, only slots for which it is true are kept, and the walk also leads
 //! through the others. The result depends on nothing but the graph and the query: equal distances go by slot.
 //!
-//! A builder inserts slot `n` with the same calls: `descend` to its level, `search` with `expansion_add` in each level below,
-//! from what the level above found; the graph's unfinished nodes have empty lists, so that no link leads to them. `shape`,
-//! `below` and the node area are known before the first insertion where the levels are drawn first: the graph in the making
-//! is then the node area of the file.
+//! [`GraphBuilder`] inserts with the same calls: `descend` to the new node's level, `search` in each level below, from what the
+//! level above found. The lists of an unfinished node are empty, and no link leads to it.
 //!
 //! What makes it fast: marks of seen slots by epoch, one byte each; all unseen neighbours of a node are asked for before the
 //! first distance is measured; distances in groups of four with the query in registers; distance and slot in one sortable
 //! number.
 
+mod insert;
 mod marks;
 mod near;
 mod view;
 
+pub use self::insert::GraphBuilder;
 pub use self::near::Near;
 pub use self::view::{Graph, Shape};
 

@@ -84,7 +84,10 @@ impl IndexJob<'_> {
                     &|_| {},
                 )?;
                 let built = ShardIndex::open(&index, &sidecar, &options, &calibration)?;
-                Ok((report, index::record_canaries(&built)?))
+                let canaries = index::record_canaries(&built)?;
+                drop(built);
+                index::check_with_usearch(&index, &sidecar, &options, &calibration, &canaries)?;
+                Ok((report, canaries))
             });
             let (report, canaries) =
                 building.await.context(|| "the index build ended unexpectedly")??;
