@@ -217,6 +217,10 @@ bench-memory: build ## Follow the memory of one run over a million short notes (
 bench-index: ## Measure index building and recall beside usearch, hnswlib and faiss (DATA=DIR, benches/README.md).
 	DATA="$(DATA)" benches/index.sh
 
+.PHONY: bench-index-build
+bench-index-build: ## Measure index building beside usearch and hnswlib, and what of it is not insertion (DATA=DIR, CORE=N).
+	DATA="$(DATA)" benches/build_index.sh
+
 .PHONY: bench-e2e
 bench-e2e: build ## Measure whole runs over real texts: stages, overlap, and the same with 1% changed (DATA=DIR, benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699

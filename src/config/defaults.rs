@@ -53,7 +53,7 @@ const CHANGES: &[Change] = &[
     },
     Change {
         key: "index.builder",
-        left_out: None,
+        left_out: Some("usearch"),
         then: |_, _| "scalingnote".into(),
         new_space: false,
         why: "this program builds the graphs itself, at least twice as fast, into the same files; every index is built again \

@@ -97,7 +97,8 @@ pub struct BuildOptions {
     pub expansion_search: usize,
     /// Candidates per asked result that the f16 sidecar rescores at most; 0 switches rescoring off.
     pub rescore: usize,
-    /// Who builds the graph. Changing it rebuilds every index; vectors are kept.
+    /// Who builds the graph; absent: usearch. Changing it rebuilds every index; vectors are kept.
+    #[serde(skip_serializing_if = "Builder::is_usearch")]
     pub builder: Builder,
     /// Number of shards. Default: 1 for a tiny corpus, else at least 4 per device. Changing it
     /// rebuilds every index; vectors are kept.

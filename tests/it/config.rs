@@ -8,6 +8,7 @@ use scalingnote::config::{
 };
 use scalingnote::corpus::TypeRule;
 use scalingnote::error::{ErrorKind, Result};
+use scalingnote::index::Builder;
 use scalingnote::tower::Defaults;
 use scalingnote::types::Pooling;
 
@@ -351,11 +352,12 @@ fn a_version_decides_what_a_key_that_is_left_out_means() {
         assert_eq!(budget(text, &[], &["encode.token_budget=65536"]), 65_536);
     }
     let mut both = [&gpu, &second(&gpu)].map(|text| with(text, &[], &[]).unwrap());
-    assert_eq!(both.each_ref().map(|resolved| resolved.changes().unwrap().len()), [3, 0]);
+    assert_eq!(both.each_ref().map(|resolved| resolved.changes().unwrap().len()), [4, 0]);
     assert!(both.iter().all(|resolved| !resolved.origins.contains_key("encode.token_budget")));
     both[0].pipeline.encode.token_budget = 65_536;
     both[0].pipeline.version = PipelineVersion::V2;
     both[0].pipeline.corpus.types = TypeRule::Exact;
+    both[0].pipeline.index.builder = Builder::Scalingnote;
     both[0].pipeline.tower.defaults = Defaults::Model;
     assert_eq!(both[0].pipeline, both[1].pipeline, "nothing else differs");
 
@@ -385,20 +387,23 @@ fn what_version_2_changes_is_told_for_the_very_file() {
         [
             "encode.token_budget: 4096 in version 1, 65536 in version 2 (the embedding space stays); a GPU is not busy \
              with 4096 tokens, so it is 65536 where every device is one",
+            "index.builder: \"usearch\" in version 1, \"scalingnote\" in version 2 (the embedding space stays); this program \
+             builds the graphs itself, at least twice as fast, into the same files; every index is built again once",
             "tower.defaults: \"none\" in version 1, \"model\" in version 2 (every text is encoded again); what the pipeline \
              does not say of pooling, prompts, longest text and tokenisation is as the model's own files say, and as in \
              version 1 only where they say nothing"
         ]
     );
-    let without_gpu = [told[0].clone(), told[2].clone()];
+    let without_gpu = [told[0].clone(), told[2].clone(), told[3].clone()];
     assert_eq!(changes(GOOD, &[]), without_gpu);
-    assert!(changes(GOOD, &["corpus.types=guessed", "tower.defaults=none"]).is_empty());
+    let settled = ["corpus.types=guessed", "index.builder=usearch", "tower.defaults=none"];
+    assert!(changes(GOOD, &settled).is_empty());
     assert_eq!(changes(&on_a_gpu(), &["encode.token_budget=4096"]), without_gpu);
     assert!(changes(&second(&on_a_gpu()), &[]).is_empty());
     // The schema tells of all of them.
     let schema = Pipeline::json_schema();
     let told = schema["properties"]["version"]["description"].as_str().unwrap();
-    for key in ["`corpus.types`", "`encode.token_budget`", "`next.tower.defaults`"] {
+    for key in ["`corpus.types`", "`index.builder`", "`next.tower.defaults`"] {
         assert!(told.contains(key), "{told}");
     }
 }
@@ -426,8 +431,9 @@ fn an_upgraded_file_keeps_its_comments_and_its_meaning() {
                 "[encode] # on the card\n",
                 "[encode] # on the card\ntoken_budget = 4096 # as in version 1\n"
             )
+            + "\n[index]\nbuilder = \"usearch\" # as in version 1\n"
     );
-    assert_eq!((kept.before, kept.changes.len()), (PipelineVersion::V1, 3));
+    assert_eq!((kept.before, kept.changes.len()), (PipelineVersion::V1, 4));
     let new = upgraded(&commented, &[], true).unwrap();
     assert_eq!((new.text, new.changes), (second(&commented), kept.changes));
     let again = upgraded(&kept.text, &[], true).unwrap();
@@ -453,7 +459,8 @@ fn an_upgraded_file_keeps_its_comments_and_its_meaning() {
     }
     let settled = GOOD
         .replace("[corpus]\n", "[corpus]\ntypes = \"guessed\"\n")
-        .replace("[tower]\n", "[tower]\ndefaults = \"none\"\n");
+        .replace("[tower]\n", "[tower]\ndefaults = \"none\"\n")
+        + "[index]\nbuilder = \"usearch\"\n";
     let unchanged = upgraded(&settled, &[], false).unwrap();
     assert_eq!((unchanged.text, unchanged.changes), (second(&settled), Vec::new()));
 

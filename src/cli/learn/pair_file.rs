@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{recipe, trained};
 use crate::cli::args::resolve;
 use crate::error::{Error, Result};
-use crate::index::IndexOptions;
+use crate::index::{Builder, IndexOptions};
 use crate::tower::TowerOptions;
 use crate::train::TrainOptions;
 
@@ -66,7 +66,7 @@ pub(super) fn read(file: &Path, path: Option<&Path>) -> Result<Named> {
     let (text, base_dir) = recipe::read(file)?;
     // What the file is, its sections say; what is wrong with it, the reader of that kind of file.
     let keys = toml::from_str::<toml::Table>(&text).unwrap_or_default();
-    let mut index = IndexOptions::default();
+    let mut index = IndexOptions { builder: Builder::Scalingnote, ..IndexOptions::default() };
     let (mut query, mut document) = if keys.contains_key("corpus") || keys.contains_key("publish") {
         let pipeline = resolve(file, &[])?.pipeline;
         index = pipeline.index.index();

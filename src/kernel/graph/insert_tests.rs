@@ -50,8 +50,7 @@ fn encoded(element: Element, row: &[f32]) -> Vec<u8> {
     }
 }
 
-const ALL: [Element; 5] =
-    [Element::F32, Element::F16, Element::Bf16, Element::I8, Element::B1];
+const ALL: [Element; 5] = [Element::F32, Element::F16, Element::Bf16, Element::I8, Element::B1];
 
 fn level(slot: usize, connectivity: usize) -> usize {
     let (mut drawn, mut level) = (mix(slot as u64 ^ 0x55), 0);
@@ -103,7 +102,10 @@ fn check(builder: &GraphBuilder, connectivity: usize) {
             let distinct: BTreeSet<u32> = links.iter().copied().collect();
             assert_eq!(distinct.len(), links.len(), "slot {slot}, level {level}: {links:?}");
             assert!(!distinct.contains(&(slot as u32)), "slot {slot} links to itself");
-            assert!(links.iter().all(|to| levels[*to as usize] >= level), "slot {slot}, level {level}");
+            assert!(
+                links.iter().all(|to| levels[*to as usize] >= level),
+                "slot {slot}, level {level}"
+            );
         }
     }
     assert_eq!(reached(&graph), levels.len());

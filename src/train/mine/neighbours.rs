@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::negatives::Candidates;
 use crate::error::{ErrorKind, Result, ResultExt};
-use crate::index::{self, IndexOptions, Quantization, ShardIndex};
+use crate::index::{self, Builder, IndexOptions, Quantization, ShardIndex};
 use crate::types::{Cancel, Embeddings};
 
 /// Builds an index over documents (row i is number i) in a folder that goes when it is dropped.
@@ -22,8 +22,12 @@ impl Neighbours {
         let folder = tempfile::tempdir()
             .or_error(ErrorKind::Resource, || "making a folder for the index (set TMPDIR)")?;
         let path = |name: &str| folder.path().join(name);
-        let options =
-            IndexOptions { quantization: Quantization::F16, rescore: 0, ..IndexOptions::default() };
+        let options = IndexOptions {
+            quantization: Quantization::F16,
+            rescore: 0,
+            builder: Builder::Scalingnote,
+            ..IndexOptions::default()
+        };
         let calibration = index::calibrate(documents, &options)?;
         let keys: Vec<u64> = (0..documents.len() as u64).collect();
         let (graph, sidecar): (&Path, &Path) = (&path("graph"), &path("sidecar"));

@@ -157,7 +157,8 @@ fn a_file_is_upgraded_where_it_lies_or_elsewhere() {
     let change = "  encode.token_budget: 4096 in version 1, 65536 in version 2 (the embedding space stays); ";
 
     says("config check p.toml", 0, &["is fine", "  corpus.types: \"guessed\" in version 1"]);
-    let settled = "config check p.toml --set corpus.types=guessed --set tower.defaults=none";
+    let settled = "config check p.toml --set corpus.types=guessed --set tower.defaults=none \
+                   --set index.builder=usearch";
     says(settled, 0, &["is fine", "version 2 would change nothing in it"]);
     says("config check gpu.toml", 0, &["`scalingnote config upgrade gpu.toml`", change]);
     says("config upgrade gpu.toml --dry-run", 0, &["gpu.toml would become version 2", change]);

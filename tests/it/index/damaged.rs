@@ -2,14 +2,14 @@
 
 use proptest::prelude::*;
 use scalingnote::error::ErrorKind;
-use scalingnote::index::{Calibration, IndexOptions, ShardIndex, audit};
+use scalingnote::index::{Calibration, ShardIndex, audit};
 
 use super::{built, clustered, keys};
 
 fn small() -> &'static (Vec<u8>, Vec<u8>) {
     static SMALL: std::sync::OnceLock<(Vec<u8>, Vec<u8>)> = std::sync::OnceLock::new();
     SMALL.get_or_init(|| {
-        let made = built(&keys(120), &clustered(120, 8, 1), IndexOptions::default());
+        let made = built(&keys(120), &clustered(120, 8, 1), plain());
         (std::fs::read(made.index()).unwrap(), std::fs::read(made.sidecar()).unwrap())
     })
 }
@@ -24,7 +24,7 @@ fn try_damaged(index: &[u8], sidecar: &[u8]) {
     if let Err(error) = audit(&index_path) {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
-    let options = IndexOptions::default();
+    let options = plain();
     match ShardIndex::open(&index_path, &sidecar_path, &options, &calibration) {
         Ok(shard) => {
             shard.search(&vec![0.5; shard.dimensions()], 7).unwrap();

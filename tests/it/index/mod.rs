@@ -1,14 +1,15 @@
 //! Index shards on real GloVe vectors and on hostile input.
 
 mod damaged;
+mod graphs;
 
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use scalingnote::error::ErrorKind;
 use scalingnote::index::{
-    BuildReport, Calibration, IndexOptions, Quantization, RowSet, ShardIndex, audit, build,
-    calibrate, estimate_memory, measure,
+    BuildReport, Builder, Calibration, IndexOptions, Quantization, RowSet, ShardIndex, audit,
+    build, calibrate, estimate_memory, measure,
 };
 use scalingnote::types::{Cancel, Embeddings};
 
@@ -42,8 +43,14 @@ fn keys(count: usize) -> Vec<u64> {
     keys
 }
 
+/// Of a new pipeline.
 fn options(quantization: Quantization) -> IndexOptions {
-    IndexOptions { quantization, ..IndexOptions::default() }
+    IndexOptions { quantization, builder: Builder::Scalingnote, ..IndexOptions::default() }
+}
+
+/// As [`options`], with the default quantisation.
+fn plain() -> IndexOptions {
+    options(Quantization::I8)
 }
 
 struct Built {
@@ -133,37 +140,47 @@ fn calibrated_i8_keeps_its_recall_on_glove() {
     let queries = fvecs(&folder.join("query.fvecs"), usize::MAX);
     let (width, truth) = texmex(&folder.join("groundtruth.ivecs"), usize::MAX);
     let keys = keys(base.len());
-    let made = built(&keys, &base, options(Quantization::I8));
-    let against_truth = |rescore: usize| {
-        let options = IndexOptions { rescore, ..made.options.clone() };
-        let shard =
-            ShardIndex::open(&made.index(), &made.sidecar(), &options, &made.calibration).unwrap();
-        let mut hits = 0;
-        for (at, query) in queries.rows().enumerate() {
-            let best: Vec<u64> = truth[at * width..at * width + 10]
-                .iter()
-                .map(|row| keys[i32::from_le_bytes(*row) as usize])
-                .collect();
-            let found = shard.search(query, 10).unwrap();
-            hits += found.iter().filter(|hit| best.contains(&hit.key)).count();
-        }
-        hits as f64 / (10 * queries.len()) as f64
-    };
-    let (plain, rescored) = (against_truth(0), against_truth(8));
-    println!(
-        "recall@10: plain {plain:.4}, rescored {rescored:.4}, sampled {:?}, calibration {:?}",
-        made.report.recall, made.calibration
+    let recalls = [Builder::Scalingnote, Builder::Usearch].map(|builder| {
+        let made = built(&keys, &base, IndexOptions { builder, ..plain() });
+        let against_truth = |rescore: usize| {
+            let options = IndexOptions { rescore, ..made.options.clone() };
+            let shard =
+                ShardIndex::open(&made.index(), &made.sidecar(), &options, &made.calibration)
+                    .unwrap();
+            let mut hits = 0;
+            for (at, query) in queries.rows().enumerate() {
+                let best: Vec<u64> = truth[at * width..at * width + 10]
+                    .iter()
+                    .map(|row| keys[i32::from_le_bytes(*row) as usize])
+                    .collect();
+                let found = shard.search(query, 10).unwrap();
+                hits += found.iter().filter(|hit| best.contains(&hit.key)).count();
+            }
+            hits as f64 / (10 * queries.len()) as f64
+        };
+        let (direct, rescored) = (against_truth(0), against_truth(8));
+        println!(
+            "{builder:?}: recall@10: direct {direct:.4}, rescored {rescored:.4}, sampled {:?}, calibration {:?}, {} repaired",
+            made.report.recall, made.calibration, made.report.repaired
+        );
+        assert!(direct >= 0.906, "{builder:?}: {direct}");
+        assert!(rescored > 0.918, "{builder:?}: {rescored}");
+        assert_eq!((made.report.orphans, made.report.vectors), (0, 80_000));
+        // The sampled figure speaks for held-out queries.
+        let sampled = made.report.recall;
+        assert!((sampled.mean - rescored).abs() < 0.02, "{sampled:?}");
+        assert!(sampled.low < sampled.mean && sampled.mean < sampled.high, "{sampled:?}");
+        let exact = made.open().search_exact(queries.row(0), 10).unwrap();
+        let first = keys[i32::from_le_bytes(truth[0]) as usize];
+        assert_eq!(exact[0].key, first);
+        assert!(builder == Builder::Usearch || made.report.repaired == 0, "{:?}", made.report);
+        (direct, rescored)
+    });
+    let [ours, theirs] = recalls;
+    assert!(
+        ours.0 >= theirs.0 - 0.002 && ours.1 >= theirs.1 - 0.002,
+        "{ours:?}, usearch {theirs:?}"
     );
-    assert!(plain >= 0.906, "{plain}");
-    assert!(rescored > 0.918, "{rescored}");
-    assert_eq!((made.report.orphans, made.report.vectors), (0, 80_000));
-    // The sampled figure speaks for held-out queries.
-    let sampled = made.report.recall;
-    assert!((sampled.mean - rescored).abs() < 0.02, "{sampled:?}");
-    assert!(sampled.low < sampled.mean && sampled.mean < sampled.high, "{sampled:?}");
-    let exact = made.open().search_exact(queries.row(0), 10).unwrap();
-    let first = keys[i32::from_le_bytes(truth[0]) as usize];
-    assert_eq!(exact[0].key, first);
 }
 
 #[test]
@@ -190,9 +207,9 @@ fn every_quantisation_builds_opens_and_finds() {
         assert_eq!(hit.key, keys[7], "{quantization:?}");
         assert!((hit.score - 1.0).abs() < 2e-3, "{hit:?}");
         // Without rescoring the score is usearch's own, of the same scale.
-        let plain = IndexOptions { rescore: 0, ..made.options.clone() };
+        let unscored = IndexOptions { rescore: 0, ..made.options.clone() };
         let shard =
-            ShardIndex::open(&made.index(), &made.sidecar(), &plain, &made.calibration).unwrap();
+            ShardIndex::open(&made.index(), &made.sidecar(), &unscored, &made.calibration).unwrap();
         let hit = shard.search(&long, 1).unwrap()[0];
         assert!((hit.score - 1.0).abs() < 2e-2, "{quantization:?}: {hit:?}");
     }
@@ -219,6 +236,10 @@ fn copies_cost_neither_reachability_nor_recall() {
         let found = audit(&made.index()).unwrap();
         assert_eq!((found.nodes, found.orphans.len()), (5_000, 0), "{quantization:?}");
         assert_eq!((made.report.vectors, made.report.orphans), (5_000, 0));
+        assert_eq!(
+            made.report.repaired, 0,
+            "{quantization:?}: the copies cut no link that leads on"
+        );
         if quantization != Quantization::B1 {
             let found = recall(&made.open(), &clustered(200, 32, 6));
             println!("{quantization:?}: {found}");
@@ -240,16 +261,12 @@ fn same_input_same_bytes_also_in_parallel() {
     let bytes = |made: &Built| {
         (std::fs::read(made.index()).unwrap(), std::fs::read(made.sidecar()).unwrap())
     };
-    let one_by_one: Vec<_> = shards
-        .iter()
-        .map(|(keys, vectors)| bytes(&built(keys, vectors, IndexOptions::default())))
-        .collect();
+    let one_by_one: Vec<_> =
+        shards.iter().map(|(keys, vectors)| bytes(&built(keys, vectors, plain()))).collect();
     let together: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = shards
             .iter()
-            .map(|(keys, vectors)| {
-                scope.spawn(|| bytes(&built(keys, vectors, IndexOptions::default())))
-            })
+            .map(|(keys, vectors)| scope.spawn(|| bytes(&built(keys, vectors, plain()))))
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -261,7 +278,7 @@ fn same_input_same_bytes_also_in_parallel() {
 fn tiny_and_empty_shards_work() {
     for count in [0, 1, 2, 11] {
         let vectors = Embeddings::from_vec(3, (0..3 * count as u64).map(noise).collect()).unwrap();
-        let made = built(&keys(count), &vectors, IndexOptions::default());
+        let made = built(&keys(count), &vectors, plain());
         let shard = made.open();
         assert_eq!((shard.len(), made.report.vectors), (count, count as u64));
         assert_eq!(shard.search(&[1.0, 0.0, 0.0], 5).unwrap().len(), count.min(5));
@@ -282,7 +299,7 @@ fn bad_input_is_refused_by_name_and_leaves_nothing() {
         build(keys, &vectors, &options, &calibration, &index, &sidecar, cancel, &|_| {})
             .unwrap_err()
     };
-    let (plain, go) = (IndexOptions::default(), Cancel::new());
+    let (plain, go) = (plain(), Cancel::new());
     for bad in [f32::NAN, f32::INFINITY, 0.0] {
         let error = attempt(&[1, 0xab], vec![1.0, 0.0, bad, 0.0], plain.clone(), &go);
         assert_eq!(error.kind(), ErrorKind::Input);
@@ -304,11 +321,11 @@ fn bad_input_is_refused_by_name_and_leaves_nothing() {
 #[test]
 fn files_of_different_builds_do_not_open_together() {
     let (one, two) = (clustered(300, 16, 1), clustered(301, 16, 2));
-    let first = built(&keys(300), &one, IndexOptions::default());
-    let second = built(&keys(301), &two, IndexOptions::default());
+    let first = built(&keys(300), &one, plain());
+    let second = built(&keys(301), &two, plain());
     let mut other_keys = keys(300);
     other_keys[5] += 1;
-    let third = built(&other_keys, &one, IndexOptions::default());
+    let third = built(&other_keys, &one, plain());
     let open = |index: &Path, sidecar: &Path, quantization| {
         ShardIndex::open(index, sidecar, &options(quantization), &first.calibration)
     };
@@ -331,7 +348,7 @@ fn files_of_different_builds_do_not_open_together() {
 #[test]
 fn many_threads_search_one_shard() {
     let vectors = clustered(500, 16, 1);
-    let made = built(&keys(500), &vectors, IndexOptions::default());
+    let made = built(&keys(500), &vectors, plain());
     let shard = made.open();
     let expected = shard.search(vectors.row(3), 5).unwrap();
     std::thread::scope(|scope| {
@@ -362,12 +379,9 @@ fn segments_serve_together_like_one_index() {
     let (base_keys, base) = pick(&|at| !late(at) || gone(at));
     let (removed, _) = pick(&gone);
     let (delta_keys, delta) = pick(&late);
-    let one = built(&all, &vectors, IndexOptions::default());
+    let one = built(&all, &vectors, plain());
     let whole = one.open();
-    let segments = [
-        built(&base_keys, &base, IndexOptions::default()),
-        built(&delta_keys, &delta, IndexOptions::default()),
-    ];
+    let segments = [built(&base_keys, &base, plain()), built(&delta_keys, &delta, plain())];
     let opened: Vec<ShardIndex> = segments
         .iter()
         .map(|made| {
@@ -404,7 +418,7 @@ fn segments_serve_together_like_one_index() {
 
 #[test]
 fn the_memory_estimate_covers_what_a_build_holds() {
-    let options = IndexOptions::default();
+    let options = plain();
     let estimate = estimate_memory(80_000, 100, &options);
     // 80,000 x (400 input + 100 codes + 150 links) is 52 MB; the fixed part 64 MiB.
     assert!((100 << 20..200 << 20).contains(&estimate), "{estimate}");

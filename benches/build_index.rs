@@ -1,0 +1,270 @@
+//! Measures how fast indexes are built, and what of it is not insertion: `benches/build_index.py` runs it beside its peers.
+//!
+//! usage: build_index FOLDER [--rows N] [--shards]
+//!        build_index --made ROWS DIMENSIONS [--shards]
+//!
+//! FOLDER holds `base.fvecs`, `query.fvecs`, `groundtruth.ivecs` (texmex layout); `--made` measures vectors around made-up
+//! centres instead. Standard output gets one JSON object: {"system", "type", "insert" (vectors/s of the insertions alone),
+//! "build" (vectors/s from embeddings to a confirmed file), "shares" of the build (insertion, audit, recall sample, canaries and
+//! usearch's confirmation, and the rest: codes, duplicates, sidecar, writing, repair), "repaired", "sampled" (recall@10 by
+//! the build's own sample), "recall": {ef: recall@10 as served}, "peak" and "estimated" (bytes)}. One thread, i8 codes, connectivity
+//! 16, expansion 128 while building, rows in the order of hashed keys, seconds of the processor. `--shards` adds by the clock
+//! two halves one after the other and on two threads, which needs a quiet machine.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use scalingnote::index::{
+    self, Builder, Calibration, IndexOptions, ShardIndex, audit, build, calibrate, measure,
+};
+use scalingnote::types::{Cancel, Embeddings};
+use scalingnote_kernel::distance::Element;
+use scalingnote_kernel::graph::{GraphBuilder, Shape};
+use serde_json::{Value, json};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Candidates while searching.
+const EXPANSIONS: [usize; 4] = [32, 64, 128, 256];
+
+struct Data {
+    keys: Vec<u64>,
+    base: Embeddings,
+    queries: Embeddings,
+    /// Per query the keys of the ten nearest.
+    truth: Vec<Vec<u64>>,
+}
+
+fn main() -> Result<(), Failure> {
+    let (mut folder, mut made) = (None, None);
+    let (mut rows, mut shards) = (usize::MAX, false);
+    let mut given = std::env::args().skip(1);
+    while let Some(argument) = given.next() {
+        let mut number = || -> Result<usize, Failure> {
+            Ok(given.next().ok_or("a number is missing")?.parse()?)
+        };
+        match argument.as_str() {
+            "--rows" => rows = number()?,
+            "--made" => made = Some((number()?, number()?)),
+            "--shards" => shards = true,
+            // What cargo itself adds.
+            "--bench" => {}
+            _ => folder = Some(PathBuf::from(argument)),
+        }
+    }
+    let data = match (made, folder) {
+        (Some((rows, dimensions)), _) => around_centres(rows, dimensions)?,
+        (None, Some(folder)) => load(&folder, rows)?,
+        (None, None) => return Err("a folder or --made is missing".into()),
+    };
+    let options = IndexOptions { builder: Builder::Scalingnote, ..IndexOptions::default() };
+    let calibration = calibrate(&data.base, &options)?;
+    let mut line = one(&data, &options, &calibration)?;
+    if shards {
+        line["two_shards"] = two_shards(&data, &options, &calibration)?;
+    }
+    println!("{line}");
+    Ok(())
+}
+
+/// Seconds of processor time that this process has used.
+fn cpu_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that the call may write to.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    assert_eq!(failed, 0, "the processor clock exists on every system that this bench runs on");
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// A field of Linux's account of this process, in bytes; 0 elsewhere.
+fn status(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    kib.unwrap_or(0u64) * 1024
+}
+
+/// SplitMix64: keys like the hashes that the pipeline uses.
+fn mix(seed: u64) -> u64 {
+    let x = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn texmex(path: &Path, most: usize) -> Result<(usize, Vec<[u8; 4]>), Failure> {
+    let bytes = std::fs::read(path)?;
+    let width = i32::from_le_bytes(bytes[..4].try_into()?) as usize;
+    let rows = bytes.chunks_exact(4 * (width + 1)).take(most);
+    let values = rows.flat_map(|row| row[4..].chunks_exact(4).map(|x| [x[0], x[1], x[2], x[3]]));
+    Ok((width, values.collect()))
+}
+
+fn fvecs(path: &Path, most: usize) -> Result<Embeddings, Failure> {
+    let (width, values) = texmex(path, most)?;
+    Ok(Embeddings::from_vec(width, values.into_iter().map(f32::from_le_bytes).collect())?)
+}
+
+fn load(folder: &Path, rows: usize) -> Result<Data, Failure> {
+    let base = fvecs(&folder.join("base.fvecs"), rows)?;
+    let queries = fvecs(&folder.join("query.fvecs"), usize::MAX)?;
+    let mut order: Vec<usize> = (0..base.len()).collect();
+    order.sort_unstable_by_key(|row| mix(*row as u64));
+    let keys = order.iter().map(|row| mix(*row as u64)).collect();
+    let mut sorted = Embeddings::with_capacity(base.dimensions(), base.len());
+    order.iter().for_each(|row| sorted.push(base.row(*row)));
+    let (width, truth) = texmex(&folder.join("groundtruth.ivecs"), usize::MAX)?;
+    let truth = truth.chunks_exact(width).map(|row| {
+        let rows = row[..10].iter().map(|row| i32::from_le_bytes(*row) as usize);
+        rows.filter(|row| *row < base.len()).map(|row| mix(row as u64)).collect()
+    });
+    let truth = truth.collect();
+    Ok(Data { keys, base: sorted, queries, truth })
+}
+
+/// Vectors around one centre in a thousand rows, and no queries.
+fn around_centres(rows: usize, dimensions: usize) -> Result<Data, Failure> {
+    let noise = |seed: u64| (mix(seed) >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
+    let mut base = Embeddings::with_capacity(dimensions, rows);
+    let mut row = vec![0.0; dimensions];
+    for at in 0..rows as u64 {
+        let centre = mix(at) % (rows as u64 / 1_000).max(1);
+        for (dimension, value) in row.iter_mut().enumerate() {
+            let dimension = dimension as u64;
+            *value = noise(centre << 32 | dimension) + 0.7 * noise(at << 20 ^ dimension ^ 1 << 63);
+        }
+        base.push(&row);
+    }
+    let mut keys: Vec<u64> = (0..rows as u64).map(mix).collect();
+    keys.sort_unstable();
+    Ok(Data { keys, base, queries: Embeddings::with_capacity(dimensions, 0), truth: Vec::new() })
+}
+
+/// Insertion alone: seconds.
+fn inserted(
+    data: &Data,
+    options: &IndexOptions,
+    calibration: &Calibration,
+) -> Result<f64, Failure> {
+    let mut codes = Vec::with_capacity(data.base.as_slice().len());
+    let mut code = Vec::new();
+    for row in data.base.rows() {
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let unit: Vec<f32> = row.iter().map(|x| x / length).collect();
+        calibration.quantize(&unit, &mut code);
+        codes.extend(code.iter().map(|x| *x as u8));
+    }
+    let connectivity = options.connectivity;
+    let level = |key: u64| {
+        let (drawn, mut below, mut level) = (mix(key), u64::MAX / connectivity as u64, 0);
+        while drawn < below {
+            (below, level) = (below / connectivity as u64, level + 1);
+        }
+        level
+    };
+    let levels = data.keys.iter().map(|key| level(*key)).sum();
+    let shape = Shape { head: 10, base: 2 * connectivity, upper: connectivity };
+    let (width, rows) = (data.base.dimensions(), data.keys.len());
+    let begun = cpu_seconds();
+    let mut graph =
+        GraphBuilder::new(Element::I8, width, shape, options.expansion_add, rows, levels)?;
+    for (key, code) in data.keys.iter().zip(codes.chunks_exact(width)) {
+        graph.insert(&[0; 10], code, level(*key));
+    }
+    graph.finish();
+    Ok(cpu_seconds() - begun)
+}
+
+fn one(data: &Data, options: &IndexOptions, calibration: &Calibration) -> Result<Value, Failure> {
+    let (rows, width) = (data.base.len(), data.base.dimensions());
+    let insertion = inserted(data, options, calibration)?;
+    let folder = tempfile::tempdir()?;
+    let (index, sidecar) = (folder.path().join("index"), folder.path().join("sidecar"));
+    let before = status("VmRSS:") as i64;
+    let begun = cpu_seconds();
+    let cancel = Cancel::new();
+    let report =
+        build(&data.keys, &data.base, options, calibration, &index, &sidecar, &cancel, &|_| {})?;
+    let built = cpu_seconds();
+    let shard = ShardIndex::open(&index, &sidecar, options, calibration)?;
+    let canaries = index::record_canaries(&shard)?;
+    index::check_with_usearch(&index, &sidecar, options, calibration, &canaries)?;
+    let confirmed = cpu_seconds();
+    assert!(audit(&index)?.orphans.is_empty());
+    let audited = cpu_seconds();
+    let every = index::RowSet::without(shard.keys(), &[])?;
+    measure(&[(&shard, &every)], &cancel)?;
+    let sampled = cpu_seconds();
+    let all = confirmed - begun;
+    let parts = [insertion, audited - confirmed, sampled - audited, confirmed - built];
+    let rest = all - parts.iter().sum::<f64>();
+    let [insertion, audit, sample, witness] = parts.map(|part| part / all);
+    let mut recall = serde_json::Map::new();
+    for expansion in EXPANSIONS {
+        let options = IndexOptions {
+            expansion_search: expansion,
+            rescore: expansion.div_ceil(10),
+            ..options.clone()
+        };
+        let shard = ShardIndex::open(&index, &sidecar, &options, calibration)?;
+        let (mut hits, mut wanted) = (0, 0);
+        for (query, truth) in data.queries.rows().zip(&data.truth) {
+            let found = shard.search(query, 10)?;
+            hits += found.iter().filter(|hit| truth.contains(&hit.key)).count();
+            wanted += truth.len();
+        }
+        if wanted > 0 {
+            recall.insert(expansion.to_string(), (hits as f64 / wanted as f64).into());
+        }
+    }
+    Ok(json!({
+        "system": "scalingnote",
+        "type": "i8+rescore",
+        "vectors": rows,
+        "dimensions": width,
+        "insert": rows as f64 / parts[0],
+        "build": rows as f64 / all,
+        "shares": {
+            "insertion": insertion, "audit": audit, "recall sample": sample, "canaries and usearch": witness, "rest": rest / all,
+        },
+        "repaired": report.repaired,
+        "sampled": report.recall.mean,
+        "recall": recall,
+        // The vectors were there before.
+        "peak": status("VmHWM:") as i64 - before + 4 * (rows * width) as i64,
+        "estimated": index::estimate_memory(rows as u64, width as u32, options),
+    }))
+}
+
+fn two_shards(
+    data: &Data,
+    options: &IndexOptions,
+    calibration: &Calibration,
+) -> Result<Value, Failure> {
+    let folder = tempfile::tempdir()?;
+    let (rows, width) = (data.base.len(), data.base.dimensions());
+    let half = |name: &str, rows: std::ops::Range<usize>| -> Result<(), Failure> {
+        let values = data.base.as_slice()[rows.start * width..rows.end * width].to_vec();
+        let vectors = Embeddings::from_vec(width, values)?;
+        let (index, sidecar) =
+            (folder.path().join(name), folder.path().join(format!("{name}.f16")));
+        let (keys, cancel) = (&data.keys[rows], Cancel::new());
+        build(keys, &vectors, options, calibration, &index, &sidecar, &cancel, &|_| {})?;
+        Ok(())
+    };
+    let halves = [("a", 0..rows / 2), ("b", rows / 2..rows)];
+    let begun = Instant::now();
+    halves.clone().into_iter().try_for_each(|(name, rows)| half(name, rows))?;
+    let one = begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let half = &half;
+        let threads = halves
+            .map(|(name, rows)| scope.spawn(move || half(name, rows).map_err(|e| e.to_string())));
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map_err(|_| "a builder panicked".to_owned())?)
+    })?;
+    let two = begun.elapsed().as_secs_f64();
+    Ok(json!({"one_thread_s": one, "two_threads_s": two, "speedup": one / two}))
+}
