@@ -12,7 +12,7 @@ use super::shard::kinds;
 use crate::error::{Error, Result};
 use crate::index::file::sidecar::write_error;
 use crate::index::file::write::{About, graph_bytes, node_head, write_graph};
-use crate::kernel::distance::{Codes, Element, SLACK};
+use crate::kernel::distance::{Codes, SLACK};
 use crate::kernel::graph::GraphBuilder;
 use crate::types::mix;
 
@@ -40,7 +40,7 @@ impl Growing {
         };
         match options.builder {
             Builder::Scalingnote => {
-                let element = element(options.quantization);
+                let element = options.quantization.element();
                 if Codes::new(element, dimensions, 0, &[0; SLACK], &[]).is_none() {
                     return Err(Error::unsupported(format!(
                         "vectors of {dimensions} dimensions are longer than an index takes; set \
@@ -127,17 +127,6 @@ impl Growing {
 
 fn full(path: &Path, what: &dyn std::fmt::Display) -> Error {
     Error::resource(format!("writing {}: {what}; is the disk or quota full?", path.display()))
-}
-
-/// Element type in the kernels' words.
-fn element(quantization: Quantization) -> Element {
-    match quantization {
-        Quantization::F32 => Element::F32,
-        Quantization::F16 => Element::F16,
-        Quantization::Bf16 => Element::Bf16,
-        Quantization::I8 => Element::I8,
-        Quantization::B1 => Element::B1,
-    }
 }
 
 /// The top level of a key's node: `l` or higher in one of `connectivity ^ l`, whatever the other keys are.

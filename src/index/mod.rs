@@ -4,7 +4,7 @@
 //! Vectors are compared by cosine: every vector is scaled to unit length before it is stored, so that
 //! the index, the sidecar and the queries agree whatever the tower's own normalisation is.
 //!
-//! | quantisation | stored element | metric in the file | a usearch distance `d` means |
+//! | quantisation | stored element | metric in the file | a distance `d` means |
 //! |---|---|---|---|
 //! | `f32`, `f16`, `bf16` | the unit vector | inner product | cosine = `1 - d` |
 //! | `i8` | [`Calibration::quantize`] | cosine | cosine = `1 - d` |
@@ -13,6 +13,8 @@
 //! A shard is a list of segments: a base index and small delta indexes of what came later, each immutable, with a
 //! [`RowSet`] of the rows that still count (`stage::segments` says when which is written). Every function here takes
 //! one segment, except [`measure`], which takes them together as they serve.
+//!
+//! A file is searched by [`crate::kernel::graph`], which finds in it what usearch's own search finds.
 //!
 //! Source of the graph: Malkov and Yashunin, HNSW, arXiv 1603.09320, as usearch 2.26 stores it.
 
@@ -27,6 +29,7 @@ mod rescore;
 mod row_set;
 mod rows;
 mod shard;
+mod walk;
 mod witness;
 
 pub use build::{BuildReport, build, estimate_file_bytes, estimate_memory};

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::format::MAX_CONNECTIVITY;
 use crate::error::{Error, Result};
+use crate::kernel::distance::Element;
 
 /// Element type inside the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +22,19 @@ pub enum Quantization {
     I8,
     /// One sign bit an element, Hamming distance.
     B1,
+}
+
+impl Quantization {
+    /// In the kernels' words.
+    pub(super) fn element(self) -> Element {
+        match self {
+            Self::F32 => Element::F32,
+            Self::F16 => Element::F16,
+            Self::Bf16 => Element::Bf16,
+            Self::I8 => Element::I8,
+            Self::B1 => Element::B1,
+        }
+    }
 }
 
 /// Who builds the graph. Either file is one that usearch opens, searches and is asked about before it is published.

@@ -139,7 +139,7 @@ impl Code {
         .map_err(|cause| cause.to_string())
     }
 
-    /// The `count` nearest by the graph: keys and distances, nearest first. With `passes` among the keys that pass; the walk
+    /// The `count` nearest by usearch: keys and distances, nearest first. With `passes` among the keys that pass; the walk
     /// also leads through those that do not.
     pub fn search(
         &self,

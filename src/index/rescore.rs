@@ -11,29 +11,35 @@ const SIGMAS: f64 = 4.0;
 /// Differences that must be known before the rest is left out.
 const LEAST: u32 = 12;
 
-/// The `keep` best by exact score among `candidates` (key and approximate cosine, nearest first), best first, ties
+/// Candidates whose rows are asked for before they are scored: a row takes as long to come as some others to score.
+const AHEAD: usize = 4;
+
+/// The `keep` best by exact score among `candidates` (row and approximate cosine, nearest first), best first, ties
 /// by key. `stops_early` is for approximations whose error does not depend on the cosine; others are scored to the end.
-///
-/// # Errors
-/// What `exact` says.
-pub(super) fn rescore<E>(
-    candidates: impl Iterator<Item = (u64, f32)>,
+/// `ahead` is told of a row some candidates before `exact` scores it.
+pub(super) fn rescore(
+    candidates: &[(usize, f32)],
     keep: usize,
     stops_early: bool,
-    mut exact: impl FnMut(u64) -> Result<f32, E>,
-) -> Result<Vec<Hit>, E> {
+    ahead: impl Fn(usize),
+    mut exact: impl FnMut(usize) -> Hit,
+) -> Vec<Hit> {
     let mut best = Best::new(keep);
     let mut error = Deviation::default();
-    for (key, approximate) in candidates {
+    candidates.iter().take(AHEAD).for_each(|(row, _)| ahead(*row));
+    for (at, (row, approximate)) in candidates.iter().enumerate() {
         let floor = best.floor().filter(|_| stops_early && error.count >= LEAST);
-        if floor.is_some_and(|floor| error.highest(approximate) < f64::from(floor)) {
+        if floor.is_some_and(|floor| error.highest(*approximate) < f64::from(floor)) {
             break;
         }
-        let score = exact(key)?;
-        error.push(f64::from(score) - f64::from(approximate));
-        best.push(Hit { key, score });
+        if let Some((row, _)) = candidates.get(at + AHEAD) {
+            ahead(*row);
+        }
+        let hit = exact(*row);
+        error.push(f64::from(hit.score) - f64::from(*approximate));
+        best.push(hit);
     }
-    Ok(best.into_sorted())
+    best.into_sorted()
 }
 
 /// Running mean and deviation (Welford 1962).
@@ -70,13 +76,16 @@ mod tests {
             let random = (mix(key) >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
             1.0 - key as f32 / 100.0 + 2.0 * noise * random
         };
-        let candidates = (0..80).map(|key| (key, 1.0 - key as f32 / 100.0));
+        let candidates: Vec<_> = (0..80).map(|row| (row, 1.0 - row as f32 / 100.0)).collect();
         let mut looked = 0;
-        let hits = rescore(candidates, 10, stops_early, |key| {
+        let asked = std::cell::Cell::new(0);
+        let ahead = |row| assert_eq!(row, asked.replace(row + 1), "rows are asked for in order");
+        let hits = rescore(&candidates, 10, stops_early, ahead, |row| {
+            assert!(row < asked.get(), "asked for before");
             looked += 1;
-            Ok::<_, ()>(exact(key))
+            Hit { key: row as u64, score: exact(row as u64) }
         });
-        (hits.unwrap(), looked)
+        (hits, looked)
     }
 
     #[test]
@@ -93,9 +102,10 @@ mod tests {
 
     #[test]
     fn few_candidates_and_none_kept_are_no_trouble() {
-        let three = || (0..3).map(|key| (key, 0.5));
-        assert_eq!(rescore(three(), 10, true, |_| Ok::<_, ()>(0.5)).unwrap().len(), 3);
-        assert!(rescore(three(), 0, true, |_| Ok::<_, ()>(0.5)).unwrap().is_empty());
-        assert_eq!(rescore(three(), 10, true, |_| Err("no row")), Err("no row"));
+        let three = [(0, 0.5), (1, 0.5), (2, 0.5)];
+        let exact = |row| Hit { key: row as u64, score: 0.5 };
+        assert_eq!(rescore(&three, 10, true, |_| {}, exact).len(), 3);
+        assert!(rescore(&three, 0, true, |_| {}, exact).is_empty());
+        assert!(rescore(&[], 10, true, |_| {}, exact).is_empty());
     }
 }

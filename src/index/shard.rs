@@ -1,29 +1,25 @@
 //! A memory-mapped index shard: search by the graph, rescoring from the sidecar, exact search.
 
 use std::path::Path;
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::options::{IndexOptions, Quantization};
-use super::quantize::{Calibration, Encoder, cosine_of};
+use super::quantize::{Calibration, cosine_of};
 use super::rescore::rescore;
 use super::row_set::RowSet;
 use super::rows::{Hit, best_first, unit};
+use super::walk::{REMOVED, Walk};
 use crate::error::{Error, Result, ResultExt};
 use crate::index::file::format::{FREE_KEY, Layout};
 use crate::index::file::sidecar::{Sidecar, map_file};
 
 /// A memory-mapped index shard with its sidecar. Shared between threads by reference.
 ///
-/// What is checked when it opens is not checked again: a search reads keys, links and vectors of the graph (usearch) and
-/// keys and vectors of the sidecar from the maps. Neither file may be changed while it is open; `map_file` says what
-/// happens otherwise.
+/// What is checked when it opens is not checked again: a search reads links and vectors of the graph and keys and vectors of
+/// the sidecar from the maps. Neither file may be changed while it is open; `map_file` says what happens otherwise.
 pub struct ShardIndex {
-    /// `None` without vectors: usearch cannot search nothing.
-    graph: Option<usearch::Index>,
+    walk: Walk,
     sidecar: Sidecar,
     options: IndexOptions,
-    encoder: Encoder,
-    gate: Gate,
 }
 
 impl std::fmt::Debug for ShardIndex {
@@ -64,31 +60,13 @@ impl ShardIndex {
         let sidecar_path = sidecar;
         let sidecar = Sidecar::open(sidecar)?;
         let opening = || format!("opening {}", index.display());
-        check_pair(index, &sidecar, sidecar_path, options).context(opening)?;
-        let graph = if sidecar.len() == 0 {
-            None
-        } else {
-            let path = index.to_str().ok_or_else(|| {
-                Error::input("usearch opens paths in UTF-8 only; move the index").context(opening())
-            })?;
-            let view = usearch::Index::restore_view(path)
-                .and_then(|view| {
-                    view.reserve_capacity_and_threads(sidecar.len(), Gate::SEATS)?;
-                    Ok(view)
-                })
-                .map_err(|cause| {
-                    Error::corrupt(format!("usearch cannot map it: {cause}")).context(opening())
-                })?;
-            view.change_expansion_search(options.expansion_search);
-            Some(view)
-        };
-        Ok(Self {
-            graph,
-            sidecar,
-            options: options.clone(),
-            encoder: Encoder::new(options, calibration),
-            gate: Gate::default(),
-        })
+        let bytes = map_file(index)?;
+        let walk = Layout::parse(&bytes).and_then(|layout| {
+            let rows = paired(&bytes, &layout, &sidecar, sidecar_path, options)?;
+            Walk::new(bytes, layout, rows, options, calibration)
+        });
+        let walk = walk.context(opening)?;
+        Ok(Self { walk, sidecar, options: options.clone() })
     }
 
     /// Vectors.
@@ -151,36 +129,33 @@ impl ShardIndex {
         keep: usize,
         rows: Option<&RowSet>,
     ) -> Result<Vec<Hit>> {
-        let Some(graph) = self.graph.as_ref().filter(|_| k > 0) else { return Ok(Vec::new()) };
+        if k == 0 {
+            return Ok(Vec::new());
+        }
         let count = k.saturating_mul(self.options.rescore.max(1)).max(keep).min(self.len());
-        let found = {
-            let mut encoder = self.encoder.clone();
-            let code = encoder.encode(query);
-            let _seat = self.gate.sit();
-            let passes = rows
-                .map(|rows| |key| self.sidecar.row_of(key).is_some_and(|row| rows.contains(row)));
-            code.search(graph, count, passes)
-        };
-        let (keys, distances) =
-            found.map_err(|cause| Error::resource(format!("usearch: {cause}")))?;
+        let contains = rows.map(|rows| |row| rows.contains(row));
+        let passes = contains.as_ref().map(|contains| contains as &dyn Fn(usize) -> bool);
+        let found = self.walk.nearest(query, count, self.options.expansion_search, passes);
         let quantization = self.options.quantization;
-        let candidates = keys
+        let candidates: Vec<(usize, f32)> = found
             .into_iter()
-            .zip(distances)
-            .map(|(key, distance)| (key, cosine_of(quantization, distance, self.dimensions())));
+            .map(|near| {
+                (near.row as usize, cosine_of(quantization, near.distance, self.dimensions()))
+            })
+            .collect();
+        let keys = self.sidecar.keys();
         if self.options.rescore == 0 {
-            let mut hits: Vec<Hit> = candidates.map(|(key, score)| Hit { key, score }).collect();
+            let hit = |(row, score): &(usize, f32)| Hit { key: keys[*row], score: *score };
+            let mut hits: Vec<Hit> = candidates.iter().map(hit).collect();
             hits.sort_unstable_by(best_first);
             hits.truncate(keep);
             return Ok(hits);
         }
         // One bit an element says the less the farther a candidate is, so there the rest is always looked at.
-        rescore(candidates, keep, quantization != Quantization::B1, |key| {
-            let row = self.sidecar.row_of(key).ok_or_else(|| {
-                Error::corrupt(format!("key {key:016x} of the index has no row in the sidecar"))
-            })?;
-            Ok(self.sidecar.score(row, query))
-        })
+        let stops_early = quantization != Quantization::B1;
+        let ahead = |row| self.sidecar.prefetch(row);
+        let exact = |row| Hit { key: keys[row], score: self.sidecar.score(row, query) };
+        Ok(rescore(&candidates, keep, stops_early, ahead, exact))
     }
 
     /// The k best by exact scan of the sidecar; best first, ties by key.
@@ -239,15 +214,14 @@ impl ShardIndex {
     }
 }
 
-/// Checks the index file byte by byte and against its sidecar and the options.
-fn check_pair(
-    index: &Path,
+/// The row of the sidecar by slot, where the two files and the options belong together.
+fn paired(
+    bytes: &[u8],
+    layout: &Layout,
     sidecar: &Sidecar,
     sidecar_path: &Path,
     options: &IndexOptions,
-) -> Result<()> {
-    let bytes = map_file(index)?;
-    let layout = Layout::parse(&bytes)?;
+) -> Result<Vec<u32>> {
     let differs = |what: &str, here: String, there: String| {
         Error::corrupt(format!(
             "{what} {here} does not fit {there} of {}: the two files are not of one build",
@@ -270,44 +244,16 @@ fn check_pair(
             options.quantization
         )));
     }
-    let mut keys: Vec<u64> = (0..layout.size)
-        .map(|slot| layout.key(&bytes, slot))
-        .filter(|key| *key != FREE_KEY)
-        .collect();
-    keys.sort_unstable();
-    if keys != sidecar.keys() {
-        return Err(differs("the set of keys", String::new(), "the keys".to_owned()));
-    }
-    Ok(())
-}
-
-/// usearch fails a search that finds no free thread context; here it waits for one.
-#[derive(Debug, Default)]
-struct Gate {
-    busy: Mutex<usize>,
-    left: Condvar,
-}
-
-struct Seat<'a>(&'a Gate);
-
-impl Gate {
-    /// Searches that may run at once in one shard.
-    const SEATS: usize = 64;
-
-    fn sit(&self) -> Seat<'_> {
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut busy = self
-            .left
-            .wait_while(busy, |busy| *busy >= Self::SEATS)
-            .unwrap_or_else(PoisonError::into_inner);
-        *busy += 1;
-        Seat(self)
-    }
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-        self.0.left.notify_one();
-    }
+    // As many live keys as rows, so every row is met where none is met twice.
+    let mut met = vec![false; sidecar.len()];
+    let row = |slot: usize| {
+        let key = layout.key(bytes, slot);
+        if key == FREE_KEY {
+            return Ok(REMOVED);
+        }
+        let row = sidecar.row_of(key).filter(|row| !std::mem::replace(&mut met[*row], true));
+        row.and_then(|row| u32::try_from(row).ok())
+            .ok_or_else(|| differs("key", format!("{key:016x}"), "the keys".to_owned()))
+    };
+    (0..layout.size).map(row).collect()
 }

@@ -12,6 +12,7 @@
 //! All numbers are little-endian. Source: `save_to_stream` in usearch's index_dense.hpp and index.hpp.
 
 use crate::error::{Error, Result};
+use crate::kernel::graph::Shape;
 
 /// Largest connectivity taken from a file or from options: twice this many u32 links per node.
 pub(in crate::index) const MAX_CONNECTIVITY: usize = 1_024;
@@ -48,10 +49,12 @@ pub(in crate::index) struct Layout {
     pub base: usize,
     /// Where every search starts.
     pub entry: u32,
+    /// Level of the entry, above which there are no links.
+    pub top: usize,
     /// Offset of the 64-byte head.
     pub head: usize,
-    /// Offset of every node.
-    nodes: Vec<u64>,
+    /// Per node, how many lists above the base level all nodes in front of it have together.
+    lists_before: Vec<u32>,
 }
 
 fn corrupt(what: impl std::fmt::Display) -> Error {
@@ -91,7 +94,7 @@ fn scalar_bits(kind: u8) -> Option<usize> {
 impl Layout {
     /// Checks a whole file: sizes, kinds, levels, every link. Reads all of the graph, none of the vectors.
     ///
-    /// Memory: 8 bytes a node, and a node takes more than that in the file.
+    /// Memory: 4 bytes a node, and a node takes more than that in the file.
     ///
     /// # Errors
     /// Corrupt, naming what does not fit.
@@ -167,8 +170,9 @@ impl Layout {
             connectivity: 0,
             base: 0,
             entry: 0,
+            top: 0,
             head,
-            nodes: Vec::new(),
+            lists_before: Vec::new(),
         })
     }
 
@@ -201,14 +205,18 @@ impl Layout {
             return Err(corrupt(format_args!("{} nodes are longer than the file", self.size)));
         }
         let mut at = levels + 2 * self.size;
-        let mut nodes = Vec::with_capacity(self.size);
+        let (mut lists, mut lists_before) = (0u32, Vec::with_capacity(self.size));
         for slot in 0..self.size {
             let level = i16_at(bytes, levels + 2 * slot)?;
             let level = usize::try_from(level)
                 .ok()
                 .filter(|level| *level as u64 <= top)
                 .ok_or_else(|| corrupt(format_args!("node {slot} at level {level} of {top}")))?;
-            nodes.push(at as u64);
+            lists_before.push(lists);
+            lists = u32::try_from(level)
+                .ok()
+                .and_then(|level| lists.checked_add(level))
+                .ok_or_else(|| corrupt("more than 2^32 lists above the base level"))?;
             at += self.node_bytes(level);
             if at > bytes.len() {
                 return Err(corrupt(format_args!("node {slot} is longer than the file")));
@@ -217,7 +225,9 @@ impl Layout {
         if at != bytes.len() {
             return Err(corrupt(format_args!("{} bytes follow the last node", bytes.len() - at)));
         }
-        self.nodes = nodes;
+        self.lists_before = lists_before;
+        // It fits: no node's level is above it, and those are i16.
+        self.top = top as usize;
         let entry = i16_at(bytes, levels + 2 * self.entry as usize)?;
         if entry as u64 != top {
             return Err(corrupt(format_args!("the entry node is at level {entry}, not {top}")));
@@ -230,14 +240,13 @@ impl Layout {
         let level_of = |slot: usize| i16_at(bytes, levels + 2 * slot);
         let mut removed = 0;
         for slot in 0..self.size {
-            let node = self.nodes[slot] as usize;
-            let level = i16_at(bytes, node + 8)?;
+            let level = i16_at(bytes, self.node(slot) + 8)?;
             if level != level_of(slot)? {
                 return Err(corrupt(format_args!("node {slot} contradicts its own level")));
             }
             removed += usize::from(self.key(bytes, slot) == FREE_KEY);
             for at_level in 0..=level {
-                let links = self.links_at(node, at_level as usize);
+                let links = self.list(slot, at_level as usize);
                 let most = if at_level == 0 { self.base } else { self.connectivity };
                 let count = u32_at(bytes, links)? as usize;
                 if count > most {
@@ -262,23 +271,34 @@ impl Layout {
         Ok(())
     }
 
-    /// Bytes of a node whose top level is `level`.
-    pub fn node_bytes(&self, level: usize) -> usize {
-        NODE_HEAD + 4 + 4 * self.base + level * (4 + 4 * self.connectivity)
+    /// Sizes of a node.
+    pub fn shape(&self) -> Shape {
+        Shape { head: NODE_HEAD, base: self.base, upper: self.connectivity }
     }
 
-    fn links_at(&self, node: usize, level: usize) -> usize {
-        match level {
-            0 => node + NODE_HEAD,
-            above => {
-                node + NODE_HEAD + 4 + 4 * self.base + (above - 1) * (4 + 4 * self.connectivity)
-            }
-        }
+    /// Bytes of a node whose top level is `level`.
+    pub fn node_bytes(&self, level: usize) -> usize {
+        self.shape().node_bytes(level)
+    }
+
+    /// Offset of the first node.
+    pub fn nodes(&self) -> usize {
+        self.head + HEAD + GRAPH_HEAD + 2 * self.size
+    }
+
+    /// Per node, how many lists above the base level all nodes in front of it have together.
+    pub fn lists_before(&self) -> &[u32] {
+        &self.lists_before
+    }
+
+    /// Offset of the links of node `slot` in `level`.
+    fn list(&self, slot: usize, level: usize) -> usize {
+        self.nodes() + self.shape().list(slot as u32, self.lists_before[slot], level)
     }
 
     /// Offset of node `slot`.
     pub fn node(&self, slot: usize) -> usize {
-        self.nodes[slot] as usize
+        self.list(slot, 0) - NODE_HEAD
     }
 
     /// Key of node `slot`; [`FREE_KEY`] if it was removed.

@@ -17,7 +17,7 @@ use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::rows::{Best, Hit};
-use crate::kernel::dot_f16;
+use crate::kernel::{dot_f16, prefetch};
 
 const MAGIC: &[u8; 8] = b"SNF16\0\0\0";
 const VERSION: u32 = 1;
@@ -219,6 +219,11 @@ impl Sidecar {
 
     pub fn row(&self, at: usize) -> &[f16] {
         &self.halves()[at * self.dimensions..(at + 1) * self.dimensions]
+    }
+
+    /// Asks for row `at` before it is read.
+    pub fn prefetch(&self, at: usize) {
+        prefetch(self.halves(), at * self.dimensions, self.dimensions);
     }
 
     /// Row `at` as f32.

@@ -13,6 +13,7 @@
 //! | [`Element::F32`], [`Element::F16`], [`Element::Bf16`] | a unit vector | 1 - inner product |
 //! | [`Element::I8`] | whole numbers, any length | 1 - cosine, from one integer product and [`inverse_lengths`] |
 //! | [`Element::B1`] | bits, the first in the lowest of the first byte | bits that differ |
+//! | [`Element::Signs`] | the same bits, set where a number is above 0 | see [`Query::set_signs`] |
 //!
 //! Rows lie as in a usearch file: `row_bytes` each, no padding, no alignment; behind the last one at least [`SLACK`] bytes
 //! must be readable, because vectors are loaded whole. Integer distances are the same on every instruction set, those of
@@ -31,6 +32,8 @@ use super::prefetch::prefetch;
 
 /// Readable bytes that must follow the last row.
 pub const SLACK: usize = 64;
+/// The most 8-bit integers of a row: so many products of a byte and a signed one fit 32 bits.
+const MOST_INTEGERS: usize = 1 << 16;
 
 /// Type of the elements of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub enum Element {
     I8,
     /// Bits.
     B1,
+    /// Bits that are signs, against a query of 8-bit integers.
+    Signs,
 }
 
 impl Element {
@@ -54,7 +59,7 @@ impl Element {
             Self::F32 => 4 * dimensions,
             Self::F16 | Self::Bf16 => 2 * dimensions,
             Self::I8 => dimensions,
-            Self::B1 => dimensions.div_ceil(8),
+            Self::B1 | Self::Signs => dimensions.div_ceil(8),
         }
     }
 }
@@ -72,7 +77,7 @@ pub struct Codes<'a> {
 
 impl<'a> Codes<'a> {
     /// `rows` rows from the first of `bytes` on, and [`SLACK`] bytes more; `inverse` holds one over the length of each row
-    /// for [`Element::I8`] and nothing otherwise. `None` where the sizes do not fit.
+    /// for [`Element::I8`] and nothing otherwise. `None` where the sizes do not fit, or for sums of over 65,536 integers.
     pub fn new(
         element: Element,
         dimensions: usize,
@@ -83,14 +88,9 @@ impl<'a> Codes<'a> {
         let row_bytes = element.row_bytes(dimensions);
         let needed = rows.checked_mul(row_bytes)?.checked_add(SLACK)?;
         let lengths = if element == Element::I8 { rows } else { 0 };
-        (dimensions > 0 && needed <= bytes.len() && lengths == inverse.len()).then_some(Self {
-            element,
-            dimensions,
-            rows,
-            row_bytes,
-            bytes,
-            inverse,
-        })
+        let sums = !matches!(element, Element::I8 | Element::Signs) || dimensions <= MOST_INTEGERS;
+        (sums && dimensions > 0 && needed <= bytes.len() && lengths == inverse.len())
+            .then_some(Self { element, dimensions, rows, row_bytes, bytes, inverse })
     }
 
     /// Type of the elements.
@@ -117,19 +117,24 @@ impl<'a> Codes<'a> {
 
 /// One over the length of every row of 8-bit integers; 0 for a row of zeros.
 pub fn inverse_lengths(dimensions: usize, rows: &[u8]) -> Vec<f32> {
-    rows.chunks_exact(dimensions.max(1)).map(inverse_length).collect()
+    struct Lengths<'a>(std::slice::ChunksExact<'a, u8>);
+    impl Task for Lengths<'_> {
+        type Output = Vec<f32>;
+        #[inline(always)]
+        fn run<L: Lane>(self) -> Vec<f32> {
+            self.0.map(inverse_length).collect()
+        }
+    }
+    let rows = rows.chunks_exact(dimensions.max(1));
+    Instructions::best().run(Element::I8, Lengths(rows))
 }
 
 /// One over the length of a row of 8-bit integers; 0 for zeros.
-#[inline(never)]
-pub fn inverse_length(row: &[u8]) -> f32 {
+#[inline(always)]
+fn inverse_length(row: &[u8]) -> f32 {
     let square = |x: &u8| i32::from(*x as i8) * i32::from(*x as i8);
-    // 65,536 squares of at most 2^14 fit 32 bits.
-    let squares: u64 = row
-        .chunks(1 << 16)
-        .map(|part| u64::from(part.iter().map(square).sum::<i32>() as u32))
-        .sum();
-    if squares == 0 { 0. } else { (1. / (squares as f64).sqrt()) as f32 }
+    let squares: i32 = row.iter().map(square).sum();
+    if squares == 0 { 0. } else { 1. / (squares as f32).sqrt() }
 }
 
 /// A query in the form that the lanes read: floats as f32, others as stored, zeros up to a multiple of 64 bytes.
@@ -140,6 +145,8 @@ pub struct Query {
     sum: i32,
     /// One over the length of the 8-bit integers.
     inverse: f32,
+    /// The distance of a row without bits, and how much nearer each unit of the sum is.
+    line: (f32, f32),
 }
 
 impl Query {
@@ -155,6 +162,7 @@ impl Query {
             halves.for_each(|bits| to.extend_from_slice(&f(bits).to_ne_bytes()));
         };
         match element {
+            Element::Signs => unreachable!("signs are asked by `set_signs`"),
             Element::F16 => floats(|bits| f16::from_bits(bits).to_f32(), &mut self.prepared),
             Element::Bf16 => floats(|bits| bf16::from_bits(bits).to_f32(), &mut self.prepared),
             Element::F32 | Element::I8 | Element::B1 => self.prepared.extend_from_slice(row),
@@ -164,6 +172,26 @@ impl Query {
             self.sum = row.iter().map(|x| i32::from(*x as i8)).sum();
             self.inverse = inverse_length(row);
         }
+    }
+}
+
+impl Query {
+    /// Takes numbers, whose products with rows of [`Element::Signs`] are asked for: the distance of a row with signs `s`
+    /// (1 where its bit is set, -1 elsewhere) is `start - scale * (values . s)`, with the values rounded to 255 levels.
+    pub fn set_signs(&mut self, values: &[f32], start: f32, scale: f32) {
+        let peak = values.iter().fold(0f32, |peak, x| peak.max(x.abs()));
+        let level = if peak > 0. { peak / 127. } else { 1. };
+        self.prepared.clear();
+        let mut sum = 0;
+        self.prepared.extend(values.iter().map(|x| {
+            let rounded = (x / level).round_ties_even() as i8;
+            sum += i32::from(rounded);
+            rounded as u8
+        }));
+        self.prepared.resize(self.prepared.len().next_multiple_of(64), 0);
+        (self.sum, self.inverse) = (0, 0.);
+        // values . s is twice the sum over set bits, less the sum of all.
+        self.line = (start + scale * level * sum as f32, 2. * scale * level);
     }
 }
 
@@ -221,7 +249,7 @@ impl Instructions {
     pub(super) fn run<T: Task>(self, element: Element, task: T) -> T::Output {
         #[cfg(target_arch = "x86_64")]
         macro_rules! enter {
-            ($features:literal, $f32:ident $f16:ident $bf16:ident $i8:ident $b1:ident) => {{
+            ($features:literal, $f32:ident $f16:ident $bf16:ident $i8:ident $b1:ident $signs:ident) => {{
                 #[target_feature(enable = $features)]
                 fn enter<L: Lane, T: Task>(task: T) -> T::Output {
                     task.run::<L>()
@@ -234,6 +262,7 @@ impl Instructions {
                         Element::Bf16 => enter::<x86::$bf16, T>(task),
                         Element::I8 => enter::<x86::$i8, T>(task),
                         Element::B1 => enter::<$b1, T>(task),
+                        Element::Signs => enter::<x86::$signs, T>(task),
                     }
                 }
             }};
@@ -244,17 +273,17 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => enter!(
                 "avx512f,avx512bw,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt",
-                Avx512F32 Avx512F16 Avx512Bf16 Avx512I8 Avx512B1
+                Avx512F32 Avx512F16 Avx512Bf16 Avx512I8 Avx512B1 Avx512Signs
             ),
             #[cfg(target_arch = "x86_64")]
             Self::AvxVnni => enter!(
                 "avxvnni,avx2,fma,f16c,popcnt",
-                Avx2F32 Avx2F16 Avx2Bf16 AvxVnniI8 PortableB1
+                Avx2F32 Avx2F16 Avx2Bf16 AvxVnniI8 PortableB1 Avx2Signs
             ),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => enter!(
                 "avx2,fma,f16c,popcnt",
-                Avx2F32 Avx2F16 Avx2Bf16 Avx2I8 PortableB1
+                Avx2F32 Avx2F16 Avx2Bf16 Avx2I8 PortableB1 Avx2Signs
             ),
             Self::Portable => match element {
                 Element::F32 => task.run::<lane::PortableF32>(),
@@ -262,6 +291,7 @@ impl Instructions {
                 Element::Bf16 => task.run::<lane::PortableBf16>(),
                 Element::I8 => task.run::<lane::PortableI8>(),
                 Element::B1 => task.run::<lane::PortableB1>(),
+                Element::Signs => task.run::<lane::PortableSigns>(),
             },
         }
     }
@@ -300,6 +330,7 @@ impl<'a> Far<'a> {
         let each = match codes.element {
             Element::F32 | Element::F16 | Element::Bf16 => 4 * codes.dimensions,
             Element::I8 | Element::B1 => codes.row_bytes,
+            Element::Signs => codes.dimensions,
         };
         assert_eq!(query.prepared.len(), each.next_multiple_of(64), "a query of another form");
         Self { codes, query }
@@ -312,17 +343,48 @@ impl<'a> Far<'a> {
         prefetch(self.codes.inverse, slot as usize, 1);
     }
 
-    /// Distances of the rows `slots`, in their order.
-    ///
+    /// # Panics
+    /// Where the slot is beyond the rows.
+    #[inline(always)]
+    pub fn one<L: Lane>(&self, slot: u32) -> f32 {
+        // SAFETY: `Lane` wants the instruction set, which is there below `Instructions::run`, as `Task` says.
+        let [sum] = unsafe { self.sums::<L, 1>([slot]).map(|sum| L::total(sum)) };
+        self.distance::<L>(sum, slot)
+    }
+
     /// # Panics
     /// Where a slot is beyond the rows.
     #[inline(always)]
-    pub fn of<L: Lane, const N: usize>(&self, slots: [u32; N]) -> [f32; N] {
+    pub fn four<L: Lane>(&self, slots: [u32; 4]) -> [f32; 4] {
+        // SAFETY: as in `one`.
+        let sums = unsafe { L::totals(self.sums::<L, 4>(slots)) };
+        let [a, b, c, d] = slots;
+        let of = |at: usize, slot| self.distance::<L>(sums[at], slot);
+        [of(0, a), of(1, b), of(2, c), of(3, d)]
+    }
+
+    #[inline(always)]
+    fn distance<L: Lane>(&self, sum: f32, slot: u32) -> f32 {
+        match L::MEASURE {
+            Measure::Inner => 1. - sum,
+            Measure::Cosine => {
+                let inverse = self.query.inverse * self.codes.inverse[slot as usize];
+                (1. - sum * inverse).max(0.)
+            }
+            Measure::Hamming => sum,
+            Measure::Signs => self.query.line.0 - self.query.line.1 * sum,
+        }
+    }
+
+    /// # Safety
+    /// The instruction set of the lane is there.
+    #[inline(always)]
+    unsafe fn sums<L: Lane, const N: usize>(&self, slots: [u32; N]) -> [L::Sum; N] {
         let codes = &self.codes;
         assert!(slots.iter().all(|slot| (*slot as usize) < codes.rows), "a slot beyond the rows");
         let steps = codes.row_bytes.div_ceil(L::ROW);
         let left = codes.row_bytes - (steps - 1) * L::ROW;
-        // SAFETY: below `Instructions::run`, as `Task` says. Every slot is below `rows`, `Codes::new` saw `SLACK` bytes
+        // SAFETY: the caller vouches for the instruction set. Every slot is below `rows`, `Codes::new` saw `SLACK` bytes
         // behind the last row, and a step takes at most 64 bytes, so a step that begins in a row ends in `bytes`. The
         // query is as long as 64-byte steps over its elements need. A mask begins within the first 64 of 128 bytes.
         unsafe {
@@ -343,18 +405,7 @@ impl<'a> Far<'a> {
                     *sum = L::add(*sum, query, L::cut(L::row(row.add(whole * L::ROW)), mask));
                 }
             }
-            let mut out = sums.map(|sum| L::total(sum));
-            match L::MEASURE {
-                Measure::Inner => out = out.map(|sum| 1. - sum),
-                Measure::Cosine => {
-                    for (sum, slot) in out.iter_mut().zip(slots) {
-                        let inverse = self.query.inverse * codes.inverse[slot as usize];
-                        *sum = (1. - *sum * inverse).max(0.);
-                    }
-                }
-                Measure::Hamming => {}
-            }
-            out
+            sums
         }
     }
 
@@ -364,10 +415,10 @@ impl<'a> Far<'a> {
         let (fours, rest) = slots.as_chunks::<4>();
         let (out_fours, out_rest) = out.as_chunks_mut::<4>();
         for (four, out) in fours.iter().zip(out_fours) {
-            *out = self.of::<L, 4>(*four);
+            *out = self.four::<L>(*four);
         }
         for (slot, out) in rest.iter().zip(out_rest) {
-            [*out] = self.of::<L, 1>([*slot]);
+            *out = self.one::<L>(*slot);
         }
     }
 }

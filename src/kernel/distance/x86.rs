@@ -13,7 +13,8 @@ lane! {
     cut(row: __m512i, mask: __m512i) -> __m512i = _mm512_and_si512(row, mask);
     add(sum: __m512, query: __m512, row: __m512i) -> __m512 =
         _mm512_fmadd_ps(_mm512_castsi512_ps(row), query, sum);
-    total(sum: __m512) -> f32 = _mm512_reduce_add_ps(sum);
+    total(sum: __m512) -> f32 = total_ps(half_ps(sum));
+    totals(sums: [__m512; 4]) -> [f32; 4] = totals_ps(sums.map(|sum| half_ps(sum)));
 }
 
 lane! {
@@ -25,7 +26,8 @@ lane! {
     cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
     add(sum: __m512, query: __m512, row: __m256i) -> __m512 =
         _mm512_fmadd_ps(_mm512_cvtph_ps(row), query, sum);
-    total(sum: __m512) -> f32 = _mm512_reduce_add_ps(sum);
+    total(sum: __m512) -> f32 = total_ps(half_ps(sum));
+    totals(sums: [__m512; 4]) -> [f32; 4] = totals_ps(sums.map(|sum| half_ps(sum)));
 }
 
 lane! {
@@ -39,7 +41,8 @@ lane! {
         let wide = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(row));
         _mm512_fmadd_ps(_mm512_castsi512_ps(wide), query, sum)
     };
-    total(sum: __m512) -> f32 = _mm512_reduce_add_ps(sum);
+    total(sum: __m512) -> f32 = total_ps(half_ps(sum));
+    totals(sums: [__m512; 4]) -> [f32; 4] = totals_ps(sums.map(|sum| half_ps(sum)));
 }
 
 lane! {
@@ -51,7 +54,8 @@ lane! {
     cut(row: __m512i, mask: __m512i) -> __m512i = _mm512_and_si512(row, mask);
     add(sum: __m512i, query: __m512i, row: __m512i) -> __m512i =
         _mm512_dpbusd_epi32(sum, _mm512_xor_si512(row, _mm512_set1_epi8(-128)), query);
-    total(sum: __m512i) -> f32 = _mm512_reduce_add_epi32(sum) as f32;
+    total(sum: __m512i) -> f32 = total_epi32(half_epi32(sum));
+    totals(sums: [__m512i; 4]) -> [f32; 4] = totals_epi32(sums.map(|sum| half_epi32(sum)));
 }
 
 lane! {
@@ -62,8 +66,77 @@ lane! {
     query(from: *const u8) -> __m512i = _mm512_loadu_si512(from.cast());
     cut(row: __m512i, mask: __m512i) -> __m512i = _mm512_and_si512(row, mask);
     add(sum: __m512i, query: __m512i, row: __m512i) -> __m512i =
-        _mm512_add_epi64(sum, _mm512_popcnt_epi64(_mm512_xor_si512(query, row)));
-    total(sum: __m512i) -> f32 = _mm512_reduce_add_epi64(sum) as f32;
+        _mm512_add_epi32(sum, _mm512_popcnt_epi32(_mm512_xor_si512(query, row)));
+    total(sum: __m512i) -> f32 = total_epi32(half_epi32(sum));
+    totals(sums: [__m512i; 4]) -> [f32; 4] = totals_epi32(sums.map(|sum| half_epi32(sum)));
+}
+
+lane! {
+    /// Bits that choose among 8-bit integers, by a mask register and AVX-512 VNNI.
+    Avx512Signs: u64, __m512i, __m512i, steps 8 64, cut false, offset 0, Signs;
+    sum(start: i32) -> __m512i = _mm512_zextsi128_si512(_mm_cvtsi32_si128(start));
+    row(from: *const u8) -> u64 = from.cast::<u64>().read_unaligned();
+    query(from: *const u8) -> __m512i = _mm512_loadu_si512(from.cast());
+    cut(row: u64, mask: u64) -> u64 = row & mask;
+    add(sum: __m512i, query: __m512i, row: u64) -> __m512i =
+        _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_maskz_mov_epi8(row, query));
+    total(sum: __m512i) -> f32 = total_epi32(half_epi32(sum));
+    totals(sums: [__m512i; 4]) -> [f32; 4] = totals_epi32(sums.map(|sum| half_epi32(sum)));
+}
+
+/// The two halves added.
+///
+/// # Safety
+/// The machine has AVX-512.
+#[inline(always)]
+unsafe fn half_ps(sum: __m512) -> __m256 {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe {
+        let high = _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(sum));
+        _mm256_add_ps(_mm512_castps512_ps256(sum), _mm256_castpd_ps(high))
+    }
+}
+
+/// The two halves added.
+///
+/// # Safety
+/// The machine has AVX-512.
+#[inline(always)]
+unsafe fn half_epi32(sum: __m512i) -> __m256i {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe { _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum)) }
+}
+
+/// Sums of eight lanes of four vectors.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn totals_ps([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
+    // SAFETY: the caller vouches for the instruction set; four floats are as large as the vector.
+    unsafe {
+        let fours = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+        std::mem::transmute(_mm_add_ps(
+            _mm256_castps256_ps128(fours),
+            _mm256_extractf128_ps::<1>(fours),
+        ))
+    }
+}
+
+/// Sums of eight lanes of four vectors.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn totals_epi32([a, b, c, d]: [__m256i; 4]) -> [f32; 4] {
+    // SAFETY: the caller vouches for the instruction set; four floats are as large as the vector.
+    unsafe {
+        let fours = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+        std::mem::transmute(_mm_cvtepi32_ps(_mm_add_epi32(
+            _mm256_castsi256_si128(fours),
+            _mm256_extracti128_si256::<1>(fours),
+        )))
+    }
 }
 
 /// Sum of eight lanes.
@@ -104,6 +177,7 @@ lane! {
     add(sum: __m256i, query: __m256i, row: __m256i) -> __m256i =
         _mm256_dpbusd_avx_epi32(sum, _mm256_xor_si256(row, _mm256_set1_epi8(-128)), query);
     total(sum: __m256i) -> f32 = total_epi32(sum);
+    totals(sums: [__m256i; 4]) -> [f32; 4] = totals_epi32(sums);
 }
 
 lane! {
@@ -116,6 +190,7 @@ lane! {
     add(sum: __m256, query: __m256, row: __m256i) -> __m256 =
         _mm256_fmadd_ps(_mm256_castsi256_ps(row), query, sum);
     total(sum: __m256) -> f32 = total_ps(sum);
+    totals(sums: [__m256; 4]) -> [f32; 4] = totals_ps(sums);
 }
 
 lane! {
@@ -128,6 +203,7 @@ lane! {
     add(sum: __m256, query: __m256, row: __m128i) -> __m256 =
         _mm256_fmadd_ps(_mm256_cvtph_ps(row), query, sum);
     total(sum: __m256) -> f32 = total_ps(sum);
+    totals(sums: [__m256; 4]) -> [f32; 4] = totals_ps(sums);
 }
 
 lane! {
@@ -142,6 +218,7 @@ lane! {
         _mm256_fmadd_ps(_mm256_castsi256_ps(wide), query, sum)
     };
     total(sum: __m256) -> f32 = total_ps(sum);
+    totals(sums: [__m256; 4]) -> [f32; 4] = totals_ps(sums);
 }
 
 lane! {
@@ -157,4 +234,24 @@ lane! {
         _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     };
     total(sum: __m256i) -> f32 = total_epi32(sum);
+    totals(sums: [__m256i; 4]) -> [f32; 4] = totals_epi32(sums);
+}
+
+lane! {
+    /// Bits that choose among 8-bit integers: every byte of a vector looks for its own bit.
+    Avx2Signs: __m256i, __m256i, __m256i, steps 4 32, cut false, offset 0, Signs;
+    sum(start: i32) -> __m256i = _mm256_zextsi128_si256(_mm_cvtsi32_si128(start));
+    row(from: *const u8) -> __m256i = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+    query(from: *const u8) -> __m256i = _mm256_loadu_si256(from.cast());
+    cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
+    add(sum: __m256i, query: __m256i, row: __m256i) -> __m256i = {
+        let byte = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        let chosen = _mm256_and_si256(_mm256_shuffle_epi8(row, byte), bit);
+        let chosen = _mm256_and_si256(_mm256_cmpeq_epi8(chosen, bit), query);
+        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), chosen);
+        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    };
+    total(sum: __m256i) -> f32 = total_epi32(sum);
+    totals(sums: [__m256i; 4]) -> [f32; 4] = totals_epi32(sums);
 }

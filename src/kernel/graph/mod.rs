@@ -1,7 +1,7 @@
 //! Search in a hierarchical graph (Malkov and Yashunin, HNSW, arXiv 1603.09320), over a mapped file or one in the making.
 //!
 //! ```text
-//! let graph = Graph::new(codes, shape, nodes, &below, entry, top)?;       // a view: cheap, made anew after every change
+//! let graph = Graph::new(codes, shape, nodes, &lists_before, entry, top)?;       // a view: cheap, made anew after every change
 //! let mut scratch = Scratch::default();                                    // one a thread, for graphs of any size
 //! let start = descend(on, &graph, &query, 0, &mut scratch);                // greedy, from the entry down to above level 0
 //! let found = search(on, &graph, &query, start, 0, expansion, None, &mut scratch);   // nearest first
@@ -103,8 +103,7 @@ impl Task for Descent<'_> {
     fn run<L: Lane>(self) -> Near {
         let Self { graph, far, level: end, scratch: Scratch { unseen, distances, .. } } = self;
         let (entry, top) = graph.entry();
-        let [distance] = far.of::<L, 1>([entry]);
-        let mut nearest = Near::new(distance, entry);
+        let mut nearest = Near::new(far.one::<L>(entry), entry);
         for level in (end + 1..=top).rev() {
             loop {
                 unseen.clear();
@@ -148,6 +147,10 @@ impl Task for Beam<'_> {
         while let Some(next) = queue.pop() {
             if nearest.ends_before(next) {
                 break;
+            }
+            // Its list is needed next, unless one of the neighbours turns out nearer.
+            if let Some(second) = queue.first().filter(|_| level == 0) {
+                graph.prefetch(second.slot());
             }
             unseen.clear();
             unseen.extend(graph.links(next.slot(), level).filter(|slot| marks.mark(*slot)));

@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 pub struct Near(u64);
 
 impl Near {
+    /// A slot at a distance.
     #[inline(always)]
     pub fn new(distance: f32, slot: u32) -> Self {
         let bits = distance.to_bits();
@@ -16,11 +17,13 @@ impl Near {
         Self(u64::from(turned) << 32 | u64::from(slot))
     }
 
+    /// The slot.
     #[inline(always)]
     pub fn slot(self) -> u32 {
         self.0 as u32
     }
 
+    /// The distance.
     #[inline(always)]
     pub fn distance(self) -> f32 {
         let turned = (self.0 >> 32) as u32;
@@ -47,10 +50,12 @@ impl Nearest {
         self.heap.len() < self.limit || self.heap.peek().is_some_and(|worst| near < *worst)
     }
 
-    /// Whether there are enough, all nearer.
+    /// Whether there are enough, all nearer. As near as the farthest is not enough: among bits many are, and what they
+    /// lead to counts.
     #[inline(always)]
     pub fn ends_before(&self, near: Near) -> bool {
-        self.heap.len() >= self.limit && self.heap.peek().is_some_and(|worst| near > *worst)
+        let farther = |worst: &Near| near.0 >> 32 > worst.0 >> 32;
+        self.heap.len() >= self.limit && self.heap.peek().is_some_and(farther)
     }
 
     #[inline(always)]
@@ -84,7 +89,7 @@ impl Queue {
     /// Adds one; true where nothing in the queue is nearer.
     #[inline(always)]
     pub fn push(&mut self, near: Near) -> bool {
-        let first = self.0.peek().is_none_or(|Reverse(before)| near < *before);
+        let first = self.first().is_none_or(|before| near < before);
         self.0.push(Reverse(near));
         first
     }
@@ -92,6 +97,11 @@ impl Queue {
     #[inline(always)]
     pub fn pop(&mut self) -> Option<Near> {
         self.0.pop().map(|Reverse(near)| near)
+    }
+
+    #[inline(always)]
+    pub fn first(&self) -> Option<Near> {
+        self.0.peek().map(|Reverse(near)| *near)
     }
 }
 

@@ -19,7 +19,7 @@ struct Random {
     codes: Vec<u8>,
     inverse: Vec<f32>,
     nodes: Vec<u8>,
-    below: Vec<u32>,
+    lists_before: Vec<u32>,
     rows: usize,
 }
 
@@ -29,10 +29,10 @@ impl Random {
         let mut codes: Vec<u8> = bytes.map(|x| if x == 128 { 0 } else { x }).collect();
         let inverse = inverse_lengths(DIMENSIONS, &codes);
         codes.resize(rows * DIMENSIONS + SLACK, 0xff);
-        let (mut nodes, mut below, mut levels) = (Vec::new(), Vec::new(), 0);
+        let (mut nodes, mut lists_before, mut levels) = (Vec::new(), Vec::new(), 0);
         for slot in 0..rows {
             let level = Self::level(slot);
-            below.push(levels);
+            lists_before.push(levels);
             levels += level as u32;
             nodes.extend([0xff; 10]);
             for (at, room) in [SHAPE.base, SHAPE.upper, SHAPE.upper][..=level].iter().enumerate() {
@@ -45,7 +45,7 @@ impl Random {
                 links.for_each(|to| nodes.extend(to.to_le_bytes()));
             }
         }
-        Self { codes, inverse, nodes, below, rows }
+        Self { codes, inverse, nodes, lists_before, rows }
     }
 
     fn level(slot: usize) -> usize {
@@ -55,7 +55,7 @@ impl Random {
     fn graph(&self) -> Graph<'_> {
         let codes =
             Codes::new(Element::I8, DIMENSIONS, self.rows, &self.codes, &self.inverse).unwrap();
-        Graph::new(codes, SHAPE, &self.nodes, &self.below, 0, 2).unwrap()
+        Graph::new(codes, SHAPE, &self.nodes, &self.lists_before, 0, 2).unwrap()
     }
 }
 
@@ -94,7 +94,7 @@ fn textbook(
     let mut queue = std::collections::BTreeSet::from([nearest]);
     let mut kept: Vec<Near> = [nearest].into_iter().filter(|near| passes(near.slot())).collect();
     while let Some(next) = queue.pop_first() {
-        if kept.len() == expansion && next > kept[expansion - 1] {
+        if kept.len() == expansion && next.distance() > kept[expansion - 1].distance() {
             break;
         }
         for slot in graph.links(next.slot(), 0) {
@@ -141,7 +141,7 @@ fn walks_find_what_the_textbook_finds() {
 #[test]
 fn lists_beyond_their_room_or_the_nodes_lead_nowhere() {
     let mut random = Random::new(100, 3);
-    let at = SHAPE.list(1, random.below[1], 0);
+    let at = SHAPE.list(1, random.lists_before[1], 0);
     random.nodes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(random.graph().links(1, 0).len(), SHAPE.base);
     random.nodes[at + 4..at + 8].copy_from_slice(&100u32.to_le_bytes());
@@ -152,8 +152,8 @@ fn lists_beyond_their_room_or_the_nodes_lead_nowhere() {
     };
     assert!(std::panic::catch_unwind(walk).is_err());
     let graph = random.graph();
-    let (codes, nodes, below) = (graph.codes(), &random.nodes, &random.below);
-    assert!(Graph::new(codes, SHAPE, &nodes[..nodes.len() - 8], below, 0, 2).is_none());
-    assert!(Graph::new(codes, SHAPE, nodes, &below[1..], 0, 2).is_none());
-    assert!(Graph::new(codes, SHAPE, nodes, below, 100, 2).is_none());
+    let (codes, nodes, lists_before) = (graph.codes(), &random.nodes, &random.lists_before);
+    assert!(Graph::new(codes, SHAPE, &nodes[..nodes.len() - 8], lists_before, 0, 2).is_none());
+    assert!(Graph::new(codes, SHAPE, nodes, &lists_before[1..], 0, 2).is_none());
+    assert!(Graph::new(codes, SHAPE, nodes, lists_before, 100, 2).is_none());
 }

@@ -30,11 +30,11 @@ impl Shape {
         self.head + self.base_bytes() + level * self.upper_bytes()
     }
 
-    /// Offset of the list of `level` of node `slot`, where `below` says how many levels above the base all nodes in front
-    /// of it have together.
+    /// Offset of the list of `level` of node `slot`, where `before` says how many lists above the base all nodes in
+    /// front of it have together.
     #[inline(always)]
-    pub fn list(self, slot: u32, below: u32, level: usize) -> usize {
-        let node = slot as usize * self.node_bytes(0) + below as usize * self.upper_bytes();
+    pub fn list(self, slot: u32, before: u32, level: usize) -> usize {
+        let node = slot as usize * self.node_bytes(0) + before as usize * self.upper_bytes();
         let base = node + self.head;
         if level == 0 { base } else { base + self.base_bytes() + (level - 1) * self.upper_bytes() }
     }
@@ -47,13 +47,14 @@ pub struct Graph<'a> {
     codes: Codes<'a>,
     shape: Shape,
     nodes: &'a [u8],
-    below: &'a [u32],
+    lists_before: &'a [u32],
     entry: u32,
     top: usize,
 }
 
 impl<'a> Graph<'a> {
-    /// `nodes` begins with the first node. `below[slot]` is the sum of the levels of all nodes before `slot`. Every search
+    /// `nodes` begins with the first node. `lists_before[slot]` is how many lists above the base all nodes before
+    /// `slot` have together: the sum of their levels. Every search
     /// starts at `entry`, whose own level is `top`. `None` where the sizes do not fit.
     ///
     /// A list that claims more slots than it has room for counts as full; a slot beyond the nodes makes a search panic.
@@ -61,15 +62,15 @@ impl<'a> Graph<'a> {
         codes: Codes<'a>,
         shape: Shape,
         nodes: &'a [u8],
-        below: &'a [u32],
+        lists_before: &'a [u32],
         entry: u32,
         top: usize,
     ) -> Option<Self> {
         let rows = codes.rows();
         let last = u32::try_from(rows.checked_sub(1)?).ok()?;
-        (below.len() == rows && entry <= last).then_some(())?;
-        let end = shape.list(last, below[last as usize], 0) + shape.base_bytes();
-        (end <= nodes.len()).then_some(Self { codes, shape, nodes, below, entry, top })
+        (lists_before.len() == rows && entry <= last).then_some(())?;
+        let end = shape.list(last, lists_before[last as usize], 0) + shape.base_bytes();
+        (end <= nodes.len()).then_some(Self { codes, shape, nodes, lists_before, entry, top })
     }
 
     /// The stored vectors.
@@ -88,7 +89,7 @@ impl<'a> Graph<'a> {
     /// Beyond the nodes.
     #[inline(always)]
     pub fn links(&self, slot: u32, level: usize) -> impl ExactSizeIterator<Item = u32> + use<'a> {
-        let at = self.shape.list(slot, self.below[slot as usize], level);
+        let at = self.shape.list(slot, self.lists_before[slot as usize], level);
         let room = if level == 0 { self.shape.base } else { self.shape.upper };
         let (count, slots) = self.nodes[at..at + 4 + 4 * room].split_at(4);
         let le = |four: &[u8; 4]| u32::from_le_bytes(*four);
@@ -99,7 +100,7 @@ impl<'a> Graph<'a> {
     /// Asks for the base-level list of a node before it is read.
     #[inline(always)]
     pub(super) fn prefetch(&self, slot: u32) {
-        let at = self.shape.list(slot, self.below[slot as usize], 0);
+        let at = self.shape.list(slot, self.lists_before[slot as usize], 0);
         prefetch(self.nodes, at, self.shape.base_bytes());
     }
 }

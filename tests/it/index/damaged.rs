@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use scalingnote::error::ErrorKind;
 use scalingnote::index::{Calibration, ShardIndex, audit};
 
-use super::{built, clustered, keys};
+use super::{built, clustered, keys, plain};
 
 fn small() -> &'static (Vec<u8>, Vec<u8>) {
     static SMALL: std::sync::OnceLock<(Vec<u8>, Vec<u8>)> = std::sync::OnceLock::new();

@@ -2,6 +2,7 @@
 
 mod damaged;
 mod graphs;
+mod witness;
 
 use std::path::{Path, PathBuf};
 
@@ -206,7 +207,7 @@ fn every_quantisation_builds_opens_and_finds() {
         let hit = shard.search(&long, 1).unwrap()[0];
         assert_eq!(hit.key, keys[7], "{quantization:?}");
         assert!((hit.score - 1.0).abs() < 2e-3, "{hit:?}");
-        // Without rescoring the score is usearch's own, of the same scale.
+        // Without rescoring the score is the index's own, of the same scale.
         let unscored = IndexOptions { rescore: 0, ..made.options.clone() };
         let shard =
             ShardIndex::open(&made.index(), &made.sidecar(), &unscored, &made.calibration).unwrap();
@@ -344,7 +345,7 @@ fn files_of_different_builds_do_not_open_together() {
     assert_eq!(error.kind(), ErrorKind::Input);
 }
 
-/// More threads than usearch has contexts for: they wait instead of failing.
+/// Each has its own marks and heaps, taken from those before.
 #[test]
 fn many_threads_search_one_shard() {
     let vectors = clustered(500, 16, 1);
