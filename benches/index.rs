@@ -1,15 +1,15 @@
 //! Measures index building and search on real vectors: `benches/index.sh` runs it beside its peers.
 //!
-//! usage: index FOLDER [--rows N] [--shards | --filter | --orders]
+//! usage: index FOLDER [--rows N] [--only TYPE] [--shards | --filter | --orders]
 //!
 //! FOLDER holds `base.fvecs`, `query.fvecs`, `groundtruth.ivecs` (texmex layout). Standard output gets one
-//! JSON object per index: {"system", "type", "build" (vectors/s), "raw" (vectors/s of usearch's insertions
-//! alone, in the same order), "bytes", "sidecar" (bytes), "heap" (bytes allocated by opening), "open" (ms),
-//! "curve": [[ef, recall@10, queries/s], ...]}. One thread, connectivity 16, expansion 128 while building; `lean` is
-//! 15 and 160. Rows come in the order of hashed keys, as in a shard. Seconds are the processor's (equal to the clock's
-//! for one thread on an idle machine, and still fair on a busy one); `--shards` measures instead, by the clock, two
-//! halves one after the other and on two threads; `--filter` measures searches among a share of the rows: as served, and
-//! by scan; `--orders` builds with usearch alone in the order of keys and in that of `order.rs`.
+//! JSON object per index: {"system", "type", "build" (vectors/s), "bytes", "sidecar" (bytes), "heap" (bytes allocated by
+//! opening), "open" (ms), "curve": [[ef, recall@10, queries/s], ...]}. One thread, connectivity 16, expansion 128 while
+//! building, by our own builder; `lean` is 15 and 160. Rows come in the order of hashed keys, as in a shard. Seconds are the
+//! processor's (equal to the clock's for one thread on an idle machine, and still fair on a busy one). `--only` measures one
+//! of the types. `--shards` measures instead, by the clock, two halves one after the other and on two threads; `--filter`
+//! measures searches among a share of the rows: as served, and by scan; `--orders` builds with usearch alone in the order of
+//! keys and in that of `order.rs`.
 
 #[path = "budget.rs"]
 mod budget;
@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use arrow::buffer::BooleanBuffer;
 use scalingnote::index::{
-    Calibration, IndexOptions, Quantization, RowSet, ShardIndex, build, calibrate,
+    Builder, Calibration, IndexOptions, Quantization, RowSet, ShardIndex, build, calibrate,
 };
 use scalingnote::types::{Cancel, Embeddings};
 use serde_json::{Value, json};
@@ -48,10 +48,12 @@ struct Data {
 fn main() -> Result<(), Failure> {
     let (budget, mut plain) = (Budget::new(), Vec::new());
     let (mut rows, mut shards, mut filter, mut orders) = (usize::MAX, false, false, false);
+    let mut only = None;
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
         match argument.as_str() {
             "--rows" => rows = given.next().ok_or("a number is missing")?.parse()?,
+            "--only" => only = given.next(),
             "--shards" => shards = true,
             "--filter" => filter = true,
             "--orders" => orders = true,
@@ -79,7 +81,11 @@ fn main() -> Result<(), Failure> {
     if orders {
         return by_order(&data);
     }
-    let plain = |quantization| IndexOptions { quantization, ..IndexOptions::default() };
+    let plain = |quantization| IndexOptions {
+        quantization,
+        builder: Builder::Scalingnote,
+        ..IndexOptions::default()
+    };
     let lean = IndexOptions { connectivity: 15, expansion_add: 160, ..plain(Quantization::I8) };
     let all = [
         ("i8", plain(Quantization::I8)),
@@ -89,7 +95,9 @@ fn main() -> Result<(), Failure> {
     ];
     let folder = tempfile::tempdir()?;
     let (mut lines, mut longest) = (Vec::new(), 0.);
-    for (name, options) in all {
+    for (name, options) in
+        all.into_iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name))
+    {
         // No type takes much more than twice as long as another.
         if 2. * longest > budget.left() {
             eprintln!("cut: {name}: some {:.0} s expected at most", 2. * longest);
@@ -230,10 +238,6 @@ fn measure(
     folder: &Path,
 ) -> Result<Vec<Line>, Failure> {
     let calibration = calibrate(&data.base, options)?;
-    let raw = match name {
-        "i8" => Some(raw(data, options, &by_key(data))?.1),
-        _ => None,
-    };
     let seconds = built(data, 0..data.base.len(), options, &calibration, folder, name)?;
     let (index, sidecar) =
         (folder.join(format!("{name}.usearch")), folder.join(format!("{name}.f16")));
@@ -256,7 +260,6 @@ fn measure(
             "system": "scalingnote",
             "type": if rescored { format!("{name}+rescore") } else { name.to_owned() },
             "build": data.base.len() as f64 / seconds,
-            "raw": raw.map(|seconds| data.base.len() as f64 / seconds),
             "bytes": std::fs::metadata(&index)?.len(),
             "sidecar": if rescored { std::fs::metadata(&sidecar)?.len() } else { 0 },
             "heap": heap,

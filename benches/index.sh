@@ -7,6 +7,8 @@
 # DATA     retrieval sets and GloVe (../shared/data)    ROUNDS   turns of each (3); medians count
 # CORE     the core that all are pinned to (0)          PEERS    a Python environment, made where missing (.cache/peers-index)
 # SHARDS   1 measures two shards on two cores, too, which needs a quiet machine
+# SYSTEMS  the peers that are measured (all)              ONLY     the one type of ours (all)
+# CHART    a folder for the curves as SVG (none)
 # STEP_SECONDS  what each step may take (1800), benches/steps.py
 set -eu
 cd "$(dirname "$0")/.."
@@ -44,13 +46,15 @@ fi
 for folder in "$@"; do
     name=$(basename "$folder")
     for round in $(seq "${ROUNDS:-3}"); do
-        step "$name.ours.$round.json" $pin "$bench" "$folder"
-        for peer in usearch-f32 usearch-f16 usearch-i8 hnswlib-f32 faiss-f32; do
+        step "$name.ours.$round.json" $pin "$bench" "$folder" ${ONLY:+--only "$ONLY"}
+        for peer in ${SYSTEMS:-usearch-f32 usearch-f16 usearch-i8 hnswlib-f32 faiss-f32}; do
             step "$name.$peer.$round.json" $pin "$python" benches/index_peers.py measure "$peer" "$folder"
         done
     done
     echo "## $name"
     "$python" benches/index_peers.py table "$work" "$name"
+    if [ -n "${CHART:-}" ]; then "$python" benches/index_peers.py chart "$work" "$name" "$CHART/index-$name.svg"; fi
+    if [ -n "${ONLY:-}" ]; then continue; fi
     step "$name.orders" $pin "$bench" "$folder" --orders
     if [ -f "$work/$name.orders" ]; then cat "$work/$name.orders"; fi
     if [ "${SHARDS:-0}" = 1 ]; then

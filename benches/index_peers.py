@@ -2,6 +2,7 @@
 
 usage: index_peers.py measure PEER FOLDER [--rows N] [--order hash|file]   one JSON object, as index.rs prints them
        index_peers.py table DIR NAME                                  medians of NAME's rounds in DIR, with ratios
+       index_peers.py chart DIR NAME FILE                             recall against queries/s, as an SVG
 
 Each PEER is a process of its own: one that is cut (steps.py) takes no other with it.
 
@@ -146,12 +147,57 @@ def middle_curve(lines):
             for at, point in enumerate(lines[0]["curve"])]
 
 
-def table(folder, name):
+def measured(folder, name):
+    """The lines of all rounds by system and type."""
     rounds = {}
     for who in ["ours", *PEERS]:
         for path in sorted(pathlib.Path(folder).glob(f"{name}.{who}.*.json")):
             for line in map(json.loads, path.read_text().splitlines()):
                 rounds.setdefault((line["system"], line["type"]), []).append(line)
+    return rounds
+
+
+COLOURS = ["#0b62a4", "#d9534f", "#3a923a", "#8a5ab8", "#b8860b", "#555555", "#17a2b8"]
+
+
+def chart(folder, name, file):
+    """One line for every index, from recall 0.85 up; queries/s on a logarithmic axis."""
+    import math
+
+    low, width, height, left, top = 0.85, 760, 380, 70, 30
+    curves = {f"{system} {kind}": [point for point in middle_curve(lines) if point[1] >= low]
+              for (system, kind), lines in measured(folder, name).items()}
+    rates = [point[2] for points in curves.values() for point in points]
+    bottom, ceiling = math.floor(2 * math.log10(min(rates))) / 2, math.ceil(2 * math.log10(max(rates))) / 2
+
+    def place(recall, rate):
+        x = left + (recall - low) / (1 - low) * width
+        return f"{x:.1f},{top + (ceiling - math.log10(rate)) / (ceiling - bottom) * height:.1f}"
+
+    parts = [f'<text x="{left}" y="18" font-size="13">{name}: queries/s on one thread against recall@10</text>']
+    for step in range(16):
+        recall = low + step / 100
+        x = left + step / 100 / (1 - low) * width
+        parts.append(f'<path d="M{x:.1f} {top}v{height}" stroke="#eee"/>'
+                     f'<text x="{x:.1f}" y="{top + height + 16}" text-anchor="middle">{recall:.2f}</text>')
+    for power in range(math.ceil(2 * bottom), math.floor(2 * ceiling) + 1):
+        rate = 10 ** (power / 2)
+        y = place(low, rate).split(",")[1]
+        parts.append(f'<path d="M{left} {y}h{width}" stroke="#eee"/>'
+                     f'<text x="{left - 6}" y="{y}" text-anchor="end">{rate:,.0f}</text>')
+    for number, (label, points) in enumerate(curves.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        line = " ".join(place(recall, rate) for _, recall, rate in points)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>'
+                     f'<text x="{left + 14}" y="{top + height - 14 * (number + 1)}" fill="{colour}">{label}</text>')
+    pathlib.Path(file).write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 20} {top + height + 30}" '
+        'font-family="sans-serif" font-size="11">'
+        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n')
+
+
+def table(folder, name):
+    rounds = measured(folder, name)
     count, tenth, share = "{:,.0f}".format, "{:.1f}".format, "{:.2f}x".format
     ours = rounds.get(("scalingnote", "i8+rescore"), [])
     turns = max(map(len, rounds.values()), default=0)
@@ -178,9 +224,6 @@ def table(folder, name):
     print("\nMedians of the rounds, least and greatest in brackets. ratio: vectors/s of scalingnote i8 (quantised, saved, "
           "audited, recall measured) to this row's, round by round.")
     for (system, kind), lines in rounds.items():
-        if all(line.get("raw") for line in lines):
-            overhead = median([line["raw"] / line["build"] - 1 for line in lines], "{:.1%}".format)
-            print(f"{system} {kind}: overhead over usearch's insertions alone, in the same order: {overhead}")
         if all(line.get("heap") for line in lines):
             heap = statistics.median(line["heap"] for line in lines)
             print(f"{system} {kind}: opening allocates {heap / 1e6:.1f} MB beside the mapped file")
@@ -195,6 +238,8 @@ if __name__ == "__main__":
     command, first, second, *options = sys.argv[1:]
     if command == "table":
         table(first, second)
+    elif command == "chart":
+        chart(first, second, options[0])
     else:
         for variable in THREADS:
             os.environ[variable] = "1"
