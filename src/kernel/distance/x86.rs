@@ -71,19 +71,6 @@ lane! {
     totals(sums: [__m512i; 4]) -> [f32; 4] = totals_epi32(sums.map(|sum| half_epi32(sum)));
 }
 
-lane! {
-    /// Bits that choose among 8-bit integers, by a mask register and AVX-512 VNNI.
-    Avx512Signs: u64, __m512i, __m512i, steps 8 64, cut false, offset 0, Signs;
-    sum(start: i32) -> __m512i = _mm512_zextsi128_si512(_mm_cvtsi32_si128(start));
-    row(from: *const u8) -> u64 = from.cast::<u64>().read_unaligned();
-    query(from: *const u8) -> __m512i = _mm512_loadu_si512(from.cast());
-    cut(row: u64, mask: u64) -> u64 = row & mask;
-    add(sum: __m512i, query: __m512i, row: u64) -> __m512i =
-        _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_maskz_mov_epi8(row, query));
-    total(sum: __m512i) -> f32 = total_epi32(half_epi32(sum));
-    totals(sums: [__m512i; 4]) -> [f32; 4] = totals_epi32(sums.map(|sum| half_epi32(sum)));
-}
-
 /// The two halves added.
 ///
 /// # Safety
@@ -231,25 +218,6 @@ lane! {
     cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
     add(sum: __m256i, query: __m256i, row: __m256i) -> __m256i = {
         let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(row), _mm256_sign_epi8(query, row));
-        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-    };
-    total(sum: __m256i) -> f32 = total_epi32(sum);
-    totals(sums: [__m256i; 4]) -> [f32; 4] = totals_epi32(sums);
-}
-
-lane! {
-    /// Bits that choose among 8-bit integers: every byte of a vector looks for its own bit.
-    Avx2Signs: __m256i, __m256i, __m256i, steps 4 32, cut false, offset 0, Signs;
-    sum(start: i32) -> __m256i = _mm256_zextsi128_si256(_mm_cvtsi32_si128(start));
-    row(from: *const u8) -> __m256i = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
-    query(from: *const u8) -> __m256i = _mm256_loadu_si256(from.cast());
-    cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
-    add(sum: __m256i, query: __m256i, row: __m256i) -> __m256i = {
-        let byte = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
-        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-        let chosen = _mm256_and_si256(_mm256_shuffle_epi8(row, byte), bit);
-        let chosen = _mm256_and_si256(_mm256_cmpeq_epi8(chosen, bit), query);
-        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), chosen);
         _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     };
     total(sum: __m256i) -> f32 = total_epi32(sum);
