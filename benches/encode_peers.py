@@ -279,6 +279,7 @@ NAMES = {
     "torch-f32": "PyTorch f32",
     "torch-bf16": "PyTorch bf16",
     "st-f32": "sentence-tr. f32",
+    "onnx-f32": "ONNX Runtime f32",
     "st-bf16": "sentence-tr. bf16",
     "llama-q8_0": "llama.cpp Q8_0",
 }
@@ -302,10 +303,11 @@ def table(args):
     tops = {kind: max(f32, product(kind)) for kind in ("f32", "bf16", "int8")}
     peaks = {kind: most(machine, lambda c: c["registers"].get(kind, 0)) for kind in tops}
     bound = {kind: top / (2 * first["linear_parameters"]) if first else 0 for kind, top in tops.items()}
-    print((f"threads {first['threads']}; " if first else "") + "operations/s in G: " + "; ".join(
-        f"{kind} {tops[kind] / 1e9:,.0f} as a large product ({bound[kind]:,.0f} tokens/s), "
-        f"{peaks[kind] / 1e9:,.0f} in registers" for kind in tops))
-    print(f"memory is read at {most(machine, lambda c: c['read_bytes_per_s']) / 1e9:.1f} GB/s")
+    if machine:
+        print((f"threads {first['threads']}; " if first else "") + "operations/s in G: " + "; ".join(
+            f"{kind} {tops[kind] / 1e9:,.0f} as a large product ({bound[kind]:,.0f} tokens/s), "
+            f"{peaks[kind] / 1e9:,.0f} in registers" for kind in tops))
+        print(f"memory is read at {most(machine, lambda c: c['read_bytes_per_s']) / 1e9:.1f} GB/s")
     for name in ours:
         for one in runs.get(name, [])[:1]:
             load = min(run["load_s"] for run in runs[name])
