@@ -99,6 +99,7 @@ test-models: check-tools build ## Compare towers with sentence-transformers on f
 		$(MODELS_PYTHON) -m pip install -q "sentence-transformers>=5" torch numpy gguf; }
 	$(MODELS_PYTHON) tests/python/parity.py "$(BIN)" "$(abspath $(CACHE))/parity"
 	$(MODELS_PYTHON) tests/python/parity_decoders.py "$(BIN)" "$(abspath $(CACHE))/parity"
+	$(MODELS_PYTHON) tests/python/model_files.py "$(BIN)" "$(abspath $(CACHE))/parity"
 
 # These tests skip themselves where no root is given, so `make test` passes them by. One at a time: they share the servers.
 .PHONY: test-stores
@@ -202,6 +203,10 @@ DATA ?= ../shared/data
 bench-encode: ## Measure the document tower beside PyTorch, sentence-transformers and llama.cpp (benches/README.md).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 1000
 	benches/encode.sh
+
+.PHONY: bench-encoders
+bench-encoders: ## Measure encoders (MiniLM, ModernBERT's size) beside sentence-transformers and ONNX Runtime (benches/README.md).
+	benches/encoders.sh
 
 .PHONY: bench-gpu
 bench-gpu: check-tools ## Measure the document tower on a GPU beside PyTorch and sentence-transformers (benches/README.md).

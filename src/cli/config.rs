@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 
 use super::app::App;
 use super::args::{PipelineArgs, environment, place};
-use crate::config::{self, DefaultChange, Pipeline, PipelineVersion, Resolved, Upgrade};
+use crate::config::{self, DefaultChange, ModelSaid, Pipeline, PipelineVersion, Resolved, Upgrade};
 use crate::error::{ErrorKind, Result, ResultExt, not_written};
 use crate::exec;
 use crate::store::named::{Existing, write_whole};
+use crate::tower::Tower;
 
 /// Check a pipeline file, show it with every default and override, or upgrade it to the newest version
 #[derive(Debug, Args)]
@@ -39,13 +40,17 @@ enum ConfigCommand {
         #[command(flatten)]
         pipeline: PipelineArgs,
     },
-    /// Print the resolved configuration; comments name the origin of what is not in the file
+    /// Print the resolved configuration; comments name the origin of what is not in the file: what a tower leaves out is as
+    /// its model's files say, where they are here
     Show {
         #[command(flatten)]
         pipeline: PipelineArgs,
         /// Print JSON with the origin of every value.
         #[arg(long)]
         json: bool,
+        /// Fetch models that are not here, to say what their files say.
+        #[arg(long)]
+        fetch: bool,
     },
     Upgrade(UpgradeArgs),
 }
@@ -96,12 +101,41 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
             }
             app.print(&text)
         }
-        ConfigCommand::Show { pipeline, json } => {
-            let resolved = pipeline.resolve()?;
+        ConfigCommand::Show { pipeline, json, fetch } => {
+            let mut resolved = pipeline.resolve()?;
+            ask_models(&mut resolved, fetch, app).await;
             app.print(&if json { resolved.to_json()? } else { resolved.to_toml()? })
         }
         ConfigCommand::Upgrade(args) => upgrade(&args, app),
     }
+}
+
+/// Fills in what the towers leave to their models. A model that is not here, or cannot be read, is said to be so and stops
+/// nothing.
+async fn ask_models(resolved: &mut Resolved, fetch: bool, app: &App) {
+    let base_dir = resolved.pipeline.base_dir.clone();
+    let mut models: Vec<ModelSaid> = Vec::new();
+    for named in resolved.towers() {
+        let options = &named.options;
+        let found = match fetch {
+            true => Tower::resolve(options, &base_dir, &app.reporter).await.map(Some),
+            false => Tower::resolve_here(options, &base_dir, &app.reporter).await,
+        };
+        let card = match found {
+            Ok(Some(tower)) => {
+                resolved.fill(&named, &tower);
+                Ok(tower.card())
+            }
+            Ok(None) => Err("it is not on this machine, so what its files say is not shown; `config show --fetch` fetches it"
+                .to_owned()),
+            Err(error) => Err(format!("it cannot be read: {error}")),
+        };
+        // Where one tower encodes notes and queries, its model is said once.
+        if models.iter().all(|said| said.section != named.section) {
+            models.push(ModelSaid { section: named.section, model: options.model.clone(), card });
+        }
+    }
+    resolved.models = models;
 }
 
 /// Warns of files that a run could not find here: a pipeline file need not be checked where it runs. What is here must fit together,

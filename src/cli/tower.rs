@@ -12,7 +12,7 @@ use crate::config::word;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::format;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
-use crate::types::Digest256;
+use crate::types::{Digest256, HeadModule, ModelCard, Sourced};
 
 /// Texts of one batch, and the words of each.
 const TEXTS: usize = 16;
@@ -62,13 +62,14 @@ pub(crate) struct TowerArgs {
 pub(super) async fn execute(args: TowerArgs, app: &App) -> Result<()> {
     let (options, base_dir) = options(&args)?;
     let tower = Tower::resolve(&options, &base_dir, &app.reporter).await?;
-    let mut found = described(&tower);
+    let mut found = described(&tower)?;
+    let card = tower.card();
     if !args.no_trial {
         let (device, text, trial) = (args.device.clone(), args.text.clone(), args.trial);
         let tried = tokio::task::spawn_blocking(move || tried(&tower, &device, &text, trial));
         found["trial"] = tried.await.or_error(ErrorKind::Internal, || "trying the tower")??;
     }
-    app.answer(args.json, &found, table)
+    app.answer(args.json, &found, |found| table(found, &card))
 }
 
 /// The tower meant, and where its relative paths start.
@@ -86,30 +87,16 @@ fn options(args: &TowerArgs) -> Result<(TowerOptions, PathBuf)> {
     Ok((if args.query { options.for_queries() } else { options }, here))
 }
 
-fn described(tower: &Tower) -> Value {
+/// The card, and what else decides a vector or its cost.
+fn described(tower: &Tower) -> Result<Value> {
     let (options, space) = (tower.options(), tower.space(Digest256::of(b"")));
-    let by = |key: &str| {
-        let understood = tower.understood().iter().find(|understood| understood.key == key);
-        understood.map_or("set", |understood| &understood.by)
-    };
-    let said = |key: &str, value: Value| json!({ "value": value, "by": by(key) });
-    json!({
-        "model": options.model,
-        "revision": options.revision,
-        "family": tower.family(),
-        "parameters": tower.parameters(),
-        "dimensions": tower.dimensions(),
-        "pooling": said("pooling", options.pooling().name().into()),
-        "modules": space.modules,
-        "normalize": said("normalize", options.normalize().into()),
-        "prompt_prefix": said("prompt_prefix", options.prompt_prefix().into()),
-        "prompt_joined": space.prompt_joined,
-        "prompt_suffix": said("prompt_suffix", options.prompt_suffix().into()),
-        "max_tokens": said("max_tokens", options.max_tokens().into()),
-        "arithmetic": word(&options.arithmetic),
-        "weights": space.weights,
-        "memory": tower.memory(4096),
-    })
+    let mut found = serde_json::to_value(tower.card()).context(|| "writing a model card")?;
+    found["prompt_joined"] = space.prompt_joined.into();
+    found["arithmetic"] = word(&options.arithmetic).into();
+    found["special_tokens"] = word(&options.special_tokens).into();
+    found["weights"] = json!(space.weights);
+    found["memory"] = tower.memory(4096).into();
+    Ok(found)
 }
 
 fn tried(tower: &Tower, device: &DeviceSpec, text: &str, trial: Duration) -> Result<Value> {
@@ -133,42 +120,66 @@ fn tried(tower: &Tower, device: &DeviceSpec, text: &str, trial: Duration) -> Res
     }))
 }
 
-fn table(found: &Value) -> String {
+/// What a card says: name, value, and where that comes from.
+pub(super) fn card_rows(card: &ModelCard) -> Vec<(&'static str, String, String)> {
+    let commit = card.revision.as_ref().map(|commit| format!(" at {commit}"));
+    let parameters = format::count(card.parameters);
+    let mut rows = vec![
+        ("model", card.model.clone() + &commit.unwrap_or_default(), String::new()),
+        ("family", format!("{}, {parameters} parameters", card.family), card.family_by.clone()),
+        ("dimensions", card.dimensions.to_string(), String::new()),
+        ("pooling", card.pooling.value.name().to_owned(), card.pooling.by.clone()),
+    ];
+    for module in &card.modules {
+        rows.push(("module", said(module), card.modules_by().to_owned()));
+    }
+    let quoted = |prompt: &Sourced<String>| (format!("{:?}", prompt.value), prompt.by.clone());
+    let (prefix, suffix) = (quoted(&card.prompt_prefix), quoted(&card.prompt_suffix));
+    rows.extend([
+        ("normalize", card.normalize.value.to_string(), card.normalize.by.clone()),
+        ("prompt", prefix.0, prefix.1),
+        ("suffix", suffix.0, suffix.1),
+        ("max tokens", card.max_tokens.value.to_string(), card.max_tokens.by.clone()),
+    ]);
+    rows.push(match &card.licence {
+        Some(licence) => ("licence", licence.value.clone(), licence.by.clone()),
+        None => ("licence", "none stated".to_owned(), String::new()),
+    });
+    rows
+}
+
+fn said(module: &HeadModule) -> String {
+    match module {
+        HeadModule::Dense { inputs, outputs, bias, activation } => {
+            let bias = if *bias { "" } else { ", no bias" };
+            format!("dense, {inputs} to {outputs}, {}{bias}", word(activation))
+        }
+        HeadModule::LayerNorm { inputs } => format!("layer norm of {inputs}"),
+        HeadModule::Normalize => "unit length".to_owned(),
+    }
+}
+
+fn table(found: &Value, card: &ModelCard) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
+    for (name, value, by) in card_rows(card) {
+        rows.push(vec![name.to_owned(), value, by]);
+    }
     let mut row = |name: &str, value: String, by: &str| {
         rows.push(vec![name.to_owned(), value, by.to_owned()]);
     };
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let revision = found["revision"].as_str().map(|commit| format!(" at {commit}"));
-    row("model", text(&found["model"]) + &revision.unwrap_or_default(), "");
-    let parameters = format::count(found["parameters"].as_u64().unwrap_or_default());
-    row("family", format!("{}, {parameters} parameters", text(&found["family"])), "");
-    row("dimensions", text(&found["dimensions"]), "");
-    for key in ["pooling", "normalize", "prompt_prefix", "prompt_suffix", "max_tokens"] {
-        let value = match &found[key]["value"] {
-            Value::String(text) if key.starts_with("prompt") => format!("{text:?}"),
-            other => text(other),
-        };
-        row(key, value, &text(&found[key]["by"]));
-    }
-    for module in found["modules"].as_array().into_iter().flatten() {
-        row("module", module.to_string(), "");
-    }
-    row("arithmetic", text(&found["arithmetic"]), "");
-    row("memory", format::bytes(found["memory"].as_u64().unwrap_or_default()), "");
+    row("arithmetic", found["arithmetic"].as_str().unwrap_or_default().to_owned(), "");
+    row("memory", format::bytes(found["memory"].as_u64().unwrap_or_default()), "estimated");
     if let Some(trial) = found.get("trial") {
         if let Some(speed) = trial["tokens_per_second"].as_f64() {
             let speed = format::count(speed as u64);
-            row("speed", format!("{speed} tokens/s on this machine"), "");
+            row("speed", format!("{speed} tokens/s"), "tried on this machine");
         }
-        row("tokens", trial["tokens"].to_string(), &format!("of {}", trial["text"]));
+        let of = format!("of {}", trial["text"]);
+        row("tokens", trial["tokens"].to_string(), &of);
         let elements = trial["vector"].as_array().into_iter().flatten().take(SHOWN);
         let elements: Vec<String> =
             elements.map(|x| format!("{:.6}", x.as_f64().unwrap_or_default())).collect();
-        row("vector", format!("[{}, ...]", elements.join(", ")), &format!("of {}", trial["text"]));
+        row("vector", format!("[{}, ...]", elements.join(", ")), &of);
     }
     format::table(&["", "", "said by"], &[], &rows)
 }

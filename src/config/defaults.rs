@@ -124,6 +124,11 @@ pub(super) fn apply(pipeline: &mut Pipeline, origins: &BTreeMap<String, Origin>)
     Ok(())
 }
 
+/// Whether the versions differ in a key's default.
+pub(super) fn of_version(path: &str) -> bool {
+    CHANGES.iter().any(|change| change.key == path)
+}
+
 /// The pipeline with the new values.
 fn with(pipeline: &Pipeline, changes: &[DefaultChange]) -> Result<Pipeline> {
     let mut json = to_json(pipeline)?;

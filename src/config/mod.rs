@@ -9,6 +9,8 @@ mod defaults;
 mod document;
 mod edit;
 mod file;
+mod fill;
+mod models;
 mod next;
 mod origin;
 mod overrides;
@@ -27,6 +29,8 @@ mod version;
 
 pub use defaults::DefaultChange;
 pub(crate) use file::read;
+pub use fill::Named;
+pub use models::ModelSaid;
 pub use next::NextOptions;
 pub use origin::ENV_PREFIX;
 pub use origin::Origin;

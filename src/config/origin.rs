@@ -19,6 +19,8 @@ pub enum Origin {
     Env(String),
     /// The flag `--set` with this key.
     Flag(String),
+    /// The model: a file of it, a key of a GGUF, or its page.
+    Model(String),
     /// Nobody set it.
     Default,
 }
@@ -53,6 +55,7 @@ impl Origin {
             Self::Default => (1, 0, 0),
             Self::Env(_) => (2, 0, 0),
             Self::Flag(_) => (3, 0, 0),
+            Self::Model(_) => (4, 0, 0),
         }
     }
 }
@@ -63,6 +66,8 @@ impl fmt::Display for Origin {
             Self::File { line, .. } => write!(f, "line {line}"),
             Self::Env(name) => write!(f, "environment variable {name}"),
             Self::Flag(key) => write!(f, "--set {key}"),
+            Self::Model(page) if page.starts_with("the model's") => f.write_str(page),
+            Self::Model(file) => write!(f, "the model's {file}"),
             Self::Default => f.write_str("default"),
         }
     }

@@ -7,6 +7,7 @@ use super::check::{Schema, check};
 use super::defaults::DefaultChange;
 use super::document::{Node, Value, parse_file};
 use super::file::read;
+use super::models::ModelSaid;
 use super::origin::Origin;
 use super::pipeline::{Pipeline, absolute};
 use super::problem::{HINT, Problems};
@@ -24,6 +25,8 @@ pub struct Resolved {
     /// Origin of every scalar and array that somebody set, by dotted path. What is not in here
     /// has its default.
     pub origins: BTreeMap<String, Origin>,
+    /// What the models of its towers say, where somebody looked.
+    pub models: Vec<ModelSaid>,
 }
 
 impl Resolved {
@@ -91,7 +94,7 @@ pub fn resolve_text(
     for file in &mut pipeline.publish.public_keys {
         *file = absolute(file, base_dir);
     }
-    Ok(Resolved { pipeline, file: PathBuf::from(name), origins })
+    Ok(Resolved { pipeline, file: PathBuf::from(name), origins, models: Vec::new() })
 }
 
 /// A file of another version is refused on its own: its other keys mean nothing to this release.

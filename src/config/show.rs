@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json};
 
+use super::defaults::of_version;
+use super::models::ModelSaid;
 use super::origin::Origin;
 use super::resolve::Resolved;
 use super::secret;
@@ -20,22 +22,33 @@ impl Resolved {
             self.file.display(),
             self.pipeline.base_dir.display()
         );
+        for said in &self.models {
+            let _ = writeln!(out, "# [{}] {}", said.section, line(said));
+        }
         if let Json::Object(table) = &value {
             self.table(table, "", &mut out)?;
         }
         Ok(out)
     }
 
-    /// JSON: `pipeline`, `base_dir`, and `origins` by dotted path for every value that somebody set
-    /// (`line 12`, `environment variable X`, `--set KEY`); what is not in `origins` has its default.
+    /// JSON: `pipeline`, `base_dir`, `origins` by dotted path for every value that somebody set
+    /// (`line 12`, `environment variable X`, `--set KEY`, `the model's 1_Pooling/config.json`), and `models` by the section
+    /// that names one: its card, or null where its files are not here or cannot be read. What is not in `origins` has its
+    /// default.
     pub fn to_json(&self) -> Result<String> {
         let origins: Map<String, Json> =
             self.origins.iter().map(|(path, o)| (path.clone(), o.to_string().into())).collect();
+        let models: Map<String, Json> = self
+            .models
+            .iter()
+            .map(|said| (said.section.to_owned(), serde_json::json!(said.card.as_ref().ok())))
+            .collect();
         let json = serde_json::json!({
             "file": self.file.display().to_string(),
             "base_dir": self.pipeline.base_dir.display().to_string(),
             "pipeline": self.printable()?,
             "origins": origins,
+            "models": models,
         });
         let mut text = serde_json::to_string_pretty(&json)
             .or_error(ErrorKind::Internal, || "writing the resolved configuration")?;
@@ -61,6 +74,9 @@ impl Resolved {
             let comment = match self.origins.get(&join(key)) {
                 Some(Origin::File { .. }) => String::new(),
                 Some(origin) => format!("  # {origin}"),
+                None if of_version(&join(key)) => {
+                    format!("  # default of version {}", u32::from(self.pipeline.version))
+                }
                 None => "  # default".to_owned(),
             };
             let value = toml::Value::try_from(value)
@@ -87,6 +103,32 @@ impl Resolved {
         }
         Ok(())
     }
+}
+
+/// A model in a line: what decides a vector and has no key in the pipeline.
+fn line(said: &ModelSaid) -> String {
+    let card = match &said.card {
+        Ok(card) => card,
+        Err(why) => return format!("{}: {why}", said.model),
+    };
+    let mut line = format!(
+        "{}: {}, {} parameters, {} dimensions ({})",
+        said.model, card.family, card.parameters, card.dimensions, card.family_by
+    );
+    if !card.modules.is_empty() {
+        let kinds: Vec<String> = card
+            .modules
+            .iter()
+            .filter_map(|module| {
+                Some(serde_json::to_value(module).ok()?["kind"].as_str()?.to_owned())
+            })
+            .collect();
+        let _ = write!(line, "; behind the pooling {} ({})", kinds.join(", "), card.modules_by());
+    }
+    if let Some(licence) = &card.licence {
+        let _ = write!(line, "; licence {} ({})", licence.value, licence.by);
+    }
+    line
 }
 
 fn hide(value: &mut Json) {

@@ -3,11 +3,14 @@
 //! `files` and `tokenize` read what a model is, `model` says it, `cpu` and `tensor` compute it; [`Tower`] brings them
 //! together.
 
+mod card;
 mod cpu;
 mod decoder;
 mod encoder;
 mod encoder_tower;
 mod fake;
+#[cfg(test)]
+mod families;
 mod files;
 mod known;
 mod model;
@@ -29,7 +32,7 @@ pub use files::packed::{KEY as PACKED_KEY, Packed, Parts};
 pub(crate) use files::provenance::check_tokenizer;
 pub(crate) use files::safetensors::SafetensorsFile;
 pub use model::architecture::{DecoderConfig, Gemma, Sliding, WeightSource};
-pub use options::{Defaults, DeviceSpec, Side, TowerOptions};
+pub use options::{Defaults, DeviceSpec, Side, SpecialTokens, TowerOptions};
 pub use resolve::Tower;
 pub use tokenize::batch::pack;
 pub use tokenize::tokenizer::{Tokenized, TowerTokenizer};

@@ -10,16 +10,18 @@ use crate::tower::files::config::{beyond_window, canonical, from_json, read_json
 use crate::tower::files::disk::{ReadAt, digests};
 use crate::tower::files::encoder;
 use crate::tower::files::gguf::Gguf;
+use crate::tower::files::licence;
 use crate::tower::files::provenance::{check_tokenizer, teacher_of};
 use crate::tower::files::safetensors::SafetensorsWeights;
 use crate::tower::files::sentence::{AddedTokens, Card};
 use crate::tower::files::weights::GgufWeights;
+use crate::tower::files::whole::present;
 use crate::tower::files::{gguf_config, gguf_modules};
 use crate::tower::model::encoder_config::EncoderConfig;
 use crate::tower::tokenize::gguf as gguf_tokenizer;
 use crate::tower::tokenize::tokenizer::Definition;
 use crate::tower::{DecoderConfig, Defaults, TowerOptions, WeightSource};
-use crate::types::{Arithmetic, Digest256, EmbeddingSpace, Hasher256, hash_json};
+use crate::types::{Arithmetic, Digest256, EmbeddingSpace, Hasher256, Sourced, hash_json};
 
 /// Begins the digest of a decoder's safetensors.
 pub(super) const DECODER: &str = "scalingnote safetensors 1";
@@ -124,6 +126,9 @@ pub(super) struct Opened {
     pub(super) teacher: Option<EmbeddingSpace>,
     /// What its files say of pooling, prompts and texts.
     pub(super) card: Card,
+    /// What says which family it is of.
+    pub(super) family_by: &'static str,
+    pub(super) licence: Option<Sourced<String>>,
 }
 
 pub(super) fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
@@ -141,6 +146,7 @@ pub(super) fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
         }
     };
     let digest = gguf.file.digest()?;
+    let licence = licence::of_gguf(&gguf);
     let card = Card {
         pooling: gguf_config::pooling(&gguf)?,
         modules: gguf_modules::read(&gguf)?,
@@ -148,16 +154,18 @@ pub(super) fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
     };
     let weights = GgufWeights::new(gguf, &config);
     let model = Model::Decoder { config, weights: Box::new(weights) };
-    Ok(Opened { model, digest, beyond: None, definition, teacher: None, card })
+    let (beyond, teacher, family_by) = (None, None, "general.architecture");
+    Ok(Opened { model, digest, beyond, definition, teacher, card, family_by, licence })
 }
 
 pub(super) fn open_safetensors(
     paths: &[PathBuf],
+    index: Option<&Path>,
     folder: &Path,
     options: &TowerOptions,
 ) -> Result<Opened> {
     let config_path = folder.join("config.json");
-    if !config_path.is_file() {
+    if !present(&config_path)? {
         return Err(Error::not_found(format!(
             "{} lacks config.json, which says what the weights are",
             folder.display()
@@ -166,6 +174,7 @@ pub(super) fn open_safetensors(
     let fields = read_json(&config_path)?;
     let named = || format!("{}", config_path.display());
     let weights = SafetensorsWeights::open(paths)?;
+    index.map_or(Ok(()), |index| weights.check_index(index))?;
     let mut files = weights.files();
     let encoder = encoder::read(&fields, |name| weights.shape(name)).context(named)?;
     let mut beyond = None;
@@ -195,14 +204,17 @@ pub(super) fn open_safetensors(
         definition.eos = eos_of(&definition, &tokenizer_path, &fields)?;
         definition
     };
+    let read_card = || Card::read(folder, model.max_positions(), model.width());
     let card = match options.defaults {
-        Defaults::Model => Card::read(folder, model.max_positions())?,
+        Defaults::Model => read_card()?,
         // Nothing but the pooling is asked of it, and that only where it is left out.
-        Defaults::None if options.pooling.is_none() => Card::read(folder, model.max_positions())?,
+        Defaults::None if options.pooling.is_none() => read_card()?,
         Defaults::None => Card::default(),
     };
     if options.defaults == Defaults::Model {
         definition.lower_case = card.lower_case;
+        definition.keeps_end =
+            card.keeps_end.unwrap_or(definition.json["truncation"]["direction"] == "Left");
         if let Some(added) = card.tokens {
             definition.around = Some(around(added, &definition, &tokenizer_path)?);
         }
@@ -211,7 +223,8 @@ pub(super) fn open_safetensors(
         }
     }
     let digest = digest_of(kind, identity, &files)?;
-    Ok(Opened { model, digest, beyond, definition, teacher, card })
+    let (family_by, licence) = ("config.json", licence::of_folder(folder));
+    Ok(Opened { model, digest, beyond, definition, teacher, card, family_by, licence })
 }
 
 /// The digest of safetensors files that `config.json` (`identity`) gives a meaning.

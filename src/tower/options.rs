@@ -56,6 +56,10 @@ pub struct TowerOptions {
     /// Keep only the first so many layers of the LLM: a smaller, faster tower to be trained. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<u32>,
+    /// What a special token of the model, such as `<|im_end|>` or `[CLS]`, is where it stands in a text. In a prompt it is always
+    /// itself.
+    #[serde(default, skip_serializing_if = "SpecialTokens::is_text")]
+    pub special_tokens: SpecialTokens,
     /// Which of the model's prompts is meant where none is set.
     #[serde(skip)]
     pub side: Side,
@@ -77,6 +81,23 @@ pub enum Defaults {
 impl Defaults {
     fn is_none(&self) -> bool {
         *self == Self::None
+    }
+}
+
+/// What special tokens are where somebody wrote them into a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SpecialTokens {
+    /// Text like any other: no note can end itself, or hide what follows.
+    #[default]
+    Text,
+    /// The model's control tokens, as its authors' own code takes them: for notes that were written so on purpose.
+    Control,
+}
+
+impl SpecialTokens {
+    fn is_text(&self) -> bool {
+        *self == Self::Text
     }
 }
 
@@ -111,6 +132,7 @@ impl TowerOptions {
             max_tokens: None,
             arithmetic: default_arithmetic(),
             layers: None,
+            special_tokens: SpecialTokens::Text,
             side: Side::Document,
         }
     }

@@ -21,7 +21,8 @@ use crate::tower::{
     DecoderConfig, Defaults, DeviceSpec, Encoder, TowerOptions, Understood, WeightSource,
 };
 use crate::types::{
-    Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, Hasher256, HeadModule, hash_json,
+    Arithmetic, Digest256, ENCODER_REVISION, EmbeddingSpace, Hasher256, HeadModule, Sourced,
+    hash_json,
 };
 
 /// A tower whose files are found, hashed and checked, and whose weights are not yet loaded. Cheap to
@@ -38,6 +39,9 @@ struct Inner {
     modules: Vec<ModuleFile>,
     /// What the options left to the model.
     understood: Vec<Understood>,
+    /// What says which family the model is of.
+    family_by: &'static str,
+    licence: Option<Sourced<String>>,
     tokenizer: TowerTokenizer,
     weights: Digest256,
     adapter: Option<Digest256>,
@@ -59,6 +63,24 @@ impl Tower {
     ) -> Result<Self> {
         tracing::debug!(model = %options.model, "resolving the tower");
         Self::resolve_with(options, base_dir, reporter, Hub::from_env).await
+    }
+
+    /// As [`Tower::resolve`], but nothing is fetched: `None` where the model is a hub's and not in its cache.
+    ///
+    /// # Errors
+    /// As [`Tower::resolve`].
+    pub async fn resolve_here(
+        options: &TowerOptions,
+        base_dir: &Path,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<Option<Self>> {
+        let hub = || Hub::from_env().map(Hub::offline);
+        if let ModelSource::Hub { repo, file } = parse(&options.model, base_dir)?
+            && !hub()?.holds(&repo, options.revision.as_deref(), file.as_deref())?
+        {
+            return Ok(None);
+        }
+        Self::resolve_with(options, base_dir, reporter, hub).await.map(Some)
     }
 
     async fn resolve_with(
@@ -115,6 +137,8 @@ impl Tower {
             model: Model::Fake(fake),
             modules: Vec::new(),
             understood,
+            family_by: "set",
+            licence: None,
             weights,
             adapter: None,
             dimensions,
@@ -126,11 +150,20 @@ impl Tower {
     fn open(mut options: TowerOptions, path: &Path) -> Result<Self> {
         let opened = match files(path)? {
             ModelFiles::Gguf(path) => open_gguf(&path, &options)?,
-            ModelFiles::Safetensors { weights, folder } => {
-                open_safetensors(&weights, &folder, &options)?
+            ModelFiles::Safetensors { weights, folder, index } => {
+                open_safetensors(&weights, index.as_deref(), &folder, &options)?
             }
         };
-        let Opened { mut model, mut digest, beyond, definition, mut teacher, card } = opened;
+        let Opened {
+            mut model,
+            mut digest,
+            beyond,
+            definition,
+            mut teacher,
+            card,
+            family_by,
+            licence,
+        } = opened;
         model.check(&options)?;
         model.keep_layers(options.layers)?;
         let limit = model.max_positions();
@@ -178,6 +211,8 @@ impl Tower {
             model,
             modules,
             understood,
+            family_by,
+            licence,
             tokenizer,
             weights: digest,
             adapter,
@@ -223,6 +258,16 @@ impl Tower {
     /// What kind of model it is, as its own files call it.
     pub fn family(&self) -> &str {
         self.inner.model.family()
+    }
+
+    /// What says so: a file, or a key of a GGUF.
+    pub(super) fn family_by(&self) -> &str {
+        self.inner.family_by
+    }
+
+    /// The licence that its authors state.
+    pub(super) fn licence(&self) -> Option<&Sourced<String>> {
+        self.inner.licence.as_ref()
     }
 
     /// Elements of its weights, biases and norms left out.

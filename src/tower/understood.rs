@@ -12,7 +12,7 @@ const MAX_TOKENS: u32 = 512;
 pub struct Understood {
     /// The option.
     pub key: &'static str,
-    /// The model's file, or `default`.
+    /// The model's file or GGUF key, `the model's page`, or `default`.
     pub by: String,
 }
 

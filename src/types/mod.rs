@@ -2,6 +2,7 @@
 
 mod canary;
 mod cancel;
+mod card;
 mod embeddings;
 mod hash;
 mod head;
@@ -12,6 +13,7 @@ mod space;
 
 pub use canary::{Canary, CanaryHit, HexKey};
 pub use cancel::Cancel;
+pub use card::{ModelCard, Sourced};
 pub use embeddings::Embeddings;
 pub use hash::{Digest256, Hasher256, TextHash, hash_json};
 pub use head::{Activation, HeadModule};

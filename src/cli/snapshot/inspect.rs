@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::cli::app::App;
 use crate::cli::args::{place, root};
+use crate::cli::tower::card_rows;
 use crate::config::word;
 use crate::error::Result;
 use crate::observe::format;
@@ -131,6 +132,11 @@ fn describe(manifest: &Manifest, signed: &[String]) -> String {
     field("vectors", format!("{} x {}", format::count(content.vectors), space.dimensions));
     let (pooling, arithmetic) = (word(&space.pooling), word(&space.arithmetic));
     field("space", format!("{} ({pooling}, {arithmetic})", content.space_id));
+    if let Some(card) = provenance.card() {
+        for (name, value, by) in card_rows(&card) {
+            field(name, if by.is_empty() { value } else { format!("{value} ({by})") });
+        }
+    }
     field("shards", content.shard_count.to_string());
     let parts: u64 = content.parts.iter().map(|file| file.size).sum();
     let all: u64 = content.files().map(|file| file.size).sum();

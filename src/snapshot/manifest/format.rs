@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::purged::Purged;
 use crate::error::{Error, Result, ResultExt};
 use crate::store::{FileRef, key};
-use crate::types::{Canary, Digest256, EmbeddingSpace, SpaceId, hash_json};
+use crate::types::{Canary, Digest256, EmbeddingSpace, ModelCard, SpaceId, hash_json};
 
 /// Version of the manifest format that this release writes.
 pub const MANIFEST_VERSION: u32 = 1;
@@ -342,7 +342,8 @@ pub struct Provenance {
     /// Gates with their measured values.
     pub gates: Vec<GateOutcome>,
     /// Pooled recall and other measurements, by name. Where a command committed the content again, `run` is the run that
-    /// made and measured it.
+    /// made and measured it. `model-card` is what the document tower's files say of it (`model-card.schema.json`), absent
+    /// in a snapshot of an earlier release.
     pub measured: BTreeMap<String, serde_json::Value>,
 }
 
@@ -357,7 +358,26 @@ pub const SOURCE_TYPES: &str = "types";
 /// The name in [`Provenance::measured`] of the repository and the commit of the document tower, where it is a hub's.
 const TOWER: &str = "tower";
 
+/// The name in [`Provenance::measured`] of the document tower's card. A field of its own would keep readers of release 0.1.0
+/// from the snapshot.
+const CARD: &str = "model-card";
+
 impl Provenance {
+    /// What the document tower's files say of it; `None` in a snapshot of an earlier release.
+    pub fn card(&self) -> Option<ModelCard> {
+        serde_json::from_value(self.measured.get(CARD)?.clone()).ok()
+    }
+
+    /// Writes down what the document tower's files say of it.
+    ///
+    /// # Errors
+    /// Internal.
+    pub fn set_card(&mut self, card: &ModelCard) -> Result<()> {
+        let card = serde_json::to_value(card).context(|| "writing a model card")?;
+        self.measured.insert(CARD.to_owned(), card);
+        Ok(())
+    }
+
     /// Repository and commit of the document tower, where it is a hub's.
     pub fn tower(&self) -> Option<(String, String)> {
         let told = self.measured.get(TOWER)?;

@@ -104,6 +104,7 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
     if let Some((model, revision)) = request.tower.commit() {
         provenance.set_tower(model, revision);
     }
+    provenance.set_card(&request.tower.card())?;
     match snapshot::commit(root, newest.as_ref(), content, Vec::new(), provenance).await? {
         CommitOutcome::Committed(manifest) => {
             Ok(Published { manifest: *manifest, is_new: true, recall: pooled })

@@ -14,6 +14,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::stamp::{Remembered, Stamp, TICK};
+use super::whole::{MAX_POINTER, refuse_pointer};
 use crate::error::{Error, Result};
 use crate::store::named::{open_regular, read_whole};
 use crate::types::{Digest256, Hasher256};
@@ -61,6 +62,13 @@ pub(crate) fn open(path: &Path) -> Result<ReadAt> {
     let opened = open_regular(path).and_then(|file| Ok((Stamp::of(&file)?, file)));
     let (stamp, file) =
         opened.map_err(|cause| Error::io(cause, format!("cannot open {}", path.display())))?;
+    if stamp.size() < MAX_POINTER {
+        let mut head = vec![0; stamp.size() as usize];
+        // Whoever shortens it meanwhile is found out by the stamp.
+        if file.read_exact_at(&mut head, 0).is_ok() {
+            refuse_pointer(path, &head)?;
+        }
+    }
     let opened = Opened { file, path: path.to_owned(), stamp, hashed: Mutex::default() };
     let file = ReadAt(Arc::new(opened));
     if !stamp.is_settled() {
@@ -216,8 +224,10 @@ impl Read for Reader {
 
 /// Reads a small text file (configuration, tokenizer), refusing absurd sizes.
 pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    read_whole(path, limit)
-        .map_err(|cause| Error::io(cause, format!("cannot read {}", path.display())))
+    let bytes = read_whole(path, limit)
+        .map_err(|cause| Error::io(cause, format!("cannot read {}", path.display())))?;
+    refuse_pointer(path, &bytes)?;
+    Ok(bytes)
 }
 
 /// SHA-256 of each file, in the given order, several at once.

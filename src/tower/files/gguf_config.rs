@@ -10,7 +10,7 @@ use crate::types::Pooling;
 
 /// Architectures, by llama.cpp's names, whose files are read. Mistral's say `llama`; `llama-embed` is NVIDIA's Llama without a
 /// causal mask, `gemma-embedding` EmbeddingGemma.
-const ARCHITECTURES: [&str; 6] =
+pub(crate) const ARCHITECTURES: [&str; 6] =
     ["llama", "llama-embed", "qwen2", "qwen3", "gemma3", "gemma-embedding"];
 /// What llama.cpp takes where a Gemma's file does not say it: base of sliding layers, and which of so many layers is a full one.
 const SLIDING_THETA: f64 = 10_000.0;

@@ -12,6 +12,8 @@ use hf_hub::{Cache, Repo, RepoType};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter};
 use crate::store::named::expand;
+use crate::tower::files::foreign::no_weights_in_repo;
+use crate::tower::files::licence::PAGE;
 use crate::tower::files::safetensors::shard_names;
 use crate::tower::files::sentence::MODULES;
 
@@ -90,6 +92,21 @@ impl Hub {
             endpoint: set("HF_ENDPOINT").map(|url| url.trim_end_matches('/').to_owned()),
             offline: ["1", "ON", "YES", "TRUE"].contains(&offline.as_str()),
         })
+    }
+
+    /// The same, asking no server.
+    pub(crate) fn offline(self) -> Self {
+        Self { offline: true, ..self }
+    }
+
+    /// Whether the cache has a model's weights at a revision.
+    pub(crate) fn holds(
+        &self,
+        repo: &str,
+        revision: Option<&str>,
+        file: Option<&str>,
+    ) -> Result<bool> {
+        Ok(self.cached(repo, checked(revision)?, file).is_some())
     }
 
     /// Sees to it that the model's files (or the one GGUF file named) lie in the cache; with `card`, those too that say how
@@ -219,7 +236,7 @@ fn says_what_it_is(name: &str) -> bool {
         let numbered = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
         numbered && ["config.json", "model.safetensors"].contains(&file)
     };
-    let named = ["config.json", "tokenizer.json", "tokenizer_config.json", MODULES];
+    let named = ["config.json", "tokenizer.json", "tokenizer_config.json", MODULES, PAGE];
     named.contains(&name)
         || name == "config_sentence_transformers.json"
         || (name.starts_with("sentence_") && name.ends_with("_config.json") && !name.contains('/'))
@@ -252,12 +269,7 @@ impl Download<'_> {
                 .collect();
             match ggufs.as_slice() {
                 [one] => wanted.push((*one).clone()),
-                [] => {
-                    return Err(Error::unsupported(format!(
-                        "Hugging Face repo {} holds neither safetensors nor GGUF",
-                        self.name
-                    )));
-                }
+                [] => return Err(no_weights_in_repo(self.name, there)),
                 many => {
                     let names: Vec<&str> = many.iter().map(|name| name.as_str()).collect();
                     return Err(Error::input(format!(

@@ -11,6 +11,7 @@ use crate::tower::WeightSource;
 use crate::tower::files::config::read_json;
 use crate::tower::files::provenance::teacher_of;
 use crate::tower::files::safetensors::SafetensorsFile;
+use crate::tower::files::whole::present;
 use crate::types::{Digest256, EmbeddingSpace, Hasher256, hash_json};
 
 mod config;
@@ -43,7 +44,7 @@ impl Adapter {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let tensors =
             if path.is_dir() { path.join("adapter_model.safetensors") } else { path.to_owned() };
-        if !tensors.exists() {
+        if !present(&tensors)? {
             let below = path.join("adapter").join("adapter_model.safetensors");
             let hint = match below.exists() {
                 true => {

@@ -3,10 +3,12 @@
 pub(crate) mod config;
 pub(crate) mod disk;
 pub(crate) mod encoder;
+mod foreign;
 pub(crate) mod gguf;
 pub(crate) mod gguf_config;
 pub(crate) mod gguf_modules;
 pub(crate) mod hub;
+pub(crate) mod licence;
 pub(crate) mod lora;
 pub(crate) mod packed;
 pub(crate) mod provenance;
@@ -15,3 +17,4 @@ pub(crate) mod sentence;
 pub(crate) mod source;
 mod stamp;
 pub(crate) mod weights;
+pub(crate) mod whole;

@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::files::disk::open;
+use crate::tower::files::foreign::tokenizer_command;
+use crate::tower::files::whole::present;
 use crate::types::EmbeddingSpace;
 
 /// The space in what our own key of a `config.json` or of an adapter's metadata holds.
@@ -27,9 +29,11 @@ pub(crate) fn check_tokenizer(ours: Option<&Value>, path: &Path) -> Result<()> {
     let named = ours.and_then(|ours| ours.get("tokenizer"));
     let text = |key: &str| named.and_then(|named| named.get(key)).and_then(Value::as_str);
     let from = text("from").map(|from| format!(" (it is that of {from})")).unwrap_or_default();
-    if !path.is_file() {
+    if !present(path)? {
+        let command = path.parent().and_then(tokenizer_command);
+        let command = command.map(|command| format!("; {command}")).unwrap_or_default();
         return Err(Error::not_found(format!(
-            "there is no tokenizer {}; name a tokenizer.json in `tokenizer`{from}",
+            "there is no tokenizer {}; name a tokenizer.json in `tokenizer`{from}{command}",
             path.display()
         )));
     }

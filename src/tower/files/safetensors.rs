@@ -13,6 +13,7 @@ use crate::tower::WeightSource;
 use crate::tower::files::disk::{ReadAt, open, read_small};
 use crate::tower::files::packed::{Packed, Parts, described};
 use crate::tower::files::weights::{from_bf16, from_f16, missing, widen, wrong_shape};
+use crate::tower::files::whole::again;
 
 /// What the reference implementation allows too.
 const MAX_HEADER: u64 = 100_000_000;
@@ -58,8 +59,9 @@ impl SafetensorsFile {
         if length > MAX_HEADER.min(file.len() - 8) {
             return Err(Error::corrupt(format!(
                 "its header claims {length} bytes of a {}-byte file: it is cut off, or no safetensors \
-                 file",
-                file.len()
+                 file; {}",
+                file.len(),
+                again(path)
             )));
         }
         let mut header = vec![0; length as usize];
@@ -82,7 +84,8 @@ impl SafetensorsFile {
             let (start, end) = entry.data_offsets;
             if start > end || end > room {
                 return Err(Error::corrupt(format!(
-                    "tensor {name:.80} ends beyond the file: it is cut off or damaged, fetch it again"
+                    "tensor {name:.80} ends beyond the file: it is cut off or damaged; {}",
+                    again(path)
                 )));
             }
             let elements = entry.shape.iter().try_fold(1usize, |n, extent| n.checked_mul(*extent));
@@ -150,6 +153,19 @@ impl SafetensorsFile {
         Ok(Parts { bits: bytes(name)?, scales, kept })
     }
 
+    /// Refuses weights that were quantised in a way that is not read here. Whole numbers are what some models keep beside
+    /// their weights, such as the positions.
+    fn refuse_dtype(&self, name: &str) -> Result<()> {
+        let beside = ["I64", "U64", "I32", "U32", "I16", "U16", "BOOL"];
+        let Some(entry) = self.entries.get(name) else { return Ok(()) };
+        let dtype = entry.dtype.as_str();
+        let packed = dtype == "U8" && !self.packed.is_empty();
+        match width_of(dtype).is_some() || packed || beside.contains(&dtype) {
+            true => Ok(()),
+            false => Err(self.unreadable(name, entry)),
+        }
+    }
+
     fn read_plain(&self, name: &str) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| missing(name))?;
         let width = width_of(&entry.dtype).ok_or_else(|| self.unreadable(name, entry))?;
@@ -176,7 +192,8 @@ impl SafetensorsFile {
     /// The error for a tensor of a type that cannot be read.
     fn unreadable(&self, name: &str, entry: &Entry) -> Error {
         Error::unsupported(format!(
-            "tensor {name} of {} holds {}; F32, F16, BF16 and F64 are supported",
+            "tensor {name:.80} of {} holds {}; F32, F16, BF16 and F64 are supported: take the model's weights as they were before \
+             they were quantised, or a GGUF of them",
             self.path.display(),
             entry.dtype
         ))
@@ -207,6 +224,7 @@ impl SafetensorsWeights {
         let mut place = BTreeMap::new();
         for (at, file) in files.iter().enumerate() {
             for name in file.names() {
+                file.refuse_dtype(name)?;
                 if place.insert(name.to_owned(), at).is_some() {
                     return Err(Error::corrupt(format!(
                         "tensor {name} lies in two of the weight files, {} among them",
@@ -216,6 +234,24 @@ impl SafetensorsWeights {
             }
         }
         Ok(Self { files, place })
+    }
+
+    /// Checks that every tensor lies where an index says.
+    ///
+    /// # Errors
+    /// Corrupt, naming a tensor and its shard.
+    pub(crate) fn check_index(&self, index: &Path) -> Result<()> {
+        for (name, shard) in weight_map(index)? {
+            let at = self.place.get(&name).map(|at| &self.files[*at].path);
+            if at.and_then(|path| path.file_name()) != Some(shard.as_ref()) {
+                return Err(Error::corrupt(format!(
+                    "{} says that tensor {name:.80} lies in {shard}, where it is not: they are of different downloads; {}",
+                    index.display(),
+                    again(index)
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The files themselves.
@@ -276,19 +312,9 @@ impl WeightSource for SafetensorsWeights {
 
 /// File names of the shards an index lists, sorted; each a plain name in the index's own folder.
 pub(crate) fn shard_names(index: &Path) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let wrong = || format!("{} is no index of safetensors shards", index.display());
-    let index_file: Index = serde_json::from_slice(&read_small(index, MAX_HEADER)?)
-        .or_error(ErrorKind::Corrupt, wrong)?;
-    let mut names: Vec<String> = index_file.weight_map.into_values().collect();
+    let mut names: Vec<String> = weight_map(index)?.into_values().collect();
     names.sort_unstable();
     names.dedup();
-    if names.is_empty() {
-        return Err(Error::corrupt(wrong()));
-    }
     for name in &names {
         let mut parts = Path::new(name).components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
@@ -300,6 +326,21 @@ pub(crate) fn shard_names(index: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+/// The shard of every tensor, as an index lists them; at least one.
+fn weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let wrong = || format!("{} is no index of safetensors shards", index.display());
+    let read: Index = serde_json::from_slice(&read_small(index, MAX_HEADER)?)
+        .or_error(ErrorKind::Corrupt, wrong)?;
+    if read.weight_map.is_empty() {
+        return Err(Error::corrupt(wrong()));
+    }
+    Ok(read.weight_map)
 }
 
 #[cfg(test)]

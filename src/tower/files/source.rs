@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::named::expand_text;
 use crate::tower::fake::FakeTower;
+use crate::tower::files::foreign::{no_weights, not_read};
 use crate::tower::files::safetensors::shard_names;
+use crate::tower::files::whole::{absent, present};
 
 /// What [`crate::tower::TowerOptions::model`] names.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +31,8 @@ pub(crate) enum ModelFiles {
         weights: Vec<PathBuf>,
         /// Holds `config.json` and usually `tokenizer.json`.
         folder: PathBuf,
+        /// Says which tensor lies in which of them, where there are shards.
+        index: Option<PathBuf>,
     },
 }
 
@@ -115,41 +119,39 @@ pub(crate) fn files(path: &Path) -> Result<ModelFiles> {
         "gguf" => Ok(ModelFiles::Gguf(path.to_owned())),
         "safetensors" => {
             let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
-            Ok(ModelFiles::Safetensors { weights: vec![path.to_owned()], folder })
+            Ok(ModelFiles::Safetensors { weights: vec![path.to_owned()], folder, index: None })
         }
         "json" if path.to_string_lossy().ends_with(".safetensors.index.json") => {
-            let folder = path.parent().unwrap_or(Path::new("/"));
-            Ok(ModelFiles::Safetensors { weights: shards(path)?, folder: folder.to_owned() })
+            sharded(path, path.parent().unwrap_or(Path::new("/")))
         }
-        _ => Err(Error::unsupported(format!(
-            "model {} is neither a .gguf nor a .safetensors file",
-            path.display()
-        ))),
+        _ => Err(not_read(path)),
     }
 }
 
-fn shards(index: &Path) -> Result<Vec<PathBuf>> {
-    let paths: Vec<_> =
-        shard_names(index)?.into_iter().map(|name| index.with_file_name(name)).collect();
-    match paths.iter().find(|path| !path.is_file()) {
-        None => Ok(paths),
-        Some(missing) => Err(Error::not_found(format!(
-            "{} names the shard {}, which is not there",
-            index.display(),
-            missing.display()
-        ))),
+fn sharded(index: &Path, folder: &Path) -> Result<ModelFiles> {
+    let names = shard_names(index)?;
+    let weights: Vec<_> = names.into_iter().map(|name| index.with_file_name(name)).collect();
+    for shard in &weights {
+        let there =
+            present(shard).and_then(|there| if there { Ok(()) } else { Err(absent(shard)) });
+        there.context(|| format!("a shard that {} names", index.display()))?;
     }
+    let (folder, index) = (folder.to_owned(), Some(index.to_owned()));
+    Ok(ModelFiles::Safetensors { weights, folder, index })
 }
 
 fn files_in(folder: &Path) -> Result<ModelFiles> {
-    let folder_of = |weights| ModelFiles::Safetensors { weights, folder: folder.to_owned() };
+    let of_one = |file| {
+        let (weights, folder) = (vec![file], folder.to_owned());
+        ModelFiles::Safetensors { weights, folder, index: None }
+    };
     let single = folder.join("model.safetensors");
-    if single.is_file() {
-        return Ok(folder_of(vec![single]));
+    if present(&single)? {
+        return Ok(of_one(single));
     }
     let index = folder.join("model.safetensors.index.json");
-    if index.is_file() {
-        return Ok(folder_of(shards(&index)?));
+    if present(&index)? {
+        return sharded(&index, folder);
     }
     let unreadable = || format!("cannot list {}", folder.display());
     let mut names = Vec::new();
@@ -164,18 +166,12 @@ fn files_in(folder: &Path) -> Result<ModelFiles> {
     let tensors = ending(".safetensors");
     let tensors: Vec<_> = tensors.iter().filter(adapter).copied().collect();
     match (tensors.as_slice(), ending(".gguf").as_slice()) {
-        ([one], []) => Ok(folder_of(vec![folder.join(one)])),
+        ([one], []) => Ok(of_one(folder.join(one))),
         ([], [one]) => Ok(ModelFiles::Gguf(folder.join(one))),
-        ([], []) if !ending(".bin").is_empty() || !ending(".pt").is_empty() => {
-            Err(Error::unsupported(format!(
-                "{} holds PyTorch pickles only; convert them to safetensors",
-                folder.display()
-            )))
+        ([], []) => Err(no_weights(folder, &names)?),
+        ([first, ..], []) if tensors.iter().all(|name| name.contains("-of-")) => {
+            Err(absent(&index)).context(|| format!("{first} is one of several shards"))
         }
-        ([], []) => Err(Error::not_found(format!(
-            "{} holds no weights: no model.safetensors, no model.safetensors.index.json, no .gguf file",
-            folder.display()
-        ))),
         (tensors, ggufs) => {
             let all: Vec<&str> = tensors.iter().chain(ggufs).map(|name| name.as_str()).collect();
             Err(Error::input(format!(
@@ -234,5 +230,42 @@ mod tests {
         assert!(files(folder.path()).unwrap_err().to_string().contains("a.gguf, b.gguf"));
         touch("model.safetensors");
         assert!(matches!(files(folder.path()).unwrap(), ModelFiles::Safetensors { .. }));
+    }
+
+    #[test]
+    fn what_is_missing_of_a_folder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let told = |kind: ErrorKind, pieces: &[&str]| {
+            let error = files(folder.path()).unwrap_err();
+            assert_eq!(error.kind(), kind, "{error}");
+            for piece in pieces {
+                assert!(error.to_string().contains(piece), "no {piece:?} in {error}");
+            }
+        };
+        let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+        std::fs::write(path("model-00001-of-00002.safetensors.incomplete"), b"half").unwrap();
+        told(ErrorKind::NotFound, &["holds no weights", "00001-of-00002.safetensors.incomplete"]);
+        shards.iter().for_each(|shard| std::fs::write(path(shard), b"{}").unwrap());
+        told(ErrorKind::NotFound, &[shards[0], "model.safetensors.index.json is not there"]);
+        let map = shards.map(|shard| format!("\"{shard}\": \"{shard}\"")).join(",");
+        let index = path("model.safetensors.index.json");
+        std::fs::write(index, format!("{{\"weight_map\": {{{map}}}}}")).unwrap();
+        assert!(matches!(
+            files(folder.path()).unwrap(),
+            ModelFiles::Safetensors { index: Some(_), .. }
+        ));
+        std::fs::remove_file(path(shards[1])).unwrap();
+        told(
+            ErrorKind::NotFound,
+            &["index.json names", shards[1], "not finished", "fetch it again"],
+        );
+        std::os::unix::fs::symlink("../../blobs/gone", path(shards[1])).unwrap();
+        told(
+            ErrorKind::NotFound,
+            &["index.json names", shards[1], "is a link to ../../blobs/gone"],
+        );
+        std::os::unix::fs::symlink("../../blobs/lost", path("model.safetensors")).unwrap();
+        told(ErrorKind::NotFound, &["model.safetensors is a link to ../../blobs/lost"]);
     }
 }

@@ -135,5 +135,5 @@ fn read(gguf: &Gguf) -> Result<Definition> {
             "ignore_merges": ignore_merges, "vocab": vocab, "merges": merges,
         },
     });
-    Ok(Definition { json, before, after, eos, lower_case: false, around: None })
+    Ok(Definition { before, after, eos, ..Definition::new(json) })
 }

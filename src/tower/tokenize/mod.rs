@@ -3,5 +3,6 @@
 pub(crate) mod batch;
 pub(crate) mod gguf;
 mod patterns;
+mod plain;
 mod safe_cut;
 pub(crate) mod tokenizer;

@@ -5,10 +5,10 @@
 //! ([`crate::tower::Defaults::Model`]), what follows the prefix's last special token is one text with the note, as its authors
 //! tokenise it. The tokens that the model's own post-processor adds (begin of text, end of text) stand
 //! before the prefix and after the suffix. Special tokens are recognised in the prompt only: in
-//! a note, `<|im_end|>` is ordinary text, so no note can end itself.
+//! a note, `<|im_end|>` is ordinary text, so no note can end itself, unless the options ask for it
+//! ([`crate::tower::SpecialTokens`]).
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,17 +18,18 @@ use tokenizers::Tokenizer;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::fake;
 use crate::tower::files::disk::read_small;
+use crate::tower::tokenize::plain::without_special;
 use crate::tower::tokenize::safe_cut::{cut_after, safe_to_cut};
-use crate::tower::{Defaults, TowerOptions};
+use crate::tower::{Defaults, SpecialTokens, TowerOptions};
 use crate::types::{Digest256, Pooling, hash_json};
+
+mod chunks;
 
 const MAX_DEFINITION: u64 = 256 << 20;
 /// Bytes tried first for each token wanted: more than English or code needs, and than CJK's.
 const BYTES_PER_TOKEN: usize = 8;
 /// Shorter texts are tokenised whole.
 const LEAST_CUT: usize = 4 << 10;
-/// Bytes whose token offsets are computed at a time.
-const SEGMENT: usize = 64 << 10;
 
 /// A tokenised text, prompt included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub(crate) struct Definition {
     pub(crate) lower_case: bool,
     /// Ids around every text in the place of those that the post-processor adds.
     pub(crate) around: Option<(Vec<u32>, Vec<u32>)>,
+    /// A text that is too long loses its beginning, the prompt's included, and not its end.
+    pub(crate) keeps_end: bool,
 }
 
 impl Definition {
@@ -59,8 +62,13 @@ impl Definition {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let json = serde_json::from_slice(&read_small(path, MAX_DEFINITION)?)
             .or_error(ErrorKind::Corrupt, || format!("{} is no JSON", path.display()))?;
+        Ok(Self::new(json))
+    }
+
+    /// What a `tokenizer.json` alone says.
+    pub(crate) fn new(json: Value) -> Self {
         let (before, after) = (Vec::new(), Vec::new());
-        Ok(Self { json, before, after, eos: None, lower_case: false, around: None })
+        Self { json, before, after, eos: None, lower_case: false, around: None, keeps_end: false }
     }
 }
 
@@ -77,9 +85,11 @@ struct Inner {
     /// What of the prompt's prefix is tokenised as one with the text, and its tokens by themselves.
     lead: String,
     lead_tokens: usize,
+    /// Where a text that is too long loses its beginning: the tokens of the prompt's prefix before `lead`, lost first.
+    front: Option<Vec<u32>>,
     /// After the text: the prompt's suffix, what the model demands, the end of sequence.
     tail: Vec<u32>,
-    /// Tokens left for the text.
+    /// Tokens left for `front`, lead and text.
     room: usize,
     digest: Digest256,
 }
@@ -133,6 +143,12 @@ impl TowerTokenizer {
         if lower_case {
             identity["lower_case"] = true.into();
         }
+        if definition.keeps_end {
+            identity["keeps_end"] = true.into();
+        }
+        if options.special_tokens == SpecialTokens::Control {
+            identity["special_tokens"] = "control".into();
+        }
         let digest = hash_json(&identity)?;
         let piece =
             |text: &str| -> Result<Vec<u32>> { Ok(encode(&tokenizer, text)?.get_ids().to_vec()) };
@@ -142,7 +158,10 @@ impl TowerTokenizer {
             Defaults::None => (options.prompt_prefix(), ""),
             Defaults::Model => behind_special(&tokenizer, options.prompt_prefix()),
         };
-        head.extend(piece(apart)?);
+        let mut front = piece(apart)?;
+        if !definition.keeps_end {
+            head.append(&mut front);
+        }
         let lead_tokens = piece(lead)?.len();
         let mut tail = piece(options.prompt_suffix())?;
         tail.extend(after);
@@ -161,13 +180,21 @@ impl TowerTokenizer {
             return Err(beyond(*id, vocab_size, &named));
         }
         // Together with the text the lead may take a token more or less than alone; the cut counts what it really takes.
-        let room = room(options, head.len() + lead_tokens + tail.len())? + lead_tokens;
+        let movable = front.len() + lead_tokens;
+        let room = room(options, head.len() + movable + tail.len())? + movable;
         let lead = lead.to_owned();
-        tokenizer.set_encode_special_tokens(true);
+        if options.special_tokens == SpecialTokens::Text {
+            tokenizer.set_encode_special_tokens(true);
+            if let Some(model) = without_special(&definition.json)? {
+                tokenizer.with_model(model);
+            }
+        }
         let cuttable = safe_to_cut(&definition.json);
         let tokenizer = Box::new(tokenizer);
         let engine = Engine::Model { tokenizer, cuttable, lower_case, vocab_size, named };
-        Ok(Self { inner: Arc::new(Inner { engine, head, lead, lead_tokens, tail, room, digest }) })
+        let front = definition.keeps_end.then_some(front);
+        let inner = Inner { engine, head, lead, lead_tokens, front, tail, room, digest };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The fake tower's tokenizer: words, long ones in pieces.
@@ -181,20 +208,26 @@ impl TowerTokenizer {
         let room = room(options, head.len() + tail.len())?;
         let digest = Digest256::of(fake::TOKENIZER.as_bytes());
         let (engine, lead) = (Engine::Fake, String::new());
-        let inner = Inner { engine, head, lead, lead_tokens: 0, tail, room, digest };
+        let front = None;
+        let inner = Inner { engine, head, lead, lead_tokens: 0, front, tail, room, digest };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// prefix + text + suffix (+ eos for [`Pooling::Eos`]), cut to `max_tokens` by dropping tokens from the
-    /// end of the text. Very long texts are cut safely before tokenising, with the same result.
+    /// end of the text, or from the beginning of prefix and text where the model's files say so
+    /// (`truncation_side`). Very long texts are cut safely before tokenising, with the same result.
     ///
     /// # Errors
     /// Input, if the text has no token at all, or one that the model has no embedding for.
     pub fn tokenize(&self, text: &str) -> Result<Tokenized> {
         let inner = &*self.inner;
-        let (body, truncated) = inner.body(text, inner.room)?;
+        let (body, truncated) = match &inner.front {
+            None => inner.body(text, inner.room)?,
+            Some(front) => inner.ending(front, text)?,
+        };
         // Of a text with a lead the tokens are not known apart; one that may have none is asked alone.
-        let bare = !inner.lead.is_empty() && body.len() <= inner.lead_tokens;
+        let movable = inner.movable();
+        let bare = movable > 0 && body.len() <= movable;
         if body.is_empty() || (bare && inner.spans(text)?.is_empty()) {
             return Err(Error::input("the text has no tokens"));
         }
@@ -207,41 +240,7 @@ impl TowerTokenizer {
 
     /// Tokens of the prompt, and of what the model demands around every text.
     pub fn overhead(&self) -> u32 {
-        (self.inner.head.len() + self.inner.lead_tokens + self.inner.tail.len()) as u32
-    }
-
-    /// Byte ranges of windows of at most `window` text tokens that overlap by `overlap` tokens, in order,
-    /// on character boundaries, covering every token; one range where the text fits. A window
-    /// ends before a word where one begins in its last quarter.
-    ///
-    /// # Errors
-    /// Config, if `window` is 0 or not above `overlap`.
-    pub fn chunks(&self, text: &str, window: u32, overlap: u32) -> Result<Vec<Range<usize>>> {
-        if overlap >= window {
-            return Err(Error::config(format!(
-                "an overlap of {overlap} tokens does not fit a window of {window}"
-            )));
-        }
-        let (window, overlap) = (window as usize, overlap as usize);
-        let spans = self.inner.spans(text)?;
-        let mut chunks: Vec<Range<usize>> = Vec::new();
-        let (mut first, mut last_end) = (0, 0);
-        while spans.len() - first > window {
-            let end = self.inner.window_end(text, &spans, first, window)?;
-            if end <= last_end {
-                // The window gave way so far that it would add nothing: overlap less.
-                first = next_start(&spans, first, last_end, (last_end - first) / 2);
-                continue;
-            }
-            chunks.push(start_of(&spans, first)..spans[end - 1].end);
-            last_end = end;
-            first = next_start(&spans, first, end, overlap);
-        }
-        match chunks.last_mut() {
-            Some(last) if first == spans.len() => last.end = text.len(),
-            _ => chunks.push(start_of(&spans, first)..text.len()),
-        }
-        Ok(chunks)
+        (self.inner.head.len() + self.inner.movable() + self.inner.tail.len()) as u32
     }
 
     /// Whether a prompt is tokenised as one with the text.
@@ -253,29 +252,6 @@ impl TowerTokenizer {
     pub fn digest(&self) -> Digest256 {
         self.inner.digest
     }
-}
-
-/// The first window begins where the text does, even before what has no token.
-fn start_of(spans: &[Range<usize>], first: usize) -> usize {
-    if first == 0 { 0 } else { spans[first].start }
-}
-
-/// Whether token `at` begins a character of its own.
-fn whole(spans: &[Range<usize>], at: usize) -> bool {
-    at == 0 || at >= spans.len() || spans[at].start >= spans[at - 1].end
-}
-
-/// Where the next window begins: `overlap` tokens back, on a character of its own, always further on.
-fn next_start(spans: &[Range<usize>], first: usize, end: usize, overlap: usize) -> usize {
-    let mut start = end.saturating_sub(overlap).max(first + 1);
-    while start > first + 1 && !whole(spans, start) {
-        start -= 1;
-    }
-    // The window began with a character of several tokens: go over it.
-    while !whole(spans, start) {
-        start += 1;
-    }
-    start
 }
 
 fn room(options: &TowerOptions, overhead: usize) -> Result<usize> {
@@ -338,18 +314,25 @@ fn added_by_post_processor(tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)
 }
 
 impl Inner {
+    /// Tokens of the prompt that stand with the text, by themselves.
+    fn movable(&self) -> usize {
+        self.front.as_ref().map_or(0, Vec::len) + self.lead_tokens
+    }
+
+    /// A text as the tokenizer gets it.
+    fn prepared<'a>(&self, text: &'a str, lower_case: bool) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
+        if !self.lead.is_empty() {
+            text = Cow::Owned(format!("{}{}", self.lead, text.trim_end()));
+        }
+        if lower_case { Cow::Owned(text.to_lowercase()) } else { text }
+    }
+
     /// The first `limit` tokens of the text behind its lead, and whether there are more.
     fn body(&self, text: &str, limit: usize) -> Result<(Vec<u32>, bool)> {
-        let (mut ids, limits) = match &self.engine {
-            Engine::Model { tokenizer, cuttable, lower_case, vocab_size, named } => {
-                let mut text = Cow::Borrowed(text);
-                if !self.lead.is_empty() {
-                    text = Cow::Owned(format!("{}{}", self.lead, text.trim_end()));
-                }
-                if *lower_case {
-                    text = Cow::Owned(text.to_lowercase());
-                }
-                let text = &*text;
+        let mut ids = match &self.engine {
+            Engine::Model { tokenizer, cuttable, lower_case, .. } => {
+                let text = &*self.prepared(text, *lower_case);
                 let mut bytes = limit.saturating_mul(BYTES_PER_TOKEN).max(LEAST_CUT);
                 loop {
                     let cut =
@@ -359,76 +342,50 @@ impl Inner {
                     match cut {
                         // Not yet known to be longer than the limit: look further.
                         Some(at) if ids.len() <= limit => bytes = at.saturating_mul(2),
-                        _ => break (ids, Some((*vocab_size, named))),
+                        _ => break ids,
                     }
                 }
             }
             Engine::Fake => {
                 let pieces = fake::pieces(text).take(limit.saturating_add(1));
-                (pieces.map(|piece| fake::id(&text[piece])).collect(), None)
+                pieces.map(|piece| fake::id(&text[piece])).collect()
             }
         };
         let truncated = ids.len() > limit;
         ids.truncate(limit);
-        if let Some((vocab_size, named)) = limits
-            && let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size)
-        {
-            return Err(beyond(*id, vocab_size, named));
-        }
+        self.check(&ids)?;
         Ok((ids, truncated))
     }
 
-    /// Byte range of every token of the text, on character boundaries. Tokens of one character share
-    /// its range.
-    fn spans(&self, text: &str) -> Result<Vec<Range<usize>>> {
-        let Engine::Model { tokenizer, cuttable, .. } = &self.engine else {
-            return Ok(fake::pieces(text).collect());
+    /// As many of the last tokens of `front`, lead and text as there is room for, and whether there are more.
+    fn ending(&self, front: &[u32], text: &str) -> Result<(Vec<u32>, bool)> {
+        let Engine::Model { tokenizer, cuttable, lower_case, .. } = &self.engine else {
+            return self.body(text, self.room);
         };
-        let mut spans: Vec<Range<usize>> = Vec::new();
-        let mut at = 0;
-        // Piece by piece: an encoding takes many times the memory of its text.
-        while at < text.len() {
-            let rest = &text[at..];
-            let cut = if *cuttable { cut_after(rest, SEGMENT) } else { None };
-            let length = cut.unwrap_or(rest.len());
-            let encoding = tokenizer
-                .encode(&rest[..length], false)
-                .or_error(ErrorKind::Input, || "the text cannot be tokenised")?;
-            for (start, end) in encoding.get_offsets() {
-                let start = text.floor_char_boundary(at + start);
-                let start = start.max(spans.last().map_or(0, |last| last.start));
-                spans.push(start..text.ceil_char_boundary(at + end).max(start));
+        let text = &*self.prepared(text, *lower_case);
+        let mut bytes = self.room.saturating_mul(BYTES_PER_TOKEN).max(LEAST_CUT);
+        let mut ids = loop {
+            let from = text.len().saturating_sub(bytes);
+            let cut = if *cuttable && from > 0 { cut_after(text, from) } else { None };
+            let ids = encode(tokenizer, &text[cut.unwrap_or(0)..])?.get_ids().to_vec();
+            match cut {
+                // Not yet known to be longer than the room: look further back.
+                Some(_) if ids.len() <= self.room => bytes = bytes.saturating_mul(2),
+                Some(_) => break ids,
+                None => break [front, &ids].concat(),
             }
-            at += length;
-        }
-        Ok(spans)
+        };
+        let over = ids.len().saturating_sub(self.room);
+        ids.drain(..over);
+        self.check(&ids)?;
+        Ok((ids, over > 0))
     }
 
-    /// One past the last token of the window that begins at `first`.
-    fn window_end(
-        &self,
-        text: &str,
-        spans: &[Range<usize>],
-        first: usize,
-        window: usize,
-    ) -> Result<usize> {
-        let begins_word = |at: usize| {
-            whole(spans, at) && text[spans[at].start..].starts_with(char::is_whitespace)
-        };
-        let full = first + window;
-        let early = (full - window / 4).max(first + 1);
-        let mut end = (early..=full).rev().find(|at| begins_word(*at)).unwrap_or(full);
-        loop {
-            while end > first + 1 && !whole(spans, end) {
-                end -= 1;
-            }
-            // A part's own tokens need not be the part of the whole's tokens: count, and give way.
-            let part = &text[start_of(spans, first)..spans[end - 1].end];
-            if end == first + 1 || !self.body(part, window + self.lead_tokens)?.1 {
-                return Ok(end);
-            }
-            end -= 1;
-        }
+    /// Refuses what the model has no embedding for.
+    fn check(&self, ids: &[u32]) -> Result<()> {
+        let Engine::Model { vocab_size, named, .. } = &self.engine else { return Ok(()) };
+        let beyond_it = ids.iter().find(|id| **id as usize >= *vocab_size);
+        beyond_it.map_or(Ok(()), |id| Err(beyond(*id, *vocab_size, named)))
     }
 }
 

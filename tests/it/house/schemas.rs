@@ -34,6 +34,7 @@ fn check(name: &str, generated: &str) {
 fn generated_contracts_are_committed() {
     for (name, schema) in [
         ("manifest", scalingnote::snapshot::json_schema()),
+        ("model-card", schemars::schema_for!(scalingnote::types::ModelCard).to_value()),
         ("pipeline", scalingnote::config::Pipeline::json_schema()),
         ("plan", schemars::schema_for!(scalingnote::stage::Plan).to_value()),
         ("plan-brief", schemars::schema_for!(scalingnote::report::PlanBrief).to_value()),

@@ -202,6 +202,74 @@ fn a_pipeline_needs_to_name_the_model_and_nothing_else() {
     place.says(
         0,
         "tower p.toml --no-trial",
-        &["cls", "1_Pooling/config.json", "\"tell \"", "dense"],
+        &["cls", "1_Pooling/config.json", "\"tell \"", "dense", "none stated"],
+    );
+
+    // A stated licence and the rest of the card go into the next manifest.
+    place.write("model/README.md", "---\nlicense: apache-2.0\n---\n");
+    place.write("notes.jsonl", (0..31).map(line).collect::<String>());
+    place.expect(0, "run p.toml");
+    let card =
+        &place.json(0, "snapshot show p.toml --json")["provenance"]["measured"]["model-card"];
+    assert_eq!(card["licence"], json!({"value": "apache-2.0", "by": "README.md"}));
+    assert_eq!((&card["family"], &card["family_by"]), (&json!("bert"), &json!("config.json")));
+    assert_eq!(card["prompt_prefix"]["value"], "tell ");
+    assert_eq!(card["modules"][0]["outputs"], 8);
+    place.says(
+        0,
+        "snapshot show root",
+        &["licence      apache-2.0 (README.md)", "dense, 16 to 8, tanh (modules.json)", "bert, "],
+    );
+}
+
+#[test]
+fn config_show_says_which_file_of_the_model_a_value_is_from() {
+    let place = Place::new();
+    write_model(&place.path("model"));
+    place.write("model/README.md", "---\nlicense: mit\n---\n");
+    let file = PipelineFile { model: "model", root: "root", ..PipelineFile::default() };
+    let text = file.text().replace("pooling = \"mean\"\n", "max_tokens = 30\n");
+    place.write("p.toml", text.replace("version = 1", "version = 2"));
+    let shown = place.expect(0, "config show p.toml");
+    for piece in [
+        "defaults = \"model\"  # default of version 2",
+        "pooling = \"cls\"  # the model's 1_Pooling/config.json",
+        "prompt_prefix = \"tell \"  # the model's config_sentence_transformers.json, prompt \"document\"",
+        "prompt_prefix = \"ask \"  # the model's config_sentence_transformers.json, prompt \"query\"",
+        "max_tokens = 30\n",
+        "# [tower] model: bert, ",
+        "behind the pooling dense (modules.json); licence mit (README.md)",
+    ] {
+        assert!(shown.contains(piece), "no {piece:?} in\n{shown}");
+    }
+    let json = place.json(0, "config show p.toml --json");
+    assert_eq!(json["origins"]["tower.pooling"], "the model's 1_Pooling/config.json");
+    assert_eq!(json["pipeline"]["query"]["prompt_prefix"], "ask ");
+    assert_eq!(json["models"]["tower"]["modules"][0]["kind"], "dense");
+    // What is shown means the same: the space of a run stays.
+    place.write("notes.jsonl", "{\"id\": 1, \"body\": \"a bee\"}\n");
+    place.write("shown.toml", &shown);
+    let space = |file: &str| {
+        place.expect(0, &format!("run {file} --set publish.root={file}.root"));
+        place.json(0, &format!("snapshot show {file}.root --json"))["content"]["space_id"].take()
+    };
+    assert_eq!(space("shown.toml"), space("p.toml"));
+
+    // In version 1 the model's files say nothing but the pooling.
+    place.write("p1.toml", &text);
+    let shown = place.expect(0, "config show p1.toml");
+    for piece in ["pooling = \"cls\"  # the model's", "prompt_prefix = \"\"  # default\n"] {
+        assert!(shown.contains(piece), "no {piece:?} in\n{shown}");
+    }
+    // Nothing is fetched for it, and what is broken stops nothing.
+    let hub = format!("config show p.toml --set tower.model=org/name --set publish.root={}", "r");
+    place.says(0, &hub, &["# [tower] org/name: it is not on this machine", "--fetch"]);
+    let none = place.json(0, &format!("{hub} --json"));
+    assert_eq!(none["models"], json!({"tower": null}));
+    std::fs::remove_file(place.path("model/tokenizer.json")).unwrap();
+    place.says(
+        0,
+        "config show p.toml",
+        &["# [tower] model: it cannot be read: ", "tokenizer.json"],
     );
 }

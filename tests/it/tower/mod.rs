@@ -1,6 +1,7 @@
 //! The towers beside other implementations of the same models.
 
 mod authors;
+mod broken;
 mod device;
 mod encoders;
 mod families;

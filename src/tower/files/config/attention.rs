@@ -36,9 +36,10 @@ pub(super) fn check_code(fields: &Map<String, Value>, model_type: &str) -> Resul
         tracing::info!(class, "computed here without the Python code that the model brings along");
         return Ok(());
     }
-    Err(Error::unsupported(
-        "auto_map is set: it brings Python code of its own, which may change what the model computes",
-    ))
+    let code = Value::Object(code.clone());
+    Err(Error::unsupported(format!(
+        "auto_map is set: it brings Python code of its own ({code}), which may change what the model computes"
+    )))
 }
 
 /// Whether a token sees only itself and those before it.

@@ -181,3 +181,13 @@ fn what_cannot_be_merged_is_listed() {
     assert_eq!(error.kind(), ErrorKind::Input);
     assert!(error.to_string().contains("model.layers.7.self_attn.v_proj"), "{error}");
 }
+
+#[test]
+fn a_pointer_in_the_place_of_an_adapter_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+    std::fs::write(folder.path().join("adapter_model.safetensors"), text).unwrap();
+    let error = Adapter::open(folder.path()).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    assert!(error.to_string().contains("Git LFS pointer"), "{error}");
+}

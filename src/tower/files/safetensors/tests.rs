@@ -125,6 +125,48 @@ fn an_index_cannot_lead_out_of_its_folder() {
 }
 
 #[test]
+fn an_index_and_its_shards_must_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_model(folder.path(), true);
+    let index = folder.path().join("model.safetensors.index.json");
+    let names = shard_names(&index).unwrap();
+    let paths: Vec<_> = names.iter().map(|name| folder.path().join(name)).collect();
+    let weights = SafetensorsWeights::open(&paths).unwrap();
+    weights.check_index(&index).unwrap();
+    let whole = std::fs::read_to_string(&index).unwrap();
+    let moved = whole.replacen(&names[0], &names[1], 1);
+    let lost = whole.replacen("model.norm.weight", "model.other.weight", 1);
+    assert!(moved != whole && lost != whole);
+    for (text, tensor) in [(moved, &names[1]), (lost, &"model.other.weight".to_owned())] {
+        std::fs::write(&index, text).unwrap();
+        let error = weights.check_index(&index).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        let told = error.to_string();
+        assert!(told.contains(tensor) && told.contains("fetch it again"), "{told}");
+    }
+}
+
+#[test]
+fn weights_of_other_types_are_refused_when_they_are_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    for dtype in ["F8_E4M3", "F8_E5M2", "I8", "U8", "F4"] {
+        let header =
+            format!(r#"{{"a.weight":{{"dtype":"{dtype}","shape":[4],"data_offsets":[0,4]}}}}"#);
+        std::fs::write(&path, raw(&header, &[0; 4])).unwrap();
+        let error = SafetensorsWeights::open(std::slice::from_ref(&path)).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        for piece in ["a.weight", dtype, "model.safetensors", "before they were quantised"] {
+            assert!(error.to_string().contains(piece), "no {piece} in {error}");
+        }
+    }
+    // What stands beside the weights may be anything.
+    let header = r#"{"position_ids":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#;
+    std::fs::write(&path, raw(header, &[0; 8])).unwrap();
+    assert!(SafetensorsWeights::open(&[path]).is_ok());
+}
+
+#[test]
 fn a_tensor_in_two_shards_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let paths = ["a.safetensors", "b.safetensors"].map(|name| folder.path().join(name));

@@ -13,6 +13,7 @@ pub(crate) use tokens::AddedTokens;
 
 use crate::error::Result;
 use crate::tower::files::config::read_json;
+use crate::tower::files::whole::present;
 use crate::types::Pooling;
 
 /// A value and the file that says it.
@@ -37,19 +38,21 @@ pub(crate) struct Card {
     pub(crate) query_prompt: Option<Said<String>>,
     /// Texts are lower-cased before the tokenizer sees them.
     pub(crate) lower_case: bool,
+    /// A text that is too long loses its beginning; absent where the tokenizer's definition decides.
+    pub(crate) keeps_end: Option<bool>,
     /// Tokens around every text, in the place of those that `tokenizer.json` puts there.
     pub(crate) tokens: Option<AddedTokens>,
 }
 
 impl Card {
-    /// Reads the folder that holds a model's `config.json`.
+    /// Reads the folder that holds a model's `config.json`. The model knows `positions` and gives states of `width` elements.
     ///
     /// # Errors
     /// Unsupported for a module, pooling or similarity that is not computed here; Corrupt for a file that is not what it
     /// should be; Input where two files contradict each other.
-    pub(crate) fn read(folder: &Path, positions: usize) -> Result<Self> {
+    pub(crate) fn read(folder: &Path, positions: usize, width: u32) -> Result<Self> {
         let mut card = Self::default();
-        card.read_modules(folder)?;
+        card.read_modules(folder, width)?;
         card.read_prompts(folder)?;
         card.read_tokens(folder, positions)?;
         Ok(card)
@@ -59,7 +62,7 @@ impl Card {
 /// A JSON object in a model's folder; `None` where there is no such file.
 fn read(folder: &Path, name: &str) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
     let path = folder.join(name);
-    match path.is_file() {
+    match present(&path)? {
         true => read_json(&path).map(Some),
         false => Ok(None),
     }

@@ -8,7 +8,9 @@ use super::{Card, Said, named, read};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
 use crate::tower::files::disk::{ReadAt, read_small};
+use crate::tower::files::foreign::sentence_command;
 use crate::tower::files::safetensors::SafetensorsWeights;
+use crate::tower::files::whole::{absent, present};
 use crate::types::{Activation, HeadModule, Pooling};
 
 /// Lists the steps.
@@ -29,22 +31,29 @@ struct Entry {
     path: String,
     #[serde(rename = "type")]
     kind: String,
+    idx: Option<u64>,
 }
 
 impl Card {
-    pub(super) fn read_modules(&mut self, folder: &Path) -> Result<()> {
+    pub(super) fn read_modules(&mut self, folder: &Path, width: u32) -> Result<()> {
         let path = folder.join(MODULES);
-        if !path.is_file() {
+        if !present(&path)? {
             return Ok(());
         }
         let entries: Vec<Entry> = serde_json::from_slice(&read_small(&path, MAX_MODULES)?)
             .or_error(ErrorKind::Corrupt, || format!("{} is no list of modules", path.display()))?;
-        self.follow(folder, &entries).context(named(folder, MODULES))
+        self.follow(folder, &entries, width).context(named(folder, MODULES))
     }
 
-    fn follow(&mut self, folder: &Path, entries: &[Entry]) -> Result<()> {
-        let mut normalized = false;
+    fn follow(&mut self, folder: &Path, entries: &[Entry], width: u32) -> Result<()> {
+        let (mut normalized, mut width) = (false, width);
         for (at, entry) in entries.iter().enumerate() {
+            if entry.idx.is_some_and(|idx| idx != at as u64) {
+                return Err(Error::input(format!(
+                    "module {at} says that it is number {}: the order of the modules is not clear",
+                    entry.idx.unwrap_or_default()
+                )));
+            }
             // The package moved its classes more than once; their names stayed.
             let class = entry.kind.rsplit('.').next().unwrap_or_default();
             let ours = entry.kind.starts_with("sentence_transformers.");
@@ -66,6 +75,11 @@ impl Card {
                     let name = format!("{}/config.json", entry.path);
                     let fields = needed(folder, &name)?;
                     let pooling = pooling(&fields).context(named(folder, &name))?;
+                    for key in ["embedding_dimension", "word_embedding_dimension"] {
+                        let said = fields.get(key).and_then(Value::as_u64);
+                        fits(said.unwrap_or(width.into()), width)
+                            .context(|| format!("{key} of {}", folder.join(&name).display()))?;
+                    }
                     self.pooling = Some(Said { value: pooling, by: name });
                 }
                 (2.., "Dense" | "LayerNorm") => {
@@ -78,6 +92,16 @@ impl Card {
                             .map(|inputs| HeadModule::LayerNorm { inputs }),
                     };
                     let module = module.context(named(folder, &name))?;
+                    width = match module {
+                        HeadModule::Dense { inputs, outputs, .. } => {
+                            fits(inputs.into(), width).map(|()| outputs)
+                        }
+                        HeadModule::LayerNorm { inputs } => {
+                            fits(inputs.into(), width).map(|()| inputs)
+                        }
+                        HeadModule::Normalize => Ok(width),
+                    }
+                    .context(named(folder, &name))?;
                     let weights = weights(&folder.join(&entry.path))?;
                     let files = weights.files();
                     self.modules.push(ModuleFile {
@@ -110,12 +134,18 @@ impl Card {
     }
 }
 
+/// Refuses a file that does not fit what stands before it.
+fn fits(said: u64, width: u32) -> Result<()> {
+    match said == u64::from(width) {
+        true => Ok(()),
+        false => Err(Error::input(format!(
+            "it takes {said} elements, but what stands before it gives {width}: these files are not of one model"
+        ))),
+    }
+}
+
 fn needed(folder: &Path, name: &str) -> Result<Map<String, Value>> {
-    read(folder, name)?.ok_or_else(|| {
-        Error::not_found(format!(
-            "it names {name}, which is not there: the model's folder is not whole"
-        ))
-    })
+    read(folder, name)?.ok_or_else(|| absent(&folder.join(name)))
 }
 
 /// How states are pooled. The package adds up what several modes give one after the other; that is refused.
@@ -133,6 +163,10 @@ fn pooling(fields: &Map<String, Value>) -> Result<Pooling> {
             "include_prompt = false (the prompt's states left out) is not supported",
         ));
     }
+    let flags = || {
+        let set = |key: &&(&str, &str, Pooling)| fields.get(key.0) == Some(&Value::Bool(true));
+        MODES.iter().filter(set).map(|(_, name, _)| *name).collect::<Vec<_>>()
+    };
     let mut names: Vec<&str> = match fields.get("pooling_mode") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(one)) => vec![one],
@@ -140,8 +174,13 @@ fn pooling(fields: &Map<String, Value>) -> Result<Pooling> {
         Some(_) => return Err(Error::corrupt("pooling_mode is no text")),
     };
     if names.is_empty() {
-        let set = |key: &&(&str, &str, Pooling)| fields.get(key.0) == Some(&Value::Bool(true));
-        names.extend(MODES.iter().filter(set).map(|(_, name, _)| *name));
+        names = flags();
+    } else if !flags().is_empty() && flags() != names {
+        return Err(Error::input(format!(
+            "pooling_mode says {}, but its older flags {}: it contradicts itself; set `pooling`",
+            names.join(", "),
+            flags().join(", ")
+        )));
     }
     match names[..] {
         [one] => MODES.iter().find(|(_, name, _)| *name == one).map(|(.., mode)| *mode).ok_or_else(
@@ -196,18 +235,18 @@ fn count(fields: &Map<String, Value>, key: &str) -> Result<u32> {
 
 fn weights(folder: &Path) -> Result<SafetensorsWeights> {
     let path = folder.join("model.safetensors");
-    if path.is_file() {
+    if present(&path)? {
         return SafetensorsWeights::open(&[path]);
     }
-    Err(match folder.join("pytorch_model.bin").is_file() {
-        true => Error::unsupported(format!(
-            "{} is a PyTorch pickle, which may run code; save the model once with sentence-transformers \
-             (model.save_pretrained(..., safe_serialization=True)) to get safetensors",
-            folder.join("pytorch_model.bin").display()
-        )),
-        false => Error::not_found(format!(
-            "{} is not there: the model's folder is not whole",
-            path.display()
-        )),
-    })
+    let pickle = folder.join("pytorch_model.bin");
+    if !pickle.is_file() {
+        return Err(absent(&path));
+    }
+    let whole = folder.parent().unwrap_or(folder).display().to_string();
+    Err(Error::unsupported(format!(
+        "{} is a PyTorch pickle, which may run code when it is read; if you trust it, convert the model once with {} and name \
+         {whole}-safetensors in `model`",
+        pickle.display(),
+        sentence_command(&whole, &format!("{whole}-safetensors"))
+    )))
 }

@@ -14,7 +14,9 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 fn card(files: &[(&str, &str)]) -> Result<Card> {
-    Card::read(folder(files).path(), 512)
+    // States of 8 elements, or of as many as the pooling says.
+    let width = if files.iter().any(|(_, text)| text.contains(": 384")) { 384 } else { 8 };
+    Card::read(folder(files).path(), 512, width)
 }
 
 fn modules(kinds: &[(&str, &str)]) -> String {
@@ -185,6 +187,34 @@ fn what_cannot_be_computed_is_refused_by_name() {
             ErrorKind::Unsupported,
             "custom_st.Transformer",
         ),
+        (
+            one(&POOLED, &[pooling(r#"{"pooling_mode": "mean", "word_embedding_dimension": 16}"#)]),
+            ErrorKind::Input,
+            "word_embedding_dimension",
+        ),
+        (
+            one(
+                &[POOLED[0], POOLED[1], dense],
+                &[mean, ("2_Dense/config.json", r#"{"in_features": 9, "out_features": 8}"#)],
+            ),
+            ErrorKind::Input,
+            "takes 9 elements, but what stands before it gives 8",
+        ),
+        (
+            one(&POOLED, &[pooling(r#"{"pooling_mode": "mean", "pooling_mode_cls_token": true}"#)]),
+            ErrorKind::Input,
+            "contradicts itself",
+        ),
+        (
+            card(&[(
+                "modules.json",
+                r#"[{"idx": 1, "path": "", "type": "sentence_transformers.models.Transformer"}]"#,
+            )])
+            .err()
+            .unwrap(),
+            ErrorKind::Input,
+            "order of the modules",
+        ),
         (card(&[("modules.json", "{}")]).err().unwrap(), ErrorKind::Corrupt, "no list of modules"),
         (
             card(&[("config_sentence_transformers.json", r#"{"default_prompt_name": "q"}"#)])
@@ -204,9 +234,19 @@ fn what_cannot_be_computed_is_refused_by_name() {
             "manhattan",
         ),
         (
-            card(&[("tokenizer_config.json", r#"{"truncation_side": "left"}"#)]).err().unwrap(),
-            ErrorKind::Unsupported,
+            card(&[("tokenizer_config.json", r#"{"truncation_side": "middle"}"#)]).err().unwrap(),
+            ErrorKind::Corrupt,
             "truncation_side",
+        ),
+        (
+            card(&[(
+                "tokenizer_config.json",
+                r#"{"auto_map": {"AutoTokenizer": ["tokenization_x.XTokenizer", null]}}"#,
+            )])
+            .err()
+            .unwrap(),
+            ErrorKind::Unsupported,
+            "tokenization_x.XTokenizer",
         ),
     ] {
         assert_eq!(error.kind(), kind, "{error}");

@@ -60,11 +60,21 @@ impl Card {
     }
 
     fn take_tokenizer(&mut self, fields: &Map<String, Value>, positions: usize) -> Result<()> {
-        if fields.get("truncation_side").and_then(Value::as_str) == Some("left") {
-            return Err(Error::unsupported(
-                "truncation_side is \"left\" (the beginning of a long text is dropped), which is not supported; \
-                 defaults = \"none\" drops the end",
-            ));
+        self.keeps_end = match fields.get("truncation_side").and_then(Value::as_str) {
+            None => None,
+            Some("left") => Some(true),
+            Some("right") => Some(false),
+            Some(other) => {
+                return Err(Error::corrupt(format!(
+                    "truncation_side is {other:?}, which is neither left nor right"
+                )));
+            }
+        };
+        if let Some(code) = fields.get("auto_map").filter(|map| !map.is_null()) {
+            return Err(Error::unsupported(format!(
+                "auto_map is set: the tokenizer is Python code of the model's own ({code}), which is not run here; with defaults = \
+                 \"none\" its tokenizer.json alone counts"
+            )));
         }
         let class = fields.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
         if BY_FLAGS.contains(&class.trim_end_matches("Fast")) {

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -16,9 +18,7 @@ fn smollm2_definition() -> Option<Definition> {
 }
 
 fn small(pattern: Option<&str>) -> Definition {
-    let (before, after) = (vec![], vec![]);
-    let json = byte_level(pattern);
-    Definition { json, before, after, eos: Some(0), lower_case: false, around: None }
+    Definition { eos: Some(0), ..Definition::new(byte_level(pattern)) }
 }
 
 fn tokenizer(definition: Definition, options: &TowerOptions) -> TowerTokenizer {
@@ -335,6 +335,46 @@ fn a_prompt_is_one_with_the_text_where_the_model_says_so() {
     for window in joined.chunks(&long, 20, 5).unwrap() {
         assert!(!joined.tokenize(&long[window]).unwrap().truncated);
     }
+}
+
+/// The tokens that a text of a model with `truncation_side` left should have: the last that there is room for.
+fn last_of(bos: Option<u32>, whole: &[u32], room: usize) -> Vec<u32> {
+    let kept = &whole[whole.len().saturating_sub(room)..];
+    bos.into_iter().chain(kept.iter().copied()).collect()
+}
+
+#[test]
+fn a_text_loses_its_beginning_where_the_model_says_so() {
+    let with = |prefix: &str, max_tokens, keeps_end| {
+        let options = TowerOptions {
+            prompt_prefix: Some(prefix.into()),
+            defaults: Defaults::Model,
+            ..options(max_tokens)
+        };
+        let around = Some((vec![300], vec![]));
+        let definition = Definition { keeps_end, around, ..small(Some(QWEN2)) };
+        TowerTokenizer::new(definition, &options, 400).unwrap()
+    };
+    for prefix in ["", "query. ", "<bos>query. "] {
+        let whole = with(prefix, 1 << 20, false);
+        let cut = with(prefix, 40, true);
+        assert_eq!(cut.overhead(), whole.overhead());
+        assert_ne!(cut.digest(), whole.digest());
+        for text in ["on to", "on to the end. ".repeat(30).as_str(), "x".repeat(39).as_str()] {
+            let all = whole.tokenize(text).unwrap().ids;
+            let found = cut.tokenize(text).unwrap();
+            assert_eq!(found.ids, last_of(Some(300), &all[1..], 39), "{prefix:?} {text:?}");
+            assert_eq!(found.truncated, all.len() > 40);
+        }
+        assert_eq!(cut.tokenize("").unwrap_err().kind(), ErrorKind::Input);
+    }
+    // Long texts are not tokenised whole, and come to the same.
+    proptest!(ProptestConfig::with_cases(60), |(text in any_text(), times in 1usize..2_000)| {
+        let text = format!("{}.", text.repeat(times));
+        let all = with("query: ", 1 << 20, false).tokenize(&text).unwrap().ids;
+        let cut = with("query: ", 40, true).tokenize(&text).unwrap().ids;
+        prop_assert_eq!(cut, last_of(Some(300), &all[1..], 39));
+    });
 }
 
 #[test]
