@@ -152,6 +152,15 @@ impl Snapshot {
         Ok(Self { manifest, segments })
     }
 
+    /// The keys of the files that are open.
+    pub fn files(&self) -> HashSet<String> {
+        let of_segment = |open: &Opened| {
+            let Segment { index, sidecar, ids, .. } = &open.content;
+            [index, sidecar, ids].map(|file| file.path.clone())
+        };
+        self.segments.iter().flat_map(of_segment).collect()
+    }
+
     /// What is open of the files of `segment` of `content`.
     fn files_like(&self, content: &Content, segment: &Segment) -> OpenFiles {
         let own = &self.manifest.content;

@@ -32,7 +32,7 @@ pub use manifest::{
     CommitOutcome, Content, Diff, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, NoteDiff,
     Problem, Provenance, Purged, QueryTower, Removed, SOURCE_TYPES, Segment, ShardContent,
     content_hash, diff, diff_ids, json_schema, newer, newest, numbers, read, removed,
-    verify_hashes,
+    verify_hashes, verify_other_hashes,
 };
 pub use purge::{commit_purged, delete_now};
 pub use repair::{RepairReport, repair};

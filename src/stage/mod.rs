@@ -21,6 +21,7 @@ mod task;
 mod vectors;
 mod windows;
 mod worker;
+mod written;
 
 pub use backfill::tonight as backfill_tonight;
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};

@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
+use super::written::Written;
 use crate::error::{ErrorKind, Result, shielded_async};
 use crate::store::{ParquetObject, Root, layout, parquet_error};
 use crate::types::{Digest256, NoteId, TextHash};
@@ -29,19 +30,19 @@ pub(crate) struct Row<'a> {
 /// Every row of a Parquet file of ours, with these columns.
 pub(crate) async fn visit(
     root: &Root,
-    key: &str,
-    size: u64,
+    (key, size): (&str, u64),
+    written: &Written,
     columns: &[&str],
     each: &mut (dyn FnMut(Row<'_>) + Send),
 ) -> Result<()> {
-    shielded_async(ErrorKind::Corrupt, || key.to_owned(), rows(root, key, size, columns, each))
-        .await
+    let rows = rows(root, (key, size), written, columns, each);
+    shielded_async(ErrorKind::Corrupt, || key.to_owned(), rows).await
 }
 
 async fn rows(
     root: &Root,
-    key: &str,
-    size: u64,
+    (key, size): (&str, u64),
+    written: &Written,
     columns: &[&str],
     each: &mut (dyn FnMut(Row<'_>) + Send),
 ) -> Result<()> {
@@ -50,6 +51,8 @@ async fn rows(
     // A note whose id was damaged would be passed over.
     if let Some(short) = layout::hash_in_name(key) {
         file = file.with_pieces(root.pieces_by_name(key, size, &short).await?);
+    } else if let Some(written) = written.get(key) {
+        file = ParquetObject::checked(root, written).await?;
     }
     let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(failed)?;
     let roots: Vec<usize> =
@@ -78,12 +81,12 @@ async fn rows(
 /// The notes that some rows of a Parquet file are of, where `wanted` picks them.
 pub(crate) async fn notes_in(
     root: &Root,
-    key: &str,
-    size: u64,
+    (key, size): (&str, u64),
+    written: &Written,
     wanted: &(dyn Fn(&NoteId) -> bool + Sync),
 ) -> Result<BTreeSet<NoteId>> {
     let (mut found, mut last) = (BTreeSet::new(), String::new());
-    visit(root, key, size, &["note_id"], &mut |row| {
+    visit(root, (key, size), written, &["note_id"], &mut |row| {
         // The chunks of a note follow each other.
         let new = row.note.filter(|note| *note != last);
         if let Some(note) = new {

@@ -1,5 +1,6 @@
 //! `snapshot verify`: every byte, the canary queries, the query towers, and a sample encoded again.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use crate::cli::args::{place, root};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Running, Stage, format};
 use crate::search::{CheckedTower, FoundTower, Snapshot, check_towers};
-use crate::snapshot::{Manifest, Problem, verify_hashes};
+use crate::snapshot::{Manifest, Problem, verify_other_hashes};
 use crate::stage::{SampleCheck, TaskEnv, Worker, verify_sample};
 use crate::store::Root;
 use crate::tower::DeviceSpec;
@@ -47,11 +48,19 @@ pub(super) struct VerifyArgs {
 pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
     let opened = root::open_trusting(&args.root, &args.public_keys)?;
     let manifest = opened.manifest(args.number).await?;
-    let problems = hashes(&opened.root, &manifest, app).await?;
+    // What is opened where it lies is hashed by that. What cannot be opened is told below, with every file that is damaged.
+    let in_place = opened.root.local_folder().is_some();
+    let snapshot = match in_place && has_canaries(&manifest) {
+        true => open(&opened.root, &manifest).await.ok(),
+        false => None,
+    };
+    let hashed = snapshot.as_ref().map(Snapshot::files).unwrap_or_default();
+    let problems = hashes(&opened.root, &manifest, &hashed, app).await?;
     // Answers from altered files would only say the same again, less clearly.
-    let canaries = match problems.is_empty() {
-        true => canaries(&opened.root, &manifest).await?,
-        false => 0,
+    let canaries = match (problems.is_empty() && has_canaries(&manifest), snapshot) {
+        (false, _) => 0,
+        (true, Some(snapshot)) => canaries(snapshot).await?,
+        (true, None) => canaries(open(&opened.root, &manifest).await?).await?,
     };
     let towers = match args.sample > 0 && problems.is_empty() {
         true => check_towers(&manifest, &opened.tower_files(None)?.1, &app.reporter).await,
@@ -113,11 +122,20 @@ impl Checked {
     }
 }
 
-async fn hashes(root: &Root, manifest: &Manifest, app: &App) -> Result<Vec<Problem>> {
-    let (stage, done) = (Stage::Verify, AtomicU64::new(0));
-    let total: u64 = manifest.content.files().map(|file| file.size).sum();
+/// `hashed`: the keys of files that were hashed just now.
+async fn hashes(
+    root: &Root,
+    manifest: &Manifest,
+    hashed: &HashSet<String>,
+    app: &App,
+) -> Result<Vec<Problem>> {
+    let stage = Stage::Verify;
+    let files = || manifest.content.files();
+    let total: u64 = files().map(|file| file.size).sum();
+    let before = files().filter(|file| hashed.contains(&file.path)).map(|file| file.size).sum();
+    let done = AtomicU64::new(before);
     let running = Running::begin(&*app.reporter, stage, (total, "bytes"), 0);
-    let problems = verify_hashes(root, manifest, &|bytes| {
+    let problems = verify_other_hashes(root, manifest, hashed, &|bytes| {
         let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
         app.reporter.event(Event::Progress { stage, done, tokens: 0 });
     })
@@ -126,14 +144,18 @@ async fn hashes(root: &Root, manifest: &Manifest, app: &App) -> Result<Vec<Probl
     Ok(problems)
 }
 
-/// How many canaries were asked; none where the snapshot is older than they are.
-async fn canaries(root: &Root, manifest: &Manifest) -> Result<usize> {
-    if manifest.content.shards.iter().all(|shard| shard.canaries.is_empty()) {
-        return Ok(0);
-    }
-    let cache = root::cache_dir()?;
-    let opened = Snapshot::open(root, Some(manifest.number), &cache).await?;
-    tokio::task::spawn_blocking(move || opened.check_canaries())
+/// Whether the snapshot is not older than canaries are.
+fn has_canaries(manifest: &Manifest) -> bool {
+    manifest.content.shards.iter().any(|shard| !shard.canaries.is_empty())
+}
+
+async fn open(root: &Root, manifest: &Manifest) -> Result<Snapshot> {
+    Snapshot::open(root, Some(manifest.number), &root::cache_dir()?).await
+}
+
+/// How many canaries were asked.
+async fn canaries(snapshot: Snapshot) -> Result<usize> {
+    tokio::task::spawn_blocking(move || snapshot.check_canaries())
         .await
         .or_error(ErrorKind::Internal, || "asking the canaries")?
 }

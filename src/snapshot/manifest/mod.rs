@@ -18,4 +18,4 @@ pub use purged::Purged;
 pub(super) use read::parse;
 pub use read::{newer, newest, numbers, read};
 pub(super) use signature::{hash as manifest_hash, sign};
-pub use verify::{Problem, verify_hashes};
+pub use verify::{Problem, verify_hashes, verify_other_hashes};

@@ -1,5 +1,7 @@
 //! Re-hashing everything a snapshot names.
 
+use std::collections::HashSet;
+
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
@@ -29,7 +31,21 @@ pub async fn verify_hashes(
     manifest: &Manifest,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Problem>> {
-    let checks: Vec<_> = manifest.content.files().map(|file| check(root, file, progress)).collect();
+    verify_other_hashes(root, manifest, &HashSet::new(), progress).await
+}
+
+/// [`verify_hashes`] of all files but those whose keys are in `hashed`, which the caller has hashed in this root just now.
+///
+/// # Errors
+/// As [`verify_hashes`].
+pub async fn verify_other_hashes(
+    root: &Root,
+    manifest: &Manifest,
+    hashed: &HashSet<String>,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Problem>> {
+    let others = manifest.content.files().filter(|file| !hashed.contains(&file.path));
+    let checks: Vec<_> = others.map(|file| check(root, file, progress)).collect();
     let checks = futures::stream::iter(checks).buffer_unordered(READERS);
     let found: Vec<Option<Problem>> = checks.try_collect().await?;
     let mut found: Vec<Problem> = found.into_iter().flatten().collect();

@@ -16,6 +16,7 @@ use crate::stage::quarantine::Quarantined;
 use crate::stage::rows::notes_in;
 use crate::stage::vectors::{Places, find_in_parts, places_in};
 use crate::stage::worker::TaskEnv;
+use crate::stage::written::Written;
 use crate::store::{FileRef, Root, layout, receipt};
 use crate::types::{NoteId, NoteKey, TextHash};
 
@@ -141,7 +142,8 @@ impl Encoded {
             let shard = task.shard.prepared.shard;
             let part =
                 embedding::copy_rows(root, &task.spec.space, shard, &picked, &provenance).await?;
-            let notes = notes_in(root, &part.file.path, part.file.size, &|_| true).await?;
+            let file = (part.file.path.as_str(), part.file.size);
+            let notes = notes_in(root, file, &Written::default(), &|_| true).await?;
             env.unless_purged(&task.spec, &[&part.key(), &part.file.path], |purged| {
                 notes.iter().any(|note| purged.contains(note))
             })

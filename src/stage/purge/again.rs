@@ -9,6 +9,7 @@ use super::{PurgeReport, PurgeRequest, Scanned, purge};
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::snapshot::{self, Manifest, Purged};
 use crate::stage::rows;
+use crate::stage::written::Written;
 use crate::store::layout::{self, Folder, Key};
 use crate::store::{Listed, Root};
 use crate::types::{Cancel, NoteId};
@@ -69,12 +70,14 @@ async fn find(
 ) -> Result<BTreeSet<NoteId>> {
     let purged = &newest.purged;
     let mut found = BTreeSet::new();
-    for object in root.own_objects().await? {
+    let objects = root.own_objects().await?;
+    let written = Written::of(root, &objects).await?;
+    for object in objects {
         cancel.check()?;
         if since.is_some_and(|since| object.modified < since) {
             continue;
         }
-        match notes_of(root, &object, purged).await {
+        match notes_of(root, &object, &written, purged).await {
             Ok(notes) => found.extend(notes),
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) if error.is_retryable() => return Err(error),
@@ -88,11 +91,17 @@ async fn find(
 }
 
 /// The purged notes that an object names. Indexes name none: their ids files do, which are written before them.
-async fn notes_of(root: &Root, object: &Listed, purged: &Purged) -> Result<BTreeSet<NoteId>> {
+async fn notes_of(
+    root: &Root,
+    object: &Listed,
+    written: &Written,
+    purged: &Purged,
+) -> Result<BTreeSet<NoteId>> {
     let key = object.key.as_str();
     match layout::parse(key) {
         Some(Key::Prepared { .. } | Key::Part { .. } | Key::Ids { .. }) => {
-            rows::notes_in(root, key, object.size, &|note| purged.contains(note)).await
+            let wanted = |note: &NoteId| purged.contains(note);
+            rows::notes_in(root, (key, object.size), written, &wanted).await
         }
         // A page says what its report says.
         None | Some(Key::ReportPage { .. } | Key::Manifest { .. } | Key::Calibration { .. }) => {

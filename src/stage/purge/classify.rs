@@ -6,6 +6,7 @@ use super::scan::{Holds, Scanned, look};
 use super::target::Target;
 use crate::error::{ErrorKind, Result, found};
 use crate::snapshot::{self, Manifest};
+use crate::stage::written::Written;
 use crate::store::layout::{self, Folder, Key};
 use crate::store::{FileRef, Listed, Root};
 use crate::types::shard_of;
@@ -55,6 +56,7 @@ pub(super) async fn classify(
 ) -> Result<Holders> {
     let needed = FileRef::paths(newest.iter().flat_map(|newest| newest.content.files()));
     let mut holders = Holders::default();
+    let written = Written::of(root, objects).await?;
     for (at, object) in objects.iter().enumerate() {
         progress(at as u64)?;
         let key = object.key.as_str();
@@ -62,7 +64,7 @@ pub(super) async fn classify(
             // Who is at work right now; comes and goes.
             continue;
         }
-        let holds = match look(root, object, target, scanned).await {
+        let holds = match look(root, object, &written, target, scanned).await {
             Ok(holds) => holds,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) if error.is_retryable() || needed.contains(key) => {

@@ -29,6 +29,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::index::BuildReport;
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, CommitOutcome, Content, Manifest, Provenance};
+use crate::stage::written::Written;
 use crate::store::{Listed, Root};
 use crate::types::{Cancel, NoteId, TextHash};
 
@@ -205,10 +206,11 @@ impl<'a> Purge<'a> {
         let objects = root.own_objects().await?;
         let before = std::mem::replace(&mut self.objects, objects);
         let before: HashSet<&str> = before.iter().map(|object| object.key.as_str()).collect();
+        let written = Written::of(root, &self.objects).await?;
         // No object changes: those of the look before told what they tell.
         for object in self.objects.iter().filter(|object| !before.contains(object.key.as_str())) {
             request.cancel.check()?;
-            match scan::texts(root, object, &mut self.target, &mut self.texts).await {
+            match scan::texts(root, object, &written, &mut self.target, &mut self.texts).await {
                 // What cannot be read is judged below, by whether anything needs it.
                 Err(error) if !error.is_retryable() => {}
                 outcome => outcome?,

@@ -12,6 +12,7 @@ use super::target::Target;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index;
 use crate::stage::rows::{WHOSE, visit};
+use crate::stage::written::Written;
 use crate::store::layout::{self, Key};
 use crate::store::{Foreign, Listed, Root, key};
 use crate::types::TextHash;
@@ -61,6 +62,7 @@ pub(super) enum Holds {
 pub(super) async fn look(
     root: &Root,
     object: &Listed,
+    written: &Written,
     target: &Target,
     scanned: &mut Scanned,
 ) -> Result<Holds> {
@@ -68,7 +70,7 @@ pub(super) async fn look(
         "parquet" => {
             scanned.parquet_files += 1;
             let mut holds = Holds::Nothing;
-            visit(root, &object.key, object.size, &WHOSE, &mut |row| {
+            visit(root, (&object.key, object.size), written, &WHOSE, &mut |row| {
                 scanned.rows += 1;
                 let note = row.note.is_some_and(|note| target.notes.contains(note))
                     || row.key.is_some_and(|key| target.keys.contains(&key));
@@ -131,7 +133,7 @@ pub(super) async fn look_at_foreign(
     let named = matches!(extension(&key), "parquet" | "usearch" | "f16");
     if named && key::check(&key).is_ok() {
         let object = Listed { key, size, modified: DateTime::UNIX_EPOCH };
-        match look(root, &object, target, scanned).await {
+        match look(root, &object, &Written::default(), target, scanned).await {
             Ok(holds) => return Ok(holds),
             Err(error) if error.is_retryable() => return Err(error),
             // It is not what it is called.
@@ -159,6 +161,7 @@ fn extension(key: &str) -> &str {
 pub(super) async fn texts(
     root: &Root,
     object: &Listed,
+    written: &Written,
     target: &mut Target,
     found: &mut HashMap<TextHash, String>,
 ) -> Result<()> {
@@ -166,7 +169,7 @@ pub(super) async fn texts(
         return Ok(());
     }
     let mut any = false;
-    visit(root, &object.key, object.size, &WHOSE, &mut |row| {
+    visit(root, (&object.key, object.size), written, &WHOSE, &mut |row| {
         if let (Some(note), Some(hash)) = (row.note, row.hash)
             && target.notes.contains(note)
         {
@@ -179,7 +182,7 @@ pub(super) async fn texts(
         return Ok(());
     }
     let mut texts = Vec::new();
-    visit(root, &object.key, object.size, &["note_id", "text"], &mut |row| {
+    visit(root, (&object.key, object.size), written, &["note_id", "text"], &mut |row| {
         if row.note.is_some_and(|note| target.notes.contains(note)) {
             texts.extend(row.text.map(str::to_owned));
         }

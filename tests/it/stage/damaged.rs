@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -421,4 +422,47 @@ async fn what_is_taken_out_is_made_again() {
         assert!(problems.is_empty(), "{keys:?}: {problems:?}");
         println!("{keys:?}: {:?}, {} encoded", report.outcome, encoded(&report));
     }
+}
+
+/// A purge takes no other file for the one that a plan names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_believes_no_prepared_file_that_was_exchanged() {
+    let days = two_days().await;
+    let exchanged = copy(&days, false);
+    let root = &open(exchanged.path());
+    let objects = root.list("").await.unwrap().into_iter();
+    let keys = objects.map(|object| object.key).filter(|key| Kind::of(key) == Some(Kind::Prepared));
+    let keys: Vec<String> = keys.collect();
+    // Whole, readable, and of another shard.
+    std::fs::copy(exchanged.path().join(&keys[0]), exchanged.path().join(&keys[1])).unwrap();
+    let request = PurgeRequest {
+        root,
+        notes: &[NoteId::Int(987_654)],
+        dry_run: false,
+        reporter: Arc::new(Silent),
+        cancel: Cancel::new(),
+    };
+    let report = stage::purge(request).await.unwrap();
+    assert!(report.deleted.contains(&keys[1]), "{:?}", report.deleted);
+    assert!(report.left.is_empty(), "{:?}", report.left);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_opened_is_not_hashed_again() {
+    let days = two_days().await;
+    let (root, cache) = (open(days.root.path()), tempfile::tempdir().unwrap());
+    let opened = Snapshot::open(&root, None, cache.path()).await.unwrap().files();
+    let bytes = |of: &dyn Fn(&FileRef) -> bool| -> u64 {
+        days.newest.content.files().filter(|file| of(file)).map(|file| file.size).sum()
+    };
+    let hashed = AtomicU64::new(0);
+    let count = |bytes| {
+        hashed.fetch_add(bytes, Ordering::Relaxed);
+    };
+    let problems = snapshot::verify_other_hashes(&root, &days.newest, &opened, &count).await;
+    assert!(problems.unwrap().is_empty());
+    let others = bytes(&|file| !opened.contains(&file.path));
+    assert_eq!(hashed.into_inner(), others);
+    let mapped = |kind| matches!(kind, Some(Kind::Index | Kind::Sidecar | Kind::Ids));
+    assert_eq!(others, bytes(&|file| !mapped(Kind::of(&file.path))));
 }
