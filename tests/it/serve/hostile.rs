@@ -44,10 +44,12 @@ pub enum Kind {
     Garbage,
     /// Asks under another name, as a page would through a browser.
     Rebound,
+    /// Sends conditions that are small and cost much.
+    Bomb,
 }
 
 /// Every kind, and how many of each at once.
-pub const CROWD: [(Kind, usize); 9] = [
+pub const CROWD: [(Kind, usize); 10] = [
     (Kind::HalfHead, 90),
     (Kind::SlowHead, 20),
     (Kind::SlowBody, 20),
@@ -57,6 +59,7 @@ pub const CROWD: [(Kind, usize); 9] = [
     (Kind::Gone, 4),
     (Kind::Garbage, 4),
     (Kind::Rebound, 4),
+    (Kind::Bomb, 3),
 ];
 
 /// Longest that one of them holds on before it tries again.
@@ -132,6 +135,16 @@ impl Crowd {
                 client.try_send(head).await?;
                 assert_eq!(client.try_receive().await?.status, 421);
             }
+            Kind::Bomb => {
+                let asked = serde_json::json!({ "text": "a", "k": 1, "where": bomb(random) });
+                let (asked, host) = (asked.to_string(), "host: localhost");
+                let length = asked.len();
+                let head =
+                    format!("POST /search HTTP/1.1\r\n{host}\r\ncontent-length: {length}\r\n\r\n");
+                client.try_send(format!("{head}{asked}").as_bytes()).await?;
+                let status = client.try_receive().await?.status;
+                assert!([200, 400, 503].contains(&status), "a condition is answered by {status}");
+            }
         }
         Ok(())
     }
@@ -162,6 +175,27 @@ async fn garbage(client: &mut Client, random: &mut StdRng) -> std::io::Result<()
     client.try_send(&bytes).await?;
     client.closed_after().await;
     Ok(())
+}
+
+/// A condition on the column `day` that is nested, chained, or repeated, some within the limits and some far beyond them.
+fn bomb(random: &mut StdRng) -> String {
+    let times = [20, 250, 5_000][random.random_range(0..3)];
+    let nested = |open: &str, close: &str| {
+        let depth = times.min(1_000);
+        format!("{}day{} IS NOT NULL", open.repeat(depth), close.repeat(depth))
+    };
+    match random.random_range(0..10) {
+        0 => format!("day{} > 0", " + day".repeat(times)),
+        1 => nested("CAST(", " AS BIGINT)"),
+        2 => nested("CAST(", " AS VARCHAR) AS BIGINT)"),
+        3 => format!("array_length(make_array(day{})) > 0", ", day".repeat(times)),
+        4 => nested("(", ")"),
+        5 => nested("CASE WHEN day > 0 THEN 1 ELSE ", " END"),
+        6 => format!("day IN (0{})", ", 7".repeat(times)),
+        7 => format!("day > 0{}", " OR day = 7".repeat(times)),
+        8 => nested("coalesce(", ", 0)"),
+        _ => nested("(day BETWEEN 0 AND ", ")"),
+    }
 }
 
 async fn trickle(client: &mut Client, random: &mut StdRng) -> std::io::Result<()> {
