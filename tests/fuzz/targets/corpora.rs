@@ -7,15 +7,12 @@ use arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringAr
 use arrow::datatypes::Int64Type;
 use parquet::arrow::ArrowWriter;
 
-use scalingnote::corpus::{
-    ColumnType, CorpusMode, CorpusOptions, PrepareRequest, TableOptions, TypeRule, prepare,
-};
+use scalingnote::corpus::{ColumnType, CorpusOptions, TableOptions, TypeRule};
 use scalingnote::dataset::{PairSet, PairSource, RetrievalSet, RetrievalSetOptions};
 use scalingnote::error::Result;
-use scalingnote::observe::Silent;
-use scalingnote::store::{Root, StorageOptions};
-use scalingnote::types::Cancel;
+use scalingnote::store::Root;
 
+use super::prepared::{corpus, prepared};
 use super::{CANARY, Target, block_on};
 
 /// A corpus of one table.
@@ -53,17 +50,9 @@ impl Table {
             table.schema.insert("score".into(), ColumnType::Integer);
             types = TypeRule::Exact;
         }
-        let options = CorpusOptions {
-            tables: vec![table],
-            sql: "select id as note_id, text as body, score from notes".into(),
-            types,
-            mode: CorpusMode::Full,
-            template: "{{ body }}".into(),
-            stored_columns: vec!["score".into()],
-            max_rejected: 10,
-            memory_limit_mib: 256,
-            storage: None,
-        };
+        let sql = "select id as note_id, text as body, score from notes".to_owned();
+        let mut options = corpus(table, sql, types);
+        options.stored_columns.push("score".into());
         Self { kind: kind.to_owned(), folder: tempfile::tempdir().unwrap(), options }
     }
 }
@@ -98,23 +87,7 @@ impl Target for Table {
     fn read(&mut self, data: &[u8]) -> Result<()> {
         let file = self.folder.path().join(format!("notes.{}", self.kind));
         std::fs::write(file, data).unwrap();
-        let root = Root::in_memory();
-        let request = PrepareRequest {
-            options: &self.options,
-            base_dir: self.folder.path(),
-            shard_count: Some(2),
-            default_shards: 2,
-            chunker: None,
-            exclude: None,
-            known: None,
-            earlier: None,
-            storage: &StorageOptions::default(),
-            root: &root,
-            run: "fuzz",
-            reporter: Arc::new(Silent),
-            cancel: Cancel::new(),
-        };
-        block_on(prepare(request)).map(drop)
+        block_on(prepared(&self.options, self.folder.path(), &Root::in_memory())).map(drop)
     }
 
     fn names(&self) -> Vec<String> {

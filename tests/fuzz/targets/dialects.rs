@@ -1,16 +1,12 @@
 //! CSV files under every option that says how they are written: three bytes choose the options, the file follows.
 
-use std::sync::Arc;
-
 use scalingnote::corpus::{
-    ColumnType, CorpusMode, CorpusOptions, PrepareRequest, PreparedReader, TableOptions,
-    TextEncoding, TypeRule, prepare,
+    ColumnType, CorpusOptions, PreparedReader, TableOptions, TextEncoding, TypeRule,
 };
 use scalingnote::error::Result;
-use scalingnote::observe::Silent;
-use scalingnote::store::{Root, StorageOptions};
-use scalingnote::types::Cancel;
+use scalingnote::store::Root;
 
+use super::prepared::{corpus, prepared};
 use super::{CANARY, Target, block_on};
 
 /// What the bytes before the file choose.
@@ -90,17 +86,8 @@ impl Choice {
         if self.schema {
             table.schema.insert(id.to_owned(), ColumnType::Integer);
         }
-        CorpusOptions {
-            tables: vec![table],
-            sql: format!("select {id} as note_id, {text} as body from notes"),
-            types: if self.exact { TypeRule::Exact } else { TypeRule::Guessed },
-            mode: CorpusMode::Full,
-            template: "{{ body }}".into(),
-            stored_columns: vec![],
-            max_rejected: 10,
-            memory_limit_mib: 256,
-            storage: None,
-        }
+        let types = if self.exact { TypeRule::Exact } else { TypeRule::Guessed };
+        corpus(table, format!("select {id} as note_id, {text} as body from notes"), types)
     }
 
     /// A file of [`texts`] as it is written under these options.
@@ -198,23 +185,8 @@ impl Target for Dialects {
         let choice = Choice::of(chosen);
         std::fs::write(self.folder.path().join(choice.name()), file).unwrap();
         let (options, root) = (choice.options(), Root::in_memory());
-        let request = PrepareRequest {
-            options: &options,
-            base_dir: self.folder.path(),
-            shard_count: Some(1),
-            default_shards: 1,
-            chunker: None,
-            exclude: None,
-            known: None,
-            earlier: None,
-            storage: &StorageOptions::default(),
-            root: &root,
-            run: "fuzz",
-            reporter: Arc::new(Silent),
-            cancel: Cancel::new(),
-        };
         block_on(async {
-            let outcome = prepare(request).await?;
+            let outcome = prepared(&options, self.folder.path(), &root).await?;
             let mut reader = PreparedReader::open(&root, &outcome.shards[0]).await?;
             let mut found = Vec::new();
             while let Some(batch) = reader.next().await? {

@@ -5,6 +5,7 @@ mod corpora;
 mod dialects;
 mod models;
 mod mutate;
+mod prepared;
 mod sql;
 mod stored;
 mod watch;

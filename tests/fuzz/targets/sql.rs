@@ -7,14 +7,12 @@ use arrow::array::{
 };
 use arrow::datatypes::Schema;
 
-use scalingnote::corpus::{
-    CorpusMode, CorpusOptions, PrepareRequest, RowFilter, TableOptions, TypeRule, prepare,
-};
+use scalingnote::corpus::{RowFilter, TableOptions, TypeRule};
 use scalingnote::error::Result;
-use scalingnote::observe::Silent;
-use scalingnote::store::{Root, StorageOptions};
+use scalingnote::store::Root;
 use scalingnote::types::Cancel;
 
+use super::prepared::{corpus, prepared};
 use super::{CANARY, Target, block_on};
 
 /// A condition on the stored columns of notes.
@@ -100,34 +98,9 @@ impl Target for Query {
     }
 
     fn read(&mut self, data: &[u8]) -> Result<()> {
-        let options = CorpusOptions {
-            tables: vec![TableOptions::new("notes", "notes.csv")],
-            sql: String::from_utf8_lossy(data).into_owned(),
-            types: TypeRule::Exact,
-            mode: CorpusMode::Full,
-            template: "{{ body }}".into(),
-            stored_columns: Vec::new(),
-            max_rejected: 10,
-            memory_limit_mib: 256,
-            storage: None,
-        };
-        let root = Root::in_memory();
-        let request = PrepareRequest {
-            options: &options,
-            base_dir: self.folder.path(),
-            shard_count: Some(1),
-            default_shards: 1,
-            chunker: None,
-            exclude: None,
-            known: None,
-            earlier: None,
-            storage: &StorageOptions::default(),
-            root: &root,
-            run: "fuzz",
-            reporter: Arc::new(Silent),
-            cancel: Cancel::new(),
-        };
-        block_on(prepare(request)).map(drop)
+        let (table, sql) = (TableOptions::new("notes", "notes.csv"), String::from_utf8_lossy(data));
+        let options = corpus(table, sql.into_owned(), TypeRule::Exact);
+        block_on(prepared(&options, self.folder.path(), &Root::in_memory())).map(drop)
     }
 
     fn names(&self) -> Vec<String> {

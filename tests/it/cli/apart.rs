@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::sets::judged_alike_by_pytrec_eval;
 use crate::fixture::program::{expect, json_of};
-use crate::fixture::training::{RECIPE, folder};
+use crate::fixture::training::{self, RECIPE, folder};
 
 /// The query side keeps the first of the two layers.
 fn recipe(query: &str) -> String {
@@ -18,28 +18,12 @@ fn recipe(query: &str) -> String {
 
 const FULL: &str = "method = { kind = \"full\", embeddings = false }\nlearning_rate = 2e-3\n";
 
-const PIPELINE: &str = r#"version = 1
-[corpus]
-sql = "SELECT _id AS note_id, text FROM notes"
-template = "{{ text }}"
-[[corpus.tables]]
-name = "notes"
-uri = "set/corpus.jsonl"
-[tower]
-model = "model"
-adapter = "out/adapter"
-pooling = "mean"
-max_tokens = 32
-[query.tower]
-model = "model"
-adapter = "out/query-adapter"
-layers = 1
-pooling = "mean"
-prompt_prefix = "? "
-max_tokens = 32
-[publish]
-root = "root"
-"#;
+/// The trained pair.
+fn pipeline() -> String {
+    let query = "[query.tower]\nmodel = \"model\"\nadapter = \"out/query-adapter\"\nlayers = 1\n\
+        pooling = \"mean\"\nprompt_prefix = \"? \"\nmax_tokens = 32\n";
+    training::pipeline("model", "adapter = \"out/adapter\"\n", query)
+}
 
 fn mean(answer: &Value) -> &Value {
     &answer["rows"][0]["mean"]
@@ -54,7 +38,7 @@ fn a_query_tower_trained_end_to_end_is_admitted_by_its_document_tower_alone() {
     assert!(stdout.contains("out/adapter") && stdout.contains("out/query-adapter"), "{stdout}");
 
     // The recipe with what was trained, and a pipeline that names both, are the same pair.
-    std::fs::write(path.join("pair.toml"), PIPELINE).unwrap();
+    std::fs::write(path.join("pair.toml"), pipeline()).unwrap();
     let by_recipe = json_of(path, "evaluate apart.toml set --adapter out --json");
     let by_pipeline = json_of(path, "evaluate pair.toml set --vectors v --json");
     assert_eq!(mean(&by_recipe), mean(&by_pipeline));
@@ -76,7 +60,7 @@ fn a_query_tower_trained_end_to_end_is_admitted_by_its_document_tower_alone() {
         ("raw.toml", "adapter = \"out/adapter\"\n", "", "(other adapter)"),
         ("cut.toml", "adapter = \"out/adapter\"\n", "layers = 1\n", "(other adapter, layers)"),
     ] {
-        let other = PIPELINE.replacen(old, new, 1).replace("\"root\"", "\"other\"");
+        let other = pipeline().replacen(old, new, 1).replace("\"root\"", "\"other\"");
         std::fs::write(path.join(name), other).unwrap();
         for line in [format!("run {name}"), format!("evaluate {name} set")] {
             let (_, stderr) = expect(path, 2, &line);
@@ -97,8 +81,8 @@ fn a_fully_trained_query_side_is_a_model_of_its_own() {
     assert_eq!(config["num_hidden_layers"], 1);
     assert!(config["scalingnote"]["teacher"]["adapter"].is_string(), "{config}");
     let model = "model = \"out/query-model\"\ntokenizer = \"model/tokenizer.json\"\n";
-    let pair =
-        PIPELINE.replace("model = \"model\"\nadapter = \"out/query-adapter\"\nlayers = 1\n", model);
+    let pair = pipeline()
+        .replace("model = \"model\"\nadapter = \"out/query-adapter\"\nlayers = 1\n", model);
     std::fs::write(path.join("pair.toml"), &pair).unwrap();
     let by_recipe = json_of(path, "evaluate apart.toml set --adapter out --json");
     assert_eq!(mean(&by_recipe), mean(&json_of(path, "evaluate pair.toml set --json")));

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::fixture::program::{expect, json_of};
-use crate::fixture::training::{DISTILL, PIPELINE, RECIPE, STUDENT, folder};
+use crate::fixture::training::{DISTILL, RECIPE, STUDENT, folder, pipeline_of_teacher};
 
 #[test]
 fn negatives_are_mined_and_the_next_round_goes_on_from_the_adapter() {
@@ -61,10 +61,10 @@ fn a_distilled_query_tower_is_admitted_by_its_teachers_snapshot_alone() {
     assert!(!walk(&path.join("student/teacher/embeddings"), "parquet").is_empty());
 
     // First the LLM answers queries; then the student does, in a new snapshot for which nothing is encoded.
-    std::fs::write(path.join("llm.toml"), PIPELINE).unwrap();
+    std::fs::write(path.join("llm.toml"), pipeline_of_teacher()).unwrap();
     std::fs::write(
         path.join("student.toml"),
-        PIPELINE.replace("[query]\nprompt_prefix = \"? \"\n", STUDENT),
+        pipeline_of_teacher().replace("[query]\nprompt_prefix = \"? \"\n", STUDENT),
     )
     .unwrap();
     expect(path, 0, "run llm.toml");

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::fixture::program::{expect, json_of};
-use crate::fixture::training::{DISTILL, PIPELINE, RECIPE, STUDENT, folder};
+use crate::fixture::training::{DISTILL, RECIPE, STUDENT, folder, pipeline_of_teacher};
 
 fn write(path: &Path, name: &str, text: &str) {
     std::fs::write(path.join(name), text).unwrap();
@@ -308,7 +308,11 @@ fn a_query_tower_that_broke_is_not_published() {
     expect(path, 0, "train recipe.toml --out round1");
     write(path, "distill.toml", DISTILL);
     expect(path, 0, "distill distill.toml --out student");
-    write(path, "p.toml", &PIPELINE.replace("[query]\nprompt_prefix = \"? \"\n", STUDENT));
+    write(
+        path,
+        "p.toml",
+        &pipeline_of_teacher().replace("[query]\nprompt_prefix = \"? \"\n", STUDENT),
+    );
     let weights = path.join("student/student/model.safetensors");
     let whole = std::fs::read(&weights).unwrap();
     let header = tensors_at(&whole);

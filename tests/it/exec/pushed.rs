@@ -11,22 +11,11 @@ use scalingnote::snapshot::{self, Manifest, Provenance};
 use scalingnote::store::Root;
 
 use crate::fixture::program::program;
-use crate::fixture::training::folder;
+use crate::fixture::training::{self, folder};
 
-const PIPELINE: &str = r#"version = 1
-[corpus]
-sql = "SELECT _id AS note_id, text FROM notes"
-template = "{{ text }}"
-[[corpus.tables]]
-name = "notes"
-uri = "set/corpus.jsonl"
-[tower]
-model = "org/tower"
-pooling = "mean"
-max_tokens = 32
-[publish]
-root = "root"
-"#;
+fn pipeline() -> String {
+    training::pipeline("org/tower", "", "")
+}
 
 /// A corpus, and the cache of a hub that is not asked, with one repository.
 struct Hub(tempfile::TempDir);
@@ -34,7 +23,7 @@ struct Hub(tempfile::TempDir);
 impl Hub {
     fn new() -> Self {
         let hub = Self(folder());
-        hub.write(PIPELINE);
+        hub.write(&pipeline());
         hub
     }
 
@@ -146,10 +135,10 @@ async fn a_push_leaves_what_is_published_alone_and_is_nobodys_decision() {
     assert_eq!((hub.newest().await.number, hub.spaces()), (1, 1));
 
     // To stay is to pin.
-    hub.write(&PIPELINE.replace("pooling", &format!("revision = \"{first}\"\npooling")));
+    hub.write(&pipeline().replace("pooling", &format!("revision = \"{first}\"\npooling")));
     hub.run(&[], nothing(1), 0);
     // To go on is a person's decision, which the manifest keeps.
-    hub.write(PIPELINE);
+    hub.write(&pipeline());
     hub.run(&["--override", "drift", "--reason", "it is better"], published(2), 20);
     let manifest = hub.newest().await;
     let gate = manifest.provenance.gates.iter().find(|gate| gate.gate == "drift").unwrap();
@@ -158,11 +147,11 @@ async fn a_push_leaves_what_is_published_alone_and_is_nobodys_decision() {
     hub.run(&[], nothing(2), 0);
     // Another commit that is pinned is a decision, too.
     let third = hub.push('d', false);
-    hub.write(&PIPELINE.replace("pooling", &format!("revision = \"{third}\"\npooling")));
+    hub.write(&pipeline().replace("pooling", &format!("revision = \"{third}\"\npooling")));
     hub.run(&[], published(3), 0);
     // Also where it makes the same vectors.
     let fourth = hub.push('e', false);
-    hub.write(&PIPELINE.replace("pooling", &format!("revision = \"{fourth}\"\npooling")));
+    hub.write(&pipeline().replace("pooling", &format!("revision = \"{fourth}\"\npooling")));
     hub.run(&[], published(4), 0);
     assert_eq!(hub.newest().await.content.query_towers[0].options["revision"], fourth);
 }
@@ -208,7 +197,7 @@ async fn a_plan_is_executed_and_published_by_its_own_commit() {
     }
     let (_, said) = hub.expect(2, &["publish", "p.toml", "--plan", plan]);
     assert!(said.contains("other weights") && said.contains("plan again"), "{said}");
-    hub.write(&PIPELINE.replace("pooling", &format!("revision = \"{first}\"\npooling")));
+    hub.write(&pipeline().replace("pooling", &format!("revision = \"{first}\"\npooling")));
     hub.expect(0, &["publish", "p.toml", "--plan", plan]);
     hub.expect(0, &["snapshot", "verify", "root"]);
 }
@@ -227,9 +216,9 @@ async fn a_snapshot_without_a_commit_gets_one() {
     let second = hub.push('b', true);
     let (_, said) = hub.expect(1, &["search", "root", "hello"]);
     assert!(said.contains("names no commit") && said.contains(&second), "{said}");
-    hub.write(&PIPELINE.replace("pooling", &format!("revision = \"{first}\"\npooling")));
+    hub.write(&pipeline().replace("pooling", &format!("revision = \"{first}\"\npooling")));
     hub.run(&[], published(3), 0);
-    hub.write(PIPELINE);
+    hub.write(&pipeline());
     hub.expect(0, &["search", "root", "hello"]);
 }
 
@@ -242,7 +231,7 @@ fn config_check_says_what_to_pin() {
     let line = format!("revision = \"{first}\"");
     let (said, _) = hub.expect(0, &["config", "check", "p.toml"]);
     assert!(said.contains("write into [tower]:") && said.contains(&line), "{said}");
-    hub.write(&PIPELINE.replace("pooling", &format!("{line}\npooling")));
+    hub.write(&pipeline().replace("pooling", &format!("{line}\npooling")));
     let (said, _) = hub.expect(0, &["config", "check", "p.toml"]);
     assert!(!said.contains("pinned"), "{said}");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::fixture::program::{expect, program};
-use crate::fixture::training::{DISTILL, PIPELINE, STUDENT, folder};
+use crate::fixture::training::{DISTILL, STUDENT, folder, pipeline_of_teacher};
 
 /// What a command prints, and the models of the towers that it resolved, sorted.
 #[track_caller]
@@ -38,7 +38,7 @@ fn a_run_with_a_distilled_query_tower_resolves_two_towers() {
     expect(path, 0, "train recipe.toml --out round1");
     std::fs::write(path.join("distill.toml"), DISTILL).unwrap();
     expect(path, 0, "distill distill.toml --out student");
-    let pipeline = PIPELINE.replace("[query]\nprompt_prefix = \"? \"\n", STUDENT);
+    let pipeline = pipeline_of_teacher().replace("[query]\nprompt_prefix = \"? \"\n", STUDENT);
     std::fs::write(path.join("p.toml"), pipeline).unwrap();
     let both = ["model", "student"];
 

@@ -21,27 +21,12 @@ use scalingnote::types::{Cancel, Digest256, EmbeddingSpace};
 
 use crate::fixture::files::walk;
 use crate::fixture::program::{expect, json_of};
-use crate::fixture::training::folder;
+use crate::fixture::training::{self, folder};
 
-const PIPELINE: &str = r#"version = 1
-[corpus]
-sql = "SELECT _id AS note_id, text FROM notes"
-template = "{{ text }}"
-[[corpus.tables]]
-name = "notes"
-uri = "set/corpus.jsonl"
-[tower]
-model = "model"
-pooling = "mean"
-max_tokens = 32
-[encode]
-part_texts = 4
-devices = ["cpu:1"]
-[index]
-shards = 1
-[publish]
-root = "root"
-"#;
+fn pipeline() -> String {
+    let sections = "[encode]\npart_texts = 4\ndevices = [\"cpu:1\"]\n[index]\nshards = 1\n";
+    training::pipeline("model", "", sections)
+}
 
 /// A query tower of its own.
 const STUDENT: &str = "[query.tower]\nmodel = \"student\"\npooling = \"mean\"\nmax_tokens = 32\n";
@@ -52,7 +37,7 @@ struct Place(tempfile::TempDir);
 impl Place {
     fn new() -> Self {
         let place = Self(folder());
-        place.write("p.toml", PIPELINE);
+        place.write("p.toml", &pipeline());
         place
     }
 
@@ -108,7 +93,7 @@ impl Place {
         let mut fields: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
         fields["scalingnote"] = json!({ "teacher": teacher });
         std::fs::write(config, fields.to_string()).unwrap();
-        self.write("student.toml", &PIPELINE.replace("[encode]", &format!("{STUDENT}[encode]")));
+        self.write("student.toml", &pipeline().replace("[encode]", &format!("{STUDENT}[encode]")));
     }
 
     async fn tower(&self, model: &str) -> Tower {
@@ -258,11 +243,11 @@ fn a_plan_is_published_by_the_tower_that_made_it() {
     let place = Place::new();
     place.other_model("other");
     let path = place.path();
-    let edited = PIPELINE.replace("model = \"model\"", "model = \"other\"");
+    let edited = pipeline().replace("model = \"model\"", "model = \"other\"");
     place.write("edited.toml", &edited);
     place.write(
         "prompted.toml",
-        &PIPELINE.replace("max_tokens = 32", "max_tokens = 32\nprompt_prefix = \"doc \""),
+        &pipeline().replace("max_tokens = 32", "max_tokens = 32\nprompt_prefix = \"doc \""),
     );
     let brief = json_of(path, "plan p.toml --brief");
     let plan = brief["plan_key"].as_str().unwrap();
@@ -369,7 +354,7 @@ fn a_query_tower_that_names_no_teacher_is_admitted_with_a_warning() {
     assert!(tower["why"].as_str().unwrap().contains("name no tower"), "{verified}");
     // Vectors of another size cannot be meant.
     let cut = STUDENT.replace("max_tokens", "dimensions = 8\nmax_tokens");
-    place.write("cut.toml", &PIPELINE.replace("[encode]", &format!("{cut}[encode]")));
+    place.write("cut.toml", &pipeline().replace("[encode]", &format!("{cut}[encode]")));
     let (_, said) = expect(path, 2, "run cut.toml");
     assert!(said.contains("8 dimensions and the document tower 32"), "{said}");
 }
