@@ -20,14 +20,16 @@ const CLOSING: Duration = Duration::from_secs(10);
 
 /// Answer searches over HTTP from the newest snapshot
 ///
-/// A newer snapshot, or a rollback, is fetched, verified, asked its canary queries, and then takes over between two
-/// requests. One that fails is reported, and the one in service stays. SIGTERM lets requests in flight finish.
+/// The server looks for a newer snapshot (or a rollback) again and again. It downloads and verifies it, checks that it
+/// answers the queries recorded at build time as it did then, and switches to it between two requests. If any of that
+/// fails, it reports the error and keeps serving the current one. On SIGTERM it finishes the requests it has, then exits.
 ///
-/// POST /search {"text": "...", "k": 10, "exact": false, "where": "lang = 'en'"}, or "vector" in the place of "text";
+/// POST /search {"text": "...", "k": 10, "exact": false, "where": "lang = 'en'"}, or "vector" instead of "text";
 /// GET /search?text=...&k=10; GET /healthz; GET /metrics (Prometheus).
 ///
-/// There is no authentication and no TLS: keep it on a loopback address or put a proxy in front. On a loopback address
-/// only requests for localhost or a loopback address are answered, so that no web page asks through a browser.
+/// It has no authentication and no TLS: bind it to a loopback address, or put a proxy in front. On a loopback address it
+/// answers only requests whose Host is localhost or a loopback address, so that web pages cannot reach it through a
+/// visitor's browser.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -41,38 +43,38 @@ pub(crate) struct ServeArgs {
     /// Address and port; port 0 takes a free one and prints it.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     bind: SocketAddr,
-    /// A name that a proxy or clients use for this server, beside localhost and addresses; may be repeated.
+    /// Another host name by which clients or a proxy address this server; repeatable.
     #[arg(long, value_name = "NAME", value_parser = host_name)]
     allow_host: Vec<String>,
-    /// The query tower's files, where they do not lie where the snapshot says.
+    /// Where the query tower's files are, if not where the snapshot says.
     #[arg(long, value_name = "PATH", value_parser = place::text(), conflicts_with = "vectors_only")]
     model: Option<String>,
-    /// Where the query tower computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    /// Device of the query tower: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
-    /// Load no query tower: queries come as vectors.
+    /// Do not load a query tower; clients send vectors.
     #[arg(long)]
     vectors_only: bool,
-    /// Time between two looks for a newer snapshot (5s, 2m).
+    /// How often to look for a newer snapshot (5s, 2m).
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     poll: Duration,
-    /// Where copies of the served files are kept; by default the user's cache folder.
+    /// Folder for copies of the served files; by default the user's cache folder.
     #[arg(long, value_name = "PATH", value_parser = place::path())]
     cache: Option<PathBuf>,
-    /// Map the files of a local root where they lie, without a copy. Only where nobody else changes them: a served file
-    /// that is cut short ends the server, one that is written over makes it answer wrongly or end.
+    /// Map the files of a local root directly instead of copying them. Use it only if nothing else changes these files:
+    /// truncating one crashes the server, and overwriting one gives wrong answers or a crash.
     #[arg(long, conflicts_with = "cache")]
     in_place: bool,
-    /// The first snapshot to open, for a web server that does not list its files.
+    /// The first snapshot to open; needed where the root is a web server that does not list its files.
     #[arg(long, value_name = "N")]
     snapshot: Option<u64>,
-    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    /// Serve only snapshots signed by this Ed25519 key (PEM file), or by a key of the pipeline file; repeatable.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
-    /// Largest k that a request may ask for.
+    /// Largest k of a request.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     max_k: u32,
-    /// Searches at once; more wait a second and are refused with 503 then. By default four for each core.
+    /// Concurrent searches; others wait up to a second, then get 503. Four per core by default.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4_096))]
     max_searches: Option<u32>,
     /// Largest request body in bytes.
@@ -81,14 +83,14 @@ pub(crate) struct ServeArgs {
     /// Largest answer in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(4_096..=1 << 30))]
     max_answer: u32,
-    /// Connections at once; one more closes the one that has kept the server waiting for the longest. Fewer where the system
-    /// allows fewer open files.
+    /// Concurrent connections; a new one beyond them closes the one that has kept the server waiting longest. Lowered to fit
+    /// the system's limit on open files.
     #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     max_connections: u32,
     /// Longest time for one request.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     timeout: Duration,
-    /// How long a connection stays open without a request; longer than a proxy in front keeps it.
+    /// How long an idle connection stays open; set it longer than the idle timeout of a proxy in front.
     #[arg(long, value_name = "TIME", default_value = "75s", value_parser = duration::parse)]
     keep_alive: Duration,
 }

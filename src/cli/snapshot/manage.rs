@@ -56,10 +56,12 @@ pub(super) struct GcArgs {
     json: bool,
 }
 
-/// Sign what is published already: when signing begins, and when the key changes
+/// Sign snapshots that are already published
 ///
-/// The private key is in the environment: SCALINGNOTE_SIGNING_KEY_FILE names its file, or SCALINGNOTE_SIGNING_KEY holds it.
-/// Whoever signs vouches for what the snapshots hold; `snapshot verify` looks into one first. Signatures by other keys stay.
+/// Needed once when you start to sign, and again when you change the key; runs sign what they publish by themselves.
+/// The private key is read from the file that SCALINGNOTE_SIGNING_KEY_FILE names, or from SCALINGNOTE_SIGNING_KEY.
+/// A signature says that you trust what a snapshot holds, so check it with `snapshot verify` first. Signatures by other keys
+/// are kept.
 #[derive(Debug, Args)]
 pub(super) struct SignArgs {
     /// Root URI or path, or a pipeline file.
