@@ -72,7 +72,8 @@ impl TextTable {
         compression: FileCompressionType,
         reading: &Reading<'_>,
     ) -> Result<Typed> {
-        let Reading { rule, before, longest_row, .. } = *reading;
+        let Reading { rule, before, room, .. } = *reading;
+        let longest_row = room.row;
         let (dialect, learned) = match syntax {
             Syntax::Csv { tabs } => {
                 let dialect = csv::Dialect::of(options, tabs)?.with_longest(longest_row);

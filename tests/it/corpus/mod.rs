@@ -1,5 +1,6 @@
 //! The corpus end to end: real tables in, prepared shards out.
 
+mod bombs;
 mod contract;
 mod duplicates;
 mod faults;
