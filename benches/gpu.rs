@@ -100,7 +100,11 @@ fn shape(name: &str) -> Result<DecoderConfig, Failure> {
         rope_factors: None,
         qkv_bias: false,
         qk_norm: true,
+        rope_scale: 1.,
         max_positions: 512,
+        causal: true,
+        sliding: None,
+        gemma: None,
     })
 }
 

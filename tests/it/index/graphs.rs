@@ -95,9 +95,11 @@ fn graphs_are_as_good_as_usearchs_and_need_no_repair() {
         });
         println!("{quantization:?}, {connectivity}, {expansion_add}: {recalls:?}");
         let [ours, theirs] = recalls;
-        // One graph in many is luckier than the other by as much.
+        // One graph in many is luckier than the other by as much. Where a list has few places, those that keep every node
+        // within reach cost some of the near ones.
+        let margin = if connectivity < 8 { 0.02 } else { 0.01 };
         assert!(
-            ours >= theirs - 0.01,
+            ours >= theirs - margin,
             "{quantization:?}, {connectivity}: {ours}, usearch {theirs}"
         );
     }

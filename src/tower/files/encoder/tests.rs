@@ -28,7 +28,7 @@ fn what_a_bert_is_keeps_its_name() {
     );
     assert_eq!(config.kind(), "scalingnote bert 1");
     assert_eq!(hash_json(&config.canonical()).unwrap().short(), "2dbb65c3a57190c3");
-    assert_eq!(config.parameters(), 22_494_720);
+    assert_eq!(config.parameters(), 22_533_888);
 }
 
 #[test]
