@@ -4,14 +4,18 @@
 //! `qrels.tsv` (query-id, corpus-id, score; header optional; or TREC's four columns). Each file may be plain, `.gz` or
 //! `.xz`. What public sets have that they should not have is counted ([`Oddities`]), not refused.
 
+mod answers;
 mod file;
 mod oddities;
 mod pairs;
 mod qrels;
 mod set;
+mod texts;
 
 pub use crate::types::SplitMix64;
+pub use answers::normalized;
 pub use oddities::{Found, Oddities, Oddity};
 pub use pairs::{Pair, PairSet, PairSource};
 pub use qrels::Qrels;
 pub use set::{Document, Query, RetrievalSet, RetrievalSetOptions};
+pub use texts::{TextSet, TextSource};

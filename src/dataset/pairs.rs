@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::answers::Answers;
 use super::file::for_each_line;
 use super::set::{Document, RetrievalSet, RetrievalSetOptions, qrels_file, queries_file};
 use crate::error::{Error, Result, ResultExt};
@@ -13,7 +14,7 @@ use crate::store::named::expand;
 use crate::types::{PairRecord, SplitMix64};
 
 /// Where training pairs come from: a folder in BEIR layout (every judgement above 0 is a pair), a JSON Lines file of
-/// `{"query", "text", "title"?, "note_id"?, "negatives"?: [text], "weight"?}`, or a table of such columns (Parquet, or with
+/// `{"query", "text", "title"?, "note_id"?, "negatives"?: [text], "weight"?, "score"?, "negative_scores"?}`, or a table of such columns (Parquet, or with
 /// `sql` anything that a corpus table can be).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +39,22 @@ pub struct PairSource {
     /// Leave out pairs whose document id starts with one of these.
     #[serde(default)]
     pub exclude_id_prefix: Vec<String>,
+    /// Share of the steps of `train` that take their batch from this source, with `order = "by_source"`. Sources without one
+    /// divide what the others leave by their pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// Cosines of its queries are divided by it in `train`. Default: the recipe's `temperature`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Text before its queries in `train`. Default: the query side's `prompt_prefix`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_prefix: Option<String>,
+    /// Text before its documents in `train`. Default: the tower's `prompt_prefix`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document_prefix: Option<String>,
+    /// Longest document of it in `train`, in tokens, prompt included. Default: the tower's `max_tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
 }
 
 fn one() -> f32 {
@@ -55,6 +72,11 @@ impl PairSource {
             limit: None,
             weight: 1.0,
             exclude_id_prefix: Vec::new(),
+            share: None,
+            temperature: None,
+            query_prefix: None,
+            document_prefix: None,
+            max_tokens: None,
         }
     }
 
@@ -74,6 +96,8 @@ pub struct Pair {
     pub document: u32,
     /// Documents that look alike and do not answer it.
     pub negatives: Vec<u32>,
+    /// How the tower that mined the negatives scored them, each less its score of the document; empty where nobody says.
+    pub margins: Vec<f32>,
     /// Weight in the loss.
     pub weight: f32,
     /// Which source it came from.
@@ -90,6 +114,8 @@ pub struct PairSet {
     /// What folders should not have and were read without: a line for people for each kind.
     pub oddities: Vec<String>,
     numbers: HashMap<String, u32>,
+    /// Of all pairs that were read, those that a `limit` left out among them: their documents are still here, and answer.
+    answers: Answers,
 }
 
 #[derive(Deserialize)]
@@ -103,6 +129,9 @@ struct Line {
     note_id: serde_json::Value,
     negatives: Option<Vec<String>>,
     weight: Option<f32>,
+    /// What `mine` found the document and its negatives to score.
+    score: Option<f32>,
+    negative_scores: Option<Vec<f32>>,
 }
 
 impl PairSet {
@@ -187,12 +216,28 @@ impl PairSet {
         };
         self.documents.retain(|text| full(text));
         self.numbers.retain(|_, document| renumber(document));
+        self.answers.renumber(renumber);
         let before = self.pairs.len();
         self.pairs.retain_mut(|pair| {
+            let mut at = 0..;
+            pair.margins.retain(|_| {
+                at.next().is_some_and(|at| numbers[pair.negatives[at] as usize].is_some())
+            });
             pair.negatives.retain_mut(renumber);
             full(&pair.query) && renumber(&mut pair.document)
         });
         before - self.pairs.len()
+    }
+
+    /// Adds a pair; its document answers its query from now on, whatever becomes of the pair.
+    pub fn push(&mut self, pair: Pair) {
+        self.answers.add(&pair.query, pair.document);
+        self.pairs.push(pair);
+    }
+
+    /// Documents known to answer a query, however it is spelt (see [`super::normalized`]).
+    pub fn answers(&self, query: &str) -> &[u32] {
+        self.answers.of(query)
     }
 
     /// Number of a text, new or known.
@@ -228,10 +273,11 @@ impl PairSet {
                     continue;
                 }
                 let document = self.intern(text);
-                self.pairs.push(Pair {
+                self.push(Pair {
                     query: query.text.clone(),
                     document,
                     negatives: Vec::new(),
+                    margins: Vec::new(),
                     weight: source.weight,
                     source: at,
                 });
@@ -244,9 +290,24 @@ impl PairSet {
         for_each_line(path, |_, line| {
             let line: Line =
                 serde_json::from_str(line).map_err(|cause| wrong_line(path, &cause))?;
-            let Line { query, text, title, negatives, weight, .. } = line;
+            let Line { query, text, title, negatives, weight, score, negative_scores, .. } = line;
             let (title, negatives) = (title.unwrap_or_default(), negatives.unwrap_or_default());
-            self.add(PairRecord { query, title, text, negatives, weight }, source.weight, at)
+            let margins = match (score, negative_scores) {
+                (Some(own), Some(scores)) if scores.len() == negatives.len() => {
+                    scores.into_iter().map(|score| score - own).collect()
+                }
+                (None, None) => Vec::new(),
+                _ => {
+                    return Err(Error::input(
+                        "score and negative_scores go together: one for the text, one for each of the negatives",
+                    ));
+                }
+            };
+            self.add(PairRecord { query, title, text, negatives, weight }, source.weight, at)?;
+            if let Some(pair) = self.pairs.last_mut() {
+                pair.margins = margins;
+            }
+            Ok(())
         })
     }
 
@@ -258,7 +319,8 @@ impl PairSet {
         let document = Document { id: String::new(), title: row.title, text: row.text };
         let document = self.intern(document.render());
         let negatives = row.negatives.into_iter().map(|text| self.intern(text)).collect();
-        self.pairs.push(Pair { query: row.query, document, negatives, weight, source });
+        let (query, margins) = (row.query, Vec::new());
+        self.push(Pair { query, document, negatives, margins, weight, source });
         Ok(())
     }
 }
@@ -348,5 +410,34 @@ mod tests {
         let one = PairSet::open(std::slice::from_ref(&limited), dir.path(), 3).unwrap();
         assert_eq!(one.pairs.len(), 1);
         assert_eq!(PairSet::open(&[limited], dir.path(), 3).unwrap().pairs, one.pairs);
+    }
+
+    #[test]
+    fn what_a_limit_leaves_out_still_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let lines: String = (0..9)
+            .map(|at| {
+                format!("{{\"query\":\"What is it{}\",\"text\":\"{at}\"}}\n", ["", "?"][at % 2])
+            })
+            .collect();
+        std::fs::write(dir.path().join("pairs.jsonl"), lines).unwrap();
+        let limited = PairSource { limit: Some(1), ..PairSource::new("pairs.jsonl") };
+        let set = PairSet::open(&[limited], dir.path(), 3).unwrap();
+        assert_eq!((set.pairs.len(), set.documents.len()), (1, 9));
+        assert_eq!(set.answers("what is it"), (0..9).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn scores_of_mined_negatives_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = "{\"query\":\"a\",\"text\":\"b\",\"negatives\":[\" \",\"c\"],\"score\":0.75,\
+                    \"negative_scores\":[0.25,0.5]}";
+        std::fs::write(dir.path().join("mined.jsonl"), line).unwrap();
+        let open = || PairSet::open(&[PairSource::new("mined.jsonl")], dir.path(), 0);
+        let mut set = open().unwrap();
+        assert_eq!(set.pairs[0].margins, [-0.5, -0.25]);
+        assert_eq!((set.drop_empty(), &set.pairs[0].margins[..]), (0, &[-0.25][..]));
+        std::fs::write(dir.path().join("mined.jsonl"), line.replace("0.25,", "")).unwrap();
+        assert!(open().unwrap_err().to_string().contains("negative_scores go together"));
     }
 }

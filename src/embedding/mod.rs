@@ -13,6 +13,7 @@
 
 mod columns;
 mod copy;
+mod external;
 pub mod metadata;
 mod object;
 mod read;
@@ -29,6 +30,7 @@ use crate::store::{FileRef, Pieces, Root};
 use crate::types::{NoteId, SpaceId, TextHash, VectorType};
 
 pub use copy::copy_rows;
+pub use external::read_by_text_hash;
 pub use read::{read_text_hashes, read_vectors};
 pub use rewrite::{Fate, Rewritten, rewrite_part};
 pub use write::{schema, write_part};

@@ -33,13 +33,13 @@ pub use self::inference::{
     layer_norm_rows, rms_norm_rows,
 };
 pub use self::packed::{
-    Activations, Blocks, Format, FrozenMatrix, Linear, LowRank, Matrix, Then, rounded_product,
-    rounded_product_of_rows,
+    Activations, Blocks, Format, FrozenMatrix, Linear, LowRank, LowRankUpdate, Matrix, Then,
+    rounded_product, rounded_product_of_rows,
 };
 pub use self::prefetch::prefetch;
 pub use self::product::{Target, View, product};
 pub use self::rows::{add_columns, add_to, dot, dot_f16, mean};
 pub use self::simd::Isa;
-pub use self::training::{Angles, Head, Norm, adam, copy_rows, gelu, rms_norm, swiglu};
+pub use self::training::{Angles, Head, Norm, adam, add_outer, copy_rows, gelu, rms_norm, swiglu};
 pub use self::transpose::transposed;
 pub use self::window::Window;

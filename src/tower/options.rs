@@ -1,5 +1,6 @@
 //! What a tower is asked to be: options, device, and the identity they make.
 
+use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -216,6 +217,16 @@ pub enum DeviceSpec {
     },
     /// A CUDA device by number (feature `cuda`).
     Cuda(usize),
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu { threads: 0 } => f.write_str("cpu"),
+            Self::Cpu { threads } => write!(f, "cpu:{threads}"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
 }
 
 impl FromStr for DeviceSpec {

@@ -11,6 +11,7 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::files::{Stored, cannot, serialize};
+use super::keep::Kept;
 use super::optimizer::AdamW;
 use super::report::{StepRecord, TrainReport, ValidationRecord};
 use super::tensors::{bytes, numbers, tensor_error};
@@ -36,6 +37,9 @@ pub(super) struct State {
     pub(super) seconds: f64,
     pub(super) steps: Vec<StepRecord>,
     pub(super) validation: Vec<ValidationRecord>,
+    /// Looks whose parameters lie beside the checkpoint, the best first.
+    #[serde(default)]
+    pub(super) kept: Vec<Kept>,
 }
 
 impl State {
@@ -48,6 +52,7 @@ impl State {
             seconds: 0.0,
             steps: Vec::new(),
             validation: Vec::new(),
+            kept: Vec::new(),
         }
     }
 
@@ -104,6 +109,7 @@ impl State {
             tokens_per_second: per_second(|step| step.tokens),
             steps: self.steps.clone(),
             validation: self.validation.clone(),
+            exported: Vec::new(),
         }
     }
 }

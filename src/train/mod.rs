@@ -10,6 +10,8 @@ mod checkpoint;
 mod contrast;
 mod distill;
 mod files;
+mod gradients;
+mod keep;
 mod mine;
 mod model;
 mod optimizer;
@@ -19,15 +21,16 @@ mod report;
 mod tensors;
 
 pub use contrast::{
-    FullOptions, Method, Order, QuerySide, Side, Tokenize, TrainInput, TrainOptions, export,
-    export_checkpoint, train, train_decoder,
+    FullOptions, LossOptions, Method, Order, QuerySide, Side, TeacherOptions, TeacherVectors,
+    TextVectors, Tokenize, TrainData, TrainInput, TrainOptions, export, export_checkpoint, train,
+    train_decoder,
 };
 pub use distill::{
     DistillOptions, PackOptions, Teacher, Vocabulary, check_student, distill, pack_student,
 };
 pub use mine::{Candidates, MineOptions, MineReport, Neighbours, mine, write_pairs};
 pub use model::{LoraOptions, LoraTarget, StudentOptions};
-pub use options::{OptimizerOptions, ValidationOptions};
+pub use options::{OptimizerOptions, Schedule, ValidationOptions};
 pub use pairs::{keep_answered, open_pairs};
 pub use report::{StepRecord, TrainReport, ValidationRecord};
 pub use tensors::STACK;

@@ -1,9 +1,9 @@
-//! AdamW with clipping, warm-up and cosine decay; its state can be saved.
+//! AdamW with clipping, warm-up and a schedule; its state can be saved.
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
 
 use super::autograd::ops::{fused, values, with_values};
-use super::options::OptimizerOptions;
+use super::options::{OptimizerOptions, Schedule};
 use crate::kernel::adam;
 
 /// Parameters with their two moments.
@@ -43,10 +43,18 @@ impl AdamW {
         if step < o.warmup_steps {
             return o.learning_rate * (step + 1) as f64 / o.warmup_steps as f64;
         }
-        let rest = total.saturating_sub(o.warmup_steps).max(1);
-        let done = ((step - o.warmup_steps) as f64 / rest as f64).min(1.0);
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
-        o.learning_rate * (o.final_share + (1.0 - o.final_share) * cosine)
+        let height = match o.schedule {
+            Schedule::Cosine => {
+                let rest = total.saturating_sub(o.warmup_steps).max(1);
+                let done = ((step - o.warmup_steps) as f64 / rest as f64).min(1.0);
+                0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+            }
+            Schedule::Constant => {
+                let done = (step + 1 + o.decay_steps).saturating_sub(total);
+                1.0 - (done as f64 / o.decay_steps.max(1) as f64).min(1.0)
+            }
+        };
+        o.learning_rate * (o.final_share + (1.0 - o.final_share) * height)
     }
 
     /// Takes one step with gradients in the order of the slots; gives the norm before clipping.
@@ -195,5 +203,14 @@ mod tests {
         let rate = |step| adam.learning_rate(step, 120) / 5e-4;
         assert!((rate(0) - 0.05).abs() < 1e-9 && (rate(19) - 1.0).abs() < 1e-9);
         assert!((rate(70) - 0.525).abs() < 1e-9 && (rate(120) - 0.05).abs() < 1e-9);
+        let (schedule, decay_steps) = (Schedule::Constant, 10);
+        let options = OptimizerOptions { schedule, decay_steps, ..OptimizerOptions::default() };
+        let adam = AdamW::new(vec![], options).unwrap();
+        for (total, step, share) in
+            [(120, 19, 1.0), (120, 109, 1.0), (120, 110, 0.905), (120, 119, 0.05), (500, 110, 1.0)]
+        {
+            let rate = adam.learning_rate(step, total) / 5e-4;
+            assert!((rate - share).abs() < 1e-9, "step {step} of {total}: {rate}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::PairSource;
 use crate::error::{Error, Result};
 
 /// Texts of a step by default.
@@ -20,23 +21,58 @@ pub(super) fn checkpoint_seconds() -> u64 {
     300
 }
 
-/// Pairs held out of training.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Pairs held out of training, to watch it and to choose what of it is kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValidationOptions {
-    /// How many; none of their documents is trained on as a positive.
+    /// How many, of all sources alike; neither their queries nor their documents are trained on as pairs.
     pub pairs: usize,
     /// Steps between looks.
     pub every: u64,
+    /// Documents that the queries of a source are ranked against: their own, then others of the source. `train` only.
+    pub documents: usize,
+    /// More sets to look at, none of which is trained on; each counts as a source. `train` only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<PairSource>,
+    /// Stop after so many looks in a row that were not the best so far. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+    /// Export the mean of the parameters at so many of the best looks, where it is better than the best of them.
+    pub average: usize,
 }
 
 impl Default for ValidationOptions {
     fn default() -> Self {
-        Self { pairs: 128, every: 50 }
+        let (documents, sets, patience, average) = (256, Vec::new(), None, 1);
+        Self { pairs: 128, every: 50, documents, sets, patience, average }
     }
 }
 
-/// AdamW with warm-up and cosine decay.
+impl ValidationOptions {
+    /// Refuses values that cannot work.
+    pub(super) fn validate(&self) -> Result<()> {
+        match self.average > 0 && self.documents > 0 && self.patience != Some(0) {
+            true => Ok(()),
+            false => Err(Error::config(
+                "validation.average, validation.documents and validation.patience must be above 0",
+            )),
+        }
+    }
+}
+
+/// How the learning rate goes on after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Down a half cosine to the last step: it follows the number of steps, so another number is another run.
+    #[default]
+    Cosine,
+    /// As it is, and over the last `decay_steps` steps down a line. More steps, or other ones of decay, are the same run,
+    /// which goes on where it stopped.
+    Constant,
+}
+
+/// AdamW with warm-up and a schedule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerOptions {
@@ -44,6 +80,10 @@ pub struct OptimizerOptions {
     pub learning_rate: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: u64,
+    /// What comes after the warm-up.
+    pub schedule: Schedule,
+    /// Last steps of `schedule = "constant"`, over which the learning rate falls.
+    pub decay_steps: u64,
     /// Learning rate at the end, as a share of the highest.
     pub final_share: f64,
     /// Decay of the first moment.
@@ -63,6 +103,8 @@ impl Default for OptimizerOptions {
         Self {
             learning_rate: 5e-4,
             warmup_steps: 20,
+            schedule: Schedule::Cosine,
+            decay_steps: 0,
             final_share: 0.05,
             beta1: 0.9,
             beta2: 0.99,
@@ -90,6 +132,13 @@ pub(super) fn check_temperature(value: f64, name: &str) -> Result<()> {
 }
 
 impl OptimizerOptions {
+    /// Takes out what may differ between the slices of one run: with it goes the number of steps.
+    pub(super) fn of_a_run(&mut self, steps: &mut Option<u64>) {
+        if self.schedule == Schedule::Constant {
+            (self.decay_steps, self.final_share, *steps) = (0, 0.0, None);
+        }
+    }
+
     /// Refuses values that cannot work.
     pub(super) fn validate(&self) -> Result<()> {
         check_positive(self.learning_rate, "optimizer.learning_rate")?;
@@ -102,6 +151,9 @@ impl OptimizerOptions {
         }
         if !(0.0..=1.0).contains(&self.final_share) {
             return Err(Error::config("optimizer.final_share must be in 0..=1"));
+        }
+        if self.decay_steps > 0 && self.schedule == Schedule::Cosine {
+            return Err(Error::config("optimizer.decay_steps needs schedule = \"constant\""));
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return Err(Error::config("optimizer.weight_decay must not be negative"));

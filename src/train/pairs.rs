@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::corpus::{TableOptions, read_pairs};
-use crate::dataset::{PairSet, PairSource};
+use crate::dataset::{PairSet, PairSource, TextSet, TextSource};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter};
 use crate::types::Cancel;
@@ -24,15 +24,45 @@ pub async fn open_pairs(
 ) -> Result<PairSet> {
     let mut tables = HashMap::new();
     for (at, source) in sources.iter().enumerate().filter(|(_, source)| source.is_table()) {
-        let uri = source.path.to_str().ok_or_else(|| {
-            Error::config(format!("pairs.path {} is not Unicode", source.path.display()))
-        })?;
-        let table = TableOptions::new("pairs", uri);
+        let table = table(&source.path)?;
         let sql = source.sql.as_deref().unwrap_or("SELECT * FROM pairs");
         tables.insert(at, read_pairs(&table, sql, base_dir, reporter, cancel).await?);
     }
     let set = PairSet::open_with(sources, base_dir, seed, tables)?;
     set.oddities.iter().for_each(|line| reporter.warn(line.clone()));
+    Ok(set)
+}
+
+fn table(path: &Path) -> Result<TableOptions> {
+    let uri = path
+        .to_str()
+        .ok_or_else(|| Error::config(format!("the path {} is not Unicode", path.display())))?;
+    Ok(TableOptions::new("pairs", uri))
+}
+
+/// Reads every source of plain texts. Relative paths start from `base_dir`; `seed` decides what a `limit` draws.
+///
+/// # Errors
+/// As [`TextSet::add`] and [`read_pairs`].
+pub(super) async fn open_texts(
+    sources: &[TextSource],
+    base_dir: &Path,
+    seed: u64,
+    reporter: &Arc<dyn Reporter>,
+    cancel: &Cancel,
+) -> Result<TextSet> {
+    let mut set = TextSet::default();
+    for source in sources {
+        let mut rows = None;
+        if source.is_table() {
+            let sql = source.sql.as_deref().unwrap_or("SELECT * FROM pairs");
+            let sql = format!("SELECT text AS query, '' AS text FROM ({sql}) AS texts");
+            let table = table(&source.path)?;
+            let found = read_pairs(&table, &sql, base_dir, reporter, cancel).await?;
+            rows = Some(found.into_iter().map(|row| row.query).collect());
+        }
+        set.add(source, rows, base_dir, seed)?;
+    }
     Ok(set)
 }
 

@@ -1,5 +1,6 @@
 //! The training report: JSON for programs, one HTML page with curves for people.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -29,7 +30,7 @@ pub struct StepRecord {
     pub seconds: f64,
 }
 
-/// One look at the held-out pairs, each query against all held-out documents.
+/// One look at what is held out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ValidationRecord {
     /// Steps taken before the look.
@@ -38,6 +39,12 @@ pub struct ValidationRecord {
     pub loss: f32,
     /// Share of queries whose own document scored highest.
     pub accuracy: f32,
+    /// What decides which parameters are kept; higher is better. In stage 1 the mean of `ndcg`, in stage 2 the loss below 0.
+    #[serde(default)]
+    pub score: f64,
+    /// nDCG@10 by source.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ndcg: BTreeMap<String, f64>,
 }
 
 /// A training run.
@@ -61,6 +68,9 @@ pub struct TrainReport {
     pub steps: Vec<StepRecord>,
     /// Every look at the held-out pairs.
     pub validation: Vec<ValidationRecord>,
+    /// Steps whose parameters were exported, as their mean where there are several; none before the end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exported: Vec<u64>,
 }
 
 impl TrainReport {
@@ -108,6 +118,7 @@ impl TrainReport {
             &curve(|s| s.accuracy.into()),
             &looks(|v| v.accuracy.into()),
         );
+        page += &chart("Held out: nDCG@10, mean of the sources", &[], &looks(|v| v.score));
         page += &chart("Gradient norm before clipping", &curve(|s| s.gradient_norm), &[]);
         page += &chart("Learning rate", &curve(|s| s.learning_rate), &[]);
         page

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::contrast::{Method, QuerySide, Side, TrainOptions};
+use super::contrast::{Method, QuerySide, Side, TrainData, TrainOptions};
 use super::model::LoraOptions;
+use super::model::decoder::{Decoder, Precision, Trainable};
 use super::options::ValidationOptions;
 use crate::dataset::{Pair, PairSet, PairSource, SplitMix64};
 use crate::error::Result;
@@ -87,7 +88,11 @@ pub(super) fn tiny_options() -> TrainOptions {
         },
         query: QuerySide { max_tokens: 16, ..QuerySide::default() },
         pairs: Vec::new(),
-        validation: ValidationOptions { pairs: 6, every: 4 },
+        texts: Vec::new(),
+        teacher: None,
+        loss: Default::default(),
+        judged: Vec::new(),
+        validation: ValidationOptions { pairs: 6, every: 4, ..Default::default() },
         method: Method::Lora(LoraOptions { rank: 4, alpha: 8.0, ..LoraOptions::default() }),
         optimizer: Default::default(),
         batch_pairs: 8,
@@ -111,13 +116,18 @@ pub(super) fn tiny_pairs() -> PairSet {
         let query = word(4);
         let document = set.intern(format!("{}{query}{}", word(3), word(5)));
         let negatives = vec![set.intern(word(9))];
-        set.pairs.push(Pair { query, document, negatives, weight: 1.0, source: 0 });
+        set.push(Pair { query, document, negatives, margins: Vec::new(), weight: 1.0, source: 0 });
     }
     set
 }
 
+/// [`tiny_pairs`] as all that a run reads.
+pub(super) fn tiny_data() -> TrainData {
+    TrainData { pairs: tiny_pairs(), ..TrainData::default() }
+}
+
 /// Bytes as token ids; queries begin with 1, documents with 2.
-pub(super) fn bytes(side: Side, text: &str) -> Result<Vec<u32>> {
+pub(super) fn bytes(side: Side, _source: u32, text: &str) -> Result<Vec<u32>> {
     let first = if side == Side::Query { 1 } else { 2 };
     Ok(std::iter::once(first).chain(text.bytes().map(|b| u32::from(b) % 97)).collect())
 }
@@ -193,4 +203,19 @@ pub(super) fn tiny_bert(dir: &Path) {
     candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
     let letters = "[]abcdefghijklmnopqrstuvwxyz ".chars().zip(0..);
     letter_tokenizer(dir, letters, '[');
+}
+
+/// A folder with a tiny LLM as Hugging Face has it.
+pub(super) fn write_llm(family: &str, dir: &Path) {
+    let config = tiny_config(family);
+    let (tower, cpu) = (TowerOptions::new("tiny", Pooling::Mean), Device::Cpu);
+    let all = Trainable::All;
+    let (decoder, vars) =
+        Decoder::load(&config, &RandomWeights, &tower, all, Precision::F32, &cpu).unwrap();
+    let text = decoder.hugging_face_config().to_string();
+    std::fs::write(dir.join("config.json"), text).unwrap();
+    let tensors = vars.into_iter().map(|(name, var)| (name, var.into_inner())).collect();
+    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
+    let letters = (0..97u32).map(|id| (char::from_u32(id + 97).unwrap(), id));
+    letter_tokenizer(dir, letters, 'a');
 }

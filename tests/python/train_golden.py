@@ -1,4 +1,4 @@
-"""Writes tests/it/golden/train.json: loss, query vectors and LoRA gradients of a tiny Llama in PyTorch.
+"""Writes tests/it/golden/train.json: vectors of a tiny Llama, every term of the loss and its gradients, in PyTorch.
 
 Weights, adapters and texts are those of src/train/tests_support.rs and src/train/contrast/tests.rs.
 pip install torch transformers numpy; python tests/python/train_golden.py
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-RANK, ALPHA, TEMPERATURE = 4, 8.0, 0.1
+RANK, ALPHA = 4, 8.0
 torch.set_default_dtype(torch.float64)
 
 
@@ -77,17 +77,74 @@ queries = torch.stack([embed(1, t) for t in ["beer", "hops and malt", "x", "coff
 documents = torch.stack(
     [embed(2, t) for t in ["a pint of ale", "malted barley", "y", "roasted arabica from far away", "tea"]]
 )
-logits = queries @ documents.T / TEMPERATURE
-mask = torch.zeros_like(logits)
-mask[1, 0] = -torch.inf
-weights = torch.tensor([1.0, 2.0, 1.0, 0.5])
-losses = torch.nn.functional.cross_entropy(logits + mask, torch.arange(4), reduction="none")
-loss = (losses * weights).sum() / weights.sum()
-loss.backward()
+embeddings = torch.cat([queries, documents])
+ROWS, TEMPERATURES, WEIGHTS = 4, torch.tensor([0.1, 0.2, 0.1, 0.3]), torch.tensor([1.0, 2.0, 1.0, 0.5])
+teacher = torch.from_numpy(hashed("teacher", 9 * 6).reshape(9, 6)).double()
+teacher[4:8] += teacher[:4]
+teacher = teacher / teacher.norm(dim=1, keepdim=True)
+known = torch.zeros(4, 5, dtype=torch.bool)
+known[1, 0] = True
+
+
+def divergence(taught, own, temperature):
+    taught, own = torch.log_softmax(taught / temperature, 1), torch.log_softmax(own / temperature, 1)
+    return torch.nn.functional.kl_div(own, taught, reduction="none", log_target=True).sum(1)
+
+
+def whole(vectors, o):
+    scores, taught = vectors[:ROWS] @ vectors[ROWS:].T, teacher[:ROWS] @ teacher[ROWS:].T
+    answers = known.clone()
+    if "guide_margin" in o:
+        answers |= taught > taught.diagonal()[:, None] - o["guide_margin"]
+    answers[torch.arange(4), torch.arange(4)] = False
+    assert 0 < answers.sum() < 12, answers
+    own = torch.arange(4)
+    logits = (scores / TEMPERATURES[:, None]).masked_fill(answers, -torch.inf)
+    contrast = (torch.nn.functional.cross_entropy(logits, own, reduction="none") * WEIGHTS).mean()
+    if o.get("both_directions"):
+        logits = (scores.T[:4] / TEMPERATURES[:, None]).masked_fill(answers.T[:4], -torch.inf)
+        other = (torch.nn.functional.cross_entropy(logits, own, reduction="none") * WEIGHTS).mean()
+        contrast = (contrast + other) / 2
+    loss = o.get("contrast_weight", 1.0) * contrast
+    loss = loss + o.get("score_weight", 0.0) * (
+        divergence(taught, scores, o.get("score_temperature", 0.05)) * WEIGHTS
+    ).mean()
+    others = ~torch.eye(9, dtype=torch.bool)
+    among = lambda all: (all @ all.T)[others].reshape(9, 8)
+    return loss + o.get("gram_weight", 0.0) * divergence(
+        among(teacher), among(vectors), o.get("gram_temperature", 0.05)
+    ).mean()
+
+
+def objective(vectors, o):
+    cuts = [torch.nn.functional.normalize(vectors[:, :cut], dim=1) for cut in o.get("matryoshka", [])]
+    return torch.stack([whole(one, o) for one in [vectors, *cuts]]).mean()
+
+
+cases = {
+    "contrast": {},
+    "both_directions": {"both_directions": True},
+    "guided": {"both_directions": True, "guide_margin": 0.3},
+    "scores": {"contrast_weight": 0.0, "score_weight": 1.5, "score_temperature": 0.2},
+    "gram": {"contrast_weight": 0.0, "gram_weight": 2.0, "gram_temperature": 0.3},
+    "all": {
+        "contrast_weight": 0.5, "both_directions": True, "guide_margin": 0.3, "score_weight": 1.0,
+        "score_temperature": 0.1, "gram_weight": 1.0, "gram_temperature": 0.1, "matryoshka": [8, 16],
+    },
+}
 short = lambda t: [float(f"{v:.7g}") for v in t.detach().flatten().tolist()]
+found = {}
+for name, options in cases.items():
+    # As the test reads them.
+    vectors = torch.tensor([short(row) for row in embeddings], requires_grad=True)
+    loss = objective(vectors, options)
+    loss.backward()
+    found[name] = {"options": options, "loss": loss.item(), "vectors": short(vectors.grad)}
+objective(embeddings, cases["all"]).backward()
 golden = {
-    "loss": loss.item(),
-    "embeddings": [short(row) for row in queries],
+    "embeddings": [short(row) for row in embeddings],
+    "temperatures": TEMPERATURES.tolist(),
+    "cases": found,
     "grads": {
         f"{name}.{which}.weight": short(parameter.grad)
         for name, lora in loras.items()
@@ -96,4 +153,4 @@ golden = {
 }
 target = pathlib.Path(__file__).parents[1] / "it" / "golden" / "train.json"
 target.write_text(json.dumps(golden, separators=(",", ":")))
-print(target.stat().st_size, "bytes, loss", loss.item())
+print(target.stat().st_size, "bytes,", {name: case["loss"] for name, case in found.items()})

@@ -6,10 +6,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::long_run::unprinted;
-use super::{recipe, trained};
+use super::{recipe, teacher, trained};
 use crate::cli::app::App;
 use crate::cli::args::{device, place};
-use crate::error::{Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::exec;
 use crate::stage::EncodeOptions;
 use crate::tower::TowerOptions;
@@ -27,10 +27,12 @@ use crate::train::{
 Examples:
   scalingnote train recipe.toml --out round1
   scalingnote mine recipe.toml --adapter round1 --out mined
+  scalingnote mine recipe.toml --teacher --out mined   by the recipe's [teacher] instead of its [tower]
   scalingnote train round2.toml --out round2       its [[pairs]] name mined/*.jsonl, tower.adapter round1/adapter
 
 One file is written for each of the recipe's [[pairs]], in its order. Vectors are kept as Parquet in
---out and used again where the tower is the same.")]
+--out and used again where the tower is the same. The scores are kept with the negatives: loss.guide_margin
+of the next round passes over those that score nearly as the answer does.")]
 pub(crate) struct MineArgs {
     /// The training recipe (TOML).
     #[arg(value_name = "RECIPE", value_parser = place::path())]
@@ -41,7 +43,10 @@ pub(crate) struct MineArgs {
     /// What was trained so far: a LoRA adapter's folder, or what `train --out` wrote. Default: the recipe's adapter.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     adapter: Option<PathBuf>,
-    /// Ranks skipped from the top: the likeliest false negatives.
+    /// Let the recipe's [teacher] rank the documents.
+    #[arg(long, conflicts_with = "adapter")]
+    teacher: bool,
+    /// Ranks skipped from the top, known answers not counted: the likeliest false negatives.
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().skip)]
     skip: usize,
     /// Ranks looked at after them.
@@ -70,7 +75,7 @@ struct Answer {
 
 pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
     let (options, base_dir): (TrainOptions, _) =
-        recipe::open(&args.recipe, &["teacher", "student"], "distill")?;
+        recipe::open(&args.recipe, &["student"], "distill")?;
     recipe::naming(&args.recipe, options.validate())?;
     let mining = MineOptions {
         skip: args.skip,
@@ -84,20 +89,30 @@ pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
     let (reporter, cancel) = (&app.reporter, &app.cancel);
     let mut set = open_pairs(&options.pairs, &base_dir, options.seed, reporter, cancel).await?;
     keep_answered(&mut set, reporter)?;
-    let (mut query, mut document) = (options.query_tower(), options.tower.clone());
-    if let Some(path) = &args.adapter {
-        trained::put(path, &base_dir, &mut query, &mut document)?;
-    }
-    let vectors = async |tower: TowerOptions, texts: &[&str]| {
-        let vectors = args.out.join("vectors");
-        exec::encode_texts(&tower, &base_dir, texts, &encode, &vectors, &app.reporter, &app.cancel)
-            .await
-            .map(|(vectors, _)| vectors)
+    let documents: Vec<&str> = set.documents.iter().map(String::as_str).collect();
+    let queries: Vec<&str> = set.pairs.iter().map(|pair| pair.query.as_str()).collect();
+    let folder = args.out.join("vectors");
+    let (queries, documents) = if args.teacher {
+        let teacher = options.teacher.as_ref().ok_or_else(|| {
+            Error::config(format!("{} names no [teacher]", args.recipe.display()))
+        })?;
+        let (texts, devices) = ([queries.clone(), documents.clone()], [args.device.parse()?]);
+        let found = teacher::encode(teacher, &base_dir, texts, &folder, &devices, app).await?;
+        (found.queries.unit(queries)?, found.documents.unit(documents)?)
+    } else {
+        let (mut query, mut document) = (options.query_tower(), options.tower.clone());
+        if let Some(path) = &args.adapter {
+            trained::put(path, &base_dir, &mut query, &mut document)?;
+        }
+        let vectors = async |tower: TowerOptions, texts: &[&str]| {
+            let (reporter, cancel) = (&app.reporter, &app.cancel);
+            exec::encode_texts(&tower, &base_dir, texts, &encode, &folder, reporter, cancel)
+                .await
+                .map(|(vectors, _)| vectors)
+        };
+        let documents = vectors(document, &documents).await?;
+        (vectors(query, &queries).await?, documents)
     };
-    let texts: Vec<&str> = set.documents.iter().map(String::as_str).collect();
-    let documents = vectors(document, &texts).await?;
-    let texts: Vec<&str> = set.pairs.iter().map(|pair| pair.query.as_str()).collect();
-    let queries = vectors(query, &texts).await?;
     let report = tokio::task::block_in_place(|| {
         let neighbours = Neighbours::build(&documents, &app.cancel)?;
         mine(&mut set, &queries, &documents, &neighbours.candidates(), &mining)
@@ -107,7 +122,7 @@ pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
         let name = source.path.file_name().unwrap_or("pairs".as_ref()).to_string_lossy();
         let stem = name.split('.').next().unwrap_or("pairs");
         let path = args.out.join(format!("{at}-{stem}.jsonl"));
-        write_pairs(&set, at as u32, &path)?;
+        write_pairs(&set, &report.scores, at as u32, &path)?;
         files.push(path);
     }
     app.answer(args.json, &Answer { report, files }, summary).context(unprinted(&args.out))

@@ -7,12 +7,12 @@ use std::time::Duration;
 use clap::Args;
 
 use super::long_run::{listing, named, on_large_stack, output, unprinted, written};
-use super::recipe;
+use super::{recipe, teacher};
 use crate::cli::app::App;
 use crate::cli::args::{device, duration, place};
 use crate::error::{Result, ResultExt};
 use crate::tower::DeviceSpec;
-use crate::train::{self, TrainOptions, TrainReport};
+use crate::train::{self, TrainData, TrainOptions, TrainReport};
 
 /// Train the towers: an LLM learns to embed, by contrast
 ///
@@ -30,19 +30,22 @@ Examples:
 
 A recipe names the model ([tower], [query]), the pairs ([[pairs]]: folders in BEIR layout or JSON
 Lines of {\"query\", \"text\"}), what is trained ([method]: \"lora\" or \"full\") and how long.
-[query] layers = 4 gives the query side the LLM's first 4 layers, with parameters of its own: both
-sides are trained together, end to end. `scalingnote schema train` lists every key. The adapter is in PEFT's format: give its folder as
+[teacher] names an embedder whose scores [loss] has the tower learn, and [[texts]] more texts to
+learn them on. With optimizer.schedule = \"constant\" a run goes on from where it ended when it is
+given more steps.
+[query] layers = 4 gives the query side the LLM's first 4 layers, with parameters of its own, and
+[query.student] a small encoder: both sides are trained together, end to end. `scalingnote schema train` lists every key. The adapter is in PEFT's format: give its folder as
 tower.adapter in a pipeline file, or load it in Python.")]
 pub(crate) struct TrainArgs {
     /// The recipe (TOML). Relative paths in it start at its own directory.
     #[arg(value_name = "RECIPE", value_parser = place::path())]
     recipe: PathBuf,
-    /// Folder of the run: checkpoint.safetensors, adapter/ or model/, query-adapter/ or query-model/, report.json,
-    /// report.html. A checkpoint in it is resumed. Default: .cache/train/<name of the recipe>.
+    /// Folder of the run: checkpoint.safetensors, best-*.safetensors, teacher/, adapter/ or model/, query-adapter/ or
+    /// query-model/, report.json, report.html. A checkpoint in it is resumed. Default: .cache/train/<name of the recipe>.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: Option<PathBuf>,
-    /// Take so many steps instead of the recipe's. The learning rate follows the number of steps, so
-    /// another number is another run.
+    /// Take so many steps instead of the recipe's. Unless optimizer.schedule is "constant" the learning rate follows
+    /// the number of steps, so another number is another run.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
@@ -52,7 +55,8 @@ pub(crate) struct TrainArgs {
     /// devices share every batch: each embeds a part, and the loss contrasts a query with the documents of all.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: Vec<DeviceSpec>,
-    /// Train nothing: write the adapter of the checkpoint, as it stands, into this folder.
+    /// Train nothing: write the adapter of the best look so far into this folder, or the checkpoint's, as it stands, where
+    /// nothing has been looked at.
     #[arg(long, value_name = "DIR", conflicts_with = "deadline", value_parser = place::path())]
     export: Option<PathBuf>,
     /// Export 16-bit floats: half the size.
@@ -65,17 +69,20 @@ pub(crate) struct TrainArgs {
 
 pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
     let (mut options, base_dir): (TrainOptions, _) =
-        recipe::open(&args.recipe, &["teacher", "student"], "distill")?;
+        recipe::open(&args.recipe, &["student"], "distill")?;
     options.steps = args.steps.or(options.steps);
     recipe::naming(&args.recipe, options.validate())?;
     let output = output(args.out.clone(), &args.recipe)?;
     let (reporter, cancel, devices) =
         (app.reporter.clone(), app.cancel.clone(), args.device.clone());
     let folder = output.clone();
+    let data = TrainData::open(&options, &base_dir, &reporter, &cancel).await;
+    let data = named(&args.recipe, data)?;
     if let Some(target) = args.export {
         let (place, half) = (target.clone(), args.f16);
         let work = async move || {
-            train::export(&options, &base_dir, &folder, &place, half, devices, &reporter).await
+            train::export(&options, &base_dir, &data, &folder, &place, half, devices, &reporter)
+                .await
         };
         let steps = named(&args.recipe, on_large_stack(work).await)?;
         let found = serde_json::json!({ "steps": steps, "written": written(&target) });
@@ -84,8 +91,13 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
         });
         return printed.context(unprinted(&target));
     }
-    let work =
-        async move || train::train(&options, &base_dir, &folder, devices, &reporter, &cancel).await;
+    let teacher = teacher::open(&options, &base_dir, &data, &output, &args.device, app).await;
+    let teacher = named(&args.recipe, teacher)?;
+    let work = async move || {
+        let teacher = teacher.as_ref();
+        train::train(&options, &base_dir, &data, teacher, &folder, devices, &reporter, &cancel)
+            .await
+    };
     let report = named(&args.recipe, on_large_stack(work).await)?;
     app.answer(args.json, &report, |report| summary(report, &output)).context(unprinted(&output))
 }
@@ -104,12 +116,17 @@ fn summary(report: &TrainReport, output: &Path) -> String {
     }
     if let (Some(first), Some(last)) = (report.validation.first(), report.validation.last()) {
         let _ = writeln!(text, "  held-out loss    {:.4} -> {:.4}", first.loss, last.loss);
+        let _ = writeln!(text, "  held-out nDCG@10 {:.4} -> {:.4}", first.score, last.score);
         let _ = writeln!(
             text,
             "  own doc. first   {:.1}% -> {:.1}% of held-out queries",
             100.0 * first.accuracy,
             100.0 * last.accuracy
         );
+    }
+    if !report.exported.is_empty() {
+        let steps: Vec<String> = report.exported.iter().map(u64::to_string).collect();
+        let _ = writeln!(text, "  exported         after step {}", steps.join(", "));
     }
     text + &listing(output)
 }

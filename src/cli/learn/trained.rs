@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::named::expand_text;
 use crate::tower::TowerOptions;
+use crate::types::Pooling;
 
 /// Puts what lies in `path` into both towers: the folder of a run or an export (`adapter/` or `model/`, and beside it
 /// `query-adapter/` or `query-model/` where the query side has parameters of its own), or a LoRA adapter for both.
@@ -32,7 +33,14 @@ pub(super) fn put(
         }
     }
     if let Some(folder) = inside("query-model") {
-        set_model(query, &folder, tokenizer(query)?)?;
+        if folder.join("tokenizer.json").is_file() {
+            // An encoder, with its own tokenizer beside it.
+            let max_tokens = query.max_tokens;
+            *query =
+                TowerOptions { max_tokens, ..TowerOptions::new(text(&folder)?, Pooling::Mean) };
+        } else {
+            set_model(query, &folder, tokenizer(query)?)?;
+        }
     } else if let Some(folder) = inside("query-adapter") {
         query.adapter = Some(text(&folder)?);
     }

@@ -72,53 +72,51 @@ impl FrozenMatrix {
         (self.out, self.input)
     }
 
-    /// `y = x W^T + scale (x A^T) B^T` for `x` `[rows, in]`.
-    pub fn forward(&self, x: &[f32], low_rank: Option<LowRank<'_>>, y: &mut [f32]) {
-        let low_rank = low_rank.map(|l| Update {
+    /// Packs a low-rank update beside this matrix for both ways: once for as many products as its factors last.
+    pub fn low_rank(&self, l: LowRank<'_>) -> LowRankUpdate {
+        let forward = Update {
             first: pack(self.format, l.a.to_vec(), l.rank, self.input),
             second: pack(self.format, l.b.to_vec(), self.out, l.rank),
             rank: l.rank,
             scale: l.scale,
-        });
-        let (x, y) = ((x, self.input), (y, self.out));
-        products(self.isa, &self.forward, low_rank.as_ref(), x, y, Then::Store, &mut []);
-    }
-
-    /// `dx = g W + dlow A` with `dlow = scale g B`, for `g` `[rows, out]`; `dlow` is `[rows, rank]`.
-    pub fn backward(
-        &self,
-        g: &[f32],
-        low_rank: Option<LowRank<'_>>,
-        dx: &mut [f32],
-        dlow: &mut [f32],
-    ) {
-        let low_rank = low_rank.map(|l| Update {
+        };
+        let backward = Update {
             first: Linear::turned(self.format, l.b, l.rank, self.out),
             second: Linear::turned(self.format, l.a, self.input, l.rank),
             rank: l.rank,
             scale: l.scale,
-        });
+        };
+        LowRankUpdate { forward, backward }
+    }
+
+    /// `y = x W^T + low B^T` with `low = scale x A^T`, for `x` `[rows, in]`; `low` is `[rows, rank]`, or empty where nobody
+    /// wants it.
+    pub fn forward(
+        &self,
+        x: &[f32],
+        low_rank: Option<&LowRankUpdate>,
+        y: &mut [f32],
+        low: &mut [f32],
+    ) {
+        let update = low_rank.map(|both| &both.forward);
+        let (x, y) = ((x, self.input), (y, self.out));
+        products(self.isa, &self.forward, update, x, y, Then::Store, low);
+    }
+
+    /// `dx = g W + dlow A`, or `+=` where it is to `add`, with `dlow = scale g B`, for `g` `[rows, out]`; `dlow` is
+    /// `[rows, rank]`, or empty.
+    pub fn backward(
+        &self,
+        g: &[f32],
+        low_rank: Option<&LowRankUpdate>,
+        dx: &mut [f32],
+        add: bool,
+        dlow: &mut [f32],
+    ) {
+        let update = low_rank.map(|both| &both.backward);
         let (g, dx) = ((g, self.out), (dx, self.input));
-        products(self.isa, &self.backward, low_rank.as_ref(), g, dx, Then::Store, dlow);
-    }
-
-    /// `dx += g W`.
-    pub fn backward_add(&self, g: &[f32], dx: &mut [f32]) {
-        products(
-            self.isa,
-            &self.backward,
-            None,
-            (g, self.out),
-            (dx, self.input),
-            Then::Add,
-            &mut [],
-        );
-    }
-
-    /// `low = x A^T` for `a` `[rank, in]`: `[rows, rank]`.
-    pub fn project(&self, x: &[f32], a: &[f32], rank: usize, low: &mut [f32]) {
-        let a = pack(self.format, a.to_vec(), rank, self.input);
-        products(self.isa, &a, None, (x, self.input), (low, rank), Then::Store, &mut []);
+        let then = if add { Then::Add } else { Then::Store };
+        products(self.isa, &self.backward, update, g, dx, then, dlow);
     }
 }
 
@@ -160,6 +158,12 @@ fn products(
         tasks.zip(low).for_each(|((y, x), low)| multiply(y, x, Some(low)));
     }
 }
+/// A low-rank update that is packed for both ways; see [`FrozenMatrix::low_rank`].
+pub struct LowRankUpdate {
+    forward: Update,
+    backward: Update,
+}
+
 /// Both factors of a low-rank update.
 struct Update {
     first: Linear,
@@ -188,10 +192,10 @@ mod tests {
         assert_eq!(matrix.shape(), (out, input));
         let round = |x: f32| half::bf16::from_f32(x).to_f32();
         let (mut y, mut dx) = (vec![0f32; rows * out], vec![0f32; rows * input]);
-        matrix.forward(&x, None, &mut y);
-        matrix.backward(&g, None, &mut dx, &mut []);
+        matrix.forward(&x, None, &mut y, &mut []);
+        matrix.backward(&g, None, &mut dx, false, &mut []);
         let mut twice = dx.clone();
-        matrix.backward_add(&g, &mut twice);
+        matrix.backward(&g, None, &mut twice, true, &mut []);
         assert!(twice.iter().zip(&dx).all(|(twice, once)| *twice == 2.0 * once));
         for row in 0..rows {
             for o in 0..out {
@@ -240,12 +244,12 @@ mod tests {
         let (w, x, g) = (fill(out * input, 0), fill(rows * input, 17), fill(rows * out, 71));
         let (a, b) = (fill(rank * input, 5), fill(out * rank, 9));
         let matrix = FrozenMatrix::new(&w, out, input);
-        let low_rank = Some(LowRank { a: &a, b: &b, rank, scale });
+        let update = matrix.low_rank(LowRank { a: &a, b: &b, rank, scale });
+        let low_rank = Some(&update);
         let (mut y, mut dx) = (vec![0f32; rows * out], vec![0f32; rows * input]);
         let (mut low, mut dlow) = (vec![0f32; rows * rank], vec![0f32; rows * rank]);
-        matrix.forward(&x, low_rank, &mut y);
-        matrix.backward(&g, low_rank, &mut dx, &mut dlow);
-        matrix.project(&x, &a, rank, &mut low);
+        matrix.forward(&x, low_rank, &mut y, &mut low);
+        matrix.backward(&g, low_rank, &mut dx, false, &mut dlow);
         let merged = |o: usize, i: usize| -> f32 {
             let update: f32 = (0..rank).map(|r| b[o * rank + r] * a[r * input + i]).sum();
             w[o * input + i] + scale * update
@@ -261,7 +265,7 @@ mod tests {
             }
             for r in 0..rank {
                 let exact: f32 = (0..input).map(|i| x[row * input + i] * a[r * input + i]).sum();
-                assert!((low[row * rank + r] - exact).abs() < 0.06);
+                assert!((low[row * rank + r] - scale * exact).abs() < 0.06);
                 let exact: f32 = (0..out).map(|o| g[row * out + o] * b[o * rank + r]).sum();
                 assert!((dlow[row * rank + r] - scale * exact).abs() < 0.06);
             }

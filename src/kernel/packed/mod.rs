@@ -13,7 +13,9 @@ mod panels;
 mod words;
 
 pub use self::blocks::Blocks;
-pub use self::frozen::{FrozenMatrix, LowRank, rounded_product, rounded_product_of_rows};
+pub use self::frozen::{
+    FrozenMatrix, LowRank, LowRankUpdate, rounded_product, rounded_product_of_rows,
+};
 pub(crate) use self::gemm::{SLACK, inverse_rms, pack_tile, tile};
 pub use self::linear::{Activations, Format, Linear, Matrix};
 pub use self::panels::Then;

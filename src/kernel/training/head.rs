@@ -87,9 +87,12 @@ impl Head {
         let (length, depth, wide) = (self.length, self.depth, self.wide);
         turn::<S>(&self.k, depth, &mut self.turned, wide);
         let (q, k) = ((&self.q[..], depth, 1), (&self.turned[..], wide));
-        multiply::<S>((length, depth, wide), q, k, (&mut self.p, wide), false);
+        let some = if window.after == 0 { Part::Lower } else { Part::All };
+        multiply::<S>((length, depth, wide), q, k, (&mut self.p, wide), some, false);
         for (at, row) in self.p.chunks_exact_mut(wide).enumerate() {
             let seen = window.keys(at, length);
+            // Behind the vector of the last token that is seen the zeros stay.
+            let row = if window.after == 0 { &mut row[..padded(seen.end)] } else { row };
             row[..seen.start].fill(f32::NEG_INFINITY);
             row[seen.end..].fill(f32::NEG_INFINITY);
             let mut largest = [f32::NEG_INFINITY; VECTOR];
@@ -117,7 +120,8 @@ kernel! {
         head.probabilities::<S>(scale, window);
         let (length, depth, wide) = (head.length, head.depth, head.wide);
         let (p, v) = ((&head.p[..], wide, 1), (&head.v[..], depth));
-        multiply::<S>((length, length, depth), p, v, (&mut head.out, depth), false);
+        let some = if window.after == 0 { Part::LowerOf } else { Part::All };
+        multiply::<S>((length, length, depth), p, v, (&mut head.out, depth), some, false);
     }
 }
 
@@ -126,13 +130,17 @@ kernel! {
         head.probabilities::<S>(scale, window);
         let (length, depth, wide) = (head.length, head.depth, head.wide);
         let square = (length, length, depth);
+        let [scores, of_scores, of_turned] = match window.after == 0 {
+            true => [Part::Lower, Part::LowerOf, Part::LowerOfTurned],
+            false => [Part::All; 3],
+        };
         // dv += p^T g
         let (p, g) = ((&head.p[..], 1, wide), (&head.out[..], depth));
-        multiply::<S>(square, p, g, (&mut head.dv, depth), true);
+        multiply::<S>(square, p, g, (&mut head.dv, depth), of_turned, true);
         // dp = g v^T, then the gradient of the scores in its place.
         turn::<S>(&head.v, depth, &mut head.turned, wide);
         let (g, v) = ((&head.out[..], depth, 1), (&head.turned[..], wide));
-        multiply::<S>((length, depth, wide), g, v, (&mut head.ds, wide), false);
+        multiply::<S>((length, depth, wide), g, v, (&mut head.ds, wide), scores, false);
         for (ds, p) in head.ds.chunks_exact_mut(wide).zip(head.p.chunks_exact(wide)) {
             let pull = dot(ds, p);
             for (ds, p) in ds.iter_mut().zip(p) {
@@ -141,10 +149,23 @@ kernel! {
         }
         // dq = ds k, dk += ds^T q
         let (ds, k) = ((&head.ds[..], wide, 1), (&head.k[..], depth));
-        multiply::<S>(square, ds, k, (&mut head.dq, depth), false);
+        multiply::<S>(square, ds, k, (&mut head.dq, depth), of_scores, false);
         let (ds, q) = ((&head.ds[..], 1, wide), (&head.q[..], depth));
-        multiply::<S>(square, ds, q, (&mut head.dk, depth), true);
+        multiply::<S>(square, ds, q, (&mut head.dk, depth), of_turned, true);
     }
+}
+
+/// What of a product is wanted, or of a factor is not zero; where nothing is to be seen of what comes later it is half.
+#[derive(Clone, Copy)]
+enum Part {
+    /// Everything.
+    All,
+    /// Of the result what lies on the diagonal or below it, and what stands in one vector with it.
+    Lower,
+    /// Everything; `a` is zero above the diagonal.
+    LowerOf,
+    /// Everything; `a` is zero below the diagonal.
+    LowerOfTurned,
 }
 
 /// `c = a b`, or `+=`, for `a` `[m, k]` with element (i, j) at `i * row + j * column`, `b` `[k, n]` and `c` `[m, n]`
@@ -155,6 +176,7 @@ fn multiply<S: Simd>(
     (a, row, column): (&[f32], usize, usize),
     (b, b_row): (&[f32], usize),
     (c, c_row): (&mut [f32], usize),
+    part: Part,
     add: bool,
 ) {
     const ROWS: usize = 4;
@@ -163,6 +185,13 @@ fn multiply<S: Simd>(
     assert!((k - 1) * b_row + n <= b.len() && (m - 1) * c_row + n <= c.len());
     for first in (0..m).step_by(ROWS) {
         let count = ROWS.min(m - first);
+        let end = first + count;
+        let (depth, n) = match part {
+            Part::All => (0..k, n),
+            Part::Lower => (0..k, n.min(end.next_multiple_of(S::LANES))),
+            Part::LowerOf => (0..k.min(end), n),
+            Part::LowerOfTurned => (first..k, n),
+        };
         for at in (0..n).step_by(S::LANES) {
             // SAFETY: below `Isa::run`; the assertions bound every index: rows first + i < m, columns at + LANES <= n.
             // Rows behind the last are read as the last and not written.
@@ -170,7 +199,7 @@ fn multiply<S: Simd>(
                 let mut sums = [S::splat(0.0); ROWS];
                 let starts: [*const f32; ROWS] =
                     std::array::from_fn(|i| a.as_ptr().add((first + i.min(count - 1)) * row));
-                for j in 0..k {
+                for j in depth.clone() {
                     let vector = S::load(b.as_ptr().add(j * b_row + at));
                     for (sum, start) in sums.iter_mut().zip(starts) {
                         *sum = S::fma(S::splat(*start.add(j * column)), vector, *sum);
@@ -200,7 +229,7 @@ mod tests {
         impl Kernel for Run<'_> {
             fn run<S: Simd>(self) {
                 let Run(a, row, column, b, c, add) = self;
-                multiply::<S>((7, 5, 32), (a, row, column), (b, 32), (c, 32), add);
+                multiply::<S>((7, 5, 32), (a, row, column), (b, 32), (c, 32), Part::All, add);
             }
         }
         for isa in Isa::available() {
@@ -210,6 +239,35 @@ mod tests {
             for (at, c) in c.iter().enumerate() {
                 let exact: f32 = (0..k).map(|j| a[at / n * k + j] * b[j * n + at % n]).sum();
                 assert!((c - 2.0 * exact).abs() < 1e-5, "{isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_of_a_product_is_that_half() {
+        let (m, n) = (37, 48);
+        let value = |i: usize| ((i * 7919 % 2003) as f32 - 1001.) / 1500.;
+        // Zero above the diagonal.
+        let lower: Vec<f32> =
+            (0..m * m).map(|i| if i % m <= i / m { value(i) } else { 0.0 }).collect();
+        let b: Vec<f32> = (0..m * n).map(|i| value(i + 3)).collect();
+        struct Run<'a>(&'a [f32], usize, usize, &'a [f32], &'a mut [f32], Part);
+        impl Kernel for Run<'_> {
+            fn run<S: Simd>(self) {
+                let Run(a, row, column, b, c, part) = self;
+                multiply::<S>((37, 37, 48), (a, row, column), (b, 48), (c, 48), part, false);
+            }
+        }
+        for isa in Isa::available() {
+            for (row, column, half) in [(m, 1, Part::LowerOf), (1, m, Part::LowerOfTurned)] {
+                let (mut some, mut all) = (vec![0f32; m * n], vec![0f32; m * n]);
+                isa.run(Run(&lower, row, column, &b, &mut some, half));
+                isa.run(Run(&lower, row, column, &b, &mut all, Part::All));
+                assert_eq!(some, all, "{isa:?}");
+                isa.run(Run(&lower, row, column, &b, &mut some, Part::Lower));
+                for at in (0..m * n).filter(|at| at % n <= at / n) {
+                    assert_eq!(some[at], all[at], "{isa:?}");
+                }
             }
         }
     }

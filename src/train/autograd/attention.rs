@@ -7,10 +7,9 @@
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::ops::{fused, gradient, values, with_all};
 use crate::kernel::{Angles, Head, Window, copy_rows};
 use crate::tower::DecoderConfig;
 
@@ -255,7 +254,7 @@ impl Pack {
         Ok(made)
     }
 
-    /// The same in candle operations, padded to the longest sequence: for other devices, and the reference in tests.
+    /// [`Pack::forward`] in candle operations, padded to the longest sequence: for other devices, and the reference in tests.
     fn composed(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         let sequences = self.lengths.len();
@@ -320,53 +319,11 @@ fn with_head(length: usize, work: impl FnOnce(&mut Head)) {
     }
 }
 
-struct Attention(Pack);
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "packed-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let mut out = vec![0f32; q_layout.shape().elem_count()];
-        let (q, k, v) = (values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?);
-        self.0.forward(q, k, v, &mut out);
-        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [mut dq, mut dk, mut dv] = [q, k, v].map(|like| vec![0f32; like.elem_count()]);
-        with_all([q, k, v, grad], |inputs| {
-            self.0.backward(inputs, [&mut dq, &mut dk, &mut dv]);
-            Ok(())
-        })?;
-        Ok((gradient(dq, q)?, gradient(dk, k)?, gradient(dv, v)?))
-    }
-}
-
-/// Attention of `q` `[total, heads * head_dim]` on `k`, `v` `[total, kv_heads * head_dim]`, each sequence on its own.
+/// Attention of `q` `[total, heads * head_dim]` on `k`, `v` `[total, kv_heads * head_dim]`, each sequence on its own, of
+/// candle's operations.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, pack: &Pack) -> Result<Tensor> {
     if q.dim(0)? != pack.total() || pack.lengths.contains(&0) {
         candle_core::bail!("{} tokens for sequences of {:?}", q.dim(0)?, pack.lengths);
-    }
-    if fused(q) {
-        let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-        return q.apply_op3(&k, &v, Attention(pack.clone()));
     }
     pack.composed(q, k, v)
 }
@@ -380,7 +337,7 @@ mod tests {
     use crate::train::tests_support::tiny_config;
 
     #[test]
-    fn fused_attention_equals_the_composed_one() {
+    fn attention_on_slices_equals_the_composed_one() {
         // A head is half a vector wide, or one and a part.
         for head_dim in [8, 20] {
             check(DecoderConfig { head_dim, ..tiny_config("llama") });
@@ -411,19 +368,23 @@ mod tests {
             random(config.kv_heads),
             random(config.heads),
         );
-        let run = |y: Tensor| {
-            let loss = (&y * direction.as_tensor()).unwrap().sum_all().unwrap();
-            (y, loss.backward().unwrap())
+        let slice = |var: &Tensor| var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let [qs, ks, vs, g] = [&q, &k, &v, &direction].map(|var| slice(var));
+        let mut out = vec![0f32; qs.len()];
+        pack.forward(&qs, &ks, &vs, &mut out);
+        let [mut dq, mut dk, mut dv] = [&qs, &ks, &vs].map(|like| vec![0f32; like.len()]);
+        pack.backward([&qs, &ks, &vs, &g], [&mut dq, &mut dk, &mut dv]);
+        let y = attention(&q, &k, &v, &pack).unwrap();
+        let loss = (&y * direction.as_tensor()).unwrap().sum_all().unwrap();
+        let store = loss.backward().unwrap();
+        let close = |got: &[f32], expected: &[f32], tolerance: f32| {
+            let largest = expected.iter().fold(1f32, |most, value| most.max(value.abs()));
+            let far = got.iter().zip(expected).map(|(a, b)| (a - b).abs());
+            assert!(far.fold(0f32, f32::max) < tolerance * largest);
         };
-        let (a, ga) = run(attention(&q, &k, &v, &pack).unwrap());
-        let (b, gb) = run(pack.composed(&q, &k, &v).unwrap());
-        let largest = |t: &Tensor| {
-            t.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
-        };
-        assert!(largest(&(&a - &b).unwrap()) < 1e-5);
-        for var in [&q, &k, &v] {
-            let (x, y) = (ga.get(var).unwrap(), gb.get(var).unwrap());
-            assert!(largest(&(x - y).unwrap()) < 2e-5 * largest(y).max(1.0));
+        close(&out, &slice(&y), 1e-5);
+        for (got, var) in [(dq, &q), (dk, &k), (dv, &v)] {
+            close(&got, &slice(store.get(var).unwrap()), 2e-5);
         }
     }
 }

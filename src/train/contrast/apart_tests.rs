@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use super::build::build;
+use super::data::TrainData;
 use super::options::{FullOptions, Method, TrainOptions};
 use super::tests::{
     CPU, check_caching, check_cosines, check_gradients, check_resuming, encode, example, folder,
-    input, mean_loss, model, resolve, train,
+    input, mean_loss, model, resolve, train, train_files,
 };
 use crate::error::ErrorKind;
 use crate::train::model::LoraOptions;
 use crate::train::report::TrainReport;
 use crate::train::tests_support::{
-    RandomWeights, pairs_file, silent, tensors, tiny_config, tiny_options, tiny_pairs,
+    RandomWeights, pairs_file, silent, tensors, tiny_config, tiny_data, tiny_options,
 };
 use crate::types::{Cancel, Pooling};
 
@@ -43,9 +44,9 @@ fn gradients_of_both_sides_are_right() {
 
 #[test]
 fn the_query_side_has_the_first_layers_and_parameters_of_its_own() {
-    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
+    let (config, data) = (tiny_config("llama"), tiny_data());
     let count = |options: &TrainOptions| {
-        let (_, vars) = build(&input(&config, &pairs), options, &CPU).unwrap();
+        let (_, vars) = build(&input(&config, &data), options, &CPU).unwrap();
         let query = vars.iter().filter(|(name, _)| name.starts_with("query:")).count();
         (query, vars.len() - query)
     };
@@ -58,7 +59,7 @@ fn the_query_side_has_the_first_layers_and_parameters_of_its_own() {
     assert_eq!(count(&both), (9 + 1, 2 * 9 + 1));
     let mut options = cut_by_lora();
     options.query.layers = Some(3);
-    let error = build(&input(&config, &pairs), &options, &CPU).err().unwrap();
+    let error = build(&input(&config, &data), &options, &CPU).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(
         error.to_string().contains("query.layers is 3, but the document tower has 2"),
@@ -96,7 +97,7 @@ fn both_sides_learn_and_a_run_resumes_bit_for_bit() {
 #[test]
 fn the_query_sides_learning_rate_is_its_own() {
     // One step: every parameter with a gradient moves by the learning rate (AdamW's first step).
-    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
+    let (config, data) = (tiny_config("llama"), tiny_data());
     let mut options = cut_in_full();
     options.steps = Some(1);
     options.validation.pairs = 0;
@@ -105,7 +106,7 @@ fn the_query_sides_learning_rate_is_its_own() {
     let dir = tempfile::tempdir().unwrap();
     train(&options, dir.path(), &Cancel::new()).unwrap();
     let saved = tensors(dir.path().join("query-model/model.safetensors"));
-    let (_, vars) = build(&input(&config, &pairs), &options, &CPU).unwrap();
+    let (_, vars) = build(&input(&config, &data), &options, &CPU).unwrap();
     let name = "model.layers.0.mlp.down_proj.weight";
     let (_, before) = vars.iter().find(|(own, _)| *own == format!("query:{name}")).unwrap();
     let moved = (&saved[name] - before.as_detached_tensor()).unwrap().abs().unwrap();
@@ -129,9 +130,8 @@ async fn the_exported_pair_is_the_trained_pair() {
         options.optimizer.learning_rate = 1e-2;
         let reporter = silent();
         let out = dir.path().join("out");
-        let cancel = Cancel::new();
         let train = async |options: &TrainOptions, out: &Path| {
-            super::train(options, dir.path(), out, vec![CPU], &reporter, &cancel).await.unwrap()
+            train_files(options, dir.path(), out).await.unwrap()
         };
         train(&options, &out).await;
 
@@ -159,8 +159,8 @@ async fn the_exported_pair_is_the_trained_pair() {
 
         // The state of the run, loaded into the model that was trained.
         let (config, weights) = (tiny_config("llama"), RandomWeights);
-        let pairs = tiny_pairs();
-        let mut trained = input(&config, &pairs);
+        let data = tiny_data();
+        let mut trained = input(&config, &data);
         (trained.weights, trained.query_weights) = (&weights, &weights);
         let (model, vars) = build(&trained, &options, &CPU).unwrap();
         let saved = tensors(out.join("checkpoint.safetensors"));
@@ -180,7 +180,10 @@ async fn the_exported_pair_is_the_trained_pair() {
         // Another round goes on from both; at half precision the pair belongs together too.
         let small = dir.path().join("small");
         let cpu = vec![CPU];
-        super::export(&options, dir.path(), &out, &small, true, cpu, &reporter).await.unwrap();
+        let data = TrainData::open(&options, dir.path(), &reporter, &Cancel::new()).await.unwrap();
+        super::export(&options, dir.path(), &data, &out, &small, true, cpu, &reporter)
+            .await
+            .unwrap();
         if case == "lora" {
             let mut half = options.query_tower();
             (half.adapter, half.max_tokens) = (Some("small/query-adapter".into()), Some(64));

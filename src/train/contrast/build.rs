@@ -6,12 +6,13 @@ use candle_core::{DType, Device};
 
 use super::input::TrainInput;
 use super::options::{Method, TrainOptions};
-use super::step::{Model, Tracked};
+use super::step::{Model, QueryTower, Tracked};
 use crate::dataset::SplitMix64;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::tower::{DecoderConfig, DeviceSpec, WeightSource, open_cuda};
 use crate::train::model::adapter::Adapter;
 use crate::train::model::decoder::{Decoder, NamedVar, Precision, Trainable};
+use crate::train::model::student::Student;
 use crate::train::optimizer::AdamW;
 use crate::train::tensors::tensor_error;
 use crate::types::Arithmetic;
@@ -20,7 +21,7 @@ use crate::types::Arithmetic;
 pub(super) const QUERY: &str = "query:";
 
 /// The device that a spec names.
-fn open_device(spec: &DeviceSpec) -> Result<Device> {
+pub(super) fn open_device(spec: &DeviceSpec) -> Result<Device> {
     match spec {
         DeviceSpec::Cpu { .. } => Ok(Device::Cpu),
         DeviceSpec::Cuda(number) => open_cuda(*number),
@@ -86,20 +87,28 @@ pub(super) fn build(
     let mut rng = SplitMix64::new(options.seed ^ 0x4C4F_5241);
     let mut adapt = |decoder: Decoder, method: &Method, from: Option<&Path>, cut: bool| {
         let Method::Lora(lora) = method else {
-            return Ok((Tracked::new(decoder, None), Vec::new()));
+            return Ok((Tracked { decoder, adapter: None }, Vec::new()));
         };
         let adapter = Adapter::new(&decoder.config, lora, &mut rng, &device)?;
         if let Some(folder) = from {
             adapter.start_from(folder, cut)?;
         }
         let named = adapter.named();
-        Ok::<_, Error>((Tracked::new(decoder, Some(adapter)), named))
+        Ok::<_, Error>((Tracked { decoder, adapter: Some(adapter) }, named))
     };
+    dimensions(input.config, options)?;
     let (decoder, mut vars) = load(input.config, input.weights, &options.method)?;
     let (document, named) = adapt(decoder, &options.method, input.adapter, false)?;
     vars.extend(named);
     let mut query = None;
-    if options.separate() {
+    let renamed = |(name, var): NamedVar| (format!("{QUERY}{name}"), var);
+    if let Some(student) = &options.query.student {
+        let dimensions = dimensions(input.config, options)?;
+        let (student, own) = Student::encoder(student, input.base_dir, dimensions, options.seed)
+            .context(|| "query")?;
+        vars.extend(own.iter().cloned().map(renamed));
+        query = Some(QueryTower::Student { student, vars: own });
+    } else if options.separate() {
         let layers = options.query.layers.map_or(input.config.layers, |layers| layers as usize);
         if !(1..=input.config.layers).contains(&layers) {
             return Err(Error::config(format!(
@@ -118,12 +127,22 @@ pub(super) fn build(
         };
         let cut = layers < input.config.layers;
         let (side, named) = adapt(decoder, method, input.query_adapter, cut)?;
-        let renamed = own.into_iter().chain(named);
-        vars.extend(renamed.map(|(name, var)| (format!("{QUERY}{name}"), var)));
-        query = Some(side);
+        vars.extend(own.into_iter().chain(named).map(renamed));
+        query = Some(QueryTower::Decoder(side));
     }
     let parameters = vars.iter().map(|(_, var)| var.clone()).collect();
     Ok((Model::new(document, query, parameters), vars))
+}
+
+/// Dimensions of the vectors; every cut of `loss.matryoshka` has fewer.
+pub(super) fn dimensions(config: &DecoderConfig, options: &TrainOptions) -> Result<usize> {
+    let whole = options.tower.dimensions.map_or(config.hidden_size, |cut| cut as usize);
+    match options.loss.matryoshka.iter().find(|cut| **cut as usize >= whole) {
+        None => Ok(whole),
+        Some(cut) => Err(Error::config(format!(
+            "loss.matryoshka has {cut}, but the vectors have {whole} dimensions; name fewer"
+        ))),
+    }
 }
 
 /// The optimizer, with the query side's own learning rate.

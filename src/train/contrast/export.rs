@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::build::QUERY;
 use super::options::TrainOptions;
-use super::step::{Model, Tracked};
+use super::step::{Model, QueryTower, Tracked};
 use crate::error::Result;
 use crate::tower::{Exported, Tower};
 use crate::train::files::{cannot, save_tensors, write_json};
@@ -46,6 +46,12 @@ pub(super) fn export(
     };
     let Some(query) = &model.query else { return Ok(()) };
     let space = document.map(|tower| tower.space_with(&exported)).transpose()?;
+    let query = match query {
+        QueryTower::Decoder(query) => query,
+        QueryTower::Student { student, vars } => {
+            return student.export(&output.join("query-model"), vars, space.as_ref());
+        }
+    };
     match &query.adapter {
         Some(adapter) => {
             let ours = space.map(|space| json!({ "teacher": space }).to_string());

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::batch::Batch;
+use super::data::TrainData;
 use super::options::TrainOptions;
+use super::teacher::TeacherVectors;
 use crate::dataset::PairSet;
 use crate::error::{Error, Result};
 use crate::tower::{DecoderConfig, DeviceSpec, Tower, WeightSource};
@@ -18,8 +20,9 @@ pub enum Side {
     Document,
 }
 
-/// Turns a text of a side into token ids, prompt included.
-pub type Tokenize<'a> = dyn Fn(Side, &str) -> Result<Vec<u32>> + Sync + 'a;
+/// Turns a text of a side, that a source of this number shows, into token ids, prompt included. Sources count pairs first,
+/// then plain texts.
+pub type Tokenize<'a> = dyn Fn(Side, u32, &str) -> Result<Vec<u32>> + Sync + 'a;
 
 /// Token ids of several texts.
 type Sequences = Vec<Vec<u32>>;
@@ -32,34 +35,47 @@ pub struct TrainInput<'a> {
     pub weights: &'a dyn WeightSource,
     /// Weights that a query side of its own starts from.
     pub query_weights: &'a dyn WeightSource,
-    /// The pairs.
-    pub pairs: &'a PairSet,
+    /// The texts.
+    pub data: &'a TrainData,
+    /// What the teacher makes of them.
+    pub teacher: Option<&'a TeacherVectors>,
     /// Tokenizer of both sides.
     pub tokenize: &'a Tokenize<'a>,
     /// A LoRA adapter (PEFT folder) to train further; `weights` are without it.
     pub adapter: Option<&'a Path>,
     /// The same for a query side of its own.
     pub query_adapter: Option<&'a Path>,
+    /// Where the paths of a query side's encoder start.
+    pub base_dir: &'a Path,
     /// The document tower: its space, with what is trained here, goes with a query side of its own.
     pub document: Option<&'a Tower>,
-    /// Names what all of this is read from, beside pairs and options: towers, tokenizers, adapters.
+    /// Names what all of this is read from, beside texts and options: towers, tokenizers, adapters, the teacher's files.
     pub origin: Digest256,
     /// Where to compute: one device, or several that share every batch. Parameters and optimizer live on the first.
     pub devices: Vec<DeviceSpec>,
 }
 
 impl TrainInput<'_> {
-    /// Names a run by all that decides its losses: options, what it starts from, pairs.
+    /// Names a run by all that decides its losses: options, what it starts from, texts.
     pub(super) fn digest(&self, options: &TrainOptions) -> Result<Digest256> {
         let mut hasher = Hasher256::new();
         hasher.field(options.digest()?.0).field(self.origin.0);
-        let PairSet { pairs, documents, .. } = self.pairs;
-        for pair in pairs {
-            hasher.field(&pair.query).field(&documents[pair.document as usize]);
-            hasher.field(pair.weight.to_le_bytes()).field(pair.negatives.len().to_le_bytes());
-            for negative in &pair.negatives {
-                hasher.field(&documents[*negative as usize]);
+        for PairSet { pairs, documents, .. } in
+            [&self.data.pairs].into_iter().chain(&self.data.held_out)
+        {
+            for pair in pairs {
+                hasher.field(&pair.query).field(&documents[pair.document as usize]);
+                hasher.field(pair.weight.to_le_bytes()).field(pair.negatives.len().to_le_bytes());
+                for negative in &pair.negatives {
+                    hasher.field(&documents[*negative as usize]);
+                }
+                pair.margins.iter().for_each(|margin| {
+                    hasher.field(margin.to_le_bytes());
+                });
             }
+        }
+        for text in self.data.texts.sources.iter().flatten() {
+            hasher.field(text);
         }
         Ok(hasher.finish())
     }
@@ -70,18 +86,15 @@ impl TrainInput<'_> {
     }
 
     /// Token ids of a batch: queries, then documents.
-    pub(super) fn tokens(&self, batch: &Batch) -> Result<(Sequences, Sequences)> {
-        let PairSet { pairs, documents, .. } = self.pairs;
-        let queries = batch
-            .pairs
-            .iter()
-            .map(|at| (self.tokenize)(Side::Query, &pairs[*at as usize].query))
-            .collect::<Result<_>>()?;
-        let documents = batch
-            .documents
-            .iter()
-            .map(|at| (self.tokenize)(Side::Document, &documents[*at as usize]))
-            .collect::<Result<_>>()?;
-        Ok((queries, documents))
+    pub(super) fn tokens(
+        &self,
+        batch: &Batch,
+        options: &TrainOptions,
+    ) -> Result<(Sequences, Sequences)> {
+        let [queries, documents] = batch.shown(self.data, options);
+        let ids = |side: Side, texts: Vec<(u32, &str)>| -> Result<Sequences> {
+            texts.into_iter().map(|(source, text)| (self.tokenize)(side, source, text)).collect()
+        };
+        Ok((ids(Side::Query, queries)?, ids(Side::Document, documents)?))
     }
 }

@@ -1,12 +1,16 @@
 //! Options of stage 1.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::PairSource;
+use super::objective::LossOptions;
+use super::teacher::TeacherOptions;
+use crate::dataset::{PairSource, TextSource};
 use crate::error::{Error, Result, ResultExt};
 use crate::tower::TowerOptions;
-use crate::train::model::LoraOptions;
+use crate::train::model::{LoraOptions, StudentOptions};
 use crate::train::options::{
     self, OptimizerOptions, ValidationOptions, check_positive, check_temperature,
 };
@@ -22,6 +26,19 @@ pub struct TrainOptions {
     pub query: QuerySide,
     /// Training pairs.
     pub pairs: Vec<PairSource>,
+    /// Texts without pairs, of which a teacher says how alike they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<TextSource>,
+    /// An embedder that scores the texts of a batch, for the terms of `loss` that want one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherOptions>,
+    /// What is made small.
+    #[serde(default)]
+    pub loss: LossOptions,
+    /// Retrieval sets (folders in BEIR layout) that the tower will be judged on: a training text that is one of their
+    /// queries or documents, but for case, spaces and punctuation, is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judged: Vec<PathBuf>,
     /// Pairs held out to watch.
     #[serde(default)]
     pub validation: ValidationOptions,
@@ -36,7 +53,7 @@ pub struct TrainOptions {
     /// Hard negatives taken per pair, from those that the pairs carry.
     #[serde(default)]
     pub hard_negatives: usize,
-    /// Cosines are divided by it.
+    /// Cosines are divided by it before they are contrasted.
     #[serde(default = "options::temperature")]
     pub temperature: f64,
     /// How pairs are drawn into batches.
@@ -88,6 +105,11 @@ pub struct QuerySide {
     /// the tower's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
+    /// A small encoder (`kind = "bert"`) as query tower, trained jointly with the document tower, end to end. Its prompt is
+    /// none and its `max_tokens` its own; its projection starts where it maps queries closest to where the document tower
+    /// places them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub student: Option<StudentOptions>,
 }
 
 fn default_query_tokens() -> u32 {
@@ -142,6 +164,9 @@ impl TrainOptions {
     pub fn validate(&self) -> Result<()> {
         check_temperature(self.temperature, "temperature")?;
         self.optimizer.validate()?;
+        self.validation.validate()?;
+        self.loss.validate(self.teacher.is_some())?;
+        self.validate_sources()?;
         if self.batch_pairs < 2 {
             return Err(Error::config("batch_pairs must be at least 2: a pair needs a negative"));
         }
@@ -150,6 +175,25 @@ impl TrainOptions {
         }
         if let Method::Lora(lora) = &self.method {
             lora.validate()?;
+        }
+        if let Some(teacher) = &self.teacher {
+            teacher.validate()?;
+        }
+        if let Some(student) = &self.query.student {
+            let QuerySide { prompt_prefix, prompt_suffix, layers, method, adapter, .. } =
+                &self.query;
+            let of_the_llm = layers.is_some() || method.is_some() || adapter.is_some();
+            if of_the_llm || !prompt_prefix.is_empty() || !prompt_suffix.is_empty() {
+                return Err(Error::config(
+                    "query.student takes no prompt, layers, method or adapter of the LLM's",
+                ));
+            }
+            if !matches!(student, StudentOptions::Bert { .. }) {
+                return Err(Error::config(
+                    "query.student must be of kind \"bert\"; query.layers cuts the LLM",
+                ));
+            }
+            student.validate().context(|| "query")?;
         }
         if let Method::Lora(lora) = self.query_method() {
             lora.validate().context(|| "query")?;
@@ -165,11 +209,45 @@ impl TrainOptions {
         Ok(())
     }
 
+    fn validate_sources(&self) -> Result<()> {
+        for source in &self.pairs {
+            let at = || source.path.display().to_string();
+            if let Some(temperature) = source.temperature {
+                check_temperature(temperature, "pairs.temperature").context(at)?;
+            }
+            if source.share.is_some() && self.order != Order::BySource {
+                return Err(Error::config("pairs.share needs order = \"by_source\"").context(at()));
+            }
+        }
+        if !self.texts.is_empty() && self.loss.gram_weight == 0.0 {
+            return Err(Error::config("texts without pairs need loss.gram_weight and a teacher"));
+        }
+        let shares = self.pairs.iter().filter_map(|source| source.share);
+        let shares = shares.chain(self.texts.iter().filter_map(|source| source.share));
+        let (mut count, mut sum) = (0, 0.0);
+        for share in shares {
+            if !(share > 0.0 && share <= 1.0) {
+                return Err(Error::config("share must be above 0 and at most 1"));
+            }
+            (count, sum) = (count + 1, sum + share);
+        }
+        let unsaid = match self.order {
+            Order::BySource => self.pairs.len() + self.texts.len() > count,
+            Order::Mixed => true,
+        };
+        match sum > 1.0 + 1e-9 || (unsaid && sum > 1.0 - 1e-9) {
+            true => Err(Error::config(
+                "the shares of the sources leave nothing for the others, or are above 1 together",
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Whether the query side has parameters of its own.
     pub fn separate(&self) -> bool {
-        let QuerySide { layers, method, adapter, .. } = &self.query;
+        let QuerySide { layers, method, adapter, student, .. } = &self.query;
         let asked = matches!(&self.method, Method::Lora(lora) if lora.separate);
-        asked || layers.is_some() || method.is_some() || adapter.is_some()
+        asked || layers.is_some() || method.is_some() || adapter.is_some() || student.is_some()
     }
 
     /// What is trained on the query side.
@@ -180,6 +258,7 @@ impl TrainOptions {
     /// Names the run: options that change the losses beyond rounding.
     pub(super) fn digest(&self) -> Result<Digest256> {
         let mut same = self.clone();
+        same.optimizer.of_a_run(&mut same.steps);
         same.checkpoint_seconds = 0;
         same.activation_tokens = 0;
         crate::types::hash_json(&same)

@@ -2,38 +2,55 @@
 //! taken over all of it, and its gradient is carried back through each chunk (Gao et al. 2021). Several devices share a
 //! batch in the same way: a chunk is embedded wherever there is room.
 
-use candle_core::{Device, Tensor, Var};
+use std::cmp::Reverse;
+use std::ops::Range;
 
-use super::loss::{Contrast, info_nce};
+use candle_core::{Tensor, Var};
+
+use super::objective::Objective;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::train::gradients::Gradients;
 use crate::train::model::adapter::Adapter;
-use crate::train::model::decoder::Decoder;
+use crate::train::model::decoder::{Decoder, Memory, NamedVar, normalize};
+use crate::train::model::student::Student;
 use crate::train::tensors::{STACK, tensor_error};
 
 /// One tower in training: a decoder and, where only that is trained, the adapter over it.
 pub(super) struct Tracked {
     pub(super) decoder: Decoder,
-    frozen: Decoder,
     pub(super) adapter: Option<Adapter>,
 }
 
+/// A query tower with parameters of its own.
+pub(super) enum QueryTower {
+    /// The LLM, or its first layers.
+    Decoder(Tracked),
+    /// A small encoder.
+    Student { student: Student, vars: Vec<NamedVar> },
+}
+
 impl Tracked {
-    pub(super) fn new(decoder: Decoder, adapter: Option<Adapter>) -> Self {
-        let frozen = decoder.detached();
-        Self { decoder, frozen, adapter }
+    fn embed(&self, sequences: &[&[u32]], keep: bool) -> Result<(Tensor, Memory)> {
+        let view = self.adapter.as_ref().map(Adapter::view);
+        self.decoder.embed(sequences, view.as_ref(), keep)
     }
 
-    fn embed(&self, sequences: &[&[u32]], track: bool) -> Result<Tensor> {
-        let view = self.adapter.as_ref().map(|adapter| adapter.view(track));
-        let decoder = if track { &self.decoder } else { &self.frozen };
-        decoder.embed(sequences, view.as_ref())
+    fn backward(
+        &self,
+        memory: Memory,
+        sequences: &[&[u32]],
+        upstream: &Tensor,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let view = self.adapter.as_ref().map(Adapter::view);
+        self.decoder.backward(memory, sequences, view.as_ref(), upstream, grads)
     }
 }
 
 /// The towers in training: one for documents and, where queries have parameters of their own, one for those.
 pub(super) struct Model {
     pub(super) document: Tracked,
-    pub(super) query: Option<Tracked>,
+    pub(super) query: Option<QueryTower>,
     vars: Vec<Var>,
 }
 
@@ -44,10 +61,12 @@ pub(super) struct StepResult {
     /// In the order of the parameters.
     pub(super) grads: Vec<Option<Tensor>>,
     pub(super) tokens: usize,
+    /// Tokens that went forward twice, for want of room.
+    pub(super) repeated: usize,
 }
 
 impl Model {
-    pub(super) fn new(document: Tracked, query: Option<Tracked>, vars: Vec<Var>) -> Self {
+    pub(super) fn new(document: Tracked, query: Option<QueryTower>, vars: Vec<Var>) -> Self {
         Self { document, query, vars }
     }
 
@@ -57,15 +76,49 @@ impl Model {
     }
 
     /// Embeds sequences of one tower, `[sequences, dimensions]`.
-    fn embed(&self, items: &[Item<'_>], track: bool) -> Result<Tensor> {
+    fn embed(&self, items: &[Item<'_>], keep: bool) -> Result<(Tensor, Memory)> {
         let sequences: Vec<&[u32]> = items.iter().map(|(_, s)| *s).collect();
         match (&self.query, items[0].0) {
-            (Some(query), 0) => query.embed(&sequences, track),
-            _ => self.document.embed(&sequences, track),
+            (Some(QueryTower::Decoder(query)), 0) => query.embed(&sequences, keep),
+            (Some(QueryTower::Student { student, .. }), 0) => {
+                let vectors = student.forward(&sequences)?;
+                let unit = normalize(&vectors).map_err(tensor_error)?.detach();
+                Ok((unit, Memory::Nothing))
+            }
+            _ => self.document.embed(&sequences, keep),
         }
     }
 
-    /// Embeds sequences of one side without a graph, `[sequences, dimensions]`.
+    fn backward(
+        &self,
+        items: &[Item<'_>],
+        memory: Memory,
+        upstream: &Tensor,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let sequences: Vec<&[u32]> = items.iter().map(|(_, s)| *s).collect();
+        match (&self.query, items[0].0) {
+            (Some(QueryTower::Decoder(query)), 0) => {
+                query.backward(memory, &sequences, upstream, grads)
+            }
+            (Some(QueryTower::Student { student, vars }), 0) => {
+                let pull = |vectors: &Tensor, range: Range<usize>| {
+                    let upstream = upstream.narrow(0, range.start, range.len())?;
+                    Ok(((normalize(vectors)? * upstream)?.sum_all()?, 0.0))
+                };
+                let learnt = student.gradients(&sequences, vars, &pull)?;
+                for ((_, var), found) in vars.iter().zip(learnt.gradients) {
+                    if let Some(found) = found {
+                        grads.add(var.id(), found).map_err(tensor_error)?;
+                    }
+                }
+                Ok(())
+            }
+            _ => self.document.backward(memory, &sequences, upstream, grads),
+        }
+    }
+
+    /// Embeds sequences of one side, `[sequences, dimensions]`.
     pub(super) fn encode(
         &self,
         side: usize,
@@ -75,56 +128,66 @@ impl Model {
         let items: Vec<Item<'_>> =
             sequences.iter().map(|s| (self.tower_of(side), s.as_slice())).collect();
         let chunks = chunks(&items, chunk_tokens).into_iter();
-        let parts: Vec<Tensor> =
-            chunks.map(|chunk| self.embed(chunk, false)).collect::<Result<_>>()?;
+        let parts: Vec<Tensor> = chunks
+            .map(|chunk| self.embed(chunk, false).map(|(vectors, _)| vectors))
+            .collect::<Result<_>>()?;
         Tensor::cat(&parts, 0).map_err(tensor_error)
     }
 
-    /// Where it computes.
-    fn device(&self) -> &Device {
-        self.document.decoder.device()
-    }
-
-    /// Embeds this replica's share of a batch. What fits at once keeps its graph; otherwise each chunk is embedded again
-    /// when its gradient is known.
+    /// Embeds this replica's share of a batch. As much of it as there is room for is kept for the way back; the rest is
+    /// embedded again when its gradient is known.
     fn embed_share<'a>(
         &self,
         items: &'a [Item<'a>],
         activation_tokens: usize,
     ) -> Result<Share<'a>> {
-        let keep = items.iter().map(|(_, s)| s.len()).sum::<usize>() <= activation_tokens;
         let chunks = chunks(items, activation_tokens);
-        let parts: Vec<Tensor> =
-            chunks.iter().map(|chunk| self.embed(chunk, keep)).collect::<Result<_>>()?;
-        let detached = parts.iter().map(Tensor::detach).collect();
-        Ok(Share { chunks, detached, graphs: if keep { parts } else { Vec::new() } })
+        let tokens = |at: usize| chunks[at].iter().map(|(_, s)| s.len()).sum::<usize>();
+        // The largest first, so that little is left; and those that are not kept before those that are, which fill the room.
+        let mut by_size: Vec<usize> = (0..chunks.len()).collect();
+        by_size.sort_by_key(|at| (Reverse(tokens(*at)), *at));
+        let mut room = activation_tokens;
+        let (kept, again): (Vec<usize>, Vec<usize>) = by_size.into_iter().partition(|at| {
+            // A text longer than there is room for is held all the same: on the way back it would be, too.
+            let fits = tokens(*at) <= room || room == activation_tokens;
+            room -= if fits { tokens(*at).min(room) } else { 0 };
+            fits
+        });
+        let mut parts: Vec<Option<(Tensor, Memory)>> = chunks.iter().map(|_| None).collect();
+        for at in &again {
+            parts[*at] = Some(self.embed(chunks[*at], false)?);
+        }
+        for at in &kept {
+            parts[*at] = Some(self.embed(chunks[*at], true)?);
+        }
+        let repeated = again.iter().map(|at| tokens(*at)).sum();
+        let (detached, memories) = parts.into_iter().flatten().unzip();
+        let order = kept.into_iter().chain(again).collect();
+        Ok(Share { chunks, detached, memories, order, repeated })
     }
 
     /// The share's part of the gradients, given the gradient of its vectors, `[rows, dimensions]`.
     fn backward_share(&self, share: Share<'_>, upstream: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let upstream = upstream.to_device(self.device()).map_err(tensor_error)?;
-        let mut grads: Vec<Option<Tensor>> = vec![None; self.vars.len()];
-        let mut start = 0;
-        let mut graphs = share.graphs.into_iter();
-        for chunk in &share.chunks {
-            let part = match graphs.next() {
-                Some(part) => part,
-                None => self.embed(chunk, true)?,
-            };
-            let rows = chunk.len();
-            let mut back = || {
-                let upstream = upstream.narrow(0, start, rows)?.detach();
-                let surrogate = (&part * upstream)?.sum_all()?;
-                let mut store = surrogate.backward()?;
-                for (sum, var) in grads.iter_mut().zip(&self.vars) {
-                    add(sum, store.remove(var).map(|grad| grad.detach()))?;
-                }
-                Ok(())
-            };
-            back().map_err(tensor_error)?;
-            start += rows;
+        let mut grads = Gradients::new(&self.vars);
+        let mut memories: Vec<Option<Memory>> = share.memories.into_iter().map(Some).collect();
+        let starts: Vec<usize> = share
+            .chunks
+            .iter()
+            .scan(0, |end, chunk| {
+                *end += chunk.len();
+                Some(*end - chunk.len())
+            })
+            .collect();
+        for at in share.order {
+            let chunk = share.chunks[at];
+            let own = upstream
+                .narrow(0, starts[at], chunk.len())
+                .and_then(|own| own.detach().to_device(share.detached[at].device()))
+                .map_err(tensor_error)?;
+            let memory = memories[at].take().unwrap_or(Memory::Nothing);
+            self.backward(chunk, memory, &own, &mut grads)?;
         }
-        Ok(grads)
+        Ok(grads.finish())
     }
 }
 
@@ -136,18 +199,12 @@ struct Share<'a> {
     chunks: Vec<&'a [Item<'a>]>,
     /// Vectors of each chunk.
     detached: Vec<Tensor>,
-    /// The same with their graphs, or nothing.
-    graphs: Vec<Tensor>,
-}
-
-/// `sum += grad`
-fn add(sum: &mut Option<Tensor>, grad: Option<Tensor>) -> candle_core::Result<()> {
-    let Some(grad) = grad else { return Ok(()) };
-    *sum = Some(match sum.take() {
-        Some(sum) => (sum + grad)?,
-        None => grad,
-    });
-    Ok(())
+    /// What is kept of each for the way back.
+    memories: Vec<Memory>,
+    /// The chunks in the order of the way back: what takes room first.
+    order: Vec<usize>,
+    /// Tokens that go forward again.
+    repeated: usize,
 }
 
 /// Loss and gradients of a batch. Every replica embeds a share of it; their vectors are gathered, the loss contrasts each
@@ -157,8 +214,7 @@ pub(super) fn step(
     replicas: &[Model],
     queries: &[Vec<u32>],
     documents: &[Vec<u32>],
-    contrast: &Contrast,
-    temperature: f64,
+    objective: &Objective<'_>,
     activation_tokens: usize,
 ) -> Result<StepResult> {
     let first = first(replicas)?;
@@ -172,20 +228,19 @@ pub(super) fn step(
     let gather = || {
         let vectors = embedded.iter().flat_map(|share| &share.detached);
         let vectors: Vec<Tensor> = vectors
-            .map(|part| part.to_device(first.device()))
+            .map(|part| part.to_device(first.document.decoder.device()))
             .collect::<candle_core::Result<_>>()?;
         let all = Var::from_tensor(&Tensor::cat(&vectors, 0)?)?;
-        let q = all.narrow(0, 0, queries.len())?;
-        let d = all.narrow(0, queries.len(), documents.len())?;
-        let (loss, accuracy) = info_nce(&q, &d, contrast, temperature)?;
+        let (loss, accuracy) = objective.loss(&all)?;
         Ok((loss.to_scalar::<f32>()?, accuracy, loss.backward()?.remove(&all)))
     };
     let (loss, accuracy, upstream) = gather().map_err(tensor_error)?;
     let upstream =
         upstream.ok_or_else(|| Error::internal("the loss does not reach the vectors"))?;
-    let mut start = 0;
+    let (mut start, mut repeated) = (0, 0);
     let mut work = Vec::with_capacity(embedded.len());
     for share in embedded {
+        repeated += share.repeated;
         let rows = share.chunks.iter().map(|chunk| chunk.len()).sum();
         let part = upstream.narrow(0, start, rows).map_err(tensor_error)?;
         work.push((share, part));
@@ -194,14 +249,15 @@ pub(super) fn step(
     let shares = on_each(replicas.iter().zip(work), |model, (share, upstream)| {
         model.backward_share(share, &upstream)
     })?;
-    let mut grads: Vec<Option<Tensor>> = vec![None; first.vars.len()];
+    let mut grads = Gradients::new(&first.vars);
     for share in shares {
-        for (sum, grad) in grads.iter_mut().zip(share) {
-            let grad = grad.map(|grad| grad.to_device(first.device())).transpose();
-            grad.and_then(|grad| add(sum, grad)).map_err(tensor_error)?;
+        for (var, grad) in first.vars.iter().zip(share) {
+            let Some(grad) = grad else { continue };
+            let grad = grad.to_device(var.device());
+            grad.and_then(|grad| grads.add(var.id(), grad)).map_err(tensor_error)?;
         }
     }
-    Ok(StepResult { loss, accuracy, grads, tokens })
+    Ok(StepResult { loss, accuracy, grads: grads.finish(), tokens, repeated })
 }
 
 /// Gives every replica the parameters of the first.

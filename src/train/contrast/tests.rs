@@ -8,34 +8,36 @@ use candle_core::Tensor;
 use serde::Deserialize;
 
 use super::build::build;
+use super::data::TrainData;
 use super::input::{Side, TrainInput};
-use super::loss::Contrast;
+use super::objective::{Contrast, LossOptions, Objective};
 use super::options::{FullOptions, Method, TrainOptions};
 use super::step::{Model, StepResult, step};
 use super::train_decoder;
-use crate::dataset::{PairSet, SplitMix64};
+use crate::dataset::SplitMix64;
 use crate::error::{ErrorKind, Result};
 use crate::tower::{DecoderConfig, DeviceSpec, Sliding, Tower, TowerOptions};
 use crate::train::model::LoraOptions;
-use crate::train::model::decoder::{Decoder, Precision, Trainable};
 use crate::train::report::{StepRecord, TrainReport};
 use crate::train::tests_support::{
-    RandomWeights, bytes, hashed, letter_tokenizer, pairs_file, silent, tensors, tiny_config,
-    tiny_options, tiny_pairs,
+    RandomWeights, bytes, hashed, pairs_file, silent, tensors, tiny_config, tiny_data,
+    tiny_options, write_llm,
 };
 use crate::types::{Cancel, Embeddings, Pooling};
 
 pub(super) const CPU: DeviceSpec = DeviceSpec::Cpu { threads: 0 };
 
-pub(super) fn input<'a>(config: &'a DecoderConfig, pairs: &'a PairSet) -> TrainInput<'a> {
+pub(super) fn input<'a>(config: &'a DecoderConfig, data: &'a TrainData) -> TrainInput<'a> {
     TrainInput {
         config,
         weights: &RandomWeights,
         query_weights: &RandomWeights,
-        pairs,
+        data,
+        teacher: None,
         tokenize: &bytes,
         adapter: None,
         query_adapter: None,
+        base_dir: Path::new("."),
         document: None,
         origin: crate::types::Digest256::of(b"tests"),
         devices: vec![CPU],
@@ -47,8 +49,8 @@ pub(super) fn model(
     config: &DecoderConfig,
     options: &TrainOptions,
 ) -> (Model, Vec<(String, candle_core::Var)>) {
-    let pairs = tiny_pairs();
-    let (model, vars) = build(&input(config, &pairs), options, &CPU).unwrap();
+    let data = tiny_data();
+    let (model, vars) = build(&input(config, &data), options, &CPU).unwrap();
     for (name, var) in vars.iter().filter(|(name, _)| name.contains("lora_")) {
         let data: Vec<f32> = (0..var.elem_count()).map(|i| 0.3 * hashed(name, i)).collect();
         var.set(&Tensor::from_vec(data, var.shape(), var.device()).unwrap()).unwrap();
@@ -59,12 +61,12 @@ pub(super) fn model(
 pub(super) struct Example {
     pub(super) queries: Vec<Vec<u32>>,
     pub(super) documents: Vec<Vec<u32>>,
-    contrast: Contrast,
+    pub(super) contrast: Contrast,
 }
 
 pub(super) fn example() -> Example {
     let texts = |side, all: &[&str]| -> Vec<Vec<u32>> {
-        all.iter().map(|text| bytes(side, text).unwrap()).collect()
+        all.iter().map(|text| bytes(side, 0, text).unwrap()).collect()
     };
     Example {
         queries: texts(Side::Query, &["beer", "hops and malt", "x", "coffee beans"]),
@@ -76,15 +78,19 @@ pub(super) fn example() -> Example {
             positive: vec![0, 1, 2, 3],
             masked: vec![vec![], vec![0], vec![], vec![]],
             weights: vec![1.0, 2.0, 1.0, 0.5],
+            temperatures: vec![0.1; 4],
             candidates: 5,
         },
     }
 }
 
 /// A step on [`example`] with room for the activations of so many tokens.
-fn step_on_example(replicas: &[Model], temperature: f64, room: usize) -> StepResult {
-    let e = example();
-    step(replicas, &e.queries, &e.documents, &e.contrast, temperature, room).unwrap()
+fn step_on_example(replicas: &[Model], temperature: f32, room: usize) -> StepResult {
+    let mut e = example();
+    e.contrast.temperatures = vec![temperature; 4];
+    let options = LossOptions::default();
+    let objective = Objective { options: &options, contrast: &e.contrast, teacher: None };
+    step(replicas, &e.queries, &e.documents, &objective, room).unwrap()
 }
 
 /// Two steps have the same loss and the same gradients, but for rounding.
@@ -100,7 +106,15 @@ fn check_alike(a: &StepResult, b: &StepResult) {
 /// Compares every gradient of a step with the slope of its loss.
 pub(super) fn check_gradients(config: &DecoderConfig, options: &TrainOptions) {
     let (model, vars) = model(config, options);
-    let run = || step_on_example(slice::from_ref(&model), 0.5, 4096);
+    check_slopes(&vars, &config.family, || step_on_example(slice::from_ref(&model), 0.5, 4096));
+}
+
+/// Compares every gradient that `run` gives with the slope of its loss.
+pub(super) fn check_slopes(
+    vars: &[(String, candle_core::Var)],
+    family: &str,
+    run: impl Fn() -> StepResult,
+) {
     let grads = run().grads;
     let mut rng = SplitMix64::new(3);
     for ((name, var), grad) in vars.iter().zip(&grads) {
@@ -126,8 +140,7 @@ pub(super) fn check_gradients(config: &DecoderConfig, options: &TrainOptions) {
         var.set(&before).unwrap();
         assert!(
             (slope - expected).abs() <= 5e-3 * expected.abs() + 2e-5,
-            "{} {name}: {slope} by differences, {expected} by backward",
-            config.family
+            "{family} {name}: {slope} by differences, {expected} by backward"
         );
     }
 }
@@ -171,39 +184,98 @@ fn gradients_equal_finite_differences() {
     }
 }
 
+#[derive(Deserialize)]
+struct Case {
+    options: LossOptions,
+    loss: f64,
+    /// Of the vectors, row by row.
+    vectors: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    embeddings: Vec<Vec<f32>>,
+    temperatures: Vec<f32>,
+    cases: std::collections::BTreeMap<String, Case>,
+    /// Of the adapter's parameters, under the case "all".
+    grads: std::collections::BTreeMap<String, Vec<f32>>,
+}
+
+/// The relative error of some numbers.
+fn error_of(got: &Tensor, expected: &[f32]) -> f64 {
+    let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(got.len(), expected.len());
+    let norm = |all: &mut dyn Iterator<Item = f64>| all.map(|v| v * v).sum::<f64>().sqrt();
+    let error = norm(&mut got.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
+    error / norm(&mut expected.iter().map(|v| f64::from(*v)))
+}
+
+/// Every term of the loss, and all together through the model.
 #[test]
 fn gradients_equal_pytorch() {
-    #[derive(Deserialize)]
-    struct Golden {
-        loss: f64,
-        embeddings: Vec<Vec<f32>>,
-        grads: std::collections::BTreeMap<String, Vec<f32>>,
-    }
     let golden: Golden =
         serde_json::from_str(include_str!("../../../tests/it/golden/train.json")).unwrap();
-    let config = tiny_config("llama");
-    let (model, vars) = model(&config, &tiny_options());
-    let example = example();
-    let rows = model.encode(0, &example.queries, 4096).unwrap().to_vec2::<f32>().unwrap();
+    let (model, vars) = model(&tiny_config("llama"), &tiny_options());
+    let mut e = example();
+    e.contrast.temperatures = golden.temperatures.clone();
+    let rows = [model.encode(0, &e.queries, 4096), model.encode(1, &e.documents, 4096)];
+    let rows = rows.map(|rows| rows.unwrap().to_vec2::<f32>().unwrap()).concat();
     for (row, expected) in rows.iter().zip(&golden.embeddings) {
         assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5));
     }
-    let result = step_on_example(slice::from_ref(&model), 0.1, 4096);
+    let cpu = candle_core::Device::Cpu;
+    let mut teacher: Vec<f32> = (0..9 * 6).map(|i| hashed("teacher", i)).collect();
+    // A document is like its query.
+    (0..4 * 6).for_each(|i| teacher[4 * 6 + i] += teacher[i]);
+    let teacher = Tensor::from_vec(teacher, (9, 6), &cpu).unwrap();
+    let teacher = crate::train::model::decoder::normalize(&teacher).unwrap();
+    assert_eq!(golden.cases.len(), 6);
+    for (name, case) in &golden.cases {
+        let (options, contrast) = (&case.options, &e.contrast);
+        let objective = Objective { options, contrast, teacher: Some(&teacher) };
+        let vectors =
+            candle_core::Var::from_vec(golden.embeddings.concat(), (9, 32), &cpu).unwrap();
+        let (loss, _) = objective.loss(&vectors).unwrap();
+        let value = f64::from(loss.to_scalar::<f32>().unwrap());
+        assert!((value / case.loss - 1.0).abs() < 1e-5, "{name}: {value} {}", case.loss);
+        let store = loss.backward().unwrap();
+        let error = error_of(store.get(&vectors).unwrap(), &case.vectors);
+        assert!(error <= 1e-4, "{name}: {error}");
+    }
+    let case = &golden.cases["all"];
+    let objective =
+        Objective { options: &case.options, contrast: &e.contrast, teacher: Some(&teacher) };
+    let one = slice::from_ref(&model);
+    let result = step(one, &e.queries, &e.documents, &objective, 4096).unwrap();
     assert!(
-        (f64::from(result.loss) / golden.loss - 1.0).abs() < 1e-5,
+        (f64::from(result.loss) / case.loss - 1.0).abs() < 1e-5,
         "{} {}",
         result.loss,
-        golden.loss
+        case.loss
     );
     assert_eq!(vars.len(), golden.grads.len());
     for ((name, _), grad) in vars.iter().zip(&result.grads) {
-        let got = grad.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let expected = &golden.grads[name];
-        let norm = |all: &mut dyn Iterator<Item = f64>| all.map(|v| v * v).sum::<f64>().sqrt();
-        let error = norm(&mut got.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
-        let size = norm(&mut expected.iter().map(|v| f64::from(*v)));
-        assert!(got.len() == expected.len() && error <= 1e-4 * size, "{name}: {error} of {size}");
+        let error = error_of(grad.as_ref().unwrap(), &golden.grads[name]);
+        assert!(error <= 1e-4, "{name}: {error}");
     }
+}
+
+/// A batch that is a token too large for the room is not embedded twice, but for what does not fit.
+#[test]
+fn one_token_too_many_repeats_one_text() {
+    let (model, _) = model(&tiny_config("llama"), &tiny_options());
+    let all = step_on_example(slice::from_ref(&model), 0.1, 4096);
+    assert_eq!(all.repeated, 0);
+    let e = example();
+    let longest = e.queries.iter().chain(&e.documents).map(Vec::len).max().unwrap();
+    let short = step_on_example(slice::from_ref(&model), 0.1, all.tokens - 1);
+    assert!(
+        short.repeated > 0 && short.repeated <= longest,
+        "{} of {}",
+        short.repeated,
+        all.tokens
+    );
+    check_alike(&all, &short);
 }
 
 /// A batch embedded twice in chunks has the gradients of one whose graph is kept.
@@ -233,9 +305,9 @@ fn replicas_that_share_a_batch_are_one() {
 
 #[test]
 fn a_run_on_several_devices_is_that_on_one() {
-    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
+    let (config, data) = (tiny_config("llama"), tiny_data());
     let run = |output: &Path, devices: Vec<DeviceSpec>| {
-        let input = TrainInput { devices, ..input(&config, &pairs) };
+        let input = TrainInput { devices, ..input(&config, &data) };
         train_decoder(&input, &tiny_options(), output, &silent(), &Cancel::new())
     };
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -263,15 +335,15 @@ fn gradient_caching_changes_nothing() {
 }
 
 pub(super) fn train(options: &TrainOptions, output: &Path, cancel: &Cancel) -> Result<TrainReport> {
-    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
-    train_decoder(&input(&config, &pairs), options, output, &silent(), cancel)
+    let (config, data) = (tiny_config("llama"), tiny_data());
+    train_decoder(&input(&config, &data), options, output, &silent(), cancel)
 }
 
 pub(super) fn mean_loss(steps: &[StepRecord]) -> f32 {
     steps.iter().map(|step| step.loss).sum::<f32>() / steps.len() as f32
 }
 
-fn adapter_of(dir: &Path) -> Vec<u8> {
+pub(super) fn adapter_of(dir: &Path) -> Vec<u8> {
     std::fs::read(dir.join("adapter/adapter_model.safetensors")).unwrap()
 }
 
@@ -291,7 +363,7 @@ pub(super) fn check_cosines(got: &Embeddings, expected: &Tensor, least: f32) {
     }
 }
 
-fn losses(report: &TrainReport) -> Vec<u32> {
+pub(super) fn losses(report: &TrainReport) -> Vec<u32> {
     report.steps.iter().map(|s| s.loss.to_bits()).collect()
 }
 
@@ -312,9 +384,9 @@ pub(super) fn check_resuming(options: &TrainOptions) -> (tempfile::TempDir, temp
     let whole = train(options, one.path(), &Cancel::new()).unwrap();
     let cancel = Cancel::new();
     let stop: Arc<dyn crate::observe::Reporter> = Arc::new(StopAfter(cancel.clone(), 5 * 8));
-    let (config, pairs) = (tiny_config("llama"), tiny_pairs());
+    let (config, data) = (tiny_config("llama"), tiny_data());
     let stopped =
-        train_decoder(&input(&config, &pairs), options, two.path(), &stop, &cancel).unwrap_err();
+        train_decoder(&input(&config, &data), options, two.path(), &stop, &cancel).unwrap_err();
     assert_eq!(stopped.kind(), ErrorKind::Cancelled);
     let resumed = train(options, two.path(), &Cancel::new()).unwrap();
     assert_eq!(losses(&whole), losses(&resumed));
@@ -362,19 +434,23 @@ fn training_learns_and_writes_what_peft_reads() {
     assert!(page.contains("polyline") && page.contains("60 of 60 steps"));
 }
 
-/// A folder with the tiny model as Hugging Face has it.
+/// A run whose texts lie in files.
+pub(super) async fn train_files(
+    options: &TrainOptions,
+    dir: &Path,
+    output: &Path,
+) -> Result<TrainReport> {
+    let (reporter, cancel) = (silent(), Cancel::new());
+    let data = TrainData::open(options, dir, &reporter, &cancel).await?;
+    let teacher = options.teacher.as_ref().map(|teacher| teacher.read(dir)).transpose()?.flatten();
+    let teacher = teacher.as_ref();
+    super::train(options, dir, &data, teacher, output, vec![CPU], &reporter, &cancel).await
+}
+
+/// A folder with the tiny model of `model` as Hugging Face has it.
 pub(super) fn folder(model: &Model, dir: &Path) {
     let config = model.document.decoder.hugging_face_config();
-    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let config = tiny_config(config["model_type"].as_str().unwrap());
-    let (tower, cpu) = (TowerOptions::new("tiny", Pooling::Mean), candle_core::Device::Cpu);
-    let (_, vars) =
-        Decoder::load(&config, &RandomWeights, &tower, Trainable::All, Precision::F32, &cpu)
-            .unwrap();
-    let tensors = vars.into_iter().map(|(name, var)| (name, var.into_inner())).collect();
-    candle_core::safetensors::save(&tensors, dir.join("model.safetensors")).unwrap();
-    let letters = (0..97u32).map(|id| (char::from_u32(id + 97).unwrap(), id));
-    letter_tokenizer(dir, letters, 'a');
+    write_llm(config["model_type"].as_str().unwrap(), dir);
 }
 
 #[tokio::test]
@@ -413,16 +489,12 @@ async fn training_runs_from_options_alone() {
     options.steps = Some(3);
     let reporter = silent();
     let out = dir.path().join("out");
-    let cpu = vec![CPU];
-    let cancel = Cancel::new();
-    let report = super::train(&options, dir.path(), &out, cpu, &reporter, &cancel).await.unwrap();
-    assert_eq!(report.steps.len(), 3);
+    let report = train_files(&options, dir.path(), &out).await.unwrap();
+    assert_eq!((report.steps.len(), &report.exported[..]), (3, &[3][..]));
     let again = dir.path().join("again");
-    assert_eq!(
-        super::export(&options, dir.path(), &out, &again, false, vec![CPU], &reporter)
-            .await
-            .unwrap(),
-        3
-    );
+    let data = TrainData::open(&options, dir.path(), &reporter, &Cancel::new()).await.unwrap();
+    let exported =
+        super::export(&options, dir.path(), &data, &out, &again, false, vec![CPU], &reporter);
+    assert_eq!(exported.await.unwrap(), 3);
     assert_eq!(adapter_of(&out), adapter_of(&again));
 }

@@ -4,23 +4,30 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
+
 use super::batch::{Batch, Batches};
-use super::build::{build, build_all, optimizer};
+use super::build::{self, build, build_all, optimizer};
+use super::dev::Dev;
 use super::export::export;
-use super::input::TrainInput;
-use super::loss::info_nce;
+use super::input::{Side, TrainInput};
+use super::objective::Objective;
 use super::options::TrainOptions;
-use super::step::{Model, broadcast, step};
+use super::step::{Model, QueryTower, broadcast, step};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::train::checkpoint::{self, State};
-use crate::train::report::{StepRecord, TrainReport, ValidationRecord};
-use crate::train::tensors::tensor_error;
+use crate::train::keep;
+use crate::train::optimizer::AdamW;
+use crate::train::report::{StepRecord, TrainReport};
+use crate::train::tensors::{numbers, tensor_error};
 use crate::types::Cancel;
 
-/// Trains, writing into `output`: `checkpoint.safetensors` now and then, and at the end `adapter/` (`model/` where weights were
-/// trained), beside it `query-adapter/` (`query-model/`) where the query side has parameters of its own, `report.json`
-/// and `report.html`. A checkpoint found there is resumed. Cancelling writes a checkpoint and the report so far first.
+/// Trains, writing into `output`: `checkpoint.safetensors` now and then, beside it the parameters of the best looks, and at
+/// the end `adapter/` (`model/` where weights were trained), beside it `query-adapter/` (`query-model/`) where the query side
+/// has parameters of its own, `report.json` and `report.html`. What is exported is the best look after a step, or the mean
+/// of several; where nothing is held out, the last step. A checkpoint found there is resumed; with a constant learning rate a
+/// finished run goes on where `options` ask for more steps. Cancelling writes a checkpoint and the report so far first.
 ///
 /// # Errors
 /// Config or Input for what cannot work; Conflict where `output` holds another run; Cancelled or Deadline when
@@ -34,21 +41,27 @@ pub fn train_decoder(
 ) -> Result<TrainReport> {
     options.validate()?;
     let started = Instant::now();
-    let mut batches = Batches::new(input.pairs, options)?;
+    let mut batches = Batches::new(input.data, options)?;
     let planned = options.steps.unwrap_or(batches.steps_per_epoch());
     let (replicas, vars) = build_all(input, options)?;
     let model = &replicas[0];
     let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
     let mut optimizer = optimizer(vars, options)?;
     let run = input.digest(options)?;
-    let mut state =
-        checkpoint::load(output, run, &mut optimizer)?.unwrap_or_else(|| State::new(run));
+    let mut state = match checkpoint::load(output, run, &mut optimizer)? {
+        Some(state) => state,
+        None => {
+            fit_query_tower(model, input, options, &batches, cancel)?;
+            State::new(run)
+        }
+    };
     broadcast(&replicas)?;
-    if let Some(fewer) = batches.fewer_negatives() {
-        reporter.event(Event::Warning { message: fewer });
+    let inform = |message| reporter.event(Event::Info { message });
+    for warning in batches.warnings() {
+        reporter.warn(warning.clone());
     }
     if state.step > 0 {
-        reporter.event(Event::Info { message: format!("resuming after step {}", state.step) });
+        inform(format!("resuming after step {}", state.step));
     }
     reporter.event(Event::StageStarted {
         stage: Stage::Train,
@@ -56,10 +69,26 @@ pub fn train_decoder(
         unit: "pairs",
         tokens: 0,
     });
-    let held_out = batches.validation();
+    let dev = Dev::new(input.data, options, &batches);
     let pairs = batches.training_pairs();
     let report =
         |state: &State| state.report(options.tower.model.clone(), pairs, parameters, planned);
+    let watch = &options.validation;
+    let look = |state: &mut State, optimizer: &AdamW| -> Result<()> {
+        if dev.is_empty() {
+            return Ok(());
+        }
+        let seen = dev.look(model, input, options, state.step)?;
+        let ndcg: String = seen.ndcg.iter().map(|(name, of)| format!(" {name} {of:.3}")).collect();
+        inform(format!(
+            "step {}: held out loss {:.4}, nDCG@10 {:.4}:{ndcg}",
+            seen.step, seen.loss, seen.score
+        ));
+        keep::offer(&mut state.kept, &seen, watch.average, optimizer, output)?;
+        state.validation.push(seen);
+        checkpoint::save(output, state, optimizer)?;
+        keep::sweep(&state.kept, output)
+    };
     let mut saved = Instant::now();
     while state.step < planned {
         if let Err(stop) = cancel.check() {
@@ -67,21 +96,25 @@ pub fn train_decoder(
             report(&state).write(output)?;
             return Err(stop);
         }
-        if state.is_look_due(options.validation.every) {
-            validate(model, input, options, &held_out, &mut state, reporter)?;
+        if state.is_look_due(watch.every) {
+            look(&mut state, &optimizer)?;
+        }
+        let since = keep::looks_since_best(&state.validation);
+        if watch.patience.is_some_and(|most| since >= most) {
+            inform(format!("stopped after step {}: {since} looks were not the best", state.step));
+            break;
         }
         let start = Instant::now();
         let batch = batches.batch(state.step);
-        let (queries, documents) = input.tokens(&batch)?;
+        let (queries, documents) = input.tokens(&batch, options)?;
+        let teacher = taught(input, options, &batch)?;
+        let objective = Objective {
+            options: &options.loss,
+            contrast: &batch.contrast,
+            teacher: teacher.as_ref(),
+        };
         let learning_rate = optimizer.learning_rate(state.step, planned);
-        let result = step(
-            &replicas,
-            &queries,
-            &documents,
-            &batch.contrast,
-            options.temperature,
-            options.activation_tokens,
-        )?;
+        let result = step(&replicas, &queries, &documents, &objective, options.activation_tokens)?;
         let norm = optimizer.step(&result.grads, planned).map_err(tensor_error)?;
         broadcast(&replicas)?;
         state.add(StepRecord {
@@ -106,11 +139,14 @@ pub fn train_decoder(
         }
     }
     if !state.is_looked_at() {
-        validate(model, input, options, &held_out, &mut state, reporter)?;
+        look(&mut state, &optimizer)?;
     }
     checkpoint::save(output, &state, &optimizer)?;
+    let mut report = report(&state);
+    report.exported = keep::put_best(&state.kept, &optimizer, output, || {
+        dev.look(model, input, options, state.step)
+    })?;
     export(model, &optimizer, options, input.document, output, false)?;
-    let report = report(&state);
     report.write(output)?;
     reporter.event(Event::StageFinished {
         stage: Stage::Train,
@@ -125,8 +161,51 @@ pub fn train_decoder(
     Ok(report)
 }
 
-/// Exports the adapter (or model) of a run's checkpoint as it stands, finished or not, into `target`: as f32, or as
-/// f16 (`half`) at half the size.
+/// What the teacher makes of a batch, where the loss asks for it.
+fn taught(input: &TrainInput<'_>, options: &TrainOptions, batch: &Batch) -> Result<Option<Tensor>> {
+    let wanted = options.loss.has_teacher_terms() || options.loss.guide_margin.is_some();
+    let Some(teacher) = input.teacher.filter(|_| wanted) else { return Ok(None) };
+    let [queries, documents] = batch.shown(input.data, options);
+    let [queries, documents] =
+        [queries, documents].map(|all| all.into_iter().map(|(_, text)| text));
+    let vectors = teacher.of_batch(queries, documents)?;
+    let device = build::open_device(input.first_device()?)?;
+    vectors.to_device(&device).map(Some).map_err(tensor_error)
+}
+
+/// Puts the projection of a query side's encoder where it maps queries closest to where the document tower places them.
+fn fit_query_tower(
+    model: &Model,
+    input: &TrainInput<'_>,
+    options: &TrainOptions,
+    batches: &Batches<'_>,
+    cancel: &Cancel,
+) -> Result<()> {
+    let (Some(QueryTower::Student { student, .. }), Some(encoder)) =
+        (&model.query, &options.query.student)
+    else {
+        return Ok(());
+    };
+    let pairs = &input.data.pairs.pairs;
+    let shown = batches.some(encoder.fit_queries());
+    let queries: Vec<&str> = shown.iter().map(|at| pairs[*at as usize].query.as_str()).collect();
+    let ids: Vec<Vec<u32>> = shown
+        .iter()
+        .map(|at| {
+            let pair = &pairs[*at as usize];
+            (input.tokenize)(Side::Document, pair.source, &pair.query)
+        })
+        .collect::<Result<_>>()?;
+    let mut targets = Vec::new();
+    for some in ids.chunks(256) {
+        cancel.check()?;
+        targets.extend(numbers(&model.encode(1, some, options.activation_tokens)?)?);
+    }
+    student.fit_projection(&queries, &targets, options.batch_pairs, cancel)
+}
+
+/// Exports the adapter (or model) of a run, finished or not, into `target`, as f32, or as f16 (`half`) at half the size: of
+/// its best look so far, or where it has not looked yet, of its checkpoint.
 ///
 /// # Errors
 /// NotFound without a checkpoint; as [`train_decoder`] otherwise.
@@ -142,34 +221,8 @@ pub fn export_checkpoint(
     let run = input.digest(options)?;
     let state = checkpoint::load(output, run, &mut optimizer)?
         .ok_or_else(|| Error::not_found(format!("no checkpoint in {}", output.display())))?;
+    let best = &state.kept[..state.kept.len().min(1)];
+    keep::put_best(best, &optimizer, output, || Err(Error::internal("one look is no mean")))?;
     export(&model, &optimizer, options, input.document, target, half)?;
     Ok(state.step)
-}
-
-fn validate(
-    model: &Model,
-    input: &TrainInput<'_>,
-    options: &TrainOptions,
-    held_out: &Batch,
-    state: &mut State,
-    reporter: &Arc<dyn Reporter>,
-) -> Result<()> {
-    if held_out.pairs.is_empty() {
-        return Ok(());
-    }
-    let (queries, documents) = input.tokens(held_out)?;
-    let chunk = options.activation_tokens;
-    let queries = model.encode(0, &queries, chunk)?;
-    let documents = model.encode(1, &documents, chunk)?;
-    let (loss, accuracy) = info_nce(&queries, &documents, &held_out.contrast, options.temperature)
-        .map_err(tensor_error)?;
-    let loss = loss.to_scalar::<f32>().map_err(tensor_error)?;
-    reporter.event(Event::Info {
-        message: format!(
-            "step {}: held out loss {loss:.4}, own document first {accuracy:.3}",
-            state.step
-        ),
-    });
-    state.validation.push(ValidationRecord { step: state.step, loss, accuracy });
-    Ok(())
 }

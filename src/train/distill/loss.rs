@@ -20,16 +20,22 @@ pub(super) fn distillation_loss(
 }
 
 /// `mean KL(p || q)`: p and q are how `teacher` and `student`, `[n, dimensions]`, each spread over `others`,
-/// `[m, dimensions]`, by the softmax of their cosines to them over the temperature.
+/// `[m, dimensions]`, by the softmax of their cosines to them over the temperature. Row i's own text is number `first + i` of
+/// the others and left out: at a low temperature it would take almost all of what the teacher spreads, and say nothing.
 pub(super) fn score_loss(
     student: &Tensor,
     teacher: &Tensor,
     others: &Tensor,
+    first: usize,
     temperature: f64,
 ) -> CandleResult<Tensor> {
+    let (rows, columns) = (teacher.dim(0)?, others.dim(0)?);
+    let mut own = vec![0f32; rows * columns];
+    (0..rows).for_each(|row| own[row * columns + first + row] = -1e9);
+    let own = Tensor::from_vec(own, (rows, columns), teacher.device())?;
     let spread = |rows: &Tensor| {
         let scores = (normalize(rows)?.matmul(&others.t()?)? / temperature)?;
-        log_softmax(&scores, D::Minus1)
+        log_softmax(&(scores + &own)?, D::Minus1)
     };
     let (wanted, given) = (spread(teacher)?, spread(student)?);
     (wanted.exp()? * (wanted - given)?)?.sum(1)?.mean(0)
@@ -45,16 +51,30 @@ mod tests {
     fn scores_are_compared_as_distributions() {
         let t = |v: Vec<f32>, n| Tensor::from_vec(v, (n, 2), &Device::Cpu).unwrap();
         let teacher = t(vec![1., 0.], 1);
-        let others = t(vec![1., 0., 0., 1.], 2);
+        // Its own text last.
+        let others = t(vec![1., 0., 0., 1., 1., 0.], 3);
         let of = |student: Vec<f32>| {
-            let loss = score_loss(&t(student, 1), &teacher, &others, 1.0).unwrap();
+            let loss = score_loss(&t(student, 1), &teacher, &others, 2, 1.0).unwrap();
             loss.to_scalar::<f32>().unwrap()
         };
         // A student's length does not count.
         assert!(of(vec![3., 0.]).abs() < 1e-6);
-        // Scores turned round: (e - 1) / (e + 1) * 1.
+        // Scores turned round: (e - 1) / (e + 1) * 1, whatever the own text would score.
         let e = 1f32.exp();
         assert!((of(vec![0., 2.]) - (e - 1.0) / (e + 1.0)).abs() < 1e-6);
+    }
+
+    /// At the temperature that is used, a text's own column holds nearly all of the teacher's mass: with it in, a student
+    /// that has every other score wrong has hardly a loss.
+    #[test]
+    fn a_texts_own_column_is_left_out() {
+        let t = |v: Vec<f32>, n| Tensor::from_vec(v, (n, 3), &Device::Cpu).unwrap();
+        let teacher = t(vec![1., 0., 0., 0.5, 0.866, 0., 0.5, 0., 0.866], 3);
+        // As near to its own text, but the two others have changed places in its eyes.
+        let student = t(vec![0.97, -0.2, 0.13], 1);
+        let own = teacher.narrow(0, 0, 1).unwrap();
+        let loss = score_loss(&student, &own, &teacher, 0, 0.05).unwrap();
+        assert!(loss.to_scalar::<f32>().unwrap() > 1.0, "{loss}");
     }
 
     #[test]

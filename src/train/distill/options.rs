@@ -26,9 +26,8 @@ pub struct DistillOptions {
     #[serde(default = "one")]
     pub cosine_weight: f64,
     /// Weight of how far the student's scores are from the teacher's: both score the teacher's vectors of the whole batch,
-    /// and the student's distribution over them is to be the teacher's (Kullback-Leibler divergence; Fang et al. 2021, SEED).
-    /// Not in the ScalingNote paper; 30 is worth more than the paper's loss to a student that reads one corpus
-    /// (benches/README.md).
+    /// and the student's distribution over those of the other texts is to be the teacher's (Kullback-Leibler divergence; Fang
+    /// et al. 2021, SEED). Not in the ScalingNote paper.
     #[serde(default)]
     pub score_weight: f64,
     /// Cosines are divided by it before they become distributions.
@@ -73,6 +72,12 @@ impl DistillOptions {
         }
         check_temperature(self.score_temperature, "score_temperature")?;
         self.optimizer.validate()?;
+        self.validation.validate()?;
+        if !self.validation.sets.is_empty() {
+            return Err(Error::config(
+                "validation.sets are for training; name the queries in pairs",
+            ));
+        }
         if self.batch == 0 || self.steps == Some(0) {
             return Err(Error::config("batch and steps must be above 0"));
         }

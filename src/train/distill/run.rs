@@ -1,5 +1,6 @@
 //! The loop of stage 2.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::dataset::SplitMix64;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::train::checkpoint::{self, State};
+use crate::train::keep;
 use crate::train::model::bert::Learnt;
 use crate::train::model::decoder::NamedVar;
 use crate::train::model::student::{Student, StudentOptions};
@@ -70,12 +72,13 @@ pub async fn distill(
             teacher.len()
         )));
     }
-    let (mut student, vars) =
+    let (student, vars) =
         Student::create(&options.student, base_dir, teacher.dimensions(), options.seed, reporter)
             .await?;
     let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
     let mut hasher = Hasher256::new();
-    let same = DistillOptions { checkpoint_seconds: 0, ..options.clone() };
+    let mut same = DistillOptions { checkpoint_seconds: 0, ..options.clone() };
+    same.optimizer.of_a_run(&mut same.steps);
     hasher.field(hash_json(&same)?.0);
     for (text, row) in texts.iter().zip(teacher.rows()) {
         hasher.field(text).field(bytes(row));
@@ -114,6 +117,16 @@ pub async fn distill(
     let total = planned * options.batch as u64;
     let (stage, unit) = (Stage::Distill, "queries");
     reporter.event(Event::StageStarted { stage, total, unit, tokens: 0 });
+    let look = |state: &mut State, optimizer: &AdamW| -> Result<()> {
+        if held_out.is_empty() {
+            return Ok(());
+        }
+        let seen = job.validate(&held_out, state.step, reporter)?;
+        keep::offer(&mut state.kept, &seen, options.validation.average, optimizer, output)?;
+        state.validation.push(seen);
+        checkpoint::save(output, state, optimizer)?;
+        keep::sweep(&state.kept, output)
+    };
     let mut saved = Instant::now();
     let mut epoch = None;
     let mut shuffled = Vec::new();
@@ -123,7 +136,14 @@ pub async fn distill(
             return Err(stop);
         }
         if state.is_look_due(options.validation.every) {
-            job.validate(&held_out, &mut state, reporter)?;
+            look(&mut state, &optimizer)?;
+        }
+        let since = keep::looks_since_best(&state.validation);
+        if options.validation.patience.is_some_and(|most| since >= most) {
+            let message =
+                format!("stopped after step {}: {since} looks were not the best", state.step);
+            reporter.event(Event::Info { message });
+            break;
         }
         let (now, at) = (state.step / per_epoch, (state.step % per_epoch) as usize);
         if epoch != Some(now) {
@@ -157,15 +177,18 @@ pub async fn distill(
         }
     }
     if !state.is_looked_at() {
-        job.validate(&held_out, &mut state, reporter)?;
+        look(&mut state, &optimizer)?;
     }
     checkpoint::save(output, &state, &optimizer)?;
-    student.export(&output.join("student"), &vars, space)?;
+    let judge = || job.validate(&held_out, state.step, reporter);
+    let exported = keep::put_best(&state.kept, &optimizer, output, judge)?;
+    student.export(&output.join("student"), &vars, Some(space))?;
     let model = match &options.student {
         StudentOptions::Bert { path, .. } => path.display().to_string(),
         StudentOptions::Decoder { tower, .. } => tower.model.clone(),
     };
-    let report = state.report(model, order.len(), parameters, planned);
+    let mut report = state.report(model, order.len(), parameters, planned);
+    report.exported = exported;
     report.write(output)?;
     reporter.event(Event::StageFinished {
         stage: Stage::Distill,
@@ -209,7 +232,8 @@ impl Job<'_> {
         let own = targets.narrow(0, rows.start, rows.len())?;
         let (mut loss, cosine) = distillation_loss(vectors, &own, *mse_weight, *cosine_weight)?;
         if *score_weight > 0.0 {
-            let scores = score_loss(vectors, &own, targets, self.options.score_temperature)?;
+            let temperature = self.options.score_temperature;
+            let scores = score_loss(vectors, &own, targets, rows.start, temperature)?;
             loss = (loss + (scores * *score_weight)?)?;
         }
         Ok((loss, cosine))
@@ -232,12 +256,9 @@ impl Job<'_> {
     fn validate(
         &self,
         held_out: &[usize],
-        state: &mut State,
+        step: u64,
         reporter: &Arc<dyn Reporter>,
-    ) -> Result<()> {
-        if held_out.is_empty() {
-            return Ok(());
-        }
+    ) -> Result<ValidationRecord> {
         let (mut loss, mut cosine) = (0.0, 0.0);
         for chunk in held_out.chunks(self.options.batch) {
             let ids = self.tokenize(chunk)?;
@@ -253,9 +274,9 @@ impl Job<'_> {
             cosine += c * share;
         }
         reporter.event(Event::Info {
-            message: format!("step {}: held out loss {loss:.4}, cosine {cosine:.4}", state.step),
+            message: format!("step {step}: held out loss {loss:.4}, cosine {cosine:.4}"),
         });
-        state.validation.push(ValidationRecord { step: state.step, loss, accuracy: cosine });
-        Ok(())
+        let (score, ndcg) = (-f64::from(loss), BTreeMap::new());
+        Ok(ValidationRecord { step, loss, accuracy: cosine, score, ndcg })
     }
 }

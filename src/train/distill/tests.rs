@@ -10,7 +10,7 @@ use crate::observe::Reporter;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::train::model::StudentOptions;
 use crate::train::options::{OptimizerOptions, ValidationOptions};
-use crate::train::tests_support::{silent, tiny_bert};
+use crate::train::tests_support::{silent, tiny_bert, write_llm};
 use crate::types::{Cancel, EmbeddingSpace, Embeddings, Pooling};
 
 fn texts() -> Vec<String> {
@@ -63,7 +63,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
         optimizer: OptimizerOptions { learning_rate: 3e-3, ..OptimizerOptions::default() },
         batch: 16,
         steps: Some(80),
-        validation: ValidationOptions { pairs: 20, every: 20 },
+        validation: ValidationOptions { pairs: 20, every: 20, ..Default::default() },
         seed: 5,
         checkpoint_seconds: 3600,
     };
@@ -119,4 +119,47 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     assert!(cosine > 0.9, "{cosine}");
     let wrong = Embeddings::from_vec(6, vec![0.0; 6]).unwrap();
     assert_eq!(run(&two, &Cancel::new(), &wrong).await.unwrap_err().kind(), ErrorKind::Input);
+}
+
+/// A cut decoder learns by low-rank adapters, and is a tower with them.
+#[tokio::test]
+async fn a_cut_decoder_learns_by_lora() {
+    let dir = tempfile::tempdir().unwrap();
+    write_llm("llama", dir.path());
+    let tower = TowerOptions { max_tokens: Some(20), ..TowerOptions::new(".", Pooling::Mean) };
+    let student = serde_json::json!({
+        "kind": "decoder", "layers": 1, "tower": tower, "lora": { "rank": 8, "alpha": 16.0 },
+    });
+    let options = serde_json::json!({
+        "teacher": TowerOptions::new("fake:32", Pooling::LastToken), "pairs": [], "student": student,
+        "batch": 16, "steps": 60, "seed": 5, "score_weight": 1.0,
+        "optimizer": { "learning_rate": 1e-2 }, "validation": { "pairs": 20, "every": 20 },
+    });
+    let options: DistillOptions = serde_json::from_value(options).unwrap();
+    let texts = texts();
+    let reporter = silent();
+    let space = space(&options.teacher, &reporter).await;
+    // The teacher is the same LLM with both its layers.
+    let whole = Tower::resolve(&tower, dir.path(), &reporter).await.unwrap();
+    let ids: Vec<Vec<u32>> =
+        texts.iter().map(|text| whole.tokenizer().tokenize(text).unwrap().ids).collect();
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let vectors = whole.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
+    let teacher = Teacher { vectors: &vectors, space: &space };
+    let out = dir.path().join("out");
+    let report = distill(&texts, &teacher, &options, dir.path(), &out, &reporter, &Cancel::new())
+        .await
+        .unwrap();
+    let (first, last) = (&report.validation[0], report.validation.last().unwrap());
+    assert!(last.loss < 0.8 * first.loss, "{first:?} {last:?}");
+    assert!(report.exported[0] > 0);
+
+    let adapter = out.join("student").to_str().unwrap().to_owned();
+    let student = TowerOptions { layers: Some(1), adapter: Some(adapter), ..tower };
+    let student = Tower::resolve(&student, dir.path(), &reporter).await.unwrap();
+    assert_eq!(student.teacher(), Some(&space));
+    let found = student.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
+    let cosines = found.rows().zip(vectors.rows()).map(|(a, b)| crate::kernel::dot(a, b));
+    let mean = cosines.sum::<f32>() / texts.len() as f32;
+    assert!(mean > first.accuracy, "{mean} was {}", first.accuracy);
 }

@@ -1,6 +1,5 @@
 //! Hard negatives: documents that the tower ranks high for a query and that do not answer it.
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -18,7 +17,7 @@ use crate::types::Embeddings;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MineOptions {
-    /// Ranks skipped from the top: the likeliest false negatives.
+    /// Ranks skipped from the top, known answers not counted: the likeliest false negatives.
     pub skip: usize,
     /// Ranks looked at after them.
     pub window: usize,
@@ -53,7 +52,7 @@ impl Default for MineOptions {
 }
 
 /// What mining did.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct MineReport {
     /// Pairs looked at.
     pub pairs: u64,
@@ -65,6 +64,9 @@ pub struct MineReport {
     pub refused_by_margin: u64,
     /// Candidates refused because they answer the same query text.
     pub refused_as_answers: u64,
+    /// What every pair's own document scores, in the order of the pairs.
+    #[serde(skip)]
+    pub scores: Vec<f32>,
 }
 
 /// The `k` nearest documents of a query vector, best first; see [`super::Neighbours`].
@@ -91,39 +93,38 @@ pub fn mine(
             set.documents.len()
         )));
     }
-    let mut answers: HashMap<&str, HashSet<u32>> = HashMap::new();
-    for pair in &set.pairs {
-        answers.entry(&pair.query).or_default().insert(pair.document);
-    }
-    let mined = set
+    let known: &PairSet = set;
+    let mined = known
         .pairs
         .par_iter()
         .enumerate()
         .map(|(at, pair)| {
             let query = queries.row(at);
-            let limit = dot(query, documents.row(pair.document as usize)) * options.margin;
-            let mut found = candidates(query, options.skip + options.window)?;
+            let own = dot(query, documents.row(pair.document as usize));
+            let answers = known.answers(&pair.query);
+            let mut found = candidates(query, answers.len() + options.skip + options.window)?;
             let mut one = MineReport { pairs: 1, ..MineReport::default() };
-            let answers = answers.get(pair.query.as_str());
+            let before = found.len();
+            found.retain(|(document, _)| !answers.contains(document));
+            one.refused_as_answers = (before - found.len()) as u64;
             found.drain(..options.skip.min(found.len()));
-            found.retain(|(document, score)| {
-                let answer = answers.is_some_and(|all| all.contains(document));
-                let near = !answer && *score > limit;
-                one.refused_as_answers += u64::from(answer);
-                one.refused_by_margin += u64::from(near);
-                !answer && !near
-            });
+            found.truncate(options.window);
+            let looked_at = found.len();
+            found.retain(|(_, score)| *score <= own * options.margin);
+            one.refused_by_margin = (looked_at - found.len()) as u64;
             SplitMix64::new(options.seed ^ (at as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
                 .shuffle(&mut found);
             found.truncate(options.keep);
             one.negatives = found.len() as u64;
             one.with_negatives = u64::from(!found.is_empty());
-            Ok((found.into_iter().map(|(document, _)| document).collect::<Vec<u32>>(), one))
+            Ok((found, own, one))
         })
         .collect::<Result<Vec<_>>>()?;
     let mut report = MineReport::default();
-    for (pair, (negatives, one)) in set.pairs.iter_mut().zip(mined) {
-        pair.negatives = negatives;
+    for (pair, (negatives, own, one)) in set.pairs.iter_mut().zip(mined) {
+        pair.margins = negatives.iter().map(|(_, score)| score - own).collect();
+        pair.negatives = negatives.into_iter().map(|(document, _)| document).collect();
+        report.scores.push(own);
         report.pairs += one.pairs;
         report.with_negatives += one.with_negatives;
         report.negatives += one.negatives;
@@ -133,16 +134,20 @@ pub fn mine(
     Ok(report)
 }
 
-/// Writes the pairs of one source as JSON Lines, negatives included: a source for the next round of training.
-pub fn write_pairs(set: &PairSet, source: u32, path: &Path) -> Result<()> {
+/// Writes the pairs of one source as JSON Lines, negatives and what they and the document score included: a source for the
+/// next round of training. `scores` are the report's.
+pub fn write_pairs(set: &PairSet, scores: &[f32], source: u32, path: &Path) -> Result<()> {
     let written = write_with(path, Existing::Replace, |file| {
-        for pair in set.pairs.iter().filter(|pair| pair.source == source) {
+        for (pair, own) in set.pairs.iter().zip(scores).filter(|(pair, _)| pair.source == source) {
+            let scores: Vec<f32> = pair.margins.iter().map(|margin| margin + own).collect();
             let negatives: Vec<&str> =
                 pair.negatives.iter().map(|at| set.documents[*at as usize].as_str()).collect();
             let line = json!({
                 "query": pair.query,
                 "text": set.documents[pair.document as usize],
                 "negatives": negatives,
+                "score": own,
+                "negative_scores": scores,
                 "weight": pair.weight,
             });
             writeln!(file, "{line}")?;
@@ -167,10 +172,11 @@ mod tests {
             set.intern(format!("text {at}"));
         }
         for document in [0, 2] {
-            set.pairs.push(Pair {
-                query: "q".into(),
+            set.push(Pair {
+                query: if document == 0 { "q".into() } else { "Q?".into() },
                 document,
                 negatives: vec![],
+                margins: vec![],
                 weight: 1.0,
                 source: 0,
             });
@@ -179,7 +185,7 @@ mod tests {
         let documents =
             Embeddings::from_vec(2, (0..9).flat_map(|i| at(10.0 * i as f32)).collect()).unwrap();
         let queries = Embeddings::from_vec(2, [at(0.0), at(0.0)].concat()).unwrap();
-        let options = MineOptions { skip: 0, window: 6, margin: 0.95, keep: 9, seed: 1 };
+        let options = MineOptions { skip: 0, window: 4, margin: 0.95, keep: 9, seed: 1 };
         let neighbours = Neighbours::build(&documents, &Cancel::new()).unwrap();
         let exact = neighbours.candidates();
         let report = mine(&mut set, &queries, &documents, &exact, &options).unwrap();
@@ -192,13 +198,25 @@ mod tests {
         assert_eq!((report.refused_as_answers, report.with_negatives), (4, 2));
 
         let dir = tempfile::tempdir().unwrap();
-        write_pairs(&set, 0, &dir.path().join("mined.jsonl")).unwrap();
+        write_pairs(&set, &report.scores, 0, &dir.path().join("mined.jsonl")).unwrap();
         let again = PairSet::open(&[PairSource::new("mined.jsonl")], dir.path(), 0).unwrap();
         let texts = |set: &PairSet| -> Vec<Vec<String>> {
             let text = |n: &u32| set.documents[*n as usize].clone();
             set.pairs.iter().map(|p| p.negatives.iter().map(text).collect()).collect()
         };
         assert_eq!(texts(&set), texts(&again));
+        for (pair, again) in set.pairs.iter().zip(&again.pairs) {
+            let far = pair.margins.iter().zip(&again.margins).map(|(a, b)| (a - b).abs());
+            assert!(again.margins.len() == 3 && far.fold(0.0, f32::max) < 1e-6);
+            // cos 30 - cos 0 is the most of the first pair's.
+            assert!(pair.margins.iter().all(|margin| *margin < -0.07), "{:?}", pair.margins);
+        }
+        // One rank skipped is one that does not answer.
+        let skipping = MineOptions { skip: 1, window: 2, margin: 1.0, ..options };
+        mine(&mut set, &queries, &documents, &exact, &skipping).unwrap();
+        let mut first = set.pairs[0].negatives.clone();
+        first.sort_unstable();
+        assert_eq!(first, [3, 4], "1 is skipped; 0 and 2 answer");
         let short = Embeddings::from_vec(2, vec![1.0, 0.0]).unwrap();
         assert!(mine(&mut set, &short, &documents, &exact, &options).is_err());
     }

@@ -210,14 +210,12 @@ impl Adapter {
         named
     }
 
-    /// What a forward pass uses. With `track`, gradients reach the parameters.
-    pub(crate) fn view(&self, track: bool) -> AdapterView {
-        let tensor =
-            |var: &Var| if track { var.as_tensor().clone() } else { var.as_detached_tensor() };
-        AdapterView {
-            scale: self.options.scale(),
-            pairs: self.pairs.iter().map(|(at, (a, b))| (*at, (tensor(a), tensor(b)))).collect(),
-        }
+    /// What a forward pass uses: the parameters themselves, which gradients reach.
+    pub(crate) fn view(&self) -> AdapterView {
+        let tensors = |(at, (a, b)): (&(usize, LoraTarget), &(Var, Var))| {
+            (*at, (a.as_tensor().clone(), b.as_tensor().clone()))
+        };
+        AdapterView { scale: self.options.scale(), pairs: self.pairs.iter().map(tensors).collect() }
     }
 
     /// Writes `adapter_model.safetensors` (f32, or f16 at half the size) and `adapter_config.json` into `directory`.
@@ -273,7 +271,18 @@ fn layer_of(name: &str) -> Option<usize> {
 }
 
 /// Tensors of an adapter for one forward pass.
+#[derive(Clone)]
 pub(crate) struct AdapterView {
     pub(super) scale: f64,
     pub(super) pairs: BTreeMap<(usize, LoraTarget), (Tensor, Tensor)>,
+}
+
+impl AdapterView {
+    /// The same, cut off from the graph.
+    pub(super) fn detached(&self) -> Self {
+        let cut = |(at, (a, b)): (&(usize, LoraTarget), &(Tensor, Tensor))| {
+            (*at, (a.detach(), b.detach()))
+        };
+        Self { scale: self.scale, pairs: self.pairs.iter().map(cut).collect() }
+    }
 }

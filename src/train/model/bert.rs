@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::kernel::{Norm, add_to};
 use crate::tower::SafetensorsFile;
 use crate::train::autograd::attention::Pack;
-use crate::train::autograd::linear::{Weight, trained_linear};
+use crate::train::autograd::linear::Weight;
 use crate::train::autograd::ops::{with_all, with_values};
 use crate::train::files::read_small;
 use crate::train::tensors::tensor_error;
@@ -217,7 +217,7 @@ impl Bert {
     /// Puts the projection where it maps the means of these texts closest to `targets` (`[texts, dimensions]`, row by
     /// row), unless it was loaded. `batch` texts are embedded at a time; between two of them it can be cancelled.
     pub(super) fn fit_projection(
-        &mut self,
+        &self,
         sequences: &[Vec<u32>],
         targets: &[f32],
         batch: usize,
@@ -255,8 +255,7 @@ impl Bert {
     /// Projected means `[sequences, dimensions]`, not normalised.
     pub(super) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         self.check(sequences)?;
-        let project =
-            || trained_linear(&self.means(&self.encoder()?, sequences)?, &self.projection, false);
+        let project = || self.means(&self.encoder()?, sequences)?.matmul(&self.projection.t()?);
         project().map_err(tensor_error)
     }
 

@@ -1,14 +1,20 @@
 //! The decoder LLM as training sees it: packed sequences in, pooled unit vectors out, differentiable.
 
+mod slices;
+
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result as CandleResult, Tensor, Var};
 use serde_json::{Value, json};
 
+use self::slices::{Embedded, Spare};
 use super::adapter::{AdapterView, LoraTarget};
 use crate::error::{Error, Result};
 use crate::tower::{DecoderConfig, TowerOptions, WeightSource};
 use crate::train::autograd::attention::{Pack, attention};
-use crate::train::autograd::linear::{Weight, frozen_linear, lora_linear, trained_linear};
+use crate::train::autograd::linear::{Weight, frozen_linear, lora_linear};
 use crate::train::autograd::ops::{rms_norm, swiglu};
+use crate::train::gradients::Gradients;
 use crate::train::tensors::tensor_error;
 use crate::types::Pooling;
 
@@ -39,6 +45,18 @@ pub(crate) struct Decoder {
     /// Products are of numbers rounded to bf16 (see [`Precision`]).
     packed: bool,
     device: Device,
+    /// Buffers of the processor's.
+    spare: Arc<Spare>,
+}
+
+/// What the way back needs of texts that were embedded.
+pub(crate) enum Memory {
+    /// Nothing: they are embedded again.
+    Nothing,
+    /// The graph of their vectors.
+    Graph(Tensor),
+    /// The processor's values.
+    Slices(Embedded),
 }
 
 /// Which weights become parameters.
@@ -181,6 +199,7 @@ impl Decoder {
             norm,
             packed,
             device: device.clone(),
+            spare: Arc::default(),
         };
         Ok((decoder, vars))
     }
@@ -251,7 +270,7 @@ impl Decoder {
     }
 
     /// The same weights, cut off from the graph: forward passes through it record nothing.
-    pub(crate) fn detached(&self) -> Self {
+    fn detached(&self) -> Self {
         let mut copy = self.clone();
         let cut = |t: &mut Tensor| *t = t.detach();
         cut(&mut copy.embeddings);
@@ -266,12 +285,14 @@ impl Decoder {
         copy
     }
 
-    /// Unit vectors `[sequences, dimensions]` in f32.
+    /// Unit vectors `[sequences, dimensions]` in f32, without a graph, and what [`Decoder::backward`] needs of them: with
+    /// `keep` all of it, else as much as takes little memory.
     pub(crate) fn embed(
         &self,
         sequences: &[&[u32]],
         adapter: Option<&AdapterView>,
-    ) -> Result<Tensor> {
+        keep: bool,
+    ) -> Result<(Tensor, Memory)> {
         if let Some(id) =
             sequences.iter().copied().flatten().find(|id| **id as usize >= self.config.vocab_size)
         {
@@ -280,10 +301,46 @@ impl Decoder {
         if sequences.iter().any(|s| s.is_empty()) {
             return Err(Error::input("a text became no tokens; leave empty texts out"));
         }
-        self.embed_checked(sequences, adapter).map_err(tensor_error)
+        let embed = || match (self.device.is_cpu(), keep) {
+            (true, _) => self.embed_slices(sequences, adapter, keep),
+            (false, true) => {
+                let vectors = self.composed(sequences, adapter)?;
+                Ok((vectors.detach(), Memory::Graph(vectors)))
+            }
+            (false, false) => {
+                let adapter = adapter.map(AdapterView::detached);
+                let vectors = self.detached().composed(sequences, adapter.as_ref())?.detach();
+                Ok((vectors, Memory::Nothing))
+            }
+        };
+        embed().map_err(tensor_error)
     }
 
-    fn embed_checked(
+    /// Adds to `grads` what the parameters learn from `upstream`, the gradient of the vectors of these sequences, which
+    /// [`Decoder::embed`] gave `memory` for.
+    pub(crate) fn backward(
+        &self,
+        memory: Memory,
+        sequences: &[&[u32]],
+        adapter: Option<&AdapterView>,
+        upstream: &Tensor,
+        grads: &mut Gradients,
+    ) -> Result<()> {
+        let back = || {
+            let vectors = match memory {
+                Memory::Slices(embedded) => {
+                    return self.backward_slices(embedded, sequences, adapter, upstream, grads);
+                }
+                Memory::Graph(vectors) => vectors,
+                Memory::Nothing => self.composed(sequences, adapter)?,
+            };
+            grads.add_all((vectors * upstream)?.sum_all()?.backward()?)
+        };
+        back().map_err(tensor_error)
+    }
+
+    /// Vectors composed of candle's operations, with their graph.
+    fn composed(
         &self,
         sequences: &[&[u32]],
         adapter: Option<&AdapterView>,
@@ -319,9 +376,7 @@ impl Decoder {
                 match adapter.and_then(|a| a.pairs.get(&(number, target)).map(|p| (a.scale, p))) {
                     Some((scale, (a, b))) => lora_linear(x, weight, a, b, scale),
                     None => match weight {
-                        Weight::Tensor(tensor) if weight.is_variable() => {
-                            trained_linear(x, tensor, self.packed)
-                        }
+                        Weight::Tensor(tensor) if weight.is_variable() => x.matmul(&tensor.t()?),
                         _ => frozen_linear(x, weight),
                     },
                 }

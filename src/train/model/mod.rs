@@ -5,6 +5,7 @@ pub(super) mod bert;
 mod case;
 pub(super) mod decoder;
 mod encoder;
+mod layers;
 mod least_squares;
 pub(super) mod student;
 

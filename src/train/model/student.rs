@@ -1,23 +1,27 @@
 //! The student of stage 2: a small encoder, or the LLM cut in depth, that learns the teacher's query vectors.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{Device, Result as CandleResult, Tensor};
+use candle_core::{Device, Result as CandleResult, Tensor, Var};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokenizers::{Tokenizer, TruncationParams};
 
+use super::adapter::{Adapter, LoraOptions};
 use super::bert::{Bert, Learnt, PartLoss};
 use super::case::keep_case;
 use super::decoder::{Decoder, NamedVar, Precision, Trainable};
+use crate::dataset::SplitMix64;
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::tower::{Tower, TowerOptions, TowerTokenizer, check_tokenizer};
 use crate::train::files::{cannot, place, read_small_text, write, write_json};
+use crate::train::gradients::Gradients;
 use crate::train::tensors::{bytes, numbers, tensor_error};
-use crate::types::{Arithmetic, Cancel, EmbeddingSpace, Hasher256};
+use crate::types::{Arithmetic, Cancel, Digest256, EmbeddingSpace, Hasher256, Pooling, hash_json};
 
 /// What the student starts from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -51,7 +55,7 @@ pub enum StudentOptions {
         #[serde(default = "default_arithmetic")]
         arithmetic: Arithmetic,
     },
-    /// The first layers of a decoder LLM of the teacher's width; all of their weights are trained.
+    /// The first layers of a decoder LLM of the teacher's width, trained in full or by low-rank adapters.
     Decoder {
         /// The LLM, with the query side's prompt and pooling; its `arithmetic` is that of the training, f32 or bf16.
         tower: TowerOptions,
@@ -60,6 +64,10 @@ pub enum StudentOptions {
         /// Also train the embedding table.
         #[serde(default)]
         train_embeddings: bool,
+        /// Train low-rank adapters beside frozen weights instead of the weights; the student is then an adapter, to be named
+        /// as `adapter` beside the same model and `layers`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lora: Option<LoraOptions>,
     },
 }
 
@@ -93,6 +101,10 @@ impl StudentOptions {
             Self::Bert { keep_case: true, train_embeddings: false, .. } => {
                 Err(Error::config("student.keep_case needs student.train_embeddings = true"))
             }
+            Self::Decoder { train_embeddings: true, lora: Some(_), .. } => Err(Error::config(
+                "student.lora leaves the weights as they are; take train_embeddings = true away",
+            )),
+            Self::Decoder { lora: Some(lora), .. } => lora.validate().context(|| "student.lora"),
             _ => Ok(()),
         }
     }
@@ -102,6 +114,20 @@ impl StudentOptions {
         match self {
             Self::Bert { fit_queries, .. } => *fit_queries,
             Self::Decoder { .. } => 0,
+        }
+    }
+
+    /// The student as a tower, as it is before training.
+    pub fn tower(&self) -> TowerOptions {
+        match self {
+            Self::Bert { path, tokenizer, .. } => TowerOptions {
+                tokenizer: tokenizer.as_ref().map(|path| path.to_string_lossy().into_owned()),
+                max_tokens: Some(self.max_tokens()),
+                ..TowerOptions::new(path.to_string_lossy(), Pooling::Mean)
+            },
+            Self::Decoder { tower, layers, .. } => {
+                TowerOptions { layers: u32::try_from(*layers).ok(), ..tower.clone() }
+            }
         }
     }
 
@@ -115,8 +141,20 @@ impl StudentOptions {
 }
 
 enum Model {
-    Bert { bert: Box<Bert>, tokenizer: Box<Tokenizer>, definition: String, max_tokens: usize },
-    Decoder { decoder: Box<Decoder>, tokenizer: TowerTokenizer },
+    Bert {
+        bert: Box<Bert>,
+        tokenizer: Box<Tokenizer>,
+        definition: String,
+        max_tokens: usize,
+    },
+    Decoder {
+        decoder: Box<Decoder>,
+        tokenizer: TowerTokenizer,
+        adapter: Option<Box<Adapter>>,
+        /// What the model is called, for the adapter, and what names it.
+        base: String,
+        origin: Digest256,
+    },
 }
 
 /// A student: trained or about to be.
@@ -134,47 +172,8 @@ impl Student {
         reporter: &Arc<dyn Reporter>,
     ) -> Result<(Self, Vec<NamedVar>)> {
         match options {
-            StudentOptions::Bert {
-                path,
-                tokenizer,
-                layers,
-                max_tokens,
-                train_embeddings,
-                keep_case: keep,
-                arithmetic,
-                ..
-            } => {
-                let source = place(path, base_dir).context(|| "student.path")?;
-                if source.is_file() {
-                    return Err(Error::config(format!(
-                        "student.path {} is a file; name an encoder's folder (an LLM cut in depth is kind = \"decoder\", with \
-                         [student.tower])",
-                        source.display()
-                    )));
-                }
-                let (round, device) = (precision(*arithmetic)?.packed, Device::Cpu);
-                let (bert, vars) = Bert::load(
-                    &source,
-                    *layers,
-                    dimensions,
-                    *train_embeddings,
-                    seed,
-                    round,
-                    &device,
-                )?;
-                let path = match tokenizer {
-                    Some(path) => place(path, base_dir).context(|| "student.tokenizer")?,
-                    None => source.join("tokenizer.json"),
-                };
-                check_tokenizer(bert.config.scalingnote.as_ref(), &path)?;
-                let named = || path.display().to_string();
-                let mut definition = read_small_text(&path)?;
-                if *keep {
-                    definition = keep_case(&definition).context(named)?;
-                }
-                Ok((Self::bert(bert, definition, *max_tokens).context(named)?, vars))
-            }
-            StudentOptions::Decoder { tower, layers, train_embeddings } => {
+            StudentOptions::Bert { .. } => Self::encoder(options, base_dir, dimensions, seed),
+            StudentOptions::Decoder { tower, layers, train_embeddings, lora } => {
                 let resolved = Tower::resolve(tower, base_dir, reporter).await?;
                 let (Some(config), Some(weights)) = (resolved.config(), resolved.weights()) else {
                     return Err(Error::config("student.tower.model must be a decoder LLM"));
@@ -193,15 +192,72 @@ impl Student {
                 }
                 let mut config = config.clone();
                 config.layers = *layers;
-                let trainable = if *train_embeddings { Trainable::All } else { Trainable::Layers };
+                let trainable = match (lora, *train_embeddings) {
+                    (Some(_), _) => Trainable::None,
+                    (None, true) => Trainable::All,
+                    (None, false) => Trainable::Layers,
+                };
                 let precision = precision(tower.arithmetic)?;
-                let (decoder, vars) =
+                let (decoder, mut vars) =
                     Decoder::load(&config, weights, tower, trainable, precision, &Device::Cpu)?;
-                let tokenizer = resolved.tokenizer().clone();
-                let model = Model::Decoder { decoder: Box::new(decoder), tokenizer };
+                let mut adapter = None;
+                if let Some(lora) = lora {
+                    let mut rng = SplitMix64::new(seed ^ 0x4C4F_5241);
+                    let own = Adapter::new(&config, lora, &mut rng, &Device::Cpu)?;
+                    vars = own.named();
+                    adapter = Some(Box::new(own));
+                }
+                let (tokenizer, base) = (resolved.tokenizer().clone(), tower.model.clone());
+                let decoder = Box::new(decoder);
+                let origin = hash_json(&resolved.space(Digest256::of(b"")))?;
+                let model = Model::Decoder { decoder, tokenizer, adapter, base, origin };
                 Ok((Self { model }, vars))
             }
         }
+    }
+
+    /// [`Student::create`] of an encoder.
+    pub(crate) fn encoder(
+        options: &StudentOptions,
+        base_dir: &Path,
+        dimensions: usize,
+        seed: u64,
+    ) -> Result<(Self, Vec<NamedVar>)> {
+        let StudentOptions::Bert {
+            path,
+            tokenizer,
+            layers,
+            max_tokens,
+            train_embeddings,
+            keep_case: keep,
+            arithmetic,
+            ..
+        } = options
+        else {
+            return Err(Error::config("student.kind must be \"bert\""));
+        };
+        let source = place(path, base_dir).context(|| "student.path")?;
+        if source.is_file() {
+            return Err(Error::config(format!(
+                "student.path {} is a file; name an encoder's folder (an LLM cut in depth is kind = \"decoder\", with \
+                 [student.tower])",
+                source.display()
+            )));
+        }
+        let (round, device) = (precision(*arithmetic)?.packed, Device::Cpu);
+        let (bert, vars) =
+            Bert::load(&source, *layers, dimensions, *train_embeddings, seed, round, &device)?;
+        let path = match tokenizer {
+            Some(path) => place(path, base_dir).context(|| "student.tokenizer")?,
+            None => source.join("tokenizer.json"),
+        };
+        check_tokenizer(bert.config.scalingnote.as_ref(), &path)?;
+        let named = || path.display().to_string();
+        let mut definition = read_small_text(&path)?;
+        if *keep {
+            definition = keep_case(&definition).context(named)?;
+        }
+        Ok((Self::bert(bert, definition, *max_tokens).context(named)?, vars))
     }
 
     fn bert(bert: Bert, definition: String, max_tokens: usize) -> Result<Self> {
@@ -246,7 +302,7 @@ impl Student {
     /// Before the first step: an encoder's projection is put where it maps the texts closest to the teacher's vectors
     /// `targets`, `[texts, dimensions]`.
     pub(crate) fn fit_projection(
-        &mut self,
+        &self,
         texts: &[&str],
         targets: &[f32],
         batch: usize,
@@ -254,7 +310,7 @@ impl Student {
     ) -> Result<()> {
         let sequences: Vec<Vec<u32>> =
             texts.iter().map(|text| self.tokenize(text)).collect::<Result<_>>()?;
-        match &mut self.model {
+        match &self.model {
             Model::Bert { bert, .. } => bert.fit_projection(&sequences, targets, batch, cancel),
             Model::Decoder { .. } => Ok(()),
         }
@@ -267,7 +323,10 @@ impl Student {
                 hasher.field(definition);
                 bert.frozen()
             }
-            Model::Decoder { decoder, .. } => decoder.frozen(),
+            Model::Decoder { decoder, origin, .. } => {
+                hasher.field(origin.0);
+                decoder.frozen()
+            }
         };
         let trained = vars.iter().map(|(name, var)| (name, var.as_tensor()));
         for (name, tensor) in trained.chain(frozen.iter().map(|(name, tensor)| (name, tensor))) {
@@ -286,15 +345,22 @@ impl Student {
     ) -> Result<Learnt> {
         match &self.model {
             Model::Bert { bert, .. } => bert.gradients(sequences, loss),
-            Model::Decoder { decoder, .. } => {
-                let vectors = decoder.embed(sequences, None)?;
-                let learn = || -> CandleResult<Learnt> {
+            Model::Decoder { decoder, adapter, .. } => {
+                let all: Vec<Var> = vars.iter().map(|(_, var)| var.clone()).collect();
+                let mut grads = Gradients::new(&all);
+                let view = adapter.as_deref().map(Adapter::view);
+                let (vectors, memory) = decoder.embed(sequences, view.as_ref(), true)?;
+                let learn = || -> CandleResult<_> {
+                    let vectors = Var::from_tensor(&vectors)?;
                     let (loss, measure) = loss(&vectors, 0..sequences.len())?;
-                    let mut store = loss.backward()?;
-                    let gradients = vars.iter().map(|(_, var)| store.remove(var)).collect();
-                    Ok(Learnt { gradients, loss: loss.to_scalar()?, measure })
+                    let upstream = loss.backward()?.remove(&vectors);
+                    Ok((loss.to_scalar()?, measure, upstream))
                 };
-                learn().map_err(tensor_error)
+                let (loss, measure, upstream) = learn().map_err(tensor_error)?;
+                let upstream = upstream
+                    .ok_or_else(|| Error::internal("the loss does not reach the vectors"))?;
+                decoder.backward(memory, sequences, view.as_ref(), &upstream, &mut grads)?;
+                Ok(Learnt { gradients: grads.finish(), loss, measure })
             }
         }
     }
@@ -303,16 +369,20 @@ impl Student {
     pub(crate) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         match &self.model {
             Model::Bert { bert, .. } => bert.forward(sequences),
-            Model::Decoder { decoder, .. } => decoder.embed(sequences, None),
+            Model::Decoder { decoder, adapter, .. } => {
+                let view = adapter.as_deref().map(Adapter::view);
+                Ok(decoder.embed(sequences, view.as_ref(), false)?.0)
+            }
         }
     }
 
-    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`: a tower's model.
+    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`: a tower's model; or the
+    /// adapter of low-rank training. It carries the space of the document tower it was made for, if there is one.
     pub(crate) fn export(
         &self,
         folder: &Path,
         vars: &[NamedVar],
-        teacher: &EmbeddingSpace,
+        teacher: Option<&EmbeddingSpace>,
     ) -> Result<()> {
         let io = cannot("write", folder);
         std::fs::create_dir_all(folder).map_err(io)?;
@@ -327,9 +397,16 @@ impl Student {
                 config["architectures"] = json!(["BertModel"]);
                 (bert.frozen(), config)
             }
+            Model::Decoder { adapter: Some(adapter), base, .. } => {
+                let ours = teacher.map(|space| json!({ "teacher": space }).to_string());
+                let ours = ours.map(|text| HashMap::from([("scalingnote".to_owned(), text)]));
+                return adapter.export(folder, base, false, true, ours);
+            }
             Model::Decoder { decoder, .. } => (decoder.frozen(), decoder.hugging_face_config()),
         };
-        config["scalingnote"] = json!({ "teacher": teacher });
+        if let Some(teacher) = teacher {
+            config["scalingnote"] = json!({ "teacher": teacher });
+        }
         let tensors = trained.chain(frozen).collect();
         candle_core::safetensors::save(&tensors, folder.join("model.safetensors"))
             .map_err(tensor_error)

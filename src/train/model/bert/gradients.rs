@@ -8,7 +8,6 @@ use rayon::prelude::*;
 use super::Bert;
 use crate::error::Result;
 use crate::kernel::{Norm, add_to};
-use crate::train::autograd::linear::trained_linear;
 use crate::train::autograd::ops::with_all;
 use crate::train::model::encoder::{
     Encoder, Gradients, LayerGradients, OUTPUT, Tape, groups, mean_rows, spread_rows,
@@ -104,7 +103,7 @@ impl Bert {
             self.embed(group, &mut tape.embedded)?;
             let means = mean_rows(encoder.forward(&pack, &mut tape)?, &pack, width);
             let means = Var::from_vec(means, (group.len(), width), &self.device)?;
-            let projected = trained_linear(&means, &self.projection, false)?;
+            let projected = means.matmul(&self.projection.t()?)?;
             let (value, measure) = loss(&projected, range.clone())?;
             part.loss += value.to_scalar::<f32>()?;
             part.measure += measure;
