@@ -44,7 +44,7 @@ fn rows(element: Element, dimensions: usize, random: &[u8], count: usize) -> Vec
             Element::B1 => {
                 let row = bytes.len();
                 bytes.extend((0..dimensions.div_ceil(8)).map(|_| next()));
-                if dimensions % 8 > 0 {
+                if !dimensions.is_multiple_of(8) {
                     bytes[row + dimensions / 8] &= (1 << (dimensions % 8)) - 1;
                 }
             }

@@ -49,7 +49,7 @@ impl Random {
     }
 
     fn level(slot: usize) -> usize {
-        usize::from(slot % 8 == 0) + usize::from(slot % 64 == 0)
+        usize::from(slot.is_multiple_of(8)) + usize::from(slot.is_multiple_of(64))
     }
 
     fn graph(&self) -> Graph<'_> {
@@ -124,7 +124,7 @@ fn walks_find_what_the_textbook_finds() {
         for asked in 0..40 {
             let query = query(1_000 + asked);
             for (expansion, of) in [(1, 1), (10, 1), (64, 1), (10, 3), (30, 50)] {
-                let passes = |slot: u32| mix(u64::from(slot)) % of == 0;
+                let passes = |slot: u32| mix(u64::from(slot)).is_multiple_of(of);
                 let expected = textbook(&graph, &query, expansion, &passes);
                 for on in Instructions::available() {
                     let start = descend(on, &graph, &query, 0, &mut scratch);

@@ -128,7 +128,7 @@ pub(super) fn build(
         let cut = layers < input.config.layers;
         let (side, named) = adapt(decoder, method, input.query_adapter, cut)?;
         vars.extend(own.into_iter().chain(named).map(renamed));
-        query = Some(QueryTower::Decoder(side));
+        query = Some(QueryTower::Decoder(Box::new(side)));
     }
     let parameters = vars.iter().map(|(_, var)| var.clone()).collect();
     Ok((Model::new(document, query, parameters), vars))

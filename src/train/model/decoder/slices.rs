@@ -21,14 +21,14 @@ const LENGTH: f32 = 1e-24;
 
 /// Tapes between steps: their buffers are large, and fresh memory is slow.
 #[derive(Default)]
-pub(super) struct Spare(Mutex<Vec<Box<Tape>>>);
+pub(super) struct Spare(Mutex<Vec<Tape>>);
 
 impl Spare {
-    fn take(&self) -> Box<Tape> {
+    fn take(&self) -> Tape {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    fn give(&self, tape: Box<Tape>) {
+    fn give(&self, tape: Tape) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(tape);
     }
 }
@@ -44,7 +44,7 @@ struct Group {
     pack: Pack,
     /// States before the first layer that learns, `[tokens, hidden]`.
     lower: Vec<f32>,
-    tape: Option<Box<Tape>>,
+    tape: Option<Tape>,
     /// `[sequences, hidden]`
     pooled: Vec<f32>,
 }
