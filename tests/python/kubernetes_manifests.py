@@ -189,10 +189,15 @@ def check_containerfile(python):
             target["name"] for package in packages for target in package["targets"] if "bin" in target["kind"]
         }
         assert targets == {"scalingnote"}, targets
-    last = [line for line in instructions if line[:1] == ["USER"]][-1]
-    user = last[1].split(":")[0]
-    assert user.isdigit() and int(user) > 0, "runAsNonRoot needs a number that is not 0"
-    print("Containerfile: linted, and its build stage has what cargo needs")
+    # The other build stage copies the same.
+    copied = [line for line in instructions if line[:1] == ["COPY"] and not line[1].startswith("--from=")]
+    assert copied[: len(copied) // 2] == copied[len(copied) // 2 :], copied
+    stages = [line[3:] for line in instructions if line[:1] == ["FROM"]]
+    assert stages == [["build"], ["build-gpu"], ["gpu"], []], "the last stage, for processors, is built by default"
+    users = [line[1].split(":")[0] for line in instructions if line[:1] == ["USER"]]
+    assert len(users) == 2, users
+    assert all(user.isdigit() and int(user) > 0 for user in users), "runAsNonRoot needs a number that is not 0"
+    print("Containerfile: linted, and its build stages have what cargo needs")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 mod benches;
 mod claims;
 mod cron;
+mod cuda;
 mod guarantees;
 pub mod hostile;
 mod kubernetes;
