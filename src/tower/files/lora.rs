@@ -173,6 +173,14 @@ pub(crate) struct Merged {
     adapter: Adapter,
 }
 
+impl Merged {
+    /// Whether the adapter has something for this tensor.
+    fn changes(&self, name: &str) -> bool {
+        let stem = name.strip_suffix(".weight");
+        stem.is_some_and(|stem| self.adapter.pairs.contains_key(&module_of(stem)))
+    }
+}
+
 impl WeightSource for Merged {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.base.tensor(name, shape)?;
@@ -189,12 +197,12 @@ impl WeightSource for Merged {
         self.base.contains(name)
     }
 
+    fn half(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        if self.changes(name) { Ok(None) } else { self.base.half(name, shape) }
+    }
+
     fn q8_0(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Vec<u8>>> {
-        let stem = name.strip_suffix(".weight");
-        if stem.is_some_and(|stem| self.adapter.pairs.contains_key(&module_of(stem))) {
-            return Ok(None);
-        }
-        self.base.q8_0(name, shape)
+        if self.changes(name) { Ok(None) } else { self.base.q8_0(name, shape) }
     }
 }
 

@@ -166,6 +166,32 @@ impl SafetensorsFile {
         }
     }
 
+    /// A tensor of 16 bits an element as it is; `None` where it has another type.
+    pub(crate) fn half(&self, name: &str) -> Result<Option<Tensor>> {
+        fn read<T: candle_core::WithDType + bytemuck::Pod>(
+            file: &SafetensorsFile,
+            entry: &Entry,
+            name: &str,
+        ) -> Result<Option<Tensor>> {
+            let (start, end) = entry.data_offsets;
+            let mut values = vec![T::zeroed(); (end - start) as usize / size_of::<T>()];
+            file.file.read_at(file.data + start, bytemuck::cast_slice_mut(&mut values))?;
+            let tensor = Tensor::from_vec(values, entry.shape.as_slice(), &Device::Cpu);
+            tensor.or_error(ErrorKind::Corrupt, || format!("reading tensor {name}")).map(Some)
+        }
+        if self.packed.contains_key(name) {
+            return Ok(None);
+        }
+        let entry = self.entries.get(name).ok_or_else(|| missing(name))?;
+        match entry.dtype.as_str() {
+            // The file is little-endian.
+            _ if cfg!(target_endian = "big") => Ok(None),
+            "BF16" => read::<half::bf16>(self, entry, name),
+            "F16" => read::<half::f16>(self, entry, name),
+            _ => Ok(None),
+        }
+    }
+
     fn read_plain(&self, name: &str) -> Result<Tensor> {
         let entry = self.entries.get(name).ok_or_else(|| missing(name))?;
         let width = width_of(&entry.dtype).ok_or_else(|| self.unreadable(name, entry))?;
@@ -307,6 +333,15 @@ impl WeightSource for SafetensorsWeights {
 
     fn contains(&self, name: &str) -> bool {
         self.find(name).is_some()
+    }
+
+    fn half(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        let (file, stored) = self.find(name).ok_or_else(|| missing(name))?;
+        match file.shape(&stored) {
+            Some(found) if found == shape => file.half(&stored),
+            Some(found) => Err(wrong_shape(name, found, shape)),
+            None => Err(missing(name)),
+        }
     }
 }
 

@@ -116,6 +116,11 @@ pub trait WeightSource: Send + Sync {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<candle_core::Tensor>;
     /// Whether such a tensor exists.
     fn contains(&self, name: &str) -> bool;
+    /// The tensor in the 16 bits an element, bf16 or f16, in which the file stores it, contiguous on the CPU, rows in
+    /// the same order as [`WeightSource::tensor`] gives them; `None` where it is not kept so, or an adapter changes it.
+    fn half(&self, _name: &str, _shape: &[usize]) -> Result<Option<candle_core::Tensor>> {
+        Ok(None)
+    }
     /// The tensor's Q8_0 blocks as GGUF stores them, rows in the same order as [`WeightSource::tensor`] gives
     /// them; `None` where it is not kept so. Checked against `shape`, `[rows, width]`.
     fn q8_0(&self, _name: &str, _shape: &[usize; 2]) -> Result<Option<Vec<u8>>> {

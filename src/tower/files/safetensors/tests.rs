@@ -175,3 +175,26 @@ fn a_tensor_in_two_shards_is_refused() {
     }
     assert!(SafetensorsWeights::open(&paths).err().unwrap().to_string().contains("in two"));
 }
+
+#[test]
+fn elements_of_16_bits_are_given_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("half.safetensors");
+    let header = r#"{"b": {"dtype": "BF16", "shape": [1, 2], "data_offsets": [0, 4]},
+        "h": {"dtype": "F16", "shape": [2], "data_offsets": [4, 8]},
+        "f": {"dtype": "F32", "shape": [1], "data_offsets": [8, 12]}}"#;
+    let data = [0x80, 0x3f, 0x00, 0xc0, 0x00, 0x3c, 0x00, 0xc0, 0, 0, 0x80, 0x3f];
+    std::fs::write(&path, raw(header, &data)).unwrap();
+    let weights = SafetensorsWeights::open(&[path]).unwrap();
+    for (name, shape, dtype) in
+        [("b", vec![1, 2], candle_core::DType::BF16), ("h", vec![2], candle_core::DType::F16)]
+    {
+        let half = weights.half(name, &shape).unwrap().unwrap();
+        assert_eq!((half.dtype(), half.dims()), (dtype, shape.as_slice()));
+        assert_eq!(values(&half.to_dtype(candle_core::DType::F32).unwrap()), [1., -2.]);
+        assert_eq!(values(&weights.tensor(name, &shape).unwrap()), [1., -2.]);
+        assert!(weights.half(name, &[3]).is_err());
+    }
+    assert!(weights.half("f", &[1]).unwrap().is_none());
+    assert!(weights.half("none", &[1]).is_err());
+}
