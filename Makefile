@@ -174,13 +174,36 @@ test-all: test test-models test-airflow test-kubernetes test-alerts test-stores 
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).
 FEATURES ?= cuda
-CUDA = FEATURES=$(FEATURES) CANDLE_FLASH_ATTN_BUILD_DIR="$(abspath $(CACHE))/cuda-kernels" \
-	$(PYTHON) tests/python/cuda_toolkit.py $(CACHE)/cuda --
-.PHONY: cuda-check
-cuda-check: check-tools ## Build the program with feature cuda, no GPU needed; without an nvcc, NVIDIA's is fetched into .cache/cuda.
-	@mkdir -p $(CACHE)/cuda-kernels
-	$(CUDA) $(CARGO) build --release --features $(FEATURES)
-	$(CUDA) $(BIN) --version
+CUDA_TOOLKIT = $(PYTHON) tests/python/cuda_toolkit.py $(CACHE)/cuda
+CUDA = FEATURES=$(FEATURES) CANDLE_FLASH_ATTN_BUILD_DIR="$(abspath $(CACHE))/cuda-kernels" $(CUDA_TOOLKIT) --
+# To build: an nvcc of CUDA 13 on the PATH, or the network, from which NVIDIA's is fetched into .cache/cuda; no GPU. It is built
+# for this machine's card or for CUDA_COMPUTE_CAP (90, Hopper, where there is neither).
+# To run: a driver, 580 or newer, and the libraries that this target names at its end, with the packages that have them. They are
+# searched in lib/ beside the program, in /usr/local/cuda/lib64 and where the build had them. On a read-only root CUDA_CACHE_PATH
+# must name a folder that can be written. What needs no card (drivers of a cluster, schedulers, plans) takes release/scalingnote,
+# which runs without a driver.
+.PHONY: cuda
+cuda: check-tools ## Build gpu/scalingnote for NVIDIA GPUs (FEATURES=flash-attn: with fused attention) beside release/scalingnote.
+	@mkdir -p $(CACHE)/cuda-kernels "$(TARGET_DIR)/gpu"
+	$(CUDA) $(CARGO) rustc --release --bin scalingnote --features $(FEATURES) -- @rpath
+	mv $(BIN) "$(TARGET_DIR)/gpu/scalingnote"
+	$(CARGO) build --release
+	$(CUDA_TOOLKIT) --check "$(TARGET_DIR)/gpu/scalingnote"
+
+# Fused attention for the heads of the bench's shapes only, some 20 minutes of nvcc; FEATURES=cuda leaves it out.
+.PHONY: gpu-pack
+gpu-pack: FEATURES = flash-attn
+gpu-pack: check-tools ## Pack the `gpu` bench into .cache/gpu/gpu.xz, to be carried to a card (benches/gpu/first.sh).
+	@mkdir -p $(CACHE)/gpu $(CACHE)/cuda-kernels
+	@bench=$$(HEAD_DIMS="64 128" $(CUDA) $(CARGO) rustc --release --features $(FEATURES) --bench gpu \
+		--message-format json-render-diagnostics -- @rpath | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'); \
+	test -n "$$bench" && $(PYTHON) -c 'import lzma, os, sys; packed = lzma.compress(open(sys.argv[1], "rb").read(), preset=9); \
+	open(sys.argv[2], "wb").write(packed); size = len(packed) / 2**20; print(f"{sys.argv[2]}: {size:.1f} MiB"); \
+	sys.exit(size > 24 and "error: more than the 24 MiB that travel")' "$$bench" $(CACHE)/gpu/gpu.xz
+
+.PHONY: smoke-gpu
+smoke-gpu: check-tools ## The steps of the first minutes on a card, on the processor: do vectors depend on their batch?
+	SMOKE=1 benches/gpu/first.sh 1
 
 .PHONY: cuda-check-flash
 cuda-check-flash: FEATURES = flash-attn

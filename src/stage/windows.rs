@@ -156,13 +156,18 @@ impl Windows {
         self.state().failure.take().map_or(Ok(()), Err)
     }
 
-    /// The next batch. With `wait` there is none only once there will be no more.
-    pub(super) fn take(self: &Arc<Self>, wait: bool) -> Option<Batch> {
+    /// The next batch, cut to `limit` tokens: what a device has shown to hold. With `wait` there is none only once
+    /// there will be no more.
+    pub(super) fn take(self: &Arc<Self>, wait: bool, limit: u64) -> Option<Batch> {
         let mut state = self.state();
         loop {
             let first = state.first;
             for (at, window) in state.open.iter_mut().enumerate() {
-                if let Some(members) = window.waiting.pop_front() {
+                if let Some(mut members) = window.waiting.pop_front() {
+                    let rest = members.split_off(fitting(&members, &window.texts, limit));
+                    if !rest.is_empty() {
+                        window.waiting.push_front(rest);
+                    }
                     window.taken += 1;
                     return Some(Batch {
                         windows: Arc::clone(self),
@@ -204,6 +209,16 @@ impl Windows {
             self.done.notified().await;
         }
     }
+}
+
+/// How many texts of a batch have at most `limit` tokens together; a longer text is tried all the same.
+fn fitting(members: &[usize], texts: &[Pending], limit: u64) -> usize {
+    let mut tokens = 0;
+    let fits = members.iter().take_while(|at| {
+        tokens += texts[**at].tokens.ids.len() as u64;
+        tokens <= limit
+    });
+    fits.count().max(1)
 }
 
 impl Window {

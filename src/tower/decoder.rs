@@ -11,8 +11,8 @@ use crate::tower::files::config::{FAMILIES, unsupported_family};
 use crate::tower::model::apart::Apart;
 use crate::tower::model::pool::Want;
 use crate::tower::model::shape::Shape;
-use crate::tower::tensor::{Landing, TensorDecoder};
-use crate::tower::{DecoderConfig, DeviceSpec, Encoder, Running, Started, WeightSource};
+use crate::tower::tensor::{Landing, TensorDecoder, ceiling, self_test};
+use crate::tower::{Computed, DecoderConfig, DeviceSpec, Encoder, Running, Started, WeightSource};
 use crate::types::{Arithmetic, Embeddings, Pooling};
 
 /// A decoder LLM (Llama, Qwen2, Qwen3, Mistral, Phi-3, Gemma 3) loaded onto one device. Sequences run packed,
@@ -21,6 +21,7 @@ pub struct Decoder {
     config: DecoderConfig,
     max_tokens: usize,
     engine: Engine,
+    ceiling: Option<f64>,
 }
 
 enum Engine {
@@ -29,11 +30,12 @@ enum Engine {
 }
 
 impl Decoder {
-    /// Loads all weights. `max_tokens` is the longest sequence that will come.
+    /// Loads all weights. `max_tokens` is the longest sequence that will come. A GPU is tried first, on random layers.
     ///
     /// # Errors
     /// Unsupported, for a family, arithmetic or device that is not there; input, for a configuration that
-    /// contradicts itself; whatever the weight source reports.
+    /// contradicts itself; internal, where a GPU computes other vectors than the processor; whatever the weight source
+    /// reports.
     pub fn load(
         config: &DecoderConfig,
         weights: &dyn WeightSource,
@@ -44,6 +46,7 @@ impl Decoder {
         check(config, arithmetic, max_tokens)?;
         let apart = Apart { config, source: weights };
         let weights = if stored_apart(config) { weights } else { &apart };
+        let mut reached = None;
         let engine = match device {
             DeviceSpec::Cpu { threads } => Engine::Cpu(CpuDecoder::load(
                 config,
@@ -56,10 +59,38 @@ impl Decoder {
             DeviceSpec::Cuda(number) => {
                 let dtype = element(arithmetic)?;
                 let device = open_cuda(*number)?;
-                Engine::Tensor(TensorDecoder::load(config, weights, device, dtype, max_tokens)?)
+                self_test(config, &device, dtype)?;
+                let measured = ceiling(config, &device, dtype);
+                reached = Some(measured.context(|| "measuring the device")?);
+                let engine =
+                    TensorDecoder::load(config, weights, &device, dtype, max_tokens, true)?;
+                Engine::Tensor(engine)
             }
         };
-        Ok(Self { config: config.clone(), max_tokens, engine })
+        Ok(Self { config: config.clone(), max_tokens, engine, ceiling: reached })
+    }
+
+    /// [`Decoder::load`] without fused attention kernels, and without trying the device: what they are compared with.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load_composed(
+        config: &DecoderConfig,
+        weights: &dyn WeightSource,
+        device: &DeviceSpec,
+        arithmetic: Arithmetic,
+        max_tokens: usize,
+    ) -> Result<Self> {
+        let DeviceSpec::Cuda(number) = device else {
+            return Self::load(config, weights, device, arithmetic, max_tokens);
+        };
+        check(config, arithmetic, max_tokens)?;
+        let apart = Apart { config, source: weights };
+        let weights = if stored_apart(config) { weights } else { &apart };
+        let (dtype, device) = (element(arithmetic)?, open_cuda(*number)?);
+        let engine = TensorDecoder::load(config, weights, &device, dtype, max_tokens, false)?;
+        let (config, engine) = (config.clone(), Engine::Tensor(engine));
+        Ok(Self { config, max_tokens, engine, ceiling: None })
     }
 
     /// The same decoder on candle tensors of the processor: what other devices run, for tests on machines
@@ -77,8 +108,11 @@ impl Decoder {
         let apart = Apart { config, source: weights };
         let weights = if stored_apart(config) { weights } else { &apart };
         let dtype = element(arithmetic)?;
-        let engine = TensorDecoder::load(config, weights, Device::Cpu, dtype, max_tokens)?;
-        Ok(Self { config: config.clone(), max_tokens, engine: Engine::Tensor(engine) })
+        let device = Device::Cpu;
+        let engine = TensorDecoder::load(config, weights, &device, dtype, max_tokens, true)?;
+        let reached = ceiling(config, &device, dtype).context(|| "measuring the processor")?;
+        let (config, engine) = (config.clone(), Engine::Tensor(engine));
+        Ok(Self { config, max_tokens, engine, ceiling: Some(reached) })
     }
 
     /// Architecture.
@@ -267,8 +301,9 @@ struct OnDevice {
 }
 
 impl Running for OnDevice {
-    fn finish(self: Box<Self>) -> Result<Embeddings> {
-        Ok(self.shape.vectors(&self.landing.wait()?))
+    fn finish(self: Box<Self>) -> Result<Computed> {
+        let (states, seconds) = self.landing.wait()?;
+        Ok(Computed { vectors: self.shape.vectors(&states), seconds })
     }
 }
 
@@ -276,8 +311,12 @@ impl Encoder for DecoderEncoder {
     fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings> {
         match self.start(sequences)? {
             Started::Done(vectors) => Ok(vectors),
-            Started::Running(batch) => batch.finish(),
+            Started::Running(batch) => batch.finish().map(|computed| computed.vectors),
         }
+    }
+
+    fn ceiling(&self) -> Option<f64> {
+        self.decoder.ceiling
     }
 
     fn start(&mut self, sequences: &[&[u32]]) -> Result<Started> {

@@ -18,6 +18,12 @@ pub trait Encoder: Send + Sync {
     fn start(&mut self, sequences: &[&[u32]]) -> Result<Started> {
         self.encode(sequences).map(Started::Done)
     }
+
+    /// Tokens per second that the device would encode if it did nothing but the tower's products with weights, at the
+    /// rate that it reached in large products when the tower was loaded; `None` where that was not measured.
+    fn ceiling(&self) -> Option<f64> {
+        None
+    }
 }
 
 /// A batch that was handed over.
@@ -34,5 +40,14 @@ pub trait Running {
     ///
     /// # Errors
     /// As [`Encoder::start`].
-    fn finish(self: Box<Self>) -> Result<Embeddings>;
+    fn finish(self: Box<Self>) -> Result<Computed>;
+}
+
+/// What a device made of a batch.
+pub struct Computed {
+    /// Row i belongs to sequence i.
+    pub vectors: Embeddings,
+    /// How long the device was at this batch, by its own clock: neither the time in which the batch waited for those
+    /// before it, nor that in which the device waited for the batch.
+    pub seconds: f64,
 }

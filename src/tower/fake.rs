@@ -155,6 +155,11 @@ impl Encoder for FakeEncoder {
         }
         Ok(rows)
     }
+
+    /// The pace is the most that it reaches.
+    fn ceiling(&self) -> Option<f64> {
+        self.tower.tokens_per_second
+    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ mod trained;
 mod understood;
 
 pub use decoder::{Decoder, decoder_encoder, open_cuda};
-pub use encoder::{Encoder, Running, Started};
+pub use encoder::{Computed, Encoder, Running, Started};
 pub(crate) use files::lora::Adapter as StoredAdapter;
 pub use files::packed::{KEY as PACKED_KEY, Packed, Parts};
 pub(crate) use files::provenance::check_tokenizer;
@@ -34,6 +34,7 @@ pub(crate) use files::safetensors::SafetensorsFile;
 pub use model::architecture::{DecoderConfig, Gemma, Sliding, WeightSource};
 pub use options::{Defaults, DeviceSpec, Side, SpecialTokens, TowerOptions};
 pub use resolve::Tower;
+pub(crate) use tensor::is_out_of_memory;
 pub use tokenize::batch::pack;
 pub use tokenize::tokenizer::{Tokenized, TowerTokenizer};
 pub use trained::{Exported, Fit};

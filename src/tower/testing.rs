@@ -169,3 +169,15 @@ pub(crate) fn write_tiny_model(folder: &std::path::Path, sharded: bool) {
     }
     write("model.safetensors.index.json", &json!({"metadata": {}, "weight_map": map}));
 }
+
+/// Every element of `found` is within `tolerance` of what is expected, relative to 1 or to that, whichever is more.
+pub(crate) fn close(found: &candle_core::Tensor, expected: &candle_core::Tensor, tolerance: f32) {
+    assert_eq!(found.dims(), expected.dims());
+    let numbers = |tensor: &candle_core::Tensor| -> Vec<f32> {
+        let wide = tensor.to_dtype(candle_core::DType::F32).unwrap();
+        wide.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    for (a, b) in numbers(found).iter().zip(numbers(expected)) {
+        assert!((a - b).abs() <= tolerance * b.abs().max(1.), "{a} for {b}");
+    }
+}

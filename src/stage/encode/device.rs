@@ -23,24 +23,24 @@ pub async fn help(windows: &Arc<Windows>, worker: &mut Worker, env: &TaskEnv) ->
 
 /// Takes batches until the task has none (`wait`: and will have none).
 pub(super) fn work(windows: &Arc<Windows>, loaded: &mut Loaded, env: &TaskEnv, wait: bool) {
-    let mut device = Device { loaded, env, since: Instant::now() };
+    let mut device = Device { loaded, env };
     let mut running: Option<InFlight> = None;
     loop {
         if env.cancel.is_cancelled() {
             windows.stop();
         }
-        let idle = running.is_none();
-        let next = windows.take(wait && idle);
-        if idle {
-            device.since = Instant::now();
-        }
-        let Some(batch) = next else {
+        let limit = device.loaded.limit.unwrap_or(u64::MAX);
+        let Some(batch) = windows.take(wait && running.is_none(), limit) else {
             let Some(last) = running.take() else { return };
             device.finish(last);
             continue;
         };
-        match device.start(&batch) {
-            Ok(Started::Done(vectors)) => device.deliver(batch, rows_of(&vectors)),
+        let begun = Instant::now();
+        let started = device.loaded.encoder.start(&sequences(&batch));
+        match started {
+            Ok(Started::Done(vectors)) => {
+                device.deliver(batch, rows_of(&vectors), begun.elapsed().as_secs_f64());
+            }
             Ok(Started::Running(vectors)) => {
                 if let Some(before) = running.replace((batch, vectors)) {
                     device.finish(before);
@@ -64,39 +64,28 @@ type InFlight = (Batch, Box<dyn Running>);
 struct Device<'a> {
     loaded: &'a mut Loaded,
     env: &'a TaskEnv,
-    /// When it began what it does now.
-    since: Instant,
 }
 
 impl Device<'_> {
-    /// Hands a batch over. Fails with how the device refused it; with none where it was not asked.
-    fn start(&mut self, batch: &Batch) -> Result<Started, Option<Error>> {
-        match self.loaded.limit {
-            Some(limit) if batch.tokens() > limit => Err(None),
-            _ => self.loaded.encoder.start(&sequences(batch)).map_err(Some),
-        }
-    }
-
     fn finish(&mut self, (batch, running): InFlight) {
         match running.finish() {
-            Ok(vectors) => self.deliver(batch, rows_of(&vectors)),
-            Err(error) => self.in_pieces(batch, Some(error)),
+            Ok(computed) => self.deliver(batch, rows_of(&computed.vectors), computed.seconds),
+            Err(error) => self.in_pieces(batch, error),
         }
     }
 
-    /// Encodes a batch that the device does not hold at once; `error` as [`Device::start`] has it.
-    fn in_pieces(&mut self, batch: Batch, error: Option<Error>) {
+    /// Encodes a batch that the device did not hold at once.
+    fn in_pieces(&mut self, batch: Batch, error: Error) {
+        let begun = Instant::now();
         match self.pieces(&batch, error) {
-            Ok(rows) => self.deliver(batch, rows),
+            Ok(rows) => self.deliver(batch, rows, begun.elapsed().as_secs_f64()),
             Err(error) => batch.fail(error),
         }
     }
 
-    fn pieces(&mut self, batch: &Batch, error: Option<Error>) -> Result<Vec<Vec<f32>>> {
+    fn pieces(&mut self, batch: &Batch, error: Error) -> Result<Vec<Vec<f32>>> {
         let sequences = sequences(batch);
-        if let Some(error) = error {
-            self.halve(&sequences, error)?;
-        }
+        self.halve(&sequences, error)?;
         let mut rows = Vec::with_capacity(sequences.len());
         while rows.len() < sequences.len() {
             let rest = &sequences[rows.len()..];
@@ -133,7 +122,7 @@ impl Device<'_> {
     }
 
     /// Checks the vectors, tries bad ones again alone, and gives the batch back.
-    fn deliver(&mut self, batch: Batch, rows: Vec<Vec<f32>>) {
+    fn deliver(&mut self, batch: Batch, rows: Vec<Vec<f32>>, seconds: f64) {
         let mut encoded = Vec::with_capacity(rows.len());
         for (text, row) in batch.texts().zip(rows) {
             encoded.push(if is_usable(&row) {
@@ -143,8 +132,6 @@ impl Device<'_> {
             });
         }
         let (done, tokens) = (encoded.len() as u64, batch.tokens());
-        let seconds = self.since.elapsed().as_secs_f64();
-        self.since = Instant::now();
         batch.deliver(encoded, seconds);
         self.env.reporter.event(Event::Progress { stage: Stage::Encode, done, tokens });
     }

@@ -156,9 +156,10 @@ mod tests {
         let tensors = crate::tower::tensor::TensorDecoder::load(
             config,
             &Hashed,
-            Device::Cpu,
+            &Device::Cpu,
             candle_core::DType::F32,
             512,
+            true,
         )
         .unwrap();
         for want in wants {

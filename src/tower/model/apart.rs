@@ -30,21 +30,31 @@ impl Apart<'_> {
     }
 }
 
+/// Rows of a stored matrix.
+fn part(whole: &Tensor, stored: &str, (first, rows): (usize, usize)) -> Result<Tensor> {
+    let part = whole.narrow(0, first, rows).and_then(|part| part.contiguous());
+    part.or_error(ErrorKind::Internal, || format!("taking rows {first}.. out of {stored}"))
+}
+
 impl WeightSource for Apart<'_> {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let (Some((stored, first, rows)), &[wanted, width]) = (self.place(name), shape) else {
             return self.source.tensor(name, shape);
         };
-        self.source
-            .tensor(&stored, &[rows, width])?
-            .narrow(0, first, wanted)
-            .and_then(|part| part.contiguous())
-            .or_error(ErrorKind::Internal, || format!("taking {name} out of {stored}"))
+        part(&self.source.tensor(&stored, &[rows, width])?, &stored, (first, wanted))
     }
 
     fn contains(&self, name: &str) -> bool {
         let stored = self.place(name).map(|(stored, _, _)| stored);
         self.source.contains(stored.as_deref().unwrap_or(name))
+    }
+
+    fn half(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        let (Some((stored, first, rows)), &[wanted, width]) = (self.place(name), shape) else {
+            return self.source.half(name, shape);
+        };
+        let whole = self.source.half(&stored, &[rows, width])?;
+        whole.map(|whole| part(&whole, &stored, (first, wanted))).transpose()
     }
 
     fn q8_0(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Vec<u8>>> {

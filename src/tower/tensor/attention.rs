@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
+use super::fused::Turned;
+use super::parts::{blocks, group};
 use super::transfer::words;
 use crate::kernel::Window;
 use crate::tower::DecoderConfig;
@@ -16,13 +18,6 @@ use crate::tower::model::pool::Pool;
 
 /// Scores of one group at most: what attention takes beside the activations, 256 MiB in bf16.
 const GROUP_SCORES: usize = 1 << 27;
-/// Lengths of groups are multiples of this, the width that matrix units like.
-const GRAIN: usize = 8;
-/// Up to this length a group holds any shorter sequence: padding is cheaper than another launch.
-const SHORT: usize = 32;
-/// Queries that share one product of a window's keys, at least.
-const BLOCK: usize = 64;
-
 /// Attention of one decoder on one device.
 pub(super) struct Attention {
     device: Device,
@@ -30,7 +25,12 @@ pub(super) struct Attention {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    scale: f64,
+    /// What scores are multiplied by.
+    scale: f32,
+    /// Whether the fused kernels are wanted.
+    flash: bool,
+    /// Scores of one head that are computed at once.
+    group_scores: usize,
     /// Whether some layer sees what comes later, so that padding has to be hidden.
     looks_ahead: bool,
     /// Made when first needed and grown.
@@ -86,26 +86,35 @@ pub(super) struct Groups {
 }
 
 impl Attention {
-    pub(super) fn new(config: &DecoderConfig, device: &Device, dtype: DType) -> Self {
+    pub(super) fn new(config: &DecoderConfig, device: &Device, dtype: DType, flash: bool) -> Self {
         Self {
             device: device.clone(),
             dtype,
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            scale: config.score_scale(),
+            scale: config.score_scale() as f32,
+            flash,
+            group_scores: GROUP_SCORES / config.heads,
             looks_ahead: (0..config.layers).any(|layer| config.window(layer).after > 0),
             bands: Mutex::default(),
         }
     }
 
     /// Whether the fused kernel takes these heads.
-    fn fused(&self) -> bool {
+    pub(super) fn fused(&self) -> bool {
         cfg!(feature = "flash-attn")
+            && self.flash
             && self.device.is_cuda()
             && matches!(self.dtype, DType::F16 | DType::BF16)
             && self.head_dim.is_multiple_of(8)
             && self.head_dim <= 256
+    }
+
+    /// What the fused kernel does itself, and queries have to bring along elsewhere: there it costs least, and keeps f16
+    /// scores in range.
+    pub(super) fn query_scale(&self) -> f32 {
+        if self.fused() { 1. } else { self.scale }
     }
 
     /// Groups the sequences and puts what the device needs behind `staged`. `mean` says that states will be averaged,
@@ -121,7 +130,7 @@ impl Attention {
         let ends = words(staged, ends.map(|end| end as u32));
         let members = match self.fused() && !mean {
             true => Vec::new(),
-            false => group(lengths, GROUP_SCORES / self.heads),
+            false => group(lengths, self.group_scores),
         };
         let mut unpad = vec![0u32; total];
         let mut order = vec![0u32; lengths.len()];
@@ -194,6 +203,10 @@ impl Attention {
         if low.is_none() && high.is_none() {
             return Ok(None);
         }
+        // Blocks that reach back to a sequence's start without beginning there have one each; the others share.
+        if offset > 0 && bound(window.before).is_none_or(|before| offset < before) {
+            return self.made_band((low, high), (rows, columns)).map(Some);
+        }
         let mut bands = self.bands.lock().unwrap_or_else(PoisonError::into_inner);
         let at = bands.iter().position(|band| (band.low, band.high) == (low, high));
         let (mut wide, mut deep) = (columns, rows);
@@ -205,9 +218,19 @@ impl Attention {
             (wide, deep) = (wide.max(kept_columns), deep.max(kept_rows));
             bands.swap_remove(at);
         }
+        let mask = self.made_band((low, high), (deep, wide))?;
+        bands.push(Band { low, high, mask: mask.clone() });
+        Ok(Some(mask.narrow(0, 0, rows)?.narrow(1, 0, columns)?))
+    }
+
+    fn made_band(
+        &self,
+        (low, high): (Option<i64>, Option<i64>),
+        (rows, columns): (usize, usize),
+    ) -> candle_core::Result<Tensor> {
         let line = |length: usize| Tensor::arange(0f32, length as f32, &self.device);
-        let apart = line(wide)?.unsqueeze(0)?.broadcast_sub(&line(deep)?.unsqueeze(1)?)?;
-        let never = Tensor::full(f32::NEG_INFINITY, (deep, wide), &self.device)?;
+        let apart = line(columns)?.unsqueeze(0)?.broadcast_sub(&line(rows)?.unsqueeze(1)?)?;
+        let never = Tensor::full(f32::NEG_INFINITY, (rows, columns), &self.device)?;
         let mut mask = never.zeros_like()?;
         if let Some(low) = low {
             mask = apart.lt(low as f32)?.where_cond(&never, &mask)?;
@@ -215,38 +238,32 @@ impl Attention {
         if let Some(high) = high {
             mask = apart.gt(high as f32)?.where_cond(&never, &mask)?;
         }
-        let mask = mask.to_dtype(self.dtype)?;
-        bands.push(Band { low, high, mask: mask.clone() });
-        Ok(Some(mask.narrow(0, 0, rows)?.narrow(1, 0, columns)?))
+        mask.to_dtype(self.dtype)
     }
 
-    /// `q` `[total, heads, head_dim]` on `k`, `v` `[total, kv_heads, head_dim]`: `[total, heads, head_dim]`. Every token
-    /// sees those of its sequence that lie in the window.
+    /// Queries, scaled by [`Attention::query_scale`], on keys and values: `[total, heads, head_dim]`. Every token sees
+    /// those of its sequence that lie in the window.
     pub(super) fn attend(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        Turned { q, k, v }: &Turned,
         window: Window,
         groups: &Groups,
     ) -> candle_core::Result<Tensor> {
-        let scale = self.scale;
         #[cfg(feature = "flash-attn")]
         if self.fused() {
             let (ends, longest) = (groups.part(&groups.staged.ends)?, groups.staged.longest);
-            let scale = scale as f32;
+            let scale = self.scale;
             let bound = |distance: usize| (distance < longest).then_some(distance);
             let (before, after) = (bound(window.before), bound(window.after));
             return candle_flash_attn::flash_attn_varlen_windowed(
                 q, k, v, &ends, &ends, longest, longest, scale, before, after,
             );
         }
-        // On q it costs least, and keeps f16 scores in range.
-        let q = (q * scale)?;
+        let v = v.contiguous()?;
         let mut attended = Vec::with_capacity(groups.staged.groups.len());
         for (group, padding) in groups.staged.groups.iter().zip(&groups.padding) {
             attended.push(self.attend_group(
-                [&q, k, v],
+                [q, k, &v],
                 window,
                 groups,
                 (group, padding.as_ref()),
@@ -260,6 +277,12 @@ impl Attention {
             Some(unpad) => attended.index_select(&groups.part(unpad)?, 0),
             None => Ok(attended),
         }
+    }
+
+    /// Query rows of a sequence that are computed at once where they meet `keys` keys in all its group: fewer than it has
+    /// where one sequence alone has more scores than memory and the kernels' indices are for.
+    fn rows_at_once(&self, keys: usize) -> usize {
+        (self.group_scores / keys).max(1)
     }
 
     /// `[rows * length, heads, head_dim]`.
@@ -281,7 +304,7 @@ impl Attention {
         };
         let (k, v) = (by_head(k)?, by_head(v)?);
         let mut parts = Vec::new();
-        for (queries, keys) in blocks(window, length) {
+        for (queries, keys) in blocks(window, length, self.rows_at_once(n * length)) {
             let (rows, columns) = (queries.len(), keys.len());
             let q = q.narrow(2, queries.start, rows)?.contiguous()?;
             let q = q.reshape((n * kv, shared * rows, d))?;
@@ -307,19 +330,6 @@ impl Attention {
         };
         mixed.permute((0, 3, 1, 2, 4))?.contiguous()?.reshape((n * length, self.heads, d))
     }
-}
-
-/// Blocks of queries of a sequence, each with the keys that any of them sees: one block where the window leaves little out.
-fn blocks(window: Window, length: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    let wide = window.before.max(window.after).max(BLOCK);
-    if wide.saturating_add(window.most(length)) >= length {
-        return vec![(0..length, 0..length)];
-    }
-    let block = |start: usize| {
-        let end = length.min(start + wide);
-        (start..end, window.keys(start, length).start..window.keys(end - 1, length).end)
-    };
-    (0..length).step_by(wide).map(block).collect()
 }
 
 impl Groups {
@@ -366,31 +376,38 @@ impl Groups {
     }
 }
 
-/// Groups sequences so that each wastes at most about a quarter on padding and has at most `scores` scores a head.
-/// Returns lengths and members, every sequence once, longest first.
-fn group(lengths: &[usize], scores: usize) -> Vec<(usize, Vec<usize>)> {
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|at| (std::cmp::Reverse(lengths[*at]), *at));
-    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
-    for at in order {
-        let length = lengths[at].next_multiple_of(GRAIN);
-        match groups.last_mut() {
-            Some((longest, rows))
-                if (*longest <= SHORT || length * 4 >= *longest * 3)
-                    && (rows.len() + 1) * *longest * *longest <= scores =>
-            {
-                rows.push(at);
-            }
-            _ => groups.push((length, vec![at])),
-        }
-    }
-    groups
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
+    use crate::tower::testing::close;
+
+    #[test]
+    fn a_long_sequence_in_blocks_is_the_same() {
+        let config = crate::tower::files::config::from_json(
+            crate::tower::testing::tiny_config().as_object().unwrap(),
+        )
+        .unwrap();
+        let random = |heads| Tensor::randn(0f32, 1., (444, heads, 8), &Device::Cpu).unwrap();
+        let turned = Turned { q: random(4), k: random(2), v: random(2) };
+        let attend = |window, group_scores| {
+            let mut attention = Attention::new(&config, &Device::Cpu, DType::F32, true);
+            attention.group_scores = group_scores;
+            attention.looks_ahead = true;
+            let mut words = Vec::new();
+            let staged = attention.stage(&[3, 41, 400], false, &mut words);
+            let words = Tensor::new(words, &Device::Cpu).unwrap();
+            let groups = attention.groups(staged, &words).unwrap();
+            attention.attend(&turned, window, &groups).unwrap()
+        };
+        let near = |before, after| Window { before, after };
+        for window in [Window::CAUSAL, Window::FULL, near(9, 0), near(20, 90), near(70, 5)] {
+            let whole = attend(window, 1 << 20);
+            // Blocks of several rows, the last one shorter, and of a single row.
+            for scores in [23 * 400, 7 * 48, 1] {
+                close(&attend(window, scores), &whole, 1e-5);
+            }
+        }
+    }
 
     #[test]
     fn equal_lengths_need_no_copy() {
@@ -398,51 +415,12 @@ mod tests {
             crate::tower::testing::tiny_config().as_object().unwrap(),
         )
         .unwrap();
-        let attention = Attention::new(&config, &Device::Cpu, DType::F32);
+        let attention = Attention::new(&config, &Device::Cpu, DType::F32, true);
         let mut words = Vec::new();
         let staged = attention.stage(&[16, 16, 16], false, &mut words);
         assert!(staged.unpad.is_none() && staged.groups[0].whole == Some(0));
         let staged = attention.stage(&[16, 9, 16], false, &mut words);
         assert!(staged.unpad.is_some() && staged.groups[0].whole.is_none());
         assert_eq!(words[staged.ends], [0, 16, 25, 41]);
-    }
-
-    proptest! {
-        #[test]
-        fn blocks_hold_every_query_once_with_all_its_keys(
-            before in 0usize..300, after in 0usize..300, length in 1usize..2_000,
-        ) {
-            let window = Window { before, after };
-            let mut next = 0;
-            for (queries, keys) in blocks(window, length) {
-                prop_assert_eq!(queries.start, next);
-                next = queries.end;
-                for query in queries {
-                    let seen = window.keys(query, length);
-                    prop_assert!(keys.start <= seen.start && seen.end <= keys.end);
-                }
-                prop_assert!(keys.len() <= before + after + 1 + before.max(after).max(BLOCK));
-            }
-            prop_assert_eq!(next, length);
-        }
-
-        #[test]
-        fn groups_hold_every_sequence_once_and_little_padding(
-            lengths in prop::collection::vec(1usize..600, 1..120), scores in 1usize..2_000_000,
-        ) {
-            let groups = group(&lengths, scores);
-            let mut seen: Vec<usize> = Vec::new();
-            for (length, rows) in &groups {
-                prop_assert!(rows.len() == 1 || rows.len() * length * length <= scores);
-                for row in rows {
-                    let own = lengths[*row];
-                    prop_assert!(own <= *length);
-                    prop_assert!(*length <= SHORT || own.next_multiple_of(GRAIN) * 4 >= *length * 3);
-                }
-                seen.extend(rows);
-            }
-            seen.sort_unstable();
-            prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
-        }
     }
 }

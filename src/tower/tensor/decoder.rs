@@ -1,32 +1,30 @@
 //! The decoder on candle tensors: the same packed forward pass for any device that candle knows.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::ops::{rms_norm, silu};
-use candle_nn::rotary_emb::rope_thd;
+use candle_nn::ops::rms_norm;
 
 use super::attention::{Attention, Groups};
-use super::fault::fault;
+use super::fault::{check_size, fault};
+use super::fused::{Heads, add_norm, gated};
+use super::load::Loader;
 use super::transfer::{Landing, Transfer, words};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::kernel::Activation;
+use crate::error::Result;
 use crate::tower::model::layer_weights::Weights;
 use crate::tower::model::pool::Want;
 use crate::tower::model::rope::Rope;
 use crate::tower::{DecoderConfig, WeightSource};
 
-/// Matrices stay apart: on a device one product each is as fast as a fused one, and its result needs no copy.
 struct Layer {
     input_norm: Tensor,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    q_norm: Option<Tensor>,
-    k_norm: Option<Tensor>,
+    /// Queries, keys and values.
+    qkv: Linear,
+    /// `[2, head_dim]` in f32: the queries' norm and the keys'.
+    head_norms: Option<Tensor>,
     o: Linear,
     attended_norm: Option<Tensor>,
     inner_norm: Tensor,
-    gate: Linear,
-    up: Linear,
+    /// Gate and up.
+    gate_up: Linear,
     down: Linear,
     outer_norm: Option<Tensor>,
 }
@@ -52,124 +50,146 @@ pub(crate) struct TensorDecoder {
     config: DecoderConfig,
     transfer: Transfer,
     attention: Attention,
+    heads: Heads,
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Tensor,
-    angles: Angles,
+    /// `[positions, head_dim]` in f32, cosines before sines.
+    angles: Tensor,
     /// Of sliding layers, where they are others.
-    sliding_angles: Option<Angles>,
+    sliding_angles: Option<Tensor>,
 }
 
-/// Cosines and sines, `[rows, head_dim / 2]` each.
-struct Angles {
-    cos: Tensor,
-    sin: Tensor,
+/// A batch as the device needs it, in one copy.
+pub(super) struct Planned {
+    pub(super) words: Vec<u32>,
+    ids: std::ops::Range<usize>,
+    positions: std::ops::Range<usize>,
+    last: std::ops::Range<usize>,
+    first: std::ops::Range<usize>,
+    groups: super::attention::Staged,
+    want: Want,
 }
 
-impl Angles {
-    fn of(&self, positions: &Tensor) -> candle_core::Result<Self> {
-        let (cos, sin) = (&self.cos, &self.sin);
-        Ok(Self { cos: cos.index_select(positions, 0)?, sin: sin.index_select(positions, 0)? })
-    }
-}
-
-/// The packed batch: how its rows belong to sequences.
+/// The packed batch on the device: how its rows belong to sequences.
 struct Batch {
-    angles: Angles,
-    sliding_angles: Option<Angles>,
+    positions: Tensor,
     groups: Groups,
 }
 
 impl TensorDecoder {
-    /// Reads all weights onto the device.
+    /// Reads all weights onto the device. `flash` lets attention take the fused kernels, where the program has them for
+    /// this device and these heads.
     pub(crate) fn load(
         config: &DecoderConfig,
         source: &dyn WeightSource,
-        device: Device,
+        device: &Device,
         dtype: DType,
         max_tokens: usize,
+        flash: bool,
     ) -> Result<Self> {
+        // First: from here on everything happens on the device's one stream.
+        let transfer = fault(Transfer::new(device), "preparing the device")?;
         let weights = Weights { config, source };
-        let put = |data: Vec<f32>, shape: &[usize]| {
-            let copied = Tensor::from_vec(data, shape, &Device::Cpu)
-                .and_then(|tensor| tensor.to_dtype(dtype))
-                .and_then(|tensor| tensor.to_device(&device));
-            copied.or_error(ErrorKind::Resource, || "copying weights to the device")
-        };
-        let (hidden, middle) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let linear = |data: Vec<f32>, out: usize, width: usize, bias: Option<Vec<f32>>| {
-            let bias = bias.map(|bias| put(bias, &[out])).transpose()?;
-            Ok::<_, Error>(Linear { weight: put(data, &[out, width])?, bias })
+        let loader = Loader { source, device, dtype };
+        let put = |data: Vec<f32>| {
+            let width = data.len();
+            loader.numbers(data, &[width], dtype)
         };
         let mut layers = Vec::with_capacity(config.layers);
         for at in 0..config.layers {
-            let w = weights.layer(at, |name, shape| weights.floats(name, &shape))?;
-            let norm = |w: Option<Vec<f32>>| w.map(|w| put(w, &[hidden])).transpose();
-            let head_norm = |w: Option<Vec<f32>>| w.map(|w| put(w, &[config.head_dim])).transpose();
-            let (k_bias, v_bias) = match w.kv_bias {
-                Some(mut k) => {
-                    let v = k.split_off(kv);
-                    (Some(k), Some(v))
-                }
-                None => (None, None),
+            let w = weights.layer(at, |name, shape| loader.tensor(name, &shape))?;
+            let bias = match (w.q_bias, w.kv_bias) {
+                (Some(q), Some(kv)) => Some(put([q, kv].concat())?),
+                _ => None,
             };
+            let head_norms = match (w.q_norm, w.k_norm) {
+                (Some(q), Some(k)) => {
+                    Some(loader.numbers([q, k].concat(), &[2, config.head_dim], DType::F32)?)
+                }
+                _ => None,
+            };
+            let (attended_norm, outer_norm) = (w.attended_norm.map(put), w.outer_norm.map(put));
             layers.push(Layer {
-                input_norm: put(w.input_norm, &[hidden])?,
-                q: linear(w.q, q, hidden, w.q_bias)?,
-                k: linear(w.k, kv, hidden, k_bias)?,
-                v: linear(w.v, kv, hidden, v_bias)?,
-                q_norm: head_norm(w.q_norm)?,
-                k_norm: head_norm(w.k_norm)?,
-                o: linear(w.o, hidden, q, None)?,
-                attended_norm: norm(w.attended_norm)?,
-                inner_norm: put(w.inner_norm, &[hidden])?,
-                gate: linear(w.gate, middle, hidden, None)?,
-                up: linear(w.up, middle, hidden, None)?,
-                down: linear(w.down, hidden, middle, None)?,
-                outer_norm: norm(w.outer_norm)?,
+                input_norm: put(w.input_norm)?,
+                qkv: Linear { weight: loader.stacked(&[w.q, w.k, w.v])?, bias },
+                head_norms,
+                o: Linear { weight: w.o, bias: None },
+                attended_norm: attended_norm.transpose()?,
+                inner_norm: put(w.inner_norm)?,
+                gate_up: Linear { weight: loader.stacked(&[w.gate, w.up])?, bias: None },
+                down: Linear { weight: w.down, bias: None },
+                outer_norm: outer_norm.transpose()?,
             });
         }
         let angles = |rope: Rope| {
-            let table = |table: &[f32]| put(table.to_vec(), &[max_tokens, config.head_dim / 2]);
             let (cos, sin) = rope.tables();
-            Ok::<_, Error>(Angles { cos: table(cos)?, sin: table(sin)? })
+            let half = config.head_dim / 2;
+            let rows = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+            let angles = rows.flat_map(|(cos, sin)| [cos, sin]).flatten().copied().collect();
+            loader.numbers(angles, &[max_tokens, config.head_dim], DType::F32)
         };
-        // Table, factor and product are rounded, each, as the reference computes in that type.
-        let round = |x: f32| match dtype {
-            DType::BF16 => half::bf16::from_f32(x).to_f32(),
-            DType::F16 => half::f16::from_f32(x).to_f32(),
-            _ => x,
+        let sliding_angles = Rope::of_sliding(config, max_tokens).map(angles).transpose()?;
+        let angles = angles(Rope::new(config, max_tokens))?;
+        let shape = [config.vocab_size, config.hidden_size];
+        let mut embedding = loader.tensor("model.embed_tokens.weight", &shape)?;
+        if config.gemma.is_some() {
+            // Table, factor and product are rounded, each, as the reference computes in that type.
+            let scaled = embedding.affine(f64::from(config.embedding_scale()), 0.);
+            embedding = fault(scaled, "scaling embeddings on the device")?;
+        }
+        let norm = put(weights.norm()?)?;
+        let attention = Attention::new(config, device, dtype, flash);
+        let heads = Heads {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            epsilon: config.rms_norm_eps as f32,
+            scale: attention.query_scale(),
         };
-        let scale = round(config.embedding_scale());
-        let table = weights.embedding(|x| round(x) * scale)?;
         Ok(Self {
             config: config.clone(),
-            embedding: put(table, &[config.vocab_size, hidden])?,
+            transfer,
+            attention,
+            heads,
+            embedding,
             layers,
-            norm: put(weights.norm()?, &[hidden])?,
-            angles: angles(Rope::new(config, max_tokens))?,
-            sliding_angles: Rope::of_sliding(config, max_tokens).map(angles).transpose()?,
-            attention: Attention::new(config, &device, dtype),
-            transfer: fault(Transfer::new(device), "preparing the device")?,
+            norm,
+            angles,
+            sliding_angles,
         })
+    }
+
+    /// Whether attention takes the fused kernels.
+    pub(super) fn is_fused(&self) -> bool {
+        self.attention.fused()
     }
 
     /// Final-norm states in f32 on the device: `[total, hidden]`, or one pooled row per sequence.
     pub(crate) fn run(&self, sequences: &[&[u32]], want: Want) -> Result<Tensor> {
-        let states = self.forward(sequences, want);
+        let planned = self.plan(sequences, want)?;
+        let states = self.transfer.upload(&planned.words);
+        let states = states.and_then(|words| self.forward(planned, &words));
         fault(states, "computing the forward pass on the device")
     }
 
     /// Hands a batch over to the device and returns before it is computed, where the device works by itself.
     pub(crate) fn start(&self, sequences: &[&[u32]], want: Want) -> Result<Landing> {
+        let begun = fault(self.transfer.begin(), "handing a batch to the device")?;
         let states = self.run(sequences, want)?;
-        fault(self.transfer.land(states), "copying vectors from the device")
+        fault(self.transfer.land(states, begun), "copying vectors from the device")
     }
 
-    fn forward(&self, sequences: &[&[u32]], want: Want) -> candle_core::Result<Tensor> {
+    /// Lays a batch out for the device.
+    ///
+    /// # Errors
+    /// Resource, where it has too many tokens for the kernels of a device.
+    pub(super) fn plan(&self, sequences: &[&[u32]], want: Want) -> Result<Planned> {
+        let c = &self.config;
+        let heads = (c.heads + 2 * c.kv_heads) * c.head_dim;
+        let widest = heads.max(2 * c.intermediate_size).max(c.hidden_size);
+        check_size(sequences.iter().map(|sequence| sequence.len()).sum(), widest)?;
         let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
-        // Everything the device has to know about the batch, in one copy.
         let mut staged = Vec::new();
         let ids = words(&mut staged, sequences.iter().copied().flatten().copied());
         let positions = words(&mut staged, lengths.iter().flat_map(|length| 0..*length as u32));
@@ -188,69 +208,57 @@ impl TensorDecoder {
             }),
         );
         let pools = matches!(want, Want::Pooled(_));
-        let grouped = self.attention.stage(&lengths, pools, &mut staged);
-        let staged = self.transfer.upload(staged)?;
-        let part = |range: &std::ops::Range<usize>| staged.narrow(0, range.start, range.len());
+        let groups = self.attention.stage(&lengths, pools, &mut staged);
+        Ok(Planned { words: staged, ids, positions, last, first, groups, want })
+    }
 
-        let positions = part(&positions)?;
+    /// Computes a batch whose words are on the device.
+    pub(super) fn forward(&self, planned: Planned, words: &Tensor) -> candle_core::Result<Tensor> {
+        let part = |range: &std::ops::Range<usize>| words.narrow(0, range.start, range.len());
         let batch = Batch {
-            angles: self.angles.of(&positions)?,
-            sliding_angles: match &self.sliding_angles {
-                Some(angles) => Some(angles.of(&positions)?),
-                None => None,
-            },
-            groups: self.attention.groups(grouped, &staged)?,
+            positions: part(&planned.positions)?,
+            groups: self.attention.groups(planned.groups, words)?,
         };
         let eps = self.config.rms_norm_eps as f32;
-        let mut x = self.embedding.index_select(&part(&ids)?, 0)?;
-        let joined = |x: &Tensor, y: Tensor, norm: &Option<Tensor>| match norm {
-            Some(norm) => x + rms_norm(&y, norm, eps)?,
-            None => x + y,
+        let mut x = self.embedding.index_select(&part(&planned.ids)?, 0)?;
+        let mut normal = match self.layers.first() {
+            Some(layer) => rms_norm(&x, &layer.input_norm, eps)?,
+            None => rms_norm(&x, &self.norm, eps)?,
+        };
+        let behind = |change: Tensor, norm: &Option<Tensor>| match norm {
+            Some(norm) => rms_norm(&change, norm, eps),
+            None => Ok(change),
         };
         for (at, layer) in self.layers.iter().enumerate() {
-            let attended = self.attend(at, &rms_norm(&x, &layer.input_norm, eps)?, &batch)?;
-            x = joined(&x, attended, &layer.attended_norm)?;
-            let inner = self.feed_forward(layer, &rms_norm(&x, &layer.inner_norm, eps)?)?;
-            x = joined(&x, inner, &layer.outer_norm)?;
+            let attended = behind(self.attend(at, &normal, &batch)?, &layer.attended_norm)?;
+            (x, normal) = add_norm(&x, &attended, &layer.inner_norm, eps)?;
+            let inner = gated(&layer.gate_up.forward(&normal)?, self.config.gate())?;
+            let fed = behind(layer.down.forward(&inner)?, &layer.outer_norm)?;
+            let next = self.layers.get(at + 1).map_or(&self.norm, |next| &next.input_norm);
+            (x, normal) = add_norm(&x, &fed, next, eps)?;
         }
-        let states = |x: &Tensor| rms_norm(x, &self.norm, eps)?.to_dtype(DType::F32);
-        match want {
-            Want::All => states(&x),
-            Want::Last => states(&x.index_select(&part(&last)?, 0)?),
-            Want::First => states(&x.index_select(&part(&first)?, 0)?),
-            Want::Pooled(pool) => batch.groups.pool(&states(&x)?, pool),
+        let rows = |range: &std::ops::Range<usize>| {
+            normal.index_select(&part(range)?, 0)?.to_dtype(DType::F32)
+        };
+        match planned.want {
+            Want::All => normal.to_dtype(DType::F32),
+            Want::Last => rows(&planned.last),
+            Want::First => rows(&planned.first),
+            Want::Pooled(pool) => batch.groups.pool(&normal.to_dtype(DType::F32)?, pool),
         }
     }
 
     fn attend(&self, at: usize, x: &Tensor, batch: &Batch) -> candle_core::Result<Tensor> {
         let (c, layer) = (&self.config, &self.layers[at]);
-        let angles = match &batch.sliding_angles {
+        let qkv = layer.qkv.forward(x)?;
+        let angles = match &self.sliding_angles {
             Some(angles) if c.slides(at) => angles,
-            _ => &batch.angles,
+            _ => &self.angles,
         };
-        let total = x.dim(0)?;
-        let turn = |linear: &Linear, heads: usize, norm: &Option<Tensor>| {
-            let mut x = linear.forward(x)?.reshape((total, heads, c.head_dim))?;
-            if let Some(norm) = norm {
-                x = rms_norm(&x, norm, c.rms_norm_eps as f32)?;
-            }
-            rope_thd(&x.unsqueeze(0)?, &angles.cos, &angles.sin)?.squeeze(0)
-        };
-        let q = turn(&layer.q, c.heads, &layer.q_norm)?;
-        let k = turn(&layer.k, c.kv_heads, &layer.k_norm)?;
-        let v = layer.v.forward(x)?.reshape((total, c.kv_heads, c.head_dim))?;
-        let attended = self.attention.attend(&q, &k, &v, c.window(at), &batch.groups)?;
-        layer.o.forward(&attended.reshape((total, c.heads * c.head_dim))?)
-    }
-
-    fn feed_forward(&self, layer: &Layer, x: &Tensor) -> candle_core::Result<Tensor> {
-        let gate = layer.gate.forward(x)?;
-        let gate = match self.config.gate() {
-            Activation::Silu => silu(&gate)?,
-            Activation::GeluTanh => gate.gelu()?,
-            Activation::Gelu => gate.gelu_erf()?,
-            Activation::Relu => gate.relu()?,
-        };
-        layer.down.forward(&(gate * layer.up.forward(x)?)?)
+        let norms = layer.head_norms.as_ref();
+        let turned = self.heads.turn(&qkv, angles, &batch.positions, norms)?;
+        let attended = self.attention.attend(&turned, c.window(at), &batch.groups)?;
+        let width = c.heads * c.head_dim;
+        layer.o.forward(&attended.reshape((x.dim(0)?, width))?)
     }
 }

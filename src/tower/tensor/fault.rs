@@ -16,8 +16,30 @@ pub(super) fn fault<T>(result: candle_core::Result<T>, what: &'static str) -> Re
     })
 }
 
-/// What the driver, the runtime and cuBLAS say. candle wraps their errors too often to match on types.
-fn is_out_of_memory(text: &str) -> bool {
+/// Elements of one tensor at most: kernels of candle count them in 32 bits, and twice as many make one loop for ever.
+const MAX_ELEMENTS: usize = 1 << 31;
+
+/// Refuses a batch of `tokens` rows where one of `widest` columns is too large for the device's kernels.
+///
+/// # Errors
+/// Resource: half of the batch may do.
+pub(super) fn check_size(tokens: usize, widest: usize) -> Result<()> {
+    if tokens.checked_mul(widest).is_some_and(|elements| elements <= MAX_ELEMENTS) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Resource,
+        format!(
+            "a batch of {tokens} tokens is too large for a device: its widest tensor has {widest} columns, and the kernels \
+             take {MAX_ELEMENTS} elements; set encode.token_budget to {} or less",
+            MAX_ELEMENTS / widest.max(1)
+        ),
+    ))
+}
+
+/// Whether an error is what the driver, the runtime or cuBLAS say where memory is short. candle wraps their errors too
+/// often to match on types.
+pub(crate) fn is_out_of_memory(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     ["out of memory", "out_of_memory", "cublas_status_alloc_failed", "memoryallocation"]
         .iter()

@@ -77,7 +77,8 @@ fn batches_are_handed_over_before_the_first_is_asked_for() {
     let (first, second) = (start(head), start(tail));
     // Out of order: neither waits for the other.
     let (second, first) = (second.finish().unwrap(), first.finish().unwrap());
-    let rows: Vec<&[f32]> = first.rows().chain(second.rows()).collect();
+    assert!(first.seconds > 0.0 && second.seconds > 0.0);
+    let rows: Vec<&[f32]> = first.vectors.rows().chain(second.vectors.rows()).collect();
     for (row, expected) in rows.iter().zip(expected.rows()) {
         assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5));
     }
