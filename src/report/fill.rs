@@ -152,6 +152,10 @@ impl RunReport {
         // A sum of no floats is -0.
         self.device_busy_seconds = busy + 0.0;
         self.device_busy = (wall > 0.0).then(|| (busy / wall).min(1.0));
+        let measured = || encode.iter().filter_map(|one| Some((one, one.ceiling?)));
+        let at_best: f64 = measured().map(|(one, ceiling)| one.tokens as f64 / ceiling).sum();
+        let taken: f64 = measured().map(|(one, _)| one.busy_seconds).sum();
+        self.ceiling_share = (taken > 0.0).then(|| at_best / taken);
     }
 
     /// What a run that did not get through has stored all the same: tasks without a receipt have finished parts.

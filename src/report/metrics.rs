@@ -171,14 +171,21 @@ fn work(gauges: &mut Gauges, report: &RunReport) {
     );
     gauges.add(
         "scalingnote_last_run_device_busy_seconds",
-        "Time that devices spent encoding in the last run, summed over devices.",
+        "Time that devices had a batch to compute in the last run, summed over devices.",
         report.device_busy_seconds,
     );
     gauges.add(
         "scalingnote_last_run_device_busy_ratio",
-        "Share of the encode tasks' time in which their device was encoding.",
+        "Share of the encode tasks' time in which a device had a batch of theirs to compute.",
         report.device_busy.unwrap_or(f64::NAN),
     );
+    if let Some(share) = report.ceiling_share {
+        gauges.add(
+            "scalingnote_last_run_ceiling_ratio",
+            "Speed of busy devices in the last run, as a share of what the tower's products alone would reach.",
+            share,
+        );
+    }
     gauges.add_by(
         "scalingnote_last_run_stage_duration_seconds",
         "Wall time of each stage of the last run.",

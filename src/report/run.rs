@@ -299,10 +299,15 @@ pub struct RunReport {
     pub tasks_adopted: u64,
     /// Tasks that this run did.
     pub tasks_done: u64,
-    /// Time that devices spent encoding, in seconds, summed over devices.
+    /// Time that devices had a batch to compute, in seconds, summed over devices: on a GPU by its own clock, from the
+    /// beginning of a batch to its end.
     pub device_busy_seconds: f64,
-    /// Share of the encode tasks' time in which their device was encoding, 0 to 1.
+    /// Share of the encode tasks' time in which a device had a batch of theirs to compute, 0 to 1.
     pub device_busy: Option<f64>,
+    /// Speed while devices had a batch to compute, as a share of what they would reach if they did nothing but the
+    /// tower's products with weights; absent where no device was measured (processors are not).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceiling_share: Option<f64>,
     /// What each executor of a cluster did; absent where this process did everything.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub executors: Vec<ExecutorProgress>,

@@ -26,6 +26,9 @@ use crate::store::{FileRef, Root, layout};
 use crate::tower::TowerTokenizer;
 use crate::types::TextHash;
 
+/// Batches of prepared notes that are tokenised before they are asked for.
+const AHEAD: usize = 2;
+
 /// What an encode task did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -46,8 +49,13 @@ pub struct EncodeReceipt {
     pub quarantined: Vec<Quarantined>,
     /// Wall time of this attempt in seconds.
     pub seconds: f64,
-    /// Time the device spent encoding, in seconds.
+    /// Time that devices had a batch of this task to compute, in seconds: on a GPU by its own clock, from the beginning of
+    /// a batch to its end, without the waiting between batches.
     pub busy_seconds: f64,
+    /// Tokens per second that the device would encode if it did nothing but the tower's products, at the rate that it
+    /// reached in large ones when the tower was loaded; absent where that is not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<f64>,
     /// Token counts: bucket's upper end -> texts.
     pub lengths: BTreeMap<u32, u64>,
 }
@@ -103,6 +111,7 @@ async fn encode_missing(
     }
     let tower = worker.tower(spec, env).await?;
     let mut loaded = worker.take_loaded(&tower)?;
+    receipt.ceiling = loaded.encoder.ceiling();
     let (windows, _offered) = Windows::new(spec, &env.shared);
     let reading = async {
         let read = read_windows(task, have, planned, tower.tokenizer(), env, &windows).await;
@@ -155,16 +164,21 @@ async fn read_windows(
         Some((limit, planned)) => (limit, planned, have),
         None => (u64::MAX, have, HashSet::new()),
     };
-    let mut batches = env.inputs.prepared(&env.root, &task.shard.prepared).await?;
-    'reading: while let Some(batch) = batches.try_next().await? {
-        if env.cancel.is_cancelled() {
-            break;
-        }
+    let batches = env.inputs.prepared(&env.root, &task.shard.prepared).await?;
+    let tokenized = batches.map_ok(|batch| {
         let rows = batch
             .rows
             .into_iter()
             .filter(|row| !row.deleted && !row.text.is_empty() && seen.insert(row.text_hash));
-        for (row, result) in tokenize(tokenizer, rows.collect()).await? {
+        tokenize(tokenizer, rows.collect())
+    });
+    // All threads tokenise one batch; the next is read and begun meanwhile, also while the windows are full.
+    let mut tokenized = std::pin::pin!(tokenized.try_buffered(AHEAD));
+    'reading: while let Some(rows) = tokenized.try_next().await? {
+        if env.cancel.is_cancelled() {
+            break;
+        }
+        for (row, result) in rows {
             match result {
                 Ok(encoding) => {
                     let length = encoding.ids.len() as u64;

@@ -86,6 +86,9 @@ async fn one_shard_keeps_every_worker_busy_and_its_bytes_do_not_tell() {
     );
     assert!(busy > 1.5 * seconds, "busy {busy} s of {seconds} s");
     assert!(seconds < 0.75 * encode_seconds(&first), "{seconds} s");
+    // The fake tower is as fast as it can be whenever it has a batch.
+    let share = second.ceiling_share.unwrap();
+    assert!((0.8..=1.0).contains(&share), "{share} of the ceiling");
 
     let stored = parts(&alone).await;
     assert_eq!(stored.len(), 6, "three parts with their receipts: {stored:?}");
