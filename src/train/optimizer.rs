@@ -1,6 +1,6 @@
 //! AdamW with clipping, warm-up and a schedule; its state can be saved.
 
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
+use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
 
 use super::autograd::ops::{fused, values, with_values};
 use super::options::{OptimizerOptions, Schedule};
@@ -59,11 +59,7 @@ impl AdamW {
 
     /// Takes one step with gradients in the order of the slots; gives the norm before clipping.
     pub(super) fn step(&mut self, grads: &[Option<Tensor>], total: u64) -> Result<f64> {
-        let mut square = 0f64;
-        for grad in grads.iter().flatten() {
-            square += squared_norm(grad)?;
-        }
-        let norm = square.sqrt();
+        let norm = squared_norm(grads)?.sqrt();
         if !norm.is_finite() {
             return Ok(norm);
         }
@@ -103,12 +99,22 @@ impl AdamW {
     }
 }
 
-/// Sum of the squares.
-fn squared_norm(grad: &Tensor) -> Result<f64> {
-    if !fused(grad) {
-        return Ok(f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?));
+/// Sum of the squares of all gradients. Those of another device are summed there: one number is waited for.
+fn squared_norm(grads: &[Option<Tensor>]) -> Result<f64> {
+    let mut square = 0f64;
+    let mut elsewhere = Vec::new();
+    for grad in grads.iter().flatten() {
+        if fused(grad) {
+            square += with_values(grad, |grad| Ok(adam::squared_norm(grad)))?;
+        } else {
+            elsewhere.push(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?);
+        }
     }
-    with_values(grad, |grad| Ok(adam::squared_norm(grad)))
+    if !elsewhere.is_empty() {
+        square +=
+            Tensor::stack(&elsewhere, 0)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+    }
+    Ok(square)
 }
 
 // ---- in place on the CPU: composed of tensor operations the step takes longer than the backward pass -------------------
@@ -195,6 +201,15 @@ mod tests {
         let second: f64 = (0.999 * 0.001 + 0.001 * 0.25) / (1.0 - 0.999f64.powi(2));
         let expected = 0.85 * 0.95 - 0.1 * first / (second.sqrt() + 1e-8);
         assert!((f64::from(value()) - expected).abs() < 1e-6, "{} {expected}", value());
+    }
+
+    #[test]
+    fn the_norm_is_of_all_gradients_wherever_they_are_summed() {
+        let of = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        // f64 has no fused kernel, and stands for a device.
+        let wide = of(&[1., 2.]).to_dtype(DType::F64).unwrap();
+        let grads = [Some(of(&[2., 4.])), None, Some(wide.clone()), Some(wide)];
+        assert_eq!(squared_norm(&grads).unwrap(), 4. + 16. + 5. + 5.);
     }
 
     #[test]

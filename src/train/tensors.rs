@@ -2,14 +2,19 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::tower::is_out_of_memory;
 
 /// Bytes of stack of a thread that trains: the tensor library walks a graph by recursion.
 pub const STACK: usize = 64 << 20;
 
-/// Turns an error of the tensor library into ours.
+/// Turns an error of the tensor library into ours: Resource, where less at once may do.
 pub(super) fn tensor_error(error: candle_core::Error) -> Error {
-    Error::internal(format!("tensor operation failed: {error}"))
+    let text = error.to_string();
+    if is_out_of_memory(&text) {
+        return Error::new(ErrorKind::Resource, format!("the device is out of memory: {text}"));
+    }
+    Error::internal(format!("tensor operation failed: {text}"))
 }
 
 /// The elements of a tensor as f32, in row-major order.

@@ -10,6 +10,8 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
+use super::ops::{fused, gradient, values, with_all};
+use super::rows::Rows;
 use crate::kernel::{Angles, Head, Window, copy_rows};
 use crate::tower::DecoderConfig;
 
@@ -243,9 +245,16 @@ impl Pack {
             let never = never.broadcast_as(shape)?;
             mask = beyond.broadcast_as(shape)?.where_cond(&never, &mask.broadcast_as(shape)?)?;
         }
+        let real = (0..sequences * longest).map(|at| {
+            let length = self.lengths[at / longest];
+            f32::from(u8::from(at % longest < length))
+        });
+        let real = Tensor::from_iter(real, device)?.unsqueeze(1)?;
+        let pad = Tensor::from_vec(pad, sequences * longest, device)?;
+        let unpad = Tensor::from_vec(unpad, start, device)?;
         let made = Padding {
-            pad: Tensor::from_vec(pad, sequences * longest, device)?,
-            unpad: Tensor::from_vec(unpad, start, device)?,
+            pad: Rows::new(&pad, &unpad, None),
+            unpad: Rows::new(&unpad, &pad, Some(&real)),
             cos: table(&self.cos)?,
             sin: table(&self.sin)?,
             mask,
@@ -261,7 +270,7 @@ impl Pack {
         let half = self.head_dim / 2;
         let Padding { pad, unpad, cos, sin, mask } = self.padding(q.device(), q.dtype())?;
         let split = |x: &Tensor, heads: usize, turn: bool| -> Result<Tensor> {
-            let x = x.index_select(&pad, 0)?;
+            let x = pad.select(x)?;
             let x = x.reshape((sequences, longest, heads, self.head_dim))?;
             let x = x.transpose(1, 2)?.contiguous()?;
             if !turn {
@@ -287,7 +296,7 @@ impl Pack {
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let p = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?.to_dtype(v.dtype())?;
         let out = p.matmul(&v)?.transpose(1, 2)?.contiguous()?;
-        out.reshape((sequences * longest, self.heads * self.head_dim))?.index_select(&unpad, 0)
+        unpad.select(&out.reshape((sequences * longest, self.heads * self.head_dim))?)
     }
 }
 
@@ -295,8 +304,8 @@ impl Pack {
 #[derive(Clone)]
 struct Padding {
     /// Packed rows that fill `[sequences, longest]`, and the way back.
-    pad: Tensor,
-    unpad: Tensor,
+    pad: Rows,
+    unpad: Rows,
     /// `[1, 1, longest, head_dim / 2]`.
     cos: Tensor,
     sin: Tensor,

@@ -3,3 +3,4 @@
 pub(super) mod attention;
 pub(super) mod linear;
 pub(super) mod ops;
+mod rows;

@@ -4,11 +4,13 @@
 
 use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{Tensor, Var};
 
 use super::objective::Objective;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::Reporter;
 use crate::train::gradients::Gradients;
 use crate::train::model::adapter::Adapter;
 use crate::train::model::decoder::{Decoder, Memory, NamedVar, normalize};
@@ -261,6 +263,28 @@ pub(super) fn step(
     Ok(StepResult { loss, accuracy, grads: grads.finish(), tokens, repeated })
 }
 
+/// Does `work` with so many tokens at once; where a device runs out of memory, again with half as many, from then on.
+/// `longest` is one text, which is not cut.
+pub(super) fn with_what_fits<T>(
+    tokens: &mut usize,
+    longest: usize,
+    reporter: &Arc<dyn Reporter>,
+    mut work: impl FnMut(usize) -> Result<T>,
+) -> Result<T> {
+    loop {
+        match work(*tokens) {
+            Err(error) if error.kind() == ErrorKind::Resource && *tokens > longest => {
+                *tokens = (*tokens / 2).max(longest);
+                reporter.warn(format!(
+                    "a device ran out of memory; going on with {tokens} tokens at once. A smaller activation_tokens \
+                     avoids this"
+                ));
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Gives every replica the parameters of the first.
 pub(super) fn broadcast(replicas: &[Model]) -> Result<()> {
     let first = first(replicas)?;
@@ -339,4 +363,34 @@ fn chunks<'a>(items: &'a [Item<'a>], tokens: usize) -> Vec<&'a [Item<'a>]> {
         chunks.push(&items[start..]);
     }
     chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Recorder;
+
+    #[test]
+    fn out_of_memory_is_tried_again_with_less() {
+        let recorder = Arc::new(Recorder::default());
+        let reporter: Arc<dyn Reporter> = recorder.clone();
+        let out = candle_core::Error::Msg(r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "")"#.into());
+        let text = out.to_string();
+        let fits = |most: usize| {
+            let text = text.clone();
+            move |tokens: usize| match tokens <= most {
+                true => Ok(tokens),
+                false => Err(tensor_error(candle_core::Error::Msg(text.clone()))),
+            }
+        };
+        let mut tokens = 4096;
+        assert_eq!(with_what_fits(&mut tokens, 256, &reporter, fits(1500)).unwrap(), 1024);
+        assert_eq!((tokens, recorder.events().len()), (1024, 2));
+        // A text alone does not fit.
+        let error = with_what_fits(&mut tokens, 600, &reporter, fits(100)).unwrap_err();
+        assert_eq!((error.kind(), tokens), (ErrorKind::Resource, 600));
+        let wrong = |_| Err::<(), _>(tensor_error(candle_core::Error::Msg("shape".into())));
+        let error = with_what_fits(&mut tokens, 1, &reporter, wrong).unwrap_err();
+        assert_eq!((error.kind(), tokens), (ErrorKind::Internal, 600));
+    }
 }

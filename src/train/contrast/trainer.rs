@@ -13,7 +13,7 @@ use super::export::export;
 use super::input::{Side, TrainInput};
 use super::objective::Objective;
 use super::options::TrainOptions;
-use super::step::{Model, QueryTower, broadcast, step};
+use super::step::{Model, QueryTower, broadcast, step, with_what_fits};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::train::checkpoint::{self, State};
@@ -90,6 +90,7 @@ pub fn train_decoder(
         keep::sweep(&state.kept, output)
     };
     let mut saved = Instant::now();
+    let mut at_once = options.activation_tokens;
     while state.step < planned {
         if let Err(stop) = cancel.check() {
             checkpoint::save(output, &state, &optimizer)?;
@@ -114,7 +115,10 @@ pub fn train_decoder(
             teacher: teacher.as_ref(),
         };
         let learning_rate = optimizer.learning_rate(state.step, planned);
-        let result = step(&replicas, &queries, &documents, &objective, options.activation_tokens)?;
+        let longest = queries.iter().chain(&documents).map(Vec::len).max().unwrap_or(0);
+        let result = with_what_fits(&mut at_once, longest, reporter, |tokens| {
+            step(&replicas, &queries, &documents, &objective, tokens)
+        })?;
         let norm = optimizer.step(&result.grads, planned).map_err(tensor_error)?;
         broadcast(&replicas)?;
         state.add(StepRecord {

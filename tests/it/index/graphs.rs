@@ -26,7 +26,7 @@ fn usearch_finds_in_our_files_what_we_find() {
     for count in [0, 1, 2, 30, 1_500] {
         let mut vectors = clustered(count, 33, 4);
         // Copies of one vector hang below it in the file.
-        (0..count / 20).for_each(|_| vectors.push(&clustered(count, 33, 4).row(0)));
+        (0..count / 20).for_each(|_| vectors.push(clustered(count, 33, 4).row(0)));
         let keys = keys(vectors.len());
         for quantization in ALL {
             for builder in [Builder::Scalingnote, Builder::Usearch] {
