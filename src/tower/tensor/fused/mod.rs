@@ -55,7 +55,7 @@ mod tests {
                 .join("src/tower/tensor/fused/on_processor.cpp");
             let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
             let built = Command::new(compiler)
-                .args(["-std=c++20", "-O1", "-w", "-pthread", "-o"])
+                .args(["-std=c++17", "-O1", "-w", "-o"])
                 .args([folder.path().join("kernels"), source])
                 .output()
                 .unwrap();

@@ -1,5 +1,5 @@
-// Runs a kernel of kernels.cu on the processor, for the test in mod.rs: blocks one after the other, a thread of the
-// processor for each thread of a block, and barriers where a warp or a block exchanges values.
+// Runs a kernel of kernels.cu on the processor, for the test in mod.rs: blocks one after the other, the threads of a block in
+// turns, which change where a warp or a block exchanges values.
 //
 //     on_processor gated ELEMENT PACK ROWS WIDTH ACTIVATION
 //     on_processor add_norm ELEMENT PACK ROWS WIDTH EPSILON
@@ -7,34 +7,46 @@
 //
 // WIDTH counts packs. Standard input has the arrays one after the other, standard output gets the result.
 
-#include <barrier>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <memory>
 #include <string>
-#include <thread>
+#include <ucontext.h>
 #include <vector>
 
 struct Index { unsigned x; };
-static thread_local Index threadIdx;
-static Index blockIdx, blockDim;
-static float exchanged[1024];
-static std::vector<std::unique_ptr<std::barrier<>>> warps;
-static std::unique_ptr<std::barrier<>> block;
+static Index threadIdx, blockIdx, blockDim;
+
+// Two warps: the kernels take any number.
+static const unsigned THREADS = 64;
+
+struct Thread {
+    ucontext_t context;
+    std::vector<char> stack;
+    bool over;
+};
+static Thread threads[THREADS];
+static ucontext_t scheduler;
+static const std::function<void()> *running;
+static float exchanged[THREADS];
+
+// Lets all other threads of the block come as far: they take turns, and every warp and block does the same steps.
+static void pass_on() {
+    unsigned own = threadIdx.x;
+    swapcontext(&threads[own].context, &scheduler);
+}
 
 static float __shfl_xor_sync(unsigned, float x, int apart) {
-    unsigned at = threadIdx.x;
-    exchanged[at] = x;
-    warps[at / 32]->arrive_and_wait();
-    float other = exchanged[at ^ (unsigned)apart];
-    warps[at / 32]->arrive_and_wait();
+    exchanged[threadIdx.x] = x;
+    pass_on();
+    float other = exchanged[threadIdx.x ^ (unsigned)apart];
+    pass_on();
     return other;
 }
 
-static void __syncthreads() { block->arrive_and_wait(); }
+static void __syncthreads() { pass_on(); }
 
 static unsigned __float_as_uint(float x) {
     unsigned bits;
@@ -69,24 +81,34 @@ void put(f16 *to, float x) {
     memcpy(&to->bits, &half, 2);
 }
 
-// Two warps: the kernels take any number.
-static const unsigned THREADS = 64;
+static void run_thread() {
+    (*running)();
+    threads[threadIdx.x].over = true;
+}
 
-static void launch(u64 threads, const std::function<void()> &kernel) {
+static void launch(u64 count, const std::function<void()> &kernel) {
+    running = &kernel;
     blockDim.x = THREADS;
-    for (u64 at = 0; at < (threads + THREADS - 1) / THREADS; at++) {
+    for (u64 at = 0; at < (count + THREADS - 1) / THREADS; at++) {
         blockIdx.x = (unsigned)at;
-        warps.clear();
-        for (unsigned warp = 0; warp < THREADS / 32; warp++) warps.push_back(std::make_unique<std::barrier<>>(32));
-        block = std::make_unique<std::barrier<>>(THREADS);
-        std::vector<std::thread> running;
-        for (unsigned thread = 0; thread < THREADS; thread++) {
-            running.emplace_back([thread, &kernel] {
-                threadIdx.x = thread;
-                kernel();
-            });
+        for (Thread &thread : threads) {
+            thread.stack.resize(256 << 10);
+            thread.over = false;
+            getcontext(&thread.context);
+            thread.context.uc_stack.ss_sp = thread.stack.data();
+            thread.context.uc_stack.ss_size = thread.stack.size();
+            thread.context.uc_link = &scheduler;
+            makecontext(&thread.context, run_thread, 0);
         }
-        for (std::thread &thread : running) thread.join();
+        for (unsigned left = THREADS; left > 0;) {
+            left = 0;
+            for (unsigned thread = 0; thread < THREADS; thread++) {
+                if (threads[thread].over) continue;
+                threadIdx.x = thread;
+                swapcontext(&scheduler, &threads[thread].context);
+                left += !threads[thread].over;
+            }
+        }
     }
 }
 
