@@ -43,6 +43,7 @@ LIBRARIES = {
     "libcurand.so.10": ("libcurand-13-0", "nvidia-curand"),
     "libnvrtc.so.13": ("cuda-nvrtc-13-0", "nvidia-cuda-nvrtc"),
 }
+KERNELS = pathlib.Path(__file__).resolve().parent.parent.parent / "src/tower/tensor/fused/kernels.cu"
 # Beside the program, and where CUDA's own packages put them.
 RPATH = ["$ORIGIN/lib", "/usr/local/cuda/lib64"]
 
@@ -177,6 +178,19 @@ def needed(ldd):
     return {name: None if path == "not found" else path for name, path in found}
 
 
+def check_kernels(nvrtc):
+    """The program's own kernels, compiled as it does when a card first needs them (fused/launch.rs); needs no card."""
+    library, program, size = ctypes.CDLL(nvrtc), ctypes.c_void_p(), ctypes.c_size_t()
+    created = library.nvrtcCreateProgram(ctypes.byref(program), KERNELS.read_bytes(), None, 0, None, None)
+    option = (ctypes.c_char_p * 1)(b"--gpu-architecture=compute_75")
+    if created or library.nvrtcCompileProgram(program, 1, option):
+        library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value + 1)
+        library.nvrtcGetProgramLog(program, log)
+        sys.exit(f"error: {KERNELS.name} does not compile with {nvrtc}: {log.value.decode()}")
+    print(f"  {KERNELS.name} compiles with NVRTC")
+
+
 def check(program, environment):
     """Prints what the program needs; fails where that is not what LIBRARIES, and with it the README and the image, say."""
     said = subprocess.run(["ldd", program], env=environment, capture_output=True, text=True, check=True).stdout
@@ -187,6 +201,8 @@ def check(program, environment):
     if set(found) != set(LIBRARIES):
         wrong = sorted(set(found) ^ set(LIBRARIES))
         sys.exit(f"error: {program} and the list LIBRARIES differ in {', '.join(wrong)}; correct the list and pipelines/kubernetes/Containerfile")
+    if found["libnvrtc.so.13"]:
+        check_kernels(found["libnvrtc.so.13"])
 
 
 def has_driver():
