@@ -180,6 +180,10 @@ def needed(ldd):
 
 def check_kernels(nvrtc):
     """The program's own kernels, compiled as it does when a card first needs them (fused/launch.rs); needs no card."""
+    # NVRTC opens it by its bare name, which finds what is open already.
+    for builtins in pathlib.Path(nvrtc).parent.glob("libnvrtc-builtins.so.*.*"):
+        if ".alt." not in builtins.name:
+            ctypes.CDLL(str(builtins), ctypes.RTLD_GLOBAL)
     library, program, size = ctypes.CDLL(nvrtc), ctypes.c_void_p(), ctypes.c_size_t()
     created = library.nvrtcCreateProgram(ctypes.byref(program), KERNELS.read_bytes(), None, 0, None, None)
     option = (ctypes.c_char_p * 1)(b"--gpu-architecture=compute_75")
@@ -230,7 +234,9 @@ def main():
         return check(command[0], environment)
     environment["CUDA_COMPUTE_CAP"], by = compute_cap(environment)
     print(f"compute capability {environment['CUDA_COMPUTE_CAP']}: {by}", flush=True)
-    command = [f"-Clink-arg=-Wl,-rpath,{':'.join(rpath)}" if word == "@rpath" else word for word in command]
+    # The older kind of entry holds for what the libraries need and open themselves, too: cublasLt, NVRTC's builtins.
+    link = f"-Clink-arg=-Wl,--disable-new-dtags,-rpath,{':'.join(rpath)}"
+    command = [link if word == "@rpath" else word for word in command]
     if "flash-attn" in " ".join([*command, environment.get("FEATURES", "")]) and "CUDAFORGE_HOME" not in environment:
         environment["CUDAFORGE_HOME"] = str(cutlass(folder))
     nvcc, instead = shutil.which("nvcc", path=environment["PATH"]), None
