@@ -10,7 +10,6 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{D, DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::ops::{fused, gradient, values, with_all};
 use super::rows::Rows;
 use crate::kernel::{Angles, Head, Window, copy_rows};
 use crate::tower::DecoderConfig;
