@@ -56,7 +56,7 @@ const CHANGES: &[Change] = &[
         left_out: Some("usearch"),
         then: |_, _| "scalingnote".into(),
         new_space: false,
-        why: "this program builds the graphs itself, at least twice as fast, into the same files; every index is built again \
+        why: "this program builds the graphs itself, faster, into the same files; every index is built again \
               once",
     },
     OF_THE_MODEL,

@@ -44,7 +44,7 @@ pub enum Builder {
     /// The usearch library, as release 0.1.0 did.
     #[default]
     Usearch,
-    /// This program: the same algorithm, at least twice as fast, every vector reachable by construction.
+    /// This program: the same algorithm, faster, every vector reachable by construction.
     Scalingnote,
 }
 

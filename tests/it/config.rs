@@ -388,7 +388,7 @@ fn what_version_2_changes_is_told_for_the_very_file() {
             "encode.token_budget: 4096 in version 1, 65536 in version 2 (the embedding space stays); a GPU is not busy \
              with 4096 tokens, so it is 65536 where every device is one",
             "index.builder: \"usearch\" in version 1, \"scalingnote\" in version 2 (the embedding space stays); this program \
-             builds the graphs itself, at least twice as fast, into the same files; every index is built again once",
+             builds the graphs itself, faster, into the same files; every index is built again once",
             "tower.defaults: \"none\" in version 1, \"model\" in version 2 (every text is encoded again); what the pipeline \
              does not say of pooling, prompts, longest text and tokenisation is as the model's own files say, and as in \
              version 1 only where they say nothing"
