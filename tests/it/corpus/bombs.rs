@@ -198,7 +198,7 @@ fn bombs() -> Vec<(&'static str, Vec<u8>, bool)> {
         ("dictionary.parquet", parquet(dictionary.clone(), zstd()), false),
         ("delta.parquet", parquet(dictionary.clone(), delta), false),
         ("list.parquet", parquet(long_list(20_000_000), zstd()), false),
-        ("nulls.parquet", wide_nulls(), false),
+        ("nulls.parquet", wide_nulls(), true),
         // A page a row.
         ("rows.parquet", parquet(rows.clone(), plain().set_write_batch_size(1)), true),
         ("buffer.arrow", arrow(&huge, packed, false), false),

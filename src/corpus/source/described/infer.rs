@@ -151,11 +151,11 @@ pub(in crate::corpus::source) async fn own(
                     Ok(schema) => {
                         let columns = schema.fields().iter().map(|field| width(field.data_type()));
                         let width = columns.fold(0, u64::saturating_add);
-                        // Whatever filters or joins rows gathers so many of them again.
-                        let gathered = width.saturating_mul(BATCH_ROWS as u64);
-                        if gathered > room {
-                            return Err(too_large(file.url.as_str(), gathered));
+                        if width > room {
+                            return Err(too_large(file.url.as_str(), width));
                         }
+                        let fit = usize::try_from(room / width.max(1)).unwrap_or(rows);
+                        rows = rows.min(fit);
                         // Metadata may differ from file to file and means nothing here.
                         let schema = Arc::new(Schema::new(schema.fields().clone()));
                         Ok((file, Described { schema, is_stream, row_bytes, rows }))
