@@ -25,7 +25,7 @@ use super::writer::ShardWriter;
 use crate::corpus::names;
 use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
 use crate::corpus::outcome::{PrepareOutcome, Rejections, SourceTypes};
-use crate::corpus::session::{error, physical_plan, query, room, session, sql_error};
+use crate::corpus::session::{error, longest_row, physical_plan, query, session, sql_error};
 use crate::corpus::source::file::{self, SourceFile};
 use crate::corpus::source::find::{Finder, Output};
 use crate::corpus::source::tables::{self, Tables};
@@ -101,7 +101,7 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
         rule: options.types,
         before: earlier.and_then(|earlier| earlier.types.as_ref()),
         reporter: &request.reporter,
-        room: room(options.memory_limit_mib),
+        longest_row: longest_row(options.memory_limit_mib),
     };
     let tables = tables::register(&context, &options.tables, finder, &typing);
     let tables = request.cancel.unless_stopped(tables);
@@ -323,7 +323,6 @@ async fn write(
     reporter: Arc<dyn Reporter>,
 ) -> Result<PrepareOutcome> {
     let (mut rows_read, mut duplicates, mut excluded) = (0, 0, 0);
-    let (mut rounded, mut first_rounded) = (0, None);
     let mut rejections = Rejections::default();
     while let Some(rendering) = receiver.recv().await {
         let rendered =
@@ -331,8 +330,6 @@ async fn write(
         rows_read += rendered.rows_read;
         duplicates += rendered.duplicates;
         excluded += rendered.excluded;
-        rounded += rendered.rounded;
-        first_rounded = first_rounded.or(rendered.first_rounded);
         rejections.merge(rendered.rejections);
         if rejections.total() <= max_rejected {
             for piece in rendered.pieces {
@@ -340,12 +337,6 @@ async fn write(
             }
         }
         reporter.event(Event::Progress { stage: Stage::Prepare, done: rows_read, tokens: 0 });
-    }
-    if let Some(first) = first_rounded {
-        reporter.warn(format!(
-            "{rounded} note ids look like numbers that a spreadsheet rounded, e.g. `{first}`: ids that differed may have become one \
-             note; format the column as text in the spreadsheet and export it again"
-        ));
     }
     let shards =
         if rejections.total() > max_rejected { Vec::new() } else { writer.finish().await? };

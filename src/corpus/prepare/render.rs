@@ -52,9 +52,6 @@ pub(super) struct Rendered {
     pub(super) rows_read: u64,
     pub(super) duplicates: u64,
     pub(super) excluded: u64,
-    /// Notes whose ids look like numbers that a spreadsheet rounded, and the first such id.
-    pub(super) rounded: u64,
-    pub(super) first_rounded: Option<NoteId>,
 }
 
 /// Everything that rendering needs, shared by all threads.
@@ -77,7 +74,8 @@ impl Renderer {
             rejections: winners.rejections,
             rows_read: winners.rows_read,
             duplicates: winners.duplicates,
-            ..Rendered::default()
+            pieces: Vec::new(),
+            excluded: 0,
         };
         for batch in &winners.batches {
             self.batch(batch, &mut out)?;
@@ -98,10 +96,6 @@ impl Renderer {
             let Some(note) = ids.get(row) else {
                 return Err(Error::internal("a row without an id passed the check"));
             };
-            if is_rounded(&note) {
-                out.rounded += 1;
-                out.first_rounded.get_or_insert_with(|| note.clone());
-            }
             if self.exclude.as_ref().is_some_and(|excluded| excluded(&note)) {
                 out.excluded += 1;
                 continue;
@@ -277,15 +271,4 @@ impl PieceBuilder {
         self.deleted.append_value(source.is_none());
         self.source.append_option(source.map(|row| row as u32));
     }
-}
-
-/// Whether an id is written as a spreadsheet shows a long number (`1.23457E+12`): digits of it are lost.
-fn is_rounded(note: &NoteId) -> bool {
-    let NoteId::Str(text) = note else { return false };
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = text.split_once("E+").filter(|(_, exponent)| digits(exponent));
-    parts.is_some_and(|(mantissa, _)| match mantissa.split_once(['.', ',']) {
-        Some((whole, fraction)) => whole.len() == 1 && digits(whole) && digits(fraction),
-        None => mantissa.len() == 1 && digits(mantissa),
-    })
 }

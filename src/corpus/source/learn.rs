@@ -72,8 +72,7 @@ impl TextTable {
         compression: FileCompressionType,
         reading: &Reading<'_>,
     ) -> Result<Typed> {
-        let Reading { rule, before, room, .. } = *reading;
-        let longest_row = room.row;
+        let Reading { rule, before, longest_row, .. } = *reading;
         let (dialect, learned) = match syntax {
             Syntax::Csv { tabs } => {
                 let dialect = csv::Dialect::of(options, tabs)?.with_longest(longest_row);

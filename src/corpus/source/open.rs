@@ -64,17 +64,15 @@ pub(super) async fn open(
                     Arc::new(ParquetFormat::default().with_options(options))
                 }
             };
-            let room = reading.room.batch;
             let (found, each) =
-                described::own(context, &files, kind.format, &format, reading.rule, room).await?;
+                described::own(context, &files, kind.format, &format, reading.rule).await?;
             let schema = declared(options, &found)?;
             let complaints = changed(options, &schema, reading);
             let store = store_of(context, reading.at, &files)?;
             // Its reader takes columns by their places, and knows no other types than the file's.
             let common = (kind.format != TableFormat::Arrow).then(|| Arc::new(found));
             let declared = options.schema.clone();
-            let files = files.clone();
-            let own = OwnFiles { format, store, files, each, common, declared, room };
+            let own = OwnFiles { format, store, files: files.clone(), each, common, declared };
             (schema, Files::Own(own), complaints)
         }
     };

@@ -1,6 +1,5 @@
 //! How DataFusion reads files that describe themselves.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -9,12 +8,9 @@ use datafusion::common::Statistics;
 use datafusion::common::stats::Precision;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileGroup, FileScanConfigBuilder, FileSource, ParquetSource,
-};
-use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::TaskContext;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_plan::ExecutionPlan;
@@ -24,10 +20,9 @@ use datafusion::physical_plan::union::UnionExec;
 use futures::TryStreamExt;
 
 use super::brought::{self, Declared};
-use super::described::{Described, Pieces, Weighed};
+use super::described::Described;
 use super::file::SourceFile;
 use super::groups::groups;
-use crate::corpus::session::{BATCH_ROWS, BATCHES_OF_LIMIT};
 
 /// Files with a reader that knows their columns.
 pub(super) struct OwnFiles {
@@ -40,12 +35,7 @@ pub(super) struct OwnFiles {
     /// place or type.
     pub(super) common: Option<SchemaRef>,
     pub(super) declared: Declared,
-    /// Bytes that a batch may take.
-    pub(super) room: u64,
 }
-
-/// Batches of about a fourth of their room: rows differ, and a column is copied once as it is decoded.
-const PART_OF_ROOM: u64 = 4;
 
 /// A value that has no room in its column's type.
 pub(super) struct Misfit {
@@ -116,11 +106,10 @@ impl OwnFiles {
         places: Vec<usize>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let rows = self.rows(schema, files, &places);
         let schema = TableSchema::builder(Arc::clone(schema))
             .with_table_partition_cols(columns.table.fields()[columns.own..].to_vec())
             .build();
-        let partitions = state.config().target_partitions().min(BATCHES_OF_LIMIT);
+        let partitions = state.config().target_partitions();
         let groups = groups(&self.files, files, partitions).into_iter().map(|group| {
             let file = |at: usize| {
                 PartitionedFile::from(self.files[at].meta.clone())
@@ -133,50 +122,14 @@ impl OwnFiles {
         let mut statistics = Statistics::new_unknown(schema.table_schema());
         statistics.total_byte_size =
             Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
-        let source = self.format.file_source(schema);
-        let parquet = source.downcast_ref::<ParquetSource>().map(|parquet| {
-            let environment = state.runtime_env();
-            let footers = environment.cache_manager.get_file_metadata_cache();
-            let store = environment.object_store(&self.store)?;
-            let files = Arc::clone(&self.files);
-            let weighed = Weighed::new(files, store, footers, rows, self.room);
-            let parquet = parquet.clone().with_parquet_file_reader_factory(Arc::new(weighed));
-            Ok::<_, DataFusionError>(Arc::new(parquet) as Arc<dyn FileSource>)
-        });
-        let is_parquet = parquet.is_some();
-        let source = parquet.transpose()?.unwrap_or(source);
-        let config = FileScanConfigBuilder::new(self.store.clone(), source)
-            .with_file_groups(groups.collect())
-            .with_statistics(statistics)
-            .with_projection_indices(Some(places))?
-            .with_limit(limit)
-            .with_batch_size(Some(rows))
-            .build();
-        if is_parquet {
-            // As its format does, but for the reader.
-            return Ok(DataSourceExec::from_data_source(config));
-        }
-        let scan = self.format.create_physical_plan(state, config).await?;
-        let table = self.files.first().map_or("", |file| &file.table);
-        Ok(Pieces::of(scan, table, self.room))
-    }
-
-    /// Rows of a batch, so that it is not larger than it may be.
-    fn rows(&self, schema: &SchemaRef, files: &[usize], places: &[usize]) -> usize {
-        let read: HashSet<&str> = places
-            .iter()
-            .filter_map(|at| schema.fields().get(*at))
-            .map(|field| field.name().as_str())
-            .collect();
-        let of_file = |at: &usize| {
-            let Described { schema, row_bytes, rows, .. } = &self.each[*at];
-            let columns = schema.fields().iter().zip(row_bytes);
-            let columns = columns.filter(|(field, _)| read.contains(field.name().as_str()));
-            let bytes = columns.map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
-            let fit = usize::try_from(self.room / PART_OF_ROOM / bytes.max(1)).unwrap_or(*rows);
-            fit.clamp(1, (*rows).max(1))
-        };
-        files.iter().map(of_file).min().unwrap_or(BATCH_ROWS)
+        let config =
+            FileScanConfigBuilder::new(self.store.clone(), self.format.file_source(schema))
+                .with_file_groups(groups.collect())
+                .with_statistics(statistics)
+                .with_projection_indices(Some(places))?
+                .with_limit(limit)
+                .build();
+        self.format.create_physical_plan(state, config).await
     }
 
     /// The columns as the table has them: in its order and of its types; null where the files have none.

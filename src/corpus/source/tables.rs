@@ -15,7 +15,7 @@ use super::provider::SourceTable;
 use super::reading::Reading;
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::corpus::outcome::{Rejections, SourceTypes, class};
-use crate::corpus::session::{Room, error};
+use crate::corpus::session::error;
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
 
@@ -25,8 +25,8 @@ pub(in crate::corpus) struct Typing<'a> {
     /// The types that the newest snapshot was made with.
     pub(in crate::corpus) before: Option<&'a SourceTypes>,
     pub(in crate::corpus) reporter: &'a Arc<dyn Reporter>,
-    /// What may be held of a file at once.
-    pub(in crate::corpus) room: Room,
+    /// Bytes of a row of a text file, at most.
+    pub(in crate::corpus) longest_row: usize,
 }
 
 /// Tables that SQL can name.
@@ -119,8 +119,8 @@ pub(in crate::corpus) async fn register(
         let (files, kind) = finder.find(table).await.context(doing)?;
         all.files.extend(files.iter().cloned());
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
-        let Typing { rule, reporter, room, .. } = *typing;
-        let reading = Reading { at, rule, before, reporter, room };
+        let Typing { rule, reporter, longest_row, .. } = *typing;
+        let reading = Reading { at, rule, before, reporter, longest_row };
         let opened = open(context, table, files, kind, &reading).await.context(doing)?;
         let opened = Arc::new(opened);
         context

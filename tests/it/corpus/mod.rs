@@ -1,6 +1,5 @@
 //! The corpus end to end: real tables in, prepared shards out.
 
-mod bombs;
 mod contract;
 mod duplicates;
 mod faults;

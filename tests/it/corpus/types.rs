@@ -232,21 +232,6 @@ async fn ids_are_brought_to_the_type_of_the_newest_snapshot() {
 }
 
 #[tokio::test]
-async fn ids_that_a_spreadsheet_rounded_are_warned_of() {
-    let sql = "SELECT id AS note_id, title FROM notes";
-    let rows = "id,title\n1.23457E+12,a\n9E+15,b\n1E5,c\nE+12,d\n12.5E+12,e\nA1.2E+3,f\n";
-    let corpus = exact("n.csv", sql, rows);
-    assert_eq!(corpus.texts().await.len(), 6);
-    let said = warnings(&corpus);
-    for part in ["2 note ids", "`s:1.23457E+12`", "format the column as text"] {
-        assert!(said.contains(part), "{part}: {said}");
-    }
-    let whole = exact("n.csv", sql, "id,title\nA7,a\n7,b\n");
-    whole.texts().await;
-    assert!(!warnings(&whole).contains("rounded"));
-}
-
-#[tokio::test]
 async fn mixed_json_types_are_refused_where_they_are_read() {
     let rows = "{\"id\":7,\"title\":\"a\",\"v\":1}\n\n{\"id\":\"7\",\"title\":\"b\",\"v\":[1]}\n";
     for rule in [TypeRule::Exact, TypeRule::Guessed] {

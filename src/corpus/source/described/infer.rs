@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
@@ -12,11 +12,10 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use object_store::ObjectStoreExt;
 
-use super::refusal::too_large;
 use super::unify::merge;
-use super::{avro, ipc, parquet};
+use super::{avro, ipc};
 use crate::corpus::options::{TableFormat, TypeRule};
-use crate::corpus::session::{BATCH_ROWS, error};
+use crate::corpus::session::error;
 use crate::corpus::source::bytes;
 use crate::corpus::source::file::SourceFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,35 +50,18 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
     }
 }
 
-/// The names of a Parquet file's columns as it has them, and the bytes that a row of each takes. Its footer is in the
-/// cache: the schema was read before.
+/// The names of a Parquet file's columns as it has them. Its footer is in the cache: the schema was read before.
 async fn parquet_columns(
     file: &SourceFile,
     state: &SessionState,
-) -> datafusion::error::Result<(Vec<String>, Vec<u64>)> {
+) -> datafusion::error::Result<Vec<String>> {
     let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
     let footer = DFParquetMetadata::new(file.store.as_ref(), &file.meta)
         .with_file_metadata_cache(Some(cache))
         .fetch_metadata()
         .await?;
     let columns = footer.file_metadata().schema_descr().root_schema().get_fields();
-    let names = columns.iter().map(|column| column.name().to_owned()).collect();
-    Ok((names, parquet::row_bytes(&footer)))
-}
-
-/// Bytes that a value takes also where it is null.
-fn width(of: &DataType) -> u64 {
-    let size = |size: &i32| u64::try_from(*size).unwrap_or(0);
-    match of {
-        DataType::FixedSizeBinary(bytes) => size(bytes),
-        DataType::FixedSizeList(item, count) => {
-            size(count).saturating_mul(width(item.data_type()).max(1))
-        }
-        DataType::Struct(fields) => {
-            fields.iter().map(|field| width(field.data_type())).fold(0, u64::saturating_add)
-        }
-        _ => 0,
-    }
+    Ok(columns.iter().map(|column| column.name().to_owned()).collect())
 }
 
 /// DataFusion takes columns of one name for one.
@@ -100,10 +82,6 @@ pub(in crate::corpus::source) struct Described {
     pub(in crate::corpus::source) schema: SchemaRef,
     /// Arrow: a stream of messages, which another reader reads than a file with a footer.
     pub(in crate::corpus::source) is_stream: bool,
-    /// Parquet: bytes of a row, by column.
-    pub(in crate::corpus::source) row_bytes: Vec<u64>,
-    /// Rows that a batch may have at most.
-    pub(in crate::corpus::source) rows: usize,
 }
 
 /// Schema of self-describing files (Parquet, Arrow, Avro), and that of each.
@@ -113,7 +91,6 @@ pub(in crate::corpus::source) async fn own(
     kind: TableFormat,
     format: &Arc<dyn FileFormat>,
     rule: TypeRule,
-    room: u64,
 ) -> Result<(Schema, Vec<Described>)> {
     let state = context.state();
     let mut schemas = futures::stream::iter(files.iter().cloned())
@@ -122,20 +99,14 @@ pub(in crate::corpus::source) async fn own(
             async move {
                 check_magic(&file, kind).await?;
                 let (mut is_stream, mut columns) = (false, Vec::new());
-                let (mut row_bytes, mut rows) = (Vec::new(), BATCH_ROWS);
                 match kind {
                     TableFormat::Arrow => {
-                        ipc::Checked { is_stream, columns } = ipc::check(&file, room).await?;
+                        ipc::Checked { is_stream, columns } = ipc::check(&file).await?;
                     }
                     TableFormat::Avro => {
                         let plain = FileCompressionType::UNCOMPRESSED;
-                        let walk = move |reader| {
-                            avro::walk(reader, BATCH_ROWS, room).map_err(|refused| match refused {
-                                avro::Refused::Broken(what) => Error::input(what),
-                                avro::Refused::Large(bytes) => too_large("a block", bytes),
-                            })
-                        };
-                        rows = bytes::read_raw(&file, plain, walk).await?;
+                        let walk = |reader| avro::walk(reader).map_err(Error::input);
+                        bytes::read_raw(&file, plain, walk).await?;
                     }
                     _ => {}
                 }
@@ -143,23 +114,11 @@ pub(in crate::corpus::source) async fn own(
                 let schema = format.infer_schema(state, &file.store, metas).await;
                 let doing = format!("reading {}", file.url);
                 if schema.is_ok() && kind == TableFormat::Parquet {
-                    let footer = parquet_columns(&file, state).await;
-                    (columns, row_bytes) = footer.map_err(|e| error(e, &doing))?;
+                    columns = parquet_columns(&file, state).await.map_err(|e| error(e, &doing))?;
                 }
                 refuse_twins(&file, &columns)?;
                 match schema.map_err(|e| error(e, &doing)) {
-                    Ok(schema) => {
-                        let columns = schema.fields().iter().map(|field| width(field.data_type()));
-                        let width = columns.fold(0, u64::saturating_add);
-                        if width > room {
-                            return Err(too_large(file.url.as_str(), width));
-                        }
-                        let fit = usize::try_from(room / width.max(1)).unwrap_or(rows);
-                        rows = rows.min(fit);
-                        // Metadata may differ from file to file and means nothing here.
-                        let schema = Arc::new(Schema::new(schema.fields().clone()));
-                        Ok((file, Described { schema, is_stream, row_bytes, rows }))
-                    }
+                    Ok(schema) => Ok((file, schema, is_stream)),
                     // A file that its own reader does not understand is bad input, whoever is blamed.
                     Err(e) if e.kind() == ErrorKind::Internal => {
                         Err(Error::input(e.message().to_owned()))
@@ -172,13 +131,14 @@ pub(in crate::corpus::source) async fn own(
     let mut merged: Option<Schema> = None;
     let mut each: Vec<Described> = Vec::new();
     while let Some(next) = schemas.next().await {
-        let (file, mut own) = next?;
-        merged = Some(merge(merged, own.schema.as_ref().clone(), &file, rule)?);
+        let (file, schema, is_stream) = next?;
+        // Metadata may differ from file to file and means nothing here.
+        let schema = Schema::new(schema.fields().clone());
         // Most files have the schema of the one before.
-        if let Some(last) = each.last().filter(|last| last.schema == own.schema) {
-            own.schema = Arc::clone(&last.schema);
-        }
-        each.push(own);
+        let known = each.last().map(|last| &last.schema).filter(|last| ***last == schema).cloned();
+        let own = known.unwrap_or_else(|| Arc::new(schema.clone()));
+        each.push(Described { schema: own, is_stream });
+        merged = Some(merge(merged, schema, &file, rule)?);
     }
     let mut merged = merged.unwrap_or_else(Schema::empty);
     if each.iter().any(|own| own.schema != each[0].schema) {
