@@ -206,12 +206,11 @@ pub(super) fn tiny_bert(dir: &Path) {
 }
 
 /// A folder with a tiny LLM as Hugging Face has it.
-pub(super) fn write_llm(family: &str, dir: &Path) {
-    let config = tiny_config(family);
+pub(super) fn write_llm(config: &DecoderConfig, dir: &Path) {
     let (tower, cpu) = (TowerOptions::new("tiny", Pooling::Mean), Device::Cpu);
     let all = Trainable::All;
     let (decoder, vars) =
-        Decoder::load(&config, &RandomWeights, &tower, all, Precision::F32, &cpu).unwrap();
+        Decoder::load(config, &RandomWeights, &tower, all, Precision::F32, &cpu).unwrap();
     let text = decoder.hugging_face_config().to_string();
     std::fs::write(dir.join("config.json"), text).unwrap();
     let tensors = vars.into_iter().map(|(name, var)| (name, var.into_inner())).collect();

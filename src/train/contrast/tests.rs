@@ -449,8 +449,7 @@ pub(super) async fn train_files(
 
 /// A folder with the tiny model of `model` as Hugging Face has it.
 pub(super) fn folder(model: &Model, dir: &Path) {
-    let config = model.document.decoder.hugging_face_config();
-    write_llm(config["model_type"].as_str().unwrap(), dir);
+    write_llm(&model.document.decoder.config, dir);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use crate::observe::Reporter;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::train::model::StudentOptions;
 use crate::train::options::{OptimizerOptions, ValidationOptions};
-use crate::train::tests_support::{silent, tiny_bert, write_llm};
+use crate::train::tests_support::{silent, tiny_bert, tiny_config, write_llm};
 use crate::types::{Cancel, EmbeddingSpace, Embeddings, Pooling};
 
 fn texts() -> Vec<String> {
@@ -125,7 +125,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
 #[tokio::test]
 async fn a_cut_decoder_learns_by_lora() {
     let dir = tempfile::tempdir().unwrap();
-    write_llm("llama", dir.path());
+    write_llm(&tiny_config("llama"), dir.path());
     let tower = TowerOptions { max_tokens: Some(20), ..TowerOptions::new(".", Pooling::Mean) };
     let student = serde_json::json!({
         "kind": "decoder", "layers": 1, "tower": tower, "lora": { "rank": 8, "alpha": 16.0 },

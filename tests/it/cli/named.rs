@@ -68,7 +68,7 @@ fn the_home_folder_is_meant_in_every_key_and_flag() {
         ("config upgrade p.toml --output=~/new.toml", 0, &["is p.toml as version 2"]),
         ("config check ~/new.toml", 0, &["is fine"]),
         ("run p.toml --set tower.model=~/m.gguf", 1, &["m.gguf"]),
-        ("train recipes/t.toml", 1, &["m.gguf"]),
+        ("train recipes/t.toml", 1, &["pairs.jsonl"]),
     ] {
         let found = run(&place, line);
         let near = code == 0 || found.1.contains(&format!("{home}/")) || line.contains("--model");
