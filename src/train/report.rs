@@ -26,6 +26,9 @@ pub struct StepRecord {
     pub pairs: usize,
     /// Tokens in the batch.
     pub tokens: usize,
+    /// Tokens that went forward twice, for want of room (`activation_tokens`).
+    #[serde(default)]
+    pub repeated: usize,
     /// Wall time.
     pub seconds: f64,
 }

@@ -129,6 +129,7 @@ pub fn train_decoder(
             gradient_norm: norm,
             pairs: batch.pairs.len(),
             tokens: result.tokens,
+            repeated: result.repeated,
             seconds: start.elapsed().as_secs_f64(),
         })?;
         reporter.event(Event::Progress {

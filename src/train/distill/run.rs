@@ -164,6 +164,7 @@ pub async fn distill(
             gradient_norm: norm,
             pairs: batch.len(),
             tokens,
+            repeated: 0,
             seconds: start.elapsed().as_secs_f64(),
         })?;
         reporter.event(Event::Progress {
