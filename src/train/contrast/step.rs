@@ -64,7 +64,6 @@ pub(super) struct StepResult {
     pub(super) grads: Vec<Option<Tensor>>,
     pub(super) tokens: usize,
     /// Tokens that went forward twice, for want of room.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests hold it to what had to be repeated"))]
     pub(super) repeated: usize,
 }
 

@@ -38,7 +38,7 @@ fn negatives_are_mined_and_the_next_round_goes_on_from_the_adapter() {
     let second = json_of(path, "train round2.toml --out round2 --json");
     let held_out =
         |report: &serde_json::Value, at: usize| report["validation"][at]["loss"].as_f64().unwrap();
-    // It begins where the first round ended, not at the raw model.
+    // It begins with what the first round exported, its best look, and not at the raw model.
     let looks = first["validation"].as_array().unwrap();
     let end = looks.iter().position(|look| look["step"] == first["exported"][0]).unwrap();
     let gap = (held_out(&second, 0) - held_out(&first, end)).abs();

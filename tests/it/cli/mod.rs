@@ -13,5 +13,6 @@ mod run;
 mod served;
 mod sets;
 mod stdout;
+mod taught;
 mod train;
 mod train_inputs;
