@@ -59,7 +59,7 @@ fn shape(name: &str) -> Result<DecoderConfig, Failure> {
 /// What `--model` or `--shape` name.
 pub enum Model {
     Tower(Tower),
-    Shape { config: DecoderConfig, name: String, weights: Random },
+    Shape { config: Box<DecoderConfig>, name: String, weights: Random },
 }
 
 impl Model {
@@ -74,7 +74,7 @@ impl Model {
         let name = arguments.shape.clone().ok_or("--model or --shape is needed")?;
         let mut config = shape(&name)?;
         config.layers = arguments.layers.unwrap_or(config.layers).min(config.layers);
-        Ok(Self::Shape { config, name, weights: Random::new() })
+        Ok(Self::Shape { config: Box::new(config), name, weights: Random::new() })
     }
 
     pub fn name(&self) -> &str {
