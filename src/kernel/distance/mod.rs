@@ -16,8 +16,8 @@
 //!
 //! Rows lie as in a usearch file: `row_bytes` each, no padding, no alignment; behind the last one at least [`SLACK`] bytes
 //! must be readable, because vectors are loaded whole. Integer distances are the same on every instruction set, those of
-//! floats differ by rounding. Inside this package a loop over a graph is a [`Task`], compiled with the lane of its element
-//! type inlined; [`Far`] is what it measures with.
+//! floats differ by rounding. Inside this package a loop over a graph is a `Task`, compiled with the lane of its element
+//! type inlined; `Far` is what it measures with.
 
 mod lane;
 #[cfg(target_arch = "x86_64")]
