@@ -1,6 +1,6 @@
 //! The usearch library as a second opinion on a file that this program wrote.
 //!
-//! Whoever reads a snapshot from Python opens the file with that library. So before an index gets its receipt, the library
+//! Python readers open the file with that library. So before an index gets its receipt, the library
 //! opens it and answers the canary queries, and must find what our own walk finds.
 
 use std::path::Path;

@@ -44,7 +44,7 @@ impl Opened {
 /// Where files of a remote root are kept between searches.
 ///
 /// # Errors
-/// Input where there is no home folder and the folder below `/tmp` belongs to another user.
+/// Input if there is no home directory and the fallback directory in `/tmp` is owned by another user.
 pub(crate) fn cache_dir() -> Result<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let base = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));

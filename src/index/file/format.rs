@@ -49,7 +49,7 @@ pub(in crate::index) struct Layout {
     pub base: usize,
     /// Where every search starts.
     pub entry: u32,
-    /// Level of the entry, above which there are no links.
+    /// Top level of the graph: the level of the entry node.
     pub top: usize,
     /// Offset of the 64-byte head.
     pub head: usize,

@@ -60,7 +60,7 @@ impl GraphBuilder {
     /// `shape.upper` best of `expansion` candidates at most.
     ///
     /// # Errors
-    /// Where there is no memory for it.
+    /// Out of memory.
     pub fn new(
         element: Element,
         dimensions: usize,
@@ -184,7 +184,7 @@ impl GraphBuilder {
         stored.set_links(from, level, &choice.slots);
     }
 
-    /// Puts the links of the tree first in every list of the base level, so that whoever cuts a list keeps them.
+    /// Moves tree links to the front of every base-level list, so that truncating a list keeps them.
     pub fn finish(&mut self) {
         let stored = &mut self.stored;
         for slot in 0..stored.below.len() as u32 {
@@ -244,11 +244,13 @@ fn room_for<T>(elements: usize) -> Result<Vec<T>, TryReserveError> {
 impl Stored {
     fn codes(&self) -> Codes<'_> {
         let rows = self.below.len();
+        // `push` keeps one code, one list offset and the trailing slack per node.
         Codes::new(self.element, self.dimensions, rows, &self.codes, &self.inverse)
             .expect("every node has a row, and slack follows them")
     }
 
     fn graph(&self) -> Graph<'_> {
+        // The node area grows with the offsets that point into it.
         Graph::new(self.codes(), self.shape, &self.nodes, &self.below, self.entry, self.top)
             .expect("every node has its lists")
     }

@@ -1,7 +1,7 @@
 //! Search in a hierarchical graph (Malkov and Yashunin, HNSW, arXiv 1603.09320), over a mapped file or one in the making.
 //!
 //! ```text
-//! let graph = Graph::new(codes, shape, nodes, &lists_before, entry, top)?;       // a view: cheap, made anew after every change
+//! let graph = Graph::new(codes, shape, nodes, &lists_before, entry, top)?;       // a cheap view; recreate it after each change
 //! let mut scratch = Scratch::default();                                    // one a thread, for graphs of any size
 //! let start = descend(on, &graph, &query, 0, &mut scratch);                // greedy, from the entry down to above level 0
 //! let found = search(on, &graph, &query, start, 0, expansion, None, &mut scratch);   // nearest first

@@ -54,7 +54,7 @@ pub(crate) fn from_json(fields: &Map<String, Value>) -> Result<DecoderConfig> {
         completed = gemma_fields(fields)?;
         let query_scalar = number(&completed, "query_pre_attn_scalar")?.filter(|n| *n > 0.0);
         let query_scalar = query_scalar
-            .ok_or_else(|| Error::corrupt("query_pre_attn_scalar is no positive number"))?;
+            .ok_or_else(|| Error::corrupt("query_pre_attn_scalar is not a positive number"))?;
         (Some(Gemma { query_scalar, norms_from_one: true }), &completed)
     } else {
         refuse_unless(fields, "hidden_act", &Value::from("silu"))?;
