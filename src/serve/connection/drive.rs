@@ -64,8 +64,15 @@ pub(in crate::serve) async fn drive<A, F>(
             last_head = Some(Instant::now() + LAST_HEAD);
             serving.as_mut().graceful_shutdown();
         }
-        if serving.as_mut().poll(cx).is_ready() || told.as_mut().poll(cx).is_ready() {
+        // First what has arrived is read: it may be what this connection would be closed for want of.
+        if serving.as_mut().poll(cx).is_ready() {
             return Poll::Ready(None);
+        }
+        while told.as_mut().poll(cx).is_ready() {
+            if !place.may_stay() {
+                return Poll::Ready(None);
+            }
+            told.set(place.told());
         }
         let Some((deadline, why)) = deadline(&place, last_head) else { return Poll::Pending };
         let deadline = tokio::time::Instant::from_std(deadline);

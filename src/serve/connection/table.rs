@@ -3,7 +3,8 @@
 //! Who has used up the most of the patience that its phase gives goes first, by as much sooner as its address has more
 //! connections (or as it holds more memory). So a client that sends its request at once always gets in, however many others
 //! send half of one. A client that waits for the server is never cut off, nor one that has only just begun to keep it
-//! waiting: where there are only such clients, the next connection is taken in a moment later.
+//! waiting: where there are only such clients, the next connection is taken in a moment later. What the server itself takes
+//! to read what has arrived, or to write what it has computed, is not held against a client: on a busy machine that is long.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -51,9 +52,18 @@ struct Entry {
     since: Instant,
     /// Bytes sent in this phase.
     moved: u64,
+    /// Since when the system has taken nothing more of an answer, because the client does not read.
+    stuck: Option<Instant>,
     account: Arc<Account>,
     told: Arc<Notify>,
-    why: Option<Reason>,
+    /// Why it has to go, and since when.
+    why: Option<(Reason, Instant)>,
+}
+
+impl Entry {
+    fn begin(&mut self, phase: Phase) {
+        (self.phase, self.since, self.moved, self.stuck) = (phase, Instant::now(), 0, None);
+    }
 }
 
 /// Counters for metrics.
@@ -108,6 +118,7 @@ impl Connections {
             phase: Phase::Head,
             since: Instant::now(),
             moved: 0,
+            stuck: None,
             account: Account::new(&self.pool),
             told: Arc::clone(&told),
             why: None,
@@ -146,9 +157,13 @@ impl Connections {
         let score = |entry: &Entry| {
             let patience = self.patience.with(entry.phase, entry.moved)?;
             let used = now.saturating_duration_since(entry.since);
+            let waiting = match entry.phase {
+                Phase::Answer => now.saturating_duration_since(entry.stuck?),
+                _ => used,
+            };
             let share = used.as_secs_f64() / patience.as_secs_f64().max(1e-3);
             let score = share * weight(table, entry) as f64;
-            (entry.why.is_none() && used >= PROMPT && score > 0.0).then_some(score)
+            (entry.why.is_none() && waiting >= PROMPT && score > 0.0).then_some(score)
         };
         let scored = table.entries.iter().filter_map(|(id, entry)| Some((score(entry)?, *id)));
         scored.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, id)| id)
@@ -158,11 +173,12 @@ impl Connections {
         let Some(entry) = table.entries.get_mut(&id).filter(|entry| entry.why.is_none()) else {
             return;
         };
-        entry.why = Some(why);
-        entry.account.give_back();
+        entry.why = Some((why, Instant::now()));
+        if why == Reason::Memory {
+            entry.account.give_back();
+        }
         entry.told.notify_one();
         table.closing += 1;
-        self.count(why);
     }
 
     fn count(&self, why: Reason) {
@@ -232,7 +248,7 @@ impl Place {
                 // Whoever holds something of the last request gives it back later.
                 entry.account = Account::new(pool);
             }
-            (entry.phase, entry.since, entry.moved) = (phase, Instant::now(), 0);
+            entry.begin(phase);
         });
     }
 
@@ -251,7 +267,7 @@ impl Place {
         let mut head = None;
         self.change(|entry, _| {
             if entry.phase == Phase::Idle {
-                (entry.phase, entry.since) = (Phase::Head, Instant::now());
+                entry.begin(Phase::Head);
             }
             head = (entry.phase == Phase::Head).then(|| Arc::clone(&entry.account));
         });
@@ -265,9 +281,17 @@ impl Place {
     pub(super) fn sent(&self, bytes: usize) {
         self.change(|entry, _| {
             if entry.phase == Phase::Idle {
-                (entry.phase, entry.since, entry.moved) = (Phase::Answer, Instant::now(), 0);
+                entry.begin(Phase::Answer);
             }
             entry.moved += bytes as u64;
+            entry.stuck = None;
+        });
+    }
+
+    /// The system takes nothing more until the client has read.
+    pub(super) fn stuck(&self) {
+        self.change(|entry, _| {
+            entry.stuck.get_or_insert_with(Instant::now);
         });
     }
 
@@ -302,6 +326,19 @@ impl Place {
         self.told.notified().await;
     }
 
+    /// Whether it need not go after all: since it was told to, what it was waited for has come.
+    pub(super) fn may_stay(&self) -> bool {
+        let mut table = self.all.lock();
+        let Some(entry) = table.entries.get_mut(&self.id) else { return false };
+        let stays = |(why, since): (Reason, Instant)| why != Reason::Memory && entry.since > since;
+        if !entry.why.is_some_and(stays) {
+            return false;
+        }
+        entry.why = None;
+        table.closing -= 1;
+        true
+    }
+
     /// Counts why it is closed.
     pub(super) fn closed(&self, why: Reason) {
         self.all.count(why);
@@ -325,7 +362,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut table = self.all.lock();
         if let Some(entry) = table.entries.remove(&self.id) {
-            table.closing -= usize::from(entry.why.is_some());
+            if let Some((why, _)) = entry.why {
+                table.closing -= 1;
+                self.all.count(why);
+            }
             if let Some(count) = table.by_peer.get_mut(&entry.peer) {
                 *count -= 1;
                 if *count == 0 {
@@ -346,134 +386,4 @@ impl Holding {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
-
-    fn connections(limits: Limits) -> Arc<Connections> {
-        Connections::new(&Limits {
-            head: Duration::from_secs(10),
-            idle: Duration::from_secs(100),
-            unread: Duration::from_secs(10),
-            ..limits
-        })
-    }
-
-    /// Makes it look as if the phase had begun earlier.
-    fn age(place: &Place, seconds: u64) {
-        place.change(|entry, _| entry.since -= Duration::from_secs(seconds));
-    }
-
-    /// Which of `places` were told to go.
-    fn told(all: &Connections, places: &[&Place]) -> Vec<usize> {
-        let table = all.lock();
-        let is_told = |place: &Place| table.entries[&place.id].why.is_some();
-        (0..places.len()).filter(|&at| is_told(places[at])).collect()
-    }
-
-    #[tokio::test]
-    async fn the_one_that_keeps_the_server_waiting_makes_room() {
-        let all = connections(Limits { connections: 4, ..Limits::default() });
-        let (half, idle) = (all.admit(ONE).await, all.admit(ONE).await);
-        let (works, new) = (all.admit(ONE).await, all.admit(ONE).await);
-        idle.enter(Phase::Idle);
-        works.enter(Phase::Working);
-        age(&half, 3);
-        age(&idle, 20);
-        age(&works, 1_000);
-        // 3 s of 10 are more than 20 s of 100.
-        assert!(all.try_admit(ONE).is_none());
-        assert!(all.try_admit(ONE).is_none(), "its place is not free yet, and nobody else goes");
-        assert_eq!(told(&all, &[&half, &idle, &works, &new]), [0]);
-        half.told().await;
-        drop(half);
-        let next = all.admit(ONE).await;
-        assert!(all.try_admit(ONE).is_none());
-        assert_eq!(told(&all, &[&idle, &works, &new, &next]), [0]);
-        assert_eq!(all.counts().closed[Reason::Place as usize], 2);
-        idle.told().await;
-        drop(idle);
-        let last = all.admit(ONE).await;
-        assert!(all.try_admit(ONE).is_none());
-        assert_eq!(told(&all, &[&works, &new, &next, &last]), [0; 0], "they have only just come");
-        assert_eq!((all.counts().open, all.counts().accepted), (4, 6));
-    }
-
-    #[tokio::test]
-    async fn an_address_with_many_connections_goes_first() {
-        let all = connections(Limits { connections: 5, ..Limits::default() });
-        let honest = all.admit(OTHER).await;
-        age(&honest, 3);
-        let mut flood = Vec::new();
-        for _ in 0..4 {
-            flood.push(all.admit(ONE).await);
-            age(&flood[flood.len() - 1], 1);
-        }
-        assert!(all.try_admit(ONE).is_none());
-        assert_eq!(told(&all, &[&honest]), [0; 0]);
-        drop(flood);
-        assert_eq!(all.lock().by_peer.len(), 1, "none is forgotten");
-        assert_eq!(all.lock().closing, 0);
-        let (near, far): (IpAddr, IpAddr) =
-            ("2001:db8::1".parse().unwrap(), "2001:db8::f:1".parse().unwrap());
-        assert_eq!(peer(near), peer(far));
-        assert_ne!(peer(near), peer("2001:db8:1::1".parse().unwrap()));
-        assert_eq!(peer("::ffff:10.0.0.1".parse().unwrap()), ONE);
-    }
-
-    #[tokio::test]
-    async fn memory_is_taken_from_unread_answers_first() {
-        let all = connections(Limits { held: 100, connections: 9, ..Limits::default() });
-        let [reads, unread, works] =
-            [all.admit(ONE).await, all.admit(ONE).await, all.admit(ONE).await];
-        reads.enter(Phase::Answer);
-        reads.holding().hold(30).unwrap();
-        unread.enter(Phase::Answer);
-        unread.holding().hold(40).unwrap();
-        unread.holding().hold(20).unwrap();
-        works.enter(Phase::Working);
-        age(&unread, 5);
-        let held = works.holding();
-        held.hold(60).unwrap();
-        assert_eq!(told(&all, &[&reads, &unread, &works]), [1]);
-        held.hold(20).unwrap_err();
-        assert_eq!(
-            told(&all, &[&reads, &unread, &works]),
-            [1],
-            "the other has only just been answered"
-        );
-        age(&reads, 1);
-        // What it asks for is too much even if everybody else goes.
-        held.hold(100).unwrap_err();
-        assert_eq!(told(&all, &[&reads, &unread, &works]), [0, 1]);
-        drop(works);
-        assert_eq!(all.counts().held, 60, "the search goes on");
-        drop(held);
-        assert_eq!(all.counts().held, 0);
-    }
-
-    #[tokio::test]
-    async fn phases_follow_what_moves() {
-        let all = connections(Limits::default());
-        let place = all.admit(ONE).await;
-        let why = || place.deadline().map(|(_, why)| why);
-        assert_eq!(why(), Some(Reason::Head));
-        place.received(70);
-        assert_eq!(all.counts().held, 70);
-        place.enter(Phase::Body);
-        assert!(place.awaits_body() && why().is_none());
-        place.has_body();
-        assert_eq!((place.awaits_body(), why()), (false, None));
-        place.enter(Phase::Answer);
-        let (before, _) = place.deadline().unwrap();
-        place.sent(64 << 10);
-        let (after, reason) = place.deadline().unwrap();
-        assert_eq!((after - before, reason), (Duration::from_secs(2), Reason::Unread));
-        place.flushed();
-        assert_eq!((why(), all.counts().held), (Some(Reason::Idle), 0));
-        place.received(1);
-        assert_eq!(why(), Some(Reason::Head));
-    }
-}
+mod tests;

@@ -20,10 +20,13 @@ impl Watched {
         Self { stream, place }
     }
 
-    fn sent(&self, sent: &io::Result<usize>) {
-        if let Ok(bytes @ 1..) = sent {
-            self.place.sent(*bytes);
+    fn sent(&self, sent: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &sent {
+            Poll::Pending => self.place.stuck(),
+            Poll::Ready(Ok(bytes @ 1..)) => self.place.sent(*bytes),
+            Poll::Ready(_) => {}
         }
+        sent
     }
 }
 
@@ -49,9 +52,8 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes));
-        self.sent(&sent);
-        Poll::Ready(sent)
+        let sent = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.sent(sent)
     }
 
     /// Called once nothing is left to be written.
@@ -70,9 +72,8 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bytes));
-        self.sent(&sent);
-        Poll::Ready(sent)
+        let sent = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.sent(sent)
     }
 
     fn is_write_vectored(&self) -> bool {

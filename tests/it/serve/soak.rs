@@ -3,6 +3,7 @@
 //! No honest request may fail, and memory and open files must stay where they are once the server is warm. The crowd comes
 //! and goes: more than there is room for, then few enough that each uses up its time, then nobody.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,8 @@ struct Seen {
     searches: Mutex<Vec<f64>>,
     health: Mutex<Vec<f64>>,
     later: AtomicU64,
+    /// Kept connections that were closed between two requests.
+    reopened: AtomicU64,
     failed: Mutex<Vec<String>>,
 }
 
@@ -47,6 +50,7 @@ impl Seen {
             searches: Mutex::default(),
             health: Mutex::default(),
             later: AtomicU64::default(),
+            reopened: AtomicU64::default(),
             failed: Mutex::default(),
         }
     }
@@ -58,7 +62,7 @@ impl Seen {
 }
 
 async fn searches(address: SocketAddr, number: usize, seen: Arc<Seen>, stop: Arc<AtomicBool>) {
-    let mut client = Client::connect(address).await;
+    let mut connection = Kept::open(address).await;
     let (mut turn, mut newest) = (number, 0);
     while !stop.load(Ordering::Acquire) {
         turn += 1;
@@ -71,7 +75,7 @@ async fn searches(address: SocketAddr, number: usize, seen: Arc<Seen>, stop: Arc
             _ => {}
         }
         let began = Instant::now();
-        match search(&mut client, &asked.to_string(), &seen).await {
+        match search(&mut connection, &asked.to_string(), &seen).await {
             Ok(reply) => {
                 seen.searches.lock().unwrap().push(began.elapsed().as_secs_f64() * 1e3);
                 // The program published day `n` as snapshot `n`.
@@ -86,24 +90,57 @@ async fn searches(address: SocketAddr, number: usize, seen: Arc<Seen>, stop: Arc
             }
             Err(what) => {
                 seen.fails(what);
-                client = Client::connect(address).await;
+                connection = Kept::open(address).await;
             }
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
+/// A connection that is kept from one request to the next.
+struct Kept {
+    address: SocketAddr,
+    client: Client,
+    used: bool,
+}
+
+impl Kept {
+    async fn open(address: SocketAddr) -> Self {
+        Self { address, client: Client::connect(address).await, used: false }
+    }
+
+    /// One request and its answer, over a new connection where this one was closed between two requests, as every client
+    /// has to.
+    async fn ask(&mut self, request: &str, seen: &Seen) -> Result<Reply, String> {
+        loop {
+            let asking = async {
+                self.client.try_send(request.as_bytes()).await?;
+                self.client.try_receive().await
+            };
+            match tokio::time::timeout(Duration::from_secs(15), asking).await {
+                Ok(Ok(reply)) => {
+                    self.used = true;
+                    return Ok(reply);
+                }
+                Ok(Err(error)) if self.used && error.kind() == ErrorKind::ConnectionAborted => {
+                    seen.reopened.fetch_add(1, Ordering::Relaxed);
+                    *self = Self::open(self.address).await;
+                }
+                Ok(Err(error)) => return Err(format!("cut off: {error}")),
+                Err(_) => return Err("no answer".to_owned()),
+            }
+        }
+    }
+}
+
 /// One search; it comes again later where it is told so.
-async fn search(client: &mut Client, body: &str, seen: &Seen) -> Result<Reply, String> {
+async fn search(connection: &mut Kept, body: &str, seen: &Seen) -> Result<Reply, String> {
     let length = body.len();
     let request = format!(
         "POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n{body}"
     );
     for _ in 0..TRIES {
-        client.try_send(request.as_bytes()).await.map_err(|error| format!("sending: {error}"))?;
-        let reply = tokio::time::timeout(Duration::from_secs(15), client.try_receive()).await;
-        let reply =
-            reply.map_err(|_| "no answer".to_owned())?.map_err(|e| format!("cut off: {e}"))?;
+        let reply = connection.ask(&request, seen).await?;
         match reply.status {
             200 => return Ok(reply),
             503 => seen.later.fetch_add(1, Ordering::Relaxed),
@@ -244,6 +281,7 @@ async fn honest_clients_are_served_among_hostile_ones() {
     let searches = told("searches", &seen.searches);
     let probes = told("probes over new connections", &seen.health);
     println!("{} times told to come again later", seen.later.load(Ordering::Relaxed));
+    println!("{} kept connections closed while idle", seen.reopened.load(Ordering::Relaxed));
     let metrics = served.client().await.get("/metrics").await.body;
     for line in metrics.lines().filter(|line| {
         line.starts_with("scalingnote_serve_connections")
