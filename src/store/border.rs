@@ -1,6 +1,6 @@
 //! Step borders: after every kind of write that a run or a gc makes, it may be killed.
 //!
-//! The store itself passes them, by the kind of the key, so no write is without one. The README's crash table is made
+//! The store itself passes them, by the kind of the key, so no write is without one. The crash table of tests/README.md is made
 //! from [`Border::ALL`], and `tests/it/exec/kills.rs` kills the real program at each. `SCALINGNOTE_FAIL_AT=part:2` ends the
 //! process, as `kill -9` would, right after the second part was stored; without that variable nothing happens.
 

@@ -1,4 +1,4 @@
-//! `kill -9` of the real program: at every step border, and at random moments. The README's crash table is made here
+//! `kill -9` of the real program: at every step border, and at random moments. The crash table of tests/README.md is made here
 //! from the borders, so it cannot say what these tests do not see.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -453,10 +453,10 @@ fn crash_table() -> String {
 
 #[test]
 fn the_crash_table_of_the_readme_is_that_of_the_borders() {
-    let path = package().join("README.md");
+    let path = package().join("tests/README.md");
     let readme = std::fs::read_to_string(&path).unwrap();
-    let (head, rest) = readme.split_once(BEGIN).expect("README.md has the crash table");
-    let (table, tail) = rest.split_once(END).expect("README.md ends the crash table");
+    let (head, rest) = readme.split_once(BEGIN).expect("tests/README.md has the crash table");
+    let (table, tail) = rest.split_once(END).expect("tests/README.md ends the crash table");
     if std::env::var_os("UPDATE_README").is_some() {
         std::fs::write(&path, format!("{head}{BEGIN}{}{END}{tail}", crash_table())).unwrap();
         return;

@@ -1,5 +1,5 @@
-//! The README is executed: every command it shows runs here as written (or is a target of the
-//! Makefile), and its Python example reads a real snapshot and must agree with `scalingnote search`.
+//! The pages are executed: every command they show runs here as written (or is a target of the
+//! Makefile), and the Python example reads a real snapshot and must agree with `scalingnote search`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -10,8 +10,12 @@ use serde_json::Value;
 
 use crate::fixture::checkout::{Checkout, NOTES, package};
 
-fn readme() -> String {
-    std::fs::read_to_string(package().join("README.md")).expect("README.md is readable")
+/// The page on clusters, which only a program with that feature can run: tests/it/exec/cluster/readme.rs does.
+pub const CLUSTERS: &str = "pipelines/kubernetes/README.md";
+
+/// A page of this repository.
+pub fn page(path: &str) -> String {
+    std::fs::read_to_string(package().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// The fenced code blocks of one language, in order.
@@ -33,30 +37,11 @@ fn blocks(markdown: &str, language: &str) -> Vec<String> {
             (None, None) => {}
         }
     }
-    assert!(open.is_none(), "a code block of README.md is not closed");
+    assert!(open.is_none(), "a code block is not closed");
     found
 }
 
-const CLUSTER_SECTION: &str = "## When one machine is not enough\n";
-
-/// The README's section on clusters, which only a program with that feature can run: tests/it/exec/cluster/readme.rs does.
-#[cfg(feature = "cluster")]
-pub fn cluster_section() -> String {
-    let readme = readme();
-    let (_, rest) =
-        readme.split_once(CLUSTER_SECTION).expect("README.md has a section on clusters");
-    rest.split("\n## ").next().unwrap_or_default().to_owned()
-}
-
-/// Everything but that section.
-fn without_cluster_section(readme: &str) -> String {
-    let (before, rest) =
-        readme.split_once(CLUSTER_SECTION).expect("README.md has a section on clusters");
-    let after = rest.split_once("\n## ").map_or("", |(_, after)| after);
-    format!("{before}\n## {after}")
-}
-
-/// The command lines of the README's `sh` blocks, comments and continuation lines resolved.
+/// The command lines of a page's `sh` blocks, comments and continuation lines resolved.
 pub fn commands(markdown: &str) -> Vec<String> {
     let text = blocks(markdown, "sh").concat().replace("\\\n", " ");
     text.lines()
@@ -66,12 +51,17 @@ pub fn commands(markdown: &str) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn every_command_of_the_readme_runs_as_written() {
-    let lines = commands(&without_cluster_section(&readme()));
-    assert!(lines.len() > 10, "README.md shows only {} commands", lines.len());
-    let packages = std::fs::read_to_string(package().join("tests/python/requirements.txt"))
-        .expect("the list of Python packages is readable");
+/// What came of a page's commands.
+struct Ran {
+    checkout: Checkout,
+    days: usize,
+    served: bool,
+}
+
+/// Runs the commands of a page, in a fresh clone.
+fn run(path: &str) -> Ran {
+    let lines = commands(&page(path));
+    let packages = page("tests/python/requirements.txt");
     let mut checkout = Checkout::new();
     checkout.install("pipelines/cron/nightly.sh");
     let mut days = 0;
@@ -116,40 +106,108 @@ fn every_command_of_the_readme_runs_as_written() {
             ["pipelines/cron/nightly.sh", ..] => {
                 assert_eq!(checkout.ok(line), "", "a good night is silent");
             }
-            ["make", ref arguments @ ..] => {
-                let mut make = Command::new("make");
-                let output = make.arg("-n").args(arguments).current_dir(package()).output();
-                let output = output.expect("make runs");
-                assert!(output.status.success(), "`{line}` is no target of the Makefile");
-            }
+            ["make", ..] => is_a_target(path, line),
             ["python3", "-m", "pip", "install", ref wanted @ ..] => {
                 for name in wanted {
                     assert!(packages.contains(name), "tests/python/requirements.txt lacks {name}");
                 }
             }
-            // A clone is where every test starts from.
-            ["git", "clone", ..] | ["cd", ..] => {}
-            _ => panic!("no test runs `{line}` of README.md"),
+            _ => panic!("no test runs `{line}` of {path}"),
         }
         let published = checkout.snapshots().len() - before;
         if publishes {
             assert_eq!(published, 1, "`{line}` publishes one snapshot");
         }
     }
-    server.expect("README.md shows how to serve").stop();
-    // What the commands are there for happened: two days, a way back to the first, and three ways to run a day.
-    assert_eq!(days, 5);
-    let content: Vec<Value> =
-        checkout.snapshots().iter().map(|manifest| manifest["content_hash"].clone()).collect();
-    assert_eq!(content.len(), 6, "the rollback is a snapshot of its own");
+    let served = server.is_some();
+    if let Some(server) = server {
+        server.stop();
+    }
+    Ran { checkout, days, served }
+}
+
+#[track_caller]
+fn is_a_target(path: &str, line: &str) {
+    let arguments = line.split_whitespace().skip(1);
+    let mut make = Command::new("make");
+    let output = make.arg("-n").args(arguments).current_dir(package()).output();
+    let output = output.expect("make runs");
+    assert!(output.status.success(), "`{line}` of {path} is no target of the Makefile");
+}
+
+#[test]
+fn every_command_of_the_readme_runs_as_written() {
+    let ran = run("README.md");
+    assert!(ran.served, "README.md shows how to serve");
+    // What the commands are there for happened: two days, and a way back to the first.
+    let snapshots = ran.checkout.snapshots();
+    let content: Vec<&Value> = snapshots.iter().map(|manifest| &manifest["content_hash"]).collect();
+    assert_eq!((ran.days, content.len()), (2, 3), "the rollback is a snapshot of its own");
     assert_ne!(content[0], content[1], "the edited note is in the second snapshot");
     assert_eq!(content[0], content[2], "the rollback brings the first content back");
-    let metrics = std::fs::read_to_string(checkout.path().join("scalingnote.prom"));
-    let metrics = metrics.expect("README.md shows how metrics are written");
-    assert!(
-        metrics.contains("scalingnote_snapshot_number{pipeline=\"quickstart\"} 6\n"),
-        "{metrics}"
-    );
+}
+
+#[test]
+fn every_command_of_the_page_on_pipelines_runs_as_written() {
+    let ran = run("pipelines/README.md");
+    // Three ways to run a day.
+    assert_eq!((ran.days, ran.checkout.snapshots().len()), (3, 3));
+    let metrics = std::fs::read_to_string(ran.checkout.path().join("scalingnote.prom"));
+    let metrics = metrics.expect("the page shows how metrics are written");
+    let newest = "scalingnote_snapshot_number{pipeline=\"quickstart\"} 3\n";
+    assert!(metrics.contains(newest), "{metrics}");
+}
+
+/// Other pages show commands that take hours, or more than a test has; targets of the Makefile are looked up.
+#[test]
+fn every_page_is_executed_or_shows_targets_that_exist() {
+    let run_here = ["README.md", "pipelines/README.md", CLUSTERS];
+    let listed =
+        Command::new("git").args(["ls-files", "*README.md"]).current_dir(package()).output();
+    let listed = String::from_utf8(listed.expect("git runs").stdout).expect("paths are text");
+    assert!(run_here.iter().all(|path| page(path).contains("```sh\n")));
+    for path in listed.lines().filter(|path| !run_here.contains(path)) {
+        for line in commands(&page(path)) {
+            match line.split_whitespace().next() {
+                Some("make") => is_a_target(path, &line),
+                Some("python3") if path == "schemas/README.md" => {}
+                _ => assert!(
+                    ["benches/README.md", "tests/fuzz/README.md"].contains(&path),
+                    "no test runs `{line}` of {path}"
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let listed = Command::new("git").args(["ls-files", "*.md"]).current_dir(package()).output();
+    let listed = String::from_utf8(listed.expect("git runs").stdout).expect("paths are text");
+    assert!(listed.lines().count() > 5, "{listed}");
+    let anchor = |heading: &str| {
+        let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-');
+        heading.trim_start_matches('#').trim().chars().filter(kept).collect::<String>()
+    };
+    for from in listed.lines() {
+        let folder = Path::new(from).parent().unwrap_or(Path::new(""));
+        let text = page(from);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            let (path, fragment) = link.split_once('#').unwrap_or((link, ""));
+            let to = if path.is_empty() { PathBuf::from(from) } else { folder.join(path) };
+            assert!(package().join(&to).exists(), "{from} links to {link}, which is not there");
+            if !fragment.is_empty() {
+                let there = page(to.to_str().expect("paths are text"));
+                let mut headings = there.lines().filter(|line| line.starts_with('#'));
+                let found =
+                    headings.any(|line| anchor(line).to_lowercase().replace(' ', "-") == fragment);
+                assert!(found, "{from} links to {link}: {} has no such heading", to.display());
+            }
+        }
+    }
 }
 
 /// `scalingnote serve` as the README starts it, on a free port.
@@ -242,7 +300,7 @@ fn run_python(python: &Path, script: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("output is UTF-8")
 }
 
-/// The README's example, kept running: it reads note ids and prints the notes like each.
+/// The page's example, kept running: it reads note ids and prints the notes like each.
 struct Example {
     process: Child,
     out: BufReader<ChildStdout>,
@@ -296,9 +354,8 @@ fn tagged(id: &Value) -> String {
 #[test]
 fn the_python_example_agrees_with_search() {
     let Some(python) = python() else { return };
-    let readme = readme();
-    let examples = blocks(&readme, "python");
-    let example = examples.first().expect("README.md has a Python example");
+    let examples = blocks(&page("schemas/README.md"), "python");
+    let example = examples.first().expect("schemas/README.md has a Python example");
     for (shards, quantization) in [(1, "i8"), (3, "i8"), (2, "f32"), (2, "f16")] {
         let mut checkout = Checkout::new();
         checkout.ok(&format!(

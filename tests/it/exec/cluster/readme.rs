@@ -1,4 +1,4 @@
-//! The README's section on clusters is executed.
+//! The page on clusters is executed.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn its_commands_run_as_written() {
     drop(free);
     let mut background = Background(Vec::new());
     let mut published = false;
-    for line in readme::commands(&readme::cluster_section()) {
+    for line in readme::commands(&readme::page(readme::CLUSTERS)) {
         let here = line.replace("50050", &port.to_string());
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
