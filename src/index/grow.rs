@@ -12,7 +12,7 @@ use super::shard::kinds;
 use crate::error::{Error, Result};
 use crate::index::file::sidecar::write_error;
 use crate::index::file::write::{About, graph_bytes, node_head, write_graph};
-use crate::kernel::distance::{Codes, SLACK};
+use crate::kernel::distance::{Codes, Instructions, SLACK, between};
 use crate::kernel::graph::GraphBuilder;
 use crate::types::mix;
 
@@ -60,7 +60,8 @@ impl Growing {
                 Ok(Self::Own { graph: Box::new(graph), about })
             }
             Builder::Usearch => {
-                let index = usearch_index(dimensions, options)?;
+                let mut index = usearch_index(dimensions, options)?;
+                measured_here(&mut index, options.quantization).map_err(|cause| failed(&cause))?;
                 // Room for one thread.
                 index
                     .reserve_capacity_and_threads(keys.len().max(1), 1)
@@ -162,6 +163,41 @@ pub(super) fn usearch_index(dimensions: usize, options: &IndexOptions) -> Result
         multi: false,
     })
     .map_err(|cause| Error::unsupported(format!("usearch: {cause}")))
+}
+
+/// Lets usearch's builder measure by our kernels: its own take minutes to compile, and are no faster. What opens and confirms a
+/// finished file measures by usearch's plain loops.
+fn measured_here(
+    index: &mut usearch::Index,
+    quantization: Quantization,
+) -> std::result::Result<(), String> {
+    match quantization {
+        Quantization::F32 => measured_as::<f32>(index, quantization),
+        // usearch has no type for bf16; it only hands over addresses.
+        Quantization::F16 | Quantization::Bf16 => measured_as::<usearch::f16>(index, quantization),
+        Quantization::I8 => measured_as::<i8>(index, quantization),
+        Quantization::B1 => measured_as::<usearch::b1x8>(index, quantization),
+    }
+}
+
+fn measured_as<T: usearch::VectorType>(
+    index: &mut usearch::Index,
+    quantization: Quantization,
+) -> std::result::Result<(), String> {
+    let (on, element) = (Instructions::best(), quantization.element());
+    let bytes = element.row_bytes(index.dimensions());
+    let measured = index.change_metric::<T>(Box::new(move |a, b| {
+        // SAFETY: usearch calls this with two vectors of the index, or one and a query of the same form, each of `bytes`
+        // bytes, which live until it returns.
+        let (a, b) = unsafe {
+            (
+                std::slice::from_raw_parts(a.cast(), bytes),
+                std::slice::from_raw_parts(b.cast(), bytes),
+            )
+        };
+        between(on, element, a, b)
+    }));
+    measured.map_err(|cause| cause.to_string())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@
 //! type inlined; `Far` is what it measures with.
 
 mod lane;
+mod pair;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -27,6 +28,7 @@ use half::{bf16, f16};
 
 pub(super) use self::lane::Lane;
 use self::lane::Measure;
+pub use self::pair::between;
 use super::prefetch::prefetch;
 
 /// Readable bytes that must follow the last row.

@@ -95,6 +95,11 @@ fn check(element: Element, dimensions: usize, random: &[u8], shift: usize) {
                 (f64::from(found) - expected).abs() <= most,
                 "{on:?} {element:?} x {dimensions}, slot {slot}: {found}, not {expected}"
             );
+            let unprepared = between(on, element, &asked, codes.row(*slot));
+            assert!(
+                (f64::from(unprepared) - expected).abs() <= most,
+                "{on:?} {element:?} x {dimensions}, slot {slot}: {unprepared}, not {expected}"
+            );
         }
         if matches!(element, Element::I8 | Element::B1) {
             exact.push(out);
