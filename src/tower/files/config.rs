@@ -6,16 +6,15 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::files::disk::read_small;
-use crate::tower::files::encoder;
+use crate::tower::files::fields::Fields;
+use crate::tower::files::{custom_code, encoder};
 use crate::tower::{DecoderConfig, Gemma, Sliding};
 
 mod attention;
 mod canonical;
-mod fields;
 mod rope;
 
 pub(crate) use canonical::{beyond_window, canonical};
-use fields::{count, number, object, optional_count, refuse_unless};
 
 const MAX_CONFIG: u64 = 16 << 20;
 /// Families whose forward pass the decoder implements.
@@ -34,40 +33,38 @@ pub(crate) fn read_json(path: &Path) -> Result<Map<String, Value>> {
 /// Unsupported for another family, activation, bias, RoPE type, quantisation, attention pattern or code of its own; Corrupt
 /// for a missing or impossible number.
 pub(crate) fn from_json(fields: &Map<String, Value>) -> Result<DecoderConfig> {
-    let model_type = match fields.get("model_type").and_then(Value::as_str) {
-        Some("gemma3") => return from_json(text_alone(fields)?),
-        Some(model_type) => model_type,
-        None => return Err(Error::corrupt("it has no model_type")),
+    let fields = Fields(fields);
+    let model_type = match fields.family() {
+        "gemma3" => return from_json(text_alone(fields)?.0),
+        "" => return Err(Error::corrupt("it has no model_type")),
+        model_type => model_type,
     };
     let family = attention::family(model_type).to_owned();
     if !FAMILIES.contains(&family.as_str()) {
         return Err(unsupported_family(model_type));
     }
-    if fields.get("quantization_config").is_some_and(|value| !value.is_null()) {
-        return Err(Error::unsupported(
-            "quantization_config is set: its weights are quantised in a way that cannot be read here",
-        ));
-    }
-    attention::check_code(fields, model_type)?;
+    fields.refuse_quantised()?;
+    custom_code::check(fields)?;
     let completed;
     let (gemma, fields) = if family == "gemma3_text" {
         completed = gemma_fields(fields)?;
-        let query_scalar = number(&completed, "query_pre_attn_scalar")?.filter(|n| *n > 0.0);
+        let fields = Fields(&completed);
+        let query_scalar = fields.number("query_pre_attn_scalar")?.filter(|n| *n > 0.0);
         let query_scalar = query_scalar
             .ok_or_else(|| Error::corrupt("query_pre_attn_scalar is not a positive number"))?;
-        (Some(Gemma { query_scalar, norms_from_one: true }), &completed)
+        (Some(Gemma { query_scalar, norms_from_one: true }), fields)
     } else {
-        refuse_unless(fields, "hidden_act", &Value::from("silu"))?;
+        fields.refuse_unless("hidden_act", "silu")?;
         (None, fields)
     };
-    refuse_unless(fields, "mlp_bias", &Value::from(false))?;
+    fields.refuse_unless("mlp_bias", false)?;
     if family != "qwen2" {
         // Biases on o_proj come with it.
-        refuse_unless(fields, "attention_bias", &Value::from(false))?;
+        fields.refuse_unless("attention_bias", false)?;
     }
-    let hidden_size = count(fields, "hidden_size")?;
-    let heads = count(fields, "num_attention_heads")?;
-    let head_dim = match optional_count(fields, "head_dim")? {
+    let hidden_size = fields.count("hidden_size")?;
+    let heads = fields.count("num_attention_heads")?;
+    let head_dim = match fields.positive("head_dim")? {
         Some(width) => width,
         // Qwen3Config's own default; the other families derive it.
         None if family == "qwen3" => 128,
@@ -76,16 +73,16 @@ pub(crate) fn from_json(fields: &Map<String, Value>) -> Result<DecoderConfig> {
     // Phi3Config's own default.
     let default_eps = if family == "phi3" { 1e-5 } else { 1e-6 };
     let rope = rope::full(fields, head_dim)?;
-    let max_positions = count(fields, "max_position_embeddings")?;
+    let max_positions = fields.count("max_position_embeddings")?;
     let config = DecoderConfig {
-        vocab_size: count(fields, "vocab_size")?,
+        vocab_size: fields.count("vocab_size")?,
         hidden_size,
-        intermediate_size: count(fields, "intermediate_size")?,
-        layers: count(fields, "num_hidden_layers")?,
+        intermediate_size: fields.count("intermediate_size")?,
+        layers: fields.count("num_hidden_layers")?,
         heads,
-        kv_heads: optional_count(fields, "num_key_value_heads")?.unwrap_or(heads),
+        kv_heads: fields.positive("num_key_value_heads")?.unwrap_or(heads),
         head_dim,
-        rms_norm_eps: number(fields, "rms_norm_eps")?.unwrap_or(default_eps),
+        rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(default_eps),
         rope_theta: rope.theta,
         rope_factors: rope.factors,
         rope_scale: rope.scale,
@@ -110,20 +107,21 @@ pub(crate) fn from_json(fields: &Map<String, Value>) -> Result<DecoderConfig> {
 }
 
 /// The decoder of a Gemma 3 that has no eyes.
-fn text_alone(fields: &Map<String, Value>) -> Result<&Map<String, Value>> {
-    if fields.get("vision_config").is_some_and(|value| !value.is_null()) {
+fn text_alone(fields: Fields<'_>) -> Result<Fields<'_>> {
+    if fields.get("vision_config").is_some() {
         return Err(Error::unsupported(
             "model_type is gemma3 with a vision_config: a model of images and text; its text decoder alone (gemma3_text) \
              is supported",
         ));
     }
-    object(fields, "text_config")?
-        .filter(|text| text.get("model_type").and_then(Value::as_str) == Some("gemma3_text"))
+    fields
+        .object("text_config")?
+        .filter(|text| text.family() == "gemma3_text")
         .ok_or_else(|| Error::corrupt("model_type is gemma3, but no text_config says gemma3_text"))
 }
 
 /// The fields of a `gemma3_text` with those that Gemma3TextConfig fills in itself.
-fn gemma_fields(fields: &Map<String, Value>) -> Result<Map<String, Value>> {
+fn gemma_fields(fields: Fields<'_>) -> Result<Map<String, Value>> {
     let mut known = Map::new();
     // Both are objects.
     if let Value::Object(defaults) = json!({
@@ -133,12 +131,12 @@ fn gemma_fields(fields: &Map<String, Value>) -> Result<Map<String, Value>> {
     }) {
         known = defaults;
     }
-    let given = fields.iter().filter(|(_, value)| !value.is_null());
+    let given = fields.0.iter().filter(|(_, value)| !value.is_null());
     known.extend(given.map(|(key, value)| (key.clone(), value.clone())));
-    refuse_unless(&known, "hidden_activation", &Value::from("gelu_pytorch_tanh"))?;
-    refuse_unless(&known, "attn_logit_softcapping", &Value::Null)?;
+    fields.refuse_unless("hidden_activation", "gelu_pytorch_tanh")?;
+    fields.refuse_unless("attn_logit_softcapping", Value::Null)?;
     // Says nothing of the window beside `use_bidirectional_attention`.
-    refuse_unless(&known, "is_causal", &Value::from(true))?;
+    fields.refuse_unless("is_causal", true)?;
     Ok(known)
 }
 

@@ -1,8 +1,10 @@
 //! A model's files: found or fetched, read, checked and hashed.
 
 pub(crate) mod config;
+mod custom_code;
 pub(crate) mod disk;
 pub(crate) mod encoder;
+mod fields;
 mod foreign;
 pub(crate) mod gguf;
 pub(crate) mod gguf_config;

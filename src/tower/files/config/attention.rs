@@ -1,9 +1,9 @@
-//! Which tokens a token sees, as a `config.json` says it, and whose Python code says the same.
+//! Which tokens a token sees, as a `config.json` says it.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::fields::{count, flag, object, optional_count};
 use crate::error::{Error, Result};
+use crate::tower::files::fields::Fields;
 use crate::tower::{DecoderConfig, Sliding};
 
 /// NVIDIA's name for Llama without a causal mask (llama-embed-nemotron, llama-nemotron-embed).
@@ -14,41 +14,13 @@ pub(super) fn family(model_type: &str) -> &str {
     if model_type == BIDIRECTIONAL_LLAMA { "llama" } else { model_type }
 }
 
-/// Refuses Python code that a repository brings along, but for what computes what is computed here:
-/// - `LlamaBidirectionalModel` of `llama_bidirec`: Llama without a causal mask;
-/// - `modeling_qwen.Qwen2Model` of gte-Qwen2 and its descendants, which goes by `is_causal`;
-/// - Phi-3's configuration and head, which transformers took over as they were.
-///
-/// # Errors
-/// Unsupported for any other.
-pub(super) fn check_code(fields: &Map<String, Value>, model_type: &str) -> Result<()> {
-    let Some(code) = object(fields, "auto_map")? else { return Ok(()) };
-    // A class may be named with the repository that it lies in.
-    let class = code.get("AutoModel").and_then(Value::as_str);
-    let class = class.map(|class| class.rsplit("--").next().unwrap_or(class));
-    let ours = match (model_type, class) {
-        (BIDIRECTIONAL_LLAMA, Some(class)) => class.ends_with(".LlamaBidirectionalModel"),
-        ("qwen2", Some("modeling_qwen.Qwen2Model")) => flag(fields, "is_causal")? == Some(false),
-        ("phi3", None) => true,
-        _ => false,
-    };
-    if ours {
-        tracing::info!(class, "computed here without the Python code that the model brings along");
-        return Ok(());
-    }
-    let code = Value::Object(code.clone());
-    Err(Error::unsupported(format!(
-        "auto_map is set: it brings Python code of its own ({code}), which may change what the model computes"
-    )))
-}
-
 /// Whether a token sees only itself and those before it.
 ///
 /// # Errors
 /// Input where two fields contradict each other.
-pub(super) fn causal(fields: &Map<String, Value>, model_type: &str) -> Result<bool> {
-    let said = flag(fields, "is_causal")?;
-    let around = flag(fields, "use_bidirectional_attention")?;
+pub(super) fn causal(fields: Fields<'_>, model_type: &str) -> Result<bool> {
+    let said = fields.flag("is_causal")?;
+    let around = fields.flag("use_bidirectional_attention")?;
     if said == Some(true) && around == Some(true) {
         return Err(Error::input(
             "is_causal and use_bidirectional_attention contradict each other",
@@ -62,22 +34,19 @@ pub(super) fn causal(fields: &Map<String, Value>, model_type: &str) -> Result<bo
 ///
 /// # Errors
 /// Unsupported for another kind of layer; Corrupt for a list or a window that does not fit.
-pub(super) fn sliding(
-    fields: &Map<String, Value>,
-    config: &DecoderConfig,
-) -> Result<Option<Sliding>> {
-    let used = match flag(fields, "use_sliding_window")? {
+pub(super) fn sliding(fields: Fields<'_>, config: &DecoderConfig) -> Result<Option<Sliding>> {
+    let used = match fields.flag("use_sliding_window")? {
         Some(used) => used,
         // Qwen's configurations carry a window that is off unless said otherwise.
         None => !matches!(config.family.as_str(), "qwen2" | "qwen3"),
     };
-    let window = optional_count(fields, "sliding_window")?.filter(|_| used);
+    let window = fields.positive("sliding_window")?.filter(|_| used);
     let layers = match layers(fields, config)? {
         Some(layers) if layers.contains(&true) => layers,
         _ => return Ok(None),
     };
     let Some(window) = window else {
-        let listed = fields.get("layer_types").is_some_and(|value| !value.is_null());
+        let listed = fields.get("layer_types").is_some();
         return match listed {
             true => Err(Error::corrupt("layer_types names sliding layers, but no sliding_window")),
             false => Ok(None),
@@ -96,14 +65,14 @@ pub(super) fn sliding(
 }
 
 /// Which layers slide where there is a window.
-fn layers(fields: &Map<String, Value>, config: &DecoderConfig) -> Result<Option<Vec<bool>>> {
+fn layers(fields: Fields<'_>, config: &DecoderConfig) -> Result<Option<Vec<bool>>> {
     let all = config.layers;
     match config.family.as_str() {
         "mistral" | "phi3" => return Ok(Some(vec![true; all])),
         "llama" => return Ok(None),
         _ => {}
     }
-    if let Some(types) = fields.get("layer_types").filter(|value| !value.is_null()) {
+    if let Some(types) = fields.get("layer_types") {
         let slides = |kind: &Value| match kind.as_str() {
             Some("sliding_attention") => Ok(true),
             Some("full_attention") => Ok(false),
@@ -114,7 +83,7 @@ fn layers(fields: &Map<String, Value>, config: &DecoderConfig) -> Result<Option<
         return types.iter().take(all).map(slides).collect::<Result<_>>().map(Some);
     }
     Ok(Some(if config.gemma.is_some() {
-        let pattern = count(fields, "sliding_window_pattern")?;
+        let pattern = fields.count("sliding_window_pattern")?;
         (0..all).map(|layer| !(layer + 1).is_multiple_of(pattern)).collect()
     } else {
         // Qwen2Config's own default.

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::{count, number, object, optional_count};
 use crate::error::{Error, Result};
+use crate::tower::files::fields::Fields;
 
 /// The base of all families but Gemma's.
 const THETA: f64 = 10_000.0;
@@ -24,26 +24,26 @@ pub(super) struct RopeFields {
 ///
 /// # Errors
 /// Unsupported for scaling that is not computed; Corrupt for an impossible number.
-pub(super) fn full(fields: &Map<String, Value>, head_dim: usize) -> Result<RopeFields> {
+pub(super) fn full(fields: Fields<'_>, head_dim: usize) -> Result<RopeFields> {
     let all = scaling(fields)?;
     // Since version 5 of transformers each kind of layer may have parameters of its own.
     let rope = match all {
-        Some(all) => object(all, "full_attention")?.or(Some(all)),
+        Some(all) => all.object("full_attention")?.or(Some(all)),
         None => None,
     };
-    read(fields, rope, number(fields, "rope_theta")?.unwrap_or(THETA), head_dim)
+    read(fields, rope, fields.number("rope_theta")?.unwrap_or(THETA), head_dim)
 }
 
 /// The base of sliding layers that have their own.
 ///
 /// # Errors
 /// Unsupported where they are scaled, too.
-pub(super) fn sliding(fields: &Map<String, Value>, head_dim: usize) -> Result<f64> {
+pub(super) fn sliding(fields: Fields<'_>, head_dim: usize) -> Result<f64> {
     let own = match scaling(fields)? {
-        Some(all) => object(all, "sliding_attention")?,
+        Some(all) => all.object("sliding_attention")?,
         None => None,
     };
-    let theta = number(fields, "rope_local_base_freq")?.unwrap_or(THETA);
+    let theta = fields.number("rope_local_base_freq")?.unwrap_or(THETA);
     let rope = read(fields, own, theta, head_dim)?;
     if rope.factors.is_some() {
         return Err(Error::unsupported("RoPE scaling of sliding layers is not supported"));
@@ -51,33 +51,33 @@ pub(super) fn sliding(fields: &Map<String, Value>, head_dim: usize) -> Result<f6
     Ok(rope.theta)
 }
 
-fn scaling(fields: &Map<String, Value>) -> Result<Option<&Map<String, Value>>> {
-    Ok(match object(fields, "rope_parameters")? {
+fn scaling(fields: Fields<'_>) -> Result<Option<Fields<'_>>> {
+    Ok(match fields.object("rope_parameters")? {
         Some(rope) => Some(rope),
-        None => object(fields, "rope_scaling")?,
+        None => fields.object("rope_scaling")?,
     })
 }
 
 fn read(
-    fields: &Map<String, Value>,
-    rope: Option<&Map<String, Value>>,
+    fields: Fields<'_>,
+    rope: Option<Fields<'_>>,
     theta: f64,
     head_dim: usize,
 ) -> Result<RopeFields> {
     let nothing = Map::new();
-    let rope = rope.unwrap_or(&nothing);
+    let rope = rope.unwrap_or(Fields(&nothing));
     for from in [fields, rope] {
-        if number(from, "partial_rotary_factor")?.is_some_and(|part| part != 1.0) {
+        if from.number("partial_rotary_factor")?.is_some_and(|part| part != 1.0) {
             return Err(Error::unsupported("partial_rotary_factor other than 1 is not supported"));
         }
     }
-    let theta = number(rope, "rope_theta")?.unwrap_or(theta);
+    let theta = rope.number("rope_theta")?.unwrap_or(theta);
     if !(theta.is_finite() && theta > 1.0) {
         return Err(Error::corrupt(format!("a RoPE base of {theta} is impossible")));
     }
     let plain = RopeFields { theta, factors: None, scale: 1.0, longest: None };
     let kind = ["rope_type", "type"].into_iter().find_map(|key| rope.get(key)?.as_str());
-    let positive = |key: &str| match number(rope, key)? {
+    let positive = |key: &str| match rope.number(key)? {
         Some(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err(Error::corrupt(format!("rope_scaling lacks a positive {key}"))),
     };
@@ -113,15 +113,15 @@ fn read(
 /// LongRoPE (arXiv 2402.13753) up to the length that the model had at first: beyond, the divisors are others for all of
 /// a text's tokens, and no vector of a longer text would be comparable with one of a shorter.
 fn longrope(
-    fields: &Map<String, Value>,
-    rope: &Map<String, Value>,
+    fields: Fields<'_>,
+    rope: Fields<'_>,
     plain: RopeFields,
     half: usize,
 ) -> Result<RopeFields> {
     let original = "original_max_position_embeddings";
-    let original = match optional_count(rope, original)? {
+    let original = match rope.positive(original)? {
         Some(original) => original,
-        None => count(fields, original)?,
+        None => fields.count(original)?,
     };
     let wrong = || Error::corrupt("short_factor of rope_scaling is no list of positive numbers");
     let factors = rope.get("short_factor").and_then(Value::as_array).ok_or_else(wrong)?;
@@ -130,11 +130,11 @@ fn longrope(
     if factors.len() != half || !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
         return Err(wrong());
     }
-    let stretched = match number(rope, "factor")? {
+    let stretched = match rope.number("factor")? {
         Some(factor) => factor,
-        None => count(fields, "max_position_embeddings")? as f64 / original as f64,
+        None => fields.count("max_position_embeddings")? as f64 / original as f64,
     };
-    let scale = match number(rope, "attention_factor")? {
+    let scale = match rope.number("attention_factor")? {
         Some(scale) => scale,
         None if stretched <= 1.0 => 1.0,
         None => (1.0 + stretched.ln() / (original as f64).ln()).sqrt(),

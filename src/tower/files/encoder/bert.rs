@@ -1,10 +1,8 @@
 //! BERT: learned positions, token types, a norm behind each half of a layer, biases everywhere.
 
-use serde_json::Value;
-
-use super::fields::Fields;
 use crate::error::Result;
 use crate::kernel::Window;
+use crate::tower::files::fields::Fields;
 use crate::tower::model::encoder_config::{Biases, EncoderConfig, Learned, Qkv, TensorNames, Up};
 
 pub(super) const NAMES: TensorNames = TensorNames {
@@ -24,19 +22,45 @@ pub(super) const NAMES: TensorNames = TensorNames {
     output_norm: "output.LayerNorm",
 };
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
-    fields.refuse_unless("position_embedding_type", &[Value::from("absolute")])?;
-    let positions = fields.count(&["max_position_embeddings"])?;
-    let layers = fields.count(&["num_hidden_layers"])?;
+/// Where a family has its sizes.
+pub(super) struct Sizes {
+    pub(super) hidden: &'static str,
+    pub(super) inner: &'static str,
+    pub(super) layers: &'static str,
+    pub(super) heads: &'static str,
+    pub(super) activation: &'static str,
+}
+
+pub(super) const SIZES: Sizes = Sizes {
+    hidden: "hidden_size",
+    inner: "intermediate_size",
+    layers: "num_hidden_layers",
+    heads: "num_attention_heads",
+    activation: "hidden_act",
+};
+
+pub(super) fn read(fields: Fields<'_>) -> Result<EncoderConfig> {
+    fields.refuse_unless("position_embedding_type", "absolute")?;
+    of(fields, &SIZES, &NAMES)
+}
+
+/// BERT with the sizes and names of a family, which says itself what else of it is different.
+pub(super) fn of(
+    fields: Fields<'_>,
+    sizes: &Sizes,
+    names: &'static TensorNames,
+) -> Result<EncoderConfig> {
+    let positions = fields.count("max_position_embeddings")?;
+    let layers = fields.count(sizes.layers)?;
     Ok(EncoderConfig {
-        family: fields.family.to_owned(),
-        vocab_size: fields.count(&["vocab_size"])?,
-        hidden: fields.count(&["hidden_size"])?,
-        inner: fields.count(&["intermediate_size"])?,
+        family: fields.family().to_owned(),
+        vocab_size: fields.count("vocab_size")?,
+        hidden: fields.count(sizes.hidden)?,
+        inner: fields.count(sizes.inner)?,
         layers,
-        heads: fields.count(&["num_attention_heads"])?,
-        epsilon: fields.number("layer_norm_eps", 1e-12)?,
-        activation: fields.activation("hidden_act")?,
+        heads: fields.count(sizes.heads)?,
+        epsilon: fields.number("layer_norm_eps")?.unwrap_or(1e-12),
+        activation: fields.activation(sizes.activation)?,
         types: fields.whole("type_vocab_size")?.unwrap_or(2),
         learned: Some(Learned { rows: positions, offset: 0, padding: None }),
         rotary: None,
@@ -47,6 +71,6 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
         windows: vec![Window::FULL; layers],
         max_positions: positions,
         projected: None,
-        names: &NAMES,
+        names,
     })
 }

@@ -1,9 +1,9 @@
 //! DistilBERT: BERT without token types, under other names.
 
-use super::fields::Fields;
+use super::bert::{self, Sizes};
 use crate::error::Result;
-use crate::kernel::Window;
-use crate::tower::model::encoder_config::{Biases, EncoderConfig, Learned, Qkv, TensorNames, Up};
+use crate::tower::files::fields::Fields;
+use crate::tower::model::encoder_config::{EncoderConfig, Qkv, TensorNames, Up};
 
 const NAMES: TensorNames = TensorNames {
     prefix: "distilbert.",
@@ -22,29 +22,15 @@ const NAMES: TensorNames = TensorNames {
     output_norm: "output_layer_norm",
 };
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
-    let positions = fields.count(&["max_position_embeddings"])?;
-    let layers = fields.count(&["n_layers"])?;
-    Ok(EncoderConfig {
-        family: fields.family.to_owned(),
-        vocab_size: fields.count(&["vocab_size"])?,
-        hidden: fields.count(&["dim"])?,
-        inner: fields.count(&["hidden_dim"])?,
-        layers,
-        heads: fields.count(&["n_heads"])?,
-        epsilon: 1e-12,
-        activation: fields.activation("activation")?,
-        types: 0,
-        // Sinusoids, too, are stored as embeddings.
-        learned: Some(Learned { rows: positions, offset: 0, padding: None }),
-        rotary: None,
-        relative: None,
-        pre_norm: false,
-        norm_bias: true,
-        biases: Biases::ALL,
-        windows: vec![Window::FULL; layers],
-        max_positions: positions,
-        projected: None,
-        names: &NAMES,
-    })
+const SIZES: Sizes = Sizes {
+    hidden: "dim",
+    inner: "hidden_dim",
+    layers: "n_layers",
+    heads: "n_heads",
+    activation: "activation",
+};
+
+pub(super) fn read(fields: Fields<'_>) -> Result<EncoderConfig> {
+    // Positions that are sinusoids are stored as embeddings, too.
+    Ok(EncoderConfig { epsilon: 1e-12, types: 0, ..bert::of(fields, &SIZES, &NAMES)? })
 }

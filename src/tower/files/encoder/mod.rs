@@ -3,7 +3,6 @@
 
 mod bert;
 mod distilbert;
-mod fields;
 mod gte;
 mod modernbert;
 mod mpnet;
@@ -13,15 +12,16 @@ mod rotary;
 
 use serde_json::{Map, Value};
 
-use self::fields::Fields;
 use crate::error::{Error, Result};
+use crate::tower::files::custom_code;
+use crate::tower::files::fields::Fields;
 use crate::tower::model::encoder_config::EncoderConfig;
 
 /// Name of the matrix `[dimensions, hidden]` that a distilled student ends in.
 const PROJECTION: &str = "projection.weight";
 
 /// Reads the fields of one family.
-type Reader = fn(&Fields<'_>) -> Result<EncoderConfig>;
+type Reader = fn(Fields<'_>) -> Result<EncoderConfig>;
 
 /// Families by `model_type`.
 const FAMILIES: [(&str, Reader); 10] = [
@@ -37,13 +37,6 @@ const FAMILIES: [(&str, Reader); 10] = [
     ("gte", gte::read),
 ];
 
-/// Python code that repositories bring along, by family and class, which was read: what is computed here is the same.
-const OWN_CODE: [(&str, &str); 3] = [
-    ("nomic_bert", "modeling_hf_nomic_bert.NomicBertModel"),
-    ("new", "modeling.NewModel"),
-    ("gte", "modeling_hf_alibaba_nlp_gte.GteModel"),
-];
-
 /// The families that are encoders.
 pub(crate) fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.into_iter().map(|(family, _)| family)
@@ -57,20 +50,16 @@ pub(crate) fn read<'a>(
     fields: &Map<String, Value>,
     shape: impl Fn(&str) -> Option<&'a [usize]>,
 ) -> Result<Option<EncoderConfig>> {
-    let family = fields.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    let Some((family, reader)) = FAMILIES.into_iter().find(|(known, _)| *known == family) else {
+    let fields = Fields(fields);
+    let Some((_, reader)) = FAMILIES.into_iter().find(|(known, _)| *known == fields.family())
+    else {
         return Ok(None);
     };
-    let fields = Fields { family, fields };
-    if let Some(found) = fields.get("quantization_config") {
-        return Err(Error::unsupported(format!(
-            "quantization_config is {found}: its weights are quantised in a way that cannot be read here"
-        )));
-    }
-    refuse_code(&fields)?;
-    fields.refuse_unless("is_decoder", &[Value::Bool(false)])?;
-    fields.refuse_unless("add_cross_attention", &[Value::Bool(false)])?;
-    let mut config = reader(&fields)?;
+    fields.refuse_quantised()?;
+    custom_code::check(fields)?;
+    fields.refuse_unless("is_decoder", false)?;
+    fields.refuse_unless("add_cross_attention", false)?;
+    let mut config = reader(fields)?;
     check(&config)?;
     config.projected = match shape(PROJECTION) {
         None => None,
@@ -83,21 +72,6 @@ pub(crate) fn read<'a>(
         }
     };
     Ok(Some(config))
-}
-
-/// Refuses Python code that may compute something else.
-fn refuse_code(fields: &Fields<'_>) -> Result<()> {
-    let Some(code) = fields.get("auto_map") else { return Ok(()) };
-    let class = code.get("AutoModel").and_then(Value::as_str).unwrap_or_default();
-    // Code of another repository stands behind its name.
-    let bare = class.rsplit("--").next().unwrap_or_default();
-    if OWN_CODE.contains(&(fields.family, bare)) {
-        tracing::info!(class, "computed here without the Python code that the model brings along");
-        return Ok(());
-    }
-    Err(Error::unsupported(format!(
-        "auto_map is set: it brings Python code of its own ({code}), which may change what the model computes"
-    )))
 }
 
 /// Refuses numbers that no encoder can have, so that later arithmetic can trust them.

@@ -3,10 +3,11 @@
 
 use serde_json::Value;
 
-use super::fields::Fields;
+use super::bert::{self, Sizes};
 use super::rotary;
 use crate::error::{Error, Result};
 use crate::kernel::Window;
+use crate::tower::files::fields::Fields;
 use crate::tower::model::encoder_config::{Biases, EncoderConfig, Qkv, Rotary, TensorNames, Up};
 
 const NAMES: TensorNames = TensorNames {
@@ -30,45 +31,36 @@ const NAMES: TensorNames = TensorNames {
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
-    fields.refuse_unless("mlp_bias", &[Value::Bool(false)])?;
-    let biased = fields.flag("attention_bias", false)?;
+pub(super) fn read(fields: Fields<'_>) -> Result<EncoderConfig> {
+    fields.refuse_unless("mlp_bias", false)?;
+    let biased = fields.flag("attention_bias")?.unwrap_or(false);
     let theta = rotary::base(fields, Some(FULL), "global_rope_theta", 160_000.)?;
     // Null: the same as of the other layers. Absent: what the family has.
-    let local = match fields.fields.get("local_rope_theta") {
+    let local = match fields.0.get("local_rope_theta") {
         Some(Value::Null) => theta,
         _ => 10_000.,
     };
     let local_theta = rotary::base(fields, Some(SLIDING), "local_rope_theta", local)?;
+    let sizes = Sizes { activation: "hidden_activation", ..bert::SIZES };
     Ok(EncoderConfig {
-        family: fields.family.to_owned(),
-        vocab_size: fields.count(&["vocab_size"])?,
-        hidden: fields.count(&["hidden_size"])?,
-        inner: fields.count(&["intermediate_size"])?,
-        layers: fields.count(&["num_hidden_layers"])?,
-        heads: fields.count(&["num_attention_heads"])?,
-        epsilon: fields.number("norm_eps", 1e-5)?,
-        activation: fields.activation("hidden_activation")?,
+        epsilon: fields.number("norm_eps")?.unwrap_or(1e-5),
         types: 0,
         learned: None,
         rotary: Some(Rotary { theta, local_theta, ntk: 1. }),
-        relative: None,
         pre_norm: true,
-        norm_bias: fields.flag("norm_bias", false)?,
+        norm_bias: fields.flag("norm_bias")?.unwrap_or(false),
         biases: Biases { qkv: biased, output: biased, up: false, down: false },
         windows: windows(fields)?,
-        max_positions: fields.count(&["max_position_embeddings"])?,
-        projected: None,
-        names: &NAMES,
+        ..bert::of(fields, &sizes, &NAMES)?
     })
 }
 
 /// The keys that each layer sees.
-fn windows(fields: &Fields<'_>) -> Result<Vec<Window>> {
+fn windows(fields: Fields<'_>) -> Result<Vec<Window>> {
     // The whole window; a key belongs to it up to half of that away, on either side.
     let half = fields.whole("local_attention")?.unwrap_or(128) / 2;
     let local = Window { before: half, after: half };
-    let layers = fields.count(&["num_hidden_layers"])?;
+    let layers = fields.count("num_hidden_layers")?;
     let Some(types) = fields.get("layer_types") else {
         let every = fields.whole("global_attn_every_n_layers")?.unwrap_or(3);
         let one = |at: usize| if at.is_multiple_of(every) { Window::FULL } else { local };

@@ -1,10 +1,8 @@
 //! MPNet: RoBERTa with numbers by distance added to the scores of every layer, and without token types.
 
-use serde_json::Value;
-
-use super::fields::Fields;
 use super::{bert, roberta};
 use crate::error::Result;
+use crate::tower::files::fields::Fields;
 use crate::tower::model::encoder_config::{EncoderConfig, Qkv, Relative, TensorNames, Up};
 
 /// Constants of the reference implementation, whatever the configuration says.
@@ -28,8 +26,8 @@ const NAMES: TensorNames = TensorNames {
     output_norm: "output.LayerNorm",
 };
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
-    fields.refuse_unless("relative_attention_num_buckets", &[Value::from(RELATIVE.buckets)])?;
+pub(super) fn read(fields: Fields<'_>) -> Result<EncoderConfig> {
+    fields.refuse_unless("relative_attention_num_buckets", RELATIVE.buckets)?;
     let config = roberta::counted_behind(bert::read(fields)?, PADDING)?;
     Ok(EncoderConfig { types: 0, relative: Some(RELATIVE), names: &NAMES, ..config })
 }

@@ -5,10 +5,10 @@
 
 use serde_json::Value;
 
-use super::fields::Fields;
 use super::rotary;
 use crate::error::{Error, Result};
 use crate::kernel::{Activation, Window};
+use crate::tower::files::fields::Fields;
 use crate::tower::model::encoder_config::{Biases, EncoderConfig, Qkv, Rotary, TensorNames, Up};
 
 const GATED: TensorNames = TensorNames {
@@ -29,25 +29,25 @@ const GATED: TensorNames = TensorNames {
 };
 const PLAIN: TensorNames = TensorNames { up: Up::Plain("mlp.fc1"), ..GATED };
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
+pub(super) fn read(fields: Fields<'_>) -> Result<EncoderConfig> {
     let authors = fields.get("n_embd").is_some();
     for key in ["prenorm", "parallel_block", "use_rms_norm", "causal", "rotary_emb_interleaved"] {
-        fields.refuse_unless(key, &[Value::Bool(false)])?;
+        fields.refuse_unless(key, false)?;
     }
     for key in ["moe_every_n_layers", "num_experts"] {
-        fields.refuse_unless(key, &[Value::from(0)])?;
+        fields.refuse_unless(key, 0)?;
     }
-    fields.refuse_unless("rotary_emb_fraction", &[Value::from(1.0), Value::from(1)])?;
+    fields.refuse_unless("rotary_emb_fraction", 1)?;
     if let Some(base) = fields.get("rotary_emb_scale_base") {
         return Err(Error::unsupported(format!("rotary_emb_scale_base = {base} is not supported")));
     }
     let theta = match authors {
-        true => rotary::checked(fields.number("rotary_emb_base", 10_000.)?)?,
+        true => rotary::checked(fields.number("rotary_emb_base")?.unwrap_or(10_000.))?,
         false => rotary::base(fields, None, "rope_theta", 1_000.)?,
     };
     let (activation, names) = activation(fields, authors)?;
     let gated = names == &GATED;
-    let bias = |key| fields.flag(key, authors);
+    let bias = |key| Ok::<_, Error>(fields.flag(key)?.unwrap_or(authors));
     let biases = Biases {
         qkv: bias("qkv_proj_bias")?,
         output: bias("qkv_proj_bias")?,
@@ -57,24 +57,25 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
     if gated && biases.up {
         return Err(Error::unsupported("mlp_fc1_bias = true is not supported in a gated layer"));
     }
-    let positions = fields.count(&["n_positions", "max_position_embeddings"])?;
+    let positions = fields.first(&["n_positions", "max_position_embeddings"])?;
     let max_positions = match fields.get("rotary_scaling_factor") {
         None => positions,
         // Beyond the trained length, the base would depend on the length of the longest text of a batch.
         Some(_) => positions.min(fields.whole("max_trained_positions")?.unwrap_or(2048)),
     };
-    let vocabulary = fields.count(&["vocab_size"])?;
+    let vocabulary = fields.count("vocab_size")?;
     let multiple = fields.whole("pad_vocab_size_multiple")?.unwrap_or(1).max(1);
-    let layers = fields.count(&["n_layer", "num_hidden_layers"])?;
-    let epsilon = if authors { "layer_norm_epsilon" } else { "layer_norm_eps" };
+    let layers = fields.first(&["n_layer", "num_hidden_layers"])?;
+    let (epsilon, usual) =
+        if authors { ("layer_norm_epsilon", 1e-5) } else { ("layer_norm_eps", 1e-12) };
     Ok(EncoderConfig {
-        family: fields.family.to_owned(),
+        family: fields.family().to_owned(),
         vocab_size: vocabulary.next_multiple_of(multiple),
-        hidden: fields.count(&["n_embd", "hidden_size"])?,
-        inner: fields.count(&["n_inner", "intermediate_size"])?,
+        hidden: fields.first(&["n_embd", "hidden_size"])?,
+        inner: fields.first(&["n_inner", "intermediate_size"])?,
         layers,
-        heads: fields.count(&["n_head", "num_attention_heads"])?,
-        epsilon: fields.number(epsilon, if authors { 1e-5 } else { 1e-12 })?,
+        heads: fields.first(&["n_head", "num_attention_heads"])?,
+        epsilon: fields.number(epsilon)?.unwrap_or(usual),
         activation,
         types: fields.whole("type_vocab_size")?.unwrap_or(2),
         learned: None,
@@ -91,7 +92,7 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
 }
 
 /// The activation, and the names of a layer that is gated or not.
-fn activation(fields: &Fields<'_>, authors: bool) -> Result<(Activation, &'static TensorNames)> {
+fn activation(fields: Fields<'_>, authors: bool) -> Result<(Activation, &'static TensorNames)> {
     if !authors {
         return Ok((fields.activation("hidden_act")?, &GATED));
     }

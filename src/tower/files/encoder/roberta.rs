@@ -1,13 +1,13 @@
 //! RoBERTa, XLM-RoBERTa, CamemBERT: BERT whose positions are counted from behind the padding token's id.
 
 use super::bert;
-use super::fields::Fields;
 use crate::error::{Error, Result};
+use crate::tower::files::fields::Fields;
 use crate::tower::model::encoder_config::{EncoderConfig, Learned, TensorNames};
 
 const NAMES: TensorNames = TensorNames { prefix: "roberta.", ..bert::NAMES };
 
-pub(super) fn read(fields: &Fields<'_>) -> Result<EncoderConfig> {
+pub(super) fn read(fields: Fields<'_>) -> Result<EncoderConfig> {
     let padding = fields.whole("pad_token_id")?.unwrap_or(1);
     let config = EncoderConfig { names: &NAMES, ..bert::read(fields)? };
     counted_behind(config, padding)

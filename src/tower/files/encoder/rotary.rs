@@ -1,35 +1,27 @@
 //! The base of a rotation, wherever a configuration says it. A scaling of positions is refused by name.
 
-use serde_json::{Map, Value};
-
-use super::fields::Fields;
 use crate::error::{Error, Result};
+use crate::tower::files::fields::Fields;
 
 /// The base: `rope_parameters.rope_theta` (or that of one `kind` of layers), else the field `key`, else `default`.
-pub(super) fn base(
-    fields: &Fields<'_>,
-    kind: Option<&str>,
-    key: &str,
-    default: f64,
-) -> Result<f64> {
-    let object = |name: &str| fields.get(name).and_then(Value::as_object);
-    if let Some(scaling) = object("rope_scaling") {
+pub(super) fn base(fields: Fields<'_>, kind: Option<&str>, key: &str, default: f64) -> Result<f64> {
+    if let Some(scaling) = fields.object("rope_scaling")? {
         refuse_scaling(scaling)?;
     }
-    let own = object("rope_parameters").and_then(|all| match kind {
-        None => Some(all),
-        Some(kind) => all.get(kind)?.as_object(),
-    });
+    let own = match (fields.object("rope_parameters")?, kind) {
+        (Some(all), Some(kind)) => all.object(kind)?,
+        (all, _) => all,
+    };
     if let Some(own) = own {
         refuse_scaling(own)?;
-        if let Some(theta) = own.get("rope_theta") {
-            return checked(theta.as_f64().unwrap_or(f64::NAN));
+        if let Some(theta) = own.number("rope_theta")? {
+            return checked(theta);
         }
     }
-    checked(fields.number(key, default)?)
+    checked(fields.number(key)?.unwrap_or(default))
 }
 
-fn refuse_scaling(parameters: &Map<String, Value>) -> Result<()> {
+fn refuse_scaling(parameters: Fields<'_>) -> Result<()> {
     let kind = ["rope_type", "type"].into_iter().find_map(|key| parameters.get(key)?.as_str());
     match kind {
         None | Some("default") => {}
@@ -39,7 +31,7 @@ fn refuse_scaling(parameters: &Map<String, Value>) -> Result<()> {
             )));
         }
     }
-    match parameters.get("partial_rotary_factor").and_then(Value::as_f64) {
+    match parameters.number("partial_rotary_factor")? {
         None | Some(1.) => Ok(()),
         Some(part) => {
             Err(Error::unsupported(format!("partial_rotary_factor = {part} is not supported")))
