@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::kernel::Isa;
 use crate::tower::cpu::CpuDecoder;
+use crate::tower::device::{OnDevice, element, open_cuda};
 use crate::tower::files::config::{FAMILIES, unsupported_family};
 use crate::tower::model::apart::Apart;
 use crate::tower::model::pool::Want;
 use crate::tower::model::shape::Shape;
-use crate::tower::tensor::{Landing, TensorDecoder, ceiling, self_test};
-use crate::tower::{Computed, DecoderConfig, DeviceSpec, Encoder, Running, Started, WeightSource};
+use crate::tower::tensor::{Landing, TensorDecoder, TensorTower, ceiling, test_decoder};
+use crate::tower::{DecoderConfig, DeviceSpec, Encoder, Started, WeightSource};
 use crate::types::{Arithmetic, Embeddings, Pooling};
 
 /// A decoder LLM (Llama, Qwen2, Qwen3, Mistral, Phi-3, Gemma 3) loaded onto one device. Sequences run packed,
@@ -59,9 +60,8 @@ impl Decoder {
             DeviceSpec::Cuda(number) => {
                 let dtype = element(arithmetic)?;
                 let device = open_cuda(*number)?;
-                self_test(config, &device, dtype)?;
-                let measured = ceiling(config, &device, dtype);
-                reached = Some(measured.context(|| "measuring the device")?);
+                test_decoder(config, &device, dtype)?;
+                reached = Some(ceiling(config.products(), &device, dtype)?);
                 let engine =
                     TensorDecoder::load(config, weights, &device, dtype, max_tokens, true)?;
                 Engine::Tensor(engine)
@@ -110,7 +110,7 @@ impl Decoder {
         let dtype = element(arithmetic)?;
         let device = Device::Cpu;
         let engine = TensorDecoder::load(config, weights, &device, dtype, max_tokens, true)?;
-        let reached = ceiling(config, &device, dtype).context(|| "measuring the processor")?;
+        let reached = ceiling(config.products(), &device, dtype)?;
         let (config, engine) = (config.clone(), Engine::Tensor(engine));
         Ok(Self { config, max_tokens, engine, ceiling: Some(reached) })
     }
@@ -181,37 +181,10 @@ impl Decoder {
     }
 }
 
-/// Opens a CUDA device, with a stream of its own: the other kind differs from thread to thread, and tasks do change
-/// threads.
-///
-/// # Errors
-/// Unsupported, where there is none or the program was built without feature `cuda`.
-pub fn open_cuda(number: usize) -> Result<Device> {
-    Device::new_cuda_with_stream(number).or_error(ErrorKind::Unsupported, || {
-        let why = match cfg!(feature = "cuda") {
-            true => "such a device must exist and its driver must know the CUDA of this program",
-            false => "this program was built without feature `cuda`",
-        };
-        format!("cannot open CUDA device {number}: {why}; use a cpu device instead")
-    })
-}
-
 /// Pooled states of a batch.
 enum States {
     Here(Vec<f32>),
     Landing(Landing),
-}
-
-/// The elements that candle's tensors have for a class of arithmetic.
-fn element(arithmetic: Arithmetic) -> Result<DType> {
-    match arithmetic {
-        Arithmetic::F32 => Ok(DType::F32),
-        Arithmetic::Bf16 => Ok(DType::BF16),
-        Arithmetic::F16 => Ok(DType::F16),
-        Arithmetic::Int8 => Err(Error::unsupported(
-            "arithmetic = \"int8\" is not supported on a CUDA device; it supports f32, bf16 and f16",
-        )),
-    }
 }
 
 /// Whether each matrix is a tensor of its own.
@@ -294,25 +267,9 @@ struct DecoderEncoder {
     shape: Shape,
 }
 
-/// A batch that a device computes.
-struct OnDevice {
-    landing: Landing,
-    shape: Shape,
-}
-
-impl Running for OnDevice {
-    fn finish(self: Box<Self>) -> Result<Computed> {
-        let (states, seconds) = self.landing.wait()?;
-        Ok(Computed { vectors: self.shape.vectors(&states), seconds })
-    }
-}
-
 impl Encoder for DecoderEncoder {
     fn encode(&mut self, sequences: &[&[u32]]) -> Result<Embeddings> {
-        match self.start(sequences)? {
-            Started::Done(vectors) => Ok(vectors),
-            Started::Running(batch) => batch.finish().map(|computed| computed.vectors),
-        }
+        self.start(sequences)?.finish()
     }
 
     fn ceiling(&self) -> Option<f64> {

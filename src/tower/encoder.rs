@@ -34,6 +34,16 @@ pub enum Started {
     Running(Box<dyn Running>),
 }
 
+impl Started {
+    /// Its vectors, waited for where a device computes it.
+    pub(super) fn finish(self) -> Result<Embeddings> {
+        match self {
+            Self::Done(vectors) => Ok(vectors),
+            Self::Running(batch) => batch.finish().map(|computed| computed.vectors),
+        }
+    }
+}
+
 /// A batch on a device.
 pub trait Running {
     /// Waits for its vectors, and for no batch that was started after it.

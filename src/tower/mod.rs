@@ -1,4 +1,4 @@
-//! The document tower: a packed decoder LLM, its tokenizer, and where both come from.
+//! Towers: packed decoder LLMs and encoders, their tokenizers, and where both come from.
 //!
 //! `files` and `tokenize` read what a model is, `model` says it, `cpu` and `tensor` compute it; [`Tower`] brings them
 //! together.
@@ -6,6 +6,7 @@
 mod card;
 mod cpu;
 mod decoder;
+mod device;
 mod encoder;
 mod encoder_tower;
 mod fake;
@@ -25,7 +26,8 @@ mod tokenize;
 mod trained;
 mod understood;
 
-pub use decoder::{Decoder, decoder_encoder, open_cuda};
+pub use decoder::{Decoder, decoder_encoder};
+pub use device::open_cuda;
 pub use encoder::{Computed, Encoder, Running, Started};
 pub(crate) use files::lora::Adapter as StoredAdapter;
 pub use files::packed::{KEY as PACKED_KEY, Packed, Parts};

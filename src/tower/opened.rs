@@ -21,7 +21,7 @@ use crate::tower::model::encoder_config::EncoderConfig;
 use crate::tower::tokenize::gguf as gguf_tokenizer;
 use crate::tower::tokenize::tokenizer::Definition;
 use crate::tower::{DecoderConfig, Defaults, TowerOptions, WeightSource};
-use crate::types::{Arithmetic, Digest256, EmbeddingSpace, Hasher256, Sourced, hash_json};
+use crate::types::{Digest256, EmbeddingSpace, Hasher256, Sourced, hash_json};
 
 /// Begins the digest of a decoder's safetensors.
 pub(super) const DECODER: &str = "scalingnote safetensors 1";
@@ -30,7 +30,7 @@ pub(super) const DECODER: &str = "scalingnote safetensors 1";
 pub(super) enum Model {
     Fake(FakeTower),
     Decoder { config: DecoderConfig, weights: Box<dyn WeightSource> },
-    Encoder { config: EncoderConfig, weights: SafetensorsWeights },
+    Encoder { config: EncoderConfig, weights: Box<dyn WeightSource> },
 }
 
 impl Model {
@@ -104,8 +104,6 @@ impl Model {
         let Self::Encoder { config, .. } = self else { return Ok(()) };
         let wrong = if options.adapter.is_some() {
             "takes no adapter"
-        } else if options.arithmetic == Arithmetic::F16 {
-            "computes in f32, bf16 or int8"
         } else if options.layers.is_some() {
             "is not cut; leave `layers` out"
         } else {
@@ -179,9 +177,9 @@ pub(super) fn open_safetensors(
     let encoder = encoder::read(&fields, |name| weights.shape(name)).context(named)?;
     let mut beyond = None;
     let (kind, identity, model) = if let Some(config) = encoder {
-        encoder_tower::check(&config, &weights)?;
+        encoder_tower::check(&config, &weights, |name, shape| weights.check(name, shape))?;
         let identity = hash_json(&config.canonical())?;
-        (config.kind(), identity, Model::Encoder { config, weights })
+        (config.kind(), identity, Model::Encoder { config, weights: Box::new(weights) })
     } else {
         let config = from_json(&fields).context(named)?;
         let identity = hash_json(&canonical(&config))?;

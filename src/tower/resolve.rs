@@ -3,15 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::Device;
+
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::observe::Reporter;
 use crate::tower::decoder::{Decoder, shaped};
-use crate::tower::encoder_tower::EncoderTower;
+use crate::tower::encoder_tower::EncoderFiles;
 use crate::tower::fake::{FakeEncoder, FakeTower};
 use crate::tower::files::hub::Hub;
 use crate::tower::files::lora::Adapter;
 use crate::tower::files::sentence::{Card, ModuleFile};
 use crate::tower::files::source::{ModelFiles, ModelSource, absolute, files, parse};
+use crate::tower::model::encoder_config::EncoderConfig;
 use crate::tower::model::head::Head;
 use crate::tower::model::shape::Shape;
 use crate::tower::opened::{Model, Opened, open_gguf, open_safetensors};
@@ -361,22 +364,9 @@ impl Tower {
                 Ok(Box::new(encoder))
             }
             Model::Encoder { config, weights } => {
-                let DeviceSpec::Cpu { threads } = device else {
-                    return Err(Error::unsupported(format!(
-                        "{} is an encoder ({}), which runs on the processor",
-                        options.model, config.family
-                    )));
-                };
-                let encoder = EncoderTower::load(
-                    config,
-                    weights,
-                    options.pooling(),
-                    self.shape(config.dimensions())?,
-                    *threads,
-                    options.arithmetic,
-                )
-                .context(|| format!("loading the tower {}", options.model))?;
-                Ok(Box::new(encoder))
+                let files = self.encoder_files(config, weights.as_ref())?;
+                let encoder = files.load(device);
+                Ok(Box::new(encoder.context(|| format!("loading the tower {}", options.model))?))
             }
             Model::Decoder { config, weights } => {
                 let decoder = Decoder::load(
@@ -395,6 +385,43 @@ impl Tower {
 }
 
 impl Tower {
+    /// The same tower on candle tensors of the processor: what other devices run, for tests on machines that have none.
+    /// There f32 and f16 work.
+    ///
+    /// # Errors
+    /// As [`Tower::load`].
+    pub fn load_on_tensors(&self) -> Result<Box<dyn Encoder>> {
+        let options = &self.inner.options;
+        match &self.inner.model {
+            Model::Fake(_) => Err(Error::unsupported("a fake tower has no tensors")),
+            Model::Encoder { config, weights } => {
+                let files = self.encoder_files(config, weights.as_ref())?;
+                Ok(Box::new(files.on_tensors(&Device::Cpu)?))
+            }
+            Model::Decoder { config, weights } => {
+                let (arithmetic, longest) = (options.arithmetic, options.max_tokens() as usize);
+                let weights = weights.as_ref();
+                let decoder = Decoder::load_on_tensors(config, weights, arithmetic, longest)?;
+                Ok(shaped(decoder, options.pooling(), self.shape(config.hidden_size)?))
+            }
+        }
+    }
+
+    fn encoder_files<'a>(
+        &self,
+        config: &'a EncoderConfig,
+        weights: &'a dyn WeightSource,
+    ) -> Result<EncoderFiles<'a>> {
+        let options = &self.inner.options;
+        Ok(EncoderFiles {
+            config,
+            weights,
+            pooling: options.pooling(),
+            vectors: self.shape(config.dimensions())?,
+            arithmetic: options.arithmetic,
+        })
+    }
+
     /// How a pooled state of `hidden` elements becomes a vector.
     fn shape(&self, hidden: usize) -> Result<Shape> {
         let modules: Vec<HeadModule> = self.inner.modules.iter().map(|file| file.module).collect();

@@ -72,6 +72,7 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
     use crate::tower::model::pool::Pool;
+    use crate::tower::tensor::{TensorDecoder, TensorTower};
     use crate::tower::{Gemma, Sliding};
 
     /// Weights made from a hash of their name: the same on every call.
@@ -153,15 +154,9 @@ mod tests {
     fn same_states(config: &DecoderConfig, wants: impl Iterator<Item = Want>) {
         let owned = sequences();
         let sequences: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
-        let tensors = crate::tower::tensor::TensorDecoder::load(
-            config,
-            &Hashed,
-            &Device::Cpu,
-            candle_core::DType::F32,
-            512,
-            true,
-        )
-        .unwrap();
+        let tensors =
+            TensorDecoder::load(config, &Hashed, &Device::Cpu, candle_core::DType::F32, 512, true)
+                .unwrap();
         for want in wants {
             let expected: Vec<f32> =
                 tensors.run(&sequences, want).unwrap().flatten_all().unwrap().to_vec1().unwrap();

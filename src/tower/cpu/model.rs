@@ -145,10 +145,8 @@ impl Model {
     /// Multiply-adds of a sequence in all layers.
     pub(super) fn cost(&self, length: usize) -> u64 {
         let c = &self.config;
-        let width = (c.heads + c.kv_heads) * c.head_dim;
-        let linear = c.hidden_size * (2 * width + 3 * c.intermediate_size);
         let seen: usize = (0..c.layers).map(|layer| c.window(layer).most(length)).sum();
-        (length * (c.layers * linear + seen * c.heads * c.head_dim)) as u64
+        (length * (c.products() + seen * c.heads * c.head_dim)) as u64
     }
 
     /// Takes a group of sequences through all layers; the states come in the order of the sequences.

@@ -23,7 +23,7 @@ impl<'a> Fields<'a> {
     pub(super) fn whole(self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_u64().and_then(|value| usize::try_from(value).ok());
-        let wrong = || Error::corrupt(format!("{key} is {value}, which is no whole number"));
+        let wrong = || Error::corrupt(format!("{key} is {value}, which is not a whole number"));
         number.map(Some).ok_or_else(wrong)
     }
 
@@ -53,7 +53,7 @@ impl<'a> Fields<'a> {
     /// A number.
     pub(super) fn number(self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let wrong = || Error::corrupt(format!("{key} is {value}, which is no number"));
+        let wrong = || Error::corrupt(format!("{key} is {value}, which is not a number"));
         value.as_f64().map(Some).ok_or_else(wrong)
     }
 
@@ -67,7 +67,7 @@ impl<'a> Fields<'a> {
     /// An object.
     pub(super) fn object(self, key: &str) -> Result<Option<Self>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let wrong = || Error::corrupt(format!("{key} is no object"));
+        let wrong = || Error::corrupt(format!("{key} is not an object"));
         value.as_object().map(|object| Some(Self(object))).ok_or_else(wrong)
     }
 
@@ -83,7 +83,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Refuses weights that were quantised by whoever made them.
+    /// Refuses weights that their makers quantised.
     pub(super) fn refuse_quantised(self) -> Result<()> {
         self.get("quantization_config").map_or(Ok(()), |found| {
             Err(Error::unsupported(format!(

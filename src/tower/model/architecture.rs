@@ -91,6 +91,12 @@ impl DecoderConfig {
         (self.causal && sliding.rope_theta.is_none()).then_some(sliding.before + 1)
     }
 
+    /// Multiply-adds of a token with the weights of all layers.
+    pub(crate) fn products(&self) -> usize {
+        let heads = self.head_dim * 2 * (self.heads + self.kv_heads);
+        self.layers * self.hidden_size * (heads + 3 * self.intermediate_size)
+    }
+
     /// What the embeddings of tokens are multiplied by.
     pub(crate) fn embedding_scale(&self) -> f32 {
         if self.gemma.is_some() { (self.hidden_size as f64).sqrt() as f32 } else { 1. }

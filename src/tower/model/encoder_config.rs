@@ -11,6 +11,9 @@ use crate::types::Arithmetic;
 /// Tokens that all threads together have in the layers, at most.
 const PASS_TOKENS: usize = 4096;
 
+/// Layers of an encoder at most.
+pub(crate) const MOST_LAYERS: usize = 1 << 12;
+
 /// Architecture of an encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct EncoderConfig {
@@ -139,6 +142,11 @@ pub(crate) enum Up {
     GateLast(&'static str),
 }
 
+/// Layers that see all keys; of an impossible number of them [`MOST_LAYERS`].
+pub(crate) fn all_keys(layers: usize) -> Vec<Window> {
+    vec![Window::FULL; layers.min(MOST_LAYERS)]
+}
+
 impl EncoderConfig {
     /// Width of a head.
     pub(crate) fn head_dim(&self) -> usize {
@@ -209,13 +217,32 @@ impl EncoderConfig {
 
     /// Elements of its weights, biases and norms left out.
     pub(crate) fn parameters(&self) -> u64 {
-        (self.layers * self.layer() + self.tables()) as u64
+        (self.products() + self.tables()) as u64
+    }
+
+    /// Multiply-adds of a token with the weights of all layers.
+    pub(crate) fn products(&self) -> usize {
+        self.layers * self.layer()
     }
 
     /// Multiply-adds of a sequence in all layers.
     pub(crate) fn cost(&self, length: usize) -> u64 {
         let keys = self.windows.iter().map(|window| window.most(length)).sum::<usize>();
-        (length * (self.layers * self.layer() + 2 * keys * self.hidden)) as u64
+        (length * (self.products() + 2 * keys * self.hidden)) as u64
+    }
+
+    /// The row of every token of a sequence in a table of positions: as they are counted where positions are embedded, else
+    /// its place.
+    pub(crate) fn position_rows(&self, sequence: &[u32]) -> impl Iterator<Item = u32> {
+        let learned = self.learned;
+        sequence.iter().enumerate().scan(0, move |counted, (at, id)| {
+            let Some(learned) = learned else { return Some(at as u32) };
+            if learned.padding == Some(*id) {
+                return Some(learned.offset as u32 - 1);
+            }
+            *counted += 1;
+            Some((learned.offset + *counted - 1) as u32)
+        })
     }
 
     /// Bytes of the loaded weights and of the activations of `tokens` tokens.
@@ -228,7 +255,7 @@ impl EncoderConfig {
         };
         let activations = tokens.min(PASS_TOKENS) * (8 * self.hidden + 2 * self.inner);
         let floats = self.tables() + activations;
-        (self.layers * self.layer() * width / 2 + 4 * floats) as u64
+        (self.products() * width / 2 + 4 * floats) as u64
     }
 }
 

@@ -11,28 +11,37 @@ use candle_nn::ops::softmax_last_dim;
 
 use super::fused::Turned;
 use super::parts::{blocks, group};
+use super::relative::DistanceBias;
 use super::transfer::words;
 use crate::kernel::Window;
-use crate::tower::DecoderConfig;
 use crate::tower::model::pool::Pool;
 
 /// Scores of one group at most: what attention takes beside the activations, 256 MiB in bf16.
 const GROUP_SCORES: usize = 1 << 27;
-/// Attention of one decoder on one device.
+
+/// What attention has to know of a tower.
+#[derive(Clone, Copy)]
+pub(super) struct Scored {
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) head_dim: usize,
+    /// What scores are multiplied by.
+    pub(super) scale: f32,
+    /// Whether some layer sees what comes later, so that padding has to be hidden.
+    pub(super) looks_ahead: bool,
+}
+
+/// Attention of one tower on one device.
 pub(super) struct Attention {
     device: Device,
     dtype: DType,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    /// What scores are multiplied by.
-    scale: f32,
+    of: Scored,
+    /// What is added to scores, if anything.
+    bias: Option<DistanceBias>,
     /// Whether the fused kernels are wanted.
     flash: bool,
     /// Scores of one head that are computed at once.
     group_scores: usize,
-    /// Whether some layer sees what comes later, so that padding has to be hidden.
-    looks_ahead: bool,
     /// Made when first needed and grown.
     bands: Mutex<Vec<Band>>,
 }
@@ -86,19 +95,15 @@ pub(super) struct Groups {
 }
 
 impl Attention {
-    pub(super) fn new(config: &DecoderConfig, device: &Device, dtype: DType, flash: bool) -> Self {
-        Self {
-            device: device.clone(),
-            dtype,
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            scale: config.score_scale() as f32,
-            flash,
-            group_scores: GROUP_SCORES / config.heads,
-            looks_ahead: (0..config.layers).any(|layer| config.window(layer).after > 0),
-            bands: Mutex::default(),
-        }
+    pub(super) fn new(
+        of: Scored,
+        bias: Option<DistanceBias>,
+        device: &Device,
+        dtype: DType,
+        flash: bool,
+    ) -> Self {
+        let (device, group_scores) = (device.clone(), GROUP_SCORES / of.heads);
+        Self { device, dtype, of, bias, flash, group_scores, bands: Mutex::default() }
     }
 
     /// Whether the fused kernel takes these heads.
@@ -107,14 +112,16 @@ impl Attention {
             && self.flash
             && self.device.is_cuda()
             && matches!(self.dtype, DType::F16 | DType::BF16)
-            && self.head_dim.is_multiple_of(8)
-            && self.head_dim <= 256
+            && self.of.head_dim.is_multiple_of(8)
+            && self.of.head_dim <= 256
+            // They have no place for it.
+            && self.bias.is_none()
     }
 
     /// What the fused kernel does itself, and queries have to bring along elsewhere: there it costs least, and keeps f16
     /// scores in range.
     pub(super) fn query_scale(&self) -> f32 {
-        if self.fused() { 1. } else { self.scale }
+        if self.fused() { 1. } else { self.of.scale }
     }
 
     /// Groups the sequences and puts what the device needs behind `staged`. `mean` says that states will be averaged,
@@ -168,7 +175,7 @@ impl Attention {
     pub(super) fn groups(&self, staged: Staged, words: &Tensor) -> candle_core::Result<Groups> {
         let groups = Groups { staged, words: words.clone(), padding: Vec::new() };
         let hidden = |group: &Group| {
-            let padded = group.whole.is_none() && self.looks_ahead && !self.fused();
+            let padded = group.whole.is_none() && self.of.looks_ahead && !self.fused();
             padded.then(|| self.padding(group, &groups)).transpose()
         };
         let padding =
@@ -252,7 +259,7 @@ impl Attention {
         #[cfg(feature = "flash-attn")]
         if self.fused() {
             let (ends, longest) = (groups.part(&groups.staged.ends)?, groups.staged.longest);
-            let scale = self.scale;
+            let scale = self.of.scale;
             let bound = |distance: usize| (distance < longest).then_some(distance);
             let (before, after) = (bound(window.before), bound(window.after));
             return candle_flash_attn::flash_attn_varlen_windowed(
@@ -293,9 +300,10 @@ impl Attention {
         groups: &Groups,
         (group, padding): (&Group, Option<&Tensor>),
     ) -> candle_core::Result<Tensor> {
-        let (n, length, d, kv) = (group.rows.len(), group.length, self.head_dim, self.kv_heads);
+        let Scored { heads, kv_heads: kv, head_dim: d, .. } = self.of;
+        let (n, length) = (group.rows.len(), group.length);
         // Query heads that share a key/value head: more rows of the same product.
-        let shared = self.heads / kv;
+        let shared = heads / kv;
         let q = groups.gather(group, q)?.reshape((n, length, kv, shared, d))?;
         let q = q.permute((0, 2, 3, 1, 4))?.contiguous()?.reshape((n * kv, shared, length, d))?;
         let by_head = |x: &Tensor| {
@@ -310,14 +318,20 @@ impl Attention {
             let q = q.reshape((n * kv, shared * rows, d))?;
             let part = |x: &Tensor| x.narrow(1, keys.start, columns)?.contiguous();
             let (k, v) = (part(&k)?, part(&v)?);
-            let mut scores = q.matmul(&k.t()?)?.reshape((n * kv * shared, rows, columns))?;
+            let mut scores = q.matmul(&k.t()?)?.reshape((n * heads, rows, columns))?;
+            if let Some(bias) = &self.bias {
+                scores = scores
+                    .reshape((n, heads, rows, columns))?
+                    .broadcast_add(&bias.of(&queries, &keys)?)?
+                    .reshape((n * heads, rows, columns))?;
+            }
             let offset = queries.start - keys.start;
             if let Some(band) = self.band(window, offset, (rows, columns))? {
                 scores = scores.broadcast_add(&band)?;
             }
             if let Some(padding) = padding.filter(|_| window.after > 0) {
                 scores = scores
-                    .reshape((n, kv * shared, rows, columns))?
+                    .reshape((n, heads, rows, columns))?
                     .broadcast_add(&padding.narrow(3, keys.start, columns)?)?;
             }
             let probabilities =
@@ -328,7 +342,7 @@ impl Attention {
             [one] => one.clone(),
             _ => Tensor::cat(&parts, 3)?,
         };
-        mixed.permute((0, 3, 1, 2, 4))?.contiguous()?.reshape((n * length, self.heads, d))
+        mixed.permute((0, 3, 1, 2, 4))?.contiguous()?.reshape((n * length, heads, d))
     }
 }
 
@@ -379,20 +393,23 @@ impl Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tower::model::encoder_config::Relative;
     use crate::tower::testing::close;
+
+    const SCORED: Scored =
+        Scored { heads: 4, kv_heads: 2, head_dim: 8, scale: 0.5, looks_ahead: true };
 
     #[test]
     fn a_long_sequence_in_blocks_is_the_same() {
-        let config = crate::tower::files::config::from_json(
-            crate::tower::testing::tiny_config().as_object().unwrap(),
-        )
-        .unwrap();
         let random = |heads| Tensor::randn(0f32, 1., (444, heads, 8), &Device::Cpu).unwrap();
         let turned = Turned { q: random(4), k: random(2), v: random(2) };
-        let attend = |window, group_scores| {
-            let mut attention = Attention::new(&config, &Device::Cpu, DType::F32, true);
+        let attend = |window, biased: bool, group_scores| {
+            let relative = Relative { buckets: 32, farthest: 128 };
+            let numbers: Vec<f32> = (0..32 * 4).map(|at| (at * at % 7) as f32 / 2.).collect();
+            let bias = DistanceBias::new((relative, numbers), 4, &Device::Cpu, DType::F32);
+            let bias = biased.then_some(bias);
+            let mut attention = Attention::new(SCORED, bias, &Device::Cpu, DType::F32, true);
             attention.group_scores = group_scores;
-            attention.looks_ahead = true;
             let mut words = Vec::new();
             let staged = attention.stage(&[3, 41, 400], false, &mut words);
             let words = Tensor::new(words, &Device::Cpu).unwrap();
@@ -401,21 +418,19 @@ mod tests {
         };
         let near = |before, after| Window { before, after };
         for window in [Window::CAUSAL, Window::FULL, near(9, 0), near(20, 90), near(70, 5)] {
-            let whole = attend(window, 1 << 20);
-            // Blocks of several rows, the last one shorter, and of a single row.
-            for scores in [23 * 400, 7 * 48, 1] {
-                close(&attend(window, scores), &whole, 1e-5);
+            for biased in [false, true] {
+                let whole = attend(window, biased, 1 << 20);
+                // Blocks of several rows, the last one shorter, and of a single row.
+                for scores in [23 * 400, 7 * 48, 1] {
+                    close(&attend(window, biased, scores), &whole, 1e-5);
+                }
             }
         }
     }
 
     #[test]
     fn equal_lengths_need_no_copy() {
-        let config = crate::tower::files::config::from_json(
-            crate::tower::testing::tiny_config().as_object().unwrap(),
-        )
-        .unwrap();
-        let attention = Attention::new(&config, &Device::Cpu, DType::F32, true);
+        let attention = Attention::new(SCORED, None, &Device::Cpu, DType::F32, true);
         let mut words = Vec::new();
         let staged = attention.stage(&[16, 16, 16], false, &mut words);
         assert!(staged.unpad.is_none() && staged.groups[0].whole == Some(0));

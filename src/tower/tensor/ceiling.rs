@@ -4,16 +4,13 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::tower::DecoderConfig;
+use crate::error::ResultExt;
 
-/// Tokens per second that `device` would encode if it did nothing but the products with the layers' weights, at the rate
-/// of a large product.
-pub(crate) fn ceiling(config: &DecoderConfig, device: &Device, dtype: DType) -> Result<f64> {
-    let c = config;
-    let heads = c.head_dim * 2 * (c.heads + c.kv_heads);
-    let layer = c.hidden_size * (heads + 3 * c.intermediate_size);
-    // A token is one multiplication and one addition with every weight.
-    Ok(operations(device, dtype)? / (2 * c.layers * layer) as f64)
+/// Tokens per second that `device` would encode if it did nothing but the products with the layers' weights, `products`
+/// multiply-adds a token, at the rate of a large product.
+pub(crate) fn ceiling(products: usize, device: &Device, dtype: DType) -> crate::error::Result<f64> {
+    let operations = operations(device, dtype).context(|| "measuring the device")?;
+    Ok(operations / (2 * products) as f64)
 }
 
 /// Operations per second in products of the size at which a GPU is at its best.

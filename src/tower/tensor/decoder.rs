@@ -1,13 +1,16 @@
-//! The decoder on candle tensors: the same packed forward pass for any device that candle knows.
+//! The decoder on candle tensors.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::rms_norm;
 
-use super::attention::{Attention, Groups};
+use super::attention::{Attention, Scored};
+use super::batch::{Batch, Planned};
 use super::fault::{check_size, fault};
-use super::fused::{Heads, add_norm, gated};
+use super::fused::{Heads, NormKind, add_norm, gated};
+use super::linear::Linear;
 use super::load::Loader;
-use super::transfer::{Landing, Transfer, words};
+use super::tower::TensorTower;
+use super::transfer::Transfer;
 use crate::error::Result;
 use crate::tower::model::layer_weights::Weights;
 use crate::tower::model::pool::Want;
@@ -29,22 +32,6 @@ struct Layer {
     outer_norm: Option<Tensor>,
 }
 
-/// `x W^T + b`, W `[out, in]`.
-struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Linear {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let y = x.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
-    }
-}
-
 /// A loaded decoder on a candle device.
 pub(crate) struct TensorDecoder {
     config: DecoderConfig,
@@ -58,23 +45,6 @@ pub(crate) struct TensorDecoder {
     angles: Tensor,
     /// Of sliding layers, where they are others.
     sliding_angles: Option<Tensor>,
-}
-
-/// A batch as the device needs it, in one copy.
-pub(super) struct Planned {
-    pub(super) words: Vec<u32>,
-    ids: std::ops::Range<usize>,
-    positions: std::ops::Range<usize>,
-    last: std::ops::Range<usize>,
-    first: std::ops::Range<usize>,
-    groups: super::attention::Staged,
-    want: Want,
-}
-
-/// The packed batch on the device: how its rows belong to sequences.
-struct Batch {
-    positions: Tensor,
-    groups: Groups,
 }
 
 impl TensorDecoder {
@@ -91,14 +61,14 @@ impl TensorDecoder {
         // First: from here on everything happens on the device's one stream.
         let transfer = fault(Transfer::new(device), "preparing the device")?;
         let weights = Weights { config, source };
-        let loader = Loader { source, device, dtype };
+        let loader = Loader { device, dtype };
         let put = |data: Vec<f32>| {
             let width = data.len();
             loader.numbers(data, &[width], dtype)
         };
         let mut layers = Vec::with_capacity(config.layers);
         for at in 0..config.layers {
-            let w = weights.layer(at, |name, shape| loader.tensor(name, &shape))?;
+            let w = weights.layer(at, |name, shape| loader.tensor(source, name, &shape))?;
             let bias = match (w.q_bias, w.kv_bias) {
                 (Some(q), Some(kv)) => Some(put([q, kv].concat())?),
                 _ => None,
@@ -122,24 +92,25 @@ impl TensorDecoder {
                 outer_norm: outer_norm.transpose()?,
             });
         }
-        let angles = |rope: Rope| {
-            let (cos, sin) = rope.tables();
-            let half = config.head_dim / 2;
-            let rows = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-            let angles = rows.flat_map(|(cos, sin)| [cos, sin]).flatten().copied().collect();
-            loader.numbers(angles, &[max_tokens, config.head_dim], DType::F32)
-        };
+        let angles = |rope: Rope| loader.angles(&rope, config.head_dim);
         let sliding_angles = Rope::of_sliding(config, max_tokens).map(angles).transpose()?;
         let angles = angles(Rope::new(config, max_tokens))?;
         let shape = [config.vocab_size, config.hidden_size];
-        let mut embedding = loader.tensor("model.embed_tokens.weight", &shape)?;
+        let mut embedding = loader.tensor(source, "model.embed_tokens.weight", &shape)?;
         if config.gemma.is_some() {
             // Table, factor and product are rounded, each, as the reference computes in that type.
             let scaled = embedding.affine(f64::from(config.embedding_scale()), 0.);
             embedding = fault(scaled, "scaling embeddings on the device")?;
         }
         let norm = put(weights.norm()?)?;
-        let attention = Attention::new(config, device, dtype, flash);
+        let scored = Scored {
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            scale: config.score_scale() as f32,
+            looks_ahead: (0..config.layers).any(|layer| config.window(layer).after > 0),
+        };
+        let attention = Attention::new(scored, None, device, dtype, flash);
         let heads = Heads {
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -160,94 +131,6 @@ impl TensorDecoder {
         })
     }
 
-    /// Whether attention takes the fused kernels.
-    pub(super) fn is_fused(&self) -> bool {
-        self.attention.fused()
-    }
-
-    /// Final-norm states in f32 on the device: `[total, hidden]`, or one pooled row per sequence.
-    pub(crate) fn run(&self, sequences: &[&[u32]], want: Want) -> Result<Tensor> {
-        let planned = self.plan(sequences, want)?;
-        let states = self.transfer.upload(&planned.words);
-        let states = states.and_then(|words| self.forward(planned, &words));
-        fault(states, "computing the forward pass on the device")
-    }
-
-    /// Hands a batch over to the device and returns before it is computed, where the device works by itself.
-    pub(crate) fn start(&self, sequences: &[&[u32]], want: Want) -> Result<Landing> {
-        let begun = fault(self.transfer.begin(), "handing a batch to the device")?;
-        let states = self.run(sequences, want)?;
-        fault(self.transfer.land(states, begun), "copying vectors from the device")
-    }
-
-    /// Lays a batch out for the device.
-    ///
-    /// # Errors
-    /// Resource, where it has too many tokens for the kernels of a device.
-    pub(super) fn plan(&self, sequences: &[&[u32]], want: Want) -> Result<Planned> {
-        let c = &self.config;
-        let heads = (c.heads + 2 * c.kv_heads) * c.head_dim;
-        let widest = heads.max(2 * c.intermediate_size).max(c.hidden_size);
-        check_size(sequences.iter().map(|sequence| sequence.len()).sum(), widest)?;
-        let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.len()).collect();
-        let mut staged = Vec::new();
-        let ids = words(&mut staged, sequences.iter().copied().flatten().copied());
-        let positions = words(&mut staged, lengths.iter().flat_map(|length| 0..*length as u32));
-        let last = words(
-            &mut staged,
-            lengths.iter().scan(0, |end, length| {
-                *end += *length as u32;
-                Some(*end - 1)
-            }),
-        );
-        let first = words(
-            &mut staged,
-            lengths.iter().scan(0, |start, length| {
-                *start += *length as u32;
-                Some(*start - *length as u32)
-            }),
-        );
-        let pools = matches!(want, Want::Pooled(_));
-        let groups = self.attention.stage(&lengths, pools, &mut staged);
-        Ok(Planned { words: staged, ids, positions, last, first, groups, want })
-    }
-
-    /// Computes a batch whose words are on the device.
-    pub(super) fn forward(&self, planned: Planned, words: &Tensor) -> candle_core::Result<Tensor> {
-        let part = |range: &std::ops::Range<usize>| words.narrow(0, range.start, range.len());
-        let batch = Batch {
-            positions: part(&planned.positions)?,
-            groups: self.attention.groups(planned.groups, words)?,
-        };
-        let eps = self.config.rms_norm_eps as f32;
-        let mut x = self.embedding.index_select(&part(&planned.ids)?, 0)?;
-        let mut normal = match self.layers.first() {
-            Some(layer) => rms_norm(&x, &layer.input_norm, eps)?,
-            None => rms_norm(&x, &self.norm, eps)?,
-        };
-        let behind = |change: Tensor, norm: &Option<Tensor>| match norm {
-            Some(norm) => rms_norm(&change, norm, eps),
-            None => Ok(change),
-        };
-        for (at, layer) in self.layers.iter().enumerate() {
-            let attended = behind(self.attend(at, &normal, &batch)?, &layer.attended_norm)?;
-            (x, normal) = add_norm(&x, &attended, &layer.inner_norm, eps)?;
-            let inner = gated(&layer.gate_up.forward(&normal)?, self.config.gate())?;
-            let fed = behind(layer.down.forward(&inner)?, &layer.outer_norm)?;
-            let next = self.layers.get(at + 1).map_or(&self.norm, |next| &next.input_norm);
-            (x, normal) = add_norm(&x, &fed, next, eps)?;
-        }
-        let rows = |range: &std::ops::Range<usize>| {
-            normal.index_select(&part(range)?, 0)?.to_dtype(DType::F32)
-        };
-        match planned.want {
-            Want::All => normal.to_dtype(DType::F32),
-            Want::Last => rows(&planned.last),
-            Want::First => rows(&planned.first),
-            Want::Pooled(pool) => batch.groups.pool(&normal.to_dtype(DType::F32)?, pool),
-        }
-    }
-
     fn attend(&self, at: usize, x: &Tensor, batch: &Batch) -> candle_core::Result<Tensor> {
         let (c, layer) = (&self.config, &self.layers[at]);
         let qkv = layer.qkv.forward(x)?;
@@ -260,5 +143,50 @@ impl TensorDecoder {
         let attended = self.attention.attend(&turned, c.window(at), &batch.groups)?;
         let width = c.heads * c.head_dim;
         layer.o.forward(&attended.reshape((x.dim(0)?, width))?)
+    }
+}
+
+impl TensorTower for TensorDecoder {
+    fn transfer(&self) -> &Transfer {
+        &self.transfer
+    }
+
+    fn is_fused(&self) -> bool {
+        self.attention.fused()
+    }
+
+    fn plan(&self, sequences: &[&[u32]], want: Want) -> Result<Planned> {
+        let c = &self.config;
+        let heads = (c.heads + 2 * c.kv_heads) * c.head_dim;
+        let widest = heads.max(2 * c.intermediate_size).max(c.hidden_size);
+        check_size(sequences.iter().map(|sequence| sequence.len()).sum(), widest)?;
+        let positions = sequences.iter().flat_map(|sequence| 0..sequence.len() as u32);
+        Ok(Planned::new(&self.attention, sequences, positions, want))
+    }
+
+    fn forward(&self, planned: Planned, words: &Tensor) -> candle_core::Result<Tensor> {
+        let batch = planned.arrived(&self.attention, words)?;
+        let eps = self.config.rms_norm_eps as f32;
+        let join = |x: &Tensor, change: &Tensor, norm: &Tensor| {
+            add_norm(x, change, norm, (NormKind::Rms, eps))
+        };
+        let mut x = self.embedding.index_select(&batch.ids, 0)?;
+        let mut normal = match self.layers.first() {
+            Some(layer) => rms_norm(&x, &layer.input_norm, eps)?,
+            None => rms_norm(&x, &self.norm, eps)?,
+        };
+        let behind = |change: Tensor, norm: &Option<Tensor>| match norm {
+            Some(norm) => rms_norm(&change, norm, eps),
+            None => Ok(change),
+        };
+        for (at, layer) in self.layers.iter().enumerate() {
+            let attended = behind(self.attend(at, &normal, &batch)?, &layer.attended_norm)?;
+            (x, normal) = join(&x, &attended, &layer.inner_norm)?;
+            let inner = gated(&layer.gate_up.forward(&normal)?, self.config.gate())?;
+            let fed = behind(layer.down.forward(&inner)?, &layer.outer_norm)?;
+            let next = self.layers.get(at + 1).map_or(&self.norm, |next| &next.input_norm);
+            (x, normal) = join(&x, &fed, next)?;
+        }
+        batch.wanted(&normal)
     }
 }

@@ -4,20 +4,25 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::tower::WeightSource;
+use crate::tower::model::rope::Rope;
 
-/// Puts weights of a source on a device, in the type that it computes in.
+/// Puts weights on a device, in the type that it computes in.
 pub(super) struct Loader<'a> {
-    pub(super) source: &'a dyn WeightSource,
     pub(super) device: &'a Device,
     pub(super) dtype: DType,
 }
 
 impl Loader<'_> {
     /// A tensor by name. Where the file has 16 bits an element, so many travel, and the device converts them.
-    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let tensor = match self.source.half(name, shape)? {
+    pub(super) fn tensor(
+        &self,
+        source: &dyn WeightSource,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<Tensor> {
+        let tensor = match source.half(name, shape)? {
             Some(tensor) => tensor,
-            None => self.source.tensor(name, shape)?,
+            None => source.tensor(name, shape)?,
         };
         self.put(&tensor, self.dtype)
     }
@@ -26,6 +31,16 @@ impl Loader<'_> {
     pub(super) fn numbers(&self, data: Vec<f32>, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let tensor = Tensor::from_vec(data, shape, &Device::Cpu);
         self.put(&tensor.context(|| "wrapping weights")?, dtype)
+    }
+
+    /// Rotations of heads in f32, `[positions, head_dim]`, cosines before sines.
+    pub(super) fn angles(&self, rope: &Rope, head_dim: usize) -> Result<Tensor> {
+        let (cos, sin) = rope.tables();
+        let half = head_dim / 2;
+        let rows = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+        let angles: Vec<f32> = rows.flat_map(|(cos, sin)| [cos, sin]).flatten().copied().collect();
+        let positions = angles.len() / head_dim;
+        self.numbers(angles, &[positions, head_dim], DType::F32)
     }
 
     fn put(&self, tensor: &Tensor, dtype: DType) -> Result<Tensor> {

@@ -6,12 +6,17 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::decoder::TensorDecoder;
+use super::encoder::TensorEncoder;
+use super::tower::TensorTower;
 use crate::error::{Error, Result, ResultExt};
-use crate::kernel::Isa;
-use crate::tower::cpu::CpuDecoder;
-use crate::tower::model::pool::{Pool, Want};
+use crate::kernel::{Isa, Window};
+use crate::tower::cpu::{CpuDecoder, CpuEncoder};
+use crate::tower::model::encoder_config::{EncoderConfig, Learned};
+use crate::tower::model::encoder_weights::EncoderWeights;
+use crate::tower::model::layer_weights::floats;
+use crate::tower::model::pool::Want;
 use crate::tower::{DecoderConfig, Sliding, WeightSource};
-use crate::types::Arithmetic;
+use crate::types::{Arithmetic, Pooling};
 
 /// Several groups of attention, equal neighbours and single ones among them.
 const LENGTHS: [usize; 14] = [1, 250, 64, 64, 64, 33, 3, 180, 97, 64, 7, 248, 12, 31];
@@ -22,23 +27,35 @@ const IN_FLIGHT: usize = 5;
 const IN_F32: f32 = 0.99999;
 const IN_HALF: f32 = 0.999;
 
+/// Windows are no wider, so that the longest sequence leaves them.
+const WIDEST: usize = 100;
+
 /// Tries `device` on layers with the heads of `config`. It takes a few seconds and a few hundred MB.
 ///
 /// # Errors
 /// Internal, saying what differed; whatever the device reports.
-pub(crate) fn self_test(config: &DecoderConfig, device: &Device, dtype: DType) -> Result<()> {
+pub(crate) fn test_decoder(config: &DecoderConfig, device: &Device, dtype: DType) -> Result<()> {
     let config = small(config);
     let weights = Random(1);
-    try_device(&config, device, dtype, &weights, &weights)
-        .context(|| "trying the device before it gets the tower")
+    try_decoder(&config, device, dtype, &weights, &weights).context(|| TRYING)
 }
+
+/// [`test_decoder`] of an encoder.
+///
+/// # Errors
+/// As [`test_decoder`].
+pub(crate) fn test_encoder(config: &EncoderConfig, device: &Device, dtype: DType) -> Result<()> {
+    try_encoder(&small_encoder(config), device, dtype).context(|| TRYING)
+}
+
+const TRYING: &str = "trying the device before it gets the tower";
 
 /// The same heads in fewer and narrower layers, which the processor computes too: one of each kind, where some slide, over
 /// windows narrower than the longest sequence.
 fn small(config: &DecoderConfig) -> DecoderConfig {
     let sliding = config.sliding.as_ref().map(|sliding| Sliding {
-        before: sliding.before.min(100),
-        after: sliding.after.min(100),
+        before: sliding.before.min(WIDEST),
+        after: sliding.after.min(WIDEST),
         layers: vec![true, sliding.layers.iter().all(|slides| *slides)],
         ..sliding.clone()
     });
@@ -52,8 +69,45 @@ fn small(config: &DecoderConfig) -> DecoderConfig {
     }
 }
 
+/// [`small`] of an encoder, whose width goes by its heads: fewer of them.
+fn small_encoder(config: &EncoderConfig) -> EncoderConfig {
+    let heads = config.heads.min(4);
+    let narrow = |window: Window| match window {
+        Window::FULL => window,
+        Window { before, after } => Window { before: before.min(WIDEST), after: after.min(WIDEST) },
+    };
+    let first = config.windows.first().copied().unwrap_or(Window::FULL);
+    let other = config.windows.iter().copied().find(|window| *window != first).unwrap_or(first);
+    let longest = config.max_positions.min(256);
+    EncoderConfig {
+        vocab_size: config.vocab_size.min(512),
+        hidden: heads * config.head_dim(),
+        inner: config.inner.min(1024),
+        heads,
+        layers: 2,
+        windows: vec![narrow(first), narrow(other)],
+        learned: config
+            .learned
+            .map(|learned| Learned { rows: longest + learned.offset, ..learned }),
+        max_positions: longest,
+        projected: None,
+        ..config.clone()
+    }
+}
+
+/// A small tower, and both of its engines.
+struct Tried<'a> {
+    vocabulary: usize,
+    width: usize,
+    longest: usize,
+    /// Pooled states in f32, as the processor computes them.
+    processor: &'a dyn Fn(&[&[u32]], Pooling) -> Result<Vec<f32>>,
+    /// Loads the tower onto the device; whether attention may take the fused kernels.
+    load: &'a dyn Fn(DType, bool) -> Result<Box<dyn TensorTower>>,
+}
+
 /// `expected` are the weights of the processor's decoder, those of the device but in a test of this test.
-fn try_device(
+fn try_decoder(
     config: &DecoderConfig,
     device: &Device,
     dtype: DType,
@@ -61,56 +115,85 @@ fn try_device(
     weights: &dyn WeightSource,
 ) -> Result<()> {
     let longest = config.max_positions.min(256);
-    let sequences = sequences(config.vocab_size, longest);
-    let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-    let load = |dtype, flash| TensorDecoder::load(config, weights, device, dtype, longest, flash);
-    let (isa, f32) = (Isa::best(), Arithmetic::F32);
-    let mut processor = CpuDecoder::load(config, expected, 0, longest, isa, f32)?;
-    let exact = load(DType::F32, true)?;
-    let half = if dtype == DType::F32 { None } else { Some(load(dtype, true)?) };
-    let tower = half.as_ref().unwrap_or(&exact);
-    let name = format!("{dtype:?}").to_lowercase();
-    let own = if dtype == DType::F32 { IN_F32 } else { IN_HALF };
-    for want in [Want::Last, Want::Pooled(Pool::Mean)] {
-        let agree = |what: &str, found: &[f32], expected: &[f32], least| {
-            agree(what, found, expected, config.hidden_size, least)
-        };
-        let packed = all(tower, &sequences, want)?;
-        let in_f32 = all(&exact, &sequences, want)?;
-        let expected = processor.run(&sequences, want);
-        agree("f32 on it and f32 on the processor", &in_f32, &expected, IN_F32)?;
-        agree(&format!("{name} and f32 on it"), &packed, &in_f32, own)?;
-        if tower.is_fused() {
-            let composed = all(&load(dtype, false)?, &sequences, want)?;
-            agree("fused attention and composed attention", &packed, &composed, IN_HALF)?;
-        }
-        let mut alone = Vec::new();
-        for &sequence in &sequences {
-            alone.extend(all(tower, &[sequence], want)?);
-        }
-        agree("a text alone and among others", &packed, &alone, own)?;
-        let reversed: Vec<&[u32]> = sequences.iter().rev().copied().collect();
-        let reversed = all(tower, &reversed, want)?;
-        let rows = reversed.chunks_exact(config.hidden_size).rev();
-        let reversed: Vec<f32> = rows.flatten().copied().collect();
-        agree("a batch and the same in reverse", &packed, &reversed, own)?;
-        // Batches of other lengths each, so that what one overwrites of another shows.
-        let batches = sequences.chunks(sequences.len().div_ceil(IN_FLIGHT));
-        let mut serial = Vec::new();
-        for batch in batches.clone() {
-            serial.extend(all(tower, batch, want)?);
-        }
-        let started = batches.map(|batch| tower.start(batch, want)).collect::<Result<Vec<_>>>()?;
-        let mut pipelined = Vec::new();
-        for landing in started {
-            pipelined.extend(landing.wait()?.0);
-        }
-        agree("batches one by one and several in flight", &pipelined, &serial, own)?;
-    }
-    Ok(())
+    let (vocabulary, width) = (config.vocab_size, config.hidden_size);
+    let processor = |sequences: &[&[u32]], pooling: Pooling| {
+        let (isa, f32) = (Isa::best(), Arithmetic::F32);
+        let mut decoder = CpuDecoder::load(config, expected, 0, longest, isa, f32)?;
+        Ok(decoder.run(sequences, pooling.into()))
+    };
+    let load = |dtype, flash| -> Result<Box<dyn TensorTower>> {
+        Ok(Box::new(TensorDecoder::load(config, weights, device, dtype, longest, flash)?))
+    };
+    Tried { vocabulary, width, longest, processor: &processor, load: &load }.agrees(dtype)
 }
 
-fn all(tower: &TensorDecoder, sequences: &[&[u32]], want: Want) -> Result<Vec<f32>> {
+fn try_encoder(config: &EncoderConfig, device: &Device, dtype: DType) -> Result<()> {
+    let longest = config.max_positions;
+    let (vocabulary, width) = (config.vocab_size, config.hidden);
+    let read = |name: &str, shape: &[usize]| floats(&Random(1), name, shape);
+    let weights = EncoderWeights { config, read: &read };
+    let processor = |sequences: &[&[u32]], pooling: Pooling| {
+        let (isa, f32) = (Isa::best(), Arithmetic::F32);
+        Ok(CpuEncoder::load(&weights, pooling, 0, isa, f32)?.run(sequences))
+    };
+    let load = |dtype, flash| -> Result<Box<dyn TensorTower>> {
+        Ok(Box::new(TensorEncoder::load(&weights, device, dtype, longest, flash)?))
+    };
+    Tried { vocabulary, width, longest, processor: &processor, load: &load }.agrees(dtype)
+}
+
+impl Tried<'_> {
+    /// Compares every way of computing the same.
+    fn agrees(&self, dtype: DType) -> Result<()> {
+        let sequences = sequences(self.vocabulary, self.longest);
+        let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        let exact = (self.load)(DType::F32, true)?;
+        let half = if dtype == DType::F32 { None } else { Some((self.load)(dtype, true)?) };
+        let tower = half.as_deref().unwrap_or(&*exact);
+        let name = format!("{dtype:?}").to_lowercase();
+        let own = if dtype == DType::F32 { IN_F32 } else { IN_HALF };
+        for pooling in [Pooling::LastToken, Pooling::Mean] {
+            let want = pooling.into();
+            let agree = |what: &str, found: &[f32], expected: &[f32], least| {
+                agree(what, found, expected, self.width, least)
+            };
+            let packed = all(tower, &sequences, want)?;
+            let in_f32 = all(&*exact, &sequences, want)?;
+            let expected = (self.processor)(&sequences, pooling)?;
+            agree("f32 on it and f32 on the processor", &in_f32, &expected, IN_F32)?;
+            agree(&format!("{name} and f32 on it"), &packed, &in_f32, own)?;
+            if tower.is_fused() {
+                let composed = all(&*(self.load)(dtype, false)?, &sequences, want)?;
+                agree("fused attention and composed attention", &packed, &composed, IN_HALF)?;
+            }
+            let mut alone = Vec::new();
+            for &sequence in &sequences {
+                alone.extend(all(tower, &[sequence], want)?);
+            }
+            agree("a text alone and among others", &packed, &alone, own)?;
+            let reversed: Vec<&[u32]> = sequences.iter().rev().copied().collect();
+            let reversed = all(tower, &reversed, want)?;
+            let rows = reversed.chunks_exact(self.width).rev();
+            let reversed: Vec<f32> = rows.flatten().copied().collect();
+            agree("a batch and the same in reverse", &packed, &reversed, own)?;
+            // Batches of other lengths each, so that what one overwrites of another shows.
+            let batches = sequences.chunks(sequences.len().div_ceil(IN_FLIGHT));
+            let mut serial = Vec::new();
+            for batch in batches.clone() {
+                serial.extend(all(tower, batch, want)?);
+            }
+            let started = batches.map(|batch| tower.start(batch, want));
+            let mut pipelined = Vec::new();
+            for landing in started.collect::<Result<Vec<_>>>()? {
+                pipelined.extend(landing.wait()?.0);
+            }
+            agree("batches one by one and several in flight", &pipelined, &serial, own)?;
+        }
+        Ok(())
+    }
+}
+
+fn all(tower: &dyn TensorTower, sequences: &[&[u32]], want: Want) -> Result<Vec<f32>> {
     Ok(tower.start(sequences, want)?.wait()?.0)
 }
 
@@ -178,6 +261,8 @@ mod tests {
 
     use super::*;
     use crate::tower::Gemma;
+    use crate::tower::files::encoder;
+    use crate::tower::model::pool::Pool;
     use crate::tower::tensor::staging::{Staging, late::Late};
 
     fn config() -> DecoderConfig {
@@ -189,7 +274,7 @@ mod tests {
     #[test]
     fn the_processor_passes() {
         for dtype in [DType::F32, DType::F16] {
-            self_test(&config(), &Device::Cpu, dtype).unwrap();
+            test_decoder(&config(), &Device::Cpu, dtype).unwrap();
         }
         // One that is tried in both of its kinds of layers.
         let layers = vec![true, true, false];
@@ -201,14 +286,33 @@ mod tests {
             let config = DecoderConfig { causal, sliding, gemma, qkv_bias: false, ..config() };
             let kinds: Vec<bool> = (0..2).map(|layer| small(&config).slides(layer)).collect();
             assert_eq!(kinds, [true, false]);
-            self_test(&config, &Device::Cpu, DType::F32).unwrap();
+            test_decoder(&config, &Device::Cpu, DType::F32).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_processor_passes_with_encoders() {
+        for (family, local) in [("bert", 0), ("roberta", 0), ("mpnet", 0), ("modernbert", 300)] {
+            let fields = serde_json::json!({
+                "model_type": family, "vocab_size": 700, "hidden_size": 96, "intermediate_size": 144,
+                "num_hidden_layers": 5, "num_attention_heads": 6, "max_position_embeddings": 600,
+                "pad_token_id": 1, "local_attention": local,
+            });
+            let config = encoder::read(fields.as_object().unwrap(), |_| None).unwrap().unwrap();
+            let seen: Vec<usize> =
+                small_encoder(&config).windows.iter().map(|window| window.after).collect();
+            let other = if local == 0 { usize::MAX } else { WIDEST };
+            assert_eq!(seen, [usize::MAX, other]);
+            for dtype in [DType::F32, DType::F16] {
+                test_encoder(&config, &Device::Cpu, dtype).unwrap();
+            }
         }
     }
 
     #[test]
     fn other_vectors_are_refused_and_named() {
         let (config, right, wrong) = (config(), Random(1), Random(3));
-        let error = try_device(&config, &Device::Cpu, DType::F16, &right, &wrong).unwrap_err();
+        let error = try_decoder(&config, &Device::Cpu, DType::F16, &right, &wrong).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("f32 on it and f32 on the processor agree to"), "{text}");
 

@@ -20,7 +20,9 @@ pub(super) fn words(staged: &mut Vec<u32>, more: impl Iterator<Item = u32>) -> R
 }
 
 /// The copies of one tower.
-pub(super) enum Transfer {
+pub(crate) struct Transfer(Way);
+
+enum Way {
     /// A device that computes on the caller's thread.
     Here(Mutex<Staging<Here>>),
     #[cfg(feature = "cuda")]
@@ -36,38 +38,36 @@ pub(super) enum Begun {
 
 impl Transfer {
     pub(super) fn new(device: &Device) -> Result<Self> {
-        Ok(match device {
+        Ok(Self(match device {
             #[cfg(feature = "cuda")]
-            Device::Cuda(device) => {
-                Self::Cuda(Mutex::new(Staging::new(cuda::Pinned::new(device)?)))
-            }
-            _ => Self::Here(Mutex::new(Staging::new(Here(device.clone())))),
-        })
+            Device::Cuda(device) => Way::Cuda(Mutex::new(Staging::new(cuda::Pinned::new(device)?))),
+            _ => Way::Here(Mutex::new(Staging::new(Here(device.clone())))),
+        }))
     }
 
     /// Notes that the device begins a batch once it has done everything before.
     pub(super) fn begin(&self) -> Result<Begun> {
-        match self {
-            Self::Here(_) => Ok(Begun::Here(Instant::now())),
+        match &self.0 {
+            Way::Here(_) => Ok(Begun::Here(Instant::now())),
             #[cfg(feature = "cuda")]
-            Self::Cuda(staging) => Ok(Begun::Cuda(locked(staging).way().event()?)),
+            Way::Cuda(staging) => Ok(Begun::Cuda(locked(staging).way().event()?)),
         }
     }
 
     /// `words` on the device, `[words]`.
     pub(super) fn upload(&self, words: &[u32]) -> Result<Tensor> {
-        match self {
-            Self::Here(staging) => locked(staging).upload(words),
+        match &self.0 {
+            Way::Here(staging) => locked(staging).upload(words),
             #[cfg(feature = "cuda")]
-            Self::Cuda(staging) => locked(staging).upload(words),
+            Way::Cuda(staging) => locked(staging).upload(words),
         }
     }
 
     /// Starts the copy of f32 `states` back to the host.
     pub(super) fn land(&self, states: Tensor, begun: Begun) -> Result<Landing> {
-        match (self, begun) {
+        match (&self.0, begun) {
             #[cfg(feature = "cuda")]
-            (Self::Cuda(staging), Begun::Cuda(begun)) => {
+            (Way::Cuda(staging), Begun::Cuda(begun)) => {
                 locked(staging).way().land(&states, begun).map(Landing::Pinned)
             }
             (_, Begun::Here(begun)) => {
@@ -75,7 +75,7 @@ impl Transfer {
                 Ok(Landing::Tensor { states, seconds })
             }
             #[cfg(feature = "cuda")]
-            (Self::Here(_), Begun::Cuda(_)) => candle_core::bail!("begun on another device"),
+            (Way::Here(_), Begun::Cuda(_)) => candle_core::bail!("begun on another device"),
         }
     }
 }

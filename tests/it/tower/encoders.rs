@@ -3,29 +3,35 @@
 use std::path::Path;
 
 use scalingnote::error::ErrorKind;
-use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
-use scalingnote::types::{Arithmetic, Pooling};
+use scalingnote::tower::{DeviceSpec, Started, Tower, TowerOptions};
+use scalingnote::types::{Arithmetic, Embeddings, Pooling};
 use serde_json::{Map, Value};
 
 #[derive(serde::Deserialize)]
-struct Golden {
-    longest: u32,
+pub(super) struct Golden {
+    pub(super) longest: u32,
     short: u32,
-    texts: Vec<String>,
-    tokenizer: Value,
+    pub(super) texts: Vec<String>,
+    pub(super) tokenizer: Value,
     cases: Vec<Case>,
 }
 
-#[derive(serde::Deserialize)]
-struct Case {
-    name: String,
-    config: Map<String, Value>,
-    tensors: Vec<(String, Vec<usize>)>,
-    whole: Vec<Vec<f32>>,
+#[derive(Clone, serde::Deserialize)]
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) config: Map<String, Value>,
+    pub(super) tensors: Vec<(String, Vec<usize>)>,
+    pub(super) whole: Vec<Vec<f32>>,
     short: Vec<Vec<f32>>,
 }
 
-fn golden() -> Golden {
+impl Golden {
+    pub(super) fn case(&self, name: &str) -> &Case {
+        self.cases.iter().find(|case| case.name == name).unwrap()
+    }
+}
+
+pub(super) fn golden() -> Golden {
     serde_json::from_str(include_str!("../../golden/encoders.json")).unwrap()
 }
 
@@ -37,7 +43,7 @@ fn mixed(z: u64) -> u64 {
 }
 
 /// The numbers of a tensor, from its name.
-fn weights(name: &str, shape: &[usize]) -> Vec<f32> {
+pub(super) fn weights(name: &str, shape: &[usize]) -> Vec<f32> {
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
     let state = name.bytes().fold(0, |s, byte| mixed((s ^ u64::from(byte)).wrapping_add(STEP)));
     let unit = |at: u64| {
@@ -52,7 +58,7 @@ fn weights(name: &str, shape: &[usize]) -> Vec<f32> {
     (0..shape.iter().product::<usize>()).map(|at| value(unit(at as u64))).collect()
 }
 
-fn write(folder: &Path, case: &Case, tokenizer: &Value) {
+pub(super) fn write(folder: &Path, case: &Case, tokenizer: &Value) {
     std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     write_model(folder, &case.config, &case.tensors);
 }
@@ -81,12 +87,16 @@ async fn resolve(
         arithmetic,
         ..TowerOptions::new(folder.to_str().unwrap(), Pooling::Mean)
     };
+    resolve_as(options).await
+}
+
+pub(super) async fn resolve_as(options: TowerOptions) -> scalingnote::error::Result<Tower> {
     let reporter: std::sync::Arc<dyn scalingnote::observe::Reporter> =
         std::sync::Arc::new(scalingnote::observe::Silent);
     Tower::resolve(&options, Path::new("."), &reporter).await
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
     };
@@ -134,11 +144,92 @@ async fn every_family_computes_what_sentence_transformers_does() {
     }
 }
 
+/// Ids of texts of several groups of attention, equal neighbours and single ones among them.
+fn mixed_lengths() -> Vec<Vec<u32>> {
+    let lengths = [1u32, 250, 64, 64, 64, 33, 3, 180, 97, 64, 7, 384, 12, 31];
+    lengths.iter().map(|n| (0..*n).map(|at| (at * at + 3 * n) % 256).collect()).collect()
+}
+
+/// The least cosine of rows with others.
+fn least<'a>(rows: impl Iterator<Item = &'a [f32]>, others: &Embeddings) -> f64 {
+    let rows: Vec<&[f32]> = rows.collect();
+    assert_eq!(rows.len(), others.len());
+    rows.iter().zip(others.rows()).map(|(a, b)| cosine(a, b)).fold(1., f64::min)
+}
+
+#[tokio::test]
+async fn a_gpus_way_through_every_family_gives_the_same_vectors() {
+    let golden = golden();
+    let folder = tempfile::tempdir().unwrap();
+    let owned = mixed_lengths();
+    let mixed: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
+    for case in &golden.cases {
+        write(folder.path(), case, &golden.tokenizer);
+        for pooling in [Pooling::Mean, Pooling::Cls] {
+            let options = |arithmetic| TowerOptions {
+                normalize: Some(false),
+                max_tokens: Some(golden.longest),
+                arithmetic,
+                ..TowerOptions::new(folder.path().to_str().unwrap(), pooling)
+            };
+            let processor = resolve_as(options(Arithmetic::F32)).await.unwrap();
+            let mut processor = processor.load(&DeviceSpec::Cpu { threads: 2 }).unwrap();
+            let exact = processor.encode(&mixed).unwrap();
+            for (arithmetic, near) in [(Arithmetic::F32, 0.999_99), (Arithmetic::F16, 0.999)] {
+                let told = format!("{} {pooling:?} {arithmetic:?}", case.name);
+                let tower = resolve_as(options(arithmetic)).await.unwrap();
+                let mut encoder = tower.load_on_tensors().unwrap();
+                assert!(encoder.ceiling().unwrap() > 0.);
+                let packed = encoder.encode(&mixed).unwrap();
+                let found = least(packed.rows(), &exact);
+                println!("{told}: least cosine to the processor's kernels {found:.7}");
+                assert!(found >= near, "{told}: {found}");
+                // The same text among others, in reverse, and alone.
+                let backwards: Vec<&[u32]> = mixed.iter().rev().copied().collect();
+                let backwards = encoder.encode(&backwards).unwrap();
+                let backwards: Vec<&[f32]> = backwards.rows().collect();
+                let close = if arithmetic == Arithmetic::F32 { 0.999_999 } else { 0.999_9 };
+                let found = least(backwards.into_iter().rev(), &packed);
+                assert!(found >= close, "{told}, in reverse: {found}");
+                for (at, ids) in mixed.iter().enumerate() {
+                    let alone = encoder.encode(&[ids]).unwrap();
+                    let found = cosine(alone.row(0), packed.row(at));
+                    assert!(found >= close, "{told}: {} tokens alone: {found}", ids.len());
+                }
+                // Two batches in flight, asked for out of order.
+                let mut start = |part: &[&[u32]]| match encoder.start(part).unwrap() {
+                    Started::Running(batch) => batch,
+                    Started::Done(_) => panic!("a device gives its vectors later"),
+                };
+                let (head, tail) = mixed.split_at(5);
+                let (first, second) = (start(head), start(tail));
+                let (second, first) = (second.finish().unwrap(), first.finish().unwrap());
+                let found = least(first.vectors.rows().chain(second.vectors.rows()), &packed);
+                assert!(found >= close, "{told}, two batches in flight: {found}");
+
+                // What the authors' own code gives.
+                if pooling == Pooling::Mean {
+                    let ids: Vec<Vec<u32>> = golden
+                        .texts
+                        .iter()
+                        .map(|text| tower.tokenizer().tokenize(text).unwrap().ids)
+                        .collect();
+                    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+                    let vectors = encoder.encode(&ids).unwrap();
+                    let found = vectors.rows().zip(&case.whole).map(|(a, b)| cosine(a, b));
+                    let found = found.fold(1., f64::min);
+                    println!("{told}: least cosine to sentence-transformers {found:.7}");
+                    assert!(found >= near, "{told}: {found} to sentence-transformers");
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_an_encoder_cannot_be_is_refused_by_name() {
     let golden = golden();
     let folder = tempfile::tempdir().unwrap();
-    let case = |name: &str| golden.cases.iter().find(|case| case.name == name).unwrap();
     for (family, key, value, told) in [
         ("bert", "position_embedding_type", "relative_key".into(), "position_embedding_type"),
         ("bert", "is_decoder", true.into(), "is_decoder"),
@@ -155,7 +246,7 @@ async fn what_an_encoder_cannot_be_is_refused_by_name() {
         ("new", "rope_scaling", serde_json::json!({"type": "dynamic", "factor": 2.}), "dynamic"),
         ("new", "logn_attention_scale", true.into(), "logn_attention_scale"),
     ] {
-        let case = case(family);
+        let case = golden.case(family);
         write(folder.path(), case, &golden.tokenizer);
         let mut config = case.config.clone();
         config.insert(key.into(), value);
@@ -167,7 +258,7 @@ async fn what_an_encoder_cannot_be_is_refused_by_name() {
         assert!(said.contains(told) && said.contains("config.json"), "{said}");
     }
     // NomicBERT's base grows with the length of a batch beyond the trained one.
-    write(folder.path(), case("nomic_bert, authors"), &golden.tokenizer);
+    write(folder.path(), golden.case("nomic_bert, authors"), &golden.tokenizer);
     let error = resolve(folder.path(), golden.longest + 1, Arithmetic::F32).await.err().unwrap();
     assert!(error.to_string().contains("384 positions"), "{error}");
     // Nothing of an encoder is cut or adapted.
@@ -175,17 +266,24 @@ async fn what_an_encoder_cannot_be_is_refused_by_name() {
         layers: Some(1),
         ..TowerOptions::new(folder.path().to_str().unwrap(), Pooling::Mean)
     };
-    let reporter: std::sync::Arc<dyn scalingnote::observe::Reporter> =
-        std::sync::Arc::new(scalingnote::observe::Silent);
-    let error = Tower::resolve(&options, Path::new("."), &reporter).await.err().unwrap();
+    let error = resolve_as(options).await.err().unwrap();
     assert!(error.to_string().contains("an encoder (nomic_bert)"), "{error}");
+    // The processor has no products in f16, CUDA none in int8.
+    for (arithmetic, device) in
+        [(Arithmetic::F16, DeviceSpec::Cpu { threads: 1 }), (Arithmetic::Int8, DeviceSpec::Cuda(0))]
+    {
+        let tower = resolve(folder.path(), 64, arithmetic).await.unwrap();
+        let error = tower.load(&device).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("it supports f32, bf16 and"), "{error}");
+    }
 }
 
 #[tokio::test]
 async fn a_tensor_that_is_not_what_it_should_be_is_named_before_anything_is_loaded() {
     let golden = golden();
     let folder = tempfile::tempdir().unwrap();
-    let case = golden.cases.iter().find(|case| case.name == "modernbert").unwrap();
+    let case = golden.case("modernbert");
     write(folder.path(), case, &golden.tokenizer);
     let wanted = "layers.1.mlp.Wi.weight";
     let without: Vec<_> = case.tensors.iter().filter(|(name, _)| name != wanted).cloned().collect();

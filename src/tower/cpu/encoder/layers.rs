@@ -174,7 +174,8 @@ impl Model {
 
     /// The embeddings of all tokens, normalised; says how many there are.
     fn embed(&self, w: &mut Workspace, sequences: &[&[u32]]) -> usize {
-        let EncoderConfig { hidden, inner, learned, .. } = self.config;
+        let EncoderConfig { hidden, inner, .. } = self.config;
+        let embedded = self.config.learned.is_some();
         let m: usize = sequences.iter().map(|sequence| sequence.len()).sum();
         for buffer in [&mut w.x, &mut w.normed, &mut w.q, &mut w.attended] {
             buffer.reserve(m * hidden);
@@ -188,17 +189,11 @@ impl Model {
             let len = sequence.len();
             w.spans.push(Span { start, len, query_start: start, queries: len });
             w.positions.extend(0..len as u32);
-            let mut counted = 0;
             let rows = w.x[start * hidden..(start + len) * hidden].chunks_exact_mut(hidden);
-            for (row, id) in rows.zip(*sequence) {
-                let position = match learned {
-                    None => 0,
-                    Some(learned) if learned.padding == Some(*id) => learned.offset - 1,
-                    Some(learned) => {
-                        counted += 1;
-                        learned.offset + counted - 1
-                    }
-                };
+            let placed = self.config.position_rows(sequence).zip(*sequence);
+            for (row, (position, id)) in rows.zip(placed) {
+                // Where positions are not embedded, one row is that of all.
+                let position = if embedded { position as usize } else { 0 };
                 let position = &self.positions[position * hidden..][..hidden];
                 let word = &self.words[*id as usize * hidden..][..hidden];
                 for ((x, word), position) in row.iter_mut().zip(word).zip(position) {

@@ -1,9 +1,10 @@
 //! BERT: learned positions, token types, a norm behind each half of a layer, biases everywhere.
 
 use crate::error::Result;
-use crate::kernel::Window;
 use crate::tower::files::fields::Fields;
-use crate::tower::model::encoder_config::{Biases, EncoderConfig, Learned, Qkv, TensorNames, Up};
+use crate::tower::model::encoder_config::{
+    Biases, EncoderConfig, Learned, Qkv, TensorNames, Up, all_keys,
+};
 
 pub(super) const NAMES: TensorNames = TensorNames {
     prefix: "bert.",
@@ -68,7 +69,7 @@ pub(super) fn of(
         pre_norm: false,
         norm_bias: true,
         biases: Biases::ALL,
-        windows: vec![Window::FULL; layers],
+        windows: all_keys(layers),
         max_positions: positions,
         projected: None,
         names,

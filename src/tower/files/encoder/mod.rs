@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::tower::files::custom_code;
 use crate::tower::files::fields::Fields;
-use crate::tower::model::encoder_config::EncoderConfig;
+use crate::tower::model::encoder_config::{EncoderConfig, MOST_LAYERS};
 
 /// Name of the matrix `[dimensions, hidden]` that a distilled student ends in.
 const PROJECTION: &str = "projection.weight";
@@ -81,7 +81,7 @@ fn check(config: &EncoderConfig) -> Result<()> {
         ("vocabulary size", config.vocab_size, 1 << 22),
         ("hidden size", config.hidden, 1 << 17),
         ("intermediate size", config.inner, 1 << 20),
-        ("number of layers", config.layers, 1 << 12),
+        ("number of layers", config.layers, MOST_LAYERS),
         ("number of heads", config.heads, 1 << 12),
         ("longest sequence", config.max_positions, 1 << 24),
     ] {

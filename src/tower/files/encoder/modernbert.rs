@@ -8,7 +8,9 @@ use super::rotary;
 use crate::error::{Error, Result};
 use crate::kernel::Window;
 use crate::tower::files::fields::Fields;
-use crate::tower::model::encoder_config::{Biases, EncoderConfig, Qkv, Rotary, TensorNames, Up};
+use crate::tower::model::encoder_config::{
+    Biases, EncoderConfig, Qkv, Rotary, TensorNames, Up, all_keys,
+};
 
 const NAMES: TensorNames = TensorNames {
     prefix: "model.",
@@ -63,8 +65,10 @@ fn windows(fields: Fields<'_>) -> Result<Vec<Window>> {
     let layers = fields.count("num_hidden_layers")?;
     let Some(types) = fields.get("layer_types") else {
         let every = fields.whole("global_attn_every_n_layers")?.unwrap_or(3);
-        let one = |at: usize| if at.is_multiple_of(every) { Window::FULL } else { local };
-        return Ok((0..layers).map(one).collect());
+        let mut windows = all_keys(layers);
+        let locals = windows.iter_mut().enumerate().filter(|(at, _)| !at.is_multiple_of(every));
+        locals.for_each(|(_, window)| *window = local);
+        return Ok(windows);
     };
     let types = types.as_array().filter(|types| types.len() == layers);
     let types = types.ok_or_else(|| {

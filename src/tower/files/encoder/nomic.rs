@@ -7,9 +7,11 @@ use serde_json::Value;
 
 use super::rotary;
 use crate::error::{Error, Result};
-use crate::kernel::{Activation, Window};
+use crate::kernel::Activation;
 use crate::tower::files::fields::Fields;
-use crate::tower::model::encoder_config::{Biases, EncoderConfig, Qkv, Rotary, TensorNames, Up};
+use crate::tower::model::encoder_config::{
+    Biases, EncoderConfig, Qkv, Rotary, TensorNames, Up, all_keys,
+};
 
 const GATED: TensorNames = TensorNames {
     prefix: "bert.",
@@ -84,7 +86,7 @@ pub(super) fn read(fields: Fields<'_>) -> Result<EncoderConfig> {
         pre_norm: false,
         norm_bias: true,
         biases,
-        windows: vec![Window::FULL; layers],
+        windows: all_keys(layers),
         max_positions,
         projected: None,
         names,

@@ -116,6 +116,7 @@ fn impossible_numbers_are_refused() {
         ("hidden_size", json!("wide")),
         ("vocab_size", json!(-3)),
         ("num_hidden_layers", Value::Null),
+        ("num_hidden_layers", json!(1u64 << 50)),
         ("norm_eps", json!(0)),
         ("global_rope_theta", json!(0.5)),
         ("num_attention_heads", json!(256)),

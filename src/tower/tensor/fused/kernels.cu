@@ -70,36 +70,72 @@ __device__ __forceinline__ void gated(const T *gate_up, T *out, u64 rows, u64 wi
     ((P *)out)[at] = result;
 }
 
-// out[0] = x + change, out[1] = its RMS norm times weight. One block a row, `width` packs.
+// activation(up + bias), `width` packs a row; one thread makes one pack.
 template <class T, int N>
-__device__ __forceinline__ void add_norm(const T *x, const T *change, const T *weight, T *out, u64 rows, u32 width,
+__device__ __forceinline__ void activated(const T *up, const T *bias, T *out, u64 rows, u64 width, u32 activation) {
+    typedef Pack<T, N> P;
+    u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= rows * width) return;
+    P x = ((const P *)up)[at], b = ((const P *)bias)[at % width], result;
+#pragma unroll
+    for (int i = 0; i < N; i++) put(&result.at[i], activate(get(x.at[i]) + get(b.at[i]), activation));
+    ((P *)out)[at] = result;
+}
+
+// The sum over a block, in every thread of it.
+__device__ __forceinline__ float block_sum(float x) {
+    __shared__ float parts[32];
+    x = warp_sum(x);
+    // The parts of the sum before are read by then.
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
+    __syncthreads();
+    return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? parts[threadIdx.x % 32] : 0.0f);
+}
+
+// out[0] = x + change, out[1] = its norm. RMS: times the one row of `table`. LAYER: its first row is added to change, the second
+// is the weight, the third the bias. One block a row, `width` packs.
+template <class T, int N, bool LAYER>
+__device__ __forceinline__ void add_norm(const T *x, const T *change, const T *table, T *out, u64 rows, u32 width,
                                          float epsilon) {
     typedef Pack<T, N> P;
     u64 start = (u64)blockIdx.x * width;
-    const P *xs = (const P *)x + start, *changes = (const P *)change + start, *weights = (const P *)weight;
+    const P *xs = (const P *)x + start, *changes = (const P *)change + start, *adds = (const P *)table;
+    const P *weights = LAYER ? adds + width : adds, *biases = weights + width;
     P *sums = (P *)out + start, *normal = (P *)out + rows * width + start;
-    float square = 0.0f;
+    float total = 0.0f, square = 0.0f;
     for (u32 at = threadIdx.x; at < width; at += blockDim.x) {
-        P a = xs[at], b = changes[at], sum;
+        P a = xs[at], b = changes[at], add, sum;
+        if (LAYER) add = adds[at];
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            put(&sum.at[i], get(a.at[i]) + get(b.at[i]));
+            put(&sum.at[i], get(a.at[i]) + (LAYER ? get(b.at[i]) + get(add.at[i]) : get(b.at[i])));
             float rounded = get(sum.at[i]);
+            total += rounded;
             square += rounded * rounded;
         }
         sums[at] = sum;
     }
-    __shared__ float parts[32];
-    square = warp_sum(square);
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = square;
-    __syncthreads();
-    square = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? parts[threadIdx.x % 32] : 0.0f);
-    float scale = rsqrtf(square / (float)(width * N) + epsilon);
     // Each thread reads what it wrote itself.
-    for (u32 at = threadIdx.x; at < width; at += blockDim.x) {
-        P sum = sums[at], by = weights[at], result;
+    float mean = 0.0f;
+    if (LAYER) {
+        mean = block_sum(total) / (float)(width * N);
+        square = 0.0f;
+        for (u32 at = threadIdx.x; at < width; at += blockDim.x) {
+            P sum = sums[at];
 #pragma unroll
-        for (int i = 0; i < N; i++) put(&result.at[i], get(sum.at[i]) * scale * get(by.at[i]));
+            for (int i = 0; i < N; i++) square += (get(sum.at[i]) - mean) * (get(sum.at[i]) - mean);
+        }
+    }
+    float scale = rsqrtf(block_sum(square) / (float)(width * N) + epsilon);
+    for (u32 at = threadIdx.x; at < width; at += blockDim.x) {
+        P sum = sums[at], by = weights[at], bias, result;
+        if (LAYER) bias = biases[at];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            float value = (get(sum.at[i]) - mean) * scale * get(by.at[i]);
+            put(&result.at[i], LAYER ? value + get(bias.at[i]) : value);
+        }
         normal[at] = result;
     }
 }
@@ -138,6 +174,16 @@ __device__ __forceinline__ void turn(const T *qkv, const float *angles, const u3
     }
 }
 
+#define NORMS(T, NAME, N, KERNEL, LAYER)                                                                                \
+    extern "C" __global__ void KERNEL##_##NAME##_1(const T *x, const T *change, const T *table, T *out, u64 rows,       \
+                                                   u32 width, float epsilon) {                                          \
+        add_norm<T, 1, LAYER>(x, change, table, out, rows, width, epsilon);                                             \
+    }                                                                                                                   \
+    extern "C" __global__ void KERNEL##_##NAME##_##N(const T *x, const T *change, const T *table, T *out, u64 rows,     \
+                                                     u32 width, float epsilon) {                                        \
+        add_norm<T, N, LAYER>(x, change, table, out, rows, width, epsilon);                                             \
+    }
+
 #define KERNELS(T, NAME, N)                                                                                             \
     extern "C" __global__ void gated_##NAME##_1(const T *x, T *out, u64 rows, u64 width, u32 activation) {              \
         gated<T, 1>(x, out, rows, width, activation);                                                                   \
@@ -145,14 +191,16 @@ __device__ __forceinline__ void turn(const T *qkv, const float *angles, const u3
     extern "C" __global__ void gated_##NAME##_##N(const T *x, T *out, u64 rows, u64 width, u32 activation) {            \
         gated<T, N>(x, out, rows, width, activation);                                                                   \
     }                                                                                                                   \
-    extern "C" __global__ void add_norm_##NAME##_1(const T *x, const T *change, const T *weight, T *out, u64 rows,      \
-                                                   u32 width, float epsilon) {                                          \
-        add_norm<T, 1>(x, change, weight, out, rows, width, epsilon);                                                   \
+    extern "C" __global__ void activated_##NAME##_1(const T *x, const T *bias, T *out, u64 rows, u64 width,             \
+                                                    u32 activation) {                                                   \
+        activated<T, 1>(x, bias, out, rows, width, activation);                                                         \
     }                                                                                                                   \
-    extern "C" __global__ void add_norm_##NAME##_##N(const T *x, const T *change, const T *weight, T *out, u64 rows,    \
-                                                     u32 width, float epsilon) {                                        \
-        add_norm<T, N>(x, change, weight, out, rows, width, epsilon);                                                   \
+    extern "C" __global__ void activated_##NAME##_##N(const T *x, const T *bias, T *out, u64 rows, u64 width,           \
+                                                      u32 activation) {                                                 \
+        activated<T, N>(x, bias, out, rows, width, activation);                                                         \
     }                                                                                                                   \
+    NORMS(T, NAME, N, add_norm, false)                                                                                  \
+    NORMS(T, NAME, N, add_layer_norm, true)                                                                             \
     extern "C" __global__ void turn_##NAME(const T *qkv, const float *angles, const u32 *positions, const float *norms, \
                                            T *out, u64 tokens, u32 heads, u32 kv_heads, u32 head_dim, float epsilon,    \
                                            float scale) {                                                               \

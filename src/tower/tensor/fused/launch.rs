@@ -9,6 +9,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_
 use candle_core::cuda_backend::{CudaDType, CudaStorageSlice};
 use candle_core::{CudaStorage, Error, Layout, Result, Storage, Tensor, bail};
 
+use super::add_norm::NormKind;
 use super::element::range;
 
 /// An input of an operation.
@@ -120,24 +121,64 @@ pub(super) fn gated(
     by_element!(input.0, typed(input, rows, width, activation))
 }
 
+/// `inputs` are the product and its bias, `activation` is its number in the kernel.
+pub(super) fn activated(
+    inputs: [Input<'_>; 2],
+    rows: usize,
+    width: usize,
+    activation: u32,
+) -> Result<CudaStorage> {
+    fn typed<T: Kernel>(
+        inputs: [Input<'_>; 2],
+        rows: usize,
+        width: usize,
+        activation: u32,
+    ) -> Result<CudaStorage> {
+        let device = &inputs[0].0.device;
+        let pack = pack::<T>(width, &inputs);
+        let name = format!("activated_{}_{pack}", T::NAME);
+        let kernel = device.get_or_load_custom_func(&name, "scalingnote", ptx()?)?;
+        let [x, bias] = inputs.map(view::<T>);
+        let (x, bias) = (x?, bias?);
+        // SAFETY: the kernel writes every element.
+        let mut out = unsafe { device.alloc::<T>(rows * width) }?;
+        let (rows, width) = (rows as u64, (width / pack) as u64);
+        if rows * width > 0 {
+            let config = blocks(rows * width)?;
+            let mut call = kernel.builder();
+            call.arg(&x).arg(&bias).arg(&mut out).arg(&rows).arg(&width).arg(&activation);
+            // SAFETY: arguments as the kernel declares them; x and out have rows width packs, bias a row, and threads
+            // beyond do nothing.
+            unsafe { call.launch(config) }.map_err(Error::wrap)?;
+        }
+        Ok(CudaStorage::wrap_cuda_slice(out, device.clone()))
+    }
+    by_element!(inputs[0].0, typed(inputs, rows, width, activation))
+}
+
+/// `inputs` are x, its change and the table of the norm.
 pub(super) fn add_norm(
     inputs: [Input<'_>; 3],
     rows: usize,
     width: usize,
-    epsilon: f32,
+    norm: (NormKind, f32),
 ) -> Result<CudaStorage> {
     fn typed<T: Kernel>(
         inputs: [Input<'_>; 3],
         rows: usize,
         width: usize,
-        epsilon: f32,
+        (kind, epsilon): (NormKind, f32),
     ) -> Result<CudaStorage> {
         let device = &inputs[0].0.device;
         let pack = pack::<T>(width, &inputs);
-        let name = format!("add_norm_{}_{pack}", T::NAME);
+        let step = match kind {
+            NormKind::Rms => "add_norm",
+            NormKind::Layer => "add_layer_norm",
+        };
+        let name = format!("{step}_{}_{pack}", T::NAME);
         let kernel = device.get_or_load_custom_func(&name, "scalingnote", ptx()?)?;
-        let [x, change, weight] = inputs.map(view::<T>);
-        let (x, change, weight) = (x?, change?, weight?);
+        let [x, change, table] = inputs.map(view::<T>);
+        let (x, change, table) = (x?, change?, table?);
         // SAFETY: the kernel writes every element.
         let mut out = unsafe { device.alloc::<T>(2 * rows * width) }?;
         let (rows, width) = (rows as u64, (width / pack) as u32);
@@ -145,15 +186,15 @@ pub(super) fn add_norm(
             // A block a row.
             let config = blocks(rows * u64::from(THREADS))?;
             let mut call = kernel.builder();
-            call.arg(&x).arg(&change).arg(&weight).arg(&mut out).arg(&rows).arg(&width);
+            call.arg(&x).arg(&change).arg(&table).arg(&mut out).arg(&rows).arg(&width);
             call.arg(&epsilon);
-            // SAFETY: arguments as the kernel declares them; x and change have rows width packs, weight a row, out twice
-            // as many as x.
+            // SAFETY: arguments as the kernel declares them; x and change have rows width packs, the table a row or
+            // three, as its shape was checked to have, out twice as many as x.
             unsafe { call.launch(config) }.map_err(Error::wrap)?;
         }
         Ok(CudaStorage::wrap_cuda_slice(out, device.clone()))
     }
-    by_element!(inputs[0].0, typed(inputs, rows, width, epsilon))
+    by_element!(inputs[0].0, typed(inputs, rows, width, norm))
 }
 
 /// `sizes` are heads, key/value heads and their width; `factors` epsilon, and what queries are multiplied by.

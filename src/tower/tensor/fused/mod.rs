@@ -12,8 +12,8 @@ mod heads;
 #[cfg(feature = "cuda")]
 mod launch;
 
-pub(super) use add_norm::add_norm;
-pub(super) use gated::gated;
+pub(super) use add_norm::{NormKind, add_norm};
+pub(super) use gated::{activated, gated};
 pub(super) use heads::{Heads, Turned};
 
 #[cfg(test)]
@@ -109,13 +109,26 @@ mod tests {
                 }
 
                 let [x, change] = [0., 0.].map(|mean| as_dtype(random(mean, &[2, width])));
-                let weight = as_dtype(random(1., &[width]));
-                let (sum, normal) = add_norm(&x, &change, &weight, 1e-5).unwrap();
-                let expected = Tensor::stack(&[&sum, &normal], 0).unwrap();
-                let arguments = format!("add_norm {name} {pack} 2 {} 1e-5", width / pack);
-                let found = kernels.run(arguments, &[&x, &change, &weight], &expected);
-                close(&found, &expected, tolerance);
-                close(&found.get(0).unwrap(), &sum, 0.);
+                let bias = as_dtype(random(0., &[width]));
+                for activation in [Silu, GeluTanh, Gelu, Relu] {
+                    let expected = activated(&x, &bias, activation).unwrap();
+                    let (packs, function) = (width / pack, number(activation));
+                    let arguments = format!("activated {name} {pack} 2 {packs} {function}");
+                    close(&kernels.run(arguments, &[&x, &bias], &expected), &expected, tolerance);
+                }
+
+                for (kind, number, shape) in
+                    [(NormKind::Rms, 0, vec![width]), (NormKind::Layer, 1, vec![3, width])]
+                {
+                    let table = as_dtype(random(1., &shape));
+                    let (sum, normal) = add_norm(&x, &change, &table, (kind, 1e-5)).unwrap();
+                    let expected = Tensor::stack(&[&sum, &normal], 0).unwrap();
+                    let arguments =
+                        format!("add_norm {name} {pack} 2 {} 1e-5 {number}", width / pack);
+                    let found = kernels.run(arguments, &[&x, &change, &table], &expected);
+                    close(&found, &expected, tolerance);
+                    close(&found.get(0).unwrap(), &sum, 0.);
+                }
             }
             // Heads narrower and wider than a warp.
             for (head_dim, normal) in [(6, false), (6, true), (80, false), (80, true)] {

@@ -2,7 +2,8 @@
 // turns, which change where a warp or a block exchanges values.
 //
 //     on_processor gated ELEMENT PACK ROWS WIDTH ACTIVATION
-//     on_processor add_norm ELEMENT PACK ROWS WIDTH EPSILON
+//     on_processor activated ELEMENT PACK ROWS WIDTH ACTIVATION
+//     on_processor add_norm ELEMENT PACK ROWS WIDTH EPSILON LAYER
 //     on_processor turn ELEMENT NORMS TOKENS HEADS KV_HEADS HEAD_DIM EPSILON SCALE
 //
 // WIDTH counts packs. Standard input has the arrays one after the other, standard output gets the result.
@@ -149,10 +150,19 @@ template <class T, int N> static int run(int argc, char **argv) {
             T *x = input<T>(2 * rows * width * N);
             u32 activation = (u32)number(6);
             launch(rows * width, [=] { gated<T, N>(x, out, rows, width, activation); });
+        } else if (kernel == "activated") {
+            T *x = input<T>(rows * width * N), *bias = input<T>(width * N);
+            u32 activation = (u32)number(6);
+            launch(rows * width, [=] { activated<T, N>(x, bias, out, rows, width, activation); });
         } else {
-            T *x = input<T>(rows * width * N), *change = input<T>(rows * width * N), *weight = input<T>(width * N);
+            bool layer = number(7);
+            T *x = input<T>(rows * width * N), *change = input<T>(rows * width * N);
+            T *table = input<T>((layer ? 3 : 1) * width * N);
             float epsilon = real(6);
-            launch(rows * THREADS, [=] { add_norm<T, N>(x, change, weight, out, rows, (u32)width, epsilon); });
+            launch(rows * THREADS, [=] {
+                if (layer) add_norm<T, N, true>(x, change, table, out, rows, (u32)width, epsilon);
+                else add_norm<T, N, false>(x, change, table, out, rows, (u32)width, epsilon);
+            });
         }
     }
     return fwrite(out, sizeof(T), count, stdout) == count ? 0 : 4;
