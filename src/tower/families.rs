@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::tower::files::config::FAMILIES;
 use crate::tower::files::encoder;
-use crate::tower::files::gguf_config::ARCHITECTURES;
+use crate::tower::files::{gguf_config, gguf_encoder};
 
 /// Rows of the table: the family, and whether it stands under GGUF as one.
 fn table() -> BTreeMap<String, bool> {
@@ -32,11 +32,13 @@ fn the_table_has_the_families_that_are_opened() {
     assert_eq!(table.keys().collect::<Vec<_>>(), opened, "benches/README.md, Families");
     let gguf: Vec<&str> =
         table.iter().filter(|(_, gguf)| **gguf).map(|(family, _)| family.as_str()).collect();
-    let mut read: Vec<&str> = ARCHITECTURES
+    let mut read: Vec<&str> = gguf_config::ARCHITECTURES
         .into_iter()
+        .chain(gguf_encoder::ARCHITECTURES)
         .map(|architecture| match architecture {
             "llama-embed" => "llama",
             "gemma3" | "gemma-embedding" => "gemma3_text",
+            "nomic-bert" => "nomic_bert",
             same => same,
         })
         // Its files say `llama`: the converter stores them as such.

@@ -16,7 +16,7 @@ use crate::tower::files::safetensors::SafetensorsWeights;
 use crate::tower::files::sentence::{AddedTokens, Card};
 use crate::tower::files::weights::GgufWeights;
 use crate::tower::files::whole::present;
-use crate::tower::files::{gguf_config, gguf_modules};
+use crate::tower::files::{gguf_config, gguf_encoder, gguf_modules};
 use crate::tower::model::encoder_config::EncoderConfig;
 use crate::tower::tokenize::gguf as gguf_tokenizer;
 use crate::tower::tokenize::tokenizer::Definition;
@@ -131,7 +131,11 @@ pub(super) struct Opened {
 
 pub(super) fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
     let gguf = Gguf::open(path)?;
-    let config = gguf_config::from_gguf(&gguf)?;
+    let encoder = gguf_encoder::from_gguf(&gguf)?;
+    let decoder = match encoder {
+        None => Some(gguf_config::from_gguf(&gguf)?),
+        Some(_) => None,
+    };
     let definition = match &options.tokenizer {
         None => gguf_tokenizer::from_gguf(&gguf)?,
         Some(tokenizer) => {
@@ -150,8 +154,18 @@ pub(super) fn open_gguf(path: &Path, options: &TowerOptions) -> Result<Opened> {
         modules: gguf_modules::read(&gguf)?,
         ..Card::default()
     };
-    let weights = GgufWeights::new(gguf, &config);
-    let model = Model::Decoder { config, weights: Box::new(weights) };
+    let model = match (encoder, decoder) {
+        (Some(config), _) => {
+            let weights = GgufWeights::by_own_names(gguf);
+            encoder_tower::check(&config, &weights, |name, shape| weights.check(name, shape))?;
+            Model::Encoder { config, weights: Box::new(weights) }
+        }
+        (None, Some(config)) => {
+            let weights = Box::new(GgufWeights::new(gguf, &config));
+            Model::Decoder { config, weights }
+        }
+        (None, None) => return Err(Error::internal("a model is an encoder or a decoder")),
+    };
     let (beyond, teacher, family_by) = (None, None, "general.architecture");
     Ok(Opened { model, digest, beyond, definition, teacher, card, family_by, licence })
 }

@@ -2,9 +2,10 @@
 
     model_files.py PROGRAM FOLDER
 
-MiniLM's real weights (parity.py) with texts truncated on the left, and with special tokens in texts taken as control tokens. Then
-its weights are stored as a pickle, and its tokenizer as a vocabulary alone: the commands that PROGRAM names must make of them what
-it reads, with the same vector. Exit code 1 where a cosine is too small or a command does not help.
+MiniLM's real weights (parity.py) with texts truncated on the left, with special tokens in texts taken as control tokens, and, where
+the package `gguf` is there, out of a GGUF file. Then its weights are stored as a pickle, and its tokenizer as a vocabulary alone:
+the commands that PROGRAM names must make of them what it reads, with the same vector. Exit code 1 where a cosine is too small or a
+command does not help.
 """
 
 import json
@@ -21,6 +22,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Normalize
 
 from parity import LEAST, TEXTS, cosine, minilm, ours, save
+
+try:
+    import gguf
+except ImportError:
+    gguf = None
 
 SPECIAL = ["[CLS] written in [SEP] a text", "a [MASK]", "[PAD]"]
 PIPELINE = """version = 2
@@ -42,10 +48,10 @@ def encoded(program, folder, model, keys, texts, side=()):
     return [ours(program, pipeline, list(side), text) for text in texts]
 
 
-def least(name, found, expected):
+def least(name, found, expected, bound=LEAST["f32"]):
     near = min(map(cosine, found, expected))
     print(f"| {name} | {near:.7f} |", flush=True)
-    return near < LEAST["f32"]
+    return near < bound
 
 
 def left(program, folder):
@@ -68,6 +74,57 @@ def special(program, folder):
     failed = least("special tokens as control tokens", found, expected)
     # By default they are text, which is something else.
     return failed | (min(map(cosine, encoded(program, folder, model, "", SPECIAL), expected)) > 0.99)
+
+
+def write_gguf(path, model, kind):
+    """MiniLM as llama.cpp's converter writes it, by the names of its own Python package."""
+    config = json.loads((model / "config.json").read_text())
+    writer = gguf.GGUFWriter(str(path), gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.BERT])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_layer_norm_eps(config["layer_norm_eps"])
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    special = {token["id"] for token in tokenizer["added_tokens"]}
+    tokens = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    begun = [
+        token if at in special else token[2:] if token.startswith("##") else "\u2581" + token for at, token in enumerate(tokens)
+    ]
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(begun)
+    normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
+    writer.add_token_types([control if at in special else normal for at in range(len(tokens))])
+    gguf.SpecialVocab(model, n_vocab=len(tokens)).add_to_gguf(writer)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, config["num_hidden_layers"])
+    for name, tensor in load_file(model / "model.safetensors").items():
+        if "pooler" in name or "position_ids" in name:
+            continue
+        stem, part = name.rsplit(".", 1)
+        values = tensor.float().numpy()
+        own = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else kind
+        writer.add_tensor(f"{names.get_name(stem)}.{part}", gguf.quants.quantize(values, own), raw_dtype=own)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def out_of_gguf(program, folder):
+    if gguf is None:
+        print("skipped: MiniLM out of GGUF, for want of the Python package gguf", file=sys.stderr)
+        return False
+    real, failed = minilm(folder), False
+    reference = SentenceTransformer(str(real), device="cpu")
+    expected, longest = reference.encode(TEXTS), f"max_tokens = {reference.max_seq_length}"
+    for kind, bound in (("F32", LEAST["f32"]), ("F16", LEAST["f32"]), ("Q8_0", 0.999)):
+        path = folder / f"minilm-{kind}.gguf"
+        write_gguf(path, real, gguf.GGMLQuantizationType[kind])
+        failed |= least(f"MiniLM out of GGUF, {kind}", encoded(program, folder, path, longest, TEXTS), expected, bound)
+    return failed
 
 
 def converted(program, folder):
@@ -98,7 +155,7 @@ def main(program, folder):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "notes.jsonl").write_text('{"id": 1, "body": "x"}\n')
     print("| | least cosine |\n|---|--:|")
-    failed = [check(program, folder) for check in (left, special, converted)]
+    failed = [check(program, folder) for check in (left, special, out_of_gguf, converted)]
     return int(any(failed))
 
 

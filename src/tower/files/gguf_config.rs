@@ -3,12 +3,13 @@
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::tower::files::config::check;
 use crate::tower::files::gguf::{Gguf, Value};
+use crate::tower::files::gguf_encoder::ARCHITECTURES as ENCODERS;
 use crate::tower::files::sentence::Said;
 use crate::tower::files::weights::GgufWeights;
 use crate::tower::{DecoderConfig, Gemma, Sliding};
 use crate::types::Pooling;
 
-/// Architectures, by llama.cpp's names, whose files are read. Mistral's say `llama`; `llama-embed` is NVIDIA's Llama without a
+/// Architectures of decoders, by llama.cpp's names, whose files are read. Mistral's say `llama`; `llama-embed` is NVIDIA's Llama without a
 /// causal mask, `gemma-embedding` EmbeddingGemma.
 pub(crate) const ARCHITECTURES: [&str; 6] =
     ["llama", "llama-embed", "qwen2", "qwen3", "gemma3", "gemma-embedding"];
@@ -18,7 +19,49 @@ const PATTERN: usize = 6;
 /// Layers of the one Gemma 3 (27B) whose scores are not divided by the root of the head's width.
 const LARGEST_GEMMA: usize = 62;
 
-/// The architecture that a GGUF file describes.
+/// The metadata of one architecture.
+#[derive(Clone, Copy)]
+pub(super) struct Keys<'a> {
+    pub(super) gguf: &'a Gguf,
+    pub(super) architecture: &'a str,
+}
+
+impl Keys<'_> {
+    pub(super) fn key(self, name: &str) -> String {
+        format!("{}.{name}", self.architecture)
+    }
+
+    /// A positive whole number, `None` where the key is absent.
+    fn optional(self, name: &str) -> Result<Option<usize>> {
+        let key = self.key(name);
+        let Some(value) = self.gguf.integer(&key)? else { return Ok(None) };
+        let value = usize::try_from(value).ok().filter(|value| *value > 0);
+        value.map(Some).ok_or_else(|| self.gguf.wrong(&key, "a positive whole number"))
+    }
+
+    /// The same, which has to be there.
+    pub(super) fn needed(self, name: &str) -> Result<usize> {
+        self.optional(name)?.ok_or_else(|| self.absent(name))
+    }
+
+    /// A number that has to be there.
+    pub(super) fn float(self, name: &str) -> Result<f64> {
+        self.gguf.float(&self.key(name))?.ok_or_else(|| self.absent(name))
+    }
+
+    fn absent(self, name: &str) -> Error {
+        Error::corrupt(format!("it has no {}", self.key(name)))
+    }
+
+    pub(super) fn refuse_experts(self) -> Result<()> {
+        match self.gguf.integer(&self.key("expert_count"))? {
+            Some(1..) => Err(Error::unsupported("mixtures of experts are not supported")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The decoder that a GGUF file describes.
 ///
 /// # Errors
 /// Unsupported for another architecture or RoPE scaling; Corrupt for a missing or impossible number.
@@ -54,9 +97,10 @@ fn read(gguf: &Gguf) -> Result<DecoderConfig> {
         .string("general.architecture")?
         .ok_or_else(|| Error::corrupt("it has no general.architecture"))?;
     if !ARCHITECTURES.contains(&architecture) {
+        let known: Vec<&str> = ARCHITECTURES.into_iter().chain(ENCODERS).collect();
         return Err(Error::unsupported(format!(
             "GGUF files of the architecture {architecture:?} are not supported ({} are)",
-            ARCHITECTURES.join(", ")
+            known.join(", ")
         )));
     }
     let gemma = matches!(architecture, "gemma3" | "gemma-embedding");
@@ -65,18 +109,9 @@ fn read(gguf: &Gguf) -> Result<DecoderConfig> {
         _ if gemma => "gemma3_text",
         other => other,
     };
-    let key = |name: &str| format!("{architecture}.{name}");
-    let optional = |name: &str| match gguf.integer(&key(name))? {
-        None => Ok(None),
-        Some(value) => usize::try_from(value)
-            .ok()
-            .filter(|value| *value > 0)
-            .map(Some)
-            .ok_or_else(|| gguf.wrong(&key(name), "a positive whole number")),
-    };
-    let needed = |name: &str| {
-        optional(name)?.ok_or_else(|| Error::corrupt(format!("it has no {}", key(name))))
-    };
+    let keys = Keys { gguf, architecture };
+    let key = |name: &str| keys.key(name);
+    let (optional, needed) = (|name| keys.optional(name), |name| keys.needed(name));
     let hidden_size = needed("embedding_length")?;
     let heads = needed("attention.head_count")?;
     let head_dim = match optional("attention.key_length")? {
@@ -89,9 +124,7 @@ fn read(gguf: &Gguf) -> Result<DecoderConfig> {
     if optional("rope.dimension_count")?.is_some_and(|width| width != head_dim) {
         return Err(Error::unsupported("RoPE over a part of each head is not supported"));
     }
-    if gguf.integer(&key("expert_count"))?.is_some_and(|experts| experts > 0) {
-        return Err(Error::unsupported("mixtures of experts are not supported"));
-    }
+    keys.refuse_experts()?;
     // llama.cpp knows these two not to be, whether the file says so or not.
     let around = matches!(architecture, "llama-embed" | "gemma-embedding");
     let causal = gguf.bool(&key("attention.causal"))?.unwrap_or(!around);
@@ -132,9 +165,7 @@ fn read(gguf: &Gguf) -> Result<DecoderConfig> {
         heads,
         kv_heads: optional("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
-        rms_norm_eps: gguf
-            .float(&key("attention.layer_norm_rms_epsilon"))?
-            .ok_or_else(|| Error::corrupt("it has no attention.layer_norm_rms_epsilon"))?,
+        rms_norm_eps: keys.float("attention.layer_norm_rms_epsilon")?,
         rope_theta: gguf.float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
         rope_factors: None,
         rope_scale: 1.0,

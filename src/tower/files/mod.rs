@@ -8,6 +8,7 @@ mod fields;
 mod foreign;
 pub(crate) mod gguf;
 pub(crate) mod gguf_config;
+pub(crate) mod gguf_encoder;
 pub(crate) mod gguf_modules;
 pub(crate) mod hub;
 pub(crate) mod licence;

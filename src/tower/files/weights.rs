@@ -40,10 +40,20 @@ pub(crate) fn from_bf16(bytes: [u8; 2]) -> f32 {
 /// Weights of a GGUF file, dequantised one tensor at a time.
 pub(crate) struct GgufWeights {
     gguf: Gguf,
-    /// Query and key heads where their rows are stored in interleaved rotary order.
-    interleaved: Option<(usize, usize)>,
-    /// Whether a layer has Gemma's four norms.
-    four_norms: bool,
+    names: Names,
+}
+
+/// By which names tensors are asked for.
+enum Names {
+    /// Hugging Face's of a decoder.
+    Decoder {
+        /// Query and key heads where their rows are stored in interleaved rotary order.
+        interleaved: Option<(usize, usize)>,
+        /// Whether a layer has Gemma's four norms.
+        four_norms: bool,
+    },
+    /// The file's own.
+    Own,
 }
 
 impl GgufWeights {
@@ -51,7 +61,28 @@ impl GgufWeights {
     /// other architectures keep Hugging Face's order.
     pub(crate) fn new(gguf: Gguf, config: &DecoderConfig) -> Self {
         let interleaved = (config.family == "llama").then_some((config.heads, config.kv_heads));
-        Self { gguf, interleaved, four_norms: config.gemma.is_some() }
+        let four_norms = config.gemma.is_some();
+        Self { gguf, names: Names::Decoder { interleaved, four_norms } }
+    }
+
+    /// Tensors by the file's own names, as an encoder's configuration has them.
+    pub(crate) fn by_own_names(gguf: Gguf) -> Self {
+        Self { gguf, names: Names::Own }
+    }
+
+    fn stored_name(&self, name: &str) -> Option<String> {
+        match self.names {
+            Names::Decoder { four_norms, .. } => gguf_name(name, four_norms),
+            Names::Own => Some(name.to_owned()),
+        }
+    }
+
+    /// Looks whether a tensor is there, of this shape.
+    ///
+    /// # Errors
+    /// Input, naming file and tensor.
+    pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.find(name, shape).map(drop).context(|| self.gguf.path.display().to_string())
     }
 
     /// Tensor of the file's own name, dequantised.
@@ -78,7 +109,7 @@ impl GgufWeights {
 
     /// Where a tensor lies, and its name in the file.
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&TensorEntry, String)> {
-        let stored = gguf_name(name, self.four_norms).ok_or_else(|| missing(name))?;
+        let stored = self.stored_name(name).ok_or_else(|| missing(name))?;
         let entry = self.gguf.tensors.get(&stored).ok_or_else(|| missing(name))?;
         if entry.shape != shape {
             return Err(wrong_shape(name, &entry.shape, shape));
@@ -88,7 +119,9 @@ impl GgufWeights {
 
     /// The number of heads whose rows have to be put in order.
     fn interleaved_heads(&self, name: &str) -> Option<usize> {
-        let (heads, kv_heads) = self.interleaved?;
+        let Names::Decoder { interleaved: Some((heads, kv_heads)), .. } = self.names else {
+            return None;
+        };
         if name.contains(".self_attn.q_proj.") {
             Some(heads)
         } else {
@@ -109,8 +142,7 @@ impl WeightSource for GgufWeights {
     }
 
     fn contains(&self, name: &str) -> bool {
-        gguf_name(name, self.four_norms)
-            .is_some_and(|stored| self.gguf.tensors.contains_key(&stored))
+        self.stored_name(name).is_some_and(|stored| self.gguf.tensors.contains_key(&stored))
     }
 
     fn q8_0(&self, name: &str, shape: &[usize; 2]) -> Result<Option<Vec<u8>>> {

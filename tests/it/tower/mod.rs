@@ -3,6 +3,7 @@
 mod authors;
 mod broken;
 mod device;
+mod encoder_gguf;
 mod encoders;
 mod families;
 pub mod golden;

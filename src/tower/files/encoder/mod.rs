@@ -75,7 +75,10 @@ pub(crate) fn read<'a>(
 }
 
 /// Refuses numbers that no encoder can have, so that later arithmetic can trust them.
-fn check(config: &EncoderConfig) -> Result<()> {
+///
+/// # Errors
+/// Corrupt, naming the number.
+pub(crate) fn check(config: &EncoderConfig) -> Result<()> {
     let wrong = |message: String| Err(Error::corrupt(message));
     for (what, size, most) in [
         ("vocabulary size", config.vocab_size, 1 << 22),
