@@ -37,17 +37,18 @@ impl Kept {
     }
 }
 
-/// Keeps the parameters of a look, if it is one of the `most` best; those before the first step are none. `kept` is in
-/// order, the best first.
+/// Keeps the parameters of a look, if it is one of the `most` best; those before step `from` are none. `kept` is in order,
+/// the best first.
 pub(super) fn offer(
     kept: &mut Vec<Kept>,
     look: &ValidationRecord,
     most: usize,
+    from: u64,
     optimizer: &AdamW,
     folder: &Path,
 ) -> Result<()> {
     let own = Kept::of(look);
-    if own.step == 0 {
+    if own.step < from {
         return Ok(());
     }
     kept.retain(|one| one.step != own.step);
@@ -166,7 +167,7 @@ mod tests {
         let mut kept = Vec::new();
         for look in &looks {
             set(look.step as f32);
-            offer(&mut kept, look, 2, &adam, dir.path()).unwrap();
+            offer(&mut kept, look, 2, 1, &adam, dir.path()).unwrap();
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
         sweep(&kept, dir.path()).unwrap();

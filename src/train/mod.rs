@@ -12,6 +12,7 @@ mod distill;
 mod files;
 mod gradients;
 mod keep;
+mod large_stack;
 mod mine;
 mod model;
 mod optimizer;
@@ -28,12 +29,12 @@ pub use contrast::{
 pub use distill::{
     DistillOptions, PackOptions, Teacher, Vocabulary, check_student, distill, pack_student,
 };
+pub use large_stack::on_large_stack;
 pub use mine::{Candidates, MineOptions, MineReport, Neighbours, mine, write_pairs};
 pub use model::{LoraOptions, LoraTarget, StudentOptions};
 pub use options::{OptimizerOptions, Schedule, ValidationOptions};
 pub use pairs::{keep_answered, open_pairs};
 pub use report::{StepRecord, TrainReport, ValidationRecord};
-pub use tensors::STACK;
 
 #[cfg(test)]
 mod tests_support;

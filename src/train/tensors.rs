@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tower::is_out_of_memory;
 
 /// Bytes of stack of a thread that trains: the tensor library walks a graph by recursion.
-pub const STACK: usize = 64 << 20;
+pub(super) const STACK: usize = 64 << 20;
 
 /// Turns an error of the tensor library into ours: Resource, where less at once may do.
 pub(super) fn tensor_error(error: candle_core::Error) -> Error {

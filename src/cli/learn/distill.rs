@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::long_run::{listing, named, on_large_stack, output, unprinted};
+use super::long_run::{listing, named, output, unprinted};
 use super::pack::{self, PackArgs};
 use super::recipe;
 use crate::cli::app::App;
@@ -101,7 +101,7 @@ pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<()> {
         let teacher = Teacher { vectors: &vectors, space: &space };
         train::distill(&queries, &teacher, &options, &base_dir, &folder, &reporter, &cancel).await
     };
-    let report = named(&args.recipe, on_large_stack(work).await)?;
+    let report = named(&args.recipe, train::on_large_stack(work).await)?;
     app.answer(args.json, &report, |report| summary(report, &output)).context(unprinted(&output))
 }
 

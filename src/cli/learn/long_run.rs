@@ -1,30 +1,10 @@
-//! What training and distilling have in common: the thread, the errors and the folder of a long run.
+//! What training and distilling have in common: the errors and the folder of a long run.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::recipe;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::train;
-
-/// Runs `work` on a thread of its own with a large stack; the computation's threads are the global pool's.
-pub(super) async fn on_large_stack<T, W>(work: W) -> Result<T>
-where
-    T: Send + 'static,
-    W: AsyncFnOnce() -> Result<T> + Send + 'static,
-{
-    let runtime = tokio::runtime::Handle::current();
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new()
-        .name("train".to_owned())
-        .stack_size(train::STACK)
-        .spawn(move || {
-            // Nobody listens any more only where the program is ending.
-            let _ = sender.send(runtime.block_on(work()));
-        })
-        .or_error(ErrorKind::Resource, || "starting the thread that trains")?;
-    receiver.await.or_error(ErrorKind::Internal, || "the thread that trains ended early")?
-}
+use crate::error::{Error, ErrorKind, Result};
 
 /// Errors as the command line means them: running again does not help against a folder of another run.
 pub(super) fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::long_run::{listing, named, on_large_stack, output, unprinted, written};
+use super::long_run::{listing, named, output, unprinted, written};
 use super::{recipe, teacher};
 use crate::cli::app::App;
 use crate::cli::args::{device, duration, place};
@@ -84,7 +84,7 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
             train::export(&options, &base_dir, &data, &folder, &place, half, devices, &reporter)
                 .await
         };
-        let steps = named(&args.recipe, on_large_stack(work).await)?;
+        let steps = named(&args.recipe, train::on_large_stack(work).await)?;
         let found = serde_json::json!({ "steps": steps, "written": written(&target) });
         let printed = app.answer(args.json, &found, |_| {
             format!("exported after {steps} steps\n{}", listing(&target))
@@ -98,7 +98,7 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
         train::train(&options, &base_dir, &data, teacher, &folder, devices, &reporter, &cancel)
             .await
     };
-    let report = named(&args.recipe, on_large_stack(work).await)?;
+    let report = named(&args.recipe, train::on_large_stack(work).await)?;
     app.answer(args.json, &report, |report| summary(report, &output)).context(unprinted(&output))
 }
 

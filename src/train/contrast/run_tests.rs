@@ -184,6 +184,7 @@ fn encoder(path: &Path) -> StudentOptions {
         train_embeddings: true,
         keep_case: false,
         fit_queries: 40,
+        refit_queries: 0,
         arithmetic: Arithmetic::F32,
     }
 }

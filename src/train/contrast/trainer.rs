@@ -84,7 +84,7 @@ pub fn train_decoder(
             "step {}: held out loss {:.4}, nDCG@10 {:.4}:{ndcg}",
             seen.step, seen.loss, seen.score
         ));
-        keep::offer(&mut state.kept, &seen, watch.average, optimizer, output)?;
+        keep::offer(&mut state.kept, &seen, watch.average, 1, optimizer, output)?;
         state.validation.push(seen);
         checkpoint::save(output, state, optimizer)?;
         keep::sweep(&state.kept, output)
@@ -206,7 +206,7 @@ fn fit_query_tower(
         cancel.check()?;
         targets.extend(numbers(&model.encode(1, some, options.activation_tokens)?)?);
     }
-    student.fit_projection(&queries, &targets, options.batch_pairs, cancel)
+    student.fit_projection(&queries, &targets, options.batch_pairs, false, cancel)
 }
 
 /// Exports the adapter (or model) of a run, finished or not, into `target`, as f32, or as f16 (`half`) at half the size: of

@@ -1,5 +1,7 @@
 //! Options of stage 2.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +53,10 @@ pub struct DistillOptions {
     /// Seconds between checkpoints.
     #[serde(default = "options::checkpoint_seconds")]
     pub checkpoint_seconds: u64,
+    /// The steps are to end within this time, whatever `steps` says: fewer are taken then, and the learning rate falls
+    /// sooner. Without one, equal options give an equal student.
+    #[serde(skip)]
+    pub limit: Option<Duration>,
 }
 
 fn one() -> f64 {
@@ -78,7 +84,8 @@ impl DistillOptions {
                 "validation.sets are for training; name the queries in pairs",
             ));
         }
-        if self.batch == 0 || self.steps == Some(0) {
+        // To refit a projection is something to do without a step.
+        if self.batch == 0 || (self.steps == Some(0) && self.student.refit_queries() == 0) {
             return Err(Error::config("batch and steps must be above 0"));
         }
         self.student.validate()

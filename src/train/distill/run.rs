@@ -64,6 +64,7 @@ pub async fn distill(
     cancel: &Cancel,
 ) -> Result<TrainReport> {
     options.validate()?;
+    let began = Instant::now();
     let (teacher, space) = (teacher.vectors, teacher.space);
     if texts.len() != teacher.len() {
         return Err(Error::input(format!(
@@ -101,14 +102,18 @@ pub async fn distill(
             options.batch
         )));
     }
-    let planned = options.steps.unwrap_or(per_epoch);
+    let mut planned = options.steps.unwrap_or(per_epoch);
+    let refit = options.student.refit_queries();
+    // A refitted projection is worth keeping before any step.
+    let keep_from = u64::from(refit == 0);
     let mut state = match resumed {
         Some(state) => state,
         None => {
-            let first = &order[..order.len().min(options.student.fit_queries())];
+            let most = options.student.fit_queries().max(refit);
+            let first = &order[..order.len().min(most)];
             let queries: Vec<&str> = first.iter().map(|at| texts[*at].as_str()).collect();
             let targets: Vec<f32> = first.iter().flat_map(|at| teacher.row(*at)).copied().collect();
-            student.fit_projection(&queries, &targets, options.batch, cancel)?;
+            student.fit_projection(&queries, &targets, options.batch, refit > 0, cancel)?;
             State::new(run)
         }
     };
@@ -122,7 +127,8 @@ pub async fn distill(
             return Ok(());
         }
         let seen = job.validate(&held_out, state.step, reporter)?;
-        keep::offer(&mut state.kept, &seen, options.validation.average, optimizer, output)?;
+        let most = options.validation.average;
+        keep::offer(&mut state.kept, &seen, most, keep_from, optimizer, output)?;
         state.validation.push(seen);
         checkpoint::save(output, state, optimizer)?;
         keep::sweep(&state.kept, output)
@@ -131,6 +137,15 @@ pub async fn distill(
     let mut epoch = None;
     let mut shuffled = Vec::new();
     while state.step < planned {
+        if let Some(limit) = options.limit {
+            // The first steps are no measure: they touch all memory.
+            if state.step >= 4 || began.elapsed() >= limit {
+                planned = planned.min(affordable(&state, began.elapsed(), limit));
+            }
+            if state.step >= planned {
+                break;
+            }
+        }
         if let Err(stop) = cancel.check() {
             checkpoint::save(output, &state, &optimizer)?;
             return Err(stop);
@@ -201,6 +216,14 @@ pub async fn distill(
         ),
     });
     Ok(report)
+}
+
+/// Steps that fit into `limit`, of which `spent` is gone, at the pace of the steps so far. The learning rate follows the
+/// number of steps, so it is told early and only ever falls.
+fn affordable(state: &State, spent: Duration, limit: Duration) -> u64 {
+    let left = limit.saturating_sub(spent).as_secs_f64();
+    // The look at the end takes its time, too.
+    state.step + (0.95 * left * state.step as f64 / state.seconds.max(1e-9)) as u64
 }
 
 struct Job<'a> {

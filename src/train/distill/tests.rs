@@ -55,6 +55,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
             train_embeddings: true,
             keep_case: false,
             fit_queries: 0,
+            refit_queries: 0,
         },
         mse_weight: 1.0,
         cosine_weight: 1.0,
@@ -66,6 +67,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
         validation: ValidationOptions { pairs: 20, every: 20, ..Default::default() },
         seed: 5,
         checkpoint_seconds: 3600,
+        limit: None,
     };
     let reporter = silent();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));

@@ -215,15 +215,17 @@ impl Bert {
     }
 
     /// Puts the projection where it maps the means of these texts closest to `targets` (`[texts, dimensions]`, row by
-    /// row), unless it was loaded. `batch` texts are embedded at a time; between two of them it can be cancelled.
+    /// row). One that was loaded stays, or with `refit` moves no farther than the texts say. `batch` texts are embedded at a
+    /// time; between two of them it can be cancelled.
     pub(super) fn fit_projection(
         &self,
         sequences: &[Vec<u32>],
         targets: &[f32],
         batch: usize,
+        refit: bool,
         cancel: &Cancel,
     ) -> Result<()> {
-        if !self.drawn || sequences.is_empty() {
+        if sequences.is_empty() || !(self.drawn || refit) {
             return Ok(());
         }
         self.check(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
@@ -248,7 +250,14 @@ impl Bert {
             let [gram, moment] = sums().map_err(tensor_error)?;
             fit.add(&gram, &moment);
         }
-        let weight = Tensor::from_vec(fit.weight()?, (dimensions, width), &self.device);
+        let weight = match self.drawn {
+            true => fit.weight()?,
+            false => {
+                let old = with_values(self.projection.as_tensor(), |values| Ok(values.to_vec()));
+                fit.weight_near(&old.map_err(tensor_error)?)?
+            }
+        };
+        let weight = Tensor::from_vec(weight, (dimensions, width), &self.device);
         weight.and_then(|weight| self.projection.set(&weight)).map_err(tensor_error)
     }
 

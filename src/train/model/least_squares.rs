@@ -4,6 +4,8 @@ use crate::error::{Error, Result};
 
 /// Ridge, as a share of the mean squared state: enough that directions which the texts do not show stay small.
 const RIDGE: f64 = 1e-3;
+/// The same where a fitted map is refitted: what few texts show may move it, what they do not show must not.
+const REFIT_RIDGE: f64 = 1e-1;
 
 /// Sums over texts, of which the best linear map follows.
 pub(super) struct LeastSquares {
@@ -35,10 +37,34 @@ impl LeastSquares {
     ///
     /// # Errors
     /// Input where the states are not finite or all zero.
-    pub(super) fn weight(mut self) -> Result<Vec<f32>> {
+    pub(super) fn weight(self) -> Result<Vec<f32>> {
+        let ridge = self.ridge(RIDGE);
+        self.solve(ridge)
+    }
+
+    /// [`LeastSquares::weight`] with a ridge towards `old`, `[outputs, inputs]`, instead of towards zero.
+    ///
+    /// # Errors
+    /// As [`LeastSquares::weight`].
+    pub(super) fn weight_near(mut self, old: &[f32]) -> Result<Vec<f32>> {
+        let ridge = self.ridge(REFIT_RIDGE);
+        for (to, row) in old.chunks_exact(self.inputs).enumerate() {
+            for (from, value) in row.iter().enumerate() {
+                self.moment[from * self.outputs + to] += ridge * f64::from(*value);
+            }
+        }
+        self.solve(ridge)
+    }
+
+    /// This share of the mean squared state.
+    fn ridge(&self, share: f64) -> f64 {
+        let trace: f64 = (0..self.inputs).map(|at| self.gram[at * self.inputs + at]).sum();
+        share * trace / self.inputs as f64
+    }
+
+    fn solve(mut self, ridge: f64) -> Result<Vec<f32>> {
         let (n, m) = (self.inputs, self.outputs);
-        let trace: f64 = (0..n).map(|at| self.gram[at * n + at]).sum();
-        (0..n).for_each(|at| self.gram[at * n + at] += RIDGE * trace / n as f64);
+        (0..n).for_each(|at| self.gram[at * n + at] += ridge);
         cholesky(&mut self.gram, n)?;
         let (l, x) = (&self.gram, &mut self.moment);
         // L z = moment, then Lᵀ weightᵀ = z; row operations, so that the inner loops run along memory.
@@ -107,14 +133,72 @@ mod tests {
         for x in states.chunks(inputs) {
             let y: Vec<f32> =
                 map.chunks(inputs).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum()).collect();
-            let outer = |a: &[f32], b: &[f32]| {
-                a.iter().flat_map(|a| b.iter().map(move |b| a * b)).collect::<Vec<_>>()
-            };
             fit.add(&outer(x, x), &outer(x, &y));
         }
         let found = fit.weight().unwrap();
         let worst = found.iter().zip(&map).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 0.01, "off by {worst}");
+    }
+
+    fn outer(a: &[f32], b: &[f32]) -> Vec<f32> {
+        a.iter().flat_map(|a| b.iter().map(move |b| a * b)).collect()
+    }
+
+    /// Gauss-Jordan with pivots: `a` is `[n, n]`, `b` `[n]`.
+    fn direct(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+        let n = b.len();
+        for column in 0..n {
+            let pivot = (column..n)
+                .max_by(|x, y| a[*x][column].abs().total_cmp(&a[*y][column].abs()))
+                .unwrap();
+            a.swap(column, pivot);
+            b.swap(column, pivot);
+            for row in (0..n).filter(|row| *row != column) {
+                let factor = a[row][column] / a[column][column];
+                let (from, value) = (a[column].clone(), b[column]);
+                a[row].iter_mut().zip(from).for_each(|(into, from)| *into -= factor * from);
+                b[row] -= factor * value;
+            }
+        }
+        (0..n).map(|at| b[at] / a[at][at]).collect()
+    }
+
+    #[test]
+    fn a_refit_is_the_direct_solution_near_what_it_was() {
+        // Fewer texts than directions: without a ridge there would be no single answer.
+        let (inputs, outputs, texts) = (6, 3, 4);
+        let mut rng = SplitMix64::new(12);
+        let mut draw = |count: usize| (0..count).map(|_| rng.normal() as f32).collect::<Vec<_>>();
+        let (old, states, targets) =
+            (draw(outputs * inputs), draw(texts * inputs), draw(texts * outputs));
+        let mut fit = LeastSquares::new(inputs, outputs);
+        let rows = || states.chunks(inputs).zip(targets.chunks(outputs));
+        rows().for_each(|(x, y)| fit.add(&outer(x, x), &outer(x, y)));
+        let squares: f64 = states.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let ridge = REFIT_RIDGE * squares / inputs as f64;
+        let found = fit.weight_near(&old).unwrap();
+        for (to, old) in old.chunks(inputs).enumerate() {
+            let sum = |of: &dyn Fn(&[f32], &[f32]) -> f32| -> f64 {
+                rows().map(|(x, y)| f64::from(of(x, y))).sum()
+            };
+            let diagonal = |i: usize, j: usize| if i == j { ridge } else { 0.0 };
+            let gram = (0..inputs)
+                .map(|i| (0..inputs).map(|j| sum(&|x, _| x[i] * x[j]) + diagonal(i, j)).collect())
+                .collect();
+            let moment = (0..inputs).map(|i| sum(&|x, y| x[i] * y[to]) + ridge * f64::from(old[i]));
+            let expected = direct(gram, moment.collect());
+            for (found, expected) in found[to * inputs..].iter().zip(expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refit_leaves_what_the_texts_do_not_show() {
+        let mut fit = LeastSquares::new(2, 1);
+        fit.add(&[100.0, 0.0, 0.0, 0.0], &[300.0, 0.0]);
+        let found = fit.weight_near(&[1.0, 7.0]).unwrap();
+        assert!(found[0] > 2.5 && (found[1] - 7.0).abs() < 1e-6, "{found:?}");
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub enum StudentOptions {
         /// Queries that the projection is fitted to by least squares before the first step; 0 starts it at random.
         #[serde(default = "default_fit_queries")]
         fit_queries: usize,
+        /// Queries that a projection which the encoder brings along is refitted to before the first step, by least squares
+        /// near what it was; 0 leaves it alone.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        refit_queries: usize,
         /// Arithmetic of the training: f32, or bf16, whose products are of rounded numbers (faster).
         #[serde(default = "default_arithmetic")]
         arithmetic: Arithmetic,
@@ -73,6 +77,11 @@ pub enum StudentOptions {
 
 fn default_fit_queries() -> usize {
     16_384
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 fn default_arithmetic() -> Arithmetic {
@@ -113,6 +122,14 @@ impl StudentOptions {
     pub(crate) fn fit_queries(&self) -> usize {
         match self {
             Self::Bert { fit_queries, .. } => *fit_queries,
+            Self::Decoder { .. } => 0,
+        }
+    }
+
+    /// Queries that a projection which is there already is refitted to before the first step.
+    pub(crate) fn refit_queries(&self) -> usize {
+        match self {
+            Self::Bert { refit_queries, .. } => *refit_queries,
             Self::Decoder { .. } => 0,
         }
     }
@@ -300,18 +317,21 @@ impl Student {
     }
 
     /// Before the first step: an encoder's projection is put where it maps the texts closest to the teacher's vectors
-    /// `targets`, `[texts, dimensions]`.
+    /// `targets`, `[texts, dimensions]`; one that it brought along only with `refit`.
     pub(crate) fn fit_projection(
         &self,
         texts: &[&str],
         targets: &[f32],
         batch: usize,
+        refit: bool,
         cancel: &Cancel,
     ) -> Result<()> {
         let sequences: Vec<Vec<u32>> =
             texts.iter().map(|text| self.tokenize(text)).collect::<Result<_>>()?;
         match &self.model {
-            Model::Bert { bert, .. } => bert.fit_projection(&sequences, targets, batch, cancel),
+            Model::Bert { bert, .. } => {
+                bert.fit_projection(&sequences, targets, batch, refit, cancel)
+            }
             Model::Decoder { .. } => Ok(()),
         }
     }
