@@ -68,6 +68,7 @@ pub(super) async fn execute(args: SearchArgs, app: &App) -> Result<()> {
         _ => error,
     })?;
     let encoder = QueryEncoder::load(
+        &opened.root,
         snapshot.manifest(),
         model.as_deref(),
         &base_dir,

@@ -26,6 +26,7 @@ pub(super) async fn query_towers(session: &Session) -> Result<Vec<QueryTower>> {
         kind: kind.to_owned(),
         options: serde_json::to_value(&options).context(|| "writing query tower options")?,
         teacher,
+        adapted: None,
     };
     let decided = pipeline.query_tower().is_pinned();
     let before = admitted(session, tower).await?;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
-use crate::snapshot::{Manifest, QueryTower};
+use crate::snapshot::{Laid, Manifest, QueryTower};
+use crate::store::Root;
 use crate::tower::{DeviceSpec, Encoder, Tower, TowerOptions, TowerTokenizer};
 
 /// A loaded query tower. Share it by reference; it encodes one query at a time.
@@ -23,12 +24,14 @@ impl std::fmt::Debug for QueryEncoder {
 }
 
 impl QueryEncoder {
-    /// Loads the snapshot's query tower (its first; `distilled` before `document-tower` where it names both). `model`
-    /// overrides where the weights are found, not what they may be. Relative paths start from `base_dir`.
+    /// Loads the query tower of a snapshot of `root` (its first; `distilled` before `document-tower` where it names both). One
+    /// that was adapted to the corpus lies in the root. `model` overrides where the weights are found, not what they may be.
+    /// Relative paths start from `base_dir`.
     ///
     /// # Errors
     /// Input where the files found are not the tower that the snapshot names; whatever [`Tower::resolve`] says.
     pub async fn load(
+        root: &Root,
         manifest: &Manifest,
         model: Option<&str>,
         base_dir: &Path,
@@ -36,12 +39,14 @@ impl QueryEncoder {
         reporter: &Arc<dyn Reporter>,
     ) -> Result<Self> {
         let named = choose(manifest)?;
-        let mut options = options_of(manifest, named)?;
+        let (mut options, _laid) = match model {
+            None => located(root, manifest, named).await?,
+            Some(model) => {
+                let (model, revision) = (model.to_owned(), None);
+                (TowerOptions { model, revision, ..options_of(manifest, named)? }, None)
+            }
+        };
         options = options.for_queries();
-        if let Some(model) = model {
-            options.model = model.to_owned();
-            options.revision = None;
-        }
         let tower = Tower::resolve(&options, base_dir, reporter).await.context(|| {
             format!(
                 "loading the query tower of snapshot {} (name its files with --model where they moved)",
@@ -103,11 +108,24 @@ fn choose(manifest: &Manifest) -> Result<&QueryTower> {
 }
 
 /// How the tower is loaded, as the snapshot says it.
-pub(super) fn options_of(manifest: &Manifest, named: &QueryTower) -> Result<TowerOptions> {
+fn options_of(manifest: &Manifest, named: &QueryTower) -> Result<TowerOptions> {
     let options = serde_json::from_value(named.options.clone());
     options.or_error(ErrorKind::Corrupt, || {
         format!("the query tower of snapshot {} cannot be read", manifest.number)
     })
+}
+
+/// How the tower is loaded from here, and what was copied from the root for that.
+pub(super) async fn located(
+    root: &Root,
+    manifest: &Manifest,
+    named: &QueryTower,
+) -> Result<(TowerOptions, Option<Laid>)> {
+    let mut options = options_of(manifest, named)?;
+    let Some(adapted) = &named.adapted else { return Ok((options, None)) };
+    let laid = adapted.lay(root).await?;
+    options.model = laid.folder().to_string_lossy().into_owned();
+    Ok((options, Some(laid)))
 }
 
 /// The files found must be the tower that was admitted: other weights would give vectors that mean nothing here.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::query::{check, options_of};
+use super::query::{check, located};
 use crate::error::{Error, Result};
 use crate::observe::Reporter;
 use crate::snapshot::{Manifest, QueryTower};
+use crate::store::Root;
 use crate::tower::{Fit, Tower};
 use crate::types::Digest256;
 
@@ -44,9 +45,10 @@ pub enum FoundTower {
     },
 }
 
-/// Resolves every tower that the snapshot admits and compares it with the snapshot's vectors; no weights are loaded.
+/// Resolves every tower that the snapshot of `root` admits and compares it with the snapshot's vectors; no weights are loaded.
 /// Relative paths start from `base_dir`.
 pub async fn check_towers(
+    root: &Root,
     manifest: &Manifest,
     base_dir: &Path,
     reporter: &Arc<dyn Reporter>,
@@ -58,21 +60,22 @@ pub async fn check_towers(
             fingerprint: named.fingerprint,
             kind: named.kind.clone(),
             model: model.to_owned(),
-            found: look(manifest, named, base_dir, reporter).await,
+            found: look(root, manifest, named, base_dir, reporter).await,
         });
     }
     checked
 }
 
 async fn look(
+    root: &Root,
     manifest: &Manifest,
     named: &QueryTower,
     base_dir: &Path,
     reporter: &Arc<dyn Reporter>,
 ) -> FoundTower {
     let unchecked = |why: String| FoundTower::NotChecked { why };
-    let options = match options_of(manifest, named) {
-        Ok(options) => options,
+    let (options, _laid) = match located(root, manifest, named).await {
+        Ok(located) => located,
         Err(error) => return unchecked(error.to_string()),
     };
     let tower = match Tower::resolve(&options, base_dir, reporter).await {

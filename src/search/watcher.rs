@@ -359,7 +359,8 @@ impl Inner {
             return Ok(Some(Arc::clone(encoder)));
         }
         let TowerChoice { model, base_dir, device, reporter } = choice;
-        let loading = QueryEncoder::load(manifest, model.as_deref(), base_dir, device, reporter);
+        let model = model.as_deref();
+        let loading = QueryEncoder::load(&self.root, manifest, model, base_dir, device, reporter);
         Ok(Some(Arc::new(loading.await?)))
     }
 

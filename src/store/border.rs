@@ -74,6 +74,12 @@ borders! {
     Calibration = "calibration": "the i8 scale was fitted",
         "the scale, frozen",
         "encodes nothing, builds with this scale";
+    TowerFile = "tower-file": "a file of the adapted query tower was stored",
+        "a tower without a receipt: no snapshot names it",
+        "encodes nothing, adapts the tower again";
+    AdaptReceipt = "adapt-receipt": "the query tower is adapted",
+        "the adapted tower",
+        "takes the tower as it is";
     Ids = "ids": "a shard's ids were stored",
         "an ids file without an index",
         "writes the same ids file again, builds the index";
@@ -140,6 +146,11 @@ impl Border {
             Key::PartReceipt { .. } => Self::PartReceipt,
             Key::EncodeReceipt { .. } => Self::EncodeReceipt,
             Key::Calibration { .. } => Self::Calibration,
+            Key::TowerWeights { .. }
+            | Key::TowerConfig { .. }
+            | Key::TowerTokenizer { .. }
+            | Key::TowerTexts { .. } => Self::TowerFile,
+            Key::AdaptReceipt { .. } => Self::AdaptReceipt,
             Key::Index { .. } => Self::Index,
             Key::Sidecar { .. } => Self::Sidecar,
             Key::IndexReceipt { .. } => Self::IndexReceipt,
@@ -168,9 +179,11 @@ impl Border {
             Self::GcLease => Self::GcLeaseGone,
             Self::Manifest => Self::ManifestGone,
             Self::Prepared | Self::Located => Self::PreparedGone,
-            Self::PartReceipt | Self::EncodeReceipt | Self::IndexReceipt | Self::BuildReceipt => {
-                Self::ReceiptGone
-            }
+            Self::PartReceipt
+            | Self::EncodeReceipt
+            | Self::AdaptReceipt
+            | Self::IndexReceipt
+            | Self::BuildReceipt => Self::ReceiptGone,
             _ => Self::FileGone,
         })
     }
@@ -236,6 +249,8 @@ mod tests {
             layout::part_receipt(&space, 0, hash),
             layout::encode_receipt(&space, 0, "encode-00000-0123456789abcdef"),
             layout::calibration(hash, &space),
+            layout::tower_weights(hash),
+            layout::adapt_receipt("adapt-0123456789abcdef"),
             layout::index(hash, 0, hash, hash),
             layout::sidecar(hash, 0, hash, hash),
             layout::index_receipt(hash, 0, hash),

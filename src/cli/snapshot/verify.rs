@@ -63,7 +63,10 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
         (true, None) => canaries(open(&opened.root, &manifest).await?).await?,
     };
     let towers = match args.sample > 0 && problems.is_empty() {
-        true => check_towers(&manifest, &opened.tower_files(None)?.1, &app.reporter).await,
+        true => {
+            let base_dir = opened.tower_files(None)?.1;
+            check_towers(&opened.root, &manifest, &base_dir, &app.reporter).await
+        }
         false => Vec::new(),
     };
     let wrong = towers.iter().any(|tower| matches!(tower.found, FoundTower::Wrong { .. }));

@@ -213,7 +213,7 @@ async fn select(
         let old = match layout::folder(key) {
             Some(Folder::Leases) => !younger(object, grace.max(TimeDelta::days(1))),
             Some(Folder::Runs(run) | Folder::Prepared(run)) => !run_lives(run),
-            Some(Folder::Embeddings(_) | Folder::Indexes(_)) => {
+            Some(Folder::Embeddings(_) | Folder::Indexes(_) | Folder::Towers(_)) => {
                 !layout::is_receipt(key) && !younger(object, limit(key))
             }
             Some(Folder::Snapshots | Folder::Signatures) | None => false,

@@ -35,11 +35,14 @@ pub(in crate::snapshot) struct Sweep {
     pub held_back: u64,
 }
 
-/// Takes embeddings and indexes off the list and counts them: a run is going on that may use any of them again.
+/// Takes embeddings, indexes and towers off the list and counts them: a run is going on that may use any of them again.
 pub(super) fn hold_back(doomed: &mut VecDeque<Listed>) -> u64 {
     let before = doomed.len();
     doomed.retain(|object| {
-        !matches!(layout::folder(&object.key), Some(Folder::Embeddings(_) | Folder::Indexes(_)))
+        !matches!(
+            layout::folder(&object.key),
+            Some(Folder::Embeddings(_) | Folder::Indexes(_) | Folder::Towers(_))
+        )
     });
     (before - doomed.len()) as u64
 }

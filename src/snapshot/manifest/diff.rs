@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::format::{Manifest, QueryTower, Segment, ShardContent};
+use super::format::{Manifest, Segment, ShardContent};
+use super::query_tower::QueryTower;
 use super::removed;
 use crate::error::{Result, ResultExt};
 use crate::snapshot::ids;

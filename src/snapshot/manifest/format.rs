@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::purged::Purged;
+use super::query_tower::QueryTower;
 use crate::error::{Error, Result, ResultExt};
 use crate::store::{FileRef, key};
 use crate::types::{Canary, Digest256, EmbeddingSpace, ModelCard, SpaceId, hash_json};
@@ -78,9 +79,11 @@ pub struct IndexContent {
 }
 
 impl Content {
-    /// Every object that a reader of this content needs: the files of every shard, then the parts.
+    /// Every object that a reader of this content needs: the files of every shard, the parts, those of a query tower.
     pub fn files(&self) -> impl Iterator<Item = &FileRef> {
-        self.shards.iter().flat_map(ShardContent::files).chain(&self.parts)
+        let adapted = self.query_towers.iter().filter_map(|tower| tower.adapted.as_ref());
+        let towers = adapted.flat_map(|adapted| &adapted.files);
+        self.shards.iter().flat_map(ShardContent::files).chain(&self.parts).chain(towers)
     }
 
     /// Checks what can be checked without looking at a file: legal paths, one entry per shard in order, counts that
@@ -297,30 +300,6 @@ impl ShardContent {
             }),
         )
     }
-}
-
-/// A tower admitted to encode queries.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct QueryTower {
-    /// SHA-256 over everything that decides its vectors.
-    pub fingerprint: Digest256,
-    /// `document-tower` (the LLM itself) or `distilled`.
-    pub kind: String,
-    /// How to load it (`tower::TowerOptions` as JSON), a hub's model by its commit.
-    pub options: serde_json::Value,
-    /// The space of the tower that it was distilled from or trained for, as its own files say it: one of the snapshot's tower.
-    /// Absent where it is the document tower, where its files say nothing, and where they say the snapshot's own space with
-    /// the empty template.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub teacher: Option<EmbeddingSpace>,
-}
-
-impl QueryTower {
-    /// [`QueryTower::kind`] of the document tower itself.
-    pub const DOCUMENT: &str = "document-tower";
-    /// [`QueryTower::kind`] of a tower of its own.
-    pub const DISTILLED: &str = "distilled";
 }
 
 /// How a snapshot came about.

@@ -3,6 +3,7 @@
 mod diff;
 mod format;
 mod purged;
+mod query_tower;
 mod read;
 pub mod removed;
 mod signature;
@@ -12,9 +13,10 @@ pub use diff::{Diff, NoteDiff, diff, diff_ids};
 pub(super) use format::MADE_BY;
 pub use format::{
     CommitOutcome, Content, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest, Provenance,
-    QueryTower, Removed, SOURCE_TYPES, Segment, ShardContent, content_hash, json_schema,
+    Removed, SOURCE_TYPES, Segment, ShardContent, content_hash, json_schema,
 };
 pub use purged::Purged;
+pub use query_tower::{Adapted, Laid, QueryTower};
 pub(super) use read::parse;
 pub use read::{newer, newest, numbers, read};
 pub(super) use signature::{hash as manifest_hash, sign};

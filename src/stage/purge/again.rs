@@ -111,7 +111,13 @@ async fn notes_of(
             Ok(BTreeSet::new())
         }
         Some(
-            Key::Located { .. } | Key::Index { .. } | Key::Sidecar { .. } | Key::Removed { .. },
+            Key::Located { .. }
+            | Key::Index { .. }
+            | Key::Sidecar { .. }
+            | Key::Removed { .. }
+            | Key::TowerWeights { .. }
+            | Key::TowerConfig { .. }
+            | Key::TowerTokenizer { .. },
         ) => Ok(BTreeSet::new()),
         Some(_) => {
             let mut found = BTreeSet::new();

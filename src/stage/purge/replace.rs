@@ -87,6 +87,14 @@ pub(super) async fn content(
             content.shards[at] = new;
         }
     }
+    for tower in &mut content.query_towers {
+        // The next run adapts it again, to what is left.
+        if let Some(adapted) = &tower.adapted
+            && adapted.files.iter().any(|file| doomed.contains(&file.path))
+        {
+            *tower = (*adapted.base).clone();
+        }
+    }
     let used: BTreeSet<&String> = content.shards.iter().flat_map(|shard| &shard.parts).collect();
     content.parts = used
         .into_iter()

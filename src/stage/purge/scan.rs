@@ -67,6 +67,8 @@ pub(super) async fn look(
     scanned: &mut Scanned,
 ) -> Result<Holds> {
     let holds = match extension(&object.key) {
+        // What a tower read stands beside it; in its weights, words stand by chance.
+        _ if is_tower(&object.key) => Holds::Nothing,
         "parquet" => {
             scanned.parquet_files += 1;
             let mut holds = Holds::Nothing;
@@ -150,6 +152,11 @@ pub(super) async fn look_at_foreign(
     scanned.foreign_files += 1;
     scanned.bytes += size;
     Ok(if holds { Holds::Note } else { Holds::Nothing })
+}
+
+fn is_tower(key: &str) -> bool {
+    let Some(key) = layout::parse(key) else { return false };
+    matches!(key, Key::TowerWeights { .. } | Key::TowerConfig { .. } | Key::TowerTokenizer { .. })
 }
 
 fn extension(key: &str) -> &str {

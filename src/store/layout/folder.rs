@@ -15,8 +15,8 @@ pub const SNAPSHOTS: &str = "snapshots";
 pub const SIGNATURES: &str = "signatures";
 
 /// The folders at the top of a root: whatever this program stores lies in one of them.
-pub const TOPS: [&str; 7] =
-    ["prepared", "embeddings", "indexes", "runs", SNAPSHOTS, SIGNATURES, LEASES];
+pub const TOPS: [&str; 8] =
+    ["prepared", "embeddings", "indexes", "towers", "runs", SNAPSHOTS, SIGNATURES, LEASES];
 
 /// Folder of the prepared files of one run.
 pub fn prepared_dir(run: &str) -> String {
@@ -31,6 +31,11 @@ pub fn embeddings_dir(space: &SpaceId) -> String {
 /// Folder of everything that was built with one set of index options.
 pub fn indexes_dir(options: &str) -> String {
     format!("indexes/{options}")
+}
+
+/// Folder of an adapted query tower.
+pub fn tower_dir(tower: &str) -> String {
+    format!("towers/{tower}")
 }
 
 /// Folder of one shard's parts.
@@ -61,6 +66,8 @@ pub enum Folder<'a> {
     Embeddings(&'a str),
     /// Indexes with these options.
     Indexes(&'a str),
+    /// The adapted query tower of this fingerprint, or the receipt of an adaptation.
+    Towers(&'a str),
     /// Plan and reports of this run.
     Runs(&'a str),
     /// Manifests.
@@ -79,6 +86,7 @@ pub fn folder(key: &str) -> Option<Folder<'_>> {
         "prepared" => Folder::Prepared(below),
         "embeddings" => Folder::Embeddings(below),
         "indexes" => Folder::Indexes(below),
+        "towers" => Folder::Towers(below),
         "runs" => Folder::Runs(below),
         "snapshots" => Folder::Snapshots,
         "signatures" => Folder::Signatures,
@@ -90,7 +98,8 @@ pub fn folder(key: &str) -> Option<Folder<'_>> {
 /// Whether this program makes a folder of this path, which holds something or is empty.
 pub fn makes(folder: &str) -> bool {
     // A folder is one where some name in it makes a key of it.
-    const NAMES: [&str; 6] = [
+    const NAMES: [&str; 7] = [
+        "config.json",
         "plan.json",
         "executors/name@0000000000.book",
         "name@0000000000.book",
@@ -120,6 +129,7 @@ pub fn is_receipt(key: &str) -> bool {
                     | Key::EncodeReceipt { .. }
                     | Key::IndexReceipt { .. }
                     | Key::BuildReceipt { .. }
+                    | Key::AdaptReceipt { .. }
             )
         )
 }
@@ -129,11 +139,15 @@ pub fn is_json(key: &str) -> bool {
     key.ends_with(".json")
 }
 
-/// Whether `text`, found in some JSON, is the key of a file of vectors or of an index: at least `top/name/shard/file`.
+/// Whether `text`, found in some JSON, is the key of a file of vectors or of an index, at least `top/name/shard/file`, or of
+/// an adapted tower.
 pub fn is_file(text: &str) -> bool {
-    matches!(folder(text), Some(Folder::Embeddings(_) | Folder::Indexes(_)))
-        && text.split('/').count() >= 4
-        && key::check(text).is_ok()
+    let pieces = match folder(text) {
+        Some(Folder::Embeddings(_) | Folder::Indexes(_)) => 4,
+        Some(Folder::Towers(_)) => 3,
+        _ => return false,
+    };
+    text.split('/').count() >= pieces && key::check(text).is_ok()
 }
 
 /// A run's id, given as such or as the key of its plan.
@@ -206,13 +220,13 @@ mod tests {
     fn folders_and_half_written_files_of_this_program_are_told_from_others() {
         let (run, hash) = ("20260101T000000Z-0badcafe", "0123456789abcdef");
         let filled = |text: &str| text.replace('R', run).replace('H', hash);
-        for ours in "prepared/R runs/R-next runs/R/executors embeddings/H/00007 indexes/H/00000 embeddings/H indexes/H"
+        for ours in "prepared/R runs/R-next runs/R/executors embeddings/H/00007 indexes/H/00000 embeddings/H indexes/H towers/H"
             .split(' ')
         {
             assert!(makes(&filled(ours)), "{ours}");
         }
         for foreign in
-            "mine prepared/old runs/R/mine embeddings/mine embeddings/H/7 sub/runs/R runs"
+            "mine prepared/old runs/R/mine embeddings/mine embeddings/H/7 sub/runs/R runs towers towers/mine"
                 .split(' ')
         {
             assert!(!makes(&filled(foreign)), "{foreign}");

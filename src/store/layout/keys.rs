@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::super::key;
-use super::shape::{is_build_task, is_encode_task, is_hash, is_run};
+use super::shape::{is_adapt_task, is_build_task, is_encode_task, is_hash, is_run};
 use crate::types::SpaceId;
 
 // What a text field is: the shape of its name.
@@ -16,6 +16,8 @@ type Hash = String;
 type EncodeTask = String;
 /// The id of a build task.
 type BuildTask = String;
+/// The id of an adapt task.
+type AdaptTask = String;
 /// A name that somebody gave to himself.
 type Name = String;
 
@@ -105,6 +107,9 @@ macro_rules! read {
     (BuildTask $text:expr) => {
         shaped(is_build_task, $text)?
     };
+    (AdaptTask $text:expr) => {
+        shaped(is_adapt_task, $text)?
+    };
     ($of:ident $text:expr) => {
         $text.parse().ok()?
     };
@@ -126,6 +131,9 @@ macro_rules! sample {
     };
     (BuildTask $random:expr) => {
         tests::task("build", $random)
+    };
+    (AdaptTask $random:expr) => {
+        format!("adapt-{}", tests::hash($random))
     };
     (Name $random:expr) => {
         tests::name($random)
@@ -176,6 +184,17 @@ keys! {
     /// The frozen quantisation scale of a space under one set of index options.
     Calibration = calibration(options: Hash, space: SpaceId)
         "indexes/{options}/calibration-{space}.json";
+    /// The weights of a query tower that was adapted to the corpus; `tower` is the start of its fingerprint, and the folder
+    /// is one that any program can load a model from.
+    TowerWeights = tower_weights(tower: Hash) "towers/{tower}/model.safetensors";
+    /// Its configuration.
+    TowerConfig = tower_config(tower: Hash) "towers/{tower}/config.json";
+    /// Its tokenizer.
+    TowerTokenizer = tower_tokenizer(tower: Hash) "towers/{tower}/tokenizer.json";
+    /// What it read: notes and hashes of texts.
+    TowerTexts = tower_texts(tower: Hash, hash: Hash) "towers/{tower}/{hash}.texts.json";
+    /// The receipt of an adapt task.
+    AdaptReceipt = adapt_receipt(task: AdaptTask) "towers/{task}.task.json";
     /// The plan of one run.
     Plan = plan(run: Run) "runs/{run}/plan.json";
     /// The report of one run.
@@ -333,10 +352,10 @@ mod tests {
 
     /// Pieces of keys, put together at random.
     fn nearly() -> impl Strategy<Value = String> {
-        let pieces = "prepared embeddings indexes runs snapshots signatures leases executors / / / / - @ . .. # + \u{e9} \
+        let pieces = "prepared embeddings indexes towers runs snapshots signatures leases executors / / / / - @ . .. # + \u{e9} \
             report plan checked calibration .json .html .parquet .located .ids .removed .sig .book .usearch .f16 .receipt \
             .task run- beat- reader- gc- a1 7 00007 0000000007 00000000000000000007 99999999999999999999 \
-            0123456789abcdef 20261123T075000Z-4f2a9c1e -next -0badcafe encode- build- -00007- #2024 %23 S";
+            0123456789abcdef 20261123T075000Z-4f2a9c1e -next -0badcafe encode- build- adapt- model.safetensors .texts -00007- #2024 %23 S";
         let piece = prop::sample::select(pieces.split_whitespace().collect::<Vec<_>>());
         prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
     }
@@ -394,7 +413,8 @@ mod tests {
             embeddings/H/3/H-H.parquet embeddings/s/00003/H-H.parquet embeddings/H/00003/a.b-c.parquet \
             embeddings/H/00003/H-Hx.parquet embeddings/H/00003/build-00003-H.task.json indexes/H/00003/i.usearch \
             indexes/H/00003/encode-00003-H.task.json indexes/H/calibration-.json indexes/H/calibration-s.json \
-            leases/run-7.json leases/gc-.json leases/gc-mine.json leases/other-H.json leases/reader-\u{e9} \
+            towers/H towers/s/config.json towers/H/model.gguf towers/H/texts.json towers/adapt-s.task.json \
+            towers/H/adapt-H.task.json leases/run-7.json leases/gc-.json leases/gc-mine.json leases/other-H.json leases/reader-\u{e9} \
             below/runs/R/plan.json below/snapshots/00000000000000000042.json";
         let (run, hash) = ("20260101T000000Z-0badcafe", "0123456789abcdef");
         for key in foreign.split_whitespace().chain([""]) {
@@ -402,7 +422,8 @@ mod tests {
             assert_eq!(parse(&key), None, "{key}");
         }
         let ours = "runs/R/report-100.json prepared/R/00007.parquet embeddings/H/00003/H-H.parquet leases/gc-H.json \
-            embeddings/H/00003/encode-00003-H-77.task.json indexes/H/00003/build-00003-H.task.json";
+            embeddings/H/00003/encode-00003-H-77.task.json indexes/H/00003/build-00003-H.task.json \
+            towers/H/model.safetensors towers/H/H.texts.json towers/adapt-H.task.json";
         for key in ours.split_whitespace() {
             let key = key.replace('R', run).replace('H', hash);
             assert_eq!(parse(&key).map(|parsed| parsed.to_string()), Some(key));

@@ -7,11 +7,12 @@ mod shape;
 pub use folder::{
     Folder, LEASES, SIGNATURES, SNAPSHOTS, TOPS, books, embeddings_dir, folder, hash_in_name,
     indexes_dir, is_file, is_json, is_receipt, makes, manifest_number, manifest_numbers_in,
-    parts_dir, prepared_dir, root_around, run_of, snapshot_of, staged, staged_for,
+    parts_dir, prepared_dir, root_around, run_of, snapshot_of, staged, staged_for, tower_dir,
 };
 pub use keys::{
-    Key, LeaseKind, ReportName, beat, book, build_receipt, calibration, checked_receipt,
-    encode_receipt, ids_file, index, index_receipt, lease, located, manifest, parse, part,
-    part_receipt, plan, prepared, prepared_receipt, reader_lease, removed_file, report,
-    report_page, run_lease, sidecar, signature,
+    Key, LeaseKind, ReportName, adapt_receipt, beat, book, build_receipt, calibration,
+    checked_receipt, encode_receipt, ids_file, index, index_receipt, lease, located, manifest,
+    parse, part, part_receipt, plan, prepared, prepared_receipt, reader_lease, removed_file,
+    report, report_page, run_lease, sidecar, signature, tower_config, tower_texts, tower_tokenizer,
+    tower_weights,
 };

@@ -29,6 +29,11 @@ pub(super) fn is_build_task(text: &str) -> bool {
     named.is_some_and(|(shard, hash)| is_shard(shard) && is_hash(hash))
 }
 
+/// `adapt-` and a hash.
+pub(super) fn is_adapt_task(text: &str) -> bool {
+    text.strip_prefix("adapt-").is_some_and(is_hash)
+}
+
 /// `20261123T075000Z`.
 fn is_moment(text: &str) -> bool {
     let digits = |text: &str, count| text.len() == count && is_digits(text);

@@ -327,6 +327,7 @@ async fn verify_looks_at_the_query_towers() {
         kind: "document-tower".to_owned(),
         options: serde_json::to_value(&options).unwrap(),
         teacher: None,
+        adapted: None,
     };
     place.admit(mixed.clone()).await.unwrap();
     looked(1, "wrong", "(other weights)");

@@ -61,7 +61,7 @@ const MAX_LINES: usize = 500;
 
 /// Folders under a root: whoever else names or takes apart a key asks `store::layout`.
 const ROOT_FOLDERS: &[&str] =
-    &["prepared/", "embeddings/", "indexes/", "runs/", "snapshots/", "leases/"];
+    &["prepared/", "embeddings/", "indexes/", "towers/", "runs/", "snapshots/", "leases/"];
 
 /// Macros that print: the command line alone does that.
 const PRINTING: &[&str] = &["print", "println", "eprint", "eprintln", "dbg"];

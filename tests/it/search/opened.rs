@@ -295,6 +295,7 @@ async fn admitting(model: &str) -> Manifest {
         kind: "document-tower".to_owned(),
         options: serde_json::to_value(&options).unwrap(),
         teacher: None,
+        adapted: None,
     }];
     let ids: FileRef = root.put("indexes/o/00000/x.ids.parquet", "x".into()).await.unwrap();
     content.shards[0].ids = ids;
@@ -307,8 +308,10 @@ async fn only_the_admitted_tower_encodes_queries() {
     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
     let base = std::path::Path::new(".");
     let cpu = DeviceSpec::Cpu { threads: 1 };
-    let load =
-        |model: Option<&'static str>| QueryEncoder::load(&manifest, model, base, &cpu, &reporter);
+    let root = Root::in_memory();
+    let load = |model: Option<&'static str>| {
+        QueryEncoder::load(&root, &manifest, model, base, &cpu, &reporter)
+    };
     let encoder = load(None).await.unwrap();
     let vector = encoder.encode("how to bake bread").unwrap();
     assert_eq!(vector.len(), 32);
@@ -326,10 +329,10 @@ async fn only_the_admitted_tower_encodes_queries() {
 
     let mut none = manifest.clone();
     none.content.query_towers.clear();
-    let error = QueryEncoder::load(&none, None, base, &cpu, &reporter).await.unwrap_err();
+    let error = QueryEncoder::load(&root, &none, None, base, &cpu, &reporter).await.unwrap_err();
     assert!(error.to_string().contains("no query tower"), "{error}");
     let mut broken = manifest.clone();
     broken.content.query_towers[0].options = serde_json::json!({"modle": 1});
-    let error = QueryEncoder::load(&broken, None, base, &cpu, &reporter).await.unwrap_err();
+    let error = QueryEncoder::load(&root, &broken, None, base, &cpu, &reporter).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }

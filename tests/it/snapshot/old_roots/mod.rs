@@ -172,7 +172,8 @@ impl OldRoot {
         let student = (tower.kind == "distilled").then(|| self.student());
         let student = student.as_ref().map(|path| path.to_str().unwrap());
         let cpu = DeviceSpec::Cpu { threads: 1 };
-        QueryEncoder::load(manifest, student, &self.path(), &cpu, &silent()).await.unwrap()
+        let (root, path) = (Root::in_memory(), self.path());
+        QueryEncoder::load(&root, manifest, student, &path, &cpu, &silent()).await.unwrap()
     }
 
     fn pipeline(&self, file: &str) -> Pipeline {
