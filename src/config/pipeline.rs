@@ -85,7 +85,7 @@ impl Pipeline {
     /// The tower that encodes queries: the query tower if there is one, else the document tower
     /// with the query's prompt.
     pub fn query_tower(&self) -> TowerOptions {
-        let QueryOptions { tower, prompt_prefix, prompt_suffix } = self.query.clone();
+        let QueryOptions { tower, prompt_prefix, prompt_suffix, adapt: _ } = self.query.clone();
         let tower = tower.unwrap_or_else(|| self.tower.clone());
         TowerOptions {
             prompt_prefix: prompt_prefix.or(tower.prompt_prefix),

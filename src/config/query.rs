@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::stage::AdaptOptions;
 use crate::tower::TowerOptions;
 
 /// How the snapshot's readers encode queries.
@@ -15,4 +16,7 @@ pub struct QueryOptions {
     pub prompt_suffix: Option<String>,
     /// A query tower of its own (a distilled one). Default: the document tower encodes queries.
     pub tower: Option<TowerOptions>,
+    /// Every run adapts the query tower to the corpus, within these limits, and stores it under the root. Default: it stays
+    /// as its files are.
+    pub adapt: Option<AdaptOptions>,
 }

@@ -28,7 +28,7 @@ pub(super) fn validate(pipeline: &Pipeline, root: &Node, problems: &mut Problems
         "storage.request_timeout_seconds",
         "must be above 0",
     );
-    query(&pipeline.query, "query", &mut check);
+    query(&pipeline.query, "query", pipeline.corpus.mode, &mut check);
     next(pipeline, &mut check);
 }
 
@@ -297,7 +297,26 @@ fn publish(pipeline: &Pipeline, check: &mut Check<'_>) {
     );
 }
 
-fn query(query: &QueryOptions, path: &str, check: &mut Check<'_>) {
+fn query(query: &QueryOptions, path: &str, mode: CorpusMode, check: &mut Check<'_>) {
+    if let Some(adapt) = &query.adapt {
+        let path = format!("{path}.adapt");
+        check.require(
+            query.tower.is_some(),
+            &path,
+            format!(
+                "needs [{}.tower]: the small tower that is adapted",
+                path.trim_end_matches(".adapt")
+            ),
+        );
+        check.require(
+            mode == CorpusMode::Full,
+            &path,
+            "needs `corpus.mode = \"full\"`: a delta does not hold the notes that it reads",
+        );
+        for (key, message) in adapt.problems() {
+            check.bad(&format!("{path}.{key}"), message);
+        }
+    }
     let Some(query_tower) = &query.tower else { return };
     tower(query_tower, &format!("{path}.tower"), check);
     for (key, set) in [
@@ -322,7 +341,7 @@ fn next(pipeline: &Pipeline, check: &mut Check<'_>) {
         let path = if next.chunking.is_some() { "next.chunking" } else { "chunking" };
         chunking(options, path, &next.tower, "next.tower", check);
     }
-    query(&next.query, "next.query", check);
+    query(&next.query, "next.query", pipeline.corpus.mode, check);
     check.require(
         pipeline.corpus.mode == CorpusMode::Full,
         "next",

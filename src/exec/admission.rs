@@ -2,16 +2,20 @@
 
 use super::context::Session;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::snapshot::{self, QueryTower};
-use crate::stage;
+use crate::snapshot::{self, Adapted, QueryTower};
+use crate::stage::{self, AdaptReceipt, Plan};
 use crate::tower::{DeviceSpec, Fit, Tower, TowerOptions};
 
 /// What a query tower that is to be admitted is asked.
 const PROBE: &str = "how does it work?";
 
-/// The towers that may encode queries: the configured one, by the fingerprint of everything that decides its
-/// vectors. It is asked here too: the next tower's query tower, and that of a run on a cluster, come this way alone.
-pub(super) async fn query_towers(session: &Session) -> Result<Vec<QueryTower>> {
+/// The towers that may encode queries: the configured one, by the fingerprint of everything that decides its vectors, or
+/// what it was adapted to: by a task of the `plan`, or, where that had nothing to adapt, earlier. The configured one is asked here too: the next tower's query tower, and that of a run on a cluster, come this way alone.
+pub(super) async fn query_towers(
+    session: &Session,
+    plan: &Plan,
+    adapted: Option<&AdaptReceipt>,
+) -> Result<Vec<QueryTower>> {
     let tower = probe_query_tower(session).await?;
     let pipeline = &session.ctx.pipeline;
     let of_its_own = pipeline.query.tower.is_some();
@@ -31,14 +35,44 @@ pub(super) async fn query_towers(session: &Session) -> Result<Vec<QueryTower>> {
     let decided = pipeline.query_tower().is_pinned();
     let before = admitted(session, tower).await?;
     let before = before.filter(|before| is_same(before, &named, &options, decided));
-    Ok(vec![before.unwrap_or(named)])
+    let named = before.unwrap_or(named);
+    let adapted = match (&pipeline.query.adapt, &plan.adapt) {
+        (None, _) => None,
+        (Some(_), Some(_)) => {
+            adapted.and_then(|receipt| receipt.tower.as_ref()).map(|tower| QueryTower {
+                fingerprint: tower.fingerprint,
+                kind: QueryTower::DISTILLED.to_owned(),
+                options: tower.options.clone(),
+                teacher: tower.teacher.clone(),
+                adapted: Some(Adapted {
+                    files: tower.files.clone(),
+                    options: tower.by,
+                    base: Box::new(named.clone()),
+                }),
+            })
+        }
+        (Some(_), None) => newest_towers(session).await?.find(|tower| {
+            tower.adapted.as_ref().is_some_and(|own| own.base.fingerprint == named.fingerprint)
+        }),
+    };
+    Ok(vec![adapted.unwrap_or(named)])
+}
+
+/// The towers that the newest snapshot admits.
+async fn newest_towers(session: &Session) -> Result<impl Iterator<Item = QueryTower>> {
+    let newest = snapshot::newest(&session.ctx.root).await?;
+    Ok(newest.into_iter().flat_map(|manifest| manifest.content.query_towers))
 }
 
 /// How the newest snapshot names a tower, where it admits it.
 async fn admitted(session: &Session, tower: &Tower) -> Result<Option<QueryTower>> {
     let fingerprint = tower.fingerprint()?;
-    let newest = snapshot::newest(&session.ctx.root).await?;
-    let mut towers = newest.into_iter().flat_map(|manifest| manifest.content.query_towers);
+    // An adapted one was admitted as it was before, too.
+    let bases = |tower: QueryTower| match tower.adapted {
+        Some(adapted) => *adapted.base,
+        None => tower,
+    };
+    let mut towers = newest_towers(session).await?.map(bases);
     Ok(towers.find(|tower| tower.fingerprint == fingerprint))
 }
 

@@ -234,7 +234,7 @@ async fn fill(
     let mut fleet = Fleet::for_plan(session, &report.run, tower.clone())?;
     let mut receipts = Receipts::default();
     let mut drift = None;
-    let encode = Plan { calibrate: None, build: Vec::new(), ..plan.clone() };
+    let encode = Plan { calibrate: None, adapt: None, build: Vec::new(), ..plan.clone() };
     let encoded = async {
         drift = fleet.check(&encode, ctx.pipeline.encode.self_test, &night).await?;
         stage::refuse_drift(drift, &plan.gates, options.overrides_drift())?;
@@ -265,7 +265,7 @@ async fn switch(
     report: &mut RunReport,
 ) -> Result<()> {
     let mut gates = Vec::new();
-    let published = commit(session, plan, &receipts.build, drift, &mut gates).await;
+    let published = commit(session, plan, receipts, drift, &mut gates).await;
     let backfill = report.backfill.get_or_insert_default();
     backfill.gates = gates;
     let published = published?;
@@ -286,7 +286,7 @@ pub(super) async fn publish_plan(
 ) -> Result<()> {
     let root = &session.ctx.root;
     let receipts = Receipts::read(plan, root).await?;
-    report.executed(&receipts.encode, &receipts.build);
+    report.executed(&receipts.encode, &receipts.build, receipts.adapt.as_ref());
     let mut progress = BackfillReport::planned(plan);
     let total = |value: fn(&EncodeReceipt) -> u64| receipts.encode.iter().map(value).sum();
     let tokens: u64 = total(|receipt| receipt.tokens);

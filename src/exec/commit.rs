@@ -3,16 +3,17 @@
 use super::admission::query_towers;
 use super::context::Session;
 use super::tasks::local;
+use super::tasks::receipts::Receipts;
 use crate::error::Result;
 use crate::report::{NewestSnapshot, Outcome, RunReport};
 use crate::snapshot::GateOutcome;
-use crate::stage::{self, BuildReceipt, Plan, PublishRequest, Published};
+use crate::stage::{self, Plan, PublishRequest, Published};
 
 /// Publishes the day's snapshot and says so in the report.
 pub(super) async fn publish(
     session: &Session,
     plan: &Plan,
-    receipts: &[BuildReceipt],
+    receipts: &Receipts,
     drift: Option<(f64, usize)>,
     report: &mut RunReport,
 ) -> Result<()> {
@@ -32,16 +33,16 @@ pub(super) async fn publish(
 pub(super) async fn commit(
     session: &Session,
     plan: &Plan,
-    receipts: &[BuildReceipt],
+    receipts: &Receipts,
     drift: Option<(f64, usize)>,
     judged: &mut Vec<GateOutcome>,
 ) -> Result<Published> {
     stage::publish(PublishRequest {
         plan,
-        receipts,
+        receipts: &receipts.build,
         tower: session.document().await?,
         tower_options: &session.ctx.pipeline.tower,
-        query_towers: query_towers(session).await?,
+        query_towers: query_towers(session, plan, receipts.adapt.as_ref()).await?,
         drift,
         overrides: &session.options.overrides,
         root: &session.ctx.root,

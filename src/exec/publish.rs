@@ -58,7 +58,7 @@ pub async fn publish_plan(
 
 async fn publish_day(session: &Session, plan: &Plan, report: &mut RunReport) -> Result<()> {
     let receipts = Receipts::read(plan, &session.ctx.root).await?;
-    report.executed(&receipts.encode, &receipts.build);
+    report.executed(&receipts.encode, &receipts.build, receipts.adapt.as_ref());
     let drift = commit::measure_drift(session, plan).await?;
-    commit::publish(session, plan, &receipts.build, drift, report).await
+    commit::publish(session, plan, &receipts, drift, report).await
 }

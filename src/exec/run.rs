@@ -163,7 +163,7 @@ async fn day(
     let plan = planned.plan;
     let mut receipts = Receipts::default();
     let outcome = fleet.run(&plan, session, &env, &mut receipts).await;
-    report.executed(&receipts.encode, &receipts.build);
+    report.executed(&receipts.encode, &receipts.build, receipts.adapt.as_ref());
     if outcome.is_err() {
         report.interrupted(&env.kept);
     }
@@ -176,7 +176,7 @@ async fn day(
     if let Some(lease) = lease {
         lease.check().await?;
     }
-    commit::publish(session, &plan, &receipts.build, drift, report).await?;
+    commit::publish(session, &plan, &receipts, drift, report).await?;
     stage.end(report.outcome.to_string());
     Ok(plan)
 }

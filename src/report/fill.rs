@@ -12,7 +12,8 @@ use crate::error::{Result, ResultExt};
 use crate::observe::{Stage, Timeline};
 use crate::snapshot::{self, PlannedUnder, Purged, Tombstones, host_name};
 use crate::stage::{
-    BuildReceipt, BuildWork, EncodeReceipt, Kept, NoteChanges, Plan, Planned, RunSpec, ShardPlan,
+    AdaptReceipt, BuildReceipt, BuildWork, EncodeReceipt, Kept, NoteChanges, Plan, Planned,
+    RunSpec, ShardPlan,
 };
 use crate::store::layout::{self, ReportName};
 use crate::store::{PutOutcome, Root};
@@ -109,7 +110,13 @@ impl RunReport {
     }
 
     /// What the tasks wrote.
-    pub(crate) fn executed(&mut self, encode: &[EncodeReceipt], build: &[BuildReceipt]) {
+    pub(crate) fn executed(
+        &mut self,
+        encode: &[EncodeReceipt],
+        build: &[BuildReceipt],
+        adapt: Option<&AdaptReceipt>,
+    ) {
+        self.query_tower = adapt.map(|receipt| receipt.summary.clone());
         let total = |value: fn(&EncodeReceipt) -> u64| encode.iter().map(value).sum::<u64>();
         self.set_actual(Stage::Encode, |amounts| {
             amounts.texts = total(|receipt| receipt.texts);
@@ -143,7 +150,7 @@ impl RunReport {
             .map(|note| format!("{}: {}", note.note_id, note.reason))
             .collect();
         self.parts_written = total(|receipt| receipt.parts.len() as u64);
-        self.tasks_done = (encode.len() + build.len()) as u64;
+        self.tasks_done = (encode.len() + build.len() + usize::from(adapt.is_some())) as u64;
         if self.lengths.is_empty() {
             self.lengths = length_buckets(encode.iter().flat_map(|receipt| &receipt.lengths));
         }

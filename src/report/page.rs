@@ -43,6 +43,7 @@ impl RunReport {
             tokens_per_second => self.tokens_per_second(),
             rejected => self.corpus.rejections.total(),
             charts,
+            query_tower => self.query_tower.as_ref().map(ToString::to_string),
             backfill,
         };
         template_environment()

@@ -104,6 +104,9 @@ pub struct PlanSummary {
     pub encode_tasks: Vec<String>,
     /// Id of the calibration, which follows the encode tasks; absent where the scale is frozen already.
     pub calibrate_task: Option<String>,
+    /// Id of the adaptation of the query tower, which follows the encode tasks; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapt_task: Option<String>,
     /// Ids of the build tasks, which follow the calibration: any order, anywhere.
     pub build_tasks: Vec<String>,
     /// Every shard, in order.
@@ -164,6 +167,7 @@ impl PlanSummary {
             tasks: plan.tasks() as u64,
             encode_tasks: plan.encode.iter().map(|task| task.id.clone()).collect(),
             calibrate_task: plan.calibrate.as_ref().map(|task| task.id.clone()),
+            adapt_task: plan.adapt.as_ref().map(|task| task.id.clone()),
             build_tasks: plan.build.iter().map(|task| task.id.clone()).collect(),
             total: PlanAmounts::sum(&shards),
             shards,
@@ -199,6 +203,8 @@ pub struct PlanBrief {
     pub encode_tasks: u64,
     /// 1 where the scale of quantised vectors is yet to be frozen, else 0.
     pub calibrate_tasks: u64,
+    /// 1 where the query tower is to be adapted, else 0.
+    pub adapt_tasks: u64,
     /// Number of build tasks.
     pub build_tasks: u64,
     /// Texts to encode.
@@ -221,6 +227,7 @@ impl PlanBrief {
             tasks: plan.tasks() as u64,
             encode_tasks: plan.encode.len() as u64,
             calibrate_tasks: u64::from(plan.calibrate.is_some()),
+            adapt_tasks: u64::from(plan.adapt.is_some()),
             build_tasks: plan.build.len() as u64,
             texts: plan.encode.iter().map(|task| task.shard.texts_to_encode).sum(),
             tokens: plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum(),

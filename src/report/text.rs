@@ -5,6 +5,7 @@ use std::fmt;
 use super::run::{Outcome, RunReport};
 use crate::observe::{Stage, format};
 use crate::snapshot::GateOutcome;
+use crate::stage::{AdaptOutcome, AdaptSummary};
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -82,6 +83,9 @@ impl fmt::Display for RunReport {
                 recall.mean, recall.k, recall.low, recall.high, recall.queries
             )?;
         }
+        if let Some(adapted) = &self.query_tower {
+            writeln!(f, "  queries  {adapted}")?;
+        }
         let failed = |gates: &[GateOutcome], f: &mut fmt::Formatter<'_>| {
             for gate in gates.iter().filter(|gate| !gate.passed) {
                 let mark = if gate.overridden.is_some() { "overridden" } else { "REFUSED" };
@@ -99,6 +103,38 @@ impl fmt::Display for RunReport {
             "  wrote    {} in {}",
             format::bytes(self.bytes_written),
             format::seconds(self.seconds)
+        )
+    }
+}
+
+/// An adaptation in a line.
+impl fmt::Display for AdaptSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AdaptSummary { outcome, learnt, new_texts, texts, steps, seconds, judged, .. } = self;
+        match outcome {
+            AdaptOutcome::Adapted => write!(
+                f,
+                "query tower adapted to {} texts in {steps} steps ({})",
+                format::count(*learnt),
+                format::seconds(*seconds)
+            )?,
+            AdaptOutcome::Kept => {
+                write!(f, "adapted query tower kept: {new_texts} of {texts} texts are new")?;
+            }
+            AdaptOutcome::Refused => {
+                f.write_str("query tower stays: adapted, it would find less")?
+            }
+            AdaptOutcome::TooFew => {
+                f.write_str("query tower stays: too few texts to learn from")?
+            }
+        }
+        let Some(judged) = judged else { return Ok(()) };
+        write!(
+            f,
+            "; held-out texts find their note: {} (before {}, the LLM {})",
+            format::share(judged.now.hit_at_10),
+            format::share(judged.before.hit_at_10),
+            format::share(judged.llm.hit_at_10)
         )
     }
 }

@@ -22,6 +22,7 @@ pub fn tonight(planned: Planned, of: &str, limit: Option<u64>) -> Plan {
             .map(|(task, share)| shortened(task, share))
             .collect();
         plan.calibrate = None;
+        plan.adapt = None;
         plan.build.clear();
     }
     plan.backfill = Some(Backfill {

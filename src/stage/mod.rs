@@ -3,6 +3,7 @@
 //! [`plan`] reads the corpus and decides everything; [`execute`] runs one [`Envelope`] of it on any worker;
 //! [`publish`] commits the result. Drivers differ only in where they call [`execute`].
 
+mod adapt;
 mod backfill;
 mod build;
 mod calibration;
@@ -23,6 +24,9 @@ mod windows;
 mod worker;
 mod written;
 
+pub use adapt::{
+    AdaptOutcome, AdaptReceipt, AdaptSummary, AdaptedTower, Found, Judged, receipt as adapt_receipt,
+};
 pub use backfill::tonight as backfill_tonight;
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibration::CalibrateReceipt;
@@ -32,11 +36,11 @@ pub use encode::{
 };
 pub use inputs::Inputs;
 pub(crate) use lengths::length_bucket;
-pub use options::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
+pub use options::{AdaptOptions, BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
-    Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, Moved, NoteChanges, PLAN_VERSION,
-    ParentIndex, ParentShard, PartsSummary, Plan, PlanRequest, Planned, RunSpec, ShardPlan,
-    absolute_tower, discard_prepared, plan, resolved_tower,
+    AdaptRequest, AdaptTask, Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, Moved,
+    NoteChanges, PLAN_VERSION, ParentIndex, ParentShard, PartsSummary, Plan, PlanRequest, Planned,
+    RunSpec, ShardPlan, absolute_tower, discard_prepared, plan, resolved_tower,
 };
 pub use publish::{Override, PublishRequest, Published, publish, refuse_other_tower};
 pub use purge::{

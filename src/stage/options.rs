@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::index::{Builder, IndexOptions, Quantization};
 use crate::tower::DeviceSpec;
-use crate::types::VectorType;
+use crate::types::{Digest256, VectorType, hash_json};
 
 /// How texts are encoded. Nothing here changes what a vector means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -146,6 +146,87 @@ impl BuildOptions {
             rescore: self.rescore,
             builder: self.builder,
         }
+    }
+}
+
+/// How the query tower learns to place the corpus's own titles and sentences where the LLM places them. `max_texts`, `steps`
+/// and `minutes` are limits: with more to read or less time, fewer of each are used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdaptOptions {
+    /// Titles and sentences, drawn by the hash of their text from so many notes at most, also drawn by hash: tomorrow the
+    /// same are drawn. About an eighth of them is held out, to judge the tower by.
+    pub max_texts: u32,
+    /// Steps of distillation after the refit of the projection; 0 leaves it at the refit.
+    pub steps: u32,
+    /// Minutes for all of it, half of them for the LLM; by default as long as it takes. Where they run out, the same notes
+    /// need not give the same tower.
+    pub minutes: Option<u32>,
+    /// Texts of one step.
+    pub batch: u32,
+    /// Weight of the squared distance to the LLM's vector.
+    pub mse_weight: f64,
+    /// Weight of `1 - cosine` to the LLM's vector.
+    pub cosine_weight: f64,
+    /// Weight of how far the tower's scores of the batch's other texts are from the LLM's.
+    pub score_weight: f64,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Decides the order of texts.
+    pub seed: u64,
+}
+
+impl Default for AdaptOptions {
+    fn default() -> Self {
+        Self {
+            max_texts: 4096,
+            steps: 100,
+            minutes: None,
+            batch: 128,
+            mse_weight: 1.0,
+            cosine_weight: 1.0,
+            score_weight: 3.0,
+            learning_rate: 3e-4,
+            seed: 1,
+        }
+    }
+}
+
+impl AdaptOptions {
+    /// Every value that makes no sense: its key and what it must be.
+    pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
+        let weights = [
+            ("mse_weight", self.mse_weight),
+            ("cosine_weight", self.cosine_weight),
+            ("score_weight", self.score_weight),
+        ];
+        let mut problems: Vec<_> = weights
+            .iter()
+            .filter(|(_, weight)| !(weight.is_finite() && *weight >= 0.0))
+            .map(|(key, _)| (*key, "must be 0 or more"))
+            .collect();
+        let mut require = |fine: bool, key, message| {
+            if !fine {
+                problems.push((key, message));
+            }
+        };
+        let any = weights.iter().any(|(_, weight)| *weight > 0.0);
+        require(any, "mse_weight", "must be above 0, or one of the other weights");
+        require((16..=1_000_000).contains(&self.max_texts), "max_texts", "must be 16 to 1,000,000");
+        require(
+            self.minutes != Some(0),
+            "minutes",
+            "must be at least 1; leave it out for no limit",
+        );
+        require((2..=4096).contains(&self.batch), "batch", "must be 2 to 4096");
+        let rate = self.learning_rate;
+        require(rate > 0.0 && rate <= 1.0, "learning_rate", "must be above 0 and at most 1");
+        problems
+    }
+
+    /// Names what decides what is learnt, within the limits of time: with another digest, the tower is adapted again.
+    pub(crate) fn digest(&self) -> Result<Digest256> {
+        hash_json(&Self { minutes: None, ..self.clone() })
     }
 }
 

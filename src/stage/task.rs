@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::adapt::{self, AdaptReceipt};
 use super::build::{self, BuildReceipt};
 use super::calibration::CalibrateReceipt;
 use super::encode::{self, EncodeReceipt};
@@ -18,6 +19,8 @@ pub enum TaskReceipt {
     Encode(EncodeReceipt),
     /// Of a calibration.
     Calibrate(CalibrateReceipt),
+    /// Of an adapt task.
+    Adapt(Box<AdaptReceipt>),
     /// Of a build task.
     Build(Box<BuildReceipt>),
 }
@@ -35,6 +38,10 @@ pub async fn execute(
     let receipt = match envelope {
         Envelope::Encode(task) => encode::encode(task, worker, env).await.map(TaskReceipt::Encode),
         Envelope::Calibrate(task) => build::calibrate(task, env).await.map(TaskReceipt::Calibrate),
+        Envelope::Adapt(task) => {
+            let adapting = Box::pin(adapt::adapt(task, worker, env));
+            adapting.await.map(|receipt| TaskReceipt::Adapt(Box::new(receipt)))
+        }
         Envelope::Build(task) => {
             build::build(task, env).await.map(|receipt| TaskReceipt::Build(Box::new(receipt)))
         }

@@ -13,7 +13,7 @@ use crate::exec::{self, RunOptions, Share, TaskStage};
 /// Execute tasks of a stored plan, for Airflow, Kubernetes and the like
 ///
 /// `plan` and `run --plan-only` store the plan; the stages encode, calibrate and build follow each
-/// other; `publish` is the last step. A task that is done already does nothing, so retries and doubled
+/// other, adapt follows encode; `publish` is the last step. A task that is done already does nothing, so retries and doubled
 /// attempts are safe. Prints the receipt of one task, or the sum of a share, as JSON.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -21,6 +21,7 @@ Examples:
   scalingnote plan daily.toml --brief | jq -r .plan_key
   scalingnote task daily.toml --plan \"$PLAN\" --stage encode --share 0/8    the first of 8 equal jobs
   scalingnote task daily.toml --plan \"$PLAN\" --stage calibrate
+  scalingnote task daily.toml --plan \"$PLAN\" --stage adapt               the query tower, where [query.adapt] is set
   scalingnote task daily.toml --plan 20250101T000000Z-1a2b3c4d --task encode-00017-b141f1cba5c376d4
   SCALINGNOTE_PIPELINE=/config/daily.toml scalingnote task --plan \"$PLAN\" --task \"$TASK\"")]
 pub(crate) struct TaskArgs {

@@ -115,6 +115,11 @@ impl Driver {
             let work = task_work(Envelope::Calibrate(task.clone()));
             self.execute("calibrate", &[work], &Watch::of(env, None)).await?;
         }
+        if let Some(task) = &plan.adapt {
+            let work = task_work(Envelope::Adapt(task.clone()));
+            self.execute("adapt", &[work], &Watch::of(env, None)).await?;
+            receipts.adapt = Some(stage::adapt_receipt(task, &env.root).await?);
+        }
         if !plan.build.is_empty() {
             let works: Vec<_> = plan.build.iter().cloned().map(Envelope::Build).collect();
             let total = works.len() as u64;

@@ -8,7 +8,7 @@ use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
 use crate::error::Result;
 use crate::observe::{Reporter, Tee, Timeline};
-use crate::stage::{self, PlanRequest, Planned, TaskEnv};
+use crate::stage::{self, AdaptRequest, PlanRequest, Planned, TaskEnv};
 use crate::tower::Tower;
 
 /// A run at work. Clones share the towers.
@@ -92,6 +92,15 @@ impl Session {
         prepared: Option<&PrepareOutcome>,
     ) -> Result<Planned> {
         let RunContext { pipeline, root, cancel, .. } = &self.ctx;
+        let adapt = match &pipeline.query.adapt {
+            Some(options) => {
+                let student = self.query().await?;
+                let (named, base_dir) = (pipeline.query_tower(), &pipeline.base_dir);
+                let named = stage::resolved_tower(&named, base_dir, student);
+                Some(AdaptRequest { options, student, named })
+            }
+            None => None,
+        };
         stage::plan(PlanRequest {
             corpus: &pipeline.corpus,
             storage: &pipeline.storage,
@@ -102,6 +111,7 @@ impl Session {
             encode: &pipeline.encode,
             build: &pipeline.index,
             gates: &pipeline.gates,
+            adapt,
             prepared,
             keep_texts: pipeline.next.is_some(),
             root,

@@ -53,6 +53,14 @@ impl Workers {
         if let Some(task) = &plan.calibrate {
             execute(&Envelope::Calibrate(task.clone()), self.first(), attempts, &env).await?;
         }
+        if let Some(task) = &plan.adapt {
+            let task = Envelope::Adapt(task.clone());
+            if let TaskReceipt::Adapt(receipt) =
+                execute(&task, self.first(), attempts, &env).await?
+            {
+                receipts.adapt = Some(*receipt);
+            }
+        }
         if !plan.build.is_empty() {
             build(plan, attempts, &env, limit_mib, receipts).await?;
         }

@@ -3,7 +3,7 @@
 use futures::{StreamExt, stream};
 
 use crate::error::Result;
-use crate::stage::{self, BuildReceipt, EncodeReceipt, Plan};
+use crate::stage::{self, AdaptReceipt, BuildReceipt, EncodeReceipt, Plan};
 use crate::store::Root;
 
 /// Receipts read at the same time.
@@ -14,6 +14,7 @@ const READERS: usize = 16;
 pub(crate) struct Receipts {
     pub encode: Vec<EncodeReceipt>,
     pub build: Vec<BuildReceipt>,
+    pub adapt: Option<AdaptReceipt>,
 }
 
 impl Receipts {
@@ -24,7 +25,12 @@ impl Receipts {
     pub async fn read(plan: &Plan, root: &Root) -> Result<Self> {
         let encode = plan.encode.iter().map(|task| stage::encode_receipt(task, root)).collect();
         let build = plan.build.iter().map(|task| stage::build_receipt(task, root)).collect();
+        let adapt = match &plan.adapt {
+            Some(task) => Some(stage::adapt_receipt(task, root).await?),
+            None => None,
+        };
         Ok(Self {
+            adapt,
             encode: all_of(encode).await.into_iter().collect::<Result<_>>()?,
             build: all_of(build).await.into_iter().collect::<Result<_>>()?,
         })

@@ -22,13 +22,15 @@ pub enum TaskStage {
     Encode,
     /// Freeze the scale of quantised vectors: one task, or none where it is frozen.
     Calibrate,
+    /// Adapt the query tower: one task, or none where the pipeline asks for none or nothing changed.
+    Adapt,
     /// Build indexes.
     Build,
 }
 
 impl TaskStage {
     /// The names of all, in order.
-    pub const NAMES: [&'static str; 3] = ["encode", "calibrate", "build"];
+    pub const NAMES: [&'static str; 4] = ["encode", "calibrate", "adapt", "build"];
 }
 
 impl FromStr for TaskStage {
@@ -38,6 +40,7 @@ impl FromStr for TaskStage {
         match name {
             "encode" => Ok(Self::Encode),
             "calibrate" => Ok(Self::Calibrate),
+            "adapt" => Ok(Self::Adapt),
             "build" => Ok(Self::Build),
             _ => Err(Error::usage(format!(
                 "no stage `{name}`; stages of tasks are {}",
@@ -118,13 +121,20 @@ pub async fn execute_share(
 ) -> Result<ShareDone> {
     let mut plan = Plan::load(&ctx.root, layout::run_of(plan_key)).await?;
     let calibrations: Vec<_> = plan.calibrate.take().into_iter().collect();
+    let adaptations: Vec<_> = plan.adapt.take().into_iter().collect();
     let (encode, build) = (std::mem::take(&mut plan.encode), std::mem::take(&mut plan.build));
     match stage {
         TaskStage::Encode => plan.encode = share.of(&encode),
         TaskStage::Calibrate => {
             plan.calibrate = share.of(&calibrations).pop();
-            if plan.calibrate.is_some() {
-                all_encoded(ctx, &plan, &encode).await?;
+            if plan.calibrate.is_some() && !is_frozen(ctx, &plan).await? {
+                all_encoded(ctx, &encode).await?;
+            }
+        }
+        TaskStage::Adapt => {
+            plan.adapt = share.of(&adaptations).pop();
+            if plan.adapt.is_some() {
+                all_encoded(ctx, &encode).await?;
             }
         }
         TaskStage::Build => plan.build = share.of(&build),
@@ -161,8 +171,10 @@ async fn tower_of(plan: &Plan, ctx: &RunContext) -> Option<Tower> {
 pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Result<TaskReceipt> {
     let plan = Plan::load(&ctx.root, layout::run_of(plan_key)).await?;
     let envelope = plan.envelope(task)?;
-    if matches!(envelope, Envelope::Calibrate(_)) {
-        all_encoded(ctx, &plan, &plan.encode).await?;
+    match &envelope {
+        Envelope::Calibrate(_) if is_frozen(ctx, &plan).await? => {}
+        Envelope::Calibrate(_) | Envelope::Adapt(_) => all_encoded(ctx, &plan.encode).await?,
+        Envelope::Encode(_) | Envelope::Build(_) => {}
     }
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
     let env = Session::new(ctx).env();
@@ -174,13 +186,15 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     stage::execute(&envelope, workers.first(), &env).await
 }
 
-/// Refuses to fit a scale, which is frozen for good, before all that it is fitted on is there. A next tower's is fitted on
-/// what its budget has left it so far.
-async fn all_encoded(ctx: &RunContext, plan: &Plan, tasks: &[EncodeTask]) -> Result<()> {
+/// Whether the scale is fitted already, or need not wait: a next tower's is fitted on what its budget has left it so far.
+async fn is_frozen(ctx: &RunContext, plan: &Plan) -> Result<bool> {
     let key = layout::calibration(&plan.spec.index.id()?, &plan.spec.space_id);
-    if plan.backfill.is_some() || ctx.root.size(&key).await?.is_some() {
-        return Ok(());
-    }
+    Ok(plan.backfill.is_some() || ctx.root.size(&key).await?.is_some())
+}
+
+/// Refuses to fit a scale, which is frozen for good, or to judge a query tower, before all that it is fitted on or judged by
+/// is there.
+async fn all_encoded(ctx: &RunContext, tasks: &[EncodeTask]) -> Result<()> {
     let reads = tasks.iter().map(|task| stage::encode_receipt(task, &ctx.root)).collect();
     all_of(reads).await.into_iter().collect::<Result<Vec<_>>>().map(drop)
 }

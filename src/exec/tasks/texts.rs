@@ -51,7 +51,7 @@ pub async fn encode_texts(
     let run = new_run_id();
     let mut plan = session.plan(&run).await?.plan;
     // Vectors are all that is wanted.
-    plan.calibrate = None;
+    (plan.calibrate, plan.adapt) = (None, None);
     plan.build.clear();
     let tower = session.document().await?;
     let attempts = session.options.attempts;

@@ -9,9 +9,9 @@ use super::live::PartsSummary;
 use crate::corpus::{CorpusMode, PrepareOutcome, PreparedShard};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index::{IndexOptions, Recall};
-use crate::snapshot::{PlannedUnder, ShardContent, Tombstones, overtaken_by_purge};
+use crate::snapshot::{PlannedUnder, QueryTower, ShardContent, Tombstones, overtaken_by_purge};
 use crate::stage::ids::{IdRow, Ids};
-use crate::stage::{EncodeOptions, GateOptions};
+use crate::stage::{AdaptOptions, EncodeOptions, GateOptions};
 use crate::store::{FileRef, Root, layout};
 use crate::tower::{Tower, TowerOptions};
 use crate::types::{Digest256, EmbeddingSpace, Hasher256, SpaceId, hash_json};
@@ -154,6 +154,8 @@ pub enum Envelope {
     Encode(EncodeTask),
     /// Fit and freeze the quantisation scale, after all encode tasks.
     Calibrate(CalibrateTask),
+    /// Adapt the query tower to the corpus, after all encode tasks.
+    Adapt(Box<AdaptTask>),
     /// Build one shard's index and ids file, after the calibration.
     Build(BuildTask),
 }
@@ -184,6 +186,29 @@ pub struct CalibrateTask {
     pub spec: RunSpec,
 }
 
+/// Adapt the query tower.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptTask {
+    /// Task id, from its content.
+    pub id: String,
+    /// Shared identities and options.
+    pub spec: RunSpec,
+    /// How it learns, and what it may cost.
+    pub options: AdaptOptions,
+    /// The query tower as the pipeline names it, every path absolute.
+    pub student: TowerOptions,
+    /// Fingerprint of that tower.
+    pub fingerprint: Digest256,
+    /// The document tower with the prompt and length of the queries that the query tower was taught by.
+    pub teacher: TowerOptions,
+    /// The notes.
+    pub notes: Vec<PreparedShard>,
+    /// What became of the same tower in the parent snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<QueryTower>,
+}
+
 /// Build one shard.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -204,6 +229,7 @@ impl Envelope {
         match self {
             Self::Encode(task) => &task.id,
             Self::Calibrate(task) => &task.id,
+            Self::Adapt(task) => &task.id,
             Self::Build(task) => &task.id,
         }
     }
@@ -213,6 +239,7 @@ impl Envelope {
         match self {
             Self::Encode(task) => &task.spec,
             Self::Calibrate(task) => &task.spec,
+            Self::Adapt(task) => &task.spec,
             Self::Build(task) => &task.spec,
         }
     }
@@ -242,6 +269,9 @@ pub struct Plan {
     pub encode: Vec<EncodeTask>,
     /// Then the calibration, where there is none yet.
     pub calibrate: Option<CalibrateTask>,
+    /// After the encode tasks, too: the adaptation of the query tower, where the pipeline asks for one and anything changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapt: Option<Box<AdaptTask>>,
     /// Then build tasks: any order, any machine.
     pub build: Vec<BuildTask>,
     /// Present where this is a night's back-fill of the tower that is to take over.
@@ -270,7 +300,8 @@ pub struct Backfill {
 impl Plan {
     /// Number of tasks; 0 means that nothing changed and nothing will be published.
     pub fn tasks(&self) -> usize {
-        self.encode.len() + usize::from(self.calibrate.is_some()) + self.build.len()
+        let single = [self.calibrate.is_some(), self.adapt.is_some()];
+        self.encode.len() + single.into_iter().map(usize::from).sum::<usize>() + self.build.len()
     }
 
     /// Where the plan lies under the root.
@@ -284,7 +315,8 @@ impl Plan {
         let build = || self.build.iter().find(|task| task.id == id).cloned().map(Envelope::Build);
         let calibrate =
             || self.calibrate.iter().find(|task| task.id == id).cloned().map(Envelope::Calibrate);
-        encode.or_else(build).or_else(calibrate).ok_or_else(|| {
+        let adapt = || self.adapt.iter().find(|task| task.id == id).cloned().map(Envelope::Adapt);
+        encode.or_else(build).or_else(calibrate).or_else(adapt).ok_or_else(|| {
             Error::usage(format!(
                 "plan of run {} has no task {id}; `scalingnote plan --json` lists the tasks",
                 self.spec.run

@@ -1,5 +1,6 @@
 //! Stage `prepare`: what a run will do, decided before it does it.
 
+mod adapt;
 mod compare;
 mod envelope;
 mod live;
@@ -8,9 +9,10 @@ mod prepare;
 mod tokens;
 mod upstream;
 
+pub use adapt::AdaptRequest;
 pub(super) use compare::{source_digest, source_of};
 pub use envelope::{
-    Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION,
+    AdaptTask, Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, NoteChanges, PLAN_VERSION,
     ParentIndex, ParentShard, Plan, RunSpec, ShardPlan, absolute_tower, discard_prepared,
     resolved_tower,
 };

@@ -34,7 +34,8 @@ pub(super) async fn lost_files(root: &Root, parent: Option<&Manifest>) -> Result
     Ok(paths.filter(|path| listed(path) && !there.contains(*path)).cloned().collect())
 }
 
-/// The texts whose vectors the parent has in the space `space`: nobody will need to read them, except a sample.
+/// The texts whose vectors the parent has in the space `space`: nobody will need to read them, except a sample, and those
+/// that a query tower is adapted to, at most `read` of them.
 ///
 /// Memory: 32 bytes a text. A parent whose ids cannot be read knows nothing.
 pub(super) async fn known_texts(
@@ -43,9 +44,11 @@ pub(super) async fn known_texts(
     parent: Option<&Manifest>,
     lost: &HashSet<String>,
     space: &SpaceId,
+    read: usize,
 ) -> Result<Option<KnownText>> {
+    let kept = KEPT_TEXTS.max(read);
     let content = parent.map(|parent| &parent.content);
-    let large = |c: &&Content| c.space_id == *space && c.vectors > KEPT_TEXTS as u64;
+    let large = |c: &&Content| c.space_id == *space && c.vectors > kept as u64;
     let Some(content) = content.filter(large) else { return Ok(None) };
     let mut hashes = Vec::new();
     for shard in &content.shards {
@@ -56,11 +59,11 @@ pub(super) async fn known_texts(
     }
     hashes.sort_unstable();
     hashes.dedup();
-    if hashes.len() <= KEPT_TEXTS {
+    if hashes.len() <= kept {
         return Ok(None);
     }
-    // The sampled checks take the smallest hashes: these are the texts to keep.
-    let first_left_out = hashes.split_off(KEPT_TEXTS);
+    // The sampled checks and the query tower take the smallest hashes: these are the texts to keep.
+    let first_left_out = hashes.split_off(kept);
     Ok(Some(Arc::new(move |hash| first_left_out.binary_search(hash).is_ok())))
 }
 

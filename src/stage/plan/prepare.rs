@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::adapt::{self, AdaptRequest};
 use super::compare::{Compared, compare_all};
 use super::envelope::{
     BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, build_task_id,
@@ -47,6 +48,8 @@ pub struct PlanRequest<'a> {
     pub build: &'a BuildOptions,
     /// Gates.
     pub gates: &'a GateOptions,
+    /// The query tower, where it is to be adapted to the corpus.
+    pub adapt: Option<AdaptRequest<'a>>,
     /// The prepared notes, where another plan of the same day has them already: same SQL, template and chunks.
     pub prepared: Option<&'a PrepareOutcome>,
     /// Whether the prepared files keep every text, for a tower of another space that will read them too. Else those
@@ -118,7 +121,10 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     }
     let known = match request.keep_texts {
         true => None,
-        false => known_texts(root, &inputs, parent.as_ref(), &lost, &space_id).await?,
+        false => {
+            let read = request.adapt.as_ref().map_or(0, |adapt| adapt.options.max_texts);
+            known_texts(root, &inputs, parent.as_ref(), &lost, &space_id, read as usize).await?
+        }
     };
     let devices = request.encode.devices.len().max(1) as u32;
     let prepare = PrepareRequest {
@@ -200,7 +206,11 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     }
     let distinct = shards.iter().filter(|shard| !shard.plan.unchanged).map(Compared::texts).sum();
     let shards: Vec<ShardPlan> = shards.into_iter().map(|shard| shard.plan).collect();
-    let plan = lay_out_tasks(&request, spec, prepared, shards, parts).await?;
+    let mut plan = lay_out_tasks(&request, spec, prepared, shards, parts).await?;
+    if let Some(adapt) = &request.adapt {
+        let task = adapt::lay_out(adapt, &plan.spec, root, parent.as_ref(), &plan.shards).await?;
+        plan.adapt = task.map(Box::new);
+    }
     let seconds = started.elapsed().as_secs_f64();
     let notes: u64 = plan.shards.iter().map(|shard| shard.prepared.notes).sum();
     let texts: u64 = plan.shards.iter().map(|shard| shard.texts_to_encode).sum();
@@ -263,6 +273,7 @@ async fn lay_out_tasks(
         parts,
         encode,
         calibrate,
+        adapt: None,
         build,
         backfill: None,
         spec,

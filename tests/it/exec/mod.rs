@@ -1,5 +1,6 @@
 //! Whole runs: days, nights, several workers, and what ends them in the middle.
 
+mod adapt;
 mod backfill;
 mod clocks;
 #[cfg(feature = "cluster")]

@@ -1,0 +1,296 @@
+//! One adaptation, from the prepared notes to the receipt.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::draw::{Drawn, Piece};
+use super::judge::{Found, Judged};
+use super::learn::{Budget, Lesson, Llm, Small, Start, learn};
+use super::read::Read;
+use super::receipt::{AdaptOutcome, AdaptReceipt, AdaptSummary, AdaptedTower};
+use crate::embedding;
+use crate::error::{Error, ErrorKind, Result, ResultExt, unless};
+use crate::snapshot::{Adapted, Laid, Purged};
+use crate::stage::inputs::is_damage;
+use crate::stage::plan::AdaptTask;
+use crate::stage::vectors::{find_in_parts, gather};
+use crate::stage::worker::{TaskEnv, Worker};
+use crate::store::{FileRef, layout, receipt};
+use crate::tower::TowerOptions;
+use crate::types::{Cancel, Digest256, EmbeddingSpace, Embeddings};
+
+/// Fewest texts that anything is learnt from.
+const LEAST: usize = 16;
+/// Of the texts drawn, one in so many may be new before the tower learns again.
+const NEW: u64 = 5;
+
+/// Adapts the query tower, unless the receipt is there.
+///
+/// # Errors
+/// Conflict where a note that it read was purged meanwhile; what stopped it.
+pub(in crate::stage) async fn adapt(
+    task: &AdaptTask,
+    worker: &mut Worker,
+    env: &TaskEnv,
+) -> Result<AdaptReceipt> {
+    let key = layout::adapt_receipt(&task.id);
+    let receipt = receipt::once(&env.root, &key, work(task, worker, env)).await?;
+    let files: &[FileRef] = receipt.tower.as_ref().map_or(&[], |tower| &tower.files);
+    let read = match files.is_empty() {
+        true => None,
+        false => unless(Read::open(&env.root, files).await, is_damage)?,
+    };
+    let mut written = vec![key.as_str()];
+    written.extend(files.iter().map(|file| file.path.as_str()));
+    let holds = |purged: &Purged| read.is_some_and(|read| read.holds(purged));
+    env.unless_purged(&task.spec, &written, holds).await?;
+    Ok(receipt)
+}
+
+/// What the parent snapshot's adaptation left.
+struct Previous {
+    read: Read,
+    laid: Laid,
+    tower: AdaptedTower,
+}
+
+impl Previous {
+    /// `None` where there is none, or where it is damaged: then the tower begins anew.
+    async fn open(task: &AdaptTask, env: &TaskEnv) -> Result<Option<Self>> {
+        let Some(tower) = &task.previous else { return Ok(None) };
+        let Some(adapted) = &tower.adapted else { return Ok(None) };
+        let Some((read, laid)) = unless(Self::files(adapted, env).await, is_damage)? else {
+            env.reporter
+                .warn("the adapted query tower cannot be read; adapting it anew".to_owned());
+            return Ok(None);
+        };
+        let tower = AdaptedTower {
+            fingerprint: tower.fingerprint,
+            options: tower.options.clone(),
+            teacher: tower.teacher.clone(),
+            files: adapted.files.clone(),
+            by: adapted.options,
+        };
+        Ok(Some(Self { read, laid, tower }))
+    }
+
+    async fn files(adapted: &Adapted, env: &TaskEnv) -> Result<(Read, Laid)> {
+        Ok((Read::open(&env.root, &adapted.files).await?, adapted.lay(&env.root).await?))
+    }
+}
+
+/// The vectors of the drawn notes that have one.
+struct Notes {
+    vectors: Embeddings,
+    /// Where the vector of each drawn note is.
+    rows: Vec<Option<usize>>,
+}
+
+impl Notes {
+    async fn gather(task: &AdaptTask, drawn: &Drawn, env: &TaskEnv) -> Result<Self> {
+        let parts = embedding::list_parts(&env.root, &task.spec.space_id, None).await?;
+        let wanted: HashSet<Digest256> = drawn.notes.iter().map(|(_, hash)| *hash).collect();
+        let places = find_in_parts(&env.root, &parts, &wanted).await?;
+        let mut found = Vec::new();
+        let mut rows = Vec::with_capacity(drawn.notes.len());
+        for (_, hash) in &drawn.notes {
+            let place = places.get(hash);
+            rows.push(place.map(|_| found.len()));
+            found.extend(place);
+        }
+        let dimensions = task.spec.space.dimensions as usize;
+        Ok(Self { vectors: gather(&env.root, dimensions, found).await?, rows })
+    }
+}
+
+/// Texts with the LLM's vectors.
+struct Taught {
+    texts: Vec<String>,
+    vectors: Embeddings,
+    /// Rows of the texts' own notes.
+    own: Vec<usize>,
+}
+
+impl Taught {
+    fn of(dimensions: usize, taught: impl Iterator<Item = (Piece, Vec<f32>, usize)>) -> Self {
+        let mut all = Self {
+            texts: Vec::new(),
+            vectors: Embeddings::with_capacity(dimensions, 0),
+            own: Vec::new(),
+        };
+        for (piece, vector, own) in taught {
+            all.texts.push(piece.text);
+            all.vectors.push(&vector);
+            all.own.push(own);
+        }
+        all
+    }
+
+    async fn found(&self, tower: &Small, notes: &Notes, cancel: &Cancel) -> Result<Found> {
+        let queries = tower.vectors(self.texts.clone(), cancel).await?;
+        Ok(Found::of(&queries, &self.own, &notes.vectors))
+    }
+}
+
+async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<AdaptReceipt> {
+    let budget = Budget::of(task.options.minutes);
+    let drawn = Drawn::from(env, &task.notes, task.options.max_texts as usize).await?;
+    let previous = Previous::open(task, env).await?;
+    let texts = drawn.pieces().count() as u64;
+    let new_texts = previous.as_ref().map_or(texts, |previous| previous.read.new_among(&drawn));
+    let summary = |outcome, judged| AdaptSummary {
+        outcome,
+        texts,
+        new_texts,
+        learnt: 0,
+        steps: 0,
+        minutes: task.options.minutes,
+        seconds: budget.seconds(),
+        judged,
+    };
+    let stays = |summary: AdaptSummary| {
+        let tower = previous.as_ref().map(|previous| previous.tower.clone());
+        AdaptReceipt { id: task.id.clone(), tower, summary }
+    };
+    let by = task.options.digest()?;
+    if let Some(previous) = &previous
+        && previous.tower.by == by
+        && new_texts * NEW <= texts
+    {
+        return Ok(stays(summary(AdaptOutcome::Kept, Some(previous.read.judged))));
+    }
+
+    let begins = match &previous {
+        Some(previous) => in_folder(task, previous.laid.folder()),
+        None => task.student.clone(),
+    };
+    let before = Small::resolve(&begins, &env.reporter).await?;
+    if previous.is_none() && before.fingerprint()? != task.fingerprint {
+        return Err(Error::input(format!(
+            "the files of the query tower {} changed since run {} was planned; plan again",
+            task.student.model, task.spec.run
+        )));
+    }
+    let notes = Notes::gather(task, &drawn, env).await?;
+    let llm = Llm::resolve(task, &env.reporter).await?;
+    let (asked, shown) = teach(&llm, &before, &drawn, &notes, &budget, task, worker, env).await?;
+    if asked.texts.is_empty() || shown.texts.len() < LEAST {
+        return Ok(stays(summary(AdaptOutcome::TooFew, None)));
+    }
+
+    let folder = tempfile::tempdir()
+        .or_error(ErrorKind::Resource, || "making a folder for the query tower (set TMPDIR)")?;
+    let learnt = shown.texts.len() as u64;
+    let lesson = Lesson { texts: shown.texts, vectors: shown.vectors, space: llm.space.clone() };
+    let start = Start::of(&begins);
+    let (packed, steps) = match learn(task, start, lesson, &budget, folder.path(), env).await {
+        // Its numbers are no longer finite: the notes are to be published all the same.
+        Err(error) if error.kind() == ErrorKind::Input => {
+            env.reporter.warn(format!("the query tower stays as it was: {error}"));
+            return Ok(stays(summary(AdaptOutcome::Refused, None)));
+        }
+        learnt => learnt?,
+    };
+    let now = Small::resolve(&in_folder(task, &packed), &env.reporter).await?;
+    let judged = Judged {
+        texts: asked.texts.len() as u64,
+        notes: notes.vectors.len() as u64,
+        llm: Found::of(&asked.vectors, &asked.own, &notes.vectors),
+        before: asked.found(&before, &notes, &env.cancel).await?,
+        now: asked.found(&now, &notes, &env.cancel).await?,
+    };
+    let done = |outcome| AdaptSummary { learnt, steps, ..summary(outcome, Some(judged)) };
+    if !judged.is_as_good() {
+        return Ok(stays(done(AdaptOutcome::Refused)));
+    }
+    let read = Read::of(&drawn, judged);
+    let files = store(&packed, now.fingerprint()?, &read, env).await?;
+    let tower = AdaptedTower {
+        fingerprint: now.fingerprint()?,
+        options: options_in_root(task, now.fingerprint()?)?,
+        teacher: unsaid(task, llm.space),
+        files,
+        by,
+    };
+    let summary = done(AdaptOutcome::Adapted);
+    Ok(AdaptReceipt { id: task.id.clone(), tower: Some(tower), summary })
+}
+
+/// The LLM's vectors of what the tower is judged by, and of what it learns from as far as there is time.
+#[expect(clippy::too_many_arguments, reason = "one step of one task")]
+async fn teach(
+    llm: &Llm,
+    student: &Small,
+    drawn: &Drawn,
+    notes: &Notes,
+    budget: &Budget,
+    task: &AdaptTask,
+    worker: &mut Worker,
+    env: &TaskEnv,
+) -> Result<(Taught, Taught)> {
+    let has_vector = |piece: &&Piece| notes.rows[piece.note].is_some();
+    let asked: Vec<&Piece> = drawn
+        .held_out
+        .iter()
+        .filter(has_vector)
+        .filter(|piece| student.reads(&piece.text))
+        .collect();
+    let shown = drawn.learnt.iter().filter(|piece| student.reads(&piece.text));
+    let (judged_by, mut pieces) = (asked.len(), asked);
+    pieces.extend(shown);
+    env.reporter.info(format!(
+        "adapting the query tower: the LLM reads {} titles and sentences",
+        pieces.len()
+    ));
+    let texts: Vec<&str> = pieces.iter().map(|piece| piece.text.as_str()).collect();
+    let vectors = llm.vectors(&texts, judged_by + LEAST, budget, task, worker, env).await?;
+    let dimensions = task.spec.space.dimensions as usize;
+    let mut taught: Vec<(usize, (Piece, Vec<f32>, usize))> = Vec::with_capacity(vectors.len());
+    for (at, (piece, vector)) in pieces.into_iter().zip(vectors).enumerate() {
+        let own = notes.rows[piece.note].unwrap_or_default();
+        taught.extend(vector.map(|vector| (at, (piece.clone(), vector, own))));
+    }
+    let learnt = taught.split_off(taught.partition_point(|(at, _)| *at < judged_by));
+    let of = |taught: Vec<(usize, _)>| Taught::of(dimensions, taught.into_iter().map(|(_, t)| t));
+    Ok((of(taught), of(learnt)))
+}
+
+/// The task's query tower with its files in this folder.
+fn in_folder(task: &AdaptTask, folder: &Path) -> TowerOptions {
+    let model = folder.to_string_lossy().into_owned();
+    TowerOptions { model, tokenizer: None, revision: None, ..task.student.clone() }
+}
+
+/// How a snapshot names the tower: by the folder below the root.
+fn options_in_root(task: &AdaptTask, fingerprint: Digest256) -> Result<serde_json::Value> {
+    let options = in_folder(task, Path::new(&layout::tower_dir(&fingerprint.short())));
+    serde_json::to_value(options).context(|| "writing query tower options")
+}
+
+/// The space of the teacher, where the snapshot's own does not say it.
+fn unsaid(task: &AdaptTask, teacher: EmbeddingSpace) -> Option<EmbeddingSpace> {
+    let own = EmbeddingSpace { template: teacher.template, ..task.spec.space.clone() };
+    (own != teacher).then_some(teacher)
+}
+
+/// Stores the packed tower, and what it read.
+async fn store(
+    packed: &Path,
+    fingerprint: Digest256,
+    read: &Read,
+    env: &TaskEnv,
+) -> Result<Vec<FileRef>> {
+    let tower = fingerprint.short();
+    let mut files = Vec::new();
+    for (name, key) in [
+        ("model.safetensors", layout::tower_weights(&tower)),
+        ("config.json", layout::tower_config(&tower)),
+        ("tokenizer.json", layout::tower_tokenizer(&tower)),
+    ] {
+        files.push(env.root.upload(&key, &packed.join(name)).await?);
+    }
+    let json = read.to_json()?;
+    let key = layout::tower_texts(&tower, &Digest256::of(&json).short());
+    files.push(env.root.put(&key, json.into()).await?);
+    Ok(files)
+}
