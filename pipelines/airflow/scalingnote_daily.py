@@ -1,5 +1,7 @@
 """The daily re-index as an Airflow 3 DAG: plan -> encode (mapped) -> calibrate -> build (mapped) -> publish.
 
+Where the pipeline has [query.adapt], the query tower is adapted after encode, beside calibrate and build.
+
 Where the pipeline has [next], a tower that is to take over, the same steps follow once more for the night's share of
 it (group `night`): nothing is published by them until the night that completes the tower. Give it
 `next.tokens_per_run`: here no deadline ends a night.
@@ -196,13 +198,17 @@ def scalingnote_daily():
             begin = anything_to_do(plan.output, group)
             encode_shares = shares.override(task_id="encode_shares")(plan.output, group, "encode")
             build_shares = shares.override(task_id="build_shares")(plan.output, group, "build")
+            adapt_shares = shares.override(task_id="adapt_shares")(plan.output, group, "adapt")
             encode = Step.partial(**tasks_of("encode", gpu=True, hours=6)).expand(share=encode_shares)
             calibrate = Step(**tasks_of("calibrate"))  # does nothing where the scale is frozen already
+            # One task or none: the LLM reads sentences of the notes, a small tower learns where it places them.
+            adapt = Step.partial(**tasks_of("adapt", gpu=True, hours=2)).expand(share=adapt_shares)
             build = Step.partial(**tasks_of("build", hours=6)).expand(share=build_shares)
             # Publishing encodes a sample of unchanged notes again, to see that the tower is what it was: a device.
             publish = Step(**step_of("publish", task_id="publish", gpu=True, hours=2))
-        begin >> [encode_shares, build_shares, encode, calibrate, build, publish]
+        begin >> [encode_shares, adapt_shares, build_shares, encode, calibrate, adapt, build, publish]
         encode >> calibrate >> build >> publish
+        encode >> adapt >> publish
         return begin, publish
 
     plan = Step(**step("plan", PIPELINE, "--brief", task_id="plan", hours=2, result=True))

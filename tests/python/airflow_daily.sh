@@ -27,7 +27,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/pipelines" "$work/.cache/notes" "$work/dags"
 cp "$cache/notes/cwe-699.csv" "$work/.cache/notes/"
 cp pipelines/airflow/scalingnote_daily.py "$work/dags/"
-sed '/^\[query.tower\]$/,/^arithmetic/d; s|^model = .*|model = "fake:64"|; /^adapter = /d; s|^\[index\]$|[index]\nshards = 2|' \
+sed '/^\[query.tower\]$/,/^\[encode\]$/{/^\[encode\]$/!d}; s|^model = .*|model = "fake:64"|; /^adapter = /d; s|^\[index\]$|[index]\nshards = 2|' \
     pipelines/quickstart.toml >"$work/pipelines/p.toml"
 sed 's|^shards = 2$|shards = 800|; s|quickstart-699|many|' "$work/pipelines/p.toml" >"$work/pipelines/many.toml"
 {

@@ -26,7 +26,8 @@ spec.loader.exec_module(module)
 module.PIPELINE = "/config/pipeline.toml"
 dag = module.scalingnote_daily()
 
-of_group = {"anything_to_do", "encode_shares", "build_shares", "encode", "calibrate", "build", "publish"}
+of_group = {"anything_to_do", "encode_shares", "adapt_shares", "build_shares"}
+of_group |= {"encode", "calibrate", "adapt", "build", "publish"}
 steps = {"plan"} | {f"{group}.{name}" for group in ("day", "night") for name in of_group}
 assert set(dag.task_ids) == steps, dag.task_ids
 for group in ("day", "night"):
@@ -58,6 +59,7 @@ for task_id, share, arguments, gpu in [
     ("plan", None, "plan /config/pipeline.toml --brief", False),
     ("day.encode", "1/4", "task /config/pipeline.toml --plan runs/1/plan.json --stage encode --share 1/4", True),
     ("day.calibrate", None, "task /config/pipeline.toml --plan runs/1/plan.json --stage calibrate", False),
+    ("day.adapt", "0/1", "task /config/pipeline.toml --plan runs/1/plan.json --stage adapt --share 0/1", True),
     ("day.build", "0/2", "task /config/pipeline.toml --plan runs/1/plan.json --stage build --share 0/2", False),
     ("day.publish", None, "publish /config/pipeline.toml --plan runs/1/plan.json", True),
     ("night.encode", "0/3", "task /config/pipeline.toml --plan runs/1-next/plan.json --stage encode --share 0/3", True),
