@@ -8,7 +8,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::app::App;
 use super::args::Global;
 use super::{
-    cluster, completions, config, learn, pipeline, purge, schema, search, serve, snapshot, tower,
+    cluster, completions, config, init, learn, pipeline, purge, schema, search,
+    serve, snapshot, tower,
 };
 use crate::error::Result;
 
@@ -53,6 +54,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(init::InitArgs),
     Run(pipeline::run::RunArgs),
     Plan(pipeline::plan::PlanArgs),
     Task(pipeline::task::TaskArgs),
@@ -81,6 +83,7 @@ pub fn command() -> clap::Command {
 pub(super) async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
     match command {
         Command::Run(args) => return pipeline::run::execute(args, app).await,
+        Command::Init(args) => init::execute(args, app).await?,
         Command::Plan(args) => pipeline::plan::execute(args, app).await?,
         Command::Task(args) => pipeline::task::execute(args, app).await?,
         Command::Publish(args) => return pipeline::publish::execute(args, app).await,

@@ -32,11 +32,13 @@ mod options;
 mod outcome;
 mod pairs;
 mod prepare;
+mod sample;
 mod session;
 mod source;
 mod sql;
 
 pub use filter::RowFilter;
+pub(crate) use names::quoted;
 pub use options::{
     ColumnType, CorpusMode, CorpusOptions, TableFormat, TableOptions, TextEncoding, TimeFormat,
     TypeRule,
@@ -47,7 +49,9 @@ pub use outcome::{
 };
 pub use pairs::read_pairs;
 pub use prepare::{
-    Chunker, DigestRow, Earlier, Exclude, KnownText, PrepareRequest, PreparedReader,
-    RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, check_template_length, prepare, prepared_schema,
+    Chunker, DigestRow, Earlier, Exclude, KnownText, Look, LookRequest, PrepareRequest,
+    PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, Wanted, check_template_length,
+    look, prepare, prepared_schema,
 };
+pub use sample::{ColumnShape, SampledColumn, TableSample, sample_table};
 pub use session::check_sql;

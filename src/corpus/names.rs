@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::keywords::{
 use crate::corpus::options::TableOptions;
 
 /// A name as SQL has to spell it: in quotes, unless it is lower case and no word of the language.
-pub(super) fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         && !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())

@@ -86,31 +86,18 @@ pub struct Earlier {
 pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let options = request.options;
     request.cancel.check()?;
-    let template = NoteTemplate::compile(&options.template, options.types == TypeRule::Exact)?;
-    let context = session(options.memory_limit_mib)?;
-    let uris: Vec<String> = options.tables.iter().map(TableOptions::shown_uri).collect();
-    let finder = Finder::new(
-        request.base_dir,
-        options.storage.as_ref().unwrap_or(request.storage),
-        Some(Output { root: request.root, storage: request.storage }),
-        &request.cancel,
-        request.reporter.as_ref(),
-    );
-    let earlier = request.earlier.as_ref().filter(|_| options.types == TypeRule::Exact);
-    let typing = tables::Typing {
-        rule: options.types,
-        before: earlier.and_then(|earlier| earlier.types.as_ref()),
+    let opened = Opening {
+        options,
+        base_dir: request.base_dir,
+        storage: request.storage,
+        root: Some(request.root),
+        earlier: request.earlier.as_ref(),
         reporter: &request.reporter,
-        longest_row: longest_row(options.memory_limit_mib),
+        cancel: &request.cancel,
     };
-    let tables = tables::register(&context, &options.tables, finder, &typing);
-    let tables = request.cancel.unless_stopped(tables);
+    let Opened { context, tables, query, template } = open(opened).await?;
+    let uris: Vec<String> = options.tables.iter().map(TableOptions::shown_uri).collect();
     let what = || format!("a file of the corpus ({})", uris.join(", "));
-    let mut tables = shielded_async(ErrorKind::Input, what, tables).await?;
-    if tables.rejections.total() > options.max_rejected {
-        return Err(too_many(&tables.rejections, options.max_rejected));
-    }
-    let query = planned(&context, options, &template, &mut tables).await?;
     let files = &tables.files;
     let running = run(&request, query, template, &context, &tables);
     let outcome = shielded_async(ErrorKind::Input, what, running).await;
@@ -138,6 +125,57 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
         ),
     });
     Ok(outcome)
+}
+
+/// What a corpus is opened with.
+pub(super) struct Opening<'a> {
+    pub(super) options: &'a CorpusOptions,
+    pub(super) base_dir: &'a Path,
+    pub(super) storage: &'a StorageOptions,
+    /// The root that is published to, whose files are not notes.
+    pub(super) root: Option<&'a Root>,
+    pub(super) earlier: Option<&'a Earlier>,
+    pub(super) reporter: &'a Arc<dyn Reporter>,
+    pub(super) cancel: &'a Cancel,
+}
+
+/// A corpus whose tables are registered and whose query is planned.
+pub(super) struct Opened {
+    pub(super) context: SessionContext,
+    pub(super) tables: Tables,
+    pub(super) query: DataFrame,
+    pub(super) template: NoteTemplate,
+}
+
+/// Finds the files, learns their columns and plans the query.
+pub(super) async fn open(opening: Opening<'_>) -> Result<Opened> {
+    let Opening { options, storage, reporter, cancel, .. } = opening;
+    let template = NoteTemplate::compile(&options.template, options.types == TypeRule::Exact)?;
+    let context = session(options.memory_limit_mib)?;
+    let finder = Finder::new(
+        opening.base_dir,
+        options.storage.as_ref().unwrap_or(storage),
+        opening.root.map(|root| Output { root, storage }),
+        cancel,
+        reporter.as_ref(),
+    );
+    let earlier = opening.earlier.filter(|_| options.types == TypeRule::Exact);
+    let typing = tables::Typing {
+        rule: options.types,
+        before: earlier.and_then(|earlier| earlier.types.as_ref()),
+        reporter,
+        longest_row: longest_row(options.memory_limit_mib),
+    };
+    let tables = tables::register(&context, &options.tables, finder, &typing);
+    let tables = cancel.unless_stopped(tables);
+    let uris = || options.tables.iter().map(TableOptions::shown_uri).collect::<Vec<_>>();
+    let what = || format!("a file of the corpus ({})", uris().join(", "));
+    let mut tables = shielded_async(ErrorKind::Input, what, tables).await?;
+    if tables.rejections.total() > options.max_rejected {
+        return Err(too_many(&tables.rejections, options.max_rejected));
+    }
+    let query = planned(&context, options, &template, &mut tables).await?;
+    Ok(Opened { context, tables, query, template })
 }
 
 /// The query over the tables. One without rows may have whatever columns the query names.

@@ -6,6 +6,7 @@ mod digest;
 mod filters;
 mod hints;
 mod job;
+mod look;
 mod newest;
 mod note_ids;
 mod reader;
@@ -21,6 +22,7 @@ mod writer;
 
 pub use digest::{DigestRow, ShardDigest};
 pub use job::{Earlier, PrepareRequest, SMALL_CORPUS, prepare};
+pub use look::{Look, LookRequest, Wanted, look};
 pub use reader::PreparedReader;
 pub use render::{Chunker, Exclude, KnownText};
 pub use schema::{RESERVED_COLUMNS, prepared_schema};

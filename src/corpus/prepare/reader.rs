@@ -86,7 +86,8 @@ impl PreparedReader {
     }
 }
 
-fn rows(batch: &RecordBatch) -> Result<Vec<PreparedRow>> {
+/// The rows of a batch with the columns of a prepared file.
+pub(super) fn rows(batch: &RecordBatch) -> Result<Vec<PreparedRow>> {
     let ids = batch.column(NOTE_ID).as_string::<i32>();
     let chunks = batch.column(CHUNK).as_primitive::<UInt32Type>();
     let hashes = batch.column(TEXT_HASH).as_fixed_size_binary();

@@ -105,6 +105,7 @@ pub(super) async fn open(
         complaints,
         reporter: Arc::clone(reading.reporter),
         read: Default::default(),
+        only: Default::default(),
     })
 }
 

@@ -57,17 +57,22 @@ pub(super) struct OwnColumns<'a> {
 }
 
 impl OwnFiles {
-    /// Reads the columns at these places of the table.
+    /// Reads the columns at these places of the table: of all files, or `only` of this one.
     pub(super) async fn scan(
         &self,
         state: &dyn Session,
         columns: OwnColumns<'_>,
         places: &[usize],
+        only: Option<usize>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let own = Arc::new(Schema::new(columns.table.fields()[..columns.own].to_vec()));
         let mut plans = Vec::new();
-        for (schema, files) in self.alike() {
+        for (schema, mut files) in self.alike() {
+            files.retain(|at| only.is_none_or(|only| *at == only));
+            if files.is_empty() {
+                continue;
+            }
             let found = columns.found(places, &schema);
             let read = found.iter().flatten().copied().collect();
             let scan = self.read(state, &schema, columns, &files, read, limit).await?;

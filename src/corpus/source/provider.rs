@@ -54,6 +54,8 @@ pub(in crate::corpus) struct SourceTable {
     pub(super) reporter: Arc<dyn Reporter>,
     /// Places of the columns that a query reads.
     pub(super) read: Mutex<BTreeSet<usize>>,
+    /// The one file that is read, where somebody wants to know what comes from it.
+    pub(super) only: Mutex<Option<usize>>,
 }
 
 impl fmt::Debug for SourceTable {
@@ -81,12 +83,18 @@ impl SourceTable {
             complaints: Vec::new(),
             reporter: Arc::clone(&self.reporter),
             read: Mutex::default(),
+            only: Mutex::default(),
         })
     }
 
     /// Its name in the SQL.
     pub(in crate::corpus) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Reads only this file of the table from now on, or all again.
+    pub(in crate::corpus) fn read_only(&self, file: Option<usize>) {
+        *self.only.lock().unwrap_or_else(PoisonError::into_inner) = file;
     }
 
     /// The columns that were read, with their types.
@@ -201,12 +209,13 @@ impl TableProvider for SourceTable {
         let places: Vec<usize> = projection.cloned().unwrap_or_else(all);
         self.check(&places).map_err(foreign)?;
         let partitions = state.config().target_partitions();
+        let only = *self.only.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.files {
-            Files::Own(own) => own.scan(state, self.columns(), &places, limit).await,
+            Files::Own(own) => own.scan(state, self.columns(), &places, only, limit).await,
             Files::Open => Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&places)?)))),
             Files::Text(text) => {
                 let schema = Arc::new(self.schema.project(&places)?);
-                let all = (0..text.files.len()).collect::<Vec<_>>();
+                let all = only.map_or_else(|| (0..text.files.len()).collect(), |only| vec![only]);
                 let streams = groups(&text.files, &all, partitions).into_iter().map(|files| {
                     let (text, schema) = (Arc::clone(text), Arc::clone(&schema));
                     let (places, own, folders) = (places.clone(), self.own, self.folders.clone());

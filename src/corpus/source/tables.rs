@@ -72,6 +72,11 @@ impl Tables {
         Ok(grown)
     }
 
+    /// The tables, in the order of their files.
+    pub(in crate::corpus) fn tables(&self) -> &[Arc<SourceTable>] {
+        &self.tables
+    }
+
     /// What to do where a query misses a column.
     pub(in crate::corpus) fn hint(&self) -> Option<String> {
         self.tables.iter().find_map(|table| table.hint())

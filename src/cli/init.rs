@@ -1,0 +1,354 @@
+//! `scalingnote init`.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::app::App;
+use super::args::{environment, place};
+use crate::config::{self, Choices, Place, Proposal, Resolved};
+use crate::corpus::{self, ColumnShape, Look, LookRequest, TableFormat, TableOptions, TableSample};
+use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
+use crate::exec::{self, RunContext};
+use crate::observe::format;
+use crate::store::StorageOptions;
+use crate::store::named::{Existing, write_whole};
+use crate::tower::Tower;
+use crate::types::Pooling;
+
+/// Rows of which one is shown as text: the first may have none.
+const FIRST_ROWS: usize = 20;
+/// Characters of the text that is shown.
+const SHOWN: usize = 1_200;
+/// A model that is small, good, and under a free licence.
+const MODEL: &str = "Qwen/Qwen3-Embedding-0.6B";
+
+/// Look at files of notes and write a pipeline file for them
+///
+/// Proposes which column is the id, which are text, the SQL, the template and the stored columns, writes a commented
+/// pipeline file that `config check` finds right, and shows the first text that would be encoded. Where the model is on
+/// this machine it also makes the plan. On a terminal it asks; each question has a flag, and --yes asks nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote init notes.csv
+  scalingnote init s3://bucket/export/ --model Qwen/Qwen3-Embedding-0.6B --root s3://bucket/index
+  scalingnote init export.jsonl --yes --id url --title headline --text lead --text story --output news.toml
+  scalingnote init notes.parquet --yes --output - | less
+
+SOURCE is what `uri` in [[corpus.tables]] may be: a file, a folder, a glob or an object-store URI of Parquet, JSON, CSV,
+Arrow or Avro files; CSV and JSON may be packed with gzip or zstd. An existing file is never overwritten.")]
+pub(crate) struct InitArgs {
+    /// Where the notes lie.
+    #[arg(value_parser = place::text())]
+    source: String,
+    /// The tower: a Hugging Face repository, a folder, a .safetensors or .gguf file.
+    #[arg(long, value_parser = place::text())]
+    model: Option<String>,
+    /// How token states become one vector, where the model's files do not say it.
+    #[arg(long, value_parser = pooling)]
+    pooling: Option<Pooling>,
+    /// The pipeline file to write; `-` is stdout. By default SOURCE's name with .toml, in this folder.
+    #[arg(long, value_name = "FILE", value_parser = place::path())]
+    output: Option<PathBuf>,
+    /// Where everything will be stored: a folder, or s3://, gs://, az://. By default a folder beside the pipeline file.
+    #[arg(long, value_parser = place::text())]
+    root: Option<String>,
+    /// Column that tells notes apart.
+    #[arg(long, value_name = "COLUMN")]
+    id: Option<String>,
+    /// Column with the title.
+    #[arg(long, value_name = "COLUMN")]
+    title: Option<String>,
+    /// Column with text to encode; repeatable, in the order of the text.
+    #[arg(long = "text", value_name = "COLUMN")]
+    texts: Vec<String>,
+    /// Column with topics: a list of texts, or one text.
+    #[arg(long, value_name = "COLUMN")]
+    topics: Option<String>,
+    /// Column that says when a note was changed last: of two rows with one id the newer counts.
+    #[arg(long, value_name = "COLUMN")]
+    updated_at: Option<String>,
+    /// Column to show with hits; repeatable.
+    #[arg(long, value_name = "COLUMN")]
+    stored: Vec<String>,
+    /// Format of the files, where their endings do not say it: parquet, jsonl, csv, arrow or avro.
+    #[arg(long, value_parser = table_format)]
+    format: Option<TableFormat>,
+    /// Ask nothing: take what is proposed.
+    #[arg(long, short)]
+    yes: bool,
+    /// Make no plan, even where the model is at hand.
+    #[arg(long)]
+    no_plan: bool,
+}
+
+fn table_format(text: &str) -> Result<TableFormat, String> {
+    serde_json::from_value(text.into())
+        .map_err(|_| "is not one of parquet, jsonl, csv, arrow, avro".to_owned())
+}
+
+fn pooling(text: &str) -> Result<Pooling, String> {
+    serde_json::from_value(text.into()).map_err(|_| {
+        "is not one of mean, cls, last-token, eos, max, mean-sqrt-len, weighted-mean".to_owned()
+    })
+}
+
+pub(super) async fn execute(args: InitArgs, app: &App) -> Result<()> {
+    let output =
+        args.output.clone().unwrap_or_else(|| format!("{}.toml", stem(&args.source)).into());
+    let to_stdout = output.as_os_str() == "-";
+    // Before the files are read, which may take its time.
+    if !to_stdout && output.symlink_metadata().is_ok() {
+        return Err(Error::usage(format!(
+            "{} is there already and is never overwritten; name another file with --output",
+            output.display()
+        )));
+    }
+    let base_dir = folder_of(&output)?;
+    let mut table = TableOptions::new("notes", &seen_from(&base_dir, &args.source)?);
+    table.format = args.format;
+    let storage = StorageOptions::default();
+    let sample =
+        corpus::sample_table(&table, &base_dir, &storage, &app.reporter, &app.cancel).await?;
+    let mut questions = Questions::of(&args);
+    let choices = questions.columns(&sample, &args)?;
+    let proposal = config::propose(&sample, &choices)?;
+    let mut model = questions.ask("model", args.model.clone(), MODEL)?;
+    // Else it names a repository.
+    if Path::new(&model).exists() {
+        model = seen_from(&base_dir, &model)?;
+    }
+    let default_root = format!("{}-index", stem(&args.source));
+    let root = match questions.ask("root (folder or bucket)", args.root.clone(), &default_root)? {
+        root if root == default_root => root,
+        root => seen_from(&base_dir, &root)?,
+    };
+    let (made_by, pooling) = (args.source.clone(), args.pooling);
+    let text =
+        config::pipeline_file(&sample, &proposal, &Place { table, model, pooling, root, made_by });
+    let name =
+        if to_stdout { "the proposed pipeline".into() } else { output.display().to_string() };
+    let resolved = config::resolve_text(&text, &name, &base_dir, environment(), &[])?;
+    let look = first_text(&resolved, app).await?;
+    if to_stdout {
+        return app.print(&text);
+    }
+    write_whole(&output, &text, Existing::Keep).map_err(|cause| not_written(&output, cause))?;
+    let mut said = summary(&name, &sample, &proposal, &resolved);
+    said += &shown(&look);
+    let plan = match args.no_plan {
+        true => String::new(),
+        false => plan(&resolved, app).await,
+    };
+    said += &plan;
+    said += &format!("\nnext:\n  scalingnote run {name}\n");
+    app.print(&said).context(|| format!("{name} is written, but that could not be said"))
+}
+
+/// A name for what is made of a source.
+fn stem(source: &str) -> String {
+    let path = source.split(['?', '#']).next().unwrap_or_default();
+    let parts = path.split('/').rev();
+    let last = parts.map(|part| part.split('.').next().unwrap_or_default());
+    let is_name = |part: &&str| {
+        let plain = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
+        !part.is_empty() && part.chars().all(plain)
+    };
+    last.into_iter().find(is_name).unwrap_or("notes").to_owned()
+}
+
+fn folder_of(output: &Path) -> Result<PathBuf> {
+    let here = || std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder");
+    match output.parent() {
+        Some(folder) if output.as_os_str() != "-" && !folder.as_os_str().is_empty() => {
+            std::path::absolute(folder).or_error(ErrorKind::Input, || "finding the output's folder")
+        }
+        _ => here(),
+    }
+}
+
+/// A path as the pipeline file has to say it: its paths start at its own folder, those of flags where they are given.
+fn seen_from(base_dir: &Path, path: &str) -> Result<String> {
+    let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
+    if path.contains("://") || Path::new(path).is_absolute() || here == base_dir {
+        return Ok(path.to_owned());
+    }
+    Ok(here.join(path).to_string_lossy().into_owned())
+}
+
+/// Asks on a terminal for what no flag says.
+struct Questions {
+    asks: bool,
+}
+
+impl Questions {
+    fn of(args: &InitArgs) -> Self {
+        let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        Self { asks: terminal && !args.yes }
+    }
+
+    /// The flag's value, or the answer, or the proposal.
+    fn ask(&mut self, what: &str, given: Option<String>, proposed: &str) -> Result<String> {
+        if let Some(given) = given {
+            return Ok(given);
+        }
+        if !self.asks {
+            return Ok(proposed.to_owned());
+        }
+        let mut stderr = std::io::stderr().lock();
+        let asked = write!(stderr, "{what} [{}]: ", format::printable(proposed))
+            .and_then(|()| stderr.flush());
+        let mut answer = String::new();
+        asked
+            .and_then(|()| std::io::stdin().lock().read_line(&mut answer))
+            .or_error(ErrorKind::Usage, || "asking; --yes takes what is proposed")?;
+        let answer = answer.trim();
+        Ok(if answer.is_empty() { proposed.to_owned() } else { answer.to_owned() })
+    }
+
+    /// Which columns are what, as far as somebody says it.
+    fn columns(&mut self, sample: &TableSample, args: &InitArgs) -> Result<Choices> {
+        let given = Choices {
+            id: args.id.clone(),
+            title: args.title.clone(),
+            texts: args.texts.clone(),
+            topics: args.topics.clone(),
+            updated_at: args.updated_at.clone(),
+            stored: args.stored.clone(),
+        };
+        if !self.asks {
+            return Ok(given);
+        }
+        let names: Vec<String> = sample
+            .columns
+            .iter()
+            .filter(|column| column.shape != ColumnShape::Other)
+            .map(|column| format!("{} ({})", format::printable(&column.name), column.type_name))
+            .collect();
+        let mut stderr = std::io::stderr().lock();
+        // Where it cannot be written, the questions cannot either, and say so.
+        let _ = writeln!(stderr, "columns: {}", names.join(", "));
+        drop(stderr);
+        let proposed = config::propose(sample, &given);
+        let id = proposed.as_ref().map_or_else(|_| String::new(), |proposal| proposal.id.clone());
+        let id = Some(self.ask("id column", given.id.clone(), &id)?).filter(|id| !id.is_empty());
+        let given = Choices { id, ..given };
+        if !given.texts.is_empty() || given.title.is_some() {
+            return Ok(given);
+        }
+        let Proposal { title, texts, .. } = config::propose(sample, &given).unwrap_or_default();
+        let proposed: Vec<String> = title.iter().chain(&texts).cloned().collect();
+        let answer = self.ask("text columns, in order", None, &proposed.join(", "))?;
+        let answered: Vec<String> = answer
+            .split(',')
+            .map(|name| name.trim().to_owned())
+            .filter(|name| !name.is_empty())
+            .collect();
+        Ok(match answered == proposed {
+            true => given,
+            false => Choices { texts: answered, ..given },
+        })
+    }
+}
+
+async fn first_text(resolved: &Resolved, app: &App) -> Result<Look> {
+    let pipeline = &resolved.pipeline;
+    let request = LookRequest {
+        options: &pipeline.corpus,
+        base_dir: &pipeline.base_dir,
+        storage: &pipeline.storage,
+        chunker: None,
+        earlier: None,
+        reporter: &app.reporter,
+        cancel: &app.cancel,
+    };
+    corpus::look(request, corpus::Wanted::Rows(FIRST_ROWS)).await
+}
+
+fn summary(name: &str, sample: &TableSample, proposal: &Proposal, resolved: &Resolved) -> String {
+    let pipeline = &resolved.pipeline;
+    let texts: Vec<&str> =
+        proposal.title.iter().chain(&proposal.texts).map(String::as_str).collect();
+    let files = if sample.files == 1 { "file" } else { "files" };
+    let mut rows = vec![
+        ("notes", format!("{} {files}, {}", sample.files, format::bytes(sample.bytes))),
+        ("id", proposal.id.clone()),
+        ("text", texts.join(", ")),
+        ("topics", proposal.topics.clone().unwrap_or_default()),
+        ("updated", proposal.updated_at.clone().unwrap_or_default()),
+        ("stored", pipeline.corpus.stored_columns.join(", ")),
+        ("model", pipeline.tower.model.clone()),
+        ("root", pipeline.publish.root.clone()),
+    ];
+    rows.retain(|(_, value)| !value.is_empty());
+    let line = |(key, value): (&str, String)| format!("  {key:<8} {}\n", format::printable(&value));
+    let rows: String = rows.into_iter().map(line).collect();
+    format!("{name} is written, and `scalingnote config check` finds nothing wrong with it\n{rows}")
+}
+
+/// The first text, line by line: it comes from a note, so nothing of it may command the terminal.
+fn shown(look: &Look) -> String {
+    let Some(first) = look.chunks.iter().find(|chunk| !chunk.deleted) else {
+        return format!(
+            "\nnone of the first {} rows has a text; look at the columns\n",
+            look.rows_read
+        );
+    };
+    let cut: String = first.text.chars().take(SHOWN).collect();
+    let lines: String =
+        cut.lines().map(|line| format!("  {}\n", format::printable(line))).collect();
+    let more = if cut.len() < first.text.len() { "  ...\n" } else { "" };
+    format!(
+        "\nthe first text, of note {}:\n{lines}{more}",
+        format::printable(&first.note_id.to_string())
+    )
+}
+
+/// What a run would do, where the model is here. The file is written: what goes wrong here is only said.
+async fn plan(resolved: &Resolved, app: &App) -> String {
+    let pipeline = &resolved.pipeline;
+    match Tower::resolve_here(&pipeline.tower, &pipeline.base_dir, &app.reporter).await {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            return format!(
+                "\n{} is not on this machine, so nothing is planned yet; `scalingnote plan` fetches it\n",
+                pipeline.tower.model
+            );
+        }
+        Err(error) => return format!("\nnothing is planned yet: {error}\n"),
+    }
+    let planned = async {
+        let context = RunContext {
+            pipeline: pipeline.clone(),
+            root: pipeline.open_root()?.with_cancel(app.cancel.clone()),
+            reporter: app.reporter.clone(),
+            cancel: app.cancel.clone(),
+        };
+        exec::plan(&context).await
+    };
+    match planned.await {
+        Ok(plan) => format!("\n{plan}"),
+        Err(error) => format!("\nnothing is planned yet: {error}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_gives_a_name() {
+        for (source, name) in [
+            ("notes.csv", "notes"),
+            ("/data/my notes/export.jsonl.gz", "export"),
+            ("s3://bucket/daily/", "daily"),
+            ("s3://bucket/daily/*.parquet", "daily"),
+            ("https://host/a.csv?sig=x", "a"),
+            (".", "notes"),
+        ] {
+            assert_eq!(stem(source), name, "{source}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! A look at single notes of a corpus, by the same steps as the whole of it: nothing is written.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::logical_expr::{cast, lit};
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::{DataFrame, SessionContext, col};
+use futures::StreamExt;
+
+use super::contract::{Contract, NOTE_ID, SORT_COLUMNS};
+use super::dedupe::Deduper;
+use super::job::{Earlier, Opened, Opening, open};
+use super::newest::Judge;
+use super::note_ids::WantedIds;
+use super::reader::rows;
+use super::render::{Chunker, Renderer};
+use super::schema::prepared_schema;
+use super::template::NoteTemplate;
+use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
+use crate::corpus::outcome::{InputFile, PreparedRow, Rejections};
+use crate::corpus::session::{error, physical_plan, sql_error};
+use crate::corpus::source::file::SourceFile;
+use crate::corpus::source::tables::Tables;
+use crate::error::{Error, ErrorKind, Result, shielded_async};
+use crate::observe::Reporter;
+use crate::store::StorageOptions;
+use crate::types::{Cancel, NoteId};
+
+const LOOKING: &str = "looking at notes of the corpus";
+
+/// A corpus to look at.
+pub struct LookRequest<'a> {
+    /// The corpus.
+    pub options: &'a CorpusOptions,
+    /// Folder that relative table paths start from.
+    pub base_dir: &'a Path,
+    /// How object stores are reached, unless the options say otherwise.
+    pub storage: &'a StorageOptions,
+    /// Cuts long texts; `None` leaves one chunk a note.
+    pub chunker: Option<Arc<dyn Chunker>>,
+    /// What the newest snapshot was made of.
+    pub earlier: Option<Earlier>,
+    /// Progress.
+    pub reporter: &'a Arc<dyn Reporter>,
+    /// Cancellation.
+    pub cancel: &'a Cancel,
+}
+
+/// Which notes to look at.
+#[derive(Debug, Clone, Copy)]
+pub enum Wanted<'a> {
+    /// What comes of so many rows of the query, whichever come first.
+    Rows(usize),
+    /// This one, whatever type its id has in the corpus.
+    Note(&'a NoteId),
+}
+
+/// What was seen.
+#[derive(Debug, Clone, Default)]
+pub struct Look {
+    /// Rows of the query.
+    pub rows_read: u64,
+    /// Rows that gave way to a newer one of the same note.
+    pub duplicates: u64,
+    /// Rows that were rejected, by reason.
+    pub rejections: Rejections,
+    /// The chunks of the notes, as they would be encoded.
+    pub chunks: Vec<PreparedRow>,
+    /// [`Wanted::Note`] only: the files without which the query returns no row of the note, each with the rows of the note that
+    /// the query has where it reads nothing else of the file's table.
+    pub files: Vec<(InputFile, u64)>,
+}
+
+/// Looks at notes of a corpus.
+///
+/// # Errors
+/// As [`super::prepare`].
+pub async fn look(request: LookRequest<'_>, wanted: Wanted<'_>) -> Result<Look> {
+    let uris = || request.options.tables.iter().map(TableOptions::shown_uri).collect::<Vec<_>>();
+    let what = || format!("a file of the corpus ({})", uris().join(", "));
+    let opened = open(Opening {
+        options: request.options,
+        base_dir: request.base_dir,
+        storage: request.storage,
+        root: None,
+        earlier: request.earlier.as_ref(),
+        reporter: request.reporter,
+        cancel: request.cancel,
+    });
+    let Opened { context, tables, query, template } = opened.await?;
+    let looking = looked(&request, wanted, (&context, &tables), query, template);
+    let looking = request.cancel.unless_stopped(looking);
+    shielded_async(ErrorKind::Input, what, looking).await
+}
+
+async fn looked(
+    request: &LookRequest<'_>,
+    wanted: Wanted<'_>,
+    (context, tables): (&SessionContext, &Tables),
+    query: DataFrame,
+    template: NoteTemplate,
+) -> Result<Look> {
+    let options = request.options;
+    let wrong_sql = |cause| sql_error(cause, &options.tables);
+    let exact = options.types == TypeRule::Exact;
+    let earlier = request.earlier.as_ref().filter(|_| exact);
+    let ids = WantedIds::of(earlier.and_then(|earlier| earlier.note.as_ref()));
+    let mut contract = Contract::check(query.logical_plan(), options, &template, 1, ids)?;
+    let rows_of = match wanted {
+        Wanted::Rows(count) => query.limit(0, Some(count)),
+        Wanted::Note(_) => Ok(query),
+    };
+    let rows_of = rows_of
+        .and_then(|rows| rows.select(std::mem::take(&mut contract.projection)))
+        .and_then(|rows| match wanted {
+            Wanted::Rows(_) => Ok(rows),
+            Wanted::Note(note) => {
+                let id = cast(col(SORT_COLUMNS[1]), DataType::Utf8);
+                rows.filter(id.eq(lit(untagged(note))))
+            }
+        })
+        .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
+        .map_err(wrong_sql)?;
+
+    let contract = Arc::new(contract);
+    let mut deduper = Deduper::new(Judge::new(Arc::clone(&contract), exact));
+    let renderer = Renderer {
+        schema: prepared_schema(&contract.stored),
+        contract,
+        template,
+        mode: options.mode,
+        exact,
+        chunker: request.chunker.clone(),
+        known: None,
+        exclude: None,
+    };
+    let (plan, task) = physical_plan(rows_of.clone()).await.map_err(wrong_sql)?;
+    let mut stream = execute_stream(plan, task).map_err(|e| error(e, LOOKING))?;
+    let mut seen = Look::default();
+    let mut ended = false;
+    while !ended {
+        let winners = match stream.next().await {
+            Some(Ok(batch)) => deduper.push(batch)?,
+            Some(Err(failure)) => return Err(tables.explain(context, failure, LOOKING).await),
+            None => {
+                ended = true;
+                deduper.finish()
+            }
+        };
+        let rendered = renderer.render(winners)?;
+        seen.rows_read += rendered.rows_read;
+        seen.duplicates += rendered.duplicates;
+        seen.rejections.merge(rendered.rejections);
+        for piece in rendered.pieces {
+            seen.chunks.extend(rows(&piece.rows)?);
+        }
+    }
+    if matches!(wanted, Wanted::Note(_)) && seen.rows_read > 0 {
+        seen.files = files_of(tables, rows_of).await?;
+    }
+    Ok(seen)
+}
+
+/// Which files the rows come from: each is read alone.
+async fn files_of(tables: &Tables, rows: DataFrame) -> Result<Vec<(InputFile, u64)>> {
+    let mut found = Vec::new();
+    for table in tables.tables() {
+        let files: Vec<&SourceFile> =
+            tables.files.iter().filter(|file| file.table == table.name()).collect();
+        for (at, file) in files.into_iter().enumerate() {
+            table.read_only(Some(at));
+            let counted = count(rows.clone()).await;
+            table.read_only(None);
+            let counted = counted?;
+            if counted > 0 {
+                found.push((file.input(), counted));
+            }
+        }
+    }
+    Ok(found)
+}
+
+async fn count(rows: DataFrame) -> Result<u64> {
+    let failed = |cause| error(cause, LOOKING);
+    let (plan, task) = physical_plan(rows).await.map_err(failed)?;
+    let mut stream = execute_stream(plan, task).map_err(failed)?;
+    let mut counted = 0;
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(failed)?;
+        if batch.num_columns() <= NOTE_ID {
+            return Err(Error::internal("a batch without ids"));
+        }
+        counted += batch.num_rows() as u64;
+    }
+    Ok(counted)
+}
+
+/// An id as the corpus writes it.
+fn untagged(note: &NoteId) -> String {
+    match note {
+        NoteId::Int(id) => id.to_string(),
+        NoteId::Str(id) => id.clone(),
+    }
+}
