@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::app::App;
 use super::args::Global;
 use super::{
-    cluster, completions, config, init, learn, pipeline, purge, schema, search,
+    cluster, completions, config, doctor, init, learn, pipeline, purge, schema, search,
     serve, snapshot, tower,
 };
 use crate::error::Result;
@@ -55,6 +55,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Init(init::InitArgs),
+    Doctor(doctor::DoctorArgs),
     Run(pipeline::run::RunArgs),
     Plan(pipeline::plan::PlanArgs),
     Task(pipeline::task::TaskArgs),
@@ -84,6 +85,7 @@ pub(super) async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
     match command {
         Command::Run(args) => return pipeline::run::execute(args, app).await,
         Command::Init(args) => init::execute(args, app).await?,
+        Command::Doctor(args) => doctor::execute(args, app).await?,
         Command::Plan(args) => pipeline::plan::execute(args, app).await?,
         Command::Task(args) => pipeline::task::execute(args, app).await?,
         Command::Publish(args) => return pipeline::publish::execute(args, app).await,

@@ -9,6 +9,7 @@ mod cluster;
 mod commands;
 mod completions;
 mod config;
+mod doctor;
 mod init;
 mod learn;
 mod memory;

@@ -12,7 +12,9 @@ mod backfill;
 mod ballista;
 mod commit;
 mod context;
+mod doctor;
 mod fleet;
+mod machine;
 mod plan;
 mod publish;
 mod purge;
@@ -25,6 +27,7 @@ pub use self::ballista::{ExecutorOptions, Scheduler, SchedulerOptions, run_execu
 pub use context::not_built;
 pub use context::{ClusterOptions, RunContext, RunOptions, SchedulerAddress};
 pub use context::{check_query_tower, new_run_id};
+pub use doctor::{Check, Checkup, CheckupRequest, Health, examine};
 pub use plan::{plan, plan_brief};
 pub use publish::publish_plan;
 pub use purge::{purge, purge_again, repair, told_of_again};

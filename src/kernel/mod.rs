@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod buffer;
+mod choice;
 pub mod distance;
 mod elementary;
 pub mod graph;
@@ -27,6 +28,7 @@ mod transpose;
 mod window;
 
 pub use self::buffer::Buffer;
+pub use self::choice::{chosen, has_bf16};
 pub use self::elementary::Activation;
 pub use self::inference::{
     Attention, DistanceBias, Heads, PrepareHeads, Scratch, Span, activate, add_bias,

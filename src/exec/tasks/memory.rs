@@ -1,6 +1,7 @@
 //! Memory that building an index takes, and how much there is.
 
 use crate::error::{Error, Result};
+use crate::exec::machine;
 use crate::index;
 use crate::stage::BuildTask;
 
@@ -38,10 +39,7 @@ pub(crate) fn refuse_too_large(task: &BuildTask, limit_mib: u32) -> Result<()> {
     )))
 }
 
-/// 80% of what Linux says is available; `None` elsewhere.
+/// 80% of what this process may still take; `None` where the system does not tell.
 fn free_mib() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024 * DEFAULT_SHARE / 100)
+    machine::memory().map(|memory| memory.free / (1 << 20) * DEFAULT_SHARE / 100)
 }

@@ -20,3 +20,4 @@ pub(crate) use self::gemm::{SLACK, inverse_rms, pack_tile, tile};
 pub use self::linear::{Activations, Format, Linear, Matrix};
 pub use self::panels::Then;
 pub(crate) use self::panels::rows;
+pub(crate) use self::words::Words;

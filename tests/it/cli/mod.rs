@@ -2,6 +2,7 @@
 
 mod apart;
 mod distill;
+mod doctor;
 mod init;
 mod inputs;
 mod messages;

@@ -1,0 +1,76 @@
+//! `scalingnote doctor`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::app::App;
+use super::args::{place, resolve, root};
+use crate::error::{Error, Result};
+use crate::exec::{self, Checkup, CheckupRequest, Health};
+use crate::observe::format;
+
+/// Look whether this machine, and a pipeline's store and models, can carry a run
+///
+/// Says of processor, devices, memory, disks and open files how they are; with a pipeline file also whether its store decides
+/// who was first (it writes two small objects and takes them away), whether the clocks agree, and whether its models are here
+/// or their hub answers. What is wrong comes with the way out. Nothing is fetched and no weights are loaded.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote doctor
+  scalingnote doctor daily.toml
+  scalingnote doctor daily.toml --json | jq -r '.checks[] | select(.health != \"fine\") | .found'
+
+Exit codes: 0 where nothing is wrong (there may be warnings), else that of the run that would fail: 1, 2, or 75 where it may
+pass by itself.")]
+pub(crate) struct DoctorArgs {
+    /// The pipeline file (TOML); without one only the machine is looked at.
+    #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE", value_parser = place::path())]
+    pipeline: Option<PathBuf>,
+    /// Override one value of the pipeline; repeatable.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "pipeline")]
+    set: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn execute(args: DoctorArgs, app: &App) -> Result<()> {
+    let pipeline = args.pipeline.as_deref().map(|file| resolve(file, &args.set)).transpose()?;
+    let request = CheckupRequest {
+        pipeline: pipeline.map(|resolved| resolved.pipeline),
+        cache: root::cache_dir()?,
+        reporter: app.reporter.clone(),
+    };
+    let checkup = exec::examine(&request).await;
+    let wrong = checkup.first_wrong().map(|first| {
+        let more = match checkup.count(Health::Wrong) {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        Error::new(first.kind, format!("a run would fail: {}{more}", first.name))
+    });
+    let printed = app.answer(args.json, &checkup, table);
+    app.ends(printed, wrong)
+}
+
+fn table(checkup: &Checkup) -> String {
+    let name = |check: &&exec::Check| format::width(&check.name);
+    let widest = checkup.checks.iter().map(|check| name(&check)).max().unwrap_or(0);
+    let mut text = String::new();
+    for check in &checkup.checks {
+        let mark = match check.health {
+            Health::Fine => "ok     ",
+            Health::Warning => "warning",
+            Health::Wrong => "WRONG  ",
+        };
+        let pad = " ".repeat(widest - name(&check));
+        text += &format!("{mark}  {}{pad}  {}\n", check.name, format::printable(&check.found));
+        if let Some(way_out) = &check.way_out {
+            let pad = " ".repeat(widest);
+            text += &format!("         {pad}  -> {}\n", format::printable(way_out));
+        }
+    }
+    text
+}

@@ -1,0 +1,144 @@
+//! The store: whether it can be read and written, decides who was first, and what its clock says.
+
+use bytes::Bytes;
+use chrono::Utc;
+
+use super::check::Check;
+use super::resources::local;
+use crate::config::Pipeline;
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::exec::machine::existing;
+use crate::snapshot;
+use crate::store::layout::{self, LeaseKind};
+use crate::store::{PutOutcome, Root};
+
+/// Clouds refuse requests that are signed by a clock that is further off.
+const REFUSED_SECONDS: i64 = 15 * 60;
+/// Below this nobody minds.
+const NOTICED_SECONDS: i64 = 60;
+
+pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
+    // A root that is not there yet is made by its first run, and not by a look at it.
+    let missing = local(&pipeline.publish.root).filter(|folder| !folder.is_dir());
+    if let Some(folder) = missing {
+        if let Some(file) = folder.ancestors().find(|path| path.exists()).filter(|at| !at.is_dir())
+        {
+            return vec![Check::wrong(
+                "root",
+                format!(
+                    "{} is a file, so the folder {} cannot be made",
+                    file.display(),
+                    folder.display()
+                ),
+                "name another folder in publish.root",
+                ErrorKind::Input,
+            )];
+        }
+        let parent = existing(&folder);
+        let scratch = tempfile::Builder::new().prefix(".scalingnote-").tempdir_in(&parent);
+        let opened = scratch
+            .or_error(ErrorKind::Input, || {
+                format!(
+                    "{} is not there, and nothing can be made in {}",
+                    folder.display(),
+                    parent.display()
+                )
+            })
+            .and_then(|scratch| Ok((Root::open(&scratch.path().to_string_lossy())?, scratch)));
+        return match opened {
+            Err(error) => vec![Check::failed("root", &error)],
+            Ok((root, scratch)) => {
+                let found =
+                    format!("{} is not there yet; the first run makes it", folder.display());
+                let mut checks = vec![Check::fine("root", found)];
+                checks.extend(written(&root).await);
+                drop(scratch);
+                checks
+            }
+        };
+    }
+    let root = match pipeline.open_root() {
+        Ok(root) => root,
+        Err(error) => return vec![Check::failed("root", &error)],
+    };
+    let mut checks = vec![match snapshot::newest(&root).await {
+        Ok(Some(newest)) => Check::fine(
+            "root",
+            format!("{} holds snapshot {}, the newest", root.uri(), newest.number),
+        ),
+        Ok(None) => {
+            Check::fine("root", format!("{} can be read and holds no snapshot yet", root.uri()))
+        }
+        Err(error) => Check::failed("root", &error),
+    }];
+    if !root.keys().trusted.is_empty() {
+        checks.push(match snapshot::signer(&root).await {
+            Ok(_) => Check::fine("signing key", "there, and one of publish.public_keys"),
+            Err(error) => Check::failed("signing key", &error),
+        });
+    }
+    checks.extend(written(&root).await);
+    checks
+}
+
+async fn written(root: &Root) -> Vec<Check> {
+    let put = match creates_conditionally(root).await {
+        Ok(()) => {
+            Check::fine("conditional put", "the second of two writers of one name is refused")
+        }
+        Err(error) => return vec![Check::failed("conditional put", &error)],
+    };
+    let clock = match clock(root).await {
+        Ok(check) => check,
+        Err(error) => Check::failed("clock", &error),
+    };
+    vec![put, clock]
+}
+
+/// Puts one name twice, with different bytes, and takes it away again.
+async fn creates_conditionally(root: &Root) -> Result<()> {
+    let key = layout::lease(LeaseKind::Probe, &format!("{:016x}", rand::random::<u64>()));
+    let put = |bytes: &'static [u8]| root.put_if_absent(&key, Bytes::from_static(bytes));
+    let outcomes = async { Ok::<_, Error>([put(b"first").await?, put(b"second").await?]) };
+    let outcomes = outcomes.await;
+    let cleaned = root.delete(&key).await;
+    match outcomes? {
+        [PutOutcome::Created, PutOutcome::AlreadyExists] => {}
+        [_, PutOutcome::Created] => {
+            return Err(Error::unsupported(format!(
+                "{} lets a second writer overwrite what a first one wrote, so two runs could overwrite each other's snapshots; \
+                 update the server, or take another store",
+                root.uri()
+            )));
+        }
+        [PutOutcome::AlreadyExists, _] => {
+            return Err(Error::unsupported(format!(
+                "{} says that a name which nobody wrote exists already; take another store",
+                root.uri()
+            )));
+        }
+    }
+    cleaned
+        .context(|| "what is written can be created, but not deleted: gc and purge need that, too")
+}
+
+/// This machine's clock beside the store's.
+async fn clock(root: &Root) -> Result<Check> {
+    let before = Utc::now();
+    let theirs = root.now().await?;
+    let ours = before + (Utc::now() - before) / 2;
+    let off = (ours - theirs).num_seconds();
+    let found = match off {
+        -2..=2 => "as the store's".to_owned(),
+        ahead @ 1.. => format!("{ahead} seconds ahead of the store's"),
+        behind => format!("{} seconds behind the store's", -behind),
+    };
+    let way_out = "set this machine's clock by NTP (`timedatectl set-ntp true`)";
+    Ok(match off.abs() {
+        off if off >= REFUSED_SECONDS && root.local_folder().is_none() => {
+            Check::wrong("clock", found, way_out, ErrorKind::Resource)
+        }
+        NOTICED_SECONDS.. => Check::warning("clock", found, way_out),
+        _ => Check::fine("clock", found),
+    })
+}

@@ -1,0 +1,104 @@
+//! `scalingnote doctor`: what is wrong is said before a run meets it.
+
+use serde_json::Value;
+
+use crate::fixture::files::walk;
+use crate::fixture::machine;
+use crate::fixture::pipeline::PipelineFile;
+use crate::fixture::place::Place;
+
+fn place() -> Place {
+    let place = Place::new();
+    let line = |at| format!("{{\"id\":{at},\"body\":\"words of note {at}\"}}\n");
+    place.write("notes.jsonl", (0..50).map(line).collect::<String>());
+    place.write("p.toml", PipelineFile { root: "root", ..PipelineFile::default() }.text());
+    place
+}
+
+fn check<'a>(found: &'a Value, name: &str) -> &'a Value {
+    let checks = found["checks"].as_array().unwrap();
+    checks
+        .iter()
+        .find(|check| check["name"] == name)
+        .unwrap_or_else(|| panic!("no {name} in {found}"))
+}
+
+#[track_caller]
+fn says(found: &Value, name: &str, health: &str, piece: &str) {
+    let check = check(found, name);
+    assert_eq!(check["health"], health, "{check}");
+    let said = format!("{} {}", check["found"], check["way_out"]);
+    assert!(said.contains(piece), "no {piece:?} in {said}");
+}
+
+#[test]
+fn a_machine_is_looked_at_by_itself() {
+    let place = Place::new();
+    let found = place.json(0, "doctor --json");
+    says(&found, "processor", "fine", "search by ");
+    for name in ["memory", "disk of the cache", "disk for spilling", "open files"] {
+        check(&found, name);
+    }
+    let told = place.expect(0, "doctor");
+    assert!(told.lines().count() >= found["checks"].as_array().unwrap().len(), "{told}");
+}
+
+#[test]
+fn a_pipeline_that_will_run_has_nothing_wrong_and_nothing_is_left_behind() {
+    let place = place();
+    let found = place.json(0, "doctor p.toml --json");
+    says(&found, "root", "fine", "the first run makes it");
+    says(&found, "conditional put", "fine", "refused");
+    says(&found, "clock", "fine", "as the store's");
+    says(&found, "tower", "fine", "fake:16 is here");
+    assert_eq!(std::fs::read_dir(place.folder()).unwrap().count(), 2, "the notes and the pipeline");
+    place.expect(0, "run p.toml");
+    let before = walk(&place.path("root"));
+    let found = place.json(0, "doctor p.toml --json");
+    says(&found, "root", "fine", "holds snapshot 1");
+    assert_eq!(walk(&place.path("root")), before);
+}
+
+#[test]
+fn a_clock_that_is_off_is_told_with_the_way_out() {
+    if !machine::is_there() {
+        return;
+    }
+    let place = place();
+    place.expect(0, "run p.toml");
+    for (seconds, piece) in [(7_200, "seconds ahead of the store's"), (-7_200, "seconds behind")] {
+        let output =
+            machine::ahead(place.command("doctor p.toml --json"), seconds).output().unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        says(&found, "clock", "warning", piece);
+        says(&found, "clock", "warning", "NTP");
+        // A folder does not mind; a bucket refuses such requests.
+        assert_eq!(output.status.code(), Some(0));
+    }
+}
+
+#[test]
+fn what_is_wrong_decides_the_exit_code() {
+    let place = place();
+    let set = |line: &str| format!("doctor p.toml --json {line}");
+    // A file where the root's folder would be.
+    let found = place.json(1, &set("--set publish.root=notes.jsonl/root"));
+    says(&found, "root", "wrong", "is a file");
+    let found = place.json(1, &set("--set tower.arithmetic=f16"));
+    says(&found, "arithmetic", "wrong", "tower.arithmetic = ");
+    let found = place.json(1, &set("--set tower.model=gone.gguf"));
+    says(&found, "tower", "wrong", "gone.gguf");
+    place.says(2, "doctor p.toml --set tower.modle=x", &["modle"]);
+    place.says(
+        1,
+        "doctor p.toml --set tower.model=gone.gguf",
+        &["WRONG", "a run would fail: tower"],
+    );
+
+    let mut command = place.command(&set("--set tower.model=example/none"));
+    command.env("HF_HOME", place.path("models")).env("HF_ENDPOINT", "http://127.0.0.1:1");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    says(&found, "tower", "wrong", "HF_ENDPOINT");
+}
