@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::app::App;
 use super::args::Global;
 use super::{
-    cluster, completions, config, doctor, init, learn, pipeline, purge, schema, search,
+    cluster, completions, config, doctor, explain, init, learn, pipeline, purge, schema, search,
     serve, snapshot, tower,
 };
 use crate::error::Result;
@@ -70,6 +70,7 @@ pub(crate) enum Command {
     Distill(learn::distill::DistillArgs),
     Cluster(cluster::ClusterArgs),
     Evaluate(learn::evaluate::EvaluateArgs),
+    Explain(explain::ExplainArgs),
     Config(config::ConfigArgs),
     Schema(schema::SchemaArgs),
     Completions(completions::CompletionsArgs),
@@ -86,6 +87,7 @@ pub(super) async fn dispatch(command: Command, app: &App) -> Result<ExitCode> {
         Command::Run(args) => return pipeline::run::execute(args, app).await,
         Command::Init(args) => init::execute(args, app).await?,
         Command::Doctor(args) => doctor::execute(args, app).await?,
+        Command::Explain(args) => explain::execute(args, app).await?,
         Command::Plan(args) => pipeline::plan::execute(args, app).await?,
         Command::Task(args) => pipeline::task::execute(args, app).await?,
         Command::Publish(args) => return pipeline::publish::execute(args, app).await,

@@ -10,6 +10,7 @@ mod commands;
 mod completions;
 mod config;
 mod doctor;
+mod explain;
 mod init;
 mod learn;
 mod memory;

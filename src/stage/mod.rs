@@ -38,9 +38,10 @@ pub use inputs::Inputs;
 pub(crate) use lengths::length_bucket;
 pub use options::{AdaptOptions, BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 pub use plan::{
-    AdaptRequest, AdaptTask, Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, Moved,
-    NoteChanges, PLAN_VERSION, ParentIndex, ParentShard, PartsSummary, Plan, PlanRequest, Planned,
-    RunSpec, ShardPlan, absolute_tower, discard_prepared, plan, resolved_tower,
+    AdaptRequest, AdaptTask, Backfill, BuildTask, CalibrateTask, EncodeTask, Envelope, LookedAt,
+    Moved, NoteChanges, PLAN_VERSION, ParentIndex, ParentShard, PartsSummary, Plan, PlanRequest,
+    Planned, RunSpec, ShardPlan, absolute_tower, discard_prepared, look_at_note, plan,
+    resolved_tower,
 };
 pub use publish::{Override, PublishRequest, Published, publish, refuse_other_tower};
 pub use purge::{

@@ -4,6 +4,7 @@ mod adapt;
 mod compare;
 mod envelope;
 mod live;
+mod look;
 mod parent;
 mod prepare;
 mod tokens;
@@ -17,6 +18,7 @@ pub use envelope::{
     resolved_tower,
 };
 pub use live::PartsSummary;
+pub use look::{LookedAt, look_at_note};
 pub(super) use parent::recall_by_shard;
 pub use prepare::{PlanRequest, Planned, plan};
 pub(super) use tokens::tokenize;

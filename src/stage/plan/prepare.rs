@@ -86,6 +86,11 @@ struct TokenChunker {
     options: ChunkingOptions,
 }
 
+/// Cuts notes as a tower's tokenizer counts them.
+pub(super) fn chunker_of(tower: &Tower, options: ChunkingOptions) -> Arc<dyn Chunker> {
+    Arc::new(TokenChunker { tokenizer: tower.tokenizer().clone(), options })
+}
+
 impl Chunker for TokenChunker {
     fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>> {
         self.tokenizer.chunks(text, self.options.window_tokens, self.options.overlap_tokens)
@@ -99,6 +104,18 @@ fn types_of(parent: &Manifest) -> Result<Option<SourceTypes>> {
     types.transpose().or_error(ErrorKind::Corrupt, || {
         format!("{} of snapshot {}", snapshot::SOURCE_TYPES, parent.number)
     })
+}
+
+/// What a corpus is read on top of.
+pub(super) async fn earlier(
+    root: &Root,
+    inputs: &Inputs,
+    parent: Option<&Manifest>,
+    corpus: &CorpusOptions,
+) -> Result<Option<Earlier>> {
+    let Some(parent) = parent.filter(|_| corpus.types == TypeRule::Exact) else { return Ok(None) };
+    let note = first_id(root, inputs, parent).await?;
+    Ok(Some(Earlier { types: types_of(parent)?, note }))
 }
 
 /// Reads the corpus, compares it with the newest snapshot and with every stored part, and plans the tasks.
@@ -135,18 +152,9 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
             .shards
             .or_else(|| parent.as_ref().map(|parent| parent.content.shard_count)),
         default_shards: 4 * devices,
-        chunker: request.chunking.map(|options| {
-            let tokenizer = request.tower.tokenizer().clone();
-            Arc::new(TokenChunker { tokenizer, options }) as Arc<dyn Chunker>
-        }),
+        chunker: request.chunking.map(|options| chunker_of(request.tower, options)),
         known,
-        earlier: match &parent {
-            Some(parent) if corpus.types == TypeRule::Exact => Some(Earlier {
-                types: types_of(parent)?,
-                note: first_id(root, &inputs, parent).await?,
-            }),
-            _ => None,
-        },
+        earlier: earlier(root, &inputs, parent.as_ref(), corpus).await?,
         exclude: parent.as_ref().and_then(excluded_by),
         root,
         storage: request.storage,

@@ -3,6 +3,7 @@
 mod apart;
 mod distill;
 mod doctor;
+mod explain;
 mod init;
 mod inputs;
 mod messages;

@@ -122,6 +122,8 @@ fn whatever_is_done_says_no_text() {
         (0, "snapshot diff good.toml 1 2 --notes"),
         (0, "snapshot verify good.toml --sample 4 -vvv"),
         (0, "snapshot gc good.toml --dry-run -vvv"),
+        (0, "doctor good.toml -vvv"),
+        (0, "explain good.toml 5 --query something -vvv"),
         (0, "purge good.toml --note-id i:5 -vvv"),
         (0, "run good.toml -vvv"),
     ] {
@@ -221,6 +223,8 @@ fn whatever_breaks_says_no_text() {
         let code = heard.run(&format!("run {name}.toml -vvv"));
         assert!(matches!(code, Some(0..=3)), "{name}: {code:?} {:?}", heard.said.last());
         failed += u32::from(code != Some(0));
+        let code = heard.run(&format!("explain {name}.toml 1 -vvv"));
+        assert!(matches!(code, Some(0 | 2)), "{name}: {code:?} {:?}", heard.said.last());
     }
     assert!(failed as usize > names.len() / 2, "{failed} of {} failed as they should", names.len());
     assert_eq!(heard.leaks(), Vec::<String>::new());

@@ -1,0 +1,55 @@
+//! What the corpus has of one note, read as the next run would read it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::prepare::{chunker_of, earlier};
+use crate::corpus::{self, CorpusOptions, Look, LookRequest, Wanted};
+use crate::error::Result;
+use crate::observe::Reporter;
+use crate::snapshot::Manifest;
+use crate::stage::ChunkingOptions;
+use crate::stage::inputs::Inputs;
+use crate::store::{Root, StorageOptions};
+use crate::tower::Tower;
+use crate::types::{Cancel, NoteId};
+
+/// A note, and what is read to find it.
+pub struct LookedAt<'a> {
+    /// The corpus.
+    pub corpus: &'a CorpusOptions,
+    /// How object stores are reached.
+    pub storage: &'a StorageOptions,
+    /// Folder that relative paths start from.
+    pub base_dir: &'a Path,
+    /// The tower whose tokens chunks are counted in, where notes are cut.
+    pub chunking: Option<(&'a Tower, ChunkingOptions)>,
+    /// Where everything lies.
+    pub root: &'a Root,
+    /// The newest snapshot.
+    pub parent: Option<&'a Manifest>,
+    /// The note.
+    pub note: &'a NoteId,
+    /// Progress.
+    pub reporter: &'a Arc<dyn Reporter>,
+    /// Cancellation.
+    pub cancel: &'a Cancel,
+}
+
+/// Looks for a note in the corpus; nothing is written.
+///
+/// # Errors
+/// As [`corpus::look`].
+pub async fn look_at_note(request: LookedAt<'_>) -> Result<Look> {
+    let LookedAt { corpus, root, parent, .. } = request;
+    let looking = LookRequest {
+        options: corpus,
+        base_dir: request.base_dir,
+        storage: request.storage,
+        chunker: request.chunking.map(|(tower, options)| chunker_of(tower, options)),
+        earlier: earlier(root, &Inputs::default(), parent, corpus).await?,
+        reporter: request.reporter,
+        cancel: request.cancel,
+    };
+    corpus::look(looking, Wanted::Note(request.note)).await
+}
