@@ -21,6 +21,8 @@ VENV_PYTHON := $(abspath $(VENV))/bin/python
 # cargo knows best where it builds (CARGO_TARGET_DIR, build.target-dir); asked only when needed.
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 BIN = $(TARGET_DIR)/release/scalingnote
+# What `scalingnote --version` says that it was built from.
+export SCALINGNOTE_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 
 .PHONY: help
 help: ## Print this list.

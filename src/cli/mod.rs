@@ -25,6 +25,7 @@ mod signals;
 mod snapshot;
 mod terminal;
 mod tower;
+mod version;
 
 pub use commands::command;
 pub use program::main;

@@ -11,24 +11,29 @@ use super::app::App;
 use super::args::{Color, color_of};
 use super::commands::{Cli, Command, command, dispatch};
 use super::terminal::{Console, failure, logging, printed};
-use super::{memory, progress, signals};
+use super::{memory, progress, signals, version};
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::types::Cancel;
 
-/// Runs the program and returns its exit code.
-pub fn main() -> ExitCode {
-    failure::guarded(|| run_with(std::env::args_os().collect()))
+/// Runs the program and returns its exit code; `commit` is what it was built from, where that is known.
+pub fn main(commit: Option<&str>) -> ExitCode {
+    failure::guarded(|| run_with(std::env::args_os().collect(), commit))
 }
 
-fn run_with(arguments: Vec<OsString>) -> ExitCode {
+fn run_with(arguments: Vec<OsString>, commit: Option<&str>) -> ExitCode {
     let color = color_of(&arguments);
     let choice = match color {
         Color::Always => ColorChoice::Always,
         Color::Never => ColorChoice::Never,
         Color::Auto => ColorChoice::Auto,
     };
-    let parsed = command()
+    let mut known = command();
+    // Which kernels there are is looked up for whoever asks, and for nobody else.
+    if arguments.iter().any(|word| word == "--version") {
+        known = known.long_version(version::long(commit));
+    }
+    let parsed = known
         .color(choice)
         .try_get_matches_from(arguments)
         .and_then(|matches| Cli::from_arg_matches(&matches));

@@ -159,7 +159,11 @@ async fn day(
     let env = session.env();
     let drift = fleet.check(plan, ctx.pipeline.encode.self_test, &env).await?;
     refuse_drift(drift, &plan.gates, options.overrides_drift())?;
-    report.estimated(&plan.spec, fleet.speed(&planned, &env).await?);
+    let speed = fleet.speed(&planned, &env).await?;
+    report.estimated(&plan.spec, speed);
+    if let Some(message) = report.estimate(speed) {
+        reporter.info(message);
+    }
     let plan = planned.plan;
     let mut receipts = Receipts::default();
     let outcome = fleet.run(&plan, session, &env, &mut receipts).await;

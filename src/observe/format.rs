@@ -55,6 +55,23 @@ pub fn rate(value: f64) -> String {
     if value.is_finite() && value > 0.0 { count(value.round() as u64) } else { "-".to_owned() }
 }
 
+/// A rate of things, per second where it is at least one, else per minute or hour: `12 shards/s`, `4.5 shards/min`.
+pub fn pace(per_second: f64, unit: &str) -> String {
+    if !per_second.is_finite() || per_second <= 0.0 {
+        return "-".to_owned();
+    }
+    let (amount, per) = match per_second {
+        second if second >= 1.0 => (second, "s"),
+        second if second * 60.0 >= 1.0 => (second * 60.0, "min"),
+        second => (second * 3_600.0, "h"),
+    };
+    let amount = match amount {
+        ..9.95 => format!("{amount:.1}"),
+        _ => count(amount.round() as u64),
+    };
+    format!("{amount} {unit}/{per}")
+}
+
 /// Escapes text for element content and for attribute values in either quotes. Control characters
 /// that HTML does not allow become U+FFFD.
 pub fn escape_html(text: &str) -> String {
@@ -136,6 +153,12 @@ mod tests {
         assert_eq!(bytes(u64::MAX), "16384.0 PiB");
         assert_eq!(share(0.1234), "12.3%");
         assert_eq!(rate(f64::NAN), "-");
+        assert_eq!(pace(1_234.4, "notes"), "1,234 notes/s");
+        assert_eq!(pace(2.0, "shards"), "2.0 shards/s");
+        // A million vectors in four minutes.
+        assert_eq!(pace(1.0 / 240.0, "shards"), "15 shards/h");
+        assert_eq!(pace(0.1, "shards"), "6.0 shards/min");
+        assert_eq!(pace(0.0, "shards"), "-");
     }
 
     #[test]

@@ -26,6 +26,28 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// Seconds of encoding from which their estimate is told.
+const WORTH_A_LINE: f64 = 5.0;
+
+impl RunReport {
+    /// How long encoding will take, in a line; `None` where no device was tried, or there is no time to read it.
+    pub(crate) fn estimate(&self, speed: Option<f64>) -> Option<String> {
+        let planned = self.stages.iter().find_map(|stage| stage.planned)?;
+        let (seconds, speed) = (planned.seconds?, speed?);
+        if seconds < WORTH_A_LINE {
+            return None;
+        }
+        Some(format!(
+            "encoding {} texts, {} tokens, takes about {} at {} tokens/s on each of: {}",
+            format::count(planned.texts),
+            format::count(planned.tokens),
+            format::seconds(seconds),
+            format::rate(speed),
+            self.config.devices.join(", ")
+        ))
+    }
+}
+
 /// The few lines that `scalingnote run` prints at the end.
 impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -48,5 +48,5 @@ async fn attempt(args: &PublishArgs, app: &App, report: &mut RunReport) -> Resul
     let options = RunOptions { overrides: args.overrides.pairs()?, ..RunOptions::default() };
     let context = context(&args.pipeline, app)?;
     exec::publish_plan(&context, &args.plan, &options, report).await?;
-    finish(report, &context, args.json, app)
+    finish(report, &context, &args.pipeline, args.json, app)
 }

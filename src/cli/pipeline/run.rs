@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::metrics::MetricsArgs;
+use super::next;
 use crate::cli::app::App;
 use crate::cli::args::{PipelineArgs, duration};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -121,7 +122,7 @@ async fn attempt(args: &RunArgs, app: &App, report: &mut RunReport) -> Result<u8
     };
     let context = context(&args.pipeline, app)?;
     exec::run_into(&context, &options, report).await?;
-    finish(report, &context, args.json, app)
+    finish(report, &context, &args.pipeline, args.json, app)
 }
 
 /// Prints the report; the exit code follows from the outcome.
@@ -131,13 +132,18 @@ async fn attempt(args: &RunArgs, app: &App, report: &mut RunReport) -> Result<u8
 pub(crate) fn finish(
     report: &RunReport,
     context: &RunContext,
+    pipeline: &PipelineArgs,
     json: bool,
     app: &App,
 ) -> Result<u8> {
     let printed = app.print(&if json {
         report.to_json()?
     } else {
-        format!("{report}  report   {}\n", page(report, context))
+        format!(
+            "{report}  report   {}\n{}",
+            page(report, context),
+            next::after(report, context, pipeline)
+        )
     });
     let printed = printed.context(|| unprinted(report, context));
     match (exit_code(report), printed) {

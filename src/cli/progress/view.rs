@@ -29,8 +29,8 @@ impl Track {
     pub fn pace(&self) -> String {
         let mut parts = Vec::new();
         match (self.rate.tokens_per_second(), self.rate.units_per_second()) {
-            (Some(speed), _) => parts.push(format!("{} tok/s", format::rate(speed))),
-            (None, Some(speed)) => parts.push(format!("{} {}/s", format::rate(speed), self.unit)),
+            (Some(speed), _) => parts.push(format::pace(speed, "tok")),
+            (None, Some(speed)) => parts.push(format::pace(speed, self.unit)),
             (None, None) => {}
         }
         if let Some(left) = self.seconds_left() {
