@@ -57,6 +57,9 @@ pub struct Pipeline {
     /// The directory that relative paths start from: that of the config file.
     #[serde(skip)]
     pub base_dir: PathBuf,
+    /// The config file; empty where the configuration came from none.
+    #[serde(skip)]
+    pub file: PathBuf,
 }
 
 /// Where snapshots are published.

@@ -90,6 +90,7 @@ pub fn resolve_text(
     let mut pipeline = parsed
         .or_error(ErrorKind::Config, || format!("{name} does not fit the pipeline format"))?;
     pipeline.base_dir = base_dir.to_path_buf();
+    pipeline.file = base_dir.join(Path::new(name).file_name().unwrap_or_default());
     pipeline.publish.root = absolute(&pipeline.publish.root, base_dir);
     for file in &mut pipeline.publish.public_keys {
         *file = absolute(file, base_dir);

@@ -6,6 +6,7 @@
 //! [next.tower] is:                    the day with [next.tower]; [tower] is idle
 //! ```
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::commit::{commit, measure_drift};
@@ -286,7 +287,7 @@ pub(super) async fn publish_plan(
 ) -> Result<()> {
     let root = &session.ctx.root;
     let receipts = Receipts::read(plan, root).await?;
-    report.executed(&receipts.encode, &receipts.build, receipts.adapt.as_ref());
+    report.executed(&receipts.encode, &receipts.build, receipts.adapt.as_ref(), &BTreeSet::new());
     let mut progress = BackfillReport::planned(plan);
     let total = |value: fn(&EncodeReceipt) -> u64| receipts.encode.iter().map(value).sum();
     let tokens: u64 = total(|receipt| receipt.tokens);

@@ -1,12 +1,12 @@
 //! The end of a plan whose tasks are done: the gates are judged, and the snapshot is committed.
 
 use super::admission::query_towers;
-use super::context::Session;
+use super::context::{RunContext, Session};
 use super::tasks::local;
 use super::tasks::receipts::Receipts;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::report::{NewestSnapshot, Outcome, RunReport};
-use crate::snapshot::GateOutcome;
+use crate::snapshot::{self, GateOutcome};
 use crate::stage::{self, Plan, PublishRequest, Published};
 
 /// Publishes the day's snapshot and says so in the report.
@@ -49,6 +49,21 @@ pub(super) async fn commit(
         judged,
     })
     .await
+}
+
+/// How a run ended whose error says that something else was written first: another publisher's snapshot came on top of the
+/// one that it began with. `None` where that is not it.
+pub(super) async fn lost(
+    error: &Error,
+    ctx: &RunContext,
+    began_with: Option<u64>,
+    report: &RunReport,
+) -> Option<Outcome> {
+    if error.kind() != ErrorKind::Conflict || report.outcome != Outcome::Unfinished {
+        return None;
+    }
+    let snapshot = snapshot::numbers(&ctx.root).await.ok()?.pop()?;
+    (Some(snapshot) != began_with).then_some(Outcome::LostTo { snapshot })
 }
 
 /// The drift of the tower, for a plan whose tasks other processes ran.

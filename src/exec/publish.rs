@@ -1,5 +1,7 @@
 //! The last step of a scheduler that ran every task of a plan.
 
+use std::collections::BTreeSet;
+
 use super::backfill;
 use super::commit;
 use super::context::{RunContext, RunOptions, Session};
@@ -50,7 +52,12 @@ pub async fn publish_plan(
             report.outcome = Outcome::GateRefused;
             ctx.reporter.warn(error.to_string());
         }
-        Err(error) => return Err(error),
+        Err(error) => {
+            if let Some(lost) = commit::lost(&error, ctx, plan.spec.parent, report).await {
+                report.outcome = lost;
+            }
+            return Err(error);
+        }
     }
     let stored = report.store(&ctx.root, plan.spec.under()).await;
     stored.context(|| report.outcome.without_report())
@@ -58,7 +65,7 @@ pub async fn publish_plan(
 
 async fn publish_day(session: &Session, plan: &Plan, report: &mut RunReport) -> Result<()> {
     let receipts = Receipts::read(plan, &session.ctx.root).await?;
-    report.executed(&receipts.encode, &receipts.build, receipts.adapt.as_ref());
+    report.executed(&receipts.encode, &receipts.build, receipts.adapt.as_ref(), &BTreeSet::new());
     let drift = commit::measure_drift(session, plan).await?;
     commit::publish(session, plan, &receipts, drift, report).await
 }

@@ -73,6 +73,8 @@ async fn leased(
         // What was published before the error stands.
         if error.kind() == ErrorKind::GateRefused {
             report.outcome = Outcome::GateRefused;
+        } else if let Some(lost) = commit::lost(error, ctx, under.parent, report).await {
+            report.outcome = lost;
         }
     }
     let stored = match report.outcome {
@@ -167,7 +169,8 @@ async fn day(
     let plan = planned.plan;
     let mut receipts = Receipts::default();
     let outcome = fleet.run(&plan, session, &env, &mut receipts).await;
-    report.executed(&receipts.encode, &receipts.build, receipts.adapt.as_ref());
+    let (adapt, adopted) = (receipts.adapt.as_ref(), env.adopted.ids());
+    report.executed(&receipts.encode, &receipts.build, adapt, &adopted);
     if outcome.is_err() {
         report.interrupted(&env.kept);
     }

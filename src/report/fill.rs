@@ -109,22 +109,29 @@ impl RunReport {
         }
     }
 
-    /// What the tasks wrote.
+    /// What the tasks wrote. Those of `adopted` were finished before this run: what they wrote is not this run's.
     pub(crate) fn executed(
         &mut self,
         encode: &[EncodeReceipt],
         build: &[BuildReceipt],
         adapt: Option<&AdaptReceipt>,
+        adopted: &BTreeSet<String>,
     ) {
         self.query_tower = adapt.map(|receipt| receipt.summary.clone());
-        let total = |value: fn(&EncodeReceipt) -> u64| encode.iter().map(value).sum::<u64>();
+        let all = encode;
+        let encode: Vec<&EncodeReceipt> =
+            encode.iter().filter(|receipt| !adopted.contains(&receipt.id)).collect();
+        let built: Vec<&BuildReceipt> =
+            build.iter().filter(|receipt| !adopted.contains(&receipt.id)).collect();
+        let total =
+            |value: fn(&EncodeReceipt) -> u64| encode.iter().map(|one| value(one)).sum::<u64>();
         self.set_actual(Stage::Encode, |amounts| {
             amounts.texts = total(|receipt| receipt.texts);
             amounts.tokens = total(|receipt| receipt.tokens);
             amounts.bytes = total(|receipt| receipt.bytes);
         });
         let mut work = BuildWork::default();
-        build.iter().for_each(|receipt| work += receipt.work);
+        built.iter().for_each(|receipt| work += receipt.work);
         self.vectors_inserted = work.inserted;
         self.shards_rebuilt = work.rebuilt;
         self.reuse.encoded = total(|receipt| receipt.texts);
@@ -138,11 +145,11 @@ impl RunReport {
         };
         self.bytes_written = self.written.total();
         self.set_actual(Stage::Build, |amounts| {
-            amounts.texts = build.iter().map(|receipt| receipt.shard.vectors).sum();
+            amounts.texts = built.iter().map(|receipt| receipt.shard.vectors).sum();
             amounts.bytes =
                 work.index_bytes + work.sidecar_bytes + work.ids_bytes + work.copied_bytes;
         });
-        let quarantined: Vec<_> = encode.iter().flat_map(|receipt| &receipt.quarantined).collect();
+        let quarantined: Vec<_> = all.iter().flat_map(|receipt| &receipt.quarantined).collect();
         self.corpus.quarantined = quarantined.len() as u64;
         self.corpus.quarantined_samples = quarantined
             .iter()
@@ -150,7 +157,10 @@ impl RunReport {
             .map(|note| format!("{}: {}", note.note_id, note.reason))
             .collect();
         self.parts_written = total(|receipt| receipt.parts.len() as u64);
-        self.tasks_done = (encode.len() + build.len() + usize::from(adapt.is_some())) as u64;
+        let all_tasks = all.len() + build.len() + usize::from(adapt.is_some());
+        let adapted = adapt.is_some_and(|receipt| !adopted.contains(&receipt.id));
+        self.tasks_done = (encode.len() + built.len() + usize::from(adapted)) as u64;
+        self.tasks_adopted = all_tasks as u64 - self.tasks_done;
         if self.lengths.is_empty() {
             self.lengths = length_buckets(encode.iter().flat_map(|receipt| &receipt.lengths));
         }

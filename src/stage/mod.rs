@@ -52,4 +52,4 @@ pub use quarantine::Quarantined;
 pub use task::{TaskReceipt, execute};
 pub use vectors::vectors_of;
 pub use windows::{Owner, SharedWork, Windows};
-pub use worker::{Kept, TaskEnv, Worker};
+pub use worker::{Adopted, Kept, TaskEnv, Worker};

@@ -1,7 +1,8 @@
 //! Who runs tasks and with what: a tower on a device, the root, progress, cancellation.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::inputs::{Inputs, is_damage};
 use super::located;
@@ -32,13 +33,16 @@ pub struct TaskEnv {
     pub inputs: Arc<Inputs>,
     /// What was purged, as far as tasks have seen.
     pub tombstones: Arc<Tombstones>,
+    /// Tasks whose receipt was there already.
+    pub adopted: Arc<Adopted>,
 }
 
 impl TaskEnv {
     /// For the first task of a process: nothing is stored, shared or read yet.
     pub fn new(root: Root, reporter: Arc<dyn Reporter>, cancel: Cancel) -> Self {
         let (kept, shared, inputs) = (Arc::default(), Arc::default(), Arc::default());
-        Self { root, reporter, cancel, kept, shared, inputs, tombstones: Arc::default() }
+        let (tombstones, adopted) = (Arc::default(), Arc::default());
+        Self { root, reporter, cancel, kept, shared, inputs, tombstones, adopted }
     }
 
     /// Refuses work that was planned before a purge: asked before it begins, and after each of its writes. `written` are
@@ -73,6 +77,21 @@ impl TaskEnv {
             places.extend(parent.stored(&ids).map(|row| (row.text_hash, row.place.clone())));
         }
         Ok(places)
+    }
+}
+
+/// Ids of tasks whose receipt was there already, so that nothing was done for them.
+#[derive(Debug, Default)]
+pub struct Adopted(Mutex<BTreeSet<String>>);
+
+impl Adopted {
+    pub(super) fn add(&self, task: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(task.to_owned());
+    }
+
+    /// Their ids.
+    pub fn ids(&self) -> BTreeSet<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

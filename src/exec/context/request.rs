@@ -73,7 +73,7 @@ impl RunContext {
     pub(crate) fn config_summary(&self) -> ConfigSummary {
         let pipeline = &self.pipeline;
         ConfigSummary {
-            pipeline: pipeline.base_dir.display().to_string(),
+            pipeline: pipeline.file.display().to_string(),
             root: self.root.uri().to_owned(),
             model: pipeline.tower.model.clone(),
             pooling: pipeline.tower.pooling.map_or("as the model says", Pooling::name).to_owned(),

@@ -98,7 +98,15 @@ pub async fn receipt(task: &BuildTask, root: &Root) -> Result<BuildReceipt> {
 /// Runs the task, or returns the receipt of the attempt that finished it.
 pub(crate) async fn build(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
     let key = key(task)?;
-    let receipt = receipt::once(&env.root, &key, build_shard(task, env)).await?;
+    let mut ours = false;
+    let work = async {
+        ours = true;
+        build_shard(task, env).await
+    };
+    let receipt = receipt::once(&env.root, &key, work).await?;
+    if !ours {
+        env.adopted.add(&task.id);
+    }
     // A receipt that somebody needs all the same is made again.
     env.unless_purged(&task.spec, &[&key], |_| true).await?;
     Ok(receipt)

@@ -84,7 +84,15 @@ pub(crate) async fn encode(
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<EncodeReceipt> {
-    let receipt = receipt::once(&env.root, &key(task), encode_missing(task, worker, env)).await?;
+    let mut ours = false;
+    let work = async {
+        ours = true;
+        encode_missing(task, worker, env).await
+    };
+    let receipt = receipt::once(&env.root, &key(task), work).await?;
+    if !ours {
+        env.adopted.add(&task.id);
+    }
     // A receipt that somebody needs all the same is made again.
     env.unless_purged(&task.spec, &[&key(task)], |_| true).await?;
     Ok(receipt)

@@ -171,15 +171,7 @@ root = "root"
     async fn plan(&self, data: &[u8]) -> Result<()> {
         let root = self.in_memory(data, layout::is_receipt).await;
         let plan = Plan::load(&root, &self.plan.spec.run).await?;
-        let env = TaskEnv {
-            root: root.clone(),
-            reporter: Arc::new(Silent),
-            cancel: Cancel::new(),
-            kept: Arc::default(),
-            shared: Arc::default(),
-            inputs: Arc::default(),
-            tombstones: Arc::default(),
-        };
+        let env = TaskEnv::new(root.clone(), Arc::new(Silent), Cancel::new());
         let mut worker = Worker::new(DeviceSpec::Cpu { threads: 1 }, None);
         let encode = plan.encode.iter().map(|task| &task.id);
         let calibrate = plan.calibrate.iter().map(|task| &task.id);
@@ -194,15 +186,7 @@ root = "root"
     async fn receipt(&self, data: &[u8]) -> Result<()> {
         let root = self.in_memory(data, |_| false).await;
         embedding::list_parts(&root, &self.manifest.content.space_id, None).await?;
-        let env = TaskEnv {
-            root: root.clone(),
-            reporter: Arc::new(Silent),
-            cancel: Cancel::new(),
-            kept: Arc::default(),
-            shared: Arc::default(),
-            inputs: Arc::default(),
-            tombstones: Arc::default(),
-        };
+        let env = TaskEnv::new(root.clone(), Arc::new(Silent), Cancel::new());
         let mut worker = Worker::new(DeviceSpec::Cpu { threads: 1 }, None);
         for task in &self.plan.encode {
             stage::encode_receipt(task, &root).await?;

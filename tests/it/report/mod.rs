@@ -3,3 +3,4 @@
 mod metrics;
 mod page;
 mod planned;
+mod truth;
