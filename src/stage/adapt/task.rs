@@ -34,7 +34,15 @@ pub(in crate::stage) async fn adapt(
     env: &TaskEnv,
 ) -> Result<AdaptReceipt> {
     let key = layout::adapt_receipt(&task.id);
-    let receipt = receipt::once(&env.root, &key, work(task, worker, env)).await?;
+    let mut ours = false;
+    let work = async {
+        ours = true;
+        work(task, worker, env).await
+    };
+    let receipt = receipt::once(&env.root, &key, work).await?;
+    if !ours {
+        env.adopted.add(&task.id);
+    }
     let files: &[FileRef] = receipt.tower.as_ref().map_or(&[], |tower| &tower.files);
     let read = match files.is_empty() {
         true => None,
