@@ -1,0 +1,111 @@
+"""Following the newest snapshot while serving: a newer one takes over only when it has proved itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from ._errors import NotFoundError
+from ._root import Root
+from ._snapshot import Snapshot, open_beside
+
+_LONGEST_PAUSE = 600.0
+_log = logging.getLogger("scalingnote_reader")
+
+
+def follow(
+    root: str | os.PathLike[str],
+    *,
+    every: float = 10.0,
+    cache: str | os.PathLike[str] | None = None,
+    check: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Follower:
+    """Open the newest snapshot and look for a newer one every so many seconds, in a thread of its own.
+
+    The parameters are those of `Snapshot.open`. A `cache` folder must not be another follower's: what the snapshot in
+    service does not need is removed from it.
+    """
+    return Follower(Root(root, cache=cache, storage_options=storage_options), every, check)
+
+
+class Follower:
+    """The snapshot in service. A context manager; leaving it stops looking, what somebody holds stays open."""
+
+    def __init__(self, root: Root, every: float, check: bool) -> None:
+        """Open the newest snapshot and begin to look; call `follow`."""
+        self._root = root
+        self._every = every
+        self._check = check
+        self._looking = threading.Lock()
+        self._stop = threading.Event()
+        self._broken: tuple[int, float, float] | None = None  # number, pause, when to try again
+        self.failure: Exception | None = None
+        """Why the newest snapshot is not in service; `None` where it is."""
+        self._current: Snapshot | None = None
+        if not self.look():
+            raise self.failure or NotFoundError(f"there is no snapshot in {root.uri}")
+        self._thread = threading.Thread(target=self._run, name="scalingnote-follow", daemon=True)
+        self._thread.start()
+
+    @property
+    def current(self) -> Snapshot:
+        """The snapshot in service. Take it once a query, so that an answer is of one snapshot."""
+        if self._current is None:
+            raise NotFoundError(f"no snapshot of {self._root.uri} is in service")
+        return self._current
+
+    def look(self) -> bool:
+        """Look now; return whether a newer snapshot went into service. What goes wrong is logged, and `failure`."""
+        with self._looking:
+            number = None
+            try:
+                numbers = self._root.numbers()
+                number = numbers[-1] if numbers else 0
+                if number <= (self._current.number if self._current else 0):
+                    self._broken = self.failure = None
+                    return False
+                if self._broken and self._broken[0] == number and time.monotonic() < self._broken[2]:
+                    return False
+                newer = open_beside(self._root, self._root.manifest(number), self._current, check=self._check)
+            except Exception as error:
+                self._failed(number, error)
+                return False
+            self._current = newer
+            self._broken = self.failure = None
+            self._root.trim(newer.files())
+            _log.info("snapshot %d is in service", newer.number)
+            return True
+
+    def close(self) -> None:
+        """Stop looking. The snapshot in service stays as it is."""
+        self._stop.set()
+        self._thread.join()
+
+    def __enter__(self) -> Follower:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop looking."""
+        self.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            self.look()
+
+    def _failed(self, number: int | None, error: Exception) -> None:
+        self.failure = error
+        stays = self._current.number if self._current else None
+        _log.error("snapshot %s is not taken over, %s stays in service: %s", number, stays, error)
+        if number is not None:
+            known = self._broken[1] * 2 if self._broken and self._broken[0] == number else self._every
+            pause = min(known, max(_LONGEST_PAUSE, self._every))
+            self._broken = (number, pause, time.monotonic() + pause)

@@ -1,0 +1,233 @@
+"""What is refused, and how a newer snapshot takes over."""
+
+import hashlib
+import logging
+import pathlib
+import shutil
+import tempfile
+import time
+import unittest
+
+import numpy as np
+from made import Made, numbered, vectors
+
+from scalingnote_reader import CorruptError, NotFoundError, Snapshot, UnsupportedError, follow
+
+try:
+    import fsspec
+except ImportError:
+    fsspec = None
+
+logging.getLogger("scalingnote_reader").addHandler(logging.NullHandler())
+logging.getLogger("scalingnote_reader").propagate = False
+QUERY = vectors(1, seed=9)[0]
+
+
+def files(folder):
+    return sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+
+
+class Opening(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.made = Made(self.folder / "root")
+
+    def publish(self, count=50, seed=1, **options):
+        segment = self.made.segment(numbered(count, seed), removed=[("i:0", 0)])
+        return self.made.publish([[segment]], notes=count - 1, **options)
+
+    def test_the_newest_or_a_number(self):
+        with self.assertRaisesRegex(NotFoundError, "no snapshot"):
+            Snapshot.open(self.made.folder)
+        self.publish(50)
+        self.publish(60)
+        self.assertEqual(Snapshot.open(self.made.folder).number, 2)
+        uri = self.made.folder.as_uri()
+        self.assertEqual((Snapshot.open(uri, 1).notes, Snapshot.open(uri).notes), (49, 59))
+        with self.assertRaises(NotFoundError):
+            Snapshot.open(self.made.folder, 3)
+
+    def test_a_flipped_bit_or_a_missing_file_is_told(self):
+        self.publish()
+        for path in files(self.made.folder / "indexes"):
+            original = path.read_bytes()
+            damaged = bytearray(original)
+            damaged[len(damaged) // 2] ^= 4
+            for wrong in [bytes(damaged), original[:-1], original + b"\0"]:
+                path.write_bytes(wrong)
+                with self.assertRaisesRegex(CorruptError, path.name):
+                    Snapshot.open(self.made.folder)
+                with self.assertRaisesRegex(CorruptError, path.name):
+                    Snapshot.open(self.made.folder, cache=self.folder / "cache")
+            path.unlink()
+            with self.assertRaisesRegex(NotFoundError, path.name):
+                Snapshot.open(self.made.folder)
+            path.write_bytes(original)
+            shutil.rmtree(self.folder / "cache")
+        self.assertEqual(Snapshot.open(self.made.folder).check_canaries(), 1)
+
+    def test_an_altered_manifest_is_refused(self):
+        path = self.made.folder / f"snapshots/{self.publish():020}.json"
+        text = path.read_text(encoding="utf-8")
+        for old, new in [
+            ('"notes": 49', '"notes": 48'),
+            ("240.0", "240.1"),
+            ("0.00125", "0.001250"),
+            ("é", "e"),
+        ]:
+            self.assertIn(old, text)
+            path.write_text(text.replace(old, new), encoding="utf-8")
+            with self.assertRaisesRegex(CorruptError, "altered"):
+                Snapshot.open(self.made.folder)
+        for wrong in ["{}", "[]", "", text[:100], '{"version": 1, "number": 1, "content": []}']:
+            path.write_text(wrong, encoding="utf-8")
+            with self.assertRaises(CorruptError):
+                Snapshot.open(self.made.folder)
+        path.write_text(text, encoding="utf-8")
+        shutil.copy(path, path.with_name(f"{7:020}.json"))
+        with self.assertRaisesRegex(CorruptError, "number 1, its name 7"):
+            Snapshot.open(self.made.folder)
+
+    def test_what_a_newer_release_wrote_is_refused(self):
+        def shard(document):
+            return document["content"]["shards"][0]
+
+        changes = {
+            "version 2": lambda document: document.update(version=2),
+            "'weather'": lambda document: document["content"].update(weather=1),
+            "'hidden'": lambda document: shard(document).update(hidden=[]),
+            "'metric'": lambda document: document["content"]["index"]["options"].update(metric="l2"),
+            "quantised": lambda document: document["content"]["index"]["options"].update(quantization="i4"),
+        }
+        for told, change in changes.items():
+            number = self.publish(change=change)
+            with self.subTest(told), self.assertRaisesRegex(UnsupportedError, told):
+                Snapshot.open(self.made.folder, number)
+
+    def test_no_path_leads_out_of_the_root(self):
+        for path in ["../secret", "/etc/passwd", "indexes/../../x", "a\\..\\b", "."]:
+
+            def lead_out(document, path=path):
+                document["content"]["shards"][0]["index"]["path"] = path
+
+            number = self.publish(change=lead_out)
+            with self.subTest(path), self.assertRaisesRegex(CorruptError, "no key"):
+                Snapshot.open(self.made.folder, number)
+
+    def test_files_that_do_not_belong_together_are_told(self):
+        rows = numbered(50)
+        whole = self.made.segment(rows)
+        other = self.made.segment(
+            [(note, 0, vector) for (note, _, _), vector in zip(rows, vectors(50, 7), strict=True)]
+        )
+        fewer = self.made.segment(rows[1:])
+        stranger = self.made.segment(rows, removed=[("i:99", 0)])["removed"]
+        for mixed, told in [
+            (whole | {"sidecar": other["sidecar"]}, "canary"),  # the same keys: only the answers differ
+            (whole | {"index": other["index"]}, "canary"),
+            (whole | {"sidecar": fewer["sidecar"]}, "is not the index of"),
+            (whole | {"ids": fewer["ids"]}, "are not those of the index"),
+            (whole | {"removed": stranger}, "no vector"),
+        ]:
+            notes = 50 - ("removed" in mixed)
+            number = self.made.publish([[mixed]], notes=notes)
+            with self.subTest(told), self.assertRaisesRegex(CorruptError, told):
+                Snapshot.open(self.made.folder, number)
+
+    def test_a_newer_snapshot_takes_over_by_itself(self):
+        self.publish(50)
+        with follow(self.made.folder, every=0.01) as notes:
+            held = notes.current
+            self.publish(60, seed=2)
+            deadline = time.monotonic() + 30
+            while notes.current.number != 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            self.assertEqual((notes.current.number, notes.current.notes, notes.failure), (2, 59, None))
+            # What somebody holds answers on, even when gc has deleted its files.
+            expected = held.search(QUERY, 5)
+            shutil.rmtree(self.made.folder)
+            self.assertEqual(held.search(QUERY, 5), expected)
+            self.assertEqual(len(notes.current.search(QUERY, 5)), 5)
+
+    def test_a_broken_newer_snapshot_leaves_the_old_one_in_service(self):
+        self.publish(50)
+        with follow(self.made.folder, every=3600) as notes:
+            number = self.publish(60)
+            path = self.made.folder / self.index_of(number)
+            whole = path.read_bytes()
+            path.write_bytes(whole[:-1])
+            self.assertFalse(notes.look())
+            self.assertEqual(notes.current.number, 1)
+            self.assertRegex(str(notes.failure), "bytes")
+            # It is tried again later, not at every look; a yet newer one at once.
+            path.write_bytes(whole)
+            self.assertFalse(notes.look())
+            self.publish(70)
+            self.assertTrue(notes.look())
+            self.assertEqual((notes.current.number, notes.failure), (3, None))
+        with self.assertRaises(NotFoundError):
+            follow(self.folder / "nowhere")
+
+    def index_of(self, number):
+        return Snapshot.open(self.made.folder, number).manifest["content"]["shards"][0]["index"]["path"]
+
+    def test_indexes_that_stay_are_not_opened_again_and_copies_of_others_go(self):
+        base = numbered(50)
+        first, second = self.made.segment(base), self.made.segment(numbered(10, 3, first=100))
+        self.made.publish([[first]], notes=50)
+        cache = self.folder / "cache"
+        with follow(self.made.folder, every=3600, cache=cache) as notes:
+            self.assertEqual(len(files(cache)), 3)
+            vectors_before = notes.current._segments[0].vectors
+            self.made.publish([[first, second]], notes=60)
+            self.assertTrue(notes.look())
+            self.assertIs(notes.current._segments[0].vectors, vectors_before)
+            self.assertEqual(len(files(cache)), 6)
+            held = notes.current
+            self.made.publish([[second]], notes=10)
+            self.assertTrue(notes.look())
+            kept = {file.sha256 for file in notes.current.files()}
+            self.assertEqual({path.stem for path in files(cache)}, kept)
+            self.assertEqual(len(held.search(QUERY, 60)), 60)
+        # A copy that somebody changed is fetched again.
+        path = files(cache)[0]
+        path.write_bytes(b"?" * path.stat().st_size)
+        Snapshot.open(self.made.folder, cache=cache)
+        self.assertEqual(hashlib.sha256(path.read_bytes()).hexdigest(), path.stem)
+
+    @unittest.skipUnless(fsspec, "fsspec is not installed")
+    def test_a_bucket_is_read_through_fsspec(self):
+        bucket = fsspec.filesystem("memory")
+        self.publish(50)
+
+        def upload():
+            for path in files(self.made.folder):
+                bucket.pipe_file(f"/bucket/notes/{path.relative_to(self.made.folder)}", path.read_bytes())
+
+        upload()
+        with follow("memory://bucket/notes/", every=3600) as notes:
+            local = Snapshot.open(self.made.folder)
+            self.assertEqual(notes.current.search(QUERY, 5), local.search(QUERY, 5))
+            self.publish(60, seed=2)
+            upload()
+            self.assertTrue(notes.look())
+            self.assertEqual(notes.current.notes, 59)
+            name = next(name for name in bucket.find("/bucket/notes/indexes") if name.endswith(".usearch"))
+        bucket.pipe_file(name, bucket.cat_file(name)[:-1])
+        with self.assertRaises(CorruptError):
+            for number in (1, 2):
+                Snapshot.open("memory://bucket/notes", number)
+
+    def test_vectors_are_those_of_the_notes(self):
+        self.publish(50)
+        snapshot = Snapshot.open(self.made.folder)
+        np.testing.assert_allclose(snapshot.vector(7), numbered(50)[7][2], atol=1e-3)
+        for missing in (0, 50, "7"):
+            with self.assertRaises(KeyError):
+                snapshot.vector(missing)
+
+
+if __name__ == "__main__":
+    unittest.main()
