@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::fixture::python;
 use crate::fixture::support::unit_vectors;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -310,16 +311,7 @@ proptest! {
 /// Reads the files with pyarrow, DuckDB and Python's usearch: see `tests/python/read_part.py`.
 #[tokio::test]
 async fn python_reads_parts_and_indexes() {
-    let python = std::env::var("SCALINGNOTE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let imports = "import duckdb, numpy, pyarrow, usearch; from usearch.index import Index";
-    let found = Command::new(&python).args(["-c", imports]).output();
-    if !found.is_ok_and(|output| output.status.success()) {
-        println!(
-            "skipped: {python} has no duckdb, numpy, pyarrow and usearch (pip install them, or set \
-             SCALINGNOTE_PYTHON to an interpreter that has)"
-        );
-        return;
-    }
+    let Some(python) = python::with("duckdb, numpy, pyarrow, usearch") else { return };
     let folder = tempfile::tempdir().unwrap();
     let root = Root::open(&folder.path().join("root").display().to_string()).unwrap();
     let mut arguments = Vec::new();

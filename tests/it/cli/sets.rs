@@ -1,12 +1,13 @@
 //! Retrieval sets as they are published: what `evaluate` reads, counts, leaves out and refuses, beside `pytrec_eval`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::fixture::checkout::package;
 use crate::fixture::program::{expect, json_of};
+use crate::fixture::python;
 
 /// Like ArguAna: every query is a document of the corpus, and the one that answers it is another. Each of 20 arguments
 /// `a` has a counter-argument `c` of nearly the same words, in two copies, of which one is judged.
@@ -131,21 +132,7 @@ fn what_a_set_should_not_have_is_refused_where_that_is_asked_or_nothing_is_left(
 /// A run file of an evaluation, judged by pytrec_eval, has the measures of the evaluation's first row: of every query,
 /// and in the mean.
 pub fn judged_alike_by_pytrec_eval(path: &Path, run: &str, answer: &Value, options: &[&str]) {
-    let python = std::env::var_os("SCALINGNOTE_PYTHON").map(PathBuf::from);
-    let own = package().join(".cache/venv/bin/python");
-    let mut candidates = python.into_iter().chain([own, PathBuf::from("python3")]);
-    let imports = |python: &PathBuf| {
-        let found = Command::new(python).args(["-c", "import pytrec_eval"]).output();
-        found.is_ok_and(|output| output.status.success())
-    };
-    let Some(python) = candidates.find(imports) else {
-        assert!(
-            std::env::var_os("SCALINGNOTE_REQUIRE_PYTHON").is_none(),
-            "no Python with the packages of tests/python/requirements.txt"
-        );
-        println!("skipped: no Python with pytrec_eval (`make test` installs it)");
-        return;
-    };
+    let Some(python) = python::with("pytrec_eval") else { return };
     let output = Command::new(python)
         .arg(package().join("tests/python/judge_run.py"))
         .args([path.join("set/qrels.tsv"), path.join(run)])

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
 use crate::fixture::checkout::{Checkout, NOTES, package};
+use crate::fixture::python;
 
 /// The page on clusters, which only a program with that feature can run: tests/it/exec/cluster/readme.rs does.
 pub const CLUSTERS: &str = "pipelines/kubernetes/README.md";
@@ -61,7 +62,6 @@ struct Ran {
 /// Runs the commands of a page, in a fresh clone.
 fn run(path: &str) -> Ran {
     let lines = commands(&page(path));
-    let packages = page("tests/python/requirements.txt");
     let mut checkout = Checkout::new();
     checkout.install("pipelines/cron/nightly.sh");
     let mut days = 0;
@@ -107,10 +107,9 @@ fn run(path: &str) -> Ran {
                 assert_eq!(checkout.ok(line), "", "a good night is silent");
             }
             ["make", ..] => is_a_target(path, line),
-            ["python3", "-m", "pip", "install", ref wanted @ ..] => {
-                for name in wanted {
-                    assert!(packages.contains(name), "tests/python/requirements.txt lacks {name}");
-                }
+            // `make test-wheel` does it.
+            ["python3", "-m", "pip", "install", folder] => {
+                assert!(package().join(folder).join("pyproject.toml").is_file(), "`{line}`");
             }
             _ => panic!("no test runs `{line}` of {path}"),
         }
@@ -266,40 +265,6 @@ fn code_blocks_are_found() {
     assert_eq!(blocks(markdown, "python"), ["p\n"]);
 }
 
-/// The Python that has the packages; `None` (said aloud) where there is none.
-fn python() -> Option<PathBuf> {
-    let set = std::env::var_os("SCALINGNOTE_PYTHON").map(PathBuf::from);
-    let own = package().join(".cache/venv/bin/python");
-    let candidates = set.into_iter().chain([own, PathBuf::from("python3")]);
-    for python in candidates {
-        let imports = "import duckdb, numpy, pyarrow, usearch";
-        let found = Command::new(&python).args(["-c", imports]).output();
-        if found.is_ok_and(|output| output.status.success()) {
-            return Some(python);
-        }
-    }
-    assert!(
-        std::env::var_os("SCALINGNOTE_REQUIRE_PYTHON").is_none(),
-        "no Python with the packages of tests/python/requirements.txt"
-    );
-    println!(
-        "skipped: no Python with the packages of tests/python/requirements.txt (`make test` installs them)"
-    );
-    None
-}
-
-#[track_caller]
-fn run_python(python: &Path, script: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(python).arg(script).args(arguments).output().expect("Python runs");
-    assert!(
-        output.status.success(),
-        "{} failed:\n{}",
-        script.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).expect("output is UTF-8")
-}
-
 /// The page's example, kept running: it reads note ids and prints the notes like each.
 struct Example {
     process: Child,
@@ -309,7 +274,8 @@ struct Example {
 impl Example {
     fn start(python: &Path, script: &Path, root: &Path) -> Self {
         let mut command = Command::new(python);
-        command.arg(script).arg(root).arg("0.05").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(script).arg(root).arg("0.05").env("PYTHONPATH", python::reader());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().expect("Python runs");
         let out = BufReader::new(process.stdout.take().expect("its output is piped"));
         Self { process, out }
@@ -341,19 +307,9 @@ impl Drop for Example {
     }
 }
 
-/// A note id of `search --json` in the tagged form of the stored files.
-#[track_caller]
-fn tagged(id: &Value) -> String {
-    match id {
-        Value::Number(number) => format!("i:{number}"),
-        Value::String(text) => text.clone(),
-        other => panic!("{other} is no note id"),
-    }
-}
-
 #[test]
 fn the_python_example_agrees_with_search() {
-    let Some(python) = python() else { return };
+    let Some(python) = python::with("numpy, pyarrow, usearch") else { return };
     let examples = blocks(&page("schemas/README.md"), "python");
     let example = examples.first().expect("schemas/README.md has a Python example");
     for (shards, quantization) in [(1, "i8"), (3, "i8"), (2, "f32"), (2, "f16")] {
@@ -376,13 +332,13 @@ fn the_python_example_agrees_with_search() {
             let line = "scalingnote search .cache/quickstart-699 \"$(cat text)\" -k 5 --json";
             let hits: Value = serde_json::from_str(&checkout.ok(line)).expect("search prints JSON");
             let hits = hits["hits"].as_array().or_else(|| hits.as_array()).expect("a list of hits");
-            let (number, found) = example.similar(&format!("i:{note}"));
+            let (number, found) = example.similar(&note.to_string());
             assert_eq!(number, 1);
-            assert_eq!(found[0].0, format!("i:{note}"), "a note is its own nearest");
+            assert_eq!(found[0].0, note.to_string(), "a note is its own nearest");
             let expected: BTreeMap<String, f64> = hits
                 .iter()
                 .map(|hit| {
-                    (tagged(&hit["note_id"]), hit["score"].as_f64().expect("hits have a score"))
+                    (hit["note_id"].to_string(), hit["score"].as_f64().expect("hits have a score"))
                 })
                 .collect();
             assert_eq!(expected.len(), 5);
@@ -403,14 +359,14 @@ fn the_python_example_agrees_with_search() {
         ));
         let swapped = (0..200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(50));
-            example.similar("i:17").0 == 2
+            example.similar("17").0 == 2
         });
         assert!(swapped, "snapshot 2 takes over");
         // Its base has a removed key, and the edited note lies in a delta.
         let newest = checkout.snapshots().pop().expect("a snapshot");
         assert!(newest["content"]["shards"].to_string().contains("\"deltas\""), "{newest}");
-        let (_, found) = example.similar("i:0");
-        assert_eq!(found[0].0, "i:0");
+        let (_, found) = example.similar("0");
+        assert_eq!(found[0].0, "0");
         let ids: std::collections::BTreeSet<_> = found.iter().map(|(id, _)| id).collect();
         assert_eq!(ids.len(), 5, "no note comes twice: {found:?}");
     }
@@ -418,7 +374,7 @@ fn the_python_example_agrees_with_search() {
 
 #[test]
 fn pyarrow_and_duckdb_read_what_a_snapshot_names() {
-    let Some(python) = python() else { return };
+    let Some(python) = python::with("duckdb, numpy, pyarrow, usearch") else { return };
     let script = package().join("tests/python/read_snapshot.py");
     for vector_type in ["f32", "f16"] {
         let checkout = Checkout::new();
@@ -426,7 +382,8 @@ fn pyarrow_and_duckdb_read_what_a_snapshot_names() {
             "scalingnote run pipelines/quickstart.toml --set encode.vector_type={vector_type}"
         ));
         let root = checkout.root();
-        let said = run_python(&python, &script, &[&root.to_string_lossy(), vector_type]);
+        let arguments = [&root.to_string_lossy(), vector_type];
+        let said = python::run(&python, &script, &arguments, "");
         assert_eq!(said.trim(), format!("{NOTES} notes, {NOTES} vectors of 64 dimensions"));
     }
 }

@@ -3,4 +3,5 @@
 mod bounded;
 mod filtered;
 mod opened;
+mod python;
 mod watcher;

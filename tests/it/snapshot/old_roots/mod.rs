@@ -1,6 +1,7 @@
 //! Roots that earlier releases made (tests/fixtures): opened, searched, verified and continued by this one.
 
 mod formats;
+mod python;
 mod quickstart;
 
 use std::collections::BTreeSet;
