@@ -78,6 +78,23 @@ check-tools: ## Check that this machine has what the build and `make index` need
 build: ## Build the release program.
 	$(CARGO) build --release
 
+# maturin knows what each manylinux may ask of a system, and names the wheel by the oldest that the program fits: build on an
+# old system for many. A team builds once; `pip install` of the files in .cache/wheel takes everybody seconds.
+WHEEL := $(CACHE)/wheel
+.PHONY: wheel
+wheel: check-tools ## Pack the release program, and the package of schemas/python, as Python wheels into .cache/wheel.
+	@test -x $(CACHE)/wheel-venv/bin/maturin || { $(PYTHON) -m venv --clear $(CACHE)/wheel-venv && \
+		$(CACHE)/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check "maturin>=1.8,<2"; }
+	rm -rf $(WHEEL)
+	CARGO="$(CARGO)" $(CACHE)/wheel-venv/bin/maturin build --release --locked --bindings bin --auditwheel check --out $(WHEEL)
+	$(CACHE)/wheel-venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) ./schemas/python
+	@ls $(WHEEL)/*.whl
+
+.PHONY: test-wheel
+test-wheel: wheel ## Install the wheels into a clean environment and run the quick start from them.
+	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
+	$(PYTHON) tests/python/wheel.py $(WHEEL) .
+
 .PHONY: test
 test: export SCALINGNOTE_PYTHON = $(VENV_PYTHON)
 test: check-tools python-packages ## Run every test that needs no service (cargo-nextest where installed, else cargo test).
@@ -171,7 +188,7 @@ test-model: check-tools ## Search the interleavings of runs, tasks, publishers, 
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 model::
 
 .PHONY: test-all
-test-all: test test-models test-airflow test-kubernetes test-alerts test-stores test-serve test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
+test-all: test test-wheel test-models test-airflow test-kubernetes test-alerts test-stores test-serve test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
 	$(MAKE) fuzz SECONDS=10
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).
