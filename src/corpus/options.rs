@@ -48,7 +48,7 @@ pub enum ColumnType {
     Date,
     /// A point in time as ISO 8601 writes it, in microseconds; a zone is applied, no zone is UTC.
     Timestamp,
-    /// JSON only: a list of strings.
+    /// JSON and Markdown only: a list of strings.
     Strings,
     /// A point in time (or a day) in another format, as strftime writes it: `{ timestamp = "%m/%d/%Y" }`.
     #[serde(untagged)]
@@ -100,6 +100,8 @@ pub enum TableFormat {
     Arrow,
     /// Apache Avro.
     Avro,
+    /// Markdown: a file is a note. Only where it is said: a `README.md` beside data is no table.
+    Markdown,
 }
 
 /// One table that the SQL may name.
@@ -138,7 +140,7 @@ pub struct TableOptions {
     /// CSV only: lines before the header (or the first row) that are passed over.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skip_rows: u64,
-    /// CSV and JSON: how characters are written. By default as the byte order mark says, else UTF-8.
+    /// CSV, JSON and Markdown: how characters are written. By default as the byte order mark says, else UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<TextEncoding>,
     /// Types of columns, by name: `{ version = "string" }`. They hold before a value is read.

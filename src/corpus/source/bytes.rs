@@ -291,7 +291,7 @@ mod tests {
         let meta = store.head(&location).await.unwrap();
         let url = url::Url::from_file_path(path).unwrap();
         let (table, store, partitions) = ("notes".to_owned(), Arc::new(store), Vec::new());
-        SourceFile { table, url, store, meta, partitions }
+        SourceFile { table, url, store, meta, path: "notes".to_owned(), partitions }
     }
 
     #[tokio::test]

@@ -30,6 +30,8 @@ pub(in crate::corpus) struct SourceFile {
     /// The same for all files of a table.
     pub(in crate::corpus) store: Arc<dyn ObjectStore>,
     pub(in crate::corpus) meta: ObjectMeta,
+    /// Its name, with the folders between the fixed part of the table's `uri` and it.
+    pub(in crate::corpus) path: String,
     /// The columns that its Hive folders give, the same in all files of a table; null for Hive's default.
     pub(in crate::corpus) partitions: Vec<Partition>,
 }
@@ -139,7 +141,7 @@ impl SourceFile {
         let meta = store.head(&location).await.expect("the file was just put there");
         let url = Url::parse(&format!("memory:///{name}")).expect("the test gives a plain name");
         let (table, store, partitions) = ("notes".to_owned(), Arc::new(store), Vec::new());
-        Self { table, url, store, meta, partitions }
+        Self { table, url, store, meta, path: name.to_owned(), partitions }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Learns the columns of text files: one pass over every file, then types by declaration, by the newest snapshot, or by
 //! the values seen.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -13,7 +14,7 @@ use super::named::Named;
 use super::reading::Reading;
 use super::text::{BadRow, BadRows, Column, Learned};
 use super::types::{Conflict, Place, Seen};
-use super::{bytes, csv, json};
+use super::{bytes, csv, json, markdown};
 use crate::corpus::names::{called, listed, shown, toml_key};
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::corpus::outcome::{Rejections, class, of_class};
@@ -34,6 +35,7 @@ pub(super) enum Complaint {
 pub(super) enum Syntax {
     Csv { tabs: bool },
     Json,
+    Markdown,
 }
 
 /// A table of text files whose columns are known.
@@ -41,9 +43,10 @@ pub(super) struct TextTable {
     pub(super) files: Arc<[SourceFile]>,
     compression: FileCompressionType,
     options: TableOptions,
-    /// `None` for JSON lines.
+    syntax: Syntax,
+    /// Of CSV.
     dialect: Option<csv::Dialect>,
-    /// Columns in the file's order (CSV) or by name (JSON lines).
+    /// Columns in the file's order (CSV) or by name.
     columns: Vec<Column>,
     /// By file.
     bad: Vec<BadRows>,
@@ -73,6 +76,10 @@ impl TextTable {
         reading: &Reading<'_>,
     ) -> Result<Typed> {
         let Reading { rule, before, longest_row, .. } = *reading;
+        let options = &*match syntax {
+            Syntax::Markdown => markdown::options(options),
+            _ => Cow::Borrowed(options),
+        };
         let (dialect, learned) = match syntax {
             Syntax::Csv { tabs } => {
                 let dialect = csv::Dialect::of(options, tabs)?.with_longest(longest_row);
@@ -80,8 +87,9 @@ impl TextTable {
                     csv::learn_files(&files, compression, options, dialect, rule).await?;
                 (Some(dialect), learned)
             }
-            Syntax::Json => {
-                (None, learn_json(&files, compression, options, rule, longest_row).await?)
+            Syntax::Json | Syntax::Markdown => {
+                let each = (syntax, compression, rule, longest_row);
+                (None, learn_rows(&files, options, each).await?)
             }
         };
         let mut seen: Named<Seen> = Named::default();
@@ -101,7 +109,7 @@ impl TextTable {
         if seen.is_empty() && (is_empty || rows > 0) {
             return Err(no_rows(&files, &bad));
         }
-        let is_wrapper = dialect.is_none() && rows == files.len() as u64;
+        let is_wrapper = syntax == Syntax::Json && rows == files.len() as u64;
         let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
         let by_column = seen.iter().all(|(_, values)| values.is_object_with("0"));
         if is_wrapper
@@ -136,7 +144,7 @@ impl TextTable {
         // Fields of JSON are no texts: its rows name them all.
         let fits = match syntax {
             Syntax::Csv { .. } => shown(seen.iter().map(|(name, _)| name.as_str())),
-            Syntax::Json => |_: &str| true,
+            Syntax::Json | Syntax::Markdown => |_: &str| true,
         };
         let mut columns = Vec::new();
         for (at, (name, values)) in seen.into_iter().enumerate() {
@@ -156,8 +164,18 @@ impl TextTable {
             columns.push(Column { data_type, declared: options.schema.get(&name).cloned(), name });
         }
         let options = options.clone();
-        let table =
-            Self { files, compression, options, dialect, columns, bad, longest_row, rows, wrapped };
+        let table = Self {
+            files,
+            compression,
+            options,
+            syntax,
+            dialect,
+            columns,
+            bad,
+            longest_row,
+            rows,
+            wrapped,
+        };
         Ok(Typed { table, complaints })
     }
 
@@ -223,7 +241,15 @@ impl TextTable {
                 None => {
                     let columns: Vec<Column> =
                         places.iter().map(|at| table.columns[*at].clone()).collect();
-                    json::read(reader, &columns, bad, table.longest_row, &mut emit)?;
+                    let longest = table.longest_row;
+                    match table.syntax {
+                        Syntax::Markdown => {
+                            let (options, seen) = (&table.options, (&*columns, bad));
+                            let path = &table.files[at].path;
+                            markdown::read(reader, path, options, seen, longest, &mut emit)?;
+                        }
+                        _ => json::read(reader, &columns, bad, longest, &mut emit)?,
+                    }
                 }
             }
             Ok(wanted)
@@ -235,18 +261,19 @@ impl TextTable {
 /// How many files are read at once: each takes a core.
 const FILES: usize = 4;
 
-async fn learn_json(
+async fn learn_rows(
     files: &[SourceFile],
-    compression: FileCompressionType,
     options: &TableOptions,
-    rule: TypeRule,
-    longest_row: usize,
+    (syntax, compression, rule, longest_row): (Syntax, FileCompressionType, TypeRule, usize),
 ) -> Result<Vec<Learned>> {
+    let table = Arc::new(options.clone());
     let each = files.iter().cloned().enumerate().map(|(at, file)| {
-        let table = options.clone();
+        let table = Arc::clone(&table);
         async move {
-            bytes::read(&file, compression, table.encoding, move |reader| {
-                json::learn(reader, &table, at, rule, longest_row)
+            let path = file.path.clone();
+            bytes::read(&file, compression, table.encoding, move |reader| match syntax {
+                Syntax::Markdown => markdown::learn(reader, &path, &table, at, rule, longest_row),
+                _ => json::learn(reader, &table, at, rule, longest_row),
             })
             .await
         }
@@ -301,18 +328,20 @@ impl Typing<'_> {
     /// The type: as declared, else as the newest snapshot had it, else as the values are.
     fn decide(&self, syntax: Syntax, before: Option<&str>) -> (DataType, Option<Complaint>) {
         if let Some(declared) = self.options.schema.get(self.name) {
-            let absent =
-                (syntax == Syntax::Json && self.rows > 0 && self.seen.is_empty()).then(|| {
-                    Complaint::Warned(format!(
-                        "field `{}`, which the schema of table `{}` declares, is in no row",
-                        self.name, self.options.name
-                    ))
-                });
+            let absent = (matches!(syntax, Syntax::Json | Syntax::Markdown)
+                && self.rows > 0
+                && self.seen.is_empty())
+            .then(|| {
+                Complaint::Warned(format!(
+                    "field `{}`, which the schema of table `{}` declares, is in no row",
+                    self.name, self.options.name
+                ))
+            });
             return (declared.data_type(), absent);
         }
         let found = match syntax {
             Syntax::Csv { .. } => self.seen.csv_type(self.rule),
-            Syntax::Json => match self.seen.json_type(self.rule, self.name) {
+            Syntax::Json | Syntax::Markdown => match self.seen.json_type(self.rule, self.name) {
                 Ok(found) => found,
                 Err(conflict) => return (DataType::Utf8, Some(self.mixed(&conflict))),
             },

@@ -11,6 +11,7 @@ pub(super) mod find;
 mod groups;
 mod json;
 mod learn;
+mod markdown;
 mod named;
 mod open;
 mod own;

@@ -41,6 +41,7 @@ pub(super) async fn open(
     let syntax = match kind.format {
         TableFormat::Csv => Some(Syntax::Csv { tabs: kind.tabs }),
         TableFormat::Jsonl => Some(Syntax::Json),
+        TableFormat::Markdown => Some(Syntax::Markdown),
         _ => None,
     };
     let (own, source, mut complaints) = match syntax {

@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringAr
 use arrow::datatypes::Int64Type;
 use parquet::arrow::ArrowWriter;
 
-use scalingnote::corpus::{ColumnType, CorpusOptions, TableOptions, TypeRule};
+use scalingnote::corpus::{ColumnType, CorpusOptions, TableFormat, TableOptions, TypeRule};
 use scalingnote::dataset::{PairSet, PairSource, RetrievalSet, RetrievalSetOptions};
 use scalingnote::error::Result;
 use scalingnote::store::Root;
@@ -50,7 +50,13 @@ impl Table {
             table.schema.insert("score".into(), ColumnType::Integer);
             types = TypeRule::Exact;
         }
-        let sql = "select id as note_id, text as body, score from notes".to_owned();
+        let mut sql = "select id as note_id, text as body, score from notes".to_owned();
+        if kind == "md" {
+            table.format = Some(TableFormat::Markdown);
+            table.schema.insert("score".into(), ColumnType::Integer);
+            sql =
+                "select path as note_id, title, body, tags as topics, score from notes".to_owned();
+        }
         let mut options = corpus(table, sql, types);
         options.stored_columns.push("score".into());
         Self { kind: kind.to_owned(), folder: tempfile::tempdir().unwrap(), options }
@@ -80,6 +86,10 @@ impl Target for Table {
                 let lists = serde_json::to_vec(&rows).unwrap().repeat(2);
                 vec![objects.into(), joined.into(), lists, pretty(&rows.into()).into()]
             }
+            "md" => vec![
+                format!("---\ntitle: {CANARY}\nscore: 7\ntags: [a, {CANARY}]\nx: {{y: [1, ~]}}\n---\n# {CANARY}\n\n```\n# b\n```\n").into(),
+                format!("+++\ntitle = \"{CANARY}\"\nscore = 7\ntags = [\"a\"]\n[x]\ny = 1979-05-27\n+++\n{CANARY}\n===\n").into(),
+            ],
             _ => vec![json_lines()],
         }
     }

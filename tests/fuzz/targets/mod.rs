@@ -55,6 +55,7 @@ pub const KINDS: &[&str] = &[
     "csv-dialects",
     "arrow",
     "avro",
+    "md",
     "pairs",
     "retrieval-set",
     "documents",
@@ -68,7 +69,7 @@ pub fn target(kind: &str) -> Box<dyn Target> {
         "gguf" | "safetensors" | "model-config" | "tokenizer" | "adapter" | "adapter-config" => {
             Box::new(models::Model::new(kind))
         }
-        "parquet" | "jsonl" | "json" | "csv" | "arrow" | "avro" => {
+        "parquet" | "jsonl" | "json" | "csv" | "arrow" | "avro" | "md" => {
             Box::new(corpora::Table::new(kind))
         }
         "csv-dialects" => Box::new(dialects::Dialects::new()),

@@ -7,6 +7,7 @@ mod find;
 mod formats;
 mod hints;
 mod hostile_sql;
+mod markdown;
 mod newest;
 mod numbers;
 mod oddities;

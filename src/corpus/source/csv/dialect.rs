@@ -119,7 +119,7 @@ pub(in crate::corpus::source) fn check_options(
     format: TableFormat,
 ) -> Result<()> {
     let csv = format == TableFormat::Csv;
-    let text = csv || format == TableFormat::Jsonl;
+    let text = csv || matches!(format, TableFormat::Jsonl | TableFormat::Markdown);
     let given = [
         ("quote", table.quote.is_some(), csv),
         ("escape", table.escape.is_some(), csv),
@@ -129,7 +129,8 @@ pub(in crate::corpus::source) fn check_options(
         ("encoding", table.encoding.is_some(), text),
     ];
     if let Some((option, ..)) = given.iter().find(|(_, given, belongs)| *given && !belongs) {
-        let whose = if *option == "encoding" { "CSV files and JSON lines" } else { "CSV files" };
+        let whose =
+            if *option == "encoding" { "CSV files, JSON lines and Markdown" } else { "CSV files" };
         return Err(Error::config(format!(
             "table `{}`: {option} is for {whose}, but its files are {format:?}; leave it out",
             table.name

@@ -29,7 +29,7 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
         // The file format, and the stream format.
         TableFormat::Arrow => &[b"ARROW1", &[0xff; 4]],
         TableFormat::Avro => &[b"Obj\x01"],
-        TableFormat::Jsonl | TableFormat::Csv => return Ok(()),
+        TableFormat::Jsonl | TableFormat::Csv | TableFormat::Markdown => return Ok(()),
     };
     let wrong = || Error::input(format!("{} is no {kind:?} file", file.url));
     if file.meta.size < 8 {

@@ -6,12 +6,16 @@ use crate::corpus::options::TableFormat;
 use crate::error::{Error, Result};
 
 /// Endings of files that hold data which no reader here understands, and the way out.
-const FOREIGN: [(&[&str], &str); 4] = [
+const FOREIGN: [(&[&str], &str); 5] = [
+    (&["md", "markdown", "mdown", "mkd"], "set format = \"markdown\""),
     (&["xlsx", "xls", "ods"], "export it as CSV"),
     (&["orc", "lance", "h5", "hdf5", "rds", "sav", "dta"], "export it as Parquet"),
     (&["sqlite", "sqlite3", "db", "duckdb"], "export the table as Parquet or CSV"),
     (&["tar", "tgz", "7z", "rar", "jar"], "unpack it into a folder and name that"),
 ];
+
+/// Endings of Markdown: a vault has images and much else beside its notes.
+const MARKDOWN: [&str; 5] = ["md", "markdown", "mdown", "mkd", "txt"];
 
 /// Format and compression of a file, from its ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,12 @@ impl FileKind {
         }
         Ok(Some(Self { format, compression, tabs: ending == "tsv" }))
     }
+
+    /// Whether a file of a folder belongs to a table of this kind. Where the format is given any does, but of Markdown.
+    pub(super) fn takes(self, name: &str) -> bool {
+        let lower = name.to_ascii_lowercase();
+        self.format != TableFormat::Markdown || MARKDOWN.contains(&ending(&lower))
+    }
 }
 
 fn ending(name: &str) -> &str {
@@ -68,7 +78,9 @@ pub(super) fn way_out(name: &str) -> &'static str {
     let lower = name.to_ascii_lowercase();
     let name = lower.strip_suffix(".gz").or(lower.strip_suffix(".zst")).unwrap_or(&lower);
     let foreign = FOREIGN.iter().find(|(endings, _)| endings.contains(&ending(name)));
-    foreign.map_or("set format to parquet, jsonl, csv, arrow or avro", |(_, way_out)| *way_out)
+    foreign.map_or("set format to parquet, jsonl, csv, arrow, avro or markdown", |(_, way_out)| {
+        *way_out
+    })
 }
 
 #[cfg(test)]

@@ -25,7 +25,8 @@ pub(super) fn select(
     let mut kind = None;
     let mut files: Vec<SourceFile> = Vec::new();
     for found in all {
-        let Some(this) = FileKind::of(&found.name, table.format)? else {
+        let kind_of = FileKind::of(&found.name, table.format)?;
+        let Some(this) = kind_of.filter(|kind| search.named || kind.takes(&found.name)) else {
             // Nothing in it could be a note.
             if found.meta.size > 0 || search.named {
                 unknown.add(found.url.as_str());
@@ -68,11 +69,14 @@ pub(super) fn select(
 
 fn source_file(table: &TableOptions, found: Found) -> Result<SourceFile> {
     let partitions = partitions(&found.folders, &found.url)?;
+    let path = found.folders.iter().chain([&found.name]).map(String::as_str);
+    let path = path.collect::<Vec<_>>().join("/");
     Ok(SourceFile {
         table: table.name.clone(),
         url: found.url,
         store: found.store,
         meta: found.meta,
+        path,
         partitions,
     })
 }
