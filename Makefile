@@ -78,17 +78,13 @@ check-tools: ## Check that this machine has what the build and `make index` need
 build: ## Build the release program.
 	$(CARGO) build --release
 
-# maturin knows what each manylinux may ask of a system, and names the wheel by the oldest that the program fits: build on an
-# old system for many. A team builds once; `pip install` of the files in .cache/wheel takes everybody seconds.
+# A team builds once, on the oldest system that it serves; `pip install` of the files in .cache/wheel takes everybody seconds.
 WHEEL := $(CACHE)/wheel
 .PHONY: wheel
-wheel: check-tools ## Pack the release program, and the package of schemas/python, as Python wheels into .cache/wheel.
-	@test -x $(CACHE)/wheel-venv/bin/maturin || { $(PYTHON) -m venv --clear $(CACHE)/wheel-venv && \
-		$(CACHE)/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check "maturin>=1.8,<2"; }
+wheel: check-tools build ## Pack the release program, and the package of schemas/python, as Python wheels into .cache/wheel.
 	rm -rf $(WHEEL)
-	CARGO="$(CARGO)" $(CACHE)/wheel-venv/bin/maturin build --release --locked --bindings bin --auditwheel check --out $(WHEEL)
-	$(CACHE)/wheel-venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) ./schemas/python
-	@ls $(WHEEL)/*.whl
+	$(PYTHON) tests/python/make_wheel.py "$(BIN)" $(WHEEL)
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) ./schemas/python
 
 .PHONY: test-wheel
 test-wheel: wheel ## Install the wheels into a clean environment and run the quick start from them.
