@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::layout::{self, Key};
+use crate::store::receipt::Receipt;
 use crate::store::{FileRef, Pieces, Root};
 use crate::types::{NoteId, SpaceId, TextHash, VectorType};
 
@@ -79,6 +80,12 @@ pub struct PartReceipt {
     /// Hashes of the file's pieces, for whoever reads some of it; earlier releases wrote none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pieces: Option<Pieces>,
+}
+
+impl Receipt for PartReceipt {
+    fn files(&self) -> Vec<&FileRef> {
+        vec![&self.file]
+    }
 }
 
 impl PartReceipt {

@@ -12,6 +12,7 @@ mod backfill;
 mod ballista;
 mod commit;
 mod context;
+mod copy;
 mod doctor;
 mod explain;
 mod fleet;
@@ -28,6 +29,7 @@ pub use self::ballista::{ExecutorOptions, Scheduler, SchedulerOptions, run_execu
 pub use context::not_built;
 pub use context::{ClusterOptions, RunContext, RunOptions, SchedulerAddress};
 pub use context::{check_query_tower, new_run_id};
+pub use copy::copy;
 pub use doctor::{Check, Checkup, CheckupRequest, Health, examine};
 pub use explain::{ExplainRequest, Explained, explain};
 pub use plan::{plan, plan_brief};

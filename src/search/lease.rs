@@ -15,13 +15,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Given back when dropped.
 #[derive(Debug)]
-pub(super) struct KeptLease {
+pub(crate) struct KeptLease {
     _dropped: oneshot::Sender<()>,
 }
 
 /// The tasks that renew leases and give them back.
 #[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<JoinSet<()>>);
+pub(crate) struct Leases(Mutex<JoinSet<()>>);
 
 impl Leases {
     /// Takes a lease on a snapshot; `None` where the root cannot be written to, which must do for such readers.

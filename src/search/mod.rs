@@ -19,6 +19,8 @@ mod threads;
 mod towers;
 mod watcher;
 
+pub(crate) use lease::Leases;
+
 pub use answer::{Answer, Hit};
 pub use opened::{Found, Snapshot, Take};
 pub use passing::Passing;

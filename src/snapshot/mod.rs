@@ -12,6 +12,7 @@
 //! deletes an object that a publish, a run or a reader with a lease beside it needs. Leases are by the store's clock.
 
 mod commit;
+mod copied;
 mod gc;
 pub mod ids;
 mod lease;
@@ -24,6 +25,7 @@ mod sign;
 mod tombstones;
 
 pub use commit::commit;
+pub use copied::commit_copied;
 pub(crate) use gc::strings_in;
 pub use gc::{GcReport, Protected, Retention, gc};
 pub use lease::{Holder, ReaderLease, RunLease, Taken, check_store, host_name, is_current_run};

@@ -7,6 +7,7 @@ mod adapt;
 mod backfill;
 mod build;
 mod calibration;
+mod copy;
 mod encode;
 mod ids;
 mod inputs;
@@ -30,6 +31,7 @@ pub use adapt::{
 pub use backfill::tonight as backfill_tonight;
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibration::CalibrateReceipt;
+pub use copy::{CopyReport, CopyRequest, copy};
 pub use encode::{
     EncodeReceipt, SampleCheck, encode_sample, help, measure_drift, receipt as encode_receipt,
     refuse_drift, self_test, verify_sample,

@@ -67,19 +67,31 @@ fn own_temp_folder() -> Result<PathBuf> {
 
 /// Opens what the argument names. A path that ends in `.toml` is a pipeline file.
 pub(crate) fn open(argument: &str) -> Result<Opened> {
-    if !argument.contains("://") && argument.ends_with(".toml") {
+    if is_pipeline(argument) {
         let pipeline = resolve(Path::new(argument), &[])?.pipeline;
         let root = pipeline.open_root()?;
         return Ok(Opened { root, pipeline: Some(pipeline) });
     }
-    // `Root::open` creates a missing folder, which is right for writers only.
+    // `Root::open` creates a missing folder, which is right for who begins a root only.
     if !argument.contains("://") && !Path::new(argument).is_dir() {
         return Err(Error::not_found(format!(
             "there is no root {argument}; name a folder, a URI or a pipeline file"
         )));
     }
+    open_or_begin(argument)
+}
+
+/// [`open`] where a folder that is missing is made.
+pub(crate) fn open_or_begin(argument: &str) -> Result<Opened> {
+    if is_pipeline(argument) {
+        return open(argument);
+    }
     let root = Root::open(argument)?.with_keys(Keys::load(&[] as &[PathBuf])?);
     Ok(Opened { root, pipeline: None })
+}
+
+fn is_pipeline(argument: &str) -> bool {
+    !argument.contains("://") && argument.ends_with(".toml")
 }
 
 /// [`open`] for who reads: with keys, no manifest is believed that none of them, and none of the pipeline's, signed.

@@ -2,11 +2,11 @@
 
 use clap::{Args, Subcommand};
 
-use super::{inspect, manage, repair, verify};
+use super::{copy, inspect, manage, repair, verify};
 use crate::cli::app::App;
 use crate::error::Result;
 
-/// List, compare, verify, repair, roll back and clean up published snapshots
+/// List, compare, verify, copy, repair, roll back and clean up published snapshots
 #[derive(Debug, Args)]
 #[command(
     arg_required_else_help = true,
@@ -16,6 +16,7 @@ Examples:
   scalingnote snapshot show s3://bucket/notes 41 --json | jq .content.notes
   scalingnote snapshot diff daily.toml 41 42 --notes
   scalingnote snapshot verify daily.toml --sample 100
+  scalingnote snapshot copy s3://staging/notes s3://production/notes
   scalingnote snapshot repair daily.toml --dry-run
   scalingnote snapshot rollback daily.toml 41 --reason \"42 lost the French notes\"
   scalingnote snapshot gc daily.toml --dry-run
@@ -34,6 +35,7 @@ enum SnapshotCommand {
     Show(inspect::ShowArgs),
     Diff(inspect::DiffArgs),
     Verify(verify::VerifyArgs),
+    Copy(copy::CopyArgs),
     Repair(repair::RepairArgs),
     Rollback(manage::RollbackArgs),
     Gc(manage::GcArgs),
@@ -46,6 +48,7 @@ pub(crate) async fn execute(args: SnapshotArgs, app: &App) -> Result<()> {
         SnapshotCommand::Show(args) => inspect::show(&args, app).await,
         SnapshotCommand::Diff(args) => inspect::diff(&args, app).await,
         SnapshotCommand::Verify(args) => verify::verify(&args, app).await,
+        SnapshotCommand::Copy(args) => copy::copy(&args, app).await,
         SnapshotCommand::Repair(args) => repair::repair(&args, app).await,
         SnapshotCommand::Rollback(args) => manage::rollback(&args, app).await,
         SnapshotCommand::Gc(args) => manage::gc(&args, app).await,

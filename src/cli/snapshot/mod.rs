@@ -1,6 +1,7 @@
-//! `scalingnote snapshot list|show|diff|verify|repair|rollback|gc`.
+//! `scalingnote snapshot list|show|diff|verify|copy|repair|rollback|gc`.
 
 mod command;
+mod copy;
 mod inspect;
 mod manage;
 mod repair;

@@ -322,7 +322,8 @@ pub struct Provenance {
     pub gates: Vec<GateOutcome>,
     /// Pooled recall and other measurements, by name. Where a command committed the content again, `run` is the run that
     /// made and measured it. `model-card` is what the document tower's files say of it (`model-card.schema.json`), absent
-    /// in a snapshot of an earlier release.
+    /// in a snapshot of an earlier release. `copied` stands in a copy of a snapshot of another root: `root`, its number
+    /// (`snapshot`), when it was `published_at` and `by` which run or command.
     pub measured: BTreeMap<String, serde_json::Value>,
 }
 
@@ -340,6 +341,9 @@ const TOWER: &str = "tower";
 /// The name in [`Provenance::measured`] of the document tower's card. A field of its own would keep readers of release 0.1.0
 /// from the snapshot.
 const CARD: &str = "model-card";
+
+/// The name in [`Provenance::measured`] of the snapshot that this one is a copy of, in another root.
+const COPIED: &str = "copied";
 
 impl Provenance {
     /// What the document tower's files say of it; `None` in a snapshot of an earlier release.
@@ -368,6 +372,17 @@ impl Provenance {
     pub fn set_tower(&mut self, model: &str, revision: &str) {
         let told = serde_json::json!({ "model": model, "revision": revision });
         self.measured.insert(TOWER.to_owned(), told);
+    }
+
+    /// Writes down which snapshot of which root this is a copy of.
+    pub fn set_copied(&mut self, root: &str, source: &Manifest) {
+        let told = serde_json::json!({
+            "root": root,
+            "snapshot": source.number,
+            "published_at": source.provenance.created_at,
+            "by": source.provenance.run,
+        });
+        self.measured.insert(COPIED.to_owned(), told);
     }
 
     /// The run that made the content, as far as this says it: what a command says of itself is not the id of a run.

@@ -7,6 +7,6 @@ mod segments;
 mod shard;
 
 pub(super) use calibrate::calibrate;
-pub(super) use index_job::IndexJob;
+pub(super) use index_job::{IndexJob, IndexReceipt};
 pub(super) use shard::build;
 pub use shard::{BuildReceipt, BuildWork, receipt};

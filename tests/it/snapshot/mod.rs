@@ -1,6 +1,7 @@
 //! Commit, rollback, diff, verify and gc on real stores, with faults and beside each other.
 
 mod collected;
+mod copied;
 mod foreign;
 mod late;
 mod old_roots;

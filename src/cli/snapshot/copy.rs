@@ -1,0 +1,98 @@
+//! `snapshot copy`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::app::App;
+use crate::cli::args::{place, root};
+use crate::error::{Result, ResultExt};
+use crate::exec;
+use crate::observe::format;
+use crate::stage::{CopyReport, CopyRequest};
+
+/// Copy one snapshot from root to root, as from staging to production
+///
+/// Only files that the other root lacks travel, each hashed on the way; its manifest comes last, under the next number
+/// there, so readers see the whole snapshot or none. What was sent when a copy is interrupted is not sent again: run
+/// the same command. Where the content is served already there is nothing to do.
+///
+/// Exit code 3 if the other root serves another embedding space (see --switch-tower), or rolled this content back, or has
+/// purged notes of it; 75 if a run or another copy is at work there.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote snapshot copy s3://staging/notes s3://production/notes
+  scalingnote snapshot copy staging.toml /mnt/offline/notes --snapshot 41 --dry-run
+  SCALINGNOTE_SIGNING_KEY_FILE=notes.pem scalingnote snapshot copy staging.toml production.toml --public-key staging.pub
+
+Each root keeps its own numbers, tombstones, rollbacks and signatures. Files of query towers lie where they lay: the
+manifest names them, and no copy of them is made.")]
+pub(super) struct CopyArgs {
+    /// Root URI or path that has the snapshot, or a pipeline file.
+    #[arg(value_parser = place::text())]
+    from: String,
+    /// Root URI or path that gets it, or a pipeline file; a folder that is missing is made.
+    #[arg(value_parser = place::text())]
+    to: String,
+    /// Which snapshot; by default the newest.
+    #[arg(long, value_name = "N")]
+    snapshot: Option<u64>,
+    /// Copy it also where the other root serves another embedding space.
+    #[arg(long)]
+    switch_tower: bool,
+    /// Say what would travel, and copy nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
+    public_keys: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn copy(args: &CopyArgs, app: &App) -> Result<()> {
+    let from = root::open_trusting(&args.from, &args.public_keys)?;
+    let number = match args.snapshot {
+        Some(number) => number,
+        None => from.manifest(None).await?.number,
+    };
+    let to = root::open_or_begin(&args.to)?.root;
+    let request = CopyRequest {
+        from: &from.root,
+        number,
+        to: &to,
+        switch_tower: args.switch_tower,
+        dry_run: args.dry_run,
+        reporter: app.reporter.clone(),
+        cancel: app.cancel.clone(),
+    };
+    let report = exec::copy(request).await?;
+    app.answer(args.json, &report, describe).context(|| match args.dry_run {
+        true => "nothing was copied",
+        false => "the snapshot is copied, but the report could not be printed",
+    })
+}
+
+fn describe(report: &CopyReport) -> String {
+    let CopyReport { source, from, to, .. } = report;
+    let files = |files: u64, bytes: u64| {
+        format!("{} files, {}", format::count(files), format::bytes(bytes))
+    };
+    let sent = files(report.sent_files, report.sent_bytes);
+    let kept = files(report.kept_files, report.kept_bytes);
+    match report.snapshot {
+        Some(number) if report.already => {
+            format!(
+                "snapshot {number} of {to} serves the content of snapshot {source} of {from} already; nothing to copy\n"
+            )
+        }
+        Some(number) => format!(
+            "snapshot {number} of {to} serves the content of snapshot {source} of {from}\nsent   {sent}\nthere  {kept}\n"
+        ),
+        None => {
+            format!("snapshot {source} of {from} to {to}\nwould send  {sent}\nthere       {kept}\n")
+        }
+    }
+}
