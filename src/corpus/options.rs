@@ -229,7 +229,8 @@ pub struct CorpusOptions {
     /// How the tables' object stores are reached, where that is not as the pipeline's `storage` says.
     #[serde(default)]
     pub storage: Option<StorageOptions>,
-    /// Memory that DataFusion may use before it spills, in MiB. A row of a CSV or JSON file may take a 32nd of it.
+    /// Memory that DataFusion may use before it spills, in MiB. A row of a CSV or JSON file may take a 32nd of it; a batch, a page,
+    /// a block, or a buffer of a Parquet, Avro, or Arrow file a quarter.
     #[serde(default = "default_memory")]
     pub memory_limit_mib: u64,
 }

@@ -66,6 +66,15 @@ impl Rejections {
         self.samples.truncate(MAX_SAMPLES);
     }
 
+    /// Says of a reason's rows where the first of them are.
+    pub(super) fn name(&mut self, reason: &str, samples: Vec<String>) {
+        if !samples.is_empty() {
+            self.samples.retain(|sample| sample != reason);
+            self.samples.splice(..0, samples);
+            self.samples.truncate(MAX_SAMPLES);
+        }
+    }
+
     /// Adds what was rejected further on.
     pub(super) fn merge(&mut self, later: Self) {
         for (reason, count) in later.by_reason {

@@ -10,6 +10,7 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use datafusion::sql::parser::Statement;
+use parquet::errors::ParquetError;
 
 use super::names;
 use super::sql::{self, Limits, Refused};
@@ -23,6 +24,8 @@ const MIB: u64 = 1 << 20;
 /// Parts of the memory limit that a row of a text file may take: its text is copied where fields are taken apart, where a
 /// batch is built and where batches wait, in each of the files that are read at once.
 const ROWS_OF_LIMIT: u64 = 32;
+/// Parts of the memory limit that a batch of a file that describes itself may take.
+const BATCHES_OF_LIMIT: u64 = 4;
 /// What a row may take in any case, and at most.
 const ROW_BYTES: std::ops::RangeInclusive<u64> = 4 * MIB..=1 << 30;
 /// Below this a sort cannot even merge its own spill files.
@@ -64,15 +67,29 @@ pub(super) fn session(memory_limit_mib: u64) -> Result<SessionContext> {
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }
 
-/// The longest row of a text file, in bytes, where so much memory may be used. A few bytes of a packed file may stand for
-/// gigabytes.
-pub(super) fn longest_row(memory_limit_mib: u64) -> usize {
-    let bytes = memory_limit_mib.saturating_mul(MIB) / ROWS_OF_LIMIT;
-    usize::try_from(bytes.clamp(*ROW_BYTES.start(), *ROW_BYTES.end())).unwrap_or(usize::MAX)
+/// What may be held of a file at once: a few bytes of a packed one may stand for gigabytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// The longest row of a text file, in bytes.
+    pub(super) row: usize,
+    /// Bytes of a batch of a file that describes itself, with every value written out; so large may one of its pages,
+    /// blocks, or buffers be.
+    pub(super) batch: u64,
+}
+
+impl Room {
+    /// The room that a memory limit leaves.
+    pub(super) fn of(memory_limit_mib: u64) -> Self {
+        let bytes = memory_limit_mib.saturating_mul(MIB);
+        let row = (bytes / ROWS_OF_LIMIT).clamp(*ROW_BYTES.start(), *ROW_BYTES.end());
+        Self { row: usize::try_from(row).unwrap_or(usize::MAX), batch: bytes / BATCHES_OF_LIMIT }
+    }
 }
 
 /// Parts of all expressions of a query.
 const MOST_PARTS: u64 = 200_000;
+/// Queries and tables of a query, its named ones written out.
+const MOST_QUERIES: u64 = 1_024;
 
 /// Plans a query: nothing that writes or changes settings.
 pub(super) async fn query(
@@ -83,6 +100,11 @@ pub(super) async fn query(
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let (statement, state) = (statement(sql)?, context.state());
     let planning = async move {
+        if sql::expanded(&statement) > MOST_QUERIES {
+            let what = "corpus.sql: its named queries (WITH) use each other so often that the query, with all of them written out, \
+                        reads more than 1,024 tables and queries; use fewer of them, or write one to a file of its own";
+            return Err(own(Error::config(what)));
+        }
         let plan = state.statement_to_plan(statement).await?;
         if sql::parts_of_plan(&plan)? > MOST_PARTS {
             let what = "corpus.sql: BETWEEN, IN, and coalesce are nested in each other so often that the query, with all values \
@@ -182,6 +204,13 @@ fn ours(error: DataFusionError) -> std::result::Result<Error, DataFusionError> {
             Ok(own) => Ok(*own),
             Err(source) => Err(DataFusionError::External(source)),
         },
+        DataFusionError::ParquetError(error) => match *error {
+            ParquetError::External(source) => match source.downcast::<Error>() {
+                Ok(own) => Ok(*own),
+                Err(source) => Err(ParquetError::External(source).into()),
+            },
+            other => Err(other.into()),
+        },
         DataFusionError::Context(text, inner) => {
             ours(*inner).map_err(|inner| DataFusionError::Context(text, Box::new(inner)))
         }
@@ -197,6 +226,10 @@ fn ours(error: DataFusionError) -> std::result::Result<Error, DataFusionError> {
 fn borrowed(error: &DataFusionError) -> Option<&Error> {
     match error {
         DataFusionError::External(source) => source.downcast_ref::<Error>(),
+        DataFusionError::ParquetError(error) => match &**error {
+            ParquetError::External(source) => source.downcast_ref::<Error>(),
+            _ => None,
+        },
         DataFusionError::Context(_, inner) => borrowed(inner),
         DataFusionError::Shared(inner) => borrowed(inner),
         _ => None,

@@ -2,7 +2,7 @@
 //!
 //! | who opens | files of a local root | of any other |
 //! |---|---|---|
-//! | `search`, `snapshot verify`, [`super::Snapshot::open`] | mapped where they lie: a short look | downloaded into the cache |
+//! | `search`, `snapshot verify`, [`super::Snapshot::open`] | mapped where they lie: a short look | downloaded into the cache (`verify`: into a folder of its own, so that each file is read once) |
 //! | `serve`, [`super::SnapshotWatcher`] | copied into the watcher's own cache folder, the copy is mapped | the same |
 //! | the same with `in_place` (`serve --in-place`) | mapped where they lie, for as long as they are served | the same |
 //!

@@ -152,11 +152,13 @@ impl Snapshot {
         Ok(Self { manifest, segments })
     }
 
-    /// The keys of the files that are open.
+    /// The keys of the files that are open, all of which were hashed by that.
     pub fn files(&self) -> HashSet<String> {
         let of_segment = |open: &Opened| {
-            let Segment { index, sidecar, ids, .. } = &open.content;
-            [index, sidecar, ids].map(|file| file.path.clone())
+            let Segment { index, sidecar, ids, removed, .. } = &open.content;
+            let removed = removed.as_ref().map(|removed| &removed.file);
+            let files = [index, sidecar, ids].into_iter().chain(removed);
+            files.map(|file| file.path.clone()).collect::<Vec<_>>()
         };
         self.segments.iter().flat_map(of_segment).collect()
     }

@@ -10,7 +10,7 @@
 //! | prepared, of a run with a plan | a purge's look at it | all of it, once; then each piece, whenever it is read |
 //! | located, removed keys, ids | plan, encode, build, purge, `diff` | the bytes in memory that are then decoded ([`Root::get_file`](super::Root::get_file)) |
 //! | index, sidecar, ids | search, serve, `verify`'s canaries, the measuring of a shard that grew | the file, before it is mapped ([`Root::fetch`](super::Root::fetch), [`Root::copy`](super::Root::copy)); `search::fetch` says what is mapped where |
-//! | everything that a snapshot names | `snapshot verify` | all of it (of a local root what is opened for the canaries is hashed by that) |
+//! | everything that a snapshot names | `snapshot verify` | all of it (what is opened for the canaries is hashed by that) |
 //! | everything whose name ends in its hash | a purge's look at it, `snapshot repair` | all of it |
 //! | manifest | everybody | its content |
 //!

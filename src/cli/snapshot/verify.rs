@@ -1,10 +1,11 @@
 //! `snapshot verify`: every byte, the canary queries, the query towers, and a sample encoded again.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
+use tempfile::TempDir;
 
 use crate::cli::app::App;
 use crate::cli::args::{place, root};
@@ -13,7 +14,7 @@ use crate::observe::{Event, Running, Stage, format};
 use crate::search::{CheckedTower, FoundTower, Snapshot, check_towers};
 use crate::snapshot::{Manifest, Problem, verify_other_hashes};
 use crate::stage::{SampleCheck, TaskEnv, Worker, verify_sample};
-use crate::store::Root;
+use crate::store::{Root, make_private};
 use crate::tower::DeviceSpec;
 
 /// Least cosine between a stored and a re-encoded vector: arithmetic classes differ by less.
@@ -48,11 +49,17 @@ pub(super) struct VerifyArgs {
 pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
     let opened = root::open_trusting(&args.root, &args.public_keys)?;
     let manifest = opened.manifest(args.number).await?;
-    // What is opened where it lies is hashed by that. What cannot be opened is told below, with every file that is damaged.
+    // What is opened is hashed by that: where it lies, or as it is fetched into a folder of this command's own; what lies in
+    // the cache says nothing about the root. What cannot be opened is told below, with every file that is damaged.
+    let own = match opened.root.local_folder() {
+        None if has_canaries(&manifest) => own_folder(),
+        _ => None,
+    };
     let in_place = opened.root.local_folder().is_some();
-    let snapshot = match in_place && has_canaries(&manifest) {
-        true => open(&opened.root, &manifest).await.ok(),
-        false => None,
+    let snapshot = match (&own, in_place && has_canaries(&manifest)) {
+        (Some(own), _) => open(&opened.root, &manifest, own.path()).await.ok(),
+        (None, true) => open(&opened.root, &manifest, &root::cache_dir()?).await.ok(),
+        (None, false) => None,
     };
     let hashed = snapshot.as_ref().map(Snapshot::files).unwrap_or_default();
     let problems = hashes(&opened.root, &manifest, &hashed, app).await?;
@@ -60,7 +67,7 @@ pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
     let canaries = match (problems.is_empty() && has_canaries(&manifest), snapshot) {
         (false, _) => 0,
         (true, Some(snapshot)) => canaries(snapshot).await?,
-        (true, None) => canaries(open(&opened.root, &manifest).await?).await?,
+        (true, None) => canaries(open(&opened.root, &manifest, &root::cache_dir()?).await?).await?,
     };
     let towers = match args.sample > 0 && problems.is_empty() {
         true => {
@@ -152,8 +159,15 @@ fn has_canaries(manifest: &Manifest) -> bool {
     manifest.content.shards.iter().any(|shard| !shard.canaries.is_empty())
 }
 
-async fn open(root: &Root, manifest: &Manifest) -> Result<Snapshot> {
-    Snapshot::open(root, Some(manifest.number), &root::cache_dir()?).await
+async fn open(root: &Root, manifest: &Manifest, cache: &Path) -> Result<Snapshot> {
+    Snapshot::open(root, Some(manifest.number), cache).await
+}
+
+/// A folder in the cache that goes with its value; `None` where there is no room for one.
+fn own_folder() -> Option<TempDir> {
+    let cache = root::cache_dir().ok()?;
+    make_private(&cache).ok()?;
+    tempfile::Builder::new().prefix("verify-").tempdir_in(cache).ok()
 }
 
 /// How many canaries were asked.

@@ -56,10 +56,20 @@ impl Ids {
     /// Why the id of `row` cannot name a note.
     fn fault(&self, row: usize) -> Option<&'static str> {
         match self {
-            Self::Int(ids) => ids.is_null(row).then_some("null note_id"),
-            Self::Text(ids) if ids.is_null(row) => Some("null note_id"),
-            Self::Text(ids) => ids.value(row).is_empty().then_some("empty note_id"),
+            Self::Int(ids) => ids.is_null(row).then_some(NULL_ID),
+            Self::Text(ids) => fault(ids.is_valid(row).then(|| ids.value(row))),
         }
+    }
+}
+
+pub(super) const NULL_ID: &str = "null note_id";
+pub(super) const EMPTY_ID: &str = "empty note_id";
+
+/// Why a text cannot be an id.
+pub(super) fn fault(id: Option<&str>) -> Option<&'static str> {
+    match id {
+        None => Some(NULL_ID),
+        Some(id) => id.is_empty().then_some(EMPTY_ID),
     }
 }
 

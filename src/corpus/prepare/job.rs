@@ -17,15 +17,16 @@ use tokio::task::JoinHandle;
 use super::contract::{Contract, SORT_COLUMNS};
 use super::dedupe::Deduper;
 use super::newest::Judge;
-use super::note_ids::WantedIds;
+use super::note_ids::{WantedIds, rounded};
+use super::origin::Origin;
 use super::render::{Chunker, Exclude, KnownText, Rendered, Renderer};
 use super::schema::prepared_schema;
 use super::template::NoteTemplate;
 use super::writer::ShardWriter;
 use crate::corpus::names;
 use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
-use crate::corpus::outcome::{PrepareOutcome, Rejections, SourceTypes};
-use crate::corpus::session::{error, longest_row, physical_plan, query, session, sql_error};
+use crate::corpus::outcome::{PrepareOutcome, Rejections, SourceTypes, shortened};
+use crate::corpus::session::{Room, error, physical_plan, query, session, sql_error};
 use crate::corpus::source::file::{self, SourceFile};
 use crate::corpus::source::find::{Finder, Output};
 use crate::corpus::source::tables::{self, Tables};
@@ -164,7 +165,7 @@ pub(super) async fn open(opening: Opening<'_>) -> Result<Opened> {
         rule: options.types,
         before: earlier.and_then(|earlier| earlier.types.as_ref()),
         reporter,
-        longest_row: longest_row(options.memory_limit_mib),
+        room: Room::of(options.memory_limit_mib),
     };
     let tables = tables::register(&context, &options.tables, finder, &typing);
     let tables = cancel.unless_stopped(tables);
@@ -245,6 +246,7 @@ async fn run(
     request.reporter.event(Event::StageStarted { stage, total, unit: "rows", tokens: 0 });
     let mut contract =
         Contract::check(query.logical_plan(), options, &template, shard_count, wanted)?;
+    let origin = Origin::of(context, query.logical_plan(), tables);
     let sorted = query
         .select(std::mem::take(&mut contract.projection))
         .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
@@ -279,11 +281,30 @@ async fn run(
             Ok(warning) => warning,
             Err(error) => {
                 write.abort();
-                return Err(error);
+                return Err(match origin {
+                    Some(origin) => origin.refused(context, error).await,
+                    None => error,
+                });
             }
         };
-    let mut written =
+    let (mut written, rounded) =
         write.await.map_err(|e| Error::internal("the prepare writer stopped").with_source(e))??;
+    let naming = async {
+        let mut doubts = Vec::new();
+        if let Some(origin) = &origin {
+            origin.rejected(context, &mut written.rejections).await;
+            if rounded.is_some() {
+                doubts = origin.rounded(context).await;
+            }
+        }
+        if doubts.is_empty() {
+            doubts.extend(rounded);
+        }
+        Ok(doubts)
+    };
+    for doubt in request.cancel.unless_stopped(naming).await? {
+        request.reporter.warn(doubt);
+    }
     written.rejections.merge(tables.rejections.clone());
     report_spills(plan.as_ref(), request.reporter.as_ref());
     if let Some(warning) = warning {
@@ -353,14 +374,15 @@ async fn read(
 }
 
 /// Writes rendered batches in order. Beyond `max_rejected` it writes nothing more but goes on counting. The outcome
-/// names no inputs yet.
+/// names no inputs yet. Returns what to warn of, too, where ids were rounded.
 async fn write(
     mut receiver: mpsc::Receiver<Rendering>,
     mut writer: ShardWriter,
     max_rejected: u64,
     reporter: Arc<dyn Reporter>,
-) -> Result<PrepareOutcome> {
+) -> Result<(PrepareOutcome, Option<String>)> {
     let (mut rows_read, mut duplicates, mut excluded) = (0, 0, 0);
+    let (mut count, mut first) = (0, None);
     let mut rejections = Rejections::default();
     while let Some(rendering) = receiver.recv().await {
         let rendered =
@@ -368,6 +390,8 @@ async fn write(
         rows_read += rendered.rows_read;
         duplicates += rendered.duplicates;
         excluded += rendered.excluded;
+        count += rendered.rounded;
+        first = first.or(rendered.first_rounded);
         rejections.merge(rendered.rejections);
         if rejections.total() <= max_rejected {
             for piece in rendered.pieces {
@@ -380,7 +404,10 @@ async fn write(
         if rejections.total() > max_rejected { Vec::new() } else { writer.finish().await? };
     let inputs = Vec::new();
     let types = SourceTypes::default();
-    Ok(PrepareOutcome { shards, rows_read, duplicates, excluded, rejections, inputs, types })
+    let outcome =
+        PrepareOutcome { shards, rows_read, duplicates, excluded, rejections, inputs, types };
+    let rounded = first.map(|id| rounded(count, &format!("`{}`", shortened(&id))));
+    Ok((outcome, rounded))
 }
 
 fn too_many(rejections: &Rejections, allowed: u64) -> Error {

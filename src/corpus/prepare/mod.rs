@@ -9,6 +9,7 @@ mod job;
 mod look;
 mod newest;
 mod note_ids;
+mod origin;
 mod reader;
 mod render;
 mod schema;

@@ -47,6 +47,37 @@ impl WantedIds {
     }
 }
 
+const REFUSAL: &str = "note_id is an integer in the newest snapshot";
+
+/// Whether an error is about a text that writes no integer where ids are integers.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    error.message().starts_with(REFUSAL)
+}
+
+/// The number that a text id writes: `007` and `7` are two notes.
+pub(super) fn integer(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|number: &i64| number.to_string() == text)
+}
+
+/// Whether an id is written as a spreadsheet shows a long number (`1.23457E+12`): digits of it are lost.
+pub(super) fn is_rounded(id: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = id.split_once("E+").filter(|(_, exponent)| digits(exponent));
+    parts.is_some_and(|(mantissa, _)| match mantissa.split_once(['.', ',']) {
+        Some((whole, fraction)) => whole.len() == 1 && digits(whole) && digits(fraction),
+        None => mantissa.len() == 1 && digits(mantissa),
+    })
+}
+
+/// What to say of so many of them.
+pub(super) fn rounded(count: u64, first: &str) -> String {
+    let ids = if count == 1 { "id looks like a number" } else { "ids look like numbers" };
+    format!(
+        "{count} note {ids} that a spreadsheet rounded, e.g. {first}: ids that differed may have become one note; format the \
+         column as text in the spreadsheet and export it again"
+    )
+}
+
 /// SQL function: a text id as the number that it writes; an error where it is none.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct IntegerId {
@@ -63,15 +94,12 @@ impl IntegerId {
             .map_err(|e| Error::internal("decoding note ids").with_source(e))?;
         let number = |text: Option<&str>| {
             let Some(text) = text else { return Ok(None) };
-            // `007` and `7` are two notes.
-            match text.parse::<i64>() {
-                Ok(number) if number.to_string() == text => Ok(Some(number)),
-                _ => Err(Error::input(format!(
-                    "note_id is an integer in the newest snapshot, and `{}` is none; correct it, or give ids that are \
-                     strings from now on a publish.root of their own",
+            integer(text).map(Some).ok_or_else(|| {
+                Error::input(format!(
+                    "{REFUSAL}, and `{}` is none; correct it, or give ids that are strings from now on a publish.root of their own",
                     shortened(&NoteId::Str(text.to_owned()).to_string())
-                ))),
-            }
+                ))
+            })
         };
         texts.as_string::<i32>().iter().map(number).collect()
     }

@@ -13,6 +13,7 @@ use minijinja::Value;
 
 use super::contract::{Contract, SHARD, ValueSource};
 use super::dedupe::{Ids, Winners};
+use super::note_ids::is_rounded;
 use super::template::{NoteTemplate, RowContext};
 use super::values::{is_true, template_value};
 use crate::corpus::options::CorpusMode;
@@ -52,6 +53,9 @@ pub(super) struct Rendered {
     pub(super) rows_read: u64,
     pub(super) duplicates: u64,
     pub(super) excluded: u64,
+    /// Ids that a spreadsheet rounded, and the first of them.
+    pub(super) rounded: u64,
+    pub(super) first_rounded: Option<String>,
 }
 
 /// Everything that rendering needs, shared by all threads.
@@ -74,8 +78,7 @@ impl Renderer {
             rejections: winners.rejections,
             rows_read: winners.rows_read,
             duplicates: winners.duplicates,
-            pieces: Vec::new(),
-            excluded: 0,
+            ..Rendered::default()
         };
         for batch in &winners.batches {
             self.batch(batch, &mut out)?;
@@ -96,6 +99,12 @@ impl Renderer {
             let Some(note) = ids.get(row) else {
                 return Err(Error::internal("a row without an id passed the check"));
             };
+            if let NoteId::Str(id) = &note
+                && is_rounded(id)
+            {
+                out.rounded += 1;
+                out.first_rounded.get_or_insert_with(|| id.clone());
+            }
             if self.exclude.as_ref().is_some_and(|excluded| excluded(&note)) {
                 out.excluded += 1;
                 continue;

@@ -75,7 +75,8 @@ impl TextTable {
         compression: FileCompressionType,
         reading: &Reading<'_>,
     ) -> Result<Typed> {
-        let Reading { rule, before, longest_row, .. } = *reading;
+        let Reading { rule, before, room, .. } = *reading;
+        let longest_row = room.row;
         let options = &*match syntax {
             Syntax::Markdown => markdown::options(options),
             _ => Cow::Borrowed(options),
@@ -211,6 +212,11 @@ impl TextTable {
             let rows = bad.first.iter().map(|row| told(file, row));
             into.add_rows(&bad.reasons, rows);
         }
+    }
+
+    /// The number of a file's row, from 1, of those that can be read the `nth`, from 0.
+    pub(super) fn row_number(&self, file: usize, nth: u64) -> u64 {
+        self.bad[file].rows.iter().fold(nth, |row, bad| row + u64::from(*bad <= row)) + 1
     }
 
     /// Reads the columns at these places of one file, batch by batch, until `emit` wants no more.

@@ -22,7 +22,7 @@ use super::{csv, described};
 use crate::corpus::names::toml_key;
 use crate::corpus::options::{ColumnType, TableFormat, TableOptions, TypeRule};
 use crate::corpus::outcome::class;
-use crate::corpus::session::error;
+use crate::corpus::session::{BATCH_ROWS, error};
 use crate::error::{Error, Result};
 
 /// Learns the columns of a table's files.
@@ -44,6 +44,7 @@ pub(super) async fn open(
         TableFormat::Markdown => Some(Syntax::Markdown),
         _ => None,
     };
+    let mut batch_rows = BATCH_ROWS;
     let (own, source, mut complaints) = match syntax {
         Some(syntax) => {
             let typed =
@@ -65,15 +66,18 @@ pub(super) async fn open(
                     Arc::new(ParquetFormat::default().with_options(options))
                 }
             };
-            let (found, each) =
-                described::own(context, &files, kind.format, &format, reading.rule).await?;
+            let room = reading.room.batch;
+            let (found, each, rows) =
+                described::own(context, &files, kind.format, &format, reading.rule, room).await?;
+            batch_rows = rows;
             let schema = declared(options, &found)?;
             let complaints = changed(options, &schema, reading);
             let store = store_of(context, reading.at, &files)?;
             // Its reader takes columns by their places, and knows no other types than the file's.
             let common = (kind.format != TableFormat::Arrow).then(|| Arc::new(found));
             let declared = options.schema.clone();
-            let own = OwnFiles { format, store, files: files.clone(), each, common, declared };
+            let files = files.clone();
+            let own = OwnFiles { format, store, files, each, common, declared, room };
             (schema, Files::Own(own), complaints)
         }
     };
@@ -103,6 +107,7 @@ pub(super) async fn open(
         own,
         folders: folders.into(),
         files: source,
+        batch_rows,
         complaints,
         reporter: Arc::clone(reading.reporter),
         read: Default::default(),

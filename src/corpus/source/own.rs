@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::Session;
 use datafusion::common::Statistics;
 use datafusion::common::stats::Precision;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfigBuilder, FileSource, ParquetSource,
+};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
@@ -20,7 +23,7 @@ use datafusion::physical_plan::union::UnionExec;
 use futures::TryStreamExt;
 
 use super::brought::{self, Declared};
-use super::described::Described;
+use super::described::{Described, Pieces, Weighed};
 use super::file::SourceFile;
 use super::groups::groups;
 
@@ -35,6 +38,8 @@ pub(super) struct OwnFiles {
     /// place or type.
     pub(super) common: Option<SchemaRef>,
     pub(super) declared: Declared,
+    /// Bytes that a batch may take.
+    pub(super) room: u64,
 }
 
 /// A value that has no room in its column's type.
@@ -66,24 +71,49 @@ impl OwnFiles {
         only: Option<usize>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let own = Arc::new(Schema::new(columns.table.fields()[..columns.own].to_vec()));
         let mut plans = Vec::new();
         for (schema, mut files) in self.alike() {
             files.retain(|at| only.is_none_or(|only| *at == only));
             if files.is_empty() {
                 continue;
             }
-            let found = columns.found(places, &schema);
-            let read = found.iter().flatten().copied().collect();
-            let scan = self.read(state, &schema, columns, &files, read, limit).await?;
-            plans.push(match schema == own {
-                true => scan,
-                false => self.brought(scan, columns.table, places, &found)?,
-            });
+            let alike = (&schema, files.as_slice());
+            plans.push(self.scan_alike(state, columns, places, alike, limit).await?);
         }
         match plans.len() {
             1 => Ok(plans.remove(0)),
             _ => UnionExec::try_new(plans),
+        }
+    }
+
+    /// As [`Self::scan`], of one file.
+    pub(super) async fn scan_file(
+        &self,
+        state: &dyn Session,
+        columns: OwnColumns<'_>,
+        places: &[usize],
+        file: usize,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = self.common.as_ref().unwrap_or(&self.each[file].schema);
+        let alike = (schema, std::slice::from_ref(&file));
+        self.scan_alike(state, columns, places, alike, None).await
+    }
+
+    /// Files of one schema.
+    async fn scan_alike(
+        &self,
+        state: &dyn Session,
+        columns: OwnColumns<'_>,
+        places: &[usize],
+        (schema, files): (&SchemaRef, &[usize]),
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let found = columns.found(places, schema);
+        let read = found.iter().flatten().copied().collect();
+        let scan = self.read(state, schema, columns, files, read, limit).await?;
+        match schema.fields()[..] == columns.table.fields()[..columns.own] {
+            true => Ok(scan),
+            false => self.brought(scan, columns.table, places, &found),
         }
     }
 
@@ -127,14 +157,33 @@ impl OwnFiles {
         let mut statistics = Statistics::new_unknown(schema.table_schema());
         statistics.total_byte_size =
             Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
+        let source = self.format.file_source(schema);
+        let parquet = source.downcast_ref::<ParquetSource>().map(|own| self.weighed(own, state));
+        let is_parquet = parquet.is_some();
         let config =
-            FileScanConfigBuilder::new(self.store.clone(), self.format.file_source(schema))
+            FileScanConfigBuilder::new(self.store.clone(), parquet.transpose()?.unwrap_or(source))
                 .with_file_groups(groups.collect())
                 .with_statistics(statistics)
                 .with_projection_indices(Some(places))?
                 .with_limit(limit)
                 .build();
-        self.format.create_physical_plan(state, config).await
+        if is_parquet {
+            // As its format does, but for the reader.
+            return Ok(DataSourceExec::from_data_source(config));
+        }
+        let scan = self.format.create_physical_plan(state, config).await?;
+        let table = self.files.first().map_or("", |file| &file.table);
+        Ok(Pieces::of(scan, table, self.room))
+    }
+
+    /// With a reader that refuses what would take too much.
+    fn weighed(&self, parquet: &ParquetSource, state: &dyn Session) -> Result<Arc<dyn FileSource>> {
+        let environment = state.runtime_env();
+        let footers = environment.cache_manager.get_file_metadata_cache();
+        let store = environment.object_store(&self.store)?;
+        let rows = state.config().batch_size();
+        let weighed = Weighed::new(Arc::clone(&self.files), store, footers, rows, self.room);
+        Ok(Arc::new(parquet.clone().with_parquet_file_reader_factory(Arc::new(weighed))))
     }
 
     /// The columns as the table has them: in its order and of its types; null where the files have none.

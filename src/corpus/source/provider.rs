@@ -49,6 +49,8 @@ pub(in crate::corpus) struct SourceTable {
     /// Which of a file's partitions the columns after those are.
     pub(super) folders: Arc<[usize]>,
     pub(super) files: Files,
+    /// Rows that a batch of it may have.
+    pub(super) batch_rows: usize,
     /// What stands against a column, by place: it counts only where the column is read.
     pub(super) complaints: Vec<(usize, Complaint)>,
     pub(super) reporter: Arc<dyn Reporter>,
@@ -80,6 +82,7 @@ impl SourceTable {
             own: self.own,
             folders: Arc::clone(&self.folders),
             files: Files::Open,
+            batch_rows: self.batch_rows,
             complaints: Vec::new(),
             reporter: Arc::clone(&self.reporter),
             read: Mutex::default(),
@@ -135,6 +138,56 @@ impl SourceTable {
             misfit.row,
             field.name()
         ))))
+    }
+
+    /// The files of its rows, by place.
+    pub(in crate::corpus) fn files(&self) -> &[SourceFile] {
+        match &self.files {
+            Files::Own(own) => &own.files,
+            Files::Text(text) => &text.files,
+            Files::Open => &[],
+        }
+    }
+
+    /// Reads the columns at these places of one file alone, in the file's order.
+    pub(in crate::corpus) async fn read_file(
+        &self,
+        context: &SessionContext,
+        file: usize,
+        places: &[usize],
+    ) -> PlanResult<SendableRecordBatchStream> {
+        let task = context.task_ctx();
+        match &self.files {
+            Files::Own(own) => {
+                let scan = own.scan_file(&context.state(), self.columns(), places, file).await?;
+                scan.execute(0, task)
+            }
+            Files::Text(text) => {
+                Ok(self.text_files(text, vec![file], places.to_vec())?.execute(task))
+            }
+            Files::Open => {
+                Err(foreign(Error::internal("a table without rows has no file to read")))
+            }
+        }
+    }
+
+    /// The number in its file, from 1, of the row that [`Self::read_file`] hands on as the `nth`, from 0.
+    pub(in crate::corpus) fn row_number(&self, file: usize, nth: u64) -> u64 {
+        match &self.files {
+            Files::Text(text) => text.row_number(file, nth),
+            _ => nth + 1,
+        }
+    }
+
+    fn text_files(
+        &self,
+        text: &Arc<TextTable>,
+        files: Vec<usize>,
+        places: Vec<usize>,
+    ) -> PlanResult<TextFiles> {
+        let schema = Arc::new(self.schema.project(&places)?);
+        let (text, own, folders) = (Arc::clone(text), self.own, self.folders.clone());
+        Ok(TextFiles { text, files, places, own, folders, schema })
     }
 
     fn columns(&self) -> OwnColumns<'_> {
@@ -217,12 +270,10 @@ impl TableProvider for SourceTable {
                 let schema = Arc::new(self.schema.project(&places)?);
                 let all = only.map_or_else(|| (0..text.files.len()).collect(), |only| vec![only]);
                 let streams = groups(&text.files, &all, partitions).into_iter().map(|files| {
-                    let (text, schema) = (Arc::clone(text), Arc::clone(&schema));
-                    let (places, own, folders) = (places.clone(), self.own, self.folders.clone());
-                    Arc::new(TextFiles { text, files, places, own, folders, schema })
-                        as Arc<dyn PartitionStream>
+                    let files = self.text_files(text, files, places.clone())?;
+                    Ok(Arc::new(files) as Arc<dyn PartitionStream>)
                 });
-                let streams = streams.collect();
+                let streams = streams.collect::<PlanResult<_>>()?;
                 let sorting = Vec::<LexOrdering>::new();
                 let plan =
                     StreamingTableExec::try_new(schema, streams, None, sorting, false, limit)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::corpus::options::TypeRule;
+use crate::corpus::session::Room;
 use crate::observe::Reporter;
 
 /// How the columns of a table get their types.
@@ -14,6 +15,5 @@ pub(super) struct Reading<'a> {
     /// What the newest snapshot was made with, by column.
     pub(super) before: Option<&'a BTreeMap<String, String>>,
     pub(super) reporter: &'a Arc<dyn Reporter>,
-    /// Bytes of a row of a text file, at most.
-    pub(super) longest_row: usize,
+    pub(super) room: Room,
 }

@@ -11,11 +11,11 @@ use datafusion::prelude::SessionContext;
 use super::file::SourceFile;
 use super::find::Finder;
 use super::open::open;
-use super::provider::SourceTable;
+pub(in crate::corpus) use super::provider::SourceTable;
 use super::reading::Reading;
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::corpus::outcome::{Rejections, SourceTypes, class};
-use crate::corpus::session::error;
+use crate::corpus::session::{BATCH_ROWS, Room, error};
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
 
@@ -25,8 +25,7 @@ pub(in crate::corpus) struct Typing<'a> {
     /// The types that the newest snapshot was made with.
     pub(in crate::corpus) before: Option<&'a SourceTypes>,
     pub(in crate::corpus) reporter: &'a Arc<dyn Reporter>,
-    /// Bytes of a row of a text file, at most.
-    pub(in crate::corpus) longest_row: usize,
+    pub(in crate::corpus) room: Room,
 }
 
 /// Tables that SQL can name.
@@ -77,6 +76,11 @@ impl Tables {
         &self.tables
     }
 
+    /// The table of this name.
+    pub(in crate::corpus) fn named(&self, name: &str) -> Option<&SourceTable> {
+        self.tables.iter().map(Arc::as_ref).find(|table| table.name() == name)
+    }
+
     /// What to do where a query misses a column.
     pub(in crate::corpus) fn hint(&self) -> Option<String> {
         self.tables.iter().find_map(|table| table.hint())
@@ -124,8 +128,8 @@ pub(in crate::corpus) async fn register(
         let (files, kind) = finder.find(table).await.context(doing)?;
         all.files.extend(files.iter().cloned());
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
-        let Typing { rule, reporter, longest_row, .. } = *typing;
-        let reading = Reading { at, rule, before, reporter, longest_row };
+        let Typing { rule, reporter, room, .. } = *typing;
+        let reading = Reading { at, rule, before, reporter, room };
         let opened = open(context, table, files, kind, &reading).await.context(doing)?;
         let opened = Arc::new(opened);
         context
@@ -134,5 +138,10 @@ pub(in crate::corpus) async fn register(
         opened.rejected(&mut all.rejections);
         all.tables.push(opened);
     }
+    // Whatever filters or joins rows gathers as many of them as a batch has.
+    let rows = all.tables.iter().map(|table| table.batch_rows).min().unwrap_or(BATCH_ROWS);
+    let state = context.state_ref();
+    let mut state = state.write();
+    *state.config_mut() = state.config().clone().with_batch_size(rows.min(BATCH_ROWS));
     Ok(all)
 }

@@ -5,10 +5,12 @@
 //! and a chain of operators has a level for each of them. Neither can be stopped from outside.
 
 mod dialect;
+mod expanded;
 mod parse;
 mod repeats;
 mod shape;
 
+pub(super) use expanded::expanded;
 pub(super) use parse::{Refused, expression, statements};
 pub(super) use repeats::{parts, parts_of_plan};
 pub(super) use shape::Limits;

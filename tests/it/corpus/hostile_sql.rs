@@ -162,3 +162,38 @@ async fn a_row_of_millions_of_values_is_rejected() {
     corpus.options.max_rejected = 1;
     assert_eq!(corpus.texts().await.len(), 1);
 }
+
+/// Rows that a query multiplies are held within the memory limit, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_multiplies_rows_is_bounded() {
+    let lines: String = (0..200).map(|id| format!("{id},title {id}\n")).collect();
+    let chain = |links: usize, join: &str| {
+        let link =
+            |at: usize| format!(", n{} AS (SELECT x.id FROM n{at} x {join} n{at} y)", at + 1);
+        let links: String = (0..links).map(link).collect::<Vec<_>>().concat();
+        format!("WITH n0 AS (SELECT id FROM notes){links}")
+    };
+    let corpus = |sql: String| {
+        let mut corpus =
+            Corpus::new("notes.csv", &sql).write("notes.csv", format!("id,title\n{lines}"));
+        corpus.options.memory_limit_mib = 64;
+        corpus
+    };
+    // Written out, the longer ones have more tables than there are atoms.
+    for links in [9, 20, 60, 200] {
+        let sql = format!(
+            "{} SELECT id AS note_id, CAST(id AS VARCHAR) AS title FROM n{links}",
+            chain(links, "CROSS JOIN")
+        );
+        let error = corpus(sql).fails().await;
+        assert!(error.to_string().contains("more than 1,024 tables"), "{links}: {error}");
+    }
+    let select = "SELECT id AS note_id, CAST(id AS VARCHAR) AS title FROM";
+    let many =
+        format!("{} {select} n6 LIMIT 1", chain(6, "JOIN").replace(" y)", " y ON x.id = y.id)"));
+    assert_eq!(corpus(many).texts().await.len(), 1);
+    // 200 to the fourth, in front of the last join.
+    let error = corpus(format!("{} {select} n3 ORDER BY id", chain(3, "CROSS JOIN"))).fails().await;
+    assert_eq!(error.kind(), ErrorKind::Resource, "{error}");
+    assert!(error.to_string().contains("corpus.memory_limit_mib"), "{error}");
+}

@@ -1,5 +1,6 @@
 //! The corpus end to end: real tables in, prepared shards out.
 
+mod bombs;
 mod contract;
 mod duplicates;
 mod faults;
@@ -7,6 +8,7 @@ mod find;
 mod formats;
 mod hints;
 mod hostile_sql;
+mod ids;
 mod markdown;
 mod newest;
 mod numbers;

@@ -10,7 +10,7 @@ use super::{Corpus, formats};
 
 const SQL: &str = "SELECT id AS note_id, title, v AS body FROM notes";
 
-fn exact(name: &str, sql: &str, bytes: &str) -> Corpus {
+pub(super) fn exact(name: &str, sql: &str, bytes: &str) -> Corpus {
     let mut corpus = Corpus::new(name, sql).write(name, bytes);
     corpus.options.types = TypeRule::Exact;
     corpus
@@ -23,7 +23,7 @@ fn declare(corpus: &mut Corpus, declared: &[(&str, serde_json::Value)]) {
     }
 }
 
-fn warnings(corpus: &Corpus) -> String {
+pub(super) fn warnings(corpus: &Corpus) -> String {
     format!("{:?}", corpus.reporter.events())
 }
 
@@ -158,7 +158,7 @@ async fn a_value_that_is_not_of_its_declared_type_is_counted_with_its_place() {
     }
 }
 
-fn earlier(columns: &[(&str, &str)], note: Option<NoteId>) -> Option<Earlier> {
+pub(super) fn earlier(columns: &[(&str, &str)], note: Option<NoteId>) -> Option<Earlier> {
     let columns = columns.iter().map(|(name, of)| ((*name).to_owned(), (*of).to_owned()));
     let tables = BTreeMap::from([("notes".to_owned(), columns.collect())]);
     Some(Earlier { types: Some(SourceTypes { tables }), note })

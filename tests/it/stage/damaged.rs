@@ -463,6 +463,7 @@ async fn what_was_opened_is_not_hashed_again() {
     assert!(problems.unwrap().is_empty());
     let others = bytes(&|file| !opened.contains(&file.path));
     assert_eq!(hashed.into_inner(), others);
-    let mapped = |kind| matches!(kind, Some(Kind::Index | Kind::Sidecar | Kind::Ids));
+    let mapped =
+        |kind| matches!(kind, Some(Kind::Index | Kind::Sidecar | Kind::Ids | Kind::Removed));
     assert_eq!(others, bytes(&|file| !mapped(Kind::of(&file.path))));
 }

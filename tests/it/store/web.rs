@@ -11,8 +11,10 @@ use scalingnote::snapshot;
 use scalingnote::store::Root;
 
 use crate::fixture::checkout::Checkout;
+use crate::fixture::place::Place;
 use crate::fixture::program::program;
 use crate::fixture::proxy::{Fault, Proxy};
+use crate::fixture::support::{notes, publish, store_content, unit_vectors};
 
 /// Ends with its value.
 struct WebServer {
@@ -99,6 +101,34 @@ async fn a_root_behind_a_web_server_is_searched_shown_and_verified() {
     assert!(error.to_string().contains("--snapshot N"), "{error}");
     let by_number = expect(folder, &["search", &silent, query, "--json", "--snapshot", "1"]);
     assert_eq!(hits(&by_number), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_reads_every_file_of_a_remote_root_once() {
+    let place = Place::new();
+    let root = Root::open(place.path("root").to_str().unwrap()).unwrap();
+    let content = store_content(&root, &notes(&unit_vectors(300, 32, 5)), 2).await;
+    let manifest = publish(&root, None, content, "run 1").await;
+    let server = WebServer::start(&place.path("root"));
+    let proxy = Proxy::start(&server.address, |_| None).await;
+    let url = proxy.url();
+    let checked = expect(place.folder(), &["snapshot", "verify", &url, "--sample", "0", "--json"]);
+    let checked: Value = serde_json::from_str(&checked).unwrap();
+    assert!(checked["canaries"].as_u64().unwrap() > 0, "{checked}");
+    let seen = proxy.seen();
+    for file in manifest.content.files() {
+        let is_read = |path: &str| path.trim_start_matches('/') == file.path;
+        let reads = seen.iter().filter(|one| one.method == "GET" && is_read(&one.target)).count();
+        assert_eq!(reads, 1, "{}", file.path);
+    }
+    let cache = std::fs::read_dir(place.path("scalingnote/snapshots")).unwrap();
+    assert_eq!(cache.count(), 0, "nothing is left behind");
+    // A damaged file is told with all others.
+    let index = manifest.content.files().find(|file| file.path.ends_with(".usearch")).unwrap();
+    std::fs::write(place.path("root").join(&index.path), "x").unwrap();
+    let told = scalingnote(place.folder(), &["snapshot", "verify", &url, "--sample", "0"]);
+    assert_eq!(told.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&told.stderr).contains(&index.path), "{told:?}");
 }
 
 #[test]

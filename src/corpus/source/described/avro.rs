@@ -1,5 +1,5 @@
 //! Walks through an Avro container before DataFusion reads it: its reader turns for ever where a block holds more
-//! than the rows it claims.
+//! than the rows it claims, and unpacks whatever a block holds.
 //!
 //! Format: <https://avro.apache.org/docs/1.12.0/specification/#object-container-files>.
 
@@ -7,6 +7,9 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use serde_json::Value;
+
+use super::unpack::{Failed, Packing};
+use crate::corpus::session::BATCH_ROWS;
 
 /// Longest header entry and block that are believed; writers make blocks of kilobytes.
 const MAX_BLOCK: u64 = 1 << 30;
@@ -18,11 +21,25 @@ type Broken = &'static str;
 
 const CUT: Broken = "it is cut off";
 
-/// Checks the framing of every block, and for blocks that are plain or deflated that they hold just the rows they claim.
-/// Other codecs carry their own checks of the bytes.
-pub(super) fn walk(mut reader: impl Read) -> Result<(), Broken> {
+/// Why a file is not read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Broken(Broken),
+    /// It would take so many bytes at once, or more.
+    Large(u64),
+}
+
+impl From<Broken> for Refused {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+/// Checks the framing of every block, that it unpacks to at most `room` bytes, and that it holds just the rows it claims; of
+/// blocks packed by snappy the size alone is looked at. Returns how many rows a batch may have to take no more than `room`.
+pub(super) fn walk(mut reader: impl Read, room: u64) -> Result<usize, Refused> {
     if bytes(&mut reader, 4)? != b"Obj\x01" {
-        return Err("it does not begin as an Avro container");
+        return Err(Refused::Broken("it does not begin as an Avro container"));
     }
     let header = header(&mut reader)?;
     let sync = bytes(&mut reader, 16)?;
@@ -31,42 +48,98 @@ pub(super) fn walk(mut reader: impl Read) -> Result<(), Broken> {
     let mut types = Types::default();
     let root = types.parse(&schema, "", 0);
     let codec = header.get("avro.codec").map_or(&b"null"[..], Vec::as_slice);
+    let packing = match codec {
+        b"deflate" => Some(Packing::Deflate),
+        b"zstandard" => Some(Packing::Zstd),
+        b"bzip2" => Some(Packing::Bzip2),
+        b"xz" => Some(Packing::Xz),
+        _ => None,
+    };
+    let mut batches = Batches::default();
     while let Some(first) = byte(&mut reader)? {
         let count = length(rest_of_long(first, &mut reader)?)?;
         let size = length(long(&mut reader)?)?;
         let mut data = bytes(&mut reader, size)?;
         if bytes(&mut reader, 16)? != sync {
-            return Err("a block does not end with the file's marker");
+            return Err(Refused::Broken("a block does not end with the file's marker"));
         }
-        match codec {
-            b"null" => {}
-            b"deflate" => {
-                let mut plain = Vec::new();
-                let inflater = flate2::read::DeflateDecoder::new(data.as_slice());
-                let read = inflater.take(MAX_BLOCK + 1).read_to_end(&mut plain);
-                if read.is_err() || plain.len() as u64 > MAX_BLOCK {
-                    return Err("a block cannot be inflated");
-                }
-                data = plain;
+        if let Some(packing) = packing {
+            data = packing.unpack(&data, room).map_err(|failed| match failed {
+                Failed::Broken => Refused::Broken("a block cannot be unpacked"),
+                Failed::Large => Refused::Large(room),
+            })?;
+        } else if codec == b"snappy" {
+            let size = snappy_size(&data).ok_or("a block cannot be unpacked")?;
+            if size > room {
+                return Err(Refused::Large(size));
             }
-            _ => continue,
+            batches.add(size.div_ceil(count.max(1)), count);
+            continue;
         }
-        // A type that this release does not know is for the reader to refuse.
-        let Some(root) = root else { continue };
+        // A type or a codec that this release does not know is for the reader to refuse.
+        let Some(root) = root.filter(|_| packing.is_some() || codec == b"null") else { continue };
         let mut rows = data.as_slice();
-        for _ in 0..count {
+        for left in (1..=count).rev() {
             let before = rows.len();
-            types.skip(root, &mut rows, 0)?;
-            if rows.len() == before {
+            let beside = types.skip(root, &mut rows, 0)?;
+            let size = (before - rows.len()) as u64;
+            if size.max(beside) > room {
+                return Err(Refused::Large(size.max(beside)));
+            }
+            if size == 0 {
                 // Rows without a byte: all of them are.
+                batches.add(beside, left);
                 break;
             }
+            batches.add(size.saturating_add(beside), 1);
         }
         if !rows.is_empty() {
-            return Err("a block holds more than the rows it claims");
+            return Err(Refused::Broken("a block holds more than the rows it claims"));
         }
     }
-    Ok(())
+    // What is read is copied once more where a query gathers it.
+    Ok(batches.rows(room / 4))
+}
+
+/// What a block of snappy unpacks to, as it says in front; its reader goes no further.
+fn snappy_size(block: &[u8]) -> Option<u64> {
+    let (mut size, mut shift) = (0, 0);
+    for byte in block.iter().take(5) {
+        size |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return Some(size);
+        }
+    }
+    None
+}
+
+/// The largest batches that rows come to, for batches of 1, 2, 4 rows and so on: bytes of the last one, and of the largest.
+#[derive(Default)]
+struct Batches {
+    rows: u64,
+    all: [(u64, u64); BATCH_ROWS.ilog2() as usize + 1],
+}
+
+impl Batches {
+    fn add(&mut self, bytes: u64, times: u64) {
+        // More than two of the largest are alike.
+        for _ in 0..times.min(2 * BATCH_ROWS as u64) {
+            for (power, (last, largest)) in self.all.iter_mut().enumerate() {
+                if self.rows.is_multiple_of(1 << power) {
+                    *last = 0;
+                }
+                *last = last.saturating_add(bytes);
+                *largest = (*largest).max(*last);
+            }
+            self.rows += 1;
+        }
+    }
+
+    fn rows(&self, room: u64) -> usize {
+        let fits = self.all.iter().rposition(|(_, largest)| *largest <= room);
+        1 << fits.unwrap_or(0)
+    }
 }
 
 fn header(reader: &mut impl Read) -> Result<HashMap<String, Vec<u8>>, Broken> {
@@ -219,48 +292,54 @@ impl Types {
         Some(at)
     }
 
-    /// Moves `data` behind one value.
-    fn skip(&self, at: usize, data: &mut &[u8], depth: u32) -> Result<(), Broken> {
+    /// Moves `data` behind one value. Returns what it takes in memory though it may have no bytes, at least.
+    fn skip(&self, at: usize, data: &mut &[u8], depth: u32) -> Result<u64, Broken> {
         if depth > MAX_DEPTH {
             return Err("a value is nested too deeply");
         }
         match &self.all[at] {
-            Type::Fixed(size) => take(data, *size),
-            Type::Varint => long(data).map(drop),
-            Type::Bytes => text(data),
+            Type::Fixed(size) => take(data, *size).map(|()| 1),
+            Type::Varint => long(data).map(|_| 8),
+            Type::Bytes => text(data).map(|()| 8),
             Type::Array(of) => items(data, &|data| self.skip(*of, data, depth + 1)),
             Type::Map(of) => items(data, &|data| {
                 text(data)?;
-                self.skip(*of, data, depth + 1)
+                Ok(self.skip(*of, data, depth + 1)?.saturating_add(8))
             }),
             Type::Union(branches) => {
                 let branch = usize::try_from(long(data)?).ok().and_then(|at| branches.get(at));
                 self.skip(*branch.ok_or("a value is of no branch of its union")?, data, depth + 1)
             }
-            Type::Record(fields) => {
-                fields.iter().try_for_each(|field| self.skip(*field, data, depth + 1))
-            }
+            Type::Record(fields) => fields.iter().try_fold(0_u64, |sum, field| {
+                Ok(sum.saturating_add(self.skip(*field, data, depth + 1)?))
+            }),
         }
     }
 }
 
-/// Moves `data` behind the blocks of an array or map.
-fn items(data: &mut &[u8], each: &dyn Fn(&mut &[u8]) -> Result<(), Broken>) -> Result<(), Broken> {
+/// Moves `data` behind the blocks of an array or map. Returns what they take in memory, at least.
+fn items(
+    data: &mut &[u8],
+    each: &dyn Fn(&mut &[u8]) -> Result<u64, Broken>,
+) -> Result<u64, Broken> {
+    let mut taken = 0_u64;
     loop {
         let count = long(data)?;
         if count == 0 {
-            return Ok(());
+            return Ok(taken);
         }
         if count < 0 {
             // Its size in bytes follows.
             long(data)?;
         }
-        for _ in 0..count.unsigned_abs() {
+        for left in (1..=count.unsigned_abs()).rev() {
             let before = data.len();
-            each(data)?;
+            let one = each(data)?;
             if data.len() == before {
+                taken = taken.saturating_add(one.saturating_mul(left));
                 break;
             }
+            taken = taken.saturating_add(one);
         }
     }
 }
@@ -300,23 +379,42 @@ mod tests {
 
     #[test]
     fn a_whole_container_is_walked_to_its_end() {
-        walk(container(1, &ROW, 12).as_slice()).unwrap();
-        walk(container(2, &[ROW, ROW].concat(), 24).as_slice()).unwrap();
+        let both = [ROW, ROW].concat();
+        assert_eq!(walked(&container(1, &ROW, 12)), Ok(2048));
+        assert_eq!(walked(&container(2, &both, 24)), Ok(2048));
+        let rows = |room| walk(container(2, &both, 24).as_slice(), room);
+        // A row has 12 bytes, and takes 26 beside them.
+        assert_eq!((rows(4 * 76 - 1), rows(4 * 76)), (Ok(1), Ok(2048)));
+        assert_eq!((rows(26), rows(25)), (Ok(1), Err(Refused::Large(26))));
+    }
+
+    fn walked(file: &[u8]) -> Result<usize, Refused> {
+        walk(file, 1 << 20)
+    }
+
+    #[test]
+    fn batches_are_as_small_as_their_largest_needs() {
+        let mut batches = Batches::default();
+        batches.add(1, 1000);
+        batches.add(100, 4);
+        batches.add(0, u64::MAX);
+        assert_eq!([99, 100, 399, 400, 1400].map(|room| batches.rows(room)), [1, 1, 2, 8, 2048]);
     }
 
     #[test]
     fn damage_is_named() {
         let fewer = container(1, &[ROW, ROW].concat(), 24);
-        assert_eq!(walk(fewer.as_slice()), Err("a block holds more than the rows it claims"));
+        let broken = Refused::Broken("a block holds more than the rows it claims");
+        assert_eq!(walked(&fewer), Err(broken));
         let more = container(3, &[ROW, ROW].concat(), 24);
-        assert!(walk(more.as_slice()).is_err());
+        assert!(walked(&more).is_err());
         let whole = container(1, &ROW, 12);
         for to in 0..whole.len() - 1 {
             // What ends with its header is an empty container.
             let header = whole.len() - 12 - 2 - 16;
-            assert_eq!(walk(&whole[..to]).is_ok(), to == header, "{to}");
+            assert_eq!(walked(&whole[..to]).is_ok(), to == header, "{to}");
         }
         let absurd = [b"Obj\x01\x02".as_slice(), &[0xff; 9], &[1]].concat();
-        assert!(walk(absurd.as_slice()).is_err());
+        assert!(walked(&absurd).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
@@ -12,10 +12,11 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use object_store::ObjectStoreExt;
 
+use super::refusal::too_large;
 use super::unify::merge;
-use super::{avro, ipc};
+use super::{avro, ipc, parquet};
 use crate::corpus::options::{TableFormat, TypeRule};
-use crate::corpus::session::error;
+use crate::corpus::session::{BATCH_ROWS, error};
 use crate::corpus::source::bytes;
 use crate::corpus::source::file::SourceFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,19 +51,39 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
     }
 }
 
-/// The names of a Parquet file's columns as it has them. Its footer is in the cache: the schema was read before.
+/// The names of a Parquet file's columns as it has them, and the bytes of a row. Its footer is in the cache: the schema was
+/// read before.
 async fn parquet_columns(
     file: &SourceFile,
     state: &SessionState,
-) -> datafusion::error::Result<Vec<String>> {
+) -> datafusion::error::Result<(Vec<String>, u64)> {
     let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
     let footer = DFParquetMetadata::new(file.store.as_ref(), &file.meta)
         .with_file_metadata_cache(Some(cache))
         .fetch_metadata()
         .await?;
     let columns = footer.file_metadata().schema_descr().root_schema().get_fields();
-    Ok(columns.iter().map(|column| column.name().to_owned()).collect())
+    let names = columns.iter().map(|column| column.name().to_owned()).collect();
+    Ok((names, parquet::row_bytes(&footer)))
 }
+
+/// Bytes that a value takes even where it is null.
+fn width(of: &DataType) -> u64 {
+    let size = |size: &i32| u64::try_from(*size).unwrap_or(0);
+    match of {
+        DataType::FixedSizeBinary(bytes) => size(bytes),
+        DataType::FixedSizeList(item, count) => {
+            size(count).saturating_mul(width(item.data_type()).max(1))
+        }
+        DataType::Struct(fields) => {
+            fields.iter().map(|field| width(field.data_type())).fold(0, u64::saturating_add)
+        }
+        _ => 0,
+    }
+}
+
+/// Batches of about so small a part of their room: rows differ, and several are held at once.
+const PART_OF_ROOM: u64 = 16;
 
 /// DataFusion takes columns of one name for one.
 fn refuse_twins(file: &SourceFile, columns: &[String]) -> Result<()> {
@@ -84,14 +105,15 @@ pub(in crate::corpus::source) struct Described {
     pub(in crate::corpus::source) is_stream: bool,
 }
 
-/// Schema of self-describing files (Parquet, Arrow, Avro), and that of each.
+/// Schema of self-describing files (Parquet, Arrow, Avro), that of each, and how many rows a batch of `room` bytes may have.
 pub(in crate::corpus::source) async fn own(
     context: &SessionContext,
     files: &[SourceFile],
     kind: TableFormat,
     format: &Arc<dyn FileFormat>,
     rule: TypeRule,
-) -> Result<(Schema, Vec<Described>)> {
+    room: u64,
+) -> Result<(Schema, Vec<Described>, usize)> {
     let state = context.state();
     let mut schemas = futures::stream::iter(files.iter().cloned())
         .map(|file| {
@@ -99,14 +121,20 @@ pub(in crate::corpus::source) async fn own(
             async move {
                 check_magic(&file, kind).await?;
                 let (mut is_stream, mut columns) = (false, Vec::new());
+                let (mut row_bytes, mut rows) = (0, BATCH_ROWS);
                 match kind {
                     TableFormat::Arrow => {
-                        ipc::Checked { is_stream, columns } = ipc::check(&file).await?;
+                        ipc::Checked { is_stream, columns } = ipc::check(&file, room).await?;
                     }
                     TableFormat::Avro => {
                         let plain = FileCompressionType::UNCOMPRESSED;
-                        let walk = |reader| avro::walk(reader).map_err(Error::input);
-                        bytes::read_raw(&file, plain, walk).await?;
+                        let walk = move |reader| {
+                            avro::walk(reader, room).map_err(|refused| match refused {
+                                avro::Refused::Broken(what) => Error::input(what),
+                                avro::Refused::Large(bytes) => too_large("a block", bytes),
+                            })
+                        };
+                        rows = bytes::read_raw(&file, plain, walk).await?;
                     }
                     _ => {}
                 }
@@ -114,11 +142,22 @@ pub(in crate::corpus::source) async fn own(
                 let schema = format.infer_schema(state, &file.store, metas).await;
                 let doing = format!("reading {}", file.url);
                 if schema.is_ok() && kind == TableFormat::Parquet {
-                    columns = parquet_columns(&file, state).await.map_err(|e| error(e, &doing))?;
+                    let footer = parquet_columns(&file, state).await;
+                    (columns, row_bytes) = footer.map_err(|e| error(e, &doing))?;
                 }
                 refuse_twins(&file, &columns)?;
                 match schema.map_err(|e| error(e, &doing)) {
-                    Ok(schema) => Ok((file, schema, is_stream)),
+                    Ok(schema) => {
+                        let widths = schema.fields().iter().map(|field| width(field.data_type()));
+                        let width = widths.fold(0, u64::saturating_add);
+                        if width > room {
+                            return Err(too_large(file.url.as_str(), width));
+                        }
+                        let row_bytes = width.saturating_add(row_bytes);
+                        let fit = usize::try_from(room / PART_OF_ROOM / row_bytes.max(1));
+                        let rows = rows.min(fit.unwrap_or(BATCH_ROWS)).max(1);
+                        Ok((file, schema, is_stream, rows))
+                    }
                     // A file that its own reader does not understand is bad input, whoever is blamed.
                     Err(e) if e.kind() == ErrorKind::Internal => {
                         Err(Error::input(e.message().to_owned()))
@@ -130,8 +169,10 @@ pub(in crate::corpus::source) async fn own(
         .buffered(8);
     let mut merged: Option<Schema> = None;
     let mut each: Vec<Described> = Vec::new();
+    let mut batch_rows = BATCH_ROWS;
     while let Some(next) = schemas.next().await {
-        let (file, schema, is_stream) = next?;
+        let (file, schema, is_stream, rows) = next?;
+        batch_rows = batch_rows.min(rows);
         // Metadata may differ from file to file and means nothing here.
         let schema = Schema::new(schema.fields().clone());
         // Most files have the schema of the one before.
@@ -145,5 +186,5 @@ pub(in crate::corpus::source) async fn own(
         let fields = merged.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
         merged = Schema::new(fields.collect::<Vec<_>>());
     }
-    Ok((merged, each))
+    Ok((merged, each, batch_rows))
 }

@@ -1,4 +1,5 @@
-//! Looks over an Arrow IPC file before DataFusion reads it: its reader takes every length in it at its word.
+//! Looks over an Arrow IPC file before DataFusion reads it: its reader takes every length in it at its word, also those that
+//! packed buffers claim to unpack to.
 //!
 //! Format: <https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format>.
 
@@ -7,12 +8,14 @@ use std::sync::Arc;
 use arrow::buffer::Buffer;
 use arrow::ipc::convert::fb_to_schema;
 use arrow::ipc::reader::FileDecoder;
-use arrow::ipc::{Block, Footer, root_as_footer, root_as_message};
+use arrow::ipc::{Block, CompressionType, Footer, Message, root_as_footer, root_as_message};
 use object_store::ObjectStoreExt;
 
-use crate::corpus::session::kind_of_store;
+use super::refusal::too_large;
+use super::unpack::{Failed, Packing};
 use crate::corpus::source::file::SourceFile;
 use crate::error::{Error, Result};
+use crate::store::unreadable;
 
 const MAGIC: &[u8; 6] = b"ARROW1";
 /// What stands before the length of a message.
@@ -27,26 +30,27 @@ pub(super) struct Checked {
     pub(super) columns: Vec<String>,
 }
 
-/// Checks that whatever a file or a stream of messages claims lies in the file.
+/// Checks that whatever a file or a stream of messages claims lies in the file, and that what it packs unpacks to at most
+/// `room` bytes at once: each batch, and all dictionaries.
 ///
 /// # Errors
-/// Input, naming the file, where it is damaged or cut off.
-pub(super) async fn check(file: &SourceFile) -> Result<Checked> {
+/// Input, naming the file, where it is damaged, cut off, or too large.
+pub(super) async fn check(file: &SourceFile, room: u64) -> Result<Checked> {
     let is_stream = !read(file, 0..6).await?.starts_with(MAGIC);
     let columns = match is_stream {
-        true => check_stream(file).await?,
-        false => check_file(file).await?,
+        true => check_stream(file, room).await?,
+        false => check_file(file, room).await?,
     };
     Ok(Checked { is_stream, columns })
 }
 
 /// A stream: messages one after the other, each with its length, its head and its body.
-async fn check_stream(file: &SourceFile) -> Result<Vec<String>> {
+async fn check_stream(file: &SourceFile, room: u64) -> Result<Vec<String>> {
     let size = file.meta.size;
     let wrong = || {
         Error::input(format!("{} is no whole stream of Arrow messages; write it again", file.url))
     };
-    let (mut at, mut columns) = (0, Vec::new());
+    let (mut at, mut columns, mut dictionaries) = (0, Vec::new(), 0_u64);
     while at < size {
         if size - at < 8 {
             return Err(wrong());
@@ -74,8 +78,61 @@ async fn check_stream(file: &SourceFile) -> Result<Vec<String>> {
             .and_then(|body| head.end.checked_add(body))
             .filter(|end| *end <= size)
             .ok_or_else(wrong)?;
+        if let Some(message) = message {
+            check_unpacked(file, &message, head.end, room, &mut dictionaries).await?;
+        }
     }
     Ok(columns)
+}
+
+/// Checks what the body of a message unpacks to; it begins at this place of the file.
+async fn check_unpacked(
+    file: &SourceFile,
+    message: &Message<'_>,
+    body: u64,
+    room: u64,
+    dictionaries: &mut u64,
+) -> Result<()> {
+    let dictionary = message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data());
+    let is_dictionary = dictionary.is_some();
+    let batch = dictionary.or_else(|| message.header_as_record_batch());
+    let Some((batch, packed)) = batch.and_then(|batch| Some((batch, batch.compression()?))) else {
+        return Ok(());
+    };
+    let is_lz4 = packed.codec() == CompressionType::LZ4_FRAME;
+    let buffers = batch.buffers().into_iter().flatten();
+    let place = |buffer: &arrow::ipc::Buffer| {
+        let start = body.checked_add(u64::try_from(buffer.offset()).ok()?)?;
+        let end = start.checked_add(u64::try_from(buffer.length()).ok()?)?;
+        (end <= file.meta.size && end - start >= 8).then_some(start..end)
+    };
+    // Those that lie elsewhere are for the reader to refuse.
+    let places: Vec<_> = buffers.filter_map(place).collect();
+    let lengths: Vec<_> = places.iter().map(|place| place.start..place.start + 8).collect();
+    let lengths = file.store.get_ranges(&file.meta.location, &lengths).await;
+    let lengths = lengths.map_err(|cause| unreadable(file.url.as_str(), &cause))?;
+    let mut sum = 0_u64;
+    for (place, length) in places.into_iter().zip(lengths) {
+        let length = length.first_chunk().map_or(0, |eight| i64::from_le_bytes(*eight));
+        // Less than nothing: it is not packed.
+        let Ok(length) = u64::try_from(length) else { continue };
+        sum = sum.saturating_add(length);
+        let packed = place.end - place.start;
+        if is_lz4 && packed.saturating_mul(255) > room && sum <= room {
+            let bytes = read(file, place.start + 8..place.end).await?;
+            if Packing::Lz4Frame.check(&bytes, room) == Err(Failed::Large) {
+                sum = sum.max(room + 1);
+            }
+        }
+    }
+    if is_dictionary {
+        *dictionaries = dictionaries.saturating_add(sum);
+        sum = *dictionaries;
+    }
+    match sum > room {
+        true => Err(too_large(file.url.as_str(), sum)),
+        false => Ok(()),
+    }
 }
 
 fn names(schema: arrow::ipc::Schema<'_>) -> Vec<String> {
@@ -88,7 +145,7 @@ fn le(four: &[u8]) -> u64 {
 }
 
 /// A file: every block that the footer names lies in it, and so does every message.
-async fn check_file(file: &SourceFile) -> Result<Vec<String>> {
+async fn check_file(file: &SourceFile, room: u64) -> Result<Vec<String>> {
     let size = file.meta.size;
     let wrong = |what: &str| {
         Error::input(format!("{} is no whole Arrow IPC file: {what}; write it again", file.url))
@@ -115,6 +172,7 @@ async fn check_file(file: &SourceFile) -> Result<Vec<String>> {
     let footer = root_as_footer(&footer).map_err(|_| wrong("its footer is damaged"))?;
     let dictionaries: Vec<Block> = footer.dictionaries().into_iter().flatten().copied().collect();
     let batches = footer.recordBatches().ok_or_else(|| wrong("its footer names no batches"))?;
+    let mut unpacked = 0;
     for block in dictionaries.iter().chain(batches) {
         let lies_in = || {
             let (start, head) = (block.offset(), block.metaDataLength());
@@ -131,6 +189,11 @@ async fn check_file(file: &SourceFile) -> Result<Vec<String>> {
         let length = if le(first) == ONES { le(second) + 8 } else { le(first) + 4 };
         if length > head {
             return Err(wrong("a message is longer than its block"));
+        }
+        let begin = if le(first) == ONES { start + 8 } else { start + 4 };
+        let message = read(file, begin..start + length.max(begin - start)).await?;
+        if let Ok(message) = root_as_message(&message) {
+            check_unpacked(file, &message, start + head, room, &mut unpacked).await?;
         }
     }
     // Where the file cannot be opened as one, DataFusion tries it as a stream and takes `ARROW1` for a length.
@@ -159,7 +222,6 @@ async fn open_as_file(
 }
 
 async fn read(file: &SourceFile, range: std::ops::Range<u64>) -> Result<bytes::Bytes> {
-    file.store.get_range(&file.meta.location, range).await.map_err(|cause| {
-        Error::new(kind_of_store(&cause), format!("{} cannot be read", file.url)).with_source(cause)
-    })
+    let bytes = file.store.get_range(&file.meta.location, range).await;
+    bytes.map_err(|cause| unreadable(file.url.as_str(), &cause))
 }
