@@ -329,8 +329,9 @@ async fn rank(request: &ExplainRequest<'_>, note: &NoteId, query: &str) -> Resul
     let opened = Snapshot::open(request.root, None, request.cache).await?;
     let device = DeviceSpec::Cpu { threads: 0 };
     let base_dir = &request.pipeline.base_dir;
+    let (root, manifest) = (request.root, opened.manifest());
     let encoder =
-        QueryEncoder::load(opened.manifest(), None, base_dir, &device, request.reporter).await?;
+        QueryEncoder::load(root, manifest, None, base_dir, &device, request.reporter).await?;
     let (note, query) = (note.clone(), query.to_owned());
     let ranking = move || {
         let vector = encoder.encode(&query)?;

@@ -186,17 +186,20 @@ fn measured_as<T: usearch::VectorType>(
 ) -> std::result::Result<(), String> {
     let (on, element) = (Instructions::best(), quantization.element());
     let bytes = element.row_bytes(index.dimensions());
-    let measured = index.change_metric::<T>(Box::new(move |a, b| {
-        // SAFETY: usearch calls this with two vectors of the index, or one and a query of the same form, each of `bytes`
-        // bytes, which live until it returns.
-        let (a, b) = unsafe {
-            (
-                std::slice::from_raw_parts(a.cast(), bytes),
-                std::slice::from_raw_parts(b.cast(), bytes),
-            )
-        };
-        between(on, element, a, b)
-    }));
+    let measured = T::change_metric(
+        index,
+        Box::new(move |a: *const T, b: *const T| {
+            // SAFETY: usearch calls this with two vectors of the index, or one and a query of the same form, each of `bytes`
+            // bytes, which live until it returns.
+            let (a, b) = unsafe {
+                (
+                    std::slice::from_raw_parts(a.cast(), bytes),
+                    std::slice::from_raw_parts(b.cast(), bytes),
+                )
+            };
+            between(on, element, a, b)
+        }),
+    );
     measured.map_err(|cause| cause.to_string())
 }
 
