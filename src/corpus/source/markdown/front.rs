@@ -2,12 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{Fault, yaml};
+use super::fault::{DEPTH, Fault, PLACE, TOO_DEEP};
+use super::yaml;
 
-/// Lists and tables in each other.
-pub(super) const DEPTH: usize = 32;
-pub(super) const PLACE: &str = "front matter";
-pub(super) const TOO_DEEP: &str = "more than 32 lists and mappings deep";
 const NOT_TOML: &str = "not TOML";
 const NOT_CLOSED: &str = "without a closing +++";
 
@@ -114,12 +111,9 @@ mod tests {
         ] {
             assert_eq!(front(plain), (json!({}), plain));
         }
-        // One inside a block of text, or in the body, closes nothing.
-        assert_eq!(
-            front("---\na: |\n  x\n  ---\n  y\nb: z\n---\nc\n---\n").1,
-            "  y\nb: z\n---\nc\n---\n",
-            "as Jekyll and Hugo see it"
-        );
+        // An indented line closes nothing, nor does one behind the front matter open any.
+        let text = "---\na: |\n  x\n  ---\n  y\nb: z\n---\nc\n---\n";
+        assert_eq!(front(text), (json!({"a": "x\n---\ny\n", "b": "z"}), "c\n---\n"));
     }
 
     #[test]
@@ -142,7 +136,7 @@ mod tests {
             ("+++\na = 1\na = 2\n+++\n", 3, NOT_TOML),
             ("+++\na = \"x\n+++\n", 2, NOT_TOML),
             (&deep, 2, TOO_DEEP),
-            ("---\na: 1\n\tb: 2\n---\n", 3, yaml::NOT_YAML),
+            ("---\na: 1\nb: c: d\n---\n", 3, yaml::NOT_YAML),
         ] {
             assert_eq!(parts(text).unwrap_err(), Fault { line, place: PLACE, reason }, "{text}");
         }

@@ -2,10 +2,16 @@
 
 use serde_json::{Map, Value};
 
-use super::front::{PLACE, Parts, parts};
-use super::{BODY, Fault, PATH, TAGS, TITLE};
+use super::fault::{Fault, PLACE};
+use super::front::{Parts, parts};
 use crate::corpus::options::{ColumnType, TableOptions};
 use crate::corpus::source::text::NOT_UTF8;
+
+// Columns that every table of Markdown has.
+const TITLE: &str = "title";
+const BODY: &str = "body";
+const PATH: &str = "path";
+pub(super) const TAGS: &str = "tags";
 
 const TITLE_IS_NO_TEXT: &str = "a title that is no text";
 const TAGS_ARE_NO_TEXTS: &str = "tags that are no texts";
@@ -195,7 +201,7 @@ mod tests {
     fn tags_are_a_list_however_they_are_written() {
         for (front, tags) in [
             ("tags: [a, '#b/c', '', ~]", json!(["a", "b/c"])),
-            ("tags: a, #b c,", json!(["a", "b c"])),
+            ("tags: 'a, #b c,'", json!(["a", "b c"])),
             ("tags: a b", json!(["a", "b"])),
             ("tags:", json!([])),
             ("other: 1", json!([])),

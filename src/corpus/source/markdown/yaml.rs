@@ -6,7 +6,7 @@
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
 
-use super::front::{DEPTH, PLACE, TOO_DEEP};
+use super::fault::{DEPTH, PLACE, TOO_DEEP};
 use crate::error::{ErrorKind, shielded};
 
 pub(super) const NOT_YAML: &str = "not YAML";
