@@ -9,6 +9,7 @@ mod file;
 mod oddities;
 mod pairs;
 mod qrels;
+mod queries;
 mod set;
 mod texts;
 
@@ -17,5 +18,6 @@ pub use answers::normalized;
 pub use oddities::{Found, Oddities, Oddity};
 pub use pairs::{Pair, PairSet, PairSource};
 pub use qrels::Qrels;
+pub use queries::read_queries;
 pub use set::{Document, Query, RetrievalSet, RetrievalSetOptions};
 pub use texts::{TextSet, TextSource};

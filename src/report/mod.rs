@@ -3,6 +3,7 @@
 
 mod backfill;
 mod charts;
+mod comparison;
 mod estimate;
 mod fill;
 mod lengths;
@@ -14,6 +15,7 @@ mod run;
 mod text;
 
 pub use backfill::{BackfillReport, BackfillState, BackfillSummary};
+pub use comparison::{Asked, Changes, Comparison, Group, Scores, Worst};
 pub use lengths::LengthBucket;
 pub use metrics::{check_metrics_file, write_metrics};
 pub(crate) use plan::truncation_warning;

@@ -46,9 +46,7 @@ impl RunReport {
             query_tower => self.query_tower.as_ref().map(ToString::to_string),
             backfill,
         };
-        template_environment()
-            .render_named_str("page.html", include_str!("page.html"), values)
-            .or_error(ErrorKind::Internal, || "writing the run report as a page")
+        render("page.html", include_str!("page.html"), values)
     }
 
     fn lengths_chart(&self) -> Option<String> {
@@ -70,12 +68,28 @@ impl RunReport {
     }
 }
 
+/// A page from its template, which may include `page.css` and import from `tables.html`.
+///
+/// # Errors
+/// Internal, where the template does not fit the values.
+pub(super) fn render(name: &str, template: &str, values: Value) -> Result<String> {
+    let failed = || format!("writing {name}");
+    let mut environment = template_environment();
+    for (part, text) in
+        [("page.css", include_str!("page.css")), ("tables.html", include_str!("tables.html"))]
+    {
+        environment.add_template(part, text).or_error(ErrorKind::Internal, failed)?;
+    }
+    environment.render_named_str(name, template, values).or_error(ErrorKind::Internal, failed)
+}
+
 fn template_environment() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_formatter(write_escaped);
+    environment.add_filter("percent", |share: f64| format!("{:.1}%", 100.0 * share));
     environment.add_filter("count", format::count);
     environment.add_filter("bytes", format::bytes);
     let known =

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{copy, inspect, manage, repair, verify};
+use super::{compare, copy, inspect, manage, repair, verify};
 use crate::cli::app::App;
 use crate::error::Result;
 
@@ -16,6 +16,7 @@ Examples:
   scalingnote snapshot show s3://bucket/notes 41 --json | jq .content.notes
   scalingnote snapshot diff daily.toml 41 42 --notes
   scalingnote snapshot verify daily.toml --sample 100
+  scalingnote snapshot compare daily.toml 41 42 --queries queries.jsonl --by lang
   scalingnote snapshot copy s3://staging/notes s3://production/notes
   scalingnote snapshot repair daily.toml --dry-run
   scalingnote snapshot rollback daily.toml 41 --reason \"42 lost the French notes\"
@@ -35,6 +36,7 @@ enum SnapshotCommand {
     Show(inspect::ShowArgs),
     Diff(inspect::DiffArgs),
     Verify(verify::VerifyArgs),
+    Compare(compare::CompareArgs),
     Copy(copy::CopyArgs),
     Repair(repair::RepairArgs),
     Rollback(manage::RollbackArgs),
@@ -48,6 +50,7 @@ pub(crate) async fn execute(args: SnapshotArgs, app: &App) -> Result<()> {
         SnapshotCommand::Show(args) => inspect::show(&args, app).await,
         SnapshotCommand::Diff(args) => inspect::diff(&args, app).await,
         SnapshotCommand::Verify(args) => verify::verify(&args, app).await,
+        SnapshotCommand::Compare(args) => compare::compare(args, app).await,
         SnapshotCommand::Copy(args) => copy::copy(&args, app).await,
         SnapshotCommand::Repair(args) => repair::repair(&args, app).await,
         SnapshotCommand::Rollback(args) => manage::rollback(&args, app).await,

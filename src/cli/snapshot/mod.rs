@@ -1,6 +1,7 @@
-//! `scalingnote snapshot list|show|diff|verify|copy|repair|rollback|gc`.
+//! `scalingnote snapshot list|show|diff|verify|compare|copy|repair|rollback|gc`.
 
 mod command;
+mod compare;
 mod copy;
 mod inspect;
 mod manage;

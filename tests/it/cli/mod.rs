@@ -1,6 +1,7 @@
 //! The program's commands, as an operator types them.
 
 mod apart;
+mod compare;
 mod distill;
 mod doctor;
 mod explain;

@@ -1,0 +1,202 @@
+//! `snapshot compare`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::cli::app::App;
+use crate::cli::args::{place, root};
+use crate::dataset::{Query, read_queries};
+use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
+use crate::observe::{Event, Running, Stage, format};
+use crate::report::{Asked, Changes, Comparison};
+use crate::search::{Hit, QueryEncoder, Snapshot};
+use crate::tower::DeviceSpec;
+
+/// Ask two snapshots the same queries, and say what changes
+///
+/// Each query is encoded by the tower that each snapshot names. Says how many hits both have, whose first hit is another note,
+/// how far notes move, how scores lie, and which queries change most: before a tower is switched, or a new snapshot promoted.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote snapshot compare daily.toml 41 42 --queries queries.jsonl
+  scalingnote snapshot compare s3://bucket/notes 41 42 --queries asked.txt --by lang --html changes.html
+
+Queries are JSON lines of {\"_id\", \"text\"} (.jsonl), or a query a line. Their texts are shown with --texts only.")]
+pub(super) struct CompareArgs {
+    /// Root URI or path, or a pipeline file.
+    #[arg(value_parser = place::text())]
+    root: String,
+    /// The snapshot before.
+    before: u64,
+    /// The snapshot after.
+    after: u64,
+    /// The queries.
+    #[arg(long, value_name = "FILE", value_parser = place::path())]
+    queries: PathBuf,
+    /// Hits compared of each query.
+    #[arg(short, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    k: u32,
+    /// Also by the values of this stored column, of the first hit before.
+    #[arg(long, value_name = "COLUMN")]
+    by: Option<String>,
+    /// Compare with every vector instead of walking the indexes.
+    #[arg(long)]
+    exact: bool,
+    /// Show the texts of the queries that change most.
+    #[arg(long)]
+    texts: bool,
+    /// Also write it as a page.
+    #[arg(long, value_name = "FILE", value_parser = place::path())]
+    html: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// The files of the tower before, where they do not lie where the snapshot says.
+    #[arg(long, value_name = "PATH", value_parser = place::text())]
+    model_before: Option<String>,
+    /// The files of the tower after.
+    #[arg(long, value_name = "PATH", value_parser = place::text())]
+    model_after: Option<String>,
+    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
+    public_keys: Vec<PathBuf>,
+}
+
+/// A snapshot with the tower that its queries are encoded by.
+struct Side {
+    snapshot: Snapshot,
+    encoder: Arc<QueryEncoder>,
+}
+
+pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
+    let queries = read_queries(&args.queries)?;
+    let opened = root::open_trusting(&args.root, &args.public_keys)?;
+    let cache = root::cache_dir()?;
+    let mut sides: Vec<Side> = Vec::with_capacity(2);
+    for (number, model) in [(args.before, args.model_before), (args.after, args.model_after)] {
+        let snapshot = Snapshot::open(&opened.root, Some(number), &cache).await?;
+        let manifest = snapshot.manifest();
+        if let Some(by) = &args.by
+            && !manifest.content.stored_columns.contains(by)
+        {
+            return Err(Error::usage(format!(
+                "--by {by} is no stored column of snapshot {number}; it has {}",
+                manifest.content.stored_columns.join(", ")
+            )));
+        }
+        let loaded = sides.first().map(|side| &side.encoder);
+        let encoder = match loaded.filter(|encoder| model.is_none() && encoder.serves(manifest)) {
+            Some(encoder) => Arc::clone(encoder),
+            None => {
+                let (model, base_dir) = opened.tower_files(model)?;
+                let device = DeviceSpec::Cpu { threads: 0 };
+                let load = QueryEncoder::load(
+                    manifest,
+                    model.as_deref(),
+                    &base_dir,
+                    &device,
+                    &app.reporter,
+                );
+                Arc::new(load.await?)
+            }
+        };
+        sides.push(Side { snapshot, encoder });
+    }
+    let [before, after] = <[Side; 2]>::try_from(sides).map_err(|_| Error::internal("two sides"))?;
+    let towers = [&before, &after].map(|side| side.encoder.tower().fingerprint.to_hex());
+    let numbers = [args.before, args.after];
+    let (k, exact, texts) = (args.k as usize, args.exact, args.texts);
+    let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
+    let asking = tokio::task::spawn_blocking(move || {
+        let stage = Stage::Evaluate;
+        let running = Running::begin(&*reporter, stage, (queries.len() as u64, "queries"), 0);
+        let mut asked = Vec::with_capacity(queries.len());
+        for query in queries {
+            cancel.check()?;
+            asked.push(ask(query, [&before, &after], k, exact, texts)?);
+            let done = asked.len() as u64;
+            reporter.event(Event::Progress { stage, done, tokens: 0 });
+        }
+        running.end(format!("{} queries", format::count(asked.len() as u64)));
+        Ok::<_, Error>(asked)
+    });
+    let asked = asking.await.or_error(ErrorKind::Internal, || "asking the queries")??;
+    let found = Comparison::of(numbers, towers, k, args.by.as_deref(), &asked);
+    if let Some(path) = &args.html {
+        std::fs::write(path, found.to_html()?).map_err(|cause| not_written(path, cause))?;
+    }
+    app.answer(args.json, &found, describe)
+}
+
+fn ask(query: Query, sides: [&Side; 2], k: usize, exact: bool, texts: bool) -> Result<Asked> {
+    let [before, after] = sides;
+    let asking = || format!("query {}", query.id);
+    let first = before.encoder.encode(&query.text).context(asking)?;
+    let second = match Arc::ptr_eq(&before.encoder, &after.encoder) {
+        true => first.clone(),
+        false => after.encoder.encode(&query.text).context(asking)?,
+    };
+    let hits = |side: &Side, vector: &[f32]| {
+        Ok::<_, Error>(Hit::ranked(side.snapshot.search_vector(vector, k, exact)?))
+    };
+    let hits = [hits(before, &first)?, hits(after, &second)?];
+    Ok(Asked { id: query.id, text: texts.then_some(query.text), hits })
+}
+
+fn describe(found: &Comparison) -> String {
+    let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+    let changes = |changes: &Changes| {
+        vec![
+            format::count(changes.queries),
+            percent(changes.overlap),
+            percent(changes.first_changed),
+            percent(changes.same),
+            format!("{:.2}", changes.rank_shift),
+        ]
+    };
+    let [before, after] = found.snapshots;
+    let columns = ["queries", "overlap", "other first", "all the same", "moved by"];
+    let mut out = format!(
+        "snapshots {before} and {after}, the first {} hits\n{}",
+        found.k,
+        format::table(&columns, &[true; 5], &[changes(&found.all)])
+    );
+    let row = |(number, scores): (&u64, &crate::report::Scores)| {
+        let values = [scores.first, scores.last, scores.p10, scores.p50, scores.p90];
+        let values = values.iter().map(|value| format!("{value:.3}"));
+        std::iter::once(number.to_string()).chain(values).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = found.snapshots.iter().zip(&found.scores).map(row).collect();
+    let columns = ["scores of", "first", "last", "p10", "p50", "p90"];
+    out += &format!("\n{}", format::table(&columns, &[true; 6], &rows));
+    if let Some(by) = &found.by {
+        let row = |group: &crate::report::Group| {
+            std::iter::once(shown(&group.value)).chain(changes(&group.changes)).collect::<Vec<_>>()
+        };
+        let rows: Vec<_> = found.groups.iter().map(row).collect();
+        let columns = [&by[..], "queries", "overlap", "other first", "all the same", "moved by"];
+        out += &format!(
+            "\n{}",
+            format::table(&columns, &[false, true, true, true, true, true], &rows)
+        );
+    }
+    if !found.worst.is_empty() {
+        let row = |worst: &crate::report::Worst| {
+            let [before, after] = &worst.first;
+            let first = |id: &Option<serde_json::Value>| id.as_ref().map(shown).unwrap_or_default();
+            let text = worst.text.clone().unwrap_or_default();
+            vec![worst.query.clone(), percent(worst.overlap), first(before), first(after), text]
+        };
+        let rows: Vec<_> = found.worst.iter().map(row).collect();
+        let columns = ["changes most", "overlap", "first before", "first after", ""];
+        out += &format!("\n{}", format::table(&columns, &[false, true], &rows));
+    }
+    out
+}
+
+fn shown(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
