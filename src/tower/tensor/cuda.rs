@@ -19,7 +19,7 @@ use super::staging::{Read, Upload};
 
 /// Switches off that every call of the device waits for and records the events of its buffers, which costs as much host
 /// time as the call.
-pub(super) fn one_stream(device: &CudaDevice) {
+fn one_stream(device: &CudaDevice) {
     // SAFETY: tensors of this device are made, used and freed on its one stream, in order; between devices they go over
     // the host (candle's `to_device`), which waits for the stream.
     unsafe { device.disable_event_tracking() }
@@ -37,6 +37,7 @@ pub(super) struct Pinned {
 
 impl Pinned {
     pub(super) fn new(device: &CudaDevice) -> Result<Self> {
+        one_stream(device);
         let stream = device.cuda_stream();
         keep_freed_memory(stream.context()).map_err(Error::wrap)?;
         Ok(Self { device: device.clone(), stream, spare: Spare::default() })
