@@ -4,7 +4,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::kernel::Activation;
 use crate::tower::files::encoder;
 use crate::tower::files::gguf::Gguf;
-use crate::tower::files::gguf_config::Keys;
+use crate::tower::files::gguf_keys::Keys;
 use crate::tower::model::encoder_config::{
     Biases, EncoderConfig, Learned, Qkv, Rotary, TensorNames, Up, all_keys,
 };

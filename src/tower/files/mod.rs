@@ -9,6 +9,7 @@ mod foreign;
 pub(crate) mod gguf;
 pub(crate) mod gguf_config;
 pub(crate) mod gguf_encoder;
+mod gguf_keys;
 pub(crate) mod gguf_modules;
 pub(crate) mod hub;
 pub(crate) mod licence;

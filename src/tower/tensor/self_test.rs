@@ -95,15 +95,18 @@ fn small_encoder(config: &EncoderConfig) -> EncoderConfig {
     }
 }
 
+/// Pooled states in f32, as the processor computes them.
+type Processor<'a> = dyn Fn(&[&[u32]], Pooling) -> Result<Vec<f32>> + 'a;
+/// Loads the tower onto the device; whether attention may take the fused kernels.
+type Load<'a> = dyn Fn(DType, bool) -> Result<Box<dyn TensorTower>> + 'a;
+
 /// A small tower, and both of its engines.
 struct Tried<'a> {
     vocabulary: usize,
     width: usize,
     longest: usize,
-    /// Pooled states in f32, as the processor computes them.
-    processor: &'a dyn Fn(&[&[u32]], Pooling) -> Result<Vec<f32>>,
-    /// Loads the tower onto the device; whether attention may take the fused kernels.
-    load: &'a dyn Fn(DType, bool) -> Result<Box<dyn TensorTower>>,
+    processor: &'a Processor<'a>,
+    load: &'a Load<'a>,
 }
 
 /// `expected` are the weights of the processor's decoder, those of the device but in a test of this test.

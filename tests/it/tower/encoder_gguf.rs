@@ -237,6 +237,10 @@ const TEXTS: [&str; 8] = [
 async fn a_wordpiece_tokenizer_is_rebuilt() {
     let golden = golden();
     let case = golden.case("bert");
+    let of = |model: &str| TowerOptions {
+        max_tokens: Some(golden.longest),
+        ..TowerOptions::new(model, Pooling::Cls)
+    };
     for (capitals, kinds) in [(false, true), (true, true), (false, false)] {
         let place = Place::new();
         let vocabulary = vocabulary(capitals);
@@ -248,8 +252,7 @@ async fn a_wordpiece_tokenizer_is_rebuilt() {
         assert_eq!(rebuilt.options().pooling(), Pooling::Cls);
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), case, &tokenizer(&vocabulary, !capitals));
-        let options = TowerOptions::new(folder.path().to_str().unwrap(), Pooling::Cls);
-        let expected = resolve_as(options).await.unwrap();
+        let expected = resolve_as(of(folder.path().to_str().unwrap())).await.unwrap();
         for text in TEXTS {
             let [found, expected] =
                 [&rebuilt, &expected].map(|tower| tower.tokenizer().tokenize(text).unwrap().ids);
@@ -259,13 +262,13 @@ async fn a_wordpiece_tokenizer_is_rebuilt() {
         // The model's own tokenizer.json is taken for what it is, another's is not.
         let own = tokenizer(&vocabulary, !capitals);
         std::fs::write(place.path("tokenizer.json"), own.to_string()).unwrap();
-        place.tower(TowerOptions::new(&place.model(), Pooling::Cls)).await.unwrap();
+        place.tower(of(&place.model())).await.unwrap();
         let turned: Vec<String> = vocabulary.iter().rev().cloned().collect();
         let mut other = tokenizer(&turned, true);
         other["added_tokens"] = json!([]);
         other["post_processor"] = Value::Null;
         std::fs::write(place.path("tokenizer.json"), other.to_string()).unwrap();
-        let error = place.tower(TowerOptions::new(&place.model(), Pooling::Cls)).await;
+        let error = place.tower(of(&place.model())).await;
         assert!(error.err().unwrap().to_string().contains("another model's"));
     }
 }

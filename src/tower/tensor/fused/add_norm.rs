@@ -125,7 +125,11 @@ impl CustomOp3 for AddNorm {
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let (rows, width) = self.shape_of(x_layout, change_layout, table_layout)?;
         let inputs = [(x, x_layout), (change, change_layout), (table, table_layout)];
-        let out = super::launch::add_norm(inputs, rows, width, (self.kind, self.epsilon))?;
+        let kernel = match self.kind {
+            NormKind::Rms => "add_norm",
+            NormKind::Layer => "add_layer_norm",
+        };
+        let out = super::launch::add_norm(inputs, rows, width, (kernel, self.epsilon))?;
         Ok((out, Shape::from((2, rows, width))))
     }
 }

@@ -9,7 +9,6 @@ use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_
 use candle_core::cuda_backend::{CudaDType, CudaStorageSlice};
 use candle_core::{CudaStorage, Error, Layout, Result, Storage, Tensor, bail};
 
-use super::add_norm::NormKind;
 use super::element::range;
 
 /// An input of an operation.
@@ -156,25 +155,21 @@ pub(super) fn activated(
     by_element!(inputs[0].0, typed(inputs, rows, width, activation))
 }
 
-/// `inputs` are x, its change and the table of the norm.
+/// `inputs` are x, its change and the table of the norm, which is the kernel's name and epsilon.
 pub(super) fn add_norm(
     inputs: [Input<'_>; 3],
     rows: usize,
     width: usize,
-    norm: (NormKind, f32),
+    norm: (&str, f32),
 ) -> Result<CudaStorage> {
     fn typed<T: Kernel>(
         inputs: [Input<'_>; 3],
         rows: usize,
         width: usize,
-        (kind, epsilon): (NormKind, f32),
+        (step, epsilon): (&str, f32),
     ) -> Result<CudaStorage> {
         let device = &inputs[0].0.device;
         let pack = pack::<T>(width, &inputs);
-        let step = match kind {
-            NormKind::Rms => "add_norm",
-            NormKind::Layer => "add_layer_norm",
-        };
         let name = format!("{step}_{}_{pack}", T::NAME);
         let kernel = device.get_or_load_custom_func(&name, "scalingnote", ptx()?)?;
         let [x, change, table] = inputs.map(view::<T>);
