@@ -73,7 +73,19 @@ fn compare(
     queries: &Embeddings,
     rows: Option<&RowSet>,
 ) -> Differences {
-    let index = usearch::Index::restore_view(made.index().to_str().unwrap()).unwrap();
+    let mut index = usearch::Index::restore_view(made.index().to_str().unwrap()).unwrap();
+    if made.options.quantization == Quantization::Bf16 {
+        // usearch's own plain loops round products to bf16.
+        let width = shard.dimensions();
+        index.change_metric::<usearch::f16>(Box::new(move |a, b| {
+            // SAFETY: both are vectors of the index, of so many numbers.
+            let row = |of: *const usearch::f16| unsafe {
+                std::slice::from_raw_parts(of.cast::<half::bf16>(), width)
+            };
+            let products = row(a).iter().zip(row(b)).map(|(a, b)| a.to_f32() * b.to_f32());
+            1. - products.sum::<f32>()
+        }));
+    }
     index.change_expansion_search(made.options.expansion_search);
     let passes =
         rows.map(|rows| |key: u64| rows.contains(shard.keys().binary_search(&key).unwrap()));

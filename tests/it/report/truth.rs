@@ -20,6 +20,8 @@ const ELSEWHERE: &[&str] = &[
     "ceiling_share",
     // Of clusters, whose tests look at it.
     "executors",
+    // Of runs whose query tower adapts, whose tests look at it.
+    "query_tower",
 ];
 
 fn text(model: &str, sections: &str) -> String {
