@@ -32,7 +32,7 @@ fn place() -> Place {
     write_notes(&place, |id| format!("note about topic {id}"));
     place.expect(0, "run p.toml");
     write_notes(&place, |id| match id {
-        7 | 8 | 9 => format!("note about topic {}", 7 + (id - 6) % 3),
+        7..=9 => format!("note about topic {}", 7 + (id - 6) % 3),
         _ => format!("note about topic {id}"),
     });
     place.expect(0, "run p.toml");
