@@ -51,9 +51,9 @@ fn format_name(format: Format) -> &'static str {
             #[cfg(target_arch = "x86_64")]
             Words::Bf16Avx512 => "AVX-512 BF16",
             #[cfg(target_arch = "x86_64")]
-            Words::Bf16WideAvx512 => "AVX-512, opened to f32",
+            Words::Bf16WideAvx512 => "AVX-512 (widened to f32)",
             #[cfg(target_arch = "x86_64")]
-            Words::Bf16WideAvx2 => "AVX2, opened to f32",
+            Words::Bf16WideAvx2 => "AVX2 (widened to f32)",
             Words::Int8Portable | Words::Bf16Portable => "portable",
         },
     }

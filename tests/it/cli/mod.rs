@@ -5,6 +5,7 @@ mod compare;
 mod distill;
 mod doctor;
 mod explain;
+mod golden;
 mod init;
 mod inputs;
 mod messages;
