@@ -120,7 +120,8 @@ fn teacher(spec: &RunSpec, student: &Tower) -> TowerOptions {
         Some(taught) => TowerOptions {
             prompt_prefix: Some(taught.prompt_prefix.clone()),
             prompt_suffix: Some(taught.prompt_suffix.clone()),
-            max_tokens: Some(taught.max_tokens),
+            // The worker's tower was loaded for no longer ones.
+            max_tokens: Some(taught.max_tokens.min(spec.tower.max_tokens())),
             ..own
         },
         None => own,
