@@ -63,14 +63,16 @@ struct Place {
     notes: BTreeMap<u32, String>,
 }
 
-fn word(random: &mut StdRng) -> String {
-    let letters = random.random_range(3..7);
-    (0..letters).map(|_| char::from(random.random_range(b'a'..=b'z'))).collect()
+/// A word of some of these letters.
+fn word(random: &mut StdRng, letters: &[u8]) -> String {
+    let length = random.random_range(3..7);
+    (0..length).map(|_| char::from(letters[random.random_range(0..letters.len())])).collect()
 }
 
-/// A title and three sentences that say something of it.
+/// A title and three sentences of the note's own words, which are of its own few letters: the tiny LLM tells notes by them.
 fn note(random: &mut StdRng) -> String {
-    let own: Vec<String> = (0..6).map(|_| word(random)).collect();
+    let letters: Vec<u8> = (0..4).map(|_| random.random_range(b'a'..=b'z')).collect();
+    let own: Vec<String> = (0..6).map(|_| word(random, &letters)).collect();
     let mut sentence = |words: usize| {
         let words: Vec<&str> =
             (0..words).map(|_| own[random.random_range(0..own.len())].as_str()).collect();
@@ -153,9 +155,8 @@ async fn the_query_tower_adapts_once_and_is_found_in_the_root() {
     let report = place.run();
     assert_eq!(outcome(&report), "adapted", "{report}");
     let judged = &report["query_tower"]["judged"];
-    let hit = |who: &str| judged[who]["hit_at_10"].as_f64().unwrap();
-    assert!(hit("now") > hit("before") && hit("llm") > 0.5, "{judged}");
-    assert!(hit("now") > 0.8 * hit("llm"), "{judged}");
+    let found = |who: &str| judged[who]["ndcg_at_10"].as_f64().unwrap();
+    assert!(found("now") > found("before") && found("llm") > 0.3, "{judged}");
     assert_eq!(report["query_tower"]["steps"], 30);
     let first = place.tower();
     assert_eq!(first["kind"], "distilled");
@@ -212,17 +213,16 @@ async fn the_query_tower_adapts_once_and_is_found_in_the_root() {
     // Half of them changed: it learns again, from where it was.
     place.change(0..40);
     let many = place.run();
-    assert!(matches!(outcome(&many), "adapted" | "refused"), "{many}");
-    let before = many["query_tower"]["judged"]["before"]["hit_at_10"].as_f64().unwrap();
-    assert!(before > hit("before"), "it begins as yesterday's: {many}");
     assert_eq!(outcome(&many), "adapted", "{many}");
+    let before = many["query_tower"]["judged"]["before"]["ndcg_at_10"].as_f64().unwrap();
+    assert!(before > found("before"), "it begins as yesterday's: {many}");
     let second = place.tower();
     assert_ne!(second["fingerprint"], first["fingerprint"]);
     assert_eq!(second["adapted"]["base"], first["adapted"]["base"]);
 
     // gc takes the tower that no snapshot names any more, and leaves the other.
     let (old, new) = (fingerprint(&first), fingerprint(&second));
-    let lies = |tower: &str| place.path().join("root/towers").join(&tower[..16]).exists();
+    let lies = |tower: &str| place.towers().iter().any(|key| key.contains(&tower[..16]));
     assert!(lies(&old) && lies(&new));
     expect(place.path(), 0, "snapshot gc root --keep 1 --grace-hours 0 --runs-days 0");
     assert!(!lies(&old) && lies(&new), "{:?}", place.towers());
@@ -338,27 +338,38 @@ fn a_purge_takes_the_tower_that_read_the_note() {
     assert!(!texts.contains("\"i:7\"") && texts.contains("\"i:8\""), "{texts}");
 }
 
-/// Few texts to refit to, and a student that knows the notes well: it would find less.
+/// A good student whose files name a prompt that drowns what is asked: what it would be taught finds less.
 #[test]
 fn a_tower_that_would_find_less_is_not_published() {
-    let mut place = Place::new();
+    let place = Place::new();
     place.run();
-    let good = place.tower();
-    place.change(0..80);
-    let edited = std::fs::read_to_string(place.path().join("p.toml")).unwrap();
-    let edited =
-        edited.replace("max_texts = 600", "max_texts = 24").replace("steps = 30", "steps = 0");
-    std::fs::write(place.path().join("p.toml"), edited).unwrap();
-    let report = place.run();
-    assert_eq!(outcome(&report), "refused", "{report}");
+    let adapted = fingerprint(&place.tower());
+    let folder = place.path().join("root/towers").join(&adapted[..16]);
+    let good = place.path().join("good");
+    std::fs::create_dir(&good).unwrap();
+    for name in ["model.safetensors", "config.json", "tokenizer.json"] {
+        std::fs::copy(folder.join(name), good.join(name)).unwrap();
+    }
+    let config = good.join("config.json");
+    let mut fields: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    let teacher = &mut fields["scalingnote"]["teacher"];
+    teacher["prompt_suffix"] = "z".repeat(90).into();
+    teacher["max_tokens"] = 128.into();
+    std::fs::write(config, fields.to_string()).unwrap();
+    let set = "--set query.tower.model=good --set publish.root=other";
+    let report = json_of(place.path(), &format!("run p.toml {set} --json --quiet"));
     let judged = &report["query_tower"]["judged"];
     let found = |who: &str| judged[who]["ndcg_at_10"].as_f64().unwrap();
+    assert_eq!(outcome(&report), "refused", "{report}");
     assert!(found("now") < found("before"), "{judged}");
-    let (text, _) = expect(place.path(), 0, "run p.toml");
-    assert!(text.contains("nothing to do"), "{text}");
-    let tower = place.tower();
-    assert_eq!(tower["fingerprint"], good["fingerprint"]);
-    expect(place.path(), 0, "snapshot verify root");
+    // The notes are published with the tower as it was, and the next run does not try again.
+    assert_eq!(report["outcome"], json!({"result": "published", "snapshot": 1}), "{report}");
+    let shown = json_of(place.path(), "snapshot show other --json");
+    let tower = &shown["content"]["query_towers"][0];
+    assert_eq!((fingerprint(tower), tower.get("adapted")), (adapted, None), "{tower}");
+    let (said, _) = expect(place.path(), 0, &format!("run p.toml {set}"));
+    assert!(said.contains("nothing to do") && said.contains("it would find less"), "{said}");
+    assert_eq!(walk(&place.path().join("other/towers")).len(), 1, "the receipt alone");
 }
 
 #[test]
