@@ -156,7 +156,7 @@ async fn the_query_tower_adapts_once_and_is_found_in_the_root() {
     assert_eq!(outcome(&report), "adapted", "{report}");
     let judged = &report["query_tower"]["judged"];
     let found = |who: &str| judged[who]["ndcg_at_10"].as_f64().unwrap();
-    assert!(found("now") > found("before") && found("llm") > 0.3, "{judged}");
+    assert!(found("now") > found("before") && found("llm") > 0.15, "{judged}");
     assert_eq!(report["query_tower"]["steps"], 30);
     let first = place.tower();
     assert_eq!(first["kind"], "distilled");
