@@ -94,6 +94,7 @@ pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
                 let (model, base_dir) = opened.tower_files(model)?;
                 let device = DeviceSpec::Cpu { threads: 0 };
                 let load = QueryEncoder::load(
+                    &opened.root,
                     manifest,
                     model.as_deref(),
                     &base_dir,

@@ -111,6 +111,9 @@ impl Notes {
     }
 }
 
+/// A text, the LLM's vector of it, and the row of its own note.
+type TaughtText = (Piece, Vec<f32>, usize);
+
 /// Texts with the LLM's vectors.
 struct Taught {
     texts: Vec<String>,
@@ -120,7 +123,7 @@ struct Taught {
 }
 
 impl Taught {
-    fn of(dimensions: usize, taught: impl Iterator<Item = (Piece, Vec<f32>, usize)>) -> Self {
+    fn of(dimensions: usize, taught: impl Iterator<Item = TaughtText>) -> Self {
         let mut all = Self {
             texts: Vec::new(),
             vectors: Embeddings::with_capacity(dimensions, 0),
@@ -253,7 +256,7 @@ async fn teach(
     let texts: Vec<&str> = pieces.iter().map(|piece| piece.text.as_str()).collect();
     let vectors = llm.vectors(&texts, judged_by + LEAST, budget, task, worker, env).await?;
     let dimensions = task.spec.space.dimensions as usize;
-    let mut taught: Vec<(usize, (Piece, Vec<f32>, usize))> = Vec::with_capacity(vectors.len());
+    let mut taught: Vec<(usize, TaughtText)> = Vec::with_capacity(vectors.len());
     for (at, (piece, vector)) in pieces.into_iter().zip(vectors).enumerate() {
         let own = notes.rows[piece.note].unwrap_or_default();
         taught.extend(vector.map(|vector| (at, (piece.clone(), vector, own))));

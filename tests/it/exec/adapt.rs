@@ -155,8 +155,8 @@ async fn the_query_tower_adapts_once_and_is_found_in_the_root() {
     let report = place.run();
     assert_eq!(outcome(&report), "adapted", "{report}");
     let judged = &report["query_tower"]["judged"];
-    let found = |who: &str| judged[who]["ndcg_at_10"].as_f64().unwrap();
-    assert!(found("now") > found("before") && found("llm") > 0.15, "{judged}");
+    let ndcg = |who: &str| judged[who]["ndcg_at_10"].as_f64().unwrap();
+    assert!(ndcg("now") > ndcg("before") && ndcg("llm") > 0.15, "{judged}");
     assert_eq!(report["query_tower"]["steps"], 30);
     let first = place.tower();
     assert_eq!(first["kind"], "distilled");
@@ -215,7 +215,7 @@ async fn the_query_tower_adapts_once_and_is_found_in_the_root() {
     let many = place.run();
     assert_eq!(outcome(&many), "adapted", "{many}");
     let before = many["query_tower"]["judged"]["before"]["ndcg_at_10"].as_f64().unwrap();
-    assert!(before > found("before"), "it begins as yesterday's: {many}");
+    assert!(before > ndcg("before"), "it begins as yesterday's: {many}");
     let second = place.tower();
     assert_ne!(second["fingerprint"], first["fingerprint"]);
     assert_eq!(second["adapted"]["base"], first["adapted"]["base"]);
