@@ -80,8 +80,7 @@ async fn other_keys_are_columns_of_text_unless_declared() {
     let expected = [("s:a.md", "007"), ("s:b.md", "4")];
     assert_eq!(texts, expected.map(|(id, text)| (id.to_owned(), text.to_owned())));
     // A list here and a text there is refused where it is read, with both files.
-    corpus.options.sql =
-        "SELECT path AS note_id, array_to_string(aliases, ',') AS body FROM notes".into();
+    corpus.options.sql = "SELECT path AS note_id, aliases AS body FROM notes".into();
     let told = corpus.fails().await.to_string();
     for piece in ["aliases", "a.md", "b.md"] {
         assert!(told.contains(piece), "{told}");
