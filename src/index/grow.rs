@@ -166,8 +166,8 @@ pub(super) fn usearch_index(dimensions: usize, options: &IndexOptions) -> Result
 }
 
 /// Lets usearch's builder measure by our kernels: its own take minutes to compile. What opens and confirms a finished file
-/// measures by usearch's plain loops, but for bf16, whose products they round to bf16.
-pub(super) fn measured_here(
+/// measures by usearch's plain loops.
+fn measured_here(
     index: &mut usearch::Index,
     quantization: Quantization,
 ) -> std::result::Result<(), String> {

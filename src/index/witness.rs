@@ -5,8 +5,7 @@
 
 use std::path::Path;
 
-use super::grow::measured_here;
-use super::options::{IndexOptions, Quantization};
+use super::options::IndexOptions;
 use super::quantize::{Calibration, Encoder, cosine_of};
 use super::rows::{Hit, best_first};
 use super::shard::ShardIndex;
@@ -98,10 +97,7 @@ impl<'a> Witness<'a> {
         calibration: &Calibration,
     ) -> Result<Self, String> {
         let path = index.to_str().ok_or("its path is not UTF-8; set another TMPDIR")?;
-        let mut view = usearch::Index::restore_view(path).map_err(|cause| cause.to_string())?;
-        if options.quantization == Quantization::Bf16 {
-            measured_here(&mut view, options.quantization)?;
-        }
+        let view = usearch::Index::restore_view(path).map_err(|cause| cause.to_string())?;
         let (vectors, threads) = (view.size(), 1);
         view.reserve_capacity_and_threads(vectors, threads).map_err(|cause| cause.to_string())?;
         view.change_expansion_search(options.expansion_search);

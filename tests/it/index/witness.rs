@@ -1,6 +1,6 @@
 //! Our walk beside usearch's own search of the same file.
 
-use half::f16;
+use half::{bf16, f16};
 use scalingnote::index::{IndexOptions, Quantization, RowSet, ShardIndex};
 use scalingnote::types::Embeddings;
 use usearch::b1x8;
@@ -62,6 +62,11 @@ fn asked(
                 .collect();
             found(index, b1x8::from_u8s(&bytes), count, passes)
         }
+        Quantization::Bf16 => {
+            // Rounded here: usearch's own cast truncates.
+            let rounded: Vec<f32> = unit.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+            found(index, &rounded, count, passes)
+        }
         _ => found(index, &unit, count, passes),
     }
 }
@@ -73,19 +78,7 @@ fn compare(
     queries: &Embeddings,
     rows: Option<&RowSet>,
 ) -> Differences {
-    let mut index = usearch::Index::restore_view(made.index().to_str().unwrap()).unwrap();
-    if made.options.quantization == Quantization::Bf16 {
-        // usearch's own plain loops round products to bf16.
-        let width = shard.dimensions();
-        index.change_metric::<usearch::f16>(Box::new(move |a, b| {
-            // SAFETY: both are vectors of the index, of so many numbers.
-            let row = |of: *const usearch::f16| unsafe {
-                std::slice::from_raw_parts(of.cast::<half::bf16>(), width)
-            };
-            let products = row(a).iter().zip(row(b)).map(|(a, b)| a.to_f32() * b.to_f32());
-            1. - products.sum::<f32>()
-        }));
-    }
+    let index = usearch::Index::restore_view(made.index().to_str().unwrap()).unwrap();
     index.change_expansion_search(made.options.expansion_search);
     let passes =
         rows.map(|rows| |key: u64| rows.contains(shard.keys().binary_search(&key).unwrap()));
