@@ -7,7 +7,7 @@ use crate::fixture::place::Place;
 
 fn write_notes(place: &Place, body: impl Fn(u32) -> String) {
     let line = |id: u32| {
-        let lang = if id % 3 == 0 { "de" } else { "en" };
+        let lang = if id.is_multiple_of(3) { "de" } else { "en" };
         format!("{}\n", json!({"id": id, "body": body(id), "lang": lang}))
     };
     place.write("notes.jsonl", (0..60).map(line).collect::<String>());

@@ -61,7 +61,7 @@ fn viewed(rows: usize, bytes: usize) -> ArrayRef {
 /// 2,048 long texts among short ones, at every so many rows.
 fn long_texts(every: usize) -> RecordBatch {
     let (short, long) = (text(1), text(MIB / 64));
-    let is_long = |row: &usize| row % every == 0 && row / every < 2_048;
+    let is_long = |row: &usize| row.is_multiple_of(every) && row / every < 2_048;
     let texts = (0..100_000).map(|row| if is_long(&row) { &long } else { &short });
     notes(vec![("title", Arc::new(StringArray::from_iter_values(texts)))])
 }

@@ -129,7 +129,7 @@ async fn vectors_are_those_of_the_same_weights_in_safetensors() {
                 normalize: Some(false),
                 max_tokens: Some(golden.longest),
                 arithmetic,
-                ..TowerOptions::new(&place.model(), Pooling::Mean)
+                ..TowerOptions::new(place.model(), Pooling::Mean)
             };
             let tower = place.tower(options).await.unwrap();
             assert_eq!(tower.family(), family);
@@ -247,7 +247,7 @@ async fn a_wordpiece_tokenizer_is_rebuilt() {
         let mut more = tokens(&vocabulary, kinds);
         more.push(("pooling_type", Entry::U32(2)));
         write_gguf(&place.path("model.gguf"), case, GgmlDType::F32, &more);
-        let options = TowerOptions::as_the_model_says(&place.model());
+        let options = TowerOptions::as_the_model_says(place.model());
         let rebuilt = place.tower(options).await.unwrap();
         assert_eq!(rebuilt.options().pooling(), Pooling::Cls);
         let folder = tempfile::tempdir().unwrap();
@@ -282,7 +282,7 @@ async fn what_cannot_be_computed_is_refused_by_name() {
         let place = Place::new();
         write_gguf(&place.path("model.gguf"), &case, GgmlDType::F32, more);
         std::fs::write(place.path("tokenizer.json"), golden.tokenizer.to_string()).unwrap();
-        place.tower(TowerOptions::new(&place.model(), Pooling::Mean)).await.err().unwrap()
+        place.tower(TowerOptions::new(place.model(), Pooling::Mean)).await.err().unwrap()
     };
     let text = |value: &str| Entry::String(value.to_owned());
     for (name, more, told) in [
