@@ -224,8 +224,11 @@ async fn the_query_tower_adapts_once_and_is_found_in_the_root() {
     let (old, new) = (fingerprint(&first), fingerprint(&second));
     let lies = |tower: &str| place.towers().iter().any(|key| key.contains(&tower[..16]));
     assert!(lies(&old) && lies(&new));
-    expect(place.path(), 0, "snapshot gc root --keep 1 --grace-hours 0 --runs-days 0");
-    assert!(!lies(&old) && lies(&new), "{:?}", place.towers());
+    drop(serving);
+    watcher.close().await;
+    let (said, _) =
+        expect(place.path(), 0, "snapshot gc root --keep 1 --grace-hours 0 --runs-days 0");
+    assert!(!lies(&old) && lies(&new), "{said}\n{:?}", place.towers());
     expect(place.path(), 0, "snapshot verify root");
 
     // Without the section the shipped one answers again.
