@@ -1,11 +1,14 @@
 //! The parser behind the checks.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParser, DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::ast::ExprWithAlias;
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, ExprWithAlias, Visit, visit_expressions,
+};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::Tokenizer;
@@ -27,7 +30,10 @@ pub(in crate::corpus) enum Refused {
 
 /// Parses an expression, all of the text.
 pub(in crate::corpus) fn expression(text: &str, limits: &Limits) -> Result<ExprWithAlias, Refused> {
-    parse(text, limits, |parser| parser.parse_into_expr())
+    parse(text, limits, |parser| {
+        let parsed = parser.parse_into_expr()?;
+        as_meant(&parsed).map(|()| parsed)
+    })
 }
 
 /// Parses statements with semicolons between them.
@@ -35,7 +41,15 @@ pub(in crate::corpus) fn statements(
     text: &str,
     limits: &Limits,
 ) -> Result<VecDeque<Statement>, Refused> {
-    parse(text, limits, |parser| parser.parse_statements())
+    parse(text, limits, |parser| {
+        let parsed = parser.parse_statements()?;
+        for statement in &parsed {
+            if let Statement::Statement(statement) = statement {
+                as_meant(statement)?;
+            }
+        }
+        Ok(parsed)
+    })
 }
 
 fn parse<T: Send>(
@@ -76,6 +90,48 @@ fn parse_here<T>(
     }
 }
 
+/// sqlparser 0.62 takes all that follows `IS DISTINCT FROM` for its right side, `AND` and `OR` too: other rows, and no error.
+fn as_meant(parsed: &impl Visit) -> Result<(), DataFusionError> {
+    let found = visit_expressions(parsed, |expression| match expression {
+        Expr::IsDistinctFrom(_, right) | Expr::IsNotDistinctFrom(_, right) => match &**right {
+            Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. } => {
+                ControlFlow::Break(())
+            }
+            _ => ControlFlow::Continue(()),
+        },
+        _ => ControlFlow::Continue(()),
+    });
+    match found {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(DataFusionError::from(ParserError::ParserError(
+            "put brackets around IS [NOT] DISTINCT FROM and its two sides where AND or OR follows, as in \
+             `(a IS DISTINCT FROM b) AND c`"
+                .to_owned(),
+        ))),
+    }
+}
+
 fn is_too_deep(cause: &DataFusionError) -> bool {
     matches!(cause, DataFusionError::SQL(cause, _) if **cause == ParserError::RecursionLimitExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_distinct_from_is_not_taken_for_its_side() {
+        let (filter, query) = (Limits::CONDITION, Limits::QUERY);
+        for (text, is_clear) in [
+            ("a IS DISTINCT FROM true AND NOT b", false),
+            ("c OR a IS NOT DISTINCT FROM b OR d", false),
+            ("(a IS DISTINCT FROM true) AND NOT b", true),
+            ("NOT b AND a IS DISTINCT FROM (c AND d)", true),
+            ("b AND a IS NOT DISTINCT FROM c + 1", true),
+        ] {
+            assert_eq!(expression(text, &filter).is_ok(), is_clear, "{text}");
+            let sql = format!("SELECT 1 FROM (SELECT a FROM t WHERE {text})");
+            assert_eq!(statements(&sql, &query).is_ok(), is_clear, "{sql}");
+        }
+    }
 }
