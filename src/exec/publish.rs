@@ -40,6 +40,7 @@ pub async fn publish_plan(
         Some(_) => backfill::publish_plan(&session, &plan, report).await,
         None => publish_day(&session, &plan, report).await,
     };
+    let outcome = snapshot::blame_purge(&ctx.root, run, plan.spec.under(), outcome).await;
     report.finish(&timeline);
     match outcome {
         Ok(()) => {}

@@ -40,4 +40,6 @@ pub use purge::{commit_purged, delete_now};
 pub use repair::{RepairReport, repair};
 pub use rollback::rollback;
 pub use sign::{sign_published, signed_by, signer};
-pub use tombstones::{PlannedUnder, Tombstones, overtaken_by_purge, purged_in, purged_since};
+pub use tombstones::{
+    PlannedUnder, Tombstones, blame_purge, overtaken_by_purge, purged_in, purged_since,
+};

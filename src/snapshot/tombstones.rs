@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use chrono::{DateTime, Utc};
 
 use super::manifest::{Manifest, Purged, newest, numbers, read};
-use crate::error::{Error, Result, found};
+use crate::error::{Error, ErrorKind, Result, found};
 use crate::store::{Root, layout};
 use crate::types::{Digest256, NoteId};
 
@@ -110,6 +110,27 @@ pub fn overtaken_by_purge(what: &str) -> Error {
         "notes were purged, or brought back, since {what} was planned: it may hold what was purged and is void; plan or run \
          again"
     ))
+}
+
+/// How some work of `run` ended. A purge takes away what work planned before it still needs: where that work failed, the
+/// purge is what there is to tell, not the file that is missing.
+///
+/// # Errors
+/// Conflict where the work failed and was planned under other tombstones; else what stopped it.
+pub async fn blame_purge<T>(
+    root: &Root,
+    run: &str,
+    planned: PlannedUnder,
+    outcome: Result<T>,
+) -> Result<T> {
+    let Err(error) = outcome else { return outcome };
+    if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Conflict | ErrorKind::Deadline) {
+        return Err(error);
+    }
+    match Tombstones::default().since(root, planned).await {
+        Ok(Some(_)) => Err(overtaken_by_purge(&format!("run {run}")).with_source(error)),
+        Ok(None) | Err(_) => Err(error),
+    }
 }
 
 /// Since when all snapshots have the tombstones of `newest`, by the store's clock: what is older was looked into by the

@@ -10,6 +10,7 @@ use super::encode::{self, EncodeReceipt};
 use super::plan::Envelope;
 use super::worker::{TaskEnv, Worker};
 use crate::error::{Result, ResultExt};
+use crate::snapshot::blame_purge;
 
 /// What a finished task wrote. Running a task whose receipt exists returns that receipt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,5 +47,6 @@ pub async fn execute(
             build::build(task, env).await.map(|receipt| TaskReceipt::Build(Box::new(receipt)))
         }
     };
-    receipt.context(|| format!("task {}", envelope.id()))
+    let (receipt, spec) = (receipt.context(|| format!("task {}", envelope.id())), envelope.spec());
+    blame_purge(&env.root, &spec.run, spec.under(), receipt).await
 }

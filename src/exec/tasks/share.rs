@@ -10,7 +10,8 @@ use super::local;
 use super::receipts::{Receipts, all_of};
 use crate::error::{Error, Result};
 use crate::exec::context::{RunContext, Session};
-use crate::stage::{self, EncodeTask, Envelope, Plan, TaskReceipt};
+use crate::snapshot;
+use crate::stage::{self, EncodeTask, Envelope, Plan, RunSpec, TaskReceipt};
 use crate::store::layout;
 use crate::tower::Tower;
 
@@ -128,13 +129,13 @@ pub async fn execute_share(
         TaskStage::Calibrate => {
             plan.calibrate = share.of(&calibrations).pop();
             if plan.calibrate.is_some() && !is_frozen(ctx, &plan).await? {
-                all_encoded(ctx, &encode).await?;
+                all_encoded(ctx, &plan.spec, &encode).await?;
             }
         }
         TaskStage::Adapt => {
             plan.adapt = share.of(&adaptations).pop();
             if plan.adapt.is_some() {
-                all_encoded(ctx, &encode).await?;
+                all_encoded(ctx, &plan.spec, &encode).await?;
             }
         }
         TaskStage::Build => plan.build = share.of(&build),
@@ -173,7 +174,9 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     let envelope = plan.envelope(task)?;
     match &envelope {
         Envelope::Calibrate(_) if is_frozen(ctx, &plan).await? => {}
-        Envelope::Calibrate(_) | Envelope::Adapt(_) => all_encoded(ctx, &plan.encode).await?,
+        Envelope::Calibrate(_) | Envelope::Adapt(_) => {
+            all_encoded(ctx, &plan.spec, &plan.encode).await?
+        }
         Envelope::Encode(_) | Envelope::Build(_) => {}
     }
     let mut workers = local::Workers::new(&ctx.pipeline, None)?;
@@ -194,9 +197,10 @@ async fn is_frozen(ctx: &RunContext, plan: &Plan) -> Result<bool> {
 
 /// Refuses to fit a scale, which is frozen for good, or to judge a query tower, before all that it is fitted on or judged by
 /// is there.
-async fn all_encoded(ctx: &RunContext, tasks: &[EncodeTask]) -> Result<()> {
+async fn all_encoded(ctx: &RunContext, spec: &RunSpec, tasks: &[EncodeTask]) -> Result<()> {
     let reads = tasks.iter().map(|task| stage::encode_receipt(task, &ctx.root)).collect();
-    all_of(reads).await.into_iter().collect::<Result<Vec<_>>>().map(drop)
+    let done = all_of(reads).await.into_iter().collect::<Result<Vec<_>>>().map(drop);
+    snapshot::blame_purge(&ctx.root, &spec.run, spec.under(), done).await
 }
 
 #[cfg(test)]
