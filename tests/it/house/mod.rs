@@ -4,6 +4,7 @@ mod benches;
 mod claims;
 mod cron;
 mod cuda;
+mod features;
 mod guarantees;
 pub mod hostile;
 mod kubernetes;
