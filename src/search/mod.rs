@@ -7,6 +7,7 @@
 //! ```
 
 mod answer;
+mod beside;
 mod cache;
 mod fetch;
 mod ids;
@@ -14,6 +15,7 @@ mod lease;
 mod opened;
 mod passing;
 mod query;
+mod serving;
 mod sources;
 mod threads;
 mod towers;
@@ -25,5 +27,6 @@ pub use answer::{Answer, Hit};
 pub use opened::{Found, Snapshot, Take};
 pub use passing::Passing;
 pub use query::QueryEncoder;
+pub use serving::{Serving, TowerChoice, WatchFailure, WatchOptions, WatchStatus};
 pub use towers::{CheckedTower, FoundTower, check_towers};
-pub use watcher::{Serving, SnapshotWatcher, TowerChoice, WatchFailure, WatchOptions, WatchStatus};
+pub use watcher::SnapshotWatcher;

@@ -10,100 +10,31 @@
 //! ([`WatchOptions::in_place`]; on a network file system they must not go). A root that cannot be written to does without.
 //!
 //! A rollback is a greater number with older content, so it is followed like any other snapshot.
+//!
+//! A retained snapshot can be opened beside it, to compare the two: one at a time, and only where that is cheap (`beside.rs`).
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use super::beside::{Second, check_cheap};
 use super::cache::Cache;
 use super::fetch::Files;
-use super::lease::{KeptLease, Leases};
+use super::lease::Leases;
 use super::opened::Snapshot;
 use super::query::QueryEncoder;
+use super::serving::{Serving, TowerChoice, WatchFailure, WatchOptions, WatchStatus};
 use super::sources::Sources;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::observe::Reporter;
 use crate::snapshot;
 use crate::store::{FileRef, Root};
-use crate::tower::DeviceSpec;
+use crate::types::Cancel;
 
 /// Longest pause before a broken snapshot is looked at again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-
-/// How a watcher works.
-#[derive(Debug, Clone)]
-pub struct WatchOptions {
-    /// Time between two looks for a newer number.
-    pub every: Duration,
-    /// Folder for copies of the served files; each watcher of a root has a folder of its own in it.
-    pub cache: PathBuf,
-    /// Map the files of a local root where they lie instead of copying them: for roots that nobody changes by other
-    /// means than this program. One that is cut short or written over then ends the process or gives wrong answers.
-    pub in_place: bool,
-    /// The query tower to load with each snapshot; `None` where queries come as vectors.
-    pub tower: Option<TowerChoice>,
-    /// The first number to open, where a root does not list its files; otherwise the newest there is.
-    pub first: Option<u64>,
-}
-
-/// How the query tower that a snapshot names is loaded.
-#[derive(Clone)]
-pub struct TowerChoice {
-    /// Where the tower's files lie, if not where the snapshot says.
-    pub model: Option<String>,
-    /// Relative paths start here.
-    pub base_dir: PathBuf,
-    /// Where it computes.
-    pub device: DeviceSpec,
-    /// Hears about downloads.
-    pub reporter: Arc<dyn Reporter>,
-}
-
-impl std::fmt::Debug for TowerChoice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TowerChoice")
-            .field("model", &self.model)
-            .field("device", &self.device)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A snapshot in service, with the tower that its queries are encoded with. Hold it for one query: the two belong
-/// together, and it stays open as long as anyone holds it.
-#[derive(Debug)]
-pub struct Serving {
-    /// The snapshot.
-    pub snapshot: Snapshot,
-    /// Its query tower; absent where the watcher loads none or the snapshot admits none.
-    pub encoder: Option<Arc<QueryEncoder>>,
-    _lease: Option<KeptLease>,
-}
-
-/// What a watcher has seen.
-#[derive(Debug, Clone, Default)]
-pub struct WatchStatus {
-    /// Snapshot in service.
-    pub number: Option<u64>,
-    /// Snapshots that someone still holds, the one in service included.
-    pub open: usize,
-    /// Snapshots put into service so far.
-    pub swaps: u64,
-    /// Looks that failed, and newer snapshots that were not taken over.
-    pub failures: u64,
-    /// The last failure, until a look succeeds.
-    pub failure: Option<WatchFailure>,
-    /// When a look last succeeded.
-    pub looked: Option<Instant>,
-}
-
-/// Why the newest snapshot is not in service.
-#[derive(Debug, Clone)]
-pub struct WatchFailure {
-    /// Its number; absent where not even that could be found out.
-    pub snapshot: Option<u64>,
-    /// What is wrong.
-    pub message: String,
-}
+/// Longest time that opening a second snapshot may hold up a look.
+const OPENING: Duration = Duration::from_secs(30);
+/// Time to wait for somebody else who opens a second snapshot.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keeps the newest whole snapshot open. Dropping it stops looking; what readers hold stays open.
 #[derive(Debug)]
@@ -120,6 +51,8 @@ struct Inner {
     current: RwLock<Option<Arc<Serving>>>,
     /// One look at a time; what is known of the newest snapshot where it could not be taken over.
     broken: tokio::sync::Mutex<Option<Broken>>,
+    second: tokio::sync::Mutex<Second<Serving>>,
+    closed: Cancel,
     status: Mutex<WatchStatus>,
     open: Mutex<Vec<Weak<Serving>>>,
     leases: Leases,
@@ -162,6 +95,8 @@ impl SnapshotWatcher {
             cache,
             current: RwLock::default(),
             broken: tokio::sync::Mutex::default(),
+            second: tokio::sync::Mutex::default(),
+            closed: Cancel::new(),
             status: Mutex::default(),
             open: Mutex::default(),
             leases: Leases::default(),
@@ -201,14 +136,36 @@ impl SnapshotWatcher {
         self.inner.current()
     }
 
+    /// The root whose snapshots it watches.
+    pub fn root(&self) -> &Root {
+        &self.inner.root
+    }
+
+    /// Snapshot `number`, to be compared with the one in service: whatever both hold is open once, at most `most` bytes of other
+    /// files are fetched, and the tower that is loaded serves both. One such snapshot is open at a time, until another one is
+    /// asked for, a newer one goes into service, or nobody has asked for five minutes.
+    ///
+    /// What was begun is finished, up to half a minute, where the caller does not wait for it.
+    ///
+    /// # Errors
+    /// Input where it has another tower or would cost more; NotFound; Transient where another one is being opened, or was a
+    /// moment ago; as [`SnapshotWatcher::look`].
+    pub async fn beside(&self, number: u64, most: u64) -> Result<Arc<Serving>> {
+        let inner = Arc::clone(&self.inner);
+        let opening = tokio::spawn(async move { inner.beside(number, most).await });
+        opening.await.or_error(ErrorKind::Internal, || "opening a second snapshot")?
+    }
+
     /// Stops looking, lets the snapshot in service go and gives its lease back.
     pub async fn close(&self) {
+        self.inner.closed.cancel();
         if let Some(looking) = &self.looking {
             looking.abort();
         }
         // A look that is going on ends first, so that it puts nothing into service any more.
         let _looking = self.inner.broken.lock().await;
         drop(self.inner.current.write().unwrap_or_else(PoisonError::into_inner).take());
+        self.inner.second.lock().await.clear();
         self.inner.leases.settle().await;
     }
 
@@ -222,6 +179,7 @@ impl SnapshotWatcher {
 
 impl Drop for SnapshotWatcher {
     fn drop(&mut self) {
+        self.inner.closed.cancel();
         if let Some(looking) = &self.looking {
             looking.abort();
         }
@@ -257,6 +215,10 @@ impl Inner {
         let Some(number) = number else {
             *broken = None;
             self.succeeded(None);
+            // Whoever has it locked is using it.
+            if let Ok(mut second) = self.second.try_lock() {
+                second.clear_unused();
+            }
             self.trim(None);
             return Ok(false);
         };
@@ -267,12 +229,12 @@ impl Inner {
             return Ok(false);
         }
         let mut files = Vec::new();
-        match self.open(number, current.as_deref(), &mut files).await {
+        match self.open(number, current.as_deref(), None, &mut files).await {
             Ok(serving) => {
-                let serving = Arc::new(serving);
-                let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-                open.push(Arc::downgrade(&serving));
-                drop(open);
+                // It shares its files with the snapshot that goes.
+                if let Ok(mut second) = self.second.try_lock() {
+                    second.clear();
+                }
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(serving);
                 drop(current);
                 *broken = None;
@@ -292,16 +254,55 @@ impl Inner {
         }
     }
 
-    /// Opens and tries a snapshot beside the one in service.
+    async fn beside(&self, number: u64, most: u64) -> Result<Arc<Serving>> {
+        let locked = tokio::time::timeout(PATIENCE, self.second.lock()).await;
+        let mut second =
+            locked.map_err(|_| Error::transient("another snapshot is being opened"))?;
+        if let Some(open) = second.get(number) {
+            return Ok(open);
+        }
+        if let Some(left) = second.rests() {
+            let left = left.as_secs_f64().ceil();
+            return Err(Error::transient(format!(
+                "another snapshot was opened a moment ago; this one can be in {left} s"
+            )));
+        }
+        second.clear();
+        let began = Instant::now();
+        let opening = async {
+            // A look clears the cache of what is being fetched here.
+            let _looking = self.broken.lock().await;
+            let current = self.current().filter(|_| !self.closed.is_cancelled());
+            let current = current.ok_or_else(|| Error::transient("no snapshot is in service"))?;
+            if current.snapshot.manifest().number == number {
+                return Ok(current);
+            }
+            self.open(number, Some(&current), Some(most), &mut Vec::new()).await
+        };
+        let opened = tokio::select! {
+            () = self.closed.cancelled() => Err(Error::transient("the service is stopping")),
+            opened = tokio::time::timeout(OPENING, opening) => opened.unwrap_or_else(|_| {
+                Err(Error::transient(format!("opening snapshot {number} took longer than {} s", OPENING.as_secs())))
+            }),
+        };
+        second.put(began, opened.as_ref().ok().map(|open| (number, Arc::clone(open))));
+        opened
+    }
+
+    /// Opens and tries a snapshot beside the one in service; where `most` is given, only one that is cheap to open.
     async fn open(
         &self,
         number: u64,
         before: Option<&Serving>,
+        most: Option<u64>,
         files: &mut Vec<FileRef>,
-    ) -> Result<Serving> {
+    ) -> Result<Arc<Serving>> {
         let opening = || format!("opening snapshot {number} in {}", self.root.uri());
         let lease = self.leases.take(&self.root, number).await?;
         let manifest = snapshot::read(&self.root, number).await?;
+        if let (Some(before), Some(most)) = (before, most) {
+            check_cheap(before, &manifest, most)?;
+        }
         files.extend(manifest.content.files().cloned());
         let cache = self.cache.as_ref().map_or(self.options.cache.as_path(), Cache::folder);
         let in_place = in_place(&self.root, &self.options);
@@ -321,7 +322,11 @@ impl Inner {
         tracing::debug!(snapshot = number, canaries = asked, "canaries answered as recorded");
         let encoder = self.encoder(&snapshot, before).await?;
         let lease = lease.filter(|_| in_place);
-        Ok(Serving { snapshot, encoder, _lease: lease })
+        let serving = Arc::new(Serving { snapshot, encoder, lease });
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.push(Arc::downgrade(&serving));
+        drop(open);
+        Ok(serving)
     }
 
     /// Takes stamps of what is about to be copied, beside those of what is open.

@@ -1,5 +1,6 @@
 //! Search over real snapshots.
 
+mod beside;
 mod bounded;
 mod filtered;
 mod opened;
