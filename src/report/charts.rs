@@ -69,6 +69,67 @@ pub fn bar_chart(label: &str, bars: &[(String, u64, String)]) -> String {
     out
 }
 
+/// A value between 0 and 1 with its interval.
+#[derive(Debug, Clone, Copy)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// The value.
+    pub value: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Interval {
+    fn is_finite(&self) -> bool {
+        [self.low, self.value, self.high].iter().all(|value| value.is_finite())
+    }
+}
+
+/// Values between 0 and 1 side by side: (label below, value, text of the tooltip). Slots are those of [`bar_chart`].
+pub fn interval_series(label: &str, points: &[(String, Option<Interval>, String)]) -> String {
+    let mut out = open_svg(label, HEIGHT);
+    let known = || points.iter().filter_map(|point| point.1).filter(Interval::is_finite);
+    // Start at a round twentieth below everything, so that 0.951 and 0.987 are told apart.
+    let least = known().map(|interval| interval.low).fold(1.0, f64::min).clamp(0.0, 1.0);
+    let start = ((least * 20.0).floor() / 20.0).min(0.95);
+    let span = 1.0 - start;
+    grid(&mut out, 1.0, &|share| format!("{:.3}", start + span * share));
+    let y = |value: f64| TOP + PLOT * (1.0 - (value.clamp(start, 1.0) - start) / span);
+    let slot = (WIDTH - LEFT) / points.len().max(1) as f64;
+    let x = |at: usize| LEFT + slot * (at as f64 + 0.5);
+    let mut path = String::new();
+    for (at, (_, interval, _)) in points.iter().enumerate() {
+        if let Some(interval) = interval.filter(Interval::is_finite) {
+            let to = if path.is_empty() { "M" } else { " L" };
+            let _ = write!(path, "{to}{:.1} {:.1}", x(at), y(interval.value));
+        }
+    }
+    let _ = writeln!(out, "<path class=\"curve\" d=\"{path}\"/>");
+    for (at, (name, interval, tip)) in points.iter().enumerate() {
+        let x = x(at);
+        if let Some(Interval { low, value, high }) = interval.filter(Interval::is_finite) {
+            let _ = writeln!(
+                out,
+                "<line class=\"whisker\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>\
+                 <circle class=\"bar\" cx=\"{x:.1}\" cy=\"{:.1}\" r=\"5\"><title>{}</title></circle>",
+                y(low),
+                y(high),
+                y(value),
+                escape(tip)
+            );
+        }
+        let _ = writeln!(
+            out,
+            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            HEIGHT - 8.0,
+            escape(name)
+        );
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
 /// A curve over time: (seconds, value); points in order of time. Values that are not finite are left out.
 pub fn line_chart(label: &str, points: &[(f64, f64)]) -> String {
     let points: Vec<(f64, f64)> =
@@ -182,6 +243,16 @@ mod tests {
             line_chart("x", &[]),
             line_chart("x", &[(0.0, f64::NAN), (1.0, f64::INFINITY)]),
             interval_chart("x", f64::NAN, 0.5, 1.0, None),
+            interval_series("x", &[]),
+            interval_series("x", &[("<1>".into(), None, String::new())]),
+            interval_series(
+                "x",
+                &[(
+                    "1".into(),
+                    Some(Interval { low: f64::NAN, value: 0.5, high: 1.0 }),
+                    "y".into(),
+                )],
+            ),
         ] {
             assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

@@ -15,9 +15,11 @@ mod run;
 mod text;
 
 pub use backfill::{BackfillReport, BackfillState, BackfillSummary};
+pub(crate) use charts::{Interval, bar_chart, interval_series};
 pub use comparison::{Asked, Changes, Comparison, Group, Scores, Worst};
 pub use lengths::LengthBucket;
 pub use metrics::{check_metrics_file, write_metrics};
+pub(crate) use page::page_templates;
 pub(crate) use plan::truncation_warning;
 pub use plan::{PlanAmounts, PlanBrief, PlanSummary, ShardSummary};
 pub use run::{

@@ -68,22 +68,20 @@ impl RunReport {
     }
 }
 
-/// A page from its template, which may include `page.css` and import from `tables.html`.
+/// A page from its template.
 ///
 /// # Errors
 /// Internal, where the template does not fit the values.
 pub(super) fn render(name: &str, template: &str, values: Value) -> Result<String> {
     let failed = || format!("writing {name}");
-    let mut environment = template_environment();
-    for (part, text) in
-        [("page.css", include_str!("page.css")), ("tables.html", include_str!("tables.html"))]
-    {
-        environment.add_template(part, text).or_error(ErrorKind::Internal, failed)?;
-    }
-    environment.render_named_str(name, template, values).or_error(ErrorKind::Internal, failed)
+    page_templates()?.render_named_str(name, template, values).or_error(ErrorKind::Internal, failed)
 }
 
-fn template_environment() -> Environment<'static> {
+/// What every page is made with: templates that may include `page.css` and import from `tables.html`, and escape all values.
+///
+/// # Errors
+/// Internal, where a template is wrong.
+pub(crate) fn page_templates() -> Result<Environment<'static>> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_trim_blocks(true);
@@ -100,7 +98,13 @@ fn template_environment() -> Environment<'static> {
         0 => "-".to_owned(),
         _ => format!("{:.1}%", 100.0 * part as f64 / whole as f64),
     });
-    environment
+    for (part, text) in
+        [("page.css", include_str!("page.css")), ("tables.html", include_str!("tables.html"))]
+    {
+        let failed = || format!("reading {part}");
+        environment.add_template(part, text).or_error(ErrorKind::Internal, failed)?;
+    }
+    Ok(environment)
 }
 
 fn write_escaped(
