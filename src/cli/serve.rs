@@ -25,7 +25,8 @@ const CLOSING: Duration = Duration::from_secs(10);
 /// fails, it reports the error and keeps serving the current one. On SIGTERM it finishes the requests it has, then exits.
 ///
 /// POST /search {"text": "...", "k": 10, "exact": false, "where": "lang = 'en'"}, or "vector" instead of "text";
-/// GET /search?text=...&k=10; GET /healthz; GET /metrics (Prometheus).
+/// GET /search?text=...&k=10; GET /healthz; GET /metrics (Prometheus). GET / is a page for people: it searches, compares with
+/// exact search or an earlier snapshot, and shows how the snapshot was made.
 ///
 /// It has no authentication and no TLS: bind it to a loopback address, or put a proxy in front. On a loopback address it
 /// answers only requests whose Host is localhost or a loopback address, so that web pages cannot reach it through a
@@ -87,6 +88,13 @@ pub(crate) struct ServeArgs {
     /// the system's limit on open files.
     #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     max_connections: u32,
+    /// Serve no page at /.
+    #[arg(long)]
+    no_page: bool,
+    /// Most bytes of files that the page may open of a second snapshot to compare with; files that the snapshot in service has
+    /// too cost nothing.
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20, conflicts_with = "no_page")]
+    max_second: u64,
     /// Longest time for one request.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     timeout: Duration,
@@ -169,6 +177,8 @@ fn limits(args: &ServeArgs) -> Limits {
         // Nothing in flight can take longer than its own limit.
         drain: args.timeout + Duration::from_secs(1),
         hosts: args.allow_host.clone(),
+        page: !args.no_page,
+        second: args.max_second,
         ..default
     }
 }

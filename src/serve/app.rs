@@ -10,6 +10,7 @@ use super::filters::Filters;
 use super::hosts::Hosts;
 use super::limits::Limits;
 use super::metrics::Metrics;
+use super::page::Page;
 use crate::search::SnapshotWatcher;
 
 /// The service's state, shared by all requests.
@@ -23,5 +24,6 @@ pub(super) struct App {
     pub queue: Semaphore,
     pub filters: Filters,
     pub metrics: Metrics,
+    pub page: Page,
     pub draining: AtomicBool,
 }

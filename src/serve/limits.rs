@@ -32,6 +32,10 @@ pub struct Limits {
     pub drain: Duration,
     /// Bytes of filters that are kept evaluated.
     pub filters: usize,
+    /// Whether there is a page at `/`.
+    pub page: bool,
+    /// Bytes of files that the page may open of a second snapshot, to compare it with the one in service.
+    pub second: u64,
     /// Names that clients may know the server by, beside `localhost` and IP addresses. Where there are none, only a server
     /// on a loopback address looks at what it is called.
     pub hosts: Vec<String>,
@@ -54,6 +58,8 @@ impl Default for Limits {
             idle: Duration::from_secs(75),
             drain: Duration::from_secs(30),
             filters: 64 << 20,
+            page: true,
+            second: 256 << 20,
             hosts: Vec::new(),
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Metrics {
     microseconds: AtomicU64,
     in_flight: AtomicU64,
     foreign: AtomicU64,
+    /// Requests for the page.
+    pages: [AtomicU64; Outcome::NAMES.len()],
 }
 
 /// Counts a request as in flight until it is dropped, however the request ends.
@@ -63,6 +65,11 @@ impl Metrics {
             let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             self.microseconds.fetch_add(micros, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a request for the page.
+    pub fn count_page(&self, outcome: Outcome) {
+        self.pages[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a request for another host's name, or from another site's page.
@@ -117,13 +124,22 @@ impl Metrics {
             family("serve_last_look_seconds", "gauge", help, &ago);
         }
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let outcomes = Outcome::NAMES.iter().zip(&self.outcomes);
-        let outcomes: Vec<_> = outcomes
-            .map(|(name, count)| (format!("{{outcome=\"{name}\"}}"), read(count).to_string()))
-            .collect();
-        family("serve_requests_total", "counter", "Requests to /search by outcome.", &outcomes);
+        let by_outcome = |counts: &[AtomicU64]| -> Vec<_> {
+            let outcomes = Outcome::NAMES.iter().zip(counts);
+            let labelled = |name: &str| format!("{{outcome=\"{name}\"}}");
+            outcomes.map(|(name, count)| (labelled(name), read(count).to_string())).collect()
+        };
+        let help = "Requests to /search by outcome.";
+        family("serve_requests_total", "counter", help, &by_outcome(&self.outcomes));
+        let help = "Requests for the page at / by outcome.";
+        family("serve_page_requests_total", "counter", help, &by_outcome(&self.pages));
         let in_flight = one(read(&self.in_flight).to_string());
-        family("serve_requests_in_flight", "gauge", "Requests to /search going on.", &in_flight);
+        family(
+            "serve_requests_in_flight",
+            "gauge",
+            "Requests to /search and / going on.",
+            &in_flight,
+        );
         let foreign = one(read(&self.foreign).to_string());
         let help = "Requests refused for their Host or Origin.";
         family("serve_foreign_requests_total", "counter", help, &foreign);
@@ -176,6 +192,7 @@ mod tests {
         let flying = metrics.in_flight();
         let status = WatchStatus { open: 2, failures: 3, ..WatchStatus::default() };
         metrics.count_foreign();
+        metrics.count_page(Outcome::NoSnapshot);
         let connections =
             Counts { open: 7, held: 70, accepted: 700, closed: [0, 0, 1, 2, 0, 0, 0] };
         let text = metrics.render(&status, None, &connections);
@@ -186,6 +203,7 @@ mod tests {
             "scalingnote_serve_reload_failures_total 3",
             "scalingnote_serve_requests_total{outcome=\"answered\"} 5",
             "scalingnote_serve_requests_total{outcome=\"busy\"} 1",
+            "scalingnote_serve_page_requests_total{outcome=\"no_snapshot\"} 1",
             "scalingnote_serve_requests_in_flight 1",
             "scalingnote_serve_foreign_requests_total 1",
             "scalingnote_serve_connections 7",

@@ -4,6 +4,7 @@
 //! GET|POST /search   text or vector, k, exact, where -> {"snapshot": 42, "query_tower": ..., "hits": [...]}
 //! GET /healthz       200 with number and age while a snapshot is in service, else 503
 //! GET /metrics       Prometheus text
+//! GET /              a page for people: search, comparisons, the snapshot's card, its history
 //! ```
 //!
 //! A request takes the snapshot in service once, at its start, with the tower that belongs to it: no answer mixes two. What
@@ -13,11 +14,13 @@
 //! server waiting makes room for one that does not.
 
 mod app;
+mod browse;
 mod connection;
 mod filters;
 mod hosts;
 mod limits;
 mod metrics;
+mod page;
 mod refusal;
 mod request;
 mod search;

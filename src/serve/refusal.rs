@@ -28,6 +28,15 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "there are /search, /healthz and /metrics")
     }
 
+    pub fn opening(number: u64) -> Self {
+        let message = format!("snapshot {number} is still being opened; try again in a moment");
+        Self { retry: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
+    }
+
+    pub fn no_such_snapshot(number: u64) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("snapshot {number} is no longer there"))
+    }
+
     pub fn wrong_method() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "use GET, or POST for /search")
     }
@@ -103,6 +112,16 @@ impl Refusal {
 
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// What is wrong, for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Seconds after which trying again makes sense.
+    pub fn retry(&self) -> Option<u32> {
+        self.retry
     }
 }
 

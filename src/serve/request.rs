@@ -26,7 +26,8 @@ pub(super) enum SearchQuery {
     Vector(Vec<f32>),
 }
 
-const DEFAULT_K: usize = 10;
+/// How many notes are looked for where the request does not say.
+pub(super) const DEFAULT_K: usize = 10;
 
 /// A search as it comes: the vector is numbers in a body, and numbers with commas between them in a query part.
 #[derive(Deserialize)]

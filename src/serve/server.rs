@@ -18,11 +18,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::app::App;
+use super::browse;
 use super::connection::{Connections, Listener, drive};
 use super::filters::Filters;
 use super::hosts::Hosts;
 use super::limits::Limits;
 use super::metrics::{Metrics, age};
+use super::page::Page;
 use super::refusal::Refusal;
 use super::search;
 use crate::error::{Error, ErrorKind, Result, kind_of_io};
@@ -71,6 +73,7 @@ impl Server {
             queue: Semaphore::new(WAITING * limits.searches),
             filters: Filters::new(limits.filters),
             metrics: Metrics::default(),
+            page: Page::new()?,
             draining: AtomicBool::new(false),
             watcher,
             limits,
@@ -89,7 +92,11 @@ impl Server {
     /// # Errors
     /// None so far: a listener that fails for now is asked again.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        let router = Router::new()
+        let page = match self.app.limits.page {
+            true => Router::new().route("/", get(browse::handle)),
+            false => Router::new(),
+        };
+        let router = page
             .route("/search", get(search::handle).post(search::handle))
             .route("/healthz", get(health))
             .route("/metrics", get(report))
@@ -141,11 +148,7 @@ async fn answer(app: Arc<App>, router: Router, request: Request<Body>) -> Respon
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
-    let status = app.watcher.status();
-    let failure = status.failure.map(|failure| match failure.snapshot {
-        Some(number) => format!("snapshot {number} is not taken over: {}", failure.message),
-        None => failure.message,
-    });
+    let failure = app.watcher.status().failure.map(|failure| failure.to_string());
     let serving = app.watcher.current();
     let draining = app.draining.load(Ordering::Acquire);
     let (code, said) = match (&serving, draining) {

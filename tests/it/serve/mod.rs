@@ -2,6 +2,7 @@
 
 mod hostile;
 mod limits;
+mod page;
 mod pressure;
 mod served;
 mod soak;
@@ -59,10 +60,16 @@ impl Publisher {
             let row = json!({ "id": id, "body": body, "day": day, "lang": lang });
             lines.push_str(&format!("{row}\n"));
         }
+        self.publish_notes(&lines, "body, day, lang", "stored_columns = [\"day\", \"lang\"]\n")
+            .await
+    }
+
+    /// Publishes these notes; `corpus` says which of their columns are stored.
+    async fn publish_notes(&self, lines: &str, columns: &str, corpus: &str) -> Manifest {
         std::fs::write(self.folder.path().join("notes.jsonl"), lines).unwrap();
         let pipeline = PipelineFile {
-            columns: "body, day, lang",
-            corpus: "stored_columns = [\"day\", \"lang\"]\n",
+            columns,
+            corpus,
             model: "fake:32",
             tower: "max_tokens = 32\n",
             sections: "[index]\nshards = 2\n",
