@@ -158,6 +158,10 @@ test-alerts: ## Check metrics of real runs and test the alert rules with promtoo
 test-serve: check-tools ## Search under load for some minutes while 300 snapshots are published and collected.
 	SCALINGNOTE_SERVE_PUBLISHES=300 $(CARGO) test --release --test it publishing_beside_queries -- --nocapture
 
+.PHONY: test-page
+test-page: check-tools build ## Search and compare on the page of `serve` in a headless Chromium; pictures of it in .cache/page.
+	$(PYTHON) tests/python/page.py "$(BIN)" $(CACHE)/page
+
 # An hour is SOAK_SECONDS=3600.
 SOAK_SECONDS ?= 600
 .PHONY: test-soak
@@ -184,7 +188,7 @@ test-model: check-tools ## Search the interleavings of runs, tasks, publishers, 
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 model::
 
 .PHONY: test-all
-test-all: test test-wheel test-models test-airflow test-kubernetes test-alerts test-stores test-serve test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
+test-all: test test-wheel test-models test-airflow test-kubernetes test-alerts test-stores test-serve test-page test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
 	$(MAKE) fuzz SECONDS=10
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).
