@@ -126,6 +126,8 @@ struct ShownHit {
 struct Mark {
     class: &'static str,
     text: String,
+    /// The same in words.
+    label: String,
 }
 
 impl Found {
@@ -157,18 +159,22 @@ fn places(hits: &[Hit]) -> HashMap<String, usize> {
 }
 
 fn main_mark(hit: &Hit, there: &HashMap<String, usize>, only: &'static str) -> Mark {
-    let (class, text) = match there.get(&hit.note_id.to_string()).copied() {
-        None => ("new", only.to_owned()),
-        Some(rank) if rank > hit.rank => ("up", format!("\u{25b2} {}", rank - hit.rank)),
-        Some(rank) if rank < hit.rank => ("down", format!("\u{25bc} {}", hit.rank - rank)),
-        Some(_) => ("same", "=".to_owned()),
+    let moved = |class, sign, places, way| Mark {
+        class,
+        text: format!("{sign} {places}"),
+        label: format!("{places} places {way}"),
     };
-    Mark { class, text }
+    match there.get(&hit.note_id.to_string()).copied() {
+        None => Mark { class: "new", text: only.to_owned(), label: only.to_owned() },
+        Some(rank) if rank > hit.rank => moved("up", '\u{25b2}', rank - hit.rank, "up"),
+        Some(rank) if rank < hit.rank => moved("down", '\u{25bc}', hit.rank - rank, "down"),
+        Some(_) => Mark { class: "same", text: "=".to_owned(), label: "the same place".to_owned() },
+    }
 }
 
 fn beside_mark(hit: &Hit, there: &HashMap<String, usize>, only: &'static str) -> Option<Mark> {
     let gone = !there.contains_key(&hit.note_id.to_string());
-    gone.then(|| Mark { class: "gone", text: only.to_owned() })
+    gone.then(|| Mark { class: "gone", text: only.to_owned(), label: only.to_owned() })
 }
 
 fn shown(side: &Side, mark: impl Fn(&Hit) -> Option<Mark>) -> Shown {

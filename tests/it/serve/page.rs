@@ -35,7 +35,7 @@ fn lists(html: &str) -> Vec<Vec<(u64, String, String, String)>> {
         r#"(?s)<li class="hit".*?value="(\d+)">.*?<bdi class="heading">(.*?)</bdi>(.*?)<span class="score">.*?</span>([-0-9.]+)</span>"#,
     )
     .unwrap();
-    let mark = Regex::new(r#"<span class="mark [a-z]+">(.*?)</span>"#).unwrap();
+    let mark = Regex::new(r#"<span class="mark [a-z]+" [^>]*>(.*?)</span>"#).unwrap();
     let read = |list: &str| {
         let hits = hit.captures_iter(list).map(|found| {
             let mark = mark.captures(&found[3]).map_or_else(String::new, |mark| mark[1].to_owned());
