@@ -10,7 +10,7 @@ file of src/stage, runs one of that file's unit tests (--test, default: the firs
 of three. --profile and --compare-profile say with which profile (release, as `make test` has it).
 --timings reads a report that cargo has written (target/cargo-timings/*.html) and builds nothing.
 
-Each command of cargo may take STEP_SECONDS (10800) and is cut then (steps.py). Folders lie in TMPDIR, a few GB each. Needs git, cargo
+Each command of cargo may take STEP_SECONDS (10800) and is cut then (steps.py). Folders are in TMPDIR, a few GB each. Needs git, cargo
 and Python.
 """
 

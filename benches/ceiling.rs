@@ -22,7 +22,7 @@ fn together(threads: usize, work: fn() -> f64) -> f64 {
     })
 }
 
-/// Seconds of the fastest of up to so many runs, none of which begins after five seconds.
+/// Seconds of the fastest of up to this many runs, none of which begins after five seconds.
 fn best(runs: usize, mut run: impl FnMut()) -> f64 {
     let end = Instant::now() + Duration::from_secs(5);
     let mut best = f64::MAX;

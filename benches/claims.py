@@ -54,7 +54,7 @@ def options():
     parser.add_argument("--models", type=pathlib.Path, default=HERE.parent / ".cache/models", help="holds the LLM (GGUF) and minilm/")
     parser.add_argument("--model", type=pathlib.Path, help="another LLM: a GGUF file or a folder")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / ".cache/claims")
-    parser.add_argument("--report", type=pathlib.Path, help="default: OUT/claims.md; the figure lies beside it")
+    parser.add_argument("--report", type=pathlib.Path, help="default: OUT/claims.md; the figure is beside it")
     parser.add_argument("--only", default="1,2,3,4", help="which claims (default 1,2,3,4)")
     parser.add_argument("--threads", type=int, default=0, help="processors used; 0 for all")
     parser.add_argument("--deadline", default="", help="stop cleanly after this time (45m, 2h): exit 75")

@@ -29,7 +29,7 @@ def lines(folder, name):
 
 def judgements(folder):
     """Query and document of every judgement above 0, by the rules of src/dataset/qrels.rs: a header is a first line whose
-    third field is no number, and a line that is repeated counts once."""
+    third field is not a number, and a line that is repeated counts once."""
     seen = set()
     for number, line in enumerate(line for line in lines(folder, "qrels.tsv") if line.strip()):
         fields = [field.strip('"') for field in line.rstrip("\r\n").split("\t")]

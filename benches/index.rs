@@ -3,13 +3,13 @@
 //! usage: index FOLDER [--rows N] [--only TYPE] [--shards | --filter | --orders]
 //!
 //! FOLDER holds `base.fvecs`, `query.fvecs`, `groundtruth.ivecs` (texmex layout). Standard output gets one
-//! JSON object per index: {"system", "type", "build" (vectors/s), "bytes", "sidecar" (bytes), "heap" (bytes allocated by
-//! opening), "open" (ms), "curve": [[ef, recall@10, queries/s], ...]}. One thread, connectivity 16, expansion 128 while
-//! building, by our own builder; `lean` is 15 and 160. Rows come in the order of hashed keys, as in a shard. Seconds are the
-//! processor's (equal to the clock's for one thread on an idle machine, and still fair on a busy one). `--only` measures one
-//! of the types. `--shards` measures instead, by the clock, two halves one after the other and on two threads; `--filter`
-//! measures searches among a share of the rows: as served, and by scan; `--orders` builds with usearch alone in the order of
-//! keys and in that of `order.rs`.
+//! JSON object per index: {"system", "type", "build" (vectors/s), "bytes", "sidecar" (bytes), "heap" (bytes allocated
+//! by opening), "open" (ms), "curve": [[ef, recall@10, queries/s], ...]}. One thread, connectivity 16, expansion 128
+//! while building, by our own builder; `lean` is 15 and 160. Rows come in the order of hashed keys, as in a shard.
+//! Seconds are the processor's (equal to the clock's for one thread on an idle machine, and still fair on a busy one).
+//! `--only` measures one of the types. `--shards` measures instead, by the clock, two halves one after the other and on
+//! two threads; `--filter` measures searches among a share of the rows: as served, and by scan; `--orders` builds with
+//! usearch alone in the order of keys and in that of `order.rs`.
 
 #[path = "budget.rs"]
 mod budget;
@@ -313,7 +313,7 @@ fn filtered(data: &Data) -> Result<(), Failure> {
     let (index, sidecar) = (folder.path().join("i8.usearch"), folder.path().join("i8.f16"));
     let shard = ShardIndex::open(&index, &sidecar, &options, &calibration)?;
     for percent in [1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 95, 100] {
-        // Which rows pass has nothing to do with where they lie.
+        // Which rows pass has nothing to do with where they are.
         let passes = |row: usize| mix(row as u64 ^ 0x5eed) % 100 < percent;
         let set = RowSet::new(BooleanBuffer::collect_bool(rows, passes));
         let (mut served, mut scanned) = (f64::INFINITY, f64::INFINITY);

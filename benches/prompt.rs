@@ -4,7 +4,8 @@
 //!
 //! SET_DIR is in BEIR layout (corpus.jsonl, queries.jsonl, qrels.tsv). Of N queries, the ones at odd places
 //! choose and the ones at even places confirm. The corpus is cut to N documents: all that are judged for those
-//! queries, then others in their order. `--from` leaves out the first N prompts; those for which STEP_SECONDS leaves no time are cut.
+//! queries, then others in their order. `--from` leaves out the first N prompts; those for which STEP_SECONDS leaves no
+//! time are cut.
 
 #[path = "budget.rs"]
 mod budget;
@@ -114,7 +115,7 @@ fn main() -> Result<(), Failure> {
 
 fn read(folder: &Path, documents: usize, queries: usize) -> Result<Set, Failure> {
     let set = RetrievalSet::open(&RetrievalSetOptions::new(folder))?;
-    // Every so many, so that all sites are in.
+    // One in this many, so that all sites are in.
     let step = (set.queries.len() / queries.clamp(1, set.queries.len().max(1))).max(1);
     let asked: Vec<&Query> = set.queries.iter().step_by(step).collect();
     let judged = |query: &&Query| set.qrels.get(&query.id);

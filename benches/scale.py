@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How a run grows: what planning costs for each million notes, what lies under the root for each shard, and what a lost GPU
+"""How a run grows: what planning costs for each million notes, what is under the root for each shard, and what a lost GPU
 costs, measured where two cores carry it and simulated for 100 million notes.
 
     scale.py PROGRAM [--notes 250000,1000000] [--second-day 250000] [--shards 64,256]
@@ -12,7 +12,7 @@ costs, measured where two cores carry it and simulated for 100 million notes.
    take the next task when they are free, parts are as in the program; once without a fault, once with a GPU lost half-way.
 
 A run that takes longer than STEP_SECONDS (3600) is cut, and with it what hangs on it (steps.py).
-Prints Markdown; needs nothing but Python. The formulas that follow from it stand in benches/README.md.
+Prints Markdown; needs nothing but Python. The formulas that follow from it are in benches/README.md.
 """
 
 import argparse
@@ -154,8 +154,8 @@ def metadata(args, folder):
 
 
 def makespan(tasks, gpus, speed, lost_at=None):
-    """Seconds until all tasks are done by whoever is free, and tokens encoded twice. At `lost_at` one GPU is lost: its finished
-    parts stay, the part at hand is encoded again, and its task waits until it is known to be lost."""
+    """Seconds until all tasks are done by whichever process is free, and tokens encoded twice. At `lost_at` one GPU is lost: its finished
+    parts stay, the current part is encoded again, and its task waits until it is known to be lost."""
     free = [(0.0, gpu) for gpu in range(gpus)]
     heapq.heapify(free)
     queue = sorted(tasks, reverse=True)

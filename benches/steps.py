@@ -108,7 +108,7 @@ class Budget:
         return float("inf") if self.limit is None else 0.9 * self.limit - (time.monotonic() - STARTED)
 
     def allows(self, what, seconds, share=1.0):
-        """Whether a part that is expected to take so long may begin, given a share of what is left; says what is cut where not."""
+        """Whether a part that is expected to take this long may begin, given a share of what is left; says what is cut where not."""
         left = share * self.left()
         if seconds <= left:
             return True

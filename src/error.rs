@@ -35,11 +35,11 @@ pub enum ErrorKind {
     Resource,
     /// Another writer won; the message says who.
     Conflict,
-    /// Another run of the same root is going on; the message says which.
+    /// Another run of the same root is in progress; the message says which.
     Busy,
     /// A publish gate refused the snapshot.
     GateRefused,
-    /// A passing fault: running again may succeed.
+    /// A transient failure: running again may succeed.
     Transient,
     /// The deadline was reached; the work done so far is kept and running again resumes it.
     Deadline,
@@ -160,7 +160,7 @@ impl Error {
         &self.0.message
     }
 
-    /// Where to look up what is allowed, if whoever found the error knows.
+    /// Where to look up what is allowed, if the code that found the error knows.
     pub fn hint(&self) -> Option<&'static str> {
         self.0.hint
     }

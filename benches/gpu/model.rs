@@ -93,7 +93,8 @@ impl Model {
         }
     }
 
-    /// On `cuda:N`, `cpu`, or `tensors`: what a GPU runs, on the processor. `flash` lets attention take the fused kernels.
+    /// On `cuda:N`, `cpu`, or `tensors`: what a GPU runs, on the processor. `flash` lets attention take the fused
+    /// kernels.
     pub fn load(
         &self,
         device: &str,
@@ -166,8 +167,8 @@ pub fn next(state: &mut u64) -> u64 {
     *state >> 33
 }
 
-/// So many sequences of random ids: of 256 tokens each, or of mixed lengths: most short, some at the limit, 181 tokens
-/// in the mean.
+/// This many sequences of random ids: of 256 tokens each, or of mixed lengths: most short, some at the limit, 181
+/// tokens in the mean.
 pub fn sequences(set: &str, count: usize) -> Vec<Vec<u32>> {
     let mut state = 3;
     let sequence = |_| {

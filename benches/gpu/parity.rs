@@ -54,7 +54,7 @@ pub fn encode(
 fn cosines(a: &[Vec<f32>], b: &[Vec<f32>]) -> (f32, f32) {
     let dot = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let all: Vec<f32> = a.iter().zip(b).map(dot).collect();
-    // What is no number counts as the worst.
+    // What is not a number counts as the worst.
     let least = all.iter().map(|x| if x.is_finite() { *x } else { -1. }).fold(1., f32::min);
     (least, all.iter().sum::<f32>() / all.len() as f32)
 }
@@ -63,7 +63,8 @@ fn least_for(arithmetic: Arithmetic) -> f32 {
     if arithmetic == Arithmetic::F32 { LEAST.0 } else { LEAST.1 }
 }
 
-/// The device's vectors in every arithmetic that it has, with fused attention and without, beside the processor's in f32.
+/// The device's vectors in every arithmetic that it has, with fused attention and without, beside the processor's in
+/// f32.
 pub fn parity(arguments: &Arguments) -> Result<(Value, bool), Failure> {
     let model = Model::of(arguments)?;
     let sequences = match (&model, &arguments.texts) {

@@ -187,7 +187,7 @@ def scalingnote_daily():
         """The steps of one group: its first and its last."""
 
         def step_of(command: str, *arguments: str, **options) -> dict:
-            # A day of deletions has nothing to encode, and mapping over nothing counts as skipped: hence none_failed.
+            # A day of deletions has nothing to encode, and mapping over nothing counts as skipped: therefore none_failed.
             arguments = (command, PIPELINE, "--plan", PLAN_KEYS[group], *arguments)
             return step(*arguments, trigger_rule="none_failed", **options)
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# One night's run, for cron and for systemd: a log of its own, a time window, retries of passing faults,
+# One night's run, for cron and for systemd: a log of its own, a time window, retries of transient failures,
 # and output only when a person is needed (cron mails what a job prints).
 #
 #   nightly.sh PIPELINE LOG_DIR
@@ -24,7 +24,7 @@ logs=$2
 program=${SCALINGNOTE:-scalingnote}
 pause=${PAUSE_SECONDS:-300}
 window=$((${WINDOW_MINUTES:-240} * 60))
-grace=600 # seconds between the deadline, when a run stops by itself, and being killed
+grace=600 # seconds between the deadline, when a run stops itself, and being killed
 
 mkdir -p "$logs" || exit 1
 log="$logs/$(date -u +%Y%m%dT%H%M%SZ).$$.log"

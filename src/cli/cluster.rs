@@ -10,11 +10,11 @@ use super::args::{device, duration};
 use crate::error::Result;
 use crate::exec::SchedulerAddress;
 
-/// Start the parts of a cluster that runs are executed on
+/// Start the scheduler or an executor of a cluster that executes runs
 ///
 /// One scheduler, and one executor for each device; then `run --cluster` on any machine that reaches the scheduler and
-/// the root. The pipeline file, the plan, the tasks and what they write are the same as without a cluster. Executors ask
-/// the scheduler for work and listen on nothing. Both work until SIGTERM (exit 0).
+/// the root. The pipeline file, the plan, the tasks and what they write are the same as without a cluster. Executors
+/// ask the scheduler for work and listen on nothing. Both work until SIGTERM (exit 0).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -34,27 +34,27 @@ enum ClusterCommand {
     Executor(ExecutorArgs),
 }
 
-/// Hand out works to executors
+/// Hand out tasks to executors
 ///
-/// It keeps its queues in memory: started anew, it is empty, and whoever runs a pipeline submits again what is missing.
+/// It keeps its queues in memory: after a restart it is empty, and the runs submit again what is missing.
 /// There is no TLS and no authentication.
 #[derive(Debug, Args)]
 struct SchedulerArgs {
     /// Address and port; port 0 takes a free one and prints it.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50050")]
     bind: SocketAddr,
-    /// I know that only the machines of the cluster can reach --bind.
+    /// Confirm that only the machines of the cluster can reach --bind.
     #[arg(long)]
     closed_network: bool,
-    /// Take an executor for lost that has not asked for work for so long; at least 10s.
+    /// How long an executor may go without asking for work before it counts as lost; at least 10s.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
     lost_after: Duration,
 }
 
-/// Do works on one device
+/// Execute tasks on one device
 ///
-/// Start one for each device. It needs what tasks need: the tower's files at the same place as everywhere, the corpus, and
-/// credentials of the stores in its environment.
+/// Start one for each device. It needs what tasks need: the tower's files at the same place as everywhere, the corpus,
+/// and credentials of the stores in its environment.
 #[derive(Debug, Args)]
 struct ExecutorArgs {
     /// The scheduler.

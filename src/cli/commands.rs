@@ -41,7 +41,7 @@ Start here:
   scalingnote search pipelines/quickstart.toml \"sql injection\"
 
 Exit codes: 0 done, or nothing to do; 1 failed; 2 wrong flag or configuration; 3 a gate refused
-the snapshot; 75 run again (deadline, passing fault, another publisher); 130 interrupted.
+the snapshot; 75 run again (deadline, transient failure, another publisher); 130 interrupted.
 
 Credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*, HF_TOKEN), never from a file."
 )]

@@ -40,15 +40,15 @@ enum ConfigCommand {
         #[command(flatten)]
         pipeline: PipelineArgs,
     },
-    /// Print the resolved configuration; comments name the origin of what is not in the file: what a tower leaves out is as
-    /// its model's files say, where they are here
+    /// Print the resolved configuration; comments name the origin of what is not in the file: what a tower leaves out
+    /// is as its model's files say, if they are on this machine
     Show {
         #[command(flatten)]
         pipeline: PipelineArgs,
         /// Print JSON with the origin of every value.
         #[arg(long)]
         json: bool,
-        /// Fetch models that are not here, to say what their files say.
+        /// Download models that are missing, to show what their files say.
         #[arg(long)]
         fetch: bool,
     },
@@ -57,8 +57,8 @@ enum ConfigCommand {
 
 /// Rewrite a pipeline file as version 2, keeping its comments and layout
 ///
-/// Version 2 changes some defaults. Where that would change something for this file, today's value is written into it, so
-/// that the file means what it meant and nothing is encoded again. `config check` lists these defaults.
+/// Version 2 changes some defaults. Where that would change something for this file, today's value is written into it,
+/// so that the file means what it meant and nothing is encoded again. `config check` lists these defaults.
 #[derive(Debug, Args)]
 struct UpgradeArgs {
     /// The pipeline file (TOML).
@@ -110,8 +110,8 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
     }
 }
 
-/// Fills in what the towers leave to their models. A model that is not here, or cannot be read, is said to be so and stops
-/// nothing.
+/// Fills in what the towers leave to their models. A model that is not here, or cannot be read, is said to be so and
+/// stops nothing.
 async fn ask_models(resolved: &mut Resolved, fetch: bool, app: &App) {
     let base_dir = resolved.pipeline.base_dir.clone();
     let mut models: Vec<ModelSaid> = Vec::new();
@@ -138,8 +138,8 @@ async fn ask_models(resolved: &mut Resolved, fetch: bool, app: &App) {
     resolved.models = models;
 }
 
-/// Warns of files that a run could not find here: a pipeline file need not be checked where it runs. What is here must fit together,
-/// as a run would have it. Returns what to say of models that no commit pins.
+/// Warns of files that a run could not find here: a pipeline file need not be checked where it runs. What is here must
+/// fit together, as a run would have it. Returns what to say of models that no commit pins.
 async fn check_towers(config: &Pipeline, app: &App) -> Result<String> {
     let after = config.after_next();
     let mut said_unpinned = String::new();

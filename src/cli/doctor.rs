@@ -10,11 +10,12 @@ use crate::error::{Error, Result};
 use crate::exec::{self, Checkup, CheckupRequest, Health};
 use crate::observe::format;
 
-/// Look whether this machine, and a pipeline's store and models, can carry a run
+/// Check whether this machine, and a pipeline's store and models, are fit for a run
 ///
-/// Says of processor, devices, memory, disks and open files how they are; with a pipeline file also whether its store decides
-/// who was first (it writes two small objects and takes them away), whether the clocks agree, and whether its models are here
-/// or their hub answers. What is wrong comes with the way out. Nothing is fetched and no weights are loaded.
+/// Reports on processor, devices, memory, disks and open files; with a pipeline file also whether its store refuses the
+/// second of two writers (it writes two small objects and deletes them), whether the clocks agree, and whether its
+/// models are on this machine or their hub answers. Every problem is reported with its fix. Nothing is fetched and no
+/// weights are loaded.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -23,9 +24,9 @@ Examples:
   scalingnote doctor daily.toml --json | jq -r '.checks[] | select(.health != \"fine\") | .found'
 
 Exit codes: 0 where nothing is wrong (there may be warnings), else that of the run that would fail: 1, 2, or 75 where it may
-pass by itself.")]
+be temporary.")]
 pub(crate) struct DoctorArgs {
-    /// The pipeline file (TOML); without one only the machine is looked at.
+    /// The pipeline file (TOML); without one only the machine is checked.
     #[arg(value_name = "PIPELINE", env = "SCALINGNOTE_PIPELINE", value_parser = place::path())]
     pipeline: Option<PathBuf>,
     /// Override one value of the pipeline; repeatable.

@@ -24,10 +24,10 @@ const SHOWN: usize = 1_200;
 /// A model that is small, good, and under a free licence.
 const MODEL: &str = "Qwen/Qwen3-Embedding-0.6B";
 
-/// Look at files of notes and write a pipeline file for them
+/// Inspect files of notes and write a pipeline file for them
 ///
 /// Proposes which column is the id, which are text, the SQL, the template and the stored columns, writes a commented
-/// pipeline file that `config check` finds right, and shows the first text that would be encoded. Where the model is on
+/// pipeline file that passes `config check`, and shows the first text that would be encoded. Where the model is on
 /// this machine it also makes the plan. On a terminal it asks; each question has a flag, and --yes asks nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -38,9 +38,9 @@ Examples:
   scalingnote init notes.parquet --yes --output - | less
 
 SOURCE is what `uri` in [[corpus.tables]] may be: a file, a folder, a glob or an object-store URI of Parquet, JSON, CSV,
-Arrow or Avro files; CSV and JSON may be packed with gzip or zstd. An existing file is never overwritten.")]
+Arrow or Avro files; CSV and JSON may be compressed with gzip or zstd. An existing file is never overwritten.")]
 pub(crate) struct InitArgs {
-    /// Where the notes lie.
+    /// Where the notes are.
     #[arg(value_parser = place::text())]
     source: String,
     /// The tower: a Hugging Face repository, a folder, a .safetensors or .gguf file.
@@ -55,7 +55,7 @@ pub(crate) struct InitArgs {
     /// Where everything will be stored: a folder, or s3://, gs://, az://. By default a folder beside the pipeline file.
     #[arg(long, value_parser = place::text())]
     root: Option<String>,
-    /// Column that tells notes apart.
+    /// Column that identifies a note.
     #[arg(long, value_name = "COLUMN")]
     id: Option<String>,
     /// Column with the title.
@@ -64,22 +64,22 @@ pub(crate) struct InitArgs {
     /// Column with text to encode; repeatable, in the order of the text.
     #[arg(long = "text", value_name = "COLUMN")]
     texts: Vec<String>,
-    /// Column with topics: a list of texts, or one text.
+    /// Column with topics: a list of strings, or one string.
     #[arg(long, value_name = "COLUMN")]
     topics: Option<String>,
-    /// Column that says when a note was changed last: of two rows with one id the newer counts.
+    /// Column that says when a note was changed last: of two rows with the same id the newer wins.
     #[arg(long, value_name = "COLUMN")]
     updated_at: Option<String>,
     /// Column to show with hits; repeatable.
     #[arg(long, value_name = "COLUMN")]
     stored: Vec<String>,
-    /// Format of the files, where their endings do not say it: parquet, jsonl, csv, arrow or avro.
+    /// Format of the files, where the file extensions do not say it: parquet, jsonl, csv, arrow or avro.
     #[arg(long, value_parser = table_format)]
     format: Option<TableFormat>,
-    /// Ask nothing: take what is proposed.
+    /// Ask nothing: accept every proposal.
     #[arg(long, short)]
     yes: bool,
-    /// Make no plan, even where the model is at hand.
+    /// Make no plan, even if the model is on this machine.
     #[arg(long)]
     no_plan: bool,
 }
@@ -306,7 +306,7 @@ fn shown(look: &Look) -> String {
     )
 }
 
-/// What a run would do, where the model is here. The file is written: what goes wrong here is only said.
+/// What a run would do, where the model is here. The file is written: a failure here is only reported.
 async fn plan(resolved: &Resolved, app: &App) -> String {
     let pipeline = &resolved.pipeline;
     match Tower::resolve_here(&pipeline.tower, &pipeline.base_dir, &app.reporter).await {

@@ -1,7 +1,7 @@
 //! The command line: the only place that prints, parses flags and draws progress.
 //!
 //! Results go to stdout, everything else to stderr. One file per subcommand; `commands` lists them, and what several of
-//! them share lies below them: flags in `args`, the terminal in `terminal` and `progress`.
+//! them share is below them: flags in `args`, the terminal in `terminal` and `progress`.
 
 mod app;
 mod args;

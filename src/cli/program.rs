@@ -29,7 +29,7 @@ fn run_with(arguments: Vec<OsString>, commit: Option<&str>) -> ExitCode {
         Color::Auto => ColorChoice::Auto,
     };
     let mut known = command();
-    // Which kernels there are is looked up for whoever asks, and for nobody else.
+    // Kernels are looked up only when the version is asked for.
     if arguments.iter().any(|word| word == "--version") {
         known = known.long_version(version::long(commit));
     }
@@ -80,14 +80,14 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         | Command::Mine(_)
         | Command::Distill(_)
         | Command::Evaluate(_) => Some(
-            "stopping after the batch at hand; what is finished is kept, and the next run resumes \
+            "stopping after the current batch; what is finished is kept, and the next run resumes \
              (once more to stop at once)",
         ),
         Command::Serve(_) => {
             Some("stopping once every request in flight is answered (once more to stop at once)")
         }
         Command::Cluster(_) => Some(
-            "stopping; a work at hand ends after its batch, and others do the rest (once more to stop at once)",
+            "stopping; a task in progress ends after its batch, and others do the rest (once more to stop at once)",
         ),
         _ => None,
     };

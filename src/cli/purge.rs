@@ -20,16 +20,16 @@ const MAX_IDS: u64 = 256 << 20;
 ///
 /// Their text, vectors, index entries and stored columns leave the root: a snapshot without them is
 /// published, and what held them (older snapshots too) is deleted at once, without a grace time.
-/// Then every object that is left is looked into. Exit code 1 if anything of the notes is found.
+/// Then every object that is left is checked. Exit code 1 if anything of the notes is found.
 ///
-/// The notes get a tombstone: later runs leave them out even while the corpus returns them. While a
-/// run of this root is going on it refuses. An interrupted purge is finished by the same command.
+/// The notes get a tombstone: later runs leave them out even while the corpus returns them. It refuses
+/// to start while a run of this root is in progress. An interrupted purge is finished by the same command.
 ///
 /// Only what this program made is deleted. Other files below the root, and other roots there, are
-/// looked into too, and named (LEFT) where they hold the note.
+/// checked too, and listed (LEFT) where they hold the note.
 ///
-/// Work that was planned before a purge is void: it refuses to go on, and takes back what it wrote.
-/// Should it die before it can, the next run, snapshot gc and --scan find what it left.
+/// Work that was planned before a purge is void: it stops, and deletes what it wrote.
+/// If it dies before that, the next run, snapshot gc and --scan find what it left.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -44,7 +44,7 @@ pub(crate) struct PurgeArgs {
     /// Root URI or path, or a pipeline file.
     #[arg(value_parser = place::text())]
     root: String,
-    /// A note that must go; repeatable.
+    /// A note to remove; repeatable.
     #[arg(long = "note-id", value_name = "ID")]
     note_ids: Vec<String>,
     /// A file of note ids, one a line; `-` is standard input.
@@ -53,7 +53,7 @@ pub(crate) struct PurgeArgs {
     /// Say what would be deleted, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Let these purged notes come back with the next run.
+    /// Allow the next run to index these purged notes again.
     #[arg(long, conflicts_with = "dry_run")]
     lift: bool,
     /// Look through everything stored for notes that were purged and are there again; purge what is found.
@@ -129,7 +129,7 @@ fn notes(args: &PurgeArgs) -> Result<Vec<NoteId>> {
         let trimmed = id.trim_end_matches('\r');
         let note: NoteId = trimmed.parse().map_err(|_: Error| {
             Error::usage(format!(
-                "`{trimmed}` is no note id: i:42 is the integer 42, s:42 the string"
+                "`{trimmed}` is not a note id: i:42 is the integer 42, s:42 the string"
             ))
         })?;
         // `i:007` would be looked for under another name than it is stored.
@@ -153,7 +153,7 @@ fn describe(report: &PurgeReport) -> String {
     };
     if report.notes == 0 {
         line(format!(
-            "no purged note is stored again; looked into {} objects",
+            "no purged note is stored again; checked {} objects",
             format::count(report.scanned.objects)
         ));
         return out;
@@ -198,7 +198,7 @@ fn describe(report: &PurgeReport) -> String {
     ));
     let scanned = &report.scanned;
     line(format!(
-        "looked into all {} objects: {} rows of {} Parquet files, {} keys of {} index files, {} other files, {} files of others",
+        "checked all {} objects: {} rows of {} Parquet files, {} keys of {} index files, {} other files, {} files of others",
         format::count(scanned.objects),
         format::count(scanned.rows),
         format::count(scanned.parquet_files),

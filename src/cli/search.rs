@@ -35,7 +35,7 @@ pub(crate) struct SearchArgs {
     /// Compare with every vector instead of walking the index.
     #[arg(long)]
     exact: bool,
-    /// Only notes whose stored columns fulfil this SQL condition, e.g. "lang = 'en' AND like_count > 10".
+    /// Only notes whose stored columns match this SQL condition, e.g. "lang = 'en' AND like_count > 10".
     #[arg(long = "where", value_name = "CONDITION")]
     condition: Option<String>,
     /// Print JSON.
@@ -44,10 +44,10 @@ pub(crate) struct SearchArgs {
     /// Search this snapshot instead of the newest.
     #[arg(long, value_name = "N")]
     snapshot: Option<u64>,
-    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    /// Accept only snapshots signed by this Ed25519 key (PEM file); repeatable. A pipeline's own keys count too.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
-    /// The tower's files, where they do not lie where the snapshot says.
+    /// The tower's files, if they are not where the snapshot says.
     #[arg(long, value_name = "PATH", value_parser = place::text())]
     model: Option<String>,
 }

@@ -20,16 +20,17 @@ const CLOSING: Duration = Duration::from_secs(10);
 
 /// Answer searches over HTTP from the newest snapshot
 ///
-/// The server looks for a newer snapshot (or a rollback) again and again. It downloads and verifies it, checks that it
+/// The server polls for a newer snapshot (or a rollback). It downloads and verifies it, checks that it
 /// answers the queries recorded at build time as it did then, and switches to it between two requests. If any of that
-/// fails, it reports the error and keeps serving the current one. On SIGTERM it finishes the requests it has, then exits.
+/// fails, it reports the error and keeps serving the current one. On SIGTERM it finishes the requests it has, then
+/// exits.
 ///
 /// POST /search {"text": "...", "k": 10, "exact": false, "where": "lang = 'en'"}, or "vector" instead of "text";
 /// GET /search?text=...&k=10; GET /healthz; GET /metrics (Prometheus). GET / is a page for people: it searches, compares with
 /// exact search or an earlier snapshot, and shows how the snapshot was made.
 ///
-/// It has no authentication and no TLS: bind it to a loopback address, or put a proxy in front. On a loopback address it
-/// answers only requests whose Host is localhost or a loopback address, so that web pages cannot reach it through a
+/// It has no authentication and no TLS: bind it to a loopback address, or put a proxy in front. On a loopback address
+/// it answers only requests whose Host is localhost or a loopback address, so that web pages cannot reach it through a
 /// visitor's browser.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -84,8 +85,8 @@ pub(crate) struct ServeArgs {
     /// Largest answer in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = clap::value_parser!(u32).range(4_096..=1 << 30))]
     max_answer: u32,
-    /// Concurrent connections; a new one beyond them closes the one that has kept the server waiting longest. Lowered to fit
-    /// the system's limit on open files.
+    /// Concurrent connections; a new one beyond them closes the one that has kept the server waiting longest. Lowered
+    /// to fit the system's limit on open files.
     #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     max_connections: u32,
     /// Serve no page at /.
@@ -141,7 +142,7 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
     app.print(&format!("serving {what} on http://{address}\n"))?;
     let cancel = app.cancel.clone();
     let served = server.run(async move { cancel.cancelled().await }).await;
-    // A look that is going on may wait for a store that does not answer.
+    // A look in progress may wait for a store that does not answer.
     let closed = tokio::time::timeout(CLOSING, watcher.close()).await;
     if closed.is_err() {
         tracing::warn!("the store does not answer; the snapshot's lease is left to expire");
@@ -149,7 +150,7 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
     served
 }
 
-/// A root without a snapshot, and a store that fails for now, are worth waiting for; anything else is told at once.
+/// A root without a snapshot, and a store that fails for now, are worth waiting for; anything else is reported at once.
 async fn first_look(watcher: &SnapshotWatcher, uri: &str, app: &App) -> Result<()> {
     let problem = match watcher.look().await {
         Ok(true) => return Ok(()),
@@ -183,7 +184,7 @@ fn limits(args: &ServeArgs) -> Limits {
     }
 }
 
-/// A host's name as it stands in an address, without scheme and port.
+/// A host's name as it is in an address, without scheme and port.
 fn host_name(text: &str) -> std::result::Result<String, String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     match text.is_empty() || !text.chars().all(is_name) {

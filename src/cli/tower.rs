@@ -22,7 +22,7 @@ const SAMPLE: &str = "The quick brown fox jumps over the lazy dog.";
 /// Its elements that the table shows; the JSON has all.
 const SHOWN: usize = 6;
 
-/// Say what is understood of a model, and try it
+/// Show how a model is understood, and try it
 ///
 /// Pooling, prompts, longest text, normalisation, each with the file that says it; then how fast it encodes on
 /// this machine, and the first elements of one vector, to compare with what the model's authors get.
@@ -42,13 +42,13 @@ pub(crate) struct TowerArgs {
     /// As it encodes queries.
     #[arg(long)]
     query: bool,
-    /// The text to show the vector of.
+    /// Text whose vector is shown.
     #[arg(long, value_name = "TEXT", default_value = SAMPLE)]
     text: String,
     /// Where it computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: DeviceSpec,
-    /// How long to see how fast it is; 0s: only the vector.
+    /// How long to measure its speed; 0s: only the vector.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration::parse)]
     trial: Duration,
     /// Load no weights: only what the files say.

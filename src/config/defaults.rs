@@ -166,8 +166,8 @@ fn differences(
     Ok(found)
 }
 
-/// The places that a key of the table matches, with their values; none where a section on the way is absent. `left_out` is
-/// the value of a key that the JSON does not show.
+/// The places that a key of the table matches, with their values; none where a section on the way is absent. `left_out`
+/// is the value of a key that the JSON does not show.
 fn places<'a>(
     pipeline: &'a Json,
     key: &str,
@@ -281,7 +281,7 @@ mod tests {
         for change in CHANGES {
             let left_out = change.left_out.map(Json::from);
             let places = places(&json, change.key, left_out.as_ref());
-            assert!(!places.is_empty(), "{} is no key", change.key);
+            assert!(!places.is_empty(), "{} is not a key", change.key);
             for (place, now) in places {
                 assert!(toml::Value::try_from(now).is_ok(), "{place} cannot be written down");
                 assert!(!change.why.is_empty() && !change.why.ends_with('.'));

@@ -35,7 +35,7 @@ pub(super) fn set(text: &str, path: &str, value: &str, comment: &str) -> Option<
             let comma = if empty { " " } else { "," };
             (at..at, format!(" {} = {value}{comma}", parts[depth..].join(".")))
         }
-        // Keys of no section stand before the first.
+        // Keys of no section are before the first.
         (None, None) if parts.len() == 1 => (0..0, line),
         (Some(found), None) if text[found.span().start..].starts_with('[') => {
             let end = line_end(text, found.span().end);

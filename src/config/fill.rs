@@ -16,7 +16,8 @@ pub struct Named {
 }
 
 impl Resolved {
-    /// The towers of the pipeline, those of `[next]` after it. Where the document tower encodes queries too, it is there twice.
+    /// The towers of the pipeline, those of `[next]` after it. Where the document tower encodes queries too, it is
+    /// there twice.
     pub fn towers(&self) -> Vec<Named> {
         let after = self.pipeline.after_next();
         let pipelines = [
@@ -46,7 +47,7 @@ impl Resolved {
         }
     }
 
-    /// Copies one option of a tower into a section; false where something stands there already.
+    /// Copies one option of a tower into a section; false where something is there already.
     fn set(&mut self, section: &str, key: &str, from: &TowerOptions) -> bool {
         let pipeline = &mut self.pipeline;
         let (query, tower) = match section.strip_prefix("next.") {

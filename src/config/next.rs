@@ -21,7 +21,7 @@ pub struct NextOptions {
     /// How it cuts long notes. Default: `[chunking]`.
     #[serde(default)]
     pub chunking: Option<ChunkingOptions>,
-    /// How its queries are encoded. Default: by itself, with its own prompt.
+    /// How its queries are encoded. Default: by the tower itself, with its own prompt.
     #[serde(default)]
     pub query: QueryOptions,
     /// Tokens that one run may encode for it. Default: as many as the time allows.

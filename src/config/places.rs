@@ -1,4 +1,4 @@
-//! The keys of a pipeline file that say where something lies.
+//! The keys of a pipeline file that say where something is.
 
 use std::borrow::Cow;
 use std::path::Path;

@@ -22,8 +22,8 @@ pub enum CorpusMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TypeRule {
-    /// What looks like a number is one: `007` is 7, `1.10` is 1.1, and a `2.5` makes every `2` a 2.0. Versions of a note
-    /// that cannot be ordered by `updated_at` are compared as text.
+    /// What looks like a number is one: `007` is 7, `1.10` is 1.1, and a `2.5` makes every `2` a 2.0. Versions of a
+    /// note that cannot be ordered by `updated_at` are compared as text.
     #[default]
     Guessed,
     /// A column has a type only if printing each value gives the file's own text back, else it is text. A type that the
@@ -100,7 +100,7 @@ pub enum TableFormat {
     Arrow,
     /// Apache Avro.
     Avro,
-    /// Markdown: a file is a note. Only where it is said: a `README.md` beside data is no table.
+    /// Markdown: a file is a note. Only where it is said: a `README.md` beside data is not a table.
     Markdown,
 }
 
@@ -110,8 +110,8 @@ pub enum TableFormat {
 pub struct TableOptions {
     /// Name in the SQL.
     pub name: String,
-    /// File, directory or glob, as a local path or an object-store URI, or the address of one file on the web. CSV and JSON
-    /// files may end in `.gz` or `.zst`.
+    /// File, directory or glob, as a local path or an object-store URI, or the address of one file on the web. CSV and
+    /// JSON files may end in `.gz` or `.zst`.
     pub uri: String,
     /// Format; by default from the file ending.
     #[serde(default)]
@@ -126,15 +126,15 @@ pub struct TableOptions {
     /// quotes are not all those of a CSV writer, none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quote: Option<String>,
-    /// CSV only: a character that takes the next one's meaning away, such as `\\`. Without one a quote in a quoted field is
-    /// written twice.
+    /// CSV only: a character that takes the next one's meaning away, such as `\\`. Without one a quote in a quoted
+    /// field is written twice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub escape: Option<char>,
     /// CSV only: lines that begin with this character are passed over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<char>,
-    /// CSV only: what stands for no value, such as `\\N`. By default an empty field; an empty field of a column that is no
-    /// text has no value in any case.
+    /// CSV only: what stands for no value, such as `\\N`. By default an empty field; an empty field of a column that is
+    /// not text has no value in any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub null: Option<String>,
     /// CSV only: lines before the header (or the first row) that are passed over.
@@ -222,15 +222,15 @@ pub struct CorpusOptions {
     /// Extra output columns stored beside the index, for display and filters.
     #[serde(default)]
     pub stored_columns: Vec<String>,
-    /// How many rows may be rejected (no id, no text, or a row of a text file that cannot be read: broken UTF-8, another
-    /// number of fields than the header, no JSON object) before the run stops.
+    /// How many rows may be rejected (no id, no text, or a row of a text file that cannot be read: broken UTF-8,
+    /// another number of fields than the header, no JSON object) before the run stops.
     #[serde(default)]
     pub max_rejected: u64,
     /// How the tables' object stores are reached, where that is not as the pipeline's `storage` says.
     #[serde(default)]
     pub storage: Option<StorageOptions>,
-    /// Memory that DataFusion may use before it spills, in MiB. A row of a CSV or JSON file may take a 32nd of it; a batch, a page,
-    /// a block, or a buffer of a Parquet, Avro, or Arrow file a quarter.
+    /// Memory that DataFusion may use before it spills, in MiB. A row of a CSV or JSON file may take a 32nd of it; a
+    /// batch, a page, a block, or a buffer of a Parquet, Avro, or Arrow file a quarter.
     #[serde(default = "default_memory")]
     pub memory_limit_mib: u64,
 }

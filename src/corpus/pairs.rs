@@ -84,7 +84,7 @@ fn rows_of(batch: &RecordBatch, rows: &mut Vec<PairRecord>) -> Result<()> {
         let Some(column) = batch.column_by_name(name) else { return Ok(None) };
         let wrong = |e| {
             Error::config(format!(
-                "column `{name}` of the pairs is {}, which is no {to}",
+                "column `{name}` of the pairs is {}, which is not a {to}",
                 column.data_type()
             ))
             .with_source(e)
@@ -101,11 +101,11 @@ fn rows_of(batch: &RecordBatch, rows: &mut Vec<PairRecord>) -> Result<()> {
     let (query, text) = (needed("query")?, needed("text")?);
     let title = column("title", &DataType::Utf8)?;
     let weight = column("weight", &DataType::Float32)?;
-    // A text that is no number casts to null, which would mean 1.
+    // A text that is not a number casts to null, which would mean 1.
     if let (Some(cast), Some(given)) = (&weight, batch.column_by_name("weight"))
         && cast.null_count() > given.logical_null_count()
     {
-        return Err(Error::input("column `weight` of the pairs holds a text that is no number"));
+        return Err(Error::input("column `weight` of the pairs holds a text that is not a number"));
     }
     let list = DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)));
     let negatives = column("negatives", &list)?;

@@ -60,7 +60,7 @@ pub struct SampledColumn {
     pub filled: usize,
     /// Different values among them.
     pub distinct: usize,
-    /// Characters of such a value, on average.
+    /// Characters of such values, on average.
     pub mean_chars: f64,
     /// Whether each value begins with a date as ISO 8601 writes it.
     pub iso_dates: bool,

@@ -21,8 +21,8 @@ use crate::error::{Error, ErrorKind, Result, deep_async, kind_of_io};
 pub(super) const BATCH_ROWS: usize = 2048;
 
 const MIB: u64 = 1 << 20;
-/// Parts of the memory limit that a row of a text file may take: its text is copied where fields are taken apart, where a
-/// batch is built and where batches wait, in each of the files that are read at once.
+/// Parts of the memory limit that a row of a text file may take: its text is copied where fields are taken apart, where
+/// a batch is built and where batches wait, in each of the files that are read at once.
 const ROWS_OF_LIMIT: u64 = 32;
 /// Parts of the memory limit that a batch of a file that describes itself may take.
 const BATCHES_OF_LIMIT: u64 = 4;
@@ -50,7 +50,7 @@ pub(super) fn session(memory_limit_mib: u64) -> Result<SessionContext> {
         .with_max_temp_directory_size(u64::MAX)
         .build_arc()
         .map_err(|e| error(e, "starting DataFusion"))?;
-    // Each partition keeps its reservation aside for the merge of its spill files.
+    // Each partition keeps its reservation for the merge of its spill files.
     let reservation = (bytes / partitions / 8).min(10 << 20);
     let mut config = SessionConfig::new()
         .with_target_partitions(partitions)

@@ -14,14 +14,15 @@ use crate::store::named::expand;
 use crate::types::{PairRecord, SplitMix64};
 
 /// Where training pairs come from: a folder in BEIR layout (every judgement above 0 is a pair), a JSON Lines file of
-/// `{"query", "text", "title"?, "note_id"?, "negatives"?: [text], "weight"?, "score"?, "negative_scores"?}`, or a table of such columns (Parquet, or with
-/// `sql` anything that a corpus table can be).
+/// `{"query", "text", "title"?, "note_id"?, "negatives"?: [text], "weight"?, "score"?, "negative_scores"?}`, or a table
+/// of such columns (Parquet, or with `sql` anything that a corpus table can be).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairSource {
     /// Folder or file (`.xz` and `.gz` may be left off); of a table a file, folder, glob or object-store URI.
     pub path: PathBuf,
-    /// SQL over the table `pairs` that gives the columns `query` and `text`, and `title`, `negatives` and `weight` if any.
+    /// SQL over the table `pairs` that gives the columns `query` and `text`, and `title`, `negatives` and `weight` if
+    /// any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sql: Option<String>,
     /// File of the queries, for a folder.
@@ -30,7 +31,7 @@ pub struct PairSource {
     /// File of the judgements, for a folder.
     #[serde(default = "qrels_file")]
     pub qrels: String,
-    /// Take at most so many pairs, drawn with the seed of the run.
+    /// Take at most this many pairs, drawn with the seed of the run.
     #[serde(default)]
     pub limit: Option<usize>,
     /// Weight of its pairs in the loss.
@@ -39,8 +40,8 @@ pub struct PairSource {
     /// Leave out pairs whose document id starts with one of these.
     #[serde(default)]
     pub exclude_id_prefix: Vec<String>,
-    /// Share of the steps of `train` that take their batch from this source, with `order = "by_source"`. Sources without one
-    /// divide what the others leave by their pairs.
+    /// Share of the steps of `train` that take their batch from this source, with `order = "by_source"`. Sources
+    /// without one divide what the others leave by their pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
     /// Cosines of its queries are divided by it in `train`. Default: the recipe's `temperature`.
@@ -96,7 +97,8 @@ pub struct Pair {
     pub document: u32,
     /// Documents that look alike and do not answer it.
     pub negatives: Vec<u32>,
-    /// How the tower that mined the negatives scored them, each less its score of the document; empty where nobody says.
+    /// How the tower that mined the negatives scored them, each less its score of the document; empty where nobody
+    /// says.
     pub margins: Vec<f32>,
     /// Weight in the loss.
     pub weight: f32,
@@ -114,7 +116,8 @@ pub struct PairSet {
     /// What folders should not have and were read without: a line for people for each kind.
     pub oddities: Vec<String>,
     numbers: HashMap<String, u32>,
-    /// Of all pairs that were read, those that a `limit` left out among them: their documents are still here, and answer.
+    /// Of all pairs that were read, those that a `limit` left out among them: their documents are still here, and
+    /// answer.
     answers: Answers,
 }
 
@@ -135,7 +138,8 @@ struct Line {
 }
 
 impl PairSet {
-    /// Reads sources that are folders or lines. Relative paths start from `base_dir`; `seed` decides what a `limit` draws.
+    /// Reads sources that are folders or lines. Relative paths start from `base_dir`; `seed` decides what a `limit`
+    /// draws.
     ///
     /// # Errors
     /// NotFound or Input, naming file and line; Input where nothing is left or a weight is not positive; Config for a
@@ -200,8 +204,8 @@ impl PairSet {
         Ok(set)
     }
 
-    /// Leaves out pairs without a query or a document, and texts of nothing among documents and negatives. Gives the number of
-    /// pairs that went.
+    /// Leaves out pairs without a query or a document, and texts of nothing among documents and negatives. Gives the
+    /// number of pairs that were dropped.
     pub fn drop_empty(&mut self) -> usize {
         let full = |text: &str| !text.trim().is_empty();
         let mut kept = 0..;
@@ -325,7 +329,7 @@ impl PairSet {
     }
 }
 
-/// Why a line is no pair, without quoting it: it may be somebody's note.
+/// Why a line is not a pair, without quoting it: it may be somebody's note.
 fn wrong_line(path: &Path, cause: &serde_json::Error) -> Error {
     let column = cause.column();
     if !cause.is_data() {
@@ -340,7 +344,7 @@ fn wrong_line(path: &Path, cause: &serde_json::Error) -> Error {
     let said = match (text.starts_with("missing field"), text.starts_with("unknown field")) {
         (true, _) => text.split(" at line").next().unwrap_or_default(),
         (_, true) => "it has another field",
-        _ => "a value is of a wrong type, or a field stands there twice",
+        _ => "a value is of a wrong type, or a field is there twice",
     };
     Error::input(format!(
         "no pair (column {column}): {said}; it reads {{\"query\": text, \"text\": text, \"title\"?, \"negatives\"?: [text], \"weight\"?: number}}"

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Judgements: query id -> document id -> grade. A grade above 0 means relevant.
 pub type Qrels = BTreeMap<String, BTreeMap<String, i32>>;
 
-/// A judgement and the line that it stands on.
+/// A judgement and the line that it is on.
 pub(super) struct Judgement {
     pub(super) grade: i32,
     pub(super) line: usize,

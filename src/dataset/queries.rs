@@ -16,8 +16,8 @@ struct Line {
     text: String,
 }
 
-/// The queries of a file: JSON Lines of `{"_id", "text"}` where its name says so (`queries.jsonl` of a retrieval set), else a
-/// query a line. `.xz` and `.gz` may be left off. A query without an id is called by the number of its line.
+/// The queries of a file: JSON Lines of `{"_id", "text"}` where its name says so (`queries.jsonl` of a retrieval set),
+/// else a query a line. `.xz` and `.gz` may be left off. A query without an id is called by the number of its line.
 ///
 /// # Errors
 /// NotFound or Input, naming file and line; Input where an id comes twice, and where nothing is left.
@@ -38,7 +38,7 @@ pub fn read_queries(path: &Path) -> Result<Vec<Query>> {
         };
         let id = found.id.unwrap_or_else(|| number.to_string());
         if !ids.insert(id.clone()) {
-            return Err(Error::input(format!("query {id} stands there twice")));
+            return Err(Error::input(format!("query {id} is there twice")));
         }
         if !found.text.trim().is_empty() {
             queries.push(Query { id, text: found.text });
@@ -72,7 +72,7 @@ mod tests {
         let error = read("q.jsonl", "{\"text\": secret}\n").unwrap_err();
         assert!(error.contains("line 1") && !error.contains("secret"), "{error}");
         let twice = "{\"_id\":\"a\",\"text\":\"x\"}\n".repeat(2);
-        assert!(read("q.jsonl", &twice).unwrap_err().contains("query a stands there twice"));
+        assert!(read("q.jsonl", &twice).unwrap_err().contains("query a is there twice"));
         assert!(read("q.txt", "\n").unwrap_err().contains("holds no query"));
     }
 }

@@ -11,8 +11,8 @@ use crate::error::{Error, Result, ResultExt};
 use crate::store::named::expand;
 use crate::types::SplitMix64;
 
-/// Where plain texts come from: a JSON Lines file of `{"text", ...}` (other keys are passed over), or a table (Parquet, or
-/// with `sql` anything that a corpus table can be). A text that stands there twice is taken once.
+/// Where plain texts come from: a JSON Lines file of `{"text", ...}` (other keys are passed over), or a table (Parquet,
+/// or with `sql` anything that a corpus table can be). A text that is there twice is taken once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextSource {
@@ -21,11 +21,11 @@ pub struct TextSource {
     /// SQL over the table `pairs` that gives the column `text`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sql: Option<String>,
-    /// Take at most so many texts, drawn with the seed of the run.
+    /// Take at most this many texts, drawn with the seed of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
-    /// Share of the steps that take their batch from this source. Sources without one divide what the others leave by their
-    /// pairs and texts.
+    /// Share of the steps that take their batch from this source. Sources without one divide what the others leave by
+    /// their pairs and texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
     /// Read them as queries, with the query side's prompt and length, instead of as documents.
@@ -73,8 +73,8 @@ struct Line {
 }
 
 impl TextSet {
-    /// Adds the next source: `rows` are its texts where it is a table. Relative paths start from `base_dir`; `seed` decides
-    /// what a `limit` draws.
+    /// Adds the next source: `rows` are its texts where it is a table. Relative paths start from `base_dir`; `seed`
+    /// decides what a `limit` draws.
     ///
     /// # Errors
     /// NotFound or Input, naming file and line; Input where nothing is left; Config for a limit of 0.

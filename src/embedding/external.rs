@@ -14,11 +14,12 @@ use crate::store::named::open_regular;
 use crate::store::parquet_error;
 use crate::types::{Digest256, Embeddings, TextHash};
 
-/// The columns `text_hash` and `embedding` of a Parquet file, or of all files below a folder in the order of their names.
+/// The columns `text_hash` and `embedding` of a Parquet file, or of all files below a folder in the order of their
+/// names.
 ///
 /// # Errors
-/// NotFound where nothing lies there; Input, naming the file, for columns that are missing, of another type, or hold nulls,
-/// and for vectors of different lengths.
+/// NotFound where nothing is there; Input, naming the file, for columns that are missing, of another type, or hold
+/// nulls, and for vectors of different lengths.
 pub fn read_by_text_hash(path: &Path) -> Result<(Vec<TextHash>, Embeddings)> {
     let mut files = Vec::new();
     find(path, &mut files)?;

@@ -42,7 +42,7 @@ pub const RECEIPT_VERSION: u32 = 1;
 /// Receipts read at the same time.
 const READS: usize = 16;
 
-/// One encoded text; its vector stands in the same row of an [`crate::types::Embeddings`].
+/// One encoded text; its vector is in the same row of an [`crate::types::Embeddings`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedText {
     /// Hash of the rendered text.
@@ -77,7 +77,7 @@ pub struct PartReceipt {
     pub vector_type: VectorType,
     /// Dimensions.
     pub dimensions: u32,
-    /// Hashes of the file's pieces, for whoever reads some of it; earlier releases wrote none.
+    /// Hashes of the file's pieces, for partial reads; earlier releases wrote none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pieces: Option<Pieces>,
 }

@@ -6,7 +6,7 @@
 //! | the same of a part of an earlier release | the SHA-256 of the receipt, over all of the file, once a process; then by pieces |
 //! | the same where the receipt is gone | the start of the SHA-256 in the file's name, likewise |
 //! | text hashes of a part whose receipt has hashes of its pieces | these |
-//! | text hashes of a part of an earlier release | nothing: a damaged text hash is no text's, so a look-up misses it, and whoever reads a vector of the part afterwards hashes all of it. Reading every part whole to plan a day would cost more than the day. |
+//! | text hashes of a part of an earlier release | nothing: a damaged text hash is not a text's, so a look-up misses it, and a later read of a vector of the part hashes all of it. Reading every part whole to plan a day would cost more than the day. |
 
 use super::PartReceipt;
 use crate::error::{Error, Result, found};
@@ -51,7 +51,7 @@ pub(super) async fn open(
 /// As [`open`].
 pub(super) async fn open_key(root: &Root, key: &str) -> Result<ParquetObject> {
     let Some(Key::Part { space, shard, part, hash }) = layout::parse(key) else {
-        return Err(Error::corrupt(format!("{key} is no key of a part file")));
+        return Err(Error::corrupt(format!("{key} is not a key of a part file")));
     };
     let receipt = layout::part_receipt(&space, shard, &part);
     if let Some(receipt) = found(PartReceipt::read(root, &space, &receipt).await)?

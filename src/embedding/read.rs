@@ -115,7 +115,7 @@ async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
         _ => return Err(altered(part, "has no embedding column of fixed-size lists")),
     };
     let total = total_rows(&builder).ok_or_else(|| altered(part, "has a negative row count"))?;
-    // Where each wanted row goes, by row.
+    // The target of each wanted row, by row.
     let mut wanted: Vec<(usize, usize)> =
         rows.iter().enumerate().map(|(at, row)| (*row as usize, at)).collect();
     wanted.sort_unstable();
@@ -124,7 +124,8 @@ async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
             "row {row} was asked of part file {part}, which has {total}: whatever names it is of another part"
         )));
     }
-    // The width stands in a note of the writer's that nothing else holds to it: it must not decide how much memory is taken.
+    // The width is in a note of the writer's that nothing else holds to it: it must not decide how much memory is
+    // taken.
     if !holds(&builder, "embedding", total, width) {
         return Err(altered(
             part,
@@ -167,7 +168,8 @@ async fn vectors(root: &Root, part: &str, rows: &[u32]) -> Result<Embeddings> {
     Embeddings::from_vec(width, out)
 }
 
-/// Whether the chunks of a column of lists hold so many numbers, of two bytes or more each: our parts are written plainly.
+/// Whether the chunks of a column of lists hold this many numbers, of two bytes or more each: our parts are written
+/// plainly.
 fn holds(builder: &Builder, column: &str, rows: usize, width: usize) -> bool {
     let (mut values, mut bytes) = (0i128, 0i128);
     for group in builder.metadata().row_groups() {

@@ -32,7 +32,7 @@ pub enum Fate {
 pub struct Rewritten {
     /// The new part; `None` where no row stayed.
     pub part: Option<PartReceipt>,
-    /// New row of each old row; `None` where it went.
+    /// New row of each old row; `None` where it was dropped.
     pub rows: Vec<Option<u32>>,
 }
 
@@ -60,7 +60,7 @@ async fn rewrite(
     let builder = Box::pin(begin(opened, key)).await?;
     let schema = Arc::clone(builder.schema());
     let entries = builder.metadata().file_metadata().key_value_metadata().cloned();
-    // The writer adds the Arrow schema by itself.
+    // The writer adds the Arrow schema itself.
     let entries = entries.unwrap_or_default().into_iter().filter(|e| e.key != "ARROW:schema");
     let full = || "writing a part to the folder for temporary files (TMPDIR)";
     let spooled = tempfile::NamedTempFile::new().or_error(ErrorKind::Resource, full)?;

@@ -132,8 +132,8 @@ fn pieces(file: &Path, cuts: Vec<u64>) -> Result<Pieces> {
     }
 }
 
-/// Where the pieces of a part end: a column's bytes are pieces of their own, so that whoever reads text hashes reads no
-/// vectors, and those of long columns are many, so that whoever reads a few vectors reads little else.
+/// Where the pieces of a part end: a column's bytes are pieces of their own, so that reading text hashes reads no
+/// vectors, and those of long columns are many, so that reading a few vectors reads little else.
 pub(super) fn cuts(metadata: &ParquetMetaData) -> Vec<u64> {
     let mut cuts = Vec::new();
     let mut last = 0;
@@ -268,7 +268,7 @@ fn batch(
         Error::internal("encoded texts do not make an Arrow batch").with_source(cause)
     };
     let DataType::FixedSizeList(element, size) = schema.field(2).data_type() else {
-        return Err(Error::internal("the embedding column is no fixed-size list"));
+        return Err(Error::internal("the embedding column is not a fixed-size list"));
     };
     let list = FixedSizeListArray::try_new(Arc::clone(element), *size, values, None);
     let texts = &texts[rows];

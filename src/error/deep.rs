@@ -1,8 +1,8 @@
 //! Room for code that calls itself once for every level of what it reads.
 //!
-//! A stack that overflows ends the process, and with it everything else that it was doing. Parsers and planners of SQL take up to 50 KiB of
-//! stack a level; a thread of ours or of tokio has 2 MiB. So they run on a thread that has room for every level that
-//! their input was checked to have.
+//! A stack that overflows ends the process, and with it everything else that it was doing. Parsers and planners of SQL
+//! take up to 50 KiB of stack a level; a thread of ours or of tokio has 2 MiB. So they run on a thread that has room
+//! for every level that their input was checked to have.
 
 use super::{Error, Result};
 
@@ -20,7 +20,7 @@ pub fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     })
 }
 
-/// [`deep`] for a future, which the thread polls to its end. Its reads go on by the runtime that this is called on.
+/// [`deep`] for a future, which the thread polls to its end. Its reads use the runtime that this is called on.
 ///
 /// # Errors
 /// Resource where the system has no thread to give.

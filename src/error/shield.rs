@@ -35,7 +35,7 @@ pub async fn shielded_async<T>(
 
 /// The error for a file whose reader panicked.
 pub fn broken(kind: ErrorKind, what: String) -> Error {
-    Error::new(kind, format!("{what} is damaged in a way that its reader cannot even name"))
+    Error::new(kind, format!("{what} is damaged so badly that its reader crashed"))
 }
 
 #[cfg(test)]

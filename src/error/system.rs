@@ -42,7 +42,7 @@ const KNOWN: [(&[i32], ErrorKind, &str); 11] = [
     (
         &[libc::ELOOP],
         ErrorKind::Input,
-        "a symbolic link stands where none may be, or links go round in a circle",
+        "a symbolic link stands where none may be, or links form a loop",
     ),
     (
         &[libc::EBUSY, libc::ETXTBSY, libc::EAGAIN],
@@ -61,7 +61,7 @@ fn known(error: &io::Error) -> Option<&'static (&'static [i32], ErrorKind, &'sta
     KNOWN.iter().find(|(numbers, ..)| numbers.contains(&number))
 }
 
-/// The way out where the error's own text does not tell.
+/// The way out where the error's own text does not say.
 pub fn way_out(error: &io::Error) -> Option<&'static str> {
     known(error).map(|(_, _, way_out)| *way_out)
 }

@@ -1,4 +1,4 @@
-//! BM25 in memory: a row that stands in every table, so that figures have a scale.
+//! BM25 in memory: a row that is in every table, so that figures have a scale.
 
 use std::collections::HashMap;
 

@@ -11,7 +11,7 @@ pub type Ranking = Vec<(String, f32)>;
 /// Ranked lists by query id.
 pub type Run = BTreeMap<String, Ranking>;
 
-/// The measures of one query or their means. All lie in `[0, 1]`.
+/// The measures of one query or their means. All are in `[0, 1]`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Measures {
     /// Normalised discounted cumulative gain of the first 10; gain = grade, discount = log2(rank + 1).

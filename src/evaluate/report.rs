@@ -25,7 +25,7 @@ pub struct Evaluation {
     pub ignore_identical_ids: bool,
     /// Means over the queries judged.
     pub mean: Measures,
-    /// Mean contrastive entropy in nats, where embeddings were at hand.
+    /// Mean contrastive entropy in nats, where embeddings were available.
     pub contrastive_entropy: Option<f64>,
     /// Every query, sorted by id.
     pub per_query: Vec<QueryMeasures>,

@@ -1,4 +1,4 @@
-//! Ranked lists in TREC's run format, for `trec_eval` and its kin.
+//! Ranked lists in TREC's run format, for `trec_eval` and similar tools.
 
 use std::fmt::Write as _;
 

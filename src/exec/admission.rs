@@ -9,8 +9,9 @@ use crate::tower::{DeviceSpec, Fit, Tower, TowerOptions};
 /// What a query tower that is to be admitted is asked.
 const PROBE: &str = "how does it work?";
 
-/// The towers that may encode queries: the configured one, by the fingerprint of everything that decides its vectors, or
-/// what it was adapted to: by a task of the `plan`, or, where that had nothing to adapt, earlier. The configured one is asked here too: the next tower's query tower, and that of a run on a cluster, come this way alone.
+/// The towers that may encode queries: the configured one, by the fingerprint of everything that decides its vectors,
+/// or what it was adapted to: by a task of the `plan`, or, where that had nothing to adapt, earlier. The configured one
+/// is asked here too: the next tower's query tower, and that of a run on a cluster, come this way alone.
 pub(super) async fn query_towers(
     session: &Session,
     plan: &Plan,
@@ -76,9 +77,9 @@ async fn admitted(session: &Session, tower: &Tower) -> Result<Option<QueryTower>
     Ok(towers.find(|tower| tower.fingerprint == fingerprint))
 }
 
-/// Whether the newest snapshot names a tower as well as `now` would: by another commit of the same repository, whose files
-/// give the same vectors (unless a person `decided` on one), or as an earlier release said it. A day on which nothing else
-/// changed then publishes nothing.
+/// Whether the newest snapshot names a tower as well as `now` would: by another commit of the same repository, whose
+/// files give the same vectors (unless a person `decided` on one), or as an earlier release said it. A day on which
+/// nothing else changed then publishes nothing.
 fn is_same(before: &QueryTower, now: &QueryTower, options: &TowerOptions, decided: bool) -> bool {
     let Ok(named) = serde_json::from_value::<TowerOptions>(before.options.clone()) else {
         return false;
@@ -90,8 +91,8 @@ fn is_same(before: &QueryTower, now: &QueryTower, options: &TowerOptions, decide
         && named.leads_to(&TowerOptions { revision: revision.clone(), ..options.clone() })
 }
 
-/// The query tower, which may be admitted, and, where it is one of its own that the newest snapshot does not admit yet, gives a
-/// vector. No gate asks it, and one that was trained until it broke would answer every search with an error.
+/// The query tower, which may be admitted, and, where it is one of its own that the newest snapshot does not admit yet,
+/// gives a vector. No gate asks it, and one that was trained until it broke would answer every search with an error.
 ///
 /// # Errors
 /// As [`super::check_query_tower`]; Input where its vector is of no use.
@@ -113,7 +114,7 @@ pub(super) async fn probe_query_tower(session: &Session) -> Result<&Tower> {
     match asked {
         Ok(true) => Ok(tower),
         Ok(false) => Err(Error::input(format!(
-            "the query tower {model} gives no usable vector (not finite, or zero): its training broke; train it again with a \
+            "the query tower {model} gives no usable vector (not finite, or zero): its training failed; train it again with a \
              lower optimizer.learning_rate"
         ))),
         // f16 computes on a GPU alone, which this machine need not have.
@@ -126,7 +127,8 @@ pub(super) async fn probe_query_tower(session: &Session) -> Result<&Tower> {
     }
 }
 
-/// Whether a query's vector is one that can be searched with. A tower whose tokenizer knows no word of the query cannot be asked.
+/// Whether a query's vector is one that can be searched with. A tower whose tokenizer knows no word of the query cannot
+/// be asked.
 fn answers(tower: &Tower) -> Result<bool> {
     let Ok(query) = tower.tokenizer().tokenize(PROBE) else { return Ok(true) };
     let vectors = tower.load(&DeviceSpec::Cpu { threads: 1 })?.encode(&[&query.ids])?;

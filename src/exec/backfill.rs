@@ -107,8 +107,8 @@ async fn live_since(root: &Root, newest: &Manifest) -> Result<u64> {
     Ok(since)
 }
 
-/// The pipeline whose tower a stored plan was made with, where it is that of `[next]`: for a back-fill, and for the days
-/// after the switch.
+/// The pipeline whose tower a stored plan was made with, where it is that of `[next]`: for a back-fill, and for the
+/// days after the switch.
 pub(super) fn pipeline_of(ctx: &RunContext, plan: &Plan) -> Option<Pipeline> {
     let pipeline = ctx.pipeline.after_next()?;
     let is_next = is_named(&pipeline, plan) && !is_named(&ctx.pipeline, plan);
@@ -182,13 +182,13 @@ pub(super) async fn night(next: &Next, day: &Plan, report: &mut RunReport) -> Re
         }
     }
     if report.outcome != Outcome::Planned && !report.has_switched() {
-        // Tomorrow's plan starts from what is stored by then.
+        // Tomorrow's plan starts from what is stored then.
         ctx.discard_prepared(&run_of_night(&day.spec.run)).await?;
     }
     Ok(())
 }
 
-/// The day's snapshot stays; the report says why the switch did not come.
+/// The day's snapshot stays; the report says why there was no switch.
 pub(super) fn refused(error: &Error, ctx: &RunContext, report: &mut RunReport) {
     let message = format!(
         "{}; the switch to [next.tower] {} was refused: {error}",
@@ -217,7 +217,7 @@ async fn fill(
     }
     let tower = next.opened()?;
     let Some(planned) = next.plan(session, tower, day).await? else { return Ok(()) };
-    let plan = stage::backfill_tonight(planned, &day.spec.run, next.options.tokens_per_run);
+    let plan = stage::backfill_plan(planned, &day.spec.run, next.options.tokens_per_run);
     let Some(backfill) = plan.backfill.clone() else { return Ok(()) };
     plan.store(&ctx.root).await?;
     let progress = report.backfill.insert(BackfillReport::planned(&plan));
@@ -317,7 +317,7 @@ pub(super) async fn brief(next: &Next, day: &Plan) -> Result<Option<PlanBrief>> 
         }
     };
     let Some(planned) = next.plan(session, tower, day).await? else { return Ok(None) };
-    let plan = stage::backfill_tonight(planned, &day.spec.run, next.options.tokens_per_run);
+    let plan = stage::backfill_plan(planned, &day.spec.run, next.options.tokens_per_run);
     plan.store(&session.ctx.root).await?;
     Ok(Some(PlanBrief::of(&plan)))
 }
@@ -340,7 +340,7 @@ pub(super) async fn summarise(next: &Next, day: &Plan) -> Result<Option<Backfill
         tokens.max(u64::from(next.options.tower.max_tokens()))
     });
     let limit = next.options.tokens_per_run.into_iter().chain(in_time).min();
-    let plan = stage::backfill_tonight(planned, &day.spec.run, limit);
+    let plan = stage::backfill_plan(planned, &day.spec.run, limit);
     plan.store(&session.ctx.root).await?;
     Ok(Some(BackfillSummary::of(&plan, speed, limit.is_some())))
 }

@@ -7,11 +7,11 @@ use crate::snapshot::{self, RunLease};
 use crate::stage::{self, CopyReport, CopyRequest};
 use crate::store::Root;
 
-/// [`stage::copy`] under a run's lease in the root that gets the snapshot, so that no gc there takes what has just arrived and
-/// nobody names yet, and under a reader's in the one that has it. A dry run only looks and needs neither.
+/// [`stage::copy`] under a run's lease in the root that gets the snapshot, so that no gc there takes what has just
+/// arrived and nobody names yet, and under a reader's in the one that has it. A dry run only looks and needs neither.
 ///
 /// # Errors
-/// Usage where both are one root; Busy where a run of the other root is going on; as [`stage::copy`].
+/// Usage where both are one root; Busy where a run of the other root is in progress; as [`stage::copy`].
 pub async fn copy(request: CopyRequest<'_>) -> Result<CopyReport> {
     let (from, to) = (request.from, request.to);
     if is_same(from, to) {

@@ -118,7 +118,7 @@ pub struct InSnapshot {
     pub shard: u32,
     /// Whether the note was purged: runs leave it out.
     pub purged: bool,
-    /// Why the run that made the snapshot went on without it, where its report says so.
+    /// Why the run that made the snapshot continued without it, where its report says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<String>,
     /// Its vectors.
@@ -159,8 +159,8 @@ pub struct Explained {
 /// Says where a note is, and why.
 ///
 /// # Errors
-/// What the store says; whatever [`QueryEncoder::load`] says where there is a query. A corpus that cannot be read is part of
-/// the answer.
+/// What the store says; whatever [`QueryEncoder::load`] says where there is a query. A corpus that cannot be read is
+/// part of the answer.
 pub async fn explain(request: &ExplainRequest<'_>) -> Result<Explained> {
     let root = request.root;
     let manifest = snapshot::newest(root).await?;

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::stage::{Plan, Planned, TaskEnv};
 use crate::tower::{DeviceSpec, Tower, open_cuda};
 
-/// Whoever executes tasks.
+/// What executes the tasks.
 pub(super) enum Fleet {
     /// This process.
     Local(local::Workers),

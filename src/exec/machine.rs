@@ -77,7 +77,7 @@ pub(super) fn existing(path: &Path) -> PathBuf {
     found.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Bytes that this user may still write to the file system of a folder; `None` where the system does not tell.
+/// Bytes that this user may still write to the file system of a folder; `None` where the system does not say.
 pub(super) fn room(folder: &Path) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt;
 

@@ -7,10 +7,10 @@ use crate::stage::{self, PurgeReport, PurgeRequest, Risen};
 use crate::store::Root;
 use crate::types::Cancel;
 
-/// [`stage::purge`] while no run of the root is going on. A dry run only looks and needs no lease.
+/// [`stage::purge`] while no run of the root is in progress. A dry run only looks and needs no lease.
 ///
 /// # Errors
-/// Busy where a run is going on; as [`stage::purge`].
+/// Busy where a run is in progress; as [`stage::purge`].
 pub async fn purge(request: PurgeRequest<'_>) -> Result<PurgeReport> {
     if request.dry_run {
         return stage::purge(request).await;
@@ -24,8 +24,8 @@ pub async fn purge(request: PurgeRequest<'_>) -> Result<PurgeReport> {
     outcome
 }
 
-/// [`purge`] of those notes that were purged and are stored again (`whole`: looked for in everything, not only in what was
-/// stored since); the notes of the request are not looked at. Where none are, no lease is taken.
+/// [`purge`] of those notes that were purged and are stored again (`whole`: looked for in everything, not only in what
+/// was stored since); the notes of the request are not looked at. Without any, no lease is taken.
 ///
 /// # Errors
 /// As [`purge`]; Busy only where some were found.
@@ -37,7 +37,8 @@ pub async fn purge_again(request: PurgeRequest<'_>, whole: bool) -> Result<Purge
     }
 }
 
-/// What every run does first, under its own lease: purged notes that were stored again since go, and it says so.
+/// What every run does first, under its own lease: purged notes that were stored again since are deleted, and it says
+/// so.
 pub(super) async fn repeat(session: &Session) -> Result<()> {
     let request = PurgeRequest {
         root: &session.ctx.root,
@@ -54,7 +55,7 @@ pub(super) async fn repeat(session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// What to tell of purged notes that were found again; `None` where none were.
+/// What to report of purged notes that were found again; `None` where none were.
 pub fn told_of_again(again: &PurgeReport) -> Option<String> {
     if again.notes == 0 {
         return None;
@@ -70,10 +71,10 @@ pub fn told_of_again(again: &PurgeReport) -> Option<String> {
     ))
 }
 
-/// [`snapshot::repair`] while no run of the root is going on. A dry run only looks and needs no lease.
+/// [`snapshot::repair`] while no run of the root is in progress. A dry run only looks and needs no lease.
 ///
 /// # Errors
-/// Busy where a run is going on; as [`snapshot::repair`].
+/// Busy where a run is in progress; as [`snapshot::repair`].
 pub async fn repair(
     root: &Root,
     dry_run: bool,

@@ -12,12 +12,12 @@ use crate::report::{Outcome, RunReport, truncation_warning};
 use crate::snapshot::{self, PlannedUnder, RunLease, check_store};
 use crate::stage::{Moved, Plan, Planned, refuse_drift};
 
-/// prepare -> encode -> build -> publish in this process. The report also lies under `runs/<run id>/`, whatever
+/// prepare -> encode -> build -> publish in this process. The report also is under `runs/<run id>/`, whatever
 /// the outcome.
 ///
 /// # Errors
-/// Busy where another run of the root is going on. Else whatever stopped the run; what was finished is kept. A refused
-/// gate and a lost race are outcomes of the report, not errors.
+/// Busy where another run of the root is in progress. Else whatever stopped the run; what was finished is kept. A
+/// refused gate and a lost race are outcomes of the report, not errors.
 pub async fn run(ctx: &RunContext, options: &RunOptions) -> Result<RunReport> {
     let mut report = RunReport::default();
     run_into(ctx, options, &mut report).await.map(|()| report)
@@ -62,7 +62,7 @@ async fn leased(
 ) -> Result<()> {
     let (session, timeline) = Session::new(ctx).with_options(options).recorded();
     *report = ctx.report(run);
-    // Where the store does not answer, the run meets that by itself.
+    // Where the store does not answer, the run meets that itself.
     let newest = snapshot::newest(&ctx.root).await.ok().flatten();
     let under = PlannedUnder::of(newest.as_ref());
     // Boxed: it holds a hundred kilobytes, which every caller's future would hold, too.
@@ -114,13 +114,13 @@ async fn drive(
         backfill::night(&next, &plan, report).await?;
     }
     if plan.tasks() == 0 && report.outcome.is_nothing() {
-        // Nothing was done with the prepared text that is of use later: it need not lie around until retention.
+        // Nothing was done with the prepared text that is of use later: it need not be around until retention.
         session.ctx.discard_prepared(&plan.spec.run).await?;
     }
     Ok(())
 }
 
-/// Refuses to encode everything anew because somebody pushed to the tower's repository, unless a person decided so.
+/// Refuses to encode everything again because somebody pushed to the tower's repository, unless a person decided so.
 ///
 /// # Errors
 /// GateRefused.

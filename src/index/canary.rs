@@ -1,4 +1,4 @@
-//! Canary queries of one shard: recorded when the index is built, asked again by whoever is about to serve it.
+//! Canary queries of one shard: recorded when the index is built, asked again before it is served.
 //!
 //! Hashes prove the bytes. Canaries prove what comes out of them: another usearch, another processor's kernels, a
 //! wrong scale, a sidecar of another build under the same keys, a reader with a bug all change the answers first.
@@ -14,8 +14,8 @@ const QUERIES: usize = 4;
 const HITS: usize = 5;
 /// Scores may differ by this much: f16 rounding, and the four digits of the record.
 const TOLERANCE: f64 = 2e-3;
-/// One canary in so many may answer otherwise: another processor rounds a border of the walk the other way. A real
-/// fault changes all of them.
+/// The share of canaries that may answer differently: another processor may round a border of the walk differently. A
+/// real fault changes all of them.
 const SPARE: usize = 4;
 
 /// Records the canaries of an index that was just built: the stored vectors whose mixed keys are smallest, so that
@@ -68,7 +68,7 @@ fn ask(shard: &ShardIndex, key: u64, hits: usize) -> Result<Vec<Hit>> {
     }
 }
 
-/// How the answer differs; equal scores may stand in any order.
+/// How the answer differs; equal scores may be in any order.
 fn difference(shard: &ShardIndex, canary: &Canary) -> Result<Option<String>> {
     let found = ask(shard, canary.key.0, canary.hits.len())?;
     if found.len() != canary.hits.len() {
@@ -86,11 +86,11 @@ fn difference(shard: &ShardIndex, canary: &Canary) -> Result<Option<String>> {
         }
     }
     let known = |key: u64| canary.hits.iter().any(|hit| hit.key.0 == key);
-    let stranger = found
+    let unknown = found
         .iter()
         .find(|hit| !known(hit.key) && f64::from(hit.score) > last + TOLERANCE)
         .map(|hit| format!("finds key {:016x}, which was not among its hits", hit.key));
-    Ok(stranger)
+    Ok(unknown)
 }
 
 fn rounded(score: f32) -> f64 {

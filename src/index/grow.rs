@@ -16,8 +16,8 @@ use crate::kernel::distance::{Codes, Instructions, SLACK, between};
 use crate::kernel::graph::GraphBuilder;
 use crate::types::mix;
 
-/// Mixed into keys before levels are drawn: the sampled queries of `recall` and the canaries are the smallest mixed keys, and
-/// must not be the nodes of the upper levels.
+/// Mixed into keys before levels are drawn: the sampled queries of `recall` and the canaries are the smallest mixed
+/// keys, and must not be the nodes of the upper levels.
 const LEVELS: u64 = 0x6c65_7665_6c73;
 
 /// A graph that grows by one vector at a time.
@@ -34,7 +34,7 @@ impl Growing {
     pub fn new(dimensions: usize, keys: &[u64], options: &IndexOptions) -> Result<Self> {
         let failed = |cause: &dyn std::fmt::Display| {
             Error::resource(format!(
-                "no memory for an index of {} vectors ({cause}); use more shards",
+                "not enough memory for an index of {} vectors ({cause}); use more shards",
                 keys.len()
             ))
         };
@@ -165,8 +165,8 @@ pub(super) fn usearch_index(dimensions: usize, options: &IndexOptions) -> Result
     .map_err(|cause| Error::unsupported(format!("usearch: {cause}")))
 }
 
-/// Lets usearch's builder measure by our kernels: its own take minutes to compile. What opens and confirms a finished file
-/// measures by usearch's plain loops.
+/// Lets usearch's builder measure by our kernels: its own take minutes to compile. What opens and confirms a finished
+/// file measures by usearch's plain loops.
 fn measured_here(
     index: &mut usearch::Index,
     quantization: Quantization,
@@ -189,8 +189,8 @@ fn measured_as<T: usearch::VectorType>(
     let measured = T::change_metric(
         index,
         Box::new(move |a: *const T, b: *const T| {
-            // SAFETY: usearch calls this with two vectors of the index, or one and a query of the same form, each of `bytes`
-            // bytes, which live until it returns.
+            // SAFETY: usearch calls this with two vectors of the index, or one and a query of the same form, each of
+            // `bytes` bytes, which live until it returns.
             let (a, b) = unsafe {
                 (
                     std::slice::from_raw_parts(a.cast(), bytes),

@@ -37,7 +37,7 @@ impl Quantization {
     }
 }
 
-/// Who builds the graph. Either file is one that usearch opens, searches and is asked about before it is published.
+/// What builds the graph. Either file is one that usearch opens, searches and is asked about before it is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Builder {
@@ -69,7 +69,7 @@ pub struct IndexOptions {
     pub expansion_search: usize,
     /// Candidates per asked result that the f16 sidecar rescores at most; 0 switches rescoring off.
     pub rescore: usize,
-    /// Who builds the graph; absent: usearch.
+    /// What builds the graph; absent: usearch.
     #[serde(skip_serializing_if = "Builder::is_usearch")]
     pub builder: Builder,
 }

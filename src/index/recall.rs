@@ -75,7 +75,7 @@ fn wilson(p: f64, n: f64) -> (f64, f64) {
     ((centre - half).max(0.0).min(p), (centre + half).min(1.0).max(p))
 }
 
-/// Where a live row lies: segment and row in it.
+/// Where a live row is: segment and row in it.
 type Place = (usize, usize);
 
 /// One sampled query: the row it was made of and its unit vector.

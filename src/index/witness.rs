@@ -16,7 +16,7 @@ use crate::types::Canary;
 const HITS: usize = 10;
 /// Scores may differ by this much: the library adds up in another order.
 const TOLERANCE: f32 = 2e-3;
-/// One query in so many may be answered otherwise: a rounded distance turns a walk the other way now and then. A real fault
+/// The share of queries that may be answered differently: a rounded distance sometimes changes a walk. A real fault
 /// changes all of them.
 const SPARE: usize = 4;
 
@@ -64,7 +64,7 @@ fn refused(what: String) -> Error {
     ))
 }
 
-/// How the library's answer differs; equal scores may stand in any order.
+/// How the library's answer differs; equal scores may be in any order.
 fn difference(ours: &[Hit], theirs: &[Hit]) -> Option<String> {
     if ours.len() != theirs.len() {
         return Some(format!("it finds {} vectors, we {}", theirs.len(), ours.len()));
@@ -78,8 +78,8 @@ fn difference(ours: &[Hit], theirs: &[Hit]) -> Option<String> {
     }
     let last = ours.last()?.score;
     let known = |hit: &&Hit| ours.iter().any(|own| own.key == hit.key);
-    let stranger = theirs.iter().filter(|hit| !known(hit)).find(|hit| hit.score > last + TOLERANCE);
-    stranger.map(|hit| format!("it finds key {:016x}, which we do not", hit.key))
+    let unknown = theirs.iter().filter(|hit| !known(hit)).find(|hit| hit.score > last + TOLERANCE);
+    unknown.map(|hit| format!("it finds key {:016x}, which we do not", hit.key))
 }
 
 /// An index file, opened by the library.

@@ -5,7 +5,7 @@
 //!
 //! - `packed`: products with weights that are packed once, in f32, bf16 and 8-bit integers.
 //! - `inference`: what a tower does between its products.
-//! - `training`: operations with their way back.
+//! - `training`: operations and their gradients.
 //! - `product`: products of any two matrices; `rows`: sums over rows; `window`: which keys attention sees.
 //! - [`distance`]: one query against stored codes; [`graph`]: search in a graph over them.
 

@@ -27,7 +27,7 @@ pub struct ExecutorProgress {
     pub busy_seconds: f64,
     /// Tokens per second while it had texts to encode; absent before the first.
     pub tokens_per_second: Option<f64>,
-    /// The task at hand, where it has one.
+    /// The current task, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<String>,
     /// Whether it encodes at less than half of the median speed.

@@ -1,7 +1,7 @@
-//! What a run tells the outside while it works. Stages report events; only the CLI draws them.
+//! What a run reports while it works. Stages report events; only the CLI draws them.
 //!
-//! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left), [`ExecutorProgress`],
-//! and how counts, bytes and durations are written for people ([`mod@format`]).
+//! Beside the events: [`Timeline`] (throughput for the run report), [`Rate`] (speed and time left),
+//! [`ExecutorProgress`], and how counts, bytes and durations are written for people ([`mod@format`]).
 
 mod executors;
 pub mod format;
@@ -73,7 +73,7 @@ pub enum Event {
         total: u64,
         /// What is counted.
         unit: &'static str,
-        /// Expected tokens, 0 if unknown: where they are known the time left goes by them.
+        /// Expected tokens, 0 if unknown: where they are known the time left is estimated from them.
         tokens: u64,
     },
     /// `done` units are finished so far; `tokens` so far where the stage counts tokens.
@@ -164,7 +164,7 @@ impl Reporter for Tee {
     }
 }
 
-/// Adds up progress. Tasks report what each step did; whoever runs several tasks of a stage side by side wraps
+/// Adds up progress. Tasks report what each step did; a driver that runs several tasks of a stage in parallel wraps
 /// its reporter in this one, which passes on the stage's totals.
 pub struct Summing {
     to: Arc<dyn Reporter>,

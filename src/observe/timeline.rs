@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, ExecutorProgress, Reporter, Stage};
 
-/// Samples kept per stage; beyond that every second one goes, so memory is bounded for any run.
+/// Samples kept per stage; beyond that every second one is dropped, so memory is bounded for any run.
 const MAX_SAMPLES: usize = 512;
 
 /// Warnings kept; the rest is only counted.
@@ -19,9 +19,9 @@ const MAX_WARNINGS: usize = 200;
 pub struct Sample {
     /// Seconds since the stage began.
     pub seconds: f64,
-    /// Units finished by then.
+    /// Units finished until then.
     pub done: u64,
-    /// Tokens finished by then.
+    /// Tokens finished until then.
     pub tokens: u64,
 }
 

@@ -1,5 +1,5 @@
-//! What a run tells afterwards: its report as JSON, as text and as a page, its metrics for Prometheus, and what a plan
-//! would do.
+//! What a run reports afterwards: its report as JSON, as text and as a page, its metrics for Prometheus, and what a
+//! plan would do.
 
 mod backfill;
 mod charts;

@@ -21,7 +21,7 @@ pub struct PlanAmounts {
     pub notes_changed: u64,
     /// Notes whose text is the same.
     pub notes_unchanged: u64,
-    /// Notes of the newest snapshot that go.
+    /// Notes of the newest snapshot that are deleted.
     pub notes_deleted: u64,
     /// Texts that no stored part holds and that would be encoded.
     pub texts: u64,
@@ -334,7 +334,7 @@ mod tests {
         assert!(idle.to_string().ends_with("nothing to do: 0 tasks\n"));
         let json = serde_json::to_value(&idle).unwrap();
         assert_eq!(json["tasks"], 0);
-        assert_eq!(json["shards"][1]["tokens"], 90_000, "amounts lie beside the shard number");
+        assert_eq!(json["shards"][1]["tokens"], 90_000, "amounts are beside the shard number");
         assert_eq!(serde_json::from_value::<PlanSummary>(json).unwrap(), idle);
     }
 }

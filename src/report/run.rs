@@ -114,7 +114,7 @@ pub struct CorpusCounts {
     pub notes_changed: u64,
     /// Notes whose text is the same.
     pub notes_unchanged: u64,
-    /// Notes that went.
+    /// Notes that were deleted.
     pub notes_deleted: u64,
     /// Texts that were cut to fit `max_tokens`.
     pub truncated: u64,
@@ -131,8 +131,8 @@ pub struct PlannedAmounts {
     pub texts: u64,
     /// Exact tokens.
     pub tokens: u64,
-    /// Estimated wall seconds on all devices, from a short trial on the first; `None` where there was no trial: nothing is
-    /// to be encoded, or other processes do it.
+    /// Estimated wall seconds on all devices, from a short trial on the first; `None` where there was no trial: nothing
+    /// is to be encoded, or other processes do it.
     pub seconds: Option<f64>,
     /// Bytes to be written.
     pub bytes: u64,
@@ -170,7 +170,7 @@ pub struct Reuse {
     pub encoded: u64,
     /// The parent snapshot's shard has them.
     pub from_parent: u64,
-    /// They lie in parts of other shards, other days or runs that did not finish.
+    /// They are in parts of other shards, other days or runs that did not finish.
     pub from_elsewhere: u64,
 }
 
@@ -178,7 +178,7 @@ pub struct Reuse {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Written {
-    /// Prepared notes and lists of where vectors lie; gone after retention.
+    /// Prepared notes and lists of where vectors are; gone after retention.
     pub prepared: u64,
     /// Newly encoded vectors.
     pub parts: u64,
@@ -204,7 +204,7 @@ impl Written {
 pub struct ThroughputSample {
     /// Seconds since `encode` began: the end of the span.
     pub seconds: f64,
-    /// Tokens encoded by then.
+    /// Tokens encoded until then.
     pub tokens: u64,
     /// Tokens per second in the span.
     pub tokens_per_second: f64,

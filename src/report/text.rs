@@ -26,7 +26,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Seconds of encoding from which their estimate is told.
+/// Seconds of encoding from which their estimate is shown.
 const WORTH_A_LINE: f64 = 5.0;
 
 impl RunReport {

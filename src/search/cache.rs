@@ -73,7 +73,7 @@ impl Cache {
             let entry = entry.or_error(ErrorKind::Resource, clearing)?;
             let kept = entry.file_name().to_str().is_some_and(|name| keep.contains(name));
             if !kept {
-                // One that cannot go now goes next time.
+                // One that cannot be deleted now is deleted next time.
                 removed += usize::from(std::fs::remove_file(entry.path()).is_ok());
             }
         }

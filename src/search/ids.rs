@@ -54,12 +54,12 @@ impl IdsFile {
         let failed = |cause: std::io::Error| Error::io(cause, format!("cannot open {shown}"));
         let file = std::fs::File::open(path).map_err(failed)?;
         // SAFETY: the bytes must not change while they are mapped: it is a copy in the watcher's cache folder, which
-        // nothing else writes to, or a file of a local root, of which `fetch.rs` says when it is mapped where it lies, and
-        // that nobody may change it then. Changed bytes are decoded under a shield; a file cut short is a SIGBUS.
+        // nothing else writes to, or a file of a local root, of which `fetch.rs` says when it is mapped where it is,
+        // and that nobody may change it then. Changed bytes are decoded under a shield; a file cut short is a SIGBUS.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
         let bytes = Bytes::from_owner(map);
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-        let damaged = || format!("{shown} is no ids file");
+        let damaged = || format!("{shown} is not an ids file");
         let metadata = shielded(
             ErrorKind::Corrupt,
             || shown.clone(),
@@ -120,8 +120,8 @@ impl IdsFile {
         Ok(Notes { ids, chunks })
     }
 
-    /// The stored columns of the given rows, in the order asked. Reads the pages that hold them, and asks `take` for the
-    /// bytes of each few rows.
+    /// The stored columns of the given rows, in the order asked. Reads the pages that hold them, and asks `take` for
+    /// the bytes of each few rows.
     pub(super) fn stored(
         &self,
         rows: &[usize],

@@ -50,7 +50,7 @@ impl Leases {
     /// Waits until every lease that was dropped is given back.
     pub async fn settle(&self) {
         let mut tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        // Whoever still holds a snapshot leaves its lease to go stale.
+        // A snapshot that is still held leaves its lease to go stale.
         let _ =
             tokio::time::timeout(PATIENCE, async { while tasks.join_next().await.is_some() {} })
                 .await;

@@ -27,7 +27,7 @@ const PROBES: u32 = 8;
 /// Bytes of a hit in an answer beside its note's ID and stored columns.
 const FRAME: usize = 80;
 
-/// Asks for so many bytes of an answer.
+/// Asks for this many bytes of an answer.
 pub type Take<'a> = &'a dyn Fn(usize) -> Result<()>;
 
 /// One note found.
@@ -46,7 +46,7 @@ pub struct Found {
 /// A snapshot that is open for search. Share it between threads by reference.
 ///
 /// Everything is mapped when it opens: a later publish, rollback or gc does not change or disturb it. What does, where
-/// files of a local root are mapped in place, stands in `fetch.rs`.
+/// files of a local root are mapped in place, is in `fetch.rs`.
 pub struct Snapshot {
     manifest: Manifest,
     /// The segments of all shards.
@@ -58,8 +58,8 @@ struct Opened {
     /// Number of its shard.
     shard: u32,
     content: Segment,
-    /// Two snapshots share it where its files are the same, and so the ids: from day to day more rows are removed from a
-    /// base and stored columns change, the index stays.
+    /// Two snapshots share it where its files are the same, and so the ids: from day to day more rows are removed from
+    /// a base and stored columns change, the index stays.
     index: Arc<ShardIndex>,
     ids: Arc<IdsFile>,
     /// Rows that were not removed since.
@@ -89,7 +89,7 @@ impl std::fmt::Debug for Snapshot {
 
 impl Snapshot {
     /// Opens snapshot `number`, or the newest. Every file is hashed. Those of a root that is not a local folder are
-    /// downloaded into `cache` (what is there already is used again); those of a local root are mapped where they lie,
+    /// downloaded into `cache` (what is there already is used again); those of a local root are mapped where they are,
     /// and must not be changed by anybody while the snapshot is open.
     ///
     /// # Errors
@@ -259,8 +259,8 @@ impl Snapshot {
         self.search_within(query, k, exact, Some(passing), &|_| Ok(()))
     }
 
-    /// As [`Snapshot::search_vector`], or [`Snapshot::search_among`] where `passing` is given. `take` is asked for the bytes
-    /// of the answer, a few notes at a time, before more of it is read; its error ends the search.
+    /// As [`Snapshot::search_vector`], or [`Snapshot::search_among`] where `passing` is given. `take` is asked for the
+    /// bytes of the answer, a few notes at a time, before more of it is read; its error ends the search.
     ///
     /// # Errors
     /// As there; that of `take`.
@@ -293,7 +293,7 @@ impl Snapshot {
         best.sort_unstable_by(|a, b| {
             b.score.total_cmp(&a.score).then_with(|| a.note_id.cmp(&b.note_id))
         });
-        // The chunks of one note may lie in several segments of its shard.
+        // The chunks of one note may be in several segments of its shard.
         let mut seen = HashSet::new();
         best.retain(|candidate| seen.insert(candidate.note_id.clone()));
         best.truncate(k);
@@ -453,7 +453,8 @@ impl Opened {
         Ok(canaries.len())
     }
 
-    /// The `k` best notes of this segment, each by its best chunk. Asks for more vectors until so many notes are found.
+    /// The `k` best notes of this segment, each by its best chunk. Asks for more vectors until this many notes are
+    /// found.
     fn search(
         &self,
         at: usize,

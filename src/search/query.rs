@@ -24,9 +24,9 @@ impl std::fmt::Debug for QueryEncoder {
 }
 
 impl QueryEncoder {
-    /// Loads the query tower of a snapshot of `root` (its first; `distilled` before `document-tower` where it names both). One
-    /// that was adapted to the corpus lies in the root. `model` overrides where the weights are found, not what they may be.
-    /// Relative paths start from `base_dir`.
+    /// Loads the query tower of a snapshot of `root` (its first; `distilled` before `document-tower` where it names
+    /// both). One that was adapted to the corpus is in the root. `model` overrides where the weights are found, not
+    /// what they may be. Relative paths start from `base_dir`.
     ///
     /// # Errors
     /// Input where the files found are not the tower that the snapshot names; whatever [`Tower::resolve`] says.

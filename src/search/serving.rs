@@ -17,7 +17,7 @@ pub struct WatchOptions {
     pub every: Duration,
     /// Folder for copies of the served files; each watcher of a root has a folder of its own in it.
     pub cache: PathBuf,
-    /// Map the files of a local root where they lie instead of copying them: for roots that nobody changes by other
+    /// Map the files of a local root where they are instead of copying them: for roots that nobody changes by other
     /// means than this program. One that is cut short or written over then ends the process or gives wrong answers.
     pub in_place: bool,
     /// The query tower to load with each snapshot; `None` where queries come as vectors.
@@ -29,7 +29,7 @@ pub struct WatchOptions {
 /// How the query tower that a snapshot names is loaded.
 #[derive(Clone)]
 pub struct TowerChoice {
-    /// Where the tower's files lie, if not where the snapshot says.
+    /// Where the tower's files are, if not where the snapshot says.
     pub model: Option<String>,
     /// Relative paths start here.
     pub base_dir: PathBuf,

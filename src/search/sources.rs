@@ -28,8 +28,8 @@ impl Stamp {
 pub(super) struct Sources(Arc<Mutex<HashMap<String, Stamp>>>);
 
 impl Sources {
-    /// Takes the stamps of these files, and forgets those of others. To be called before they are copied: whatever changes
-    /// a file later changes its stamp.
+    /// Takes the stamps of these files, and forgets those of others. To be called before they are copied: whatever
+    /// changes a file later changes its stamp.
     pub async fn watch(&self, root: &Root, files: &[FileRef]) {
         let paths: Vec<(String, PathBuf)> = files
             .iter()
@@ -45,7 +45,7 @@ impl Sources {
                 stamps.extend(stamp.map(|stamp| (key, stamp)));
             }
         };
-        // A look that fails is told by whoever copies the file.
+        // A failed look is reported by the code that copies the file.
         let _ = tokio::task::spawn_blocking(taking).await;
     }
 

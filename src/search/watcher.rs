@@ -6,8 +6,9 @@
 //!   swap one pointer                            readers of the old one keep it until they let go
 //! ```
 //!
-//! The lease keeps gc away while files are fetched, and for as long as files of a local root are mapped where they lie
-//! ([`WatchOptions::in_place`]; on a network file system they must not go). A root that cannot be written to does without.
+//! The lease keeps gc away while files are fetched, and for as long as files of a local root are mapped where they are
+//! ([`WatchOptions::in_place`]; on a network file system they must not go). A root that cannot be written to does
+//! without.
 //!
 //! A rollback is a greater number with older content, so it is followed like any other snapshot.
 //!
@@ -67,7 +68,7 @@ struct Broken {
     again: Instant,
 }
 
-/// Whether files are mapped where they lie.
+/// Whether files are mapped where they are.
 fn in_place(root: &Root, options: &WatchOptions) -> bool {
     options.in_place && root.local_folder().is_some()
 }
@@ -83,7 +84,7 @@ impl SnapshotWatcher {
             false => Some(Cache::claim(&options.cache, root.uri()).map_err(|error| {
                 match root.local_folder() {
                     Some(_) => error.context(
-                        "served files are copied (--cache says where to; --in-place maps them where they lie)",
+                        "served files are copied (--cache says where to; --in-place maps them where they are)",
                     ),
                     None => error,
                 }
@@ -110,7 +111,7 @@ impl SnapshotWatcher {
         let inner = Arc::clone(&self.inner);
         let look = async move {
             loop {
-                // Many servers started at once should not ask at once for ever.
+                // Many servers started at once should not ask at the same time forever.
                 let spread = 0.9 + 0.2 * rand::random::<f64>();
                 tokio::time::sleep(inner.options.every.mul_f64(spread)).await;
                 // Told already, and counted.
@@ -156,13 +157,13 @@ impl SnapshotWatcher {
         opening.await.or_error(ErrorKind::Internal, || "opening a second snapshot")?
     }
 
-    /// Stops looking, lets the snapshot in service go and gives its lease back.
+    /// Stops looking, releases the snapshot in service and its lease.
     pub async fn close(&self) {
         self.inner.closed.cancel();
         if let Some(looking) = &self.looking {
             looking.abort();
         }
-        // A look that is going on ends first, so that it puts nothing into service any more.
+        // A look in progress ends first, so that it puts nothing into service any more.
         let _looking = self.inner.broken.lock().await;
         drop(self.inner.current.write().unwrap_or_else(PoisonError::into_inner).take());
         self.inner.second.lock().await.clear();

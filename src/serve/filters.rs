@@ -1,4 +1,5 @@
-//! Filters that were evaluated already, by snapshot content and condition. Bounded; the least recently used goes first.
+//! Filters that were evaluated already, by snapshot content and condition. Bounded; the least recently used is dropped
+//! first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -137,7 +137,7 @@ impl Metrics {
         family(
             "serve_requests_in_flight",
             "gauge",
-            "Requests to /search and / going on.",
+            "Requests to /search and / in progress.",
             &in_flight,
         );
         let foreign = one(read(&self.foreign).to_string());

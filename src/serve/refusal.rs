@@ -15,7 +15,7 @@ pub(super) struct Refusal {
     message: String,
     /// Seconds after which trying again makes sense.
     retry: Option<u32>,
-    /// The snapshot that was asked, if it came to that.
+    /// The snapshot that was asked, if one was.
     snapshot: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ impl Refusal {
     }
 
     pub fn busy() -> Self {
-        let message = "as many searches as allowed are going on; try again in a moment";
+        let message = "as many searches as allowed are in progress; try again in a moment";
         Self { retry: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 

@@ -93,7 +93,7 @@ pub(super) async fn on_a_seat<T: Send + 'static>(
     });
     computed.map_err(|error| {
         let refusal = Refusal::of(&error, snapshot);
-        // Being asked for too much at once is no failure, and must not fill the log.
+        // Being asked for too much at once is not a failure, and must not fill the log.
         if refusal.status() == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(snapshot, %error, "a search failed");
         }

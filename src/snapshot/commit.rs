@@ -27,7 +27,7 @@ const LOOKUPS: usize = 32;
 ///
 /// # Errors
 /// Corrupt or NotFound for an object that is not as named; Transient where a new one is gone (a gc was first: it is
-/// made anew), the store fails (run again: the outcome is then known) or a gc does not end.
+/// made again), the store fails (run again: the outcome is then known) or a gc does not end.
 pub async fn commit(
     root: &Root,
     parent: Option<&Manifest>,
@@ -45,7 +45,7 @@ pub(super) struct Marks {
     pub blocked: Vec<Digest256>,
     pub blocked_spaces: Vec<SpaceId>,
     pub purged: Purged,
-    /// Every file of the content was published before: no run makes a missing one anew.
+    /// Every file of the content was published before: no run makes a missing one again.
     pub restored: bool,
 }
 
@@ -208,7 +208,8 @@ fn decide(ours: Manifest, winner: Manifest) -> CommitOutcome {
 /// - So much was published that a gc freed our number again: then greater numbers are older than ours, nobody is ever served
 ///   it, and the next gc takes it.
 ///
-/// The objects are looked up once more in any case: a gc batch that itself stood still, or a person, may have deleted one.
+/// The objects are looked up once more in any case: a gc batch that itself stood still, or a person, may have deleted
+/// one.
 async fn confirm(
     root: &Root,
     parent: Option<&Manifest>,
@@ -244,7 +245,7 @@ async fn look_again(root: &Root, manifest: &Manifest, lease: &Lease<'_>) -> Resu
         tracing::debug!(%error, "the store's clock could not be asked after a commit");
         true
     });
-    // Whoever deletes from now on sees the manifest; whoever does so already is waited for.
+    // A gc that starts from now on sees the manifest; one already deleting is waited for.
     let again = match held {
         true => None,
         false => Some(Lease::take(root, LeaseKind::Commit).await?),
@@ -272,12 +273,13 @@ async fn look_again(root: &Root, manifest: &Manifest, lease: &Lease<'_>) -> Resu
     looked
 }
 
-/// The newest snapshot, ours, names an object that is gone. What was served before is served again under the next number,
-/// as by a rollback, but nothing is blocked: the next run makes and publishes what is missing. Returns what to tell.
+/// The newest snapshot, ours, names an object that is gone. What was served before is served again under the next
+/// number, as by a rollback, but nothing is blocked: the next run makes and publishes what is missing. Returns what to
+/// tell.
 async fn restore(root: &Root, parent: Option<&Manifest>, ours: &Manifest, damage: Damage) -> Error {
     let told = format!(
-        "snapshot {} was published although {}, which it names, had just been deleted or altered (by a gc, where this \
-         process stood still)",
+        "snapshot {} was published although {}, which it names, had just been deleted or altered (by a gc, while this \
+         process was suspended)",
         ours.number, damage.file.path
     );
     // The content before a purge holds what was purged; before the first snapshot there is none.
@@ -358,7 +360,7 @@ async fn look_up(root: &Root, file: &FileRef) -> Result<Option<Damage>> {
 }
 
 impl Damage {
-    /// `published`: an earlier snapshot names it too, so no run would make it anew.
+    /// `published`: an earlier snapshot names it too, so no run would make it again.
     fn refusal(&self, root: &Root, published: bool) -> Error {
         let Self { file, size } = self;
         match size {
@@ -375,7 +377,7 @@ impl Damage {
                 root.uri()
             )),
             None => Error::transient(format!(
-                "{} is missing in {}; nothing was published, run again to make it anew",
+                "{} is missing in {}; nothing was published, run again to rebuild it",
                 file.path,
                 root.uri()
             )),

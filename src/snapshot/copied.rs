@@ -6,9 +6,9 @@ use super::manifest::{CommitOutcome, Manifest, Provenance};
 use crate::error::Result;
 use crate::store::Root;
 
-/// Commits the content of `source`, a snapshot of the root `from` all of whose files lie in `root` by now. What was made and
-/// measured there stays known; what `root` blocks or has purged stays so. The first snapshot of a root takes the tombstones
-/// along: nothing of those notes is in it, and no run should bring them back.
+/// Commits the content of `source`, a snapshot of the root `from` all of whose files are in `root` by now. What was
+/// made and measured there stays known; what `root` blocks or has purged stays so. The first snapshot of a root takes
+/// the tombstones along: nothing of those notes is in it, and no run should bring them back.
 ///
 /// # Errors
 /// As [`super::commit`].

@@ -17,8 +17,8 @@ use crate::store::{FileRef, Root};
 /// Rows of one batch.
 pub const BATCH: usize = 8192;
 
-/// The named columns (in file order), batch by batch; all of the file's columns are checked against the contract. Memory:
-/// the file, and a batch.
+/// The named columns (in file order), batch by batch; all of the file's columns are checked against the contract.
+/// Memory: the file, and a batch.
 pub async fn read(
     root: &Root,
     file: &FileRef,
@@ -57,7 +57,7 @@ pub async fn read_whole<T>(
 
 /// Its footer, and that it has the columns of an ids file.
 fn open(bytes: Bytes) -> Result<ParquetRecordBatchReaderBuilder<Bytes>> {
-    let damaged = || "it is no ids file";
+    let damaged = || "it is not an ids file";
     let builder =
         ParquetRecordBatchReaderBuilder::try_new(bytes).or_error(ErrorKind::Corrupt, damaged)?;
     schema::stored_fields(builder.schema()).context(damaged)?;
@@ -65,7 +65,7 @@ fn open(bytes: Bytes) -> Result<ParquetRecordBatchReaderBuilder<Bytes>> {
 }
 
 fn whole(bytes: Bytes) -> Result<RecordBatch> {
-    let damaged = || "it is no ids file";
+    let damaged = || "it is not an ids file";
     let reader = open(bytes)?;
     let schema = Arc::clone(reader.schema());
     let batches: Vec<RecordBatch> = reader

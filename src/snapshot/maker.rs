@@ -1,4 +1,4 @@
-//! Which run made what a snapshot serves: a rollback or a purge commits it again under a name that is no run's.
+//! Which run made what a snapshot serves: a rollback or a purge commits it again under a name that is not a run's.
 
 use super::manifest::{MADE_BY, Manifest, Provenance, numbers, read};
 use crate::error::{ErrorKind, Result, unless};

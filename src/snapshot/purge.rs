@@ -28,8 +28,9 @@ pub async fn commit_purged(
     commit_exactly(root, Some(parent), content, marks, provenance).await
 }
 
-/// Deletes manifests, then receipts, then files, now, whoever reads them: under the lease that holds publishers off,
-/// and leaving alone what a snapshot committed meanwhile names. `kept` are the snapshots that stay. Returns what went.
+/// Deletes manifests, then receipts, then files, at once, even if they are being read: under the lease that holds
+/// publishers off, and leaving alone what a snapshot committed meanwhile names. `kept` are the snapshots that stay.
+/// Returns what was deleted.
 ///
 /// # Errors
 /// Transient where a publish does not end; run again.

@@ -1,12 +1,13 @@
 //! Taking damaged files out, so that the next run makes them again.
 //!
-//! Whoever reads a damaged file says so and stops: nothing is made from it, and nothing is made in its place while it lies
-//! there under the name of the bytes that it should have. Somebody has to decide that it cannot be restored. Then it goes,
-//! with every receipt that names it, and the next full run finds out what is gone, encodes texts and builds indexes again.
+//! A reader of a damaged file says so and stops: nothing is made from it, and nothing is made in its place while it
+//! is there under the name of the bytes that it should have. Somebody has to decide that it cannot be restored. Then
+//! it goes, with every receipt that names it, and the next full run finds out what is gone, encodes texts and builds
+//! indexes again.
 //!
 //! Snapshots that name such a file stay as they are. They lose nothing that they had: serving refuses a damaged index,
-//! and needs no parts. Where the same bytes are made again, as by the same tower on the same kind of machine, the file gets
-//! its old name, and the old snapshots are whole again.
+//! and needs no parts. Where the same bytes are made again, as by the same tower on the same kind of machine, the file
+//! gets its old name, and the old snapshots are whole again.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +38,7 @@ pub struct RepairReport {
 }
 
 /// Hashes every embedding part, index, sidecar, ids file and list of removed keys, and deletes those that are not what
-/// their name says, with the receipts that name them. Runs must not be going on. `progress` is called with bytes done.
+/// their name says, with the receipts that name them. No run may be in progress. `progress` is called with bytes done.
 ///
 /// A crash leaves work for the same call, nothing else: a receipt without its file is found by the next.
 ///

@@ -10,7 +10,7 @@ use crate::store::{Root, SIGNING_KEY, SIGNING_KEY_FILE, SigningKey};
 /// The key that whatever is published next is signed with; `None` where nothing is signed.
 ///
 /// # Errors
-/// Config where readers would not believe what is published: as [`crate::store::Keys::signer`], and where the newest
+/// Config where readers would not trust what is published: as [`crate::store::Keys::signer`], and where the newest
 /// snapshot is signed and there is no key to go on with.
 pub async fn signer(root: &Root) -> Result<Option<Arc<SigningKey>>> {
     if root.keys().signer()?.is_some() {

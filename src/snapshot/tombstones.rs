@@ -1,13 +1,13 @@
 //! Work beside a purge: who writes notes looks at the tombstones again after each write.
 //!
 //! ```text
-//! writer: put -> newest tombstones other than when the work was planned? -> what holds a purged note goes, the work ends
-//! purge:  commit tombstones -> list, look into everything -> delete
+//! writer: put -> newest tombstones other than when the work was planned? -> what holds a purged note goes, the work
+//! ends purge: commit tombstones -> list, look into everything -> delete
 //! ```
 //!
-//! Each side writes before it looks, so one of them sees the other: an object that was put before the tombstones is found
-//! by the purge, one that was put after them is taken back by who put it. A writer that dies in between leaves something
-//! that the next run, gc and `purge --scan` find: see `stage::purge`.
+//! Each side writes before it looks, so one of them sees the other: an object that was put before the tombstones is
+//! found by the purge, one that was put after them is taken back by who put it. A writer that dies in between leaves
+//! something that the next run, gc and `purge --scan` find: see `stage::purge`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +74,7 @@ impl Tombstones {
     }
 }
 
-/// The ids of purged notes that stand in the strings of some JSON: by themselves, or in a message.
+/// The ids of purged notes that are in the strings of some JSON: by themselves, or in a message.
 pub fn purged_in(json: &serde_json::Value, purged: &Purged, found: &mut BTreeSet<NoteId>) {
     match json {
         serde_json::Value::String(text) => {
@@ -133,7 +133,7 @@ pub async fn blame_purge<T>(
     }
 }
 
-/// Since when all snapshots have the tombstones of `newest`, by the store's clock: what is older was looked into by the
+/// Since when all snapshots have the tombstones of `newest`, by the store's clock: what is older was checked by the
 /// purge itself. `None` where it is not known.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use super::plan::{Backfill, EncodeTask, Plan, Planned};
 
 /// Makes an ordinary plan of the next space one night's back-fill of at most `limit` tokens: without its build tasks
 /// where texts will still be missing afterwards.
-pub fn tonight(planned: Planned, of: &str, limit: Option<u64>) -> Plan {
+pub fn backfill_plan(planned: Planned, of: &str, limit: Option<u64>) -> Plan {
     let Planned { mut plan, texts, .. } = planned;
     let missing: Vec<u64> = plan.encode.iter().map(|task| task.shard.tokens_to_encode).collect();
     let tokens_missing = missing.iter().sum();
@@ -53,7 +53,7 @@ fn shortened(mut task: EncodeTask, tokens: u64) -> EncodeTask {
     task
 }
 
-/// How many of each shard's missing tokens are encoded tonight: shard after shard, so that parts are large, but at
+/// How many of each shard's missing tokens are encoded in this run: shard after shard, so that parts are large, but at
 /// least as many shards as there are devices. A share that is not the whole rest is at least `least`, which the
 /// longest text has; less is left for tomorrow.
 fn share_out(missing: &[u64], limit: u64, devices: usize, least: u64) -> Vec<u64> {

@@ -1,14 +1,14 @@
-//! Copying one snapshot from root to root: what is missing travels, checked on the way, and the manifest comes last.
+//! Copying one snapshot from root to root: what is missing is sent, checked on the way, and the manifest comes last.
 //!
 //! ```text
 //! manifest -> may it be published there? -> per file: there and whole? else hash it, send it, compare
 //!          -> receipts and scale, where there are none -> commit
 //! ```
 //!
-//! A file has the same key in both roots, and its key ends in its hash: what an interrupted copy has sent is found by the
-//! next one. Which files there are is the manifest's word, so a key that is no file of an index or a part of this very space
-//! is refused: nobody's manifest writes anywhere else. Receipts go along for the next run of that root, which then encodes
-//! and builds nothing again; readers do without.
+//! A file has the same key in both roots, and its key ends in its hash: what an interrupted copy has sent is found by
+//! the next one. Which files there are is the manifest's word, so a key that is not a file of an index or a part of
+//! this very space is refused: nobody's manifest writes anywhere else. Receipts go along for the next run of that root,
+//! which then encodes and builds nothing again; readers do without.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -84,9 +84,9 @@ pub struct CopyReport {
 /// Copies a snapshot. The caller keeps gc away from both roots.
 ///
 /// # Errors
-/// GateRefused where the other root must not serve it: another embedding space without `switch_tower`, a content that was
-/// rolled back there, notes that were purged there. Corrupt for a file, of either root, that is not what was published.
-/// Conflict where somebody else published meanwhile.
+/// GateRefused where the other root must not serve it: another embedding space without `switch_tower`, a content that
+/// was rolled back there, notes that were purged there. Corrupt for a file, of either root, that is not what was
+/// published. Conflict where somebody else published meanwhile.
 pub async fn copy(request: CopyRequest<'_>) -> Result<CopyReport> {
     let (from, to) = (request.from, request.to);
     let source = snapshot::read(from, request.number).await?;
@@ -145,7 +145,7 @@ fn files_of(content: &Content) -> Result<BTreeMap<&str, FileRef>> {
         };
         if !is_its_own {
             return Err(Error::corrupt(format!(
-                "the snapshot names {}, which is no file of its space and indexes; nothing was copied",
+                "the snapshot names {}, which is not a file of its space and indexes; nothing was copied",
                 file.path
             )));
         }
@@ -163,7 +163,7 @@ fn refuse(request: &CopyRequest<'_>, parent: Option<&Manifest>, source: &Manifes
     }
     if parent.content.space_id != source.content.space_id && !request.switch_tower {
         return Err(Error::refused(format!(
-            "{to} serves embedding space {}, snapshot {} of {} is of {}: whoever encodes queries by themselves must change the \
+            "{to} serves embedding space {}, snapshot {} of {} is of {}: a service that encodes queries itself must change the \
              query tower at the same moment; --switch-tower copies it all the same",
             parent.content.space_id,
             source.number,
@@ -217,8 +217,8 @@ async fn refuse_purged(
     )))
 }
 
-/// The files that the other root lacks. Of those that it has, the ones that its newest snapshot does not name are hashed:
-/// nobody has vouched for them.
+/// The files that the other root lacks. Of those that it has, the ones that its newest snapshot does not name are
+/// hashed: nobody has vouched for them.
 async fn missing(
     request: &CopyRequest<'_>,
     files: impl Iterator<Item = &FileRef>,
@@ -283,7 +283,7 @@ async fn send_one(request: &CopyRequest<'_>, scratch: &Path, file: &FileRef) -> 
     Ok(())
 }
 
-/// Receipts, and the frozen scale, where the other root has none. Another scale there stays: a run then builds anew.
+/// Receipts, and the frozen scale, where the other root has none. Another scale there stays: a run then rebuilds.
 async fn send_receipts(
     request: &CopyRequest<'_>,
     content: &Content,
@@ -351,7 +351,7 @@ async fn publish(
     match outcome {
         CommitOutcome::Committed(manifest) => Ok(manifest.number),
         CommitOutcome::LostTo(other) => Err(Error::conflict(format!(
-            "snapshot {} by {} on {} was published to {} meanwhile; look at it, then copy again",
+            "snapshot {} by {} on {} was published to {} in the meantime; look at it, then copy again",
             other.number,
             other.provenance.run,
             other.provenance.host,

@@ -18,7 +18,7 @@ use crate::snapshot::{Segment, ShardContent, ids, removed};
 use crate::store::{FileRef, Root, layout};
 use crate::types::{Digest256, NoteId, TextHash};
 
-/// Where a vector lies: a part's key under the root and the row in it.
+/// Where a vector is: a part's key under the root and the row in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     /// Part file.

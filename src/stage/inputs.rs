@@ -16,8 +16,8 @@ use crate::store::Root;
 /// Bytes of decoded rows that are remembered, about.
 const ROOM: u64 = 128 << 20;
 
-/// Prepared notes and the parent's rows that this process has read, for whoever needs them next. What does not fit is
-/// read again.
+/// Prepared notes and the parent's rows that this process has read, for the next task that needs them. What does not
+/// fit is read again.
 #[derive(Default)]
 pub struct Inputs(Mutex<Remembered>);
 
@@ -110,7 +110,7 @@ fn decoded(bytes: u64, rows: u64, row: usize) -> u64 {
     bytes.saturating_mul(4).saturating_add(rows.saturating_mul(row as u64))
 }
 
-/// Whether a parent's file is missing or damaged: reason to go on without it, not to fail.
+/// Whether a parent's file is missing or damaged: reason to continue without it, not to fail.
 pub(crate) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt)
 }

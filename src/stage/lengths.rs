@@ -1,6 +1,6 @@
 //! How long texts are, in buckets: they end at 16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, ... tokens.
 
-/// Upper end of the bucket that holds so many tokens.
+/// Upper end of the bucket that holds this many tokens.
 pub(crate) fn length_bucket(tokens: u32) -> u32 {
     if tokens <= 128 {
         return tokens.max(16).next_power_of_two();

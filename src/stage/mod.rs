@@ -28,7 +28,7 @@ mod written;
 pub use adapt::{
     AdaptOutcome, AdaptReceipt, AdaptSummary, AdaptedTower, Found, Judged, receipt as adapt_receipt,
 };
-pub use backfill::tonight as backfill_tonight;
+pub use backfill::backfill_plan;
 pub use build::{BuildReceipt, BuildWork, receipt as build_receipt};
 pub use calibration::CalibrateReceipt;
 pub use copy::{CopyReport, CopyRequest, copy};

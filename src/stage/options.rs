@@ -18,7 +18,7 @@ pub struct EncodeOptions {
     pub threads: usize,
     /// Tokens of one batch. A larger budget fills a GPU better and takes more memory.
     pub token_budget: u32,
-    /// Tokens of one part: texts are read, length-sorted, encoded and written in portions of so many tokens, so
+    /// Tokens of one part: texts are read, length-sorted, encoded and written in portions of this many tokens, so
     /// this bounds memory and what a crash can lose. Default: 100,000 on processors (a few minutes of a small
     /// LLM), 5,000,000 where a device is a GPU.
     pub part_tokens: Option<u64>,
@@ -97,7 +97,7 @@ pub struct BuildOptions {
     pub expansion_search: usize,
     /// Candidates per asked result that the f16 sidecar rescores at most; 0 switches rescoring off.
     pub rescore: usize,
-    /// Who builds the graph; absent: usearch. Changing it rebuilds every index; vectors are kept.
+    /// What builds the graph; absent: usearch. Changing it rebuilds every index; vectors are kept.
     #[serde(skip_serializing_if = "Builder::is_usearch")]
     pub builder: Builder,
     /// Number of shards. Default: 1 for a tiny corpus, else at least 4 per device. Changing it
@@ -105,7 +105,7 @@ pub struct BuildOptions {
     pub shards: Option<u32>,
     /// A changed shard gets a small index of what came beside its base index. It is rebuilt as one where the vectors
     /// gone from the base, or those outside it, exceed this share of the base, in percent; 0 rebuilds every
-    /// changed shard. Changing it rebuilds nothing by itself.
+    /// changed shard. Changing it alone rebuilds nothing.
     pub rebuild_churn_percent: f64,
     /// Memory that all builds together may take, in MiB. Default: 80% of what is free.
     pub memory_limit_mib: Option<u64>,
@@ -149,18 +149,18 @@ impl BuildOptions {
     }
 }
 
-/// How the query tower learns to place the corpus's own titles and sentences where the LLM places them. `max_texts`, `steps`
-/// and `minutes` are limits: with more to read or less time, fewer of each are used.
+/// How the query tower learns to place the corpus's own titles and sentences where the LLM places them. `max_texts`,
+/// `steps` and `minutes` are limits: with more to read or less time, fewer of each are used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdaptOptions {
-    /// Titles and sentences, drawn by the hash of their text from so many notes at most, also drawn by hash: tomorrow the
-    /// same are drawn. About an eighth of them is held out, to judge the tower by.
+    /// Titles and sentences, drawn by the hash of their text from this many notes at most, also drawn by hash: tomorrow
+    /// the same are drawn. About an eighth of them is held out, to judge the tower by.
     pub max_texts: u32,
     /// Steps of distillation after the refit of the projection; 0 leaves it at the refit.
     pub steps: u32,
-    /// Minutes for all of it, half of them for the LLM; by default as long as it takes. Where they run out, the same notes
-    /// need not give the same tower.
+    /// Minutes for all of it, half of them for the LLM; by default as long as it takes. Where they run out, the same
+    /// notes need not give the same tower.
     pub minutes: Option<u32>,
     /// Texts of one step.
     pub batch: u32,

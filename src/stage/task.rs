@@ -1,4 +1,4 @@
-//! One door for every driver: `execute` runs an envelope against what the worker has at hand.
+//! One door for every driver: `execute` runs an envelope with what the worker has loaded.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

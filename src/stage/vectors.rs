@@ -1,4 +1,4 @@
-//! Vectors that an embedding space already holds: where they lie, and gathering them.
+//! Vectors that an embedding space already holds: where they are, and gathering them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(crate) type Places = HashMap<TextHash, Place>;
 /// How many parts are read at the same time.
 const CONCURRENT_PARTS: usize = 8;
 
-/// Finds which of `wanted` lie in `parts`. Where several parts hold a text, the first part wins, so the
+/// Finds which of `wanted` are in `parts`. Where several parts hold a text, the first part wins, so the
 /// answer does not depend on timing. Reads only the hash columns; memory is bounded by what is wanted.
 pub(crate) async fn find_in_parts(
     root: &Root,

@@ -338,7 +338,7 @@ impl SharedWork {
     }
 
     /// The task with the most waiting batches, once there is one that is worth it; `None` when no task is at work and
-    /// none will begin. `loaded` says whether the worker has its tower at hand.
+    /// none will begin. `loaded` says whether the worker has its tower loaded.
     pub async fn wanted(&self, loaded: bool) -> Option<Arc<Windows>> {
         let least = if loaded { 1 } else { WORTH_LOADING };
         let mut changed = self.changed.subscribe();

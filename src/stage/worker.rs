@@ -19,13 +19,13 @@ use crate::types::Cancel;
 /// What a worker binds an envelope to.
 #[derive(Clone)]
 pub struct TaskEnv {
-    /// Where everything lies.
+    /// Where everything is stored.
     pub root: Root,
     /// Progress.
     pub reporter: Arc<dyn Reporter>,
     /// Cancellation.
     pub cancel: Cancel,
-    /// What encode tasks have stored for good so far, whether or not they come to their end.
+    /// What encode tasks have stored for good so far, whether or not they finish.
     pub kept: Arc<Kept>,
     /// The encode tasks at work, whose batches idle workers take.
     pub shared: Arc<SharedWork>,
@@ -45,8 +45,8 @@ impl TaskEnv {
         Self { root, reporter, cancel, kept, shared, inputs, tombstones, adopted }
     }
 
-    /// Refuses work that was planned before a purge: asked before it begins, and after each of its writes. `written` are
-    /// the keys of the last one, receipts first: they go again where `holds` finds a purged note in it.
+    /// Refuses work that was planned before a purge: asked before it begins, and after each of its writes. `written`
+    /// are the keys of the last one, receipts first: they go again where `holds` finds a purged note in it.
     ///
     /// # Errors
     /// Conflict.
@@ -67,8 +67,8 @@ impl TaskEnv {
         Err(snapshot::overtaken_by_purge(&format!("run {}", spec.run)))
     }
 
-    /// Where the vectors of a shard's texts lay when it was planned. A parent that cannot be read is left out: the build
-    /// says what is wrong with it.
+    /// Where the vectors of a shard's texts lay when it was planned. A parent that cannot be read is left out: the
+    /// build says what is wrong with it.
     pub(crate) async fn stored(&self, shard: &ShardPlan) -> Result<Places> {
         let mut places = located::read(&self.root, shard.located.as_ref()).await?;
         if let Some(parent) = &shard.parent
@@ -134,8 +134,8 @@ impl Worker {
     }
 
     /// The tower of an envelope, checked against the space that the envelope was planned for: weights that
-    /// changed under the same name are refused before a vector is made. What changes afterwards is refused when the weights
-    /// are loaded, and a loaded tower reads no file.
+    /// changed under the same name are refused before a vector is made. What changes afterwards is refused when the
+    /// weights are loaded, and a loaded tower reads no file.
     pub(crate) async fn tower(&mut self, spec: &RunSpec, env: &TaskEnv) -> Result<Tower> {
         if let Some(tower) = &self.tower {
             if tower.space(spec.template) == spec.space {
@@ -160,7 +160,7 @@ impl Worker {
         Ok(tower)
     }
 
-    /// Whether it has its tower at hand.
+    /// Whether its tower is loaded.
     pub fn is_loaded(&self) -> bool {
         self.loaded.is_some()
     }

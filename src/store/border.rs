@@ -1,8 +1,9 @@
 //! Step borders: after every kind of write that a run or a gc makes, it may be killed.
 //!
-//! The store itself passes them, by the kind of the key, so no write is without one. The crash table of tests/README.md is made
-//! from [`Border::ALL`], and `tests/it/exec/kills.rs` kills the real program at each. `SCALINGNOTE_FAIL_AT=part:2` ends the
-//! process, as `kill -9` would, right after the second part was stored; without that variable nothing happens.
+//! The store itself passes them, by the kind of the key, so no write is without one. The crash table of tests/README.md
+//! is made from [`Border::ALL`], and `tests/it/exec/kills.rs` kills the real program at each.
+//! `SCALINGNOTE_FAIL_AT=part:2` ends the process, as `kill -9` would, right after the second part was stored; without
+//! that variable nothing happens.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,9 +62,9 @@ borders! {
         "prepares under a run id of its own";
     Plan = "plan": "the plan was stored",
         "a plan without results",
-        "plans anew";
+        "plans again";
     Part = "part": "a part was stored",
-        "vectors without a receipt: nothing believes in them",
+        "vectors without a receipt: nothing uses them",
         "encodes these texts again, and everything after them";
     PartReceipt = "part-receipt": "a part got its receipt",
         "a finished part",
@@ -94,7 +95,7 @@ borders! {
         "takes the index as it is";
     BuildReceipt = "build-receipt": "a shard is built",
         "a finished shard",
-        "plans the day anew and takes over every finished shard";
+        "plans the day again and takes over every finished shard";
     CommitLease = "commit-lease": "publishing began",
         "finished shards, a commit lease",
         "publishes; a gc waits until the lease is stale";
@@ -113,7 +114,7 @@ borders! {
     RunLeaseGone = "run-lease-gone": "the lease was released",
         "the new snapshot, its report",
         "finds nothing to do";
-    PreparedGone = "prepared-gone": "a day without changes is tidied up",
+    PreparedGone = "prepared-gone": "a day without changes is cleaned up",
         "prepared text of some shards",
         "finds nothing to do";
     GcLease = "gc-lease": "a gc batch began",
@@ -121,16 +122,16 @@ borders! {
         "waits for a minute on the same machine, elsewhere ends with 75 until the lease is 15 minutes old";
     ManifestGone = "manifest-gone": "gc deleted an old snapshot",
         "files that no snapshot names",
-        "is not affected; the next gc goes on";
+        "is not affected; the next gc continues";
     ReceiptGone = "receipt-gone": "gc deleted a receipt",
         "files that no receipt names",
-        "makes them again if it needs them; the next gc goes on";
+        "makes them again if it needs them; the next gc continues";
     FileGone = "file-gone": "gc deleted a file",
         "fewer files that nothing names",
-        "is not affected; the next gc goes on";
+        "is not affected; the next gc continues";
     GcLeaseGone = "gc-lease-gone": "a gc batch ended",
         "nothing unfinished",
-        "is not affected; the next gc goes on";
+        "is not affected; the next gc continues";
 }
 
 impl Border {

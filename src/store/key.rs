@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 /// Longest key in bytes: under every store's limit, with room for the root's own prefix.
 pub const MAX_LENGTH: usize = 512;
 
-/// Accepts a `/`-separated relative key of plain segments, so that no key, whoever wrote it into a
+/// Accepts a `/`-separated relative key of plain segments, so that no key, whatever wrote it into a
 /// manifest or a receipt, leads out of its root or is spelled differently on disk and in a bucket.
 ///
 /// # Errors
@@ -15,7 +15,7 @@ pub fn check(key: &str) -> Result<()> {
     let refuse = |why: &str| {
         let shown: String = key.chars().take(80).collect();
         Err(Error::corrupt(format!(
-            "{shown:?} is not a legal key ({why}); whatever names it was altered or not written by this program"
+            "{shown:?} is not a legal key ({why}); whatever names it was altered or is not from this program"
         )))
     };
     if key.is_empty() {
@@ -34,7 +34,7 @@ pub fn check(key: &str) -> Result<()> {
             _ => {}
         }
         if !segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.=+@".contains(&b)) {
-            return refuse("only ASCII letters, digits and -_.=+@ may stand in it");
+            return refuse("only ASCII letters, digits and -_.=+@ may be in it");
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Hashes of the pieces of a stored file, so that whoever reads a page of it checks the bytes that it is about to decode.
+//! Hashes of the pieces of a stored file, so that reading a page of it checks the bytes that it is about to decode.
 //!
 //! The SHA-256 in a receipt or a manifest is that of a whole file. What is read is checked by it, every kind of file by
 //! every reader:
@@ -14,13 +14,13 @@
 //! | everything whose name ends in its hash | a purge's look at it, `snapshot repair` | all of it |
 //! | manifest | everybody | its content |
 //!
-//! Plans, receipts, the frozen scale and reports have no hash that anything else holds: what a receipt says of a file is
-//! compared with the file.
+//! Plans, receipts, the frozen scale and reports have no hash that anything else holds: what a receipt says of a file
+//! is compared with the file.
 //!
 //! A part's receipt brings the hashes of its pieces, so reading one column, or the page of one vector, reads and hashes
 //! little more than that. Of a file without such hashes all is hashed once in a process, and the hashes of its pieces
-//! are kept in memory from then on (32 bytes for 256 KiB). They are remembered by the file's SHA-256 alone: they hold for
-//! every copy of these bytes in any root, and a file that changes after it was hashed is found out all the same.
+//! are kept in memory from then on (32 bytes for 256 KiB). They are remembered by the file's SHA-256 alone: they hold
+//! for every copy of these bytes in any root, and a file that changes after it was hashed is found out all the same.
 
 use std::collections::HashMap;
 use std::iter::{Peekable, StepBy};

@@ -1,8 +1,8 @@
 //! Receipts: what finished work leaves, so that nobody does it again.
 //!
-//! Work stores its files under names that end in their own hash, then puts its receipt, if absent, at a key derived from
-//! what the work is. So attempts that run at the same time cannot overwrite each other's files, and the first receipt
-//! is the one that counts.
+//! Work stores its files under names that end in their own hash, then puts its receipt, if absent, at a key derived
+//! from what the work is. So attempts that run at the same time cannot overwrite each other's files, and the first
+//! receipt is the one that counts.
 
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub async fn once<T: Receipt>(
     once_unless(root, key, || adopt(root, key), work).await
 }
 
-/// As [`once`], where `found` looks for a receipt and judges it by itself.
+/// As [`once`], where `found` looks for a receipt and judges it itself.
 pub async fn once_unless<T, F>(
     root: &Root,
     key: &str,
@@ -77,7 +77,7 @@ pub async fn read<T: DeserializeOwned>(root: &Root, key: &str) -> Result<Option<
     })
 }
 
-/// The receipt at `key` of `task`, which other work builds upon.
+/// The receipt at `key` of `task`, which other work builds on.
 ///
 /// # Errors
 /// Transient, where the task is not finished.

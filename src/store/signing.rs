@@ -1,7 +1,7 @@
-//! Ed25519 keys: who may publish, and whom readers believe.
+//! Ed25519 keys: who may publish, and whom readers trust.
 //!
-//! Keys are PEM as `openssl genpkey -algorithm ed25519` and `openssl pkey -pubout` write them. The private key comes from
-//! the environment alone; it is never printed, stored or sent to another process.
+//! Keys are PEM as `openssl genpkey -algorithm ed25519` and `openssl pkey -pubout` write them. The private key comes
+//! from the environment alone; it is never printed, stored or sent to another process.
 
 use std::fmt;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub const SIGNING_KEY: &str = "SCALINGNOTE_SIGNING_KEY";
 /// The environment variable that names the file of the private key.
 pub const SIGNING_KEY_FILE: &str = "SCALINGNOTE_SIGNING_KEY_FILE";
 
-/// What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
+/// What is before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 /// Largest key file that is read.
 const MAX_KEY: u64 = 1 << 20;
@@ -161,7 +161,7 @@ impl Keys {
     /// The key to sign with, `None` where nothing is signed.
     ///
     /// # Errors
-    /// Config where readers would not believe what is published: keys are trusted, and there is none to sign with, or
+    /// Config where readers would not trust what is published: keys are trusted, and there is none to sign with, or
     /// another one.
     pub fn signer(&self) -> Result<Option<&SigningKey>> {
         let Some(signing) = self.signing.as_deref() else {
@@ -175,8 +175,8 @@ impl Keys {
         };
         if !self.trusted.is_empty() && !self.trusted.contains(signing.public()) {
             return Err(Error::config(format!(
-                "the signing key in the environment ({}) is none of `publish.public_keys` ({}): readers would not believe \
-                 what it signs; add its public key there first",
+                "the signing key in the environment ({}) is none of `publish.public_keys` ({}): readers would refuse what \
+                 it signs; add its public key there first",
                 signing.public().id(),
                 self.trusted.iter().map(PublicKey::id).collect::<Vec<_>>().join(", ")
             )));

@@ -16,7 +16,7 @@ use crate::types::Arithmetic;
 pub fn open_cuda(number: usize) -> Result<Device> {
     Device::new_cuda_with_stream(number).or_error(ErrorKind::Unsupported, || {
         let why = match cfg!(feature = "cuda") {
-            true => "such a device must exist and its driver must know the CUDA of this program",
+            true => "the device must exist and its driver must know the CUDA of this program",
             false => "this program was built without feature `cuda`",
         };
         format!("cannot open CUDA device {number}: {why}; use a cpu device instead")

@@ -24,7 +24,7 @@ pub(crate) struct FakeTower {
     /// Turns every vector: this much of it is added to the next element. Never part of the identity: it stands for a
     /// tower that changed under its name (another library, driver or device), which the drift check must see.
     pub(crate) tilt: f32,
-    /// Batches above so many tokens fail as on a device that is out of memory; never part of the identity.
+    /// Batches above this many tokens fail as on a device that is out of memory; never part of the identity.
     pub(crate) memory_tokens: Option<usize>,
 }
 

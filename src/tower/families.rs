@@ -6,7 +6,7 @@ use crate::tower::files::config::FAMILIES;
 use crate::tower::files::encoder;
 use crate::tower::files::{gguf_config, gguf_encoder};
 
-/// Rows of the table: the family, and whether it stands under GGUF as one.
+/// Rows of the table: the family, and whether it is under GGUF as one.
 fn table() -> BTreeMap<String, bool> {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/README.md");
     let page = std::fs::read_to_string(page).unwrap();

@@ -11,7 +11,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::tower::files::source::{ModelSource, absolute, parse};
 use crate::types::{Arithmetic, Pooling};
 
-/// Which tower, and how its vectors come about. Everything here is identity (it becomes an
+/// Which tower, and how its vectors are made. Everything here is identity (it becomes an
 /// [`crate::types::EmbeddingSpace`]), except where the files are found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -29,7 +29,7 @@ pub struct TowerOptions {
     /// LoRA adapter (PEFT directory or safetensors file), merged at load.
     #[serde(default)]
     pub adapter: Option<String>,
-    /// Whose word counts where nothing is said here.
+    /// Which defaults hold for what is left out here.
     #[serde(default, skip_serializing_if = "Defaults::is_none")]
     pub defaults: Defaults,
     /// How token states become one vector. Default: as the model says.
@@ -41,7 +41,7 @@ pub struct TowerOptions {
     /// Text after every note; never cut off. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_suffix: Option<String>,
-    /// Matryoshka cut: keep the first so many dimensions. Default: all.
+    /// Matryoshka cut: keep the first N dimensions. Default: all.
     #[serde(default)]
     pub dimensions: Option<u32>,
     /// Scale vectors to unit length. Default: yes, unless the model says otherwise.
@@ -54,11 +54,11 @@ pub struct TowerOptions {
     /// Q8_0 blocks (those of a Q8_0 file as they are) and quantises activations by blocks of 32 as they come.
     #[serde(default = "default_arithmetic")]
     pub arithmetic: Arithmetic,
-    /// Keep only the first so many layers of the LLM: a smaller, faster tower to be trained. Default: all.
+    /// Keep only the first N layers of the LLM: a smaller, faster tower to be trained. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<u32>,
-    /// What a special token of the model, such as `<|im_end|>` or `[CLS]`, is where it stands in a text. In a prompt it is always
-    /// itself.
+    /// What a special token of the model, such as `<|im_end|>` or `[CLS]`, is where it is in a text. In a prompt it
+    /// is always itself.
     #[serde(default, skip_serializing_if = "SpecialTokens::is_text")]
     pub special_tokens: SpecialTokens,
     /// Which of the model's prompts is meant where none is set.
@@ -66,16 +66,16 @@ pub struct TowerOptions {
     pub side: Side,
 }
 
-/// Whose word counts where a tower's options leave something out.
+/// Which defaults hold for what a tower's options leave out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Defaults {
-    /// Nobody's: 512 tokens, no prompt, unit length. Prompt and text are tokenised apart, and of the tokenizer's files only
-    /// `tokenizer.json` counts. Pooling is the model's where it names one.
+    /// Nobody's: 512 tokens, no prompt, unit length. Prompt and text are tokenised apart, and of the tokenizer's files
+    /// only `tokenizer.json` counts. Pooling is the model's where it names one.
     #[default]
     None,
-    /// The model's own files': pooling, prompts, longest text, normalisation, and the tokens around a text. Prompt and text
-    /// are tokenised as one, as its authors do.
+    /// The model's own files': pooling, prompts, longest text, normalisation, and the tokens around a text. Prompt and
+    /// text are tokenised as one, as its authors do.
     Model,
 }
 
@@ -188,11 +188,11 @@ impl TowerOptions {
         self.max_tokens.unwrap_or(512)
     }
 
-    /// Looks, without opening one, whether the files that it names are on this machine; false where they lie on a hub, which is not
-    /// asked.
+    /// Looks, without opening one, whether the files that it names are on this machine; false where they are on a hub,
+    /// which is not asked.
     ///
     /// # Errors
-    /// NotFound, naming the file; Config where it is no path at all.
+    /// NotFound, naming the file; Config where it is not a path at all.
     pub fn check_files(&self, base_dir: &Path) -> Result<bool> {
         let local = !matches!(parse(&self.model, base_dir)?, ModelSource::Hub { .. });
         for (key, place) in [("adapter", &self.adapter), ("tokenizer", &self.tokenizer)] {
@@ -200,7 +200,9 @@ impl TowerOptions {
             let path = absolute(place, base_dir).context(|| key)?;
             if !path.exists() {
                 let path = path.display();
-                return Err(Error::not_found(format!("{key} {place:?}: nothing lies at {path}")));
+                return Err(Error::not_found(format!(
+                    "{key} {place:?}: there is nothing at {path}"
+                )));
             }
         }
         Ok(local)
@@ -210,7 +212,7 @@ impl TowerOptions {
 /// Where a worker computes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceSpec {
-    /// This machine's processor with so many threads (0: all).
+    /// This machine's processor with this many threads (0: all).
     Cpu {
         /// Threads; 0 for all.
         threads: usize,

@@ -8,7 +8,8 @@ use crate::tower::files::source::{ModelSource, parse};
 use crate::tower::{Tower, TowerOptions};
 
 impl TowerOptions {
-    /// Whether a commit says which files of a hub's repository are meant. A branch or a tag may lead to others tomorrow.
+    /// Whether a commit says which files of a hub's repository are meant. A branch or a tag may lead to others
+    /// tomorrow.
     pub fn is_pinned(&self) -> bool {
         self.revision.as_deref().is_some_and(is_commit)
     }
@@ -22,8 +23,8 @@ impl TowerOptions {
         Ok(hub && !self.is_pinned())
     }
 
-    /// The commit that a hub's model is at: of the files in the cache, which a run here would take if it were offline, else
-    /// as the hub says. `None` where neither tells, and for a model that is no hub's.
+    /// The commit that a hub's model is at: of the files in the cache, which a run here would take if it were offline,
+    /// else as the hub says. `None` where neither tells, and for a model that is not a hub's.
     ///
     /// # Errors
     /// As [`TowerOptions::may_move`]; Config where the hub cannot be set up.

@@ -105,7 +105,7 @@ impl Tower {
                 let fetching = hub()?;
                 let fetched =
                     fetching.fetch(&repo, revision, file.as_deref(), card, reporter).await?;
-                // Whoever reads these options later gets these very files.
+                // A later reader of these options gets these very files.
                 options.revision = Some(fetched.commit);
                 options.model = match &file {
                     Some(file) => format!("hf:{repo}/{file}"),
@@ -351,8 +351,8 @@ impl Tower {
         products + embedding + count(token_budget) * activations
     }
 
-    /// Loads the weights onto a device: those that were hashed, or none. The encoder keeps nothing of the files, so what
-    /// becomes of them afterwards does not matter to it.
+    /// Loads the weights onto a device: those that were hashed, or none. The encoder keeps nothing of the files, so
+    /// what becomes of them afterwards does not matter to it.
     ///
     /// # Errors
     /// Input where a file was written into since it was hashed; Transient where one is being written.

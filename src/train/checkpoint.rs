@@ -37,7 +37,7 @@ pub(super) struct State {
     pub(super) seconds: f64,
     pub(super) steps: Vec<StepRecord>,
     pub(super) validation: Vec<ValidationRecord>,
-    /// Looks whose parameters lie beside the checkpoint, the best first.
+    /// Looks whose parameters are beside the checkpoint, the best first.
     #[serde(default)]
     pub(super) kept: Vec<Kept>,
 }
@@ -56,7 +56,7 @@ impl State {
         }
     }
 
-    /// Whether the held-out part is to be looked at before the next step: `every` so many steps, and once.
+    /// Whether the held-out part is to be looked at before the next step: `every` that many steps, and once.
     pub(super) fn is_look_due(&self, every: u64) -> bool {
         every > 0 && self.step.is_multiple_of(every) && !self.is_looked_at()
     }
@@ -121,7 +121,7 @@ fn path(directory: &Path) -> PathBuf {
 /// Writes the checkpoint of `directory`; a crash leaves the old or the new one whole.
 ///
 /// # Errors
-/// Input where a parameter is no longer finite: what lies there stays. About writing otherwise.
+/// Input where a parameter is no longer finite: what is there stays. About writing otherwise.
 pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
     let path = path(directory);
     let io = cannot("write", &path);

@@ -34,7 +34,7 @@ pub struct ValidationOptions {
     /// More sets to look at, none of which is trained on; each counts as a source. `train` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<PairSource>,
-    /// Stop after so many looks in a row that were not the best so far. Default: never.
+    /// Stop after this many looks in a row that were not the best so far. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u64>,
     /// Export the mean of the parameters at so many of the best looks, where it is better than the best of them.
@@ -67,8 +67,8 @@ pub enum Schedule {
     /// Down a half cosine to the last step: it follows the number of steps, so another number is another run.
     #[default]
     Cosine,
-    /// As it is, and over the last `decay_steps` steps down a line. More steps, or other ones of decay, are the same run,
-    /// which goes on where it stopped.
+    /// As it is, and over the last `decay_steps` steps down a line. More steps, or other ones of decay, are the same
+    /// run, which goes on where it stopped.
     Constant,
 }
 
@@ -132,7 +132,7 @@ pub(super) fn check_temperature(value: f64, name: &str) -> Result<()> {
 }
 
 impl OptimizerOptions {
-    /// Takes out what may differ between the slices of one run: with it goes the number of steps.
+    /// Takes out what may differ between the slices of one run: the number of steps among it.
     pub(super) fn of_a_run(&mut self, steps: &mut Option<u64>) {
         if self.schedule == Schedule::Constant {
             (self.decay_steps, self.final_share, *steps) = (0, 0.0, None);

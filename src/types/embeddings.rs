@@ -18,7 +18,7 @@ impl Embeddings {
     /// Takes `data` of length `rows * dimensions`.
     ///
     /// # Errors
-    /// Internal, if the length is no multiple of `dimensions`.
+    /// Internal, if the length is not a multiple of `dimensions`.
     pub fn from_vec(dimensions: usize, data: Vec<f32>) -> Result<Self> {
         if dimensions == 0 || !data.len().is_multiple_of(dimensions) {
             return Err(Error::internal(format!(

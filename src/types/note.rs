@@ -1,4 +1,4 @@
-//! Who a note is: its id, its key in an index, its shard. All three are pinned for ever.
+//! Who a note is: its id, its key in an index, its shard. All three are pinned forever.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,8 +19,8 @@ pub enum NoteId {
 }
 
 impl NoteId {
-    /// The id that reads the same and is of the other type: `15` and `"15"`. `None` for a string that is no integer as
-    /// this program writes it.
+    /// The id that reads the same and is of the other type: `15` and `"15"`. `None` for a string that is not an integer
+    /// as this program writes it.
     pub fn of_other_type(&self) -> Option<Self> {
         match self {
             Self::Int(id) => Some(Self::Str(id.to_string())),

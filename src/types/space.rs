@@ -46,7 +46,7 @@ impl Pooling {
     }
 }
 
-/// The class of arithmetic that computed a vector: bits differ between classes, meaning hardly.
+/// The class of arithmetic that computed a vector: bits differ between classes, meaning hardly does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Arithmetic {
@@ -103,7 +103,8 @@ pub struct EmbeddingSpace {
     /// What stands between the pooled state and the vector; absent for nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub modules: Vec<HeadModule>,
-    /// Whether the prompt's prefix and the text are tokenised as one; absent where they are apart, or there is no prefix.
+    /// Whether the prompt's prefix and the text are tokenised as one; absent where they are apart, or there is no
+    /// prefix.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub prompt_joined: bool,
     /// Layers kept of the model; absent for all of them.
@@ -159,8 +160,8 @@ impl EmbeddingSpace {
         fields.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
     }
 
-    /// The fields that keep vectors of queries in one space from being compared with vectors of notes in the other; none
-    /// where both are of one tower. Prompts, template and lengths of queries are their own affair, and so is the
+    /// The fields that keep vectors of queries in one space from being compared with vectors of notes in the other;
+    /// none where both are of one tower. Prompts, template and lengths of queries are their own affair, and so is the
     /// arithmetic, which hardly changes what a vector means.
     pub fn incomparable(&self, other: &Self) -> Vec<&'static str> {
         const OWN: [&str; 6] = [

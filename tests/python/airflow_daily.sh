@@ -1,6 +1,6 @@
 #!/bin/sh
 # The Airflow DAG under the real Airflow, on the quick start's notes (fake tower, two shards):
-#   day 1  one task is killed, one passing fault (75): both tried again, snapshot 1 is published
+#   day 1  one task is killed, one transient failure (75): both tried again, snapshot 1 is published
 #   day 2  nothing changed: everything after the plan is skipped
 #   day 3  a gate refuses (3): the run fails, and nothing is tried again
 #   then   a plan of more than 1,000 tasks: what travels through XCom stays small
@@ -34,7 +34,7 @@ sed 's|^shards = 2$|shards = 800|; s|quickstart-699|many|' "$work/pipelines/p.to
     sed 's|quickstart-699|nights|' "$work/pipelines/p.toml"
     printf '[next]\ntokens_per_run = TOKENS\n[next.tower]\nmodel = "fake:32"\npooling = "mean"\nmax_tokens = 512\n'
 } >"$work/pipelines/nights.toml"
-# The first task that is started is killed, as an evicted worker would be; the second meets a passing fault.
+# The first task that is started is killed, as an evicted worker would be; the second meets a transient failure.
 cat >"$work/program" <<PROGRAM
 #!/bin/sh
 echo "\$1" >>"$work/calls"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a command with a CUDA compiler at hand: the installed one, or NVIDIA's own from their Python wheels.
+"""Runs a command with a CUDA compiler: the installed one, or NVIDIA's own from their Python wheels.
 
     cuda_toolkit.py FOLDER -- COMMAND...      the wheels are unpacked into FOLDER where no nvcc is on the PATH
     cuda_toolkit.py FOLDER --check PROGRAM    which libraries a built program needs, where they are, and what has them

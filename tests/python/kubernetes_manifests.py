@@ -51,7 +51,7 @@ def check_pod(pod, claims, gpus):
     assert inside["capabilities"]["drop"] == ["ALL"]
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
     assert {mount["name"] for mount in mounts.values()} == volumes
-    # Everything that is written lies on a mounted volume: models, caches, spill files.
+    # Everything that is written is on a mounted volume: models, caches, spill files.
     writable = [path for path, mount in mounts.items() if not mount.get("readOnly")]
     assert "/tmp" in writable
     for variable in container["env"]:

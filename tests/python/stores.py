@@ -2,7 +2,7 @@
 
     stores.py FOLDER -- COMMAND...     (`make test-stores`)
 
-Installs both servers into FOLDER (once; an install that was cut off is made anew), starts them on an empty folder, makes
+Installs both servers into FOLDER (once; an install that was cut off is made again), starts them on an empty folder, makes
 a container and a bucket, and runs COMMAND with SCALINGNOTE_TEST_ROOTS and the credentials in its environment. Ends with
 COMMAND's exit code. Both servers end with this program, also where it is killed.
 """
@@ -114,7 +114,7 @@ def put(port, path, headers):
 
 def make_container(port, name):
     date, version = email.utils.formatdate(usegmt=True), "2021-08-06"
-    # The emulator has the account in the path too, hence twice.
+    # The emulator has the account in the path too, therefore twice.
     resource = f"/{ACCOUNT}/{ACCOUNT}/{name}\nrestype:container"
     to_sign = "PUT" + "\n" * 12 + f"x-ms-date:{date}\nx-ms-version:{version}\n{resource}"
     digest = hmac.new(base64.b64decode(KEY), to_sign.encode(), hashlib.sha256).digest()

@@ -31,7 +31,7 @@ pub(crate) enum ProgressMode {
     Auto,
     /// Bars with tokens/s and time left.
     Bars,
-    /// A plain line now and then.
+    /// A plain line every few seconds.
     Lines,
     /// One JSON object a line.
     Json,

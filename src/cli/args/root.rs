@@ -55,7 +55,7 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
     Ok(ours.join("snapshots"))
 }
 
-/// Everybody may make a folder in `/tmp`, and follow or swap what lies in one that is not theirs.
+/// Everybody may make a folder in `/tmp`, and follow or swap what is in one that is not theirs.
 fn own_temp_folder() -> Result<PathBuf> {
     // SAFETY: geteuid takes nothing, touches no memory of this program and cannot fail.
     let user = unsafe { libc::geteuid() };
@@ -94,7 +94,7 @@ fn is_pipeline(argument: &str) -> bool {
     !argument.contains("://") && argument.ends_with(".toml")
 }
 
-/// [`open`] for who reads: with keys, no manifest is believed that none of them, and none of the pipeline's, signed.
+/// [`open`] for who reads: with keys, no manifest is trusted that none of them, and none of the pipeline's, signed.
 pub(crate) fn open_trusting(argument: &str, public_keys: &[PathBuf]) -> Result<Opened> {
     let opened = open(argument)?;
     let mut keys = opened.root.keys().clone();

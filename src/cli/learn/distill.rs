@@ -20,7 +20,7 @@ use crate::train::{self, DistillOptions, Teacher, TrainReport, check_student};
 
 /// Distil the query tower into a small model
 ///
-/// Queries alone teach: the small model learns to place a query where the frozen LLM query tower
+/// Queries are all it needs: the small model learns to place a query where the frozen LLM query tower
 /// places it (squared distance and cosine), so no document is encoded again. The teacher's vectors
 /// are encoded once, by the pipeline's own encode stage, and kept as Parquet in the run's folder.
 /// Interrupt it at any time: the same command resumes.
@@ -48,7 +48,7 @@ pub(crate) struct DistillArgs {
     /// in it is resumed. Default: .cache/train/<name of the recipe>.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: Option<PathBuf>,
-    /// Take so many steps instead of the recipe's.
+    /// Train this many steps instead of the recipe's.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
@@ -58,8 +58,8 @@ pub(crate) struct DistillArgs {
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
     device: String,
     /// Train nothing: pack the encoder that the run in --out has trained into this folder, with few bits a weight and
-    /// without its tokenizer (student/tokenizer.json of the run), which it names by SHA-256; `tokenizer` in [query.tower] says
-    /// where that lies.
+    /// without its tokenizer (student/tokenizer.json of the run), which it names by SHA-256; `tokenizer` in
+    /// [query.tower] says where that is.
     #[arg(long, value_name = "DIR", conflicts_with = "deadline", value_parser = place::path())]
     export: Option<PathBuf>,
     #[command(flatten)]

@@ -47,9 +47,9 @@ SET is a folder in BEIR layout: corpus.jsonl (_id, title, text), queries.jsonl (
 qrels.tsv (query, document, grade between tabs, with or without a header; or TREC's four columns),
 each plain, .gz or .xz. Grades are whole numbers, above 0 for what is relevant. Ties and measures
 are trec_eval's: a relevant document that the corpus lacks counts as not found, and a query to
-which nothing is relevant counts as 0. Judgements of queries that are not there, or have no text,
-are left out, and what is there twice counts once. How many there are of these is told; --strict
-refuses them. One id with two texts or two grades is an error.")]
+which nothing is relevant counts as 0. Judgements of queries that are missing, or have no text, are
+left out, and what is there twice counts once. Their counts are reported; --strict refuses
+them. One id with two texts or two grades is an error.")]
 pub(crate) struct EvaluateArgs {
     /// Names the towers: a pipeline, a training recipe, or a tower file (TOML).
     #[arg(value_name = "TOWER", value_parser = place::path())]
@@ -72,10 +72,10 @@ pub(crate) struct EvaluateArgs {
     /// Take the document with the query's own id out of its ranking, as BEIR does (ArguAna, Quora).
     #[arg(long)]
     ignore_identical_ids: bool,
-    /// Refuse a set with judgements of documents or queries that are not there, or with lines that repeat others.
+    /// Refuse a set with judgements of missing documents or queries, or with lines that repeat others.
     #[arg(long)]
     strict: bool,
-    /// Keep vectors as Parquet in this folder, by embedding space, and use those that lie there.
+    /// Keep vectors as Parquet in this folder, by embedding space, and use those already there.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     vectors: Option<PathBuf>,
     /// Also judge what our own index finds.

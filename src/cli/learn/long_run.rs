@@ -29,7 +29,7 @@ pub(super) fn output(named: Option<PathBuf>, recipe: &Path) -> Result<PathBuf> {
 pub(super) fn unprinted(folder: &Path) -> impl FnOnce() -> String {
     move || {
         format!(
-            "all is done and lies in {}; only the report could not be printed",
+            "everything is done and is in {}; only the report could not be printed",
             folder.display()
         )
     }

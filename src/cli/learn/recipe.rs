@@ -89,7 +89,7 @@ pub(super) fn naming<T>(file: &Path, result: Result<T>) -> Result<T> {
     }
 }
 
-/// The first key of `given` that `taken` lacks, as a dotted path, and the nearest key that stands there.
+/// The first key of `given` that `taken` lacks, as a dotted path, and the nearest key that is there.
 fn unknown(given: &Value, taken: &Value, path: &str) -> Option<(String, Option<String>)> {
     match (given, taken) {
         (Value::Object(given), Value::Object(all)) => given.iter().find_map(|(key, value)| {

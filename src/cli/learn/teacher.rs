@@ -1,4 +1,4 @@
-//! The teacher of a training recipe: vectors that lie in files, or a tower that encodes what the run will show.
+//! The teacher of a training recipe: vectors that are in files, or a tower that encodes what the run will show.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::tower::{DeviceSpec, TowerOptions};
 use crate::train::{TeacherOptions, TeacherVectors, TextVectors, TrainData, TrainOptions};
 use crate::types::Embeddings;
 
-/// The vectors of all that the planned steps show, if the recipe names a teacher. What a tower encodes lies in `output`
+/// The vectors of all that the planned steps show, if the recipe names a teacher. What a tower encodes is in `output`
 /// below `teacher/`, and is used again by a run that goes on.
 pub(super) async fn open(
     options: &TrainOptions,

@@ -14,10 +14,10 @@ use crate::error::{Result, ResultExt};
 use crate::tower::DeviceSpec;
 use crate::train::{self, TrainData, TrainOptions, TrainReport};
 
-/// Train the towers: an LLM learns to embed, by contrast
+/// Train the towers: an LLM learns to embed, by contrastive learning
 ///
-/// Pairs of a query and the document that answers it pull together, all others of the batch push
-/// apart. Writes a checkpoint now and then, and at the end the adapter and report.html with the
+/// A query and the document that answers it are pulled together, all others of the batch pushed
+/// apart. Writes checkpoints, and at the end the adapter and report.html with the
 /// curves. Interrupt it at any time: the same command resumes where it stopped, to the same losses.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -31,8 +31,8 @@ Examples:
 A recipe names the model ([tower], [query]), the pairs ([[pairs]]: folders in BEIR layout or JSON
 Lines of {\"query\", \"text\"}), what is trained ([method]: \"lora\" or \"full\") and how long.
 [teacher] names an embedder whose scores [loss] has the tower learn, and [[texts]] more texts to
-learn them on. With optimizer.schedule = \"constant\" a run goes on from where it ended when it is
-given more steps.
+learn them on. With optimizer.schedule = \"constant\" a run continues from where it ended when it
+is given more steps.
 [query] layers = 4 gives the query side the LLM's first 4 layers, with parameters of its own, and
 [query.student] a small encoder: both sides are trained together, end to end. `scalingnote schema train` lists every key. The adapter is in PEFT's format: give its folder as
 tower.adapter in a pipeline file, or load it in Python.")]
@@ -41,10 +41,11 @@ pub(crate) struct TrainArgs {
     #[arg(value_name = "RECIPE", value_parser = place::path())]
     recipe: PathBuf,
     /// Folder of the run: checkpoint.safetensors, best-*.safetensors, teacher/, adapter/ or model/, query-adapter/ or
-    /// query-model/, report.json, report.html. A checkpoint in it is resumed. Default: .cache/train/<name of the recipe>.
+    /// query-model/, report.json, report.html. A checkpoint in it is resumed. Default: .cache/train/<name of the
+    /// recipe>.
     #[arg(long, value_name = "DIR", value_parser = place::path())]
     out: Option<PathBuf>,
-    /// Take so many steps instead of the recipe's. Unless optimizer.schedule is "constant" the learning rate follows
+    /// Train this many steps instead of the recipe's. Unless optimizer.schedule is "constant" the learning rate follows
     /// the number of steps, so another number is another run.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
@@ -55,8 +56,8 @@ pub(crate) struct TrainArgs {
     /// devices share every batch: each embeds a part, and the loss contrasts a query with the documents of all.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
     device: Vec<DeviceSpec>,
-    /// Train nothing: write the adapter of the best look so far into this folder, or the checkpoint's, as it stands, where
-    /// nothing has been looked at.
+    /// Train nothing: write the adapter of the best validation so far into this folder, or that of the checkpoint if
+    /// nothing has been validated yet.
     #[arg(long, value_name = "DIR", conflicts_with = "deadline", value_parser = place::path())]
     export: Option<PathBuf>,
     /// Export 16-bit floats: half the size.

@@ -7,7 +7,7 @@ use crate::store::named::expand_text;
 use crate::tower::TowerOptions;
 use crate::types::Pooling;
 
-/// Puts what lies in `path` into both towers: the folder of a run or an export (`adapter/` or `model/`, and beside it
+/// Puts what is in `path` into both towers: the folder of a run or an export (`adapter/` or `model/`, and beside it
 /// `query-adapter/` or `query-model/` where the query side has parameters of its own), or a LoRA adapter for both.
 ///
 /// # Errors
@@ -72,7 +72,7 @@ fn tokenizer_of(tower: &TowerOptions, base_dir: &Path) -> Result<String> {
 
 fn text(path: &Path) -> Result<String> {
     let absolute: PathBuf = std::path::absolute(path)
-        .or_error(ErrorKind::Usage, || format!("{} is no path", path.display()))?;
+        .or_error(ErrorKind::Usage, || format!("{} is not a path", path.display()))?;
     absolute
         .into_os_string()
         .into_string()

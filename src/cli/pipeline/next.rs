@@ -37,9 +37,9 @@ pub(super) fn after(report: &RunReport, context: &RunContext, pipeline: &Pipelin
 
 fn published(snapshot: u64, asked: &str, pipeline: &PipelineArgs) -> Vec<(String, &'static str)> {
     let mut commands = vec![
-        (format!("scalingnote search {asked} \"some words\""), "ask it"),
+        (format!("scalingnote search {asked} \"some words\""), "search it"),
         (format!("scalingnote serve {asked}"), "answer over HTTP"),
-        (format!("scalingnote snapshot verify {asked}"), "prove every file"),
+        (format!("scalingnote snapshot verify {asked}"), "check every file"),
     ];
     // Who has a second snapshot has a way to make them.
     if snapshot == 1 && pipeline.set.is_empty() {
@@ -47,8 +47,7 @@ fn published(snapshot: u64, asked: &str, pipeline: &PipelineArgs) -> Vec<(String
         let program = std::env::current_exe().unwrap_or_else(|_| "scalingnote".into());
         let [program, file] =
             [program.as_path(), &file].map(|path: &Path| word(&path.to_string_lossy()));
-        commands
-            .push((format!("15 2 * * * {program} run {file}"), "a line of a crontab: each night"));
+        commands.push((format!("15 2 * * * {program} run {file}"), "crontab line: every night"));
     }
     commands
 }

@@ -7,7 +7,7 @@ use crate::cli::args::PipelineArgs;
 use crate::error::{Result, ResultExt};
 use crate::exec;
 
-/// Say what a run would do and cost, and do nothing
+/// Show what a run would do and cost, without doing it
 ///
 /// Reads the corpus, compares it with the newest snapshot, counts exact tokens, and estimates time
 /// from a short calibration on the real device.
@@ -21,8 +21,8 @@ Examples:
 
 Columns: notes new, changed, unchanged and deleted against the newest snapshot; texts to encode and
 their exact tokens; the share of padding that packing saves; estimated time; bytes to be written;
-memory while building the index. With [next], how far the tower is that is to take over; its plan
-is stored beside the day's.")]
+memory while building the index. With [next], how far the back-fill of the next tower is; its plan
+is stored beside that of the run.")]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,

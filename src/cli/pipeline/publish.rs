@@ -13,10 +13,10 @@ use crate::error::Result;
 use crate::exec::{self, RunOptions};
 use crate::report::RunReport;
 
-/// Judge the gates and publish what the tasks of a stored plan built
+/// Check the gates and publish what the tasks of a stored plan built
 ///
-/// The last step where a scheduler ran the tasks with `scalingnote task`; `run` does it by itself.
-/// Publishing the same plan again finds that nothing is to do.
+/// The last step where a scheduler ran the tasks with `scalingnote task`; `run` does this itself.
+/// Publishing the same plan again finds nothing to do.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -33,14 +33,14 @@ Examples:
   scalingnote run daily.toml --progress json 2> progress.jsonl
   scalingnote run daily.toml --cluster df://10.0.0.1:50050  have a cluster do it (scalingnote cluster --help)
 
-The report of every run lies under the root: runs/<run id>/report.html and report.json.")]
+The report of every run is stored under the root: runs/<run id>/report.html and report.json.")]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// Stop cleanly after this time (90s, 45m, 2h, 1h30m); running again resumes.
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
-    /// Wait so long for another run of the same root to end (30m, 2h); without it such a run ends this one with 75.
+    /// How long to wait for another run of the same root to end (30m, 2h); by default this run then ends with 75.
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "0s")]
     pub wait: Duration,
     #[command(flatten)]
@@ -53,10 +53,11 @@ pub(crate) struct RunArgs {
     /// Stop once the plan with its tasks is stored; `scalingnote task` executes them elsewhere.
     #[arg(long)]
     pub plan_only: bool,
-    /// Have the executors of this cluster do the work; this process plans nothing, judges and publishes.
+    /// Have the executors of this cluster do the work; this process only checks the gates and publishes.
     #[arg(long, value_name = "df://HOST:PORT", conflicts_with = "plan_only")]
     pub cluster: Option<SchedulerAddress>,
-    /// How long all executors may be silent before their work is handed out again; four times in vain end with 75.
+    /// How long all executors may be silent before the job is submitted again; after four failed submissions the run
+    /// ends with 75.
     #[arg(long, value_name = "TIME", requires = "cluster", value_parser = duration::parse)]
     pub patience: Option<Duration>,
     /// Print the report as JSON.
@@ -155,7 +156,7 @@ pub(crate) fn finish(
     }
 }
 
-/// Where the report lies.
+/// Where the report is.
 fn page(report: &RunReport, context: &RunContext) -> String {
     let file = layout::report_page(&report.run, ReportName(1));
     context.root.local_path(&file).map_or_else(
@@ -175,7 +176,7 @@ fn unprinted(report: &RunReport, context: &RunContext) -> String {
             "the run has ended".to_owned()
         }
     };
-    format!("{done}; only its report could not be printed, and lies at {}", page(report, context))
+    format!("{done}; only its report could not be printed; it is at {}", page(report, context))
 }
 
 fn exit_code(report: &RunReport) -> u8 {

@@ -10,11 +10,11 @@ use crate::cli::args::{PipelineArgs, duration};
 use crate::error::{Result, ResultExt};
 use crate::exec::{self, RunOptions, Share, TaskStage};
 
-/// Execute tasks of a stored plan, for Airflow, Kubernetes and the like
+/// Execute tasks of a stored plan, for Airflow, Kubernetes and similar schedulers
 ///
 /// `plan` and `run --plan-only` store the plan; the stages encode, calibrate and build follow each
-/// other, adapt follows encode; `publish` is the last step. A task that is done already does nothing, so retries and doubled
-/// attempts are safe. Prints the receipt of one task, or the sum of a share, as JSON.
+/// other, adapt follows encode; `publish` is the last step. A task that is done already does nothing, so retries and
+/// duplicate attempts are safe. Prints the receipt of one task, or the sum of a share, as JSON.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

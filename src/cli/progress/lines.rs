@@ -1,4 +1,4 @@
-//! Plain lines for logs and pipes: every stage's start and end, and its progress now and then.
+//! Plain lines for logs and pipes: every stage's start and end, and its progress from time to time.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -40,7 +40,7 @@ impl Track {
     }
 }
 
-/// How events look; by itself only ends and messages are shown.
+/// How events look; alone, only ends and messages are shown.
 pub(super) trait View: Send {
     fn started(&mut self, _: &Track) {}
     fn progress(&mut self, _: &Track) {}

@@ -14,10 +14,11 @@ use crate::report::{Asked, Changes, Comparison};
 use crate::search::{Hit, QueryEncoder, Snapshot};
 use crate::tower::DeviceSpec;
 
-/// Ask two snapshots the same queries, and say what changes
+/// Run the same queries on two snapshots, and show what changes
 ///
-/// Each query is encoded by the tower that each snapshot names. Says how many hits both have, whose first hit is another note,
-/// how far notes move, how scores lie, and which queries change most: before a tower is switched, or a new snapshot promoted.
+/// Each query is encoded by the tower that each snapshot names. Says how many hits both have, whose first hit is
+/// another note, how far notes move, how scores differ, and which queries change most: before a tower is switched, or a
+/// new snapshot promoted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -54,13 +55,13 @@ pub(super) struct CompareArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// The files of the tower before, where they do not lie where the snapshot says.
+    /// The files of the tower before, if they are not where the snapshot says.
     #[arg(long, value_name = "PATH", value_parser = place::text())]
     model_before: Option<String>,
     /// The files of the tower after.
     #[arg(long, value_name = "PATH", value_parser = place::text())]
     model_after: Option<String>,
-    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    /// Accept only snapshots signed by this Ed25519 key (PEM file); repeatable. A pipeline's own keys count too.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
 }
@@ -83,7 +84,7 @@ pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
             && !manifest.content.stored_columns.contains(by)
         {
             return Err(Error::usage(format!(
-                "--by {by} is no stored column of snapshot {number}; it has {}",
+                "--by {by} is not a stored column of snapshot {number}; it has {}",
                 manifest.content.stored_columns.join(", ")
             )));
         }

@@ -11,14 +11,14 @@ use crate::exec;
 use crate::observe::format;
 use crate::stage::{CopyReport, CopyRequest};
 
-/// Copy one snapshot from root to root, as from staging to production
+/// Copy one snapshot to another root, as from staging to production
 ///
-/// Only files that the other root lacks travel, each hashed on the way; its manifest comes last, under the next number
-/// there, so readers see the whole snapshot or none. What was sent when a copy is interrupted is not sent again: run
-/// the same command. Where the content is served already there is nothing to do.
+/// Only files that the other root lacks are sent, each hashed on the way; its manifest comes last, under the next
+/// number there, so readers see the whole snapshot or none. What was sent when a copy is interrupted is not sent again:
+/// run the same command. Where the content is served already there is nothing to do.
 ///
-/// Exit code 3 if the other root serves another embedding space (see --switch-tower), or rolled this content back, or has
-/// purged notes of it; 75 if a run or another copy is at work there.
+/// Exit code 3 if the other root serves another embedding space (see --switch-tower), or rolled this content back, or
+/// has purged notes of it; 75 if a run or another copy is at work there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -26,7 +26,7 @@ Examples:
   scalingnote snapshot copy staging.toml /mnt/offline/notes --snapshot 41 --dry-run
   SCALINGNOTE_SIGNING_KEY_FILE=notes.pem scalingnote snapshot copy staging.toml production.toml --public-key staging.pub
 
-Each root keeps its own numbers, tombstones, rollbacks and signatures. Files of query towers lie where they lay: the
+Each root keeps its own numbers, tombstones, rollbacks and signatures. Files of query towers stay where they are: the
 manifest names them, and no copy of them is made.")]
 pub(super) struct CopyArgs {
     /// Root URI or path that has the snapshot, or a pipeline file.
@@ -41,10 +41,10 @@ pub(super) struct CopyArgs {
     /// Copy it also where the other root serves another embedding space.
     #[arg(long)]
     switch_tower: bool,
-    /// Say what would travel, and copy nothing.
+    /// Show what would be sent, and copy nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    /// Accept only snapshots signed by this Ed25519 key (PEM file); repeatable. A pipeline's own keys count too.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
     /// Print JSON.

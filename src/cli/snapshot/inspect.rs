@@ -49,7 +49,7 @@ pub(super) struct DiffArgs {
     /// Compare note by note: reads the id files of the shards that differ.
     #[arg(long)]
     notes: bool,
-    /// Note ids shown of each sort with --notes.
+    /// Note ids shown of each kind with --notes.
     #[arg(long, value_name = "N", default_value_t = 10, requires = "notes")]
     samples: usize,
     /// Print JSON.

@@ -45,10 +45,10 @@ pub(super) struct GcArgs {
     /// Newest snapshots to keep.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
-    /// Leave alone what is younger than so many hours.
+    /// Keep everything younger than this many hours.
     #[arg(long, value_name = "HOURS")]
     grace_hours: Option<u32>,
-    /// Delete run folders, prepared text and unnamed embeddings older than so many days.
+    /// Delete run folders, prepared text and unnamed embeddings older than this many days.
     #[arg(long, value_name = "DAYS")]
     runs_days: Option<u32>,
     /// Print JSON with every deleted object.
@@ -58,10 +58,10 @@ pub(super) struct GcArgs {
 
 /// Sign snapshots that are already published
 ///
-/// Needed once when you start to sign, and again when you change the key; runs sign what they publish by themselves.
+/// Needed once when you start to sign, and again when you change the key; runs sign what they publish themselves.
 /// The private key is read from the file that SCALINGNOTE_SIGNING_KEY_FILE names, or from SCALINGNOTE_SIGNING_KEY.
-/// A signature says that you trust what a snapshot holds, so check it with `snapshot verify` first. Signatures by other keys
-/// are kept.
+/// A signature says that you trust what a snapshot holds, so check it with `snapshot verify` first. Signatures by other
+/// keys are kept.
 #[derive(Debug, Args)]
 pub(super) struct SignArgs {
     /// Root URI or path, or a pipeline file.
@@ -108,7 +108,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
                 .context(|| format!("{serves}, but that could not be printed"))
         }
         CommitOutcome::LostTo(other) => Err(Error::conflict(format!(
-            "snapshot {} by {} on {} was published meanwhile; look at it, then roll back again",
+            "snapshot {} by {} on {} was published in the meantime; look at it, then roll back again",
             other.number, other.provenance.run, other.provenance.host
         ))),
         // `rollback` unblocks what it commits, so this cannot happen; it must not look like success.
@@ -129,7 +129,8 @@ pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {
         runs_days: args.runs_days.unwrap_or(base.runs_days),
     };
     let now = match opened.root.now().await {
-        // The store's time is told by what is written there. A full or read-only one is asked what could go all the same.
+        // The store's time is told by what is written there. A full or read-only one is asked what could go all the
+        // same.
         Err(_) if args.dry_run => chrono::Utc::now(),
         found => found?,
     };
@@ -179,7 +180,7 @@ fn describe(report: &GcReport) -> String {
     let held_back = match report.held_back {
         0 => String::new(),
         objects => format!(
-            "waiting  {} objects stay until the run that is going on has ended\n",
+            "waiting  {} objects stay until the run in progress has ended\n",
             format::count(objects)
         ),
     };

@@ -11,12 +11,12 @@ use crate::exec;
 use crate::observe::{Event, Running, Stage, format};
 use crate::snapshot::RepairReport;
 
-/// Take damaged files out, so that the next run makes them again
+/// Remove damaged files, so that the next run makes them again
 ///
 /// Hashes every embedding part and every file of every index, and deletes those that are not what they were written as,
 /// with the receipts that name them: restore them first if there is a backup. The next run encodes the texts of such
-/// parts, and builds such indexes, again; in delta mode that run must have corpus.mode = "full". While a run of
-/// this root is going on it refuses.
+/// parts, and builds such indexes, again; in delta mode that run must have corpus.mode = "full". It refuses to
+/// start while a run of this root is in progress.
 #[derive(Debug, Args)]
 pub(super) struct RepairArgs {
     /// Root URI or path, or a pipeline file.

@@ -20,11 +20,12 @@ use crate::tower::DeviceSpec;
 /// Least cosine between a stored and a re-encoded vector: arithmetic classes differ by less.
 const LEAST_COSINE: f64 = 0.999;
 
-/// Re-hash every file of a snapshot, ask its canary queries, look at its query towers, and encode a sample of its notes again
+/// Re-hash every file of a snapshot, run its canary queries, check its query towers, and encode a sample of its notes
+/// again
 ///
-/// Exit code 1 if a file is missing or altered, if a canary query is answered otherwise than when the index was
+/// Exit code 1 if a file is missing or altered, if a canary query is answered differently than when the index was
 /// built, if a tower that the snapshot admits for queries was made for other vectors, or if a re-encoded note does not
-/// match its stored vector. A query tower whose files are not on this machine is said not to be checked.
+/// match its stored vector. A query tower whose files are not on this machine is reported as not checked.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// Root URI or path, or a pipeline file.
@@ -38,7 +39,7 @@ pub(super) struct VerifyArgs {
     /// Where to encode: cpu, cpu:<threads> or cuda:<number>; by default the pipeline's first device, or cpu.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Believe only snapshots that this Ed25519 key (PEM file) signed; repeatable. A pipeline's own keys count too.
+    /// Accept only snapshots signed by this Ed25519 key (PEM file); repeatable. A pipeline's own keys count too.
     #[arg(long = "public-key", value_name = "FILE", value_parser = place::path())]
     public_keys: Vec<PathBuf>,
     /// Print JSON.
@@ -49,8 +50,9 @@ pub(super) struct VerifyArgs {
 pub(super) async fn verify(args: &VerifyArgs, app: &App) -> Result<()> {
     let opened = root::open_trusting(&args.root, &args.public_keys)?;
     let manifest = opened.manifest(args.number).await?;
-    // What is opened is hashed by that: where it lies, or as it is fetched into a folder of this command's own; what lies in
-    // the cache says nothing about the root. What cannot be opened is told below, with every file that is damaged.
+    // What is opened is hashed by that: where it is, or as it is fetched into a folder of this command's own; what is
+    // in the cache says nothing about the root. What cannot be opened is reported below, with every file that is
+    // damaged.
     let own = match opened.root.local_folder() {
         None if has_canaries(&manifest) => own_folder(),
         _ => None,
@@ -163,7 +165,7 @@ async fn open(root: &Root, manifest: &Manifest, cache: &Path) -> Result<Snapshot
     Snapshot::open(root, Some(manifest.number), cache).await
 }
 
-/// A folder in the cache that goes with its value; `None` where there is no room for one.
+/// A folder in the cache that is deleted with its value; `None` where there is no room for one.
 fn own_folder() -> Option<TempDir> {
     let cache = root::cache_dir().ok()?;
     make_private(&cache).ok()?;

@@ -1,4 +1,4 @@
-//! How a failure is told: `error:`, `caused by:`, a hint, and the exit code.
+//! How a failure is reported: `error:`, `caused by:`, a hint, and the exit code.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -106,7 +106,7 @@ fn hint_of(kind: ErrorKind) -> Option<&'static str> {
     match kind {
         ErrorKind::Usage => Some("`--help` after the subcommand shows its flags with examples"),
         ErrorKind::GateRefused => Some(
-            "nothing was published; mend the cause, or publish anyway with --override GATE --reason \"why\"",
+            "nothing was published; fix the cause, or publish anyway with --override GATE --reason \"why\"",
         ),
         ErrorKind::Transient => Some("run the same command again; what was finished is kept"),
         ErrorKind::Busy => Some(

@@ -1,4 +1,4 @@
-//! stdout and stderr: results, messages, log lines, and how a failure is told.
+//! stdout and stderr: results, messages, log lines, and how a failure is reported.
 
 mod console;
 pub(super) mod failure;

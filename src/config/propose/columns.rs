@@ -40,7 +40,7 @@ const MOST_LABELS: usize = 3;
 /// What somebody decided already, by the names of columns; what is left out is proposed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choices {
-    /// What tells notes apart.
+    /// What identifies a note.
     pub id: Option<String>,
     /// The title.
     pub title: Option<String>,
@@ -57,7 +57,7 @@ pub struct Choices {
 /// Which column is what, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proposal {
-    /// What tells notes apart.
+    /// What identifies a note.
     pub id: String,
     /// The title.
     pub title: Option<String>,
@@ -67,7 +67,7 @@ pub struct Proposal {
     pub topics: Option<String>,
     /// When a note was changed last.
     pub updated_at: Option<String>,
-    /// Whether a note is to go.
+    /// Whether a note is deleted.
     pub deleted: Option<String>,
     /// What is shown with hits, beside the title.
     pub stored: Vec<String>,
@@ -172,7 +172,7 @@ fn find<'a>(sample: &'a TableSample, name: &str) -> Result<&'a SampledColumn> {
     })
 }
 
-/// The column that tells notes apart: of those that differ in every row the one whose name says so.
+/// The column that identifies a note: of those that differ in every row the one whose name says so.
 fn id_of(sample: &TableSample) -> Result<&SampledColumn> {
     let fits = |column: &&SampledColumn| {
         matches!(column.shape, ColumnShape::Text | ColumnShape::Integer)

@@ -1,4 +1,4 @@
-//! A pipeline file with comments, for whoever reads one for the first time.
+//! A pipeline file with comments, for somebody who reads one for the first time.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use crate::types::Pooling;
 /// Columns of the query that mean something by their names.
 const OWN: [&str; 6] = ["note_id", "title", "body", "topics", "updated_at", "deleted"];
 
-/// Where things lie, as the file is to say it.
+/// Where things are, as the file is to say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The table.
@@ -190,7 +190,7 @@ fn several_lines(text: &str) -> String {
     if literal { format!("'''\n{text}'''") } else { one_line(text) }
 }
 
-/// What may stand in a comment: a name from a file must not end it.
+/// What may be in a comment: a name from a file must not end it.
 fn comment(text: &str) -> String {
     format::printable(text)
 }

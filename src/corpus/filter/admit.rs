@@ -61,7 +61,7 @@ pub(super) fn check(condition: &Expr) -> Result<BTreeSet<String>> {
     refused.map_or(Ok(names), |what| Err(Error::input(what)))
 }
 
-/// Why a part, without what is in it, may not stand in a condition.
+/// Why a part, without what is in it, may not be in a condition.
 fn refusal(part: &Expr) -> Option<String> {
     match part {
         Expr::ScalarFunction(call) => {

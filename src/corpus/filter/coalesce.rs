@@ -1,4 +1,5 @@
-//! `coalesce`, which the planner leaves to a pass that would also compute constants; this is what that pass makes of it.
+//! `coalesce`, which the planner leaves to a pass that would also compute constants; this is what that pass makes of
+//! it.
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::{Case, Expr};
@@ -8,7 +9,7 @@ use crate::error::{Error, Result};
 /// The condition with each `coalesce(a, b)` as `CASE WHEN a IS NOT NULL THEN a ELSE b END`.
 ///
 /// # Errors
-/// Internal alone: how often values stand in it then, is bounded before.
+/// Internal alone: how often values are in it then, is bounded before.
 pub(super) fn written_out(condition: Expr) -> Result<Expr> {
     let written = condition.transform_up(|part| match part {
         Expr::ScalarFunction(mut call)

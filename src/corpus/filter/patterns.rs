@@ -20,7 +20,7 @@ pub(super) struct Patterns {
 }
 
 impl Patterns {
-    /// Why a part of a condition, if it is a match with a pattern, may not stand in it.
+    /// Why a part of a condition, if it is a match with a pattern, may not be in it.
     pub(super) fn refusal(&mut self, part: &Expr) -> Option<String> {
         use Operator as Op;
         match part {

@@ -12,7 +12,7 @@ use crate::corpus::outcome::Rejections;
 use crate::error::{Error, Result};
 use crate::types::NoteId;
 
-/// What a batch came to: rows of distinct notes with valid ids, in order.
+/// The result of a batch: rows of distinct notes with valid ids, in order.
 #[derive(Debug, Default)]
 pub(super) struct Winners {
     pub(super) batches: Vec<RecordBatch>,
@@ -84,7 +84,7 @@ impl Deduper {
         Self { judge, open: None }
     }
 
-    /// Takes the next batch. The last note of it is held back, since the next batch may go on with it.
+    /// Takes the next batch. The last note of it is held back, since the next batch may continue it.
     pub(super) fn push(&mut self, batch: RecordBatch) -> Result<Winners> {
         let mut winners = Winners { rows_read: batch.num_rows() as u64, ..Winners::default() };
         let ids = Ids::of(&batch)?;

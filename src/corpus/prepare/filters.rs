@@ -3,7 +3,7 @@
 use minijinja::value::Rest;
 use minijinja::{Error, ErrorKind, State, Value};
 
-/// The filter `int` without its guesses: it goes by way of a float where a text has a point in it, and turns a float that
+/// The filter `int` without its guesses: it uses a float where a text has a point in it, and turns a float that
 /// no integer of 128 bits holds into another number.
 pub(super) fn int(state: &State, value: &Value) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {

@@ -69,7 +69,7 @@ pub struct PrepareRequest<'a> {
     pub cancel: Cancel,
 }
 
-/// What a run has to go on with.
+/// What a run continues with.
 #[derive(Debug, Clone, Default)]
 pub struct Earlier {
     /// The types that columns were read by.

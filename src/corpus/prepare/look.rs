@@ -51,7 +51,7 @@ pub struct LookRequest<'a> {
 /// Which notes to look at.
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
-    /// What comes of so many rows of the query, whichever come first.
+    /// What comes of this many rows of the query, whichever come first.
     Rows(usize),
     /// This one, whatever type its id has in the corpus.
     Note(&'a NoteId),
@@ -68,8 +68,8 @@ pub struct Look {
     pub rejections: Rejections,
     /// The chunks of the notes, as they would be encoded.
     pub chunks: Vec<PreparedRow>,
-    /// [`Wanted::Note`] only: the files without which the query returns no row of the note, each with the rows of the note that
-    /// the query has where it reads nothing else of the file's table.
+    /// [`Wanted::Note`] only: the files without which the query returns no row of the note, each with the rows of the
+    /// note that the query has where it reads nothing else of the file's table.
     pub files: Vec<(InputFile, u64)>,
 }
 

@@ -16,7 +16,7 @@ use crate::corpus::outcome::shortened;
 use crate::error::{Error, Result};
 use crate::types::NoteId;
 
-/// The type that ids shall have.
+/// The type that ids must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WantedIds {
     /// As the query returns them.

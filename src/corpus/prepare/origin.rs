@@ -41,7 +41,7 @@ struct Found<'a> {
     count: u64,
 }
 
-/// So many rows of a file are named.
+/// This many rows of a file are named.
 const NAMED: u64 = 20;
 
 impl<'a> Origin<'a> {

@@ -1,4 +1,4 @@
-//! Streams a prepared shard file. Its SHA-256 stands in the plan; all of it was hashed in this process, while it
+//! Streams a prepared shard file. Its SHA-256 is in the plan; all of it was hashed in this process, while it
 //! was written or before it is opened, and every piece is checked again as it is read.
 
 use arrow::array::{AsArray, RecordBatch};

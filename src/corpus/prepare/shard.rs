@@ -14,7 +14,7 @@ use super::values::note_id_type;
 use crate::error::{Error, Result};
 use crate::types::{NoteId, shard_of};
 
-/// SQL function: the shard of a note id; 0 for a null, an error for an integer that is no i64.
+/// SQL function: the shard of a note id; 0 for a null, an error for an integer that is not an i64.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct ShardOfNote {
     signature: Signature,

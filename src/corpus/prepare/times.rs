@@ -17,7 +17,7 @@ pub(super) struct Moment {
     fraction: u64,
 }
 
-/// The moment that a text says, or `None` where it is no time or an ambiguous one (`09/01/2024`).
+/// The moment that a text says, or `None` where it is not a time or an ambiguous one (`09/01/2024`).
 pub(super) fn moment(text: &str) -> Option<Moment> {
     Rest(text.as_bytes()).iso_8601().or_else(|| {
         // Names of time zones, and the dates of mails.

@@ -21,7 +21,7 @@ use crate::store::unreadable;
 /// What is read from a file at once.
 const BUFFER: usize = 1 << 16;
 
-/// Runs a blocking reader over the decompressed UTF-8 text of a file. Bytes that are no UTF-8 are passed on where the
+/// Runs a blocking reader over the decompressed UTF-8 text of a file. Bytes that are not UTF-8 are passed on where the
 /// file declares no other encoding: rows that hold them are rejected one by one.
 ///
 /// # Errors
@@ -39,7 +39,7 @@ where
     read_raw(file, compression, move |bytes| work(encoding::decoded(bytes, declared)?)).await
 }
 
-/// [`read`] for files that are no text.
+/// [`read`] for files that are not text.
 pub(super) async fn read_raw<T, F>(
     file: &SourceFile,
     compression: FileCompressionType,
@@ -111,7 +111,7 @@ fn decompressed(
 struct Unpacked<R> {
     what: &'static str,
     inner: R,
-    /// So many came out.
+    /// This many bytes came out.
     bytes: u64,
 }
 
@@ -130,7 +130,7 @@ impl<R: Read> Read for Unpacked<R> {
             ),
             _ => io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("what follows the first {bytes} bytes of text is no {what} data ({e})"),
+                format!("what follows the first {bytes} bytes of text is not {what} data ({e})"),
             ),
         })?;
         self.bytes += count as u64;

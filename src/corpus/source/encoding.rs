@@ -20,7 +20,8 @@ const MARKS: [(&[u8], &str); 5] = [
     (&[0xfe, 0xff], "UTF-16BE"),
 ];
 
-/// How files begin that are no text, whatever their names say. A column may be called `PAR1`: what follows is looked at too.
+/// How files begin that are not text, whatever their names say. A column may be called `PAR1`: what follows is looked
+/// at too.
 const NO_TEXT: [(&[u8], &str); 7] = [
     (&[0x1f, 0x8b, 8], "gzip data: its name must end in .gz"),
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd data: its name must end in .zst"),
@@ -31,7 +32,7 @@ const NO_TEXT: [(&[u8], &str); 7] = [
     (b"Obj\x01", "an Avro file: set format = \"avro\""),
 ];
 
-/// What a file is that is no text, with the way out.
+/// What a file is that is not text, with the way out.
 fn no_text(head: &[u8]) -> Option<&'static str> {
     // Between the two stands a digit, the size of its blocks.
     let bzip2 = head.starts_with(b"BZh") && head.get(4..10) == Some(b"1AY&SY");
@@ -79,7 +80,7 @@ fn encoding_of(
 ) -> Result<(usize, Option<&'static Encoding>)> {
     use TextEncoding::{Latin1, Utf8, Utf16, Utf16Be, Utf16Le, Windows1252};
     if let Some(what) = no_text(head) {
-        return Err(Error::input(format!("is no text but {what}")));
+        return Err(Error::input(format!("is not text but {what}")));
     }
     let Some((mark, marked)) = MARKS.iter().find(|(mark, _)| head.starts_with(mark)) else {
         let encoding = match declared {
@@ -128,7 +129,7 @@ fn unmarked_utf16(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Decodes into UTF-8; bytes that are no character are an error.
+/// Decodes into UTF-8; bytes that are not a character are an error.
 struct Decoded<R> {
     inner: R,
     decoder: Decoder,
@@ -206,7 +207,7 @@ mod tests {
     use super::*;
 
     fn read(bytes: &[u8], declared: Option<TextEncoding>) -> Result<String> {
-        // A byte at a time: nothing may depend on what a reader has at hand.
+        // A byte at a time: nothing may depend on what a reader has buffered.
         let trickle = io::BufReader::with_capacity(1, Cursor::new(bytes.to_vec()));
         let mut out = Vec::new();
         decoded(Box::new(trickle), declared)?.read_to_end(&mut out).map_err(failed)?;

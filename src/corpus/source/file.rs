@@ -25,7 +25,7 @@ pub(in crate::corpus) type Partition = (String, Option<String>);
 #[derive(Clone)]
 pub(in crate::corpus) struct SourceFile {
     pub(in crate::corpus) table: String,
-    /// Where it lies, without the query of a web address: that may be a signature.
+    /// Where it is, without the query of a web address: that may be a signature.
     pub(in crate::corpus) url: Url,
     /// The same for all files of a table.
     pub(in crate::corpus) store: Arc<dyn ObjectStore>,
@@ -66,7 +66,8 @@ impl SourceFile {
     /// Whether a local file is still what it was. It is not opened: there may be more files than descriptors.
     fn unchanged_here(&self) -> Result<bool> {
         let path = self.url.to_file_path();
-        let path = path.map_err(|()| Error::internal(format!("{} is no local file", self.url)))?;
+        let path =
+            path.map_err(|()| Error::internal(format!("{} is not a local file", self.url)))?;
         match std::fs::metadata(&path) {
             Ok(now) => Ok(local_meta(&now, self.meta.location.clone()) == self.meta),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),

@@ -2,7 +2,7 @@
 
 use super::file::SourceFile;
 
-/// These files, by place, in at most so many groups of about the same size.
+/// These files, by place, in at most this many groups of about the same size.
 pub(super) fn groups(files: &[SourceFile], places: &[usize], count: usize) -> Vec<Vec<usize>> {
     let total: u64 = places.iter().map(|at| files[*at].meta.size).sum();
     let share = total.div_ceil(count.max(1) as u64).max(1);

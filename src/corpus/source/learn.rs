@@ -56,7 +56,7 @@ pub(super) struct TextTable {
     wrapped: Option<String>,
 }
 
-/// What learning came to.
+/// The result of learning.
 pub(super) struct Typed {
     pub(super) table: TextTable,
     /// By place of the column.
@@ -129,7 +129,7 @@ impl TextTable {
             Some(_) => {
                 declared_columns_are_there(options, seen.iter().map(|(name, _)| name.as_str()))?;
             }
-            // A field that no row happens to have is no slip: a day may have none.
+            // A field that no row happens to have is not a slip: a day may have none.
             None => {
                 let before = before.filter(|_| rows == 0);
                 for name in
@@ -142,7 +142,7 @@ impl TextTable {
                 seen.sort_by(|a, b| a.0.cmp(&b.0));
             }
         }
-        // Fields of JSON are no texts: its rows name them all.
+        // Fields of JSON are not texts: its rows name them all.
         let fits = match syntax {
             Syntax::Csv { .. } => shown(seen.iter().map(|(name, _)| name.as_str())),
             Syntax::Json | Syntax::Markdown => |_: &str| true,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-/// Values by name. Whoever asks for the names in the same order again and again is answered without a search.
+/// Values by name. Asking for the names in the same order every time needs no search.
 #[derive(Debug, Clone)]
 pub(super) struct Named<T> {
     entries: Vec<(String, T)>,

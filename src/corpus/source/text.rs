@@ -29,7 +29,7 @@ pub(super) struct BadRow {
     pub(super) place: String,
 }
 
-/// Details are kept of so many rows.
+/// Details are kept of this many rows.
 const DETAILS: usize = 20;
 
 /// The rows of a file that cannot be read.
@@ -54,7 +54,7 @@ impl BadRows {
     }
 }
 
-/// What the first pass over a file came to.
+/// The result of the first pass over a file.
 #[derive(Debug, Default)]
 pub(super) struct Learned {
     /// Columns with the values seen: CSV in the file's order, JSON lines by name.

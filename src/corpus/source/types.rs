@@ -156,7 +156,7 @@ pub(super) struct Object {
     crowded: Option<Place>,
 }
 
-/// So many different fields have a type. More are the values of a map: ids, words.
+/// This many different fields have a type. More are the values of a map: ids, words.
 pub(super) const MOST_FIELDS: usize = 10_000;
 
 impl Object {

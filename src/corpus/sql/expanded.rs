@@ -1,5 +1,5 @@
-//! What a query comes to once every named part of it is written out where it is used: a chain of parts that each use the one
-//! before twice doubles with every line, and planning writes all of it out.
+//! What a query becomes once every named part of it is written out where it is used: a chain of parts that each use the
+//! one before twice doubles with every line, and planning writes all of it out.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;

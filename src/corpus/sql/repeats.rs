@@ -1,6 +1,6 @@
 //! Values that the planner writes out twice.
 //!
-//! `x BETWEEN a AND b` becomes `x >= a AND x <= b`, and what stands in `x` is planned, and computed, twice. Each level of
+//! `x BETWEEN a AND b` becomes `x >= a AND x <= b`, and what is in `x` is planned, and computed, twice. Each level of
 //! such constructs in each other doubles it.
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 
 /// Functions that become a CASE with their values in its conditions and in its results.
 const DOUBLING: &[&str] = &["coalesce", "ifnull", "nullif", "nvl", "nvl2"];
-/// A list of so many values, or fewer, becomes a chain of comparisons.
+/// A list of this many values, or fewer, becomes a chain of comparisons.
 const FEW: usize = 3;
 
 /// How many parts an expression has once all is written out, at most.

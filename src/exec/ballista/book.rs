@@ -1,4 +1,4 @@
-//! Books: what each executor has done for a run so far, kept under the root, where the driver looks.
+//! Statuses: what each executor has done for a run so far, kept under the root, where the driver looks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,29 +9,29 @@ use crate::observe::ExecutorProgress;
 use crate::store::Root;
 use crate::store::layout::{self, Key};
 
-/// One executor's book for one run.
+/// One executor's status for one run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Book {
     pub executor: String,
     pub device: String,
-    /// Every work that it began, in order.
+    /// Every task that it began, in order.
     pub began: Vec<Began>,
-    /// Works that it finished.
+    /// Tasks that it finished.
     pub finished: u64,
-    /// The work at hand.
+    /// The current task.
     pub task: Option<String>,
     pub texts: u64,
     pub tokens: u64,
     pub busy_seconds: f64,
     /// Seconds in which it had a task of `encode`.
     pub encode_seconds: f64,
-    /// What the driver should tell people.
+    /// What the driver should report.
     pub warnings: Vec<String>,
-    /// What ended a work with an error, the last one.
+    /// What ended a task with an error, the last one.
     pub failure: Option<Failure>,
 }
 
-/// The begin of a work.
+/// The start of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Began {
     pub task: String,
@@ -39,7 +39,7 @@ pub(super) struct Began {
     pub at: i64,
 }
 
-/// Why a work failed; the driver ends with the same kind.
+/// Why a task failed; the driver ends with the same kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub task: String,
@@ -48,7 +48,7 @@ pub(super) struct Failure {
     pub message: String,
 }
 
-/// The kinds that a work may fail with, by name.
+/// The kinds that a task may fail with, by name.
 const KINDS: [ErrorKind; 14] = [
     ErrorKind::Config,
     ErrorKind::Usage,
@@ -124,7 +124,7 @@ impl Shelf {
                 Err(error) => return Err(error),
             };
             let book = serde_json::from_slice(&bytes)
-                .or_error(ErrorKind::Corrupt, || format!("book {key} cannot be read"))?;
+                .or_error(ErrorKind::Corrupt, || format!("executor status {key} cannot be read"))?;
             self.books.insert(executor, (number, book));
             any = true;
         }
@@ -146,18 +146,18 @@ impl Shelf {
         self.books().map(|book| book.finished).sum()
     }
 
-    /// The failures that stand in the books, to tell later ones from.
+    /// The failures that are in the statuses, to tell later ones from.
     pub fn failures(&self) -> BTreeSet<(String, i64)> {
         let failure = |book: &Book| Some((book.executor.clone(), book.failure.as_ref()?.at));
         self.books().filter_map(failure).collect()
     }
 
-    /// The error that a work failed with last, but for those in `known`. Clocks of executors may differ.
+    /// The error that a task failed with last, but for those in `known`. Clocks of executors may differ.
     pub fn failure(&self, known: &BTreeSet<(String, i64)>) -> Option<Error> {
         let failures = self.books().filter_map(|book| Some((book, book.failure.as_ref()?)));
         let new = failures
             .filter(|(book, failure)| !known.contains(&(book.executor.clone(), failure.at)));
-        // A passing fault that was got over is not what ended a job.
+        // A transient failure that was got over is not what ended a job.
         let last = new.max_by_key(|(_, failure)| {
             (failure.kind != format!("{:?}", ErrorKind::Transient), failure.at)
         });

@@ -1,4 +1,4 @@
-//! The driver: cuts a run into works, has them done, and reads what came of it from the root.
+//! The driver: splits a run into tasks, has them executed, and reads the results from the root.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,13 +21,13 @@ use crate::types::Cancel;
 /// How often the books are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often a job that nobody works on is submitted, at most.
+/// How often a job that no executor works on is submitted, at most.
 const SUBMISSIONS: u32 = 4;
 
 /// Pause before a job is submitted again.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// Has the works of one run done.
+/// Has the tasks of one run executed.
 pub(in crate::exec) struct Driver {
     cluster: ClusterOptions,
     order: Order,
@@ -97,7 +97,7 @@ impl Driver {
     /// stops the rest.
     ///
     /// # Errors
-    /// What stopped a task; Transient where nobody works.
+    /// What stopped a task; Transient where no executor works.
     pub async fn run(&self, plan: &Plan, env: &TaskEnv, receipts: &mut Receipts) -> Result<()> {
         if !plan.encode.is_empty() {
             let mut tasks: Vec<_> = plan.encode.iter().collect();
@@ -166,7 +166,7 @@ impl Driver {
         outcome
     }
 
-    /// Has works done, in any order, however often the job has to be submitted.
+    /// Has tasks executed, in any order, however often the job has to be submitted.
     async fn execute(&self, what: &str, works: &[Work], watch: &Watch<'_>) -> Result<()> {
         let name = format!("{}-{what}", self.order.run);
         for submission in 1.. {
@@ -188,7 +188,7 @@ impl Driver {
             };
             if submission >= SUBMISSIONS {
                 return Err(Error::transient(format!(
-                    "job {what} was submitted {submission} times in vain: {lost}; what was finished is kept"
+                    "job {what} was submitted {submission} times without success: {lost}; what was finished is kept"
                 )));
             }
             watch.reporter.warn(format!("{lost}; submitting job {what} again"));
@@ -202,7 +202,7 @@ fn task_work(envelope: Envelope) -> Work {
     Work::Task { envelope: Box::new(envelope) }
 }
 
-/// Keeps the receipts that are there: all of them must be where all went well.
+/// Keeps the receipts that are there: all of them must be there where there was no error.
 fn keep<T>(into: &mut Vec<T>, found: Vec<Result<T>>, outcome: Result<()>) -> Result<()> {
     for receipt in found {
         match receipt {
@@ -235,11 +235,11 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Looks at the books now and then.
+/// Reads the statuses periodically.
 struct Look<'a> {
     driver: &'a Driver,
     watch: &'a Watch<'a>,
-    /// When an executor last gave a sign of life.
+    /// When an executor was last heard from.
     seen: Instant,
     next: Instant,
 }
@@ -255,13 +255,13 @@ impl Watching for Look<'_> {
             Ok(()) => {}
             // The next look may succeed, and executors have their own way to the root.
             Err(error) if error.kind() == ErrorKind::Transient => {
-                tracing::warn!(%error, "the books of the executors could not be read");
+                tracing::warn!(%error, "the status of the executors could not be read");
             }
             Err(error) => return Err(error),
         }
         let patience = self.driver.cluster.patience;
         let silent = self.seen.elapsed() > patience;
-        Ok(silent.then(|| format!("no executor gave a sign of life for {} s", patience.as_secs())))
+        Ok(silent.then(|| format!("no executor was heard from for {} s", patience.as_secs())))
     }
 }
 

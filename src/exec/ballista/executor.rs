@@ -1,4 +1,4 @@
-//! An executor process: asks the scheduler for work, one work at a time, and listens on nothing.
+//! An executor process: asks the scheduler for work, one task at a time, and listens on nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// What an executor is started with.
 #[derive(Debug, Clone)]
 pub struct ExecutorOptions {
-    /// Whom it asks for work.
+    /// The scheduler it asks for work.
     pub scheduler: SchedulerAddress,
     /// Where it encodes.
     pub device: DeviceSpec,
@@ -50,8 +50,8 @@ pub struct ExecutorOptions {
     pub device_name: String,
 }
 
-/// Works until `cancel`: the work at hand is then stopped after its batch, what it finished is kept, and the rest is left
-/// to other executors.
+/// Works until `cancel`: the current task is then stopped after its batch, what it finished is kept, and the rest is
+/// left to other executors.
 ///
 /// # Errors
 /// Resource where no temporary folder can be made; Internal where Ballista's loop ends.
@@ -65,7 +65,7 @@ pub async fn run_executor(
     reporter.info(format!("executor {name} on {} asks {scheduler} for work", options.device_name));
     let limits = GrpcClientConfig { max_message_size: MAX_MESSAGE, ..GrpcClientConfig::default() };
     let endpoint = create_grpc_client_endpoint(scheduler.url(), Some(&limits))
-        .or_error(ErrorKind::Usage, || format!("{scheduler} is no address of a scheduler"))?;
+        .or_error(ErrorKind::Usage, || format!("{scheduler} is not the address of a scheduler"))?;
     let mut told = false;
     let connection = loop {
         match endpoint.connect().await {
@@ -122,7 +122,7 @@ pub async fn run_executor(
             _ => {}
         }
     }
-    // No answer of the scheduler may bring new work now, and none may hear of a failure that is none.
+    // No answer of the scheduler may bring new work now, and none may be told of a failure that is none.
     polling.abort();
     let _aborted = polling.await;
     station.idle().await;

@@ -35,17 +35,17 @@ const SILENT: Duration = Duration::from_secs(20);
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
-    /// Every work is done.
+    /// Every task is done.
     Done,
-    /// A work failed for good; what the scheduler says.
+    /// A task failed permanently; what the scheduler says.
     Failed(String),
-    /// Nobody works on it any more: the scheduler or all executors are gone. It may be submitted again.
+    /// No executor works on it any more: the scheduler or all executors are gone. It may be submitted again.
     Lost(String),
 }
 
 /// Who looks after a job while it runs.
 pub(super) trait Watching {
-    /// Called now and then: an error cancels the job and is returned, `Some` gives the job up as lost.
+    /// Called periodically: an error cancels the job and is returned, `Some` gives the job up as lost.
     // A closure would do, but nothing can yet promise that what an `AsyncFnMut` returns is `Send`.
     fn look(&mut self) -> impl Future<Output = Result<Option<String>>> + Send;
 }
@@ -63,7 +63,7 @@ pub(super) async fn run(
     node.try_encode(&mut bytes).or_error(ErrorKind::Internal, || "encoding the plan of a job")?;
     let limits = GrpcClientConfig { max_message_size: MAX_MESSAGE, ..GrpcClientConfig::default() };
     let endpoint = create_grpc_client_endpoint(scheduler.url(), Some(&limits))
-        .or_error(ErrorKind::Usage, || format!("{scheduler} is no address of a scheduler"))?;
+        .or_error(ErrorKind::Usage, || format!("{scheduler} is not the address of a scheduler"))?;
     let no_answer = |cause: &dyn std::fmt::Display| {
         End::Lost(format!("the scheduler {scheduler} does not answer ({cause})"))
     };
@@ -116,11 +116,11 @@ pub(super) async fn run(
         if known {
             heard = Instant::now();
         } else if heard.elapsed() > SILENT {
-            return Ok(no_answer(&"it is gone, or was started anew and forgot the job"));
+            return Ok(no_answer(&"it is gone, or was restarted and forgot the job"));
         }
         let end = watch.look().await.map(|lost| lost.map(End::Lost)).transpose();
         if let Some(end) = end {
-            // If it cannot be told, its works find out by themselves that their run is over.
+            // If it cannot be cancelled, its tasks find out that their run is over.
             let _untold = client.cancel_job(CancelJobParams { job_id }).await;
             return end;
         }

@@ -2,18 +2,19 @@
 //!
 //! ```text
 //! driver (`run --cluster`)          scheduler                executors, one for each device
-//!   lease, cut works  -- one plan -->  queue  <-- poll --  WorkExec: one row is one work -> Station::run
+//!   lease, cut tasks  -- one plan -->  queue  <-- poll --  WorkExec: one row is one task -> Station::run
 //!   look at books and receipts  <---------- the root ----------  receipts, books
 //!   judge, publish
 //! ```
 //!
-//! A job is a scan of works, one a partition, below [`plan::WorkExec`]: no exchange, so that losing an executor costs the
-//! tasks it had and nothing else. Executors ask the scheduler for work and listen on nothing; what they find out goes to
-//! the root as receipts, first one wins, which is why a work may be done twice. The driver reads results there and never
-//! from an executor: its rows only say that a work is done.
+//! A job is a scan of tasks, one a partition, below [`plan::WorkExec`]: no exchange, so that losing an executor costs
+//! the tasks it had and nothing else. Executors ask the scheduler for work and listen on nothing; what they find out
+//! goes to the root as receipts, first one wins, which is why a task may be done twice. The driver reads results there
+//! and never from an executor: its rows only say that a task is done.
 //!
-//! `prepare` is one work too. Ballista's hash exchange, which would spread it over executors, hangs where an executor is lost
-//! (measured); and prepare streams one total order of rows into shards with a few hundred MiB, whatever the corpus.
+//! `prepare` is one task too. Ballista's hash exchange, which would spread it over executors, hangs where an executor
+//! is lost (measured); and prepare streams one total order of rows into shards with a few hundred MiB, whatever the
+//! corpus.
 
 mod book;
 mod driver;
@@ -28,8 +29,8 @@ pub(super) use driver::Driver;
 pub use executor::{ExecutorOptions, run_executor};
 pub use scheduler::{Scheduler, SchedulerOptions};
 
-/// Largest gRPC message: a job carries all of its works, some 4 KiB each.
+/// Largest gRPC message: a job carries all of its tasks, some 4 KiB each.
 const MAX_MESSAGE: usize = 256 << 20;
 
-/// Jobs of more works than this are cut: what fits in [`MAX_MESSAGE`] with room to spare.
+/// Jobs of more tasks than this are cut: what fits in [`MAX_MESSAGE`] with room to spare.
 const MAX_WORKS: usize = 16_384;

@@ -29,10 +29,11 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 /// What our bytes begin with. No message of Ballista's does: the first byte would open a group, which it has none of.
 const TAG: &[u8] = b"scalingnote 1\n";
 
-/// Pause before a passing fault is told, since Ballista tries again at once.
+/// Pause before a transient failure is reported, since Ballista tries again at once.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Does the work that stands in each row of its input, and yields a row when it is done: the work's id and the executor.
+/// Executes the task in each row of its input, and yields a row when it is done: the task's id and the
+/// executor.
 #[derive(Debug)]
 pub(super) struct WorkExec {
     order: Arc<Order>,
@@ -59,19 +60,19 @@ impl WorkExec {
     }
 }
 
-/// The plan of a job: one work a partition, no exchange.
+/// The plan of a job: one task per partition, no exchange.
 pub(super) fn job(order: &Order, works: &[Work]) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = work_schema();
     let mut partitions = Vec::with_capacity(works.len());
     for work in works {
-        let json = serde_json::to_string(work).context(|| "writing a work as JSON")?;
+        let json = serde_json::to_string(work).context(|| "writing a task as JSON")?;
         let column: ArrayRef = Arc::new(StringArray::from(vec![json]));
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column])
-            .context(|| "putting a work into a batch")?;
+            .context(|| "putting a task into a batch")?;
         partitions.push(vec![batch]);
     }
     let scan = MemorySourceConfig::try_new_exec(&partitions, schema, None)
-        .context(|| "making the scan of works")?;
+        .context(|| "making the scan of tasks")?;
     Ok(Arc::new(WorkExec::new(Arc::new(order.clone()), scan, None)))
 }
 
@@ -132,13 +133,13 @@ impl ExecutionPlan for WorkExec {
         context: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
         let Some(station) = self.station.clone() else {
-            return Err(DataFusionError::Internal("only executors do works".to_owned()));
+            return Err(DataFusionError::Internal("only executors execute tasks".to_owned()));
         };
         let order = Arc::clone(&self.order);
         let works = self.input.execute(partition, context)?.and_then(|batch| async move {
             let column = batch.column_by_name("work").and_then(|c| c.as_string_opt::<i32>());
             let column = column.ok_or_else(|| {
-                DataFusionError::Internal("a batch of works has no column `work`".to_owned())
+                DataFusionError::Internal("a batch of tasks has no column `work`".to_owned())
             })?;
             Ok(column.iter().flatten().map(str::to_owned).collect::<Vec<_>>())
         });
@@ -153,10 +154,10 @@ impl ExecutionPlan for WorkExec {
     }
 }
 
-/// Does one work; the row that says so.
+/// Executes one task; the row that says so.
 async fn one(station: &Arc<Station>, order: &Order, json: &str) -> DataFusionResult<RecordBatch> {
     let work: Work = serde_json::from_str(json)
-        .map_err(|e| DataFusionError::Execution(format!("a work of another release: {e}")))?;
+        .map_err(|e| DataFusionError::Execution(format!("a task of another release: {e}")))?;
     let id = work.id().to_owned();
     if let Err(error) = station.run(order, work).await {
         if passes(&error) {

@@ -16,7 +16,7 @@ use super::plan::Codec;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::types::Cancel;
 
-/// A work whose failure may pass is tried so often.
+/// How often a task is tried whose failure may be temporary.
 const ATTEMPTS: usize = 4;
 
 /// What a scheduler is started with.
@@ -24,11 +24,11 @@ const ATTEMPTS: usize = 4;
 pub struct SchedulerOptions {
     /// Where it listens; port 0 takes a free one.
     pub bind: SocketAddr,
-    /// A person says that only machines of the cluster can reach `bind`. Whoever can reach it can have executors read and
-    /// write whatever they may.
+    /// A person says that only machines of the cluster can reach `bind`. Anyone who can reach it can have executors
+    /// read and write whatever they may.
     pub closed_network: bool,
-    /// An executor that has not asked for so long is lost, and its works go to others. An executor asks at least every
-    /// 5 seconds.
+    /// An executor that has not asked for this long is lost, and its tasks go to others. An executor asks at least
+    /// every 5 seconds.
     pub lost_after: Duration,
 }
 
@@ -52,7 +52,7 @@ impl Scheduler {
     pub async fn bind(options: &SchedulerOptions) -> Result<Self> {
         if !options.bind.ip().is_loopback() && !options.closed_network {
             return Err(Error::usage(format!(
-                "{} can be reached from elsewhere, and a scheduler knows neither TLS nor passwords: whoever reaches \
+                "{} can be reached from elsewhere, and a scheduler knows neither TLS nor passwords: anyone who reaches \
                      it can have executors read and write what they may; close the network to all but the cluster and \
                      say so with --closed-network, or bind to 127.0.0.1",
                 options.bind

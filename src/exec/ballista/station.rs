@@ -1,4 +1,4 @@
-//! An executor's side of a work: one device, one work at a time, a book for each run.
+//! An executor's side of a task: one device, one task at a time, a status for each run.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,17 +19,17 @@ use crate::store::{Root, layout, receipt};
 use crate::tower::{DeviceSpec, Tower};
 use crate::types::Cancel;
 
-/// How often an executor at work writes its book and looks whether its run is still going on.
+/// How often an executor at work writes its status and checks whether its run is still in progress.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
 
 /// Warnings that a book keeps.
 const MOST_WARNINGS: usize = 100;
 
-/// What an executor is, for all works.
+/// What an executor is, for all tasks.
 pub(super) struct Station {
     name: String,
     device_name: String,
-    /// The loaded tower; whoever holds it is at work.
+    /// The loaded tower; a task that holds it is running.
     worker: tokio::sync::Mutex<Worker>,
     root: Mutex<Option<(Order, Root)>>,
     ledger: Mutex<Option<Arc<Ledger>>>,
@@ -70,23 +70,23 @@ impl Station {
         &self.name
     }
 
-    /// Waits until no work is at hand.
+    /// Waits until no task is running.
     pub async fn idle(&self) {
         drop(self.worker.lock().await);
     }
 
-    /// Does a work to its end, even where nobody waits for it any more.
+    /// Executes a task to its end, even where nobody waits for it any more.
     ///
     /// # Errors
-    /// What stopped the work.
+    /// What stopped the task.
     pub async fn run(self: &Arc<Self>, order: &Order, work: Work) -> Result<()> {
         let (station, order) = (Arc::clone(self), order.clone());
-        // On a thread of its own: planning is no `Send` future.
+        // On a thread of its own: planning is not a `Send` future.
         let doing = self.runtime.spawn_blocking(move || {
             let runtime = station.runtime.clone();
             runtime.block_on(async move { station.work(&order, work).await })
         });
-        doing.await.context(|| "a work ended unexpectedly")?
+        doing.await.context(|| "a task ended unexpectedly")?
     }
 
     async fn work(&self, order: &Order, work: Work) -> Result<()> {
@@ -226,11 +226,11 @@ async fn beat(ledger: Arc<Ledger>, root: Root, run: String, cancel: Cancel) {
             }
             Ok(()) => {
                 if let Err(error) = ledger.write(&root).await {
-                    tracing::warn!(%error, "the book of this executor could not be stored");
+                    tracing::warn!(%error, "the status of this executor could not be stored");
                 }
             }
-            // The store may answer the next time; if not, the work will meet that by itself.
-            Err(error) => tracing::warn!(%error, "whether the run is still going on is unknown"),
+            // The store may answer the next time; if not, the task will meet that itself.
+            Err(error) => tracing::warn!(%error, "whether the run is still in progress is unknown"),
         }
     }
 }
@@ -271,13 +271,13 @@ impl Ledger {
         state.0.task = None;
         match error {
             None => state.0.finished += 1,
-            // Somebody stops this executor: that is no failure of the work.
+            // Somebody stops this executor: that is not a failure of the task.
             Some(error) if error.kind() == ErrorKind::Cancelled => {}
             Some(error) => state.0.failure = Some(Failure::new(task, error)),
         }
     }
 
-    /// The book with the time of the work at hand.
+    /// The status, with the time of the current task.
     fn until_now(state: &(Book, Option<(Instant, bool)>)) -> Book {
         let mut book = state.0.clone();
         if let Some((since, encodes)) = state.1 {
@@ -290,7 +290,7 @@ impl Ledger {
 
     async fn write(&self, root: &Root) -> Result<()> {
         let book = Self::until_now(&self.state.lock().unwrap_or_else(PoisonError::into_inner));
-        let json = serde_json::to_vec(&book).context(|| "writing a book as JSON")?;
+        let json = serde_json::to_vec(&book).context(|| "writing an executor's status as JSON")?;
         let number = self.number.fetch_add(1, Ordering::AcqRel) + 1;
         root.put(&layout::book(&self.run, &book.executor, number), json.into()).await?;
         if number > 1 {
@@ -300,7 +300,7 @@ impl Ledger {
     }
 }
 
-/// Counts what the work at hand does, keeps its warnings for the driver, and shows people of this machine the rest.
+/// Counts what the current task does, keeps its warnings for the driver, and shows people of this machine the rest.
 struct Counting {
     ledger: Arc<Ledger>,
     console: Arc<dyn Reporter>,

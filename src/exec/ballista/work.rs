@@ -1,4 +1,4 @@
-//! What an executor is asked to do, as JSON, and the receipts of what is no task of a plan.
+//! What an executor is asked to do, as JSON, and the receipts of what is not a task of a plan.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::stage::Envelope;
 use crate::store::StorageOptions;
 use crate::store::receipt::Receipt;
 
-/// What all works of a job share: where they work, and for which run.
+/// What all tasks of a job share: where they work, and for which run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Order {
     /// The run that holds the lease of the root.
@@ -21,7 +21,7 @@ pub(super) struct Order {
     pub storage: StorageOptions,
 }
 
-/// One work. It holds no handle and no secret.
+/// One task. It holds no handle and no secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "work", rename_all = "lowercase")]
 pub(super) enum Work {
@@ -52,7 +52,7 @@ impl Work {
         Self::Prepare { base_dir: pipeline.base_dir.clone(), pipeline, signed }
     }
 
-    /// Name of the work, the task's id where it is one.
+    /// Name of the task, the task's id where it is one.
     pub fn id(&self) -> &str {
         match self {
             Self::Prepare { .. } => "prepare",
@@ -62,7 +62,7 @@ impl Work {
     }
 }
 
-/// Which attempt of `prepare` counts, and what is no part of its plan.
+/// Which attempt of `prepare` counts, and what is not a part of its plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct PreparedReceipt {
     /// The run id of the plan: every attempt has its own, so that no attempt can write into another's files.

@@ -11,7 +11,7 @@ use crate::error::Error;
 pub struct ClusterOptions {
     /// The scheduler.
     pub scheduler: SchedulerAddress,
-    /// How long no executor may show a sign of life before a job is given up and submitted again.
+    /// How long all executors may be silent before a job is given up and submitted again.
     pub patience: Duration,
 }
 
@@ -40,7 +40,7 @@ impl FromStr for SchedulerAddress {
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || {
             Error::usage(format!(
-                "`{text}` is no scheduler; write HOST:PORT, e.g. df://127.0.0.1:50050"
+                "`{text}` is not a scheduler; write HOST:PORT, e.g. df://127.0.0.1:50050"
             ))
         };
         let address = text.strip_prefix("df://").unwrap_or(text);

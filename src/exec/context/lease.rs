@@ -68,7 +68,7 @@ async fn beat(lease: Arc<RunLease>, cancel: Cancel) {
                 cancel.stop(lost.kind(), lost.to_string());
                 return;
             }
-            // The store may answer the next one; if it does not, the run will meet that by itself.
+            // The store may answer the next one; if it does not, the run will meet that itself.
             Err(error) => tracing::warn!(%error, "the heartbeat of this run could not be stored"),
         }
     }

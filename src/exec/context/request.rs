@@ -86,7 +86,7 @@ impl RunContext {
     }
 
     /// Refuses to begin a root inside another one, or around one: each would find the other's notes under itself. One
-    /// that lies so already goes on, with a warning.
+    /// that is so already continues, with a warning.
     pub(crate) async fn admit_root(&self) -> Result<()> {
         let root = &self.root;
         if root.is_read_only() {
@@ -97,7 +97,7 @@ impl RunContext {
         }
         if let Some(above) = root.root_above().await {
             self.reporter.warn(format!(
-                "{} lies inside the root {above}: a purge there looks into this one too, and says what it leaves here; move \
+                "{} is inside the root {above}: a purge there looks into this one too, and says what it leaves here; move \
                  one of them",
                 root.uri()
             ));

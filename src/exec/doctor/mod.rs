@@ -1,4 +1,4 @@
-//! Looks at a machine and at what a pipeline needs of it, before a run meets it by itself.
+//! Looks at a machine and at what a pipeline needs of it, before a run meets it.
 
 mod check;
 mod models;
@@ -9,7 +9,8 @@ mod store;
 pub use check::{Check, Checkup, CheckupRequest, Health};
 
 /// Looks at the processor, devices, memory and disks, and with a pipeline also at its store, the store's clock and its
-/// models. Writes two small objects into the store, which it takes away again. Nothing is fetched, no weights are loaded.
+/// models. Writes two small objects into the store, which it takes away again. Nothing is fetched, no weights are
+/// loaded.
 pub async fn examine(request: &CheckupRequest) -> Checkup {
     let mut checks = processor::checks(request.pipeline.as_ref());
     checks.extend(resources::checks(request));

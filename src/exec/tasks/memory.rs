@@ -39,7 +39,7 @@ pub(crate) fn refuse_too_large(task: &BuildTask, limit_mib: u32) -> Result<()> {
     )))
 }
 
-/// 80% of what this process may still take; `None` where the system does not tell.
+/// 80% of what this process may still take; `None` where the system does not say.
 fn free_mib() -> Option<u64> {
     machine::memory().map(|memory| memory.free / (1 << 20) * DEFAULT_SHARE / 100)
 }

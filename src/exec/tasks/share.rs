@@ -76,7 +76,7 @@ impl FromStr for Share {
         });
         parsed.filter(|share| share.index < share.of).ok_or_else(|| {
             Error::usage(format!(
-                "`{text}` is no share; write INDEX/COUNT, the index from 0, e.g. 0/8 to 7/8"
+                "`{text}` is not a share; write INDEX/COUNT, the index from 0, e.g. 0/8 to 7/8"
             ))
         })
     }
@@ -88,7 +88,7 @@ impl fmt::Display for Share {
     }
 }
 
-/// What a share came to; its receipts lie under the root.
+/// The result of a share; its receipts are under the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ShareDone {
     /// The run whose plan it is of.
@@ -106,7 +106,7 @@ pub struct ShareDone {
 }
 
 /// Executes one share of a stage of a stored plan on every configured device. The model is loaded once; a task that
-/// is done does nothing; a share beyond the number of tasks is empty. Passing faults are tried again, `attempts`
+/// is done does nothing; a share beyond the number of tasks is empty. Transient failures are tried again, `attempts`
 /// times in all.
 ///
 /// `plan_key` is the run id, or the plan's key (`runs/<run id>/plan.json`).
@@ -155,8 +155,8 @@ pub async fn execute_share(
     })
 }
 
-/// The tower that every worker gets, where any task is yet to be done. Without one here, workers meet the error by themselves,
-/// as the task's.
+/// The tower that every worker gets, where any task is yet to be done. Without one here, workers meet the error by
+/// themselves, as the task's.
 async fn tower_of(plan: &Plan, ctx: &RunContext) -> Option<Tower> {
     for task in &plan.encode {
         if stage::encode_receipt(task, &ctx.root).await.is_err() {
@@ -189,7 +189,8 @@ pub async fn execute_task(ctx: &RunContext, plan_key: &str, task: &str) -> Resul
     stage::execute(&envelope, workers.first(), &env).await
 }
 
-/// Whether the scale is fitted already, or need not wait: a next tower's is fitted on what its budget has left it so far.
+/// Whether the scale is fitted already, or need not wait: a next tower's is fitted on what its budget has left it so
+/// far.
 async fn is_frozen(ctx: &RunContext, plan: &Plan) -> Result<bool> {
     let key = layout::calibration(&plan.spec.index.id()?, &plan.spec.space_id);
     Ok(plan.backfill.is_some() || ctx.root.size(&key).await?.is_some())

@@ -1,4 +1,4 @@
-//! Texts that are no corpus of notes (queries to distil from, documents to mine in), encoded by the same stage.
+//! Texts that are not a corpus of notes (queries to distil from, documents to mine in), encoded by the same stage.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -19,10 +19,10 @@ use crate::store::named::{Existing, write_whole};
 use crate::tower::TowerOptions;
 use crate::types::{Cancel, Digest256, EmbeddingSpace, Embeddings, TextHash};
 
-/// Encodes texts with `tower` and gives their vectors in order, `[texts, dimensions]`, with the space that they are of (with
-/// the empty template).
+/// Encodes texts with `tower` and gives their vectors in order, `[texts, dimensions]`, with the space that they are of
+/// (with the empty template).
 ///
-/// `folder` becomes a root of its own: the vectors lie in it as embedding Parquet, and a text that an earlier call
+/// `folder` becomes a root of its own: the vectors are in it as embedding Parquet, and a text that an earlier call
 /// encoded in the same space is not encoded again. Texts are trimmed, as a note's rendered text is.
 ///
 /// # Errors

@@ -27,7 +27,7 @@ pub(in crate::index) const NODE_HEAD: usize = 10;
 pub(in crate::index) const KIND_U64: u8 = 14;
 pub(in crate::index) const KIND_U32: u8 = 15;
 
-/// Where everything lies in a checked file. Only [`Layout::parse`] makes one, so the accessors may
+/// Where everything is in a checked file. Only [`Layout::parse`] makes one, so the accessors may
 /// index the same bytes without fear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::index) struct Layout {
@@ -198,7 +198,7 @@ impl Layout {
 
     fn place_nodes(&mut self, bytes: &[u8], top: u64) -> Result<()> {
         let levels = self.head + HEAD + GRAPH_HEAD;
-        // The least room that so many nodes need bounds what is allocated below.
+        // The least room that this many nodes need bounds what is allocated below.
         let least =
             self.size.checked_mul(2 + self.node_bytes(0)).and_then(|all| all.checked_add(levels));
         if least.is_none_or(|least| least > bytes.len()) {

@@ -25,7 +25,7 @@ const HEAD: usize = 64;
 
 /// Maps a whole file for reading. Nobody may change it as long as it is mapped; what happens otherwise:
 ///
-/// - cut short: whoever reads beyond its new end ends the process with SIGBUS. No check beforehand helps, nor does a
+/// - cut short: reading beyond its new end kills the process with SIGBUS. No check beforehand helps, nor does a
 ///   private mapping.
 /// - written over: our own readers answer wrongly, or panic where a length or a link that they read again no longer fits
 ///   (they reach into the map through slices, whose bounds are the map's). usearch, which maps an index again by its
@@ -37,10 +37,10 @@ pub(in crate::index) fn map_file(path: &Path) -> Result<Mmap> {
     let failed = |cause: std::io::Error| Error::io(cause, format!("opening {}", path.display()));
     let file = File::open(path).map_err(failed)?;
     // SAFETY: the bytes must not change while they are mapped. Mapped are a build's own files in a temporary folder of
-    // its own, copies that `Root::copy` made in a cache folder, both of which nothing else writes to, and files of a local
-    // root where they lie. This program never changes one of those in place, and one that is deleted stays mapped; that
-    // nobody else does either is what the caller must know (`search::fetch` says who maps what; a command that reads for
-    // a moment, and `serve --in-place`).
+    // its own, copies that `Root::copy` made in a cache folder, both of which nothing else writes to, and files of a
+    // local root where they are. This program never changes one of those in place, and one that is deleted stays
+    // mapped; that nobody else does either is what the caller must know (`search::fetch` says who maps what; a command
+    // that reads for a moment, and `serve --in-place`).
     unsafe { Mmap::map(&file) }.map_err(failed)
 }
 

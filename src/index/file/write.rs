@@ -28,7 +28,7 @@ impl About {
     }
 }
 
-/// What stands in front of a node's links.
+/// What is in front of a node's links.
 pub(in crate::index) fn node_head(key: u64, level: usize) -> [u8; NODE_HEAD] {
     let mut head = [0; NODE_HEAD];
     head[..8].copy_from_slice(&key.to_le_bytes());

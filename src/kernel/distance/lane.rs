@@ -30,7 +30,7 @@ pub trait Lane: Copy {
     const OFFSET: i32;
     /// What the total means.
     const MEASURE: Measure;
-    /// A stretch of a row as it lies in memory.
+    /// A stretch of a row as it is in memory.
     type Row: Copy;
     /// The stretch of the query that it meets.
     type Query: Copy;

@@ -1,11 +1,10 @@
 //! Distances of one prepared query from stored rows, for walks over a graph.
 //!
 //! ```text
-//! let codes = Codes::new(Element::I8, dimensions, rows, &bytes, &inverse)?;   // rows one after the other, any alignment
-//! let mut query = Query::default();
-//! query.set(Element::I8, dimensions, code_bytes);                             // from bytes as they are stored
-//! let mut out = vec![0.; slots.len()];
-//! distances(Instructions::best(), &codes, &query, &slots, &mut out);          // one per slot
+//! let codes = Codes::new(Element::I8, dimensions, rows, &bytes, &inverse)?; // rows one after the other, any alignment
+//! let mut query = Query::default(); query.set(Element::I8, dimensions, code_bytes); // from bytes as they are stored
+//! let mut out = vec![0.; slots.len()]; distances(Instructions::best(), &codes, &query, &slots, &mut out); // one per
+//! slot
 //! ```
 //!
 //! | element | row | distance |
@@ -14,10 +13,10 @@
 //! | [`Element::I8`] | whole numbers, any length | 1 - cosine, from one integer product and [`inverse_lengths`] |
 //! | [`Element::B1`] | bits, the first in the lowest of the first byte | bits that differ |
 //!
-//! Rows lie as in a usearch file: `row_bytes` each, no padding, no alignment; behind the last one at least [`SLACK`] bytes
-//! must be readable, because vectors are loaded whole. Integer distances are the same on every instruction set, those of
-//! floats differ by rounding. Inside this package a loop over a graph is a `Task`, compiled with the lane of its element
-//! type inlined; `Far` is what it measures with.
+//! Rows are laid out as in a usearch file: `row_bytes` each, no padding, no alignment; behind the last one at least
+//! [`SLACK`] bytes must be readable, because vectors are loaded whole. Integer distances are the same on every
+//! instruction set, those of floats differ by rounding. Inside this package a loop over a graph is a `Task`, compiled
+//! with the lane of its element type inlined; `Far` is what it measures with.
 
 mod lane;
 mod pair;
@@ -75,8 +74,9 @@ pub struct Codes<'a> {
 }
 
 impl<'a> Codes<'a> {
-    /// `rows` rows from the first of `bytes` on, and [`SLACK`] bytes more; `inverse` holds one over the length of each row
-    /// for [`Element::I8`] and nothing otherwise. `None` where the sizes do not fit, or for over 65,536 integers a row.
+    /// `rows` rows from the first of `bytes` on, and [`SLACK`] bytes more; `inverse` holds one over the length of each
+    /// row for [`Element::I8`] and nothing otherwise. `None` where the sizes do not fit, or for over 65,536 integers a
+    /// row.
     pub fn new(
         element: Element,
         dimensions: usize,
@@ -356,9 +356,9 @@ impl<'a> Far<'a> {
         assert!(slots.iter().all(|slot| (*slot as usize) < codes.rows), "a slot beyond the rows");
         let steps = codes.row_bytes.div_ceil(L::ROW);
         let left = codes.row_bytes - (steps - 1) * L::ROW;
-        // SAFETY: the caller vouches for the instruction set. Every slot is below `rows`, `Codes::new` saw `SLACK` bytes
-        // behind the last row, and a step takes at most 64 bytes, so a step that begins in a row ends in `bytes`. The
-        // query is as long as 64-byte steps over its elements need. A mask begins within the first 64 of 128 bytes.
+        // SAFETY: the caller vouches for the instruction set. Every slot is below `rows`, `Codes::new` saw `SLACK`
+        // bytes behind the last row, and a step takes at most 64 bytes, so a step that begins in a row ends in `bytes`.
+        // The query is as long as 64-byte steps over its elements need. A mask begins within the first 64 of 128 bytes.
         unsafe {
             let rows = slots.map(|slot| codes.bytes.as_ptr().add(slot as usize * codes.row_bytes));
             let query = self.query.prepared.as_ptr();

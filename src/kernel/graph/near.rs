@@ -12,7 +12,7 @@ impl Near {
     #[inline(always)]
     pub fn new(distance: f32, slot: u32) -> Self {
         let bits = distance.to_bits();
-        // Negative numbers sort the other way round and before all others.
+        // Negative numbers sort in reverse and before all others.
         let turned = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
         Self(u64::from(turned) << 32 | u64::from(slot))
     }

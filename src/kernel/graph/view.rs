@@ -1,4 +1,4 @@
-//! A graph where it lies in memory.
+//! A graph in place in memory.
 
 use crate::distance::Codes;
 use crate::prefetch::prefetch;
@@ -40,8 +40,9 @@ impl Shape {
     }
 }
 
-/// A graph of levels over [`Codes`], as usearch's file holds it: nodes by slot, each `shape.head` bytes, then one list for
-/// every level from the base up to its own: u32 count, room for so many u32 slots; little-endian, without alignment.
+/// A graph of levels over [`Codes`], as usearch's file holds it: nodes by slot, each `shape.head` bytes, then one list
+/// for every level from the base up to its own: u32 count, room for so many u32 slots; little-endian, without
+/// alignment.
 #[derive(Debug, Clone, Copy)]
 pub struct Graph<'a> {
     codes: Codes<'a>,

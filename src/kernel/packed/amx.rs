@@ -2,7 +2,7 @@
 //!
 //! A tile register holds 16 rows of 64 bytes. Two tiles of rows times two tiles of columns stay in registers over
 //! all of k, so an element of the result is one chain of multiply-adds, 32 along k at a time, and a row's bits do not
-//! depend on its neighbours. The intrinsics are not stable in Rust, the instructions are: hence assembly.
+//! depend on its neighbours. The intrinsics are not stable in Rust, the instructions are: therefore assembly.
 
 use std::arch::asm;
 use std::arch::x86_64::{
@@ -172,8 +172,8 @@ const CONFIGURATION: Configuration = {
     Configuration(bytes)
 };
 
-/// Panels whose sums are kept until all are there: then the result is written in long runs. Written panel by panel, 128 bytes
-/// in each of 32 rows, it costs as much time as the products.
+/// Panels whose sums are kept until all are there: then the result is written in long runs. Written panel by panel, 128
+/// bytes in each of 32 rows, it costs as much time as the products.
 const TOGETHER: usize = 8;
 
 /// Sums of 32 rows and 32 columns, for several panels.

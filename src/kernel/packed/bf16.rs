@@ -29,7 +29,8 @@ impl Bf16Weights {
     }
 }
 
-/// Rounds row-major matrices `[n_i, k]` one below the other to panels `[panels][pairs][panel]` of words, zeros behind k.
+/// Rounds row-major matrices `[n_i, k]` one below the other to panels `[panels][pairs][panel]` of words, zeros behind
+/// k.
 pub fn pack_words(layout: &Layout, pairs: usize, parts: &[&[f32]]) -> Buffer {
     let panel = layout.panel();
     let mut data = Buffer::zeros(layout.panels() * pairs * panel);
@@ -43,8 +44,8 @@ pub fn pack_words(layout: &Layout, pairs: usize, parts: &[&[f32]]) -> Buffer {
     data
 }
 
-/// [`pack_words`] of one matrix given as its transpose, row-major `[k, n]`: neighbours along k lie in two rows, so whole
-/// vectors are rounded at once.
+/// [`pack_words`] of one matrix given as its transpose, row-major `[k, n]`: neighbours along k are in two rows, so
+/// whole vectors are rounded at once.
 pub fn pack_turned(layout: &Layout, pairs: usize, matrix: &[f32]) -> Buffer {
     assert!(layout.gate.is_none() && matrix.len() == layout.k * layout.n, "one matrix [k, n]");
     let mut data = Buffer::zeros(layout.panels() * pairs * layout.panel());

@@ -66,7 +66,7 @@ pub struct Quantized {
 /// Scale and inverse of a block whose largest magnitude is `top`.
 #[inline(always)]
 pub fn scales(top: f32) -> (f32, f32) {
-    // Below that the inverse would overflow; such a block is nothing.
+    // Below that the inverse would overflow; the block counts as zero.
     let inverse = if top > 1e-35 { 127. / top } else { 0. };
     (if top <= 1e-35 { 0. } else { top / 127. }, inverse)
 }

@@ -1,7 +1,7 @@
 //! f32 matrix product with weights packed once, at load.
 //!
 //! Every element of the result is one chain of fused multiply-adds over k in ascending order, whatever the
-//! number of rows and wherever its row lies in the tile: a row's bits do not depend on its neighbours. That is
+//! number of rows and wherever its row is in the tile: a row's bits do not depend on its neighbours. That is
 //! what makes the tower batch-invariant to the last bit.
 
 use super::super::buffer::Buffer;
@@ -81,7 +81,7 @@ pub fn pack_tile<S: Simd>(
         let block = S::LANES.min(count.saturating_sub(first));
         for column in (0..whole).step_by(S::LANES) {
             // SAFETY: whole vectors of existing rows (asserted above); what a store writes beyond `rows` is
-            // overwritten by the next column or lies in the slack.
+            // overwritten by the next column or is in the slack.
             unsafe {
                 let mut v = [S::splat(0.); 16];
                 for (i, v) in v.iter_mut().enumerate().take(block) {

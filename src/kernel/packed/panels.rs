@@ -1,4 +1,4 @@
-//! How weights lie in panels, and how a tile of products leaves the registers: the same for every arithmetic.
+//! How weights are laid out in panels, and how a tile of products leaves the registers: the same for every arithmetic.
 
 use super::super::elementary::{Activation, normal};
 use super::super::simd::Simd;

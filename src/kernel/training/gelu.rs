@@ -1,4 +1,4 @@
-//! GELU of a sum with a bias, by the error function, on slices, with its way back.
+//! GELU of a sum with a bias, by the error function, on slices, and its gradient.
 
 use rayon::prelude::*;
 
@@ -15,8 +15,8 @@ pub fn forward(x: &[f32], bias: &[f32], y: &mut [f32]) {
     });
 }
 
-/// The gradient of `x + bias`, in place of that of the result, and its columns added to `dbias`; the order of that sum does not
-/// depend on the threads.
+/// The gradient of `x + bias`, in place of that of the result, and its columns added to `dbias`; the order of that sum
+/// does not depend on the threads.
 pub fn backward(x: &[f32], bias: &[f32], grad: &mut [f32], dbias: &mut [f32]) {
     let block = bias.len() * ROWS;
     let parts: Vec<Vec<f32>> = grad

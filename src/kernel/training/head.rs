@@ -1,5 +1,5 @@
-//! One head's attention in training: its matrices have a few dozen rows, or a few hundred, where calling a product made for large
-//! ones costs more than the product.
+//! One head's attention in training: its matrices have a few dozen rows, or a few hundred, where calling a product made
+//! for large ones costs more than the product.
 //!
 //! Everything is dense and padded with zeros to whole vectors: `[length, depth]` for q, k, v and their gradients, with
 //! `depth` from [`padded`]; scores are `[length, padded(length)]`.
@@ -30,7 +30,7 @@ pub struct Head {
     pub k: Vec<f32>,
     /// Values.
     pub v: Vec<f32>,
-    /// The attended values, or their gradient on the way back.
+    /// The attended values, or their gradient in the backward pass.
     pub out: Vec<f32>,
     /// The gradient of the queries.
     pub dq: Vec<f32>,
@@ -44,7 +44,8 @@ pub struct Head {
 }
 
 impl Head {
-    /// Room for a sequence of `length` and heads of `head_dim`, all zeros; for the way `back` what that needs, too.
+    /// Room for a sequence of `length` and heads of `head_dim`, all zeros; for the backward pass (`back`) what that
+    /// needs, too.
     pub fn resize(&mut self, length: usize, head_dim: usize, back: bool) {
         (self.length, self.depth, self.wide) = (length, padded(head_dim), padded(length));
         let (rows, square) = (length * self.depth, length * self.wide);

@@ -1,4 +1,4 @@
-//! LayerNorm of sums, on slices, with its way back.
+//! LayerNorm of sums, on slices, and its gradient.
 
 use rayon::prelude::*;
 
@@ -45,8 +45,9 @@ impl Norm {
         });
     }
 
-    /// The gradient `dx` of the sums from `g`, that of the normalised rows; adds the parameters' own to `grads` and, unless it
-    /// is empty, the columns of `dx` to `dbias`. The order of the sums over rows does not depend on the threads.
+    /// The gradient `dx` of the sums from `g`, that of the normalised rows; adds the parameters' own to `grads` and,
+    /// unless it is empty, the columns of `dx` to `dbias`. The order of the sums over rows does not depend on the
+    /// threads.
     pub fn backward(
         &self,
         (sums, g): (&[f32], &[f32]),
@@ -104,7 +105,8 @@ kernel! {
 }
 
 kernel! {
-    /// [`Norm::backward`] of some rows; `columns` are sums over them: of the weight's gradient, of the bias's and of `dx`.
+    /// [`Norm::backward`] of some rows; `columns` are sums over them: of the weight's gradient, of the bias's and of
+    /// `dx`.
     fn backward_rows<'a, S: Simd>(
         isa: Isa, weight: &'a [f32], sums: &'a [f32], g: &'a [f32], epsilon: f32, dx: &'a mut [f32],
         columns: &'a mut [Vec<f32>; 3],

@@ -1,4 +1,4 @@
-//! Operations with their way back. Sums over rows do not depend on the threads.
+//! Operations and their gradients. Sums over rows do not depend on the threads.
 
 pub mod adam;
 pub mod gelu;

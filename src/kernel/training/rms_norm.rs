@@ -1,4 +1,4 @@
-//! RMSNorm of rows, with its way back.
+//! RMSNorm of rows and its gradient.
 
 use rayon::prelude::*;
 

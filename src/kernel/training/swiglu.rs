@@ -1,4 +1,4 @@
-//! SwiGLU, with its way back.
+//! SwiGLU and its gradient.
 
 use rayon::prelude::*;
 

@@ -15,7 +15,7 @@ pub(crate) fn raise() {
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
 }
 
-/// Only Unix has such a bound.
+/// Only Unix has this bound.
 #[cfg(not(unix))]
 pub(crate) fn raise() {}
 

@@ -25,8 +25,8 @@ const HEAD: usize = 96 << 10;
 /// Time that the rest of a head gets when the server stops.
 const LAST_HEAD: Duration = Duration::from_secs(1);
 
-/// Answers the requests of one connection by HTTP/1, until it ends, has to go, or `stop` ends and the request at hand is
-/// answered.
+/// Answers the requests of one connection by HTTP/1, until it ends, has to close, or `stop` ends and the current
+/// request is answered.
 ///
 /// Nothing else is spoken: the frames of HTTP/2 would need limits of their own.
 pub(in crate::serve) async fn drive<A, F>(

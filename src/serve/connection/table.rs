@@ -1,10 +1,11 @@
 //! All connections, and which of them makes room when there is none left.
 //!
 //! Who has used up the most of the patience that its phase gives goes first, by as much sooner as its address has more
-//! connections (or as it holds more memory). So a client that sends its request at once always gets in, however many others
-//! send half of one. A client that waits for the server is never cut off, nor one that has only just begun to keep it
-//! waiting: where there are only such clients, the next connection is taken in a moment later. What the server itself takes
-//! to read what has arrived, or to write what it has computed, is not held against a client: on a busy machine that is long.
+//! connections (or as it holds more memory). So a client that sends its request at once always gets in, however many
+//! others send half of one. A client that waits for the server is never cut off, nor one that has only just begun to
+//! keep it waiting: where there are only such clients, the next connection is taken in a moment later. What the server
+//! itself takes to read what has arrived, or to write what it has computed, is not held against a client: on a busy
+//! machine that is long.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -232,7 +233,7 @@ pub(in crate::serve) struct Place {
 #[derive(Debug)]
 pub(in crate::serve) struct Full;
 
-/// What the request at hand and its answer hold. It may outlast the connection: a search that nobody waits for any more
+/// What the current request and its answer hold. It may outlast the connection: a search that nobody waits for any more
 /// still holds what it reads.
 #[derive(Debug, Clone)]
 pub(in crate::serve) struct Holding {
@@ -245,7 +246,7 @@ impl Place {
     pub(super) fn enter(&self, phase: Phase) {
         self.change(|entry, pool| {
             if phase == Phase::Idle {
-                // Whoever holds something of the last request gives it back later.
+                // What is still held of the last request is given back later.
                 entry.account = Account::new(pool);
             }
             entry.begin(phase);
@@ -306,8 +307,8 @@ impl Place {
         self.all.lock().entries.get(&self.id).map(|entry| entry.phase)
     }
 
-    /// When the client's time is over, and why it is closed then. A request that is not answered in time has a limit of its
-    /// own, which tells the client.
+    /// When the client's time is over, and why it is closed then. A request that is not answered in time has a limit of
+    /// its own, which tells the client.
     pub(super) fn deadline(&self) -> Option<(Instant, Reason)> {
         let table = self.all.lock();
         let entry = table.entries.get(&self.id)?;
@@ -344,7 +345,7 @@ impl Place {
         self.all.count(why);
     }
 
-    /// What the request at hand holds.
+    /// What the current request holds.
     pub fn holding(&self) -> Holding {
         let account = self.all.lock().entries.get(&self.id).map(|entry| Arc::clone(&entry.account));
         let account = account.unwrap_or_else(|| Account::new(&self.all.pool));
@@ -379,7 +380,7 @@ impl Drop for Place {
 }
 
 impl Holding {
-    /// Takes memory for so many bytes, that of others too where they have kept the server waiting.
+    /// Takes memory for this many bytes, that of others too where they have kept the server waiting.
     pub fn hold(&self, bytes: usize) -> Result<(), Full> {
         self.all.hold(self.id, &self.account, bytes)
     }

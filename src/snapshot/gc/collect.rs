@@ -1,4 +1,5 @@
-//! What may go: everything that no retained manifest, no young run and no protection names, once it is old enough.
+//! What may be deleted: everything that no retained manifest, no young run and no protection names, once it is old
+//! enough.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -23,8 +24,8 @@ pub struct Retention {
     /// Unreferenced objects younger than this many hours are left alone (readers, running attempts), and so is a
     /// snapshot that was the newest until less than this many hours ago.
     pub grace_hours: u32,
-    /// Run folders and prepared text older than this many days go, and so do embeddings that no retained snapshot
-    /// names: until then a run that was interrupted finds them.
+    /// Run folders and prepared text older than this many days are deleted, and so are embeddings that no retained
+    /// snapshot names: until then a run that was interrupted finds them.
     pub runs_days: u32,
 }
 
@@ -39,7 +40,7 @@ impl Default for Retention {
 pub struct Protected {
     /// Snapshots that somebody reads.
     pub snapshots: BTreeSet<u64>,
-    /// Runs that are going on.
+    /// Runs that are in progress.
     pub runs: BTreeSet<String>,
     /// Single objects.
     pub keys: BTreeSet<String>,
@@ -55,26 +56,27 @@ pub struct GcReport {
     pub dry_run: bool,
     /// Snapshots that stay.
     pub kept_snapshots: Vec<u64>,
-    /// Snapshots that went.
+    /// Snapshots that were deleted.
     pub deleted_snapshots: Vec<u64>,
     /// Objects that stay, manifests included.
     pub kept_objects: u64,
     /// Their bytes.
     pub kept_bytes: u64,
-    /// Keys of objects that went, manifests included, in order of deletion.
+    /// Keys of objects that were deleted, manifests included, in order of deletion.
     pub deleted: Vec<String>,
     /// Their bytes, and those of torn writes on local disk.
     pub deleted_bytes: u64,
-    /// Staged files of killed processes that went (local disk).
+    /// Staged files of killed processes that were deleted (local disk).
     pub torn_writes: u64,
     /// Purged notes that had been stored again and were purged once more. [`gc`] alone looks for none.
     pub purged_again: u64,
-    /// Embeddings and indexes that stay for now because a run is going on, which may be about to use them again.
+    /// Embeddings and indexes that stay for now because a run is in progress, which may be about to use them again.
     pub held_back: u64,
 }
 
 /// Deletes what nothing needs any more. Manifests go first, then receipts, then the files that they named, so a
-/// crash leaves nothing that names a missing file. Never touches what this program did not make ([`Root::own_objects`]).
+/// crash leaves nothing that names a missing file. Never touches what this program did not make
+/// ([`Root::own_objects`]).
 ///
 /// `now` is compared with the store's time stamps: pass [`Root::now`].
 ///
@@ -195,7 +197,7 @@ async fn select(
         Some(Folder::Embeddings(space)) if !spaces.contains(space) && space_grows(space) => {
             TimeDelta::MAX
         }
-        // An interrupted run may come back for what it finished.
+        // An interrupted run may resume and need what it finished.
         Some(Folder::Embeddings(_)) if layout::is_receipt(key) || with_receipt.contains(key) => {
             runs
         }
@@ -222,8 +224,8 @@ async fn select(
             doomed.insert(key);
         }
     }
-    // A receipt goes before the first file it names, and so does one whose file is gone already: whoever
-    // believed it would publish something that is not there.
+    // A receipt is deleted before the first file it names, and so is one whose file is gone already: a reader
+    // that trusted it would publish something that is not there.
     loop {
         let before = doomed.len();
         for (receipt, named) in &receipts {

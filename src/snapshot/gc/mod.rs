@@ -1,4 +1,4 @@
-//! Collecting garbage: what may go, and deleting it beside publishers and readers.
+//! Collecting garbage: what may be deleted, and deleting it beside publishers and readers.
 
 mod collect;
 mod names;

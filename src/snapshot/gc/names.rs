@@ -1,4 +1,4 @@
-//! Which objects a content names, and which stand in some JSON.
+//! Which objects a content names, and which are in some JSON.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::store::{Listed, Root, layout};
 
 /// Receipts and plans read at the same time.
 const READERS: usize = 32;
-/// Receipts and plans above this size are not looked into: what they name is then protected by age alone.
+/// Receipts and plans above this size are not read: what they name is then protected by age alone.
 const MAX_JSON: u64 = 256 << 20;
 
 /// Every key that a content needs, its frozen scale included.
@@ -19,7 +19,7 @@ pub(super) fn named_by(content: &Content) -> impl Iterator<Item = String> + '_ {
     content.files().map(|file| file.path.clone()).chain([calibration])
 }
 
-/// For each JSON object the keys of embeddings and indexes that stand in it as strings, whatever its format.
+/// For each JSON object the keys of embeddings and indexes that are in it as strings, whatever its format.
 pub(super) async fn read_names<'a>(
     root: &Root,
     files: impl Iterator<Item = &'a Listed>,

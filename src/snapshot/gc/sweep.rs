@@ -24,7 +24,7 @@ const FOR_COMMITS: Duration = Duration::from_secs(5 * 60);
 pub(in crate::snapshot) enum Heed {
     /// Those of readers and of runs, too.
     Everyone,
-    /// Of nobody but publishers: what is purged goes, whoever reads it.
+    /// Publishers only: what is purged is deleted even if it is being read.
     CommitsAlone,
 }
 
@@ -35,7 +35,8 @@ pub(in crate::snapshot) struct Sweep {
     pub held_back: u64,
 }
 
-/// Takes embeddings, indexes and towers off the list and counts them: a run is going on that may use any of them again.
+/// Takes embeddings, indexes and towers off the list and counts them: a run is in progress that may use any of them
+/// again.
 pub(super) fn hold_back(doomed: &mut VecDeque<Listed>) -> u64 {
     let before = doomed.len();
     doomed.retain(|object| {
@@ -103,7 +104,7 @@ pub(in crate::snapshot) async fn delete(
     Ok(sweep)
 }
 
-/// A gc lease that no commit lease stands beside.
+/// A gc lease that no commit lease is beside.
 async fn take_when_quiet(root: &Root) -> Result<Lease<'_>> {
     let mut patience = Patience::of(FOR_COMMITS);
     loop {
@@ -137,7 +138,7 @@ async fn delete_one(root: &Root, object: Listed, lease: &Lease<'_>) -> Result<Li
         return Err(Error::transient("deleting takes longer than a gc lease lasts; run gc again"));
     }
     if layout::parse(&object.key).is_none() {
-        return Err(Error::internal(format!("{} is somebody else's and stays", object.key)));
+        return Err(Error::internal(format!("{} is not this program's and stays", object.key)));
     }
     root.delete(&object.key).await?;
     Ok(object)

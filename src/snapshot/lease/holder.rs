@@ -28,8 +28,8 @@ pub struct Holder {
     pub process: u32,
     /// When it began by that machine's clock, for people: RFC 3339, UTC.
     pub taken_at: String,
-    /// Where `process` and `began` mean something: the machine since its last start, and the namespaces of processes and of
-    /// times. Two containers of one machine differ.
+    /// Where `process` and `began` mean something: the machine since its last start, and the namespaces of processes
+    /// and of times. Two containers of one machine differ.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     machine: String,
     /// When the process began, in ticks since the machine's start: a process number is used again.
@@ -73,7 +73,8 @@ impl Holder {
         if !exists(self.process) {
             return true;
         }
-        // There is a process of this number: is it the same one? Where /proc hides it or is another namespace's, nobody knows.
+        // There is a process of this number: is it the same one? Where /proc hides it or is another namespace's, nobody
+        // knows.
         match began_in(proc, self.process).filter(|_| is_ours(proc)) {
             Some(Began::At(ticks)) => ticks != began,
             Some(Began::Ended) => true,
@@ -128,8 +129,8 @@ fn machine() -> Option<String> {
     Some(machine)
 }
 
-/// Whether a process of this number runs, or has ended and nobody has asked for its exit code yet. Told of every process,
-/// whoever may look at it: `EPERM` is an answer, too.
+/// Whether a process of this number runs, or has ended and nobody has asked for its exit code yet. Told of every
+/// process, even one that may not be signalled: `EPERM` is an answer, too.
 fn exists(process: u32) -> bool {
     let Ok(process @ 1..) = libc::pid_t::try_from(process) else { return false };
     // SAFETY: signal 0 is none; kill takes two numbers and touches no memory of this program.

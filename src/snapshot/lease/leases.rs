@@ -1,8 +1,8 @@
 //! All leases of a root: who is alive, and waiting for somebody else.
 //!
-//! Every age is by the store's clock ([`Root::now`]), here as told by one's own lease: the time stamp that the store gave it, plus
-//! how long ago that was. Where this machine does not know of all the time that passed (it was paused), others look younger
-//! than they are, so one waits rather than acts. No machine's clock counts.
+//! Every age is by the store's clock ([`Root::now`]), here as told by one's own lease: the time stamp that the store
+//! gave it, plus how long ago that was. Where this machine does not know of all the time that passed (it was paused),
+//! others look younger than they are, so one waits rather than acts. No machine's clock counts.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl Leases {
         })
     }
 
-    /// Whether any run shows a sign of life.
+    /// Whether any run has a fresh heartbeat.
     pub fn any_run(&self) -> bool {
         let of_run = |key: &Key| matches!(key, Key::RunLease { .. } | Key::Beat { .. });
         self.fresh(RUN_STALE).any(|(key, _)| of_run(key))
@@ -102,14 +102,14 @@ impl Leases {
     }
 }
 
-/// Waiting for somebody else's lease to go, a little longer each time.
+/// Waiting for somebody else's lease to end, a little longer each time.
 pub struct Patience {
     ends: Instant,
     pause: Duration,
 }
 
 impl Patience {
-    /// For so long in all.
+    /// For this long in total.
     pub fn of(time: Duration) -> Self {
         Self { ends: Instant::now() + time, pause: Duration::from_millis(20) }
     }
@@ -128,12 +128,12 @@ impl Patience {
     }
 }
 
-/// Waits until no gc batch is under way. Whoever has put a lease of its own before it calls this is seen by every
+/// Waits until no gc batch is under way. A caller that has put a lease of its own before is seen by every
 /// later batch.
 pub(super) async fn wait_for_gc(root: &Root, own: &str, taken: Since) -> Result<()> {
     let mut patience = Patience::of(FOR_GC);
     while Leases::see(root, own, taken).await?.held(root, LeaseKind::Gc).await? {
-        let told = || format!("a gc of {} is going on; run again when it is done", root.uri());
+        let told = || format!("a gc of {} is in progress; run again when it is done", root.uri());
         patience.pause(told).await?;
     }
     Ok(())
@@ -150,7 +150,7 @@ pub(super) async fn holder(root: &Root, key: &str) -> Result<Option<Holder>> {
     Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).unwrap_or_else(|_| Holder::unknown())))
 }
 
-/// Deletes a lease; one that cannot be deleted goes stale by itself.
+/// Deletes a lease; one that cannot be deleted goes stale.
 pub(super) async fn remove(root: &Root, key: &str) {
     if let Err(error) = root.delete(key).await {
         tracing::warn!(%key, %error, "a lease could not be released; it goes stale in 15 minutes");

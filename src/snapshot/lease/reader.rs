@@ -9,7 +9,7 @@ use crate::store::{Root, layout};
 
 /// Keeps one snapshot from gc until it is released, or until nobody has renewed it for 15 minutes.
 ///
-/// A courtesy: readers that may not write do without, and the grace time of the retention has to be enough for them.
+/// Optional: readers that may not write do without, and the grace time of the retention has to be enough for them.
 /// Dropping it without [`ReaderLease::release`] leaves it to go stale.
 #[derive(Debug)]
 pub struct ReaderLease {
@@ -43,8 +43,8 @@ impl ReaderLease {
     /// Says that the reader is still there.
     ///
     /// # Errors
-    /// NotFound where the snapshot went because this came too late (a suspended machine); what the store says, and
-    /// then the last renewal still counts.
+    /// NotFound where the snapshot was deleted because this was too late (a suspended machine); what the store says,
+    /// and then the last renewal still counts.
     pub async fn renew(&mut self) -> Result<()> {
         let old = self.key();
         self.renewals += 1;
@@ -53,7 +53,7 @@ impl ReaderLease {
         Ok(())
     }
 
-    /// Lets the snapshot go.
+    /// Releases the snapshot.
     pub async fn release(self) {
         remove(&self.root, &self.key()).await;
     }

@@ -43,7 +43,7 @@ impl Taken {
             Self::Busy(holder) => Err(Error::new(
                 ErrorKind::Busy,
                 format!(
-                    "run {} of {} is going on: process {} on {} since {}",
+                    "run {} of {} is in progress: process {} on {} since {}",
                     holder.run,
                     root.uri(),
                     holder.process,
@@ -60,7 +60,7 @@ impl RunLease {
     pub const BEAT_EVERY: Duration = Duration::from_secs(30);
 
     /// Takes the lease for `run` unless another run is alive: its process on this machine is, or elsewhere it
-    /// gave a sign of life in the last five minutes by the store's clock. Returns once no gc batch is under way.
+    /// had a heartbeat in the last five minutes by the store's clock. Returns once no gc batch is under way.
     ///
     /// # Errors
     /// What the store says; the lease is then not held.
@@ -97,7 +97,7 @@ impl RunLease {
         if matches!(outcome, Ok(PutOutcome::Created)) {
             return Ok(Some(lease));
         }
-        // The acknowledgement may have been lost, here or where the client tried again by itself.
+        // The acknowledgement may have been lost, here or where the client retried.
         match holder(root, &lease.key()).await {
             Ok(Some(there)) if there.run == run => Ok(Some(lease)),
             Ok(_) => outcome.map(|_| None),
@@ -112,7 +112,7 @@ impl RunLease {
     }
 
     /// The lease is in the store. Two runs that both found none, one of them by an old listing, may hold different
-    /// numbers: the one that sees the other withdraws. Leases of the dead go.
+    /// numbers: the one that sees the other withdraws. Leases of dead runs are deleted.
     async fn settle(self) -> Result<Taken> {
         let settled = async {
             let taken = Since::now();
@@ -175,7 +175,7 @@ impl RunLease {
             |winner| format!("run {} on {} took over", winner.run, winner.host),
         );
         Err(Error::conflict(format!(
-            "run {} stood still for so long that {winner}; what was finished is kept",
+            "run {} was suspended for so long that {winner}; what was finished is kept",
             self.run
         )))
     }
@@ -186,7 +186,7 @@ impl RunLease {
 
     /// Lets the next run start.
     pub async fn release(self) {
-        // Its number may be another's by now; where the store does not say, the lease goes stale by itself.
+        // Its number may be another's by now; where the store does not say, the lease goes stale.
         if self.is_in_it().await.unwrap_or(false) {
             remove(&self.root, &self.key()).await;
         }
@@ -201,8 +201,8 @@ impl RunLease {
     }
 }
 
-/// Whether `run` holds the lease of its root: it did not end, and no other run took over from it. For those who work for a
-/// run on other machines and cannot see it.
+/// Whether `run` holds the lease of its root: it did not end, and no other run took over from it. For those who work
+/// for a run on other machines and cannot see it.
 ///
 /// # Errors
 /// What the store says.
@@ -231,7 +231,7 @@ async fn living(root: &Root, key: &str) -> Result<Option<Holder>> {
     Ok(leases.run_beats(key, &holder.run).then_some(holder))
 }
 
-/// The run that holds the lease `key`, if it shows a sign of life: for gc, which deletes nothing on a guess.
+/// The run that holds the lease `key`, if its heartbeat is fresh: for gc, which deletes nothing on a guess.
 pub async fn living_run(root: &Root, key: &str, leases: &Leases) -> Result<Option<String>> {
     let Some(holder) = holder(root, key).await? else { return Ok(None) };
     Ok(leases.run_beats(key, &holder.run).then_some(holder.run))

@@ -30,13 +30,14 @@ pub struct Manifest {
     pub content: Content,
     /// Content hashes that must not be published again (rolled back).
     pub blocked: Vec<Digest256>,
-    /// Embedding spaces that were rolled back: no back-fill may switch to them by itself. Publishing one lifts its block.
+    /// Embedding spaces that were rolled back: no back-fill may switch to them automatically. Publishing one lifts its
+    /// block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocked_spaces: Vec<SpaceId>,
     /// Notes that were purged: no run indexes them again until somebody lifts that.
     #[serde(default, skip_serializing_if = "Purged::is_empty")]
     pub purged: Purged,
-    /// How it came about; never decides what a reader gets.
+    /// Provenance; never decides what a reader gets.
     pub provenance: Provenance,
 }
 
@@ -58,7 +59,7 @@ pub struct Content {
     pub index: IndexContent,
     /// One entry per shard, in order.
     pub shards: Vec<ShardContent>,
-    /// Every embedding part that a live vector lies in, sorted by path.
+    /// Every embedding part that a live vector is in, sorted by path.
     pub parts: Vec<FileRef>,
     /// Names of the stored columns.
     pub stored_columns: Vec<String>,
@@ -210,7 +211,7 @@ pub struct ShardContent {
     pub orphans: u64,
     /// Digest of the prepared notes and stored columns that it was made from; absent after a delta.
     pub source: Option<Digest256>,
-    /// Keys of the parts that its vectors lie in, sorted.
+    /// Keys of the parts that its vectors are in, sorted.
     pub parts: Vec<String>,
     /// The usearch file of the base segment; absent in an empty shard.
     pub index: Option<FileRef>,
@@ -224,8 +225,8 @@ pub struct ShardContent {
     /// Segments that came after the base, oldest first. A search asks every segment and merges.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deltas: Vec<Segment>,
-    /// Queries with the hits that the base index gave when it was built, whatever was removed since: a reader asks them again before it serves. None
-    /// in a shard that an earlier release built.
+    /// Queries with the hits that the base index gave when it was built, whatever was removed since: a reader asks them
+    /// again before it serves. None in a shard that an earlier release built.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub canaries: Vec<Canary>,
 }
@@ -272,7 +273,7 @@ impl ShardContent {
         live.checked_add(gone(&self.removed))
     }
 
-    /// The base and then the deltas, oldest first; none in an empty shard. A note's vector lies in exactly one of them
+    /// The base and then the deltas, oldest first; none in an empty shard. A note's vector is in exactly one of them
     /// where it is not removed.
     pub fn segments(&self) -> Vec<Segment> {
         let base = match (&self.index, &self.sidecar, self.base_vectors()) {
@@ -302,7 +303,7 @@ impl ShardContent {
     }
 }
 
-/// How a snapshot came about.
+/// Where a snapshot comes from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
@@ -320,10 +321,10 @@ pub struct Provenance {
     pub inputs: Vec<serde_json::Value>,
     /// Gates with their measured values.
     pub gates: Vec<GateOutcome>,
-    /// Pooled recall and other measurements, by name. Where a command committed the content again, `run` is the run that
-    /// made and measured it. `model-card` is what the document tower's files say of it (`model-card.schema.json`), absent
-    /// in a snapshot of an earlier release. `copied` stands in a copy of a snapshot of another root: `root`, its number
-    /// (`snapshot`), when it was `published_at` and `by` which run or command.
+    /// Pooled recall and other measurements, by name. Where a command committed the content again, `run` is the run
+    /// that made and measured it. `model-card` is what the document tower's files say of it (`model-card.schema.json`),
+    /// absent in a snapshot of an earlier release. `copied` is in a copy of a snapshot of another root: `root`, its
+    /// number (`snapshot`), when it was `published_at` and `by` which run or command.
     pub measured: BTreeMap<String, serde_json::Value>,
 }
 
@@ -331,15 +332,15 @@ pub struct Provenance {
 /// release 0.1.0 from following a rollback.
 pub(in crate::snapshot) const MADE_BY: &str = "run";
 
-/// The name in [`Provenance::measured`] of the types that the columns of the corpus were read by, where its pipeline has
-/// `corpus.types = "exact"`.
+/// The name in [`Provenance::measured`] of the types that the columns of the corpus were read by, where its pipeline
+/// has `corpus.types = "exact"`.
 pub const SOURCE_TYPES: &str = "types";
 
 /// The name in [`Provenance::measured`] of the repository and the commit of the document tower, where it is a hub's.
 const TOWER: &str = "tower";
 
-/// The name in [`Provenance::measured`] of the document tower's card. A field of its own would keep readers of release 0.1.0
-/// from the snapshot.
+/// The name in [`Provenance::measured`] of the document tower's card. A field of its own would keep readers of release
+/// 0.1.0 from the snapshot.
 const CARD: &str = "model-card";
 
 /// The name in [`Provenance::measured`] of the snapshot that this one is a copy of, in another root.

@@ -116,7 +116,7 @@ mod tests {
         assert!(!one.contains(&a) && one.contains(&b) && one.salt == two.salt);
         assert_eq!(one.without([&b]), none);
         let text = serde_json::to_string(&two).unwrap();
-        assert!(!text.contains("who"), "no id stands in it by itself: {text}");
+        assert!(!text.contains("who"), "no id is in it alone: {text}");
         assert_ne!(none.with([&a]).notes, none.with([&a]).notes, "each root has its own salt");
         let broken = Purged { notes: two.notes.iter().rev().copied().collect(), ..two };
         assert!(broken.validate().is_err());

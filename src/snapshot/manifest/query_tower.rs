@@ -1,5 +1,5 @@
-//! The towers that may encode queries. The files of one that was adapted to the corpus lie under the root, so that whoever
-//! opens the snapshot finds them.
+//! The towers that may encode queries. The files of one that was adapted to the corpus are stored under the root, so
+//! that a reader that opens the snapshot finds them.
 
 use std::path::Path;
 
@@ -21,12 +21,12 @@ pub struct QueryTower {
     pub kind: String,
     /// How to load it (`tower::TowerOptions` as JSON), a hub's model by its commit.
     pub options: serde_json::Value,
-    /// The space of the tower that it was distilled from or trained for, as its own files say it: one of the snapshot's tower.
-    /// Absent where it is the document tower, where its files say nothing, and where they say the snapshot's own space with
-    /// the empty template.
+    /// The space of the tower that it was distilled from or trained for, as its own files say it: one of the snapshot's
+    /// tower. Absent where it is the document tower, where its files say nothing, and where they say the snapshot's own
+    /// space with the empty template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<EmbeddingSpace>,
-    /// Present where it was adapted to the corpus: its files lie under the root, whatever `options` call it.
+    /// Present where it was adapted to the corpus: its files are under the root, whatever `options` call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapted: Option<Adapted>,
 }
@@ -38,7 +38,7 @@ impl QueryTower {
     pub const DISTILLED: &str = "distilled";
 }
 
-/// Where an adapted query tower lies, and what it was made from.
+/// Where an adapted query tower is, and what it was made from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Adapted {
@@ -46,7 +46,8 @@ pub struct Adapted {
     pub files: Vec<FileRef>,
     /// Digest of what decided how it was adapted: with other options it is adapted again.
     pub options: Digest256,
-    /// The tower as the pipeline names it, which this one began as; a purge of a note that this one read goes back to it.
+    /// The tower as the pipeline names it, which this one began as; a purge of a note that this one read goes back to
+    /// it.
     pub base: Box<QueryTower>,
 }
 
@@ -62,8 +63,8 @@ impl Laid {
 }
 
 impl Adapted {
-    /// Checks every file against its hash and copies them into a folder for temporary files. Weights of a query tower are
-    /// small, and are read into memory when it is loaded.
+    /// Checks every file against its hash and copies them into a folder for temporary files. Weights of a query tower
+    /// are small, and are read into memory when it is loaded.
     ///
     /// # Errors
     /// NotFound or Corrupt about a file; Resource about the folder.
@@ -79,7 +80,7 @@ impl Adapted {
                 Some(Key::TowerTexts { .. }) => continue,
                 _ => {
                     let path = &file.path;
-                    return Err(Error::corrupt(format!("{path} is no file of a query tower")));
+                    return Err(Error::corrupt(format!("{path} is not a file of a query tower")));
                 }
             };
             let path = copy.path().join(name);

@@ -1,4 +1,4 @@
-//! Reading manifests: nothing is believed before version, number, hash and paths are checked.
+//! Reading manifests: nothing is trusted before version, number, hash and paths are checked.
 
 use super::format::{MANIFEST_VERSION, Manifest};
 use super::signature;

@@ -1,9 +1,10 @@
-//! Signed manifests: an Ed25519 signature of a manifest's bytes is stored under `signatures/`, and a root that trusts keys reads no manifest
-//! without one of theirs.
+//! Signed manifests: an Ed25519 signature of a manifest's bytes is stored under `signatures/`, and a root that trusts
+//! keys reads no manifest without one of theirs.
 //!
 //! The manifest names every other file by its hash, so the signature covers the whole snapshot. It is put before the
-//! manifest, under a name that holds the manifest's own hash: a signed snapshot is never seen without it, and what a lost
-//! race leaves behind signs nothing. It is the bare 64 bytes, so that `openssl pkeyutl -verify -rawin` can check it.
+//! manifest, under a name that holds the manifest's own hash: a signed snapshot is never seen without it, and what a
+//! lost race leaves behind signs nothing. It is the bare 64 bytes, so that `openssl pkeyutl -verify -rawin` can check
+//! it.
 //!
 //! A signature says who published. It does not say when: an older signed manifest, or one of another root with the
 //! same key, is as good. So readers only ever move to greater numbers, and each root should have a key of its own.
@@ -29,14 +30,14 @@ pub(in crate::snapshot) async fn sign(
     manifest: &[u8],
     with: &SigningKey,
 ) -> Result<()> {
-    // The same key signs the same bytes in the same way: what lies there already is this.
+    // The same key signs the same bytes in the same way: what is there already is this.
     root.put_if_absent(&key(number, manifest, with.public()), with.sign(manifest).into())
         .await
         .map(drop)
         .map_err(|error| error.context(format!("storing the signature of snapshot {number}")))
 }
 
-/// Whether the root believes in manifest `number` with these bytes.
+/// Whether the root trusts manifest `number` with these bytes.
 ///
 /// # Errors
 /// Corrupt where the root trusts keys and none of them signed it.

@@ -13,7 +13,7 @@ use crate::types::{Digest256, NoteId, TextHash};
 const SENTENCE: std::ops::RangeInclusive<usize> = 8..=300;
 /// Fewest characters of a title.
 const TITLE: usize = 2;
-/// One text in so many is held out, whenever it is drawn.
+/// One text in this many is held out, whenever it is drawn.
 const HELD_OUT: u8 = 8;
 /// Held-out texts that a tower is judged by, at most.
 const JUDGED: usize = 256;
@@ -147,7 +147,7 @@ mod tests {
             "topics, here",
         ];
         assert_eq!(found, expected);
-        // A first line as long as a page is no title.
+        // A first line as long as a page is not a title.
         let page = "A sentence of the page. ".repeat(30);
         assert_eq!(pieces_of(&page).count(), 30);
         assert_eq!(pieces_of("x").count(), 0);

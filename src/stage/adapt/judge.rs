@@ -50,7 +50,8 @@ impl Judged {
 }
 
 impl Found {
-    /// Row i of `queries` looks for row `own[i]` of `notes`. A note that scores the same as one's own counts as before it.
+    /// Row i of `queries` looks for row `own[i]` of `notes`. A note that scores the same as one's own counts as before
+    /// it.
     pub(super) fn of(queries: &Embeddings, own: &[usize], notes: &Embeddings) -> Self {
         let (mut hits, mut gain) = (0u32, 0.0);
         let length = |row: &[f32]| dot(row, row).sqrt().max(f32::MIN_POSITIVE);
@@ -58,7 +59,7 @@ impl Found {
         for (query, own) in queries.rows().zip(own) {
             let score = |at: usize| dot(query, notes.row(at)) / lengths[at];
             let wanted = score(*own);
-            // A vector that is no number finds nothing.
+            // A vector that is not a number finds nothing.
             let comes_after = |at: usize| score(at).partial_cmp(&wanted) == Some(Ordering::Less);
             let others = (0..notes.len()).filter(|at| at != own);
             let before = others.filter(|at| !comes_after(*at)).count();
@@ -90,7 +91,7 @@ mod tests {
         assert!((found(1).ndcg_at_10 - 1.0 / 3f64.log2()).abs() < 1e-12);
         assert_eq!(found(9).hit_at_10, 1.0);
         assert_eq!(found(10), Found { hit_at_10: 0.0, ndcg_at_10: 0.0 });
-        // A tower that places everything alike finds nothing, and neither does one whose vectors are no numbers.
+        // A tower that places everything alike finds nothing, and neither does one whose vectors are not numbers.
         for lost in [[0.0, 0.0], [f32::NAN, 0.0]] {
             let query = Embeddings::from_vec(2, lost.to_vec()).unwrap();
             assert_eq!(Found::of(&query, &[0], &notes).hit_at_10, 0.0);

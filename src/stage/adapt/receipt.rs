@@ -1,4 +1,4 @@
-//! What an adaptation came to.
+//! The result of an adaptation.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

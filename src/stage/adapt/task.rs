@@ -21,7 +21,7 @@ use crate::types::{Cancel, Digest256, EmbeddingSpace, Embeddings};
 
 /// Fewest texts that anything is learnt from.
 const LEAST: usize = 16;
-/// Of the texts drawn, one in so many may be new before the tower learns again.
+/// Of the texts drawn, one in this many may be new before the tower learns again.
 const NEW: u64 = 5;
 
 /// Adapts the query tower, unless the receipt is there.
@@ -63,13 +63,14 @@ struct Previous {
 }
 
 impl Previous {
-    /// `None` where there is none, or where it is damaged: then the tower begins anew.
+    /// `None` where there is none, or where it is damaged: then the tower starts from scratch.
     async fn open(task: &AdaptTask, env: &TaskEnv) -> Result<Option<Self>> {
         let Some(tower) = &task.previous else { return Ok(None) };
         let Some(adapted) = &tower.adapted else { return Ok(None) };
         let Some((read, laid)) = unless(Self::files(adapted, env).await, is_damage)? else {
-            env.reporter
-                .warn("the adapted query tower cannot be read; adapting it anew".to_owned());
+            env.reporter.warn(
+                "the adapted query tower cannot be read; adapting it from scratch".to_owned(),
+            );
             return Ok(None);
         };
         let tower = AdaptedTower {

@@ -23,7 +23,7 @@ use crate::types::{NoteId, NoteKey, TextHash};
 /// Elements of vectors held while parts are compacted: 64 MiB.
 const COPY_ELEMENTS: usize = 16 << 20;
 
-/// Everything known about where a shard's vectors lie.
+/// Everything known about where a shard's vectors are.
 pub(super) struct Encoded {
     places: Places,
     /// Parts by key: the parent's, those of this run's encode task, and those that compaction wrote.
@@ -112,8 +112,8 @@ impl Encoded {
         used.into_iter().map(known).collect()
     }
 
-    /// Moves the rows that lie in a part of the plan's list into new parts of this shard; nothing is encoded. Returns the
-    /// vectors and bytes copied.
+    /// Moves the rows that are in a part of the plan's list into new parts of this shard; nothing is encoded. Returns
+    /// the vectors and bytes copied.
     pub async fn compact(
         &mut self,
         env: &TaskEnv,

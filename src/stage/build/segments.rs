@@ -3,14 +3,14 @@
 //! A shard is a base segment and deltas, each an immutable index with its sidecar and ids file, and for each the keys
 //! that no longer count. A day adds one delta with the vectors that came and longer lists of removed keys; nothing
 //! that is published is written again, so a day that changes 1% writes about 1% of the bytes. (An index updated in
-//! place on a copy of its parent, the other way, writes all of it: 43% of a full run's bytes at 1,024 dimensions.)
+//! place on a copy of its parent instead writes all of it: 43% of a full run's bytes at 1,024 dimensions.)
 //!
 //! A new delta swallows the deltas before it that are no larger than what it has gathered so far, as a binary
 //! counter carries: with a churn of 1% a day a vector is written again at most five times before the shard is rebuilt,
-//! and a search asks at most six segments. A shard is rebuilt as one base where the vectors gone from the base, or those
-//! outside it, exceed `index.rebuild_churn_percent` of it; where a segment has unreachable vectors; where the recall
-//! of all segments together, measured as they serve, falls below the gate or the parent's interval; and where the
-//! parent's files are missing or damaged. Rebuilding also is how a vector is erased: a removed one stays in its
+//! and a search asks at most six segments. A shard is rebuilt as one base where the vectors gone from the base, or
+//! those outside it, exceed `index.rebuild_churn_percent` of it; where a segment has unreachable vectors; where the
+//! recall of all segments together, measured as they serve, falls below the gate or the parent's interval; and where
+//! the parent's files are missing or damaged. Rebuilding also is how a vector is erased: a removed one stays in its
 //! immutable segment until then.
 //!
 //! Every segment is named by its content (space, options, scale, keys and text hashes), and which segments a snapshot
@@ -70,9 +70,9 @@ pub(super) async fn index_shard(
             Ok(Err(reason)) => {
                 env.reporter.info(format!("shard {number} is rebuilt: {reason}"));
             }
-            Err(error) if is_damage(&error) => env.reporter.warn(format!(
-                "shard {number} is rebuilt, its parent cannot be built upon: {error}"
-            )),
+            Err(error) if is_damage(&error) => env
+                .reporter
+                .warn(format!("shard {number} is rebuilt, its parent cannot be extended: {error}")),
             Err(error) => return Err(error),
         }
     }
@@ -134,7 +134,7 @@ fn follow<'a>(
     let mut gathered = fresh.iter().filter(|fresh| **fresh).count();
     while let Some(last) = kept.last().filter(|_| kept.len() > 1) {
         let live = last.live();
-        // A delta without live rows goes; one that is no larger than what is new is merged with it.
+        // A delta without live rows is dropped; one that is no larger than what is new is merged with it.
         if live > 0 && (gathered == 0 || last.rows.len() > gathered) {
             break;
         }
@@ -256,8 +256,8 @@ impl Shard<'_> {
         })
     }
 
-    /// The ids file of a segment that stays: the old one where nothing in it changed. `None` where its columns have other
-    /// types than the target's.
+    /// The ids file of a segment that stays: the old one where nothing in it changed. `None` where its columns have
+    /// other types than the target's.
     async fn ids_of(&self, kept: &Kept<'_>, target: &Ids) -> Result<Option<FileRef>> {
         let old = &kept.held.ids;
         if old.stored.schema().fields() != target.stored.schema().fields() {

@@ -31,7 +31,7 @@ pub struct BuildReceipt {
     pub id: String,
     /// The shard, as the manifest will name it.
     pub shard: ShardContent,
-    /// Every part that a vector of the shard lies in.
+    /// Every part that a vector of the shard is in.
     pub parts: Vec<FileRef>,
     /// What was measured of the shard's segments together; absent in an empty shard.
     pub report: Option<BuildReport>,
@@ -146,8 +146,8 @@ async fn build_shard(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
     })
 }
 
-/// The parent's segments; `None` where there is no parent or, with a warning, where its files are missing or damaged. In
-/// delta mode its notes are part of the new shard, and it cannot be done without.
+/// The parent's segments; `None` where there is no parent or, with a warning, where its files are missing or damaged.
+/// In delta mode its notes are part of the new shard, and it cannot be done without.
 async fn parent_of(task: &BuildTask, env: &TaskEnv) -> Result<Option<Arc<Vec<Held>>>> {
     let Some(parent) = &task.shard.parent else { return Ok(None) };
     match env.inputs.parent(&env.root, &parent.shard).await {

@@ -115,7 +115,7 @@ impl Device<'_> {
         let limit = self.loaded.limit.unwrap_or(u64::MAX).min(tokens.div_ceil(2));
         self.loaded.limit = Some(limit);
         self.env.reporter.warn(format!(
-            "the device ran out of memory on a batch of {tokens} tokens; going on with {limit} at a time. \
+            "the device ran out of memory on a batch of {tokens} tokens; continuing with {limit} at a time. \
              A smaller encode.token_budget avoids this"
         ));
         Ok(())

@@ -35,7 +35,7 @@ const SELF_TEST_TEXTS: [&str; 5] = [
     "a",
     "short note about bread",
     "笔记：番茄炒蛋要先炒蛋，再炒番茄，最后一起翻炒。",
-    "A longer note, so that its neighbours in the batch lie at other offsets than when they stand alone: \
+    "A longer note, so that its neighbours in the batch are at other offsets than when they stand alone: \
      the vector of a note must not depend on who travels with it, or the same note would get another vector \
      every day and the index would drift for no reason that anybody could see in the corpus.",
     "1234567890 !?#",

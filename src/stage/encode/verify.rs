@@ -10,7 +10,7 @@ use crate::stage::worker::{TaskEnv, Worker};
 /// What re-encoding a sample showed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SampleCheck {
-    /// So many notes were encoded again, with this least cosine to what is stored.
+    /// This many notes were encoded again, with this least cosine to what is stored.
     Compared {
         /// Notes.
         notes: usize,

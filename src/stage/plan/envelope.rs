@@ -67,17 +67,17 @@ pub struct ShardPlan {
     /// Its prepared notes.
     pub prepared: PreparedShard,
     /// The parent snapshot's shard where it has the same notes' hash bucket and space: where most vectors lie, and what
-    /// the new index may build upon.
+    /// the new index may extend.
     pub parent: Option<ParentShard>,
     /// Where vectors of its texts lie that are stored already but not in `parent` (`located` file); absent if none is.
     pub located: Option<FileRef>,
-    /// True where the parent's shard is taken over as it is: no task.
+    /// True where the parent's shard is taken over unchanged, without a task.
     pub unchanged: bool,
     /// Note counts against the parent.
     pub notes: NoteChanges,
     /// Distinct texts whose vectors the parent's shard has.
     pub texts_from_parent: u64,
-    /// Distinct texts whose vectors lie in parts of other shards, other days or runs that did not finish.
+    /// Distinct texts whose vectors are in parts of other shards, other days or runs that did not finish.
     pub texts_from_elsewhere: u64,
     /// Distinct texts that no part holds.
     pub texts_to_encode: u64,
@@ -97,11 +97,11 @@ pub struct ShardPlan {
 pub struct ParentShard {
     /// The shard as the parent's manifest names it.
     pub shard: ShardContent,
-    /// The parts that its vectors lie in, but for those that are gone.
+    /// The parts that its vectors are in, but for those that are gone.
     pub parts: Vec<FileRef>,
     /// Those of `parts`, by key, of which so few rows are live that the live ones move to new parts.
     pub compact: Vec<String>,
-    /// Absent where its index cannot be built upon: other options, columns or scale.
+    /// Absent where its index cannot be extended: other options, columns or scale.
     pub index: Option<ParentIndex>,
 }
 
@@ -170,7 +170,7 @@ pub struct EncodeTask {
     pub spec: RunSpec,
     /// The shard.
     pub shard: ShardPlan,
-    /// Stops after so many tokens of the missing texts, in the order of the prepared file: a night's share of a
+    /// Stops after this many tokens of the missing texts, in the order of the prepared file: a night's share of a
     /// back-fill. The shard's counts are then those of the share, its texts estimated. Absent: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_limit: Option<u64>,
@@ -269,7 +269,8 @@ pub struct Plan {
     pub encode: Vec<EncodeTask>,
     /// Then the calibration, where there is none yet.
     pub calibrate: Option<CalibrateTask>,
-    /// After the encode tasks, too: the adaptation of the query tower, where the pipeline asks for one and anything changed.
+    /// After the encode tasks, too: the adaptation of the query tower, where the pipeline asks for one and anything
+    /// changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapt: Option<Box<AdaptTask>>,
     /// Then build tasks: any order, any machine.
@@ -304,7 +305,7 @@ impl Plan {
         self.encode.len() + single.into_iter().map(usize::from).sum::<usize>() + self.build.len()
     }
 
-    /// Where the plan lies under the root.
+    /// Where the plan is under the root.
     pub fn key(run: &str) -> String {
         layout::plan(run)
     }
@@ -344,7 +345,7 @@ impl Plan {
     pub async fn load(root: &Root, run: &str) -> Result<Self> {
         let key = Self::key(run);
         let bytes = root.get(&key).await?;
-        let damaged = || format!("{key} is no plan; run `scalingnote plan` again");
+        let damaged = || format!("{key} is not a plan; run `scalingnote plan` again");
         let json: serde_json::Value =
             serde_json::from_slice(&bytes).or_error(ErrorKind::Corrupt, damaged)?;
         let version = json.get("version").and_then(serde_json::Value::as_u64);
@@ -375,7 +376,7 @@ pub(crate) fn encode_task_id(spec: &RunSpec, shard: &ShardPlan) -> String {
 }
 
 /// Identity of a build task: same space, options, prepared content and columns, and the same parent, since the index
-/// builds upon that.
+/// extends that.
 pub(crate) fn build_task_id(spec: &RunSpec, options_id: &str, shard: &ShardPlan) -> Result<String> {
     let mut hasher = Hasher256::new();
     hasher
@@ -406,8 +407,8 @@ pub fn absolute_tower(options: &TowerOptions, base_dir: &std::path::Path) -> Tow
     }
 }
 
-/// [`absolute_tower`] of options that `tower` was resolved from: a hub's model by the commit that was found, and what was
-/// left to the model as it said it, so that an envelope or a manifest leads to these very files whatever is pushed
+/// [`absolute_tower`] of options that `tower` was resolved from: a hub's model by the commit that was found, and what
+/// was left to the model as it said it, so that an envelope or a manifest leads to these very files whatever is pushed
 /// afterwards, and to these very vectors.
 pub fn resolved_tower(
     options: &TowerOptions,

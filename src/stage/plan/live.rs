@@ -12,7 +12,7 @@ use crate::stage::ids::Place;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartsSummary {
-    /// Parts that a live vector lies in; those that this run writes are not among them.
+    /// Parts that a live vector is in; those that this run writes are not among them.
     pub parts: u64,
     /// Rows in them.
     pub rows: u64,

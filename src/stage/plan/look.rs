@@ -24,7 +24,7 @@ pub struct LookedAt<'a> {
     pub base_dir: &'a Path,
     /// The tower whose tokens chunks are counted in, where notes are cut.
     pub chunking: Option<(&'a Tower, ChunkingOptions)>,
-    /// Where everything lies.
+    /// Where everything is stored.
     pub root: &'a Root,
     /// The newest snapshot.
     pub parent: Option<&'a Manifest>,

@@ -15,12 +15,12 @@ use crate::stage::inputs::{Inputs, is_damage};
 use crate::store::{FileRef, Root, layout};
 use crate::types::{NoteId, SpaceId, TextHash};
 
-/// Corpora of so many texts keep them all in their prepared files; of larger ones about so many texts are kept beside
-/// those that changed, for the checks that encode a sample again.
+/// Corpora of this many texts keep them all in their prepared files; of larger ones about this many texts are kept
+/// beside those that changed, for the checks that encode a sample again.
 const KEPT_TEXTS: usize = 2048;
 
-/// The files of the parent that are not there any more, by key: damaged ones that `snapshot repair` took out. What lay in
-/// them is made again.
+/// The files of the parent that are not there any more, by key: damaged ones that `snapshot repair` took out. What lay
+/// in them is made again.
 pub(super) async fn lost_files(root: &Root, parent: Option<&Manifest>) -> Result<HashSet<String>> {
     let Some(content) = parent.map(|parent| &parent.content) else { return Ok(HashSet::new()) };
     let folders =
@@ -34,8 +34,8 @@ pub(super) async fn lost_files(root: &Root, parent: Option<&Manifest>) -> Result
     Ok(paths.filter(|path| listed(path) && !there.contains(*path)).cloned().collect())
 }
 
-/// The texts whose vectors the parent has in the space `space`: nobody will need to read them, except a sample, and those
-/// that a query tower is adapted to, at most `read` of them.
+/// The texts whose vectors the parent has in the space `space`: nobody will need to read them, except a sample, and
+/// those that a query tower is adapted to, at most `read` of them.
 ///
 /// Memory: 32 bytes a text. A parent whose ids cannot be read knows nothing.
 pub(super) async fn known_texts(
@@ -123,7 +123,7 @@ pub(super) struct Comparison<'a> {
     /// Same space, options, columns and shard count: an unchanged shard needs no task.
     shards_reusable: bool,
     pub same_shards: bool,
-    /// The index of a changed shard may build upon the parent's.
+    /// The index of a changed shard may extend the parent's.
     updatable: bool,
     recalls: BTreeMap<u32, Recall>,
     recall_min: f64,
@@ -192,7 +192,8 @@ impl<'a> Comparison<'a> {
         !self.lost.contains(part)
     }
 
-    /// What a build may take over of a shard: not the parts that are gone, nor, where one of its other files is, its index.
+    /// What a build may take over of a shard: not the parts that are gone, nor, where one of its other files is, its
+    /// index.
     pub fn parent_shard(&self, shard: &ShardContent) -> ParentShard {
         let parts: Vec<FileRef> = self
             .parent
@@ -209,8 +210,8 @@ impl<'a> Comparison<'a> {
         ParentShard { shard: shard.clone(), parts, compact: Vec::new(), index }
     }
 
-    /// The rows of a shard of the parent; `None` where there is none or, in full mode and with a warning, where its files
-    /// are missing or damaged.
+    /// The rows of a shard of the parent; `None` where there is none or, in full mode and with a warning, where its
+    /// files are missing or damaged.
     pub async fn ids(
         &self,
         shard: Option<&ShardContent>,
@@ -221,7 +222,7 @@ impl<'a> Comparison<'a> {
             Ok(ids) => Ok(Some(ids)),
             Err(error) if is_damage(&error) && self.spec.mode == CorpusMode::Full => {
                 reporter.warn(format!(
-                    "shard {} is made anew, its parent cannot be read: {error}",
+                    "shard {} is made again, its parent cannot be read: {error}",
                     old.shard
                 ));
                 Ok(None)
@@ -257,7 +258,7 @@ impl<'a> Comparison<'a> {
             // A cast of another text fails, and one that gives null instead loses the note.
             NoteId::Int(_) => format!(
                 "where every id is a number that is only written as text, write around corpus.sql: {}; to leave out the notes \
-                 whose id is no number, write WHERE regexp_like(note_id, '^-?[0-9]+$') behind that",
+                 whose id is not a number, write WHERE regexp_like(note_id, '^-?[0-9]+$') behind that",
                 around("BIGINT")
             ),
         };
@@ -269,7 +270,7 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// The id of some note of a snapshot; what is damaged, and will be made anew, is passed over.
+/// The id of some note of a snapshot; what is damaged, and will be made again, is passed over.
 pub async fn first_id(root: &Root, inputs: &Inputs, parent: &Manifest) -> Result<Option<NoteId>> {
     for shard in &parent.content.shards {
         let held = unless(inputs.parent(root, shard).await, is_damage)?;

@@ -55,7 +55,7 @@ pub struct PlanRequest<'a> {
     /// Whether the prepared files keep every text, for a tower of another space that will read them too. Else those
     /// whose vectors the parent has are left out.
     pub keep_texts: bool,
-    /// Where everything lies.
+    /// Where everything is stored.
     pub root: &'a Root,
     /// Id of this run.
     pub run: &'a str,
@@ -166,7 +166,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         Some(prepared) => prepared.clone(),
         None => {
             let prepared = corpus::prepare(prepare).await;
-            // Whether or not it came to its end: what it wrote may hold a note that was purged meanwhile.
+            // Whether or not it finished: what it wrote may hold a note that was purged meanwhile.
             let under = PlannedUnder::of(parent.as_ref());
             if Tombstones::default().since(root, under).await?.is_some() {
                 discard_prepared(root, request.run).await?;

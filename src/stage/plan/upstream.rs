@@ -17,8 +17,9 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// Compares the tower of a plan with that of the newest snapshot. `None` where the files make the same vectors, where
-    /// a commit pins the tower (`configured`, as the pipeline says it) or another model is named: then a person decided.
+    /// Compares the tower of a plan with that of the newest snapshot. `None` where the files make the same vectors,
+    /// where a commit pins the tower (`configured`, as the pipeline says it) or another model is named: then a person
+    /// decided.
     pub fn since(
         newest: Option<&Manifest>,
         plan: &Plan,
@@ -38,10 +39,10 @@ impl Moved {
         (moved.model == now && moved.from != moved.to).then_some(moved)
     }
 
-    /// Refuses to encode everything anew for it, unless a person decided so.
+    /// Refuses to encode everything again for it, unless a person decided so.
     ///
     /// # Errors
-    /// GateRefused, saying how to stay and how to go on.
+    /// GateRefused, saying how to stay and how to continue.
     pub fn refuse(&self, plan: &Plan, overridden: bool) -> Result<()> {
         if overridden {
             return Ok(());

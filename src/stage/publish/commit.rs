@@ -31,7 +31,7 @@ pub struct PublishRequest<'a> {
     pub drift: Option<(f64, usize)>,
     /// A person's decisions.
     pub overrides: &'a [Override],
-    /// Where everything lies.
+    /// Where everything is stored.
     pub root: &'a Root,
     /// Gets every gate's verdict, also where one refuses.
     pub judged: &'a mut Vec<GateOutcome>,
@@ -117,8 +117,8 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
     }
 }
 
-/// Refuses a document tower that did not make the vectors of a plan: its queries would be compared with notes of another
-/// one.
+/// Refuses a document tower that did not make the vectors of a plan: its queries would be compared with notes of
+/// another one.
 ///
 /// # Errors
 /// Config, naming both.

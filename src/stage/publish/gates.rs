@@ -74,7 +74,7 @@ pub(crate) fn refuse(outcomes: &[GateOutcome]) -> Result<()> {
         return Ok(());
     }
     Err(Error::refused(format!(
-        "not published, the newest snapshot stays: {}; mend the cause, or publish anyway with \
+        "not published, the newest snapshot stays: {}; fix the cause, or publish anyway with \
          --override GATE --reason TEXT",
         failed.join("; ")
     )))

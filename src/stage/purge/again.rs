@@ -1,5 +1,5 @@
-//! Purged notes that were stored again: by a plan made beside the purge, a task of an older plan, a run that slept, each of
-//! which died before it could take its last write back.
+//! Purged notes that were stored again: by a plan made beside the purge, a task of an older plan, a run that slept,
+//! each of which died before it could take its last write back.
 
 use std::collections::BTreeSet;
 
@@ -14,9 +14,9 @@ use crate::store::layout::{self, Folder, Key};
 use crate::store::{Listed, Root};
 use crate::types::{Cancel, NoteId};
 
-/// What is a little older than the tombstones is looked into, too.
+/// What is a little older than the tombstones is checked, too.
 const SLACK: TimeDelta = TimeDelta::minutes(15);
-/// JSON above this size is no report, plan or receipt.
+/// JSON above this size is not a report, plan or receipt.
 const MAX_JSON: u64 = 256 << 20;
 
 /// Purged notes that are stored again, and what was looked at for them.

@@ -1,4 +1,4 @@
-//! Which objects must go: those that hold something of the notes, and those that would name what is gone.
+//! Which objects must be deleted: those that hold something of the notes, and those that would name what is gone.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -11,7 +11,7 @@ use crate::store::layout::{self, Folder, Key};
 use crate::store::{FileRef, Listed, Root};
 use crate::types::shard_of;
 
-/// What must go.
+/// What must be deleted.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     /// Keys, manifests included.
@@ -25,7 +25,7 @@ pub(super) struct Holders {
 }
 
 impl Holders {
-    /// In which round an object goes: manifests and receipts in the first. Parts are judged by what ids files and
+    /// In which round an object is deleted: manifests and receipts in the first. Parts are judged by what ids files and
     /// prepared files say of whose the texts are, so these are the last.
     pub fn when(&self, key: &str) -> u8 {
         let first = layout::manifest_number(key).is_some() || layout::is_receipt(key);
@@ -61,7 +61,7 @@ pub(super) async fn classify(
         progress(at as u64)?;
         let key = object.key.as_str();
         if layout::folder(key) == Some(Folder::Leases) {
-            // Who is at work right now; comes and goes.
+            // Who is at work right now; short-lived.
             continue;
         }
         let holds = match look(root, object, &written, target, scanned).await {
@@ -136,7 +136,7 @@ async fn close(root: &Root, objects: &[Listed], holders: &mut Holders) -> Result
         // A plan and its prepared files are of no use without each other.
         let runs: BTreeSet<String> =
             holders.doomed.iter().filter_map(|key| prepared_for(key)).collect();
-        // A tower that read one of the notes goes as a whole.
+        // A tower that read one of the notes is deleted as a whole.
         let towers: BTreeSet<String> =
             holders.doomed.iter().filter_map(|key| tower_of(key)).map(str::to_owned).collect();
         for object in objects {
@@ -148,14 +148,15 @@ async fn close(root: &Root, objects: &[Listed], holders: &mut Holders) -> Result
             if prepared_for(&object.key).is_some_and(|run| runs.contains(&run))
                 && !holders.doomed.contains(&object.key)
             {
-                changed |= holders.doom(&object.key, "belongs to a run that prepared such a note");
+                changed |=
+                    holders.doom(&object.key, "belongs to a run that prepared one of the notes");
             }
             // A report and its page say the same.
             if let Some(other) = twin(&object.key)
                 && holders.doomed.contains(&other)
                 && !holders.doomed.contains(&object.key)
             {
-                changed |= holders.doom(&object.key, "shows a report that names such a note");
+                changed |= holders.doom(&object.key, "holds a report that names one of the notes");
             }
         }
         if !changed {

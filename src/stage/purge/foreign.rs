@@ -6,7 +6,7 @@ use crate::error::{ErrorKind, Result};
 use crate::store::{Root, layout};
 use crate::types::Cancel;
 
-/// Keys of files, and of folders that could not be looked into, each with what it is.
+/// Keys of files, and of folders that could not be read, each with what it is.
 pub(super) async fn left(
     root: &Root,
     target: &Target,
@@ -17,7 +17,7 @@ pub(super) async fn left(
     let mut left: Vec<(String, String)> = foreign
         .closed
         .into_iter()
-        .map(|(key, why)| (key, format!("a folder that cannot be looked into: {why}")))
+        .map(|(key, why)| (key, format!("a folder that cannot be read: {why}")))
         .collect();
     for file in &foreign.files {
         cancel.check()?;
@@ -32,7 +32,7 @@ pub(super) async fn left(
             },
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) if error.is_retryable() => return Err(error),
-            Err(error) => format!("cannot be looked into: {error}"),
+            Err(error) => format!("cannot be read: {error}"),
         };
         left.push((file.key.clone(), what));
     }

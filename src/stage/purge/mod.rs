@@ -45,9 +45,9 @@ const STAGED_MINUTES: i64 = 5;
 
 /// What a purge is asked to do.
 pub struct PurgeRequest<'a> {
-    /// Where everything lies.
+    /// Where everything is stored.
     pub root: &'a Root,
-    /// The notes that must go.
+    /// The notes to remove.
     pub notes: &'a [NoteId],
     /// Only say what would be done.
     pub dry_run: bool,
@@ -70,11 +70,11 @@ pub struct PurgeReport {
     pub shared: Vec<SharedText>,
     /// The snapshot that was committed; absent where none had to be.
     pub snapshot: Option<u64>,
-    /// Snapshots that held the notes and went.
+    /// Snapshots that held the notes and were deleted.
     pub dropped_snapshots: Vec<u64>,
     /// Parts that were copied without the notes' rows.
     pub parts_rewritten: u64,
-    /// Indexes that were built anew.
+    /// Indexes that were rebuilt.
     pub indexes_rebuilt: u64,
     /// Keys of everything that was deleted, in order.
     pub deleted: Vec<String>,
@@ -105,9 +105,9 @@ pub struct Left {
 }
 
 /// Removes notes from everything under the root, commits a snapshot without them and deletes what held them: no grace
-/// time, no lease of a reader counts. Tombstones keep later runs from indexing them again. Runs must not be going on.
+/// time, no lease of a reader counts. Tombstones keep later runs from indexing them again. No run may be in progress.
 ///
-/// A report with anything in `left` is a failure that the caller must tell. Memory: the largest shard.
+/// A report with anything in `left` is a failure that the caller must report. Memory: the largest shard.
 ///
 /// # Errors
 /// Corrupt where something that the newest snapshot needs cannot be read; Conflict where another publisher was first
@@ -233,7 +233,7 @@ impl<'a> Purge<'a> {
         Ok(())
     }
 
-    /// Writes everything anew that the newest snapshot needs and that is doomed, and commits.
+    /// Writes everything again that the newest snapshot needs and that is doomed, and commits.
     async fn replace_and_commit(&mut self) -> Result<()> {
         let (root, cancel) = (self.request.root, &self.request.cancel);
         let doomed = &self.holders.doomed;
@@ -306,7 +306,7 @@ impl<'a> Purge<'a> {
             .doomed
             .iter()
             .map(|key| {
-                let what = holders.why.get(key).map_or("names such a file", String::as_str);
+                let what = holders.why.get(key).map_or("names one of these files", String::as_str);
                 Left { key: key.clone(), what: what.to_owned() }
             })
             .collect();
@@ -363,7 +363,7 @@ async fn look_at_all(
     reporter.event(Event::StageFinished {
         stage: Stage::Verify,
         seconds: started.elapsed().as_secs_f64(),
-        summary: format!("{total} objects looked into"),
+        summary: format!("{total} objects checked"),
     });
     Ok(holders)
 }
@@ -422,7 +422,7 @@ fn committed(outcome: CommitOutcome) -> Result<Manifest> {
     match outcome {
         CommitOutcome::Committed(manifest) => Ok(*manifest),
         CommitOutcome::LostTo(winner) => Err(Error::conflict(format!(
-            "snapshot {} was published by {} meanwhile; nothing was deleted, stop runs and purge again",
+            "snapshot {} was published by {} in the meantime; nothing was deleted, stop runs and purge again",
             winner.number, winner.provenance.run
         ))),
         CommitOutcome::Blocked { by } => {

@@ -1,4 +1,4 @@
-//! The newest snapshot again, without the notes: parts copied, indexes built anew, ids files rewritten.
+//! The newest snapshot again, without the notes: parts copied, indexes rebuilt, ids files rewritten.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

@@ -36,8 +36,8 @@ pub struct Scanned {
     pub keys: u64,
     /// Everything else (JSON, pages), by ids and text hashes as words.
     pub text_files: u64,
-    /// Files below the root that this program did not make, by the same words and the notes' texts, as far as these were
-    /// stored.
+    /// Files below the root that this program did not make, by the same words and the notes' texts, as far as these
+    /// were stored.
     #[serde(default)]
     pub foreign_files: u64,
 }
@@ -58,7 +58,7 @@ pub(super) enum Holds {
 /// Looks into one object.
 ///
 /// # Errors
-/// NotFound where it went meanwhile; Corrupt where it cannot be read.
+/// NotFound where it was deleted in the meantime; Corrupt where it cannot be read.
 pub(super) async fn look(
     root: &Root,
     object: &Listed,
@@ -67,7 +67,7 @@ pub(super) async fn look(
     scanned: &mut Scanned,
 ) -> Result<Holds> {
     let holds = match extension(&object.key) {
-        // What a tower read stands beside it; in its weights, words stand by chance.
+        // What a tower read is beside it; in its weights, words occur by chance.
         _ if is_tower(&object.key) => Holds::Nothing,
         "parquet" => {
             scanned.parquet_files += 1;
@@ -120,11 +120,11 @@ pub(super) async fn look(
     Ok(holds)
 }
 
-/// Looks into a file that this program did not make: whatever it is, its bytes, and where it is called like one of ours,
-/// what it would hold then.
+/// Looks into a file that this program did not make: whatever it is, its bytes, and where it is called like one of
+/// ours, what it would hold then.
 ///
 /// # Errors
-/// NotFound where it went meanwhile; what keeps it from being read.
+/// NotFound where it was deleted in the meantime; what keeps it from being read.
 pub(super) async fn look_at_foreign(
     root: &Root,
     file: &Foreign,
@@ -220,7 +220,7 @@ where
     Ok(false)
 }
 
-/// The object as a local file: itself, or a copy that goes with the folder.
+/// The object as a local file: itself, or a copy that is deleted with the folder.
 async fn local(root: &Root, object: &Listed) -> Result<(PathBuf, Option<tempfile::TempDir>)> {
     if let Some(path) = root.local_path(&object.key) {
         return Ok((path, None));

@@ -12,7 +12,7 @@ const CHUNKS: u32 = 1024;
 const PROBES: u32 = 2;
 /// Hex digits of a key in JSON.
 const KEY_DIGITS: usize = 16;
-/// Shorter texts stand in many files by chance.
+/// Shorter texts are in many files by chance.
 const LEAST_TEXT: usize = 24;
 /// Shorter words are not looked for where there are bytes that no text has.
 const LEAST_IN_BINARY: usize = 12;
@@ -32,7 +32,7 @@ pub(super) struct Target {
     texts: Vec<Word>,
 }
 
-/// Some bytes that must not stand in a text file.
+/// Some bytes that must not be in a text file.
 struct Word {
     bytes: Vec<u8>,
     /// Whether a letter or digit before it makes it another word (`i:42` in `hi:42`).
@@ -56,7 +56,7 @@ impl Target {
             }
             let tagged = note.to_string();
             let mut spelled: BTreeSet<Vec<u8>> = BTreeSet::new();
-            // In full, and as a message shows a long id; each as it stands in JSON and on a page.
+            // In full, and as a message shows a long id; each as it is in JSON and on a page.
             for id in [&*tagged, &shortened(&tagged)] {
                 spelled.extend([id.into(), in_json(id), escape_html(id).into_bytes()]);
             }
@@ -95,7 +95,7 @@ impl Target {
         words.map(|word| word.bytes.len()).max().unwrap_or(0).max(KEY_DIGITS) + 2
     }
 
-    /// Whether one of the keys stands in it, as canaries spell them.
+    /// Whether one of the keys is in it, as canaries spell them.
     fn has_key(&self, text: &[u8]) -> bool {
         text.split(|byte| !byte.is_ascii_hexdigit()).any(|digits| {
             digits.len() == KEY_DIGITS
@@ -111,8 +111,8 @@ impl Target {
         self.words.iter().any(|word| word.stands_in(text)) || self.has_key(text)
     }
 
-    /// The same of a file of other people, which may hold the notes' text besides. In one that is no text, short words
-    /// stand by chance.
+    /// The same of a file of other people, which may hold the notes' text as well. In one that is not a text, short
+    /// words stand by chance.
     pub fn stands_in_foreign(&self, bytes: &[u8]) -> bool {
         let least = if bytes.contains(&0) { LEAST_IN_BINARY } else { 0 };
         let words = self.words.iter().chain(&self.texts);

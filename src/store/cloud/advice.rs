@@ -16,7 +16,7 @@ const KNOWN: [(&[&str], ErrorKind, &str); 13] = [
     (
         &["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"],
         ErrorKind::Input,
-        "there is no such bucket; check its name, and that the endpoint and the account are those it lies in",
+        "there is no such bucket; check its name, and that the endpoint and the account are the right ones",
     ),
     (
         &["RequestTimeTooSkewed", "RequestExpired", "Request date header too old"],
@@ -33,7 +33,7 @@ const KNOWN: [(&[&str], ErrorKind, &str); 13] = [
             "status code: 307",
         ],
         ErrorKind::Input,
-        "the bucket lies in another region; set storage.region or AWS_REGION to it",
+        "the bucket is in another region; set storage.region or AWS_REGION to it",
     ),
     (
         &["ExpiredToken", "TokenRefreshRequired"],
@@ -115,7 +115,7 @@ pub fn advice(
         ErrorKind::Resource => {
             ": the disk or quota is full; free a little space, let `snapshot gc` free the rest (--dry-run shows what), and run again".to_owned()
         }
-        ErrorKind::Transient => ": a passing fault of the store; run again".to_owned(),
+        ErrorKind::Transient => ": a transient failure of the store; run again".to_owned(),
         ErrorKind::NotFound => ": there is no such object".to_owned(),
         ErrorKind::Conflict => ": the object exists already and is never overwritten".to_owned(),
         _ => String::new(),

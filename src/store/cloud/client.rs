@@ -26,7 +26,7 @@ const WHOLE_FILE: u32 = 20;
 
 /// A store as a root needs it.
 pub struct Cloud {
-    /// Repeats by itself.
+    /// Retries.
     pub store: Arc<dyn ObjectStore>,
     /// Makes one attempt and hides nothing of it: for conditional creates.
     pub creator: Arc<dyn ObjectStore>,
@@ -105,7 +105,7 @@ fn timeout(options: &StorageOptions) -> Duration {
     Duration::from_secs(options.request_timeout_seconds.unwrap_or(30))
 }
 
-/// Repeats by itself.
+/// Retries.
 fn many(options: &StorageOptions) -> RetryConfig {
     let repeats = repeats(options);
     RetryConfig {

@@ -13,7 +13,7 @@ use object_store::{ClientOptions, Extensions};
 
 use super::redirect::Browser;
 
-/// The longest wait that a client which repeats by itself grants a store.
+/// The longest wait that a retrying client grants a store.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// What the store answered to one request. Travels with the request as an extension.

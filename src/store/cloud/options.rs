@@ -20,7 +20,7 @@ pub struct StorageOptions {
     /// Seconds that one request may take, its body included. Default: 30. No request carries more than 8 MiB,
     /// so that this also suits a slow line; a web server that gives no ranges gets twenty times as long.
     pub request_timeout_seconds: Option<u64>,
-    /// How often a request that failed in passing is repeated, with growing pauses, or as long as the store asks for
+    /// How often a request with a transient failure is repeated, with growing pauses, or as long as the store asks for
     /// (`Retry-After`); three minutes in all. Default: 10.
     pub max_retries: Option<u32>,
 }

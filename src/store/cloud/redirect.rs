@@ -1,9 +1,9 @@
 //! Where a web server may send us on to.
 //!
-//! A root's files are believed because its host was named, so they come from no other host: whoever can make that server
-//! redirect (an open redirect, a taken-over path) could else serve another root, or have this machine ask addresses that
-//! only it reaches. A table's file may come from another host, as downloads do. Nobody is told where we come from: the
-//! address may hold a signature.
+//! A root's files are trusted because its host was named, so they come from no other host: anyone who can make that
+//! server redirect (an open redirect, a taken-over path) could else serve another root, or have this machine ask
+//! addresses that only it reaches. A table's file may come from another host, as downloads do. Nobody is told where we
+//! come from: the address may hold a signature.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use reqwest::redirect::{Attempt, Policy};
 use url::Url;
 
 /// In the text of the error that a root gets.
-pub const ELSEWHERE: &str = "sends us on to another host";
+pub const ELSEWHERE: &str = "redirects to another host";
 
 /// Redirects in a row.
 const MOST: usize = 10;
@@ -50,7 +50,7 @@ impl Browser {
 fn follow(attempt: Attempt<'_>, roams: bool) -> reqwest::redirect::Action {
     let Some(first) = attempt.previous().first() else { return attempt.follow() };
     if attempt.previous().len() > MOST {
-        return attempt.error("the server redirects in a circle");
+        return attempt.error("the server redirects in a loop");
     }
     if roams || is_same_host(first, attempt.url()) {
         return attempt.follow();

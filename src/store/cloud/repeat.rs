@@ -19,7 +19,7 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    /// One attempt: memory and local disk have no passing faults.
+    /// One attempt: memory and local disk have no transient failures.
     pub const NONE: Self = Self {
         attempts: 1,
         first_pause: Duration::ZERO,
@@ -52,7 +52,7 @@ impl<'a> Attempts<'a> {
     /// Waits before the next attempt: as long as the store asked for, at least as long as it is our turn to wait.
     ///
     /// # Errors
-    /// `failed` where it is no passing fault or no attempt is left; Cancelled or Deadline.
+    /// `failed` where it is not a transient failure or no attempt is left; Cancelled or Deadline.
     pub async fn again(&mut self, asked: Option<Duration>, failed: Error) -> Result<()> {
         let pause = self.pause(asked, self.started.elapsed(), failed)?;
         let until = Instant::now() + pause;

@@ -31,7 +31,8 @@ impl Web {
         let none =
             |why: String| Error::unsupported(format!("{url} shows no list of its files ({why})"));
         let mut request = HttpRequest::new(HttpRequestBody::empty());
-        *request.uri_mut() = url.parse().map_err(|_| Error::config(format!("{url} is no URL")))?;
+        *request.uri_mut() =
+            url.parse().map_err(|_| Error::config(format!("{url} is not a URL")))?;
         let failed = |cause: HttpError| {
             let links =
                 std::iter::successors(Some(&cause as &dyn StdError), |link| (**link).source());

@@ -14,7 +14,7 @@ pub const SNAPSHOTS: &str = "snapshots";
 /// Folder of all signatures. Not that of the manifests: there the greatest name is the newest snapshot.
 pub const SIGNATURES: &str = "signatures";
 
-/// The folders at the top of a root: whatever this program stores lies in one of them.
+/// The folders at the top of a root: whatever this program stores is in one of them.
 pub const TOPS: [&str; 8] =
     ["prepared", "embeddings", "indexes", "towers", "runs", SNAPSHOTS, SIGNATURES, LEASES];
 
@@ -78,7 +78,7 @@ pub enum Folder<'a> {
     Leases,
 }
 
-/// The folder that `key` lies in, whatever its name there; `None` where it is none of this program's.
+/// The folder that `key` is in, whatever its name there; `None` where it is none of this program's.
 pub fn folder(key: &str) -> Option<Folder<'_>> {
     let (top, rest) = key.split_once('/')?;
     let below = rest.split('/').next()?;
@@ -139,8 +139,8 @@ pub fn is_json(key: &str) -> bool {
     key.ends_with(".json")
 }
 
-/// Whether `text`, found in some JSON, is the key of a file of vectors or of an index, at least `top/name/shard/file`, or of
-/// an adapted tower.
+/// Whether `text`, found in some JSON, is the key of a file of vectors or of an index, at least `top/name/shard/file`,
+/// or of an adapted tower.
 pub fn is_file(text: &str) -> bool {
     let pieces = match folder(text) {
         Some(Folder::Embeddings(_) | Folder::Indexes(_)) => 4,
@@ -163,7 +163,7 @@ pub fn staged_for(path: &str) -> Option<Key> {
     parse(whole).filter(|_| is_number(number))
 }
 
-/// What stands behind the name of a file that a local root still writes. `object_store` lists no such file.
+/// What is behind the name of a file that a local root still writes. `object_store` lists no such file.
 pub fn staged(number: u64) -> String {
     format!("#{number}")
 }

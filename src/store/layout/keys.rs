@@ -23,7 +23,7 @@ type Name = String;
 
 macro_rules! keys {
     ($($(#[$doc:meta])* $kind:ident = $make:ident($($field:ident: $of:ident),*) $spelled:literal;)*) => {
-        /// Everything that may lie under a root, with what its key says.
+        /// Everything that may be under a root, with what its key says.
         #[derive(Debug, Clone, PartialEq, Eq)]
         #[allow(missing_docs, reason = "the fields are named in the spelling")]
         pub enum Key {
@@ -152,7 +152,7 @@ macro_rules! sample {
 keys! {
     /// Prepared notes of one shard (gone after retention).
     Prepared = prepared(run: Run, shard: u32) "prepared/{run}/{shard:05}.parquet";
-    /// Where the already stored vectors of one shard lie.
+    /// Where the already stored vectors of one shard are.
     Located = located(run: Run, shard: u32) "prepared/{run}/{shard:05}.located.parquet";
     /// Newly encoded vectors; `hash` is the start of the file's SHA-256, so attempts that differ cannot clash.
     Part = part(space: SpaceId, shard: u32, part: Hash, hash: Hash)
@@ -184,8 +184,8 @@ keys! {
     /// The frozen quantisation scale of a space under one set of index options.
     Calibration = calibration(options: Hash, space: SpaceId)
         "indexes/{options}/calibration-{space}.json";
-    /// The weights of a query tower that was adapted to the corpus; `tower` is the start of its fingerprint, and the folder
-    /// is one that any program can load a model from.
+    /// The weights of a query tower that was adapted to the corpus; `tower` is the start of its fingerprint, and the
+    /// folder is one that any program can load a model from.
     TowerWeights = tower_weights(tower: Hash) "towers/{tower}/model.safetensors";
     /// Its configuration.
     TowerConfig = tower_config(tower: Hash) "towers/{tower}/config.json";

@@ -1,4 +1,4 @@
-//! Where everything lies under the root: [`Key`] is the table. No other module makes a path or takes one apart.
+//! Where everything is under the root: [`Key`] is the table. No other module makes a path or takes one apart.
 
 mod folder;
 mod keys;

@@ -4,7 +4,7 @@
 //! (which fails if the name is taken) and its folder fsynced; a finished multipart upload and a copy are
 //! fsynced with their folders before they are reported done.
 //!
-//! No time stamp is ever set: whoever keeps the folder, a file server for instance, stamps what is written by its own
+//! No time stamp is ever set: the file system, a file server for instance, stamps what is written by its own
 //! clock, so the ages of objects do not depend on the machine that wrote them. An object is as old as its bytes, which
 //! are staged a moment before the name appears. Permissions are left to the umask.
 
@@ -36,7 +36,7 @@ pub struct DurableLocal {
 }
 
 const STOOD_STILL: &str =
-    "this process stood still for so long that a gc removed what it was about to name";
+    "this process was suspended for so long that a gc removed what it was about to name";
 
 /// The root folder and which of its folders are known to be durable.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Folder {
         sync_folder(parent)?;
         let mut folder = parent;
         while folder != self.root && folder.starts_with(&self.root) {
-            // The folder's own name stands in the folder above it.
+            // The folder's own name is in the folder above it.
             if !self.known().insert(folder.to_owned()) {
                 break;
             }
@@ -91,7 +91,7 @@ impl Folder {
         self.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the folder of `path`; a folder made anew is not known to be durable, whatever was before.
+    /// Makes the folder of `path`; a folder made again is not known to be durable, whatever was before.
     fn make_parent(&self, path: &Path) -> io::Result<()> {
         let Some(parent) = path.parent() else { return Ok(()) };
         if parent.is_dir() {

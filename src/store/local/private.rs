@@ -1,4 +1,4 @@
-//! Folders of this user alone: caches, which are believed once they were checked.
+//! Folders of this user alone: caches, which are trusted once they were checked.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
@@ -11,7 +11,7 @@ pub fn make_private(folder: &Path) -> io::Result<()> {
 }
 
 /// [`make_private`], and refuses a folder that is somebody else's: for a place where everybody may make one, such as
-/// `/tmp`. Whoever may write to a cache can swap a file after it was checked, so nobody else may from now on.
+/// `/tmp`. Anyone who may write to a cache can swap a file after it was checked, so nobody else may from now on.
 ///
 /// # Errors
 /// PermissionDenied where it is a symbolic link or another user's.

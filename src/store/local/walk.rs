@@ -11,7 +11,7 @@ use crate::store::layout;
 /// A file below a root.
 #[derive(Debug)]
 pub struct LocalFile {
-    /// Where it lies.
+    /// Where it is.
     pub path: PathBuf,
     /// The same from the root on, with `/`; a name that is not Unicode is shown as well as can be.
     pub key: String,
@@ -19,7 +19,7 @@ pub struct LocalFile {
     pub modified: DateTime<Utc>,
 }
 
-/// The files below a folder, in no order, and the folders that could not be looked into.
+/// The files below a folder, in no order, and the folders that could not be read.
 #[derive(Debug, Default)]
 pub struct Walked {
     pub files: Vec<LocalFile>,

@@ -4,11 +4,11 @@ use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
-/// Opens a regular file, or a link to one. A pipe would hold up whoever opens it, a device may have no end, and opening
+/// Opens a regular file, or a link to one. A pipe would block its reader, a device may have no end, and opening
 /// some does something: they are not opened.
 ///
 /// # Errors
-/// As the system says; a message of ours for what is no regular file.
+/// As the system says; a message of ours for what is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let kind = std::fs::metadata(path)?.file_type();
     match kind.is_file() {

@@ -7,10 +7,10 @@ use std::path::{Component, Path, PathBuf};
 use crate::error::{Error, Result};
 
 /// A path with the home folder in the place of `~`; any other path as it is. `base` is where a relative path starts: a
-/// folder that is really named `~` may lie there.
+/// folder that is really named `~` may be there.
 ///
 /// # Errors
-/// Config for `~user`, for `$HOME`, where `HOME` names no folder, and where `~` lies in `base`.
+/// Config for `~user`, for `$HOME`, where `HOME` names no folder, and where `~` is in `base`.
 pub fn expand<'a>(path: &'a Path, base: &Path) -> Result<Cow<'a, Path>> {
     expand_with(path, base, std::env::var_os("HOME"))
 }
@@ -55,12 +55,12 @@ fn expand_with<'a>(path: &'a Path, base: &Path, home: Option<OsString>) -> Resul
     let literal = base.join(first);
     let exists = literal.symlink_metadata().is_ok();
     let shown = path.display();
-    // `~backup.csv`, which lies there, is a file whose name starts so.
+    // `~backup.csv`, which is there, is a file whose name starts so.
     if name != "~" && exists && rest.as_os_str().is_empty() && literal.is_file() {
         return Ok(Cow::Borrowed(path));
     }
     let or_literal = match exists {
-        true => format!(", or `./{shown}` for the one in {}, where `{name}` lies", folder(base)),
+        true => format!(", or `./{shown}` for the one in {}, where `{name}` is", folder(base)),
         false => String::new(),
     };
     if name.starts_with('$') {
@@ -84,7 +84,7 @@ fn expand_with<'a>(path: &'a Path, base: &Path, home: Option<OsString>) -> Resul
     let meant = if rest.as_os_str().is_empty() { home } else { home.join(rest) };
     if exists {
         return Err(Error::config(format!(
-            "`{shown}` may mean two places: {}, and the one under `~` itself, which lies in {}; write `{0}` or `./{shown}`",
+            "`{shown}` may mean two places: {}, and the one under `~` itself, which is in {}; write `{0}` or `./{shown}`",
             meant.display(),
             folder(base),
         )));

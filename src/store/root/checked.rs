@@ -70,7 +70,7 @@ impl Root {
         if let Some(known) = pieces::hashed(short).filter(|(_, pieces)| pieces.cover(size)) {
             return Ok(known);
         }
-        // On the heap: this lies at the bottom of every reader's future.
+        // On the heap: this is at the bottom of every reader's future.
         let (sha256, pieces) = Box::pin(self.cut(key)).await?;
         if sha256.short() != short {
             return Err(self.other_hash(key, short));

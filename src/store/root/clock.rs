@@ -10,11 +10,12 @@ use crate::store::key;
 use crate::store::layout::{self, LeaseKind};
 
 impl Root {
-    /// The time by the store's clock: the stamp of a small object, written and removed again. Whoever decides anything by
-    /// an age takes the end of it from here and its begin from another stamp of the store; machines' clocks may differ.
+    /// The time by the store's clock: the stamp of a small object, written and removed again. A caller that decides
+    /// anything by an age takes the end of it from here and its begin from another stamp of the store; machines' clocks
+    /// may differ.
     ///
-    /// It is asked each time: between two answers only this machine could tell how much time has passed, and it does not
-    /// know of the time in which it slept or was paused.
+    /// It is asked each time: between two answers only this machine could tell how much time has passed, and it does
+    /// not know of the time in which it slept or was paused.
     ///
     /// # Errors
     /// Unsupported for a root that can only be read; what the store says.
@@ -27,7 +28,7 @@ impl Root {
         };
         // Also where the put failed: it may be there all the same.
         if let Err(error) = self.delete(&key).await {
-            tracing::debug!(%key, %error, "a look at the store's clock was left behind; gc takes it");
+            tracing::debug!(%key, %error, "an object written to read the store's clock was left behind; gc deletes it");
         }
         stamped?.ok_or_else(|| {
             Error::unsupported(format!(

@@ -26,7 +26,7 @@ const MAX_GET: u64 = 1 << 30;
 #[derive(Clone)]
 pub struct Root {
     pub(super) store: Arc<dyn ObjectStore>,
-    /// The store again as a client that never repeats by itself: see [`Root::put_if_absent`].
+    /// The store again as a client that never retries: see [`Root::put_if_absent`].
     pub(super) creator: Arc<dyn ObjectStore>,
     pub(super) prefix: ObjectPath,
     pub(super) uri: String,
@@ -96,7 +96,7 @@ impl Root {
         self
     }
 
-    /// Uploads go in parts of at least so many bytes; 8 MiB unless set. Stores want 5 MiB or more.
+    /// Uploads go in parts of at least this many bytes; 8 MiB unless set. Stores want 5 MiB or more.
     #[must_use]
     pub fn with_upload_part(mut self, bytes: u64) -> Self {
         self.upload_part = bytes.max(1);
@@ -131,7 +131,7 @@ impl Root {
             .fold(self.prefix.clone(), |path, part| path.join(part))
     }
 
-    /// Where `key` lies on this machine, if the root is a local folder: for memory-mapping.
+    /// Where `key` is on this machine, if the root is a local folder: for memory-mapping.
     /// `None` for an illegal key too.
     pub fn local_path(&self, key: &str) -> Option<PathBuf> {
         key::check(key).ok()?;

@@ -1,4 +1,4 @@
-//! What lies under a root: what this program made, which it may delete, and what is somebody else's.
+//! What is under a root: what this program made, which it may delete, and what is somebody else's.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::store::{key, layout};
 /// A file under the root that this program did not make: it is read, never changed.
 #[derive(Debug)]
 pub struct Foreign {
-    /// Where it lies, from the root on.
+    /// Where it is, from the root on.
     pub key: String,
     /// Its size in bytes.
     pub size: u64,
@@ -36,7 +36,7 @@ enum Place {
 pub struct Foreigners {
     /// Its files.
     pub files: Vec<Foreign>,
-    /// Folders that could not be looked into, each with the reason.
+    /// Folders that could not be read, each with the reason.
     pub closed: Vec<(String, String)>,
 }
 
@@ -121,8 +121,8 @@ impl Root {
     }
 
     /// Removes half-written files last written before `before`, and empty folders as old, where they are this
-    /// program's. A root that is no local folder has none; unfinished multipart uploads in a bucket are for its lifecycle
-    /// rule.
+    /// program's. A root that is not a local folder has none; unfinished multipart uploads in a bucket are for its
+    /// lifecycle rule.
     pub async fn sweep_staged(&self, before: DateTime<Utc>, dry_run: bool) -> Result<Swept> {
         let Some(folder) = self.local.clone() else { return Ok(Swept::default()) };
         local::sweep(folder, before, dry_run)

@@ -1,4 +1,5 @@
-//! Roots that lie inside each other: what one of them purges or counts is also the other's, so no new one is begun there.
+//! Roots that are inside each other: what one of them purges or counts is also the other's, so no new one is begun
+//! there.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -13,11 +14,11 @@ use crate::error::{Error, Result};
 use crate::store::layout;
 use crate::store::local::blocking;
 
-/// Folders above that are looked into, the nearest first.
+/// Folders above that are checked, the nearest first.
 const ABOVE: usize = 32;
 /// How deep below the root is looked.
 const DEPTH: usize = 3;
-/// Folders below a bucket's root that are looked into; each is a request.
+/// Folders below a bucket's root that are checked; each is a request.
 const REQUESTS: usize = 64;
 /// Entries below a local root that are looked at.
 const ENTRIES: usize = 20_000;
@@ -27,8 +28,8 @@ const NAMES: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Root {
-    /// The nearest folder above this root that is a root: it holds a snapshot. What may not be listed, or takes too long,
-    /// is passed over.
+    /// The nearest folder above this root that is a root: it holds a snapshot. What may not be listed, or takes too
+    /// long, is passed over.
     pub async fn root_above(&self) -> Option<String> {
         if let Some(folder) = self.local.clone().filter(|_| self.durable.is_some()) {
             let look = move || -> std::io::Result<_> {
@@ -89,7 +90,7 @@ impl Root {
             },
         };
         Err(Error::config(format!(
-            "{} would lie {side} the root {other}: roots must not lie in each other; choose a folder beside that one",
+            "{} would be {side} the root {other}: roots must not be in each other; choose a folder beside that one",
             self.uri
         )))
     }
@@ -134,7 +135,7 @@ fn local_below(root: &Path) -> Option<PathBuf> {
             left = left.checked_sub(1)?;
             let own = depth == 0
                 && entry.file_name().to_str().is_some_and(|name| layout::TOPS.contains(&name));
-            // A link is no folder.
+            // A link is not a folder.
             if own || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }

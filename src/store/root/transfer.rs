@@ -81,7 +81,7 @@ impl Root {
     }
 
     /// A local file with the bytes of `file`, all of them checked: the object itself where the root is a local folder,
-    /// else as [`Root::copy`]. Whoever can write to a local root can change that file afterwards.
+    /// else as [`Root::copy`]. Any process that can write to a local root can change that file afterwards.
     ///
     /// # Errors
     /// As [`Root::copy`].
@@ -172,7 +172,7 @@ impl Root {
         if hasher.finish() != file.sha256 {
             return Err(self.other_hash(&file.path, &file.sha256.short()));
         }
-        // A complete file appears under its name at once, whoever else downloads it too.
+        // A complete file appears under its name at once, even if another process downloads it too.
         staged.persist(target).map_err(|failed| in_cache(failed.error))?;
         Ok(())
     }

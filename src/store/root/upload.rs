@@ -68,7 +68,7 @@ impl Root {
         let (sha256, size) = match self.send_parts(key, source, &mut *upload, reader).await {
             Ok(sent) => sent,
             Err(error) => {
-                let _ = upload.abort().await; // the first error is the one to tell
+                let _ = upload.abort().await; // the first error is the one to report
                 return Err(error);
             }
         };
@@ -81,7 +81,7 @@ impl Root {
             // The acknowledgement may have been lost. Nobody else writes this name, and it appears as a whole.
             Err(_) if self.local.is_none() && self.size(key).await? == Some(size) => Ok(file),
             Err(error) => {
-                let _ = upload.abort().await; // the first error is the one to tell
+                let _ = upload.abort().await; // the first error is the one to report
                 // A repeated completion is told that there is no such upload: start again.
                 Err(match error.kind() {
                     ErrorKind::NotFound => Error::transient(error.to_string()),
@@ -180,5 +180,5 @@ impl Source<'_> {
     }
 }
 
-/// Reads at most so many more bytes; none at the end.
+/// Reads at most this many more bytes; none at the end.
 type Next = Box<dyn FnMut(u64) -> std::io::Result<Bytes> + Send>;

@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(ours.scales, stored.scales);
         assert_eq!(ours.quants, stored.quants);
         assert!(Blocks::stored(&theirs[1..]).is_none());
-        // An input that is no multiple of a block is padded.
+        // An input that is not a multiple of a block is padded.
         let odd = Blocks::quantize(&rows[..3 * 40], 40);
         assert_eq!((odd.quants.len(), odd.scales.len()), (3 * 64, 6));
         assert!(odd.quants[40..64].iter().all(|q| *q == 0));

@@ -24,14 +24,14 @@ pub(crate) const FAMILIES: [&str; 6] =
 /// Reads a JSON object from a small file.
 pub(crate) fn read_json(path: &Path) -> Result<Map<String, Value>> {
     serde_json::from_slice(&read_small(path, MAX_CONFIG)?)
-        .or_error(ErrorKind::Corrupt, || format!("{} is no JSON object", path.display()))
+        .or_error(ErrorKind::Corrupt, || format!("{} is not a JSON object", path.display()))
 }
 
 /// The architecture that a `config.json` describes.
 ///
 /// # Errors
-/// Unsupported for another family, activation, bias, RoPE type, quantisation, attention pattern or code of its own; Corrupt
-/// for a missing or impossible number.
+/// Unsupported for another family, activation, bias, RoPE type, quantisation, attention pattern or code of its own;
+/// Corrupt for a missing or impossible number.
 pub(crate) fn from_json(fields: &Map<String, Value>) -> Result<DecoderConfig> {
     let fields = Fields(fields);
     let model_type = match fields.family() {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 pub(super) fn check(fields: Fields<'_>) -> Result<()> {
     let Some(code) = fields.object("auto_map")? else { return Ok(()) };
     let class = code.get("AutoModel").and_then(Value::as_str);
-    // A class may be named with the repository that it lies in.
+    // A class may be named with the repository that it is in.
     let class = class.map(|class| class.rsplit("--").next().unwrap_or(class));
     let ours = match (fields.family(), class) {
         // Llama without a causal mask.

@@ -50,8 +50,8 @@ struct Hashed {
 }
 
 impl Hashed {
-    /// Whether a change from now on shows in the stamp: it is an old one, by this machine's clock or, where a server's is
-    /// ahead of that, because it has been seen for a while.
+    /// Whether a change from now on shows in the stamp: it is an old one, by this machine's clock or, where a server's
+    /// is ahead of that, because it has been seen for a while.
     fn settles(&self) -> bool {
         self.stamp.is_settled() || self.since.elapsed() > TICK
     }
@@ -64,7 +64,7 @@ pub(crate) fn open(path: &Path) -> Result<ReadAt> {
         opened.map_err(|cause| Error::io(cause, format!("cannot open {}", path.display())))?;
     if stamp.size() < MAX_POINTER {
         let mut head = vec![0; stamp.size() as usize];
-        // Whoever shortens it meanwhile is found out by the stamp.
+        // If it is shortened in the meantime, the stamp shows it.
         if file.read_exact_at(&mut head, 0).is_ok() {
             refuse_pointer(path, &head)?;
         }
@@ -111,8 +111,8 @@ impl ReadAt {
         Err(self.moving())
     }
 
-    /// SHA-256 of its bytes. That of a big file is remembered in the user's cache folder, keyed by everything that changes
-    /// when its bytes do.
+    /// SHA-256 of its bytes. That of a big file is remembered in the user's cache folder, keyed by everything that
+    /// changes when its bytes do.
     ///
     /// # Errors
     /// Transient where it is being written.
@@ -145,8 +145,8 @@ impl ReadAt {
         Ok(digest)
     }
 
-    /// Checks that the bytes are those of the digest, where it is taken: by the stamp where that proves it, else by hashing
-    /// them again.
+    /// Checks that the bytes are those of the digest, where it is taken: by the stamp where that proves it, else by
+    /// hashing them again.
     fn confirm(&self) -> Result<Stamp> {
         let mut hashed = self.0.hashed.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = self.stamp()?;
@@ -172,8 +172,8 @@ impl ReadAt {
     }
 
     fn stamp(&self) -> Result<Stamp> {
-        // A network file system asks its server when a file is opened, and believes its cache else. A name that leads
-        // nowhere or elsewhere by now is no matter: the handle stays.
+        // A network file system asks its server when a file is opened, and otherwise trusts its cache. A name that
+        // leads nowhere or elsewhere by now is no matter: the handle stays.
         drop(File::open(&self.0.path));
         Stamp::of(&self.0.file)
             .map_err(|cause| Error::io(cause, format!("cannot look at {}", self.name())))
@@ -199,7 +199,7 @@ impl ReadAt {
 
     fn moving(&self) -> Error {
         Error::transient(format!(
-            "{} changes while it is read; wait until whoever writes it is done, and try again",
+            "{} changes while it is read; wait until its writer is done, and try again",
             self.name()
         ))
     }
@@ -266,7 +266,7 @@ mod tests {
             *file.0.hashed.lock().unwrap() = None;
             (file.digest_with(Some(&cache), from).unwrap(), file.0.stamp)
         };
-        // Written just now: hashed, and not remembered, nor believed.
+        // Written just now: hashed, and not remembered, nor trusted.
         let (found, stamp) = digest(1);
         assert_eq!(found, Digest256::of(b"weights"));
         assert!(!cache.exists());

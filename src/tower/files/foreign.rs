@@ -86,7 +86,7 @@ pub(crate) fn no_weights(folder: &Path, names: &[String]) -> Result<Error> {
     let found = refusal(&shown.to_string(), names, &shown.to_string(), &new);
     Ok(found.unwrap_or_else(|| {
         let below = match names.iter().any(|name| name == "snapshots") {
-            true => "; the folder of a commit lies in its folder snapshots",
+            true => "; the folder of a commit is in its folder snapshots",
             false => "",
         };
         Error::not_found(format!(
@@ -196,7 +196,7 @@ fn is_weights(name: &str) -> bool {
     [".safetensors", ".gguf", ".safetensors.index.json"].iter().any(|end| name.ends_with(end))
 }
 
-/// Saves a model anew, tokenizer included: transformers writes safetensors.
+/// Saves a model again, tokenizer included: transformers writes safetensors.
 fn convert(flag: &str) -> String {
     format!(
         "import sys; from transformers import AutoModel, AutoTokenizer; \
@@ -264,7 +264,7 @@ mod tests {
         );
         let repo = no_weights_in_repo("org/graph", &files(&["config.json", "onnx/model.onnx"]));
         assert!(repo.to_string().contains("an ONNX graph only"), "{repo}");
-        // What a trainer leaves behind is no model.
+        // What a trainer leaves behind is not a model.
         let none = no_weights(Path::new("/none"), &files(&["training_args.bin"])).unwrap();
         assert_eq!(none.kind(), ErrorKind::NotFound, "{none}");
     }

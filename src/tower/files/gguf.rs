@@ -32,7 +32,7 @@ pub(crate) enum Value {
     Strings(Vec<String>),
 }
 
-/// Where a tensor lies. `shape` is in row-major order, as Hugging Face writes it.
+/// Where a tensor is. `shape` is in row-major order, as Hugging Face writes it.
 #[derive(Debug, Clone)]
 pub(crate) struct TensorEntry {
     pub(crate) dtype: GgmlDType,
@@ -69,7 +69,7 @@ impl Gguf {
         let reader = BufReader::with_capacity(1 << 20, file.reader());
         let mut header = Header { reader, at: 0, size };
         if header.bytes::<4>()? != *b"GGUF" {
-            return Err(Error::input("it does not begin with `GGUF`, so it is no GGUF file"));
+            return Err(Error::input("it does not begin with `GGUF`, so it is not a GGUF file"));
         }
         match header.u32()? {
             2 | 3 => {}
@@ -97,7 +97,7 @@ impl Gguf {
             None => DEFAULT_ALIGNMENT,
             // Multiples of 8 keep every block type aligned, which reading them relies on.
             Some(Value::Integer(n)) if *n > 0 && *n % 8 == 0 && *n <= 1 << 20 => *n as u64,
-            Some(_) => return Err(Error::corrupt("general.alignment is no multiple of 8")),
+            Some(_) => return Err(Error::corrupt("general.alignment is not a multiple of 8")),
         };
         let mut directory = Vec::new();
         for _ in 0..tensor_count {

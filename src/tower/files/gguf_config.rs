@@ -10,11 +10,12 @@ use crate::tower::files::weights::GgufWeights;
 use crate::tower::{DecoderConfig, Gemma, Sliding};
 use crate::types::Pooling;
 
-/// Architectures of decoders, by llama.cpp's names, whose files are read. Mistral's say `llama`; `llama-embed` is NVIDIA's Llama without a
-/// causal mask, `gemma-embedding` EmbeddingGemma.
+/// Architectures of decoders, by llama.cpp's names, whose files are read. Mistral's say `llama`; `llama-embed` is
+/// NVIDIA's Llama without a causal mask, `gemma-embedding` EmbeddingGemma.
 pub(crate) const ARCHITECTURES: [&str; 6] =
     ["llama", "llama-embed", "qwen2", "qwen3", "gemma3", "gemma-embedding"];
-/// What llama.cpp takes where a Gemma's file does not say it: base of sliding layers, and which of so many layers is a full one.
+/// What llama.cpp takes where a Gemma's file does not say it: base of sliding layers, and one layer in how many is a
+/// full one.
 const SLIDING_THETA: f64 = 10_000.0;
 const PATTERN: usize = 6;
 /// Layers of the one Gemma 3 (27B) whose scores are not divided by the root of the head's width.

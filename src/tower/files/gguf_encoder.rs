@@ -9,8 +9,8 @@ use crate::tower::model::encoder_config::{
     Biases, EncoderConfig, Learned, Qkv, Rotary, TensorNames, Up, all_keys,
 };
 
-/// Architectures, by llama.cpp's names, whose files are read. RoBERTa's and XLM-R's say `bert`, their rows of positions counted
-/// from the first that a text has.
+/// Architectures, by llama.cpp's names, whose files are read. RoBERTa's and XLM-R's say `bert`, their rows of positions
+/// counted from the first that a text has.
 pub(crate) const ARCHITECTURES: [&str; 2] = ["bert", "nomic-bert"];
 
 const BERT: TensorNames = TensorNames {
@@ -35,7 +35,7 @@ const NOMIC: TensorNames = TensorNames {
     ..BERT
 };
 
-/// The encoder that a GGUF file describes; `None` where its architecture is no encoder's.
+/// The encoder that a GGUF file describes; `None` where its architecture is not an encoder's.
 ///
 /// # Errors
 /// Unsupported for what is not computed here; Corrupt for a missing or impossible number.

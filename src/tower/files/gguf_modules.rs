@@ -32,13 +32,16 @@ impl WeightSource for Dense {
 /// The dense layers of a file, in order; none in most.
 ///
 /// # Errors
-/// Corrupt for one that is no matrix.
+/// Corrupt for one that is not a matrix.
 pub(crate) fn read(gguf: &Gguf) -> Result<Vec<ModuleFile>> {
     let mut modules = Vec::new();
     for name in DENSE.into_iter().filter(|name| gguf.tensors.contains_key(*name)) {
         let weight = GgufWeights::raw(gguf, name)?;
         let &[rows, width] = weight.dims() else {
-            return Err(Error::corrupt(format!("{name} of {} is no matrix", gguf.path.display())));
+            return Err(Error::corrupt(format!(
+                "{name} of {} is not a matrix",
+                gguf.path.display()
+            )));
         };
         let module = HeadModule::Dense {
             inputs: width as u32,

@@ -17,14 +17,14 @@ use crate::tower::files::licence::PAGE;
 use crate::tower::files::safetensors::shard_names;
 use crate::tower::files::sentence::MODULES;
 
-/// A download that brings nothing for so long has failed.
+/// A download that brings nothing for this long has failed.
 const STALLED: Duration = Duration::from_secs(120);
-/// Another process's download of one file is waited for so long.
+/// How long another process's download of one file is waited for.
 const LOCKED: Duration = Duration::from_secs(3600);
 /// Between two lines about one download.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
-/// The hub is asked for so long where its answer is of use, but not needed.
+/// How long the hub is asked where its answer is useful, but not needed.
 const BRIEFLY: Duration = Duration::from_secs(5);
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -35,7 +35,7 @@ const MAIN: &str = "main";
 fn checked(revision: Option<&str>) -> Result<&str> {
     let revision = revision.unwrap_or(MAIN);
     if revision.is_empty() || revision.split('/').any(|part| part == ".." || part.is_empty()) {
-        return Err(Error::config(format!("revision {revision:?} is no git revision")));
+        return Err(Error::config(format!("revision {revision:?} is not a git revision")));
     }
     Ok(revision)
 }
@@ -54,7 +54,7 @@ pub(crate) struct Hub {
     offline: bool,
 }
 
-/// A repo whose files lie in the cache.
+/// A repo whose files are in the cache.
 #[derive(Debug)]
 pub(crate) struct Fetched {
     /// The cache's folder of this commit.
@@ -109,8 +109,8 @@ impl Hub {
         Ok(self.cached(repo, checked(revision)?, file).is_some())
     }
 
-    /// Sees to it that the model's files (or the one GGUF file named) lie in the cache; with `card`, those too that say how
-    /// its authors use it.
+    /// Sees to it that the model's files (or the one GGUF file named) are in the cache; with `card`, those too that say
+    /// how its authors use it.
     ///
     /// # Errors
     /// NotFound for a repo, revision or file that does not exist; Input where the hub refuses access;
@@ -126,7 +126,7 @@ impl Hub {
         let revision = checked(revision)?;
         let named =
             |commit: &str| Repo::with_revision(repo.to_owned(), RepoType::Model, commit.to_owned());
-        // A commit never changes: what lies in the cache is what the hub would say.
+        // A commit never changes: what is in the cache is what the hub would say.
         if (self.offline || is_commit(revision))
             && let Some(fetched) = self.cached(repo, revision, file)
             // Release 0.1.0 left those files where they were: only the hub knows whether there are any.
@@ -176,7 +176,8 @@ impl Hub {
         Ok(Fetched { folder, commit: info.sha })
     }
 
-    /// The commit that a revision leads to, without fetching anything: in the cache, else as the hub says within seconds.
+    /// The commit that a revision leads to, without fetching anything: in the cache, else as the hub says within
+    /// seconds.
     pub(crate) async fn commit(
         &self,
         repo: &str,
@@ -343,7 +344,7 @@ impl Download<'_> {
     }
 }
 
-/// Tells of a download now and then, and knows when it last moved.
+/// Reports a download periodically, and knows when it last moved.
 #[derive(Clone)]
 struct Watch(Arc<Watched>);
 

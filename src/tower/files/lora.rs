@@ -39,7 +39,7 @@ struct Pair {
 
 impl Adapter {
     /// Opens a PEFT directory (`adapter_config.json`, `adapter_model.safetensors`), or a safetensors file
-    /// whose configuration lies beside it as `adapter_config.json` or in its own metadata, as the
+    /// whose configuration is beside it as `adapter_config.json` or in its own metadata, as the
     /// string `adapter_config` or as strings named by its keys, `lora_alpha` among them.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let tensors =
@@ -232,8 +232,10 @@ fn listed(names: &[String]) -> String {
 fn configuration(tensors: &Path, file: &SafetensorsFile) -> Result<Map<String, Value>> {
     let beside = tensors.with_file_name("adapter_config.json");
     if let Some(text) = file.metadata.get("adapter_config") {
-        return serde_json::from_str(text)
-            .or_error(ErrorKind::Corrupt, || "adapter_config in the metadata is no JSON object");
+        return serde_json::from_str(text).or_error(
+            ErrorKind::Corrupt,
+            || "adapter_config in the metadata is not a JSON object",
+        );
     }
     if beside.is_file() {
         return read_json(&beside);

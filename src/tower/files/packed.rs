@@ -1,10 +1,10 @@
 //! Matrices of few bits an element inside a safetensors file: how a small query tower is shipped.
 //!
 //! A row is cut into groups; a group has a scale (f16) and whole numbers of `bits` bits, packed without gaps, a row
-//! starting on a byte. Of a table of embeddings the rows that are hardly ever looked up may be left out; they read as the
-//! row of the unknown token. Under the file's metadata key [`KEY`] lies a JSON object: tensor name -> [`Packed`]. The
-//! tensor holds the bits (U8), `<name>.scales` the scales `[rows kept, groups]`, `<name>.kept` a bitmap of the rows kept
-//! (lowest bit first), where not all are.
+//! starting on a byte. Of a table of embeddings the rows that are hardly ever looked up may be left out; they read as
+//! the row of the unknown token. Under the file's metadata key [`KEY`] lies a JSON object: tensor name -> [`Packed`].
+//! The tensor holds the bits (U8), `<name>.scales` the scales `[rows kept, groups]`, `<name>.kept` a bitmap of the rows
+//! kept (lowest bit first), where not all are.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// Metadata key of the description.
 pub const KEY: &str = "scalingnote_packed";
-/// A table may have so many times as many rows as are kept: what a damaged file can make a reader allocate is bounded.
+/// A table may have this many times as many rows as are kept: what a damaged file can make a reader allocate is
+/// bounded.
 const LARGEST_TABLE: usize = 64;
 
 /// How a matrix is packed.
@@ -32,7 +33,7 @@ pub struct Packed {
     pub missing: Option<usize>,
 }
 
-/// The parts of a packed matrix, as they lie in the file.
+/// The parts of a packed matrix, as they are in the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parts {
     /// Packed elements, row by row.
@@ -266,7 +267,7 @@ mod tests {
                 assert!((got - expected).abs() < 0.04, "{row} {at}: {got} {expected}");
             }
         }
-        // An all-zero group stays zero, values that are no numbers are refused.
+        // An all-zero group stays zero, values that are not numbers are refused.
         let zeros = Packed { shape: [1, 4], bits: 4, group: 4, missing: None };
         let parts = zeros.pack(&[0.0; 4], None).unwrap();
         assert_eq!(zeros.unpack(&parts).unwrap(), [0.0; 4]);

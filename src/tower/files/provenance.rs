@@ -16,12 +16,12 @@ pub(crate) fn teacher_of(ours: &Value) -> Result<Option<EmbeddingSpace>> {
         None | Some(Value::Null) => Ok(None),
         Some(space) => serde_json::from_value(space.clone())
             .map(Some)
-            .or_error(ErrorKind::Input, || "scalingnote.teacher is no embedding space"),
+            .or_error(ErrorKind::Input, || "scalingnote.teacher is not an embedding space"),
     }
 }
 
-/// Checks that the tokenizer is there and, where the weights name it by its hash (they were published without it), that it
-/// is that one.
+/// Checks that the tokenizer is there and, where the weights name it by its hash (they were published without it), that
+/// it is that one.
 ///
 /// # Errors
 /// NotFound or Input, saying which tokenizer it is and where it comes from.

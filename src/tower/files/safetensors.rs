@@ -67,7 +67,7 @@ impl SafetensorsFile {
         let mut header = vec![0; length as usize];
         file.read_at(8, &mut header)?;
         let mut fields: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header)
-            .or_error(ErrorKind::Corrupt, || "it is no JSON object")?;
+            .or_error(ErrorKind::Corrupt, || "it is not a JSON object")?;
         let metadata = match fields.remove("__metadata__") {
             None => BTreeMap::new(),
             Some(value) => serde_json::from_value(value)
@@ -153,8 +153,8 @@ impl SafetensorsFile {
         Ok(Parts { bits: bytes(name)?, scales, kept })
     }
 
-    /// Refuses weights that were quantised in a way that is not read here. Whole numbers are what some models keep beside
-    /// their weights, such as the positions.
+    /// Refuses weights that were quantised in a way that is not read here. Whole numbers are what some models keep
+    /// beside their weights, such as the positions.
     fn refuse_dtype(&self, name: &str) -> Result<()> {
         let beside = ["I64", "U64", "I32", "U32", "I16", "U16", "BOOL"];
         let Some(entry) = self.entries.get(name) else { return Ok(()) };
@@ -253,7 +253,7 @@ impl SafetensorsWeights {
                 file.refuse_dtype(name)?;
                 if place.insert(name.to_owned(), at).is_some() {
                     return Err(Error::corrupt(format!(
-                        "tensor {name} lies in two of the weight files, {} among them",
+                        "tensor {name} is in two of the weight files, {} among them",
                         file.path.display()
                     )));
                 }
@@ -262,7 +262,7 @@ impl SafetensorsWeights {
         Ok(Self { files, place })
     }
 
-    /// Checks that every tensor lies where an index says.
+    /// Checks that every tensor is where an index says.
     ///
     /// # Errors
     /// Corrupt, naming a tensor and its shard.
@@ -271,7 +271,7 @@ impl SafetensorsWeights {
             let at = self.place.get(&name).map(|at| &self.files[*at].path);
             if at.and_then(|path| path.file_name()) != Some(shard.as_ref()) {
                 return Err(Error::corrupt(format!(
-                    "{} says that tensor {name:.80} lies in {shard}, where it is not: they are of different downloads; {}",
+                    "{} says that tensor {name:.80} is in {shard}, where it is not: they are of different downloads; {}",
                     index.display(),
                     again(index)
                 )));
@@ -285,7 +285,7 @@ impl SafetensorsWeights {
         self.files.iter().map(|file| file.file.clone()).collect()
     }
 
-    /// Shape of a tensor, if there is such a one.
+    /// Shape of a tensor, if it exists.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.files[*self.place.get(name)?].shape(name)
     }
@@ -355,7 +355,7 @@ pub(crate) fn shard_names(index: &Path) -> Result<Vec<String>> {
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
         if !plain || !name.ends_with(".safetensors") || name.contains(['\\', '\0']) {
             return Err(Error::corrupt(format!(
-                "{} names the shard {name:?}, which is no plain .safetensors file name",
+                "{} names the shard {name:?}, which is not a plain .safetensors file name",
                 index.display()
             )));
         }
@@ -369,7 +369,7 @@ fn weight_map(index: &Path) -> Result<BTreeMap<String, String>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let wrong = || format!("{} is no index of safetensors shards", index.display());
+    let wrong = || format!("{} is not an index of safetensors shards", index.display());
     let read: Index = serde_json::from_slice(&read_small(index, MAX_HEADER)?)
         .or_error(ErrorKind::Corrupt, wrong)?;
     if read.weight_map.is_empty() {

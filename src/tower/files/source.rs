@@ -31,7 +31,7 @@ pub(crate) enum ModelFiles {
         weights: Vec<PathBuf>,
         /// Holds `config.json` and usually `tokenizer.json`.
         folder: PathBuf,
-        /// Says which tensor lies in which of them, where there are shards.
+        /// Says which tensor is in which of them, where there are shards.
         index: Option<PathBuf>,
     },
 }
@@ -83,7 +83,7 @@ pub(crate) fn parse(model: &str, base_dir: &Path) -> Result<ModelSource> {
 pub(crate) fn absolute(path: &str, base_dir: &Path) -> Result<PathBuf> {
     let joined = base_dir.join(&*expand_text(path, base_dir)?);
     std::path::absolute(&joined)
-        .or_error(ErrorKind::Config, || format!("{} is no usable path", joined.display()))
+        .or_error(ErrorKind::Config, || format!("{} is not a usable path", joined.display()))
 }
 
 fn hub(text: &str) -> Option<ModelSource> {

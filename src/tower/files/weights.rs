@@ -107,7 +107,7 @@ impl GgufWeights {
             .or_error(ErrorKind::Corrupt, failed)
     }
 
-    /// Where a tensor lies, and its name in the file.
+    /// Where a tensor is, and its name in the file.
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&TensorEntry, String)> {
         let stored = self.stored_name(name).ok_or_else(|| missing(name))?;
         let entry = self.gguf.tensors.get(&stored).ok_or_else(|| missing(name))?;

@@ -1,4 +1,4 @@
-//! Whether a file of a model is really there, and not what stands in its place until somebody fetches it.
+//! Whether a file of a model is really there, and not what is in its place until somebody fetches it.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub(crate) const MAX_POINTER: u64 = 1024;
 /// How clients name what they have not fetched to its end.
 const UNFINISHED: [&str; 5] = [".incomplete", ".part", ".partial", ".crdownload", ".aria2"];
 
-/// Whether there is such a file.
+/// Whether the file exists.
 ///
 /// # Errors
 /// NotFound for a link that leads nowhere: that is not the same as no file.
@@ -43,7 +43,7 @@ pub(crate) fn absent(path: &Path) -> Error {
         ),
         None => {
             format!(
-                "{} is not there: the model's folder is not whole; {}",
+                "{} is not there: the model's folder is incomplete; {}",
                 path.display(),
                 again(path)
             )

@@ -57,8 +57,8 @@ pub struct Sliding {
     pub rope_theta: Option<f64>,
 }
 
-/// Gemma 3: embeddings times the square root of the hidden size, GeGLU instead of SwiGLU, and a norm behind attention and
-/// feed-forward, too.
+/// Gemma 3: embeddings times the square root of the hidden size, GeGLU instead of SwiGLU, and a norm behind attention
+/// and feed-forward, too.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gemma {
     /// Scores are divided by its square root (`query_pre_attn_scalar`), not by that of the head's width.
@@ -120,7 +120,7 @@ impl DecoderConfig {
 pub trait WeightSource: Send + Sync {
     /// The tensor, checked against `shape`.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<candle_core::Tensor>;
-    /// Whether such a tensor exists.
+    /// Whether that tensor exists.
     fn contains(&self, name: &str) -> bool;
     /// The tensor in the 16 bits an element, bf16 or f16, in which the file stores it, contiguous on the CPU, rows in
     /// the same order as [`WeightSource::tensor`] gives them; `None` where it is not kept so, or an adapter changes it.

@@ -1,7 +1,7 @@
 //! What an encoder is, whatever its family: between its files and the engines.
 //!
-//! Every family is BERT with some of these parts changed: what knows of positions, where norms stand, which keys a layer
-//! sees, whether the second half of a layer is gated.
+//! Every family is BERT with some of these parts changed: what knows of positions, where norms stand, which keys a
+//! layer sees, whether the second half of a layer is gated.
 
 use serde_json::{Value, json};
 
@@ -38,7 +38,8 @@ pub(crate) struct EncoderConfig {
     pub(crate) rotary: Option<Rotary>,
     /// What is added to scores by distance, if anything.
     pub(crate) relative: Option<Relative>,
-    /// Whether norms stand before each half of a layer, one more behind the last layer, and none before the first attention.
+    /// Whether norms are before each half of a layer, one more behind the last layer, and none before the first
+    /// attention.
     pub(crate) pre_norm: bool,
     /// Whether norms have biases.
     pub(crate) norm_bias: bool,
@@ -102,7 +103,7 @@ impl Biases {
 /// What a family calls its tensors, without `.weight` and `.bias`. What it does not have is empty.
 #[derive(Debug, PartialEq)]
 pub(crate) struct TensorNames {
-    /// What may stand before all of them.
+    /// What may be before all of them.
     pub(crate) prefix: &'static str,
     pub(crate) words: &'static str,
     pub(crate) positions: &'static str,
@@ -231,8 +232,8 @@ impl EncoderConfig {
         (length * (self.products() + 2 * keys * self.hidden)) as u64
     }
 
-    /// The row of every token of a sequence in a table of positions: as they are counted where positions are embedded, else
-    /// its place.
+    /// The row of every token of a sequence in a table of positions: as they are counted where positions are embedded,
+    /// else its place.
     pub(crate) fn position_rows(&self, sequence: &[u32]) -> impl Iterator<Item = u32> {
         let learned = self.learned;
         sequence.iter().enumerate().scan(0, move |counted, (at, id)| {
@@ -273,8 +274,8 @@ impl Rotary {
 }
 
 impl Relative {
-    /// The bucket of a key that stands `distance` behind its query, negative before it: as T5 has them. Half of the buckets
-    /// are for keys behind; within a half, near distances have one each, and the others grow by a factor.
+    /// The bucket of a key that stands `distance` behind its query, negative before it: as T5 has them. Half of the
+    /// buckets are for keys behind; within a half, near distances have one each, and the others grow by a factor.
     pub(crate) fn bucket(&self, distance: isize) -> usize {
         let half = self.buckets / 2;
         let base = if distance > 0 { half } else { 0 };

@@ -16,7 +16,7 @@ pub(crate) struct EncoderLayer {
     pub(crate) qkv_bias: [Vec<f32>; 3],
     pub(crate) output: Vec<f32>,
     pub(crate) output_bias: Vec<f32>,
-    /// Behind attention; before it, where norms stand before the halves. `None`: the states stay as they are.
+    /// Behind attention; before it, where norms are before the halves. `None`: the states stay as they are.
     pub(crate) attention_norm: Option<Norm>,
     /// Of a gated second half.
     pub(crate) gate: Option<Vec<f32>>,
@@ -41,8 +41,8 @@ impl EncoderWeights<'_> {
         self.weight(c.names.words, &[c.vocab_size, c.hidden])
     }
 
-    /// What is added to the word of a token, by its position: `[rows, hidden]`, the token type's among it. One row where
-    /// positions have no embeddings.
+    /// What is added to the word of a token, by its position: `[rows, hidden]`, the token type's among it. One row
+    /// where positions have no embeddings.
     pub(crate) fn positions(&self) -> Result<Vec<f32>> {
         let c = self.config;
         let mut table = match c.learned {

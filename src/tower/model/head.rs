@@ -41,7 +41,7 @@ impl Head {
             let takes = |inputs: u32| match inputs as usize == width {
                 true => Ok(inputs as usize),
                 false => Err(Error::input(format!(
-                    "a module takes {inputs} elements, but what stands before it gives {width}"
+                    "a module takes {inputs} elements, but what is before it gives {width}"
                 ))),
             };
             steps.push(match module {

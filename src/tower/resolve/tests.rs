@@ -103,7 +103,7 @@ async fn a_fake_tower_encodes() {
     let slow = TowerOptions { model: "fake:16?tokens_per_second=100".into(), ..options };
     let slow = resolve(&slow, Path::new("/")).await.unwrap();
     let template = Digest256::of(b"");
-    assert_eq!(slow.space(template), tower.space(template), "speed is no identity");
+    assert_eq!(slow.space(template), tower.space(template), "speed is not part of the identity");
     let begun = std::time::Instant::now();
     slow.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&[&ids]).unwrap();
     assert!(begun.elapsed().as_millis() >= 30);
@@ -124,7 +124,8 @@ async fn smollm2_resolves() {
     assert!((538_000_000..800_000_000).contains(&memory), "{memory}");
 }
 
-/// Turns the sign of the last values of a file over, in place: size and time of modification stay. Twice brings it back.
+/// Turns the sign of the last values of a file over, in place: size and time of modification stay. Twice brings it
+/// back.
 fn write_into(path: &Path) {
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::options().read(true).write(true).open(path).unwrap();

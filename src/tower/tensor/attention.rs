@@ -58,7 +58,7 @@ struct Band {
 struct Group {
     length: usize,
     rows: Vec<usize>,
-    /// Where all members lie, if that is one after the other without a gap: no copy is needed.
+    /// Where all members are, if that is one after the other without a gap: no copy is needed.
     whole: Option<usize>,
     /// Rows of the packed batch that fill `[rows, length]`.
     pad: Range<usize>,
@@ -90,7 +90,8 @@ pub(super) struct Staged {
 pub(super) struct Groups {
     staged: Staged,
     words: Tensor,
-    /// For each group that is padded, where padding has to be hidden: `[rows, 1, 1, length]`, -inf behind a sequence's end.
+    /// For each group that is padded, where padding has to be hidden: `[rows, 1, 1, length]`, -inf behind a sequence's
+    /// end.
     padding: Vec<Option<Tensor>>,
 }
 
@@ -118,8 +119,8 @@ impl Attention {
             && self.bias.is_none()
     }
 
-    /// What the fused kernel does itself, and queries have to bring along elsewhere: there it costs least, and keeps f16
-    /// scores in range.
+    /// What the fused kernel does itself, and queries have to bring along elsewhere: there it costs least, and keeps
+    /// f16 scores in range.
     pub(super) fn query_scale(&self) -> f32 {
         if self.fused() { 1. } else { self.of.scale }
     }
@@ -249,7 +250,7 @@ impl Attention {
     }
 
     /// Queries, scaled by [`Attention::query_scale`], on keys and values: `[total, heads, head_dim]`. Every token sees
-    /// those of its sequence that lie in the window.
+    /// those of its sequence that are in the window.
     pub(super) fn attend(
         &self,
         Turned { q, k, v }: &Turned,
@@ -286,8 +287,8 @@ impl Attention {
         }
     }
 
-    /// Query rows of a sequence that are computed at once where they meet `keys` keys in all its group: fewer than it has
-    /// where one sequence alone has more scores than memory and the kernels' indices are for.
+    /// Query rows of a sequence that are computed at once where they meet `keys` keys in all its group: fewer than it
+    /// has where one sequence alone has more scores than memory and the kernels' indices are for.
     fn rows_at_once(&self, keys: usize) -> usize {
         (self.group_scores / keys).max(1)
     }

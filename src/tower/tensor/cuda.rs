@@ -1,8 +1,8 @@
 //! One stream a device, and the page-locked memory that it copies from and to.
 //!
 //! Everything of a tower happens on the device's own stream, in order. cudarc's tracking of every buffer by events is
-//! therefore off ([`one_stream`]), and with it what cudarc knows of page-locked memory: events of our own say when a copy
-//! is over.
+//! therefore off ([`one_stream`]), and with it what cudarc knows of page-locked memory: events of our own say when a
+//! copy is over.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,7 +28,7 @@ fn one_stream(device: &CudaDevice) {
 /// Buffers that come back when their batch is done.
 type Spare = Arc<Mutex<Vec<PinnedHostSlice<f32>>>>;
 
-/// Page-locked memory, which the device copies from and to by itself.
+/// Page-locked memory, which the device copies from and to without the processor.
 pub(super) struct Pinned {
     device: CudaDevice,
     stream: Arc<CudaStream>,
@@ -67,7 +67,7 @@ impl Pinned {
         let (storage, layout) = states.storage_and_layout();
         let (Storage::Cuda(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
         else {
-            candle_core::bail!("states lie on no CUDA device");
+            candle_core::bail!("states are on no CUDA device");
         };
         let slice = storage.as_cuda_slice::<f32>()?.slice(start..end);
         let mut part = Part(&mut buffer.as_mut_slice().map_err(Error::wrap)?[..count]);
@@ -141,7 +141,8 @@ impl Drop for Copied {
     }
 }
 
-/// A part of page-locked memory that no copy is at: a copy goes by the length of the host's side, and waits for nothing.
+/// A part of page-locked memory that no copy is at: a copy goes by the length of the host's side, and waits for
+/// nothing.
 struct Part<'a, T>(&'a mut [T]);
 
 impl<T> HostSlice<T> for Part<'_, T> {

@@ -109,7 +109,7 @@ impl Reader<'_> {
                 Up::Plain(linear(&w.up, hidden)?, bias)
             }
         };
-        // Where norms stand before the halves, that of the second one follows the first.
+        // Where norms are before the halves, that of the second one follows the first.
         let between = match (&w.attention_norm, pre_norm) {
             (Some(norm), false) => norm,
             _ => &w.output_norm,
@@ -147,8 +147,8 @@ impl Reader<'_> {
 }
 
 impl TensorEncoder {
-    /// Reads all weights onto the device. `max_tokens` is the longest sequence that will come. `flash` lets attention take
-    /// the fused kernels, where the program has them for this device and these heads.
+    /// Reads all weights onto the device. `max_tokens` is the longest sequence that will come. `flash` lets attention
+    /// take the fused kernels, where the program has them for this device and these heads.
     ///
     /// # Errors
     /// Unsupported for heads of odd width; whatever reading a tensor reports.

@@ -16,7 +16,7 @@ pub(super) fn fault<T>(result: candle_core::Result<T>, what: &'static str) -> Re
     })
 }
 
-/// Elements of one tensor at most: kernels of candle count them in 32 bits, and twice as many make one loop for ever.
+/// Elements of one tensor at most: kernels of candle count them in 32 bits, and twice as many make one loop endlessly.
 const MAX_ELEMENTS: usize = 1 << 31;
 
 /// Refuses a batch of `tokens` rows where one of `widest` columns is too large for the device's kernels.

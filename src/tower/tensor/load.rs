@@ -13,7 +13,7 @@ pub(super) struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// A tensor by name. Where the file has 16 bits an element, so many travel, and the device converts them.
+    /// A tensor by name. Where the file has 16 bits an element, those are transferred, and the device converts them.
     pub(super) fn tensor(
         &self,
         source: &dyn WeightSource,

@@ -13,7 +13,7 @@ pub(super) trait Upload {
     /// Says when the block has been read.
     type Read: Read;
 
-    /// A block with room for so many words.
+    /// A block with room for this many words.
     fn block(&self, words: usize) -> Result<Self::Block>;
     /// Words that a block has room for.
     fn room(block: &Self::Block) -> usize;

@@ -33,7 +33,7 @@ pub(crate) trait TensorTower: Send + Sync {
         fault(states, "computing the forward pass on the device")
     }
 
-    /// Hands a batch over to the device and returns before it is computed, where the device works by itself.
+    /// Hands a batch over to the device and returns before it is computed, where the device works asynchronously.
     fn start(&self, sequences: &[&[u32]], want: Want) -> Result<Landing> {
         let begun = fault(self.transfer().begin(), "handing a batch to the device")?;
         let states = self.run(sequences, want)?;

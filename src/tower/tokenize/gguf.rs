@@ -28,8 +28,8 @@ pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Definition> {
     read(gguf).context(|| format!("the tokenizer inside {}", gguf.path.display()))
 }
 
-/// Refuses another model's tokenizer: ids would mean other tokens, and no vector would mean anything. A vocabulary may have
-/// been extended or patched, so half of it has to agree.
+/// Refuses another model's tokenizer: ids would mean other tokens, and no vector would mean anything. A vocabulary may
+/// have been extended or patched, so half of it has to agree.
 ///
 /// # Errors
 /// Input, with how many differ.
@@ -137,7 +137,8 @@ fn strings<'a>(gguf: &'a Gguf, key: &str) -> Result<&'a [String]> {
     }
 }
 
-/// What a token of a WordPiece vocabulary is called there. llama.cpp's converter marks what begins a word, and nothing else.
+/// What a token of a WordPiece vocabulary is called there. llama.cpp's converter marks what begins a word, and nothing
+/// else.
 fn piece(token: &str, kind: i64) -> Cow<'_, str> {
     // Older files tell them by their brackets alone.
     let special = token.starts_with('[') && token.ends_with(']');
@@ -218,7 +219,7 @@ fn byte_level(from: &Tokens<'_>) -> Result<Definition> {
         if !gguf.bool(flag)?.unwrap_or(default) {
             return Ok(Vec::new());
         }
-        id.map(|id| vec![id]).ok_or_else(|| Error::corrupt(format!("{flag} without such a token")))
+        id.map(|id| vec![id]).ok_or_else(|| Error::corrupt(format!("{flag} without that token")))
     };
     let before = added_at("tokenizer.ggml.add_bos_token", adds_bos, bos)?;
     let after = added_at("tokenizer.ggml.add_eos_token", false, eos)?;

@@ -1,9 +1,9 @@
-//! Special tokens in a text are text: neither the search for added tokens nor the model itself may make a control token of
-//! what somebody wrote.
+//! Special tokens in a text are text: neither the search for added tokens nor the model itself may make a control token
+//! of what somebody wrote.
 //!
-//! The tokenizers library can be told not to look for special tokens. That is not enough where the model's vocabulary holds
-//! them as pieces: a unigram model takes `<s>` whole, at the best of all scores, and merges of a BPE may lead to one.
-//! SentencePiece itself never matches control symbols in a text.
+//! The tokenizers library can be told not to look for special tokens. That is not enough where the model's vocabulary
+//! holds them as pieces: a unigram model takes `<s>` whole, at the best of all scores, and merges of a BPE may lead to
+//! one. SentencePiece itself never matches control symbols in a text.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use tokenizers::ModelWrapper;
 
 use crate::error::{ErrorKind, Result, ResultExt};
 
-/// The model of a `tokenizer.json` with its special tokens out of a text's reach, each under its own id still; `None` where
-/// they are so already.
+/// The model of a `tokenizer.json` with its special tokens out of a text's reach, each under its own id still; `None`
+/// where they are so already.
 ///
 /// # Errors
 /// Input where the model cannot be read.
@@ -84,7 +84,7 @@ fn words(
     })
 }
 
-/// Merges that make a special token, or go on from one, are left out.
+/// Merges that make a special token, or continue one, are left out.
 fn bpe(
     model: &Map<String, Value>,
     vocab: &Map<String, Value>,
@@ -101,7 +101,7 @@ fn bpe(
             || special.contains(&*[left, right].concat())
     };
     let makes: Vec<bool> = merges.iter().map(makes).collect();
-    // Words that stand in the vocabulary are then taken whole.
+    // Words that are in the vocabulary are then taken whole.
     let whole = model.get("ignore_merges") == Some(&Value::Bool(true));
     let renamed = if whole { words(model, vocab, special) } else { None };
     if !makes.contains(&true) && renamed.is_none() {

@@ -6,7 +6,7 @@
 //! either a plain space followed by a character of [`solid`], or, after a letter, punctuation of [`stop`].
 //! - No accepted added token holds white space or such punctuation after a letter or digit (checked), so
 //!   none spans the cut; one on the right cannot reach further left than white space does.
-//! - NFC and its kind never join L with R: R is a starter that composes with nothing before it.
+//! - The normal forms never join L with R: R is a starter that composes with nothing before it.
 //! - Every accepted pattern splits between L and R wherever it is: none of its alternatives matches a
 //!   letter or digit followed by white space, or a letter followed by punctuation. Its only lookahead asks
 //!   what follows a run of white space, and the run, if any, lies before L, or after the cut.
@@ -41,7 +41,7 @@ pub(crate) fn safe_to_cut(definition: &Value) -> bool {
         })
 }
 
-/// No place inside such a token could be taken for a cut.
+/// No place inside one could be taken for a cut.
 fn in_one_piece(token: &str) -> bool {
     !(0..token.len()).any(|at| token.is_char_boundary(at) && is_boundary(token, at))
         && !token.contains(char::is_whitespace)
@@ -112,7 +112,7 @@ fn solid(c: char) -> bool {
     )
 }
 
-/// Punctuation that is no part of a contraction and composes with nothing.
+/// Punctuation that is not a part of a contraction and composes with nothing.
 fn stop(c: char) -> bool {
     ",.;:!?()，。、；：！？（）".contains(c)
 }

@@ -2,11 +2,10 @@
 //!
 //! What is identity here, beside the tokenizer's own definition: prompt prefix, text and prompt suffix are
 //! tokenised apart and joined, so that a cut never touches the suffix. Where the model's own words count
-//! ([`crate::tower::Defaults::Model`]), what follows the prefix's last special token is one text with the note, as its authors
-//! tokenise it. The tokens that the model's own post-processor adds (begin of text, end of text) stand
-//! before the prefix and after the suffix. Special tokens are recognised in the prompt only: in
-//! a note, `<|im_end|>` is ordinary text, so no note can end itself, unless the options ask for it
-//! ([`crate::tower::SpecialTokens`]).
+//! ([`crate::tower::Defaults::Model`]), what follows the prefix's last special token is one text with the note, as its
+//! authors tokenise it. The tokens that the model's own post-processor adds (begin of text, end of text) are before
+//! the prefix and after the suffix. Special tokens are recognised in the prompt only: in a note, `<|im_end|>` is
+//! ordinary text, so no note can end itself, unless the options ask for it ([`crate::tower::SpecialTokens`]).
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -61,7 +60,7 @@ impl Definition {
     /// Reads a `tokenizer.json`.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let json = serde_json::from_slice(&read_small(path, MAX_DEFINITION)?)
-            .or_error(ErrorKind::Corrupt, || format!("{} is no JSON", path.display()))?;
+            .or_error(ErrorKind::Corrupt, || format!("{} is not JSON", path.display()))?;
         Ok(Self::new(json))
     }
 
@@ -179,7 +178,8 @@ impl TowerTokenizer {
         if let Some(id) = head.iter().chain(&tail).find(|id| **id as usize >= vocab_size) {
             return Err(beyond(*id, vocab_size, &named));
         }
-        // Together with the text the lead may take a token more or less than alone; the cut counts what it really takes.
+        // Together with the text the lead may take a token more or less than alone; the cut counts what it really
+        // takes.
         let movable = front.len() + lead_tokens;
         let room = room(options, head.len() + movable + tail.len())? + movable;
         let lead = lead.to_owned();
@@ -267,7 +267,7 @@ fn room(options: &TowerOptions, overhead: usize) -> Result<usize> {
 
 fn beyond(id: u32, vocab_size: usize, named: &str) -> Error {
     Error::input(format!(
-        "token {id} lies beyond the model's {vocab_size} embeddings: the tokenizer of {named} does not \
+        "token {id} is beyond the model's {vocab_size} embeddings: the tokenizer of {named} does not \
          belong to the model"
     ))
 }
@@ -287,7 +287,7 @@ fn behind_special<'a>(tokenizer: &Tokenizer, prompt: &'a str) -> (&'a str, &'a s
     prompt.split_at(ends.max().unwrap_or(0))
 }
 
-/// Whether a tokenizer's normalizer lower-cases by itself.
+/// Whether a tokenizer's normalizer lower-cases.
 fn lowers(normalizer: &Value) -> bool {
     match normalizer["type"].as_str() {
         Some("Lowercase") => true,

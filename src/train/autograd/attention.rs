@@ -14,8 +14,8 @@ use super::rows::Rows;
 use crate::kernel::{Angles, Head, Window, copy_rows};
 use crate::tower::DecoderConfig;
 
-/// What stands for a score that is not seen: small enough to vanish, and a number, so that rows of padding that see nothing
-/// stay numbers, too.
+/// What stands for a score that is not seen: small enough to vanish, and a number, so that rows of padding that see
+/// nothing stay numbers, too.
 const NEVER: f32 = -1e30;
 
 /// Where each sequence of a pack begins, and the rotary angles up to the longest.
@@ -107,7 +107,8 @@ impl Pack {
         self.rotary.then_some(Angles { cos, sin, half })
     }
 
-    /// Copies one head of a sequence from `source` (rows `stride` apart) into rows `depth` apart, rotated by its positions.
+    /// Copies one head of a sequence from `source` (rows `stride` apart) into rows `depth` apart, rotated by its
+    /// positions.
     fn rotate(&self, source: &[f32], stride: usize, target: &mut [f32], depth: usize) {
         match self.angles() {
             Some(angles) => angles.rotate(source, stride, target, depth),
@@ -144,7 +145,8 @@ impl Pack {
         parts
     }
 
-    /// Attention of packed rows: `q` and `out` are `[total, heads * head_dim]`, `k` and `v` `[total, kv_heads * head_dim]`.
+    /// Attention of packed rows: `q` and `out` are `[total, heads * head_dim]`, `k` and `v` `[total, kv_heads *
+    /// head_dim]`.
     pub(crate) fn forward(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
         let d = self.head_dim;
         let (width, kv_width) = (self.heads * d, self.kv_heads * d);
@@ -262,7 +264,8 @@ impl Pack {
         Ok(made)
     }
 
-    /// [`Pack::forward`] in candle operations, padded to the longest sequence: for other devices, and the reference in tests.
+    /// [`Pack::forward`] in candle operations, padded to the longest sequence: for other devices, and the reference in
+    /// tests.
     fn composed(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         let sequences = self.lengths.len();
@@ -302,7 +305,7 @@ impl Pack {
 /// A pack's tables on a device.
 #[derive(Clone)]
 struct Padding {
-    /// Packed rows that fill `[sequences, longest]`, and the way back.
+    /// Packed rows that fill `[sequences, longest]`, and the inverse.
     pad: Rows,
     unpad: Rows,
     /// `[1, 1, longest, head_dim / 2]`.
@@ -317,7 +320,8 @@ thread_local! {
     static HEAD: RefCell<Head> = RefCell::default();
 }
 
-/// Calls `work` with buffers for a head; a thread keeps them, but for long sequences, whose scores would take memory for good.
+/// Calls `work` with buffers for a head; a thread keeps them, but for long sequences, whose scores would take memory
+/// for good.
 fn with_head(length: usize, work: impl FnOnce(&mut Head)) {
     const KEPT: usize = 512;
     if length <= KEPT {
@@ -327,8 +331,8 @@ fn with_head(length: usize, work: impl FnOnce(&mut Head)) {
     }
 }
 
-/// Attention of `q` `[total, heads * head_dim]` on `k`, `v` `[total, kv_heads * head_dim]`, each sequence on its own, of
-/// candle's operations.
+/// Attention of `q` `[total, heads * head_dim]` on `k`, `v` `[total, kv_heads * head_dim]`, each sequence on its own,
+/// of candle's operations.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, pack: &Pack) -> Result<Tensor> {
     if q.dim(0)? != pack.total() || pack.lengths.contains(&0) {
         candle_core::bail!("{} tokens for sequences of {:?}", q.dim(0)?, pack.lengths);

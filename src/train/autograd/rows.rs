@@ -5,9 +5,9 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
-/// Row i of the result is row `from[i]` of the input. The gradient goes the same way back: row j of it is row `back[j]` of
-/// the result's, or zero where `back[j]` is filling. candle's own gradient of a selection adds row after row, with one
-/// thread a column on a GPU.
+/// Row i of the result is row `from[i]` of the input. The gradient takes the same path back: row j of it is row
+/// `back[j]` of the result's, or zero where `back[j]` is filling. candle's own gradient of a selection adds row after
+/// row, with one thread a column on a GPU.
 ///
 /// That is the whole gradient where every row of the input is selected once, or every other time by rows whose gradient
 /// is zero: those that stand in for tokens that are not there.

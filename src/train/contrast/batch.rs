@@ -169,7 +169,7 @@ impl<'a> Batches<'a> {
         Ok(self)
     }
 
-    /// Up to so many training pairs, drawn with the seed.
+    /// Up to this many training pairs, drawn with the seed.
     pub(super) fn some(&self, most: usize) -> Vec<u32> {
         let pairs = self.groups.iter().filter(|group| group.texts.is_none());
         let mut some: Vec<u32> = pairs.flat_map(|group| group.members.iter().copied()).collect();
@@ -213,7 +213,7 @@ impl<'a> Batches<'a> {
         self.contrast(members, self.options.hard_negatives, &mut rng)
     }
 
-    /// A pair's negatives, but for those that whoever mined them found to be likely answers.
+    /// A pair's negatives, except those that mining found to be likely answers.
     fn negatives(&self, pair: &Pair) -> Vec<u32> {
         let limit = self.options.loss.guide_margin.map_or(f32::INFINITY, |margin| -margin as f32);
         let scored = |at: usize| pair.margins.get(at).is_none_or(|score| *score <= limit);
@@ -271,8 +271,8 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// Positions of the held-out pairs, and of those that are trained on: none of them shares a document or a query with one
-/// that is held out. Every source gives as many as another, but not more than a fifth of what it has.
+/// Positions of the held-out pairs, and of those that are trained on: none of them shares a document or a query with
+/// one that is held out. Every source gives as many as another, but not more than a fifth of what it has.
 fn split(set: &PairSet, options: &TrainOptions) -> (Vec<u32>, Vec<u32>) {
     let wanted = options.validation.pairs;
     let mut sizes: HashMap<u32, usize> = HashMap::new();

@@ -50,7 +50,7 @@ impl TrainData {
         Ok(data)
     }
 
-    /// Refuses training texts that stand in a set that the tower is, or will be, judged on.
+    /// Refuses training texts that are in a set that the tower is, or will be, judged on.
     fn check_apart(&self, options: &TrainOptions, base_dir: &Path) -> Result<()> {
         for path in &options.judged {
             let set = RetrievalSet::open(&RetrievalSetOptions::new(place(path, base_dir)?))?;

@@ -1,5 +1,5 @@
-//! How good the towers are by pairs that are held out: nDCG of every source on its own, each query against its documents
-//! and others of its source.
+//! How good the towers are by pairs that are held out: nDCG of every source on its own, each query against its
+//! documents and others of its source.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -68,7 +68,7 @@ impl<'a> Dev<'a> {
         self.parts.is_empty()
     }
 
-    /// A look after so many steps.
+    /// A look after this many steps.
     pub(super) fn look(
         &self,
         model: &Model,
@@ -113,8 +113,8 @@ impl<'a> Dev<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// `others` are documents to tell the pairs' own from; documents that answer one of the queries come first, and all of
-    /// them; then as many others as there is `room` for.
+    /// `others` are documents to tell the pairs' own from; documents that answer one of the queries come first, and all
+    /// of them; then as many others as there is `room` for.
     fn new(
         name: String,
         source: u32,

@@ -18,8 +18,8 @@ use crate::train::model::student::Student;
 use crate::train::report::TrainReport;
 use crate::types::{Cancel, Digest256, Hasher256, hash_json};
 
-/// Trains the towers on `data`, which [`TrainData::open`] read, as [`train_decoder`] says. Relative paths in `options` start
-/// from `base_dir`. `teacher` knows the texts that [`TrainData::taught`] names, where the options name one.
+/// Trains the towers on `data`, which [`TrainData::open`] read, as [`train_decoder`] says. Relative paths in `options`
+/// start from `base_dir`. `teacher` knows the texts that [`TrainData::taught`] names, where the options name one.
 #[expect(clippy::too_many_arguments, reason = "what a run is, where it goes, and who watches")]
 pub async fn train(
     options: &TrainOptions,
@@ -40,8 +40,8 @@ pub async fn train(
     })
 }
 
-/// Exports a run that is still going, or was stopped, into `target`, as f32 or (`half`) as f16: the parameters of its best
-/// look so far, or where it has not looked yet, those of its checkpoint. Gives the steps it has taken.
+/// Exports a run that is still going, or was stopped, into `target`, as f32 or (`half`) as f16: the parameters of its
+/// best look so far, or where it has not looked yet, those of its checkpoint. Gives the steps it has taken.
 #[expect(clippy::too_many_arguments, reason = "what a run is, where it goes, and who watches")]
 pub async fn export(
     options: &TrainOptions,
@@ -58,8 +58,8 @@ pub async fn export(
 }
 
 impl TrainOptions {
-    /// The query side's tower as it is before training: its encoder, or the document side's with the query's prompt, length,
-    /// layers and adapter.
+    /// The query side's tower as it is before training: its encoder, or the document side's with the query's prompt,
+    /// length, layers and adapter.
     pub fn query_tower(&self) -> TowerOptions {
         match &self.query.student {
             Some(student) => student.tower(),
@@ -176,7 +176,7 @@ impl<'a> Resolved<'a> {
             origin.field(hash_json(&tower.space(Digest256::of(b"")))?.0);
         }
         for folder in [&self.adapter, &self.query_adapter] {
-            // What is not there is told where it is opened.
+            // What is missing is reported where it is opened.
             let file = folder.as_ref().map(|folder| folder.join("adapter_model.safetensors"));
             origin
                 .field(file.and_then(|file| read_whole(&file, u64::MAX).ok()).unwrap_or_default());

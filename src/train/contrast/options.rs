@@ -91,7 +91,7 @@ pub struct QuerySide {
     /// Longest query in tokens, prompt included.
     #[serde(default = "default_query_tokens")]
     pub max_tokens: u32,
-    /// Keep only the first so many layers of the LLM on the query side: a small query tower, with parameters of its
+    /// Keep only the first N layers of the LLM on the query side: a small query tower, with parameters of its
     /// own, that is trained jointly with the document tower. Default: the document tower's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<u32>,
@@ -105,9 +105,9 @@ pub struct QuerySide {
     /// the tower's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// A small encoder (`kind = "bert"`) as query tower, trained jointly with the document tower, end to end. Its prompt is
-    /// none and its `max_tokens` its own; its projection starts where it maps queries closest to where the document tower
-    /// places them.
+    /// A small encoder (`kind = "bert"`) as query tower, trained jointly with the document tower, end to end. Its
+    /// prompt is none and its `max_tokens` its own; its projection starts where it maps queries closest to where the
+    /// document tower places them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub student: Option<StudentOptions>,
 }

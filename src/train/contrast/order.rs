@@ -1,5 +1,5 @@
 //! Whose turn it is: sources take steps in proportion to their shares, spread evenly. A function of the shares and the
-//! step number alone, so that a run may be resumed, or go on for longer.
+//! step number alone, so that a run can be resumed, or extended.
 
 /// The turns of sources.
 pub(super) struct Turns {

@@ -1,4 +1,4 @@
-//! Runs of stage 1 as a whole: what is exported, when they stop, how they go on, a teacher, an encoder as query tower.
+//! Runs of stage 1 as a whole: what is exported, when they stop, how they resume, a teacher, an encoder as query tower.
 
 use std::path::Path;
 use std::slice;
@@ -55,7 +55,7 @@ fn a_run_with_a_constant_rate_goes_on_and_another_does_not() {
     assert_eq!(error.kind(), ErrorKind::Conflict);
 }
 
-/// Steps so long that the tower gets worse again: what is exported is the best look, or the mean of the two best.
+/// So many steps that the tower gets worse again: what is exported is the best look, or the mean of the two best.
 #[test]
 fn the_best_look_is_exported_not_the_last_step() {
     let mut options = tiny_options();
@@ -86,7 +86,7 @@ fn the_best_look_is_exported_not_the_last_step() {
         let far = (mean - exported).unwrap().abs().unwrap().sum_all().unwrap();
         assert!(far.to_scalar::<f32>().unwrap() < 1e-4, "{name}");
     }
-    // The run itself stands at its last step.
+    // The run itself is at its last step.
     let last = tensors(dir.path().join("checkpoint.safetensors"));
     let name = files[0].keys().find(|name| name.contains("lora_B")).unwrap();
     let far = (&last[&format!("value.{name}")] - &files[0][name]).unwrap().abs().unwrap();
@@ -158,7 +158,7 @@ fn a_teachers_scores_are_learnt_from_pairs_and_from_plain_texts() {
     let [_, all] = data.taught(&options).unwrap();
     let [_, some] = data.taught(&few).unwrap();
     assert!(some.len() < all.len() && all.starts_with(&some));
-    // A text that the teacher does not know is told by its hash alone.
+    // A text that the teacher does not know is named by its hash alone.
     let other = teacher_of(&data, &few);
     let run = TrainInput { teacher: Some(&other), ..input(&config, &data) };
     let dir = tempfile::tempdir().unwrap();

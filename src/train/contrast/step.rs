@@ -136,8 +136,8 @@ impl Model {
         Tensor::cat(&parts, 0).map_err(tensor_error)
     }
 
-    /// Embeds this replica's share of a batch. As much of it as there is room for is kept for the way back; the rest is
-    /// embedded again when its gradient is known.
+    /// Embeds this replica's share of a batch. As much of it as there is room for is kept for the backward pass; the
+    /// rest is embedded again when its gradient is known.
     fn embed_share<'a>(
         &self,
         items: &'a [Item<'a>],
@@ -145,12 +145,13 @@ impl Model {
     ) -> Result<Share<'a>> {
         let chunks = chunks(items, activation_tokens);
         let tokens = |at: usize| chunks[at].iter().map(|(_, s)| s.len()).sum::<usize>();
-        // The largest first, so that little is left; and those that are not kept before those that are, which fill the room.
+        // The largest first, so that little is left; and those that are not kept before those that are, which fill the
+        // room.
         let mut by_size: Vec<usize> = (0..chunks.len()).collect();
         by_size.sort_by_key(|at| (Reverse(tokens(*at)), *at));
         let mut room = activation_tokens;
         let (kept, again): (Vec<usize>, Vec<usize>) = by_size.into_iter().partition(|at| {
-            // A text longer than there is room for is held all the same: on the way back it would be, too.
+            // A text longer than there is room for is held all the same: the backward pass would hold it, too.
             let fits = tokens(*at) <= room || room == activation_tokens;
             room -= if fits { tokens(*at).min(room) } else { 0 };
             fits
@@ -201,16 +202,16 @@ struct Share<'a> {
     chunks: Vec<&'a [Item<'a>]>,
     /// Vectors of each chunk.
     detached: Vec<Tensor>,
-    /// What is kept of each for the way back.
+    /// What is kept of each for the backward pass.
     memories: Vec<Memory>,
-    /// The chunks in the order of the way back: what takes room first.
+    /// The chunks in the order of the backward pass: what takes room first.
     order: Vec<usize>,
     /// Tokens that go forward again.
     repeated: usize,
 }
 
-/// Loss and gradients of a batch. Every replica embeds a share of it; their vectors are gathered, the loss contrasts each
-/// query with the documents of all, and the gradients, summed, lie where the first replica computes (the paper's
+/// Loss and gradients of a batch. Every replica embeds a share of it; their vectors are gathered, the loss contrasts
+/// each query with the documents of all, and the gradients, summed, are where the first replica computes (the paper's
 /// cross-device contrastive learning).
 pub(super) fn step(
     replicas: &[Model],
@@ -262,7 +263,7 @@ pub(super) fn step(
     Ok(StepResult { loss, accuracy, grads: grads.finish(), tokens, repeated })
 }
 
-/// Does `work` with so many tokens at once; where a device runs out of memory, again with half as many, from then on.
+/// Does `work` with this many tokens at once; where a device runs out of memory, again with half as many, from then on.
 /// `longest` is one text, which is not cut.
 pub(super) fn with_what_fits<T>(
     tokens: &mut usize,
@@ -275,7 +276,7 @@ pub(super) fn with_what_fits<T>(
             Err(error) if error.kind() == ErrorKind::Resource && *tokens > longest => {
                 *tokens = (*tokens / 2).max(longest);
                 reporter.warn(format!(
-                    "a device ran out of memory; going on with {tokens} tokens at once. A smaller activation_tokens \
+                    "a device ran out of memory; continuing with {tokens} tokens at once. A smaller activation_tokens \
                      avoids this"
                 ));
             }

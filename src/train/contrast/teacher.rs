@@ -17,7 +17,8 @@ use crate::train::files::place;
 use crate::train::tensors::tensor_error;
 use crate::types::{Digest256, Embeddings, Hasher256, TextHash};
 
-/// Who says how alike texts are: a tower, which encodes what the planned steps will show, or vectors that lie in Parquet.
+/// Who says how alike texts are: a tower, which encodes what the planned steps will show, or vectors that are in
+/// Parquet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TeacherOptions {
@@ -27,8 +28,8 @@ pub struct TeacherOptions {
     /// The same for queries, where the embedder wants another prompt before them. Default: `tower`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_tower: Option<TowerOptions>,
-    /// A Parquet file, or a folder of them (looked through to its depth), with the columns `text_hash` and `embedding` as
-    /// schemas/teacher.md has them: what this program's encode stage writes, or any other program.
+    /// A Parquet file, or a folder of them (looked through to its depth), with the columns `text_hash` and `embedding`
+    /// as schemas/teacher.md has them: what this program's encode stage writes, or any other program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vectors: Option<PathBuf>,
     /// The same for queries. Default: `vectors`.
@@ -49,7 +50,7 @@ impl TeacherOptions {
         }
     }
 
-    /// Reads the vectors where they lie in files; `None` where a tower has to encode.
+    /// Reads the vectors where they are in files; `None` where a tower has to encode.
     ///
     /// # Errors
     /// NotFound or Input, naming the file.
@@ -67,10 +68,11 @@ impl TeacherOptions {
         Ok(Some(TeacherVectors { queries, documents }))
     }
 
-    /// Adds to what names a run what lies in the files.
+    /// Adds to what names a run what is in the files.
     pub(super) fn hash(&self, base_dir: &Path, hasher: &mut Hasher256) -> Result<()> {
         for path in [&self.vectors, &self.query_vectors].into_iter().flatten() {
-            // A folder's files are named by what they hold, and it may grow; what is not there is told where it is read.
+            // A folder's files are named by what they hold, and it may grow; what is missing is reported where it is
+            // read.
             let file = place(path, base_dir)?;
             hasher.field(read_whole(&file, u64::MAX).unwrap_or_default());
         }

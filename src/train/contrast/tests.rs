@@ -84,7 +84,7 @@ pub(super) fn example() -> Example {
     }
 }
 
-/// A step on [`example`] with room for the activations of so many tokens.
+/// A step on [`example`] with room for the activations of this many tokens.
 fn step_on_example(replicas: &[Model], temperature: f32, room: usize) -> StepResult {
     let mut e = example();
     e.contrast.temperatures = vec![temperature; 4];
@@ -285,8 +285,8 @@ pub(super) fn check_caching(options: &TrainOptions) {
     check_alike(&step(4096), &step(20));
 }
 
-/// Three replicas that share a batch have the loss and the gradients of one that has it alone, with and without room for
-/// the graphs; a replica may be left without a text.
+/// Three replicas that share a batch have the loss and the gradients of one that has it alone, with and without room
+/// for the graphs; a replica may be left without a text.
 #[test]
 fn replicas_that_share_a_batch_are_one() {
     let mut apart = tiny_options();
@@ -369,7 +369,7 @@ pub(super) fn losses(report: &TrainReport) -> Vec<u32> {
 
 /// Runs `options` whole in one folder and stopped and resumed in another: equal losses. Gives the folders.
 pub(super) fn check_resuming(options: &TrainOptions) -> (tempfile::TempDir, tempfile::TempDir) {
-    /// Cancels after so many steps.
+    /// Cancels after this many steps.
     struct StopAfter(Cancel, u64);
     impl crate::observe::Reporter for StopAfter {
         fn event(&self, event: crate::observe::Event) {
@@ -434,7 +434,7 @@ fn training_learns_and_writes_what_peft_reads() {
     assert!(page.contains("polyline") && page.contains("60 of 60 steps"));
 }
 
-/// A run whose texts lie in files.
+/// A run whose texts are in files.
 pub(super) async fn train_files(
     options: &TrainOptions,
     dir: &Path,

@@ -23,11 +23,12 @@ use crate::train::report::{StepRecord, TrainReport};
 use crate::train::tensors::{numbers, tensor_error};
 use crate::types::Cancel;
 
-/// Trains, writing into `output`: `checkpoint.safetensors` now and then, beside it the parameters of the best looks, and at
-/// the end `adapter/` (`model/` where weights were trained), beside it `query-adapter/` (`query-model/`) where the query side
-/// has parameters of its own, `report.json` and `report.html`. What is exported is the best look after a step, or the mean
-/// of several; where nothing is held out, the last step. A checkpoint found there is resumed; with a constant learning rate a
-/// finished run goes on where `options` ask for more steps. Cancelling writes a checkpoint and the report so far first.
+/// Trains, writing into `output`: `checkpoint.safetensors` regularly, beside it the parameters of the best looks,
+/// and at the end `adapter/` (`model/` where weights were trained), beside it `query-adapter/` (`query-model/`) where
+/// the query side has parameters of its own, `report.json` and `report.html`. What is exported is the best look after a
+/// step, or the mean of several; where nothing is held out, the last step. A checkpoint found there is resumed; with a
+/// constant learning rate a finished run goes on where `options` ask for more steps. Cancelling writes a checkpoint and
+/// the report so far first.
 ///
 /// # Errors
 /// Config or Input for what cannot work; Conflict where `output` holds another run; Cancelled or Deadline when
@@ -102,7 +103,10 @@ pub fn train_decoder(
         }
         let since = keep::looks_since_best(&state.validation);
         if watch.patience.is_some_and(|most| since >= most) {
-            inform(format!("stopped after step {}: {since} looks were not the best", state.step));
+            inform(format!(
+                "stopped after step {}: no better in the last {since} validations",
+                state.step
+            ));
             break;
         }
         let start = Instant::now();
@@ -209,8 +213,8 @@ fn fit_query_tower(
     student.fit_projection(&queries, &targets, options.batch_pairs, false, cancel)
 }
 
-/// Exports the adapter (or model) of a run, finished or not, into `target`, as f32, or as f16 (`half`) at half the size: of
-/// its best look so far, or where it has not looked yet, of its checkpoint.
+/// Exports the adapter (or model) of a run, finished or not, into `target`, as f32, or as f16 (`half`) at half the
+/// size: of its best look so far, or where it has not looked yet, of its checkpoint.
 ///
 /// # Errors
 /// NotFound without a checkpoint; as [`train_decoder`] otherwise.
@@ -227,7 +231,9 @@ pub fn export_checkpoint(
     let state = checkpoint::load(output, run, &mut optimizer)?
         .ok_or_else(|| Error::not_found(format!("no checkpoint in {}", output.display())))?;
     let best = &state.kept[..state.kept.len().min(1)];
-    keep::put_best(best, &optimizer, output, || Err(Error::internal("one look is no mean")))?;
+    keep::put_best(best, &optimizer, output, || {
+        Err(Error::internal("the mean of one is not built"))
+    })?;
     export(&model, &optimizer, options, input.document, target, half)?;
     Ok(state.step)
 }

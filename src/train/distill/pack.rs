@@ -25,7 +25,7 @@ pub struct PackOptions {
     pub table_bits: u32,
     /// Elements that share a scale.
     pub group: usize,
-    /// Where the tokenizer comes from, told to whoever lacks it.
+    /// Where the tokenizer comes from, for the message where it is missing.
     pub tokenizer_from: Option<String>,
 }
 
@@ -103,9 +103,9 @@ impl Vocabulary {
     }
 }
 
-/// Packs the student in `source` (what [`distill`](fn@super::distill) wrote) into `target`: `model.safetensors` and `config.json`, which
-/// names the tokenizer by its SHA-256; the tokenizer is not copied. `keep` says which rows of the table stay, and the number
-/// of the row that the others read as. Gives the bytes written.
+/// Packs the student in `source` (what [`distill`](fn@super::distill) wrote) into `target`: `model.safetensors` and
+/// `config.json`, which names the tokenizer by its SHA-256; the tokenizer is not copied. `keep` says which rows of the
+/// table stay, and the number of the row that the others read as. Gives the bytes written.
 ///
 /// # Errors
 /// NotFound or Input about the source; Config for bits out of range; Resource about the target.

@@ -23,8 +23,8 @@ use crate::train::report::{StepRecord, TrainReport, ValidationRecord};
 use crate::train::tensors::{bytes, tensor_error};
 use crate::types::{Cancel, EmbeddingSpace, Embeddings, Hasher256, hash_json};
 
-/// Opens the student for a teacher of `dimensions` and lets go of it: what is wrong with it is better known before the teacher
-/// encodes for an hour.
+/// Opens the student for a teacher of `dimensions` and lets go of it: what is wrong with it is better known before the
+/// teacher encodes for an hour.
 ///
 /// # Errors
 /// As [`distill`], about the student.
@@ -48,8 +48,8 @@ pub struct Teacher<'a> {
     pub space: &'a EmbeddingSpace,
 }
 
-/// Distils `teacher` (its row i belongs to `texts[i]`) into a student, writing into `output`: `checkpoint.safetensors` now
-/// and then, at the end `student/`, `report.json` and `report.html`, where "own document first" stands for the mean
+/// Distils `teacher` (its row i belongs to `texts[i]`) into a student, writing into `output`: `checkpoint.safetensors`
+/// regularly, at the end `student/`, `report.json` and `report.html`, where "own document first" stands for the mean
 /// cosine to the teacher. A checkpoint found there is resumed; cancelling writes one first.
 ///
 /// # Errors
@@ -155,8 +155,10 @@ pub async fn distill(
         }
         let since = keep::looks_since_best(&state.validation);
         if options.validation.patience.is_some_and(|most| since >= most) {
-            let message =
-                format!("stopped after step {}: {since} looks were not the best", state.step);
+            let message = format!(
+                "stopped after step {}: no better in the last {since} validations",
+                state.step
+            );
             reporter.event(Event::Info { message });
             break;
         }
@@ -218,8 +220,8 @@ pub async fn distill(
     Ok(report)
 }
 
-/// Steps that fit into `limit`, of which `spent` is gone, at the pace of the steps so far. The learning rate follows the
-/// number of steps, so it is told early and only ever falls.
+/// Steps that fit into `limit`, of which `spent` is gone, at the pace of the steps so far. The learning rate follows
+/// the number of steps, so it is reported early and only ever falls.
 fn affordable(state: &State, spent: Duration, limit: Duration) -> u64 {
     let left = limit.saturating_sub(spent).as_secs_f64();
     // The look at the end takes its time, too.

@@ -7,7 +7,7 @@ use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::{self, Builder, IndexOptions, Quantization, ShardIndex};
 use crate::types::{Cancel, Embeddings};
 
-/// Builds an index over documents (row i is number i) in a folder that goes when it is dropped.
+/// Builds an index over documents (row i is number i) in a folder that is deleted when it is dropped.
 pub struct Neighbours {
     index: ShardIndex,
     _folder: tempfile::TempDir,

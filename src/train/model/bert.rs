@@ -83,10 +83,10 @@ pub(super) fn kept_layers(depth: usize, keep: usize) -> Vec<usize> {
 }
 
 impl Bert {
-    /// Loads `config.json` and `model.safetensors` of a folder, packed ones too. Keeps `keep` layers; trains everything but the
-    /// embedding tables, whose tensors are frozen unless `train_embeddings`. The projection is loaded where the file
-    /// has `projection.weight` of the right shape, else drawn with `seed`, until [`Bert::fit_projection`]. `round`: the
-    /// layers multiply numbers rounded to bf16.
+    /// Loads `config.json` and `model.safetensors` of a folder, packed ones too. Keeps `keep` layers; trains everything
+    /// but the embedding tables, whose tensors are frozen unless `train_embeddings`. The projection is loaded where the
+    /// file has `projection.weight` of the right shape, else drawn with `seed`, until [`Bert::fit_projection`].
+    /// `round`: the layers multiply numbers rounded to bf16.
     pub(super) fn load(
         folder: &Path,
         keep: Option<usize>,
@@ -99,7 +99,7 @@ impl Bert {
         let path = folder.join("config.json");
         let mut config: BertConfig = serde_json::from_slice(&read_small(&path)?)
             .or_error(ErrorKind::Input, || {
-                format!("{} is no BERT configuration", path.display())
+                format!("{} is not a BERT configuration", path.display())
             })?;
         if !config.hidden_size.is_multiple_of(config.num_attention_heads.max(1))
             || config.hidden_act != "gelu"
@@ -215,8 +215,8 @@ impl Bert {
     }
 
     /// Puts the projection where it maps the means of these texts closest to `targets` (`[texts, dimensions]`, row by
-    /// row). One that was loaded stays, or with `refit` moves no farther than the texts say. `batch` texts are embedded at a
-    /// time; between two of them it can be cancelled.
+    /// row). One that was loaded stays, or with `refit` moves no farther than the texts say. `batch` texts are embedded
+    /// at a time; between two of them it can be cancelled.
     pub(super) fn fit_projection(
         &self,
         sequences: &[Vec<u32>],

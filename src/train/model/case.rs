@@ -1,8 +1,8 @@
 //! Case for an encoder that folds it: marks before capitals, as rules of its `tokenizer.json`.
 //!
-//! Most small encoders read lower case alone, an LLM does not: it places `CAN bus` and `can bus` apart, and a student that sees
-//! no difference cannot follow it. The marks are characters that the encoder's vocabulary has and nobody types, so no
-//! table grows and every reader of `tokenizer.json` writes them alike.
+//! Most small encoders read lower case alone, an LLM does not: it places `CAN bus` and `can bus` apart, and a student
+//! that sees no difference cannot follow it. The marks are characters that the encoder's vocabulary has and nobody
+//! types, so no table grows and every reader of `tokenizer.json` writes them alike.
 
 use std::fmt::Write;
 
@@ -16,12 +16,12 @@ const ONE: char = '†';
 const SEVERAL: char = '‡';
 const KEY: &str = "\"normalizer\":";
 
-/// The definition with marks before the capitals A to Z; one that has them already is given back as it is. Everything but the
-/// normaliser keeps its bytes, so the result is the same whoever writes it.
+/// The definition with marks before the capitals A to Z; one that has them already is given back as it is. Everything
+/// but the normaliser keeps its bytes, so the result does not depend on the JSON writer.
 ///
 /// # Errors
-/// Input for a text that is no tokenizer's definition; Unsupported where capitals are not folded or the vocabulary lacks
-/// the marks.
+/// Input for a text that is not a tokenizer's definition; Unsupported where capitals are not folded or the vocabulary
+/// lacks the marks.
 pub(super) fn keep_case(definition: &str) -> Result<String> {
     let whole: Value = serde_json::from_str(definition).or_error(ErrorKind::Input, || "")?;
     let rules = rules();
@@ -42,7 +42,7 @@ pub(super) fn keep_case(definition: &str) -> Result<String> {
     Ok(format!("{}{head}{folds}]}}{}", &definition[..start], &definition[end..]))
 }
 
-/// Where the normaliser's value lies in the text.
+/// Where the normaliser's value is in the text.
 fn normalizer(definition: &str, whole: &Value) -> Result<(usize, usize)> {
     // A vocabulary may have a token of that name.
     for (at, _) in definition.match_indices(KEY) {
@@ -57,8 +57,8 @@ fn normalizer(definition: &str, whole: &Value) -> Result<(usize, usize)> {
     Err(Error::input(format!("the definition has no field {KEY}")))
 }
 
-/// One rule a capital and mark, each followed by a comma: a rule writes a fixed text, and one that matches no character at all
-/// would be shorter but makes the tokenizers library fail.
+/// One rule a capital and mark, each followed by a comma: a rule writes a fixed text, and one that matches no character
+/// at all would be shorter but makes the tokenizers library fail.
 fn rules() -> String {
     let mut rules = String::new();
     for (before, after, mark) in

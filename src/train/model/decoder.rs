@@ -49,7 +49,7 @@ pub(crate) struct Decoder {
     spare: Arc<Spare>,
 }
 
-/// What the way back needs of texts that were embedded.
+/// What the backward pass needs of texts that were embedded.
 pub(crate) enum Memory {
     /// Nothing: they are embedded again.
     Nothing,
@@ -102,8 +102,8 @@ pub(crate) fn check_family(config: &DecoderConfig) -> Result<()> {
 pub(crate) type NamedVar = (String, Var);
 
 impl Decoder {
-    /// Loads every weight; those that `trainable` names become parameters, returned by name. `tower` says what becomes of
-    /// the states.
+    /// Loads every weight; those that `trainable` names become parameters, returned by name. `tower` says what becomes
+    /// of the states.
     pub(crate) fn load(
         config: &DecoderConfig,
         source: &dyn WeightSource,
@@ -285,8 +285,8 @@ impl Decoder {
         copy
     }
 
-    /// Unit vectors `[sequences, dimensions]` in f32, without a graph, and what [`Decoder::backward`] needs of them: with
-    /// `keep` all of it, else as much as takes little memory.
+    /// Unit vectors `[sequences, dimensions]` in f32, without a graph, and what [`Decoder::backward`] needs of them:
+    /// with `keep` all of it, else as much as takes little memory.
     pub(crate) fn embed(
         &self,
         sequences: &[&[u32]],

@@ -1,8 +1,8 @@
 //! A BERT-family encoder's layers, forward and back on slices.
 //!
-//! candle's graph makes a fresh tensor for every value and two for every gradient, which for a small encoder's short texts
-//! takes longer than the products. Here a step works off groups of sequences that stay in the caches, in buffers that
-//! are kept, and gradients are added up where they belong. The unit tests compare with the same layers composed of
+//! candle's graph makes a fresh tensor for every value and two for every gradient, which for a small encoder's short
+//! texts takes longer than the products. Here a step works off groups of sequences that stay in the caches, in buffers
+//! that are kept, and gradients are added up where they belong. The unit tests compare with the same layers composed of
 //! candle's operations.
 
 use std::ops::Range;
@@ -13,7 +13,8 @@ use crate::kernel::{Norm, add_columns, add_to, gelu};
 use crate::train::autograd::attention::Pack;
 use crate::train::autograd::linear::Weight;
 
-/// The matrices of a layer, in the order of its parameters; those of the keys and the values follow that of the queries.
+/// The matrices of a layer, in the order of its parameters; those of the keys and the values follow that of the
+/// queries.
 const QUERY: usize = 0;
 /// The matrix behind the attention.
 pub(super) const OUTPUT: usize = 3;
@@ -75,7 +76,7 @@ impl Gradients {
     }
 }
 
-/// What the way back needs of a layer; all `[tokens, hidden]` but for the last two, `[tokens, inner]`.
+/// What the backward pass needs of a layer; all `[tokens, hidden]` but for the last two, `[tokens, inner]`.
 #[derive(Default)]
 struct LayerTape {
     q: Vec<f32>,
@@ -90,7 +91,7 @@ struct LayerTape {
     activated: Vec<f32>,
 }
 
-/// A group's values on the way forward, and buffers for the way back.
+/// A group's values in the forward pass, and buffers for the backward pass.
 #[derive(Default)]
 pub(super) struct Tape {
     /// The sums of the embeddings, `[tokens, hidden]`: the input.
@@ -155,8 +156,8 @@ impl Encoder {
         Ok(x)
     }
 
-    /// From the gradient of the last states, `[tokens, hidden]`, that of the sums of the embeddings, of the same shape; the
-    /// parameters' are added to `grads`. `tape` is as [`Encoder::forward`] left it.
+    /// From the gradient of the last states, `[tokens, hidden]`, that of the sums of the embeddings, of the same shape;
+    /// the parameters' are added to `grads`. `tape` is as [`Encoder::forward`] left it.
     pub(super) fn backward<'a>(
         &self,
         pack: &Pack,
@@ -205,7 +206,7 @@ impl Encoder {
     }
 }
 
-/// So many elements, whatever they are: each is written before it is read.
+/// This many elements, whatever they are: each is written before it is read.
 fn size(buffer: &mut Vec<f32>, elements: usize) {
     buffer.resize(elements, 0.0);
 }
@@ -246,7 +247,7 @@ pub(super) fn mean_rows(states: &[f32], pack: &Pack, width: usize) -> Vec<f32> {
     means
 }
 
-/// The way back of [`mean_rows`].
+/// The backward pass of [`mean_rows`].
 pub(super) fn spread_rows(dmeans: &[f32], pack: &Pack, width: usize, states: &mut Vec<f32>) {
     states.clear();
     for (dmean, length) in dmeans.chunks_exact(width).zip(pack.lengths.iter()) {

@@ -1,4 +1,5 @@
-//! The encoder against candle-transformers, and its way back against the same layers composed of candle's operations.
+//! The encoder against candle-transformers, and its backward pass against the same layers composed of candle's
+//! operations.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,6 @@
-//! A decoder's layers on slices, forward and back: buffers are kept from step to step, gradients are added up where they
-//! belong. candle's graph makes a fresh tensor for every value and two for every gradient, which takes longer than the
-//! products. The unit tests compare with the same layers composed of candle's operations.
+//! A decoder's layers on slices, forward and back: buffers are kept from step to step, gradients are added up where
+//! they belong. candle's graph makes a fresh tensor for every value and two for every gradient, which takes longer than
+//! the products. The unit tests compare with the same layers composed of candle's operations.
 
 mod backward;
 mod forward;
@@ -64,13 +64,13 @@ pub(super) struct Layers {
     /// Behind the last layer.
     pub(super) norm: Values,
     pub(super) pooling: Pooling,
-    /// Layers below learn nothing and need no way back.
+    /// Layers below learn nothing and need no backward pass.
     pub(super) first: usize,
     /// Whether the embeddings learn.
     pub(super) embeddings_learn: bool,
 }
 
-/// So many elements, whatever they are: each is written before it is read.
+/// This many elements, whatever they are: each is written before it is read.
 pub(super) fn size(buffer: &mut Vec<f32>, elements: usize) {
     buffer.resize(elements, 0.0);
 }

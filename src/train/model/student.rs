@@ -29,10 +29,10 @@ use crate::types::{Arithmetic, Cancel, Digest256, EmbeddingSpace, Hasher256, Poo
 pub enum StudentOptions {
     /// A BERT-family encoder, mean pooled, with a projection to the teacher's dimensions.
     Bert {
-        /// Folder with `config.json`, `model.safetensors` and `tokenizer.json`: any encoder, or a student that is to learn more,
-        /// packed or not.
+        /// Folder with `config.json`, `model.safetensors` and `tokenizer.json`: any encoder, or a student that is to
+        /// learn more, packed or not.
         path: PathBuf,
-        /// Its tokenizer, where that lies elsewhere: a packed student has none beside it.
+        /// Its tokenizer, where that is elsewhere: a packed student has none beside it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tokenizer: Option<PathBuf>,
         /// Layers kept, spread evenly over the encoder's; all by default.
@@ -51,8 +51,8 @@ pub enum StudentOptions {
         /// Queries that the projection is fitted to by least squares before the first step; 0 starts it at random.
         #[serde(default = "default_fit_queries")]
         fit_queries: usize,
-        /// Queries that a projection which the encoder brings along is refitted to before the first step, by least squares
-        /// near what it was; 0 leaves it alone.
+        /// Queries that a projection which the encoder brings along is refitted to before the first step, by least
+        /// squares near what it was; 0 leaves it alone.
         #[serde(default, skip_serializing_if = "is_zero")]
         refit_queries: usize,
         /// Arithmetic of the training: f32, or bf16, whose products are of rounded numbers (faster).
@@ -68,8 +68,8 @@ pub enum StudentOptions {
         /// Also train the embedding table.
         #[serde(default)]
         train_embeddings: bool,
-        /// Train low-rank adapters beside frozen weights instead of the weights; the student is then an adapter, to be named
-        /// as `adapter` beside the same model and `layers`.
+        /// Train low-rank adapters beside frozen weights instead of the weights; the student is then an adapter, to be
+        /// named as `adapter` beside the same model and `layers`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lora: Option<LoraOptions>,
     },
@@ -104,7 +104,7 @@ fn default_max_tokens() -> usize {
 }
 
 impl StudentOptions {
-    /// Refuses what cannot work, whatever lies in the files.
+    /// Refuses what cannot work, whatever is in the files.
     pub(crate) fn validate(&self) -> Result<()> {
         match self {
             Self::Bert { keep_case: true, train_embeddings: false, .. } => {
@@ -306,7 +306,7 @@ impl Student {
         match &self.model {
             Model::Decoder { tokenizer, .. } => Ok(tokenizer.tokenize(text)?.ids),
             Model::Bert { tokenizer, max_tokens, .. } => {
-                // A query's tokens lie in its first characters; the rest need not be tokenised.
+                // A query's tokens are in its first characters; the rest need not be tokenised.
                 let end = text.char_indices().nth(max_tokens * 64).map_or(text.len(), |(at, _)| at);
                 let encoding = tokenizer
                     .encode(&text[..end], true)
@@ -355,8 +355,9 @@ impl Student {
         Ok(())
     }
 
-    /// The gradients of `vars`, which [`Student::create`] gave, in their order, with the sums of what `loss` gives: it is called for
-    /// the vectors of some of the texts at a time, as [`Student::forward`] gives them, and the gradients are those of the sum.
+    /// The gradients of `vars`, which [`Student::create`] gave, in their order, with the sums of what `loss` gives: it
+    /// is called for the vectors of some of the texts at a time, as [`Student::forward`] gives them, and the gradients
+    /// are those of the sum.
     pub(crate) fn gradients(
         &self,
         sequences: &[&[u32]],
@@ -396,8 +397,9 @@ impl Student {
         }
     }
 
-    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`: a tower's model; or the
-    /// adapter of low-rank training. It carries the space of the document tower it was made for, if there is one.
+    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`: a tower's model;
+    /// or the adapter of low-rank training. It carries the space of the document tower it was made for, if there is
+    /// one.
     pub(crate) fn export(
         &self,
         folder: &Path,

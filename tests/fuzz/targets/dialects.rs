@@ -128,7 +128,7 @@ impl Choice {
             }
             Some(TextEncoding::Utf16Be) => text.encode_utf16().flat_map(u16::to_be_bytes).collect(),
             Some(TextEncoding::Latin1 | TextEncoding::Windows1252) => {
-                // All that the texts hold stands in both at the place of its number.
+                // All that the texts hold is in both at the place of its number.
                 text.chars().map(|c| u32::from(c) as u8).collect()
             }
             _ => text.into_bytes(),

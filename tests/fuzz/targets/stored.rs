@@ -1,4 +1,4 @@
-//! What lies under a root: manifests, plans, receipts, parts, indexes. A real run of the fake tower makes the root once;
+//! What is under a root: manifests, plans, receipts, parts, indexes. A real run of the fake tower makes the root once;
 //! then one object of it is damaged.
 
 use std::path::PathBuf;
@@ -150,7 +150,7 @@ root = "root"
         let at = self.path(&layout::manifest(1));
         std::fs::write(&at, data).unwrap();
         let first = self.open().await;
-        // The same, had whoever damaged it mended the hash: that guards against accidents only.
+        // The same, with the hash corrected too: that guards against accidents only.
         let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(data) else { return first };
         let Ok(content) = serde_json::from_value::<Content>(json["content"].clone()) else {
             return first;
@@ -285,11 +285,12 @@ impl Target for Stored {
                 }
             }),
         };
-        // A passing fault makes schedulers repeat for ever what a damaged file will never let pass; that a task's
+        // A transient failure makes schedulers repeat forever what a damaged file will never let pass; that a task's
         // receipt is not there yet is one.
         match outcome {
             Err(error) if error.kind() == ErrorKind::Transient && self.kind != "plan" => {
-                Err(Error::internal("a damaged file is called a passing fault").with_source(error))
+                Err(Error::internal("a damaged file is called a transient failure")
+                    .with_source(error))
             }
             outcome => outcome,
         }

@@ -48,7 +48,7 @@ pub fn largest_request() -> usize {
     LARGEST.load(Ordering::Relaxed)
 }
 
-/// Starts anew.
+/// Starts again.
 pub fn reset_largest_request() {
     LARGEST.store(0, Ordering::Relaxed);
 }

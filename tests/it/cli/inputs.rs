@@ -1,4 +1,5 @@
-//! What goes wrong with inputs from one day to the next, as an operator meets it: the exit code, and what the message names.
+//! What goes wrong with inputs from one day to the next, as an operator meets it: the exit code, and what the message
+//! names.
 
 use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
@@ -31,7 +32,7 @@ fn ids_that_change_their_type_are_refused() {
     place.expect(0, "run p.toml");
     place.expect(0, "purge p.toml --note-id i:2");
 
-    // One id that is no integer makes a column of strings of all of them.
+    // One id that is not an integer makes a column of strings of all of them.
     place.write("notes.csv", csv(integers().chain(["tmp-17".to_owned()])));
     let pieces = ["note_id is a string", "an integer in snapshot 2", "CAST(note_id AS BIGINT)"];
     place.says(1, "run p.toml", &pieces);

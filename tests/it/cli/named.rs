@@ -1,4 +1,4 @@
-//! Paths and files that an operator names: `~`, and what is no file.
+//! Paths and files that an operator names: `~`, and what is not a file.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -19,7 +19,7 @@ fn pipeline(uri: &str, root: &str) -> String {
     file.text()
 }
 
-/// A pipeline over notes in the home folder, which is `home`, and whose root lies there too.
+/// A pipeline over notes in the home folder, which is `home`, and whose root is there too.
 fn at_home() -> Place {
     let place = Place::new();
     std::fs::create_dir(place.path("home")).unwrap();
@@ -155,7 +155,7 @@ fn at_once(place: &Place, line: &str) -> (Option<i32>, String) {
     said(child.wait_with_output().unwrap())
 }
 
-/// A folder with everything that is no file.
+/// A folder with everything that is not a file.
 #[cfg(target_os = "linux")]
 fn with_odd_files() -> Place {
     let place = Place::new();
@@ -202,7 +202,7 @@ fn what_is_no_file_is_refused_wherever_one_is_read() {
             says(at_once(&place, &line.replace('@', name)), 2, &[name, said]);
         }
     }
-    // The metrics of no run yet are no mistake.
+    // The metrics of no run yet are not a mistake.
     for line in ["run p.toml --metrics-file @", "publish p.toml --plan x --metrics-file @"] {
         for (name, said) in &odd[..3] {
             says(at_once(&place, &line.replace('@', name)), 2, &[name, said]);

@@ -66,7 +66,7 @@ fn exit_codes_and_streams() {
         ("run bad.toml", 2, "", "unknown key `modle`"),
         ("plan bad.toml", 2, "", "unknown key `modle`"),
         ("task p.toml --task a", 2, "", "--plan"),
-        ("purge p.toml --note-id 42", 2, "", "`42` is no note id: i:42 is the integer 42"),
+        ("purge p.toml --note-id 42", 2, "", "`42` is not a note id: i:42 is the integer 42"),
         ("purge p.toml", 2, "", "no note is named"),
         ("snapshot list nowhere", 1, "", "there is no root nowhere"),
         ("search nowhere text -k 0", 2, "", "0 is not in 1..=10000"),

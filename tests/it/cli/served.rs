@@ -39,7 +39,7 @@ impl Served {
     /// Stops it; it must have lived until then. Gives what it said.
     fn stop(mut self) -> String {
         let ended = self.process.try_wait().unwrap();
-        assert!(ended.is_none(), "it ended by itself: {ended:?}");
+        assert!(ended.is_none(), "it ended unasked: {ended:?}");
         let pid = self.process.id().to_string();
         let kill = std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap();
         assert!(kill.success() && self.process.wait().unwrap().success());

@@ -110,7 +110,7 @@ fn what_is_done_is_said_to_be_done() {
     for (line, done) in [
         (
             "run p.toml --json",
-            "snapshot 2 is published; only its report could not be printed, and lies at ",
+            "snapshot 2 is published; only its report could not be printed; it is at ",
         ),
         (
             "run p.toml",

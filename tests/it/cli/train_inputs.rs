@@ -1,4 +1,5 @@
-//! What `train`, `mine`, `distill` and `evaluate` refuse, leave out or notice: data, options, checkpoints, students that broke.
+//! What `train`, `mine`, `distill` and `evaluate` refuse, leave out or notice: data, options, checkpoints, students
+//! that broke.
 
 use std::path::Path;
 
@@ -26,7 +27,8 @@ fn tensors_at(file: &[u8]) -> usize {
     8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize
 }
 
-/// A finished or half-finished run must not be taken for one of other negatives, weights or a starting adapter that has changed.
+/// A finished or half-finished run must not be taken for one of other negatives, weights or a starting adapter that has
+/// changed.
 #[test]
 fn a_run_is_resumed_only_where_all_that_decides_it_is_the_same() {
     let folder = folder();
@@ -264,16 +266,16 @@ fn pairs_that_are_none_are_named_or_left_out() {
         );
         assert!(!stderr.contains("secret"), "{stderr}");
     }
-    // A byte order mark is no part of the first line.
+    // A byte order mark is not a part of the first line.
     let lines = std::fs::read_to_string(path.join("pairs.jsonl")).unwrap();
     write(path, "mark.jsonl", &format!("\u{feff}{lines}"));
     write(path, "mark.toml", &recipe("path = \"mark.jsonl\""));
     expect(path, 0, "train mark.toml --out mark");
-    // A weight that is no number does not become 1.
+    // A weight that is not a number does not become 1.
     let sql = "path = \"pairs.jsonl\"\nsql = \"SELECT query, text, 'heavy' AS weight FROM pairs\"";
     write(path, "heavy.toml", &recipe(sql));
     let (_, stderr) = expect(path, 1, "train heavy.toml --out heavy");
-    assert!(stderr.contains("`weight` of the pairs holds a text that is no number"), "{stderr}");
+    assert!(stderr.contains("`weight` of the pairs holds a text that is not a number"), "{stderr}");
     // No weight at all is 1, as ever.
     let sql = sql.replace("'heavy'", "NULL");
     write(path, "null.toml", &recipe(&sql));

@@ -1,5 +1,5 @@
-//! Small files that describe themselves and stand for much: what one of them may take is bounded by the memory limit, not by its
-//! rows. Each is read by a process of its own, which says how much memory it took at most.
+//! Small files that describe themselves and stand for much: what one of them may take is bounded by the memory limit,
+//! not by its rows. Each is read by a process of its own, which says how much memory it took at most.
 
 use std::path::Path;
 use std::process::Command;
@@ -261,7 +261,7 @@ fn a_small_file_takes_no_more_memory_than_it_may() {
     assert!(failures.is_empty(), "{}", failures.join("\n---\n"));
 }
 
-/// The process that reads; without its environment it is no test.
+/// The process that reads; without its environment it is not a test.
 #[test]
 fn child() {
     let Ok(path) = std::env::var("SCALINGNOTE_BOMB") else { return };

@@ -284,7 +284,7 @@ async fn flags_are_what_they_say() {
     assert_eq!(texts, [("i:1".to_owned(), "1 2".to_owned()), ("i:2".to_owned(), "12".to_owned())]);
 }
 
-/// What is no column of a table is converted around the query.
+/// What is not a column of a table is converted around the query.
 #[tokio::test(flavor = "multi_thread")]
 async fn expressions_are_converted_around_the_query() {
     let sql = "SELECT id * 1.5 AS note_id, title FROM notes";

@@ -24,7 +24,7 @@ async fn every_house_style_is_a_note() {
         .write("vault/posts/2024-10-01-jekyll.markdown", "---\r\nlayout: post\r\ntitle:  \"Jekyll: one\"\r\ntags: news me\r\n---\r\nOne.\r\nTwo.\r\n")
         .write("vault/deep/er/plain.md", "\u{feff}Just words.\n")
         .write("vault/list.txt", "- [ ] nothing\n")
-        // What is no note beside them.
+        // What is not a note beside them.
         .write("vault/.obsidian/app.json", "{}")
         .write("vault/.trash/old.md", "gone")
         .write("vault/image.png", b"\x89PNG\r\n")
@@ -95,8 +95,8 @@ async fn bad_notes_are_rejected_with_file_and_line_and_without_their_text() {
         ("---\nsecret\n---\nx", 2, "no list of keys and values"),
         ("---\na: secret\na: secret\n---\nx", 3, "a key given twice"),
         ("---\na: &secret [x]\nb: *secret\n---\n", 3, "an alias"),
-        ("---\ntags: [[secret]]\n---\n", 1, "tags that are no texts"),
-        ("---\ntitle: [secret]\n---\n", 1, "a title that is no text"),
+        ("---\ntags: [[secret]]\n---\n", 1, "tags that are not texts"),
+        ("---\ntitle: [secret]\n---\n", 1, "a title that is not a text"),
         ("+++\na = secret\n+++\n", 2, "not TOML"),
         ("+++\ntitle = 'secret'\n", 1, "without a closing +++"),
     ] {
@@ -140,7 +140,7 @@ async fn markdown_is_read_only_where_it_is_said() {
         .write("vault/a.csv", "note_id,body\n1,x\n");
     corpus.options.tables[0].format = None;
     corpus.options.sql = "SELECT note_id, body FROM notes".into();
-    assert_eq!(corpus.texts().await.len(), 1, "a README beside data is no table");
+    assert_eq!(corpus.texts().await.len(), 1, "a README beside data is not a table");
     let mut corpus = vault(SQL).write("vault/a.md", "words");
     corpus.options.tables[0].format = None;
     corpus.options.tables[0].uri = "vault/a.md".into();

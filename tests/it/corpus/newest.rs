@@ -275,7 +275,7 @@ async fn far_dates_of_every_unit_win() {
         let texts = corpus.texts().await;
         assert_eq!(texts, [("i:7".to_owned(), format!("new {printed}"))], "{}", edited.data_type());
     }
-    // The last second of 64 bits has no date to print, which is no reason to be older than the others.
+    // The last second of 64 bits has no date to print, which is not a reason to be older than the others.
     let edited: ArrayRef = Arc::new(TimestampSecondArray::from(vec![0, i64::MAX]));
     let batch = RecordBatch::try_from_iter([
         ("id", Arc::new(Int64Array::from(vec![7, 7])) as ArrayRef),

@@ -164,7 +164,7 @@ async fn floats_print_the_digits_that_name_them() {
     assert_eq!(printed(&short, false, PLAIN[0]).await, ["0.10000000149011612", "1.5"]);
 }
 
-/// What no integer holds is no integer: the note is rejected, not given another number.
+/// What no integer holds is not an integer: the note is rejected, not given another number.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_filter_int_makes_nothing_up() {
     let floats: ArrayRef = Arc::new(Float64Array::from(vec![2.9, -2.9, 1e18]));

@@ -335,8 +335,8 @@ async fn files_that_describe_themselves() {
     let mut table = Table::default();
     for format in OWN.into_iter().chain(["stream"]) {
         let cut = match format {
-            "arrow" => refused(&["is no whole Arrow IPC file", "write it again"]),
-            "stream" => refused(&["is no whole stream of Arrow messages", "write it again"]),
+            "arrow" => refused(&["is not a complete Arrow IPC file", "write it again"]),
+            "stream" => refused(&["is not a complete stream of Arrow messages", "write it again"]),
             _ => refused(&["reading"]),
         };
         let plain = written(format, &[(1, "Über"), (2, "b\0")]);
@@ -344,7 +344,7 @@ async fn files_that_describe_themselves() {
         let secret = written(format, &[(1, SECRET)]);
         let ending = if format == "stream" { "arrow" } else { format };
         let name = format!("n.{ending}");
-        let is_no = format!("is no {}{} file", ending[..1].to_uppercase(), &ending[1..]);
+        let is_no = format!("is not a valid {}{} file", ending[..1].to_uppercase(), &ending[1..]);
         let option = |option: &str| config(&[option, "leave it out"]);
         let cells: Vec<(&str, Vec<u8>, &str, Cell)> = vec![
             ("a plain file", plain.clone(), "{}", both),
@@ -383,7 +383,8 @@ async fn every_format_under_every_ending() {
         for ending in formats() {
             let bytes = written(format, &[(1, SECRET), (2, "b")]);
             let is_own = |format: &str| OWN.contains(&format);
-            let is_no = format!("is no {}{} file", ending[..1].to_uppercase(), &ending[1..]);
+            let is_no =
+                format!("is not a valid {}{} file", ending[..1].to_uppercase(), &ending[1..]);
             let set = format!("set format = \"{format}\"");
             let json = |format: &str| format.starts_with("json");
             let cell = match (format, ending) {
@@ -391,7 +392,7 @@ async fn every_format_under_every_ending() {
                     notes(&[("i:1", SECRET), ("i:2", "b")])
                 }
                 _ if is_own(ending) => refused(&[&is_no]),
-                _ if is_own(format) => refused(&["is no text but", &set]),
+                _ if is_own(format) => refused(&["is not text but", &set]),
                 _ if json(ending) => refused(&["none of its rows", "line 1", "not JSON"]),
                 _ if json(format) => refused(&["it is JSON", "format = \"jsonl\""]),
                 _ => config(&["no column named id", "of another format"]),

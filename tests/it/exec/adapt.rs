@@ -1,4 +1,4 @@
-//! The query tower adapts to the corpus by itself: a tiny LLM, a tiny student that was distilled from it on other texts, and
+//! The query tower adapts to the corpus: a tiny LLM, a tiny student that was distilled from it on other texts, and
 //! notes of a few sentences.
 
 use std::collections::BTreeMap;
@@ -69,7 +69,8 @@ fn word(random: &mut StdRng, letters: &[u8]) -> String {
     (0..length).map(|_| char::from(letters[random.random_range(0..letters.len())])).collect()
 }
 
-/// A title and three sentences of the note's own words, which are of its own few letters: the tiny LLM tells notes by them.
+/// A title and three sentences of the note's own words, which are of its own few letters: the tiny LLM tells notes by
+/// them.
 fn note(random: &mut StdRng) -> String {
     let letters: Vec<u8> = (0..4).map(|_| random.random_range(b'a'..=b'z')).collect();
     let own: Vec<String> = (0..6).map(|_| word(random, &letters)).collect();
@@ -163,7 +164,7 @@ async fn the_query_tower_adapts_once_and_is_found_in_the_root() {
     assert_eq!(first["adapted"]["files"].as_array().unwrap().len(), 4, "{first}");
     assert_ne!(first["fingerprint"], first["adapted"]["base"]["fingerprint"]);
 
-    // Wherever the shipped one is, the adapted one lies in the root: for a search, a check, a server.
+    // Wherever the shipped one is, the adapted one is in the root: for a search, a check, a server.
     let away = place.path().join("away");
     std::fs::rename(&shipped, &away).unwrap();
     let query = place.notes[&7].split(['\n', '.']).nth(1).unwrap().trim().to_owned();

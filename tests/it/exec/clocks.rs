@@ -1,5 +1,5 @@
 //! Several machines with clocks of their own on one shared folder, each the real program: every age goes by the file
-//! server's clock, and whoever stands still while it passes harms nobody.
+//! server's clock, and a process that is suspended while it passes harms nobody.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -198,7 +198,7 @@ fn a_publisher_that_stood_still_while_its_files_went_puts_the_old_content_back()
         assert_ne!(broken.content_hash, first.content_hash, "what was listed stays");
         assert!(third.blocked.is_empty(), "nobody decided against it");
         place.publishes(seconds, 4);
-        assert_eq!(place.newest("made anew"), 4);
+        assert_eq!(place.newest("made again"), 4);
         assert_eq!(place.manifest(4).content_hash, broken.content_hash);
     }
 }
@@ -235,10 +235,10 @@ fn a_first_snapshot_whose_files_went_is_told_loudly() {
     assert!(late.contains(&layout::manifest(1)) && late.contains("by hand"), "{late}");
     std::fs::remove_file(place.folder().join(layout::manifest(1))).unwrap();
     place.publishes(0, 1);
-    assert_eq!(place.newest("made anew"), 1);
+    assert_eq!(place.newest("made again"), 1);
 }
 
-/// It stood still for so long that a gc has freed its number again.
+/// It was suspended for so long that a gc has freed its number again.
 #[test]
 fn a_publisher_whose_number_was_freed_again_has_lost_and_is_seen_by_nobody() {
     if !machine::is_there() {

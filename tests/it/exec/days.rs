@@ -48,7 +48,7 @@ async fn only_changed_texts_are_encoded() {
     assert_eq!(index(&old), index(&new));
     assert_eq!(old.content.parts, new.content.parts);
 
-    // Another shard count: every index is built anew, no text is encoded.
+    // Another shard count: every index is rebuilt, no text is encoded.
     let resharded = corpus.run(&root, &["index.shards=3"]).await.unwrap();
     assert_eq!(encoded(&resharded), 0);
     assert_eq!(resharded.corpus.notes_unchanged, corpus.notes.len() as u64);

@@ -30,7 +30,7 @@ fn runs_on_a_full_disk_publish_nothing_and_are_made_good() {
     again_on_a_small_disk(name, INNER, 8);
 }
 
-/// A pipeline whose root lies on the small disk; everything else lies elsewhere.
+/// A pipeline whose root is on the small disk; everything else is elsewhere.
 struct Place {
     folder: tempfile::TempDir,
     disk: PathBuf,

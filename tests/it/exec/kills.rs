@@ -1,5 +1,5 @@
-//! `kill -9` of the real program: at every step border, and at random moments. The crash table of tests/README.md is made here
-//! from the borders, so it cannot say what these tests do not see.
+//! `kill -9` of the real program: at every step border, and at random moments. The crash table of tests/README.md is
+//! made here from the borders, so it cannot say what these tests do not see.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
@@ -133,7 +133,7 @@ fn encoded(report: &Value) -> u64 {
     encode["actual"]["texts"].as_u64().unwrap()
 }
 
-/// All that lay in the root before lies there still, byte for byte: leases and text prepared for a day without
+/// All that lay in the root before is there still, byte for byte: leases and text prepared for a day without
 /// changes may go.
 #[track_caller]
 fn untouched(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>, at: &str) {
@@ -230,7 +230,7 @@ fn expected_texts(place: &Place, before: &BTreeMap<String, String>) -> u64 {
     }
 }
 
-/// What lies on the disk is what the table says.
+/// What is on the disk is what the table says.
 fn assert_left(
     border: Border,
     nth: u32,
@@ -440,9 +440,8 @@ const BEGIN: &str =
 const END: &str = "<!-- end of the crash table -->";
 
 fn crash_table() -> String {
-    let mut table = String::from(
-        "| killed right after | what lies there then | the next run |\n|---|---|---|\n",
-    );
+    let mut table =
+        String::from("| killed right after | what is there then | the next run |\n|---|---|---|\n");
     for border in Border::ALL {
         table.push_str(&format!(
             "| {} (`{}`) | {} | {} |\n",
@@ -465,7 +464,7 @@ fn the_crash_table_of_the_readme_is_that_of_the_borders() {
         std::fs::write(&path, format!("{head}{BEGIN}{}{END}{tail}", crash_table())).unwrap();
         return;
     }
-    assert_eq!(table, crash_table(), "UPDATE_README=1 writes it anew");
+    assert_eq!(table, crash_table(), "UPDATE_README=1 writes it again");
 }
 
 /// A kind of object that no border knows would be a write at which nobody ever tried a kill.

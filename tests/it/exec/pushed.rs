@@ -1,4 +1,5 @@
-//! A hub's model that no commit pins: what a push to its repository does to snapshots that are there, and to the next run.
+//! A hub's model that no commit pins: what a push to its repository does to snapshots that are there, and to the next
+//! run.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -123,7 +124,7 @@ async fn a_push_leaves_what_is_published_alone_and_is_nobodys_decision() {
     let second = hub.push('c', true);
     hub.expect(0, &["search", "root", "hello"]);
     hub.expect(0, &["snapshot", "verify", "root"]);
-    // The next run does not encode everything for it by itself, and says what to write.
+    // The next run does not encode everything for it unasked, and says what to write.
     let (_, said) = hub.expect(3, &["run", "p.toml"]);
     for piece in [first.as_str(), second.as_str(), "20 texts", "--override drift", "[next.tower]"] {
         assert!(said.contains(piece), "{piece}: {said}");

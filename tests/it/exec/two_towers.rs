@@ -1,5 +1,5 @@
-//! Vectors of two towers never mix: weights that change under a run, a plan published with another pipeline, query towers
-//! made for another document tower.
+//! Vectors of two towers never mix: weights that change under a run, a plan published with another pipeline, query
+//! towers made for another document tower.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -213,7 +213,7 @@ async fn a_file_that_takes_the_weights_name_is_not_mixed_in() {
     let outcome = place.run_while(planned, |place| {
         std::fs::rename(place.path().join("other/model.safetensors"), place.weights()).unwrap();
     });
-    // What was hashed was encoded with; queries would be encoded with what lies there now.
+    // What was hashed was encoded with; queries would be encoded with what is there now.
     refused(outcome, "changed while they were in use");
     assert!(!place.parts().is_empty() && place.newest().await.is_none());
     std::fs::rename(place.path().join("kept"), place.weights()).unwrap();

@@ -134,7 +134,7 @@ fn a_signal_reaches_the_program_once_and_is_waited_for() {
     assert_eq!(unfinished.expect("counted"), "1\n");
 }
 
-/// A checkout with what the schedulers' files lie in, at the places that `here` puts into their lines.
+/// A checkout with what the schedulers' files are in, at the places that `here` puts into their lines.
 fn installed() -> Checkout {
     let checkout = Checkout::new();
     for folder in ["logs", "metrics", "cache"] {

@@ -47,7 +47,7 @@ fn every_guarantee_names_tests_that_exist() {
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "{title}");
         for name in names {
-            assert!(exists(name), "`{title}` names {name}, which is no test");
+            assert!(exists(name), "`{title}` names {name}, which is not a test");
         }
         named.insert(title);
     }

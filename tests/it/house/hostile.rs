@@ -2,8 +2,8 @@
 //! asking. Each kind is read by a child process with little address space, so an abort is seen too.
 //!
 //! `SCALINGNOTE_MUTATIONS` says how many damaged copies of each kind are read (40), `SCALINGNOTE_MUTATION_SEED` which
-//! are the first (0), `SCALINGNOTE_MUTATION_KINDS` which kinds (comma-separated). `SCALINGNOTE_HOSTILE_COPY` names a file that
-//! the last damaged copy stays in.
+//! are the first (0), `SCALINGNOTE_MUTATION_KINDS` which kinds (comma-separated). `SCALINGNOTE_HOSTILE_COPY` names a
+//! file that the last damaged copy stays in.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ fn damaged_files_are_clear_errors() {
     assert!(failures.is_empty(), "{}", failures.join("\n---\n"));
 }
 
-/// What was found once, and must stay mended: `tests/fuzz/found/<kind>@<what>`.
+/// What was found once, and must stay fixed: `tests/fuzz/found/<kind>@<what>`.
 fn found(kind: &str) -> Vec<PathBuf> {
     let folder = crate::fixture::checkout::package().join("tests/fuzz/found");
     let of_kind = |path: &PathBuf| {
@@ -84,7 +84,7 @@ fn found(kind: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The child's side; without its environment it is no test.
+/// The child's side; without its environment it is not a test.
 #[test]
 fn child() {
     let Ok(kind) = std::env::var("SCALINGNOTE_HOSTILE_KIND") else { return };

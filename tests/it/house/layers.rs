@@ -59,7 +59,7 @@ const TOP_LEVEL_HIDDEN: &[&str] =
 /// Longest source file, its unit tests included.
 const MAX_LINES: usize = 500;
 
-/// Folders under a root: whoever else names or takes apart a key asks `store::layout`.
+/// Folders under a root: any other module that names or parses a key asks `store::layout`.
 const ROOT_FOLDERS: &[&str] =
     &["prepared/", "embeddings/", "indexes/", "towers/", "runs/", "snapshots/", "leases/"];
 
@@ -322,7 +322,7 @@ fn no_file_names_a_path_of_one_machine() {
     let root = package();
     let mut breaches = Vec::new();
     for file in project_files(&root) {
-        // Binary fixtures are no text; they are skipped by not being UTF-8.
+        // Binary fixtures are not text; they are skipped by not being UTF-8.
         if let Ok(text) = std::fs::read_to_string(root.join(&file)) {
             breaches.extend(check_text(&file, &text));
         }

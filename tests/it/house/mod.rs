@@ -1,4 +1,4 @@
-//! What is asked of the whole: layers, contracts, privacy, hostile input, and the files beside the program.
+//! What is asked of the whole: layers, contracts, privacy, hostile input, words, and the files beside the program.
 
 mod benches;
 mod claims;
@@ -12,3 +12,4 @@ mod layers;
 mod privacy;
 pub mod readme;
 mod schemas;
+mod words;

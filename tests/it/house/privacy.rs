@@ -69,7 +69,7 @@ impl Heard {
         output.status.code()
     }
 
-    /// Every place where the marker came out: what was said, and what lies under `runs/`, `snapshots/`, `leases/`.
+    /// Every place where the marker came out: what was said, and what is under `runs/`, `snapshots/`, `leases/`.
     fn leaks(&self) -> Vec<String> {
         let mut leaks = Vec::new();
         for (line, said) in &self.said {

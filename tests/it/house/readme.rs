@@ -131,7 +131,7 @@ fn is_a_target(path: &str, line: &str) {
     let mut make = Command::new("make");
     let output = make.arg("-n").args(arguments).current_dir(package()).output();
     let output = output.expect("make runs");
-    assert!(output.status.success(), "`{line}` of {path} is no target of the Makefile");
+    assert!(output.status.success(), "`{line}` of {path} is not a target of the Makefile");
 }
 
 #[test]
@@ -247,7 +247,10 @@ impl Served {
     fn stop(mut self) {
         let pid = self.process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-        assert!(self.process.wait().expect("it is our child").success(), "SIGTERM is no failure");
+        assert!(
+            self.process.wait().expect("it is our child").success(),
+            "SIGTERM is not a failure"
+        );
     }
 }
 
@@ -362,7 +365,7 @@ fn the_python_example_agrees_with_search() {
             example.similar("17").0 == 2
         });
         assert!(swapped, "snapshot 2 takes over");
-        // Its base has a removed key, and the edited note lies in a delta.
+        // Its base has a removed key, and the edited note is in a delta.
         let newest = checkout.snapshots().pop().expect("a snapshot");
         assert!(newest["content"]["shards"].to_string().contains("\"deltas\""), "{newest}");
         let (_, found) = example.similar("0");

@@ -7,7 +7,7 @@ use super::core;
 use super::lies::Lie;
 use super::scene::{Bounds, Scene};
 
-/// Which rule the search says is broken where the processes are told this amiss.
+/// Which rule the search says is broken where the processes are told this wrongly.
 #[track_caller]
 fn finds(mut scene: Scene, lies: &[&[Lie]], bounds: Bounds, rule: &str) {
     scene.lies = lies.iter().map(|lies| lies.to_vec()).collect();

@@ -20,7 +20,7 @@ use crate::fixture::support::{provenance, publish, tiny};
 /// Keeps nothing that it need not keep.
 pub const STRICT: Retention = Retention { snapshots: 1, grace_hours: 0, runs_days: 0 };
 
-/// What lies in a store after `work`.
+/// What is in a store after `work`.
 pub fn prologue<F: Future<Output = ()>>(work: impl FnOnce(Root) -> F) -> Objects {
     let world = World::new(Objects::new(), Vec::new(), Rules::default(), false, false);
     let root = Seen { world: Arc::clone(&world), process: None }.root();

@@ -1,7 +1,7 @@
-//! Wrong decisions, one at a time: what a process is told amiss makes the real code decide as if a rule were missing
+//! Wrong decisions, one at a time: what a process is told wrongly makes the real code decide as if a rule were missing
 //! from it. A search that cannot find what follows would prove nothing.
 
-/// What one process is told amiss.
+/// What one process is told wrongly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lie {
     /// A create of a name that is there succeeds and replaces it: a bucket that ignores conditions.
@@ -12,7 +12,8 @@ pub enum Lie {
     Ages(&'static str),
     /// What was there once is said to be there by a look at its size: as if nobody looked again before publishing.
     StillThere,
-    /// What it has created itself in this folder is not there when it reads it back: as if nobody looked after an error.
+    /// What it has created itself in this folder is not there when it reads it back: as if nobody looked after an
+    /// error.
     Deaf(&'static str),
     /// Nothing is deleted, and no error says so.
     Keeps,

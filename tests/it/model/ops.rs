@@ -72,8 +72,8 @@ impl Op {
         }
     }
 
-    /// Whether others may be let in before it. What a file holds is the same whenever it is read: that belongs to the step
-    /// before it.
+    /// Whether others may be let in before it. What a file holds is the same whenever it is read: that belongs to the
+    /// step before it.
     pub fn matters(&self) -> bool {
         let key = self.key();
         match self {
@@ -133,7 +133,7 @@ pub fn found(key: &str, bytes: Bytes, modified: DateTime<Utc>, options: &GetOpti
     Reply::Get(Ok(GetResult { payload, meta, range, attributes: Default::default() }))
 }
 
-/// The JSON object at `key` with a change, where it lies in `folder` and is changed.
+/// The JSON object at `key` with a change, where it is in `folder` and is changed.
 pub fn edited(
     bytes: &Bytes,
     key: &str,

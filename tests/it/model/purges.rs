@@ -1,4 +1,4 @@
-//! Scenes of a purge: what a purge told is gone stays away, whoever else is at work.
+//! Scenes of a purge: what a purge told is gone stays away, whatever else is at work.
 
 use std::sync::Arc;
 

@@ -91,7 +91,7 @@ pub async fn planned(corpus: &Corpus, root: &Root) -> String {
     exec::run(&context(corpus, root), &options).await.unwrap();
     let objects = root.list("runs").await.unwrap();
     let plans = objects.iter().filter(|object| object.key.ends_with("/plan.json"));
-    // An earlier run's plan lies there too; a plan without a report has not been run.
+    // An earlier run's plan is there too; a plan without a report has not been run.
     let fresh = plans.filter(|plan| {
         let folder = plan.key.trim_end_matches("plan.json");
         !objects.iter().any(|other| other.key.starts_with(&format!("{folder}report")))

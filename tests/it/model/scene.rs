@@ -15,7 +15,8 @@ use super::world::{Objects, Told, World};
 /// How far a search goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Times that a process which could go on has to wait for another, but where time passed; `None`: as often as possible.
+    /// Times that a process which could go on has to wait for another, but where time passed; `None`: as often as
+    /// possible.
     pub turns: Option<u8>,
     /// Requests that fail or whose answer is lost, and processes that die.
     pub faults: u8,
@@ -51,10 +52,10 @@ pub type Judge = dyn Fn(&End) -> Result<(), String> + Send + Sync;
 /// What is searched.
 pub struct Scene {
     pub name: &'static str,
-    /// What lies in the store at the start.
+    /// What is in the store at the start.
     pub objects: Objects,
     pub processes: Vec<Body>,
-    /// What each process is told amiss.
+    /// What each process is told wrongly.
     pub lies: Vec<Vec<Lie>>,
     pub faults: Vec<Fault>,
     /// Seconds that may pass at once.

@@ -1,4 +1,5 @@
-//! One root that several processes share: every operation that matters waits at a gate until the search lets it through.
+//! One root that several processes share: every operation that matters waits at a gate until the search lets it
+//! through.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -111,9 +112,9 @@ pub struct Ready {
     pub lasting: bool,
 }
 
-/// A thread that is parked for so long with nothing to wait for is asleep.
+/// A thread that is parked for this long with nothing to wait for is asleep.
 const ASLEEP: Duration = Duration::from_micros(200);
-/// No step of the real code takes so long.
+/// No step of the real code takes this long.
 const HANGS: Duration = Duration::from_secs(120);
 
 impl World {
@@ -229,7 +230,8 @@ impl World {
         let state = self.lock();
         let ready = state.processes.iter().enumerate().filter_map(|(at, process)| {
             let next = process.waiting.front().filter(|_| process.told.is_none())?;
-            // A machine that is busy may make a process look asleep that only computes: that asks for something else next.
+            // A machine that is busy may make a process look asleep that only computes: that asks for something else
+            // next.
             let shape = next.op.shape();
             let slept = process.slept && process.waits.contains(&shape);
             let polls = slept && process.asked.contains(&shape);
@@ -272,8 +274,8 @@ impl World {
         drop(waiting);
     }
 
-    /// Time passes, for the store and for all processes but the one that stands still with its machine. A `paused` machine
-    /// knows nothing of it, one that is suspended can ask.
+    /// Time passes, for the store and for all processes but the one that stands still with its machine. A `paused`
+    /// machine knows nothing of it, one that is suspended can ask.
     pub fn pass(&self, seconds: i64, still: Option<usize>, paused: bool) {
         let mut state = self.lock();
         state.now += seconds;

@@ -31,7 +31,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
             let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
             assert!(name.starts_with("scalingnote_") && name.chars().all(legal), "{name}");
             let (series, value) = line.rsplit_once(' ').expect("a value");
-            let labels = series.strip_prefix(name.as_str()).expect("samples lie under their name");
+            let labels = series.strip_prefix(name.as_str()).expect("samples are under their name");
             let labels = labels.strip_prefix("{pipeline=\"quickstart\"").expect("the pipeline");
             let labels = labels.strip_suffix('}').expect("labels are closed");
             let value: f64 = value.parse().expect("a number");

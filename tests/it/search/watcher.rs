@@ -301,7 +301,7 @@ async fn a_started_watcher_looks_by_itself_and_stops_when_dropped() {
         }
         tokio::time::sleep(every).await;
     }
-    let held = watcher.current().expect("the watcher looks by itself");
+    let held = watcher.current().expect("the watcher polls");
     drop(watcher);
     assert_eq!(held.snapshot.manifest().number, 1, "what is held stays open");
 }

@@ -28,9 +28,9 @@ pub struct Crowd {
 pub enum Kind {
     /// Sends half a head and waits.
     HalfHead,
-    /// Sends a head for ever, a byte at a time.
+    /// Sends a head forever, a byte at a time.
     SlowHead,
-    /// Sends a body for ever, a byte at a time.
+    /// Sends a body forever, a byte at a time.
     SlowBody,
     /// Asks for much and reads nothing.
     Deaf,
@@ -177,7 +177,8 @@ async fn garbage(client: &mut Client, random: &mut StdRng) -> std::io::Result<()
     Ok(())
 }
 
-/// A condition on the column `day` that is nested, chained, or repeated, some within the limits and some far beyond them.
+/// A condition on the column `day` that is nested, chained, or repeated, some within the limits and some far beyond
+/// them.
 fn bomb(random: &mut StdRng) -> String {
     let times = [20, 250, 5_000][random.random_range(0..3)];
     let nested = |open: &str, close: &str| {

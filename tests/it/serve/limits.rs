@@ -10,7 +10,7 @@ use super::{Publisher, Running, SELDOM, serve};
 use crate::fixture::http::Client;
 
 const SOON: Duration = Duration::from_millis(300);
-/// No test waits so long for what happens soon.
+/// No test waits this long for what happens soon.
 const LATE: Duration = Duration::from_secs(8);
 
 async fn served(limits: Limits) -> (Publisher, Running) {

@@ -1,7 +1,8 @@
-//! Honest and hostile clients against one server, and real runs that publish beside them: `SCALINGNOTE_SOAK_SECONDS` long.
+//! Honest and hostile clients against one server, and real runs that publish beside them: `SCALINGNOTE_SOAK_SECONDS`
+//! long.
 //!
-//! No honest request may fail, and memory and open files must stay where they are once the server is warm. The crowd comes
-//! and goes: more than there is room for, then few enough that each uses up its time, then nobody.
+//! No honest request may fail, and memory and open files must stay where they are once the server is warm. The crowd
+//! comes and goes: more than there is room for, then few enough that each uses up its time, then nobody.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -109,8 +110,8 @@ impl Kept {
         Self { address, client: Client::connect(address).await, used: false }
     }
 
-    /// One request and its answer, over a new connection where this one was closed between two requests, as every client
-    /// has to.
+    /// One request and its answer, over a new connection where this one was closed between two requests, as every
+    /// client has to.
     async fn ask(&mut self, request: &str, seen: &Seen) -> Result<Reply, String> {
         loop {
             let asking = async {
@@ -149,7 +150,7 @@ async fn search(connection: &mut Kept, body: &str, seen: &Seen) -> Result<Reply,
         let later: u64 = reply.headers["retry-after"].parse().unwrap();
         tokio::time::sleep(Duration::from_secs(later)).await;
     }
-    Err("told to come again later for ever".to_owned())
+    Err("told to come again later forever".to_owned())
 }
 
 /// What a load balancer asks: over a new connection each time.

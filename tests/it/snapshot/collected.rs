@@ -24,7 +24,7 @@ fn run_id(day: u64) -> String {
     format!("20260101T00000{day}Z-0badcafe")
 }
 
-/// What lies in the root, and at which hour it was written: a store's clock cannot be set, so `now` moves instead.
+/// What is in the root, and at which hour it was written: a store's clock cannot be set, so `now` moves instead.
 async fn gc_at(root: &Root, hours: i64, retention: &Retention, dry: bool) -> Vec<String> {
     let now = Utc::now() + TimeDelta::hours(hours);
     let report = gc(root, retention, now, dry, &Protected::default()).await.unwrap();
@@ -124,7 +124,7 @@ async fn gc_respects_plans_leases_and_unreadable_manifests() {
     assert_eq!(report.deleted, [other.path]);
     assert_eq!(report.kept_snapshots, [1, 2]);
 
-    // Unsure is no reason to delete.
+    // Unsure is not a reason to delete.
     let bad = Root::in_memory();
     let content = tiny(&bad, "orphan").await.unwrap();
     bad.put(&layout::manifest(1), Bytes::from_static(b"{}")).await.unwrap();
@@ -205,7 +205,7 @@ async fn a_gc_beside_publishes_never_deletes_what_is_committed() {
                     match commit(&root, parent.as_ref(), content, vec![], run).await {
                         Ok(CommitOutcome::Committed(_)) => break,
                         Ok(_) => {}
-                        // The gc was first: made anew, committed next time.
+                        // The gc was first: made again, committed next time.
                         Err(error) if error.kind() == ErrorKind::Transient => {}
                         Err(error) => panic!("{error:?}"),
                     }

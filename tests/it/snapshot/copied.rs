@@ -166,7 +166,7 @@ async fn what_is_damaged_is_named_and_nothing_is_published() {
         plant(&from, flipped.clone()).await;
         refused(copy(&from, 2, &to).await, ErrorKind::Corrupt, &file.path);
         plant(&from, bytes.to_vec()).await;
-        // Something else lies there already under that name: it is not believed, and not written over.
+        // Something else is there already under that name: it is not believed, and not written over.
         let to = Root::in_memory();
         plant(&to, flipped.clone()).await;
         let told = refused(copy(&from, 2, &to).await, ErrorKind::Corrupt, &file.path);
@@ -216,11 +216,11 @@ async fn another_tower_a_rollback_and_a_purge_are_respected() {
     let mut corpus = two_days(&from).await;
     copy(&from, 1, &to).await.unwrap();
     copy(&from, 2, &to).await.unwrap();
-    // Rolled back there: it does not come again by itself.
+    // Rolled back there: it does not come back unasked.
     snapshot::rollback(&to, 1, provenance("back")).await.unwrap();
     let told = refused(copy(&from, 2, &to).await, ErrorKind::GateRefused, "rolled back");
     assert!(told.to_string().contains("snapshot 3 blocks it"), "{told}");
-    corpus.notes.insert(5, ("mended".to_owned(), 0));
+    corpus.notes.insert(5, ("fixed".to_owned(), 0));
     corpus.run(&from, &[]).await.unwrap();
     assert_eq!(copy(&from, 3, &to).await.unwrap().snapshot, Some(4));
     assert_eq!(newest(&to).await.blocked.len(), 1, "what is blocked there stays so");
@@ -268,8 +268,8 @@ async fn purge(root: &Root, id: i64) {
     assert!(stage::purge(request).await.unwrap().left.is_empty());
 }
 
-/// While a copy waits before its manifest, what it has sent is unnamed: a gc without any grace time leaves it alone, and
-/// somebody else's publish makes the copy lose instead of being replaced.
+/// While a copy waits before its manifest, what it has sent is unnamed: a gc without any grace time leaves it alone,
+/// and somebody else's publish makes the copy lose instead of being replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gc_or_a_publish_beside_a_copy_does_no_harm() {
     let from = Root::in_memory();

@@ -1,4 +1,4 @@
-//! What lies under a root and is somebody else's: gc and purge leave it alone, and a purge says what it holds.
+//! What is under a root and is somebody else's: gc and purge leave it alone, and a purge says what it holds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -195,12 +195,12 @@ fn no_root_is_begun_inside_or_around_another() {
     under(".", "around.toml");
     under("beside", "beside.toml");
     for command in ["run", "plan", "run --plan-only"] {
-        place.says(2, &format!("{command} inside.toml"), &["would lie inside the root", "root"]);
-        place.says(2, &format!("{command} around.toml"), &["would lie around the root"]);
+        place.says(2, &format!("{command} inside.toml"), &["would be inside the root", "root"]);
+        place.says(2, &format!("{command} around.toml"), &["would be around the root"]);
     }
     assert!(!place.path("root/deep/er/leases").exists() && !place.path("leases").exists());
     place.expect(0, "run beside.toml");
-    // One that lies there already goes on, and says so.
+    // One that is there already continues, and says so.
     std::fs::rename(place.path("inner"), place.path("root/deep/er")).unwrap();
     let file = PipelineFile {
         root: "root/deep/er",
@@ -209,6 +209,6 @@ fn no_root_is_begun_inside_or_around_another() {
         ..PipelineFile::default()
     };
     place.write("inside.toml", file.text());
-    place.says(0, "run inside.toml", &["lies inside the root"]);
+    place.says(0, "run inside.toml", &["is inside the root"]);
     place.expect(0, "run p.toml");
 }

@@ -106,7 +106,7 @@ async fn nothing_is_published_that_is_not_there() {
     let mut missing = content.clone();
     missing.shards[0].ids.path = layout::ids_file("0123456789abcdef", 0, "0000000000000000");
     let error = commit(&root, None, missing, vec![], provenance("r")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Transient, "a run makes it anew");
+    assert_eq!(error.kind(), ErrorKind::Transient, "a run makes it again");
     let mut truncated = content.clone();
     truncated.shards[0].ids.size += 1;
     let error = commit(&root, None, truncated, vec![], provenance("r")).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! One flipped bit anywhere in a stored file: every reader says which file it is and stops, or answers as without it. And
-//! the way back: what was damaged is taken out, the next run makes it again.
+//! One flipped bit anywhere in a stored file: every reader says which file it is and stops, or answers as without it.
+//! And the repair: what was damaged is taken out, the next run makes it again.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -22,7 +22,7 @@ use super::segments::edit;
 use crate::fixture::days::{self, Corpus, encoded};
 
 /// Counts the readings of each object. Whoever reads a Parquet file asks for its end, where the footer is, once,
-/// however many ranges follow; whoever reads an object as a whole gets its end, too.
+/// however many ranges follow; a reader of the whole object gets its end, too.
 struct Counting {
     inner: Arc<dyn ObjectStore>,
     readings: Arc<Mutex<BTreeMap<String, u64>>>,

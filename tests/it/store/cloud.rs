@@ -100,7 +100,7 @@ async fn a_create_knows_whether_it_won_on_roots_of_the_environment() {
             assert_eq!(clear.get(&key).await.unwrap(), "mine");
             assert_eq!(proxy.faults().len(), 1, "the fault must have been injected");
 
-            // The same where another writer was first: a lost acknowledgement of a refusal is no victory.
+            // The same where another writer was first: a lost acknowledgement of a refusal is not a victory.
             let (_proxy, root) = server.broken(once(|r| r.conditional, fault.clone())).await;
             let outcome = root.put_if_absent(&key, Bytes::from_static(b"theirs")).await.unwrap();
             assert_eq!(outcome, PutOutcome::AlreadyExists, "{}: {fault:?}", server.uri);
@@ -216,7 +216,7 @@ async fn an_upload_that_breaks_starts_again_on_roots_of_the_environment() {
             (request.method == "POST" && request.target.contains("uploadId="))
                 || request.target.contains("comp=blocklist")
         };
-        // The second part is refused for good (the client repeats passing faults of parts by itself), and the first
+        // The second part is refused for good (the client retries transient failures of parts), and the first
         // finish is carried out without an answer or breaks off before.
         let refused = Fault::status("418 I'm a teapot");
         let mut parts = 0;

@@ -179,7 +179,7 @@ async fn fetching(root: &Root) {
     let fresh = tempfile::tempdir().unwrap();
     assert_eq!(root.fetch(&gone, fresh.path()).await.unwrap_err().kind(), ErrorKind::NotFound);
     if root.local_folder().is_none() {
-        // A torn or altered download is made anew, a wrong object refused.
+        // A torn or altered download is made again, a wrong object refused.
         std::fs::write(&path, noise(99_999)).unwrap();
         assert_eq!(
             std::fs::read(root.fetch(&file, cache.path()).await.unwrap()).unwrap().len(),

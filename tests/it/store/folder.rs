@@ -116,7 +116,7 @@ fn what_is_stored_is_as_readable_as_the_umask_says() {
     }
 }
 
-/// Without a home folder the cache lies in `/tmp`, where anybody may have laid a trap.
+/// Without a home folder the cache is in `/tmp`, where anybody may have laid a trap.
 #[test]
 fn a_cache_in_the_folder_of_all_is_our_own_or_refused() {
     let place = place();

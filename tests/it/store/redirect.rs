@@ -72,7 +72,7 @@ async fn a_root_may_be_moved_on_its_own_host() {
     assert!(whole(&circle).contains("circle"), "{circle:?}");
 }
 
-/// Downloads lie elsewhere; that host is not told the address that sent us, which may be signed.
+/// Downloads are elsewhere; that host is not told the address that sent us, which may be signed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_may_lie_elsewhere_and_its_signature_stays() {
     let place = Place::new();

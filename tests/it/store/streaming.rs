@@ -42,7 +42,7 @@ async fn stream(uri: &str) {
     let fetched = peak_mib() - before;
     let scheme = uri.split("://").next().unwrap_or_default();
     println!(
-        "a file of {SIZE_MIB} MiB on {}: {uploaded} MiB more in memory at most for the upload, {fetched} with the way back",
+        "a file of {SIZE_MIB} MiB on {}: {uploaded} MiB more in memory at most for the upload, {fetched} with the download",
         if uri.contains("://") { scheme } else { "a folder" }
     );
     root.delete("big/file.bin").await.unwrap();

@@ -208,7 +208,7 @@ fn a_pipeline_needs_to_name_the_model_and_nothing_else() {
     // A stated licence and the rest of the card go into the next manifest.
     place.write("model/README.md", "---\nlicense: apache-2.0\n---\n");
     place.write("notes.jsonl", (0..31).map(line).collect::<String>());
-    // Vectors of random weights lie so near to each other that rounding changes their order.
+    // Vectors of random weights are so near to each other that rounding changes their order.
     place.expect(0, "run p.toml --override recall --reason near");
     let card =
         &place.json(0, "snapshot show p.toml --json")["provenance"]["measured"]["model-card"];

@@ -11,7 +11,7 @@ use crate::fixture::training::write_encoder;
 const POINTER: &str =
     "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 90868376\n";
 
-/// An encoder in `model`, and a pipeline whose corpus is not there: whoever gets as far as reading it fails by that.
+/// An encoder in `model`, and a pipeline whose corpus is not there: code that gets as far as reading it fails.
 fn place() -> Place {
     let place = Place::new();
     write_encoder(&place.path("model"));

@@ -219,7 +219,7 @@ fn llama3() -> llama::Llama3RopeConfig {
     }
 }
 
-/// Divisors of the rotary frequencies as Llama 3.1 defines them, written anew from its paper's code.
+/// Divisors of the rotary frequencies as Llama 3.1 defines them, written again from its paper's code.
 fn llama3_factors(config: &DecoderConfig) -> Vec<f32> {
     let scaling = llama3();
     let old = scaling.original_max_position_embeddings as f32;

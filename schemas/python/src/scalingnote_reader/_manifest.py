@@ -178,7 +178,7 @@ def _file(entry: dict[str, Any]) -> FileRef:
     path = PurePosixPath(entry["path"])
     # A root may come from anybody; its manifest must not lead out of it.
     if path.is_absolute() or ".." in path.parts or "\\" in entry["path"] or not path.parts:
-        raise CorruptError(f"the manifest names the file {entry['path']!r}, which is no key below the root")
+        raise CorruptError(f"the manifest names the file {entry['path']!r}, which is not a key below the root")
     return FileRef(entry["path"], entry["size"], entry["sha256"])
 
 

@@ -80,7 +80,7 @@ class Root:
         self.uri = os.fspath(uri)
         folder = _local_folder(self.uri)
         self._store: _Store = _Folder(folder) if folder else _Remote(self.uri, storage_options or {})
-        # Files of a local folder are mapped where they lie unless the caller wants copies.
+        # Files of a local folder are mapped where they are unless the caller wants copies.
         self._folder = folder if cache is None else None
         self._cache: Path | None = None
         if self._folder is None:
@@ -116,7 +116,7 @@ class Root:
         return data
 
     def fetch(self, file: FileRef, *, check: bool) -> Path:
-        """Return where the file's bytes lie on this machine; with `check` they are hashed, and always when copied."""
+        """Return where the file's bytes are on this machine; with `check` they are hashed, and always when copied."""
         if self._folder is not None:
             path = self._folder / file.path
             with self._told(file.path):

@@ -94,7 +94,7 @@ class Snapshot:
         """Open the newest snapshot below `root` (a folder or an fsspec URI), or the one with this number.
 
         Every file is hashed and every canary query asked again; `check=False` leaves out both for files that are mapped
-        where they lie. Those of a local folder are, so nobody else may write into them meanwhile. With `cache`, and for
+        where they are. Those of a local folder are, so nobody else may write into them meanwhile. With `cache`, and for
         a URI always, they are copied into that folder (a temporary one by default) and hashed on the way.
         """
         opened = Root(root, cache=cache, storage_options=storage_options)
@@ -148,7 +148,7 @@ class Snapshot:
             found += [(score, segment.notes.note(row), at, row) for score, row in hits]
         found.sort(key=lambda hit: (-hit[0], isinstance(hit[1], str), hit[1]))
         best: dict[int | str, tuple[float, int | str, int, int]] = {}
-        for hit in found:  # the chunks of one note may lie in several segments
+        for hit in found:  # the chunks of one note may be in several segments
             best.setdefault(hit[1], hit)
         return self._hits(list(best.values())[:k])
 

@@ -23,8 +23,8 @@ _START = 64
 _BLOCK = 1 << 14  # rows that an exact search turns into f32 at a time
 # When comparing with every live row costs less than walking the graph past the others: as `scalingnote` decides.
 _MET, _OVERHEAD = 24, 600
-# Scores of canaries may differ by f16 rounding and the four digits of the record; one canary in four may lie on a
-# border of the walk that another processor rounds the other way.
+# Scores of canaries may differ by f16 rounding and the four digits of the record; one canary in four may be on a
+# border of the walk that another processor rounds differently.
 _TOLERANCE = 2e-3
 _SPARE = 4
 
@@ -42,7 +42,7 @@ class Vectors:
         start = -(-(_START + 8 * count) // 64) * 64
         size = start + 2 * count * dimensions
         if (magic, version, width) != (b"SNF16", 1, dimensions) or sidecar.stat().st_size != size:
-            raise CorruptError(f"{sidecar} is no f16 sidecar of {dimensions} dimensions")
+            raise CorruptError(f"{sidecar} is not an f16 sidecar of {dimensions} dimensions")
         self.keys: npt.NDArray[np.uint64] = np.memmap(sidecar, "<u8", "r", _START, (count,))
         self._halves: npt.NDArray[np.float16] = np.memmap(sidecar, "<f2", "r", start, (count, dimensions))
         restored = Index.restore(str(index), view=True)

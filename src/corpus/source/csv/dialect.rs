@@ -27,7 +27,7 @@ impl Dialect {
     /// The dialect of a table; `tabs` where its files end in `.tsv`.
     ///
     /// # Errors
-    /// Config: options that are no single characters, or one character with two meanings.
+    /// Config: options that are not single characters, or one character with two meanings.
     pub(in crate::corpus::source) fn of(table: &TableOptions, tabs: bool) -> Result<Self> {
         let wrong = |option: &str, given: &str, must: &str| {
             Error::config(format!("table `{}`: {option} {given:?} must be {must}", table.name))
@@ -79,7 +79,7 @@ impl Dialect {
         Ok(Self { delimiter, quote, escape, comment, letters, open, longest: LONGEST })
     }
 
-    /// The same for records of at most so many bytes.
+    /// The same for records of at most this many bytes.
     pub(in crate::corpus::source) fn with_longest(self, longest: usize) -> Self {
         Self { longest, ..self }
     }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// How many files are read at once: each takes a core.
 const FILES: usize = 4;
 
-/// What the first pass over all files came to.
+/// The result of the first pass over all files.
 enum Pass {
     /// Each file in its turn.
     Learned(Vec<Learned>),
@@ -27,8 +27,8 @@ enum Pass {
 
 /// Reads all files of a table once. The dialect that comes back is the one for later passes.
 ///
-/// Files that end in `.tsv` and do not say whether they have quotes have some if every field that begins with a quote is
-/// as a CSV writer writes it, and have none if that gives every line the header's number of fields.
+/// Files that end in `.tsv` and do not say whether they have quotes have some if every field that begins with a quote
+/// is as a CSV writer writes it, and have none if that gives every line the header's number of fields.
 ///
 /// # Errors
 /// The first file that cannot be read or has other columns than the first; options that do not fit.

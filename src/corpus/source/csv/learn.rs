@@ -11,7 +11,7 @@ use crate::corpus::names::{called, shown};
 use crate::corpus::options::{ColumnType, TableOptions, TypeRule};
 use crate::error::{Error, Result};
 
-/// What a first pass over a file came to.
+/// The result of a first pass over a file.
 #[derive(Debug)]
 pub(super) enum Learning {
     Learned(Learned),

@@ -1,4 +1,4 @@
-//! CSV files, and all that is called so: separated by commas, tabs or semicolons, quoted or escaped or neither.
+//! CSV files, and their relatives: separated by commas, tabs or semicolons, quoted or escaped or neither.
 
 mod dialect;
 mod files;

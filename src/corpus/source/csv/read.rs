@@ -15,7 +15,7 @@ use crate::corpus::names::{called, shown};
 use crate::corpus::options::TableOptions;
 use crate::error::{Error, Result};
 
-/// A batch is given out once it holds so many bytes of text: an array must stay below 2 GiB, and a row is below 1.
+/// A batch is given out once it holds this many bytes of text: an array must stay below 2 GiB, and a row is below 1.
 const BATCH_BYTES: usize = 8 << 20;
 
 /// Reads a file: `columns` by their places in it, without the rows in `bad`. Stops where `emit` returns false.

@@ -1,8 +1,8 @@
 //! Records and fields of a CSV file.
 //!
 //! Records end in `\n`, `\r\n` or a lone `\r`; blank lines and lines of comment are passed over. A field that begins
-//! with a quote ends with the next one that is not written twice or escaped. What a quote in the wrong place would do to
-//! the rows behind it nobody sees: a quoted field that stays open, or that text follows, is an error.
+//! with a quote ends with the next one that is not written twice or escaped. What a quote in the wrong place would do
+//! to the rows behind it nobody sees: a quoted field that stays open, or that text follows, is an error.
 
 use std::io::{self, Read};
 
@@ -91,7 +91,7 @@ pub(super) struct Record<'a> {
     pub(super) line: u64,
     /// How many fields it has. Those beyond what the reader keeps have no text.
     pub(super) len: usize,
-    /// All of it, as it stands in the file.
+    /// All of it, as it is in the file.
     pub(super) bytes: &'a [u8],
     buffer: &'a [u8],
     scratch: &'a [u8],
@@ -109,7 +109,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A field as it stands in the file, between its quotes if it has some.
+    /// A field as it is in the file, between its quotes if it has some.
     pub(super) fn written(&self, at: usize) -> &'a [u8] {
         self.fields.get(at).map_or(&[], |f| &self.buffer[f.start as usize..f.end as usize])
     }
@@ -148,7 +148,7 @@ impl<'a> Record<'a> {
 pub(super) struct Tokens<R> {
     reader: R,
     dialect: Dialect,
-    /// Text may not follow a closing quote. Else it may where the quoted field is in one line, and belongs to the field.
+    /// Text may not follow a closing quote. Else it may where the quoted field is in one line, and belongs to it.
     strict: bool,
     buffer: Vec<u8>,
     /// What of the buffer is read: the next record begins at `at`, `filled` is the end.
@@ -160,7 +160,7 @@ pub(super) struct Tokens<R> {
     line: u64,
     fields: Vec<Field>,
     scratch: Vec<u8>,
-    /// So many fields of a record are kept.
+    /// This many fields of a record are kept.
     keep: usize,
 }
 
@@ -201,7 +201,7 @@ impl<R: Read> Tokens<R> {
         }
     }
 
-    /// Keeps no more than so many fields of a record.
+    /// Keeps no more than this many fields of a record.
     pub(super) fn keep(&mut self, fields: usize) {
         self.keep = fields;
     }

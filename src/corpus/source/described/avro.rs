@@ -1,4 +1,4 @@
-//! Walks through an Avro container before DataFusion reads it: its reader turns for ever where a block holds more
+//! Walks through an Avro container before DataFusion reads it: its reader loops forever where a block holds more
 //! than the rows it claims, and unpacks whatever a block holds.
 //!
 //! Format: <https://avro.apache.org/docs/1.12.0/specification/#object-container-files>.
@@ -11,12 +11,12 @@ use serde_json::Value;
 use super::unpack::{Failed, Packing};
 use crate::corpus::session::BATCH_ROWS;
 
-/// Longest header entry and block that are believed; writers make blocks of kilobytes.
+/// Longest header entry and block that are accepted; writers make blocks of kilobytes.
 const MAX_BLOCK: u64 = 1 << 30;
 /// Deepest nesting of a value.
 const MAX_DEPTH: u32 = 64;
 
-/// Why a file is no whole container.
+/// Why a file is not a whole container.
 type Broken = &'static str;
 
 const CUT: Broken = "it is cut off";
@@ -35,8 +35,9 @@ impl From<Broken> for Refused {
     }
 }
 
-/// Checks the framing of every block, that it unpacks to at most `room` bytes, and that it holds just the rows it claims; of
-/// blocks packed by snappy the size alone is looked at. Returns how many rows a batch may have to take no more than `room`.
+/// Checks the framing of every block, that it unpacks to at most `room` bytes, and that it holds just the rows it
+/// claims; of blocks packed by snappy the size alone is looked at. Returns how many rows a batch may have to take no
+/// more than `room`.
 pub(super) fn walk(mut reader: impl Read, room: u64) -> Result<usize, Refused> {
     if bytes(&mut reader, 4)? != b"Obj\x01" {
         return Err(Refused::Broken("it does not begin as an Avro container"));
@@ -44,7 +45,7 @@ pub(super) fn walk(mut reader: impl Read, room: u64) -> Result<usize, Refused> {
     let header = header(&mut reader)?;
     let sync = bytes(&mut reader, 16)?;
     let schema = header.get("avro.schema").ok_or("it has no schema")?;
-    let schema: Value = serde_json::from_slice(schema).map_err(|_| "its schema is no JSON")?;
+    let schema: Value = serde_json::from_slice(schema).map_err(|_| "its schema is not JSON")?;
     let mut types = Types::default();
     let root = types.parse(&schema, "", 0);
     let codec = header.get("avro.codec").map_or(&b"null"[..], Vec::as_slice);
@@ -114,7 +115,8 @@ fn snappy_size(block: &[u8]) -> Option<u64> {
     None
 }
 
-/// The largest batches that rows come to, for batches of 1, 2, 4 rows and so on: bytes of the last one, and of the largest.
+/// The largest batches that rows make, for batches of 1, 2, 4 rows and so on: bytes of the last one, and of the
+/// largest.
 #[derive(Default)]
 struct Batches {
     rows: u64,
@@ -171,7 +173,7 @@ fn byte(reader: &mut impl Read) -> Result<Option<u8>, Broken> {
     }
 }
 
-/// So many bytes; grows with what is there, not with what is claimed.
+/// This many bytes; grows with what is there, not with what is claimed.
 fn bytes(reader: &mut impl Read, count: u64) -> Result<Vec<u8>, Broken> {
     let mut out = Vec::new();
     let read = reader.take(count).read_to_end(&mut out).map_err(|_| "it cannot be read")?;

@@ -22,7 +22,7 @@ use crate::corpus::source::file::SourceFile;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::unreadable;
 
-/// Refuses a file that does not begin as its format does. A reader that believes the first bytes of any
+/// Refuses a file that does not begin as its format does. A reader that trusts the first bytes of any
 /// file to be a length would ask for gigabytes.
 async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
     let magics: &[&[u8]] = match kind {
@@ -32,7 +32,7 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
         TableFormat::Avro => &[b"Obj\x01"],
         TableFormat::Jsonl | TableFormat::Csv | TableFormat::Markdown => return Ok(()),
     };
-    let wrong = || Error::input(format!("{} is no {kind:?} file", file.url));
+    let wrong = || Error::input(format!("{} is not a valid {kind:?} file", file.url));
     if file.meta.size < 8 {
         return Err(wrong());
     }
@@ -51,8 +51,8 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
     }
 }
 
-/// The names of a Parquet file's columns as it has them, and the bytes of a row. Its footer is in the cache: the schema was
-/// read before.
+/// The names of a Parquet file's columns as it has them, and the bytes of a row. Its footer is in the cache: the schema
+/// was read before.
 async fn parquet_columns(
     file: &SourceFile,
     state: &SessionState,
@@ -105,7 +105,8 @@ pub(in crate::corpus::source) struct Described {
     pub(in crate::corpus::source) is_stream: bool,
 }
 
-/// Schema of self-describing files (Parquet, Arrow, Avro), that of each, and how many rows a batch of `room` bytes may have.
+/// Schema of self-describing files (Parquet, Arrow, Avro), that of each, and how many rows a batch of `room` bytes may
+/// have.
 pub(in crate::corpus::source) async fn own(
     context: &SessionContext,
     files: &[SourceFile],
@@ -158,7 +159,7 @@ pub(in crate::corpus::source) async fn own(
                         let rows = rows.min(fit.unwrap_or(BATCH_ROWS)).max(1);
                         Ok((file, schema, is_stream, rows))
                     }
-                    // A file that its own reader does not understand is bad input, whoever is blamed.
+                    // A file that its own reader does not understand is bad input, whichever of the two is blamed.
                     Err(e) if e.kind() == ErrorKind::Internal => {
                         Err(Error::input(e.message().to_owned()))
                     }

@@ -1,5 +1,5 @@
-//! Looks over an Arrow IPC file before DataFusion reads it: its reader takes every length in it at its word, also those that
-//! packed buffers claim to unpack to.
+//! Looks over an Arrow IPC file before DataFusion reads it: its reader takes every length in it at its word, also those
+//! that packed buffers claim to unpack to.
 //!
 //! Format: <https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format>.
 
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::store::unreadable;
 
 const MAGIC: &[u8; 6] = b"ARROW1";
-/// What stands before the length of a message.
+/// What is before the length of a message.
 const ONES: u64 = 0xffff_ffff;
 /// Length and magic number at the end.
 const TAIL: u64 = 10;
@@ -30,7 +30,7 @@ pub(super) struct Checked {
     pub(super) columns: Vec<String>,
 }
 
-/// Checks that whatever a file or a stream of messages claims lies in the file, and that what it packs unpacks to at most
+/// Checks that whatever a file or a stream of messages claims is in the file, and that what it packs unpacks to at most
 /// `room` bytes at once: each batch, and all dictionaries.
 ///
 /// # Errors
@@ -48,7 +48,10 @@ pub(super) async fn check(file: &SourceFile, room: u64) -> Result<Checked> {
 async fn check_stream(file: &SourceFile, room: u64) -> Result<Vec<String>> {
     let size = file.meta.size;
     let wrong = || {
-        Error::input(format!("{} is no whole stream of Arrow messages; write it again", file.url))
+        Error::input(format!(
+            "{} is not a complete stream of Arrow messages; write it again",
+            file.url
+        ))
     };
     let (mut at, mut columns, mut dictionaries) = (0, Vec::new(), 0_u64);
     while at < size {
@@ -106,7 +109,7 @@ async fn check_unpacked(
         let end = start.checked_add(u64::try_from(buffer.length()).ok()?)?;
         (end <= file.meta.size && end - start >= 8).then_some(start..end)
     };
-    // Those that lie elsewhere are for the reader to refuse.
+    // Those that are elsewhere are for the reader to refuse.
     let places: Vec<_> = buffers.filter_map(place).collect();
     let lengths: Vec<_> = places.iter().map(|place| place.start..place.start + 8).collect();
     let lengths = file.store.get_ranges(&file.meta.location, &lengths).await;
@@ -144,11 +147,14 @@ fn le(four: &[u8]) -> u64 {
     u64::from(u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
 }
 
-/// A file: every block that the footer names lies in it, and so does every message.
+/// A file: every block that the footer names is in it, and so does every message.
 async fn check_file(file: &SourceFile, room: u64) -> Result<Vec<String>> {
     let size = file.meta.size;
     let wrong = |what: &str| {
-        Error::input(format!("{} is no whole Arrow IPC file: {what}; write it again", file.url))
+        Error::input(format!(
+            "{} is not a complete Arrow IPC file: {what}; write it again",
+            file.url
+        ))
     };
     if size < 8 + TAIL {
         return Err(wrong("it is too short"));
@@ -182,7 +188,7 @@ async fn check_file(file: &SourceFile, room: u64) -> Result<Vec<String>> {
             let end = start.checked_add(head)?.checked_add(body)?;
             (end <= at).then_some((start, head))
         };
-        let (start, head) = lies_in().ok_or_else(|| wrong("a block lies outside of it"))?;
+        let (start, head) = lies_in().ok_or_else(|| wrong("a block is outside of it"))?;
         let prefix = read(file, start..start + 8).await?;
         let (first, second) = prefix.split_at(4);
         // Since Arrow 0.15 the length stands after four bytes of ones.

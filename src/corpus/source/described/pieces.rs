@@ -1,5 +1,5 @@
-//! Batches of Arrow files in pieces small enough to be written out: a dictionary, a view, or a run may stand for the same text
-//! a million times.
+//! Batches of Arrow files in pieces small enough to be written out: a dictionary, a view, or a run may stand for the
+//! same text a million times.
 
 use std::fmt;
 use std::sync::Arc;
@@ -133,8 +133,8 @@ fn is_short(schema: &SchemaRef) -> bool {
     schema.fields().iter().any(|field| holds_short(field.data_type()))
 }
 
-/// The rows of a batch in pieces that take at most a quarter of the room, or have one row; the bytes of one that takes more
-/// than the room.
+/// The rows of a batch in pieces that take at most a quarter of the room, or have one row; the bytes of one that takes
+/// more than the room.
 fn cut(batch: &RecordBatch, room: u64) -> std::result::Result<Vec<RecordBatch>, u64> {
     let rows = sums(batch.columns().iter(), batch.num_rows());
     let (mut pieces, mut start, mut sum) = (Vec::new(), 0, 0_u64);
@@ -183,7 +183,7 @@ fn lengths(array: &ArrayRef) -> Vec<u64> {
         T::LargeUtf8 => between(array.as_string::<i64>().value_offsets(), None),
         T::Binary => between(array.as_binary::<i32>().value_offsets(), None),
         T::LargeBinary => between(array.as_binary::<i64>().value_offsets(), None),
-        // The length of a view stands in its first four bytes.
+        // The length of a view is in its first four bytes.
         T::Utf8View => {
             array.as_string_view().views().iter().map(|view| u64::from(*view as u32)).collect()
         }

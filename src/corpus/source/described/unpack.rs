@@ -1,4 +1,4 @@
-//! What packed bytes come to, found out without ever holding more than is allowed.
+//! The size of packed bytes, found out without ever holding more than is allowed.
 
 use std::io::{self, Read};
 
@@ -27,14 +27,14 @@ pub(super) enum Failed {
 const XZ_STATE: u64 = 16 << 20;
 
 impl Packing {
-    /// All that comes out, at most so many bytes.
+    /// All that comes out, at most this many bytes.
     pub(super) fn unpack(self, packed: &[u8], most: u64) -> Result<Vec<u8>, Failed> {
         let mut out = Vec::new();
         self.copy(packed, most, &mut out)?;
         Ok(out)
     }
 
-    /// Checks that no more than so many bytes come out.
+    /// Checks that no more than this many bytes come out.
     pub(super) fn check(self, packed: &[u8], most: u64) -> Result<(), Failed> {
         // An upper bound that the format has.
         let ratio = match self {

@@ -74,9 +74,9 @@ pub(super) struct Search {
     pub(super) left_out_root: bool,
 }
 
-/// The refusal of a table that lies in what this program publishes.
+/// The refusal of a table that is in what this program publishes.
 pub(super) fn in_root(uri: &str, root: &str) -> Error {
     Error::input(format!(
-        "{uri} lies in publish.root, {root}: what this program writes there is not notes; give one of the two a folder of its own"
+        "{uri} is in publish.root, {root}: what this program writes there is not notes; give one of the two a folder of its own"
     ))
 }

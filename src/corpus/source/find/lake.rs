@@ -22,7 +22,7 @@ pub(super) enum Owner {
     Root,
 }
 
-/// Names below a folder that give its owner away: a folder in it, and what must lie in that.
+/// Names below a folder that give its owner away: a folder in it, and what must be in that.
 pub(super) const MARKERS: [(&str, Owner); 7] = [
     ("_delta_log", Owner::Delta),
     (".hoodie", Owner::Hudi),
@@ -70,7 +70,7 @@ impl Owner {
             Self::Paimon => ("a Paimon table", "schema", "deleted rows and old versions"),
             Self::Root => {
                 return Error::input(format!(
-                    "{folder} is a root that this program publishes to: what lies there are indexes and prepared texts, \
+                    "{folder} is a root that this program publishes to: what is there are indexes and prepared texts, \
                      not notes; name the folder of the notes, or move one of the two"
                 ));
             }
@@ -82,7 +82,8 @@ impl Owner {
     }
 }
 
-/// `v3.metadata.json`, `00003-<uuid>.metadata.json`, and either packed: sidecar files of other data are called otherwise.
+/// `v3.metadata.json`, `00003-<uuid>.metadata.json`, and either packed: sidecar files of other data are called
+/// otherwise.
 fn is_iceberg_metadata(name: &str) -> bool {
     let plain = name.strip_suffix(".gz").unwrap_or(name).replace(".gz.metadata.", ".metadata.");
     let Some(stem) = plain.strip_suffix(".metadata.json") else { return false };

@@ -2,7 +2,7 @@
 //! everywhere.
 //!
 //! Nothing is left out silently: what cannot be notes is refused by name or told in a warning. No file is opened and no
-//! object is asked for by itself, so that the number of files costs no descriptors and no requests.
+//! object is requested separately, so that the number of files costs no descriptors and no requests.
 
 mod found;
 mod kind;
@@ -196,8 +196,8 @@ impl<'a> Finder<'a> {
         Ok(store)
     }
 
-    /// Whether an `http(s)` address is that of a plain file: the clouds' own addresses are asked as their stores, unless
-    /// they are signed.
+    /// Whether an `http(s)` address is that of a plain file: the clouds' own addresses are asked as their stores,
+    /// unless they are signed.
     fn is_web(&self, uri: &str, shown: &str) -> Result<bool> {
         let url = Url::parse(uri)
             .map_err(|e| Error::config(format!("{shown} is not a URL")).with_source(e))?;
@@ -228,7 +228,7 @@ fn resolved(parts: Vec<Part>) -> Vec<Part> {
     out
 }
 
-/// The path of the root that is published to, where it lies in the bucket `base`.
+/// The path of the root that is published to, where it is in the bucket `base`.
 fn root_in(base: &Url, output: Output<'_>, storage: &StorageOptions) -> Option<String> {
     let root = Url::parse(output.root.uri()).ok()?;
     let scheme =

@@ -43,14 +43,14 @@ pub(super) fn check_same(first: (&Url, &[Partition]), other: (&Url, &[Partition]
         columns.iter().map(|(name, _)| name.clone()).collect()
     };
     let told = |(file, columns): (&Url, &[Partition])| match names(columns).as_slice() {
-        [] => format!("{file} lies in none"),
+        [] => format!("{file} is in none"),
         names => format!("{file} in [{}]", names.join(", ")),
     };
     if names(first.1) == names(other.1) {
         return Ok(());
     }
     Err(Error::input(format!(
-        "the files of a table must lie in folders of the same columns (`column=value`): {}, {}; \
+        "the files of a table must be in folders of the same columns (`column=value`): {}, {}; \
          make them two tables and UNION ALL them in corpus.sql",
         told(first),
         told(other),

@@ -31,7 +31,7 @@ pub(super) fn has_scheme(uri: &str) -> Option<(&str, &str)> {
 /// A part of a path between two `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
-    /// The name that it is where it is no pattern.
+    /// The name that it is where it is not a pattern.
     pub(super) name: String,
     /// The pattern, where it has wild characters.
     pub(super) pattern: Option<String>,
@@ -121,7 +121,7 @@ impl Below {
     /// What matches these parts of a glob.
     ///
     /// # Errors
-    /// Config where `shown` is no valid glob.
+    /// Config where `shown` is not a valid glob.
     pub(super) fn glob(parts: &[Part], shown: &str) -> Result<Self> {
         let step = |part: &Part| match part.pattern.as_deref() {
             Some("**") => Ok(Step::Any),

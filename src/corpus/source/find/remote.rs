@@ -1,5 +1,5 @@
 //! Objects of a bucket: one, those under a prefix, or what a glob matches. A listing says size and tag of each object:
-//! none is asked for by itself.
+//! none is requested separately.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(super) struct RemoteSearch<'a> {
     pub(super) is_folder: bool,
     /// The `uri` for messages.
     pub(super) shown: &'a str,
-    /// The path of `publish.root`, where it lies in the same bucket.
+    /// The path of `publish.root`, where it is in the same bucket.
     pub(super) root: Option<&'a str>,
     pub(super) limits: Limits,
     pub(super) cancel: &'a Cancel,
@@ -84,7 +84,7 @@ impl RemoteSearch<'_> {
         match self.store.head(&location).await {
             Ok(meta) => Ok(Some(meta)),
             Err(StoreError::NotFound { .. }) => Ok(None),
-            // Whoever may list need not be allowed to ask for what is not there.
+            // Permission to list does not imply permission to ask for what is missing.
             Err(_) if wild => Ok(None),
             Err(e) => Err(unreadable(self.url(location.as_ref())?.as_str(), &e)),
         }
@@ -248,12 +248,12 @@ fn join(parts: &[Part]) -> Result<ObjectPath> {
         .map_err(|e| Error::config(format!("`{path}` is not the path of an object")).with_source(e))
 }
 
-/// What of `path` lies below the folder `above`.
+/// What of `path` is below the folder `above`.
 fn relative<'a>(path: &'a str, above: &str) -> &'a str {
     path.strip_prefix(above).unwrap_or(path).trim_start_matches('/')
 }
 
-/// Whether `path` is `folder` or lies in it.
+/// Whether `path` is `folder` or is in it.
 fn lies_in(path: &str, folder: &str) -> bool {
     let rest = path.strip_prefix(folder);
     rest.is_some_and(|rest| folder.is_empty() || rest.is_empty() || rest.starts_with('/'))

@@ -36,7 +36,7 @@ pub(super) struct RealFile {
 #[derive(Default)]
 pub(super) struct Tree {
     pub(super) files: Vec<RealFile>,
-    /// Every folder that was looked into, without links.
+    /// Every folder that was read, without links.
     pub(super) folders: BTreeSet<PathBuf>,
     pub(super) hidden: Passed,
     pub(super) special: Passed,
@@ -53,7 +53,7 @@ struct Folder {
     reached: Reached,
 }
 
-/// A link to follow, and the folder that it lies in.
+/// A link to follow, and the folder that it is in.
 struct Link {
     name: String,
     folders: Vec<String>,

@@ -18,7 +18,7 @@ pub(super) enum Layout {
     Objects,
 }
 
-/// So many lines tell an object over several lines from one that is cut off.
+/// This many lines tell an object over several lines from one that is cut off.
 const LINES: usize = 16;
 
 /// Tells the layout, and gives back what was read ahead for that: the reader counts as if it were not.

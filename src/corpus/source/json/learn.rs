@@ -40,7 +40,7 @@ pub(in crate::corpus::source) fn learn(
                 }
             }
             Err(mut fault) => {
-                // What is no row's field may be a text that lost its quotes.
+                // What is not a row's field may be a text that lost its quotes.
                 fault.field = fault
                     .field
                     .filter(|name| columns.contains(name) || table.schema.contains_key(name));
@@ -242,7 +242,7 @@ mod tests {
                 "line 3: column 7, field `a` (EOF while parsing an object): not JSON",
                 "line 5: the row: not a JSON object",
                 "line 6: column 7, field `a`: NaN or Infinity, which is not JSON",
-                "line 7: column 8, field `a`: half a surrogate pair, which is no character",
+                "line 7: column 8, field `a`: half a surrogate pair, which is not a character",
                 "line 8: column 12: more than one object in a line",
                 "line 9: column 31 (expected value): not JSON",
             ]

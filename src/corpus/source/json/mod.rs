@@ -1,4 +1,4 @@
-//! JSON lines, and what else stands in files that end so: lists of objects, objects over several lines.
+//! JSON lines, and what else is in files that end so: lists of objects, objects over several lines.
 //!
 //! A first pass ([`learn()`]) finds the fields, the kinds of their values and the rows that cannot be read; every later
 //! one ([`read()`]) makes record batches of the others. Both see the same [rows](records), whatever is in them.

@@ -173,7 +173,7 @@ fn not_of_type(line: u64, column: &Column) -> Error {
         (None, found) => format!("a value of its type ({found})"),
     };
     Error::input(format!(
-        "line {line}: field `{}` is not {kind}, which it was when the file was read first; was it written to meanwhile?",
+        "line {line}: field `{}` is not {kind}, which it was when the file was read first; was it written to in the meantime?",
         column.name
     ))
 }

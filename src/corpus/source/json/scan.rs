@@ -15,7 +15,7 @@ pub(super) struct Counted<R> {
 }
 
 impl<R: BufRead> Counted<R> {
-    /// The next byte that is no white space, which is not taken yet.
+    /// The next byte that is not white space, which is not taken yet.
     pub(super) fn skip_blank(&mut self) -> io::Result<Option<u8>> {
         loop {
             let bytes = self.fill_buf()?;
@@ -46,7 +46,7 @@ impl<R: BufRead> BufRead for Counted<R> {
     }
 
     fn consume(&mut self, count: usize) {
-        // What is consumed lies in the buffer still.
+        // What is consumed is in the buffer still.
         if let Ok(bytes) = self.reader.fill_buf() {
             let taken = &bytes[..count.min(bytes.len())];
             match taken.iter().rposition(|byte| *byte == b'\n') {
@@ -69,7 +69,7 @@ pub(super) fn unread(cause: io::Error, line: u64) -> Error {
     }
 }
 
-/// What a piece of a value came to.
+/// What was found in a piece of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     /// The value goes on.

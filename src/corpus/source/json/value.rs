@@ -51,7 +51,7 @@ pub(super) const TWO_VALUES: &str = "more than one object in a line";
 pub(super) const TWICE: &str = "a field twice in one object";
 pub(super) const TOO_DEEP: &str = "lists and objects more than 128 deep";
 pub(super) const TOO_MANY: &str = "more than 1,048,576 commas, and so perhaps as many values";
-pub(super) const NO_CHARACTER: &str = "half a surrogate pair, which is no character";
+pub(super) const NO_CHARACTER: &str = "half a surrogate pair, which is not a character";
 
 impl Fault {
     pub(super) fn new(reason: &'static str) -> Self {
@@ -120,7 +120,7 @@ fn not_json(text: &str, wrong: &serde_json::Error, last: Option<&Cow<'_, str>>) 
     Fault { reason, at, missed, field }
 }
 
-/// Names and values of an object, as they stand in it.
+/// Names and values of an object, as they are in it.
 type RawFields<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
 
 /// Adds the fields of an object; where it is broken, the last one may have no value.

@@ -2,7 +2,7 @@
 
 /// Lists and mappings of front matter in each other, at most.
 pub(super) const DEPTH: usize = 32;
-/// Where most goes wrong.
+/// The most common faults.
 pub(super) const PLACE: &str = "front matter";
 pub(super) const TOO_DEEP: &str = "more than 32 lists and mappings deep";
 

@@ -8,7 +8,7 @@ use super::yaml;
 const NOT_TOML: &str = "not TOML";
 const NOT_CLOSED: &str = "without a closing +++";
 
-/// What stands before the text, and the text.
+/// What is before the text, and the text.
 #[derive(Debug, PartialEq)]
 pub(super) struct Parts<'a> {
     pub(super) fields: Map<String, Value>,
@@ -39,7 +39,7 @@ pub(super) fn parts(text: &str) -> Result<Parts<'_>, Fault> {
     }
 }
 
-/// What stands before the first line that closes, and behind it.
+/// What is before the first line that closes, and behind it.
 fn closed(text: &str, closes: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
     let mut at = 0;
     for line in text.split_inclusive('\n') {

@@ -13,8 +13,8 @@ const BODY: &str = "body";
 const PATH: &str = "path";
 pub(super) const TAGS: &str = "tags";
 
-const TITLE_IS_NO_TEXT: &str = "a title that is no text";
-const TAGS_ARE_NO_TEXTS: &str = "tags that are no texts";
+const TITLE_IS_NO_TEXT: &str = "a title that is not a text";
+const TAGS_ARE_NO_TEXTS: &str = "tags that are not texts";
 
 /// The characters of a file, with lines that end in LF.
 pub(super) fn text(bytes: Vec<u8>) -> Result<String, Fault> {
@@ -29,7 +29,7 @@ pub(super) fn text(bytes: Vec<u8>) -> Result<String, Fault> {
     }
 }
 
-/// The columns of the note that lies at `path`.
+/// The columns of the note that is at `path`.
 pub(super) fn note(
     text: &str,
     path: &str,
@@ -84,7 +84,7 @@ fn tags(written: Option<Value>) -> Option<Value> {
 
 /// The first heading outside of code, and the text: without the heading where it is the first thing in it.
 fn heading(body: &str) -> Option<(&str, &str)> {
-    // The mark of a block of code that is open, and how often it stands there.
+    // The mark of a block of code that is open, and how often it is there.
     let mut fence: Option<(char, usize)> = None;
     // A line that begins a paragraph, and where: underlined it is a heading.
     let mut above: Option<(usize, &str)> = None;
@@ -139,7 +139,7 @@ fn atx(line: &str) -> Option<&str> {
     (!words.is_empty()).then_some(words)
 }
 
-/// The text without its bytes from `start` to `end`, where nothing stands before them.
+/// The text without its bytes from `start` to `end`, where nothing is before them.
 fn rest(body: &str, start: usize, end: usize) -> &str {
     if body[..start].trim().is_empty() { &body[end..] } else { body }
 }

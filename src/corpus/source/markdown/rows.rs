@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// What a character of the file may become in JSON.
 const ESCAPED: usize = 8;
 
-/// The table's options with what goes without saying: tags are a list, also where no note has any.
+/// The table's options with what is implied: tags are a list, also where no note has any.
 pub(in crate::corpus::source) fn options(table: &TableOptions) -> Cow<'_, TableOptions> {
     let mut table = Cow::Borrowed(table);
     if !table.schema.contains_key(TAGS) {
@@ -24,7 +24,7 @@ pub(in crate::corpus::source) fn options(table: &TableOptions) -> Cow<'_, TableO
     table
 }
 
-/// Reads the file, which is the `file`th of its table and lies at `path` below the table's folder.
+/// Reads the file, which is the `file`th of its table and is at `path` below the table's folder.
 ///
 /// # Errors
 /// Input for a file of more than `longest` bytes; what the reader says.
@@ -63,7 +63,7 @@ pub(in crate::corpus::source) fn read(
     }
     let row = row(reader, path, table, longest)?.map_err(|fault| {
         Error::input(format!(
-            "line {}: {} is {}, which it was not when the file was read first; was it written to meanwhile?",
+            "line {}: {} is {}, which it was not when the file was read first; was it written to in the meantime?",
             fault.line, fault.place, fault.reason
         ))
     })?;

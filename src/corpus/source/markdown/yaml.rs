@@ -1,7 +1,7 @@
 //! YAML front matter as JSON whose every leaf is text, or null.
 //!
-//! Made of the parser's events, one after the other: nothing here is recursive, and what could grow without bound (an alias
-//! that repeats what an anchor holds) is refused.
+//! Made of the parser's events, one after the other: nothing here is recursive, and what could grow without bound (an
+//! alias that repeats what an anchor holds) is refused.
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value};
@@ -11,7 +11,7 @@ use crate::error::{ErrorKind, shielded};
 
 pub(super) const NOT_YAML: &str = "not YAML";
 const NO_MAPPING: &str = "no list of keys and values";
-const NO_KEY: &str = "a key that is no text";
+const NO_KEY: &str = "a key that is not a text";
 const TWICE: &str = "a key given twice";
 const ALIAS: &str = "an alias (`*name`): write the value out";
 

@@ -133,8 +133,8 @@ async fn phases_follow_what_moves() {
     assert_eq!(why(), Some(Reason::Head));
 }
 
-/// On a busy machine a request may lie in the socket, and an answer wait for its turn to be written, for much longer than a
-/// client gets to be prompt.
+/// On a busy machine a request may be in the socket, and an answer wait for its turn to be written, for much longer
+/// than a client gets to be prompt.
 #[tokio::test]
 async fn what_the_server_takes_is_not_held_against_a_client() {
     let all = connections(Limits { connections: 3, ..Limits::default() });

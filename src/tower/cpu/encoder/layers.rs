@@ -287,7 +287,7 @@ impl Model {
         linear.prepare(self.isa, &w.normed, m, None, a);
     }
 
-    /// What follows the sum of x and half a layer: its bias, and the norm where that stands behind it.
+    /// What follows the sum of x and half a layer: its bias, and the norm where that is behind it.
     fn join(&self, x: &mut [f32], bias: &[f32], norm: Option<&Norm>) {
         match norm.filter(|_| !self.config.pre_norm) {
             Some(norm) if bias.is_empty() => self.norm(x, &self.nothing, norm),

@@ -123,7 +123,7 @@ fn longrope(
         Some(original) => original,
         None => fields.count(original)?,
     };
-    let wrong = || Error::corrupt("short_factor of rope_scaling is no list of positive numbers");
+    let wrong = || Error::corrupt("short_factor of rope_scaling is not a list of positive numbers");
     let factors = rope.get("short_factor").and_then(Value::as_array).ok_or_else(wrong)?;
     let factors: Vec<f32> =
         factors.iter().filter_map(Value::as_f64).map(|factor| factor as f32).collect();

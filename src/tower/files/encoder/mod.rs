@@ -1,5 +1,5 @@
-//! Hugging Face `config.json` of an encoder to [`EncoderConfig`]: a file for each family, which says what of it is not BERT. What
-//! cannot be computed is refused by name.
+//! Hugging Face `config.json` of an encoder to [`EncoderConfig`]: a file for each family, which says what of it is not
+//! BERT. What cannot be computed is refused by name.
 
 mod bert;
 mod distilbert;
@@ -42,10 +42,12 @@ pub(crate) fn families() -> impl Iterator<Item = &'static str> {
     FAMILIES.into_iter().map(|(family, _)| family)
 }
 
-/// The encoder that a `config.json` describes; `None` where its family is no encoder's. `shape` is that of a tensor by its name.
+/// The encoder that a `config.json` describes; `None` where its family is not an encoder's. `shape` is that of a tensor
+/// by its name.
 ///
 /// # Errors
-/// Unsupported for what is not computed here; Corrupt for a missing or impossible number; Input where the weights contradict it.
+/// Unsupported for what is not computed here; Corrupt for a missing or impossible number; Input where the weights
+/// contradict it.
 pub(crate) fn read<'a>(
     fields: &Map<String, Value>,
     shape: impl Fn(&str) -> Option<&'a [usize]>,

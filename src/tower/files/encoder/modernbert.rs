@@ -1,5 +1,6 @@
-//! ModernBERT: norms before each half of a layer and none with a bias, rotation instead of embedded positions, gated GELU, and two
-//! kinds of layers in turn, each with a base of its own: those that see all keys, and those that see a window.
+//! ModernBERT: norms before each half of a layer and none with a bias, rotation instead of embedded positions, gated
+//! GELU, and two kinds of layers in turn, each with a base of its own: those that see all keys, and those that see a
+//! window.
 
 use serde_json::Value;
 
@@ -72,7 +73,7 @@ fn windows(fields: Fields<'_>) -> Result<Vec<Window>> {
     };
     let types = types.as_array().filter(|types| types.len() == layers);
     let types = types.ok_or_else(|| {
-        Error::corrupt(format!("layer_types is no list of {layers}, one for each layer"))
+        Error::corrupt(format!("layer_types is not a list of {layers}, one for each layer"))
     })?;
     let window = |kind: &Value| match kind.as_str() {
         Some(FULL) => Ok(Window::FULL),

@@ -11,7 +11,7 @@ use crate::tower::testing::write_tiny_model;
 
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A loopback hub with one repo, `tiny/model`, whose files lie in a folder.
+/// A loopback hub with one repo, `tiny/model`, whose files are in a folder.
 #[derive(Clone)]
 struct Served {
     folder: PathBuf,

@@ -68,8 +68,8 @@ const OFF: [(&str, &str); 16] = [
     ("velora_config", "it stores buffers beside its matrices"),
 ];
 
-/// Values of `init_lora_weights`, beside true and false, that leave the model's own weights as they were. Others (pissa,
-/// olora, corda, loftq, lora_ga) take the first A and B out of them, and what is stored adds to what was left.
+/// Values of `init_lora_weights`, beside true and false, that leave the model's own weights as they were. Others
+/// (pissa, olora, corda, loftq, lora_ga) take the first A and B out of them, and what is stored adds to what was left.
 const INITIALISED: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
 /// Refuses a value that would not be merged as it is meant.
@@ -124,7 +124,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// The keys of a file's own metadata that say what such a file says.
+/// The keys of a file's own metadata that say what that file would.
 pub(super) fn from_metadata(metadata: &BTreeMap<String, String>) -> Map<String, Value> {
     let known = |key: &str| {
         let special = ["peft_type", "bias", "init_lora_weights"];

@@ -1,4 +1,5 @@
-//! Which modules a configuration means: names, ends of names, or regular expressions of Python, read as PEFT reads them.
+//! Which modules a configuration means: names, ends of names, or regular expressions of Python, read as PEFT reads
+//! them.
 
 use fancy_regex::Regex;
 use serde_json::Value;
@@ -84,7 +85,7 @@ impl Layers {
                 _ => Vec::new(),
             },
         };
-        // Where layers are the first part of a name, nothing stands before them.
+        // Where layers are the first part of a name, nothing is before them.
         let place =
             |name: &str| expression(name, key, |name| format!(r"(?:.*\.)?{name}\.(\d+)\..*"));
         let places = match names.is_empty() {
@@ -94,7 +95,7 @@ impl Layers {
         Ok(Self { numbers, places })
     }
 
-    /// Whether a module lies in one of them.
+    /// Whether a module is in one of them.
     pub(super) fn hold(&self, module: &str) -> bool {
         let number =
             |place: &Regex| place.captures(module).ok().flatten()?.get(1)?.as_str().parse().ok();

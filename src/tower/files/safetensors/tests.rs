@@ -160,7 +160,7 @@ fn weights_of_other_types_are_refused_when_they_are_opened() {
             assert!(error.to_string().contains(piece), "no {piece} in {error}");
         }
     }
-    // What stands beside the weights may be anything.
+    // What is beside the weights may be anything.
     let header = r#"{"position_ids":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#;
     std::fs::write(&path, raw(header, &[0; 8])).unwrap();
     assert!(SafetensorsWeights::open(&[path]).is_ok());

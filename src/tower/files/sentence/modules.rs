@@ -41,7 +41,9 @@ impl Card {
             return Ok(());
         }
         let entries: Vec<Entry> = serde_json::from_slice(&read_small(&path, MAX_MODULES)?)
-            .or_error(ErrorKind::Corrupt, || format!("{} is no list of modules", path.display()))?;
+            .or_error(ErrorKind::Corrupt, || {
+                format!("{} is not a list of modules", path.display())
+            })?;
         self.follow(folder, &entries, width).context(named(folder, MODULES))
     }
 
@@ -67,7 +69,7 @@ impl Card {
                 (0, "Transformer") if entry.path.is_empty() => {}
                 (0, "Transformer") => {
                     return Err(Error::unsupported(format!(
-                        "the transformer lies in the folder {}; name that folder in `model`, and its pooling",
+                        "the transformer is in the folder {}; name that folder in `model`, and its pooling",
                         entry.path
                     )));
                 }
@@ -134,12 +136,12 @@ impl Card {
     }
 }
 
-/// Refuses a file that does not fit what stands before it.
+/// Refuses a file that does not fit what is before it.
 fn fits(said: u64, width: u32) -> Result<()> {
     match said == u64::from(width) {
         true => Ok(()),
         false => Err(Error::input(format!(
-            "it takes {said} elements, but what stands before it gives {width}: these files are not of one model"
+            "it takes {said} elements, but what is before it gives {width}: these files are not of one model"
         ))),
     }
 }
@@ -171,7 +173,7 @@ fn pooling(fields: &Map<String, Value>) -> Result<Pooling> {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(one)) => vec![one],
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
-        Some(_) => return Err(Error::corrupt("pooling_mode is no text")),
+        Some(_) => return Err(Error::corrupt("pooling_mode is not a text")),
     };
     if names.is_empty() {
         names = flags();
@@ -230,7 +232,7 @@ fn count(fields: &Map<String, Value>, key: &str) -> Result<u32> {
     let found = fields.get(key).and_then(Value::as_u64).and_then(|count| u32::try_from(count).ok());
     found
         .filter(|count| (1..=1 << 17).contains(count))
-        .ok_or_else(|| Error::corrupt(format!("{key} is no number between 1 and 131072")))
+        .ok_or_else(|| Error::corrupt(format!("{key} is not a number between 1 and 131072")))
 }
 
 fn weights(folder: &Path) -> Result<SafetensorsWeights> {

@@ -23,14 +23,14 @@ impl Card {
         let prompts = match fields.get("prompts") {
             None | Some(Value::Null) => &none,
             Some(Value::Object(prompts)) => prompts,
-            Some(_) => return Err(Error::corrupt("prompts is no object")),
+            Some(_) => return Err(Error::corrupt("prompts is not an object")),
         };
         let text = |name: &str| match prompts.get(name) {
             None => Ok(None),
             Some(Value::String(prompt)) => {
                 Ok(Some(Said { value: prompt.clone(), by: format!("{CONFIG}, prompt {name:?}") }))
             }
-            Some(_) => Err(Error::corrupt(format!("the prompt {name:?} is no text"))),
+            Some(_) => Err(Error::corrupt(format!("the prompt {name:?} is not a text"))),
         };
         let default = match fields.get("default_prompt_name").and_then(Value::as_str) {
             None => None,

@@ -198,7 +198,7 @@ fn what_cannot_be_computed_is_refused_by_name() {
                 &[mean, ("2_Dense/config.json", r#"{"in_features": 9, "out_features": 8}"#)],
             ),
             ErrorKind::Input,
-            "takes 9 elements, but what stands before it gives 8",
+            "takes 9 elements, but what is before it gives 8",
         ),
         (
             one(&POOLED, &[pooling(r#"{"pooling_mode": "mean", "pooling_mode_cls_token": true}"#)]),

@@ -52,7 +52,8 @@ impl Card {
             Some(length) => {
                 let length = length.as_u64().and_then(|length| u32::try_from(length).ok());
                 let length = length.filter(|length| *length > 0);
-                let value = length.ok_or_else(|| Error::corrupt("max_seq_length is no length"))?;
+                let value =
+                    length.ok_or_else(|| Error::corrupt("max_seq_length is not a length"))?;
                 self.max_tokens = Some(Said { value, by: name.to_owned() });
             }
         }

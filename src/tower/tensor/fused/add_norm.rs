@@ -9,8 +9,8 @@ use super::element::{Element, by_element, elements};
 pub(in crate::tower::tensor) enum NormKind {
     /// By the root of the mean square. Its table is the weight.
     Rms,
-    /// Around the mean, by the standard deviation. Its table has three rows: what is added to `change` before, the weight,
-    /// and what is added at the end.
+    /// Around the mean, by the standard deviation. Its table has three rows: what is added to `change` before, the
+    /// weight, and what is added at the end.
     Layer,
 }
 
@@ -26,7 +26,7 @@ pub(in crate::tower::tensor) fn add_norm(
     table: &Tensor,
     (kind, epsilon): (NormKind, f32),
 ) -> Result<(Tensor, Tensor)> {
-    // One operation gives one tensor: both lie in it, one behind the other.
+    // One operation gives one tensor: both are in it, one behind the other.
     let both = x.apply_op3_no_bwd(change, table, &AddNorm { kind, epsilon })?;
     Ok((both.get(0)?, both.get(1)?))
 }

@@ -46,7 +46,7 @@ pub(super) fn elements<'a, T: Element>(
     Ok(&T::slice(storage)?[start..end])
 }
 
-/// Where a contiguous tensor lies in its storage.
+/// Where a contiguous tensor is in its storage.
 pub(super) fn range(layout: &Layout) -> Result<(usize, usize)> {
     match layout.contiguous_offsets() {
         Some(range) => Ok(range),

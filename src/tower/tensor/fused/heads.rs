@@ -27,8 +27,8 @@ impl Heads {
         self.heads + 2 * self.kv_heads
     }
 
-    /// `qkv` is `[tokens, (heads + 2 kv_heads) head_dim]`, `angles` in f32 `[positions, head_dim]`, cosines before sines,
-    /// `positions` `[tokens]`; `norms` in f32 `[2, head_dim]`, the queries' before the keys'.
+    /// `qkv` is `[tokens, (heads + 2 kv_heads) head_dim]`, `angles` in f32 `[positions, head_dim]`, cosines before
+    /// sines, `positions` `[tokens]`; `norms` in f32 `[2, head_dim]`, the queries' before the keys'.
     pub(in crate::tower::tensor) fn turn(
         &self,
         qkv: &Tensor,
@@ -68,7 +68,7 @@ impl Turn<'_> {
             || !norms
             || self.norms.is_some_and(|norms| norms.dtype() != DType::F32)
         {
-            bail!("{:?} is no product of {} heads of {d}", qkv.shape(), heads.all());
+            bail!("{:?} is not a product of {} heads of {d}", qkv.shape(), heads.all());
         }
         Ok(tokens)
     }

@@ -1,4 +1,4 @@
-// The fused steps (mod.rs) on a GPU. Compiled when a card first needs them, by NVRTC, which has no header files at hand:
+// The fused steps (mod.rs) on a GPU. Compiled when a card first needs them, by NVRTC, which has no header files:
 // hence the elements of 16 bits are written out. `make cuda` compiles the same text with nvcc.
 
 typedef unsigned short u16;

@@ -243,7 +243,7 @@ pub(super) fn turn(
         None => None,
         Some((storage, layout)) => match &**storage {
             Storage::Cuda(storage) => Some((storage, *layout)),
-            _ => bail!("the norms of heads lie on another device"),
+            _ => bail!("the norms of heads are on another device"),
         },
     };
     by_element!(qkv.0, typed(sizes, factors, qkv, tables, norms, tokens))

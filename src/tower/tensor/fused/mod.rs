@@ -1,9 +1,9 @@
 //! Steps of a layer between its products, each one pass over memory: a GPU is otherwise busy with reading and writing
 //! what the next step reads again.
 //!
-//! Every step is an operation of candle with two implementations of the same formula, in f32 between one reading and one
-//! rounding: for the processor here, for GPUs in `kernels.cu`, which NVIDIA's run-time compiler makes for the card at
-//! hand when it is first needed.
+//! Every step is an operation of candle with two implementations of the same formula, in f32 between one reading and
+//! one rounding: for the processor here, for GPUs in `kernels.cu`, which NVIDIA's run-time compiler makes for the
+//! present card when it is first needed.
 
 mod add_norm;
 mod element;

@@ -1,4 +1,4 @@
-//! Long texts in windows of so many tokens.
+//! Long texts in windows of this many tokens.
 
 use std::ops::Range;
 

@@ -33,7 +33,7 @@ impl Spare {
     }
 }
 
-/// What was embedded, for the way back.
+/// What was embedded, for the backward pass.
 pub(crate) struct Embedded {
     layers: Arc<Layers>,
     groups: Vec<Group>,
@@ -50,7 +50,8 @@ struct Group {
 }
 
 impl Decoder {
-    /// Vectors of sequences, and what the way back needs: with `keep` all of it, else the states below what learns.
+    /// Vectors of sequences, and what the backward pass needs: with `keep` all of it, else the states below what
+    /// learns.
     pub(super) fn embed_slices(
         &self,
         sequences: &[&[u32]],

@@ -1,4 +1,4 @@
-//! The way back.
+//! The backward pass.
 
 use candle_core::Result;
 

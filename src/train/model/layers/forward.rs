@@ -20,8 +20,8 @@ impl Layers {
         self.through(&self.layers[..self.first], pack, x, tape)
     }
 
-    /// Pooled states `[sequences, hidden]` of the states `x` before the first layer that learns. To `keep` the way back
-    /// takes a tape a layer.
+    /// Pooled states `[sequences, hidden]` of the states `x` before the first layer that learns. To `keep` the backward
+    /// pass takes a tape a layer.
     pub(in crate::train::model) fn pooled(
         &self,
         pack: &Pack,
@@ -93,7 +93,7 @@ impl Layers {
     }
 }
 
-/// Where the last token of each sequence stands in `[tokens, width]`.
+/// Where the last token of each sequence is in `[tokens, width]`.
 pub(super) fn last_rows(
     pack: &Pack,
     width: usize,

@@ -48,7 +48,7 @@ impl ProjectionGradients {
     }
 }
 
-/// A projection's input and output on the way back, of so many rows.
+/// A projection's input and output in the backward pass, of this many rows.
 pub(super) struct Passed<'a> {
     pub(super) rows: usize,
     /// The input.

@@ -1,6 +1,6 @@
 //! What is kept between the ways, and buffers that are kept from step to step.
 
-/// What the way back needs of a layer, each `[tokens, ...]`.
+/// What the backward pass needs of a layer, each `[tokens, ...]`.
 #[derive(Default)]
 pub(super) struct LayerTape {
     /// The input.
@@ -32,7 +32,7 @@ pub(in crate::train::model) struct Tape {
     pub(super) back: Buffers,
 }
 
-/// Values of one layer on the way back.
+/// Values of one layer in the backward pass.
 #[derive(Default)]
 pub(super) struct Buffers {
     /// Of the layer's output, then of its input.

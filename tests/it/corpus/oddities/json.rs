@@ -110,7 +110,7 @@ fn cases() -> Vec<Case> {
             counted(&["line 2", "a field twice in one object"], a),
         ),
         both(
-            "a row that is no object",
+            "a row that is not an object",
             "{}",
             &[ONE, r#""SECRET""#],
             counted(&["line 2", "not a JSON object"], a),

@@ -339,7 +339,7 @@ async fn a_rolled_back_tower_does_not_come_back_by_itself() {
         let report = run_over(&corpus, &root, &next, &[]).await.unwrap();
         assert_eq!(report.outcome, Outcome::Published { snapshot: day });
         assert_eq!(state(&report), BackfillState::RolledBack);
-        assert!(!report.is_refused(), "a person's decision is no failure");
+        assert!(!report.is_refused(), "a person's decision is not a failure");
         assert_eq!(newest(&root).await.content.space_id, old);
         assert_eq!(stored(&root, &new).await.0, 40, "nothing is encoded for it");
     }

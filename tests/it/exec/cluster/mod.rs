@@ -1,5 +1,5 @@
-//! Runs on a Ballista cluster of real processes (feature `cluster`): the same content as in this process, whoever is
-//! killed.
+//! Runs on a Ballista cluster of real processes (feature `cluster`): the same content as in this process, whichever
+//! process is killed.
 
 mod processes;
 mod readme;

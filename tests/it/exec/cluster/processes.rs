@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::fixture::program::PROGRAM;
 
-/// An executor that is silent for so long is lost: the least that the scheduler takes.
+/// An executor that is silent for this long is lost: the least that the scheduler takes.
 pub const LOST_AFTER: Duration = Duration::from_secs(10);
 
 /// Processes of one cluster; all end with it.
@@ -157,7 +157,7 @@ pub fn finish(mut child: Child, within: Duration) -> Output {
 pub fn until(what: &str, mut come: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !come() {
-        assert!(Instant::now() < end, "waited in vain until {what}");
+        assert!(Instant::now() < end, "waited too long until {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -38,7 +38,7 @@ fn its_commands_run_as_written() {
             ["make", target] => {
                 let made =
                     Command::new("make").args(["-n", target]).current_dir(package()).output();
-                assert!(made.unwrap().status.success(), "`{line}` is no target of the Makefile");
+                assert!(made.unwrap().status.success(), "`{line}` is not a target of the Makefile");
             }
             ["scalingnote", "cluster", .., "&"] => {
                 let here = here.trim_end_matches('&').to_owned();

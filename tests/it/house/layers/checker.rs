@@ -136,7 +136,7 @@ fn no_circle_inside_a_folder() {
     assert!(found[0].contains("a -> b -> a"), "{found:?}");
     assert_eq!(circles(&[("index/a.rs", a), ("index/b.rs", "pub struct B;")]), [""; 0]);
 
-    // What `mod.rs` passes on counts for the file that defines it, and passing on is no import.
+    // What `mod.rs` passes on counts for the file that defines it, and passing on is not an import.
     let face = ("index/mod.rs", "mod a; mod b; pub use a::A; pub(crate) use self::b::B as Bee;");
     let b = ("index/b.rs", "pub struct B;");
     assert_eq!(circles(&[face, ("index/a.rs", "use crate::index::Bee;"), b]), [""; 0]);

@@ -1,7 +1,7 @@
 //! No circle of imports inside any folder: its files, and its folders as one each, stand in an order.
 //!
 //! A path counts for the file that defines what it names, through any number of re-exports. A `mod.rs` is a file
-//! like the others, but that it passes on what its own files define is no import. Test code does not count.
+//! like the others, but that it passes on what its own files define is not an import. Test code does not count.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -26,7 +26,7 @@ pub fn check(sources: &[(&str, &Scanned)]) -> Vec<Breach> {
     folders.iter().flat_map(|(folder, imports)| circles_of(folder, imports)).collect()
 }
 
-/// The folders that a file lies in, innermost first; the last is the whole of `src/`, named "".
+/// The folders that a file is in, innermost first; the last is the whole of `src/`, named "".
 fn folders_of(file: &str) -> impl Iterator<Item = &str> {
     let inner = file.rmatch_indices('/').map(|(at, _)| &file[..at]);
     inner.chain(std::iter::once(""))
@@ -36,7 +36,7 @@ fn lies_below(file: &str, folder: &str) -> bool {
     folder.is_empty() || file.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// The file or folder of `folder` that `file` lies in.
+/// The file or folder of `folder` that `file` is in.
 fn room<'a>(file: &'a str, folder: &str) -> &'a str {
     let rest = file[folder.len()..].trim_start_matches('/');
     rest.split(['/', '.']).next().unwrap_or(rest)
@@ -97,7 +97,7 @@ fn shortest_circle<'a>(
     None
 }
 
-/// Which file each module lies in, and what names its `use` declarations give.
+/// Which file each module is in, and what names its `use` declarations give.
 struct CrateMap<'a> {
     files: HashMap<Vec<String>, &'a str>,
     names: HashMap<(Vec<String>, &'a str), Vec<String>>,

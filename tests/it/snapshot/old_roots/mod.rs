@@ -136,7 +136,7 @@ impl OldRoot {
         numbers.into_iter().collect()
     }
 
-    /// The manifest as it lies there.
+    /// The manifest as it is there.
     fn manifest(&self, number: u64) -> Value {
         let path = self.path().join(format!("root/snapshots/{number:020}.json"));
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()

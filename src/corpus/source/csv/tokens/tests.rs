@@ -1,4 +1,4 @@
-//! What fields come of what bytes, with csv-core as the other opinion.
+//! Which fields which bytes give, with csv-core as the other opinion.
 
 use proptest::prelude::*;
 

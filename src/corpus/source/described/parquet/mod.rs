@@ -54,7 +54,7 @@ pub(in crate::corpus::source) struct Weighed {
 }
 
 impl Weighed {
-    /// Batches have so many rows, and take at most so many bytes.
+    /// Batches have this many rows, and take at most this many bytes.
     pub(in crate::corpus::source) fn new(
         files: Arc<[SourceFile]>,
         store: Arc<dyn ObjectStore>,
@@ -136,7 +136,7 @@ impl Reader {
         for (range, bytes) in ranges.iter().zip(fetched).filter(|(range, _)| !range.is_empty()) {
             let chunk = self.places.range(..=range.start).next_back();
             let Some((_, (_, of))) = chunk.filter(|(_, (end, _))| range.end <= *end) else {
-                return Err(self.damaged("a page lies outside of its column chunk"));
+                return Err(self.damaged("a page is outside of its column chunk"));
             };
             for place in of {
                 columns.entry(*place).or_default().push((range.start, bytes));
@@ -178,8 +178,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Checks that the page index names no other pages than those that were weighed. Of a chunk that was fetched in parts,
-    /// each begins with a page.
+    /// Checks that the page index names no other pages than those that were weighed. Of a chunk that was fetched in
+    /// parts, each begins with a page.
     fn check_places(
         &self,
         footer: &ParquetMetaData,

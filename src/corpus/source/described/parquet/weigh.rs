@@ -1,5 +1,5 @@
-//! What batches of a column chunk take, with all of their values written out: a few bytes of a page may stand for gigabytes,
-//! by how it is packed, by a dictionary, by a run, or by deltas.
+//! What batches of a column chunk take, with all of their values written out: a few bytes of a page may stand for
+//! gigabytes, by how it is packed, by a dictionary, by a run, or by deltas.
 
 use std::collections::VecDeque;
 
@@ -139,7 +139,7 @@ impl<'a> Chunk<'a> {
         BESIDE + u64::try_from(column.type_length()).unwrap_or(0)
     }
 
-    /// Bytes of the pages that so many values lie in, one after the other.
+    /// Bytes of the pages that this many values are in, one after the other.
     fn window(&self, values: u64) -> u64 {
         let pages: Vec<&Page> = self.pages.iter().filter(|page| !page.is_dictionary).collect();
         let (mut first, mut sum, mut between, mut most) = (0, 0_u64, 0_u64, 0);
@@ -148,7 +148,7 @@ impl<'a> Chunk<'a> {
             if last > first + 1 {
                 between = between.saturating_add(pages[last - 1].values);
             }
-            // The first and the last of the values lie in the first and the last page.
+            // The first and the last of the values are in the first and the last page.
             while first < last && between.saturating_add(2) > values {
                 sum = sum.saturating_sub(self.size(pages[first]));
                 first += 1;
