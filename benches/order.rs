@@ -1,14 +1,14 @@
-//! An order in which vectors could be inserted, for `--orders`: near ones one after the other. Building goes in key order, because
-//! this one cost recall (benches/README.md).
+//! An order in which vectors could be inserted, for `--orders`: near ones one after the other. Building goes in key
+//! order, because this one cost recall (benches/README.md).
 //!
 //! Keys are hashes, so in key order every insertion walks another part of the graph, and near vectors lie far apart in
 //! the file. Here the rows are halved again and again along the line between two means, like a k-d tree that turns its
 //! axes. A sample goes first, so that the graph leads everywhere before it grows dense anywhere: clusters that are far
-//! apart would otherwise meet in a few late links only. benches/README.md has what it wins.
+//! apart would otherwise meet in a few late links only. The history of benches/README.md has what it wins.
 
 use scalingnote::types::Embeddings;
 
-/// Every so many rows one is inserted ahead of the rest.
+/// One row in this many is inserted ahead of the rest.
 const AHEAD: u32 = 32;
 /// Rows that are not divided further: their graph fits into a second-level cache.
 const LEAF: usize = 512;

@@ -133,7 +133,7 @@ fn recall(shard: &ShardIndex, queries: &Embeddings) -> f64 {
     hits as f64 / (10 * queries.len()) as f64
 }
 
-/// Without rescoring at least 0.89, with it better than f16's 0.908 (benches/README.md), rows in no order.
+/// Without rescoring at least 0.89, with it better than 0.908, which f16 had, rows in no order.
 #[test]
 fn calibrated_i8_keeps_its_recall_on_glove() {
     let Some(folder) = glove() else { return };
