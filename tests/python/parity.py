@@ -157,6 +157,7 @@ def as_saved(models):
 
 def compare(program, folder, models):
     """Prints how near the program comes to a reference; 1 where that is not near enough."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "notes.jsonl").write_text('{"id": 1, "body": "x"}\n')
     failed = False
     print("| model | arithmetic | notes: least | mean | queries: least | mean |\n|---|---|--:|--:|--:|--:|")
