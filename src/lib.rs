@@ -7,10 +7,63 @@
 //!     --usearch--> quantised index shards --gates--> versioned snapshot --> serving picks it up
 //! ```
 //!
+//! # From a program
+//!
+//! [`config::Pipeline`] is what a pipeline file says, [`store::Root`] where everything is stored, [`exec`] runs it,
+//! [`search::Snapshot`] answers queries, [`search::SnapshotWatcher`] keeps the newest snapshot open, and every failure
+//! is an [`error::Error`].
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use scalingnote::config::resolve_text;
+//! use scalingnote::error::Error;
+//! use scalingnote::exec::{self, RunContext, RunOptions};
+//! use scalingnote::observe::{Reporter, Silent};
+//! use scalingnote::search::{QueryEncoder, Snapshot};
+//! use scalingnote::snapshot;
+//! use scalingnote::store::Root;
+//! use scalingnote::types::Cancel;
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Error> {
+//!     let folder = tempfile::tempdir().expect("a temporary folder");
+//!     let notes = "{\"id\": 1, \"text\": \"use after free\"}\n{\"id\": 2, \"text\": \"weak password\"}\n";
+//!     std::fs::write(folder.path().join("notes.jsonl"), notes).expect("the notes are written");
+//!     let pipeline = r#"
+//!         version = 2
+//!         corpus.sql = "SELECT id AS note_id, text FROM notes"
+//!         corpus.template = "{{ text }}"
+//!         corpus.tables = [{ name = "notes", uri = "notes.jsonl" }]
+//!         tower = { model = "fake:16", pooling = "mean" } # a stand-in for an LLM
+//!         publish.root = "index"
+//!     "#;
+//!     let pipeline = resolve_text(pipeline, "notes.toml", folder.path(), [], &[])?.pipeline;
+//!
+//!     // Prepare, encode, build, publish: snapshot 1.
+//!     let root = Root::open(&pipeline.publish.root)?;
+//!     let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+//!     let cancel = Cancel::new();
+//!     let context = RunContext { pipeline, root: root.clone(), reporter: reporter.clone(), cancel };
+//!     let report = exec::run(&context, &RunOptions::default()).await?;
+//!     assert_eq!(report.corpus.notes, 2);
+//!     assert_eq!(snapshot::newest(&root).await?.map(|manifest| manifest.number), Some(1));
+//!
+//!     // Search it with the tower that it names.
+//!     let opened = Snapshot::open(&root, None, folder.path()).await?;
+//!     let device = "cpu".parse()?;
+//!     let towers = QueryEncoder::load(&root, opened.manifest(), None, folder.path(), &device, &reporter);
+//!     let query = towers.await?.encode("weak password")?;
+//!     let hits = opened.search_vector(&query, 1, false)?;
+//!     assert_eq!(hits[0].note_id.to_string(), "i:2");
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # Layers
 //!
-//! Imports go down only, never sideways inside a layer; `tests/it/house/layers.rs` holds the code to this table and to the
-//! fences in its last column.
+//! Imports go down only, never sideways inside a layer; `tests/it/house/layers.rs` holds the code to this table and to
+//! the fences in its last column.
 //!
 //! | layer | modules | only here |
 //! |---|---|---|
@@ -25,19 +78,19 @@
 //!
 //! # The one mechanism: plan once, execute envelopes
 //!
-//! [`stage::plan`] resolves the configuration, runs one DataFusion job that writes each shard's prepared notes, compares them
-//! with the newest snapshot and with every stored part, and lays out [`stage::Envelope`]s: encode tasks, one calibration,
-//! build tasks. An envelope is JSON; it holds no handle and no secret. Every driver gives envelopes to
-//! [`stage::execute`], and nothing else runs a task. A task stores its files under names that end in their own hash, then
-//! puts a receipt, if absent, at a path derived from what the task is. A task whose receipt exists does nothing. So resuming
-//! after any crash is running again, and retries are safe. [`stage::publish`] judges the gates and commits one manifest by
-//! put-if-absent: the only moment at which readers see anything.
+//! [`stage::plan`] resolves the configuration, runs one DataFusion job that writes each shard's prepared notes,
+//! compares them with the newest snapshot and with every stored part, and lays out [`stage::Envelope`]s: encode tasks,
+//! one calibration, build tasks. An envelope is JSON; it holds no handle and no secret. Every driver gives envelopes to
+//! [`stage::execute`], and nothing else runs a task. A task stores its files under names that end in their own hash,
+//! then puts a receipt, if absent, at a path derived from what the task is. A task whose receipt exists does nothing.
+//! So resuming after any crash is running again, and retries are safe. [`stage::publish`] judges the gates and commits
+//! one manifest by put-if-absent: the only moment at which readers see anything.
 //!
 //! # What a vector is, and when it is made
 //!
-//! An [`types::EmbeddingSpace`] is everything that decides what a vector means. A vector is reused wherever (space, hash of
-//! the rendered text) is the same: under another note id, in another shard, after a crash, in a later run. Parts are never
-//! rewritten; a snapshot's ids files say which part and row each live vector lies in.
+//! An [`types::EmbeddingSpace`] is everything that decides what a vector means. A vector is reused wherever (space,
+//! hash of the rendered text) is the same: under another note id, in another shard, after a crash, in a later run.
+//! Parts are never rewritten; a snapshot's ids files say which part and row each live vector is in.
 //!
 //! A new tower is filled beside the old one: a night's back-fill is an ordinary plan of the next space, cut to a budget
 //! ([`stage::Backfill`]); the plan that has nothing left to cut also builds, and publishing it is the switch.

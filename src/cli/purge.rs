@@ -91,7 +91,7 @@ pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<()> {
     };
     let left = report.left.first().map(|first| {
         Error::corrupt(format!(
-            "{} objects of {} hold something of the notes still, the first is {} ({}); see to the files that are not this \
+            "{} objects of {} hold something of the notes still, the first is {} ({}); check the files that are not this \
              program's, stop what writes to the root, and purge again",
             report.left.len(),
             root.uri(),

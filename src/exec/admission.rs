@@ -110,7 +110,7 @@ pub(super) async fn probe_query_tower(session: &Session) -> Result<&Tower> {
     let asking = tower.clone();
     let asked = tokio::task::spawn_blocking(move || answers(&asking))
         .await
-        .or_error(ErrorKind::Internal, || "asking the query tower")?;
+        .or_error(ErrorKind::Internal, || "trying the query tower")?;
     match asked {
         Ok(true) => Ok(tower),
         Ok(false) => Err(Error::input(format!(
@@ -120,10 +120,10 @@ pub(super) async fn probe_query_tower(session: &Session) -> Result<&Tower> {
         // f16 computes on a GPU alone, which this machine need not have.
         Err(error) if error.kind() == ErrorKind::Unsupported => {
             let why = error.message();
-            session.reporter.info(format!("the query tower {model} was not asked: {why}"));
+            session.reporter.info(format!("the query tower {model} was not tried: {why}"));
             Ok(tower)
         }
-        Err(error) => Err(error).context(|| format!("asking the query tower {model}")),
+        Err(error) => Err(error).context(|| format!("trying the query tower {model}")),
     }
 }
 

@@ -156,7 +156,7 @@ pub(super) fn check(manifest: &Manifest, named: &QueryTower, tower: &Tower) -> R
         && !options.is_pinned()
     {
         detail += &format!(
-            "; the snapshot names no commit of it, and its repository is at {commit} now: a run with the commit of then as \
+            "; the snapshot names no commit of it, and its repository is at {commit} now: a run with that earlier commit as \
              `revision` publishes one that does, or name that commit's folder in the hub's cache with --model"
         );
     }

@@ -294,7 +294,7 @@ fn around(
         false => Ok(Vec::new()),
         true => special(definition, tokenizer, key)?.map(|id| vec![id]).ok_or_else(|| {
             Error::input(format!(
-                "tokenizer_config.json beside {} says add_{key} = true, but its {key} is none of the tokenizer's",
+                "tokenizer_config.json beside {} says add_{key} = true, but its {key} is not one of the tokenizer's",
                 tokenizer.display()
             ))
         }),

@@ -24,7 +24,7 @@ pub(crate) async fn take(ctx: &RunContext, run: &str, wait: Duration) -> Result<
         }
         if !told {
             let busy = taken.or_busy(&ctx.root).err();
-            let message = busy.map(|busy| format!("{busy}; waiting for its end"));
+            let message = busy.map(|busy| format!("{busy}; waiting for it to end"));
             ctx.reporter.info(message.unwrap_or_default());
             told = true;
         }

@@ -82,7 +82,7 @@ async fn away(name: &str, options: &TowerOptions, pipeline: &Pipeline) -> Check 
         ),
         Ok(None) => Check::wrong(
             name,
-            format!("{model} is not here, and the hub says nothing of it"),
+            format!("{model} is not on this machine, and the hub does not answer for it"),
             "look at its name, at the network and its proxy, at HF_ENDPOINT and HF_HUB_OFFLINE, and for a closed model at \
              HF_TOKEN; or name a folder that holds the model",
             ErrorKind::NotFound,

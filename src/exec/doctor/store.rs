@@ -113,7 +113,7 @@ async fn creates_conditionally(root: &Root) -> Result<()> {
         }
         [PutOutcome::AlreadyExists, _] => {
             return Err(Error::unsupported(format!(
-                "{} says that a name which nobody wrote exists already; take another store",
+                "{} reports a name that was never written as existing; take another store",
                 root.uri()
             )));
         }

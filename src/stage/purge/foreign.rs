@@ -27,7 +27,7 @@ pub(super) async fn left(
                 Some(other) => format!(
                     "the id, key or text of a note, in the root {other} below this one: purge the note there too"
                 ),
-                None => "the id, key or text of a note, in a file that is not this program's: see to it yourself"
+                None => "the id, key or text of a note, in a file that is not this program's: remove it there yourself"
                     .to_owned(),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => continue,

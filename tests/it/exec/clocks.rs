@@ -148,7 +148,7 @@ fn a_live_run_is_not_taken_over_by_a_machine_with_another_clock() {
         let run = Stopped::start(stopping(place.on(ours, RUN), "before:plan.json"));
         let busy = place.on(others, "run p.toml --quiet").output().unwrap();
         let busy = told(&busy, 75);
-        assert!(busy.contains("is going on"), "{ours} s and {others} s: {busy}");
+        assert!(busy.contains("is in progress"), "{ours} s and {others} s: {busy}");
         // And a gc leaves alone what it made so far.
         assert_eq!(place.collects(others), [] as [&str; 0], "{ours} s and {others} s");
         told(&run.go_on(), 0);

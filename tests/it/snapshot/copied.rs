@@ -204,7 +204,7 @@ async fn a_hostile_manifest_plants_nothing() {
         let key = layout::manifest(3);
         from.put(&key, manifest.to_string().into()).await.unwrap();
         let to = Root::in_memory();
-        refused(copy(&from, 3, &to).await, ErrorKind::Corrupt, "no file of its space");
+        refused(copy(&from, 3, &to).await, ErrorKind::Corrupt, "not a file of its space");
         assert!(keys(&to).await.is_empty(), "{path}");
         from.delete(&key).await.unwrap();
     }

@@ -36,7 +36,7 @@ impl Card {
             None => None,
             Some(name) => Some(text(name)?.ok_or_else(|| {
                 Error::corrupt(format!(
-                    "default_prompt_name is {name:?}, which is none of the prompts"
+                    "default_prompt_name is {name:?}, which is not one of the prompts"
                 ))
             })?),
         };

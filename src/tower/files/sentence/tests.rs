@@ -215,7 +215,11 @@ fn what_cannot_be_computed_is_refused_by_name() {
             ErrorKind::Input,
             "order of the modules",
         ),
-        (card(&[("modules.json", "{}")]).err().unwrap(), ErrorKind::Corrupt, "no list of modules"),
+        (
+            card(&[("modules.json", "{}")]).err().unwrap(),
+            ErrorKind::Corrupt,
+            "not a list of modules",
+        ),
         (
             card(&[("config_sentence_transformers.json", r#"{"default_prompt_name": "q"}"#)])
                 .err()
