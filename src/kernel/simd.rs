@@ -132,6 +132,8 @@ pub trait Simd: Copy {
     const LANES: usize;
     /// Rows of a register tile: `2 * ROWS` accumulators, two panel vectors and one broadcast fill the registers.
     const ROWS: usize;
+    /// Whether products ask for weights ahead; so far measured with AVX2 alone, where it gains.
+    const AHEAD: bool = false;
     /// A vector.
     type V: Copy;
     unsafe fn splat(x: f32) -> Self::V;
@@ -264,6 +266,7 @@ mod x86 {
     impl Simd for Avx2 {
         const LANES: usize = 8;
         const ROWS: usize = 6;
+        const AHEAD: bool = true;
         type V = __m256;
         forward! {
             splat(x: f32) -> __m256 = _mm256_set1_ps(x);

@@ -5,10 +5,11 @@
 use half::bf16;
 
 use super::super::buffer::Buffer;
+use super::super::prefetch::Ahead;
 use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::gemm::{SLACK, pack_tile};
 use super::panels::{Layout, Then, finish, rows, together};
-use super::words::{Word, WordKernel, Words};
+use super::words::{HIGH, Word, WordKernel, Words, open_rows};
 
 /// Weights as panels `[panels][ceil(k / 2)][panel]` of words.
 pub struct Bf16Weights {
@@ -83,7 +84,7 @@ fn rounded(x: f32) -> u32 {
 /// Two neighbours along k in one word.
 #[inline(always)]
 fn word(first: f32, second: f32) -> u32 {
-    rounded(first) >> 16 | rounded(second) & 0xffff_0000
+    rounded(first) >> 16 | rounded(second) & HIGH
 }
 
 /// Activations as tiles `[tiles][ceil(k / 2)][SPREAD][rows]` of words.
@@ -105,6 +106,14 @@ kernel! {
         to.data.reserve(m.div_ceil(step) * pairs * spread + SLACK);
         to.tile.reserve(2 * pairs * step + SLACK);
         for (tile, rows) in x[..m * k].chunks(step * k).enumerate() {
+            if W::PARTS == 2 {
+                // The parts of words are the numbers themselves, which are rounded where they lie.
+                let to = &mut to.data[tile * pairs * spread..];
+                pack_tile::<W::S>(rows, k, k, step, step, norm, to);
+                to[..k * step].iter_mut().for_each(|x| *x = f32::from_bits(rounded(*x) & HIGH));
+                to[k * step..2 * pairs * step].fill(0.);
+                continue;
+            }
             pack_tile::<W::S>(rows, k, k, step, step, norm, &mut to.tile);
             // The pair of an odd last column, and what packing left behind it.
             to.tile[k * step..2 * pairs * step].fill(0.);
@@ -126,20 +135,34 @@ kernel! {
 }
 
 kernel! {
-    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = f(a gate) * (a up).
+    /// c = a b for packed a and b; `c` is `[m, n]`. For gate and up: c = f(a gate) * (a up). `opened` is for weights that are
+    /// opened once for all rows.
     pub fn multiply<'a, W: Word>(
         words: Words, a: &'a Bf16Rows, m: usize, b: &'a Bf16Weights, c: &'a mut [f32], then: Then,
+        opened: &'a mut Buffer,
     ) {
         let layout = &b.layout;
         let (pairs, panel) = (layout.k.div_ceil(2), layout.panel());
         let (panel_len, tile_len) = (pairs * panel, pairs * W::SPREAD * W::ROWS);
         assert!(panel == 2 * W::S::LANES && c.len() >= m * layout.n, "shapes of a packed product");
         assert!(a.data.len() >= m.div_ceil(W::ROWS) * tile_len, "rows of a packed product");
-        let together = together(panel_len);
-        for (group, weights) in b.data.chunks(together * panel_len).enumerate() {
+        let together = together(panel_len * W::PARTS);
+        let group_len = together * panel_len;
+        for (group, weights) in b.data.chunks(group_len).enumerate() {
+            let after =
+                if W::PARTS == 2 { &b.data[group * group_len + weights.len()..] } else { &[] };
+            let mut ahead = Ahead::new(after, group_len, m.div_ceil(W::ROWS) * together);
+            let weights = if W::PARTS == 2 {
+                opened.reserve(2 * group_len);
+                // SAFETY: below `Words::run`.
+                unsafe { open_rows::<W>(weights, panel, opened) }
+            } else {
+                weights
+            };
             for row in (0..m).step_by(W::ROWS) {
                 let count = W::ROWS.min(m - row);
-                for (p, weights) in weights.chunks_exact(panel_len).enumerate() {
+                for (p, weights) in weights.chunks_exact(panel_len * W::PARTS).enumerate() {
+                    ahead.ask();
                     let target = layout.target(group * together + p, then);
                     // SAFETY: the asserts above bound a and c; weights is one whole panel.
                     unsafe {
@@ -159,7 +182,7 @@ kernel! {
 /// M rows of a tile times one panel.
 ///
 /// # Safety
-/// a and b are packed for `pairs`; below [`Words::run`].
+/// a and b are packed for `pairs`, b is opened where its words have parts; below [`Words::run`].
 #[inline(always)]
 unsafe fn tile<W: Word, const M: usize>(
     pairs: usize,
@@ -170,7 +193,7 @@ unsafe fn tile<W: Word, const M: usize>(
     // SAFETY: the caller vouches for the pairs.
     unsafe {
         let mut sums = [[W::sum(0); 2]; M];
-        for _ in 0..pairs {
+        for _ in 0..pairs * W::PARTS {
             let w0 = W::load(b);
             let w1 = W::load(b.add(lanes));
             for (i, sum) in sums.iter_mut().enumerate() {
@@ -178,7 +201,7 @@ unsafe fn tile<W: Word, const M: usize>(
                 sum[0] = W::dot(sum[0], w0, x);
                 sum[1] = W::dot(sum[1], w1, x);
             }
-            a = a.add(W::SPREAD * W::ROWS);
+            a = a.add(W::SPREAD / W::PARTS * W::ROWS);
             b = b.add(2 * lanes);
         }
         sums.map(|sum| sum.map(|sum| W::float(sum)))
@@ -189,6 +212,8 @@ unsafe fn tile<W: Word, const M: usize>(
 mod tests {
     use proptest::prelude::*;
 
+    #[cfg(target_arch = "x86_64")]
+    use super::super::gemm;
     use super::super::panels::tests::{any_gate, exact as gated};
     use super::*;
 
@@ -214,10 +239,37 @@ mod tests {
         }
     }
 
+    /// Opened words take the way of f32: the same chain of multiply-adds, so the same bits.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn opened_words_are_f32_products_of_rounded_numbers() {
+        let wide = [(Words::Bf16WideAvx2, Isa::Avx2), (Words::Bf16WideAvx512, Isa::Avx512)];
+        let round = |x: f32| bf16::from_f32(x).to_f32();
+        let values = |len: usize, from: usize| -> Vec<f32> {
+            (0..len).map(|i| round(((i + from) * 7919 % 2003) as f32 / 1001.5 - 1.)).collect()
+        };
+        for (words, isa) in wide.into_iter().filter(|(_, isa)| Isa::available().contains(isa)) {
+            for (m, n, k) in [(1, 40, 33), (6, 16, 576), (29, 150, 1601)] {
+                let (x, weights) = (values(m * k, 5), values(n * k, 11));
+                let layout = Layout { k, n, lanes: words.lanes(), gate: None };
+                let (mut c, mut scratch) = (vec![0f32; m * n], Buffer::default());
+                let mut a = Bf16Rows::default();
+                round_rows(words, &x, m, k, None, &mut a);
+                let b = Bf16Weights::new(words, layout, &[&weights]);
+                multiply(words, &a, m, &b, &mut c, Then::Store, &mut scratch);
+                let (mut expected, mut rows) = (vec![0f32; m * n], gemm::Rows::default());
+                gemm::pack_rows(isa, &x, m, k, None, &mut rows);
+                let b = gemm::Packed::new(layout, &[&weights]);
+                gemm::multiply(isa, &rows, m, &b, &mut expected, Then::Store, &mut scratch);
+                assert_eq!(c, expected, "{words:?} {m} {n} {k}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn products_of_rounded_numbers(
-            m in 1usize..30, n in 1usize..50, k in 1usize..90, seed in any::<u64>(), gate in any_gate(),
+            m in 1usize..30, n in 1usize..150, k in 1usize..90, seed in any::<u64>(), gate in any_gate(),
         ) {
             let mut state = seed;
             let mut value = || {
@@ -237,11 +289,11 @@ mod tests {
                 let parts: &[&[f32]] = if gate.is_some() { &[&weights, &up] } else { &[&weights] };
                 let b = Bf16Weights::new(words, layout, parts);
                 let mut a = Bf16Rows::default();
-                let mut c = vec![0f32; m * n];
+                let (mut c, mut opened) = (vec![0f32; m * n], Buffer::default());
                 // A longer product before: its leftovers must not show.
                 round_rows(words, &[9.; 40 * 95], 40, 95, None, &mut a);
                 round_rows(words, &x, m, k, None, &mut a);
-                multiply(words, &a, m, &b, &mut c, Then::Store);
+                multiply(words, &a, m, &b, &mut c, Then::Store, &mut opened);
                 for (at, c) in c.iter().enumerate() {
                     let product = exact(&weights, at / n, at % n);
                     let expected = if let Some(gate) = gate {

@@ -5,6 +5,7 @@
 //! what makes the tower batch-invariant to the last bit.
 
 use super::super::buffer::Buffer;
+use super::super::prefetch::Ahead;
 use super::super::simd::{Isa, Kernel, Simd, kernel};
 use super::panels::{Layout, PANELS, Then, finish, rows};
 
@@ -138,7 +139,11 @@ kernel! {
         if blocks > 1 {
             partial.reserve(PANELS * padded * panel);
         }
-        for (group, weights) in b.data.chunks(PANELS * k * panel).enumerate() {
+        let group_len = PANELS * k * panel;
+        for (group, weights) in b.data.chunks(group_len).enumerate() {
+            let after = if S::AHEAD { &b.data[group * group_len + weights.len()..] } else { &[] };
+            let shares = blocks * m.div_ceil(S::ROWS) * PANELS;
+            let mut ahead = Ahead::new(after, group_len, shares);
             for first in (0..k).step_by(block) {
                 let length = block.min(k - first);
                 let place = Place { start: first == 0, end: first + length == k };
@@ -146,6 +151,7 @@ kernel! {
                     let count = S::ROWS.min(m - row);
                     for (p, weights) in weights.chunks_exact(k * panel).enumerate() {
                         let target = b.layout.target(group * PANELS + p, then);
+                        ahead.ask();
                         // SAFETY: the asserts above bound a, c and partial; weights is one whole panel.
                         unsafe {
                             let a = a.data.as_ptr().add(row * k + first * S::ROWS);

@@ -4,11 +4,12 @@
 //! result. Activations are quantised row by row. So a row's bits do not depend on its neighbours.
 
 use super::super::buffer::Buffer;
+use super::super::prefetch::Ahead;
 use super::super::simd::{Simd, kernel};
 use super::blocks::{BLOCK, Blocks};
 use super::gemm::inverse_rms;
 use super::panels::{Layout, Then, finish, rows, together};
-use super::words::{Word, WordKernel, Words};
+use super::words::{Word, WordKernel, Words, open_rows};
 
 /// Words of a block along k.
 const WORDS: usize = BLOCK / 4;
@@ -108,21 +109,36 @@ fn fill(row: &[f32], at: usize) -> [f32; BLOCK] {
 }
 
 kernel! {
-    /// c = a b for quantised a and b; `c` is `[m, n]`. For gate and up: c = f(a gate) * (a up).
+    /// c = a b for quantised a and b; `c` is `[m, n]`. For gate and up: c = f(a gate) * (a up). `opened` is for weights that
+    /// are opened once for all rows.
     pub fn multiply<'a, W: Word>(
         words: Words, a: &'a Int8Rows, m: usize, b: &'a Int8Weights, c: &'a mut [f32], then: Then,
+        opened: &'a mut Buffer,
     ) {
         let layout = &b.layout;
         let (blocks, panel) = (layout.k.div_ceil(BLOCK), layout.panel());
         let panel_len = blocks * (WORDS + 1) * panel;
+        let read_len = blocks * (WORDS * W::PARTS + 1) * panel;
         let tile_len = blocks * (WORDS * W::SPREAD + 2) * W::ROWS;
         assert!(panel == 2 * W::S::LANES && c.len() >= m * layout.n, "shapes of a packed product");
         assert!(a.data.len() >= m.div_ceil(W::ROWS) * tile_len, "rows of a packed product");
-        let together = together(panel_len);
-        for (group, weights) in b.data.chunks(together * panel_len).enumerate() {
+        let together = together(read_len);
+        let group_len = together * panel_len;
+        for (group, weights) in b.data.chunks(group_len).enumerate() {
+            let after =
+                if W::PARTS == 2 { &b.data[group * group_len + weights.len()..] } else { &[] };
+            let mut ahead = Ahead::new(after, group_len, m.div_ceil(W::ROWS) * together);
+            let weights = if W::PARTS == 2 {
+                opened.reserve(together * read_len);
+                // SAFETY: below `Words::run`.
+                unsafe { open_blocks::<W>(weights, panel, opened) }
+            } else {
+                weights
+            };
             for row in (0..m).step_by(W::ROWS) {
                 let count = W::ROWS.min(m - row);
-                for (p, weights) in weights.chunks_exact(panel_len).enumerate() {
+                for (p, weights) in weights.chunks_exact(read_len).enumerate() {
+                    ahead.ask();
                     let target = layout.target(group * together + p, then);
                     // SAFETY: the asserts above bound a and c; weights is one whole panel.
                     unsafe {
@@ -139,10 +155,27 @@ kernel! {
     }
 }
 
+/// Opens the words of whole blocks; scales stay as they are.
+///
+/// # Safety
+/// Below [`Words::run`], for words of two parts.
+#[inline(always)]
+unsafe fn open_blocks<'a, W: Word>(blocks: &[f32], panel: usize, to: &'a mut [f32]) -> &'a [f32] {
+    let (packed_len, opened_len) = ((WORDS + 1) * panel, (2 * WORDS + 1) * panel);
+    for (block, to) in blocks.chunks_exact(packed_len).zip(to.chunks_exact_mut(opened_len)) {
+        let (words, scales) = block.split_at(WORDS * panel);
+        let (to, scales_to) = to.split_at_mut(2 * WORDS * panel);
+        // SAFETY: as this function's.
+        unsafe { open_rows::<W>(words, panel, to) };
+        scales_to.copy_from_slice(scales);
+    }
+    &to[..blocks.len() / packed_len * opened_len]
+}
+
 /// M rows of a tile times one panel.
 ///
 /// # Safety
-/// a and b are packed for `blocks`; below [`Words::run`].
+/// a and b are packed for `blocks`, b is opened where its words have parts; below [`Words::run`].
 #[inline(always)]
 unsafe fn tile<W: Word, const M: usize>(
     blocks: usize,
@@ -156,20 +189,25 @@ unsafe fn tile<W: Word, const M: usize>(
         for _ in 0..blocks {
             let starts = a.add(spread * W::ROWS);
             let mut exact = [[W::sum(0); 2]; M];
-            for (i, exact) in exact.iter_mut().enumerate() {
-                *exact = [W::sum((*starts.add(i)).to_bits() as i32); 2];
-            }
-            for word in 0..WORDS {
-                let weights = b.add(word * 2 * lanes).cast::<u32>();
-                let w0 = W::load(weights);
-                let w1 = W::load(weights.add(lanes));
+            if W::OFFSET != 0 {
                 for (i, exact) in exact.iter_mut().enumerate() {
-                    let x = W::splat(a.add(i * spread + word).cast(), WORDS);
-                    exact[0] = W::dot(exact[0], w0, x);
-                    exact[1] = W::dot(exact[1], w1, x);
+                    *exact = [W::sum((*starts.add(i)).to_bits() as i32); 2];
                 }
             }
-            let scales = b.add(WORDS * 2 * lanes);
+            for word in 0..WORDS {
+                for part in 0..W::PARTS {
+                    let weights = b.add((word * W::PARTS + part) * 2 * lanes).cast::<u32>();
+                    let w0 = W::load(weights);
+                    let w1 = W::load(weights.add(lanes));
+                    for (i, exact) in exact.iter_mut().enumerate() {
+                        let at = i * spread + part * WORDS + word;
+                        let x = W::splat(a.add(at).cast(), WORDS);
+                        exact[0] = W::dot(exact[0], w0, x);
+                        exact[1] = W::dot(exact[1], w1, x);
+                    }
+                }
+            }
+            let scales = b.add(WORDS * W::PARTS * 2 * lanes);
             let (s0, s1) = (W::S::load(scales), W::S::load(scales.add(lanes)));
             for (i, (sum, exact)) in sums.iter_mut().zip(exact).enumerate() {
                 let scale = W::S::splat(*starts.add(W::ROWS + i));
@@ -177,7 +215,7 @@ unsafe fn tile<W: Word, const M: usize>(
                 sum[1] = W::S::fma(W::float(exact[1]), W::S::mul(scale, s1), sum[1]);
             }
             a = a.add((spread + 2) * W::ROWS);
-            b = b.add((WORDS + 1) * 2 * lanes);
+            b = b.add((WORDS * W::PARTS + 1) * 2 * lanes);
         }
         sums
     }
@@ -196,7 +234,7 @@ mod tests {
     fn product(words: Words, x: &[f32], m: usize, b: &Int8Weights, c: &mut [f32], then: Then) {
         let mut a = Int8Rows::default();
         quantize_rows(words, x, m, b.layout.k, None, &mut a);
-        multiply(words, &a, m, b, c, then);
+        multiply(words, &a, m, b, c, then, &mut Buffer::default());
     }
 
     /// The scalar reference: integer sums by block, blocks added in order.

@@ -114,11 +114,11 @@ pub enum Linear {
     Int8(Int8Weights),
 }
 
-/// Packed activations and partial sums, reused by all layers of a worker.
+/// Packed activations, and partial sums or opened weights, reused by all layers of a worker.
 #[derive(Default)]
 pub struct Activations {
     rows: Rows,
-    partial: Buffer,
+    scratch: Buffer,
     #[cfg(target_arch = "x86_64")]
     amx: AmxRows,
     bf16: Bf16Rows,
@@ -191,11 +191,11 @@ impl Linear {
     /// Multiplies the rows prepared last (for this layer or one of the same input) into `c`, `[m, n]`.
     pub fn apply(&self, isa: Isa, from: &mut Activations, m: usize, c: &mut [f32], then: Then) {
         match self {
-            Self::F32(b) => gemm::multiply(isa, &from.rows, m, b, c, then, &mut from.partial),
+            Self::F32(b) => gemm::multiply(isa, &from.rows, m, b, c, then, &mut from.scratch),
             #[cfg(target_arch = "x86_64")]
             Self::Amx(b) => amx::multiply(&from.amx, m, b, c, then),
-            Self::Bf16(b) => bf16::multiply(b.words, &from.bf16, m, b, c, then),
-            Self::Int8(b) => int8::multiply(b.words, &from.int8, m, b, c, then),
+            Self::Bf16(b) => bf16::multiply(b.words, &from.bf16, m, b, c, then, &mut from.scratch),
+            Self::Int8(b) => int8::multiply(b.words, &from.int8, m, b, c, then, &mut from.scratch),
         }
     }
 }

@@ -6,32 +6,43 @@ use super::super::simd::{Avx2, Avx512};
 use super::super::simd::{Isa, Portable, Simd, kernel, lanes};
 use super::blocks::{BLOCK, Quantized, quantize};
 
+/// The second bf16 of a word as the f32 that it is.
+pub const HIGH: u32 = 0xffff_0000;
+
 /// Vectors of words, and their multiply-add.
 ///
-/// A machine without instructions for words multiplies wider numbers: its `load` opens the words of the weights in
-/// registers, once for all rows, and activations are packed wide, `SPREAD` words for one.
+/// A machine without instructions for words multiplies wider numbers: activations are packed wide, `SPREAD` words for one, and
+/// the words of the weights are opened, by `load` in registers, or (`PARTS` is 2) by `open` in memory, once for all rows: then
+/// `load`, `splat` and `dot` take one part of a word.
 ///
 /// # Safety
 /// All functions may only be called below [`Words::run`]; `load` needs as many valid words at the pointer as
-/// `S` has lanes, `splat` needs `SPREAD` of them, `step` apart.
+/// `S` has lanes, `splat` needs `SPREAD / PARTS` of them, `step` apart, `open` needs room for two vectors, `step` apart.
 #[allow(clippy::missing_safety_doc)] // said once, for all of them, above
 pub trait Word: Copy {
     /// f32 vectors with as many lanes.
     type S: Simd;
     /// Sums of products.
     type Sum: Copy;
-    /// A vector of words of the weights.
+    /// A vector of words of the weights, or of a part of them.
     type V: Copy;
-    /// A word of the activations, in all lanes.
+    /// A word of the activations, or a part of it, in all lanes.
     type X: Copy;
     /// Rows of a register tile.
     const ROWS: usize;
     /// Words that one word of the activations is packed into: 1 or 2.
     const SPREAD: usize;
+    /// Words that a word of the weights is opened into before it is multiplied: 1, as it lies, or 2.
+    const PARTS: usize;
     /// What every 8-bit weight is raised by before it is packed, for instructions that take unsigned ones.
     const OFFSET: u8;
     unsafe fn load(from: *const u32) -> Self::V;
     unsafe fn splat(from: *const u32, step: usize) -> Self::X;
+    /// Opens a vector of words where `PARTS` is 2.
+    #[inline(always)]
+    unsafe fn open(_from: *const u32, _to: *mut f32, _step: usize) {
+        unreachable!("words of one part are read as they lie")
+    }
     /// What a word of the activations is packed into: the first `SPREAD` of these.
     #[inline(always)]
     unsafe fn spread(word: u32) -> [u32; 2] {
@@ -193,11 +204,27 @@ impl Words {
     }
 }
 
+/// Opens whole rows of a panel's words: each becomes two, one behind the other.
+///
+/// # Safety
+/// Below [`Words::run`], for words of two parts.
+#[inline(always)]
+pub unsafe fn open_rows<'a, W: Word>(words: &[f32], panel: usize, to: &'a mut [f32]) -> &'a [f32] {
+    assert!(panel == 2 * W::S::LANES && to.len() >= 2 * words.len(), "room for opened words");
+    for (row, to) in words.chunks_exact(panel).zip(to.chunks_exact_mut(2 * panel)) {
+        for lane in [0, W::S::LANES] {
+            // SAFETY: two vectors are a row, four are two rows.
+            unsafe { W::open(row.as_ptr().add(lane).cast(), to.as_mut_ptr().add(lane), panel) }
+        }
+    }
+    &to[..2 * words.len()]
+}
+
 // SAFETY of all calls below: the trait's contract names the instruction set and the valid pointers.
 macro_rules! word {
     (
         $(#[$doc:meta])* $name:ident: $s:ty, $sum:ty, $v:ty, $x:ty, rows $rows:literal, spread $spread:literal,
-        offset $offset:literal;
+        parts $parts:literal, offset $offset:literal;
         $($function:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*
     ) => {
         $(#[$doc])*
@@ -211,6 +238,7 @@ macro_rules! word {
             type X = $x;
             const ROWS: usize = $rows;
             const SPREAD: usize = $spread;
+            const PARTS: usize = $parts;
             const OFFSET: u8 = $offset;
             $(#[inline(always)]
             #[allow(unused_unsafe)] // a body may do without
@@ -224,7 +252,7 @@ macro_rules! word {
 
 word! {
     /// 8-bit integers, 4 lanes.
-    Int8Portable: Portable, [i32; 4], [u32; 4], [u32; 4], rows 4, spread 1, offset 0;
+    Int8Portable: Portable, [i32; 4], [u32; 4], [u32; 4], rows 4, spread 1, parts 1, offset 0;
     load(from: *const u32) -> [u32; 4] = from.cast::<[u32; 4]>().read_unaligned();
     splat(from: *const u32, _step: usize) -> [u32; 4] = [*from; 4];
     sum(start: i32) -> [i32; 4] = [start; 4];
@@ -238,7 +266,7 @@ word! {
 
 word! {
     /// bf16, 4 lanes.
-    Bf16Portable: Portable, [f32; 4], [u32; 4], [u32; 4], rows 4, spread 1, offset 0;
+    Bf16Portable: Portable, [f32; 4], [u32; 4], [u32; 4], rows 4, spread 1, parts 1, offset 0;
     load(from: *const u32) -> [u32; 4] = from.cast::<[u32; 4]>().read_unaligned();
     splat(from: *const u32, _step: usize) -> [u32; 4] = [*from; 4];
     sum(start: i32) -> [f32; 4] = [start as f32; 4];

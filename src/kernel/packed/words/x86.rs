@@ -1,12 +1,12 @@
 //! Words of x86 processors.
 
 use super::super::blocks::scales;
-use super::{Avx2, Avx512, BLOCK, Quantized, Word};
+use super::{Avx2, Avx512, BLOCK, HIGH, Quantized, Word};
 use std::arch::x86_64::*;
 
 word! {
     /// AVX-512 VNNI.
-    Int8Avx512: Avx512, __m512i, __m512i, __m512i, rows 6, spread 1, offset 128;
+    Int8Avx512: Avx512, __m512i, __m512i, __m512i, rows 6, spread 1, parts 1, offset 128;
     load(from: *const u32) -> __m512i = _mm512_loadu_si512(from.cast());
     splat(from: *const u32, _step: usize) -> __m512i = _mm512_set1_epi32(*from as i32);
     sum(start: i32) -> __m512i = _mm512_set1_epi32(start);
@@ -29,7 +29,7 @@ word! {
 
 word! {
     /// AVX-VNNI.
-    Int8AvxVnni: Avx2, __m256i, __m256i, __m256i, rows 3, spread 1, offset 128;
+    Int8AvxVnni: Avx2, __m256i, __m256i, __m256i, rows 3, spread 1, parts 1, offset 128;
     load(from: *const u32) -> __m256i = _mm256_loadu_si256(from.cast());
     splat(from: *const u32, _step: usize) -> __m256i = _mm256_set1_epi32(*from as i32);
     sum(start: i32) -> __m256i = _mm256_set1_epi32(start);
@@ -41,31 +41,32 @@ word! {
 
 word! {
     /// AVX2. Opened to 16 bits: the first and third integer of every word, and the second and fourth. The instruction
-    /// that takes bytes, vpmaddubsw, takes unsigned ones on one side and would need their signs dealt out row by row.
-    Int8Avx2: Avx2, __m256i, (__m256i, __m256i), (__m256i, __m256i), rows 4, spread 2, offset 0;
-    load(from: *const u32) -> (__m256i, __m256i) = {
+    /// that takes bytes, vpmaddubsw, takes unsigned ones on one side and would need their signs dealt out row by row, by an
+    /// instruction that competes with it.
+    Int8Avx2: Avx2, __m256i, __m256i, __m256i, rows 6, spread 2, parts 2, offset 0;
+    load(from: *const u32) -> __m256i = _mm256_loadu_si256(from.cast());
+    open(from: *const u32, to: *mut f32, step: usize) -> () = {
         let word = _mm256_loadu_si256(from.cast());
-        (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(word)), _mm256_srai_epi16::<8>(word))
+        let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(word));
+        _mm256_storeu_si256(to.cast(), even);
+        _mm256_storeu_si256(to.add(step).cast(), _mm256_srai_epi16::<8>(word));
     };
     spread(word: u32) -> [u32; 2] = {
         let wide = |byte: u32| (byte << 24) as i32 >> 24;
         let pair = |low: u32, high: u32| (wide(low) as u32 & 0xffff) | (wide(high) as u32) << 16;
         [pair(word, word >> 16), pair(word >> 8, word >> 24)]
     };
-    splat(from: *const u32, step: usize) -> (__m256i, __m256i) =
-        (_mm256_set1_epi32(*from as i32), _mm256_set1_epi32(*from.add(step) as i32));
+    splat(from: *const u32, _step: usize) -> __m256i = _mm256_set1_epi32(*from as i32);
     sum(start: i32) -> __m256i = _mm256_set1_epi32(start);
-    dot(sum: __m256i, weight: (__m256i, __m256i), x: (__m256i, __m256i)) -> __m256i = {
-        let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(weight.0, x.0));
-        _mm256_add_epi32(sum, _mm256_madd_epi16(weight.1, x.1))
-    };
+    dot(sum: __m256i, weight: __m256i, x: __m256i) -> __m256i =
+        _mm256_add_epi32(sum, _mm256_madd_epi16(weight, x));
     float(sum: __m256i) -> __m256 = _mm256_cvtepi32_ps(sum);
     quantize(x: &[f32; BLOCK]) -> Quantized = quantize_avx2(x);
 }
 
 word! {
     /// AVX-512 BF16.
-    Bf16Avx512: Avx512, __m512, __m512i, __m512i, rows 14, spread 1, offset 0;
+    Bf16Avx512: Avx512, __m512, __m512i, __m512i, rows 14, spread 1, parts 1, offset 0;
     load(from: *const u32) -> __m512i = _mm512_loadu_si512(from.cast());
     splat(from: *const u32, _step: usize) -> __m512i = _mm512_set1_epi32(*from as i32);
     sum(start: i32) -> __m512 = _mm512_set1_ps(start as f32);
@@ -78,7 +79,7 @@ word! {
 
 word! {
     /// AVX-512 without BF16: opened to f32, the first number of every word and the second.
-    Bf16WideAvx512: Avx512, __m512, (__m512, __m512), (__m512, __m512), rows 12, spread 2, offset 0;
+    Bf16WideAvx512: Avx512, __m512, (__m512, __m512), (__m512, __m512), rows 12, spread 2, parts 1, offset 0;
     load(from: *const u32) -> (__m512, __m512) = {
         let word = _mm512_loadu_si512(from.cast());
         let high = _mm512_and_si512(word, _mm512_set1_epi32(HIGH as i32));
@@ -96,26 +97,21 @@ word! {
 }
 
 word! {
-    /// AVX2, likewise.
-    Bf16WideAvx2: Avx2, __m256, (__m256, __m256), (__m256, __m256), rows 5, spread 2, offset 0;
-    load(from: *const u32) -> (__m256, __m256) = {
+    /// AVX2, likewise, but in memory: the rows of activations that the registers hold are the same as in f32.
+    Bf16WideAvx2: Avx2, __m256, __m256, __m256, rows 6, spread 2, parts 2, offset 0;
+    load(from: *const u32) -> __m256 = _mm256_loadu_ps(from.cast());
+    open(from: *const u32, to: *mut f32, step: usize) -> () = {
         let word = _mm256_loadu_si256(from.cast());
+        _mm256_storeu_si256(to.cast(), _mm256_slli_epi32::<16>(word));
         let high = _mm256_and_si256(word, _mm256_set1_epi32(HIGH as i32));
-        (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(word)), _mm256_castsi256_ps(high))
+        _mm256_storeu_si256(to.add(step).cast(), high);
     };
     spread(word: u32) -> [u32; 2] = [word << 16, word & HIGH];
-    splat(from: *const u32, step: usize) -> (__m256, __m256) = {
-        let from = from.cast::<f32>();
-        (_mm256_set1_ps(*from), _mm256_set1_ps(*from.add(step)))
-    };
+    splat(from: *const u32, _step: usize) -> __m256 = _mm256_set1_ps(*from.cast());
     sum(start: i32) -> __m256 = _mm256_set1_ps(start as f32);
-    dot(sum: __m256, weight: (__m256, __m256), x: (__m256, __m256)) -> __m256 =
-        _mm256_fmadd_ps(weight.1, x.1, _mm256_fmadd_ps(weight.0, x.0, sum));
+    dot(sum: __m256, weight: __m256, x: __m256) -> __m256 = _mm256_fmadd_ps(weight, x, sum);
     float(sum: __m256) -> __m256 = sum;
 }
-
-/// The second number of a word as the f32 that it is.
-const HIGH: u32 = 0xffff_0000;
 
 /// The largest of 8 magnitudes, given as the bits of floats.
 ///
