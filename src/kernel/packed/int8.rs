@@ -76,13 +76,15 @@ kernel! {
                     }
                     // SAFETY: below `Words::run`.
                     let block = unsafe { W::quantize(&block) };
-                    let words = block.quants.as_chunks::<4>().0;
-                    for part in 0..W::SPREAD {
-                        let to = &mut to[i * spread + part * WORDS..][..WORDS];
-                        for (to, quants) in to.iter_mut().zip(words) {
-                            let word = u32::from_ne_bytes(quants.map(|quant| quant as u8));
-                            // SAFETY: below `Words::run`.
-                            *to = f32::from_bits(unsafe { W::spread(word) }[part]);
+                    if W::PARTS == 2 {
+                        assert!(W::S::LANES == WORDS && W::SPREAD == 2, "a block is one vector");
+                        let to = &mut to[i * spread..][..2 * WORDS];
+                        // SAFETY: below `Words::run`; the quants are one vector, `to` has two.
+                        unsafe { W::open(block.quants.as_ptr().cast(), to.as_mut_ptr(), WORDS) }
+                    } else {
+                        let words = block.quants.as_chunks::<4>().0;
+                        for (to, quants) in to[i * spread..][..WORDS].iter_mut().zip(words) {
+                            *to = f32::from_ne_bytes(quants.map(|quant| quant as u8));
                         }
                     }
                     let start = -i32::from(W::OFFSET) * block.sum;

@@ -43,7 +43,7 @@ pub trait Word: Copy {
     unsafe fn open(_from: *const u32, _to: *mut f32, _step: usize) {
         unreachable!("words of one part are read as they lie")
     }
-    /// What a word of the activations is packed into: the first `SPREAD` of these.
+    /// What a word of the activations is packed into where `PARTS` is 1: the first `SPREAD` of these.
     #[inline(always)]
     unsafe fn spread(word: u32) -> [u32; 2] {
         [word, 0]

@@ -51,11 +51,6 @@ word! {
         _mm256_storeu_si256(to.cast(), even);
         _mm256_storeu_si256(to.add(step).cast(), _mm256_srai_epi16::<8>(word));
     };
-    spread(word: u32) -> [u32; 2] = {
-        let wide = |byte: u32| (byte << 24) as i32 >> 24;
-        let pair = |low: u32, high: u32| (wide(low) as u32 & 0xffff) | (wide(high) as u32) << 16;
-        [pair(word, word >> 16), pair(word >> 8, word >> 24)]
-    };
     splat(from: *const u32, _step: usize) -> __m256i = _mm256_set1_epi32(*from as i32);
     sum(start: i32) -> __m256i = _mm256_set1_epi32(start);
     dot(sum: __m256i, weight: __m256i, x: __m256i) -> __m256i =
@@ -106,7 +101,6 @@ word! {
         let high = _mm256_and_si256(word, _mm256_set1_epi32(HIGH as i32));
         _mm256_storeu_si256(to.add(step).cast(), high);
     };
-    spread(word: u32) -> [u32; 2] = [word << 16, word & HIGH];
     splat(from: *const u32, _step: usize) -> __m256 = _mm256_set1_ps(*from.cast());
     sum(start: i32) -> __m256 = _mm256_set1_ps(start as f32);
     dot(sum: __m256, weight: __m256, x: __m256) -> __m256 = _mm256_fmadd_ps(weight, x, sum);
