@@ -163,6 +163,10 @@ def compare(program, folder, models):
     print("| model | arithmetic | notes: least | mean | queries: least | mean |\n|---|---|--:|--:|--:|--:|")
     for name, model, reference, keys in models:
         notes, queries = reference.encode_document(TEXTS), reference.encode_query(TEXTS)
+        bounds = {arithmetic: [1.0] * len(TEXTS) for arithmetic in LEAST}
+        if hasattr(reference, "rounded"):
+            # Where PyTorch's own bf16 is further away than that, so may ours be.
+            bounds["bf16"] = [cosine(row, exact) for row, exact in zip(reference.rounded(TEXTS), notes)]
         for arithmetic, least in LEAST.items():
             pipeline = folder / "p.toml"
             pipeline.write_text(
@@ -174,7 +178,7 @@ def compare(program, folder, models):
             for side, vectors in (([], notes), (["--query"], queries)):
                 found = [cosine(ours(program, pipeline, side, text), vectors[at]) for at, text in enumerate(TEXTS)]
                 row += [f"{min(found):.7f}", f"{np.mean(found):.7f}"]
-                failed |= min(found) < least
+                failed |= any(one < min(least, own) for one, own in zip(found, bounds[arithmetic]))
             print(f"| {name} | {arithmetic} | {' | '.join(row)} |", flush=True)
     return int(failed)
 

