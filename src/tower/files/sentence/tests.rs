@@ -225,7 +225,7 @@ fn what_cannot_be_computed_is_refused_by_name() {
                 .err()
                 .unwrap(),
             ErrorKind::Corrupt,
-            "none of the prompts",
+            "not one of the prompts",
         ),
         (
             card(&[(
