@@ -216,7 +216,7 @@ fn a_publisher_whose_staged_manifest_went_publishes_nothing() {
     pass(&place.folder(), Duration::from_secs(10 * DAY as u64));
     place.collects(0);
     let late = told(&asleep.go_on(), 75);
-    assert!(late.contains("stood still"), "{late}");
+    assert!(late.contains("suspended for so long"), "{late}");
     assert_eq!(place.newest("nothing was published"), 1);
     place.publishes(0, 2);
 }
