@@ -40,7 +40,7 @@ impl<T> Second<T> {
         Some(Arc::clone(open))
     }
 
-    /// Time until another may be opened. Opening takes at most a third of all time, whoever asks for which.
+    /// Time until another may be opened. Opening takes at most a third of all time, no matter how many requests come.
     pub fn rests(&self) -> Option<Duration> {
         Some(self.again.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }

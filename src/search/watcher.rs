@@ -216,7 +216,7 @@ impl Inner {
         let Some(number) = number else {
             *broken = None;
             self.succeeded(None);
-            // Whoever has it locked is using it.
+            // If it is locked, it is in use.
             if let Ok(mut second) = self.second.try_lock() {
                 second.clear_unused();
             }

@@ -65,7 +65,7 @@ fn refused(app: &App, form: &Form, refusal: Refusal) -> Response {
 fn headers(nonce: &Nonce) -> HeaderMap {
     let fixed = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        // What is found belongs to whoever looked for it.
+        // Results are for the person who searched.
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),

@@ -1,4 +1,5 @@
-//! What the page says of retained snapshots and of the run that made the newest: read once each, and looked for now and then.
+//! What the page says of retained snapshots and of the run that made the newest: each is read once, and new ones are looked
+//! for from time to time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

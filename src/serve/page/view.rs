@@ -84,7 +84,7 @@ struct Choice {
 #[derive(Serialize)]
 struct Told<'a> {
     message: &'a str,
-    /// Seconds after which the page looks again by itself.
+    /// Seconds after which the page reloads.
     again: Option<u32>,
 }
 
