@@ -113,7 +113,7 @@ class Opening(unittest.TestCase):
                 document["content"]["shards"][0]["index"]["path"] = path
 
             number = self.publish(change=lead_out)
-            with self.subTest(path), self.assertRaisesRegex(CorruptError, "no key"):
+            with self.subTest(path), self.assertRaisesRegex(CorruptError, "not a key"):
                 Snapshot.open(self.made.folder, number)
 
     def test_files_that_do_not_belong_together_are_told(self):
