@@ -1,8 +1,9 @@
 //! Work beside a purge: who writes notes looks at the tombstones again after each write.
 //!
 //! ```text
-//! writer: put -> newest tombstones other than when the work was planned? -> what holds a purged note goes, the work
-//! ends purge: commit tombstones -> list, look into everything -> delete
+//! writer: put -> newest tombstones other than when the work was planned? -> what holds a purged note is deleted,
+//!         the work ends
+//! purge:  commit tombstones -> list, check everything -> delete
 //! ```
 //!
 //! Each side writes before it looks, so one of them sees the other: an object that was put before the tombstones is

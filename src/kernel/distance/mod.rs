@@ -1,10 +1,11 @@
 //! Distances of one prepared query from stored rows, for walks over a graph.
 //!
 //! ```text
-//! let codes = Codes::new(Element::I8, dimensions, rows, &bytes, &inverse)?; // rows one after the other, any alignment
-//! let mut query = Query::default(); query.set(Element::I8, dimensions, code_bytes); // from bytes as they are stored
-//! let mut out = vec![0.; slots.len()]; distances(Instructions::best(), &codes, &query, &slots, &mut out); // one per
-//! slot
+//! let codes = Codes::new(Element::I8, dimensions, rows, &bytes, &inverse)?;   // rows one after the other, any alignment
+//! let mut query = Query::default();
+//! query.set(Element::I8, dimensions, code_bytes);                             // from bytes as they are stored
+//! let mut out = vec![0.; slots.len()];
+//! distances(Instructions::best(), &codes, &query, &slots, &mut out);          // one per slot
 //! ```
 //!
 //! | element | row | distance |
