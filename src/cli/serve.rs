@@ -150,7 +150,8 @@ pub(super) async fn execute(args: ServeArgs, app: &App) -> Result<()> {
     served
 }
 
-/// A root without a snapshot, and a store that fails for now, are worth waiting for; anything else is reported at once.
+/// Looks once. A root without a snapshot and a transient failure are warned of, and the watcher looks again; other errors
+/// stop the server from starting.
 async fn first_look(watcher: &SnapshotWatcher, uri: &str, app: &App) -> Result<()> {
     let problem = match watcher.look().await {
         Ok(true) => return Ok(()),

@@ -47,7 +47,7 @@ pub(super) async fn handle(
     }
 }
 
-/// The page that says why there are no hits, with the form as it was filled in.
+/// The page that explains why there are no hits; the form keeps what was entered.
 fn refused(app: &App, form: &Form, refusal: Refusal) -> Response {
     let nonce = Nonce::new();
     let page = {

@@ -70,7 +70,7 @@ pub struct GcReport {
     pub torn_writes: u64,
     /// Purged notes that had been stored again and were purged once more. [`gc`] alone looks for none.
     pub purged_again: u64,
-    /// Embeddings and indexes that stay for now because a run is in progress, which may be about to use them again.
+    /// Embeddings and indexes kept because a run in progress may be about to use them again.
     pub held_back: u64,
 }
 

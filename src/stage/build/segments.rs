@@ -134,7 +134,7 @@ fn follow<'a>(
     let mut gathered = fresh.iter().filter(|fresh| **fresh).count();
     while let Some(last) = kept.last().filter(|_| kept.len() > 1) {
         let live = last.live();
-        // A delta without live rows is dropped; one that is no larger than what is new is merged with it.
+        // A delta without live rows is dropped; one at most as large as the new rows is merged with them.
         if live > 0 && (gathered == 0 || last.rows.len() > gathered) {
             break;
         }

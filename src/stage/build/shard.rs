@@ -146,7 +146,7 @@ async fn build_shard(task: &BuildTask, env: &TaskEnv) -> Result<BuildReceipt> {
     })
 }
 
-/// The parent's segments; `None` where there is no parent or, with a warning, where its files are missing or damaged.
+/// The parent's segments; `None` without a parent, or, with a warning, if its files are missing or damaged.
 /// In delta mode its notes are part of the new shard, and it cannot be done without.
 async fn parent_of(task: &BuildTask, env: &TaskEnv) -> Result<Option<Arc<Vec<Held>>>> {
     let Some(parent) = &task.shard.parent else { return Ok(None) };
