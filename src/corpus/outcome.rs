@@ -96,7 +96,8 @@ pub(crate) fn shortened(id: &str) -> String {
     }
 }
 
-/// An input file as it was when read; it must not change while read.
+/// An input file as it was when read; it must not change while read. Or a table of Delta Lake or of a database, which
+/// has `read`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InputFile {
     /// Table that it belongs to.
@@ -107,8 +108,14 @@ pub struct InputFile {
     pub size: u64,
     /// Entity tag, if the store gives one.
     pub etag: Option<String>,
-    /// Last modification, RFC 3339.
+    /// Last modification, RFC 3339; of a database's table, when its reading began.
     pub modified: String,
+    /// Version of a Delta table: all of the run reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// How a table was read that an engine of its own reads, and what makes its rows those of one moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<String>,
 }
 
 /// Types of the ids and of the columns read, by which a later run reads the same columns alike. Made with
@@ -173,6 +180,13 @@ pub struct PrepareOutcome {
     /// The types it was read by.
     #[serde(default, skip_serializing_if = "SourceTypes::is_empty")]
     pub types: SourceTypes,
+}
+
+impl PrepareOutcome {
+    /// The tables that engines of their own read.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &InputFile> {
+        self.inputs.iter().filter(|input| input.read.is_some())
+    }
 }
 
 /// One row of a prepared shard.

@@ -73,7 +73,7 @@ pub struct TableSample {
     pub columns: Vec<SampledColumn>,
     /// Rows that were looked at.
     pub rows: usize,
-    /// Files of the table.
+    /// Files of the table; one, where its engine reads it.
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
@@ -114,8 +114,8 @@ pub async fn sample_table(
         Ok(TableSample {
             columns: columns(&schema, &batches),
             rows,
-            files: tables.files.len(),
-            bytes: tables.files.iter().map(|file| file.meta.size).sum(),
+            files: tables.inputs().len(),
+            bytes: tables.inputs().iter().map(|input| input.size).sum(),
         })
     };
     shielded_async(ErrorKind::Input, what, cancel.unless_stopped(looking)).await

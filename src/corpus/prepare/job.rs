@@ -27,7 +27,7 @@ use crate::corpus::names;
 use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
 use crate::corpus::outcome::{PrepareOutcome, Rejections, SourceTypes, shortened};
 use crate::corpus::session::{Room, error, physical_plan, query, session, sql_error};
-use crate::corpus::source::file::{self, SourceFile};
+use crate::corpus::source::file;
 use crate::corpus::source::find::{Finder, Output};
 use crate::corpus::source::tables::{self, Tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
@@ -313,7 +313,7 @@ async fn run(
     if written.rejections.total() > options.max_rejected {
         return Err(too_many(&written.rejections, options.max_rejected));
     }
-    let inputs = tables.files.iter().map(SourceFile::input).collect();
+    let inputs = tables.inputs();
     let types = match options.types {
         TypeRule::Exact => tables.types(),
         TypeRule::Guessed => SourceTypes::default(),

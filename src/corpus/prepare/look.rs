@@ -166,6 +166,10 @@ async fn looked(
 /// Which files the rows come from: each is read alone.
 async fn files_of(tables: &Tables, rows: DataFrame) -> Result<Vec<(InputFile, u64)>> {
     let mut found = Vec::new();
+    // There is no telling which of an engine's rows a row comes from.
+    if let ([table], []) = (tables.engines.as_slice(), tables.files.as_slice()) {
+        found.push((table.clone(), count(rows.clone()).await?));
+    }
     for table in tables.tables() {
         let files: Vec<&SourceFile> =
             tables.files.iter().filter(|file| file.table == table.name()).collect();

@@ -18,6 +18,7 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::prelude::SessionContext;
 
+use super::engine::Engine;
 use super::file::SourceFile;
 use super::groups::groups;
 use super::learn::{Complaint, TextTable};
@@ -35,6 +36,8 @@ pub(super) enum Files {
     Own(OwnFiles),
     /// By ours.
     Text(Arc<TextTable>),
+    /// By the engine whose table it is: there are no files to speak of.
+    Engine(Engine),
     /// Not at all: they hold no rows, and do not say which columns rows would have.
     Open,
 }
@@ -145,7 +148,7 @@ impl SourceTable {
         match &self.files {
             Files::Own(own) => &own.files,
             Files::Text(text) => &text.files,
-            Files::Open => &[],
+            Files::Open | Files::Engine(_) => &[],
         }
     }
 
@@ -165,8 +168,8 @@ impl SourceTable {
             Files::Text(text) => {
                 Ok(self.text_files(text, vec![file], places.to_vec())?.execute(task))
             }
-            Files::Open => {
-                Err(foreign(Error::internal("a table without rows has no file to read")))
+            Files::Open | Files::Engine(_) => {
+                Err(foreign(Error::internal("a table without files has none to read")))
             }
         }
     }
@@ -247,6 +250,9 @@ impl TableProvider for SourceTable {
         &self,
         filters: &[&Expr],
     ) -> PlanResult<Vec<TableProviderFilterPushDown>> {
+        if let Files::Engine(engine) = &self.files {
+            return engine.provider.supports_filters_pushdown(filters);
+        }
         // Parquet prunes row groups by them; each row is filtered again.
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
@@ -255,7 +261,7 @@ impl TableProvider for SourceTable {
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         let all = || (0..self.schema.fields().len()).collect();
@@ -265,6 +271,9 @@ impl TableProvider for SourceTable {
         let only = *self.only.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.files {
             Files::Own(own) => own.scan(state, self.columns(), &places, only, limit).await,
+            Files::Engine(engine) => {
+                engine.provider.scan(state, Some(&places), filters, limit).await
+            }
             Files::Open => Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&places)?)))),
             Files::Text(text) => {
                 let schema = Arc::new(self.schema.project(&places)?);

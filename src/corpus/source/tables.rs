@@ -8,13 +8,14 @@ use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
+use super::engine::Engines;
 use super::file::SourceFile;
 use super::find::Finder;
-use super::open::open;
+use super::open::{open, open_engine};
 pub(in crate::corpus) use super::provider::SourceTable;
 use super::reading::Reading;
 use crate::corpus::options::{TableOptions, TypeRule};
-use crate::corpus::outcome::{Rejections, SourceTypes, class};
+use crate::corpus::outcome::{InputFile, Rejections, SourceTypes, class};
 use crate::corpus::session::{BATCH_ROWS, Room, error};
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
@@ -33,12 +34,19 @@ pub(in crate::corpus) struct Typing<'a> {
 pub(in crate::corpus) struct Tables {
     /// All their files, by table and name.
     pub(in crate::corpus) files: Vec<SourceFile>,
+    /// The tables that engines of their own read.
+    pub(in crate::corpus) engines: Vec<InputFile>,
     /// Rows that their readers could make no sense of.
     pub(in crate::corpus) rejections: Rejections,
     tables: Vec<Arc<SourceTable>>,
 }
 
 impl Tables {
+    /// What the report says was read.
+    pub(in crate::corpus) fn inputs(&self) -> Vec<InputFile> {
+        self.files.iter().map(SourceFile::input).chain(self.engines.iter().cloned()).collect()
+    }
+
     /// The types of the columns that were read.
     pub(in crate::corpus) fn types(&self) -> SourceTypes {
         let columns = |table: &Arc<SourceTable>| {
@@ -117,6 +125,7 @@ pub(in crate::corpus) async fn register(
 ) -> Result<Tables> {
     let mut names = BTreeSet::new();
     let mut all = Tables::default();
+    let mut engines = Engines::default();
     for (at, table) in tables.iter().enumerate() {
         if table.name.is_empty() || !names.insert(&table.name) {
             return Err(Error::config(format!(
@@ -125,12 +134,23 @@ pub(in crate::corpus) async fn register(
             )));
         }
         let doing = || format!("table `{}`", table.name);
-        let (files, kind) = finder.find(table).await.context(doing)?;
-        all.files.extend(files.iter().cloned());
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
         let Typing { rule, reporter, room, .. } = *typing;
         let reading = Reading { at, rule, before, reporter, room };
-        let opened = open(context, table, files, kind, &reading).await.context(doing)?;
+        let opened = match table.format.filter(|format| format.has_engine()) {
+            Some(format) => {
+                let with = (&mut engines, &mut finder);
+                let opened = open_engine(context, table, format, with, &reading).await;
+                let (opened, input) = opened.context(doing)?;
+                all.engines.push(input);
+                opened
+            }
+            None => {
+                let (files, kind) = finder.find(table).await.context(doing)?;
+                all.files.extend(files.iter().cloned());
+                open(context, table, files, kind, &reading).await.context(doing)?
+            }
+        };
         let opened = Arc::new(opened);
         context
             .register_table(TableReference::bare(table.name.as_str()), opened.clone())

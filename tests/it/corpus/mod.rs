@@ -14,6 +14,7 @@ mod newest;
 mod numbers;
 mod oddities;
 mod scale;
+mod sources;
 mod types;
 
 use std::path::{Path, PathBuf};
