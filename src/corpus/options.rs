@@ -14,7 +14,8 @@ pub enum CorpusMode {
     /// The query returns the whole corpus: a note that is not in it is deleted.
     #[default]
     Full,
-    /// The query returns changes: notes are upserted, `deleted = true` deletes.
+    /// The query returns changes: notes are upserted, `deleted = true` deletes. Of a Delta table with a change data feed it is
+    /// the query of all notes: a run reads the rows that changed since the newest snapshot, or all where that is in doubt.
     Delta,
 }
 

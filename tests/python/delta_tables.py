@@ -8,6 +8,7 @@ Each STEP is one commit of the table in FOLDER, or a table of its own; what it h
 import json
 import os
 import pathlib
+import random
 import struct
 import sys
 
@@ -65,6 +66,45 @@ def deleted(folder):
     (log / f"{1:020}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def anything(folder, chance):
+    """What writers do to a table with a change data feed, of which some changes no note and some the table itself."""
+    table = DeltaTable(folder)
+    first = chance.randrange(1000)
+    some = f"id >= {first} AND id < {first + chance.randrange(1, 40)}"
+    what = chance.choice(["edit", "edit", "move", "delete", "append", "merge", "twice", "compact", "replace", "evolve"])
+    ids = range(first, first + 10)
+    if what == "edit":
+        table.update(updates={"body": f"concat('{step_of(chance)} ', body)"}, predicate=some)
+    elif what == "move":
+        table.update(updates={"lang": chance.choice(["'en'", "'zh'"])}, predicate=some)
+    elif what == "delete":
+        table.delete(some)
+    elif what == "append":
+        newest = table.to_pyarrow_table(columns=["id"])["id"].to_pylist()
+        write_deltalake(folder, batch(range(max(newest) + 1, max(newest) + 6)), mode="append", schema_mode="merge")
+    elif what == "merge":
+        source = batch(ids, edition=step_of(chance))
+        merge = table.merge(source, predicate="s.id = t.id", source_alias="s", target_alias="t")
+        columns = {name: f"s.{name}" for name in ("id", "body", "lang")}
+        merge.when_matched_update(updates=columns).when_not_matched_insert(updates=columns).execute()
+    elif what == "twice":  # deleted, and there again
+        table.delete("id >= {0} AND id < {1}".format(first, first + 10))
+        write_deltalake(folder, batch(ids, edition=step_of(chance)), mode="append", schema_mode="merge")
+    elif what == "compact":
+        table.optimize.compact()
+    elif what == "replace":
+        write_deltalake(folder, batch(ids, edition=step_of(chance)), mode="overwrite", schema_mode="merge",
+                        predicate=f"id >= {ids[0]} AND id <= {ids[-1]}")
+    elif what == "evolve":
+        newest = table.to_pyarrow_table(columns=["id"])["id"].to_pylist()
+        write_deltalake(folder, batch([max(newest) + 1], stars=1), mode="append", schema_mode="merge")
+    print(what, file=sys.stderr)
+
+
+def step_of(chance):
+    return chance.randrange(10**6)
+
+
 def main():
     folder, step = sys.argv[1:]
     options = None
@@ -91,11 +131,19 @@ def main():
         deleted(folder)
     elif step == "feed":  # notes 0 to 999, with a change data feed
         write(batch(range(1000)), configuration={"delta.enableChangeDataFeed": "true"})
+    elif step.startswith("random-"):  # a commit or two of any kind, by seed
+        anything(folder, random.Random(step))
     elif step == "feed-edit":  # ten edited, five deleted, five new
         table = DeltaTable(folder, storage_options=options)
         table.update(updates={"body": "'edited'"}, predicate="id >= 10 AND id < 20")
         table.delete("id >= 100 AND id < 105")
         write(batch(range(1000, 1005)), mode="append")
+    elif step == "feed-move":  # some to another language, so that a filter does not take them any more
+        DeltaTable(folder).update(updates={"lang": "'zh'"}, predicate="id >= 30 AND id < 40")
+    elif step == "feed-evolve":  # one more, with a column that the others have not
+        write(batch([5000], stars=5), mode="append", schema_mode="merge")
+    elif step == "feed-back":
+        DeltaTable(folder).update(updates={"lang": "'en'"}, predicate="id >= 35 AND id < 45")
     else:
         sys.exit(f"no step {step}")
     print(DeltaTable(folder, storage_options=options).version() if step != "deleted" else 1)

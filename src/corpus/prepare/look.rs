@@ -86,10 +86,11 @@ pub async fn look(request: LookRequest<'_>, wanted: Wanted<'_>) -> Result<Look> 
         storage: request.storage,
         root: None,
         earlier: request.earlier.as_ref(),
+        feed: None,
         reporter: request.reporter,
         cancel: request.cancel,
     });
-    let Opened { context, tables, query, template } = opened.await?;
+    let Opened { context, tables, query, template, .. } = opened.await?;
     let looking = looked(&request, wanted, (&context, &tables), query, template);
     let looking = request.cancel.unless_stopped(looking);
     shielded_async(ErrorKind::Input, what, looking).await

@@ -128,7 +128,7 @@ pub(super) async fn open_engine(
     reading: &Reading<'_>,
 ) -> Result<(SourceTable, InputFile)> {
     csv::check_options(options, format)?;
-    let (engine, input) = engines.open(context, options, format, finder).await?;
+    let (engine, input) = engines.open(context, options, format, finder, reading.since).await?;
     let schema = engine.provider.schema();
     let table = SourceTable {
         name: options.name.clone(),

@@ -18,12 +18,12 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::prelude::SessionContext;
 
-use super::engine::Engine;
+use super::engine::{Changes, Engine};
 use super::file::SourceFile;
 use super::groups::groups;
 use super::learn::{Complaint, TextTable};
 use super::own::{OwnColumns, OwnFiles};
-use crate::corpus::outcome::Rejections;
+use crate::corpus::outcome::{Position, Rejections};
 use crate::error::Error;
 use crate::observe::{Event, Reporter};
 
@@ -91,6 +91,39 @@ impl SourceTable {
             read: Mutex::default(),
             only: Mutex::default(),
         })
+    }
+
+    /// The same, of which only the rows that changed are read, and how the report calls them; why that is in doubt,
+    /// where somebody asked.
+    pub(super) fn changed(&self) -> Option<Result<(Self, &Changes), &str>> {
+        let Files::Engine(engine) = &self.files else { return None };
+        let changes = match engine.changes.as_ref()? {
+            Ok(changes) => changes,
+            Err(doubt) => return Some(Err(doubt.as_str())),
+        };
+        let provider = Arc::clone(&changes.provider);
+        let schema = provider.schema();
+        let table = Self {
+            name: self.name.clone(),
+            own: schema.fields().len(),
+            schema,
+            folders: Arc::clone(&self.folders),
+            files: Files::Engine(Engine { provider, position: None, changes: None }),
+            batch_rows: self.batch_rows,
+            complaints: Vec::new(),
+            reporter: Arc::clone(&self.reporter),
+            read: Mutex::default(),
+            only: Mutex::default(),
+        };
+        Some(Ok((table, changes)))
+    }
+
+    /// Where its history is, if changes can be told of it.
+    pub(super) fn position(&self) -> Option<&Position> {
+        match &self.files {
+            Files::Engine(engine) => engine.position.as_ref(),
+            _ => None,
+        }
     }
 
     /// Its name in the SQL.

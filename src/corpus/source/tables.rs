@@ -15,7 +15,7 @@ use super::open::{open, open_engine};
 pub(in crate::corpus) use super::provider::SourceTable;
 use super::reading::Reading;
 use crate::corpus::options::{TableOptions, TypeRule};
-use crate::corpus::outcome::{InputFile, Rejections, SourceTypes, class};
+use crate::corpus::outcome::{InputFile, Position, Rejections, SourceTypes, class};
 use crate::corpus::session::{BATCH_ROWS, Room, error};
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
@@ -27,6 +27,9 @@ pub(in crate::corpus) struct Typing<'a> {
     pub(in crate::corpus) before: Option<&'a SourceTypes>,
     pub(in crate::corpus) reporter: &'a Arc<dyn Reporter>,
     pub(in crate::corpus) room: Room,
+    /// Where the history of the one table was when the newest snapshot was made, where only what changed since is to be
+    /// read.
+    pub(in crate::corpus) since: Option<&'a Position>,
 }
 
 /// Tables that SQL can name.
@@ -77,6 +80,47 @@ impl Tables {
             grown = true;
         }
         Ok(grown)
+    }
+
+    /// Where the history of the one table is, if there is one table and changes can be told of it.
+    pub(in crate::corpus) fn position(&self) -> Option<&Position> {
+        match self.tables.as_slice() {
+            [table] => table.position(),
+            _ => None,
+        }
+    }
+
+    /// The same tables, of the one of which only the rows that changed are read; why that is in doubt, where it was asked
+    /// for.
+    pub(in crate::corpus) fn changed(
+        &self,
+        context: &SessionContext,
+    ) -> Option<Result<Self, String>> {
+        let [table] = self.tables.as_slice() else { return None };
+        let (changed, changes) = match table.changed()? {
+            Ok(changed) => changed,
+            Err(doubt) => return Some(Err(doubt.to_owned())),
+        };
+        let mut engines = self.engines.clone();
+        for input in &mut engines {
+            (input.size, input.read) = (changes.bytes, Some(changes.read.clone()));
+        }
+        let tables = vec![Arc::new(changed)];
+        let rejections = Rejections::default();
+        let changed = Self { files: Vec::new(), engines, rejections, tables };
+        Some(changed.register(context).map(|()| changed).map_err(|e| e.to_string()))
+    }
+
+    /// Has SQL find these tables under their names, whatever it found before.
+    pub(in crate::corpus) fn register(&self, context: &SessionContext) -> Result<()> {
+        for table in &self.tables {
+            let name = TableReference::bare(table.name());
+            context
+                .deregister_table(name.clone())
+                .and_then(|_| context.register_table(name, table.clone()))
+                .map_err(|e| error(e, "registering a table"))?;
+        }
+        Ok(())
     }
 
     /// The tables, in the order of their files.
@@ -135,8 +179,8 @@ pub(in crate::corpus) async fn register(
         }
         let doing = || format!("table `{}`", table.name);
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
-        let Typing { rule, reporter, room, .. } = *typing;
-        let reading = Reading { at, rule, before, reporter, room };
+        let Typing { rule, reporter, room, since, .. } = *typing;
+        let reading = Reading { at, rule, before, reporter, room, since };
         let opened = match table.format.filter(|format| format.has_engine()) {
             Some(format) => {
                 let with = (&mut engines, &mut finder);

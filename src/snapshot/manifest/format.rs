@@ -336,6 +336,9 @@ pub(in crate::snapshot) const MADE_BY: &str = "run";
 /// has `corpus.types = "exact"`.
 pub const SOURCE_TYPES: &str = "types";
 
+/// The name in [`Provenance::measured`] of where a Delta table was read, from where a later run reads what changed.
+pub const FEED: &str = "feed";
+
 /// The name in [`Provenance::measured`] of the repository and the commit of the document tower, where it is a hub's.
 const TOWER: &str = "tower";
 

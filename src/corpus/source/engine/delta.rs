@@ -1,5 +1,7 @@
 //! Tables of Delta Lake: one version of one, whatever is written to it meanwhile.
 
+mod changes;
+
 use std::error::Error as StdError;
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use object_store::prefix::PrefixStore;
 
 use super::opened::Engine;
 use crate::corpus::options::TableOptions;
-use crate::corpus::outcome::InputFile;
+use crate::corpus::outcome::{InputFile, Position};
 use crate::corpus::source::find::{Finder, Folder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::kind_of_foreign;
@@ -28,6 +30,7 @@ pub(super) async fn open(
     context: &SessionContext,
     options: &TableOptions,
     finder: &mut Finder<'_>,
+    since: Option<&Position>,
 ) -> Result<(Engine, InputFile)> {
     let Folder { store, path, url } = finder.folder(options)?;
     // Files are named by their whole addresses: a clone's are in another folder.
@@ -53,13 +56,22 @@ pub(super) async fn open(
         version: Some(version),
         read: Some(format!("version {version} of a Delta table, in {} files", files.num_files())),
     };
+    let position =
+        Position { uri: input.uri.clone(), id: snapshot.metadata().id().to_owned(), version };
+    let changes = match since {
+        None => None,
+        Some(before) if before.uri != position.uri || before.id != position.id => {
+            Some(Err("it is another table".to_owned()))
+        }
+        Some(before) => Some(changes::since(context, &log, &snapshot, before.version).await),
+    };
     let config = DeltaScanConfig {
         // Plain strings, as all other tables have them.
         wrap_partition_values: false,
         ..DeltaScanConfig::new_from_session(&context.state())
     };
     let scan = DeltaScanNext::new(snapshot, config).map_err(|cause| refused(&at, cause.into()))?;
-    Ok((Engine { provider: Arc::new(scan) }, input))
+    Ok((Engine { provider: Arc::new(scan), position: Some(position), changes }, input))
 }
 
 /// What is wrong with a table that cannot be read.
@@ -74,10 +86,12 @@ fn refused(table: &str, cause: DeltaTableError) -> Error {
     }
     let text = cause.to_string();
     let text = text.lines().next().unwrap_or_default();
-    Error::new(
-        kind_of_foreign(&cause, ErrorKind::Input),
-        format!("{table} cannot be read as a Delta table: {text}"),
-    )
+    let kind = match kind_of_foreign(&cause, ErrorKind::Input) {
+        // The log's reader has no kind of its own for that.
+        ErrorKind::Input if text.to_lowercase().contains("unsupported") => ErrorKind::Unsupported,
+        kind => kind,
+    };
+    Error::new(kind, format!("{table} cannot be read as a Delta table: {text}"))
 }
 
 /// The features that a table asks its readers for and that the engine does not have.

@@ -8,10 +8,10 @@ mod opened;
 
 use datafusion::prelude::SessionContext;
 
-pub(super) use self::opened::Engine;
+pub(super) use self::opened::{Changes, Engine};
 use super::find::Finder;
 use crate::corpus::options::{TableFormat, TableOptions};
-use crate::corpus::outcome::InputFile;
+use crate::corpus::outcome::{InputFile, Position};
 use crate::error::Result;
 
 /// The engines of this build, with what they have open.
@@ -26,7 +26,7 @@ pub(super) struct Engines {
     allow(unused_variables, clippy::unused_async, reason = "what is not built needs nothing")
 )]
 impl Engines {
-    /// Opens a table, and tells what the report says of it.
+    /// Opens a table, and tells what the report says of it; where its history can be told, what changed `since`, too.
     ///
     /// # Errors
     /// Unsupported where this build lacks the engine, or the engine cannot read the table; as the engine about what is
@@ -37,10 +37,11 @@ impl Engines {
         options: &TableOptions,
         format: TableFormat,
         finder: &mut Finder<'_>,
+        since: Option<&Position>,
     ) -> Result<(Engine, InputFile)> {
         match format {
             #[cfg(feature = "delta")]
-            TableFormat::Delta => delta::open(context, options, finder).await,
+            TableFormat::Delta => delta::open(context, options, finder, since).await,
             #[cfg(not(feature = "delta"))]
             TableFormat::Delta => Err(not_built("Delta tables", "delta")),
             #[cfg(feature = "databases")]

@@ -12,16 +12,16 @@ use crate::fixture::python;
 use crate::fixture::support::roots_of_the_environment;
 
 /// The Python that writes Delta tables.
-struct Lake(PathBuf);
+pub(super) struct Lake(PathBuf);
 
 impl Lake {
-    fn here() -> Option<Self> {
+    pub(super) fn here() -> Option<Self> {
         python::with("deltalake, pyarrow").map(Self)
     }
 
     /// Takes a step of tests/python/delta_tables.py; gives the version that the table has then.
     #[track_caller]
-    fn step(&self, table: &str, step: &str) -> u64 {
+    pub(super) fn step(&self, table: &str, step: &str) -> u64 {
         let script = package().join("tests/python/delta_tables.py");
         let said = python::run(&self.0, &script, &[table, step], "");
         said.trim().parse().expect("a version")

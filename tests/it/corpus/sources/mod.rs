@@ -4,6 +4,8 @@
 mod databases;
 #[cfg(feature = "delta")]
 mod delta;
+#[cfg(feature = "delta")]
+mod feed;
 
 use scalingnote::corpus::TableFormat;
 use scalingnote::error::ErrorKind;

@@ -110,7 +110,7 @@ impl Databases {
         };
         let name = format!("table `{name}` of {shown}");
         let table = Table { name, schema, columns: columns.into(), from, connection };
-        Ok((Engine { provider: Arc::new(table) }, input))
+        Ok((Engine::new(Arc::new(table)), input))
     }
 
     fn keep(&mut self, shown: &str, driver: Box<dyn Driver>) -> Connection {

@@ -78,7 +78,7 @@ impl Lake {
         table.version = version;
         let (storage, cancel) = (StorageOptions::default(), Cancel::new());
         let mut finder = Finder::new(self.path(), &storage, None, &cancel, &Silent);
-        let (engine, input) = open(&context, &table, &mut finder).await?;
+        let (engine, input) = open(&context, &table, &mut finder, None).await?;
         context.register_table("notes", engine.provider).unwrap();
         Ok((context, input))
     }
