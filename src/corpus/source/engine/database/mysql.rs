@@ -69,8 +69,13 @@ impl Driver for Mysql {
         let rows: Vec<Row> = self.connection.query(sql).await.map_err(failed)?;
         let columns = rows.iter().map(|row| {
             let text = |at| row.as_ref(at).map(text).unwrap_or_default().unwrap_or_default();
-            let number = |at| text(at).parse().ok();
-            column(&text(0), &text(1).to_lowercase(), &text(2).to_lowercase(), number(3), number(4))
+            column(
+                &text(0),
+                &text(1).to_lowercase(),
+                &text(2).to_lowercase(),
+                text(3).parse().ok(),
+                text(4).parse().ok(),
+            )
         });
         let columns = columns.collect();
         let sql = format!("SELECT engine FROM information_schema.tables WHERE {of}");
