@@ -1,7 +1,9 @@
 //! Making towers, one call each: [`train`] and [`export`] (stage 1), [`mine`] between its rounds, [`distill`] and [`pack`]
-//! (stage 2). Each encodes what it needs by the pipeline's own encode stage and keeps the vectors in its folder.
+//! (stage 2), and [`evaluate`] for all of them. Each encodes what it needs by the pipeline's own encode stage and keeps
+//! the vectors in its folder.
 
 mod distill;
+mod evaluate;
 mod mine;
 mod pack;
 mod teacher;
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use distill::distill;
+pub use evaluate::{EvaluateRequest, Judged, Versus, evaluate};
 pub use mine::{MineRequest, Mined, Ranking, mine};
 pub use pack::{PackRequest, Packed, pack};
 pub use train::{export, train};
