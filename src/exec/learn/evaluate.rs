@@ -1,7 +1,5 @@
 //! Judging the towers of a file on a retrieval set.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use super::LearnContext;
