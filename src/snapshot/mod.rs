@@ -24,7 +24,7 @@ mod rollback;
 mod sign;
 mod tombstones;
 
-pub use commit::commit;
+pub use commit::{commit, proposed};
 pub use copied::commit_copied;
 pub(crate) use gc::strings_in;
 pub use gc::{GcReport, Protected, Retention, gc};
