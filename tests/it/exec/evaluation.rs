@@ -277,7 +277,7 @@ fn a_tower_that_is_gone_cannot_be_compared_with() {
 fn without_tower(manifest: &str) -> (String, (String, String)) {
     let mut json: Value = serde_json::from_str(manifest).unwrap();
     let old = json["content_hash"].as_str().unwrap().to_owned();
-    json["content"]["query_towers"][0]["options"]["model"] = json!("gone/model");
+    json["content"]["query_towers"][0]["options"]["model"] = json!("/nowhere/model");
     let content = serde_json::from_value(json["content"].clone()).unwrap();
     let new = scalingnote::snapshot::content_hash(&content).unwrap().to_hex();
     (serde_json::to_string_pretty(&json).unwrap(), (old, new))
