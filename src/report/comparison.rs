@@ -339,7 +339,7 @@ mod tests {
             crossed: Some(crossed.map(hits)),
             ..asked(id, own[0], own[1])
         };
-        // The first moved with the corpus, whoever asks; the second with the tower, wherever it asks.
+        // The first moved with the corpus, by either tower; the second with the tower, on either snapshot.
         let asked = [
             crossed("corpus", [&["a"], &["b"]], [&["b"], &["a"]]),
             crossed("tower", [&["a"], &["b"]], [&["a"], &["b"]]),
