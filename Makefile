@@ -123,6 +123,19 @@ test-stores: check-tools ## Run the store's tests and whole runs in bad weather 
 	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
 		$(CARGO) test --release --test it roots_of_the_environment -- --nocapture --test-threads=1
 
+# A build of its own, with what reads Delta tables and databases (Rust 1.95). What is not installed of PostgreSQL and MariaDB is
+# said, and its tests are skipped.
+SOURCES_PYTHON ?= $(CACHE)/sources-venv/bin/python
+.PHONY: test-sources
+test-sources: export SCALINGNOTE_PYTHON = $(abspath $(SOURCES_PYTHON))
+test-sources: check-tools ## Read Delta tables that Python wrote, here and on an S3 server, and tables of PostgreSQL, MariaDB and SQLite.
+	@test -x "$(SOURCES_PYTHON)" || { $(PYTHON) -m venv $(CACHE)/sources-venv && \
+		$(SOURCES_PYTHON) -m pip install -q "deltalake>=1.6" pyarrow; }
+	$(CARGO) test --release --features delta,databases --lib corpus::source::
+	$(CARGO) test --release --features delta,databases --test it --no-run
+	$(PYTHON) tests/python/stores.py "$(STORES)" -- $(PYTHON) tests/python/sources.py -- \
+		$(CARGO) test --release --features delta,databases --test it sources:: -- --nocapture --test-threads=2
+
 # A build of its own: Ballista needs more of DataFusion.
 .PHONY: test-cluster
 test-cluster: check-tools ## Run pipelines on a Ballista cluster of processes that are killed, on disk and on an S3 server.
@@ -188,7 +201,7 @@ test-model: check-tools ## Search the interleavings of runs, tasks, publishers, 
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 model::
 
 .PHONY: test-all
-test-all: test test-wheel test-models test-airflow test-kubernetes test-alerts test-stores test-serve test-page test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
+test-all: test test-wheel test-models test-airflow test-kubernetes test-alerts test-stores test-sources test-serve test-page test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
 	$(MAKE) fuzz SECONDS=10
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).

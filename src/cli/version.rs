@@ -10,6 +10,8 @@ pub(super) fn long(commit: Option<&str>) -> &'static str {
         ("cuda", cfg!(feature = "cuda")),
         ("flash-attn", cfg!(feature = "flash-attn")),
         ("cluster", cfg!(feature = "cluster")),
+        ("delta", cfg!(feature = "delta")),
+        ("databases", cfg!(feature = "databases")),
     ];
     let built: Vec<&str> = named.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     let features = if built.is_empty() { "none".to_owned() } else { built.join(", ") };

@@ -19,7 +19,10 @@ const KEYS: [(&str, &[&str]); 12] = [
     ("GOOGLE_SERVICE_ACCOUNT", &["service_account"]),
     ("HF_TOKEN", &["hf_token"]),
     ("HF_TOKEN (models) or AWS_SESSION_TOKEN (S3)", &["token"]),
-    ("the variable of that service", &["api_key", "password", "passwd"]),
+    (
+        "PGPASSWORD, MYSQL_PASSWORD, or the variable of that service",
+        &["api_key", "password", "passwd"],
+    ),
     ("AWS_*, AZURE_* or GOOGLE_*", &["credential", "credentials"]),
 ];
 
@@ -87,7 +90,7 @@ pub(super) fn find(node: &Node, path: &str, problems: &mut Problems) {
             let way_out = if is_signed(text) && may_be_signed(path, &signed) {
                 format!("set {} in the environment to the signed address", variable(path))
             } else {
-                "use the environment (AWS_*, AZURE_*, GOOGLE_*, HF_TOKEN)".to_owned()
+                "use the environment (AWS_*, AZURE_*, GOOGLE_*, HF_TOKEN, PGPASSWORD, MYSQL_PASSWORD)".to_owned()
             };
             problems.push(
                 node.origin.clone(),

@@ -45,13 +45,14 @@ pub use options::{
 };
 pub(crate) use outcome::shortened;
 pub use outcome::{
-    InputFile, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard, Rejections, SourceTypes,
+    Feed, InputFile, Position, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard,
+    Rejections, SourceTypes,
 };
 pub use pairs::read_pairs;
 pub use prepare::{
-    Chunker, DigestRow, Earlier, Exclude, KnownText, Look, LookRequest, PrepareRequest,
-    PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, Wanted, check_template_length,
-    look, prepare, prepared_schema,
+    Chunker, DigestRow, Earlier, Exclude, FeedRequest, KnownText, Look, LookRequest,
+    PrepareRequest, PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, Wanted,
+    check_template_length, look, prepare, prepared_schema,
 };
 pub use sample::{ColumnShape, SampledColumn, TableSample, sample_table};
 pub use session::check_sql;

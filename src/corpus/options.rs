@@ -14,7 +14,8 @@ pub enum CorpusMode {
     /// The query returns the whole corpus: a note that is not in it is deleted.
     #[default]
     Full,
-    /// The query returns changes: notes are upserted, `deleted = true` deletes.
+    /// The query returns changes: notes are upserted, `deleted = true` deletes. Of a Delta table with a change data feed it is
+    /// the query of all notes: a run reads the rows that changed since the newest snapshot, or all where that is in doubt.
     Delta,
 }
 
@@ -102,6 +103,14 @@ pub enum TableFormat {
     Avro,
     /// Markdown: a file is a note. Only where it is said: a `README.md` beside data is not a table.
     Markdown,
+    /// A table of Delta Lake; for builds with the feature `delta`.
+    Delta,
+    /// A table of PostgreSQL; like the next two, for builds with the feature `databases`.
+    Postgres,
+    /// A table of MySQL or MariaDB.
+    Mysql,
+    /// A table of an SQLite file.
+    Sqlite,
 }
 
 /// One table that the SQL may name.
@@ -111,7 +120,8 @@ pub struct TableOptions {
     /// Name in the SQL.
     pub name: String,
     /// File, directory or glob, as a local path or an object-store URI, or the address of one file on the web. CSV and
-    /// JSON files may end in `.gz` or `.zst`.
+    /// JSON files may end in `.gz` or `.zst`. Of a Delta table its folder; of a database `postgres://host:port/database`,
+    /// `mysql://host:port/database`, or the path of an SQLite file.
     pub uri: String,
     /// Format; by default from the file ending.
     #[serde(default)]
@@ -146,6 +156,19 @@ pub struct TableOptions {
     /// Types of columns, by name: `{ version = "string" }`. They hold before a value is read.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schema: BTreeMap<String, ColumnType>,
+    /// Delta only: the version that is read, by default the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Databases only: the table's name there, such as `notes` or `blog.notes`; by default `name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+}
+
+impl TableFormat {
+    /// Whether only an engine of its own can say which files and rows of it count.
+    pub fn has_engine(self) -> bool {
+        matches!(self, Self::Delta | Self::Postgres | Self::Mysql | Self::Sqlite)
+    }
 }
 
 impl TableOptions {
@@ -164,6 +187,8 @@ impl TableOptions {
             skip_rows: 0,
             encoding: None,
             schema: BTreeMap::new(),
+            version: None,
+            table: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use arrow::datatypes::DataType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::options::CorpusMode;
 use crate::types::{Digest256, NoteId, TextHash};
 
 /// One prepared shard file. Rows are sorted by (note_id, chunk).
@@ -96,7 +97,8 @@ pub(crate) fn shortened(id: &str) -> String {
     }
 }
 
-/// An input file as it was when read; it must not change while read.
+/// An input file as it was when read; it must not change while read. Or a table of Delta Lake or of a database, which
+/// has `read`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InputFile {
     /// Table that it belongs to.
@@ -107,8 +109,34 @@ pub struct InputFile {
     pub size: u64,
     /// Entity tag, if the store gives one.
     pub etag: Option<String>,
-    /// Last modification, RFC 3339.
+    /// Last modification, RFC 3339; of a database's table, when its reading began.
     pub modified: String,
+    /// Version of a Delta table: all of the run reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// How a table was read that an engine of its own reads, and what makes its rows those of one moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<String>,
+}
+
+/// Where in the history of a Delta table its rows were read, so that a later run reads what changed since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Position {
+    /// The table's address.
+    pub uri: String,
+    /// The table's own id: another table at the same address has another one.
+    pub id: String,
+    /// The version.
+    pub version: u64,
+}
+
+/// What the notes of a snapshot were made of, where `corpus.mode = "delta"` reads a Delta table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Feed {
+    /// Names how notes are made of rows. Made in another way, all of them have to be made again.
+    pub reading: Digest256,
+    /// Where the table was read.
+    pub at: Position,
 }
 
 /// Types of the ids and of the columns read, by which a later run reads the same columns alike. Made with
@@ -173,6 +201,19 @@ pub struct PrepareOutcome {
     /// The types it was read by.
     #[serde(default, skip_serializing_if = "SourceTypes::is_empty")]
     pub types: SourceTypes,
+    /// What absence of a note means, where that is not what `corpus.mode` says: all of a Delta table was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<CorpusMode>,
+    /// What a later run may read on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feed: Option<Feed>,
+}
+
+impl PrepareOutcome {
+    /// The tables that engines of their own read.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &InputFile> {
+        self.inputs.iter().filter(|input| input.read.is_some())
+    }
 }
 
 /// One row of a prepared shard.

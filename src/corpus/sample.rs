@@ -73,7 +73,7 @@ pub struct TableSample {
     pub columns: Vec<SampledColumn>,
     /// Rows that were looked at.
     pub rows: usize,
-    /// Files of the table.
+    /// Files of the table; one, where its engine reads it.
     pub files: usize,
     /// Their bytes.
     pub bytes: u64,
@@ -96,7 +96,7 @@ pub async fn sample_table(
         let only = std::slice::from_ref(table);
         let finder = Finder::new(base_dir, storage, None, cancel, reporter.as_ref());
         let (rule, room) = (TypeRule::Exact, Room::of(MEMORY_MIB));
-        let typing = tables::Typing { rule, before: None, reporter, room };
+        let typing = tables::Typing { rule, before: None, reporter, room, since: None };
         let tables = tables::register(&context, only, finder, &typing).await?;
         let sql = format!("SELECT * FROM {} LIMIT {ROWS}", quoted(&table.name));
         let rows = query(&context, &sql).await.map_err(|cause| sql_error(cause, only))?;
@@ -114,8 +114,8 @@ pub async fn sample_table(
         Ok(TableSample {
             columns: columns(&schema, &batches),
             rows,
-            files: tables.files.len(),
-            bytes: tables.files.iter().map(|file| file.meta.size).sum(),
+            files: tables.inputs().len(),
+            bytes: tables.inputs().iter().map(|input| input.size).sum(),
         })
     };
     shielded_async(ErrorKind::Input, what, cancel.unless_stopped(looking)).await

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backfill::BackfillSummary;
 use super::estimate::{encode_seconds, part_bytes};
+use crate::corpus::InputFile;
 use crate::index;
 use crate::observe::format;
 use crate::stage::{Plan, Planned};
@@ -116,6 +117,9 @@ pub struct PlanSummary {
     /// The plan of the tower that is to take over, where one is configured; its tasks follow the publication.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backfill: Option<BackfillSummary>,
+    /// Tables of Delta Lake and of databases, as they were read; absent where the corpus is files alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<InputFile>,
     /// What a person should know before starting the run.
     pub warnings: Vec<String>,
 }
@@ -172,6 +176,7 @@ impl PlanSummary {
             total: PlanAmounts::sum(&shards),
             shards,
             backfill: None,
+            tables: plan.prepared.tables().cloned().collect(),
             warnings,
         }
     }
@@ -264,6 +269,9 @@ impl fmt::Display for PlanSummary {
         }
         let header: Vec<&str> = HEADER.split(' ').collect();
         f.write_str(&format::table(&header, &[true; 11], &rows))?;
+        for InputFile { table, uri, read, .. } in &self.tables {
+            writeln!(f, "table {table}: {} ({uri})", read.as_deref().unwrap_or_default())?;
+        }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
         }

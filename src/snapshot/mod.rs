@@ -31,7 +31,7 @@ pub use gc::{GcReport, Protected, Retention, gc};
 pub use lease::{Holder, ReaderLease, RunLease, Taken, check_store, host_name, is_current_run};
 pub use maker::made_by;
 pub use manifest::{
-    Adapted, CommitOutcome, Content, Diff, EVALUATION, GateOutcome, IndexContent, Laid,
+    Adapted, CommitOutcome, Content, Diff, EVALUATION, FEED, GateOutcome, IndexContent, Laid,
     MANIFEST_VERSION, Manifest, NoteDiff, Problem, Provenance, Purged, QueryTower, Removed,
     SOURCE_TYPES, Segment, ShardContent, content_hash, diff, diff_ids, json_schema, newer, newest,
     numbers, read, removed, verify_hashes, verify_other_hashes,

@@ -129,6 +129,13 @@ fn describe(manifest: &Manifest, signed: &[String]) -> String {
     if let Some(run) = provenance.made_by().filter(|run| *run != provenance.run) {
         field("made by", run.to_owned());
     }
+    // Files are too many to name; a table is read at one version, or by one statement.
+    for input in &provenance.inputs {
+        let text = |name: &str| input.get(name).and_then(serde_json::Value::as_str);
+        if let (Some(table), Some(read), Some(uri)) = (text("table"), text("read"), text("uri")) {
+            field("table", format!("{table}: {read} ({uri})"));
+        }
+    }
     field("notes", format::count(content.notes));
     field("vectors", format!("{} x {}", format::count(content.vectors), space.dimensions));
     let (pooling, arithmetic) = (word(&space.pooling), word(&space.arithmetic));

@@ -14,6 +14,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::changes::{self, FeedRequest};
 use super::contract::{Contract, SORT_COLUMNS};
 use super::dedupe::Deduper;
 use super::newest::Judge;
@@ -24,10 +25,10 @@ use super::schema::prepared_schema;
 use super::template::NoteTemplate;
 use super::writer::ShardWriter;
 use crate::corpus::names;
-use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
-use crate::corpus::outcome::{PrepareOutcome, Rejections, SourceTypes, shortened};
+use crate::corpus::options::{CorpusMode, CorpusOptions, TableOptions, TypeRule};
+use crate::corpus::outcome::{Position, PrepareOutcome, Rejections, SourceTypes, shortened};
 use crate::corpus::session::{Room, error, physical_plan, query, session, sql_error};
-use crate::corpus::source::file::{self, SourceFile};
+use crate::corpus::source::file;
 use crate::corpus::source::find::{Finder, Output};
 use crate::corpus::source::tables::{self, Tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
@@ -55,6 +56,8 @@ pub struct PrepareRequest<'a> {
     pub known: Option<KnownText>,
     /// What the newest snapshot was made of; counts with [`TypeRule::Exact`] only.
     pub earlier: Option<Earlier>,
+    /// With [`CorpusMode::Delta`] and a Delta table: from where its changes are read. `None` takes the query's rows for changes.
+    pub feed: Option<FeedRequest>,
     /// Notes that must not be prepared at all (purged ones).
     pub exclude: Option<Exclude>,
     /// Where the prepared files go.
@@ -84,7 +87,20 @@ pub struct Earlier {
 /// # Errors
 /// Config for a bad SQL, a missing column, a wrong type or a bad template; Input for unreadable files, more
 /// than `max_rejected` rejections, or inputs that changed while read.
-pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
+pub async fn prepare(mut request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
+    let outcome = prepare_once(&request).await?;
+    match &mut request.feed {
+        // A note whose change is rejected would stay as it was; of all rows, it is left out.
+        Some(feed) if outcome.mode.is_none() && outcome.rejections.total() > 0 => {
+            feed.since = None;
+            request.reporter.info("some changes were rejected: all rows are read".to_owned());
+            prepare_once(&request).await
+        }
+        _ => Ok(outcome),
+    }
+}
+
+async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let options = request.options;
     request.cancel.check()?;
     let opened = Opening {
@@ -93,14 +109,15 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
         storage: request.storage,
         root: Some(request.root),
         earlier: request.earlier.as_ref(),
+        feed: request.feed.as_ref(),
         reporter: &request.reporter,
         cancel: &request.cancel,
     };
-    let Opened { context, tables, query, template } = open(opened).await?;
+    let Opened { context, tables, query, template, mode, position } = open(opened).await?;
     let uris: Vec<String> = options.tables.iter().map(TableOptions::shown_uri).collect();
     let what = || format!("a file of the corpus ({})", uris.join(", "));
     let files = &tables.files;
-    let running = run(&request, query, template, &context, &tables);
+    let running = run(request, query, template, mode, &context, &tables);
     let outcome = shielded_async(ErrorKind::Input, what, running).await;
     // A file that changed explains any other error better than that error does.
     file::check_unchanged(files).await?;
@@ -125,7 +142,11 @@ pub async fn prepare(request: PrepareRequest<'_>) -> Result<PrepareOutcome> {
             outcome.rejections.total()
         ),
     });
-    Ok(outcome)
+    let mode = Some(mode).filter(|mode| *mode != options.mode);
+    // Of two rows of a note a change of one does not tell whether the other one counts now.
+    let told = position.filter(|_| mode.is_none() || outcome.duplicates == 0);
+    let feed = request.feed.as_ref().and_then(|feed| feed.now(told));
+    Ok(PrepareOutcome { mode, feed, ..outcome })
 }
 
 /// What a corpus is opened with.
@@ -136,6 +157,7 @@ pub(super) struct Opening<'a> {
     /// The root that is published to, whose files are not notes.
     pub(super) root: Option<&'a Root>,
     pub(super) earlier: Option<&'a Earlier>,
+    pub(super) feed: Option<&'a FeedRequest>,
     pub(super) reporter: &'a Arc<dyn Reporter>,
     pub(super) cancel: &'a Cancel,
 }
@@ -146,6 +168,10 @@ pub(super) struct Opened {
     pub(super) tables: Tables,
     pub(super) query: DataFrame,
     pub(super) template: NoteTemplate,
+    /// What absence of a note means.
+    pub(super) mode: CorpusMode,
+    /// Where the history of the table is, if it is one that changes can be told of.
+    position: Option<Position>,
 }
 
 /// Finds the files, learns their columns and plans the query.
@@ -161,11 +187,13 @@ pub(super) async fn open(opening: Opening<'_>) -> Result<Opened> {
         reporter.as_ref(),
     );
     let earlier = opening.earlier.filter(|_| options.types == TypeRule::Exact);
+    let since = opening.feed.and_then(|feed| feed.since.as_ref());
     let typing = tables::Typing {
         rule: options.types,
         before: earlier.and_then(|earlier| earlier.types.as_ref()),
         reporter,
         room: Room::of(options.memory_limit_mib),
+        since: since.map(|feed| &feed.at),
     };
     let tables = tables::register(&context, &options.tables, finder, &typing);
     let tables = cancel.unless_stopped(tables);
@@ -176,7 +204,13 @@ pub(super) async fn open(opening: Opening<'_>) -> Result<Opened> {
         return Err(too_many(&tables.rejections, options.max_rejected));
     }
     let query = planned(&context, options, &template, &mut tables).await?;
-    Ok(Opened { context, tables, query, template })
+    let position = opening.feed.and_then(|_| tables.position().cloned());
+    if position.is_none() {
+        return Ok(Opened { context, tables, query, template, mode: options.mode, position });
+    }
+    let (tables, query, mode) =
+        changes::narrowed(&context, options, (tables, query), reporter.as_ref()).await?;
+    Ok(Opened { context, tables, query, template, mode, position })
 }
 
 /// The query over the tables. One without rows may have whatever columns the query names.
@@ -218,6 +252,7 @@ async fn run(
     request: &PrepareRequest<'_>,
     query: DataFrame,
     template: NoteTemplate,
+    mode: CorpusMode,
     context: &SessionContext,
     tables: &Tables,
 ) -> Result<PrepareOutcome> {
@@ -260,7 +295,7 @@ async fn run(
         schema: prepared_schema(&contract.stored),
         contract,
         template,
-        mode: options.mode,
+        mode,
         exact: options.types == TypeRule::Exact,
         chunker: request.chunker.clone(),
         known: request.known.clone(),
@@ -313,9 +348,9 @@ async fn run(
     if written.rejections.total() > options.max_rejected {
         return Err(too_many(&written.rejections, options.max_rejected));
     }
-    let inputs = tables.files.iter().map(SourceFile::input).collect();
+    let inputs = tables.inputs();
     let types = match options.types {
-        TypeRule::Exact => tables.types(),
+        TypeRule::Exact => changes::without(tables.types()),
         TypeRule::Guessed => SourceTypes::default(),
     };
     Ok(PrepareOutcome { inputs, types, ..written })
@@ -404,8 +439,17 @@ async fn write(
         if rejections.total() > max_rejected { Vec::new() } else { writer.finish().await? };
     let inputs = Vec::new();
     let types = SourceTypes::default();
-    let outcome =
-        PrepareOutcome { shards, rows_read, duplicates, excluded, rejections, inputs, types };
+    let outcome = PrepareOutcome {
+        shards,
+        rows_read,
+        duplicates,
+        excluded,
+        rejections,
+        inputs,
+        types,
+        mode: None,
+        feed: None,
+    };
     let rounded = first.map(|id| rounded(count, &format!("`{}`", shortened(&id))));
     Ok((outcome, rounded))
 }

@@ -86,10 +86,11 @@ pub async fn look(request: LookRequest<'_>, wanted: Wanted<'_>) -> Result<Look> 
         storage: request.storage,
         root: None,
         earlier: request.earlier.as_ref(),
+        feed: None,
         reporter: request.reporter,
         cancel: request.cancel,
     });
-    let Opened { context, tables, query, template } = opened.await?;
+    let Opened { context, tables, query, template, .. } = opened.await?;
     let looking = looked(&request, wanted, (&context, &tables), query, template);
     let looking = request.cancel.unless_stopped(looking);
     shielded_async(ErrorKind::Input, what, looking).await
@@ -166,6 +167,10 @@ async fn looked(
 /// Which files the rows come from: each is read alone.
 async fn files_of(tables: &Tables, rows: DataFrame) -> Result<Vec<(InputFile, u64)>> {
     let mut found = Vec::new();
+    // There is no telling which of an engine's rows a row comes from.
+    if let ([table], []) = (tables.engines.as_slice(), tables.files.as_slice()) {
+        found.push((table.clone(), count(rows.clone()).await?));
+    }
     for table in tables.tables() {
         let files: Vec<&SourceFile> =
             tables.files.iter().filter(|file| file.table == table.name()).collect();

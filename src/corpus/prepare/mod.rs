@@ -1,5 +1,6 @@
 //! From the rows of the user's SQL to prepared shards.
 
+mod changes;
 mod contract;
 mod dedupe;
 mod digest;
@@ -21,6 +22,7 @@ mod updated;
 mod values;
 mod writer;
 
+pub use changes::FeedRequest;
 pub use digest::{DigestRow, ShardDigest};
 pub use job::{Earlier, PrepareRequest, SMALL_CORPUS, prepare};
 pub use look::{Look, LookRequest, Wanted, look};

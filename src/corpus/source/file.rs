@@ -51,6 +51,8 @@ impl SourceFile {
             size: self.meta.size,
             etag: self.meta.e_tag.clone(),
             modified: self.meta.last_modified.to_rfc3339(),
+            version: None,
+            read: None,
         }
     }
 

@@ -6,6 +6,7 @@ mod csv;
 mod declared;
 mod described;
 mod encoding;
+mod engine;
 pub(super) mod file;
 pub(super) mod find;
 mod groups;

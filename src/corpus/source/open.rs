@@ -12,8 +12,9 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::prelude::SessionContext;
 
 use super::brought::is_text;
+use super::engine::Engines;
 use super::file::SourceFile;
-use super::find::FileKind;
+use super::find::{FileKind, Finder};
 use super::learn::{Complaint, Syntax, TextTable, declared_columns_are_there};
 use super::own::OwnFiles;
 use super::provider::{Files, SourceTable, folder_fields};
@@ -21,7 +22,7 @@ use super::reading::Reading;
 use super::{csv, described};
 use crate::corpus::names::toml_key;
 use crate::corpus::options::{ColumnType, TableFormat, TableOptions, TypeRule};
-use crate::corpus::outcome::class;
+use crate::corpus::outcome::{InputFile, class};
 use crate::corpus::session::{BATCH_ROWS, error};
 use crate::error::{Error, Result};
 
@@ -113,6 +114,35 @@ pub(super) async fn open(
         read: Default::default(),
         only: Default::default(),
     })
+}
+
+/// Opens a table that an engine of its own reads, and tells what the report says of it.
+///
+/// # Errors
+/// As [`open`]; Unsupported where this build lacks the engine.
+pub(super) async fn open_engine(
+    context: &SessionContext,
+    options: &TableOptions,
+    format: TableFormat,
+    (engines, finder): (&mut Engines, &mut Finder<'_>),
+    reading: &Reading<'_>,
+) -> Result<(SourceTable, InputFile)> {
+    csv::check_options(options, format)?;
+    let (engine, input) = engines.open(context, options, format, finder, reading.since).await?;
+    let schema = engine.provider.schema();
+    let table = SourceTable {
+        name: options.name.clone(),
+        own: schema.fields().len(),
+        folders: Arc::default(),
+        batch_rows: BATCH_ROWS,
+        complaints: changed(options, &schema, reading),
+        reporter: Arc::clone(reading.reporter),
+        read: Default::default(),
+        only: Default::default(),
+        files: Files::Engine(engine),
+        schema,
+    };
+    Ok((table, input))
 }
 
 /// Registers the store of a table under a name of its own: DataFusion knows stores by host, and two files of one web

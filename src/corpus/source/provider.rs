@@ -18,11 +18,12 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::prelude::SessionContext;
 
+use super::engine::{Changes, Engine};
 use super::file::SourceFile;
 use super::groups::groups;
 use super::learn::{Complaint, TextTable};
 use super::own::{OwnColumns, OwnFiles};
-use crate::corpus::outcome::Rejections;
+use crate::corpus::outcome::{Position, Rejections};
 use crate::error::Error;
 use crate::observe::{Event, Reporter};
 
@@ -35,6 +36,8 @@ pub(super) enum Files {
     Own(OwnFiles),
     /// By ours.
     Text(Arc<TextTable>),
+    /// By the engine whose table it is: there are no files to speak of.
+    Engine(Engine),
     /// Not at all: they hold no rows, and do not say which columns rows would have.
     Open,
 }
@@ -88,6 +91,39 @@ impl SourceTable {
             read: Mutex::default(),
             only: Mutex::default(),
         })
+    }
+
+    /// The same, of which only the rows that changed are read, and how the report calls them; why that is in doubt,
+    /// where somebody asked.
+    pub(super) fn changed(&self) -> Option<Result<(Self, &Changes), &str>> {
+        let Files::Engine(engine) = &self.files else { return None };
+        let changes = match engine.changes.as_ref()? {
+            Ok(changes) => changes,
+            Err(doubt) => return Some(Err(doubt.as_str())),
+        };
+        let provider = Arc::clone(&changes.provider);
+        let schema = provider.schema();
+        let table = Self {
+            name: self.name.clone(),
+            own: schema.fields().len(),
+            schema,
+            folders: Arc::clone(&self.folders),
+            files: Files::Engine(Engine { provider, position: None, changes: None }),
+            batch_rows: self.batch_rows,
+            complaints: Vec::new(),
+            reporter: Arc::clone(&self.reporter),
+            read: Mutex::default(),
+            only: Mutex::default(),
+        };
+        Some(Ok((table, changes)))
+    }
+
+    /// Where its history is, if changes can be told of it.
+    pub(super) fn position(&self) -> Option<&Position> {
+        match &self.files {
+            Files::Engine(engine) => engine.position.as_ref(),
+            _ => None,
+        }
     }
 
     /// Its name in the SQL.
@@ -145,7 +181,7 @@ impl SourceTable {
         match &self.files {
             Files::Own(own) => &own.files,
             Files::Text(text) => &text.files,
-            Files::Open => &[],
+            Files::Open | Files::Engine(_) => &[],
         }
     }
 
@@ -165,8 +201,8 @@ impl SourceTable {
             Files::Text(text) => {
                 Ok(self.text_files(text, vec![file], places.to_vec())?.execute(task))
             }
-            Files::Open => {
-                Err(foreign(Error::internal("a table without rows has no file to read")))
+            Files::Open | Files::Engine(_) => {
+                Err(foreign(Error::internal("a table without files has none to read")))
             }
         }
     }
@@ -247,6 +283,9 @@ impl TableProvider for SourceTable {
         &self,
         filters: &[&Expr],
     ) -> PlanResult<Vec<TableProviderFilterPushDown>> {
+        if let Files::Engine(engine) = &self.files {
+            return engine.provider.supports_filters_pushdown(filters);
+        }
         // Parquet prunes row groups by them; each row is filtered again.
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
@@ -255,7 +294,7 @@ impl TableProvider for SourceTable {
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _filters: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         let all = || (0..self.schema.fields().len()).collect();
@@ -265,6 +304,9 @@ impl TableProvider for SourceTable {
         let only = *self.only.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.files {
             Files::Own(own) => own.scan(state, self.columns(), &places, only, limit).await,
+            Files::Engine(engine) => {
+                engine.provider.scan(state, Some(&places), filters, limit).await
+            }
             Files::Open => Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&places)?)))),
             Files::Text(text) => {
                 let schema = Arc::new(self.schema.project(&places)?);

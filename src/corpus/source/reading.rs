@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::corpus::options::TypeRule;
+use crate::corpus::outcome::Position;
 use crate::corpus::session::Room;
 use crate::observe::Reporter;
 
@@ -16,4 +17,6 @@ pub(super) struct Reading<'a> {
     pub(super) before: Option<&'a BTreeMap<String, String>>,
     pub(super) reporter: &'a Arc<dyn Reporter>,
     pub(super) room: Room,
+    /// Where a table's history was when the newest snapshot was made, where only what changed since is to be read.
+    pub(super) since: Option<&'a Position>,
 }

@@ -8,13 +8,14 @@ use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
+use super::engine::Engines;
 use super::file::SourceFile;
 use super::find::Finder;
-use super::open::open;
+use super::open::{open, open_engine};
 pub(in crate::corpus) use super::provider::SourceTable;
 use super::reading::Reading;
 use crate::corpus::options::{TableOptions, TypeRule};
-use crate::corpus::outcome::{Rejections, SourceTypes, class};
+use crate::corpus::outcome::{InputFile, Position, Rejections, SourceTypes, class};
 use crate::corpus::session::{BATCH_ROWS, Room, error};
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
@@ -26,6 +27,9 @@ pub(in crate::corpus) struct Typing<'a> {
     pub(in crate::corpus) before: Option<&'a SourceTypes>,
     pub(in crate::corpus) reporter: &'a Arc<dyn Reporter>,
     pub(in crate::corpus) room: Room,
+    /// Where the history of the one table was when the newest snapshot was made, where only what changed since is to be
+    /// read.
+    pub(in crate::corpus) since: Option<&'a Position>,
 }
 
 /// Tables that SQL can name.
@@ -33,12 +37,19 @@ pub(in crate::corpus) struct Typing<'a> {
 pub(in crate::corpus) struct Tables {
     /// All their files, by table and name.
     pub(in crate::corpus) files: Vec<SourceFile>,
+    /// The tables that engines of their own read.
+    pub(in crate::corpus) engines: Vec<InputFile>,
     /// Rows that their readers could make no sense of.
     pub(in crate::corpus) rejections: Rejections,
     tables: Vec<Arc<SourceTable>>,
 }
 
 impl Tables {
+    /// What the report says was read.
+    pub(in crate::corpus) fn inputs(&self) -> Vec<InputFile> {
+        self.files.iter().map(SourceFile::input).chain(self.engines.iter().cloned()).collect()
+    }
+
     /// The types of the columns that were read.
     pub(in crate::corpus) fn types(&self) -> SourceTypes {
         let columns = |table: &Arc<SourceTable>| {
@@ -69,6 +80,47 @@ impl Tables {
             grown = true;
         }
         Ok(grown)
+    }
+
+    /// Where the history of the one table is, if there is one table and changes can be told of it.
+    pub(in crate::corpus) fn position(&self) -> Option<&Position> {
+        match self.tables.as_slice() {
+            [table] => table.position(),
+            _ => None,
+        }
+    }
+
+    /// The same tables, of the one of which only the rows that changed are read; why that is in doubt, where it was asked
+    /// for.
+    pub(in crate::corpus) fn changed(
+        &self,
+        context: &SessionContext,
+    ) -> Option<Result<Self, String>> {
+        let [table] = self.tables.as_slice() else { return None };
+        let (changed, changes) = match table.changed()? {
+            Ok(changed) => changed,
+            Err(doubt) => return Some(Err(doubt.to_owned())),
+        };
+        let mut engines = self.engines.clone();
+        for input in &mut engines {
+            (input.size, input.read) = (changes.bytes, Some(changes.read.clone()));
+        }
+        let tables = vec![Arc::new(changed)];
+        let rejections = Rejections::default();
+        let changed = Self { files: Vec::new(), engines, rejections, tables };
+        Some(changed.register(context).map(|()| changed).map_err(|e| e.to_string()))
+    }
+
+    /// Has SQL find these tables under their names, whatever it found before.
+    pub(in crate::corpus) fn register(&self, context: &SessionContext) -> Result<()> {
+        for table in &self.tables {
+            let name = TableReference::bare(table.name());
+            context
+                .deregister_table(name.clone())
+                .and_then(|_| context.register_table(name, table.clone()))
+                .map_err(|e| error(e, "registering a table"))?;
+        }
+        Ok(())
     }
 
     /// The tables, in the order of their files.
@@ -117,6 +169,7 @@ pub(in crate::corpus) async fn register(
 ) -> Result<Tables> {
     let mut names = BTreeSet::new();
     let mut all = Tables::default();
+    let mut engines = Engines::default();
     for (at, table) in tables.iter().enumerate() {
         if table.name.is_empty() || !names.insert(&table.name) {
             return Err(Error::config(format!(
@@ -125,12 +178,23 @@ pub(in crate::corpus) async fn register(
             )));
         }
         let doing = || format!("table `{}`", table.name);
-        let (files, kind) = finder.find(table).await.context(doing)?;
-        all.files.extend(files.iter().cloned());
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
-        let Typing { rule, reporter, room, .. } = *typing;
-        let reading = Reading { at, rule, before, reporter, room };
-        let opened = open(context, table, files, kind, &reading).await.context(doing)?;
+        let Typing { rule, reporter, room, since, .. } = *typing;
+        let reading = Reading { at, rule, before, reporter, room, since };
+        let opened = match table.format.filter(|format| format.has_engine()) {
+            Some(format) => {
+                let with = (&mut engines, &mut finder);
+                let opened = open_engine(context, table, format, with, &reading).await;
+                let (opened, input) = opened.context(doing)?;
+                all.engines.push(input);
+                opened
+            }
+            None => {
+                let (files, kind) = finder.find(table).await.context(doing)?;
+                all.files.extend(files.iter().cloned());
+                open(context, table, files, kind, &reading).await.context(doing)?
+            }
+        };
         let opened = Arc::new(opened);
         context
             .register_table(TableReference::bare(table.name.as_str()), opened.clone())

@@ -341,6 +341,8 @@ pub const SOURCE_TYPES: &str = "types";
 /// The name in [`Provenance::measured`] of what a judged set says of the snapshot, where the pipeline has
 /// `evaluation.set` (`stage::SetScore`).
 pub const EVALUATION: &str = "evaluation";
+/// The name in [`Provenance::measured`] of where a Delta table was read, from where a later run reads what changed.
+pub const FEED: &str = "feed";
 
 /// The name in [`Provenance::measured`] of the repository and the commit of the document tower, where it is a hub's.
 const TOWER: &str = "tower";

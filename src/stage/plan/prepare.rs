@@ -1,6 +1,6 @@
 //! Stage `prepare`: one DataFusion job over the corpus, then the comparison with what is stored, then the plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use super::live::PartsSummary;
 use super::parent::{Comparison, first_id, known_texts, lost_files, refuse_impossible_delta};
 use super::tokens::count_tokens;
 use crate::corpus::{
-    self, Chunker, CorpusOptions, Earlier, Exclude, PrepareOutcome, PrepareRequest, SourceTypes,
-    TypeRule,
+    self, Chunker, CorpusMode, CorpusOptions, Earlier, Exclude, Feed, FeedRequest, PrepareOutcome,
+    PrepareRequest, SourceTypes, TableFormat, TypeRule,
 };
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Event, Reporter, Stage};
@@ -26,7 +26,7 @@ use crate::stage::inputs::Inputs;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 use crate::store::{Root, StorageOptions, layout};
 use crate::tower::{Tower, TowerOptions, TowerTokenizer};
-use crate::types::{Cancel, Digest256, NoteId};
+use crate::types::{Cancel, Digest256, NoteId, SpaceId, hash_json};
 
 /// What planning needs.
 pub struct PlanRequest<'a> {
@@ -155,6 +155,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         chunker: request.chunking.map(|options| chunker_of(request.tower, options)),
         known,
         earlier: earlier(root, &inputs, parent.as_ref(), corpus).await?,
+        feed: feed_of(&request, parent.as_ref(), &lost, &space_id)?,
         exclude: parent.as_ref().and_then(excluded_by),
         root,
         storage: request.storage,
@@ -195,7 +196,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         index: request.build.index(),
         rebuild_churn_percent: request.build.rebuild_churn_percent,
         stored_columns: corpus.stored_columns.clone(),
-        mode: corpus.mode,
+        mode: prepared.mode.unwrap_or(corpus.mode),
         shard_count: prepared.shards.len() as u32,
         parent: parent.as_ref().map(|parent| parent.number),
         purged: parent.as_ref().and_then(|parent| parent.purged.stamp()),
@@ -228,6 +229,34 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         summary: format!("{notes} notes in {} shards, {texts} texts to encode", plan.shards.len()),
     });
     Ok(Planned { plan, parent, texts: distinct, lengths, sample, seconds })
+}
+
+/// From where the changes of a Delta table are read: of all rows, where notes of the newest snapshot have to be made again.
+fn feed_of(
+    request: &PlanRequest<'_>,
+    parent: Option<&Manifest>,
+    lost: &HashSet<String>,
+    space: &SpaceId,
+) -> Result<Option<FeedRequest>> {
+    let corpus = request.corpus;
+    let tables: Vec<_> = corpus.tables.iter().map(|table| table.format).collect();
+    if corpus.mode != CorpusMode::Delta || tables != [Some(TableFormat::Delta)] {
+        return Ok(None);
+    }
+    let purged = parent.and_then(|parent| parent.purged.stamp());
+    let made = (
+        (&corpus.sql, &corpus.template, &corpus.stored_columns, &corpus.tables, corpus.types),
+        (request.chunking, request.build.shards, space, purged),
+    );
+    let reading = hash_json(&made)?;
+    let since = parent.and_then(|parent| {
+        let feed = parent.provenance.measured.get(snapshot::FEED)?;
+        let feed: Feed = serde_json::from_value(feed.clone()).ok()?;
+        let here = parent.content.space_id == *space;
+        let whole = lost.is_empty() && !request.keep_texts;
+        (here && whole && feed.reading == reading).then_some(feed)
+    });
+    Ok(Some(FeedRequest { reading, since }))
 }
 
 /// Keeps out what the newest snapshot says was purged.

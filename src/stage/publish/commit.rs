@@ -317,6 +317,9 @@ fn provenance(plan: &Plan, gates: &[GateOutcome], recall: Option<&Pooled>) -> Re
         let types = value(serde_json::to_value(&plan.prepared.types))?;
         measured.insert(snapshot::SOURCE_TYPES.to_owned(), types);
     }
+    if let Some(feed) = &plan.prepared.feed {
+        measured.insert(snapshot::FEED.to_owned(), value(serde_json::to_value(feed))?);
+    }
     Ok(Provenance {
         created_at: chrono::Utc::now().to_rfc3339(),
         host: snapshot::host_name(),

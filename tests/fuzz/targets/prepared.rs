@@ -41,6 +41,7 @@ pub async fn prepared(
         exclude: None,
         known: None,
         earlier: None,
+        feed: None,
         storage: &StorageOptions::default(),
         root,
         run: "fuzz",

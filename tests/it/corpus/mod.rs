@@ -14,14 +14,15 @@ mod newest;
 mod numbers;
 mod oddities;
 mod scale;
+mod sources;
 mod types;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use scalingnote::corpus::{
-    Chunker, CorpusMode, CorpusOptions, Earlier, PrepareOutcome, PrepareRequest, PreparedReader,
-    PreparedRow, TableOptions, TypeRule, prepare,
+    Chunker, CorpusMode, CorpusOptions, Earlier, FeedRequest, PrepareOutcome, PrepareRequest,
+    PreparedReader, PreparedRow, TableOptions, TypeRule, prepare,
 };
 use scalingnote::error::Result;
 use scalingnote::observe::{Recorder, Reporter};
@@ -35,6 +36,7 @@ pub struct Corpus {
     pub shards: Option<u32>,
     pub chunker: Option<Arc<dyn Chunker>>,
     pub earlier: Option<Earlier>,
+    pub feed: Option<FeedRequest>,
     pub root: Root,
     pub reporter: Arc<Recorder>,
     pub cancel: Cancel,
@@ -59,6 +61,7 @@ impl Corpus {
             shards: Some(1),
             chunker: None,
             earlier: None,
+            feed: None,
             root: Root::in_memory(),
             reporter: Arc::default(),
             cancel: Cancel::new(),
@@ -82,6 +85,7 @@ impl Corpus {
             chunker: self.chunker.clone(),
             known: None,
             earlier: self.earlier.clone(),
+            feed: self.feed.clone(),
             exclude: None,
             root: &self.root,
             storage: &StorageOptions::default(),

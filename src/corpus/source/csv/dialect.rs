@@ -120,19 +120,33 @@ pub(in crate::corpus::source) fn check_options(
 ) -> Result<()> {
     let csv = format == TableFormat::Csv;
     let text = csv || matches!(format, TableFormat::Jsonl | TableFormat::Markdown);
+    let engine = format.has_engine();
     let given = [
-        ("quote", table.quote.is_some(), csv),
-        ("escape", table.escape.is_some(), csv),
-        ("comment", table.comment.is_some(), csv),
-        ("null", table.null.is_some(), csv),
-        ("skip_rows", table.skip_rows > 0, csv),
-        ("encoding", table.encoding.is_some(), text),
+        ("quote", table.quote.is_some(), csv, "CSV files"),
+        ("escape", table.escape.is_some(), csv, "CSV files"),
+        ("comment", table.comment.is_some(), csv, "CSV files"),
+        ("null", table.null.is_some(), csv, "CSV files"),
+        ("skip_rows", table.skip_rows > 0, csv, "CSV files"),
+        ("encoding", table.encoding.is_some(), text, "CSV files, JSON lines and Markdown"),
+        ("version", table.version.is_some(), format == TableFormat::Delta, "Delta tables"),
+        (
+            "table",
+            table.table.is_some(),
+            engine && format != TableFormat::Delta,
+            "tables of databases",
+        ),
     ];
-    if let Some((option, ..)) = given.iter().find(|(_, given, belongs)| *given && !belongs) {
-        let whose =
-            if *option == "encoding" { "CSV files, JSON lines and Markdown" } else { "CSV files" };
+    if let Some((option, .., whose)) =
+        given.iter().find(|(_, given, belongs, _)| *given && !belongs)
+    {
         return Err(Error::config(format!(
             "table `{}`: {option} is for {whose}, but its files are {format:?}; leave it out",
+            table.name
+        )));
+    }
+    if let Some(column) = table.schema.keys().next().filter(|_| engine) {
+        return Err(Error::config(format!(
+            "table `{}`: schema.{column}: a {format:?} table says itself of what types its columns are; CAST in corpus.sql",
             table.name
         )));
     }

@@ -31,6 +31,9 @@ async fn check_magic(file: &SourceFile, kind: TableFormat) -> Result<()> {
         TableFormat::Arrow => &[b"ARROW1", &[0xff; 4]],
         TableFormat::Avro => &[b"Obj\x01"],
         TableFormat::Jsonl | TableFormat::Csv | TableFormat::Markdown => return Ok(()),
+        TableFormat::Delta | TableFormat::Postgres | TableFormat::Mysql | TableFormat::Sqlite => {
+            return Err(Error::internal("a table of an engine has no file"));
+        }
     };
     let wrong = || Error::input(format!("{} is not a valid {kind:?} file", file.url));
     if file.meta.size < 8 {

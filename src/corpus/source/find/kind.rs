@@ -6,11 +6,12 @@ use crate::corpus::options::TableFormat;
 use crate::error::{Error, Result};
 
 /// Endings of files that hold data which no reader here understands, and the way out.
-const FOREIGN: [(&[&str], &str); 5] = [
+const FOREIGN: [(&[&str], &str); 6] = [
     (&["md", "markdown", "mdown", "mkd"], "set format = \"markdown\""),
     (&["xlsx", "xls", "ods"], "export it as CSV"),
     (&["orc", "lance", "h5", "hdf5", "rds", "sav", "dta"], "export it as Parquet"),
-    (&["sqlite", "sqlite3", "db", "duckdb"], "export the table as Parquet or CSV"),
+    (&["sqlite", "sqlite3", "db"], "set format = \"sqlite\""),
+    (&["duckdb"], "export the table as Parquet or CSV"),
     (&["tar", "tgz", "7z", "rar", "jar"], "unpack it into a folder and name that"),
 ];
 

@@ -63,7 +63,12 @@ impl Owner {
     /// The refusal of `folder`, which is this owner's.
     pub(super) fn refuse(self, folder: &str) -> Error {
         let (what, marker, wrong) = match self {
-            Self::Delta => ("a Delta table", "_delta_log", "deleted rows and old versions"),
+            Self::Delta => {
+                return Error::unsupported(format!(
+                    "{folder} is a Delta table (it has `_delta_log`): its files read one by one would give deleted rows \
+                     and old versions of notes; set format = \"delta\" and name that folder"
+                ));
+            }
             Self::Hudi => ("a Hudi table", ".hoodie", "old versions, and not the newest ones"),
             Self::Iceberg => ("an Iceberg table", "metadata", "deleted rows and old versions"),
             Self::Lance => ("a Lance dataset", "_versions", "deleted rows and old versions"),

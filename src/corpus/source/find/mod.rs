@@ -4,6 +4,11 @@
 //! Nothing is left out silently: what cannot be notes is refused by name or told in a warning. No file is opened and no
 //! object is requested separately, so that the number of files costs no descriptors and no requests.
 
+#[cfg_attr(
+    not(all(feature = "delta", feature = "databases")),
+    allow(dead_code, reason = "engines ask for it that are not in this build")
+)]
+mod folder;
 mod found;
 mod kind;
 mod lake;
@@ -24,6 +29,8 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
+#[cfg(feature = "delta")]
+pub(super) use self::folder::Folder;
 use self::found::{Limits, Search};
 pub(super) use self::kind::FileKind;
 use self::local::LocalSearch;
@@ -44,6 +51,16 @@ pub(in crate::corpus) struct Output<'a> {
     pub(in crate::corpus) root: &'a Root,
     /// How it is reached: a bucket of the same name on another server is another one.
     pub(in crate::corpus) storage: &'a StorageOptions,
+}
+
+/// Where a `uri` leads.
+enum Place {
+    /// A path here; of a URI, where `escaped`.
+    Local { path: String, escaped: bool },
+    /// One file of a web server.
+    Web,
+    /// A path in a bucket.
+    Remote { base: String, path: String },
 }
 
 /// Finds the files of tables.
@@ -96,9 +113,19 @@ impl<'a> Finder<'a> {
 
     async fn search(&mut self, table: &TableOptions) -> Result<Search> {
         let shown = table.shown_uri();
+        match self.place(table)? {
+            Place::Local { path, escaped } => self.local(&path, &shown, escaped).await,
+            Place::Web => WebFile::new(&table.uri, &shown)?.find(self.storage).await,
+            Place::Remote { base, path } => self.remote(&base, &path, &shown).await,
+        }
+    }
+
+    /// Where a table's `uri` leads.
+    fn place(&self, table: &TableOptions) -> Result<Place> {
+        let shown = table.shown_uri();
         let uri = expand_text(&table.uri, self.base_dir)?;
         let Some((scheme, rest)) = has_scheme(&uri) else {
-            return self.local(&uri, &shown, false).await;
+            return Ok(Place::Local { path: uri.into_owned(), escaped: false });
         };
         let scheme = &scheme.to_ascii_lowercase();
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -110,12 +137,9 @@ impl<'a> Finder<'a> {
         }
         match scheme.as_str() {
             "file" if matches!(host, "" | "localhost") => {
-                let path = &rest[host.len()..];
-                self.local(path, &shown, true).await
+                Ok(Place::Local { path: rest[host.len()..].to_owned(), escaped: true })
             }
-            "http" | "https" if self.is_web(&table.uri, &shown)? => {
-                WebFile::new(&table.uri, &shown)?.find(self.storage).await
-            }
+            "http" | "https" if self.is_web(&table.uri, &shown)? => Ok(Place::Web),
             "s3" | "s3a" | "gs" | "az" | "adl" | "azure" | "abfs" | "abfss" | "http" | "https" => {
                 if ["?sig=", "&sig="].iter().any(|part| rest.contains(part)) {
                     return Err(Error::config(format!(
@@ -123,7 +147,7 @@ impl<'a> Finder<'a> {
                     )));
                 }
                 let path = rest[host.len()..].to_owned();
-                self.remote(&format!("{scheme}://{host}/"), &path, &shown).await
+                Ok(Place::Remote { base: format!("{scheme}://{host}/"), path })
             }
             _ => Err(Error::config(format!(
                 "{shown} cannot be read; known are s3://, gs://, az://, http(s)://, file:// with an absolute path, and a path"

@@ -1,0 +1,156 @@
+//! A query over the rows that changed in a table, where its result over all rows changes by these rows alone.
+//!
+//! A row as it was before an edit deletes its note, as it is afterwards it brings the note back: so a note that a filter no
+//! longer takes is gone, and one that it takes now is there. The order is that of the table's versions, whatever
+//! `updated_at` the query gives.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::functions::core::expr_fn::coalesce;
+use datafusion::logical_expr::{
+    Case, Expr, ExprSchemable, LogicalPlan, Projection, Volatility, lit,
+};
+use datafusion::prelude::{DataFrame, SessionContext};
+
+use crate::corpus::options::{CorpusMode, CorpusOptions};
+use crate::corpus::outcome::{Feed, Position, SourceTypes};
+use crate::corpus::session::query;
+use crate::corpus::source::tables::Tables;
+use crate::error::Result;
+use crate::observe::Reporter;
+use crate::types::Digest256;
+
+/// Columns of a table's change feed.
+const TYPE: &str = "_change_type";
+const VERSION: &str = "_commit_version";
+/// All of them.
+const OWN: [&str; 3] = [TYPE, VERSION, "_commit_timestamp"];
+
+/// From where the changes of a table are read.
+#[derive(Debug, Clone)]
+pub struct FeedRequest {
+    /// Names how notes are made of rows.
+    pub reading: Digest256,
+    /// What the newest snapshot was made of; `None` reads all rows.
+    pub since: Option<Feed>,
+}
+
+impl FeedRequest {
+    /// What a later run may read on from, where the table was read there.
+    pub(super) fn now(&self, at: Option<Position>) -> Option<Feed> {
+        at.map(|at| Feed { reading: self.reading, at })
+    }
+}
+
+/// The tables and the query of what changed. Where that is in doubt they are those of all rows still, and a note that these
+/// lack is deleted.
+pub(super) async fn narrowed(
+    context: &SessionContext,
+    options: &CorpusOptions,
+    (all, rows): (Tables, DataFrame),
+    reporter: &dyn Reporter,
+) -> Result<(Tables, DataFrame, CorpusMode)> {
+    let doubt = match all.changed(context) {
+        // The first run.
+        None => return Ok((all, rows, CorpusMode::Full)),
+        Some(Err(doubt)) => doubt,
+        Some(Ok(changed)) => match query(context, &options.sql).await {
+            Ok(rows) => match over_changes(rows.logical_plan()) {
+                Ok(plan) => {
+                    let rows = DataFrame::new(context.state(), plan);
+                    return Ok((changed, rows, CorpusMode::Delta));
+                }
+                Err(doubt) => doubt.to_owned(),
+            },
+            // Two columns may have one name now.
+            Err(_) => "corpus.sql cannot be asked of changes".to_owned(),
+        },
+    };
+    reporter.info(format!("all rows of the table are read: {doubt}"));
+    all.register(context)?;
+    Ok((all, rows, CorpusMode::Full))
+}
+
+/// The types of the table's own columns.
+pub(super) fn without(mut types: SourceTypes) -> SourceTypes {
+    for columns in types.tables.values_mut() {
+        columns.retain(|name, _| !OWN.contains(&name.as_str()));
+    }
+    types
+}
+
+/// The query with `deleted` and `updated_at` as the change feed has them.
+///
+/// # Errors
+/// Why a change of a row may change more than the note of that row, for people.
+fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static str> {
+    const NESTED: &str = "corpus.sql does more than to choose rows and columns of one table";
+    let LogicalPlan::Projection(projection) = plan else { return Err(NESTED) };
+    let mut below = &projection.input;
+    let mut expressions: Vec<&Expr> = projection.expr.iter().collect();
+    loop {
+        match below.as_ref() {
+            LogicalPlan::Filter(filter) => {
+                expressions.push(&filter.predicate);
+                below = &filter.input;
+            }
+            LogicalPlan::SubqueryAlias(alias) => below = &alias.input,
+            LogicalPlan::TableScan(_) => break,
+            _ => return Err(NESTED),
+        }
+    }
+    if !expressions.iter().all(|expression| is_of_the_row(expression)) {
+        return Err("corpus.sql asks for the time, for chance, or for other rows");
+    }
+    let input = projection.input.schema();
+    let column = |name: &str| {
+        let found = input.qualified_field_with_unqualified_name(name);
+        found.map(|found| Expr::Column(found.into())).map_err(|_| NESTED)
+    };
+    let (change, version) = (column(TYPE)?, column(VERSION)?);
+    let gone = change.in_list(vec![lit("delete"), lit("update_preimage")], false);
+    let fields = projection.schema.fields();
+    let place = |name: &str| fields.iter().position(|field| field.name() == name);
+    let deleted = match place("deleted") {
+        None => gone.clone(),
+        Some(at) => {
+            let own = projection.expr[at].clone().unalias_nested().data;
+            if own.get_type(input.as_ref()).ok() != Some(DataType::Boolean) {
+                return Err("column `deleted` of corpus.sql is not a boolean");
+            }
+            coalesce(vec![own, lit(false)]).or(gone.clone())
+        }
+    };
+    let after =
+        Case::new(None, vec![(Box::new(gone), Box::new(lit(0_i64)))], Some(Box::new(lit(1_i64))));
+    let order = version * lit(2_i64) + Expr::Case(after);
+    let kept = projection.expr.iter().zip(fields).filter(|(_, field)| {
+        !["deleted", "updated_at"].iter().chain(&OWN).any(|own| field.name() == own)
+    });
+    let mut wanted: Vec<Expr> = kept.map(|(expression, _)| expression.clone()).collect();
+    wanted.extend([deleted.alias("deleted"), order.alias("updated_at")]);
+    let projection = Projection::try_new(wanted, Arc::clone(&projection.input));
+    projection.map(LogicalPlan::Projection).map_err(|_| NESTED)
+}
+
+/// Whether an expression gives the same for the same row, today and tomorrow.
+fn is_of_the_row(expression: &Expr) -> bool {
+    let mut steady = true;
+    let visited = expression.apply(|part| {
+        steady &= match part {
+            Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Immutable,
+            Expr::AggregateFunction(_)
+            | Expr::WindowFunction(_)
+            | Expr::Exists(_)
+            | Expr::InSubquery(_)
+            | Expr::ScalarSubquery(_)
+            | Expr::OuterReferenceColumn(..)
+            | Expr::Unnest(_) => false,
+            _ => true,
+        };
+        Ok(if steady { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    });
+    steady && visited.is_ok()
+}
