@@ -10,8 +10,8 @@
 //! # From a program
 //!
 //! [`config::Pipeline`] is what a pipeline file says, [`store::Root`] where everything is stored, [`exec`] runs it,
-//! [`search::Snapshot`] answers queries, [`search::SnapshotWatcher`] keeps the newest snapshot open, and every failure
-//! is an [`error::Error`].
+//! [`search::Snapshot`] answers queries, [`search::SnapshotWatcher`] keeps the newest snapshot open, [`exec::learn`]
+//! trains, distils and judges towers, and every failure is an [`error::Error`].
 //!
 //! ```
 //! use std::sync::Arc;

@@ -1,10 +1,13 @@
 //! What every subcommand works with.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::terminal::Console;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::exec::learn::LearnContext;
 use crate::observe::Reporter;
+use crate::tower::DeviceSpec;
 use crate::types::Cancel;
 
 /// Where a subcommand prints and reports, and how it is stopped.
@@ -15,6 +18,17 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// What making a tower is given.
+    pub(super) fn learning(
+        &self,
+        base_dir: PathBuf,
+        folder: PathBuf,
+        devices: Vec<DeviceSpec>,
+    ) -> LearnContext {
+        let (reporter, cancel) = (self.reporter.clone(), self.cancel.clone());
+        LearnContext { base_dir, folder, devices, reporter, cancel }
+    }
+
     /// Prints what a command found out: as JSON if that was asked for, else as text.
     pub(super) fn answer<T: serde::Serialize>(
         &self,

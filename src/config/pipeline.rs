@@ -9,11 +9,11 @@ use super::next::NextOptions;
 use super::query::QueryOptions;
 use super::version::PipelineVersion;
 use crate::corpus::CorpusOptions;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::snapshot::Retention;
-use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
+use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, EvaluationOptions, GateOptions};
 use crate::store::{Keys, Root, StorageOptions};
-use crate::tower::TowerOptions;
+use crate::tower::{DeviceSpec, TowerOptions};
 
 /// A whole pipeline: notes in, published snapshot out. Made by [`crate::config::resolve`].
 ///
@@ -43,6 +43,9 @@ pub struct Pipeline {
     /// What a snapshot must satisfy to be published.
     #[serde(default)]
     pub gates: GateOptions,
+    /// Queries that every build is asked before it is published.
+    #[serde(default)]
+    pub evaluation: Option<EvaluationOptions>,
     /// Where the snapshots go.
     pub publish: PublishOptions,
     /// How long snapshots and run files stay.
@@ -96,6 +99,19 @@ impl Pipeline {
             ..tower
         }
         .for_queries()
+    }
+
+    /// Where the queries of `[evaluation]` are encoded.
+    ///
+    /// # Errors
+    /// Config, naming the key.
+    pub fn evaluation_device(&self) -> Result<DeviceSpec> {
+        match self.evaluation.as_ref().and_then(|evaluation| evaluation.device.as_ref()) {
+            Some(device) => device.parse().map_err(|error: Error| {
+                Error::config(format!("evaluation.device: {}", error.message()))
+            }),
+            None => Ok(self.encode.devices()?.swap_remove(0)),
+        }
     }
 
     /// This pipeline as it will be once `[next]` has taken over; `None` without `[next]`.

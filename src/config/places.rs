@@ -30,6 +30,15 @@ pub(super) fn expand(pipeline: &mut Pipeline, base: &Path, root: &Node, problems
             *file = expanded;
         }
     }
+    if let Some(evaluation) = &mut pipeline.evaluation {
+        for (key, place) in [("set", &mut evaluation.set), ("queries", &mut evaluation.queries)] {
+            let path = format!("evaluation.{key}");
+            if let Some(expanded) = place.as_ref().and_then(|place| check(&path, place)) {
+                *place = Some(expanded);
+            }
+        }
+        check("evaluation.qrels", &evaluation.qrels);
+    }
     for (at, table) in pipeline.corpus.tables.iter_mut().enumerate() {
         if let Some(expanded) = check(&format!("corpus.tables.{at}.uri"), &table.uri) {
             table.uri = expanded;
@@ -60,7 +69,7 @@ mod tests {
         template = '{{ body }}'\n[[corpus.tables]]\nname = 'a'\nuri = 'a.csv'\n[tower]\n\
         model = 'fake:8'\npooling = 'mean'\n[query.tower]\nmodel = 'fake:8'\npooling = 'mean'\n\
         [next.tower]\nmodel = 'fake:8'\npooling = 'mean'\n[next.query.tower]\nmodel = 'fake:8'\n\
-        pooling = 'mean'\n[publish]\nroot = 'out'\n";
+        pooling = 'mean'\n[evaluation]\nset = 'judged'\n[publish]\nroot = 'out'\n";
 
     /// Keys that hold text but no path. Every other text key is a path, and must expand `~`.
     const OTHER: &[&str] = &[
@@ -72,6 +81,7 @@ mod tests {
         "prompt_suffix",
         "endpoint",
         "region",
+        "device",
         // How text files are written.
         "quote",
         "escape",

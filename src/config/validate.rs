@@ -22,6 +22,7 @@ pub(super) fn validate(pipeline: &Pipeline, root: &Node, problems: &mut Problems
         chunking(options, "chunking", &pipeline.tower, "tower", &mut check);
     }
     gates(pipeline, &mut check);
+    evaluation(pipeline, &mut check);
     publish(pipeline, &mut check);
     check.require(
         pipeline.storage.request_timeout_seconds != Some(0),
@@ -267,6 +268,36 @@ fn gates(pipeline: &Pipeline, check: &mut Check<'_>) {
         "must be 0 or more",
     );
     check.require((0.0..=2.0).contains(&gates.max_drift), "gates.max_drift", "must be 0 to 2");
+    let asked = pipeline.evaluation.as_ref();
+    let is_judged = asked.is_some_and(|asked| asked.set.is_some());
+    let is_asked = is_judged || asked.is_some_and(|asked| asked.queries.is_some());
+    for (key, limit, fits, needs) in [
+        ("gates.max_ndcg_drop", gates.max_ndcg_drop, is_judged, "`evaluation.set`"),
+        (
+            "gates.max_top1_change",
+            gates.max_top1_change,
+            is_asked,
+            "`evaluation.queries` or `evaluation.set`",
+        ),
+    ] {
+        let Some(limit) = limit else { continue };
+        check.require((0.0..=1.0).contains(&limit), key, "must be 0 to 1 (0.01 means a hundredth)");
+        check.require(fits, key, format!("needs {needs}: the queries that are asked"));
+    }
+}
+
+fn evaluation(pipeline: &Pipeline, check: &mut Check<'_>) {
+    let Some(evaluation) = &pipeline.evaluation else { return };
+    check.require(
+        evaluation.set.is_some() || evaluation.queries.is_some(),
+        "evaluation",
+        "asks nothing; name a judged `set`, or `queries`",
+    );
+    if let Err(error) = pipeline.evaluation_device()
+        && evaluation.device.is_some()
+    {
+        check.problems.push(check.root.origin_of("evaluation.device"), error.message());
+    }
 }
 
 fn publish(pipeline: &Pipeline, check: &mut Check<'_>) {

@@ -160,15 +160,33 @@ impl RetrievalSet {
     /// NotFound for a missing file; Input, naming file and line, for what does not parse, for one id with two contents,
     /// and where no document or no query has a text.
     pub fn open(options: &RetrievalSetOptions) -> Result<Self> {
-        Self::read(options).context(|| options.path.display().to_string())
+        let read = || {
+            let mut oddities = Oddities::default();
+            let documents: Vec<(usize, Document)> = read_jsonl(&options.path.join(CORPUS))?;
+            let repeated = Oddity::RepeatedDocument;
+            let documents = unique(CORPUS, documents, |one| &one.id, repeated, &mut oddities)?;
+            Self::read(options, Some(documents), oddities)
+        };
+        read().context(|| options.path.display().to_string())
     }
 
-    fn read(options: &RetrievalSetOptions) -> Result<Self> {
+    /// The same without the documents, which are somewhere else: no judgement counts as one of an absent document.
+    ///
+    /// # Errors
+    /// As there, but for the documents.
+    pub fn open_judgements(options: &RetrievalSetOptions) -> Result<Self> {
+        let read = Self::read(options, None, Oddities::default());
+        read.context(|| options.path.display().to_string())
+    }
+
+    fn read(
+        options: &RetrievalSetOptions,
+        documents: Option<Vec<Document>>,
+        mut oddities: Oddities,
+    ) -> Result<Self> {
         let RetrievalSetOptions { path, queries, qrels, ignore_identical_ids } = options;
-        let mut oddities = Oddities::default();
-        let documents: Vec<(usize, Document)> = read_jsonl(&path.join(CORPUS))?;
-        let repeated = Oddity::RepeatedDocument;
-        let documents = unique(CORPUS, documents, |one| &one.id, repeated, &mut oddities)?;
+        let is_whole = documents.is_some();
+        let documents = documents.unwrap_or_default();
         let file =
             |name: &str| -> Result<PathBuf> { Ok(path.join(expand(Path::new(name), path)?)) };
         let asked: Vec<(usize, Query)> = read_jsonl(&file(queries)?)?;
@@ -213,7 +231,7 @@ impl RetrievalSet {
                 continue;
             }
             for (id, Judgement { line, .. }) in &judged {
-                if !positions.contains_key(id.as_str()) {
+                if is_whole && !positions.contains_key(id.as_str()) {
                     oddities
                         .add(Oddity::AbsentDocument, || format!("{qrels}, line {line}: {id:?}"));
                 }
@@ -385,6 +403,11 @@ mod tests {
             assert_eq!(found(kind), (count, places.to_owned()), "{kind:?}");
         }
         assert_eq!(set.oddities.lines().len(), 6);
+        std::fs::remove_file(dir.path().join("corpus.jsonl")).unwrap();
+        let judged = RetrievalSet::open_judgements(&RetrievalSetOptions::new(dir.path())).unwrap();
+        assert_eq!((judged.documents.len(), judged.qrels), (0, set.qrels.clone()));
+        assert_eq!(judged.oddities.of(Oddity::AbsentDocument).count, 0);
+        assert_eq!(judged.oddities.of(Oddity::AbsentQuery).count, 2);
         let refused = set.oddities.refuse().unwrap_err().to_string();
         assert!(refused.contains("judgements of queries that are not there: 2 ("), "{refused}");
         assert!(refused.contains("line 2: \"gone\"") && refused.contains("--strict"), "{refused}");

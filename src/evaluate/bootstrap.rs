@@ -3,7 +3,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::measures::Measures;
 use super::report::Evaluation;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, Result};
@@ -26,6 +25,17 @@ pub struct BootstrapOptions {
 impl Default for BootstrapOptions {
     fn default() -> Self {
         Self { samples: 10_000, confidence: 0.95, seed: 42 }
+    }
+}
+
+impl BootstrapOptions {
+    fn check(&self) -> Result<()> {
+        if self.samples == 0 || !(0.0..1.0).contains(&self.confidence) {
+            return Err(Error::config(
+                "bootstrap needs samples above 0 and a confidence in [0, 1)",
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -68,6 +78,43 @@ pub fn check_same_queries(first: &Evaluation, second: &Evaluation) -> Result<()>
     Ok(())
 }
 
+/// The mean of paired differences with its interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Paired {
+    /// Mean of `second - first`.
+    pub difference: f64,
+    /// Lower end of the percentile interval of the mean.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// One measure of two systems over the same queries, in the same order: the mean difference, and its percentile
+/// interval over queries drawn with replacement. The same options give the same draws.
+///
+/// # Errors
+/// Config for options out of range; Internal unless both have a value for each of at least one query.
+pub fn paired(first: &[f64], second: &[f64], options: &BootstrapOptions) -> Result<Paired> {
+    options.check()?;
+    let n = first.len();
+    if n == 0 || n != second.len() {
+        return Err(Error::internal("two systems without a value for each query cannot be paired"));
+    }
+    // Equal rankings differ by the last digits that a file keeps, and nobody means those.
+    let differences = first.iter().zip(second).map(|(a, b)| b - a);
+    let differences: Vec<f64> =
+        differences.map(|d| if d.abs() < ROUNDING { 0.0 } else { d }).collect();
+    let mut rng = SplitMix64::new(options.seed);
+    let mut means: Vec<f64> = (0..options.samples)
+        .map(|_| (0..n).map(|_| differences[rng.below(n)]).sum::<f64>() / n as f64)
+        .collect();
+    means.sort_unstable_by(f64::total_cmp);
+    let tail = (1.0 - options.confidence) / 2.0;
+    let quantile = |p: f64| means[((p * (means.len() - 1) as f64).round()) as usize];
+    let difference = differences.iter().sum::<f64>() / n as f64;
+    Ok(Paired { difference, low: quantile(tail), high: quantile(1.0 - tail) })
+}
+
 /// Compares two systems measure by measure by resampling queries with replacement, both systems on the same draw.
 ///
 /// # Errors
@@ -77,36 +124,20 @@ pub fn compare(
     second: &Evaluation,
     options: &BootstrapOptions,
 ) -> Result<Vec<Comparison>> {
-    if options.samples == 0 || !(0.0..1.0).contains(&options.confidence) {
-        return Err(Error::config("bootstrap needs samples above 0 and a confidence in [0, 1)"));
-    }
+    options.check()?;
     check_same_queries(first, second)?;
-    let differences = |at: usize| -> Vec<f64> {
-        let value = |m: &Measures| m.named()[at].1;
-        let pairs = first.per_query.iter().zip(&second.per_query);
-        let differences = pairs.map(|(a, b)| value(&b.measures) - value(&a.measures));
-        // Equal rankings differ by the last digits that a file keeps, and nobody means those.
-        differences.map(|d| if d.abs() < ROUNDING { 0.0 } else { d }).collect()
-    };
     let names = first.mean.named().map(|(name, _)| name);
     let mut rows = Vec::new();
     for (at, name) in names.into_iter().enumerate() {
-        let differences = differences(at);
-        // The same seed for every measure: the same draws of queries.
-        let mut rng = SplitMix64::new(options.seed);
-        let n = differences.len();
-        let mut means: Vec<f64> = (0..options.samples)
-            .map(|_| (0..n).map(|_| differences[rng.below(n)]).sum::<f64>() / n as f64)
-            .collect();
-        means.sort_unstable_by(f64::total_cmp);
-        let tail = (1.0 - options.confidence) / 2.0;
-        let quantile = |p: f64| means[((p * (means.len() - 1) as f64).round()) as usize];
-        let (low, high) = (quantile(tail), quantile(1.0 - tail));
+        let values = |of: &Evaluation| -> Vec<f64> {
+            of.per_query.iter().map(|query| query.measures.named()[at].1).collect()
+        };
+        let Paired { difference, low, high } = paired(&values(first), &values(second), options)?;
         rows.push(Comparison {
             measure: name.to_owned(),
             first: first.mean.named()[at].1,
             second: second.mean.named()[at].1,
-            difference: differences.iter().sum::<f64>() / n as f64,
+            difference,
             low,
             high,
             significant: low > 0.0 || high < 0.0,
@@ -117,7 +148,7 @@ pub fn compare(
 
 #[cfg(test)]
 mod tests {
-    use super::super::measures::QueryMeasures;
+    use super::super::measures::{Measures, QueryMeasures};
     use super::*;
 
     fn evaluation(values: &[f64]) -> Evaluation {

@@ -17,12 +17,12 @@ mod trec;
 
 pub use analyse::analyse_english;
 pub use bm25::{Bm25, Bm25Options};
-pub use bootstrap::{BootstrapOptions, Comparison, check_same_queries, compare};
+pub use bootstrap::{BootstrapOptions, Comparison, Paired, check_same_queries, compare, paired};
 pub use entropy::{EntropyOptions, contrastive_entropy};
 pub use exact::exact_search;
 pub use indexed::evaluate_indexed;
 pub use latency::{Latency, query_latency};
-pub use measures::{Measures, QueryMeasures, Run, measure};
+pub use measures::{Measures, QueryMeasures, Ranking, Run, measure};
 pub use report::{Evaluation, judge, markdown_table};
 pub use towers::{EvaluateOptions, evaluate_bm25, evaluate_embeddings};
 pub use trec::trec_run;

@@ -20,7 +20,7 @@ use crate::report::{
     BackfillReport, BackfillState, BackfillSummary, NewestSnapshot, Outcome, PlanBrief, RunReport,
 };
 use crate::snapshot::{self, Manifest};
-use crate::stage::{self, EncodeReceipt, Plan, Planned, TaskEnv};
+use crate::stage::{self, EncodeReceipt, Plan, Planned, TaskEnv, Verdicts};
 use crate::store::Root;
 use crate::tower::Tower;
 use crate::types::{Digest256, SpaceId};
@@ -254,6 +254,8 @@ async fn fill(
     }
     let build = Plan { encode: Vec::new(), ..plan.clone() };
     fleet.run(&build, session, &env, &mut receipts).await?;
+    // One loaded tower at a time: publishing may ask queries.
+    drop(fleet);
     switch(session, &plan, &receipts, drift, report).await
 }
 
@@ -265,10 +267,10 @@ async fn switch(
     drift: Option<(f64, usize)>,
     report: &mut RunReport,
 ) -> Result<()> {
-    let mut gates = Vec::new();
-    let published = commit(session, plan, receipts, drift, &mut gates).await;
+    let mut judged = Verdicts::default();
+    let published = commit(session, plan, receipts, drift, &mut judged).await;
     let backfill = report.backfill.get_or_insert_default();
-    backfill.gates = gates;
+    (backfill.gates, backfill.evaluation) = (judged.gates, judged.evaluation);
     let published = published?;
     let snapshot = published.manifest.number;
     backfill.recall = published.recall;

@@ -6,8 +6,8 @@ use super::tasks::local;
 use super::tasks::receipts::Receipts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{NewestSnapshot, Outcome, RunReport};
-use crate::snapshot::{self, GateOutcome};
-use crate::stage::{self, Plan, PublishRequest, Published};
+use crate::snapshot;
+use crate::stage::{self, EvaluationRequest, Plan, PublishRequest, Published, Verdicts};
 
 /// Publishes the day's snapshot and says so in the report.
 pub(super) async fn publish(
@@ -17,8 +17,10 @@ pub(super) async fn publish(
     drift: Option<(f64, usize)>,
     report: &mut RunReport,
 ) -> Result<()> {
-    let gates = &mut report.gates;
-    let published = commit(session, plan, receipts, drift, gates).await?;
+    let mut judged = Verdicts::default();
+    let published = commit(session, plan, receipts, drift, &mut judged).await;
+    (report.gates, report.evaluation) = (judged.gates, judged.evaluation);
+    let published = published?;
     report.recall = published.recall;
     report.newest = Some(NewestSnapshot::of(&published.manifest));
     let snapshot = published.manifest.number;
@@ -35,17 +37,30 @@ pub(super) async fn commit(
     plan: &Plan,
     receipts: &Receipts,
     drift: Option<(f64, usize)>,
-    judged: &mut Vec<GateOutcome>,
+    judged: &mut Verdicts,
 ) -> Result<Published> {
+    let pipeline = &session.ctx.pipeline;
+    let evaluation = match session.questions().await? {
+        Some(questions) => Some(EvaluationRequest {
+            questions,
+            query_tower: session.query().await?,
+            base_dir: &pipeline.base_dir,
+            device: pipeline.evaluation_device()?,
+            reporter: &session.reporter,
+            cancel: &session.ctx.cancel,
+        }),
+        None => None,
+    };
     stage::publish(PublishRequest {
         plan,
         receipts: &receipts.build,
         tower: session.document().await?,
-        tower_options: &session.ctx.pipeline.tower,
+        tower_options: &pipeline.tower,
         query_towers: query_towers(session, plan, receipts.adapt.as_ref()).await?,
         drift,
         overrides: &session.options.overrides,
         root: &session.ctx.root,
+        evaluation,
         judged,
     })
     .await

@@ -2,7 +2,7 @@
 //!
 //! [`run`] is the driver: one worker for each device of this process, or the executors of a cluster
 //! ([`RunOptions::cluster`]). A scheduler that owns the order (Airflow, Kubernetes) calls
-//! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last.
+//! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last. [`learn`] makes towers.
 //!
 //! `context` is what a run is given and holds; `tasks` and `ballista` get work done; the files here say in which order.
 
@@ -16,6 +16,7 @@ mod copy;
 mod doctor;
 mod explain;
 mod fleet;
+pub mod learn;
 mod machine;
 mod plan;
 mod publish;

@@ -14,7 +14,9 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
     ctx.admit_root().await?;
     let run = new_run_id();
     let Course { session, next, notice } = backfill::course(&Session::new(ctx)).await?;
+    session.questions().await?;
     let planned = session.plan(&run).await?;
+    session.check_questions(&planned.plan).await?;
     let tower = session.document().await?.clone();
     let mut workers = local::Workers::new(&session.ctx.pipeline, Some(tower))?;
     let speed = measure_speed(&planned, usize::MAX, workers.first(), &session.env()).await?;
@@ -42,8 +44,10 @@ pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
     if let Some(message) = notice {
         ctx.reporter.warn(message);
     }
+    session.questions().await?;
     let planned = session.plan(&run).await?;
     refuse_moved(&session, &planned)?;
+    session.check_questions(&planned.plan).await?;
     let plan = planned.plan;
     if plan.tasks() > 0 {
         plan.store(&ctx.root).await?;

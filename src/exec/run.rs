@@ -140,10 +140,13 @@ async fn day(
     report: &mut RunReport,
 ) -> Result<Plan> {
     let Session { ctx, options, reporter, .. } = session;
+    // What is wrong with the questions is said before the corpus is read.
+    session.questions().await?;
     if options.only_plan {
         let planned = session.plan(run).await?;
         report.planned(&planned);
         refuse_moved(session, &planned)?;
+        session.check_questions(&planned.plan).await?;
         planned.plan.store(&ctx.root).await?;
         report.outcome = Outcome::Planned;
         return Ok(planned.plan);
@@ -152,6 +155,7 @@ async fn day(
     report.planned(&planned);
     refuse_moved(session, &planned)?;
     let plan = &planned.plan;
+    session.check_questions(plan).await?;
     if let Some(message) = truncation_warning(plan) {
         reporter.warn(message);
     }
@@ -179,6 +183,8 @@ async fn day(
         report.outcome = Outcome::NotPublished;
         return Ok(plan);
     }
+    // One loaded tower at a time: publishing may ask queries.
+    drop(fleet);
     let stage = Running::begin(&**reporter, Stage::Publish, (0, "snapshots"), 0);
     if let Some(lease) = lease {
         lease.check().await?;

@@ -9,7 +9,7 @@ use super::estimate::encode_seconds;
 use crate::index::Recall;
 use crate::observe::format;
 use crate::snapshot::GateOutcome;
-use crate::stage::Plan;
+use crate::stage::{EvaluationReport, Plan};
 
 /// Where a back-fill stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +55,9 @@ pub struct BackfillReport {
     pub refusal: Option<String>,
     /// Verdicts of the gates on the switch.
     pub gates: Vec<GateOutcome>,
+    /// What the queries of `[evaluation]` found by the next tower, against that of now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationReport>,
     /// Pooled recall of its indexes.
     pub recall: Option<Recall>,
 }

@@ -21,6 +21,8 @@ pub struct Asked {
     pub text: Option<String>,
     /// The hits of the one and of the other, best first.
     pub hits: [Vec<Hit>; 2],
+    /// Those of the tower before on the snapshot after, and of the tower after on the snapshot before.
+    pub crossed: Option<[Vec<Hit>; 2]>,
 }
 
 /// What changes from the first of two snapshots to the second.
@@ -36,6 +38,10 @@ pub struct Comparison {
     pub all: Changes,
     /// Scores in the first and in the second.
     pub scores: [Scores; 2],
+    /// Each tower on each snapshot: whether the corpus or the tower moved the hits.
+    pub crosswise: Option<Crosswise>,
+    /// Why there is no `crosswise`, for people.
+    pub not_crosswise: Option<String>,
     /// The stored column that `groups` are by.
     pub by: Option<String>,
     /// The queries by the value of that column in their first hit before, most queries first.
@@ -57,6 +63,46 @@ pub struct Changes {
     pub same: f64,
     /// Mean places by which a note moves that both have.
     pub rank_shift: f64,
+}
+
+/// What the corpus alone and the tower alone change, where both towers are of one embedding space.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Crosswise {
+    /// From the one snapshot to the other, both asked by the tower before.
+    pub corpus_by_tower_before: Changes,
+    /// The same by the tower after.
+    pub corpus_by_tower_after: Changes,
+    /// From the one tower to the other, both on the snapshot before.
+    pub tower_on_snapshot_before: Changes,
+    /// The same on the snapshot after.
+    pub tower_on_snapshot_after: Changes,
+}
+
+impl Crosswise {
+    fn of(asked: &[Asked]) -> Self {
+        let changes = |pair: fn(&Asked, &[Vec<Hit>; 2]) -> Change| {
+            let crossed = asked.iter().filter_map(|asked| Some((asked, asked.crossed.as_ref()?)));
+            let changes: Vec<Change> =
+                crossed.map(|(asked, crossed)| pair(asked, crossed)).collect();
+            Changes::of(changes.iter())
+        };
+        Self {
+            corpus_by_tower_before: changes(|own, crossed| Change::of(&own.hits[0], &crossed[0])),
+            corpus_by_tower_after: changes(|own, crossed| Change::of(&crossed[1], &own.hits[1])),
+            tower_on_snapshot_before: changes(|own, crossed| Change::of(&own.hits[0], &crossed[1])),
+            tower_on_snapshot_after: changes(|own, crossed| Change::of(&crossed[0], &own.hits[1])),
+        }
+    }
+
+    /// Each with what it is called.
+    pub fn named(&self) -> [(&'static str, &Changes); 4] {
+        [
+            ("corpus, by the tower before", &self.corpus_by_tower_before),
+            ("corpus, by the tower after", &self.corpus_by_tower_after),
+            ("tower, on the snapshot before", &self.tower_on_snapshot_before),
+            ("tower, on the snapshot after", &self.tower_on_snapshot_after),
+        ]
+    }
 }
 
 /// Scores of one snapshot: means, and quantiles of first hits.
@@ -110,9 +156,9 @@ struct Change {
 }
 
 impl Change {
-    fn of(asked: &Asked) -> Self {
+    fn of(before: &[Hit], after: &[Hit]) -> Self {
         let ids = |hits: &[Hit]| hits.iter().map(|hit| hit.note_id.clone()).collect::<Vec<_>>();
-        let [before, after] = [&asked.hits[0], &asked.hits[1]].map(|hits| ids(hits));
+        let [before, after] = [before, after].map(ids);
         let places: HashMap<String, usize> =
             before.iter().enumerate().map(|(at, id)| (id.to_string(), at)).collect();
         let shifts = after.iter().enumerate().filter_map(|(at, id)| {
@@ -174,7 +220,9 @@ impl Comparison {
         by: Option<&str>,
         asked: &[Asked],
     ) -> Self {
-        let changes: Vec<Change> = asked.iter().map(Change::of).collect();
+        let changes: Vec<Change> =
+            asked.iter().map(|asked| Change::of(&asked.hits[0], &asked.hits[1])).collect();
+        let is_crossed = asked.iter().any(|asked| asked.crossed.is_some());
         let mut groups: BTreeMap<String, (Value, Vec<&Change>)> = BTreeMap::new();
         if let Some(by) = by {
             for (asked, change) in asked.iter().zip(&changes) {
@@ -218,6 +266,8 @@ impl Comparison {
             k,
             all: Changes::of(changes.iter()),
             scores,
+            crosswise: is_crossed.then(|| Crosswise::of(asked)),
+            not_crosswise: None,
             by: by.map(str::to_owned),
             groups,
             worst: worst.iter().take(WORST).map(shown).collect(),
@@ -229,10 +279,11 @@ impl Comparison {
     /// # Errors
     /// Internal, where the template does not fit.
     pub fn to_html(&self) -> Result<String> {
+        let crosswise = self.crosswise.as_ref().map(Crosswise::named);
         render(
             "comparison.html",
             include_str!("comparison.html"),
-            minijinja::context! { it => self },
+            minijinja::context! { it => self, crosswise },
         )
     }
 }
@@ -255,7 +306,7 @@ mod tests {
     }
 
     fn asked(id: &str, before: &[&str], after: &[&str]) -> Asked {
-        Asked { id: id.to_owned(), text: None, hits: [hits(before), hits(after)] }
+        Asked { id: id.to_owned(), text: None, hits: [hits(before), hits(after)], crossed: None }
     }
 
     fn compared(asked: &[Asked]) -> Comparison {
@@ -280,6 +331,28 @@ mod tests {
         assert_eq!(worst, ["none", "half", "turned"], "what stays is not among them");
         assert_eq!(found.worst[0].first, [Some(json!("e1")), Some(json!("z"))]);
         assert!((found.scores[0].first - 1.0).abs() < 1e-6 && found.scores[0].last < 1.0);
+    }
+
+    #[test]
+    fn crossed_hits_tell_the_corpus_from_the_tower() {
+        let crossed = |id: &str, own: [&[&str]; 2], crossed: [&[&str]; 2]| Asked {
+            crossed: Some(crossed.map(hits)),
+            ..asked(id, own[0], own[1])
+        };
+        // The first moved with the corpus, by either tower; the second with the tower, on either snapshot.
+        let asked = [
+            crossed("corpus", [&["a"], &["b"]], [&["b"], &["a"]]),
+            crossed("tower", [&["a"], &["b"]], [&["a"], &["b"]]),
+        ];
+        let towers = ["a".into(), "b".into()];
+        let found = Comparison::of([1, 2], towers, 4, None, &asked).crosswise.unwrap();
+        let share = |changes: &Changes| (changes.queries, changes.first_changed);
+        for (name, changes) in found.named() {
+            assert_eq!(share(changes), (2, 0.5), "{name}");
+        }
+        let one = Comparison::of([1, 2], ["a".into(), "b".into()], 4, None, &asked[..1]);
+        let moved = one.crosswise.unwrap().named().map(|(_, changes)| changes.first_changed);
+        assert_eq!(moved, [1.0, 1.0, 0.0, 0.0]);
     }
 
     #[test]

@@ -215,6 +215,13 @@ fn quality(gauges: &mut Gauges, report: &RunReport, exit_code: u8) {
         "Recall that the gate asks for.",
         report.recall_min.unwrap_or(f64::NAN),
     );
+    if let Some(ndcg_10) = report.evaluation.as_ref().and_then(|evaluation| evaluation.ndcg_10) {
+        gauges.add(
+            "scalingnote_last_run_ndcg",
+            "Mean nDCG@10 of the judged set of [evaluation] on what the last run built.",
+            ndcg_10,
+        );
+    }
     let refused = exit_code == ErrorKind::GateRefused.exit_code();
     let refuses = |gate: &GateOutcome| !gate.passed && gate.overridden.is_none();
     gauges.add_by(

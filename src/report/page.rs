@@ -21,7 +21,8 @@ impl RunReport {
                 BackfillState::RolledBack => "warn",
                 BackfillState::Refused => "bad",
             };
-            context! { class, text => backfill.to_string() }
+            let asked = backfill.evaluation.as_ref().map(ToString::to_string);
+            context! { class, asked, text => backfill.to_string() }
         });
         let class = match self.outcome {
             Outcome::Published { .. } | Outcome::NothingToDo { .. } => "good",
@@ -44,6 +45,7 @@ impl RunReport {
             rejected => self.corpus.rejections.total(),
             charts,
             query_tower => self.query_tower.as_ref().map(ToString::to_string),
+            asked => self.evaluation.as_ref().map(ToString::to_string),
             backfill,
         };
         render("page.html", include_str!("page.html"), values)

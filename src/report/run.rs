@@ -10,7 +10,7 @@ use crate::error::{ErrorKind, Result, ResultExt};
 use crate::index::Recall;
 use crate::observe::{ExecutorProgress, Sample, Stage};
 use crate::snapshot::{GateOutcome, Manifest};
-use crate::stage::{AdaptSummary, PartsSummary};
+use crate::stage::{AdaptSummary, EvaluationReport, PartsSummary};
 
 /// Version of the report format that this release writes.
 pub const REPORT_VERSION: u32 = 1;
@@ -274,6 +274,9 @@ pub struct RunReport {
     pub recall_min: Option<f64>,
     /// Every gate's verdict.
     pub gates: Vec<GateOutcome>,
+    /// What the queries of `[evaluation]` found; absent without them, and where there was nothing new to ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<EvaluationReport>,
     /// How the query tower was adapted to the corpus; absent where it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query_tower: Option<AdaptSummary>,

@@ -108,6 +108,9 @@ impl fmt::Display for RunReport {
         if let Some(adapted) = &self.query_tower {
             writeln!(f, "  queries  {adapted}")?;
         }
+        if let Some(evaluation) = &self.evaluation {
+            writeln!(f, "  asked    {evaluation}")?;
+        }
         let failed = |gates: &[GateOutcome], f: &mut fmt::Formatter<'_>| {
             for gate in gates.iter().filter(|gate| !gate.passed) {
                 let mark = if gate.overridden.is_some() { "overridden" } else { "REFUSED" };
@@ -118,6 +121,9 @@ impl fmt::Display for RunReport {
         failed(&self.gates, f)?;
         if let Some(backfill) = &self.backfill {
             writeln!(f, "  next     {backfill}")?;
+            if let Some(evaluation) = &backfill.evaluation {
+                writeln!(f, "  asked    {evaluation}")?;
+            }
             failed(&backfill.gates, f)?;
         }
         writeln!(

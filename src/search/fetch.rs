@@ -2,7 +2,7 @@
 //!
 //! | who opens | files of a local root | of any other |
 //! |---|---|---|
-//! | `search`, `snapshot verify`, [`super::Snapshot::open`] | mapped where they are: a short look | downloaded into the cache (`verify`: into a folder of its own, so that each file is read once) |
+//! | `search`, `snapshot verify`, a publisher that asks `[evaluation]`, [`super::Snapshot::open`] | mapped where they are: a short look | downloaded into the cache (`verify`: into a folder of its own, so that each file is read once) |
 //! | `serve`, [`super::SnapshotWatcher`] | copied into the watcher's own cache folder, the copy is mapped | the same |
 //! | the same with `in_place` (`serve --in-place`) | mapped where they are, for as long as they are served | the same |
 //!

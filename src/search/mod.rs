@@ -15,6 +15,7 @@ mod lease;
 mod opened;
 mod passing;
 mod query;
+mod segment;
 mod serving;
 mod sources;
 mod threads;

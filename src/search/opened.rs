@@ -9,20 +9,19 @@ use futures::{StreamExt, TryStreamExt};
 use rayon::prelude::*;
 
 use super::fetch::Files;
-use super::ids::{IdsFile, Notes, Stored};
+use super::ids::Stored;
 use super::passing::Passing;
+use super::segment::{Candidate, OpenFiles, Opened, Wanted, open_segment};
 use super::threads::on_own_threads;
 use crate::corpus::RowFilter;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::index::{Calibration, IndexOptions, RowSet, ShardIndex, check_canaries};
-use crate::snapshot::{Content, Manifest, Segment, newest, read, removed};
+use crate::index::{Calibration, IndexOptions};
+use crate::snapshot::{Content, Manifest, Segment, newest, read};
 use crate::store::Root;
-use crate::types::{Cancel, NoteId, NoteKey};
+use crate::types::{Cancel, NoteId, shard_of};
 
 /// Segments fetched at the same time.
 const FETCHES: usize = 4;
-/// Keys that collide are probed further; nobody has seen a second probe.
-const PROBES: u32 = 8;
 
 /// Bytes of a hit in an answer beside its note's ID and stored columns.
 const FRAME: usize = 80;
@@ -53,30 +52,6 @@ pub struct Snapshot {
     segments: Vec<Opened>,
 }
 
-/// One segment of a shard.
-struct Opened {
-    /// Number of its shard.
-    shard: u32,
-    content: Segment,
-    /// Two snapshots share it where its files are the same, and so the ids: from day to day more rows are removed from
-    /// a base and stored columns change, the index stays.
-    index: Arc<ShardIndex>,
-    ids: Arc<IdsFile>,
-    /// Rows that were not removed since.
-    live: RowSet,
-    /// Whether a note may have several vectors here.
-    chunked: bool,
-}
-
-/// A hit before its stored columns are read.
-struct Candidate {
-    score: f32,
-    segment: usize,
-    row: usize,
-    note_id: NoteId,
-    chunk: u32,
-}
-
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Snapshot")
@@ -105,8 +80,22 @@ impl Snapshot {
                 ))
             })?,
         };
+        Self::of(root, manifest, cache, None).await
+    }
+
+    /// [`Snapshot::open`] by the manifest, which need not be committed: what is about to be published is searched like
+    /// this first ([`crate::snapshot::proposed`]). Files that are open in `before` are taken over.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn of(
+        root: &Root,
+        manifest: Manifest,
+        cache: &Path,
+        before: Option<&Snapshot>,
+    ) -> Result<Self> {
         let number = manifest.number;
-        Self::open_beside(root, manifest, &Files { cache, in_place: true }, None)
+        Self::open_beside(root, manifest, &Files { cache, in_place: true }, before)
             .await
             .context(|| format!("opening snapshot {number} in {}", root.uri()))
     }
@@ -231,6 +220,16 @@ impl Snapshot {
         Ok(Passing { content: self.manifest.content_hash, rows })
     }
 
+    /// Whether a search can find a note.
+    ///
+    /// # Errors
+    /// Corrupt where an ids file cannot be read.
+    pub fn holds(&self, note: &NoteId) -> Result<bool> {
+        let shard = shard_of(note, self.manifest.content.shard_count);
+        let of_shard = self.segments.iter().filter(|segment| segment.shard == shard);
+        of_shard.map(|segment| segment.holds(note)).try_fold(false, |any, held| Ok(any || held?))
+    }
+
     /// The manifest it was opened from.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -339,159 +338,4 @@ impl Snapshot {
         });
         Ok(found.collect())
     }
-}
-
-/// A segment to open.
-struct Wanted {
-    shard: u32,
-    chunked: bool,
-    segment: Segment,
-}
-
-/// Files of a segment that are open already.
-#[derive(Default)]
-struct OpenFiles {
-    index: Option<Arc<ShardIndex>>,
-    ids: Option<Arc<IdsFile>>,
-}
-
-async fn open_segment(
-    root: &Root,
-    wanted: Wanted,
-    files: &Files<'_>,
-    open: OpenFiles,
-    shared: Arc<(IndexOptions, Calibration)>,
-    dimensions: usize,
-) -> Result<Opened> {
-    let segment = &wanted.segment;
-    let index = async {
-        match open.index.is_some() {
-            true => Ok(None),
-            false => {
-                let [index, sidecar] = [&segment.index, &segment.sidecar];
-                futures::try_join!(files.fetch(root, index), files.fetch(root, sidecar)).map(Some)
-            }
-        }
-    };
-    let ids = async {
-        match open.ids.is_some() {
-            true => Ok(None),
-            false => files.fetch(root, &segment.ids).await.map(Some),
-        }
-    };
-    // Removed keys are few, and always hashed.
-    let removed = removed::read(root, segment.removed.as_ref());
-    let (index_paths, ids_path, removed) = futures::try_join!(index, ids, removed)?;
-    let opening = move || {
-        let index = match (open.index, index_paths) {
-            (Some(open), _) => open,
-            (None, Some((index, sidecar))) => {
-                Arc::new(ShardIndex::open(&index, &sidecar, &shared.0, &shared.1)?)
-            }
-            (None, None) => return Err(Error::internal("an index that was not fetched")),
-        };
-        let ids = match (open.ids, ids_path) {
-            (Some(open), _) => open,
-            (None, Some(ids)) => Arc::new(IdsFile::open(&ids)?),
-            (None, None) => return Err(Error::internal("an ids file that was not fetched")),
-        };
-        Opened::of(wanted, index, ids, &removed, dimensions)
-    };
-    tokio::task::spawn_blocking(opening)
-        .await
-        .or_error(ErrorKind::Internal, || "opening a shard")?
-}
-
-impl Opened {
-    /// Puts a segment together; its files must belong together.
-    fn of(
-        wanted: Wanted,
-        index: Arc<ShardIndex>,
-        ids: Arc<IdsFile>,
-        removed: &[u64],
-        dimensions: usize,
-    ) -> Result<Self> {
-        let Wanted { shard, chunked, segment: content } = wanted;
-        let wrong = |what: String| Err(Error::corrupt(what).context(format!("shard {shard}")));
-        if index.len() as u64 != content.vectors || ids.rows() != content.vectors {
-            return wrong(format!(
-                "index {} has {} vectors, ids file {} {}, the manifest says {}",
-                content.index.path,
-                index.len(),
-                content.ids.path,
-                ids.rows(),
-                content.vectors
-            ));
-        }
-        if !index.is_empty() && index.dimensions() != dimensions {
-            return wrong(format!(
-                "index {} has {} dimensions, the embedding space {dimensions}",
-                content.index.path,
-                index.dimensions()
-            ));
-        }
-        let live = RowSet::without(index.keys(), removed)?;
-        Ok(Self { shard, content, index, ids, live, chunked })
-    }
-
-    /// Asks the recorded canaries; the notes behind their keys must be those that make these keys.
-    fn check(&self) -> Result<usize> {
-        let notes = self.ids.notes(self.index.keys())?;
-        let canaries = &self.content.canaries;
-        check_canaries(&self.index, canaries)?;
-        for key in canaries.iter().flat_map(|canary| &canary.hits).map(|hit| hit.key) {
-            let Ok(row) = self.index.keys().binary_search(&key.0) else { continue };
-            let note: NoteId = notes.ids.value(row).parse()?;
-            let makes = |probe| NoteKey::derive(&note, notes.chunks[row], probe).0 == key.0;
-            if !(0..PROBES).any(makes) {
-                return Err(Error::corrupt(format!(
-                    "ids file {} says that key {key} is note {note}, which has another key",
-                    self.content.ids.path
-                )));
-            }
-        }
-        Ok(canaries.len())
-    }
-
-    /// The `k` best notes of this segment, each by its best chunk. Asks for more vectors until this many notes are
-    /// found.
-    fn search(
-        &self,
-        at: usize,
-        query: &[f32],
-        k: usize,
-        exact: bool,
-        rows: &RowSet,
-    ) -> Result<Vec<Candidate>> {
-        let notes = self.ids.notes(self.index.keys())?;
-        let most = rows.len();
-        let mut wanted = if self.chunked { k.saturating_mul(4) } else { k };
-        loop {
-            wanted = wanted.min(most);
-            let hits = match exact {
-                true => self.index.search_exact_among(query, wanted, rows)?,
-                false => self.index.search_among(query, wanted, rows)?,
-            };
-            let exhausted = wanted == most || hits.len() < wanted;
-            let mut seen = HashSet::new();
-            let mut best = Vec::with_capacity(k);
-            for hit in hits {
-                let row = self.index.keys().binary_search(&hit.key).map_err(|_| {
-                    Error::corrupt(format!("key {:016x} of the index has no row", hit.key))
-                })?;
-                if best.len() < k && seen.insert(notes.ids.value(row)) {
-                    best.push(candidate(&notes, at, row, hit.score)?);
-                }
-            }
-            if best.len() == k || exhausted {
-                return Ok(best);
-            }
-            wanted = wanted.saturating_mul(4);
-        }
-    }
-}
-
-fn candidate(notes: &Notes, segment: usize, row: usize, score: f32) -> Result<Candidate> {
-    let note_id: NoteId = notes.ids.value(row).parse()?;
-    Ok(Candidate { score, segment, row, note_id, chunk: notes.chunks[row] })
 }

@@ -53,10 +53,39 @@ impl QueryEncoder {
                 manifest.number
             )
         })?;
-        check(manifest, named, &tower)?;
+        Self::of(manifest, named, &tower, device).await
+    }
+
+    /// [`QueryEncoder::load`] for who has resolved a tower already: it is loaded if it is the one that the snapshot
+    /// names.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn load_known(
+        root: &Root,
+        manifest: &Manifest,
+        known: &Tower,
+        base_dir: &Path,
+        device: &DeviceSpec,
+        reporter: &Arc<dyn Reporter>,
+    ) -> Result<Self> {
+        let named = choose(manifest)?;
+        if known.fingerprint()? == named.fingerprint {
+            return Self::of(manifest, named, known, device).await;
+        }
+        Self::load(root, manifest, None, base_dir, device, reporter).await
+    }
+
+    async fn of(
+        manifest: &Manifest,
+        named: &QueryTower,
+        tower: &Tower,
+        device: &DeviceSpec,
+    ) -> Result<Self> {
+        check(manifest, named, tower)?;
         let dimensions = tower.dimensions() as usize;
         let tokenizer = tower.tokenizer().clone();
-        let device = device.clone();
+        let (tower, device) = (tower.clone(), device.clone());
         let encoder = tokio::task::spawn_blocking(move || tower.load(&device))
             .await
             .or_error(ErrorKind::Internal, || "loading the query tower")??;

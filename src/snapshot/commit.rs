@@ -61,15 +61,21 @@ impl Marks {
     }
 }
 
-/// [`commit`] with exactly these marks.
-pub(super) async fn commit_exactly(
-    root: &Root,
+/// The manifest that [`commit`] would put for this content, without provenance: to look at what it names first.
+///
+/// # Errors
+/// Corrupt for a content that contradicts itself.
+pub fn proposed(parent: Option<&Manifest>, content: &Content) -> Result<Manifest> {
+    manifest_of(parent, content.clone(), Marks::of(parent), Provenance::default())
+}
+
+fn manifest_of(
     parent: Option<&Manifest>,
     content: Content,
     marks: Marks,
     provenance: Provenance,
-) -> Result<CommitOutcome> {
-    let Marks { mut blocked, mut blocked_spaces, purged, restored } = marks;
+) -> Result<Manifest> {
+    let Marks { mut blocked, mut blocked_spaces, purged, restored: _ } = marks;
     content.validate().context(|| "committing")?;
     let content = content.canonical()?;
     blocked.sort_unstable();
@@ -77,7 +83,7 @@ pub(super) async fn commit_exactly(
     blocked_spaces.retain(|space| *space != content.space_id);
     blocked_spaces.sort_unstable();
     blocked_spaces.dedup();
-    let manifest = Manifest {
+    Ok(Manifest {
         version: MANIFEST_VERSION,
         number: parent.map_or(1, |parent| parent.number + 1),
         parent: parent.map(|parent| parent.number),
@@ -87,7 +93,19 @@ pub(super) async fn commit_exactly(
         blocked_spaces,
         purged,
         provenance,
-    };
+    })
+}
+
+/// [`commit`] with exactly these marks.
+pub(super) async fn commit_exactly(
+    root: &Root,
+    parent: Option<&Manifest>,
+    content: Content,
+    marks: Marks,
+    provenance: Provenance,
+) -> Result<CommitOutcome> {
+    let restored = marks.restored;
+    let manifest = manifest_of(parent, content, marks, provenance)?;
     let bytes =
         serde_json::to_vec_pretty(&manifest).context(|| "the manifest cannot be written")?;
     // What readers will see, down to the last bit of a float.

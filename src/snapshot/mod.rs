@@ -24,17 +24,17 @@ mod rollback;
 mod sign;
 mod tombstones;
 
-pub use commit::commit;
+pub use commit::{commit, proposed};
 pub use copied::commit_copied;
 pub(crate) use gc::strings_in;
 pub use gc::{GcReport, Protected, Retention, gc};
 pub use lease::{Holder, ReaderLease, RunLease, Taken, check_store, host_name, is_current_run};
 pub use maker::made_by;
 pub use manifest::{
-    Adapted, CommitOutcome, Content, Diff, FEED, GateOutcome, IndexContent, Laid, MANIFEST_VERSION,
-    Manifest, NoteDiff, Problem, Provenance, Purged, QueryTower, Removed, SOURCE_TYPES, Segment,
-    ShardContent, content_hash, diff, diff_ids, json_schema, newer, newest, numbers, read, removed,
-    verify_hashes, verify_other_hashes,
+    Adapted, CommitOutcome, Content, Diff, EVALUATION, FEED, GateOutcome, IndexContent, Laid,
+    MANIFEST_VERSION, Manifest, NoteDiff, Problem, Provenance, Purged, QueryTower, Removed,
+    SOURCE_TYPES, Segment, ShardContent, content_hash, diff, diff_ids, json_schema, newer, newest,
+    numbers, read, removed, verify_hashes, verify_other_hashes,
 };
 pub use purge::{commit_purged, delete_now};
 pub use repair::{RepairReport, repair};

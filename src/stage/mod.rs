@@ -9,6 +9,7 @@ mod build;
 mod calibration;
 mod copy;
 mod encode;
+mod evaluation;
 mod ids;
 mod inputs;
 mod lengths;
@@ -36,6 +37,9 @@ pub use encode::{
     EncodeReceipt, SampleCheck, encode_sample, help, measure_drift, receipt as encode_receipt,
     refuse_drift, self_test, verify_sample,
 };
+pub use evaluation::{
+    Against, EvaluationOptions, EvaluationReport, EvaluationRequest, FirstHits, Questions, SetScore,
+};
 pub use inputs::Inputs;
 pub(crate) use lengths::length_bucket;
 pub use options::{AdaptOptions, BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
@@ -45,7 +49,7 @@ pub use plan::{
     Planned, RunSpec, ShardPlan, absolute_tower, discard_prepared, look_at_note, plan,
     resolved_tower,
 };
-pub use publish::{Override, PublishRequest, Published, publish, refuse_other_tower};
+pub use publish::{Override, PublishRequest, Published, Verdicts, publish, refuse_other_tower};
 pub use purge::{
     Left, PurgeReport, PurgeRequest, Risen, Scanned, SharedText, find_risen, lift, purge,
     purge_again,

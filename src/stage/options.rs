@@ -265,6 +265,15 @@ pub struct GateOptions {
     pub max_drift: f64,
     /// Unchanged notes that are encoded again to measure drift; 0 switches the check off.
     pub drift_sample: u32,
+    /// Gate `ndcg-drop`: largest loss of mean nDCG@10 of `evaluation.set` against the newest snapshot (0.01 is a
+    /// hundredth). Refused where the whole 95% interval of the difference, paired by query, lies below that loss, so
+    /// that a few queries do not refuse by chance; no gate by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ndcg_drop: Option<f64>,
+    /// Gate `top1-change`: where the tower of notes or queries is another than the newest snapshot's, largest share of
+    /// the queries of `[evaluation]` (0.2 is a fifth) whose first hit is another note; no gate by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_top1_change: Option<f64>,
 }
 
 impl Default for GateOptions {
@@ -278,14 +287,25 @@ impl Default for GateOptions {
             max_quarantined_percent: 0.1,
             max_drift: 0.001,
             drift_sample: 16,
+            max_ndcg_drop: None,
+            max_top1_change: None,
         }
     }
 }
 
 impl GateOptions {
-    /// Every gate name that `--override` knows.
-    pub const NAMES: [&str; 6] =
-        ["recall", "orphans", "count-change", "rejected", "quarantined", "drift"];
+    /// Every gate name that `--override` knows: the six that judge every snapshot, then those that judge where they are
+    /// asked for.
+    pub const NAMES: [&str; 8] = [
+        "recall",
+        "orphans",
+        "count-change",
+        "rejected",
+        "quarantined",
+        "drift",
+        "ndcg-drop",
+        "top1-change",
+    ];
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! `scalingnote distill`.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,10 +12,9 @@ use super::recipe;
 use crate::cli::app::App;
 use crate::cli::args::{device, duration, place};
 use crate::error::{Result, ResultExt};
-use crate::exec;
-use crate::stage::EncodeOptions;
-use crate::tower::Tower;
-use crate::train::{self, DistillOptions, Teacher, TrainReport, check_student};
+use crate::exec::learn;
+use crate::tower::DeviceSpec;
+use crate::train::{DistillOptions, TrainReport};
 
 /// Distil the query tower into a small model
 ///
@@ -55,8 +53,8 @@ pub(crate) struct DistillArgs {
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
     /// Where the teacher computes: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
-    device: String,
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
+    device: DeviceSpec,
     /// Train nothing: pack the encoder that the run in --out has trained into this folder, with few bits a weight and
     /// without its tokenizer (student/tokenizer.json of the run), which it names by SHA-256; `tokenizer` in
     /// [query.tower] says where that is.
@@ -73,45 +71,16 @@ pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<()> {
     let (mut options, base_dir): (DistillOptions, _) =
         recipe::open(&args.recipe, &["tower", "method"], "train")?;
     options.steps = args.steps.or(options.steps);
-    recipe::naming(&args.recipe, options.validate())?;
-    let output = output(args.out.clone(), &args.recipe)?;
-    if let Some(target) = &args.export {
-        let places = (output.as_path(), target.as_path());
-        return pack::execute(&args.pack, &options, &base_dir, places, args.json, app).await;
+    let output = output(args.out, &args.recipe)?;
+    let context = app.learning(base_dir, output.clone(), vec![args.device]);
+    if let Some(target) = args.export {
+        let packed = learn::pack(&options, args.pack.request(), &context, &target).await;
+        let packed = recipe::naming(&args.recipe, packed)?;
+        let printed = app.answer(args.json, &packed, |packed| pack::summary(packed, &target));
+        return printed.context(unprinted(&target));
     }
-    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
-    let tower = Tower::resolve(&options.teacher, &base_dir, &app.reporter).await;
-    let tower = recipe::naming(&args.recipe, tower)?;
-    let dimensions = tower.dimensions() as usize;
-    named(&args.recipe, check_student(&options, &base_dir, dimensions, &app.reporter).await)?;
-    let queries = queries(&options, &base_dir, app).await?;
-    let borrowed: Vec<&str> = queries.iter().map(String::as_str).collect();
-    let (vectors, space) = exec::encode_texts(
-        &options.teacher,
-        &base_dir,
-        &borrowed,
-        &encode,
-        &output.join("teacher"),
-        &app.reporter,
-        &app.cancel,
-    )
-    .await?;
-    let (reporter, cancel, folder) = (app.reporter.clone(), app.cancel.clone(), output.clone());
-    let work = async move || {
-        let teacher = Teacher { vectors: &vectors, space: &space };
-        train::distill(&queries, &teacher, &options, &base_dir, &folder, &reporter, &cancel).await
-    };
-    let report = named(&args.recipe, train::on_large_stack(work).await)?;
+    let report = named(&args.recipe, learn::distill(options, context).await)?;
     app.answer(args.json, &report, |report| summary(report, &output)).context(unprinted(&output))
-}
-
-/// Every query once, in the order of the pairs.
-async fn queries(options: &DistillOptions, base_dir: &Path, app: &App) -> Result<Vec<String>> {
-    let (reporter, cancel) = (&app.reporter, &app.cancel);
-    let pairs = train::open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
-    let mut seen = HashSet::new();
-    let trimmed = pairs.pairs.into_iter().map(|pair| pair.query.trim().to_owned());
-    Ok(trimmed.filter(|query| !query.is_empty() && seen.insert(query.clone())).collect())
 }
 
 fn summary(report: &TrainReport, output: &Path) -> String {

@@ -4,24 +4,16 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::{Deserialize, Serialize};
 
-use super::pair_file::{self, Named};
+use super::pair_file;
 use super::recipe;
 use crate::cli::app::App;
 use crate::cli::args::{device, place};
-use crate::dataset::{Oddities, RetrievalSet};
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
-use crate::evaluate::{
-    BootstrapOptions, Comparison, EntropyOptions, EvaluateOptions, Evaluation, Latency,
-    check_same_queries, compare, evaluate_bm25, evaluate_embeddings, evaluate_indexed,
-    markdown_table, query_latency, trec_run,
-};
-use crate::exec;
-use crate::stage::EncodeOptions;
+use crate::evaluate::{EntropyOptions, EvaluateOptions, Evaluation, markdown_table, trec_run};
+use crate::exec::learn::{self, EvaluateRequest, Judged};
 use crate::store::named::{Existing, read_whole, write_whole};
-use crate::tower::{Tower, TowerOptions};
-use crate::types::Embeddings;
+use crate::tower::DeviceSpec;
 
 /// Judge towers on a retrieval set
 ///
@@ -97,8 +89,8 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, value_name = "FILE", value_parser = place::path())]
     run: Option<PathBuf>,
     /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
-    device: String,
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
+    device: DeviceSpec,
     /// Print JSON, every query included.
     #[arg(long)]
     json: bool,
@@ -112,134 +104,29 @@ fn positive(text: &str) -> std::result::Result<f64, String> {
     number.ok_or_else(|| "it must be a number above 0".to_owned())
 }
 
-/// What `--json` prints and `--compare` reads.
-#[derive(Serialize, Deserialize)]
-struct Answer {
-    /// The towers searched exactly, then through the index if asked for, then BM25.
-    rows: Vec<Evaluation>,
-    /// Share of the exact 10 nearest that the index finds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    index_recall_10: Option<f64>,
-    /// The query tower, then the document tower.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    latency: Vec<Latency>,
-    comparisons: Vec<Versus>,
-    /// What the set should not have and was read without.
-    #[serde(default, skip_serializing_if = "Oddities::is_empty")]
-    oddities: Oddities,
-}
-
-/// How much better the second system is than the first.
-#[derive(Serialize, Deserialize)]
-struct Versus {
-    first: String,
-    second: String,
-    measures: Vec<Comparison>,
-}
-
 pub(crate) async fn execute(args: EvaluateArgs, app: &App) -> Result<()> {
     let named = pair_file::read(&args.tower, args.adapter.as_deref())?;
-    let others = args.compare.iter().map(|file| earlier(file)).collect::<Result<Vec<_>>>()?;
-    let mut options = EvaluateOptions::new(stem(&args.set, Path::file_name), &args.set);
-    options.entropy.temperature = args.entropy_temperature;
-    options.set.queries.clone_from(&args.queries);
-    options.set.qrels.clone_from(&args.qrels);
-    options.set.ignore_identical_ids = args.ignore_identical_ids;
-    let set = open(&args.set, &options, args.strict)?;
-    for line in set.oddities.lines() {
-        app.reporter.warn(format!("{}: {line}", args.set.display()));
-    }
-    let resolve = async |tower: &TowerOptions| {
-        recipe::naming(&args.tower, Tower::resolve(tower, &named.base_dir, &app.reporter).await)
-    };
-    let document = resolve(&named.document).await?;
-    let query = match named.query == named.document {
-        true => document.clone(),
-        false => resolve(&named.query).await?,
-    };
-    recipe::naming(&args.tower, document.admits(&query))?;
+    let earlier = args.compare.iter().map(|file| earlier(file)).collect::<Result<Vec<_>>>()?;
     // What is wrong with the other files is said before hours of encoding, not after.
     for file in args.per_query.iter().chain(&args.run) {
         check_place(file)?;
     }
-    let bm25 = tokio::task::block_in_place(|| evaluate_bm25(&set, &options));
-    for other in &others {
-        check_same_queries(other, &bm25)?;
-    }
-    let texts: Vec<String> = set.documents.iter().map(|document| document.render()).collect();
-    let borrowed = texts.iter().map(String::as_str).collect::<Vec<_>>();
-    let documents = vectors(&named.document, &named, &borrowed, &args, app).await?;
-    let texts = set.queries.iter().map(|query| query.text.as_str()).collect::<Vec<_>>();
-    let queries = vectors(&named.query, &named, &texts, &args, app).await?;
-    let system = args.name.clone().unwrap_or_else(|| stem(&args.tower, Path::file_stem));
-    let answer = tokio::task::block_in_place(|| -> Result<Answer> {
-        let (tower, run) = evaluate_embeddings(&set, &system, &queries, &documents, &options)?;
-        if let Some(file) = &args.run {
-            let text = trec_run(&run, &system);
-            write_whole(file, text, Existing::Replace).map_err(|cause| not_written(file, cause))?;
-        }
-        let mut comparisons = vec![versus(&bm25, &tower)?];
-        for other in &others {
-            comparisons.push(versus(other, &tower)?);
-        }
-        let (mut rows, mut index_recall_10) = (vec![tower], None);
-        if args.index {
-            let (name, pair) = (format!("{system} (index)"), (&queries, &documents));
-            let (index, cancel) = (&named.index, &app.cancel);
-            let (row, recall) = evaluate_indexed(&set, &name, pair, index, &options, cancel)?;
-            rows.push(row);
-            index_recall_10 = Some(recall);
-        }
-        rows.push(bm25);
-        let latency = match args.latency {
-            true => latency(&set, &query, &document, app)?,
-            false => Vec::new(),
-        };
-        let oddities = set.oddities.clone();
-        Ok(Answer { rows, index_recall_10, latency, comparisons, oddities })
-    })?;
-    if let Some(file) = &args.per_query {
-        let text = per_query(&answer.rows);
-        write_whole(file, text, Existing::Replace).map_err(|cause| not_written(file, cause))?;
-    }
-    app.answer(args.json, &answer, |answer| table(answer, &others))
-}
-
-/// The set, with only those queries that are judged.
-fn open(folder: &Path, options: &EvaluateOptions, strict: bool) -> Result<RetrievalSet> {
-    if !folder.is_dir() {
-        return Err(Error::not_found(format!(
-            "there is no folder {}; name one with corpus.jsonl, queries.jsonl and qrels.tsv",
-            folder.display()
-        )));
-    }
-    let mut set = RetrievalSet::open(&options.set)?;
-    if strict {
-        set.oddities.refuse().context(|| folder.display().to_string())?;
-    }
-    let positions = set.positions();
-    let mut judged = set.qrels.values().flatten();
-    if !judged.any(|(id, grade)| *grade > 0 && positions.contains_key(id.as_str())) {
-        let why = set.oddities.lines().iter().map(|line| format!("; {line}")).collect::<String>();
-        return Err(Error::input(format!(
-            "{} judges no document that is there as relevant: nothing can be measured{why}",
-            folder.display()
-        )));
-    }
-    let RetrievalSet { queries, qrels, .. } = &mut set;
-    queries.retain(|query| qrels.contains_key(&query.id));
-    Ok(set)
-}
-
-/// Vectors of texts by the pipeline's own encode stage; an empty text has the zero vector, which nothing is near to.
-async fn vectors(
-    tower: &TowerOptions,
-    named: &Named,
-    texts: &[&str],
-    args: &EvaluateArgs,
-    app: &App,
-) -> Result<Embeddings> {
-    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
+    let mut options = EvaluateOptions::new(stem(&args.set, Path::file_name), &args.set);
+    options.entropy.temperature = args.entropy_temperature;
+    options.set.queries = args.queries;
+    options.set.qrels = args.qrels;
+    options.set.ignore_identical_ids = args.ignore_identical_ids;
+    let system = args.name.unwrap_or_else(|| stem(&args.tower, Path::file_stem));
+    let request = EvaluateRequest {
+        options,
+        strict: args.strict,
+        system: system.clone(),
+        query: named.query,
+        document: named.document,
+        index: args.index.then_some(named.index),
+        latency: args.latency,
+        earlier: earlier.clone(),
+    };
     let temporary = match args.vectors {
         Some(_) => None,
         None => Some(tempfile::tempdir().or_error(
@@ -247,35 +134,18 @@ async fn vectors(
             || "making a folder for the vectors (set TMPDIR, or name one with --vectors)",
         )?),
     };
-    let folder = temporary.as_ref().map_or(args.vectors.as_deref(), |folder| Some(folder.path()));
-    let folder = folder.unwrap_or(Path::new("."));
-    let kept: Vec<usize> = (0..texts.len()).filter(|at| !texts[*at].trim().is_empty()).collect();
-    let full: Vec<&str> = kept.iter().map(|at| texts[*at]).collect();
-    let (reporter, cancel) = (&app.reporter, &app.cancel);
-    let base = &named.base_dir;
-    let (found, _) =
-        exec::encode_texts(tower, base, &full, &encode, folder, reporter, cancel).await?;
-    if kept.len() == texts.len() {
-        return Ok(found);
+    let folder = temporary.as_ref().map(|folder| folder.path().to_owned()).or(args.vectors);
+    let context = app.learning(named.base_dir, folder.unwrap_or_default(), vec![args.device]);
+    let judged = recipe::naming(&args.tower, learn::evaluate(request, &context).await)?;
+    if let Some(file) = &args.run {
+        let text = trec_run(&judged.run, &system);
+        write_whole(file, text, Existing::Replace).map_err(|cause| not_written(file, cause))?;
     }
-    let dimensions = found.dimensions();
-    let mut data = vec![0.0; texts.len() * dimensions];
-    for (row, at) in found.rows().zip(kept) {
-        data[at * dimensions..(at + 1) * dimensions].copy_from_slice(row);
+    if let Some(file) = &args.per_query {
+        let text = per_query(&judged.rows);
+        write_whole(file, text, Existing::Replace).map_err(|cause| not_written(file, cause))?;
     }
-    Embeddings::from_vec(dimensions, data)
-}
-
-/// Up to 200 queries through the query tower and, where that is another, through the document tower.
-fn latency(set: &RetrievalSet, query: &Tower, document: &Tower, app: &App) -> Result<Vec<Latency>> {
-    let mut towers = vec![("query tower", query)];
-    let same = query.weights_digest() == document.weights_digest();
-    if !(same && query.options().layers == document.options().layers) {
-        towers.push(("document tower", document));
-    }
-    let texts = set.queries.iter().map(|query| query.text.trim());
-    let texts: Vec<&str> = texts.filter(|text| !text.is_empty()).take(200).collect();
-    query_latency(&towers, &texts, &app.cancel)
+    app.answer(args.json, &judged, |judged| table(judged, &earlier))
 }
 
 /// Refuses a file that cannot be written because of where it is to lie.
@@ -296,15 +166,10 @@ fn earlier(file: &Path) -> Result<Evaluation> {
     let text = read_whole(file, MAX_ANSWER).map_err(|cause| {
         Error::usage(format!("{} cannot be read", file.display())).with_source(cause)
     })?;
-    let answer: Answer = serde_json::from_slice(&text).or_error(ErrorKind::Input, wrong)?;
+    let answer: Judged = serde_json::from_slice(&text).or_error(ErrorKind::Input, wrong)?;
     let mut row = answer.rows.into_iter().next().ok_or_else(|| Error::input(wrong()))?;
     row.system = format!("{} ({})", row.system, stem(file, Path::file_name));
     Ok(row)
-}
-
-fn versus(first: &Evaluation, second: &Evaluation) -> Result<Versus> {
-    let measures = compare(first, second, &BootstrapOptions::default())?;
-    Ok(Versus { first: first.system.clone(), second: second.system.clone(), measures })
 }
 
 /// A name for tables.
@@ -331,7 +196,7 @@ fn per_query(rows: &[Evaluation]) -> String {
     text
 }
 
-fn table(answer: &Answer, others: &[Evaluation]) -> String {
+fn table(answer: &Judged, others: &[Evaluation]) -> String {
     let rows: Vec<&Evaluation> = answer.rows.iter().chain(others).collect();
     let mut text = markdown_table(&rows);
     for line in answer.oddities.lines() {

@@ -3,19 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
 
 use super::long_run::unprinted;
-use super::{recipe, teacher, trained};
+use super::{recipe, trained};
 use crate::cli::app::App;
 use crate::cli::args::{device, place};
-use crate::error::{Error, Result, ResultExt};
-use crate::exec;
-use crate::stage::EncodeOptions;
-use crate::tower::TowerOptions;
-use crate::train::{
-    MineOptions, MineReport, Neighbours, TrainOptions, keep_answered, mine, open_pairs, write_pairs,
-};
+use crate::error::{Result, ResultExt};
+use crate::exec::learn::{self, MineRequest, Mined, Ranking};
+use crate::tower::DeviceSpec;
+use crate::train::{MineOptions, TrainOptions};
 
 /// Mine hard negatives for the next round of training
 ///
@@ -59,24 +55,25 @@ pub(crate) struct MineArgs {
     #[arg(long, value_name = "N", default_value_t = MineOptions::default().keep)]
     keep: usize,
     /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::name)]
-    device: String,
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
+    device: DeviceSpec,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Answer {
-    #[serde(flatten)]
-    report: MineReport,
-    files: Vec<PathBuf>,
-}
-
 pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
     let (options, base_dir): (TrainOptions, _) =
         recipe::open(&args.recipe, &["student"], "distill")?;
-    recipe::naming(&args.recipe, options.validate())?;
+    let ranking = if args.teacher {
+        Ranking::Teacher
+    } else {
+        let (mut query, mut document) = (options.query_tower(), options.tower.clone());
+        if let Some(path) = &args.adapter {
+            trained::put(path, &base_dir, &mut query, &mut document)?;
+        }
+        Ranking::Towers { query: Box::new(query), document: Box::new(document) }
+    };
     let mining = MineOptions {
         skip: args.skip,
         window: args.window,
@@ -85,50 +82,13 @@ pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
         seed: options.seed,
     };
     mining.validate()?;
-    let encode = EncodeOptions { devices: vec![args.device.clone()], ..EncodeOptions::default() };
-    let (reporter, cancel) = (&app.reporter, &app.cancel);
-    let mut set = open_pairs(&options.pairs, &base_dir, options.seed, reporter, cancel).await?;
-    keep_answered(&mut set, reporter)?;
-    let documents: Vec<&str> = set.documents.iter().map(String::as_str).collect();
-    let queries: Vec<&str> = set.pairs.iter().map(|pair| pair.query.as_str()).collect();
-    let folder = args.out.join("vectors");
-    let (queries, documents) = if args.teacher {
-        let teacher = options.teacher.as_ref().ok_or_else(|| {
-            Error::config(format!("{} names no [teacher]", args.recipe.display()))
-        })?;
-        let (texts, devices) = ([queries.clone(), documents.clone()], [args.device.parse()?]);
-        let found = teacher::encode(teacher, &base_dir, texts, &folder, &devices, app).await?;
-        (found.queries.unit(queries)?, found.documents.unit(documents)?)
-    } else {
-        let (mut query, mut document) = (options.query_tower(), options.tower.clone());
-        if let Some(path) = &args.adapter {
-            trained::put(path, &base_dir, &mut query, &mut document)?;
-        }
-        let vectors = async |tower: TowerOptions, texts: &[&str]| {
-            let (reporter, cancel) = (&app.reporter, &app.cancel);
-            exec::encode_texts(&tower, &base_dir, texts, &encode, &folder, reporter, cancel)
-                .await
-                .map(|(vectors, _)| vectors)
-        };
-        let documents = vectors(document, &documents).await?;
-        (vectors(query, &queries).await?, documents)
-    };
-    let report = tokio::task::block_in_place(|| {
-        let neighbours = Neighbours::build(&documents, &app.cancel)?;
-        mine(&mut set, &queries, &documents, &neighbours.candidates(), &mining)
-    })?;
-    let mut files = Vec::new();
-    for (at, source) in options.pairs.iter().enumerate() {
-        let name = source.path.file_name().unwrap_or("pairs".as_ref()).to_string_lossy();
-        let stem = name.split('.').next().unwrap_or("pairs");
-        let path = args.out.join(format!("{at}-{stem}.jsonl"));
-        write_pairs(&set, &report.scores, at as u32, &path)?;
-        files.push(path);
-    }
-    app.answer(args.json, &Answer { report, files }, summary).context(unprinted(&args.out))
+    let context = app.learning(base_dir, args.out.clone(), vec![args.device]);
+    let mined = learn::mine(MineRequest { options, mining, ranking }, &context).await;
+    let mined = recipe::naming(&args.recipe, mined)?;
+    app.answer(args.json, &mined, summary).context(unprinted(&args.out))
 }
 
-fn summary(answer: &Answer) -> String {
+fn summary(answer: &Mined) -> String {
     let report = &answer.report;
     let mut text = format!(
         "{} of {} pairs have negatives, {} in all; {} candidates were refused as likely answers, {} as answers\n",

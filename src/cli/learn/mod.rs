@@ -7,6 +7,5 @@ pub(super) mod mine;
 mod pack;
 mod pair_file;
 mod recipe;
-mod teacher;
 pub(super) mod train;
 mod trained;

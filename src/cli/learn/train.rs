@@ -7,12 +7,13 @@ use std::time::Duration;
 use clap::Args;
 
 use super::long_run::{listing, named, output, unprinted, written};
-use super::{recipe, teacher};
+use super::recipe;
 use crate::cli::app::App;
 use crate::cli::args::{device, duration, place};
 use crate::error::{Result, ResultExt};
+use crate::exec::learn;
 use crate::tower::DeviceSpec;
-use crate::train::{self, TrainData, TrainOptions, TrainReport};
+use crate::train::{TrainOptions, TrainReport};
 
 /// Train the towers: an LLM learns to embed, by contrastive learning
 ///
@@ -72,34 +73,18 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
     let (mut options, base_dir): (TrainOptions, _) =
         recipe::open(&args.recipe, &["student"], "distill")?;
     options.steps = args.steps.or(options.steps);
-    recipe::naming(&args.recipe, options.validate())?;
-    let output = output(args.out.clone(), &args.recipe)?;
-    let (reporter, cancel, devices) =
-        (app.reporter.clone(), app.cancel.clone(), args.device.clone());
-    let folder = output.clone();
-    let data = TrainData::open(&options, &base_dir, &reporter, &cancel).await;
-    let data = named(&args.recipe, data)?;
+    let output = output(args.out, &args.recipe)?;
+    let context = app.learning(base_dir, output.clone(), args.device);
     if let Some(target) = args.export {
-        let (place, half) = (target.clone(), args.f16);
-        let work = async move || {
-            train::export(&options, &base_dir, &data, &folder, &place, half, devices, &reporter)
-                .await
-        };
-        let steps = named(&args.recipe, train::on_large_stack(work).await)?;
+        let steps = learn::export(options, context, &target, args.f16).await;
+        let steps = named(&args.recipe, steps)?;
         let found = serde_json::json!({ "steps": steps, "written": written(&target) });
         let printed = app.answer(args.json, &found, |_| {
             format!("exported after {steps} steps\n{}", listing(&target))
         });
         return printed.context(unprinted(&target));
     }
-    let teacher = teacher::open(&options, &base_dir, &data, &output, &args.device, app).await;
-    let teacher = named(&args.recipe, teacher)?;
-    let work = async move || {
-        let teacher = teacher.as_ref();
-        train::train(&options, &base_dir, &data, teacher, &folder, devices, &reporter, &cancel)
-            .await
-    };
-    let report = named(&args.recipe, train::on_large_stack(work).await)?;
+    let report = named(&args.recipe, learn::train(options, context).await)?;
     app.answer(args.json, &report, |report| summary(report, &output)).context(unprinted(&output))
 }
 

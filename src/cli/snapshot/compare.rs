@@ -18,7 +18,8 @@ use crate::tower::DeviceSpec;
 ///
 /// Each query is encoded by the tower that each snapshot names. Says how many hits both have, whose first hit is
 /// another note, how far notes move, how scores differ, and which queries change most: before a tower is switched, or a
-/// new snapshot promoted.
+/// new snapshot promoted. Two query towers of one embedding space are asked crosswise too, which tells what the corpus
+/// changes from what the tower does.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -110,6 +111,8 @@ pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
     let [before, after] = <[Side; 2]>::try_from(sides).map_err(|_| Error::internal("two sides"))?;
     let towers = [&before, &after].map(|side| side.encoder.tower().fingerprint.to_hex());
     let numbers = [args.before, args.after];
+    let not_crosswise = not_crosswise(&before, &after);
+    let crosses = not_crosswise.is_none();
     let (k, exact, texts) = (args.k as usize, args.exact, args.texts);
     let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
     let asking = tokio::task::spawn_blocking(move || {
@@ -118,7 +121,8 @@ pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
         let mut asked = Vec::with_capacity(queries.len());
         for query in queries {
             cancel.check()?;
-            asked.push(ask(query, [&before, &after], k, exact, texts)?);
+            let found = ask(query, [&before, &after], k, exact, crosses)?;
+            asked.push(Asked { text: found.text.filter(|_| texts), ..found });
             let done = asked.len() as u64;
             reporter.event(Event::Progress { stage, done, tokens: 0 });
         }
@@ -126,14 +130,28 @@ pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
         Ok::<_, Error>(asked)
     });
     let asked = asking.await.or_error(ErrorKind::Internal, || "asking the queries")??;
-    let found = Comparison::of(numbers, towers, k, args.by.as_deref(), &asked);
+    let mut found = Comparison::of(numbers, towers, k, args.by.as_deref(), &asked);
+    found.not_crosswise = not_crosswise;
     if let Some(path) = &args.html {
         std::fs::write(path, found.to_html()?).map_err(|cause| not_written(path, cause))?;
     }
     app.answer(args.json, &found, describe)
 }
 
-fn ask(query: Query, sides: [&Side; 2], k: usize, exact: bool, texts: bool) -> Result<Asked> {
+/// Why the queries of one side's tower say nothing more on the other side; `None` where they do.
+fn not_crosswise(before: &Side, after: &Side) -> Option<String> {
+    let [one, other] = [before, after].map(|side| &side.snapshot.manifest().content.space_id);
+    if one != other {
+        return Some(format!(
+            "not asked crosswise: the vectors of {one} and of {other} mean nothing to each other's queries"
+        ));
+    }
+    Arc::ptr_eq(&before.encoder, &after.encoder).then(|| {
+        "not asked crosswise: both have one query tower, so what changes is the corpus".to_owned()
+    })
+}
+
+fn ask(query: Query, sides: [&Side; 2], k: usize, exact: bool, crosses: bool) -> Result<Asked> {
     let [before, after] = sides;
     let asking = || format!("query {}", query.id);
     let first = before.encoder.encode(&query.text).context(asking)?;
@@ -144,8 +162,12 @@ fn ask(query: Query, sides: [&Side; 2], k: usize, exact: bool, texts: bool) -> R
     let hits = |side: &Side, vector: &[f32]| {
         Ok::<_, Error>(Hit::ranked(side.snapshot.search_vector(vector, k, exact)?))
     };
+    let crossed = match crosses {
+        true => Some([hits(after, &first)?, hits(before, &second)?]),
+        false => None,
+    };
     let hits = [hits(before, &first)?, hits(after, &second)?];
-    Ok(Asked { id: query.id, text: texts.then_some(query.text), hits })
+    Ok(Asked { id: query.id, text: Some(query.text), hits, crossed })
 }
 
 fn describe(found: &Comparison) -> String {
@@ -166,6 +188,19 @@ fn describe(found: &Comparison) -> String {
         found.k,
         format::table(&columns, &[true; 5], &[changes(&found.all)])
     );
+    match (&found.crosswise, &found.not_crosswise) {
+        (Some(crosswise), _) => {
+            let row = |(name, of): (&str, &Changes)| {
+                let values = changes(of).split_off(1);
+                std::iter::once(name.to_owned()).chain(values).collect::<Vec<_>>()
+            };
+            let rows = crosswise.named().map(row);
+            let columns = ["what changes", "overlap", "other first", "all the same", "moved by"];
+            let right = [false, true, true, true, true];
+            out += &format!("\n{}", format::table(&columns, &right, &rows));
+        }
+        (None, why) => out += &format!("\n{}\n", why.as_deref().unwrap_or_default()),
+    }
     let row = |(number, scores): (&u64, &crate::report::Scores)| {
         let values = [scores.first, scores.last, scores.p10, scores.p50, scores.p90];
         let values = values.iter().map(|value| format!("{value:.3}"));

@@ -11,6 +11,7 @@ use crate::config::word;
 use crate::error::Result;
 use crate::observe::format;
 use crate::snapshot::{self, Diff, Manifest, NoteDiff};
+use crate::stage::SetScore;
 
 /// All snapshots, newest last
 #[derive(Debug, Args)]
@@ -157,6 +158,9 @@ fn describe(manifest: &Manifest, signed: &[String]) -> String {
     }
     if !signed.is_empty() {
         field("signed by", format!("key {}", signed.join(", ")));
+    }
+    if let Some(score) = SetScore::told(provenance) {
+        field("asked", score.to_string());
     }
     for gate in &provenance.gates {
         let verdict = match (&gate.overridden, gate.passed) {

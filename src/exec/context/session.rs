@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OnceCell;
+
 use super::request::{RunContext, RunOptions};
 use super::towers::Towers;
 use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Reporter, Tee, Timeline};
-use crate::stage::{self, AdaptRequest, PlanRequest, Planned, TaskEnv};
+use crate::stage::{self, AdaptRequest, Plan, PlanRequest, Planned, Questions, TaskEnv};
 use crate::tower::Tower;
 
 /// A run at work. Clones share the towers.
@@ -19,13 +21,15 @@ pub(crate) struct Session {
     /// Gets the events: the reporter of the context, and the timeline of the report where there is one.
     pub reporter: Arc<dyn Reporter>,
     towers: Arc<Towers>,
+    questions: Arc<OnceCell<Option<Questions>>>,
 }
 
 impl Session {
     /// Without a timeline, asked for nothing but the usual.
     pub fn new(ctx: &RunContext) -> Self {
         let (ctx, reporter) = (ctx.clone(), Arc::clone(&ctx.reporter));
-        Self { ctx, options: RunOptions::default(), reporter, towers: Arc::default() }
+        let (options, towers, questions) = (RunOptions::default(), Arc::default(), Arc::default());
+        Self { ctx, options, reporter, towers, questions }
     }
 
     /// The same run, asked to do this.
@@ -61,6 +65,38 @@ impl Session {
     /// As [`super::check_query_tower`].
     pub async fn query(&self) -> Result<&Tower> {
         self.towers.query(&self.ctx.pipeline, &self.reporter).await
+    }
+
+    /// The queries of `[evaluation]`, read when they are first asked for: before the work, so that what is wrong with
+    /// them is said then. `None` without them.
+    ///
+    /// # Errors
+    /// As [`Questions::read`].
+    pub async fn questions(&self) -> Result<Option<&Questions>> {
+        let read = || async {
+            let pipeline = &self.ctx.pipeline;
+            let Some(options) = pipeline.evaluation.clone() else { return Ok(None) };
+            let base_dir = pipeline.base_dir.clone();
+            let reading = move || Questions::read(&options, &base_dir);
+            let questions = tokio::task::spawn_blocking(reading)
+                .await
+                .or_error(ErrorKind::Internal, || "reading [evaluation]")??;
+            questions.warnings().into_iter().for_each(|warning| self.reporter.warn(warning));
+            Ok(Some(questions))
+        };
+        self.questions.get_or_try_init(read).await.map(Option::as_ref)
+    }
+
+    /// Refuses a judged set that is of other notes than the plan's.
+    ///
+    /// # Errors
+    /// As [`Questions::check_plan`].
+    pub async fn check_questions(&self, plan: &Plan) -> Result<()> {
+        let RunContext { pipeline, root, .. } = &self.ctx;
+        match self.questions().await? {
+            Some(questions) => questions.check_plan(plan, pipeline.corpus.mode, root).await,
+            None => Ok(()),
+        }
     }
 
     /// The document tower, where something asked for it before.

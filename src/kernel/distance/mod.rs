@@ -133,7 +133,12 @@ pub fn inverse_lengths(dimensions: usize, rows: &[u8]) -> Vec<f32> {
 #[inline(always)]
 fn inverse_length(row: &[u8]) -> f32 {
     let square = |x: &u8| i32::from(*x as i8) * i32::from(*x as i8);
-    let squares: i32 = row.iter().map(square).sum();
+    inverse(row.iter().map(square).sum())
+}
+
+/// One over the length of a row with these squares in all; 0 for zeros.
+#[inline(always)]
+fn inverse(squares: i32) -> f32 {
     if squares == 0 { 0. } else { 1. / (squares as f32).sqrt() }
 }
 

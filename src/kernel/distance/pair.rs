@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Element, Instructions, Lane, Task, inverse_length};
+use super::{Element, Instructions, Lane, Task, inverse};
 use crate::lanes::dot;
 
 /// Elements that are opened to f32 at a time.
@@ -14,7 +14,28 @@ const OPENED: usize = 64;
 /// Where the rows differ in length.
 pub fn between(on: Instructions, element: Element, a: &[u8], b: &[u8]) -> f32 {
     assert_eq!(a.len(), b.len(), "rows of two lengths");
-    on.run(element, Between { element, a, b })
+    if element != Element::I8 {
+        return on.run(element, Between { element, a, b });
+    }
+    let [both, first, second] = match on {
+        Instructions::Portable => products(a, b),
+        // SAFETY: the rows are of one length, and each of these has AVX2.
+        #[cfg(target_arch = "x86_64")]
+        _ => unsafe { super::x86::products(a, b) },
+    };
+    (1. - both as f32 * (inverse(first) * inverse(second))).max(0.)
+}
+
+/// The sums of the products of two rows of 8-bit integers, and of the squares of each, in one pass.
+pub(super) fn products(a: &[u8], b: &[u8]) -> [i32; 3] {
+    let mut sums = [0; 3];
+    for (x, y) in a.iter().zip(b) {
+        let (x, y) = (i32::from(*x as i8), i32::from(*y as i8));
+        for (sum, product) in sums.iter_mut().zip([x * y, x * x, y * y]) {
+            *sum += product;
+        }
+    }
+    sums
 }
 
 struct Between<'a> {
@@ -34,11 +55,7 @@ impl Task for Between<'_> {
             Element::F32 => inner(a, b, f32::from_le_bytes),
             Element::F16 => inner(a, b, |two| f16::from_le_bytes(two).to_f32()),
             Element::Bf16 => inner(a, b, |two| bf16::from_le_bytes(two).to_f32()),
-            Element::I8 => {
-                let product = |(x, y): (&u8, &u8)| i32::from(*x as i8) * i32::from(*y as i8);
-                let sum: i32 = a.iter().zip(b).map(product).sum();
-                (1. - sum as f32 * (inverse_length(a) * inverse_length(b))).max(0.)
-            }
+            Element::I8 => 0., // `between` has done these
             Element::B1 => {
                 let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
                 let words = a.0.iter().zip(b.0);

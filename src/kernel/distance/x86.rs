@@ -71,6 +71,34 @@ lane! {
     totals(sums: [__m512i; 4]) -> [f32; 4] = totals_epi32(sums.map(|sum| half_epi32(sum)));
 }
 
+/// The sums of the products of two rows of 8-bit integers, and of the squares of each, in one pass.
+///
+/// # Safety
+/// The machine has AVX2, and the rows are of one length.
+#[target_feature(enable = "avx2")]
+pub unsafe fn products(a: &[u8], b: &[u8]) -> [i32; 3] {
+    let mut sums = [_mm256_setzero_si256(); 3];
+    let (whole_a, rest_a) = a.as_chunks::<16>();
+    let (whole_b, rest_b) = b.as_chunks::<16>();
+    for (x, y) in whole_a.iter().zip(whole_b) {
+        // SAFETY: both have 16 bytes.
+        let (x, y) =
+            unsafe { (_mm_loadu_si128(x.as_ptr().cast()), _mm_loadu_si128(y.as_ptr().cast())) };
+        let (x, y) = (_mm256_cvtepi8_epi16(x), _mm256_cvtepi8_epi16(y));
+        for (sum, (x, y)) in sums.iter_mut().zip([(x, y), (x, x), (y, y)]) {
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, y));
+        }
+    }
+    let rest = super::pair::products(rest_a, rest_b);
+    let total = |at: usize| {
+        let mut lanes = [0i32; 8];
+        // SAFETY: a vector has eight of them.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums[at]) }
+        lanes.iter().sum::<i32>() + rest[at]
+    };
+    [total(0), total(1), total(2)]
+}
+
 /// The two halves added.
 ///
 /// # Safety

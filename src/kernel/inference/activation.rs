@@ -16,7 +16,7 @@ kernel! {
         isa: Isa, x: &'a mut [f32], bias: &'a [f32], activation: Activation,
     ) {
         match activation {
-            Activation::Gelu => each(x, bias, |x| x * normal(x).0),
+            Activation::Gelu => gelu::<S>(x, bias),
             // x times the logistic function of twice the tangent's argument.
             Activation::GeluTanh => {
                 each(x, bias, |x| x / (1.0 + exp(-1.595_769 * (x + 0.044_715 * x * x * x))))
@@ -32,6 +32,27 @@ fn each(x: &mut [f32], bias: &[f32], f: impl Fn(f32) -> f32) {
     for row in x.chunks_exact_mut(bias.len()) {
         for (x, b) in row.iter_mut().zip(bias) {
             *x = f(*x + b);
+        }
+    }
+}
+
+#[inline(always)]
+fn gelu<S: Simd>(x: &mut [f32], bias: &[f32]) {
+    let whole = bias.len() / S::LANES * S::LANES;
+    let (whole_bias, rest_bias) = bias.split_at(whole);
+    for row in x.chunks_exact_mut(bias.len()) {
+        let (row, rest) = row.split_at_mut(whole);
+        let vectors = row.chunks_exact_mut(S::LANES).zip(whole_bias.chunks_exact(S::LANES));
+        for (x, b) in vectors {
+            // SAFETY: whole vectors, below `Isa::run`.
+            unsafe {
+                let sum = S::add(S::load(x.as_ptr()), S::load(b.as_ptr()));
+                S::store(x.as_mut_ptr(), S::gelu(sum));
+            }
+        }
+        for (x, b) in rest.iter_mut().zip(rest_bias) {
+            let sum = *x + b;
+            *x = sum * normal(sum).0;
         }
     }
 }

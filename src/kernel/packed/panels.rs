@@ -1,6 +1,6 @@
 //! How weights are laid out in panels, and how a tile of products leaves the registers: the same for every arithmetic.
 
-use super::super::elementary::{Activation, normal};
+use super::super::elementary::Activation;
 use super::super::simd::Simd;
 
 /// Runs a body with the const `M` set to the number of rows, 1 to 14 but no more than the tile has.
@@ -127,16 +127,11 @@ pub unsafe fn finish<S: Simd, const M: usize>(sums: &[[S::V; 2]; M], c: *mut f32
 /// Below `Isa::run`.
 #[inline(always)]
 unsafe fn gated<S: Simd>(gate: Activation, x: S::V) -> S::V {
-    // SAFETY: as this function's; the array is as long as the longest vector.
+    // SAFETY: as this function's.
     unsafe {
         let minus = match gate {
             Activation::Relu => return S::max(x, S::splat(0.)),
-            Activation::Gelu => {
-                let mut share = [0f32; 16];
-                S::store(share.as_mut_ptr(), x);
-                share.iter_mut().for_each(|x| *x = normal(*x).0);
-                return S::mul(x, S::load(share.as_ptr()));
-            }
+            Activation::Gelu => return S::gelu(x),
             Activation::Silu => S::mul(x, S::splat(-1.)),
             // x times the logistic function of twice the tangent's argument, sqrt(2 / pi) (x + 0.044715 x^3).
             Activation::GeluTanh => {

@@ -144,7 +144,8 @@ impl Found {
             shown(&beside, |hit| beside_mark(hit, &in_main, only_beside)),
         ];
         let k = main.hits.len();
-        let asked = Asked { id: String::new(), text: None, hits: [beside.hits, main.hits] };
+        let asked =
+            Asked { id: String::new(), text: None, hits: [beside.hits, main.hits], crossed: None };
         let compared = Comparison::of([0, 0], Default::default(), k, None, &[asked]);
         Self { encode_ms, sides, changes: Some(compared.all) }
     }

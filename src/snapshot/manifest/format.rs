@@ -324,7 +324,9 @@ pub struct Provenance {
     /// Pooled recall and other measurements, by name. Where a command committed the content again, `run` is the run
     /// that made and measured it. `model-card` is what the document tower's files say of it (`model-card.schema.json`),
     /// absent in a snapshot of an earlier release. `copied` is in a copy of a snapshot of another root: `root`, its
-    /// number (`snapshot`), when it was `published_at` and `by` which run or command.
+    /// number (`snapshot`), when it was `published_at` and `by` which run or command. `evaluation` is of pipelines with a
+    /// judged set: its name (`set`) and `digest`, the mean `ndcg_10`, that of every query in the order of their IDs
+    /// (`per_query`), how many notes it judges as `relevant` and how many of them are `missing`.
     pub measured: BTreeMap<String, serde_json::Value>,
 }
 
@@ -336,6 +338,9 @@ pub(in crate::snapshot) const MADE_BY: &str = "run";
 /// has `corpus.types = "exact"`.
 pub const SOURCE_TYPES: &str = "types";
 
+/// The name in [`Provenance::measured`] of what a judged set says of the snapshot, where the pipeline has
+/// `evaluation.set` (`stage::SetScore`).
+pub const EVALUATION: &str = "evaluation";
 /// The name in [`Provenance::measured`] of where a Delta table was read, from where a later run reads what changed.
 pub const FEED: &str = "feed";
 
@@ -400,7 +405,8 @@ impl Provenance {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GateOutcome {
-    /// Gate name: `recall`, `orphans`, `count-change`, `rejected`, `quarantined`, `vectors`, `drift`.
+    /// Gate name: `recall`, `orphans`, `count-change`, `rejected`, `quarantined`, `vectors`, `drift`, `ndcg-drop`,
+    /// `top1-change`.
     pub gate: String,
     /// Whether it passed.
     pub passed: bool,

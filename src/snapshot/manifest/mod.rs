@@ -12,8 +12,8 @@ mod verify;
 pub use diff::{Diff, NoteDiff, diff, diff_ids};
 pub(super) use format::MADE_BY;
 pub use format::{
-    CommitOutcome, Content, FEED, GateOutcome, IndexContent, MANIFEST_VERSION, Manifest,
-    Provenance, Removed, SOURCE_TYPES, Segment, ShardContent, content_hash, json_schema,
+    CommitOutcome, Content, EVALUATION, FEED, GateOutcome, IndexContent, MANIFEST_VERSION,
+    Manifest, Provenance, Removed, SOURCE_TYPES, Segment, ShardContent, content_hash, json_schema,
 };
 pub use purged::Purged;
 pub use query_tower::{Adapted, Laid, QueryTower};

@@ -11,6 +11,7 @@ use crate::snapshot::{
 };
 use crate::stage::build::BuildReceipt;
 use crate::stage::calibration;
+use crate::stage::evaluation::{Evaluated, EvaluationReport, EvaluationRequest, evaluate};
 use crate::stage::plan::{Moved, Plan, recall_by_shard};
 use crate::store::{FileRef, Root};
 use crate::tower::{Tower, TowerOptions};
@@ -33,8 +34,19 @@ pub struct PublishRequest<'a> {
     pub overrides: &'a [Override],
     /// Where everything is stored.
     pub root: &'a Root,
+    /// The queries of `[evaluation]`, where there are any.
+    pub evaluation: Option<EvaluationRequest<'a>>,
     /// Gets every gate's verdict, also where one refuses.
-    pub judged: &'a mut Vec<GateOutcome>,
+    pub judged: &'a mut Verdicts,
+}
+
+/// What was found out before publishing.
+#[derive(Debug, Clone, Default)]
+pub struct Verdicts {
+    /// Every gate's verdict.
+    pub gates: Vec<GateOutcome>,
+    /// What the queries of `[evaluation]` found.
+    pub evaluation: Option<EvaluationReport>,
 }
 
 /// What publishing did.
@@ -82,6 +94,15 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
     let content = assemble(&request, newest.as_ref()).await?;
     let recall = pooled_recall(&request, newest.as_ref());
     let pooled = recall.as_ref().map(|(pooled, _)| *pooled);
+    let nothing_new = match &newest {
+        Some(manifest) => manifest.content_hash == snapshot::content_hash(&content)?,
+        None => false,
+    };
+    let evaluated = match nothing_new {
+        true => None,
+        false => ask(&request, &content, newest.as_ref()).await?,
+    };
+    request.judged.evaluation = evaluated.as_ref().map(|evaluated| evaluated.report.clone());
     let measured = Measured {
         content: &content,
         parent: newest.as_ref().map(|manifest| &manifest.content),
@@ -91,12 +112,11 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
         quarantined: request.receipts.iter().map(|receipt| receipt.quarantined.len() as u64).sum(),
         drift: request.drift,
         moved: Moved::since(newest.as_ref(), plan, request.tower_options),
+        evaluation: request.judged.evaluation.as_ref(),
     };
     let outcomes = gates::judge(&measured, &plan.gates, request.overrides)?;
-    request.judged.clone_from(&outcomes);
-    if let Some(manifest) = &newest
-        && manifest.content_hash == snapshot::content_hash(&content)?
-    {
+    request.judged.gates.clone_from(&outcomes);
+    if let Some(manifest) = newest.as_ref().filter(|_| nothing_new) {
         return Ok(Published { manifest: manifest.clone(), is_new: false, recall: pooled });
     }
     gates::refuse(&outcomes)?;
@@ -105,6 +125,9 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
         provenance.set_tower(model, revision);
     }
     provenance.set_card(&request.tower.card())?;
+    if let Some(score) = evaluated.and_then(|evaluated| evaluated.score) {
+        score.tell(&mut provenance)?;
+    }
     match snapshot::commit(root, newest.as_ref(), content, Vec::new(), provenance).await? {
         CommitOutcome::Committed(manifest) => {
             Ok(Published { manifest: *manifest, is_new: true, recall: pooled })
@@ -115,6 +138,28 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
              tower differs; the newest snapshot stays"
         ))),
     }
+}
+
+/// Asks the queries of `[evaluation]`.
+///
+/// # Errors
+/// As [`evaluate`]; Config where the plan has gates for them and the publisher's pipeline does not name them.
+async fn ask(
+    request: &PublishRequest<'_>,
+    content: &Content,
+    parent: Option<&Manifest>,
+) -> Result<Option<Evaluated>> {
+    let gates = &request.plan.gates;
+    let Some(evaluation) = &request.evaluation else {
+        if gates.max_ndcg_drop.is_some() || gates.max_top1_change.is_some() {
+            return Err(Error::config(
+                "the plan has gates on the queries of [evaluation], but the pipeline that publishes names none",
+            ));
+        }
+        return Ok(None);
+    };
+    let evaluated = evaluate(evaluation, request.root, content, parent, gates).await;
+    evaluated.context(|| "asking what is about to be published").map(Some)
 }
 
 /// Refuses a document tower that did not make the vectors of a plan: its queries would be compared with notes of

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::index::Recall;
 use crate::snapshot::{Content, GateOutcome};
 use crate::stage::GateOptions;
+use crate::stage::evaluation::{Against, EvaluationReport};
 use crate::stage::plan::Moved;
 
 /// What the gates look at.
@@ -20,12 +21,14 @@ pub(crate) struct Measured<'a> {
     pub drift: Option<(f64, usize)>,
     /// A push that made the tower another one.
     pub moved: Option<Moved>,
+    /// What the queries of `[evaluation]` found; `None` without them, and where nothing new is to be published.
+    pub evaluation: Option<&'a EvaluationReport>,
 }
 
 /// A person's decision to publish in spite of a gate: gate name and reason.
 pub type Override = (String, String);
 
-/// Judges every gate. In the order of [`GateOptions::NAMES`].
+/// Judges every gate that is on. In the order of [`GateOptions::NAMES`].
 pub(crate) fn judge(
     measured: &Measured<'_>,
     options: &GateOptions,
@@ -45,16 +48,19 @@ pub(crate) fn judge(
         }
     }
     let outcomes = [
-        recall(measured, options),
-        orphans(measured),
-        count_change(measured, options),
-        rejected(measured, options),
-        quarantined(measured, options),
-        drift(measured, options),
+        Some(recall(measured, options)),
+        Some(orphans(measured)),
+        Some(count_change(measured, options)),
+        Some(rejected(measured, options)),
+        Some(quarantined(measured, options)),
+        Some(drift(measured, options)),
+        ndcg_drop(measured.evaluation, options),
+        top1_change(measured.evaluation, options),
     ];
     Ok(GateOptions::NAMES
         .into_iter()
         .zip(outcomes)
+        .filter_map(|(gate, verdict)| Some((gate, verdict?)))
         .map(|(gate, (passed, detail))| {
             let reason = overrides.iter().find(|(name, _)| name == gate && !passed);
             let overridden = reason.map(|(_, why)| why.clone());
@@ -165,5 +171,109 @@ fn drift(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
                 1.0 - options.max_drift
             ),
         ),
+    }
+}
+
+/// Fewer judged queries than this say nothing for sure: resampling one query, say, has an interval without width.
+const FEW: u64 = 10;
+
+fn ndcg_drop(found: Option<&EvaluationReport>, options: &GateOptions) -> Option<Verdict> {
+    let (found, most) = found.zip(options.max_ndcg_drop)?;
+    let EvaluationReport { queries, relevant, missing, .. } = *found;
+    let set = found.set.as_deref().unwrap_or_default();
+    let now = found.ndcg_10.unwrap_or_default();
+    let mut lacks = String::new();
+    if missing > 0 {
+        lacks = format!(
+            "; {missing} of the {relevant} notes judged as relevant are not in the snapshot and count as not found"
+        );
+    }
+    Some(match (&found.against, &found.not_compared) {
+        (Some(against), _) => {
+            let Against { snapshot, ndcg_10, difference, low, high } = *against;
+            let mut detail = format!(
+                "nDCG@10 of {set} {ndcg_10:.4} (snapshot {snapshot}) -> {now:.4} over {queries} queries, by {difference:+.4} \
+                 with a 95% interval of [{low:+.4}, {high:+.4}], a loss of at most {most} allowed{lacks}"
+            );
+            let few = queries < FEW;
+            if few {
+                detail.push_str(&format!("; fewer than {FEW} queries refuse nothing"));
+            }
+            // The upper end: refused only where the loss is larger for sure.
+            (few || high >= -most, detail)
+        }
+        (None, None) => (true, format!("nDCG@10 of {set} {now:.4} over {queries} queries{lacks}")),
+        (None, Some(why)) => {
+            (false, format!("nDCG@10 of {set} {now:.4} over {queries} queries{lacks}, but {why}"))
+        }
+    })
+}
+
+fn top1_change(found: Option<&EvaluationReport>, options: &GateOptions) -> Option<Verdict> {
+    let (found, most) = found.zip(options.max_top1_change)?;
+    Some(match (&found.first_hits, &found.not_compared) {
+        (Some(hits), _) => (
+            hits.share() <= most,
+            format!(
+                "{} of {} queries ({:.1}%) have another first hit than in snapshot {}, at most {}% allowed",
+                hits.changed,
+                hits.queries,
+                100.0 * hits.share(),
+                hits.snapshot,
+                100.0 * most
+            ),
+        ),
+        (None, None) => (true, "no other tower than that of the newest snapshot".to_owned()),
+        (None, Some(why)) => (false, format!("the first hits are not known: {why}")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::evaluation::FirstHits;
+
+    fn verdict(found: &EvaluationReport, options: &GateOptions) -> [Option<Verdict>; 2] {
+        [ndcg_drop(Some(found), options), top1_change(Some(found), options)]
+    }
+
+    #[test]
+    fn only_a_sure_loss_is_refused() {
+        let options = GateOptions { max_ndcg_drop: Some(0.01), ..GateOptions::default() };
+        let against = |low, high| Against { snapshot: 4, ndcg_10: 0.7, difference: low, low, high };
+        let found = |against, queries| EvaluationReport {
+            set: Some("judged".to_owned()),
+            queries,
+            ndcg_10: Some(0.65),
+            against,
+            ..EvaluationReport::default()
+        };
+        for (against, queries, passes) in [
+            (None, 300, true),
+            (Some(against(-0.09, 0.0)), 300, true),
+            (Some(against(-0.09, -0.01)), 300, true),
+            (Some(against(-0.09, -0.0101)), 300, false),
+            (Some(against(-0.09, -0.08)), 9, true),
+        ] {
+            let [ndcg, top1] = verdict(&found(against, queries), &options);
+            let (passed, detail) = ndcg.unwrap();
+            assert_eq!((passed, top1), (passes, None), "{detail}");
+        }
+        assert_eq!(verdict(&found(None, 300), &GateOptions::default()), [None, None], "it is off");
+        let blind = EvaluationReport { not_compared: Some("gone".into()), ..found(None, 300) };
+        assert!(!verdict(&blind, &options)[0].as_ref().unwrap().0, "nobody knows");
+    }
+
+    #[test]
+    fn first_hits_may_change_up_to_the_limit() {
+        let options = GateOptions { max_top1_change: Some(0.25), ..GateOptions::default() };
+        let found = |changed| EvaluationReport {
+            first_hits: Some(FirstHits { snapshot: 4, queries: 20, changed }),
+            ..EvaluationReport::default()
+        };
+        let verdict = |found| verdict(&found, &options)[1].clone().unwrap();
+        assert!(verdict(found(5)).0 && !verdict(found(6)).0);
+        assert!(verdict(found(6)).1.contains("30.0%"));
+        assert!(verdict(EvaluationReport::default()).0, "no tower changed");
     }
 }

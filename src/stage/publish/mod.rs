@@ -3,5 +3,5 @@
 mod commit;
 mod gates;
 
-pub use commit::{PublishRequest, Published, publish, refuse_other_tower};
+pub use commit::{PublishRequest, Published, Verdicts, publish, refuse_other_tower};
 pub use gates::Override;

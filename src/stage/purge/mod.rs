@@ -395,16 +395,19 @@ async fn shared_texts(
     Ok(shared)
 }
 
-/// What the new manifest says of itself: what its parent said of the corpus, and that it is a purge.
+/// What the new manifest says of itself: what its parent said of the corpus, and that it is a purge. What a judged set
+/// found in the parent need not be there any more.
 fn provenance(parent: &Manifest, run: String) -> Provenance {
-    Provenance {
+    let mut provenance = Provenance {
         created_at: chrono::Utc::now().to_rfc3339(),
         host: snapshot::host_name(),
         program: concat!("scalingnote ", env!("CARGO_PKG_VERSION")).to_owned(),
         run,
         gates: Vec::new(),
         ..parent.provenance.clone()
-    }
+    };
+    provenance.measured.remove(snapshot::EVALUATION);
+    provenance
 }
 
 /// The recall of the indexes that were built takes the place of that of the old ones.

@@ -99,6 +99,43 @@ fn each_snapshot_is_asked_by_its_own_tower() {
 }
 
 #[test]
+fn two_towers_of_one_space_are_asked_crosswise() {
+    let place = place();
+    // The corpus and the space of snapshot 2, the towers of queries: with a prompt.
+    let prompted =
+        pipeline("fake:32") + "[query]\nprompt_prefix = \"topic 12 topic 12 topic 12 \"\n";
+    place.write("prompted.toml", prompted);
+    place.expect(0, "run p.toml");
+    place.expect(0, "run prompted.toml");
+    let line = "--queries queries.jsonl";
+    let found = place.json(0, &format!("snapshot compare root 2 5 {line} --json"));
+    assert_ne!(found["query_towers"][0], found["query_towers"][1]);
+    let share = |what: &str| found["crosswise"][what]["same"].as_f64().unwrap();
+    for what in ["corpus_by_tower_before", "corpus_by_tower_after"] {
+        assert_eq!(share(what), 1.0, "{found}");
+    }
+    assert!(share("tower_on_snapshot_before") < 1.0, "{found}");
+    assert_eq!(share("tower_on_snapshot_before"), share("tower_on_snapshot_after"));
+    assert_eq!(found["crosswise"]["tower_on_snapshot_after"], found["all"]);
+    // The corpus of snapshot 1 is another one, too.
+    let line = format!("snapshot compare root 1 5 {line} --html page.html");
+    place.says(0, &line, &["corpus, by the tower before", "tower, on the snapshot after"]);
+    let page = std::fs::read_to_string(place.path("page.html")).unwrap();
+    assert!(page.contains("corpus, by the tower after"), "{page}");
+    let queries = "--queries queries.jsonl";
+    place.says(
+        0,
+        &format!("snapshot compare root 1 2 {queries}"),
+        &["not asked crosswise: both have one query tower, so what changes is the corpus"],
+    );
+    place.says(
+        0,
+        &format!("snapshot compare root 2 3 {queries}"),
+        &["not asked crosswise", "mean nothing to each other's queries"],
+    );
+}
+
+#[test]
 fn what_cannot_be_compared_is_told() {
     let place = place();
     place.says(

@@ -6,6 +6,7 @@ mod clocks;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod days;
+mod evaluation;
 mod full_disk;
 mod hidden;
 mod kills;

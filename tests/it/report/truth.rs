@@ -22,6 +22,9 @@ const ELSEWHERE: &[&str] = &[
     "executors",
     // Of runs whose query tower adapts, whose tests look at it.
     "query_tower",
+    // Of pipelines with `[evaluation]`, whose tests look at it.
+    "evaluation",
+    "backfill.evaluation",
 ];
 
 fn text(model: &str, sections: &str) -> String {

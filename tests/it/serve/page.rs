@@ -182,7 +182,8 @@ async fn two_snapshots_stand_side_by_side() {
         };
         answer["hits"].as_array().unwrap().iter().map(hit).collect()
     };
-    let asked = Asked { id: "q".into(), text: None, hits: [read(&before), read(&after)] };
+    let asked =
+        Asked { id: "q".into(), text: None, hits: [read(&before), read(&after)], crossed: None };
     let changes: Changes = Comparison::of([1, 3], Default::default(), 20, None, &[asked]).all;
     let overlap = format!("<b>{:.1}%</b><span>of hits in both", 100.0 * changes.overlap);
     assert!(page.body.contains(&overlap), "{overlap}: {}", page.body);
