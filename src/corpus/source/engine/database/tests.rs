@@ -134,10 +134,10 @@ async fn what_does_not_fit_is_refused_without_its_value() {
         let error = rows.collect().await.unwrap_err().to_string();
         assert!(error.contains(says) && !error.contains("hush"), "{error}");
     }
-    let error = opened(folder.path(), &["absent"]).await.unwrap_err();
+    let error = opened(folder.path(), &["absent"]).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Input);
     assert!(error.to_string().contains("has no table `absent`"), "{error}");
     std::fs::write(folder.path().join("notes.db"), "no database at all, but a text").unwrap();
-    let error = opened(folder.path(), &["notes"]).await.unwrap_err();
+    let error = opened(folder.path(), &["notes"]).await.err().unwrap();
     assert!(error.to_string().contains("cannot be read as an SQLite database"), "{error}");
 }
