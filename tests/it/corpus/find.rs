@@ -116,11 +116,12 @@ async fn what_is_published_is_not_a_note() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_of_other_engines_are_refused_by_name() {
-    for (marker, word) in [
-        ("_delta_log/00000000000000000000.json", "a Delta table"),
-        (".hoodie/hoodie.properties", "a Hudi table"),
-        ("metadata/v1.metadata.json", "an Iceberg table"),
-        ("_versions/1.manifest", "a Lance dataset"),
+    let export = "export its current rows";
+    for (marker, word, way_out) in [
+        ("_delta_log/00000000000000000000.json", "a Delta table", "set format = \"delta\""),
+        (".hoodie/hoodie.properties", "a Hudi table", export),
+        ("metadata/v1.metadata.json", "an Iceberg table", export),
+        ("_versions/1.manifest", "a Lance dataset", export),
     ] {
         let mut corpus = corpus("t")
             .write("lake/t/day=1/n.csv", note(1))
@@ -139,7 +140,7 @@ async fn tables_of_other_engines_are_refused_by_name() {
         for uri in uris {
             corpus.options.tables[0].uri = uri.into();
             let error = corpus.fails().await;
-            says(&error, ErrorKind::Unsupported, &["lake/t is ", word, "export its current rows"]);
+            says(&error, ErrorKind::Unsupported, &["lake/t is ", word, way_out]);
         }
     }
     let lance = corpus("d").write("d/n.csv", note(1)).write("d/x.lance/data/0.lance", "x");
