@@ -27,7 +27,7 @@ pub fn between(on: Instructions, element: Element, a: &[u8], b: &[u8]) -> f32 {
 }
 
 /// The sums of the products of two rows of 8-bit integers, and of the squares of each, in one pass.
-pub(super) fn products(a: &[u8], b: &[u8]) -> [i32; 3] {
+fn products(a: &[u8], b: &[u8]) -> [i32; 3] {
     let mut sums = [0; 3];
     for (x, y) in a.iter().zip(b) {
         let (x, y) = (i32::from(*x as i8), i32::from(*y as i8));

@@ -89,7 +89,8 @@ pub unsafe fn products(a: &[u8], b: &[u8]) -> [i32; 3] {
             *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, y));
         }
     }
-    let rest = super::pair::products(rest_a, rest_b);
+    let rest = rest_a.iter().zip(rest_b).map(|(x, y)| (i32::from(*x as i8), i32::from(*y as i8)));
+    let rest = rest.fold([0; 3], |[xy, xx, yy], (x, y)| [xy + x * y, xx + x * x, yy + y * y]);
     let total = |at: usize| {
         let mut lanes = [0i32; 8];
         // SAFETY: a vector has eight of them.

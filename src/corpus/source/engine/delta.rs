@@ -24,7 +24,7 @@ use crate::store::kind_of_foreign;
 /// Reads the log of a table as far as its version, the newest unless the options say which.
 ///
 /// # Errors
-/// Input for a folder that is no Delta table, or lacks the version; Unsupported for tables with features that cannot be
+/// Input for a folder that is not a Delta table, or lacks the version; Unsupported for tables with features that cannot be
 /// read.
 pub(super) async fn open(
     context: &SessionContext,
