@@ -82,6 +82,8 @@ mod tests {
         "endpoint",
         "region",
         "device",
+        // What a database calls it.
+        "table",
         // How text files are written.
         "quote",
         "escape",

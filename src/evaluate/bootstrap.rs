@@ -42,7 +42,7 @@ impl BootstrapOptions {
 /// One measure of two systems over the same queries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// Measure name, as [`Measures::named`] gives it.
+    /// Measure name, as [`super::Measures::named`] gives it.
     pub measure: String,
     /// Mean of the first system.
     pub first: f64,

@@ -27,7 +27,7 @@ pub async fn train(options: TrainOptions, context: LearnContext) -> Result<Train
 /// that of the best look so far, or of the checkpoint where nothing has been validated yet. Gives the steps taken.
 ///
 /// # Errors
-/// As [`train`]; NotFound where the folder holds no checkpoint.
+/// As [`train()`]; NotFound where the folder holds no checkpoint.
 pub async fn export(
     options: TrainOptions,
     context: LearnContext,
