@@ -165,7 +165,7 @@ async fn open(root: &Root, manifest: &Manifest, cache: &Path) -> Result<Snapshot
     Snapshot::open(root, Some(manifest.number), cache).await
 }
 
-/// A folder in the cache, deleted on drop; `None` if there is no room for one.
+/// A folder in the cache, deleted on drop; `None` where the cache is full.
 fn own_folder() -> Option<TempDir> {
     let cache = root::cache_dir().ok()?;
     make_private(&cache).ok()?;

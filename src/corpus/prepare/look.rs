@@ -167,7 +167,7 @@ async fn looked(
 /// Which files the rows come from: each is read alone.
 async fn files_of(tables: &Tables, rows: DataFrame) -> Result<Vec<(InputFile, u64)>> {
     let mut found = Vec::new();
-    // There is no telling which of an engine's rows a row comes from.
+    // An engine does not say which of its rows a row comes from.
     if let ([table], []) = (tables.engines.as_slice(), tables.files.as_slice()) {
         found.push((table.clone(), count(rows.clone()).await?));
     }

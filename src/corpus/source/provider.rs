@@ -36,7 +36,7 @@ pub(super) enum Files {
     Own(OwnFiles),
     /// By ours.
     Text(Arc<TextTable>),
-    /// By the engine whose table it is: there are no files to speak of.
+    /// By the engine that owns the table, which names no files.
     Engine(Engine),
     /// Not at all: they hold no rows, and do not say which columns rows would have.
     Open,

@@ -45,7 +45,7 @@ pub struct Packed {
 /// the recipe.
 ///
 /// # Errors
-/// NotFound where there is no student yet; Config for one that is not an encoder; those of reading and writing.
+/// NotFound before distillation has finished; Config if the student is not an encoder; those of reading and writing.
 pub async fn pack(
     options: &DistillOptions,
     request: PackRequest,

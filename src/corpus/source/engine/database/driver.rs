@@ -9,7 +9,7 @@ use crate::error::Result;
 /// A connection that reads one snapshot from beginning to end.
 #[async_trait]
 pub(super) trait Driver: Send {
-    /// What a table has; `None` where there is no such table.
+    /// The columns of a table; `None` if the database has no such table.
     async fn describe(&mut self, table: &str) -> Result<Option<Described>>;
 
     /// Runs a query to its end, and writes its rows down.

@@ -59,7 +59,7 @@ pub(super) async fn since(
     let builder = table.scan_cdf().with_starting_version(from + 1).with_ending_version(to);
     let provider = DeltaCdfTableProvider::try_new(builder.with_allow_out_of_range())
         .map_err(|e| unread(&e))?;
-    // The files are looked for now: they may have been vacuumed, and then all rows have to be read.
+    // Check now that the files still exist: after a VACUUM the changes cannot be read, and the caller falls back to all rows.
     let plan = provider.scan(&context.state(), None, &[], None).await.map_err(|e| unread(&e))?;
     let mut found = Vec::new();
     files_of(&plan, &mut found);
