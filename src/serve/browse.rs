@@ -47,7 +47,7 @@ pub(super) async fn handle(
     }
 }
 
-/// The page that says why a search failed; the form keeps its input.
+/// The page that says why a search was refused; the form keeps its input.
 fn refused(app: &App, form: &Form, refusal: Refusal) -> Response {
     let nonce = Nonce::new();
     let page = {

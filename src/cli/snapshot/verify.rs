@@ -165,7 +165,7 @@ async fn open(root: &Root, manifest: &Manifest, cache: &Path) -> Result<Snapshot
     Snapshot::open(root, Some(manifest.number), cache).await
 }
 
-/// A folder in the cache, deleted on drop; `None` where the cache is full.
+/// A folder in the cache, deleted on drop; `None` where none can be made there.
 fn own_folder() -> Option<TempDir> {
     let cache = root::cache_dir().ok()?;
     make_private(&cache).ok()?;

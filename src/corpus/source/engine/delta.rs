@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use chrono::DateTime;
 use datafusion::prelude::SessionContext;
-use deltalake_core::DeltaTableError;
 use deltalake_core::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
 use deltalake_core::kernel::EagerSnapshot;
 use deltalake_core::kernel::transaction::TransactionError;
@@ -70,12 +69,12 @@ pub(super) async fn open(
         wrap_partition_values: false,
         ..DeltaScanConfig::new_from_session(&context.state())
     };
-    let scan = DeltaScanNext::new(snapshot, config).map_err(|cause| refused(&at, cause.into()))?;
+    let scan = DeltaScanNext::new(snapshot, config).map_err(|cause| refused(&at, cause))?;
     Ok((Engine { provider: Arc::new(scan), position: Some(position), changes }, input))
 }
 
 /// What is wrong with a table that cannot be read.
-fn refused(table: &str, cause: DeltaTableError) -> Error {
+fn refused(table: &str, cause: impl StdError + Send + Sync + 'static) -> Error {
     let lacks = features(&cause);
     if !lacks.is_empty() {
         return Error::unsupported(format!(
@@ -95,8 +94,8 @@ fn refused(table: &str, cause: DeltaTableError) -> Error {
 }
 
 /// The features that a table asks its readers for and that the engine does not have.
-fn features(cause: &DeltaTableError) -> Vec<String> {
-    let mut link: Option<&(dyn StdError + 'static)> = Some(cause);
+fn features(cause: &(dyn StdError + 'static)) -> Vec<String> {
+    let mut link = Some(cause);
     while let Some(error) = link {
         if let Some(TransactionError::UnsupportedTableFeatures(features)) = error.downcast_ref() {
             return features.iter().map(ToString::to_string).collect();
