@@ -10,7 +10,7 @@ use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::{
-    Case, Expr, ExprSchemable, LogicalPlan, Projection, Volatility, lit,
+    Case, Expr, ExprSchemable, LogicalPlan, Projection, Volatility, cast, lit,
 };
 use datafusion::prelude::{DataFrame, SessionContext};
 
@@ -125,7 +125,8 @@ fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static
     };
     let after =
         Case::new(None, vec![(Box::new(gone), Box::new(lit(0_i64)))], Some(Box::new(lit(1_i64))));
-    let order = version * lit(2_i64) + Expr::Case(after);
+    // Versions are unsigned, and a product of both kinds would be a decimal.
+    let order = cast(version, DataType::Int64) * lit(2_i64) + Expr::Case(after);
     let kept = projection.expr.iter().zip(fields).filter(|(_, field)| {
         !["deleted", "updated_at"].iter().chain(&OWN).any(|own| field.name() == own)
     });
