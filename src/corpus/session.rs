@@ -147,7 +147,7 @@ fn statement(sql: &str) -> std::result::Result<Statement, DataFusionError> {
 }
 
 /// An error of ours on its way through DataFusion.
-fn own(error: Error) -> DataFusionError {
+pub(super) fn own(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 

@@ -8,7 +8,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::error::Result as PlanResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::LexOrdering;
@@ -24,6 +24,7 @@ use super::groups::groups;
 use super::learn::{Complaint, TextTable};
 use super::own::{OwnColumns, OwnFiles};
 use crate::corpus::outcome::{Position, Rejections};
+use crate::corpus::session;
 use crate::error::Error;
 use crate::observe::{Event, Reporter};
 
@@ -202,7 +203,7 @@ impl SourceTable {
                 Ok(self.text_files(text, vec![file], places.to_vec())?.execute(task))
             }
             Files::Open | Files::Engine(_) => {
-                Err(foreign(Error::internal("a table without files has none to read")))
+                Err(session::own(Error::internal("a table without files has none to read")))
             }
         }
     }
@@ -265,10 +266,6 @@ impl SourceTable {
     }
 }
 
-fn foreign(error: Error) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
-}
-
 #[async_trait]
 impl TableProvider for SourceTable {
     fn schema(&self) -> SchemaRef {
@@ -299,7 +296,7 @@ impl TableProvider for SourceTable {
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         let all = || (0..self.schema.fields().len()).collect();
         let places: Vec<usize> = projection.cloned().unwrap_or_else(all);
-        self.check(&places).map_err(foreign)?;
+        self.check(&places).map_err(session::own)?;
         let partitions = state.config().target_partitions();
         let only = *self.only.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.files {
@@ -380,7 +377,7 @@ impl PartitionStream for TextFiles {
                     // Nobody reads on: the query has a limit, or has failed.
                     Ok(batches.blocking_send(Ok(batch)).is_ok())
                 };
-                if !text.read(at, &own, emit).await.map_err(foreign)? {
+                if !text.read(at, &own, emit).await.map_err(session::own)? {
                     break;
                 }
             }

@@ -19,7 +19,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use chrono::Utc;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::error::Result as PlanResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::LexOrdering;
@@ -34,7 +34,7 @@ use self::spool::Spool;
 use super::opened::Engine;
 use crate::corpus::options::{TableFormat, TableOptions};
 use crate::corpus::outcome::InputFile;
-use crate::corpus::session::BATCH_ROWS;
+use crate::corpus::session::{self, BATCH_ROWS};
 use crate::corpus::source::find::Finder;
 use crate::error::{Error, Result};
 
@@ -208,9 +208,9 @@ impl PartitionStream for Scan {
         let (sql, schema, sender) = (self.sql.clone(), Arc::clone(&self.schema), builder.tx());
         let (name, connection) = (self.name.clone(), Arc::clone(&self.connection));
         builder.spawn(async move {
-            let spool = Spool::new(name, &schema).map_err(foreign)?;
+            let spool = Spool::new(name, &schema).map_err(session::own)?;
             // Until all rows are on disk, and no longer: a reader of another table may wait for it, and this one for that.
-            let spool = connection.lock().await.read(&sql, spool).await.map_err(foreign)?;
+            let spool = connection.lock().await.read(&sql, spool).await.map_err(session::own)?;
             let reading = tokio::task::spawn_blocking(move || {
                 let mut emit = |batch: RecordBatch| Ok(sender.blocking_send(Ok(batch)).is_ok());
                 match schema.fields().is_empty() {
@@ -219,7 +219,7 @@ impl PartitionStream for Scan {
                 }
             });
             let read = reading.await.map_err(|e| Error::internal("reading rows").with_source(e));
-            read.and_then(|read| read).map_err(foreign)
+            read.and_then(|read| read).map_err(session::own)
         });
         builder.build()
     }
@@ -242,10 +242,6 @@ fn counted(
         rows -= some;
     }
     Ok(())
-}
-
-fn foreign(error: Error) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }
 
 #[cfg(test)]
