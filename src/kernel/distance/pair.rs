@@ -14,19 +14,22 @@ const OPENED: usize = 64;
 /// Where the rows differ in length.
 pub fn between(on: Instructions, element: Element, a: &[u8], b: &[u8]) -> f32 {
     assert_eq!(a.len(), b.len(), "rows of two lengths");
-    if element != Element::I8 {
-        return on.run(element, Between { element, a, b });
+    #[cfg(target_arch = "x86_64")]
+    if element == Element::I8 && on != Instructions::Portable {
+        // SAFETY: the rows are of one length, and all but `Portable` have AVX2.
+        return cosine(unsafe { super::x86::products(a, b) });
     }
-    let [both, first, second] = match on {
-        Instructions::Portable => products(a, b),
-        // SAFETY: the rows are of one length, and each of these has AVX2.
-        #[cfg(target_arch = "x86_64")]
-        _ => unsafe { super::x86::products(a, b) },
-    };
+    on.run(element, Between { element, a, b })
+}
+
+/// The distance by what [`products`] gives.
+#[inline(always)]
+fn cosine([both, first, second]: [i32; 3]) -> f32 {
     (1. - both as f32 * (inverse(first) * inverse(second))).max(0.)
 }
 
 /// The sums of the products of two rows of 8-bit integers, and of the squares of each, in one pass.
+#[inline(always)]
 fn products(a: &[u8], b: &[u8]) -> [i32; 3] {
     let mut sums = [0; 3];
     for (x, y) in a.iter().zip(b) {
@@ -55,7 +58,7 @@ impl Task for Between<'_> {
             Element::F32 => inner(a, b, f32::from_le_bytes),
             Element::F16 => inner(a, b, |two| f16::from_le_bytes(two).to_f32()),
             Element::Bf16 => inner(a, b, |two| bf16::from_le_bytes(two).to_f32()),
-            Element::I8 => 0., // `between` has done these
+            Element::I8 => cosine(products(a, b)),
             Element::B1 => {
                 let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
                 let words = a.0.iter().zip(b.0);
