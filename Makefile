@@ -145,6 +145,12 @@ test-cluster: check-tools ## Run pipelines on a Ballista cluster of processes th
 	SCALINGNOTE_CLUSTER_MODEL="$(abspath $(CACHE))/models/SmolLM2-135M-Instruct.Q4_1.gguf" \
 	$(PYTHON) tests/python/stores.py "$(STORES)" -- \
 		$(CARGO) test --release --features cluster --test it cluster:: -- --nocapture --test-threads=2
+	$(PYTHON) tests/python/machines.py "$(BIN)" "$(STORES)"
+
+# Network namespaces need root; where they cannot be made the test says so. A program with `cluster` runs a cluster on them too.
+.PHONY: test-machines
+test-machines: check-tools build ## Run on three machines (namespaces) that share a slow bucket, and cut each off for two minutes.
+	$(PYTHON) tests/python/machines.py "$(BIN)" "$(STORES)"
 
 # Damaged files, thoroughly: thousands of each kind.
 .PHONY: test-hostile
@@ -201,7 +207,7 @@ test-model: check-tools ## Search the interleavings of runs, tasks, publishers, 
 		$(CARGO) test --release --test it -- --nocapture --test-threads=1 model::
 
 .PHONY: test-all
-test-all: test test-wheel test-models test-airflow test-kubernetes test-alerts test-stores test-sources test-serve test-page test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
+test-all: test test-wheel test-models test-airflow test-kubernetes test-alerts test-stores test-machines test-sources test-serve test-page test-soak test-faults test-model test-hostile test-cluster ## Run every suite there is, the slow ones too.
 	$(MAKE) fuzz SECONDS=10
 
 # `cuda`, or `flash-attn` for the fused attention kernels too (hours of nvcc, once).
