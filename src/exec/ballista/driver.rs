@@ -192,7 +192,7 @@ impl Driver {
                 )));
             }
             watch.reporter.warn(format!("{lost}; submitting job {what} again"));
-            tokio::time::sleep(PAUSE).await;
+            watch.cancel.pause(PAUSE).await?;
         }
         Err(Error::internal("no job was submitted"))
     }

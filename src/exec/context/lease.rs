@@ -28,8 +28,7 @@ pub(crate) async fn take(ctx: &RunContext, run: &str, wait: Duration) -> Result<
             ctx.reporter.info(message.unwrap_or_default());
             told = true;
         }
-        ctx.cancel.check()?;
-        tokio::time::sleep(LOOK.min(wait.saturating_sub(started.elapsed()))).await;
+        ctx.cancel.pause(LOOK.min(wait.saturating_sub(started.elapsed()))).await?;
     }
 }
 

@@ -155,8 +155,7 @@ async fn execute(
             Err(error) if error.kind() == ErrorKind::Transient && attempt < attempts => {
                 let next = attempt + 1;
                 env.reporter.warn(format!("{error}; attempt {next} follows in {pause:?}"));
-                tokio::time::sleep(pause).await;
-                env.cancel.check()?;
+                env.cancel.pause(pause).await?;
                 pause *= 4;
             }
             outcome => return outcome,

@@ -55,16 +55,12 @@ impl<'a> Attempts<'a> {
     /// `failed` where it is not a transient failure or no attempt is left; Cancelled or Deadline.
     pub async fn again(&mut self, asked: Option<Duration>, failed: Error) -> Result<()> {
         let pause = self.pause(asked, self.started.elapsed(), failed)?;
-        let until = Instant::now() + pause;
-        loop {
-            if let Some(cancel) = self.cancel {
-                cancel.check()?;
+        match self.cancel {
+            Some(cancel) => cancel.pause(pause).await,
+            None => {
+                tokio::time::sleep(pause).await;
+                Ok(())
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            tokio::time::sleep(left.min(Duration::from_millis(100))).await;
         }
     }
 
