@@ -8,6 +8,7 @@ use arrow::datatypes::Schema;
 use futures::{StreamExt, TryStreamExt};
 use rayon::prelude::*;
 
+use super::cache::sweep;
 use super::fetch::Files;
 use super::ids::Stored;
 use super::passing::Passing;
@@ -64,13 +65,18 @@ impl std::fmt::Debug for Snapshot {
 
 impl Snapshot {
     /// Opens snapshot `number`, or the newest. Every file is hashed. Those of a root that is not a local folder are
-    /// downloaded into `cache` (what is there already is used again); those of a local root are mapped where they are,
+    /// downloaded into `cache` (what is there already is used again, what was not for a week is removed); those of a local root are mapped where they are,
     /// and must not be changed by anybody while the snapshot is open.
     ///
     /// # Errors
     /// NotFound where there is no such snapshot or a file is gone; Corrupt where a file is not what the manifest
     /// says or the files of a shard do not belong together.
     pub async fn open(root: &Root, number: Option<u64>, cache: &Path) -> Result<Self> {
+        if root.local_folder().is_none() {
+            let cache = cache.to_owned();
+            // What is left behind is swept the next time.
+            let _ = tokio::task::spawn_blocking(move || sweep(&cache)).await;
+        }
         let manifest = match number {
             Some(number) => read(root, number).await?,
             None => newest(root).await?.ok_or_else(|| {

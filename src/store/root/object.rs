@@ -39,6 +39,12 @@ impl FileRef {
         let name = self.path.rsplit('/').next().unwrap_or("object");
         format!("{}-{name}", self.sha256.short())
     }
+
+    /// Whether [`FileRef::cached_name`] gives such names.
+    pub fn is_cached_name(name: &str) -> bool {
+        let hash = name.split('-').next().unwrap_or_default();
+        hash.len() == 16 && hash.len() < name.len() && hash.bytes().all(|b| b.is_ascii_hexdigit())
+    }
 }
 
 /// One row of a listing.

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -98,7 +99,7 @@ impl Root {
     }
 
     /// A file in `cache` with the bytes of `file`, size and SHA-256 checked; one that is there already is used again
-    /// while both still fit. Nothing that happens to the root later changes it. A local object is copied by the system:
+    /// while both still fit, and its time of change says so. Nothing that happens to the root later changes it. A local object is copied by the system:
     /// a file system that shares blocks between copies (Btrfs, XFS) takes no room for it.
     ///
     /// # Errors
@@ -108,7 +109,7 @@ impl Root {
         let target = cache.join(file.cached_name());
         let shown = target.display().to_string();
         let (expected, reused) = (file.clone(), target.clone());
-        let fits = blocking(move || Ok::<_, std::io::Error>(is_intact(&reused, &expected)))
+        let fits = blocking(move || Ok::<_, std::io::Error>(is_reusable(&reused, &expected)))
             .await
             .unwrap_or(false);
         if !fits {
@@ -193,6 +194,16 @@ impl Root {
 
 fn not_cached(cache: &Path, cause: std::io::Error) -> Error {
     Error::io(cause, format!("cannot write the cache {}", cache.display()))
+}
+
+/// Whether a file of the cache is as it should be. It counts as used now, before anything else looks at how old it is.
+fn is_reusable(path: &Path, expected: &FileRef) -> bool {
+    let used = std::fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    match used {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => false,
+        // Also where the time cannot be set: it is fetched again after a week then.
+        _ => is_intact(path, expected),
+    }
 }
 
 fn is_intact(path: &Path, expected: &FileRef) -> bool {
