@@ -242,6 +242,12 @@ impl RetrievalSet {
         Ok(set)
     }
 
+    /// Leaves the queries that have a judgement.
+    pub fn keep_judged(&mut self) {
+        let Self { queries, qrels, .. } = self;
+        queries.retain(|query| qrels.contains_key(&query.id));
+    }
+
     /// Position of every document by id.
     pub fn positions(&self) -> HashMap<&str, usize> {
         self.documents.iter().enumerate().map(|(at, d)| (d.id.as_str(), at)).collect()

@@ -139,8 +139,7 @@ fn open(options: &EvaluateOptions, strict: bool) -> Result<RetrievalSet> {
             folder.display()
         )));
     }
-    let RetrievalSet { queries, qrels, .. } = &mut set;
-    queries.retain(|query| qrels.contains_key(&query.id));
+    set.keep_judged();
     Ok(set)
 }
 

@@ -100,10 +100,9 @@ impl Judged {
             ignore_identical_ids: options.ignore_identical_ids,
             ..RetrievalSetOptions::new(folder)
         })?;
-        let RetrievalSet { queries, qrels, .. } = &mut set;
-        queries.retain(|query| qrels.contains_key(&query.id));
-        queries.sort_by(|a, b| a.id.cmp(&b.id));
-        let count = queries.len();
+        set.keep_judged();
+        set.queries.sort_by(|a, b| a.id.cmp(&b.id));
+        let count = set.queries.len();
         if count > MOST {
             return Err(Error::config(format!(
                 "{} judges {count} queries, and at most {MOST} are asked of every build: take a sample of them",

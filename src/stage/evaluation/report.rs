@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EvaluationReport {
-    /// Name of the judged set; absent, with the next four, where there is none.
+    /// Name of the judged set; null where there is none, and the next four say nothing then.
     pub set: Option<String>,
     /// Its queries.
     pub queries: u64,
@@ -19,7 +19,7 @@ pub struct EvaluationReport {
     pub relevant: u64,
     /// Those of them that are not in the snapshot: they count as not found.
     pub missing: u64,
-    /// Against the newest snapshot, query by query; absent where there is none or it could not be asked.
+    /// Against the newest snapshot, query by query; null where there is none or it could not be asked.
     pub against: Option<Against>,
     /// How many first hits are other notes than the newest snapshot's; measured where the tower of notes or queries is
     /// another.
