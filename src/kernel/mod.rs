@@ -7,6 +7,7 @@
 //! - `inference`: what a tower does between its products.
 //! - `training`: operations and their gradients.
 //! - `product`: products of any two matrices; `rows`: sums over rows; `window`: which keys attention sees.
+//! - `rotation`: a fixed pseudo-random rotation.
 //! - [`distance`]: one query against stored codes; [`graph`]: search in a graph over them.
 
 #![warn(missing_docs)]
@@ -21,6 +22,7 @@ mod lanes;
 mod packed;
 mod prefetch;
 mod product;
+mod rotation;
 mod rows;
 mod simd;
 mod training;
@@ -40,6 +42,7 @@ pub use self::packed::{
 };
 pub use self::prefetch::prefetch;
 pub use self::product::{Target, View, product};
+pub use self::rotation::Rotation;
 pub use self::rows::{add_columns, add_to, dot, dot_f16, mean};
 pub use self::simd::Isa;
 pub use self::training::{Angles, Head, Norm, adam, add_outer, copy_rows, gelu, rms_norm, swiglu};

@@ -11,6 +11,8 @@ pub enum Measure {
     Cosine,
     /// Bits that differ: the sum.
     Hamming,
+    /// Integers of the query where the row has a bit: a line of the sum.
+    Signs,
 }
 
 /// A row is taken `ROW` bytes at a time, the prepared query `QUERY`.
@@ -26,7 +28,7 @@ pub trait Lane: Copy {
     const QUERY: usize;
     /// Whether a step beyond a row's end must be cut: false where the query's zeros make it vanish.
     const CUT: bool;
-    /// What every element of a row is raised by before it is multiplied.
+    /// What every element of a row is raised by before it is multiplied: so many of the query's sums a sum starts below 0.
     const OFFSET: i32;
     /// What the total means.
     const MEASURE: Measure;
@@ -147,4 +149,16 @@ lane! {
     cut(row: u64, mask: u64) -> u64 = row & mask;
     add(sum: u32, query: u64, row: u64) -> u32 = sum + (query ^ row).count_ones();
     total(sum: u32) -> f32 = sum as f32;
+}
+
+lane! {
+    /// Bits that choose among 8-bit integers of the query, eight at a time.
+    PortableSigns: u8, [i8; 8], i32, steps 1 8, cut false, offset 0, Signs;
+    sum(start: i32) -> i32 = start;
+    row(from: *const u8) -> u8 = *from;
+    query(from: *const u8) -> [i8; 8] = from.cast::<[i8; 8]>().read_unaligned();
+    cut(row: u8, mask: u8) -> u8 = row & mask;
+    add(sum: i32, query: [i8; 8], row: u8) -> i32 =
+        (0..8).fold(sum, |sum, at| sum + i32::from(query[at]) * i32::from(row >> at & 1));
+    total(sum: i32) -> f32 = sum as f32;
 }

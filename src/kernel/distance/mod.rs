@@ -13,6 +13,7 @@
 //! | [`Element::F32`], [`Element::F16`], [`Element::Bf16`] | a unit vector | 1 - inner product |
 //! | [`Element::I8`] | whole numbers, any length | 1 - cosine, from one integer product and [`inverse_lengths`] |
 //! | [`Element::B1`] | bits, the first in the lowest of the first byte | bits that differ |
+//! | [`Element::Signs`] | the same bits, set where a number is above 0 | [`Query::set_signs`] says it |
 //!
 //! Rows are laid out as in a usearch file: `row_bytes` each, no padding, no alignment; behind the last one at least
 //! [`SLACK`] bytes must be readable, because vectors are loaded whole. Integer distances are the same on every
@@ -49,6 +50,8 @@ pub enum Element {
     I8,
     /// Bits.
     B1,
+    /// Bits that are signs, against a query of 8-bit integers.
+    Signs,
 }
 
 impl Element {
@@ -58,7 +61,7 @@ impl Element {
             Self::F32 => 4 * dimensions,
             Self::F16 | Self::Bf16 => 2 * dimensions,
             Self::I8 => dimensions,
-            Self::B1 => dimensions.div_ceil(8),
+            Self::B1 | Self::Signs => dimensions.div_ceil(8),
         }
     }
 }
@@ -76,8 +79,8 @@ pub struct Codes<'a> {
 
 impl<'a> Codes<'a> {
     /// `rows` rows from the first of `bytes` on, and [`SLACK`] bytes more; `inverse` holds one over the length of each
-    /// row for [`Element::I8`] and nothing otherwise. `None` where the sizes do not fit, or for over 65,536 integers a
-    /// row.
+    /// row for [`Element::I8`] and nothing otherwise. `None` where the sizes do not fit, or for sums of over 65,536
+    /// integers.
     pub fn new(
         element: Element,
         dimensions: usize,
@@ -88,7 +91,7 @@ impl<'a> Codes<'a> {
         let row_bytes = element.row_bytes(dimensions);
         let needed = rows.checked_mul(row_bytes)?.checked_add(SLACK)?;
         let lengths = if element == Element::I8 { rows } else { 0 };
-        let sums = element != Element::I8 || dimensions <= MOST_INTEGERS;
+        let sums = !matches!(element, Element::I8 | Element::Signs) || dimensions <= MOST_INTEGERS;
         (sums && dimensions > 0 && needed <= bytes.len() && lengths == inverse.len())
             .then_some(Self { element, dimensions, rows, row_bytes, bytes, inverse })
     }
@@ -146,14 +149,17 @@ fn inverse(squares: i32) -> f32 {
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     prepared: Vec<u8>,
-    /// Sum of the 8-bit integers.
+    /// Sum of the 8-bit integers; for signs of the sizes of those below 0.
     sum: i32,
     /// One over the length of the 8-bit integers.
     inverse: f32,
+    /// The distance of a row without bits, and how much nearer each unit of the sum is.
+    line: (f32, f32),
 }
 
 impl Query {
-    /// Takes the bytes of a row of this form as the query. 8-bit integers lie within -127..=127.
+    /// Takes the bytes of a row of this form as the query. 8-bit integers lie within -127..=127; of signs those that
+    /// differ are counted.
     ///
     /// # Panics
     /// Where `row` has another length than a row of so many dimensions.
@@ -165,6 +171,11 @@ impl Query {
             halves.for_each(|bits| to.extend_from_slice(&f(bits).to_ne_bytes()));
         };
         match element {
+            Element::Signs => {
+                let sign = |at: usize| f32::from(row[at / 8] >> (at % 8) & 1) * 2. - 1.;
+                let signs: Vec<f32> = (0..dimensions).map(sign).collect();
+                return self.set_signs(&signs, dimensions as f32 / 2., 0.5);
+            }
             Element::F16 => floats(|bits| f16::from_bits(bits).to_f32(), &mut self.prepared),
             Element::Bf16 => floats(|bits| bf16::from_bits(bits).to_f32(), &mut self.prepared),
             Element::F32 | Element::I8 | Element::B1 => self.prepared.extend_from_slice(row),
@@ -174,6 +185,25 @@ impl Query {
             self.sum = row.iter().map(|x| i32::from(*x as i8)).sum();
             self.inverse = inverse_length(row);
         }
+    }
+
+    /// Takes numbers to multiply with rows of [`Element::Signs`]: the distance of a row with signs `s` (1 where its bit is
+    /// set, -1 elsewhere) is `start - scale * (values . s)`, with the values rounded to 255 levels.
+    pub fn set_signs(&mut self, values: &[f32], start: f32, scale: f32) {
+        let peak = values.iter().fold(0f32, |peak, x| peak.max(x.abs()));
+        let level = if peak > 0. { peak / 127. } else { 1. };
+        self.prepared.clear();
+        let (mut sum, mut below) = (0, 0);
+        self.prepared.extend(values.iter().map(|x| {
+            let rounded = (x / level).round_ties_even() as i8;
+            sum += i32::from(rounded);
+            below -= i32::from(rounded.min(0));
+            rounded as u8
+        }));
+        self.prepared.resize(self.prepared.len().next_multiple_of(64), 0);
+        (self.sum, self.inverse) = (below, 0.);
+        // values . s is twice the sum over set bits, less the sum of all.
+        self.line = (start + scale * level * sum as f32, 2. * scale * level);
     }
 }
 
@@ -231,7 +261,7 @@ impl Instructions {
     pub(super) fn run<T: Task>(self, element: Element, task: T) -> T::Output {
         #[cfg(target_arch = "x86_64")]
         macro_rules! enter {
-            ($features:literal, $f32:ident $f16:ident $bf16:ident $i8:ident $b1:ident) => {{
+            ($features:literal, $f32:ident $f16:ident $bf16:ident $i8:ident $b1:ident $signs:ident) => {{
                 #[target_feature(enable = $features)]
                 fn enter<L: Lane, T: Task>(task: T) -> T::Output {
                     task.run::<L>()
@@ -244,6 +274,7 @@ impl Instructions {
                         Element::Bf16 => enter::<x86::$bf16, T>(task),
                         Element::I8 => enter::<x86::$i8, T>(task),
                         Element::B1 => enter::<$b1, T>(task),
+                        Element::Signs => enter::<x86::$signs, T>(task),
                     }
                 }
             }};
@@ -254,17 +285,17 @@ impl Instructions {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => enter!(
                 "avx512f,avx512bw,avx512vnni,avx512vpopcntdq,avx2,fma,f16c,popcnt",
-                Avx512F32 Avx512F16 Avx512Bf16 Avx512I8 Avx512B1
+                Avx512F32 Avx512F16 Avx512Bf16 Avx512I8 Avx512B1 Avx512Signs
             ),
             #[cfg(target_arch = "x86_64")]
             Self::AvxVnni => enter!(
                 "avxvnni,avx2,fma,f16c,popcnt",
-                Avx2F32 Avx2F16 Avx2Bf16 AvxVnniI8 PortableB1
+                Avx2F32 Avx2F16 Avx2Bf16 AvxVnniI8 PortableB1 Avx2Signs
             ),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => enter!(
                 "avx2,fma,f16c,popcnt",
-                Avx2F32 Avx2F16 Avx2Bf16 Avx2I8 PortableB1
+                Avx2F32 Avx2F16 Avx2Bf16 Avx2I8 PortableB1 Avx2Signs
             ),
             Self::Portable => match element {
                 Element::F32 => task.run::<lane::PortableF32>(),
@@ -272,6 +303,7 @@ impl Instructions {
                 Element::Bf16 => task.run::<lane::PortableBf16>(),
                 Element::I8 => task.run::<lane::PortableI8>(),
                 Element::B1 => task.run::<lane::PortableB1>(),
+                Element::Signs => task.run::<lane::PortableSigns>(),
             },
         }
     }
@@ -310,6 +342,7 @@ impl<'a> Far<'a> {
         let each = match codes.element {
             Element::F32 | Element::F16 | Element::Bf16 => 4 * codes.dimensions,
             Element::I8 | Element::B1 => codes.row_bytes,
+            Element::Signs => codes.dimensions,
         };
         assert_eq!(query.prepared.len(), each.next_multiple_of(64), "a query of another form");
         Self { codes, query }
@@ -351,6 +384,7 @@ impl<'a> Far<'a> {
                 (1. - sum * inverse).max(0.)
             }
             Measure::Hamming => sum,
+            Measure::Signs => self.query.line.0 - self.query.line.1 * sum,
         }
     }
 

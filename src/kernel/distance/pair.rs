@@ -59,7 +59,7 @@ impl Task for Between<'_> {
             Element::F16 => inner(a, b, |two| f16::from_le_bytes(two).to_f32()),
             Element::Bf16 => inner(a, b, |two| bf16::from_le_bytes(two).to_f32()),
             Element::I8 => cosine(products(a, b)),
-            Element::B1 => {
+            Element::B1 | Element::Signs => {
                 let (a, b) = (a.as_chunks::<8>(), b.as_chunks::<8>());
                 let words = a.0.iter().zip(b.0);
                 let apart = |(x, y): (&[u8; 8], &[u8; 8])| {

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ELEMENTS: [Element; 5] =
-    [Element::F32, Element::F16, Element::Bf16, Element::I8, Element::B1];
+const ELEMENTS: [Element; 6] =
+    [Element::F32, Element::F16, Element::Bf16, Element::I8, Element::B1, Element::Signs];
 
 /// The same distance in f64, element by element.
 fn reference(element: Element, dimensions: usize, a: &[u8], b: &[u8]) -> f64 {
@@ -18,7 +18,7 @@ fn reference(element: Element, dimensions: usize, a: &[u8], b: &[u8]) -> f64 {
             Element::F16 => f16::from_bits(two(row)).to_f64(),
             Element::Bf16 => bf16::from_bits(two(row)).to_f64(),
             Element::I8 => f64::from(row[at] as i8),
-            Element::B1 => f64::from(row[at / 8] >> (at % 8) & 1),
+            Element::B1 | Element::Signs => f64::from(row[at / 8] >> (at % 8) & 1),
         }
     };
     let dot =
@@ -29,7 +29,7 @@ fn reference(element: Element, dimensions: usize, a: &[u8], b: &[u8]) -> f64 {
             let lengths = (dot(a, a) * dot(b, b)).sqrt();
             if lengths == 0. { 1. } else { (1. - dot(a, b) / lengths).max(0.) }
         }
-        Element::B1 => dot(a, a) + dot(b, b) - 2. * dot(a, b),
+        Element::B1 | Element::Signs => dot(a, a) + dot(b, b) - 2. * dot(a, b),
     }
 }
 
@@ -41,7 +41,7 @@ fn rows(element: Element, dimensions: usize, random: &[u8], count: usize) -> Vec
     for _ in 0..count {
         match element {
             Element::I8 => bytes.extend((0..dimensions).map(|_| next())),
-            Element::B1 => {
+            Element::B1 | Element::Signs => {
                 let row = bytes.len();
                 bytes.extend((0..dimensions.div_ceil(8)).map(|_| next()));
                 if !dimensions.is_multiple_of(8) {
@@ -89,8 +89,9 @@ fn check(element: Element, dimensions: usize, random: &[u8], shift: usize) {
         distances(on, codes, &query, &slots, &mut out);
         for (slot, found) in slots.iter().zip(out) {
             let expected = reference(element, dimensions, &asked, codes.row(*slot));
-            // f32 sums of `dimensions` products below 1.
-            let most = 2e-7 * (dimensions as f64 + 8.);
+            // f32 sums of `dimensions` products below 1; signs as a line of a whole number.
+            let each = if element == Element::Signs { 1e-6 } else { 2e-7 };
+            let most = each * (dimensions as f64 + 8.);
             assert!(
                 (f64::from(found) - expected).abs() <= most,
                 "{on:?} {element:?} x {dimensions}, slot {slot}: {found}, not {expected}"
@@ -101,11 +102,41 @@ fn check(element: Element, dimensions: usize, random: &[u8], shift: usize) {
                 "{on:?} {element:?} x {dimensions}, slot {slot}: {unprepared}, not {expected}"
             );
         }
-        if matches!(element, Element::I8 | Element::B1) {
+        if matches!(element, Element::I8 | Element::B1 | Element::Signs) {
             exact.push(out);
         }
     }
     assert!(exact.windows(2).all(|two| two[0] == two[1]), "integers are the same everywhere");
+}
+
+/// Numbers against signs: every instruction set, and the sum that it stands for.
+fn check_signs(dimensions: usize, random: &[u8], shift: usize) {
+    let mut bytes = vec![0xff; shift];
+    bytes.extend(rows(Element::Signs, dimensions, random, 7));
+    bytes.extend([0xff; SLACK]);
+    let codes = Codes::new(Element::Signs, dimensions, 7, &bytes[shift..], &[]).unwrap();
+    // The first makes all of them whole levels, so that nothing is rounded.
+    let level = |at: usize| f32::from((random[at % random.len()] as i8).max(-127));
+    let mut values: Vec<f32> = (0..dimensions).map(|at| level(at) / 254.).collect();
+    values[0] = 0.5;
+    let mut query = Query::default();
+    query.set_signs(&values, 0.25, 0.01);
+    let slots = [6, 0, 3, 3, 5, 1, 2];
+    let all = Instructions::available().into_iter().map(|on| {
+        let mut out = [f32::NAN; 7];
+        distances(on, codes, &query, &slots, &mut out);
+        out
+    });
+    let all: Vec<_> = all.collect();
+    assert!(all.windows(2).all(|two| two[0] == two[1]), "{dimensions}: {all:?}");
+    for (slot, found) in slots.into_iter().zip(all[0]) {
+        let row = codes.row(slot);
+        let sign = |at: usize| f64::from(row[at / 8] >> (at % 8) & 1) * 2. - 1.;
+        let product: f64 = (0..dimensions).map(|at| f64::from(values[at]) * sign(at)).sum();
+        let expected = 0.25 - 0.01 * product;
+        let most = 1e-5 * (1. + expected.abs());
+        assert!((f64::from(found) - expected).abs() < most, "{dimensions}: {found}, {expected}");
+    }
 }
 
 proptest! {
@@ -120,6 +151,7 @@ proptest! {
         for element in ELEMENTS {
             check(element, dimensions, &random, shift);
         }
+        check_signs(dimensions, &random, shift);
     }
 }
 
@@ -128,6 +160,7 @@ fn the_largest_integers_do_not_overflow() {
     for byte in [127u8, 129, 128] {
         for dimensions in [31, 64, 1_000, 8_192] {
             check(Element::I8, dimensions, &[byte], 0);
+            check_signs(dimensions, &[byte], 0);
         }
     }
 }

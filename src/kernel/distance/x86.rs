@@ -71,6 +71,19 @@ lane! {
     totals(sums: [__m512i; 4]) -> [f32; 4] = totals_epi32(sums.map(|sum| half_epi32(sum)));
 }
 
+lane! {
+    /// Bits that choose among 8-bit integers, by a mask register and AVX-512 VNNI.
+    Avx512Signs: u64, __m512i, __m512i, steps 8 64, cut false, offset 0, Signs;
+    sum(start: i32) -> __m512i = _mm512_zextsi128_si512(_mm_cvtsi32_si128(start));
+    row(from: *const u8) -> u64 = from.cast::<u64>().read_unaligned();
+    query(from: *const u8) -> __m512i = _mm512_loadu_si512(from.cast());
+    cut(row: u64, mask: u64) -> u64 = row & mask;
+    add(sum: __m512i, query: __m512i, row: u64) -> __m512i =
+        _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_maskz_mov_epi8(row, query));
+    total(sum: __m512i) -> f32 = total_epi32(half_epi32(sum));
+    totals(sums: [__m512i; 4]) -> [f32; 4] = totals_epi32(sums.map(|sum| half_epi32(sum)));
+}
+
 /// The sums of the products of two rows of 8-bit integers, and of the squares of each, in one pass.
 ///
 /// # Safety
@@ -251,4 +264,40 @@ lane! {
     };
     total(sum: __m256i) -> f32 = total_epi32(sum);
     totals(sums: [__m256i; 4]) -> [f32; 4] = totals_epi32(sums);
+}
+
+lane! {
+    /// Bits that choose among 8-bit integers: every byte of a vector compares its own bit with the one that the sign of
+    /// its number asks for, and sizes are added up where they agree. That is the sum over set bits plus the sizes of all
+    /// numbers below 0, which the sum starts below 0 by.
+    Avx2Signs: __m256i, [__m256i; 2], __m256i, steps 4 32, cut false, offset 1, Signs;
+    sum(start: i32) -> __m256i = _mm256_zextsi128_si256(_mm_cvtsi32_si128(start));
+    row(from: *const u8) -> __m256i = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+    query(from: *const u8) -> [__m256i; 2] = {
+        let numbers = _mm256_loadu_si256(from.cast());
+        let above = _mm256_cmpgt_epi8(numbers, _mm256_setzero_si256());
+        [_mm256_and_si256(above, own_bits()), _mm256_abs_epi8(numbers)]
+    };
+    cut(row: __m256i, mask: __m256i) -> __m256i = _mm256_and_si256(row, mask);
+    add(sum: __m256i, query: [__m256i; 2], row: __m256i) -> __m256i = {
+        let [wanted, sizes] = query;
+        let byte = _mm256_setr_epi64x(
+            0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303,
+        );
+        let found = _mm256_and_si256(_mm256_shuffle_epi8(row, byte), own_bits());
+        let agreed = _mm256_and_si256(_mm256_cmpeq_epi8(found, wanted), sizes);
+        _mm256_add_epi32(sum, _mm256_sad_epu8(agreed, _mm256_setzero_si256()))
+    };
+    total(sum: __m256i) -> f32 = total_epi32(sum);
+    totals(sums: [__m256i; 4]) -> [f32; 4] = totals_epi32(sums);
+}
+
+/// In every byte of eight the bit that stands for it.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn own_bits() -> __m256i {
+    // SAFETY: the caller vouches for the instruction set.
+    unsafe { _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64) }
 }

@@ -40,7 +40,7 @@ fn encoded(element: Element, row: &[f32]) -> Vec<u8> {
         Element::F16 => row.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
         Element::Bf16 => row.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
         Element::I8 => row.iter().map(|x| (x * 127.) as i8 as u8).collect(),
-        Element::B1 => row
+        Element::B1 | Element::Signs => row
             .chunks(8)
             .map(|eight| {
                 let bits = eight.iter().enumerate();
