@@ -11,7 +11,10 @@
 //! 16, expansion 128 while building, rows in the order of hashed keys, seconds of the processor. `--shards` adds by the clock
 //! two halves one after the other and on two threads, which needs a quiet machine.
 
-use std::path::{Path, PathBuf};
+#[path = "vectors.rs"]
+mod vectors;
+
+use std::path::PathBuf;
 use std::time::Instant;
 
 use scalingnote::index::{
@@ -22,18 +25,10 @@ use scalingnote_kernel::distance::Element;
 use scalingnote_kernel::graph::{GraphBuilder, Shape};
 use serde_json::{Value, json};
 
-type Failure = Box<dyn std::error::Error>;
+use self::vectors::{Data, Failure, cpu_seconds, mix};
 
 /// Candidates while searching.
 const EXPANSIONS: [usize; 4] = [32, 64, 128, 256];
-
-struct Data {
-    keys: Vec<u64>,
-    base: Embeddings,
-    queries: Embeddings,
-    /// Per query the keys of the ten nearest.
-    truth: Vec<Vec<u64>>,
-}
 
 fn main() -> Result<(), Failure> {
     let (mut folder, mut made) = (None, None);
@@ -54,7 +49,7 @@ fn main() -> Result<(), Failure> {
     }
     let data = match (made, folder) {
         (Some((rows, dimensions)), _) => around_centres(rows, dimensions)?,
-        (None, Some(folder)) => load(&folder, rows)?,
+        (None, Some(folder)) => Data::load(&folder, rows)?,
         (None, None) => return Err("a folder or --made is missing".into()),
     };
     let options = IndexOptions { builder: Builder::Scalingnote, ..IndexOptions::default() };
@@ -67,59 +62,12 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Seconds of processor time that this process has used.
-fn cpu_seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a timespec that the call may write to.
-    let failed = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    assert_eq!(failed, 0, "the processor clock exists on every system that this bench runs on");
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
 /// A field of Linux's account of this process, in bytes; 0 elsewhere.
 fn status(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
     kib.unwrap_or(0u64) * 1024
-}
-
-/// SplitMix64: keys like the hashes that the pipeline uses.
-fn mix(seed: u64) -> u64 {
-    let x = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-fn texmex(path: &Path, most: usize) -> Result<(usize, Vec<[u8; 4]>), Failure> {
-    let bytes = std::fs::read(path)?;
-    let width = i32::from_le_bytes(bytes[..4].try_into()?) as usize;
-    let rows = bytes.chunks_exact(4 * (width + 1)).take(most);
-    let values = rows.flat_map(|row| row[4..].chunks_exact(4).map(|x| [x[0], x[1], x[2], x[3]]));
-    Ok((width, values.collect()))
-}
-
-fn fvecs(path: &Path, most: usize) -> Result<Embeddings, Failure> {
-    let (width, values) = texmex(path, most)?;
-    Ok(Embeddings::from_vec(width, values.into_iter().map(f32::from_le_bytes).collect())?)
-}
-
-fn load(folder: &Path, rows: usize) -> Result<Data, Failure> {
-    let base = fvecs(&folder.join("base.fvecs"), rows)?;
-    let queries = fvecs(&folder.join("query.fvecs"), usize::MAX)?;
-    let mut order: Vec<usize> = (0..base.len()).collect();
-    order.sort_unstable_by_key(|row| mix(*row as u64));
-    let keys = order.iter().map(|row| mix(*row as u64)).collect();
-    let mut sorted = Embeddings::with_capacity(base.dimensions(), base.len());
-    order.iter().for_each(|row| sorted.push(base.row(*row)));
-    let (width, truth) = texmex(&folder.join("groundtruth.ivecs"), usize::MAX)?;
-    let truth = truth.chunks_exact(width).map(|row| {
-        let rows = row[..10].iter().map(|row| i32::from_le_bytes(*row) as usize);
-        rows.filter(|row| *row < base.len()).map(|row| mix(row as u64)).collect()
-    });
-    let truth = truth.collect();
-    Ok(Data { keys, base: sorted, queries, truth })
 }
 
 /// Vectors around one centre in a thousand rows, and no queries.
@@ -207,14 +155,12 @@ fn one(data: &Data, options: &IndexOptions, calibration: &Calibration) -> Result
             ..options.clone()
         };
         let shard = ShardIndex::open(&index, &sidecar, &options, calibration)?;
-        let (mut hits, mut wanted) = (0, 0);
-        for (query, truth) in data.queries.rows().zip(&data.truth) {
-            let found = shard.search(query, 10)?;
-            hits += found.iter().filter(|hit| truth.contains(&hit.key)).count();
-            wanted += truth.len();
-        }
-        if wanted > 0 {
-            recall.insert(expansion.to_string(), (hits as f64 / wanted as f64).into());
+        let search = |query| -> Result<Vec<u64>, Failure> {
+            Ok(shard.search(query, 10)?.iter().map(|hit| hit.key).collect())
+        };
+        let found: Vec<Vec<u64>> = data.queries.rows().map(search).collect::<Result<_, _>>()?;
+        if !found.is_empty() {
+            recall.insert(expansion.to_string(), data.recall(&found).into());
         }
     }
     Ok(json!({

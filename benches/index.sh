@@ -1,5 +1,6 @@
 #!/bin/sh
-# Our index shards beside usearch, hnswlib and faiss at equal parameters, one thread each, in turns: a table per set.
+# Our index shards beside usearch, hnswlib and faiss at equal parameters, one thread each, in turns: a table per set, and
+# one of what each of our element types keeps in memory.
 #
 #   benches/index.sh [FOLDER with base.fvecs, query.fvecs, groundtruth.ivecs]...
 #
@@ -24,9 +25,13 @@ if ! "$python" -c 'import usearch, hnswlib, faiss, numpy, pyarrow' 2>/dev/null; 
     python3 -m venv "$peers"
     "$peers/bin/pip" install --quiet 'usearch==2.26.*' hnswlib faiss-cpu numpy pyarrow
 fi
-cargo build --quiet --release --bench index --bin scalingnote
-bench=$(cargo build --quiet --release --bench index --message-format json |
-    sed -n 's/.*"executable":"\([^"]*index-[^"]*\)".*/\1/p')
+cargo build --quiet --release --bench index --bench resident --bin scalingnote
+built() { # the bench of a name
+    cargo build --quiet --release --bench "$1" --message-format json |
+        sed -n 's/.*"executable":"\([^"]*'"$1"'-[^"]*\)".*/\1/p'
+}
+bench=$(built index)
+resident=$(built resident)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 STEP_SECONDS=${STEP_SECONDS:-1800}
@@ -54,6 +59,8 @@ for folder in "$@"; do
     echo "## $name"
     "$python" benches/index_peers.py table "$work" "$name"
     if [ -n "${CHART:-}" ]; then "$python" benches/index_peers.py chart "$work" "$name" "$CHART/index-$name.svg"; fi
+    step "$name.resident" $pin "$resident" "$folder"
+    if [ -f "$work/$name.resident" ]; then cat "$work/$name.resident"; fi
     if [ -n "${ONLY:-}" ]; then continue; fi
     step "$name.orders" $pin "$bench" "$folder" --orders
     if [ -f "$work/$name.orders" ]; then cat "$work/$name.orders"; fi

@@ -223,10 +223,13 @@ fn index(pipeline: &Pipeline, check: &mut Check<'_>) {
         "index.memory_limit_mib",
         "must be at least 64; leave it out for 80% of what is free",
     );
-    if index.quantization == crate::index::Quantization::B1
+    if index.quantization.is_of_bits()
         && pipeline.tower.dimensions.is_some_and(|dimensions| dimensions % 8 != 0)
     {
-        check.bad("index.quantization", "is `b1`, which needs `tower.dimensions` divisible by 8");
+        check.bad(
+            "index.quantization",
+            "is `b1` or `b1r`, which need `tower.dimensions` divisible by 8",
+        );
     }
 }
 
@@ -391,9 +394,9 @@ fn next(pipeline: &Pipeline, check: &mut Check<'_>) {
         "must be at least 1; leave it out to use the time until the deadline",
     );
     check.require(
-        pipeline.index.quantization != crate::index::Quantization::B1
+        !pipeline.index.quantization.is_of_bits()
             || next.tower.dimensions.is_none_or(|dimensions| dimensions % 8 == 0),
         "next.tower.dimensions",
-        "must be divisible by 8 with `index.quantization` = `b1`",
+        "must be divisible by 8 with `index.quantization` = `b1` or `b1r`",
     );
 }

@@ -50,6 +50,14 @@ pub fn estimate_memory(vectors: u64, dimensions: u32, options: &IndexOptions) ->
         // Two pointers and two 16-byte slots of its key table.
         Builder::Usearch => 16 + 32,
     };
+    // Codes that the graph is linked by, where they are not those of the file.
+    let linked = options.quantization.linked();
+    let tables = match options.builder {
+        Builder::Scalingnote if linked != options.quantization => {
+            tables + linked.element().row_bytes(dimensions as usize) as u64 + 4
+        }
+        _ => tables,
+    };
     // The table of duplicates.
     let tables = tables + 32;
     let each = 4 * u64::from(dimensions) + tables;
@@ -70,7 +78,7 @@ fn bytes_per_vector(dimensions: u32, options: &IndexOptions) -> u64 {
         Quantization::F32 => 32,
         Quantization::F16 | Quantization::Bf16 => 16,
         Quantization::I8 => 8,
-        Quantization::B1 => 1,
+        Quantization::B1 | Quantization::B1r => 1,
     };
     let connectivity = options.connectivity.max(2) as u64;
     let links = connectivity.saturating_mul(4).saturating_add(4);
@@ -100,11 +108,11 @@ pub fn build(
     progress: &dyn Fn(u64),
 ) -> Result<BuildReport> {
     options.check()?;
-    calibration.check(options)?;
+    calibration.check(options, vectors.dimensions())?;
     check_rows(keys, vectors)?;
     let files = Staged::new(index, sidecar);
     let mut writer = SidecarWriter::create(&files.sidecar, vectors.dimensions(), keys)?;
-    let mut graph = Growing::new(vectors.dimensions(), keys, options)?;
+    let mut graph = Growing::new(vectors.dimensions(), keys, options, calibration)?;
     let mut encoder = Encoder::new(options, calibration);
     let mut earlier = encoder.clone();
     let mut firsts = Firsts::default();
@@ -131,7 +139,7 @@ pub fn build(
         match first {
             Some(of) => duplicates.push(Duplicate { key: *key, of }),
             None => {
-                graph.insert(*key, code)?;
+                graph.insert(*key, code, &row)?;
                 rows_of_slots.push(at);
             }
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use usearch::{MetricKind, ScalarKind};
 
 use super::options::{Builder, IndexOptions, Quantization};
-use super::quantize::Code;
+use super::quantize::{Calibration, Code, Encoder};
 use super::shard::kinds;
 use crate::error::{Error, Result};
 use crate::index::file::sidecar::write_error;
@@ -22,8 +22,16 @@ const LEVELS: u64 = 0x6c65_7665_6c73;
 
 /// A graph that grows by one vector at a time.
 pub(super) enum Growing {
-    Own { graph: Box<GraphBuilder>, about: About },
+    Own { graph: Box<GraphBuilder>, about: About, linked: Option<Box<Linked>> },
     Usearch(usearch::Index),
+}
+
+/// For a graph that is linked by better codes than its file holds.
+pub(super) struct Linked {
+    /// Of the better codes.
+    encoder: Encoder,
+    /// What the file holds.
+    codes: Vec<u8>,
 }
 
 impl Growing {
@@ -31,7 +39,12 @@ impl Growing {
     ///
     /// # Errors
     /// Resource where that is not to be had; Unsupported where usearch refuses the options.
-    pub fn new(dimensions: usize, keys: &[u64], options: &IndexOptions) -> Result<Self> {
+    pub fn new(
+        dimensions: usize,
+        keys: &[u64],
+        options: &IndexOptions,
+        calibration: &Calibration,
+    ) -> Result<Self> {
         let failed = |cause: &dyn std::fmt::Display| {
             Error::resource(format!(
                 "not enough memory for an index of {} vectors ({cause}); use more shards",
@@ -40,7 +53,8 @@ impl Growing {
         };
         match options.builder {
             Builder::Scalingnote => {
-                let element = options.quantization.element();
+                let quantization = options.quantization.linked();
+                let element = quantization.element();
                 if Codes::new(element, dimensions, 0, &[0; SLACK], &[]).is_none() {
                     return Err(Error::unsupported(format!(
                         "vectors of {dimensions} dimensions are longer than an index takes; set \
@@ -49,7 +63,7 @@ impl Growing {
                 }
                 let about = About {
                     dimensions,
-                    vector_bytes: element.row_bytes(dimensions),
+                    vector_bytes: options.quantization.element().row_bytes(dimensions),
                     kinds: kinds(options.quantization),
                     connectivity: options.connectivity,
                 };
@@ -57,7 +71,19 @@ impl Growing {
                 let levels = keys.iter().map(|key| level_of(*key, options.connectivity)).sum();
                 let graph = GraphBuilder::new(element, dimensions, shape, add, keys.len(), levels)
                     .map_err(|cause| failed(&cause))?;
-                Ok(Self::Own { graph: Box::new(graph), about })
+                let mut linked = None;
+                if quantization != options.quantization {
+                    let encoder = Encoder::new(
+                        &IndexOptions { quantization, ..options.clone() },
+                        calibration,
+                    );
+                    let mut codes = Vec::new();
+                    codes
+                        .try_reserve_exact(keys.len().saturating_mul(about.vector_bytes))
+                        .map_err(|cause| failed(&cause))?;
+                    linked = Some(Box::new(Linked { encoder, codes }));
+                }
+                Ok(Self::Own { graph: Box::new(graph), about, linked })
             }
             Builder::Usearch => {
                 let mut index = usearch_index(dimensions, options)?;
@@ -71,15 +97,22 @@ impl Growing {
         }
     }
 
-    /// Inserts the vector of the next key.
+    /// Inserts the vector of the next key: what the file holds of it, and all of it.
     ///
     /// # Errors
     /// Resource where usearch refuses it.
-    pub fn insert(&mut self, key: u64, code: &Code) -> Result<()> {
+    pub fn insert(&mut self, key: u64, code: &Code, unit: &[f32]) -> Result<()> {
         match self {
-            Self::Own { graph, about } => {
+            Self::Own { graph, about, linked } => {
                 let level = level_of(key, about.connectivity);
-                graph.insert(&node_head(key, level), code.bytes(), level);
+                let by = match linked {
+                    Some(linked) => {
+                        linked.codes.extend_from_slice(code.bytes());
+                        linked.encoder.encode(unit)
+                    }
+                    None => code,
+                };
+                graph.insert(&node_head(key, level), by.bytes(), level);
                 Ok(())
             }
             Self::Usearch(index) => code.add_to(index, key).map_err(|cause| {
@@ -96,14 +129,15 @@ impl Growing {
     /// What writing says; Resource where not all bytes arrive.
     pub fn save(self, path: &Path) -> Result<()> {
         let expected = match self {
-            Self::Own { mut graph, about } => {
+            Self::Own { mut graph, about, linked } => {
                 graph.finish();
+                let codes = linked.as_ref().map_or(graph.codes(), |linked| &linked.codes);
                 let failed = |cause| write_error(path, cause);
                 let mut out =
                     BufWriter::with_capacity(1 << 18, File::create(path).map_err(failed)?);
-                write_graph(&graph, &about, &mut out).map_err(failed)?;
+                write_graph(&graph, codes, &about, &mut out).map_err(failed)?;
                 out.flush().map_err(failed)?;
-                graph_bytes(&graph)
+                graph_bytes(&graph, codes)
             }
             Self::Usearch(index) => {
                 let name = path.to_str().ok_or_else(|| {
@@ -151,7 +185,7 @@ pub(super) fn usearch_index(dimensions: usize, options: &IndexOptions) -> Result
         // Cosine: its i8 kernel divides by the norms, which repairs what rounding did to them and makes
         // the scale free to differ by vector. Measured: recall 0.912 against 0.898 by inner product.
         Quantization::I8 => (MetricKind::Cos, ScalarKind::I8),
-        Quantization::B1 => (MetricKind::Hamming, ScalarKind::B1),
+        Quantization::B1 | Quantization::B1r => (MetricKind::Hamming, ScalarKind::B1),
     };
     usearch::Index::new(&usearch::IndexOptions {
         dimensions,
@@ -176,7 +210,7 @@ fn measured_here(
         // usearch has no type for bf16; it only hands over addresses.
         Quantization::F16 | Quantization::Bf16 => measured_as::<usearch::f16>(index, quantization),
         Quantization::I8 => measured_as::<i8>(index, quantization),
-        Quantization::B1 => measured_as::<usearch::b1x8>(index, quantization),
+        Quantization::B1 | Quantization::B1r => measured_as::<usearch::b1x8>(index, quantization),
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `f32`, `f16`, `bf16` | the unit vector | inner product | cosine = `1 - d` |
 //! | `i8` | [`Calibration::quantize`] | cosine | cosine = `1 - d` |
 //! | `b1` | sign bits, first dimension in the lowest bit | Hamming | cosine about `cos(pi * d / dimensions)` |
+//! | `b1r` | sign bits of the centred and rotated vector ([`SignCodes`]) | Hamming | our walk asks with numbers in place of bits: cosine about `1 - d` |
 //!
 //! A shard is a list of segments: a base index and small delta indexes of what came later, each immutable, with a
 //! [`RowSet`] of the rows that still count (`stage::segments` says when which is written). Every function here takes
@@ -21,6 +22,7 @@
 mod build;
 mod canary;
 mod file;
+mod fit;
 mod grow;
 mod options;
 mod quantize;
@@ -29,6 +31,7 @@ mod rescore;
 mod row_set;
 mod rows;
 mod shard;
+mod signs;
 mod walk;
 mod witness;
 
@@ -41,4 +44,5 @@ pub use recall::{Recall, measure};
 pub use row_set::RowSet;
 pub use rows::Hit;
 pub use shard::ShardIndex;
+pub use signs::SignCodes;
 pub use witness::check_with_usearch;

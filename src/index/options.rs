@@ -22,17 +22,40 @@ pub enum Quantization {
     I8,
     /// One sign bit an element, Hamming distance.
     B1,
+    /// One sign bit an element after centring and a rotation; the query keeps its numbers.
+    B1r,
 }
 
 impl Quantization {
-    /// In the kernels' words.
+    /// Whether an element is one bit.
+    pub fn is_of_bits(self) -> bool {
+        matches!(self, Self::B1 | Self::B1r)
+    }
+
+    /// What is stored, in the kernels' words.
     pub(super) fn element(self) -> Element {
         match self {
             Self::F32 => Element::F32,
             Self::F16 => Element::F16,
             Self::Bf16 => Element::Bf16,
             Self::I8 => Element::I8,
-            Self::B1 => Element::B1,
+            Self::B1 | Self::B1r => Element::B1,
+        }
+    }
+
+    /// How a walk measures what is stored.
+    pub(super) fn measured(self) -> Element {
+        match self {
+            Self::B1r => Element::Signs,
+            other => other.element(),
+        }
+    }
+
+    /// By which codes our own builder links the graph: signs alone would choose worse neighbours.
+    pub(super) fn linked(self) -> Self {
+        match self {
+            Self::B1r => Self::I8,
+            other => other,
         }
     }
 }

@@ -1,17 +1,20 @@
-//! From unit vectors to index elements: the calibrated i8 scale and the other element types.
+//! From unit vectors to index elements: the calibrated i8 scale, sign codes and the other element types.
 
 use half::{bf16, f16};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use usearch::b1x8;
 
+use super::fit::{self, Fit};
 use super::options::{IndexOptions, Quantization};
 use super::rows::unit;
+use super::signs::{SignCodes, Turn, pack_signs};
 use crate::error::{Error, Result};
+use crate::kernel::distance::{Element, Query};
 use crate::kernel::dot;
 use crate::types::Embeddings;
 
-/// The frozen i8 scale of one (space, options).
+/// The frozen i8 scale and sign codes of one (space, options).
 ///
 /// A unit vector `x` becomes `q = clamp(round(x * s), -127, 127)` with `s = max(scale, 127 / max|x|)`:
 /// every vector uses all 127 levels (cosine does not see a factor), and elements above the ceiling
@@ -19,15 +22,37 @@ use crate::types::Embeddings;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// Smallest multiplier from f32 to i8, 127 / (clipping ceiling); 1.0 for other quantisations.
+    /// Smallest multiplier from f32 to i8, 127 / (clipping ceiling), also of the codes by which a graph of `b1r` is
+    /// linked; 1.0 for other quantisations.
     pub scale: f32,
     /// Vectors it was fitted on.
     pub sample: u64,
     /// Share of elements clipped on that sample.
     pub clipped: f64,
+    /// How `b1r` makes bits; absent for other quantisations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signs: Option<SignCodes>,
 }
 
 impl Calibration {
+    /// Where there is nothing to fit on.
+    pub fn without_sample(options: &IndexOptions, dimensions: usize) -> Self {
+        let turned = options.quantization == Quantization::B1r;
+        let signs = turned.then(|| SignCodes::unfitted(dimensions));
+        Self { scale: 1.0, sample: 0, clipped: 0.0, signs }
+    }
+
+    /// Whether vectors get the same codes.
+    pub fn encodes_as(&self, other: &Self) -> bool {
+        self.scale == other.scale && self.signs == other.signs
+    }
+
+    /// What is done to a vector before its signs are taken, where that is more than nothing.
+    pub(super) fn turn(&self, options: &IndexOptions) -> Option<Turn> {
+        let signs = self.signs.as_ref().filter(|_| options.quantization == Quantization::B1r);
+        signs.map(Turn::new)
+    }
+
     /// The i8 form of a unit vector (round half to even) and how many of its elements were clipped.
     pub fn quantize(&self, unit: &[f32], out: &mut Vec<i8>) -> usize {
         let peak = unit.iter().fold(0f32, |peak, x| peak.max(x.abs()));
@@ -42,14 +67,21 @@ impl Calibration {
         }
     }
 
-    pub(super) fn check(&self, options: &IndexOptions) -> Result<()> {
-        if self.scale.is_finite() && self.scale > 0.0 {
-            return Ok(());
+    pub(super) fn check(&self, options: &IndexOptions, dimensions: usize) -> Result<()> {
+        if !(self.scale.is_finite() && self.scale > 0.0) {
+            return Err(Error::corrupt(format!(
+                "the calibrated scale for {:?} is {}; it must be finite and above 0: calibrate again",
+                options.quantization, self.scale
+            )));
         }
-        Err(Error::corrupt(format!(
-            "the calibrated scale for {:?} is {}; it must be finite and above 0: calibrate again",
-            options.quantization, self.scale
-        )))
+        let turned = options.quantization == Quantization::B1r;
+        if turned && !self.signs.as_ref().is_some_and(|signs| signs.is_of(dimensions)) {
+            return Err(Error::corrupt(format!(
+                "the calibration has no sign codes of {dimensions} dimensions, which {:?} needs: calibrate again",
+                options.quantization
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -68,6 +100,7 @@ pub(super) enum Code {
 #[derive(Debug, Clone)]
 pub(super) struct Encoder {
     calibration: Calibration,
+    turn: Option<Turn>,
     code: Code,
     /// Elements clipped so far.
     pub clipped: u64,
@@ -80,9 +113,10 @@ impl Encoder {
             Quantization::Bf16 => Code::Bf16(Vec::new(), Vec::new()),
             Quantization::F16 => Code::F16(Vec::new()),
             Quantization::I8 => Code::I8(Vec::new()),
-            Quantization::B1 => Code::B1(Vec::new()),
+            Quantization::B1 | Quantization::B1r => Code::B1(Vec::new()),
         };
-        Self { calibration: calibration.clone(), code, clipped: 0 }
+        let turn = calibration.turn(options);
+        Self { calibration: calibration.clone(), turn, code, clipped: 0 }
     }
 
     /// Encodes one unit vector; the result lives until the next call.
@@ -104,15 +138,20 @@ impl Encoder {
                 out.extend(unit.iter().map(|x| f16::from_f32(*x)));
             }
             Code::I8(out) => self.clipped += self.calibration.quantize(unit, out) as u64,
-            Code::B1(out) => {
-                out.clear();
-                out.extend(unit.chunks(8).map(|eight| {
-                    let bits = eight.iter().enumerate();
-                    bits.fold(0u8, |byte, (at, x)| byte | u8::from(*x > 0.0) << at)
-                }));
-            }
+            Code::B1(out) => match &mut self.turn {
+                Some(turn) => pack_signs(turn.centred(unit), out),
+                None => pack_signs(unit, out),
+            },
         }
         &self.code
+    }
+
+    /// Makes a unit vector the query of a walk over codes that are measured as `element`.
+    pub fn ask(&mut self, unit: &[f32], element: Element, query: &mut Query) {
+        match &mut self.turn {
+            Some(turn) => turn.ask(unit, query),
+            None => query.set(element, unit.len(), self.encode(unit).bytes()),
+        }
     }
 }
 
@@ -182,13 +221,6 @@ pub(super) fn cosine_of(quantization: Quantization, distance: f32, dimensions: u
     }
 }
 
-/// Most vectors that a fit looks at, taken evenly from the sample.
-const FIT_VECTORS: usize = 2_048;
-/// Of those, how many also serve as queries.
-const FIT_QUERIES: usize = 128;
-/// Nearest neighbours per query whose order a fit tries to keep.
-const FIT_NEIGHBOURS: usize = 100;
-
 /// Fits the scale on a sample of vectors: the clipping ceiling under which i8 cosines follow the exact
 /// ones best among each query's near neighbours, where the ranking is decided.
 ///
@@ -202,8 +234,8 @@ pub fn calibrate(sample: &Embeddings, options: &IndexOptions) -> Result<Calibrat
         ));
     }
     let rows = sample.len() as u64;
-    let plain = Calibration { scale: 1.0, sample: rows, clipped: 0.0 };
-    let step = sample.len().div_ceil(FIT_VECTORS);
+    let mut plain = Calibration { scale: 1.0, sample: rows, clipped: 0.0, signs: None };
+    let step = sample.len().div_ceil(fit::VECTORS);
     let mut units = Embeddings::with_capacity(sample.dimensions(), sample.len() / step + 1);
     for (at, row) in sample.rows().enumerate().step_by(step) {
         let row = unit(row).map_err(|what| {
@@ -211,14 +243,18 @@ pub fn calibrate(sample: &Embeddings, options: &IndexOptions) -> Result<Calibrat
         })?;
         units.push(&row);
     }
-    if options.quantization != Quantization::I8 {
+    if !matches!(options.quantization, Quantization::I8 | Quantization::B1r) {
         return Ok(plain);
     }
-    let mut best: Option<(f64, Calibration)> = None;
     let fit = Fit::new(&units);
+    // Its graph is linked by i8 codes, which are fitted as well.
+    if options.quantization == Quantization::B1r {
+        plain.signs = Some(SignCodes::fit(&fit, &units));
+    }
+    let mut best: Option<(f64, Calibration)> = None;
     for ceiling in ceilings(&units) {
         let candidate = Calibration { scale: 127.0 / ceiling, ..plain.clone() };
-        let (loss, clipped) = fit.loss(&units, &candidate);
+        let (loss, clipped) = loss(&fit, &units, &candidate);
         // From the widest ceiling down; a narrower one has to be clearly better, so noise cannot pick it.
         if best.as_ref().is_none_or(|(least, _)| loss < least * 0.98) {
             best = Some((loss, Calibration { clipped, ..candidate }));
@@ -241,67 +277,19 @@ fn ceilings(units: &Embeddings) -> Vec<f32> {
     ceilings
 }
 
-/// The exact side of a fit: each query's near neighbours and their cosines.
-struct Fit(Vec<(usize, Vec<(usize, f32)>)>);
-
-impl Fit {
-    fn new(units: &Embeddings) -> Self {
-        let step = units.len().div_ceil(FIT_QUERIES).max(1);
-        let near = |query: usize| {
-            let mut all: Vec<(usize, f32)> = (0..units.len())
-                .filter(|other| *other != query)
-                .map(|other| (other, dot(units.row(query), units.row(other))))
-                .collect();
-            all.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            all.truncate(FIT_NEIGHBOURS);
-            all
-        };
-        Self((0..units.len()).step_by(step).map(|query| (query, near(query))).collect())
+/// How far i8 cosines among near neighbours are from following the exact ones, and the share of elements clipped.
+fn loss(fit: &Fit, units: &Embeddings, calibration: &Calibration) -> (f64, f64) {
+    let mut clipped = 0usize;
+    let mut codes = Embeddings::with_capacity(units.dimensions(), units.len());
+    let mut code = Vec::new();
+    for row in units.rows() {
+        clipped += calibration.quantize(row, &mut code);
+        let wide: Vec<f32> = code.iter().map(|q| f32::from(*q)).collect();
+        // A vector that rounds to zero throughout stays zero: its cosines are then all wrong, as in use.
+        codes.push(&unit(&wide).unwrap_or(wide));
     }
-
-    /// How far the i8 cosines are from a straight line over the exact ones, summed over queries (a shift or
-    /// a factor changes no ranking), and the share of elements clipped.
-    fn loss(&self, units: &Embeddings, calibration: &Calibration) -> (f64, f64) {
-        let mut clipped = 0usize;
-        let mut codes = Embeddings::with_capacity(units.dimensions(), units.len());
-        let mut code = Vec::new();
-        for row in units.rows() {
-            clipped += calibration.quantize(row, &mut code);
-            let wide: Vec<f32> = code.iter().map(|q| f32::from(*q)).collect();
-            // A vector that rounds to zero throughout stays zero: its cosines are then all wrong, as in use.
-            codes.push(&unit(&wide).unwrap_or(wide));
-        }
-        let mut loss = 0f64;
-        for (query, near) in &self.0 {
-            let pairs: Vec<(f64, f64)> = near
-                .iter()
-                .map(|(other, exact)| {
-                    (f64::from(*exact), f64::from(dot(codes.row(*query), codes.row(*other))))
-                })
-                .collect();
-            loss += unexplained(&pairs);
-        }
-        (loss, clipped as f64 / units.as_slice().len() as f64)
-    }
-}
-
-/// 1 - r^2 of a linear fit: 0 where the two agree but for a shift and a factor, 1 where nothing is kept.
-fn unexplained(pairs: &[(f64, f64)]) -> f64 {
-    let n = pairs.len().max(1) as f64;
-    let mean_x = pairs.iter().map(|(x, _)| x).sum::<f64>() / n;
-    let mean_y = pairs.iter().map(|(_, y)| y).sum::<f64>() / n;
-    let (mut xx, mut yy, mut xy) = (0f64, 0f64, 0f64);
-    for (x, y) in pairs {
-        let (x, y) = (x - mean_x, y - mean_y);
-        (xx, yy, xy) = (xx + x * x, yy + y * y, xy + x * y);
-    }
-    if xx <= 0.0 {
-        0.0
-    } else if yy <= 0.0 || xy <= 0.0 {
-        1.0
-    } else {
-        1.0 - xy * xy / (xx * yy)
-    }
+    let loss = fit.loss(|query, other| dot(codes.row(query), codes.row(other)));
+    (loss, clipped as f64 / units.as_slice().len() as f64)
 }
 
 #[cfg(test)]
@@ -327,7 +315,7 @@ mod tests {
 
     #[test]
     fn every_vector_uses_the_full_range_and_keeps_its_signs() {
-        let calibration = Calibration { scale: 127.0, sample: 1, clipped: 0.0 };
+        let calibration = Calibration { scale: 127.0, sample: 1, clipped: 0.0, signs: None };
         let mut code = Vec::new();
         assert_eq!(calibration.quantize(&[0.01, -0.005, 0.0], &mut code), 0);
         assert_eq!(code, [127, -64, 0]);
@@ -356,10 +344,17 @@ mod tests {
     }
 
     #[test]
-    fn signs_pack_from_the_lowest_bit() {
-        let calibration = Calibration { scale: 1.0, sample: 0, clipped: 0.0 };
-        let mut encoder = Encoder::new(&options(Quantization::B1), &calibration);
-        let code = encoder.encode(&[1.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]).clone();
-        assert_eq!(code, Code::B1(vec![0b101, 1]));
+    fn sign_codes_are_fitted_where_they_are_used_and_must_be_of_the_vectors() {
+        let b1r = options(Quantization::B1r);
+        let fitted = calibrate(&sample(300, 24, 0.3), &b1r).unwrap();
+        assert!(fitted.check(&b1r, 24).is_ok() && fitted.scale > 1.0, "{fitted:?}");
+        assert!(fitted.check(&b1r, 23).is_err());
+        let none = Calibration { signs: None, ..fitted.clone() };
+        assert!(none.check(&b1r, 24).is_err() && none.check(&options(Quantization::I8), 24).is_ok());
+        assert!(!none.encodes_as(&fitted));
+        let stored = serde_json::to_string(&fitted).unwrap();
+        assert_eq!(serde_json::from_str::<Calibration>(&stored).unwrap(), fitted);
+        assert!(!serde_json::to_string(&none).unwrap().contains("signs"));
+        assert!(Calibration::without_sample(&b1r, 7).check(&b1r, 7).is_ok());
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn kinds(quantization: Quantization) -> (u8, u8) {
         Quantization::F16 => (b'i', 12),
         Quantization::Bf16 => (b'i', 4),
         Quantization::I8 => (b'c', 23),
-        Quantization::B1 => (b'b', 1),
+        Quantization::B1 | Quantization::B1r => (b'b', 1),
     }
 }
 
@@ -56,9 +56,9 @@ impl ShardIndex {
         calibration: &Calibration,
     ) -> Result<Self> {
         options.check()?;
-        calibration.check(options)?;
         let sidecar_path = sidecar;
         let sidecar = Sidecar::open(sidecar)?;
+        calibration.check(options, sidecar.dimensions())?;
         let opening = || format!("opening {}", index.display());
         let bytes = map_file(index)?;
         let walk = Layout::parse(&bytes).and_then(|layout| {

@@ -57,7 +57,7 @@ impl Walk {
         options: &IndexOptions,
         calibration: &Calibration,
     ) -> Result<Self> {
-        let element = options.quantization.element();
+        let element = options.quantization.measured();
         let inverse = match element {
             Element::I8 => inverse_lengths(layout.dimensions, &bytes[8..layout.head]),
             _ => Vec::new(),
@@ -103,7 +103,7 @@ impl Walk {
         let Some(graph) = self.graph() else { return Vec::new() };
         let mut searcher = self.sit();
         let Searcher { encoder, query, scratch } = &mut searcher;
-        query.set(self.element, self.layout.dimensions, encoder.encode(unit).bytes());
+        encoder.ask(unit, self.element, query);
         let row = |slot: u32| self.rows[slot as usize];
         let chosen = |slot: u32| {
             row(slot) != REMOVED && passes.is_none_or(|passes| passes(row(slot) as usize))

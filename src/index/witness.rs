@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::options::IndexOptions;
+use super::options::{IndexOptions, Quantization};
 use super::quantize::{Calibration, Encoder, cosine_of};
 use super::rows::{Hit, best_first};
 use super::shard::ShardIndex;
@@ -34,7 +34,12 @@ pub fn check_with_usearch(
     if canaries.is_empty() {
         return Ok(());
     }
-    let plain = IndexOptions { rescore: 0, ..options.clone() };
+    let mut plain = IndexOptions { rescore: 0, ..options.clone() };
+    // The library knows nothing of rotations: a file of `b1r` is to it one of `b1` over vectors that were turned before.
+    let mut turn = calibration.turn(options);
+    if turn.is_some() {
+        plain.quantization = Quantization::B1;
+    }
     let shard = ShardIndex::open(index, sidecar, &plain, calibration)?;
     let witness = Witness::open(index, &plain, calibration)
         .map_err(refused)
@@ -45,8 +50,9 @@ pub fn check_with_usearch(
         let vector = shard.vector(key.0).ok_or_else(|| {
             Error::internal(format!("the canary of key {key} has no vector in its index"))
         })?;
-        let ours = shard.search(&vector, HITS)?;
-        let theirs = witness.search(&vector, HITS).map_err(refused)?;
+        let asked = turn.as_mut().map_or(&*vector, |turn| turn.centred(&vector));
+        let ours = shard.search_unit(asked, HITS, HITS, None)?;
+        let theirs = witness.search(asked, HITS).map_err(refused)?;
         if let Some(what) = difference(&ours, &theirs) {
             wrong.push(format!("for the vector of key {key} {what}"));
         }

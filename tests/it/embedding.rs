@@ -329,7 +329,7 @@ async fn python_reads_parts_and_indexes() {
         row[(at as usize * 7 + 3) % 48] += at as f32 / 500.0;
         rows.push(&row);
     }
-    let calibration = Calibration { scale: 127.0, sample: 500, clipped: 0.0 };
+    let calibration = Calibration { scale: 127.0, sample: 500, clipped: 0.0, signs: None };
     build(
         &keys,
         &rows,

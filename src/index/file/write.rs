@@ -37,21 +37,22 @@ pub(in crate::index) fn node_head(key: u64, level: usize) -> [u8; NODE_HEAD] {
 }
 
 /// Bytes that [`write_graph`] writes.
-pub(in crate::index) fn graph_bytes(graph: &GraphBuilder) -> u64 {
+pub(in crate::index) fn graph_bytes(graph: &GraphBuilder, codes: &[u8]) -> u64 {
     let ends = 8 + HEAD + GRAPH_HEAD + 2 * graph.rows();
-    (graph.codes().len() + ends + graph.nodes().len()) as u64
+    (codes.len() + ends + graph.nodes().len()) as u64
 }
 
-/// Writes the graph, whose nodes begin with [`node_head`]s and have the shape of `about`.
+/// Writes the graph, whose nodes begin with [`node_head`]s and have the shape of `about`, with `codes` as its vectors.
 pub(in crate::index) fn write_graph(
     graph: &GraphBuilder,
+    codes: &[u8],
     about: &About,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let rows = graph.rows();
     out.write_all(&(rows as u32).to_le_bytes())?;
     out.write_all(&(about.vector_bytes as u32).to_le_bytes())?;
-    out.write_all(graph.codes())?;
+    out.write_all(codes)?;
     out.write_all(&head(rows, about))?;
     // usearch's top level without nodes is -1.
     let (entry, top) = graph.entry().map_or((0, u64::MAX), |(entry, top)| (entry, top as u64));

@@ -1,4 +1,4 @@
-//! The quantisation scale: fitted once per (space, index options) on a sample of vectors, then frozen.
+//! The quantisation scale and sign codes: fitted once per (space, index options) on a sample of vectors, then frozen.
 
 use std::collections::BTreeMap;
 
@@ -22,9 +22,10 @@ pub(crate) async fn calibrate(task: &CalibrateTask, env: &TaskEnv) -> Result<Cal
     let spec = &task.spec;
     let key = layout::calibration(&spec.index.id()?, &spec.space_id);
     let work = async {
-        let sample = sample(&env.root, &spec.space_id, spec.space.dimensions as usize).await?;
+        let dimensions = spec.space.dimensions as usize;
+        let sample = sample(&env.root, &spec.space_id, dimensions).await?;
         let calibration = match sample.is_empty() {
-            true => Calibration { scale: 1.0, sample: 0, clipped: 0.0 },
+            true => Calibration::without_sample(&spec.index, dimensions),
             false => index::calibrate(&sample, &spec.index)?,
         };
         Ok(CalibrateReceipt { id: task.id.clone(), calibration })

@@ -44,6 +44,9 @@ impl IndexJob<'_> {
         let mut hasher = Hasher256::new();
         hasher.field(&self.space.0).field(self.options_id);
         hasher.field(self.calibration.scale.to_le_bytes());
+        if let Some(signs) = &self.calibration.signs {
+            hasher.field(signs.to_bytes());
+        }
         for row in rows {
             hasher.raw(row.key.to_le_bytes()).raw(row.text_hash.0);
         }

@@ -153,7 +153,7 @@ impl<'a> Comparison<'a> {
             if root.size(&key).await?.is_some() {
                 let frozen = calibration::frozen(root, &spec.index, &spec.space_id).await?;
                 let theirs = serde_json::from_value(content.index.calibration.clone());
-                updatable = theirs.is_ok_and(|theirs: Calibration| theirs.scale == frozen.scale);
+                updatable = theirs.is_ok_and(|theirs: Calibration| theirs.encodes_as(&frozen));
             }
         }
         let recalls = parent.map(recall_by_shard).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::gates::{self, Measured, Override};
 use crate::corpus::{Rejections, SourceTypes};
 use crate::error::{Error, Result, ResultExt};
-use crate::index::Recall;
+use crate::index::{Calibration, Recall};
 use crate::snapshot::{
     self, CommitOutcome, Content, GateOutcome, IndexContent, Manifest, Provenance, QueryTower,
 };
@@ -239,7 +239,7 @@ async fn assemble(request: &PublishRequest<'_>, parent: Option<&Manifest>) -> Re
     }
     let calibration = match shards.iter().any(|shard| shard.vectors > 0) {
         true => calibration::frozen(request.root, &spec.index, &spec.space_id).await?,
-        false => crate::index::Calibration { scale: 1.0, sample: 0, clipped: 0.0 },
+        false => Calibration::without_sample(&spec.index, spec.space.dimensions as usize),
     };
     let json = |what: &str, value: serde_json::Result<serde_json::Value>| {
         value.context(|| format!("writing {what} into the manifest"))

@@ -20,7 +20,7 @@ fn try_damaged(index: &[u8], sidecar: &[u8]) {
     let (index_path, sidecar_path) = (folder.path().join("a"), folder.path().join("b"));
     std::fs::write(&index_path, index).unwrap();
     std::fs::write(&sidecar_path, sidecar).unwrap();
-    let calibration = Calibration { scale: 127.0, sample: 1, clipped: 0.0 };
+    let calibration = Calibration { scale: 127.0, sample: 1, clipped: 0.0, signs: None };
     if let Err(error) = audit(&index_path) {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }

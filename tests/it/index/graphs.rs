@@ -7,8 +7,14 @@ use scalingnote::types::{Canary, CanaryHit, Embeddings, HexKey};
 
 use super::{Built, built, clustered, keys, options, recall};
 
-const ALL: [Quantization; 5] =
-    [Quantization::F32, Quantization::F16, Quantization::Bf16, Quantization::I8, Quantization::B1];
+const ALL: [Quantization; 6] = [
+    Quantization::F32,
+    Quantization::F16,
+    Quantization::Bf16,
+    Quantization::I8,
+    Quantization::B1,
+    Quantization::B1r,
+];
 
 fn confirmed(made: &Built, canaries: &[Canary]) -> scalingnote::error::Result<()> {
     check_with_usearch(&made.index(), &made.sidecar(), &made.options, &made.calibration, canaries)

@@ -23,13 +23,14 @@ fn its_own_tests_pass() {
 
 /// Ways to build a root, and how far scores may differ: by rounding where they are rescored, by usearch's arithmetic
 /// where they are the index's own.
-const ROOTS: [(&str, f64); 9] = [
+const ROOTS: [(&str, f64); 10] = [
     ("index.quantization=i8 index.shards=1", 1e-5),
     ("index.quantization=f32 index.shards=3 index.builder=scalingnote", 1e-5),
     ("index.quantization=f16 index.shards=2", 1e-5),
     ("index.quantization=bf16 index.shards=2", 1e-5),
     ("index.quantization=i8 index.shards=4 index.builder=scalingnote", 1e-5),
     ("index.quantization=b1 index.shards=2", 1e-5),
+    ("index.quantization=b1r index.shards=2 index.builder=scalingnote", 1e-5),
     ("index.quantization=i8 index.shards=2 index.rescore=0", 2e-3),
     ("index.quantization=f16 index.shards=1 index.rescore=0", 2e-3),
     // Long notes in windows: a note counts by its best.
@@ -86,7 +87,8 @@ async fn same_in(
     }
     let found = python::search(python, &checkout.root(), number, &queries);
     assert!(expected.iter().any(|hits| hits.as_array().is_some_and(|hits| hits.len() == 240)));
-    let of_bits = snapshot.manifest().content.index.options["quantization"] == "b1";
+    let quantization = &snapshot.manifest().content.index.options["quantization"];
+    let of_bits = quantization == "b1" || quantization == "b1r";
     for ((theirs, ours), query) in found.iter().zip(&expected).zip(&queries) {
         match of_bits && query["exact"] == false && query["where"].is_null() {
             // Of vectors that are equally far either may look at others.
