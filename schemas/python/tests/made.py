@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from usearch.index import Index
 
-from scalingnote_reader._manifest import Options
+from scalingnote_reader._manifest import Options, Signs
 from scalingnote_reader._quantize import probe
 
 DIMENSIONS = 32
@@ -35,7 +35,11 @@ class Made:
 
     def __init__(self, folder, quantization="i8", rescore=8):
         self.folder = pathlib.Path(folder)
-        self.options = Options(quantization, 64, rescore, SCALE)
+        signs = None
+        if quantization == "b1r":
+            mean = np.rint(vectors(400).mean(axis=0) * 32768).astype(int)
+            signs = Signs(22, tuple(mean.tolist()), 0.2)
+        self.options = Options(quantization, 64, rescore, SCALE, signs)
         self.number = 0
 
     def segment(self, rows, *, removed=(), stored=None, canaries=None):
@@ -44,8 +48,9 @@ class Made:
         keys = np.array([key_of(note, chunk) for note, chunk, _ in rows], np.uint64)
         matrix = np.stack([vector for _, _, vector in rows])
         kind = self.options.quantization
-        metric = {"i8": "cos", "b1": "hamming"}.get(kind, "ip")
-        index = Index(ndim=DIMENSIONS, metric=metric, dtype=kind, connectivity=16, expansion_add=128)
+        metric = {"i8": "cos", "b1": "hamming", "b1r": "hamming"}.get(kind, "ip")
+        dtype = "b1" if kind == "b1r" else kind
+        index = Index(ndim=DIMENSIONS, metric=metric, dtype=dtype, connectivity=16, expansion_add=128)
         index.add(keys, np.stack([probe(row, self.options) for row in matrix]), threads=1)
         start = -(-(64 + keys.nbytes) // 64) * 64
         header = struct.pack("<5s3xIIQ", b"SNF16", 1, DIMENSIONS, len(keys)).ljust(64, b"\0")
@@ -79,7 +84,7 @@ class Made:
         scores = halves @ query
         best = np.argsort(-scores)[: min(5, len(keys))]
         hits = [{"key": f"{int(keys[row]):016x}", "score": round(float(scores[row]), 4)} for row in best]
-        exact = self.options.rescore and self.options.quantization != "b1"
+        exact = self.options.rescore and self.options.quantization not in ("b1", "b1r")
         return [{"key": f"{int(keys[0]):016x}", "hits": hits}] if exact else []
 
     def publish(self, shards, *, notes, change=lambda document: None):
@@ -107,6 +112,8 @@ class Made:
         options = {"quantization": self.options.quantization, "connectivity": 16, "expansion_add": 128}
         options |= {"expansion_search": 64, "rescore": self.options.rescore}
         calibration = {"scale": SCALE, "sample": 100, "clipped": 0.00125}
+        if signs := self.options.signs:
+            calibration["signs"] = {"seed": signs.seed, "mean": list(signs.mean), "gain": signs.gain}
         content = {
             "space_id": "0" * 16,
             "space": {"dimensions": DIMENSIONS, "prompt_prefix": 'Frage: „é\u0007"\\'},

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from made import Made, numbered, vectors
 
 from scalingnote_reader import Snapshot
+from scalingnote_reader._rotation import rotate
 
 QUERIES = vectors(20, seed=9)
 
@@ -47,7 +48,7 @@ class Search(unittest.TestCase):
 
     def test_every_quantisation_finds_what_is_there(self):
         rows = numbered(800)
-        for quantization, least in [("f32", 0.99), ("f16", 0.99), ("bf16", 0.99), ("i8", 0.97), ("b1", 0.6)]:
+        for quantization, least in [("f32", 0.99), ("f16", 0.99), ("bf16", 0.99), ("i8", 0.97), ("b1", 0.6), ("b1r", 0.9)]:
             with self.subTest(quantization):
                 made = Made(f"{self.folder}/{quantization}", quantization)
                 made.publish([[made.segment(rows[:300])], [], [made.segment(rows[300:])]], notes=len(rows))
@@ -57,7 +58,7 @@ class Search(unittest.TestCase):
 
     def test_without_rescoring_scores_are_the_indexs_own(self):
         rows = numbered(500)
-        for quantization, delta in [("f32", 1e-3), ("i8", 0.02), ("bf16", 0.01), ("b1", 0.5)]:
+        for quantization, delta in [("f32", 1e-3), ("i8", 0.02), ("bf16", 0.01), ("b1", 0.5), ("b1r", 0.5)]:
             with self.subTest(quantization):
                 made = Made(f"{self.folder}/{quantization}", quantization, rescore=0)
                 made.publish([[made.segment(rows)]], notes=len(rows))
@@ -65,6 +66,9 @@ class Search(unittest.TestCase):
                 for query in QUERIES:
                     best, exact = snapshot.search(query, 1)[0], nearest(rows, query, 1)[0]
                     self.assertAlmostEqual(best.score, exact[1], delta=delta)
+
+    def test_the_rotation_is_the_one_of_the_program(self):
+        self.assertEqual(rotate(np.arange(6, dtype=np.float32), 1).tolist(), [4, -4.5, -2.25, 1.75, 1.75, 2.75])
 
     def test_removed_and_replaced_vectors_do_not_count(self):
         made = Made(self.folder)

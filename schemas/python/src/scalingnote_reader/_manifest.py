@@ -20,6 +20,7 @@ VERSION = 1
 _CONTENT = frozenset("space_id space notes vectors shard_count index shards parts stored_columns query_towers".split())
 _SHARD = frozenset("shard notes vectors orphans source parts index sidecar ids removed deltas canaries".split())
 _SEGMENT = frozenset("vectors index sidecar ids removed canaries".split())
+_SIGNS = frozenset("seed mean gain".split())
 _OPTIONS = frozenset("quantization connectivity expansion_add expansion_search rescore builder".split())
 
 
@@ -61,6 +62,15 @@ class SegmentRef:
 
 
 @dataclass(frozen=True)
+class Signs:
+    """How `b1r` makes bits of a vector."""
+
+    seed: int
+    mean: tuple[int, ...]
+    gain: float
+
+
+@dataclass(frozen=True)
 class Options:
     """How the indexes were built, as far as a search has to know."""
 
@@ -68,6 +78,7 @@ class Options:
     expansion_search: int
     rescore: int
     scale: float
+    signs: Signs | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,7 @@ def _manifest(document: dict[str, Any], content: dict[str, Any]) -> Manifest:
     _only(content, _CONTENT, "content")
     options = content["index"]["options"]
     _only(options, _OPTIONS, "content.index.options")
+    calibration = content["index"]["calibration"]
     if len(content["shards"]) != content["shard_count"]:
         raise CorruptError(f"it has {len(content['shards'])} of {content['shard_count']} shards")
     return Manifest(
@@ -127,11 +139,17 @@ def _manifest(document: dict[str, Any], content: dict[str, Any]) -> Manifest:
             quantization=options["quantization"],
             expansion_search=options["expansion_search"],
             rescore=options["rescore"],
-            scale=float(content["index"]["calibration"]["scale"]),
+            scale=float(calibration["scale"]),
+            signs=_signs(calibration["signs"]) if options["quantization"] == "b1r" else None,
         ),
         segments=tuple(segment for shard in content["shards"] for segment in _segments(shard)),
         json=document,
     )
+
+
+def _signs(signs: dict[str, Any]) -> Signs:
+    _only(signs, _SIGNS, "content.index.calibration.signs")
+    return Signs(seed=signs["seed"], mean=tuple(signs["mean"]), gain=float(signs["gain"]))
 
 
 def _segments(shard: dict[str, Any]) -> Iterator[SegmentRef]:

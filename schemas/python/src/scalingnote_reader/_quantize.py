@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._errors import UnsupportedError
-from ._manifest import Options
+from ._manifest import Options, Signs
+from ._rotation import Floats, rotate
 
-Floats = npt.NDArray[np.float32]
+_MEAN_UNIT = np.float32(1 / 32768)
 
 
 def unit(vector: npt.ArrayLike, dimensions: int) -> Floats:
@@ -39,16 +40,29 @@ def probe(query: Floats, options: Options) -> npt.NDArray[np.generic]:
             return codes
         case "b1":
             return np.packbits(query > 0, bitorder="little")
+        case "b1r" if options.signs is not None:
+            return np.packbits(rotate(query - _mean(options.signs), options.signs.seed) > 0, bitorder="little")
         case other:
             raise UnsupportedError(f"the index is quantised as {other!r}: use a newer release of this package")
 
 
-def cosines(distances: Floats, options: Options, dimensions: int) -> Floats:
-    """Return the cosines that the index's distances stand for."""
-    if options.quantization == "b1":
-        likely: Floats = np.cos(np.float32(np.pi) * distances / np.float32(dimensions))
+def cosines(distances: Floats, query: Floats, options: Options) -> Floats:
+    """Return the cosines with the query that the index's distances stand for."""
+    if options.quantization not in ("b1", "b1r"):
+        return np.float32(1) - distances
+    dimensions = np.float32(len(query))
+    likely: Floats = np.cos(np.float32(np.pi) * distances / dimensions)
+    if options.signs is None:
         return likely
-    return np.float32(1) - distances
+    # That was the angle about the mean; numbers that are spread normally are as long as this there.
+    mean = _mean(options.signs)
+    length = np.float32(options.signs.gain) * np.sqrt(dimensions * np.float32(2 / np.pi))
+    whole: Floats = query @ mean + np.linalg.norm(query - mean) * length * likely
+    return whole
+
+
+def _mean(signs: Signs) -> Floats:
+    return np.array(signs.mean, np.float32) * _MEAN_UNIT
 
 
 def _to_bfloat16(query: Floats) -> Floats:

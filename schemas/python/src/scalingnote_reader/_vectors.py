@@ -13,7 +13,8 @@ from usearch.index import Index
 
 from ._errors import CorruptError
 from ._manifest import Canary, Options
-from ._quantize import Floats, cosines, probe
+from ._quantize import cosines, probe
+from ._rotation import Floats
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -50,7 +51,7 @@ class Vectors:
             raise CorruptError(f"{index} is not the index of {sidecar}")
         restored.expansion_search = options.expansion_search  # type: ignore[misc]
         self._index = restored
-        self._is_of_bits = options.quantization == "b1"
+        self._is_of_bits = options.quantization in ("b1", "b1r")
         # usearch gives every call of one thread the same working memory.
         self._one_at_a_time = threading.Lock()
 
@@ -78,8 +79,9 @@ class Vectors:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         candidates = k * max(self.options.rescore, 1)
         if self._is_of_bits:
-            # So many are equally far that which of them come is chance: take enough to have those of any other reader.
-            candidates *= 2
+            # So many are equally far that which of them come is chance: take enough to have those of any other reader,
+            # with `b1r` also of one whose query is not cut to bits.
+            candidates *= 4 if self.options.signs is not None else 2
         if exact or (live is not None and self._is_worth_scanning(candidates, count)):
             rows = np.arange(len(self)) if live is None else np.flatnonzero(live)
             return self._best(rows, self._scores(rows, query), k)
@@ -123,7 +125,7 @@ class Vectors:
             with self._one_at_a_time:
                 found = self._index.search(probe(query, self.options), ask, threads=1)
             rows = self.rows_of(np.asarray(found.keys, np.uint64))
-            scores = cosines(np.asarray(found.distances, np.float32), self.options, self.dimensions)
+            scores = cosines(np.asarray(found.distances, np.float32), query, self.options)
             if live is not None:
                 passing = live[rows]
                 rows, scores = rows[passing], scores[passing]
