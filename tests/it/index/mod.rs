@@ -77,7 +77,7 @@ impl Built {
 fn built(keys: &[u64], vectors: &Embeddings, options: IndexOptions) -> Built {
     let folder = tempfile::tempdir().unwrap();
     let calibration = if vectors.is_empty() {
-        Calibration { scale: 127.0, sample: 0, clipped: 0.0, signs: None }
+        Calibration::without_sample(&options, vectors.dimensions())
     } else {
         calibrate(vectors, &options).unwrap()
     };
@@ -196,7 +196,7 @@ fn every_quantisation_builds_opens_and_finds() {
         (Quantization::Bf16, 0.97),
         (Quantization::I8, 0.97),
         (Quantization::B1, 0.4),
-        (Quantization::B1r, 0.9),
+        (Quantization::B1r, 0.8),
     ] {
         let made = built(&keys, &vectors, options(quantization));
         let shard = made.open();
@@ -236,9 +236,7 @@ fn copies_cost_neither_reachability_nor_recall() {
     order.sort_by_key(|at| mix(*at as u64 + 77));
     let mut shuffled = Embeddings::with_capacity(32, vectors.len());
     order.iter().for_each(|at| shuffled.push(vectors.row(*at)));
-    for quantization in
-        [Quantization::I8, Quantization::F32, Quantization::B1, Quantization::B1r]
-    {
+    for quantization in [Quantization::I8, Quantization::F32, Quantization::B1, Quantization::B1r] {
         let made = built(&keys, &shuffled, options(quantization));
         let found = audit(&made.index()).unwrap();
         assert_eq!((found.nodes, found.orphans.len()), (5_000, 0), "{quantization:?}");
