@@ -113,6 +113,11 @@ fn corpus(pipeline: &Pipeline, check: &mut Check<'_>) {
         "corpus.memory_limit_mib",
         "must be at least 64; below that DataFusion cannot even sort",
     );
+    check.require(
+        (1..=1 << 20).contains(&corpus.share_mib),
+        "corpus.share_mib",
+        "must be 1 to 1048576",
+    );
 }
 
 fn template(source: &str, path: &str, check: &mut Check<'_>) {

@@ -5,6 +5,10 @@
 //!        -> newest of duplicates -> render, chunk, hash (parallel) -> one Parquet file a shard
 //! ```
 //!
+//! Where the SQL makes each of its rows of one row of one table of files, several tasks do that: each reads a share of the
+//! files and puts its rows, by shard, under the root; then each gathers a shard, from the sort on. What comes of it is
+//! the same, byte by byte.
+//!
 //! Rules that a reader of the result may rely on:
 //!
 //! - **Order.** A shard's rows are sorted by (`note_id`, `chunk`), where ids compare as
@@ -45,8 +49,8 @@ pub use options::{
 };
 pub(crate) use outcome::shortened;
 pub use outcome::{
-    Feed, InputFile, Position, PrepareOutcome, PreparedBatch, PreparedRow, PreparedShard,
-    Rejections, SourceTypes,
+    CorpusReading, Feed, InputFile, Position, PrepareOutcome, PreparedBatch, PreparedRow,
+    PreparedShard, Rejections, SourceTypes,
 };
 pub use pairs::read_pairs;
 pub use prepare::{

@@ -258,10 +258,18 @@ pub struct CorpusOptions {
     /// batch, a page, a block, or a buffer of a Parquet, Avro, or Arrow file a quarter.
     #[serde(default = "default_memory")]
     pub memory_limit_mib: u64,
+    /// MiB of files that one task reads, where `sql` makes each of its rows of one row of one table of files: so many
+    /// cores read and gather the corpus beside each other.
+    #[serde(default = "default_share")]
+    pub share_mib: u64,
 }
 
 fn default_memory() -> u64 {
     2048
+}
+
+fn default_share() -> u64 {
+    128
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What `prepare` wrote, read and rejected.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use arrow::datatypes::DataType;
 use schemars::JsonSchema;
@@ -44,7 +45,7 @@ impl Rejections {
     }
 
     /// Counts one rejected row; `note` is the tagged id, if the row has one.
-    pub(super) fn add(&mut self, reason: &str, note: Option<&dyn std::fmt::Display>) {
+    pub(super) fn add(&mut self, reason: &str, note: Option<&dyn fmt::Display>) {
         *self.by_reason.entry(reason.to_owned()).or_default() += 1;
         if self.samples.len() < MAX_SAMPLES {
             self.samples.push(match note {
@@ -207,6 +208,28 @@ pub struct PrepareOutcome {
     /// What a later run may read on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feed: Option<Feed>,
+    /// How many tasks read it, or why one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<CorpusReading>,
+}
+
+/// How many tasks read a corpus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CorpusReading {
+    /// So many, each its share of the files.
+    Shares(u32),
+    /// One: why it was not several.
+    One(String),
+}
+
+impl fmt::Display for CorpusReading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shares(count) => write!(f, "the corpus is read in {count} shares"),
+            Self::One(why) => write!(f, "one task reads the corpus: {why}"),
+        }
+    }
 }
 
 impl PrepareOutcome {

@@ -67,6 +67,14 @@ pub(super) fn session(memory_limit_mib: u64) -> Result<SessionContext> {
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }
 
+/// The same session for work that has other work beside it: one partition, of the same memory.
+pub(super) fn alone(context: &SessionContext) -> SessionContext {
+    let mut state = context.state();
+    let config = state.config().clone().with_target_partitions(1);
+    *state.config_mut() = config;
+    SessionContext::new_with_state(state)
+}
+
 /// What may be held of a file at once: a few bytes of a packed one may stand for gigabytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {

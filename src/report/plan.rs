@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backfill::BackfillSummary;
 use super::estimate::{encode_seconds, part_bytes};
-use crate::corpus::InputFile;
+use crate::corpus::{CorpusReading, InputFile};
 use crate::index;
 use crate::observe::format;
 use crate::stage::{Plan, Planned};
@@ -120,6 +120,9 @@ pub struct PlanSummary {
     /// Tables of Delta Lake and of databases, as they were read; absent where the corpus is files alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<InputFile>,
+    /// How many tasks read the corpus, or why one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<CorpusReading>,
     /// What a person should know before starting the run.
     pub warnings: Vec<String>,
 }
@@ -177,6 +180,7 @@ impl PlanSummary {
             shards,
             backfill: None,
             tables: plan.prepared.tables().cloned().collect(),
+            reading: plan.prepared.reading.clone(),
             warnings,
         }
     }
@@ -271,6 +275,9 @@ impl fmt::Display for PlanSummary {
         f.write_str(&format::table(&header, &[true; 11], &rows))?;
         for InputFile { table, uri, read, .. } in &self.tables {
             writeln!(f, "table {table}: {} ({uri})", read.as_deref().unwrap_or_default())?;
+        }
+        if let Some(reading) = &self.reading {
+            writeln!(f, "{reading}")?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;

@@ -138,7 +138,7 @@ impl Border {
     /// The border after `key` was written; `None` where nothing depends on one write (heartbeats, readers).
     pub fn written(key: &str) -> Option<Self> {
         Some(match layout::parse(key)? {
-            Key::Prepared { .. } => Self::Prepared,
+            Key::Prepared { .. } | Key::Rows { .. } => Self::Prepared,
             Key::Located { .. } => Self::Located,
             Key::Plan { .. } => Self::Plan,
             Key::Report { .. } => Self::ReportJson,
@@ -174,6 +174,10 @@ impl Border {
 
     /// The border after `key` was deleted.
     pub fn deleted(key: &str) -> Option<Self> {
+        // Their shards are prepared: what follows is what follows those.
+        if matches!(layout::parse(key)?, Key::Rows { .. }) {
+            return None;
+        }
         Some(match Self::written(key)? {
             Self::RunLease => Self::RunLeaseGone,
             Self::CommitLease => Self::CommitLeaseGone,

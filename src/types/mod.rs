@@ -8,6 +8,7 @@ mod hash;
 mod head;
 mod note;
 mod pair;
+mod parallel;
 mod random;
 mod space;
 
@@ -19,6 +20,7 @@ pub use hash::{Digest256, Hasher256, TextHash, hash_json};
 pub use head::{Activation, HeadModule};
 pub use note::{NoteId, NoteKey, shard_of};
 pub use pair::PairRecord;
+pub(crate) use parallel::in_parallel;
 pub use random::SplitMix64;
 pub(crate) use random::mix;
 #[cfg(test)]

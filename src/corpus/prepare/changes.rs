@@ -7,13 +7,11 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::functions::core::expr_fn::coalesce;
-use datafusion::logical_expr::{
-    Case, Expr, ExprSchemable, LogicalPlan, Projection, Volatility, cast, lit,
-};
+use datafusion::logical_expr::{Case, Expr, ExprSchemable, LogicalPlan, Projection, cast, lit};
 use datafusion::prelude::{DataFrame, SessionContext};
 
+use super::per_row::{UNSTEADY, is_of_the_row};
 use crate::corpus::options::{CorpusMode, CorpusOptions};
 use crate::corpus::outcome::{Feed, Position, SourceTypes};
 use crate::corpus::session::query;
@@ -102,7 +100,7 @@ fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static
         }
     }
     if !expressions.iter().all(|expression| is_of_the_row(expression)) {
-        return Err("corpus.sql asks for the time, for chance, or for other rows");
+        return Err(UNSTEADY);
     }
     let input = projection.input.schema();
     let column = |name: &str| {
@@ -134,24 +132,4 @@ fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static
     wanted.extend([deleted.alias("deleted"), order.alias("updated_at")]);
     let projection = Projection::try_new(wanted, Arc::clone(&projection.input));
     projection.map(LogicalPlan::Projection).map_err(|_| NESTED)
-}
-
-/// Whether an expression gives the same for the same row, today and tomorrow.
-fn is_of_the_row(expression: &Expr) -> bool {
-    let mut steady = true;
-    let visited = expression.apply(|part| {
-        steady &= match part {
-            Expr::ScalarFunction(call) => call.func.signature().volatility == Volatility::Immutable,
-            Expr::AggregateFunction(_)
-            | Expr::WindowFunction(_)
-            | Expr::Exists(_)
-            | Expr::InSubquery(_)
-            | Expr::ScalarSubquery(_)
-            | Expr::OuterReferenceColumn(..)
-            | Expr::Unnest(_) => false,
-            _ => true,
-        };
-        Ok(if steady { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
-    });
-    steady && visited.is_ok()
 }

@@ -334,6 +334,7 @@ mod tests {
             stored_columns: stored.iter().map(|s| (*s).to_owned()).collect(),
             max_rejected: 0,
             memory_limit_mib: 64,
+            share_mib: 128,
             storage: None,
         };
         let template = NoteTemplate::compile(template, true)?;

@@ -7,7 +7,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Int64Type};
 
 use super::contract::NOTE_ID;
-use super::newest::Judge;
+use super::newest::{Doubts, Judge};
 use crate::corpus::outcome::Rejections;
 use crate::error::{Error, Result};
 use crate::types::NoteId;
@@ -135,9 +135,9 @@ impl Deduper {
         Winners { batches: self.open.take().into_iter().collect(), ..Winners::default() }
     }
 
-    /// What to warn of at the end of the input.
-    pub(super) fn warning(&self) -> Option<String> {
-        self.judge.warning()
+    /// The notes whose newest row was guessed.
+    pub(super) fn doubts(&self) -> Doubts {
+        self.judge.doubts().clone()
     }
 }
 

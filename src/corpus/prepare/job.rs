@@ -2,32 +2,31 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::functions_aggregate::count::count_all;
-use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
-use datafusion::prelude::{DataFrame, SessionContext, col};
-use futures::StreamExt;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use datafusion::physical_plan::collect;
+use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::changes::{self, FeedRequest};
-use super::contract::{Contract, SORT_COLUMNS};
-use super::dedupe::Deduper;
-use super::newest::Judge;
+use super::contract::Contract;
+use super::gather::{Gatherer, sorted};
 use super::note_ids::{WantedIds, rounded};
 use super::origin::Origin;
-use super::render::{Chunker, Exclude, KnownText, Rendered, Renderer};
+use super::render::{Chunker, Exclude, KnownText, Renderer};
 use super::schema::prepared_schema;
+use super::shares::Shares;
+use super::split::Split;
 use super::template::NoteTemplate;
-use super::writer::ShardWriter;
 use crate::corpus::names;
 use crate::corpus::options::{CorpusMode, CorpusOptions, TableOptions, TypeRule};
-use crate::corpus::outcome::{Position, PrepareOutcome, Rejections, SourceTypes, shortened};
-use crate::corpus::session::{Room, error, physical_plan, query, session, sql_error};
+use crate::corpus::outcome::{
+    CorpusReading, Position, PrepareOutcome, Rejections, SourceTypes, shortened,
+};
+use crate::corpus::session::{Room, physical_plan, query, session, sql_error};
 use crate::corpus::source::file;
 use crate::corpus::source::find::{Finder, Output};
 use crate::corpus::source::tables::{self, Tables};
@@ -49,6 +48,8 @@ pub struct PrepareRequest<'a> {
     pub shard_count: Option<u32>,
     /// Shards of a corpus that is not tiny, where `shard_count` is `None`.
     pub default_shards: u32,
+    /// Bytes of files that one task reads, about, where several may read them beside each other.
+    pub share_bytes: u64,
     /// Cuts long texts; `None` leaves one chunk a note.
     pub chunker: Option<Arc<dyn Chunker>>,
     /// Says which texts may be left out of the files, by hash: their rows are written with an empty text. `None` keeps
@@ -259,7 +260,8 @@ async fn run(
     let options = request.options;
     let wrong_sql = |cause| sql_error(cause, &options.tables);
     // The contract comes before the count: a wrong type must not cost a pass over the corpus.
-    let earlier = request.earlier.as_ref().filter(|_| options.types == TypeRule::Exact);
+    let exact = options.types == TypeRule::Exact;
+    let earlier = request.earlier.as_ref().filter(|_| exact);
     let wanted = WantedIds::of(earlier.and_then(|earlier| earlier.note.as_ref()));
     Contract::check(query.logical_plan(), options, &template, 1, wanted)?;
     let (shard_count, total) = match request.shard_count {
@@ -282,52 +284,63 @@ async fn run(
     let mut contract =
         Contract::check(query.logical_plan(), options, &template, shard_count, wanted)?;
     let origin = Origin::of(context, query.logical_plan(), tables);
-    let sorted = query
-        .select(std::mem::take(&mut contract.projection))
-        .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
-        .map_err(wrong_sql)?;
-    let (plan, task) = physical_plan(sorted).await.map_err(wrong_sql)?;
-    let stream = execute_stream(Arc::clone(&plan), task).map_err(|e| error(e, READING))?;
-
+    let split = Split::of(query.logical_plan(), tables, shard_count, request.share_bytes);
+    let rows = query.select(std::mem::take(&mut contract.projection)).map_err(wrong_sql)?;
     let contract = Arc::new(contract);
-    let deduper = Deduper::new(Judge::new(Arc::clone(&contract), options.types == TypeRule::Exact));
     let renderer = Arc::new(Renderer {
         schema: prepared_schema(&contract.stored),
-        contract,
+        contract: Arc::clone(&contract),
         template,
         mode,
-        exact: options.types == TypeRule::Exact,
+        exact,
         chunker: request.chunker.clone(),
         known: request.known.clone(),
         exclude: request.exclude.clone(),
     });
-    let writer = ShardWriter::new(
-        request.root.clone(),
-        request.run.to_owned(),
-        Arc::clone(&renderer.schema),
-        shard_count,
-    );
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let (sender, receiver) = mpsc::channel(workers);
-    let write =
-        tokio::spawn(write(receiver, writer, options.max_rejected, Arc::clone(&request.reporter)));
-    let warning =
-        match read((context, tables), stream, deduper, renderer, sender, &request.cancel).await {
-            Ok(warning) => warning,
-            Err(error) => {
-                write.abort();
-                return Err(match origin {
-                    Some(origin) => origin.refused(context, error).await,
-                    None => error,
-                });
-            }
-        };
-    let (mut written, rounded) =
-        write.await.map_err(|e| Error::internal("the prepare writer stopped").with_source(e))??;
+    let gatherer = Arc::new(Gatherer {
+        contract,
+        renderer,
+        strict: exact,
+        root: request.root.clone(),
+        run: request.run.to_owned(),
+        max_rejected: options.max_rejected,
+        reporter: Arc::clone(&request.reporter),
+        cancel: request.cancel.clone(),
+        done: AtomicU64::new(0),
+    });
+    let (gathered, reading) = match split {
+        Split::One(why) => {
+            let planned =
+                physical_plan(sorted(rows).map_err(wrong_sql)?).await.map_err(wrong_sql)?;
+            (gatherer.gather(planned, 0..shard_count).await, CorpusReading::One(why))
+        }
+        Split::Shares(table, shares) => {
+            // What is wrong with the query is said as of the query.
+            physical_plan(rows.clone()).await.map_err(wrong_sql)?;
+            let reading = CorpusReading::Shares(shares.len() as u32);
+            request.reporter.info(format!("{reading}"));
+            let memory = options.memory_limit_mib;
+            let tasks = Arc::new(Shares::new(context, &rows, table, memory, gatherer));
+            (tasks.run(shares, shard_count).await, reading)
+        }
+    };
+    let mut gathered = match gathered {
+        Ok(gathered) => gathered,
+        Err(failure) => {
+            let explaining = async { Ok(tables.explain(context, failure, READING).await) };
+            let error = request.cancel.unless_stopped(explaining).await?;
+            return Err(match origin {
+                Some(origin) => origin.refused(context, error).await,
+                None => error,
+            });
+        }
+    };
+    let first = gathered.first_rounded.take();
+    let rounded = first.map(|id| rounded(gathered.rounded, &format!("`{}`", shortened(&id))));
     let naming = async {
         let mut doubts = Vec::new();
         if let Some(origin) = &origin {
-            origin.rejected(context, &mut written.rejections).await;
+            origin.rejected(context, &mut gathered.rejections).await;
             if rounded.is_some() {
                 doubts = origin.rounded(context).await;
             }
@@ -337,23 +350,33 @@ async fn run(
         }
         Ok(doubts)
     };
-    for doubt in request.cancel.unless_stopped(naming).await? {
-        request.reporter.warn(doubt);
+    let warnings = request.cancel.unless_stopped(naming).await?;
+    warnings.into_iter().for_each(|warning| request.reporter.warn(warning));
+    gathered.rejections.merge(tables.rejections.clone());
+    if gathered.spilled > 0 {
+        request.reporter.info(format!(
+            "the sort spilled {} MiB to disk; a larger corpus.memory_limit_mib is faster",
+            gathered.spilled.div_ceil(1 << 20)
+        ));
     }
-    written.rejections.merge(tables.rejections.clone());
-    report_spills(plan.as_ref(), request.reporter.as_ref());
-    if let Some(warning) = warning {
+    if let Some(warning) = gathered.doubts.warning() {
         request.reporter.warn(warning);
     }
-    if written.rejections.total() > options.max_rejected {
-        return Err(too_many(&written.rejections, options.max_rejected));
+    if gathered.rejections.total() > options.max_rejected {
+        return Err(too_many(&gathered.rejections, options.max_rejected));
     }
-    let inputs = tables.inputs();
-    let types = match options.types {
-        TypeRule::Exact => changes::without(tables.types()),
-        TypeRule::Guessed => SourceTypes::default(),
-    };
-    Ok(PrepareOutcome { inputs, types, ..written })
+    Ok(PrepareOutcome {
+        shards: gathered.shards,
+        rows_read: gathered.rows_read,
+        duplicates: gathered.duplicates,
+        excluded: gathered.excluded,
+        rejections: gathered.rejections,
+        inputs: tables.inputs(),
+        types: if exact { changes::without(tables.types()) } else { SourceTypes::default() },
+        mode: None,
+        feed: None,
+        reading: Some(reading),
+    })
 }
 
 const COUNTING: &str = "counting the corpus";
@@ -371,89 +394,6 @@ async fn count(query: DataFrame) -> std::result::Result<u64, DataFusionError> {
     count.ok_or_else(|| DataFusionError::Internal("a count gave no number".to_owned()))
 }
 
-type Rendering = JoinHandle<Result<Rendered>>;
-
-/// Pulls sorted batches, drops duplicates and starts the rendering of what is left. The channel's bound is
-/// the number of batches in flight. Returns what to warn of.
-async fn read(
-    (context, tables): (&SessionContext, &Tables),
-    mut stream: SendableRecordBatchStream,
-    mut deduper: Deduper,
-    renderer: Arc<Renderer>,
-    sender: mpsc::Sender<Rendering>,
-    cancel: &Cancel,
-) -> Result<Option<String>> {
-    let mut ended = false;
-    while !ended {
-        let next = cancel.unless_stopped(async {
-            match stream.next().await {
-                Some(Err(failure)) => Err(tables.explain(context, failure, READING).await),
-                next => Ok(next.and_then(std::result::Result::ok)),
-            }
-        });
-        let winners = match next.await? {
-            Some(batch) => deduper.push(batch)?,
-            None => {
-                ended = true;
-                deduper.finish()
-            }
-        };
-        let renderer = Arc::clone(&renderer);
-        let rendering = tokio::task::spawn_blocking(move || renderer.render(winners));
-        if sender.send(rendering).await.is_err() {
-            // The writer has failed and says why.
-            break;
-        }
-    }
-    Ok(deduper.warning())
-}
-
-/// Writes rendered batches in order. Beyond `max_rejected` it writes nothing more but goes on counting. The outcome
-/// names no inputs yet. Returns what to warn of, too, where ids were rounded.
-async fn write(
-    mut receiver: mpsc::Receiver<Rendering>,
-    mut writer: ShardWriter,
-    max_rejected: u64,
-    reporter: Arc<dyn Reporter>,
-) -> Result<(PrepareOutcome, Option<String>)> {
-    let (mut rows_read, mut duplicates, mut excluded) = (0, 0, 0);
-    let (mut count, mut first) = (0, None);
-    let mut rejections = Rejections::default();
-    while let Some(rendering) = receiver.recv().await {
-        let rendered =
-            rendering.await.map_err(|e| Error::internal("rendering notes").with_source(e))??;
-        rows_read += rendered.rows_read;
-        duplicates += rendered.duplicates;
-        excluded += rendered.excluded;
-        count += rendered.rounded;
-        first = first.or(rendered.first_rounded);
-        rejections.merge(rendered.rejections);
-        if rejections.total() <= max_rejected {
-            for piece in rendered.pieces {
-                writer.push(piece).await?;
-            }
-        }
-        reporter.event(Event::Progress { stage: Stage::Prepare, done: rows_read, tokens: 0 });
-    }
-    let shards =
-        if rejections.total() > max_rejected { Vec::new() } else { writer.finish().await? };
-    let inputs = Vec::new();
-    let types = SourceTypes::default();
-    let outcome = PrepareOutcome {
-        shards,
-        rows_read,
-        duplicates,
-        excluded,
-        rejections,
-        inputs,
-        types,
-        mode: None,
-        feed: None,
-    };
-    let rounded = first.map(|id| rounded(count, &format!("`{}`", shortened(&id))));
-    Ok((outcome, rounded))
-}
-
 fn too_many(rejections: &Rejections, allowed: u64) -> Error {
     let reasons: Vec<_> =
         rejections.by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
@@ -463,20 +403,4 @@ fn too_many(rejections: &Rejections, allowed: u64) -> Error {
         reasons.join(", "),
         rejections.samples.join("; "),
     ))
-}
-
-fn report_spills(plan: &dyn ExecutionPlan, reporter: &dyn Reporter) {
-    fn spilled(plan: &dyn ExecutionPlan) -> usize {
-        let own = plan.metrics().and_then(|metrics| metrics.spilled_bytes()).unwrap_or(0);
-        own + plan.children().into_iter().map(|child| spilled(child.as_ref())).sum::<usize>()
-    }
-    let bytes = spilled(plan);
-    if bytes > 0 {
-        reporter.event(Event::Info {
-            message: format!(
-                "the sort spilled {} MiB to disk; a larger corpus.memory_limit_mib is faster",
-                bytes.div_ceil(1 << 20)
-            ),
-        });
-    }
 }

@@ -11,6 +11,7 @@ use futures::StreamExt;
 
 use super::contract::{Contract, NOTE_ID, SORT_COLUMNS};
 use super::dedupe::Deduper;
+use super::gather::sorted;
 use super::job::{Earlier, Opened, Opening, open};
 use super::newest::Judge;
 use super::note_ids::WantedIds;
@@ -21,9 +22,11 @@ use super::template::NoteTemplate;
 use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
 use crate::corpus::outcome::{InputFile, PreparedRow, Rejections};
 use crate::corpus::session::{error, physical_plan, sql_error};
+use crate::corpus::source::excerpt;
 use crate::corpus::source::file::SourceFile;
+use crate::corpus::source::groups::Extent;
 use crate::corpus::source::tables::Tables;
-use crate::error::{Error, ErrorKind, Result, shielded_async};
+use crate::error::{Error, ErrorKind, Result, deep_async, shielded_async};
 use crate::observe::Reporter;
 use crate::store::StorageOptions;
 use crate::types::{Cancel, NoteId};
@@ -122,7 +125,7 @@ async fn looked(
                 rows.filter(id.eq(lit(untagged(note))))
             }
         })
-        .and_then(|rows| rows.sort(SORT_COLUMNS.map(|name| col(name).sort(true, true)).to_vec()))
+        .and_then(sorted)
         .map_err(wrong_sql)?;
 
     let contract = Arc::new(contract);
@@ -175,10 +178,11 @@ async fn files_of(tables: &Tables, rows: DataFrame) -> Result<Vec<(InputFile, u6
         let files: Vec<&SourceFile> =
             tables.files.iter().filter(|file| file.table == table.name()).collect();
         for (at, file) in files.into_iter().enumerate() {
-            table.read_only(Some(at));
-            let counted = count(rows.clone()).await;
-            table.read_only(None);
-            let counted = counted?;
+            let (state, plan) = rows.clone().into_parts();
+            let table = Arc::clone(table);
+            let planning = async move { excerpt::of(plan, &table, vec![Extent::whole(at)]) };
+            let plan = deep_async(planning).await?.map_err(|cause| error(cause, LOOKING))?;
+            let counted = count(DataFrame::new(state, plan)).await?;
             if counted > 0 {
                 found.push((file.input(), counted));
             }

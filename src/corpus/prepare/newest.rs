@@ -18,14 +18,38 @@ pub(super) struct Judge {
     contract: Arc<Contract>,
     /// Refuses what has no order, where release 0.1.0 took texts letter by letter.
     strict: bool,
-    doubts: u64,
-    first_doubt: Option<String>,
+    doubts: Doubts,
     last_doubted: Option<String>,
+}
+
+/// Notes whose rows were ordered by a guess.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Doubts {
+    notes: u64,
+    first: Option<String>,
+}
+
+impl Doubts {
+    /// Adds those of the next shards.
+    pub(super) fn merge(&mut self, next: Self) {
+        self.notes += next.notes;
+        self.first = self.first.take().or(next.first);
+    }
+
+    /// What to warn of, once all rows are judged.
+    pub(super) fn warning(&self) -> Option<String> {
+        let first = self.first.as_ref()?;
+        Some(format!(
+            "{} notes have rows whose `updated_at` version 1 of the pipeline file orders by a guess, so that an older \
+             row may have won: {first}",
+            self.notes
+        ))
+    }
 }
 
 impl Judge {
     pub(super) fn new(contract: Arc<Contract>, strict: bool) -> Self {
-        Self { contract, strict, doubts: 0, first_doubt: None, last_doubted: None }
+        Self { contract, strict, doubts: Doubts::default(), last_doubted: None }
     }
 
     /// Which of two rows of a note wins: newest, then a deletion, then the greater values. A total order over values,
@@ -84,26 +108,21 @@ impl Judge {
         if self.last_doubted.as_ref() == Some(&note) {
             return;
         }
-        self.doubts += 1;
-        if self.first_doubt.is_none() {
+        self.doubts.notes += 1;
+        if self.doubts.first.is_none() {
             let source = &self.contract.updated_source;
             let said = match why {
                 Some(why) => format!("{}: {}", why.why(), why.way_out(&source.sql, &source.key())),
                 None => "as times their order is another: write `version = 2` in the pipeline file"
                     .to_owned(),
             };
-            self.first_doubt = Some(format!("e.g. note {note}; {said}"));
+            self.doubts.first = Some(format!("e.g. note {note}; {said}"));
         }
         self.last_doubted = Some(note);
     }
 
-    /// What to warn of, once all rows are judged.
-    pub(super) fn warning(&self) -> Option<String> {
-        let first = self.first_doubt.as_ref()?;
-        Some(format!(
-            "{} notes have rows whose `updated_at` version 1 of the pipeline file orders by a guess, so that an older \
-             row may have won: {first}",
-            self.doubts
-        ))
+    /// The notes that it had to guess about.
+    pub(super) fn doubts(&self) -> &Doubts {
+        &self.doubts
     }
 }

@@ -1,5 +1,6 @@
 //! Writes prepared shards one after the other: Parquet, hashed and digested on the way.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -30,19 +31,20 @@ const WRITE_BYTES: usize = 8 << 20;
 /// A reader holds one row group of compressed bytes.
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
-/// Writes the shards of one run in order; one file is open at a time.
+/// Writes these shards of one run in order; one file is open at a time.
 pub(super) struct ShardWriter {
     root: Root,
     run: String,
     schema: SchemaRef,
-    shard_count: u32,
+    /// Those that are not done yet; the first may be open.
+    left: Range<u32>,
     open: Option<OpenShard>,
     done: Vec<PreparedShard>,
 }
 
 impl ShardWriter {
-    pub(super) fn new(root: Root, run: String, schema: SchemaRef, shard_count: u32) -> Self {
-        Self { root, run, schema, shard_count, open: None, done: Vec::new() }
+    pub(super) fn new(root: Root, run: String, schema: SchemaRef, shards: Range<u32>) -> Self {
+        Self { root, run, schema, left: shards, open: None, done: Vec::new() }
     }
 
     /// Writes rows; shards must come in order.
@@ -57,15 +59,16 @@ impl ShardWriter {
 
     /// Closes the last file, writes the empty ones, and returns all shards in order.
     pub(super) async fn finish(mut self) -> Result<Vec<PreparedShard>> {
-        self.close_until(self.shard_count).await?;
+        self.close_until(self.left.end).await?;
         Ok(self.done)
     }
 
     async fn close_until(&mut self, shard: u32) -> Result<()> {
-        while (self.done.len() as u64) < u64::from(shard) {
+        while self.left.start < shard {
             self.open_next()?;
             if let Some(open) = self.open.take() {
                 self.done.push(open.close(&self.root).await?);
+                self.left.start += 1;
             }
         }
         Ok(())
@@ -74,11 +77,7 @@ impl ShardWriter {
     fn open_next(&mut self) -> Result<&mut OpenShard> {
         let next = match self.open.take() {
             Some(open) => open,
-            None => {
-                let shard = u32::try_from(self.done.len())
-                    .map_err(|_| Error::internal("more shards than a u32 counts"))?;
-                OpenShard::new(&self.root, &self.run, shard, &self.schema)?
-            }
+            None => OpenShard::new(&self.root, &self.run, self.left.start, &self.schema)?,
         };
         Ok(self.open.insert(next))
     }

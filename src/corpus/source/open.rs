@@ -112,7 +112,6 @@ pub(super) async fn open(
         complaints,
         reporter: Arc::clone(reading.reporter),
         read: Default::default(),
-        only: Default::default(),
     })
 }
 
@@ -138,7 +137,6 @@ pub(super) async fn open_engine(
         complaints: changed(options, &schema, reading),
         reporter: Arc::clone(reading.reporter),
         read: Default::default(),
-        only: Default::default(),
         files: Files::Engine(engine),
         schema,
     };

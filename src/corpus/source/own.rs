@@ -25,7 +25,7 @@ use futures::TryStreamExt;
 use super::brought::{self, Declared};
 use super::described::{Described, Pieces, Weighed};
 use super::file::SourceFile;
-use super::groups::groups;
+use super::groups::{Extent, groups};
 
 /// Files with a reader that knows their columns.
 pub(super) struct OwnFiles {
@@ -62,22 +62,33 @@ pub(super) struct OwnColumns<'a> {
 }
 
 impl OwnFiles {
-    /// Reads the columns at these places of the table: of all files, or `only` of this one.
+    /// Whether a file can be read in parts: those of row groups.
+    pub(super) fn is_parquet(&self) -> bool {
+        self.format.get_ext() == "parquet"
+    }
+
+    /// Reads the columns at these places of the table: of all files, or of these extents alone.
     pub(super) async fn scan(
         &self,
         state: &dyn Session,
         columns: OwnColumns<'_>,
         places: &[usize],
-        only: Option<usize>,
+        extents: Option<&[Extent]>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let mut plans = Vec::new();
-        for (schema, mut files) in self.alike() {
-            files.retain(|at| only.is_none_or(|only| *at == only));
-            if files.is_empty() {
+        for (schema, files) in self.alike() {
+            let of_these: Vec<Extent> = match extents {
+                None => files.into_iter().map(Extent::whole).collect(),
+                Some(extents) => {
+                    let is_alike = |extent: &&Extent| files.contains(&extent.file);
+                    extents.iter().filter(is_alike).cloned().collect()
+                }
+            };
+            if of_these.is_empty() {
                 continue;
             }
-            let alike = (&schema, files.as_slice());
+            let alike = (&schema, of_these.as_slice());
             plans.push(self.scan_alike(state, columns, places, alike, limit).await?);
         }
         match plans.len() {
@@ -95,8 +106,8 @@ impl OwnFiles {
         file: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = self.common.as_ref().unwrap_or(&self.each[file].schema);
-        let alike = (schema, std::slice::from_ref(&file));
-        self.scan_alike(state, columns, places, alike, None).await
+        let whole = [Extent::whole(file)];
+        self.scan_alike(state, columns, places, (schema, &whole), None).await
     }
 
     /// Files of one schema.
@@ -105,12 +116,12 @@ impl OwnFiles {
         state: &dyn Session,
         columns: OwnColumns<'_>,
         places: &[usize],
-        (schema, files): (&SchemaRef, &[usize]),
+        (schema, extents): (&SchemaRef, &[Extent]),
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let found = columns.found(places, schema);
         let read = found.iter().flatten().copied().collect();
-        let scan = self.read(state, schema, columns, files, read, limit).await?;
+        let scan = self.read(state, schema, columns, extents, read, limit).await?;
         match schema.fields()[..] == columns.table.fields()[..columns.own] {
             true => Ok(scan),
             false => self.brought(scan, columns.table, places, &found),
@@ -137,7 +148,7 @@ impl OwnFiles {
         state: &dyn Session,
         schema: &SchemaRef,
         columns: OwnColumns<'_>,
-        files: &[usize],
+        extents: &[Extent],
         places: Vec<usize>,
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
@@ -145,15 +156,20 @@ impl OwnFiles {
             .with_table_partition_cols(columns.table.fields()[columns.own..].to_vec())
             .build();
         let partitions = state.config().target_partitions();
-        let groups = groups(&self.files, files, partitions).into_iter().map(|group| {
-            let file = |at: usize| {
-                PartitionedFile::from(self.files[at].meta.clone())
-                    .with_partition_values(self.files[at].folder_values(columns.folders))
+        let groups = groups(&self.files, extents, partitions).into_iter().map(|group| {
+            let file = |Extent { file, bytes }: Extent| {
+                let file = &self.files[file];
+                let read = PartitionedFile::from(file.meta.clone())
+                    .with_partition_values(file.folder_values(columns.folders));
+                match bytes {
+                    Some(bytes) => read.with_range(bytes.start as i64, bytes.end as i64),
+                    None => read,
+                }
             };
             FileGroup::new(group.into_iter().map(file).collect())
         });
         // By which a join chooses the side that it keeps in memory.
-        let bytes: u64 = files.iter().map(|at| self.files[*at].meta.size).sum();
+        let bytes: u64 = extents.iter().map(|extent| extent.size(&self.files)).sum();
         let mut statistics = Statistics::new_unknown(schema.table_schema());
         statistics.total_byte_size =
             Precision::Inexact(usize::try_from(bytes).unwrap_or(usize::MAX));
@@ -227,7 +243,8 @@ impl OwnFiles {
             }
             let found = columns.found(&places, schema);
             let read = found.iter().flatten().copied().collect();
-            let scan = self.read(state, schema, columns, &[file], read, None).await?;
+            let whole = [Extent::whole(file)];
+            let scan = self.read(state, schema, columns, &whole, read, None).await?;
             let own = scan.schema();
             let column = |(at, place): (usize, &usize)| {
                 let field = &columns.table.fields()[*place];

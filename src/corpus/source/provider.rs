@@ -20,7 +20,7 @@ use datafusion::prelude::SessionContext;
 
 use super::engine::{Changes, Engine};
 use super::file::SourceFile;
-use super::groups::groups;
+use super::groups::{Extent, filled, groups};
 use super::learn::{Complaint, TextTable};
 use super::own::{OwnColumns, OwnFiles};
 use crate::corpus::outcome::{Position, Rejections};
@@ -60,8 +60,6 @@ pub(in crate::corpus) struct SourceTable {
     pub(super) reporter: Arc<dyn Reporter>,
     /// Places of the columns that a query reads.
     pub(super) read: Mutex<BTreeSet<usize>>,
-    /// The one file that is read, where somebody wants to know what comes from it.
-    pub(super) only: Mutex<Option<usize>>,
 }
 
 impl fmt::Debug for SourceTable {
@@ -90,7 +88,6 @@ impl SourceTable {
             complaints: Vec::new(),
             reporter: Arc::clone(&self.reporter),
             read: Mutex::default(),
-            only: Mutex::default(),
         })
     }
 
@@ -114,7 +111,6 @@ impl SourceTable {
             complaints: Vec::new(),
             reporter: Arc::clone(&self.reporter),
             read: Mutex::default(),
-            only: Mutex::default(),
         };
         Some(Ok((table, changes)))
     }
@@ -132,9 +128,20 @@ impl SourceTable {
         &self.name
     }
 
-    /// Reads only this file of the table from now on, or all again.
-    pub(in crate::corpus) fn read_only(&self, file: Option<usize>) {
-        *self.only.lock().unwrap_or_else(PoisonError::into_inner) = file;
+    /// Its files in shares, each closed once it has this many bytes; a Parquet file that is larger is cut between row
+    /// groups. `None` where it has no files.
+    pub(in crate::corpus) fn shares(&self, bytes: u64) -> Option<Vec<Vec<Extent>>> {
+        let (files, is_cut) = match &self.files {
+            Files::Own(own) => (&own.files, own.is_parquet()),
+            Files::Text(text) => (&text.files, false),
+            Files::Open | Files::Engine(_) => return None,
+        };
+        let extents = |(at, file): (usize, &SourceFile)| match is_cut {
+            true => Extent::cut(at, file.meta.size, bytes),
+            false => vec![Extent::whole(at)],
+        };
+        let extents: Vec<Extent> = files.iter().enumerate().flat_map(extents).collect();
+        Some(filled(files, &extents, bytes))
     }
 
     /// The columns that were read, with their types.
@@ -294,21 +301,35 @@ impl TableProvider for SourceTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        self.scan_of(state, projection, (filters, limit), None).await
+    }
+}
+
+impl SourceTable {
+    /// As a scan of the table, of all of it or of these extents alone.
+    pub(super) async fn scan_of(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        (filters, limit): (&[Expr], Option<usize>),
+        extents: Option<&[Extent]>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
         let all = || (0..self.schema.fields().len()).collect();
         let places: Vec<usize> = projection.cloned().unwrap_or_else(all);
         self.check(&places).map_err(session::own)?;
         let partitions = state.config().target_partitions();
-        let only = *self.only.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.files {
-            Files::Own(own) => own.scan(state, self.columns(), &places, only, limit).await,
+            Files::Own(own) => own.scan(state, self.columns(), &places, extents, limit).await,
             Files::Engine(engine) => {
                 engine.provider.scan(state, Some(&places), filters, limit).await
             }
             Files::Open => Ok(Arc::new(EmptyExec::new(Arc::new(self.schema.project(&places)?)))),
             Files::Text(text) => {
                 let schema = Arc::new(self.schema.project(&places)?);
-                let all = only.map_or_else(|| (0..text.files.len()).collect(), |only| vec![only]);
-                let streams = groups(&text.files, &all, partitions).into_iter().map(|files| {
+                let whole = || (0..text.files.len()).map(Extent::whole).collect::<Vec<_>>();
+                let extents = extents.map_or_else(whole, <[Extent]>::to_vec);
+                let streams = groups(&text.files, &extents, partitions).into_iter().map(|group| {
+                    let files = group.into_iter().map(|extent| extent.file).collect();
                     let files = self.text_files(text, files, places.clone())?;
                     Ok(Arc::new(files) as Arc<dyn PartitionStream>)
                 });

@@ -14,7 +14,7 @@ use super::envelope::{
 };
 use super::live::PartsSummary;
 use super::parent::{Comparison, first_id, known_texts, lost_files, refuse_impossible_delta};
-use super::tokens::count_tokens;
+use super::tokens::{Counted, count_tokens};
 use crate::corpus::{
     self, Chunker, CorpusMode, CorpusOptions, Earlier, Exclude, Feed, FeedRequest, PrepareOutcome,
     PrepareRequest, SourceTypes, TableFormat, TypeRule,
@@ -124,7 +124,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let (corpus, root, reporter, cancel) =
         (request.corpus, request.root, &request.reporter, &request.cancel);
     let parent = snapshot::newest(root).await?;
-    let inputs = Inputs::default();
+    let inputs = Arc::<Inputs>::default();
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
     let space_id = spec_space.id()?;
     let lost = Box::pin(lost_files(root, parent.as_ref())).await?;
@@ -152,6 +152,7 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
             .shards
             .or_else(|| parent.as_ref().map(|parent| parent.content.shard_count)),
         default_shards: 4 * devices,
+        share_bytes: corpus.share_mib << 20,
         chunker: request.chunking.map(|options| chunker_of(request.tower, options)),
         known,
         earlier: earlier(root, &inputs, parent.as_ref(), corpus).await?,
@@ -205,16 +206,11 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let recall_min = request.gates.recall_min;
     let comparison =
         Comparison::new(root, &inputs, &spec, parent.as_ref(), lost, recall_min).await?;
-    let (mut shards, parts) =
-        compare_all(&comparison, &prepared.shards, reporter.as_ref(), cancel).await?;
-    let (mut lengths, mut sample) = (BTreeMap::new(), Vec::new());
-    for Compared { plan, missing } in &mut shards {
-        cancel.check()?;
-        let tower = request.tower;
-        count_tokens(root, &inputs, plan, missing, tower, &mut lengths, &mut sample).await?;
-    }
+    let comparison = Arc::new(comparison);
+    let (shards, parts) = compare_all(&comparison, &prepared.shards, reporter, cancel).await?;
     let distinct = shards.iter().filter(|shard| !shard.plan.unchanged).map(Compared::texts).sum();
-    let shards: Vec<ShardPlan> = shards.into_iter().map(|shard| shard.plan).collect();
+    let Counted { shards, lengths, sample } =
+        count_tokens(root, &inputs, shards, request.tower, cancel).await?;
     let mut plan = lay_out_tasks(&request, spec, prepared, shards, parts).await?;
     if let Some(adapt) = &request.adapt {
         let task = adapt::lay_out(adapt, &plan.spec, root, parent.as_ref(), &plan.shards).await?;

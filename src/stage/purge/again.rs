@@ -111,7 +111,8 @@ async fn notes_of(
             Ok(BTreeSet::new())
         }
         Some(
-            Key::Located { .. }
+            Key::Rows { .. }
+            | Key::Located { .. }
             | Key::Index { .. }
             | Key::Sidecar { .. }
             | Key::Removed { .. }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
 use super::target::Target;
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::index;
 use crate::stage::rows::{WHOSE, visit};
 use crate::stage::written::Written;
@@ -87,6 +87,8 @@ pub(super) async fn look(
             .await?;
             holds
         }
+        // Of a run that was stopped while it prepared: nobody will read them.
+        "rows" => return Err(Error::unsupported("rows that no shard has gathered yet")),
         kind @ ("usearch" | "f16") => {
             if let Some(short) = layout::hash_in_name(&object.key) {
                 root.hashes_to(&object.key, &short).await?;

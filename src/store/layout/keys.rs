@@ -152,6 +152,8 @@ macro_rules! sample {
 keys! {
     /// Prepared notes of one shard (gone after retention).
     Prepared = prepared(run: Run, shard: u32) "prepared/{run}/{shard:05}.parquet";
+    /// Rows that one task read, of every shard, until each shard's are gathered; attempts have files of their own.
+    Rows = rows(run: Run, share: u32, attempt: Hash) "prepared/{run}/{share:05}-{attempt}.rows";
     /// Where the already stored vectors of one shard are.
     Located = located(run: Run, shard: u32) "prepared/{run}/{shard:05}.located.parquet";
     /// Newly encoded vectors; `hash` is the start of the file's SHA-256, so attempts that differ cannot clash.

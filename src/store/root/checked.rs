@@ -16,7 +16,9 @@ use crate::types::Digest256;
 pub(crate) fn damaged(root: &Root, key: &str, what: impl std::fmt::Display) -> Error {
     let uri = root.uri();
     let way_out = match layout::parse(key) {
-        Some(Key::Prepared { .. } | Key::Located { .. }) => "start a new run".to_owned(),
+        Some(Key::Prepared { .. } | Key::Rows { .. } | Key::Located { .. }) => {
+            "start a new run".to_owned()
+        }
         _ => format!(
             "restore it, or take it out with `scalingnote snapshot repair {uri}`: the next run makes it again"
         ),

@@ -22,6 +22,7 @@ pub fn corpus(table: TableOptions, sql: String, types: TypeRule) -> CorpusOption
         stored_columns: Vec::new(),
         max_rejected: 10,
         memory_limit_mib: 256,
+        share_mib: 128,
         storage: None,
     }
 }
@@ -37,6 +38,7 @@ pub async fn prepared(
         base_dir: folder,
         shard_count: Some(1),
         default_shards: 1,
+        share_bytes: u64::MAX,
         chunker: None,
         exclude: None,
         known: None,

@@ -14,6 +14,7 @@ mod newest;
 mod numbers;
 mod oddities;
 mod scale;
+mod shares;
 mod sources;
 mod types;
 
@@ -34,6 +35,7 @@ pub struct Corpus {
     pub dir: tempfile::TempDir,
     pub options: CorpusOptions,
     pub shards: Option<u32>,
+    pub share_bytes: u64,
     pub chunker: Option<Arc<dyn Chunker>>,
     pub earlier: Option<Earlier>,
     pub feed: Option<FeedRequest>,
@@ -56,9 +58,11 @@ impl Corpus {
                 stored_columns: vec![],
                 max_rejected: 0,
                 memory_limit_mib: 256,
+                share_mib: 128,
                 storage: None,
             },
             shards: Some(1),
+            share_bytes: 128 << 20,
             chunker: None,
             earlier: None,
             feed: None,
@@ -82,6 +86,7 @@ impl Corpus {
             base_dir: self.dir.path(),
             shard_count: self.shards,
             default_shards: 4,
+            share_bytes: self.share_bytes,
             chunker: self.chunker.clone(),
             known: None,
             earlier: self.earlier.clone(),
