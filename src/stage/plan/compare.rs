@@ -1,11 +1,13 @@
 //! The comparison of prepared notes with the parent snapshot and with every stored part.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use futures::TryStreamExt;
 
 use super::envelope::{NoteChanges, ShardPlan};
 use super::live::{LiveRows, PartsSummary};
+use super::on_cores::on_cores;
 use super::parent::{Comparison, ParentNotes, notes_of};
 use crate::corpus::{CorpusMode, PreparedShard};
 use crate::embedding;
@@ -42,15 +44,25 @@ impl Compared {
     }
 }
 
+/// What the comparison with the parent says of a shard.
+struct One {
+    plan: ShardPlan,
+    /// The texts that the parent's shard does not have, in first-seen order.
+    missing: Vec<TextHash>,
+    live: LiveRows,
+    /// The id of a note, where notes were read.
+    first: Option<NoteId>,
+}
+
 /// Compares every shard, looks for missing texts in all parts, and chooses the parts to compact.
 pub(super) async fn compare_all(
-    comparison: &Comparison<'_>,
+    comparison: &Arc<Comparison>,
     prepared: &[PreparedShard],
-    reporter: &dyn Reporter,
+    reporter: &Arc<dyn Reporter>,
     cancel: &Cancel,
 ) -> Result<(Vec<Compared>, PartsSummary)> {
-    let (root, spec) = (comparison.root, comparison.spec);
-    let resharded = comparison.resharded().await?;
+    let (root, spec) = (&comparison.root, &comparison.spec);
+    let resharded = Arc::new(comparison.resharded().await?);
     let mut shards = Vec::with_capacity(prepared.len());
     let mut wanted = HashSet::new();
     let mut parts = embedding::list_parts(root, &spec.space_id, None).await?;
@@ -58,16 +70,23 @@ pub(super) async fn compare_all(
     // gc may be about to collect.
     let named = FileRef::paths(comparison.parent.iter().flat_map(|p| &p.content.parts));
     parts.sort_by_key(|part| !named.contains(part.file.path.as_str()));
-    let (mut live, mut first) = (LiveRows::default(), None);
-    for shard in prepared {
-        cancel.check()?;
-        let resharded = resharded.as_ref();
-        let (plan, missing) =
-            compare_one(comparison, shard, resharded, &mut live, &mut first, reporter).await?;
-        if !parts.is_empty() {
-            wanted.extend(missing.iter().copied());
+    let with = (Arc::clone(comparison), resharded, Arc::clone(reporter), cancel.clone());
+    let all = on_cores(prepared.to_vec(), move |shard| {
+        let (comparison, resharded, reporter, cancel) = with.clone();
+        async move {
+            cancel.check()?;
+            let resharded = Option::as_ref(&resharded);
+            compare_one(&comparison, &shard, resharded, &*reporter).await
         }
-        shards.push((plan, missing));
+    });
+    let (mut live, mut first) = (LiveRows::default(), None);
+    for one in all.await? {
+        if !parts.is_empty() {
+            wanted.extend(one.missing.iter().copied());
+        }
+        live.merge(one.live);
+        first = first.or(one.first);
+        shards.push((one.plan, one.missing));
     }
     if let Some(note) = &first {
         comparison.refuse_other_ids(note).await?;
@@ -105,7 +124,7 @@ pub(super) async fn compare_all(
 
 /// Where something changes anyway, parts of which few rows are live are compacted by every shard that needs them.
 async fn choose_compaction(
-    comparison: &Comparison<'_>,
+    comparison: &Comparison,
     parts: &[embedding::PartReceipt],
     mut live: LiveRows,
     compared: &mut [Compared],
@@ -115,7 +134,7 @@ async fn choose_compaction(
     }
     for shard in compared.iter().filter(|shard| shard.plan.unchanged) {
         if let Some(old) = comparison.shard(shard.plan.prepared.shard) {
-            let ids = comparison.inputs.ids(comparison.root, old).await?;
+            let ids = comparison.inputs.ids(&comparison.root, old).await?;
             ids.rows.iter().for_each(|row| live.add(&row.place));
         }
     }
@@ -143,17 +162,15 @@ async fn choose_compaction(
     Ok(summary)
 }
 
-/// The shard's plan and the texts that the parent's shard does not have, in first-seen order. `first` gets the id of a
-/// note.
+/// Compares a shard with the parent's.
 async fn compare_one(
-    comparison: &Comparison<'_>,
+    comparison: &Comparison,
     shard: &PreparedShard,
     resharded: Option<&ParentNotes>,
-    live: &mut LiveRows,
-    first: &mut Option<NoteId>,
     reporter: &dyn Reporter,
-) -> Result<(ShardPlan, Vec<TextHash>)> {
-    let spec = comparison.spec;
+) -> Result<One> {
+    let spec = &comparison.spec;
+    let (mut live, mut first) = (LiveRows::default(), None);
     let mut plan = ShardPlan {
         prepared: shard.clone(),
         parent: None,
@@ -178,7 +195,7 @@ async fn compare_one(
             plan.unchanged = true;
             plan.notes.unchanged = old.notes;
             plan.texts_from_parent = old.vectors;
-            return Ok((plan, Vec::new()));
+            return Ok(One { plan, missing: Vec::new(), live, first });
         }
     }
     let parent_ids = comparison.ids(parent_shard, reporter).await?;
@@ -192,7 +209,7 @@ async fn compare_one(
     }
     let old_notes = parent_ids.as_ref().map(notes_of);
     let old = |note: &NoteId| old_notes.as_ref().or(resharded).and_then(|notes| notes.get(note));
-    let mut batches = comparison.inputs.prepared(comparison.root, shard).await?;
+    let mut batches = comparison.inputs.prepared(&comparison.root, shard).await?;
     let mut needed = HashSet::new();
     let mut missing = Vec::new();
     let mut current: Option<(NoteId, BTreeMap<u32, TextHash>, bool)> = None;
@@ -211,7 +228,7 @@ async fn compare_one(
     };
     while let Some(batch) = batches.try_next().await? {
         if first.is_none() {
-            *first = batch.rows.first().map(|row| row.note_id.clone());
+            first = batch.rows.first().map(|row| row.note_id.clone());
         }
         for row in batch.rows {
             if current.as_ref().is_none_or(|(note, ..)| *note != row.note_id) {
@@ -252,5 +269,5 @@ async fn compare_one(
             places.values().for_each(|place| live.add(place));
         }
     }
-    Ok((plan, missing))
+    Ok(One { plan, missing, live, first })
 }

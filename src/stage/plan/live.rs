@@ -39,6 +39,15 @@ impl LiveRows {
         bits[word] |= 1 << bit;
     }
 
+    /// Adds those of other shards.
+    pub fn merge(&mut self, other: Self) {
+        for (part, theirs) in other.0 {
+            let bits = self.0.entry(part).or_default();
+            bits.resize(bits.len().max(theirs.len()), 0);
+            bits.iter_mut().zip(theirs).for_each(|(own, their)| *own |= their);
+        }
+    }
+
     /// Parts of which under half the rows are live (DESIGN, decision 2), and the books. A part without a receipt among
     /// `parts` is left alone.
     pub fn sparse(&self, parts: &[PartReceipt]) -> (Vec<String>, PartsSummary) {

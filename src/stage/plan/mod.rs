@@ -5,6 +5,7 @@ mod compare;
 mod envelope;
 mod live;
 mod look;
+mod on_cores;
 mod parent;
 mod prepare;
 mod tokens;

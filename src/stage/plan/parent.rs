@@ -113,11 +113,11 @@ pub(super) fn notes_of(ids: &Ids) -> ParentNotes {
 }
 
 /// What of the parent may be taken over.
-pub(super) struct Comparison<'a> {
-    pub root: &'a Root,
-    pub inputs: &'a Inputs,
-    pub spec: &'a RunSpec,
-    pub parent: Option<&'a Manifest>,
+pub(super) struct Comparison {
+    pub root: Root,
+    pub inputs: Arc<Inputs>,
+    pub spec: RunSpec,
+    pub parent: Option<Manifest>,
     /// Files of the parent that are gone.
     lost: HashSet<String>,
     /// Same space, options, columns and shard count: an unchanged shard needs no task.
@@ -129,12 +129,12 @@ pub(super) struct Comparison<'a> {
     recall_min: f64,
 }
 
-impl<'a> Comparison<'a> {
+impl Comparison {
     pub async fn new(
-        root: &'a Root,
-        inputs: &'a Inputs,
-        spec: &'a RunSpec,
-        parent: Option<&'a Manifest>,
+        root: &Root,
+        inputs: &Arc<Inputs>,
+        spec: &RunSpec,
+        parent: Option<&Manifest>,
         lost: HashSet<String>,
         recall_min: f64,
     ) -> Result<Self> {
@@ -158,10 +158,10 @@ impl<'a> Comparison<'a> {
         }
         let recalls = parent.map(recall_by_shard).unwrap_or_default();
         Ok(Self {
-            root,
-            inputs,
-            spec,
-            parent,
+            root: root.clone(),
+            inputs: Arc::clone(inputs),
+            spec: spec.clone(),
+            parent: parent.cloned(),
             lost,
             shards_reusable,
             same_shards,
@@ -172,11 +172,12 @@ impl<'a> Comparison<'a> {
     }
 
     pub fn same_space(&self) -> bool {
-        self.parent.is_some_and(|p| p.content.space_id == self.spec.space_id)
+        self.parent.as_ref().is_some_and(|p| p.content.space_id == self.spec.space_id)
     }
 
-    pub fn shard(&self, number: u32) -> Option<&'a ShardContent> {
+    pub fn shard(&self, number: u32) -> Option<&ShardContent> {
         self.parent
+            .as_ref()
             .filter(|_| self.same_shards)
             .and_then(|parent| parent.content.shards.get(number as usize))
     }
@@ -218,7 +219,7 @@ impl<'a> Comparison<'a> {
         reporter: &dyn Reporter,
     ) -> Result<Option<Ids>> {
         let Some(old) = shard else { return Ok(None) };
-        match self.inputs.ids(self.root, old).await {
+        match self.inputs.ids(&self.root, old).await {
             Ok(ids) => Ok(Some(ids)),
             Err(error) if is_damage(&error) && self.spec.mode == CorpusMode::Full => {
                 reporter.warn(format!(
@@ -233,10 +234,12 @@ impl<'a> Comparison<'a> {
 
     /// Every note of a parent with other shards; `None` where the shards are the same.
     pub async fn resharded(&self) -> Result<Option<ParentNotes>> {
-        let Some(parent) = self.parent.filter(|_| !self.same_shards) else { return Ok(None) };
+        let Some(parent) = self.parent.as_ref().filter(|_| !self.same_shards) else {
+            return Ok(None);
+        };
         let mut notes = ParentNotes::new();
         for shard in &parent.content.shards {
-            notes.extend(notes_of(&self.inputs.ids(self.root, shard).await?));
+            notes.extend(notes_of(&self.inputs.ids(&self.root, shard).await?));
         }
         Ok(Some(notes))
     }
@@ -244,8 +247,9 @@ impl<'a> Comparison<'a> {
     /// Refuses a corpus whose ids are of another type than the newest snapshot's: every note would be another note, and
     /// no gate counts that, because as many come as go. `now` is the id of some note of the corpus.
     pub async fn refuse_other_ids(&self, now: &NoteId) -> Result<()> {
-        let Some(parent) = self.parent else { return Ok(()) };
-        let Some(before) = first_id(self.root, self.inputs, parent).await? else { return Ok(()) };
+        let Some(parent) = &self.parent else { return Ok(()) };
+        let before = first_id(&self.root, &self.inputs, parent).await?;
+        let Some(before) = before else { return Ok(()) };
         let (was, is) = (before.type_name(), now.type_name());
         if was == is {
             return Ok(());
