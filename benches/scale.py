@@ -2,13 +2,15 @@
 """How a run grows: what planning costs for each million notes, what is under the root for each shard, and what a lost GPU
 costs, measured where two cores carry it and simulated for 100 million notes.
 
-    scale.py PROGRAM [--notes 250000,1000000] [--second-day 250000] [--shards 64,256]
-             [--simulate 100000000] [--gpus 100] [--tokens-per-second 50000] [--tokens 130]
+    scale.py PROGRAM [--notes 250000,1000000] [--second-day 250000] [--shards 64,256] [--shared 1000000]
+             [--simulate 100000000] [--gpus 100] [--tokens-per-second 50000] [--tokens 130] [--only shares]
 
 1. `plan --brief` over generated notes of two sizes: seconds and memory (the difference is the price of a million notes), bytes
    prepared; then for one size a published first day and the plan of a day on which 1% changed.
 2. Whole runs over few notes in many shards: objects, plan and manifest for each shard, and the seconds of one listing.
-3. Encoding that many notes on that many GPUs, task by task: notes fall into shards by chance as hashing makes them fall, executors
+3. Planning notes of 130 words in eight files: by one process on one core, by one on two, and by two workers of a core each, which
+   read and gather shares of the corpus (`plan --shares`, `task --stage prepare`, `task --stage gather`, `plan --gathered`).
+4. Encoding that many notes on that many GPUs, task by task: notes fall into shards by chance as hashing makes them fall, executors
    take the next task when they are free, parts are as in the program; once without a fault, once with a GPU lost half-way.
 
 A run that takes longer than STEP_SECONDS (3600) is cut, and with it what hangs on it (steps.py).
@@ -22,6 +24,7 @@ import math
 import pathlib
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -69,10 +72,12 @@ def write_notes(folder, count, shards, changed=0):
     (folder / "pipeline.toml").write_text(PIPELINE.format(shards=shards))
 
 
-def program(args, folder, *command):
+def program(args, folder, *command, cores=None):
     """Wall seconds, highest resident MiB, and what it printed."""
     started = time.monotonic()
     line = [str(pathlib.Path(args.program).resolve()), *command, "--progress", "none"]
+    if cores:
+        line = ["taskset", "-c", cores, *line]
     with open(folder / "out", "w+") as out, open(folder / "err", "w+") as err:
         step = steps.Step(line, steps.limit(3600), cwd=folder, stdout=out, stderr=err)
         code = step.wait()
@@ -127,6 +132,84 @@ def planning(args, folder):
         (few, less), (many, more) = grown[0], grown[-1]
         print(f"\nMemory of a first day grows by {(more - less) / (many - few) * 1e6:.0f} MiB for each million notes.")
     return cuts
+
+
+SHARED = """version = 2
+[corpus]
+sql = "SELECT note_id, title, body, updated_at FROM notes"
+template = "{{ title }}\\n{{ body }}"
+stored_columns = ["title"]
+[[corpus.tables]]
+name = "notes"
+uri = "notes"
+[tower]
+model = "fake:16"
+pooling = "mean"
+[index]
+shards = 16
+[publish]
+root = "root"
+"""
+
+
+def write_shared(folder, count):
+    """Eight files of notes of 130 words; one in a hundred is there twice, in another file."""
+    rng = random.Random(7)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(5000)]
+    # Texts of their own, made quickly: pieces of ten words.
+    pieces = [" ".join(rng.choices(words, k=10)) for _ in range(5000)]
+    (folder / "notes").mkdir()
+    for file in range(8):
+        with open(folder / "notes" / f"{file}.csv", "w") as out:
+            out.write("note_id,title,body,updated_at\n")
+            for at in range(file, count, 8):
+                id = at - 1 if at % 100 == 1 else at
+                out.write(f"{id},{' '.join(rng.choices(words, k=8))} {at},{' '.join(rng.choices(pieces, k=12))} {id},{file}\n")
+    (folder / "pipeline.toml").write_text(SHARED)
+
+
+def together(args, folder, commands):
+    """Wall seconds of commands that run at once, each on a core of its own."""
+    started = time.monotonic()
+    program = str(pathlib.Path(args.program).resolve())
+    lines = [["taskset", "-c", str(core), program, *line, "--progress", "none"] for core, line in enumerate(commands)]
+    running = [steps.Step(line, steps.limit(3600), cwd=folder, stdout=subprocess.DEVNULL) for line in lines]
+    codes = [step.wait() for step in running]
+    assert not any(codes), codes
+    return time.monotonic() - started, max(step.usage.ru_maxrss for step in running) / 1024
+
+
+def shared(args, folder):
+    write_shared(folder, args.shared)
+    rows = []
+    for cores in ("0", "0,1"):
+        seconds, memory, _ = program(args, folder, "plan", "pipeline.toml", "--brief", cores=cores)
+        rows.append((f"one process, cores {cores}", seconds, memory))
+        shutil.rmtree(folder / "root", ignore_errors=True)
+    for workers in (1, 2):
+        seconds, memory, said = program(args, folder, "plan", "pipeline.toml", "--shares", cores="0")
+        key = json.loads(said)["shares_key"]
+        if workers == 1:
+            rows.append(("`plan --shares`: looks over all files", seconds, memory))
+        total = 0
+        for stage in ("prepare", "gather"):
+            line = ["task", "pipeline.toml", "--plan", key, "--stage", stage, "--share"]
+            seconds, memory = together(args, folder, [[*line, f"{at}/{workers}"] for at in range(workers)])
+            rows.append((f"`--stage {stage}`, workers of a core each: {workers}", seconds, memory))
+            total += seconds
+        rows.append((f"both stages, workers: {workers}", total, memory))
+        seconds, memory, _ = program(args, folder, "plan", "pipeline.toml", "--brief", "--gathered", key, cores="0,1")
+        if workers == 1:
+            rows.append(("`plan --gathered`, cores 0,1", seconds, memory))
+        shutil.rmtree(folder / "root", ignore_errors=True)
+    shutil.rmtree(folder / "notes")
+    print(f"\n## {args.shared:,} notes of 130 words in eight files\n")
+    print("| | seconds | highest MiB of a process |")
+    print("|---|---|---|")
+    for name, seconds, memory in rows:
+        print(f"| {name} | {seconds:.1f} | {memory:.0f} |")
+    one, two = (seconds for name, seconds, _ in rows if name.startswith("both stages"))
+    print(f"\nTwo workers are {one / two:.2f} times as fast as one, two cores of a process {rows[0][1] / rows[1][1]:.2f} times.")
 
 
 def metadata(args, folder):
@@ -209,13 +292,23 @@ def main():
     parser.add_argument("--notes", type=numbers, default=[250_000, 1_000_000])
     parser.add_argument("--second-day", type=int, default=250_000)
     parser.add_argument("--shards", type=numbers, default=[64, 256])
+    parser.add_argument("--shared", type=int, default=1_000_000)
+    parser.add_argument("--only", choices=["shares"])
     parser.add_argument("--simulate", type=int, default=100_000_000)
     parser.add_argument("--gpus", type=int, default=100)
     parser.add_argument("--tokens-per-second", type=int, default=50_000)
     parser.add_argument("--tokens", type=int, default=130, help="of a note")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="scalingnote-scale-") as folder:
-        cuts = planning(args, pathlib.Path(folder)) + metadata(args, pathlib.Path(folder))
+        folder = pathlib.Path(folder)
+        if args.only:
+            shared(args, folder)
+            return
+        cuts = planning(args, folder) + metadata(args, folder)
+        try:
+            shared(args, folder)
+        except steps.Cut as cut:
+            cuts.append(("shares", cut))
     simulation(args)
     print("\n" + steps.said(cuts))
 

@@ -14,6 +14,8 @@ Set up, in the environment of scheduler and workers:
     SCALINGNOTE_PIPELINE      the pipeline file, as the steps see it
     SCALINGNOTE               the program (default: scalingnote on the PATH)
     SCALINGNOTE_SHARES        mapped instances of a stage, at most (default 64)
+    SCALINGNOTE_CORPUS_SHARES mapped instances that read the corpus, at most (default 1: the step `plan` reads it). With
+                              more, where its SQL looks at each row alone: share -> prepare (mapped) -> gather (mapped) -> plan
     SCALINGNOTE_POD           pipelines/kubernetes/tasks-job.yaml: every step is then a pod of that template
                               (pip install apache-airflow-providers-cncf-kubernetes); without it, a process
 and a pool for each kind of machine:
@@ -34,6 +36,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 PROGRAM = os.environ.get("SCALINGNOTE", "scalingnote")
 PIPELINE = os.environ.get("SCALINGNOTE_PIPELINE", "/opt/scalingnote/pipelines/daily.toml")
 SHARES = int(os.environ.get("SCALINGNOTE_SHARES", "64"))
+CORPUS_SHARES = int(os.environ.get("SCALINGNOTE_CORPUS_SHARES", "1"))
 POD = os.environ.get("SCALINGNOTE_POD")
 RETRY_DELAY = datetime.timedelta(seconds=int(os.environ.get("SCALINGNOTE_RETRY_SECONDS", "120")))
 
@@ -179,9 +182,27 @@ def scalingnote_daily():
         return part is not None and part["tasks"] > 0
 
     @task
-    def shares(plan: dict, group: str, stage: str) -> list[str]:
-        count = min(plan_of(plan, group)[f"{stage}_tasks"], SHARES)
+    def shares(plan: dict, group: str, stage: str, most: int = SHARES) -> list[str]:
+        count = min(plan_of(plan, group)[f"{stage}_tasks"], most)
         return [f"{index}/{count}" for index in range(count)]
+
+    def planned() -> Step:
+        """The step that plans, behind those that read the corpus."""
+        if CORPUS_SHARES < 2:
+            return Step(**step("plan", PIPELINE, "--brief", task_id="plan", hours=2, result=True))
+        share = Step(**step("plan", PIPELINE, "--shares", task_id="share", hours=2, result=True))
+        # Empty where one task reads the corpus: then there is nothing to map over, and the step `plan` reads it.
+        key = "{{ ti.xcom_pull(task_ids='share')['shares_key'] or '' }}"
+
+        def mapped(stage: str):
+            each = shares.override(task_id=f"{stage}_shares", trigger_rule="none_failed")(share.output, "day", stage, CORPUS_SHARES)
+            line = ("task", PIPELINE, "--plan", key, "--stage", stage)
+            return Step.partial(**step(*line, task_id=stage, hours=2, trigger_rule="none_failed")).expand(share=each)
+
+        line = ("plan", PIPELINE, "--brief", "--gathered", key)
+        plan = Step(**step(*line, task_id="plan", hours=2, result=True, trigger_rule="none_failed"))
+        share >> mapped("prepare") >> mapped("gather") >> plan
+        return plan
 
     def steps(plan: Step, group: str) -> tuple:
         """The steps of one group: its first and its last."""
@@ -211,7 +232,7 @@ def scalingnote_daily():
         encode >> adapt >> publish
         return begin, publish
 
-    plan = Step(**step("plan", PIPELINE, "--brief", task_id="plan", hours=2, result=True))
+    plan = planned()
     _, published = steps(plan, "day")
     evening, _ = steps(plan, "night")
     # As in `scalingnote run`: the night comes after the day, and not at all where the day failed.

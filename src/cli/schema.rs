@@ -8,8 +8,8 @@ use super::app::{App, pretty};
 use super::args::place;
 use crate::config::Pipeline;
 use crate::error::{Result, ResultExt, not_written};
-use crate::report::{PlanBrief, PlanSummary, RunReport};
-use crate::stage::Plan;
+use crate::report::{PlanBrief, PlanSummary, RunReport, SharesBrief};
+use crate::stage::{Plan, SharesPlan};
 use crate::store::named::{Existing, write_whole};
 use crate::train::{DistillOptions, TrainOptions};
 
@@ -50,6 +50,10 @@ pub(crate) enum SchemaName {
     PlanBrief,
     /// runs/<run>/plan.json: the tasks that `task` executes.
     Plan,
+    /// What `plan --shares` prints.
+    SharesBrief,
+    /// runs/<run>/shares.json: the shares of the corpus that `task` reads and gathers.
+    Shares,
 }
 
 impl SchemaName {
@@ -63,6 +67,8 @@ impl SchemaName {
             Self::Plan => schemars::schema_for!(Plan).to_value(),
             Self::PlanSummary => schemars::schema_for!(PlanSummary).to_value(),
             Self::PlanBrief => schemars::schema_for!(PlanBrief).to_value(),
+            Self::SharesBrief => schemars::schema_for!(SharesBrief).to_value(),
+            Self::Shares => schemars::schema_for!(SharesPlan).to_value(),
         };
         pretty(&value)
     }

@@ -55,8 +55,11 @@ pub use outcome::{
 pub use pairs::read_pairs;
 pub use prepare::{
     Chunker, DigestRow, Earlier, Exclude, FeedRequest, KnownText, Look, LookRequest,
-    PrepareRequest, PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, Wanted,
-    check_template_length, look, prepare, prepared_schema,
+    PrepareRequest, PreparedReader, RESERVED_COLUMNS, SMALL_CORPUS, ShardDigest, SharedCorpus,
+    Sharing, Wanted, check_template_length, clear_shares, gather_shards, look, prepare,
+    prepared_schema, prepared_shares, read_shares, share,
 };
 pub use sample::{ColumnShape, SampledColumn, TableSample, sample_table};
 pub use session::check_sql;
+pub use source::groups::Extent;
+pub use source::pinned::{PinnedFile, PinnedTable};

@@ -43,7 +43,8 @@ pub async fn read_pairs(
         let only = std::slice::from_ref(table);
         let finder = Finder::new(base_dir, &storage, None, cancel, reporter.as_ref());
         let (rule, room) = (TypeRule::Exact, Room::of(MEMORY_MIB));
-        let typing = tables::Typing { rule, before: None, reporter, room, since: None };
+        let typing =
+            tables::Typing { rule, before: None, reporter, room, since: None, pinned: None };
         let tables = tables::register(&context, only, finder, &typing);
         let tables = cancel.unless_stopped(tables).await?;
         if let Some(first) = tables.rejections.samples.first() {

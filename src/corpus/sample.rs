@@ -96,7 +96,8 @@ pub async fn sample_table(
         let only = std::slice::from_ref(table);
         let finder = Finder::new(base_dir, storage, None, cancel, reporter.as_ref());
         let (rule, room) = (TypeRule::Exact, Room::of(MEMORY_MIB));
-        let typing = tables::Typing { rule, before: None, reporter, room, since: None };
+        let typing =
+            tables::Typing { rule, before: None, reporter, room, since: None, pinned: None };
         let tables = tables::register(&context, only, finder, &typing).await?;
         let sql = format!("SELECT * FROM {} LIMIT {ROWS}", quoted(&table.name));
         let rows = query(&context, &sql).await.map_err(|cause| sql_error(cause, only))?;

@@ -22,6 +22,7 @@ mod plan;
 mod publish;
 mod purge;
 mod run;
+mod shares;
 mod tasks;
 
 #[cfg(feature = "cluster")]
@@ -33,8 +34,9 @@ pub use context::{check_query_tower, new_run_id};
 pub use copy::copy;
 pub use doctor::{Check, Checkup, CheckupRequest, Health, examine};
 pub use explain::{ExplainRequest, Explained, explain};
-pub use plan::{plan, plan_brief};
+pub use plan::{plan, plan_brief, plan_gathered, plan_shares};
 pub use publish::publish_plan;
 pub use purge::{purge, purge_again, repair, told_of_again};
 pub use run::{run, run_into};
-pub use tasks::{Share, ShareDone, TaskStage, encode_texts, execute_share, execute_task};
+pub use shares::execute_share;
+pub use tasks::{Share, ShareDone, TaskStage, encode_texts, execute_task};

@@ -5,8 +5,10 @@ use super::context::{RunContext, Session, new_run_id};
 use super::run::refuse_moved;
 use super::tasks::{local, measure_speed};
 use crate::error::Result;
-use crate::report::{PlanBrief, PlanSummary};
-use crate::stage::Moved;
+use crate::report::{PlanBrief, PlanSummary, SharesBrief};
+use crate::stage::{self, Moved, Plan, SharesPlan};
+use crate::store::layout;
+use crate::types::Digest256;
 
 /// What a run would do: exact counts, and times from a short calibration on the first device. Nothing is encoded
 /// for keeps; the plan is stored so that its tasks can be executed elsewhere.
@@ -34,23 +36,65 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
     Ok(summary)
 }
 
-/// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
-/// A plan without tasks is not stored, and neither is one that a push to the tower's repository would make: a person decides
-/// about that. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
-pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
+/// For a scheduler that has the corpus read elsewhere, too: in how many shares, before there is a plan. Their tasks are those of
+/// the stages `prepare` and `gather`; then [`plan_gathered`] plans with what they gathered.
+pub async fn plan_shares(ctx: &RunContext) -> Result<SharesBrief> {
     ctx.admit_root().await?;
     let run = new_run_id();
+    let Course { session, .. } = backfill::course(&Session::new(ctx)).await?;
+    let tower = session.document().await?;
+    let space = tower.space(Digest256::of(session.ctx.pipeline.corpus.template.as_bytes())).id()?;
+    let planned = Box::pin(stage::plan_shares(&session.notes(&run, None), &space)).await?;
+    Ok(SharesBrief::of(&run, &planned))
+}
+
+/// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
+/// A plan without tasks is not stored, and neither is one that a push to the tower's repository would make: a person
+/// decides about that. A night of `[next]` is bounded by `tokens_per_run` alone: minutes need a device.
+pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
+    Box::pin(brief(ctx, None)).await
+}
+
+/// [`plan_brief`] of the run that [`plan_shares`] has begun, whose tasks are all done. `shares_key` is its id, or the key of
+/// the plan of its shares.
+///
+/// # Errors
+/// Transient, where a shard is not gathered; Conflict, where a snapshot was published meanwhile.
+pub async fn plan_gathered(ctx: &RunContext, shares_key: &str) -> Result<PlanBrief> {
+    Box::pin(brief(ctx, Some(shares_key))).await
+}
+
+async fn brief(ctx: &RunContext, gathered: Option<&str>) -> Result<PlanBrief> {
+    ctx.admit_root().await?;
+    let run = gathered.map_or_else(new_run_id, |key| layout::run_of(key).to_owned());
     let Course { session, next, notice } = backfill::course(&Session::new(ctx)).await?;
     if let Some(message) = notice {
         ctx.reporter.warn(message);
     }
     session.questions().await?;
-    let planned = session.plan(&run).await?;
+    let shares = match gathered {
+        Some(_) => Some(SharesPlan::load(&ctx.root, &run).await?),
+        None => None,
+    };
+    let planned = match &shares {
+        // It was planned before: what the shards were gathered from may be gone.
+        Some(_) if ctx.root.size(&Plan::key(&run)).await?.is_some() => {
+            return Ok(PlanBrief::of(&Plan::load(&ctx.root, &run).await?));
+        }
+        Some(shares) => {
+            let prepared = Box::pin(shares.prepared(&session.notes(&run, None))).await?;
+            Box::pin(session.plan_with(session.document().await?, &run, Some(&prepared))).await?
+        }
+        None => Box::pin(session.plan(&run)).await?,
+    };
     refuse_moved(&session, &planned)?;
     session.check_questions(&planned.plan).await?;
     let plan = planned.plan;
     if plan.tasks() > 0 {
         plan.store(&ctx.root).await?;
+    }
+    if let Some(shares) = &shares {
+        shares.clear(&session.notes(&run, None)).await?;
     }
     let mut brief = PlanBrief::of(&plan);
     if let Some(next) = next {

@@ -10,7 +10,8 @@ use super::estimate::{encode_seconds, part_bytes};
 use crate::corpus::{CorpusReading, InputFile};
 use crate::index;
 use crate::observe::format;
-use crate::stage::{Plan, Planned};
+use crate::stage::{Plan, Planned, SharesPlanned};
+use crate::store::layout;
 
 /// Amounts of one shard or of all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -195,6 +196,38 @@ pub(crate) fn truncation_warning(plan: &Plan) -> Option<String> {
             plan.spec.tower.max_tokens()
         )
     })
+}
+
+/// What a scheduler has to know to have a corpus read in shares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SharesBrief {
+    /// Id of the run that will be planned.
+    pub run: String,
+    /// Where the plan of the shares is stored under the root, for `scalingnote task --plan` and then `scalingnote plan
+    /// --gathered`; `None` where one task reads the corpus: `scalingnote plan`.
+    pub shares_key: Option<String>,
+    /// Number of shares: tasks of the stage `prepare`.
+    pub prepare_tasks: u64,
+    /// Number of shards: tasks of the stage `gather`, which follow those.
+    pub gather_tasks: u64,
+    /// In how many shares the corpus is read, or why one task reads it.
+    pub reading: CorpusReading,
+}
+
+impl SharesBrief {
+    /// Of a plan of shares.
+    pub fn of(run: &str, planned: &SharesPlanned) -> Self {
+        let (shares_key, prepare_tasks, gather_tasks, reading) = match planned {
+            SharesPlanned::One(why) => (None, 0, 0, CorpusReading::One(why.clone())),
+            SharesPlanned::Shares(plan) => {
+                let shares = plan.corpus.shares.len() as u32;
+                let key = layout::shares_plan(run);
+                let shards = plan.corpus.shard_count;
+                (Some(key), shares.into(), shards.into(), CorpusReading::Shares(shares))
+            }
+        };
+        Self { run: run.to_owned(), shares_key, prepare_tasks, gather_tasks, reading }
+    }
 }
 
 /// What a scheduler has to know of a plan: as small for a million tasks as for one.

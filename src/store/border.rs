@@ -138,7 +138,11 @@ impl Border {
     /// The border after `key` was written; `None` where nothing depends on one write (heartbeats, readers).
     pub fn written(key: &str) -> Option<Self> {
         Some(match layout::parse(key)? {
-            Key::Prepared { .. } | Key::Rows { .. } => Self::Prepared,
+            Key::Prepared { .. }
+            | Key::Rows { .. }
+            | Key::RowsReceipt { .. }
+            | Key::ShardReceipt { .. }
+            | Key::SharesPlan { .. } => Self::Prepared,
             Key::Located { .. } => Self::Located,
             Key::Plan { .. } => Self::Plan,
             Key::Report { .. } => Self::ReportJson,
@@ -174,8 +178,11 @@ impl Border {
 
     /// The border after `key` was deleted.
     pub fn deleted(key: &str) -> Option<Self> {
-        // Their shards are prepared: what follows is what follows those.
-        if matches!(layout::parse(key)?, Key::Rows { .. }) {
+        // What the prepared shards were made of: what follows is what follows those.
+        if matches!(
+            layout::parse(key)?,
+            Key::Rows { .. } | Key::RowsReceipt { .. } | Key::ShardReceipt { .. }
+        ) {
             return None;
         }
         Some(match Self::written(key)? {

@@ -199,10 +199,10 @@ class Hanging(Case):
         self.assertIn("steps cut: 1 (full run)", self.run_bench("daily.py", self.program, "--notes", "10"))
 
     def test_scale(self):
-        said = self.run_bench("scale.py", self.program, "--notes", "10,20", "--second-day", "10", "--shards", "4", "--simulate", "1000")
+        said = self.run_bench("scale.py", self.program, "--notes", "10,20", "--second-day", "10", "--shards", "4", "--shared", "80", "--simulate", "1000")
         self.assertIn("| first day, 20 notes | cut after 0.3 s |", said)
         self.assertIn("| 4 | cut after 0.3 s |", said)
-        self.assertIn("steps cut: 4 (", said)
+        self.assertIn("steps cut: 5 (", said)
 
     def test_cluster(self):
         said = self.run_bench("cluster.py", self.program, "fake:8", "--notes", "10", "--rounds", "2")

@@ -17,6 +17,8 @@ Examples:
   scalingnote plan pipelines/quickstart.toml
   scalingnote plan daily.toml --json | jq .total.tokens
   scalingnote plan daily.toml --brief | jq -r .plan_key
+  scalingnote plan daily.toml --shares | jq -r .shares_key
+  scalingnote plan daily.toml --brief --gathered \"$SHARES\"
   scalingnote plan daily.toml --set encode.devices='[\"cuda:0\", \"cuda:1\"]'
 
 Columns: notes new, changed, unchanged and deleted against the newest snapshot; texts to encode and
@@ -33,13 +35,25 @@ pub(crate) struct PlanArgs {
     /// stage. Needs no device, and stays small for any number of tasks.
     #[arg(long, conflicts_with = "json")]
     pub brief: bool,
+    /// Print only, as JSON, in how many shares other processes may read the corpus, and plan these: then come
+    /// `task --stage prepare`, `task --stage gather`, and the plan with --gathered.
+    #[arg(long, conflicts_with_all = ["json", "brief"])]
+    pub shares: bool,
+    /// The plan of shares whose tasks are done: its run id, or its key under the root. Prints as --brief. An empty one is none:
+    /// the corpus is read here.
+    #[arg(long, value_name = "KEY", requires = "brief")]
+    pub gathered: Option<String>,
 }
 
 pub(crate) async fn execute(args: PlanArgs, app: &App) -> Result<()> {
     let context = super::run::context(&args.pipeline, app)?;
-    let printed = match args.brief {
-        true => app.json(&exec::plan_brief(&context).await?),
-        false => app.answer(args.json, &exec::plan(&context).await?, ToString::to_string),
+    let printed = match (args.shares, args.brief) {
+        (true, _) => app.json(&exec::plan_shares(&context).await?),
+        (_, true) => app.json(&match args.gathered.as_deref().filter(|key| !key.is_empty()) {
+            Some(key) => exec::plan_gathered(&context, key).await?,
+            None => exec::plan_brief(&context).await?,
+        }),
+        _ => app.answer(args.json, &exec::plan(&context).await?, ToString::to_string),
     };
     printed.context(|| "the plan is stored, but could not be printed")
 }

@@ -13,12 +13,14 @@ use crate::exec::{self, RunOptions, Share, TaskStage};
 /// Execute tasks of a stored plan, for Airflow, Kubernetes and similar schedulers
 ///
 /// `plan` and `run --plan-only` store the plan; the stages encode, calibrate and build follow each
-/// other, adapt follows encode; `publish` is the last step. A task that is done already does nothing, so retries and
+/// other, adapt follows encode; `publish` is the last step. Before all of them `plan --shares` may store a plan of shares:
+/// stage prepare reads them, gather follows, then `plan --gathered` plans the rest. A task that is done already does nothing, so retries and
 /// duplicate attempts are safe. Prints the receipt of one task, or the sum of a share, as JSON.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   scalingnote plan daily.toml --brief | jq -r .plan_key
+  scalingnote task daily.toml --plan \"$SHARES\" --stage prepare --share 0/8
   scalingnote task daily.toml --plan \"$PLAN\" --stage encode --share 0/8    the first of 8 equal jobs
   scalingnote task daily.toml --plan \"$PLAN\" --stage calibrate
   scalingnote task daily.toml --plan \"$PLAN\" --stage adapt               the query tower, where [query.adapt] is set

@@ -1,6 +1,6 @@
 //! Rows between the tasks that read them and those that gather a shard of them.
 //!
-//! A file of rows is made of bundles, each a Parquet file in itself: rows of one shard, in any order. Who gathers a shard
+//! A file of rows is made of bundles, each a Parquet file in itself: rows of one shard, in any order. The task that gathers a shard
 //! reads its bundles alone, and checks each by its hash.
 
 use std::collections::BTreeMap;

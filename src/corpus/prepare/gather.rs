@@ -4,25 +4,30 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::UInt32Type;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::Result as QueryResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{DataFrame, col};
 use futures::StreamExt;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::contract::{Contract, SORT_COLUMNS};
+use super::contract::{Contract, SHARD, SORT_COLUMNS};
 use super::dedupe::Deduper;
 use super::newest::{Doubts, Judge};
+use super::note_ids::rounded;
 use super::render::{Rendered, Renderer};
 use super::writer::ShardWriter;
-use crate::corpus::outcome::{PreparedShard, Rejections};
+use crate::corpus::outcome::{PreparedShard, Rejections, shortened};
 use crate::corpus::session::own;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
-use crate::store::Root;
+use crate::store::receipt::Receipt;
+use crate::store::{FileRef, Root};
 use crate::types::Cancel;
 
 /// What gathers rows, whichever shards they are of.
@@ -40,8 +45,8 @@ pub(super) struct Gatherer {
     pub(super) done: AtomicU64,
 }
 
-/// What became of the rows of some shards.
-#[derive(Default)]
+/// What became of the rows of some shards: the receipt of the task that gathered them.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Gathered {
     pub(super) shards: Vec<PreparedShard>,
     pub(super) rows_read: u64,
@@ -56,9 +61,22 @@ pub(super) struct Gathered {
     pub(super) spilled: u64,
 }
 
+impl Receipt for Gathered {
+    fn files(&self) -> Vec<&FileRef> {
+        self.shards.iter().map(|shard| &shard.file).collect()
+    }
+}
+
 impl Gathered {
+    /// Of all shards, in their order.
+    pub(super) fn of(shards: Vec<Self>) -> Self {
+        let mut all = Self::default();
+        shards.into_iter().for_each(|next| all.merge(next));
+        all
+    }
+
     /// Adds what became of the next shards.
-    pub(super) fn merge(&mut self, next: Self) {
+    fn merge(&mut self, next: Self) {
         self.shards.extend(next.shards);
         self.rows_read += next.rows_read;
         self.duplicates += next.duplicates;
@@ -68,6 +86,12 @@ impl Gathered {
         self.first_rounded = self.first_rounded.take().or(next.first_rounded);
         self.doubts.merge(next.doubts);
         self.spilled += next.spilled;
+    }
+
+    /// What to say of ids that a spreadsheet rounded, where there are such.
+    pub(super) fn rounded_ids(&self) -> Option<String> {
+        let first = self.first_rounded.as_ref()?;
+        Some(rounded(self.rounded, &format!("`{}`", shortened(first))))
     }
 
     fn add(&mut self, rendered: &mut Rendered) {
@@ -106,29 +130,39 @@ impl Gatherer {
         Ok(Gathered { doubts, spilled: spilled(plan.as_ref()), ..gathered })
     }
 
-    /// Pulls sorted batches, drops duplicates and starts the rendering of what is left. The channel's bound is
-    /// the number of batches in flight.
+    /// Pulls sorted batches, drops duplicates and starts the rendering of what is left, shard by shard: what is rejected of one
+    /// is told before what is of the next. The channel's bound is the number of batches in flight.
     async fn read(
         &self,
         mut stream: SendableRecordBatchStream,
         sender: mpsc::Sender<Rendering>,
     ) -> QueryResult<Doubts> {
         let mut deduper = Deduper::new(Judge::new(Arc::clone(&self.contract), self.strict));
-        let mut ended = false;
+        let (mut shard, mut ended) = (None, false);
         while !ended {
             let next = self.cancel.unless_stopped(async { Ok(stream.next().await) });
-            let winners = match next.await.map_err(own)? {
-                Some(batch) => deduper.push(batch?).map_err(own)?,
+            let mut winners = Vec::new();
+            match next.await.map_err(own)? {
+                Some(batch) => {
+                    for (next, rows) in by_shard(&batch?) {
+                        if shard.replace(next).is_some_and(|before| before != next) {
+                            winners.push(deduper.finish());
+                        }
+                        winners.push(deduper.push(rows).map_err(own)?);
+                    }
+                }
                 None => {
                     ended = true;
-                    deduper.finish()
+                    winners.push(deduper.finish());
                 }
-            };
-            let renderer = Arc::clone(&self.renderer);
-            let rendering = tokio::task::spawn_blocking(move || renderer.render(winners));
-            if sender.send(rendering).await.is_err() {
-                // The writer has failed and says why.
-                break;
+            }
+            for winners in winners {
+                let renderer = Arc::clone(&self.renderer);
+                let rendering = tokio::task::spawn_blocking(move || renderer.render(winners));
+                if sender.send(rendering).await.is_err() {
+                    // The writer has failed and says why.
+                    return Ok(deduper.doubts());
+                }
             }
         }
         Ok(deduper.doubts())
@@ -160,6 +194,17 @@ impl Gatherer {
         }
         Ok(all)
     }
+}
+
+/// The rows of each shard of a sorted batch.
+fn by_shard(batch: &RecordBatch) -> Vec<(u32, RecordBatch)> {
+    let mut parts = Vec::new();
+    let mut from = 0;
+    for rows in batch.column(SHARD).as_primitive::<UInt32Type>().values().chunk_by(|a, b| a == b) {
+        parts.push((rows[0], batch.slice(from, rows.len())));
+        from += rows.len();
+    }
+    parts
 }
 
 fn spilled(plan: &dyn ExecutionPlan) -> u64 {

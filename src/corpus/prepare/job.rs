@@ -13,8 +13,8 @@ use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::changes::{self, FeedRequest};
 use super::contract::Contract;
-use super::gather::{Gatherer, sorted};
-use super::note_ids::{WantedIds, rounded};
+use super::gather::{Gathered, Gatherer, sorted};
+use super::note_ids::WantedIds;
 use super::origin::Origin;
 use super::render::{Chunker, Exclude, KnownText, Renderer};
 use super::schema::prepared_schema;
@@ -24,11 +24,12 @@ use super::template::NoteTemplate;
 use crate::corpus::names;
 use crate::corpus::options::{CorpusMode, CorpusOptions, TableOptions, TypeRule};
 use crate::corpus::outcome::{
-    CorpusReading, Position, PrepareOutcome, Rejections, SourceTypes, shortened,
+    CorpusReading, InputFile, Position, PrepareOutcome, Rejections, SourceTypes,
 };
 use crate::corpus::session::{Room, physical_plan, query, session, sql_error};
 use crate::corpus::source::file;
 use crate::corpus::source::find::{Finder, Output};
+use crate::corpus::source::pinned::Pinned;
 use crate::corpus::source::tables::{self, Tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::{Event, Reporter, Stage};
@@ -73,6 +74,14 @@ pub struct PrepareRequest<'a> {
     pub cancel: Cancel,
 }
 
+impl PrepareRequest<'_> {
+    /// Some note's id of the newest snapshot, whose type is that of all.
+    pub(super) fn known_id(&self) -> Option<&NoteId> {
+        let earlier = self.earlier.as_ref();
+        earlier.filter(|_| self.options.types == TypeRule::Exact)?.note.as_ref()
+    }
+}
+
 /// What a run continues with.
 #[derive(Debug, Clone, Default)]
 pub struct Earlier {
@@ -111,6 +120,7 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
         root: Some(request.root),
         earlier: request.earlier.as_ref(),
         feed: request.feed.as_ref(),
+        pinned: None,
         reporter: &request.reporter,
         cancel: &request.cancel,
     };
@@ -118,7 +128,8 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let uris: Vec<String> = options.tables.iter().map(TableOptions::shown_uri).collect();
     let what = || format!("a file of the corpus ({})", uris.join(", "));
     let files = &tables.files;
-    let running = run(request, query, template, mode, &context, &tables);
+    // Boxed: the futures that wait for it would hold all of it.
+    let running = Box::pin(run(request, query, template, mode, &context, &tables));
     let outcome = shielded_async(ErrorKind::Input, what, running).await;
     // A file that changed explains any other error better than that error does.
     file::check_unchanged(files).await?;
@@ -159,6 +170,8 @@ pub(super) struct Opening<'a> {
     pub(super) root: Option<&'a Root>,
     pub(super) earlier: Option<&'a Earlier>,
     pub(super) feed: Option<&'a FeedRequest>,
+    /// What another process has found and learnt, where it has.
+    pub(super) pinned: Option<&'a Pinned<'a>>,
     pub(super) reporter: &'a Arc<dyn Reporter>,
     pub(super) cancel: &'a Cancel,
 }
@@ -195,6 +208,7 @@ pub(super) async fn open(opening: Opening<'_>) -> Result<Opened> {
         reporter,
         room: Room::of(options.memory_limit_mib),
         since: since.map(|feed| &feed.at),
+        pinned: opening.pinned,
     };
     let tables = tables::register(&context, &options.tables, finder, &typing);
     let tables = cancel.unless_stopped(tables);
@@ -259,55 +273,14 @@ async fn run(
 ) -> Result<PrepareOutcome> {
     let options = request.options;
     let wrong_sql = |cause| sql_error(cause, &options.tables);
-    // The contract comes before the count: a wrong type must not cost a pass over the corpus.
-    let exact = options.types == TypeRule::Exact;
-    let earlier = request.earlier.as_ref().filter(|_| exact);
-    let wanted = WantedIds::of(earlier.and_then(|earlier| earlier.note.as_ref()));
-    Contract::check(query.logical_plan(), options, &template, 1, wanted)?;
-    let (shard_count, total) = match request.shard_count {
-        Some(0) => return Err(Error::config("the number of shards must be at least 1")),
-        Some(count) => (count, 0),
-        None => {
-            let rows = async {
-                match count(query.clone()).await {
-                    Ok(rows) => Ok(rows),
-                    Err(failure) => Err(tables.explain(context, failure, COUNTING).await),
-                }
-            };
-            let rows = request.cancel.unless_stopped(rows).await?;
-            let count = if rows < SMALL_CORPUS { 1 } else { request.default_shards.max(1) };
-            (count, rows)
-        }
-    };
+    let wanted = WantedIds::of(request.known_id());
+    let (shard_count, total) =
+        shards(request, &query, (&template, wanted), (context, tables)).await?;
     let stage = Stage::Prepare;
     request.reporter.event(Event::StageStarted { stage, total, unit: "rows", tokens: 0 });
-    let mut contract =
-        Contract::check(query.logical_plan(), options, &template, shard_count, wanted)?;
     let origin = Origin::of(context, query.logical_plan(), tables);
     let split = Split::of(query.logical_plan(), tables, shard_count, request.share_bytes);
-    let rows = query.select(std::mem::take(&mut contract.projection)).map_err(wrong_sql)?;
-    let contract = Arc::new(contract);
-    let renderer = Arc::new(Renderer {
-        schema: prepared_schema(&contract.stored),
-        contract: Arc::clone(&contract),
-        template,
-        mode,
-        exact,
-        chunker: request.chunker.clone(),
-        known: request.known.clone(),
-        exclude: request.exclude.clone(),
-    });
-    let gatherer = Arc::new(Gatherer {
-        contract,
-        renderer,
-        strict: exact,
-        root: request.root.clone(),
-        run: request.run.to_owned(),
-        max_rejected: options.max_rejected,
-        reporter: Arc::clone(&request.reporter),
-        cancel: request.cancel.clone(),
-        done: AtomicU64::new(0),
-    });
+    let (rows, gatherer) = gathering(request, query, template, mode, (shard_count, wanted))?;
     let (gathered, reading) = match split {
         Split::One(why) => {
             let planned =
@@ -327,16 +300,11 @@ async fn run(
     let mut gathered = match gathered {
         Ok(gathered) => gathered,
         Err(failure) => {
-            let explaining = async { Ok(tables.explain(context, failure, READING).await) };
-            let error = request.cancel.unless_stopped(explaining).await?;
-            return Err(match origin {
-                Some(origin) => origin.refused(context, error).await,
-                None => error,
-            });
+            let explaining = explained(failure, (context, tables), origin);
+            return Err(request.cancel.unless_stopped(async { Ok(explaining.await) }).await?);
         }
     };
-    let first = gathered.first_rounded.take();
-    let rounded = first.map(|id| rounded(gathered.rounded, &format!("`{}`", shortened(&id))));
+    let rounded = gathered.rounded_ids();
     let naming = async {
         let mut doubts = Vec::new();
         if let Some(origin) = &origin {
@@ -352,7 +320,30 @@ async fn run(
     };
     let warnings = request.cancel.unless_stopped(naming).await?;
     warnings.into_iter().for_each(|warning| request.reporter.warn(warning));
-    gathered.rejections.merge(tables.rejections.clone());
+    let types = types_of(request, tables);
+    outcome(request, gathered, &tables.rejections, (tables.inputs(), types), reading)
+}
+
+/// The types that the columns of a query were read by.
+pub(super) fn types_of(request: &PrepareRequest<'_>, tables: &Tables) -> SourceTypes {
+    match request.options.types {
+        TypeRule::Exact => changes::without(tables.types()),
+        TypeRule::Guessed => SourceTypes::default(),
+    }
+}
+
+/// What comes of the shards, with what a person should know of them.
+///
+/// # Errors
+/// Input where too many rows were rejected.
+pub(super) fn outcome(
+    request: &PrepareRequest<'_>,
+    mut gathered: Gathered,
+    unreadable: &Rejections,
+    (inputs, types): (Vec<InputFile>, SourceTypes),
+    reading: CorpusReading,
+) -> Result<PrepareOutcome> {
+    gathered.rejections.merge(unreadable.clone());
     if gathered.spilled > 0 {
         request.reporter.info(format!(
             "the sort spilled {} MiB to disk; a larger corpus.memory_limit_mib is faster",
@@ -362,8 +353,9 @@ async fn run(
     if let Some(warning) = gathered.doubts.warning() {
         request.reporter.warn(warning);
     }
-    if gathered.rejections.total() > options.max_rejected {
-        return Err(too_many(&gathered.rejections, options.max_rejected));
+    let most = request.options.max_rejected;
+    if gathered.rejections.total() > most {
+        return Err(too_many(&gathered.rejections, most));
     }
     Ok(PrepareOutcome {
         shards: gathered.shards,
@@ -371,12 +363,90 @@ async fn run(
         duplicates: gathered.duplicates,
         excluded: gathered.excluded,
         rejections: gathered.rejections,
-        inputs: tables.inputs(),
-        types: if exact { changes::without(tables.types()) } else { SourceTypes::default() },
+        inputs,
+        types,
         mode: None,
         feed: None,
         reading: Some(reading),
     })
+}
+
+/// What a failure of the query means, with the row that it stopped at where that can be told.
+pub(super) async fn explained(
+    failure: DataFusionError,
+    (context, tables): (&SessionContext, &Tables),
+    origin: Option<Origin<'_>>,
+) -> Error {
+    let error = tables.explain(context, failure, READING).await;
+    match origin {
+        Some(origin) => origin.refused(context, error).await,
+        None => error,
+    }
+}
+
+/// How many shards the notes of the query get, and how many rows it has, if they had to be counted.
+pub(super) async fn shards(
+    request: &PrepareRequest<'_>,
+    query: &DataFrame,
+    (template, wanted): (&NoteTemplate, WantedIds),
+    (context, tables): (&SessionContext, &Tables),
+) -> Result<(u32, u64)> {
+    // The contract comes before the count: a wrong type must not cost a pass over the corpus.
+    Contract::check(query.logical_plan(), request.options, template, 1, wanted)?;
+    match request.shard_count {
+        Some(0) => Err(Error::config("the number of shards must be at least 1")),
+        Some(count) => Ok((count, 0)),
+        None => {
+            let rows = async {
+                match count(query.clone()).await {
+                    Ok(rows) => Ok(rows),
+                    Err(failure) => Err(tables.explain(context, failure, COUNTING).await),
+                }
+            };
+            let rows = request.cancel.unless_stopped(rows).await?;
+            let count = if rows < SMALL_CORPUS { 1 } else { request.default_shards.max(1) };
+            Ok((count, rows))
+        }
+    }
+}
+
+/// The contract's columns of the query, and what gathers them.
+pub(super) fn gathering(
+    request: &PrepareRequest<'_>,
+    query: DataFrame,
+    template: NoteTemplate,
+    mode: CorpusMode,
+    (shard_count, wanted): (u32, WantedIds),
+) -> Result<(DataFrame, Arc<Gatherer>)> {
+    let options = request.options;
+    let exact = options.types == TypeRule::Exact;
+    let mut contract =
+        Contract::check(query.logical_plan(), options, &template, shard_count, wanted)?;
+    let projection = std::mem::take(&mut contract.projection);
+    let rows = query.select(projection).map_err(|cause| sql_error(cause, &options.tables))?;
+    let contract = Arc::new(contract);
+    let renderer = Arc::new(Renderer {
+        schema: prepared_schema(&contract.stored),
+        contract: Arc::clone(&contract),
+        template,
+        mode,
+        exact,
+        chunker: request.chunker.clone(),
+        known: request.known.clone(),
+        exclude: request.exclude.clone(),
+    });
+    let gatherer = Gatherer {
+        contract,
+        renderer,
+        strict: exact,
+        root: request.root.clone(),
+        run: request.run.to_owned(),
+        max_rejected: options.max_rejected,
+        reporter: Arc::clone(&request.reporter),
+        cancel: request.cancel.clone(),
+        done: AtomicU64::new(0),
+    };
+    Ok((rows, Arc::new(gatherer)))
 }
 
 const COUNTING: &str = "counting the corpus";

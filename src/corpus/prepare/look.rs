@@ -90,6 +90,7 @@ pub async fn look(request: LookRequest<'_>, wanted: Wanted<'_>) -> Result<Look> 
         root: None,
         earlier: request.earlier.as_ref(),
         feed: None,
+        pinned: None,
         reporter: request.reporter,
         cancel: request.cancel,
     });

@@ -18,6 +18,7 @@ mod reader;
 mod render;
 mod schema;
 mod shard;
+mod shared;
 mod shares;
 mod source;
 mod split;
@@ -34,4 +35,7 @@ pub use look::{Look, LookRequest, Wanted, look};
 pub use reader::PreparedReader;
 pub use render::{Chunker, Exclude, KnownText};
 pub use schema::{RESERVED_COLUMNS, prepared_schema};
+pub use shared::{
+    SharedCorpus, Sharing, clear_shares, gather_shards, prepared_shares, read_shares, share,
+};
 pub use template::check_template_length;

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
 
 use super::contract::Contract;
 use super::updated::{Stamp, Unordered};
@@ -23,7 +24,7 @@ pub(super) struct Judge {
 }
 
 /// Notes whose rows were ordered by a guess.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Doubts {
     notes: u64,
     first: Option<String>,

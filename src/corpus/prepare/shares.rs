@@ -1,4 +1,5 @@
-//! A corpus that several tasks prepare: each reads its share of the files, then each gathers a shard of the rows.
+//! A corpus that several tasks prepare: each reads a share of the files, then each gathers a shard of the rows. A task
+//! whose receipt is there does nothing.
 
 use std::sync::Arc;
 
@@ -16,7 +17,9 @@ use crate::corpus::session::{alone, own, physical_plan};
 use crate::corpus::source::excerpt;
 use crate::corpus::source::groups::Extent;
 use crate::corpus::source::tables::SourceTable;
-use crate::error::deep_async;
+use crate::error::{Error, Result, deep_async};
+use crate::store::receipt::{self, Receipt};
+use crate::store::{Root, layout};
 use crate::types::in_parallel;
 
 /// Bytes of rows that a task holds before it writes them, at most and at least.
@@ -69,24 +72,45 @@ impl Shares {
         shares: Vec<Vec<Extent>>,
         shards: u32,
     ) -> QueryResult<Gathered> {
-        let files = in_parallel((0..).zip(shares), self.workers, |(share, extents)| {
-            let shares = Arc::clone(self);
-            async move { shares.read(share, extents).await }
-        });
-        let files: Arc<[RowsFile]> = files.await?.into();
-        let gathered = in_parallel(0..shards, self.workers, |shard| {
-            let (shares, files) = (Arc::clone(self), Arc::clone(&files));
-            async move { shares.gather(&files, shard).await }
-        });
-        let mut all = Gathered::default();
-        gathered.await?.into_iter().for_each(|next| all.merge(next));
-        for RowsFile { file, .. } in files.iter() {
-            self.gatherer.root.delete(&file.path).await.map_err(own)?;
-        }
-        Ok(all)
+        let files: Arc<[RowsFile]> = self.read_all((0..).zip(shares)).await?.into();
+        let gathered = self.gather_all(&files, 0..shards).await?;
+        let Gatherer { root, run, .. } = &*self.gatherer;
+        clear(root, run, &files, shards).await.map_err(own)?;
+        Ok(Gathered::of(gathered))
     }
 
-    /// Reads a share of the table's files, once.
+    /// Reads shares of the table's files, by their numbers.
+    pub(super) async fn read_all(
+        self: &Arc<Self>,
+        shares: impl IntoIterator<Item = (u32, Vec<Extent>)>,
+    ) -> QueryResult<Vec<RowsFile>> {
+        in_parallel(shares, self.workers, |(share, extents)| {
+            let (shares, root) = (Arc::clone(self), self.gatherer.root.clone());
+            async move {
+                let key = layout::rows_receipt(&shares.gatherer.run, share);
+                once(&root, &key, shares.read(share, extents)).await
+            }
+        })
+        .await
+    }
+
+    /// Gathers these shards of the rows that were read.
+    pub(super) async fn gather_all(
+        self: &Arc<Self>,
+        files: &Arc<[RowsFile]>,
+        shards: impl IntoIterator<Item = u32>,
+    ) -> QueryResult<Vec<Gathered>> {
+        in_parallel(shards, self.workers, |shard| {
+            let (shares, files) = (Arc::clone(self), Arc::clone(files));
+            async move {
+                let Gatherer { root, run, .. } = &*shares.gatherer;
+                let key = layout::shard_receipt(run, shard);
+                once(root, &key, shares.gather(&files, shard)).await
+            }
+        })
+        .await
+    }
+
     async fn read(&self, share: u32, extents: Vec<Extent>) -> QueryResult<RowsFile> {
         let Gatherer { root, run, cancel, .. } = &*self.gatherer;
         let (plan, table) = (self.plan.clone(), Arc::clone(&self.table));
@@ -104,7 +128,6 @@ impl Shares {
         writer.finish().await.map_err(own)
     }
 
-    /// Gathers the rows of a shard.
     async fn gather(&self, files: &[RowsFile], shard: u32) -> QueryResult<Gathered> {
         let rows = ShardRows::of(&self.gatherer.root, files, shard, &self.schema);
         let table = StreamingTable::try_new(Arc::clone(&self.schema), vec![Arc::new(rows)])?;
@@ -112,4 +135,33 @@ impl Shares {
         let planned = physical_plan(rows).await?;
         self.gatherer.gather(planned, shard..shard + 1).await
     }
+}
+
+/// Deletes what the prepared shards were made of. Receipts go first: without their files they say nothing.
+pub(super) async fn clear(root: &Root, run: &str, files: &[RowsFile], shards: u32) -> Result<()> {
+    for shard in 0..shards {
+        root.delete(&layout::shard_receipt(run, shard)).await?;
+    }
+    for (share, RowsFile { file, .. }) in (0..).zip(files) {
+        root.delete(&layout::rows_receipt(run, share)).await?;
+        root.delete(&file.path).await?;
+    }
+    Ok(())
+}
+
+/// [`receipt::once`] for work whose failure the query's tables explain.
+async fn once<T: Receipt>(
+    root: &Root,
+    key: &str,
+    work: impl Future<Output = QueryResult<T>>,
+) -> QueryResult<T> {
+    let mut failure = None;
+    let working = async {
+        work.await.map_err(|cause| {
+            failure = Some(cause);
+            Error::internal("a task of prepare failed")
+        })
+    };
+    let made = receipt::once(root, key, working).await;
+    made.map_err(|error| failure.unwrap_or_else(|| own(error)))
 }

@@ -2,13 +2,20 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::file::SourceFile;
 
 /// A file of a table, by place; or those row groups of a Parquet file that begin in a range of its bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::corpus) struct Extent {
-    pub(in crate::corpus) file: usize,
-    pub(in crate::corpus) bytes: Option<Range<u64>>,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Extent {
+    /// The file.
+    pub file: usize,
+    /// The bytes; absent: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Range<u64>>,
 }
 
 impl Extent {
@@ -35,19 +42,24 @@ impl Extent {
     }
 }
 
-/// These extents, in order, in at most this many groups of about the same size.
-pub(super) fn groups(files: &[SourceFile], extents: &[Extent], count: usize) -> Vec<Vec<Extent>> {
-    let total: u64 = extents.iter().map(|extent| extent.size(files)).sum();
-    filled(files, extents, total.div_ceil(count.max(1) as u64))
+/// These extents, in order, in groups of about the same size: of about so many bytes, if that is less.
+pub(super) fn shares(files: &[SourceFile], extents: &[Extent], bytes: u64) -> Vec<Vec<Extent>> {
+    let count = sum(files, extents).div_ceil(bytes.max(1));
+    groups(files, extents, usize::try_from(count).unwrap_or(usize::MAX))
 }
 
-/// These extents, in order, in groups each of which is closed once it has this many bytes.
-pub(super) fn filled(files: &[SourceFile], extents: &[Extent], bytes: u64) -> Vec<Vec<Extent>> {
+fn sum(files: &[SourceFile], extents: &[Extent]) -> u64 {
+    extents.iter().map(|extent| extent.size(files)).sum()
+}
+
+/// These extents, in order, in at most this many groups of about the same size.
+pub(super) fn groups(files: &[SourceFile], extents: &[Extent], count: usize) -> Vec<Vec<Extent>> {
+    let share = sum(files, extents).div_ceil(count.max(1) as u64).max(1);
     let mut groups: Vec<Vec<Extent>> = Vec::new();
     let mut filled = 0;
     for extent in extents {
         match groups.last_mut() {
-            Some(group) if filled < bytes.max(1) => group.push(extent.clone()),
+            Some(group) if filled < share => group.push(extent.clone()),
             _ => {
                 groups.push(vec![extent.clone()]);
                 filled = 0;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use futures::{StreamExt, TryStreamExt};
 
@@ -75,24 +75,59 @@ impl TextTable {
         compression: FileCompressionType,
         reading: &Reading<'_>,
     ) -> Result<Typed> {
-        let Reading { rule, before, room, .. } = *reading;
+        let Reading { rule, before, room, pinned, .. } = *reading;
         let longest_row = room.row;
         let options = &*match syntax {
             Syntax::Markdown => markdown::options(options),
             _ => Cow::Borrowed(options),
         };
+        let some: Vec<SourceFile> = match pinned {
+            Some(pinned) => pinned.read.iter().filter_map(|at| files.get(*at).cloned()).collect(),
+            None => Vec::new(),
+        };
+        let read = if pinned.is_some() { &some[..] } else { &files[..] };
         let (dialect, learned) = match syntax {
             Syntax::Csv { tabs } => {
-                let dialect = csv::Dialect::of(options, tabs)?.with_longest(longest_row);
+                let mut dialect = csv::Dialect::of(options, tabs)?.with_longest(longest_row);
+                if pinned.is_some_and(|pinned| pinned.table.unquoted) {
+                    dialect = dialect.without_quotes();
+                }
                 let (dialect, learned) =
-                    csv::learn_files(&files, compression, options, dialect, rule).await?;
+                    csv::learn_files(read, compression, options, dialect, rule).await?;
                 (Some(dialect), learned)
             }
             Syntax::Json | Syntax::Markdown => {
                 let each = (syntax, compression, rule, longest_row);
-                (None, learn_rows(&files, options, each).await?)
+                (None, learn_rows(read, options, each).await?)
             }
         };
+        if let Some(pinned) = pinned {
+            let column = |field: &FieldRef| Column {
+                name: field.name().clone(),
+                data_type: field.data_type().clone(),
+                declared: options.schema.get(field.name()).cloned(),
+            };
+            let columns = pinned.schema()?.fields().iter().map(column).collect();
+            let rows = learned.iter().map(|next| next.rows).sum();
+            let mut bad: Vec<BadRows> = files.iter().map(|_| BadRows::default()).collect();
+            for (at, learned) in pinned.read.iter().zip(learned) {
+                bad[*at] = learned.bad;
+            }
+            let options = options.clone();
+            let table = Self {
+                files,
+                compression,
+                options,
+                syntax,
+                dialect,
+                columns,
+                bad,
+                longest_row,
+                rows,
+                wrapped: None,
+            };
+            return Ok(Typed { table, complaints: Vec::new() });
+        }
         let mut seen: Named<Seen> = Named::default();
         let mut bad = Vec::new();
         let rows = learned.iter().map(|next| next.rows).sum();
@@ -198,6 +233,11 @@ impl TextTable {
     /// Whether nothing says which columns the table has: a list of JSON without items.
     pub(super) fn is_open(&self) -> bool {
         self.dialect.is_none() && self.rows == 0
+    }
+
+    /// Whether its quotes are text.
+    pub(super) fn is_unquoted(&self) -> bool {
+        self.dialect.is_some_and(|dialect| !dialect.has_quotes())
     }
 
     /// The table's own columns.

@@ -17,6 +17,7 @@ mod markdown;
 mod named;
 mod open;
 mod own;
+pub(super) mod pinned;
 mod provider;
 mod reading;
 pub(super) mod tables;

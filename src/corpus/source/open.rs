@@ -68,8 +68,18 @@ pub(super) async fn open(
                 }
             };
             let room = reading.room.batch;
-            let (found, each, rows) =
-                described::own(context, &files, kind.format, &format, reading.rule, room).await?;
+            let (found, each, rows) = match reading.pinned {
+                None => {
+                    let rule = reading.rule;
+                    described::own(context, &files, kind.format, &format, rule, room).await?
+                }
+                // What each file has is read again where it is scanned.
+                Some(pinned) => {
+                    let found = pinned.schema()?;
+                    let alike = described::Described::alike(&found, files.len());
+                    (found, alike, pinned.table.batch_rows)
+                }
+            };
             batch_rows = rows;
             let schema = declared(options, &found)?;
             let complaints = changed(options, &schema, reading);

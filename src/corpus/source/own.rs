@@ -80,6 +80,7 @@ impl OwnFiles {
         for (schema, files) in self.alike() {
             let of_these: Vec<Extent> = match extents {
                 None => files.into_iter().map(Extent::whole).collect(),
+                Some(extents) if self.common.is_some() => extents.to_vec(),
                 Some(extents) => {
                     let is_alike = |extent: &&Extent| files.contains(&extent.file);
                     extents.iter().filter(is_alike).cloned().collect()

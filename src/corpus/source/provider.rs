@@ -20,9 +20,10 @@ use datafusion::prelude::SessionContext;
 
 use super::engine::{Changes, Engine};
 use super::file::SourceFile;
-use super::groups::{Extent, filled, groups};
+use super::groups::{Extent, groups, shares};
 use super::learn::{Complaint, TextTable};
 use super::own::{OwnColumns, OwnFiles};
+use super::pinned::{self, PinnedFile, PinnedTable};
 use crate::corpus::outcome::{Position, Rejections};
 use crate::corpus::session;
 use crate::error::Error;
@@ -128,8 +129,8 @@ impl SourceTable {
         &self.name
     }
 
-    /// Its files in shares, each closed once it has this many bytes; a Parquet file that is larger is cut between row
-    /// groups. `None` where it has no files.
+    /// Its files in shares of about this many bytes; a Parquet file that is larger is cut between row groups. `None` where
+    /// it has no files.
     pub(in crate::corpus) fn shares(&self, bytes: u64) -> Option<Vec<Vec<Extent>>> {
         let (files, is_cut) = match &self.files {
             Files::Own(own) => (&own.files, own.is_parquet()),
@@ -141,7 +142,7 @@ impl SourceTable {
             false => vec![Extent::whole(at)],
         };
         let extents: Vec<Extent> = files.iter().enumerate().flat_map(extents).collect();
-        Some(filled(files, &extents, bytes))
+        Some(shares(files, &extents, bytes))
     }
 
     /// The columns that were read, with their types.
@@ -221,6 +222,26 @@ impl SourceTable {
             Files::Text(text) => text.row_number(file, nth),
             _ => nth + 1,
         }
+    }
+
+    /// What other processes have to know to read parts of it. `None` where they cannot: each Arrow file has columns of its
+    /// own, and an engine's table no files.
+    pub(in crate::corpus) fn pinned(&self) -> crate::error::Result<Option<PinnedTable>> {
+        let (schema, unquoted) = match &self.files {
+            Files::Own(own) => match &own.common {
+                Some(common) => (Arc::clone(common), false),
+                None => return Ok(None),
+            },
+            Files::Text(text) => (Arc::new(text.schema()), text.is_unquoted()),
+            Files::Open | Files::Engine(_) => return Ok(None),
+        };
+        Ok(Some(PinnedTable {
+            name: self.name.clone(),
+            files: self.files().iter().map(PinnedFile::of).collect(),
+            schema: pinned::written(&schema)?,
+            batch_rows: self.batch_rows,
+            unquoted,
+        }))
     }
 
     fn text_files(

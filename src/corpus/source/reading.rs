@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::pinned::Pinned;
 use crate::corpus::options::TypeRule;
 use crate::corpus::outcome::Position;
 use crate::corpus::session::Room;
@@ -19,4 +20,6 @@ pub(super) struct Reading<'a> {
     pub(super) room: Room,
     /// Where a table's history was when the newest snapshot was made, where only what changed since is to be read.
     pub(super) since: Option<&'a Position>,
+    /// What another process has found and learnt, where it has.
+    pub(super) pinned: Option<&'a Pinned<'a>>,
 }

@@ -12,6 +12,7 @@ use super::engine::Engines;
 use super::file::SourceFile;
 use super::find::Finder;
 use super::open::{open, open_engine};
+use super::pinned::Pinned;
 pub(in crate::corpus) use super::provider::SourceTable;
 use super::reading::Reading;
 use crate::corpus::options::{TableOptions, TypeRule};
@@ -30,6 +31,8 @@ pub(in crate::corpus) struct Typing<'a> {
     /// Where the history of the one table was when the newest snapshot was made, where only what changed since is to be
     /// read.
     pub(in crate::corpus) since: Option<&'a Position>,
+    /// The one table that another process has found and learnt, where it has: the query names no other one.
+    pub(in crate::corpus) pinned: Option<&'a Pinned<'a>>,
 }
 
 /// Tables that SQL can name.
@@ -179,8 +182,11 @@ pub(in crate::corpus) async fn register(
         }
         let doing = || format!("table `{}`", table.name);
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
-        let Typing { rule, reporter, room, since, .. } = *typing;
-        let reading = Reading { at, rule, before, reporter, room, since };
+        let Typing { rule, reporter, room, since, pinned, .. } = *typing;
+        if pinned.is_some_and(|pinned| pinned.table.name != table.name) {
+            continue;
+        }
+        let reading = Reading { at, rule, before, reporter, room, since, pinned };
         let opened = match table.format.filter(|format| format.has_engine()) {
             Some(format) => {
                 let with = (&mut engines, &mut finder);
@@ -190,7 +196,11 @@ pub(in crate::corpus) async fn register(
                 opened
             }
             None => {
-                let (files, kind) = finder.find(table).await.context(doing)?;
+                let found = match pinned {
+                    Some(pinned) => finder.again(table, pinned.table),
+                    None => finder.find(table).await,
+                };
+                let (files, kind) = found.context(doing)?;
                 all.files.extend(files.iter().cloned());
                 open(context, table, files, kind, &reading).await.context(doing)?
             }

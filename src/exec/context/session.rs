@@ -10,7 +10,9 @@ use crate::config::Pipeline;
 use crate::corpus::PrepareOutcome;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Reporter, Tee, Timeline};
-use crate::stage::{self, AdaptRequest, Plan, PlanRequest, Planned, Questions, TaskEnv};
+use crate::stage::{
+    self, AdaptRequest, NotesRequest, Plan, PlanRequest, Planned, Questions, TaskEnv,
+};
 use crate::tower::Tower;
 
 /// A run at work. Clones share the towers.
@@ -118,6 +120,26 @@ impl Session {
             self.query().await?;
         }
         self.plan_with(tower, run, None).await
+    }
+
+    /// What the notes of a run depend on; `tower` is for a task that renders them.
+    pub fn notes<'a>(&'a self, run: &'a str, tower: Option<&'a Tower>) -> NotesRequest<'a> {
+        let RunContext { pipeline, root, cancel, .. } = &self.ctx;
+        NotesRequest {
+            corpus: &pipeline.corpus,
+            storage: &pipeline.storage,
+            base_dir: &pipeline.base_dir,
+            chunking: pipeline.chunking,
+            tower,
+            shards: pipeline.index.shards,
+            devices: pipeline.encode.devices.len(),
+            keep_texts: pipeline.next.is_some(),
+            read_texts: pipeline.query.adapt.as_ref().map_or(0, |adapt| adapt.max_texts),
+            root,
+            run,
+            reporter: &self.reporter,
+            cancel,
+        }
     }
 
     /// Plans with notes that were prepared before, where there are any.

@@ -7,6 +7,7 @@ mod share;
 mod speed;
 mod texts;
 
-pub use share::{Share, ShareDone, TaskStage, execute_share, execute_task};
+pub(super) use share::share_of_plan;
+pub use share::{Share, ShareDone, TaskStage, execute_task};
 pub(super) use speed::measure_speed;
 pub use texts::encode_texts;

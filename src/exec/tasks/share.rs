@@ -19,6 +19,10 @@ use crate::tower::Tower;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskStage {
+    /// Read shares of the corpus, before there is a plan.
+    Prepare,
+    /// Gather the prepared notes of shards from all shares.
+    Gather,
     /// Encode texts.
     Encode,
     /// Freeze the scale of quantised vectors: one task, or none where it is frozen.
@@ -31,7 +35,8 @@ pub enum TaskStage {
 
 impl TaskStage {
     /// The names of all, in order.
-    pub const NAMES: [&'static str; 4] = ["encode", "calibrate", "adapt", "build"];
+    pub const NAMES: [&'static str; 6] =
+        ["prepare", "gather", "encode", "calibrate", "adapt", "build"];
 }
 
 impl FromStr for TaskStage {
@@ -39,6 +44,8 @@ impl FromStr for TaskStage {
 
     fn from_str(name: &str) -> Result<Self> {
         match name {
+            "prepare" => Ok(Self::Prepare),
+            "gather" => Ok(Self::Gather),
             "encode" => Ok(Self::Encode),
             "calibrate" => Ok(Self::Calibrate),
             "adapt" => Ok(Self::Adapt),
@@ -62,7 +69,7 @@ impl Share {
     /// Every task.
     pub const ALL: Self = Self { index: 0, of: 1 };
 
-    fn of<T: Clone>(self, tasks: &[T]) -> Vec<T> {
+    pub(in crate::exec) fn of<T: Clone>(self, tasks: &[T]) -> Vec<T> {
         tasks.iter().skip(self.index as usize).step_by(self.of as usize).cloned().collect()
     }
 }
@@ -109,11 +116,9 @@ pub struct ShareDone {
 /// is done does nothing; a share beyond the number of tasks is empty. Transient failures are tried again, `attempts`
 /// times in all.
 ///
-/// `plan_key` is the run id, or the plan's key (`runs/<run id>/plan.json`).
-///
 /// # Errors
 /// Transient, where the stage before is not finished; else whatever stopped a task.
-pub async fn execute_share(
+pub(in crate::exec) async fn share_of_plan(
     ctx: &RunContext,
     plan_key: &str,
     stage: TaskStage,
@@ -139,6 +144,8 @@ pub async fn execute_share(
             }
         }
         TaskStage::Build => plan.build = share.of(&build),
+        // Those have no plan yet.
+        TaskStage::Prepare | TaskStage::Gather => {}
     }
     let mut receipts = Receipts::default();
     let mut workers = local::Workers::new(&ctx.pipeline, tower_of(&plan, ctx).await)?;

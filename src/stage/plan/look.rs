@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::prepare::{chunker_of, earlier};
+use super::notes::{chunker_of, earlier};
 use crate::corpus::{self, CorpusOptions, Look, LookRequest, Wanted};
 use crate::error::Result;
 use crate::observe::Reporter;

@@ -5,9 +5,11 @@ mod compare;
 mod envelope;
 mod live;
 mod look;
+mod notes;
 mod on_cores;
 mod parent;
 mod prepare;
+mod shares;
 mod tokens;
 mod upstream;
 
@@ -20,7 +22,9 @@ pub use envelope::{
 };
 pub use live::PartsSummary;
 pub use look::{LookedAt, look_at_note};
+pub use notes::NotesRequest;
 pub(super) use parent::recall_by_shard;
 pub use prepare::{PlanRequest, Planned, plan};
+pub use shares::{SHARES_VERSION, SharesPlan, SharesPlanned, plan_shares};
 pub(super) use tokens::tokenize;
 pub use upstream::Moved;

@@ -1,7 +1,6 @@
 //! Stage `prepare`: one DataFusion job over the corpus, then the comparison with what is stored, then the plan.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,23 +9,23 @@ use super::adapt::{self, AdaptRequest};
 use super::compare::{Compared, compare_all};
 use super::envelope::{
     BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, build_task_id,
-    discard_prepared, encode_task_id, resolved_tower,
+    encode_task_id, resolved_tower,
 };
 use super::live::PartsSummary;
-use super::parent::{Comparison, first_id, known_texts, lost_files, refuse_impossible_delta};
+use super::notes::{NotesRequest, unless_purged, warn_of_purged};
+use super::parent::{Comparison, lost_files, refuse_impossible_delta};
 use super::tokens::{Counted, count_tokens};
 use crate::corpus::{
-    self, Chunker, CorpusMode, CorpusOptions, Earlier, Exclude, Feed, FeedRequest, PrepareOutcome,
-    PrepareRequest, SourceTypes, TableFormat, TypeRule,
+    self, CorpusMode, CorpusOptions, Feed, FeedRequest, PrepareOutcome, PrepareRequest, TableFormat,
 };
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::Result;
 use crate::observe::{Event, Reporter, Stage};
-use crate::snapshot::{self, Manifest, PlannedUnder, Tombstones};
+use crate::snapshot::{self, Manifest, PlannedUnder};
 use crate::stage::inputs::Inputs;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
 use crate::store::{Root, StorageOptions, layout};
-use crate::tower::{Tower, TowerOptions, TowerTokenizer};
-use crate::types::{Cancel, Digest256, NoteId, SpaceId, hash_json};
+use crate::tower::{Tower, TowerOptions};
+use crate::types::{Cancel, Digest256, SpaceId, hash_json};
 
 /// What planning needs.
 pub struct PlanRequest<'a> {
@@ -81,43 +80,6 @@ pub struct Planned {
     pub seconds: f64,
 }
 
-struct TokenChunker {
-    tokenizer: TowerTokenizer,
-    options: ChunkingOptions,
-}
-
-/// Cuts notes as a tower's tokenizer counts them.
-pub(super) fn chunker_of(tower: &Tower, options: ChunkingOptions) -> Arc<dyn Chunker> {
-    Arc::new(TokenChunker { tokenizer: tower.tokenizer().clone(), options })
-}
-
-impl Chunker for TokenChunker {
-    fn chunks(&self, text: &str) -> Result<Vec<Range<usize>>> {
-        self.tokenizer.chunks(text, self.options.window_tokens, self.options.overlap_tokens)
-    }
-}
-
-/// The types that a snapshot's corpus was read by.
-fn types_of(parent: &Manifest) -> Result<Option<SourceTypes>> {
-    let types = parent.provenance.measured.get(snapshot::SOURCE_TYPES).cloned();
-    let types = types.map(serde_json::from_value);
-    types.transpose().or_error(ErrorKind::Corrupt, || {
-        format!("{} of snapshot {}", snapshot::SOURCE_TYPES, parent.number)
-    })
-}
-
-/// What a corpus is read on top of.
-pub(super) async fn earlier(
-    root: &Root,
-    inputs: &Inputs,
-    parent: Option<&Manifest>,
-    corpus: &CorpusOptions,
-) -> Result<Option<Earlier>> {
-    let Some(parent) = parent.filter(|_| corpus.types == TypeRule::Exact) else { return Ok(None) };
-    let note = first_id(root, inputs, parent).await?;
-    Ok(Some(Earlier { types: types_of(parent)?, note }))
-}
-
 /// Reads the corpus, compares it with the newest snapshot and with every stored part, and plans the tasks.
 pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let started = Instant::now();
@@ -136,57 +98,21 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
                 .warn(format!("shard {number} is made again where it needs {file}: it is gone"));
         }
     }
-    let known = match request.keep_texts {
-        true => None,
-        false => {
-            let read = request.adapt.as_ref().map_or(0, |adapt| adapt.options.max_texts);
-            known_texts(root, &inputs, parent.as_ref(), &lost, &space_id, read as usize).await?
-        }
-    };
-    let devices = request.encode.devices.len().max(1) as u32;
-    let prepare = PrepareRequest {
-        options: corpus,
-        base_dir: request.base_dir,
-        shard_count: request
-            .build
-            .shards
-            .or_else(|| parent.as_ref().map(|parent| parent.content.shard_count)),
-        default_shards: 4 * devices,
-        share_bytes: corpus.share_mib << 20,
-        chunker: request.chunking.map(|options| chunker_of(request.tower, options)),
-        known,
-        earlier: earlier(root, &inputs, parent.as_ref(), corpus).await?,
-        feed: feed_of(&request, parent.as_ref(), &lost, &space_id)?,
-        exclude: parent.as_ref().and_then(excluded_by),
-        root,
-        storage: request.storage,
-        run: request.run,
-        reporter: Arc::clone(reporter),
-        cancel: cancel.clone(),
-    };
     let prepared = match request.prepared {
         Some(prepared) => prepared.clone(),
         None => {
-            let prepared = corpus::prepare(prepare).await;
-            // Whether or not it finished: what it wrote may hold a note that was purged meanwhile.
+            let notes = notes_of(&request);
+            let prepare = PrepareRequest {
+                feed: feed_of(&request, parent.as_ref(), &lost, &space_id)?,
+                ..notes.prepare(&inputs, parent.as_ref(), &lost, Some(&space_id)).await?
+            };
             let under = PlannedUnder::of(parent.as_ref());
-            if Tombstones::default().since(root, under).await?.is_some() {
-                discard_prepared(root, request.run).await?;
-                return Err(prepared.err().unwrap_or_else(|| {
-                    snapshot::overtaken_by_purge(&format!("run {}", request.run))
-                }));
-            }
-            prepared?
+            let preparing = Box::pin(corpus::prepare(prepare));
+            let prepared = unless_purged(root, request.run, under, preparing).await?;
+            warn_of_purged(&prepared, &**reporter);
+            prepared
         }
     };
-    if prepared.excluded > 0 && request.prepared.is_none() {
-        let message = format!(
-            "the corpus still returns {} purged notes; they are left out: delete them at the source, or bring them \
-             back with `scalingnote purge --lift`",
-            prepared.excluded
-        );
-        reporter.warn(message);
-    }
     let spec = RunSpec {
         run: request.run.to_owned(),
         tower: resolved_tower(request.tower_options, request.base_dir, request.tower),
@@ -227,6 +153,25 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     Ok(Planned { plan, parent, texts: distinct, lengths, sample, seconds })
 }
 
+/// What the notes of a plan depend on.
+fn notes_of<'a>(request: &'a PlanRequest<'_>) -> NotesRequest<'a> {
+    NotesRequest {
+        corpus: request.corpus,
+        storage: request.storage,
+        base_dir: request.base_dir,
+        chunking: request.chunking,
+        tower: Some(request.tower),
+        shards: request.build.shards,
+        devices: request.encode.devices.len(),
+        keep_texts: request.keep_texts,
+        read_texts: request.adapt.as_ref().map_or(0, |adapt| adapt.options.max_texts),
+        root: request.root,
+        run: request.run,
+        reporter: &request.reporter,
+        cancel: &request.cancel,
+    }
+}
+
 /// From where the changes of a Delta table are read: of all rows, where notes of the newest snapshot have to be made again.
 fn feed_of(
     request: &PlanRequest<'_>,
@@ -253,12 +198,6 @@ fn feed_of(
         (here && whole && feed.reading == reading).then_some(feed)
     });
     Ok(Some(FeedRequest { reading, since }))
-}
-
-/// Keeps out what the newest snapshot says was purged.
-fn excluded_by(parent: &Manifest) -> Option<Exclude> {
-    let purged = parent.purged.clone();
-    (!purged.is_empty()).then(|| Arc::new(move |note: &NoteId| purged.contains(note)) as Exclude)
 }
 
 async fn lay_out_tasks(

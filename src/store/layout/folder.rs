@@ -150,10 +150,10 @@ pub fn is_file(text: &str) -> bool {
     text.split('/').count() >= pieces && key::check(text).is_ok()
 }
 
-/// A run's id, given as such or as the key of its plan.
+/// A run's id, given as such or as the key of its plan, or of the plan of its shares.
 pub fn run_of(run_or_plan: &str) -> &str {
     let run = run_or_plan.strip_prefix("runs/").unwrap_or(run_or_plan);
-    run.strip_suffix("/plan.json").unwrap_or(run)
+    run.strip_suffix("/plan.json").or(run.strip_suffix("/shares.json")).unwrap_or(run)
 }
 
 /// The key that a half-written local file of this path will have; `None` for any other file: `report#2024` is somebody

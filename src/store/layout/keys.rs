@@ -154,6 +154,10 @@ keys! {
     Prepared = prepared(run: Run, shard: u32) "prepared/{run}/{shard:05}.parquet";
     /// Rows that one task read, of every shard, until each shard's are gathered; attempts have files of their own.
     Rows = rows(run: Run, share: u32, attempt: Hash) "prepared/{run}/{share:05}-{attempt}.rows";
+    /// The receipt that says which attempt of the rows of a share counts.
+    RowsReceipt = rows_receipt(run: Run, share: u32) "prepared/{run}/{share:05}.rows.json";
+    /// The receipt of the prepared notes of one shard, gathered from all shares.
+    ShardReceipt = shard_receipt(run: Run, shard: u32) "prepared/{run}/{shard:05}.shard.json";
     /// Where the already stored vectors of one shard are.
     Located = located(run: Run, shard: u32) "prepared/{run}/{shard:05}.located.parquet";
     /// Newly encoded vectors; `hash` is the start of the file's SHA-256, so attempts that differ cannot clash.
@@ -199,6 +203,8 @@ keys! {
     AdaptReceipt = adapt_receipt(task: AdaptTask) "towers/{task}.task.json";
     /// The plan of one run.
     Plan = plan(run: Run) "runs/{run}/plan.json";
+    /// How the corpus of one run is read in shares, before there is a plan.
+    SharesPlan = shares_plan(run: Run) "runs/{run}/shares.json";
     /// The report of one run.
     Report = report(run: Run, name: ReportName) "runs/{run}/{name}.json";
     /// The same as a page.

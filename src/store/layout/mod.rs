@@ -13,6 +13,6 @@ pub use keys::{
     Key, LeaseKind, ReportName, adapt_receipt, beat, book, build_receipt, calibration,
     checked_receipt, encode_receipt, ids_file, index, index_receipt, lease, located, manifest,
     parse, part, part_receipt, plan, prepared, prepared_receipt, reader_lease, removed_file,
-    report, report_page, run_lease, sidecar, signature, tower_config, tower_texts, tower_tokenizer,
-    tower_weights,
+    report, report_page, rows, rows_receipt, run_lease, shard_receipt, shares_plan, sidecar,
+    signature, tower_config, tower_texts, tower_tokenizer, tower_weights,
 };

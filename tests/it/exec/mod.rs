@@ -11,6 +11,7 @@ mod full_disk;
 mod hidden;
 mod kills;
 mod leases;
+mod prepared_shares;
 mod pushed;
 mod schedules;
 mod shared_work;

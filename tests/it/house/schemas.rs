@@ -40,6 +40,8 @@ fn generated_contracts_are_committed() {
         ("plan-brief", schemars::schema_for!(scalingnote::report::PlanBrief).to_value()),
         ("plan-summary", schemars::schema_for!(scalingnote::report::PlanSummary).to_value()),
         ("report", schemars::schema_for!(scalingnote::report::RunReport).to_value()),
+        ("shares", schemars::schema_for!(scalingnote::stage::SharesPlan).to_value()),
+        ("shares-brief", schemars::schema_for!(scalingnote::report::SharesBrief).to_value()),
     ] {
         let text = serde_json::to_string_pretty(&schema).unwrap();
         check(&format!("{name}.schema.json"), &format!("{text}\n"));

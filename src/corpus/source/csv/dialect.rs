@@ -84,8 +84,13 @@ impl Dialect {
         Self { longest, ..self }
     }
 
+    /// Whether a field may be quoted.
+    pub(in crate::corpus::source) fn has_quotes(&self) -> bool {
+        self.quote.is_some()
+    }
+
     /// The same without quotes.
-    pub(super) fn without_quotes(self) -> Self {
+    pub(in crate::corpus::source) fn without_quotes(self) -> Self {
         Self { quote: None, open: false, ..self }
     }
 

@@ -108,6 +108,13 @@ pub(in crate::corpus::source) struct Described {
     pub(in crate::corpus::source) is_stream: bool,
 }
 
+impl Described {
+    /// So many files whose reader brings the columns of each to this schema.
+    pub(in crate::corpus::source) fn alike(schema: &Schema, files: usize) -> Vec<Self> {
+        vec![Self { schema: Arc::new(schema.clone()), is_stream: false }; files]
+    }
+}
+
 /// Schema of self-describing files (Parquet, Arrow, Avro), that of each, and how many rows a batch of `room` bytes may
 /// have.
 pub(in crate::corpus::source) async fn own(

@@ -38,6 +38,7 @@ use self::pattern::{Part, has_scheme, parts};
 use self::remote::RemoteSearch;
 use self::web::WebFile;
 use super::file::SourceFile;
+use super::pinned::PinnedTable;
 use crate::corpus::options::TableOptions;
 use crate::error::{Error, Result};
 use crate::observe::Reporter;
@@ -109,6 +110,33 @@ impl<'a> Finder<'a> {
             ));
         }
         select::select(table, search, self.reporter)
+    }
+
+    /// The files of a table that was found before: nothing is looked for.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(super) fn again(
+        &mut self,
+        table: &TableOptions,
+        known: &PinnedTable,
+    ) -> Result<(Vec<SourceFile>, FileKind)> {
+        let store = match self.place(table)? {
+            Place::Local { .. } => Arc::clone(&self.local),
+            Place::Web => web::store(&table.uri, &table.shown_uri(), self.storage)?,
+            Place::Remote { base, .. } => {
+                let shown = table.shown_uri();
+                let base = Url::parse(&base)
+                    .map_err(|e| Error::config(format!("{shown} is not a URI")).with_source(e))?;
+                self.bucket(&base, &shown)?
+            }
+        };
+        let files = known.files.iter().map(|file| file.again(&table.name, &store));
+        let files = files.collect::<Result<Vec<_>>>()?;
+        let name = files.first().map_or("", |file| file.path.as_str());
+        let kind = FileKind::of(name, table.format)?;
+        let kind = kind.ok_or_else(|| Error::corrupt(format!("{name} is not a file of a table")));
+        Ok((files, kind?))
     }
 
     async fn search(&mut self, table: &TableOptions) -> Result<Search> {

@@ -12,6 +12,18 @@ use super::pattern::WILD;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{StorageOptions, open_web_file, unreadable};
 
+/// The store of the file at an address.
+///
+/// # Errors
+/// As [`WebFile::new`].
+pub(super) fn store(
+    uri: &str,
+    shown: &str,
+    storage: &StorageOptions,
+) -> Result<Arc<dyn ObjectStore>> {
+    Ok(open_web_file(&WebFile::new(uri, shown)?.address, storage)?)
+}
+
 /// The address of one file.
 pub(super) struct WebFile {
     /// With its query.
