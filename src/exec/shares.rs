@@ -42,7 +42,7 @@ async fn share_of_corpus(
         let (run, share, tasks) = (run.to_owned(), share.to_string(), tasks.len() as u64);
         ShareDone { run, stage, share, tasks, texts: 0, tokens: 0 }
     };
-    // Once there is a plan nothing is left to do, whoever read the corpus.
+    // Once there is a plan nothing is left to do, however the corpus was read.
     if ctx.root.size(&Plan::key(run)).await?.is_some() {
         return Ok(done(Vec::new()));
     }

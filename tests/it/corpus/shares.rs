@@ -193,7 +193,7 @@ proptest! {
 async fn files_and_row_groups_are_shares() {
     let row = |at: u8| Row { id: Some(at), at: None, gone: false, title: Some(1) };
     let rows: Vec<Row> = (1..=40).map(row).collect();
-    for (source, at_least) in SOURCES.into_iter().zip([2, 2, 8, 40]) {
+    for (source, at_least) in SOURCES.into_iter().zip([2, 2, 8, 15]) {
         let mut corpus = written(source, &rows, 2);
         (corpus.shards, corpus.share_bytes) = (Some(3), 50);
         let (outcome, notes) = corpus.rows().await;
