@@ -113,7 +113,7 @@ class Made:
         options |= {"expansion_search": 64, "rescore": self.options.rescore}
         calibration = {"scale": SCALE, "sample": 100, "clipped": 0.00125}
         if signs := self.options.signs:
-            calibration["signs"] = {"seed": signs.seed, "mean": list(signs.mean), "gain": signs.gain}
+            calibration["signs"] = {"seed": signs.seed, "mean": list(signs.mean), "query_share": 0.5, "gain": signs.gain}
         content = {
             "space_id": "0" * 16,
             "space": {"dimensions": DIMENSIONS, "prompt_prefix": 'Frage: „é\u0007"\\'},

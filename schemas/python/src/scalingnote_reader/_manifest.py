@@ -20,7 +20,7 @@ VERSION = 1
 _CONTENT = frozenset("space_id space notes vectors shard_count index shards parts stored_columns query_towers".split())
 _SHARD = frozenset("shard notes vectors orphans source parts index sidecar ids removed deltas canaries".split())
 _SEGMENT = frozenset("vectors index sidecar ids removed canaries".split())
-_SIGNS = frozenset("seed mean gain".split())
+_SIGNS = frozenset("seed mean query_share gain".split())
 _OPTIONS = frozenset("quantization connectivity expansion_add expansion_search rescore builder".split())
 
 
