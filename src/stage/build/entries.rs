@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 
 use crate::corpus::{CorpusMode, PreparedRow};
 use crate::embedding::{self, PartReceipt};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ResultExt};
 use crate::stage::encode::EncodeReceipt;
 use crate::stage::ids::{IdRow, Ids, Place, concat_stored, no_columns, take_rows};
 use crate::stage::located;
@@ -209,7 +209,9 @@ pub(super) async fn target(
         None => no_columns(0)?,
         Some(first) => concat_stored(&first.schema(), &stored, rows.len())?,
     };
-    keyed(rows, stored)
+    // A hash a row and two sorts: seconds for millions of rows, in which nothing else would have its turn.
+    let keying = tokio::task::spawn_blocking(move || keyed(rows, stored));
+    keying.await.context(|| "giving rows their keys ended unexpectedly")?
 }
 
 /// Assigns keys in note order, re-probing the (one in 2^64) collisions, and sorts by key.
