@@ -21,9 +21,8 @@ fn slanted(rows: usize, dimensions: usize, seed: u64) -> Embeddings {
 #[test]
 fn they_find_more_than_plain_signs_also_about_a_common_direction() {
     let (rows, dimensions) = (6_000, 96);
-    let kinds: [(&str, fn(usize, usize, u64) -> Embeddings); 2] =
-        [("clustered", clustered), ("slanted", slanted)];
-    for (name, make) in kinds {
+    for name in ["clustered", "slanted"] {
+        let make = if name == "slanted" { slanted } else { clustered };
         let (vectors, queries) = (make(rows, dimensions, 1), make(200, dimensions, 2));
         let found = [Quantization::B1, Quantization::B1r].map(|quantization| {
             recall(&built(&keys(rows), &vectors, options(quantization)).open(), &queries)

@@ -21,7 +21,7 @@ pub(super) fn store(
     shown: &str,
     storage: &StorageOptions,
 ) -> Result<Arc<dyn ObjectStore>> {
-    Ok(open_web_file(&WebFile::new(uri, shown)?.address, storage)?)
+    open_web_file(&WebFile::new(uri, shown)?.address, storage)
 }
 
 /// The address of one file.
