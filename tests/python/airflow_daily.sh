@@ -4,6 +4,7 @@
 #   day 2  nothing changed: everything after the plan is skipped
 #   day 3  a gate refuses (3): the run fails, and nothing is tried again
 #   then   a plan of more than 1,000 tasks: what travels through XCom stays small
+#   shares a corpus of several files is read and gathered by mapped tasks; one of a single file by the plan, as ever
 #   nights a tower is to take over: the first night encodes its share behind the day's snapshot; on the second the day has
 #          nothing to do, and a gate refuses the switch; the third switches; on the fourth nothing is left
 #   pods   the same DAG as pods: imported, rendered, its pods and its exit codes checked
@@ -110,6 +111,38 @@ print(f"XCom of a plan of {tasks} tasks: {len(many)} values, the largest {larges
 assert largest < 1024 and sum(many) < 4096, "XCom grows with the plan"
 PYTHON
 passed=$((passed + 1))
+
+mkdir "$work/shared"
+"$venv/bin/python" - "$work/shared" <<'PYTHON'
+import json, sys
+for number in range(3):
+    with open(f"{sys.argv[1]}/{number}.jsonl", "w") as file:
+        for at in range(number, 300, 3):
+            file.write(json.dumps({"id": at, "body": f"note {at}", "unread": f"{at:07}" * 1000}) + "\n")
+PYTHON
+cat >"$work/pipelines/shared.toml" <<'TOML'
+version = 2
+[corpus]
+sql = "SELECT id AS note_id, body FROM notes"
+template = "{{ body }}"
+share_mib = 1
+[[corpus.tables]]
+name = "notes"
+uri = "../shared/*.jsonl"
+[tower]
+model = "fake:64"
+pooling = "mean"
+[index]
+shards = 2
+[publish]
+root = "../.cache/shared"
+TOML
+export SCALINGNOTE_CORPUS_SHARES=3
+# Two shares of the corpus and two shards of it, two of encode, the calibration, two of build.
+SCALINGNOTE_PIPELINE="$work/pipelines/shared.toml" day 2026-01-09 success "2 plan, 1 publish, 9 task"
+"$program" snapshot verify "$work/.cache/shared" --quiet >>"$work/log" 2>&1 || fail "what was read in shares does not verify"
+day 2026-01-10 success "2 plan"
+unset SCALINGNOTE_CORPUS_SHARES
 
 # Two nights are enough: one for more than half of the tokens, one for the rest.
 export SCALINGNOTE_PIPELINE="$work/pipelines/nights.toml"

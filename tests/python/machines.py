@@ -7,12 +7,13 @@ tests/it/fixture/machine.c, a clock minutes away from the others'. The bucket is
 takes 50 ms each way and holds 2% of what passes up for a quarter of a second more, as a lost packet would. A machine
 is cut off for two minutes in the middle of its work: its link goes down, and what it sent is answered by nobody.
 
-What must hold: the content of a snapshot is byte for byte that of one process on a local folder; every snapshot that
+What must hold: the indexes and vectors of a snapshot are byte for byte those of one process on a local folder; every snapshot that
 can be seen is whole at that moment; and no command waits for ever. STORES is where tests/python/stores.py installed moto.
 Where namespaces cannot be made the test says that it was skipped.
 """
 
 import asyncio
+import http.client
 import json
 import os
 import pathlib
@@ -222,8 +223,11 @@ def cut_off(machine, event, what):
     return thread
 
 
+FILES = 6
+
+
 def notes(day):
-    """A note's text changes on the days that its number tells."""
+    """The files of a day. A note's text changes on the days that its number tells."""
     rng = random.Random(SEED * 1000)
     words = ["cable", "bread", "kernel", "river", "index", "garden", "signal", "winter", "ledger", "copper"]
     lines = []
@@ -232,18 +236,21 @@ def notes(day):
         body = " ".join(rng.choice(words) for _ in range(30))
         if at >= NOTES - 20 and day > 1:
             continue  # gone
-        lines.append(json.dumps({"id": at, "body": f"note {at} of day {version}: {body}"}))
-    return "\n".join(lines) + "\n"
+        # What nobody reads makes the files large enough to be read in shares.
+        note = {"id": at, "body": f"note {at} of day {version}: {body}", "unread": str(at) * 1500}
+        lines.append(json.dumps(note) + "\n")
+    return ["".join(lines[number::FILES]) for number in range(FILES)]
 
 
-def pipeline(root, speed):
+def pipeline(root, corpus, speed):
     return f"""version = 2
 [corpus]
 sql = "SELECT id AS note_id, body FROM notes"
 template = "{{{{ body }}}}"
+share_mib = 1
 [[corpus.tables]]
 name = "notes"
-uri = "notes.jsonl"
+uri = "{corpus}*.jsonl"
 [tower]
 model = "fake:32{speed}"
 pooling = "mean"
@@ -267,6 +274,15 @@ def content(manifest):
     return files
 
 
+def put_object(port, path, text):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("PUT", path, body=text.encode(), headers={"Host": f"127.0.0.1:{port}"})
+    reply = connection.getresponse()
+    reply.read()
+    if reply.status != 200:
+        fail(f"PUT {path} was answered {reply.status}")
+
+
 class Test:
     def __init__(self, work, program, machines, relay):
         self.work, self.program, self.machines, self.relay = work, program, machines, relay
@@ -277,8 +293,9 @@ class Test:
         """The content of the days, by one process on a folder."""
         contents = []
         for day in range(1, days + 1):
-            (self.local / "notes.jsonl").write_text(notes(day))
-            (self.local / "p.toml").write_text(pipeline("root", ""))
+            for number, text in enumerate(notes(day)):
+                (self.local / f"{number}.jsonl").write_text(text)
+            (self.local / "p.toml").write_text(pipeline("root", "", ""))
             line = [self.program, "run", "p.toml", "--quiet"]
             run = subprocess.run(line, cwd=self.local, stdout=subprocess.DEVNULL)
             if run.returncode != 0:
@@ -288,9 +305,11 @@ class Test:
         return contents
 
     def give(self, day, root, speed):
+        """The notes of the day lie in the bucket, too: each machine has the pipeline file alone."""
+        for number, text in enumerate(notes(day)):
+            put_object(self.relay.port, f"/notes/corpus/{day}/{number}.jsonl", text)
         for machine in self.machines:
-            machine.write("notes.jsonl", notes(day))
-            machine.write("p.toml", pipeline(root, speed))
+            machine.write("p.toml", pipeline(root, f"s3://notes/corpus/{day}/", speed))
 
     def published(self, machine, root, number):
         out, _ = insist(machine, "snapshot", "show", root, str(number), "--json")
@@ -300,8 +319,10 @@ class Test:
         """A scheduler's steps, each on another machine; one of them is cut off while it encodes."""
         ada, bob, cyd = self.machines
         self.give(1, root, "?tokens_per_second=900")
-        plan = json.loads(insist(ada, "plan", "p.toml", "--brief")[0])["plan_key"]
-        cut = cut_off(bob, self.relay.watch(bob.address, "/embeddings/", 2), "encodes")
+        shares = json.loads(insist(ada, "plan", "p.toml", "--shares")[0])
+        plan = shares["shares_key"]
+        if plan is None:
+            fail(f"the corpus is not read in shares: {shares}")
         attempts = {}
 
         def share(stage, number, machine):
@@ -315,6 +336,12 @@ class Test:
             if len([key for key in attempts if key[0] == name]) != 3:
                 sys.exit(1)
 
+        cut = cut_off(cyd, self.relay.watch(cyd.address, "/prepared/", 1), "reads the corpus")
+        stage("prepare", [bob, cyd, ada])
+        stage("gather", [cyd, ada, bob])
+        cut.join()
+        plan = json.loads(insist(bob, "plan", "p.toml", "--brief", "--gathered", plan)[0])["plan_key"]
+        cut = cut_off(bob, self.relay.watch(bob.address, "/embeddings/", 2), "encodes")
         stage("encode", [ada, bob, cyd])
         cut.join()
         insist(cyd, "task", "p.toml", "--plan", plan, "--stage", "calibrate")
@@ -322,8 +349,8 @@ class Test:
         insist(bob, "publish", "p.toml", "--plan", plan)
         if self.published(cyd, root, 1) != expected:
             fail("tasks on three machines made other content than one process")
-        said = ", ".join(f"{name} {count}" for (stage, name), count in attempts.items() if stage == "encode")
-        print(f"tasks on three machines: the same content as one process; attempts to encode: {said}", flush=True)
+        again = [f"{name} {stage} {count}" for (stage, name), count in attempts.items() if count > 1]
+        print(f"tasks on three machines: the same content as one process; more than one attempt: {again}", flush=True)
 
     def runs(self, root, expected):
         """Three machines are told to run at once. The first is cut off while it works: for longer than it waits for an answer."""
