@@ -318,9 +318,14 @@ pub(super) async fn brief(next: &Next, day: &Plan) -> Result<Option<PlanBrief>> 
             return Ok(None);
         }
     };
+    let root = &session.ctx.root;
+    // Of an attempt whose answer was lost.
+    if let Some(plan) = Plan::stored(root, &run_of_night(&day.spec.run)).await? {
+        return Ok(Some(PlanBrief::of(&plan)));
+    }
     let Some(planned) = next.plan(session, tower, day).await? else { return Ok(None) };
     let plan = stage::backfill_plan(planned, &day.spec.run, next.options.tokens_per_run);
-    plan.store(&session.ctx.root).await?;
+    plan.store(root).await?;
     Ok(Some(PlanBrief::of(&plan)))
 }
 

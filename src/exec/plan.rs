@@ -56,12 +56,31 @@ pub async fn plan_brief(ctx: &RunContext) -> Result<PlanBrief> {
 }
 
 /// [`plan_brief`] of the run that [`plan_shares`] has begun, whose tasks are all done. `shares_key` is its id, or the key of
-/// the plan of its shares.
+/// the plan of its shares. It may be asked again: the plan is stored also where it has no tasks.
 ///
 /// # Errors
 /// Transient, where a shard is not gathered; Conflict, where a snapshot was published meanwhile.
 pub async fn plan_gathered(ctx: &RunContext, shares_key: &str) -> Result<PlanBrief> {
     Box::pin(brief(ctx, Some(shares_key))).await
+}
+
+/// The plan of the day, stored where it has tasks; of what was gathered from `shares`, where the corpus was read before. An
+/// attempt that is repeated finds the plan, and may not find what it was made from.
+async fn day(session: &Session, run: &str, shares: Option<&SharesPlan>) -> Result<Plan> {
+    let planned = match shares {
+        Some(shares) => {
+            let prepared = Box::pin(shares.prepared(&session.notes(run, None))).await?;
+            Box::pin(session.plan_with(session.document().await?, run, Some(&prepared))).await?
+        }
+        None => Box::pin(session.plan(run)).await?,
+    };
+    refuse_moved(session, &planned)?;
+    session.check_questions(&planned.plan).await?;
+    let plan = planned.plan;
+    if plan.tasks() > 0 || shares.is_some() {
+        plan.store(&session.ctx.root).await?;
+    }
+    Ok(plan)
 }
 
 async fn brief(ctx: &RunContext, gathered: Option<&str>) -> Result<PlanBrief> {
@@ -76,23 +95,14 @@ async fn brief(ctx: &RunContext, gathered: Option<&str>) -> Result<PlanBrief> {
         Some(_) => Some(SharesPlan::load(&ctx.root, &run).await?),
         None => None,
     };
-    let planned = match &shares {
-        // It was planned before: what the shards were gathered from may be gone.
-        Some(_) if ctx.root.size(&Plan::key(&run)).await?.is_some() => {
-            return Ok(PlanBrief::of(&Plan::load(&ctx.root, &run).await?));
-        }
-        Some(shares) => {
-            let prepared = Box::pin(shares.prepared(&session.notes(&run, None))).await?;
-            Box::pin(session.plan_with(session.document().await?, &run, Some(&prepared))).await?
-        }
-        None => Box::pin(session.plan(&run)).await?,
+    let stored = match &shares {
+        Some(_) => Plan::stored(&ctx.root, &run).await?,
+        None => None,
     };
-    refuse_moved(&session, &planned)?;
-    session.check_questions(&planned.plan).await?;
-    let plan = planned.plan;
-    if plan.tasks() > 0 {
-        plan.store(&ctx.root).await?;
-    }
+    let plan = match stored {
+        Some(plan) => plan,
+        None => day(&session, &run, shares.as_ref()).await?,
+    };
     if let Some(shares) = &shares {
         shares.clear(&session.notes(&run, None)).await?;
     }

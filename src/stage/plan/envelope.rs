@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::live::PartsSummary;
@@ -341,23 +342,40 @@ impl Plan {
         Ok(stored)
     }
 
+    /// The plan of a run, where an attempt before this one stored it.
+    pub async fn stored(root: &Root, run: &str) -> Result<Option<Self>> {
+        match root.size(&Self::key(run)).await? {
+            Some(_) => Self::load(root, run).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Reads the plan of a run.
     pub async fn load(root: &Root, run: &str) -> Result<Self> {
-        let key = Self::key(run);
-        let bytes = root.get(&key).await?;
-        let damaged = || format!("{key} is not a plan; run `scalingnote plan` again");
-        let json: serde_json::Value =
-            serde_json::from_slice(&bytes).or_error(ErrorKind::Corrupt, damaged)?;
-        let version = json.get("version").and_then(serde_json::Value::as_u64);
-        if version.is_some_and(|version| version != u64::from(PLAN_VERSION)) {
-            return Err(Error::unsupported(format!(
-                "{key} is a plan of another release: it has version {}, this release reads {PLAN_VERSION}; \
-                 run `scalingnote plan` again",
-                version.unwrap_or(0)
-            )));
-        }
-        serde_json::from_value(json).or_error(ErrorKind::Corrupt, damaged)
+        let way_out = "run `scalingnote plan` again";
+        load_plan(root, &Self::key(run), ("a plan", PLAN_VERSION), way_out).await
     }
+}
+
+/// A plan of some kind, of the version that this release reads.
+pub(super) async fn load_plan<T: DeserializeOwned>(
+    root: &Root,
+    key: &str,
+    (what, reads): (&str, u32),
+    way_out: &str,
+) -> Result<T> {
+    let bytes = root.get(key).await?;
+    let damaged = || format!("{key} is not {what}; {way_out}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&bytes).or_error(ErrorKind::Corrupt, damaged)?;
+    let version = json.get("version").and_then(serde_json::Value::as_u64);
+    if version.is_some_and(|version| version != u64::from(reads)) {
+        return Err(Error::unsupported(format!(
+            "{key} is {what} of another release: it has version {}, this release reads {reads}; {way_out}",
+            version.unwrap_or(0)
+        )));
+    }
+    serde_json::from_value(json).or_error(ErrorKind::Corrupt, damaged)
 }
 
 /// Deletes the prepared notes of a run.

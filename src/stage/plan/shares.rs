@@ -6,10 +6,11 @@ use std::collections::HashSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::envelope::load_plan;
 use super::notes::{NotesRequest, unless_purged, warn_of_purged};
 use super::parent::lost_files;
 use crate::corpus::{self, PrepareOutcome, SharedCorpus, Sharing, TableOptions};
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, Result, ResultExt};
 use crate::snapshot::{self, Manifest, PlannedUnder, Tombstones};
 use crate::stage::inputs::Inputs;
 use crate::store::{Root, layout};
@@ -97,19 +98,8 @@ impl SharesPlan {
     /// # Errors
     /// NotFound, Corrupt; Unsupported for that of another release.
     pub async fn load(root: &Root, run: &str) -> Result<Self> {
-        let key = layout::shares_plan(run);
-        let bytes = root.get(&key).await?;
-        let damaged = || format!("{key} is not a plan of shares; plan them again");
-        let json: serde_json::Value =
-            serde_json::from_slice(&bytes).or_error(ErrorKind::Corrupt, damaged)?;
-        let version = json.get("version").and_then(serde_json::Value::as_u64);
-        if version.is_some_and(|version| version != u64::from(SHARES_VERSION)) {
-            return Err(Error::unsupported(format!(
-                "{key} is of another release: it has version {}, this release reads {SHARES_VERSION}; plan the shares again",
-                version.unwrap_or(0)
-            )));
-        }
-        serde_json::from_value(json).or_error(ErrorKind::Corrupt, damaged)
+        let kind = ("a plan of shares", SHARES_VERSION);
+        load_plan(root, &layout::shares_plan(run), kind, "plan the shares again").await
     }
 
     fn under(&self) -> PlannedUnder {

@@ -152,6 +152,32 @@ async fn days_in_shares_are_days_in_one_task() {
     }
 }
 
+/// A scheduler repeats the step that plans where its answer was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plan_of_gathered_shares_is_told_again_with_its_night() {
+    let corpus = Corpus::new(3, "jsonl");
+    let root = Root::in_memory();
+    let next = ["next.tower.model=fake:8", "next.tower.pooling=mean", "next.tokens_per_run=1000"];
+    let ctx = corpus.context(&root, &next);
+    let (shares, first) = Box::pin(prepared(&ctx)).await.unwrap();
+    let key = shares.shares_key.unwrap();
+    let again = Box::pin(exec::plan_gathered(&ctx, &key)).await.unwrap();
+    let told = |brief: &PlanBrief| (brief.run.clone(), brief.plan_key.clone(), brief.tasks);
+    assert_eq!(told(&again), told(&first));
+    let night = |brief: PlanBrief| brief.backfill.map(|night| (night.tasks, night.tokens));
+    let (first, again) = (night(first), night(again));
+    assert!(first.is_some_and(|(tasks, tokens)| tasks > 0 && tokens > 0), "{first:?}");
+    assert_eq!(again, first);
+
+    // A day on which nothing changed.
+    let ctx = corpus.context(&root, &[]);
+    Box::pin(scheduled(&ctx)).await;
+    let (shares, first) = Box::pin(prepared(&ctx)).await.unwrap();
+    assert_eq!((first.tasks, &first.plan_key), (0, &None));
+    let again = Box::pin(exec::plan_gathered(&ctx, &shares.shares_key.unwrap())).await.unwrap();
+    assert_eq!(told(&again), told(&first));
+}
+
 /// Puts in the stages before the plan.
 fn is_put(operation: &str, path: &str) -> bool {
     matches!(operation, "put" | "multipart" | "part" | "complete")
