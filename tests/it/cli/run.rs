@@ -1,5 +1,6 @@
 //! Whole runs through the program, on the fake tower: what an operator types and sees.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -282,7 +283,8 @@ fn days_on(root: &str) {
         let mut files: Vec<_> = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap())
-            .map(|entry| (entry.file_name(), entry.metadata().unwrap().modified().unwrap()))
+            // A download renames a new file into place; the time of a file says only when it was used.
+            .map(|entry| (entry.file_name(), entry.metadata().unwrap().ino()))
             .collect();
         files.sort();
         files
