@@ -19,10 +19,9 @@ use tokio::task::JoinHandle;
 use super::contract::{Contract, SHARD, SORT_COLUMNS};
 use super::dedupe::Deduper;
 use super::newest::{Doubts, Judge};
-use super::note_ids::rounded;
-use super::render::{Rendered, Renderer};
+use super::render::{Rendered, Renderer, Tally};
 use super::writer::ShardWriter;
-use crate::corpus::outcome::{PreparedShard, Rejections, shortened};
+use crate::corpus::outcome::PreparedShard;
 use crate::corpus::session::own;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
@@ -49,13 +48,7 @@ pub(super) struct Gatherer {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Gathered {
     pub(super) shards: Vec<PreparedShard>,
-    pub(super) rows_read: u64,
-    pub(super) duplicates: u64,
-    pub(super) excluded: u64,
-    pub(super) rejections: Rejections,
-    /// Ids that a spreadsheet rounded, and the first of them.
-    pub(super) rounded: u64,
-    pub(super) first_rounded: Option<String>,
+    pub(super) tally: Tally,
     pub(super) doubts: Doubts,
     /// Bytes that the sort put on disk.
     pub(super) spilled: u64,
@@ -78,29 +71,9 @@ impl Gathered {
     /// Adds what became of the next shards.
     fn merge(&mut self, next: Self) {
         self.shards.extend(next.shards);
-        self.rows_read += next.rows_read;
-        self.duplicates += next.duplicates;
-        self.excluded += next.excluded;
-        self.rejections.merge(next.rejections);
-        self.rounded += next.rounded;
-        self.first_rounded = self.first_rounded.take().or(next.first_rounded);
+        self.tally.merge(next.tally);
         self.doubts.merge(next.doubts);
         self.spilled += next.spilled;
-    }
-
-    /// What to say of ids that a spreadsheet rounded, where there are such.
-    pub(super) fn rounded_ids(&self) -> Option<String> {
-        let first = self.first_rounded.as_ref()?;
-        Some(rounded(self.rounded, &format!("`{}`", shortened(first))))
-    }
-
-    fn add(&mut self, rendered: &mut Rendered) {
-        self.rows_read += rendered.rows_read;
-        self.duplicates += rendered.duplicates;
-        self.excluded += rendered.excluded;
-        self.rounded += rendered.rounded;
-        self.first_rounded = self.first_rounded.take().or(rendered.first_rounded.take());
-        self.rejections.merge(std::mem::take(&mut rendered.rejections));
     }
 }
 
@@ -176,20 +149,20 @@ impl Gatherer {
     ) -> Result<Gathered> {
         let mut all = Gathered::default();
         while let Some(rendering) = receiver.recv().await {
-            let mut rendered = rendering
+            let Rendered { pieces, tally } = rendering
                 .await
                 .map_err(|e| Error::internal("rendering notes").with_source(e))??;
-            all.add(&mut rendered);
-            if all.rejections.total() <= self.max_rejected {
-                for piece in rendered.pieces {
+            let rows = tally.rows_read;
+            all.tally.merge(tally);
+            if all.tally.rejections.total() <= self.max_rejected {
+                for piece in pieces {
                     writer.push(piece).await?;
                 }
             }
-            let rows = rendered.rows_read;
             let done = self.done.fetch_add(rows, Ordering::Relaxed) + rows;
             self.reporter.event(Event::Progress { stage: Stage::Prepare, done, tokens: 0 });
         }
-        if all.rejections.total() <= self.max_rejected {
+        if all.tally.rejections.total() <= self.max_rejected {
             all.shards = writer.finish().await?;
         }
         Ok(all)

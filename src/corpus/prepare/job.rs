@@ -304,11 +304,11 @@ async fn run(
             return Err(request.cancel.unless_stopped(async { Ok(explaining.await) }).await?);
         }
     };
-    let rounded = gathered.rounded_ids();
+    let rounded = gathered.tally.rounded_ids();
     let naming = async {
         let mut doubts = Vec::new();
         if let Some(origin) = &origin {
-            origin.rejected(context, &mut gathered.rejections).await;
+            origin.rejected(context, &mut gathered.tally.rejections).await;
             if rounded.is_some() {
                 doubts = origin.rounded(context).await;
             }
@@ -338,31 +338,32 @@ pub(super) fn types_of(request: &PrepareRequest<'_>, tables: &Tables) -> SourceT
 /// Input where too many rows were rejected.
 pub(super) fn outcome(
     request: &PrepareRequest<'_>,
-    mut gathered: Gathered,
+    gathered: Gathered,
     unreadable: &Rejections,
     (inputs, types): (Vec<InputFile>, SourceTypes),
     reading: CorpusReading,
 ) -> Result<PrepareOutcome> {
-    gathered.rejections.merge(unreadable.clone());
-    if gathered.spilled > 0 {
+    let Gathered { shards, mut tally, doubts, spilled } = gathered;
+    tally.rejections.merge(unreadable.clone());
+    if spilled > 0 {
         request.reporter.info(format!(
             "the sort spilled {} MiB to disk; a larger corpus.memory_limit_mib is faster",
-            gathered.spilled.div_ceil(1 << 20)
+            spilled.div_ceil(1 << 20)
         ));
     }
-    if let Some(warning) = gathered.doubts.warning() {
+    if let Some(warning) = doubts.warning() {
         request.reporter.warn(warning);
     }
     let most = request.options.max_rejected;
-    if gathered.rejections.total() > most {
-        return Err(too_many(&gathered.rejections, most));
+    if tally.rejections.total() > most {
+        return Err(too_many(&tally.rejections, most));
     }
     Ok(PrepareOutcome {
-        shards: gathered.shards,
-        rows_read: gathered.rows_read,
-        duplicates: gathered.duplicates,
-        excluded: gathered.excluded,
-        rejections: gathered.rejections,
+        shards,
+        rows_read: tally.rows_read,
+        duplicates: tally.duplicates,
+        excluded: tally.excluded,
+        rejections: tally.rejections,
         inputs,
         types,
         mode: None,

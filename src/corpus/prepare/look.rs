@@ -16,7 +16,7 @@ use super::job::{Earlier, Opened, Opening, open};
 use super::newest::Judge;
 use super::note_ids::WantedIds;
 use super::reader::rows;
-use super::render::{Chunker, Renderer};
+use super::render::{Chunker, Rendered, Renderer};
 use super::schema::prepared_schema;
 use super::template::NoteTemplate;
 use crate::corpus::options::{CorpusOptions, TableOptions, TypeRule};
@@ -154,11 +154,11 @@ async fn looked(
                 deduper.finish()
             }
         };
-        let rendered = renderer.render(winners)?;
-        seen.rows_read += rendered.rows_read;
-        seen.duplicates += rendered.duplicates;
-        seen.rejections.merge(rendered.rejections);
-        for piece in rendered.pieces {
+        let Rendered { pieces, tally } = renderer.render(winners)?;
+        seen.rows_read += tally.rows_read;
+        seen.duplicates += tally.duplicates;
+        seen.rejections.merge(tally.rejections);
+        for piece in pieces {
             seen.chunks.extend(rows(&piece.rows)?);
         }
     }

@@ -10,14 +10,15 @@ use arrow::array::{
 use arrow::compute::take;
 use arrow::datatypes::{SchemaRef, UInt32Type};
 use minijinja::Value;
+use serde::{Deserialize, Serialize};
 
 use super::contract::{Contract, SHARD, ValueSource};
 use super::dedupe::{Ids, Winners};
-use super::note_ids::is_rounded;
+use super::note_ids::{is_rounded, rounded};
 use super::template::{NoteTemplate, RowContext};
 use super::values::{is_true, template_value};
 use crate::corpus::options::CorpusMode;
-use crate::corpus::outcome::Rejections;
+use crate::corpus::outcome::{Rejections, shortened};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::{Digest256, NoteId, TextHash};
 
@@ -45,17 +46,41 @@ pub(super) struct Piece {
     pub(super) deletions: u64,
 }
 
+/// What became of rows, counted.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Tally {
+    pub(super) rows_read: u64,
+    pub(super) duplicates: u64,
+    pub(super) excluded: u64,
+    pub(super) rejections: Rejections,
+    /// Ids that a spreadsheet rounded, and the first of them.
+    rounded: u64,
+    first_rounded: Option<String>,
+}
+
+impl Tally {
+    /// Adds what became of the next rows.
+    pub(super) fn merge(&mut self, next: Self) {
+        self.rows_read += next.rows_read;
+        self.duplicates += next.duplicates;
+        self.excluded += next.excluded;
+        self.rejections.merge(next.rejections);
+        self.rounded += next.rounded;
+        self.first_rounded = self.first_rounded.take().or(next.first_rounded);
+    }
+
+    /// What to say of ids that a spreadsheet rounded, where there are such.
+    pub(super) fn rounded_ids(&self) -> Option<String> {
+        let first = self.first_rounded.as_ref()?;
+        Some(rounded(self.rounded, &format!("`{}`", shortened(first))))
+    }
+}
+
 /// What became of one [`Winners`].
 #[derive(Debug, Default)]
 pub(super) struct Rendered {
     pub(super) pieces: Vec<Piece>,
-    pub(super) rejections: Rejections,
-    pub(super) rows_read: u64,
-    pub(super) duplicates: u64,
-    pub(super) excluded: u64,
-    /// Ids that a spreadsheet rounded, and the first of them.
-    pub(super) rounded: u64,
-    pub(super) first_rounded: Option<String>,
+    pub(super) tally: Tally,
 }
 
 /// Everything that rendering needs, shared by all threads.
@@ -74,12 +99,10 @@ pub(super) struct Renderer {
 
 impl Renderer {
     pub(super) fn render(&self, winners: Winners) -> Result<Rendered> {
-        let mut out = Rendered {
-            rejections: winners.rejections,
-            rows_read: winners.rows_read,
-            duplicates: winners.duplicates,
-            ..Rendered::default()
-        };
+        let (rejections, rows_read) = (winners.rejections, winners.rows_read);
+        let duplicates = winners.duplicates;
+        let tally = Tally { rows_read, duplicates, rejections, ..Tally::default() };
+        let mut out = Rendered { pieces: Vec::new(), tally };
         for batch in &winners.batches {
             self.batch(batch, &mut out)?;
         }
@@ -102,11 +125,11 @@ impl Renderer {
             if let NoteId::Str(id) = &note
                 && is_rounded(id)
             {
-                out.rounded += 1;
-                out.first_rounded.get_or_insert_with(|| id.clone());
+                out.tally.rounded += 1;
+                out.tally.first_rounded.get_or_insert_with(|| id.clone());
             }
             if self.exclude.as_ref().is_some_and(|excluded| excluded(&note)) {
-                out.excluded += 1;
+                out.tally.excluded += 1;
                 continue;
             }
             let deleted =
@@ -117,7 +140,9 @@ impl Renderer {
                     piece.deletions += 1;
                     self.push(&mut piece, None, &note.to_string(), 0, "");
                 }
-                (false, _) => self.note(batch, row, &note, &mut piece, &mut out.rejections)?,
+                (false, _) => {
+                    self.note(batch, row, &note, &mut piece, &mut out.tally.rejections)?
+                }
             }
         }
         out.pieces.extend(self.close(piece, batch)?);
