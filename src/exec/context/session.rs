@@ -149,7 +149,7 @@ impl Session {
         run: &str,
         prepared: Option<&PrepareOutcome>,
     ) -> Result<Planned> {
-        let RunContext { pipeline, root, cancel, .. } = &self.ctx;
+        let pipeline = &self.ctx.pipeline;
         let adapt = match &pipeline.query.adapt {
             Some(options) => {
                 let student = self.query().await?;
@@ -160,22 +160,14 @@ impl Session {
             None => None,
         };
         stage::plan(PlanRequest {
-            corpus: &pipeline.corpus,
-            storage: &pipeline.storage,
-            base_dir: &pipeline.base_dir,
+            notes: self.notes(run, Some(tower)),
             tower_options: &pipeline.tower,
             tower,
-            chunking: pipeline.chunking,
             encode: &pipeline.encode,
             build: &pipeline.index,
             gates: &pipeline.gates,
             adapt,
             prepared,
-            keep_texts: pipeline.next.is_some(),
-            root,
-            run,
-            reporter: Arc::clone(&self.reporter),
-            cancel: cancel.clone(),
         })
         .await
     }

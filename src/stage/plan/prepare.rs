@@ -1,7 +1,6 @@
 //! Stage `prepare`: one DataFusion job over the corpus, then the comparison with what is stored, then the plan.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,31 +15,25 @@ use super::notes::{NotesRequest, unless_purged, warn_of_purged};
 use super::parent::{Comparison, lost_files, refuse_impossible_delta};
 use super::tokens::{Counted, count_tokens};
 use crate::corpus::{
-    self, CorpusMode, CorpusOptions, Feed, FeedRequest, PrepareOutcome, PrepareRequest, TableFormat,
+    self, CorpusMode, Feed, FeedRequest, PrepareOutcome, PrepareRequest, TableFormat,
 };
 use crate::error::Result;
-use crate::observe::{Event, Reporter, Stage};
+use crate::observe::{Event, Stage};
 use crate::snapshot::{self, Manifest, PlannedUnder};
 use crate::stage::inputs::Inputs;
-use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, GateOptions};
-use crate::store::{Root, StorageOptions, layout};
+use crate::stage::{BuildOptions, EncodeOptions, GateOptions};
+use crate::store::layout;
 use crate::tower::{Tower, TowerOptions};
-use crate::types::{Cancel, Digest256, SpaceId, hash_json};
+use crate::types::{Digest256, SpaceId, hash_json};
 
 /// What planning needs.
 pub struct PlanRequest<'a> {
-    /// The corpus.
-    pub corpus: &'a CorpusOptions,
-    /// How object stores are reached.
-    pub storage: &'a StorageOptions,
-    /// Folder that relative paths start from.
-    pub base_dir: &'a Path,
+    /// What the notes depend on; `keep_texts` is for a tower of another space that will read them too.
+    pub notes: NotesRequest<'a>,
     /// The tower as configured.
     pub tower_options: &'a TowerOptions,
     /// The same tower, resolved.
     pub tower: &'a Tower,
-    /// Chunking of long notes.
-    pub chunking: Option<ChunkingOptions>,
     /// Batching and parts.
     pub encode: &'a EncodeOptions,
     /// Index options, sharding and memory.
@@ -51,17 +44,6 @@ pub struct PlanRequest<'a> {
     pub adapt: Option<AdaptRequest<'a>>,
     /// The prepared notes, where another plan of the same day has them already: same SQL, template and chunks.
     pub prepared: Option<&'a PrepareOutcome>,
-    /// Whether the prepared files keep every text, for a tower of another space that will read them too. Else those
-    /// whose vectors the parent has are left out.
-    pub keep_texts: bool,
-    /// Where everything is stored.
-    pub root: &'a Root,
-    /// Id of this run.
-    pub run: &'a str,
-    /// Progress.
-    pub reporter: Arc<dyn Reporter>,
-    /// Cancellation.
-    pub cancel: Cancel,
 }
 
 /// A plan and what was learnt on the way that is not part of it.
@@ -83,8 +65,8 @@ pub struct Planned {
 /// Reads the corpus, compares it with the newest snapshot and with every stored part, and plans the tasks.
 pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let started = Instant::now();
-    let (corpus, root, reporter, cancel) =
-        (request.corpus, request.root, &request.reporter, &request.cancel);
+    let notes = &request.notes;
+    let NotesRequest { corpus, root, run, reporter, cancel, .. } = *notes;
     let parent = snapshot::newest(root).await?;
     let inputs = Arc::<Inputs>::default();
     let spec_space = request.tower.space(Digest256::of(corpus.template.as_bytes()));
@@ -101,21 +83,20 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let prepared = match request.prepared {
         Some(prepared) => prepared.clone(),
         None => {
-            let notes = notes_of(&request);
             let prepare = PrepareRequest {
-                feed: feed_of(&request, parent.as_ref(), &lost, &space_id)?,
+                feed: feed_of(notes, parent.as_ref(), &lost, &space_id)?,
                 ..notes.prepare(&inputs, parent.as_ref(), &lost, Some(&space_id)).await?
             };
             let under = PlannedUnder::of(parent.as_ref());
             let preparing = Box::pin(corpus::prepare(prepare));
-            let prepared = unless_purged(root, request.run, under, preparing).await?;
+            let prepared = unless_purged(root, run, under, preparing).await?;
             warn_of_purged(&prepared, &**reporter);
             prepared
         }
     };
     let spec = RunSpec {
-        run: request.run.to_owned(),
-        tower: resolved_tower(request.tower_options, request.base_dir, request.tower),
+        run: run.to_owned(),
+        tower: resolved_tower(request.tower_options, notes.base_dir, request.tower),
         space_id,
         template: spec_space.template,
         space: spec_space,
@@ -153,28 +134,9 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     Ok(Planned { plan, parent, texts: distinct, lengths, sample, seconds })
 }
 
-/// What the notes of a plan depend on.
-fn notes_of<'a>(request: &'a PlanRequest<'_>) -> NotesRequest<'a> {
-    NotesRequest {
-        corpus: request.corpus,
-        storage: request.storage,
-        base_dir: request.base_dir,
-        chunking: request.chunking,
-        tower: Some(request.tower),
-        shards: request.build.shards,
-        devices: request.encode.devices.len(),
-        keep_texts: request.keep_texts,
-        read_texts: request.adapt.as_ref().map_or(0, |adapt| adapt.options.max_texts),
-        root: request.root,
-        run: request.run,
-        reporter: &request.reporter,
-        cancel: &request.cancel,
-    }
-}
-
 /// From where the changes of a Delta table are read: of all rows, where notes of the newest snapshot have to be made again.
 fn feed_of(
-    request: &PlanRequest<'_>,
+    request: &NotesRequest<'_>,
     parent: Option<&Manifest>,
     lost: &HashSet<String>,
     space: &SpaceId,
@@ -187,7 +149,7 @@ fn feed_of(
     let purged = parent.and_then(|parent| parent.purged.stamp());
     let made = (
         (&corpus.sql, &corpus.template, &corpus.stored_columns, &corpus.tables, corpus.types),
-        (request.chunking, request.build.shards, space, purged),
+        (request.chunking, request.shards, space, purged),
     );
     let reading = hash_json(&made)?;
     let since = parent.and_then(|parent| {
@@ -230,7 +192,7 @@ async fn lay_out_tasks(
             })
         })
         .collect::<Result<_>>()?;
-    let frozen = request.root.size(&layout::calibration(&options_id, &spec.space_id)).await?;
+    let frozen = request.notes.root.size(&layout::calibration(&options_id, &spec.space_id)).await?;
     let calibrate = (frozen.is_none() && !build.is_empty()).then(|| CalibrateTask {
         id: format!("calibrate-{options_id}-{}", spec.space_id),
         spec: spec.clone(),
@@ -238,7 +200,7 @@ async fn lay_out_tasks(
     Ok(Plan {
         version: PLAN_VERSION,
         created_at: chrono::Utc::now().to_rfc3339(),
-        sql: Digest256::of(request.corpus.sql.as_bytes()),
+        sql: Digest256::of(request.notes.corpus.sql.as_bytes()),
         prepared,
         gates: request.gates.clone(),
         shards,
