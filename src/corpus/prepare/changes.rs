@@ -11,7 +11,7 @@ use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::{Case, Expr, ExprSchemable, LogicalPlan, Projection, cast, lit};
 use datafusion::prelude::{DataFrame, SessionContext};
 
-use super::per_row::{UNSTEADY, is_of_the_row};
+use super::per_row::{ACROSS, UNSTEADY, is_of_the_row};
 use crate::corpus::options::{CorpusMode, CorpusOptions};
 use crate::corpus::outcome::{Feed, Position, SourceTypes};
 use crate::corpus::session::query;
@@ -84,8 +84,7 @@ pub(super) fn without(mut types: SourceTypes) -> SourceTypes {
 /// # Errors
 /// Why a change of a row may change more than the note of that row, for people.
 fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static str> {
-    const NESTED: &str = "corpus.sql does more than to choose rows and columns of one table";
-    let LogicalPlan::Projection(projection) = plan else { return Err(NESTED) };
+    let LogicalPlan::Projection(projection) = plan else { return Err(ACROSS) };
     let mut below = &projection.input;
     let mut expressions: Vec<&Expr> = projection.expr.iter().collect();
     loop {
@@ -96,7 +95,7 @@ fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static
             }
             LogicalPlan::SubqueryAlias(alias) => below = &alias.input,
             LogicalPlan::TableScan(_) => break,
-            _ => return Err(NESTED),
+            _ => return Err(ACROSS),
         }
     }
     if !expressions.iter().all(|expression| is_of_the_row(expression)) {
@@ -105,7 +104,7 @@ fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static
     let input = projection.input.schema();
     let column = |name: &str| {
         let found = input.qualified_field_with_unqualified_name(name);
-        found.map(|found| Expr::Column(found.into())).map_err(|_| NESTED)
+        found.map(|found| Expr::Column(found.into())).map_err(|_| ACROSS)
     };
     let (change, version) = (column(TYPE)?, column(VERSION)?);
     let gone = change.in_list(vec![lit("delete"), lit("update_preimage")], false);
@@ -131,5 +130,5 @@ fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static
     let mut wanted: Vec<Expr> = kept.map(|(expression, _)| expression.clone()).collect();
     wanted.extend([deleted.alias("deleted"), order.alias("updated_at")]);
     let projection = Projection::try_new(wanted, Arc::clone(&projection.input));
-    projection.map(LogicalPlan::Projection).map_err(|_| NESTED)
+    projection.map(LogicalPlan::Projection).map_err(|_| ACROSS)
 }

@@ -4,7 +4,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan, Volatility};
 
 /// Why a query is more than rows of one table, one by one.
-const ACROSS: &str = "corpus.sql does more than to choose rows and columns of one table";
+pub(super) const ACROSS: &str = "corpus.sql does more than to choose rows and columns of one table";
 /// Why the same row may be another one the next time.
 pub(super) const UNSTEADY: &str = "corpus.sql asks for the time, for chance, or for other rows";
 

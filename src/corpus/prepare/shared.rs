@@ -24,7 +24,8 @@ use crate::corpus::source::groups::Extent;
 use crate::corpus::source::pinned::{Pinned, PinnedTable};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::{Event, Stage};
-use crate::store::{layout, receipt};
+use crate::store::layout;
+use crate::store::receipt::{self, Receipt};
 use crate::types::NoteId;
 
 /// Receipts read at the same time.
@@ -145,19 +146,13 @@ pub async fn prepared_shares(
         unit: "rows",
         tokens: 0,
     });
-    let of_shard = |shard| {
-        let key = layout::shard_receipt(request.run, shard);
-        async move {
-            receipt::of_finished(request.root, &key, &format!("shard {shard} of prepare")).await
-        }
-    };
-    let gathered = stream::iter((0..shared.shard_count).map(of_shard)).buffered(READERS);
-    let gathered = Gathered::of(gathered.try_collect().await?);
+    let (key, count) = (layout::shard_receipt, shared.shard_count);
+    let gathered = Gathered::of(finished(request, "shard", count, key).await?);
     let pinned = Pinned { table: &shared.table, read: BTreeSet::new() };
     let opening = Opening { pinned: Some(&pinned), ..opening(request) };
     let Opened { tables, .. } = Box::pin(open(opening)).await?;
     file::check_unchanged(&tables.files).await?;
-    gathered.rounded_ids().into_iter().for_each(|warning| request.reporter.warn(warning));
+    gathered.tally.rounded_ids().into_iter().for_each(|warning| request.reporter.warn(warning));
     let reading = CorpusReading::Shares(shared.shares.len() as u32);
     let read = (tables.inputs(), shared.types.clone());
     outcome(request, gathered, &shared.rejections, read, reading)
@@ -245,14 +240,21 @@ async fn without_receipt<T: DeserializeOwned>(
 
 /// The rows of all shares.
 async fn rows_of(request: &PrepareRequest<'_>, shared: &SharedCorpus) -> Result<Vec<RowsFile>> {
-    let of_share = |share| {
-        let key = layout::rows_receipt(request.run, share);
+    finished(request, "share", shared.shares.len() as u32, layout::rows_receipt).await
+}
+
+/// The receipts of so many tasks, in order.
+async fn finished<T: Receipt>(
+    request: &PrepareRequest<'_>,
+    what: &str,
+    count: u32,
+    key: impl Fn(&str, u32) -> String,
+) -> Result<Vec<T>> {
+    let receipt = |number| {
+        let key = key(request.run, number);
         async move {
-            receipt::of_finished(request.root, &key, &format!("share {share} of prepare")).await
+            receipt::of_finished(request.root, &key, &format!("{what} {number} of prepare")).await
         }
     };
-    stream::iter((0..shared.shares.len() as u32).map(of_share))
-        .buffered(READERS)
-        .try_collect()
-        .await
+    stream::iter((0..count).map(receipt)).buffered(READERS).try_collect().await
 }

@@ -101,6 +101,20 @@ impl TextTable {
                 (None, learn_rows(read, options, each).await?)
             }
         };
+        let rows = learned.iter().map(|next| next.rows).sum();
+        let (all, given) = (Arc::clone(&files), options.clone());
+        let table = move |columns, bad, wrapped| Self {
+            files: all,
+            compression,
+            options: given,
+            syntax,
+            dialect,
+            columns,
+            bad,
+            longest_row,
+            rows,
+            wrapped,
+        };
         if let Some(pinned) = pinned {
             let column = |field: &FieldRef| Column {
                 name: field.name().clone(),
@@ -108,29 +122,14 @@ impl TextTable {
                 declared: options.schema.get(field.name()).cloned(),
             };
             let columns = pinned.schema()?.fields().iter().map(column).collect();
-            let rows = learned.iter().map(|next| next.rows).sum();
             let mut bad: Vec<BadRows> = files.iter().map(|_| BadRows::default()).collect();
             for (at, learned) in pinned.read.iter().zip(learned) {
                 bad[*at] = learned.bad;
             }
-            let options = options.clone();
-            let table = Self {
-                files,
-                compression,
-                options,
-                syntax,
-                dialect,
-                columns,
-                bad,
-                longest_row,
-                rows,
-                wrapped: None,
-            };
-            return Ok(Typed { table, complaints: Vec::new() });
+            return Ok(Typed { table: table(columns, bad, None), complaints: Vec::new() });
         }
         let mut seen: Named<Seen> = Named::default();
         let mut bad = Vec::new();
-        let rows = learned.iter().map(|next| next.rows).sum();
         let is_empty = learned.iter().all(|next| next.is_empty);
         for next in learned {
             for (name, values) in next.columns {
@@ -199,20 +198,7 @@ impl TextTable {
             complaints.extend(complaint.map(|complaint| (at, complaint)));
             columns.push(Column { data_type, declared: options.schema.get(&name).cloned(), name });
         }
-        let options = options.clone();
-        let table = Self {
-            files,
-            compression,
-            options,
-            syntax,
-            dialect,
-            columns,
-            bad,
-            longest_row,
-            rows,
-            wrapped,
-        };
-        Ok(Typed { table, complaints })
+        Ok(Typed { table: table(columns, bad, wrapped), complaints })
     }
 
     /// What to do where a query misses a column.
