@@ -13,7 +13,6 @@ Where namespaces cannot be made the test says that it was skipped.
 """
 
 import asyncio
-import http.client
 import json
 import os
 import pathlib
@@ -60,7 +59,7 @@ class Relay(threading.Thread):
     def __init__(self, port):
         super().__init__(daemon=True)
         self.port, self.random = port, random.Random(SEED)
-        self.watched, self.ready, self.requests = {}, threading.Event(), 0
+        self.watched, self.ready = {}, threading.Event()
 
     def watch(self, address, key, count):
         """An event that is set when `address` has put so many keys that hold `key`."""
@@ -112,7 +111,6 @@ class Relay(threading.Thread):
             sink.close()
 
     def look(self, address, data):
-        self.requests += 1
         watched = self.watched.get(address)
         if watched and data.startswith(b"PUT ") and watched[0] in data.split(b"\r\n", 1)[0]:
             watched[1] -= 1
@@ -165,11 +163,7 @@ class Machine:
             "TMPDIR": str(self.disk / "tmp"),
             "LD_PRELOAD": str(self.preload),
             "MACHINE_AHEAD": str(CLOCKS[self.name]),
-            "AWS_ENDPOINT": f"http://{NET}.1:{BUCKET_PORT}",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "of-an-emulator",
-            "AWS_REGION": "us-east-1",
+            **stores.s3_environment(f"http://{NET}.1:{BUCKET_PORT}"),
         }
         # `env` sets the library for the program alone.
         settings = [f"{key}={value}" for key, value in environment.items()]
@@ -274,15 +268,6 @@ def content(manifest):
     return files
 
 
-def put_object(port, path, text):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("PUT", path, body=text.encode(), headers={"Host": f"127.0.0.1:{port}"})
-    reply = connection.getresponse()
-    reply.read()
-    if reply.status != 200:
-        fail(f"PUT {path} was answered {reply.status}")
-
-
 class Test:
     def __init__(self, work, program, machines, relay):
         self.work, self.program, self.machines, self.relay = work, program, machines, relay
@@ -307,7 +292,8 @@ class Test:
     def give(self, day, root, speed):
         """The notes of the day lie in the bucket, too: each machine has the pipeline file alone."""
         for number, text in enumerate(notes(day)):
-            put_object(self.relay.port, f"/notes/corpus/{day}/{number}.jsonl", text)
+            headers = {"Host": f"127.0.0.1:{self.relay.port}"}
+            stores.put(self.relay.port, f"/notes/corpus/{day}/{number}.jsonl", headers, text.encode())
         for machine in self.machines:
             machine.write("p.toml", pipeline(root, f"s3://notes/corpus/{day}/", speed))
 
@@ -379,11 +365,7 @@ class Test:
         """Whatever can be seen is whole: verified from the bucket's own side, without the relay."""
         environment = {
             **{key: value for key, value in os.environ.items() if "proxy" not in key.lower()},
-            "AWS_ENDPOINT": f"http://127.0.0.1:{self.relay.port}",
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "of-an-emulator",
-            "AWS_REGION": "us-east-1",
+            **stores.s3_environment(f"http://127.0.0.1:{self.relay.port}"),
             "XDG_CACHE_HOME": str(self.work / "looker"),
         }
         looks, until = 0, time.monotonic() + LONGEST
@@ -449,9 +431,7 @@ def main():
             sh("ip", "addr", "add", f"{NET}.1/24", "dev", BRIDGE)
             sh("ip", "link", "set", BRIDGE, "up")
             s3 = stores.free_port()
-            line = [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(s3)]
-            servers.append(stores.start("moto", line, s3, work / "logs/moto.txt"))
-            stores.put(s3, "/notes", {"Host": f"127.0.0.1:{s3}"})
+            servers.append(stores.start_moto(python, s3, work / "logs/moto.txt"))
             relay = Relay(s3)
             relay.start()
             if not relay.ready.wait(10):

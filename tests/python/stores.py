@@ -103,13 +103,31 @@ def start(name, line, port, log):
     stop(f"{name} did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
-def put(port, path, headers):
+def put(port, path, headers, body=b""):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("PUT", path, headers={"Content-Length": "0", **headers})
+    connection.request("PUT", path, body=body, headers={"Content-Length": str(len(body)), **headers})
     reply = connection.getresponse()
     body = reply.read()
     if reply.status not in (200, 201):
         stop(f"PUT {path} was answered {reply.status}: {body[:500]!r}")
+
+
+def start_moto(python, port, log):
+    """moto with the bucket `notes`."""
+    server = start("moto", [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log)
+    put(port, "/notes", {"Host": f"127.0.0.1:{port}"})
+    return server
+
+
+def s3_environment(endpoint):
+    """What a client of moto has to know."""
+    return {
+        "AWS_ENDPOINT": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "of-an-emulator",
+        "AWS_REGION": "us-east-1",
+    }
 
 
 def make_container(port, name):
@@ -138,10 +156,8 @@ def main():
             line = ["node", azurite, "--blobHost", "127.0.0.1", "--blobPort", str(blob)]
             line += ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
             servers.append(start("Azurite", line, blob, work / "azurite.log"))
-            line = [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(s3)]
-            servers.append(start("moto", line, s3, work / "moto.log"))
+            servers.append(start_moto(python, s3, work / "moto.log"))
             make_container(blob, "notes")
-            put(s3, "/notes", {"Host": f"127.0.0.1:{s3}"})
             print(f"Azurite on port {blob}, moto on port {s3}", flush=True)
             environment = {
                 **os.environ,
@@ -150,11 +166,7 @@ def main():
                 "AZURE_STORAGE_ACCOUNT_KEY": KEY,
                 "AZURE_STORAGE_USE_EMULATOR": "true",
                 "AZURITE_BLOB_STORAGE_URL": f"http://127.0.0.1:{blob}",
-                "AWS_ENDPOINT": f"http://127.0.0.1:{s3}",
-                "AWS_ALLOW_HTTP": "true",
-                "AWS_ACCESS_KEY_ID": "test",
-                "AWS_SECRET_ACCESS_KEY": "of-an-emulator",
-                "AWS_REGION": "us-east-1",
+                **s3_environment(f"http://127.0.0.1:{s3}"),
                 # A proxy of the machine has no way to its loopback.
                 "NO_PROXY": "127.0.0.1,localhost",
             }
