@@ -211,7 +211,7 @@ fn gradients_reach_an_encoder_on_the_query_side() {
         let mut result =
             step(slice::from_ref(&model), &e.queries, &e.documents, &objective, 4096).unwrap();
         let mut at = keep.iter();
-        result.grads.retain(|_| *at.next().unwrap());
+        result.gradients.retain(|_| *at.next().unwrap());
         result
     });
 }

@@ -16,6 +16,7 @@ use crate::train::model::adapter::Adapter;
 use crate::train::model::decoder::{Decoder, Memory, NamedVar, normalize};
 use crate::train::model::student::Student;
 use crate::train::tensors::{STACK, tensor_error};
+use crate::train::training::StepResult;
 
 /// One tower in training: a decoder and, where only that is trained, the adapter over it.
 pub(super) struct Tracked {
@@ -54,17 +55,6 @@ pub(super) struct Model {
     pub(super) document: Tracked,
     pub(super) query: Option<QueryTower>,
     vars: Vec<Var>,
-}
-
-/// What one step gives.
-pub(super) struct StepResult {
-    pub(super) loss: f32,
-    pub(super) accuracy: f32,
-    /// In the order of the parameters.
-    pub(super) grads: Vec<Option<Tensor>>,
-    pub(super) tokens: usize,
-    /// Tokens that went forward twice, for want of room.
-    pub(super) repeated: usize,
 }
 
 impl Model {
@@ -260,7 +250,8 @@ pub(super) fn step(
             grad.and_then(|grad| grads.add(var.id(), grad)).map_err(tensor_error)?;
         }
     }
-    Ok(StepResult { loss, accuracy, grads: grads.finish(), tokens, repeated })
+    let (gradients, pairs) = (grads.finish(), queries.len());
+    Ok(StepResult { gradients, loss, accuracy, pairs, tokens, repeated })
 }
 
 /// Does `work` with this many tokens at once; where a device runs out of memory, again with half as many, from then on.

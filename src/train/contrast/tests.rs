@@ -12,7 +12,7 @@ use super::data::TrainData;
 use super::input::{Side, TrainInput};
 use super::objective::{Contrast, LossOptions, Objective};
 use super::options::{FullOptions, Method, TrainOptions};
-use super::step::{Model, StepResult, step};
+use super::step::{Model, step};
 use super::train_decoder;
 use crate::dataset::SplitMix64;
 use crate::error::{ErrorKind, Result};
@@ -23,6 +23,7 @@ use crate::train::tests_support::{
     RandomWeights, bytes, hashed, pairs_file, silent, tensors, tiny_config, tiny_data,
     tiny_options, write_llm,
 };
+use crate::train::training::StepResult;
 use crate::types::{Cancel, Embeddings, Pooling};
 
 pub(super) const CPU: DeviceSpec = DeviceSpec::Cpu { threads: 0 };
@@ -96,7 +97,7 @@ fn step_on_example(replicas: &[Model], temperature: f32, room: usize) -> StepRes
 /// Two steps have the same loss and the same gradients, but for rounding.
 fn check_alike(a: &StepResult, b: &StepResult) {
     assert!((a.loss - b.loss).abs() < 1e-5);
-    for (a, b) in a.grads.iter().zip(&b.grads) {
+    for (a, b) in a.gradients.iter().zip(&b.gradients) {
         let (a, b) = (a.as_ref().unwrap(), b.as_ref().unwrap());
         let norm = |t: Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(norm((a - b).unwrap()) <= 1e-8 * norm(a.clone()), "gradients differ");
@@ -115,7 +116,7 @@ pub(super) fn check_slopes(
     family: &str,
     run: impl Fn() -> StepResult,
 ) {
-    let grads = run().grads;
+    let grads = run().gradients;
     let mut rng = SplitMix64::new(3);
     for ((name, var), grad) in vars.iter().zip(&grads) {
         // Words that do not occur leave most of the embedding matrix without a gradient.
@@ -254,7 +255,7 @@ fn gradients_equal_pytorch() {
         case.loss
     );
     assert_eq!(vars.len(), golden.grads.len());
-    for ((name, _), grad) in vars.iter().zip(&result.grads) {
+    for ((name, _), grad) in vars.iter().zip(&result.gradients) {
         let error = error_of(grad.as_ref().unwrap(), &golden.grads[name]);
         assert!(error <= 1e-4, "{name}: {error}");
     }

@@ -1,8 +1,7 @@
-//! The loop of stage 1.
+//! Stage 1 as the loop takes it: the batch of a step, the look at what is held out, the export.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 
@@ -19,8 +18,9 @@ use crate::observe::{Event, Reporter, Stage};
 use crate::train::checkpoint::{self, State};
 use crate::train::keep;
 use crate::train::optimizer::AdamW;
-use crate::train::report::{StepRecord, TrainReport};
+use crate::train::report::{TrainReport, ValidationRecord};
 use crate::train::tensors::{numbers, tensor_error};
+use crate::train::training::{Learner, StepResult, Training};
 use crate::types::Cancel;
 
 /// Trains, writing into `output`: `checkpoint.safetensors` regularly, beside it the parameters of the best looks,
@@ -41,76 +41,61 @@ pub fn train_decoder(
     cancel: &Cancel,
 ) -> Result<TrainReport> {
     options.validate()?;
-    let started = Instant::now();
-    let mut batches = Batches::new(input.data, options)?;
-    let planned = options.steps.unwrap_or(batches.steps_per_epoch());
+    let batches = Batches::new(input.data, options)?;
     let (replicas, vars) = build_all(input, options)?;
-    let model = &replicas[0];
     let parameters = vars.iter().map(|(_, var)| var.elem_count()).sum();
     let mut optimizer = optimizer(vars, options)?;
     let run = input.digest(options)?;
     let mut state = match checkpoint::load(output, run, &mut optimizer)? {
         Some(state) => state,
         None => {
-            fit_query_tower(model, input, options, &batches, cancel)?;
+            fit_query_tower(&replicas[0], input, options, &batches, cancel)?;
             State::new(run)
         }
     };
     broadcast(&replicas)?;
-    let inform = |message| reporter.event(Event::Info { message });
     for warning in batches.warnings() {
         reporter.warn(warning.clone());
     }
-    if state.step > 0 {
-        inform(format!("resuming after step {}", state.step));
-    }
-    reporter.event(Event::StageStarted {
+    let training = Training {
         stage: Stage::Train,
-        total: planned * options.batch_pairs as u64,
         unit: "pairs",
-        tokens: 0,
-    });
-    let dev = Dev::new(input.data, options, &batches);
-    let pairs = batches.training_pairs();
-    let report =
-        |state: &State| state.report(options.tower.model.clone(), pairs, parameters, planned);
-    let watch = &options.validation;
-    let look = |state: &mut State, optimizer: &AdamW| -> Result<()> {
-        if dev.is_empty() {
-            return Ok(());
-        }
-        let seen = dev.look(model, input, options, state.step)?;
-        let ndcg: String = seen.ndcg.iter().map(|(name, of)| format!(" {name} {of:.3}")).collect();
-        inform(format!(
-            "step {}: held out loss {:.4}, nDCG@10 {:.4}:{ndcg}",
-            seen.step, seen.loss, seen.score
-        ));
-        keep::offer(&mut state.kept, &seen, watch.average, 1, optimizer, output)?;
-        state.validation.push(seen);
-        checkpoint::save(output, state, optimizer)?;
-        keep::sweep(&state.kept, output)
+        batch: options.batch_pairs,
+        planned: options.steps.unwrap_or(batches.steps_per_epoch()),
+        limit: None,
+        checkpoint_seconds: options.checkpoint_seconds,
+        watch: &options.validation,
+        keep_from: 1,
+        model: options.tower.model.clone(),
+        pairs: batches.training_pairs(),
+        parameters,
+        output,
+        reporter,
+        cancel,
     };
-    let mut saved = Instant::now();
-    let mut at_once = options.activation_tokens;
-    while state.step < planned {
-        if let Err(stop) = cancel.check() {
-            checkpoint::save(output, &state, &optimizer)?;
-            report(&state).write(output)?;
-            return Err(stop);
-        }
-        if state.is_look_due(watch.every) {
-            look(&mut state, &optimizer)?;
-        }
-        let since = keep::looks_since_best(&state.validation);
-        if watch.patience.is_some_and(|most| since >= most) {
-            inform(format!(
-                "stopped after step {}: no better in the last {since} validations",
-                state.step
-            ));
-            break;
-        }
-        let start = Instant::now();
-        let batch = batches.batch(state.step);
+    let dev = Dev::new(input.data, options, &batches);
+    let at_once = options.activation_tokens;
+    let mut towers = Towers { replicas, batches, dev, input, options, at_once, output, reporter };
+    training.run(&mut towers, &mut optimizer, &mut state)
+}
+
+/// The towers that learn, one replica on every device, and their data.
+struct Towers<'a> {
+    replicas: Vec<Model>,
+    batches: Batches<'a>,
+    dev: Dev<'a>,
+    input: &'a TrainInput<'a>,
+    options: &'a TrainOptions,
+    /// Tokens that a device takes at once.
+    at_once: usize,
+    output: &'a Path,
+    reporter: &'a Arc<dyn Reporter>,
+}
+
+impl Learner for Towers<'_> {
+    fn learn(&mut self, step_number: u64) -> Result<StepResult> {
+        let (input, options) = (self.input, self.options);
+        let batch = self.batches.batch(step_number);
         let (queries, documents) = input.tokens(&batch, options)?;
         let teacher = taught(input, options, &batch)?;
         let objective = Objective {
@@ -118,56 +103,35 @@ pub fn train_decoder(
             contrast: &batch.contrast,
             teacher: teacher.as_ref(),
         };
-        let learning_rate = optimizer.learning_rate(state.step, planned);
         let longest = queries.iter().chain(&documents).map(Vec::len).max().unwrap_or(0);
-        let result = with_what_fits(&mut at_once, longest, reporter, |tokens| {
-            step(&replicas, &queries, &documents, &objective, tokens)
+        let result = with_what_fits(&mut self.at_once, longest, self.reporter, |tokens| {
+            step(&self.replicas, &queries, &documents, &objective, tokens)
         })?;
-        let norm = optimizer.step(&result.grads, planned).map_err(tensor_error)?;
-        broadcast(&replicas)?;
-        state.add(StepRecord {
-            step: state.step,
-            loss: result.loss,
-            accuracy: result.accuracy,
-            learning_rate,
-            gradient_norm: norm,
-            pairs: batch.pairs.len(),
-            tokens: result.tokens,
-            repeated: result.repeated,
-            seconds: start.elapsed().as_secs_f64(),
-        })?;
-        reporter.event(Event::Progress {
-            stage: Stage::Train,
-            done: state.step * options.batch_pairs as u64,
-            tokens: state.tokens(),
-        });
-        if saved.elapsed() >= Duration::from_secs(options.checkpoint_seconds) {
-            checkpoint::save(output, &state, &optimizer)?;
-            report(&state).write(output)?;
-            saved = Instant::now();
+        Ok(StepResult { pairs: batch.pairs.len(), ..result })
+    }
+
+    fn updated(&self) -> Result<()> {
+        broadcast(&self.replicas)
+    }
+
+    fn look(&self, step: u64) -> Result<Option<ValidationRecord>> {
+        if self.dev.is_empty() {
+            return Ok(None);
         }
+        let seen = self.dev.look(&self.replicas[0], self.input, self.options, step)?;
+        let ndcg: String = seen.ndcg.iter().map(|(name, of)| format!(" {name} {of:.3}")).collect();
+        let message = format!(
+            "step {}: held out loss {:.4}, nDCG@10 {:.4}:{ndcg}",
+            seen.step, seen.loss, seen.score
+        );
+        self.reporter.event(Event::Info { message });
+        Ok(Some(seen))
     }
-    if !state.is_looked_at() {
-        look(&mut state, &optimizer)?;
+
+    fn export(&self, optimizer: &AdamW) -> Result<()> {
+        let document = self.input.document;
+        export(&self.replicas[0], optimizer, self.options, document, self.output, false)
     }
-    checkpoint::save(output, &state, &optimizer)?;
-    let mut report = report(&state);
-    report.exported = keep::put_best(&state.kept, &optimizer, output, || {
-        dev.look(model, input, options, state.step)
-    })?;
-    export(model, &optimizer, options, input.document, output, false)?;
-    report.write(output)?;
-    reporter.event(Event::StageFinished {
-        stage: Stage::Train,
-        seconds: started.elapsed().as_secs_f64(),
-        summary: format!(
-            "{} steps, {:.2} pairs/s, last loss {:.4}",
-            report.steps.len(),
-            report.pairs_per_second,
-            report.steps.last().map_or(0.0, |s| s.loss)
-        ),
-    });
-    Ok(report)
 }
 
 /// What the teacher makes of a batch, where the loss asks for it.

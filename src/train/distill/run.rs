@@ -1,10 +1,10 @@
-//! The loop of stage 2.
+//! Stage 2 as the loop takes it: the batch of a step, the look at what is held out, the export.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 
@@ -14,13 +14,12 @@ use crate::dataset::SplitMix64;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::train::checkpoint::{self, State};
-use crate::train::keep;
-use crate::train::model::bert::Learnt;
 use crate::train::model::decoder::NamedVar;
 use crate::train::model::student::{Student, StudentOptions};
 use crate::train::optimizer::AdamW;
-use crate::train::report::{StepRecord, TrainReport, ValidationRecord};
+use crate::train::report::{TrainReport, ValidationRecord};
 use crate::train::tensors::{bytes, tensor_error};
+use crate::train::training::{Learner, StepResult, Training};
 use crate::types::{Cancel, EmbeddingSpace, Embeddings, Hasher256, hash_json};
 
 /// Opens the student for a teacher of `dimensions` and lets go of it: what is wrong with it is better known before the
@@ -102,10 +101,7 @@ pub async fn distill(
             options.batch
         )));
     }
-    let mut planned = options.steps.unwrap_or(per_epoch);
     let refit = options.student.refit_queries();
-    // A refitted projection is worth keeping before any step.
-    let keep_from = u64::from(refit == 0);
     let mut state = match resumed {
         Some(state) => state,
         None => {
@@ -117,125 +113,130 @@ pub async fn distill(
             State::new(run)
         }
     };
-    let job = Job { student: &student, texts, teacher, options };
-    let started = Instant::now();
-    let total = planned * options.batch as u64;
-    let (stage, unit) = (Stage::Distill, "queries");
-    reporter.event(Event::StageStarted { stage, total, unit, tokens: 0 });
-    let look = |state: &mut State, optimizer: &AdamW| -> Result<()> {
-        if held_out.is_empty() {
-            return Ok(());
-        }
-        let seen = job.validate(&held_out, state.step, reporter)?;
-        let most = options.validation.average;
-        keep::offer(&mut state.kept, &seen, most, keep_from, optimizer, output)?;
-        state.validation.push(seen);
-        checkpoint::save(output, state, optimizer)?;
-        keep::sweep(&state.kept, output)
-    };
-    let mut saved = Instant::now();
-    let mut epoch = None;
-    let mut shuffled = Vec::new();
-    while state.step < planned {
-        if let Some(limit) = options.limit {
-            // The first steps are no measure: they touch all memory.
-            if state.step >= 4 || began.elapsed() >= limit {
-                planned = planned.min(affordable(&state, began.elapsed(), limit));
-            }
-            if state.step >= planned {
-                break;
-            }
-        }
-        if let Err(stop) = cancel.check() {
-            checkpoint::save(output, &state, &optimizer)?;
-            return Err(stop);
-        }
-        if state.is_look_due(options.validation.every) {
-            look(&mut state, &optimizer)?;
-        }
-        let since = keep::looks_since_best(&state.validation);
-        if options.validation.patience.is_some_and(|most| since >= most) {
-            let message = format!(
-                "stopped after step {}: no better in the last {since} validations",
-                state.step
-            );
-            reporter.event(Event::Info { message });
-            break;
-        }
-        let (now, at) = (state.step / per_epoch, (state.step % per_epoch) as usize);
-        if epoch != Some(now) {
-            shuffled.clone_from(&order);
-            SplitMix64::new(options.seed.wrapping_add(now)).shuffle(&mut shuffled);
-            epoch = Some(now);
-        }
-        let start = Instant::now();
-        let batch = &shuffled[at * options.batch..(at + 1) * options.batch];
-        let (learnt, tokens) = job.learn(batch, &vars)?;
-        let learning_rate = optimizer.learning_rate(state.step, planned);
-        let norm = optimizer.step(&learnt.gradients, planned).map_err(tensor_error)?;
-        state.add(StepRecord {
-            step: state.step,
-            loss: learnt.loss,
-            accuracy: learnt.measure,
-            learning_rate,
-            gradient_norm: norm,
-            pairs: batch.len(),
-            tokens,
-            repeated: 0,
-            seconds: start.elapsed().as_secs_f64(),
-        })?;
-        reporter.event(Event::Progress {
-            stage: Stage::Distill,
-            done: state.step * options.batch as u64,
-            tokens: state.tokens(),
-        });
-        if saved.elapsed() >= Duration::from_secs(options.checkpoint_seconds) {
-            checkpoint::save(output, &state, &optimizer)?;
-            saved = Instant::now();
-        }
-    }
-    if !state.is_looked_at() {
-        look(&mut state, &optimizer)?;
-    }
-    checkpoint::save(output, &state, &optimizer)?;
-    let judge = || job.validate(&held_out, state.step, reporter);
-    let exported = keep::put_best(&state.kept, &optimizer, output, judge)?;
-    student.export(&output.join("student"), &vars, Some(space))?;
-    let model = match &options.student {
-        StudentOptions::Bert { path, .. } => path.display().to_string(),
-        StudentOptions::Decoder { tower, .. } => tower.model.clone(),
-    };
-    let mut report = state.report(model, order.len(), parameters, planned);
-    report.exported = exported;
-    report.write(output)?;
-    reporter.event(Event::StageFinished {
+    let training = Training {
         stage: Stage::Distill,
-        seconds: started.elapsed().as_secs_f64(),
-        summary: format!(
-            "{planned} steps, {:.1} queries/s, held out cosine {:.4}",
-            report.pairs_per_second,
-            state.validation.last().map_or(0.0, |v| v.accuracy)
-        ),
-    });
-    Ok(report)
+        unit: "queries",
+        batch: options.batch,
+        planned: options.steps.unwrap_or(per_epoch),
+        limit: options.limit.map(|limit| (began, limit)),
+        checkpoint_seconds: options.checkpoint_seconds,
+        watch: &options.validation,
+        // A refitted projection is worth keeping before any step.
+        keep_from: u64::from(refit == 0),
+        model: match &options.student {
+            StudentOptions::Bert { path, .. } => path.display().to_string(),
+            StudentOptions::Decoder { tower, .. } => tower.model.clone(),
+        },
+        pairs: order.len(),
+        parameters,
+        output,
+        reporter,
+        cancel,
+    };
+    let epoch = Epoch { number: 0, order: shuffled(&order, options.seed, 0) };
+    let mut pupil = Pupil {
+        student,
+        vars,
+        texts,
+        teacher,
+        space,
+        options,
+        order,
+        held_out,
+        epoch,
+        output,
+        reporter,
+    };
+    training.run(&mut pupil, &mut optimizer, &mut state)
 }
 
-/// Steps that fit into `limit`, of which `spent` is gone, at the pace of the steps so far. The learning rate follows
-/// the number of steps, so it is reported early and only ever falls.
-fn affordable(state: &State, spent: Duration, limit: Duration) -> u64 {
-    let left = limit.saturating_sub(spent).as_secs_f64();
-    // The look at the end takes its time, too.
-    state.step + (0.95 * left * state.step as f64 / state.seconds.max(1e-9)) as u64
-}
-
-struct Job<'a> {
-    student: &'a Student,
+/// The student that learns, and its queries.
+struct Pupil<'a> {
+    student: Student,
+    vars: Vec<NamedVar>,
     texts: &'a [String],
     teacher: &'a Embeddings,
+    space: &'a EmbeddingSpace,
     options: &'a DistillOptions,
+    /// Positions of the queries that are learnt from.
+    order: Vec<usize>,
+    held_out: Vec<usize>,
+    epoch: Epoch,
+    output: &'a Path,
+    reporter: &'a Arc<dyn Reporter>,
 }
 
-impl Job<'_> {
+/// The order of an epoch.
+struct Epoch {
+    number: u64,
+    order: Vec<usize>,
+}
+
+fn shuffled(order: &[usize], seed: u64, epoch: u64) -> Vec<usize> {
+    let mut order = order.to_vec();
+    SplitMix64::new(seed.wrapping_add(epoch)).shuffle(&mut order);
+    order
+}
+
+impl Learner for Pupil<'_> {
+    fn learn(&mut self, step: u64) -> Result<StepResult> {
+        let size = self.options.batch;
+        let per_epoch = (self.order.len() / size) as u64;
+        let (number, at) = (step / per_epoch, (step % per_epoch) as usize);
+        if self.epoch.number != number {
+            self.epoch = Epoch { number, order: shuffled(&self.order, self.options.seed, number) };
+        }
+        let at = &self.epoch.order[at * size..(at + 1) * size];
+        let ids = self.tokenize(at)?;
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        let targets = self.targets(at).map_err(tensor_error)?;
+        let part = |vectors: &Tensor, range: Range<usize>| {
+            let share = range.len() as f64 / at.len() as f64;
+            let (loss, cosine) = self.loss(vectors, &targets, range)?;
+            Ok(((loss * share)?, cosine * share as f32))
+        };
+        let learnt = self.student.gradients(&ids, &self.vars, &part)?;
+        Ok(StepResult {
+            gradients: learnt.gradients,
+            loss: learnt.loss,
+            accuracy: learnt.measure,
+            pairs: at.len(),
+            tokens: ids.iter().map(|ids| ids.len()).sum(),
+            repeated: 0,
+        })
+    }
+
+    fn look(&self, step: u64) -> Result<Option<ValidationRecord>> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let (mut loss, mut cosine) = (0.0, 0.0);
+        for chunk in self.held_out.chunks(self.options.batch) {
+            let ids = self.tokenize(chunk)?;
+            let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+            let vectors = self.student.forward(&ids)?;
+            let judged = self
+                .targets(chunk)
+                .and_then(|targets| self.loss(&vectors, &targets, 0..chunk.len()));
+            let judged = judged.and_then(|(loss, cosine)| Ok((loss.to_scalar::<f32>()?, cosine)));
+            let (l, c) = judged.map_err(tensor_error)?;
+            let share = chunk.len() as f32 / self.held_out.len() as f32;
+            loss += l * share;
+            cosine += c * share;
+        }
+        self.reporter.event(Event::Info {
+            message: format!("step {step}: held out loss {loss:.4}, cosine {cosine:.4}"),
+        });
+        let (score, ndcg) = (-f64::from(loss), BTreeMap::new());
+        Ok(Some(ValidationRecord { step, loss, accuracy: cosine, score, ndcg }))
+    }
+
+    fn export(&self, _: &AdamW) -> Result<()> {
+        self.student.export(&self.output.join("student"), &self.vars, Some(self.space))
+    }
+}
+
+impl Pupil<'_> {
     /// The tokens of the texts at these positions.
     fn tokenize(&self, at: &[usize]) -> Result<Vec<Vec<u32>>> {
         at.iter().map(|at| self.student.tokenize(&self.texts[*at])).collect()
@@ -263,46 +264,5 @@ impl Job<'_> {
             loss = (loss + (scores * *score_weight)?)?;
         }
         Ok((loss, cosine))
-    }
-
-    /// Gradients, loss and mean cosine of the texts at these positions, and their tokens.
-    fn learn(&self, at: &[usize], vars: &[NamedVar]) -> Result<(Learnt, usize)> {
-        let ids = self.tokenize(at)?;
-        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        let targets = self.targets(at).map_err(tensor_error)?;
-        let part = |vectors: &Tensor, range: Range<usize>| {
-            let share = range.len() as f64 / at.len() as f64;
-            let (loss, cosine) = self.loss(vectors, &targets, range)?;
-            Ok(((loss * share)?, cosine * share as f32))
-        };
-        let learnt = self.student.gradients(&ids, vars, &part)?;
-        Ok((learnt, ids.iter().map(|ids| ids.len()).sum()))
-    }
-
-    fn validate(
-        &self,
-        held_out: &[usize],
-        step: u64,
-        reporter: &Arc<dyn Reporter>,
-    ) -> Result<ValidationRecord> {
-        let (mut loss, mut cosine) = (0.0, 0.0);
-        for chunk in held_out.chunks(self.options.batch) {
-            let ids = self.tokenize(chunk)?;
-            let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-            let vectors = self.student.forward(&ids)?;
-            let judged = self
-                .targets(chunk)
-                .and_then(|targets| self.loss(&vectors, &targets, 0..chunk.len()));
-            let judged = judged.and_then(|(loss, cosine)| Ok((loss.to_scalar::<f32>()?, cosine)));
-            let (l, c) = judged.map_err(tensor_error)?;
-            let share = chunk.len() as f32 / held_out.len() as f32;
-            loss += l * share;
-            cosine += c * share;
-        }
-        reporter.event(Event::Info {
-            message: format!("step {step}: held out loss {loss:.4}, cosine {cosine:.4}"),
-        });
-        let (score, ndcg) = (-f64::from(loss), BTreeMap::new());
-        Ok(ValidationRecord { step, loss, accuracy: cosine, score, ndcg })
     }
 }

@@ -1,0 +1,213 @@
+//! The loop of both stages: steps, looks at what is held out, checkpoints, an early stop, and at the end the export of the best.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+
+use super::checkpoint::{self, State};
+use super::keep;
+use super::optimizer::AdamW;
+use super::options::ValidationOptions;
+use super::report::{StepRecord, TrainReport, ValidationRecord};
+use super::tensors::tensor_error;
+use crate::error::{Error, Result};
+use crate::observe::{Event, Reporter, Stage};
+use crate::types::Cancel;
+
+/// What a step learnt from its batch.
+pub(super) struct StepResult {
+    /// In the order of the parameters; `None` where the loss does not depend on one.
+    pub(super) gradients: Vec<Option<Tensor>>,
+    pub(super) loss: f32,
+    pub(super) accuracy: f32,
+    pub(super) pairs: usize,
+    pub(super) tokens: usize,
+    /// Tokens that went forward twice, for want of room.
+    pub(super) repeated: usize,
+}
+
+/// A model with its data and its loss.
+pub(super) trait Learner {
+    /// Learns from the batch of a step; the parameters stay as they are.
+    fn learn(&mut self, step: u64) -> Result<StepResult>;
+
+    /// The optimizer has changed the parameters.
+    fn updated(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Looks at what is held out after this many steps; `None` where nothing is.
+    fn look(&self, step: u64) -> Result<Option<ValidationRecord>>;
+
+    /// Writes the model with the optimizer's parameters.
+    fn export(&self, optimizer: &AdamW) -> Result<()>;
+}
+
+/// A run of training.
+pub(super) struct Training<'a> {
+    pub(super) stage: Stage,
+    /// What a batch has so many of.
+    pub(super) unit: &'static str,
+    pub(super) batch: usize,
+    pub(super) planned: u64,
+    /// Since when, and how long it may take.
+    pub(super) limit: Option<(Instant, Duration)>,
+    pub(super) checkpoint_seconds: u64,
+    pub(super) watch: &'a ValidationOptions,
+    /// Looks before this step are not worth keeping.
+    pub(super) keep_from: u64,
+    /// For the report: the model that is started from, the pairs of an epoch, the parameters.
+    pub(super) model: String,
+    pub(super) pairs: usize,
+    pub(super) parameters: usize,
+    pub(super) output: &'a Path,
+    pub(super) reporter: &'a Arc<dyn Reporter>,
+    pub(super) cancel: &'a Cancel,
+}
+
+impl Training<'_> {
+    /// Takes the steps that are left and exports the best look, or the mean of several; where nothing is held out, the last
+    /// step. Cancelling writes a checkpoint and the report so far first.
+    ///
+    /// # Errors
+    /// The learner's; Cancelled or Deadline when stopped; Input where the loss is no longer finite.
+    pub(super) fn run(
+        mut self,
+        learner: &mut impl Learner,
+        optimizer: &mut AdamW,
+        state: &mut State,
+    ) -> Result<TrainReport> {
+        let started = Instant::now();
+        if state.step > 0 {
+            self.inform(format!("resuming after step {}", state.step));
+        }
+        let (stage, unit) = (self.stage, self.unit);
+        let total = self.planned * self.batch as u64;
+        self.reporter.event(Event::StageStarted { stage, total, unit, tokens: 0 });
+        let mut saved = Instant::now();
+        loop {
+            self.shorten(state);
+            if state.step >= self.planned {
+                break;
+            }
+            if let Err(stop) = self.cancel.check() {
+                self.save(state, optimizer)?;
+                return Err(stop);
+            }
+            if state.is_look_due(self.watch.every) {
+                self.look(learner, state, optimizer)?;
+            }
+            if self.has_settled(state) {
+                break;
+            }
+            self.step(learner, optimizer, state)?;
+            if saved.elapsed() >= Duration::from_secs(self.checkpoint_seconds) {
+                self.save(state, optimizer)?;
+                saved = Instant::now();
+            }
+        }
+        if !state.is_looked_at() {
+            self.look(learner, state, optimizer)?;
+        }
+        checkpoint::save(self.output, state, optimizer)?;
+        let mut report = self.report(state);
+        report.exported = keep::put_best(&state.kept, optimizer, self.output, || {
+            learner.look(state.step)?.ok_or_else(|| Error::internal("a look was kept before"))
+        })?;
+        learner.export(optimizer)?;
+        report.write(self.output)?;
+        let last = report.steps.last().map_or(0.0, |step| step.loss);
+        let seen = report.validation.last().map(|seen| format!(", held out {:.4}", seen.loss));
+        let summary = format!(
+            "{} steps, {:.1} {unit}/s, last loss {last:.4}{}",
+            report.steps.len(),
+            report.pairs_per_second,
+            seen.unwrap_or_default()
+        );
+        let seconds = started.elapsed().as_secs_f64();
+        self.reporter.event(Event::StageFinished { stage, seconds, summary });
+        Ok(report)
+    }
+
+    fn step(
+        &self,
+        learner: &mut impl Learner,
+        optimizer: &mut AdamW,
+        state: &mut State,
+    ) -> Result<()> {
+        let start = Instant::now();
+        let learnt = learner.learn(state.step)?;
+        let learning_rate = optimizer.learning_rate(state.step, self.planned);
+        let norm = optimizer.step(&learnt.gradients, self.planned).map_err(tensor_error)?;
+        learner.updated()?;
+        state.add(StepRecord {
+            step: state.step,
+            loss: learnt.loss,
+            accuracy: learnt.accuracy,
+            learning_rate,
+            gradient_norm: norm,
+            pairs: learnt.pairs,
+            tokens: learnt.tokens,
+            repeated: learnt.repeated,
+            seconds: start.elapsed().as_secs_f64(),
+        })?;
+        self.reporter.event(Event::Progress {
+            stage: self.stage,
+            done: state.step * self.batch as u64,
+            tokens: state.tokens(),
+        });
+        Ok(())
+    }
+
+    /// Plans fewer steps where the time does not allow as many, at the pace so far. The learning rate follows the number of
+    /// steps, so it is reported early and only ever falls.
+    fn shorten(&mut self, state: &State) {
+        let Some((began, limit)) = self.limit else { return };
+        let spent = began.elapsed();
+        // The first steps are no measure: they touch all memory.
+        if state.step < 4 && spent < limit {
+            return;
+        }
+        let left = limit.saturating_sub(spent).as_secs_f64();
+        // The look at the end takes its time, too.
+        let more = 0.95 * left * state.step as f64 / state.seconds.max(1e-9);
+        self.planned = self.planned.min(state.step + more as u64);
+    }
+
+    fn look(&self, learner: &impl Learner, state: &mut State, optimizer: &AdamW) -> Result<()> {
+        let Some(seen) = learner.look(state.step)? else { return Ok(()) };
+        let (most, output) = (self.watch.average, self.output);
+        keep::offer(&mut state.kept, &seen, most, self.keep_from, optimizer, output)?;
+        state.validation.push(seen);
+        checkpoint::save(output, state, optimizer)?;
+        keep::sweep(&state.kept, output)
+    }
+
+    /// Whether the looks have not become better for as long as the options are patient.
+    fn has_settled(&self, state: &State) -> bool {
+        let since = keep::looks_since_best(&state.validation);
+        let settled = self.watch.patience.is_some_and(|most| since >= most);
+        if settled {
+            self.inform(format!(
+                "stopped after step {}: no better in the last {since} validations",
+                state.step
+            ));
+        }
+        settled
+    }
+
+    fn save(&self, state: &State, optimizer: &AdamW) -> Result<()> {
+        checkpoint::save(self.output, state, optimizer)?;
+        self.report(state).write(self.output)
+    }
+
+    fn report(&self, state: &State) -> TrainReport {
+        state.report(self.model.clone(), self.pairs, self.parameters, self.planned)
+    }
+
+    fn inform(&self, message: String) {
+        self.reporter.event(Event::Info { message });
+    }
+}
