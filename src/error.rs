@@ -73,6 +73,23 @@ impl ErrorKind {
 pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// The error of every fallible function of this crate.
+///
+/// ```
+/// use scalingnote::error::{ErrorKind, Result};
+/// use scalingnote::store::Root;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<()> {
+/// let root = Root::open("memory://empty")?;
+/// let error = root.get("snapshots/7.json").await.unwrap_err().context("opening the newest snapshot");
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// // For people, with everything that was being done; for programs, what to do about it.
+/// assert!(error.to_string().contains("snapshots/7.json"));
+/// assert!(!error.is_retryable());
+/// assert_eq!(error.kind().exit_code(), 1);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Error(Box<Inner>);
 
 struct Inner {

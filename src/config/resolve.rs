@@ -56,6 +56,19 @@ pub fn resolve(
 
 /// [`resolve`] for a text that was read already; `name` is how messages call it.
 ///
+/// ```
+/// use std::path::Path;
+///
+/// use scalingnote::config::resolve_text;
+/// use scalingnote::error::ErrorKind;
+///
+/// let file = "version = 2\n[tower]\nmodel = \"fake:16\"\npoling = \"mean\"\n";
+/// let error = resolve_text(file, "daily.toml", Path::new("."), [], &[]).unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Config);
+/// // All that is wrong at once, each with its line and the name that was meant.
+/// assert!(error.to_string().contains("pooling"), "{error}");
+/// ```
+///
 /// # Errors
 /// Config that lists every problem with its place.
 pub fn resolve_text(

@@ -4,6 +4,46 @@
 //! ([`RunOptions::cluster`]). A scheduler that owns the order (Airflow, Kubernetes) calls
 //! [`plan_brief`], [`execute_share`] or [`execute_task`] for its tasks, and [`publish_plan`] at last. [`learn`] makes towers.
 //!
+//! ```
+//! # use std::sync::Arc;
+//! # use scalingnote::config::resolve_text;
+//! # use scalingnote::error::Error;
+//! # use scalingnote::observe::{Reporter, Silent};
+//! # use scalingnote::store::Root;
+//! # use scalingnote::types::Cancel;
+//! use scalingnote::exec::{self, RunContext, RunOptions, Share, TaskStage};
+//! use scalingnote::report::{Outcome, RunReport};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Error> {
+//! # let folder = tempfile::tempdir().expect("a temporary folder");
+//! # let notes = folder.path().join("notes.jsonl");
+//! # std::fs::write(notes, "{\"note_id\": 1, \"body\": \"weak password\"}\n").expect("the notes are written");
+//! # let file = r#"
+//! #     version = 2
+//! #     corpus.sql = "SELECT note_id, body FROM notes"
+//! #     corpus.template = "{{ body }}"
+//! #     corpus.tables = [{ name = "notes", uri = "notes.jsonl" }]
+//! #     tower = { model = "fake:16", pooling = "mean" }
+//! #     publish.root = "memory://scheduler"
+//! # "#;
+//! # let pipeline = resolve_text(file, "notes.toml", folder.path(), [], &[])?.pipeline;
+//! # let root = Root::open(&pipeline.publish.root)?;
+//! # let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+//! # let context = RunContext { pipeline, root, reporter, cancel: Cancel::new() };
+//! let plan = exec::plan_brief(&context).await?;
+//! let key = plan.plan_key.expect("there are notes that were never published");
+//! // On any machines that reach the root; one whose answer was lost is asked again.
+//! for stage in [TaskStage::Encode, TaskStage::Calibrate, TaskStage::Adapt, TaskStage::Build] {
+//!     exec::execute_share(&context, &key, stage, Share::ALL, 3).await?;
+//! }
+//! let mut report = RunReport::default();
+//! exec::publish_plan(&context, &key, &RunOptions::default(), &mut report).await?;
+//! assert_eq!(report.outcome, Outcome::Published { snapshot: 1 });
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! `context` is what a run is given and holds; `tasks` and `ballista` get work done; the files here say in which order.
 
 mod admission;

@@ -38,6 +38,60 @@ const OPENING: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keeps the newest whole snapshot open. Dropping it stops looking; what readers hold stays open.
+///
+/// ```
+/// # use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// # use scalingnote::config::resolve_text;
+/// # use scalingnote::error::Error;
+/// # use scalingnote::exec::{self, RunContext, RunOptions};
+/// # use scalingnote::observe::{Reporter, Silent};
+/// use scalingnote::search::{SnapshotWatcher, WatchOptions};
+/// # use scalingnote::store::Root;
+/// # use scalingnote::types::Cancel;
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let folder = tempfile::tempdir().expect("a temporary folder");
+/// # let notes = folder.path().join("notes.jsonl");
+/// # std::fs::write(notes, "{\"note_id\": 1, \"body\": \"weak password\"}\n").expect("the notes are written");
+/// # let file = r#"
+/// #     version = 2
+/// #     corpus.sql = "SELECT note_id, body FROM notes"
+/// #     corpus.template = "{{ body }}"
+/// #     corpus.tables = [{ name = "notes", uri = "notes.jsonl" }]
+/// #     tower = { model = "fake:16", pooling = "mean" }
+/// #     publish.root = "memory://watched"
+/// # "#;
+/// # let pipeline = resolve_text(file, "notes.toml", folder.path(), [], &[])?.pipeline;
+/// # let root = Root::open(&pipeline.publish.root)?;
+/// # let reporter: Arc<dyn Reporter> = Arc::new(Silent);
+/// # let context = RunContext { pipeline, root: root.clone(), reporter, cancel: Cancel::new() };
+/// # let options = WatchOptions {
+/// #     every: Duration::from_secs(10),
+/// #     cache: folder.path().join("cache"),
+/// #     in_place: false,
+/// #     tower: None,
+/// #     first: None,
+/// # };
+/// let mut watcher = SnapshotWatcher::new(root, options)?;
+/// assert!(!watcher.look().await?, "nothing is published yet");
+///
+/// exec::run(&context, &RunOptions::default()).await?;
+/// assert!(watcher.look().await?);
+/// // Once for each query: what it holds stays open while newer snapshots go into service.
+/// let serving = watcher.current().expect("a snapshot is in service");
+/// let query = [0.25; 16];
+/// let hits = serving.snapshot.search_vector(&query, 3, false)?;
+/// assert_eq!(hits.len(), 1);
+///
+/// // From now on it looks every ten seconds.
+/// watcher.start();
+/// watcher.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct SnapshotWatcher {
     inner: Arc<Inner>,

@@ -23,6 +23,22 @@ pub(super) const PIECE: u64 = 8 << 20;
 const MAX_GET: u64 = 1 << 30;
 
 /// The root under which everything of one pipeline is stored.
+///
+/// ```
+/// use scalingnote::store::{PutOutcome, Root};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), scalingnote::error::Error> {
+/// // A folder, `s3://bucket/prefix`, `gs://`, `az://`, and `https://` to read from.
+/// let root = Root::open("memory://example")?;
+/// root.put("runs/notes.txt", "first".into()).await?;
+/// assert_eq!(root.get("runs/notes.txt").await?, "first");
+/// // Nothing is ever overwritten, and of many who create a file one is told that it did.
+/// assert!(root.put("runs/notes.txt", "second".into()).await.is_err());
+/// assert_eq!(root.put_if_absent("runs/notes.txt", "second".into()).await?, PutOutcome::AlreadyExists);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Root {
     pub(super) store: Arc<dyn ObjectStore>,
