@@ -13,6 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::schema;
 use crate::store::{FileRef, Root};
+use crate::types::computing;
 
 /// Rows of one batch.
 pub const BATCH: usize = 8192;
@@ -48,11 +49,10 @@ pub async fn read_whole<T>(
 ) -> Result<T> {
     let bytes = root.get_file(file).await?;
     let damaged = || format!("reading ids file {} (run `scalingnote snapshot verify`)", file.path);
-    shielded(
-        ErrorKind::Corrupt,
-        || format!("ids file {}", file.path),
-        || whole(bytes).and_then(|batch| decode(&batch)).or_error(ErrorKind::Corrupt, damaged),
-    )
+    let what = || format!("ids file {}", file.path);
+    let decoding =
+        || whole(bytes).and_then(|batch| decode(&batch)).or_error(ErrorKind::Corrupt, damaged);
+    computing(|| shielded(ErrorKind::Corrupt, what, decoding))
 }
 
 /// Its footer, and that it has the columns of an ids file.

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::schema::{IDS_COLUMNS, ids_schema};
 use crate::snapshot::{Segment, ShardContent, ids, removed};
 use crate::store::{FileRef, Root, layout};
-use crate::types::{Digest256, NoteId, TextHash};
+use crate::types::{Digest256, NoteId, TextHash, computing};
 
 /// Where a vector is: a part's key under the root and the row in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +92,10 @@ impl Ids {
             // The file has no rows but knows the stored columns.
             return Self::read(root, &shard.ids).await;
         };
-        let schema = first.ids.stored.schema();
+        computing(|| Self::live_of(held, &first.ids.stored.schema()))
+    }
+
+    fn live_of(held: &[Held], schema: &SchemaRef) -> Result<Self> {
         let (mut rows, mut batches) = (Vec::new(), Vec::new());
         for segment in held {
             let live = segment.ids.rows.iter().map(|row| segment.is_live(row));
@@ -101,7 +104,7 @@ impl Ids {
             rows.extend(keep.iter().map(|&at| segment.ids.rows[at as usize].clone()));
             batches.push(take_rows(&segment.ids.stored, keep)?);
         }
-        let stored = concat_stored(&schema, &batches, rows.len())?;
+        let stored = concat_stored(schema, &batches, rows.len())?;
         Self { rows, stored }.sorted_by_key()
     }
 
@@ -147,8 +150,8 @@ impl Ids {
 
     /// Stores the rows as a file that its own hash names.
     pub async fn write(&self, root: &Root, options_id: &str, shard: u32) -> Result<FileRef> {
-        let bytes = self.to_parquet()?;
-        let name = Digest256::of(&bytes).short();
+        let (name, bytes) =
+            computing(|| self.to_parquet().map(|bytes| (Digest256::of(&bytes).short(), bytes)))?;
         root.put(&layout::ids_file(options_id, shard, &name), bytes).await
     }
 

@@ -3,6 +3,7 @@
 mod canary;
 mod cancel;
 mod card;
+mod computing;
 mod embeddings;
 mod hash;
 mod head;
@@ -15,6 +16,7 @@ mod space;
 pub use canary::{Canary, CanaryHit, HexKey};
 pub use cancel::Cancel;
 pub use card::{ModelCard, Sourced};
+pub(crate) use computing::computing;
 pub use embeddings::Embeddings;
 pub use hash::{Digest256, Hasher256, TextHash, hash_json};
 pub use head::{Activation, HeadModule};

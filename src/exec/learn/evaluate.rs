@@ -11,7 +11,7 @@ use crate::evaluate::{
 };
 use crate::index::IndexOptions;
 use crate::tower::{Tower, TowerOptions};
-use crate::types::Embeddings;
+use crate::types::{Embeddings, computing};
 
 /// What is judged, on what.
 pub struct EvaluateRequest {
@@ -85,7 +85,7 @@ pub async fn evaluate(request: EvaluateRequest, context: &LearnContext) -> Resul
         false => resolve(&request.query).await?,
     };
     document.admits(&query)?;
-    let bm25 = tokio::task::block_in_place(|| evaluate_bm25(&set, options));
+    let bm25 = computing(|| evaluate_bm25(&set, options));
     for other in earlier {
         check_same_queries(other, &bm25)?;
     }
@@ -94,7 +94,7 @@ pub async fn evaluate(request: EvaluateRequest, context: &LearnContext) -> Resul
     let documents = vectors(&request.document, &borrowed, context).await?;
     let texts = set.queries.iter().map(|query| query.text.as_str()).collect::<Vec<_>>();
     let queries = vectors(&request.query, &texts, context).await?;
-    tokio::task::block_in_place(|| {
+    computing(|| {
         let (tower, run) = evaluate_embeddings(&set, system, &queries, &documents, options)?;
         let mut comparisons = vec![versus(&bm25, &tower)?];
         for other in earlier {

@@ -10,6 +10,7 @@ use crate::tower::TowerOptions;
 use crate::train::{
     self, MineOptions, MineReport, Neighbours, TrainOptions, keep_answered, open_pairs, write_pairs,
 };
+use crate::types::computing;
 
 /// Whose scores rank the documents.
 pub enum Ranking {
@@ -73,7 +74,7 @@ pub async fn mine(request: MineRequest, context: &LearnContext) -> Result<Mined>
             (context.encode(&query, &queries, "vectors").await?.0, documents)
         }
     };
-    let report = tokio::task::block_in_place(|| {
+    let report = computing(|| {
         let neighbours = Neighbours::build(&documents, cancel)?;
         train::mine(&mut set, &queries, &documents, &neighbours.candidates(), &mining)
     })?;

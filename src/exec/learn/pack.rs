@@ -9,7 +9,7 @@ use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{Error, Result};
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::train::{DistillOptions, PackOptions, Vocabulary, open_pairs, pack_student};
-use crate::types::{Embeddings, Pooling};
+use crate::types::{Embeddings, Pooling, computing};
 
 /// Queries whose vectors before and after packing are compared.
 const COMPARED: usize = 1000;
@@ -72,7 +72,7 @@ pub async fn pack(
     let mut kept = None;
     if let Some(tokens) = request.tokens {
         let vocabulary = Vocabulary::read(&tokenizer)?;
-        let counts = tokio::task::block_in_place(|| count(&whole, &pairs, context))?;
+        let counts = computing(|| count(&whole, &pairs, context))?;
         let (keep, share) = vocabulary.keep(&counts, tokens);
         kept = Some((keep, vocabulary.unknown, share));
     }
@@ -83,7 +83,7 @@ pub async fn pack(
     queries.retain(|query| !query.is_empty());
     SplitMix64::new(options.seed ^ 0x5041_434B).shuffle(&mut queries);
     queries.truncate(COMPARED);
-    let cosines = tokio::task::block_in_place(|| -> Result<Vec<f64>> {
+    let cosines = computing(|| -> Result<Vec<f64>> {
         let (before, after) = (encode(&whole, &queries)?, encode(&packed, &queries)?);
         let dot = |(a, b): (&[f32], &[f32])| -> f64 {
             a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 
 use crate::corpus::{CorpusMode, PreparedRow};
 use crate::embedding::{self, PartReceipt};
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, Result};
 use crate::stage::encode::EncodeReceipt;
 use crate::stage::ids::{IdRow, Ids, Place, concat_stored, no_columns, take_rows};
 use crate::stage::located;
@@ -18,7 +18,7 @@ use crate::stage::vectors::{Places, find_in_parts, places_in};
 use crate::stage::worker::TaskEnv;
 use crate::stage::written::Written;
 use crate::store::{FileRef, Root, layout, receipt};
-use crate::types::{NoteId, NoteKey, TextHash};
+use crate::types::{NoteId, NoteKey, TextHash, computing};
 
 /// Elements of vectors held while parts are compacted: 64 MiB.
 const COPY_ELEMENTS: usize = 16 << 20;
@@ -37,7 +37,8 @@ impl Encoded {
     pub async fn gather(task: &BuildTask, root: &Root, parent: Option<&Ids>) -> Result<Self> {
         let mut places = Places::new();
         if let Some((ids, parent)) = parent.zip(task.shard.parent.as_ref()) {
-            places.extend(parent.stored(ids).map(|row| (row.text_hash, row.place.clone())));
+            let stored = parent.stored(ids).map(|row| (row.text_hash, row.place.clone()));
+            computing(|| places.extend(stored));
         }
         places.extend(located::read(root, task.shard.located.as_ref()).await?);
         let mut encoded = Self { places, parts: HashMap::new(), quarantined: Vec::new() };
@@ -97,7 +98,7 @@ impl Encoded {
         ids: &Ids,
     ) -> Result<Vec<FileRef>> {
         let used: BTreeSet<Arc<str>> =
-            ids.rows.iter().map(|row| Arc::clone(&row.place.part)).collect();
+            computing(|| ids.rows.iter().map(|row| Arc::clone(&row.place.part)).collect());
         let all_known = used.iter().all(|part| self.parts.contains_key(&**part));
         if !all_known {
             for part in embedding::list_parts(root, &task.spec.space_id, None).await? {
@@ -209,9 +210,8 @@ pub(super) async fn target(
         None => no_columns(0)?,
         Some(first) => concat_stored(&first.schema(), &stored, rows.len())?,
     };
-    // A hash a row and two sorts: seconds for millions of rows, in which nothing else would have its turn.
-    let keying = tokio::task::spawn_blocking(move || keyed(rows, stored));
-    keying.await.context(|| "giving rows their keys ended unexpectedly")?
+    // A hash a row and two sorts: seconds for millions of rows.
+    computing(|| keyed(rows, stored))
 }
 
 /// Assigns keys in note order, re-probing the (one in 2^64) collisions, and sorts by key.

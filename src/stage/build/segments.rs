@@ -28,7 +28,7 @@ use crate::stage::inputs::is_damage;
 use crate::stage::plan::{BuildTask, ParentIndex};
 use crate::stage::worker::TaskEnv;
 use crate::store::{FileRef, layout};
-use crate::types::Digest256;
+use crate::types::{Digest256, computing};
 
 /// The index of a shard, ready to be named in a manifest.
 pub(super) struct Indexed {
@@ -96,6 +96,36 @@ struct Kept<'a> {
 impl Kept<'_> {
     fn live(&self) -> usize {
         self.rows.iter().flatten().count()
+    }
+
+    /// Its rows as the target has them; none where nothing in them changed.
+    fn renewed(&self, target: &Ids) -> Result<Option<Ids>> {
+        let old = &self.held.ids;
+        let (here, there): (Vec<u32>, Vec<u32>) = self
+            .rows
+            .iter()
+            .enumerate()
+            .filter_map(|(row, at)| Some((row as u32, (*at)? as u32)))
+            .unzip();
+        let same = here
+            .iter()
+            .zip(&there)
+            .all(|(row, at)| old.rows[*row as usize] == target.rows[*at as usize])
+            && take_rows(&old.stored, here)?.columns()
+                == take_rows(&target.stored, there)?.columns();
+        if same {
+            return Ok(None);
+        }
+        let (wanted, own) = (target.rows.len(), old.rows.len());
+        let both = [target.stored.clone(), old.stored.clone()];
+        let both = concat_stored(&target.stored.schema(), &both, wanted + own)?;
+        let picked =
+            self.rows.iter().enumerate().map(|(row, at)| at.unwrap_or(wanted + row) as u32);
+        let rows = self.rows.iter().zip(&old.rows).map(|(at, old)| match at {
+            Some(at) => target.rows[*at].clone(),
+            None => old.clone(),
+        });
+        Ok(Some(Ids { rows: rows.collect(), stored: take_rows(&both, picked.collect())? }))
     }
 }
 
@@ -191,7 +221,7 @@ impl Shard<'_> {
         limits: ParentIndex,
     ) -> Result<Result<Indexed, String>> {
         let Follow { kept, fresh } =
-            match follow(&held, target, self.task.spec.rebuild_churn_percent) {
+            match computing(|| follow(&held, target, self.task.spec.rebuild_churn_percent)) {
                 Ok(follow) => follow,
                 Err(reason) => return Ok(Err(reason)),
             };
@@ -210,10 +240,11 @@ impl Shard<'_> {
         let mut made = None;
         let inserted = fresh.len() as u64;
         if !fresh.is_empty() {
-            let ids = Ids {
-                rows: fresh.iter().map(|&at| target.rows[at].clone()).collect(),
-                stored: take_rows(&target.stored, fresh.iter().map(|&at| at as u32).collect())?,
-            };
+            let ids = computing(|| -> Result<Ids> {
+                let places = fresh.iter().map(|&at| at as u32).collect();
+                let stored = take_rows(&target.stored, places)?;
+                Ok(Ids { rows: fresh.iter().map(|&at| target.rows[at].clone()).collect(), stored })
+            })?;
             let (segment, report) = self.segment(&ids).await?;
             live.push(Vec::new());
             segments.push(segment);
@@ -263,32 +294,10 @@ impl Shard<'_> {
         if old.stored.schema().fields() != target.stored.schema().fields() {
             return Ok(None);
         }
-        let (here, there): (Vec<u32>, Vec<u32>) = kept
-            .rows
-            .iter()
-            .enumerate()
-            .filter_map(|(row, at)| Some((row as u32, (*at)? as u32)))
-            .unzip();
-        let same = here
-            .iter()
-            .zip(&there)
-            .all(|(row, at)| old.rows[*row as usize] == target.rows[*at as usize])
-            && take_rows(&old.stored, here)?.columns()
-                == take_rows(&target.stored, there)?.columns();
-        if same {
-            return Ok(Some(kept.held.segment.ids.clone()));
+        match computing(|| kept.renewed(target))? {
+            None => Ok(Some(kept.held.segment.ids.clone())),
+            Some(ids) => self.write_ids(&ids).await.map(Some),
         }
-        let (wanted, own) = (target.rows.len(), old.rows.len());
-        let both = [target.stored.clone(), old.stored.clone()];
-        let both = concat_stored(&target.stored.schema(), &both, wanted + own)?;
-        let picked =
-            kept.rows.iter().enumerate().map(|(row, at)| at.unwrap_or(wanted + row) as u32);
-        let rows = kept.rows.iter().zip(&old.rows).map(|(at, old)| match at {
-            Some(at) => target.rows[*at].clone(),
-            None => old.clone(),
-        });
-        let ids = Ids { rows: rows.collect(), stored: take_rows(&both, picked.collect())? };
-        self.write_ids(&ids).await.map(Some)
     }
 
     /// The removed keys of a segment that stays, with their file: the old one where no more were removed.

@@ -22,6 +22,7 @@ use crate::stage::worker::TaskEnv;
 use crate::store::layout::{self, Key};
 use crate::store::receipt::{self, Receipt};
 use crate::store::{FileRef, Root};
+use crate::types::computing;
 
 /// What a build task made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -172,7 +173,8 @@ async fn shard_content(
     parts: &[FileRef],
 ) -> Result<ShardContent> {
     let number = task.shard.prepared.shard;
-    let notes: HashSet<_> = target.rows.iter().map(|row| &row.note_id).collect();
+    let notes = || target.rows.iter().map(|row| &row.note_id).collect::<HashSet<_>>().len();
+    let notes = computing(notes) as u64;
     let mut segments = indexed.segments.iter().cloned();
     let base = segments.next();
     let ids = match &base {
@@ -181,7 +183,7 @@ async fn shard_content(
     };
     Ok(ShardContent {
         shard: number,
-        notes: notes.len() as u64,
+        notes,
         vectors: target.rows.len() as u64,
         orphans: indexed.report.as_ref().map_or(0, |report| report.orphans),
         source: (task.spec.mode == CorpusMode::Full).then(|| source_digest(&task.shard.prepared)),
