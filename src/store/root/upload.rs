@@ -4,8 +4,8 @@ use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryFutureExt};
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 
 use super::handle::Root;
@@ -105,9 +105,12 @@ impl Root {
         let mut hasher = Hasher256::new();
         let mut length = 0;
         let mut parts = FuturesUnordered::new();
+        // Buffers are reused. An allocator with an arena per thread would keep what every reading thread has freed.
+        let mut spare = Vec::new();
         loop {
+            let buffer = spare.pop().unwrap_or_default();
             let read = blocking(move || {
-                let bytes = next(part)?;
+                let bytes = next(buffer, part)?;
                 hasher.raw(&bytes);
                 Ok((next, hasher, bytes))
             });
@@ -117,10 +120,15 @@ impl Root {
                 break;
             }
             length += bytes.len() as u64;
-            parts.push(upload.put_part(PutPayload::from_bytes(bytes)));
-            while parts.len() >= IN_FLIGHT {
-                let sent = parts.next().await.unwrap_or(Ok(()));
-                sent.map_err(|cause| self.error("upload", key, &cause))?;
+            let sending = upload.put_part(PutPayload::from_bytes(bytes.clone()));
+            parts.push(sending.map_ok(move |()| bytes));
+            while parts.len() >= IN_FLIGHT
+                && let Some(sent) = parts.next().await
+            {
+                let bytes = sent.map_err(|cause| self.error("upload", key, &cause))?;
+                if bytes.is_unique() {
+                    spare.push(bytes.into());
+                }
             }
         }
         while let Some(sent) = parts.next().await {
@@ -148,7 +156,7 @@ impl Source<'_> {
         match self {
             Self::Memory(bytes) => {
                 let (size, mut rest) = (bytes.len() as u64, bytes.clone());
-                let next = move |most: u64| Ok(rest.split_to(rest.len().min(most as usize)));
+                let next = move |_, most: u64| Ok(rest.split_to(rest.len().min(most as usize)));
                 Ok((size, Box::new(next)))
             }
             Self::File(path) => {
@@ -156,8 +164,9 @@ impl Source<'_> {
                 let opened = blocking(move || {
                     let mut file = std::fs::File::open(path)?;
                     let size = file.metadata()?.len();
-                    let next: Next = Box::new(move |most| {
-                        let mut bytes = Vec::with_capacity(most as usize);
+                    let next: Next = Box::new(move |mut bytes, most| {
+                        bytes.clear();
+                        bytes.reserve_exact(most as usize);
                         file.by_ref().take(most).read_to_end(&mut bytes)?;
                         Ok(Bytes::from(bytes))
                     });
@@ -180,5 +189,5 @@ impl Source<'_> {
     }
 }
 
-/// Reads at most this many more bytes; none at the end.
-type Next = Box<dyn FnMut(u64) -> std::io::Result<Bytes> + Send>;
+/// Reads at most this many more bytes into a buffer; none at the end.
+type Next = Box<dyn FnMut(Vec<u8>, u64) -> std::io::Result<Bytes> + Send>;
