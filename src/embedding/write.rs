@@ -21,7 +21,9 @@ use super::{EncodedText, PartReceipt, RECEIPT_VERSION, metadata};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::schema::embedding_schema;
 use crate::store::{Cutter, FileRef, Pieces, Root, layout, receipt};
-use crate::types::{Digest256, EmbeddingSpace, Embeddings, Hasher256, SpaceId, VectorType};
+use crate::types::{
+    Digest256, EmbeddingSpace, Embeddings, Hasher256, SpaceId, VectorType, computing,
+};
 
 /// Bytes of vectors in one row group: what a reader of a few rows holds beside them.
 const ROW_GROUP_BYTES: usize = 16 << 20;
@@ -75,7 +77,7 @@ pub async fn write_part(
     let receipt_key = layout::part_receipt(&space_id, shard, &part);
     let found = || adopt(root, &space_id, &receipt_key, texts.len());
     let work = async {
-        let (file, cuts) = spool(space, vector_type, texts, vectors, provenance)?;
+        let (file, cuts) = computing(|| spool(space, vector_type, texts, vectors, provenance))?;
         let receipt = PartReceipt {
             version: RECEIPT_VERSION,
             space: space_id.clone(),
@@ -115,7 +117,7 @@ async fn upload(root: &Root, finished: Finished) -> Result<PartReceipt> {
     let (space, shard, part) = (&receipt.space, receipt.shard, &receipt.part);
     let key = |hash: &str| layout::part(space, shard, part, hash);
     receipt.file = receipt::put_file(root, file.path(), key).await?;
-    receipt.pieces = Some(pieces(file.path(), cuts)?);
+    receipt.pieces = Some(computing(|| pieces(file.path(), cuts))?);
     Ok(receipt)
 }
 

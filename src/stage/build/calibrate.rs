@@ -11,7 +11,7 @@ use crate::stage::plan::CalibrateTask;
 use crate::stage::vectors;
 use crate::stage::worker::TaskEnv;
 use crate::store::{Root, layout, receipt};
-use crate::types::{Embeddings, SpaceId, TextHash};
+use crate::types::{Embeddings, SpaceId, TextHash, computing};
 
 /// Vectors that the scale is fitted on, at most.
 const SAMPLE: usize = 4096;
@@ -26,7 +26,7 @@ pub(crate) async fn calibrate(task: &CalibrateTask, env: &TaskEnv) -> Result<Cal
         let sample = sample(&env.root, &spec.space_id, dimensions).await?;
         let calibration = match sample.is_empty() {
             true => Calibration::without_sample(&spec.index, dimensions),
-            false => index::calibrate(&sample, &spec.index)?,
+            false => computing(|| index::calibrate(&sample, &spec.index))?,
         };
         Ok(CalibrateReceipt { id: task.id.clone(), calibration })
     };

@@ -17,4 +17,5 @@ mod schedules;
 mod shared_work;
 mod spawned;
 mod towers_once;
+mod turns;
 mod two_towers;
