@@ -319,7 +319,7 @@ pub(super) async fn brief(next: &Next, day: &Plan) -> Result<Option<PlanBrief>> 
         }
     };
     let root = &session.ctx.root;
-    // Of an attempt whose answer was lost.
+    // An earlier attempt may have stored it.
     if let Some(plan) = Plan::stored(root, &run_of_night(&day.spec.run)).await? {
         return Ok(Some(PlanBrief::of(&plan)));
     }

@@ -64,8 +64,8 @@ pub async fn plan_gathered(ctx: &RunContext, shares_key: &str) -> Result<PlanBri
     Box::pin(brief(ctx, Some(shares_key))).await
 }
 
-/// The plan of the day, stored where it has tasks; of what was gathered from `shares`, where the corpus was read before. An
-/// attempt that is repeated finds the plan, and may not find what it was made from.
+/// Plans the day, from what was gathered for `shares` if the corpus was read before, and stores the plan. Without tasks it is
+/// stored only for `shares`: a repeated attempt finds it there, while what it was made from may be gone.
 async fn day(session: &Session, run: &str, shares: Option<&SharesPlan>) -> Result<Plan> {
     let planned = match shares {
         Some(shares) => {
@@ -95,11 +95,7 @@ async fn brief(ctx: &RunContext, gathered: Option<&str>) -> Result<PlanBrief> {
         Some(_) => Some(SharesPlan::load(&ctx.root, &run).await?),
         None => None,
     };
-    let stored = match &shares {
-        Some(_) => Plan::stored(&ctx.root, &run).await?,
-        None => None,
-    };
-    let plan = match stored {
+    let plan = match Plan::stored(&ctx.root, &run).await? {
         Some(plan) => plan,
         None => day(&session, &run, shares.as_ref()).await?,
     };
