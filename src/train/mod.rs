@@ -2,8 +2,8 @@
 //!
 //! Stage 1 ([`train`], in `contrast`) teaches the LLM to embed with InfoNCE over in-batch and hard negatives, by LoRA or
 //! in full, on candle's autograd; `mine` finds the hard negatives for its next round. Stage 2 ([`distill()`], in `distill`)
-//! teaches a student the query tower's vectors. Both run the loop of `training`; what learns is in `model`. Sequences are packed without padding; the
-//! operations that would be slow or have no backward pass are our own, in `autograd`.
+//! teaches a student the query tower's vectors. Both run the loop of `training`; what learns is in `model`. Sequences are
+//! packed without padding; the operations that would be slow or have no backward pass are our own, in `autograd`.
 
 mod autograd;
 mod checkpoint;

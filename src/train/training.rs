@@ -1,4 +1,4 @@
-//! The loop of both stages: steps, looks at what is held out, checkpoints, an early stop, and at the end the export of the best.
+//! The training loop of both stages: steps, validation, checkpoints, early stopping, and the export of the best parameters.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::types::Cancel;
 
-/// What a step learnt from its batch.
+/// The result of one step, before the optimizer has used it.
 pub(super) struct StepResult {
     /// In the order of the parameters; `None` where the loss does not depend on one.
     pub(super) gradients: Vec<Option<Tensor>>,
@@ -24,41 +24,41 @@ pub(super) struct StepResult {
     pub(super) accuracy: f32,
     pub(super) pairs: usize,
     pub(super) tokens: usize,
-    /// Tokens that went forward twice, for want of room.
+    /// Tokens whose forward pass ran twice because activations did not fit in memory.
     pub(super) repeated: usize,
 }
 
-/// A model with its data and its loss.
+/// A model, its data and its loss.
 pub(super) trait Learner {
-    /// Learns from the batch of a step; the parameters stay as they are.
+    /// Computes the gradients for the batch of a step. Parameters do not change.
     fn learn(&mut self, step: u64) -> Result<StepResult>;
 
-    /// The optimizer has changed the parameters.
+    /// Called after the optimizer has changed the parameters.
     fn updated(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Looks at what is held out after this many steps; `None` where nothing is.
+    /// Validates on the held-out data after this many steps; `None` if nothing is held out.
     fn look(&self, step: u64) -> Result<Option<ValidationRecord>>;
 
-    /// Writes the model with the optimizer's parameters.
+    /// Writes the model with the optimizer's current parameters.
     fn export(&self, optimizer: &AdamW) -> Result<()>;
 }
 
-/// A run of training.
+/// One training run.
 pub(super) struct Training<'a> {
     pub(super) stage: Stage,
-    /// What a batch has so many of.
+    /// What a batch consists of, for progress: pairs or queries.
     pub(super) unit: &'static str,
     pub(super) batch: usize,
     pub(super) planned: u64,
-    /// Since when, and how long it may take.
+    /// When the run started and how long it may take.
     pub(super) limit: Option<(Instant, Duration)>,
     pub(super) checkpoint_seconds: u64,
     pub(super) watch: &'a ValidationOptions,
-    /// Looks before this step are not worth keeping.
+    /// Parameters from before this step are never kept.
     pub(super) keep_from: u64,
-    /// For the report: the model that is started from, the pairs of an epoch, the parameters.
+    /// For the report: the initial model, the pairs of one epoch, the trainable parameters.
     pub(super) model: String,
     pub(super) pairs: usize,
     pub(super) parameters: usize,
@@ -68,11 +68,11 @@ pub(super) struct Training<'a> {
 }
 
 impl Training<'_> {
-    /// Takes the steps that are left and exports the best look, or the mean of several; where nothing is held out, the last
-    /// step. Cancelling writes a checkpoint and the report so far first.
+    /// Runs the remaining steps, then exports the parameters that validated best, or the mean of the best few, or those of
+    /// the last step if nothing is held out. When cancelled, writes a checkpoint and the report so far before returning.
     ///
     /// # Errors
-    /// The learner's; Cancelled or Deadline when stopped; Input where the loss is no longer finite.
+    /// Whatever the learner returns; Cancelled or Deadline if stopped; Input if the loss is no longer finite.
     pub(super) fn run(
         mut self,
         learner: &mut impl Learner,
@@ -121,7 +121,7 @@ impl Training<'_> {
         let last = report.steps.last().map_or(0.0, |step| step.loss);
         let seen = report.validation.last().map(|seen| format!(", held out {:.4}", seen.loss));
         let summary = format!(
-            "{} steps, {:.1} {unit}/s, last loss {last:.4}{}",
+            "{} steps, {:.2} {unit}/s, last loss {last:.4}{}",
             report.steps.len(),
             report.pairs_per_second,
             seen.unwrap_or_default()
@@ -161,17 +161,17 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// Plans fewer steps where the time does not allow as many, at the pace so far. The learning rate follows the number of
-    /// steps, so it is reported early and only ever falls.
+    /// Reduces the planned steps to what fits into the time limit at the pace so far. The learning-rate schedule follows
+    /// the planned steps, so they only ever go down.
     fn shorten(&mut self, state: &State) {
         let Some((began, limit)) = self.limit else { return };
         let spent = began.elapsed();
-        // The first steps are no measure: they touch all memory.
+        // The first steps are slower than the rest because they touch all memory for the first time.
         if state.step < 4 && spent < limit {
             return;
         }
         let left = limit.saturating_sub(spent).as_secs_f64();
-        // The look at the end takes its time, too.
+        // Leave time for the last validation.
         let more = 0.95 * left * state.step as f64 / state.seconds.max(1e-9);
         self.planned = self.planned.min(state.step + more as u64);
     }
@@ -185,7 +185,7 @@ impl Training<'_> {
         keep::sweep(&state.kept, output)
     }
 
-    /// Whether the looks have not become better for as long as the options are patient.
+    /// Whether validation has not improved for as many times as `patience` allows.
     fn has_settled(&self, state: &State) -> bool {
         let since = keep::looks_since_best(&state.validation);
         let settled = self.watch.patience.is_some_and(|most| since >= most);

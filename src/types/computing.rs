@@ -1,9 +1,9 @@
-//! Work that computes for a while inside a future.
+//! Long computations inside a future.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Does `work` on this thread, whose other tasks go on elsewhere meanwhile: heartbeats of leases, signals, requests. A runtime of
-/// one thread has no elsewhere; there, and outside of a runtime, it is just done.
+/// Runs `work` on this thread after handing the thread's other tasks (lease heartbeats, signals, requests) to another one. On a
+/// current-thread runtime, and outside of any runtime, it simply runs `work`.
 pub(crate) fn computing<T>(work: impl FnOnce() -> T) -> T {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     match flavor {

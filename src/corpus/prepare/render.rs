@@ -46,7 +46,7 @@ pub(super) struct Piece {
     pub(super) deletions: u64,
 }
 
-/// What became of rows, counted.
+/// Counts of what happened to rows.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Tally {
     pub(super) rows_read: u64,
@@ -69,7 +69,7 @@ impl Tally {
         self.first_rounded = self.first_rounded.take().or(next.first_rounded);
     }
 
-    /// What to say of ids that a spreadsheet rounded, where there are such.
+    /// The warning about ids that a spreadsheet rounded, if there are any.
     pub(super) fn rounded_ids(&self) -> Option<String> {
         let first = self.first_rounded.as_ref()?;
         Some(rounded(self.rounded, &format!("`{}`", shortened(first))))

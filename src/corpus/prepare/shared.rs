@@ -243,7 +243,7 @@ async fn rows_of(request: &PrepareRequest<'_>, shared: &SharedCorpus) -> Result<
     finished(request, "share", shared.shares.len() as u32, layout::rows_receipt).await
 }
 
-/// The receipts of so many tasks, in order.
+/// The receipts of all tasks, in order.
 async fn finished<T: Receipt>(
     request: &PrepareRequest<'_>,
     what: &str,

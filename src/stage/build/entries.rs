@@ -210,7 +210,7 @@ pub(super) async fn target(
         None => no_columns(0)?,
         Some(first) => concat_stored(&first.schema(), &stored, rows.len())?,
     };
-    // A hash a row and two sorts: seconds for millions of rows.
+    // One hash per row and two sorts: seconds for millions of rows.
     computing(|| keyed(rows, stored))
 }
 

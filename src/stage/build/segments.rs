@@ -98,7 +98,7 @@ impl Kept<'_> {
         self.rows.iter().flatten().count()
     }
 
-    /// Its rows as the target has them; none where nothing in them changed.
+    /// Its rows as they are in the target; `None` if nothing in them changed.
     fn renewed(&self, target: &Ids) -> Result<Option<Ids>> {
         let old = &self.held.ids;
         let (here, there): (Vec<u32>, Vec<u32>) = self

@@ -342,7 +342,7 @@ impl Plan {
         Ok(stored)
     }
 
-    /// The plan of a run, where an attempt before this one stored it.
+    /// The plan of a run, if an earlier attempt stored it.
     pub async fn stored(root: &Root, run: &str) -> Result<Option<Self>> {
         match root.size(&Self::key(run)).await? {
             Some(_) => Self::load(root, run).await.map(Some),

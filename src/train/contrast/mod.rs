@@ -1,6 +1,6 @@
 //! Stage 1: the towers learn from one LLM by contrast, and from a teacher's scores.
 //!
-//! `entry` resolves towers, `data` reads pairs and texts, `build` makes the models, `trainer` is what the loop asks: `batch` draws
+//! `entry` resolves towers, `data` reads pairs and texts, `build` makes the models, `trainer` drives one step of the training loop: `batch` draws
 //! the texts of a step in the `order` of their sources, `step` embeds them and carries the gradient of the `objective`
 //! back, `dev` looks at what is held out, `export` writes what was learnt.
 

@@ -1,4 +1,4 @@
-//! Stage 1 as the loop takes it: the batch of a step, the look at what is held out, the export.
+//! Stage 1 for the training loop: the batch of a step, validation and export.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ pub fn train_decoder(
     training.run(&mut towers, &mut optimizer, &mut state)
 }
 
-/// The towers that learn, one replica on every device, and their data.
+/// The towers in training, one replica per device, and their data.
 struct Towers<'a> {
     replicas: Vec<Model>,
     batches: Batches<'a>,

@@ -1,4 +1,4 @@
-//! Stage 2 as the loop takes it: the batch of a step, the look at what is held out, the export.
+//! Stage 2 for the training loop: the batch of a step, validation and export.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -121,7 +121,7 @@ pub async fn distill(
         limit: options.limit.map(|limit| (began, limit)),
         checkpoint_seconds: options.checkpoint_seconds,
         watch: &options.validation,
-        // A refitted projection is worth keeping before any step.
+        // A refitted projection is kept even if no step improves on it.
         keep_from: u64::from(refit == 0),
         model: match &options.student {
             StudentOptions::Bert { path, .. } => path.display().to_string(),
@@ -150,7 +150,7 @@ pub async fn distill(
     training.run(&mut pupil, &mut optimizer, &mut state)
 }
 
-/// The student that learns, and its queries.
+/// The student in training, and its queries.
 struct Pupil<'a> {
     student: Student,
     vars: Vec<NamedVar>,
@@ -158,7 +158,7 @@ struct Pupil<'a> {
     teacher: &'a Embeddings,
     space: &'a EmbeddingSpace,
     options: &'a DistillOptions,
-    /// Positions of the queries that are learnt from.
+    /// Positions of the queries to learn from.
     order: Vec<usize>,
     held_out: Vec<usize>,
     epoch: Epoch,
