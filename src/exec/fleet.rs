@@ -60,7 +60,7 @@ impl Fleet {
     /// Stores a plan that [`Fleet::plan`] made, where it is not stored yet.
     pub async fn store(&self, plan: &Plan, ctx: &RunContext) -> Result<()> {
         match self {
-            Self::Local(_) => plan.store(&ctx.root).await.map(drop),
+            Self::Local(_) => plan.store(&ctx.root).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => Ok(()),
         }

@@ -6,9 +6,8 @@ use super::run::refuse_moved;
 use super::tasks::{local, measure_speed};
 use crate::error::Result;
 use crate::report::{PlanBrief, PlanSummary, SharesBrief};
-use crate::stage::{self, Moved, Plan, SharesPlan};
+use crate::stage::{Moved, Plan, SharesPlan};
 use crate::store::layout;
-use crate::types::Digest256;
 
 /// What a run would do: exact counts, and times from a short calibration on the first device. Nothing is encoded
 /// for keeps; the plan is stored so that its tasks can be executed elsewhere.
@@ -42,10 +41,7 @@ pub async fn plan_shares(ctx: &RunContext) -> Result<SharesBrief> {
     ctx.admit_root().await?;
     let run = new_run_id();
     let Course { session, .. } = backfill::course(&Session::new(ctx)).await?;
-    let tower = session.document().await?;
-    let space = tower.space(Digest256::of(session.ctx.pipeline.corpus.template.as_bytes())).id()?;
-    let planned = Box::pin(stage::plan_shares(&session.notes(&run, None), &space)).await?;
-    Ok(SharesBrief::of(&run, &planned))
+    Ok(SharesBrief::of(&run, &session.shares(&run).await?))
 }
 
 /// Plans for a scheduler: what it has to know to run the tasks elsewhere, without the time estimate that needs a device.
@@ -68,19 +64,22 @@ pub async fn plan_gathered(ctx: &RunContext, shares_key: &str) -> Result<PlanBri
 /// stored only for `shares`: a repeated attempt finds it there, while what it was made from may be gone.
 async fn day(session: &Session, run: &str, shares: Option<&SharesPlan>) -> Result<Plan> {
     let planned = match shares {
-        Some(shares) => {
-            let prepared = Box::pin(shares.prepared(&session.notes(run, None))).await?;
-            Box::pin(session.plan_with(session.document().await?, run, Some(&prepared))).await?
-        }
+        Some(shares) => session.plan_gathered(shares).await?,
         None => Box::pin(session.plan(run)).await?,
     };
     refuse_moved(session, &planned)?;
     session.check_questions(&planned.plan).await?;
-    let plan = planned.plan;
-    if plan.tasks() > 0 || shares.is_some() {
-        plan.store(&session.ctx.root).await?;
+    let (plan, root) = (planned.plan, &session.ctx.root);
+    match shares {
+        // Attempts have one run id.
+        Some(_) => plan.store_once(root).await,
+        None => {
+            if plan.tasks() > 0 {
+                plan.store(root).await?;
+            }
+            Ok(plan)
+        }
     }
-    Ok(plan)
 }
 
 async fn brief(ctx: &RunContext, gathered: Option<&str>) -> Result<PlanBrief> {

@@ -52,18 +52,13 @@ async fn share_of_corpus(
         TaskStage::Prepare => {
             let shares: Vec<u32> = (0..plan.corpus.shares.len() as u32).collect();
             let shares = share.of(&shares);
-            plan.read(&session.notes(run, None), &shares).await?;
+            session.read(&plan, &shares).await?;
             shares
         }
         _ => {
             let shards: Vec<u32> = (0..plan.corpus.shard_count).collect();
             let shards = share.of(&shards);
-            // Only chunks need the tower.
-            let tower = match session.ctx.pipeline.chunking {
-                Some(_) => Some(session.document().await?),
-                None => None,
-            };
-            plan.gather(&session.notes(run, tower), &shards).await?;
+            session.gather(&plan, &shards).await?;
             shards
         }
     };

@@ -136,7 +136,9 @@ pub struct BackfillSummary {
     /// Estimated wall seconds on all devices until nothing is missing; `None` without a calibration.
     pub seconds_left: Option<f64>,
     /// Tokens that this night's tasks encode.
-    pub tokens_tonight: u64,
+    // The name that files have had since 0.1.0.
+    #[serde(rename = "tokens_tonight")]
+    pub tokens_this_run: u64,
     /// Number of envelopes of this night.
     pub tasks: u64,
     /// Ids of the encode tasks.
@@ -164,9 +166,9 @@ impl BackfillSummary {
             ..Self::default()
         };
         if let Some(backfill) = &plan.backfill {
-            summary.tokens_tonight = backfill.tokens_tonight;
+            summary.tokens_this_run = backfill.tokens_this_run;
             summary.switches = backfill.switches;
-            let (missing, pace) = (backfill.tokens_missing, backfill.tokens_tonight);
+            let (missing, pace) = (backfill.tokens_missing, backfill.tokens_this_run);
             summary.progress.nights_left = (limited && pace > 0).then(|| missing.div_ceil(pace));
             summary.seconds_left = speed.map(|speed| encode_seconds(missing, speed, &plan.spec));
         }
@@ -176,7 +178,7 @@ impl BackfillSummary {
 
 impl fmt::Display for BackfillSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { progress, tokens_tonight: tokens, .. } = self;
+        let Self { progress, tokens_this_run: tokens, .. } = self;
         writeln!(f, "next {progress}")?;
         if progress.state != BackfillState::Growing {
             return Ok(());

@@ -30,7 +30,7 @@ pub fn backfill_plan(planned: Planned, of: &str, limit: Option<u64>) -> Plan {
         texts,
         texts_stored: texts - texts_missing.min(texts),
         tokens_missing,
-        tokens_tonight: plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum(),
+        tokens_this_run: plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum(),
         switches,
     });
     plan

@@ -170,9 +170,10 @@ impl Border {
             | Key::ReaderLease { .. }
             // It counts for nothing before its manifest is there.
             | Key::Signature { .. }
+            | Key::ReadingReceipt { .. }
             | Key::PreparedReceipt { .. }
             | Key::CheckedReceipt { .. }
-            | Key::Book { .. } => return None,
+            | Key::ExecutorStatus { .. } => return None,
         })
     }
 

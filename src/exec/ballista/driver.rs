@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
-use super::book::Shelf;
 use super::job::{self, End, Watching};
-use super::work::{CheckedReceipt, Order, PreparedReceipt, Work};
-use super::{MAX_WORKS, plan};
+use super::status::Statuses;
+use super::task::{CheckedReceipt, ClusterTask, Notes, PreparedReceipt, ReadingReceipt, RunTarget};
+use super::{MAX_TASKS, plan};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec::context::{ClusterOptions, RunContext};
 use crate::exec::tasks::receipts::{Receipts, all_of};
@@ -18,7 +18,7 @@ use crate::stage::{self, Envelope, Plan, Planned, TaskEnv};
 use crate::store::{Root, layout};
 use crate::types::Cancel;
 
-/// How often the books are looked at.
+/// How often the statuses are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a job that no executor works on is submitted, at most.
@@ -30,8 +30,8 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// Has the tasks of one run executed.
 pub(in crate::exec) struct Driver {
     cluster: ClusterOptions,
-    order: Order,
-    shelf: tokio::sync::Mutex<Shelf>,
+    target: RunTarget,
+    statuses: tokio::sync::Mutex<Statuses>,
 }
 
 impl Driver {
@@ -39,25 +39,32 @@ impl Driver {
     pub fn new(ctx: &RunContext, cluster: &ClusterOptions, run: &str) -> Self {
         Self {
             cluster: cluster.clone(),
-            order: Order {
+            target: RunTarget {
                 run: run.to_owned(),
                 root: ctx.root.uri().to_owned(),
                 storage: ctx.pipeline.storage.clone(),
             },
-            shelf: tokio::sync::Mutex::default(),
+            statuses: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Has the corpus read and planned by one executor.
+    /// Has the corpus read and planned.
     ///
     /// # Errors
     /// What stopped it there; Transient where nobody does it.
     pub async fn plan(&self, ctx: &RunContext, reporter: &Arc<dyn Reporter>) -> Result<Planned> {
         let stage = Running::begin(&**reporter, Stage::Prepare, (0, "rows"), 0);
-        let work = Work::prepare(&ctx.pipeline);
-        let (root, run) = (&ctx.root, &self.order.run);
+        let notes = Notes::of(&ctx.pipeline);
+        let (root, run) = (&ctx.root, &self.target.run);
         let watch = Watch { reporter, cancel: &ctx.cancel, root, stage: None };
-        self.execute("prepare", &[work], &watch).await?;
+        self.execute("prepare", &[ClusterTask::Prepare { notes: notes.clone() }], &watch).await?;
+        let reading: ReadingReceipt = receipt(root, &layout::reading_receipt(run)).await?;
+        if let Some(shared) = reading.shares {
+            self.execute("read", &shared.read(&notes), &watch).await?;
+            self.execute("gather", &shared.gather(&notes), &watch).await?;
+            let task = ClusterTask::Plan { notes, run: shared.run };
+            self.execute("plan", &[task], &watch).await?;
+        }
         let receipt: PreparedReceipt = receipt(root, &layout::prepared_receipt(run)).await?;
         let plan = Plan::load(root, &receipt.plan).await?;
         let parent = match plan.spec.parent {
@@ -87,8 +94,8 @@ impl Driver {
         if plan.encode.is_empty() {
             return Ok(None);
         }
-        let work = Work::Check { plan: plan.spec.run.clone(), self_test };
-        self.execute("check", &[work], &Watch::of(env, None)).await?;
+        let task = ClusterTask::Check { plan: plan.spec.run.clone(), self_test };
+        self.execute("check", &[task], &Watch::of(env, None)).await?;
         let key = layout::checked_receipt(&plan.spec.run);
         Ok(receipt::<CheckedReceipt>(&env.root, &key).await?.drift)
     }
@@ -103,27 +110,27 @@ impl Driver {
             let mut tasks: Vec<_> = plan.encode.iter().collect();
             // The longest first, so that the end is not one executor at a long task.
             tasks.sort_by_key(|task| std::cmp::Reverse(task.shard.tokens_to_encode));
-            let works: Vec<_> = tasks.into_iter().cloned().map(Envelope::Encode).collect();
+            let tasks: Vec<_> = tasks.into_iter().cloned().map(Envelope::Encode).collect();
             let total = plan.encode.iter().map(|task| task.shard.texts_to_encode).sum();
             let tokens = plan.encode.iter().map(|task| task.shard.tokens_to_encode).sum();
             let all = (total, "texts", tokens);
-            let outcome = self.stage(Stage::Encode, works, all, env).await;
+            let outcome = self.stage(Stage::Encode, tasks, all, env).await;
             let reads = plan.encode.iter().map(|task| stage::encode_receipt(task, &env.root));
             keep(&mut receipts.encode, all_of(reads.collect()).await, outcome)?;
         }
         if let Some(task) = &plan.calibrate {
-            let work = task_work(Envelope::Calibrate(task.clone()));
-            self.execute("calibrate", &[work], &Watch::of(env, None)).await?;
+            let one = [cluster_task(Envelope::Calibrate(task.clone()))];
+            self.execute("calibrate", &one, &Watch::of(env, None)).await?;
         }
         if let Some(task) = &plan.adapt {
-            let work = task_work(Envelope::Adapt(task.clone()));
-            self.execute("adapt", &[work], &Watch::of(env, None)).await?;
+            let one = [cluster_task(Envelope::Adapt(task.clone()))];
+            self.execute("adapt", &one, &Watch::of(env, None)).await?;
             receipts.adapt = Some(stage::adapt_receipt(task, &env.root).await?);
         }
         if !plan.build.is_empty() {
-            let works: Vec<_> = plan.build.iter().cloned().map(Envelope::Build).collect();
-            let total = works.len() as u64;
-            let outcome = self.stage(Stage::Build, works, (total, "shards", 0), env).await;
+            let tasks: Vec<_> = plan.build.iter().cloned().map(Envelope::Build).collect();
+            let total = tasks.len() as u64;
+            let outcome = self.stage(Stage::Build, tasks, (total, "shards", 0), env).await;
             let reads = plan.build.iter().map(|task| stage::build_receipt(task, &env.root));
             keep(&mut receipts.build, all_of(reads.collect()).await, outcome)?;
         }
@@ -138,21 +145,15 @@ impl Driver {
         env: &TaskEnv,
     ) -> Result<()> {
         let running = Running::begin(&*env.reporter, stage, (total, unit), tokens);
-        let works: Vec<Work> = envelopes.into_iter().map(task_work).collect();
+        let tasks: Vec<ClusterTask> = envelopes.into_iter().map(cluster_task).collect();
         let before = {
-            let shelf = self.shelf.lock().await;
-            (shelf.encoded(), shelf.finished())
+            let statuses = self.statuses.lock().await;
+            (statuses.encoded(), statuses.finished())
         };
-        let mut outcome = Ok(());
-        for works in works.chunks(MAX_WORKS) {
-            let watch = Watch::of(env, Some((stage, before.0, before.1)));
-            outcome = self.execute(stage.name(), works, &watch).await;
-            if outcome.is_err() {
-                break;
-            }
-        }
-        let shelf = self.shelf.lock().await;
-        let (texts, tokens) = shelf.encoded();
+        let watch = Watch::of(env, Some((stage, before.0, before.1)));
+        let outcome = self.execute(stage.name(), &tasks, &watch).await;
+        let statuses = self.statuses.lock().await;
+        let (texts, tokens) = statuses.encoded();
         let (texts, tokens) = (texts - before.0.0, tokens - before.0.1);
         let mut summary = match stage {
             Stage::Encode => format!("{texts} texts, {tokens} tokens"),
@@ -161,25 +162,33 @@ impl Driver {
         if outcome.is_err() {
             summary = format!("stopped; {summary}");
         }
-        let executors = shelf.progress().len();
+        let executors = statuses.progress().len();
         running.end(format!("{summary} on {executors} executors"));
         outcome
     }
 
-    /// Has tasks executed, in any order, however often the job has to be submitted.
-    async fn execute(&self, what: &str, works: &[Work], watch: &Watch<'_>) -> Result<()> {
-        let name = format!("{}-{what}", self.order.run);
+    /// Has tasks executed, in any order.
+    async fn execute(&self, what: &str, tasks: &[ClusterTask], watch: &Watch<'_>) -> Result<()> {
+        for tasks in tasks.chunks(MAX_TASKS) {
+            self.job(what, tasks, watch).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the tasks of one job executed, however often it has to be submitted.
+    async fn job(&self, what: &str, tasks: &[ClusterTask], watch: &Watch<'_>) -> Result<()> {
+        let name = format!("{}-{what}", self.target.run);
         for submission in 1.. {
             watch.cancel.check()?;
-            let known = self.shelf.lock().await.failures();
+            let known = self.statuses.lock().await.failures();
             let mut look = Look { driver: self, watch, seen: Instant::now(), next: Instant::now() };
-            let plan = plan::job(&self.order, works)?;
+            let plan = plan::job(&self.target, tasks)?;
             let end = job::run(&self.cluster.scheduler, &name, plan, &mut look).await?;
             look.now().await?;
             let lost = match end {
                 End::Done => return Ok(()),
                 End::Failed(said) => {
-                    let failure = self.shelf.lock().await.failure(&known);
+                    let failure = self.statuses.lock().await.failure(&known);
                     return Err(failure.unwrap_or_else(|| {
                         Error::internal(format!("job {what} failed on the cluster: {said}"))
                     }));
@@ -198,8 +207,8 @@ impl Driver {
     }
 }
 
-fn task_work(envelope: Envelope) -> Work {
-    Work::Task { envelope: Box::new(envelope) }
+fn cluster_task(envelope: Envelope) -> ClusterTask {
+    ClusterTask::Task { envelope: Box::new(envelope) }
 }
 
 /// Keeps the receipts that are there: all of them must be there where there was no error.
@@ -267,15 +276,15 @@ impl Watching for Look<'_> {
 
 impl Look<'_> {
     async fn now(&mut self) -> Result<()> {
-        let mut shelf = self.driver.shelf.lock().await;
-        if !shelf.look(self.watch.root, &self.driver.order.run).await? {
+        let mut statuses = self.driver.statuses.lock().await;
+        if !statuses.look(self.watch.root, &self.driver.target.run).await? {
             return Ok(());
         }
         self.seen = Instant::now();
-        for message in shelf.take_warnings() {
+        for message in statuses.take_warnings() {
             self.watch.reporter.warn(message);
         }
-        let ((texts, tokens), finished) = (shelf.encoded(), shelf.finished());
+        let ((texts, tokens), finished) = (statuses.encoded(), statuses.finished());
         if let Some((stage, encoded, finished_before)) = self.watch.stage {
             let (done, tokens) = match stage {
                 Stage::Encode => {
@@ -285,7 +294,7 @@ impl Look<'_> {
             };
             self.watch.reporter.event(Event::Progress { stage, done, tokens });
         }
-        self.watch.reporter.event(Event::Executors { executors: shelf.progress() });
+        self.watch.reporter.event(Event::Executors { executors: statuses.progress() });
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ use datafusion_proto::protobuf::{LogicalPlanNode, PhysicalPlanNode};
 
 use super::MAX_MESSAGE;
 use super::plan::Codec;
-use super::station::Station;
+use super::runner::Runner;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec::SchedulerAddress;
 use crate::observe::Reporter;
@@ -83,7 +83,7 @@ pub async fn run_executor(
     let mut client = SchedulerGrpcClient::new(connection)
         .max_encoding_message_size(MAX_MESSAGE)
         .max_decoding_message_size(MAX_MESSAGE);
-    let station = Arc::new(Station::new(
+    let runner = Arc::new(Runner::new(
         name.clone(),
         options.device.clone(),
         options.device_name.clone(),
@@ -95,7 +95,7 @@ pub async fn run_executor(
     let executor = Arc::new(executor(&name, folder.path())?);
     let codec: BallistaCodec<LogicalPlanNode, PhysicalPlanNode> = BallistaCodec::new(
         Arc::new(BallistaLogicalExtensionCodec::default()),
-        Arc::new(Codec::of(Arc::clone(&station))),
+        Arc::new(Codec::of(Arc::clone(&runner))),
     );
     let health = ExecutorHealth::new();
     let mut polling =
@@ -125,7 +125,7 @@ pub async fn run_executor(
     // No answer of the scheduler may bring new work now, and none may be told of a failure that is none.
     polling.abort();
     let _aborted = polling.await;
-    station.idle().await;
+    runner.idle().await;
     let goodbye = ExecutorStoppedParams { executor_id: name, reason: "stopped".to_owned() };
     let _unheard = tokio::time::timeout(GOODBYE, client.executor_stopped(goodbye)).await;
     Ok(())

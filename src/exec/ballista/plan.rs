@@ -22,8 +22,8 @@ use datafusion::physical_plan::{
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::station::Station;
-use super::work::{Order, Work};
+use super::runner::Runner;
+use super::task::{ClusterTask, RunTarget};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
 /// What our bytes begin with. No message of Ballista's does: the first byte would open a group, which it has none of.
@@ -35,19 +35,19 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Executes the task in each row of its input, and yields a row when it is done: the task's id and the
 /// executor.
 #[derive(Debug)]
-pub(super) struct WorkExec {
-    order: Arc<Order>,
+pub(super) struct TasksExec {
+    target: Arc<RunTarget>,
     input: Arc<dyn ExecutionPlan>,
     /// Absent in the driver and in the scheduler, which pass plans on.
-    station: Option<Arc<Station>>,
+    runner: Option<Arc<Runner>>,
     properties: Arc<PlanProperties>,
 }
 
-impl WorkExec {
+impl TasksExec {
     fn new(
-        order: Arc<Order>,
+        target: Arc<RunTarget>,
         input: Arc<dyn ExecutionPlan>,
-        station: Option<Arc<Station>>,
+        runner: Option<Arc<Runner>>,
     ) -> Self {
         let partitions = input.output_partitioning().partition_count();
         let properties = PlanProperties::new(
@@ -56,16 +56,16 @@ impl WorkExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Self { order, input, station, properties: Arc::new(properties) }
+        Self { target, input, runner, properties: Arc::new(properties) }
     }
 }
 
 /// The plan of a job: one task per partition, no exchange.
-pub(super) fn job(order: &Order, works: &[Work]) -> Result<Arc<dyn ExecutionPlan>> {
-    let schema = work_schema();
-    let mut partitions = Vec::with_capacity(works.len());
-    for work in works {
-        let json = serde_json::to_string(work).context(|| "writing a task as JSON")?;
+pub(super) fn job(target: &RunTarget, tasks: &[ClusterTask]) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = task_schema();
+    let mut partitions = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let json = serde_json::to_string(task).context(|| "writing a task as JSON")?;
         let column: ArrayRef = Arc::new(StringArray::from(vec![json]));
         let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column])
             .context(|| "putting a task into a batch")?;
@@ -73,11 +73,11 @@ pub(super) fn job(order: &Order, works: &[Work]) -> Result<Arc<dyn ExecutionPlan
     }
     let scan = MemorySourceConfig::try_new_exec(&partitions, schema, None)
         .context(|| "making the scan of tasks")?;
-    Ok(Arc::new(WorkExec::new(Arc::new(order.clone()), scan, None)))
+    Ok(Arc::new(TasksExec::new(Arc::new(target.clone()), scan, None)))
 }
 
-fn work_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new("work", DataType::Utf8, false)]))
+fn task_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("task", DataType::Utf8, false)]))
 }
 
 fn done_schema() -> SchemaRef {
@@ -87,15 +87,15 @@ fn done_schema() -> SchemaRef {
     ]))
 }
 
-impl DisplayAs for WorkExec {
+impl DisplayAs for TasksExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WorkExec: run={}", self.order.run)
+        write!(f, "TasksExec: run={}", self.target.run)
     }
 }
 
-impl ExecutionPlan for WorkExec {
+impl ExecutionPlan for TasksExec {
     fn name(&self) -> &str {
-        "WorkExec"
+        "TasksExec"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -122,9 +122,9 @@ impl ExecutionPlan for WorkExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let (Some(input), true) = (children.pop(), children.is_empty()) else {
-            return Err(DataFusionError::Internal("WorkExec has one child".to_owned()));
+            return Err(DataFusionError::Internal("TasksExec has one child".to_owned()));
         };
-        Ok(Arc::new(Self::new(Arc::clone(&self.order), input, self.station.clone())))
+        Ok(Arc::new(Self::new(Arc::clone(&self.target), input, self.runner.clone())))
     }
 
     fn execute(
@@ -132,34 +132,38 @@ impl ExecutionPlan for WorkExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> DataFusionResult<SendableRecordBatchStream> {
-        let Some(station) = self.station.clone() else {
+        let Some(runner) = self.runner.clone() else {
             return Err(DataFusionError::Internal("only executors execute tasks".to_owned()));
         };
-        let order = Arc::clone(&self.order);
-        let works = self.input.execute(partition, context)?.and_then(|batch| async move {
-            let column = batch.column_by_name("work").and_then(|c| c.as_string_opt::<i32>());
+        let target = Arc::clone(&self.target);
+        let tasks = self.input.execute(partition, context)?.and_then(|batch| async move {
+            let column = batch.column_by_name("task").and_then(|c| c.as_string_opt::<i32>());
             let column = column.ok_or_else(|| {
-                DataFusionError::Internal("a batch of tasks has no column `work`".to_owned())
+                DataFusionError::Internal("a batch of tasks has no column `task`".to_owned())
             })?;
             Ok(column.iter().flatten().map(str::to_owned).collect::<Vec<_>>())
         });
-        let done = works
+        let done = tasks
             .map_ok(|batch| stream::iter(batch.into_iter().map(Ok::<_, DataFusionError>)))
             .try_flatten()
             .and_then(move |json: String| {
-                let (station, order) = (Arc::clone(&station), Arc::clone(&order));
-                async move { one(&station, &order, &json).await }
+                let (runner, target) = (Arc::clone(&runner), Arc::clone(&target));
+                async move { one(&runner, &target, &json).await }
             });
         Ok(Box::pin(RecordBatchStreamAdapter::new(done_schema(), done.boxed())))
     }
 }
 
 /// Executes one task; the row that says so.
-async fn one(station: &Arc<Station>, order: &Order, json: &str) -> DataFusionResult<RecordBatch> {
-    let work: Work = serde_json::from_str(json)
+async fn one(
+    runner: &Arc<Runner>,
+    target: &RunTarget,
+    json: &str,
+) -> DataFusionResult<RecordBatch> {
+    let task: ClusterTask = serde_json::from_str(json)
         .map_err(|e| DataFusionError::Execution(format!("a task of another release: {e}")))?;
-    let id = work.id().to_owned();
-    if let Err(error) = station.run(order, work).await {
+    let id = task.id().to_owned();
+    if let Err(error) = runner.run(target, task).await {
         if passes(&error) {
             tokio::time::sleep(PAUSE).await;
         }
@@ -167,7 +171,7 @@ async fn one(station: &Arc<Station>, order: &Order, json: &str) -> DataFusionRes
     }
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from(vec![id])),
-        Arc::new(StringArray::from(vec![station.name()])),
+        Arc::new(StringArray::from(vec![runner.name()])),
     ];
     Ok(RecordBatch::try_new(done_schema(), columns)?)
 }
@@ -186,16 +190,16 @@ fn foreign(error: &Error) -> DataFusionError {
     }
 }
 
-/// Ballista's codec with our operator in it. Executors give theirs a station.
+/// Ballista's codec with our operator in it. Executors give theirs a runner.
 #[derive(Debug, Default)]
 pub(super) struct Codec {
-    pub station: Option<Arc<Station>>,
+    pub runner: Option<Arc<Runner>>,
     ballista: BallistaPhysicalExtensionCodec,
 }
 
 impl Codec {
-    pub fn of(station: Arc<Station>) -> Self {
-        Self { station: Some(station), ..Self::default() }
+    pub fn of(runner: Arc<Runner>) -> Self {
+        Self { runner: Some(runner), ..Self::default() }
     }
 }
 
@@ -210,13 +214,13 @@ impl PhysicalExtensionCodec for Codec {
         let Some(ours) = bytes.strip_prefix(TAG) else {
             return self.ballista.try_decode(bytes, inputs, context, converter);
         };
-        let order: Order = serde_json::from_slice(ours)
+        let target: RunTarget = serde_json::from_slice(ours)
             .map_err(|e| DataFusionError::Execution(format!("a plan of another release: {e}")))?;
         let [input] = inputs else {
-            return Err(DataFusionError::Internal("WorkExec has one child".to_owned()));
+            return Err(DataFusionError::Internal("TasksExec has one child".to_owned()));
         };
-        let station = self.station.clone();
-        Ok(Arc::new(WorkExec::new(Arc::new(order), Arc::clone(input), station)))
+        let runner = self.runner.clone();
+        Ok(Arc::new(TasksExec::new(Arc::new(target), Arc::clone(input), runner)))
     }
 
     fn try_encode(
@@ -226,12 +230,12 @@ impl PhysicalExtensionCodec for Codec {
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> DataFusionResult<()> {
         let any: &dyn Any = node.as_ref();
-        let Some(exec) = any.downcast_ref::<WorkExec>() else {
+        let Some(exec) = any.downcast_ref::<TasksExec>() else {
             return self.ballista.try_encode(node, bytes, converter);
         };
         bytes.extend_from_slice(TAG);
-        serde_json::to_writer(bytes, exec.order.as_ref())
-            .map_err(|e| DataFusionError::Internal(format!("writing an order as JSON: {e}")))
+        serde_json::to_writer(bytes, exec.target.as_ref())
+            .map_err(|e| DataFusionError::Internal(format!("writing an target as JSON: {e}")))
     }
 }
 
@@ -245,13 +249,13 @@ mod tests {
 
     #[test]
     fn a_job_has_one_partition_a_work_and_survives_the_wire() {
-        let order = Order {
+        let target = RunTarget {
             run: "r".to_owned(),
             root: "s3://bucket/notes".to_owned(),
             storage: StorageOptions::default(),
         };
-        let check = |plan: &str| Work::Check { plan: plan.to_owned(), self_test: false };
-        let plan = job(&order, &[check("a"), check("b"), check("c")]).unwrap();
+        let check = |plan: &str| ClusterTask::Check { plan: plan.to_owned(), self_test: false };
+        let plan = job(&target, &[check("a"), check("b"), check("c")]).unwrap();
         let codec = Codec::default();
         let node = PhysicalPlanNode::try_from_physical_plan(plan, &codec).unwrap();
         let mut bytes = Vec::new();
@@ -260,10 +264,10 @@ mod tests {
         let back = node.try_into_physical_plan(&TaskContext::default(), &codec).unwrap();
         assert_eq!(back.output_partitioning().partition_count(), 3);
         let any: &dyn Any = back.as_ref();
-        let exec = any.downcast_ref::<WorkExec>().unwrap();
-        assert_eq!(*exec.order, order);
+        let exec = any.downcast_ref::<TasksExec>().unwrap();
+        assert_eq!(*exec.target, target);
         let refused = back.execute(0, Arc::new(TaskContext::default()));
-        assert!(refused.is_err(), "without a station nothing is done");
+        assert!(refused.is_err(), "without a runner nothing is done");
     }
 
     #[test]

@@ -11,9 +11,11 @@ use crate::corpus::PrepareOutcome;
 use crate::error::{ErrorKind, Result, ResultExt};
 use crate::observe::{Reporter, Tee, Timeline};
 use crate::stage::{
-    self, AdaptRequest, NotesRequest, Plan, PlanRequest, Planned, Questions, TaskEnv,
+    self, AdaptRequest, NotesRequest, Plan, PlanRequest, Planned, Questions, SharesPlan,
+    SharesPlanned, TaskEnv,
 };
 use crate::tower::Tower;
+use crate::types::Digest256;
 
 /// A run at work. Clones share the towers.
 #[derive(Clone)]
@@ -120,6 +122,48 @@ impl Session {
             self.query().await?;
         }
         self.plan_with(tower, run, None).await
+    }
+
+    /// Plans in which shares the corpus is read.
+    ///
+    /// # Errors
+    /// As [`stage::plan_shares`].
+    pub async fn shares(&self, run: &str) -> Result<SharesPlanned> {
+        let tower = self.document().await?;
+        let template = self.ctx.pipeline.corpus.template.as_bytes();
+        let space = tower.space(Digest256::of(template)).id()?;
+        Box::pin(stage::plan_shares(&self.notes(run, None), &space)).await
+    }
+
+    /// Reads these shares of the corpus.
+    ///
+    /// # Errors
+    /// As [`SharesPlan::read`].
+    pub async fn read(&self, plan: &SharesPlan, shares: &[u32]) -> Result<()> {
+        Box::pin(plan.read(&self.notes(&plan.run, None), shares)).await
+    }
+
+    /// Gathers these shards of what was read.
+    ///
+    /// # Errors
+    /// As [`SharesPlan::gather`].
+    pub async fn gather(&self, plan: &SharesPlan, shards: &[u32]) -> Result<()> {
+        // Only chunks need the tower.
+        let tower = match self.ctx.pipeline.chunking {
+            Some(_) => Some(self.document().await?),
+            None => None,
+        };
+        Box::pin(plan.gather(&self.notes(&plan.run, tower), shards)).await
+    }
+
+    /// Plans with what was gathered.
+    ///
+    /// # Errors
+    /// As [`SharesPlan::prepared`].
+    pub async fn plan_gathered(&self, shares: &SharesPlan) -> Result<Planned> {
+        let notes = self.notes(&shares.run, None);
+        let prepared = Box::pin(shares.prepared(&notes)).await?;
+        Box::pin(self.plan_with(self.document().await?, &shares.run, Some(&prepared))).await
     }
 
     /// What the notes of a run depend on; `tower` is for a task that renders them.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use crate::index::{IndexOptions, Recall};
 use crate::snapshot::{PlannedUnder, QueryTower, ShardContent, Tombstones, overtaken_by_purge};
 use crate::stage::ids::{IdRow, Ids};
 use crate::stage::{AdaptOptions, EncodeOptions, GateOptions};
-use crate::store::{FileRef, Root, layout};
+use crate::store::{FileRef, PutOutcome, Root, layout};
 use crate::tower::{Tower, TowerOptions};
 use crate::types::{Digest256, EmbeddingSpace, Hasher256, SpaceId, hash_json};
 
@@ -294,7 +295,9 @@ pub struct Backfill {
     /// Exact tokens of the others, prompt included.
     pub tokens_missing: u64,
     /// Tokens that this night's tasks encode.
-    pub tokens_tonight: u64,
+    // The name that files have had since 0.1.0.
+    #[serde(rename = "tokens_tonight")]
+    pub tokens_this_run: u64,
     /// True where they are all: the plan then builds the indexes, and publishing it is the switch.
     pub switches: bool,
 }
@@ -330,16 +333,34 @@ impl Plan {
     ///
     /// # Errors
     /// Conflict where notes were purged meanwhile: the plan and what was prepared for it are gone again.
-    pub async fn store(&self, root: &Root) -> Result<FileRef> {
-        let json = serde_json::to_vec(self).context(|| "writing the plan as JSON")?;
-        let stored = root.put(&Self::key(&self.spec.run), json.into()).await?;
-        let tombstones = Tombstones::default();
-        if tombstones.since(root, self.spec.under()).await?.is_some() {
-            root.delete(&stored.path).await?;
-            discard_prepared(root, &self.spec.run).await?;
-            return Err(overtaken_by_purge(&format!("run {}", self.spec.run)));
+    pub async fn store(&self, root: &Root) -> Result<()> {
+        root.put(&Self::key(&self.spec.run), self.json()?).await?;
+        self.unless_purged(root).await
+    }
+
+    /// Writes the plan, unless another attempt of the same run was first: then that one's is the plan.
+    ///
+    /// # Errors
+    /// As [`Plan::store`].
+    pub async fn store_once(self, root: &Root) -> Result<Self> {
+        match root.put_if_absent(&Self::key(&self.spec.run), self.json()?).await? {
+            PutOutcome::Created => self.unless_purged(root).await.map(|()| self),
+            PutOutcome::AlreadyExists => Self::load(root, &self.spec.run).await,
         }
-        Ok(stored)
+    }
+
+    fn json(&self) -> Result<Bytes> {
+        serde_json::to_vec(self).map(Bytes::from).context(|| "writing the plan as JSON")
+    }
+
+    async fn unless_purged(&self, root: &Root) -> Result<()> {
+        let tombstones = Tombstones::default();
+        if tombstones.since(root, self.spec.under()).await?.is_none() {
+            return Ok(());
+        }
+        root.delete(&Self::key(&self.spec.run)).await?;
+        discard_prepared(root, &self.spec.run).await?;
+        Err(overtaken_by_purge(&format!("run {}", self.spec.run)))
     }
 
     /// The plan of a run, if an earlier attempt stored it.

@@ -43,8 +43,8 @@ pub fn parts_dir(space: &SpaceId, shard: u32) -> String {
     format!("embeddings/{space}/{shard:05}")
 }
 
-/// Folder of the books of the executors that worked for a run.
-pub fn books(run: &str) -> String {
+/// Folder of the statuses of the executors that worked for a run.
+pub fn executor_statuses(run: &str) -> String {
     format!("runs/{run}/executors")
 }
 
@@ -204,13 +204,13 @@ pub fn manifest_numbers_in(page: &str) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::layout::{book, located, manifest, part};
+    use crate::store::layout::{executor_status, located, manifest, part};
 
     #[test]
     fn keys_lie_in_their_folders() {
         let space = SpaceId("5e".repeat(8));
         assert!(TOPS.iter().all(|top| folder(&format!("{top}/x")).is_some()));
-        assert!(book("r", "a", 1).starts_with(&books("r")));
+        assert!(executor_status("r", "a", 1).starts_with(&executor_statuses("r")));
         assert!(located("r", 7).starts_with(&prepared_dir("r")));
         assert!(part(&space, 7, "p", "h").starts_with(&parts_dir(&space, 7)));
         assert!(parts_dir(&space, 7).starts_with(&embeddings_dir(&space)));

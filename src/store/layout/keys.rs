@@ -209,13 +209,15 @@ keys! {
     Report = report(run: Run, name: ReportName) "runs/{run}/{name}.json";
     /// The same as a page.
     ReportPage = report_page(run: Run, name: ReportName) "runs/{run}/{name}.html";
+    /// The receipt that says how a cluster reads the corpus of a run: in the shares of which attempt, or as one task.
+    ReadingReceipt = reading_receipt(run: Run) "runs/{run}/reading.json";
     /// The receipt of a cluster's preparation of a run: which attempt's plan counts.
     PreparedReceipt = prepared_receipt(run: Run) "runs/{run}/prepared.json";
     /// The receipt of the check before anything is encoded on a cluster.
     CheckedReceipt = checked_receipt(run: Run) "runs/{run}/checked.json";
     /// What an executor of a cluster did so far: the highest number counts. It is not called `.json`: gc reads those of
-    /// a run, and books come and go.
-    Book = book(run: Run, executor: Name, number: u64)
+    /// a run, and these come and go.
+    ExecutorStatus = executor_status(run: Run, executor: Name, number: u64)
         "runs/{run}/executors/{executor}@{number:010}.book";
     /// The manifest of a snapshot: put-if-absent is the one commit point.
     Manifest = manifest(number: u64) "snapshots/{number:020}.json";
@@ -361,7 +363,7 @@ mod tests {
     /// Pieces of keys, put together at random.
     fn nearly() -> impl Strategy<Value = String> {
         let pieces = "prepared embeddings indexes towers runs snapshots signatures leases executors / / / / - @ . .. # + \u{e9} \
-            report plan checked calibration .json .html .parquet .located .ids .removed .sig .book .usearch .f16 .receipt \
+            report plan reading checked calibration .json .html .parquet .located .ids .removed .sig .book .usearch .f16 .receipt \
             .task run- beat- reader- gc- a1 7 00007 0000000007 00000000000000000007 99999999999999999999 \
             0123456789abcdef 20261123T075000Z-4f2a9c1e -next -0badcafe encode- build- adapt- model.safetensors .texts -00007- #2024 %23 S";
         let piece = prop::sample::select(pieces.split_whitespace().collect::<Vec<_>>());
@@ -404,10 +406,17 @@ mod tests {
             Some(Key::EncodeReceipt { space, shard: 7, task: task.to_owned() })
         );
         assert_eq!(
-            parse(&book(run, "node-1-0a", 7)),
-            Some(Key::Book { run: run.to_owned(), executor: "node-1-0a".to_owned(), number: 7 })
+            parse(&executor_status(run, "node-1-0a", 7)),
+            Some(Key::ExecutorStatus {
+                run: run.to_owned(),
+                executor: "node-1-0a".to_owned(),
+                number: 7
+            })
         );
-        assert!(book(run, "a", 9) < book(run, "a", 10) && manifest(9) < manifest(10));
+        assert!(
+            executor_status(run, "a", 9) < executor_status(run, "a", 10)
+                && manifest(9) < manifest(10)
+        );
     }
 
     #[test]

@@ -6,16 +6,16 @@ use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
 
 /// Notes; a query asks for each of the first [`QUERIES`].
-const NOTES: u32 = 60;
+pub const NOTES: u32 = 60;
 const QUERIES: u32 = 20;
 
-const GATED: &str = "[evaluation]\nset = \"judged\"\n[gates]\nmax_count_drop_percent = 90.0\nmax_ndcg_drop = 0.05\n";
+pub const GATED: &str = "[evaluation]\nset = \"judged\"\n[gates]\nmax_count_drop_percent = 90.0\nmax_ndcg_drop = 0.05\n";
 
 fn body(id: u32) -> String {
     format!("note about topic{id} and thing{}", id % 5)
 }
 
-fn write_notes(place: &Place, ids: impl Iterator<Item = u32>, body: impl Fn(u32) -> String) {
+pub fn write_notes(place: &Place, ids: impl Iterator<Item = u32>, body: impl Fn(u32) -> String) {
     let line = |id| format!("{}\n", json!({"id": id, "body": body(id)}));
     place.write("notes.jsonl", ids.map(line).collect::<String>());
 }
@@ -33,7 +33,7 @@ fn pipeline(model: &str, sections: &str) -> String {
 }
 
 /// A corpus, a judged set whose queries all find their note first, and `p.toml`.
-fn place(sections: &str) -> Place {
+pub fn place(sections: &str) -> Place {
     let place = Place::new();
     place.write("p.toml", pipeline("fake:32", sections));
     write_notes(&place, 0..NOTES, body);
@@ -41,7 +41,7 @@ fn place(sections: &str) -> Place {
     place
 }
 
-fn newest(place: &Place) -> Value {
+pub fn newest(place: &Place) -> Value {
     place.json(0, "snapshot show root --json")
 }
 
@@ -54,7 +54,7 @@ fn served(place: &Place) -> Value {
 }
 
 /// The first of the notes whose texts go to their neighbours: the judged ones are then found in other places.
-fn shuffled(id: u32) -> String {
+pub fn shuffled(id: u32) -> String {
     if id < QUERIES { body((id + 7) % QUERIES) } else { body(id) }
 }
 

@@ -22,10 +22,10 @@ use crate::fixture::faults::{Fault, Faulty};
 use crate::fixture::pipeline::PipelineFile;
 
 /// Notes in files of more than a MiB, one in seven twice, with tags that differ from file to file.
-struct Corpus(tempfile::TempDir);
+pub struct Corpus(pub tempfile::TempDir);
 
 impl Corpus {
-    fn new(files: usize, ending: &str) -> Self {
+    pub fn new(files: usize, ending: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("notes")).unwrap();
         let corpus = Self(folder);
@@ -33,7 +33,7 @@ impl Corpus {
         corpus
     }
 
-    fn write(&self, file: usize, ending: &str, edit: &str) {
+    pub fn write(&self, file: usize, ending: &str, edit: &str) {
         let mut text = String::new();
         if ending == "csv" {
             text.push_str("id,body,likes,at\n");
@@ -55,15 +55,21 @@ impl Corpus {
         std::fs::write(self.0.path().join(format!("notes/{file}.{ending}")), text).unwrap();
     }
 
-    fn pipeline(&self, set: &[&str]) -> Pipeline {
-        let file = PipelineFile {
+    /// A share a file, three shards.
+    pub fn file(root: &str) -> PipelineFile<'_> {
+        PipelineFile {
             columns: "body, likes, at as updated_at",
             corpus: "stored_columns = [\"likes\"]\nshare_mib = 1\n",
             uri: "notes",
             tower: "max_tokens = 32\n",
             sections: "[index]\nshards = 3\n[gates]\nrecall_min = 0.0\n",
+            root,
             ..PipelineFile::default()
-        };
+        }
+    }
+
+    fn pipeline(&self, set: &[&str]) -> Pipeline {
+        let file = Self::file(PipelineFile::default().root);
         let set: Vec<String> = set.iter().map(|&set| set.to_owned()).collect();
         resolve_text(&file.text(), "shares.toml", self.0.path(), [], &set).unwrap().pipeline
     }

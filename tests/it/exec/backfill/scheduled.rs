@@ -138,7 +138,7 @@ async fn a_plan_shows_how_far_the_night_is() {
     let ctx = context(&corpus, &root, NEXT, &[]);
     let first = exec::plan(&ctx).await.unwrap().backfill.unwrap();
     assert_eq!((first.progress.texts, first.progress.texts_stored), (120, 0));
-    assert_eq!(first.tokens_tonight, NIGHT);
+    assert_eq!(first.tokens_this_run, NIGHT);
     let missing = first.progress.tokens_missing;
     assert_eq!(first.progress.nights_left, Some(missing.div_ceil(NIGHT)));
     assert!(!first.switches && first.build_tasks.is_empty() && first.tasks >= 1);

@@ -1,8 +1,10 @@
 //! Runs on a Ballista cluster of real processes (feature `cluster`): the same content as in this process, whichever
 //! process is killed.
 
+mod evaluation;
 mod processes;
 mod readme;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

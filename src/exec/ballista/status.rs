@@ -11,7 +11,7 @@ use crate::store::layout::{self, Key};
 
 /// One executor's status for one run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Book {
+pub(super) struct Status {
     pub executor: String,
     pub device: String,
     /// Every task that it began, in order.
@@ -89,24 +89,25 @@ pub(super) fn now() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }
 
-/// All books of a run as they were seen last.
+/// All statuses of a run as they were seen last.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
-    books: BTreeMap<String, (u64, Book)>,
+pub(super) struct Statuses {
+    statuses: BTreeMap<String, (u64, Status)>,
     /// Warnings of each that were passed on.
     told: BTreeMap<String, usize>,
 }
 
-impl Shelf {
+impl Statuses {
     /// Reads what is new. True where anything was.
     ///
     /// # Errors
     /// What the store says.
     pub async fn look(&mut self, root: &Root, run: &str) -> Result<bool> {
         let mut newest: BTreeMap<String, (u64, &str)> = BTreeMap::new();
-        let listed = root.list(&layout::books(run)).await?;
+        let listed = root.list(&layout::executor_statuses(run)).await?;
         for object in &listed {
-            let Some(Key::Book { executor, number, .. }) = layout::parse(&object.key) else {
+            let Some(Key::ExecutorStatus { executor, number, .. }) = layout::parse(&object.key)
+            else {
                 continue;
             };
             let entry = newest.entry(executor).or_insert((number, &object.key));
@@ -114,7 +115,7 @@ impl Shelf {
         }
         let mut any = false;
         for (executor, (number, key)) in newest {
-            if self.books.get(&executor).is_some_and(|(seen, _)| *seen >= number) {
+            if self.statuses.get(&executor).is_some_and(|(seen, _)| *seen >= number) {
                 continue;
             }
             let bytes = match root.get(key).await {
@@ -123,54 +124,56 @@ impl Shelf {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            let book = serde_json::from_slice(&bytes)
+            let status = serde_json::from_slice(&bytes)
                 .or_error(ErrorKind::Corrupt, || format!("executor status {key} cannot be read"))?;
-            self.books.insert(executor, (number, book));
+            self.statuses.insert(executor, (number, status));
             any = true;
         }
         Ok(any)
     }
 
-    fn books(&self) -> impl Iterator<Item = &Book> {
-        self.books.values().map(|(_, book)| book)
+    fn statuses(&self) -> impl Iterator<Item = &Status> {
+        self.statuses.values().map(|(_, status)| status)
     }
 
     /// Texts and tokens that all executors have encoded.
     pub fn encoded(&self) -> (u64, u64) {
-        self.books()
-            .fold((0, 0), |(texts, tokens), book| (texts + book.texts, tokens + book.tokens))
+        self.statuses()
+            .fold((0, 0), |(texts, tokens), status| (texts + status.texts, tokens + status.tokens))
     }
 
-    /// Works that all executors have finished.
+    /// Tasks that all executors have finished.
     pub fn finished(&self) -> u64 {
-        self.books().map(|book| book.finished).sum()
+        self.statuses().map(|status| status.finished).sum()
     }
 
     /// The failures that are in the statuses, to tell later ones from.
     pub fn failures(&self) -> BTreeSet<(String, i64)> {
-        let failure = |book: &Book| Some((book.executor.clone(), book.failure.as_ref()?.at));
-        self.books().filter_map(failure).collect()
+        let failure =
+            |status: &Status| Some((status.executor.clone(), status.failure.as_ref()?.at));
+        self.statuses().filter_map(failure).collect()
     }
 
     /// The error that a task failed with last, but for those in `known`. Clocks of executors may differ.
     pub fn failure(&self, known: &BTreeSet<(String, i64)>) -> Option<Error> {
-        let failures = self.books().filter_map(|book| Some((book, book.failure.as_ref()?)));
+        let failures =
+            self.statuses().filter_map(|status| Some((status, status.failure.as_ref()?)));
         let new = failures
-            .filter(|(book, failure)| !known.contains(&(book.executor.clone(), failure.at)));
+            .filter(|(status, failure)| !known.contains(&(status.executor.clone(), failure.at)));
         // A transient failure that was got over is not what ended a job.
         let last = new.max_by_key(|(_, failure)| {
             (failure.kind != format!("{:?}", ErrorKind::Transient), failure.at)
         });
-        last.map(|(book, failure)| failure.error(&book.executor))
+        last.map(|(status, failure)| failure.error(&status.executor))
     }
 
     /// Warnings that were not given out before.
     pub fn take_warnings(&mut self) -> Vec<String> {
         let mut fresh = Vec::new();
-        for (executor, (_, book)) in &self.books {
+        for (executor, (_, status)) in &self.statuses {
             let told = self.told.entry(executor.clone()).or_default();
-            fresh.extend(book.warnings.iter().skip(*told).cloned());
-            *told = book.warnings.len();
+            fresh.extend(status.warnings.iter().skip(*told).cloned());
+            *told = status.warnings.len();
         }
         fresh
     }
@@ -178,8 +181,8 @@ impl Shelf {
     /// For people: by name, stragglers marked.
     pub fn progress(&self) -> Vec<ExecutorProgress> {
         let mut begins: Vec<(&Began, &str)> = self
-            .books()
-            .flat_map(|book| book.began.iter().map(|began| (began, book.executor.as_str())))
+            .statuses()
+            .flat_map(|status| status.began.iter().map(|began| (began, status.executor.as_str())))
             .collect();
         begins.sort_by_key(|(began, _)| began.at);
         let mut seen = BTreeSet::new();
@@ -190,18 +193,18 @@ impl Shelf {
             }
         }
         let mut executors: Vec<ExecutorProgress> = self
-            .books()
-            .map(|book| ExecutorProgress {
-                executor: book.executor.clone(),
-                device: book.device.clone(),
-                tasks: book.finished,
-                retries: retries.get(book.executor.as_str()).copied().unwrap_or(0),
-                texts: book.texts,
-                tokens: book.tokens,
-                busy_seconds: book.busy_seconds,
-                tokens_per_second: (book.tokens > 0 && book.encode_seconds > 0.0)
-                    .then(|| book.tokens as f64 / book.encode_seconds),
-                task: book.task.clone(),
+            .statuses()
+            .map(|status| ExecutorProgress {
+                executor: status.executor.clone(),
+                device: status.device.clone(),
+                tasks: status.finished,
+                retries: retries.get(status.executor.as_str()).copied().unwrap_or(0),
+                texts: status.texts,
+                tokens: status.tokens,
+                busy_seconds: status.busy_seconds,
+                tokens_per_second: (status.tokens > 0 && status.encode_seconds > 0.0)
+                    .then(|| status.tokens as f64 / status.encode_seconds),
+                task: status.task.clone(),
                 straggler: false,
             })
             .collect();
@@ -214,54 +217,57 @@ impl Shelf {
 mod tests {
     use super::*;
 
-    fn book(executor: &str, began: &[(&str, i64)]) -> Book {
+    fn status(executor: &str, began: &[(&str, i64)]) -> Status {
         let began = began.iter().map(|&(task, at)| Began { task: task.to_owned(), at }).collect();
-        Book { executor: executor.to_owned(), began, ..Book::default() }
+        Status { executor: executor.to_owned(), began, ..Status::default() }
     }
 
     const RUN: &str = "20260101T000000Z-0badcafe";
 
-    async fn put(root: &Root, number: u64, book: &Book) {
-        let key = layout::book(RUN, &book.executor, number);
-        root.put(&key, serde_json::to_vec(book).unwrap().into()).await.unwrap();
+    async fn put(root: &Root, number: u64, status: &Status) {
+        let key = layout::executor_status(RUN, &status.executor, number);
+        root.put(&key, serde_json::to_vec(status).unwrap().into()).await.unwrap();
     }
 
     #[tokio::test]
     async fn the_newest_state_counts_and_a_second_begin_is_a_retry() {
         let root = Root::in_memory();
-        let mut shelf = Shelf::default();
-        assert!(!shelf.look(&root, RUN).await.unwrap());
-        let warned = Book { warnings: vec!["late".to_owned()], ..book("a", &[("t1", 10)]) };
+        let mut statuses = Statuses::default();
+        assert!(!statuses.look(&root, RUN).await.unwrap());
+        let warned = Status { warnings: vec!["late".to_owned()], ..status("a", &[("t1", 10)]) };
         put(&root, 1, &warned).await;
-        shelf.look(&root, RUN).await.unwrap();
-        assert_eq!((shelf.take_warnings().len(), shelf.take_warnings().len()), (1, 0));
-        put(&root, 2, &Book { tokens: 50, encode_seconds: 2.0, ..book("a", &[("t1", 10)]) }).await;
-        put(&root, 1, &Book { finished: 1, ..book("b", &[("t2", 11), ("t1", 30)]) }).await;
-        assert!(shelf.look(&root, RUN).await.unwrap());
-        assert!(!shelf.look(&root, RUN).await.unwrap(), "nothing is new");
-        let progress = shelf.progress();
+        statuses.look(&root, RUN).await.unwrap();
+        assert_eq!((statuses.take_warnings().len(), statuses.take_warnings().len()), (1, 0));
+        put(&root, 2, &Status { tokens: 50, encode_seconds: 2.0, ..status("a", &[("t1", 10)]) })
+            .await;
+        put(&root, 1, &Status { finished: 1, ..status("b", &[("t2", 11), ("t1", 30)]) }).await;
+        assert!(statuses.look(&root, RUN).await.unwrap());
+        assert!(!statuses.look(&root, RUN).await.unwrap(), "nothing is new");
+        let progress = statuses.progress();
         assert_eq!(progress.iter().map(|e| e.retries).collect::<Vec<_>>(), [0, 1]);
         assert_eq!((progress[0].tokens_per_second, progress[1].tasks), (Some(25.0), 1));
-        assert_eq!(shelf.encoded(), (0, 50));
+        assert_eq!(statuses.encoded(), (0, 50));
     }
 
     #[tokio::test]
     async fn a_failure_comes_back_with_its_kind() {
         let root = Root::in_memory();
-        let mut shelf = Shelf::default();
+        let mut statuses = Statuses::default();
         let failure = |kind: ErrorKind, at| {
             let failure = Failure::new("t", &Error::new(kind, "disk is full"));
             Some(Failure { at, ..failure })
         };
-        put(&root, 1, &Book { failure: failure(ErrorKind::Resource, 10), ..book("a", &[]) }).await;
-        put(&root, 1, &Book { failure: failure(ErrorKind::Transient, 20), ..book("b", &[]) }).await;
-        shelf.look(&root, RUN).await.unwrap();
-        let error = shelf.failure(&BTreeSet::new()).unwrap();
+        put(&root, 1, &Status { failure: failure(ErrorKind::Resource, 10), ..status("a", &[]) })
+            .await;
+        put(&root, 1, &Status { failure: failure(ErrorKind::Transient, 20), ..status("b", &[]) })
+            .await;
+        statuses.look(&root, RUN).await.unwrap();
+        let error = statuses.failure(&BTreeSet::new()).unwrap();
         assert_eq!(error.kind(), ErrorKind::Resource, "what can be got over does not hide it");
         assert_eq!(error.to_string(), "executor a: disk is full");
         let known = BTreeSet::from([("a".to_owned(), 10)]);
-        assert_eq!(shelf.failure(&known).unwrap().kind(), ErrorKind::Transient);
-        assert!(shelf.failure(&shelf.failures()).is_none());
+        assert_eq!(statuses.failure(&known).unwrap().kind(), ErrorKind::Transient);
+        assert!(statuses.failure(&statuses.failures()).is_none());
         for kind in KINDS {
             assert_eq!(failure(kind, 0).unwrap().error("a").kind(), kind);
         }
