@@ -44,3 +44,18 @@ pub use resolve::{Resolved, resolve, resolve_text};
 pub(crate) use show::word;
 pub use upgrade::{Upgrade, upgrade};
 pub use version::PipelineVersion;
+
+// What a pipeline is made of.
+#[doc(inline)]
+pub use crate::corpus::{
+    ColumnType, CorpusMode, CorpusOptions, TableFormat, TableOptions, TextEncoding, TimeFormat,
+    TypeRule,
+};
+#[doc(inline)]
+pub use crate::index::{Builder, IndexOptions, Quantization};
+#[doc(inline)]
+pub use crate::stage::{
+    AdaptOptions, BuildOptions, ChunkingOptions, EncodeOptions, EvaluationOptions, GateOptions,
+};
+#[doc(inline)]
+pub use crate::tower::{Defaults, DeviceSpec, SpecialTokens, TowerOptions};

@@ -80,3 +80,9 @@ pub use purge::{purge, purge_again, repair, told_of_again};
 pub use run::{run, run_into};
 pub use shares::execute_share;
 pub use tasks::{Share, ShareDone, TaskStage, encode_texts, execute_task};
+
+// What these functions take and give.
+#[doc(inline)]
+pub use crate::stage::{
+    CopyReport, CopyRequest, Envelope, Plan, PurgeReport, PurgeRequest, SharesPlan, TaskReceipt,
+};

@@ -14,6 +14,7 @@
 mod commit;
 mod copied;
 mod gc;
+#[cfg_attr(not(rooms), doc(hidden))]
 pub mod ids;
 mod lease;
 mod maker;

@@ -3,15 +3,19 @@
 //! Nothing is ever overwritten: [`Root::put_if_absent`] is the one way to decide a race, every other
 //! object gets an attempt-unique name. Keys are relative to the root, use `/`, and come from [`layout`].
 
+#[cfg_attr(not(rooms), doc(hidden))]
 pub mod border;
 mod cloud;
 mod error;
+#[cfg_attr(not(rooms), doc(hidden))]
 pub mod key;
+#[cfg_attr(not(rooms), doc(hidden))]
 pub mod layout;
 mod local;
 pub(crate) mod named;
 mod parquet;
 mod pieces;
+#[cfg_attr(not(rooms), doc(hidden))]
 pub mod receipt;
 mod root;
 mod signing;

@@ -18,6 +18,14 @@ pub use mine::{MineRequest, Mined, Ranking, mine};
 pub use pack::{PackRequest, Packed, pack};
 pub use train::{export, train};
 
+// What these functions take and give.
+#[doc(inline)]
+pub use crate::evaluate::{EvaluateOptions, Evaluation, Latency};
+#[doc(inline)]
+pub use crate::train::{
+    DistillOptions, MineOptions, MineReport, PackOptions, TrainOptions, TrainReport,
+};
+
 use super::tasks::encode_texts;
 use crate::error::Result;
 use crate::observe::Reporter;
