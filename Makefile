@@ -101,6 +101,13 @@ test: check-tools python-packages ## Run every test that needs no service (cargo
 		set -x; $(CARGO) test --release --tests; \
 	fi
 
+# From a changed line to its test: this package unoptimised and compiled incrementally, beside the dependencies that the release
+# build has already.
+UNOPTIMISED = --config profile.release.incremental=true --config profile.release.package.scalingnote.opt-level=0
+.PHONY: unit
+unit: ## Run the unit tests whose names contain TEST, with this package unoptimised.
+	$(CARGO) $(UNOPTIMISED) test --release --lib $(TEST)
+
 .PHONY: test-airflow
 test-airflow: check-tools build ## Run the Airflow DAG under the real Airflow (installed into .cache/airflow).
 	$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes 699
@@ -254,8 +261,8 @@ lint: ## Check formatting and run clippy; warnings are errors.
 	$(CARGO) clippy --profile release --all-targets -- -D warnings
 
 .PHONY: docs
-docs: ## Build the library's documentation; warnings are errors.
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --profile release --no-deps
+docs: ## Build the documentation, that of the rooms behind the library's interface too; warnings are errors.
+	RUSTDOCFLAGS="-D warnings --cfg rooms" $(CARGO) doc --profile release --no-deps
 
 # STEP_SECONDS bounds each step of each bench (benches/README.md).
 # Where the retrieval sets of the benches below lie (BEIR layout); without them the benches say `skipped`.

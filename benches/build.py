@@ -7,7 +7,7 @@
 A copy of this tree is built by `cargo build --release --locked --timings` in new folders, everything fetched before the clock starts.
 --compare builds another commit the same way afterwards, and prints ratios and which crates differ. --inner-loop puts a line into a
 file of src/stage, runs one of that file's unit tests (--test, default: the first there is) and says how long that took, the median
-of three. --profile and --compare-profile say with which profile (release, as `make test` has it).
+of three: as `make test` compiles, and as `make unit` does. --profile and --compare-profile say with which profile (release, as `make test` has it).
 --timings reads a report that cargo has written (target/cargo-timings/*.html) and builds nothing.
 
 Each command of cargo may take STEP_SECONDS (10800) and is cut then (steps.py). Folders are in TMPDIR, a few GB each. Needs git, cargo
@@ -40,6 +40,12 @@ REST = "the rest"
 # A crate's seconds: checked up to its metadata, turned into code, and taken by its build script (compiling C, say).
 PARTS = ("front_end_s", "codegen_s", "build_script_s")
 DIFFERENCES = 10
+# How a changed line gets to its test: what cargo is told before its command. The second is UNOPTIMISED of the Makefile.
+LOOPS = {
+    "optimised": lambda profile: (),
+    "unoptimised": lambda profile: ("--config", f"profile.{profile}.incremental=true",
+                                    "--config", f"profile.{profile}.package.scalingnote.opt-level=0"),
+}
 
 
 # --- cargo's report ---------------------------------------------------------------------------------------------
@@ -157,9 +163,9 @@ class Tree:
         found["program_bytes"] = (self.target / "release" / "scalingnote").stat().st_size
         return found
 
-    def inner_loop(self, profile, test):
+    def inner_loop(self, profile, test, set_options=()):
         """Seconds from a line in a file of src/stage to the end of a unit test of it, as `cargo test` takes them."""
-        command = ["test", "--profile", profile, "--locked", "--offline", "--lib"]
+        command = [*set_options, "test", "--profile", profile, "--locked", "--offline", "--lib"]
         _, first, _ = self.cargo(*command, "--no-run")
         listed = self.cargo(*command, "--", "--list")[2]
         test, changed = chosen(listed, test, lambda name: (self.sources / name).is_file())
@@ -263,9 +269,9 @@ def measured(args, found, cuts):
                 tree = Tree(folder / key, revision)
                 found[key] = tree.build()
                 print("\n".join(told(title, found[key], args.top)), flush=True)
-                if args.inner_loop:
-                    found[key]["inner_loop"] = tree.inner_loop(profile, args.test)
-                    print("\n".join(told_loop(title, found[key]["inner_loop"])), flush=True)
+                for name, options in LOOPS.items() if args.inner_loop else ():
+                    found[key][name] = tree.inner_loop(profile, args.test, options(profile))
+                    print("\n".join(told_loop(f"{title}, {name}", found[key][name])), flush=True)
             except steps.Cut as cut:
                 cuts.append((f"{title}, {'the inner loop' if key in found else 'cold build'}", cut))
                 print(f"{cuts[-1][0]}: {cut}\n", flush=True)
