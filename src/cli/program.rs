@@ -78,6 +78,7 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
         | Command::Purge(_)
         | Command::Train(_)
         | Command::Mine(_)
+        | Command::Whiten(_)
         | Command::Distill(_)
         | Command::Evaluate(_) => Some(
             "stopping after the current batch; what is finished is kept, and the next run resumes \

@@ -45,9 +45,10 @@ pub(super) fn expand(pipeline: &mut Pipeline, base: &Path, root: &Node, problems
         }
     }
     let mut tower = |section: &str, tower: &TowerOptions| {
-        let TowerOptions { model, tokenizer, adapter, .. } = tower;
-        let places = [("model", Some(model)), ("tokenizer", tokenizer.as_ref())];
-        for (key, place) in places.into_iter().chain([("adapter", adapter.as_ref())]) {
+        let TowerOptions { model, tokenizer, adapter, head, .. } = tower;
+        let places = [("tokenizer", tokenizer), ("adapter", adapter), ("head", head)];
+        let places = places.map(|(key, place)| (key, place.as_ref()));
+        for (key, place) in [("model", Some(model))].into_iter().chain(places) {
             place.and_then(|place| check(&format!("{section}.{key}"), place));
         }
     };

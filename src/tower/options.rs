@@ -29,6 +29,10 @@ pub struct TowerOptions {
     /// LoRA adapter (PEFT directory or safetensors file), merged at load.
     #[serde(default)]
     pub adapter: Option<String>,
+    /// What follows the pooling, in the place of the model's own modules: a folder with `modules.json` and what it names,
+    /// as sentence-transformers writes them. Default: as the model says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
     /// Which defaults hold for what is left out here.
     #[serde(default, skip_serializing_if = "Defaults::is_none")]
     pub defaults: Defaults,
@@ -124,6 +128,7 @@ impl TowerOptions {
             revision: None,
             tokenizer: None,
             adapter: None,
+            head: None,
             defaults: Defaults::None,
             pooling: Some(pooling),
             prompt_prefix: None,
@@ -195,7 +200,9 @@ impl TowerOptions {
     /// NotFound, naming the file; Config where it is not a path at all.
     pub fn check_files(&self, base_dir: &Path) -> Result<bool> {
         let local = !matches!(parse(&self.model, base_dir)?, ModelSource::Hub { .. });
-        for (key, place) in [("adapter", &self.adapter), ("tokenizer", &self.tokenizer)] {
+        for (key, place) in
+            [("adapter", &self.adapter), ("head", &self.head), ("tokenizer", &self.tokenizer)]
+        {
             let Some(place) = place else { continue };
             let path = absolute(place, base_dir).context(|| key)?;
             if !path.exists() {

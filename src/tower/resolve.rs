@@ -1,10 +1,13 @@
 //! A tower from its options: files found and hashed, tokenizer open, weights not yet loaded.
 
+mod head;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Device;
 
+use self::head::{after, own_head};
 use crate::error::{Error, ErrorKind, Result, ResultExt, shielded};
 use crate::observe::Reporter;
 use crate::tower::decoder::{Decoder, shaped};
@@ -40,6 +43,8 @@ struct Inner {
     model: Model,
     /// What follows the pooling.
     modules: Vec<ModuleFile>,
+    /// Of their weights, where they are not the model's own.
+    head: Option<Digest256>,
     /// What the options left to the model.
     understood: Vec<Understood>,
     /// What says which family the model is of.
@@ -117,7 +122,8 @@ impl Tower {
                 }
             }
         };
-        for place in [&mut options.tokenizer, &mut options.adapter].into_iter().flatten() {
+        let TowerOptions { tokenizer, adapter, head, .. } = &mut options;
+        for place in [tokenizer, adapter, head].into_iter().flatten() {
             *place = utf8(&absolute(place, base_dir)?)?;
         }
         // Hashing gigabytes blocks.
@@ -127,8 +133,8 @@ impl Tower {
     }
 
     fn fake(mut options: TowerOptions, fake: FakeTower) -> Result<Self> {
-        if options.adapter.is_some() || options.tokenizer.is_some() {
-            return Err(Error::config("a fake tower takes neither adapter nor tokenizer"));
+        if options.adapter.is_some() || options.tokenizer.is_some() || options.head.is_some() {
+            return Err(Error::config("a fake tower takes no adapter, tokenizer or head"));
         }
         let weights =
             Digest256::of(format!("scalingnote fake tower 1: {}", fake.dimensions).as_bytes());
@@ -139,6 +145,7 @@ impl Tower {
             options,
             model: Model::Fake(fake),
             modules: Vec::new(),
+            head: None,
             understood,
             family_by: "set",
             licence: None,
@@ -185,9 +192,10 @@ impl Tower {
             hasher.field(digest.0).field(window.0);
             digest = hasher.finish();
         }
-        let modules = match options.defaults {
-            Defaults::Model => card.modules,
-            Defaults::None => Vec::new(),
+        let (modules, head) = match (&options.head, options.defaults) {
+            (Some(folder), _) => own_head(Path::new(folder), &model, options.pooling())?,
+            (None, Defaults::Model) => (card.modules, None),
+            (None, Defaults::None) => (Vec::new(), None),
         };
         let mut adapter = None;
         if let Some(path) = &options.adapter {
@@ -202,6 +210,11 @@ impl Tower {
             };
         }
         let dimensions = cut(options.dimensions, after(&modules, model.width()))?;
+        if let (Some(teacher), Some(head)) = (&mut teacher, head) {
+            // What compares before one head compares behind it.
+            teacher.modules.extend(modules.iter().map(|file| file.module));
+            (teacher.head, teacher.dimensions) = (Some(head), dimensions);
+        }
         let named = || match (&options.tokenizer, path.is_dir()) {
             (Some(tokenizer), _) => tokenizer.clone(),
             (None, true) => path.join("tokenizer.json").display().to_string(),
@@ -213,6 +226,7 @@ impl Tower {
             options,
             model,
             modules,
+            head,
             understood,
             family_by,
             licence,
@@ -247,6 +261,7 @@ impl Tower {
             max_tokens: options.max_tokens(),
             arithmetic: options.arithmetic,
             modules: self.inner.modules.iter().map(|file| file.module).collect(),
+            head: self.inner.head,
             prompt_joined: self.inner.tokenizer.joins(),
             layers: options.layers,
             encoder_revision: ENCODER_REVISION,
@@ -434,15 +449,6 @@ impl Tower {
             normalize: self.inner.options.normalize(),
         })
     }
-}
-
-/// Elements of a vector once a state of `width` elements went through `modules`.
-fn after(modules: &[ModuleFile], width: u32) -> u32 {
-    let last = modules.iter().rev().find_map(|file| match file.module {
-        HeadModule::Dense { outputs, .. } => Some(outputs),
-        HeadModule::LayerNorm { .. } | HeadModule::Normalize => None,
-    });
-    last.unwrap_or(width)
 }
 
 fn cut(wanted: Option<u32>, whole: u32) -> Result<u32> {

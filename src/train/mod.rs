@@ -21,6 +21,7 @@ mod pairs;
 mod report;
 mod tensors;
 mod training;
+mod whiten;
 
 pub use contrast::{
     FullOptions, LossOptions, Method, Order, QuerySide, Side, TeacherOptions, TeacherVectors,
@@ -36,6 +37,7 @@ pub use model::{LoraOptions, LoraTarget, StudentOptions};
 pub use options::{OptimizerOptions, Schedule, ValidationOptions};
 pub use pairs::{keep_answered, open_pairs};
 pub use report::{StepRecord, TrainReport, ValidationRecord};
+pub use whiten::{WhitenOptions, Whitening, crowding};
 
 #[cfg(test)]
 mod tests_support;

@@ -103,6 +103,9 @@ pub struct EmbeddingSpace {
     /// What stands between the pooled state and the vector; absent for nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub modules: Vec<HeadModule>,
+    /// SHA-256 over the weights of these modules, where they are not the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Digest256>,
     /// Whether the prompt's prefix and the text are tokenised as one; absent where they are apart, or there is no
     /// prefix.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -136,6 +139,7 @@ impl EmbeddingSpace {
             max_tokens,
             arithmetic,
             modules,
+            head,
             prompt_joined,
             layers,
             encoder_revision,
@@ -153,6 +157,7 @@ impl EmbeddingSpace {
             ("max_tokens", *max_tokens != other.max_tokens),
             ("arithmetic", *arithmetic != other.arithmetic),
             ("modules", *modules != other.modules),
+            ("head", *head != other.head),
             ("prompt_joined", *prompt_joined != other.prompt_joined),
             ("layers", *layers != other.layers),
             ("encoder_revision", *encoder_revision != other.encoder_revision),
@@ -207,6 +212,7 @@ pub(crate) mod tests {
             max_tokens: 512,
             arithmetic: Arithmetic::F32,
             modules: Vec::new(),
+            head: None,
             prompt_joined: false,
             layers: None,
             encoder_revision: ENCODER_REVISION,

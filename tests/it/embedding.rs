@@ -32,6 +32,7 @@ fn space(dimensions: u32) -> EmbeddingSpace {
         max_tokens: 512,
         arithmetic: Arithmetic::F32,
         modules: Vec::new(),
+        head: None,
         prompt_joined: false,
         layers: None,
         encoder_revision: ENCODER_REVISION,

@@ -9,3 +9,4 @@ mod pair_file;
 mod recipe;
 pub(super) mod train;
 mod trained;
+pub(super) mod whiten;

@@ -1,5 +1,5 @@
-//! Making towers, one call each: [`train`] and [`export`] (stage 1), [`mine`] between its rounds, [`distill`] and [`pack`]
-//! (stage 2), and [`evaluate`] for all of them. Each encodes what it needs by the pipeline's own encode stage and keeps
+//! Making towers, one call each: [`train`] and [`export`] (stage 1), [`mine`] between its rounds, [`whiten`] behind it, [`distill`] and
+//! [`pack`] (stage 2), and [`evaluate`] for all of them. Each encodes what it needs by the pipeline's own encode stage and keeps
 //! the vectors in its folder.
 
 mod distill;
@@ -8,6 +8,7 @@ mod mine;
 mod pack;
 mod teacher;
 mod train;
+mod whiten;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,13 +18,14 @@ pub use evaluate::{EvaluateRequest, Judged, Versus, evaluate};
 pub use mine::{MineRequest, Mined, Ranking, mine};
 pub use pack::{PackRequest, Packed, pack};
 pub use train::{export, train};
+pub use whiten::{WhitenRequest, Whitened, whiten};
 
 // What these functions take and give.
 #[doc(inline)]
 pub use crate::evaluate::{EvaluateOptions, Evaluation, Latency};
 #[doc(inline)]
 pub use crate::train::{
-    DistillOptions, MineOptions, MineReport, PackOptions, TrainOptions, TrainReport,
+    DistillOptions, MineOptions, MineReport, PackOptions, TrainOptions, TrainReport, WhitenOptions,
 };
 
 use super::tasks::encode_texts;

@@ -76,8 +76,10 @@ fn refuse_unable(request: &AdaptRequest<'_>) -> Result<()> {
         "a tower with a prompt cannot be adapted"
     } else if !Path::new(&resolved.model).is_dir() {
         "a tower that is adapted must be a folder on this machine"
-    } else if named.adapter.is_some() || named.layers.is_some() || named.dimensions.is_some() {
-        "a tower with an adapter, or cut in layers or dimensions, cannot be adapted"
+    } else if named.adapter.is_some() || named.head.is_some() {
+        "a tower with an adapter or a head of its own cannot be adapted"
+    } else if named.layers.is_some() || named.dimensions.is_some() {
+        "a tower that is cut in layers or dimensions cannot be adapted"
     } else {
         return Ok(());
     };

@@ -442,6 +442,7 @@ pub fn absolute_tower(options: &TowerOptions, base_dir: &std::path::Path) -> Tow
         model: absolute(&options.model),
         tokenizer: options.tokenizer.as_ref().map(absolute),
         adapter: options.adapter.as_ref().map(absolute),
+        head: options.head.as_ref().map(absolute),
         ..options.clone()
     }
 }

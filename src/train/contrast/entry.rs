@@ -103,6 +103,11 @@ impl<'a> Resolved<'a> {
         reporter: &Arc<dyn Reporter>,
     ) -> Result<Self> {
         options.validate()?;
+        if options.tower.head.is_some() {
+            return Err(Error::config(
+                "training knows no tower.head; take it away, and fit one to what was trained with `scalingnote whiten`",
+            ));
+        }
         let (mut document, mut query) = (options.tower.clone(), options.llm_query_tower());
         // Low-rank training goes on where the adapter stands; full training starts from the merged weights.
         let further = |method: &Method, tower: &mut TowerOptions| match method {

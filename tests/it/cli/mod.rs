@@ -21,3 +21,4 @@ mod stdout;
 mod taught;
 mod train;
 mod train_inputs;
+mod whiten;

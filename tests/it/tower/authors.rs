@@ -130,6 +130,64 @@ async fn every_module_is_computed() {
 }
 
 #[tokio::test]
+async fn a_head_of_its_own_stands_behind_any_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_model(&path.join("whole"));
+    std::fs::create_dir(path.join("head")).unwrap();
+    write_encoder(&path.join("bare"));
+    std::fs::rename(path.join("whole/2_Dense"), path.join("head/2_Dense")).unwrap();
+    let kinds = |kinds: &[&str]| {
+        let module = |kind: &&str| json!({"path": format!("2_{kind}"), "type": format!("sentence_transformers.models.{kind}")});
+        Value::from(kinds.iter().map(module).collect::<Vec<_>>()).to_string()
+    };
+    std::fs::write(path.join("head/modules.json"), kinds(&["Dense", "Normalize"])).unwrap();
+    let plain = TowerOptions { normalize: Some(false), ..TowerOptions::new("bare", Pooling::Cls) };
+    let options =
+        TowerOptions { head: Some("head".into()), ..TowerOptions::new("bare", Pooling::Cls) };
+    let tower = resolve(options.clone(), path).await;
+    let state = encode(&resolve(plain.clone(), path).await, "a bee");
+    let dense = |row: usize| {
+        let sum: f64 = (0..16).map(|at| f64::from(weight(row, at)) * f64::from(state[at])).sum();
+        (sum + f64::from(bias(row))).tanh()
+    };
+    let expected: Vec<f64> = (0..8).map(dense).collect();
+    let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
+    for (found, expected) in encode(&tower, "a bee").iter().zip(expected) {
+        assert!((f64::from(*found) - expected / norm).abs() < 1e-5);
+    }
+    // The head is part of what a vector is, and nothing else is.
+    let space = |tower: &Tower| tower.space(Digest256::of(b""));
+    let without = TowerOptions { head: None, ..options.clone() };
+    let without = resolve(without, path).await;
+    assert_eq!(space(&tower).differing(&space(&without)), ["dimensions", "modules", "head"]);
+    assert!(serde_json::to_value(space(&without)).unwrap().get("head").is_none());
+    let weights = path.join("head/2_Dense/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let altered = resolve(options.clone(), path).await;
+    assert_eq!(space(&altered).differing(&space(&tower)), ["head"]);
+
+    // With the whole list its pooling has to be the tower's; without a list it is no head.
+    let all = json!([
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    ]);
+    std::fs::write(path.join("head/modules.json"), all.to_string()).unwrap();
+    std::fs::rename(path.join("whole/1_Pooling"), path.join("head/1_Pooling")).unwrap();
+    assert_eq!(resolve(options.clone(), path).await.dimensions(), 8);
+    let wrong = TowerOptions { pooling: Some(Pooling::Mean), ..options.clone() };
+    let error = Tower::resolve(&wrong, path, &silent()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("1_Pooling/config.json"), "{error}");
+    std::fs::remove_file(path.join("head/modules.json")).unwrap();
+    let error = Tower::resolve(&options, path, &silent()).await.err().unwrap();
+    assert!(error.to_string().contains("modules.json"), "{error}");
+}
+
+#[tokio::test]
 async fn a_pipeline_of_version_1_means_what_it_meant() {
     let folder = tempfile::tempdir().unwrap();
     write_encoder(folder.path());

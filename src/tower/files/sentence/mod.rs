@@ -13,7 +13,7 @@ pub(crate) use tokens::AddedTokens;
 
 use crate::error::Result;
 use crate::tower::files::config::read_json;
-use crate::tower::files::whole::present;
+use crate::tower::files::whole::{absent, present};
 use crate::types::Pooling;
 
 /// A value and the file that says it.
@@ -55,6 +55,20 @@ impl Card {
         card.read_modules(folder, width)?;
         card.read_prompts(folder)?;
         card.read_tokens(folder, positions)?;
+        Ok(card)
+    }
+
+    /// Reads what follows a model's states, `width` elements each, out of a folder of its own: `Transformer` and `Pooling`
+    /// may be left out there.
+    ///
+    /// # Errors
+    /// As [`Card::read`]; NotFound without `modules.json`.
+    pub(crate) fn head(folder: &Path, width: u32) -> Result<Self> {
+        if !present(&folder.join(MODULES))? {
+            return Err(absent(&folder.join(MODULES)));
+        }
+        let mut card = Self::default();
+        card.read_head(folder, width)?;
         Ok(card)
     }
 }

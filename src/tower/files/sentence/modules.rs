@@ -34,20 +34,45 @@ struct Entry {
     idx: Option<u64>,
 }
 
+impl Entry {
+    /// The package moved its classes more than once; their names stayed.
+    fn class(&self) -> &str {
+        self.kind.rsplit('.').next().unwrap_or_default()
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<Entry>> {
+    let path = folder.join(MODULES);
+    serde_json::from_slice(&read_small(&path, MAX_MODULES)?)
+        .or_error(ErrorKind::Corrupt, || format!("{} is not a list of modules", path.display()))
+}
+
 impl Card {
     pub(super) fn read_modules(&mut self, folder: &Path, width: u32) -> Result<()> {
-        let path = folder.join(MODULES);
-        if !present(&path)? {
-            return Ok(());
+        match present(&folder.join(MODULES))? {
+            true => {
+                self.follow(folder, &entries(folder)?, width, 0).context(named(folder, MODULES))
+            }
+            false => Ok(()),
         }
-        let entries: Vec<Entry> = serde_json::from_slice(&read_small(&path, MAX_MODULES)?)
-            .or_error(ErrorKind::Corrupt, || {
-                format!("{} is not a list of modules", path.display())
-            })?;
-        self.follow(folder, &entries, width).context(named(folder, MODULES))
     }
 
-    fn follow(&mut self, folder: &Path, entries: &[Entry], width: u32) -> Result<()> {
+    /// The modules of a folder that may begin behind the pooling.
+    pub(super) fn read_head(&mut self, folder: &Path, width: u32) -> Result<()> {
+        let entries = entries(folder)?;
+        let whole = entries.first().is_some_and(|first| first.class() == "Transformer");
+        let left_out = if whole { 0 } else { 2 };
+        self.follow(folder, &entries, width, left_out).context(named(folder, MODULES))
+    }
+
+    /// `left_out` modules are not in the list, which begins behind them.
+    fn follow(
+        &mut self,
+        folder: &Path,
+        entries: &[Entry],
+        width: u32,
+        left_out: usize,
+    ) -> Result<()> {
         let (mut normalized, mut width) = (false, width);
         for (at, entry) in entries.iter().enumerate() {
             if entry.idx.is_some_and(|idx| idx != at as u64) {
@@ -56,10 +81,9 @@ impl Card {
                     entry.idx.unwrap_or_default()
                 )));
             }
-            // The package moved its classes more than once; their names stayed.
-            let class = entry.kind.rsplit('.').next().unwrap_or_default();
+            let class = entry.class();
             let ours = entry.kind.starts_with("sentence_transformers.");
-            match (at, class) {
+            match (at + left_out, class) {
                 _ if !ours => {
                     return Err(Error::unsupported(format!(
                         "module {at} is {}, Python code of the model's own",

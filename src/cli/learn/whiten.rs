@@ -1,0 +1,75 @@
+//! `scalingnote whiten`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::long_run::unprinted;
+use super::{recipe, trained};
+use crate::cli::app::App;
+use crate::cli::args::{device, place};
+use crate::error::{Result, ResultExt};
+use crate::exec::learn::{self, WhitenRequest, Whitened};
+use crate::tower::DeviceSpec;
+use crate::train::{TrainOptions, WhitenOptions};
+
+/// Fit a head that evens out the directions of a tower's vectors
+///
+/// Vectors of an LLM crowd into a few directions that all texts share. The head takes their mean off and divides a power of each
+/// direction's variance out (soft whitening). It is fitted in minutes, without training, to queries and documents of a training recipe.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  scalingnote whiten recipe.toml --out whitened
+  scalingnote whiten recipe.toml --adapter run --out whitened   behind the adapter that `train --out run` wrote
+
+Name the result as tower.head in a pipeline file, and as query.tower.head where a query tower was distilled from the tower
+without it: what compares before one head compares behind it. Vectors are kept as Parquet in --out and used again.")]
+pub(crate) struct WhitenArgs {
+    /// The training recipe (TOML).
+    #[arg(value_name = "RECIPE", value_parser = place::path())]
+    recipe: PathBuf,
+    /// Folder for the head and the vectors.
+    #[arg(long, value_name = "DIR", value_parser = place::path())]
+    out: PathBuf,
+    /// What was trained so far: a LoRA adapter's folder, or what `train --out` wrote. Default: the recipe's adapter.
+    #[arg(long, value_name = "DIR", value_parser = place::path())]
+    adapter: Option<PathBuf>,
+    /// Power of each direction's variance that is divided out: 0 takes off the mean only, 0.5 whitens in full.
+    #[arg(long, value_name = "POWER", default_value_t = WhitenOptions::default().power)]
+    power: f64,
+    /// Texts that it is fitted to, at most.
+    #[arg(long, value_name = "N", default_value_t = WhitenOptions::default().texts)]
+    texts: usize,
+    /// Where to compute: cpu, cpu:<threads>, or cuda:<number> (built with feature cuda).
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device::parse)]
+    device: DeviceSpec,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn execute(args: WhitenArgs, app: &App) -> Result<()> {
+    let (options, base_dir): (TrainOptions, _) =
+        recipe::open(&args.recipe, &["student"], "distill")?;
+    let (mut query, mut document) = (options.query_tower(), options.tower.clone());
+    if let Some(path) = &args.adapter {
+        trained::put(path, &base_dir, &mut query, &mut document)?;
+    }
+    let whitening = WhitenOptions { power: args.power, texts: args.texts };
+    whitening.validate()?;
+    let context = app.learning(base_dir, args.out.clone(), vec![args.device]);
+    let request = WhitenRequest { options, whitening, query, document };
+    let whitened = recipe::naming(&args.recipe, learn::whiten(request, &context).await)?;
+    app.answer(args.json, &whitened, summary).context(unprinted(&args.out))
+}
+
+fn summary(answer: &Whitened) -> String {
+    format!(
+        "fitted to {} texts: the mean cosine of two of them was {:.3} and is {:.3}\nnext:\n  tower.head = \"{}\"\n",
+        answer.texts,
+        answer.crowding_before,
+        answer.crowding_after,
+        answer.head.display()
+    )
+}
