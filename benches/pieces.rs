@@ -47,6 +47,7 @@ async fn main() -> Result<(), Failure> {
         max_tokens: 512,
         arithmetic: Arithmetic::F32,
         modules: Vec::new(),
+        head: None,
         prompt_joined: false,
         layers: None,
         encoder_revision: ENCODER_REVISION,
