@@ -134,7 +134,7 @@ impl Tower {
 
     fn fake(mut options: TowerOptions, fake: FakeTower) -> Result<Self> {
         if options.adapter.is_some() || options.tokenizer.is_some() || options.head.is_some() {
-            return Err(Error::config("a fake tower takes no adapter, tokenizer or head"));
+            return Err(Error::config("a fake tower takes neither adapter nor tokenizer nor head"));
         }
         let weights =
             Digest256::of(format!("scalingnote fake tower 1: {}", fake.dimensions).as_bytes());
