@@ -144,7 +144,7 @@ impl Whitening {
             let class = format!("sentence_transformers.models.{kind}");
             modules.push(json!({"idx": idx, "name": idx.to_string(), "path": path, "type": class}));
         }
-        // Last: without it the folder is no head.
+        // Last: a folder without it is not a head.
         write_json(folder, "modules.json", &modules.into())
     }
 }
