@@ -33,14 +33,17 @@ PAIRS = {
 HELD_OUT, MORE_DOCUMENTS = 800, 600
 
 
-def rows(path):
+def lines(path):
     with lzma.open(path, "rt") if path.suffix == ".xz" else open(path) as file:
-        return [json.loads(line) for line in file]
+        return list(file)
+
+
+def rows(path):
+    return [json.loads(line) for line in lines(path)]
 
 
 def answers(path):
-    with lzma.open(path, "rt") if path.suffix == ".xz" else open(path) as file:
-        return [line.rstrip("\n").split("\t") for line in file][1:]
+    return [line.rstrip("\n").split("\t") for line in lines(path)][1:]
 
 
 class Texts:

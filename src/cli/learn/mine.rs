@@ -68,10 +68,7 @@ pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
     let ranking = if args.teacher {
         Ranking::Teacher
     } else {
-        let (mut query, mut document) = (options.query_tower(), options.tower.clone());
-        if let Some(path) = &args.adapter {
-            trained::put(path, &base_dir, &mut query, &mut document)?;
-        }
+        let (query, document) = trained::towers(&options, &base_dir, args.adapter.as_deref())?;
         Ranking::Towers { query: Box::new(query), document: Box::new(document) }
     };
     let mining = MineOptions {

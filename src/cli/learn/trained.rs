@@ -5,7 +5,24 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::store::named::expand_text;
 use crate::tower::TowerOptions;
+use crate::train::TrainOptions;
 use crate::types::Pooling;
+
+/// The towers of a recipe's queries and documents, with what was trained so far in the place of what the recipe names.
+///
+/// # Errors
+/// As [`put`].
+pub(super) fn towers(
+    options: &TrainOptions,
+    base_dir: &Path,
+    trained: Option<&Path>,
+) -> Result<(TowerOptions, TowerOptions)> {
+    let (mut query, mut document) = (options.query_tower(), options.tower.clone());
+    if let Some(path) = trained {
+        put(path, base_dir, &mut query, &mut document)?;
+    }
+    Ok((query, document))
+}
 
 /// Puts what is in `path` into both towers: the folder of a run or an export (`adapter/` or `model/`, and beside it
 /// `query-adapter/` or `query-model/` where the query side has parameters of its own), or a LoRA adapter for both.

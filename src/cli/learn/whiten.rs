@@ -52,10 +52,7 @@ pub(crate) struct WhitenArgs {
 pub(crate) async fn execute(args: WhitenArgs, app: &App) -> Result<()> {
     let (options, base_dir): (TrainOptions, _) =
         recipe::open(&args.recipe, &["student"], "distill")?;
-    let (mut query, mut document) = (options.query_tower(), options.tower.clone());
-    if let Some(path) = &args.adapter {
-        trained::put(path, &base_dir, &mut query, &mut document)?;
-    }
+    let (query, document) = trained::towers(&options, &base_dir, args.adapter.as_deref())?;
     let whitening = WhitenOptions { power: args.power, texts: args.texts };
     whitening.validate()?;
     let context = app.learning(base_dir, args.out.clone(), vec![args.device]);

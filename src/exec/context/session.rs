@@ -116,12 +116,16 @@ impl Session {
 
     /// Reads the corpus and plans.
     pub async fn plan(&self, run: &str) -> Result<Planned> {
-        let tower = self.document().await?;
-        // A query tower of its own that could not be admitted in the end is refused before the work.
+        let tower = self.admitting().await?;
+        self.plan_with(tower, run, None).await
+    }
+
+    /// The document tower. A query tower of its own that could not be admitted in the end is refused before the work.
+    async fn admitting(&self) -> Result<&Tower> {
         if self.ctx.pipeline.query.tower.is_some() {
             self.query().await?;
         }
-        self.plan_with(tower, run, None).await
+        self.document().await
     }
 
     /// Plans in which shares the corpus is read.
@@ -129,7 +133,7 @@ impl Session {
     /// # Errors
     /// As [`stage::plan_shares`].
     pub async fn shares(&self, run: &str) -> Result<SharesPlanned> {
-        let tower = self.document().await?;
+        let tower = self.admitting().await?;
         let template = self.ctx.pipeline.corpus.template.as_bytes();
         let space = tower.space(Digest256::of(template)).id()?;
         Box::pin(stage::plan_shares(&self.notes(run, None), &space)).await

@@ -1,5 +1,6 @@
 //! A head behind a tower that was trained, or was not.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -7,9 +8,9 @@ use serde::Serialize;
 use super::LearnContext;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, Result};
-use crate::tower::TowerOptions;
+use crate::tower::{Tower, TowerOptions};
 use crate::train::{TrainOptions, WhitenOptions, Whitening, crowding, open_pairs};
-use crate::types::{Embeddings, computing};
+use crate::types::{Digest256, Embeddings, computing};
 
 /// Behind which towers, and fitted to what.
 pub struct WhitenRequest {
@@ -39,8 +40,8 @@ pub struct Whitened {
 /// Fits a head to queries and documents of a recipe; it is in `head` below the context's folder.
 ///
 /// # Errors
-/// Config for options that do not fit each other, or a tower that has a head; Input for too few texts; those of reading and
-/// encoding.
+/// Config for options that do not fit each other, or towers that the head could not stand behind; Input for too few texts; those of
+/// reading and encoding.
 pub async fn whiten(request: WhitenRequest, context: &LearnContext) -> Result<Whitened> {
     let WhitenRequest { options, whitening, query, document } = request;
     options.validate()?;
@@ -51,28 +52,21 @@ pub async fn whiten(request: WhitenRequest, context: &LearnContext) -> Result<Wh
         ));
     }
     let LearnContext { base_dir, folder, reporter, cancel, .. } = context;
-    let set = open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
-    let mut queries: Vec<&str> = set.pairs.iter().map(|pair| pair.query.trim()).collect();
-    let mut documents: Vec<&str> = set.documents.iter().map(|text| text.trim()).collect();
-    let half = whitening.texts / 2;
-    let room = [
-        whitening.texts.saturating_sub(documents.len()).max(half),
-        whitening.texts.saturating_sub(queries.len()).max(half),
+    let towers = [
+        Tower::resolve(&query, base_dir, reporter).await?,
+        Tower::resolve(&document, base_dir, reporter).await?,
     ];
-    for (texts, room) in [&mut queries, &mut documents].into_iter().zip(room) {
-        texts.retain(|text| !text.is_empty());
-        texts.sort_unstable();
-        texts.dedup();
-        SplitMix64::new(options.seed ^ 0x5748_4954).shuffle(texts);
-        texts.truncate(room);
-    }
-    let (queries, of_queries) = context.encode(&query, &queries, "vectors").await?;
-    let (documents, space) = context.encode(&document, &documents, "vectors").await?;
-    if !of_queries.incomparable(&space).is_empty() {
-        return Err(Error::config(
-            "queries and documents are not of one tower: a head is for one space",
-        ));
-    }
+    check(&towers)?;
+    let set = open_pairs(&options.pairs, base_dir, options.seed, reporter, cancel).await?;
+    let queries = drawn(set.pairs.iter().map(|pair| pair.query.as_str()), options.seed);
+    let documents = drawn(set.documents.iter().map(String::as_str), options.seed);
+    // Half of each, and where one has fewer the other fills up.
+    let half = whitening.texts / 2;
+    let room = |other: usize| whitening.texts.saturating_sub(other).max(half);
+    let queries_kept = &queries[..queries.len().min(room(documents.len()))];
+    let documents_kept = &documents[..documents.len().min(room(queries.len()))];
+    let (queries, _) = context.encode(&query, queries_kept, "vectors").await?;
+    let (documents, _) = context.encode(&document, documents_kept, "vectors").await?;
     let head = folder.join("head");
     computing(|| {
         let values = [queries.as_slice(), documents.as_slice()].concat();
@@ -86,4 +80,30 @@ pub async fn whiten(request: WhitenRequest, context: &LearnContext) -> Result<Wh
             head: head.clone(),
         })
     })
+}
+
+/// Refuses, before the work, towers that the head could not stand behind.
+fn check([query, document]: &[Tower; 2]) -> Result<()> {
+    let [of_queries, space] = [query, document].map(|tower| tower.space(Digest256::of(b"")));
+    let refused = if !of_queries.incomparable(&space).is_empty() {
+        "queries and documents are not of one tower: a head is for one space"
+    } else if !space.modules.is_empty() {
+        "the model has modules of its own behind the pooling, in whose place a head would stand; set tower.defaults = \"none\" to \
+         leave them out"
+    } else if !space.normalize {
+        "a head is fitted to unit vectors; take normalize = false away"
+    } else if document.options().dimensions.is_some() {
+        "a head is fitted to whole vectors; take tower.dimensions away, it may stand in the pipeline file beside tower.head"
+    } else {
+        return Ok(());
+    };
+    Err(Error::config(refused))
+}
+
+/// Each text once, those that are empty left out, in an order drawn by `seed`.
+fn drawn<'a>(texts: impl Iterator<Item = &'a str>, seed: u64) -> Vec<&'a str> {
+    let texts: BTreeSet<&str> = texts.map(str::trim).filter(|text| !text.is_empty()).collect();
+    let mut texts = Vec::from_iter(texts);
+    SplitMix64::new(seed ^ 0x5748_4954).shuffle(&mut texts);
+    texts
 }

@@ -59,4 +59,9 @@ fn what_cannot_be_fitted_is_told() {
     std::fs::write(path.join("own.toml"), RECIPE.replace("model = \"model\"", own)).unwrap();
     let (_, stderr) = expect(path, 2, "whiten own.toml --out w");
     assert!(stderr.contains("has a head already"), "{stderr}");
+    let cut = "model = \"model\"\ndimensions = 16";
+    std::fs::write(path.join("cut.toml"), RECIPE.replace("model = \"model\"", cut)).unwrap();
+    let (_, stderr) = expect(path, 2, "whiten cut.toml --out w");
+    assert!(stderr.contains("take tower.dimensions away"), "{stderr}");
+    assert!(!path.join("w/head").exists());
 }
