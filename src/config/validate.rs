@@ -80,6 +80,12 @@ fn corpus(pipeline: &Pipeline, check: &mut Check<'_>) {
             format!("is `{}`, which another table is called too", table.name),
         );
         check.require(!table.uri.trim().is_empty(), &path("uri"), "is empty");
+        let is_only = corpus.mode == CorpusMode::Full || corpus.tables.len() == 1;
+        check.require(
+            table.changed_at.is_none() || is_only,
+            &path("changed_at"),
+            "needs this to be the only table, with corpus.mode = \"delta\"; a view of the database can join several",
+        );
         check.require(
             table.delimiter.is_ascii() && !matches!(table.delimiter, '"' | '\n' | '\r'),
             &path("delimiter"),
@@ -300,6 +306,12 @@ fn evaluation(pipeline: &Pipeline, check: &mut Check<'_>) {
         evaluation.set.is_some() || evaluation.queries.is_some(),
         "evaluation",
         "asks nothing; name a judged `set`, or `queries`",
+    );
+    let stored = &pipeline.corpus.stored_columns;
+    check.require(
+        evaluation.by.as_ref().is_none_or(|by| stored.contains(by)),
+        "evaluation.by",
+        "must be one of `corpus.stored_columns`",
     );
     if let Err(error) = pipeline.evaluation_device()
         && evaluation.device.is_some()

@@ -14,8 +14,9 @@ pub enum CorpusMode {
     /// The query returns the whole corpus: a note that is not in it is deleted.
     #[default]
     Full,
-    /// The query returns changes: notes are upserted, `deleted = true` deletes. Of a Delta table with a change data feed it is
-    /// the query of all notes: a run reads the rows that changed since the newest snapshot, or all where that is in doubt.
+    /// The query returns changes: notes are upserted, `deleted = true` deletes. Of a Delta table with a change data feed, and of
+    /// a database's table with `changed_at`, it is the query of all notes: a run reads the rows that changed since the newest
+    /// snapshot, or all where that is in doubt.
     Delta,
 }
 
@@ -162,12 +163,21 @@ pub struct TableOptions {
     /// Databases only: the table's name there, such as `notes` or `blog.notes`; by default `name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
+    /// Databases only: the column that says when a row was last written, a time, a date, or a number that grows with every
+    /// write. With `mode = "delta"` a run reads the rows that were written since the newest snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_at: Option<String>,
 }
 
 impl TableFormat {
+    /// Whether it is a table of a database.
+    pub fn is_database(self) -> bool {
+        matches!(self, Self::Postgres | Self::Mysql | Self::Sqlite)
+    }
+
     /// Whether only an engine of its own can say which files and rows of it count.
     pub fn has_engine(self) -> bool {
-        matches!(self, Self::Delta | Self::Postgres | Self::Mysql | Self::Sqlite)
+        self == Self::Delta || self.is_database()
     }
 }
 
@@ -189,6 +199,7 @@ impl TableOptions {
             schema: BTreeMap::new(),
             version: None,
             table: None,
+            changed_at: None,
         }
     }
 }

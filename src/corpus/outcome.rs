@@ -120,18 +120,23 @@ pub struct InputFile {
     pub read: Option<String>,
 }
 
-/// Where in the history of a Delta table its rows were read, so that a later run reads what changed since.
+/// Where in the history of a table its rows were read, so that a later run reads what changed since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Position {
     /// The table's address.
     pub uri: String,
-    /// The table's own id: another table at the same address has another one.
+    /// The Delta table's own id: another table at the same address has another one. Of a database's table the column that
+    /// says when a row was written.
     pub id: String,
-    /// The version.
-    pub version: u64,
+    /// The version of a Delta table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// The highest value of a database's column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
 }
 
-/// What the notes of a snapshot were made of, where `corpus.mode = "delta"` reads a Delta table.
+/// What the notes of a snapshot were made of, where `corpus.mode = "delta"` reads a table whose changes can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Feed {
     /// Names how notes are made of rows. Made in another way, all of them have to be made again.
@@ -208,6 +213,10 @@ pub struct PrepareOutcome {
     /// What a later run may read on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feed: Option<Feed>,
+    /// Rows that the query has now, where only what was written since the newest snapshot was read: if the notes come to
+    /// another number, rows were deleted, and all have to be read.
+    #[serde(skip)]
+    pub notes_now: Option<u64>,
     /// How many tasks read it, or why one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reading: Option<CorpusReading>,

@@ -1,8 +1,11 @@
 //! A query over the rows that changed in a table, where its result over all rows changes by these rows alone.
 //!
-//! A row as it was before an edit deletes its note, as it is afterwards it brings the note back: so a note that a filter no
-//! longer takes is gone, and one that it takes now is there. The order is that of the table's versions, whatever
-//! `updated_at` the query gives.
+//! A change feed has a row as it was before an edit, which deletes its note, and as it is afterwards, which brings the note back:
+//! so a note that a filter no longer takes is gone, and one that it takes now is there. The order is that of the table's
+//! versions, whatever `updated_at` the query gives.
+//!
+//! Of a table whose rows say when they were written there is only what they are afterwards. A row that a filter does not take
+//! deletes its note. Rows that were deleted say nothing: the rows that the query has now are counted.
 
 use std::sync::Arc;
 
@@ -11,7 +14,7 @@ use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::{Case, Expr, ExprSchemable, LogicalPlan, Projection, cast, lit};
 use datafusion::prelude::{DataFrame, SessionContext};
 
-use super::per_row::{ACROSS, UNSTEADY, is_of_the_row};
+use super::per_row::{ACROSS, UNSTEADY, is_of_the_row, scan_of};
 use crate::corpus::options::{CorpusMode, CorpusOptions};
 use crate::corpus::outcome::{Feed, Position, SourceTypes};
 use crate::corpus::session::query;
@@ -42,6 +45,16 @@ impl FeedRequest {
     }
 }
 
+/// What is read of a corpus.
+pub(super) struct Narrowed {
+    pub(super) tables: Tables,
+    pub(super) query: DataFrame,
+    /// What absence of a note means.
+    pub(super) mode: CorpusMode,
+    /// The query over all rows, where what was deleted shows in their number alone.
+    pub(super) all: Option<DataFrame>,
+}
+
 /// The tables and the query of what changed. Where that is in doubt they are those of all rows still, and a note that these
 /// lack is deleted.
 pub(super) async fn narrowed(
@@ -49,26 +62,40 @@ pub(super) async fn narrowed(
     options: &CorpusOptions,
     (all, rows): (Tables, DataFrame),
     reporter: &dyn Reporter,
-) -> Result<(Tables, DataFrame, CorpusMode)> {
+) -> Result<Narrowed> {
+    let full = |tables, query| Narrowed { tables, query, mode: CorpusMode::Full, all: None };
+    let is_marked = all.position().is_some_and(|position| position.mark.is_some());
     let doubt = match all.changed(context) {
         // The first run.
-        None => return Ok((all, rows, CorpusMode::Full)),
+        None => return Ok(full(all, rows)),
         Some(Err(doubt)) => doubt,
         Some(Ok(changed)) => match query(context, &options.sql).await {
-            Ok(rows) => match over_changes(rows.logical_plan()) {
-                Ok(plan) => {
-                    let rows = DataFrame::new(context.state(), plan);
-                    return Ok((changed, rows, CorpusMode::Delta));
+            Ok(changes) => {
+                let plan = match is_marked {
+                    true => over_written(changes.logical_plan()),
+                    false => over_changes(changes.logical_plan()),
+                };
+                match plan {
+                    Ok(plan) => {
+                        let query = DataFrame::new(context.state(), plan);
+                        let all = is_marked.then_some(rows);
+                        return Ok(Narrowed {
+                            tables: changed,
+                            query,
+                            mode: CorpusMode::Delta,
+                            all,
+                        });
+                    }
+                    Err(doubt) => doubt.to_owned(),
                 }
-                Err(doubt) => doubt.to_owned(),
-            },
+            }
             // Two columns may have one name now.
             Err(_) => "corpus.sql cannot be asked of changes".to_owned(),
         },
     };
     reporter.info(format!("all rows of the table are read: {doubt}"));
     all.register(context)?;
-    Ok((all, rows, CorpusMode::Full))
+    Ok(full(all, rows))
 }
 
 /// The types of the table's own columns.
@@ -109,17 +136,7 @@ fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static
     let (change, version) = (column(TYPE)?, column(VERSION)?);
     let gone = change.in_list(vec![lit("delete"), lit("update_preimage")], false);
     let fields = projection.schema.fields();
-    let place = |name: &str| fields.iter().position(|field| field.name() == name);
-    let deleted = match place("deleted") {
-        None => gone.clone(),
-        Some(at) => {
-            let own = projection.expr[at].clone().unalias_nested().data;
-            if own.get_type(input.as_ref()).ok() != Some(DataType::Boolean) {
-                return Err("column `deleted` of corpus.sql is not a boolean");
-            }
-            coalesce(vec![own, lit(false)]).or(gone.clone())
-        }
-    };
+    let deleted = deleted_or(projection, gone.clone())?;
     let after =
         Case::new(None, vec![(Box::new(gone), Box::new(lit(0_i64)))], Some(Box::new(lit(1_i64))));
     // Versions are unsigned, and a product of both kinds would be a decimal.
@@ -131,4 +148,45 @@ fn over_changes(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static
     wanted.extend([deleted.alias("deleted"), order.alias("updated_at")]);
     let projection = Projection::try_new(wanted, Arc::clone(&projection.input));
     projection.map(LogicalPlan::Projection).map_err(|_| ACROSS)
+}
+
+/// The query with `deleted` for rows that it does not take.
+///
+/// # Errors
+/// As [`over_changes`].
+fn over_written(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static str> {
+    scan_of(plan)?;
+    let LogicalPlan::Projection(projection) = plan else { return Err(ACROSS) };
+    let mut below = &projection.input;
+    let mut taken = lit(true);
+    while let LogicalPlan::Filter(filter) = below.as_ref() {
+        taken = taken.and(filter.predicate.clone());
+        below = &filter.input;
+    }
+    let mut under = below;
+    while let LogicalPlan::SubqueryAlias(alias) = under.as_ref() {
+        under = &alias.input;
+    }
+    if !matches!(under.as_ref(), LogicalPlan::TableScan(_)) {
+        return Err("corpus.sql filters the table below another query");
+    }
+    let gone = Expr::Not(Box::new(coalesce(vec![taken, lit(false)])));
+    let deleted = deleted_or(projection, gone)?;
+    let kept = projection.expr.iter().zip(projection.schema.fields());
+    let kept = kept.filter(|(_, field)| field.name() != "deleted");
+    let mut wanted: Vec<Expr> = kept.map(|(expression, _)| expression.clone()).collect();
+    wanted.push(deleted.alias("deleted"));
+    let projection = Projection::try_new(wanted, Arc::clone(below));
+    projection.map(LogicalPlan::Projection).map_err(|_| ACROSS)
+}
+
+/// Whether a row deletes its note: where the query's own `deleted` says so, or it is `gone`.
+fn deleted_or(projection: &Projection, gone: Expr) -> std::result::Result<Expr, &'static str> {
+    let mut fields = projection.schema.fields().iter();
+    let Some(at) = fields.position(|field| field.name() == "deleted") else { return Ok(gone) };
+    let own = projection.expr[at].clone().unalias_nested().data;
+    if own.get_type(projection.input.schema().as_ref()).ok() != Some(DataType::Boolean) {
+        return Err("column `deleted` of corpus.sql is not a boolean");
+    }
+    Ok(coalesce(vec![own, lit(false)]).or(gone))
 }

@@ -11,7 +11,7 @@ use datafusion::functions_aggregate::count::count_all;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{DataFrame, SessionContext};
 
-use super::changes::{self, FeedRequest};
+use super::changes::{self, FeedRequest, Narrowed};
 use super::contract::Contract;
 use super::gather::{Gathered, Gatherer, sorted};
 use super::note_ids::WantedIds;
@@ -58,7 +58,8 @@ pub struct PrepareRequest<'a> {
     pub known: Option<KnownText>,
     /// What the newest snapshot was made of; counts with [`TypeRule::Exact`] only.
     pub earlier: Option<Earlier>,
-    /// With [`CorpusMode::Delta`] and a Delta table: from where its changes are read. `None` takes the query's rows for changes.
+    /// With [`CorpusMode::Delta`] and a table whose changes can be told: from where they are read. `None` takes the query's rows
+    /// for changes.
     pub feed: Option<FeedRequest>,
     /// Notes that must not be prepared at all (purged ones).
     pub exclude: Option<Exclude>,
@@ -124,7 +125,8 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
         reporter: &request.reporter,
         cancel: &request.cancel,
     };
-    let Opened { context, tables, query, template, mode, position } = open(opened).await?;
+    let opened = open(opened).await?;
+    let Opened { context, tables, query, template, mode, all, position } = opened;
     let uris: Vec<String> = options.tables.iter().map(TableOptions::shown_uri).collect();
     let what = || format!("a file of the corpus ({})", uris.join(", "));
     let files = &tables.files;
@@ -144,6 +146,19 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
         }
         _ => error,
     })?;
+    let notes_now = match all {
+        Some(all) => {
+            let counting = async {
+                let doubt = async |cause| tables.explain(&context, cause, COUNTING).await;
+                match count(all).await {
+                    Ok(rows) => Ok(rows),
+                    Err(cause) => Err(doubt(cause).await),
+                }
+            };
+            Some(request.cancel.unless_stopped(counting).await?)
+        }
+        None => None,
+    };
     let notes: u64 = outcome.shards.iter().map(|shard| shard.notes).sum();
     request.reporter.event(Event::Info {
         message: format!(
@@ -155,10 +170,16 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
         ),
     });
     let mode = Some(mode).filter(|mode| *mode != options.mode);
-    // Of two rows of a note a change of one does not tell whether the other one counts now.
-    let told = position.filter(|_| mode.is_none() || outcome.duplicates == 0);
+    // Of two rows of a note a change of one does not tell whether the other one counts now. A change feed names both, and what
+    // was purged; where rows are counted, each has to be a note.
+    let is_feed = position.as_ref().is_some_and(|position| position.mark.is_none());
+    let is_sure = match is_feed {
+        true => mode.is_none() || outcome.duplicates == 0,
+        false => outcome.duplicates == 0 && outcome.excluded == 0,
+    };
+    let told = position.filter(|_| is_sure);
     let feed = request.feed.as_ref().and_then(|feed| feed.now(told));
-    Ok(PrepareOutcome { mode, feed, ..outcome })
+    Ok(PrepareOutcome { mode, feed, notes_now, ..outcome })
 }
 
 /// What a corpus is opened with.
@@ -184,6 +205,8 @@ pub(super) struct Opened {
     pub(super) template: NoteTemplate,
     /// What absence of a note means.
     pub(super) mode: CorpusMode,
+    /// As [`Narrowed::all`].
+    all: Option<DataFrame>,
     /// Where the history of the table is, if it is one that changes can be told of.
     position: Option<Position>,
 }
@@ -220,12 +243,11 @@ pub(super) async fn open(opening: Opening<'_>) -> Result<Opened> {
     }
     let query = planned(&context, options, &template, &mut tables).await?;
     let position = opening.feed.and_then(|_| tables.position().cloned());
-    if position.is_none() {
-        return Ok(Opened { context, tables, query, template, mode: options.mode, position });
-    }
-    let (tables, query, mode) =
-        changes::narrowed(&context, options, (tables, query), reporter.as_ref()).await?;
-    Ok(Opened { context, tables, query, template, mode, position })
+    let Narrowed { tables, query, mode, all } = match position {
+        None => Narrowed { tables, query, mode: options.mode, all: None },
+        Some(_) => changes::narrowed(&context, options, (tables, query), reporter.as_ref()).await?,
+    };
+    Ok(Opened { context, tables, query, template, mode, all, position })
 }
 
 /// The query over the tables. One without rows may have whatever columns the query names.
@@ -368,6 +390,7 @@ pub(super) fn outcome(
         types,
         mode: None,
         feed: None,
+        notes_now: None,
         reading: Some(reading),
     })
 }

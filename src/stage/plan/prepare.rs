@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::adapt::{self, AdaptRequest};
 use super::compare::{Compared, compare_all};
 use super::envelope::{
-    BuildTask, CalibrateTask, EncodeTask, PLAN_VERSION, Plan, RunSpec, ShardPlan, build_task_id,
-    encode_task_id, resolved_tower,
+    BuildTask, CalibrateTask, EncodeTask, NoteChanges, PLAN_VERSION, Plan, RunSpec, ShardPlan,
+    build_task_id, encode_task_id, resolved_tower,
 };
 use super::live::PartsSummary;
 use super::notes::{NotesRequest, unless_purged, warn_of_purged};
@@ -17,7 +17,7 @@ use super::tokens::{Counted, count_tokens};
 use crate::corpus::{
     self, CorpusMode, Feed, FeedRequest, PrepareOutcome, PrepareRequest, TableFormat,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::observe::{Event, Stage};
 use crate::snapshot::{self, Manifest, PlannedUnder};
 use crate::stage::inputs::Inputs;
@@ -65,6 +65,21 @@ pub struct Planned {
 /// Reads the corpus, compares it with the newest snapshot and with every stored part, and plans the tasks.
 pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let started = Instant::now();
+    match Box::pin(plan_once(&request, started, true)).await? {
+        Some(planned) => Ok(planned),
+        // All rows say which notes there are.
+        None => Box::pin(plan_once(&request, started, false))
+            .await?
+            .ok_or_else(|| Error::internal("all rows of a table are fewer than all")),
+    }
+}
+
+/// `None` where only the rows that changed were read, and do not tell which notes there are.
+async fn plan_once(
+    request: &PlanRequest<'_>,
+    started: Instant,
+    may_read_changes: bool,
+) -> Result<Option<Planned>> {
     let notes = &request.notes;
     let NotesRequest { corpus, root, run, reporter, cancel, .. } = *notes;
     let parent = snapshot::newest(root).await?;
@@ -83,8 +98,10 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let prepared = match request.prepared {
         Some(prepared) => prepared.clone(),
         None => {
+            let feed = feed_of(notes, parent.as_ref(), &lost, &space_id)?;
+            let since = |feed: &FeedRequest| feed.since.clone().filter(|_| may_read_changes);
             let prepare = PrepareRequest {
-                feed: feed_of(notes, parent.as_ref(), &lost, &space_id)?,
+                feed: feed.map(|feed| FeedRequest { since: since(&feed), ..feed }),
                 ..notes.prepare(&inputs, parent.as_ref(), &lost, Some(&space_id)).await?
             };
             let under = PlannedUnder::of(parent.as_ref());
@@ -115,10 +132,22 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         Comparison::new(root, &inputs, &spec, parent.as_ref(), lost, recall_min).await?;
     let comparison = Arc::new(comparison);
     let (shards, parts) = compare_all(&comparison, &prepared.shards, reporter, cancel).await?;
+    if let Some(now) = prepared.notes_now {
+        let mut changes = NoteChanges::default();
+        shards.iter().for_each(|shard| changes += shard.plan.notes);
+        let known = changes.new + changes.changed + changes.unchanged;
+        if known != now {
+            reporter.info(format!(
+                "all rows of the table are read: what was written leads to {known} notes, and the query has {now} now, so \
+                 that some rows were deleted or came in unseen"
+            ));
+            return Ok(None);
+        }
+    }
     let distinct = shards.iter().filter(|shard| !shard.plan.unchanged).map(Compared::texts).sum();
     let Counted { shards, lengths, sample } =
         count_tokens(root, &inputs, shards, request.tower, cancel).await?;
-    let mut plan = lay_out_tasks(&request, spec, prepared, shards, parts).await?;
+    let mut plan = lay_out_tasks(request, spec, prepared, shards, parts).await?;
     if let Some(adapt) = &request.adapt {
         let task = adapt::lay_out(adapt, &plan.spec, root, parent.as_ref(), &plan.shards).await?;
         plan.adapt = task.map(Box::new);
@@ -131,10 +160,10 @@ pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
         seconds,
         summary: format!("{notes} notes in {} shards, {texts} texts to encode", plan.shards.len()),
     });
-    Ok(Planned { plan, parent, texts: distinct, lengths, sample, seconds })
+    Ok(Some(Planned { plan, parent, texts: distinct, lengths, sample, seconds }))
 }
 
-/// From where the changes of a Delta table are read: of all rows, where notes of the newest snapshot have to be made again.
+/// From where the changes of a table are read: of all rows, where notes of the newest snapshot have to be made again.
 fn feed_of(
     request: &NotesRequest<'_>,
     parent: Option<&Manifest>,
@@ -142,8 +171,11 @@ fn feed_of(
     space: &SpaceId,
 ) -> Result<Option<FeedRequest>> {
     let corpus = request.corpus;
-    let tables: Vec<_> = corpus.tables.iter().map(|table| table.format).collect();
-    if corpus.mode != CorpusMode::Delta || tables != [Some(TableFormat::Delta)] {
+    let has_history = match corpus.tables.as_slice() {
+        [table] => table.changed_at.is_some() || table.format == Some(TableFormat::Delta),
+        _ => false,
+    };
+    if corpus.mode != CorpusMode::Delta || !has_history {
         return Ok(None);
     }
     let purged = parent.and_then(|parent| parent.purged.stamp());

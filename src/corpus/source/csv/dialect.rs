@@ -134,12 +134,8 @@ pub(in crate::corpus::source) fn check_options(
         ("skip_rows", table.skip_rows > 0, csv, "CSV files"),
         ("encoding", table.encoding.is_some(), text, "CSV files, JSON lines and Markdown"),
         ("version", table.version.is_some(), format == TableFormat::Delta, "Delta tables"),
-        (
-            "table",
-            table.table.is_some(),
-            engine && format != TableFormat::Delta,
-            "tables of databases",
-        ),
+        ("table", table.table.is_some(), format.is_database(), "tables of databases"),
+        ("changed_at", table.changed_at.is_some(), format.is_database(), "tables of databases"),
     ];
     if let Some((option, .., whose)) =
         given.iter().find(|(_, given, belongs, _)| *given && !belongs)

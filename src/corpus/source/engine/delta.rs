@@ -55,14 +55,17 @@ pub(super) async fn open(
         version: Some(version),
         read: Some(format!("version {version} of a Delta table, in {} files", files.num_files())),
     };
-    let position =
-        Position { uri: input.uri.clone(), id: snapshot.metadata().id().to_owned(), version };
+    let (uri, id) = (input.uri.clone(), snapshot.metadata().id().to_owned());
+    let position = Position { uri, id, version: Some(version), mark: None };
     let changes = match since {
         None => None,
         Some(before) if before.uri != position.uri || before.id != position.id => {
             Some(Err("it is another table".to_owned()))
         }
-        Some(before) => Some(changes::since(context, &log, &snapshot, before.version).await),
+        Some(before) => {
+            let from = before.version.unwrap_or_default();
+            Some(changes::since(context, &log, &snapshot, from).await)
+        }
     };
     let config = DeltaScanConfig {
         // Plain strings, as all other tables have them.

@@ -45,7 +45,7 @@ impl Engines {
             #[cfg(not(feature = "delta"))]
             TableFormat::Delta => Err(not_built("Delta tables", "delta")),
             #[cfg(feature = "databases")]
-            _ => self.databases.open(options, format, finder).await,
+            _ => self.databases.open(options, format, finder, since).await,
             #[cfg(not(feature = "databases"))]
             _ => Err(not_built("databases", "databases")),
         }

@@ -26,7 +26,8 @@ impl Engine {
     }
 }
 
-/// The rows that changed, each as it was before and as it is afterwards.
+/// The rows that changed: those of Delta tables as they were before and as they are afterwards, those of databases as they
+/// are afterwards.
 pub(in crate::corpus::source) struct Changes {
     pub(in crate::corpus::source) provider: Arc<dyn TableProvider>,
     /// Bytes of the files that have them.

@@ -13,7 +13,7 @@ const SQL: &str = "SELECT id AS note_id, title, body, topics, at AS updated_at, 
                    AND at >= TIMESTAMP '2024-01-01 00:00:00'";
 
 /// What a server's tests need of the environment.
-fn server(variable: &str) -> Option<String> {
+pub(super) fn server(variable: &str) -> Option<String> {
     let uri = std::env::var(variable).ok();
     if uri.is_none() {
         println!("skipped: {variable} names no server (`make test-sources` starts one)");
@@ -33,7 +33,7 @@ async fn texts(corpus: &Corpus) -> Vec<String> {
     corpus.texts().await.into_iter().map(|(id, text)| format!("{id} {text}")).collect()
 }
 
-async fn postgres(uri: &str) -> Client {
+pub(super) async fn postgres(uri: &str) -> Client {
     let env = |name: &str| std::env::var(name).expect("sources.py sets it");
     let uri = uri.replace("://", &format!("://{}:{}@", env("PGUSER"), env("PGPASSWORD")));
     let (client, connection) = tokio_postgres::connect(&uri, NoTls).await.unwrap();

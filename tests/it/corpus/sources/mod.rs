@@ -1,11 +1,15 @@
 //! Tables that engines of their own read: Delta Lake, and databases. `make test-sources` builds them in, and has servers.
 
+#[cfg(any(feature = "delta", feature = "databases"))]
+mod both;
 #[cfg(feature = "databases")]
 mod databases;
 #[cfg(feature = "delta")]
 mod delta;
 #[cfg(feature = "delta")]
 mod feed;
+#[cfg(feature = "databases")]
+mod written;
 
 use scalingnote::corpus::TableFormat;
 use scalingnote::error::ErrorKind;
@@ -42,7 +46,11 @@ async fn options_of_files_are_not_those_of_tables() {
     let error = corpus.fails().await;
     assert!(error.to_string().contains("table is for tables of databases"), "{error}");
     let table = &mut corpus.options.tables[0];
-    (table.table, table.format, table.skip_rows) = (None, Some(TableFormat::Delta), 1);
+    (table.table, table.changed_at) = (None, Some("at".to_owned()));
+    let error = corpus.fails().await;
+    assert!(error.to_string().contains("changed_at is for tables of databases"), "{error}");
+    let table = &mut corpus.options.tables[0];
+    (table.changed_at, table.format, table.skip_rows) = (None, Some(TableFormat::Delta), 1);
     let error = corpus.fails().await;
     assert!(error.to_string().contains("skip_rows is for CSV files"), "{error}");
 }

@@ -9,6 +9,7 @@ mod postgres;
 mod spool;
 mod sqlite;
 mod statement;
+mod written;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,9 +32,10 @@ use tokio::sync::Mutex;
 use self::address::Address;
 use self::driver::{Column, Described, Driver};
 use self::spool::Spool;
-use super::opened::Engine;
+use self::written::Written;
+use super::opened::{Changes, Engine};
 use crate::corpus::options::{TableFormat, TableOptions};
-use crate::corpus::outcome::InputFile;
+use crate::corpus::outcome::{InputFile, Position};
 use crate::corpus::session::{self, BATCH_ROWS};
 use crate::corpus::source::find::Finder;
 use crate::error::{Error, Result};
@@ -58,6 +60,7 @@ impl Databases {
         options: &TableOptions,
         format: TableFormat,
         finder: &Finder<'_>,
+        since: Option<&Position>,
     ) -> Result<(Engine, InputFile)> {
         let (shown, size, connection) = match format {
             TableFormat::Sqlite => {
@@ -109,8 +112,15 @@ impl Databases {
             read: Some(read),
         };
         let name = format!("table `{name}` of {shown}");
-        let table = Table { name, schema, columns: columns.into(), from, connection };
-        Ok((Engine::new(Arc::new(table)), input))
+        let columns = columns.into();
+        let table = Table { name, schema, columns, from, only: None, connection };
+        let engine = match &options.changed_at {
+            None => Engine::new(Arc::new(table)),
+            Some(column) => {
+                table.with_changes(column, (&input.uri, input.read.as_deref()), since).await?
+            }
+        };
+        Ok((engine, input))
     }
 
     fn keep(&mut self, shown: &str, driver: Box<dyn Driver>) -> Connection {
@@ -121,13 +131,49 @@ impl Databases {
 }
 
 /// A table of a database.
+#[derive(Clone)]
 struct Table {
     /// For messages.
     name: String,
     schema: SchemaRef,
     columns: Arc<[Column]>,
     from: String,
+    /// The condition of the rows that are read; `None` for all.
+    only: Option<String>,
     connection: Connection,
+}
+
+impl Table {
+    /// The table with what was written to it since an earlier run, by a column that says when.
+    async fn with_changes(
+        self,
+        column: &str,
+        (uri, read): (&str, Option<&str>),
+        since: Option<&Position>,
+    ) -> Result<Engine> {
+        let written = Written::by(column, &self.columns, &self.name)?;
+        let now = {
+            let mut driver = self.connection.lock().await;
+            written.mark(driver.as_mut(), &self.from, &self.name).await?
+        };
+        let (uri, id) = (uri.to_owned(), column.to_owned());
+        let mark = now.as_ref().and_then(Written::text);
+        let position = mark.map(|mark| Position { uri, id, version: None, mark: Some(mark) });
+        let changes = since.map(|before| {
+            let place = position.as_ref().map(|now| (&now.uri, &now.id));
+            let (Some(mark), Some(now)) = (&before.mark, &now) else {
+                return Err(format!("it has no value of `{column}`"));
+            };
+            if place != Some((&before.uri, &before.id)) {
+                return Err("it is another table, or by another column".to_owned());
+            }
+            let (only, rows) = written.since(mark, now)?;
+            let read = format!("{rows}, by {}", read.unwrap_or("one statement"));
+            let provider = Arc::new(Self { only: Some(only), ..self.clone() });
+            Ok(Changes { provider, bytes: 0, read })
+        });
+        Ok(Engine { provider: Arc::new(self.clone()), position, changes })
+    }
 }
 
 impl fmt::Debug for Table {
@@ -168,7 +214,8 @@ impl TableProvider for Table {
         let all = || (0..self.columns.len()).collect();
         let places: Vec<usize> = projection.cloned().unwrap_or_else(all);
         let schema = Arc::new(self.schema.project(&places)?);
-        let sql = statement::select(&self.columns, &places, &self.from, filters, limit);
+        let only = self.only.as_deref();
+        let sql = statement::select(&self.columns, &places, &self.from, (only, filters), limit);
         let (name, connection) = (self.name.clone(), Arc::clone(&self.connection));
         let scan = Scan { name, sql, schema: Arc::clone(&schema), connection };
         let sorting = Vec::<LexOrdering>::new();

@@ -13,12 +13,12 @@ pub(super) fn select(
     columns: &[Column],
     places: &[usize],
     from: &str,
-    filters: &[Expr],
+    (only, filters): (Option<&str>, &[Expr]),
     limit: Option<usize>,
 ) -> String {
     let wanted: Vec<&str> = places.iter().map(|at| columns[*at].select.as_str()).collect();
-    let conditions: Vec<String> =
-        filters.iter().filter_map(|filter| condition(filter, columns)).collect();
+    let conditions = filters.iter().filter_map(|filter| condition(filter, columns));
+    let conditions: Vec<String> = only.map(str::to_owned).into_iter().chain(conditions).collect();
     let wanted = if wanted.is_empty() { "count(*)".to_owned() } else { wanted.join(", ") };
     let mut sql = format!("SELECT {wanted} FROM {from}");
     if !conditions.is_empty() {
@@ -164,12 +164,14 @@ mod tests {
         let columns = columns();
         let filters = [col("id").gt(lit(7_i64)), col("lang").gt(lit("a"))];
         let sql = |places: &[usize], filters: &[Expr], limit| {
-            select(&columns, places, "\"notes\"", filters, limit)
+            select(&columns, places, "\"notes\"", (None, filters), limit)
         };
         assert_eq!(sql(&[0], &filters, None), "SELECT \"id\" FROM \"notes\" WHERE \"id\" > 7");
         assert_eq!(sql(&[], &[], None), "SELECT count(*) FROM \"notes\"");
         // A filter that is applied later would take rows from those that a limit left.
         assert_eq!(sql(&[1, 0], &filters[1..], Some(3)), "SELECT \"lang\", \"id\" FROM \"notes\"");
         assert_eq!(sql(&[1], &[], Some(3)), "SELECT \"lang\" FROM \"notes\" LIMIT 3");
+        let changed = select(&columns, &[0], "notes", (Some("\"at\" >= 7"), &filters), None);
+        assert_eq!(changed, "SELECT \"id\" FROM notes WHERE \"at\" >= 7 AND \"id\" > 7");
     }
 }

@@ -31,7 +31,7 @@ async fn opened(folder: &Path, tables: &[&str]) -> Result<(SessionContext, Vec<I
     let (mut databases, mut inputs) = (Databases::default(), Vec::new());
     for name in tables {
         let options = TableOptions::new(name, "notes.db");
-        let (engine, input) = databases.open(&options, TableFormat::Sqlite, &finder).await?;
+        let (engine, input) = databases.open(&options, TableFormat::Sqlite, &finder, None).await?;
         context.register_table(*name, engine.provider).unwrap();
         inputs.push(input);
     }
