@@ -14,9 +14,9 @@ mod prometheus;
 mod run;
 mod text;
 
+pub use crate::stage::{Asked, Changes, Comparison, Crosswise, Group, Scores, Worst};
 pub use backfill::{BackfillReport, BackfillState, BackfillSummary};
 pub(crate) use charts::{Interval, bar_chart, interval_series};
-pub use comparison::{Asked, Changes, Comparison, Group, Scores, Worst};
 pub use lengths::LengthBucket;
 pub use metrics::{check_metrics_file, write_metrics};
 pub(crate) use page::page_templates;

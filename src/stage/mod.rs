@@ -38,7 +38,8 @@ pub use encode::{
     refuse_drift, self_test, verify_sample,
 };
 pub use evaluation::{
-    Against, EvaluationOptions, EvaluationReport, EvaluationRequest, FirstHits, Questions, SetScore,
+    Against, Asked, Changes, Comparison, Crosswise, EvaluationOptions, EvaluationReport,
+    EvaluationRequest, FirstHits, Group, Questions, Scores, SetScore, Worst,
 };
 pub use inputs::Inputs;
 pub(crate) use lengths::length_bucket;

@@ -111,7 +111,9 @@ pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
     let [before, after] = <[Side; 2]>::try_from(sides).map_err(|_| Error::internal("two sides"))?;
     let towers = [&before, &after].map(|side| side.encoder.tower().fingerprint.to_hex());
     let numbers = [args.before, args.after];
-    let not_crosswise = not_crosswise(&before, &after);
+    let spaces = [&before, &after].map(|side| &side.snapshot.manifest().content.space_id);
+    let one_tower = Arc::ptr_eq(&before.encoder, &after.encoder);
+    let not_crosswise = Comparison::not_crosswise(spaces, one_tower);
     let crosses = not_crosswise.is_none();
     let (k, exact, texts) = (args.k as usize, args.exact, args.texts);
     let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
@@ -136,19 +138,6 @@ pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
         std::fs::write(path, found.to_html()?).map_err(|cause| not_written(path, cause))?;
     }
     app.answer(args.json, &found, describe)
-}
-
-/// Why the queries of one side's tower say nothing more on the other side; `None` where they do.
-fn not_crosswise(before: &Side, after: &Side) -> Option<String> {
-    let [one, other] = [before, after].map(|side| &side.snapshot.manifest().content.space_id);
-    if one != other {
-        return Some(format!(
-            "not asked crosswise: the vectors of {one} and of {other} mean nothing to each other's queries"
-        ));
-    }
-    Arc::ptr_eq(&before.encoder, &after.encoder).then(|| {
-        "not asked crosswise: both have one query tower, so what changes is the corpus".to_owned()
-    })
 }
 
 fn ask(query: Query, sides: [&Side; 2], k: usize, exact: bool, crosses: bool) -> Result<Asked> {

@@ -4,13 +4,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::comparison::{Asked, Comparison};
 use super::questions::Questions;
 use super::report::{Against, EvaluationReport, FirstHits};
-use super::score::{SetScore, depth};
+use super::score::{DEPTH, SetScore, depth};
+use crate::dataset::Query;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::evaluate::{BootstrapOptions, Paired, paired};
 use crate::observe::Reporter;
-use crate::search::{Found, QueryEncoder, Snapshot};
+use crate::search::{Found, Hit, QueryEncoder, Snapshot};
 use crate::snapshot::{Content, Manifest, proposed};
 use crate::stage::GateOptions;
 use crate::store::Root;
@@ -64,12 +66,11 @@ pub(crate) async fn evaluate(
     let snapshot = Arc::new(snapshot);
     let encoder = asking.encoder(snapshot.manifest()).await?;
     let is_served = parent.is_some_and(|parent| encoder.serves(parent));
-    let vectors = asking.encode(encoder).await?;
-    let found = asking.search(&snapshot, &vectors).await?;
+    let now = asking.ask(snapshot, Some(encoder), None).await?;
     let mut evaluated = Evaluated { report: EvaluationReport::default(), score: None };
     let report = &mut evaluated.report;
     if let Some(judged) = &questions.judged {
-        let score = SetScore::of(judged, questions.of_set(&found), &snapshot)?;
+        let score = SetScore::of(judged, questions.of_set(&now.hits), &now.snapshot)?;
         if score.missing == score.relevant && content.notes > 0 {
             return Err(judged.is_of_other_notes());
         }
@@ -89,17 +90,18 @@ pub(crate) async fn evaluate(
     let mut before = told;
     // Another tower is rare, and what it changes is worth knowing whether or not a gate asks.
     if wants_score || is_other {
-        let vectors = is_served.then_some(vectors);
-        match asking.ask_parent(parent, &snapshot, vectors, is_needed).await? {
+        let encoded = is_served.then_some(&now);
+        match asking.ask_parent(parent, &now.snapshot, encoded, is_needed).await? {
             ControlFlow::Break(why) => report.not_compared = Some(why),
-            ControlFlow::Continue((snapshot, found_before)) => {
+            ControlFlow::Continue(then) => {
                 if let Some(judged) = judged.filter(|_| before.is_none()) {
-                    let found = questions.of_set(&found_before);
-                    before = Some(SetScore::of(judged, found, &snapshot)?);
+                    let found = questions.of_set(&then.hits);
+                    before = Some(SetScore::of(judged, found, &then.snapshot)?);
                 }
                 if is_other {
-                    let pairs = questions.for_first_hits(&found_before, &found);
-                    report.first_hits = Some(first_hits(parent.number, pairs));
+                    let comparison = asking.compare(&then, &now, is_served).await?;
+                    report.first_hits = Some(FirstHits::of(&comparison));
+                    report.comparison = Some(comparison);
                 }
             }
         }
@@ -111,19 +113,6 @@ pub(crate) async fn evaluate(
         report.against = Some(Against { snapshot, ndcg_10, difference, low, high });
     }
     Ok(evaluated)
-}
-
-fn first_hits<'a>(
-    snapshot: u64,
-    pairs: impl Iterator<Item = (&'a Vec<Found>, &'a Vec<Found>)>,
-) -> FirstHits {
-    let first = |found: &'a Vec<Found>| found.first().map(|found| &found.note_id);
-    let mut hits = FirstHits { snapshot, queries: 0, changed: 0 };
-    for (before, now) in pairs {
-        hits.queries += 1;
-        hits.changed += u64::from(first(before) != first(now));
-    }
-    hits
 }
 
 impl Questions {
@@ -140,14 +129,15 @@ impl Questions {
         found[..self.of_judged()].to_vec()
     }
 
-    /// Of what was found before and now for all queries, that of those whose first hits are compared.
-    fn for_first_hits<'a>(
-        &self,
-        before: &'a [Vec<Found>],
-        now: &'a [Vec<Found>],
-    ) -> impl Iterator<Item = (&'a Vec<Found>, &'a Vec<Found>)> {
-        let begin = if self.others.is_empty() { 0 } else { self.of_judged() };
-        before[begin..].iter().zip(&now[begin..])
+    /// The place of the first query whose hits are compared.
+    fn compared_from(&self) -> usize {
+        if self.others.is_empty() { 0 } else { self.of_judged() }
+    }
+
+    /// All of them, in the order in which they are asked.
+    fn all(&self) -> impl Iterator<Item = &Query> {
+        let judged = self.judged.iter().flat_map(|judged| &judged.set.queries);
+        judged.chain(&self.others)
     }
 }
 
@@ -156,6 +146,15 @@ type Hits = Vec<Vec<Found>>;
 
 /// The vector of each query; `None` for one that the tower can make nothing of, and which finds nothing.
 type Vectors = Arc<Vec<Option<Vec<f32>>>>;
+
+/// A snapshot with what it finds.
+struct Answers {
+    snapshot: Arc<Snapshot>,
+    /// The tower that encoded the queries.
+    tower: String,
+    vectors: Vectors,
+    hits: Hits,
+}
 
 struct Asking<'a> {
     request: &'a EvaluationRequest<'a>,
@@ -172,10 +171,64 @@ impl Asking<'_> {
             .context(|| "loading the tower for [evaluation] (evaluation.device says where)")
     }
 
+    /// Asks a snapshot, by this tower, or with the vectors that are `encoded` already.
+    async fn ask(
+        &self,
+        snapshot: Arc<Snapshot>,
+        encoder: Option<QueryEncoder>,
+        encoded: Option<&Answers>,
+    ) -> Result<Answers> {
+        let (tower, vectors) = match encoded {
+            Some(encoded) => (encoded.tower.clone(), Arc::clone(&encoded.vectors)),
+            None => {
+                let encoder = match encoder {
+                    Some(encoder) => encoder,
+                    None => self.encoder(snapshot.manifest()).await?,
+                };
+                (encoder.tower().fingerprint.to_hex(), self.encode(encoder).await?)
+            }
+        };
+        let hits = self.search(&snapshot, &vectors).await?;
+        Ok(Answers { snapshot, tower, vectors, hits })
+    }
+
+    /// What changes; where both towers are of one space, crosswise too.
+    async fn compare(
+        &self,
+        before: &Answers,
+        now: &Answers,
+        one_tower: bool,
+    ) -> Result<Comparison> {
+        let questions = self.request.questions;
+        let spaces = [before, now].map(|side| &side.snapshot.manifest().content.space_id);
+        let not_crosswise = Comparison::not_crosswise(spaces, one_tower);
+        let crossed = match not_crosswise {
+            Some(_) => None,
+            None => Some([
+                self.search(&now.snapshot, &before.vectors).await?,
+                self.search(&before.snapshot, &now.vectors).await?,
+            ]),
+        };
+        let hits =
+            |hits: &Hits, at: usize| Hit::ranked(hits[at].iter().take(DEPTH).cloned().collect());
+        let queries = questions.all().enumerate().skip(questions.compared_from());
+        let asked: Vec<Asked> = queries
+            .map(|(at, query)| Asked {
+                id: query.id.clone(),
+                text: None,
+                hits: [hits(&before.hits, at), hits(&now.hits, at)],
+                crossed: crossed.as_ref().map(|both| both.each_ref().map(|found| hits(found, at))),
+            })
+            .collect();
+        let numbers = [before, now].map(|side| side.snapshot.manifest().number);
+        let towers = [before, now].map(|side| side.tower.clone());
+        let by = questions.by.as_deref();
+        Ok(Comparison { not_crosswise, ..Comparison::of(numbers, towers, DEPTH, by, &asked) })
+    }
+
     /// The tower goes with it: two of them need not fit into memory.
     async fn encode(&self, encoder: QueryEncoder) -> Result<Vectors> {
-        let judged = self.request.questions.judged.iter().flat_map(|judged| &judged.set.queries);
-        let queries: Vec<_> = judged.chain(&self.request.questions.others).cloned().collect();
+        let queries: Vec<_> = self.request.questions.all().cloned().collect();
         let (cancel, reporter) = (self.request.cancel.clone(), Arc::clone(self.request.reporter));
         let encode = move || {
             let mut vectors = Vec::with_capacity(queries.len());
@@ -197,7 +250,7 @@ impl Asking<'_> {
     }
 
     async fn search(&self, snapshot: &Arc<Snapshot>, vectors: &Vectors) -> Result<Hits> {
-        let k = self.request.questions.judged.as_ref().map_or(1, depth);
+        let k = self.request.questions.judged.as_ref().map_or(DEPTH, depth);
         let (snapshot, vectors) = (Arc::clone(snapshot), Arc::clone(vectors));
         let cancel = self.request.cancel.clone();
         let search = move || {
@@ -211,25 +264,19 @@ impl Asking<'_> {
         blocking(search).await
     }
 
-    /// Opens the parent beside what is new and asks it, by its own tower unless `vectors` are that tower's. Breaks with the
-    /// reason where it cannot be asked; what another attempt may get past is an error where a gate needs the answer.
+    /// Opens the parent beside what is new and asks it, by its own tower unless what is `encoded` is by that one. Breaks with
+    /// the reason where it cannot be asked; what another attempt may get past is an error where a gate needs the answer.
     async fn ask_parent(
         &self,
         parent: &Manifest,
         beside: &Snapshot,
-        vectors: Option<Vectors>,
+        encoded: Option<&Answers>,
         is_needed: bool,
-    ) -> Result<ControlFlow<String, (Arc<Snapshot>, Hits)>> {
+    ) -> Result<ControlFlow<String, Answers>> {
         let asked = async {
             let snapshot =
                 Snapshot::of(self.root, parent.clone(), self.folder, Some(beside)).await?;
-            let snapshot = Arc::new(snapshot);
-            let vectors = match vectors {
-                Some(vectors) => vectors,
-                None => self.encode(self.encoder(parent).await?).await?,
-            };
-            let found = self.search(&snapshot, &vectors).await?;
-            Ok::<_, Error>((snapshot, found))
+            self.ask(Arc::new(snapshot), None, encoded).await
         };
         let number = parent.number;
         match asked.await {

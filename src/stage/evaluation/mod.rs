@@ -9,6 +9,7 @@
 //! measured with another set, it is searched.
 
 mod ask;
+mod comparison;
 mod options;
 mod questions;
 mod report;
@@ -16,6 +17,7 @@ mod score;
 
 pub use ask::EvaluationRequest;
 pub(crate) use ask::{Evaluated, evaluate};
+pub use comparison::{Asked, Changes, Comparison, Crosswise, Group, Scores, Worst};
 pub use options::EvaluationOptions;
 pub use questions::Questions;
 pub use report::{Against, EvaluationReport, FirstHits};

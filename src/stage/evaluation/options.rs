@@ -19,6 +19,9 @@ pub struct EvaluationOptions {
     /// The queries of the gate `top1-change`: JSON lines of `_id` and `text` (.jsonl), or a query a line. Default: those
     /// of `set`.
     pub queries: Option<String>,
+    /// A stored column: where the tower is another, the report compares by its values too, of the first hit before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// Where the queries are encoded: `cpu`, `cpu:4` or `cuda:0`. Default: the first of `encode.devices`.
     pub device: Option<String>,
 }
@@ -30,6 +33,7 @@ impl Default for EvaluationOptions {
             qrels: "qrels.tsv".to_owned(),
             ignore_identical_ids: false,
             queries: None,
+            by: None,
             device: None,
         }
     }

@@ -21,6 +21,8 @@ pub struct Questions {
     pub(super) judged: Option<Judged>,
     /// Queries without judgements; empty where those of the set are asked.
     pub(super) others: Vec<Query>,
+    /// The stored column that changes are told by.
+    pub(super) by: Option<String>,
 }
 
 /// A judged set over the notes.
@@ -48,7 +50,7 @@ impl Questions {
             Some(file) => read_queries(&base_dir.join(file)).context(reading)?,
             None => Vec::new(),
         };
-        Ok(Self { judged, others })
+        Ok(Self { judged, others, by: options.by.clone() })
     }
 
     /// What a person should know of the set.

@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::comparison::Comparison;
+
 /// The queries of `[evaluation]` on what a run wanted to publish.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -24,6 +26,8 @@ pub struct EvaluationReport {
     /// How many first hits are other notes than the newest snapshot's; measured where the tower of notes or queries is
     /// another.
     pub first_hits: Option<FirstHits>,
+    /// The same hits, as `snapshot compare` compares them.
+    pub comparison: Option<Comparison>,
     /// Why the newest snapshot could not be asked, where that was tried.
     pub not_compared: Option<String>,
 }
@@ -55,6 +59,13 @@ pub struct FirstHits {
 }
 
 impl FirstHits {
+    /// Those of a comparison with the newest snapshot.
+    pub(super) fn of(comparison: &Comparison) -> Self {
+        let queries = comparison.all.queries;
+        let changed = (comparison.all.first_changed * queries as f64).round() as u64;
+        Self { snapshot: comparison.snapshots[0], queries, changed }
+    }
+
     /// Share of the queries whose first hit is another note.
     pub fn share(&self) -> f64 {
         if self.queries == 0 { 0.0 } else { self.changed as f64 / self.queries as f64 }
@@ -82,6 +93,9 @@ impl fmt::Display for EvaluationReport {
             said.push(format!(
                 "{changed} of {queries} first hits are others than in snapshot {snapshot}"
             ));
+        }
+        if let Some(Comparison { all, k, .. }) = &self.comparison {
+            said.push(format!("{:.1}% of the first {k} are the same notes", 100.0 * all.overlap));
         }
         said.extend(self.not_compared.clone());
         f.write_str(&if said.is_empty() {

@@ -16,7 +16,7 @@ use crate::types::{Digest256, NoteId};
 const DIGITS: f64 = 1e6;
 
 /// The rank that nDCG@10 looks at last.
-const DEPTH: usize = 10;
+pub(super) const DEPTH: usize = 10;
 
 /// nDCG@10 of a judged set on a snapshot: what `measured.evaluation` of its manifest holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -247,6 +247,14 @@ fn another_tower_may_change_so_many_first_hits() {
         (&json!(2), &json!(20), &json!(0)),
         "{report}"
     );
+    let comparison = &report["evaluation"]["comparison"];
+    assert_eq!(
+        (&comparison["snapshots"], &comparison["k"], &comparison["all"]["first_changed"]),
+        (&json!([2, 3]), &json!(10), &json!(0.0)),
+        "{comparison}"
+    );
+    let why = comparison["not_crosswise"].as_str().unwrap();
+    assert!(comparison["crosswise"].is_null() && why.contains("mean nothing"), "{comparison}");
     // One whose queries all are about note 12: it is of the same space.
     place.write("p.toml", pipeline("fake:24", &format!("{FIRST}{PROMPTED}")));
     let before = served(&place);
@@ -256,7 +264,14 @@ fn another_tower_may_change_so_many_first_hits() {
         &["top1-change", "have another first hit than in snapshot 3, at most 25% allowed"],
     );
     assert_eq!(served(&place), before);
-    place.expect(0, "run p.toml --override top1-change --reason tried");
+    let report = place.json(0, "run p.toml --override top1-change --reason tried --json");
+    // The corpus is the same, so that all of it is the tower's doing.
+    let crosswise = &report["evaluation"]["comparison"]["crosswise"];
+    let changed = |what: &str| crosswise[what]["first_changed"].as_f64().unwrap();
+    assert_eq!(changed("corpus_by_tower_before"), 0.0, "{crosswise}");
+    assert_eq!(changed("corpus_by_tower_after"), 0.0, "{crosswise}");
+    assert!(changed("tower_on_snapshot_before") > 0.25, "{crosswise}");
+    assert_eq!(changed("tower_on_snapshot_before"), changed("tower_on_snapshot_after"));
 }
 
 #[test]
@@ -296,6 +311,14 @@ fn the_switch_to_the_next_tower_is_asked_beside_the_one_of_now() {
     let hits = &report["backfill"]["evaluation"]["first_hits"];
     assert_eq!((&hits["snapshot"], &hits["queries"]), (&json!(1), &json!(20)), "{report}");
     assert!(hits["changed"].as_u64() > Some(5), "{report}");
+    let comparison = &report["backfill"]["evaluation"]["comparison"];
+    assert_eq!(comparison["all"]["queries"], 20, "{comparison}");
+    let worst = comparison["worst"].as_array().unwrap();
+    assert!(!worst.is_empty() && worst.iter().all(|query| query.get("text").is_none()));
+    let run = report["run"].as_str().unwrap();
+    let page = place.path(&format!("root/runs/{run}/report.html"));
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("Queries that change most") && page.contains("places moved"), "{page}");
     place.says(3, "run p.toml", &["asked    ", "first hits are others than in snapshot 1"]);
     assert_eq!(newest(&place)["number"], 1);
 }
@@ -311,6 +334,12 @@ fn gates_need_something_to_ask() {
             "`gates.max_top1_change` must be 0 to 1",
             "`evaluation.queries`",
         ],
+    );
+    place.write("p.toml", pipeline("fake:32", &FIRST.replace("[gates]", "by = \"lang\"\n[gates]")));
+    place.says(
+        2,
+        "config check p.toml",
+        &["`evaluation.by` must be one of `corpus.stored_columns`"],
     );
     place.write("p.toml", pipeline("fake:32", "[evaluation]\ndevice = \"gpu\"\n"));
     place.says(2, "config check p.toml", &["`evaluation` asks nothing", "evaluation.device"]);
