@@ -83,8 +83,10 @@ mod tests {
         "endpoint",
         "region",
         "device",
-        // What a database calls it.
+        // What a database calls it, and columns.
         "table",
+        "changed_at",
+        "by",
         // How text files are written.
         "quote",
         "escape",
