@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::FutureExt;
+
 use super::adapt::{self, AdaptRequest};
 use super::compare::{Compared, compare_all};
 use super::envelope::{
@@ -65,10 +67,12 @@ pub struct Planned {
 /// Reads the corpus, compares it with the newest snapshot and with every stored part, and plans the tasks.
 pub async fn plan(request: PlanRequest<'_>) -> Result<Planned> {
     let started = Instant::now();
-    match Box::pin(plan_once(&request, started, true)).await? {
+    // Boxed, and out of this future: the one that reads all rows seldom runs.
+    let once = |may_read_changes| plan_once(&request, started, may_read_changes).boxed();
+    match once(true).await? {
         Some(planned) => Ok(planned),
         // All rows say which notes there are.
-        None => Box::pin(plan_once(&request, started, false))
+        None => once(false)
             .await?
             .ok_or_else(|| Error::internal("all rows of a table are fewer than all")),
     }

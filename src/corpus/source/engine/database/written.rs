@@ -85,7 +85,8 @@ impl<'a> Written<'a> {
         now: &ScalarValue,
     ) -> std::result::Result<(String, String), String> {
         let Column { name, data_type, .. } = self.column;
-        let unread = || format!("the highest `{name}` was {before:?}, which does not fit {data_type}");
+        let unread =
+            || format!("the highest `{name}` was {before:?}, which does not fit {data_type}");
         let before =
             ScalarValue::try_from_string(before.to_owned(), data_type).map_err(|_| unread())?;
         let shown = |value: &ScalarValue| Self::text(value).unwrap_or_default();
