@@ -12,12 +12,12 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::{Case, Expr, ExprSchemable, LogicalPlan, Projection, cast, lit};
-use datafusion::prelude::{DataFrame, SessionContext};
+use datafusion::prelude::{DataFrame, SessionContext, ident};
 
 use super::per_row::{ACROSS, UNSTEADY, is_of_the_row, scan_of};
 use crate::corpus::options::{CorpusMode, CorpusOptions};
 use crate::corpus::outcome::{Feed, Position, SourceTypes};
-use crate::corpus::session::query;
+use crate::corpus::session::{error, query};
 use crate::corpus::source::tables::Tables;
 use crate::error::Result;
 use crate::observe::Reporter;
@@ -78,7 +78,7 @@ pub(super) async fn narrowed(
                 match plan {
                     Ok(plan) => {
                         let query = DataFrame::new(context.state(), plan);
-                        let all = is_marked.then_some(rows);
+                        let all = is_marked.then(|| not_deleted(rows)).transpose()?;
                         return Ok(Narrowed {
                             tables: changed,
                             query,
@@ -178,6 +178,15 @@ fn over_written(plan: &LogicalPlan) -> std::result::Result<LogicalPlan, &'static
     wanted.push(deleted.alias("deleted"));
     let projection = Projection::try_new(wanted, Arc::clone(below));
     projection.map(LogicalPlan::Projection).map_err(|_| ACROSS)
+}
+
+/// The rows of a query, without those that its own `deleted` deletes.
+fn not_deleted(rows: DataFrame) -> Result<DataFrame> {
+    if !rows.schema().has_column_with_unqualified_name("deleted") {
+        return Ok(rows);
+    }
+    let deleted = coalesce(vec![ident("deleted"), lit(false)]);
+    rows.filter(Expr::Not(Box::new(deleted))).map_err(|e| error(e, "counting the notes"))
 }
 
 /// Whether a row deletes its note: where the query's own `deleted` says so, or it is `gone`.

@@ -123,7 +123,7 @@ pub struct Scores {
 /// Queries with one value of a stored column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Group {
-    /// The value; null where the first hit has none, or there is no hit.
+    /// The value; null if the first hit lacks it or the query has no hits.
     pub value: Value,
     /// How much they change.
     #[serde(flatten)]

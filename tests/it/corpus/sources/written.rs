@@ -74,6 +74,23 @@ async fn rows_that_were_written_since_are_read_and_deletions_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_say_that_they_are_deleted_are_not_counted() {
+    let place = place_of(SQLITE);
+    let writer = notes(&place);
+    writer.execute_batch("ALTER TABLE notes ADD COLUMN deleted BOOLEAN").unwrap();
+    for file in ["p.toml", "full.toml"] {
+        let text = std::fs::read_to_string(place.path(file)).unwrap();
+        place.write(file, text.replace("body, lang FROM", "body, lang, deleted FROM"));
+    }
+    both(&place, "the first day").await;
+    writer.execute_batch("UPDATE notes SET deleted = 1, seq = 50 WHERE id = 1").unwrap();
+    for at in ["a deletion", "the day after"] {
+        assert!(planned(&place).0.starts_with(SOME), "{at}");
+        both(&place, at).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_note_that_was_purged_or_stands_twice_leaves_doubt() {
     let place = place_of(SQLITE);
     let writer = notes(&place);
