@@ -11,6 +11,7 @@ mod contrast;
 mod distill;
 mod files;
 mod gradients;
+mod head;
 mod keep;
 mod large_stack;
 mod mine;

@@ -8,9 +8,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use nalgebra::DMatrix;
-use serde_json::json;
 
-use super::files::{cannot, save_tensors, write, write_json};
+use super::head::write_modules;
 use super::tensors::tensor_error;
 use crate::error::{Error, Result};
 use crate::types::Embeddings;
@@ -109,43 +108,17 @@ impl Whitening {
         out
     }
 
-    /// Writes it into `folder` as sentence-transformers' modules: `Normalize`, `Dense`, `Normalize`.
+    /// Writes it into `folder`, as `tower.head` names it.
     ///
     /// # Errors
     /// Those of the disk.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        const KINDS: [&str; 3] = ["Normalize", "Dense", "Normalize"];
-        let n = self.dimensions;
-        let mut modules = Vec::new();
-        for (idx, kind) in KINDS.into_iter().enumerate() {
-            let path = format!("{idx}_{kind}");
-            let of_its_own = folder.join(&path);
-            std::fs::create_dir_all(&of_its_own).map_err(cannot("write", &of_its_own))?;
-            if kind == "Dense" {
-                let config = json!({
-                    "in_features": n,
-                    "out_features": n,
-                    "bias": true,
-                    "activation_function": "torch.nn.modules.linear.Identity",
-                });
-                write_json(&of_its_own, "config.json", &config)?;
-                let centred = self.weight.chunks_exact(n);
-                let bias: Vec<f32> =
-                    centred.map(|weight| -crate::kernel::dot(weight, &self.mean)).collect();
-                let cpu = &Device::Cpu;
-                let weight = Tensor::from_slice(&self.weight, (n, n), cpu).map_err(tensor_error)?;
-                let bias = Tensor::from_vec(bias, n, cpu).map_err(tensor_error)?;
-                let tensors =
-                    [("linear.weight".to_owned(), weight), ("linear.bias".to_owned(), bias)];
-                save_tensors(&of_its_own.join("model.safetensors"), &tensors, true, None)?;
-            } else {
-                write(&of_its_own.join("config.json"), "{}\n")?;
-            }
-            let class = format!("sentence_transformers.models.{kind}");
-            modules.push(json!({"idx": idx, "name": idx.to_string(), "path": path, "type": class}));
-        }
-        // Last: a folder without it is not a head.
-        write_json(folder, "modules.json", &modules.into())
+        let (n, cpu) = (self.dimensions, &Device::Cpu);
+        let rows = self.weight.chunks_exact(n);
+        let bias: Vec<f32> = rows.map(|row| -crate::kernel::dot(row, &self.mean)).collect();
+        let weight = Tensor::from_slice(&self.weight, (n, n), cpu).map_err(tensor_error)?;
+        let bias = Tensor::from_vec(bias, n, cpu).map_err(tensor_error)?;
+        write_modules(folder, None, &weight, Some(&bias))
     }
 }
 

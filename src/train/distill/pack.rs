@@ -14,6 +14,7 @@ use crate::train::files::{Stored, cannot, read_small, serialize, write};
 use crate::train::tensors::{half_bytes, numbers};
 use crate::types::Digest256;
 
+const MODULES: &str = "modules.json";
 const TABLES: [&str; 2] = ["embeddings.word_embeddings.weight", "model.embed_tokens.weight"];
 
 /// How small.
@@ -173,7 +174,32 @@ pub fn pack_student(
     let config = config(source, options, tokenizer)?;
     write(&target.join("model.safetensors"), &data)?;
     write(&target.join("config.json"), &config)?;
-    Ok((data.len() + config.len()) as u64)
+    Ok((data.len() + config.len()) as u64 + copy_modules(source, target)?)
+}
+
+/// Copies what stands behind the pooling of a student that has such modules; gives the bytes written.
+fn copy_modules(source: &Path, target: &Path) -> Result<u64> {
+    let list = source.join(MODULES);
+    if !list.exists() {
+        return Ok(0);
+    }
+    let text = read_small(&list)?;
+    let modules: Vec<Value> =
+        serde_json::from_slice(&text).or_error(ErrorKind::Input, || list.display().to_string())?;
+    let mut written = text.len() as u64;
+    let folders = modules.iter().filter_map(|module| module["path"].as_str());
+    for folder in folders.filter(|folder| !folder.is_empty()) {
+        let into = target.join(folder);
+        std::fs::create_dir_all(&into).map_err(cannot("write", &into))?;
+        for name in ["config.json", "model.safetensors"] {
+            let (from, to) = (source.join(folder).join(name), into.join(name));
+            if from.exists() {
+                written += std::fs::copy(&from, &to).map_err(cannot("write", &to))?;
+            }
+        }
+    }
+    write(&target.join(MODULES), &text)?;
+    Ok(written)
 }
 
 /// The source's configuration, with the tokenizer's hash.

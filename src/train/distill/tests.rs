@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{DistillOptions, Teacher, distill};
+use super::{DistillOptions, PackOptions, Teacher, distill, pack_student};
 use crate::dataset::SplitMix64;
 use crate::error::ErrorKind;
 use crate::observe::Reporter;
@@ -164,4 +164,68 @@ async fn a_cut_decoder_learns_by_lora() {
     let cosines = found.rows().zip(vectors.rows()).map(|(a, b)| crate::kernel::dot(a, b));
     let mean = cosines.sum::<f32>() / texts.len() as f32;
     assert!(mean > first.accuracy, "{mean} was {}", first.accuracy);
+}
+
+/// A decoder of another width than the teacher's learns with a projection, which starts where least squares puts it, and the
+/// folder it leaves is a tower.
+#[tokio::test]
+async fn a_cut_decoder_is_projected_to_the_teachers_dimensions() {
+    let dir = tempfile::tempdir().unwrap();
+    write_llm(&tiny_config("llama"), dir.path());
+    let tower = TowerOptions { max_tokens: Some(20), ..TowerOptions::new(".", Pooling::Mean) };
+    let (texts, reporter) = (texts(), silent());
+    let vectors = teacher(&texts);
+    let run = async |changes: serde_json::Value, steps: u64, out: &str| {
+        let mut student = serde_json::json!({ "kind": "decoder", "layers": 1, "tower": tower });
+        student.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        let options = serde_json::json!({
+            "teacher": TowerOptions::new("fake:6", Pooling::LastToken), "pairs": [], "student": student,
+            "batch": 16, "steps": steps, "seed": 5, "score_weight": 1.0,
+            "optimizer": { "learning_rate": 3e-3 }, "validation": { "pairs": 20, "every": 20 },
+        });
+        let options: DistillOptions = serde_json::from_value(options).unwrap();
+        let space = space(&options.teacher, &reporter).await;
+        let teacher = Teacher { vectors: &vectors, space: &space };
+        let (out, cancel) = (dir.path().join(out), Cancel::new());
+        let report = distill(&texts, &teacher, &options, dir.path(), &out, &reporter, &cancel);
+        (report.await, space)
+    };
+    let drawn = run(serde_json::json!({ "fit_queries": 0 }), 1, "drawn").await.0.unwrap();
+    let (report, space) = run(serde_json::json!({}), 60, "out").await;
+    let report = report.unwrap();
+    let (first, last) = (&report.validation[0], report.validation.last().unwrap());
+    assert!(first.accuracy > drawn.validation[0].accuracy + 0.3, "{first:?} {drawn:?}");
+    assert!(last.accuracy > 0.9 && last.loss < 0.8 * first.loss, "{first:?} {last:?}");
+    // An adapter has no place for it.
+    let lora = serde_json::json!({ "lora": { "rank": 8, "alpha": 16.0 } });
+    let refused = run(lora, 1, "lora").await.0.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+    assert!(refused.to_string().contains("take student.lora away"), "{refused}");
+
+    let model = dir.path().join("out/student");
+    std::fs::copy(dir.path().join("tokenizer.json"), model.join("tokenizer.json")).unwrap();
+    // Its own pooling is said in its files.
+    let student = serde_json::json!({ "model": model, "defaults": "model", "max_tokens": 20 });
+    let student: TowerOptions = serde_json::from_value(student).unwrap();
+    let student = Tower::resolve(&student, dir.path(), &reporter).await.unwrap();
+    assert_eq!((student.dimensions(), student.teacher()), (6, Some(&space)));
+    let ids: Vec<Vec<u32>> =
+        texts.iter().map(|text| student.tokenizer().tokenize(text).unwrap().ids).collect();
+    let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+    let found = student.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
+    let cosines = found.rows().zip(vectors.rows()).map(|(a, b)| crate::kernel::dot(a, b));
+    let mean = cosines.sum::<f32>() / texts.len() as f32;
+    assert!(mean > 0.9, "{mean}");
+
+    let tokenizer = model.join("tokenizer.json");
+    let packed = dir.path().join("packed");
+    pack_student(&model, &packed, &PackOptions::default(), None, &tokenizer).unwrap();
+    let packed = serde_json::json!({
+        "model": packed, "tokenizer": tokenizer, "defaults": "model", "max_tokens": 20
+    });
+    let packed: TowerOptions = serde_json::from_value(packed).unwrap();
+    let packed = Tower::resolve(&packed, dir.path(), &reporter).await.unwrap();
+    let near = packed.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
+    let cosines = near.rows().zip(found.rows()).map(|(a, b)| crate::kernel::dot(a, b));
+    assert!(cosines.sum::<f32>() / texts.len() as f32 > 0.98);
 }

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::decoder::NamedVar;
 use super::encoder::{self, Encoder, MATRICES, Tape, groups, mean_rows};
-use super::least_squares::LeastSquares;
-use crate::dataset::SplitMix64;
+use super::least_squares;
+use super::projection::{self, PROJECTION};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::kernel::{Norm, add_to};
 use crate::tower::SafetensorsFile;
@@ -172,21 +172,13 @@ impl Bert {
             });
         }
         config.num_hidden_layers = keep;
-        let name = "projection.weight";
-        let shape = [dimensions, width];
-        let drawn = file.shape(name) != Some(&shape);
+        let drawn = file.shape(PROJECTION) != Some(&[dimensions, width]);
         let projection = match drawn {
-            false => Var::from_tensor(&read(name)?),
-            true => {
-                let mut rng = SplitMix64::new(seed ^ 0x5052_4F4A);
-                let scale = (width as f64).sqrt().recip();
-                let data: Vec<f32> =
-                    (0..dimensions * width).map(|_| (rng.normal() * scale) as f32).collect();
-                Var::from_vec(data, (dimensions, width), device)
-            }
+            false => Var::from_tensor(&read(PROJECTION)?),
+            true => projection::drawn(dimensions, width, seed, device),
         };
         let projection = projection.map_err(tensor_error)?;
-        vars.push((name.to_owned(), projection.clone()));
+        vars.push((PROJECTION.to_owned(), projection.clone()));
         let device = device.clone();
         let model = Self {
             config,
@@ -225,39 +217,20 @@ impl Bert {
         refit: bool,
         cancel: &Cancel,
     ) -> Result<()> {
-        if sequences.is_empty() || !(self.drawn || refit) {
+        if !(self.drawn || refit) {
             return Ok(());
         }
-        self.check(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-        let (width, dimensions) = (self.config.hidden_size, targets.len() / sequences.len());
-        let mut fit = LeastSquares::new(width, dimensions);
+        let old =
+            (!self.drawn).then(|| with_values(&self.projection, |values| Ok(values.to_vec())));
+        let old = old.transpose().map_err(tensor_error)?;
         let encoder = self.encoder().map_err(tensor_error)?;
-        let batches = sequences.chunks(batch).zip(targets.chunks(batch * dimensions));
-        for (sequences, targets) in batches {
-            cancel.check()?;
-            let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-            let sums = || -> CandleResult<[Vec<f32>; 2]> {
-                let (x, y) = (
-                    self.means(&encoder, &sequences)?,
-                    Tensor::from_slice(targets, (sequences.len(), dimensions), &self.device)?,
-                );
-                let turned = x.t()?.contiguous()?;
-                Ok([
-                    turned.matmul(&x)?.flatten_all()?.to_vec1()?,
-                    turned.matmul(&y)?.flatten_all()?.to_vec1()?,
-                ])
-            };
-            let [gram, moment] = sums().map_err(tensor_error)?;
-            fit.add(&gram, &moment);
-        }
-        let weight = match self.drawn {
-            true => fit.weight()?,
-            false => {
-                let old = with_values(self.projection.as_tensor(), |values| Ok(values.to_vec()));
-                fit.weight_near(&old.map_err(tensor_error)?)?
-            }
+        let states = |sequences: &[&[u32]]| {
+            self.check(sequences)?;
+            self.means(&encoder, sequences).map_err(tensor_error)
         };
-        let weight = Tensor::from_vec(weight, (dimensions, width), &self.device);
+        let (width, old) = (self.config.hidden_size, old.as_deref());
+        let weight = least_squares::fit(width, sequences, targets, batch, old, cancel, states)?;
+        let weight = Tensor::from_vec(weight, self.projection.shape(), &self.device);
         weight.and_then(|weight| self.projection.set(&weight)).map_err(tensor_error)
     }
 

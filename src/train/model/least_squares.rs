@@ -1,14 +1,55 @@
 //! Where a student's projection starts: the least-squares map from its states to the teacher's vectors.
 
+use candle_core::{Result as CandleResult, Tensor};
+
 use crate::error::{Error, Result};
+use crate::train::tensors::tensor_error;
+use crate::types::Cancel;
 
 /// Ridge, as a share of the mean squared state: enough that directions which the texts do not show stay small.
 const RIDGE: f64 = 1e-3;
 /// The same where a fitted map is refitted: what few texts show may move it, what they do not show must not.
 const REFIT_RIDGE: f64 = 1e-1;
 
+/// The weight `[dimensions, width]` that maps the texts' states closest to the vectors `targets`, `[texts, dimensions]`; near
+/// `old`, where there is one. `states` gives those of a batch of texts, `[texts, width]`.
+///
+/// # Errors
+/// Input where the states are not finite or all zero; those of `states`; Cancelled.
+pub(super) fn fit(
+    width: usize,
+    sequences: &[Vec<u32>],
+    targets: &[f32],
+    batch: usize,
+    old: Option<&[f32]>,
+    cancel: &Cancel,
+    states: impl Fn(&[&[u32]]) -> Result<Tensor>,
+) -> Result<Vec<f32>> {
+    let dimensions = targets.len() / sequences.len();
+    let mut fit = LeastSquares::new(width, dimensions);
+    let batches = sequences.chunks(batch).zip(targets.chunks(batch * dimensions));
+    for (sequences, targets) in batches {
+        cancel.check()?;
+        let x = states(&sequences.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        let sums = || -> CandleResult<[Vec<f32>; 2]> {
+            let y = Tensor::from_slice(targets, (sequences.len(), dimensions), x.device())?;
+            let turned = x.t()?.contiguous()?;
+            Ok([
+                turned.matmul(&x)?.flatten_all()?.to_vec1()?,
+                turned.matmul(&y)?.flatten_all()?.to_vec1()?,
+            ])
+        };
+        let [gram, moment] = sums().map_err(tensor_error)?;
+        fit.add(&gram, &moment);
+    }
+    match old {
+        None => fit.weight(),
+        Some(old) => fit.weight_near(old),
+    }
+}
+
 /// Sums over texts, of which the best linear map follows.
-pub(super) struct LeastSquares {
+struct LeastSquares {
     inputs: usize,
     outputs: usize,
     /// `[inputs, inputs]`, sum of x xᵀ.
@@ -19,13 +60,13 @@ pub(super) struct LeastSquares {
 
 impl LeastSquares {
     /// For maps of `inputs` numbers to `outputs`.
-    pub(super) fn new(inputs: usize, outputs: usize) -> Self {
+    fn new(inputs: usize, outputs: usize) -> Self {
         let (gram, moment) = (vec![0.0; inputs * inputs], vec![0.0; inputs * outputs]);
         Self { inputs, outputs, gram, moment }
     }
 
     /// Adds the sums of a batch: `gram` `[inputs, inputs]` and `moment` `[inputs, outputs]`.
-    pub(super) fn add(&mut self, gram: &[f32], moment: &[f32]) {
+    fn add(&mut self, gram: &[f32], moment: &[f32]) {
         let add = |into: &mut [f64], from: &[f32]| {
             into.iter_mut().zip(from).for_each(|(into, from)| *into += f64::from(*from));
         };
@@ -37,7 +78,7 @@ impl LeastSquares {
     ///
     /// # Errors
     /// Input where the states are not finite or all zero.
-    pub(super) fn weight(self) -> Result<Vec<f32>> {
+    fn weight(self) -> Result<Vec<f32>> {
         let ridge = self.ridge(RIDGE);
         self.solve(ridge)
     }
@@ -46,7 +87,7 @@ impl LeastSquares {
     ///
     /// # Errors
     /// As [`LeastSquares::weight`].
-    pub(super) fn weight_near(mut self, old: &[f32]) -> Result<Vec<f32>> {
+    fn weight_near(mut self, old: &[f32]) -> Result<Vec<f32>> {
         let ridge = self.ridge(REFIT_RIDGE);
         for (to, row) in old.chunks_exact(self.inputs).enumerate() {
             for (from, value) in row.iter().enumerate() {

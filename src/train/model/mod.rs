@@ -7,6 +7,7 @@ pub(super) mod decoder;
 mod encoder;
 mod layers;
 mod least_squares;
+mod projection;
 pub(super) mod student;
 
 pub use adapter::{LoraOptions, LoraTarget};

@@ -14,6 +14,7 @@ use super::adapter::{Adapter, LoraOptions};
 use super::bert::{Bert, Learnt, PartLoss};
 use super::case::keep_case;
 use super::decoder::{Decoder, NamedVar, Precision, Trainable};
+use super::projection::{PROJECTION, Projection};
 use crate::dataset::SplitMix64;
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
@@ -59,7 +60,8 @@ pub enum StudentOptions {
         #[serde(default = "default_arithmetic")]
         arithmetic: Arithmetic,
     },
-    /// The first layers of a decoder LLM of the teacher's width, trained in full or by low-rank adapters.
+    /// The first layers of a decoder LLM, trained in full or by low-rank adapters; where its vectors have other dimensions
+    /// than the teacher's, in full, with a projection to them.
     Decoder {
         /// The LLM, with the query side's prompt and pooling; its `arithmetic` is that of the training, f32 or bf16.
         tower: TowerOptions,
@@ -72,6 +74,9 @@ pub enum StudentOptions {
         /// named as `adapter` beside the same model and `layers`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lora: Option<LoraOptions>,
+        /// Queries that a projection is fitted to by least squares before the first step; 0 starts it at random.
+        #[serde(default = "default_fit_queries", skip_serializing_if = "is_default_fit")]
+        fit_queries: usize,
     },
 }
 
@@ -82,6 +87,11 @@ fn default_fit_queries() -> usize {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(value: &usize) -> bool {
     *value == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_fit(value: &usize) -> bool {
+    *value == default_fit_queries()
 }
 
 fn default_arithmetic() -> Arithmetic {
@@ -121,8 +131,7 @@ impl StudentOptions {
     /// Queries that a projection is fitted to before the first step.
     pub(crate) fn fit_queries(&self) -> usize {
         match self {
-            Self::Bert { fit_queries, .. } => *fit_queries,
-            Self::Decoder { .. } => 0,
+            Self::Bert { fit_queries, .. } | Self::Decoder { fit_queries, .. } => *fit_queries,
         }
     }
 
@@ -168,6 +177,8 @@ enum Model {
         decoder: Box<Decoder>,
         tokenizer: TowerTokenizer,
         adapter: Option<Box<Adapter>>,
+        projection: Option<Projection>,
+        pooling: Pooling,
         /// What the model is called, for the adapter, and what names it.
         base: String,
         origin: Digest256,
@@ -190,7 +201,7 @@ impl Student {
     ) -> Result<(Self, Vec<NamedVar>)> {
         match options {
             StudentOptions::Bert { .. } => Self::encoder(options, base_dir, dimensions, seed),
-            StudentOptions::Decoder { tower, layers, train_embeddings, lora } => {
+            StudentOptions::Decoder { tower, layers, train_embeddings, lora, .. } => {
                 let resolved = Tower::resolve(tower, base_dir, reporter).await?;
                 let (Some(config), Some(weights)) = (resolved.config(), resolved.weights()) else {
                     return Err(Error::config("student.tower.model must be a decoder LLM"));
@@ -201,10 +212,18 @@ impl Student {
                         config.layers
                     )));
                 }
-                if resolved.dimensions() as usize != dimensions {
+                let space = resolved.space(Digest256::of(b""));
+                if !space.modules.is_empty() || tower.dimensions.is_some() {
+                    return Err(Error::config(
+                        "a student is trained up to its pooling: take student.tower.head and dimensions away, and set its \
+                         defaults = \"none\" where the model has modules of its own behind the pooling",
+                    ));
+                }
+                let width = resolved.dimensions() as usize;
+                if width != dimensions && lora.is_some() {
                     return Err(Error::config(format!(
-                        "the student's tower has {} dimensions and the teacher {dimensions}",
-                        resolved.dimensions()
+                        "the student's tower has {width} dimensions and the teacher {dimensions}: it needs a projection, which an \
+                         adapter cannot carry; take student.lora away"
                     )));
                 }
                 let mut config = config.clone();
@@ -225,9 +244,22 @@ impl Student {
                     adapter = Some(Box::new(own));
                 }
                 let (tokenizer, base) = (resolved.tokenizer().clone(), tower.model.clone());
-                let decoder = Box::new(decoder);
-                let origin = hash_json(&resolved.space(Digest256::of(b"")))?;
-                let model = Model::Decoder { decoder, tokenizer, adapter, base, origin };
+                let projection = match width == dimensions {
+                    true => None,
+                    false => Some(Projection::drawn(dimensions, width, seed)?),
+                };
+                vars.extend(projection.as_ref().map(Projection::named));
+                let (decoder, pooling) = (Box::new(decoder), tower.pooling());
+                let origin = hash_json(&space)?;
+                let model = Model::Decoder {
+                    decoder,
+                    tokenizer,
+                    adapter,
+                    projection,
+                    pooling,
+                    base,
+                    origin,
+                };
                 Ok((Self { model }, vars))
             }
         }
@@ -326,13 +358,20 @@ impl Student {
         refit: bool,
         cancel: &Cancel,
     ) -> Result<()> {
+        if texts.is_empty() {
+            return Ok(());
+        }
         let sequences: Vec<Vec<u32>> =
             texts.iter().map(|text| self.tokenize(text)).collect::<Result<_>>()?;
         match &self.model {
             Model::Bert { bert, .. } => {
                 bert.fit_projection(&sequences, targets, batch, refit, cancel)
             }
-            Model::Decoder { .. } => Ok(()),
+            Model::Decoder { projection: None, .. } => Ok(()),
+            Model::Decoder { decoder, projection: Some(projection), .. } => {
+                let embed = |sequences: &[&[u32]]| Ok(decoder.embed(sequences, None, false)?.0);
+                projection.fit(&sequences, targets, batch, cancel, embed)
+            }
         }
     }
 
@@ -366,15 +405,18 @@ impl Student {
     ) -> Result<Learnt> {
         match &self.model {
             Model::Bert { bert, .. } => bert.gradients(sequences, loss),
-            Model::Decoder { decoder, adapter, .. } => {
+            Model::Decoder { decoder, adapter, projection, .. } => {
                 let all: Vec<Var> = vars.iter().map(|(_, var)| var.clone()).collect();
                 let mut grads = Gradients::new(&all);
                 let view = adapter.as_deref().map(Adapter::view);
                 let (vectors, memory) = decoder.embed(sequences, view.as_ref(), true)?;
-                let learn = || -> CandleResult<_> {
+                let mut learn = || -> CandleResult<_> {
                     let vectors = Var::from_tensor(&vectors)?;
-                    let (loss, measure) = loss(&vectors, 0..sequences.len())?;
-                    let upstream = loss.backward()?.remove(&vectors);
+                    let projected = project(projection.as_ref(), vectors.as_tensor())?;
+                    let (loss, measure) = loss(&projected, 0..sequences.len())?;
+                    let mut store = loss.backward()?;
+                    let upstream = store.remove(&vectors);
+                    grads.add_all(store)?;
                     Ok((loss.to_scalar()?, measure, upstream))
                 };
                 let (loss, measure, upstream) = learn().map_err(tensor_error)?;
@@ -386,19 +428,20 @@ impl Student {
         }
     }
 
-    /// Vectors `[texts, dimensions]`; of unit length from a decoder, raw from an encoder.
+    /// Vectors `[texts, dimensions]`; raw behind a projection, else of unit length.
     pub(crate) fn forward(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         match &self.model {
             Model::Bert { bert, .. } => bert.forward(sequences),
-            Model::Decoder { decoder, adapter, .. } => {
+            Model::Decoder { decoder, adapter, projection, .. } => {
                 let view = adapter.as_deref().map(Adapter::view);
-                Ok(decoder.embed(sequences, view.as_ref(), false)?.0)
+                let vectors = decoder.embed(sequences, view.as_ref(), false)?.0;
+                project(projection.as_ref(), &vectors).map_err(tensor_error)
             }
         }
     }
 
-    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`: a tower's model;
-    /// or the adapter of low-rank training. It carries the space of the document tower it was made for, if there is
+    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`, with the modules of a
+    /// decoder that has a projection: a tower's model; or the adapter of low-rank training. It carries the space of the document tower it was made for, if there is
     /// one.
     pub(crate) fn export(
         &self,
@@ -408,7 +451,8 @@ impl Student {
     ) -> Result<()> {
         let io = cannot("write", folder);
         std::fs::create_dir_all(folder).map_err(io)?;
-        let trained = vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor()));
+        let mut trained: HashMap<String, Tensor> =
+            vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
         let (frozen, mut config) = match &self.model {
             Model::Bert { bert, definition, .. } => {
                 write(&folder.join("tokenizer.json"), definition)?;
@@ -424,15 +468,29 @@ impl Student {
                 let ours = ours.map(|text| HashMap::from([("scalingnote".to_owned(), text)]));
                 return adapter.export(folder, base, false, true, ours);
             }
-            Model::Decoder { decoder, .. } => (decoder.frozen(), decoder.hugging_face_config()),
+            Model::Decoder { decoder, projection, pooling, .. } => {
+                if let Some(projection) = projection {
+                    // In a file of its own.
+                    trained.remove(PROJECTION);
+                    projection.write(folder, *pooling)?;
+                }
+                (decoder.frozen(), decoder.hugging_face_config())
+            }
         };
         if let Some(teacher) = teacher {
             config["scalingnote"] = json!({ "teacher": teacher });
         }
-        let tensors = trained.chain(frozen).collect();
-        candle_core::safetensors::save(&tensors, folder.join("model.safetensors"))
+        trained.extend(frozen);
+        candle_core::safetensors::save(&trained, folder.join("model.safetensors"))
             .map_err(tensor_error)
             .context(|| format!("writing {}", folder.display()))?;
         write_json(folder, "config.json", &config)
+    }
+}
+
+fn project(projection: Option<&Projection>, vectors: &Tensor) -> CandleResult<Tensor> {
+    match projection {
+        None => Ok(vectors.clone()),
+        Some(projection) => projection.apply(vectors),
     }
 }

@@ -114,6 +114,24 @@ async fn a_note_that_was_purged_or_stands_twice_leaves_doubt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_rejected_leaves_doubt() {
+    let place = place_of(SQLITE);
+    let writer = notes(&place);
+    let run = "run p.toml --quiet --set corpus.max_rejected=5";
+    writer.execute_batch("UPDATE notes SET body = '' WHERE id = 1").unwrap();
+    place.expect(0, run);
+    writer.execute_batch("INSERT INTO notes VALUES (100, 'new', 'en', 50)").unwrap();
+    let plan = place.json(0, "plan p.toml --json --set corpus.max_rejected=5");
+    assert_eq!(plan["tables"][0]["read"], ALL, "a row that is no note would be missed: {plan}");
+    // Once it is one, changes are enough again.
+    writer.execute_batch("UPDATE notes SET body = 'text', seq = 51 WHERE id = 1").unwrap();
+    place.expect(0, run);
+    writer.execute_batch("INSERT INTO notes VALUES (101, 'newer', 'en', 52)").unwrap();
+    assert!(planned(&place).0.starts_with(SOME));
+    both(&place, "after all").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn any_history_ends_in_the_same_notes() {
     for seed in 0..3_u64 {
         let place = place_of(SQLITE);
