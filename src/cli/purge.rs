@@ -107,7 +107,8 @@ pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<()> {
 }
 
 fn notes(args: &PurgeArgs) -> Result<Vec<NoteId>> {
-    let mut ids = args.note_ids.clone();
+    let mut ids: Vec<(String, String)> =
+        args.note_ids.iter().map(|id| (String::new(), id.clone())).collect();
     if let Some(file) = &args.from {
         let text = match file.as_os_str() == "-" {
             true => read_text_of(std::io::stdin().lock(), MAX_IDS),
@@ -117,7 +118,9 @@ fn notes(args: &PurgeArgs) -> Result<Vec<NoteId>> {
             .or_error(ErrorKind::Usage, || format!("reading the note ids in {}", file.display()))?;
         // Some editors begin a file with a byte order mark.
         let text = text.trim_start_matches('\u{feff}');
-        ids.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        let place = |at: usize| format!("{}:{}: ", file.display(), at + 1);
+        ids.extend(lines.map(|(at, line)| (place(at), line.to_owned())));
     }
     if ids.is_empty() {
         return Err(Error::usage(
@@ -125,17 +128,17 @@ fn notes(args: &PurgeArgs) -> Result<Vec<NoteId>> {
         ));
     }
     let mut notes = Vec::with_capacity(ids.len());
-    for id in ids {
+    for (place, id) in ids {
         let trimmed = id.trim_end_matches('\r');
         let note: NoteId = trimmed.parse().map_err(|_: Error| {
             Error::usage(format!(
-                "`{trimmed}` is not a note id: i:42 is the integer 42, s:42 the string"
+                "{place}`{trimmed}` is not a note id: i:42 is the integer 42, s:42 the string"
             ))
         })?;
         // `i:007` would be looked for under another name than it is stored.
         if note.to_string() != trimmed {
             return Err(Error::usage(format!(
-                "`{trimmed}` is not how that note id is stored; write `{note}`"
+                "{place}`{trimmed}` is not how that note id is stored; write `{note}`"
             )));
         }
         notes.push(note);
@@ -158,8 +161,9 @@ fn describe(report: &PurgeReport) -> String {
         ));
         return out;
     }
+    let known = report.notes - report.unknown.len() as u64;
     let (notes, objects) =
-        (format::count(report.notes), format::count(report.deleted.len() as u64));
+        (format::counted(known, "note"), format::counted(report.deleted.len() as u64, "object"));
     let bytes = format::bytes(report.deleted_bytes);
     let snapshots = match &report.dropped_snapshots[..] {
         [] => "no snapshot".to_owned(),
@@ -169,9 +173,7 @@ fn describe(report: &PurgeReport) -> String {
         }
     };
     for note in &report.unknown {
-        line(format!(
-            "note {note}: nothing of it is stored here; check the id and its type (i: or s:)"
-        ));
+        line(format!("note {note}: nothing of it is stored here; check the id"));
     }
     for shared in &report.shared {
         line(format!(
@@ -180,21 +182,22 @@ fn describe(report: &PurgeReport) -> String {
         ));
     }
     if report.dry_run {
-        line(format!(
-            "would purge {notes} notes and delete {snapshots}; {objects} objects, {bytes}"
-        ));
+        line(format!("would purge {notes} and delete {snapshots}; {objects}, {bytes}"));
         report.deleted.iter().for_each(|key| line(format!("  {key}")));
         return out;
     }
     match report.snapshot {
-        Some(number) => line(format!("purged {notes} notes; snapshot {number} is without them")),
-        None => line(format!("purged {notes} notes; no snapshot had to be published")),
+        Some(number) => line(format!("purged {notes}; published snapshot {number}")),
+        None => line(format!("purged {notes}; no snapshot had to be published")),
     }
-    line(format!("deleted {snapshots}; {objects} objects, {bytes}"));
+    line(format!("deleted {snapshots}; {objects}, {bytes}"));
     line(format!(
-        "copied {} parts, built {} indexes",
-        format::count(report.parts_rewritten),
-        format::count(report.indexes_rebuilt)
+        "copied {}, built {}",
+        format::counted(report.parts_rewritten, "part"),
+        match report.indexes_rebuilt {
+            1 => "1 index".to_owned(),
+            built => format!("{} indexes", format::count(built)),
+        }
     ));
     let scanned = &report.scanned;
     line(format!(
@@ -211,7 +214,12 @@ fn describe(report: &PurgeReport) -> String {
         line("nothing of the notes is left".to_owned());
         line("what this cannot reach:".to_owned());
         line("  readers hold the old snapshot until their next poll; restart those that must not, and empty their caches".to_owned());
-        line("  the source: delete the notes there too; until then a tombstone keeps them out of every run".to_owned());
+        line(match report.tombstoned {
+            true => "  the source: delete the notes there too; until then a tombstone keeps them out of every run".to_owned(),
+            false => "  the source: delete the notes there before the next run, which would store them: a root without a snapshot \
+                keeps no tombstones"
+                .to_owned(),
+        });
         line("  old versions of a versioned bucket, and backups".to_owned());
     }
     for left in &report.left {

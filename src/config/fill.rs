@@ -29,8 +29,12 @@ impl Resolved {
             let Some(pipeline) = pipeline else { continue };
             let options = pipeline.tower.clone();
             towers.push(Named { section: document, prompts: document, options });
-            let section = if pipeline.query.tower.is_some() { own } else { document };
-            towers.push(Named { section, prompts: query, options: pipeline.query_tower() });
+            // The prompts of a query tower are in its own section, else in that of queries.
+            let (section, prompts) = match pipeline.query.tower {
+                Some(_) => (own, own),
+                None => (document, query),
+            };
+            towers.push(Named { section, prompts, options: pipeline.query_tower() });
         }
         towers
     }

@@ -60,6 +60,12 @@ impl Resolved {
     fn printable(&self) -> Result<Json> {
         let mut value = serde_json::to_value(&self.pipeline)
             .or_error(ErrorKind::Internal, || "writing the resolved configuration")?;
+        // Left out where it is what the types have; a file of a newer version has another default.
+        for section in ["tower", "query/tower", "next/tower", "next/query/tower"] {
+            if let Some(Json::Object(tower)) = value.pointer_mut(&format!("/{section}")) {
+                tower.entry("defaults").or_insert_with(|| "none".into());
+            }
+        }
         hide(&mut value);
         Ok(value)
     }

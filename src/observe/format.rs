@@ -13,6 +13,12 @@ pub fn count(value: u64) -> String {
     out
 }
 
+/// [`count`] with its noun: `1 note`, `2,000 notes`.
+pub fn counted(value: u64, noun: &str) -> String {
+    let end = if value == 1 { "" } else { "s" };
+    format!("{} {noun}{end}", count(value))
+}
+
 /// Bytes with a binary unit: `512 B`, `1.5 KiB`, `2.3 GiB`.
 pub fn bytes(value: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -180,12 +180,44 @@ impl Summing {
 
 impl Reporter for Summing {
     fn event(&self, mut event: Event) {
-        if let Event::Progress { stage, done, tokens } = &mut event {
+        // The one task that distils counts by itself: its loop is that of `scalingnote distill`.
+        if let Event::Progress { stage, done, tokens } = &mut event
+            && *stage != Stage::Distill
+        {
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
             let total = totals.entry(*stage).or_default();
             *total = (total.0 + *done, total.1 + *tokens);
             (*done, *tokens) = *total;
         }
         self.to.event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Last(Mutex<Option<Event>>);
+
+    impl Reporter for Last {
+        fn event(&self, event: Event) {
+            *self.0.lock().unwrap() = Some(event);
+        }
+    }
+
+    #[test]
+    fn tasks_are_added_up_and_training_counts_by_itself() {
+        let last = Arc::new(Last::default());
+        let summing = Summing::new(last.clone());
+        for (stage, at, expected) in [(Stage::Encode, [2, 3], 5), (Stage::Distill, [128, 256], 256)]
+        {
+            at.map(|done| summing.event(Event::Progress { stage, done, tokens: 0 }));
+            let seen = last.0.lock().unwrap().take();
+            assert!(
+                matches!(seen, Some(Event::Progress { done, .. }) if done == expected),
+                "{seen:?}"
+            );
+        }
     }
 }

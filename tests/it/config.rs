@@ -361,7 +361,8 @@ fn a_version_decides_what_a_key_that_is_left_out_means() {
     both[0].pipeline.tower.defaults = Defaults::Model;
     assert_eq!(both[0].pipeline, both[1].pipeline, "nothing else differs");
 
-    for (version, text) in [(1, &gpu), (2, &second(&gpu))] {
+    let none = second(&gpu).replace("[tower]\n", "[tower]\ndefaults = \"none\"\n");
+    for (version, text) in [(1, &gpu), (2, &second(&gpu)), (2, &none)] {
         let shown = with(text, &[], &[]).unwrap();
         let toml = shown.to_toml().unwrap();
         assert!(toml.contains(&format!("\nversion = {version}\n")), "{toml}");

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::{self, Origin, nearest};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -33,10 +33,19 @@ pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) ->
     };
     let given: toml::Table = toml::from_str(text).map_err(wrong)?;
     let options: T = toml::from_str(text).map_err(wrong)?;
-    // Serde lets unknown keys of a tagged choice (`kind = "full"`) pass; what it took, it also gives back.
+    // Serde lets unknown keys of a tagged choice (`kind = "full"`) pass; what it took, it also gives back, but for some
+    // defaults. Those it reads all the same: no key is of this value.
     let given = serde_json::to_value(&given).context(|| "reading a recipe")?;
     let taken = serde_json::to_value(&options).context(|| "reading a recipe")?;
-    match unknown(&given, &taken, "") {
+    let is_read = |path: &str| {
+        let mut wrong = given.clone();
+        let key = wrong.pointer_mut(&format!("/{}", path.replace('.', "/")));
+        if let Some(value) = key {
+            *value = json!({ "": {} });
+        }
+        serde_json::from_value::<T>(wrong).is_err()
+    };
+    match unknown(&given, &taken, "", &is_read) {
         None => Ok(options),
         Some((key, near)) => {
             let near = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
@@ -89,23 +98,29 @@ pub(super) fn naming<T>(file: &Path, result: Result<T>) -> Result<T> {
     }
 }
 
-/// The first key of `given` that `taken` lacks, as a dotted path, and the nearest key that is there.
-fn unknown(given: &Value, taken: &Value, path: &str) -> Option<(String, Option<String>)> {
+/// The first key of `given` that `taken` lacks and that is not read, as a dotted path, and the nearest key that is there.
+fn unknown(
+    given: &Value,
+    taken: &Value,
+    path: &str,
+    is_read: &dyn Fn(&str) -> bool,
+) -> Option<(String, Option<String>)> {
     match (given, taken) {
         (Value::Object(given), Value::Object(all)) => given.iter().find_map(|(key, value)| {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             match all.get(key) {
-                Some(taken) => unknown(value, taken, &path),
+                Some(taken) => unknown(value, taken, &path, is_read),
+                None if is_read(&path) => None,
                 None => {
                     Some((path, nearest(key, all.keys().map(String::as_str)).map(str::to_owned)))
                 }
             }
         }),
-        (Value::Array(given), Value::Array(taken)) => given
-            .iter()
-            .zip(taken)
-            .enumerate()
-            .find_map(|(at, (given, taken))| unknown(given, taken, &format!("{path}.{at}"))),
+        (Value::Array(given), Value::Array(taken)) => {
+            given.iter().zip(taken).enumerate().find_map(|(at, (given, taken))| {
+                unknown(given, taken, &format!("{path}.{at}"), is_read)
+            })
+        }
         _ => None,
     }
 }
@@ -113,7 +128,7 @@ fn unknown(given: &Value, taken: &Value, path: &str) -> Option<(String, Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::TrainOptions;
+    use crate::train::{DistillOptions, TrainOptions};
 
     const RECIPE: &str = "steps = 3\n[tower]\nmodel = \"x\"\npooling = \"mean\"\n[query]\n\
         [method]\nkind = \"full\"\n[[pairs]]\npath = \"p\"\n";
@@ -144,5 +159,15 @@ mod tests {
             let found = error(&RECIPE.replace(good, bad));
             assert!(found.contains(expected), "{found}");
         }
+    }
+
+    #[test]
+    fn a_key_of_a_choice_may_have_its_default() {
+        let recipe = "[teacher]\nmodel = \"x\"\npooling = \"mean\"\n[student]\nkind = \"bert\"\npath = \"p\"\n\
+            refit_queries = 0\nfit_queries = 16384\n[[pairs]]\npath = \"p\"\n";
+        let read = |text: &str| parse::<DistillOptions>(text, Path::new("r.toml"));
+        read(recipe).unwrap();
+        let found = read(&recipe.replace("refit_queries", "refit_querys")).unwrap_err();
+        assert!(found.to_string().contains("unknown key `student.refit_querys`"), "{found}");
     }
 }

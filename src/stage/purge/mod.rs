@@ -66,6 +66,8 @@ pub struct PurgeReport {
     pub notes: u64,
     /// Of those, the ones of which nothing was stored (tagged ids); they get a tombstone like the others.
     pub unknown: Vec<String>,
+    /// Whether tombstones keep the notes out of later runs: they have a place only where there is a snapshot.
+    pub tombstoned: bool,
     /// Vectors that stay, because another note has the very same text.
     pub shared: Vec<SharedText>,
     /// The snapshot that was committed; absent where none had to be.
@@ -183,13 +185,17 @@ impl<'a> Purge<'a> {
             },
         };
         purge.look().await?;
-        let Self { objects, newest, texts, holders, report, .. } = &mut purge;
-        let seen: HashSet<&String> = texts.values().collect();
+        let seen: HashSet<&String> = purge.texts.values().collect();
+        let newest = purge.newest.as_ref();
         let unknown = request.notes.iter().filter(|note| {
-            let tombstone = newest.as_ref().is_some_and(|newest| newest.purged.lists(note));
+            let tombstone = newest.is_some_and(|newest| newest.purged.lists(note));
             !tombstone && !seen.contains(&note.to_string())
         });
-        report.unknown = unknown.map(NoteId::to_string).collect();
+        let unknown: Vec<&NoteId> = unknown.collect();
+        purge.refuse_the_other_type(&unknown).await?;
+        let Self { objects, newest, holders, report, .. } = &mut purge;
+        report.unknown = unknown.into_iter().map(NoteId::to_string).collect();
+        report.tombstoned = newest.is_some();
         if request.dry_run {
             let doomed = objects.iter().filter(|object| holders.doomed.contains(&object.key));
             report.dropped_snapshots = holders.manifests.iter().copied().collect();
@@ -197,6 +203,33 @@ impl<'a> Purge<'a> {
             report.deleted_bytes = doomed.map(|object| object.size).sum();
         }
         Ok(purge)
+    }
+
+    /// Refuses ids of which nothing is stored where something is under the same digits of the other type: their tombstones would
+    /// keep out that note, and the report would say that it is gone.
+    async fn refuse_the_other_type(&self, unknown: &[&NoteId]) -> Result<()> {
+        let others: Vec<NoteId> = unknown.iter().filter_map(|note| note.of_other_type()).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let root = self.request.root;
+        let (mut target, mut stored) = (Target::new(&others), HashMap::new());
+        let written = Written::of(root, &self.objects).await?;
+        for object in &self.objects {
+            self.request.cancel.check()?;
+            match scan::texts(root, object, &written, &mut target, &mut stored).await {
+                Err(error) if !error.is_retryable() => {}
+                outcome => outcome?,
+            }
+        }
+        let stored: HashSet<&String> = stored.values().collect();
+        match others.iter().find(|other| stored.contains(&other.to_string())) {
+            None => Ok(()),
+            Some(other) => Err(Error::usage(format!(
+                "nothing is stored of note {}, but {other} is a note here; name that one (nothing was purged)",
+                other.of_other_type().map_or_else(String::new, |note| note.to_string())
+            ))),
+        }
     }
 
     /// Looks into every object there is now. What earlier looks learnt of the notes' texts stays known.

@@ -239,7 +239,7 @@ fn gc_and_scan_find_what_came_back_and_say_so() {
     for command in ["snapshot gc root", "purge root --scan"] {
         std::fs::remove_dir_all(&prepared).unwrap_or_default();
         copied(&copy, &prepared);
-        place.says(0, "purge root --scan --dry-run", &["would purge 1 notes"]);
+        place.says(0, "purge root --scan --dry-run", &["would purge 1 note and"]);
         let said = place.said(0, command);
         assert!(said.contains("purged") && said.contains('1'), "{said}");
         place.says(0, "purge root --scan", &["no purged note is stored again"]);
@@ -296,6 +296,29 @@ fn ids_of_any_kind_leave_reports_and_their_pages() {
     }
     place.expect(0, "purge root --from ids.txt");
     assert_eq!(reports(), Vec::<String>::new());
+}
+
+#[test]
+fn only_what_was_stored_is_said_to_be_purged() {
+    let place = Place::new();
+    let file = PipelineFile { root: "root", ..PipelineFile::default() };
+    place.write("p.toml", file.text());
+    let line = |id| format!("{{\"id\":{id},\"body\":\"body number {id}\"}}\n");
+    place.write("notes.jsonl", (0..30).map(line).collect::<String>());
+    place.says(0, "purge p.toml --note-id i:7", &["a root without a snapshot keeps no tombstones"]);
+    place.expect(0, "run p.toml");
+    let other = ["nothing is stored of note s:7, but i:7 is a note here"];
+    for dry in ["", " --dry-run"] {
+        place.says(2, &format!("purge root --note-id s:7{dry}"), &other);
+    }
+    let says = ["note i:777: nothing of it is stored here", "purged 0 notes; published snapshot 2"];
+    place.says(0, "purge root --note-id i:777", &says);
+    place.write("ids.txt", "i:7\nseven\n");
+    place.says(2, "purge root --from ids.txt", &["ids.txt:2: `seven` is not a note id"]);
+    let says = ["purged 1 note; published snapshot 3", "a tombstone keeps them out of every run"];
+    place.says(0, "purge root --note-id i:7", &says);
+    // Gone, and kept out under either type.
+    place.says(0, "purge root --note-id s:7", &["nothing of it is stored here"]);
 }
 
 #[test]

@@ -117,7 +117,7 @@ async fn a_note_that_was_purged_or_stands_twice_leaves_doubt() {
 async fn a_row_that_is_rejected_leaves_doubt() {
     let place = place_of(SQLITE);
     let writer = notes(&place);
-    let run = "run p.toml --quiet --set corpus.max_rejected=5";
+    let run = "run p.toml --quiet --set corpus.max_rejected=5 --set gates.max_rejected_percent=50";
     writer.execute_batch("UPDATE notes SET body = '' WHERE id = 1").unwrap();
     place.expect(0, run);
     writer.execute_batch("INSERT INTO notes VALUES (100, 'new', 'en', 50)").unwrap();
