@@ -73,7 +73,8 @@ pub(crate) struct InitArgs {
     /// Column to show with hits; repeatable.
     #[arg(long, value_name = "COLUMN")]
     stored: Vec<String>,
-    /// Format of the files, where the file extensions do not say it: parquet, jsonl, csv, arrow or avro.
+    /// Format of the files, where the file extensions do not say it: parquet, jsonl, csv, arrow, avro
+    /// or markdown.
     #[arg(long, value_parser = table_format)]
     format: Option<TableFormat>,
     /// Ask nothing: accept every proposal.
@@ -86,7 +87,7 @@ pub(crate) struct InitArgs {
 
 fn table_format(text: &str) -> Result<TableFormat, String> {
     serde_json::from_value(text.into())
-        .map_err(|_| "is not one of parquet, jsonl, csv, arrow, avro".to_owned())
+        .map_err(|_| "is not one of parquet, jsonl, csv, arrow, avro, markdown".to_owned())
 }
 
 fn pooling(text: &str) -> Result<Pooling, String> {

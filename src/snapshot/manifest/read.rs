@@ -62,7 +62,7 @@ pub async fn read(root: &Root, number: u64) -> Result<Manifest> {
             let there = ranges(&numbers);
             let there = if there.is_empty() { "no snapshots".to_owned() } else { there };
             Err(Error::not_found(format!(
-                "snapshot {number} does not exist in {}; there are {there}",
+                "snapshot {number} does not exist in {}, which has {there}",
                 root.uri()
             )))
         }

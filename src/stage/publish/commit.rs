@@ -135,7 +135,7 @@ pub async fn publish(request: PublishRequest<'_>) -> Result<Published> {
         CommitOutcome::LostTo(winner) => Err(overtaken(&winner)),
         CommitOutcome::Blocked { by } => Err(Error::refused(format!(
             "this content was rolled back in snapshot {by} and stays blocked until the corpus or the \
-             tower differs; the newest snapshot stays"
+             tower differs, or a `snapshot rollback` to a snapshot that has it lifts that; the newest snapshot stays"
         ))),
     }
 }

@@ -59,7 +59,7 @@ async fn numbers_follow_and_manifests_read_back() {
     assert_eq!(numbers(&root).await.unwrap(), [1, 2]);
     let missing = read(&root, 9).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
-    assert!(missing.to_string().contains("there are 1, 2"), "{missing}");
+    assert!(missing.to_string().contains("which has 1, 2"), "{missing}");
     // Committing on an old parent loses to the newest.
     let outcome =
         commit(&root, Some(&first), tiny(&root, "x").await.unwrap(), vec![], provenance("c"));

@@ -109,7 +109,9 @@ fn nothing(table: &TableOptions, named: bool, unknown: &Passed, empty: &Passed) 
         (Some(_), None) if named || unknown.count == 1 => {
             format!("{} has no known ending; {}", unknown.first, way_out(name))
         }
-        (Some(told), _) => format!("{uri} holds no file with a known ending; set format ({told})"),
+        (Some(told), _) => {
+            format!("{uri} holds no file with a known ending ({told}); {}", way_out(name))
+        }
         (None, None) => format!("{uri} holds no file with notes"),
     })
 }
