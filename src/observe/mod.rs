@@ -180,7 +180,7 @@ impl Summing {
 
 impl Reporter for Summing {
     fn event(&self, mut event: Event) {
-        // The one task that distils counts by itself: its loop is that of `scalingnote distill`.
+        // The one task that distils reports totals: its loop is that of `scalingnote distill`.
         if let Event::Progress { stage, done, tokens } = &mut event
             && *stage != Stage::Distill
         {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_are_added_up_and_training_counts_by_itself() {
+    fn tasks_are_added_up_and_training_reports_totals() {
         let last = Arc::new(Last::default());
         let summing = Summing::new(last.clone());
         for (stage, at, expected) in [(Stage::Encode, [2, 3], 5), (Stage::Distill, [128, 256], 256)]

@@ -175,9 +175,7 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let is_feed = position.as_ref().is_some_and(|position| position.mark.is_none());
     let is_sure = match is_feed {
         true => mode.is_none() || outcome.duplicates == 0,
-        false => {
-            outcome.duplicates == 0 && outcome.excluded == 0 && outcome.rejections.total() == 0
-        }
+        false => outcome.duplicates + outcome.excluded + outcome.rejections.total() == 0,
     };
     let told = position.filter(|_| is_sure);
     let feed = request.feed.as_ref().and_then(|feed| feed.now(told));
