@@ -212,7 +212,9 @@ mod tests {
         let summing = Summing::new(last.clone());
         for (stage, at, expected) in [(Stage::Encode, [2, 3], 5), (Stage::Distill, [128, 256], 256)]
         {
-            at.map(|done| summing.event(Event::Progress { stage, done, tokens: 0 }));
+            for done in at {
+                summing.event(Event::Progress { stage, done, tokens: 0 });
+            }
             let seen = last.0.lock().unwrap().take();
             assert!(
                 matches!(seen, Some(Event::Progress { done, .. }) if done == expected),
