@@ -112,7 +112,7 @@ pub struct Left {
 /// A report with anything in `left` is a failure that the caller must report. Memory: the largest shard.
 ///
 /// # Errors
-/// Corrupt where something that the newest snapshot needs cannot be read; Conflict where another publisher was first
+/// Usage where nothing is stored of an id, but something under its digits in the other type; Corrupt where something that the newest snapshot needs cannot be read; Conflict where another publisher was first
 /// (run again); Transient where the store fails (run again).
 pub async fn purge(request: PurgeRequest<'_>) -> Result<PurgeReport> {
     let mut purge = Purge::begin(&request).await.context(|| "purging")?;

@@ -2,7 +2,7 @@
 //! tokenizer named by hash instead of copied.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use candle_core::Device;
 use safetensors::tensor::Dtype;
@@ -189,6 +189,11 @@ fn copy_modules(source: &Path, target: &Path) -> Result<u64> {
     let mut written = text.len() as u64;
     let folders = modules.iter().filter_map(|module| module["path"].as_str());
     for folder in folders.filter(|folder| !folder.is_empty()) {
+        let mut parts = Path::new(folder).components();
+        if !parts.all(|part| matches!(part, Component::Normal(_))) {
+            let message = format!("{} names {folder}, which is not in its folder", list.display());
+            return Err(Error::input(message));
+        }
         let into = target.join(folder);
         std::fs::create_dir_all(&into).map_err(cannot("write", &into))?;
         for name in ["config.json", "model.safetensors"] {

@@ -228,4 +228,11 @@ async fn a_cut_decoder_is_projected_to_the_teachers_dimensions() {
     let near = packed.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
     let cosines = near.rows().zip(found.rows()).map(|(a, b)| crate::kernel::dot(a, b));
     assert!(cosines.sum::<f32>() / texts.len() as f32 > 0.98);
+
+    // Nothing is read or written beside the two folders.
+    std::fs::write(model.join("modules.json"), r#"[{"path": "../elsewhere"}]"#).unwrap();
+    let target = dir.path().join("refused");
+    let options = PackOptions::default();
+    let refused = pack_student(&model, &target, &options, None, &tokenizer).unwrap_err();
+    assert!(refused.to_string().contains("../elsewhere, which is not in its folder"), "{refused}");
 }

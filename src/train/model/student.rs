@@ -440,9 +440,9 @@ impl Student {
         }
     }
 
-    /// Writes `model.safetensors`, `config.json` and, for an encoder, `tokenizer.json` into `folder`, with the modules of a
-    /// decoder that has a projection: a tower's model; or the adapter of low-rank training. It carries the space of the document tower it was made for, if there is
-    /// one.
+    /// Writes `model.safetensors`, `config.json`, an encoder's `tokenizer.json` and a projected decoder's modules into `folder`:
+    /// a tower's model; or the adapter of low-rank training. It carries the space of the document tower it was made for,
+    /// if there is one.
     pub(crate) fn export(
         &self,
         folder: &Path,
