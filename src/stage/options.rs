@@ -157,7 +157,7 @@ pub struct AdaptOptions {
     /// Titles and sentences, drawn by the hash of their text from this many notes at most, also drawn by hash: tomorrow
     /// the same are drawn. About an eighth of them is held out, to judge the tower by.
     pub max_texts: u32,
-    /// Steps of distillation after the refit of the projection; 0 leaves it at the refit.
+    /// Steps of distillation.
     pub steps: u32,
     /// Minutes for all of it, half of them for the LLM; by default as long as it takes. Where they run out, the same
     /// notes need not give the same tower.
@@ -168,8 +168,10 @@ pub struct AdaptOptions {
     pub mse_weight: f64,
     /// Weight of `1 - cosine` to the LLM's vector.
     pub cosine_weight: f64,
-    /// Weight of how far the tower's scores of the batch's other texts are from the LLM's.
+    /// Weight of how far the tower's scores of the notes (of 4096 of them at most) are from the LLM's.
     pub score_weight: f64,
+    /// Weight of how small a share of those scores the text's own note has: contrastive refinement.
+    pub own_weight: f64,
     /// Highest learning rate.
     pub learning_rate: f64,
     /// Decides the order of texts.
@@ -186,7 +188,8 @@ impl Default for AdaptOptions {
             mse_weight: 1.0,
             cosine_weight: 1.0,
             score_weight: 3.0,
-            learning_rate: 3e-4,
+            own_weight: 3.0,
+            learning_rate: 1e-4,
             seed: 1,
         }
     }
@@ -199,6 +202,7 @@ impl AdaptOptions {
             ("mse_weight", self.mse_weight),
             ("cosine_weight", self.cosine_weight),
             ("score_weight", self.score_weight),
+            ("own_weight", self.own_weight),
         ];
         let mut problems: Vec<_> = weights
             .iter()
@@ -218,6 +222,7 @@ impl AdaptOptions {
             "minutes",
             "must be at least 1; leave it out for no limit",
         );
+        require(self.steps >= 1, "steps", "must be at least 1");
         require((2..=4096).contains(&self.batch), "batch", "must be 2 to 4096");
         let rate = self.learning_rate;
         require(rate > 0.0 && rate <= 1.0, "learning_rate", "must be above 0 and at most 1");

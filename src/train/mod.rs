@@ -30,7 +30,8 @@ pub use contrast::{
     train_decoder,
 };
 pub use distill::{
-    DistillOptions, PackOptions, Teacher, Vocabulary, check_student, distill, pack_student,
+    DistillOptions, Documents, PackOptions, Teacher, Vocabulary, check_student, distill,
+    pack_student,
 };
 pub use large_stack::on_large_stack;
 pub use mine::{Candidates, MineOptions, MineReport, Neighbours, mine, write_pairs};

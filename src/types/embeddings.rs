@@ -66,6 +66,13 @@ impl Embeddings {
         self.data.chunks_exact(self.dimensions.max(1))
     }
 
+    /// A copy of the first `most` rows.
+    #[must_use]
+    pub fn first(&self, most: usize) -> Self {
+        let end = most.min(self.len()) * self.dimensions;
+        Self { dimensions: self.dimensions, data: self.data[..end].to_vec() }
+    }
+
     /// The values, row-major.
     pub fn as_slice(&self) -> &[f32] {
         &self.data
@@ -84,6 +91,7 @@ mod tests {
         m.push(&[3., 4.]);
         assert_eq!((m.len(), m.row(1)), (2, &[3., 4.][..]));
         assert_eq!(m.rows().len(), 2);
+        assert_eq!((m.first(1).as_slice(), m.first(9)), (&[1., 2.][..], m));
         assert!(Embeddings::from_vec(3, vec![0.; 4]).is_err());
     }
 }

@@ -21,7 +21,7 @@ pub async fn distill(options: DistillOptions, context: LearnContext) -> Result<T
     let texts: Vec<&str> = queries.iter().map(String::as_str).collect();
     let (vectors, space) = context.encode(&options.teacher, &texts, "teacher").await?;
     train::on_large_stack(async move || {
-        let teacher = Teacher { vectors: &vectors, space: &space };
+        let teacher = Teacher { vectors: &vectors, documents: None, space: &space };
         let LearnContext { base_dir, folder, reporter, cancel, .. } = context;
         train::distill(&queries, &teacher, &options, &base_dir, &folder, &reporter, &cancel).await
     })

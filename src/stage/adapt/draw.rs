@@ -24,12 +24,17 @@ pub(super) struct Piece {
     pub hash: Digest256,
     pub text: String,
     /// Where its note stands among those drawn; of several the first.
-    pub note: usize,
+    note: usize,
     /// Several notes have it, so that none of them is its own.
     shared: bool,
 }
 
 impl Piece {
+    /// Where its note stands among those drawn; `None` where several have it.
+    pub fn own_note(&self) -> Option<usize> {
+        (!self.shared).then_some(self.note)
+    }
+
     fn is_held_out(&self) -> bool {
         self.hash.0[31].is_multiple_of(HELD_OUT)
     }
@@ -72,7 +77,7 @@ impl Drawn {
         Ok(Self::of(smallest, most))
     }
 
-    fn of(texts: BTreeMap<TextHash, (NoteId, String)>, most: usize) -> Self {
+    pub(super) fn of(texts: BTreeMap<TextHash, (NoteId, String)>, most: usize) -> Self {
         let mut pieces: BTreeMap<Digest256, Piece> = BTreeMap::new();
         let mut notes = Vec::with_capacity(texts.len());
         for (text_hash, (note_id, text)) in texts {

@@ -10,17 +10,17 @@ use crate::stage::plan::AdaptTask;
 use crate::stage::worker::{Loaded, TaskEnv, Worker};
 use crate::tower::{DeviceSpec, Tower, TowerOptions, TowerTokenizer};
 use crate::train::{
-    self, DistillOptions, OptimizerOptions, PackOptions, StudentOptions, Teacher,
+    self, DistillOptions, Documents, OptimizerOptions, PackOptions, StudentOptions, Teacher,
     ValidationOptions, pack_student,
 };
 use crate::types::{Arithmetic, Cancel, Digest256, EmbeddingSpace, Embeddings};
 
-/// Texts that the projection is refitted to, at most.
-const REFIT: usize = 2048;
+/// Notes that the student and the LLM score, at most: a step's time and memory grow with them.
+pub(super) const SCORED: usize = 4096;
 /// Texts that are looked at between steps, to keep the best ones: at most, and as a share of all.
 const WATCHED: (usize, usize) = (128, 8);
 /// Looks at them.
-const LOOKS: u32 = 4;
+const LOOKS: u64 = 4;
 /// Texts of one batch of a small tower.
 const BATCH: usize = 64;
 
@@ -172,7 +172,13 @@ impl Small {
 pub(super) struct Lesson {
     pub texts: Vec<String>,
     pub vectors: Embeddings,
+    /// The notes that both score.
+    pub notes: Embeddings,
+    /// The note of each text, where it is one of them.
+    pub own: Vec<Option<usize>>,
     pub space: EmbeddingSpace,
+    /// Steps to take, at most.
+    pub steps: u64,
 }
 
 /// The student as it begins: its folder and its tokenizer.
@@ -199,11 +205,14 @@ pub(super) async fn learn(
     folder: &Path,
     env: &TaskEnv,
 ) -> Result<(PathBuf, u64)> {
-    let options = options(task, start, lesson.texts.len(), budget.left());
+    let options = options(task, start, &lesson, budget.left());
     let output = folder.join("run");
     let (reporter, cancel, at) = (Arc::clone(&env.reporter), env.cancel.clone(), output.clone());
+    let own_weight = task.options.own_weight;
     let work = async move || {
-        let teacher = Teacher { vectors: &lesson.vectors, space: &lesson.space };
+        let Lesson { vectors, notes, own, space, .. } = &lesson;
+        let documents = Some(Documents { vectors: notes, own, own_weight });
+        let teacher = Teacher { vectors, documents, space };
         train::distill(&lesson.texts, &teacher, &options, nowhere(), &at, &reporter, &cancel).await
     };
     let report = train::on_large_stack(work).await?;
@@ -224,10 +233,12 @@ pub(super) async fn learn(
 fn options(
     task: &AdaptTask,
     start: Start,
-    texts: usize,
+    lesson: &Lesson,
     limit: Option<Duration>,
 ) -> DistillOptions {
     let own = &task.options;
+    let Lesson { texts, steps, .. } = lesson;
+    let texts = texts.len();
     let (most, share) = WATCHED;
     let watched = (texts / share).min(most);
     let batch = (own.batch as usize).min(texts - watched);
@@ -238,8 +249,8 @@ fn options(
         max_tokens: task.student.max_tokens() as usize,
         train_embeddings: true,
         keep_case: false,
-        fit_queries: REFIT,
-        refit_queries: REFIT,
+        fit_queries: 0,
+        refit_queries: 0,
         arithmetic: match task.student.arithmetic {
             Arithmetic::Bf16 => Arithmetic::Bf16,
             _ => Arithmetic::F32,
@@ -255,15 +266,15 @@ fn options(
         score_temperature: 0.05,
         optimizer: OptimizerOptions {
             learning_rate: own.learning_rate,
-            warmup_steps: u64::from(own.steps / 5).min(20),
+            warmup_steps: (steps / 5).min(20),
             final_share: 0.01,
             ..OptimizerOptions::default()
         },
         batch,
-        steps: Some(u64::from(own.steps)),
+        steps: Some(*steps),
         validation: ValidationOptions {
             pairs: watched,
-            every: u64::from((own.steps / LOOKS).max(1)),
+            every: (steps / LOOKS).max(1),
             ..ValidationOptions::default()
         },
         seed: own.seed,

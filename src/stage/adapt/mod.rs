@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! draw titles and sentences by hash -> few new ones? keep yesterday's tower
-//!     -> LLM vectors -> refit of the projection -> steps of distillation -> does it find the held-out texts' notes? -> store
+//!     -> LLM vectors -> steps of distillation over the notes' vectors -> does it find the held-out texts' notes? -> store
 //! ```
 //!
 //! What it learnt from and what it found is stored beside its weights, so that tomorrow's run knows whether it has to

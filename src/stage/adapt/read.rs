@@ -10,10 +10,10 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::snapshot::Purged;
 use crate::store::layout::{self, Key};
 use crate::store::{FileRef, Root};
-use crate::types::NoteId;
+use crate::types::{Digest256, NoteId};
 
-/// Version of this format.
-const VERSION: u32 = 1;
+/// Version of this format. Version 1 names every text that was drawn, read or not, and no steps.
+const VERSION: u32 = 2;
 
 /// Notes and texts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,19 +22,37 @@ pub(super) struct Read {
     version: u32,
     /// Ids of the notes, which a purge looks for.
     notes: Vec<String>,
-    /// The starts of the hashes of titles and sentences.
+    /// The starts of the hashes of the titles and sentences that it read.
     texts: Vec<String>,
     /// What the tower found.
     pub judged: Judged,
+    /// Steps that it took on these texts, in this run and in those before: the next goes on where time ended them.
+    #[serde(default)]
+    pub steps: u64,
 }
 
 impl Read {
-    pub fn of(drawn: &Drawn, judged: Judged) -> Self {
+    /// `read` of the drawn pieces, and those of `before` that are drawn still.
+    pub fn of<'a>(
+        drawn: &Drawn,
+        read: impl Iterator<Item = &'a Digest256>,
+        before: Option<&Self>,
+        judged: Judged,
+        steps: u64,
+    ) -> Self {
         let mut notes: Vec<String> = drawn.notes.iter().map(|(id, _)| id.to_string()).collect();
         notes.sort_unstable();
         notes.dedup();
-        let texts = drawn.pieces().map(|piece| piece.hash.short()).collect();
-        Self { version: VERSION, notes, texts, judged }
+        let read: HashSet<&Digest256> = read.collect();
+        let known = before.map(Self::known).unwrap_or_default();
+        let pieces = drawn.pieces().map(|piece| (&piece.hash, piece.hash.short()));
+        let pieces = pieces.filter(|(hash, short)| read.contains(hash) || known.contains(&**short));
+        let texts = pieces.map(|(_, short)| short).collect();
+        Self { version: VERSION, notes, texts, judged, steps }
+    }
+
+    fn known(&self) -> HashSet<&str> {
+        self.texts.iter().map(String::as_str).collect()
     }
 
     pub fn to_json(&self) -> Result<Vec<u8>> {
@@ -55,20 +73,54 @@ impl Read {
         let read: Self = serde_json::from_slice(&bytes)
             .or_error(ErrorKind::Corrupt, || format!("{} cannot be read", file.path))?;
         match read.version {
-            VERSION => Ok(read),
+            1 | VERSION => Ok(read),
             other => Err(Error::corrupt(format!("{} has version {other}", file.path))),
         }
     }
 
-    /// How many of these pieces it has not read.
-    pub fn new_among(&self, drawn: &Drawn) -> u64 {
-        let known: HashSet<&str> = self.texts.iter().map(String::as_str).collect();
-        drawn.pieces().filter(|piece| !known.contains(&*piece.hash.short())).count() as u64
+    /// The hashes of those of these pieces that it has not read.
+    pub fn new_among(&self, drawn: &Drawn) -> HashSet<Digest256> {
+        let known = self.known();
+        let new = drawn.pieces().filter(|piece| !known.contains(&*piece.hash.short()));
+        new.map(|piece| piece.hash).collect()
     }
 
     /// Whether it read a note that was purged.
     pub fn holds(&self, purged: &Purged) -> bool {
         let notes = self.notes.iter().filter_map(|note| note.parse::<NoteId>().ok());
         notes.into_iter().any(|note| purged.contains(&note))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::judge::Found;
+    use super::*;
+
+    #[test]
+    fn what_time_left_unread_is_new_the_next_day() {
+        let texts = (0..8).map(|id| {
+            let text = format!("Title {id}\nA sentence of {id}.");
+            (Digest256::of(text.as_bytes()), (NoteId::Int(id), text))
+        });
+        let drawn = Drawn::of(texts.collect(), 100);
+        let found = Found { hit_at_10: 1.0, ndcg_at_10: 1.0 };
+        let judged = Judged { texts: 1, notes: 8, llm: found, before: found, now: found };
+        let hashes: Vec<Digest256> = drawn.pieces().map(|piece| piece.hash).collect();
+        let of = |some: &[Digest256], before: Option<&Read>, steps| {
+            Read::of(&drawn, some.iter(), before, judged, steps)
+        };
+        let first = of(&hashes[..6], None, 10);
+        let new = first.new_among(&drawn);
+        assert_eq!((hashes.len(), new.len(), first.notes.len()), (16, 10, 8));
+        assert!(hashes[6..].iter().all(|hash| new.contains(hash)));
+        // The next day reads the others, and knows both.
+        let second = of(&hashes[6..], Some(&first), 20);
+        assert!(second.new_among(&drawn).is_empty());
+        // A file of version 1 counts no steps.
+        let mut old = serde_json::to_value(&second).unwrap();
+        old.as_object_mut().unwrap().remove("steps");
+        let old: Read = serde_json::from_value(old).unwrap();
+        assert_eq!(old.steps, 0);
     }
 }

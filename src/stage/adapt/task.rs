@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::draw::{Drawn, Piece};
 use super::judge::{Found, Judged};
-use super::learn::{Budget, Lesson, Llm, Small, Start, learn};
+use super::learn::{Budget, Lesson, Llm, SCORED, Small, Start, learn};
 use super::read::Read;
 use super::receipt::{AdaptOutcome, AdaptReceipt, AdaptSummary, AdaptedTower};
 use crate::embedding;
@@ -110,37 +110,52 @@ impl Notes {
         let dimensions = task.spec.space.dimensions as usize;
         Ok(Self { vectors: gather(&env.root, dimensions, found).await?, rows })
     }
+
+    /// The row of a text's own note.
+    fn row_of(&self, piece: &Piece) -> Option<usize> {
+        piece.own_note().and_then(|note| self.rows[note])
+    }
 }
 
-/// A text, the LLM's vector of it, and the row of its own note.
-type TaughtText = (Piece, Vec<f32>, usize);
+/// A text, the LLM's vector of it, and the row of its own note where it has one.
+type TaughtText = (Piece, Vec<f32>, Option<usize>);
 
 /// Texts with the LLM's vectors.
 struct Taught {
-    texts: Vec<String>,
+    pieces: Vec<Piece>,
     vectors: Embeddings,
     /// Rows of the texts' own notes.
-    own: Vec<usize>,
+    own: Vec<Option<usize>>,
 }
 
 impl Taught {
     fn of(dimensions: usize, taught: impl Iterator<Item = TaughtText>) -> Self {
         let mut all = Self {
-            texts: Vec::new(),
+            pieces: Vec::new(),
             vectors: Embeddings::with_capacity(dimensions, 0),
             own: Vec::new(),
         };
         for (piece, vector, own) in taught {
-            all.texts.push(piece.text);
+            all.pieces.push(piece);
             all.vectors.push(&vector);
             all.own.push(own);
         }
         all
     }
 
+    fn texts(&self) -> Vec<String> {
+        self.pieces.iter().map(|piece| piece.text.clone()).collect()
+    }
+
     async fn found(&self, tower: &Small, notes: &Notes, cancel: &Cancel) -> Result<Found> {
-        let queries = tower.vectors(self.texts.clone(), cancel).await?;
-        Ok(Found::of(&queries, &self.own, &notes.vectors))
+        let queries = tower.vectors(self.texts(), cancel).await?;
+        Ok(self.found_by(&queries, notes))
+    }
+
+    /// What these vectors of the texts find.
+    fn found_by(&self, queries: &Embeddings, notes: &Notes) -> Found {
+        let own: Vec<usize> = self.own.iter().copied().flatten().collect();
+        Found::of(queries, &own, &notes.vectors)
     }
 }
 
@@ -149,7 +164,11 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
     let drawn = Drawn::from(env, &task.notes, task.options.max_texts as usize).await?;
     let previous = Previous::open(task, env).await?;
     let texts = drawn.pieces().count() as u64;
-    let new_texts = previous.as_ref().map_or(texts, |previous| previous.read.new_among(&drawn));
+    let new = match &previous {
+        Some(previous) => previous.read.new_among(&drawn),
+        None => drawn.pieces().map(|piece| piece.hash).collect(),
+    };
+    let new_texts = new.len() as u64;
     let summary = |outcome, judged| AdaptSummary {
         outcome,
         texts,
@@ -165,9 +184,12 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
         AdaptReceipt { id: task.id.clone(), tower, summary }
     };
     let by = task.options.digest()?;
-    if let Some(previous) = &previous
-        && previous.tower.by == by
-        && new_texts * NEW <= texts
+    let same = |previous: &&Previous| previous.tower.by == by && new_texts * NEW <= texts;
+    let going_on = previous.as_ref().filter(same);
+    let taken = going_on.map_or(0, |previous| previous.read.steps);
+    let steps = u64::from(task.options.steps).saturating_sub(taken);
+    if let Some(previous) = going_on
+        && steps == 0
     {
         return Ok(stays(summary(AdaptOutcome::Kept, Some(previous.read.judged))));
     }
@@ -185,15 +207,24 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
     }
     let notes = Notes::gather(task, &drawn, env).await?;
     let llm = Llm::resolve(task, &env.reporter).await?;
-    let (asked, shown) = teach(&llm, &before, &drawn, &notes, &budget, task, worker, env).await?;
-    if asked.texts.is_empty() || shown.texts.len() < LEAST {
+    let lessons = chosen(&drawn, &new, &before, &notes);
+    let (asked, shown) = teach(&llm, lessons, &notes, &budget, task, worker, env).await?;
+    if asked.pieces.is_empty() || shown.pieces.len() < LEAST {
         return Ok(stays(summary(AdaptOutcome::TooFew, None)));
     }
 
     let folder = tempfile::tempdir()
         .or_error(ErrorKind::Resource, || "making a folder for the query tower (set TMPDIR)")?;
-    let learnt = shown.texts.len() as u64;
-    let lesson = Lesson { texts: shown.texts, vectors: shown.vectors, space: llm.space.clone() };
+    let scored = notes.vectors.first(SCORED);
+    let learnt = shown.pieces.len() as u64;
+    let lesson = Lesson {
+        texts: shown.texts(),
+        own: shown.own.iter().map(|row| row.filter(|row| *row < scored.len())).collect(),
+        vectors: shown.vectors,
+        notes: scored,
+        space: llm.space.clone(),
+        steps,
+    };
     let start = Start::of(&begins);
     let (packed, steps) = match learn(task, start, lesson, &budget, folder.path(), env).await {
         // Its numbers are no longer finite: the notes are to be published all the same.
@@ -205,9 +236,9 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
     };
     let now = Small::resolve(&in_folder(task, &packed), &env.reporter).await?;
     let judged = Judged {
-        texts: asked.texts.len() as u64,
+        texts: asked.pieces.len() as u64,
         notes: notes.vectors.len() as u64,
-        llm: Found::of(&asked.vectors, &asked.own, &notes.vectors),
+        llm: asked.found_by(&asked.vectors, &notes),
         before: asked.found(&before, &notes, &env.cancel).await?,
         now: asked.found(&now, &notes, &env.cancel).await?,
     };
@@ -215,7 +246,9 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
     if !judged.is_as_good() {
         return Ok(stays(done(AdaptOutcome::Refused)));
     }
-    let read = Read::of(&drawn, judged);
+    let read_now = asked.pieces.iter().chain(&shown.pieces).map(|piece| &piece.hash);
+    let earlier = previous.as_ref().map(|previous| &previous.read);
+    let read = Read::of(&drawn, read_now, earlier, judged, taken + steps);
     let files = store(&packed, now.fingerprint()?, &read, env).await?;
     let tower = AdaptedTower {
         fingerprint: now.fingerprint()?,
@@ -228,26 +261,30 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
     Ok(AdaptReceipt { id: task.id.clone(), tower: Some(tower), summary })
 }
 
+/// What the tower is judged by, and what it is to learn from: what it has not read comes first, for time may run out.
+fn chosen<'a>(
+    drawn: &'a Drawn,
+    new: &HashSet<Digest256>,
+    student: &Small,
+    notes: &Notes,
+) -> (Vec<&'a Piece>, Vec<&'a Piece>) {
+    let reads = |piece: &&Piece| student.reads(&piece.text);
+    let asked = drawn.held_out.iter().filter(|piece| notes.row_of(piece).is_some());
+    let mut shown: Vec<&Piece> = drawn.learnt.iter().filter(reads).collect();
+    shown.sort_by_key(|piece| !new.contains(&piece.hash));
+    (asked.filter(reads).collect(), shown)
+}
+
 /// The LLM's vectors of what the tower is judged by, and of what it learns from as far as there is time.
-#[expect(clippy::too_many_arguments, reason = "one step of one task")]
 async fn teach(
     llm: &Llm,
-    student: &Small,
-    drawn: &Drawn,
+    (asked, shown): (Vec<&Piece>, Vec<&Piece>),
     notes: &Notes,
     budget: &Budget,
     task: &AdaptTask,
     worker: &mut Worker,
     env: &TaskEnv,
 ) -> Result<(Taught, Taught)> {
-    let has_vector = |piece: &&Piece| notes.rows[piece.note].is_some();
-    let asked: Vec<&Piece> = drawn
-        .held_out
-        .iter()
-        .filter(has_vector)
-        .filter(|piece| student.reads(&piece.text))
-        .collect();
-    let shown = drawn.learnt.iter().filter(|piece| student.reads(&piece.text));
     let (judged_by, mut pieces) = (asked.len(), asked);
     pieces.extend(shown);
     env.reporter.info(format!(
@@ -259,7 +296,7 @@ async fn teach(
     let dimensions = task.spec.space.dimensions as usize;
     let mut taught: Vec<(usize, TaughtText)> = Vec::with_capacity(vectors.len());
     for (at, (piece, vector)) in pieces.into_iter().zip(vectors).enumerate() {
-        let own = notes.rows[piece.note].unwrap_or_default();
+        let own = notes.row_of(piece);
         taught.extend(vector.map(|vector| (at, (piece.clone(), vector, own))));
     }
     let learnt = taught.split_off(taught.partition_point(|(at, _)| *at < judged_by));

@@ -33,17 +33,45 @@ pub(super) fn score_loss(
     let mut own = vec![0f32; rows * columns];
     (0..rows).for_each(|row| own[row * columns + first + row] = -1e9);
     let own = Tensor::from_vec(own, (rows, columns), teacher.device())?;
-    let spread = |rows: &Tensor| {
-        let scores = (normalize(rows)?.matmul(&others.t()?)? / temperature)?;
-        log_softmax(&(scores + &own)?, D::Minus1)
-    };
-    let (wanted, given) = (spread(teacher)?, spread(student)?);
+    let spread =
+        |rows: &Tensor| log_softmax(&(scores(rows, others, temperature)? + &own)?, D::Minus1);
+    divergence(&spread(teacher)?, &spread(student)?)
+}
+
+/// How a student searches the documents, `[m, dimensions]`: `score_weight` times how far its distribution over them is from the
+/// teacher's, as in [`score_loss`], and `own_weight` times the mean of `-log q(own document)`, where a row has one among them.
+pub(super) fn search_loss(
+    student: &Tensor,
+    teacher: &Tensor,
+    documents: &Tensor,
+    own: &[Option<usize>],
+    (score_weight, own_weight): (f64, f64),
+    temperature: f64,
+) -> CandleResult<Tensor> {
+    let spread = |rows: &Tensor| log_softmax(&scores(rows, documents, temperature)?, D::Minus1);
+    let given = spread(student)?;
+    let loss = (divergence(&spread(teacher)?, &given)? * score_weight)?;
+    let column = |values: Vec<f32>| Tensor::from_vec(values, (own.len(), 1), given.device());
+    let at: Vec<u32> = own.iter().map(|own| own.unwrap_or(0) as u32).collect();
+    let at = Tensor::from_vec(at, (own.len(), 1), given.device())?;
+    let known = column(own.iter().map(|own| f32::from(u8::from(own.is_some()))).collect())?;
+    let found = (given.gather(&at, 1)? * known)?.sum(0)?.squeeze(0)?;
+    loss - (found * (own_weight / own.len() as f64))?
+}
+
+/// Cosines over the temperature, `others` being of unit length.
+fn scores(rows: &Tensor, others: &Tensor, temperature: f64) -> CandleResult<Tensor> {
+    normalize(rows)?.matmul(&others.t()?)? / temperature
+}
+
+/// The mean over rows of `KL(wanted || given)`, both as logarithms.
+fn divergence(wanted: &Tensor, given: &Tensor) -> CandleResult<Tensor> {
     (wanted.exp()? * (wanted - given)?)?.sum(1)?.mean(0)
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{Device, Var};
 
     use super::*;
 
@@ -75,6 +103,32 @@ mod tests {
         let own = teacher.narrow(0, 0, 1).unwrap();
         let loss = score_loss(&student, &own, &teacher, 0, 0.05).unwrap();
         assert!(loss.to_scalar::<f32>().unwrap() > 1.0, "{loss}");
+    }
+
+    #[test]
+    fn a_search_is_compared_and_its_own_document_wanted() {
+        let t = |v: Vec<f32>, n| Tensor::from_vec(v, (n, 2), &Device::Cpu).unwrap();
+        let (teacher, documents) = (t(vec![1., 0., 1., 0.], 2), t(vec![1., 0., 0., 1.], 2));
+        let student = Var::from_tensor(&t(vec![0., 2., 1., 0.], 2)).unwrap();
+        let of = |own: &[Option<usize>], weights| {
+            let loss = search_loss(&student, &teacher, &documents, own, weights, 1.0);
+            loss.unwrap()
+        };
+        let value = |loss: &Tensor| loss.to_scalar::<f32>().unwrap();
+        let e = 1f32.exp();
+        // The first row has the scores turned round, the second has them right.
+        let turned = (e - 1.0) / (e + 1.0) / 2.0;
+        assert!((value(&of(&[None, None], (1.0, 1.0))) - turned).abs() < 1e-6);
+        // -log softmax of 0 beside 1, and of 1 beside 0.
+        let (far, near) = ((1.0 + e).ln(), (1.0 + 1.0 / e).ln());
+        let both = of(&[Some(0), Some(0)], (0.0, 1.0));
+        assert!((value(&both) - (far + near) / 2.0).abs() < 1e-6);
+        let one = of(&[None, Some(0)], (2.0, 3.0));
+        assert!((value(&one) - (2.0 * turned + 3.0 * near / 2.0)).abs() < 1e-5);
+        // Down the gradient the first row turns to its own document.
+        let gradients = both.backward().unwrap();
+        let slope = gradients.get(&student).unwrap().to_vec2::<f32>().unwrap();
+        assert!(slope[0][0] < -0.01, "{slope:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod run;
 
 pub use options::DistillOptions;
 pub use pack::{PackOptions, Vocabulary, pack_student};
-pub use run::{Teacher, check_student, distill};
+pub use run::{Documents, Teacher, check_student, distill};
 
 #[cfg(test)]
 mod tests;

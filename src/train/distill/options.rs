@@ -29,7 +29,7 @@ pub struct DistillOptions {
     pub cosine_weight: f64,
     /// Weight of how far the student's scores are from the teacher's: both score the teacher's vectors of the whole batch,
     /// and the student's distribution over those of the other texts is to be the teacher's (Kullback-Leibler divergence; Fang
-    /// et al. 2021, SEED). Not in the ScalingNote paper.
+    /// et al. 2021, SEED). Where the documents are known, both score those. Not in the ScalingNote paper.
     #[serde(default)]
     pub score_weight: f64,
     /// Cosines are divided by it before they become distributions.

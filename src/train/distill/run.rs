@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use candle_core::{Device, Result as CandleResult, Tensor};
 
-use super::loss::{distillation_loss, score_loss};
+use super::loss::{distillation_loss, score_loss, search_loss};
 use super::options::DistillOptions;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::train::checkpoint::{self, State};
-use crate::train::model::decoder::NamedVar;
+use crate::train::model::decoder::{NamedVar, normalize};
 use crate::train::model::student::{Student, StudentOptions};
 use crate::train::optimizer::AdamW;
 use crate::train::report::{TrainReport, ValidationRecord};
@@ -42,9 +42,23 @@ pub async fn check_student(
 pub struct Teacher<'a> {
     /// `[queries, dimensions]`, of unit length.
     pub vectors: &'a Embeddings,
+    /// The documents that are searched: the student is to score them as the teacher does. Without them it is the batch's
+    /// other queries that both score.
+    pub documents: Option<Documents<'a>>,
     /// The query tower's space, with the empty template: the student carries it, so that no other document tower's
     /// snapshot admits it.
     pub space: &'a EmbeddingSpace,
+}
+
+/// What is searched.
+#[derive(Debug, Clone, Copy)]
+pub struct Documents<'a> {
+    /// `[documents, dimensions]`, of any length.
+    pub vectors: &'a Embeddings,
+    /// The row of the document that each query is from, where it is one of them.
+    pub own: &'a [Option<usize>],
+    /// Weight of `-log` of the share that a query's own document has of the student's scores (contrastive refinement).
+    pub own_weight: f64,
 }
 
 /// Distils `teacher` (its row i belongs to `texts[i]`) into a student, writing into `output`: `checkpoint.safetensors`
@@ -64,7 +78,15 @@ pub async fn distill(
 ) -> Result<TrainReport> {
     options.validate()?;
     let began = Instant::now();
-    let (teacher, space) = (teacher.vectors, teacher.space);
+    let Teacher { vectors: teacher, documents, space } = *teacher;
+    let documents_fit = documents.is_none_or(|documents| {
+        let Documents { vectors, own, .. } = documents;
+        let fits = |own: &usize| *own < vectors.len();
+        own.len() == texts.len() && own.iter().flatten().all(fits)
+    });
+    if !documents_fit {
+        return Err(Error::internal("every query needs its own document, or none"));
+    }
     if texts.len() != teacher.len() {
         return Err(Error::input(format!(
             "{} queries but {} teacher vectors",
@@ -83,6 +105,10 @@ pub async fn distill(
     for (text, row) in texts.iter().zip(teacher.rows()) {
         hasher.field(text).field(bytes(row));
     }
+    if let Some(Documents { vectors, own, own_weight }) = documents {
+        hasher.field(bytes(vectors.as_slice())).field(hash_json(&(own, own_weight))?.0);
+    }
+    let documents = documents.map(Searched::of).transpose().map_err(tensor_error)?;
     student.starts_from(&vars, &mut hasher)?;
     let run = hasher.finish();
     let mut optimizer =
@@ -139,6 +165,7 @@ pub async fn distill(
         vars,
         texts,
         teacher,
+        documents,
         space,
         options,
         order,
@@ -156,6 +183,7 @@ struct Pupil<'a> {
     vars: Vec<NamedVar>,
     texts: &'a [String],
     teacher: &'a Embeddings,
+    documents: Option<Searched<'a>>,
     space: &'a EmbeddingSpace,
     options: &'a DistillOptions,
     /// Positions of the queries to learn from.
@@ -164,6 +192,21 @@ struct Pupil<'a> {
     epoch: Epoch,
     output: &'a Path,
     reporter: &'a Arc<dyn Reporter>,
+}
+
+/// The documents, their vectors `[documents, dimensions]` of unit length.
+struct Searched<'a> {
+    vectors: Tensor,
+    documents: Documents<'a>,
+}
+
+impl<'a> Searched<'a> {
+    fn of(documents: Documents<'a>) -> CandleResult<Self> {
+        let rows = documents.vectors;
+        let shape = (rows.len(), rows.dimensions());
+        let vectors = normalize(&Tensor::from_slice(rows.as_slice(), shape, &Device::Cpu)?)?;
+        Ok(Self { vectors, documents })
+    }
 }
 
 /// The order of an epoch.
@@ -192,7 +235,7 @@ impl Learner for Pupil<'_> {
         let targets = self.targets(at).map_err(tensor_error)?;
         let part = |vectors: &Tensor, range: Range<usize>| {
             let share = range.len() as f64 / at.len() as f64;
-            let (loss, cosine) = self.loss(vectors, &targets, range)?;
+            let (loss, cosine) = self.loss(vectors, &targets, at, range)?;
             Ok(((loss * share)?, cosine * share as f32))
         };
         let learnt = self.student.gradients(&ids, &self.vars, &part)?;
@@ -217,7 +260,7 @@ impl Learner for Pupil<'_> {
             let vectors = self.student.forward(&ids)?;
             let judged = self
                 .targets(chunk)
-                .and_then(|targets| self.loss(&vectors, &targets, 0..chunk.len()));
+                .and_then(|targets| self.loss(&vectors, &targets, chunk, 0..chunk.len()));
             let judged = judged.and_then(|(loss, cosine)| Ok((loss.to_scalar::<f32>()?, cosine)));
             let (l, c) = judged.map_err(tensor_error)?;
             let share = chunk.len() as f32 / self.held_out.len() as f32;
@@ -248,21 +291,33 @@ impl Pupil<'_> {
         Tensor::from_vec(rows, (at.len(), self.teacher.dimensions()), &Device::Cpu)
     }
 
-    /// Loss and mean cosine of `vectors` of some of a batch's texts: those whose targets are these rows of `targets`.
+    /// Loss and mean cosine of `vectors` of some of a batch's texts: of those at these `rows` of `at`, and of `targets`.
     fn loss(
         &self,
         vectors: &Tensor,
         targets: &Tensor,
+        at: &[usize],
         rows: Range<usize>,
     ) -> CandleResult<(Tensor, f32)> {
         let DistillOptions { mse_weight, cosine_weight, score_weight, .. } = self.options;
+        let temperature = self.options.score_temperature;
         let own = targets.narrow(0, rows.start, rows.len())?;
-        let (mut loss, cosine) = distillation_loss(vectors, &own, *mse_weight, *cosine_weight)?;
-        if *score_weight > 0.0 {
-            let temperature = self.options.score_temperature;
-            let scores = score_loss(vectors, &own, targets, rows.start, temperature)?;
-            loss = (loss + (scores * *score_weight)?)?;
-        }
-        Ok((loss, cosine))
+        let (loss, cosine) = distillation_loss(vectors, &own, *mse_weight, *cosine_weight)?;
+        let more = match &self.documents {
+            Some(Searched {
+                vectors: documents,
+                documents: Documents { own: all, own_weight, .. },
+            }) => {
+                let from: Vec<Option<usize>> = at[rows].iter().map(|at| all[*at]).collect();
+                let weights = (*score_weight, *own_weight);
+                search_loss(vectors, &own, documents, &from, weights, temperature)?
+            }
+            None if *score_weight > 0.0 => {
+                let scores = score_loss(vectors, &own, targets, rows.start, temperature)?;
+                (scores * *score_weight)?
+            }
+            None => return Ok((loss, cosine)),
+        };
+        Ok(((loss + more)?, cosine))
     }
 }

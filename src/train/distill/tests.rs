@@ -73,7 +73,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
     let space = space(&options.teacher, &reporter).await;
     let run = async |output: &Path, cancel: &Cancel, vectors: &Embeddings| {
-        let teacher = Teacher { vectors, space: &space };
+        let teacher = Teacher { vectors, documents: None, space: &space };
         distill(&texts, &teacher, &options, dir.path(), output, &reporter, cancel).await
     };
     let whole = run(&one, &Cancel::new(), &teacher).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     if let StudentOptions::Bert { fit_queries, .. } = &mut fitted.student {
         *fit_queries = 100;
     }
-    let vectors = Teacher { vectors: &teacher, space: &space };
+    let vectors = Teacher { vectors: &teacher, documents: None, space: &space };
     let output = dir.path().join("fitted");
     let fit = async |cancel: &Cancel| {
         distill(&texts, &vectors, &fitted, dir.path(), &output, &reporter, cancel).await
@@ -147,7 +147,7 @@ async fn a_cut_decoder_learns_by_lora() {
         texts.iter().map(|text| whole.tokenizer().tokenize(text).unwrap().ids).collect();
     let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
     let vectors = whole.load(&DeviceSpec::Cpu { threads: 1 }).unwrap().encode(&ids).unwrap();
-    let teacher = Teacher { vectors: &vectors, space: &space };
+    let teacher = Teacher { vectors: &vectors, documents: None, space: &space };
     let out = dir.path().join("out");
     let report = distill(&texts, &teacher, &options, dir.path(), &out, &reporter, &Cancel::new())
         .await
@@ -185,7 +185,7 @@ async fn a_cut_decoder_is_projected_to_the_teachers_dimensions() {
         });
         let options: DistillOptions = serde_json::from_value(options).unwrap();
         let space = space(&options.teacher, &reporter).await;
-        let teacher = Teacher { vectors: &vectors, space: &space };
+        let teacher = Teacher { vectors: &vectors, documents: None, space: &space };
         let (out, cancel) = (dir.path().join(out), Cancel::new());
         let report = distill(&texts, &teacher, &options, dir.path(), &out, &reporter, &cancel);
         (report.await, space)
