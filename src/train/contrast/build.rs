@@ -21,7 +21,7 @@ use crate::types::Arithmetic;
 pub(super) const QUERY: &str = "query:";
 
 /// The device that a spec names.
-pub(super) fn open_device(spec: &DeviceSpec) -> Result<Device> {
+fn open_device(spec: &DeviceSpec) -> Result<Device> {
     match spec {
         DeviceSpec::Cpu { .. } => Ok(Device::Cpu),
         DeviceSpec::Cuda(number) => open_cuda(*number),

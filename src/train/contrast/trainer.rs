@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::batch::{Batch, Batches};
-use super::build::{self, build, build_all, optimizer};
+use super::build::{build, build_all, optimizer};
 use super::dev::Dev;
 use super::export::export;
 use super::input::{Side, TrainInput};
@@ -97,7 +97,8 @@ impl Learner for Towers<'_> {
         let (input, options) = (self.input, self.options);
         let batch = self.batches.batch(step_number);
         let (queries, documents) = input.tokens(&batch, options)?;
-        let teacher = taught(input, options, &batch)?;
+        let device = self.replicas[0].document.decoder.device();
+        let teacher = taught(input, options, &batch, device)?;
         let objective = Objective {
             options: &options.loss,
             contrast: &batch.contrast,
@@ -134,16 +135,20 @@ impl Learner for Towers<'_> {
     }
 }
 
-/// What the teacher makes of a batch, where the loss asks for it.
-fn taught(input: &TrainInput<'_>, options: &TrainOptions, batch: &Batch) -> Result<Option<Tensor>> {
+/// What the teacher makes of a batch, where the loss asks for it, on the device of the loss.
+fn taught(
+    input: &TrainInput<'_>,
+    options: &TrainOptions,
+    batch: &Batch,
+    device: &Device,
+) -> Result<Option<Tensor>> {
     let wanted = options.loss.has_teacher_terms() || options.loss.guide_margin.is_some();
     let Some(teacher) = input.teacher.filter(|_| wanted) else { return Ok(None) };
     let [queries, documents] = batch.shown(input.data, options);
     let [queries, documents] =
         [queries, documents].map(|all| all.into_iter().map(|(_, text)| text));
     let vectors = teacher.of_batch(queries, documents)?;
-    let device = build::open_device(input.first_device()?)?;
-    vectors.to_device(&device).map(Some).map_err(tensor_error)
+    vectors.to_device(device).map(Some).map_err(tensor_error)
 }
 
 /// Puts the projection of a query side's encoder where it maps queries closest to where the document tower places them.
