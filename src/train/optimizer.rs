@@ -1,9 +1,12 @@
 //! AdamW with clipping, warm-up and a schedule; its state can be saved.
 
-use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
+use candle_core::{
+    CpuStorage, DType, Device, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail,
+};
 
 use super::autograd::ops::{fused, values, with_values};
 use super::options::{OptimizerOptions, Schedule};
+use super::tensors::fetch;
 use crate::kernel::adam;
 
 /// Parameters with their two moments.
@@ -57,13 +60,16 @@ impl AdamW {
         o.learning_rate * (o.final_share + (1.0 - o.final_share) * height)
     }
 
-    /// Takes one step with gradients in the order of the slots; gives the norm before clipping.
-    pub(super) fn step(&mut self, grads: &[Option<Tensor>], total: u64) -> Result<f64> {
-        let norm = squared_norm(grads)?.sqrt();
-        if !norm.is_finite() {
+    /// Takes one step with gradients in the order of the slots; gives the norm before clipping, a tensor without dimensions
+    /// that is where they are. Where it turns out not to be finite, the parameters may not be either: the run has to end.
+    pub(super) fn step(&mut self, grads: &[Option<Tensor>], total: u64) -> Result<Tensor> {
+        let Norm { tensor: norm, known } = Norm::of(grads)?;
+        if known.is_some_and(|norm| !norm.is_finite()) {
             return Ok(norm);
         }
-        let clip = (self.options.clip_norm / norm.max(1e-12)).min(1.0);
+        let most = self.options.clip_norm;
+        let clip = known.map(|norm| (most / norm.max(1e-12)).min(1.0));
+        let clip_there = (most / norm.maximum(1e-12f64)?)?.minimum(1f64)?.to_dtype(DType::F32)?;
         let rate = self.learning_rate(self.steps, total);
         self.steps += 1;
         let (b1, b2) = (self.options.beta1, self.options.beta2);
@@ -73,7 +79,10 @@ impl AdamW {
             let rate = rate * slot.share;
             let kept = 1.0 - rate * self.options.weight_decay;
             let epsilon = self.options.epsilon;
-            if fused(grad) && fused(&slot.first) {
+            if let Some(clip) = clip
+                && fused(grad)
+                && fused(&slot.first)
+            {
                 let grad = grad.contiguous()?;
                 let add = ((1.0 - b1) * clip) as f32;
                 slot.first.inplace_op2(&grad, &Moment(adam::moment, b1 as f32, add))?;
@@ -88,7 +97,7 @@ impl AdamW {
                 slot.var.as_tensor().inplace_op3(&slot.first, &slot.second, &update)?;
                 continue;
             }
-            let grad = (grad * clip)?;
+            let grad = grad.broadcast_mul(&clip_there.to_dtype(grad.dtype())?)?;
             slot.first = ((&slot.first * b1)? + (&grad * (1.0 - b1))?)?;
             slot.second = ((&slot.second * b2)? + (grad.sqr()? * (1.0 - b2))?)?;
             let scale = ((&slot.second / c2)?.sqrt()? + epsilon)?;
@@ -99,22 +108,37 @@ impl AdamW {
     }
 }
 
-/// Sum of the squares of all gradients. Those of another device are summed there: one number is waited for.
-fn squared_norm(grads: &[Option<Tensor>]) -> Result<f64> {
-    let mut square = 0f64;
-    let mut elsewhere = Vec::new();
-    for grad in grads.iter().flatten() {
-        if fused(grad) {
-            square += with_values(grad, |grad| Ok(adam::squared_norm(grad)))?;
-        } else {
-            elsewhere.push(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?);
+/// The norm of all gradients together.
+struct Norm {
+    /// Where the gradients are; f64.
+    tensor: Tensor,
+    /// The same as the processor's kernels take it. `None` where all gradients are a device's: it is not waited for.
+    known: Option<f64>,
+}
+
+impl Norm {
+    /// Gradients of a device are squared and summed there.
+    fn of(grads: &[Option<Tensor>]) -> Result<Self> {
+        let (mut here, mut is_here) = (0f64, false);
+        let mut there = Vec::new();
+        for grad in grads.iter().flatten() {
+            if fused(grad) {
+                is_here = true;
+                here += with_values(grad, |grad| Ok(adam::squared_norm(grad)))?;
+            } else {
+                there.push(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?);
+            }
         }
+        if there.is_empty() {
+            let norm = here.sqrt();
+            return Ok(Self { tensor: Tensor::new(norm, &Device::Cpu)?, known: Some(norm) });
+        }
+        let there = Tensor::stack(&there, 0)?.to_dtype(DType::F64)?.sum_all()?;
+        let tensor = (there + here)?.sqrt()?;
+        // An encoder on the processor beside an LLM on a GPU: its kernels need the norm of both.
+        let known = if is_here { Some(fetch([&tensor])?[0]) } else { None };
+        Ok(Self { tensor, known })
     }
-    if !elsewhere.is_empty() {
-        square +=
-            Tensor::stack(&elsewhere, 0)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
-    }
-    Ok(square)
 }
 
 // ---- in place on the CPU: composed of tensor operations the step takes longer than the backward pass -------------------
@@ -174,9 +198,8 @@ impl InplaceOp3 for Update {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
+    use crate::train::tensors::read_backs;
 
     #[test]
     fn two_steps_by_hand() {
@@ -192,7 +215,7 @@ mod tests {
         let var = Var::from_vec(vec![1f32], 1, &Device::Cpu).unwrap();
         let mut adam = AdamW::new(vec![("w".into(), var.clone())], options).unwrap();
         let grad = |v: f32| [Some(Tensor::new(&[v], &Device::Cpu).unwrap())];
-        assert_eq!(adam.step(&grad(4.0), 10).unwrap(), 4.0);
+        assert_eq!(number(&adam.step(&grad(4.0), 10).unwrap()), 4.0);
         // Clipped to 1; both moments are corrected to 1; 1 (1 - 0.05) - 0.1.
         let value = || var.to_vec1::<f32>().unwrap()[0];
         assert!((value() - 0.85).abs() < 1e-6, "{}", value());
@@ -203,13 +226,59 @@ mod tests {
         assert!((f64::from(value()) - expected).abs() < 1e-6, "{} {expected}", value());
     }
 
+    fn number(scalar: &Tensor) -> f64 {
+        scalar.to_scalar().unwrap()
+    }
+
+    /// f64 has no fused kernel, and stands for a device.
+    fn there(values: &[f32]) -> Tensor {
+        Tensor::new(values, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
+    }
+
     #[test]
     fn the_norm_is_of_all_gradients_wherever_they_are_summed() {
-        let of = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
-        // f64 has no fused kernel, and stands for a device.
-        let wide = of(&[1., 2.]).to_dtype(DType::F64).unwrap();
-        let grads = [Some(of(&[2., 4.])), None, Some(wide.clone()), Some(wide)];
-        assert_eq!(squared_norm(&grads).unwrap(), 4. + 16. + 5. + 5.);
+        let here = Tensor::new(&[2f32, 4.], &Device::Cpu).unwrap();
+        let of = |grads: &[Option<Tensor>]| {
+            let before = read_backs();
+            let Norm { tensor, known } = Norm::of(grads).unwrap();
+            (number(&tensor), known, read_backs() - before)
+        };
+        let near = |norm: f64, square: f64| (norm - square.sqrt()).abs() < 1e-12;
+        let (norm, known, reads) = of(&[Some(here.clone()), None]);
+        assert!(near(norm, 20.) && known == Some(norm) && reads == 0, "{norm} {known:?} {reads}");
+        let far = Some(there(&[1., 2.]));
+        let (norm, known, reads) = of(&[far.clone(), far.clone()]);
+        assert!(near(norm, 10.) && known.is_none() && reads == 0, "{norm} {known:?} {reads}");
+        // The processor's kernels have to know what the device found.
+        let (norm, known, reads) = of(&[Some(here), None, far.clone(), far]);
+        assert!(near(norm, 30.) && known == Some(norm) && reads == 1, "{norm} {known:?} {reads}");
+    }
+
+    /// Tensor operations take the steps that the processor's kernels take, clipped or not, and nothing is read back.
+    #[test]
+    fn a_device_takes_the_same_steps_without_being_waited_for() {
+        let options =
+            OptimizerOptions { learning_rate: 0.1, warmup_steps: 0, ..OptimizerOptions::default() };
+        let start = there(&[1., -2., 0.5]);
+        let adam = |dtype: DType| {
+            let var = Var::from_tensor(&start.to_dtype(dtype).unwrap()).unwrap();
+            (AdamW::new(vec![("w".into(), var.clone())], options.clone()).unwrap(), var)
+        };
+        let ((mut kernels, here), (mut composed, far)) = (adam(DType::F32), adam(DType::F64));
+        // Norms above and below the one that is allowed.
+        for values in [[3f32, 4., 0.], [0.1, -0.2, 0.3], [-8., 1., 2.]] {
+            let grad = there(&values);
+            let grads = [DType::F32, DType::F64].map(|of| [Some(grad.to_dtype(of).unwrap())]);
+            let norm = kernels.step(&grads[0], 10).unwrap();
+            let before = read_backs();
+            let same = composed.step(&grads[1], 10).unwrap();
+            assert_eq!(read_backs(), before);
+            assert!((number(&norm) - number(&same)).abs() < 1e-5, "{norm} {same}");
+            let apart = (here.to_dtype(DType::F64).unwrap() - far.as_tensor()).unwrap();
+            let apart = number(&apart.abs().unwrap().sum_all().unwrap());
+            assert!(apart < 1e-5, "{apart}");
+        }
+        assert!(number(&composed.step(&[Some(there(&[f32::NAN, 0., 0.]))], 10).unwrap()).is_nan());
     }
 
     #[test]

@@ -1,6 +1,12 @@
 //! Between candle and the rest of the program: its errors, the stack it needs, and the numbers in its tensors.
+//!
+//! Reading numbers back from a GPU waits until it has done all that it was given; then it has nothing to do until more
+//! comes. So training reads in [`read_back`] alone, and a step does so once, at its end ([`fetch`]).
 
-use candle_core::{DType, Device, Tensor};
+#[cfg(test)]
+use std::cell::Cell;
+
+use candle_core::{DType, Device, Result as CandleResult, Tensor, WithDType, bail};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::tower::is_out_of_memory;
@@ -19,12 +25,38 @@ pub(super) fn tensor_error(error: candle_core::Error) -> Error {
 
 /// The elements of a tensor as f32, in row-major order.
 pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor
-        .to_device(&Device::Cpu)
-        .and_then(|t| t.to_dtype(DType::F32))
-        .and_then(|t| t.flatten_all())
-        .and_then(|t| t.to_vec1())
-        .map_err(tensor_error)
+    read_back(tensor).map_err(tensor_error)
+}
+
+/// Numbers that tensors without dimensions hold, which may be on a device: all are read at once.
+pub(super) fn fetch<const N: usize>(scalars: [&Tensor; N]) -> CandleResult<[f64; N]> {
+    let Some(first) = scalars.first() else { bail!("there is nothing to fetch") };
+    let device = first.device();
+    let scalars: Vec<Tensor> = scalars
+        .iter()
+        .map(|scalar| scalar.to_device(device)?.to_dtype(DType::F64))
+        .collect::<CandleResult<_>>()?;
+    let numbers: Vec<f64> = read_back(&Tensor::stack(&scalars, 0)?)?;
+    let Ok(numbers) = numbers.try_into() else { bail!("a fetched tensor has dimensions") };
+    Ok(numbers)
+}
+
+/// The elements of a tensor, in row-major order. It waits for the tensor's device.
+pub(super) fn read_back<T: WithDType>(tensor: &Tensor) -> CandleResult<Vec<T>> {
+    #[cfg(test)]
+    READ_BACKS.set(READ_BACKS.get() + 1);
+    tensor.to_device(&Device::Cpu)?.to_dtype(T::DTYPE)?.flatten_all()?.to_vec1()
+}
+
+#[cfg(test)]
+thread_local! {
+    static READ_BACKS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often this thread has read numbers back.
+#[cfg(test)]
+pub(super) fn read_backs() -> u64 {
+    READ_BACKS.get()
 }
 
 /// Little-endian f32.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 
@@ -10,14 +10,39 @@ use super::contrast::{Method, QuerySide, Side, TrainData, TrainOptions};
 use super::model::LoraOptions;
 use super::model::decoder::{Decoder, Precision, Trainable};
 use super::options::ValidationOptions;
+use super::tensors::read_backs;
 use crate::dataset::{Pair, PairSet, PairSource, SplitMix64};
 use crate::error::Result;
-use crate::observe::{Reporter, Silent};
+use crate::observe::{Event, Reporter, Silent};
 use crate::tower::{DecoderConfig, TowerOptions, WeightSource};
 use crate::types::Pooling;
 
 pub(super) fn silent() -> Arc<dyn Reporter> {
     Arc::new(Silent)
+}
+
+/// The number of a tensor without dimensions.
+pub(super) fn scalar(tensor: &Tensor) -> f32 {
+    tensor.to_scalar().unwrap()
+}
+
+/// Counts how often each step reads numbers back. The run reports from the thread that it is on.
+#[derive(Default)]
+pub(super) struct ReadBacks(Mutex<Vec<u64>>);
+
+impl Reporter for ReadBacks {
+    fn event(&self, event: Event) {
+        if let Event::Progress { .. } = event {
+            self.0.lock().unwrap().push(read_backs());
+        }
+    }
+}
+
+impl ReadBacks {
+    /// Of every step but the first, before which other things are read.
+    pub(super) fn of_steps(&self) -> Vec<u64> {
+        self.0.lock().unwrap().windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
 }
 
 pub(super) fn tiny_config(family: &str) -> DecoderConfig {

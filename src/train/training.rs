@@ -11,7 +11,7 @@ use super::keep;
 use super::optimizer::AdamW;
 use super::options::ValidationOptions;
 use super::report::{StepRecord, TrainReport, ValidationRecord};
-use super::tensors::tensor_error;
+use super::tensors::{fetch, tensor_error};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Reporter, Stage};
 use crate::types::Cancel;
@@ -20,8 +20,9 @@ use crate::types::Cancel;
 pub(super) struct StepResult {
     /// In the order of the parameters; `None` where the loss does not depend on one.
     pub(super) gradients: Vec<Option<Tensor>>,
-    pub(super) loss: f32,
-    pub(super) accuracy: f32,
+    /// Without dimensions, as the accuracy: a device may still be computing them.
+    pub(super) loss: Tensor,
+    pub(super) accuracy: Tensor,
     pub(super) pairs: usize,
     pub(super) tokens: usize,
     /// Tokens whose forward pass ran twice because activations did not fit in memory.
@@ -142,12 +143,16 @@ impl Training<'_> {
         let learning_rate = optimizer.learning_rate(state.step, self.planned);
         let norm = optimizer.step(&learnt.gradients, self.planned).map_err(tensor_error)?;
         learner.updated()?;
+        // Only here is a device waited for: while it computes, the processor has queued all of the step. Whether the loss
+        // is a number is known only now; what came of it is not written yet.
+        let found = fetch([&learnt.loss, &learnt.accuracy, &norm]).map_err(tensor_error)?;
+        let [loss, accuracy, gradient_norm] = found;
         state.add(StepRecord {
             step: state.step,
-            loss: learnt.loss,
-            accuracy: learnt.accuracy,
+            loss: loss as f32,
+            accuracy: accuracy as f32,
             learning_rate,
-            gradient_norm: norm,
+            gradient_norm,
             pairs: learnt.pairs,
             tokens: learnt.tokens,
             repeated: learnt.repeated,
@@ -209,5 +214,76 @@ impl Training<'_> {
 
     fn inform(&self, message: String) {
         self.reporter.event(Event::Info { message });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::train::options::OptimizerOptions;
+    use crate::train::tests_support::silent;
+    use crate::types::Digest256;
+
+    /// Has no number for a loss from its second step on.
+    struct Breaks;
+
+    impl Learner for Breaks {
+        fn learn(&mut self, step: u64) -> Result<StepResult> {
+            let loss = if step == 0 { 1f32 } else { f32::NAN };
+            let scalar = |value: f32| Tensor::new(value, &Device::Cpu).map_err(tensor_error);
+            // f64 has no fused kernel, and stands for a device.
+            let gradient = Tensor::new(&[f64::from(loss)], &Device::Cpu).map_err(tensor_error)?;
+            let (pairs, tokens, repeated) = (1, 1, 0);
+            let (loss, accuracy, gradients) = (scalar(loss)?, scalar(0.0)?, vec![Some(gradient)]);
+            Ok(StepResult { gradients, loss, accuracy, pairs, tokens, repeated })
+        }
+
+        fn look(&self, _: u64) -> Result<Option<ValidationRecord>> {
+            Ok(None)
+        }
+
+        fn export(&self, _: &AdamW) -> Result<()> {
+            Err(Error::internal("a broken run exports nothing"))
+        }
+    }
+
+    /// A device changes the parameters before the loss is known; none of that gets into a file.
+    #[test]
+    fn a_loss_that_is_not_a_number_ends_the_run_and_is_not_written() {
+        let adam = |var: &Var| {
+            let options = OptimizerOptions { warmup_steps: 0, ..OptimizerOptions::default() };
+            AdamW::new(vec![("w".into(), var.clone())], options).unwrap()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let var = Var::from_vec(vec![1f64], 1, &Device::Cpu).unwrap();
+        let (watch, reporter, cancel) = (ValidationOptions::default(), silent(), Cancel::new());
+        let training = Training {
+            stage: Stage::Train,
+            unit: "pairs",
+            batch: 1,
+            planned: 3,
+            limit: None,
+            checkpoint_seconds: 0,
+            watch: &watch,
+            keep_from: 0,
+            model: String::new(),
+            pairs: 1,
+            parameters: 1,
+            output: dir.path(),
+            reporter: &reporter,
+            cancel: &cancel,
+        };
+        let run = Digest256::of(b"breaks");
+        let error = training.run(&mut Breaks, &mut adam(&var), &mut State::new(run)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input);
+        assert!(var.to_vec1::<f64>().unwrap()[0].is_nan());
+        // What was written is the step before.
+        let stored = Var::from_vec(vec![0f32], 1, &Device::Cpu).unwrap();
+        let state = checkpoint::load(dir.path(), run, &mut adam(&stored)).unwrap().unwrap();
+        let value = stored.to_vec1::<f32>().unwrap()[0];
+        assert!(state.step == 1 && value < 1.0 && value > 0.9, "{} {value}", state.step);
     }
 }

@@ -1,6 +1,8 @@
 //! What stage 1 makes small: InfoNCE over in-batch and hard negatives, with known and likely false negatives left out, and
 //! how far the scores of a batch are from a teacher's.
 
+use std::iter;
+
 use candle_core::{D, DType, Result as CandleResult, Tensor};
 use candle_nn::ops::log_softmax;
 use schemars::JsonSchema;
@@ -110,8 +112,9 @@ pub(super) struct Objective<'a> {
 
 impl Objective<'_> {
     /// The loss of unit vectors, queries before documents, `[texts, dimensions]`, and the share of queries whose own document
-    /// scores highest; in a batch without queries the share of texts whose nearest other text is the teacher's.
-    pub(super) fn loss(&self, vectors: &Tensor) -> CandleResult<(Tensor, f32)> {
+    /// scores highest; in a batch without queries the share of texts whose nearest other text is the teacher's. Both are
+    /// tensors without dimensions, and nothing is read back for them.
+    pub(super) fn loss(&self, vectors: &Tensor) -> CandleResult<(Tensor, Tensor)> {
         let (mut loss, accuracy) = self.whole(vectors)?;
         for cut in &self.options.matryoshka {
             let part = normalize(&vectors.narrow(1, 0, *cut as usize)?)?;
@@ -120,10 +123,10 @@ impl Objective<'_> {
         Ok(((loss / (1 + self.options.matryoshka.len()) as f64)?, accuracy))
     }
 
-    fn whole(&self, vectors: &Tensor) -> CandleResult<(Tensor, f32)> {
+    fn whole(&self, vectors: &Tensor) -> CandleResult<(Tensor, Tensor)> {
         let (options, rows) = (self.options, self.contrast.positive.len());
         let zero = Tensor::zeros((), DType::F32, vectors.device())?;
-        let (mut loss, mut accuracy) = (zero, 0.0);
+        let (mut loss, mut accuracy) = (zero.clone(), zero);
         let columns = vectors.dim(0)? - rows;
         let scores = |all: &Tensor| -> CandleResult<Tensor> {
             all.narrow(0, 0, rows)?.matmul(&all.narrow(0, rows, columns)?.t()?)
@@ -150,65 +153,71 @@ impl Objective<'_> {
             let far = divergence(&taught, &own, options.gram_temperature)?.mean(0)?;
             loss = (loss + (far * options.gram_weight)?)?;
             if rows == 0 {
-                accuracy = share_alike(&best(&own)?, &best(&taught)?);
+                accuracy = share_alike(&own.argmax(1)?, &taught.argmax(1)?)?;
             }
         }
         Ok((loss, accuracy))
     }
 
     /// InfoNCE of `[queries, documents]` cosines, and the share of queries whose own document scores highest.
-    fn contrast(&self, scores: &Tensor, taught: Option<&Tensor>) -> CandleResult<(Tensor, f32)> {
-        let Contrast { positive, masked, temperatures, .. } = self.contrast;
-        let (rows, columns) = scores.dims2()?;
-        // Whether a column is an answer of a row beside its positive, as far as it is known.
-        let mut answers = vec![false; rows * columns];
-        for (row, masked) in masked.iter().enumerate() {
-            masked.iter().for_each(|column| answers[row * columns + *column as usize] = true);
-        }
-        if let (Some(margin), Some(taught)) = (self.options.guide_margin, taught) {
-            let taught = taught.to_vec2::<f32>()?;
-            for (row, taught) in taught.iter().enumerate() {
-                let limit = taught[positive[row] as usize] - margin as f32;
-                for (column, score) in taught.iter().enumerate() {
-                    answers[row * columns + column] |= *score > limit;
-                }
-            }
-        }
-        let device = scores.device();
-        let term = |logits: Tensor, own: &[u32], hidden: Vec<f32>| -> CandleResult<_> {
-            let shape = logits.dims2()?;
-            let temperatures = Tensor::from_slice(temperatures, (rows, 1), device)?;
-            let logits = logits.broadcast_div(&temperatures)?;
-            let logits = (logits + Tensor::from_vec(hidden, shape, device)?)?;
+    fn contrast(&self, scores: &Tensor, taught: Option<&Tensor>) -> CandleResult<(Tensor, Tensor)> {
+        let Contrast { positive, temperatures, weights, .. } = self.contrast;
+        let (rows, device) = (positive.len(), scores.device());
+        let positive = Tensor::from_slice(positive, rows, device)?;
+        let answers = self.answers(&positive, scores.dim(1)?, taught)?;
+        let temperatures = Tensor::from_slice(temperatures, (rows, 1), device)?;
+        let weights: Vec<f32> = weights.iter().map(|w| -w / rows as f32).collect();
+        let weights = Tensor::from_vec(weights, rows, device)?;
+        let term = |scores: &Tensor, own: &Tensor, answers: &Tensor| -> CandleResult<_> {
+            let logits = (scores.broadcast_div(&temperatures)? + hidden(answers, own)?)?;
             let log = log_softmax(&logits, D::Minus1)?;
-            let own = log.gather(&Tensor::from_slice(own, (rows, 1), device)?, 1)?.squeeze(1)?;
-            let weights: Vec<f32> =
-                self.contrast.weights.iter().map(|w| -w / rows as f32).collect();
-            Ok(((own * Tensor::from_vec(weights, rows, device)?)?.sum_all()?, logits))
+            let own = log.gather(&own.unsqueeze(1)?, 1)?.squeeze(1)?;
+            Ok(((own * &weights)?.sum_all()?, logits))
         };
-        let hidden = |is_hidden: bool| if is_hidden { HIDDEN } else { 0.0 };
-        let mask = (0..rows * columns)
-            .map(|at| hidden(answers[at] && positive[at / columns] as usize != at % columns))
-            .collect();
-        let (mut loss, logits) = term(scores.clone(), positive, mask)?;
-        let accuracy = share_alike(&best(&logits)?, positive);
+        let (mut loss, logits) = term(scores, &positive, &answers)?;
+        let accuracy = share_alike(&logits.argmax(1)?, &positive)?;
         if self.options.both_directions {
             // Row i: the document of query i against all queries.
-            let own = Tensor::from_slice(positive, rows, device)?;
-            let turned = scores.t()?.contiguous()?.index_select(&own, 0)?;
-            let mask = (0..rows * rows)
-                .map(|at| {
-                    let (row, other) = (at / rows, at % rows);
-                    let document = positive[row];
-                    let answer = answers[other * columns + document as usize];
-                    hidden(row != other && (answer || positive[other] == document))
-                })
-                .collect();
-            let all: Vec<u32> = (0..rows as u32).collect();
-            loss = ((loss + term(turned, &all, mask)?.0)? * 0.5)?;
+            let turned = |all: &Tensor| all.t()?.contiguous()?.index_select(&positive, 0);
+            let own = Tensor::arange(0u32, rows as u32, device)?;
+            loss = ((loss + term(&turned(scores)?, &own, &turned(&answers)?)?.0)? * 0.5)?;
         }
         Ok((loss, accuracy))
     }
+
+    /// 1 where a column is an answer of a row, as far as it is known, its `positive` among them; else 0: `[rows, columns]`.
+    fn answers(
+        &self,
+        positive: &Tensor,
+        columns: usize,
+        taught: Option<&Tensor>,
+    ) -> CandleResult<Tensor> {
+        let (rows, device) = (positive.dim(0)?, positive.device());
+        let Contrast { positive: own, masked, .. } = self.contrast;
+        // Every row lists as many: its positive fills it up.
+        let most = 1 + masked.iter().map(Vec::len).max().unwrap_or(0);
+        let mut listed: Vec<u32> = Vec::with_capacity(rows * most);
+        for (own, masked) in own.iter().zip(masked) {
+            listed.extend(masked);
+            listed.extend(iter::repeat_n(*own, most - masked.len()));
+        }
+        let listed = Tensor::from_vec(listed, (rows, most), device)?;
+        let ones = Tensor::ones((rows, most), DType::F32, device)?;
+        let none = Tensor::zeros((rows, columns), DType::F32, device)?;
+        let answers = none.scatter(&listed, &ones, 1)?;
+        let (Some(margin), Some(taught)) = (self.options.guide_margin, taught) else {
+            return Ok(answers);
+        };
+        let limit = (taught.gather(&positive.unsqueeze(1)?, 1)? - margin)?;
+        answers.maximum(&taught.broadcast_gt(&limit)?.to_dtype(DType::F32)?)
+    }
+}
+
+/// What takes `answers`, `[rows, columns]`, out of a softmax: [`HIDDEN`] where they are 1, but for each row's `own` column,
+/// else 0.
+fn hidden(answers: &Tensor, own: &Tensor) -> CandleResult<Tensor> {
+    let seen = Tensor::zeros((own.dim(0)?, 1), DType::F32, own.device())?;
+    (answers * f64::from(HIDDEN))?.scatter(&own.unsqueeze(1)?, &seen, 1)
 }
 
 /// `KL(softmax(taught / t) || softmax(own / t))` of every row.
@@ -218,13 +227,11 @@ fn divergence(taught: &Tensor, own: &Tensor, temperature: f64) -> CandleResult<T
     (wanted.exp()? * (wanted - given)?)?.sum(1)
 }
 
-/// The column with the highest score of every row.
-fn best(scores: &Tensor) -> CandleResult<Vec<u32>> {
-    scores.argmax(1)?.to_dtype(DType::U32)?.to_vec1()
-}
-
-fn share_alike(a: &[u32], b: &[u32]) -> f32 {
-    a.iter().zip(b).filter(|(a, b)| a == b).count() as f32 / a.len().max(1) as f32
+/// The share of rows in which two lists of columns agree.
+fn share_alike(a: &Tensor, b: &Tensor) -> CandleResult<Tensor> {
+    let alike = a.eq(b)?.to_dtype(DType::F32)?.sum_all()?;
+    // Divided by their number: times its inverse, the share of all rows could be a little less than 1.
+    alike / Tensor::full(a.elem_count() as f32, (), a.device())?
 }
 
 #[cfg(test)]
@@ -263,7 +270,7 @@ mod tests {
         let (first, second) = (-(e / (e + 1.0)).ln(), -(e / (e + 2.0)).ln());
         let expected = (0.5 * first + 1.5 * second) / 2.0;
         assert!((loss.to_scalar::<f32>().unwrap() - expected).abs() < 1e-6);
-        assert_eq!(hits, 1.0);
+        assert_eq!(hits.to_scalar::<f32>().unwrap(), 1.0);
         let grads = loss.backward().unwrap();
         assert!(grads.get(&vectors).unwrap().to_vec2::<f32>().unwrap()[0][0].is_finite());
         contrast.masked[0].clear();

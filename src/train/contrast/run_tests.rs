@@ -18,11 +18,12 @@ use super::tests::{
 use super::train_decoder;
 use crate::dataset::TextSource;
 use crate::error::ErrorKind;
+use crate::observe::Reporter;
 use crate::tower::TowerOptions;
 use crate::train::model::StudentOptions;
 use crate::train::options::Schedule;
 use crate::train::tests_support::{
-    pairs_file, silent, tensors, tiny_bert, tiny_config, tiny_data, tiny_options,
+    ReadBacks, pairs_file, silent, tensors, tiny_bert, tiny_config, tiny_data, tiny_options,
 };
 use crate::types::{Arithmetic, Cancel, Embeddings, Pooling};
 
@@ -121,9 +122,9 @@ fn teacher_of(data: &TrainData, options: &TrainOptions) -> TeacherVectors {
     TeacherVectors { queries: letters(&queries), documents: letters(&documents) }
 }
 
-#[test]
-fn a_teachers_scores_are_learnt_from_pairs_and_from_plain_texts() {
-    let (config, mut data) = (tiny_config("llama"), tiny_data());
+/// Pairs, plain texts, and every term of the loss.
+fn all_terms() -> (TrainData, TrainOptions) {
+    let mut data = tiny_data();
     let texts = data.pairs.documents.iter().map(|text| text.chars().rev().collect());
     data.texts.sources = vec![texts.collect()];
     let mut options = tiny_options();
@@ -139,6 +140,32 @@ fn a_teachers_scores_are_learnt_from_pairs_and_from_plain_texts() {
         gram_temperature: 0.1,
         matryoshka: vec![16],
     };
+    (data, options)
+}
+
+/// A GPU is waited for once a step. The house tests keep every other read out of training.
+#[test]
+fn a_step_reads_back_once_whatever_its_loss_is_made_of() {
+    let config = tiny_config("llama");
+    let (data, mut options) = all_terms();
+    options.validation.pairs = 0;
+    let teacher = teacher_of(&data, &options);
+    // With room for the graphs, and for less than two texts at once.
+    for activation_tokens in [4096, 20] {
+        options.activation_tokens = activation_tokens;
+        let dir = tempfile::tempdir().unwrap();
+        let counts = Arc::new(ReadBacks::default());
+        let reporter: Arc<dyn Reporter> = counts.clone();
+        let run = TrainInput { teacher: Some(&teacher), ..input(&config, &data) };
+        train_decoder(&run, &options, dir.path(), &reporter, &Cancel::new()).unwrap();
+        assert_eq!(counts.of_steps(), [1; 11]);
+    }
+}
+
+#[test]
+fn a_teachers_scores_are_learnt_from_pairs_and_from_plain_texts() {
+    let config = tiny_config("llama");
+    let (data, mut options) = all_terms();
     options.steps = Some(80);
     options.optimizer.learning_rate = 1e-2;
     let teacher = teacher_of(&data, &options);

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 use super::objective::Objective;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -96,7 +96,8 @@ impl Model {
             (Some(QueryTower::Student { student, vars }), 0) => {
                 let pull = |vectors: &Tensor, range: Range<usize>| {
                     let upstream = upstream.narrow(0, range.start, range.len())?;
-                    Ok(((normalize(vectors)? * upstream)?.sum_all()?, 0.0))
+                    let nothing = Tensor::zeros((), DType::F32, vectors.device())?;
+                    Ok(((normalize(vectors)? * upstream)?.sum_all()?, nothing))
                 };
                 let learnt = student.gradients(&sequences, vars, &pull)?;
                 for ((_, var), found) in vars.iter().zip(learnt.gradients) {
@@ -225,7 +226,8 @@ pub(super) fn step(
             .collect::<candle_core::Result<_>>()?;
         let all = Var::from_tensor(&Tensor::cat(&vectors, 0)?)?;
         let (loss, accuracy) = objective.loss(&all)?;
-        Ok((loss.to_scalar::<f32>()?, accuracy, loss.backward()?.remove(&all)))
+        let upstream = loss.backward()?.remove(&all);
+        Ok((loss.detach(), accuracy, upstream))
     };
     let (loss, accuracy, upstream) = gather().map_err(tensor_error)?;
     let upstream =

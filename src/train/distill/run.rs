@@ -18,7 +18,7 @@ use crate::train::model::decoder::{NamedVar, normalize};
 use crate::train::model::student::{Student, StudentOptions};
 use crate::train::optimizer::AdamW;
 use crate::train::report::{TrainReport, ValidationRecord};
-use crate::train::tensors::{bytes, tensor_error};
+use crate::train::tensors::{bytes, fetch, tensor_error};
 use crate::train::training::{Learner, StepResult, Training};
 use crate::types::{Cancel, EmbeddingSpace, Embeddings, Hasher256, hash_json};
 
@@ -236,7 +236,7 @@ impl Learner for Pupil<'_> {
         let part = |vectors: &Tensor, range: Range<usize>| {
             let share = range.len() as f64 / at.len() as f64;
             let (loss, cosine) = self.loss(vectors, &targets, at, range)?;
-            Ok(((loss * share)?, cosine * share as f32))
+            Ok(((loss * share)?, (cosine * share)?))
         };
         let learnt = self.student.gradients(&ids, &self.vars, &part)?;
         Ok(StepResult {
@@ -261,8 +261,8 @@ impl Learner for Pupil<'_> {
             let judged = self
                 .targets(chunk)
                 .and_then(|targets| self.loss(&vectors, &targets, chunk, 0..chunk.len()));
-            let judged = judged.and_then(|(loss, cosine)| Ok((loss.to_scalar::<f32>()?, cosine)));
-            let (l, c) = judged.map_err(tensor_error)?;
+            let judged = judged.and_then(|(loss, cosine)| fetch([&loss, &cosine]));
+            let [l, c] = judged.map_err(tensor_error)?.map(|number| number as f32);
             let share = chunk.len() as f32 / self.held_out.len() as f32;
             loss += l * share;
             cosine += c * share;
@@ -298,7 +298,7 @@ impl Pupil<'_> {
         targets: &Tensor,
         at: &[usize],
         rows: Range<usize>,
-    ) -> CandleResult<(Tensor, f32)> {
+    ) -> CandleResult<(Tensor, Tensor)> {
         let DistillOptions { mse_weight, cosine_weight, score_weight, .. } = self.options;
         let temperature = self.options.score_temperature;
         let own = targets.narrow(0, rows.start, rows.len())?;

@@ -10,7 +10,7 @@ use crate::observe::Reporter;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
 use crate::train::model::StudentOptions;
 use crate::train::options::{OptimizerOptions, ValidationOptions};
-use crate::train::tests_support::{silent, tiny_bert, tiny_config, write_llm};
+use crate::train::tests_support::{ReadBacks, silent, tiny_bert, tiny_config, write_llm};
 use crate::types::{Cancel, EmbeddingSpace, Embeddings, Pooling};
 
 fn texts() -> Vec<String> {
@@ -121,6 +121,41 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     assert!(cosine > 0.9, "{cosine}");
     let wrong = Embeddings::from_vec(6, vec![0.0; 6]).unwrap();
     assert_eq!(run(&two, &Cancel::new(), &wrong).await.unwrap_err().kind(), ErrorKind::Input);
+}
+
+/// A student's batch is learnt in parts, and what they find is read back together.
+#[tokio::test]
+async fn a_step_reads_back_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bert, llm) = (dir.path().join("bert"), dir.path().join("llm"));
+    std::fs::create_dir(&bert).unwrap();
+    std::fs::create_dir(&llm).unwrap();
+    tiny_bert(&bert);
+    write_llm(&tiny_config("llama"), &llm);
+    let tower = TowerOptions { max_tokens: Some(20), ..TowerOptions::new("llm", Pooling::Mean) };
+    let texts = texts();
+    let vectors = teacher(&texts);
+    for (at, student) in [
+        serde_json::json!({ "kind": "bert", "path": "bert", "max_tokens": 20 }),
+        serde_json::json!({ "kind": "decoder", "layers": 1, "tower": tower }),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let options = serde_json::json!({
+            "teacher": TowerOptions::new("fake:6", Pooling::LastToken), "pairs": [], "student": student,
+            "batch": 16, "steps": 5, "score_weight": 1.0, "validation": { "pairs": 0 },
+        });
+        let options: DistillOptions = serde_json::from_value(options).unwrap();
+        let space = space(&options.teacher, &silent()).await;
+        let teacher = Teacher { vectors: &vectors, documents: None, space: &space };
+        let counts = Arc::new(ReadBacks::default());
+        let reporter: Arc<dyn Reporter> = counts.clone();
+        let (out, cancel) = (dir.path().join(at.to_string()), Cancel::new());
+        let run = distill(&texts, &teacher, &options, dir.path(), &out, &reporter, &cancel);
+        run.await.unwrap();
+        assert_eq!(counts.of_steps(), [1; 4]);
+    }
 }
 
 /// A cut decoder learns by low-rank adapters, and is a tower with them.

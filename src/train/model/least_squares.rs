@@ -3,7 +3,7 @@
 use candle_core::{Result as CandleResult, Tensor};
 
 use crate::error::{Error, Result};
-use crate::train::tensors::tensor_error;
+use crate::train::tensors::{read_back, tensor_error};
 use crate::types::Cancel;
 
 /// Ridge, as a share of the mean squared state: enough that directions which the texts do not show stay small.
@@ -34,10 +34,7 @@ pub(super) fn fit(
         let sums = || -> CandleResult<[Vec<f32>; 2]> {
             let y = Tensor::from_slice(targets, (sequences.len(), dimensions), x.device())?;
             let turned = x.t()?.contiguous()?;
-            Ok([
-                turned.matmul(&x)?.flatten_all()?.to_vec1()?,
-                turned.matmul(&y)?.flatten_all()?.to_vec1()?,
-            ])
+            Ok([read_back(&turned.matmul(&x)?)?, read_back(&turned.matmul(&y)?)?])
         };
         let [gram, moment] = sums().map_err(tensor_error)?;
         fit.add(&gram, &moment);

@@ -417,7 +417,7 @@ impl Student {
                     let mut store = loss.backward()?;
                     let upstream = store.remove(&vectors);
                     grads.add_all(store)?;
-                    Ok((loss.to_scalar()?, measure, upstream))
+                    Ok((loss.detach(), measure, upstream))
                 };
                 let (loss, measure, upstream) = learn().map_err(tensor_error)?;
                 let upstream = upstream

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{Result as CandleResult, Tensor, Var, bail};
+use candle_core::{DType, Result as CandleResult, Tensor, Var, bail};
 use rayon::prelude::*;
 
 use super::Bert;
@@ -14,18 +14,18 @@ use crate::train::model::encoder::{
 };
 use crate::train::tensors::tensor_error;
 
-/// Makes of vectors `[some sequences, dimensions]` a scalar to be made small, and a number to be told.
+/// Makes of vectors `[some sequences, dimensions]` a scalar to be made small, and another to be told, out of the graph.
 pub(crate) type PartLoss<'a> =
-    dyn Fn(&Tensor, Range<usize>) -> CandleResult<(Tensor, f32)> + Sync + 'a;
+    dyn Fn(&Tensor, Range<usize>) -> CandleResult<(Tensor, Tensor)> + Sync + 'a;
 
 /// What a step learns from a batch.
 pub(crate) struct Learnt {
     /// Of every parameter, in their order; `None` where the loss does not depend on it.
     pub(crate) gradients: Vec<Option<Tensor>>,
-    /// The sum of the parts' losses.
-    pub(crate) loss: f32,
-    /// The sum of their other numbers.
-    pub(crate) measure: f32,
+    /// The sum of the parts' losses, without dimensions.
+    pub(crate) loss: Tensor,
+    /// The sum of their other scalars.
+    pub(crate) measure: Tensor,
 }
 
 /// What one thread has learnt.
@@ -34,18 +34,18 @@ struct Part {
     projection: Vec<f32>,
     /// Of every group, the gradient of the sums of its embeddings.
     dembedded: Vec<Vec<f32>>,
-    loss: f32,
-    measure: f32,
+    loss: Tensor,
+    measure: Tensor,
 }
 
 impl Part {
-    fn add(mut self, other: Self) -> Self {
+    fn add(mut self, other: Self) -> CandleResult<Self> {
         self.sums.add(&other.sums);
         add_to(&mut self.projection, &other.projection);
         self.dembedded.extend(other.dembedded);
-        self.loss += other.loss;
-        self.measure += other.measure;
-        self
+        self.loss = (self.loss + other.loss)?;
+        self.measure = (self.measure + other.measure)?;
+        Ok(self)
     }
 }
 
@@ -64,7 +64,9 @@ impl Bert {
                 .par_chunks(share)
                 .map(|groups| self.part(&encoder, sequences, groups, loss))
                 .collect::<CandleResult<_>>()?;
-            let Some(part) = parts.into_iter().reduce(Part::add) else { bail!("no sequences") };
+            let mut parts = parts.into_iter();
+            let Some(first) = parts.next() else { bail!("no sequences") };
+            let part = parts.try_fold(first, Part::add)?;
             let mut tables = Tables::new(self);
             for (group, dembedded) in groups.iter().zip(&part.dembedded) {
                 tables.add(&sequences[group.clone()], dembedded);
@@ -89,12 +91,13 @@ impl Bert {
     ) -> CandleResult<Part> {
         let width = self.config.hidden_size;
         let mut tape = Tape::default();
+        let zero = Tensor::zeros((), DType::F32, &self.device)?;
         let mut part = Part {
             sums: encoder.gradients()?,
             projection: vec![0.0; self.projection.elem_count()],
             dembedded: Vec::with_capacity(groups.len()),
-            loss: 0.0,
-            measure: 0.0,
+            loss: zero.clone(),
+            measure: zero,
         };
         let mut last = Vec::new();
         for range in groups {
@@ -105,8 +108,8 @@ impl Bert {
             let means = Var::from_vec(means, (group.len(), width), &self.device)?;
             let projected = means.matmul(&self.projection.t()?)?;
             let (value, measure) = loss(&projected, range.clone())?;
-            part.loss += value.to_scalar::<f32>()?;
-            part.measure += measure;
+            part.loss = (&part.loss + value.detach())?;
+            part.measure = (&part.measure + measure)?;
             let store = value.backward()?;
             let (Some(dmeans), Some(own)) = (store.get(&means), store.get(&self.projection)) else {
                 bail!("the loss does not depend on the vectors");
