@@ -218,13 +218,16 @@ impl Pack {
         }
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
         let sequences = self.lengths.len();
-        let (mut pad, mut unpad) = (Vec::new(), Vec::new());
-        let mut start = 0;
+        let (mut unpad, mut starts, mut lasts) = (Vec::new(), Vec::new(), Vec::new());
         for (at, &length) in self.lengths.iter().enumerate() {
-            pad.extend((0..longest).map(|i| (start + i.min(length - 1)) as u32));
+            starts.push(unpad.len() as u32);
+            lasts.push(length as u32 - 1);
             unpad.extend((0..length).map(|i| (at * longest + i) as u32));
-            start += length;
         }
+        // What is as large as the padded sequences is made on the device: an upload of that size may wait for it.
+        let starts = Tensor::from_vec(starts, (sequences, 1), device)?;
+        let lasts = Tensor::from_vec(lasts, (sequences, 1), device)?;
+        let places = Tensor::arange(0u32, longest as u32, device)?.unsqueeze(0)?;
         let table = |t: &[f32]| {
             Tensor::from_slice(t, (1, 1, longest, self.head_dim / 2), device)?.to_dtype(dtype)
         };
@@ -239,20 +242,16 @@ impl Pack {
         mask = apart.lt(-(before.min(longest) as f32))?.where_cond(&never, &mask)?;
         // The copies that pad a sequence come after its tokens: only who looks ahead could see them.
         if after > 0 {
-            let lengths: Vec<f32> = self.lengths.iter().map(|length| *length as f32).collect();
-            let lengths = Tensor::from_vec(lengths, (sequences, 1, 1, 1), device)?;
-            let beyond = at.reshape((1, 1, 1, longest))?.broadcast_ge(&lengths)?;
+            let beyond = places.broadcast_gt(&lasts)?.reshape((sequences, 1, 1, longest))?;
             let shape = (sequences, 1, longest, longest);
             let never = never.broadcast_as(shape)?;
             mask = beyond.broadcast_as(shape)?.where_cond(&never, &mask.broadcast_as(shape)?)?;
         }
-        let real = (0..sequences * longest).map(|at| {
-            let length = self.lengths[at / longest];
-            f32::from(u8::from(at % longest < length))
-        });
-        let real = Tensor::from_iter(real, device)?.unsqueeze(1)?;
-        let pad = Tensor::from_vec(pad, sequences * longest, device)?;
-        let unpad = Tensor::from_vec(unpad, start, device)?;
+        let real = places.broadcast_le(&lasts)?.to_dtype(DType::F32)?;
+        let real = real.reshape((sequences * longest, 1))?;
+        // A gap repeats the last token of its sequence.
+        let pad = places.broadcast_minimum(&lasts)?.broadcast_add(&starts)?.flatten_all()?;
+        let unpad = Tensor::from_vec(unpad, self.total(), device)?;
         let made = Padding {
             pad: Rows::new(&pad, &unpad, None),
             unpad: Rows::new(&unpad, &pad, Some(&real)),

@@ -1,5 +1,7 @@
 //! The decoder LLM as training sees it: packed sequences in, pooled unit vectors out, differentiable.
 
+#[cfg(test)]
+mod composed_tests;
 mod slices;
 
 use std::sync::Arc;
@@ -443,14 +445,22 @@ fn pool(states: &Tensor, pack: &Pack, pooling: Pooling) -> CandleResult<Tensor> 
 /// Token states `[total, hidden]` to the mean of each sequence: `M x` where row i of M averages the rows of sequence i;
 /// its backward pass is `M^T g`.
 fn mean_states(states: &Tensor, pack: &Pack) -> CandleResult<Tensor> {
-    let ((total, _), sequences) = (states.dims2()?, pack.lengths.len());
-    let mut matrix = vec![0f32; sequences * total];
-    let mut start = 0;
-    for (row, length) in matrix.chunks_exact_mut(total).zip(pack.lengths.iter()) {
-        row[start..start + length].fill((*length as f32).recip());
-        start += length;
+    let ((total, _), sequences, device) = (states.dims2()?, pack.lengths.len(), states.device());
+    let (mut starts, mut ends, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+    let mut end = 0u32;
+    for length in pack.lengths.iter() {
+        starts.push(end);
+        end += *length as u32;
+        ends.push(end);
+        lengths.push(*length as f32);
     }
-    let matrix = Tensor::from_vec(matrix, (sequences, total), states.device())?;
+    // M is made on the device: an upload of its size may wait until the layers are computed.
+    let starts = Tensor::from_vec(starts, (sequences, 1), device)?;
+    let ends = Tensor::from_vec(ends, (sequences, 1), device)?;
+    let lengths = Tensor::from_vec(lengths, (sequences, 1), device)?;
+    let at = Tensor::arange(0u32, total as u32, device)?.unsqueeze(0)?;
+    let own = (at.broadcast_ge(&starts)? * at.broadcast_lt(&ends)?)?;
+    let matrix = own.to_dtype(DType::F32)?.broadcast_div(&lengths)?;
     // (M x)^T = x^T M^T: the frozen layer applied to x^T has the backward pass wanted.
     let matrix = Weight::Tensor(matrix.to_dtype(states.dtype())?);
     frozen_linear(&states.t()?.contiguous()?, &matrix)?.t()?.contiguous()
