@@ -63,6 +63,10 @@ const MAX_LINES: usize = 500;
 const ROOT_FOLDERS: &[&str] =
     &["prepared/", "embeddings/", "indexes/", "towers/", "runs/", "snapshots/", "leases/"];
 
+/// Methods that read a tensor's numbers, for which a GPU is waited for: `train` does so in one place, which counts them.
+const READS: &[&str] = &["to_scalar", "to_vec0", "to_vec1", "to_vec2", "to_vec3"];
+const READ_IN: &str = "train/tensors";
+
 /// Macros that print: the command line alone does that.
 const PRINTING: &[&str] = &["print", "println", "eprint", "eprintln", "dbg"];
 
@@ -119,6 +123,9 @@ fn check_scanned(file: &str, source: &str, scanned: &Scanned) -> Vec<Breach> {
         }
     }
     check_calls(scanned, module, &mut breach);
+    if module == "train" && !lies_in(file, READ_IN) {
+        check_reads(&scanned.tokens, &mut breach);
+    }
     for token in scanned.tokens.iter().filter(|token| token.is_text && !token.in_test) {
         let key = token.text.trim_start_matches('/');
         if !lies_in(file, "store/layout") && ROOT_FOLDERS.iter().any(|f| key.starts_with(f)) {
@@ -201,6 +208,21 @@ fn check_calls(scanned: &Scanned, module: &str, breach: &mut dyn FnMut(usize, St
                 breach(line, format!("`{name}!`: only `cli` prints; report an event instead"));
             }
             _ => {}
+        }
+    }
+}
+
+/// Numbers that are read back from a device.
+fn check_reads(tokens: &[Token], breach: &mut dyn FnMut(usize, String)) {
+    for (at, token) in tokens.iter().enumerate().filter(|(_, token)| !token.in_test) {
+        let spells = |text: &str| {
+            let words = text.split(' ').zip(&tokens[at..]);
+            words.filter(|(word, token)| token.text == *word && !token.is_text).count()
+                == text.split(' ').count()
+        };
+        let moves = spells("to_device ( & Device :: Cpu )");
+        if moves || READS.iter().any(|name| spells(name)) {
+            breach(token.line, format!("`{}`: only {READ_IN} waits for a device", token.text));
         }
     }
 }

@@ -166,6 +166,19 @@ fn no_circle_inside_a_folder() {
 }
 
 #[test]
+fn training_waits_for_a_device_in_one_place() {
+    for read in ["t.to_scalar::<f32>()", "t.and_then(Tensor::to_vec1)", "t.to_device(&Device::Cpu)"]
+    {
+        let source = format!("fn f() {{ {read}; }}");
+        assert_breach("train/optimizer.rs", &source, "only train/tensors waits for a device");
+        assert_lawful("train/tensors.rs", &source);
+        assert_lawful("tower/tensor.rs", &source);
+        assert_lawful("train/optimizer.rs", &format!("#[cfg(test)] mod tests {{ {source} }}"));
+    }
+    assert_lawful("train/step.rs", "fn f() { t.to_device(device); t.to_vec(); } // to_scalar");
+}
+
+#[test]
 fn unsafe_needs_safety() {
     assert_breach("index/a.rs", "fn f() { unsafe { g() } }", "SAFETY");
     assert_lawful("index/a.rs", "fn f() {\n // SAFETY: g has no precondition.\n unsafe { g() }\n}");
