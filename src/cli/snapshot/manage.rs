@@ -90,6 +90,10 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
         return Err(Error::usage("the --reason is empty; say why"));
     }
     let root = root::open(&args.root)?.root;
+    // Somebody who types it twice, or a job that is run again, has what was asked for.
+    if let Some(serves) = already_served(&root, args.number).await? {
+        return app.print(&format!("{serves}; nothing was changed\n"));
+    }
     let provenance = Provenance {
         created_at: now(),
         host: snapshot::host_name(),
@@ -103,8 +107,8 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
                 "snapshot {} serves the content of snapshot {}",
                 manifest.number, args.number
             );
-            let notes = format::count(manifest.content.notes);
-            app.print(&format!("{serves}: {notes} notes\n"))
+            let notes = format::counted(manifest.content.notes, "note");
+            app.print(&format!("{serves}: {notes}\n"))
                 .context(|| format!("{serves}, but that could not be printed"))
         }
         CommitOutcome::LostTo(other) => Err(Error::conflict(format!(
@@ -117,6 +121,22 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
             args.number
         ))),
     }
+}
+
+/// What to say where the content of snapshot `to` is served now.
+async fn already_served(root: &Root, to: u64) -> Result<Option<String>> {
+    let target = snapshot::read(root, to).await?;
+    let current = snapshot::newest(root).await?;
+    Ok(current.filter(|current| current.content_hash == target.content_hash).map(|current| {
+        let notes = format::counted(current.content.notes, "note");
+        match current.number == to {
+            true => format!("snapshot {to} is the newest and is served already: {notes}"),
+            false => format!(
+                "snapshot {} already serves the content of snapshot {to}: {notes}",
+                current.number
+            ),
+        }
+    }))
 }
 
 pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {

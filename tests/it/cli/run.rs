@@ -225,7 +225,13 @@ fn verify_finds_what_was_altered_and_rollback_serves_the_old() {
     let newest = place.json(0, "snapshot show root --json");
     assert_eq!(newest["provenance"]["run"], "rollback to 1: mistake");
     assert_eq!(newest["content"]["notes"], 80);
-    assert_eq!(place.run("snapshot rollback p.toml 1 --reason x").status.code(), Some(1));
+    let again = place.expect(0, "snapshot rollback p.toml 1 --reason x");
+    assert_eq!(
+        again,
+        "snapshot 3 already serves the content of snapshot 1: 80 notes; nothing was changed\n"
+    );
+    assert_eq!(manifests(&place), 3, "it is not published once more");
+    place.says(0, "snapshot rollback p.toml 3 --reason x", &["snapshot 3 is the newest"]);
     assert_eq!(place.run("snapshot rollback p.toml 9 --reason x").status.code(), Some(1));
     assert_eq!(place.run("snapshot rollback p.toml 1").status.code(), Some(2), "a reason is due");
 
