@@ -187,7 +187,9 @@ pub async fn explain(request: &ExplainRequest<'_>) -> Result<Explained> {
         (Some(query), true) => Some(rank(request, &note, query).await?),
         _ => None,
     };
-    let because = because(&corpus, snapshot.as_ref(), rank.as_ref(), request.query.is_some());
+    let rolled_back = manifest.as_ref().and_then(Manifest::rolled_back);
+    let asked = request.query.is_some();
+    let because = because(&corpus, snapshot.as_ref(), rolled_back, rank.as_ref(), asked);
     Ok(Explained { note: note.to_string(), corpus, snapshot, rank, because })
 }
 
@@ -362,6 +364,7 @@ async fn rank(request: &ExplainRequest<'_>, note: &NoteId, query: &str) -> Resul
 fn because(
     corpus: &InCorpus,
     snapshot: Option<&InSnapshot>,
+    rolled_back: Option<String>,
     rank: Option<&Ranked>,
     asked: bool,
 ) -> Vec<String> {
@@ -395,12 +398,14 @@ fn because(
         said.push(format!("the run of this snapshot could not encode it: {reason}"));
     }
     let would_be_in = !corpus.texts.is_empty() && !purged;
+    let mut changes = false;
     match (snapshot, is_in, would_be_in) {
         (None, _, true) => {
             said.push("there is no snapshot yet; the next run puts it in".to_owned())
         }
         (None, _, false) => said.push("there is no snapshot yet".to_owned()),
         (Some(seen), false, true) => {
+            changes = true;
             said.push(format!(
                 "snapshot {} does not have it; the next run puts it in",
                 seen.number
@@ -417,6 +422,7 @@ fn because(
             };
             let now = hashes(&mut corpus.texts.iter().map(|text| text.text_hash));
             let then = hashes(&mut live().map(|placed| placed.text_hash));
+            changes = now != then;
             said.push(match now == then {
                 true => format!("snapshot {} has it with the text that the corpus has now", seen.number),
                 false => format!(
@@ -426,10 +432,12 @@ fn because(
             });
         }
         (Some(seen), true, false) if corpus.error.is_none() => {
+            changes = true;
             said.push(format!("snapshot {} still has it; the next run takes it out", seen.number));
         }
         (Some(seen), true, false) => said.push(format!("snapshot {} has it", seen.number)),
     }
+    said.extend(rolled_back.filter(|_| changes).map(|why| format!("but {why}")));
     match rank {
         Some(Ranked { graph: Some(graph), exact: Some(exact), .. }) if graph == exact => {}
         Some(Ranked { graph: None, exact: Some(_), .. }) => said.push(

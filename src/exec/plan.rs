@@ -6,6 +6,7 @@ use super::run::refuse_moved;
 use super::tasks::{local, measure_speed};
 use crate::error::Result;
 use crate::report::{PlanBrief, PlanSummary, SharesBrief};
+use crate::snapshot::Manifest;
 use crate::stage::{Moved, Plan, SharesPlan};
 use crate::store::layout;
 
@@ -26,6 +27,9 @@ pub async fn plan(ctx: &RunContext) -> Result<PlanSummary> {
     drop(workers);
     let mut summary = PlanSummary::of(&planned, speed);
     summary.warnings.extend(notice);
+    if summary.tasks > 0 {
+        summary.warnings.extend(planned.parent.as_ref().and_then(Manifest::rolled_back));
+    }
     let configured = &session.ctx.pipeline.tower;
     let moved = Moved::since(planned.parent.as_ref(), &planned.plan, configured);
     summary.warnings.extend(moved.map(|moved| format!("{moved}. {}", moved.advice())));

@@ -41,6 +41,22 @@ pub struct Manifest {
     pub provenance: Provenance,
 }
 
+impl Manifest {
+    /// What a run has to know before it publishes on top of this one; `None` where the last word on the content was a
+    /// run's, or nothing was rolled back.
+    pub fn rolled_back(&self) -> Option<String> {
+        let is_of_run = self.provenance.made_by() == Some(self.provenance.run.as_str());
+        let is_copied = self.provenance.measured.contains_key(COPIED);
+        (!self.blocked.is_empty() && !is_of_run && !is_copied).then(|| {
+            format!(
+                "newer content than that of snapshot {} was rolled back: a run that comes to the same content again \
+                 publishes nothing",
+                self.number
+            )
+        })
+    }
+}
+
 /// The hashed part of a manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

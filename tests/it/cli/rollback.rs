@@ -81,6 +81,22 @@ fn the_next_day_counts_the_recall_of_what_a_rollback_left() {
 }
 
 #[test]
+fn what_was_rolled_back_is_told_before_a_run_is_refused() {
+    const TOLD: &str = "newer content than that of snapshot 4 was rolled back";
+    let place = three_days();
+    place.expect(0, "snapshot rollback root 2 --reason mistake");
+    place.says(0, "explain p.toml 7", &["the next run encodes the new one", TOLD]);
+    place.says(0, "plan p.toml", &[&format!("warning: {TOLD}")]);
+    write_notes(&place, "keel");
+    assert!(!place.said(0, "explain p.toml 7").contains(TOLD), "the snapshot has this text");
+
+    write_notes(&place, "oars");
+    assert_eq!(place.json(0, "run p.toml --json")["outcome"]["snapshot"], 5);
+    write_notes(&place, "sail");
+    assert!(!place.said(0, "explain p.toml 7").contains(TOLD), "a run had the last word");
+}
+
+#[test]
 fn tombstones_alone_leave_the_text_of_the_run_and_a_purge_takes_it() {
     let place = three_days();
     let third = provenance(&place, 3);
