@@ -13,9 +13,9 @@ use crate::observe::format;
 /// Check whether this machine, and a pipeline's store and models, are fit for a run
 ///
 /// Reports on processor, devices, memory, disks and open files; with a pipeline file also whether its store refuses the
-/// second of two writers (it writes two small objects and deletes them), whether the clocks agree, and whether its
-/// models are on this machine or their hub answers. Every problem is reported with its fix. Nothing is fetched and no
-/// weights are loaded.
+/// second of two writers (it writes two small objects and deletes them), whether the clocks agree, whether the files of
+/// its tables and its evaluation queries are there, and whether its models are on this machine or their hub answers.
+/// Every problem is reported with its fix. Nothing is fetched and no weights are loaded.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

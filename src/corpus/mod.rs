@@ -31,6 +31,7 @@
 //! `schemas/notes.md` is the whole contract.
 
 mod filter;
+mod here;
 mod names;
 mod options;
 mod outcome;
@@ -42,6 +43,7 @@ mod source;
 mod sql;
 
 pub use filter::RowFilter;
+pub use here::look_for_files;
 pub(crate) use names::quoted;
 pub use options::{
     ColumnType, CorpusMode, CorpusOptions, TableFormat, TableOptions, TextEncoding, TimeFormat,

@@ -1,21 +1,24 @@
 //! Looks at a machine and at what a pipeline needs of it, before a run meets it.
 
 mod check;
+mod inputs;
 mod models;
 mod processor;
 mod resources;
 mod store;
 
 pub use check::{Check, Checkup, CheckupRequest, Health};
+pub use inputs::missing_inputs;
 
-/// Looks at the processor, devices, memory and disks, and with a pipeline also at its store, the store's clock and its
-/// models. Writes two small objects into the store, which it takes away again. Nothing is fetched, no weights are
+/// Looks at the processor, devices, memory and disks, and with a pipeline also at its store, the store's clock, its
+/// tables, its evaluation queries and its models. Writes two small objects into the store, which it takes away again. Nothing is fetched, no weights are
 /// loaded.
 pub async fn examine(request: &CheckupRequest) -> Checkup {
     let mut checks = processor::checks(request.pipeline.as_ref());
     checks.extend(resources::checks(request));
     if let Some(pipeline) = &request.pipeline {
         checks.extend(store::checks(pipeline).await);
+        checks.extend(inputs::checks(pipeline).await);
         checks.extend(models::checks(pipeline, &request.reporter).await);
     }
     Checkup { checks }

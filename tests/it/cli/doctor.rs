@@ -88,6 +88,21 @@ fn what_is_wrong_decides_the_exit_code() {
     says(&found, "arithmetic", "wrong", "tower.arithmetic = ");
     let found = place.json(1, &set("--set tower.model=gone.gguf"));
     says(&found, "tower", "wrong", "gone.gguf");
+    // What a run would read, by a name and by a glob, and judgements that are not there.
+    for (uri, piece) in [("gone.jsonl", "does not exist"), ("gone*.jsonl", "matches no file")] {
+        let uri = format!("--set corpus.tables.0.uri={uri}");
+        says(&place.json(1, &set(&uri)), "table notes", "wrong", piece);
+        place.says(
+            0,
+            &format!("config check p.toml {uri}"),
+            &["table `notes`: ", piece, "a run on this machine would fail"],
+        );
+    }
+    let found = place.json(1, &set("--set evaluation.set=judged"));
+    says(&found, "evaluation", "wrong", "judged");
+    says(&found, "table notes", "fine", "there");
+    place.says(0, "config check p.toml --set evaluation.set=judged", &["[evaluation]", "judged"]);
+    assert!(!place.said(0, "config check p.toml").contains("would fail"));
     place.says(2, "doctor p.toml --set tower.modle=x", &["modle"]);
     place.says(
         1,

@@ -39,8 +39,8 @@ use self::remote::RemoteSearch;
 use self::web::WebFile;
 use super::file::SourceFile;
 use super::pinned::PinnedTable;
-use crate::corpus::options::TableOptions;
-use crate::error::{Error, Result};
+use crate::corpus::options::{TableFormat, TableOptions};
+use crate::error::{Error, ErrorKind, Result, unless};
 use crate::observe::Reporter;
 use crate::store::named::expand_text;
 use crate::store::{Root, StorageOptions, open_store};
@@ -137,6 +137,22 @@ impl<'a> Finder<'a> {
         let kind = FileKind::of(name, table.format)?;
         let kind = kind.ok_or_else(|| Error::corrupt(format!("{name} is not a file of a table")));
         Ok((files, kind?))
+    }
+
+    /// Looks whether the files of a table are there, if it is one of this machine. Returns whether it is.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(in crate::corpus) async fn look_here(&self, table: &TableOptions) -> Result<bool> {
+        if matches!(table.format, Some(TableFormat::Postgres | TableFormat::Mysql)) {
+            return Ok(false);
+        }
+        let Place::Local { path, escaped } = self.place(table)? else { return Ok(false) };
+        let found = self.local(&path, &table.shown_uri(), escaped).await;
+        // Which files of it count, its engine knows.
+        let is_delta = table.format == Some(TableFormat::Delta);
+        unless(found, |error| is_delta && error.kind() == ErrorKind::Unsupported)?;
+        Ok(true)
     }
 
     async fn search(&mut self, table: &TableOptions) -> Result<Search> {
