@@ -94,11 +94,19 @@ pub async fn numbers(root: &Root) -> Result<Vec<u64>> {
     Ok(listed.iter().filter_map(|object| layout::manifest_number(&object.key)).collect())
 }
 
+/// The way out of a damaged manifest. No command helps: even a rollback reads the newest one first.
+const RESTORE: &str = "restore the file from a backup or from a copy of the root; without one, move it away: if it was \
+    the newest, the snapshot before it is served then, which `scalingnote snapshot verify ROOT` checks";
+
 async fn load(root: &Root, number: u64) -> Result<Manifest> {
     let key = layout::manifest(number);
     let bytes = root.get(&key).await?;
     signature::check(root, number, &bytes).await?;
-    parse(&bytes, number).context(|| format!("reading {key} in {}", root.uri()))
+    let parsed = parse(&bytes, number).map_err(|error| match error.kind() {
+        ErrorKind::Corrupt => error.with_hint(RESTORE),
+        _ => error,
+    });
+    parsed.context(|| format!("reading {key} in {}", root.uri()))
 }
 
 /// Parses and checks the bytes of manifest `number`.

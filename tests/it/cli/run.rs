@@ -245,6 +245,9 @@ fn verify_finds_what_was_altered_and_rollback_serves_the_old() {
     assert_eq!(bad.status.code(), Some(1));
     assert!(text(&bad.stdout).contains(index), "{}", text(&bad.stdout));
     assert!(text(&bad.stderr).contains("snapshot 3 is damaged: 1 of its files"));
+    place.write("root/snapshots/00000000000000000003.json", "{");
+    let said = ["00000000000000000003.json", "is not valid", "hint: restore the file"];
+    place.says(1, "snapshot verify p.toml", &said);
 }
 
 /// A whole pipeline published to an object store, and read back from there alone.
