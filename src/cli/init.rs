@@ -126,7 +126,9 @@ pub(super) async fn execute(args: InitArgs, app: &App) -> Result<()> {
         root if root == default_root => root,
         root => seen_from(&base_dir, &root)?,
     };
-    let (made_by, pooling) = (args.source.clone(), args.pooling);
+    // A fake tower has no files that say it.
+    let fake = || model.starts_with("fake:").then_some(Pooling::Mean);
+    let (made_by, pooling) = (args.source.clone(), args.pooling.or_else(fake));
     let text =
         config::pipeline_file(&sample, &proposal, &Place { table, model, pooling, root, made_by });
     let name =

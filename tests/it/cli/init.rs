@@ -125,6 +125,11 @@ fn the_file_goes_to_stdout_where_that_is_asked() {
     assert_eq!(names, 1, "nothing is written");
     place.write("piped.toml", out);
     place.expect(0, "config check piped.toml");
+    // Files of a model say how token states become one vector; a fake tower has none.
+    let said = place.expect(0, "init notes.csv --yes --model fake:8 --output plain.toml");
+    assert!(!said.contains("nothing is planned yet"), "{said}");
+    place.expect(0, "config check plain.toml");
+    place.expect(0, "run plain.toml");
 }
 
 #[test]
