@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -11,7 +12,7 @@ use crate::config::{self, Choices, Place, Proposal, Resolved};
 use crate::corpus::{self, ColumnShape, Look, LookRequest, TableFormat, TableOptions, TableSample};
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::exec::{self, RunContext};
-use crate::observe::format;
+use crate::observe::{WarnsOnce, format};
 use crate::store::StorageOptions;
 use crate::store::named::{Existing, write_whole};
 use crate::tower::Tower;
@@ -97,6 +98,9 @@ fn pooling(text: &str) -> Result<Pooling, String> {
 }
 
 pub(super) async fn execute(args: InitArgs, app: &App) -> Result<()> {
+    // The files are looked at, read and planned with.
+    let reporter = Arc::new(WarnsOnce::new(app.reporter.clone()));
+    let app = &App { console: app.console.clone(), reporter, cancel: app.cancel.clone() };
     let output =
         args.output.clone().unwrap_or_else(|| format!("{}.toml", stem(&args.source)).into());
     let to_stdout = output.as_os_str() == "-";

@@ -164,6 +164,31 @@ impl Reporter for Tee {
     }
 }
 
+/// Passes each warning on once: for work that reads the same files several times.
+pub struct WarnsOnce {
+    to: Arc<dyn Reporter>,
+    said: Mutex<std::collections::BTreeSet<String>>,
+}
+
+impl WarnsOnce {
+    /// Passes events on to `to`.
+    pub fn new(to: Arc<dyn Reporter>) -> Self {
+        Self { to, said: Mutex::default() }
+    }
+}
+
+impl Reporter for WarnsOnce {
+    fn event(&self, event: Event) {
+        if let Event::Warning { message } = &event {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if !said.insert(message.clone()) {
+                return;
+            }
+        }
+        self.to.event(event);
+    }
+}
+
 /// Adds up progress. Tasks report what each step did; a driver that runs several tasks of a stage in parallel wraps
 /// its reporter in this one, which passes on the stage's totals.
 pub struct Summing {

@@ -73,7 +73,9 @@ fn every_question_has_a_flag() {
     place.write("data/deep/a.json", lines);
     let chosen = "init data --yes --model fake:8 --pooling mean --output pipelines/news.toml --root pipelines/out --id url \
         --text story --text lead --updated-at at --stored by --no-plan";
-    let said = place.expect(0, chosen);
+    place.write("data/notes.txt", "no table");
+    let said = place.said(0, chosen);
+    assert_eq!(said.matches("skipped files without a known ending").count(), 1, "{said}");
     assert!(said.contains("text     story, lead") && !said.contains("no snapshot yet"), "{said}");
     let file = std::fs::read_to_string(place.path("pipelines/news.toml")).unwrap();
     assert!(file.contains("template = \"{{ body }}\\n{{ lead }}\""), "{file}");
