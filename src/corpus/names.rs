@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::keywords::{
 };
 
 use crate::corpus::options::TableOptions;
+use crate::observe::format::counted;
 
 /// A name as SQL has to spell it: in quotes, unless it is lower case and no word of the language.
 pub(crate) fn quoted(name: &str) -> String {
@@ -134,7 +135,7 @@ pub(super) fn missing(root: &DataFusionError, tables: &[TableOptions]) -> Option
     match root {
         DataFusionError::SchemaError(error, _) => match error.as_ref() {
             SchemaError::FieldNotFound { field, valid_fields } => {
-                Some(missing_column(field, valid_fields))
+                Some(missing_column(field, valid_fields, tables))
             }
             _ => None,
         },
@@ -155,7 +156,55 @@ fn missing_table(name: &str, tables: &[TableOptions]) -> String {
     format!("no table named {}{meant} (tables: {})", quoted(name), all.join(", "))
 }
 
-fn missing_column(field: &Column, valid: &[Column]) -> String {
+/// The table that columns are of, as far as that can be told.
+fn owner<'a>(columns: &[Column], tables: &'a [TableOptions]) -> Option<&'a TableOptions> {
+    if let [only] = tables {
+        return Some(only);
+    }
+    let relation = columns.first()?.relation.as_ref()?;
+    let same = columns.iter().all(|column| column.relation.as_ref() == Some(relation));
+    tables.iter().find(|table| same && table.name == relation.table())
+}
+
+/// The named column, where the header of a file has it and spaces or another delimiter hide it. What is said of it is
+/// what the SQL says itself.
+fn disguised(name: &str, valid: &[Column], tables: &[TableOptions]) -> Option<String> {
+    let table = owner(valid, tables);
+    let of = table.map_or_else(String::new, |table| {
+        format!(" of table {} ({})", quoted(&table.name), table.shown_uri())
+    });
+    let is_it = |part: &str| part.trim().eq_ignore_ascii_case(name);
+    let is_spaced = |column: &&Column| column.name.trim() != column.name && is_it(&column.name);
+    if let Some(spaced) = valid.iter().find(is_spaced) {
+        return Some(format!(
+            "no column named {}: the header{of} has it with spaces around it; take them out, or write it as {}",
+            quoted(name),
+            quoted(&spaced.name)
+        ));
+    }
+    let [only] = valid else { return None };
+    let given = table.map_or(',', |table| table.delimiter);
+    let other = [',', ';', '\t', '|'].into_iter().find(|other| {
+        *other != given && only.name.contains(*other) && only.name.split(*other).any(is_it)
+    })?;
+    Some(format!(
+        "no column named {}: the header{of} is read as one column, in which it stands beside {}; is delimiter = {} meant, or \
+         is the file of another format?",
+        quoted(name),
+        counted(only.name.matches(other).count() as u64, "other"),
+        toml_text(other)
+    ))
+}
+
+/// A character as TOML writes it.
+fn toml_text(character: char) -> String {
+    serde_json::Value::from(character.to_string()).to_string()
+}
+
+fn missing_column(field: &Column, valid: &[Column], tables: &[TableOptions]) -> String {
+    if let Some(said) = disguised(&field.name, valid, tables) {
+        return said;
+    }
     let fits = |column: &&Column| {
         let table = valid.iter().filter(|other| other.relation == column.relation);
         shown(table.map(|other| other.name.as_str()))(&column.name)
@@ -164,9 +213,12 @@ fn missing_column(field: &Column, valid: &[Column]) -> String {
     let meant = did_you_mean(meant(&field.name, fitting.iter().map(|column| column.name.as_str())));
     let name = quoted(&field.name);
     if fitting.is_empty() {
+        let of = owner(valid, tables).map_or_else(String::new, |table| {
+            format!(" in table {} ({})", quoted(&table.name), table.shown_uri())
+        });
         return format!(
-            "no column named {name}, and none that looks like a name: is the table empty, or of another format, or is \
-             its delimiter or has_header wrong?"
+            "no column named {name}{of}, and none that looks like a name: is the table empty, or of another format, or \
+             is its delimiter or has_header wrong?"
         );
     }
     let several = fitting.iter().any(|column| column.relation != fitting[0].relation);
@@ -218,7 +270,7 @@ mod tests {
     #[test]
     fn names_of_any_script_are_listed_with_how_to_quote_them() {
         let valid = columns(&["id", "Größe (cm)", "标题", "last name"]);
-        let said = missing_column(&Column::from_name("größe (cm)"), &valid);
+        let said = missing_column(&Column::from_name("größe (cm)"), &valid, &[]);
         assert_eq!(
             said,
             "no column named \"größe (cm)\"; did you mean \"Größe (cm)\", in double quotes? Without them a name is read in \
@@ -226,8 +278,28 @@ mod tests {
         );
         let mut two = columns(&["id"]);
         two.push(Column::new(Some(TableReference::bare("Tags")), "Id"));
-        let said = missing_column(&Column::from_name("x"), &two);
+        let said = missing_column(&Column::from_name("x"), &two, &[]);
         assert_eq!(said, "no column named x (columns: notes.id, \"Tags\".\"Id\")");
+    }
+
+    #[test]
+    fn a_column_that_spaces_or_a_delimiter_hide_is_found() {
+        let tables = [table("notes")];
+        let said =
+            |names: &[&str]| missing_column(&Column::from_name("title"), &columns(names), &tables);
+        assert_eq!(
+            said(&["id", " title"]),
+            "no column named title: the header of table notes (x) has it with spaces around it; take them out, or write it \
+             as \" title\""
+        );
+        assert_eq!(
+            said(&["id;title;body"]),
+            "no column named title: the header of table notes (x) is read as one column, in which it stands beside 2 others; \
+             is delimiter = \";\" meant, or is the file of another format?"
+        );
+        let note = said(&["4711;sick;de"]);
+        assert!(note.contains("title in table notes (x), and none that looks"), "{note}");
+        assert!(!note.contains("sick"), "{note}");
     }
 
     #[test]
@@ -245,11 +317,11 @@ mod tests {
     #[test]
     fn the_first_note_of_a_table_without_header_is_not_listed() {
         let note = columns(&["4711", "Dear diary I feel sick", "de"]);
-        let said = missing_column(&Column::from_name("id"), &note);
+        let said = missing_column(&Column::from_name("id"), &note, &[]);
         assert!(!said.contains("diary") && said.contains("\"4711\", de; 1 more"), "{said}");
         let long = "today we went to the doctor again";
         for text in [long, "sick, very sick", "it's bad", " sick", "sick!", &"a".repeat(65)] {
-            let said = missing_column(&Column::from_name("id"), &columns(&[text]));
+            let said = missing_column(&Column::from_name("id"), &columns(&[text]), &[]);
             assert!(!said.contains(text) && said.contains("has_header"), "{said}");
         }
     }
