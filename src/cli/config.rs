@@ -81,8 +81,8 @@ pub(super) async fn execute(args: ConfigArgs, app: &App) -> Result<()> {
             let resolved = pipeline.resolve()?;
             let config = &resolved.pipeline;
             let unpinned = check_towers(config, app).await?;
-            for missing in exec::missing_inputs(config).await {
-                app.reporter.warn(format!("{missing}; a run on this machine would fail"));
+            for wrong in exec::unusable_here(config).await {
+                app.reporter.warn(format!("{wrong}; a run on this machine would fail"));
             }
             let mut text = format!(
                 "{} is fine: {} table{}, tower {}, root {}\n",

@@ -8,11 +8,11 @@ mod resources;
 mod store;
 
 pub use check::{Check, Checkup, CheckupRequest, Health};
-pub use inputs::missing_inputs;
+pub use inputs::unusable_here;
 
 /// Looks at the processor, devices, memory and disks, and with a pipeline also at its store, the store's clock, its
-/// tables, its evaluation queries and its models. Writes two small objects into the store, which it takes away again. Nothing is fetched, no weights are
-/// loaded.
+/// tables, its evaluation queries and its models. Writes two small objects into the store, which it takes away again.
+/// Nothing is fetched, no weights are loaded.
 pub async fn examine(request: &CheckupRequest) -> Checkup {
     let mut checks = processor::checks(request.pipeline.as_ref());
     checks.extend(resources::checks(request));

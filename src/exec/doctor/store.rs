@@ -18,22 +18,13 @@ const REFUSED_SECONDS: i64 = 15 * 60;
 const NOTICED_SECONDS: i64 = 60;
 
 pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
+    if let Some(found) = file_in_the_way(&pipeline.publish.root) {
+        let way_out = "name another folder in publish.root";
+        return vec![Check::wrong("root", found, way_out, ErrorKind::Input)];
+    }
     // A root that is not there yet is made by its first run, and not by a look at it.
     let missing = local(&pipeline.publish.root).filter(|folder| !folder.is_dir());
     if let Some(folder) = missing {
-        if let Some(file) = folder.ancestors().find(|path| path.exists()).filter(|at| !at.is_dir())
-        {
-            return vec![Check::wrong(
-                "root",
-                format!(
-                    "{} is a file, so the folder {} cannot be made",
-                    file.display(),
-                    folder.display()
-                ),
-                "name another folder in publish.root",
-                ErrorKind::Input,
-            )];
-        }
         let parent = existing(&folder);
         let scratch = tempfile::Builder::new().prefix(".scalingnote-").tempdir_in(&parent);
         let opened = scratch
@@ -79,6 +70,20 @@ pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
     }
     checks.extend(written(&root).await);
     checks
+}
+
+/// What to say where a file stands in the place of the root's folder, or of one above it.
+pub(super) fn file_in_the_way(root: &str) -> Option<String> {
+    let folder = local(root)?;
+    let file = folder.ancestors().find(|path| path.exists()).filter(|at| !at.is_dir())?;
+    Some(match file == folder {
+        true => format!("{} is a file; a root is a folder", file.display()),
+        false => format!(
+            "{} is a file, so the folder {} cannot be made",
+            file.display(),
+            folder.display()
+        ),
+    })
 }
 
 async fn written(root: &Root) -> Vec<Check> {

@@ -133,6 +133,17 @@ fn local(path: &Path) -> Result<Root> {
     if path.as_os_str().is_empty() {
         return Err(Error::config("the root is empty; name a folder or a URI"));
     }
+    // Of such a file the system would say that it exists, which is not what is wrong.
+    if let Some(file) = path.ancestors().find(|at| at.exists()).filter(|at| !at.is_dir()) {
+        return Err(Error::input(match file == path {
+            true => format!("{} is a file; a root is a folder", path.display()),
+            false => format!(
+                "{} is a file, so the root folder {} cannot be made",
+                file.display(),
+                path.display()
+            ),
+        }));
+    }
     let made = std::fs::create_dir_all(path).and_then(|()| path.canonicalize());
     let folder: PathBuf = made.map_err(|cause| {
         let kind = match kind_of_io(&cause) {

@@ -84,6 +84,10 @@ fn what_is_wrong_decides_the_exit_code() {
     // A file where the root's folder would be.
     let found = place.json(1, &set("--set publish.root=notes.jsonl/root"));
     says(&found, "root", "wrong", "is a file");
+    let root = "p.toml --set publish.root=notes.jsonl";
+    for (code, command) in [(1, "doctor"), (0, "config check"), (1, "run")] {
+        place.says(code, &format!("{command} {root}"), &["is a file; a root is a folder"]);
+    }
     let found = place.json(1, &set("--set tower.arithmetic=f16"));
     says(&found, "arithmetic", "wrong", "tower.arithmetic = ");
     let found = place.json(1, &set("--set tower.model=gone.gguf"));
