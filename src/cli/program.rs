@@ -12,7 +12,7 @@ use super::args::{Color, color_of};
 use super::commands::{Cli, Command, command, dispatch};
 use super::terminal::{Console, failure, logging, printed};
 use super::{memory, progress, signals, version};
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{Result, no_thread};
 use crate::observe::Reporter;
 use crate::types::Cancel;
 
@@ -100,7 +100,7 @@ fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .or_error(ErrorKind::Resource, || "starting worker threads")?;
+        .map_err(|cause| no_thread("starting worker threads", cause))?;
     let app = App { console: Arc::clone(console), reporter, cancel };
     let outcome = runtime.block_on(dispatch(cli.command, &app));
     // A blocking read that nobody waits for must not hold up the exit.

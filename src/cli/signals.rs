@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::terminal::{Console, Level};
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{ErrorKind, Result, no_thread};
 use crate::types::Cancel;
 
 /// Listens on a thread of its own, so that busy workers cannot starve it.
@@ -34,7 +34,7 @@ pub(super) fn install(
         .name("signals".to_owned())
         .spawn(listener)
         .map(drop)
-        .or_error(ErrorKind::Resource, || "starting the thread that waits for Ctrl-C")
+        .map_err(|cause| no_thread("starting the thread that waits for Ctrl-C", cause))
 }
 
 /// Waits for one signal; false where the system gives none.

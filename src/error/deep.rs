@@ -15,7 +15,7 @@ const STACK: usize = 128 << 20;
 /// Resource where the system has no thread to give; those of `work`.
 pub fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
-        let thread = builder().spawn_scoped(scope, work).map_err(no_thread)?;
+        let thread = builder().spawn_scoped(scope, work).map_err(no_deep_thread)?;
         thread.join().unwrap_or_else(|words| std::panic::resume_unwind(words))
     })
 }
@@ -36,7 +36,7 @@ pub async fn deep_async<T: Send + 'static>(
         // The caller may have given up.
         let _gone = sender.send(runtime.block_on(work));
     });
-    let thread = thread.map_err(no_thread)?;
+    let thread = thread.map_err(no_deep_thread)?;
     match receiver.await {
         Ok(done) => Ok(done),
         // It ended without an answer.
@@ -51,11 +51,16 @@ fn builder() -> std::thread::Builder {
     std::thread::Builder::new().name("deep".to_owned()).stack_size(STACK)
 }
 
-fn no_thread(cause: std::io::Error) -> Error {
-    Error::resource(
-        "the system gives no thread with 128 MiB of address space; raise the limit on processes or on address space (ulimit -u, -v)",
+fn no_deep_thread(cause: std::io::Error) -> Error {
+    no_thread("the system gives no thread with 128 MiB of address space", cause)
+}
+
+/// The error of a thread that cannot be started. What the system says of it ("temporarily unavailable") would otherwise
+/// be read as something that passes.
+pub fn no_thread(doing: &'static str, cause: std::io::Error) -> Error {
+    Error::resource(doing).with_source(cause).with_hint(
+        "raise the limits on processes and on address space (ulimit -u, -v; TasksMax of a service, pids of a container)",
     )
-    .with_source(cause)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, no_thread};
 
 /// Threads that one request may have.
 const THREADS: usize = 8;
@@ -47,8 +47,7 @@ pub(super) fn on_own_threads<I: Sync, T: Send>(
                 // Fewer do it, too.
                 Err(_) if !running.is_empty() => break,
                 Err(cause) => {
-                    let why = "the system gives no thread to filter on; raise the limit on processes (ulimit -u)";
-                    return Err(Error::resource(why).with_source(cause));
+                    return Err(no_thread("the system gives no thread to filter on", cause));
                 }
             }
         }
@@ -64,6 +63,7 @@ pub(super) fn on_own_threads<I: Sync, T: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn results_come_in_order_and_the_first_error_ends_it() {

@@ -1,7 +1,7 @@
 //! The thread that trains.
 
 use super::tensors::STACK;
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{ErrorKind, Result, ResultExt, no_thread};
 
 /// Runs `work` on a thread of its own with a large stack; the computation's threads are the global pool's.
 pub async fn on_large_stack<T, W>(work: W) -> Result<T>
@@ -18,6 +18,6 @@ where
             // Nobody listens any more only where the program is ending.
             let _ = sender.send(runtime.block_on(work()));
         })
-        .or_error(ErrorKind::Resource, || "starting the thread that trains")?;
+        .map_err(|cause| no_thread("starting the thread that trains", cause))?;
     receiver.await.or_error(ErrorKind::Internal, || "the thread that trains ended early")?
 }

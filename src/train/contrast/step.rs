@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor, Var};
 
 use super::objective::Objective;
-use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, no_thread};
 use crate::observe::Reporter;
 use crate::train::gradients::Gradients;
 use crate::train::model::adapter::Adapter;
@@ -309,7 +309,8 @@ fn on_each<'m, W: Send, T: Send>(
             let f = &f;
             let thread = std::thread::Builder::new().name("train".to_owned()).stack_size(STACK);
             let thread = thread.spawn_scoped(scope, move || f(model, item));
-            threads.push(thread.or_error(ErrorKind::Resource, || "starting a thread that trains")?);
+            threads
+                .push(thread.map_err(|cause| no_thread("starting a thread that trains", cause))?);
         }
         let ended = |thread: std::thread::ScopedJoinHandle<'_, Result<T>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
