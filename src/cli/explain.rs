@@ -6,7 +6,7 @@ use super::app::App;
 use super::args::{PipelineArgs, root};
 use crate::error::{Error, Result};
 use crate::exec::{self, ExplainRequest, Explained};
-use crate::observe::format;
+use crate::observe::format::{self, counted};
 use crate::types::NoteId;
 
 /// Show where a note is, and why
@@ -133,9 +133,4 @@ fn table(found: &Explained) -> String {
         }
     }
     text
-}
-
-fn counted(count: u64, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", format::count(count))
 }

@@ -91,9 +91,9 @@ pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<()> {
     };
     let left = report.left.first().map(|first| {
         Error::corrupt(format!(
-            "{} objects of {} hold something of the notes still, the first is {} ({}); check the files that are not this \
+            "something of the notes is left in {} of {}, the first is {} ({}); check the files that are not this \
              program's, stop what writes to the root, and purge again",
-            report.left.len(),
+            format::counted(report.left.len() as u64, "object"),
             root.uri(),
             first.key,
             first.what
@@ -156,8 +156,8 @@ fn describe(report: &PurgeReport) -> String {
     };
     if report.notes == 0 {
         line(format!(
-            "no purged note is stored again; checked {} objects",
-            format::count(report.scanned.objects)
+            "no purged note is stored again; checked {}",
+            format::counted(report.scanned.objects, "object")
         ));
         return out;
     }
@@ -201,14 +201,14 @@ fn describe(report: &PurgeReport) -> String {
     ));
     let scanned = &report.scanned;
     line(format!(
-        "checked all {} objects: {} rows of {} Parquet files, {} keys of {} index files, {} other files, {} files of others",
-        format::count(scanned.objects),
-        format::count(scanned.rows),
-        format::count(scanned.parquet_files),
-        format::count(scanned.keys),
-        format::count(scanned.index_files),
-        format::count(scanned.text_files),
-        format::count(scanned.foreign_files)
+        "checked all of {}: {} of {}, {} of {}, {}, {} of others",
+        format::counted(scanned.objects, "object"),
+        format::counted(scanned.rows, "row"),
+        format::counted(scanned.parquet_files, "Parquet file"),
+        format::counted(scanned.keys, "key"),
+        format::counted(scanned.index_files, "index file"),
+        format::counted(scanned.text_files, "other file"),
+        format::counted(scanned.foreign_files, "file")
     ));
     if report.left.is_empty() {
         line("nothing of the notes is left".to_owned());

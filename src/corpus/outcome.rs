@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::options::CorpusMode;
+use crate::observe::format::{count, counted};
 use crate::types::{Digest256, NoteId, TextHash};
 
 /// One prepared shard file. Rows are sorted by (note_id, chunk).
@@ -245,6 +246,18 @@ impl PrepareOutcome {
     /// The tables that engines of their own read.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &InputFile> {
         self.inputs.iter().filter(|input| input.read.is_some())
+    }
+
+    /// One line for people.
+    pub(super) fn summary(&self) -> String {
+        format!(
+            "prepared {} in {} from {} ({}, {} rejected)",
+            counted(self.shards.iter().map(|shard| shard.notes).sum(), "note"),
+            counted(self.shards.len() as u64, "shard"),
+            counted(self.rows_read, "row"),
+            counted(self.duplicates, "duplicate"),
+            count(self.rejections.total())
+        )
     }
 }
 

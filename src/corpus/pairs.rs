@@ -16,6 +16,7 @@ use crate::corpus::source::find::Finder;
 use crate::corpus::source::{file, tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
 use crate::observe::Reporter;
+use crate::observe::format::counted;
 use crate::store::StorageOptions;
 use crate::types::{Cancel, PairRecord};
 
@@ -48,8 +49,8 @@ pub async fn read_pairs(
         let tables = tables::register(&context, only, finder, &typing);
         let tables = cancel.unless_stopped(tables).await?;
         if let Some(first) = tables.rejections.samples.first() {
-            let count = tables.rejections.total();
-            return Err(Error::input(format!("{count} rows cannot be read, e.g. {first}")));
+            let rows = counted(tables.rejections.total(), "row");
+            return Err(Error::input(format!("{rows} cannot be read, e.g. {first}")));
         }
         let query = query(&context, sql).await.map_err(|cause| wrong_sql(cause, only))?;
         let (plan, task) = physical_plan(query).await.map_err(|e| error(e, READING))?;

@@ -2,6 +2,7 @@
 
 use super::context::{Session, lease, new_run_id};
 use crate::error::Result;
+use crate::observe::format::counted;
 use crate::snapshot::{self, RepairReport, RunLease};
 use crate::stage::{self, PurgeReport, PurgeRequest, Risen};
 use crate::store::Root;
@@ -62,12 +63,19 @@ pub fn told_of_again(again: &PurgeReport) -> Option<String> {
     }
     let done = match (again.dry_run, again.left.len()) {
         (true, _) => "they would be purged again".to_owned(),
-        (false, 0) => format!("they are purged again, {} objects are deleted", again.deleted.len()),
-        (false, left) => format!("{left} objects hold something of them still: purge them by name"),
+        (false, 0) => {
+            let deleted = counted(again.deleted.len() as u64, "object");
+            format!("they are purged again, deleted {deleted}")
+        }
+        (false, left) => {
+            let left = counted(left as u64, "object");
+            format!("something of them is left in {left}: purge them by name")
+        }
     };
+    let were = if again.notes == 1 { "was" } else { "were" };
     Some(format!(
-        "{} purged notes were stored again by work that was planned before their purge; {done}",
-        again.notes
+        "{} {were} stored again by work that was planned before their purge; {done}",
+        counted(again.notes, "purged note")
     ))
 }
 

@@ -13,10 +13,28 @@ pub fn count(value: u64) -> String {
     out
 }
 
-/// [`count`] with its noun: `1 note`, `2,000 notes`.
+/// [`count`] with its noun: `1 note`, `2,000 notes`, `2 queries`, `0 indexes`.
 pub fn counted(value: u64, noun: &str) -> String {
-    let end = if value == 1 { "" } else { "s" };
-    format!("{} {noun}{end}", count(value))
+    let count = count(value);
+    let before = noun.chars().rev().nth(1);
+    match noun.strip_suffix('y') {
+        _ if value == 1 => format!("{count} {noun}"),
+        Some(stem) if before.is_some_and(|c| !"aeiou".contains(c)) => format!("{count} {stem}ies"),
+        _ if noun.ends_with('x') => format!("{count} {noun}es"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
+/// [`counted`] with a unit of progress, which is a plural: `1 shard`, `2,000 shards`.
+pub fn units(value: u64, unit: &str) -> String {
+    let one = match (unit.strip_suffix("ies"), unit.strip_suffix('s')) {
+        (Some(stem), _) => format!("{stem}y"),
+        (None, stem) => stem.unwrap_or(unit).to_owned(),
+    };
+    match value {
+        1 => format!("1 {one}"),
+        _ => format!("{} {unit}", count(value)),
+    }
 }
 
 /// Bytes with a binary unit: `512 B`, `1.5 KiB`, `2.3 GiB`.
@@ -153,6 +171,21 @@ mod tests {
         assert_eq!(count(999), "999");
         assert_eq!(count(1_000), "1,000");
         assert_eq!(count(1_234_567), "1,234,567");
+        for (value, noun, said) in [
+            (1, "note", "1 note"),
+            (2_000, "note", "2,000 notes"),
+            (1, "query", "1 query"),
+            (0, "query", "0 queries"),
+            (2, "key", "2 keys"),
+            (2, "index", "2 indexes"),
+        ] {
+            assert_eq!(counted(value, noun), said);
+        }
+        for (value, unit, said) in
+            [(1, "shards", "1 shard"), (2, "shards", "2 shards"), (1, "queries", "1 query")]
+        {
+            assert_eq!(units(value, unit), said);
+        }
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(1024 * 1024 - 1), "1.0 MiB");

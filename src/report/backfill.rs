@@ -109,8 +109,8 @@ impl fmt::Display for BackfillReport {
         }
         // Rounded down: 100% is for nothing missing.
         let percent = if *texts == 0 { 100 } else { texts_stored * 100 / texts };
-        let (stored, all) = (format::count(*texts_stored), format::count(*texts));
-        write!(f, "{percent}% ({stored} of {all} texts)")?;
+        let (stored, all) = (format::count(*texts_stored), format::counted(*texts, "text"));
+        write!(f, "{percent}% ({stored} of {all})")?;
         match self.nights_left {
             _ if texts_stored == texts => write!(f, ", the switch is next"),
             Some(0 | 1) => write!(f, ", about 1 more night"),
@@ -192,10 +192,10 @@ impl fmt::Display for BackfillSummary {
         };
         writeln!(
             f,
-            "next night: {} of {} missing tokens in {} tasks{speed}{}",
+            "next night: {} of {} in {}{speed}{}",
             format::count(*tokens),
-            format::count(progress.tokens_missing),
-            format::count(self.tasks),
+            format::counted(progress.tokens_missing, "missing token"),
+            format::counted(self.tasks, "task"),
             if self.switches { ", then the switch" } else { "" }
         )
     }

@@ -162,7 +162,9 @@ impl PlanSummary {
         let mut warnings = Vec::new();
         let rejected = plan.prepared.rejections.total();
         if rejected > 0 {
-            warnings.push(format!("{rejected} of {} rows were rejected", plan.prepared.rows_read));
+            let rows = format::counted(plan.prepared.rows_read, "row");
+            let were = if rejected == 1 { "was" } else { "were" };
+            warnings.push(format!("{} of {rows} {were} rejected", format::count(rejected)));
         }
         warnings.extend(truncation_warning(plan));
         Self {
@@ -191,8 +193,10 @@ impl PlanSummary {
 pub(crate) fn truncation_warning(plan: &Plan) -> Option<String> {
     let truncated: u64 = plan.shards.iter().map(|shard| shard.texts_truncated).sum();
     (truncated > 0).then(|| {
+        let (are, them) = if truncated == 1 { ("is", "it") } else { ("are", "them") };
         format!(
-            "{truncated} texts are longer than tower.max_tokens = {} and will be cut; [chunking] keeps them whole",
+            "{} {are} longer than tower.max_tokens = {} and will be cut; [chunking] keeps {them} whole",
+            format::counted(truncated, "text"),
             plan.spec.tower.max_tokens()
         )
     })
@@ -321,10 +325,8 @@ impl fmt::Display for PlanSummary {
         if self.tasks == 0 {
             return writeln!(f, "nothing to do: 0 tasks");
         }
-        let tasks = format::count(self.tasks);
-        let plural = if self.tasks == 1 { "task" } else { "tasks" };
         let devices = self.devices.join(", ");
-        write!(f, "{tasks} {plural} on {devices}")?;
+        write!(f, "{} on {devices}", format::counted(self.tasks, "task"))?;
         if let Some(speed) = self.tokens_per_second {
             write!(f, ", calibrated at {} tokens/s", format::rate(speed))?;
         }

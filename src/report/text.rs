@@ -38,9 +38,9 @@ impl RunReport {
             return None;
         }
         Some(format!(
-            "encoding {} texts, {} tokens, takes about {} at {} tokens/s on each of: {}",
-            format::count(planned.texts),
-            format::count(planned.tokens),
+            "encoding {}, {}, takes about {} at {} tokens/s on each of: {}",
+            format::counted(planned.texts, "text"),
+            format::counted(planned.tokens, "token"),
             format::seconds(seconds),
             format::rate(speed),
             self.config.devices.join(", ")
@@ -66,18 +66,18 @@ impl fmt::Display for RunReport {
         if left_out > 0 {
             writeln!(
                 f,
-                "  left out {} rejected, {} duplicates, {} quarantined",
+                "  left out {} rejected, {}, {} quarantined",
                 format::count(corpus.rejections.total()),
-                format::count(corpus.duplicates),
+                format::counted(corpus.duplicates, "duplicate"),
                 format::count(corpus.quarantined)
             )?;
         }
         if let Some(encode) = self.stages.iter().find(|stage| stage.stage == Stage::Encode) {
             write!(
                 f,
-                "  encoded  {} texts, {} tokens in {}",
-                format::count(encode.actual.texts),
-                format::count(encode.actual.tokens),
+                "  encoded  {}, {} in {}",
+                format::counted(encode.actual.texts, "text"),
+                format::counted(encode.actual.tokens, "token"),
                 format::seconds(encode.actual.seconds)
             )?;
             match self.tokens_per_second() {
@@ -92,17 +92,21 @@ impl fmt::Display for RunReport {
         if reused > 0 {
             writeln!(
                 f,
-                "  reused   {} vectors; {} inserted, {} shards rebuilt",
-                format::count(reused),
+                "  reused   {}; {} inserted, {} rebuilt",
+                format::counted(reused, "vector"),
                 format::count(self.vectors_inserted),
-                format::count(self.shards_rebuilt)
+                format::counted(self.shards_rebuilt, "shard")
             )?;
         }
         if let Some(recall) = &self.recall {
             writeln!(
                 f,
-                "  recall   {:.3} at {} (95% interval {:.3} to {:.3}, {} queries)",
-                recall.mean, recall.k, recall.low, recall.high, recall.queries
+                "  recall   {:.3} at {} (95% interval {:.3} to {:.3}, {})",
+                recall.mean,
+                recall.k,
+                recall.low,
+                recall.high,
+                format::counted(recall.queries.into(), "query")
             )?;
         }
         if let Some(adapted) = &self.query_tower {
@@ -142,8 +146,9 @@ impl fmt::Display for AdaptSummary {
         match outcome {
             AdaptOutcome::Adapted => write!(
                 f,
-                "query tower adapted to {} texts in {steps} steps ({})",
-                format::count(*learnt),
+                "query tower adapted to {} in {} ({})",
+                format::counted(*learnt, "text"),
+                format::counted(*steps, "step"),
                 format::seconds(*seconds)
             )?,
             AdaptOutcome::Kept => {

@@ -208,9 +208,10 @@ async fn refuse_purged(
     if notes.is_empty() {
         return Ok(());
     }
+    let (were, them) = if notes.len() == 1 { ("was", "it") } else { ("were", "them") };
     Err(Error::refused(format!(
-        "{} notes of snapshot {} of {} were purged from {}; purge them there too, and copy the snapshot that this publishes",
-        notes.len(),
+        "{} of snapshot {} of {} {were} purged from {}; purge {them} there too, and copy the snapshot that this publishes",
+        format::counted(notes.len() as u64, "note"),
         request.number,
         request.from.uri(),
         request.to.uri()
@@ -263,7 +264,8 @@ async fn send(request: &CopyRequest<'_>, files: &[FileRef], bytes: u64) -> Resul
         })
         .collect();
     futures::stream::iter(sends).buffer_unordered(FILES).try_collect::<Vec<()>>().await?;
-    running.end(format!("{} files, {}", format::count(files.len() as u64), format::bytes(bytes)));
+    let sent = format::counted(files.len() as u64, "file");
+    running.end(format!("{sent}, {}", format::bytes(bytes)));
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use crate::cli::app::App;
 use crate::cli::args::{device, duration, place};
 use crate::error::{Result, ResultExt};
 use crate::exec::learn;
+use crate::observe::format;
 use crate::tower::DeviceSpec;
 use crate::train::{DistillOptions, TrainReport};
 
@@ -85,10 +86,10 @@ pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<()> {
 
 fn summary(report: &TrainReport, output: &Path) -> String {
     let mut text = format!(
-        "distilled {} of {} steps on {} queries: {:.1} queries/s\n",
+        "distilled {} of {} on {}: {:.1} queries/s\n",
         report.steps.len(),
-        report.planned_steps,
-        report.training_pairs,
+        format::counted(report.planned_steps, "step"),
+        format::counted(report.training_pairs as u64, "query"),
         report.pairs_per_second,
     );
     if let (Some(first), Some(last)) = (report.validation.first(), report.validation.last()) {

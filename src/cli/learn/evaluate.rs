@@ -12,6 +12,7 @@ use crate::cli::args::{device, place};
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
 use crate::evaluate::{EntropyOptions, EvaluateOptions, Evaluation, markdown_table, trec_run};
 use crate::exec::learn::{self, EvaluateRequest, Judged};
+use crate::observe::format;
 use crate::store::named::{Existing, read_whole, write_whole};
 use crate::tower::DeviceSpec;
 
@@ -212,8 +213,12 @@ fn table(answer: &Judged, others: &[Evaluation]) -> String {
     for row in &answer.latency {
         let _ = writeln!(
             text,
-            "\n{}: {:.2} ms a query (median), {:.2} ms (95th percentile); {} queries of {:.1} tokens, one thread",
-            row.tower, row.median_ms, row.p95_ms, row.queries, row.mean_tokens
+            "\n{}: {:.2} ms a query (median), {:.2} ms (95th percentile); {} of {:.1} tokens, one thread",
+            row.tower,
+            row.median_ms,
+            row.p95_ms,
+            format::counted(row.queries as u64, "query"),
+            row.mean_tokens
         );
     }
     for versus in &answer.comparisons {

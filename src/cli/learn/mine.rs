@@ -10,6 +10,7 @@ use crate::cli::app::App;
 use crate::cli::args::{device, place};
 use crate::error::{Result, ResultExt};
 use crate::exec::learn::{self, MineRequest, Mined, Ranking};
+use crate::observe::format;
 use crate::tower::DeviceSpec;
 use crate::train::{MineOptions, TrainOptions};
 
@@ -88,11 +89,11 @@ pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
 fn summary(answer: &Mined) -> String {
     let report = &answer.report;
     let mut text = format!(
-        "{} of {} pairs have negatives, {} in all; {} candidates were refused as likely answers, {} as answers\n",
+        "{} of {} got negatives, {} in all; refused {} as likely answers, {} as answers\n",
         report.with_negatives,
-        report.pairs,
+        format::counted(report.pairs, "pair"),
         report.negatives,
-        report.refused_by_margin,
+        format::counted(report.refused_by_margin, "candidate"),
         report.refused_as_answers
     );
     if report.with_negatives == 0 && report.refused_by_margin > 0 {

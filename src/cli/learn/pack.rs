@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use crate::exec::learn::{PackRequest, Packed};
+use crate::observe::format;
 use crate::train::PackOptions;
 
 /// How the student is packed.
@@ -38,10 +39,13 @@ pub(super) fn summary(answer: &Packed, target: &Path) -> String {
     let mut text =
         format!("packed into {:.1} MB: {}\n", answer.bytes as f64 / 1e6, target.display());
     if let (Some(tokens), Some(share)) = (answer.tokens_kept, answer.share_kept) {
-        text += &format!("  {tokens} tokens kept, {:.2}% of those in the pairs\n", 100.0 * share);
+        let tokens = format::counted(tokens as u64, "token");
+        text += &format!("  {tokens} kept, {:.2}% of those in the pairs\n", 100.0 * share);
     }
     text + &format!(
-        "  cosine to the student before, over {} queries: mean {:.5}, least {:.5}\n",
-        answer.queries, answer.mean_cosine, answer.least_cosine
+        "  cosine to the student before, over {}: mean {:.5}, least {:.5}\n",
+        format::counted(answer.queries as u64, "query"),
+        answer.mean_cosine,
+        answer.least_cosine
     )
 }

@@ -12,6 +12,7 @@ use crate::cli::app::App;
 use crate::cli::args::{device, duration, place};
 use crate::error::{Result, ResultExt};
 use crate::exec::learn;
+use crate::observe::format;
 use crate::tower::DeviceSpec;
 use crate::train::{TrainOptions, TrainReport};
 
@@ -80,7 +81,8 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
         let steps = named(&args.recipe, steps)?;
         let found = serde_json::json!({ "steps": steps, "written": written(&target) });
         let printed = app.answer(args.json, &found, |_| {
-            format!("exported after {steps} steps\n{}", listing(&target))
+            let steps = format::counted(steps, "step");
+            format!("exported after {steps}\n{}", listing(&target))
         });
         return printed.context(unprinted(&target));
     }
@@ -90,10 +92,10 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
 
 fn summary(report: &TrainReport, output: &Path) -> String {
     let mut text = format!(
-        "trained {} of {} steps on {} pairs: {:.2} pairs/s, {:.0} tokens/s\n",
+        "trained {} of {} on {}: {:.2} pairs/s, {:.0} tokens/s\n",
         report.steps.len(),
-        report.planned_steps,
-        report.training_pairs,
+        format::counted(report.planned_steps, "step"),
+        format::counted(report.training_pairs as u64, "pair"),
         report.pairs_per_second,
         report.tokens_per_second
     );

@@ -10,6 +10,7 @@ use crate::cli::app::App;
 use crate::cli::args::{device, place};
 use crate::error::{Result, ResultExt};
 use crate::exec::learn::{self, WhitenRequest, Whitened};
+use crate::observe::format;
 use crate::tower::DeviceSpec;
 use crate::train::{TrainOptions, WhitenOptions};
 
@@ -63,8 +64,8 @@ pub(crate) async fn execute(args: WhitenArgs, app: &App) -> Result<()> {
 
 fn summary(answer: &Whitened) -> String {
     format!(
-        "fitted to {} texts: the mean cosine of two of them was {:.3} and is {:.3}\nnext:\n  tower.head = \"{}\"\n",
-        answer.texts,
+        "fitted to {}: the mean cosine of two of them was {:.3} and is {:.3}\nnext:\n  tower.head = \"{}\"\n",
+        format::counted(answer.texts as u64, "text"),
         answer.crowding_before,
         answer.crowding_after,
         answer.head.display()

@@ -39,7 +39,7 @@ impl View for Lines {
         let name = track.stage.name();
         let line = match track.total {
             0 => format!("{name}: started"),
-            total => format!("{name}: {} {} to do", format::count(total), track.unit),
+            total => format!("{name}: {} to do", format::units(total, track.unit)),
         };
         self.console.line(Level::Plain, &line);
         self.last.insert(track.stage, Instant::now());

@@ -128,7 +128,7 @@ pub(super) async fn compare(args: CompareArgs, app: &App) -> Result<()> {
             let done = asked.len() as u64;
             reporter.event(Event::Progress { stage, done, tokens: 0 });
         }
-        running.end(format!("{} queries", format::count(asked.len() as u64)));
+        running.end(format::counted(asked.len() as u64, "query"));
         Ok::<_, Error>(asked)
     });
     let asked = asking.await.or_error(ErrorKind::Internal, || "asking the queries")??;

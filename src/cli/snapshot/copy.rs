@@ -78,7 +78,7 @@ pub(super) async fn copy(args: &CopyArgs, app: &App) -> Result<()> {
 fn describe(report: &CopyReport) -> String {
     let CopyReport { source, from, to, .. } = report;
     let files = |files: u64, bytes: u64| {
-        format!("{} files, {}", format::count(files), format::bytes(bytes))
+        format!("{}, {}", format::counted(files, "file"), format::bytes(bytes))
     };
     let sent = files(report.sent_files, report.sent_bytes);
     let kept = files(report.kept_files, report.kept_bytes);

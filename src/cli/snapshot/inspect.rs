@@ -214,8 +214,12 @@ fn compare(diff: &Diff, notes: Option<&NoteDiff>) -> String {
     if a != b {
         field("shards", format!("{a} -> {b}: every index differs"));
     } else {
-        field("indexes", format!("{} of {b} shards differ", diff.indexes_changed.len()));
-        field("ids", format!("{} of {b} shards differ", diff.ids_changed.len()));
+        let differ = |changed: usize| {
+            let shards = format::counted(u64::from(b), "shard");
+            format!("{changed} of {shards} {}", if changed == 1 { "differs" } else { "differ" })
+        };
+        field("indexes", differ(diff.indexes_changed.len()));
+        field("ids", differ(diff.ids_changed.len()));
     }
     let parts = |(count, bytes): (usize, u64)| {
         format!("{} ({})", format::count(count as u64), format::bytes(bytes))

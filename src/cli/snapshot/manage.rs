@@ -200,17 +200,17 @@ fn describe(report: &GcReport) -> String {
     let held_back = match report.held_back {
         0 => String::new(),
         objects => format!(
-            "waiting  {} objects stay until the run in progress has ended\n",
-            format::count(objects)
+            "waiting  until the run in progress has ended: {}\n",
+            format::counted(objects, "object")
         ),
     };
     format!(
-        "kept     snapshots {}; {} objects, {}\n{verb} snapshots {}; {} objects, {}\n{held_back}",
+        "kept     snapshots {}; {}, {}\n{verb} snapshots {}; {}, {}\n{held_back}",
         numbers(&report.kept_snapshots),
-        format::count(report.kept_objects),
+        format::counted(report.kept_objects, "object"),
         format::bytes(report.kept_bytes),
         numbers(&report.deleted_snapshots),
-        format::count(report.deleted.len() as u64 + report.torn_writes),
+        format::counted(report.deleted.len() as u64 + report.torn_writes, "object"),
         format::bytes(report.deleted_bytes),
     )
 }

@@ -47,7 +47,7 @@ pub(super) async fn repair(args: &RepairArgs, app: &App) -> Result<()> {
 }
 
 fn describe(report: &RepairReport) -> String {
-    let mut out = format!("{} files hashed, ", format::count(report.files));
+    let mut out = format!("{} hashed, ", format::counted(report.files, "file"));
     if report.damaged.is_empty() && report.receipts.is_empty() {
         return out + "every byte as written\n";
     }

@@ -197,7 +197,8 @@ fn print(args: &VerifyArgs, app: &App, manifest: &Manifest, checked: &Checked) -
         Some(SampleCheck::Compared { notes, least_cosine }) => (
             serde_json::json!({ "notes": notes, "least_cosine": least_cosine }),
             format!(
-                "  {notes} notes encoded again, least cosine with the stored vector {least_cosine:.6}\n"
+                "  {} encoded again, least cosine with the stored vector {least_cosine:.6}\n",
+                format::counted(*notes as u64, "note")
             ),
         ),
         Some(SampleCheck::TextGone) => (
@@ -216,14 +217,16 @@ fn print(args: &VerifyArgs, app: &App, manifest: &Manifest, checked: &Checked) -
         "sample": encoded,
     });
     app.answer(args.json, &json, |_| {
-        let mut out = format!("snapshot {}: {files} files", manifest.number);
+        let mut out =
+            format!("snapshot {}: {}", manifest.number, format::counted(files as u64, "file"));
         out.push_str(if problems.is_empty() { ", every byte as published\n" } else { "\n" });
         for problem in problems {
             out.push_str(&format!("  {}: {}\n", problem.path, problem.problem));
         }
         if *canaries > 0 {
             out.push_str(&format!(
-                "  {canaries} canary queries answered as when the index was built\n"
+                "  {} answered as when the index was built\n",
+                format::counted(*canaries as u64, "canary query")
             ));
         }
         for tower in towers {

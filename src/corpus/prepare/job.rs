@@ -32,6 +32,7 @@ use crate::corpus::source::find::{Finder, Output};
 use crate::corpus::source::pinned::Pinned;
 use crate::corpus::source::tables::{self, Tables};
 use crate::error::{Error, ErrorKind, Result, shielded_async};
+use crate::observe::format::counted;
 use crate::observe::{Event, Reporter, Stage};
 use crate::store::{Root, StorageOptions};
 use crate::types::{Cancel, NoteId};
@@ -159,16 +160,7 @@ async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
         }
         None => None,
     };
-    let notes: u64 = outcome.shards.iter().map(|shard| shard.notes).sum();
-    request.reporter.event(Event::Info {
-        message: format!(
-            "prepared {notes} notes in {} shards from {} rows ({} duplicates, {} rejected)",
-            outcome.shards.len(),
-            outcome.rows_read,
-            outcome.duplicates,
-            outcome.rejections.total()
-        ),
-    });
+    request.reporter.info(outcome.summary());
     let mode = Some(mode).filter(|mode| *mode != options.mode);
     // Of two rows of a note a change of one does not tell whether the other one counts now. A change feed names both, and what
     // was purged; where rows are counted, each has to be a note.
@@ -491,9 +483,10 @@ async fn count(query: DataFrame) -> std::result::Result<u64, DataFusionError> {
 fn too_many(rejections: &Rejections, allowed: u64) -> Error {
     let reasons: Vec<_> =
         rejections.by_reason.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let were = if rejections.total() == 1 { "was" } else { "were" };
     Error::input(format!(
-        "{} rows were rejected, corpus.max_rejected allows {allowed}: {}; e.g. {}; correct them, leave them out in corpus.sql where a query can, or raise corpus.max_rejected",
-        rejections.total(),
+        "{} {were} rejected, corpus.max_rejected allows {allowed}: {}; e.g. {}; correct them, leave them out in corpus.sql where a query can, or raise corpus.max_rejected",
+        counted(rejections.total(), "row"),
         reasons.join(", "),
         rejections.samples.join("; "),
     ))

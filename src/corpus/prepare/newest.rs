@@ -10,6 +10,7 @@ use super::contract::Contract;
 use super::updated::{Stamp, Unordered};
 use super::values::{ValueBytes, is_true};
 use crate::error::{Error, Result};
+use crate::observe::format::counted;
 
 /// A row of a batch.
 pub(super) type Row<'a> = (&'a RecordBatch, usize);
@@ -40,10 +41,11 @@ impl Doubts {
     /// What to warn of, once all rows are judged.
     pub(super) fn warning(&self) -> Option<String> {
         let first = self.first.as_ref()?;
+        let have = if self.notes == 1 { "has" } else { "have" };
         Some(format!(
-            "{} notes have rows whose `updated_at` version 1 of the pipeline file orders by a guess, so that an older \
+            "{} {have} rows whose `updated_at` version 1 of the pipeline file orders by a guess, so that an older \
              row may have won: {first}",
-            self.notes
+            counted(self.notes, "note")
         ))
     }
 }

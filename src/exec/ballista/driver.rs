@@ -12,6 +12,7 @@ use super::{MAX_TASKS, plan};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec::context::{ClusterOptions, RunContext};
 use crate::exec::tasks::receipts::{Receipts, all_of};
+use crate::observe::format::{counted, units};
 use crate::observe::{Event, Reporter, Running, Stage};
 use crate::snapshot;
 use crate::stage::{self, Envelope, Plan, Planned, TaskEnv};
@@ -73,9 +74,12 @@ impl Driver {
         };
         let notes: u64 = plan.shards.iter().map(|shard| shard.prepared.notes).sum();
         let texts: u64 = plan.shards.iter().map(|shard| shard.texts_to_encode).sum();
-        let shards = plan.shards.len();
-        let seconds =
-            stage.end(format!("{notes} notes in {shards} shards, {texts} texts to encode"));
+        let seconds = stage.end(format!(
+            "{} in {}, {} to encode",
+            counted(notes, "note"),
+            counted(plan.shards.len() as u64, "shard"),
+            counted(texts, "text")
+        ));
         let (texts, lengths) = (receipt.texts, receipt.lengths);
         Ok(Planned { plan, parent, texts, lengths, sample: Vec::new(), seconds })
     }
@@ -156,14 +160,14 @@ impl Driver {
         let (texts, tokens) = statuses.encoded();
         let (texts, tokens) = (texts - before.0.0, tokens - before.0.1);
         let mut summary = match stage {
-            Stage::Encode => format!("{texts} texts, {tokens} tokens"),
-            _ => format!("{total} {unit}"),
+            Stage::Encode => format!("{}, {}", counted(texts, "text"), counted(tokens, "token")),
+            _ => units(total, unit),
         };
         if outcome.is_err() {
             summary = format!("stopped; {summary}");
         }
-        let executors = statuses.progress().len();
-        running.end(format!("{summary} on {executors} executors"));
+        let executors = counted(statuses.progress().len() as u64, "executor");
+        running.end(format!("{summary} on {executors}"));
         outcome
     }
 

@@ -13,6 +13,7 @@ use super::memory;
 use super::receipts::Receipts;
 use crate::config::Pipeline;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::format::counted;
 use crate::observe::{Running, Stage, Summing};
 use crate::stage::{self, EncodeTask, Envelope, Plan, SharedWork, TaskEnv, TaskReceipt, Worker};
 use crate::tower::Tower;
@@ -120,9 +121,9 @@ impl Workers {
             outcome = outcome.and(result);
         }
         let [parts, texts, tokens, _] = env.kept.sums();
-        let mut summary = format!("{texts} texts, {tokens} tokens");
+        let mut summary = format!("{}, {}", counted(texts, "text"), counted(tokens, "token"));
         if outcome.is_err() {
-            summary = format!("stopped; {summary} kept in {parts} parts");
+            summary = format!("stopped; {summary} kept in {}", counted(parts, "part"));
         }
         stage.end(summary);
         outcome
@@ -205,7 +206,8 @@ async fn build(
     }
     receipts.build.sort_by_key(|receipt| receipt.shard.shard);
     let vectors: u64 = receipts.build.iter().map(|receipt| receipt.shard.vectors).sum();
-    stage.end(format!("{} shards, {vectors} vectors", receipts.build.len()));
+    let shards = counted(receipts.build.len() as u64, "shard");
+    stage.end(format!("{shards}, {}", counted(vectors, "vector")));
     outcome
 }
 

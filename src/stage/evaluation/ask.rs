@@ -12,6 +12,7 @@ use crate::dataset::Query;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::evaluate::{BootstrapOptions, Paired, paired};
 use crate::observe::Reporter;
+use crate::observe::format::counted;
 use crate::search::{Found, Hit, QueryEncoder, Snapshot};
 use crate::snapshot::{Content, Manifest, proposed};
 use crate::stage::GateOptions;
@@ -60,8 +61,8 @@ pub(crate) async fn evaluate(
     let folder = tempfile::tempdir()
         .or_error(ErrorKind::Resource, || "making a folder for the evaluation (set TMPDIR)")?;
     let asking = Asking { request, root, folder: folder.path() };
-    let count = questions.count();
-    request.reporter.info(format!("asking {count} queries of [evaluation] before publishing"));
+    let queries = counted(questions.count() as u64, "query");
+    request.reporter.info(format!("asking {queries} of [evaluation] before publishing"));
     let snapshot = Snapshot::of(root, proposed(parent, content)?, folder.path(), None).await?;
     let snapshot = Arc::new(snapshot);
     let encoder = asking.encoder(snapshot.manifest()).await?;

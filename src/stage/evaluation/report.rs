@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::comparison::Comparison;
+use crate::observe::format::counted;
 
 /// The queries of `[evaluation]` on what a run wanted to publish.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -77,7 +78,8 @@ impl fmt::Display for EvaluationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = Vec::new();
         if let (Some(set), Some(ndcg_10)) = (&self.set, self.ndcg_10) {
-            said.push(format!("{} queries of {set}: nDCG@10 {ndcg_10:.4}", self.queries));
+            let queries = counted(self.queries, "query");
+            said.push(format!("{queries} of {set}: nDCG@10 {ndcg_10:.4}"));
         }
         if let Some(Against { snapshot, ndcg_10, low, high, .. }) = &self.against {
             said.push(format!(

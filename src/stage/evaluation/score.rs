@@ -8,6 +8,7 @@ use super::questions::{Judged, plain};
 use crate::dataset::Query;
 use crate::error::{Result, ResultExt};
 use crate::evaluate::{Ranking, Run, judge};
+use crate::observe::format::counted;
 use crate::search::{Found, Snapshot};
 use crate::snapshot::{EVALUATION, Provenance};
 use crate::types::{Digest256, NoteId};
@@ -91,7 +92,8 @@ impl SetScore {
 impl fmt::Display for SetScore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { set, ndcg_10, relevant, missing, per_query, .. } = self;
-        write!(f, "nDCG@10 {ndcg_10:.4} over {} queries of {set}", per_query.len())?;
+        let queries = counted(per_query.len() as u64, "query");
+        write!(f, "nDCG@10 {ndcg_10:.4} over {queries} of {set}")?;
         match missing {
             0 => Ok(()),
             _ => write!(f, "; {missing} of {relevant} relevant notes are not in it"),

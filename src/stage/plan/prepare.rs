@@ -20,6 +20,7 @@ use crate::corpus::{
     self, CorpusMode, Feed, FeedRequest, PrepareOutcome, PrepareRequest, TableFormat,
 };
 use crate::error::{Error, Result};
+use crate::observe::format::counted;
 use crate::observe::{Event, Stage};
 use crate::snapshot::{self, Manifest, PlannedUnder};
 use crate::stage::inputs::Inputs;
@@ -142,8 +143,9 @@ async fn plan_once(
         let known = changes.new + changes.changed + changes.unchanged;
         if known != now {
             reporter.info(format!(
-                "all rows of the table are read: what was written leads to {known} notes, and the query has {now} now, so \
-                 that some rows were deleted or came in unseen"
+                "all rows of the table are read: what was written leads to {}, and the query has {now} now, so \
+                 that some rows were deleted or came in unseen",
+                counted(known, "note")
             ));
             return Ok(None);
         }
@@ -162,7 +164,12 @@ async fn plan_once(
     reporter.event(Event::StageFinished {
         stage: Stage::Prepare,
         seconds,
-        summary: format!("{notes} notes in {} shards, {texts} texts to encode", plan.shards.len()),
+        summary: format!(
+            "{} in {}, {} to encode",
+            counted(notes, "note"),
+            counted(plan.shards.len() as u64, "shard"),
+            counted(texts, "text")
+        ),
     });
     Ok(Some(Planned { plan, parent, texts: distinct, lengths, sample, seconds }))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::envelope::Plan;
 use crate::error::{Error, Result};
+use crate::observe::format::counted;
 use crate::snapshot::{Manifest, QueryTower};
 use crate::tower::TowerOptions;
 
@@ -51,8 +52,10 @@ impl Moved {
             (texts + task.shard.texts_to_encode, tokens + task.shard.tokens_to_encode)
         });
         Err(Error::refused(format!(
-            "drift: {self}, and {texts} texts ({tokens} tokens) would be encoded for it; nothing was encoded. {}, or encode \
+            "drift: {self}, and {} ({}) would be encoded for it; nothing was encoded. {}, or encode \
              them at once with --override drift --reason TEXT",
+            counted(texts, "text"),
+            counted(tokens, "token"),
             self.advice()
         )))
     }

@@ -3,6 +3,7 @@
 use crate::corpus::Rejections;
 use crate::error::{Error, Result};
 use crate::index::Recall;
+use crate::observe::format::{count, counted};
 use crate::snapshot::{Content, GateOutcome};
 use crate::stage::GateOptions;
 use crate::stage::evaluation::{Against, EvaluationReport};
@@ -99,8 +100,13 @@ fn recall(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
             // The upper end: a small sample must not refuse by chance what may well be good enough.
             recall.high >= options.recall_min,
             format!(
-                "recall@{} {:.3} [{:.3}, {:.3}] over {} queries, at least {:.3} required",
-                recall.k, recall.mean, recall.low, recall.high, recall.queries, options.recall_min
+                "recall@{} {:.3} [{:.3}, {:.3}] over {}, at least {:.3} required",
+                recall.k,
+                recall.mean,
+                recall.low,
+                recall.high,
+                counted(recall.queries.into(), "query"),
+                options.recall_min
             ),
         ),
     }
@@ -108,7 +114,7 @@ fn recall(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
 
 fn orphans(measured: &Measured<'_>) -> Verdict {
     let orphans: u64 = measured.content.shards.iter().map(|shard| shard.orphans).sum();
-    (orphans == 0, format!("{orphans} unreachable vectors, 0 required"))
+    (orphans == 0, format!("{}, 0 required", counted(orphans, "unreachable vector")))
 }
 
 fn count_change(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
@@ -117,15 +123,22 @@ fn count_change(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
     let Some(parent) = measured.parent else {
         return (
             !few,
-            format!("{after} notes in the first snapshot, at least {} required", options.min_notes),
+            format!(
+                "{} in the first snapshot, at least {} required",
+                counted(after, "note"),
+                options.min_notes
+            ),
         );
     };
     let before = parent.notes;
     let drop = percent(before.saturating_sub(after), before);
     let growth = percent(after.saturating_sub(before), before);
     let mut detail = format!(
-        "{before} -> {after} notes, at least {} required, a drop of at most {}% allowed",
-        options.min_notes, options.max_count_drop_percent
+        "{} -> {}, at least {} required, a drop of at most {}% allowed",
+        count(before),
+        counted(after, "note"),
+        options.min_notes,
+        options.max_count_drop_percent
     );
     let mut passed = !few && drop <= options.max_count_drop_percent;
     if let Some(limit) = options.max_count_growth_percent {
@@ -141,8 +154,10 @@ fn rejected(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
     (
         share <= options.max_rejected_percent,
         format!(
-            "{rejected} of {} rows rejected ({share:.2}%), at most {}% allowed",
-            measured.rows_read, options.max_rejected_percent
+            "{} of {} rejected ({share:.2}%), at most {}% allowed",
+            count(rejected),
+            counted(measured.rows_read, "row"),
+            options.max_rejected_percent
         ),
     )
 }
@@ -152,8 +167,9 @@ fn quarantined(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
     (
         share <= options.max_quarantined_percent,
         format!(
-            "{} notes could not be encoded ({share:.2}%), at most {}% allowed",
-            measured.quarantined, options.max_quarantined_percent
+            "{} could not be encoded ({share:.2}%), at most {}% allowed",
+            counted(measured.quarantined, "note"),
+            options.max_quarantined_percent
         ),
     )
 }
@@ -167,7 +183,8 @@ fn drift(measured: &Measured<'_>, options: &GateOptions) -> Verdict {
         Some((cosine, compared)) => (
             cosine >= 1.0 - options.max_drift,
             format!(
-                "least cosine {cosine:.6} over {compared} unchanged notes, at least {} required",
+                "least cosine {cosine:.6} over {}, at least {} required",
+                counted(compared as u64, "unchanged note"),
                 1.0 - options.max_drift
             ),
         ),
@@ -182,6 +199,7 @@ fn ndcg_drop(found: Option<&EvaluationReport>, options: &GateOptions) -> Option<
     let EvaluationReport { queries, relevant, missing, .. } = *found;
     let set = found.set.as_deref().unwrap_or_default();
     let now = found.ndcg_10.unwrap_or_default();
+    let asked = counted(queries, "query");
     let mut lacks = String::new();
     if missing > 0 {
         lacks = format!(
@@ -192,7 +210,7 @@ fn ndcg_drop(found: Option<&EvaluationReport>, options: &GateOptions) -> Option<
         (Some(against), _) => {
             let Against { snapshot, ndcg_10, difference, low, high } = *against;
             let mut detail = format!(
-                "nDCG@10 of {set} {ndcg_10:.4} (snapshot {snapshot}) -> {now:.4} over {queries} queries, by {difference:+.4} \
+                "nDCG@10 of {set} {ndcg_10:.4} (snapshot {snapshot}) -> {now:.4} over {asked}, by {difference:+.4} \
                  with a 95% interval of [{low:+.4}, {high:+.4}], a loss of at most {most} allowed{lacks}"
             );
             let few = queries < FEW;
@@ -202,9 +220,9 @@ fn ndcg_drop(found: Option<&EvaluationReport>, options: &GateOptions) -> Option<
             // The upper end: refused only where the loss is larger for sure.
             (few || high >= -most, detail)
         }
-        (None, None) => (true, format!("nDCG@10 of {set} {now:.4} over {queries} queries{lacks}")),
+        (None, None) => (true, format!("nDCG@10 of {set} {now:.4} over {asked}{lacks}")),
         (None, Some(why)) => {
-            (false, format!("nDCG@10 of {set} {now:.4} over {queries} queries{lacks}, but {why}"))
+            (false, format!("nDCG@10 of {set} {now:.4} over {asked}{lacks}, but {why}"))
         }
     })
 }
@@ -215,9 +233,9 @@ fn top1_change(found: Option<&EvaluationReport>, options: &GateOptions) -> Optio
         (Some(hits), _) => (
             hits.share() <= most,
             format!(
-                "{} of {} queries ({:.1}%) have another first hit than in snapshot {}, at most {}% allowed",
+                "{} of {} ({:.1}%) have another first hit than in snapshot {}, at most {}% allowed",
                 hits.changed,
-                hits.queries,
+                counted(hits.queries, "query"),
                 100.0 * hits.share(),
                 hits.snapshot,
                 100.0 * most

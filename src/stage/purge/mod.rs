@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, ResultExt};
 use crate::index::BuildReport;
+use crate::observe::format::counted;
 use crate::observe::{Event, Reporter, Stage};
 use crate::snapshot::{self, CommitOutcome, Content, Manifest, Provenance};
 use crate::stage::written::Written;
@@ -146,7 +147,8 @@ pub async fn lift(root: &Root, notes: &[NoteId]) -> Result<Option<u64>> {
     if purged == newest.purged {
         return Ok(None);
     }
-    let provenance = provenance(&newest, format!("lifted the purge of {} notes", notes.len()));
+    let provenance =
+        provenance(&newest, format!("lifted the purge of {}", counted(notes.len() as u64, "note")));
     let content = newest.content.clone();
     let outcome = snapshot::commit_purged(root, &newest, content, purged, provenance).await?;
     Ok(Some(committed(outcome)?.number))
@@ -283,7 +285,8 @@ impl<'a> Purge<'a> {
             return Ok(());
         }
         let notes: HashSet<&NoteId> = self.request.notes.iter().collect();
-        let mut provenance = provenance(newest, format!("purge of {} notes", notes.len()));
+        let mut provenance =
+            provenance(newest, format!("purge of {}", counted(notes.len() as u64, "note")));
         let content = match dirty {
             false => newest.content.clone(),
             true => {
@@ -349,8 +352,8 @@ impl<'a> Purge<'a> {
             left.push(Left {
                 key: root.uri().to_owned(),
                 what: format!(
-                    "{} half-written files, younger than {STAGED_MINUTES} minutes: stop what writes them, then purge again",
-                    torn.files
+                    "{}, younger than {STAGED_MINUTES} minutes: stop what writes there, then purge again",
+                    counted(torn.files, "half-written file")
                 ),
             });
         }
@@ -396,7 +399,7 @@ async fn look_at_all(
     reporter.event(Event::StageFinished {
         stage: Stage::Verify,
         seconds: started.elapsed().as_secs_f64(),
-        summary: format!("{total} objects checked"),
+        summary: format!("{} checked", counted(total, "object")),
     });
     Ok(holders)
 }

@@ -8,6 +8,7 @@ use super::options::TrainOptions;
 use crate::dataset::{PairSet, RetrievalSet, RetrievalSetOptions, TextSet, normalized};
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
+use crate::observe::format::counted;
 use crate::train::files::place;
 use crate::train::pairs::{keep_answered, open_pairs, open_texts};
 use crate::types::Cancel;
@@ -77,7 +78,11 @@ impl TrainData {
         let is_judged = |text: &str| judged.contains(&normalized(text));
         let refuse = |count: usize, path: &Path| match count {
             0 => Ok(()),
-            count => Err(Error::input(format!("{count} texts of {} are in it", path.display()))),
+            count => Err(Error::input(format!(
+                "it has {} of {}",
+                counted(count as u64, "text"),
+                path.display()
+            ))),
         };
         let documents: Vec<bool> =
             self.pairs.documents.iter().map(|text| is_judged(text)).collect();
@@ -130,7 +135,7 @@ mod tests {
             options.pairs.push(PairSource::new("other.jsonl"));
             let error = open(&options).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Input);
-            assert!(error.to_string().contains("1 texts of other.jsonl"), "{error}");
+            assert!(error.to_string().contains("1 text of other.jsonl"), "{error}");
             assert!(error.to_string().contains("judged"), "{error}");
         }
         std::fs::write(dir.path().join("t.jsonl"), "{\"text\":\"What is it\"}").unwrap();

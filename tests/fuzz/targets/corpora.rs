@@ -102,7 +102,7 @@ impl Target for Table {
 
     fn names(&self) -> Vec<String> {
         // Rejected rows are named by their notes.
-        vec![format!("notes.{}", self.kind), "rows were rejected".to_owned()]
+        vec![format!("notes.{}", self.kind), "rejected, corpus.max_rejected".to_owned()]
     }
 }
 

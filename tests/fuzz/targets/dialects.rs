@@ -200,6 +200,10 @@ impl Target for Dialects {
     }
 
     fn names(&self) -> Vec<String> {
-        vec!["notes.csv".to_owned(), "notes.tsv".to_owned(), "rows were rejected".to_owned()]
+        vec![
+            "notes.csv".to_owned(),
+            "notes.tsv".to_owned(),
+            "rejected, corpus.max_rejected".to_owned(),
+        ]
     }
 }

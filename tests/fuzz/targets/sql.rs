@@ -104,6 +104,10 @@ impl Target for Query {
     }
 
     fn names(&self) -> Vec<String> {
-        vec!["notes.csv".to_owned(), "corpus".to_owned(), "rows were rejected".to_owned()]
+        vec![
+            "notes.csv".to_owned(),
+            "corpus".to_owned(),
+            "rejected, corpus.max_rejected".to_owned(),
+        ]
     }
 }

@@ -153,7 +153,7 @@ fn dates_that_may_mean_two_things_are_told() {
         place.write("p.toml", text.replace("from notes", "from notes where id = 1"));
     };
     pipeline(1, "edited");
-    place.says(0, "run p.toml", &["1 notes", "note i:1", "to_timestamp(edited, '%m/%d/%Y')"]);
+    place.says(0, "run p.toml", &["1 note has", "note i:1", "to_timestamp(edited, '%m/%d/%Y')"]);
     pipeline(2, "edited");
     place.says(1, "run p.toml", &["note i:1", "to_timestamp(edited, '%m/%d/%Y') AS updated_at"]);
     pipeline(2, "to_timestamp(edited, '%m/%d/%Y')");

@@ -136,7 +136,7 @@ async fn version_1_keeps_its_winner_and_warns() {
         assert_eq!(newest(&corpus).await, winner, "{times:?}");
         let warnings = warnings(&corpus);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        for word in ["1 notes", "note i:7", "`updated_at`", words] {
+        for word in ["1 note has", "note i:7", "`updated_at`", words] {
             assert!(warnings[0].contains(word), "`{word}` is not in: {}", warnings[0]);
         }
     }
@@ -154,7 +154,7 @@ async fn version_1_keeps_its_winner_and_warns() {
     let mut many = Corpus::new("n.jsonl", SQL).write("n.jsonl", jsonl);
     many.options.types = TypeRule::Guessed;
     many.prepare().await.unwrap();
-    assert!(warnings(&many)[0].starts_with("5000 notes"), "{:?}", warnings(&many));
+    assert!(warnings(&many)[0].starts_with("5,000 notes"), "{:?}", warnings(&many));
 }
 
 /// Nanoseconds of a day and its Julian number, as Hive, Impala and old Spark write times.

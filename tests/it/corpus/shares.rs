@@ -280,7 +280,7 @@ async fn refusals_are_those_of_one_task() {
         (
             "SELECT id AS note_id, title FROM notes",
             "{\"id\": \"\", \"title\": \"t\"}\n",
-            "1 rows were rejected",
+            "1 row was rejected",
         ),
         (
             "SELECT id AS note_id, title, id AS updated_at FROM notes",

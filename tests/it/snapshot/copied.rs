@@ -231,7 +231,7 @@ async fn another_tower_a_rollback_and_a_purge_are_respected() {
     corpus.notes.insert(6, ("and so on".to_owned(), 0));
     corpus.run(&from, &[]).await.unwrap();
     let before = keys(&to).await;
-    refused(copy(&from, 4, &to).await, ErrorKind::GateRefused, "1 notes of snapshot 4");
+    refused(copy(&from, 4, &to).await, ErrorKind::GateRefused, "1 note of snapshot 4");
     assert_eq!(keys(&to).await, before, "nothing travelled");
     purge(&from, 7).await;
     let number = newest(&from).await.number;

@@ -3,6 +3,7 @@
 use super::tokens::Record;
 use crate::corpus::options::TableOptions;
 use crate::error::{Error, Result};
+use crate::observe::format::counted;
 
 /// Most columns of a file.
 pub(super) const COLUMNS: usize = 1 << 16;
@@ -71,7 +72,8 @@ pub(super) fn missing(is_empty: bool, table: &TableOptions) -> Error {
             format!("the file has no {what}: there is nothing but blank or commented lines in it")
         }
         (_, skipped) => {
-            format!("the file has no {what} behind the {skipped} lines that skip_rows passes over")
+            let lines = counted(skipped, "line");
+            format!("the file has no {what} behind the {lines} that skip_rows passes over")
         }
     })
 }

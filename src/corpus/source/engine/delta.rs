@@ -18,6 +18,7 @@ use crate::corpus::options::TableOptions;
 use crate::corpus::outcome::{InputFile, Position};
 use crate::corpus::source::find::{Finder, Folder};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::format::counted;
 use crate::store::kind_of_foreign;
 
 /// Reads the log of a table as far as its version, the newest unless the options say which.
@@ -53,7 +54,10 @@ pub(super) async fn open(
         etag: None,
         modified: modified.to_rfc3339(),
         version: Some(version),
-        read: Some(format!("version {version} of a Delta table, in {} files", files.num_files())),
+        read: Some(format!(
+            "version {version} of a Delta table, in {}",
+            counted(files.num_files() as u64, "file")
+        )),
     };
     let (uri, id) = (input.uri.clone(), snapshot.metadata().id().to_owned());
     let position = Position { uri, id, version: Some(version), mark: None };

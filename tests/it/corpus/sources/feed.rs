@@ -15,7 +15,7 @@ async fn only_what_changed_is_read() {
     let table = place.path("notes").to_str().unwrap().to_owned();
     lake.step(&table, "feed");
     let (read, all) = planned(&place);
-    assert_eq!(read, "version 0 of a Delta table, in 1 files");
+    assert_eq!(read, "version 0 of a Delta table, in 1 file");
     both(&place, "the first day").await;
     let version = lake.step(&table, "feed-edit");
     let (read, some) = planned(&place);

@@ -15,6 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 
 use crate::corpus::source::engine::opened::Changes;
+use crate::observe::format::counted;
 
 /// How many requests to a store run at once.
 const REQUESTS: usize = 16;
@@ -70,8 +71,8 @@ pub(super) async fn since(
     checks.buffered(REQUESTS).try_for_each(|_| async { Ok(()) }).await?;
     let bytes = found.iter().map(|(_, file)| file.size).sum();
     let read = format!(
-        "what changed from version {from} to {to} of a Delta table, in {} files",
-        found.len()
+        "what changed from version {from} to {to} of a Delta table, in {}",
+        counted(found.len() as u64, "file")
     );
     Ok(Changes { provider: Arc::new(provider), bytes, read })
 }

@@ -143,7 +143,7 @@ async fn a_table_stays_at_its_version_while_others_write() {
     assert_eq!(ids(&context, "SELECT id FROM notes").await, [1]);
     let (newest, input) = lake.opened(None).await.unwrap();
     assert_eq!(input.version, Some(2));
-    assert_eq!(input.read.as_deref(), Some("version 2 of a Delta table, in 1 files"));
+    assert_eq!(input.read.as_deref(), Some("version 2 of a Delta table, in 1 file"));
     let batches = newest.sql("SELECT * FROM notes").await.unwrap().collect().await.unwrap();
     let shown = pretty_format_batches(&batches).unwrap().to_string();
     assert!(shown.contains("| 2  | note 2 | zh   |"), "{shown}");
