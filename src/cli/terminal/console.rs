@@ -101,7 +101,12 @@ impl Console {
         // A message may name a file or a note: neither may command the terminal.
         let text: String = text
             .chars()
-            .map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c })
+            .map(|c| match c {
+                // A query's own indentation commands nothing.
+                '\t' => ' ',
+                c if c.is_control() && c != '\n' => '\u{fffd}',
+                c => c,
+            })
             .collect();
         let line = if self.color && !label.is_empty() {
             format!("\u{1b}[{code}m{label}\u{1b}[0m{text}\n")
