@@ -59,7 +59,7 @@ pub(super) fn parse<T: DeserializeOwned + Serialize>(text: &str, file: &Path) ->
 /// `command` instead.
 ///
 /// # Errors
-/// As [`read`] and [`parse`]; Config, naming the other command.
+/// As [`read`] and [`parse`]; Config, naming the other command, and for a pipeline file.
 pub(super) fn open<T: DeserializeOwned + Serialize>(
     file: &Path,
     others: &[&str],
@@ -67,6 +67,13 @@ pub(super) fn open<T: DeserializeOwned + Serialize>(
 ) -> Result<(T, PathBuf)> {
     let (text, base_dir) = read(file)?;
     let given: toml::Table = toml::from_str(&text).unwrap_or_default();
+    if ["corpus", "publish"].iter().any(|key| given.contains_key(*key)) {
+        return Err(Error::config(format!(
+            "{} is a pipeline file, as `scalingnote run` takes it; this command takes a recipe",
+            file.display()
+        ))
+        .with_hint(HINT));
+    }
     match others.iter().find(|key| given.contains_key(**key)) {
         None => Ok((parse(&text, file)?, base_dir)),
         Some(key) => Err(Error::config(format!(
@@ -88,10 +95,10 @@ fn near(message: &str) -> String {
     }
 }
 
-/// A Config error of the library, with the file whose fields it names.
+/// A Config error of the library, or that of a missing file, with the recipe that names it.
 pub(super) fn naming<T>(file: &Path, result: Result<T>) -> Result<T> {
     match result {
-        Err(error) if error.kind() == ErrorKind::Config => {
+        Err(error) if matches!(error.kind(), ErrorKind::Config | ErrorKind::NotFound) => {
             Err(error).context(|| file.display().to_string())
         }
         other => other,
