@@ -43,7 +43,7 @@ pub(crate) struct ServeArgs {
     #[arg(value_parser = place::text())]
     root: String,
     /// Address and port; port 0 takes a free one and prints it.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     bind: SocketAddr,
     /// Another host name by which clients or a proxy address this server; repeatable.
     #[arg(long, value_name = "NAME", value_parser = host_name)]
@@ -186,6 +186,13 @@ fn limits(args: &ServeArgs) -> Limits {
 }
 
 /// A host's name as it is in an address, without scheme and port.
+fn address(text: &str) -> std::result::Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080; a name is none"
+            .into()
+    })
+}
+
 fn host_name(text: &str) -> std::result::Result<String, String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     match text.is_empty() || !text.chars().all(is_name) {

@@ -25,7 +25,7 @@ impl Refusal {
     }
 
     pub fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "there are /search, /healthz and /metrics")
+        Self::new(StatusCode::NOT_FOUND, "there are /, /search, /healthz and /metrics")
     }
 
     pub fn opening(number: u64) -> Self {
