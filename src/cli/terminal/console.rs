@@ -145,10 +145,13 @@ impl Console {
 /// Where stdout takes no more, as a full disk does.
 pub(crate) fn printed(written: io::Result<()>) -> Result<()> {
     match written {
-        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => Err(Error::io(
-            cause,
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => Err(Error::new(
+            kind_of_io(&cause),
             "standard output cannot be written; what it has of this is cut off",
-        )),
+        )
+        .with_source(cause)
+        // What is known of full disks speaks of temporary files.
+        .with_hint("look at where standard output goes: it takes no more")),
         _ => Ok(()),
     }
 }
