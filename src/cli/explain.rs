@@ -54,7 +54,15 @@ pub(super) async fn execute(args: ExplainArgs, app: &App) -> Result<()> {
         reporter: &app.reporter,
         cancel: &app.cancel,
     };
-    app.answer(args.json, &exec::explain(&request).await?, table)
+    let mut found = exec::explain(&request).await?;
+    // Who leaves the type out takes either.
+    if args.note.parse::<NoteId>().is_ok_and(|asked| asked.to_string() != found.note) {
+        let other = &found.note;
+        found
+            .because
+            .insert(0, format!("there is no note {note}; this is {other}, which reads the same"));
+    }
+    app.answer(args.json, &found, table)
 }
 
 /// An id with its type, or one that reads as a number or as a text.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::MultiProgress;
 
 use crate::cli::args::{Color, Global, LogFormat, ProgressMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, kind_of_io};
 
 /// Weight of a line on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
