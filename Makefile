@@ -32,7 +32,7 @@ help: ## Print this list.
 .PHONY: index
 index: check-tools ## Fresh machine to searchable snapshot: fetch, build, index, search (NOTES=1000 for more).
 	@$(PYTHON) pipelines/fetch_quickstart.py --cache $(CACHE) --notes "$(NOTES)"
-	@echo "building the program (the first time: some 400 crates)"
+	@echo "building the program (the first time: some 360 crates)"
 	$(CARGO) build --release
 	@bin="$(BIN)"; set -e; \
 	echo "$$bin run pipelines/quickstart.toml $(QUICK_SET)"; \
