@@ -206,9 +206,11 @@ fn options_that_cannot_work_are_refused_before_the_work() {
     }
     // A recipe for another command, and a folder that is a file.
     write(path, "distill.toml", DISTILL);
+    write(path, "day.toml", "version = 2\n[corpus]\n[tower]\n[publish]\nroot = \"root\"\n");
     for (line, message) in [
         ("train distill.toml --out x", "it is a recipe for `scalingnote distill`"),
         ("mine distill.toml --out x", "it is a recipe for `scalingnote distill`"),
+        ("distill day.toml --out x", "day.toml is a pipeline file"),
         ("distill recipe.toml --out x", "it is a recipe for `scalingnote train`"),
         ("train recipe.toml --out distill.toml", "distill.toml is a file; --out names a folder"),
         ("distill distill.toml --out recipe.toml", "recipe.toml is a file"),
