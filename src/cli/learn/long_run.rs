@@ -10,6 +10,10 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) fn named<T>(recipe: &Path, result: Result<T>) -> Result<T> {
     match result {
         Err(error) if error.kind() == ErrorKind::Conflict => Err(Error::usage(error.to_string())),
+        // Only the recipe names files that are read.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(error.context(recipe.display().to_string()))
+        }
         other => recipe::naming(recipe, other),
     }
 }

@@ -95,10 +95,10 @@ fn near(message: &str) -> String {
     }
 }
 
-/// A Config error of the library, or that of a missing file, with the recipe that names it.
+/// A Config error of the library, with the file whose fields it names.
 pub(super) fn naming<T>(file: &Path, result: Result<T>) -> Result<T> {
     match result {
-        Err(error) if matches!(error.kind(), ErrorKind::Config | ErrorKind::NotFound) => {
+        Err(error) if error.kind() == ErrorKind::Config => {
             Err(error).context(|| file.display().to_string())
         }
         other => other,
