@@ -360,7 +360,7 @@ fn a_tower_that_would_find_less_is_not_published() {
     teacher["prompt_suffix"] = "z".repeat(90).into();
     teacher["max_tokens"] = 128.into();
     std::fs::write(config, fields.to_string()).unwrap();
-    let set = "--set query.tower.model=good --set publish.root=other";
+    let set = "--set query.tower.model=good --set publish.root=other --set query.adapt.own_weight=0";
     let report = json_of(place.path(), &format!("run p.toml {set} --json --quiet"));
     let judged = &report["query_tower"]["judged"];
     let found = |who: &str| judged[who]["ndcg_at_10"].as_f64().unwrap();
@@ -383,6 +383,8 @@ fn what_makes_no_sense_is_refused() {
         ("query.adapt.max_texts=3", vec!["query.adapt.max_texts", "16 to 1,000,000"]),
         ("query.adapt.minute=3", vec!["minutes"]),
         ("query.adapt.minutes=0", vec!["query.adapt.minutes", "at least 1"]),
+        ("query.adapt.steps=0", vec!["query.adapt.steps", "at least 1"]),
+        ("query.adapt.own_weight=-1.0", vec!["query.adapt.own_weight", "0 or more"]),
         ("query.adapt.score_weight=-1.0", vec!["query.adapt.score_weight", "0 or more"]),
         ("corpus.mode=delta", vec!["query.adapt", "corpus.mode = \"full\""]),
         ("query.tower.prompt_prefix=? ", vec!["a tower with a prompt cannot be adapted"]),
