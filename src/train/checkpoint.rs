@@ -132,12 +132,7 @@ pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result
             [("value", slot.var.as_tensor()), ("first", &slot.first), ("second", &slot.second)];
         for (part, tensor) in parts {
             let values = numbers(tensor)?;
-            if !values.iter().all(|value| value.is_finite()) {
-                return Err(Error::input(format!(
-                    "{} is no longer finite after {} steps; lower optimizer.learning_rate and start from another output",
-                    slot.name, state.step
-                )));
-            }
+            check(&values, &slot.name, state)?;
             let data = bytes(&values);
             hasher.field(&data);
             let name = format!("{part}.{}", slot.name);
@@ -155,6 +150,25 @@ pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result
     file.as_file().sync_all().map_err(io)?;
     file.persist(&path).map_err(|e| io(e.error))?;
     fs::File::open(directory).and_then(|d| d.sync_all()).map_err(io)
+}
+
+/// Refuses the parameters that [`save`] refuses, where nothing is written.
+///
+/// # Errors
+/// Input where one is no longer finite.
+pub(super) fn check_all(state: &State, optimizer: &AdamW) -> Result<()> {
+    let mut slots = optimizer.slots.iter();
+    slots.try_for_each(|slot| check(&numbers(slot.var.as_tensor())?, &slot.name, state))
+}
+
+fn check(values: &[f32], name: &str, state: &State) -> Result<()> {
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::input(format!(
+            "{name} is no longer finite after {} steps; lower optimizer.learning_rate and start from another output",
+            state.step
+        ))),
+    }
 }
 
 /// Loads the checkpoint of `directory` into `optimizer`, if there is one.

@@ -55,7 +55,8 @@ pub(super) struct Training<'a> {
     pub(super) planned: u64,
     /// When the run started and how long it may take.
     pub(super) limit: Option<(Instant, Duration)>,
-    pub(super) checkpoint_seconds: u64,
+    /// `None` for a run that is not to be resumed: it writes no checkpoint, which takes a small model as long as steps do.
+    pub(super) checkpoint_seconds: Option<u64>,
     pub(super) watch: &'a ValidationOptions,
     /// Parameters from before this step are never kept.
     pub(super) keep_from: u64,
@@ -104,7 +105,8 @@ impl Training<'_> {
                 break;
             }
             self.step(learner, optimizer, state)?;
-            if saved.elapsed() >= Duration::from_secs(self.checkpoint_seconds) {
+            let is_due = |seconds| saved.elapsed() >= Duration::from_secs(seconds);
+            if self.checkpoint_seconds.is_some_and(is_due) {
                 self.save(state, optimizer)?;
                 saved = Instant::now();
             }
@@ -112,7 +114,7 @@ impl Training<'_> {
         if !state.is_looked_at() {
             self.look(learner, state, optimizer)?;
         }
-        checkpoint::save(self.output, state, optimizer)?;
+        self.checkpoint(state, optimizer)?;
         let mut report = self.report(state);
         report.exported = keep::put_best(&state.kept, optimizer, self.output, || {
             learner.look(state.step)?.ok_or_else(|| Error::internal("a look was kept before"))
@@ -186,7 +188,7 @@ impl Training<'_> {
         let (most, output) = (self.watch.average, self.output);
         keep::offer(&mut state.kept, &seen, most, self.keep_from, optimizer, output)?;
         state.validation.push(seen);
-        checkpoint::save(output, state, optimizer)?;
+        self.checkpoint(state, optimizer)?;
         keep::sweep(&state.kept, output)
     }
 
@@ -204,8 +206,15 @@ impl Training<'_> {
     }
 
     fn save(&self, state: &State, optimizer: &AdamW) -> Result<()> {
-        checkpoint::save(self.output, state, optimizer)?;
+        self.checkpoint(state, optimizer)?;
         self.report(state).write(self.output)
+    }
+
+    fn checkpoint(&self, state: &State, optimizer: &AdamW) -> Result<()> {
+        match self.checkpoint_seconds {
+            Some(_) => checkpoint::save(self.output, state, optimizer),
+            None => checkpoint::check_all(state, optimizer),
+        }
     }
 
     fn report(&self, state: &State) -> TrainReport {
@@ -266,7 +275,7 @@ mod tests {
             batch: 1,
             planned: 3,
             limit: None,
-            checkpoint_seconds: 0,
+            checkpoint_seconds: Some(0),
             watch: &watch,
             keep_from: 0,
             model: String::new(),

@@ -278,7 +278,8 @@ fn options(
             ..ValidationOptions::default()
         },
         seed: own.seed,
-        checkpoint_seconds: u64::from(u32::MAX),
+        checkpoint_seconds: 0,
         limit,
+        once: true,
     }
 }

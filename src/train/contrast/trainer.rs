@@ -63,7 +63,7 @@ pub fn train_decoder(
         batch: options.batch_pairs,
         planned: options.steps.unwrap_or(batches.steps_per_epoch()),
         limit: None,
-        checkpoint_seconds: options.checkpoint_seconds,
+        checkpoint_seconds: Some(options.checkpoint_seconds),
         watch: &options.validation,
         keep_from: 1,
         model: options.tower.model.clone(),

@@ -57,6 +57,9 @@ pub struct DistillOptions {
     /// sooner. Without one, equal options give an equal student.
     #[serde(skip)]
     pub limit: Option<Duration>,
+    /// The run is never resumed, so it writes no checkpoints.
+    #[serde(skip)]
+    pub once: bool,
 }
 
 fn one() -> f64 {

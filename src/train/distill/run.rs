@@ -145,7 +145,7 @@ pub async fn distill(
         batch: options.batch,
         planned: options.steps.unwrap_or(per_epoch),
         limit: options.limit.map(|limit| (began, limit)),
-        checkpoint_seconds: options.checkpoint_seconds,
+        checkpoint_seconds: (!options.once).then_some(options.checkpoint_seconds),
         watch: &options.validation,
         // A refitted projection is kept even if no step improves on it.
         keep_from: u64::from(refit == 0),

@@ -68,6 +68,7 @@ async fn a_student_learns_resumes_and_can_be_opened() {
         seed: 5,
         checkpoint_seconds: 3600,
         limit: None,
+        once: false,
     };
     let reporter = silent();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
@@ -100,6 +101,14 @@ async fn a_student_learns_resumes_and_can_be_opened() {
     assert_eq!(run(&two, &cancelled, &teacher).await.unwrap_err().kind(), ErrorKind::Cancelled);
     let resumed = run(&two, &Cancel::new(), &teacher).await.unwrap();
     assert_eq!(whole.validation, resumed.validation);
+    // One that is not to be resumed learns the same.
+    let (unsaved, output) =
+        (DistillOptions { once: true, ..options.clone() }, dir.path().join("once"));
+    let free = Cancel::new();
+    let once = distill(&texts, &vectors, &unsaved, dir.path(), &output, &reporter, &free).await;
+    assert_eq!(once.unwrap().validation, whole.validation);
+    assert!(one.join("checkpoint.safetensors").exists());
+    assert!(!output.join("checkpoint.safetensors").exists());
 
     // What was exported is a query tower like any other.
     let student = one.join("student").to_str().unwrap().to_owned();

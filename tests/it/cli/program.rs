@@ -32,6 +32,7 @@ fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("p.toml"), pipeline()).unwrap();
     std::fs::write(folder.path().join("bad.toml"), pipeline().replace("model", "modle")).unwrap();
+    std::fs::write(folder.path().join("notes.csv"), "note_id,title\n").unwrap();
     folder
 }
 
@@ -102,6 +103,7 @@ fn a_check_names_what_a_run_here_would_miss() {
         ("tower.adapter=gone", Some("[tower]: adapter \"gone\"")),
         ("tower.tokenizer=there", None),
         ("tower.model=hf:no/such", None),
+        ("corpus.tables=[{name=\"notes\",uri=\"gone.csv\"}]", Some("gone.csv")),
     ] {
         let output = run(folder.path(), &["config", "check", "p.toml", "--set", set]);
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));

@@ -360,7 +360,8 @@ fn a_tower_that_would_find_less_is_not_published() {
     teacher["prompt_suffix"] = "z".repeat(90).into();
     teacher["max_tokens"] = 128.into();
     std::fs::write(config, fields.to_string()).unwrap();
-    let set = "--set query.tower.model=good --set publish.root=other --set query.adapt.own_weight=0";
+    let set =
+        "--set query.tower.model=good --set publish.root=other --set query.adapt.own_weight=0";
     let report = json_of(place.path(), &format!("run p.toml {set} --json --quiet"));
     let judged = &report["query_tower"]["judged"];
     let found = |who: &str| judged[who]["ndcg_at_10"].as_f64().unwrap();
