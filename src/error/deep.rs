@@ -58,9 +58,10 @@ fn no_deep_thread(cause: std::io::Error) -> Error {
 /// The error of a thread that cannot be started. What the system says of it ("temporarily unavailable") would otherwise
 /// be read as something that passes.
 pub fn no_thread(doing: &'static str, cause: std::io::Error) -> Error {
-    Error::resource(doing).with_source(cause).with_hint(
-        "raise the limits on processes and on address space (ulimit -u, -v; TasksMax of a service, pids of a container)",
-    )
+    // A runtime needs descriptors, too.
+    let descriptors = super::way_out(&cause).filter(|hint| hint.contains("ulimit -n"));
+    let threads = "raise the limits on processes and on address space (ulimit -u, -v; TasksMax of a service, pids of a container)";
+    Error::resource(doing).with_source(cause).with_hint(descriptors.unwrap_or(threads))
 }
 
 #[cfg(test)]

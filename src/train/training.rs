@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 
 use super::checkpoint::{self, State};
+use super::files::cannot;
 use super::keep;
 use super::optimizer::AdamW;
 use super::options::ValidationOptions;
@@ -82,6 +83,7 @@ impl Training<'_> {
         state: &mut State,
     ) -> Result<TrainReport> {
         let started = Instant::now();
+        std::fs::create_dir_all(self.output).map_err(cannot("write", self.output))?;
         if state.step > 0 {
             self.inform(format!("resuming after step {}", state.step));
         }
