@@ -57,10 +57,8 @@ pub(super) async fn execute(args: ExplainArgs, app: &App) -> Result<()> {
     let mut found = exec::explain(&request).await?;
     // Who leaves the type out takes either.
     if args.note.parse::<NoteId>().is_ok_and(|asked| asked.to_string() != found.note) {
-        let other = &found.note;
-        found
-            .because
-            .insert(0, format!("there is no note {note}; this is {other}, which reads the same"));
+        let why = format!("there is no note {note}; showing {} instead", found.note);
+        found.because.insert(0, why);
     }
     app.answer(args.json, &found, table)
 }

@@ -185,14 +185,15 @@ fn limits(args: &ServeArgs) -> Limits {
     }
 }
 
-/// A host's name as it is in an address, without scheme and port.
+/// An address to bind to: numbers, for a name may stand for several.
 fn address(text: &str) -> std::result::Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080; a name is none"
+        "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080, not a host name"
             .into()
     })
 }
 
+/// A host's name as it is in an address, without scheme and port.
 fn host_name(text: &str) -> std::result::Result<String, String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     match text.is_empty() || !text.chars().all(is_name) {

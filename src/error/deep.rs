@@ -59,7 +59,7 @@ fn no_deep_thread(cause: std::io::Error) -> Error {
 /// be read as something that passes.
 pub fn no_thread(doing: &'static str, cause: std::io::Error) -> Error {
     // A runtime needs descriptors, too.
-    let descriptors = super::way_out(&cause).filter(|hint| hint.contains("ulimit -n"));
+    let descriptors = super::way_out(&cause).filter(|hint| *hint == super::TOO_MANY_FILES);
     let threads = "raise the limits on processes and on address space (ulimit -u, -v; TasksMax of a service, pids of a container)";
     Error::resource(doing).with_source(cause).with_hint(descriptors.unwrap_or(threads))
 }

@@ -214,8 +214,9 @@ impl AdaptOptions {
                 problems.push((key, message));
             }
         };
-        let any = weights.iter().any(|(_, weight)| *weight > 0.0);
-        require(any, "mse_weight", "must be above 0, or one of the other weights");
+        // A note of one's own alone would not keep the tower where the LLM places texts.
+        let any = self.mse_weight + self.cosine_weight + self.score_weight > 0.0;
+        require(any, "mse_weight", "must be above 0, or cosine_weight or score_weight");
         require((16..=1_000_000).contains(&self.max_texts), "max_texts", "must be 16 to 1,000,000");
         require(
             self.minutes != Some(0),

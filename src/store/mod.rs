@@ -27,8 +27,8 @@ pub use local::{DurableLocal, Swept};
 pub(crate) use local::{make_private, private_folder};
 pub use parquet::{ParquetObject, parquet_error};
 pub use pieces::{Cutter, FileHasher, Pieces};
-pub(crate) use root::damaged;
 pub use root::{
     FileRef, Foreign, Foreigners, Listed, PutOutcome, Root, hash_file, open_store, open_web_file,
 };
+pub(crate) use root::{damaged, file_in_the_way};
 pub use signing::{Keys, PublicKey, SIGNING_KEY, SIGNING_KEY_FILE, SigningKey};

@@ -16,6 +16,7 @@ use super::optimizer::AdamW;
 use super::report::{StepRecord, TrainReport, ValidationRecord};
 use super::tensors::{bytes, numbers, tensor_error};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::observe::format;
 use crate::store::named::read_whole;
 use crate::types::{Digest256, Hasher256};
 
@@ -121,7 +122,7 @@ fn path(directory: &Path) -> PathBuf {
 /// Writes the checkpoint of `directory`; a crash leaves the old or the new one whole.
 ///
 /// # Errors
-/// Input where a parameter is no longer finite: what is there stays. About writing otherwise.
+/// Input, if a parameter is NaN or infinite: an existing checkpoint is kept. About writing otherwise.
 pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result<()> {
     let path = path(directory);
     let io = cannot("write", &path);
@@ -152,10 +153,10 @@ pub(super) fn save(directory: &Path, state: &State, optimizer: &AdamW) -> Result
     fs::File::open(directory).and_then(|d| d.sync_all()).map_err(io)
 }
 
-/// Refuses the parameters that [`save`] refuses, where nothing is written.
+/// Checks parameters as [`save`] does, without writing anything.
 ///
 /// # Errors
-/// Input where one is no longer finite.
+/// Input, if a parameter is NaN or infinite.
 pub(super) fn check_all(state: &State, optimizer: &AdamW) -> Result<()> {
     let mut slots = optimizer.slots.iter();
     slots.try_for_each(|slot| check(&numbers(slot.var.as_tensor())?, &slot.name, state))
@@ -165,8 +166,9 @@ fn check(values: &[f32], name: &str, state: &State) -> Result<()> {
     match values.iter().all(|value| value.is_finite()) {
         true => Ok(()),
         false => Err(Error::input(format!(
-            "{name} is no longer finite after {} steps; lower optimizer.learning_rate and start from another output",
-            state.step
+            "{name} is no longer finite after {}; lower optimizer.learning_rate and start again with a new output \
+             folder",
+            format::counted(state.step, "step")
         ))),
     }
 }

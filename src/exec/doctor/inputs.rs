@@ -1,7 +1,7 @@
 //! What a run reads here beside models: the files of the tables, and the queries of `[evaluation]`.
 
 use super::check::Check;
-use super::store::file_in_the_way;
+use super::store::file_instead;
 use crate::config::Pipeline;
 use crate::corpus::look_for_files;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
@@ -21,7 +21,7 @@ pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
 
 /// What a run of this pipeline would not find, or could not use, if it ran here; of models nothing is said.
 pub async fn unusable_here(pipeline: &Pipeline) -> Vec<Error> {
-    let root = file_in_the_way(&pipeline.publish.root);
+    let root = file_instead(&pipeline.publish.root);
     let root = root.map(|found| Error::input(format!("publish.root: {found}")));
     let inputs = look(pipeline).await.into_iter().filter_map(|(_, wrong)| wrong);
     root.into_iter().chain(inputs).collect()

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::exec::machine::existing;
 use crate::snapshot;
 use crate::store::layout::{self, LeaseKind};
-use crate::store::{PutOutcome, Root};
+use crate::store::{PutOutcome, Root, file_in_the_way};
 
 /// Clouds refuse requests that are signed by a clock that is further off.
 const REFUSED_SECONDS: i64 = 15 * 60;
@@ -18,7 +18,7 @@ const REFUSED_SECONDS: i64 = 15 * 60;
 const NOTICED_SECONDS: i64 = 60;
 
 pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
-    if let Some(found) = file_in_the_way(&pipeline.publish.root) {
+    if let Some(found) = file_instead(&pipeline.publish.root) {
         let way_out = "name another folder in publish.root";
         return vec![Check::wrong("root", found, way_out, ErrorKind::Input)];
     }
@@ -72,18 +72,9 @@ pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
     checks
 }
 
-/// What to say where a file stands in the place of the root's folder, or of one above it.
-pub(super) fn file_in_the_way(root: &str) -> Option<String> {
-    let folder = local(root)?;
-    let file = folder.ancestors().find(|path| path.exists()).filter(|at| !at.is_dir())?;
-    Some(match file == folder {
-        true => format!("{} is a file; a root is a folder", file.display()),
-        false => format!(
-            "{} is a file, so the folder {} cannot be made",
-            file.display(),
-            folder.display()
-        ),
-    })
+/// What is wrong where a file stands in the place of the root's folder, or of one above it.
+pub(super) fn file_instead(root: &str) -> Option<String> {
+    local(root).and_then(|folder| file_in_the_way(&folder))
 }
 
 async fn written(root: &Root) -> Vec<Check> {

@@ -15,5 +15,6 @@ pub(crate) use checked::damaged;
 pub use handle::Root;
 pub use listing::{Foreign, Foreigners};
 pub use object::{FileRef, Listed, PutOutcome};
+pub(crate) use open::file_in_the_way;
 pub use open::{open_store, open_web_file};
 pub use transfer::hash_file;

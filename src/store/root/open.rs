@@ -129,20 +129,26 @@ fn memory(name: &str, uri: &str) -> Result<Root> {
     Ok(Root::from_store(store, uri, None))
 }
 
+/// What to say where a file stands in the place of a root's folder, or of one above it.
+pub(crate) fn file_in_the_way(folder: &Path) -> Option<String> {
+    let file = folder.ancestors().find(|path| path.exists()).filter(|at| !at.is_dir())?;
+    Some(match file == folder {
+        true => format!("{} is a file; a root is a folder", file.display()),
+        false => format!(
+            "{} is a file, so the folder {} cannot be made",
+            file.display(),
+            folder.display()
+        ),
+    })
+}
+
 fn local(path: &Path) -> Result<Root> {
     if path.as_os_str().is_empty() {
         return Err(Error::config("the root is empty; name a folder or a URI"));
     }
     // Of such a file the system would say that it exists, which is not what is wrong.
-    if let Some(file) = path.ancestors().find(|at| at.exists()).filter(|at| !at.is_dir()) {
-        return Err(Error::input(match file == path {
-            true => format!("{} is a file; a root is a folder", path.display()),
-            false => format!(
-                "{} is a file, so the root folder {} cannot be made",
-                file.display(),
-                path.display()
-            ),
-        }));
+    if let Some(found) = file_in_the_way(path) {
+        return Err(Error::input(found));
     }
     let made = std::fs::create_dir_all(path).and_then(|()| path.canonicalize());
     let folder: PathBuf = made.map_err(|cause| {

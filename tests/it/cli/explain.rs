@@ -113,7 +113,7 @@ fn what_is_not_found_says_why() {
     because(&nowhere, "snapshot 1 does not have it");
     // It reads the same, and is another note; what the corpus has counts.
     assert_eq!(explain(&place, "s:7")["note"], "i:7");
-    because(&explain(&place, "s:7"), "there is no note s:7; this is i:7");
+    because(&explain(&place, "s:7"), "there is no note s:7; showing i:7 instead");
 
     place.write("data/b.jsonl", row(21, "alone no more", 1, false));
     because(&explain(&place, "21"), "with another text than the corpus has now");
