@@ -39,8 +39,9 @@ pub(super) async fn query_towers(
     let named = before.unwrap_or(named);
     let adapted = match (&pipeline.query.adapt, &plan.adapt) {
         (None, _) => None,
-        (Some(_), Some(_)) => {
-            adapted.and_then(|receipt| receipt.tower.as_ref()).map(|tower| QueryTower {
+        (Some(_), Some(_)) => adapted
+            .and_then(|receipt| Some((receipt, receipt.tower.as_ref()?)))
+            .map(|(receipt, tower)| QueryTower {
                 fingerprint: tower.fingerprint,
                 kind: QueryTower::DISTILLED.to_owned(),
                 options: tower.options.clone(),
@@ -48,10 +49,10 @@ pub(super) async fn query_towers(
                 adapted: Some(Adapted {
                     files: tower.files.clone(),
                     options: tower.by,
+                    steps_left: receipt.summary.steps_left,
                     base: Box::new(named.clone()),
                 }),
-            })
-        }
+            }),
         (Some(_), None) => newest_towers(session).await?.find(|tower| {
             tower.adapted.as_ref().is_some_and(|own| own.base.fingerprint == named.fingerprint)
         }),

@@ -142,15 +142,19 @@ impl fmt::Display for RunReport {
 /// An adaptation in a line.
 impl fmt::Display for AdaptSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AdaptSummary { outcome, learnt, new_texts, texts, steps, seconds, judged, .. } = self;
+        let Self { outcome, learnt, new_texts, texts, steps, steps_left, seconds, judged, .. } =
+            self;
         match outcome {
-            AdaptOutcome::Adapted => write!(
-                f,
-                "query tower adapted to {} in {} ({})",
-                format::counted(*learnt, "text"),
-                format::counted(*steps, "step"),
-                format::seconds(*seconds)
-            )?,
+            AdaptOutcome::Adapted => {
+                let (learnt, steps) =
+                    (format::counted(*learnt, "text"), format::counted(*steps, "step"));
+                let seconds = format::seconds(*seconds);
+                write!(f, "query tower adapted to {learnt} in {steps} ({seconds}")?;
+                match steps_left {
+                    0 => f.write_str(")")?,
+                    left => write!(f, "; the next run takes {left} more)")?,
+                }
+            }
             AdaptOutcome::Kept => {
                 write!(f, "adapted query tower kept: {new_texts} of {texts} texts are new")?;
             }

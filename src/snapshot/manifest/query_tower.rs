@@ -46,9 +46,16 @@ pub struct Adapted {
     pub files: Vec<FileRef>,
     /// Digest of what decided how it was adapted: with other options it is adapted again.
     pub options: Digest256,
+    /// Steps that its minutes left untaken: the next run takes them, whether notes changed or not.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub steps_left: u64,
     /// The tower as the pipeline names it, which this one began as; a purge of a note that this one read goes back to
     /// it.
     pub base: Box<QueryTower>,
+}
+
+fn is_zero(steps: &u64) -> bool {
+    *steps == 0
 }
 
 /// A tower's files on this machine, as long as this value lives.

@@ -38,6 +38,9 @@ pub struct AdaptSummary {
     pub learnt: u64,
     /// Steps taken: fewer than were asked for where `minutes` ran out.
     pub steps: u64,
+    /// Steps that `minutes` left untaken, for the next run.
+    #[serde(default)]
+    pub steps_left: u64,
     /// The limit on its time, if there was one.
     pub minutes: Option<u32>,
     /// Wall seconds.

@@ -169,12 +169,15 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
         None => drawn.pieces().map(|piece| piece.hash).collect(),
     };
     let new_texts = new.len() as u64;
+    let adapted = task.previous.as_ref().and_then(|tower| tower.adapted.as_ref());
+    let steps_left = adapted.map_or(0, |adapted| adapted.steps_left);
     let summary = |outcome, judged| AdaptSummary {
         outcome,
         texts,
         new_texts,
         learnt: 0,
         steps: 0,
+        steps_left,
         minutes: task.options.minutes,
         seconds: budget.seconds(),
         judged,
@@ -226,7 +229,7 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
         steps,
     };
     let start = Start::of(&begins);
-    let (packed, steps) = match learn(task, start, lesson, &budget, folder.path(), env).await {
+    let (packed, done) = match learn(task, start, lesson, &budget, folder.path(), env).await {
         // Its numbers are no longer finite: the notes are to be published all the same.
         Err(error) if error.kind() == ErrorKind::Input => {
             env.reporter.warn(format!("the query tower stays as it was: {error}"));
@@ -242,13 +245,13 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
         before: asked.found(&before, &notes, &env.cancel).await?,
         now: asked.found(&now, &notes, &env.cancel).await?,
     };
-    let done = |outcome| AdaptSummary { learnt, steps, ..summary(outcome, Some(judged)) };
+    let ended = |outcome| AdaptSummary { learnt, steps: done, ..summary(outcome, Some(judged)) };
     if !judged.is_as_good() {
-        return Ok(stays(done(AdaptOutcome::Refused)));
+        return Ok(stays(ended(AdaptOutcome::Refused)));
     }
     let read_now = asked.pieces.iter().chain(&shown.pieces).map(|piece| &piece.hash);
     let earlier = previous.as_ref().map(|previous| &previous.read);
-    let read = Read::of(&drawn, read_now, earlier, judged, taken + steps);
+    let read = Read::of(&drawn, read_now, earlier, judged, taken + done);
     let files = store(&packed, now.fingerprint()?, &read, env).await?;
     let tower = AdaptedTower {
         fingerprint: now.fingerprint()?,
@@ -257,7 +260,9 @@ async fn work(task: &AdaptTask, worker: &mut Worker, env: &TaskEnv) -> Result<Ad
         files,
         by,
     };
-    let summary = done(AdaptOutcome::Adapted);
+    // Where there was no time for one step, there will be none tomorrow.
+    let steps_left = if done == 0 { 0 } else { steps.saturating_sub(done) };
+    let summary = AdaptSummary { steps_left, ..ended(AdaptOutcome::Adapted) };
     Ok(AdaptReceipt { id: task.id.clone(), tower: Some(tower), summary })
 }
 

@@ -20,7 +20,7 @@ pub struct AdaptRequest<'a> {
     pub named: TowerOptions,
 }
 
-/// The task, where the tower is to be adapted at all and the parent has not adapted it to these very notes.
+/// The task, where the tower is to be adapted at all and the parent has not adapted it to these very notes, all its steps.
 ///
 /// # Errors
 /// Config for a tower that cannot learn.
@@ -39,7 +39,7 @@ pub(super) async fn lay_out(
     let previous = previous(root, spec, parent, fingerprint).await?;
     let adapted = previous.as_ref().and_then(|tower| tower.adapted.as_ref());
     let by = options.digest()?;
-    if adapted.is_some_and(|adapted| adapted.options == by)
+    if adapted.is_some_and(|adapted| adapted.options == by && adapted.steps_left == 0)
         && shards.iter().all(|shard| shard.unchanged)
     {
         return Ok(None);

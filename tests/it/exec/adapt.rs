@@ -241,6 +241,42 @@ async fn the_query_tower_adapts_once_and_is_found_in_the_root() {
     assert_eq!(place.tower(), first["adapted"]["base"]);
 }
 
+/// A snapshot as time would have left it: with twelve of thirty steps to take.
+fn leave_steps(place: &Place) {
+    let root = place.path().join("root");
+    let number = root.join("snapshots/00000000000000000001.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&number).unwrap()).unwrap();
+    let adapted = &mut manifest["content"]["query_towers"][0]["adapted"];
+    adapted["steps_left"] = json!(12);
+    let files = adapted["files"].as_array_mut().unwrap().iter_mut();
+    let mut texts = files.filter(|file| file["path"].as_str().unwrap().ends_with(".texts.json"));
+    let file = texts.next().unwrap();
+    let path = root.join(file["path"].as_str().unwrap());
+    let mut read: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    read["steps"] = json!(18);
+    std::fs::write(&path, read.to_string()).unwrap();
+    file["size"] = json!(read.to_string().len());
+    file["sha256"] = json!(hash_file(&path).unwrap().to_hex());
+    let content = serde_json::from_value(manifest["content"].clone()).unwrap();
+    let hash = scalingnote::snapshot::content_hash(&content).unwrap().to_hex();
+    manifest["content_hash"] = json!(hash);
+    std::fs::write(&number, manifest.to_string()).unwrap();
+}
+
+#[test]
+fn steps_that_time_left_are_taken_though_no_note_changed() {
+    let place = Place::new();
+    place.run();
+    leave_steps(&place);
+    let rest = place.run();
+    assert_eq!(rest["outcome"], json!({"result": "published", "snapshot": 2}), "{rest}");
+    assert_eq!((outcome(&rest), &rest["query_tower"]["steps"]), ("adapted", &json!(12)), "{rest}");
+    assert_eq!(rest["query_tower"]["new_texts"], 0, "{rest}");
+    // All of them are taken now.
+    assert_eq!(place.tower()["adapted"].get("steps_left"), None);
+    assert_eq!(place.run()["outcome"]["result"], "nothing-to-do");
+}
+
 /// What a task by its envelope stores is what a run stores, byte for byte.
 #[test]
 fn a_task_adapts_as_a_run_does() {
