@@ -250,8 +250,9 @@ mod tests {
 
     fn found(text: &str) -> (Pipeline, Vec<DefaultChange>) {
         let resolved = resolve_text(text, "p.toml", "/".as_ref(), [], &[]).unwrap();
-        let changes = differences(TABLE, &resolved.pipeline, &resolved.origins).unwrap();
-        (resolved.pipeline, changes)
+        let pipeline = resolved.pipeline;
+        let changes = differences(TABLE, &pipeline, &pipeline.origins.by_key).unwrap();
+        (pipeline, changes)
     }
 
     #[test]

@@ -46,7 +46,8 @@ impl Resolved {
             let section = if is_prompt { named.prompts } else { named.section };
             if self.set(section, understood.key, tower.options()) && understood.by != "default" {
                 let path = format!("{section}.{}", understood.key);
-                self.origins.insert(path, Origin::Model(understood.by.clone()));
+                let origin = Origin::Model(understood.by.clone());
+                self.pipeline.origins.by_key.insert(path, origin);
             }
         }
     }

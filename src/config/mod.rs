@@ -1,8 +1,8 @@
 //! The pipeline's configuration: a TOML file, overridden by environment variables and flags.
 //!
 //! [`resolve`] reads all three, reports every problem at once with its file, line and column, and
-//! returns a typed [`Pipeline`] together with the origin of every value that is not in the file. A default may depend on
-//! the file's version; [`upgrade()`] writes a file in the newest one.
+//! returns a typed [`Pipeline`] that knows the origin of every value: what a run finds wrong with one is told with its
+//! place, too. A default may depend on the file's version; [`upgrade()`] writes a file in the newest one.
 
 mod check;
 mod defaults;
@@ -33,8 +33,7 @@ pub(crate) use file::read;
 pub use fill::Named;
 pub use models::ModelSaid;
 pub use next::NextOptions;
-pub use origin::ENV_PREFIX;
-pub use origin::Origin;
+pub use origin::{ENV_PREFIX, Origin, Origins};
 pub use pipeline::{Pipeline, PublishOptions};
 pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems};

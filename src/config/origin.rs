@@ -1,5 +1,6 @@
 //! Where a value came from: the file, the environment, a flag, or nobody.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Variables that override the file start so: `SCALINGNOTE__TOWER__MAX_TOKENS=256`.
@@ -57,6 +58,22 @@ impl Origin {
             Self::Flag(_) => (3, 0, 0),
             Self::Model(_) => (4, 0, 0),
         }
+    }
+}
+
+/// Where the values of a pipeline came from; empty where it came from no file.
+#[derive(Debug, Clone, Default)]
+pub struct Origins {
+    /// The file, as it was named.
+    pub(super) file: String,
+    /// Origin of every scalar and array that somebody set, by dotted path. What is not in here has its default.
+    pub by_key: BTreeMap<String, Origin>,
+}
+
+/// Two pipelines that say the same are the same, wherever it stands.
+impl PartialEq for Origins {
+    fn eq(&self, _: &Self) -> bool {
+        true
     }
 }
 

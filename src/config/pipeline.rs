@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::next::NextOptions;
+use super::origin::Origins;
 use super::query::QueryOptions;
 use super::version::PipelineVersion;
 use crate::corpus::CorpusOptions;
@@ -63,6 +64,9 @@ pub struct Pipeline {
     /// The config file; empty where the configuration came from none.
     #[serde(skip)]
     pub file: PathBuf,
+    /// Where its values came from.
+    #[serde(skip)]
+    pub origins: Origins,
 }
 
 /// Where snapshots are published.
@@ -120,6 +124,9 @@ impl Pipeline {
         let mut after = self.clone();
         after.tower = next.tower.clone();
         after.corpus.template.clone_from(next.template.as_ref().unwrap_or(&self.corpus.template));
+        if let Some(origin) = self.origins.by_key.get("next.template") {
+            after.origins.by_key.insert("corpus.template".to_owned(), origin.clone());
+        }
         after.chunking = next.chunking.or(self.chunking);
         after.query = next.query.clone();
         after.next = None;

@@ -8,23 +8,20 @@ use super::defaults::DefaultChange;
 use super::document::{Node, Value, parse_file};
 use super::file::read;
 use super::models::ModelSaid;
-use super::origin::Origin;
+use super::origin::{Origin, Origins};
 use super::pipeline::{Pipeline, absolute};
 use super::problem::{HINT, Problems};
 use super::version::PipelineVersion;
 use super::{defaults, overrides, places, secret, validate};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
-/// A pipeline with the origin of every value that was set.
+/// A pipeline with the file that it came from.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    /// The checked configuration.
+    /// The checked configuration, with the origin of every value that was set.
     pub pipeline: Pipeline,
     /// The config file as it was named.
     pub file: PathBuf,
-    /// Origin of every scalar and array that somebody set, by dotted path. What is not in here
-    /// has its default.
-    pub origins: BTreeMap<String, Origin>,
     /// What the models of its towers say, where somebody looked.
     pub models: Vec<ModelSaid>,
 }
@@ -35,7 +32,7 @@ impl Resolved {
     /// # Errors
     /// Internal.
     pub fn changes(&self) -> Result<Vec<DefaultChange>> {
-        defaults::changes(&self.pipeline, &self.origins)
+        defaults::changes(&self.pipeline, &self.pipeline.origins.by_key)
     }
 }
 
@@ -108,7 +105,8 @@ pub fn resolve_text(
     for file in &mut pipeline.publish.public_keys {
         *file = absolute(file, base_dir);
     }
-    Ok(Resolved { pipeline, file: PathBuf::from(name), origins, models: Vec::new() })
+    pipeline.origins = Origins { file: name.to_owned(), by_key: origins };
+    Ok(Resolved { pipeline, file: PathBuf::from(name), models: Vec::new() })
 }
 
 /// A file of another version is refused on its own: its other keys mean nothing to this release.

@@ -36,8 +36,9 @@ impl Resolved {
     /// that names one: its card, or null where its files are not here or cannot be read. What is not in `origins` has its
     /// default.
     pub fn to_json(&self) -> Result<String> {
+        let origins = self.pipeline.origins.by_key.iter();
         let origins: Map<String, Json> =
-            self.origins.iter().map(|(path, o)| (path.clone(), o.to_string().into())).collect();
+            origins.map(|(path, origin)| (path.clone(), origin.to_string().into())).collect();
         let models: Map<String, Json> = self
             .models
             .iter()
@@ -77,7 +78,7 @@ impl Resolved {
             if value.is_null() || is_section(value) {
                 continue;
             }
-            let comment = match self.origins.get(&join(key)) {
+            let comment = match self.pipeline.origins.by_key.get(&join(key)) {
                 Some(Origin::File { .. }) => String::new(),
                 Some(origin) => format!("  # {origin}"),
                 None if of_version(&join(key)) => {

@@ -35,7 +35,7 @@ pub fn upgrade(file: &Path, env: &[(String, String)], new_defaults: bool) -> Res
     let resolve =
         |text: &str, set: &[String]| resolve_text(text, &name, &base_dir, env.iter().cloned(), set);
     let before = resolve(&old, &[])?;
-    if let Some(origin @ Origin::Env(_)) = before.origins.get("version") {
+    if let Some(origin @ Origin::Env(_)) = before.pipeline.origins.by_key.get("version") {
         let message = format!("the version comes from {origin}; unset it first");
         return Err(Error::usage(message));
     }

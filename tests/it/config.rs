@@ -88,7 +88,7 @@ fn flags_beat_the_environment_which_beats_the_file() {
     assert_eq!(pipeline.publish.root, "s3://bucket/a=b");
     assert_eq!(pipeline.chunking.as_ref().map(|c| c.window_tokens), Some(64));
 
-    let origin = |path: &str| resolved.origins.get(path).cloned();
+    let origin = |path: &str| pipeline.origins.by_key.get(path).cloned();
     assert_eq!(origin("tower.max_tokens"), Some(Origin::Flag("tower.max_tokens".into())));
     assert_eq!(
         origin("tower.prompt_prefix"),
@@ -353,7 +353,8 @@ fn a_version_decides_what_a_key_that_is_left_out_means() {
     }
     let mut both = [&gpu, &second(&gpu)].map(|text| with(text, &[], &[]).unwrap());
     assert_eq!(both.each_ref().map(|resolved| resolved.changes().unwrap().len()), [4, 0]);
-    assert!(both.iter().all(|resolved| !resolved.origins.contains_key("encode.token_budget")));
+    let set = both.each_ref().map(|resolved| &resolved.pipeline.origins.by_key);
+    assert!(set.iter().all(|by_key| !by_key.contains_key("encode.token_budget")));
     both[0].pipeline.encode.token_budget = 65_536;
     both[0].pipeline.version = PipelineVersion::V2;
     both[0].pipeline.corpus.types = TypeRule::Exact;
