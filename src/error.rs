@@ -99,6 +99,8 @@ struct Inner {
     context: Vec<Cow<'static, str>>,
     source: Option<Source>,
     hint: Option<&'static str>,
+    /// Of the pipeline file, by its dotted path.
+    key: Option<Cow<'static, str>>,
 }
 
 /// `Result` with this crate's [`Error`].
@@ -120,7 +122,7 @@ impl Error {
     /// An error of `kind` with a message that names the thing and the way out.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         let (message, context) = (message.into(), Vec::new());
-        Self(Box::new(Inner { kind, message, context, source: None, hint: None }))
+        Self(Box::new(Inner { kind, message, context, source: None, hint: None, key: None }))
     }
 
     constructors! {
@@ -156,6 +158,33 @@ impl Error {
     pub fn context(mut self, context: impl Into<Cow<'static, str>>) -> Self {
         self.0.context.push(context.into());
         self
+    }
+
+    /// Names the key of the pipeline file whose value is at fault: who has the file says where it stands. The key that
+    /// was named first, nearest to the fault, stays.
+    #[must_use]
+    pub(crate) fn of_key(mut self, key: impl Into<Cow<'static, str>>) -> Self {
+        self.0.key.get_or_insert_with(|| key.into());
+        self
+    }
+
+    /// Says in which section the key is that [`Error::of_key`] named; it is `key` where none was named.
+    #[must_use]
+    pub(crate) fn of_key_in(mut self, section: &str, key: &str) -> Self {
+        let named = self.0.key.take();
+        self.of_key(format!("{section}.{}", named.as_deref().unwrap_or(key)))
+    }
+
+    /// The key of the pipeline file whose value is at fault. It is taken out: where it stands is said once.
+    pub(crate) fn take_key(&mut self) -> Option<Cow<'static, str>> {
+        self.0.key.take()
+    }
+
+    /// What it says once more, without its cause: for an error that others hold, too.
+    pub(crate) fn again(&self) -> Self {
+        let mut again = Self::new(self.kind(), self.to_string());
+        again.0.key.clone_from(&self.0.key);
+        again
     }
 
     /// What an I/O error means, with it as the source, and the way out where that is known.
@@ -285,6 +314,16 @@ mod tests {
             outer.to_string(),
             "encoding: reading shard 3: footer of part a.parquet is cut off"
         );
+    }
+
+    #[test]
+    fn the_key_nearest_to_the_fault_stays_and_is_told_once() {
+        let mut error = Error::config("no such column").of_key("schema.a").of_key("other");
+        error = error.of_key_in("corpus.tables.2", "uri").again();
+        assert_eq!(error.take_key().as_deref(), Some("corpus.tables.2.schema.a"));
+        assert_eq!(error.take_key(), None);
+        let mut unnamed = Error::input("gone").of_key_in("corpus.tables.0", "uri");
+        assert_eq!(unnamed.take_key().as_deref(), Some("corpus.tables.0.uri"));
     }
 
     #[test]

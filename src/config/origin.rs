@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::error::Result;
+
 /// Variables that override the file start so: `SCALINGNOTE__TOWER__MAX_TOKENS=256`.
 pub const ENV_PREFIX: &str = "SCALINGNOTE__";
 
@@ -77,6 +79,20 @@ impl PartialEq for Origins {
     }
 }
 
+impl Origins {
+    /// What was made by the pipeline; an error that is of one of its keys says where that stands, as the errors of the
+    /// file's own check do.
+    pub(crate) fn placed<T>(&self, made: Result<T>) -> Result<T> {
+        made.map_err(|mut error| {
+            let key = error.take_key();
+            match key.and_then(|key| self.by_key.get(&*key)) {
+                Some(origin) => error.context(origin.place(&self.file)),
+                None => error,
+            }
+        })
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -87,5 +103,25 @@ impl fmt::Display for Origin {
             Self::Model(file) => write!(f, "the model's {file}"),
             Self::Default => f.write_str("default"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    #[test]
+    fn an_error_of_a_key_is_told_with_its_place_once() {
+        let error = || Err::<(), _>(Error::config("no column named a").of_key("corpus.sql"));
+        let said = |error: Result<()>| error.unwrap_err().to_string();
+        let none = Origins::default();
+        assert_eq!(said(none.placed(error())), "no column named a");
+        let by_key = [("corpus.sql".to_owned(), Origin::File { line: 3, column: 7 })].into();
+        let origins = Origins { file: "p.toml".to_owned(), by_key };
+        let placed = origins.placed(origins.placed(error()));
+        assert_eq!(said(placed), "p.toml:3:7: no column named a");
+        let other = Err(Error::config("too few").of_key("corpus.template"));
+        assert_eq!(said(origins.placed(other)), "too few", "nobody set it");
     }
 }

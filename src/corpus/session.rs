@@ -109,15 +109,15 @@ pub(super) async fn query(
     let (statement, state) = (statement(sql)?, context.state());
     let planning = async move {
         if sql::expanded(&statement) > MOST_QUERIES {
-            let what = "corpus.sql: its named queries (WITH) use each other so often that the query, with all of them written out, \
+            let what = "its named queries (WITH) use each other so often that the query, with all of them written out, \
                         reads more than 1,024 tables and queries; use fewer of them, or write one to a file of its own";
-            return Err(own(Error::config(what)));
+            return Err(wrong_query(what));
         }
         let plan = state.statement_to_plan(statement).await?;
         if sql::parts_of_plan(&plan)? > MOST_PARTS {
-            let what = "corpus.sql: BETWEEN, IN, and coalesce are nested in each other so often that the query, with all values \
+            let what = "BETWEEN, IN, and coalesce are nested in each other so often that the query, with all values \
                         written out, has more than 200,000 parts; nest fewer of them";
-            return Err(own(Error::config(what)));
+            return Err(wrong_query(what));
         }
         Ok(plan)
     };
@@ -140,7 +140,7 @@ pub(super) async fn physical_plan(
 /// The one statement of a text.
 fn statement(sql: &str) -> std::result::Result<Statement, DataFusionError> {
     let mut statements = sql::statements(sql, &Limits::QUERY).map_err(|refused| match refused {
-        Refused::Shape(what) => own(Error::config(format!("corpus.sql: it {what}"))),
+        Refused::Shape(what) => wrong_query(&format!("it {what}")),
         Refused::Parser(cause) => cause,
         Refused::Thread(error) => own(error),
     })?;
@@ -148,10 +148,14 @@ fn statement(sql: &str) -> std::result::Result<Statement, DataFusionError> {
         (Some(statement), 0) => Ok(statement),
         (first, more) => {
             let count = more + usize::from(first.is_some());
-            let what = format!("corpus.sql: {count} statements, where one is meant");
-            Err(own(Error::config(what)))
+            Err(wrong_query(&format!("{count} statements, where one is meant")))
         }
     }
+}
+
+/// What is wrong with a query itself.
+fn wrong_query(what: &str) -> DataFusionError {
+    own(Error::config(format!("corpus.sql: {what}")).of_key("corpus.sql"))
 }
 
 /// An error of ours on its way through DataFusion.
@@ -201,7 +205,7 @@ pub(super) fn sql_error(error: DataFusionError, tables: &[TableOptions]) -> Erro
                 let text = without_epilogue(&text).split("Valid fields are").next();
                 text.unwrap_or_default().trim_end().to_owned()
             });
-            Error::new(kind, format!("corpus.sql: {text}"))
+            Error::new(kind, format!("corpus.sql: {text}")).of_key("corpus.sql")
         }
     }
 }
@@ -224,7 +228,7 @@ fn ours(error: DataFusionError) -> std::result::Result<Error, DataFusionError> {
         }
         DataFusionError::Shared(shared) => match borrowed(&shared) {
             // An error shared between partitions cannot be taken out: keep what it says.
-            Some(own) => Ok(Error::new(own.kind(), own.to_string())),
+            Some(own) => Ok(own.again()),
             None => Err(DataFusionError::Shared(shared)),
         },
         other => Err(other),

@@ -218,7 +218,7 @@ async fn in_corpus(
         })
         .await
     };
-    let look: Look = match looking.await {
+    let look: Look = match pipeline.origins.placed(looking.await) {
         Ok(look) => look,
         Err(error) if matches!(error.kind(), ErrorKind::Cancelled | ErrorKind::Deadline) => {
             return Err(error);

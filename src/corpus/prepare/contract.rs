@@ -25,6 +25,8 @@ pub(super) const NOTE_ID: usize = 1;
 /// Names of the sort columns in the projected schema.
 pub(super) const SORT_COLUMNS: [&str; 2] = ["sn_0", "sn_1"];
 
+const STORED: &str = "corpus.stored_columns";
+
 /// Where everything is in a projected batch.
 #[derive(Debug)]
 pub(super) struct Contract {
@@ -67,7 +69,7 @@ impl Contract {
         ids: WantedIds,
     ) -> Result<Self> {
         let output = Output::of(query)?;
-        let (note_id, found) = output.required("note_id", "corpus.sql must return it")?;
+        let (note_id, found) = output.required("note_id", "corpus.sql", "must return it")?;
         let wrong_id = || output.wrong_type("note_id", Wanted::Id);
         let id_type = note_id_type(found).ok_or_else(wrong_id)?;
         let (note_id, id_type) = ids.bring(note_id, id_type);
@@ -117,7 +119,7 @@ impl Contract {
                 "title" | "body" => ValueSource::Text(place(name, &mut projection)),
                 "topics" => ValueSource::Topics(place(name, &mut projection)),
                 _ => {
-                    output.required(name, "corpus.template reads it")?;
+                    output.required(name, "corpus.template", "reads it")?;
                     let at = place(name, &mut projection).ok_or_else(|| wrong_value(name))?;
                     ValueSource::Extra(at)
                 }
@@ -133,7 +135,8 @@ impl Contract {
                 "corpus.template needs at least one text column that corpus.sql returns; it reads [{}], the query returns {}",
                 used.join(", "),
                 output.names(),
-            )));
+            ))
+            .of_key("corpus.template"));
         }
 
         let mut stored = Vec::new();
@@ -141,16 +144,17 @@ impl Contract {
         let mut seen = BTreeSet::new();
         for name in &options.stored_columns {
             if !seen.insert(name) {
-                return Err(Error::config(format!("corpus.stored_columns names `{name}` twice")));
+                return Err(Error::config(format!("{STORED} names `{name}` twice")).of_key(STORED));
             }
             if RESERVED_COLUMNS.contains(&name.as_str()) {
                 return Err(Error::config(format!(
-                    "corpus.stored_columns: `{name}` is the name of a column of our own ({}); let corpus.sql return it under another name, which is the one to store: {} AS note_{name}",
+                    "{STORED}: `{name}` is the name of a column of our own ({}); let corpus.sql return it under another name, which is the one to store: {} AS note_{name}",
                     RESERVED_COLUMNS.join(", "),
                     output.source(name).sql,
-                )));
+                ))
+                .of_key(STORED));
             }
-            let (_, data_type) = output.required(name, "corpus.stored_columns names it")?;
+            let (_, data_type) = output.required(name, STORED, "names it")?;
             let data_type = normal_type(data_type).ok_or_else(|| wrong_value(name))?;
             stored_places.push(place(name, &mut projection).ok_or_else(|| wrong_value(name))?);
             stored.push(Field::new(name, data_type, true));
@@ -220,7 +224,8 @@ impl<'a> Output<'a> {
                 return Err(Error::config(format!(
                     "corpus.sql returns two columns named `{}`; give one another name with AS",
                     field.name()
-                )));
+                ))
+                .of_key("corpus.sql"));
             }
             let column = Column::new(qualifier.cloned(), field.name());
             columns.push((Expr::Column(column), field));
@@ -245,16 +250,18 @@ impl<'a> Output<'a> {
         Some(if normal == *data_type { expr } else { cast_expr(expr, normal) })
     }
 
-    fn required(&self, name: &str, why: &str) -> Result<(Expr, &'a DataType)> {
+    /// A column that a key of the pipeline file `does` something with.
+    fn required(&self, name: &str, key: &'static str, does: &str) -> Result<(Expr, &'a DataType)> {
         self.find(name).ok_or_else(|| {
             let nearest = nearest(name, self.all()).map_or_else(String::new, |near| {
                 let sql = self.source(near).sql;
                 format!("; nearest is `{near}`: write {sql} AS {} if it is meant", quoted(name))
             });
             Error::config(format!(
-                "column `{name}` is missing ({why}); the query returns {}{nearest}",
+                "column `{name}` is missing ({key} {does}); the query returns {}{nearest}",
                 self.names()
             ))
+            .of_key(key)
         })
     }
 
@@ -282,6 +289,7 @@ impl<'a> Output<'a> {
             brief(found),
             wanted.accepted()
         ))
+        .of_key("corpus.sql")
     }
 
     /// Advice to return `sql` as the column.

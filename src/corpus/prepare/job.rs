@@ -266,12 +266,14 @@ async fn planned(
         return match (found, tables.hint().filter(|_| !wanted.is_empty())) {
             (Ok(query), None) => Ok(query),
             (Ok(_), Some(hint)) => {
-                Err(Error::config(format!("corpus.sql returns no column `note_id`; {hint}")))
+                let said = format!("corpus.sql returns no column `note_id`; {hint}");
+                Err(Error::config(said).of_key("corpus.sql"))
             }
-            (Err(cause), hint) => {
+            (Err(cause), None) => Err(sql_error(cause, &options.tables)),
+            (Err(cause), Some(hint)) => {
                 let error = sql_error(cause, &options.tables);
-                let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
-                Err(Error::new(error.kind(), format!("{}{hint}", error.message())))
+                let said = format!("{}; {hint}", error.message());
+                Err(Error::new(error.kind(), said).of_key("corpus.sql"))
             }
         };
     }

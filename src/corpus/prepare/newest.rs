@@ -105,6 +105,7 @@ impl Judge {
             why.why(),
             why.way_out(&source.sql, &source.key())
         ))
+        .of_key("corpus.sql")
     }
 
     fn doubt(&mut self, note: String, why: Option<Unordered>) {

@@ -42,7 +42,8 @@ impl ShardOfNote {
                 return Err(Error::input(format!(
                     "note_id {id} does not fit a signed 64-bit integer; {}",
                     self.way_out
-                )));
+                ))
+                .of_key("corpus.sql"));
             }
         }
         let ids =

@@ -1,6 +1,7 @@
 //! The text template: compiled once, rendered for every note.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use minijinja::value::Object;
@@ -10,6 +11,11 @@ use super::filters;
 use crate::error::{Error, Result, deep};
 
 const NAME: &str = "template";
+
+/// What is wrong with the template itself.
+fn wrong(what: impl Display) -> Error {
+    Error::config(format!("corpus.template: {what}")).of_key("corpus.template")
+}
 
 /// Bytes of a template. Its compiler calls itself for every operator of a chain, and takes the square of their number.
 const LONGEST: usize = 16 << 10;
@@ -21,8 +27,8 @@ const LONGEST: usize = 16 << 10;
 pub fn check_template_length(source: &str) -> Result<()> {
     match source.len() > LONGEST {
         false => Ok(()),
-        true => Err(Error::config(format!(
-            "corpus.template: has {} bytes; at most {LONGEST} are read: keep long texts in a column, which corpus.sql can add",
+        true => Err(wrong(format!(
+            "has {} bytes; at most {LONGEST} are read: keep long texts in a column, which corpus.sql can add",
             source.len()
         ))),
     }
@@ -39,7 +45,6 @@ impl NoteTemplate {
     /// are whatever filter they go through.
     pub(super) fn compile(source: &str, exact: bool) -> Result<Self> {
         check_template_length(source)?;
-        let wrong = |e| Error::config(format!("corpus.template: {e}"));
         let compile = || {
             let mut environment = Environment::new();
             environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -78,7 +83,7 @@ impl NoteTemplate {
             | Jinja::UnknownTest
             | Jinja::UnknownFunction
             | Jinja::TemplateNotFound
-            | Jinja::SyntaxError => Err(Error::config(format!("corpus.template: {error}"))),
+            | Jinja::SyntaxError => Err(wrong(error)),
             // Anything else may depend on the values, and these were made up.
             _ => Ok(()),
         }

@@ -337,7 +337,8 @@ pub(super) fn declared_columns_are_there<'a>(
         Err(Error::config(format!(
             "schema declares a column `{name}`, which the files do not have; they have {}",
             listed(&names.collect::<Vec<_>>()),
-        )))
+        ))
+        .of_key(format!("schema.{name}")))
     })
 }
 

@@ -173,13 +173,16 @@ fn declared(options: &TableOptions, schema: &Schema) -> Result<Schema> {
         Some(declared) if keeps(field.data_type(), declared) => {
             Ok(Arc::new(Field::new(field.name(), declared.data_type(), true)))
         }
-        Some(declared) => Err(Error::config(format!(
-            "schema of table `{}` declares column `{}` as {}, but its files hold {}; convert it in corpus.sql",
-            options.name,
-            field.name(),
-            declared.name(),
-            field.data_type(),
-        ))),
+        Some(declared) => {
+            let wrong = Error::config(format!(
+                "schema of table `{}` declares column `{}` as {}, but its files hold {}; convert it in corpus.sql",
+                options.name,
+                field.name(),
+                declared.name(),
+                field.data_type(),
+            ));
+            Err(wrong.of_key(format!("schema.{}", field.name())))
+        }
     };
     Ok(Schema::new(schema.fields().iter().map(field).collect::<Result<Vec<_>>>()?))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
 use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
@@ -18,7 +19,7 @@ use super::reading::Reading;
 use crate::corpus::options::{TableOptions, TypeRule};
 use crate::corpus::outcome::{InputFile, Position, Rejections, SourceTypes, class};
 use crate::corpus::session::{BATCH_ROWS, Room, error};
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, Result};
 use crate::observe::Reporter;
 
 /// How columns get their types.
@@ -159,7 +160,22 @@ impl Tables {
                 }
             }
         }
-        error(failure, doing)
+        let computed = is_computed(failure.find_root());
+        let failed = error(failure, doing);
+        if computed { failed.of_key("corpus.sql") } else { failed }
+    }
+}
+
+/// Whether an error is of an expression of the query, and not of a file that it reads.
+fn is_computed(root: &DataFusionError) -> bool {
+    use ArrowError::{ArithmeticOverflow, CastError, ComputeError, DivideByZero, ParseError};
+    match root {
+        DataFusionError::Execution(_) => true,
+        DataFusionError::ArrowError(cause, _) => matches!(
+            **cause,
+            ArithmeticOverflow(_) | CastError(_) | ComputeError(_) | DivideByZero | ParseError(_)
+        ),
+        _ => false,
     }
 }
 
@@ -175,12 +191,16 @@ pub(in crate::corpus) async fn register(
     let mut engines = Engines::default();
     for (at, table) in tables.iter().enumerate() {
         if table.name.is_empty() || !names.insert(&table.name) {
-            return Err(Error::config(format!(
+            let wrong = Error::config(format!(
                 "corpus.tables: `{}` names no table or two tables; give each a name of its own",
                 table.name
-            )));
+            ));
+            return Err(wrong.of_key(format!("corpus.tables.{at}.name")));
         }
-        let doing = || format!("table `{}`", table.name);
+        let wrong = |error: Error, key: &str| {
+            let section = format!("corpus.tables.{at}");
+            error.context(format!("table `{}`", table.name)).of_key_in(&section, key)
+        };
         let before = typing.before.and_then(|types| types.tables.get(&table.name));
         let Typing { rule, reporter, room, since, pinned, .. } = *typing;
         if pinned.is_some_and(|pinned| pinned.table.name != table.name) {
@@ -191,7 +211,7 @@ pub(in crate::corpus) async fn register(
             Some(format) => {
                 let with = (&mut engines, &mut finder);
                 let opened = open_engine(context, table, format, with, &reading).await;
-                let (opened, input) = opened.context(doing)?;
+                let (opened, input) = opened.map_err(|error| wrong(error, "uri"))?;
                 all.engines.push(input);
                 opened
             }
@@ -200,9 +220,11 @@ pub(in crate::corpus) async fn register(
                     Some(pinned) => finder.again(table, pinned.table),
                     None => finder.find(table).await,
                 };
-                let (files, kind) = found.context(doing)?;
+                let (files, kind) = found.map_err(|error| wrong(error, "uri"))?;
                 all.files.extend(files.iter().cloned());
-                open(context, table, files, kind, &reading).await.context(doing)?
+                let opened = open(context, table, files, kind, &reading).await;
+                let key = if table.format.is_some() { "format" } else { "uri" };
+                opened.map_err(|error| wrong(error, key))?
             }
         };
         let opened = Arc::new(opened);

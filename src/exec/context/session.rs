@@ -108,6 +108,11 @@ impl Session {
         self.towers.known_document()
     }
 
+    /// What was made of the notes; an error of a key says where that stands.
+    fn placed<T>(&self, made: Result<T>) -> Result<T> {
+        self.ctx.pipeline.origins.placed(made)
+    }
+
     /// What tasks are bound to.
     pub fn env(&self) -> TaskEnv {
         let RunContext { root, cancel, .. } = &self.ctx;
@@ -136,7 +141,7 @@ impl Session {
         let tower = self.admitting().await?;
         let template = self.ctx.pipeline.corpus.template.as_bytes();
         let space = tower.space(Digest256::of(template)).id()?;
-        Box::pin(stage::plan_shares(&self.notes(run, None), &space)).await
+        self.placed(Box::pin(stage::plan_shares(&self.notes(run, None), &space)).await)
     }
 
     /// Reads these shares of the corpus.
@@ -144,7 +149,7 @@ impl Session {
     /// # Errors
     /// As [`SharesPlan::read`].
     pub async fn read(&self, plan: &SharesPlan, shares: &[u32]) -> Result<()> {
-        Box::pin(plan.read(&self.notes(&plan.run, None), shares)).await
+        self.placed(Box::pin(plan.read(&self.notes(&plan.run, None), shares)).await)
     }
 
     /// Gathers these shards of what was read.
@@ -157,7 +162,7 @@ impl Session {
             Some(_) => Some(self.document().await?),
             None => None,
         };
-        Box::pin(plan.gather(&self.notes(&plan.run, tower), shards)).await
+        self.placed(Box::pin(plan.gather(&self.notes(&plan.run, tower), shards)).await)
     }
 
     /// Plans with what was gathered.
@@ -166,7 +171,7 @@ impl Session {
     /// As [`SharesPlan::prepared`].
     pub async fn plan_gathered(&self, shares: &SharesPlan) -> Result<Planned> {
         let notes = self.notes(&shares.run, None);
-        let prepared = Box::pin(shares.prepared(&notes)).await?;
+        let prepared = self.placed(Box::pin(shares.prepared(&notes)).await)?;
         Box::pin(self.plan_with(self.document().await?, &shares.run, Some(&prepared))).await
     }
 
@@ -207,7 +212,7 @@ impl Session {
             }
             None => None,
         };
-        stage::plan(PlanRequest {
+        let planning = stage::plan(PlanRequest {
             notes: self.notes(run, Some(tower)),
             tower_options: &pipeline.tower,
             tower,
@@ -216,7 +221,7 @@ impl Session {
             gates: &pipeline.gates,
             adapt,
             prepared,
-        })
-        .await
+        });
+        self.placed(planning.await)
     }
 }

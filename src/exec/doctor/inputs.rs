@@ -30,8 +30,10 @@ pub async fn unusable_here(pipeline: &Pipeline) -> Vec<Error> {
 async fn look(pipeline: &Pipeline) -> Vec<Input> {
     let cancel = Cancel::new();
     let mut inputs = Vec::new();
-    for table in &pipeline.corpus.tables {
-        match look_for_files(table, &pipeline.base_dir, &cancel).await {
+    for (at, table) in pipeline.corpus.tables.iter().enumerate() {
+        let looked = look_for_files(table, &pipeline.base_dir, &cancel).await;
+        let wrong = |error: Error| error.of_key_in(&format!("corpus.tables.{at}"), "uri");
+        match pipeline.origins.placed(looked.map_err(wrong)) {
             // A bucket or a server: the run asks it.
             Ok(false) => {}
             looked => inputs.push((format!("table {}", table.name), looked.err())),

@@ -99,7 +99,11 @@ fn what_is_wrong_decides_the_exit_code() {
         place.says(
             0,
             &format!("config check p.toml {uri}"),
-            &["table `notes`: ", piece, "a run on this machine would fail"],
+            &[
+                "--set corpus.tables.0.uri: table `notes`: ",
+                piece,
+                "a run on this machine would fail",
+            ],
         );
     }
     let found = place.json(1, &set("--set evaluation.set=judged"));

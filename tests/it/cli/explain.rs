@@ -127,7 +127,8 @@ fn what_is_not_found_says_why() {
 
     std::fs::rename(place.path("data"), place.path("elsewhere")).unwrap();
     let unread = explain(&place, "8");
-    assert!(unread["corpus"]["error"].is_string(), "{unread}");
+    let error = unread["corpus"]["error"].as_str().unwrap();
+    assert!(error.starts_with("p.toml:8:7: table `notes`: "), "{error}");
     because(&unread, "snapshot 2 has it");
     place.says(2, "explain p.toml s:", &["id is empty"]);
 }

@@ -43,31 +43,31 @@ fn sql_that_names_what_is_not_there() {
     for (select, said) in [
         (
             "select id as note_id, title from notes",
-            "error: corpus.sql: no table named notes; did you mean \"Notes\", in double quotes? Without them a name is \
+            "corpus.sql: no table named notes; did you mean \"Notes\", in double quotes? Without them a name is \
              read in small letters (tables: \"Notes\", tags)\n",
         ),
         (
             "select id as note_id, title from 'notes.csv'",
-            "error: corpus.sql: no table named \"notes.csv\"; did you mean \"Notes\", in double quotes? Without them a name \
+            "corpus.sql: no table named \"notes.csv\"; did you mean \"Notes\", in double quotes? Without them a name \
              is read in small letters (tables: \"Notes\", tags)\n",
         ),
         (
             "select id as note_id, titel as title from \"Notes\"",
-            "error: corpus.sql: no column named titel; did you mean title? (columns: id, title, \"Größe (cm)\", \
+            "corpus.sql: no column named titel; did you mean title? (columns: id, title, \"Größe (cm)\", \
              \"last name\")\n",
         ),
         (
             "select id as note_id, größe as title from \"Notes\"",
-            "error: corpus.sql: no column named \"größe\"; did you mean \"Größe (cm)\", in double quotes? Without them a \
+            "corpus.sql: no column named \"größe\"; did you mean \"Größe (cm)\", in double quotes? Without them a \
              name is read in small letters (columns: id, title, \"Größe (cm)\", \"last name\")\n",
         ),
         (
             "select id, title from \"Notes\"",
-            "error: column `note_id` is missing (corpus.sql must return it); the query returns `id`, `title`; nearest is `id`: \
+            "column `note_id` is missing (corpus.sql must return it); the query returns `id`, `title`; nearest is `id`: \
              write id AS note_id if it is meant\n",
         ),
     ] {
-        assert_eq!(sql(&place, 2, select), said, "{select}");
+        assert_eq!(sql(&place, 2, select), format!("error: --set corpus.sql: {said}"), "{select}");
     }
     // Each way out works.
     let good =
@@ -75,6 +75,37 @@ fn sql_that_names_what_is_not_there() {
     assert_eq!(sql(&place, 0, good), "");
     let good = "select id as note_id, title from \"Notes\" cross join tags";
     assert_eq!(sql(&place, 0, good), "");
+}
+
+#[test]
+fn what_the_corpus_does_not_fit_has_its_place_in_the_file() {
+    let place = place();
+    let whole = std::fs::read_to_string(place.path("p.toml")).unwrap();
+    let whole = whole.replace("from notes", "from \\\"Notes\\\"");
+    for (written, instead, code, said) in [
+        ("title from", "titel from", 2, "3:7: corpus.sql: no column named titel; did you mean"),
+        ("select", "selec", 2, "3:7: `corpus.sql` cannot be parsed: SQL error"),
+        ("id as", "cast(title as bigint) as", 1, "3:7: corpus of notes.csv, tags.csv: reading the"),
+        ("{{ title }}", "{{ titel }}", 2, "4:12: column `titel` is missing (corpus.template reads"),
+        ("{{ title }}", "{{ title | up }}", 2, "4:12: corpus.template: unknown filter"),
+        ("template", "stored_columns = [\"a\"]\ntemplate", 2, "4:18: column `a` is missing"),
+        ("\"notes.csv\"", "\"none*.csv\"", 1, "7:7: table `Notes`: none*.csv matches no file"),
+        ("\"tags.csv\"", "\"tags.csv\"\nformat = \"parquet\"", 1, "11:10: table `tags`: "),
+        ("\"tags.csv\"", "\"tags.csv\"\nschema.a = \"string\"", 2, "11:12: table `tags`: schema"),
+    ] {
+        place.write("q.toml", whole.replacen(written, instead, 1));
+        for command in ["run", "plan"] {
+            let told = stderr(&place, code, &[command, "q.toml", "-q"]);
+            assert!(told.starts_with(&format!("error: q.toml:{said}")), "{instead}: {told}");
+            assert_eq!(told.matches("q.toml:").count(), 1, "{told}");
+        }
+    }
+    place.write("q.toml", whole);
+    let mut command = place.command("plan q.toml -q");
+    let output = command.env("SCALINGNOTE__CORPUS__TEMPLATE", "{{ titel }}").output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    let variable = "error: environment variable SCALINGNOTE__CORPUS__TEMPLATE: column `titel`";
+    assert!(told.starts_with(variable), "{told}");
 }
 
 const PIPELINE: &str = "hint: `scalingnote schema pipeline` lists every key of a pipeline file";

@@ -302,3 +302,15 @@ async fn what_does_not_fit_the_plan_is_refused() {
     assert_eq!((one.shares_key, one.prepare_tasks, one.gather_tasks), (None, 0, 0));
     assert!(one.reading.to_string().contains("one share of corpus.share_mib"), "{}", one.reading);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_task_finds_wrong_has_its_place() {
+    let corpus = Corpus::new(3, "jsonl");
+    let root = Root::in_memory();
+    let sql = "corpus.sql=select id as note_id, body, cast(body as bigint) as likes, at as updated_at \
+               from notes";
+    let ctx = corpus.context(&root, &[sql]);
+    let key = Box::pin(exec::plan_shares(&ctx)).await.unwrap().shares_key.unwrap();
+    let error = stage(&ctx, &key, TaskStage::Prepare).await.unwrap_err().to_string();
+    assert!(error.starts_with("--set corpus.sql: reading the corpus: "), "{error}");
+}

@@ -143,19 +143,22 @@ pub(in crate::corpus::source) fn check_options(
         return Err(Error::config(format!(
             "table `{}`: {option} is for {whose}, but its files are {format:?}; leave it out",
             table.name
-        )));
+        ))
+        .of_key(*option));
     }
     if let Some(column) = table.schema.keys().next().filter(|_| engine) {
         return Err(Error::config(format!(
             "table `{}`: schema.{column}: a {format:?} table says itself of what types its columns are; CAST in corpus.sql",
             table.name
-        )));
+        ))
+        .of_key(format!("schema.{column}")));
     }
     match table.schema.iter().find(|(_, declared)| csv && **declared == ColumnType::Strings) {
         Some((column, _)) => Err(Error::config(format!(
             "table `{}`: schema.{column}: strings are for JSON lines; a CSV column of lists is a string, which corpus.sql can split",
             table.name
-        ))),
+        ))
+        .of_key(format!("schema.{column}"))),
         None => Ok(()),
     }
 }

@@ -39,12 +39,14 @@ impl<'a> Written<'a> {
         match column {
             None => Err(Error::config(format!(
                 "{table} has no column `{name}`, which changed_at names"
-            ))),
+            ))
+            .of_key("changed_at")),
             Some(column) if ordered(&column) => Ok(Self { column, columns }),
             Some(column) => Err(Error::config(format!(
                 "changed_at names column `{name}` of {table}, which is {}: a time, a date or a whole number is needed",
                 column.data_type
-            ))),
+            ))
+            .of_key("changed_at")),
         }
     }
 
