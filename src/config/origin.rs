@@ -1,5 +1,6 @@
 //! Where a value came from: the file, the environment, a flag, or nobody.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -40,6 +41,18 @@ impl Origin {
         Self::File {
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
+        }
+    }
+
+    /// The dotted key that a variable or a flag sets: such a place names its key itself.
+    pub(super) fn key(&self) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Flag(key) => Some(Cow::Borrowed(key.as_str())),
+            Self::Env(name) => {
+                let key = name.strip_prefix(ENV_PREFIX)?;
+                Some(Cow::Owned(key.to_lowercase().replace("__", ".")))
+            }
+            Self::File { .. } | Self::Model(_) | Self::Default => None,
         }
     }
 

@@ -17,8 +17,9 @@ pub(super) fn apply_env(
         env.into_iter().filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
     variables.sort();
     for (name, value) in variables {
-        let path = name[ENV_PREFIX.len()..].to_lowercase().replace("__", ".");
-        apply(root, schema, &path, &value, Origin::Env(name), problems);
+        let origin = Origin::Env(name);
+        let path = origin.key().unwrap_or_default().into_owned();
+        apply(root, schema, &path, &value, origin, problems);
     }
 }
 

@@ -132,7 +132,7 @@ mod tests {
         for key in places {
             for (value, piece) in [("~bob/x", "user `bob`"), ("file://~/x", "no home folder")] {
                 let error = resolve(key, value).unwrap_err().to_string();
-                assert!(error.contains(&format!("--set {key}: `{key}`: ")), "{key}: {error}");
+                assert!(error.contains(&format!("--set {key}: `{value}`: ")), "{key}: {error}");
                 assert!(error.contains(piece), "{key}: {error}");
             }
             resolve(key, "./~/x").unwrap();

@@ -17,6 +17,18 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// Place and message. A flag or a variable names its key as the place, so the message does not begin with it again.
+    fn said(&self, file: &str) -> String {
+        let key = self.origin.key();
+        let again = key.and_then(|key| {
+            let named = [format!("`{key}`: "), format!("`{key}` "), format!("{key}: ")];
+            named.iter().find_map(|named| self.message.strip_prefix(named.as_str()))
+        });
+        format!("{}: {}", self.origin.place(file), again.unwrap_or(&self.message))
+    }
+}
+
 /// Everything that is wrong with one configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
@@ -57,11 +69,11 @@ impl Problems {
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [only] = self.list.as_slice() {
-            return write!(f, "{}: {}", only.origin.place(&self.file), only.message);
+            return f.write_str(&only.said(&self.file));
         }
         write!(f, "{} problems in the configuration", self.list.len())?;
         for problem in &self.list {
-            write!(f, "\n  {}: {}", problem.origin.place(&self.file), problem.message)?;
+            write!(f, "\n  {}", problem.said(&self.file))?;
         }
         Ok(())
     }
@@ -129,5 +141,28 @@ mod tests {
             text,
             "3 problems in the configuration\n  a.toml:2:5: first\n  a.toml:9:1: second\n  --set tower.x: third"
         );
+    }
+
+    #[test]
+    fn a_flag_or_a_variable_names_its_key_once() {
+        for (key, said) in [
+            (Origin::Flag("tower.x".into()), "--set tower.x: "),
+            (
+                Origin::Env("SCALINGNOTE__TOWER__X".into()),
+                "environment variable SCALINGNOTE__TOWER__X: ",
+            ),
+        ] {
+            for message in ["`tower.x`: is bad", "`tower.x` is bad", "tower.x: is bad", "is bad"] {
+                let mut problems = Problems::new("a.toml");
+                problems.push(key.clone(), message);
+                assert_eq!(problems.to_string(), format!("{said}is bad"));
+            }
+            let mut problems = Problems::new("a.toml");
+            problems.push(key, "`tower.x.0` is bad");
+            assert_eq!(problems.to_string(), format!("{said}`tower.x.0` is bad"));
+        }
+        let mut problems = Problems::new("a.toml");
+        problems.push(Origin::File { line: 2, column: 5 }, "`tower.x` is bad");
+        assert_eq!(problems.to_string(), "a.toml:2:5: `tower.x` is bad");
     }
 }

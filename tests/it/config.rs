@@ -141,7 +141,7 @@ fn every_problem_is_told_at_once_in_the_order_of_the_file() {
         "  p.toml:21:17: `chunking.window_tokens` must be at most `tower.max_tokens` (100)",
         "  p.toml:22:18: `chunking.overlap_tokens` must be less than `chunking.window_tokens` (200)",
         "  p.toml:24:14: `gates.recall_min` must be 0 to 1",
-        "  environment variable SCALINGNOTE__RETENTION__SNAPSHOTS: `retention.snapshots` must be",
+        "  environment variable SCALINGNOTE__RETENTION__SNAPSHOTS: must be",
     ];
     let lines: Vec<&str> = message.lines().collect();
     assert_eq!(lines.len(), expected.len(), "{message}");

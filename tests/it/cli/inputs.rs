@@ -107,7 +107,7 @@ fn a_scale_is_not_fitted_before_its_vectors_are_there() {
 fn what_a_file_alone_tells_is_checked() {
     let place = over("notes.csv", "id,title\n1,a\n");
     for (set, piece) in [
-        ("corpus.sql=SELEC", "`corpus.sql` cannot be parsed"),
+        ("corpus.sql=SELEC", "--set corpus.sql: cannot be parsed"),
         ("storage.request_timeout_seconds=0", "must be above 0"),
         ("version=3", "version 3 is not supported"),
     ] {

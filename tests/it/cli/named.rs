@@ -122,7 +122,7 @@ fn what_a_shell_alone_knows_is_refused_by_name() {
         ("file://~/index", "write `~/index` without `file://`"),
         ("file:///~/index", "a URI knows no home folder"),
     ] {
-        says(run(&place, &set(value)), 2, &["--set publish.root: `publish.root`: ", piece]);
+        says(run(&place, &set(value)), 2, &["--set publish.root: ", piece]);
         says(run(&place, &format!("snapshot list {value}")), 2, &["invalid value", piece]);
     }
     for home in [None, Some(""), Some("home")] {

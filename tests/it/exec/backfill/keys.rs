@@ -16,13 +16,13 @@ fn a_budget_that_cannot_work_is_refused() {
     for (set, message) in [
         (
             "next.tokens_per_run=0",
-            "`next.tokens_per_run` must be at least `next.tower.max_tokens` (32)",
+            "--set next.tokens_per_run: must be at least `next.tower.max_tokens` (32)",
         ),
-        ("next.tokens_per_run=31", "`next.tokens_per_run` must be at least"),
-        ("next.minutes_per_run=0", "`next.minutes_per_run` must be at least 1"),
+        ("next.tokens_per_run=31", "--set next.tokens_per_run: must be at least"),
+        ("next.minutes_per_run=0", "--set next.minutes_per_run: must be at least 1"),
         ("corpus.mode=delta", "`next` needs `corpus.mode = \"full\"`"),
-        ("next.template=fixed", "`next.template` names no column"),
-        ("next.tower.model=", "`next.tower.model` is empty"),
+        ("next.template=fixed", "--set next.template: names no column"),
+        ("next.tower.model=", "--set next.tower.model: is empty"),
         ("next.tower.modle=x", "unknown key `modle` in [next.tower]"),
         ("next.token_per_run=99", "did you mean `tokens_per_run`?"),
         ("next.chunking.window_tokens=64", "must be at most `next.tower.max_tokens` (32)"),
