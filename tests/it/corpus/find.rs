@@ -228,6 +228,12 @@ async fn what_matches_nothing_says_why() {
     for (uri, words) in [
         ("d/{a,b}.csv", "no `{a,b}`"),
         ("e", "begin with `.` or `_`"),
+        ("none/*.csv", "none does not exist"),
+        ("none.csv", "none.csv does not exist"),
+        ("d/sub/a.csv/b", "a.csv/b does not exist: "),
+        ("d/sub/a.csv/../a.csv", "d/sub/a.csv is a file, not a folder"),
+        ("d/sub/a.csv/b/*.csv", "d/sub/a.csv is a file, not a folder"),
+        ("d/sub/a.csv/*.csv", "matches no file: "),
         ("d/*/../x", "`..` cannot follow"),
         ("d/[x", "not a valid glob"),
         ("ftp://host/a.csv", "known are s3://"),

@@ -8,6 +8,7 @@ use object_store::path::Path as ObjectPath;
 use url::Url;
 
 use super::pattern::{Part, parts};
+use super::walk::missing;
 use super::{Finder, Place, resolved};
 use crate::corpus::options::TableOptions;
 use crate::error::{Error, Result};
@@ -33,9 +34,7 @@ impl Finder<'_> {
         match self.place(table)? {
             Place::Local { path, escaped } => {
                 let folder = self.local_path(&path, escaped, &shown)?;
-                let folder = folder
-                    .canonicalize()
-                    .map_err(|e| Error::io(e, format!("{} cannot be read", folder.display())))?;
+                let folder = folder.canonicalize().map_err(|e| missing(&folder, e))?;
                 let no_address = || {
                     Error::input(format!("{} is not a folder that can be read", folder.display()))
                 };

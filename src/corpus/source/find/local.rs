@@ -11,7 +11,7 @@ use url::Url;
 use super::found::{Found, Limits, Search, in_root};
 use super::lake::LocalOwners;
 use super::pattern::{Below, Part};
-use super::walk::{RealFile, Tree, Walk, unreadable};
+use super::walk::{RealFile, Tree, Walk, missing, unreadable};
 use crate::corpus::source::file::local_meta;
 use crate::error::{Error, Result};
 use crate::store::layout;
@@ -40,19 +40,17 @@ impl LocalSearch {
     pub(super) fn run(&self, store: &Arc<dyn ObjectStore>) -> Result<Search> {
         let (start, wild) = self.fixed();
         self.check_root(&start)?;
+        let meta = std::fs::metadata(&start).map_err(|e| self.missing(&start, e))?;
         let below = match wild {
-            [] => match std::fs::metadata(&start) {
-                Ok(meta) if meta.is_dir() => Below::everything(),
-                Ok(meta) if meta.is_file() => return self.single(&start, meta, store),
-                Ok(_) => {
-                    return Err(Error::input(format!(
-                        "{} is a pipe, socket or device, and notes are read more than once; write them to a file",
-                        start.display()
-                    )));
-                }
-                Err(e) => return Err(self.missing(&start, e)),
-            },
-            wild if start.is_dir() => Below::glob(wild, &self.shown)?,
+            [] if meta.is_dir() => Below::everything(),
+            [] if meta.is_file() => return self.single(&start, meta, store),
+            [] => {
+                return Err(Error::input(format!(
+                    "{} is a pipe, socket or device, and notes are read more than once; write them to a file",
+                    start.display()
+                )));
+            }
+            wild if meta.is_dir() => Below::glob(wild, &self.shown)?,
             _ => {
                 return Err(Error::input(format!(
                     "{} matches no file: {} is not a folder",
@@ -137,12 +135,12 @@ impl LocalSearch {
     }
 
     fn missing(&self, path: &Path, cause: std::io::Error) -> Error {
-        let is_link = path.symlink_metadata().is_ok();
-        if cause.kind() == std::io::ErrorKind::NotFound && !is_link {
-            let hint = if self.shown.contains('{') { NO_BRACES } else { "" };
-            return Error::input(format!("{} does not exist{hint}", path.display()));
+        let is_missing = cause.kind() == std::io::ErrorKind::NotFound;
+        let error = missing(path, cause);
+        match is_missing && self.shown.contains('{') {
+            true => Error::input(format!("{}{NO_BRACES}", error.message())),
+            false => error,
         }
-        unreadable(path, cause)
     }
 
     fn no_file(&self, tree: &Tree) -> Error {

@@ -215,7 +215,16 @@ pub(super) fn is_data(name: &str) -> bool {
     matches!(FileKind::of(name, None), Ok(Some(_)))
 }
 
-/// The error of a path that cannot be looked at.
+/// The error of a path that somebody named and that cannot be looked at.
+pub(super) fn missing(path: &Path, cause: std::io::Error) -> Error {
+    let is_link = path.symlink_metadata().is_ok();
+    if cause.kind() == ErrorKind::NotFound && !is_link {
+        return Error::input(format!("{} does not exist", path.display()));
+    }
+    unreadable(path, cause)
+}
+
+/// The error of a path that was met and cannot be looked at.
 pub(super) fn unreadable(path: &Path, cause: std::io::Error) -> Error {
     let shown = path.display();
     let dangling = std::fs::read_link(path).ok().filter(|_| cause.kind() == ErrorKind::NotFound);
@@ -229,6 +238,10 @@ pub(super) fn unreadable(path: &Path, cause: std::io::Error) -> Error {
         ErrorKind::NotFound => format!("{shown} went away while it was looked for; run again"),
         ErrorKind::PermissionDenied => {
             format!("{shown} cannot be read; check its owner and mode: its notes would be missing")
+        }
+        ErrorKind::NotADirectory => {
+            let file = path.ancestors().find(|above| above.is_file()).unwrap_or(path);
+            format!("{shown} does not exist: {} is a file, not a folder", file.display())
         }
         _ if cause.raw_os_error() == Some(libc::ELOOP) => {
             format!("{shown} is a link that leads back to itself; remove it")
@@ -313,6 +326,20 @@ mod tests {
         let tree = walk(dir.path(), "", LIMITS, &Cancel::new()).unwrap();
         let deep = tree.files.iter().find(|file| file.path.ends_with("er.csv")).unwrap();
         assert_eq!(deep.folders, ["lang=en"], "as the table names it");
+    }
+
+    #[test]
+    fn what_may_not_be_read_is_not_said_to_be_missing() {
+        let dir = tree(&["a.csv"]);
+        let said = |name: &str, kind: ErrorKind| {
+            missing(&dir.path().join(name), kind.into()).message().to_owned()
+        };
+        let denied = said("a.csv", ErrorKind::PermissionDenied);
+        assert!(denied.contains("a.csv cannot be read; check its owner and mode"), "{denied}");
+        assert!(said("gone.csv", ErrorKind::NotFound).ends_with("gone.csv does not exist"));
+        let through = said("a.csv/b/c", ErrorKind::NotADirectory);
+        assert!(through.contains("a.csv/b/c does not exist: "), "{through}");
+        assert!(through.ends_with("a.csv is a file, not a folder"), "{through}");
     }
 
     #[test]
