@@ -199,7 +199,8 @@ pub(super) fn sql_error(error: DataFusionError, tables: &[TableOptions]) -> Erro
                 ErrorKind::Internal => ErrorKind::Config,
                 other => other,
             };
-            let text = names::missing(root, tables).unwrap_or_else(|| {
+            let text = names::missing(root, tables).or_else(|| sql::syntax(root));
+            let text = text.unwrap_or_else(|| {
                 let text = root.strip_backtrace();
                 // Only `missing` knows which columns may be listed.
                 let text = without_epilogue(&text).split("Valid fields are").next();

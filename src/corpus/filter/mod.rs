@@ -7,6 +7,7 @@
 mod admit;
 mod coalesce;
 mod cost;
+mod kinds;
 mod patterns;
 mod refusal;
 
@@ -22,6 +23,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
 
 use self::cost::Cost;
+use self::kinds::Kind;
 use self::refusal::{plain, refusal};
 use super::session::redact;
 use super::sql::{self, Limits, Refused};
@@ -40,6 +42,8 @@ pub struct RowFilter {
     /// The columns that it reads, in the schema's order; it is compiled against just these.
     columns: SchemaRef,
     cost: Cost,
+    /// What to say where a note's text is no number that it is compared with.
+    mixed: Option<String>,
 }
 
 impl RowFilter {
@@ -68,16 +72,24 @@ impl RowFilter {
                 .collect();
             let columns = schema.project(&indices).context(|| "choosing the filter's columns")?;
             let known = DFSchema::try_from(columns.clone()).map_err(refused)?;
-            let condition = state.create_physical_expr(parsed.clone(), &known).map_err(refused)?;
+            let mixed = kinds::mixed(&parsed, &all);
+            let condition = state.create_physical_expr(parsed.clone(), &known);
+            let condition = condition.map_err(|cause| match &mixed {
+                Some(mixed) => Error::input(mixed.clone()),
+                None => refused(cause),
+            })?;
             let cost = Cost::of(&condition, &columns)?;
             let kind = condition.data_type(&columns).map_err(refused)?;
             if !matches!(kind, DataType::Boolean | DataType::Null) {
                 let written = parsed.get_type(&all).unwrap_or(kind);
+                let written = Kind::of(&written)
+                    .map_or_else(|| format!("a value of type {written}"), |of| of.word().to_owned());
                 return Err(Error::input(format!(
-                    "the filter is a value of type {written}, not a condition that is true or false"
+                    "the filter is {written}, not a condition that is true or false{}",
+                    kinds::example(schema)
                 )));
             }
-            Ok(Self { condition, columns: Arc::new(columns), cost })
+            Ok(Self { condition, columns: Arc::new(columns), cost, mixed })
         })
     }
 
@@ -112,7 +124,9 @@ impl RowFilter {
 
     fn slice(&self, batch: &RecordBatch) -> Result<BooleanArray> {
         let failed = |cause: DataFusionError| {
-            Error::input(format!("the filter fails on a note: {}", redact(&plain(&cause))))
+            Error::input(self.mixed.clone().unwrap_or_else(|| {
+                format!("the filter fails on a note: {}", redact(&plain(&cause)))
+            }))
         };
         let rows = batch.num_rows();
         let values = self.condition.evaluate(batch).and_then(|value| value.into_array(rows));

@@ -4,7 +4,9 @@ use arrow::datatypes::Schema;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 
+use super::kinds;
 use crate::corpus::names::quoted;
+use crate::corpus::sql;
 use crate::error::Error;
 
 /// Why it cannot be compiled, in terms of what was written.
@@ -20,7 +22,12 @@ pub(super) fn refusal(cause: &DataFusionError, schema: &Schema) -> Error {
     if text.contains("No table named") || (text.contains("table '") && text.contains("not found")) {
         return Error::input("a filter has no subqueries: it looks at the columns of one note");
     }
-    Error::input(format!("the filter cannot be read: {text}"))
+    match sql::syntax(root) {
+        Some(syntax) => {
+            Error::input(format!("the filter cannot be read: {syntax}{}", kinds::example(schema)))
+        }
+        None => Error::input(format!("the filter cannot be read: {text}")),
+    }
 }
 
 fn unknown_column(name: &str, schema: &Schema) -> Error {
@@ -33,7 +40,7 @@ fn unknown_column(name: &str, schema: &Schema) -> Error {
     let hint = match nearest {
         Some((_, other)) if other.to_lowercase() == other => format!("; did you mean `{other}`?"),
         Some((_, other)) => format!("; did you mean `\"{other}\"`, in double quotes?"),
-        None => String::new(),
+        None => format!("; if a text is meant, write '{name}' in single quotes"),
     };
     let there = match names.is_empty() {
         true => "the snapshot stores none (corpus.stored_columns)".to_owned(),
@@ -49,5 +56,6 @@ fn unknown_column(name: &str, schema: &Schema) -> Error {
 pub(super) fn plain(cause: &DataFusionError) -> String {
     let text = cause.strip_backtrace();
     let text = text.split("\nThis issue was likely").next().unwrap_or(&text);
-    text.lines().next().unwrap_or_default().trim().to_owned()
+    let text = text.lines().next().unwrap_or_default();
+    text.trim_start_matches("Error during planning: ").trim().to_owned()
 }

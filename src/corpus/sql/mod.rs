@@ -11,6 +11,6 @@ mod repeats;
 mod shape;
 
 pub(super) use expanded::expanded;
-pub(super) use parse::{Refused, expression, statements};
+pub(super) use parse::{Refused, expression, statements, syntax};
 pub(super) use repeats::{parts, parts_of_plan};
 pub(super) use shape::Limits;

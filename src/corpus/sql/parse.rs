@@ -111,6 +111,25 @@ fn as_meant(parsed: &impl Visit) -> Result<(), DataFusionError> {
     }
 }
 
+/// What the parser says of a text that is no SQL, in words; `None` for any other error.
+pub(in crate::corpus) fn syntax(cause: &DataFusionError) -> Option<String> {
+    let DataFusionError::SQL(cause, _) = cause else { return None };
+    let (ParserError::ParserError(text) | ParserError::TokenizerError(text)) = &**cause else {
+        return None;
+    };
+    let (text, place) = match text.rsplit_once(" at Line: ") {
+        Some((text, place)) => {
+            (text, format!(" (line {})", place.replacen(", Column: ", ", column ", 1)))
+        }
+        None => (text.as_str(), String::new()),
+    };
+    Some(match text.strip_prefix("Expected: ").and_then(|rest| rest.split_once(", found: ")) {
+        Some((expected, "EOF")) => format!("expected {expected}, but it ends"),
+        Some((expected, found)) => format!("expected {expected}, not `{found}`{place}"),
+        None => format!("{text}{place}"),
+    })
+}
+
 fn is_too_deep(cause: &DataFusionError) -> bool {
     matches!(cause, DataFusionError::SQL(cause, _) if **cause == ParserError::RecursionLimitExceeded)
 }
@@ -118,6 +137,20 @@ fn is_too_deep(cause: &DataFusionError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_sql_is_told_in_words() {
+        for (text, said) in [
+            ("a = = 5", "expected an expression, not `=` (line 1, column 5)"),
+            ("a =", "expected an expression, but it ends"),
+            ("a = 'x", "Unterminated string literal (line 1, column 5)"),
+        ] {
+            let Err(Refused::Parser(cause)) = expression(text, &Limits::CONDITION) else {
+                panic!("{text} is read");
+            };
+            assert_eq!(syntax(cause.find_root()).as_deref(), Some(said), "{text}");
+        }
+    }
 
     #[test]
     fn what_follows_distinct_from_is_not_taken_for_its_side() {
