@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::app::App;
-use super::args::{environment, place};
+use super::args::{environment, place, pooling};
 use crate::config::{self, Choices, Place, Proposal, Resolved};
 use crate::corpus::{self, ColumnShape, Look, LookRequest, TableFormat, TableOptions, TableSample};
 use crate::error::{Error, ErrorKind, Result, ResultExt, not_written};
@@ -48,7 +48,7 @@ pub(crate) struct InitArgs {
     #[arg(long, value_parser = place::text())]
     model: Option<String>,
     /// How token states become one vector, where the model's files do not say it.
-    #[arg(long, value_parser = pooling)]
+    #[arg(long, value_parser = pooling::parse)]
     pooling: Option<Pooling>,
     /// The pipeline file to write; `-` is stdout. By default SOURCE's name with .toml, in this folder.
     #[arg(long, value_name = "FILE", value_parser = place::path())]
@@ -89,12 +89,6 @@ pub(crate) struct InitArgs {
 fn table_format(text: &str) -> Result<TableFormat, String> {
     serde_json::from_value(text.into())
         .map_err(|_| "is not one of parquet, jsonl, csv, arrow, avro, markdown".to_owned())
-}
-
-fn pooling(text: &str) -> Result<Pooling, String> {
-    serde_json::from_value(text.into()).map_err(|_| {
-        "is not one of mean, cls, last-token, eos, max, mean-sqrt-len, weighted-mean".to_owned()
-    })
 }
 
 pub(super) async fn execute(args: InitArgs, app: &App) -> Result<()> {

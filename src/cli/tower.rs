@@ -7,12 +7,12 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::app::App;
-use super::args::{device, duration, place, resolve};
+use super::args::{device, duration, place, pooling, resolve};
 use crate::config::word;
-use crate::error::{ErrorKind, Result, ResultExt};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::observe::format;
 use crate::tower::{DeviceSpec, Tower, TowerOptions};
-use crate::types::{Digest256, HeadModule, ModelCard, Sourced};
+use crate::types::{Digest256, HeadModule, ModelCard, Pooling, Sourced};
 
 /// Texts of one batch, and the words of each.
 const TEXTS: usize = 16;
@@ -31,10 +31,12 @@ const SHOWN: usize = 6;
 Examples:
   scalingnote tower sentence-transformers/all-MiniLM-L6-v2
   scalingnote tower models/bge-small --query
+  scalingnote tower llm.gguf --pooling last-token --adapter run/adapter
+  scalingnote tower packed --pooling mean --tokenizer student/tokenizer.json
   scalingnote tower pipelines/quickstart.toml --json
 
-MODEL is what `model` in [tower] may be, and is then taken as its own files say; of a pipeline file its [tower] is, or with
---query what encodes its queries.")]
+MODEL is what `model` in [tower] may be, and is then taken as its own files and the flags say; of a
+pipeline file its [tower] is, or with --query what encodes its queries.")]
 pub(crate) struct TowerArgs {
     /// A model file, a folder, a Hugging Face repository, or a pipeline file.
     #[arg(value_parser = place::text())]
@@ -42,6 +44,18 @@ pub(crate) struct TowerArgs {
     /// As it encodes queries.
     #[arg(long)]
     query: bool,
+    /// How token states become one vector, where the model's files do not say it.
+    #[arg(long, value_parser = pooling::parse)]
+    pooling: Option<Pooling>,
+    /// Its tokenizer.json, where that is elsewhere: a packed student has none beside it.
+    #[arg(long, value_name = "FILE", value_parser = place::text())]
+    tokenizer: Option<String>,
+    /// A LoRA adapter to merge: a PEFT folder or a safetensors file.
+    #[arg(long, value_name = "PATH", value_parser = place::text())]
+    adapter: Option<String>,
+    /// A folder of modules that follow the pooling, as `whiten` writes them.
+    #[arg(long, value_name = "DIR", value_parser = place::text())]
+    head: Option<String>,
     /// Text whose vector is shown.
     #[arg(long, value_name = "TEXT", default_value = SAMPLE)]
     text: String,
@@ -74,7 +88,14 @@ pub(super) async fn execute(args: TowerArgs, app: &App) -> Result<()> {
 
 /// The tower meant, and where its relative paths start.
 fn options(args: &TowerArgs) -> Result<(TowerOptions, PathBuf)> {
+    let TowerArgs { pooling, tokenizer, adapter, head, .. } = args;
     if !args.model.contains("://") && args.model.ends_with(".toml") {
+        if pooling.is_some() || [tokenizer, adapter, head].into_iter().any(Option::is_some) {
+            return Err(Error::usage(format!(
+                "{} says itself what its tower is made of; --pooling, --tokenizer, --adapter and --head go with a model",
+                args.model
+            )));
+        }
         let pipeline = resolve(Path::new(&args.model), &[])?.pipeline;
         let options = match args.query {
             true => pipeline.query_tower(),
@@ -83,7 +104,13 @@ fn options(args: &TowerArgs) -> Result<(TowerOptions, PathBuf)> {
         return Ok((options, pipeline.base_dir));
     }
     let here = std::env::current_dir().or_error(ErrorKind::Input, || "finding this folder")?;
-    let options = TowerOptions::as_the_model_says(&args.model);
+    let options = TowerOptions {
+        pooling: *pooling,
+        tokenizer: tokenizer.clone(),
+        adapter: adapter.clone(),
+        head: head.clone(),
+        ..TowerOptions::as_the_model_says(&args.model)
+    };
     Ok((if args.query { options.for_queries() } else { options }, here))
 }
 

@@ -5,6 +5,7 @@ pub(super) mod duration;
 mod output;
 mod pipeline;
 pub(super) mod place;
+pub(super) mod pooling;
 pub(super) mod root;
 
 pub(super) use output::{Color, Global, LogFormat, ProgressMode, color_of};

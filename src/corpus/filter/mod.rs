@@ -82,8 +82,10 @@ impl RowFilter {
             let kind = condition.data_type(&columns).map_err(refused)?;
             if !matches!(kind, DataType::Boolean | DataType::Null) {
                 let written = parsed.get_type(&all).unwrap_or(kind);
-                let written = Kind::of(&written)
-                    .map_or_else(|| format!("a value of type {written}"), |of| of.word().to_owned());
+                let written = Kind::of(&written).map_or_else(
+                    || format!("a value of type {written}"),
+                    |of| of.word().to_owned(),
+                );
                 return Err(Error::input(format!(
                     "the filter is {written}, not a condition that is true or false{}",
                     kinds::example(schema)

@@ -85,9 +85,15 @@ pub(crate) fn no_weights(folder: &Path, names: &[String]) -> Result<Error> {
     };
     let found = refusal(&shown.to_string(), names, &shown.to_string(), &new);
     Ok(found.unwrap_or_else(|| {
-        let below = match names.iter().any(|name| name == "snapshots") {
-            true => "; the folder of a commit is in its folder snapshots",
-            false => "",
+        let has = |file: &str| names.iter().any(|name| name == file);
+        let below = if has("snapshots") {
+            "; the folder of a commit is in its folder snapshots"
+        } else if has("adapter_config.json") {
+            "; it is a LoRA adapter: name its LLM as the model, and this folder as the adapter"
+        } else if has("modules.json") && !has("config.json") {
+            "; its modules follow a pooling: name what they were fitted to as the model, and this folder as the head"
+        } else {
+            ""
         };
         Error::not_found(format!(
             "{shown} holds no weights: no model.safetensors, no model.safetensors.index.json, no .gguf file{below}"
@@ -264,6 +270,12 @@ mod tests {
         );
         let repo = no_weights_in_repo("org/graph", &files(&["config.json", "onnx/model.onnx"]));
         assert!(repo.to_string().contains("an ONNX graph only"), "{repo}");
+        for (name, said) in
+            [("adapter_config.json", "a LoRA adapter"), ("modules.json", "as the head")]
+        {
+            let part = no_weights(Path::new("/none"), &files(&[name])).unwrap();
+            assert!(part.to_string().contains(said), "{part}");
+        }
         // What a trainer leaves behind is not a model.
         let none = no_weights(Path::new("/none"), &files(&["training_args.bin"])).unwrap();
         assert_eq!(none.kind(), ErrorKind::NotFound, "{none}");

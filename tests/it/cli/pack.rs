@@ -58,6 +58,20 @@ fn a_packed_student_answers_like_the_student() {
     assert!(size("eight") * 2 < size("run/student"), "{} {}", size("eight"), size("run/student"));
     assert!(size("four") < size("eight"));
     assert!(!path.join("four/tokenizer.json").exists());
+    // It can be looked at with what it lacks named beside it.
+    let card = "tower four --pooling mean --tokenizer run/student/tokenizer.json --json --trial 0s";
+    let card = json_of(path, card);
+    assert_eq!(card["pooling"], json!({ "value": "mean", "by": "set" }), "{card}");
+    std::fs::write(path.join("p.toml"), "").unwrap();
+    for (line, code, said) in [
+        ("tower four --pooling mean", 1, "name a tokenizer.json"),
+        ("tower model --pooling mean --adapter gone", 1, "the LoRA adapter has no file"),
+        ("tower model --pooling mean --head gone", 1, "gone"),
+        ("tower p.toml --pooling mean", 2, "says itself what its tower is made of"),
+    ] {
+        let (_, stderr) = expect(path, code, line);
+        assert!(stderr.contains(said), "{line}: {stderr}");
+    }
 
     // Queries that are there for distillation alone have no document to count tokens of.
     std::fs::write(path.join("queries.jsonl"), "{\"query\": \"alone\", \"text\": \"\"}\n").unwrap();
