@@ -95,6 +95,25 @@ impl<'a> Schema<'a> {
         self.types() == ["array"]
     }
 
+    /// A choice of tables that one of their keys tells apart (`kind = "lora"`): that key, and the table of each name.
+    fn choices(self) -> Option<(&'a str, Vec<(&'a str, Self)>)> {
+        let (mut key, mut choices) = (None, Vec::new());
+        for branch in self.at.get("oneOf")?.as_array()? {
+            let properties = branch.get("properties")?.as_object()?;
+            let mut constants = properties.iter();
+            let (tag, name) =
+                constants.find_map(|(tag, of)| Some((tag.as_str(), of.get("const")?.as_str()?)))?;
+            key = Some(tag);
+            choices.push((name, self.with(branch)));
+        }
+        Some((key?, choices))
+    }
+
+    /// True where only a table fits.
+    fn is_table(self) -> bool {
+        self.types() == ["object"] || self.choices().is_some()
+    }
+
     fn types(self) -> Vec<&'a str> {
         let of = |value: &'a Json| value.as_str().filter(|name| *name != "null");
         match self.at.get("type") {
@@ -150,6 +169,9 @@ pub(super) fn check(node: &mut Node, schema: Schema<'_>, path: &str, problems: &
     if let Some(names) = schema.names() {
         return check_name(node, &names, path, problems);
     }
+    if let Some((key, choices)) = schema.choices() {
+        return check_choice(node, key, &choices, path, problems);
+    }
     match &mut node.value {
         Value::Table(entries) if schema.types() == ["object"] => {
             check_table(entries, &node.origin, schema, path, problems);
@@ -179,6 +201,29 @@ fn check_name(node: &Node, names: &[&str], path: &str, problems: &mut Problems) 
     problems.push(node.origin.clone(), message);
 }
 
+fn check_choice(
+    node: &mut Node,
+    key: &str,
+    choices: &[(&str, Schema<'_>)],
+    path: &str,
+    problems: &mut Problems,
+) {
+    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+    if !matches!(node.value, Value::Table(_)) {
+        let message = format!("`{path}` must be a table, not {}", node.value.type_name());
+        return problems.push(node.origin.clone(), message);
+    }
+    let Some(named) = node.at(key) else {
+        let message = format!("key `{key}` is missing in [{path}]: {}", one_of(names));
+        return problems.push(node.origin.clone(), message);
+    };
+    let is_named = |name: &str| matches!(&named.value, Value::String(text) if text == name);
+    match choices.iter().find(|(name, _)| is_named(name)).map(|(_, chosen)| *chosen) {
+        Some(chosen) => check(node, chosen, path, problems),
+        None => check_name(named, &names, &format!("{path}.{key}"), problems),
+    }
+}
+
 fn check_table(
     entries: &mut Vec<Entry>,
     origin: &Origin,
@@ -205,11 +250,13 @@ fn check_table(
     for key in required.into_iter().flatten().filter_map(Json::as_str) {
         // A misspelt key was reported where it stands.
         if !entries.iter().any(|entry| entry.key == key) && !misspelt.contains(&key) {
-            let is_section = schema.property(key).is_some_and(|inner| inner.types() == ["object"]);
-            let message = if is_section && path.is_empty() {
-                format!("section [{key}] is missing")
-            } else {
-                format!("key `{key}` is missing {section}")
+            let inner = schema.property(key).filter(|_| path.is_empty());
+            let message = match inner {
+                Some(inner) if inner.is_table() => format!("section [{key}] is missing"),
+                Some(inner) if inner.items().is_some_and(Schema::is_table) => {
+                    format!("section [[{key}]] is missing")
+                }
+                _ => format!("key `{key}` is missing {section}"),
             };
             problems.push(origin.clone(), message);
         }

@@ -27,6 +27,7 @@ mod signatures;
 mod upgrade;
 mod validate;
 mod version;
+mod written;
 
 pub use defaults::DefaultChange;
 pub(crate) use file::read;
@@ -43,6 +44,7 @@ pub use resolve::{Resolved, resolve, resolve_text};
 pub(crate) use show::word;
 pub use upgrade::{Upgrade, upgrade};
 pub use version::PipelineVersion;
+pub(crate) use written::Written;
 
 // What a pipeline is made of.
 #[doc(inline)]

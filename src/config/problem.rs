@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::origin::Origin;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Where the keys of a pipeline file are listed.
 pub(super) const HINT: &str = "`scalingnote schema pipeline` lists every key of a pipeline file";
@@ -57,12 +57,17 @@ impl Problems {
     /// # Errors
     /// Config.
     pub fn result(&self) -> Result<()> {
-        if self.list.is_empty() {
-            return Ok(());
+        match self.list.is_empty() {
+            true => Ok(()),
+            false => Err(self.error(ErrorKind::Config).with_hint(HINT)),
         }
+    }
+
+    /// One error that lists them in the order of the file.
+    pub(super) fn error(&self, kind: ErrorKind) -> Error {
         let mut sorted = self.clone();
         sorted.list.sort_by_key(|problem| problem.origin.sort_key());
-        Err(Error::config(sorted.to_string()).with_hint(HINT))
+        Error::new(kind, sorted.to_string())
     }
 }
 

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::long_run::{listing, named, output, unprinted};
 use super::pack::{self, PackArgs};
-use super::recipe;
+use super::recipe::{self, Recipe};
 use crate::cli::app::App;
 use crate::cli::args::{device, duration, place};
 use crate::error::{Result, ResultExt};
@@ -69,8 +69,9 @@ pub(crate) struct DistillArgs {
 }
 
 pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<()> {
-    let (mut options, base_dir): (DistillOptions, _) =
-        recipe::open(&args.recipe, &["tower", "method"], "train")?;
+    let Recipe { written, base_dir } =
+        recipe::open::<DistillOptions>(&args.recipe, &["tower", "method"], "train")?;
+    let mut options = written.options;
     options.steps = args.steps.or(options.steps);
     let output = output(args.out, &args.recipe)?;
     let context = app.learning(base_dir, output.clone(), vec![args.device]);

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::long_run::unprinted;
-use super::{recipe, trained};
+use super::recipe::{self, Recipe};
+use super::trained;
 use crate::cli::app::App;
 use crate::cli::args::{device, place};
 use crate::error::{Result, ResultExt};
@@ -64,8 +65,9 @@ pub(crate) struct MineArgs {
 }
 
 pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
-    let (options, base_dir): (TrainOptions, _) =
-        recipe::open(&args.recipe, &["student"], "distill")?;
+    let Recipe { written, base_dir } =
+        recipe::open::<TrainOptions>(&args.recipe, &["student"], "distill")?;
+    let options = written.options;
     let ranking = if args.teacher {
         Ranking::Teacher
     } else {

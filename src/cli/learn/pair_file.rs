@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::{recipe, trained};
 use crate::cli::args::resolve;
@@ -20,7 +21,7 @@ pub(super) struct Named {
 }
 
 /// A file that names towers and nothing else.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TowerFile {
     tower: TowerOptions,
@@ -28,7 +29,7 @@ struct TowerFile {
 }
 
 /// How queries are encoded: with a tower of their own, or the document tower with another prompt and length.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct QueryKeys {
     tower: Option<TowerOptions>,
@@ -72,10 +73,10 @@ pub(super) fn read(file: &Path, path: Option<&Path>) -> Result<Named> {
         index = pipeline.index.index();
         (pipeline.query_tower(), pipeline.tower)
     } else if keys.contains_key("pairs") || keys.contains_key("method") {
-        let recipe: TrainOptions = recipe::parse(&text, file)?;
+        let recipe = recipe::parse::<TrainOptions>(&text, file)?.options;
         (recipe.query_tower(), recipe.tower)
     } else {
-        let towers: TowerFile = recipe::parse(&text, file)?;
+        let towers = recipe::parse::<TowerFile>(&text, file)?.options;
         (recipe::naming(file, towers.query_tower())?, towers.tower)
     };
     if let Some(path) = path {

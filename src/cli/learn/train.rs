@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::long_run::{listing, named, output, unprinted, written};
-use super::recipe;
+use super::recipe::{self, Recipe};
 use crate::cli::app::App;
 use crate::cli::args::{device, duration, place};
 use crate::error::{Result, ResultExt};
@@ -71,8 +71,9 @@ pub(crate) struct TrainArgs {
 }
 
 pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
-    let (mut options, base_dir): (TrainOptions, _) =
-        recipe::open(&args.recipe, &["student"], "distill")?;
+    let Recipe { written, base_dir } =
+        recipe::open::<TrainOptions>(&args.recipe, &["student"], "distill")?;
+    let mut options = written.options;
     options.steps = args.steps.or(options.steps);
     let output = output(args.out, &args.recipe)?;
     let context = app.learning(base_dir, output.clone(), args.device);

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::long_run::unprinted;
-use super::{recipe, trained};
+use super::recipe::{self, Recipe};
+use super::trained;
 use crate::cli::app::App;
 use crate::cli::args::{device, place};
 use crate::error::{Result, ResultExt};
@@ -51,8 +52,9 @@ pub(crate) struct WhitenArgs {
 }
 
 pub(crate) async fn execute(args: WhitenArgs, app: &App) -> Result<()> {
-    let (options, base_dir): (TrainOptions, _) =
-        recipe::open(&args.recipe, &["student"], "distill")?;
+    let Recipe { written, base_dir } =
+        recipe::open::<TrainOptions>(&args.recipe, &["student"], "distill")?;
+    let options = written.options;
     let (query, document) = trained::towers(&options, &base_dir, args.adapter.as_deref())?;
     let whitening = WhitenOptions { power: args.power, texts: args.texts };
     whitening.validate()?;

@@ -134,8 +134,10 @@ fn only_a_wrong_pipeline_file_is_sent_to_its_schema() {
         ),
         (
             &["train", "r.toml"],
-            "error: r.toml:1:1: unknown field `stepz`; did you mean `steps`?\n  hint: `scalingnote schema train` and \
-             `scalingnote schema distill` list every key of a recipe\n"
+            "error: 5 problems in the configuration\n  r.toml:1:1: unknown key `stepz` at the top; did you mean `steps`?\n  \
+             r.toml:1:1: section [tower] is missing\n  r.toml:1:1: section [query] is missing\n  \
+             r.toml:1:1: section [[pairs]] is missing\n  r.toml:1:1: section [method] is missing\n  \
+             hint: `scalingnote schema train` and `scalingnote schema distill` list every key of a recipe\n"
                 .to_owned(),
         ),
     ] {

@@ -119,9 +119,9 @@ fn wrong_files_and_flags_are_told() {
     std::fs::write(path.join("other.json"), "{}").unwrap();
     // (arguments, exit code, a piece of stderr)
     for (line, code, message) in [
-        ("train key.toml", 2, "key.toml:2:1: unknown field `temprature`"),
-        ("train nested.toml", 2, "unknown field `rang`"),
-        ("train full.toml", 2, "unknown field `alpha`"),
+        ("train key.toml", 2, "key.toml:2:1: unknown key `temprature`"),
+        ("train nested.toml", 2, "unknown key `rang` in [method]"),
+        ("train full.toml", 2, "unknown key `alpha` in [method]"),
         ("train value.toml", 2, "value.toml: batch_pairs must be at least 2"),
         ("train syntax.toml", 2, "syntax.toml:4:"),
         ("train none.toml", 2, "none.toml cannot be read"),
@@ -140,8 +140,8 @@ fn wrong_files_and_flags_are_told() {
             "recipe.toml has [tower]: it is a recipe for `scalingnote train`",
         ),
         ("train recipe.toml --out none --export x", 1, "no checkpoint in none"),
-        ("evaluate tower.toml set", 2, "tower.toml:2:1: unknown field `modle`"),
-        ("evaluate key.toml set", 2, "unknown field `temprature`"),
+        ("evaluate tower.toml set", 2, "tower.toml:2:1: unknown key `modle`"),
+        ("evaluate key.toml set", 2, "unknown key `temprature`"),
         ("evaluate fake.toml nowhere", 1, "there is no folder nowhere"),
         ("evaluate fake.toml model", 1, "corpus.jsonl"),
         ("evaluate fake.toml set --compare none.json", 2, "none.json cannot be read"),
