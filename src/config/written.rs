@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 use super::check::{Schema, check};
 use super::document::{Node, parse_file};
+use super::origin::Origin;
 use super::problem::Problems;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 
@@ -36,7 +37,8 @@ impl<T: DeserializeOwned + JsonSchema> Written<T> {
 }
 
 impl<T> Written<T> {
-    /// Refuses what was found wrong with the values of keys, all of it at once, each at its place.
+    /// Refuses what was found wrong with the values of keys, all of it at once, each at its place; without a key it is of
+    /// the whole file.
     ///
     /// # Errors
     /// Of the kind of the first.
@@ -44,7 +46,15 @@ impl<T> Written<T> {
         let Some((_, first)) = found.first() else { return Ok(()) };
         let mut problems = Problems::new(&self.name);
         for (key, error) in found {
-            problems.push(self.root.origin_of(key), format!("`{key}`: {}", error.message()));
+            let said = error.to_string();
+            if key.is_empty() {
+                problems.push(Origin::Default, said);
+                continue;
+            }
+            // Some errors begin with the option, which the key ends in.
+            let option = format!("{} ", key.rsplit('.').next().unwrap_or(key));
+            let said = said.strip_prefix(option.as_str()).unwrap_or(&said);
+            problems.push(self.root.origin_of(key), format!("`{key}`: {said}"));
         }
         Err(problems.error(first.kind()))
     }
@@ -106,14 +116,18 @@ mod tests {
     fn what_is_wrong_with_values_has_their_places() {
         let written = Written::<TrainOptions>::parse(RECIPE, "r.toml").unwrap();
         assert!(written.refuse(&[]).is_ok());
-        let found = ["pairs.0.path", "tower.model"]
-            .map(|key| (key.to_owned(), Error::not_found("it is not there")));
+        let wrong = |key: &str, said: &'static str| (key.to_owned(), Error::not_found(said));
+        let found = [
+            wrong("", "this cannot work"),
+            wrong("pairs.0.path", "it is not there"),
+            wrong("tower.model", "model \"x\" is not there"),
+        ];
         let error = written.refuse(&found).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(
             error.to_string(),
-            "2 problems in the configuration\n  r.toml:3:9: `tower.model`: it is not there\n  \
-             r.toml:9:8: `pairs.0.path`: it is not there"
+            "3 problems in the configuration\n  r.toml:3:9: `tower.model`: \"x\" is not there\n  \
+             r.toml:9:8: `pairs.0.path`: it is not there\n  r.toml: this cannot work"
         );
     }
 }

@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::store::named::open_regular;
+use crate::error::{Error, ErrorKind, Result, ResultExt, unless};
+use crate::store::named::{check_there, expand, open_regular};
 
 /// A longer line is refused: it would be held in memory whole.
 const LONGEST_LINE: u64 = 64 << 20;
 
-/// Opens `path`, or `path` + `.xz` or `.gz` where the plain file is missing.
-pub(super) fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
+/// `path`, or `path` + `.xz` or `.gz` where the plain file is missing.
+///
+/// # Errors
+/// NotFound; as [`check_there`] where it cannot be looked at.
+pub(super) fn find(path: &Path) -> Result<PathBuf> {
     let mut tried = vec![path.to_owned()];
     for suffix in [".xz", ".gz"] {
         let mut name = path.as_os_str().to_owned();
@@ -20,13 +23,29 @@ pub(super) fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
         tried.push(name.into());
     }
     let is_there = |fits: fn(&Path) -> bool| tried.iter().find(|candidate| fits(candidate));
-    let Some(found) = is_there(Path::is_file).or_else(|| is_there(Path::exists)) else {
-        return Err(Error::not_found(format!(
-            "no file {} (nor with .xz or .gz added)",
-            path.display()
-        )));
-    };
-    let file = open_regular(found)
+    if let Some(found) = is_there(Path::is_file).or_else(|| is_there(Path::exists)) {
+        return Ok(found.clone());
+    }
+    unless(check_there(path), |error| error.kind() == ErrorKind::NotFound)?;
+    Err(Error::not_found(format!("no file {} (nor with .xz or .gz added)", path.display())))
+}
+
+/// Looks whether the path of a table leads anywhere. A store is not asked, nor what a pattern matches.
+///
+/// # Errors
+/// As [`check_there`] and [`expand`].
+pub(super) fn check_table(path: &Path, base_dir: &Path) -> Result<()> {
+    let text = path.to_string_lossy();
+    match text.contains("://") || text.contains(['*', '?', '[']) {
+        true => Ok(()),
+        false => check_there(&base_dir.join(expand(path, base_dir)?)),
+    }
+}
+
+/// Opens what [`find`] finds.
+fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
+    let found = find(path)?;
+    let file = open_regular(&found)
         .map_err(|e| Error::io(e, "cannot be opened"))
         .context(|| found.display().to_string())?;
     let reader: Box<dyn Read> = match found.extension().and_then(|e| e.to_str()) {
@@ -34,7 +53,7 @@ pub(super) fn open(path: &Path) -> Result<(PathBuf, Box<dyn BufRead>)> {
         Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
         _ => Box::new(file),
     };
-    Ok((found.clone(), Box::new(BufReader::with_capacity(1 << 16, reader))))
+    Ok((found, Box::new(BufReader::with_capacity(1 << 16, reader))))
 }
 
 /// Calls `each` with the number (from 1) and the text of every line that is not blank.
@@ -97,4 +116,27 @@ fn category(error: &serde_json::Error) -> String {
         return format!("wrong type of a field at column {}", error.column());
     }
     format!("syntax error at column {}", error.column())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_told_without_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path();
+        std::fs::write(base.join("a.jsonl.gz"), "").unwrap();
+        assert_eq!(find(&base.join("a.jsonl")).unwrap(), base.join("a.jsonl.gz"));
+        // The second leads through a file.
+        for gone in ["b.jsonl", "a.jsonl.gz/b"] {
+            let error = find(&base.join(gone)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+            let error = check_table(Path::new(gone), base).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        }
+        for fine in ["a.jsonl.gz", "b*.parquet", "s3://bucket/b.parquet", "."] {
+            check_table(Path::new(fine), base).unwrap();
+        }
+    }
 }

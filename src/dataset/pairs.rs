@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::answers::Answers;
-use super::file::for_each_line;
+use super::file::{check_table, find, for_each_line};
 use super::set::{Document, RetrievalSet, RetrievalSetOptions, qrels_file, queries_file};
 use crate::error::{Error, Result, ResultExt};
 use crate::store::named::expand;
@@ -79,6 +79,23 @@ impl PairSource {
             document_prefix: None,
             max_tokens: None,
         }
+    }
+
+    /// Looks, without reading one, whether its files are there; a store is not asked. Relative paths start from
+    /// `base_dir`.
+    ///
+    /// # Errors
+    /// NotFound, naming the file; Config for a path that cannot be meant.
+    pub fn check_files(&self, base_dir: &Path) -> Result<()> {
+        if self.is_table() {
+            return check_table(&self.path, base_dir);
+        }
+        let path = base_dir.join(expand(&self.path, base_dir)?);
+        if !path.is_dir() {
+            return find(&path).map(drop);
+        }
+        let Self { queries, qrels, .. } = self.clone();
+        RetrievalSetOptions { queries, qrels, ..RetrievalSetOptions::new(path) }.check_files()
     }
 
     /// Whether it is read as a table: it names SQL, or Parquet.

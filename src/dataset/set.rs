@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::file::read_jsonl;
+use super::file::{find, read_jsonl};
 use super::oddities::{Oddities, Oddity};
 use super::qrels::{Judgement, Qrels, read_qrels};
 use crate::error::{Error, Result, ResultExt};
-use crate::store::named::expand;
+use crate::store::named::{check_there, expand};
 
 const CORPUS: &str = "corpus.jsonl";
 
@@ -135,6 +135,18 @@ impl RetrievalSetOptions {
             qrels: qrels_file(),
             ignore_identical_ids: false,
         }
+    }
+
+    /// Looks, without reading one, whether its files are there.
+    ///
+    /// # Errors
+    /// NotFound, naming the file; Config for a path that cannot be meant.
+    pub fn check_files(&self) -> Result<()> {
+        check_there(&self.path)?;
+        for name in [CORPUS, &self.queries, &self.qrels] {
+            find(&self.path.join(expand(Path::new(name), &self.path)?))?;
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::file::for_each_line;
+use super::file::{check_table, find, for_each_line};
 use crate::error::{Error, Result, ResultExt};
 use crate::store::named::expand;
 use crate::types::SplitMix64;
@@ -50,6 +50,18 @@ impl TextSource {
             as_queries: false,
             prefix: None,
             max_tokens: None,
+        }
+    }
+
+    /// Looks, without reading one, whether its files are there; a store is not asked. Relative paths start from
+    /// `base_dir`.
+    ///
+    /// # Errors
+    /// NotFound, naming the file; Config for a path that cannot be meant.
+    pub fn check_files(&self, base_dir: &Path) -> Result<()> {
+        match self.is_table() {
+            true => check_table(&self.path, base_dir),
+            false => find(&base_dir.join(expand(&self.path, base_dir)?)).map(drop),
         }
     }
 

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, Result};
+use crate::store::named::check_there;
 use crate::tower::files::source::{ModelSource, absolute, parse};
 use crate::types::{Arithmetic, Pooling};
 
@@ -199,20 +200,28 @@ impl TowerOptions {
     /// # Errors
     /// NotFound, naming the file; Config where it is not a path at all.
     pub fn check_files(&self, base_dir: &Path) -> Result<bool> {
-        let local = !matches!(parse(&self.model, base_dir)?, ModelSource::Hub { .. });
-        for (key, place) in
-            [("adapter", &self.adapter), ("head", &self.head), ("tokenizer", &self.tokenizer)]
-        {
-            let Some(place) = place else { continue };
-            let path = absolute(place, base_dir).context(|| key)?;
-            if !path.exists() {
-                let path = path.display();
-                return Err(Error::not_found(format!(
-                    "{key} {place:?}: there is nothing at {path}"
-                )));
-            }
+        if let Some((key, error)) = self.missing_files(base_dir).into_iter().next() {
+            // The model's error says itself what it is about.
+            let said = error.message();
+            return Err(match key {
+                "model" => error,
+                key => Error::new(error.kind(), format!("{key}: {said}")),
+            });
         }
-        Ok(local)
+        Ok(!matches!(parse(&self.model, base_dir)?, ModelSource::Hub { .. }))
+    }
+
+    /// The same, with all that is wrong, by the option.
+    pub fn missing_files(&self, base_dir: &Path) -> Vec<(&'static str, Error)> {
+        let model = parse(&self.model, base_dir).map(drop);
+        let places =
+            [("adapter", &self.adapter), ("head", &self.head), ("tokenizer", &self.tokenizer)];
+        let places = places.into_iter().filter_map(|(key, place)| {
+            let place = place.as_ref()?;
+            Some((key, absolute(place, base_dir).and_then(|path| check_there(&path))))
+        });
+        let all = std::iter::once(("model", model)).chain(places);
+        all.filter_map(|(key, there)| Some((key, there.err()?))).collect()
     }
 }
 

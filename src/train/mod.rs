@@ -15,6 +15,7 @@ mod head;
 mod keep;
 mod large_stack;
 mod mine;
+mod missing;
 mod model;
 mod optimizer;
 mod options;

@@ -39,6 +39,17 @@ struct QueryKeys {
 }
 
 impl TowerFile {
+    fn missing_files(&self, base_dir: &Path) -> Vec<(String, Error)> {
+        let query = self.query.as_ref().and_then(|query| query.tower.as_ref());
+        let towers = [("tower", Some(&self.tower)), ("query.tower", query)];
+        let mut missing = Vec::new();
+        for (section, tower) in towers.into_iter().filter_map(|(key, tower)| Some((key, tower?))) {
+            let found = tower.missing_files(base_dir).into_iter();
+            missing.extend(found.map(|(key, error)| (format!("{section}.{key}"), error)));
+        }
+        missing
+    }
+
     fn query_tower(&self) -> Result<TowerOptions> {
         let mut tower = self.tower.clone();
         let Some(query) = &self.query else { return Ok(tower.for_queries()) };
@@ -73,10 +84,17 @@ pub(super) fn read(file: &Path, path: Option<&Path>) -> Result<Named> {
         index = pipeline.index.index();
         (pipeline.query_tower(), pipeline.tower)
     } else if keys.contains_key("pairs") || keys.contains_key("method") {
-        let recipe = recipe::parse::<TrainOptions>(&text, file)?.options;
-        (recipe.query_tower(), recipe.tower)
+        let written = recipe::parse::<TrainOptions>(&text, file)?;
+        let missing = written.options.missing_files(&base_dir);
+        recipe::check(&written, Ok(()), missing, |section| {
+            path.is_none() && matches!(section, "tower" | "query")
+        })?;
+        (written.options.query_tower(), written.options.tower)
     } else {
-        let towers = recipe::parse::<TowerFile>(&text, file)?.options;
+        let written = recipe::parse::<TowerFile>(&text, file)?;
+        let missing = written.options.missing_files(&base_dir);
+        recipe::check(&written, Ok(()), missing, |_| path.is_none())?;
+        let towers = written.options;
         (recipe::naming(file, towers.query_tower())?, towers.tower)
     };
     if let Some(path) = path {

@@ -64,6 +64,23 @@ pub(super) fn open<T: DeserializeOwned + JsonSchema>(
     }
 }
 
+/// Refuses, before any work, options that cannot work, and files that are not there where `is_read` says of the section
+/// of their key that the command reads it.
+///
+/// # Errors
+/// All of it in one error, each with its place; of the kind of the first.
+pub(super) fn check<T>(
+    written: &Written<T>,
+    valid: Result<()>,
+    missing: Vec<(String, Error)>,
+    is_read: impl Fn(&str) -> bool,
+) -> Result<()> {
+    let mut found: Vec<_> = valid.err().map(|error| (String::new(), error)).into_iter().collect();
+    let section = |key: &str| is_read(key.split('.').next().unwrap_or_default());
+    found.extend(missing.into_iter().filter(|(key, _)| section(key)));
+    written.refuse(&found)
+}
+
 /// A Config error of the library, with the file whose fields it names.
 pub(super) fn naming<T>(file: &Path, result: Result<T>) -> Result<T> {
     match result {

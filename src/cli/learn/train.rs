@@ -71,10 +71,14 @@ pub(crate) struct TrainArgs {
 }
 
 pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
-    let Recipe { written, base_dir } =
+    let Recipe { mut written, base_dir } =
         recipe::open::<TrainOptions>(&args.recipe, &["student"], "distill")?;
-    let mut options = written.options;
-    options.steps = args.steps.or(options.steps);
+    written.options.steps = args.steps.or(written.options.steps);
+    let (valid, missing) = (written.options.validate(), written.options.missing_files(&base_dir));
+    recipe::check(&written, valid, missing, |section| {
+        section != "teacher" || args.export.is_none()
+    })?;
+    let options = written.options;
     let output = output(args.out, &args.recipe)?;
     let context = app.learning(base_dir, output.clone(), args.device);
     if let Some(target) = args.export {

@@ -54,6 +54,10 @@ pub(crate) struct WhitenArgs {
 pub(crate) async fn execute(args: WhitenArgs, app: &App) -> Result<()> {
     let Recipe { written, base_dir } =
         recipe::open::<TrainOptions>(&args.recipe, &["student"], "distill")?;
+    let (valid, missing) = (written.options.validate(), written.options.missing_files(&base_dir));
+    recipe::check(&written, valid, missing, |section| {
+        section == "pairs" || (args.adapter.is_none() && matches!(section, "tower" | "query"))
+    })?;
     let options = written.options;
     let (query, document) = trained::towers(&options, &base_dir, args.adapter.as_deref())?;
     let whitening = WhitenOptions { power: args.power, texts: args.texts };

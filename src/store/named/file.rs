@@ -4,6 +4,8 @@ use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
+use crate::error::{Error, Result};
+
 /// Opens a regular file, or a link to one. A pipe would block its reader, a device may have no end, and opening
 /// some does something: they are not opened.
 ///
@@ -14,6 +16,22 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     match kind.is_file() {
         true => File::open(path),
         false => Err(io::Error::other(format!("it is {}; name a regular file", what(kind)))),
+    }
+}
+
+/// Looks whether there is a file or folder.
+///
+/// # Errors
+/// NotFound; as [`Error::io`] where it cannot be looked at: that is not the same as no file.
+pub fn check_there(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(_) => Ok(()),
+        Err(cause)
+            if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Err(Error::not_found(format!("there is nothing at {}", path.display())))
+        }
+        Err(cause) => Err(Error::io(cause, format!("{} cannot be read", path.display()))),
     }
 }
 

@@ -4,6 +4,7 @@ mod file;
 mod home;
 
 pub use file::{
-    Existing, open_regular, read_text, read_text_of, read_whole, write_whole, write_with,
+    Existing, check_there, open_regular, read_text, read_text_of, read_whole, write_whole,
+    write_with,
 };
 pub use home::{expand, expand_text};

@@ -100,7 +100,7 @@ fn a_check_names_what_a_run_here_would_miss() {
     std::fs::write(folder.path().join("there"), "").unwrap();
     for (set, missing) in [
         ("tower.model=./gone.gguf", Some("[tower]: model \"./gone.gguf\"")),
-        ("tower.adapter=gone", Some("[tower]: adapter \"gone\"")),
+        ("tower.adapter=gone", Some("[tower]: adapter: there is nothing at")),
         ("tower.tokenizer=there", None),
         ("tower.model=hf:no/such", None),
         ("corpus.tables=[{name=\"notes\",uri=\"gone.csv\"}]", Some("gone.csv")),

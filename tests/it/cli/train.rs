@@ -101,6 +101,48 @@ fn a_tower_is_compared() {
 }
 
 #[test]
+fn files_that_a_recipe_names_are_looked_for_before_the_work() {
+    let folder = folder();
+    let path = folder.path();
+    let recipe = RECIPE
+        .replace("seed = 3", "seed = 3\njudged = [\"gone\"]")
+        .replace("model = \"model\"", "model = \"gone\"\nadapter = \"gone\"")
+        .replace("pairs.jsonl", "gone.jsonl");
+    std::fs::write(path.join("gone.toml"), &recipe).unwrap();
+    let wrong = recipe.replace("batch_pairs = 6", "batch_pairs = 1");
+    std::fs::write(path.join("wrong.toml"), wrong).unwrap();
+    let judged = "gone.toml:5:11: `judged.0`: there is nothing at ";
+    let tower = "gone.toml:7:9: `tower.model`: \"gone\": there is no file or directory ";
+    let adapter = "gone.toml:8:11: `tower.adapter`: there is nothing at ";
+    let pairs = "`pairs.0.path`: no file ";
+    for (line, code, said) in [
+        ("train gone.toml --out out", 1, &["4 problems", judged, tower, adapter, pairs][..]),
+        ("whiten gone.toml --out out", 1, &["3 problems", tower, adapter, pairs]),
+        ("mine gone.toml --out out", 1, &["3 problems", tower, adapter, pairs]),
+        ("mine gone.toml --out out --adapter set", 1, &["gone.toml:", pairs]),
+        ("evaluate gone.toml set", 1, &["2 problems", tower, adapter]),
+        ("train wrong.toml --out out", 2, &["5 problems", "wrong.toml: batch_pairs must be"]),
+    ] {
+        let (_, stderr) = expect(path, code, line);
+        for piece in said {
+            assert!(stderr.contains(piece), "{line}: no {piece:?} in {stderr}");
+        }
+    }
+    let distill = "batch = 8\n[teacher]\nmodel = \"gone\"\npooling = \"mean\"\n[student]\nkind = \"bert\"\n\
+        path = \"gone\"\n[[pairs]]\npath = \"set\"\nqrels = \"gone.tsv\"\n";
+    std::fs::write(path.join("distill.toml"), distill).unwrap();
+    let (_, stderr) = expect(path, 1, "distill distill.toml --out out");
+    for piece in [
+        "3:9: `teacher.model`: \"gone\": ",
+        "7:8: `student.path`: there is nothing at ",
+        "9:8: `pairs.0.path`: no file ",
+    ] {
+        assert!(stderr.contains(piece), "no {piece:?} in {stderr}");
+    }
+    assert!(!path.join("out").exists());
+}
+
+#[test]
 fn wrong_files_and_flags_are_told() {
     let folder = folder();
     let path = folder.path();
