@@ -40,14 +40,14 @@ pub(super) fn unprinted(folder: &Path) -> impl FnOnce() -> String {
 }
 
 /// What a run or an export has written into its folder.
-pub(super) fn written(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn outputs(folder: &Path) -> Vec<PathBuf> {
     let names = ["adapter", "query-adapter", "model", "query-model", "student", "report.html"];
     names.iter().map(|name| folder.join(name)).filter(|path| path.exists()).collect()
 }
 
 pub(super) fn listing(folder: &Path) -> String {
     let mut text = String::new();
-    for path in written(folder) {
+    for path in outputs(folder) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let _ = writeln!(text, "  {name:<16} {}", path.display());
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::long_run::{listing, named, output, unprinted, written};
+use super::long_run::{listing, named, output, outputs, unprinted};
 use super::recipe::{self, Recipe};
 use crate::cli::app::App;
 use crate::cli::args::{device, duration, place};
@@ -84,7 +84,7 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
     if let Some(target) = args.export {
         let steps = learn::export(options, context, &target, args.f16).await;
         let steps = named(&args.recipe, steps)?;
-        let found = serde_json::json!({ "steps": steps, "written": written(&target) });
+        let found = serde_json::json!({ "steps": steps, "written": outputs(&target) });
         let printed = app.answer(args.json, &found, |_| {
             let steps = format::counted(steps, "step");
             format!("exported after {steps}\n{}", listing(&target))
