@@ -1,4 +1,4 @@
-//! Files of options that are no pipeline, recipes above all: every problem of one at once, each with its place.
+//! Files of options that are not a pipeline, recipes above all: every problem of one at once, each with its place.
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;

@@ -42,7 +42,7 @@ pub struct RowFilter {
     /// The columns that it reads, in the schema's order; it is compiled against just these.
     columns: SchemaRef,
     cost: Cost,
-    /// What to say where a note's text is no number that it is compared with.
+    /// What to say where a note's text is not a number that it is compared with.
     mixed: Option<String>,
 }
 

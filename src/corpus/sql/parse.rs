@@ -111,7 +111,7 @@ fn as_meant(parsed: &impl Visit) -> Result<(), DataFusionError> {
     }
 }
 
-/// What the parser says of a text that is no SQL, in words; `None` for any other error.
+/// What the parser says of a text that is not SQL, in words; `None` for any other error.
 pub(in crate::corpus) fn syntax(cause: &DataFusionError) -> Option<String> {
     let DataFusionError::SQL(cause, _) = cause else { return None };
     let (ParserError::ParserError(text) | ParserError::TokenizerError(text)) = &**cause else {

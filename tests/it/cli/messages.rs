@@ -84,7 +84,7 @@ fn what_the_corpus_does_not_fit_has_its_place_in_the_file() {
     let whole = whole.replace("from notes", "from \\\"Notes\\\"");
     for (written, instead, code, said) in [
         ("title from", "titel from", 2, "3:7: corpus.sql: no column named titel; did you mean"),
-        ("select", "selec", 2, "3:7: `corpus.sql` cannot be parsed: SQL error"),
+        ("select", "selec", 2, "3:7: `corpus.sql` cannot be parsed: expected an SQL statement"),
         ("id as", "cast(title as bigint) as", 1, "3:7: corpus of notes.csv, tags.csv: reading the"),
         ("{{ title }}", "{{ titel }}", 2, "4:12: column `titel` is missing (corpus.template reads"),
         ("{{ title }}", "{{ title | up }}", 2, "4:12: corpus.template: unknown filter"),

@@ -129,7 +129,7 @@ fn a_packed_student_answers_like_the_student() {
             1,
             "is not the tokenizer that these weights were trained with (it is that of a-wheel==1)",
         ),
-        ("none.json", 1, "name a tokenizer.json in `tokenizer` (it is that of a-wheel==1)"),
+        ("none.json", 1, "pair.toml:7:13: `query.tower.tokenizer`: there is nothing at"),
     ] {
         std::fs::write(path.join("pair.toml"), pair("four", named)).unwrap();
         let (_, stderr) = expect(path, code, "evaluate pair.toml set");
