@@ -51,7 +51,7 @@ async fn broken_files_are_named() {
         says(&error, ErrorKind::Input, &[name]);
     }
     let error = Corpus::new("nowhere/*.csv", SQL).fails().await;
-    says(&error, ErrorKind::Input, &["nowhere/*.csv", "no file"]);
+    says(&error, ErrorKind::Input, &["nowhere does not exist"]);
     let error = Corpus::new("nowhere.csv", SQL).fails().await;
     says(&error, ErrorKind::Input, &["nowhere.csv", "does not exist"]);
     let mixed = Corpus::new("d", SQL).write("d/a.csv", "id,title\n").write("d/b.jsonl", "{}\n");
