@@ -54,7 +54,7 @@ with tempfile.TemporaryDirectory() as folder:
     found = json.loads(run("scalingnote", "search", root, "a password is in the source code", "-k", "3", "--json"))
     print("\n".join(f"{hit['score']:.3f} {hit['stored']['title']}" for hit in found["hits"]))
     assert len(found["hits"]) == 3
-    # What a newcomer searches for: with the student as shipped 42 of 53 were found, adapted 43, with the LLM 44.
+    # What a newcomer searches for: with the student adapted 44 of 53 were found.
     program_file = f"{folder}/venv/bin/scalingnote"
     shown = subprocess.run([sys.executable, str(checkout / "benches/searches.py"), program_file, root], check=True,
                            capture_output=True, text=True).stdout
