@@ -48,9 +48,9 @@ follow() {
 }
 
 start=$(date +%s)
+left=$window
 try=1
 while :; do
-    left=$((window - ($(date +%s) - start)))
     echo "try $try, $left seconds left" >>"$log"
     timeout --foreground --signal=TERM --kill-after=60 $((left + grace)) \
         "$program" run "$pipeline" --deadline "${left}s" --progress lines >>"$log" 2>&1 &
@@ -65,6 +65,9 @@ while :; do
         code=75
         break
     fi
+    # A machine that was suspended in the pause wakes after the window.
+    left=$((window - ($(date +%s) - start)))
+    [ $left -gt 0 ] || break
     try=$((try + 1))
 done
 unfinished="$logs/unfinished" # how many nights in a row

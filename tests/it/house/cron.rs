@@ -51,6 +51,42 @@ fn passing_faults_are_retried() {
     assert_eq!(std::fs::read_to_string(count).expect("counted"), "x\nx\nx\n");
 }
 
+/// A clock that moves on by 200 seconds at every look stands for a suspended machine: the first look is at
+/// the start, the second after the try, the third after the pause, when the window of 5 minutes is over.
+#[test]
+fn a_window_that_ends_in_a_pause_is_not_tried_in_again() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let bin = dir.path().join("bin");
+    std::fs::create_dir(&bin).expect("folder");
+    let clock = dir.path().join("clock");
+    let date = format!(
+        "#!/bin/sh\n[ \"$1\" = +%s ] || exec /bin/date \"$@\"\nseen=$(cat {0} 2>/dev/null || echo 0)\n\
+         echo $((seen + 200)) >{0}\necho $seen\n",
+        clock.display()
+    );
+    std::fs::write(bin.join("date"), date).expect("write");
+    make_executable(&bin.join("date"));
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
+    let stand_in = dir.path().join("scalingnote");
+    let tries = dir.path().join("tries");
+    std::fs::write(&stand_in, format!("#!/bin/sh\necho \"$@\" >>{}\nexit 75\n", tries.display()))
+        .expect("write");
+    make_executable(&stand_in);
+    let output = Command::new(package().join("pipelines/cron/nightly.sh"))
+        .args([dir.path().join("p.toml"), dir.path().join("logs")])
+        .env("SCALINGNOTE", stand_in)
+        .env("PATH", path)
+        .env("PAUSE_SECONDS", "0")
+        .env("WINDOW_MINUTES", "5")
+        .output()
+        .expect("nightly.sh runs");
+    assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
+    let tries = std::fs::read_to_string(tries).expect("tried");
+    assert_eq!(tries.lines().count(), 1, "{tries}");
+    assert!(tries.contains("--deadline 300s"), "{tries}");
+    assert_eq!(std::fs::read_to_string(clock).expect("the clock was read"), "600\n");
+}
+
 #[test]
 fn refusals_are_told_and_not_retried() {
     let dir = tempfile::tempdir().expect("temporary folder");
