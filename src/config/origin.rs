@@ -81,7 +81,8 @@ impl Origin {
 pub struct Origins {
     /// The file, as it was named.
     pub(super) file: String,
-    /// Origin of every scalar and array that somebody set, by dotted path. What is not in here has its default.
+    /// Origin of every scalar and array that somebody set, and of the array's items, by dotted path. What is not in here
+    /// has its default.
     pub by_key: BTreeMap<String, Origin>,
 }
 
@@ -93,6 +94,19 @@ impl PartialEq for Origins {
 }
 
 impl Origins {
+    /// Of the pipeline as it will be once `[next]` has taken over.
+    pub(super) fn after_next(&self) -> Self {
+        let mut after = self.clone();
+        let is_replaced = |key: &str| key.starts_with("tower.") || key.starts_with("query.");
+        after.by_key.retain(|key, _| !is_replaced(key));
+        for (key, origin) in &self.by_key {
+            let Some(key) = key.strip_prefix("next.") else { continue };
+            let key = if key == "template" { "corpus.template" } else { key };
+            after.by_key.insert(key.to_owned(), origin.clone());
+        }
+        after
+    }
+
     /// What was made by the pipeline; an error that is of one of its keys says where that stands, as the errors of the
     /// file's own check do.
     pub(crate) fn placed<T>(&self, made: Result<T>) -> Result<T> {

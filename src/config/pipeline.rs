@@ -124,9 +124,7 @@ impl Pipeline {
         let mut after = self.clone();
         after.tower = next.tower.clone();
         after.corpus.template.clone_from(next.template.as_ref().unwrap_or(&self.corpus.template));
-        if let Some(origin) = self.origins.by_key.get("next.template") {
-            after.origins.by_key.insert("corpus.template".to_owned(), origin.clone());
-        }
+        after.origins = self.origins.after_next();
         after.chunking = next.chunking.or(self.chunking);
         after.query = next.query.clone();
         after.next = None;

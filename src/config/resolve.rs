@@ -127,19 +127,23 @@ fn check_version(root: &Node, file: &str) -> Result<()> {
 
 fn collect(node: &Node, path: String, origins: &mut BTreeMap<String, Origin>) {
     let join = |part: &str| if path.is_empty() { part.into() } else { format!("{path}.{part}") };
+    let mut is_value = true;
     match &node.value {
         Value::Table(entries) => {
             for entry in entries {
                 collect(&entry.node, join(&entry.key), origins);
             }
+            is_value = false;
         }
-        Value::Array(items) if items.iter().any(|item| matches!(item.value, Value::Table(_))) => {
+        Value::Array(items) => {
             for (at, item) in items.iter().enumerate() {
                 collect(item, join(&at.to_string()), origins);
+                is_value &= !matches!(item.value, Value::Table(_));
             }
         }
-        _ => {
-            origins.insert(path, node.origin.clone());
-        }
+        _ => {}
+    }
+    if is_value {
+        origins.insert(path, node.origin.clone());
     }
 }

@@ -36,9 +36,14 @@ impl Resolved {
     /// that names one: its card, or null where its files are not here or cannot be read. What is not in `origins` has its
     /// default.
     pub fn to_json(&self) -> Result<String> {
-        let origins = self.pipeline.origins.by_key.iter();
-        let origins: Map<String, Json> =
-            origins.map(|(path, origin)| (path.clone(), origin.to_string().into())).collect();
+        let by_key = &self.pipeline.origins.by_key;
+        let is_item =
+            |path: &str| path.rsplit_once('.').is_some_and(|(array, _)| by_key.contains_key(array));
+        let origins: Map<String, Json> = by_key
+            .iter()
+            .filter(|(path, _)| !is_item(path))
+            .map(|(path, origin)| (path.clone(), origin.to_string().into()))
+            .collect();
         let models: Map<String, Json> = self
             .models
             .iter()

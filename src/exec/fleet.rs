@@ -28,11 +28,13 @@ impl Fleet {
             return Ok((planned, Self::Cluster(Box::new(driver))));
         }
         // Before the corpus is read. A fake tower computes nowhere.
-        for device in ctx.pipeline.encode.devices()? {
+        for (at, device) in ctx.pipeline.encode.devices()?.into_iter().enumerate() {
             if let DeviceSpec::Cuda(number) = device
                 && !ctx.pipeline.tower.model.starts_with("fake:")
             {
-                open_cuda(number)?;
+                let opened = open_cuda(number);
+                let key = || format!("encode.devices.{at}");
+                ctx.pipeline.origins.placed(opened.map_err(|error| error.of_key(key())))?;
             }
         }
         if ctx.pipeline.query.tower.is_some() {

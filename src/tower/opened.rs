@@ -90,7 +90,8 @@ impl Model {
             return Err(Error::config(format!(
                 "layers is {wanted}, but the model has {}",
                 config.layers
-            )));
+            ))
+            .of_key("layers"));
         }
         config.layers = wanted as usize;
         Ok(())
@@ -102,15 +103,16 @@ impl Model {
             check_arithmetic(config, options.arithmetic)?;
         }
         let Self::Encoder { config, .. } = self else { return Ok(()) };
-        let wrong = if options.adapter.is_some() {
-            "takes no adapter"
+        let (key, wrong) = if options.adapter.is_some() {
+            ("adapter", "takes no adapter")
         } else if options.layers.is_some() {
-            "is not cut; leave `layers` out"
+            ("layers", "is not cut; leave `layers` out")
         } else {
             return Ok(());
         };
         let family = &config.family;
-        Err(Error::config(format!("{} is an encoder ({family}), which {wrong}", options.model)))
+        let said = format!("{} is an encoder ({family}), which {wrong}", options.model);
+        Err(Error::config(said).of_key(key))
     }
 }
 

@@ -202,11 +202,11 @@ impl TowerOptions {
     pub fn check_files(&self, base_dir: &Path) -> Result<bool> {
         if let Some((key, error)) = self.missing_files(base_dir).into_iter().next() {
             // The model's error says itself what it is about.
-            let said = error.message();
-            return Err(match key {
+            let error = match key {
                 "model" => error,
-                key => Error::new(error.kind(), format!("{key}: {said}")),
-            });
+                key => Error::new(error.kind(), format!("{key}: {}", error.message())),
+            };
+            return Err(error.of_key(key));
         }
         Ok(!matches!(parse(&self.model, base_dir)?, ModelSource::Hub { .. }))
     }

@@ -97,8 +97,12 @@ impl Tower {
         reporter: &Arc<dyn Reporter>,
         hub: impl FnOnce() -> Result<Hub>,
     ) -> Result<Self> {
+        let source = parse(&options.model, base_dir)?;
+        if !matches!(source, ModelSource::Fake(_)) {
+            options.check_files(base_dir)?;
+        }
         let mut options = options.clone();
-        let path = match parse(&options.model, base_dir)? {
+        let path = match source {
             ModelSource::Fake(fake) => return Self::fake(options, fake),
             ModelSource::Local(path) => {
                 options.model = utf8(&path)?;
@@ -183,7 +187,8 @@ impl Tower {
                 "max_tokens is {}, but {} attends over {limit} positions at most",
                 options.max_tokens(),
                 options.model
-            )));
+            ))
+            .of_key("max_tokens"));
         }
         if let Some((most, window)) = beyond
             && options.max_tokens() as usize > most
@@ -193,18 +198,21 @@ impl Tower {
             digest = hasher.finish();
         }
         let (modules, head) = match (&options.head, options.defaults) {
-            (Some(folder), _) => own_head(Path::new(folder), &model, options.pooling())?,
+            (Some(folder), _) => own_head(Path::new(folder), &model, options.pooling())
+                .map_err(|error| error.of_key("head"))?,
             (None, Defaults::Model) => (card.modules, None),
             (None, Defaults::None) => (Vec::new(), None),
         };
         let mut adapter = None;
         if let Some(path) = &options.adapter {
-            let opened = Adapter::open(Path::new(path))?;
+            let wrong = |error: Error| error.of_key("adapter");
+            let opened = Adapter::open(Path::new(path)).map_err(wrong)?;
             adapter = Some(opened.digest());
-            teacher = opened.teacher()?.or(teacher);
+            teacher = opened.teacher().map_err(wrong)?.or(teacher);
             model = match model {
                 Model::Decoder { config, weights } => {
-                    Model::Decoder { config, weights: Box::new(opened.over(weights)?) }
+                    let weights = Box::new(opened.over(weights).map_err(wrong)?);
+                    Model::Decoder { config, weights }
                 }
                 other => other,
             };
@@ -221,7 +229,9 @@ impl Tower {
             (None, false) => format!("the tokenizer of {}", path.display()),
         };
         let reading = || TowerTokenizer::new(definition, &options, model.vocab_size());
-        let tokenizer = shielded(ErrorKind::Input, named, reading).context(named)?;
+        let tokenizer = shielded(ErrorKind::Input, named, reading)
+            .context(named)
+            .map_err(|error| error.of_key("tokenizer"))?;
         let inner = Inner {
             options,
             model,
@@ -457,7 +467,8 @@ fn cut(wanted: Option<u32>, whole: u32) -> Result<u32> {
         Some(wanted) if (1..=whole).contains(&wanted) => Ok(wanted),
         Some(wanted) => Err(Error::config(format!(
             "dimensions is {wanted}, but the tower's vectors have between 1 and {whole}"
-        ))),
+        ))
+        .of_key("dimensions")),
     }
 }
 

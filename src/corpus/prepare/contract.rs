@@ -69,7 +69,9 @@ impl Contract {
         ids: WantedIds,
     ) -> Result<Self> {
         let output = Output::of(query)?;
-        let (note_id, found) = output.required("note_id", "corpus.sql", "must return it")?;
+        let (note_id, found) = output
+            .required("note_id", "corpus.sql", "must return it")
+            .map_err(|error| error.of_key("corpus.sql"))?;
         let wrong_id = || output.wrong_type("note_id", Wanted::Id);
         let id_type = note_id_type(found).ok_or_else(wrong_id)?;
         let (note_id, id_type) = ids.bring(note_id, id_type);
@@ -119,7 +121,9 @@ impl Contract {
                 "title" | "body" => ValueSource::Text(place(name, &mut projection)),
                 "topics" => ValueSource::Topics(place(name, &mut projection)),
                 _ => {
-                    output.required(name, "corpus.template", "reads it")?;
+                    output
+                        .required(name, "corpus.template", "reads it")
+                        .map_err(|error| error.of_key("corpus.template"))?;
                     let at = place(name, &mut projection).ok_or_else(|| wrong_value(name))?;
                     ValueSource::Extra(at)
                 }
@@ -142,9 +146,10 @@ impl Contract {
         let mut stored = Vec::new();
         let mut stored_places = Vec::new();
         let mut seen = BTreeSet::new();
-        for name in &options.stored_columns {
+        for (at, name) in options.stored_columns.iter().enumerate() {
+            let key = || format!("{STORED}.{at}");
             if !seen.insert(name) {
-                return Err(Error::config(format!("{STORED} names `{name}` twice")).of_key(STORED));
+                return Err(Error::config(format!("{STORED} names `{name}` twice")).of_key(key()));
             }
             if RESERVED_COLUMNS.contains(&name.as_str()) {
                 return Err(Error::config(format!(
@@ -152,9 +157,10 @@ impl Contract {
                     RESERVED_COLUMNS.join(", "),
                     output.source(name).sql,
                 ))
-                .of_key(STORED));
+                .of_key(key()));
             }
-            let (_, data_type) = output.required(name, STORED, "names it")?;
+            let column = output.required(name, STORED, "names it");
+            let (_, data_type) = column.map_err(|error| error.of_key(key()))?;
             let data_type = normal_type(data_type).ok_or_else(|| wrong_value(name))?;
             stored_places.push(place(name, &mut projection).ok_or_else(|| wrong_value(name))?);
             stored.push(Field::new(name, data_type, true));
@@ -251,7 +257,7 @@ impl<'a> Output<'a> {
     }
 
     /// A column that a key of the pipeline file `does` something with.
-    fn required(&self, name: &str, key: &'static str, does: &str) -> Result<(Expr, &'a DataType)> {
+    fn required(&self, name: &str, key: &str, does: &str) -> Result<(Expr, &'a DataType)> {
         self.find(name).ok_or_else(|| {
             let nearest = nearest(name, self.all()).map_or_else(String::new, |near| {
                 let sql = self.source(near).sql;
@@ -261,7 +267,6 @@ impl<'a> Output<'a> {
                 "column `{name}` is missing ({key} {does}); the query returns {}{nearest}",
                 self.names()
             ))
-            .of_key(key)
         })
     }
 

@@ -24,7 +24,10 @@ impl Towers {
         pipeline: &Pipeline,
         reporter: &Arc<dyn Reporter>,
     ) -> Result<&Tower> {
-        let resolve = || Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter);
+        let resolve = async || {
+            let tower = Tower::resolve(&pipeline.tower, &pipeline.base_dir, reporter).await;
+            placed(pipeline, "tower", tower)
+        };
         self.document.get_or_try_init(resolve).await
     }
 
@@ -38,8 +41,10 @@ impl Towers {
                 // A push between the two must not part them.
                 options.revision.clone_from(&document.options().revision);
             }
-            let query = Tower::resolve(&options, &pipeline.base_dir, reporter).await?;
-            let fit = document.admits(&query)?;
+            let section = if of_its_own { "query.tower" } else { "tower" };
+            let query = Tower::resolve(&options, &pipeline.base_dir, reporter).await;
+            let query = placed(pipeline, section, query)?;
+            let fit = placed(pipeline, section, document.admits(&query))?;
             if fit != Fit::Same && !of_its_own {
                 return Err(Error::input(format!(
                     "the files of the tower {} changed while they were in use: notes are encoded with what they were, and queries \
@@ -56,6 +61,11 @@ impl Towers {
     pub fn known_document(&self) -> Option<Tower> {
         self.document.get().cloned()
     }
+}
+
+/// What was made of a section that describes a tower; an error says where its key, else the model's, stands.
+fn placed<T>(pipeline: &Pipeline, section: &str, made: Result<T>) -> Result<T> {
+    pipeline.origins.placed(made.map_err(|error| error.of_key_in(section, "model")))
 }
 
 /// The tower that encodes a pipeline's queries, checked against its document tower. No weights are loaded.

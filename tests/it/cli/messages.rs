@@ -88,7 +88,7 @@ fn what_the_corpus_does_not_fit_has_its_place_in_the_file() {
         ("id as", "cast(title as bigint) as", 1, "3:7: corpus of notes.csv, tags.csv: reading the"),
         ("{{ title }}", "{{ titel }}", 2, "4:12: column `titel` is missing (corpus.template reads"),
         ("{{ title }}", "{{ title | up }}", 2, "4:12: corpus.template: unknown filter"),
-        ("template", "stored_columns = [\"a\"]\ntemplate", 2, "4:18: column `a` is missing"),
+        ("template", "stored_columns = [\"a\"]\ntemplate", 2, "4:19: column `a` is missing"),
         ("\"notes.csv\"", "\"none*.csv\"", 1, "7:7: table `Notes`: none*.csv matches no file"),
         ("\"tags.csv\"", "\"tags.csv\"\nformat = \"parquet\"", 1, "11:10: table `tags`: "),
         ("\"tags.csv\"", "\"tags.csv\"\nschema.a = \"string\"", 2, "11:12: table `tags`: schema"),
@@ -106,6 +106,33 @@ fn what_the_corpus_does_not_fit_has_its_place_in_the_file() {
     let told = String::from_utf8(output.stderr).unwrap();
     let variable = "error: environment variable SCALINGNOTE__CORPUS__TEMPLATE: column `titel`";
     assert!(told.starts_with(variable), "{told}");
+}
+
+#[test]
+fn what_a_tower_cannot_be_has_its_place_in_the_file() {
+    let place = place();
+    let whole = std::fs::read_to_string(place.path("p.toml")).unwrap();
+    let whole = whole.replace("from notes", "from \\\"Notes\\\"");
+    let line = whole.lines().position(|line| line.starts_with("[tower]")).unwrap() + 2;
+    let (before, after) = whole.split_once("[tower]\n").unwrap();
+    let after = after.split_once('\n').unwrap().1;
+    for (tower, code, said) in [
+        ("model = \"./none\"", 1, ":9: model \"./none\": there is no file or directory"),
+        ("head = \"none\"\nmodel = \".\"", 1, ":8: head: "),
+        ("dimensions = 9\nmodel = \"fake:8\"", 2, ":14: dimensions is 9, but"),
+    ] {
+        place.write("q.toml", format!("{before}[tower]\n{tower}\n{after}"));
+        for command in ["run", "plan"] {
+            let told = stderr(&place, code, &[command, "q.toml", "-q"]);
+            assert!(told.starts_with(&format!("error: q.toml:{line}{said}")), "{told}");
+            assert_eq!(told.matches("q.toml:").count(), 1, "{told}");
+        }
+    }
+    let next = "\n[next.tower]\nmodel = \"fake:8\"\npooling = \"mean\"\ndimensions = 9\n";
+    place.write("q.toml", whole.clone() + next);
+    let line = whole.lines().count() + 5;
+    let told = stderr(&place, 2, &["run", "q.toml", "-q"]);
+    assert!(told.contains(&format!("q.toml:{line}:14: dimensions is 9")), "{told}");
 }
 
 const PIPELINE: &str = "hint: `scalingnote schema pipeline` lists every key of a pipeline file";
