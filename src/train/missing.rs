@@ -4,24 +4,25 @@ use std::path::Path;
 
 use super::contrast::TrainOptions;
 use super::distill::DistillOptions;
+use super::faults::Faults;
 use super::files::place;
 use super::model::StudentOptions;
 use crate::dataset::{PairSource, RetrievalSetOptions};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::store::named::check_there;
 use crate::tower::TowerOptions;
 
 /// What was found, by key.
 struct Missing<'a> {
     base_dir: &'a Path,
-    found: Vec<(String, Error)>,
+    found: Faults,
 }
 
 impl TrainOptions {
     /// Looks, without opening one, for every file and folder that is named: what is wrong, by key. Stores and hubs are
     /// not asked. Relative paths start from `base_dir`.
     pub fn missing_files(&self, base_dir: &Path) -> Vec<(String, Error)> {
-        let mut missing = Missing { base_dir, found: Vec::new() };
+        let mut missing = Missing { base_dir, found: Faults::default() };
         // A head is refused, there or not.
         missing.tower("tower", &TowerOptions { head: None, ..self.tower.clone() });
         if let Some(adapter) = &self.query.adapter {
@@ -32,12 +33,12 @@ impl TrainOptions {
         }
         missing.pairs("pairs", &self.pairs);
         for (at, source) in self.texts.iter().enumerate() {
-            missing.add(format!("texts.{at}.path"), source.check_files(base_dir));
+            missing.found.add(format!("texts.{at}.path"), source.check_files(base_dir));
         }
         for (at, set) in self.judged.iter().enumerate() {
             let there = place(set, base_dir)
                 .and_then(|folder| RetrievalSetOptions::new(folder).check_files());
-            missing.add(format!("judged.{at}"), there);
+            missing.found.add(format!("judged.{at}"), there);
         }
         missing.pairs("validation.sets", &self.validation.sets);
         if let Some(teacher) = &self.teacher {
@@ -50,39 +51,34 @@ impl TrainOptions {
                 path.iter().for_each(|path| missing.place(&format!("teacher.{key}"), path));
             }
         }
-        missing.found
+        missing.found.0
     }
 }
 
 impl DistillOptions {
     /// As [`TrainOptions::missing_files`].
     pub fn missing_files(&self, base_dir: &Path) -> Vec<(String, Error)> {
-        let mut missing = Missing { base_dir, found: Vec::new() };
+        let mut missing = Missing { base_dir, found: Faults::default() };
         missing.tower("teacher", &self.teacher);
         missing.pairs("pairs", &self.pairs);
         missing.student("student", &self.student);
-        missing.found
+        missing.found.0
     }
 }
 
 impl Missing<'_> {
-    fn add(&mut self, key: impl Into<String>, there: Result<()>) {
-        self.found.extend(there.err().map(|error| (key.into(), error)));
-    }
-
     fn place(&mut self, key: &str, path: impl AsRef<Path>) {
         let there = place(path, self.base_dir).and_then(|path| check_there(&path));
-        self.add(key, there);
+        self.found.add(key, there);
     }
 
     fn tower(&mut self, section: &str, tower: &TowerOptions) {
-        let found = tower.missing_files(self.base_dir).into_iter();
-        self.found.extend(found.map(|(key, error)| (format!("{section}.{key}"), error)));
+        self.found.within(section, tower.missing_files(self.base_dir));
     }
 
     fn pairs(&mut self, section: &str, sources: &[PairSource]) {
         for (at, source) in sources.iter().enumerate() {
-            self.add(format!("{section}.{at}.path"), source.check_files(self.base_dir));
+            self.found.add(format!("{section}.{at}.path"), source.check_files(self.base_dir));
         }
     }
 

@@ -9,6 +9,7 @@ mod autograd;
 mod checkpoint;
 mod contrast;
 mod distill;
+mod faults;
 mod files;
 mod gradients;
 mod head;

@@ -3,8 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::faults::Faults;
 use crate::dataset::PairSource;
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// Texts of a step by default.
 pub(super) fn batch() -> usize {
@@ -49,14 +50,17 @@ impl Default for ValidationOptions {
 }
 
 impl ValidationOptions {
-    /// Refuses values that cannot work.
-    pub(super) fn validate(&self) -> Result<()> {
-        match self.average > 0 && self.documents > 0 && self.patience != Some(0) {
-            true => Ok(()),
-            false => Err(Error::config(
-                "validation.average, validation.documents and validation.patience must be above 0",
-            )),
+    /// Values that cannot work, by key.
+    pub(super) fn faults(&self) -> Vec<(String, Error)> {
+        let mut faults = Faults::default();
+        for (fine, key) in [
+            (self.average > 0, "average"),
+            (self.documents > 0, "documents"),
+            (self.patience != Some(0), "patience"),
+        ] {
+            faults.require(fine, key, "must be above 0");
         }
+        faults.0
     }
 }
 
@@ -115,22 +119,6 @@ impl Default for OptimizerOptions {
     }
 }
 
-/// Refuses a number that is none, endless, or not above 0.
-pub(super) fn check_positive(value: f64, name: &str) -> Result<()> {
-    match value.is_finite() && value > 0.0 {
-        true => Ok(()),
-        false => Err(Error::config(format!("{name} must be a number above 0"))),
-    }
-}
-
-/// The same for a softmax's temperature: below a thousandth, cosines lead out of what f32 can tell apart.
-pub(super) fn check_temperature(value: f64, name: &str) -> Result<()> {
-    match (1e-3..=1e3).contains(&value) {
-        true => Ok(()),
-        false => Err(Error::config(format!("{name} must be in 0.001..=1000"))),
-    }
-}
-
 impl OptimizerOptions {
     /// Takes out what may differ between the slices of one run: the number of steps among it.
     pub(super) fn of_a_run(&mut self, steps: &mut Option<u64>) {
@@ -139,25 +127,21 @@ impl OptimizerOptions {
         }
     }
 
-    /// Refuses values that cannot work.
-    pub(super) fn validate(&self) -> Result<()> {
-        check_positive(self.learning_rate, "optimizer.learning_rate")?;
-        check_positive(self.clip_norm, "optimizer.clip_norm")?;
-        check_positive(self.epsilon, "optimizer.epsilon")?;
-        for (value, name) in [(self.beta1, "beta1"), (self.beta2, "beta2")] {
-            if !(0.0..1.0).contains(&value) {
-                return Err(Error::config(format!("optimizer.{name} must be in 0..1, without 1")));
-            }
+    /// Values that cannot work, by key.
+    pub(super) fn faults(&self) -> Vec<(String, Error)> {
+        let mut faults = Faults::default();
+        faults.positive("learning_rate", self.learning_rate);
+        faults.positive("clip_norm", self.clip_norm);
+        faults.positive("epsilon", self.epsilon);
+        for (key, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            faults.require((0.0..1.0).contains(&value), key, "must be in 0..1, without 1");
         }
-        if !(0.0..=1.0).contains(&self.final_share) {
-            return Err(Error::config("optimizer.final_share must be in 0..=1"));
-        }
-        if self.decay_steps > 0 && self.schedule == Schedule::Cosine {
-            return Err(Error::config("optimizer.decay_steps needs schedule = \"constant\""));
-        }
-        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            return Err(Error::config("optimizer.weight_decay must not be negative"));
-        }
-        Ok(())
+        let share = (0.0..=1.0).contains(&self.final_share);
+        faults.require(share, "final_share", "must be in 0..=1");
+        let falls = self.decay_steps == 0 || self.schedule != Schedule::Cosine;
+        faults.require(falls, "decay_steps", "needs schedule = \"constant\"");
+        let decay = self.weight_decay.is_finite() && self.weight_decay >= 0.0;
+        faults.require(decay, "weight_decay", "must not be negative");
+        faults.0
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use nalgebra::DMatrix;
 
+use super::faults::{Faults, refuse};
 use super::head::write_modules;
 use super::tensors::tensor_error;
 use crate::error::{Error, Result};
@@ -36,15 +37,12 @@ impl WhitenOptions {
     /// Refuses values that cannot work.
     ///
     /// # Errors
-    /// Config, naming the field.
+    /// Config, naming every field.
     pub fn validate(&self) -> Result<()> {
-        if !(0.0..=0.5).contains(&self.power) {
-            return Err(Error::config("power must be in 0..=0.5"));
-        }
-        if self.texts < 2 {
-            return Err(Error::config("texts must be at least 2"));
-        }
-        Ok(())
+        let mut faults = Faults::default();
+        faults.require((0.0..=0.5).contains(&self.power), "power", "must be in 0..=0.5");
+        faults.require(self.texts >= 2, "texts", "must be at least 2");
+        refuse(&faults.0)
     }
 }
 

@@ -72,8 +72,10 @@ pub(crate) async fn execute(args: DistillArgs, app: &App) -> Result<()> {
     let Recipe { mut written, base_dir } =
         recipe::open::<DistillOptions>(&args.recipe, &["tower", "method"], "train")?;
     written.options.steps = args.steps.or(written.options.steps);
-    let (valid, missing) = (written.options.validate(), written.options.missing_files(&base_dir));
-    recipe::check(&written, valid, missing, |section| section == "pairs" || args.export.is_none())?;
+    let (faults, missing) = (written.options.faults(), written.options.missing_files(&base_dir));
+    recipe::check(&written, faults, missing, |section| {
+        section == "pairs" || args.export.is_none()
+    })?;
     let options = written.options;
     let output = output(args.out, &args.recipe)?;
     let context = app.learning(base_dir, output.clone(), vec![args.device]);

@@ -67,8 +67,8 @@ pub(crate) struct MineArgs {
 pub(crate) async fn execute(args: MineArgs, app: &App) -> Result<()> {
     let Recipe { written, base_dir } =
         recipe::open::<TrainOptions>(&args.recipe, &["student"], "distill")?;
-    let (valid, missing) = (written.options.validate(), written.options.missing_files(&base_dir));
-    recipe::check(&written, valid, missing, |section| match section {
+    let (faults, missing) = (written.options.faults(), written.options.missing_files(&base_dir));
+    recipe::check(&written, faults, missing, |section| match section {
         "pairs" => true,
         "teacher" => args.teacher,
         _ => !args.teacher && args.adapter.is_none() && matches!(section, "tower" | "query"),

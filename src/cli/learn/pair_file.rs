@@ -86,14 +86,14 @@ pub(super) fn read(file: &Path, path: Option<&Path>) -> Result<Named> {
     } else if keys.contains_key("pairs") || keys.contains_key("method") {
         let written = recipe::parse::<TrainOptions>(&text, file)?;
         let missing = written.options.missing_files(&base_dir);
-        recipe::check(&written, Ok(()), missing, |section| {
+        recipe::check(&written, Vec::new(), missing, |section| {
             path.is_none() && matches!(section, "tower" | "query")
         })?;
         (written.options.query_tower(), written.options.tower)
     } else {
         let written = recipe::parse::<TowerFile>(&text, file)?;
         let missing = written.options.missing_files(&base_dir);
-        recipe::check(&written, Ok(()), missing, |_| path.is_none())?;
+        recipe::check(&written, Vec::new(), missing, |_| path.is_none())?;
         let towers = written.options;
         (recipe::naming(file, towers.query_tower())?, towers.tower)
     };

@@ -64,18 +64,17 @@ pub(super) fn open<T: DeserializeOwned + JsonSchema>(
     }
 }
 
-/// Refuses, before any work, options that cannot work, and files that are not there where `is_read` says of the section
-/// of their key that the command reads it.
+/// Refuses, before any work, options that cannot work (`found`), and files that are not there where `is_read` says of
+/// the section of their key that the command reads it.
 ///
 /// # Errors
 /// All of it in one error, each with its place; of the kind of the first.
 pub(super) fn check<T>(
     written: &Written<T>,
-    valid: Result<()>,
+    mut found: Vec<(String, Error)>,
     missing: Vec<(String, Error)>,
     is_read: impl Fn(&str) -> bool,
 ) -> Result<()> {
-    let mut found: Vec<_> = valid.err().map(|error| (String::new(), error)).into_iter().collect();
     let section = |key: &str| is_read(key.split('.').next().unwrap_or_default());
     found.extend(missing.into_iter().filter(|(key, _)| section(key)));
     written.refuse(&found)
@@ -124,6 +123,36 @@ mod tests {
         ] {
             let found = error(&RECIPE.replace(good, bad));
             assert!(found.contains(expected), "{found}");
+        }
+    }
+
+    #[test]
+    fn options_that_cannot_work_are_told_at_once_each_with_its_place() {
+        let mut recipe = RECIPE.to_owned() + "temperature = 5e-4\n";
+        for (good, bad) in [
+            ("steps = 3", "steps = 0\ntemperature = 0.0"),
+            ("[query]", "[query]\nlearning_rate = 1e-3"),
+            ("\"full\"", "\"lora\"\nrank = 0"),
+        ] {
+            recipe = recipe.replace(good, bad);
+        }
+        let written = parse::<TrainOptions>(&recipe, Path::new("r.toml")).unwrap();
+        let refused = check(&written, written.options.faults(), Vec::new(), |_| true).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Config);
+        assert_eq!(
+            refused.to_string(),
+            "5 problems in the configuration\n  r.toml:1:9: `steps`: must be above 0\n  \
+             r.toml:2:15: `temperature`: must be in 0.001..=1000\n  \
+             r.toml:7:17: `query.learning_rate`: needs a query side with parameters of its own; \
+             set query.layers or query.method\n  \
+             r.toml:10:8: `method.rank`: must be above 0\n  \
+             r.toml:13:15: `pairs.0.temperature`: must be in 0.001..=1000"
+        );
+        // Without the file, one error names the same keys.
+        let refused = written.options.validate().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Config);
+        for said in ["steps must be above 0", "method.rank must be", "; pairs.0.temperature must"] {
+            assert!(refused.to_string().contains(said), "{refused}");
         }
     }
 

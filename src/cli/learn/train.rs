@@ -74,8 +74,8 @@ pub(crate) async fn execute(args: TrainArgs, app: &App) -> Result<()> {
     let Recipe { mut written, base_dir } =
         recipe::open::<TrainOptions>(&args.recipe, &["student"], "distill")?;
     written.options.steps = args.steps.or(written.options.steps);
-    let (valid, missing) = (written.options.validate(), written.options.missing_files(&base_dir));
-    recipe::check(&written, valid, missing, |section| {
+    let (faults, missing) = (written.options.faults(), written.options.missing_files(&base_dir));
+    recipe::check(&written, faults, missing, |section| {
         section != "teacher" || args.export.is_none()
     })?;
     let options = written.options;

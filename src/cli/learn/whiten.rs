@@ -54,8 +54,8 @@ pub(crate) struct WhitenArgs {
 pub(crate) async fn execute(args: WhitenArgs, app: &App) -> Result<()> {
     let Recipe { written, base_dir } =
         recipe::open::<TrainOptions>(&args.recipe, &["student"], "distill")?;
-    let (valid, missing) = (written.options.validate(), written.options.missing_files(&base_dir));
-    recipe::check(&written, valid, missing, |section| {
+    let (faults, missing) = (written.options.faults(), written.options.missing_files(&base_dir));
+    recipe::check(&written, faults, missing, |section| {
         section == "pairs" || (args.adapter.is_none() && matches!(section, "tower" | "query"))
     })?;
     let options = written.options;

@@ -8,9 +8,10 @@ use candle_nn::ops::log_softmax;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
+use crate::train::faults::Faults;
 use crate::train::model::decoder::normalize;
-use crate::train::options::{self, check_temperature};
+use crate::train::options;
 
 /// Large enough to vanish in a softmax; minus infinity would turn into NaN.
 const HIDDEN: f32 = -1e9;
@@ -63,26 +64,23 @@ impl LossOptions {
         self.score_weight > 0.0 || self.gram_weight > 0.0
     }
 
-    pub(super) fn validate(&self, teacher: bool) -> Result<()> {
-        let weights = [self.contrast_weight, self.score_weight, self.gram_weight];
-        if !weights.iter().all(|w| w.is_finite() && *w >= 0.0) || weights.iter().sum::<f64>() == 0.0
-        {
-            return Err(Error::config("the weights of loss must not be negative, nor all 0"));
+    /// Values that cannot work, with or without a teacher, by key.
+    pub(super) fn faults(&self, teacher: bool) -> Vec<(String, Error)> {
+        let mut faults = Faults::default();
+        let taught = [("score_weight", self.score_weight), ("gram_weight", self.gram_weight)];
+        faults.weights([("contrast_weight", self.contrast_weight), taught[0], taught[1]]);
+        faults.temperature("score_temperature", self.score_temperature);
+        faults.temperature("gram_temperature", self.gram_temperature);
+        let margin = self.guide_margin.is_none_or(|margin| (0.0..=2.0).contains(&margin));
+        faults.require(margin, "guide_margin", "must be in 0..=2");
+        for (key, weight) in taught {
+            let said = "compares with a teacher; name one in [teacher]";
+            faults.require(teacher || weight <= 0.0, key, said);
         }
-        check_temperature(self.score_temperature, "loss.score_temperature")?;
-        check_temperature(self.gram_temperature, "loss.gram_temperature")?;
-        if self.guide_margin.is_some_and(|margin| !(0.0..=2.0).contains(&margin)) {
-            return Err(Error::config("loss.guide_margin must be in 0..=2"));
+        for (at, cut) in self.matryoshka.iter().enumerate() {
+            faults.require(*cut > 0, format!("matryoshka.{at}"), "must be above 0");
         }
-        if self.has_teacher_terms() && !teacher {
-            return Err(Error::config(
-                "loss.score_weight and loss.gram_weight compare with a teacher; name one in [teacher]",
-            ));
-        }
-        if self.matryoshka.contains(&0) {
-            return Err(Error::config("loss.matryoshka must be above 0"));
-        }
-        Ok(())
+        faults.0
     }
 }
 

@@ -8,12 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::objective::LossOptions;
 use super::teacher::TeacherOptions;
 use crate::dataset::{PairSource, TextSource};
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, Result};
 use crate::tower::TowerOptions;
+use crate::train::faults::{Faults, refuse};
 use crate::train::model::{LoraOptions, StudentOptions};
-use crate::train::options::{
-    self, OptimizerOptions, ValidationOptions, check_positive, check_temperature,
-};
+use crate::train::options::{self, OptimizerOptions, ValidationOptions};
 use crate::types::Digest256;
 
 /// Everything that decides a training run. With one machine type and thread count, equal options give equal losses.
@@ -160,87 +159,92 @@ impl TrainOptions {
     /// Refuses values that cannot work.
     ///
     /// # Errors
-    /// Config, naming the field.
+    /// Config, naming every key.
     pub fn validate(&self) -> Result<()> {
-        check_temperature(self.temperature, "temperature")?;
-        self.optimizer.validate()?;
-        self.validation.validate()?;
-        self.loss.validate(self.teacher.is_some())?;
-        self.validate_sources()?;
-        if self.batch_pairs < 2 {
-            return Err(Error::config("batch_pairs must be at least 2: a pair needs a negative"));
-        }
-        if self.activation_tokens == 0 || self.steps == Some(0) {
-            return Err(Error::config("activation_tokens and steps must be above 0"));
-        }
-        if let Method::Lora(lora) = &self.method {
-            lora.validate()?;
-        }
-        if let Some(teacher) = &self.teacher {
-            teacher.validate()?;
-        }
-        if let Some(student) = &self.query.student {
-            let QuerySide { prompt_prefix, prompt_suffix, layers, method, adapter, .. } =
-                &self.query;
-            let of_the_llm = layers.is_some() || method.is_some() || adapter.is_some();
-            if of_the_llm || !prompt_prefix.is_empty() || !prompt_suffix.is_empty() {
-                return Err(Error::config(
-                    "query.student takes no prompt, layers, method or adapter of the LLM's",
-                ));
-            }
-            if !matches!(student, StudentOptions::Bert { .. }) {
-                return Err(Error::config(
-                    "query.student must be of kind \"bert\"; query.layers cuts the LLM",
-                ));
-            }
-            student.validate().context(|| "query")?;
-        }
-        if let Method::Lora(lora) = self.query_method() {
-            lora.validate().context(|| "query")?;
-        }
-        if let Some(rate) = self.query.learning_rate {
-            check_positive(rate, "query.learning_rate")?;
-            if !self.separate() {
-                return Err(Error::config(
-                    "query.learning_rate needs a query side with parameters of its own; set query.layers or query.method",
-                ));
-            }
-        }
-        Ok(())
+        refuse(&self.faults())
     }
 
-    fn validate_sources(&self) -> Result<()> {
-        for source in &self.pairs {
-            let at = || source.path.display().to_string();
+    /// Values that cannot work: what is wrong, by key.
+    pub fn faults(&self) -> Vec<(String, Error)> {
+        let mut faults = Faults::default();
+        faults.temperature("temperature", self.temperature);
+        faults.within("optimizer", self.optimizer.faults());
+        faults.within("validation", self.validation.faults());
+        faults.within("loss", self.loss.faults(self.teacher.is_some()));
+        self.check_sources(&mut faults);
+        let pairs = self.batch_pairs >= 2;
+        faults.require(pairs, "batch_pairs", "must be at least 2: a pair needs a negative");
+        faults.require(self.activation_tokens > 0, "activation_tokens", "must be above 0");
+        faults.require(self.steps != Some(0), "steps", "must be above 0");
+        if let Method::Lora(lora) = &self.method {
+            faults.within("method", lora.faults());
+        }
+        if let Some(teacher) = &self.teacher {
+            faults.within("teacher", teacher.faults());
+        }
+        self.check_query(&mut faults);
+        faults.0
+    }
+
+    fn check_query(&self, faults: &mut Faults) {
+        let QuerySide { prompt_prefix, prompt_suffix, layers, method, adapter, .. } = &self.query;
+        if let Some(student) = &self.query.student {
+            for (key, named) in [
+                ("prompt_prefix", !prompt_prefix.is_empty()),
+                ("prompt_suffix", !prompt_suffix.is_empty()),
+                ("layers", layers.is_some()),
+                ("method", method.is_some()),
+                ("adapter", adapter.is_some()),
+            ] {
+                let said = "does not go with query.student; take it away";
+                faults.require(!named, format!("query.{key}"), said);
+            }
+            let encoder = matches!(student, StudentOptions::Bert { .. });
+            let said = "must be \"bert\"; query.layers cuts the LLM";
+            faults.require(encoder, "query.student.kind", said);
+            faults.within("query.student", student.faults());
+        }
+        if let Some(Method::Lora(lora)) = method {
+            faults.within("query.method", lora.faults());
+        }
+        if let Some(rate) = self.query.learning_rate {
+            faults.positive("query.learning_rate", rate);
+            faults.require(
+                self.separate(),
+                "query.learning_rate",
+                "needs a query side with parameters of its own; set query.layers or query.method",
+            );
+        }
+    }
+
+    fn check_sources(&self, faults: &mut Faults) {
+        for (at, source) in self.pairs.iter().enumerate() {
             if let Some(temperature) = source.temperature {
-                check_temperature(temperature, "pairs.temperature").context(at)?;
+                faults.temperature(format!("pairs.{at}.temperature"), temperature);
             }
-            if source.share.is_some() && self.order != Order::BySource {
-                return Err(Error::config("pairs.share needs order = \"by_source\"").context(at()));
+            let drawn = source.share.is_none() || self.order == Order::BySource;
+            faults.require(drawn, format!("pairs.{at}.share"), "needs order = \"by_source\"");
+        }
+        let taught = self.texts.is_empty() || self.loss.gram_weight != 0.0;
+        faults.require(taught, "texts", "need loss.gram_weight and a teacher");
+        let pairs = self.pairs.iter().map(|source| source.share).enumerate();
+        let texts = self.texts.iter().map(|source| source.share).enumerate();
+        let shares = pairs.map(|(at, share)| ("pairs", at, share));
+        let shares = shares.chain(texts.map(|(at, share)| ("texts", at, share)));
+        let (mut unsaid, mut sum, mut last) = (self.order == Order::Mixed, 0.0, String::new());
+        for (section, at, share) in shares {
+            let key = format!("{section}.{at}.share");
+            match share {
+                None => unsaid = true,
+                Some(share) if share > 0.0 && share <= 1.0 => (sum, last) = (sum + share, key),
+                Some(_) => faults.require(false, key, "must be above 0 and at most 1"),
             }
         }
-        if !self.texts.is_empty() && self.loss.gram_weight == 0.0 {
-            return Err(Error::config("texts without pairs need loss.gram_weight and a teacher"));
-        }
-        let shares = self.pairs.iter().filter_map(|source| source.share);
-        let shares = shares.chain(self.texts.iter().filter_map(|source| source.share));
-        let (mut count, mut sum) = (0, 0.0);
-        for share in shares {
-            if !(share > 0.0 && share <= 1.0) {
-                return Err(Error::config("share must be above 0 and at most 1"));
-            }
-            (count, sum) = (count + 1, sum + share);
-        }
-        let unsaid = match self.order {
-            Order::BySource => self.pairs.len() + self.texts.len() > count,
-            Order::Mixed => true,
-        };
-        match sum > 1.0 + 1e-9 || (unsaid && sum > 1.0 - 1e-9) {
-            true => Err(Error::config(
-                "the shares of the sources leave nothing for the others, or are above 1 together",
-            )),
-            false => Ok(()),
-        }
+        faults.require(
+            sum <= 1.0 + 1e-9 && !(unsaid && sum > 1.0 - 1e-9),
+            last,
+            "leaves nothing for the other sources, or is above 1 together with their shares",
+        );
     }
 
     /// Whether the query side has parameters of its own.

@@ -278,5 +278,7 @@ async fn an_encoder_is_trained_jointly_as_query_tower() {
     assert_eq!(encode(&query, &[ids]).await.dimensions(), 32);
 
     options.query.prompt_prefix = "q".into();
-    assert!(options.validate().unwrap_err().to_string().contains("takes no prompt"));
+    assert!(
+        options.validate().unwrap_err().to_string().contains("query.prompt_prefix does not go")
+    );
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::kernel::dot;
 use crate::store::named::read_whole;
 use crate::tower::TowerOptions;
+use crate::train::faults::Faults;
 use crate::train::files::place;
 use crate::train::tensors::tensor_error;
 use crate::types::{Digest256, Embeddings, Hasher256, TextHash};
@@ -38,16 +39,18 @@ pub struct TeacherOptions {
 }
 
 impl TeacherOptions {
-    pub(super) fn validate(&self) -> Result<()> {
+    /// What cannot work, by key.
+    pub(super) fn faults(&self) -> Vec<(String, Error)> {
+        let mut faults = Faults::default();
         let fits = self.tower.is_some() != self.vectors.is_some()
             && (self.query_tower.is_none() || self.tower.is_some())
             && (self.query_vectors.is_none() || self.vectors.is_some());
-        match fits {
-            true => Ok(()),
-            false => Err(Error::config(
-                "teacher needs either tower (and perhaps query_tower) or vectors (and perhaps query_vectors)",
-            )),
-        }
+        faults.require(
+            fits,
+            "",
+            "needs either tower (and perhaps query_tower) or vectors (and perhaps query_vectors)",
+        );
+        faults.0
     }
 
     /// Reads the vectors where they are in files; `None` where a tower has to encode.

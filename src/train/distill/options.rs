@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::dataset::PairSource;
 use crate::error::{Error, Result};
 use crate::tower::TowerOptions;
+use crate::train::faults::{Faults, refuse};
 use crate::train::model::StudentOptions;
-use crate::train::options::{self, OptimizerOptions, ValidationOptions, check_temperature};
+use crate::train::options::{self, OptimizerOptions, ValidationOptions};
 
 /// Everything that decides a distillation. With one machine type and thread count, equal options give equal losses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -70,27 +71,32 @@ impl DistillOptions {
     /// Refuses values that cannot work.
     ///
     /// # Errors
-    /// Config, naming the field.
+    /// Config, naming every key.
     pub fn validate(&self) -> Result<()> {
-        let weights = [self.mse_weight, self.cosine_weight, self.score_weight];
-        let fine = weights.iter().all(|w| w.is_finite() && *w >= 0.0);
-        if !fine || weights.iter().sum::<f64>() == 0.0 {
-            return Err(Error::config(
-                "mse_weight, cosine_weight and score_weight must not be negative, nor all 0",
-            ));
-        }
-        check_temperature(self.score_temperature, "score_temperature")?;
-        self.optimizer.validate()?;
-        self.validation.validate()?;
-        if !self.validation.sets.is_empty() {
-            return Err(Error::config(
-                "validation.sets are for training; name the queries in pairs",
-            ));
-        }
+        refuse(&self.faults())
+    }
+
+    /// Values that cannot work: what is wrong, by key.
+    pub fn faults(&self) -> Vec<(String, Error)> {
+        let mut faults = Faults::default();
+        faults.weights([
+            ("mse_weight", self.mse_weight),
+            ("cosine_weight", self.cosine_weight),
+            ("score_weight", self.score_weight),
+        ]);
+        faults.temperature("score_temperature", self.score_temperature);
+        faults.within("optimizer", self.optimizer.faults());
+        faults.within("validation", self.validation.faults());
+        faults.require(
+            self.validation.sets.is_empty(),
+            "validation.sets",
+            "are for training; name the queries in pairs",
+        );
+        faults.require(self.batch > 0, "batch", "must be above 0");
         // To refit a projection is something to do without a step.
-        if self.batch == 0 || (self.steps == Some(0) && self.student.refit_queries() == 0) {
-            return Err(Error::config("batch and steps must be above 0"));
-        }
-        self.student.validate()
+        let works = self.steps != Some(0) || self.student.refit_queries() > 0;
+        faults.require(works, "steps", "must be above 0");
+        faults.within("student", self.student.faults());
+        faults.0
     }
 }

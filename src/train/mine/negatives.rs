@@ -11,6 +11,7 @@ use crate::dataset::{PairSet, SplitMix64};
 use crate::error::{Error, Result, not_written};
 use crate::kernel::dot;
 use crate::store::named::{Existing, write_with};
+use crate::train::faults::{Faults, refuse};
 use crate::types::Embeddings;
 
 /// How negatives are chosen among a query's neighbours.
@@ -33,15 +34,18 @@ impl MineOptions {
     /// Refuses numbers that would keep nothing, or filter nothing.
     ///
     /// # Errors
-    /// Usage, naming the option.
+    /// Usage, naming every option.
     pub fn validate(&self) -> Result<()> {
-        if !(self.margin > 0.0 && self.margin <= 1.0) {
-            return Err(Error::usage("margin must be above 0 and at most 1"));
+        let mut faults = Faults::default();
+        let share = self.margin > 0.0 && self.margin <= 1.0;
+        for (fine, key, said) in [
+            (share, "margin", "must be above 0 and at most 1"),
+            (self.window > 0, "window", "must be above 0"),
+            (self.keep > 0, "keep", "must be above 0"),
+        ] {
+            faults.add(key, if fine { Ok(()) } else { Err(Error::usage(said)) });
         }
-        if self.window == 0 || self.keep == 0 {
-            return Err(Error::usage("window and keep must be above 0"));
-        }
-        Ok(())
+        refuse(&faults.0)
     }
 }
 

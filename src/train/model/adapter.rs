@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::dataset::SplitMix64;
 use crate::error::{Error, Result, ResultExt};
 use crate::tower::{DecoderConfig, StoredAdapter};
+use crate::train::faults::Faults;
 use crate::train::files::{cannot, save_tensors, write_json};
 use crate::train::tensors::tensor_error;
 
@@ -98,14 +99,13 @@ impl Default for LoraOptions {
 }
 
 impl LoraOptions {
-    pub(crate) fn validate(&self) -> Result<()> {
-        if self.rank == 0 || self.targets.is_empty() {
-            return Err(Error::config("method.rank must be above 0 and method.targets not empty"));
-        }
-        if !(self.alpha.is_finite() && self.alpha > 0.0) {
-            return Err(Error::config("method.alpha must be above 0"));
-        }
-        Ok(())
+    /// Values that cannot work, by key.
+    pub(crate) fn faults(&self) -> Vec<(String, Error)> {
+        let mut faults = Faults::default();
+        faults.require(self.rank > 0, "rank", "must be above 0");
+        faults.require(!self.targets.is_empty(), "targets", "must not be empty");
+        faults.positive("alpha", self.alpha);
+        faults.0
     }
 
     fn scale(&self) -> f64 {

@@ -19,6 +19,7 @@ use crate::dataset::SplitMix64;
 use crate::error::{Error, Result, ResultExt};
 use crate::observe::Reporter;
 use crate::tower::{Tower, TowerOptions, TowerTokenizer, check_tokenizer};
+use crate::train::faults::Faults;
 use crate::train::files::{cannot, place, read_small_text, write, write_json};
 use crate::train::gradients::Gradients;
 use crate::train::tensors::{bytes, numbers, tensor_error};
@@ -114,18 +115,18 @@ fn default_max_tokens() -> usize {
 }
 
 impl StudentOptions {
-    /// Refuses what cannot work, whatever is in the files.
-    pub(crate) fn validate(&self) -> Result<()> {
-        match self {
-            Self::Bert { keep_case: true, train_embeddings: false, .. } => {
-                Err(Error::config("student.keep_case needs student.train_embeddings = true"))
-            }
-            Self::Decoder { train_embeddings: true, lora: Some(_), .. } => Err(Error::config(
-                "student.lora leaves the weights as they are; take train_embeddings = true away",
-            )),
-            Self::Decoder { lora: Some(lora), .. } => lora.validate().context(|| "student.lora"),
-            _ => Ok(()),
+    /// What cannot work, whatever is in the files, by key.
+    pub(crate) fn faults(&self) -> Vec<(String, Error)> {
+        let mut faults = Faults::default();
+        if let Self::Bert { keep_case: true, train_embeddings: false, .. } = self {
+            faults.require(false, "keep_case", "needs train_embeddings = true");
         }
+        if let Self::Decoder { train_embeddings, lora: Some(lora), .. } = self {
+            let said = "leaves the weights as they are; take train_embeddings = true away";
+            faults.require(!*train_embeddings, "lora", said);
+            faults.within("lora", lora.faults());
+        }
+        faults.0
     }
 
     /// Queries that a projection is fitted to before the first step.

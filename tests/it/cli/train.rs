@@ -121,7 +121,11 @@ fn files_that_a_recipe_names_are_looked_for_before_the_work() {
         ("mine gone.toml --out out", 1, &["3 problems", tower, adapter, pairs]),
         ("mine gone.toml --out out --adapter set", 1, &["gone.toml:", pairs]),
         ("evaluate gone.toml set", 1, &["2 problems", tower, adapter]),
-        ("train wrong.toml --out out", 2, &["5 problems", "wrong.toml: batch_pairs must be"]),
+        (
+            "train wrong.toml --out out",
+            2,
+            &["5 problems", "wrong.toml:1:15: `batch_pairs`: must be"],
+        ),
     ] {
         let (_, stderr) = expect(path, code, line);
         for piece in said {
@@ -164,7 +168,7 @@ fn wrong_files_and_flags_are_told() {
         ("train key.toml", 2, "key.toml:2:1: unknown key `temprature`"),
         ("train nested.toml", 2, "unknown key `rang` in [method]"),
         ("train full.toml", 2, "unknown key `alpha` in [method]"),
-        ("train value.toml", 2, "value.toml: batch_pairs must be at least 2"),
+        ("train value.toml", 2, "value.toml:1:15: `batch_pairs`: must be at least 2"),
         ("train syntax.toml", 2, "syntax.toml:4:"),
         ("train none.toml", 2, "none.toml cannot be read"),
         ("train set", 2, "it is a directory"),

@@ -154,12 +154,12 @@ fn options_that_cannot_work_are_refused_before_the_work() {
             write(path, "wrong.toml", &wrong);
             let (_, stderr) = expect(path, 2, &format!("{command} wrong.toml --out wrong"));
             assert!(
-                stderr.contains(&format!("optimizer.{field} must")),
+                stderr.contains(&format!("`optimizer.{field}`: must")),
                 "{command} {field}\n{stderr}"
             );
         }
     }
-    let temperature = "temperature must be in 0.001..=1000";
+    let temperature = "temperature`: must be in 0.001..=1000";
     for (command, recipe, place, change, message) in [
         ("train", RECIPE, "temperature = 0.1", "temperature = 1e-30", temperature),
         (
@@ -189,7 +189,7 @@ fn options_that_cannot_work_are_refused_before_the_work() {
             DISTILL,
             "seed = 2",
             "seed = 2\nscore_weight = -1.0",
-            "score_weight must not be",
+            "`score_weight`: must not be",
         ),
         (
             "distill",
@@ -216,7 +216,7 @@ fn options_that_cannot_work_are_refused_before_the_work() {
         ("distill distill.toml --out recipe.toml", "recipe.toml is a file"),
         ("mine recipe.toml --out m --margin nan", "margin must be above 0 and at most 1"),
         ("mine recipe.toml --out m --margin 5", "margin must be above 0 and at most 1"),
-        ("mine recipe.toml --out m --keep 0", "window and keep must be above 0"),
+        ("mine recipe.toml --out m --keep 0", "keep must be above 0"),
         ("evaluate fake.toml set --per-query none/q.tsv", "none/q.tsv cannot be written"),
         ("evaluate fake.toml set --run set", "set cannot be written"),
     ] {
