@@ -306,7 +306,9 @@ mod tests {
     #[test]
     fn weights_without_a_teacher_are_refused() {
         let options = LossOptions { gram_weight: 1.0, ..LossOptions::default() };
-        assert!(options.validate(true).is_ok());
-        assert!(options.validate(false).unwrap_err().to_string().contains("[teacher]"));
+        assert!(options.faults(true).is_empty());
+        let [(key, error)] = &options.faults(false)[..] else { panic!("one fault") };
+        assert_eq!(key, "gram_weight");
+        assert!(error.to_string().contains("[teacher]"), "{error}");
     }
 }

@@ -65,8 +65,8 @@ fn a_packed_student_answers_like_the_student() {
     std::fs::write(path.join("p.toml"), "").unwrap();
     for (line, code, said) in [
         ("tower four --pooling mean", 1, "name a tokenizer.json"),
-        ("tower model --pooling mean --adapter gone", 1, "the LoRA adapter has no file"),
-        ("tower model --pooling mean --head gone", 1, "gone"),
+        ("tower model --pooling mean --adapter gone", 1, "adapter: there is nothing at"),
+        ("tower model --pooling mean --head gone", 1, "head: there is nothing at"),
         ("tower p.toml --pooling mean", 2, "says itself what its tower is made of"),
     ] {
         let (_, stderr) = expect(path, code, line);
