@@ -175,9 +175,15 @@ impl Error {
         self.of_key(format!("{section}.{}", named.as_deref().unwrap_or(key)))
     }
 
-    /// The key of the pipeline file whose value is at fault. It is taken out: where it stands is said once.
-    pub(crate) fn take_key(&mut self) -> Option<Cow<'static, str>> {
-        self.0.key.take()
+    /// The key of the pipeline file whose value is at fault.
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.0.key.as_deref()
+    }
+
+    /// Says where the key stands, once.
+    pub(crate) fn at(mut self, place: String) -> Self {
+        self.0.key = None;
+        self.context(place)
     }
 
     /// What it says once more, without its cause: for an error that others hold, too.
@@ -320,10 +326,11 @@ mod tests {
     fn the_key_nearest_to_the_fault_stays_and_is_told_once() {
         let mut error = Error::config("no such column").of_key("schema.a").of_key("other");
         error = error.of_key_in("corpus.tables.2", "uri").again();
-        assert_eq!(error.take_key().as_deref(), Some("corpus.tables.2.schema.a"));
-        assert_eq!(error.take_key(), None);
-        let mut unnamed = Error::input("gone").of_key_in("corpus.tables.0", "uri");
-        assert_eq!(unnamed.take_key().as_deref(), Some("corpus.tables.0.uri"));
+        assert_eq!(error.key(), Some("corpus.tables.2.schema.a"));
+        error = error.at("p.toml:3:7".to_owned());
+        assert_eq!((error.key(), &*error.to_string()), (None, "p.toml:3:7: no such column"));
+        let unnamed = Error::input("gone").of_key_in("corpus.tables.0", "uri");
+        assert_eq!(unnamed.key(), Some("corpus.tables.0.uri"));
     }
 
     #[test]

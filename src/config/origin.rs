@@ -110,12 +110,9 @@ impl Origins {
     /// What was made by the pipeline; an error that is of one of its keys says where that stands, as the errors of the
     /// file's own check do.
     pub(crate) fn placed<T>(&self, made: Result<T>) -> Result<T> {
-        made.map_err(|mut error| {
-            let key = error.take_key();
-            match key.and_then(|key| self.by_key.get(&*key)) {
-                Some(origin) => error.context(origin.place(&self.file)),
-                None => error,
-            }
+        made.map_err(|error| match error.key().and_then(|key| self.by_key.get(key)) {
+            Some(origin) => error.at(origin.place(&self.file)),
+            None => error,
         })
     }
 }

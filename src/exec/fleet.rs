@@ -24,7 +24,8 @@ impl Fleet {
         #[cfg(feature = "cluster")]
         if let Some(cluster) = &session.options.cluster {
             let driver = super::ballista::Driver::new(ctx, cluster, run);
-            let planned = driver.plan(ctx, &session.reporter).await?;
+            let planned = driver.plan(ctx, &session.reporter).await;
+            let planned = ctx.pipeline.origins.placed(planned)?;
             return Ok((planned, Self::Cluster(Box::new(driver))));
         }
         // Before the corpus is read. A fake tower computes nowhere.

@@ -46,6 +46,8 @@ pub(super) struct Failure {
     pub at: i64,
     pub kind: String,
     pub message: String,
+    /// The key of the pipeline file whose value is at fault: the driver has the file.
+    pub key: Option<String>,
 }
 
 /// The kinds that a task may fail with, by name.
@@ -74,13 +76,18 @@ impl Failure {
             message.push_str(&format!(": {cause}"));
             source = cause.source();
         }
-        Self { task: task.to_owned(), at: now(), kind: format!("{:?}", error.kind()), message }
+        let (task, kind) = (task.to_owned(), format!("{:?}", error.kind()));
+        Self { task, at: now(), kind, message, key: error.key().map(str::to_owned) }
     }
 
     pub fn error(&self, executor: &str) -> Error {
         let kind = KINDS.into_iter().find(|kind| format!("{kind:?}") == self.kind);
         let kind = kind.unwrap_or(ErrorKind::Internal);
-        Error::new(kind, self.message.clone()).context(format!("executor {executor}"))
+        let error = Error::new(kind, self.message.clone()).context(format!("executor {executor}"));
+        match &self.key {
+            Some(key) => error.of_key(key.clone()),
+            None => error,
+        }
     }
 }
 
@@ -254,7 +261,7 @@ mod tests {
         let root = Root::in_memory();
         let mut statuses = Statuses::default();
         let failure = |kind: ErrorKind, at| {
-            let failure = Failure::new("t", &Error::new(kind, "disk is full"));
+            let failure = Failure::new("t", &Error::new(kind, "disk is full").of_key("a.b"));
             Some(Failure { at, ..failure })
         };
         put(&root, 1, &Status { failure: failure(ErrorKind::Resource, 10), ..status("a", &[]) })
@@ -265,6 +272,7 @@ mod tests {
         let error = statuses.failure(&BTreeSet::new()).unwrap();
         assert_eq!(error.kind(), ErrorKind::Resource, "what can be got over does not hide it");
         assert_eq!(error.to_string(), "executor a: disk is full");
+        assert_eq!(error.key(), Some("a.b"));
         let known = BTreeSet::from([("a".to_owned(), 10)]);
         assert_eq!(statuses.failure(&known).unwrap().kind(), ErrorKind::Transient);
         assert!(statuses.failure(&statuses.failures()).is_none());

@@ -330,7 +330,7 @@ fn errors_of_executors_come_back_with_their_exit_codes() {
     let wrong_sql = ["--set", "corpus.sql=select id as note_id, body, likes, nothing from notes"];
     let output = cluster.run(place.folder(), &wrong_sql, MINUTE);
     assert_eq!(output.status.code(), Some(2), "{}", cluster.said());
-    assert!(cluster.said().contains("corpus.sql"), "{}", cluster.said());
+    assert!(cluster.said().contains("--set corpus.sql: executor "), "{}", cluster.said());
     let missing = ["--set", "corpus.tables.0.uri=nowhere.jsonl"];
     let output = cluster.run(place.folder(), &missing, MINUTE);
     assert_eq!(output.status.code(), Some(1), "{}", cluster.said());
