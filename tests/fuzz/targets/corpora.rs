@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray};
 use arrow::datatypes::Int64Type;
-use parquet::arrow::ArrowWriter;
 
 use scalingnote::corpus::{ColumnType, CorpusOptions, TableFormat, TableOptions, TypeRule};
 use scalingnote::dataset::{PairSet, PairSource, RetrievalSet, RetrievalSetOptions};
 use scalingnote::error::Result;
 use scalingnote::store::Root;
 
+use super::files::{avro, csv, ipc, jsonl, parquet};
 use super::prepared::{corpus, prepared};
 use super::{CANARY, Target, block_on};
 
@@ -69,13 +69,9 @@ impl Target for Table {
             "parquet" => vec![parquet(&batch()), parquet(&flat())],
             "arrow" => vec![ipc(&batch()), ipc(&flat())],
             "avro" => vec![avro(&flat())],
-            "csv" => {
-                let mut out = Vec::new();
-                arrow::csv::Writer::new(&mut out).write(&flat()).unwrap();
-                vec![out]
-            }
+            "csv" => vec![csv(&flat())],
             "json" => {
-                let rows: Vec<serde_json::Value> = String::from_utf8(json_lines())
+                let rows: Vec<serde_json::Value> = String::from_utf8(jsonl(&batch()))
                     .unwrap()
                     .lines()
                     .map(|line| serde_json::from_str(line).unwrap())
@@ -90,7 +86,7 @@ impl Target for Table {
                 format!("---\ntitle: {CANARY}\nscore: 7\ntags: [a, {CANARY}]\nx: {{y: [1, ~]}}\n---\n# {CANARY}\n\n```\n# b\n```\n").into(),
                 format!("+++\ntitle = \"{CANARY}\"\nscore = 7\ntags = [\"a\"]\n[x]\ny = 1979-05-27\n+++\n{CANARY}\n===\n").into(),
             ],
-            _ => vec![json_lines()],
+            _ => vec![jsonl(&batch())],
         }
     }
 
@@ -104,76 +100,6 @@ impl Target for Table {
         // Rejected rows are named by their notes.
         vec![format!("notes.{}", self.kind), "rejected, corpus.max_rejected".to_owned()]
     }
-}
-
-fn json_lines() -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut writer = arrow::json::LineDelimitedWriter::new(&mut out);
-    writer.write(&batch()).unwrap();
-    writer.finish().unwrap();
-    drop(writer);
-    out
-}
-
-fn parquet(batch: &RecordBatch) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut out, batch.schema(), None).unwrap();
-    writer.write(batch).unwrap();
-    writer.close().unwrap();
-    out
-}
-
-fn ipc(batch: &RecordBatch) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
-    writer.write(batch).unwrap();
-    writer.finish().unwrap();
-    drop(writer);
-    out
-}
-
-/// An Avro container by the book: `id` and `score` optional longs, `text` an optional string.
-fn avro(batch: &RecordBatch) -> Vec<u8> {
-    fn long(value: i64, out: &mut Vec<u8>) {
-        let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
-        while zigzag > 0x7f {
-            out.push(zigzag as u8 | 0x80);
-            zigzag >>= 7;
-        }
-        out.push(zigzag as u8);
-    }
-    fn bytes(value: &[u8], out: &mut Vec<u8>) {
-        long(value.len() as i64, out);
-        out.extend(value);
-    }
-    let field = |name: &str, of: &str| serde_json::json!({"name": name, "type": ["null", of]});
-    let fields = [field("id", "long"), field("text", "string"), field("score", "long")];
-    let schema = serde_json::json!({"type": "record", "name": "note", "fields": fields});
-    let mut out = b"Obj\x01".to_vec();
-    long(2, &mut out);
-    for (key, value) in [("avro.schema", schema.to_string()), ("avro.codec", "null".to_owned())] {
-        bytes(key.as_bytes(), &mut out);
-        bytes(value.as_bytes(), &mut out);
-    }
-    long(0, &mut out);
-    let sync = [7; 16];
-    out.extend(sync);
-    let mut block = Vec::new();
-    use arrow::array::AsArray;
-    for row in 0..batch.num_rows() {
-        for column in batch.columns() {
-            long(i64::from(column.is_valid(row)), &mut block);
-            match column.as_primitive_opt::<Int64Type>() {
-                _ if column.is_null(row) => {}
-                Some(longs) => long(longs.value(row), &mut block),
-                None => bytes(column.as_string::<i32>().value(row).as_bytes(), &mut block),
-            }
-        }
-    }
-    long(batch.num_rows() as i64, &mut out);
-    bytes(&block, &mut out);
-    out.extend(sync);
-    out
 }
 
 /// One file that is read as it is.

@@ -3,6 +3,7 @@
 
 mod corpora;
 mod dialects;
+pub mod files;
 mod models;
 mod mutate;
 mod prepared;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, ListBuilder, RecordBatch, StringArray, StringBuilder};
-use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 
 use crate::fixture::program::{expect, json_of};
 use crate::fixture::training::{RECIPE, folder};
+use crate::house::hostile::targets::files::parquet;
 
 /// The pairs of the folder as Parquet; the answer's column has another name.
 fn write_parquet(path: &std::path::Path) {
@@ -28,10 +28,7 @@ fn write_parquet(path: &std::path::Path) {
         ("note_id", Arc::new(StringArray::from(text("query")))),
     ];
     let batch = RecordBatch::try_from_iter(columns).unwrap();
-    let file = std::fs::File::create(path.join("pairs.parquet")).unwrap();
-    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
+    std::fs::write(path.join("pairs.parquet"), parquet(&batch)).unwrap();
 }
 
 #[test]

@@ -21,6 +21,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
 use super::Corpus;
+use crate::house::hostile::targets::files::{AVRO_SYNC, avro_bytes, avro_header, avro_long};
 
 /// The memory limit leaves 16 MiB for a batch.
 const LIMIT_MIB: u64 = 64;
@@ -142,46 +143,24 @@ fn absurd() -> Vec<u8> {
     file
 }
 
-fn long(mut value: u64, out: &mut Vec<u8>) {
-    value *= 2;
-    while value > 0x7f {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn avro_text(text: &[u8], out: &mut Vec<u8>) {
-    long(text.len() as u64, out);
-    out.extend(text);
-}
-
 /// A container of blocks with a row each, whose list is as long as it says.
-fn avro(rows: usize, bytes: usize, nulls: u64) -> Vec<u8> {
+fn avro(rows: usize, bytes: usize, nulls: i64) -> Vec<u8> {
     let list = serde_json::json!({"type": "array", "items": "null"});
     let field = |name: &str, of| serde_json::json!({"name": name, "type": of});
     let fields = [field("id", "long".into()), field("title", "string".into()), field("list", list)];
-    let schema = serde_json::json!({"type": "record", "name": "note", "fields": fields});
-    let mut out = b"Obj\x01".to_vec();
-    long(2, &mut out);
-    for (key, value) in [("avro.schema", schema.to_string()), ("avro.codec", "zstandard".into())] {
-        avro_text(key.as_bytes(), &mut out);
-        avro_text(value.as_bytes(), &mut out);
-    }
-    long(0, &mut out);
-    out.extend([7; 16]);
+    let mut out = avro_header(&fields, "zstandard");
     let text = text(bytes);
     for row in 0..rows {
         let mut block = Vec::new();
-        long(row as u64 % 2, &mut block);
-        avro_text(text.as_bytes(), &mut block);
+        avro_long(row as i64 % 2, &mut block);
+        avro_bytes(text.as_bytes(), &mut block);
         if nulls > 0 {
-            long(nulls, &mut block);
+            avro_long(nulls, &mut block);
         }
-        long(0, &mut block);
-        long(1, &mut out);
-        avro_text(&zstd_of(&block), &mut out);
-        out.extend([7; 16]);
+        avro_long(0, &mut block);
+        avro_long(1, &mut out);
+        avro_bytes(&zstd_of(&block), &mut out);
+        out.extend(AVRO_SYNC);
     }
     out
 }

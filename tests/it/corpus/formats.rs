@@ -5,14 +5,15 @@ use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use futures::{StreamExt, TryStreamExt};
 use scalingnote::corpus::TableFormat;
 
 use super::{Corpus, digests, shared};
+use crate::house::hostile::targets::files::{avro, csv, ipc, jsonl, parquet};
 
 const SQL: &str =
     "SELECT id AS note_id, title, text AS body, created AS updated_at, score FROM notes";
@@ -32,96 +33,6 @@ fn notes(path: &Path) -> RecordBatch {
     let batch = arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap();
     let names = ["id", "title", "text", "score", "created"];
     RecordBatch::try_from_iter(names.into_iter().zip(batch.columns().iter().cloned())).unwrap()
-}
-
-fn csv(batch: &RecordBatch) -> Vec<u8> {
-    let mut out = Vec::new();
-    arrow::csv::Writer::new(&mut out).write(batch).unwrap();
-    out
-}
-
-fn jsonl(batch: &RecordBatch) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut writer = arrow::json::LineDelimitedWriter::new(&mut out);
-    writer.write(batch).unwrap();
-    writer.finish().unwrap();
-    out
-}
-
-pub(super) fn parquet(batch: &RecordBatch) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut out, batch.schema(), None).unwrap();
-    writer.write(batch).unwrap();
-    writer.close().unwrap();
-    out
-}
-
-pub(super) fn ipc(batch: &RecordBatch) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
-    writer.write(batch).unwrap();
-    writer.finish().unwrap();
-    drop(writer);
-    out
-}
-
-/// The stream format, in which messages stand one after the other.
-pub(super) fn ipc_stream(batch: &RecordBatch) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut out, &batch.schema()).unwrap();
-    writer.write(batch).unwrap();
-    writer.finish().unwrap();
-    drop(writer);
-    out
-}
-
-/// An Avro container written by the book, not by the library that reads it.
-pub(super) fn avro(batch: &RecordBatch) -> Vec<u8> {
-    fn long(value: i64, out: &mut Vec<u8>) {
-        let mut zigzag = ((value << 1) ^ (value >> 63)) as u64;
-        while zigzag > 0x7f {
-            out.push(zigzag as u8 | 0x80);
-            zigzag >>= 7;
-        }
-        out.push(zigzag as u8);
-    }
-    fn bytes(value: &[u8], out: &mut Vec<u8>) {
-        long(value.len() as i64, out);
-        out.extend(value);
-    }
-    let schema = batch.schema();
-    let fields = schema.fields().iter().map(|field| {
-        let of = if *field.data_type() == DataType::Int64 { "long" } else { "string" };
-        serde_json::json!({"name": field.name(), "type": ["null", of]})
-    });
-    let fields: Vec<_> = fields.collect();
-    let schema = serde_json::json!({"type": "record", "name": "note", "fields": fields});
-    let mut out = b"Obj\x01".to_vec();
-    long(2, &mut out);
-    for (key, value) in [("avro.schema", schema.to_string()), ("avro.codec", "null".to_owned())] {
-        bytes(key.as_bytes(), &mut out);
-        bytes(value.as_bytes(), &mut out);
-    }
-    long(0, &mut out);
-    let sync = [7; 16];
-    out.extend(sync);
-    let mut block = Vec::new();
-    for row in 0..batch.num_rows() {
-        for column in batch.columns() {
-            long(i64::from(column.is_valid(row)), &mut block);
-            match column.data_type() {
-                _ if column.is_null(row) => {}
-                DataType::Int64 => long(column.as_primitive::<Int64Type>().value(row), &mut block),
-                _ => bytes(column.as_string::<i32>().value(row).as_bytes(), &mut block),
-            }
-        }
-    }
-    if batch.num_rows() > 0 {
-        long(batch.num_rows() as i64, &mut out);
-        bytes(&block, &mut out);
-        out.extend(sync);
-    }
-    out
 }
 
 async fn compress(bytes: Vec<u8>, kind: FileCompressionType) -> Vec<u8> {

@@ -8,7 +8,7 @@ use arrow::datatypes::*;
 use scalingnote::error::{Error, ErrorKind};
 
 use super::Corpus;
-use super::formats::ipc;
+use crate::house::hostile::targets::files::ipc;
 
 /// What stands between "convert it: " and the column's name.
 fn hint(error: &Error, column: &str) -> Option<String> {

@@ -7,8 +7,9 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use scalingnote::corpus::TypeRule;
 use scalingnote::types::NoteId;
 
+use super::Corpus;
 use super::types::{earlier, exact, warnings};
-use super::{Corpus, formats};
+use crate::house::hostile::targets::files::{ipc, parquet};
 
 /// A table of files with these ids; the query takes all rows but the second of each.
 fn files(ending: &str, ids: [&[Option<&str>]; 2]) -> Corpus {
@@ -32,7 +33,7 @@ fn files(ending: &str, ids: [&[Option<&str>]; 2]) -> Corpus {
                     columns.map(|(name, column)| (name, column, true)),
                 );
                 let batch = batch.unwrap();
-                if ending == "arrow" { formats::ipc(&batch) } else { formats::parquet(&batch) }
+                if ending == "arrow" { ipc(&batch) } else { parquet(&batch) }
             }
         };
         corpus = corpus.write(&format!("d/{at}.{ending}"), bytes);

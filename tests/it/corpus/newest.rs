@@ -11,6 +11,7 @@ use scalingnote::error::ErrorKind;
 use scalingnote::observe::Event;
 
 use super::Corpus;
+use crate::house::hostile::targets::files::{ipc, parquet};
 
 const SQL: &str = "SELECT id AS note_id, title, edited AS updated_at FROM notes";
 
@@ -264,13 +265,7 @@ async fn far_dates_of_every_unit_win() {
             ("edited", Arc::clone(&edited)),
         ])
         .unwrap();
-        let mut out = Vec::new();
-        let mut writer =
-            arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
-        writer.write(&batch).unwrap();
-        writer.finish().unwrap();
-        drop(writer);
-        let mut corpus = Corpus::new("n.arrow", SQL).write("n.arrow", out);
+        let mut corpus = Corpus::new("n.arrow", SQL).write("n.arrow", ipc(&batch));
         corpus.options.template = "{{ title }} {{ updated_at }}".into();
         let texts = corpus.texts().await;
         assert_eq!(texts, [("i:7".to_owned(), format!("new {printed}"))], "{}", edited.data_type());
@@ -283,11 +278,7 @@ async fn far_dates_of_every_unit_win() {
         ("edited", edited),
     ])
     .unwrap();
-    let mut out = Vec::new();
-    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut out, batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
-    let mut corpus = Corpus::new("n.parquet", SQL).write("n.parquet", out);
+    let mut corpus = Corpus::new("n.parquet", SQL).write("n.parquet", parquet(&batch));
     assert_eq!(corpus.texts().await, [("i:7".to_owned(), "new".to_owned())]);
     corpus.options.template = "{{ title }} {{ updated_at }}".into();
     let error = corpus.fails().await.to_string();

@@ -9,6 +9,7 @@ use arrow::datatypes::*;
 use scalingnote::corpus::TypeRule;
 
 use super::Corpus;
+use crate::house::hostile::targets::files::ipc;
 
 /// The texts of a column of one row, by template.
 async fn printed(values: &ArrayRef, strict: bool, template: &str) -> Vec<String> {
@@ -19,12 +20,7 @@ async fn printed(values: &ArrayRef, strict: bool, template: &str) -> Vec<String>
         ("n", Arc::clone(values), true),
     ])
     .unwrap();
-    let mut out = Vec::new();
-    let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut out, &batch.schema()).unwrap();
-    writer.write(&batch).unwrap();
-    writer.finish().unwrap();
-    drop(writer);
-    let mut corpus = Corpus::new("n.arrow", "SELECT * FROM notes").write("n.arrow", out);
+    let mut corpus = Corpus::new("n.arrow", "SELECT * FROM notes").write("n.arrow", ipc(&batch));
     if !strict {
         corpus.options.types = TypeRule::Guessed;
     }

@@ -12,8 +12,8 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use scalingnote::corpus::TableOptions;
 use scalingnote::error::{Error, ErrorKind};
 
-use super::formats::{avro, ipc, ipc_stream, parquet};
 use super::{Corpus, read};
+use crate::house::hostile::targets::files::{avro, ipc, ipc_stream, parquet};
 
 /// In texts of files that are refused: it must not be in the error.
 const SECRET: &str = "SECRET";

@@ -6,7 +6,8 @@ use scalingnote::corpus::{ColumnType, Earlier, SourceTypes, TypeRule};
 use scalingnote::error::ErrorKind;
 use scalingnote::types::NoteId;
 
-use super::{Corpus, formats};
+use super::Corpus;
+use crate::house::hostile::targets::files;
 
 const SQL: &str = "SELECT id AS note_id, title, v AS body FROM notes";
 
@@ -265,7 +266,7 @@ async fn declared_types_of_files_with_types() {
         ("title", Arc::new(StringArray::from(vec!["12"])) as _),
     ])
     .unwrap();
-    let bytes = formats::parquet(&batch);
+    let bytes = files::parquet(&batch);
     let mut corpus = Corpus::new("n.parquet", "SELECT id AS note_id, title FROM notes")
         .write("n.parquet", &bytes);
     declare(&mut corpus, &[("id", "string".into())]);
@@ -298,7 +299,7 @@ async fn folders_give_columns_to_every_format() {
             ("day", Arc::new(StringArray::from(vec!["own"])) as _),
         ])
         .unwrap();
-        formats::parquet(&batch)
+        files::parquet(&batch)
     };
     let json = |id: i64| format!("{{\"id\":{id},\"day\":\"own\"}}\n").into_bytes();
     let csv = |id: i64| format!("day,id\nown,{id}\n").into_bytes();
@@ -342,8 +343,8 @@ async fn files_of_one_table_may_differ_where_nothing_is_lost() {
     ])
     .unwrap();
     for (ending, files) in [
-        ("parquet", [formats::parquet(&one), formats::parquet(&two)]),
-        ("arrow", [formats::ipc(&one), formats::ipc(&two)]),
+        ("parquet", [files::parquet(&one), files::parquet(&two)]),
+        ("arrow", [files::ipc(&one), files::ipc(&two)]),
     ] {
         let sql = "SELECT id AS note_id, title, concat_ws('/', CAST(at AS VARCHAR), more) AS body FROM notes";
         let corpus = Corpus::new("d", sql)
