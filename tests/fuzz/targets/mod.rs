@@ -4,6 +4,7 @@
 mod corpora;
 mod dialects;
 pub mod files;
+pub mod llama;
 mod models;
 mod mutate;
 mod prepared;

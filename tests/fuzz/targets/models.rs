@@ -1,13 +1,11 @@
 //! Model files: weights, configuration, tokenizer, adapter, each damaged in a model that is whole otherwise.
 
-use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{Device, Tensor};
-use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
 use scalingnote::error::Result;
@@ -15,6 +13,7 @@ use scalingnote::observe::{Reporter, Silent};
 use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
 use scalingnote::types::Pooling;
 
+use super::llama::{self, Named, safetensors};
 use super::{Target, block_on};
 
 /// A tiny Llama in a folder of its own, one file of which is damaged.
@@ -88,86 +87,22 @@ pub fn write_model(folder: &Path, broken: Option<char>) {
         tensors[0].2[row * 32..(row + 1) * 32].fill(f32::NAN);
     }
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
-    write("config.json", config().to_string().as_bytes());
+    write("config.json", llama::config(320, 64, 128).to_string().as_bytes());
     write("tokenizer.json", tokenizer().to_string().as_bytes());
     write("model.safetensors", &safetensors(&tensors));
 }
 
-fn config() -> Value {
-    json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
-        "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 320, "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0, "max_position_embeddings": 128, "hidden_act": "silu",
-        "eos_token_id": 0,
-    })
-}
-
 /// Byte-level BPE: `<eos>` is 0, a byte is itself plus 1, one merge.
 fn tokenizer() -> Value {
-    let mut vocab = serde_json::Map::new();
-    vocab.insert("<eos>".into(), 0.into());
-    for (byte, shown) in byte_names() {
-        vocab.insert(shown.to_string(), (u32::from(byte) + 1).into());
-    }
-    vocab.insert("on".into(), 257.into());
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [{"id": 0, "content": "<eos>", "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false, "special": true}],
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-            "use_regex": true},
-        "post_processor": null,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-            "use_regex": true},
-        "model": {"type": "BPE", "dropout": null, "unk_token": null,
-            "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
-            "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": ["o n"]},
-    })
+    let mut tokenizer = llama::byte_level_with_end();
+    tokenizer["normalizer"] = json!({"type": "NFC"});
+    tokenizer["model"]["vocab"]["on"] = 257.into();
+    tokenizer["model"]["merges"] = json!(["o n"]);
+    tokenizer
 }
-
-/// The printable stand-ins for bytes that byte-level BPE uses.
-fn byte_names() -> Vec<(u8, char)> {
-    let mut next = 0x100;
-    (0..=255u8)
-        .map(|byte| match byte {
-            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => (byte, char::from(byte)),
-            _ => {
-                next += 1;
-                (byte, char::from_u32(next - 1).unwrap())
-            }
-        })
-        .collect()
-}
-
-type Named = (String, Vec<usize>, Vec<f32>);
 
 fn tensors() -> Vec<Named> {
-    let mut random = rand::rngs::StdRng::seed_from_u64(42);
-    let mut shapes = vec![
-        ("model.embed_tokens.weight".to_owned(), vec![320, 32]),
-        ("model.norm.weight".to_owned(), vec![32]),
-    ];
-    for layer in 0..2 {
-        for (name, shape) in [
-            ("input_layernorm", vec![32]),
-            ("post_attention_layernorm", vec![32]),
-            ("self_attn.q_proj", vec![32, 32]),
-            ("self_attn.k_proj", vec![16, 32]),
-            ("self_attn.v_proj", vec![16, 32]),
-            ("self_attn.o_proj", vec![32, 32]),
-            ("mlp.gate_proj", vec![64, 32]),
-            ("mlp.up_proj", vec![64, 32]),
-            ("mlp.down_proj", vec![32, 64]),
-        ] {
-            shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
-        }
-    }
-    let mut values = |shape: &[usize]| -> Vec<f32> {
-        (0..shape.iter().product()).map(|_| random.random_range(-0.1..0.1)).collect()
-    };
-    shapes.into_iter().map(|(name, shape)| (name, shape.clone(), values(&shape))).collect()
+    llama::seeded(llama::shapes(320, 64), 42, 0.1, |_, _| 0.0)
 }
 
 fn adapter_tensors() -> Vec<Named> {
@@ -183,18 +118,6 @@ fn adapter_config() -> Value {
         "target_modules": ["q_proj"], "rank_pattern": {}, "alpha_pattern": {}})
 }
 
-fn safetensors(tensors: &[Named]) -> Vec<u8> {
-    use safetensors::tensor::{Dtype, TensorView, serialize};
-    let bytes: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(.., values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        .collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-    });
-    serialize(views, None::<HashMap<String, String>>).unwrap()
-}
-
 /// The same model as llama.cpp's converter would store it, tokenizer included.
 fn gguf(dtype: GgmlDType) -> Vec<u8> {
     let tensors: Vec<(String, QTensor)> = tensors()
@@ -202,7 +125,7 @@ fn gguf(dtype: GgmlDType) -> Vec<u8> {
         .map(|(name, shape, values)| {
             let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap();
             let dtype = if shape.len() == 1 { GgmlDType::F32 } else { dtype };
-            (in_gguf(&name), QTensor::quantize(&tensor, dtype).unwrap())
+            (llama::in_gguf(&name, "ffn_norm"), QTensor::quantize(&tensor, dtype).unwrap())
         })
         .collect();
     let number = gguf_file::Value::U32;
@@ -210,7 +133,7 @@ fn gguf(dtype: GgmlDType) -> Vec<u8> {
     let mut tokens: Vec<String> = (0..320).map(|id| format!("<unused{id}>")).collect();
     tokens[0] = "<eos>".to_owned();
     tokens[257] = "on".to_owned();
-    for (byte, shown) in byte_names() {
+    for (byte, shown) in llama::byte_names() {
         tokens[usize::from(byte) + 1] = shown.to_string();
     }
     let tokens = tokens.iter().map(|token| text(token)).collect();
@@ -236,19 +159,4 @@ fn gguf(dtype: GgmlDType) -> Vec<u8> {
     let mut out = Cursor::new(Vec::new());
     gguf_file::write(&mut out, &metadata, &tensors).unwrap();
     out.into_inner()
-}
-
-fn in_gguf(name: &str) -> String {
-    let pairs = [
-        ("model.embed_tokens", "token_embd"),
-        ("model.norm", "output_norm"),
-        ("model.layers", "blk"),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.", "attn_"),
-        ("mlp.", "ffn_"),
-        ("_proj", ""),
-    ];
-    pairs.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
 }

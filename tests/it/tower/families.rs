@@ -9,7 +9,9 @@ use candle_core::{Device, Tensor};
 use scalingnote::observe::{Reporter, Silent};
 use scalingnote::tower::{Decoder, DeviceSpec, Tower, TowerOptions, decoder_encoder};
 use scalingnote::types::{Arithmetic, Embeddings, Pooling, SplitMix64};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+
+use crate::house::hostile::targets::llama;
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -115,29 +117,7 @@ fn tensors(config: &Value) -> Vec<(String, Tensor)> {
 
 /// A byte-level tokenizer: the token of a byte is its number plus 2.
 fn tokenizer() -> Value {
-    let mut vocab = Map::new();
-    vocab.insert("<pad>".into(), 0.into());
-    vocab.insert("<eos>".into(), 1.into());
-    let mut next = 0x100;
-    for byte in 0..=255u8 {
-        // GPT-2's printable stand-ins for bytes.
-        let shown = match byte {
-            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-            _ => {
-                next += 1;
-                char::from_u32(next - 1).unwrap()
-            }
-        };
-        vocab.insert(shown.to_string(), (u32::from(byte) + 2).into());
-    }
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": bytes, "post_processor": null, "decoder": bytes,
-        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocab, "merges": []},
-    })
+    llama::byte_level(&["<pad>", "<eos>"])
 }
 
 fn write_model(case: &Case, folder: &Path) {
@@ -269,21 +249,7 @@ fn stored(name: &str, tensor: &Tensor, config: &Value) -> (String, QTensor) {
             .unwrap();
     }
     let behind = if gemma { "post_attention_norm" } else { "ffn_norm" };
-    let pairs = [
-        ("model.embed_tokens", "token_embd"),
-        ("model.norm", "output_norm"),
-        ("model.layers", "blk"),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", behind),
-        ("pre_feedforward_layernorm", "ffn_norm"),
-        ("post_feedforward_layernorm", "post_ffw_norm"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.", "attn_"),
-        ("mlp.", "ffn_"),
-        ("_proj", ""),
-    ];
-    let name = pairs.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
-    (name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap())
+    (llama::in_gguf(name, behind), QTensor::quantize(&tensor, GgmlDType::F32).unwrap())
 }
 
 fn write_gguf(
