@@ -1,8 +1,15 @@
 //! Real parts for this module's tests: the SmolLM2 file where it is, small tokenizers and models.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+
+#[expect(dead_code, reason = "the integration tests use the rest")]
+#[path = "../../tests/fuzz/targets/llama.rs"]
+pub(crate) mod llama;
+
+use llama::Named;
 
 /// SmolLM2-135M, or `None` with a line that says the test is skipped.
 pub(crate) fn smollm2() -> Option<PathBuf> {
@@ -27,51 +34,34 @@ pub(crate) fn smollm2() -> Option<PathBuf> {
 /// A byte-level BPE of every byte (id = byte + 1), `<eos>` (0), a few merges and `<bos>` (300): GPT-2's
 /// splitting, or that of a pattern.
 pub(crate) fn byte_level(pattern: Option<&str>) -> Value {
-    let mut vocab = serde_json::Map::new();
-    vocab.insert("<eos>".into(), 0.into());
-    let mut next = 0x100;
-    for byte in 0..=255u8 {
-        // GPT-2's printable stand-ins for bytes.
-        let shown = match byte {
-            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-            _ => {
-                next += 1;
-                char::from_u32(next - 1).unwrap()
-            }
-        };
-        vocab.insert(shown.to_string(), (u32::from(byte) + 1).into());
-    }
+    let mut definition = llama::byte_level(&["<eos>"]);
     // Merges that reach over what a wrong split would join, had it the chance.
     let merges = if pattern.is_some() {
         vec!["Ġ Ġ", "o n", "t o", ". Ċ", "Ċ Ċ", "ä ½"]
     } else {
         vec![]
     };
+    let vocab = &mut definition["model"]["vocab"];
     for (at, merge) in merges.iter().enumerate() {
-        vocab.insert(merge.replace(' ', ""), (257 + at).into());
+        vocab[merge.replace(' ', "")] = (257 + at).into();
     }
-    vocab.insert("<bos>".into(), 300.into());
+    vocab["<bos>"] = 300.into();
+    definition["model"]["merges"] = merges.into();
     let added = |id: u32, content: &str| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true})
     };
-    let byte_level = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
-    let pre_tokenizer = match pattern {
-        None => byte_level(true),
-        Some(pattern) => json!({"type": "Sequence", "pretokenizers": [
+    definition["added_tokens"] = json!([added(0, "<eos>"), added(300, "<bos>")]);
+    if let Some(pattern) = pattern {
+        definition["normalizer"] = json!({"type": "NFC"});
+        let mut bytes = definition["pre_tokenizer"].take();
+        bytes["use_regex"] = false.into();
+        definition["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false},
-            byte_level(false),
-        ]}),
-    };
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [added(0, "<eos>"), added(300, "<bos>")],
-        "normalizer": if pattern.is_some() { json!({"type": "NFC"}) } else { Value::Null },
-        "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": byte_level(true),
-        "model": {"type": "BPE", "dropout": null, "unk_token": null,
-            "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
-            "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges},
-    })
+            bytes,
+        ]});
+    }
+    definition
 }
 
 /// Qwen3's own `tokenizer.json`, or `None` with a line that says the check is skipped.
@@ -86,71 +76,26 @@ pub(crate) fn qwen3_tokenizer() -> Option<PathBuf> {
 
 /// Configuration of a decoder so small that a test can hold it, with everything uneven.
 pub(crate) fn tiny_config() -> Value {
-    json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
-        "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 320, "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0, "max_position_embeddings": 128, "hidden_act": "silu",
-        "eos_token_id": 0,
-    })
+    llama::config(320, 64, 128)
 }
 
 /// Names, shapes and seeded values of its tensors.
-pub(crate) fn tiny_tensors() -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    use rand::{Rng, SeedableRng};
-    let mut random = rand::rngs::StdRng::seed_from_u64(42);
-    let mut shapes = vec![
-        ("model.embed_tokens.weight".to_owned(), vec![320, 32]),
-        ("model.norm.weight".to_owned(), vec![32]),
-    ];
-    for layer in 0..2 {
-        for (name, shape) in [
-            ("input_layernorm", vec![32]),
-            ("post_attention_layernorm", vec![32]),
-            ("self_attn.q_proj", vec![32, 32]),
-            ("self_attn.k_proj", vec![16, 32]),
-            ("self_attn.v_proj", vec![16, 32]),
-            ("self_attn.o_proj", vec![32, 32]),
-            ("mlp.gate_proj", vec![64, 32]),
-            ("mlp.up_proj", vec![64, 32]),
-            ("mlp.down_proj", vec![32, 64]),
-        ] {
-            shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
-        }
-    }
-    let mut values = |shape: &[usize]| {
-        let norm = shape.len() == 1;
-        let count = shape.iter().product();
-        (0..count)
-            .map(|_| if norm { 1.0 } else { 0.0 } + random.random_range(-0.1f32..0.1))
-            .collect()
-    };
-    shapes.into_iter().map(|(name, shape)| (name, shape.clone(), values(&shape))).collect()
+pub(crate) fn tiny_tensors() -> Vec<Named> {
+    let norm = |_: &str, shape: &[usize]| if shape.len() == 1 { 1.0 } else { 0.0 };
+    llama::seeded(llama::shapes(320, 64), 42, 0.1, norm)
 }
 
 /// Writes f32 tensors as one safetensors file.
 pub(crate) fn write_safetensors(
-    path: &std::path::Path,
-    tensors: &[(String, Vec<usize>, Vec<f32>)],
-    metadata: Option<std::collections::HashMap<String, String>>,
+    path: &Path,
+    tensors: &[Named],
+    metadata: Option<HashMap<String, String>>,
 ) {
-    let bytes: Vec<Vec<u8>> = tensors
-        .iter()
-        .map(|(.., values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
-        .collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        let view = safetensors::tensor::TensorView::new(
-            safetensors::Dtype::F32,
-            shape.clone(),
-            bytes.as_slice(),
-        );
-        (name.clone(), view.unwrap())
-    });
-    safetensors::serialize_to_file(views, metadata, path).unwrap();
+    std::fs::write(path, llama::safetensors(tensors, metadata)).unwrap();
 }
 
 /// A model directory: configuration, tokenizer, weights in one file or in two shards with their index.
-pub(crate) fn write_tiny_model(folder: &std::path::Path, sharded: bool) {
+pub(crate) fn write_tiny_model(folder: &Path, sharded: bool) {
     let write = |name: &str, value: &Value| {
         std::fs::write(folder.join(name), value.to_string()).unwrap();
     };

@@ -100,7 +100,7 @@ pub fn seeded(
     shapes.into_iter().map(tensor).collect()
 }
 
-pub fn safetensors(tensors: &[Named]) -> Vec<u8> {
+pub fn safetensors(tensors: &[Named], metadata: Option<HashMap<String, String>>) -> Vec<u8> {
     use safetensors::tensor::{Dtype, TensorView, serialize};
     let bytes: Vec<Vec<u8>> = tensors
         .iter()
@@ -109,7 +109,7 @@ pub fn safetensors(tensors: &[Named]) -> Vec<u8> {
     let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
         (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
     });
-    serialize(views, None::<HashMap<String, String>>).unwrap()
+    serialize(views, metadata).unwrap()
 }
 
 /// What llama.cpp's converter calls a tensor; the norm after attention has more than one name.

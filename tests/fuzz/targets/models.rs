@@ -33,7 +33,7 @@ impl Model {
         };
         write_model(folder.path(), None);
         write("adapter/adapter_config.json", adapter_config().to_string().as_bytes());
-        write("adapter/adapter_model.safetensors", &safetensors(&adapter_tensors()));
+        write("adapter/adapter_model.safetensors", &safetensors(&adapter_tensors(), None));
         let (file, model) = match kind {
             "gguf" => ("model.gguf", "model.gguf"),
             "safetensors" => ("model.safetensors", "."),
@@ -89,7 +89,7 @@ pub fn write_model(folder: &Path, broken: Option<char>) {
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
     write("config.json", llama::config(320, 64, 128).to_string().as_bytes());
     write("tokenizer.json", tokenizer().to_string().as_bytes());
-    write("model.safetensors", &safetensors(&tensors));
+    write("model.safetensors", &safetensors(&tensors, None));
 }
 
 /// Byte-level BPE: `<eos>` is 0, a byte is itself plus 1, one merge.

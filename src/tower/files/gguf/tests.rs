@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::tower::files::gguf_config;
 use crate::tower::files::weights::GgufWeights;
-use crate::tower::testing::{byte_level, smollm2, tiny_tensors};
+use crate::tower::testing::{byte_level, llama, smollm2, tiny_tensors};
 use crate::tower::tokenize::gguf as gguf_tokenizer;
 use crate::tower::tokenize::tokenizer::TowerTokenizer;
 use crate::tower::{TowerOptions, WeightSource};
@@ -31,7 +31,7 @@ fn tiny_gguf(dtype: GgmlDType, extra: &[(&str, gguf_file::Value)]) -> Vec<u8> {
                     .unwrap();
             }
             let dtype = if shape.len() == 1 { GgmlDType::F32 } else { dtype };
-            (stored_name(&name), QTensor::quantize(&tensor, dtype).unwrap())
+            (llama::in_gguf(&name, "ffn_norm"), QTensor::quantize(&tensor, dtype).unwrap())
         })
         .collect();
     let number = |n: u32| gguf_file::Value::U32(n);
@@ -80,21 +80,6 @@ fn tiny_gguf(dtype: GgmlDType, extra: &[(&str, gguf_file::Value)]) -> Vec<u8> {
     let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     gguf_file::write(&mut out, &metadata, &tensors).unwrap();
     out.into_inner()
-}
-
-fn stored_name(name: &str) -> String {
-    let pairs = [
-        ("model.embed_tokens", "token_embd"),
-        ("model.norm", "output_norm"),
-        ("model.layers", "blk"),
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "ffn_norm"),
-        ("self_attn.o_proj", "attn_output"),
-        ("self_attn.", "attn_"),
-        ("mlp.", "ffn_"),
-        ("_proj", ""),
-    ];
-    pairs.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
 }
 
 fn open_bytes(bytes: &[u8]) -> Result<Gguf> {
