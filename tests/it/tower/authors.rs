@@ -13,6 +13,7 @@ use scalingnote::types::{Digest256, Pooling};
 use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
 use crate::fixture::training::write_encoder;
+use crate::house::hostile::targets::llama;
 
 fn silent() -> Arc<dyn Reporter> {
     Arc::new(Silent)
@@ -68,17 +69,25 @@ fn write_model(folder: &Path) {
         "config_sentence_transformers.json",
         json!({"prompts": {"query": "ask ", "document": "tell "}, "similarity_fn_name": "cosine"}),
     );
-    let weights: Vec<u8> =
-        (0..8 * 16).flat_map(|at| weight(at / 16, at % 16).to_le_bytes()).collect();
-    let biases: Vec<u8> = (0..8).flat_map(|row| bias(row).to_le_bytes()).collect();
-    let view = |shape: &[usize], bytes| {
-        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes)
-            .unwrap()
-    };
-    let tensors =
-        [("linear.weight", view(&[8, 16], &weights)), ("linear.bias", view(&[8], &biases))];
+    let weights: Vec<f32> = (0..8 * 16).map(|at| weight(at / 16, at % 16)).collect();
+    let biases: Vec<f32> = (0..8).map(bias).collect();
+    let tensors = [
+        ("linear.weight".to_owned(), vec![8, 16], weights),
+        ("linear.bias".to_owned(), vec![8], biases),
+    ];
     let path = folder.join("2_Dense/model.safetensors");
-    safetensors::serialize_to_file(tensors, None, &path).unwrap();
+    std::fs::write(path, llama::safetensors(&tensors, None)).unwrap();
+}
+
+/// What the module makes of a state.
+fn dense(state: &[f32]) -> Vec<f64> {
+    let row = |row: usize| {
+        let sum: f64 = (0..16).map(|at| f64::from(weight(row, at)) * f64::from(state[at])).sum();
+        (sum + f64::from(bias(row))).tanh()
+    };
+    let outputs: Vec<f64> = (0..8).map(row).collect();
+    let norm = outputs.iter().map(|x| x * x).sum::<f64>().sqrt();
+    outputs.iter().map(|output| output / norm).collect()
 }
 
 #[tokio::test]
@@ -102,15 +111,9 @@ async fn every_module_is_computed() {
     let bare = TowerOptions { normalize: Some(false), ..TowerOptions::new(".", Pooling::Cls) };
     let state = encode(&resolve(bare, folder.path()).await, "tell a bee and a cow");
     assert_eq!(state.len(), 16);
-    let dense = |row: usize| {
-        let sum: f64 = (0..16).map(|at| f64::from(weight(row, at)) * f64::from(state[at])).sum();
-        (sum + f64::from(bias(row))).tanh()
-    };
-    let expected: Vec<f64> = (0..8).map(dense).collect();
-    let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
     let vector = encode(&tower, "A Bee and a COW");
-    for (found, expected) in vector.iter().zip(expected) {
-        assert!((f64::from(*found) - expected / norm).abs() < 1e-5, "{vector:?}");
+    for (found, expected) in vector.iter().zip(dense(&state)) {
+        assert!((f64::from(*found) - expected).abs() < 1e-5, "{vector:?}");
     }
 
     // Queries have their own prompt, in the same space otherwise.
@@ -147,14 +150,8 @@ async fn a_head_of_its_own_stands_behind_any_model() {
         TowerOptions { head: Some("head".into()), ..TowerOptions::new("bare", Pooling::Cls) };
     let tower = resolve(options.clone(), path).await;
     let state = encode(&resolve(plain.clone(), path).await, "a bee");
-    let dense = |row: usize| {
-        let sum: f64 = (0..16).map(|at| f64::from(weight(row, at)) * f64::from(state[at])).sum();
-        (sum + f64::from(bias(row))).tanh()
-    };
-    let expected: Vec<f64> = (0..8).map(dense).collect();
-    let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
-    for (found, expected) in encode(&tower, "a bee").iter().zip(expected) {
-        assert!((f64::from(*found) - expected / norm).abs() < 1e-5);
+    for (found, expected) in encode(&tower, "a bee").iter().zip(dense(&state)) {
+        assert!((f64::from(*found) - expected).abs() < 1e-5);
     }
     // The head is part of what a vector is, and nothing else is.
     let space = |tower: &Tower| tower.space(Digest256::of(b""));

@@ -7,6 +7,8 @@ use scalingnote::tower::{DeviceSpec, Started, Tower, TowerOptions};
 use scalingnote::types::{Arithmetic, Embeddings, Pooling};
 use serde_json::{Map, Value};
 
+use crate::house::hostile::targets::llama;
+
 #[derive(serde::Deserialize)]
 pub(super) struct Golden {
     pub(super) longest: u32,
@@ -65,15 +67,11 @@ pub(super) fn write(folder: &Path, case: &Case, tokenizer: &Value) {
 
 fn write_model(folder: &Path, config: &Map<String, Value>, tensors: &[(String, Vec<usize>)]) {
     std::fs::write(folder.join("config.json"), serde_json::to_string(config).unwrap()).unwrap();
-    let bytes = |(name, shape): &(String, Vec<usize>)| -> Vec<u8> {
-        weights(name, shape).into_iter().flat_map(f32::to_le_bytes).collect()
-    };
-    let bytes: Vec<Vec<u8>> = tensors.iter().map(bytes).collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape), bytes)| {
-        let dtype = safetensors::Dtype::F32;
-        (name, safetensors::tensor::TensorView::new(dtype, shape.clone(), bytes).unwrap())
-    });
-    safetensors::serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
+    let tensor =
+        |(name, shape): &(String, Vec<usize>)| (name.clone(), shape.clone(), weights(name, shape));
+    let tensors: Vec<_> = tensors.iter().map(tensor).collect();
+    let bytes = llama::safetensors(&tensors, None);
+    std::fs::write(folder.join("model.safetensors"), bytes).unwrap();
 }
 
 async fn resolve(

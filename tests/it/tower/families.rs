@@ -2,15 +2,14 @@
 //! (tests/python/decoder_golden.py), out of folders and out of GGUF files.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{Device, Tensor};
-use scalingnote::observe::{Reporter, Silent};
-use scalingnote::tower::{Decoder, DeviceSpec, Tower, TowerOptions, decoder_encoder};
+use scalingnote::tower::{Decoder, DeviceSpec, TowerOptions, decoder_encoder};
 use scalingnote::types::{Arithmetic, Embeddings, Pooling, SplitMix64};
 use serde_json::Value;
 
+use super::encoders::{cosine, resolve_as};
 use crate::house::hostile::targets::llama;
 
 #[derive(serde::Deserialize)]
@@ -127,24 +126,12 @@ fn write_model(case: &Case, folder: &Path) {
     candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
 }
 
-async fn resolve(options: TowerOptions) -> Tower {
-    let reporter: Arc<dyn Reporter> = Arc::new(Silent);
-    Tower::resolve(&options, Path::new("."), &reporter).await.unwrap()
-}
-
 fn options(model: &Path, pooling: Pooling, most: u32) -> TowerOptions {
     TowerOptions {
         normalize: Some(false),
         max_tokens: Some(most),
         ..TowerOptions::new(model.to_str().unwrap(), pooling)
     }
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 /// The least and the mean cosine of vectors with those that transformers gives.
@@ -159,7 +146,7 @@ fn compare(case: &Case, pooling: Pooling, ours: &Embeddings) -> (f64, f64) {
 async fn ids(golden: &Golden, model: &Path) -> Vec<Vec<u32>> {
     let mut ids = Vec::new();
     for Text { text, most } in &golden.texts {
-        let tower = resolve(options(model, Pooling::Mean, *most)).await;
+        let tower = resolve_as(options(model, Pooling::Mean, *most)).await.unwrap();
         let tokens = tower.tokenizer().tokenize(text).unwrap().ids;
         let bytes = text.bytes().map(|byte| u32::from(byte) + 2);
         assert_eq!(tokens, bytes.take(*most as usize).collect::<Vec<_>>());
@@ -183,7 +170,7 @@ async fn every_family_gives_transformers_vectors() {
                 let named =
                     format!("{} causal {} {pooling:?} {arithmetic:?}", case.name, case.causal);
                 let options = TowerOptions { arithmetic, ..options(folder.path(), pooling, 512) };
-                let tower = resolve(options).await;
+                let tower = resolve_as(options).await.unwrap();
                 let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 2 }).unwrap();
                 let packed = encoder.encode(&ids).unwrap();
                 let (worst, mean) = compare(case, pooling, &packed);
@@ -350,7 +337,7 @@ async fn gguf_files_give_the_same_vectors() {
             .collect();
         let ids: Vec<&[u32]> = owned.iter().map(Vec::as_slice).collect();
         for pooling in [Pooling::Mean, Pooling::LastToken] {
-            let tower = resolve(options(pooling)).await;
+            let tower = resolve_as(options(pooling)).await.unwrap();
             let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 2 }).unwrap();
             let (worst, mean) = compare(case, pooling, &encoder.encode(&ids).unwrap());
             println!("{architecture}: least {worst:.7}, mean {mean:.7}");
@@ -388,7 +375,7 @@ async fn dense_layers_of_a_gguf_file_are_computed() {
         tokenizer: Some(tokens.to_str().unwrap().to_owned()),
         ..TowerOptions::as_the_model_says(path.to_str().unwrap())
     };
-    let tower = resolve(options).await;
+    let tower = resolve_as(options).await.unwrap();
     assert_eq!((tower.options().pooling(), tower.dimensions()), (Pooling::Mean, 48));
     let mut encoder = tower.load(&DeviceSpec::Cpu { threads: 1 }).unwrap();
     for (Text { text, .. }, vectors) in golden.texts.iter().zip(&case.vectors).take(4) {

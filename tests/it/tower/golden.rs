@@ -1,13 +1,17 @@
 //! Golden vectors of a real model from PyTorch.
 
-use scalingnote::tower::DeviceSpec;
+use std::path::{Path, PathBuf};
+
+use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
 use scalingnote::types::{Arithmetic, Pooling};
 
+use super::encoders::{cosine, resolve_as};
+
 /// SmolLM2-135M, or `None` with a line that says the test is skipped.
-pub fn smollm2() -> Option<std::path::PathBuf> {
+pub fn smollm2() -> Option<PathBuf> {
     let places = [
         std::env::var_os("SCALINGNOTE_MODELS").map(Into::into),
-        Some(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/models")),
+        Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/models")),
         std::env::home_dir().map(|home| home.join(".cache/scalingnote-models")),
     ];
     let name = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -32,28 +36,13 @@ struct Case {
     last: Vec<f32>,
 }
 
-async fn resolve(
-    path: &std::path::Path,
-    pooling: Pooling,
-    arithmetic: Arithmetic,
-) -> scalingnote::tower::Tower {
-    let options = scalingnote::tower::TowerOptions {
+async fn resolve(path: &Path, pooling: Pooling, arithmetic: Arithmetic) -> Tower {
+    let options = TowerOptions {
         normalize: Some(false),
         arithmetic,
-        ..scalingnote::tower::TowerOptions::new(path.to_str().unwrap(), pooling)
+        ..TowerOptions::new(path.to_str().unwrap(), pooling)
     };
-    let reporter: std::sync::Arc<dyn scalingnote::observe::Reporter> =
-        std::sync::Arc::new(scalingnote::observe::Silent);
-    scalingnote::tower::Tower::resolve(&options, std::path::Path::new("."), &reporter)
-        .await
-        .unwrap()
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    resolve_as(options).await.unwrap()
 }
 
 #[tokio::test]
