@@ -119,141 +119,104 @@ fn the_default_prompt_is_for_both_sides_that_have_none() {
 
 #[test]
 fn what_cannot_be_computed_is_refused_by_name() {
-    let one = |kinds: &[(&str, &str)], files: &[(&str, &str)]| {
-        let modules = modules(kinds);
-        let all: Vec<(&str, &str)> =
-            [("modules.json", modules.as_str())].into_iter().chain(files.iter().copied()).collect();
-        card(&all).err().unwrap()
+    let refused = |files: &[(&str, &str)], kind: ErrorKind, piece: &str| {
+        let error = card(files).err().expect(piece);
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(piece), "no {piece:?} in {error}");
     };
-    let pooling = |text: &'static str| ("1_Pooling/config.json", text);
-    let mean = pooling(r#"{"pooling_mode": "mean"}"#);
-    let dense = ("2_Dense", "Dense");
-    for (error, kind, piece) in [
-        (one(&[POOLED[0], ("1_LSTM", "LSTM")], &[]), ErrorKind::Unsupported, "LSTM"),
-        (one(&[("0_Transformer", "Transformer")], &[]), ErrorKind::Unsupported, "0_Transformer"),
-        (one(&POOLED, &[]), ErrorKind::NotFound, "1_Pooling/config.json"),
-        (one(&POOLED, &[pooling("{}")]), ErrorKind::Corrupt, "no pooling mode"),
+    let unfit = |kinds: &[(&str, &str)], files: &[(&str, &str)], kind, piece| {
+        let modules = modules(kinds);
+        let list = [("modules.json", modules.as_str())];
+        refused(&[&list[..], files].concat(), kind, piece);
+    };
+    unfit(&[POOLED[0], ("1_LSTM", "LSTM")], &[], ErrorKind::Unsupported, "LSTM");
+    unfit(&[("0_Transformer", "Transformer")], &[], ErrorKind::Unsupported, "0_Transformer");
+    unfit(&POOLED, &[], ErrorKind::NotFound, "1_Pooling/config.json");
+    for (text, kind, piece) in [
+        ("{}", ErrorKind::Corrupt, "no pooling mode"),
         (
-            one(
-                &POOLED,
-                &[pooling(r#"{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}"#)],
-            ),
+            r#"{"pooling_mode_cls_token": true, "pooling_mode_max_tokens": true}"#,
             ErrorKind::Unsupported,
             "cls, max",
         ),
         (
-            one(&POOLED, &[pooling(r#"{"pooling_mode": "mean", "include_prompt": false}"#)]),
+            r#"{"pooling_mode": "mean", "include_prompt": false}"#,
             ErrorKind::Unsupported,
             "include_prompt",
         ),
         (
-            one(
-                &[POOLED[0], POOLED[1], dense],
-                &[mean, ("2_Dense/config.json", r#"{"in_features": 8, "out_features": 0}"#)],
-            ),
-            ErrorKind::Corrupt,
-            "out_features",
-        ),
-        (
-            one(
-                &[POOLED[0], POOLED[1], dense],
-                &[
-                    mean,
-                    ("2_Dense/config.json", r#"{"in_features": 8, "out_features": 8}"#),
-                    ("2_Dense/pytorch_model.bin", "x"),
-                ],
-            ),
-            ErrorKind::Unsupported,
-            "pickle",
-        ),
-        (
-            one(
-                &[POOLED[0], POOLED[1], dense],
-                &[
-                    mean,
-                    (
-                        "2_Dense/config.json",
-                        r#"{"in_features": 8, "out_features": 8, "activation_function": "torch.nn.modules.activation.Mish"}"#,
-                    ),
-                ],
-            ),
-            ErrorKind::Unsupported,
-            "Mish",
-        ),
-        (
-            card(&[("modules.json", r#"[{"path": "", "type": "custom_st.Transformer"}]"#)])
-                .err()
-                .unwrap(),
-            ErrorKind::Unsupported,
-            "custom_st.Transformer",
-        ),
-        (
-            one(&POOLED, &[pooling(r#"{"pooling_mode": "mean", "word_embedding_dimension": 16}"#)]),
+            r#"{"pooling_mode": "mean", "word_embedding_dimension": 16}"#,
             ErrorKind::Input,
             "word_embedding_dimension",
         ),
         (
-            one(
-                &[POOLED[0], POOLED[1], dense],
-                &[mean, ("2_Dense/config.json", r#"{"in_features": 9, "out_features": 8}"#)],
-            ),
-            ErrorKind::Input,
-            "takes 9 elements, but what is before it gives 8",
-        ),
-        (
-            one(&POOLED, &[pooling(r#"{"pooling_mode": "mean", "pooling_mode_cls_token": true}"#)]),
+            r#"{"pooling_mode": "mean", "pooling_mode_cls_token": true}"#,
             ErrorKind::Input,
             "contradicts itself",
         ),
+    ] {
+        unfit(&POOLED, &[("1_Pooling/config.json", text)], kind, piece);
+    }
+    for (text, kind, piece) in [
+        (r#"{"in_features": 8, "out_features": 0}"#, ErrorKind::Corrupt, "out_features"),
+        (r#"{"in_features": 8, "out_features": 8}"#, ErrorKind::Unsupported, "pickle"),
         (
-            card(&[(
-                "modules.json",
-                r#"[{"idx": 1, "path": "", "type": "sentence_transformers.models.Transformer"}]"#,
-            )])
-            .err()
-            .unwrap(),
+            r#"{"in_features": 8, "out_features": 8, "activation_function": "torch.nn.modules.activation.Mish"}"#,
+            ErrorKind::Unsupported,
+            "Mish",
+        ),
+        (
+            r#"{"in_features": 9, "out_features": 8}"#,
+            ErrorKind::Input,
+            "takes 9 elements, but what is before it gives 8",
+        ),
+    ] {
+        let mean = ("1_Pooling/config.json", r#"{"pooling_mode": "mean"}"#);
+        let mut files = vec![mean, ("2_Dense/config.json", text)];
+        if piece == "pickle" {
+            files.push(("2_Dense/pytorch_model.bin", "x"));
+        }
+        unfit(&[POOLED[0], POOLED[1], ("2_Dense", "Dense")], &files, kind, piece);
+    }
+    for (name, text, kind, piece) in [
+        (
+            "modules.json",
+            r#"[{"path": "", "type": "custom_st.Transformer"}]"#,
+            ErrorKind::Unsupported,
+            "custom_st.Transformer",
+        ),
+        (
+            "modules.json",
+            r#"[{"idx": 1, "path": "", "type": "sentence_transformers.models.Transformer"}]"#,
             ErrorKind::Input,
             "order of the modules",
         ),
+        ("modules.json", "{}", ErrorKind::Corrupt, "not a list of modules"),
         (
-            card(&[("modules.json", "{}")]).err().unwrap(),
-            ErrorKind::Corrupt,
-            "not a list of modules",
-        ),
-        (
-            card(&[("config_sentence_transformers.json", r#"{"default_prompt_name": "q"}"#)])
-                .err()
-                .unwrap(),
+            "config_sentence_transformers.json",
+            r#"{"default_prompt_name": "q"}"#,
             ErrorKind::Corrupt,
             "not one of the prompts",
         ),
         (
-            card(&[(
-                "config_sentence_transformers.json",
-                r#"{"similarity_fn_name": "manhattan"}"#,
-            )])
-            .err()
-            .unwrap(),
+            "config_sentence_transformers.json",
+            r#"{"similarity_fn_name": "manhattan"}"#,
             ErrorKind::Unsupported,
             "manhattan",
         ),
         (
-            card(&[("tokenizer_config.json", r#"{"truncation_side": "middle"}"#)]).err().unwrap(),
+            "tokenizer_config.json",
+            r#"{"truncation_side": "middle"}"#,
             ErrorKind::Corrupt,
             "truncation_side",
         ),
         (
-            card(&[(
-                "tokenizer_config.json",
-                r#"{"auto_map": {"AutoTokenizer": ["tokenization_x.XTokenizer", null]}}"#,
-            )])
-            .err()
-            .unwrap(),
+            "tokenizer_config.json",
+            r#"{"auto_map": {"AutoTokenizer": ["tokenization_x.XTokenizer", null]}}"#,
             ErrorKind::Unsupported,
             "tokenization_x.XTokenizer",
         ),
     ] {
-        assert_eq!(error.kind(), kind, "{error}");
-        assert!(error.to_string().contains(piece), "no {piece:?} in {error}");
+        refused(&[(name, text)], kind, piece);
     }
 }
