@@ -166,12 +166,8 @@ pub fn purge_and_late_run() -> Scene {
 
 /// A purge beside a rollback to a snapshot that holds the note.
 pub fn purge_and_rollback() -> Scene {
-    let first = corpus();
-    let objects = super::core::prologue(async |root| {
-        first.run(&root, &[]).await.unwrap();
-        runs::tomorrow(first).run(&root, &[]).await.unwrap();
-    });
-    let mut scene = purging("a purge and a rollback", objects, vec![super::core::roller(1)]);
+    let roller = super::core::roller(1);
+    let mut scene = purging("a purge and a rollback", runs::two_days(corpus()), vec![roller]);
     scene.faults = vec![Fault::Unheard, Fault::Dies];
     scene
 }

@@ -166,14 +166,17 @@ pub fn goes_on(corpus: &Corpus, end: &End) -> Result<(), String> {
     })
 }
 
-/// One run, in a store that fails once, or one that dies.
-pub fn run_alone() -> Scene {
-    let first = corpus();
-    let objects = first_day(&first);
-    let corpus = tomorrow(first);
-    let mut scene = scene("a run alone", objects, vec![runner(&corpus)]);
+/// A scene of whole runs: reads are no steps of their own, and in the end the same command goes on.
+fn whole(
+    name: &'static str,
+    objects: Objects,
+    processes: Vec<Body>,
+    faults: &[Fault],
+    corpus: Arc<Corpus>,
+) -> Scene {
+    let mut scene = scene(name, objects, processes);
     scene.fine = false;
-    scene.faults = vec![Fault::Unheard, Fault::Fails, Fault::Dies];
+    scene.faults = faults.to_vec();
     scene.after = Arc::new(move |end| {
         after::settled(end)?;
         goes_on(&corpus, end)
@@ -181,18 +184,21 @@ pub fn run_alone() -> Scene {
     scene
 }
 
+const ANY: &[Fault] = &[Fault::Unheard, Fault::Fails, Fault::Dies];
+
+/// One run, in a store that fails once, or one that dies.
+pub fn run_alone() -> Scene {
+    let first = corpus();
+    let objects = first_day(&first);
+    let corpus = tomorrow(first);
+    whole("a run alone", objects, vec![runner(&corpus)], ANY, corpus)
+}
+
 /// The last step of a scheduler, likewise.
 pub fn publish_alone() -> Scene {
     let (objects, corpus, plan) = second_day(corpus(), true);
     let publish = scheduled(&corpus, &plan, Step::Publish);
-    let mut scene = scene("a publication alone", objects, vec![publish]);
-    scene.fine = false;
-    scene.faults = vec![Fault::Unheard, Fault::Fails, Fault::Dies];
-    scene.after = Arc::new(move |end| {
-        after::settled(end)?;
-        goes_on(&corpus, end)
-    });
-    scene
+    whole("a publication alone", objects, vec![publish], ANY, corpus)
 }
 
 /// Two runs of the same day.
@@ -200,14 +206,9 @@ pub fn two_runs() -> Scene {
     let first = corpus();
     let objects = first_day(&first);
     let corpus = tomorrow(first);
-    let mut scene = scene("two runs", objects, vec![runner(&corpus), runner(&corpus)]);
-    scene.fine = false;
+    let runs = vec![runner(&corpus), runner(&corpus)];
+    let mut scene = whole("two runs", objects, runs, ANY, corpus);
     scene.rules.retained = 1;
-    scene.faults = vec![Fault::Unheard, Fault::Fails, Fault::Dies];
-    scene.after = Arc::new(move |end| {
-        after::settled(end)?;
-        goes_on(&corpus, end)
-    });
     scene
 }
 
@@ -218,7 +219,7 @@ pub fn two_publishes() -> Scene {
     let mut scene = scene("one plan, published twice", objects, vec![publish.clone(), publish]);
     scene.fine = false;
     scene.one_run = true;
-    scene.faults = vec![Fault::Unheard, Fault::Fails, Fault::Dies];
+    scene.faults = ANY.to_vec();
     scene.after = Arc::new(move |end| {
         after::settled(end)?;
         let newest = end.world.lock().rules.published.keys().next_back().copied();
@@ -236,14 +237,9 @@ pub fn two_publishes() -> Scene {
 pub fn same_tasks_twice() -> Scene {
     let (objects, corpus, plan) = second_day(corpus(), false);
     let steps = scheduled(&corpus, &plan, Step::Tasks);
-    let mut scene = scene("the tasks of one plan, twice", objects, vec![steps.clone(), steps]);
-    scene.fine = false;
+    let (twice, faults) = (vec![steps.clone(), steps], [Fault::Unheard, Fault::Dies]);
+    let mut scene = whole("the tasks of one plan, twice", objects, twice, &faults, corpus);
     scene.one_run = true;
-    scene.faults = vec![Fault::Unheard, Fault::Dies];
-    scene.after = Arc::new(move |end| {
-        after::settled(end)?;
-        goes_on(&corpus, end)
-    });
     scene
 }
 
@@ -260,13 +256,7 @@ pub fn tasks_and_gc() -> Scene {
         objects.entry(key).and_modify(|object| object.written = -40 * 24 * 3600);
     }
     let processes = vec![scheduled(&corpus, &plan, Step::Tasks), collector(Retention::default())];
-    let mut scene = scene("tasks of a plan and a gc", objects, processes);
-    scene.fine = false;
-    scene.after = Arc::new(move |end| {
-        after::settled(end)?;
-        goes_on(&corpus, end)
-    });
-    scene
+    whole("tasks of a plan and a gc", objects, processes, &[], corpus)
 }
 
 /// A run beside a gc that keeps nothing it need not keep.
@@ -279,9 +269,9 @@ pub fn run_and_gc() -> Scene {
         other.run(&root, &[]).await.unwrap();
     });
     let corpus = written(first);
-    let mut scene = scene("a run and a gc", objects, vec![runner(&corpus), collector(STRICT)]);
-    scene.fine = false;
-    scene.faults = vec![Fault::Unheard, Fault::Dies];
+    let (processes, faults) =
+        (vec![runner(&corpus), collector(STRICT)], [Fault::Unheard, Fault::Dies]);
+    let mut scene = whole("a run and a gc", objects, processes, &faults, Arc::clone(&corpus));
     scene.after = Arc::new(move |end| {
         after::unless_gone(end)?;
         goes_on(&corpus, end)
@@ -291,32 +281,20 @@ pub fn run_and_gc() -> Scene {
 
 /// A run beside a rollback.
 pub fn run_and_rollback() -> Scene {
-    let first = corpus();
-    let (objects, corpus) = two_days(first);
-    let mut third = self::corpus();
+    let objects = two_days(corpus());
+    let mut third = corpus();
     third.notes.insert(3, ("a text of the third day".to_owned(), 0));
-    drop(corpus);
     let corpus = written(third);
-    let mut scene = scene("a run and a rollback", objects, vec![runner(&corpus), roller(1)]);
-    scene.fine = false;
-    scene.faults = vec![Fault::Unheard];
-    scene.after = Arc::new(move |end| {
-        after::settled(end)?;
-        goes_on(&corpus, end)
-    });
-    scene
+    let processes = vec![runner(&corpus), roller(1)];
+    whole("a run and a rollback", objects, processes, &[Fault::Unheard], corpus)
 }
 
 /// Two snapshots of two days.
-fn two_days(first: Corpus) -> (Objects, Arc<Corpus>) {
-    let second = std::cell::RefCell::new(None);
-    let objects = prologue(async |root| {
+pub fn two_days(first: Corpus) -> Objects {
+    prologue(async |root| {
         first.run(&root, &[]).await.unwrap();
-        let corpus = tomorrow(first);
-        corpus.run(&root, &[]).await.unwrap();
-        *second.borrow_mut() = Some(corpus);
-    });
-    (objects, second.into_inner().unwrap())
+        tomorrow(first).run(&root, &[]).await.unwrap();
+    })
 }
 
 /// Looks for a newer snapshot, twice, as a server does.
