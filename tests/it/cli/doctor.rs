@@ -8,10 +8,8 @@ use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
 
 fn place() -> Place {
-    let place = Place::new();
-    let line = |at| format!("{{\"id\":{at},\"body\":\"words of note {at}\"}}\n");
-    place.write("notes.jsonl", (0..50).map(line).collect::<String>());
-    place.write("p.toml", PipelineFile { root: "root", ..PipelineFile::default() }.text());
+    let place = Place::with(&PipelineFile { root: "root", ..PipelineFile::default() });
+    place.write_notes(0..50, |at| format!("words of note {at}"));
     place
 }
 

@@ -97,17 +97,16 @@ fn help_of_every_command() {
 }
 
 fn place() -> Place {
-    let place = Place::new();
-    let line =
-        |at| format!("{{\"id\":{at},\"title\":\"note {at}\",\"body\":\"words of note {at}\"}}\n");
-    place.write("notes.jsonl", (0..40).map(line).collect::<String>());
     let file = PipelineFile {
         columns: "title, body",
         corpus: "stored_columns = [\"title\"]\n",
         root: "root",
         ..PipelineFile::default()
     };
-    place.write("p.toml", file.text());
+    let place = Place::with(&file);
+    let line =
+        |at| format!("{{\"id\":{at},\"title\":\"note {at}\",\"body\":\"words of note {at}\"}}\n");
+    place.write("notes.jsonl", (0..40).map(line).collect::<String>());
     let wrong = file
         .text()
         .replace("model =", "modle =")

@@ -6,17 +6,8 @@ use crate::fixture::place::Place;
 
 /// A folder with a file and a pipeline over it.
 fn over(file: &str, content: &str) -> Place {
-    let place = Place::new();
-    let pipeline = PipelineFile {
-        columns: "title",
-        template: "{{ title }}",
-        corpus: "stored_columns = [\"title\"]\n",
-        uri: file,
-        model: "fake:8",
-        root: "root",
-        ..PipelineFile::default()
-    };
-    place.write("p.toml", pipeline.text());
+    let corpus = "stored_columns = [\"title\"]\n";
+    let place = Place::with(&PipelineFile { corpus, ..PipelineFile::titles(file, "root") });
     place.write(file, content);
     place
 }
@@ -143,11 +134,7 @@ fn dates_that_may_mean_two_things_are_told() {
     let pipeline = |version: u32, edited: &str| {
         let text = PipelineFile {
             columns: &format!("title, {edited} AS updated_at"),
-            template: "{{ title }}",
-            uri: "notes.csv",
-            model: "fake:8",
-            root: "root",
-            ..PipelineFile::default()
+            ..PipelineFile::titles("notes.csv", "root")
         };
         let text = text.text().replace("version = 1", &format!("version = {version}"));
         place.write("p.toml", text.replace("from notes", "from notes where id = 1"));

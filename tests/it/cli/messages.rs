@@ -6,15 +6,7 @@ use crate::fixture::place::Place;
 /// A pipeline with tables `Notes` and `tags`.
 fn place() -> Place {
     let place = Place::new();
-    let pipeline = PipelineFile {
-        columns: "title",
-        template: "{{ title }}",
-        uri: "notes.csv",
-        model: "fake:8",
-        root: "root",
-        ..PipelineFile::default()
-    };
-    let text = pipeline
+    let text = PipelineFile::titles("notes.csv", "root")
         .text()
         .replace("name = \"notes\"", "name = \"Notes\"")
         .replace("[tower]", "[[corpus.tables]]\nname = \"tags\"\nuri = \"tags.csv\"\n[tower]");

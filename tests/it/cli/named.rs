@@ -8,15 +8,7 @@ use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
 
 fn pipeline(uri: &str, root: &str) -> String {
-    let file = PipelineFile {
-        columns: "title",
-        template: "{{ title }}",
-        uri,
-        model: "fake:8",
-        root,
-        ..PipelineFile::default()
-    };
-    file.text()
+    PipelineFile::titles(uri, root).text()
 }
 
 /// A pipeline over notes in the home folder, which is `home`, and whose root is there too.

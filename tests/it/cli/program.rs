@@ -9,15 +9,7 @@ use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::program::program;
 
 fn pipeline() -> String {
-    let file = PipelineFile {
-        columns: "title",
-        template: "{{ title }}",
-        uri: "notes.csv",
-        model: "fake:8",
-        root: "out",
-        ..PipelineFile::default()
-    };
-    file.text()
+    PipelineFile::titles("notes.csv", "out").text()
 }
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {

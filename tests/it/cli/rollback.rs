@@ -6,16 +6,13 @@ use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
 
 fn write_notes(place: &Place, word: &str) {
-    let line = |at| format!("{{\"id\":{at},\"body\":\"{word} number {at}\"}}\n");
-    place.write("notes.jsonl", (0..80).map(line).collect::<String>());
+    place.write_notes(0..80, |at| format!("{word} number {at}"));
 }
 
 /// Three days of 80 notes in two shards.
 fn three_days() -> Place {
-    let place = Place::new();
-    let file =
-        PipelineFile { root: "root", sections: "[index]\nshards = 2\n", ..PipelineFile::default() };
-    place.write("p.toml", file.text());
+    let sections = "[index]\nshards = 2\n";
+    let place = Place::with(&PipelineFile { root: "root", sections, ..PipelineFile::default() });
     for (number, word) in ["sail", "keel", "mast"].into_iter().enumerate() {
         write_notes(&place, word);
         assert_eq!(place.json(0, "run p.toml --json")["outcome"]["snapshot"], number + 1);

@@ -7,16 +7,7 @@ use crate::fixture::place::Place;
 
 /// A published snapshot of 40 notes in `root`, of the pipeline `p.toml`.
 fn published() -> Place {
-    let place = Place::new();
-    let pipeline = PipelineFile {
-        columns: "title",
-        template: "{{ title }}",
-        uri: "notes.csv",
-        model: "fake:8",
-        root: "root",
-        ..PipelineFile::default()
-    };
-    place.write("p.toml", pipeline.text());
+    let place = Place::with(&PipelineFile::titles("notes.csv", "root"));
     write_notes(&place, 40);
     place.expect(0, "run p.toml");
     place

@@ -29,22 +29,16 @@ struct Place(Folder);
 
 impl Place {
     fn new() -> Self {
-        let folder = Folder::new();
         let sections = "[encode]\npart_texts = 8\n[index]\nshards = 2\n";
         let pipeline = PipelineFile { sections, root: "root", ..PipelineFile::default() };
-        folder.write("p.toml", pipeline.text());
-        let place = Self(folder);
+        let place = Self(Folder::with(&pipeline));
         place.write_notes(0);
         place
     }
 
     fn write_notes(&self, day: usize) {
-        let line = |id: usize| {
-            let version = if id < 12 { day } else { 0 };
-            serde_json::json!({ "id": id, "body": format!("note {id}, version {version}") })
-        };
-        let lines: Vec<String> = (0..40).map(|id| line(id).to_string()).collect();
-        self.0.write("notes.jsonl", lines.join("\n"));
+        let version = |id: i64| if id < 12 { day } else { 0 };
+        self.0.write_notes(0..40, |id| format!("note {id}, version {}", version(id)));
     }
 
     fn folder(&self) -> PathBuf {

@@ -8,14 +8,11 @@ use crate::fixture::place::Place;
 /// Tokens per second of a device.
 const SPEED: f64 = 4_000.0;
 
-fn place(notes: usize) -> Place {
-    let place = Place::new();
-    let line =
-        |at| format!("{{\"id\":{at},\"body\":\"note {at} in eight words or a few more\"}}\n");
-    place.write("notes.jsonl", (0..notes).map(line).collect::<String>());
+fn place(notes: i64) -> Place {
     let model = format!("fake:16?tokens_per_second={SPEED}");
-    let file = PipelineFile { model: &model, root: "root", ..PipelineFile::default() };
-    place.write("p.toml", file.text());
+    let place =
+        Place::with(&PipelineFile { model: &model, root: "root", ..PipelineFile::default() });
+    place.write_notes(0..notes, |at| format!("note {at} in eight words or a few more"));
     place
 }
 

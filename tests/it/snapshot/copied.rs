@@ -316,9 +316,7 @@ async fn a_gc_or_a_publish_beside_a_copy_does_no_harm() {
 
 fn place() -> Place {
     let place = Place::new();
-    let lines: String =
-        (0..40).map(|id| format!("{{\"id\": {id}, \"body\": \"note {id}\"}}\n")).collect();
-    place.write("notes.jsonl", lines);
+    place.write_notes(0..40, |id| format!("note {id}"));
     place.write("a.toml", PipelineFile { root: "a", ..PipelineFile::default() }.text());
     place.write(
         "b.toml",

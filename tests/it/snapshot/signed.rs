@@ -122,8 +122,8 @@ async fn rollbacks_are_signed_and_signatures_go_with_their_snapshots() {
 #[test]
 fn the_program_signs_checks_and_changes_keys() {
     let place = Place::new();
-    let line = |at| format!("{{\"id\":{at},\"body\":\"word number {at}\"}}\n");
-    place.write("notes.jsonl", (0..30).map(line).collect::<String>());
+    let notes = |count| place.write_notes(0..count, |at| format!("word number {at}"));
+    notes(30);
     for (name, text) in
         [("a.pem", KEY_A), ("a.pub", PUBLIC_A), ("b.pem", KEY_B), ("b.pub", PUBLIC_B)]
     {
@@ -165,7 +165,7 @@ fn the_program_signs_checks_and_changes_keys() {
 
     // A new key: readers trust both, the old snapshot gets the new signature, readers drop the old key.
     file("'a.pub', 'b.pub'");
-    place.write("notes.jsonl", (0..31).map(line).collect::<String>());
+    notes(31);
     with("b.pem", 0, "run p.toml", "snapshot 2");
     with("b.pem", 0, "snapshot sign p.toml", "2 snapshots (1 to 2) are signed");
     file("'b.pub'");
@@ -179,6 +179,6 @@ fn the_program_signs_checks_and_changes_keys() {
     assert_eq!(names.len(), 1, "{names:?}");
     // Whoever has no key does not break the chain without a word.
     file("");
-    place.write("notes.jsonl", (0..32).map(line).collect::<String>());
+    notes(32);
     place.says(2, "run p.toml", &["snapshot 4", "is signed (key "]);
 }

@@ -221,11 +221,8 @@ async fn what_a_dead_writer_left_is_found_by_the_next_run_and_by_a_scan() {
 
 #[test]
 fn gc_and_scan_find_what_came_back_and_say_so() {
-    let place = Place::new();
-    let file = PipelineFile { root: "root", ..PipelineFile::default() };
-    place.write("p.toml", file.text());
-    let line = |id| format!("{{\"id\":{id},\"body\":\"body number {id}\"}}\n");
-    place.write("notes.jsonl", (0..30).map(line).collect::<String>());
+    let place = Place::with(&PipelineFile { root: "root", ..PipelineFile::default() });
+    place.write_notes(0..30, |id| format!("body number {id}"));
     place.expect(0, "run p.toml");
     let prepared = place.path("root/prepared");
     let copy = place.path("copy");
@@ -249,14 +246,12 @@ fn gc_and_scan_find_what_came_back_and_say_so() {
 
 #[test]
 fn ids_of_any_kind_leave_reports_and_their_pages() {
-    let place = Place::new();
-    let file = PipelineFile {
+    let place = Place::with(&PipelineFile {
         root: "root",
         corpus: "max_rejected = 100\n",
         sections: "[gates]\nmax_rejected_percent = 90.0\n",
         ..PipelineFile::default()
-    };
-    place.write("p.toml", file.text());
+    });
     let long = |id: &str| format!("{id}{}", "x".repeat(300 - id.len()));
     let odd = ["it's", "a&b", "a<b>c", "say \"so\"", "ünï ☃ cödé", "back\\slash", "tab\tbed"];
     let ids: Vec<String> =
@@ -300,11 +295,8 @@ fn ids_of_any_kind_leave_reports_and_their_pages() {
 
 #[test]
 fn only_what_was_stored_is_said_to_be_purged() {
-    let place = Place::new();
-    let file = PipelineFile { root: "root", ..PipelineFile::default() };
-    place.write("p.toml", file.text());
-    let line = |id| format!("{{\"id\":{id},\"body\":\"body number {id}\"}}\n");
-    place.write("notes.jsonl", (0..30).map(line).collect::<String>());
+    let place = Place::with(&PipelineFile { root: "root", ..PipelineFile::default() });
+    place.write_notes(0..30, |id| format!("body number {id}"));
     place.says(0, "purge p.toml --note-id i:7", &["a root without a snapshot keeps no tombstones"]);
     place.expect(0, "run p.toml");
     let other = ["nothing is stored of note s:7, but i:7 is a note here"];
@@ -323,15 +315,13 @@ fn only_what_was_stored_is_said_to_be_purged() {
 
 #[test]
 fn a_rollback_to_what_a_purge_made_is_what_the_next_run_finds() {
-    let place = Place::new();
-    let file = PipelineFile {
+    let place = Place::with(&PipelineFile {
         root: "root",
         columns: "body, likes",
         corpus: "stored_columns = [\"likes\"]\n",
         sections: "[index]\nshards = 2\n",
         ..PipelineFile::default()
-    };
-    place.write("p.toml", file.text());
+    });
     let line = |id| json!({"id": id, "body": format!("body {id}"), "likes": id}).to_string() + "\n";
     let notes = |count| place.write("notes.jsonl", (0..count).map(line).collect::<String>());
     let outcome = || place.json(0, "run p.toml --json")["outcome"].clone();

@@ -12,12 +12,8 @@ use crate::fixture::program::PROGRAM;
 const RUN: &str = "run p.toml --quiet";
 
 fn place() -> Place {
-    let place = Place::new();
-    let pipeline = PipelineFile { root: "root", ..PipelineFile::default() };
-    place.write("p.toml", pipeline.text());
-    let lines: Vec<String> =
-        (0..20).map(|id| format!("{{\"id\": {id}, \"body\": \"note {id}\"}}")).collect();
-    place.write("notes.jsonl", lines.join("\n"));
+    let place = Place::with(&PipelineFile { root: "root", ..PipelineFile::default() });
+    place.write_notes(0..20, |id| format!("note {id}"));
     place
 }
 

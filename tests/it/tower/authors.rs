@@ -220,8 +220,8 @@ async fn a_model_that_says_nothing_must_be_told_how_to_pool() {
 fn a_pipeline_needs_to_name_the_model_and_nothing_else() {
     let place = Place::new();
     write_model(&place.path("model"));
-    let line = |at| format!("{{\"id\":{at},\"body\":\"word number {at}\"}}\n");
-    place.write("notes.jsonl", (0..30).map(line).collect::<String>());
+    let notes = |count| place.write_notes(0..count, |at| format!("word number {at}"));
+    notes(30);
     let file = PipelineFile { model: "model", root: "root", ..PipelineFile::default() };
     let text =
         file.text().replace("version = 1", "version = 2").replace("pooling = \"mean\"\n", "");
@@ -262,7 +262,7 @@ fn a_pipeline_needs_to_name_the_model_and_nothing_else() {
 
     // A stated licence and the rest of the card go into the next manifest.
     place.write("model/README.md", "---\nlicense: apache-2.0\n---\n");
-    place.write("notes.jsonl", (0..31).map(line).collect::<String>());
+    notes(31);
     // Vectors of random weights are so near to each other that rounding changes their order.
     place.expect(0, "run p.toml --override recall --reason near");
     let card =
