@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
+use crate::fixture::program::encoded;
 use crate::fixture::support;
 
 /// A folder with `notes` notes and a pipeline over them.
@@ -44,13 +45,6 @@ fn manifests(place: &Place) -> usize {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Planned or actual texts of encode in a report.
-fn encoded(report: &Value) -> u64 {
-    let stages = report["stages"].as_array().unwrap();
-    let encode = stages.iter().find(|stage| stage["stage"] == "encode").expect("an encode stage");
-    encode["actual"]["texts"].as_u64().unwrap()
 }
 
 #[test]

@@ -17,7 +17,7 @@ use scalingnote::store::{Border, Root, border, hash_file, layout};
 
 use crate::fixture::checkout::package;
 use crate::fixture::days::{Corpus, newest_seen, pipeline, seen};
-use crate::fixture::program::program;
+use crate::fixture::program::{encoded, program};
 
 const SIGKILL: i32 = 9;
 
@@ -125,12 +125,6 @@ fn collect(folder: &Path, root: &Path, files: &mut BTreeMap<String, String>) {
             files.insert(key, hash_file(&path).unwrap().to_hex());
         }
     }
-}
-
-fn encoded(report: &Value) -> u64 {
-    let stages = report["stages"].as_array().unwrap();
-    let encode = stages.iter().find(|stage| stage["stage"] == "encode").unwrap();
-    encode["actual"]["texts"].as_u64().unwrap()
 }
 
 /// All that lay in the root before is there still, byte for byte: leases and text prepared for a day without

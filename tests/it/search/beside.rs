@@ -6,26 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scalingnote::error::ErrorKind;
-use scalingnote::search::{Serving, SnapshotWatcher, WatchOptions};
+use scalingnote::search::{Serving, SnapshotWatcher};
 use scalingnote::store::Root;
 
-use crate::fixture::support::{Chunk, notes, publish, store_content, unit_vectors};
+use super::watcher::{corpus, options};
+use crate::fixture::support::{publish, store_content};
 
 const PLENTY: u64 = 1 << 30;
-
-fn options(cache: &Path) -> WatchOptions {
-    WatchOptions {
-        every: Duration::from_millis(1),
-        cache: cache.to_owned(),
-        in_place: false,
-        tower: None,
-        first: None,
-    }
-}
-
-fn corpus(seed: u64) -> Vec<Chunk> {
-    notes(&unit_vectors(60, 8, seed))
-}
 
 /// Opens another one as soon as that may be.
 async fn beside(watcher: &SnapshotWatcher, number: u64) -> Arc<Serving> {

@@ -8,10 +8,11 @@ use arrow::datatypes::{DataType, Field, Schema};
 use scalingnote::corpus::RowFilter;
 use scalingnote::error::ErrorKind;
 use scalingnote::search::{Found, Snapshot};
-use scalingnote::store::Root;
 use scalingnote::types::{Cancel, NoteId};
 
-use crate::fixture::support::{Chunk, notes, publish, store_content_with, unit, unit_vectors};
+use crate::fixture::support::{
+    Chunk, local, notes, publish, store_content_with, unit, unit_vectors,
+};
 
 fn number(row: &Chunk) -> i64 {
     match row.note {
@@ -40,8 +41,7 @@ fn columns(rows: &[&Chunk]) -> RecordBatch {
 }
 
 async fn open(corpus: &[Chunk], shards: u32) -> (Snapshot, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let root = Root::open(folder.path().to_str().unwrap()).unwrap();
+    let (folder, root) = local();
     let content = store_content_with(&root, corpus, shards, &columns).await;
     publish(&root, None, content, "run").await;
     (Snapshot::open(&root, None, folder.path()).await.unwrap(), folder)

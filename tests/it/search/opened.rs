@@ -13,13 +13,9 @@ use scalingnote::store::{FileRef, Root};
 use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
 use scalingnote::types::{Digest256, NoteId, Pooling};
 
-use crate::fixture::support::{self, Chunk, notes, publish, store_content, unit, unit_vectors};
-
-fn local() -> (tempfile::TempDir, Root) {
-    let folder = tempfile::tempdir().unwrap();
-    let root = Root::open(folder.path().to_str().unwrap()).unwrap();
-    (folder, root)
-}
+use crate::fixture::support::{
+    self, Chunk, local, notes, publish, store_content, unit, unit_vectors,
+};
 
 /// Best chunk of every note by the definition, in f32.
 fn brute_force(corpus: &[Chunk], query: &[f32], k: usize) -> Vec<(NoteId, f32)> {

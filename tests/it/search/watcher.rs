@@ -12,9 +12,11 @@ use scalingnote::store::layout::{self, Key};
 use scalingnote::store::{FileRef, Root};
 use scalingnote::types::HexKey;
 
-use crate::fixture::support::{Chunk, notes, provenance, publish, store_content, unit_vectors};
+use crate::fixture::support::{
+    Chunk, local, notes, provenance, publish, store_content, unit_vectors,
+};
 
-fn options(cache: &Path) -> WatchOptions {
+pub(super) fn options(cache: &Path) -> WatchOptions {
     WatchOptions {
         // So long that only `look` looks; short ones are tried in `serve`.
         every: Duration::from_millis(1),
@@ -25,7 +27,7 @@ fn options(cache: &Path) -> WatchOptions {
     }
 }
 
-fn corpus(seed: u64) -> Vec<Chunk> {
+pub(super) fn corpus(seed: u64) -> Vec<Chunk> {
     notes(&unit_vectors(60, 8, seed))
 }
 
@@ -48,8 +50,7 @@ async fn next(root: &Root, parent: &Manifest, content: Content) -> Manifest {
 
 #[tokio::test]
 async fn newer_snapshots_and_rollbacks_are_followed() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = Root::open(folder.path().to_str().unwrap()).unwrap();
+    let (_folder, root) = local();
     // Without a copy there is nothing to keep in a cache, and a lease for as long as a snapshot is open.
     let in_place = WatchOptions { in_place: true, ..options(Path::new("/nonexistent")) };
     let watcher = SnapshotWatcher::new(root.clone(), in_place).unwrap();
@@ -103,8 +104,7 @@ async fn newer_snapshots_and_rollbacks_are_followed() {
 /// Every way in which a newer snapshot can be broken; the one before stays in service.
 #[tokio::test]
 async fn a_broken_newer_snapshot_is_told_and_the_old_one_stays() {
-    let folder = tempfile::tempdir().unwrap();
-    let root = Root::open(folder.path().to_str().unwrap()).unwrap();
+    let (folder, root) = local();
     let cache = tempfile::tempdir().unwrap();
     let watcher = SnapshotWatcher::new(root.clone(), options(cache.path())).unwrap();
     let mut newest = publish(&root, None, store_content(&root, &corpus(1), 2).await, "run 1").await;
@@ -265,8 +265,7 @@ async fn the_cache_holds_what_is_open_and_no_more() {
 
 #[tokio::test]
 async fn a_web_server_that_lists_nothing_is_followed_by_number() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = Root::open(folder.path().to_str().unwrap()).unwrap();
+    let (folder, disk) = local();
     let first = publish(&disk, None, store_content(&disk, &corpus(1), 1).await, "run 1").await;
     let root = Root::open(&super::opened::serve(folder.path().to_owned()).await).unwrap();
     let cache = tempfile::tempdir().unwrap();

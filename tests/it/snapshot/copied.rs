@@ -1,6 +1,5 @@
 //! `snapshot copy`: what is missing travels, the manifest last, whatever fails on the way.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,11 +15,11 @@ use scalingnote::stage::{self, CopyReport, CopyRequest, PurgeRequest};
 use scalingnote::store::{Root, layout};
 use scalingnote::types::{Cancel, NoteId, hash_json};
 
-use crate::fixture::days::{self, Corpus, encoded, newest_seen};
+use crate::fixture::days::{self, Corpus, encoded, newest, newest_seen};
 use crate::fixture::faults::{Fault, Faulty};
 use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
-use crate::fixture::support::{self, provenance, publish, tiny};
+use crate::fixture::support::{self, keys, provenance, publish, tiny};
 
 async fn copy(from: &Root, number: u64, to: &Root) -> Result<CopyReport> {
     copy_with(from, number, to, |request| request).await
@@ -36,14 +35,6 @@ async fn copy_with<'a>(
     let (switch_tower, dry_run) = (false, false);
     let request = CopyRequest { from, number, to, switch_tower, dry_run, reporter, cancel };
     exec::copy(with(request)).await
-}
-
-async fn newest(root: &Root) -> Manifest {
-    snapshot::newest(root).await.unwrap().unwrap()
-}
-
-async fn keys(root: &Root) -> BTreeSet<String> {
-    root.list("").await.unwrap().into_iter().map(|object| object.key).collect()
 }
 
 /// A root with two days: the second has a delta, removed rows and other stored columns.

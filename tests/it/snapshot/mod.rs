@@ -24,17 +24,9 @@ use scalingnote::store::{Root, layout};
 use scalingnote::types::{NoteId, hash_json};
 
 use crate::fixture::faults::{Fault, Faulty, Tally};
-use crate::fixture::support::{notes, provenance, publish, store_content, tiny, unit_vectors};
-
-fn local() -> (tempfile::TempDir, Root) {
-    let folder = tempfile::tempdir().unwrap();
-    let root = Root::open(folder.path().to_str().unwrap()).unwrap();
-    (folder, root)
-}
-
-async fn keys(root: &Root) -> BTreeSet<String> {
-    root.list("").await.unwrap().into_iter().map(|object| object.key).collect()
-}
+use crate::fixture::support::{
+    keys, local, notes, provenance, publish, store_content, tiny, unit_vectors,
+};
 
 fn lost(outcome: CommitOutcome) -> Manifest {
     match outcome {

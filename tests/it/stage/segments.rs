@@ -9,15 +9,11 @@ use rand::{Rng, SeedableRng};
 use scalingnote::corpus::PreparedReader;
 use scalingnote::report::{Outcome, RunReport};
 use scalingnote::search::Snapshot;
-use scalingnote::snapshot::{self, Manifest, Protected, Retention};
+use scalingnote::snapshot::{self, Protected, Retention};
 use scalingnote::stage::Plan;
 use scalingnote::store::Root;
 
-use crate::fixture::days::{Corpus, encoded, found};
-
-async fn newest(root: &Root) -> Manifest {
-    snapshot::newest(root).await.unwrap().unwrap()
-}
+use crate::fixture::days::{Corpus, encoded, found, newest};
 
 /// What a reader finds in `root`, which must be what it finds where everything was built in one go from these notes.
 async fn assert_serves(root: &Root, corpus: &Corpus, set: &[&str]) -> Snapshot {

@@ -24,7 +24,7 @@ use scalingnote::snapshot::{self, Manifest, Protected, Provenance, Retention};
 use scalingnote::store::Root;
 use scalingnote::types::{Cancel, SpaceId};
 
-use crate::fixture::days::{self, Corpus, encoded};
+use crate::fixture::days::{self, Corpus, encoded, newest};
 use crate::fixture::pipeline::PipelineFile;
 
 /// Tokens of a night: about 32 of the texts below.
@@ -86,10 +86,6 @@ fn live_a_day(corpus: &mut Corpus, random: &mut StdRng) {
 
 async fn run(ctx: &RunContext) -> Result<RunReport> {
     exec::run(ctx, &RunOptions { attempts: 1, ..RunOptions::default() }).await
-}
-
-async fn newest(root: &Root) -> Manifest {
-    snapshot::newest(root).await.unwrap().unwrap()
 }
 
 fn state(report: &RunReport) -> BackfillState {

@@ -18,7 +18,7 @@ use scalingnote::snapshot::{self, Manifest};
 use scalingnote::store::{Root, hash_file};
 
 use crate::fixture::days::{Corpus, newest_seen, pipeline};
-use crate::fixture::program::{PROGRAM, program};
+use crate::fixture::program::{PROGRAM, encoded, program};
 use crate::fixture::support;
 use processes::{Cluster, End, LOST_AFTER, finish, until};
 
@@ -123,12 +123,6 @@ impl Place {
             books.values().filter(encodes).count() >= executors
         });
     }
-}
-
-fn encoded(report: &Value) -> u64 {
-    let stages = report["stages"].as_array().unwrap();
-    let encode = stages.iter().find(|stage| stage["stage"] == "encode").unwrap();
-    encode["actual"]["texts"].as_u64().unwrap()
 }
 
 fn files(folder: &Path) -> BTreeMap<PathBuf, String> {
