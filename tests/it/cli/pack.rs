@@ -7,34 +7,14 @@ use serde_json::{Value, json};
 
 use crate::fixture::checkout::package;
 use crate::fixture::program::{expect, json_of};
-use crate::fixture::training::{folder, write_encoder};
-
-const DISTILL: &str = r#"batch = 8
-steps = 20
-seed = 2
-[teacher]
-model = "model"
-pooling = "mean"
-prompt_prefix = "? "
-max_tokens = 32
-[student]
-kind = "bert"
-path = "encoder"
-max_tokens = 48
-train_embeddings = true
-[validation]
-pairs = 4
-every = 10
-[[pairs]]
-path = "pairs.jsonl"
-"#;
+use crate::fixture::training::{DISTILL_BERT, folder, write_encoder};
 
 #[test]
 fn a_packed_student_answers_like_the_student() {
     let folder = folder();
     let path = folder.path();
     write_encoder(&path.join("encoder"));
-    std::fs::write(path.join("distill.toml"), DISTILL).unwrap();
+    std::fs::write(path.join("distill.toml"), DISTILL_BERT).unwrap();
     let (_, stderr) = expect(path, 1, "distill distill.toml --out run --export small");
     assert!(stderr.contains("distil to the end first"), "{stderr}");
     expect(path, 0, "distill distill.toml --out run");
@@ -75,13 +55,13 @@ fn a_packed_student_answers_like_the_student() {
 
     // Queries that are there for distillation alone have no document to count tokens of.
     std::fs::write(path.join("queries.jsonl"), "{\"query\": \"alone\", \"text\": \"\"}\n").unwrap();
-    let more = format!("{DISTILL}[[pairs]]\npath = \"queries.jsonl\"\n");
+    let more = format!("{DISTILL_BERT}[[pairs]]\npath = \"queries.jsonl\"\n");
     std::fs::write(path.join("more.toml"), more).unwrap();
     let counted = json_of(path, "distill more.toml --out run --export more --tokens 29 --json");
     assert_eq!(counted["queries"], 31);
 
     // It goes on learning from where it was: with a projection of its own, not fitted, it would know nothing.
-    let adapt = DISTILL.replace(
+    let adapt = DISTILL_BERT.replace(
         "path = \"encoder\"",
         "path = \"eight\"\ntokenizer = \"encoder/tokenizer.json\"\nfit_queries = 0",
     );
@@ -156,7 +136,7 @@ fn a_student_that_keeps_case_has_marks_in_its_tokenizer() {
         serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     std::fs::write(
         path.join("cased.toml"),
-        DISTILL.replace("path = \"encoder\"", "path = \"encoder\"\nkeep_case = true"),
+        DISTILL_BERT.replace("path = \"encoder\"", "path = \"encoder\"\nkeep_case = true"),
     )
     .unwrap();
     let (_, stderr) = expect(path, 1, "distill cased.toml --out cased");

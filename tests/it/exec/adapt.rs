@@ -18,26 +18,7 @@ use scalingnote::tower::DeviceSpec;
 
 use crate::fixture::files::walk;
 use crate::fixture::program::{expect, json_of, program};
-use crate::fixture::training::{self, folder, write_encoder};
-
-const DISTILL: &str = r#"batch = 8
-steps = 4
-seed = 2
-[teacher]
-model = "model"
-pooling = "mean"
-prompt_prefix = "? "
-max_tokens = 64
-[student]
-kind = "bert"
-path = "encoder"
-max_tokens = 48
-[validation]
-pairs = 4
-every = 10
-[[pairs]]
-path = "pairs.jsonl"
-"#;
+use crate::fixture::training::{self, DISTILL_BERT, folder, write_encoder};
 
 const SECTIONS: &str = r#"[query.tower]
 model = "student"
@@ -89,7 +70,11 @@ impl Place {
         let folder = folder();
         let path = folder.path();
         write_encoder(&path.join("encoder"));
-        std::fs::write(path.join("distill.toml"), DISTILL).unwrap();
+        let recipe = DISTILL_BERT
+            .replace("steps = 20", "steps = 4")
+            .replace("max_tokens = 32", "max_tokens = 64")
+            .replace("train_embeddings = true\n", "");
+        std::fs::write(path.join("distill.toml"), recipe).unwrap();
         expect(path, 0, "distill distill.toml --out run");
         std::fs::rename(path.join("run/student"), path.join("student")).unwrap();
         let mut random = StdRng::seed_from_u64(4);
