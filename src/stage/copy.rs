@@ -5,10 +5,11 @@
 //!          -> receipts and scale, where there are none -> commit
 //! ```
 //!
-//! A file has the same key in both roots, and its key ends in its hash: what an interrupted copy has sent is found by
-//! the next one. Which files there are is the manifest's word, so a key that is not a file of an index or a part of
-//! this very space is refused: nobody's manifest writes anywhere else. Receipts go along for the next run of that root,
-//! which then encodes and builds nothing again; readers do without.
+//! A file has the same key in both roots, and is compared by its hash where it is there: what an interrupted copy has
+//! sent is found by the next one. Which files there are is the manifest's word, so a key that is not a file of an
+//! index, a part of this very space or a file of an adapted query tower is refused: nobody's manifest writes anywhere
+//! else. What a tower read goes before its weights, so that a purge there finds it. Receipts of parts and indexes go
+//! along for the next run of that root, which then encodes and builds nothing again; readers do without.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
+use super::adapt::purged_notes;
 use super::build::IndexReceipt;
 use super::calibration::CalibrateReceipt;
 use super::rows;
@@ -25,11 +27,11 @@ use super::written::Written;
 use crate::embedding::PartReceipt;
 use crate::error::{Error, ErrorKind, Result, ResultExt, unless};
 use crate::observe::{Event, Reporter, Running, Stage, format};
-use crate::snapshot::{self, CommitOutcome, Content, Manifest, Provenance};
+use crate::snapshot::{self, Adapted, CommitOutcome, Content, Manifest, Provenance, QueryTower};
 use crate::store::layout::{self, Key};
 use crate::store::receipt::{self, Receipt};
 use crate::store::{FileRef, Root, damaged};
-use crate::types::{Cancel, Digest256};
+use crate::types::{Cancel, Digest256, NoteId};
 
 /// Files in flight.
 const FILES: usize = 4;
@@ -131,6 +133,8 @@ pub async fn copy(request: CopyRequest<'_>) -> Result<CopyReport> {
 
 /// Every file of a content, by key.
 fn files_of(content: &Content) -> Result<BTreeMap<&str, FileRef>> {
+    let adapted: BTreeMap<String, &Adapted> =
+        content.query_towers.iter().filter_map(named_adapted).collect();
     let mut files = BTreeMap::new();
     for file in content.files() {
         let is_its_own = match layout::parse(&file.path) {
@@ -141,17 +145,44 @@ fn files_of(content: &Content) -> Result<BTreeMap<&str, FileRef>> {
                 | Key::Ids { options, .. }
                 | Key::Removed { options, .. },
             ) => options == content.index.options_id,
+            Some(
+                Key::TowerWeights { tower }
+                | Key::TowerConfig { tower }
+                | Key::TowerTokenizer { tower }
+                | Key::TowerTexts { tower, .. },
+            ) => adapted.contains_key(&tower),
             _ => false,
         };
         if !is_its_own {
             return Err(Error::corrupt(format!(
-                "the snapshot names {}, which is not a file of its space and indexes; nothing was copied",
+                "the snapshot names {}, which is not a file of its space, indexes and query towers; nothing was copied",
                 file.path
             )));
         }
         files.insert(&*file.path, file.clone());
     }
+    for (tower, adapted) in adapted {
+        // No purge would find it in the other root.
+        if !adapted.files.iter().any(|file| texts_of(&file.path).as_ref() == Some(&tower)) {
+            return Err(Error::corrupt(format!(
+                "the snapshot does not say what its query tower {tower} read; nothing was copied"
+            )));
+        }
+    }
     Ok(files)
+}
+
+/// An adapted query tower, with the name of its folder.
+fn named_adapted(tower: &QueryTower) -> Option<(String, &Adapted)> {
+    Some((tower.fingerprint.short(), tower.adapted.as_ref()?))
+}
+
+/// The query tower of which this is what it read.
+fn texts_of(key: &str) -> Option<String> {
+    match layout::parse(key) {
+        Some(Key::TowerTexts { tower, .. }) => Some(tower),
+        _ => None,
+    }
 }
 
 /// Refuses what the newest snapshot of the other root speaks against.
@@ -183,7 +214,7 @@ fn blocked(request: &CopyRequest<'_>, by: u64) -> Error {
     ))
 }
 
-/// Refuses files that hold notes which were purged from the other root.
+/// Refuses files that hold notes which were purged from the other root, and query towers that read such notes.
 async fn refuse_purged(
     request: &CopyRequest<'_>,
     parent: Option<&Manifest>,
@@ -197,20 +228,34 @@ async fn refuse_purged(
     let whose = |file: &&&FileRef| {
         matches!(layout::parse(&file.path), Some(Key::Part { .. } | Key::Ids { .. }))
     };
+    let looking = || "looking for notes that were purged from the other root";
     let mut notes = BTreeSet::new();
     for file in files.iter().filter(whose) {
         request.cancel.check()?;
         let object = (&*file.path, file.size);
-        let wanted = |note: &crate::types::NoteId| purged.contains(note);
+        let wanted = |note: &NoteId| purged.contains(note);
         let found = rows::notes_in(request.from, object, &Written::default(), &wanted).await;
-        notes.extend(found.context(|| "looking for notes that were purged from the other root")?);
+        notes.extend(found.context(looking)?);
     }
+    let new = FileRef::paths(files.iter().copied());
+    let towers = source.content.query_towers.iter().filter_map(|tower| tower.adapted.as_ref());
+    let towers: Vec<&Adapted> =
+        towers.filter(|it| it.files.iter().any(|file| new.contains(&*file.path))).collect();
+    let mut read = BTreeSet::new();
+    for adapted in towers {
+        request.cancel.check()?;
+        let found = purged_notes(request.from, &adapted.files, purged).await;
+        read.extend(found.context(looking)?);
+    }
+    // A tower may have read notes that the snapshot no longer has.
+    let of = if notes.is_empty() { "read by a query tower of" } else { "of" };
+    notes.append(&mut read);
     if notes.is_empty() {
         return Ok(());
     }
     let (were, them) = if notes.len() == 1 { ("was", "it") } else { ("were", "them") };
     Err(Error::refused(format!(
-        "{} of snapshot {} of {} {were} purged from {}; purge {them} there too, and copy the snapshot that this publishes",
+        "{} {of} snapshot {} of {} {were} purged from {}; purge {them} there too, and copy the snapshot that this publishes",
         format::counted(notes.len() as u64, "note"),
         request.number,
         request.from.uri(),
@@ -254,16 +299,21 @@ async fn send(request: &CopyRequest<'_>, files: &[FileRef], bytes: u64) -> Resul
     let (stage, done) = (Stage::Publish, AtomicU64::new(0));
     let (folder, done) = (scratch.path(), &done);
     let running = Running::begin(&*request.reporter, stage, (bytes, "bytes"), 0);
-    let sends: Vec<_> = files
-        .iter()
-        .map(|file| async move {
-            send_one(request, folder, file).await?;
-            let done = done.fetch_add(file.size, Ordering::Relaxed) + file.size;
-            request.reporter.event(Event::Progress { stage, done, tokens: 0 });
-            Ok::<_, Error>(())
-        })
-        .collect();
-    futures::stream::iter(sends).buffer_unordered(FILES).try_collect::<Vec<()>>().await?;
+    // Whatever there is of a tower in the other root, what it read is beside it.
+    let (texts, others): (Vec<&FileRef>, Vec<&FileRef>) =
+        files.iter().partition(|file| texts_of(&file.path).is_some());
+    for round in [texts, others] {
+        let sends: Vec<_> = round
+            .into_iter()
+            .map(|file| async move {
+                send_one(request, folder, file).await?;
+                let done = done.fetch_add(file.size, Ordering::Relaxed) + file.size;
+                request.reporter.event(Event::Progress { stage, done, tokens: 0 });
+                Ok::<_, Error>(())
+            })
+            .collect();
+        futures::stream::iter(sends).buffer_unordered(FILES).try_collect::<Vec<()>>().await?;
+    }
     let sent = format::counted(files.len() as u64, "file");
     running.end(format!("{sent}, {}", format::bytes(bytes)));
     Ok(())

@@ -26,8 +26,9 @@ Examples:
   scalingnote snapshot copy staging.toml /mnt/offline/notes --snapshot 41 --dry-run
   SCALINGNOTE_SIGNING_KEY_FILE=notes.pem scalingnote snapshot copy staging.toml production.toml --public-key staging.pub
 
-Each root keeps its own numbers, tombstones, rollbacks and signatures. Files of query towers stay where they are: the
-manifest names them, and no copy of them is made.")]
+Each root keeps its own numbers, tombstones, rollbacks and signatures. A query tower that was
+adapted to the notes is stored in the root and goes along. The files of any other stay where they
+are: the manifest names them, and no copy of them is made.")]
 pub(super) struct CopyArgs {
     /// Root URI or path that has the snapshot, or a pipeline file.
     #[arg(value_parser = place::text())]

@@ -16,5 +16,6 @@ mod receipt;
 mod task;
 
 pub use judge::{Found, Judged};
+pub(super) use read::purged_notes;
 pub use receipt::{AdaptOutcome, AdaptReceipt, AdaptSummary, AdaptedTower, receipt};
 pub(super) use task::adapt;

@@ -1,6 +1,6 @@
 //! What a tower read when it was adapted: stored beside its weights.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -87,9 +87,26 @@ impl Read {
 
     /// Whether it read a note that was purged.
     pub fn holds(&self, purged: &Purged) -> bool {
-        let notes = self.notes.iter().filter_map(|note| note.parse::<NoteId>().ok());
-        notes.into_iter().any(|note| purged.contains(&note))
+        !self.purged(purged).is_empty()
     }
+
+    /// Those of the purged notes that it read.
+    fn purged(&self, purged: &Purged) -> BTreeSet<NoteId> {
+        let notes = self.notes.iter().filter_map(|note| note.parse::<NoteId>().ok());
+        notes.filter(|note| purged.contains(note)).collect()
+    }
+}
+
+/// Those of the purged notes that the tower with these files read.
+///
+/// # Errors
+/// As [`Read::open`].
+pub(in crate::stage) async fn purged_notes(
+    root: &Root,
+    files: &[FileRef],
+    purged: &Purged,
+) -> Result<BTreeSet<NoteId>> {
+    Ok(Read::open(root, files).await?.purged(purged))
 }
 
 #[cfg(test)]

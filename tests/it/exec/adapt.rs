@@ -363,6 +363,48 @@ fn a_purge_takes_the_tower_that_read_the_note() {
     assert!(!texts.contains("\"i:7\"") && texts.contains("\"i:8\""), "{texts}");
 }
 
+#[test]
+fn a_copy_of_the_snapshot_has_the_adapted_tower() {
+    let place = Place::new();
+    place.run();
+    let adapted = place.tower();
+    let copy = |flag: &str| {
+        json_of(place.path(), &format!("snapshot copy root copied {flag} --json --quiet"))
+    };
+    let dry = copy("--dry-run");
+    assert!(!place.path().join("copied/towers").exists());
+    let first = copy("");
+    assert_eq!((&first["snapshot"], &first["kept_files"]), (&json!(1), &json!(0)), "{first}");
+    assert_eq!(first["sent_bytes"], dry["sent_bytes"]);
+    let again = copy("");
+    assert_eq!((&again["already"], &again["sent_files"]), (&json!(true), &json!(0)), "{again}");
+    // Files that no snapshot names yet, as of a copy that was stopped, are not sent again.
+    let snapshots = place.path().join("copied/snapshots");
+    std::fs::remove_dir_all(snapshots).unwrap();
+    let rest = copy("");
+    assert_eq!((&rest["sent_files"], &rest["snapshot"]), (&json!(0), &json!(1)), "{rest}");
+    assert_eq!(rest["kept_files"], first["sent_files"], "{rest}");
+
+    // It needs neither the root that it came from nor the shipped tower.
+    for name in ["root", "student"] {
+        std::fs::rename(place.path().join(name), place.path().join(format!("{name}-away")))
+            .unwrap();
+    }
+    let found = json_of(place.path(), "search copied hello --json");
+    assert_eq!(found["query_tower"], adapted["fingerprint"], "{found}");
+    let verified = json_of(place.path(), "snapshot verify copied --json");
+    assert_eq!(verified["query_towers"][0]["result"], "fits", "{verified}");
+    let purged = json_of(place.path(), "purge copied --note-id i:7 --json");
+    assert_eq!(purged["left"], json!([]), "{purged}");
+    let towers = place.path().join("copied/towers");
+    assert!(!towers.exists() || walk(&towers).is_empty());
+    let shown = json_of(place.path(), "snapshot show copied --json");
+    assert_eq!(shown["content"]["query_towers"][0], adapted["adapted"]["base"], "{shown}");
+    std::fs::rename(place.path().join("root-away"), place.path().join("root")).unwrap();
+    let (_, said) = expect(place.path(), 3, "snapshot copy root copied");
+    assert!(said.contains("purged from"), "{said}");
+}
+
 /// A good student whose files name a prompt that drowns what is asked: what it would be taught finds less.
 #[test]
 fn a_tower_that_would_find_less_is_not_published() {

@@ -10,16 +10,20 @@ use scalingnote::error::{Error, ErrorKind, Result};
 use scalingnote::exec;
 use scalingnote::observe::Silent;
 use scalingnote::report::Outcome;
-use scalingnote::snapshot::{self, Manifest, Protected, Retention, gc};
+use scalingnote::snapshot::{
+    self, Adapted, Content, Manifest, Protected, QueryTower, Retention, gc,
+};
 use scalingnote::stage::{self, CopyReport, CopyRequest, PurgeRequest};
 use scalingnote::store::{Root, layout};
-use scalingnote::types::{Cancel, NoteId, hash_json};
+use scalingnote::types::{Cancel, Digest256, NoteId, hash_json};
 
 use crate::fixture::days::{self, Corpus, encoded, newest, newest_seen};
 use crate::fixture::faults::{Fault, Faulty};
 use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
-use crate::fixture::support::{self, keys, provenance, publish, tiny};
+use crate::fixture::support::{
+    self, keys, notes, provenance, publish, store_content, tiny, unit_vectors,
+};
 
 async fn copy(from: &Root, number: u64, to: &Root) -> Result<CopyReport> {
     copy_with(from, number, to, |request| request).await
@@ -185,7 +189,10 @@ async fn a_hostile_manifest_plants_nothing() {
     let other_part = good["content"]["parts"][0]["path"].as_str().unwrap().to_owned();
     let other_part =
         other_part.replacen(good["content"]["space_id"].as_str().unwrap(), "0123456789abcdef", 1);
-    for path in [&layout::manifest(99), "runs/planted", &layout::run_lease(1), &other_part] {
+    let no_tower = layout::tower_weights("0123456789abcdef");
+    for path in
+        [&layout::manifest(99), "runs/planted", &layout::run_lease(1), &other_part, &no_tower]
+    {
         let mut manifest = good.clone();
         manifest["content"]["shards"][0]["ids"] =
             json!({"path": path, "size": planted.size, "sha256": planted.sha256});
@@ -250,6 +257,97 @@ async fn another_tower_a_rollback_and_a_purge_are_respected() {
         copy_with(&other, 1, &clean, |it| CopyRequest { switch_tower: true, ..it }).await;
     assert_eq!(switched.unwrap().snapshot, Some(3));
     assert_eq!(newest(&clean).await.content.space.dimensions, 24);
+}
+
+/// Twenty notes but note 7, and a query tower that read note 7 while it was there.
+async fn with_tower(root: &Root) -> Content {
+    let mut corpus = notes(&unit_vectors(20, 8, 4));
+    corpus.retain(|chunk| chunk.note != NoteId::Int(7));
+    let mut content = store_content(root, &corpus, 1).await;
+    let found = json!({"hit_at_10": 1.0, "ndcg_at_10": 1.0});
+    let judged = json!({"texts": 1, "notes": 8, "llm": found, "before": found, "now": found});
+    let read = json!({"version": 2, "notes": ["i:7", "i:8"], "texts": [], "judged": judged});
+    let fingerprint = Digest256::of(b"tower");
+    let tower = fingerprint.short();
+    let texts = Digest256::of(read.to_string().as_bytes()).short();
+    let mut files = Vec::new();
+    for (key, bytes) in [
+        (layout::tower_weights(&tower), "weights".to_owned()),
+        (layout::tower_config(&tower), "{}".to_owned()),
+        (layout::tower_tokenizer(&tower), "{}".to_owned()),
+        (layout::tower_texts(&tower, &texts), read.to_string()),
+    ] {
+        files.push(root.put(&key, bytes.into()).await.unwrap());
+    }
+    let base = QueryTower {
+        fingerprint: Digest256::of(b"base"),
+        kind: QueryTower::DISTILLED.to_owned(),
+        options: json!({"model": "student"}),
+        teacher: None,
+        adapted: None,
+    };
+    let adapted = Adapted {
+        files,
+        options: Digest256::of(b"options"),
+        steps_left: 0,
+        base: Box::new(base.clone()),
+    };
+    content.query_towers.push(QueryTower { fingerprint, adapted: Some(adapted), ..base });
+    content
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapted_tower_goes_along_with_what_it_read() {
+    let from = Root::in_memory();
+    let content = with_tower(&from).await;
+    publish(&from, None, content.clone(), "day 1").await;
+    let mut of_tower: Vec<&str> = content.files().map(|file| &*file.path).collect();
+    of_tower.retain(|key| key.starts_with("towers/"));
+    assert_eq!(of_tower.len(), 4);
+    let texts = of_tower.iter().find(|key| key.ends_with(".texts.json")).unwrap();
+
+    // Stopped before any of its other files: a purge there finds what it read.
+    let inner = Arc::new(InMemory::new());
+    let to = Root::from_store(inner.clone(), "memory://to", None);
+    let faulty = Faulty::new(inner, |operation, key| {
+        let is_tower = key.starts_with("towers/") && !key.ends_with(".texts.json");
+        (operation == "put" && is_tower).then_some(Fault::Before)
+    });
+    assert!(copy(&from, 1, &faulty.root()).await.unwrap_err().is_retryable());
+    let there = keys(&to).await;
+    assert!(there.contains(*texts), "{there:?}");
+    assert_eq!(there.iter().filter(|key| key.starts_with("towers/")).count(), 1, "{there:?}");
+    let rest = copy(&from, 1, &to).await.unwrap();
+    assert!(rest.snapshot == Some(1) && rest.kept_files > 0, "{rest:?}");
+    for file in content.files() {
+        assert_eq!(to.hash(&file.path).await.unwrap(), (file.sha256, file.size));
+    }
+    let again = copy(&from, 1, &to).await.unwrap();
+    assert_eq!((again.already, again.sent_files), (true, 0));
+
+    // A purge there takes it, and it does not come back.
+    purge(&to, 7).await;
+    let base = &content.query_towers[0].adapted.as_ref().unwrap().base;
+    assert_eq!(newest(&to).await.content.query_towers, [(**base).clone()]);
+    let before = keys(&to).await;
+    assert!(!before.iter().any(|key| key.starts_with("towers/")), "{before:?}");
+    let piece = "1 note read by a query tower of snapshot 1";
+    refused(copy(&from, 1, &to).await, ErrorKind::GateRefused, piece);
+    assert_eq!(keys(&to).await, before, "nothing travelled");
+    purge(&from, 7).await;
+    let number = newest(&from).await.number;
+    assert!(copy(&from, number, &to).await.unwrap().already);
+
+    // One that does not say what it read stays where it is.
+    let silent = Root::in_memory();
+    let mut content = with_tower(&silent).await;
+    if let Some(adapted) = &mut content.query_towers[0].adapted {
+        adapted.files.retain(|file| !file.path.ends_with(".texts.json"));
+    }
+    publish(&silent, None, content, "day 1").await;
+    let to = Root::in_memory();
+    refused(copy(&silent, 1, &to).await, ErrorKind::Corrupt, "does not say what its query tower");
+    assert!(keys(&to).await.is_empty());
 }
 
 async fn purge(root: &Root, id: i64) {
