@@ -33,18 +33,18 @@ fn run_with(arguments: Vec<OsString>, commit: Option<&str>) -> ExitCode {
     if arguments.iter().any(|word| word == "--version") {
         known = known.long_version(version::long(commit));
     }
+    known = known.color(choice);
     let parsed = known
-        .color(choice)
-        .try_get_matches_from(arguments)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = match parsed {
-        Ok(cli) => cli,
+        .try_get_matches_from_mut(arguments)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let written = error.print().and_then(|()| std::io::stdout().flush());
             if !error.use_stderr()
                 && let Err(error) = printed(written)
             {
-                return failure::report(&error, &Console::plain());
+                return failure::report(&error, &Console::plain(), None);
             }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -55,7 +55,7 @@ fn run_with(arguments: Vec<OsString>, commit: Option<&str>) -> ExitCode {
     console.close();
     match outcome {
         Ok(code) => code,
-        Err(error) => failure::report(&error, &console),
+        Err(error) => failure::report(&error, &console, Some(failure::asked(&known, &matches))),
     }
 }
 

@@ -5,6 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
+use clap::{ArgMatches, Command};
+
 use super::console::{Console, Level, now};
 use crate::error::{Error, ErrorKind, way_out_of};
 
@@ -38,16 +40,27 @@ pub(crate) fn guarded(program: impl FnOnce() -> ExitCode) -> ExitCode {
             std::io::stderr(),
             "error: {}\nhint: {}",
             last_panic().unwrap_or_else(|| "internal error".to_owned()),
-            hint_of(ErrorKind::Internal).unwrap_or_default()
+            hint_of(ErrorKind::Internal, None).unwrap_or_default()
         );
         ExitCode::from(1)
     })
 }
 
-/// Prints an error and returns its exit code.
-pub(crate) fn report(error: &Error, console: &Console) -> ExitCode {
+/// The subcommand of `program` that these arguments ask for.
+pub(crate) fn asked<'a>(program: &'a Command, arguments: &ArgMatches) -> &'a Command {
+    let (mut command, mut below) = (program, arguments.subcommand());
+    while let Some((name, arguments)) = below {
+        let Some(found) = command.find_subcommand(name) else { break };
+        (command, below) = (found, arguments.subcommand());
+    }
+    command
+}
+
+/// Prints an error of `command`, where one was understood, and returns its exit code.
+pub(crate) fn report(error: &Error, console: &Console, command: Option<&Command>) -> ExitCode {
     let code = error.kind().exit_code();
-    let hint = error.hint().or_else(|| system_hint(error)).or_else(|| hint_of(error.kind()));
+    let general = || hint_of(error.kind(), command);
+    let hint = error.hint().or_else(|| system_hint(error)).or_else(general);
     let mut causes = causes(error);
     if error.kind() == ErrorKind::Internal {
         causes.extend(last_panic());
@@ -101,16 +114,23 @@ fn system_hint(error: &Error) -> Option<&'static str> {
     way_out_of(error).filter(|hint| !error.to_string().contains(hint))
 }
 
-/// What a person can do about this kind of failure, whatever it is about.
-fn hint_of(kind: ErrorKind) -> Option<&'static str> {
+/// What a person can do about this kind of failure of `command`, whatever it is about. No flag is named that the
+/// command does not have.
+fn hint_of(kind: ErrorKind, command: Option<&Command>) -> Option<&'static str> {
+    let has = |flag: &str| {
+        command.is_some_and(|it| it.get_arguments().any(|one| one.get_long() == Some(flag)))
+    };
     match kind {
         ErrorKind::Usage => Some("`--help` after the subcommand shows its flags with examples"),
-        ErrorKind::GateRefused => Some(
+        ErrorKind::GateRefused if has("override") => Some(
             "nothing was published; fix the cause, or publish anyway with --override GATE --reason \"why\"",
         ),
         ErrorKind::Transient => Some("run the same command again; what was finished is kept"),
-        ErrorKind::Busy => Some(
+        ErrorKind::Busy if has("wait") => Some(
             "`--wait 30m` waits for it to end; a run that was killed elsewhere is taken over after five minutes",
+        ),
+        ErrorKind::Busy => Some(
+            "run the same command again when it has ended; a run that was killed elsewhere is taken over after five minutes",
         ),
         ErrorKind::Conflict => Some("run the same command again; it starts from the new snapshot"),
         ErrorKind::Internal => Some(
@@ -130,6 +150,64 @@ mod tests {
         let code = guarded(|| panic!("at the disco"));
         let _ = std::panic::take_hook();
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(1)));
+    }
+
+    /// Every subcommand that does something, with its name.
+    fn leaves(command: &Command, name: &str) -> Vec<(String, Command)> {
+        let below = command.get_subcommands();
+        let below: Vec<_> =
+            below.flat_map(|it| leaves(it, &format!("{name} {}", it.get_name()))).collect();
+        if below.is_empty() { vec![(name.trim().to_owned(), command.clone())] } else { below }
+    }
+
+    #[test]
+    fn hints_name_only_flags_that_the_command_has() {
+        let kinds = [
+            ErrorKind::Config,
+            ErrorKind::Usage,
+            ErrorKind::Input,
+            ErrorKind::NotFound,
+            ErrorKind::Corrupt,
+            ErrorKind::Unsupported,
+            ErrorKind::Resource,
+            ErrorKind::Conflict,
+            ErrorKind::Busy,
+            ErrorKind::GateRefused,
+            ErrorKind::Transient,
+            ErrorKind::Deadline,
+            ErrorKind::Cancelled,
+            ErrorKind::Internal,
+        ];
+        let all = leaves(&crate::cli::commands::command(), "");
+        assert!(all.len() >= 30, "{}", all.len());
+        let (mut waits, mut overrides) = (Vec::new(), Vec::new());
+        for (name, command) in &all {
+            let flags: Vec<&str> = command.get_arguments().filter_map(|it| it.get_long()).collect();
+            for kind in kinds {
+                let hint = hint_of(kind, Some(command)).unwrap_or_default();
+                let words = hint.split(|c: char| c != '-' && !c.is_ascii_alphanumeric());
+                for flag in words.filter_map(|word| word.strip_prefix("--")) {
+                    let known = flag == "help" || flags.contains(&flag);
+                    assert!(known, "{name} has no --{flag}: {hint}");
+                    match flag {
+                        "wait" => waits.push(name.as_str()),
+                        "override" => overrides.push(name.as_str()),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        assert_eq!((waits, overrides), (vec!["run"], vec!["run", "publish"]));
+    }
+
+    #[test]
+    fn the_subcommand_is_found_below_others() {
+        let mut program = crate::cli::commands::command();
+        for (words, name) in [("snapshot copy a b", "copy"), ("purge a --scan", "purge")] {
+            let words = std::iter::once("scalingnote").chain(words.split(' '));
+            let arguments = program.try_get_matches_from_mut(words).unwrap();
+            assert_eq!(asked(&program, &arguments).get_name(), name);
+        }
     }
 
     #[test]
