@@ -66,7 +66,7 @@ pub(crate) struct PurgeArgs {
 
 pub(super) async fn execute(args: PurgeArgs, app: &App) -> Result<()> {
     let notes = if args.scan { Vec::new() } else { notes(&args)? };
-    let root = root::open(&args.root)?.root;
+    let root = root::open_to_write(&args.root, args.dry_run)?.root;
     if args.lift {
         let lifted = stage::lift(&root, &notes).await?;
         let found = serde_json::json!({ "snapshot": lifted });

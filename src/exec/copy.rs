@@ -11,7 +11,8 @@ use crate::store::Root;
 /// arrived and nobody names yet, and under a reader's in the one that has it. A dry run only looks and needs neither.
 ///
 /// # Errors
-/// Usage where both are one root; Busy where a run of the other root is in progress; as [`stage::copy`].
+/// Usage where both are one root; Config where the other one can only be read; Busy where a run of it is in progress;
+/// as [`stage::copy`].
 pub async fn copy(request: CopyRequest<'_>) -> Result<CopyReport> {
     let (from, to) = (request.from, request.to);
     if is_same(from, to) {
@@ -20,6 +21,7 @@ pub async fn copy(request: CopyRequest<'_>) -> Result<CopyReport> {
             to.uri()
         )));
     }
+    to.require_writable()?;
     if request.dry_run {
         return stage::copy(request).await;
     }

@@ -81,6 +81,18 @@ pub(crate) fn open(argument: &str) -> Result<Opened> {
     open_or_begin(argument)
 }
 
+/// [`open`] for a command that writes, unless it is only to say what it would do.
+///
+/// # Errors
+/// As [`open`]; Config where the root can only be read.
+pub(crate) fn open_to_write(argument: &str, dry_run: bool) -> Result<Opened> {
+    let opened = open(argument)?;
+    if !dry_run {
+        opened.root.require_writable()?;
+    }
+    Ok(opened)
+}
+
 /// [`open`] where a folder that is missing is made.
 pub(crate) fn open_or_begin(argument: &str) -> Result<Opened> {
     if is_pipeline(argument) {

@@ -99,6 +99,7 @@ pub(crate) fn context(pipeline: &PipelineArgs, app: &App) -> Result<RunContext> 
     let pipeline = pipeline.resolve()?.pipeline;
     let (reporter, cancel) = (app.reporter.clone(), app.cancel.clone());
     let root = pipeline.open_root()?.with_cancel(cancel.clone());
+    root.require_writable()?;
     Ok(RunContext { pipeline, root, reporter, cancel })
 }
 

@@ -72,7 +72,7 @@ pub(super) struct SignArgs {
 }
 
 pub(super) async fn sign(args: &SignArgs, app: &App) -> Result<()> {
-    let root = root::open(&args.root)?.root;
+    let root = root::open_to_write(&args.root, false)?.root;
     let signed = snapshot::sign_published(&root, args.number).await?;
     let key = root.keys().signing.as_ref().map(|key| key.public().id()).unwrap_or_default();
     let what = match signed[..] {
@@ -89,7 +89,7 @@ pub(super) async fn rollback(args: &RollbackArgs, app: &App) -> Result<()> {
     if args.reason.trim().is_empty() {
         return Err(Error::usage("the --reason is empty; say why"));
     }
-    let root = root::open(&args.root)?.root;
+    let root = root::open_to_write(&args.root, false)?.root;
     // Somebody who types it twice, or a job that is run again, has what was asked for.
     if let Some(serves) = already_served(&root, args.number).await? {
         return app.print(&format!("{serves}; nothing was changed\n"));
@@ -140,7 +140,7 @@ async fn already_served(root: &Root, to: u64) -> Result<Option<String>> {
 }
 
 pub(super) async fn gc(args: &GcArgs, app: &App) -> Result<()> {
-    let opened = root::open(&args.root)?;
+    let opened = root::open_to_write(&args.root, args.dry_run)?;
     let growing = opened.pipeline.as_ref().is_some_and(|pipeline| pipeline.next.is_some());
     let base = opened.pipeline.map(|pipeline| pipeline.retention).unwrap_or_default();
     let retention = Retention {

@@ -31,7 +31,7 @@ pub(super) struct RepairArgs {
 }
 
 pub(super) async fn repair(args: &RepairArgs, app: &App) -> Result<()> {
-    let root = root::open(&args.root)?.root;
+    let root = root::open_to_write(&args.root, args.dry_run)?.root;
     let (stage, done) = (Stage::Verify, AtomicU64::new(0));
     let running = Running::begin(&*app.reporter, stage, (0, "bytes"), 0);
     let report = exec::repair(&root, args.dry_run, &app.cancel, &|bytes| {

@@ -85,13 +85,11 @@ impl RunContext {
         }
     }
 
-    /// Refuses to begin a root inside another one, or around one: each would find the other's notes under itself. One
-    /// that is so already continues, with a warning.
+    /// Refuses a root that can only be read, and to begin a root inside another one, or around one: each would find the
+    /// other's notes under itself. One that is so already continues, with a warning.
     pub(crate) async fn admit_root(&self) -> Result<()> {
         let root = &self.root;
-        if root.is_read_only() {
-            return Ok(());
-        }
+        root.require_writable()?;
         if snapshot::numbers(root).await?.is_empty() {
             return root.refuse_nesting().await;
         }

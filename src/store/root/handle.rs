@@ -134,6 +134,24 @@ impl Root {
         self.web.is_some()
     }
 
+    /// Checks that this is a kind of root that can be written to. Nothing is asked of the network.
+    ///
+    /// # Errors
+    /// Config for `http(s)://`.
+    pub fn require_writable(&self) -> Result<()> {
+        match self.is_read_only() {
+            true => Err(Error::config(self.only_read())),
+            false => Ok(()),
+        }
+    }
+
+    fn only_read(&self) -> String {
+        format!(
+            "{} can only be read; what is written needs a folder, or s3://, gs:// or az://",
+            self.uri
+        )
+    }
+
     /// The store and the full path of `key` in it, for readers that want an `ObjectStore`.
     /// An illegal key names an object that cannot exist.
     pub fn object(&self, key: &str) -> (Arc<dyn ObjectStore>, ObjectPath) {
@@ -222,8 +240,8 @@ impl Root {
         key::check(key)?;
         if self.is_read_only() {
             return Err(Error::unsupported(format!(
-                "cannot {operation} {key}: {} can only be read",
-                self.uri
+                "cannot {operation} {key}: {}",
+                self.only_read()
             )));
         }
         Ok(())

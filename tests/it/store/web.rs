@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -11,6 +12,7 @@ use scalingnote::snapshot;
 use scalingnote::store::Root;
 
 use crate::fixture::checkout::Checkout;
+use crate::fixture::pipeline::PipelineFile;
 use crate::fixture::place::Place;
 use crate::fixture::program::program;
 use crate::fixture::proxy::{Fault, Proxy};
@@ -87,7 +89,13 @@ async fn a_root_behind_a_web_server_is_searched_shown_and_verified() {
     let refused = root.put_if_absent("runs/a", "x".into()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     let gc = scalingnote(folder, &["snapshot", "gc", &url]);
-    assert_eq!(gc.status.code(), Some(1), "{}", String::from_utf8_lossy(&gc.stderr));
+    assert_eq!(gc.status.code(), Some(2), "{}", String::from_utf8_lossy(&gc.stderr));
+
+    // It can be copied from.
+    let dry = expect(folder, &["snapshot", "copy", &url, "copied", "--dry-run"]);
+    assert!(dry.contains("would send"), "{dry}");
+    expect(folder, &["snapshot", "copy", &url, "copied"]);
+    assert_eq!(hits(&search("copied")), expected);
 
     // A server that lists nothing: the error says so, and the number is the way round.
     let silent = Proxy::start(&server.address, |request| {
@@ -129,6 +137,40 @@ async fn verify_reads_every_file_of_a_remote_root_once() {
     let told = scalingnote(place.folder(), &["snapshot", "verify", &url, "--sample", "0"]);
     assert_eq!(told.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&told.stderr).contains(&index.path), "{told:?}");
+}
+
+#[test]
+fn what_writes_refuses_a_web_server_at_once() {
+    // Nothing answers there: a request would be repeated for most of a minute.
+    let url = "http://127.0.0.1:9/notes";
+    let place = Place::new();
+    place.write_notes(0..8, |id| format!("note {id}"));
+    place.write("a.toml", PipelineFile { root: "a", ..PipelineFile::default() }.text());
+    place.write("web.toml", PipelineFile { root: url, ..PipelineFile::default() }.text());
+    place.expect(0, "run a.toml");
+    let began = Instant::now();
+    let plan = "--plan 20260101T000000Z-0badcafe";
+    for line in [
+        "run web.toml",
+        "plan web.toml",
+        "plan web.toml --brief",
+        "plan web.toml --shares",
+        &format!("task web.toml {plan} --stage encode"),
+        &format!("publish web.toml {plan}"),
+        &format!("purge {url} --note-id i:1"),
+        &format!("purge {url} --note-id i:1 --lift"),
+        &format!("purge {url} --scan"),
+        &format!("snapshot copy a {url}"),
+        &format!("snapshot copy a {url} --dry-run"),
+        "snapshot copy a.toml web.toml",
+        &format!("snapshot rollback {url} 1 --reason why"),
+        &format!("snapshot repair {url}"),
+        &format!("snapshot gc {url}"),
+        &format!("snapshot sign {url}"),
+    ] {
+        place.says(2, line, &[url, "can only be read", "a folder, or s3://"]);
+    }
+    assert!(began.elapsed() < Duration::from_secs(120), "{:?}", began.elapsed());
 }
 
 #[test]
