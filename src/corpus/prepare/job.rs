@@ -115,18 +115,7 @@ pub async fn prepare(mut request: PrepareRequest<'_>) -> Result<PrepareOutcome> 
 async fn prepare_once(request: &PrepareRequest<'_>) -> Result<PrepareOutcome> {
     let options = request.options;
     request.cancel.check()?;
-    let opened = Opening {
-        options,
-        base_dir: request.base_dir,
-        storage: request.storage,
-        root: Some(request.root),
-        earlier: request.earlier.as_ref(),
-        feed: request.feed.as_ref(),
-        pinned: None,
-        reporter: &request.reporter,
-        cancel: &request.cancel,
-    };
-    let opened = open(opened).await?;
+    let opened = open(Opening { feed: request.feed.as_ref(), ..opening(request) }).await?;
     let Opened { context, tables, query, template, mode, all, position } = opened;
     let uris: Vec<String> = options.tables.iter().map(TableOptions::shown_uri).collect();
     let what = || format!("a file of the corpus ({})", uris.join(", "));
@@ -201,6 +190,21 @@ pub(super) struct Opened {
     all: Option<DataFrame>,
     /// Where the history of the table is, if it is one that changes can be told of.
     position: Option<Position>,
+}
+
+/// As a request asks for it, of whole files.
+pub(super) fn opening<'a>(request: &'a PrepareRequest<'_>) -> Opening<'a> {
+    Opening {
+        options: request.options,
+        base_dir: request.base_dir,
+        storage: request.storage,
+        root: Some(request.root),
+        earlier: request.earlier.as_ref(),
+        feed: None,
+        pinned: None,
+        reporter: &request.reporter,
+        cancel: &request.cancel,
+    }
 }
 
 /// Finds the files, learns their columns and plans the query.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::exchange::RowsFile;
 use super::gather::Gathered;
 use super::job::{
-    Opened, Opening, PrepareRequest, explained, gathering, open, outcome, shards, types_of,
+    Opened, Opening, PrepareRequest, explained, gathering, open, opening, outcome, shards, types_of,
 };
 use super::note_ids::WantedIds;
 use super::origin::Origin;
@@ -168,20 +168,6 @@ pub async fn clear_shares(request: &PrepareRequest<'_>, shared: &SharedCorpus) -
         // Somebody else has begun to.
         Err(error) if error.kind() == ErrorKind::Transient => Ok(()),
         Err(error) => Err(error),
-    }
-}
-
-fn opening<'a>(request: &'a PrepareRequest<'_>) -> Opening<'a> {
-    Opening {
-        options: request.options,
-        base_dir: request.base_dir,
-        storage: request.storage,
-        root: Some(request.root),
-        earlier: request.earlier.as_ref(),
-        feed: None,
-        pinned: None,
-        reporter: &request.reporter,
-        cancel: &request.cancel,
     }
 }
 
