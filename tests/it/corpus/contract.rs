@@ -28,7 +28,12 @@ async fn bad_queries_are_refused_before_reading() {
     refused("SELECT id, title FROM notes", none, &["`note_id` is missing", "`id`", "`title`"])
         .await;
     let float = "SELECT id * 1.5 AS note_id, title FROM notes";
-    refused(float, none, &["`note_id`", "Float64", "CAST(note_id AS VARCHAR)"]).await;
+    refused(
+        float,
+        none,
+        &["`note_id`", "Float64", "string or an integer", "CAST(note_id AS VARCHAR)"],
+    )
+    .await;
     let number = "SELECT id AS note_id, likes AS title FROM notes";
     refused(number, none, &["`title`", "Int64", "a string", "CAST(likes AS VARCHAR) AS title"])
         .await;

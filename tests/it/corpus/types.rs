@@ -323,36 +323,3 @@ async fn folders_give_columns_to_every_format() {
         assert_eq!(texts(&found)[0], ("i:1", "en"), "{ending}");
     }
 }
-
-#[tokio::test]
-async fn files_of_one_table_may_differ_where_nothing_is_lost() {
-    use arrow::array::*;
-    use arrow::datatypes::Int8Type;
-    use std::sync::Arc;
-    let one = RecordBatch::try_from_iter([
-        ("id", Arc::new(Int32Array::from(vec![1])) as ArrayRef),
-        ("title", Arc::new(StringArray::from(vec!["a"])) as _),
-        ("at", Arc::new(TimestampMicrosecondArray::from(vec![1_000_000])) as _),
-    ])
-    .unwrap();
-    let two = RecordBatch::try_from_iter([
-        ("title", Arc::new(DictionaryArray::<Int8Type>::from_iter(["b"])) as ArrayRef),
-        ("id", Arc::new(Int64Array::from(vec![1_i64 << 40])) as _),
-        ("at", Arc::new(TimestampNanosecondArray::from(vec![2_000_000_000])) as _),
-        ("more", Arc::new(LargeStringArray::from(vec!["m"])) as _),
-    ])
-    .unwrap();
-    for (ending, files) in [
-        ("parquet", [files::parquet(&one), files::parquet(&two)]),
-        ("arrow", [files::ipc(&one), files::ipc(&two)]),
-    ] {
-        let sql = "SELECT id AS note_id, title, concat_ws('/', CAST(at AS VARCHAR), more) AS body FROM notes";
-        let corpus = Corpus::new("d", sql)
-            .write(&format!("d/1.{ending}"), &files[0])
-            .write(&format!("d/2.{ending}"), &files[1]);
-        let found = corpus.texts().await;
-        let expected =
-            [("i:1", "a\n1970-01-01T00:00:01"), ("i:1099511627776", "b\n1970-01-01T00:00:02/m")];
-        assert_eq!(texts(&found), expected, "{ending}");
-    }
-}

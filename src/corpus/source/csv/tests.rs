@@ -11,8 +11,8 @@ use super::super::bytes;
 use super::super::file::SourceFile;
 use super::super::text::{BadRow, Column, Learned};
 use super::*;
-use crate::corpus::options::{ColumnType, TableOptions, TextEncoding, TypeRule};
-use crate::error::{Error, ErrorKind, Result};
+use crate::corpus::options::{ColumnType, TableOptions, TypeRule};
+use crate::error::{Error, Result};
 
 const PLAIN: FileCompressionType = FileCompressionType::UNCOMPRESSED;
 
@@ -107,71 +107,6 @@ async fn exact(text: &[u8], table: &TableOptions) -> Found {
     passes(&[text], table, false, TypeRule::Exact).await.unwrap()
 }
 
-async fn refused(text: &[u8], table: &TableOptions) -> String {
-    let error = passes(&[text], table, false, TypeRule::Exact).await.err().unwrap();
-    assert_eq!(error.kind(), ErrorKind::Input, "{error}");
-    let said = error.to_string();
-    assert!(said.contains("memory:///0.csv"), "{said}");
-    said
-}
-
-#[tokio::test]
-async fn options_say_how_a_file_is_written() {
-    let plain = exact(b"id,body\n007,\"a \"\"b\"\"\"\n7,\n", &table(|_| ())).await;
-    assert_eq!(plain.types(), [DataType::Utf8, DataType::Utf8]);
-    assert_eq!(
-        (plain.texts(0), plain.texts(1)),
-        (vec!["007".into(), "7".into()], vec!["a \"b\"".into(), "-".into()])
-    );
-    let escaped = table(|t| (t.escape, t.null) = (Some('\\'), Some("\\N".into())));
-    let escaped =
-        exact(b"id,body\n1,\"He said \\\"stop\\\" twice\"\n2,\\N\n3,\n4,\"\"\n", &escaped).await;
-    assert_eq!(escaped.texts(1), ["He said \"stop\" twice", "-", "", ""]);
-    assert_eq!(escaped.types()[0], DataType::Int64);
-    let odd = table(|t| {
-        (t.skip_rows, t.comment, t.delimiter) = (2, Some('#'), ';');
-        t.quote = Some("none".into());
-    });
-    let odd = exact(b"Report of \"today\n\nid;body\n# two\n1;\"open\n", &odd).await;
-    assert_eq!((odd.texts(0), odd.texts(1)), (vec!["1".into()], vec!["\"open".into()]));
-    let nameless = table(|t| t.has_header = false);
-    let nameless = exact(b"1,x\n2,y\n", &nameless).await;
-    assert_eq!(nameless.texts(1), ["x", "y"]);
-    assert_eq!(nameless.batches[0].schema().field(1).name(), "column_2");
-    let latin = table(|t| t.encoding = Some(TextEncoding::Latin1));
-    assert_eq!(exact(b"id,na\xefve\n1,\xdcber\n", &latin).await.texts(1), ["Über"]);
-    let marked = exact(b"\xef\xbb\xbf\"id\",body\n1,x\n", &table(|_| ())).await;
-    assert_eq!(marked.batches[0].schema().field(0).name(), "id");
-    let wide: Vec<u8> =
-        "\u{feff}id,body\n1,ü\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
-    assert_eq!(exact(&wide, &table(|_| ())).await.texts(1), ["ü"]);
-}
-
-#[tokio::test]
-async fn declared_types_hold_before_a_value_is_read() {
-    let table = table(|t| {
-        for (name, declared) in [
-            ("version", ColumnType::String),
-            ("likes", ColumnType::Integer),
-            ("day", ColumnType::Date),
-        ] {
-            t.schema.insert(name.into(), declared);
-        }
-    });
-    let text = b"version,likes,day\n1.10,007,2024-10-01\n1.1,x,\n,,2024-13-01\n2,,\n";
-    let found = exact(text, &table).await;
-    assert_eq!(found.types(), [DataType::Utf8, DataType::Int64, DataType::Date32]);
-    assert_eq!(found.texts(0), ["1.10", "2"]);
-    assert_eq!(found.texts(1), ["7", "-"]);
-    assert_eq!(
-        found.bad(0),
-        [
-            (3, "not of the declared type", "column `likes`: not a whole number of 64 bits"),
-            (4, "not of the declared type", "column `day`: not a day such as 2024-10-01"),
-        ]
-    );
-}
-
 #[tokio::test]
 async fn rows_that_cannot_be_read_are_left_out_and_told() {
     let text = b"id,body\n1,x\n2,\"y\nz\",\n3,\xff\xfe\n\n4\n5,w\n6,v\n7,u\n8,t\n";
@@ -195,26 +130,6 @@ async fn rows_that_cannot_be_read_are_left_out_and_told() {
     let first = table(|t| t.has_header = false);
     let found = exact(b"1,\xff\n2,x\n", &first).await;
     assert_eq!((found.texts(0), found.bad(0)[0].0), (vec!["2".to_owned()], 1));
-}
-
-#[tokio::test]
-async fn files_that_cannot_be_read_are_named() {
-    let plain = table(|_| ());
-    assert!(refused(b"", &plain).await.contains("is empty"));
-    assert!(refused(b"\xef\xbb\xbf", &plain).await.contains("is empty"));
-    assert!(refused(b"\n\r\n", &plain).await.contains("no header"));
-    let skips = table(|t| t.skip_rows = 3);
-    assert!(refused(b"id\n1\n", &skips).await.contains("the 3 lines that skip_rows passes over"));
-    assert!(refused(b"id,body\n1,\"x\n2,y\n", &plain).await.contains("line 2: the quoted field"));
-    assert!(refused(b"id,id\n", &plain).await.contains("have the same name"));
-    assert!(refused(b"i\0d\0\n\0", &plain).await.contains("utf-16le"));
-    let only_header = exact(b"id,body\n", &plain).await;
-    assert_eq!((only_header.learned[0].rows, only_header.batches.len()), (0, 0));
-    let differ = [&b"id,body\n1,x\n"[..], b"body,id\nx,1\n"];
-    let error = passes(&differ, &plain, false, TypeRule::Exact).await.err().unwrap().to_string();
-    assert!(
-        error.contains("1.csv has the columns `body`, `id`, but memory:///0.csv has `id`, `body`")
-    );
 }
 
 #[tokio::test]

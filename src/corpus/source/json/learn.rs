@@ -315,12 +315,4 @@ mod tests {
         let failed = learn(text.as_bytes(), &table, 0, TypeRule::Exact, 1 << 20).unwrap_err();
         assert!(failed.to_string().starts_with("line 2: the rows have more than"), "{failed}");
     }
-
-    #[test]
-    fn a_file_without_rows_has_no_columns() {
-        for text in ["", "\n\n", "[]", " [ ] \n"] {
-            let learned = learned(text, &TableOptions::new("t", "t"), TypeRule::Exact);
-            assert_eq!((learned.rows, learned.columns.len()), (0, 0));
-        }
-    }
 }

@@ -262,20 +262,6 @@ mod tests {
     }
 
     #[test]
-    fn lines_lists_and_objects_read_alike() {
-        let table = TableOptions::new("t", "t");
-        for text in [
-            "{\"a\": 1, \"b\": \"x\"}\r\n\r\n{\"a\": 2, \"b\": \"y\"}\n",
-            "[{\"a\": 1, \"b\": \"x\"}, {\"a\": 2, \"b\": \"y\"}]",
-            "[\n  {\n    \"a\": 1,\n    \"b\": \"x\"\n  },\n  {\"b\": \"y\", \"a\": 2}\n]\n",
-            "{\n  \"a\": 1,\n  \"b\": \"x\"\n}\n{\"b\": \"y\", \"a\": 2}\n",
-            "{\"a\": 1, \"b\": \"x\"}{\"a\": 2, \"b\": \"y\"}",
-        ] {
-            assert_eq!(shown(text, &table, TypeRule::Exact), ["1 x", "2 y"], "{text}");
-        }
-    }
-
-    #[test]
     fn bad_rows_and_other_columns_are_passed_over() {
         let text = "{\"a\": 1, \"b\": [{}]}\nx\n{\"a\": 2}\n{\"a\": \n{\"b\": [], \"a\": 3}\n";
         let (all, bad) = columns(text, &TableOptions::new("t", "t"), TypeRule::Exact);

@@ -53,6 +53,7 @@ fn cases() -> Vec<Case> {
             refused(&["line 2: the quoted field"]),
         ),
         both("quotes and line breaks", "{}", "id,title\n1,\"a \"\"b\"\"\nc\"\n", one("a \"b\"\nc")),
+        both("a mark before a quote", "{}", "\u{feff}\"id\",title\n1,a\n", one("a")),
         both("a quote inside", "{}", "id,title\n1,a 5\" disk\n", one("a 5\" disk")),
         both("another quote", r#"{"quote": "'"}"#, "id,title\n1,'a \"b'\n", one("a \"b")),
         both("no quote", r#"{"quote": "none"}"#, "id,title\n1,\"a\n", one("\"a")),
