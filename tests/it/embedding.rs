@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::fixture::python;
-use crate::fixture::support::unit_vectors;
+use crate::fixture::support::{self, unit_vectors};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -14,29 +14,11 @@ use scalingnote::error::ErrorKind;
 use scalingnote::index::{Calibration, IndexOptions, build};
 use scalingnote::store::{Root, layout};
 use scalingnote::types::{
-    Arithmetic, Cancel, Digest256, ENCODER_REVISION, EmbeddingSpace, Embeddings, NoteId, Pooling,
-    VectorType,
+    Cancel, Digest256, EmbeddingSpace, Embeddings, NoteId, Pooling, VectorType,
 };
 
 fn space(dimensions: u32) -> EmbeddingSpace {
-    EmbeddingSpace {
-        weights: Digest256::of(b"weights"),
-        adapter: None,
-        tokenizer: Digest256::of(b"tokenizer"),
-        prompt_prefix: "note: ".into(),
-        prompt_suffix: String::new(),
-        template: Digest256::of(b"{{ title }}"),
-        pooling: Pooling::LastToken,
-        dimensions,
-        normalize: true,
-        max_tokens: 512,
-        arithmetic: Arithmetic::F32,
-        modules: Vec::new(),
-        head: None,
-        prompt_joined: false,
-        layers: None,
-        encoder_revision: ENCODER_REVISION,
-    }
+    EmbeddingSpace { pooling: Pooling::LastToken, ..support::space(dimensions) }
 }
 
 fn texts(from: usize, count: usize) -> Vec<EncodedText> {

@@ -45,15 +45,6 @@ fn says(error: &Error, kind: ErrorKind, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_links_to_the_folder_itself_end_at_once() {
-    let corpus = corpus("d").write("d/a.csv", note(1)).write("d/sub/b.csv", note(2));
-    for link in ["l1", "sub/l2"] {
-        symlink(corpus.dir.path().join("d"), corpus.dir.path().join("d").join(link)).unwrap();
-    }
-    assert_eq!(ids(&corpus).await, ["i:1", "i:2"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn dangling_links_are_refused_and_pipes_passed_over() {
     let dangling = corpus("d").write("d/a.csv", note(1));
     symlink("nowhere", dangling.dir.path().join("d/b.csv")).unwrap();
@@ -66,13 +57,6 @@ async fn dangling_links_are_refused_and_pipes_passed_over() {
     assert!(warnings(&piped).contains("pipe.csv"), "{}", warnings(&piped));
     piped.options.tables[0].uri = "d/pipe.csv".into();
     says(&piped.fails().await, ErrorKind::Input, &["pipe.csv", "write them to a file"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_search_is_cancelled_within_a_moment() {
-    let corpus = corpus("d").write("d/a.csv", note(1));
-    corpus.cancel.cancel();
-    assert_eq!(corpus.fails().await.kind(), ErrorKind::Cancelled);
 }
 
 /// A root in the corpus's folder, with the lease of a run.

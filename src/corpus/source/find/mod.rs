@@ -314,7 +314,7 @@ fn root_in(base: &Url, output: Output<'_>, storage: &StorageOptions) -> Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{Recorder, Silent};
+    use crate::observe::Silent;
 
     fn table(uri: &str) -> TableOptions {
         serde_json::from_value(serde_json::json!({"name": "notes", "uri": uri})).unwrap()
@@ -348,30 +348,6 @@ mod tests {
             assert!(files.is_sorted_by(|a, b| a.meta.location.as_ref() < b.meta.location.as_ref()));
             crate::corpus::source::file::check_unchanged(&files).await.unwrap();
         }
-    }
-
-    #[tokio::test]
-    async fn hive_folders_give_columns() {
-        let dir = tempfile::tempdir().unwrap();
-        for folder in ["lang=en/day=1%2F2", "lang=__HIVE_DEFAULT_PARTITION__/day=3"] {
-            let folder = dir.path().join("t").join(folder);
-            std::fs::create_dir_all(&folder).unwrap();
-            std::fs::write(folder.join("a.csv"), "x").unwrap();
-        }
-        let (storage, cancel, reporter) =
-            (StorageOptions::default(), Cancel::new(), Recorder::default());
-        let mut finder = Finder::new(dir.path(), &storage, None, &cancel, &reporter);
-        let (files, _) = finder.find(&table("t")).await.unwrap();
-        let text = |text: &str| Some(text.to_owned());
-        let expected = [
-            vec![("lang".to_owned(), None), ("day".to_owned(), text("3"))],
-            vec![("lang".to_owned(), text("en")), ("day".to_owned(), text("1/2"))],
-        ];
-        let found: Vec<_> = files.into_iter().map(|file| file.partitions).collect();
-        assert_eq!(found, expected);
-        let (files, _) = finder.find(&table("t/lang=en/*/*.csv")).await.unwrap();
-        assert_eq!(files[0].partitions, [("day".to_owned(), text("1/2"))]);
-        assert!(reporter.events().is_empty());
     }
 
     #[test]
