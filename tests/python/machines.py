@@ -415,8 +415,7 @@ def main():
         skip("machines are Linux namespaces, made by unshare, nsenter and ip (Debian, Ubuntu: apt install iproute2)")
     if sh("unshare", "--net", "--uts", "--mount", "true", check=False).returncode != 0:
         skip("namespaces cannot be made here (run it as root, outside a restricted container)")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    stores.end_on_signals()
     _, python = stores.install(folder)
     print(f"SCALINGNOTE_SEED={SEED}", flush=True)
     machines, servers = [], []

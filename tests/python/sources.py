@@ -7,26 +7,18 @@ runs COMMAND with SCALINGNOTE_TEST_POSTGRES and SCALINGNOTE_TEST_MYSQL, and with
 with COMMAND's exit code. What is not installed is said; SCALINGNOTE_REQUIRE_DATABASES=1 makes that an error.
 """
 
-import ctypes
 import glob
 import os
 import pathlib
 import pwd
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 
-PATIENCE = 120
-
-
-def stop(message):
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from stores import end, end_on_signals, end_with_parent, free_port, start, stop  # noqa: E402
 
 
 def missing(what, package):
@@ -35,22 +27,14 @@ def missing(what, package):
     print(f"skipped: no {what} (Debian, Ubuntu: apt install {package})", flush=True)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def as_nobody():
     """In the child: neither server runs as root, and a killed parent ends it too."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+    end_with_parent()
     if os.geteuid() == 0:
         user = pwd.getpwnam("nobody")
         os.setgid(user.pw_gid)
         os.setuid(user.pw_uid)
-        if sys.platform == "linux":  # a change of user undoes it
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        end_with_parent()  # a change of user undoes it
 
 
 def run(line, log):
@@ -58,22 +42,6 @@ def run(line, log):
         made = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=as_nobody)
     if made.returncode != 0:
         stop(f"{line[0]} failed: {log.read_text(errors='replace')[-2000:]}")
-
-
-def start(line, port, log):
-    with open(log, "ab") as out:
-        server = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=as_nobody)
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1) as probe:
-                probe.settimeout(5)
-                # MariaDB greets; PostgreSQL waits for a word.
-                return server
-        except OSError:
-            time.sleep(0.2)
-    server.kill()
-    stop(f"{line[0]} did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
 def postgres(work, password):
@@ -89,7 +57,7 @@ def postgres(work, password):
     run([binary.with_name("initdb"), "-D", data, "-U", "reader", "--auth=scram-sha-256", f"--pwfile={word}",
          "--encoding=UTF8", "--locale=C", "--no-sync"], log)
     line = [binary, "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", work, "-F", "-c", "log_statement=all"]
-    server = start(line, port, log)
+    server = start(line[0], line, port, log, as_nobody)
     return server, {
         "SCALINGNOTE_TEST_POSTGRES": f"postgres://127.0.0.1:{port}/postgres",
         "SCALINGNOTE_TEST_POSTGRES_LOG": str(log),
@@ -115,7 +83,7 @@ def mariadb(work, password):
         "GRANT ALL ON notes.* TO 'reader'@'%';\n")
     line = [binary, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
             f"--socket={work}/mariadb.sock", f"--pid-file={work}/mariadb.pid", f"--init-file={first}", "--skip-name-resolve"]
-    server = start(line, port, log)
+    server = start(line[0], line, port, log, as_nobody)
     return server, {
         "SCALINGNOTE_TEST_MYSQL": f"mysql://127.0.0.1:{port}/notes",
         "MYSQL_USER": "reader",
@@ -126,9 +94,7 @@ def mariadb(work, password):
 def main():
     if len(sys.argv) < 3 or sys.argv[1] != "--":
         stop("usage: sources.py -- COMMAND...")
-    # An end by signal runs the `finally` below.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    end_on_signals()
     password, servers, environment = secrets.token_hex(12), [], dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="sources-") as folder:
         work = pathlib.Path(folder)
@@ -142,14 +108,7 @@ def main():
             environment["NO_PROXY"] = "127.0.0.1,localhost"
             return subprocess.run(sys.argv[2:], env=environment).returncode
         finally:
-            for server in servers:
-                server.terminate()
-            for server in servers:
-                try:
-                    server.wait(timeout=20)
-                except subprocess.TimeoutExpired:
-                    server.kill()
-                    server.wait()
+            end(servers)
 
 
 if __name__ == "__main__":

@@ -89,9 +89,9 @@ def end_with_parent():
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
-def start(name, line, port, log):
-    with open(log, "wb") as out:
-        server = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=end_with_parent)
+def start(name, line, port, log, in_child=end_with_parent):
+    with open(log, "ab") as out:
+        server = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=out, preexec_fn=in_child)
     until = time.monotonic() + 120
     while time.monotonic() < until and server.poll() is None:
         try:
@@ -101,6 +101,23 @@ def start(name, line, port, log):
             time.sleep(0.2)
     server.kill()
     stop(f"{name} did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+def end_on_signals():
+    """An end by signal runs the `finally` of who is at work."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
+
+def end(servers):
+    for server in servers:
+        server.terminate()
+    for server in servers:
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 def put(port, path, headers, body=b""):
@@ -145,9 +162,7 @@ def main():
     if len(sys.argv) < 4 or sys.argv[2] != "--":
         stop("usage: stores.py FOLDER -- COMMAND...")
     azurite, python = install(pathlib.Path(sys.argv[1]).absolute())
-    # An end by signal runs the `finally` below.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    end_on_signals()
     servers = []
     with tempfile.TemporaryDirectory(prefix="stores-") as folder:
         work = pathlib.Path(folder)
@@ -172,14 +187,7 @@ def main():
             }
             return subprocess.run(sys.argv[3:], env=environment).returncode
         finally:
-            for server in servers:
-                server.terminate()
-            for server in servers:
-                try:
-                    server.wait(timeout=10)
-                except subprocess.TimeoutExpired:
-                    server.kill()
-                    server.wait()
+            end(servers)
 
 
 if __name__ == "__main__":
