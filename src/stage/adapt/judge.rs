@@ -38,11 +38,6 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// Hits of the adapted tower for each of the LLM's.
-    pub fn ratio(&self) -> Option<f64> {
-        (self.llm.hit_at_10 > 0.0).then(|| self.now.hit_at_10 / self.llm.hit_at_10)
-    }
-
     /// Whether the tower finds as much as it did before.
     pub fn is_as_good(&self) -> bool {
         self.now.ndcg_at_10 >= self.before.ndcg_at_10

@@ -238,11 +238,6 @@ impl TowerTokenizer {
         Ok(Tokenized { ids, truncated })
     }
 
-    /// Tokens of the prompt, and of what the model demands around every text.
-    pub fn overhead(&self) -> u32 {
-        (self.inner.head.len() + self.inner.movable() + self.inner.tail.len()) as u32
-    }
-
     /// Whether a prompt is tokenised as one with the text.
     pub fn joins(&self) -> bool {
         !self.inner.lead.is_empty()
