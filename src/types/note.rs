@@ -30,6 +30,14 @@ impl NoteId {
         }
     }
 
+    /// The id as a corpus and a judged set write it.
+    pub(crate) fn untagged(&self) -> String {
+        match self {
+            Self::Int(id) => id.to_string(),
+            Self::Str(id) => id.clone(),
+        }
+    }
+
     /// What its type is called in messages.
     pub fn type_name(&self) -> &'static str {
         match self {

@@ -123,7 +123,7 @@ async fn looked(
             Wanted::Rows(_) => Ok(rows),
             Wanted::Note(note) => {
                 let id = cast(col(SORT_COLUMNS[1]), DataType::Utf8);
-                rows.filter(id.eq(lit(untagged(note))))
+                rows.filter(id.eq(lit(note.untagged())))
             }
         })
         .and_then(sorted)
@@ -205,12 +205,4 @@ async fn count(rows: DataFrame) -> Result<u64> {
         counted += batch.num_rows() as u64;
     }
     Ok(counted)
-}
-
-/// An id as the corpus writes it.
-fn untagged(note: &NoteId) -> String {
-    match note {
-        NoteId::Int(id) => id.to_string(),
-        NoteId::Str(id) => id.clone(),
-    }
 }

@@ -9,7 +9,7 @@ use crate::dataset::{Query, RetrievalSet, RetrievalSetOptions, read_queries};
 use crate::error::{Error, Result, ResultExt};
 use crate::stage::plan::Plan;
 use crate::store::Root;
-use crate::types::{Digest256, NoteId, hash_json};
+use crate::types::{Digest256, hash_json};
 
 /// Most judged queries. Their scores stand in the manifest, which every reader loads.
 const MOST: usize = 10_000;
@@ -82,7 +82,7 @@ impl Questions {
             // The first note that is judged ends it: usually in the first batch.
             while let Some(batch) = reader.next().await? {
                 let mut rows = batch.rows.iter().filter(|row| !row.deleted);
-                if rows.any(|row| relevant.contains(&plain(&row.note_id))) {
+                if rows.any(|row| relevant.contains(&row.note_id.untagged())) {
                     return Ok(());
                 }
             }
@@ -140,14 +140,6 @@ impl Judged {
              its judgements must name notes by their note_id",
             self.name
         ))
-    }
-}
-
-/// An ID as a judged set writes it.
-pub(super) fn plain(note: &NoteId) -> String {
-    match note {
-        NoteId::Int(id) => id.to_string(),
-        NoteId::Str(id) => id.clone(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::questions::{Judged, plain};
+use super::questions::Judged;
 use crate::dataset::Query;
 use crate::error::{Result, ResultExt};
 use crate::evaluate::{Ranking, Run, judge};
@@ -53,7 +53,7 @@ impl SetScore {
     pub(super) fn of(judged: &Judged, found: Vec<Vec<Found>>, snapshot: &Snapshot) -> Result<Self> {
         let set = &judged.set;
         let ranking = |query: &Query, found: Vec<Found>| -> Ranking {
-            let named = found.into_iter().map(|found| (plain(&found.note_id), found.score));
+            let named = found.into_iter().map(|found| (found.note_id.untagged(), found.score));
             named.filter(|(id, _)| set.is_candidate(query, id)).take(DEPTH).collect()
         };
         let pairs = set.queries.iter().zip(found);
