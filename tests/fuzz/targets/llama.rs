@@ -1,7 +1,11 @@
-//! Tiny models of tests: a tokenizer of bytes, the tensors of a Llama, seeded weights, and their file.
+//! Tiny models of tests: a tokenizer of bytes, the tensors of a Llama, seeded weights, and their files.
 
 use std::collections::HashMap;
+use std::io::Cursor;
 
+use candle_core::quantized::gguf_file::{self, Value as Entry};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use serde_json::{Map, Value, json};
 
@@ -128,4 +132,74 @@ pub fn in_gguf(name: &str, after_attention: &str) -> String {
         ("_proj", ""),
     ];
     pairs.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+}
+
+/// The model as llama.cpp's converter would store it, with its tokenizer. `extra` replaces or adds entries.
+pub fn gguf(
+    tensors: &[Named],
+    tokenizer: &Value,
+    matrices: GgmlDType,
+    extra: &[(&str, Entry)],
+) -> Vec<u8> {
+    let stored = |(name, shape, values): &Named| {
+        let mut tensor = Tensor::from_vec(values.clone(), shape.as_slice(), &Device::Cpu).unwrap();
+        let heads = match name {
+            name if name.contains("q_proj") => Some(4),
+            name if name.contains("k_proj") => Some(2),
+            _ => None,
+        };
+        if let Some(heads) = heads {
+            tensor = tensor
+                .reshape((heads, 2, shape[0] / heads / 2, shape[1]))
+                .and_then(|t| t.transpose(1, 2)?.contiguous()?.reshape(shape.as_slice()))
+                .unwrap();
+        }
+        let dtype = if shape.len() == 1 { GgmlDType::F32 } else { matrices };
+        (in_gguf(name, "ffn_norm"), QTensor::quantize(&tensor, dtype).unwrap())
+    };
+    let tensors: Vec<_> = tensors.iter().map(stored).collect();
+    let text = |s: &str| Entry::String(s.to_owned());
+    let mut tokens: Vec<Entry> = (0..320).map(|id| text(&format!("<unused{id}>"))).collect();
+    for (token, id) in tokenizer["model"]["vocab"].as_object().unwrap() {
+        tokens[id.as_u64().unwrap() as usize] = text(token);
+    }
+    let mut kinds = vec![Entry::I32(1); 320];
+    for token in tokenizer["added_tokens"].as_array().unwrap() {
+        kinds[token["id"].as_u64().unwrap() as usize] = Entry::I32(3);
+    }
+    let merges = tokenizer["model"]["merges"].as_array().unwrap();
+    let merges = merges.iter().map(|merge| text(merge.as_str().unwrap())).collect();
+    let mut metadata = vec![
+        ("general.architecture", text("llama")),
+        ("llama.block_count", Entry::U32(2)),
+        ("llama.context_length", Entry::U32(128)),
+        ("llama.embedding_length", Entry::U32(32)),
+        ("llama.feed_forward_length", Entry::U32(64)),
+        ("llama.attention.head_count", Entry::U32(4)),
+        ("llama.attention.head_count_kv", Entry::U32(2)),
+        ("llama.attention.layer_norm_rms_epsilon", Entry::F32(1e-5)),
+        ("tokenizer.ggml.model", text("gpt2")),
+        ("tokenizer.ggml.pre", text("gpt-2")),
+        ("tokenizer.ggml.eos_token_id", Entry::U32(0)),
+        ("tokenizer.ggml.tokens", Entry::Array(tokens)),
+        ("tokenizer.ggml.token_type", Entry::Array(kinds)),
+        ("tokenizer.ggml.merges", Entry::Array(merges)),
+    ];
+    for (key, value) in extra {
+        metadata.retain(|(old, _)| old != key);
+        metadata.push((*key, value.clone()));
+    }
+    gguf_bytes(&metadata, &tensors)
+}
+
+/// A GGUF file of these.
+pub fn gguf_bytes<K: AsRef<str>>(
+    metadata: &[(K, Entry)],
+    tensors: &[(String, QTensor)],
+) -> Vec<u8> {
+    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_ref(), value)).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut out = Cursor::new(Vec::new());
+    gguf_file::write(&mut out, &metadata, &tensors).unwrap();
+    out.into_inner()
 }

@@ -1,11 +1,9 @@
 //! Model files: weights, configuration, tokenizer, adapter, each damaged in a model that is whole otherwise.
 
-use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
-use candle_core::{Device, Tensor};
+use candle_core::quantized::GgmlDType;
 use serde_json::{Value, json};
 
 use scalingnote::error::Result;
@@ -120,43 +118,5 @@ fn adapter_config() -> Value {
 
 /// The same model as llama.cpp's converter would store it, tokenizer included.
 fn gguf(dtype: GgmlDType) -> Vec<u8> {
-    let tensors: Vec<(String, QTensor)> = tensors()
-        .into_iter()
-        .map(|(name, shape, values)| {
-            let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap();
-            let dtype = if shape.len() == 1 { GgmlDType::F32 } else { dtype };
-            (llama::in_gguf(&name, "ffn_norm"), QTensor::quantize(&tensor, dtype).unwrap())
-        })
-        .collect();
-    let number = gguf_file::Value::U32;
-    let text = |s: &str| gguf_file::Value::String(s.to_owned());
-    let mut tokens: Vec<String> = (0..320).map(|id| format!("<unused{id}>")).collect();
-    tokens[0] = "<eos>".to_owned();
-    tokens[257] = "on".to_owned();
-    for (byte, shown) in llama::byte_names() {
-        tokens[usize::from(byte) + 1] = shown.to_string();
-    }
-    let tokens = tokens.iter().map(|token| text(token)).collect();
-    let kinds = (0..320).map(|id| gguf_file::Value::I32(if id == 0 { 3 } else { 1 })).collect();
-    let metadata = [
-        ("general.architecture", text("llama")),
-        ("llama.block_count", number(2)),
-        ("llama.context_length", number(128)),
-        ("llama.embedding_length", number(32)),
-        ("llama.feed_forward_length", number(64)),
-        ("llama.attention.head_count", number(4)),
-        ("llama.attention.head_count_kv", number(2)),
-        ("llama.attention.layer_norm_rms_epsilon", gguf_file::Value::F32(1e-5)),
-        ("tokenizer.ggml.model", text("gpt2")),
-        ("tokenizer.ggml.pre", text("gpt-2")),
-        ("tokenizer.ggml.eos_token_id", number(0)),
-        ("tokenizer.ggml.tokens", gguf_file::Value::Array(tokens)),
-        ("tokenizer.ggml.token_type", gguf_file::Value::Array(kinds)),
-        ("tokenizer.ggml.merges", gguf_file::Value::Array(vec![text("o n")])),
-    ];
-    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (*key, value)).collect();
-    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let mut out = Cursor::new(Vec::new());
-    gguf_file::write(&mut out, &metadata, &tensors).unwrap();
-    out.into_inner()
+    llama::gguf(&tensors(), &tokenizer(), dtype, &[])
 }

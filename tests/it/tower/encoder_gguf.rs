@@ -11,6 +11,7 @@ use scalingnote::tower::{DeviceSpec, Tower, TowerOptions};
 use scalingnote::types::{Arithmetic, Pooling};
 use serde_json::{Value, json};
 
+use crate::house::hostile::targets::llama;
 use crate::tower::encoders::{Case, cosine, golden, resolve_as, weights, write};
 
 /// What the converter calls a tensor.
@@ -83,9 +84,7 @@ fn write_gguf(path: &Path, case: &Case, matrices: GgmlDType, more: &[(&str, Entr
         (stored(name), QTensor::quantize(&tensor.unwrap(), dtype).unwrap())
     };
     let tensors: Vec<_> = case.tensors.iter().map(tensor).collect();
-    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
-    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+    std::fs::write(path, llama::gguf_bytes(&metadata, &tensors)).unwrap();
 }
 
 struct Place(tempfile::TempDir);

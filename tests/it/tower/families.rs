@@ -289,9 +289,7 @@ fn write_gguf(
         let divisors = Tensor::new(divisors, &Device::Cpu).unwrap();
         tensors.push(("rope_freqs.weight".to_owned(), f32(&divisors)));
     }
-    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
-    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+    std::fs::write(path, llama::gguf_bytes(&metadata, &tensors)).unwrap();
 }
 
 #[tokio::test]

@@ -1,5 +1,3 @@
-use std::io::Cursor;
-
 use candle_core::quantized::{QTensor, gguf_file};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
@@ -15,71 +13,11 @@ use crate::types::Pooling;
 
 /// The tiny model as llama.cpp's converter would store it, written by candle.
 fn tiny_gguf(dtype: GgmlDType, extra: &[(&str, gguf_file::Value)]) -> Vec<u8> {
-    let tensors: Vec<(String, QTensor)> = tiny_tensors()
-        .into_iter()
-        .map(|(name, shape, values)| {
-            let mut tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap();
-            let heads = match name.as_str() {
-                name if name.contains("q_proj") => Some(4),
-                name if name.contains("k_proj") => Some(2),
-                _ => None,
-            };
-            if let Some(heads) = heads {
-                tensor = tensor
-                    .reshape((heads, 2, shape[0] / heads / 2, shape[1]))
-                    .and_then(|t| t.transpose(1, 2)?.contiguous()?.reshape(shape.as_slice()))
-                    .unwrap();
-            }
-            let dtype = if shape.len() == 1 { GgmlDType::F32 } else { dtype };
-            (llama::in_gguf(&name, "ffn_norm"), QTensor::quantize(&tensor, dtype).unwrap())
-        })
-        .collect();
-    let number = |n: u32| gguf_file::Value::U32(n);
-    let text = |s: &str| gguf_file::Value::String(s.to_owned());
-    let definition = byte_level(None);
-    let vocab = definition["model"]["vocab"].as_object().unwrap();
-    let mut tokens: Vec<String> = (0..320).map(|id| format!("<unused{id}>")).collect();
-    for (token, id) in vocab {
-        tokens[id.as_u64().unwrap() as usize] = token.clone();
-    }
-    let kinds = (0..320).map(|id| if id == 0 || id == 300 { 3 } else { 1 });
-    let mut metadata = vec![
-        ("general.architecture", text("llama")),
-        ("llama.block_count", number(2)),
-        ("llama.context_length", number(128)),
-        ("llama.embedding_length", number(32)),
-        ("llama.feed_forward_length", number(64)),
-        ("llama.attention.head_count", number(4)),
-        ("llama.attention.head_count_kv", number(2)),
-        ("llama.attention.layer_norm_rms_epsilon", gguf_file::Value::F32(1e-5)),
-        ("tokenizer.ggml.model", text("gpt2")),
-        ("tokenizer.ggml.pre", text("gpt-2")),
-        ("tokenizer.ggml.eos_token_id", number(0)),
-        (
-            "tokenizer.ggml.tokens",
-            gguf_file::Value::Array(tokens.iter().map(|t| text(t)).collect()),
-        ),
-        (
-            "tokenizer.ggml.token_type",
-            gguf_file::Value::Array(kinds.map(gguf_file::Value::I32).collect()),
-        ),
-        ("tokenizer.ggml.merges", gguf_file::Value::Array(vec![text("o n")])),
-    ];
+    let mut definition = byte_level(None);
     // `on` must be a token for the merge to make sense.
-    if let Some((_, gguf_file::Value::Array(tokens))) =
-        metadata.iter_mut().find(|(key, _)| *key == "tokenizer.ggml.tokens")
-    {
-        tokens[310] = text("on");
-    }
-    for (key, value) in extra {
-        metadata.retain(|(old, _)| old != key);
-        metadata.push((key, value.clone()));
-    }
-    let mut out = Cursor::new(Vec::new());
-    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (*key, value)).collect();
-    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    gguf_file::write(&mut out, &metadata, &tensors).unwrap();
-    out.into_inner()
+    definition["model"]["vocab"]["on"] = 310.into();
+    definition["model"]["merges"] = vec!["o n"].into();
+    llama::gguf(&tiny_tensors(), &definition, dtype, extra)
 }
 
 fn open_bytes(bytes: &[u8]) -> Result<Gguf> {
