@@ -25,6 +25,7 @@ mod signals;
 mod snapshot;
 mod terminal;
 mod tower;
+mod variables;
 mod version;
 
 pub use commands::command;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use clap::{ColorChoice, FromArgMatches};
 
 use super::app::App;
-use super::args::{Color, color_of};
+use super::args::{Color, color_of, environment};
 use super::commands::{Cli, Command, command, dispatch};
 use super::terminal::{Console, failure, logging, printed};
-use super::{memory, progress, signals, version};
+use super::{memory, progress, signals, variables, version};
 use crate::error::{Result, no_thread};
 use crate::observe::Reporter;
 use crate::types::Cancel;
@@ -61,6 +61,8 @@ fn run_with(arguments: Vec<OsString>, commit: Option<&str>) -> ExitCode {
 
 fn start(cli: Cli, console: &Arc<Console>) -> Result<ExitCode> {
     let reporter: Arc<dyn Reporter> = progress::reporter(console);
+    let names = environment().into_iter().map(|(name, _)| name);
+    variables::unread(names).into_iter().for_each(|said| reporter.warn(said));
     let deadline = match &cli.command {
         Command::Run(args) => args.deadline,
         Command::Task(args) => args.deadline,

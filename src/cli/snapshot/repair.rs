@@ -49,7 +49,7 @@ pub(super) async fn repair(args: &RepairArgs, app: &App) -> Result<()> {
 fn describe(report: &RepairReport) -> String {
     let mut out = format!("{} hashed, ", format::counted(report.files, "file"));
     if report.damaged.is_empty() && report.receipts.is_empty() {
-        return out + "every byte as written\n";
+        return out + "every byte of them as written; `snapshot verify` finds what is missing\n";
     }
     let verb = if report.dry_run { "would delete" } else { "deleted" };
     out.push_str(&format!("{} damaged\n", format::count(report.damaged.len() as u64)));

@@ -10,7 +10,7 @@ use super::console::{Console, Level};
 use crate::cli::args::Global;
 
 /// Filter that beats `-v` and `-q`, e.g. `SCALINGNOTE_LOG=scalingnote::tower=debug`.
-const FILTER: &str = "SCALINGNOTE_LOG";
+pub(crate) const FILTER: &str = "SCALINGNOTE_LOG";
 
 struct ToConsole(Arc<Console>);
 

@@ -18,7 +18,8 @@ pub fn expand<'a>(path: &'a Path, base: &Path) -> Result<Cow<'a, Path>> {
 /// [`expand`] for a text that may also be a URI, which stays as it is.
 ///
 /// # Errors
-/// As [`expand`]; Config for a `file://` URI that starts at `~`.
+/// As [`expand`]; Config for a `file://` URI that starts at `~`, and for `s3:/bucket` and `s3//bucket`, which would be
+/// folders here.
 pub fn expand_text<'a>(text: &'a str, base: &Path) -> Result<Cow<'a, str>> {
     if let Some((scheme, rest)) = text.split_once("://") {
         let tail = rest.trim_start_matches('/');
@@ -30,6 +31,14 @@ pub fn expand_text<'a>(text: &'a str, base: &Path) -> Result<Cow<'a, str>> {
         }
         return Ok(Cow::Borrowed(text));
     }
+    let cuts = [text.split_once("//"), text.split_once(':')];
+    let mut cuts = cuts.into_iter().flatten();
+    if let Some((scheme, rest)) = cuts.find(|(scheme, _)| SCHEMES.contains(scheme)) {
+        let rest = rest.trim_start_matches('/');
+        return Err(Error::config(format!(
+            "`{text}`: a URI has `://`; write `{scheme}://{rest}`, or `./{text}` for a folder of that name"
+        )));
+    }
     match expand(Path::new(text), base)? {
         Cow::Borrowed(_) => Ok(Cow::Borrowed(text)),
         Cow::Owned(path) => path.into_os_string().into_string().map(Cow::Owned).map_err(|_| {
@@ -39,6 +48,10 @@ pub fn expand_text<'a>(text: &'a str, base: &Path) -> Result<Cow<'a, str>> {
         }),
     }
 }
+
+/// What stands before the `://` of a URI.
+const SCHEMES: [&str; 12] =
+    ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https", "file", "memory"];
 
 /// What a shell would replace at the start of a path.
 fn is_special(first: &str) -> bool {
@@ -176,6 +189,18 @@ mod tests {
         for uri in ["file://~/x", "file:///~/x", "FILE://~", "file://$HOME/x", "file://~bob/x"] {
             let error = expand_text(uri, none).unwrap_err();
             assert!(error.message().contains("a URI knows no home folder"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_uri_with_a_sign_left_out_is_not_a_folder() {
+        let none = Path::new("/none");
+        for text in ["s3:/bucket/x", "s3//bucket/x", "s3:bucket/x"] {
+            let error = expand_text(text, none).unwrap_err();
+            assert!(error.message().contains("write `s3://bucket/x`"), "{error}");
+        }
+        for text in ["./s3:/bucket/x", "s3/x", "notes//x", "a:b", "/s3//x", "s3"] {
+            assert_eq!(expand_text(text, none).unwrap(), text);
         }
     }
 }
