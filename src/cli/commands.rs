@@ -79,7 +79,25 @@ pub(crate) enum Command {
 
 /// The whole command, for completions and documentation.
 pub fn command() -> clap::Command {
-    Cli::command()
+    with_examples(Cli::command())
+}
+
+/// A subcommand without examples of its own shows those of its parent's that are about it.
+fn with_examples(parent: clap::Command) -> clap::Command {
+    let help = parent.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let name = parent.get_name().to_owned();
+    parent.mut_subcommands(|inner| {
+        let own = format!(" {name} {} ", inner.get_name());
+        let about_it = |line: &&str| line.starts_with("  ") && format!("{line} ").contains(&own);
+        let examples: Vec<&str> = help.lines().filter(about_it).collect();
+        let inner = match inner.get_after_help() {
+            None if !examples.is_empty() => {
+                inner.after_help(format!("Examples:\n{}", examples.join("\n")))
+            }
+            _ => inner,
+        };
+        with_examples(inner)
+    })
 }
 
 /// Carries out a subcommand.
@@ -146,5 +164,23 @@ mod tests {
     fn every_path_on_the_command_line_knows_the_home_folder() {
         let count = paths(&command());
         assert!(count >= 35, "{count} paths");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_subcommand_shows_examples_that_fit_a_terminal() {
+        fn check(command: &mut clap::Command) {
+            let help = command.render_long_help().to_string();
+            let name = command.get_name();
+            assert!(help.contains("Examples:"), "{name} has no examples\n{help}");
+            let widest = help.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(110), "{name}: a line of {widest:?} characters");
+            command.get_subcommands_mut().for_each(check);
+        }
+        command().get_subcommands_mut().for_each(check);
     }
 }

@@ -108,30 +108,6 @@ fn a_check_names_what_a_run_here_would_miss() {
 }
 
 #[test]
-fn every_subcommand_teaches() {
-    let folder = folder();
-    for command in [
-        "run",
-        "plan",
-        "task",
-        "publish",
-        "search",
-        "snapshot",
-        "train",
-        "cluster",
-        "evaluate",
-        "config",
-        "schema",
-        "completions",
-    ] {
-        let help = text(&run(folder.path(), &[command, "--help"]).stdout);
-        assert!(help.contains("Examples:"), "{command} has no examples\n{help}");
-        let widest = help.lines().map(|line| line.chars().count()).max();
-        assert!(widest <= Some(110), "{command}: a line of {widest:?} characters");
-    }
-}
-
-#[test]
 fn a_file_is_upgraded_where_it_lies_or_elsewhere() {
     let folder = folder();
     let path = folder.path();
