@@ -9,7 +9,7 @@ use super::next::NextOptions;
 use super::origin::Origins;
 use super::query::QueryOptions;
 use super::version::PipelineVersion;
-use crate::corpus::CorpusOptions;
+use crate::corpus::{CorpusOptions, refuse_tables_in_root};
 use crate::error::{Error, Result};
 use crate::snapshot::Retention;
 use crate::stage::{BuildOptions, ChunkingOptions, EncodeOptions, EvaluationOptions, GateOptions};
@@ -90,6 +90,19 @@ impl Pipeline {
     pub fn open_root(&self) -> Result<Root> {
         let root = Root::open_with(&self.publish.root, &self.storage)?;
         Ok(root.with_keys(Keys::load(&self.publish.public_keys)?))
+    }
+
+    /// Refuses a root in which a table of this pipeline is.
+    ///
+    /// # Errors
+    /// Input, with the place of the key.
+    pub(crate) fn refuse_tables_in(&self, root: &Root) -> Result<()> {
+        self.origins.placed(refuse_tables_in_root(
+            &self.corpus,
+            &self.base_dir,
+            &self.storage,
+            root,
+        ))
     }
 
     /// The tower that encodes queries: the query tower if there is one, else the document tower

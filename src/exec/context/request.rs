@@ -85,11 +85,13 @@ impl RunContext {
         }
     }
 
-    /// Refuses a root that can only be read, and to begin a root inside another one, or around one: each would find the
-    /// other's notes under itself. One that is so already continues, with a warning.
+    /// Refuses a root that can only be read or in which a table is, and to begin a root inside another one, or around
+    /// one: each would find the other's notes under itself. One that is so already continues, with a warning. Nothing
+    /// was written before.
     pub(crate) async fn admit_root(&self) -> Result<()> {
         let root = &self.root;
         root.require_writable()?;
+        self.pipeline.refuse_tables_in(root)?;
         if snapshot::numbers(root).await?.is_empty() {
             return root.refuse_nesting().await;
         }

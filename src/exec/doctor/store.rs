@@ -48,7 +48,9 @@ pub(super) async fn checks(pipeline: &Pipeline) -> Vec<Check> {
             }
         };
     }
-    let root = match pipeline.open_root() {
+    // What follows writes, and the folder of the notes must not become a root.
+    let apart = |root: Root| pipeline.refuse_tables_in(&root).map(|()| root);
+    let root = match pipeline.open_root().and_then(apart) {
         Ok(root) => root,
         Err(error) => return vec![Check::failed("root", &error)],
     };

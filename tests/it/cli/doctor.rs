@@ -123,3 +123,27 @@ fn what_is_wrong_decides_the_exit_code() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     says(&found, "tower", "wrong", "HF_ENDPOINT");
 }
+
+#[test]
+fn a_root_among_the_notes_is_refused_before_anything_is_written_there() {
+    let place =
+        Place::with(&PipelineFile { uri: "notes", root: "root", ..PipelineFile::default() });
+    std::fs::create_dir(place.path("notes")).unwrap();
+    place.write("notes/a.jsonl", "{\"id\": 1, \"body\": \"one\"}\n");
+    let files =
+        || (walk(&place.path("notes")), std::fs::read_dir(place.path("notes")).unwrap().count());
+    let before = files();
+    for command in ["run", "run --wait 1s", "plan", "plan --brief", "plan --shares", "doctor"] {
+        let (command, flags) = command.split_once(' ').unwrap_or((command, ""));
+        let line = format!("{command} p.toml --set publish.root=notes {flags}");
+        place.says(1, &line, &["notes is in publish.root", "a folder of its own"]);
+        assert_eq!(files(), before, "{line}");
+    }
+    place.says(
+        1,
+        "doctor p.toml --set corpus.tables.0.uri=notes/*.jsonl --set publish.root=notes",
+        &["--set"],
+    );
+    assert_eq!(files(), before);
+    place.expect(0, "run p.toml");
+}

@@ -38,8 +38,8 @@ impl LocalSearch {
     /// Input, naming the place, where something is missing or is not a table's files; Unsupported for tables of another
     /// engine; as [`Cancel::check`].
     pub(super) fn run(&self, store: &Arc<dyn ObjectStore>) -> Result<Search> {
+        self.refuse_root()?;
         let (start, wild) = self.fixed();
-        self.check_root(&start)?;
         let meta = std::fs::metadata(&start).map_err(|e| self.missing(&start, e))?;
         let below = match wild {
             [] if meta.is_dir() => Below::everything(),
@@ -112,7 +112,11 @@ impl LocalSearch {
     }
 
     /// What this program publishes is not a note.
-    fn check_root(&self, start: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// Input.
+    pub(super) fn refuse_root(&self) -> Result<()> {
+        let (start, _) = self.fixed();
         let (Some(root), Ok(start)) = (&self.root, start.canonicalize()) else { return Ok(()) };
         let Ok(below) = start.strip_prefix(root) else { return Ok(()) };
         let below = below.join("file");

@@ -155,6 +155,29 @@ impl<'a> Finder<'a> {
         Ok(true)
     }
 
+    /// Refuses a table in the root that is published to, before a file of it is looked for. Of an address that makes no
+    /// sense [`Self::find`] says more.
+    ///
+    /// # Errors
+    /// Input, as [`Self::find`].
+    pub(in crate::corpus) fn refuse_root(&self, table: &TableOptions) -> Result<()> {
+        let shown = table.shown_uri();
+        match self.place(table) {
+            Ok(Place::Local { path, escaped }) => match self.local_search(&path, &shown, escaped) {
+                Ok(search) => search.refuse_root(),
+                Err(_) => Ok(()),
+            },
+            Ok(Place::Remote { base, path }) => {
+                let (Ok(base), Ok(parts)) = (Url::parse(&base), parts(&path, true)) else {
+                    return Ok(());
+                };
+                let root = self.output.and_then(|output| root_in(&base, output, self.storage));
+                remote::refuse_root(&base, &resolved(parts), root.as_deref(), &shown)
+            }
+            Ok(Place::Web) | Err(_) => Ok(()),
+        }
+    }
+
     async fn search(&mut self, table: &TableOptions) -> Result<Search> {
         let shown = table.shown_uri();
         match self.place(table)? {
@@ -200,6 +223,14 @@ impl<'a> Finder<'a> {
     }
 
     async fn local(&self, path: &str, shown: &str, escaped: bool) -> Result<Search> {
+        let search = self.local_search(path, shown, escaped)?;
+        let store = Arc::clone(&self.local);
+        tokio::task::spawn_blocking(move || search.run(&store))
+            .await
+            .map_err(|e| Error::internal("looking for files").with_source(e))?
+    }
+
+    fn local_search(&self, path: &str, shown: &str, escaped: bool) -> Result<LocalSearch> {
         let absolute = path.starts_with('/');
         let start = match self.base_dir {
             _ if absolute => PathBuf::from("/"),
@@ -212,17 +243,13 @@ impl<'a> Finder<'a> {
             )));
         }
         let root = self.output.and_then(|output| output.root.local_folder());
-        let search = LocalSearch {
+        Ok(LocalSearch {
             base: start,
             parts: parts(path, escaped)?,
             shown: shown.to_owned(),
             root: root.map(|root| root.canonicalize().unwrap_or_else(|_| root.to_owned())),
             cancel: self.cancel.clone(),
-        };
-        let store = Arc::clone(&self.local);
-        tokio::task::spawn_blocking(move || search.run(&store))
-            .await
-            .map_err(|e| Error::internal("looking for files").with_source(e))?
+        })
     }
 
     async fn remote(&mut self, base: &str, path: &str, shown: &str) -> Result<Search> {

@@ -40,7 +40,7 @@ impl RemoteSearch<'_> {
     pub(super) async fn run(&self) -> Result<Search> {
         let wild = self.parts.iter().position(|part| part.pattern.is_some());
         let (fixed, pattern) = self.parts.split_at(wild.unwrap_or(self.parts.len()));
-        self.check_root(fixed)?;
+        refuse_root(self.base, self.parts, self.root, self.shown)?;
         // A name with a `*` in it that exists is meant as it stands.
         let single = self.look_up(wild.is_some()).await?;
         if let Some(meta) = single.clone().filter(|meta| meta.size > 0) {
@@ -212,33 +212,47 @@ impl RemoteSearch<'_> {
         }
     }
 
-    /// What this program publishes is not a note.
-    fn check_root(&self, fixed: &[Part]) -> Result<()> {
-        let Some(root) = self.root else { return Ok(()) };
-        let path = join(fixed)?;
-        let path = path.as_ref();
-        let ours = || layout::folder(&format!("{}/file", relative(path, root))).is_some();
-        if path == root || (lies_in(path, root) && ours()) {
-            return Err(in_root(self.shown, self.url(root)?.as_str()));
-        }
-        Ok(())
-    }
-
     fn found(&self, meta: ObjectMeta, folders: Vec<String>) -> Result<Found> {
         let name = meta.location.filename().unwrap_or_default().to_owned();
         let url = self.url(meta.location.as_ref())?;
         Ok(Found { url, store: Arc::clone(self.store), meta, folders, name })
     }
 
-    /// The URL of a path in the bucket, every character of it escaped that would mean something else.
     fn url(&self, path: &str) -> Result<Url> {
-        let mut url = self.base.clone();
-        url.path_segments_mut()
-            .map_err(|()| Error::config(format!("{} has no path", self.base)))?
-            .pop_if_empty()
-            .extend(path.split('/').filter(|part| !part.is_empty()));
-        Ok(url)
+        url_of(self.base, path)
     }
+}
+
+/// The URL of a path in a bucket, every character of it escaped that would mean something else.
+fn url_of(base: &Url, path: &str) -> Result<Url> {
+    let mut url = base.clone();
+    url.path_segments_mut()
+        .map_err(|()| Error::config(format!("{base} has no path")))?
+        .pop_if_empty()
+        .extend(path.split('/').filter(|part| !part.is_empty()));
+    Ok(url)
+}
+
+/// What this program publishes is not a note: `root` is its path, where it is in the same bucket.
+///
+/// # Errors
+/// Input.
+pub(super) fn refuse_root(
+    base: &Url,
+    parts: &[Part],
+    root: Option<&str>,
+    shown: &str,
+) -> Result<()> {
+    let Some(root) = root else { return Ok(()) };
+    let fixed: Vec<Part> =
+        parts.iter().take_while(|part| part.pattern.is_none()).cloned().collect();
+    let path = join(&fixed)?;
+    let path = path.as_ref();
+    let ours = || layout::folder(&format!("{}/file", relative(path, root))).is_some();
+    if path == root || (lies_in(path, root) && ours()) {
+        return Err(in_root(shown, url_of(base, root)?.as_str()));
+    }
+    Ok(())
 }
 
 fn join(parts: &[Part]) -> Result<ObjectPath> {
